@@ -1,0 +1,45 @@
+# Two commands for a fresh machine: `make demo` and `make test`. Each makes .venv when it is missing.
+PYTHON ?= python3
+BIN := .venv/bin
+export TOKENIZERS_PARALLELISM ?= true
+export HF_HUB_DISABLE_TELEMETRY := 1
+
+.PHONY: demo test test-unit test-slow lint format docs bench clean
+
+.venv/installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+demo: .venv/installed
+	$(BIN)/leadspan demo
+
+test: test-unit test-slow
+
+test-unit: .venv/installed
+	$(BIN)/python -m pytest -m "not slow" src tests
+
+test-slow: .venv/installed
+	$(BIN)/python -m pytest -m slow tests
+
+lint: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/codespell
+	$(BIN)/lint-imports
+	$(BIN)/pyright
+	$(BIN)/python docs/make_reference.py --check
+
+format: .venv/installed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+docs: .venv/installed
+	$(BIN)/python docs/make_reference.py
+
+bench: .venv/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,bench]'
+	$(BIN)/python -m benchmarks all
+
+clean:
+	rm -rf .venv runs build

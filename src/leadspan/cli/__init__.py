@@ -1,0 +1,55 @@
+"""The command line. Parsing needs the standard library only; a command's own imports wait until it runs."""
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from importlib import metadata
+
+from leadspan.cli import demo, distill, evaluate, preview, report
+from leadspan.errors import LeadspanError
+
+COMMANDS = {
+    "demo": demo,
+    "preview": preview,
+    "distill": distill,
+    "evaluate": evaluate,
+    "report": report,
+}
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of all commands; the command reference is made from it."""
+    parser = argparse.ArgumentParser(
+        prog="leadspan",
+        description="Distil a large reasoning model into a small one on the lead span of its traces, "
+        "and measure what was kept and what it cost.",
+    )
+    parser.add_argument("--version", action="version", version=f"leadspan {metadata.version('leadspan')}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, module in COMMANDS.items():
+        summary = (module.__doc__ or "").strip().splitlines()[0]
+        command = commands.add_parser(name, help=summary, description=module.__doc__)
+        module.add_arguments(command)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Returns:
+        0; 2 when something the user gave or left on disk is wrong, said in one message on standard error; 130 on interrupt.
+    """
+    options = build_parser().parse_args(arguments)
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    logging.getLogger("leadspan").setLevel(logging.INFO if int(os.environ.get("RANK", "0")) == 0 else logging.ERROR)
+    try:
+        COMMANDS[options.command].run(options)
+    except LeadspanError as error:
+        print(f"leadspan {options.command}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"leadspan {options.command}: interrupted", file=sys.stderr)
+        return 130
+    return 0

@@ -1,0 +1,35 @@
+"""Train a student from a recipe, evaluate it, and write a run directory."""
+
+import argparse
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Recipe, overrides, resume, dry run."""
+    parser.add_argument("recipe", type=Path, help="YAML recipe")
+    parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help="settings that replace the recipe's")
+    parser.add_argument("--resume", action="store_true", help="go on from the last complete checkpoint")
+    parser.add_argument("--dry-run", action="store_true", help="print the resolved recipe and stop")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Resolve the recipe, then train or print it."""
+    from leadspan.recipe import Recipe
+    from leadspan.settings import dump_yaml, load_settings
+
+    recipe = load_settings(Recipe, options.recipe, options.overrides)
+    if options.dry_run:
+        print(dump_yaml(recipe), end="")
+        return
+    from accelerate import PartialState
+    from rich.console import Console
+
+    from leadspan.pipeline import run as run_recipe
+    from leadspan.study.tables import run_summary
+
+    state = PartialState()
+    console = Console(stderr=True, quiet=not state.is_main_process)
+    result = run_recipe(recipe, options.resume, lambda text: console.print(f"[dim]{text}[/dim]", highlight=False))
+    if state.is_main_process:
+        Console().print(run_summary(result))
+        print(f"run directory: {recipe.output}")

@@ -1,0 +1,23 @@
+"""Write one self-contained HTML file that compares runs: quality against time, memory, FLOPs and tokens."""
+
+import argparse
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Run directories and the file to write."""
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run directory, or a directory of them")
+    parser.add_argument("--output", type=Path, default=Path("report.html"), help="file to write (report.html)")
+    parser.add_argument("--title", default="What the cut kept, and what it cost", help="title of the page")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Load the runs, print the tables, write the page."""
+    from leadspan.study.frontier import build_frontiers, load_runs
+    from leadspan.study.report import write_report
+    from leadspan.study.tables import print_frontiers
+
+    runs = load_runs(options.runs)
+    print_frontiers(build_frontiers(runs))
+    path = write_report(runs, options.output, options.title)
+    print(f"report: {path}")

@@ -1,0 +1,94 @@
+"""Floating-point operations of a training step, in integers, from shapes and each example's own length.
+
+Rules: a linear layer costs `2 * params` per token forward; the two attention products of a causal layer cost
+`4 * heads * head_dim * sum_t min(t, window)` with `t` the number of positions seen; the head costs `2 d V` per *weighted*
+position; backward costs twice the forward, recomputation one more. Embedding look-ups, norms, activations and softmax are
+left out, as in Kaplan et al. (arXiv 2001.08361, section 2.1), whose `6 N D` this refines: attention is counted exactly for
+every length instead of being ignored, and the head only where there is a loss.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from leadspan.results import FlopsByPart
+
+
+@dataclass(frozen=True, slots=True)
+class ModelShape:
+    """What the counts need to know of a model.
+
+    Attributes:
+        linear_params: Weights of the linear layers a token passes, head and embeddings left out; of a mixture of experts
+            those of the experts it is routed to.
+        attention_dims: Per attention layer `heads * head_dim`.
+        windows: Per attention layer the sliding window, or None.
+        hidden_size: Width of the final hidden states.
+        vocab_size: Rows of the head.
+        num_params: All weights, each once.
+    """
+
+    linear_params: int
+    attention_dims: tuple[int, ...]
+    windows: tuple[int | None, ...]
+    hidden_size: int
+    vocab_size: int
+    num_params: int
+
+
+def positions_seen(length: int, window: int | None) -> int:
+    """Sum over positions of how many positions each attends to.
+
+    >>> positions_seen(4, None), positions_seen(4, 2)
+    (10, 7)
+    """
+    inside = length if window is None else min(length, window)
+    return inside * (inside + 1) // 2 + (length - inside) * inside
+
+
+def forward_body(shape: ModelShape, length: int) -> int:
+    """Linear layers of one example, forward: `2 * linear_params * length`."""
+    return 2 * shape.linear_params * length
+
+
+def forward_attention(shape: ModelShape, length: int) -> int:
+    """Scores and weighted values of one example, forward: `sum over layers of 4 * heads * head_dim * positions_seen`."""
+    return sum(
+        4 * dim * positions_seen(length, window)
+        for dim, window in zip(shape.attention_dims, shape.windows, strict=True)
+    )
+
+
+def forward_head(shape: ModelShape, num_positions: int) -> int:
+    """Projection to the vocabulary at weighted positions, forward: `2 * d * V * num_positions`."""
+    return 2 * shape.hidden_size * shape.vocab_size * num_positions
+
+
+def training_flops(
+    student: ModelShape,
+    teacher: ModelShape | None,
+    examples: Iterable[tuple[int, int]],
+    recompute: bool,
+    frozen_student: bool = False,
+) -> FlopsByPart:
+    """Cost of passing examples once through a training step.
+
+    Args:
+        student: Shape of the student.
+        teacher: Shape of a live teacher; None for none.
+        examples: `(tokens, weighted positions)` of each example.
+        recompute: Whether gradient checkpointing repeats the student's forward pass.
+        frozen_student: Only adapters are trained: no weight gradients, so backward costs the forward once.
+    """
+    parts = dict.fromkeys(FlopsByPart.model_fields, 0)
+    passes = 2 if frozen_student else 3
+    for length, weighted in examples:
+        body, attention = forward_body(student, length), forward_attention(student, length)
+        parts["student_body"] += passes * body
+        parts["student_attention"] += 3 * attention
+        parts["student_head"] += passes * forward_head(student, weighted)
+        parts["recomputation"] += recompute * (body + attention)
+        if teacher is not None:
+            parts["teacher_body"] += forward_body(teacher, length)
+            parts["teacher_attention"] += forward_attention(teacher, length)
+            parts["teacher_head"] += forward_head(teacher, weighted)
+    return FlopsByPart(**parts)

@@ -1,0 +1,33 @@
+"""Reads the clock and the allocator: peak memory of a stretch of work."""
+
+import resource
+import sys
+
+import psutil
+import torch
+
+
+class PeakMemory:
+    """Peak memory since construction.
+
+    On CUDA it is the allocator's peak on the current device, everything counted. On the CPU it is the growth of the process's
+    peak resident set, so it is only meaningful in a process that has not held more before.
+    """
+
+    def __init__(self, device: torch.device):
+        self.device = device
+        self._before = psutil.Process().memory_info().rss
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+
+    def read(self) -> int:
+        """Bytes."""
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device)
+        unit = 1 if sys.platform == "darwin" else 1024
+        return max(0, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit - self._before)
+
+    @property
+    def source(self) -> str:
+        """What is measured."""
+        return "cuda allocator" if self.device.type == "cuda" else "process resident set"

@@ -1,0 +1,144 @@
+"""Examples: a row under a policy and a supervision, as arrays ready for a batch."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from datasets import Dataset
+
+from leadspan.data.prepare import sections_of
+from leadspan.data.supervision import APPENDED, SECTION_NAMES, Layout, Supervision, lay_out
+from leadspan.data.truncation import Policy, Sections, cut_example
+from leadspan.errors import DataError
+from leadspan.results import CutCounts
+
+NO_WEIGHT = "no weighted position is left"
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One training example after cut and supervision.
+
+    Attributes:
+        input_ids: Kept token ids, int64, shape [n].
+        weights: Weight of predicting each token from those before it, float32, shape [n]; `weights[0]` is 0.
+        section_ids: Section of each token, int8, shape [n].
+        example_id: Hash of the uncut token ids.
+    """
+
+    input_ids: np.ndarray
+    weights: np.ndarray
+    section_ids: np.ndarray
+    example_id: str
+
+
+class Examples(Sequence[Example]):
+    """The rows of a split under one policy and one supervision; arrays are made when an example is asked for."""
+
+    def __init__(
+        self, rows: Dataset, policy: Policy, supervision: Supervision, stop_token_id: int, seed: int, place: str
+    ):
+        """Cut and weigh every row by its section borders alone.
+
+        Args:
+            rows: Rows as `prepare` writes them.
+            policy: What to keep.
+            supervision: What to weigh.
+            stop_token_id: The end-of-turn token a policy may append.
+            seed: Seed of random policies.
+            place: What the rows are, for errors: `training set`.
+
+        Raises:
+            DataError: No example has a weighted position left.
+        """
+        self.stop_token_id = stop_token_id
+        columns = ["prompt_end", "think_end", "cot_end", "num_tokens", "stop", "steps", "example_id"]
+        table = rows.select_columns(columns)[:]
+        borders = [
+            sections_of({name: table[name][i] for name in columns if name != "example_id"}) for i in range(len(rows))
+        ]
+        layouts = [
+            lay_out(sections, cut_example(policy, sections, example_id, seed), supervision)
+            for sections, example_id in zip(borders, table["example_id"], strict=True)
+        ]
+        kept = [i for i, layout in enumerate(layouts) if layout.segments]
+        self.counts = _count(borders, layouts)
+        if not kept:
+            raise DataError(
+                f"{place}: {policy.label} leaves no weighted position in any of {len(rows)} examples "
+                f"(weights prompt {supervision.prompt:g}, cot {supervision.cot:g}, answer {supervision.answer:g}); "
+                "keep more tokens or give a section that survives the cut a weight"
+            )
+        self.rows = rows.select(kept).with_format("numpy", columns=["input_ids", "example_id"])
+        self.layouts = [layouts[i] for i in kept]
+        self.lengths = [layout.num_tokens for layout in self.layouts]
+
+    def __len__(self) -> int:
+        return len(self.layouts)
+
+    def __getitem__(self, index: int) -> Example:  # pyright: ignore[reportIncompatibleMethodOverride]  # no slices
+        row, layout = self.rows[index], self.layouts[index]
+        return build_example(row["input_ids"], layout, self.stop_token_id, str(row["example_id"]))
+
+
+def build_example(input_ids: np.ndarray, layout: Layout, stop_token_id: int, example_id: str) -> Example:
+    """The arrays of one example: kept ids, their weights and their sections."""
+    runs = layout.segments
+    ids = [input_ids[s.start : s.end] for s in runs]
+    weights = [np.full(s.end - s.start, s.weight, dtype=np.float32) for s in runs]
+    section_ids = [np.full(s.end - s.start, s.section, dtype=np.int8) for s in runs]
+    if layout.append_stop:
+        ids.append(np.array([stop_token_id]))
+        weights.append(np.ones(1, dtype=np.float32))
+        section_ids.append(np.array([APPENDED], dtype=np.int8))
+    all_weights = np.concatenate(weights)
+    all_weights[0] = 0.0  # nothing predicts the first token
+    return Example(np.concatenate(ids).astype(np.int64), all_weights, np.concatenate(section_ids), example_id)
+
+
+def _count(borders: list[Sections], layouts: list[Layout]) -> CutCounts:
+    before: Counter[str] = Counter()
+    after: Counter[str] = Counter()
+    lost: Counter[str] = Counter()
+    for sections, layout in zip(borders, layouts, strict=True):
+        before["prompt"] += sections.prompt_end
+        before["cot"] += sections.cot_end - sections.prompt_end
+        before["answer"] += sections.num_tokens - sections.cot_end
+        for s in layout.segments:
+            after[SECTION_NAMES[s.section]] += s.end - s.start
+        after["appended"] += layout.append_stop
+        if layout.segments:
+            lost.update(_lost(sections, layout))
+    num_kept = sum(1 for layout in layouts if layout.segments)
+    return CutCounts(
+        num_examples=len(layouts),
+        num_kept=num_kept,
+        dropped={NO_WEIGHT: len(layouts) - num_kept} if num_kept < len(layouts) else {},
+        tokens_before=before.total(),
+        tokens_after=after.total(),
+        weighted_tokens=sum(layout.num_weighted for layout in layouts),
+        section_tokens_before=dict(before),
+        section_tokens_after={name: count for name, count in after.items() if count},
+        lost_question=lost["question"],
+        lost_think_end=lost["think_end"],
+        lost_answer=lost["answer"],
+        lost_stop=lost["stop"],
+    )
+
+
+def _lost(sections: Sections, layout: Layout) -> list[str]:
+    def whole(start: int, end: int) -> bool:
+        kept = sum(max(0, min(end, s.end) - max(start, s.start)) for s in layout.segments)
+        return kept == end - start
+
+    lost = []
+    if not whole(0, sections.prompt_end):
+        lost.append("question")
+    if not whole(sections.think_end, sections.cot_end):
+        lost.append("think_end")
+    if not whole(sections.cot_end, sections.stop):
+        lost.append("answer")
+    if not layout.append_stop and not whole(sections.stop, sections.stop + 1):
+        lost.append("stop")
+    return lost

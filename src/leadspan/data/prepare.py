@@ -1,0 +1,252 @@
+"""Traces to tokenised, sectioned rows in Arrow: once per source, tokenizer and template, then reused by fingerprint."""
+
+import hashlib
+import itertools
+import json
+import logging
+import multiprocessing
+import os
+import shutil
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from datasets import Dataset, Features, List, Value
+from datasets.arrow_writer import ArrowWriter
+from tqdm.auto import tqdm
+
+from leadspan.data.config import DataSettings, HeldOutShare, HeldOutSource, TraceSource
+from leadspan.data.records import Refusal, Trace
+from leadspan.data.sections import Rendered, RenderedText, Renderer
+from leadspan.data.traces import RefusalCounter, fingerprint, read_traces
+from leadspan.data.truncation import Sections
+from leadspan.errors import DataError
+
+logger = logging.getLogger(__name__)
+
+_SCHEMA = "1"
+_BATCH = 64
+_FEATURES = Features(
+    {
+        "input_ids": List(Value("int32")),
+        "prompt_end": Value("int32"),
+        "think_end": Value("int32"),
+        "cot_end": Value("int32"),
+        "stop": Value("int32"),
+        "steps": List(Value("int32")),
+        "num_tokens": Value("int32"),
+        "example_id": Value("string"),
+        "question_id": Value("string"),
+        "place": Value("string"),
+        "gold": Value("string"),
+    }
+)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Tokenised rows of one source.
+
+    Attributes:
+        rows: Arrow rows with the columns of `_FEATURES`.
+        refused: Records that could not be used, by reason.
+        num_read: Records read.
+    """
+
+    rows: Dataset
+    refused: dict[str, int]
+    num_read: int
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Training and validation rows, and what was left out on the way.
+
+    Attributes:
+        train: Training rows.
+        validation: Validation rows, or None.
+        left_out: Records and rows that are in neither, by reason.
+    """
+
+    train: Dataset
+    validation: Dataset | None
+    left_out: dict[str, int]
+
+
+def prepare(source: TraceSource, renderer: Renderer, settings: DataSettings) -> Prepared:
+    """Read, render and tokenise a source, or reuse an earlier result of exactly the same.
+
+    Raises:
+        DataError: The source cannot be read, or more than `settings.max_refused_share` of it is unusable.
+    """
+    key = hashlib.sha256(
+        "\0".join((_SCHEMA, fingerprint(source), source.model_dump_json(), renderer.fingerprint)).encode()
+    ).hexdigest()[:32]
+    directory = _cache_root(settings) / "traces" / key
+    if not (directory / "summary.json").exists():
+        _write(source, renderer, settings, directory)
+    summary = json.loads((directory / "summary.json").read_text())
+    counter = RefusalCounter(summary["num_read"], Counter(summary["refused"]))
+    counter.examples |= {reason: Refusal(reason, *found) for reason, found in summary["examples"].items()}
+    counter.check(settings.max_refused_share, source.path)  # the limit is no part of the key
+    rows = Dataset.from_file(str(directory / "rows.arrow"))
+    return Prepared(rows, dict(counter.counts), counter.num_read)
+
+
+def split(settings: DataSettings, renderer: Renderer, seed: int) -> Splits:
+    """Prepare the training source, hold out the validation part, and draw the asked-for numbers.
+
+    Raises:
+        DataError: A part is empty or has fewer traces than asked for.
+    """
+    prepared = prepare(settings.train, renderer, settings)
+    left_out = dict(prepared.refused)
+    train, validation = _of_fitting_length(prepared.rows, settings, left_out), None
+    if isinstance(settings.validation, HeldOutShare):
+        train, validation = _hold_out(train, settings.validation.share, seed)
+    elif isinstance(settings.validation, HeldOutSource):
+        held = prepare(settings.validation.source, renderer, settings)
+        validation = _of_fitting_length(held.rows, settings, {})
+    train = _draw(train, settings.num_train, seed, "data.num_train", left_out)
+    if validation is not None:
+        validation = _draw(validation, settings.num_validation, seed, "data.num_validation", {})
+    return Splits(train, validation, left_out)
+
+
+def sections_of(row: dict[str, object]) -> Sections:
+    """The section borders stored in a row."""
+    names = ("prompt_end", "think_end", "cot_end", "num_tokens", "stop")
+    return Sections(*(int(str(row[name])) for name in names), steps=tuple(row["steps"]))  # pyright: ignore[reportArgumentType]  # an Arrow list
+
+
+def _cache_root(settings: DataSettings) -> Path:
+    if settings.cache_dir is not None:
+        return settings.cache_dir
+    return Path(os.environ.get("LEADSPAN_CACHE") or Path.home() / ".cache" / "leadspan")
+
+
+def _write(source: TraceSource, renderer: Renderer, settings: DataSettings, directory: Path) -> None:
+    """Fill a cache directory; it appears under its name only when complete."""
+    staged = directory.with_name(f"{directory.name}.{os.getpid()}")
+    shutil.rmtree(staged, ignore_errors=True)
+    staged.mkdir(parents=True)
+    counter = RefusalCounter()
+    try:
+        with (
+            ArrowWriter(path=str(staged / "rows.arrow"), features=_FEATURES) as writer,
+            tqdm(desc=f"tokenising {source.path}", unit=" traces", disable=None) as bar,
+        ):
+            for batch in _render_all(source, renderer, settings.num_workers, counter):
+                writer.write_batch(batch)
+                bar.update(len(batch["input_ids"]))
+            writer.finalize()
+        counter.check(settings.max_refused_share, source.path)
+        examples = {reason: [found.detail, found.place] for reason, found in counter.examples.items()}
+        summary = {"num_read": counter.num_read, "refused": dict(counter.counts), "examples": examples}
+        (staged / "summary.json").write_text(json.dumps(summary))
+        if not directory.exists():
+            staged.rename(directory)
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)
+    logger.info("tokenised %s: %d records, %d refused", source.path, counter.num_read, sum(counter.counts.values()))
+
+
+def _render_all(
+    source: TraceSource, renderer: Renderer, num_workers: int, counter: RefusalCounter
+) -> Iterator[dict[str, list[object]]]:
+    batches = _batched(read_traces(source), _BATCH)
+    if num_workers == 1:
+        results: Iterable[list[Refusal | tuple[Rendered, Trace]]] = (_render_batch(renderer, b) for b in batches)
+        yield from (_columns(result, counter) for result in results)
+        return
+    context = multiprocessing.get_context("forkserver")
+    with context.Pool(num_workers, initializer=_set_renderer, initargs=(renderer,)) as pool:
+        while group := list(itertools.islice(batches, 8 * num_workers)):  # bounded: imap would read the whole source
+            for result in pool.imap(_render_in_worker, group):
+                yield _columns(result, counter)
+
+
+def _batched(items: Iterator[Trace | Refusal], size: int) -> Iterator[list[Trace | Refusal]]:
+    while batch := list(itertools.islice(items, size)):
+        yield batch
+
+
+_worker_renderer: list[Renderer] = []
+
+
+def _set_renderer(renderer: Renderer) -> None:
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    _worker_renderer[:] = [renderer]
+
+
+def _render_in_worker(batch: list[Trace | Refusal]) -> list[Refusal | tuple[Rendered, Trace]]:
+    return _render_batch(_worker_renderer[0], batch)
+
+
+def _render_batch(renderer: Renderer, batch: list[Trace | Refusal]) -> list[Refusal | tuple[Rendered, Trace]]:
+    texts: list[RenderedText] = []
+    traces: list[Trace] = []
+    refused: list[Refusal] = []
+    for item in batch:
+        text = item if isinstance(item, Refusal) else renderer.render(item)
+        if isinstance(text, Refusal) or isinstance(item, Refusal):
+            refused.append(text)  # pyright: ignore[reportArgumentType]  # a Refusal in either case
+        else:
+            texts.append(text)
+            traces.append(item)
+    return [*refused, *zip(renderer.tokenise(texts, traces), traces, strict=True)]
+
+
+def _columns(result: list[Refusal | tuple[Rendered, Trace]], counter: RefusalCounter) -> dict[str, list[object]]:
+    columns: dict[str, list[object]] = {name: [] for name in _FEATURES}
+    for item in result:
+        counter.add(item if isinstance(item, Refusal) else None)
+        if isinstance(item, Refusal):
+            continue
+        rendered, trace = item
+        sections = rendered.sections
+        for name in ("prompt_end", "think_end", "cot_end", "stop", "steps", "num_tokens"):
+            columns[name].append(getattr(sections, name))
+        columns["input_ids"].append(rendered.input_ids)
+        columns["example_id"].append(rendered.example_id)
+        columns["question_id"].append(rendered.question_id)
+        columns["place"].append(trace.place)
+        columns["gold"].append(trace.gold)
+    return columns
+
+
+def _of_fitting_length(rows: Dataset, settings: DataSettings, left_out: dict[str, int]) -> Dataset:
+    lengths = rows["num_tokens"][:]
+    ceiling = settings.max_tokens or max(lengths)
+    short = sum(n < settings.min_tokens for n in lengths)
+    long = sum(n > ceiling for n in lengths)
+    if short:
+        left_out[f"shorter than {settings.min_tokens} tokens"] = short
+    if long:
+        left_out[f"longer than {ceiling} tokens"] = long
+    return rows.select([i for i, n in enumerate(lengths) if settings.min_tokens <= n <= ceiling])
+
+
+def _hold_out(rows: Dataset, share: float, seed: int) -> tuple[Dataset, Dataset]:
+    """Split by question: the questions with the lowest hash of (seed, question) are held out."""
+    questions = rows["question_id"][:]
+    ordered = sorted(set(questions), key=lambda q: hashlib.sha256(f"{seed}:{q}".encode()).digest())
+    held = set(ordered[: max(1, round(share * len(ordered)))])
+    train = [i for i, q in enumerate(questions) if q not in held]
+    return rows.select(train), rows.select([i for i, q in enumerate(questions) if q in held])
+
+
+def _draw(rows: Dataset, number: int | None, seed: int, name: str, left_out: dict[str, int]) -> Dataset:
+    if len(rows) == 0:
+        raise DataError(
+            f"{name}: no trace is left to draw from; left out so far: {left_out or 'nothing'}; "
+            "give more traces, or widen data.min_tokens and data.max_tokens, or a smaller data.validation.share"
+        )
+    if number is None:
+        return rows
+    if number > len(rows):
+        raise DataError(f"{name} = {number}: only {len(rows)} traces can be used; lower it or give more traces")
+    if len(rows) > number:
+        left_out["not drawn"] = left_out.get("not drawn", 0) + len(rows) - number
+    return rows.shuffle(seed=seed).select(range(number))

@@ -1,0 +1,253 @@
+"""From a trace to token ids with section borders, on the rendered conversation, before any cut.
+
+The whole conversation is rendered once with the chat template and tokenised once; section borders are character offsets
+mapped to tokens. Nothing is ever tokenised again after a cut: byte-pair encoding does not split at section borders.
+Templates are checked: some drop the chain of thought from assistant turns, some empty it.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from transformers import BatchEncoding, PreTrainedTokenizerBase
+
+from leadspan.data.config import Rendering
+from leadspan.data.records import Refusal, Trace
+from leadspan.data.truncation import Sections
+from leadspan.errors import ModelError
+
+_PROBE = Trace(
+    messages=({"role": "user", "content": "What is two plus two?"},),
+    cot="Two and two.\n\nThat makes four.",
+    answer="The answer is four.",
+)
+_REMEDY = (
+    "set data.rendering.assistant_turn: append (the template renders the prompt only), "
+    "or data.rendering.chat_template: FILE with a template that keeps the chain of thought"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class RenderedText:
+    """A conversation as text, with section borders in characters.
+
+    Attributes:
+        text: The conversation, ending where the template ends it.
+        prompt_end: End of the prompt, assistant header included.
+        think_end: Start of the closing think tag.
+        cot_end: End of the closing think tag.
+        stop: Start of the end-of-turn token.
+        steps: Starts of the steps of the chain of thought after the first.
+    """
+
+    text: str
+    prompt_end: int
+    think_end: int
+    cot_end: int
+    stop: int
+    steps: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """A conversation as token ids with its sections.
+
+    Attributes:
+        input_ids: Token ids, int32, shape [T].
+        sections: Section borders in tokens.
+        example_id: Hash of the token ids.
+        question_id: Hash of the prompt's messages, for splits by question.
+    """
+
+    input_ids: np.ndarray
+    sections: Sections
+    example_id: str
+    question_id: str
+
+
+class Renderer:
+    """Renders and tokenises traces for one tokenizer."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, rendering: Rendering):
+        """Check the tokenizer and its template on a probe conversation.
+
+        Raises:
+            ModelError: The tokenizer has no template or no offsets, or the template drops or changes the chain of thought
+                or leaves the turn without an end; names the remedy.
+        """
+        self.tokenizer = tokenizer
+        self.rendering = rendering
+        self.name = tokenizer.name_or_path or type(tokenizer).__name__
+        self.template = self._read_template()
+        if not tokenizer.is_fast:
+            raise ModelError(f"tokenizer {self.name}: it is not a fast tokenizer, so it has no character offsets")
+        self._stop_texts = (str(tokenizer.eos_token),) if tokenizer.eos_token else ()
+        self._probe = self._check_template()
+        stop = self._probe.text[self._probe.stop :]
+        self._stop_texts += tuple(special for special in self._special_texts if stop.startswith(special))
+
+    def _check_template(self) -> RenderedText:
+        """Render the probe with the chain of thought as a field of its own, else inside the content."""
+        fault = ""
+        for self._as_field in (True, False):
+            probe = self.render(_PROBE)
+            if isinstance(probe, RenderedText):
+                return probe
+            fault = probe.detail
+        raise ModelError(f"chat template of {self.name}: {fault}; {_REMEDY}")
+
+    def render(self, trace: Trace) -> RenderedText | Refusal:
+        """Render one trace and find its sections by character.
+
+        Returns:
+            The text with its borders, or a refusal when the chain of thought did not survive the template.
+        """
+        for stop in self._stop_texts:
+            if stop in trace.cot or stop in trace.answer:
+                return Refusal("end-of-turn token inside the trace", f"the text contains {stop!r}", trace.place)
+        header = self._header(trace)
+        body = self._text(trace, header)
+        if isinstance(body, Refusal):
+            return body
+        if not body.startswith(header):
+            detail = "the rendered prompt with its generation header is not a prefix of the whole conversation"
+            return Refusal("chat template changes the prompt", detail, trace.place)
+        return self._locate(trace, body, len(header))
+
+    def tokenise(self, rendered: Sequence[RenderedText], traces: Sequence[Trace]) -> list[Rendered]:
+        """Token ids and token sections of a batch of rendered texts; a straddling token goes to the earlier section."""
+        if not rendered:
+            return []
+        batch = self.tokenizer(
+            [r.text for r in rendered], add_special_tokens=False, return_attention_mask=False, verbose=False
+        )
+        return [_to_tokens(batch, i, text, trace) for i, (text, trace) in enumerate(zip(rendered, traces, strict=True))]
+
+    @cached_property
+    def stop_token_id(self) -> int:
+        """Id of the token that ends the assistant turn in the rendered conversation."""
+        tokens = self.tokenise([self._probe], [_PROBE])[0]
+        return int(tokens.input_ids[tokens.sections.stop])
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of all that decides token ids and borders."""
+        backend = self.tokenizer.backend_tokenizer.to_str()  # pyright: ignore[reportAttributeAccessIssue]  # fast only
+        parts = (backend, self.template, self.rendering.model_dump_json(exclude={"chat_template"}))
+        return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+
+    def _read_template(self) -> str:
+        path = self.rendering.chat_template
+        if path is not None:
+            try:
+                return path.read_text(encoding="utf-8")
+            except OSError as error:
+                raise ModelError(f"data.rendering.chat_template: {path} cannot be read ({error.strerror})") from None
+        template: Any = self.tokenizer.chat_template
+        if isinstance(template, dict):
+            template = template.get("default")
+        if not template:
+            raise ModelError(
+                f"tokenizer {self.name}: it has no chat template; "
+                "set data.rendering.chat_template: FILE, or take the tokenizer of the chat model of that family"
+            )
+        return template
+
+    def _apply(self, messages: list[dict[str, str]], header: bool) -> str:
+        text = self.tokenizer.apply_chat_template(
+            messages, chat_template=self.template, tokenize=False, add_generation_prompt=header
+        )
+        assert isinstance(text, str)
+        return text
+
+    def prompt_text(self, messages: Sequence[dict[str, str]]) -> str:
+        """The prompt with the generation header, as a model is given it; may end with the opening think tag."""
+        return self._apply(list(messages), header=True)
+
+    def _header(self, trace: Trace) -> str:
+        """Prompt with generation header, less an opening think tag that the header may bring along."""
+        header = self.prompt_text(trace.messages)
+        bare = header.rstrip()
+        return bare.removesuffix(self.rendering.think_open) if bare.endswith(self.rendering.think_open) else header
+
+    def _text(self, trace: Trace, header: str) -> str | Refusal:
+        opening, closing = self.rendering.think_open, self.rendering.think_close
+        if self.rendering.assistant_turn == "append":
+            end = self.tokenizer.eos_token
+            if not end:
+                detail = "the tokenizer has no end-of-sequence token to append"
+                return Refusal("no end-of-turn token", detail, trace.place)
+            return f"{header}{opening}\n{trace.cot}\n{closing}\n\n{trace.answer}{end}"
+        message = {"role": "assistant", "content": f"{opening}\n{trace.cot}\n{closing}\n\n{trace.answer}"}
+        if self._as_field:
+            message = {"role": "assistant", "content": trace.answer, "reasoning_content": trace.cot}
+        return self._apply([*trace.messages, message], header=False)
+
+    def _locate(self, trace: Trace, text: str, prompt_end: int) -> RenderedText | Refusal:
+        opening, closing = self.rendering.think_open, self.rendering.think_close
+        at = prompt_end
+        marks: list[int] = []
+        for part in (opening, trace.cot.strip(), closing, trace.answer.strip()):
+            at = _skip_space(text, at)
+            if not text.startswith(part, at):
+                shown = text[at : at + 40]
+                detail = f"after the assistant header it should say {part[:40]!r} but says {shown!r}"
+                return Refusal("chat template changes the chain of thought", detail, trace.place)
+            marks.append(at)
+            at += len(part)
+        stop = _skip_space(text, at)
+        if not text.startswith(self._special_texts, stop):
+            return Refusal("no end-of-turn token", "no special token follows the answer", trace.place)
+        steps = _step_starts(text, marks[1], marks[2], self.rendering.step_delimiter)
+        return RenderedText(text, prompt_end, marks[2], marks[2] + len(closing), stop, steps)
+
+    @cached_property
+    def _special_texts(self) -> tuple[str, ...]:
+        added = self.tokenizer.added_tokens_decoder  # pyright: ignore[reportAttributeAccessIssue]  # fast only
+        return tuple({str(token) for token in added.values()} | set(self._stop_texts))
+
+
+def _skip_space(text: str, at: int) -> int:
+    while at < len(text) and text[at].isspace():
+        at += 1
+    return at
+
+
+def _step_starts(text: str, start: int, end: int, delimiter: str) -> tuple[int, ...]:
+    found: list[int] = []
+    at = text.find(delimiter, start, end)
+    while at >= 0:
+        at = _skip_space(text, at + len(delimiter))
+        if at >= end:
+            break
+        found.append(at)
+        at = text.find(delimiter, at, end)
+    return tuple(found)
+
+
+def _to_tokens(batch: BatchEncoding, index: int, text: RenderedText, trace: Trace) -> Rendered:
+    input_ids = np.asarray(batch["input_ids"][index], dtype=np.int32)  # pyright: ignore[reportArgumentType, reportIndexIssue]
+
+    def first_token_at(char: int) -> int:
+        token = batch.char_to_token(index, char)
+        while token is None and char < len(text.text):
+            char += 1
+            token = batch.char_to_token(index, char)
+        if token is None:
+            return len(input_ids)
+        return token + (batch.token_to_chars(index, token).start < char)
+
+    sections = Sections(
+        prompt_end=first_token_at(text.prompt_end),
+        think_end=first_token_at(text.think_end),
+        cot_end=first_token_at(text.cot_end),
+        num_tokens=len(input_ids),
+        stop=first_token_at(text.stop),
+        steps=tuple(dict.fromkeys(first_token_at(char) for char in text.steps)),
+    )
+    example_id = hashlib.sha256(input_ids.tobytes()).hexdigest()[:32]
+    question = "\0".join(message["content"] for message in trace.messages)
+    return Rendered(input_ids, sections, example_id, hashlib.sha256(question.encode()).hexdigest()[:16])

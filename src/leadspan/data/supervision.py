@@ -1,0 +1,109 @@
+"""Supervision: what each kept token weighs in the loss.
+
+One non-negative weight per section. The six conditions of Chen et al. (arXiv 2512.21002, the supervision ablation: A, P+A,
+CoT, CoT+A, P+CoT, P+CoT+A) are weights of 0 and 1. A cut decides which tokens are there; this decides which of them are
+learnt; the two compose freely.
+"""
+
+from dataclasses import dataclass
+
+from pydantic import Field, model_validator
+
+from leadspan.data.truncation import Cut, Sections, Span
+from leadspan.settings import Settings
+
+PROMPT, COT, ANSWER, APPENDED = 0, 1, 2, 3
+"""Section ids of tokens; `APPENDED` marks an end-of-turn token that the trace itself does not have there."""
+SECTION_NAMES = ("prompt", "cot", "answer", "appended")
+
+
+class Supervision(Settings):
+    """Weight of the loss per section."""
+
+    prompt: float = Field(0.0, ge=0)
+    """Weight of prompt tokens."""
+    cot: float = Field(1.0, ge=0)
+    """Weight of chain-of-thought tokens, think tags included."""
+    answer: float = Field(1.0, ge=0)
+    """Weight of answer tokens, end-of-turn included."""
+
+    @model_validator(mode="after")
+    def _something_is_learnt(self) -> "Supervision":
+        if not (self.prompt or self.cot or self.answer):
+            raise ValueError("all weights are 0, so nothing would be learnt; give at least one section a weight")
+        return self
+
+    def of(self, section: int) -> float:
+        """Weight of a section id; an appended end-of-turn token weighs 1."""
+        return (self.prompt, self.cot, self.answer, 1.0)[section]
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A run of kept tokens of one section and one weight: `[start, end)` of the whole sequence."""
+
+    start: int
+    end: int
+    section: int
+    weight: float
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The kept tokens of one example in order, nothing behind the last weighted one.
+
+    Attributes:
+        segments: Kept runs; empty when no position has a weight.
+        append_stop: Whether an end-of-turn token follows.
+    """
+
+    segments: tuple[Segment, ...]
+    append_stop: bool
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens that enter the forward pass."""
+        return sum(s.end - s.start for s in self.segments) + self.append_stop
+
+    @property
+    def num_weighted(self) -> int:
+        """Positions with a loss: weighted tokens but the very first, which nothing predicts."""
+        if not self.segments:
+            return 0
+        count = sum(s.end - s.start for s in self.segments if s.weight > 0)
+        return count + self.append_stop - (self.segments[0].weight > 0)
+
+
+def lay_out(sections: Sections, cut: Cut, supervision: Supervision) -> Layout:
+    """Weigh what a cut keeps, and drop everything behind the last weighted position.
+
+    In a causal model a token behind the last weighted one cannot change the loss, so it is not computed.
+    """
+    segments = [
+        Segment(start, end, section, supervision.of(section) if weighted else 0.0)
+        for span in cut.spans
+        for start, end, section, weighted in _pieces(span, sections, cut.unweighted)
+    ]
+    if not cut.append_stop:
+        while segments and segments[-1].weight == 0:
+            segments.pop()
+    layout = Layout(tuple(segments), cut.append_stop and bool(segments))
+    return layout if layout.num_weighted > 0 else Layout((), False)
+
+
+def _pieces(span: Span, sections: Sections, unweighted: Span | None) -> list[tuple[int, int, int, bool]]:
+    """Split a span at section borders and around an unweighted range."""
+    borders = {
+        (0, sections.prompt_end): PROMPT,
+        (sections.prompt_end, sections.cot_end): COT,
+        (sections.cot_end, sections.num_tokens): ANSWER,
+    }
+    pieces: list[tuple[int, int, int, bool]] = []
+    for (first, last), section in borders.items():
+        start, end = max(span[0], first), min(span[1], last)
+        marks = sorted({start, end, *(m for m in unweighted or () if start < m < end)})
+        for a, b in zip(marks, marks[1:], strict=False):
+            masked = unweighted is not None and unweighted[0] <= a and b <= unweighted[1]
+            if start < end:
+                pieces.append((a, b, section, not masked))
+    return pieces

@@ -1,0 +1,29 @@
+"""Exceptions a caller may catch.
+
+Each one is also the standard-library error it stands for, so `except ValueError` keeps working. The command line prints
+them without a traceback and exits with code 2. A message gives the place, the value, the rule and the remedy.
+"""
+
+
+class LeadspanError(Exception):
+    """Anything that is wrong with what the user gave, or with what was found on disk."""
+
+
+class SettingsError(LeadspanError, ValueError):
+    """A recipe, an override or an option that breaks a rule."""
+
+
+class DataError(LeadspanError, ValueError):
+    """Traces, tasks or tokenised examples that cannot be used as they are."""
+
+
+class ModelError(LeadspanError, ValueError):
+    """A model, tokenizer or chat template that does not fit its role."""
+
+
+class RunError(LeadspanError, RuntimeError):
+    """A run directory that is missing, incomplete, or belongs to another recipe."""
+
+
+class EvaluationError(LeadspanError, RuntimeError):
+    """An evaluation that cannot give an honest number."""

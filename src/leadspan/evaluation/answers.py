@@ -1,0 +1,176 @@
+r"""Answers as text and as maths: finding the one a text commits itself to, and comparing it with the gold.
+
+`decide` rests on Math-Verify, which knows numbers, fractions, intervals, sets, matrices, equations and most
+units. What it gets wrong is settled here, by rule:
+
+- Text equal to the gold (LaTeX spacing and `\text{}` aside) is right, without any algebra.
+- A gold made of words (`\text{(C)}`, `Evelyn`: all of it in a `\text{}`, or bare with three letters in a row)
+  is compared as text, case folded: Math-Verify reads `east` as a product of letters, equal to `seat`. A gold
+  that it cannot read as maths at all is compared as text too.
+- `12^{th}` is 12, `9 boys` is 9, `1e-3` is 0.001; where just one side has a percent sign, 17.5 and 17.5% are
+  equal.
+- Numerals that state different bases (`11_7`, `11_8`) differ; Math-Verify drops the base.
+"""
+
+import re
+from typing import Any, Literal
+
+Outcome = Literal["right", "wrong", "no_answer", "unparsed", "timeout"]
+
+_WRAPPER = re.compile(r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mbox)\s*\{([^{}]*)\}")
+_SPACING = re.compile(r"\\(?:left|right|displaystyle)(?![A-Za-z])|\\[,;: ()\[\]]|[$~]")
+_WORDS = re.compile(r"\(?[^\W\d_](?:[^\W\d_]|[ ,.'&-])*\)?")
+_BARE_WORDS = re.compile(r"(?=.*[^\W\d_]{3})[^\W\d_](?:[^\W\d_]| )*")
+_NUMERAL = re.compile(r"(\d[0-9A-F]*)_\{?(\d+)\}?")
+_ORDINAL_END = r"\s*(?:st|nd|rd|th)"
+_TEXT_COMMAND = r"\\(?:text|textrm|mathrm)\s*"
+_RESPELLINGS = (
+    (
+        rf"(\d)\s*\^?\s*(?:\{{\s*{_TEXT_COMMAND}\{{{_ORDINAL_END}\s*\}}\s*\}}"
+        rf"|{_TEXT_COMMAND}\{{{_ORDINAL_END}\s*\}}|\{{{_ORDINAL_END}\s*\}}|{_ORDINAL_END}\b)",
+        r"\1 ",
+    ),
+    (r"(?<![\w.])(\d+(?:\.\d+)?)[eE]([+-]?\d+)(?![\w.])", r"\1\\times10^{\2}"),
+    (r"(\d)(?:\s+[^\W\d_]{3,})+\s*\.?\s*$", r"\1"),
+)
+"""Ordinals, scientific notation, and a number followed by bare words up to the end."""
+
+
+def text_after_thinking(text: str) -> str:
+    """What follows the last closing think tag; all of the text where there is none."""
+    return text.rpartition("</think>")[2]
+
+
+def thinks_to_the_end(text: str) -> bool:
+    """Whether thinking was opened in the text and never closed."""
+    return "<think>" in text and "</think>" not in text
+
+
+def last_boxed(text: str) -> str | None:
+    r"""The content of the last `\boxed{...}` whose braces close (escaped braces are no braces).
+
+    >>> last_boxed(r"first \boxed{1}, then \boxed{\frac{1}{2}}, and \boxed{\{3")
+    '\\frac{1}{2}'
+    """
+    opened: list[tuple[int, bool]] = []
+    last: tuple[int, int] | None = None
+    for mark in re.finditer(r"\\boxed\s*\{|\\.|[{}]", text, re.DOTALL):
+        if mark[0].startswith("\\boxed") or mark[0] == "{":
+            opened.append((mark.end(), mark[0] != "{"))
+        elif mark[0] == "}" and opened:
+            start, is_box = opened.pop()
+            if is_box and (last is None or start > last[0]):
+                last = (start, mark.start())
+    return None if last is None else text[last[0] : last[1]]
+
+
+def bare_gold(gold: str) -> str:
+    r"""The gold without surrounding white space, dollar signs or a `\boxed{}`."""
+    box = last_boxed(gold)
+    return (gold if box is None else box).strip().strip("$").strip()
+
+
+def decide(candidate: str, gold: str) -> Outcome:
+    r"""Compare the answer that Math-Verify finds in a text with the gold.
+
+    Source: Math-Verify 0.9, `parse` and `verify`, its own timers off; plus the rules of this module.
+
+    Args:
+        candidate: The text; one answer alone is given as `\boxed{answer}`.
+        gold: The right answer, as `bare_gold` returns it.
+
+    Returns:
+        `no_answer` when nothing is found, `unparsed` when what is found is neither maths nor equal to the
+        gold as text. There is no time limit here.
+
+    Raises:
+        MemoryError: The comparison needs more memory than the process may have.
+        RecursionError: The expressions are nested too deeply.
+    """
+    found = _parse(_respell(candidate))
+    if not found:
+        return "no_answer"
+    gold = _respell(gold)
+    answer = next((part for part in found if isinstance(part, str)), "")
+    box = last_boxed(candidate)
+    spellings = [answer] if box is None else [answer, _respell(box)]
+    if any(_plain(spelling) == _plain(gold) for spelling in spellings):
+        return "right"
+    if _is_words(gold):
+        return _either(any(_fold_words(spelling) == _fold_words(gold) for spelling in spellings))
+    numeral, gold_numeral = (_NUMERAL.fullmatch(_plain(text)) for text in (answer, gold))
+    if numeral and gold_numeral:
+        return _either(numeral.groups() == gold_numeral.groups())
+    values, gold_values = _values(found), _values(_parse(f"\\boxed{{{gold}}}"))
+    if gold_values and not values:
+        return "unparsed"
+    return _either(_equal(values, gold_values) or _equal_but_percent(answer, gold))
+
+
+def _either(is_right: bool) -> Outcome:
+    return "right" if is_right else "wrong"
+
+
+def _parse(text: str) -> list[Any]:
+    """Sympy objects (untyped) and, last, the text they were read from; that text alone if it is no maths."""
+    from math_verify import parse  # sympy takes a second to import; only workers pay for it
+
+    try:
+        return parse(text, parsing_timeout=0, raise_on_error=True)
+    except (MemoryError, RecursionError):
+        raise
+    except Exception:  # sympy raises all kinds, for example on a number of more than 4300 digits
+        return [text]
+
+
+def _values(found: list[Any]) -> list[Any]:
+    """What was read as maths; an undefined value such as 1/0 is none."""
+    import sympy
+
+    undefined = (sympy.nan, sympy.zoo)
+    return [part for part in found if not isinstance(part, str) and part not in undefined]
+
+
+def _equal(values: list[Any], gold_values: list[Any]) -> bool:
+    from math_verify import verify
+
+    try:
+        return verify(
+            gold_values, values, timeout_seconds=0, allow_set_relation_comp=True, raise_on_error=True
+        )
+    except (MemoryError, RecursionError):
+        raise
+    except Exception:  # sympy raises all kinds where two things cannot be compared
+        return False
+
+
+def _equal_but_percent(answer: str, gold: str) -> bool:
+    if ("%" in answer) == ("%" in gold):
+        return False
+    bare = [re.sub(r"\\?%", "", text) for text in (answer, gold)]
+    values, gold_values = (_values(_parse(f"\\boxed{{{text}}}")) for text in bare)
+    return _equal(values, gold_values)
+
+
+def _respell(text: str) -> str:
+    for pattern, replacement in _RESPELLINGS:
+        text = re.sub(pattern, replacement, text)
+    return text.rstrip()
+
+
+def _plain(text: str) -> str:
+    """Text without LaTeX spacing, text wrappers and white space that separates no two words."""
+    text = _WRAPPER.sub(
+        r"\1", text.replace("\\!", "").replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac")
+    )
+    words = " ".join(_SPACING.sub(" ", text).split())
+    return re.sub(r" ?([^\w ]) ?", r"\1", words).strip(".")
+
+
+def _is_words(gold: str) -> bool:
+    text = _WRAPPER.fullmatch(gold)
+    return bool(_WORDS.fullmatch(text[1].strip()) if text else _BARE_WORDS.fullmatch(_plain(gold)))
+
+
+def _fold_words(text: str) -> str:
+    return _plain(text).strip("()").casefold()

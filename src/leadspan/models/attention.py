@@ -1,0 +1,84 @@
+"""Attention over a packed row, one example at a time: cost `sum(T_i^2)`, no mask, no crossing.
+
+Registered with Transformers under `ATTENTION`, so that any model that takes an attention implementation by name can use it.
+It computes packed rows only: without example borders it refuses, since a padded batch would need a mask.
+"""
+
+import torch
+import torch.nn.functional as F  # noqa: N812  # the field's name
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from leadspan.errors import ModelError
+
+ATTENTION = "leadspan_packed"
+
+
+def packed_attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    example_borders: tuple[int, ...] | None = None,
+    sliding_window: int | None = None,
+    **kwargs: object,
+) -> tuple[torch.Tensor, None]:
+    """Causal attention within each example of a packed row.
+
+    Args:
+        module: The attention layer; its `is_causal` is taken to be true.
+        query: [1, heads, n, head_dim].
+        key: [1, kv_heads, n, head_dim].
+        value: [1, kv_heads, n, head_dim].
+        attention_mask: Must be None; borders say all.
+        dropout: Dropout probability on the attention weights.
+        scaling: Factor on the scores; `head_dim ** -0.5` when None.
+        example_borders: `(0, T_1, T_1 + T_2, ..., n)`.
+        sliding_window: A position sees itself and the `sliding_window - 1` before it.
+        kwargs: Further options of Transformers' attention interface.
+
+    Returns:
+        Output [1, n, heads, head_dim], and None for the weights.
+
+    Raises:
+        ModelError: The model needs a soft cap or attention sinks, which this attention does not compute, or it is called
+            without borders.
+    """
+    if kwargs.get("softcap") is not None or kwargs.get("s_aux") is not None:
+        raise ModelError(
+            f"{type(module).__name__}: soft-capped scores and attention sinks are not part of attention: packed; "
+            "set attention: flash_attention_2 (or flash_attention_3) for this model"
+        )
+    if example_borders is None or attention_mask is not None:
+        raise ModelError(
+            f"{type(module).__name__}: loaded with attention: packed, it takes packed rows with example borders only; "
+            "load it anew with Transformers' default attention to generate or to use padded batches"
+        )
+    outputs = []
+    for start, end in zip(example_borders, example_borders[1:], strict=False):
+        mask = _window_mask(end - start, sliding_window, query.device)
+        outputs.append(
+            F.scaled_dot_product_attention(
+                query[:, :, start:end],
+                key[:, :, start:end],
+                value[:, :, start:end],
+                attn_mask=mask,
+                dropout_p=dropout,
+                is_causal=mask is None,
+                scale=scaling,
+                enable_gqa=query.shape[1] != key.shape[1],
+            )
+        )
+    return torch.cat(outputs, dim=2).transpose(1, 2).contiguous(), None
+
+
+def _window_mask(length: int, window: int | None, device: torch.device) -> torch.Tensor | None:
+    if window is None or length <= window:
+        return None
+    distance = torch.arange(length, device=device)[:, None] - torch.arange(length, device=device)
+    return (distance >= 0) & (distance < window)
+
+
+ALL_ATTENTION_FUNCTIONS.register(ATTENTION, packed_attention)

@@ -1,0 +1,159 @@
+"""One recipe, start to end. The only place where the stages are put together; every decision is in a stage."""
+
+import importlib.metadata
+import logging
+import platform
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from accelerate import PartialState
+
+from leadspan.data.examples import Examples
+from leadspan.data.prepare import Splits, split
+from leadspan.data.sections import Renderer
+from leadspan.data.truncation import Full
+from leadspan.errors import RunError
+from leadspan.evaluation.evaluate import evaluate_model
+from leadspan.evaluation.tasks import load_task
+from leadspan.models.config import Pretrained
+from leadspan.models.loading import load_tokenizer
+from leadspan.recipe import Recipe
+from leadspan.results import RUN_FILE, EvalResult, RunResult, load_run, save_run
+from leadspan.settings import dump_yaml
+from leadspan.training.train import STUDENT_DIR, TrainingInputs, train
+
+logger = logging.getLogger(__name__)
+
+RECIPE_FILE = "recipe.yaml"
+
+
+@dataclass(frozen=True)
+class PreparedData:
+    """Data of a recipe, ready for training.
+
+    Attributes:
+        renderer: Tokenizer and template.
+        splits: Tokenised rows.
+        examples: Training examples after cut and supervision.
+        validation: Validation examples, full sequences, or None.
+    """
+
+    renderer: Renderer
+    splits: Splits
+    examples: Examples
+    validation: Examples | None
+
+
+def prepare_data(recipe: Recipe) -> PreparedData:
+    """Tokenise (or reuse), split, cut and weigh the data of a recipe."""
+    renderer = Renderer(load_tokenizer(recipe.tokenizer_path), recipe.data.rendering)
+    with PartialState().main_process_first():
+        splits = split(recipe.data, renderer, recipe.seed)
+    stop, seed = renderer.stop_token_id, recipe.seed
+    examples = Examples(splits.train, recipe.cut, recipe.supervision, stop, seed, "training set")
+    validation = None
+    if splits.validation is not None:
+        validation = Examples(splits.validation, Full(), recipe.supervision, stop, seed, "validation set")
+    return PreparedData(renderer, splits, examples, validation)
+
+
+def run(recipe: Recipe, resume: bool = False, say: Callable[[str], None] = logger.info) -> RunResult:
+    """Prepare, train, evaluate, and write `run.json`.
+
+    Args:
+        recipe: The run.
+        resume: Go on from the last complete checkpoint; a finished run is returned as it is.
+        say: Told in words what is being done.
+
+    Raises:
+        LeadspanError: Whatever is wrong with the recipe, the data, the models or the run directory.
+    """
+    directory = recipe.output
+    if resume and (directory / RUN_FILE).exists():
+        say(f"{directory} is finished")
+        return load_run(directory)
+    _claim(recipe, resume)
+    for task in recipe.evaluation.tasks:
+        load_task(task)  # a broken task is told before hours of training, not after
+    data = prepare_data(recipe)
+    say(f"training {recipe.cut.label} on {len(data.examples)} examples")
+    inputs = TrainingInputs(
+        student=recipe.student,
+        teacher=recipe.teacher,
+        renderer=data.renderer,
+        examples=data.examples,
+        validation=data.validation,
+        directory=directory,
+        label=f"{recipe.name}, {recipe.cut.label}",
+        seed=recipe.seed,
+    )
+    trained = train(inputs, recipe.training, recipe.loss, resume)
+    result = RunResult(
+        name=recipe.name,
+        label=recipe.cut.label,
+        recipe=recipe.model_dump(mode="json"),
+        environment=environment(recipe.seed),
+        cut=data.examples.counts,
+        refused=data.splits.left_out,
+        train=trained,
+    )
+    if PartialState().is_main_process:
+        evaluations = evaluate(recipe, Pretrained(path=str(directory / STUDENT_DIR)), directory, say)
+        result = result.model_copy(update={"evaluations": evaluations})
+        save_run(result, directory)
+    PartialState().wait_for_everyone()
+    return result
+
+
+def _claim(recipe: Recipe, resume: bool) -> None:
+    """Write the resolved recipe into the run directory, or check that it is the one that is there."""
+    path = recipe.output / RECIPE_FILE
+    text = dump_yaml(recipe)
+    if (recipe.output / RUN_FILE).exists():
+        raise RunError(f"{recipe.output}: it holds a finished run; give another output, or remove it")
+    if resume and path.exists() and path.read_text() != text:
+        raise RunError(f"{path}: the run was started with another recipe; resume with that one, or give another output")
+    if PartialState().is_main_process:
+        recipe.output.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    PartialState().wait_for_everyone()
+
+
+def evaluate(
+    recipe: Recipe, model: Pretrained, directory: Path, say: Callable[[str], None] = logger.info
+) -> list[EvalResult]:
+    """Evaluate a model on the tasks of a recipe, with the model's own tokenizer and template."""
+    if not recipe.evaluation.tasks:
+        return []
+    return evaluate_model(model, model.path, recipe.data.rendering, recipe.evaluation, directory, say)
+
+
+def environment(seed: int) -> dict[str, str]:
+    """Versions, platform, commit and date of a run."""
+    packages = ("leadspan", "torch", "transformers", "accelerate", "datasets", "tokenizers", "peft", "math-verify")
+    found = {name: importlib.metadata.version(name) for name in packages}
+    commit = _commit()
+    if commit:
+        found["commit"] = commit
+    return {
+        **found,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "seed": str(seed),
+    }
+
+
+def _commit() -> str | None:
+    """Commit of the source tree leadspan runs from, `+` when it has changes; None outside a checkout."""
+    here = Path(__file__).parent
+    try:
+        subprocess.run(["git", "ls-files", "--error-unmatch", __file__], cwd=here, capture_output=True, check=True)
+        head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True)
+        changes = subprocess.run(["git", "status", "--porcelain"], cwd=here, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return head.stdout.strip()[:12] + ("+" if changes.stdout.strip() else "")

@@ -1,0 +1,62 @@
+"""The whole configuration of a run, composed of the stages' own sections."""
+
+from pathlib import Path
+
+from pydantic import model_validator
+
+from leadspan.data.config import DataSettings
+from leadspan.data.supervision import Supervision
+from leadspan.data.truncation import AnyPolicy, Lead
+from leadspan.evaluation.config import EvaluationSettings
+from leadspan.losses.config import LossSettings
+from leadspan.models.config import ModelSettings, Pretrained
+from leadspan.settings import Settings
+from leadspan.training.config import TrainingSettings
+
+
+class Recipe(Settings):
+    """One run: data, cut, supervision, models, loss, training, evaluation."""
+
+    name: str
+    """Name of the run in results and reports."""
+    seed: int = 0
+    """Seed of everything that is drawn: split, random cuts, order, dropout."""
+    output: Path
+    """Run directory."""
+    data: DataSettings
+    """Traces and rendering."""
+    tokenizer: str | None = None
+    """Tokenizer that renders the data; the student's own when absent."""
+    student: ModelSettings
+    """Starting weights."""
+    teacher: ModelSettings | None = None
+    """Live teacher; needed unless `loss.kl_weight` is 0."""
+    cut: AnyPolicy = Lead(p=0.5)
+    """Truncation policy of the training traces; validation is never cut."""
+    supervision: Supervision = Supervision()
+    """Weight of the loss per section."""
+    loss: LossSettings = LossSettings()
+    """The objective."""
+    training: TrainingSettings
+    """Optimiser, batches, validation."""
+    evaluation: EvaluationSettings = EvaluationSettings()
+    """What is evaluated after training."""
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> "Recipe":
+        if (self.teacher is None) != (self.loss.kl_weight == 0):
+            raise ValueError(
+                f"loss.kl_weight is {self.loss.kl_weight:g} and teacher is {'absent' if self.teacher is None else 'given'}: "
+                "give a teacher, or set loss.kl_weight: 0 and leave the teacher out"
+            )
+        if self.tokenizer is None and not isinstance(self.student, Pretrained):
+            raise ValueError("tokenizer is missing: a student built from a config has none of its own")
+        return self
+
+    @property
+    def tokenizer_path(self) -> str:
+        """Where the tokenizer comes from."""
+        if self.tokenizer is not None:
+            return self.tokenizer
+        assert isinstance(self.student, Pretrained), "checked above"
+        return self.student.path

@@ -1,0 +1,210 @@
+"""What runs leave behind: the only schema of a run directory.
+
+Every later reader (tables, frontier, report) reads these types and nothing else. A run directory holds
+`run.json` (one `RunResult`), `metrics.jsonl`, `samples/*.jsonl`, and the trained model under `student/`.
+"""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError
+
+from leadspan.errors import RunError
+from leadspan.settings import Settings
+
+RUN_FILE = "run.json"
+SCHEMA_VERSION = 1
+
+
+class Interval(Settings):
+    """A point estimate with its confidence interval."""
+
+    value: float
+    """The estimate."""
+    low: float
+    """Lower end of the interval."""
+    high: float
+    """Upper end of the interval."""
+    level: float = 0.95
+    """Confidence level."""
+    method: str = "percentile bootstrap over problems"
+    """How the interval was made."""
+
+
+class CutCounts(Settings):
+    """What a policy and a supervision did to a set of examples, counted before training."""
+
+    num_examples: int
+    """Examples before the cut."""
+    num_kept: int
+    """Examples left with at least one weighted position."""
+    dropped: dict[str, int] = {}
+    """Examples dropped, by reason."""
+    tokens_before: int
+    """Tokens of all examples before the cut."""
+    tokens_after: int
+    """Tokens that enter the forward pass, all examples once."""
+    weighted_tokens: int
+    """Positions with a loss, all examples once."""
+    section_tokens_before: dict[str, int] = {}
+    """Tokens per section before the cut."""
+    section_tokens_after: dict[str, int] = {}
+    """Tokens per section after the cut."""
+    lost_question: int = 0
+    """Kept examples that lost part of the prompt."""
+    lost_think_end: int = 0
+    """Kept examples without the closing think tag."""
+    lost_answer: int = 0
+    """Kept examples that lost part of the answer."""
+    lost_stop: int = 0
+    """Kept examples without an end-of-turn token."""
+
+
+class FlopsByPart(Settings):
+    """Floating-point operations of a training run, as integers."""
+
+    student_body: int = 0
+    """Linear layers of the student, forward and backward."""
+    student_attention: int = 0
+    """Attention products of the student, forward and backward."""
+    student_head: int = 0
+    """Output projection of the student at weighted positions, forward and backward."""
+    teacher_body: int = 0
+    """Linear layers of the teacher, forward."""
+    teacher_attention: int = 0
+    """Attention products of the teacher, forward."""
+    teacher_head: int = 0
+    """Output projection of the teacher at weighted positions, forward."""
+    recomputation: int = 0
+    """Second student forward of gradient checkpointing."""
+
+    @property
+    def total(self) -> int:
+        """Sum over the parts."""
+        return sum(self.model_dump().values())
+
+
+class TrainResult(Settings):
+    """What one training run did and what it cost, as measured."""
+
+    num_steps: int
+    """Optimiser steps."""
+    num_examples: int
+    """Examples seen, repeats counted."""
+    num_tokens: int
+    """Tokens through the student's forward pass."""
+    num_weighted_tokens: int
+    """Positions with a loss."""
+    seconds: float
+    """Wall time of the training loop, without loading and validation."""
+    peak_memory_bytes: int
+    """Peak memory of training above what the process held before the models were loaded."""
+    memory_source: Literal["cuda allocator", "process resident set"]
+    """What measured the peak."""
+    flops: FlopsByPart
+    """Counted from the models' shapes and each example's own length."""
+    first_loss: float
+    """Training loss first logged."""
+    final_loss: float
+    """Training loss last logged."""
+    validation_loss: dict[str, float] = {}
+    """Validation loss (full sequences) by step, steps as strings."""
+    best_step: int | None = None
+    """Step with the lowest validation loss."""
+    saved_step: int
+    """Step whose weights were written to `student/`."""
+    device: str
+    """Device name and number of ranks."""
+
+
+class EvalResult(Settings):
+    """One model on one task."""
+
+    task: str
+    """Task name."""
+    model: str
+    """Path or name of the model."""
+    weights_hash: str
+    """Hash of the evaluated weights."""
+    num_problems: int
+    """Problems."""
+    samples_per_problem: int
+    """Samples drawn for each problem."""
+    sampling: dict[str, Any]
+    """Temperature, top-p, new-token cap and seed."""
+    accuracy_strict: Interval
+    """Share of samples whose finished answer is right."""
+    accuracy_flexible: Interval
+    """Share of samples in which a right answer can be found anywhere."""
+    termination_rate: Interval
+    """Share of samples that ended with an end-of-turn token."""
+    cap_hit_rate: float
+    """Share of samples that ran into the new-token cap."""
+    thinking_closed_rate: float
+    """Share of samples that closed the chain of thought."""
+    tokens_mean: float
+    """Mean number of new tokens."""
+    tokens_p50: float
+    """Median number of new tokens."""
+    tokens_p95: float
+    """95th percentile of new tokens."""
+    outcomes: dict[str, int] = {}
+    """Strict outcomes: right, wrong, no_answer, unparsed, timeout."""
+    correct: dict[str, list[int]] = {}
+    """Problem id to the strict score of each sample (0 or 1)."""
+    samples_file: str | None = None
+    """File of all samples, relative to the run directory."""
+    seconds: float = 0.0
+    """Wall time of generation and grading."""
+
+
+class RunResult(Settings):
+    """One run: its recipe, what it trained, what it cost, what came out."""
+
+    schema_version: int = SCHEMA_VERSION
+    """Version of this schema."""
+    name: str
+    """Name of the run."""
+    label: str
+    """Short label of the condition, e.g. `lead 0.5`."""
+    role: Literal["student", "base", "teacher"] = "student"
+    """A distilled student, the untrained-further base, or the teacher."""
+    recipe: dict[str, Any]
+    """The resolved recipe."""
+    environment: dict[str, str]
+    """Versions, commit, platform, seed."""
+    cut: CutCounts | None = None
+    """Counts of the cut on the training set."""
+    refused: dict[str, int] = {}
+    """Records of the trace source that could not be used, by reason."""
+    train: TrainResult | None = None
+    """Training, absent for base and teacher."""
+    evaluations: list[EvalResult] = Field(default_factory=list)
+    """Evaluations, one per task."""
+
+
+def save_run(result: RunResult, directory: Path) -> Path:
+    """Write `run.json` atomically."""
+    directory.mkdir(parents=True, exist_ok=True)
+    path = directory / RUN_FILE
+    staged = path.with_suffix(".json.tmp")
+    staged.write_text(result.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    staged.replace(path)
+    return path
+
+
+def load_run(directory: Path) -> RunResult:
+    """Read the `run.json` of a run directory.
+
+    Raises:
+        RunError: There is none, or it is not one of ours.
+    """
+    path = directory / RUN_FILE
+    try:
+        return RunResult.model_validate_json(path.read_text(encoding="utf-8"))
+    except OSError:
+        raise RunError(f"{path}: not found; give a directory that a finished `leadspan distill` has written") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"]) or "(top level)"
+        raise RunError(f"{path}: not a run file of schema {SCHEMA_VERSION} ({place}: {first['msg']})") from None

@@ -1,0 +1,111 @@
+"""What a run records while it trains: `metrics.jsonl`, the clock of the loop, progress on a terminal."""
+
+import json
+import logging
+import math
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_callback import ExportableState
+
+from leadspan.errors import RunError
+
+logger = logging.getLogger(__name__)
+
+
+class MetricsFile(TrainerCallback):
+    """Appends every log line to `metrics.jsonl`, the record that trackers mirror.
+
+    After a resume, lines of steps that are trained again are dropped first.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Cut the record back to the step training starts from."""
+        if not state.is_world_process_zero or not self.path.exists():
+            return
+        lines = [json.loads(line) for line in self.path.read_text().splitlines()]
+        kept = [line for line in lines if line["step"] <= state.global_step]
+        self.path.write_text("".join(json.dumps(line) + "\n" for line in kept))
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Write one line; a loss that is not finite ends the run."""
+        if not state.is_world_process_zero or not logs:
+            return
+        with self.path.open("a") as file:
+            file.write(json.dumps({"step": state.global_step, **logs}) + "\n")
+        loss = logs.get("loss", 0.0)
+        if not math.isfinite(loss):
+            raise RunError(
+                f"step {state.global_step}: the training loss is {loss}; lower training.learning_rate or "
+                "look at the examples of these steps with `leadspan preview`"
+            )
+
+
+class Clock(TrainerCallback, ExportableState):
+    """Wall time of all optimiser steps, without validation and checkpoints; kept in checkpoints and restored."""
+
+    def __init__(self, seconds: float = 0.0) -> None:
+        self.seconds = seconds
+        self._start = 0.0
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps."""
+        return {"args": {"seconds": self.seconds}, "attributes": {}}
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Start the clock."""
+        self._start = time.perf_counter()
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Stop the clock."""
+        self.seconds += time.perf_counter() - self._start
+
+
+class Progress(TrainerCallback):
+    """One line on a terminal that says what is trained, how far it is, and the loss; nothing elsewhere."""
+
+    def __init__(self, label: str):
+        self.label = label
+        self.loss = math.nan
+        self.is_shown = sys.stderr.isatty()
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Remember the loss."""
+        self.loss = (logs or {}).get("loss", self.loss)
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Redraw the line."""
+        if self.is_shown and state.is_world_process_zero:
+            text = f"  {self.label}: step {state.global_step}/{state.max_steps}, loss {self.loss:.4f}"
+            sys.stderr.write("\r" + text.ljust(79))
+            if state.global_step == state.max_steps:
+                sys.stderr.write("\r" + " " * 79 + "\r")
+            sys.stderr.flush()

@@ -1,0 +1,288 @@
+"""One training run: load, plan, train, keep the best or the last weights, measure."""
+
+import logging
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from accelerate import PartialState
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments, set_seed
+from transformers.utils import logging as transformers_logging
+
+from leadspan.costs.flops import ModelShape, training_flops
+from leadspan.costs.measure import PeakMemory
+from leadspan.data.examples import Examples
+from leadspan.data.packing import plan_by_tokens
+from leadspan.data.sections import Renderer
+from leadspan.errors import ModelError, RunError
+from leadspan.losses.config import LossSettings
+from leadspan.models.config import ModelSettings, Pretrained
+from leadspan.models.loading import (
+    check_vocabularies,
+    head_of,
+    load_model,
+    load_tokenizer,
+    save_student,
+    shape_of,
+)
+from leadspan.results import TrainResult
+from leadspan.teacher.live import freeze
+from leadspan.training.callbacks import Clock, MetricsFile, Progress
+from leadspan.training.config import ByTokens, Lora, TrainingSettings
+from leadspan.training.schedule import Schedule, schedule
+from leadspan.training.trainer import DistillationTrainer, attach_objective, complete_checkpoints
+
+logger = logging.getLogger(__name__)
+
+STUDENT_DIR = "student"
+
+
+@dataclass(frozen=True)
+class TrainingInputs:
+    """All that a run needs besides its settings.
+
+    Attributes:
+        student: Where the student's starting weights come from.
+        teacher: The live teacher, or None.
+        renderer: Tokenizer and template of the data.
+        examples: Training examples.
+        validation: Validation examples, never cut, or None.
+        directory: Run directory.
+        label: What is trained, for the progress line.
+        seed: Seed of order, dropout and adapters.
+    """
+
+    student: ModelSettings
+    teacher: ModelSettings | None
+    renderer: Renderer
+    examples: Examples
+    validation: Examples | None
+    directory: Path
+    label: str
+    seed: int
+
+
+def train(inputs: TrainingInputs, settings: TrainingSettings, loss: LossSettings, resume: bool) -> TrainResult:
+    """Train a student and write it to `student/` of the run directory.
+
+    Args:
+        inputs: Models, data and place of the run.
+        settings: Optimiser, batches, validation.
+        loss: The objective.
+        resume: Go on from the last complete checkpoint; without one, start.
+
+    Raises:
+        ModelError: Student and teacher do not fit each other or the data.
+        RunError: The directory holds checkpoints and `resume` is off.
+    """
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    device = PartialState().device
+    checkpoint = _checkpoint_to_resume(inputs.directory, resume)
+    memory = PeakMemory(device)
+    set_seed(inputs.seed)
+    student, teacher, vocab_size = _load_models(inputs, device)
+    shapes = shape_of(student), None if teacher is None else shape_of(teacher)
+    attach_objective(student, loss, vocab_size)
+    model = student if settings.lora is None else _with_adapters(student, settings.lora)
+    plan = schedule(settings, inputs.examples.lengths, PartialState().num_processes, inputs.seed)
+    trainer = _trainer(inputs, settings, plan, model, teacher)
+    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    saved_step = _keep(trainer, settings, plan)
+    result = _result(trainer, inputs, settings, plan, shapes, saved_step, memory)
+    _write_student(trainer, inputs)
+    return result
+
+
+def _load_models(
+    inputs: TrainingInputs, device: torch.device
+) -> tuple[PreTrainedModel, PreTrainedModel | None, int | None]:
+    """Student in float32, frozen teacher in the device's fast type, and the vocabulary both heads share."""
+    tokenizer = inputs.renderer.tokenizer
+    student = load_model(inputs.student, torch.float32)
+    rows = {"student": head_of(student).weight.shape[0]}
+    if inputs.teacher is None:
+        check_vocabularies(tokenizer, None, rows)
+        return student, None, None
+    narrow = device.type == "cuda" and torch.cuda.is_bf16_supported()
+    teacher = freeze(load_model(inputs.teacher, torch.bfloat16 if narrow else torch.float32))
+    rows["teacher"] = head_of(teacher).weight.shape[0]
+    check_vocabularies(tokenizer, _own_tokenizer(inputs.teacher), rows)
+    return student, teacher, len(tokenizer) if len(set(rows.values())) > 1 else None
+
+
+def _own_tokenizer(teacher: ModelSettings) -> PreTrainedTokenizerBase | None:
+    return load_tokenizer(teacher.path, teacher.revision) if isinstance(teacher, Pretrained) else None
+
+
+def _with_adapters(student: PreTrainedModel, settings: Lora) -> PeftModel:
+    config = LoraConfig(
+        r=settings.r,
+        lora_alpha=cast(int, settings.alpha),
+        lora_dropout=settings.dropout,
+        target_modules=settings.target_modules,
+        task_type="CAUSAL_LM",
+    )
+    try:
+        return cast(PeftModel, get_peft_model(student, config))
+    except ValueError as error:
+        raise ModelError(f"training.lora: {error}") from None
+
+
+def _trainer(
+    inputs: TrainingInputs,
+    settings: TrainingSettings,
+    plan: Schedule,
+    model: torch.nn.Module,
+    teacher: PreTrainedModel | None,
+) -> DistillationTrainer:
+    validation_plan: list[list[int]] = []
+    if inputs.validation is not None:
+        lengths = inputs.validation.lengths
+        budget = settings.batching.tokens_per_batch if isinstance(settings.batching, ByTokens) else 0
+        validation_plan = plan_by_tokens(lengths, max(budget, *lengths, 0), None, inputs.seed)
+    trainer = DistillationTrainer(
+        model,
+        teacher,
+        inputs.examples,
+        inputs.validation,
+        plan.plan,
+        validation_plan,
+        _arguments(inputs, settings, plan),
+        one_cycle=settings.schedule == "one_cycle",
+    )
+    trainer.add_callback(MetricsFile(inputs.directory / "metrics.jsonl"))
+    trainer.add_callback(Clock())
+    trainer.add_callback(Progress(inputs.label))
+    return trainer
+
+
+def _arguments(inputs: TrainingInputs, settings: TrainingSettings, plan: Schedule) -> TrainingArguments:
+    has_validation = inputs.validation is not None
+    os.environ["TENSORBOARD_LOGGING_DIR"] = str(inputs.directory / "tensorboard")
+    return TrainingArguments(
+        output_dir=str(inputs.directory / "checkpoints"),
+        max_steps=plan.num_steps,
+        per_device_train_batch_size=1,
+        gradient_accumulation_steps=plan.accumulation,
+        learning_rate=settings.learning_rate,
+        lr_scheduler_type=_SCHEDULES[settings.schedule],
+        warmup_steps=round(settings.warmup_share * plan.num_steps),
+        weight_decay=settings.weight_decay,
+        adam_beta1=settings.betas[0],
+        adam_beta2=settings.betas[1],
+        max_grad_norm=settings.max_grad_norm,
+        bf16=_use_bf16(settings),
+        gradient_checkpointing=settings.gradient_checkpointing,
+        gradient_checkpointing_kwargs={"use_reentrant": False},
+        logging_steps=settings.log_every,
+        logging_first_step=True,
+        logging_nan_inf_filter=False,
+        eval_strategy="steps" if has_validation else "no",
+        eval_steps=plan.validate_every,
+        save_strategy="steps",
+        save_steps=plan.checkpoint_every,
+        save_total_limit=2,
+        metric_for_best_model="loss" if has_validation else None,
+        greater_is_better=False if has_validation else None,
+        report_to=cast(Any, settings.report_to or "none"),
+        seed=inputs.seed,
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        ddp_find_unused_parameters=False,
+        restore_callback_states_from_checkpoint=True,
+    )
+
+
+_SCHEDULES = {"one_cycle": "constant", "cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
+
+
+def _use_bf16(settings: TrainingSettings) -> bool:
+    has_bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+    if settings.precision == "auto":
+        return has_bf16
+    return settings.precision == "bfloat16"
+
+
+def _checkpoint_to_resume(directory: Path, resume: bool) -> Path | None:
+    """The last complete checkpoint; one that a killed process left half-written is removed."""
+    checkpoints = directory / "checkpoints"
+    complete = complete_checkpoints(checkpoints)
+    if complete and not resume:
+        raise RunError(
+            f"{directory}: it holds checkpoints of an earlier run up to step {complete[-1].name.rpartition('-')[2]}; "
+            "go on with --resume, or give another output"
+        )
+    if PartialState().is_main_process:
+        for left in set(checkpoints.glob("checkpoint-*")) - set(complete):
+            logger.warning("removing %s: it was not written to the end", left)
+            shutil.rmtree(left)
+    PartialState().wait_for_everyone()
+    return complete[-1] if complete else None
+
+
+def _keep(trainer: DistillationTrainer, settings: TrainingSettings, plan: Schedule) -> int:
+    """Leave the best or the last weights in the model; returns their step."""
+    best = trainer.state.best_global_step
+    if settings.keep == "last" or not best or best == plan.num_steps:
+        return plan.num_steps
+    trainer.state.best_model_checkpoint = str(Path(trainer.args.output_dir or "") / f"checkpoint-{best}")
+    trainer._load_best_model()
+    return best
+
+
+def _write_student(trainer: DistillationTrainer, inputs: TrainingInputs) -> None:
+    """Write the student in Hugging Face form; adapters are kept beside it and merged into it."""
+    if not trainer.is_world_process_zero():
+        return
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    if isinstance(model, PeftModel):
+        model.save_pretrained(str(inputs.directory / "adapter"))
+        model = model.merge_and_unload()
+    renderer = inputs.renderer
+    target = inputs.directory / STUDENT_DIR
+    save_student(model, renderer.tokenizer, renderer.template, renderer.stop_token_id, target)
+
+
+def _result(
+    trainer: DistillationTrainer,
+    inputs: TrainingInputs,
+    settings: TrainingSettings,
+    plan: Schedule,
+    shapes: tuple[ModelShape, ModelShape | None],
+    saved_step: int,
+    memory: PeakMemory,
+) -> TrainResult:
+    layouts = [inputs.examples.layouts[i] for batch in plan.plan for i in batch]
+    history = trainer.state.log_history
+    losses = [line["loss"] for line in history if "loss" in line]
+    sizes = [(layout.num_tokens, layout.num_weighted) for layout in layouts]
+    student, teacher = shapes
+    return TrainResult(
+        num_steps=plan.num_steps,
+        num_examples=len(layouts),
+        num_tokens=sum(tokens for tokens, _ in sizes),
+        num_weighted_tokens=sum(weighted for _, weighted in sizes),
+        seconds=next(c.seconds for c in trainer.callback_handler.callbacks if isinstance(c, Clock)),
+        peak_memory_bytes=memory.read(),
+        memory_source=memory.source,
+        flops=training_flops(
+            student, teacher, sizes, settings.gradient_checkpointing, frozen_student=settings.lora is not None
+        ),
+        first_loss=losses[0],
+        final_loss=losses[-1],
+        validation_loss={str(line["step"]): line["eval_loss"] for line in history if "eval_loss" in line},
+        best_step=trainer.state.best_global_step,
+        saved_step=saved_step,
+        device=_device_name(trainer.args.device, trainer.args.world_size),
+    )
+
+
+def _device_name(device: torch.device, num_ranks: int) -> str:
+    if device.type == "cuda":
+        return f"{num_ranks} x {torch.cuda.get_device_name(device)}"
+    return f"{num_ranks} x {device.type} ({torch.get_num_threads()} threads)"

@@ -1,0 +1,185 @@
+"""A thin `transformers.Trainer`: ours are the batches, the targets, the objective and the normalisation."""
+
+import types
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch.optim.lr_scheduler import OneCycleLR
+from torch.utils.data import DataLoader
+from transformers import PreTrainedModel, Trainer, TrainingArguments
+
+from leadspan.data.examples import Examples
+from leadspan.data.packing import Batch, pack
+from leadspan.data.supervision import SECTION_NAMES
+from leadspan.losses.config import LossSettings
+from leadspan.losses.objective import LossOutput, batch_loss
+from leadspan.teacher.live import live_targets
+from leadspan.teacher.targets import DenseTargets
+
+
+def attach_objective(student: PreTrainedModel, settings: LossSettings, vocab_size: int | None) -> None:
+    """Let the student's own `forward` compute the loss when it is given a `batch`.
+
+    The loss must run inside `forward`: data-parallel and sharding wrappers average gradients and gather weights through the
+    hooks of that call, and calling the inner module around them silently skips both.
+    """
+    plain_forward = student.forward
+
+    def forward(
+        self: PreTrainedModel,
+        *args: Any,
+        batch: Batch | None = None,
+        targets: DenseTargets | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        if batch is None:
+            return plain_forward(*args, **kwargs)
+        output = batch_loss(self, batch, targets, settings, vocab_size)
+        return {"loss_sum": output.loss_sum, "weight_sum": output.weight_sum, "totals": output.totals}
+
+    student.forward = types.MethodType(forward, student)
+
+
+class DistillationTrainer(Trainer):
+    """Trains a student whose `forward` computes the objective (`attach_objective`)."""
+
+    def __init__(
+        self,
+        student: torch.nn.Module,
+        teacher: PreTrainedModel | None,
+        examples: Examples,
+        validation: Examples | None,
+        plan: list[list[int]],
+        validation_plan: list[list[int]],
+        arguments: TrainingArguments,
+        one_cycle: bool = False,
+    ):
+        """Wire the parts.
+
+        Args:
+            student: The model to train, or its PEFT wrapper.
+            teacher: A frozen live teacher, or None.
+            examples: Training examples.
+            validation: Validation examples, never cut, or None.
+            plan: Micro-batches of the whole run, all ranks.
+            validation_plan: Micro-batches of one validation.
+            arguments: Transformers' arguments; one "epoch" is the whole run.
+            one_cycle: Use PyTorch's one-cycle schedule instead of the one the arguments name.
+        """
+        self.plan, self.num_validation_batches = plan, len(validation_plan)
+        super().__init__(
+            model=student,  # pyright: ignore[reportArgumentType]  # a PEFT model is a Module
+            args=arguments,
+            data_collator=pack,
+            train_dataset=cast(Any, examples),
+            eval_dataset=cast(Any, validation),
+        )
+        self.validation_plan = validation_plan + validation_plan[-1:] * (-len(validation_plan) % self.args.world_size)
+        self.loss_is_scaled_for_ga = True
+        self.is_one_cycle = one_cycle
+        self.teacher = teacher
+        if teacher is not None:
+            self.teacher = self.accelerator.prepare_model(teacher, evaluation_mode=True)
+        self.totals = torch.zeros(len(SECTION_NAMES), 3, dtype=torch.float64)
+
+    def get_train_dataloader(self) -> DataLoader:
+        """The planned micro-batches, dealt to the ranks in turn."""
+        return self._loader(self.train_dataset, self.plan)
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
+        """The planned validation batches."""
+        return self._loader(eval_dataset or self.eval_dataset, self.validation_plan)
+
+    def _loader(self, dataset: Any, plan: list[list[int]]) -> DataLoader:
+        """This rank's share of a plan; its length is a multiple of the number of ranks."""
+        own = plan[self.accelerator.process_index :: self.accelerator.num_processes]
+        return DataLoader(dataset, batch_sampler=own, collate_fn=pack, pin_memory=self.args.device.type == "cuda")
+
+    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> torch.Tensor:
+        """Weight sum of an optimiser step over its micro-batches and all ranks."""
+        own = torch.stack([batch["weights"].sum() for batch in batch_samples]).sum().to(device)
+        return cast(torch.Tensor, self.accelerator.gather(own)).sum()
+
+    def compute_loss(
+        self,
+        model: torch.nn.Module,
+        inputs: Any,
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> Any:
+        """Loss of one micro-batch, scaled so that the gradient of the step is that of one weighted mean.
+
+        Data-parallel wrappers average gradients over the ranks, hence the factor.
+        """
+        output = self._forward(model, inputs)
+        self.totals += output.totals.to(self.totals)
+        loss = output.loss_sum * self.accelerator.num_processes / num_items_in_batch
+        return (loss, output) if return_outputs else loss
+
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """Weighted mean of the objective over all validation examples, with cross-entropy and KL by section."""
+        self.model.eval()
+        device, ranks = self.args.device, self.accelerator.num_processes
+        sums = torch.zeros(2, dtype=torch.float64, device=device)
+        totals = torch.zeros(len(SECTION_NAMES), 3, dtype=torch.float64, device=device)
+        with torch.no_grad(), self.compute_loss_context_manager():
+            for number, batch in enumerate(self.get_eval_dataloader(eval_dataset)):
+                output = self._forward(self.model_wrapped, self._prepare_inputs(batch))
+                if number * ranks + self.accelerator.process_index >= self.num_validation_batches:
+                    continue  # a repeat, so that every rank runs as many forward passes
+                sums += torch.stack([output.loss_sum, output.weight_sum]).to(sums)
+                totals += output.totals.to(totals)
+        sums = self.accelerator.reduce(sums, "sum")
+        totals = self.accelerator.reduce(totals, "sum")
+        metrics = {f"{metric_key_prefix}_loss": float(sums[0] / sums[1])}
+        metrics |= {f"{metric_key_prefix}_{name}": value for name, value in section_means(totals).items()}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add the means per section since the last log line."""
+        if "loss" in logs:
+            logs |= section_means(self.accelerator.reduce(self.totals.to(self.args.device), "sum"))
+            self.totals.zero_()
+        super().log(logs, start_time)
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """Transformers' schedules, or one cycle over the same warm-up."""
+        optimizer = optimizer or self.optimizer
+        if self.is_one_cycle and self.lr_scheduler is None:
+            warmup = max(self.args.warmup_steps, 1) / num_training_steps
+            self.lr_scheduler = OneCycleLR(
+                optimizer, self.args.learning_rate, num_training_steps, pct_start=warmup, cycle_momentum=False
+            )
+        return super().create_scheduler(num_training_steps, optimizer)
+
+    def floating_point_ops(self, inputs: Any) -> int:
+        """Counted elsewhere, exactly (`leadspan.costs.flops`)."""
+        return 0
+
+    def _forward(self, model: torch.nn.Module, batch: Batch) -> LossOutput:
+        targets = None if self.teacher is None else live_targets(self.accelerator.unwrap_model(self.teacher), batch)
+        return LossOutput(**model(batch=batch, targets=targets))
+
+
+def section_means(totals: torch.Tensor) -> dict[str, float]:
+    """`ce/SECTION` and `kl/SECTION` in nats per position, for sections that have any.
+
+    Args:
+        totals: Count and sums by section, as in `LossOutput`.
+    """
+    means: dict[str, float] = {}
+    for name, (count, ce, kl) in zip(SECTION_NAMES, totals.tolist(), strict=True):
+        if count:
+            means |= {f"ce/{name}": ce / count, f"kl/{name}": kl / count}
+    return means
+
+
+def complete_checkpoints(directory: Path) -> list[Path]:
+    """Checkpoints that were written to the end, oldest first: Transformers writes `trainer_state.json` last."""
+    found = [d for d in directory.glob("checkpoint-*") if (d / "trainer_state.json").exists()]
+    return sorted(found, key=lambda d: int(d.name.rpartition("-")[2]))
