@@ -25,7 +25,7 @@ def run(options: argparse.Namespace) -> None:
     from rich.console import Console
 
     from leadspan.pipeline import run as run_recipe
-    from leadspan.study.tables import run_summary
+    from leadspan.study.summary import run_summary
 
     state = PartialState()
     console = Console(stderr=True, quiet=not state.is_main_process)

@@ -32,7 +32,7 @@ def run(options: argparse.Namespace) -> None:
     from leadspan.results import RUN_FILE, RunResult, save_run
     from leadspan.errors import RunError
     from leadspan.settings import apply_overrides, validate
-    from leadspan.study.tables import run_summary
+    from leadspan.study.summary import run_summary
     from leadspan.training.train import STUDENT_DIR
 
     if (options.output / RUN_FILE).exists():

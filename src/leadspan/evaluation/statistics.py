@@ -1,39 +1,30 @@
-"""Intervals for accuracies, and retention: what share of one model's score another one keeps.
+"""Intervals for mean scores, and retention: the share of one model's score that another one keeps.
 
-A score is a number in [0, 1] for one sample of one problem. The mean is over problems, each with the mean of its own
-samples. Everything is drawn from a seed, so the same scores give the same interval.
+A score is a number in [0, 1] for one sample of one problem. A mean is over problems, each with the mean of
+its own samples. All draws come from a seed: the same scores give the same interval.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
 
-from leadspan.errors import EvaluationError
+from leadspan.evaluation.resampling import USUAL, Bootstrap, Model, Scores, resample
 from leadspan.results import Interval
 from leadspan.settings import Settings
 
-Scores = Sequence[Sequence[float]]
-"""For each problem the scores of its samples."""
-ScoresByProblem = Mapping[str, Sequence[float]]
-"""Problem id to the scores of its samples."""
-
 NEAR_ZERO = 0.05
-"""Retention is refused where the full model's lower bound is at or below this: the ratio would be noise."""
-NUM_RESAMPLES = 4000
-"""Bootstrap resamples; with 4,000 the ends of a 95 % interval move by about 2 % of its width from seed to seed."""
+"""Retention is refused where the full student's lower bound is at or below this: the ratio would be noise."""
 
-_DRAWS_AT_ONCE = 4_000_000
 _BOOTSTRAP = "percentile bootstrap over problems, samples within"
-_WILSON = "Wilson score over problems (all scores equal)"
-_PAIRED = "paired percentile bootstrap over problems, samples within"
-_COMBINED = "interval arithmetic on the single intervals, Bonferroni (some model's scores are all equal)"
+_PAIRED = f"paired {_BOOTSTRAP}"
+_WILSON = "Wilson score over problems, as all scores are equal"
+_EXTREMES = "extremes of the single intervals, as resampling shows no spread"
 
 
 class Retention(Settings):
-    """How much of the full student's score a policy keeps."""
+    """How much of the full student's score a policy's student keeps."""
 
     ratio: Interval | None
     """The share kept; absent when refused."""
@@ -58,73 +49,131 @@ def wilson(mean: float, num_trials: int, level: float = 0.95) -> Interval:
     z2_n = NormalDist().inv_cdf((1 + level) / 2) ** 2 / num_trials
     centre = mean + z2_n / 2
     spread = (z2_n * (mean * (1 - mean) + z2_n / 4)) ** 0.5
-    low, high = ((centre + sign * spread) / (1 + z2_n) for sign in (-1, 1))
+    low, high = ((centre + side * spread) / (1 + z2_n) for side in (-1, 1))
     return Interval(value=mean, low=max(low, 0.0), high=min(high, 1.0), level=level, method=_WILSON)
 
 
-def bootstrap_mean(
-    scores: Scores, level: float = 0.95, num_resamples: int = NUM_RESAMPLES, seed: int = 0
-) -> Interval:
+def bootstrap_mean(scores: Sequence[Sequence[float]], bootstrap: Bootstrap = USUAL) -> Interval:
     """Mean score with a two-level bootstrap interval.
 
-    Each resample draws P problems with replacement, then from each drawn problem as many samples as it has, with
-    replacement, and takes the mean of problem means; the interval lies between the (1-level)/2 and (1+level)/2 quantiles.
-    Its variance is (1/P)(Var_p(m_p) + mean_p(v_p / n_p)), with m_p, v_p, n_p a problem's mean, variance and number of
-    samples; as Var_p(m_p) already holds sampling noise, the interval errs on the wide side for small n_p > 1.
+    Each resample draws P problems with replacement, then from each drawn one as many samples as it has, with
+    replacement, and takes the mean of the problems' means; the interval reaches from the (1-level)/2 to the
+    (1+level)/2 quantile. Its variance is (Var_p(m_p) + mean_p(v_p / n_p)) / P, with m_p, v_p and n_p the
+    mean, the variance and the number of a problem's samples. Var_p(m_p) holds sampling noise already, so the
+    interval errs on the wide side where n_p is small and above 1.
 
-    Where all scores are equal every resample is the same, and the Wilson interval over the P problems is given instead.
-    Samples of one problem are not independent, so they do not count as trials. `method` says which one it is.
+    Where all scores are equal, all resamples are too; the Wilson interval over the P problems is given
+    instead, and `method` says so. Samples of one problem are not independent and do not count as trials.
 
-    **Source**: Efron & Tibshirani, *An Introduction to the Bootstrap* (1993), sections 8.3 and 13.3.
+    **Source**: Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapters 8 and 13.
 
     Args:
-        scores: For each problem the scores of its samples, in [0, 1]; numbers of samples may differ.
-        level: Confidence level, in (0, 1).
-        num_resamples: Bootstrap resamples.
-        seed: Seed of the draws.
+        scores: For each problem the scores of its samples, in [0, 1]; their numbers may differ.
+        bootstrap: Level, number of resamples and seed.
 
     Raises:
-        EvaluationError: No problems, a problem without samples, or a score outside [0, 1].
+        EvaluationError: No problem, a problem without samples, or a score outside [0, 1].
     """
-    table = _table({f"number {index}": samples for index, samples in enumerate(scores)}, "scores")
-    return _mean_interval(table, _resample([table], num_resamples, seed)[0], level)
+    named = {str(position): samples for position, samples in enumerate(scores)}
+    (model,) = resample({"scores": named}, bootstrap)
+    return _mean_interval(model, bootstrap.level)
 
 
-def retention(
-    policy_scores: ScoresByProblem,
-    full_scores: ScoresByProblem,
-    level: float = 0.95,
-    num_resamples: int = NUM_RESAMPLES,
-    seed: int = 0,
+def retention(policy_scores: Scores, full_scores: Scores, bootstrap: Bootstrap = USUAL) -> Retention:
+    """The policy's mean score as a share of the full student's, m_policy / m_full.
+
+    Paired bootstrap: each resample draws the same problems for both models (what is hard for one is hard for
+    the other), and samples within them for each. Refused where the lower end of the full student's own
+    interval is at most `NEAR_ZERO`. Where resampling shows no spread (a model's scores are all equal, or both
+    models do the same on every problem), the ends are the extremes that the single intervals allow: as wide
+    as any dependence between the two can ask for.
+
+    **Source**: Efron and Tibshirani (1993), chapters 8 and 13.
+
+    Args:
+        policy_scores: Scores of the policy's student.
+        full_scores: Scores of the student trained on whole traces, on the same problems.
+        bootstrap: Level, number of resamples and seed.
+
+    Raises:
+        EvaluationError: The problems differ, or the scores break a rule of `bootstrap_mean`.
+    """
+    full, policy = resample({"full": full_scores, "policy": policy_scores}, bootstrap)
+    top, bottom = (_mean_interval(model, bootstrap.level) for model in (policy, full))
+    difference = _difference_interval(policy, full, bootstrap.level)
+    if bottom.low <= NEAR_ZERO:
+        return _refuse(difference, "accuracy", bottom.low, NEAR_ZERO)
+    ratio = _ratio_interval(top, bottom, policy.draws, full.draws)
+    return Retention(ratio=ratio, difference=difference)
+
+
+def base_normalised_retention(
+    policy_scores: Scores, full_scores: Scores, base_scores: Scores, bootstrap: Bootstrap = USUAL
 ) -> Retention:
-    """The policy's mean as a share of the full student's, m_policy / m_full.
+    """The share of the full student's gain over the base, (m_policy - m_base) / (m_full - m_base).
 
-    Paired bootstrap: each resample uses the same drawn problems for both models, since hard problems are hard for both,
-    and draws samples within them separately. Where one model's scores are all equal the bootstrap cannot see its
-    uncertainty; then the ends are the extreme quotients of the two single intervals, each at level 1-(1-level)/2.
-
-    Refused when the lower end of the full student's own interval is at most `NEAR_ZERO`.
-
-    **Source**: Efron & Tibshirani (1993), section 8.3 for pairs; design of the refusal ours.
+    As `retention`, with the same problems drawn for all three. Refused where the lower end of the gain
+    m_full - m_base is at most 0.
 
     Args:
-        policy_scores: Problem id to sample scores of the policy's student.
-        full_scores: The same problems, for the student trained on full traces.
-        level: Confidence level, in (0, 1).
-        num_resamples: Bootstrap resamples.
-        seed: Seed of the draws.
+        policy_scores: Scores of the policy's student.
+        full_scores: Scores of the student trained on whole traces, on the same problems.
+        base_scores: Scores of the student before training, on the same problems.
+        bootstrap: Level, number of resamples and seed.
 
     Raises:
-        EvaluationError: The problems differ, there are none, or scores are missing or outside [0, 1].
+        EvaluationError: The problems differ, or the scores break a rule of `bootstrap_mean`.
     """
-    full, policy = _paired_tables({"full": full_scores, "policy": policy_scores})
-    draws = _resample([full, policy], num_resamples, seed)
-    difference = _contrast([policy, full], draws[[1, 0]], level)
-    full_interval = _mean_interval(full, draws[0], level)
-    if full_interval.low <= NEAR_ZERO:
-        reason = (
-            f"the full student's accuracy may be as low as {full_interval.low:.3f} (at most {NEAR_ZERO:g}), "
-            "so a share of it means nothing; read the difference"
-        )
-        return Retention(ratio=None, difference=difference, reason=reason)
-    return Retention(ratio=_ratio([policy], [full], draws[1], draws[0], level), difference=difference)
+    models = {"full": full_scores, "policy": policy_scores, "base": base_scores}
+    full, policy, base = resample(models, bootstrap)
+    top, bottom = (_difference_interval(model, base, bootstrap.level) for model in (policy, full))
+    difference = _difference_interval(policy, full, bootstrap.level)
+    if bottom.low <= 0:
+        return _refuse(difference, "gain over the base", bottom.low, 0)
+    ratio = _ratio_interval(top, bottom, policy.draws - base.draws, full.draws - base.draws)
+    return Retention(ratio=ratio, difference=difference)
+
+
+def _refuse(difference: Interval, whole: str, low: float, floor: float) -> Retention:
+    reason = (
+        f"the full student's {whole} has a lower bound of {low:.3f}, not above {floor:g}: "
+        "a share of so little is noise, so read the difference"
+    )
+    return Retention(ratio=None, difference=difference, reason=reason)
+
+
+def _mean_interval(model: Model, level: float) -> Interval:
+    if not _has_spread(model.draws):
+        return wilson(model.mean, len(model.table), level)
+    return _percentile(model.mean, model.draws, level, _BOOTSTRAP)
+
+
+def _difference_interval(left: Model, right: Model, level: float) -> Interval:
+    value, paired = left.mean - right.mean, left.draws - right.draws
+    if all(map(_has_spread, (left.draws, right.draws, paired))):
+        return _percentile(value, paired, level, _PAIRED)
+    first, second = _mean_interval(left, level), _mean_interval(right, level)
+    low, high = first.low - second.high, first.high - second.low
+    return Interval(value=value, low=low, high=high, level=level, method=_EXTREMES)
+
+
+def _ratio_interval(
+    top: Interval, bottom: Interval, top_draws: NDArray[np.float64], bottom_draws: NDArray[np.float64]
+) -> Interval:
+    """Interval of top / bottom, where the lower end of the bottom is above 0."""
+    value = top.value / bottom.value
+    unbounded = np.full_like(top_draws, np.inf)  # too few to reach the upper end, as bottom.low > 0
+    ratios = np.divide(top_draws, bottom_draws, out=unbounded, where=bottom_draws > 0)
+    if {top.method, bottom.method} <= {_BOOTSTRAP, _PAIRED} and _has_spread(ratios):
+        return _percentile(value, ratios, top.level, _PAIRED)
+    ends = [end / divisor for end in (top.low, top.high) for divisor in (bottom.low, bottom.high)]
+    return Interval(value=value, low=min(ends), high=max(ends), level=top.level, method=_EXTREMES)
+
+
+def _has_spread(draws: NDArray[np.float64]) -> bool:
+    return bool(draws.max() - draws.min() > 1e-9)  # rounding alone makes about 1e-16
+
+
+def _percentile(value: float, draws: NDArray[np.float64], level: float, method: str) -> Interval:
+    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2], method="inverted_cdf")
+    return Interval(value=value, low=float(low), high=float(high), level=level, method=method)

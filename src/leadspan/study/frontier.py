@@ -7,13 +7,13 @@ no number. A retention is given for base and students; a teacher was never meant
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from pathlib import Path
+from typing import Literal
 
-from leadspan.errors import RunError
+from leadspan.errors import EvaluationError, RunError
 from leadspan.evaluation.statistics import retention
-from leadspan.results import CutCounts, EvalResult, Interval, RunResult, TrainResult
+from leadspan.results import RUN_FILE, CutCounts, EvalResult, Interval, RunResult, TrainResult, load_run
 
-_T = TypeVar("_T")
 CostName = Literal["seconds", "peak_memory_bytes", "flops", "tokens"]
 COST_NAMES: tuple[CostName, ...] = ("seconds", "peak_memory_bytes", "flops", "tokens")
 
@@ -37,7 +37,7 @@ class Kept:
 
     Attributes:
         ratio: Retention; absent where it was refused.
-        difference: Accuracy minus the reference's.
+        difference: Accuracy minus the reference's; absent where the problems differ.
         reason: Why retention was refused.
     """
 
@@ -56,7 +56,7 @@ class Row:
         role: `student`, `base` or `teacher`.
         cut_kind: `cut.kind` of the recipe, absent for base and teacher.
         task: Task name.
-        num_problems, samples_per_problem: Size of the task.
+        num_problems: Problems of the task, each with `samples_per_problem` samples.
         accuracy: Strict accuracy.
         termination: Share of samples that ended with an end-of-turn token.
         cap_hit_rate: Share of samples that ran into the new-token cap.
@@ -123,6 +123,27 @@ def build_frontiers(runs: Sequence[RunResult]) -> list[Frontier]:
     if not tasks:
         raise RunError(f"{len(runs)} runs without an evaluation among them; evaluate one before comparing")
     return [_frontier(task, runs) for task in tasks]
+
+
+def load_runs(paths: Sequence[Path]) -> list[RunResult]:
+    """Read run directories; a directory without a run of its own stands for the runs in it, by name.
+
+    Raises:
+        RunError: A path holds no run, or a run that cannot be read.
+    """
+    runs: list[RunResult] = []
+    for path in paths:
+        found = (
+            [path]
+            if (path / RUN_FILE).exists()
+            else sorted(file.parent for file in path.glob(f"*/{RUN_FILE}"))
+        )
+        if not found:
+            raise RunError(
+                f"{path}: no {RUN_FILE} in it or one level below; give a run directory or its parent"
+            )
+        runs += [load_run(directory) for directory in found]
+    return runs
 
 
 def policy_names(runs: Sequence[RunResult]) -> list[str]:
@@ -197,8 +218,11 @@ def _row(entry: _Entry, reference: _Entry | None) -> Row:
 
 
 def _kept(policy: EvalResult, full: EvalResult) -> Kept:
-    compared = retention(policy.correct, full.correct)
-    return Kept(compared.ratio, compared.difference, compared.reason)
+    try:
+        found = retention(policy.correct, full.correct)
+    except EvaluationError as error:
+        return Kept(None, None, str(error))
+    return Kept(found.ratio, found.difference, found.reason)
 
 
 def _costs(train: TrainResult, full: TrainResult | None) -> dict[CostName, Cost]:
@@ -246,5 +270,5 @@ def _seed(run: RunResult) -> str:
     return str(run.recipe.get("seed", run.environment.get("seed", "")))
 
 
-def _repeated(names: Iterable[_T]) -> set[_T]:
+def _repeated(names: Iterable[object]) -> set[object]:
     return {name for name, count in Counter(names).items() if count > 1}

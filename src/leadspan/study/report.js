@@ -134,8 +134,10 @@
     return { annotations, complete };
   }
 
-  function rowAxis(layout, labels, width) {
+  function rowAxis(layout, labels, width, rowHeight) {
     const wrapped = labels.map((label) => wrap(label, width < 560 ? 14 : 26));
+    const numLines = Math.max(...wrapped.map((label) => label.split("<br>").length));
+    layout.height += labels.length * Math.max(rowHeight, 17 * numLines + 6);
     layout.yaxis = {
       ...layout.yaxis, tickvals: labels.map((_, row) => row), ticktext: wrapped, range: [labels.length - 0.5, -0.5],
       tickfont: { color: css("ink"), size: 13 }, showgrid: false, automargin: true, ticklen: 8, tickcolor: "rgba(0,0,0,0)", ticks: "outside",
@@ -144,8 +146,8 @@
   }
 
   function rates(task, index, width) {
-    const layout = baseLayout(width, 68 + 56 * task.rows.length);
-    rowAxis(layout, task.rows.map((row) => row.label), width);
+    const layout = baseLayout(width, 68);
+    rowAxis(layout, task.rows.map((row) => row.label), width, 56);
     layout.xaxis = { ...layout.xaxis, range: [0, 104], dtick: 20 };
     layout.xaxis.title.text = "Share of samples (%)";
     layout.barmode = "group";
@@ -166,8 +168,8 @@
   }
 
   function flops(chart, index, width) {
-    const layout = baseLayout(width, 72 + 40 * chart.labels.length);
-    rowAxis(layout, chart.labels, width);
+    const layout = baseLayout(width, 68);
+    rowAxis(layout, chart.labels, width, 40);
     layout.xaxis.title.text = `Training operations (${chart.unit})`;
     layout.xaxis.rangemode = "tozero";
     layout.barmode = "stack";
@@ -212,9 +214,7 @@
     return Plotly.react(node, traces, layout, config);
   }
 
-  function drawAll(width) {
-    for (const node of document.querySelectorAll("[data-figure]")) draw(node, width);
-  }
+  const drawAll = (width) => document.querySelectorAll("[data-figure]").forEach((node) => draw(node, width));
 
   function sortBy(header) {
     const table = header.closest("table");

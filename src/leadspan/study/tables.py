@@ -3,12 +3,14 @@
 The sentences are computed from the rows and expect no outcome: a cut may keep everything or nothing.
 """
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Literal
 
 from rich import box
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -145,11 +147,14 @@ def recommendation(frontier: Frontier, target: float = 0.9) -> str:
 
 def captions(frontier: Frontier) -> list[str]:
     """What belongs under a table of the rows: how the intervals were made, refused retentions, the notes."""
-    interval = frontier.rows[0].accuracy
-    refused = dict.fromkeys(row.kept.reason for row in frontier.rows if row.kept and row.kept.reason)
+    rows = frontier.rows
+    kept = [row.kept.ratio or row.kept.difference for row in rows if row.kept]
+    intervals = [*(row.accuracy for row in rows), *(row.termination for row in rows), *filter(None, kept)]
+    methods = "; ".join(method for method, _ in Counter(found.method for found in intervals).most_common())
+    refused = dict.fromkeys(row.kept.reason for row in rows if row.kept and row.kept.reason)
     return [
-        f"Intervals: {percent(interval.level)}, {interval.method}; they do not cover how seeds differ.",
-        *(f"Retention refused, difference shown instead: {reason}." for reason in refused),
+        f"Intervals of {percent(rows[0].accuracy.level)}, which do not cover how seeds differ: {methods}.",
+        *(f"Retention refused: {reason}." for reason in refused),
         *frontier.notes,
     ]
 
@@ -177,6 +182,16 @@ def rich_table(frontier: Frontier, width: int = WIDE) -> Table:
     for row in frontier.rows:
         table.add_row(*(Text(column.cell(row)) for column in columns))
     return table
+
+
+def print_frontiers(frontiers: Sequence[Frontier]) -> None:
+    """Write the table of each task to the terminal at its width, and the sentences below."""
+    console = Console()
+    for frontier in frontiers:
+        console.print(rich_table(frontier, console.width))
+        warnings = [*teacher_warnings(frontier), *stop_warnings(frontier)]
+        for sentence in [*warnings, recommendation(frontier), *findings(frontier)]:
+            console.print(Text(sentence))
 
 
 def markdown_table(frontier: Frontier) -> str:
@@ -226,12 +241,13 @@ def _finding(row: Row, full: Row | None) -> str:
     ended = f"it terminated on {percent(row.termination.value)} of {counted}"
     if row.kept is None or full is None:
         return f"{row.label} reached {percent_interval(row.accuracy)} accuracy; {ended}."
-    outcome = (
-        f"kept {percent_interval(row.kept.ratio)} of {_accuracy_of(full.label)}"
-        if row.kept.ratio
-        else (f"scored {kept_text(row)} against {full.label} (retention refused: {row.kept.reason})")
-    )
-    beside = f"{full.label}: {percent(full.termination.value)}"
+    if row.kept.ratio:
+        outcome = f"kept {percent_interval(row.kept.ratio)} of {full.policy}'s accuracy"
+    elif row.kept.difference:
+        outcome = f"scored {points(row.kept.difference)} against {full.policy} (retention refused)"
+    else:
+        outcome = f"reached {percent_interval(row.accuracy)} accuracy (not comparable with {full.policy})"
+    beside = f"{full.policy}: {percent(full.termination.value)}"
     return f"{row.label} {outcome}{_relative_costs(row)}; {ended} ({beside})."
 
 
@@ -241,10 +257,6 @@ def _relative_costs(row: Row) -> str:
     shares = [(row.costs[cost].of_full if row.costs else None, word) for cost, word in named]
     words = [f"{percent(share)} of the {word}" for share, word in shares if share is not None]
     return f" at {' and '.join(words)}" if words else ""
-
-
-def _accuracy_of(label: str) -> str:
-    return f"{label}'s accuracy" if label[-1:].isalnum() else f"the accuracy of {label}"
 
 
 def _markdown(text: str) -> str:

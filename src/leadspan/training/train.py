@@ -11,6 +11,7 @@ import torch
 from accelerate import PartialState
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments, set_seed
+from transformers.trainer_callback import PrinterCallback
 from transformers.utils import logging as transformers_logging
 
 from leadspan.costs.flops import ModelShape, training_flops
@@ -155,6 +156,7 @@ def _trainer(
         _arguments(inputs, settings, plan),
         one_cycle=settings.schedule == "one_cycle",
     )
+    trainer.remove_callback(PrinterCallback)
     trainer.add_callback(MetricsFile(inputs.directory / "metrics.jsonl"))
     trainer.add_callback(Clock())
     trainer.add_callback(Progress(inputs.label))
@@ -177,8 +179,8 @@ def _arguments(inputs: TrainingInputs, settings: TrainingSettings, plan: Schedul
         adam_beta2=settings.betas[1],
         max_grad_norm=settings.max_grad_norm,
         bf16=_use_bf16(settings),
-        gradient_checkpointing=settings.gradient_checkpointing,
-        gradient_checkpointing_kwargs={"use_reentrant": False},
+        activation_checkpointing=settings.gradient_checkpointing,
+        activation_checkpointing_kwargs={"use_reentrant": False},
         logging_steps=settings.log_every,
         logging_first_step=True,
         logging_nan_inf_filter=False,

@@ -1,0 +1,62 @@
+"""One run in a terminal: what was trained, what it cost, what came out."""
+
+from rich.table import Table
+
+from leadspan.results import CutCounts, EvalResult, RunResult, TrainResult
+from leadspan.study.tables import percent_interval, quantity
+
+
+def run_summary(result: RunResult) -> Table:
+    """A two-column table of one run's measured figures."""
+    table = Table(
+        title=f"{result.name}: {result.label}", title_justify="left", show_header=False, show_edge=False
+    )
+    table.add_column(style="dim")
+    table.add_column()
+    if result.cut is not None:
+        _add_cut(table, result.cut, result.refused)
+    if result.train is not None:
+        _add_training(table, result.train)
+    for evaluation in result.evaluations:
+        _add_evaluation(table, evaluation)
+    return table
+
+
+def _add_cut(table: Table, cut: CutCounts, refused: dict[str, int]) -> None:
+    share = cut.tokens_after / cut.tokens_before
+    table.add_row(
+        "tokens kept", f"{cut.tokens_after:,} of {cut.tokens_before:,} ({share:.1%}), {cut.num_kept} examples"
+    )
+    table.add_row("lost question / end of thinking", f"{cut.lost_question} / {cut.lost_think_end} examples")
+    table.add_row("lost answer / stop token", f"{cut.lost_answer} / {cut.lost_stop} examples")
+    for reason, number in {**cut.dropped, **refused}.items():
+        table.add_row("left out", f"{number} x {reason}")
+
+
+def _add_training(table: Table, train: TrainResult) -> None:
+    table.add_row(
+        "trained", f"{train.num_steps} steps, {train.num_examples} examples, {train.num_tokens:,} tokens"
+    )
+    speed = train.num_tokens / train.seconds if train.seconds else 0.0
+    table.add_row("time", f"{quantity('seconds', train.seconds)} ({speed:,.0f} tokens/s on {train.device})")
+    table.add_row(
+        "peak memory", f"{quantity('peak_memory_bytes', train.peak_memory_bytes)} ({train.memory_source})"
+    )
+    table.add_row("FLOPs", quantity("flops", train.flops.total))
+    table.add_row("training loss", f"{train.first_loss:.4f} -> {train.final_loss:.4f}")
+    for step, loss in train.validation_loss.items():
+        kept = " (kept)" if int(step) == train.saved_step else ""
+        table.add_row(f"validation loss, step {step}", f"{loss:.4f}{kept}")
+
+
+def _add_evaluation(table: Table, found: EvalResult) -> None:
+    size = f"{found.num_problems} problems x {found.samples_per_problem}"
+    table.add_row(f"{found.task}: accuracy (strict)", f"{percent_interval(found.accuracy_strict)} on {size}")
+    table.add_row(f"{found.task}: accuracy (flexible)", percent_interval(found.accuracy_flexible))
+    table.add_row(f"{found.task}: terminated", percent_interval(found.termination_rate))
+    table.add_row(
+        f"{found.task}: hit the cap / closed thinking",
+        f"{found.cap_hit_rate:.1%} / {found.thinking_closed_rate:.1%}",
+    )
+    tokens = f"{found.tokens_mean:.0f} mean, {found.tokens_p50:.0f} median, {found.tokens_p95:.0f} at 95 %"
+    table.add_row(f"{found.task}: new tokens", tokens)

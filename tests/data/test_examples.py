@@ -1,0 +1,172 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from toys import character_tokenizer, toy_examples, write_traces
+
+from leadspan.data.config import DataSettings, HeldOutShare, NoValidation, Rendering, TraceSource
+from leadspan.data.examples import NO_WEIGHT, Examples
+from leadspan.data.prepare import prepare, sections_of, split
+from leadspan.data.sections import Renderer
+from leadspan.data.supervision import APPENDED, Supervision
+from leadspan.data.truncation import Full, Lead, LeadAnswer, Policy, Tail
+from leadspan.errors import DataError
+
+COT_ONLY = Supervision(prompt=0, cot=1, answer=0)
+
+
+@pytest.mark.parametrize(
+    "supervision",
+    [
+        pytest.param(Supervision(prompt=0, cot=0, answer=1), id="A"),
+        pytest.param(Supervision(prompt=1, cot=0, answer=1), id="P+A"),
+        pytest.param(COT_ONLY, id="CoT"),
+        pytest.param(Supervision(prompt=0, cot=1, answer=1), id="CoT+A"),
+        pytest.param(Supervision(prompt=1, cot=1, answer=0), id="P+CoT"),
+        pytest.param(Supervision(prompt=1, cot=1, answer=1), id="P+CoT+A"),
+    ],
+)
+@pytest.mark.parametrize("policy", [Full(), LeadAnswer(p=0.5), Tail(p=0.6)], ids=lambda p: p.label)
+def test_weights_follow_the_sections_of_the_whole_sequence(
+    tmp_path: Path, policy: Policy, supervision: Supervision
+) -> None:
+    examples, _ = toy_examples(tmp_path, policy, supervision)
+    by_section = {0: supervision.prompt, 1: supervision.cot, 2: supervision.answer}
+    for i in range(len(examples)):
+        example = examples[i]
+        expected = [by_section[int(s)] for s in example.section_ids]
+        expected[0] = 0.0
+        assert example.weights.tolist() == expected
+        assert example.weights[-1] > 0
+        assert len(example.input_ids) == len(example.weights) == len(example.section_ids) == examples.lengths[i]
+
+
+def test_cot_only_at_half(tmp_path: Path) -> None:
+    examples, _ = toy_examples(tmp_path, Lead(p=0.5), COT_ONLY)
+    full, _ = toy_examples(tmp_path)
+    assert len(examples) == 12
+    for i in range(12):
+        whole = full[i].input_ids
+        assert examples[i].input_ids.tolist() == whole[: max(1, len(whole) // 2)].tolist()
+        assert set(examples[i].section_ids[examples[i].weights > 0]) == {1}
+
+
+def test_counts_by_hand(tmp_path: Path) -> None:
+    full, _ = toy_examples(tmp_path)
+    counts = toy_examples(tmp_path, Lead(p=0.5))[0].counts
+    total = sum(len(full[i].input_ids) for i in range(12))
+    assert counts.num_examples == counts.num_kept == 12
+    assert counts.tokens_before == total == sum(counts.section_tokens_before.values())
+    assert counts.tokens_after == sum(len(full[i].input_ids) // 2 for i in range(12))
+    assert (counts.lost_question, counts.lost_think_end, counts.lost_answer, counts.lost_stop) == (0, 12, 12, 12)
+    whole = full.counts
+    assert (whole.lost_question, whole.lost_think_end, whole.lost_answer, whole.lost_stop) == (0, 0, 0, 0)
+    tail = toy_examples(tmp_path, Tail(p=0.5, keep_prompt=False))[0].counts
+    assert (tail.lost_question, tail.lost_think_end, tail.lost_stop) == (12, 0, 0)
+
+
+def test_appended_stop_is_a_hard_target_of_its_own(tmp_path: Path) -> None:
+    examples, renderer = toy_examples(tmp_path, Lead(p=0.5, stop="append_eos"), COT_ONLY)
+    example = examples[0]
+    assert example.input_ids[-1] == renderer.stop_token_id
+    assert example.section_ids[-1] == APPENDED and example.weights[-1] == 1
+    assert examples.counts.lost_stop == 0
+    assert examples.counts.section_tokens_after["appended"] == 12
+
+
+def test_masked_closing_tag_is_context(tmp_path: Path) -> None:
+    examples, renderer = toy_examples(tmp_path, LeadAnswer(p=0.4, stop="mask_think_end"))
+    closing = renderer.tokenizer.convert_tokens_to_ids("</think>")
+    for i in range(len(examples)):
+        at = examples[i].input_ids.tolist().index(closing)
+        assert examples[i].weights[at] == 0 and examples[i].weights[at + 1] == 1
+
+
+def test_examples_without_weight_are_dropped_and_counted(tmp_path: Path) -> None:
+    answer_only = Supervision(prompt=0, cot=0, answer=1)
+    examples, _ = toy_examples(tmp_path, Lead(p=0.89), answer_only)
+    dropped = examples.counts.dropped[NO_WEIGHT]
+    assert 0 < dropped < 12 and len(examples) == examples.counts.num_kept == 12 - dropped
+
+
+def test_nothing_left_to_learn_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"training set: lead 0.1 leaves no weighted position in any of 12 examples"):
+        toy_examples(tmp_path, Lead(p=0.1), COT_ONLY)
+
+
+def settings_for(path: Path, **more: object) -> DataSettings:
+    values = {"train": TraceSource(path=str(path)), "validation": NoValidation(), "cache_dir": path.parent / "cache"}
+    return DataSettings.model_validate(values | more)
+
+
+def test_rows_are_reused_until_something_changes(tmp_path: Path) -> None:
+    path = write_traces(tmp_path / "t.jsonl")
+    settings = settings_for(path)
+    renderer = Renderer(character_tokenizer(), Rendering())
+    first = prepare(settings.train, renderer, settings).rows.cache_files
+    assert prepare(settings.train, renderer, settings).rows.cache_files == first
+    write_traces(path, 13)
+    assert prepare(settings.train, renderer, settings).rows.cache_files != first
+    steps = Renderer(character_tokenizer(), Rendering(step_delimiter="\n"))
+    assert prepare(settings.train, steps, settings).rows.cache_files != first
+
+
+def test_worker_processes_give_the_same_rows(tmp_path: Path) -> None:
+    path = write_traces(tmp_path / "t.jsonl", 150)
+    renderer = Renderer(character_tokenizer(), Rendering())
+    alone = prepare(TraceSource(path=str(path)), renderer, settings_for(path)).rows
+    settings = settings_for(path, num_workers=2, cache_dir=tmp_path / "other")
+    shared = prepare(settings.train, renderer, settings).rows
+    assert alone[:] == shared[:]
+
+
+def test_refused_share_is_checked_again_on_reuse(tmp_path: Path) -> None:
+    path = write_traces(tmp_path / "t.jsonl")
+    with path.open("a") as file:
+        file.write(json.dumps({"prompt": "p", "cot": "", "answer": "a"}) + "\n")
+    renderer = Renderer(character_tokenizer(), Rendering())
+    loose = settings_for(path, max_refused_share=0.1)
+    assert prepare(loose.train, renderer, loose).refused == {"empty chain of thought": 1}
+    with pytest.raises(DataError, match=r"1 x empty chain of thought, e.g. t.jsonl:13"):
+        prepare(loose.train, renderer, settings_for(path))
+
+
+def test_held_out_questions_are_on_one_side(tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+    rows = [{"prompt": f"q{i % 10}", "cot": f"c {i}", "answer": "a"} for i in range(40)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    settings = settings_for(path, validation=HeldOutShare(share=0.2))
+    splits = split(settings, Renderer(character_tokenizer(), Rendering()), seed=0)
+    assert splits.validation is not None
+    train, held = set(splits.train["question_id"]), set(splits.validation["question_id"])
+    assert len(held) == 2 and len(train) == 8 and not train & held
+    assert len(splits.train) + len(splits.validation) == 40
+
+
+def test_lengths_and_numbers_are_counted(tmp_path: Path) -> None:
+    path = write_traces(tmp_path / "t.jsonl", 20)
+    renderer = Renderer(character_tokenizer(), Rendering())
+    lengths = prepare(TraceSource(path=str(path)), renderer, settings_for(path)).rows["num_tokens"][:]
+    limit = sorted(lengths)[14]
+    splits = split(settings_for(path, max_tokens=limit, num_train=10), renderer, seed=0)
+    long = sum(n > limit for n in lengths)
+    assert splits.left_out == {f"longer than {limit} tokens": long, "not drawn": 20 - long - 10}
+    with pytest.raises(DataError, match=r"data.num_train = 21: only 20 traces can be used"):
+        split(settings_for(path, num_train=21), renderer, seed=0)
+    with pytest.raises(DataError, match=r"no trace is left .*longer than 5 tokens"):
+        split(settings_for(path, max_tokens=5), renderer, seed=0)
+
+
+def test_rows_keep_their_sections(tmp_path: Path) -> None:
+    examples, renderer = toy_examples(tmp_path)
+    row = examples.rows.with_format(None)[3]
+    sections = sections_of(row)
+    text = renderer.tokenizer.decode(np.array(row["input_ids"])[sections.prompt_end : sections.cot_end])
+    assert text.startswith("<think>\nstep 0: 3 + 0 = 3") and text.endswith("</think>")
+
+
+def test_validation_is_full_whatever_the_policy(tmp_path: Path) -> None:
+    examples, renderer = toy_examples(tmp_path, Lead(p=0.5))
+    full = Examples(examples.rows.with_format(None), Full(), Supervision(), renderer.stop_token_id, 0, "validation set")
+    assert full.counts.tokens_after == full.counts.tokens_before

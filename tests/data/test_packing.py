@@ -1,0 +1,52 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from toys import toy_examples
+
+from leadspan.data.packing import best_fit, pack, plan_by_examples, plan_by_tokens
+from leadspan.data.truncation import Lead
+from leadspan.errors import SettingsError
+
+
+def test_best_fit_by_hand() -> None:
+    assert best_fit([6, 5, 4, 3, 2], 10, range(5)) == [[0, 2], [1, 3, 4]]
+
+
+@given(st.lists(st.integers(1, 50), min_size=1, max_size=60), st.integers(50, 120), st.integers(0, 3))
+def test_packs_hold_every_example_once_within_the_budget(lengths: list[int], budget: int, seed: int) -> None:
+    packs = plan_by_tokens(lengths, budget, None, seed)
+    assert sorted(i for pack in packs for i in pack) == list(range(len(lengths)))
+    assert all(sum(lengths[i] for i in pack) <= budget for pack in packs)
+
+
+def test_an_example_above_the_budget_is_refused() -> None:
+    with pytest.raises(SettingsError, match=r"tokens_per_batch = 10: the longest example has 11 tokens"):
+        best_fit([3, 11], 10, range(2))
+
+
+@given(st.integers(1, 30), st.sampled_from([1, 2, 4, 8]), st.integers(0, 5))
+def test_a_step_has_the_same_examples_however_it_is_split(num: int, size: int, seed: int) -> None:
+    whole = plan_by_examples(num, 8, 5, seed)
+    parts = plan_by_examples(num, size, 5 * 8 // size, seed)
+    assert [i for batch in whole for i in batch] == [i for batch in parts for i in batch]
+    assert set(plan_by_examples(num, num, 1, seed)[0]) == set(range(num))
+
+
+def test_more_batches_go_on_into_the_next_epoch() -> None:
+    plan = plan_by_tokens([4, 4, 4], 8, 5, seed=0)
+    assert len(plan) == 5 and sorted(plan[0] + plan[1]) == [0, 1, 2] and sorted(plan[2] + plan[3]) == [0, 1, 2]
+
+
+def test_packed_row_by_hand(tmp_path) -> None:
+    examples, _ = toy_examples(tmp_path, Lead(p=0.5))
+    first, second = examples[0], examples[1]
+    batch = pack([first, second])
+    n = len(first.input_ids)
+    assert batch["borders"] == (0, n, n + len(second.input_ids))
+    assert batch["position_ids"][0].tolist() == [*range(n), *range(len(second.input_ids))]
+    assert batch["input_ids"][0].tolist() == [*first.input_ids, *second.input_ids]
+    weights = [*first.weights, *second.weights]
+    targets = [i for i, w in enumerate(weights) if w > 0]
+    assert batch["positions"].tolist() == [i - 1 for i in targets]
+    assert batch["labels"].tolist() == [batch["input_ids"][0, i].item() for i in targets]
+    assert 0 not in batch["positions"] + 1 and n not in batch["positions"] + 1  # first tokens are predicted by nothing

@@ -1,0 +1,139 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from toys import ALPHABET, DROPS_COT, SPECIALS, TEMPLATE, character_tokenizer
+from transformers import AutoTokenizer
+
+from leadspan.data.config import Rendering, TraceSource
+from leadspan.data.records import Refusal, Trace
+from leadspan.data.sections import Rendered, RenderedText, Renderer
+from leadspan.data.traces import read_traces
+from leadspan.data.truncation import Lead, cut_example
+from leadspan.errors import ModelError
+
+TRACE = Trace(({"role": "user", "content": "q?"},), "one\n\ntwo\n\n\nthree", "yes.", place="t.jsonl:1")
+
+
+def render(renderer: Renderer, trace: Trace) -> tuple[RenderedText, Rendered]:
+    text = renderer.render(trace)
+    assert isinstance(text, RenderedText), text
+    return text, renderer.tokenise([text], [trace])[0]
+
+
+def test_borders_by_hand() -> None:
+    tokenizer = character_tokenizer()
+    text, tokens = render(Renderer(tokenizer, Rendering()), TRACE)
+    expected = (
+        "<|im_start|>user\nq?<|im_end|>\n<|im_start|>assistant\n"
+        "<think>\none\n\ntwo\n\n\nthree\n</think>\n\nyes.<|im_end|>\n"
+    )
+    assert text.text == expected
+    ids, s = tokens.input_ids, tokens.sections
+
+    def piece(start: int, end: int) -> str:
+        return tokenizer.decode(ids[start:end])
+
+    assert piece(0, s.prompt_end) == "<|im_start|>user\nq?<|im_end|>\n<|im_start|>assistant\n"
+    assert piece(s.prompt_end, s.cot_end) == "<think>\none\n\ntwo\n\n\nthree\n</think>"
+    assert piece(s.think_end, s.cot_end) == "</think>"
+    assert piece(s.cot_end, s.num_tokens) == "\n\nyes.<|im_end|>\n"
+    assert piece(s.stop, s.stop + 1) == "<|im_end|>"
+    assert [piece(a, a + 2) for a in s.steps] == ["tw", "th"]
+
+
+def test_a_straddling_token_belongs_to_the_earlier_section() -> None:
+    tokenizer = character_tokenizer()
+    tokenizer.add_tokens(["\n<", "n\n</think>"])  # swallow the border of header and tag, and the start of the closing tag
+    renderer = Renderer(tokenizer, Rendering(think_open="<t:"))
+    text, tokens = render(renderer, Trace(TRACE.messages, "in", "a"))
+    s = tokens.sections
+    assert tokenizer.decode(tokens.input_ids[: s.prompt_end]).endswith("assistant\n<")
+    assert tokenizer.decode(tokens.input_ids[s.prompt_end : s.cot_end]) == "t:\nin\n</think>"
+    assert s.think_end == s.cot_end  # the closing tag lies wholly in a token of the text before it
+
+
+@pytest.mark.parametrize(
+    ("template", "rendering", "message"),
+    [
+        pytest.param(None, Rendering(), "no chat template; set data.rendering.chat_template", id="no template"),
+        pytest.param(DROPS_COT, Rendering(), "should say '<think>'.*assistant_turn: append", id="drops the CoT"),
+        pytest.param(
+            TEMPLATE.replace("<|im_end|>\n{% endfor", "{% endfor"), Rendering(), "no special token follows", id="no stop"
+        ),
+        pytest.param(
+            TEMPLATE, Rendering(chat_template=Path("missing.jinja")), "missing.jinja cannot be read", id="no such file"
+        ),
+        pytest.param(
+            TEMPLATE.replace("assistant\n{%", "bot\n{%"), Rendering(), "not a prefix", id="another generation header"
+        ),
+    ],
+)
+def test_templates_that_lie_are_refused(template: str | None, rendering: Rendering, message: str) -> None:
+    with pytest.raises(ModelError, match=message):
+        Renderer(character_tokenizer(template), rendering)
+
+
+def test_append_mends_a_template_that_drops_the_cot() -> None:
+    renderer = Renderer(character_tokenizer(DROPS_COT), Rendering(assistant_turn="append"))
+    text, tokens = render(renderer, TRACE)
+    assert text.text.endswith("assistant\n<think>\none\n\ntwo\n\n\nthree\n</think>\n\nyes.<|im_end|>")
+    assert tokens.input_ids[tokens.sections.stop] == renderer.stop_token_id == SPECIALS.index("<|im_end|>")
+
+
+def test_a_header_that_opens_thinking_itself() -> None:
+    template = TEMPLATE.replace("assistant\n{% endif", "assistant\n<think>\n{% endif")
+    renderer = Renderer(character_tokenizer(template), Rendering())
+    assert renderer.prompt_text(TRACE.messages).endswith("<think>\n")
+    text, tokens = render(renderer, TRACE)
+    assert text.text.count("<think>") == 1
+    assert tokens.input_ids[tokens.sections.prompt_end] == SPECIALS.index("<think>")
+
+
+def test_tags_in_the_prompt_do_not_move_the_borders() -> None:
+    messages = ({"role": "system", "content": "use <think> and </think>"}, *TRACE.messages)
+    renderer = Renderer(character_tokenizer(), Rendering())
+    _, tokens = render(renderer, Trace(messages, TRACE.cot, TRACE.answer))
+    cot = renderer.tokenizer.decode(tokens.input_ids[tokens.sections.prompt_end : tokens.sections.cot_end])
+    assert cot == "<think>\none\n\ntwo\n\n\nthree\n</think>"
+
+
+def test_an_end_of_turn_token_inside_a_trace_is_refused() -> None:
+    refused = Renderer(character_tokenizer(), Rendering()).render(Trace(TRACE.messages, "a<|im_end|>b", "c", place="f:3"))
+    assert isinstance(refused, Refusal)
+    assert refused.reason == "end-of-turn token inside the trace" and refused.place == "f:3"
+
+
+def test_ids_hash_the_tokens_and_the_question() -> None:
+    renderer = Renderer(character_tokenizer(), Rendering())
+    first, again = render(renderer, TRACE)[1], render(renderer, TRACE)[1]
+    other = render(renderer, Trace(TRACE.messages, "other", "yes."))[1]
+    assert first.example_id == again.example_id != other.example_id
+    assert first.question_id == other.question_id
+
+
+def test_alphabet_covers_the_template() -> None:
+    assert set("user assistant system") <= set(ALPHABET)
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("name", ["deepseek_r1", "qwq_32b", "sky_t1_students"])
+def test_real_traces_character_by_character(shared: Path, name: str) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(shared / "tokenizer-qwen3")
+    renderer = Renderer(tokenizer, Rendering())
+    source = TraceSource(path=str(shared / "traces" / f"{name}.jsonl"), limit=60)
+    traces = [t for t in read_traces(source) if isinstance(t, Trace)]
+    texts = [renderer.render(t) for t in traces]
+    assert all(isinstance(t, RenderedText) for t in texts)
+    good = [t for t in texts if isinstance(t, RenderedText)]
+    for text, trace, tokens in zip(good, traces, renderer.tokenise(good, traces), strict=True):
+        ids, s = tokens.input_ids, tokens.sections
+        assert tokenizer.decode(ids) == text.text
+        assert 0 < s.prompt_end < s.think_end < s.cot_end < s.stop < s.num_tokens == len(ids)
+        assert tokenizer.decode(ids[s.prompt_end : s.cot_end]).strip() == f"<think>\n{trace.cot}\n</think>"
+        assert ids[s.prompt_end] == 151667 and ids[s.think_end] == 151668 and ids[s.stop] == 151645
+        for p in (0.1, 0.5, 0.9):
+            (span,) = cut_example(Lead(p=p), s, tokens.example_id, 0).spans
+            assert span == (0, max(1, int(np.floor(p * len(ids)))))
+            kept = tokenizer.decode(ids[: span[1]])
+            assert text.text.startswith(kept.rstrip("\N{REPLACEMENT CHARACTER}"))

@@ -1,0 +1,215 @@
+import itertools
+
+import numpy as np
+import pytest
+
+from leadspan.errors import EvaluationError
+from leadspan.evaluation import resampling
+from leadspan.evaluation.resampling import Bootstrap, resample
+from leadspan.evaluation.statistics import base_normalised_retention, bootstrap_mean, retention, wilson
+
+FINE = Bootstrap(num_resamples=20_000)
+
+
+def by_problem(*scores: list[float]) -> dict[str, list[float]]:
+    return {f"p{number}": samples for number, samples in enumerate(scores)}
+
+
+def halves(num_right: int, num_wrong: int) -> dict[str, list[float]]:
+    return by_problem(*[[1.0]] * num_right, *[[0.0]] * num_wrong)
+
+
+@pytest.mark.parametrize(
+    ("mean", "num_trials", "low", "high"),
+    [
+        pytest.param(0.0, 10, 0.0, 0.277533, id="none of ten"),
+        pytest.param(0.5, 10, 0.236593, 0.763407, id="five of ten"),
+        pytest.param(1.0, 30, 0.886487, 1.0, id="all of thirty"),
+    ],
+)
+def test_wilson(mean: float, num_trials: int, low: float, high: float) -> None:
+    interval = wilson(mean, num_trials)
+    assert (interval.low, interval.high) == pytest.approx((low, high), abs=1e-6)
+    assert interval.value == mean
+
+
+def test_mean_is_over_problems_not_samples() -> None:
+    assert bootstrap_mean([[1], [0, 0, 0]]).value == 0.5
+
+
+def test_one_sample_each_agrees_with_the_normal_interval() -> None:
+    interval = bootstrap_mean([[1]] * 80 + [[0]] * 120, FINE)
+    half = 1.959964 * (0.4 * 0.6 / 200) ** 0.5
+    assert interval.value == 0.4
+    assert (interval.low, interval.high) == pytest.approx((0.4 - half, 0.4 + half), abs=0.006)
+
+
+def test_variance_is_that_of_both_levels() -> None:
+    scores = by_problem([1, 0], [1, 1, 1, 0], [0], [0.5, 0.5])
+    means, variances = np.array([0.5, 0.75, 0, 0.5]), np.array([0.25 / 2, 0.1875 / 4, 0, 0])
+    (model,) = resample({"model": scores}, Bootstrap(num_resamples=200_000))
+    assert model.draws.mean() == pytest.approx(means.mean(), abs=0.002)
+    assert model.draws.var() == pytest.approx((means.var() + variances.mean()) / 4, rel=0.02)
+
+
+def test_interval_is_the_exact_quantile_of_all_resamples() -> None:
+    policy, full = [1.0, 0.0, 0.5, 1.0], [1.0, 1.0, 0.25, 0.0]
+    picks = list(itertools.product(range(4), repeat=4))
+    exact = np.array([np.mean([policy[p] - full[p] for p in pick]) for pick in picks])
+    low, high = np.quantile(exact, [0.1, 0.9], method="inverted_cdf")
+    bootstrap = Bootstrap(level=0.8, num_resamples=50_000)
+    found = retention(
+        by_problem(*[[s] for s in policy]), by_problem(*[[s] for s in full]), bootstrap
+    ).difference
+    assert (found.low, found.high) == (low, high)
+
+
+def test_same_seed_same_interval_and_other_seed_other() -> None:
+    scores = np.random.default_rng(1).random((25, 3)).tolist()
+    assert bootstrap_mean(scores) == bootstrap_mean(scores)
+    assert bootstrap_mean(scores) != bootstrap_mean(scores, Bootstrap(seed=1))
+
+
+def test_draws_depend_neither_on_chunks_nor_on_further_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = np.random.default_rng(2)
+    one, two = (by_problem(*generator.random((11, 3)).tolist()) for _ in range(2))
+    (alone,) = resample({"one": one}, Bootstrap(num_resamples=500))
+    monkeypatch.setattr(resampling, "_DRAWS_AT_ONCE", 100)
+    first, _ = resample({"one": one, "two": two}, Bootstrap(num_resamples=500))
+    assert np.array_equal(alone.draws, first.draws)
+
+
+@pytest.mark.parametrize(
+    ("scores", "low", "high"),
+    [
+        pytest.param([[1]] * 30, 0.886487, 1.0, id="all right"),
+        pytest.param([[0, 0]] * 10, 0.0, 0.277533, id="all wrong, samples are no trials"),
+        pytest.param([[0.5]] * 10, 0.236593, 0.763407, id="all one half"),
+    ],
+)
+def test_equal_scores_get_a_wilson_interval(scores: list[list[float]], low: float, high: float) -> None:
+    interval = bootstrap_mean(scores)
+    assert (interval.low, interval.high) == pytest.approx((low, high), abs=1e-6)
+    assert interval.method.startswith("Wilson")
+
+
+def test_method_names_the_bootstrap() -> None:
+    assert bootstrap_mean([[1], [0]]).method == "percentile bootstrap over problems, samples within"
+
+
+@pytest.mark.parametrize(
+    ("scores", "message"),
+    [
+        pytest.param([], "scores: there are no problems", id="no problems"),
+        pytest.param([[1], []], r"problem '1': scores are \[\]; give at least one sample", id="no samples"),
+        pytest.param([[1.5]], r"problem '0': scores are \[1.5\]; .* from 0 to 1", id="above one"),
+        pytest.param([[float("nan")]], "from 0 to 1", id="not a number"),
+    ],
+)
+def test_unusable_scores_are_refused(scores: list[list[float]], message: str) -> None:
+    with pytest.raises(EvaluationError, match=message):
+        bootstrap_mean(scores)
+
+
+def test_retention_is_the_ratio_of_means() -> None:
+    found = retention(halves(40, 60), halves(80, 20))
+    assert found.ratio is not None and found.reason is None
+    assert found.ratio.value == pytest.approx(0.5)
+    assert found.difference.value == pytest.approx(-0.4)
+    assert found.ratio.method == "paired percentile bootstrap over problems, samples within"
+    # delta method with policy a subset of full: var = (1/P) Var(x - 0.5 y) / 0.8², x y = x
+    half = 1.96 * ((0.4 * 0.25 + 0.4 * 0.25) / 100) ** 0.5 / 0.8
+    assert (found.ratio.low, found.ratio.high) == pytest.approx((0.5 - half, 0.5 + half), abs=0.015)
+
+
+def test_pairing_narrows_the_interval() -> None:
+    easy = [[1.0, 1.0, 0.0, 1.0]] * 20
+    hard = [[0.0, 0.0, 1.0, 0.0]] * 20
+    full = by_problem(*easy, *hard)
+    same, mixed = by_problem(*easy, *hard), by_problem(*hard, *easy)
+    paired, crossed = (retention(policy, full).difference for policy in (same, mixed))
+    assert paired.value == crossed.value == 0
+    assert paired.high - paired.low < 0.75 * (crossed.high - crossed.low)
+
+
+@pytest.mark.parametrize(
+    ("full", "is_refused"),
+    [
+        pytest.param(halves(0, 30), True, id="zero"),
+        pytest.param(halves(1, 29), True, id="one of thirty"),
+        pytest.param(halves(2, 28), True, id="two of thirty"),
+        pytest.param(halves(10, 20), False, id="a third"),
+    ],
+)
+def test_retention_is_refused_near_zero(full: dict[str, list[float]], is_refused: bool) -> None:
+    found = retention(halves(3, 27), full)
+    assert (found.ratio is None) == is_refused
+    assert ("not above 0.05" in (found.reason or "")) == is_refused
+    assert found.difference.low < found.difference.high
+
+
+def test_constant_scores_get_the_extremes_of_the_single_intervals() -> None:
+    found = retention(halves(30, 0), halves(30, 0))
+    assert found.ratio is not None
+    assert (found.ratio.low, found.ratio.high) == pytest.approx((0.886487, 1 / 0.886487), abs=1e-5)
+    assert (found.difference.low, found.difference.high) == pytest.approx((-0.113513, 0.113513), abs=1e-5)
+    assert found.ratio.method.startswith("extremes of the single intervals")
+
+
+def test_models_that_do_the_same_are_not_known_to_be_equal() -> None:
+    found = retention(halves(15, 15), halves(15, 15))
+    assert found.ratio is not None
+    assert found.ratio.low < 0.8 and found.ratio.high > 1.25
+    assert found.difference.low < -0.2 and found.difference.high > 0.2
+
+
+def test_base_normalised_retention_is_the_share_of_the_gain() -> None:
+    found = base_normalised_retention(halves(50, 50), halves(75, 25), halves(25, 75))
+    assert found.ratio is not None
+    assert found.ratio.value == pytest.approx(0.5)
+    assert found.ratio.low < 0.5 < found.ratio.high
+    assert found.difference.value == pytest.approx(-0.25)
+
+
+@pytest.mark.parametrize(
+    "base", [halves(75, 25), halves(80, 20), halves(72, 28)], ids=["equal", "better", "hardly worse"]
+)
+def test_base_normalised_retention_needs_a_gain(base: dict[str, list[float]]) -> None:
+    mixed = dict(zip(base, reversed(list(base.values())), strict=True))
+    found = base_normalised_retention(halves(50, 50), halves(75, 25), mixed)
+    assert found.ratio is None
+    assert "gain over the base has a lower bound of -" in (found.reason or "")
+
+
+def test_constant_base_widens_the_interval() -> None:
+    found = base_normalised_retention(halves(10, 20), halves(20, 10), halves(0, 30))
+    assert found.ratio is not None
+    assert found.ratio.method.startswith("extremes of the single intervals")
+    assert found.ratio.low < 0.25 and found.ratio.high > 0.75
+
+
+def test_different_problems_are_named() -> None:
+    full, policy = {"a": [1.0], "b": [0.0], "c": [1.0]}, {"b": [1.0], "d": [0.0]}
+    message = r"policy lacks 2 \['a', 'c'\] and has 1 more \['d'\]; evaluate both"
+    with pytest.raises(EvaluationError, match=message):
+        retention(policy, full)
+
+
+@pytest.mark.parametrize("num_samples", [1, 4], ids=["one sample", "four samples"])
+def test_coverage(num_samples: int) -> None:
+    # problems of difficulty Beta(2, 2); the policy keeps 80 % of the chance on each
+    generator = np.random.default_rng(3)
+    num_runs, mean_hits, ratio_hits = 200, 0, 0
+    for run in range(num_runs):
+        chance = generator.beta(2, 2, (40, 1))
+        full, policy = (
+            by_problem(*(generator.random((40, num_samples)) < p).astype(float).tolist())
+            for p in (chance, 0.8 * chance)
+        )
+        bootstrap = Bootstrap(num_resamples=400, seed=run)
+        mean, ratio = bootstrap_mean(list(full.values()), bootstrap), retention(policy, full, bootstrap).ratio
+        assert ratio is not None
+        mean_hits += mean.low <= 0.5 <= mean.high
+        ratio_hits += ratio.low <= 0.8 <= ratio.high
+    assert mean_hits / num_runs >= 0.91  # 95 % less two and a half standard errors
+    assert ratio_hits / num_runs >= 0.91

@@ -1,0 +1,108 @@
+from pathlib import Path
+
+import pytest
+import torch
+from toys import VOCAB, tiny, toy_examples
+
+from leadspan.data.packing import pack
+from leadspan.data.supervision import Supervision
+from leadspan.data.truncation import Full, Lead, Policy
+from leadspan.losses.config import LossSettings
+from leadspan.losses.objective import batch_loss
+from leadspan.models.config import ModelSettings
+from leadspan.models.loading import load_model
+from leadspan.teacher.live import freeze, live_targets
+
+SETTINGS = LossSettings(kl_weight=0.5, temperature=1.0)
+
+
+def plain_loss(
+    student: ModelSettings, teacher: ModelSettings, example, kl_weight: float, temperature: float
+) -> tuple[torch.Tensor, float]:
+    """One example through plain Transformers models in float64, every position looped over by hand."""
+    ids = torch.from_numpy(example.input_ids)[None]
+    logits_s = load_model(student, torch.float64, for_training=False)(ids).logits[0]
+    logits_t = load_model(teacher, torch.float64, for_training=False)(ids).logits[0].detach()
+    total = torch.zeros((), dtype=torch.float64)
+    for i in range(1, ids.shape[1]):
+        weight = float(example.weights[i])
+        log_q = logits_s[i - 1].log_softmax(-1)
+        p = (logits_t[i - 1] / temperature).softmax(-1)
+        soft_log_q = (logits_s[i - 1] / temperature).log_softmax(-1)
+        kl = (p * (p.log() - soft_log_q)).sum()
+        share = 0.0 if example.section_ids[i] == 3 else kl_weight
+        total = total + weight * (-(1 - share) * log_q[ids[0, i]] + share * temperature**2 * kl)
+    return total, float(example.weights.sum())
+
+
+@pytest.mark.parametrize(
+    ("policy", "supervision", "temperature"),
+    [
+        pytest.param(Full(), Supervision(prompt=1, cot=0, answer=0), 1.0, id="prompt only"),
+        pytest.param(Lead(p=0.5), Supervision(prompt=0, cot=1, answer=0), 1.0, id="CoT only, lead 0.5"),
+        pytest.param(Full(), Supervision(prompt=0, cot=0, answer=1), 2.0, id="answer only, T 2"),
+        pytest.param(Lead(p=0.6, stop="append_eos"), Supervision(prompt=0.5, cot=1, answer=2), 1.0, id="all, stop"),
+    ],
+)
+def test_packed_loss_and_gradient_against_plain_float64(
+    tmp_path: Path, policy: Policy, supervision: Supervision, temperature: float
+) -> None:
+    examples, _ = toy_examples(tmp_path, policy, supervision, number=4)
+    few = [examples[i] for i in range(4)]
+    student_settings, teacher_settings = tiny(seed=1), tiny(hidden=48, seed=2)
+    settings = LossSettings(kl_weight=0.3, temperature=temperature)
+    student = load_model(student_settings, torch.float64)
+    teacher = freeze(load_model(teacher_settings, torch.float64))
+    batch = pack(few)
+    output = batch_loss(student, batch, live_targets(teacher, batch), settings)
+    output.loss_sum.backward()
+
+    expected, weight = torch.zeros((), dtype=torch.float64), 0.0
+    for example in few:
+        loss, count = plain_loss(student_settings, teacher_settings, example, 0.3, temperature)
+        expected, weight = expected + loss.detach(), weight + count
+    torch.testing.assert_close(output.loss_sum.detach(), expected, rtol=1e-6, atol=1e-6)
+    assert output.weight_sum.item() == pytest.approx(weight)
+    assert output.totals[:, 0].sum() == len(batch["labels"])
+
+
+def gradients(batches: list[list[int]], examples, student_settings: ModelSettings, teacher) -> dict[str, torch.Tensor]:
+    student = load_model(student_settings, torch.float64)
+    total, weight = 0.0, 0.0
+    for indices in batches:
+        batch = pack([examples[i] for i in indices])
+        output = batch_loss(student, batch, live_targets(teacher, batch), SETTINGS)
+        output.loss_sum.backward()
+        total, weight = total + output.loss_sum.item(), weight + output.weight_sum.item()
+    return {name: p.grad / weight for name, p in student.named_parameters()} | {"loss": torch.tensor(total / weight)}
+
+
+def test_packing_changes_neither_loss_nor_gradient(tmp_path: Path) -> None:
+    examples, _ = toy_examples(tmp_path, Lead(p=0.7), number=8)
+    teacher = freeze(load_model(tiny(hidden=48, seed=2), torch.float64))
+    one_by_one = gradients([[i] for i in range(8)], examples, tiny(seed=1), teacher)
+    for batches in ([list(range(8))], [[7, 0, 3], [1, 2], [6, 5, 4]]):
+        packed = gradients(batches, examples, tiny(seed=1), teacher)
+        for name, expected in one_by_one.items():
+            torch.testing.assert_close(packed[name], expected, rtol=1e-6, atol=1e-9)
+
+
+def test_a_student_that_is_its_teacher_has_no_kl(tmp_path: Path) -> None:
+    examples, _ = toy_examples(tmp_path, number=3)
+    model = load_model(tiny(), torch.float32)
+    batch = pack([examples[i] for i in range(3)])
+    output = batch_loss(model, batch, live_targets(model, batch), LossSettings(kl_weight=1.0))
+    assert output.loss_sum.item() == 0.0
+    output.loss_sum.backward()
+    assert max(p.grad.abs().max().item() for p in model.parameters()) < 1e-5
+
+
+def test_vocabulary_padding_does_not_change_the_kl(tmp_path: Path) -> None:
+    examples, _ = toy_examples(tmp_path, number=2)
+    batch = pack([examples[0], examples[1]])
+    student = load_model(tiny(vocab=VOCAB + 7), torch.float64)
+    teacher = freeze(load_model(tiny(vocab=VOCAB + 7, seed=2), torch.float64))
+    targets = live_targets(teacher, batch)
+    cut = batch_loss(student, batch, targets, SETTINGS, vocab_size=VOCAB)
+    same = batch_loss(student, batch, type(targets)(targets.hidden, targets.head[: VOCAB + 3]), SETTINGS, VOCAB)
+    torch.testing.assert_close(cut.loss_sum, same.loss_sum)

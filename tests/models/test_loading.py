@@ -1,0 +1,96 @@
+from pathlib import Path
+
+import pytest
+import torch
+from toys import ALPHABET, SPECIALS, TEMPLATE, VOCAB, character_tokenizer, tiny
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from leadspan.errors import ModelError
+from leadspan.models.config import Pretrained, RandomInit
+from leadspan.models.loading import check_vocabularies, load_model, load_tokenizer, save_student, shape_of, weights_hash
+
+
+def test_random_init_depends_on_its_seed_only() -> None:
+    torch.manual_seed(5)
+    first = weights_hash(load_model(tiny(seed=1), torch.float32))
+    torch.manual_seed(6)
+    assert weights_hash(load_model(tiny(seed=1), torch.float32)) == first
+    assert weights_hash(load_model(tiny(seed=2), torch.float32)) != first
+
+
+def test_a_saved_student_loads_and_stops(tmp_path: Path) -> None:
+    tokenizer = character_tokenizer()
+    tokenizer.eos_token = "<|endoftext|>"  # as base checkpoints have it
+    model = load_model(tiny(), torch.float32)
+    save_student(model, tokenizer, TEMPLATE, SPECIALS.index("<|im_end|>"), tmp_path / "student")
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "student")
+    assert loaded.generation_config.eos_token_id == [SPECIALS.index("<|im_end|>"), SPECIALS.index("<|endoftext|>")]
+    assert weights_hash(loaded) == weights_hash(model)
+    assert AutoTokenizer.from_pretrained(tmp_path / "student").chat_template == TEMPLATE
+    ours = load_model(Pretrained(path=str(tmp_path / "student")), torch.float32)
+    assert weights_hash(ours) == weights_hash(model)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        pytest.param({"hidden_size": 8}, "model_type is missing", id="no type"),
+        pytest.param({"model_type": "qwen33"}, r"random_init.config \(qwen33\)", id="unknown type"),
+    ],
+)
+def test_wrong_configs_are_refused(config: dict[str, object], message: str) -> None:
+    with pytest.raises(ModelError, match=message):
+        load_model(RandomInit(config=config), torch.float32)
+
+
+def test_missing_directories_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=f"model {tmp_path}/none"):
+        load_model(Pretrained(path=f"{tmp_path}/none"), torch.float32)
+    with pytest.raises(ModelError, match=f"tokenizer {tmp_path}/none"):
+        load_tokenizer(f"{tmp_path}/none")
+
+
+def test_logit_transforms_are_refused() -> None:
+    config = {
+        "model_type": "gemma2", "vocab_size": 50, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1,
+        "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8,
+    }  # fmt: skip
+    with pytest.raises(ModelError, match="final_logit_softcapping, and the loss does not apply it"):
+        load_model(RandomInit(config=config), torch.float32)
+
+
+def test_layers_that_carry_state_across_examples_are_refused() -> None:
+    config = {"hidden_size": 16, "layer_types": ["linear_attention", "full_attention"]}
+    settings = RandomInit(config={**tiny().config, **config, "num_hidden_layers": 2})
+    with pytest.raises(ModelError, match=r"linear_attention carry state across|random_init.config"):
+        load_model(settings, torch.float32)
+
+
+def test_vocabularies() -> None:
+    ours = character_tokenizer()
+    check_vocabularies(ours, character_tokenizer(), {"student": VOCAB, "teacher": VOCAB + 5})
+    with pytest.raises(ModelError, match=rf"teacher: its head has 10 rows, the tokenizer {VOCAB} tokens"):
+        check_vocabularies(ours, None, {"student": VOCAB, "teacher": 10})
+    other = character_tokenizer()
+    backend = other.backend_tokenizer.to_str().replace('"a":5', '"a":6').replace('"b":6', '"b":5')
+    other = type(other)(tokenizer_object=type(other.backend_tokenizer).from_str(backend))
+    with pytest.raises(ModelError, match="token id 5 is 'a' for the student and 'b' for the teacher"):
+        check_vocabularies(ours, other, {"student": VOCAB})
+    assert ALPHABET[0] == "a"
+
+
+def test_shape_counts_the_weights_of_linear_layers() -> None:
+    shape = shape_of(load_model(tiny(), torch.float32))
+    per_layer = 32 * (4 * 8) + 2 * 32 * (2 * 8) + (4 * 8) * 32 + 3 * 32 * 64
+    assert shape.linear_params == 2 * per_layer
+    assert shape.attention_dims == (32, 32) and shape.windows == (None, None)
+    assert (shape.hidden_size, shape.vocab_size) == (32, VOCAB)
+
+
+def test_a_mixture_counts_the_routed_experts_only() -> None:
+    moe = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "norm_topk_prob": True}
+    settings = RandomInit(config={**tiny().config, **moe, "model_type": "qwen3_moe"})
+    shape = shape_of(load_model(settings, torch.float32))
+    attention = 32 * (4 * 8) + 2 * 32 * (2 * 8) + (4 * 8) * 32
+    router, experts = 32 * 4, 2 * 3 * 32 * 16
+    assert shape.linear_params in (2 * (attention + experts), 2 * (attention + router + experts))
