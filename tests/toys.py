@@ -69,13 +69,22 @@ def write_traces(path: Path, number: int = 12) -> Path:
     with path.open("w") as file:
         for i in range(number):
             cot = "\n\n".join(f"step {j}: {i} + {j} = {i + j}" for j in range(2 + i % 4))
-            row = {"prompt": f"add {i} to itself{'!' * (i % 3)}", "cot": cot, "answer": f"it is {2 * i}.", "gold": str(2 * i)}
+            row = {
+                "prompt": f"add {i} to itself{'!' * (i % 3)}",
+                "cot": cot,
+                "answer": f"it is {2 * i}.",
+                "gold": str(2 * i),
+            }
             file.write(json.dumps(row) + "\n")
     return path
 
 
 def toy_examples(
-    directory: Path, policy: Policy | None = None, supervision: Supervision | None = None, number: int = 12, seed: int = 0
+    directory: Path,
+    policy: Policy | None = None,
+    supervision: Supervision | None = None,
+    number: int = 12,
+    seed: int = 0,
 ) -> tuple[Examples, Renderer]:
     renderer = Renderer(character_tokenizer(), Rendering())
     path = write_traces(directory / "traces.jsonl", number)

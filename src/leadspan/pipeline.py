@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from accelerate import PartialState
-
 from leadspan.data.examples import Examples
 from leadspan.data.prepare import Splits, split
 from leadspan.data.sections import Renderer
@@ -23,6 +21,7 @@ from leadspan.models.loading import load_tokenizer
 from leadspan.recipe import Recipe
 from leadspan.results import RUN_FILE, EvalResult, RunResult, load_run, save_run
 from leadspan.settings import dump_yaml
+from leadspan.training.process import process_state
 from leadspan.training.train import STUDENT_DIR, TrainingInputs, train
 
 logger = logging.getLogger(__name__)
@@ -50,7 +49,7 @@ class PreparedData:
 def prepare_data(recipe: Recipe) -> PreparedData:
     """Tokenise (or reuse), split, cut and weigh the data of a recipe."""
     renderer = Renderer(load_tokenizer(recipe.tokenizer_path), recipe.data.rendering)
-    with PartialState().main_process_first():
+    with process_state().main_process_first():
         splits = split(recipe.data, renderer, recipe.seed)
     stop, seed = renderer.stop_token_id, recipe.seed
     examples = Examples(splits.train, recipe.cut, recipe.supervision, stop, seed, "training set")
@@ -100,11 +99,11 @@ def run(recipe: Recipe, resume: bool = False, say: Callable[[str], None] = logge
         refused=data.splits.left_out,
         train=trained,
     )
-    if PartialState().is_main_process:
+    if process_state().is_main_process:
         evaluations = evaluate(recipe, Pretrained(path=str(directory / STUDENT_DIR)), directory, say)
         result = result.model_copy(update={"evaluations": evaluations})
         save_run(result, directory)
-    PartialState().wait_for_everyone()
+    process_state().wait_for_everyone()
     return result
 
 
@@ -116,10 +115,10 @@ def _claim(recipe: Recipe, resume: bool) -> None:
         raise RunError(f"{recipe.output}: it holds a finished run; give another output, or remove it")
     if resume and path.exists() and path.read_text() != text:
         raise RunError(f"{path}: the run was started with another recipe; resume with that one, or give another output")
-    if PartialState().is_main_process:
+    if process_state().is_main_process:
         recipe.output.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
-    PartialState().wait_for_everyone()
+    process_state().wait_for_everyone()
 
 
 def evaluate(
@@ -133,7 +132,16 @@ def evaluate(
 
 def environment(seed: int) -> dict[str, str]:
     """Versions, platform, commit and date of a run."""
-    packages = ("leadspan", "torch", "transformers", "accelerate", "datasets", "tokenizers", "peft", "math-verify")
+    packages = (
+        "leadspan",
+        "torch",
+        "transformers",
+        "accelerate",
+        "datasets",
+        "tokenizers",
+        "peft",
+        "math-verify",
+    )
     found = {name: importlib.metadata.version(name) for name in packages}
     commit = _commit()
     if commit:

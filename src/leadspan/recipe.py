@@ -46,7 +46,7 @@ class Recipe(Settings):
     def _parts_fit(self) -> "Recipe":
         if (self.teacher is None) != (self.loss.kl_weight == 0):
             raise ValueError(
-                f"loss.kl_weight is {self.loss.kl_weight:g} and teacher is {'absent' if self.teacher is None else 'given'}: "
+                f"loss.kl_weight is {self.loss.kl_weight:g} with {'no' if self.teacher is None else 'a'} teacher: "
                 "give a teacher, or set loss.kl_weight: 0 and leave the teacher out"
             )
         if self.tokenizer is None and not isinstance(self.student, Pretrained):

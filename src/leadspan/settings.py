@@ -174,6 +174,4 @@ def _tag_of(model: type[BaseModel]) -> object:
 def _models_in(annotation: Any) -> list[type[BaseModel]]:
     if isinstance(annotation, type) and not isinstance(annotation, types.GenericAlias):
         return [annotation] if issubclass(annotation, BaseModel) else []
-    if isinstance(annotation, typing.TypeAliasType if hasattr(typing, "TypeAliasType") else ()):
-        return _models_in(annotation.__value__)
     return [found for inner in typing.get_args(annotation) for found in _models_in(inner)]

@@ -1,11 +1,11 @@
 import pytest
 import torch
-from toys import VOCAB, tiny
 from torch.utils.flop_counter import FlopCounterMode
 
 from leadspan.costs.flops import positions_seen, training_flops
 from leadspan.models.forward import final_hidden_states
 from leadspan.models.loading import head_of, load_model, shape_of
+from toys import VOCAB, tiny
 
 
 @pytest.mark.parametrize(("length", "window", "seen"), [(1, None, 1), (5, None, 15), (5, 3, 12), (3, 9, 6)])
@@ -27,7 +27,7 @@ def test_counts_against_the_flop_counter() -> None:
     attention = sum(n for op, n in measured.items() if "attention" in str(op))
     linear = sum(measured.values()) - attention
     assert counted.student_body + counted.student_head == pytest.approx(linear, rel=0.01)
-    # the counter takes all T^2 pairs of the products, forward 2 and backward 5; the causal half is counted here, 2 and 4
+    # the counter takes all T^2 pairs, forward 2 and backward 5 products; counted here: the causal half of 2 and 4
     assert counted.student_attention == 3 * 3 * 4 * 32 * positions_seen(length, None)
     assert attention == 0 or attention == pytest.approx(counted.student_attention * 2 * 7 / 6, rel=0.02)
 

@@ -3,7 +3,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from toys import character_tokenizer, toy_examples, write_traces
 
 from leadspan.data.config import DataSettings, HeldOutShare, NoValidation, Rendering, TraceSource
 from leadspan.data.examples import NO_WEIGHT, Examples
@@ -12,6 +11,7 @@ from leadspan.data.sections import Renderer
 from leadspan.data.supervision import APPENDED, Supervision
 from leadspan.data.truncation import Full, Lead, LeadAnswer, Policy, Tail
 from leadspan.errors import DataError
+from toys import character_tokenizer, toy_examples, write_traces
 
 COT_ONLY = Supervision(prompt=0, cot=1, answer=0)
 
@@ -59,7 +59,12 @@ def test_counts_by_hand(tmp_path: Path) -> None:
     assert counts.num_examples == counts.num_kept == 12
     assert counts.tokens_before == total == sum(counts.section_tokens_before.values())
     assert counts.tokens_after == sum(len(full[i].input_ids) // 2 for i in range(12))
-    assert (counts.lost_question, counts.lost_think_end, counts.lost_answer, counts.lost_stop) == (0, 12, 12, 12)
+    assert (counts.lost_question, counts.lost_think_end, counts.lost_answer, counts.lost_stop) == (
+        0,
+        12,
+        12,
+        12,
+    )
     whole = full.counts
     assert (whole.lost_question, whole.lost_think_end, whole.lost_answer, whole.lost_stop) == (0, 0, 0, 0)
     tail = toy_examples(tmp_path, Tail(p=0.5, keep_prompt=False))[0].counts
@@ -96,7 +101,11 @@ def test_nothing_left_to_learn_is_an_error(tmp_path: Path) -> None:
 
 
 def settings_for(path: Path, **more: object) -> DataSettings:
-    values = {"train": TraceSource(path=str(path)), "validation": NoValidation(), "cache_dir": path.parent / "cache"}
+    values = {
+        "train": TraceSource(path=str(path)),
+        "validation": NoValidation(),
+        "cache_dir": path.parent / "cache",
+    }
     return DataSettings.model_validate(values | more)
 
 

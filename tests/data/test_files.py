@@ -127,9 +127,7 @@ def test_items_of_a_json_array_that_are_no_objects_are_refused(tmp_path: Path) -
         pytest.param("a.arrow", b"", "cannot be read", id="empty arrow"),
     ],
 )
-def test_a_broken_file_is_an_error_that_names_it(
-    tmp_path: Path, name: str, content: bytes, message: str
-) -> None:
+def test_a_broken_file_is_an_error_that_names_it(tmp_path: Path, name: str, content: bytes, message: str) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError, match=f"{name}: .*{message}"):
         records(tmp_path / name)

@@ -12,8 +12,7 @@ COT = "Speed is distance over time.\n\n150 / 2.5 = 60, so 60 km/h."
 ANSWER = "The train travels at $\\boxed{60}$ km/h."
 THINK = f"<think>\n{COT}\n</think>\n\n{ANSWER}"
 THOUGHT = (
-    f"<|begin_of_thought|>\n\n{COT}\n\n<|end_of_thought|>\n\n"
-    f"<|begin_of_solution|>\n\n{ANSWER}\n\n<|end_of_solution|>"
+    f"<|begin_of_thought|>\n\n{COT}\n\n<|end_of_thought|>\n\n<|begin_of_solution|>\n\n{ANSWER}\n\n<|end_of_solution|>"
 )
 SYSTEM = "Put your reasoning between <|begin_of_thought|> and <|end_of_thought|>."
 USER_TURN = {"role": "user", "content": QUESTION}
@@ -124,12 +123,8 @@ def trace(*messages: dict[str, str], gold: str | None = None) -> Trace:
 
 NEMOTRON_TURNS = ({"role": "system", "content": "detailed thinking on"}, USER_TURN)
 ACCEPTED = [
-    pytest.param(
-        SKY_T1, "openthoughts", trace(SYSTEM_TURN, USER_TURN), id="OpenThoughts-114k, Sky-T1, Stratos"
-    ),
-    pytest.param(
-        OPENTHOUGHTS_METADATA, "openthoughts", trace(USER_TURN, gold="60"), id="OpenThoughts metadata"
-    ),
+    pytest.param(SKY_T1, "openthoughts", trace(SYSTEM_TURN, USER_TURN), id="OpenThoughts-114k, Sky-T1, Stratos"),
+    pytest.param(OPENTHOUGHTS_METADATA, "openthoughts", trace(USER_TURN, gold="60"), id="OpenThoughts metadata"),
     pytest.param(SYNTHETIC_1, "synthetic_1", trace(USER_TURN, gold="60"), id="SYNTHETIC-1"),
     pytest.param(NEMOTRON, "llama_nemotron", trace(*NEMOTRON_TURNS), id="Llama-Nemotron, list"),
     pytest.param(
@@ -187,9 +182,7 @@ def test_usual_column_names(prompt: str, cot: str, answer: str) -> None:
 
 @pytest.mark.parametrize("gold", ["gold", "ground_truth", "reference_answer"])
 def test_usual_names_of_the_reference_answer(gold: str) -> None:
-    assert read({"prompt": QUESTION, "cot": COT, "answer": ANSWER, gold: "60"})[1] == trace(
-        USER_TURN, gold="60"
-    )
+    assert read({"prompt": QUESTION, "cot": COT, "answer": ANSWER, gold: "60"})[1] == trace(USER_TURN, gold="60")
 
 
 def test_columns_can_be_mapped() -> None:
@@ -229,18 +222,14 @@ def test_unknown_columns_are_answered_with_what_each_format_needs() -> None:
     [
         pytest.param({}, {}, r"the columns \(none\) are not", id="no columns"),
         pytest.param(COLUMNS, {"format": "s1k"}, "format 's1k'.*deepseek_attempt", id="named format"),
-        pytest.param(
-            COLUMNS, {"columns": {"gold": "ref"}}, "gold is to be 'ref'", id="mapped column not there"
-        ),
+        pytest.param(COLUMNS, {"columns": {"gold": "ref"}}, "gold is to be 'ref'", id="mapped column not there"),
         pytest.param(
             COLUMNS,
             {"format": "gsm8k", "columns": {"cot": "cot"}},
             "belongs to `format: columns`",
             id="mapping and name",
         ),
-        pytest.param(
-            {"messages": THINK}, {}, r"messages: messages\|conversations \(a list", id="messages as text"
-        ),
+        pytest.param({"messages": THINK}, {}, r"messages: messages\|conversations \(a list", id="messages as text"),
         pytest.param(
             {"instruction": "x", "input": "y", "output": THINK},
             {},

@@ -1,11 +1,11 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from toys import toy_examples
 
 from leadspan.data.packing import best_fit, pack, plan_by_examples, plan_by_tokens
 from leadspan.data.truncation import Lead
 from leadspan.errors import SettingsError
+from toys import toy_examples
 
 
 def test_best_fit_by_hand() -> None:

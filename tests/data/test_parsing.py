@@ -47,9 +47,7 @@ def test_both_tag_families_give_the_same_two_parts(text: str) -> None:
             id="unclosed thought",
         ),
         pytest.param(R1 + R1, "think tags more than once", "2 x <think>, 2 x </think>", id="twice"),
-        pytest.param(
-            "<think>a<think>b</think>c", "think tags more than once", "2 x <think>", id="opened twice"
-        ),
+        pytest.param("<think>a<think>b</think>c", "think tags more than once", "2 x <think>", id="opened twice"),
         pytest.param("a</think>b</think>c", "think tags more than once", "2 x </think>", id="closed twice"),
         pytest.param(
             "<think>use <|begin_of_thought|></think>c",
@@ -123,9 +121,7 @@ def trace(*messages: dict[str, str], gold: str | None = None) -> Trace:
 
 @pytest.mark.parametrize("key", ["reasoning_content", "reasoning", "thinking"])
 def test_reasoning_may_stand_under_a_key(key: str) -> None:
-    assert read({"messages": [USER_TURN, {"role": "assistant", "content": ANSWER, key: COT}]}) == trace(
-        USER_TURN
-    )
+    assert read({"messages": [USER_TURN, {"role": "assistant", "content": ANSWER, key: COT}]}) == trace(USER_TURN)
 
 
 def test_an_empty_reasoning_key_beside_think_tags_is_not_a_second_chain_of_thought() -> None:
@@ -195,9 +191,7 @@ def with_reply(reply: object, **keys: str) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("row", "reason", "detail"),
     [
-        pytest.param(
-            COLUMNS | {"finished": False}, "chain of thought never closed", "finished", id="unfinished"
-        ),
+        pytest.param(COLUMNS | {"finished": False}, "chain of thought never closed", "finished", id="unfinished"),
         pytest.param(COLUMNS | {"cot": f"{COT}</think>"}, TWICE, "</think> in 'cot'", id="tag in cot"),
         pytest.param(
             COLUMNS | {"answer": "<|begin_of_thought|>4"},
@@ -213,13 +207,9 @@ def with_reply(reply: object, **keys: str) -> dict[str, Any]:
         pytest.param(COLUMNS | {"answer": {"a": 1}}, MISTYPED, "'answer' is dict", id="object for answer"),
         pytest.param(COLUMNS | {"gold": ["6", "60"]}, MISTYPED, "is list", id="two gold answers"),
         pytest.param(COLUMNS | {"cot": "\ud83d"}, "not valid UTF-8", "surrogate", id="half a surrogate pair"),
-        pytest.param(
-            S1K | {"thinking_trajectories": []}, "empty chain of thought", "blank", id="no trajectory"
-        ),
+        pytest.param(S1K | {"thinking_trajectories": []}, "empty chain of thought", "blank", id="no trajectory"),
         pytest.param(S1K | {"thinking_trajectories": [1]}, MISTYPED, "is int", id="number for trajectory"),
-        pytest.param(
-            SYNTHETIC_1 | {"llm_response": ANSWER}, "no think tags", "The train", id="plain response"
-        ),
+        pytest.param(SYNTHETIC_1 | {"llm_response": ANSWER}, "no think tags", "The train", id="plain response"),
         pytest.param(SYNTHETIC_1 | {"llm_response": None}, MISTYPED, "llm_response", id="null response"),
         pytest.param(
             NEMOTRON | {"reasoning": "off", "output": ANSWER},
@@ -241,9 +231,7 @@ def with_reply(reply: object, **keys: str) -> dict[str, Any]:
         pytest.param({"messages": []}, "no assistant turn last", "missing", id="no turns"),
         pytest.param({"messages": [USER_TURN]}, "no assistant turn last", "'user'", id="user last"),
         pytest.param({"messages": ["hello"]}, MISTYPED, "is str", id="turn as text"),
-        pytest.param(
-            {"messages": [{"role": "narrator", "content": "x"}]}, "unknown role", "'narrator'", id="role"
-        ),
+        pytest.param({"messages": [{"role": "narrator", "content": "x"}]}, "unknown role", "'narrator'", id="role"),
         pytest.param({"messages": [{"content": "x"}]}, "unknown role", "None", id="no role"),
         pytest.param(with_reply(None), MISTYPED, "'messages[].content' is missing", id="null content"),
         pytest.param(with_reply([{"type": "text"}]), MISTYPED, "is list", id="content in parts"),
@@ -251,9 +239,7 @@ def with_reply(reply: object, **keys: str) -> dict[str, Any]:
         pytest.param(with_reply("<think>Let me"), "chain of thought never closed", "</think>", id="unclosed"),
         pytest.param(with_reply(THINK + THINK), TWICE, "2 x <think>", id="tags twice"),
         pytest.param(with_reply(THINK, reasoning_content=COT), TWICE, "'content'", id="tags and key"),
-        pytest.param(
-            with_reply(ANSWER, thinking=f"<think>{COT}"), TWICE, "'reasoning'", id="tag under the key"
-        ),
+        pytest.param(with_reply(ANSWER, thinking=f"<think>{COT}"), TWICE, "'reasoning'", id="tag under the key"),
         pytest.param(with_reply(ANSWER, reasoning=" "), "empty chain of thought", "blank", id="blank key"),
         pytest.param(with_reply(""), "no think tags", "''", id="blank reply"),
         pytest.param(GSM8K | {"answer": "#### "}, "empty chain of thought", "blank", id="no worked solution"),

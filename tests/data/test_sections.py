@@ -2,7 +2,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from toys import ALPHABET, DROPS_COT, SPECIALS, TEMPLATE, character_tokenizer
 from transformers import AutoTokenizer
 
 from leadspan.data.config import Rendering, TraceSource
@@ -11,6 +10,7 @@ from leadspan.data.sections import Rendered, RenderedText, Renderer
 from leadspan.data.traces import read_traces
 from leadspan.data.truncation import Lead, cut_example
 from leadspan.errors import ModelError
+from toys import ALPHABET, DROPS_COT, SPECIALS, TEMPLATE, character_tokenizer
 
 TRACE = Trace(({"role": "user", "content": "q?"},), "one\n\ntwo\n\n\nthree", "yes.", place="t.jsonl:1")
 
@@ -44,9 +44,11 @@ def test_borders_by_hand() -> None:
 
 def test_a_straddling_token_belongs_to_the_earlier_section() -> None:
     tokenizer = character_tokenizer()
-    tokenizer.add_tokens(["\n<", "n\n</think>"])  # swallow the border of header and tag, and the start of the closing tag
+    tokenizer.add_tokens(
+        ["\n<", "n\n</think>"]
+    )  # swallow the border of header and tag, and the start of the closing tag
     renderer = Renderer(tokenizer, Rendering(think_open="<t:"))
-    text, tokens = render(renderer, Trace(TRACE.messages, "in", "a"))
+    _text, tokens = render(renderer, Trace(TRACE.messages, "in", "a"))
     s = tokens.sections
     assert tokenizer.decode(tokens.input_ids[: s.prompt_end]).endswith("assistant\n<")
     assert tokenizer.decode(tokens.input_ids[s.prompt_end : s.cot_end]) == "t:\nin\n</think>"
@@ -59,13 +61,22 @@ def test_a_straddling_token_belongs_to_the_earlier_section() -> None:
         pytest.param(None, Rendering(), "no chat template; set data.rendering.chat_template", id="no template"),
         pytest.param(DROPS_COT, Rendering(), "should say '<think>'.*assistant_turn: append", id="drops the CoT"),
         pytest.param(
-            TEMPLATE.replace("<|im_end|>\n{% endfor", "{% endfor"), Rendering(), "no special token follows", id="no stop"
+            TEMPLATE.replace("<|im_end|>\n{% endfor", "{% endfor"),
+            Rendering(),
+            "no special token follows",
+            id="no stop",
         ),
         pytest.param(
-            TEMPLATE, Rendering(chat_template=Path("missing.jinja")), "missing.jinja cannot be read", id="no such file"
+            TEMPLATE,
+            Rendering(chat_template=Path("missing.jinja")),
+            "missing.jinja cannot be read",
+            id="no such file",
         ),
         pytest.param(
-            TEMPLATE.replace("assistant\n{%", "bot\n{%"), Rendering(), "not a prefix", id="another generation header"
+            TEMPLATE.replace("assistant\n{%", "bot\n{%"),
+            Rendering(),
+            "not a prefix",
+            id="another generation header",
         ),
     ],
 )
@@ -99,7 +110,9 @@ def test_tags_in_the_prompt_do_not_move_the_borders() -> None:
 
 
 def test_an_end_of_turn_token_inside_a_trace_is_refused() -> None:
-    refused = Renderer(character_tokenizer(), Rendering()).render(Trace(TRACE.messages, "a<|im_end|>b", "c", place="f:3"))
+    refused = Renderer(character_tokenizer(), Rendering()).render(
+        Trace(TRACE.messages, "a<|im_end|>b", "c", place="f:3")
+    )
     assert isinstance(refused, Refusal)
     assert refused.reason == "end-of-turn token inside the trace" and refused.place == "f:3"
 

@@ -165,9 +165,7 @@ def test_unknown_columns_stop_the_reading(write: Callable[..., str]) -> None:
 
 
 @pytest.mark.parametrize("path", ["gone.jsonl", "./gone", "/gone/for/good", "one/two/three", ""])
-def test_a_missing_path_is_told_from_a_hub_name(
-    path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_missing_path_is_told_from_a_hub_name(path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     message = "no such file or directory, and no name" if path else "holds no .jsonl"
     for action in (counted, lambda missing: fingerprint(TraceSource(path=missing))):
@@ -231,9 +229,7 @@ def test_the_fingerprint_follows_the_content(tmp_path: Path, write: Callable[...
     assert len({first, key(write(good(1), good(3))), key(write(good(2), good(1))), key(write(good(1)))}) == 4
 
 
-def test_the_fingerprint_of_a_directory_follows_each_of_its_files(
-    tmp_path: Path, write: Callable[..., str]
-) -> None:
+def test_the_fingerprint_of_a_directory_follows_each_of_its_files(tmp_path: Path, write: Callable[..., str]) -> None:
     source = TraceSource(path=str(tmp_path))
     keys = []
     for name, row in (("a.jsonl", good(1)), ("b.jsonl", good(2)), ("b.jsonl", good(3)), ("c.jsonl", good(1))):

@@ -55,14 +55,10 @@ def test_the_students_that_never_stop_thinking_are_too_many() -> None:
     head, unclosed, twice, _ = str(caught.value).split("\n")
     assert head.startswith("sky_t1_students.jsonl: 192 of 800 records (24.00%) cannot be used")
     assert unclosed == f"  191 x {UNCLOSED}, e.g. sky_t1_students.jsonl:5: 'finished' is false"
-    assert twice.startswith(
-        f"  1 x {TWICE}, e.g. sky_t1_students.jsonl:506: <|begin_of_thought|> in 'answer'"
-    )
+    assert twice.startswith(f"  1 x {TWICE}, e.g. sky_t1_students.jsonl:506: <|begin_of_thought|> in 'answer'")
 
 
-@pytest.mark.parametrize(
-    "name", ["aime24", "aime25", "amc23", "math500", "minerva_math", "olympiadbench", "svamp"]
-)
+@pytest.mark.parametrize("name", ["aime24", "aime25", "amc23", "math500", "minerva_math", "olympiadbench", "svamp"])
 def test_benchmarks_without_a_chain_of_thought_are_no_traces(name: str) -> None:
     with pytest.raises(DataError, match=rf"{name}.jsonl:1: the columns .* are not those of any known format"):
         counted(f"benchmarks/{name}.jsonl")

@@ -95,7 +95,12 @@ def sections(draw: st.DrawFn) -> Sections:
 proportions = st.floats(0.01, 1.0)
 policies = st.one_of(
     st.just(Full()),
-    st.builds(Lead, p=proportions, align=st.sampled_from(["token", "step"]), stop=st.sampled_from(["none", "append_eos"])),
+    st.builds(
+        Lead,
+        p=proportions,
+        align=st.sampled_from(["token", "step"]),
+        stop=st.sampled_from(["none", "append_eos"]),
+    ),
     st.builds(LeadCot, p=proportions, align=st.sampled_from(["token", "step"])),
     st.builds(LeadAnswer, p=proportions, stop=st.sampled_from(["none", "mask_think_end"])),
     st.builds(Budget, num_tokens=st.integers(1, 200)),
@@ -168,7 +173,11 @@ class _Holder(Settings):
         pytest.param({"kind": "lead", "p": 0}, r"cut.lead.p = 0: Input should be greater than 0", id="p zero"),
         pytest.param({"kind": "lead", "p": 1.5}, r"cut.lead.p = 1.5: .* less than or equal to 1", id="p above one"),
         pytest.param({"kind": "leed"}, r"cut = .*'leed'.*'lead'", id="unknown kind"),
-        pytest.param({"kind": "lead", "q": 1}, r"cut.lead.q: unknown key; known keys: align, kind, p, stop", id="unknown key"),
+        pytest.param(
+            {"kind": "lead", "q": 1},
+            r"cut.lead.q: unknown key; known keys: align, kind, p, stop",
+            id="unknown key",
+        ),
         pytest.param({"kind": "lead_answer"}, r"give exactly one of p, num_tokens, p_range", id="no amount"),
         pytest.param({"kind": "lead_answer", "p": 0.5, "num_tokens": 3}, r"given: p, num_tokens", id="two amounts"),
         pytest.param({"kind": "lead_answer", "p_range": [0.9, 0.1]}, r"must not exceed", id="range upside down"),

@@ -17,7 +17,6 @@ from leadspan.evaluation.grading import GradeItem, MathGrader, Verdict, exact_gr
 
 logger = logging.getLogger(__name__)
 
-RECORDED = Path(__file__).parents[2].parent / "shared/data/grading/recorded_verdicts.jsonl"
 EXPLODING = r"\boxed{10^{10^{10}}}"
 
 
@@ -107,9 +106,7 @@ def test_answers_that_are_not_right(grader: MathGrader, answer: str, gold: str, 
 @pytest.mark.parametrize(
     ("text", "finished", "strict", "flexible", "extracted"),
     [
-        pytest.param(
-            "<think>\\boxed{5}</think>Done.", True, "no_answer", "no_answer", None, id="box in thinking"
-        ),
+        pytest.param("<think>\\boxed{5}</think>Done.", True, "no_answer", "no_answer", None, id="box in thinking"),
         pytest.param("<think>\\boxed{5}</think>\\boxed{6}", True, "wrong", "wrong", "6", id="answer differs"),
         pytest.param("\\boxed{6} or rather \\boxed{5}", True, "right", "right", "5", id="last of two boxes"),
         pytest.param("hm</think>\\boxed{5}", True, "right", "right", "5", id="prompt opened thinking"),
@@ -205,9 +202,7 @@ def test_no_worker_outlives_a_killed_parent(tmp_path: Path) -> None:
 def test_workers_load_no_torch() -> None:
     check = "import sys, math_verify, leadspan.evaluation.workers; print('torch' in sys.modules)"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    printed = subprocess.run(
-        [sys.executable, "-c", check], capture_output=True, text=True, check=True, env=environment
-    )
+    printed = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True, env=environment)
     assert printed.stdout.strip() == "False"
 
 
@@ -226,9 +221,7 @@ def test_worker_that_cannot_start_is_an_error() -> None:
         pool.grade([boxed("5", "5")])
 
 
-@pytest.mark.parametrize(
-    "gold", ["", "  ", "$$", "\\boxed{}"], ids=["empty", "blank", "dollars", "empty box"]
-)
+@pytest.mark.parametrize("gold", ["", "  ", "$$", "\\boxed{}"], ids=["empty", "blank", "dollars", "empty box"])
 def test_empty_gold_is_refused_before_anything_runs(gold: str) -> None:
     with MathGrader(num_workers=1) as pool:
         with pytest.raises(DataError, match="item 1: gold is"):
@@ -299,8 +292,9 @@ def recorded_item(record: dict[str, str | bool | None]) -> GradeItem:
 
 @pytest.mark.shared
 @pytest.mark.slow
-def test_agreement_with_recorded_verdicts() -> None:
-    records = [json.loads(line) for line in RECORDED.read_text(encoding="utf-8").splitlines()]
+def test_agreement_with_recorded_verdicts(shared: Path) -> None:
+    lines = (shared / "grading/recorded_verdicts.jsonl").read_text(encoding="utf-8").splitlines()
+    records = [json.loads(line) for line in lines]
     with MathGrader(num_workers=2) as pool:
         verdicts = pool.grade([recorded_item(record) for record in records])
     pairs = [(verdict, record["recorded_correct"]) for verdict, record in zip(verdicts, records, strict=True)]

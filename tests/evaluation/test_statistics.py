@@ -58,9 +58,7 @@ def test_interval_is_the_exact_quantile_of_all_resamples() -> None:
     exact = np.array([np.mean([policy[p] - full[p] for p in pick]) for pick in picks])
     low, high = np.quantile(exact, [0.1, 0.9], method="inverted_cdf")
     bootstrap = Bootstrap(level=0.8, num_resamples=50_000)
-    found = retention(
-        by_problem(*[[s] for s in policy]), by_problem(*[[s] for s in full]), bootstrap
-    ).difference
+    found = retention(by_problem(*[[s] for s in policy]), by_problem(*[[s] for s in full]), bootstrap).difference
     assert (found.low, found.high) == (low, high)
 
 

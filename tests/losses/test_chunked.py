@@ -19,7 +19,9 @@ class Parts:
         self.hard, self.soft = torch.rand(n, generator=g).to(dtype), torch.rand(n, generator=g).to(dtype)
 
 
-def naive(parts: Parts, hidden: torch.Tensor, head: torch.Tensor, temperature: float, vocab: int | None) -> torch.Tensor:
+def naive(
+    parts: Parts, hidden: torch.Tensor, head: torch.Tensor, temperature: float, vocab: int | None
+) -> torch.Tensor:
     student = hidden @ head[:vocab].T
     teacher = (parts.targets.hidden @ parts.targets.head[:vocab].T).to(student.dtype)
     ce = F.cross_entropy(student, parts.labels, reduction="none")
@@ -94,7 +96,9 @@ def test_float32_error_is_no_larger_than_that_of_the_naive_path(scale: float) ->
         single.hidden *= scale
     oracle = torch.autograd.grad(naive(exact, exact.hidden, exact.head, 1.0, None), [exact.hidden, exact.head])
     plain = torch.autograd.grad(naive(single, single.hidden, single.head, 1.0, None), [single.hidden, single.head])
-    value, _ = chunked_loss(single.hidden, single.head, single.targets, single.labels, single.hard, single.soft, 1.0, 16)
+    value, _ = chunked_loss(
+        single.hidden, single.head, single.targets, single.labels, single.hard, single.soft, 1.0, 16
+    )
     ours = torch.autograd.grad(value, [single.hidden, single.head])
     for mine, naive_gradient, true in zip(ours, plain, oracle, strict=True):
         assert (mine - true).norm() <= 1.5 * (naive_gradient - true).norm()
@@ -117,7 +121,7 @@ def test_bfloat16_hidden_states_get_float32_logits() -> None:
 class LargestTensor(TorchDispatchMode):
     largest = 0
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # noqa: ANN001, ANN204
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
         for tensor in result if isinstance(result, tuple | list) else [result]:
             if isinstance(tensor, torch.Tensor):

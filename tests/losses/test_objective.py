@@ -2,7 +2,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from toys import VOCAB, tiny, toy_examples
 
 from leadspan.data.packing import pack
 from leadspan.data.supervision import Supervision
@@ -12,6 +11,7 @@ from leadspan.losses.objective import batch_loss
 from leadspan.models.config import ModelSettings
 from leadspan.models.loading import load_model
 from leadspan.teacher.live import freeze, live_targets
+from toys import VOCAB, tiny, toy_examples
 
 SETTINGS = LossSettings(kl_weight=0.5, temperature=1.0)
 

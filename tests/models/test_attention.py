@@ -1,10 +1,10 @@
 import pytest
 import torch
-from toys import tiny
 
 from leadspan.errors import ModelError
 from leadspan.models.forward import final_hidden_states
 from leadspan.models.loading import load_model
+from toys import tiny
 
 
 @pytest.mark.parametrize(
@@ -13,7 +13,8 @@ from leadspan.models.loading import load_model
         pytest.param({}, id="grouped queries"),
         pytest.param({"num_key_value_heads": 4}, id="one key head per query head"),
         pytest.param(
-            {"use_sliding_window": True, "sliding_window": 5, "max_window_layers": 1}, id="sliding window in one layer"
+            {"use_sliding_window": True, "sliding_window": 5, "max_window_layers": 1},
+            id="sliding window in one layer",
         ),
     ],
 )

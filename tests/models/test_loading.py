@@ -2,12 +2,19 @@ from pathlib import Path
 
 import pytest
 import torch
-from toys import ALPHABET, SPECIALS, TEMPLATE, VOCAB, character_tokenizer, tiny
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from leadspan.errors import ModelError
 from leadspan.models.config import Pretrained, RandomInit
-from leadspan.models.loading import check_vocabularies, load_model, load_tokenizer, save_student, shape_of, weights_hash
+from leadspan.models.loading import (
+    check_vocabularies,
+    load_model,
+    load_tokenizer,
+    save_student,
+    shape_of,
+    weights_hash,
+)
+from toys import ALPHABET, SPECIALS, TEMPLATE, VOCAB, character_tokenizer, tiny
 
 
 def test_random_init_depends_on_its_seed_only() -> None:
@@ -24,7 +31,10 @@ def test_a_saved_student_loads_and_stops(tmp_path: Path) -> None:
     model = load_model(tiny(), torch.float32)
     save_student(model, tokenizer, TEMPLATE, SPECIALS.index("<|im_end|>"), tmp_path / "student")
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "student")
-    assert loaded.generation_config.eos_token_id == [SPECIALS.index("<|im_end|>"), SPECIALS.index("<|endoftext|>")]
+    assert loaded.generation_config.eos_token_id == [
+        SPECIALS.index("<|im_end|>"),
+        SPECIALS.index("<|endoftext|>"),
+    ]
     assert weights_hash(loaded) == weights_hash(model)
     assert AutoTokenizer.from_pretrained(tmp_path / "student").chat_template == TEMPLATE
     ours = load_model(Pretrained(path=str(tmp_path / "student")), torch.float32)

@@ -133,9 +133,7 @@ def test_labels_are_made_unique(
 def test_measurements_that_cannot_be_compared_are_noted(make_run: MakeRun) -> None:
     lead = make_run("lead 0.5", 15, device="a GPU, 1 rank")
     assert lead.train is not None
-    lead = lead.model_copy(
-        update={"train": lead.train.model_copy(update={"memory_source": "cuda allocator"})}
-    )
+    lead = lead.model_copy(update={"train": lead.train.model_copy(update={"memory_source": "cuda allocator"})})
     notes = only([make_run("full", 30, FULL), lead]).notes
     assert "Times come from different devices (cpu, 1 rank; a GPU, 1 rank)" in notes[0]
     assert "Peak memory was measured in different ways (process resident set; cuda allocator)" in notes[1]
@@ -150,9 +148,7 @@ def test_runs_without_an_evaluation_are_refused(make_run: MakeRun) -> None:
         build_frontiers([make_run("full", 30, FULL, tasks=())])
 
 
-def test_runs_are_read_from_directories_and_from_their_parents(
-    study: list[RunResult], tmp_path: Path
-) -> None:
+def test_runs_are_read_from_directories_and_from_their_parents(study: list[RunResult], tmp_path: Path) -> None:
     for position, run in enumerate(study):
         save_run(run, tmp_path / "study" / f"{position}")
     assert load_runs([tmp_path / "study"]) == study

@@ -70,9 +70,7 @@ def test_a_teacher_that_fails_is_told_before_anything_else(make_run: MakeRun, tm
     assert text.index("The teacher has not learned this world") < text.index("No cut can be recommended")
 
 
-def test_the_table_shows_every_run_with_costs_beside_their_shares(
-    study: list[RunResult], tmp_path: Path
-) -> None:
+def test_the_table_shows_every_run_with_costs_beside_their_shares(study: list[RunResult], tmp_path: Path) -> None:
     text = text_of(page_of(study, tmp_path))
     assert "lead 0.5 38 [32, 44] % 53 [48, 58] % 50 [" in text
     assert "50 % 500 50 % 5 s 50 % 100 B 50 % 200 FLOP 47 % 148" in text
@@ -129,10 +127,8 @@ def test_figures_draw_display_units(study: list[RunResult]) -> None:
     assert lead["costs"] == {"seconds": 5.0, "peak_memory_bytes": 100, "flops": 200, "tokens": 0.5}
     assert lead["cost_texts"]["tokens"] == "500, 50 % of full"
     assert data["flops"]["labels"] == ["full", "lead 0.5"]
-    assert [(part["name"], part["values"]) for part in data["flops"]["parts"]] == [
-        ("student_body", [300, 150]),
-        ("teacher_body", [100, 50]),
-    ]
+    parts = {part["name"]: part["values"] for part in data["flops"]["parts"]}
+    assert parts == {"student_body": [300, 150], "teacher_body": [100, 50]}
     curve = {"label": "full", "colour": 0, "steps": [0, 5, 10], "losses": [2.0, 1.75, 1.5]}
     assert data["validation"][0] == curve
 
@@ -176,14 +172,11 @@ addEventListener("load", () => setTimeout(() => {
   const found = { axis: [axis()], order: [column()] };
   document.querySelector("input[value=flops]").click();
   found.axis.push(axis());
-  for (const _ of [1, 2]) {
-    document.querySelectorAll(".sortable button")[5].click();
-    found.order.push(column());
-  }
+  const button = document.querySelectorAll(".sortable button")[5];
+  for (const _ of [1, 2]) found.order.push((button.click(), column()));
   const root = document.documentElement;
   found.plots = [...document.querySelectorAll("[data-figure]")].map((node) => [
-    node.id, node.querySelectorAll("svg.main-svg .point").length,
-    node.querySelector("svg.main-svg").getBoundingClientRect().right <= root.clientWidth,
+    node.id, node.querySelectorAll("svg.main-svg .point").length, node.scrollWidth <= node.clientWidth,
   ]);
   found.width = innerWidth;
   found.overflow = root.scrollWidth - root.clientWidth;
@@ -195,9 +188,8 @@ addEventListener("load", () => setTimeout(() => {
 """
 FRAMES = """<!doctype html><body><script>
 addEventListener("message", (event) => {
-  const box = document.createElement("pre");
-  box.textContent = JSON.stringify(event.data);
-  document.body.append(box);
+  document.body.append(document.createElement("pre"));
+  document.body.lastChild.textContent = JSON.stringify(event.data);
 });
 </script>
 <iframe src="probed.html" style="width:390px;height:900px;border:0"></iframe>
@@ -208,9 +200,7 @@ def chromium() -> str:
     """The browser, or a skip that says on CI, where a skip would pass unseen, that nothing was tested."""
     found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if found is None:
-        reason = (
-            "the report was NOT opened in a browser: no chromium or google-chrome on PATH; install chromium"
-        )
+        reason = "the report was NOT opened in a browser: no chromium or google-chrome on PATH; install chromium"
         if os.environ.get("CI"):
             warnings.warn(reason, stacklevel=1)
         pytest.skip(reason)
@@ -242,7 +232,7 @@ def test_a_browser_draws_sorts_and_switches_axes_at_phone_and_desk_width(
     for found in reports:
         assert found["faults"] == [] and not found["hacked"]
         assert found["overflow"] == 0
-        assert found["label"] == HOSTILE.replace(" ", "")
+        assert found["label"].replace(" ", "") == HOSTILE.replace(" ", "")
         assert found["axis"] == ["Training time (s)", "FLOPs (FLOP)"]
         assert found["order"][0] == ["teacher", "base", "full", "lead 0.5", HOSTILE]
         assert found["order"][1] == ["lead 0.5", HOSTILE, "full", "teacher", "base"]

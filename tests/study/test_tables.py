@@ -72,9 +72,7 @@ def test_the_finding_states_quality_cost_and_termination(study: list[RunResult])
 
 def test_the_finding_without_an_uncut_run_compares_nothing(make_run: MakeRun) -> None:
     frontier = only([make_run("lead 0.5", 20, ended=0.9)])
-    assert findings(frontier) == [
-        "lead 0.5 reached 50 [44, 56] % accuracy; it terminated on 90 % of problems."
-    ]
+    assert findings(frontier) == ["lead 0.5 reached 50 [44, 56] % accuracy; it terminated on 90 % of problems."]
     assert recommendation(frontier) == "No cut can be recommended: none was compared with an uncut run."
 
 
@@ -82,12 +80,8 @@ def test_a_refused_retention_shows_the_difference_and_the_reason(make_run: MakeR
     frontier = only([make_run("full", 0, FULL), make_run("lead 0.5", 4, cost=0.5)])
     assert kept_text(frontier.rows[1]).startswith("+10 [")
     (finding,) = findings(frontier)
-    assert (
-        finding.startswith("lead 0.5 scored +10 [") and "(retention refused) at 50 % of the tokens" in finding
-    )
-    assert any(
-        caption.startswith("Retention refused: the full student's accuracy") for caption in captions(frontier)
-    )
+    assert finding.startswith("lead 0.5 scored +10 [") and "(retention refused) at 50 % of the tokens" in finding
+    assert any(caption.startswith("Retention refused: the full student's accuracy") for caption in captions(frontier))
     assert recommendation(frontier).startswith("No cut can be recommended: the full student's accuracy")
 
 
@@ -97,22 +91,14 @@ def test_runs_on_other_problems_are_called_not_comparable(make_run: MakeRun) -> 
 
 
 @pytest.mark.parametrize(("num_right", "is_warned"), [(38, False), (37, True)], ids=["95 %", "92.5 %"])
-def test_a_teacher_below_95_percent_is_warned_about(
-    make_run: MakeRun, num_right: int, is_warned: bool
-) -> None:
-    found = teacher_warnings(
-        only([make_run("oracle", num_right, role="teacher"), make_run("full", 30, FULL)])
-    )
+def test_a_teacher_below_95_percent_is_warned_about(make_run: MakeRun, num_right: int, is_warned: bool) -> None:
+    found = teacher_warnings(only([make_run("oracle", num_right, role="teacher"), make_run("full", 30, FULL)]))
     assert bool(found) == is_warned
     if is_warned:
-        assert found[0].startswith(
-            "The teacher has not learned this world: oracle solves 92 [86, 99] % of toy"
-        )
+        assert found[0].startswith("The teacher has not learned this world: oracle solves 92 [86, 99] % of toy")
 
 
-def test_students_that_do_not_stop_are_named_with_the_mix_that_does(
-    make_run: MakeRun, study: list[RunResult]
-) -> None:
+def test_students_that_do_not_stop_are_named_with_the_mix_that_does(make_run: MakeRun, study: list[RunResult]) -> None:
     mix = make_run("mix 0.9 lead 0.5", 28, MIX, cost=0.55, ended=0.99)
     assert stop_warnings(only([*study, mix])) == [
         "lead 0.5 (53 %) never learned to stop reliably (termination below 90 %); mix 0.9 lead 0.5 kept 99 %."
@@ -152,9 +138,7 @@ def test_the_closest_cut_is_named_when_none_meets_the_target(study: list[RunResu
 
 
 @pytest.mark.parametrize("width", [80, 100, 120])
-def test_the_terminal_table_fits_and_keeps_numbers_whole(
-    make_run: MakeRun, study: list[RunResult], width: int
-) -> None:
+def test_the_terminal_table_fits_and_keeps_numbers_whole(make_run: MakeRun, study: list[RunResult], width: int) -> None:
     mix = make_run("mix 0.9 lead_answer 0.5 to 0.75", 28, MIX, cost=0.55)
     lines = rendered(only([*study, mix]), width)
     assert max(map(len, lines)) <= width
@@ -175,9 +159,7 @@ def test_costs_are_absolute_where_there_is_no_uncut_run(make_run: MakeRun) -> No
 def test_the_markdown_table_has_every_column_and_escapes_labels(make_run: MakeRun) -> None:
     frontier = only([make_run("full", 30, FULL), make_run("a|b <i>", 15, cost=0.5, ended=0.53)])
     lines = markdown_table(frontier).splitlines()
-    columns = (
-        "accuracy | terminated | of full's accuracy | train tokens | time | memory | FLOPs | answer tokens |"
-    )
+    columns = "accuracy | terminated | of full's accuracy | train tokens | time | memory | FLOPs | answer tokens |"
     assert lines[0] == f"| policy | {columns}"
     assert lines[1] == "| :-- |" + " --: |" * 8
     assert lines[2].startswith("| full | 75 [69, 81] % | 100 [95, 100] % | reference | 100 % | 100 % |")
@@ -187,9 +169,7 @@ def test_the_markdown_table_has_every_column_and_escapes_labels(make_run: MakeRu
     assert "Intervals of 95 %" in lines[5]
 
 
-def test_tables_and_sentences_are_printed_for_every_task(
-    make_run: MakeRun, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_tables_and_sentences_are_printed_for_every_task(make_run: MakeRun, capsys: pytest.CaptureFixture[str]) -> None:
     print_frontiers(build_frontiers([make_run("full", 30, FULL, tasks=("sums", "products"), ended=0.5)]))
     printed = capsys.readouterr().out
     assert "sums: 40 problems x 1 sample" in printed and "products: 40 problems x 1 sample" in printed

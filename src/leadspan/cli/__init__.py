@@ -39,7 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Returns:
-        0; 2 when something the user gave or left on disk is wrong, said in one message on standard error; 130 on interrupt.
+        0; 2 when something the user gave or left on disk is wrong, said in one message on standard error; 130 on
+        interrupt.
     """
     options = build_parser().parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")

@@ -21,13 +21,13 @@ def run(options: argparse.Namespace) -> None:
     if options.dry_run:
         print(dump_yaml(recipe), end="")
         return
-    from accelerate import PartialState
     from rich.console import Console
 
     from leadspan.pipeline import run as run_recipe
     from leadspan.study.summary import run_summary
+    from leadspan.training.process import process_state
 
-    state = PartialState()
+    state = process_state()
     console = Console(stderr=True, quiet=not state.is_main_process)
     result = run_recipe(recipe, options.resume, lambda text: console.print(f"[dim]{text}[/dim]", highlight=False))
     if state.is_main_process:

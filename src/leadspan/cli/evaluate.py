@@ -25,12 +25,12 @@ def run(options: argparse.Namespace) -> None:
     from rich.console import Console
 
     from leadspan.data.config import Rendering
+    from leadspan.errors import RunError
     from leadspan.evaluation.config import EvaluationSettings
     from leadspan.evaluation.evaluate import evaluate_model
     from leadspan.models.config import Pretrained
     from leadspan.pipeline import environment
     from leadspan.results import RUN_FILE, RunResult, save_run
-    from leadspan.errors import RunError
     from leadspan.settings import apply_overrides, validate
     from leadspan.study.summary import run_summary
     from leadspan.training.train import STUDENT_DIR

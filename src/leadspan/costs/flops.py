@@ -1,10 +1,10 @@
 """Floating-point operations of a training step, in integers, from shapes and each example's own length.
 
 Rules: a linear layer costs `2 * params` per token forward; the two attention products of a causal layer cost
-`4 * heads * head_dim * sum_t min(t, window)` with `t` the number of positions seen; the head costs `2 d V` per *weighted*
-position; backward costs twice the forward, recomputation one more. Embedding look-ups, norms, activations and softmax are
-left out, as in Kaplan et al. (arXiv 2001.08361, section 2.1), whose `6 N D` this refines: attention is counted exactly for
-every length instead of being ignored, and the head only where there is a loss.
+`4 * heads * head_dim * sum_t min(t, window)` with `t` the number of positions seen; the head costs `2 d V` per
+*weighted* position; backward costs twice the forward, recomputation one more. Embedding look-ups, norms, activations
+and softmax are left out, as in Kaplan et al. (arXiv 2001.08361, section 2.1), whose `6 N D` this refines: attention
+is counted exactly for every length instead of being ignored, and the head only where there is a loss.
 """
 
 from collections.abc import Iterable
@@ -18,8 +18,8 @@ class ModelShape:
     """What the counts need to know of a model.
 
     Attributes:
-        linear_params: Weights of the linear layers a token passes, head and embeddings left out; of a mixture of experts
-            those of the experts it is routed to.
+        linear_params: Weights of the linear layers a token passes, head and embeddings left out; of a mixture of
+            experts those of the experts it is routed to.
         attention_dims: Per attention layer `heads * head_dim`.
         windows: Per attention layer the sliding window, or None.
         hidden_size: Width of the final hidden states.
@@ -51,7 +51,7 @@ def forward_body(shape: ModelShape, length: int) -> int:
 
 
 def forward_attention(shape: ModelShape, length: int) -> int:
-    """Scores and weighted values of one example, forward: `sum over layers of 4 * heads * head_dim * positions_seen`."""
+    """Scores and weighted values of one example, forward: `4 * heads * head_dim * positions_seen` per layer."""
     return sum(
         4 * dim * positions_seen(length, window)
         for dim, window in zip(shape.attention_dims, shape.windows, strict=True)

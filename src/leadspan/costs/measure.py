@@ -2,6 +2,7 @@
 
 import resource
 import sys
+from typing import Literal
 
 import psutil
 import torch
@@ -10,8 +11,8 @@ import torch
 class PeakMemory:
     """Peak memory since construction.
 
-    On CUDA it is the allocator's peak on the current device, everything counted. On the CPU it is the growth of the process's
-    peak resident set, so it is only meaningful in a process that has not held more before.
+    On CUDA it is the allocator's peak on the current device, everything counted. On the CPU it is the growth of the
+    process's peak resident set, so it is only meaningful in a process that has not held more before.
     """
 
     def __init__(self, device: torch.device):
@@ -28,6 +29,6 @@ class PeakMemory:
         return max(0, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit - self._before)
 
     @property
-    def source(self) -> str:
+    def source(self) -> Literal["cuda allocator", "process resident set"]:
         """What is measured."""
         return "cuda allocator" if self.device.type == "cuda" else "process resident set"

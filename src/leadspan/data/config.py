@@ -33,7 +33,7 @@ class TraceSource(Settings):
     """Hub configuration name."""
     split: str = "train"
     """Hub split."""
-    limit: int | None = Field(None, ge=1)
+    limit: int | None = Field(default=None, ge=1)
     """Read at most this many records."""
 
 
@@ -42,7 +42,7 @@ class HeldOutShare(Settings):
 
     kind: Literal["share"] = "share"
     """Tag."""
-    share: float = Field(0.05, gt=0, lt=1)
+    share: float = Field(default=0.05, gt=0, lt=1)
     """Share of the questions."""
 
 
@@ -71,14 +71,14 @@ class Rendering(Settings):
     chat_template: Path | None = None
     """Jinja file that replaces the tokenizer's chat template."""
     assistant_turn: Literal["template", "append"] = "template"
-    """`template`: the chat template renders the assistant turn. `append`: it renders the prompt and the generation header;
-    the chain of thought in think tags, the answer and the end-of-turn token are appended (for templates that drop the
-    chain of thought)."""
-    think_open: str = Field("<think>", min_length=1)
+    """`template`: the chat template renders the assistant turn. `append`: it renders the prompt with its generation
+    header; the chain of thought in think tags, the answer and the end-of-sequence token follow (for templates that drop
+    the chain of thought)."""
+    think_open: str = Field(default="<think>", min_length=1)
     """Opening tag of the chain of thought in the rendered conversation."""
-    think_close: str = Field("</think>", min_length=1)
+    think_close: str = Field(default="</think>", min_length=1)
     """Closing tag."""
-    step_delimiter: str = Field("\n\n", min_length=1)
+    step_delimiter: str = Field(default="\n\n", min_length=1)
     """Text that separates steps of the chain of thought."""
 
 
@@ -91,17 +91,17 @@ class DataSettings(Settings):
     """Validation traces; never cut."""
     rendering: Rendering = Rendering()
     """How a trace becomes text."""
-    min_tokens: int = Field(1, ge=1)
+    min_tokens: int = Field(default=1, ge=1)
     """Shorter rendered conversations are left out (counted)."""
-    max_tokens: int | None = Field(None, ge=2)
+    max_tokens: int | None = Field(default=None, ge=2)
     """Longer rendered conversations are left out (counted), before any cut."""
-    num_train: int | None = Field(None, ge=1)
+    num_train: int | None = Field(default=None, ge=1)
     """Use this many training traces, drawn by the seed."""
-    num_validation: int | None = Field(None, ge=1)
+    num_validation: int | None = Field(default=None, ge=1)
     """Use this many validation traces, drawn by the seed."""
-    max_refused_share: float = Field(0.05, ge=0, le=1)
+    max_refused_share: float = Field(default=0.05, ge=0, le=1)
     """More unusable records than this share of a source is an error."""
-    num_workers: int = Field(1, ge=1)
+    num_workers: int = Field(default=1, ge=1)
     """Processes that render and tokenise; one process still uses every core through the tokenizer's own threads."""
     cache_dir: Path | None = None
     """Where tokenised traces are kept for reuse; `$LEADSPAN_CACHE` or `~/.cache/leadspan` when absent."""

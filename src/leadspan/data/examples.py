@@ -37,7 +37,13 @@ class Examples(Sequence[Example]):
     """The rows of a split under one policy and one supervision; arrays are made when an example is asked for."""
 
     def __init__(
-        self, rows: Dataset, policy: Policy, supervision: Supervision, stop_token_id: int, seed: int, place: str
+        self,
+        rows: Dataset,
+        policy: Policy,
+        supervision: Supervision,
+        stop_token_id: int,
+        seed: int,
+        place: str,
     ):
         """Cut and weigh every row by its section borders alone.
 

@@ -48,9 +48,7 @@ def find_files(path: Path, split: str) -> list[Path]:
     """
     if not path.is_dir():
         if path.suffix.lower() not in _READERS:
-            raise DataError(
-                f"{path}: the suffix {path.suffix!r} is none of {', '.join(_READERS)}; convert the file"
-            )
+            raise DataError(f"{path}: the suffix {path.suffix!r} is none of {', '.join(_READERS)}; convert the file")
         return [path]
     if (path / "dataset_dict.json").is_file():
         path = path / split
@@ -98,9 +96,7 @@ def _reading(path: Path) -> Iterator[None]:
         yield
     except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
         why = " ".join(str(error).split())[:300]
-        raise DataError(
-            f"{path}: cannot be read ({type(error).__name__}: {why}); mend or rewrite the file"
-        ) from error
+        raise DataError(f"{path}: cannot be read ({type(error).__name__}: {why}); mend or rewrite the file") from error
 
 
 def _saved_files(path: Path) -> list[Path]:
@@ -111,9 +107,7 @@ def _saved_files(path: Path) -> list[Path]:
     try:
         return [path / file["filename"] for file in json.loads(text)["_data_files"]]
     except (ValueError, KeyError, TypeError):
-        raise DataError(
-            f"{state}: lists no `_data_files`; save the data set again with save_to_disk"
-        ) from None
+        raise DataError(f"{state}: lists no `_data_files`; save the data set again with save_to_disk") from None
 
 
 def _read_jsonl(path: Path) -> Iterator[Record | Refusal]:
@@ -128,9 +122,7 @@ def _decode(line: bytes, place: str) -> Record | Refusal:
     try:
         return _as_record(json.loads(line.decode("utf-8")), place)
     except UnicodeDecodeError as error:
-        return Refusal(
-            "not valid UTF-8", f"byte {error.start + 1} of the line is {line[error.start]:#x}", place
-        )
+        return Refusal("not valid UTF-8", f"byte {error.start + 1} of the line is {line[error.start]:#x}", place)
     except (ValueError, RecursionError) as error:
         return Refusal("not valid JSON", str(error), place)
 
@@ -152,9 +144,7 @@ def _read_json(path: Path) -> Iterator[Record | Refusal]:
     if isinstance(value, dict):
         lists = [part for part in value.values() if isinstance(part, list)]
     if len(lists) != 1:
-        raise DataError(
-            f"{path}: holds {len(lists)} lists of records; make it one list, or an object with one list"
-        )
+        raise DataError(f"{path}: holds {len(lists)} lists of records; make it one list, or an object with one list")
     for number, row in enumerate(lists[0], 1):
         yield _as_record(row, f"{path.name}:{number}")
 

@@ -156,9 +156,7 @@ def bind(source: TraceSource, row: Row, place: str) -> Format:
     """
     wanted = source.format or ("columns" if source.columns else None)
     if source.columns and wanted != "columns":
-        raise DataError(
-            f"{source.path}: `columns` belongs to `format: columns`, not to `format: {wanted}`; drop one"
-        )
+        raise DataError(f"{source.path}: `columns` belongs to `format: columns`, not to `format: {wanted}`; drop one")
     known = [form for form in FORMATS if wanted is None or wanted in (form.name, *form.also)]
     known = [_renamed(form, source.columns) for form in known]
     are_there = all(name in row for name in source.columns.values())
@@ -195,9 +193,7 @@ def _column_of(row: Row, names: str) -> str:
     return next((name for name in there if row[name] is not None), there[0] if there else "")
 
 
-def _renamed(
-    form: Format, columns: Mapping[Any, str]
-) -> Format:  # Any: the roles are a Literal in the settings
+def _renamed(form: Format, columns: Mapping[Any, str]) -> Format:  # Any: the roles are a Literal in the settings
     chosen = {role: columns.get(role, names) for role, names in {**form.needs, **form.uses}.items()}
     return replace(
         form,
@@ -206,15 +202,11 @@ def _renamed(
     )
 
 
-def _describe_misfit(
-    known: list[Format], wanted: str | None, source: TraceSource, row: Row, place: str
-) -> str:
+def _describe_misfit(known: list[Format], wanted: str | None, source: TraceSource, row: Row, place: str) -> str:
     found = ", ".join(row) or "(none)"
     fit = "are not those of any known format" if wanted is None else f"are not those of the format {wanted!r}"
     needed = [f"  {form.name}: {', '.join(form.needs.values())}{form.note}" for form in known]
-    mapped = [
-        f"  columns: {role} is to be {name!r}" for role, name in source.columns.items() if name not in row
-    ]
+    mapped = [f"  columns: {role} is to be {name!r}" for role, name in source.columns.items() if name not in row]
     return "\n".join(
         [
             f"{place}: the columns {found} {fit}; needed are ('|' means or)",

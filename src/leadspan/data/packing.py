@@ -16,7 +16,6 @@ import torch
 from leadspan.data.examples import Example
 from leadspan.errors import SettingsError
 
-
 ItemT = TypeVar("ItemT")
 
 

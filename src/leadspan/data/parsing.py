@@ -149,9 +149,7 @@ def _with_system(messages: list[dict[str, str]], row: Row, columns: Columns) -> 
 
 def _message(turn: Any, column: str) -> dict[str, str]:
     if not isinstance(turn, dict):
-        raise Unusable(
-            MISTYPED, f"a turn of {column!r} is {type(turn).__name__}, role and content are needed"
-        )
+        raise Unusable(MISTYPED, f"a turn of {column!r} is {type(turn).__name__}, role and content are needed")
     role = _first_present(turn, "role|from")
     if not isinstance(role, str) or role not in _ROLES:
         raise Unusable("unknown role", f"{role!r} in {column!r}; known are {', '.join(_ROLES)}")
@@ -177,9 +175,7 @@ def _without_solution_tags(answer: str) -> str:
         raise Unusable("answer never closed", f"{opening} without {closing}")
     answer = answer.strip().removeprefix(opening).removesuffix(closing)
     if opening in answer or closing in answer:
-        raise Unusable(
-            "solution tags out of place", f"text outside {opening} ... {closing}, or one of them twice"
-        )
+        raise Unusable("solution tags out of place", f"text outside {opening} ... {closing}, or one of them twice")
     return answer
 
 
@@ -208,9 +204,7 @@ def _text(value: Any, column: str) -> str:
 
 
 def _text_or_number(value: Any, column: str) -> str:
-    if (
-        isinstance(value, float) and value.is_integer()
-    ):  # 27.0, where a column mixes whole numbers and fractions
+    if isinstance(value, float) and value.is_integer():  # 27.0, where a column mixes whole numbers and fractions
         value = int(value)
     return str(value) if isinstance(value, int | float) else _text(value, column)
 

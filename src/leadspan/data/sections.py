@@ -75,8 +75,8 @@ class Renderer:
         """Check the tokenizer and its template on a probe conversation.
 
         Raises:
-            ModelError: The tokenizer has no template or no offsets, or the template drops or changes the chain of thought
-                or leaves the turn without an end; names the remedy.
+            ModelError: The tokenizer has no template or no offsets, or the template drops or changes the chain of
+                thought or leaves the turn without an end; names the remedy.
         """
         self.tokenizer = tokenizer
         self.rendering = rendering
@@ -135,7 +135,7 @@ class Renderer:
     @cached_property
     def fingerprint(self) -> str:
         """Hash of all that decides token ids and borders."""
-        backend = self.tokenizer.backend_tokenizer.to_str()  # pyright: ignore[reportAttributeAccessIssue]  # fast only
+        backend = self.tokenizer.backend_tokenizer.to_str()  # pyright: ignore[reportAttributeAccessIssue, reportOptionalMemberAccess]  # fast only
         parts = (backend, self.template, self.rendering.model_dump_json(exclude={"chat_template"}))
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
@@ -238,7 +238,7 @@ def _to_tokens(batch: BatchEncoding, index: int, text: RenderedText, trace: Trac
             token = batch.char_to_token(index, char)
         if token is None:
             return len(input_ids)
-        return token + (batch.token_to_chars(index, token).start < char)
+        return token + (batch.token_to_chars(index, token).start < char)  # pyright: ignore[reportOptionalMemberAccess]  # it has some
 
     sections = Sections(
         prompt_end=first_token_at(text.prompt_end),

@@ -1,10 +1,11 @@
 """Supervision: what each kept token weighs in the loss.
 
-One non-negative weight per section. The six conditions of Chen et al. (arXiv 2512.21002, the supervision ablation: A, P+A,
-CoT, CoT+A, P+CoT, P+CoT+A) are weights of 0 and 1. A cut decides which tokens are there; this decides which of them are
-learnt; the two compose freely.
+One non-negative weight per section. The six conditions of Chen et al. (arXiv 2512.21002, the supervision ablation: A,
+P+A, CoT, CoT+A, P+CoT, P+CoT+A) are weights of 0 and 1. A cut decides which tokens are there; this decides which of
+them are learnt; the two compose freely.
 """
 
+import itertools
 from dataclasses import dataclass
 
 from pydantic import Field, model_validator
@@ -20,11 +21,11 @@ SECTION_NAMES = ("prompt", "cot", "answer", "appended")
 class Supervision(Settings):
     """Weight of the loss per section."""
 
-    prompt: float = Field(0.0, ge=0)
+    prompt: float = Field(default=0.0, ge=0)
     """Weight of prompt tokens."""
-    cot: float = Field(1.0, ge=0)
+    cot: float = Field(default=1.0, ge=0)
     """Weight of chain-of-thought tokens, think tags included."""
-    answer: float = Field(1.0, ge=0)
+    answer: float = Field(default=1.0, ge=0)
     """Weight of answer tokens, end-of-turn included."""
 
     @model_validator(mode="after")
@@ -102,7 +103,7 @@ def _pieces(span: Span, sections: Sections, unweighted: Span | None) -> list[tup
     for (first, last), section in borders.items():
         start, end = max(span[0], first), min(span[1], last)
         marks = sorted({start, end, *(m for m in unweighted or () if start < m < end)})
-        for a, b in zip(marks, marks[1:], strict=False):
+        for a, b in itertools.pairwise(marks):
             masked = unweighted is not None and unweighted[0] <= a and b <= unweighted[1]
             if start < end:
                 pieces.append((a, b, section, not masked))

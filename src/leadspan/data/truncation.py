@@ -6,8 +6,8 @@ decided by the supervision, not here.
 
 Notation: `T` tokens in all, `P` of them prompt, `C` chain of thought (tags included), `p` the kept proportion.
 
-Source: the lead-span rule is Chen et al., arXiv 2512.21002, "lead-span proportion"; `tail` and `middle` are its right and
-middle halves with the prompt under a switch of its own.
+Source: the lead-span rule is Chen et al., arXiv 2512.21002, "lead-span proportion"; `tail` and `middle` are its right
+and middle halves with the prompt under a switch of its own.
 """
 
 import math
@@ -155,14 +155,14 @@ class LeadAnswer(Policy):
     """Tag."""
     p: Proportion | None = None
     """Share of the chain of thought; give exactly one of `p`, `num_tokens`, `p_range`."""
-    num_tokens: int | None = Field(None, ge=1)
+    num_tokens: int | None = Field(default=None, ge=1)
     """Tokens of the chain of thought."""
     p_range: tuple[Proportion, Proportion] | None = None
     """Share of the chain of thought drawn per example, uniformly between the two."""
     align: Literal["token", "step"] = "token"
     """`step`: move the cut back to the last step border."""
     stop: Literal["none", "mask_think_end"] = "none"
-    """`mask_think_end`: where the chain of thought was cut, its closing tag is context without loss, so that the student
+    """`mask_think_end`: where the chain of thought was cut, its closing tag has no loss, so that the student
     is not taught to end thinking early."""
 
     @model_validator(mode="after")
@@ -304,7 +304,7 @@ class Mix(Policy):
     """Tag."""
     policy: SinglePolicy
     """What the others get."""
-    whole_share: float = Field(0.1, gt=0, lt=1)
+    whole_share: float = Field(default=0.1, gt=0, lt=1)
     """Probability of a trace to stay whole."""
 
     @property
@@ -323,7 +323,8 @@ class Mix(Policy):
 
 
 AnyPolicy = Annotated[
-    Full | Lead | LeadCot | LeadAnswer | Budget | Tail | Middle | RandomWindow | Mix, Field(discriminator="kind")
+    Full | Lead | LeadCot | LeadAnswer | Budget | Tail | Middle | RandomWindow | Mix,
+    Field(discriminator="kind"),
 ]
 
 

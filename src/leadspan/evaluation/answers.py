@@ -94,7 +94,7 @@ def decide(candidate: str, gold: str) -> Outcome:
     answer = next((part for part in found if isinstance(part, str)), "")
     box = last_boxed(candidate)
     spellings = [answer] if box is None else [answer, _respell(box)]
-    if any(_plain(spelling) == _plain(gold) for spelling in spellings):
+    if any(_plain(spelling) == _plain(gold) != "" for spelling in spellings):
         return "right"
     if _is_words(gold):
         return _either(any(_fold_words(spelling) == _fold_words(gold) for spelling in spellings))
@@ -135,9 +135,7 @@ def _equal(values: list[Any], gold_values: list[Any]) -> bool:
     from math_verify import verify
 
     try:
-        return verify(
-            gold_values, values, timeout_seconds=0, allow_set_relation_comp=True, raise_on_error=True
-        )
+        return verify(gold_values, values, timeout_seconds=0, allow_set_relation_comp=True, raise_on_error=True)
     except (MemoryError, RecursionError):
         raise
     except Exception:  # sympy raises all kinds where two things cannot be compared
@@ -160,9 +158,7 @@ def _respell(text: str) -> str:
 
 def _plain(text: str) -> str:
     """Text without LaTeX spacing, text wrappers and white space that separates no two words."""
-    text = _WRAPPER.sub(
-        r"\1", text.replace("\\!", "").replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac")
-    )
+    text = _WRAPPER.sub(r"\1", text.replace("\\!", "").replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac"))
     words = " ".join(_SPACING.sub(" ", text).split())
     return re.sub(r" ?([^\w ]) ?", r"\1", words).strip(".")
 

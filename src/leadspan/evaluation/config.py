@@ -26,22 +26,22 @@ class TaskSettings(Settings):
     """Text appended to every problem, on lines of its own."""
     grader: Literal["math", "exact"] = "math"
     """`math`: Math-Verify on the boxed answer; `exact`: the answer text equals the reference."""
-    limit: int | None = Field(None, ge=1)
+    limit: int | None = Field(default=None, ge=1)
     """Use the first so many problems."""
 
 
 class SamplingSettings(Settings):
     """How answers are drawn. Defaults are the paper's (arXiv 2512.21002, evaluation), one sample each."""
 
-    temperature: float = Field(0.6, ge=0)
+    temperature: float = Field(default=0.6, ge=0)
     """0 is greedy."""
-    top_p: float = Field(0.95, gt=0, le=1)
+    top_p: float = Field(default=0.95, gt=0, le=1)
     """Nucleus: smallest set of tokens with at least this probability."""
-    max_new_tokens: int = Field(32768, ge=1)
+    max_new_tokens: int = Field(default=32768, ge=1)
     """Cap on new tokens; lowered where prompt and new tokens would not fit the model's window."""
-    samples_per_problem: int = Field(1, ge=1)
+    samples_per_problem: int = Field(default=1, ge=1)
     """Samples for each problem."""
-    batch_size: int = Field(32, ge=1)
+    batch_size: int = Field(default=32, ge=1)
     """Sequences generated at a time; does not change what is drawn."""
     seed: int = 0
     """Seed; every sample draws from its own stream, keyed by seed, problem and sample number."""
@@ -54,5 +54,5 @@ class EvaluationSettings(Settings):
     """Tasks, in order."""
     sampling: SamplingSettings = SamplingSettings()
     """How answers are drawn."""
-    item_seconds: float = Field(10.0, gt=0)
+    item_seconds: float = Field(default=10.0, gt=0)
     """Limit for grading one answer."""

@@ -57,7 +57,14 @@ def evaluate_model(
     results = []
     for task, problems in tasks:
         start = time.perf_counter()
-        samples = _draw(model, renderer, problems, stops, settings.sampling, lambda text, t=task: on_progress(f"{t.name}: {text}"))
+        samples = _draw(
+            model,
+            renderer,
+            problems,
+            stops,
+            settings.sampling,
+            lambda text, t=task: on_progress(f"{t.name}: {text}"),
+        )
         verdicts = _grade(task, problems, samples, rendering, settings)
         path = directory / "samples" / f"{task.name}.jsonl"
         _write_samples(path, problems, samples, verdicts, weights)
@@ -107,11 +114,14 @@ def _draw(
     ]
     total = len(requests)
     drawn = generate(
-        model, renderer.tokenizer, requests, stops, settings, lambda done: on_progress(f"{done}/{total} samples")
+        model,
+        renderer.tokenizer,
+        requests,
+        stops,
+        settings,
+        lambda done: on_progress(f"{done}/{total} samples"),
     )
-    return [
-        [(prompt, sample) for sample in drawn[i * number : (i + 1) * number]] for i, prompt in enumerate(prompts)
-    ]
+    return [[(prompt, sample) for sample in drawn[i * number : (i + 1) * number]] for i, prompt in enumerate(prompts)]
 
 
 def _grade(
@@ -123,7 +133,9 @@ def _grade(
 ) -> list[list[Verdict]]:
     items = [
         GradeItem(
-            sample.text, problem.gold, sample.finish_reason == "stop" and is_closed(sample.text, prompt, rendering)
+            sample.text,
+            problem.gold,
+            sample.finish_reason == "stop" and is_closed(sample.text, prompt, rendering),
         )
         for problem, drawn in zip(problems, samples, strict=True)
         for prompt, sample in drawn

@@ -58,9 +58,7 @@ class MathGrader:
     May be used from any thread; calls take turns.
     """
 
-    def __init__(
-        self, num_workers: int | None = None, item_seconds: float = 5.0, memory_bytes: int = 2 << 30
-    ) -> None:
+    def __init__(self, num_workers: int | None = None, item_seconds: float = 5.0, memory_bytes: int = 2 << 30) -> None:
         """Set the limits; nothing is started yet.
 
         Args:
@@ -120,16 +118,12 @@ class MathGrader:
 
     def _decide_all(self, questions: Iterable[Question]) -> dict[Question, Outcome]:
         if not self._is_open:
-            raise EvaluationError(
-                "MathGrader.grade: the pool is closed; call it within `with MathGrader() as grader:`"
-            )
+            raise EvaluationError("MathGrader.grade: the pool is closed; call it within `with MathGrader() as grader:`")
         unique = list(dict.fromkeys(questions))
         with ThreadPoolExecutor(len(self._workers)) as threads:
             outcomes = list(threads.map(self._decide_one, unique))
         if num_given_up := outcomes.count("timeout"):
-            logger.warning(
-                "%d of %d comparisons broke the limits and count as timeout", num_given_up, len(unique)
-            )
+            logger.warning("%d of %d comparisons broke the limits and count as timeout", num_given_up, len(unique))
         return dict(zip(unique, outcomes, strict=True))
 
     def _decide_one(self, question: Question) -> Outcome:
@@ -162,9 +156,7 @@ def exact_grade(item: GradeItem) -> Verdict:
 def _checked_gold(item: GradeItem, place: str) -> str:
     gold = bare_gold(item.gold)
     if not gold:
-        raise DataError(
-            f"{place}: gold is {item.gold!r}; grading needs a right answer, so leave this problem out"
-        )
+        raise DataError(f"{place}: gold is {item.gold!r}; grading needs a right answer, so leave this problem out")
     return gold
 
 

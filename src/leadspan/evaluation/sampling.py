@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import torch
 from transformers import (
@@ -63,18 +63,18 @@ class SeededSampling(LogitsProcessor):
             seed = int.from_bytes(_digest(f"{settings.seed}:{key}")[:8], "big") >> 1
             self.generators.append(torch.Generator(device).manual_seed(seed))
 
-    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         """Scores `[rows, V]` at temperature, inside the nucleus, with noise."""
-        scores = cast(torch.FloatTensor, scores.float() / self.temperature)
+        scores = scores.float() / self.temperature
         if self.nucleus is not None:
-            scores = self.nucleus(input_ids, scores)
+            scores = self.nucleus(cast(Any, input_ids), cast(Any, scores))
         noise = torch.stack(
             [
                 torch.empty(scores.shape[1], device=scores.device).exponential_(generator=generator)
                 for generator in self.generators
             ]
         )
-        return cast(torch.FloatTensor, scores - noise.log())
+        return scores - noise.log()
 
 
 def generate(
@@ -134,10 +134,16 @@ def _generate_batch(
     if settings.temperature > 0:
         processors.append(SeededSampling(keys, settings, device))
     config = GenerationConfig(
-        do_sample=False, max_new_tokens=cap, eos_token_id=list(stop_token_ids), pad_token_id=pad, use_cache=True
+        do_sample=False,
+        max_new_tokens=cap,
+        eos_token_id=list(stop_token_ids),
+        pad_token_id=pad,
+        use_cache=True,
     )
     model.generation_config = config  # else unset fields would come from the one shipped with the weights
-    output = model.generate(input_ids, attention_mask=mask, generation_config=config, logits_processor=processors)
+    output = cast(Any, model).generate(
+        input_ids, attention_mask=mask, generation_config=config, logits_processor=processors
+    )
     return cast(torch.Tensor, output)[:, longest:].tolist()
 
 

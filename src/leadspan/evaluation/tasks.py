@@ -60,9 +60,7 @@ def _read(row: dict[str, Any], place: str, settings: TaskSettings) -> Problem:
     return Problem(key, text, gold)
 
 
-def _value(
-    row: dict[str, Any], named: str | None, usual: tuple[str, ...], place: str, role: str, task: str
-) -> str:
+def _value(row: dict[str, Any], named: str | None, usual: tuple[str, ...], place: str, role: str, task: str) -> str:
     names = (named,) if named is not None else usual
     found = next((name for name in names if row.get(name) is not None), None)
     if found is None:

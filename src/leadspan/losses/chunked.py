@@ -1,8 +1,8 @@
 """The mixed loss from hidden states and head weights, one chunk of logits at a time.
 
-Full logits `[N, V]` never exist. Gradients are formed in the forward pass, so that nothing of a chunk is kept: per chunk the
-products `z_s = H_s W_s^T`, `z_t = H_t W_t^T`, `dH = dz W_s`, `dW += dz^T H_s`, that is `2 N V (3 d_s + d_t)` operations in
-all. Memory beyond inputs and gradients: a few chunks of logits, whatever `N`.
+Full logits `[N, V]` never exist. Gradients are formed in the forward pass, so that nothing of a chunk is kept: per
+chunk the products `z_s = H_s W_s^T`, `z_t = H_t W_t^T`, `dH = dz W_s`, `dW += dz^T H_s`, that is `2 N V (3 d_s + d_t)`
+operations in all. Memory beyond inputs and gradients: a few chunks of logits, whatever `N`.
 """
 
 from dataclasses import dataclass
@@ -27,17 +27,17 @@ class RowLosses:
         kl: Nats, at the loss's temperature, without `T^2`, [N]; zeros without a teacher.
     """
 
-    cross_entropy: Float[torch.Tensor, "N"]  # noqa: F821  # a dimension name
-    kl: Float[torch.Tensor, "N"]  # noqa: F821
+    cross_entropy: Float[torch.Tensor, "N"]  # a dimension name
+    kl: Float[torch.Tensor, "N"]
 
 
 def chunked_loss(
     hidden: Float[torch.Tensor, "N d_s"],
     head: Float[torch.Tensor, "V d_s"],
     targets: DenseTargets | None,
-    labels: Int[torch.Tensor, "N"],  # noqa: F821
-    hard_weights: Float[torch.Tensor, "N"],  # noqa: F821
-    soft_weights: Float[torch.Tensor, "N"],  # noqa: F821
+    labels: Int[torch.Tensor, "N"],
+    hard_weights: Float[torch.Tensor, "N"],
+    soft_weights: Float[torch.Tensor, "N"],
     temperature: float = 1.0,
     chunk_tokens: int | None = None,
     vocab_size: int | None = None,
@@ -67,7 +67,7 @@ def chunked_loss(
 
 class _ChunkedLoss(torch.autograd.Function):
     @staticmethod
-    def forward(  # noqa: D102
+    def forward(
         ctx: Any,
         hidden: torch.Tensor,
         head: torch.Tensor,
@@ -106,7 +106,7 @@ class _ChunkedLoss(torch.autograd.Function):
         return torch.dot(hard, ce) + temperature**2 * torch.dot(soft, kl), ce, kl
 
     @staticmethod
-    def backward(ctx: Any, d_total: torch.Tensor, *_: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # noqa: D102
+    def backward(ctx: Any, d_total: torch.Tensor, *_: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         d_hidden, d_head = ctx.saved_tensors
         return (
             None if d_hidden is None else d_hidden * d_total.to(d_hidden.dtype),

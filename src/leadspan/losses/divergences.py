@@ -1,7 +1,7 @@
 """Per-position losses from logits, with closed-form gradients with respect to the student's logits.
 
-Notation: `z_s`, `z_t` logits [N, V] of student and teacher; `q = softmax(z_s / T)`, `p = softmax(z_t / T)`. A KL of equal
-distributions is 0: the teacher's entropy is part of it, so it is not the cross-entropy of soft targets.
+Notation: `z_s`, `z_t` logits [N, V] of student and teacher; `q = softmax(z_s / T)`, `p = softmax(z_t / T)`. A KL of
+equal distributions is 0: the teacher's entropy is part of it, so it is not the cross-entropy of soft targets.
 """
 
 import torch
@@ -10,8 +10,8 @@ from jaxtyping import Float, Int
 
 def cross_entropy(
     student_logits: Float[torch.Tensor, "N V"],
-    labels: Int[torch.Tensor, "N"],  # noqa: F821  # a dimension name
-) -> tuple[Float[torch.Tensor, "N"], Float[torch.Tensor, "N V"]]:  # noqa: F821
+    labels: Int[torch.Tensor, "N"],  # a dimension name
+) -> tuple[Float[torch.Tensor, "N"], Float[torch.Tensor, "N V"]]:
     """Negative log-likelihood of the labels, in nats.
 
     Value: `-log q[label]`; gradient: `q - onehot(label)`.
@@ -24,8 +24,10 @@ def cross_entropy(
 
 
 def forward_kl(
-    student_logits: Float[torch.Tensor, "N V"], teacher_logits: Float[torch.Tensor, "N V"], temperature: float = 1.0
-) -> tuple[Float[torch.Tensor, "N"], Float[torch.Tensor, "N V"]]:  # noqa: F821
+    student_logits: Float[torch.Tensor, "N V"],
+    teacher_logits: Float[torch.Tensor, "N V"],
+    temperature: float = 1.0,
+) -> tuple[Float[torch.Tensor, "N"], Float[torch.Tensor, "N V"]]:
     """Kullback-Leibler divergence of the student from the teacher, in nats, without the factor `T^2`.
 
     Value: `KL(p || q) = sum_j p_j (log p_j - log q_j)`; gradient with respect to `z_s`: `(q - p) / T`.
@@ -42,13 +44,13 @@ def forward_kl(
 def mixed_rows(
     student_logits: Float[torch.Tensor, "N V"],
     teacher_logits: Float[torch.Tensor, "N V"] | None,
-    labels: Int[torch.Tensor, "N"],  # noqa: F821
-    hard_weights: Float[torch.Tensor, "N"],  # noqa: F821
-    soft_weights: Float[torch.Tensor, "N"],  # noqa: F821
+    labels: Int[torch.Tensor, "N"],
+    hard_weights: Float[torch.Tensor, "N"],
+    soft_weights: Float[torch.Tensor, "N"],
     temperature: float,
 ) -> tuple[
-    Float[torch.Tensor, "N"],  # noqa: F821
-    Float[torch.Tensor, "N"] | None,  # noqa: F821
+    Float[torch.Tensor, "N"],
+    Float[torch.Tensor, "N"] | None,
     Float[torch.Tensor, "N V"],
 ]:
     """Cross-entropy, forward KL, and the gradient of `hard * CE + soft * T^2 * KL`.

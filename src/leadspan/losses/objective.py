@@ -1,7 +1,7 @@
 """The objective: weigh, sum, count. The only place where a loss is reduced.
 
-A batch gives a weighted *sum* and a weight *sum*; both are added up over the micro-batches and ranks of an optimiser step
-before they are divided. So 1 x 8, 2 x 4 and 8 x 1 examples, any packing and any number of ranks have one gradient.
+A batch gives a weighted *sum* and a weight *sum*; both are added up over the micro-batches and ranks of an optimiser
+step before they are divided. So 1 x 8, 2 x 4 and 8 x 1 examples, any packing and any number of ranks have one gradient.
 """
 
 from dataclasses import dataclass
@@ -25,8 +25,8 @@ class LossOutput:
     Attributes:
         loss_sum: Weighted sum over positions, differentiable.
         weight_sum: Sum of the weights.
-        totals: `[len(SECTION_NAMES), 3]`: per section the number of positions and the unweighted sums of cross-entropy and
-            KL, for metrics.
+        totals: `[len(SECTION_NAMES), 3]`: per section the number of positions and the unweighted sums of
+            cross-entropy and KL, for metrics.
     """
 
     loss_sum: torch.Tensor

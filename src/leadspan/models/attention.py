@@ -1,11 +1,14 @@
 """Attention over a packed row, one example at a time: cost `sum(T_i^2)`, no mask, no crossing.
 
-Registered with Transformers under `ATTENTION`, so that any model that takes an attention implementation by name can use it.
+Registered with Transformers under `ATTENTION`, so that any model that takes an attention implementation by name can
+use it.
 It computes packed rows only: without example borders it refuses, since a padded batch would need a mask.
 """
 
+import itertools
+
 import torch
-import torch.nn.functional as F  # noqa: N812  # the field's name
+import torch.nn.functional as F  # the field's name
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from leadspan.errors import ModelError
@@ -43,8 +46,8 @@ def packed_attention(
         Output [1, n, heads, head_dim], and None for the weights.
 
     Raises:
-        ModelError: The model needs a soft cap or attention sinks, which this attention does not compute, or it is called
-            without borders.
+        ModelError: The model needs a soft cap or attention sinks, which this attention does not compute, or it is
+            called without borders.
     """
     if kwargs.get("softcap") is not None or kwargs.get("s_aux") is not None:
         raise ModelError(
@@ -57,7 +60,7 @@ def packed_attention(
             "load it anew with Transformers' default attention to generate or to use padded batches"
         )
     outputs = []
-    for start, end in zip(example_borders, example_borders[1:], strict=False):
+    for start, end in itertools.pairwise(example_borders):
         mask = _window_mask(end - start, sliding_window, query.device)
         outputs.append(
             F.scaled_dot_product_attention(

@@ -1,5 +1,7 @@
 """The body of a causal language model over a packed row: final hidden states at chosen positions, no logits."""
 
+import itertools
+
 import torch
 from jaxtyping import Float, Int
 from transformers import PreTrainedModel
@@ -10,7 +12,7 @@ def final_hidden_states(
     input_ids: Int[torch.Tensor, "1 n"],
     position_ids: Int[torch.Tensor, "1 n"],
     borders: tuple[int, ...],
-    positions: Int[torch.Tensor, "m"],  # noqa: F821  # a dimension name
+    positions: Int[torch.Tensor, "m"],  # a dimension name
 ) -> Float[torch.Tensor, "m d"]:
     """Run everything below the head and keep the hidden states that predict a weighted token.
 
@@ -21,7 +23,7 @@ def final_hidden_states(
         borders: Example borders in the row, from 0 to n.
         positions: Positions to keep.
     """
-    longest = max(end - start for start, end in zip(borders, borders[1:], strict=False))
+    longest = max(end - start for start, end in itertools.pairwise(borders))
     cumulative = torch.tensor(borders, dtype=torch.int32).to(input_ids.device, non_blocking=True)
     output = model.get_decoder()(
         input_ids=input_ids,

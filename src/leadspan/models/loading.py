@@ -8,8 +8,14 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from leadspan.costs.flops import ModelShape
 from leadspan.errors import ModelError
@@ -129,12 +135,16 @@ def check_vocabularies(
 
 
 def save_student(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, template: str, stop_token_id: int, directory: Path
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    template: str,
+    stop_token_id: int,
+    directory: Path,
 ) -> None:
     """Write a model in Hugging Face form, ready to be loaded and to stop.
 
-    The tokenizer carries the chat template it was trained with; the generation config names *all* end-of-turn ids, since the
-    one of the chat template is missing from base checkpoints, whose students would otherwise never stop.
+    The tokenizer carries the chat template it was trained with; the generation config names *all* end-of-turn ids,
+    since the one of the chat template is missing from base checkpoints, whose students would otherwise never stop.
     """
     known = model.generation_config.eos_token_id if model.generation_config else None
     before = known if isinstance(known, list) else [known]
@@ -186,7 +196,9 @@ def _check_trainable(model: PreTrainedModel, name: str) -> None:
     config = model.config.get_text_config()
     for field in _LOGIT_TRANSFORMS:
         if getattr(config, field, None) not in (None, 1, 1.0):
-            raise ModelError(f"model {name}: its config sets {field}, and the loss does not apply it; use another model")
+            raise ModelError(
+                f"model {name}: its config sets {field}, and the loss does not apply it; use another model"
+            )
     kinds = set(getattr(config, "layer_types", None) or []) - {"full_attention", "sliding_attention"}
     if kinds:
         raise ModelError(

@@ -133,15 +133,9 @@ def load_runs(paths: Sequence[Path]) -> list[RunResult]:
     """
     runs: list[RunResult] = []
     for path in paths:
-        found = (
-            [path]
-            if (path / RUN_FILE).exists()
-            else sorted(file.parent for file in path.glob(f"*/{RUN_FILE}"))
-        )
+        found = [path] if (path / RUN_FILE).exists() else sorted(file.parent for file in path.glob(f"*/{RUN_FILE}"))
         if not found:
-            raise RunError(
-                f"{path}: no {RUN_FILE} in it or one level below; give a run directory or its parent"
-            )
+            raise RunError(f"{path}: no {RUN_FILE} in it or one level below; give a run directory or its parent")
         runs += [load_run(directory) for directory in found]
     return runs
 

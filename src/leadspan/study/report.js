@@ -8,8 +8,7 @@
   const chosenCost = {};
 
   const css = (name) => getComputedStyle(root).getPropertyValue(`--${name}`).trim();
-  const escapeHtml = (text) =>
-    text.replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;").replace(/"/g, "&quot;");
+  const escapeHtml = (text) => text.replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
   const colourOf = (number) =>
     css(number === null ? "muted" : number === 0 ? "ink" : `policy-${((number - 1) % data.num_colours) + 1}`);
   const symbolOf = (number) => SYMBOLS[number ? Math.floor((number - 1) / data.num_colours) % SYMBOLS.length : 0];
@@ -19,6 +18,10 @@
     array: intervals.map(([value, , high]) => high - value),
     arrayminus: intervals.map(([value, low]) => value - low),
   });
+
+  const box = (x, y, halfWidth, halfHeight) => ({ l: x - halfWidth, r: x + halfWidth, t: y - halfHeight, b: y + halfHeight });
+  const overlaps = (a, b) => a.l < b.r && b.l < a.r && a.t < b.b && b.t < a.b;
+  const needsLeader = (dy) => Math.abs(dy) > 20;
 
   function wrap(label, width) {
     const lines = [""];
@@ -84,52 +87,54 @@
     return { traces, layout };
   }
 
+  function frameOf({ width, height, margin, xaxis, yaxis }) {
+    const frame = { l: margin.l, r: width - margin.r, t: margin.t, b: height - margin.b };
+    frame.toX = (x) => frame.l + (x / xaxis.range[1]) * (frame.r - frame.l);
+    frame.toY = (y) => frame.b - (y / yaxis.range[1]) * (frame.b - frame.t);
+    return frame;
+  }
+
+  // The first offset at which a label stays inside the frame and neither it nor its leader touches what is blocked.
+  function freeSpot(frame, x, y, halfWidth, offsets, blocked) {
+    return offsets.find(([dx, dy]) => {
+      const at = box(x + dx, y + dy, halfWidth, 9);
+      const leader = needsLeader(dy) ? [0.4, 0.6, 0.8].map((part) => box(x + part * dx, y + part * dy, 1, 1)) : [];
+      const isInside = at.l >= frame.l && at.r <= frame.r && at.t >= frame.t && at.b <= frame.b;
+      return isInside && ![at, ...leader].some((part) => blocked.some((other) => overlaps(part, other)));
+    });
+  }
+
+  function annotation(text, [x, y], [dx, dy], colour) {
+    const leader = { showarrow: true, ax: dx, ay: dy, arrowhead: 0, arrowwidth: 1, arrowcolor: css("muted"), standoff: 7 };
+    const place = needsLeader(dy) ? leader : { showarrow: false, xshift: dx, yshift: -dy };
+    return { text: escapeHtml(text), x, y, xanchor: "center", yanchor: "middle", font: { size: 13, color: colour }, bgcolor: css("page"), borderpad: 0, ...place };
+  }
+
   // Puts each label where it covers no point, error bar or other label; for one that fits nowhere the legend is shown.
   function placeLabels(layout, points, lines) {
-    const { width, height, margin } = layout;
-    const plot = { left: margin.l, right: width - margin.r, top: margin.t, bottom: height - margin.b };
-    const toX = (x) => plot.left + (x / layout.xaxis.range[1]) * (plot.right - plot.left);
-    const toY = (y) => plot.bottom - (y / layout.yaxis.range[1]) * (plot.bottom - plot.top);
-    const box = (x, y, halfWidth, halfHeight) => ({ l: x - halfWidth, r: x + halfWidth, t: y - halfHeight, b: y + halfHeight });
-    const overlaps = (a, b) => a.l < b.r && b.l < a.r && a.t < b.b && b.t < a.b;
-    const taken = points.flatMap((point) => [
-      box(toX(point.x), toY(point.accuracy[0]), 9, 9),
-      { l: toX(point.x) - 5, r: toX(point.x) + 5, t: toY(point.accuracy[2]), b: toY(point.accuracy[1]) },
+    const frame = frameOf(layout);
+    const taken = points.flatMap(({ x, accuracy: [value, low, high] }) => [
+      box(frame.toX(x), frame.toY(value), 9, 9),
+      { l: frame.toX(x) - 5, r: frame.toX(x) + 5, t: frame.toY(high), b: frame.toY(low) },
     ]);
+    const ruled = lines.map((row) => ({ l: frame.l, r: frame.r, t: frame.toY(row.accuracy[0]) - 2, b: frame.toY(row.accuracy[0]) + 2 }));
     const annotations = [];
     let complete = true;
-    const ruled = lines.map((row) => ({ l: plot.left, r: plot.right, t: toY(row.accuracy[0]) - 2, b: toY(row.accuracy[0]) + 2 }));
-    const put = (text, anchor, offsets, colour) => {
-      const halfWidth = textWidth(text) / 2 + 4;
-      for (const strict of [true, false]) {
-        for (const [dx, dy] of offsets(halfWidth)) {
-          const at = box(toX(anchor.x) + dx, toY(anchor.y) + dy, halfWidth, 9);
-          const inside = at.l >= plot.left && at.r <= plot.right && at.t >= plot.top && at.b <= plot.bottom;
-          const isFar = Math.abs(dy) > 20 && colour !== css("muted");
-          const alongLeader = isFar ? [0.4, 0.6, 0.8].map((part) => box(toX(anchor.x) + part * dx, toY(anchor.y) + part * dy, 1, 1)) : [];
-          if (alongLeader.some((dot) => taken.some((other) => overlaps(dot, other)))) continue;
-          if (!inside || [...taken, ...(strict ? ruled : [])].some((other) => overlaps(at, other))) continue;
-          taken.push(at);
-          annotations.push({
-            text: escapeHtml(text), font: { size: 13, color: colour }, xanchor: "center", yanchor: "middle", x: anchor.x, y: anchor.y,
-            ...(isFar
-              ? { showarrow: true, ax: dx, ay: dy, arrowhead: 0, arrowwidth: 1, arrowcolor: css("muted"), standoff: 7 }
-              : { showarrow: false, xshift: dx, yshift: -dy }),
-          });
-          return;
-        }
-      }
-      complete = false;
+    const put = (text, anchor, offsetsFor, colour) => {
+      const [x, y, halfWidth] = [frame.toX(anchor[0]), frame.toY(anchor[1]), textWidth(text) / 2 + 4];
+      const search = (blocked) => freeSpot(frame, x, y, halfWidth, offsetsFor(halfWidth), blocked);
+      const spot = search([...taken, ...ruled]) ?? search(taken);
+      if (!spot) return (complete = false);
+      taken.push(box(x + spot[0], y + spot[1], halfWidth, 9));
+      annotations.push(annotation(text, anchor, spot, colour));
     };
-    for (const row of lines) {
-      const ends = (half) => [-1, 1].flatMap((side) => [half, plot.right - plot.left - half].map((dx) => [dx, side * 11]));
-      put(`${row.label} ${row.accuracy[0].toFixed(0)} %`, { x: 0, y: row.accuracy[0] }, ends, css("muted"));
-    }
+    const ends = (half) => [-11, 11].flatMap((dy) => [[half, dy], [frame.r - frame.l - half, dy]]);
     const around = (half) => [14, 30, 46].flatMap((gap) => [
       [half + 10, 0], [-half - 10, 0], [half + 6, -gap], [half + 6, gap], [-half - 6, -gap], [-half - 6, gap], [0, -gap - 4], [0, gap + 4],
     ]);
+    for (const row of lines) put(`${row.label} ${row.accuracy[0].toFixed(0)} %`, [0, row.accuracy[0]], ends, css("muted"));
     for (const point of [...points].sort((a, b) => b.accuracy[0] - a.accuracy[0])) {
-      put(point.label, { x: point.x, y: point.accuracy[0] }, around, css("ink"));
+      put(point.label, [point.x, point.accuracy[0]], around, css("ink"));
     }
     return { annotations, complete };
   }

@@ -36,9 +36,7 @@ COST_TITLES: dict[CostName, str] = {
 }
 
 
-def write_report(
-    runs: Sequence[RunResult], path: Path, title: str = "What the cut kept", target: float = 0.9
-) -> Path:
+def write_report(runs: Sequence[RunResult], path: Path, title: str = "What the cut kept", target: float = 0.9) -> Path:
     """Write the report on a set of runs as one self-contained HTML file, atomically.
 
     Args:
@@ -85,9 +83,7 @@ def policy_colours(runs: Sequence[RunResult]) -> dict[str, int | None]:
     """Colour number of each policy: absent for base and teacher, 0 (ink) for the reference, then 1, 2, ..."""
     named = _named(runs)
     reference = next((policy for _, policy, run in named if is_full(run)), None)
-    students = dict.fromkeys(
-        policy for _, policy, run in named if run.role == "student" and policy != reference
-    )
+    students = dict.fromkeys(policy for _, policy, run in named if run.role == "student" and policy != reference)
     colours: dict[str, int | None] = {policy: None if policy != reference else 0 for _, policy, _ in named}
     return colours | {policy: number for number, policy in enumerate(students, start=1)}
 
@@ -127,9 +123,7 @@ def _environment() -> Environment:
     return environment
 
 
-def _context(
-    runs: Sequence[RunResult], frontiers: Sequence[Frontier], title: str, target: float
-) -> dict[str, Any]:
+def _context(runs: Sequence[RunResult], frontiers: Sequence[Frontier], title: str, target: float) -> dict[str, Any]:
     folder = Path(__file__).parent
     named = _named(runs)
     cuts = [run.cut for run in runs if run.cut]
@@ -146,9 +140,7 @@ def _context(
         "cost_titles": COST_TITLES,
         "colours": policy_colours(runs),
         "trained": list(dict.fromkeys(policy for _, policy, run in named if run.train)),
-        "validated": list(
-            dict.fromkeys(run.label for run in runs if run.train and run.train.validation_loss)
-        ),
+        "validated": list(dict.fromkeys(run.label for run in runs if run.train and run.train.validation_loss)),
         "num_colours": NUM_COLOURS,
         "tables": tables,
         "style": Markup((folder / "report.css").read_text(encoding="utf-8")),
@@ -190,16 +182,13 @@ def _flatten(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
 
 def _task_chart(frontier: Frontier, colours: Mapping[str, int | None]) -> dict[str, Any]:
     units: dict[CostName, tuple[float, str]] = {
-        name: tables.unit_for(
-            name, max((row.costs[name].value for row in frontier.rows if row.costs), default=0)
-        )
+        name: tables.unit_for(name, max((row.costs[name].value for row in frontier.rows if row.costs), default=0))
         for name in COST_NAMES
     }
     return {
         "task": frontier.task,
         "axes": {
-            name: f"{COST_TITLES[name]} ({unit})" if unit else COST_TITLES[name]
-            for name, (_, unit) in units.items()
+            name: f"{COST_TITLES[name]} ({unit})" if unit else COST_TITLES[name] for name, (_, unit) in units.items()
         },
         "rows": [{**_point(row, units), "colour": colours[row.policy]} for row in frontier.rows],
     }

@@ -8,9 +8,7 @@ from leadspan.study.tables import percent_interval, quantity
 
 def run_summary(result: RunResult) -> Table:
     """A two-column table of one run's measured figures."""
-    table = Table(
-        title=f"{result.name}: {result.label}", title_justify="left", show_header=False, show_edge=False
-    )
+    table = Table(title=f"{result.name}: {result.label}", title_justify="left", show_header=False, show_edge=False)
     table.add_column(style="dim")
     table.add_column()
     if result.cut is not None:
@@ -34,14 +32,10 @@ def _add_cut(table: Table, cut: CutCounts, refused: dict[str, int]) -> None:
 
 
 def _add_training(table: Table, train: TrainResult) -> None:
-    table.add_row(
-        "trained", f"{train.num_steps} steps, {train.num_examples} examples, {train.num_tokens:,} tokens"
-    )
+    table.add_row("trained", f"{train.num_steps} steps, {train.num_examples} examples, {train.num_tokens:,} tokens")
     speed = train.num_tokens / train.seconds if train.seconds else 0.0
     table.add_row("time", f"{quantity('seconds', train.seconds)} ({speed:,.0f} tokens/s on {train.device})")
-    table.add_row(
-        "peak memory", f"{quantity('peak_memory_bytes', train.peak_memory_bytes)} ({train.memory_source})"
-    )
+    table.add_row("peak memory", f"{quantity('peak_memory_bytes', train.peak_memory_bytes)} ({train.memory_source})")
     table.add_row("FLOPs", quantity("flops", train.flops.total))
     table.add_row("training loss", f"{train.first_loss:.4f} -> {train.final_loss:.4f}")
     for step, loss in train.validation_loss.items():

@@ -73,9 +73,7 @@ class Clock(TrainerCallback, ExportableState):
         """Start the clock."""
         self._start = time.perf_counter()
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Stop the clock."""
         self.seconds += time.perf_counter() - self._start
 
@@ -99,9 +97,7 @@ class Progress(TrainerCallback):
         """Remember the loss."""
         self.loss = (logs or {}).get("loss", self.loss)
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Redraw the line."""
         if self.is_shown and state.is_world_process_zero:
             text = f"  {self.label}: step {state.global_step}/{state.max_steps}, loss {self.loss:.4f}"

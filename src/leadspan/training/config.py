@@ -12,9 +12,9 @@ class ByExamples(Settings):
 
     kind: Literal["examples"] = "examples"
     """Tag."""
-    examples_per_step: int = Field(8, ge=1)
+    examples_per_step: int = Field(default=8, ge=1)
     """Examples per optimiser step, over all ranks."""
-    examples_per_batch: int = Field(1, ge=1)
+    examples_per_batch: int = Field(default=1, ge=1)
     """Examples packed into one forward pass on one rank; the rest is gradient accumulation."""
 
     @model_validator(mode="after")
@@ -32,9 +32,9 @@ class ByTokens(Settings):
 
     kind: Literal["tokens"] = "tokens"
     """Tag."""
-    tokens_per_batch: int = Field(8192, ge=1)
+    tokens_per_batch: int = Field(default=8192, ge=1)
     """Token budget of one forward pass on one rank."""
-    batches_per_step: int = Field(1, ge=1)
+    batches_per_step: int = Field(default=1, ge=1)
     """Packs per optimiser step, over all ranks."""
 
 
@@ -44,11 +44,11 @@ Batching = Annotated[ByExamples | ByTokens, Field(discriminator="kind")]
 class Lora(Settings):
     """Low-rank adapters (Hu et al., arXiv 2106.09685) through PEFT; merged into the student at the end."""
 
-    r: int = Field(16, ge=1)
+    r: int = Field(default=16, ge=1)
     """Rank."""
-    alpha: float = Field(32, gt=0)
+    alpha: float = Field(default=32, gt=0)
     """Scale; the update is `alpha / r * B A`."""
-    dropout: float = Field(0.0, ge=0, lt=1)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
     """Dropout before the adapter."""
     target_modules: str | list[str] = "all-linear"
     """Modules that get an adapter; `all-linear` is every linear layer but the head."""
@@ -57,23 +57,23 @@ class Lora(Settings):
 class TrainingSettings(Settings):
     """Optimiser, schedule, batches, validation and checkpoints. Defaults are the paper's (arXiv 2512.21002, setup)."""
 
-    epochs: float | None = Field(None, gt=0)
+    epochs: float | None = Field(default=None, gt=0)
     """Passes over the training examples; give exactly one of `epochs` and `steps`."""
-    steps: int | None = Field(None, ge=1)
+    steps: int | None = Field(default=None, ge=1)
     """Optimiser steps."""
     batching: Batching = ByExamples()
     """What shares a step and a forward pass."""
-    learning_rate: float = Field(4e-6, gt=0)
+    learning_rate: float = Field(default=4e-6, gt=0)
     """Peak learning rate of AdamW."""
     schedule: Literal["cosine", "one_cycle", "linear", "constant"] = "cosine"
-    """Learning-rate schedule after warm-up; `one_cycle` is Smith & Topin (arXiv 1708.07120) without momentum cycling."""
-    warmup_share: float = Field(0.1, ge=0, lt=1)
+    """Learning-rate schedule after warm-up; `one_cycle`: Smith & Topin (arXiv 1708.07120), fixed momentum."""
+    warmup_share: float = Field(default=0.1, ge=0, lt=1)
     """Share of the steps that warm up."""
-    weight_decay: float = Field(0.05, ge=0)
+    weight_decay: float = Field(default=0.05, ge=0)
     """Decoupled weight decay."""
     betas: tuple[float, float] = (0.9, 0.999)
     """AdamW's moment decays."""
-    max_grad_norm: float = Field(1.0, ge=0)
+    max_grad_norm: float = Field(default=1.0, ge=0)
     """Gradient norm clipping; 0 switches it off."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """`auto`: bfloat16 autocast over float32 weights on a CUDA device that has it, else float32."""
@@ -81,13 +81,13 @@ class TrainingSettings(Settings):
     """Recompute activations in the backward pass: less memory, one more forward pass."""
     lora: Lora | None = None
     """Train adapters instead of all weights."""
-    num_validations: int = Field(1, ge=1)
+    num_validations: int = Field(default=1, ge=1)
     """Validations on full sequences, evenly spaced, the last one at the end; each writes a checkpoint."""
-    checkpoint_every: int | None = Field(None, ge=1)
+    checkpoint_every: int | None = Field(default=None, ge=1)
     """Steps between further checkpoints to resume from; must divide the steps between validations."""
     keep: Literal["best", "last"] = "best"
     """Which weights become the student: lowest validation loss, or the last."""
-    log_every: int = Field(10, ge=1)
+    log_every: int = Field(default=10, ge=1)
     """Steps between log lines."""
     report_to: list[Literal["tensorboard", "wandb", "trackio", "mlflow"]] = ["tensorboard"]
     """Trackers that mirror `metrics.jsonl`."""

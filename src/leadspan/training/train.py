@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from accelerate import PartialState
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments, set_seed
 from transformers.trainer_callback import PrinterCallback
@@ -34,6 +33,7 @@ from leadspan.results import TrainResult
 from leadspan.teacher.live import freeze
 from leadspan.training.callbacks import Clock, MetricsFile, Progress
 from leadspan.training.config import ByTokens, Lora, TrainingSettings
+from leadspan.training.process import process_device, process_state
 from leadspan.training.schedule import Schedule, schedule
 from leadspan.training.trainer import DistillationTrainer, attach_objective, complete_checkpoints
 
@@ -82,7 +82,7 @@ def train(inputs: TrainingInputs, settings: TrainingSettings, loss: LossSettings
     """
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
-    device = PartialState().device
+    device = process_device()
     checkpoint = _checkpoint_to_resume(inputs.directory, resume)
     memory = PeakMemory(device)
     set_seed(inputs.seed)
@@ -90,7 +90,7 @@ def train(inputs: TrainingInputs, settings: TrainingSettings, loss: LossSettings
     shapes = shape_of(student), None if teacher is None else shape_of(teacher)
     attach_objective(student, loss, vocab_size)
     model = student if settings.lora is None else _with_adapters(student, settings.lora)
-    plan = schedule(settings, inputs.examples.lengths, PartialState().num_processes, inputs.seed)
+    plan = schedule(settings, inputs.examples.lengths, process_state().num_processes, inputs.seed)
     trainer = _trainer(inputs, settings, plan, model, teacher)
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     saved_step = _keep(trainer, settings, plan)
@@ -168,6 +168,7 @@ def _arguments(inputs: TrainingInputs, settings: TrainingSettings, plan: Schedul
     os.environ["TENSORBOARD_LOGGING_DIR"] = str(inputs.directory / "tensorboard")
     return TrainingArguments(
         output_dir=str(inputs.directory / "checkpoints"),
+        use_cpu=not torch.accelerator.is_available(),
         max_steps=plan.num_steps,
         per_device_train_batch_size=1,
         gradient_accumulation_steps=plan.accumulation,
@@ -200,7 +201,12 @@ def _arguments(inputs: TrainingInputs, settings: TrainingSettings, plan: Schedul
     )
 
 
-_SCHEDULES = {"one_cycle": "constant", "cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
+_SCHEDULES = {
+    "one_cycle": "constant",
+    "cosine": "cosine",
+    "linear": "linear",
+    "constant": "constant_with_warmup",
+}
 
 
 def _use_bf16(settings: TrainingSettings) -> bool:
@@ -219,11 +225,11 @@ def _checkpoint_to_resume(directory: Path, resume: bool) -> Path | None:
             f"{directory}: it holds checkpoints of an earlier run up to step {complete[-1].name.rpartition('-')[2]}; "
             "go on with --resume, or give another output"
         )
-    if PartialState().is_main_process:
+    if process_state().is_main_process:
         for left in set(checkpoints.glob("checkpoint-*")) - set(complete):
             logger.warning("removing %s: it was not written to the end", left)
             shutil.rmtree(left)
-    PartialState().wait_for_everyone()
+    process_state().wait_for_everyone()
     return complete[-1] if complete else None
 
 

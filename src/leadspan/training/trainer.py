@@ -21,8 +21,8 @@ from leadspan.teacher.targets import DenseTargets
 def attach_objective(student: PreTrainedModel, settings: LossSettings, vocab_size: int | None) -> None:
     """Let the student's own `forward` compute the loss when it is given a `batch`.
 
-    The loss must run inside `forward`: data-parallel and sharding wrappers average gradients and gather weights through the
-    hooks of that call, and calling the inner module around them silently skips both.
+    The loss must run inside `forward`: data-parallel and sharding wrappers average gradients and gather weights
+    through the hooks of that call, and calling the inner module around them silently skips both.
     """
     plain_forward = student.forward
 
@@ -71,7 +71,7 @@ class DistillationTrainer(Trainer):
         super().__init__(
             model=student,  # pyright: ignore[reportArgumentType]  # a PEFT model is a Module
             args=arguments,
-            data_collator=pack,
+            data_collator=cast(Any, pack),
             train_dataset=cast(Any, examples),
             eval_dataset=cast(Any, validation),
         )
@@ -121,19 +121,18 @@ class DistillationTrainer(Trainer):
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
         """Weighted mean of the objective over all validation examples, with cross-entropy and KL by section."""
-        self.model.eval()
+        model = cast(torch.nn.Module, self.model_wrapped).eval()
         device, ranks = self.args.device, self.accelerator.num_processes
         sums = torch.zeros(2, dtype=torch.float64, device=device)
         totals = torch.zeros(len(SECTION_NAMES), 3, dtype=torch.float64, device=device)
         with torch.no_grad(), self.compute_loss_context_manager():
             for number, batch in enumerate(self.get_eval_dataloader(eval_dataset)):
-                output = self._forward(self.model_wrapped, self._prepare_inputs(batch))
+                output = self._forward(model, cast(Batch, self._prepare_inputs(batch)))
                 if number * ranks + self.accelerator.process_index >= self.num_validation_batches:
                     continue  # a repeat, so that every rank runs as many forward passes
                 sums += torch.stack([output.loss_sum, output.weight_sum]).to(sums)
                 totals += output.totals.to(totals)
-        sums = self.accelerator.reduce(sums, "sum")
-        totals = self.accelerator.reduce(totals, "sum")
+        sums, totals = self._summed(sums), self._summed(totals)
         metrics = {f"{metric_key_prefix}_loss": float(sums[0] / sums[1])}
         metrics |= {f"{metric_key_prefix}_{name}": value for name, value in section_means(totals).items()}
         self.log(metrics)
@@ -143,7 +142,7 @@ class DistillationTrainer(Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the means per section since the last log line."""
         if "loss" in logs:
-            logs |= section_means(self.accelerator.reduce(self.totals.to(self.args.device), "sum"))
+            logs |= section_means(self._summed(self.totals.to(self.args.device)))
             self.totals.zero_()
         super().log(logs, start_time)
 
@@ -160,6 +159,10 @@ class DistillationTrainer(Trainer):
     def floating_point_ops(self, inputs: Any) -> int:
         """Counted elsewhere, exactly (`leadspan.costs.flops`)."""
         return 0
+
+    def _summed(self, values: torch.Tensor) -> torch.Tensor:
+        """Sum over the ranks."""
+        return cast(torch.Tensor, self.accelerator.reduce(values, "sum"))
 
     def _forward(self, model: torch.nn.Module, batch: Batch) -> LossOutput:
         targets = None if self.teacher is None else live_targets(self.accelerator.unwrap_model(self.teacher), batch)

@@ -1,0 +1,234 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+from leadspan.errors import ModelError, RunError, SettingsError
+from leadspan.pipeline import run
+from leadspan.training.config import TrainingSettings
+from leadspan.training.schedule import schedule
+from recipes import metrics, toy_recipe, write_recipe
+
+PLAIN_SGD = {"learning_rate": 1e-2, "max_grad_norm": 0, "schedule": "constant", "warmup_share": 0}
+
+
+def losses(directory: Path) -> list[float]:
+    return [line["loss"] for line in metrics(directory) if "loss" in line]
+
+
+def weights(directory: Path) -> dict[str, torch.Tensor]:
+    return load_file(directory / "student" / "model.safetensors")
+
+
+def distill(recipe: Path, *options: str, ranks: int = 1) -> subprocess.Popen[bytes]:
+    start = [sys.executable, "-m"]
+    if ranks > 1:
+        start += ["torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}", "-m"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [*start, "leadspan", "distill", str(recipe), *options],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+
+
+def test_a_run_learns_and_leaves_what_it_says(tmp_path: Path) -> None:
+    recipe = toy_recipe(tmp_path, steps=12, num_validations=3)
+    result = run(recipe)
+    assert result.train is not None and result.cut is not None
+    assert result.train.final_loss < 0.8 * result.train.first_loss
+    assert list(result.train.validation_loss) == ["4", "8", "12"]
+    assert result.train.best_step == result.train.saved_step == 12
+    assert result.train.num_examples == 96
+    assert result.train.flops.total > 0 and result.train.seconds > 0
+    lines = metrics(recipe.output)
+    assert {"loss", "kl/cot", "ce/cot", "learning_rate", "grad_norm"} <= set(lines[0])
+    student = AutoModelForCausalLM.from_pretrained(recipe.output / "student")
+    assert student.generation_config.eos_token_id == [0]
+    assert (recipe.output / "student" / "chat_template.jinja").exists()
+
+
+def test_validation_is_on_full_sequences(tmp_path: Path) -> None:
+    cut = run(toy_recipe(tmp_path / "a", steps=1, learning_rate=1e-12))
+    full = run(toy_recipe(tmp_path / "b", steps=1, learning_rate=1e-12, cut={"kind": "full"}))
+    assert cut.train and full.train
+    assert cut.train.validation_loss == full.train.validation_loss
+    assert cut.train.num_tokens < full.train.num_tokens
+
+
+def test_the_best_weights_are_kept(tmp_path: Path) -> None:
+    # a learning rate that explodes after the warm-up makes the first validation the best one
+    changes = {
+        "steps": 8,
+        "num_validations": 4,
+        "learning_rate": 1.0,
+        "schedule": "linear",
+        "warmup_share": 0.9,
+    }
+    best = run(toy_recipe(tmp_path / "best", **changes))
+    last = run(toy_recipe(tmp_path / "last", keep="last", **changes))
+    assert best.train and last.train
+    found = best.train.validation_loss
+    assert best.train.saved_step == int(min(found, key=lambda step: found[step])) < last.train.saved_step == 8
+    assert not torch.equal(
+        weights(tmp_path / "best/run")["model.norm.weight"],
+        weights(tmp_path / "last/run")["model.norm.weight"],
+    )
+
+
+@pytest.mark.parametrize("per_batch", [1, 2, 8])
+def test_accumulation_does_not_change_the_run(tmp_path: Path, per_batch: int) -> None:
+    def batching(size: int) -> dict[str, object]:
+        return {"batching": {"kind": "examples", "examples_per_step": 8, "examples_per_batch": size}}
+
+    run(toy_recipe(tmp_path / "a", steps=3, **batching(4)))
+    run(toy_recipe(tmp_path / "b", steps=3, **batching(per_batch)))
+    assert losses(tmp_path / "a/run") == pytest.approx(losses(tmp_path / "b/run"), rel=1e-5)
+    norms = [[line["grad_norm"] for line in metrics(tmp_path / name / "run") if "grad_norm" in line] for name in "ab"]
+    assert norms[0] == pytest.approx(norms[1], rel=1e-4)
+
+
+def test_batches_by_tokens(tmp_path: Path) -> None:
+    batching = {"kind": "tokens", "tokens_per_batch": 400, "batches_per_step": 2}
+    result = run(toy_recipe(tmp_path, batching=batching, steps=None, epochs=2))
+    assert result.train is not None
+    assert result.train.num_tokens <= 400 * 2 * result.train.num_steps
+    assert result.train.num_examples >= 2 * (result.cut.num_kept if result.cut else 0)
+
+
+def test_adapters_are_merged_into_the_student(tmp_path: Path) -> None:
+    recipe = toy_recipe(tmp_path, lora={"r": 4})
+    result = run(recipe)
+    assert result.train is not None and result.train.final_loss < result.train.first_loss
+    assert (recipe.output / "adapter" / "adapter_model.safetensors").exists()
+    merged = weights(recipe.output)
+    assert not any("lora" in name for name in merged)
+    start = weights_of_start(recipe)
+    changed = {name for name in merged if not torch.equal(merged[name], start[name])}
+    assert changed and all("proj" in name for name in changed)
+
+
+def weights_of_start(recipe) -> dict[str, torch.Tensor]:
+    from leadspan.models.loading import load_model
+
+    return load_model(recipe.student, torch.float32).state_dict()
+
+
+def test_gradient_checkpointing_gives_the_same_losses(tmp_path: Path) -> None:
+    run(toy_recipe(tmp_path / "a", steps=3))
+    run(toy_recipe(tmp_path / "b", steps=3, gradient_checkpointing=True))
+    assert losses(tmp_path / "a/run") == pytest.approx(losses(tmp_path / "b/run"), rel=1e-6)
+
+
+def test_one_cycle_peaks_after_its_warm_up(tmp_path: Path) -> None:
+    recipe = toy_recipe(tmp_path, steps=10, schedule="one_cycle", warmup_share=0.3)
+    run(recipe)
+    rates = [line["learning_rate"] for line in metrics(recipe.output) if "loss" in line]
+    assert max(rates) == pytest.approx(recipe.training.learning_rate) and rates.index(max(rates)) in (2, 3)
+    assert rates[-1] < 0.01 * max(rates)
+
+
+def test_cross_entropy_only_needs_no_teacher(tmp_path: Path) -> None:
+    result = run(toy_recipe(tmp_path, teacher=None, loss={"kl_weight": 0.0}, steps=2))
+    assert result.train is not None and result.train.flops.teacher_body == 0
+
+
+def test_a_teacher_of_another_vocabulary_is_refused(tmp_path: Path) -> None:
+    from toys import tiny
+
+    with pytest.raises(ModelError, match="teacher: its head has 20 rows"):
+        run(toy_recipe(tmp_path, teacher=tiny(vocab=20).model_dump()))
+
+
+def test_a_finished_or_started_run_is_not_overwritten(tmp_path: Path) -> None:
+    recipe = toy_recipe(tmp_path, steps=2)
+    first = run(recipe)
+    with pytest.raises(RunError, match="holds a finished run"):
+        run(recipe)
+    assert run(recipe, resume=True) == first
+    (recipe.output / "run.json").unlink()
+    with pytest.raises(RunError, match=r"checkpoints of an earlier run up to step 2; go on with --resume"):
+        run(recipe)
+    with pytest.raises(RunError, match="started with another recipe"):
+        run(toy_recipe(tmp_path, steps=3), resume=True)
+
+
+def test_ranks_must_divide_a_step() -> None:
+    settings = TrainingSettings(steps=2)
+    with pytest.raises(SettingsError, match=r"8 batches per step do not divide among 3 ranks"):
+        schedule(settings, [5] * 10, num_ranks=3, seed=0)
+    with pytest.raises(SettingsError, match=r"checkpoint_every = 3: it must divide the 4 steps"):
+        schedule(TrainingSettings(steps=4, checkpoint_every=3), [5] * 10, num_ranks=1, seed=0)
+    with pytest.raises(ValueError, match="no multiple"):
+        TrainingSettings.model_validate(
+            {"steps": 1, "batching": {"kind": "examples", "examples_per_step": 8, "examples_per_batch": 3}}
+        )
+
+
+def test_epochs_count_examples() -> None:
+    plan = schedule(TrainingSettings(epochs=2, num_validations=2), [5] * 20, num_ranks=2, seed=0)
+    assert (plan.num_steps, plan.accumulation, plan.validate_every) == (5, 4, 3)
+    assert sorted(i for batch in plan.plan for i in batch) == sorted(2 * list(range(20)))
+
+
+@pytest.mark.slow
+def test_two_processes_have_the_gradient_of_one(tmp_path: Path) -> None:
+    for name, ranks in (("one", 1), ("two", 2)):
+        recipe = toy_recipe(tmp_path / name, steps=3)
+        process = distill(write_recipe(recipe, tmp_path / f"{name}.yaml"), ranks=ranks)
+        output, _ = process.communicate()
+        assert process.returncode == 0, output.decode()
+    one, two = ([line for line in metrics(tmp_path / n / "run") if "loss" in line] for n in ("one", "two"))
+    for key in ("loss", "grad_norm", "kl/cot", "ce/cot"):
+        assert [line[key] for line in one] == pytest.approx([line[key] for line in two], rel=1e-4), key
+    validation = [
+        [line["eval_loss"] for line in metrics(tmp_path / n / "run") if "eval_loss" in line] for n in ("one", "two")
+    ]
+    assert validation[0] == pytest.approx(validation[1], rel=1e-5)
+    first, second = weights(tmp_path / "one/run"), weights(tmp_path / "two/run")
+    for name, tensor in first.items():
+        torch.testing.assert_close(tensor, second[name], rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_a_killed_run_resumes_with_the_same_losses(tmp_path: Path) -> None:
+    changes = {"steps": 60, "num_validations": 2, "checkpoint_every": 5, "keep": "last"}
+    whole = toy_recipe(tmp_path / "whole", **changes)
+    run(whole)
+    recipe = toy_recipe(tmp_path / "killed", **changes)
+    path = write_recipe(recipe, tmp_path / "killed.yaml")
+    process = distill(path)
+    deadline = time.monotonic() + 120
+    while not (recipe.output / "checkpoints" / "checkpoint-15").exists() and time.monotonic() < deadline:
+        assert process.poll() is None, process.communicate()[0].decode()
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert not (recipe.output / "run.json").exists()
+    output, _ = (resumed := distill(path, "--resume")).communicate()
+    assert resumed.returncode == 0, output.decode()
+    assert losses(recipe.output) == pytest.approx(losses(whole.output), rel=1e-4)
+    assert [line["step"] for line in metrics(recipe.output) if "loss" in line] == list(range(1, 61))
+    for name, tensor in weights(whole.output).items():
+        torch.testing.assert_close(weights(recipe.output)[name], tensor, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_a_half_written_checkpoint_is_passed_over(tmp_path: Path) -> None:
+    recipe = toy_recipe(tmp_path, steps=6, num_validations=3)
+    run(recipe)
+    (recipe.output / "run.json").unlink()
+    checkpoints = recipe.output / "checkpoints"
+    (checkpoints / "checkpoint-6" / "trainer_state.json").unlink()
+    expected = losses(recipe.output)
+    result = run(recipe, resume=True)
+    assert losses(recipe.output) == pytest.approx(expected, rel=1e-5)
+    assert result.train is not None and list(result.train.validation_loss) == ["2", "4", "6"]
