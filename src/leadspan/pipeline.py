@@ -92,7 +92,8 @@ def run(recipe: Recipe, resume: bool = False, say: Callable[[str], None] = logge
     trained = train(inputs, recipe.training, recipe.loss, resume)
     result = RunResult(
         name=recipe.name,
-        label=recipe.cut.label,
+        label=recipe.cut.label if recipe.role == "student" else recipe.role,
+        role=recipe.role,
         recipe=recipe.model_dump(mode="json"),
         environment=environment(recipe.seed),
         cut=data.examples.counts,

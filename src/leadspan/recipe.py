@@ -1,6 +1,7 @@
 """The whole configuration of a run, composed of the stages' own sections."""
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import model_validator
 
@@ -19,6 +20,8 @@ class Recipe(Settings):
 
     name: str
     """Name of the run in results and reports."""
+    role: Literal["student", "base", "teacher"] = "student"
+    """What the trained model is to the others of a report: only students are compared by their cut."""
     seed: int = 0
     """Seed of everything that is drawn: split, random cuts, order, dropout."""
     output: Path

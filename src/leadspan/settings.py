@@ -158,7 +158,7 @@ def _keys_at(kind: type[BaseModel], location: tuple[int | str, ...]) -> Iterator
             found
             for model in models
             if part in model.model_fields
-            for found in _models_in(model.model_fields[str(part)].annotation)
+            for found in models_in(model.model_fields[str(part)].annotation)
         ]
         tagged = [model for model in models if _tag_of(model) == part]
         models = below or tagged or models
@@ -171,7 +171,8 @@ def _tag_of(model: type[BaseModel]) -> object:
     return field.default if field is not None else None
 
 
-def _models_in(annotation: Any) -> list[type[BaseModel]]:
+def models_in(annotation: Any) -> list[type[BaseModel]]:
+    """The settings classes in a field's annotation, e.g. the members of a tagged union."""
     if isinstance(annotation, type) and not isinstance(annotation, types.GenericAlias):
         return [annotation] if issubclass(annotation, BaseModel) else []
-    return [found for inner in typing.get_args(annotation) for found in _models_in(inner)]
+    return [found for inner in typing.get_args(annotation) for found in models_in(inner)]

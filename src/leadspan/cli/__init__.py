@@ -35,6 +35,17 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Parse, with `key=value` overrides allowed behind options too."""
+    parser = build_parser()
+    options, rest = parser.parse_known_args(arguments)
+    if rest and ("recipe" not in options or any(word.startswith("-") for word in rest)):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        options.overrides += rest
+    return options
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command.
 
@@ -42,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0; 2 when something the user gave or left on disk is wrong, said in one message on standard error; 130 on
         interrupt.
     """
-    options = build_parser().parse_args(arguments)
+    options = parse(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     logging.getLogger("leadspan").setLevel(logging.INFO if int(os.environ.get("RANK", "0")) == 0 else logging.ERROR)
     try:

@@ -106,7 +106,8 @@ class _ChunkedLoss(torch.autograd.Function):
         return torch.dot(hard, ce) + temperature**2 * torch.dot(soft, kl), ce, kl
 
     @staticmethod
-    def backward(ctx: Any, d_total: torch.Tensor, *_: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        d_total = gradients[0]
         d_hidden, d_head = ctx.saved_tensors
         return (
             None if d_hidden is None else d_hidden * d_total.to(d_hidden.dtype),

@@ -54,7 +54,9 @@ def run_trial(recipe: Recipe, say: Callable[[str], None]) -> RunResult:
     if failure is not None:
         raise RunError(f"{recipe.name}: {failure}")
     if process.exitcode:
-        raise RunError(f"{recipe.name}: its process ended with exit code {process.exitcode} (-9: killed, often for memory)")
+        raise RunError(
+            f"{recipe.name}: its process ended with exit code {process.exitcode} (-9: killed, often for memory)"
+        )
     return load_run(recipe.output)
 
 

@@ -1,0 +1,72 @@
+import pytest
+import torch
+
+from leadspan.errors import EvaluationError
+from leadspan.evaluation.config import SamplingSettings
+from leadspan.evaluation.sampling import Request, SeededSampling, generate
+from leadspan.models.loading import load_model
+from toys import SPECIALS, VOCAB, character_tokenizer, tiny
+
+STOP = SPECIALS.index("<|im_end|>")
+REQUESTS = [Request("add " + "one " * (i % 4), f"p{i}") for i in range(9)]
+
+
+def draw(requests: list[Request], **settings: object):
+    model = load_model(tiny(seed=4), torch.float32, for_training=False).eval()
+    sampling = SamplingSettings.model_validate({"max_new_tokens": 12, **settings})
+    return generate(model, character_tokenizer(), requests, [STOP], sampling)
+
+
+def test_a_sample_does_not_depend_on_its_batch() -> None:
+    alone = [draw([request])[0] for request in REQUESTS]
+    assert draw(REQUESTS, batch_size=4) == alone
+    assert draw(REQUESTS[::-1], batch_size=9) == alone[::-1]
+
+
+def test_seed_and_key_change_the_sample() -> None:
+    assert draw(REQUESTS[:1]) != draw(REQUESTS[:1], seed=1)
+    assert draw([Request("add", "a")]) != draw([Request("add", "b")])
+
+
+def test_greedy_is_the_argmax() -> None:
+    model = load_model(tiny(seed=4), torch.float32, for_training=False).eval()
+    tokenizer = character_tokenizer()
+    ids = tokenizer("add", add_special_tokens=False)["input_ids"]
+    for _ in range(6):
+        ids.append(int(model(torch.tensor([ids])).logits[0, -1].argmax()))
+    sample = draw([Request("add", "x")], temperature=0, max_new_tokens=6)[0]
+    assert STOP in ids[3:] or sample.text == tokenizer.decode(ids[3:])
+
+
+def test_draws_follow_the_distribution() -> None:
+    scores = torch.tensor([[2.0, 1.0, 0.0, -1.0]]).repeat(4000, 1)
+    settings = SamplingSettings(temperature=0.7, top_p=1.0)
+    keys = [str(i) for i in range(4000)]
+    drawn = SeededSampling(keys, settings, torch.device("cpu"))(torch.zeros(4000, 1), scores).argmax(-1)
+    expected = (scores[0] / 0.7).softmax(-1)
+    found = torch.bincount(drawn, minlength=4) / 4000
+    torch.testing.assert_close(found, expected, atol=0.03, rtol=0)
+    nucleus = SamplingSettings(temperature=0.7, top_p=0.5)
+    assert set(
+        SeededSampling(keys, nucleus, torch.device("cpu"))(torch.zeros(4000, 1), scores).argmax(-1).tolist()
+    ) == {0}
+
+
+def test_stops_and_caps_are_told_apart() -> None:
+    samples = draw(REQUESTS, max_new_tokens=150)
+    assert {s.finish_reason for s in samples} <= {"stop", "length"}
+    for sample in samples:
+        assert (sample.finish_reason == "length") == (sample.num_tokens == 150)
+        assert "<|im_end|>" not in sample.text
+    assert any(s.finish_reason == "stop" for s in samples)
+
+
+def test_the_window_caps_new_tokens_and_never_the_prompt() -> None:
+    model = load_model(tiny(max_position_embeddings=20), torch.float32, for_training=False).eval()
+    sampling = SamplingSettings(max_new_tokens=100, temperature=0)
+    sample = generate(model, character_tokenizer(), [Request("a" * 12, "k")], [VOCAB - 1], sampling)[0]
+    assert sample.num_tokens <= 8
+    with pytest.raises(
+        EvaluationError, match=r"its prompt has 20 tokens and the model's window 20; prompts are never cut"
+    ):
+        generate(model, character_tokenizer(), [Request("a" * 20, "k")], [STOP], sampling)

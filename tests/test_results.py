@@ -1,0 +1,24 @@
+from pathlib import Path
+
+import pytest
+
+from leadspan.errors import RunError
+from leadspan.results import FlopsByPart, RunResult, load_run, save_run
+
+
+def test_a_run_survives_a_round_trip(tmp_path: Path) -> None:
+    result = RunResult(name="n", label="lead 0.5", recipe={"seed": 1}, environment={"torch": "2"})
+    save_run(result, tmp_path / "run")
+    assert load_run(tmp_path / "run") == result
+
+
+def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="not found; give a directory that a finished"):
+        load_run(tmp_path)
+    (tmp_path / "run.json").write_text('{"name": 3}')
+    with pytest.raises(RunError, match=r"not a run file of schema 1 \(name"):
+        load_run(tmp_path)
+
+
+def test_flops_add_up() -> None:
+    assert FlopsByPart(student_body=1, teacher_head=2, recomputation=4).total == 7
