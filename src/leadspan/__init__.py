@@ -23,7 +23,7 @@ if TYPE_CHECKING:
         Tail,
     )
     from leadspan.pipeline import run
-    from leadspan.recipe import Recipe
+    from leadspan.recipe import Recipe, load_recipe
     from leadspan.results import RunResult, load_run
 
 _HOMES = {
@@ -40,7 +40,7 @@ _HOMES = {
         "Tail",
     ),
     "leadspan.data.supervision": ("Supervision",),
-    "leadspan.recipe": ("Recipe",),
+    "leadspan.recipe": ("Recipe", "load_recipe"),
     "leadspan.results": ("RunResult", "load_run"),
     "leadspan.pipeline": ("run",),
 }
@@ -60,6 +60,7 @@ __all__ = [
     "Sections",
     "Supervision",
     "Tail",
+    "load_recipe",
     "load_run",
     "run",
 ]

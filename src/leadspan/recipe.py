@@ -1,5 +1,6 @@
 """The whole configuration of a run, composed of the stages' own sections."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -11,7 +12,7 @@ from leadspan.data.truncation import AnyPolicy, Lead
 from leadspan.evaluation.config import EvaluationSettings
 from leadspan.losses.config import LossSettings
 from leadspan.models.config import ModelSettings, Pretrained
-from leadspan.settings import Settings
+from leadspan.settings import Settings, load_settings
 from leadspan.training.config import TrainingSettings
 
 
@@ -63,3 +64,12 @@ class Recipe(Settings):
             return self.tokenizer
         assert isinstance(self.student, Pretrained), "checked above"
         return self.student.path
+
+
+def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe, with `key.sub=value` overrides.
+
+    Raises:
+        SettingsError: The file cannot be read, or a setting breaks a rule; names every fault.
+    """
+    return load_settings(Recipe, Path(path), overrides)

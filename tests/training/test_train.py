@@ -179,8 +179,31 @@ def test_epochs_count_examples() -> None:
     assert sorted(i for batch in plan.plan for i in batch) == sorted(2 * list(range(20)))
 
 
+def kept_gradients(directory: Path, per_batch: int, ranks: int = 1) -> dict[str, torch.Tensor]:
+    batching = {"kind": "examples", "examples_per_step": 8, "examples_per_batch": per_batch}
+    path = write_recipe(toy_recipe(directory, batching=batching), directory / "recipe.yaml")
+    start = [sys.executable]
+    if ranks > 1:
+        start += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
+    command = [*start, str(Path(__file__).with_name("keep_gradients.py")), str(path), str(directory / "gradients.pt")]
+    done = subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return torch.load(directory / "gradients.pt")
+
+
 @pytest.mark.slow
-def test_two_processes_have_the_gradient_of_one(tmp_path: Path) -> None:
+def test_the_gradient_is_the_same_however_a_step_is_split(tmp_path: Path) -> None:
+    whole = kept_gradients(tmp_path / "1x8", per_batch=8)
+    assert max(gradient.abs().max() for gradient in whole.values()) > 1e-3
+    for name, per_batch, ranks in (("2x4", 4, 1), ("8x1", 1, 1), ("2 ranks", 2, 2)):
+        split = kept_gradients(tmp_path / name, per_batch, ranks)
+        assert split.keys() == whole.keys()
+        for key, gradient in whole.items():
+            torch.testing.assert_close(split[key], gradient, rtol=1e-3, atol=1e-6, msg=f"{name}: {key}")
+
+
+@pytest.mark.slow
+def test_two_processes_have_the_losses_of_one(tmp_path: Path) -> None:
     for name, ranks in (("one", 1), ("two", 2)):
         recipe = toy_recipe(tmp_path / name, steps=3)
         process = distill(write_recipe(recipe, tmp_path / f"{name}.yaml"), ranks=ranks)

@@ -14,10 +14,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Resolve the recipe, then train or print it."""
-    from leadspan.recipe import Recipe
-    from leadspan.settings import dump_yaml, load_settings
+    from leadspan.recipe import load_recipe
+    from leadspan.settings import dump_yaml
 
-    recipe = load_settings(Recipe, options.recipe, options.overrides)
+    recipe = load_recipe(options.recipe, options.overrides)
     if options.dry_run:
         print(dump_yaml(recipe), end="")
         return

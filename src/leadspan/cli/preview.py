@@ -18,10 +18,9 @@ def run(options: argparse.Namespace) -> None:
 
     from leadspan.cli.show import counts_table, legend, record_panel
     from leadspan.pipeline import prepare_data
-    from leadspan.recipe import Recipe
-    from leadspan.settings import load_settings
+    from leadspan.recipe import load_recipe
 
-    recipe = load_settings(Recipe, options.recipe, options.overrides)
+    recipe = load_recipe(options.recipe, options.overrides)
     data = prepare_data(recipe)
     console = Console()
     console.print(legend())
