@@ -1,8 +1,9 @@
 """The demo: a reasoning student distilled on cut traces, from nothing, on a CPU, in minutes.
 
-Everything is trained on the spot in a generated world: a teacher on long problems; a small base on short ones, so that it
-knows how to finish; then students distilled from the teacher on long traces, one per policy, all from the same base with the
-same settings. All are evaluated on the same held-out long problems. What is printed is what was measured.
+Everything is trained on the spot in a generated world: a teacher on long problems; a small base on short ones, so
+that it knows how to finish; then students distilled from the teacher on long traces, one per policy, all from the
+same base with the same settings. All are evaluated on the same held-out long problems. What is printed is what was
+measured.
 """
 
 import time

@@ -1,0 +1,149 @@
+"""World `derive_and_verify`: short programs over digits, derived line by line, then verified.
+
+A problem is a list of assignments modulo a small number and asks for the last variable. The chain of thought first
+derives: every line restates its equation, substitutes and evaluates it. The answer first stands at the end of that.
+Then it verifies: every line again, the list of all values, and the value asked for. So the share of the chain of
+thought before the first correct answer is known, and with it where a lead cut should start to hurt.
+
+    prompt   c=3;d=c+4;f=d*d;f?
+    cot      c=3 / d=c+4=3+4=2 / f=d*d=2*2=4 / check / c=3. / d=c+4=3+4=2. / f=d*d=2*2=4. / c=3,d=2,f=4 / f=4
+    answer   4
+
+Source: that the first correct derivation falls near the middle of a trace is what Chen et al. (arXiv 2512.21002)
+observe of real traces; the world makes it a setting.
+"""
+
+import hashlib
+import random
+import string
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from leadspan.errors import SettingsError
+from leadspan.settings import Settings
+
+Split = Literal["train", "test"]
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One problem with its trace.
+
+    Attributes:
+        prompt: Assignments and the question.
+        cot: Derivation and verification, lines separated by line feeds.
+        answer: The value asked for.
+        first_answer: Characters of the chain of thought through the first statement of the answer.
+    """
+
+    prompt: str
+    cot: str
+    answer: str
+    first_answer: int
+
+
+class DeriveAndVerify(Settings):
+    """Shape of the problems."""
+
+    min_variables: int = Field(default=2, ge=2)
+    """Fewest assignments."""
+    max_variables: int = Field(default=5, ge=2)
+    """Most assignments."""
+    modulus: int = Field(default=5, ge=2, le=10)
+    """Values are digits below this."""
+    num_names: int = Field(default=8, ge=2, le=26)
+    """Variables are drawn in order from so many letters."""
+    num_checks: int = Field(default=1, ge=0)
+    """How often the verification repeats the derivation; more of it moves the first answer forward in the trace."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> "DeriveAndVerify":
+        if not self.min_variables <= self.max_variables <= self.num_names:
+            raise ValueError(
+                f"min_variables {self.min_variables}, max_variables {self.max_variables}, num_names {self.num_names}: "
+                "they must ascend"
+            )
+        return self
+
+    def problems(self, number: int, seed: int, split: Split) -> list[Problem]:
+        """Distinct problems of one split; every problem belongs to one split for good, by the hash of its prompt.
+
+        Args:
+            number: How many.
+            seed: Seed of the draw.
+            split: `test` is a tenth of all problems, `train` the rest.
+
+        Raises:
+            SettingsError: The world has too few distinct problems.
+        """
+        found: dict[str, Problem] = {}
+        for tried, problem in enumerate(self._draws(seed)):
+            if split_of(problem.prompt) == split:
+                found.setdefault(problem.prompt, problem)
+            if len(found) == number:
+                return list(found.values())
+            if tried > 100 * number + 1000:
+                break
+        raise SettingsError(
+            f"derive_and_verify: {number} distinct {split} problems were asked for and {len(found)} found; "
+            "widen min_variables, max_variables or num_names, or ask for fewer"
+        )
+
+    def _draws(self, seed: int) -> Iterator[Problem]:
+        rng = random.Random(f"derive_and_verify:{seed}")
+        while True:
+            yield self._draw(rng)
+
+    def _draw(self, rng: random.Random) -> Problem:
+        number = rng.randint(self.min_variables, self.max_variables)
+        names = sorted(rng.sample(string.ascii_lowercase[: self.num_names], number))
+        first = rng.randrange(self.modulus)
+        values, equations, lines = [first], [f"{names[0]}={first}"], [f"{names[0]}={first}"]
+        for name, before in zip(names[1:], names, strict=False):
+            operator, left = rng.choice("+-*"), values[-1]
+            is_square = rng.random() < 0.5  # the second operand is the variable again, or a digit
+            right = left if is_square else rng.randrange(self.modulus)
+            value = evaluate(left, operator, right, self.modulus)
+            equations.append(f"{name}={before}{operator}{before if is_square else right}")
+            lines.append(f"{equations[-1]}={left}{operator}{right}={value}")
+            values.append(value)
+        return self._write(names, values, equations, lines)
+
+    def _write(self, names: list[str], values: list[int], equations: list[str], lines: list[str]) -> Problem:
+        derivation = "\n".join(lines)
+        cot = [derivation]
+        for _ in range(self.num_checks):
+            cot += ["check", *(f"{line}." for line in lines)]
+        cot.append(",".join(f"{name}={value}" for name, value in zip(names, values, strict=True)))
+        cot.append(f"{names[-1]}={values[-1]}")
+        prompt = ";".join([*equations, f"{names[-1]}?"])
+        return Problem(prompt, "\n".join(cot), str(values[-1]), first_answer=len(derivation))
+
+
+def evaluate(left: int, operator: str, right: int, modulus: int) -> int:
+    """`left operator right` modulo `modulus`.
+
+    >>> evaluate(1, "-", 3, 5)
+    3
+    """
+    match operator:
+        case "+":
+            return (left + right) % modulus
+        case "-":
+            return (left - right) % modulus
+        case "*":
+            return (left * right) % modulus
+    raise ValueError(f"operator {operator!r} is none of + - *")
+
+
+def split_of(prompt: str) -> Split:
+    """The split a prompt belongs to."""
+    return "test" if hashlib.sha256(prompt.encode()).digest()[0] < 26 else "train"
+
+
+def first_answer_share(problems: list[Problem]) -> float:
+    """Mean share of the chain of thought, in characters, through the first statement of the answer."""
+    return sum(p.first_answer / len(p.cot) for p in problems) / len(problems)

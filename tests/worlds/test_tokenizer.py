@@ -1,0 +1,40 @@
+from pathlib import Path
+
+from transformers import AutoTokenizer
+
+from leadspan.data.config import Rendering, TraceSource
+from leadspan.data.records import Trace
+from leadspan.data.sections import RenderedText, Renderer
+from leadspan.data.traces import read_traces
+from leadspan.evaluation.config import TaskSettings
+from leadspan.evaluation.tasks import load_task
+from leadspan.worlds.derive_and_verify import DeriveAndVerify
+from leadspan.worlds.files import write_task, write_traces
+from leadspan.worlds.tokenizer import build_tokenizer
+
+
+def test_problems_survive_disk_template_and_tokenizer(tmp_path: Path) -> None:
+    problems = DeriveAndVerify(min_variables=2, max_variables=5).problems(40, 0, "train")
+    build_tokenizer().save_pretrained(tmp_path / "tokenizer")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "tokenizer")
+    renderer = Renderer(tokenizer, Rendering(step_delimiter="\n"))
+    source = TraceSource(path=str(write_traces(problems, tmp_path / "t.jsonl")))
+    traces = [t for t in read_traces(source) if isinstance(t, Trace)]
+    texts = [renderer.render(t) for t in traces]
+    assert len(traces) == 40
+    for text, problem in zip(texts, problems, strict=True):
+        assert isinstance(text, RenderedText)
+        tokens = renderer.tokenise([text], traces[:1])[0]
+        s = tokens.sections
+        assert tokenizer.decode(tokens.input_ids) == text.text
+        assert tokenizer.unk_token_id is None or tokenizer.unk_token_id not in tokens.input_ids
+        cot = tokenizer.decode(tokens.input_ids[s.prompt_end : s.cot_end])
+        assert cot == f"<think>\n{problem.cot}\n</think>"
+        assert tokenizer.decode(tokens.input_ids[s.cot_end :]) == f"\n\n{problem.answer}<|im_end|>"
+        assert len(s.steps) == problem.cot.count("\n")
+
+
+def test_tasks_are_read_back(tmp_path: Path) -> None:
+    problems = DeriveAndVerify().problems(10, 0, "test")
+    read = load_task(TaskSettings(name="t", path=str(write_task(problems, tmp_path / "t.jsonl"))))
+    assert [(p.text, p.gold) for p in read] == [(p.prompt, p.answer) for p in problems]
