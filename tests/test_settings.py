@@ -4,7 +4,7 @@ import pytest
 
 from leadspan.errors import SettingsError
 from leadspan.recipe import Recipe
-from leadspan.settings import apply_overrides, dump_yaml, load_settings, parse_yaml
+from leadspan.settings import apply_overrides, dump_yaml, load_settings, parse_yaml, validate
 
 RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.yaml"))
 SMALL = """
@@ -121,3 +121,9 @@ def test_overrides_index_lists() -> None:
     assert values == {"tasks": [{"name": "a", "limit": 3}, {"name": "c"}]}
     with pytest.raises(SettingsError, match="must be a list index from 0 to 1"):
         apply_overrides(values, ["tasks.2.name=c"])
+
+
+def test_the_recipe_of_the_readme_is_valid() -> None:
+    text = (Path(__file__).parents[1] / "README.md").read_text()
+    values = parse_yaml(text.split("```yaml\n")[1].split("```")[0], "README.md")
+    assert validate(Recipe, values, "README.md").cut.label == "mix 0.9 lead 0.5"

@@ -41,13 +41,13 @@ def distill(recipe: Path, *options: str, ranks: int = 1) -> subprocess.Popen[byt
 
 
 def test_a_run_learns_and_leaves_what_it_says(tmp_path: Path) -> None:
-    recipe = toy_recipe(tmp_path, steps=12, num_validations=3)
+    recipe = toy_recipe(tmp_path, steps=11, num_validations=3)
     result = run(recipe)
     assert result.train is not None and result.cut is not None
     assert result.train.final_loss < 0.8 * result.train.first_loss
-    assert list(result.train.validation_loss) == ["4", "8", "12"]
-    assert result.train.best_step == result.train.saved_step == 12
-    assert result.train.num_examples == 96
+    assert list(result.train.validation_loss) == ["4", "8", "11"]
+    assert result.train.best_step == result.train.saved_step == 11
+    assert result.train.num_examples == 88
     assert result.train.flops.total > 0 and result.train.seconds > 0
     lines = metrics(recipe.output)
     assert {"loss", "kl/cot", "ce/cot", "learning_rate", "grad_norm"} <= set(lines[0])
@@ -165,8 +165,6 @@ def test_ranks_must_divide_a_step() -> None:
     settings = TrainingSettings(steps=2)
     with pytest.raises(SettingsError, match=r"8 batches per step do not divide among 3 ranks"):
         schedule(settings, [5] * 10, num_ranks=3, seed=0)
-    with pytest.raises(SettingsError, match=r"checkpoint_every = 3: it must divide the 4 steps"):
-        schedule(TrainingSettings(steps=4, checkpoint_every=3), [5] * 10, num_ranks=1, seed=0)
     with pytest.raises(ValueError, match="no multiple"):
         TrainingSettings.model_validate(
             {"steps": 1, "batching": {"kind": "examples", "examples_per_step": 8, "examples_per_batch": 3}}
@@ -245,13 +243,15 @@ def test_a_killed_run_resumes_with_the_same_losses(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_half_written_checkpoint_is_passed_over(tmp_path: Path) -> None:
+def test_what_a_kill_left_half_written_is_passed_over(tmp_path: Path) -> None:
     recipe = toy_recipe(tmp_path, steps=6, num_validations=3)
     run(recipe)
     (recipe.output / "run.json").unlink()
     checkpoints = recipe.output / "checkpoints"
     (checkpoints / "checkpoint-6" / "trainer_state.json").unlink()
     expected = losses(recipe.output)
+    with (recipe.output / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 6, "lo')
     result = run(recipe, resume=True)
     assert losses(recipe.output) == pytest.approx(expected, rel=1e-5)
     assert result.train is not None and list(result.train.validation_loss) == ["2", "4", "6"]

@@ -53,8 +53,10 @@ def run_demo(directory: Path, seed: int) -> list[RunResult]:
     if directory.exists() and any(directory.iterdir()):
         raise RunError(f"--output {directory}: it is not empty; give a new directory, or remove it")
     start = time.monotonic()
-    console.print("A world of small derivations: [cyan]a prompt of assignments[/], a chain of thought that derives and")
-    console.print("verifies line by line, an answer. Everything is trained here, from nothing.\n")
+    console.print(
+        "A world of small derivations: a prompt of assignments, a chain of thought that derives and verifies line by "
+        "line, an answer. Everything is trained here, from nothing.\n"
+    )
     recipes = demo_recipes(directory, seed)
     runs: list[RunResult] = []
     failed: list[str] = []

@@ -206,7 +206,7 @@ def _row(entry: _Entry, reference: _Entry | None) -> Row:
         tokens_p50=evaluation.tokens_p50,
         reference=compared.label if compared else None,
         kept=_kept(evaluation, compared.evaluation) if compared else None,
-        costs=_costs(run.train, reference.run.train if reference else None) if run.train else None,
+        costs=_student_costs(run, reference),
         cut=run.cut,
     )
 
@@ -217,6 +217,13 @@ def _kept(policy: EvalResult, full: EvalResult) -> Kept:
     except EvaluationError as error:
         return Kept(None, None, str(error))
     return Kept(found.ratio, found.difference, found.reason)
+
+
+def _student_costs(run: RunResult, reference: _Entry | None) -> dict[CostName, Cost] | None:
+    """Costs of a student; what teacher and base cost is no part of the comparison."""
+    if run.train is None or run.role != "student":
+        return None
+    return _costs(run.train, reference.run.train if reference else None)
 
 
 def _costs(train: TrainResult, full: TrainResult | None) -> dict[CostName, Cost]:

@@ -31,7 +31,8 @@ class MetricsFile(TrainerCallback):
         """Cut the record back to the step training starts from."""
         if not state.is_world_process_zero or not self.path.exists():
             return
-        lines = [json.loads(line) for line in self.path.read_text().splitlines()]
+        whole, _, _ = self.path.read_text().rpartition("\n")  # a killed process may leave half a line
+        lines = [json.loads(line) for line in whole.splitlines()]
         kept = [line for line in lines if line["step"] <= state.global_step]
         self.path.write_text("".join(json.dumps(line) + "\n" for line in kept))
 
@@ -76,6 +77,15 @@ class Clock(TrainerCallback, ExportableState):
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Stop the clock."""
         self.seconds += time.perf_counter() - self._start
+
+
+class ValidateAtEnd(TrainerCallback):
+    """Validates at the last step, wherever the others fall."""
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Ask for a validation at the last step."""
+        if state.global_step == state.max_steps and args.eval_strategy != "no":
+            control.should_evaluate = True
 
 
 class Progress(TrainerCallback):

@@ -82,9 +82,9 @@ class TrainingSettings(Settings):
     lora: Lora | None = None
     """Train adapters instead of all weights."""
     num_validations: int = Field(default=1, ge=1)
-    """Validations on full sequences, evenly spaced, the last one at the end; each writes a checkpoint."""
+    """Validations on full sequences, evenly spaced, the last one at the end; each also writes a checkpoint."""
     checkpoint_every: int | None = Field(default=None, ge=1)
-    """Steps between further checkpoints to resume from; must divide the steps between validations."""
+    """Steps between checkpoints to resume from; a tenth of the run when absent. The last and the best are kept."""
     keep: Literal["best", "last"] = "best"
     """Which weights become the student: lowest validation loss, or the last."""
     log_every: int = Field(default=10, ge=1)

@@ -53,13 +53,5 @@ def schedule(settings: TrainingSettings, lengths: Sequence[int], num_ranks: int,
     else:
         plan = plan_by_tokens(lengths, batching.tokens_per_batch, num_steps * per_step, seed)
     validate_every = math.ceil(num_steps / settings.num_validations)
-    return Schedule(num_steps, per_step // num_ranks, plan, validate_every, _checkpoints(settings, validate_every))
-
-
-def _checkpoints(settings: TrainingSettings, validate_every: int) -> int:
-    every = settings.checkpoint_every or validate_every
-    if validate_every % every:
-        raise SettingsError(
-            f"training.checkpoint_every = {every}: it must divide the {validate_every} steps between validations"
-        )
-    return every
+    checkpoint_every = settings.checkpoint_every or math.ceil(num_steps / 10)
+    return Schedule(num_steps, per_step // num_ranks, plan, validate_every, checkpoint_every)

@@ -31,7 +31,7 @@ from leadspan.models.loading import (
 )
 from leadspan.results import TrainResult
 from leadspan.teacher.live import freeze
-from leadspan.training.callbacks import Clock, MetricsFile, Progress
+from leadspan.training.callbacks import Clock, MetricsFile, Progress, ValidateAtEnd
 from leadspan.training.config import ByTokens, Lora, TrainingSettings
 from leadspan.training.process import process_device, process_state
 from leadspan.training.schedule import Schedule, schedule
@@ -159,6 +159,7 @@ def _trainer(
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(MetricsFile(inputs.directory / "metrics.jsonl"))
     trainer.add_callback(Clock())
+    trainer.add_callback(ValidateAtEnd())
     trainer.add_callback(Progress(inputs.label))
     return trainer
 

@@ -137,6 +137,7 @@ class DistillationTrainer(Trainer):
         metrics |= {f"{metric_key_prefix}_{name}": value for name, value in section_means(totals).items()}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        self.control.should_save = True  # so that the best weights can be gone back to
         return metrics
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
