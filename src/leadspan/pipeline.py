@@ -59,13 +59,13 @@ def prepare_data(recipe: Recipe) -> PreparedData:
     return PreparedData(renderer, splits, examples, validation)
 
 
-def run(recipe: Recipe, resume: bool = False, say: Callable[[str], None] = logger.info) -> RunResult:
+def run(recipe: Recipe, resume: bool = False, say: Callable[[str], None] = lambda text: None) -> RunResult:
     """Prepare, train, evaluate, and write `run.json`.
 
     Args:
         recipe: The run.
         resume: Go on from the last complete checkpoint; a finished run is returned as it is.
-        say: Told in words what is being done.
+        say: Told in words what is being done, `stage: detail`.
 
     Raises:
         LeadspanError: Whatever is wrong with the recipe, the data, the models or the run directory.
@@ -77,8 +77,9 @@ def run(recipe: Recipe, resume: bool = False, say: Callable[[str], None] = logge
     _claim(recipe, resume)
     for task in recipe.evaluation.tasks:
         load_task(task)  # a broken task is told before hours of training, not after
+    say("preparing data")
     data = prepare_data(recipe)
-    say(f"training {recipe.cut.label} on {len(data.examples)} examples")
+    say("loading models")
     inputs = TrainingInputs(
         student=recipe.student,
         teacher=recipe.teacher,
@@ -86,7 +87,7 @@ def run(recipe: Recipe, resume: bool = False, say: Callable[[str], None] = logge
         examples=data.examples,
         validation=data.validation,
         directory=directory,
-        label=f"{recipe.name}, {recipe.cut.label}",
+        say=say,
         seed=recipe.seed,
     )
     trained = train(inputs, recipe.training, recipe.loss, resume)
@@ -123,7 +124,7 @@ def _claim(recipe: Recipe, resume: bool) -> None:
 
 
 def evaluate(
-    recipe: Recipe, model: Pretrained, directory: Path, say: Callable[[str], None] = logger.info
+    recipe: Recipe, model: Pretrained, directory: Path, say: Callable[[str], None] = lambda text: None
 ) -> list[EvalResult]:
     """Evaluate a model on the tasks of a recipe, with the model's own tokenizer and template."""
     if not recipe.evaluation.tasks:

@@ -24,12 +24,14 @@ def run(options: argparse.Namespace) -> None:
     from rich.console import Console
 
     from leadspan.pipeline import run as run_recipe
+    from leadspan.study.progress import Progress
     from leadspan.study.summary import run_summary
     from leadspan.training.process import process_state
 
     state = process_state()
     console = Console(stderr=True, quiet=not state.is_main_process)
-    result = run_recipe(recipe, options.resume, lambda text: console.print(f"[dim]{text}[/dim]", highlight=False))
+    with Progress(console) as progress:
+        result = run_recipe(recipe, options.resume, progress)
     if state.is_main_process:
         Console().print(run_summary(result))
         print(f"run directory: {recipe.output}")

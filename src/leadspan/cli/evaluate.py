@@ -32,6 +32,7 @@ def run(options: argparse.Namespace) -> None:
     from leadspan.pipeline import environment
     from leadspan.results import RUN_FILE, RunResult, save_run
     from leadspan.settings import apply_overrides, validate
+    from leadspan.study.progress import Progress
     from leadspan.study.summary import run_summary
     from leadspan.training.train import STUDENT_DIR
 
@@ -42,9 +43,8 @@ def run(options: argparse.Namespace) -> None:
     settings = validate(EvaluationSettings, values, "evaluate")
     student = Path(options.model) / STUDENT_DIR
     model = Pretrained(path=str(student) if student.is_dir() else options.model)
-    console = Console(stderr=True)
-    with console.status("loading") as status:
-        results = evaluate_model(model, model.path, Rendering(), settings, options.output, status.update)
+    with Progress(Console(stderr=True)) as progress:
+        results = evaluate_model(model, model.path, Rendering(), settings, options.output, progress)
     label = options.label or Path(options.model).name
     result = RunResult(
         name=label,

@@ -63,7 +63,7 @@ def evaluate_model(
             problems,
             stops,
             settings.sampling,
-            lambda text, t=task: on_progress(f"{t.name}: {text}"),
+            lambda text, t=task: on_progress(f"evaluating: {t.name}, {text}"),
         )
         verdicts = _grade(task, problems, samples, rendering, settings)
         path = directory / "samples" / f"{task.name}.jsonl"

@@ -7,7 +7,6 @@ measured.
 """
 
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from leadspan.recipe import Recipe
 from leadspan.results import RunResult
 from leadspan.settings import validate
 from leadspan.study.frontier import build_frontiers
+from leadspan.study.progress import Progress
 from leadspan.study.report import write_report
 from leadspan.study.sweep import run_trial
 from leadspan.study.tables import percent_interval, print_frontiers, quantity
@@ -61,7 +61,7 @@ def run_demo(directory: Path, seed: int) -> list[RunResult]:
     runs: list[RunResult] = []
     failed: list[str] = []
     for number, recipe in enumerate(recipes, 1):
-        title = f"[{number}/{len(recipes)}] {_describe(recipe)}"
+        title = f"{number}/{len(recipes)} {_describe(recipe)}"
         try:
             runs.append(_run_one(recipe, title, console))
         except LeadspanError as error:
@@ -101,17 +101,13 @@ def write_world(directory: Path, seed: int) -> Path:
 
 
 def _run_one(recipe: Recipe, title: str, console: Console) -> RunResult:
-    say: Callable[[str], None] = lambda text: None  # noqa: E731  # replaced on a terminal
-    if console.is_terminal:
-        with console.status(title) as status:
-            say = lambda text: status.update(f"{title}: {text}")  # noqa: E731  # closes over the status line
-            run = run_trial(recipe, say)
-    else:
-        run = run_trial(recipe, say)
+    with Progress(console, title) as progress:
+        run = run_trial(recipe, progress)
     found = run.evaluations[0]
     accuracy, stopped = percent_interval(found.accuracy_strict), percent_interval(found.termination_rate)
     seconds = quantity("seconds", run.train.seconds if run.train else 0.0)
-    console.print(f"{title}: right {accuracy}, terminated {stopped}, {seconds} of training", highlight=False)
+    head = title if console.is_terminal else " "
+    console.print(f"{head} right {accuracy}, terminated {stopped}, {seconds} of training", highlight=False)
     return run
 
 

@@ -3,8 +3,8 @@
 import json
 import logging
 import math
-import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -89,12 +89,12 @@ class ValidateAtEnd(TrainerCallback):
 
 
 class Progress(TrainerCallback):
-    """One line on a terminal that says what is trained, how far it is, and the loss; nothing elsewhere."""
+    """Tells a few times a second how far training is."""
 
-    def __init__(self, label: str):
-        self.label = label
+    def __init__(self, say: Callable[[str], None]):
+        self.say = say
         self.loss = math.nan
-        self.is_shown = sys.stderr.isatty()
+        self._told = 0.0
 
     def on_log(
         self,
@@ -108,10 +108,7 @@ class Progress(TrainerCallback):
         self.loss = (logs or {}).get("loss", self.loss)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Redraw the line."""
-        if self.is_shown and state.is_world_process_zero:
-            text = f"  {self.label}: step {state.global_step}/{state.max_steps}, loss {self.loss:.4f}"
-            sys.stderr.write("\r" + text.ljust(79))
-            if state.global_step == state.max_steps:
-                sys.stderr.write("\r" + " " * 79 + "\r")
-            sys.stderr.flush()
+        """Tell step and loss."""
+        if time.perf_counter() - self._told > 0.2:
+            self._told = time.perf_counter()
+            self.say(f"training: step {state.global_step}/{state.max_steps}, loss {self.loss:.4f}")

@@ -3,6 +3,7 @@
 import logging
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -53,7 +54,7 @@ class TrainingInputs:
         examples: Training examples.
         validation: Validation examples, never cut, or None.
         directory: Run directory.
-        label: What is trained, for the progress line.
+        say: Told in words how far training is.
         seed: Seed of order, dropout and adapters.
     """
 
@@ -63,7 +64,7 @@ class TrainingInputs:
     examples: Examples
     validation: Examples | None
     directory: Path
-    label: str
+    say: Callable[[str], None]
     seed: int
 
 
@@ -160,7 +161,7 @@ def _trainer(
     trainer.add_callback(MetricsFile(inputs.directory / "metrics.jsonl"))
     trainer.add_callback(Clock())
     trainer.add_callback(ValidateAtEnd())
-    trainer.add_callback(Progress(inputs.label))
+    trainer.add_callback(Progress(inputs.say))
     return trainer
 
 
