@@ -21,6 +21,10 @@ class ModelError(LeadspanError, ValueError):
     """A model, tokenizer or chat template that does not fit its role."""
 
 
+class CacheError(LeadspanError, RuntimeError):
+    """Something leadspan keeps for reuse that is damaged."""
+
+
 class RunError(LeadspanError, RuntimeError):
     """A run directory that is missing, incomplete, or belongs to another recipe."""
 

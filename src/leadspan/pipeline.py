@@ -48,7 +48,7 @@ class PreparedData:
 
 def prepare_data(recipe: Recipe) -> PreparedData:
     """Tokenise (or reuse), split, cut and weigh the data of a recipe."""
-    renderer = Renderer(load_tokenizer(recipe.tokenizer_path), recipe.data.rendering)
+    renderer = Renderer(load_tokenizer(recipe.tokenizer_path, recipe.tokenizer_revision), recipe.data.rendering)
     with process_state().main_process_first():
         splits = split(recipe.data, renderer, recipe.seed)
     stop, seed = renderer.stop_token_id, recipe.seed
@@ -105,7 +105,6 @@ def run(recipe: Recipe, resume: bool = False, say: Callable[[str], None] = lambd
         evaluations = evaluate(recipe, Pretrained(path=str(directory / STUDENT_DIR)), directory, say)
         result = result.model_copy(update={"evaluations": evaluations})
         save_run(result, directory)
-    process_state().wait_for_everyone()
     return result
 
 

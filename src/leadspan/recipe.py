@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from leadspan.data.config import DataSettings
 from leadspan.data.supervision import Supervision
@@ -23,7 +23,7 @@ class Recipe(Settings):
     """Name of the run in results and reports."""
     role: Literal["student", "base", "teacher"] = "student"
     """What the trained model is to the others of a report: only students are compared by their cut."""
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, lt=2**32)
     """Seed of everything that is drawn: split, random cuts, order, dropout."""
     output: Path
     """Run directory."""
@@ -64,6 +64,11 @@ class Recipe(Settings):
             return self.tokenizer
         assert isinstance(self.student, Pretrained), "checked above"
         return self.student.path
+
+    @property
+    def tokenizer_revision(self) -> str | None:
+        """Hub revision of the tokenizer: the student's, where the tokenizer is its own."""
+        return self.student.revision if self.tokenizer is None and isinstance(self.student, Pretrained) else None
 
 
 def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:

@@ -13,7 +13,7 @@ from leadspan.errors import RunError
 from leadspan.settings import Settings
 
 RUN_FILE = "run.json"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION: Literal[1] = 1
 
 
 class Interval(Settings):
@@ -161,7 +161,7 @@ class EvalResult(Settings):
 class RunResult(Settings):
     """One run: its recipe, what it trained, what it cost, what came out."""
 
-    schema_version: int = SCHEMA_VERSION
+    schema_version: Literal[1] = SCHEMA_VERSION
     """Version of this schema."""
     name: str
     """Name of the run."""
@@ -202,7 +202,7 @@ def load_run(directory: Path) -> RunResult:
     path = directory / RUN_FILE
     try:
         return RunResult.model_validate_json(path.read_text(encoding="utf-8"))
-    except OSError:
+    except (OSError, UnicodeDecodeError):
         raise RunError(f"{path}: not found; give a directory that a finished `leadspan distill` has written") from None
     except ValidationError as error:
         first = error.errors()[0]

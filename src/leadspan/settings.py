@@ -62,6 +62,8 @@ def load_settings(kind: type[SettingsT], path: Path, overrides: Sequence[str] = 
         text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise SettingsError(f"{path}: cannot be read ({error.strerror}); give the path of a recipe file") from None
+    except UnicodeDecodeError:
+        raise SettingsError(f"{path}: is not UTF-8 text; give the path of a recipe file") from None
     values = parse_yaml(text, str(path))
     if not isinstance(values, dict):
         raise SettingsError(f"{path}: a recipe is a mapping of settings, this is {type(values).__name__}")
@@ -143,6 +145,9 @@ def _describe(kind: type[BaseModel], fault: ErrorDetails) -> str:
         near = difflib.get_close_matches(str(fault["loc"][-1]), known, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
         return f"{path}: unknown key; {hint}"
+    if fault["type"] == "union_tag_not_found":
+        tags = dict.fromkeys(str(_tag_of(model)) for model in _models_at(kind, fault["loc"]))
+        return f"{path}.kind: missing; one of {', '.join(tags)}"
     if fault["type"] == "missing":
         return f"{path}: missing, and it has no default"
     shown = repr(fault["input"])
@@ -151,7 +156,13 @@ def _describe(kind: type[BaseModel], fault: ErrorDetails) -> str:
 
 
 def _keys_at(kind: type[BaseModel], location: tuple[int | str, ...]) -> Iterator[str]:
-    """The field names that are legal at a location; a tag of a tagged union narrows the choice."""
+    """The field names that are legal at a location."""
+    for model in _models_at(kind, location):
+        yield from model.model_fields
+
+
+def _models_at(kind: type[BaseModel], location: tuple[int | str, ...]) -> list[type[BaseModel]]:
+    """The settings classes a location may hold; a tag of a tagged union narrows the choice."""
     models: list[type[BaseModel]] = [kind]
     for part in location:
         below = [
@@ -162,8 +173,7 @@ def _keys_at(kind: type[BaseModel], location: tuple[int | str, ...]) -> Iterator
         ]
         tagged = [model for model in models if _tag_of(model) == part]
         models = below or tagged or models
-    for model in models:
-        yield from model.model_fields
+    return models
 
 
 def _tag_of(model: type[BaseModel]) -> object:

@@ -141,7 +141,9 @@ def test_layout_keeps_kept_tokens_up_to_the_last_weighted_one(
 
     weights = [weight(t) for t in kept]
     assert [s.weight for s in layout.segments for _ in range(s.start, s.end)] == weights[: len(tokens)]
-    expected = sum(w > 0 for w in weights[1:]) + cut.append_stop
+    stops = cut.append_stop and kept[-1] >= borders.prompt_end
+    assert layout.append_stop == (stops and layout.num_weighted > 0)
+    expected = sum(w > 0 for w in weights[1:]) + stops
     assert layout.num_weighted == (expected if expected else 0)
     if layout.segments and not layout.append_stop:
         assert layout.segments[-1].weight > 0

@@ -29,7 +29,7 @@ def test_problem_answer_and_instruction(tmp_path: Path) -> None:
         pytest.param([{"problem": "x", "answer": " "}], {}, "reference answer is empty", id="empty answer"),
         pytest.param([{"problem": "x"}], {"answer": "key"}, "no answer in column key", id="named column missing"),
         pytest.param([{"problem": "x", "answer": [1, 2]}], {}, "column answer is list", id="list"),
-        pytest.param([{"problem": "x", "answer": 1}] * 2, {}, r"t.jsonl:2: this problem occurs twice", id="twice"),
+        pytest.param([{"problem": "x", "answer": "\\boxed{}"}], {}, "reference answer is empty", id="empty box"),
         pytest.param(['{"problem'], {}, "t.jsonl:1", id="broken line"),
         pytest.param([], {}, "holds no problem", id="empty"),
     ],
@@ -39,10 +39,15 @@ def test_broken_tasks(tmp_path: Path, rows: list[object], settings: dict[str, ob
         load_task(task(tmp_path, *rows, **settings))
 
 
+def test_a_repeated_problem_is_kept_apart(tmp_path: Path) -> None:
+    first, second = load_task(task(tmp_path, *[{"problem": "x", "answer": 1}] * 2))
+    assert second.problem_id == f"{first.problem_id}-2" and second.text == first.text
+
+
 @pytest.mark.shared
 @pytest.mark.parametrize(
     ("name", "count"),
-    [("aime24", 30), ("aime25", 30), ("amc23", 40), ("math500", 500), ("gsm8k_test", 1319)],
+    [("aime24", 30), ("aime25", 30), ("amc23", 40), ("math500", 500), ("gsm8k_test", 1319), ("olympiadbench", 675)],
 )
 def test_real_benchmarks(shared: Path, name: str, count: int) -> None:
     problems = load_task(TaskSettings(name=name, path=str(shared / "benchmarks" / f"{name}.jsonl")))

@@ -78,15 +78,24 @@ def test_layers_that_carry_state_across_examples_are_refused() -> None:
 
 def test_vocabularies() -> None:
     ours = character_tokenizer()
-    check_vocabularies(ours, character_tokenizer(), {"student": VOCAB, "teacher": VOCAB + 5})
-    with pytest.raises(ModelError, match=rf"teacher: its head has 10 rows, the tokenizer {VOCAB} tokens"):
-        check_vocabularies(ours, None, {"student": VOCAB, "teacher": 10})
+    check_vocabularies(
+        ours, {"student": None, "teacher": character_tokenizer()}, {"student": VOCAB, "teacher": VOCAB + 5}
+    )
+    with pytest.raises(ModelError, match=rf"teacher: its head has 10 rows, the tokenizer {VOCAB} token ids"):
+        check_vocabularies(ours, {}, {"student": VOCAB, "teacher": 10})
     other = character_tokenizer()
     backend = other.backend_tokenizer.to_str().replace('"a":5', '"a":6').replace('"b":6', '"b":5')
     other = type(other)(tokenizer_object=type(other.backend_tokenizer).from_str(backend))
-    with pytest.raises(ModelError, match="token id 5 is 'a' for the student and 'b' for the teacher"):
-        check_vocabularies(ours, other, {"student": VOCAB})
+    for role in ("student", "teacher"):
+        with pytest.raises(ModelError, match=f"token id 5 is 'a' in the data and 'b' for the {role}"):
+            check_vocabularies(ours, {role: other}, {"student": VOCAB})
     assert ALPHABET[0] == "a"
+
+
+def test_an_architecture_that_ignores_borders_is_refused() -> None:
+    config = {"model_type": "bloom", "vocab_size": 88, "hidden_size": 32, "n_layer": 2, "n_head": 4}
+    with pytest.raises(ModelError, match="an example changes with its neighbours in a packed row"):
+        load_model(RandomInit(config=config), torch.float32)
 
 
 def test_shape_counts_the_weights_of_linear_layers() -> None:

@@ -61,6 +61,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except LeadspanError as error:
         print(f"leadspan {options.command}: {error}", file=sys.stderr)
         return 2
+    except OSError as error:
+        if error.filename is None:
+            raise  # not about a file of the user's
+        print(f"leadspan {options.command}: {error.filename}: {error.strerror}; mend the path", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print(f"leadspan {options.command}: interrupted", file=sys.stderr)
         return 130

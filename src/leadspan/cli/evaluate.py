@@ -2,6 +2,11 @@
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from leadspan.data.config import Rendering
+    from leadspan.results import RunResult
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -16,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="key=value",
-        help="a setting: sampling.temperature=0, item_seconds=5, tasks.0.instruction='...', tasks.0.grader=exact",
+        help="a setting: sampling.temperature=0, tasks.0.instruction='...', rendering.assistant_turn=append",
     )
 
 
@@ -24,13 +29,12 @@ def run(options: argparse.Namespace) -> None:
     """Build the settings from the options, evaluate, write `run.json`, print the table."""
     from rich.console import Console
 
-    from leadspan.data.config import Rendering
     from leadspan.errors import RunError
     from leadspan.evaluation.config import EvaluationSettings
     from leadspan.evaluation.evaluate import evaluate_model
     from leadspan.models.config import Pretrained
     from leadspan.pipeline import environment
-    from leadspan.results import RUN_FILE, RunResult, save_run
+    from leadspan.results import RUN_FILE, RunResult, load_run, save_run
     from leadspan.settings import apply_overrides, validate
     from leadspan.study.progress import Progress
     from leadspan.study.summary import run_summary
@@ -40,20 +44,29 @@ def run(options: argparse.Namespace) -> None:
         raise RunError(f"--output {options.output}: it holds a finished run; give another directory")
     values = {"tasks": [{"name": Path(task).stem, "path": task} for task in options.tasks]}
     apply_overrides(values, options.overrides)
+    run_directory = Path(options.model)
+    trained = load_run(run_directory) if (run_directory / RUN_FILE).exists() else None
+    rendering = _rendering(values.pop("rendering", None), trained)
     settings = validate(EvaluationSettings, values, "evaluate")
-    student = Path(options.model) / STUDENT_DIR
-    model = Pretrained(path=str(student) if student.is_dir() else options.model)
+    model = Pretrained(path=options.model if trained is None else str(run_directory / STUDENT_DIR))
     with Progress(Console(stderr=True)) as progress:
-        results = evaluate_model(model, model.path, Rendering(), settings, options.output, progress)
-    label = options.label or Path(options.model).name
-    result = RunResult(
-        name=label,
-        label=label,
-        role="base",
-        recipe={"evaluation": settings.model_dump(mode="json"), "student": model.model_dump(mode="json")},
-        environment=environment(settings.sampling.seed),
-        evaluations=results,
-    )
+        results = evaluate_model(model, model.path, rendering, settings, options.output, progress)
+    found = {"environment": environment(settings.sampling.seed), "evaluations": results}
+    if trained is not None:
+        result = trained.model_copy(update=found | ({"label": options.label} if options.label else {}))
+    else:
+        label = options.label or run_directory.name
+        recipe = {"evaluation": settings.model_dump(mode="json"), "student": model.model_dump(mode="json")}
+        result = RunResult.model_validate({"name": label, "label": label, "role": "base", "recipe": recipe, **found})
     save_run(result, options.output)
     Console().print(run_summary(result))
     print(f"samples: {options.output / 'samples'}")
+
+
+def _rendering(given: object, trained: "RunResult | None") -> "Rendering":
+    """How prompts are rendered: as given, else as the run that trained the model rendered them."""
+    from leadspan.data.config import Rendering
+    from leadspan.settings import validate
+
+    stored = trained.recipe["data"]["rendering"] if trained is not None and "data" in trained.recipe else {}
+    return validate(Rendering, {**stored, **(given if isinstance(given, dict) else {})}, "evaluate: rendering")

@@ -2,10 +2,13 @@
 
 import resource
 import sys
+from pathlib import Path
 from typing import Literal
 
 import psutil
 import torch
+
+_STATUS = Path("/proc/self/status")
 
 
 class PeakMemory:
@@ -18,6 +21,8 @@ class PeakMemory:
     def __init__(self, device: torch.device):
         self.device = device
         self._before = psutil.Process().memory_info().rss
+        if _STATUS.exists():
+            Path("/proc/self/clear_refs").write_text("5")  # Linux: the peak starts anew from here
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
 
@@ -25,10 +30,17 @@ class PeakMemory:
         """Bytes."""
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device)
-        unit = 1 if sys.platform == "darwin" else 1024
-        return max(0, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit - self._before)
+        return max(0, _peak_resident_bytes() - self._before)
 
     @property
     def source(self) -> Literal["cuda allocator", "process resident set"]:
         """What is measured."""
         return "cuda allocator" if self.device.type == "cuda" else "process resident set"
+
+
+def _peak_resident_bytes() -> int:
+    if _STATUS.exists():
+        line = next(line for line in _STATUS.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) * 1024
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit  # since the process began

@@ -21,7 +21,7 @@ from leadspan.data.records import Refusal, Trace
 from leadspan.data.sections import Rendered, RenderedText, Renderer
 from leadspan.data.traces import RefusalCounter, fingerprint, read_traces
 from leadspan.data.truncation import Sections
-from leadspan.errors import DataError
+from leadspan.errors import CacheError, DataError
 
 logger = logging.getLogger(__name__)
 
@@ -86,11 +86,14 @@ def prepare(source: TraceSource, renderer: Renderer, settings: DataSettings) -> 
     directory = _cache_root(settings) / "traces" / key
     if not (directory / "summary.json").exists():
         _write(source, renderer, settings, directory)
-    summary = json.loads((directory / "summary.json").read_text())
+    try:
+        summary = json.loads((directory / "summary.json").read_text())
+        rows = Dataset.from_file(str(directory / "rows.arrow"))
+    except (OSError, ValueError) as error:
+        raise CacheError(f"{directory}: damaged ({error}); remove it, and it is made anew") from None
     counter = RefusalCounter(summary["num_read"], Counter(summary["refused"]))
     counter.examples |= {reason: Refusal(reason, *found) for reason, found in summary["examples"].items()}
     counter.check(settings.max_refused_share, source.path)  # the limit is no part of the key
-    rows = Dataset.from_file(str(directory / "rows.arrow"))
     return Prepared(rows, dict(counter.counts), counter.num_read)
 
 
@@ -101,16 +104,18 @@ def split(settings: DataSettings, renderer: Renderer, seed: int) -> Splits:
         DataError: A part is empty or has fewer traces than asked for.
     """
     prepared = prepare(settings.train, renderer, settings)
-    left_out = dict(prepared.refused)
+    left_out, held_out = dict(prepared.refused), dict[str, int]()
     train, validation = _of_fitting_length(prepared.rows, settings, left_out), None
     if isinstance(settings.validation, HeldOutShare):
         train, validation = _hold_out(train, settings.validation.share, seed)
     elif isinstance(settings.validation, HeldOutSource):
         held = prepare(settings.validation.source, renderer, settings)
-        validation = _of_fitting_length(held.rows, settings, {})
+        held_out = dict(held.refused)
+        validation = _of_fitting_length(held.rows, settings, held_out)
     train = _draw(train, settings.num_train, seed, "data.num_train", left_out)
     if validation is not None:
-        validation = _draw(validation, settings.num_validation, seed, "data.num_validation", {})
+        validation = _draw(validation, settings.num_validation, seed, "data.num_validation", held_out)
+    left_out |= {f"validation: {reason}": number for reason, number in held_out.items()}
     return Splits(train, validation, left_out)
 
 
@@ -240,7 +245,7 @@ def _hold_out(rows: Dataset, share: float, seed: int) -> tuple[Dataset, Dataset]
 def _draw(rows: Dataset, number: int | None, seed: int, name: str, left_out: dict[str, int]) -> Dataset:
     if len(rows) == 0:
         raise DataError(
-            f"{name}: no trace is left to draw from; left out so far: {left_out or 'nothing'}; "
+            f"{name.replace('num_', '')}: no trace is left; left out so far: {left_out or 'nothing'}; "
             "give more traces, or widen data.min_tokens and data.max_tokens, or a smaller data.validation.share"
         )
     if number is None:

@@ -6,12 +6,16 @@ Templates are checked: some drop the chain of thought from assistant turns, some
 """
 
 import hashlib
+from bisect import bisect_left
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
+from unicodedata import normalize
 
 import numpy as np
+from jinja2 import TemplateError
+from tokenizers.normalizers import NFC
 from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 from leadspan.data.config import Rendering
@@ -92,7 +96,8 @@ class Renderer:
     def _check_template(self) -> RenderedText:
         """Render the probe with the chain of thought as a field of its own, else inside the content."""
         fault = ""
-        for self._as_field in (True, False):
+        for as_field in (True, False):
+            self._as_field = as_field
             probe = self.render(_PROBE)
             if isinstance(probe, RenderedText):
                 return probe
@@ -105,11 +110,15 @@ class Renderer:
         Returns:
             The text with its borders, or a refusal when the chain of thought did not survive the template.
         """
+        trace = self._normalised(trace)
         for stop in self._stop_texts:
             if stop in trace.cot or stop in trace.answer:
                 return Refusal("end-of-turn token inside the trace", f"the text contains {stop!r}", trace.place)
-        header = self._header(trace)
-        body = self._text(trace, header)
+        try:
+            header = self._header(trace)
+            body = self._text(trace, header)
+        except ModelError as error:
+            return Refusal("chat template refuses the conversation", str(error), trace.place)
         if isinstance(body, Refusal):
             return body
         if not body.startswith(header):
@@ -146,6 +155,8 @@ class Renderer:
                 return path.read_text(encoding="utf-8")
             except OSError as error:
                 raise ModelError(f"data.rendering.chat_template: {path} cannot be read ({error.strerror})") from None
+            except UnicodeDecodeError:
+                raise ModelError(f"data.rendering.chat_template: {path} is not UTF-8 text") from None
         template: Any = self.tokenizer.chat_template
         if isinstance(template, dict):
             template = template.get("default")
@@ -156,10 +167,20 @@ class Renderer:
             )
         return template
 
+    def _normalised(self, trace: Trace) -> Trace:
+        """Compose characters before rendering where the tokenizer does, so that decoding gives the rendered text."""
+        if not isinstance(self.tokenizer.backend_tokenizer.normalizer, NFC):  # pyright: ignore[reportAttributeAccessIssue, reportOptionalMemberAccess]  # fast only
+            return trace
+        messages = tuple({key: normalize("NFC", text) for key, text in m.items()} for m in trace.messages)
+        return replace(trace, messages=messages, cot=normalize("NFC", trace.cot), answer=normalize("NFC", trace.answer))
+
     def _apply(self, messages: list[dict[str, str]], header: bool) -> str:
-        text = self.tokenizer.apply_chat_template(
-            messages, chat_template=self.template, tokenize=False, add_generation_prompt=header
-        )
+        try:
+            text = self.tokenizer.apply_chat_template(
+                messages, chat_template=self.template, tokenize=False, add_generation_prompt=header
+            )
+        except TemplateError as error:
+            raise ModelError(f"chat template of {self.name}: {error}") from None
         assert isinstance(text, str)
         return text
 
@@ -231,14 +252,11 @@ def _step_starts(text: str, start: int, end: int, delimiter: str) -> tuple[int, 
 def _to_tokens(batch: BatchEncoding, index: int, text: RenderedText, trace: Trace) -> Rendered:
     input_ids = np.asarray(batch["input_ids"][index], dtype=np.int32)  # pyright: ignore[reportArgumentType, reportIndexIssue]
 
+    def start_of(token: int) -> int:
+        return batch.token_to_chars(index, token).start  # pyright: ignore[reportOptionalMemberAccess]  # it has some
+
     def first_token_at(char: int) -> int:
-        token = batch.char_to_token(index, char)
-        while token is None and char < len(text.text):
-            char += 1
-            token = batch.char_to_token(index, char)
-        if token is None:
-            return len(input_ids)
-        return token + (batch.token_to_chars(index, token).start < char)  # pyright: ignore[reportOptionalMemberAccess]  # it has some
+        return bisect_left(range(len(input_ids)), char, key=start_of)
 
     sections = Sections(
         prompt_end=first_token_at(text.prompt_end),

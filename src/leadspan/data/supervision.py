@@ -78,17 +78,19 @@ class Layout:
 def lay_out(sections: Sections, cut: Cut, supervision: Supervision) -> Layout:
     """Weigh what a cut keeps, and drop everything behind the last weighted position.
 
-    In a causal model a token behind the last weighted one cannot change the loss, so it is not computed.
+    In a causal model a token behind the last weighted one cannot change the loss, so it is not computed. The very first
+    token has no loss whatever its weight, since nothing predicts it. An appended end-of-turn token never follows a cut
+    inside the prompt: that would teach to end before the question is asked.
     """
     segments = [
         Segment(start, end, section, supervision.of(section) if weighted else 0.0)
         for span in cut.spans
         for start, end, section, weighted in _pieces(span, sections, cut.unweighted)
     ]
-    if not cut.append_stop:
-        while segments and segments[-1].weight == 0:
-            segments.pop()
-    layout = Layout(tuple(segments), cut.append_stop and bool(segments))
+    append_stop = cut.append_stop and bool(segments) and segments[-1].section != PROMPT
+    while segments and segments[-1].weight == 0 and not append_stop:
+        segments.pop()
+    layout = Layout(tuple(segments), append_stop)
     return layout if layout.num_weighted > 0 else Layout((), False)
 
 

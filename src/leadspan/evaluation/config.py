@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from leadspan.settings import Settings
 
@@ -10,7 +10,7 @@ from leadspan.settings import Settings
 class TaskSettings(Settings):
     """Problems with reference answers."""
 
-    name: str = Field(min_length=1)
+    name: str = Field(pattern=r"^[\w. -]+$")
     """Name of the task in results."""
     path: str
     """Local file or directory of records, or a Hub dataset name."""
@@ -56,3 +56,11 @@ class EvaluationSettings(Settings):
     """How answers are drawn."""
     item_seconds: float = Field(default=10.0, gt=0)
     """Limit for grading one answer."""
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> "EvaluationSettings":
+        names = [task.name for task in self.tasks]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"two tasks are called {twice[0]!r}; give them different names (tasks.1.name)")
+        return self

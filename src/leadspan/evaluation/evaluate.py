@@ -1,5 +1,6 @@
 """One model on one task: draw, keep every sample, grade, count."""
 
+import dataclasses
 import json
 import logging
 import time
@@ -65,8 +66,9 @@ def evaluate_model(
             settings.sampling,
             lambda text, t=task: on_progress(f"evaluating: {t.name}, {text}"),
         )
-        verdicts = _grade(task, problems, samples, rendering, settings)
         path = directory / "samples" / f"{task.name}.jsonl"
+        _write_samples(path, problems, samples, None, weights)  # kept even if grading should fail
+        verdicts = _grade(task, problems, samples, rendering, settings)
         _write_samples(path, problems, samples, verdicts, weights)
         counted = _count(task, problems, samples, verdicts, rendering, settings.sampling)
         results.append(
@@ -133,7 +135,7 @@ def _grade(
 ) -> list[list[Verdict]]:
     items = [
         GradeItem(
-            sample.text,
+            _with_usual_tags(sample.text, rendering),
             problem.gold,
             sample.finish_reason == "stop" and is_closed(sample.text, prompt, rendering),
         )
@@ -149,30 +151,31 @@ def _grade(
     return [verdicts[i * number : (i + 1) * number] for i in range(len(problems))]
 
 
+def _with_usual_tags(text: str, rendering: Rendering) -> str:
+    return text.replace(rendering.think_open, "<think>").replace(rendering.think_close, "</think>")
+
+
 def _write_samples(
     path: Path,
     problems: Sequence[Problem],
     samples: list[list[tuple[str, Sample]]],
-    verdicts: list[list[Verdict]],
+    verdicts: list[list[Verdict]] | None,
     weights: str,
 ) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", encoding="utf-8") as file:
-        for problem, drawn, judged in zip(problems, samples, verdicts, strict=True):
-            for number, ((prompt, sample), verdict) in enumerate(zip(drawn, judged, strict=True)):
+        for row, (problem, drawn) in enumerate(zip(problems, samples, strict=True)):
+            for number, (prompt, sample) in enumerate(drawn):
                 record = {
                     "problem_id": problem.problem_id,
                     "sample": number,
                     "weights_hash": weights,
                     "prompt": prompt,
-                    "text": sample.text,
-                    "num_tokens": sample.num_tokens,
-                    "finish_reason": sample.finish_reason,
+                    **dataclasses.asdict(sample),
                     "gold": problem.gold,
-                    "extracted": verdict.extracted,
-                    "strict": verdict.strict,
-                    "flexible": verdict.flexible,
                 }
+                if verdicts is not None:
+                    record |= dataclasses.asdict(verdicts[row][number])
                 file.write(json.dumps(record, ensure_ascii=False) + "\n")
 
 

@@ -1,6 +1,7 @@
 """Answers from a model: batched generation with Transformers, every sample on a random stream of its own."""
 
 import hashlib
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast
@@ -105,13 +106,12 @@ def generate(
     samples: list[Sample | None] = [None] * len(requests)
     done = 0
     for indices in _batches(prompts, settings.batch_size):
-        cap = settings.max_new_tokens
-        if window is not None:
-            cap = min(cap, window - max(len(prompts[i]) for i in indices))
+        caps = [min(settings.max_new_tokens, (window or math.inf) - len(prompts[i])) for i in indices]
         keys = [requests[i].key for i in indices]
-        drawn = _generate_batch(model, [prompts[i] for i in indices], keys, stop_token_ids, cap, settings)
-        for index, new_ids in zip(indices, drawn, strict=True):
-            samples[index] = _sample(tokenizer, new_ids, stop_token_ids)
+        longest = int(max(caps))
+        drawn = _generate_batch(model, [prompts[i] for i in indices], keys, stop_token_ids, longest, settings)
+        for index, cap, new_ids in zip(indices, caps, drawn, strict=True):
+            samples[index] = _sample(tokenizer, new_ids[: int(cap)], stop_token_ids)
         done += len(indices)
         on_progress(done)
     return cast(list[Sample], samples)

@@ -59,6 +59,8 @@ def chunked_loss(
         The weighted sum (differentiable in `hidden` and `head`), and the rows' losses.
     """
     size = chunk_tokens or _default_chunk(head)
+    if torch.is_autocast_enabled(hidden.device.type):
+        hidden = hidden.to(torch.get_autocast_dtype(hidden.device.type))
     total, ce, kl = _ChunkedLoss.apply(
         hidden, head, targets, labels, hard_weights, soft_weights, temperature, size, vocab_size
     )

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch import nn
 from transformers import (
@@ -16,11 +17,13 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.pytorch_utils import Conv1D
 
 from leadspan.costs.flops import ModelShape
 from leadspan.errors import ModelError
 from leadspan.models.attention import ATTENTION
 from leadspan.models.config import ModelSettings, Pretrained, RandomInit
+from leadspan.models.forward import final_hidden_states
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +36,7 @@ def load_tokenizer(path: str, revision: str | None = None) -> PreTrainedTokenize
     Raises:
         ModelError: There is none, or it cannot be read.
     """
+    _check_path(path, "tokenizer")
     try:
         return AutoTokenizer.from_pretrained(path, revision=revision)
     except (OSError, ValueError, KeyError) as error:
@@ -85,14 +89,15 @@ def shape_of(model: PreTrainedModel) -> ModelShape:
     config = model.config.get_text_config()
     heads: int = config.num_attention_heads
     head_dim: int = getattr(config, "head_dim", None) or config.hidden_size // heads
+    scored, summed = getattr(config, "qk_head_dim", head_dim), getattr(config, "v_head_dim", head_dim)
     layers: int = config.num_hidden_layers
-    kinds = getattr(config, "layer_types", None) or ["full_attention"] * layers
     window = getattr(config, "sliding_window", None)
+    kinds = getattr(config, "layer_types", None) or ["sliding_attention" if window else "full_attention"] * layers
     head = head_of(model)
-    linear = sum(m.weight.numel() for m in model.modules() if isinstance(m, nn.Linear) and m is not head)
+    linear = sum(m.weight.numel() for m in model.modules() if isinstance(m, nn.Linear | Conv1D) and m is not head)
     return ModelShape(
         linear_params=linear + _routed_params(model, config),
-        attention_dims=(heads * head_dim,) * layers,
+        attention_dims=(heads * (scored + summed) // 2,) * layers,
         windows=tuple(window if kind == "sliding_attention" else None for kind in kinds),
         hidden_size=head.weight.shape[1],
         vocab_size=head.weight.shape[0],
@@ -101,37 +106,37 @@ def shape_of(model: PreTrainedModel) -> ModelShape:
 
 
 def check_vocabularies(
-    student: PreTrainedTokenizerBase, teacher: PreTrainedTokenizerBase | None, rows: dict[str, int]
+    data: PreTrainedTokenizerBase, own: dict[str, PreTrainedTokenizerBase | None], rows: dict[str, int]
 ) -> None:
-    """Check that student and teacher mean the same by every token id, and that both heads have a row for it.
+    """Check that every model means the same as the data by every token id, and that its head has a row for it.
 
     Args:
-        student: Tokenizer of the student, which renders the data.
-        teacher: Tokenizer of the teacher, or None when it has none of its own.
+        data: Tokenizer that renders the data.
+        own: Each model's own tokenizer by role, or None when it has none.
         rows: Rows of each model's head by role.
 
     Raises:
         ModelError: Names the first token that differs, or the head that is too small.
     """
+    ours = data.get_vocab()
+    needed = max(ours.values()) + 1
     for role, count in rows.items():
-        if count < len(student):
+        if count < needed:
             raise ModelError(
-                f"{role}: its head has {count} rows, the tokenizer {len(student)} tokens; "
+                f"{role}: its head has {count} rows, the tokenizer {needed} token ids; "
                 "take the tokenizer that belongs to the models, or resize the embeddings"
             )
-    if teacher is None:
-        return
-    ours, theirs = student.get_vocab(), teacher.get_vocab()
-    if ours == theirs:
-        return
-    by_id = {index: token for token, index in theirs.items()}
-    for token, index in sorted(ours.items(), key=lambda item: item[1]):
-        if by_id.get(index) != token:
-            raise ModelError(
-                f"teacher and student have different vocabularies: token id {index} is {token!r} for the student and "
-                f"{by_id.get(index)!r} for the teacher; distillation over the vocabulary needs one tokenizer for both"
-            )
-    logger.warning("the teacher's tokenizer has %d tokens the student's lacks", len(theirs) - len(ours))
+    for role, tokenizer in own.items():
+        theirs = tokenizer.get_vocab() if tokenizer is not None else ours
+        if theirs == ours:
+            continue
+        by_id = {index: token for token, index in theirs.items()}
+        for token, index in sorted(ours.items(), key=lambda item: item[1]):
+            if by_id.get(index) != token:
+                raise ModelError(
+                    f"the {role}'s vocabulary is not that of the data: token id {index} is {token!r} in the data and "
+                    f"{by_id.get(index)!r} for the {role}; models distilled over the vocabulary need one tokenizer"
+                )
 
 
 def save_student(
@@ -149,11 +154,10 @@ def save_student(
     known = model.generation_config.eos_token_id if model.generation_config else None
     before = known if isinstance(known, list) else [known]
     stops = dict.fromkeys(i for i in (stop_token_id, tokenizer.eos_token_id, *before) if i is not None)
-    generation = model.generation_config or GenerationConfig()
-    generation.eos_token_id = list(stops)
-    if generation.pad_token_id is None:
-        generation.pad_token_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else stop_token_id
-    model.generation_config = generation
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else stop_token_id
+    model.generation_config = GenerationConfig(
+        bos_token_id=tokenizer.bos_token_id, eos_token_id=list(stops), pad_token_id=pad
+    )
     tokenizer.chat_template = template
     model.save_pretrained(directory)
     tokenizer.save_pretrained(directory)
@@ -178,7 +182,7 @@ def _build(settings: RandomInit, attention: str | None, dtype: torch.dtype) -> P
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings.seed)
             return AutoModelForCausalLM.from_config(config, attn_implementation=attention, dtype=dtype)
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, StrictDataclassError) as error:
         raise ModelError(f"random_init.config ({kind}): {_first_line(error)}") from None
 
 
@@ -186,6 +190,7 @@ def _read(settings: Pretrained, attention: str | None, dtype: torch.dtype) -> Pr
     options: dict[str, Any] = {"revision": settings.revision, "dtype": dtype}
     if attention is not None:
         options["attn_implementation"] = attention
+    _check_path(settings.path, "model")
     try:
         return AutoModelForCausalLM.from_pretrained(settings.path, **options)
     except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
@@ -206,6 +211,29 @@ def _check_trainable(model: PreTrainedModel, name: str) -> None:
             "use a model whose layers are all attention"
         )
     head_of(model)
+    _check_packing(model, name)
+
+
+@torch.no_grad()
+def _check_packing(model: PreTrainedModel, name: str) -> None:
+    """Run a short example alone and behind another in one packed row; some architectures ignore the borders."""
+    if model.config._attn_implementation != ATTENTION:
+        return  # the kernels of flash attention need a GPU and keep examples apart themselves
+    first, second = torch.arange(5) + 3, torch.arange(7) + 2
+    positions = torch.cat([torch.arange(5), torch.arange(7)])[None]
+    was_training = model.training
+    model.eval()
+    alone = final_hidden_states(model, second[None], torch.arange(7)[None], (0, 7), torch.arange(7))
+    row = torch.cat([first, second])[None]
+    packed = final_hidden_states(model, row, positions, (0, 5, 12), torch.arange(5, 12))
+    model.train(was_training)
+    error = float((alone - packed).norm() / alone.norm())
+    tolerance = 1e-4 if alone.dtype.itemsize >= 4 else 3e-2  # bfloat16 rounds to 4e-3 in every layer
+    if not error < tolerance:
+        raise ModelError(
+            f"model {name}: an example changes with its neighbours in a packed row (relative difference {error:.2g}), "
+            "so its architecture ignores positions or example borders; use another model"
+        )
 
 
 def _routed_params(model: PreTrainedModel, config: Any) -> int:
@@ -215,6 +243,13 @@ def _routed_params(model: PreTrainedModel, config: Any) -> int:
         return 0
     stacked = sum(p.numel() for p in model.parameters() if p.dim() == 3 and p.shape[0] == experts)
     return stacked * config.num_experts_per_tok // experts
+
+
+def _check_path(path: str, role: str) -> None:
+    """A path that can only be local must exist; what is left may be a Hub name, `owner/name`."""
+    is_local = path.count("/") > 1 or path.startswith((".", "/", "~"))
+    if is_local and not Path(path).is_dir():
+        raise ModelError(f"{role} {path}: no such directory; give a directory in Hugging Face form, or a Hub name")
 
 
 def _first_line(error: Exception) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ExportableState
 
@@ -72,20 +73,33 @@ class Clock(TrainerCallback, ExportableState):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Start the clock."""
+        _wait_for_device()
         self._start = time.perf_counter()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Stop the clock."""
+        _wait_for_device()
         self.seconds += time.perf_counter() - self._start
 
 
-class ValidateAtEnd(TrainerCallback):
-    """Validates at the last step, wherever the others fall."""
+class Milestones(TrainerCallback):
+    """Validates at the last step, and logs wherever a checkpoint is written.
+
+    A logged loss is a mean since the last log line; with a line at every checkpoint a resumed run takes its means over
+    the same steps as an uninterrupted one.
+    """
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Ask for a validation at the last step."""
-        if state.global_step == state.max_steps and args.eval_strategy != "no":
-            control.should_evaluate = True
+        """Ask for a validation at the last step, and for a log line before a checkpoint."""
+        is_last = state.global_step == state.max_steps
+        control.should_evaluate |= is_last and args.eval_strategy != "no"
+        control.should_log |= is_last or control.should_evaluate or state.global_step % args.save_steps == 0
+
+
+def _wait_for_device() -> None:
+    """Let queued work end, so that it is counted where it belongs."""
+    if torch.accelerator.is_available():
+        torch.accelerator.synchronize()
 
 
 class Progress(TrainerCallback):

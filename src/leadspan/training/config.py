@@ -41,6 +41,9 @@ class ByTokens(Settings):
 Batching = Annotated[ByExamples | ByTokens, Field(discriminator="kind")]
 
 
+Decay = Annotated[float, Field(ge=0, lt=1)]
+
+
 class Lora(Settings):
     """Low-rank adapters (Hu et al., arXiv 2106.09685) through PEFT; merged into the student at the end."""
 
@@ -71,7 +74,7 @@ class TrainingSettings(Settings):
     """Share of the steps that warm up."""
     weight_decay: float = Field(default=0.05, ge=0)
     """Decoupled weight decay."""
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Decay, Decay] = (0.9, 0.999)
     """AdamW's moment decays."""
     max_grad_norm: float = Field(default=1.0, ge=0)
     """Gradient norm clipping; 0 switches it off."""

@@ -1,5 +1,7 @@
 """This process among those of a run."""
 
+from datetime import timedelta
+
 import torch
 from accelerate import PartialState
 
@@ -7,9 +9,10 @@ from accelerate import PartialState
 def process_state() -> PartialState:
     """Accelerate's state of this process, set up for a CPU group (gloo) where there is no accelerator.
 
-    Without being told, accelerate starts ranks without an accelerator as runs of their own.
+    Without being told, accelerate starts ranks without an accelerator as runs of their own. Ranks
+    wait for each other up to a day: the first one tokenises alone.
     """
-    return PartialState(cpu=not torch.accelerator.is_available())
+    return PartialState(cpu=not torch.accelerator.is_available(), timeout=timedelta(days=1))
 
 
 def process_device() -> torch.device:

@@ -48,6 +48,8 @@ def schedule(settings: TrainingSettings, lengths: Sequence[int], num_ranks: int,
             "choose a multiple of the number of ranks"
         )
     num_steps = settings.steps or math.ceil((settings.epochs or 0) * steps_per_epoch - 1e-9)
+    if settings.schedule == "one_cycle" and num_steps < 2:
+        raise SettingsError("training.schedule: one_cycle needs at least 2 steps; take another one")
     if isinstance(batching, ByExamples):
         plan = plan_by_examples(len(lengths), batching.examples_per_batch, num_steps * per_step, seed)
     else:

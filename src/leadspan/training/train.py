@@ -1,5 +1,6 @@
 """One training run: load, plan, train, keep the best or the last weights, measure."""
 
+import importlib.util
 import logging
 import os
 import shutil
@@ -19,7 +20,7 @@ from leadspan.costs.measure import PeakMemory
 from leadspan.data.examples import Examples
 from leadspan.data.packing import plan_by_tokens
 from leadspan.data.sections import Renderer
-from leadspan.errors import ModelError, RunError
+from leadspan.errors import ModelError, RunError, SettingsError
 from leadspan.losses.config import LossSettings
 from leadspan.models.config import ModelSettings, Pretrained
 from leadspan.models.loading import (
@@ -32,7 +33,7 @@ from leadspan.models.loading import (
 )
 from leadspan.results import TrainResult
 from leadspan.teacher.live import freeze
-from leadspan.training.callbacks import Clock, MetricsFile, Progress, ValidateAtEnd
+from leadspan.training.callbacks import Clock, MetricsFile, Milestones, Progress
 from leadspan.training.config import ByTokens, Lora, TrainingSettings
 from leadspan.training.process import process_device, process_state
 from leadspan.training.schedule import Schedule, schedule
@@ -87,7 +88,7 @@ def train(inputs: TrainingInputs, settings: TrainingSettings, loss: LossSettings
     checkpoint = _checkpoint_to_resume(inputs.directory, resume)
     memory = PeakMemory(device)
     set_seed(inputs.seed)
-    student, teacher, vocab_size = _load_models(inputs, device)
+    student, teacher, vocab_size = _load_models(inputs, _use_bf16(settings))
     shapes = shape_of(student), None if teacher is None else shape_of(teacher)
     attach_objective(student, loss, vocab_size)
     model = student if settings.lora is None else _with_adapters(student, settings.lora)
@@ -100,25 +101,23 @@ def train(inputs: TrainingInputs, settings: TrainingSettings, loss: LossSettings
     return result
 
 
-def _load_models(
-    inputs: TrainingInputs, device: torch.device
-) -> tuple[PreTrainedModel, PreTrainedModel | None, int | None]:
-    """Student in float32, frozen teacher in the device's fast type, and the vocabulary both heads share."""
+def _load_models(inputs: TrainingInputs, use_bf16: bool) -> tuple[PreTrainedModel, PreTrainedModel | None, int | None]:
+    """Student in float32, frozen teacher in the type of the run, and the vocabulary both heads share."""
     tokenizer = inputs.renderer.tokenizer
+    own = {"student": _own_tokenizer(inputs.student)}
     student = load_model(inputs.student, torch.float32)
     rows = {"student": head_of(student).weight.shape[0]}
     if inputs.teacher is None:
-        check_vocabularies(tokenizer, None, rows)
+        check_vocabularies(tokenizer, own, rows)
         return student, None, None
-    narrow = device.type == "cuda" and torch.cuda.is_bf16_supported()
-    teacher = freeze(load_model(inputs.teacher, torch.bfloat16 if narrow else torch.float32))
+    teacher = freeze(load_model(inputs.teacher, torch.bfloat16 if use_bf16 else torch.float32))
     rows["teacher"] = head_of(teacher).weight.shape[0]
-    check_vocabularies(tokenizer, _own_tokenizer(inputs.teacher), rows)
+    check_vocabularies(tokenizer, own | {"teacher": _own_tokenizer(inputs.teacher)}, rows)
     return student, teacher, len(tokenizer) if len(set(rows.values())) > 1 else None
 
 
-def _own_tokenizer(teacher: ModelSettings) -> PreTrainedTokenizerBase | None:
-    return load_tokenizer(teacher.path, teacher.revision) if isinstance(teacher, Pretrained) else None
+def _own_tokenizer(model: ModelSettings) -> PreTrainedTokenizerBase | None:
+    return load_tokenizer(model.path, model.revision) if isinstance(model, Pretrained) else None
 
 
 def _with_adapters(student: PreTrainedModel, settings: Lora) -> PeftModel:
@@ -160,12 +159,15 @@ def _trainer(
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(MetricsFile(inputs.directory / "metrics.jsonl"))
     trainer.add_callback(Clock())
-    trainer.add_callback(ValidateAtEnd())
+    trainer.add_callback(Milestones())
     trainer.add_callback(Progress(inputs.say))
     return trainer
 
 
 def _arguments(inputs: TrainingInputs, settings: TrainingSettings, plan: Schedule) -> TrainingArguments:
+    for tracker in settings.report_to:
+        if importlib.util.find_spec(tracker) is None:
+            raise SettingsError(f"training.report_to: {tracker} is not installed; install it, or leave it out")
     has_validation = inputs.validation is not None
     os.environ["TENSORBOARD_LOGGING_DIR"] = str(inputs.directory / "tensorboard")
     return TrainingArguments(
@@ -240,7 +242,10 @@ def _keep(trainer: DistillationTrainer, settings: TrainingSettings, plan: Schedu
     best = trainer.state.best_global_step
     if settings.keep == "last" or not best or best == plan.num_steps:
         return plan.num_steps
-    trainer.state.best_model_checkpoint = str(Path(trainer.args.output_dir or "") / f"checkpoint-{best}")
+    directory = Path(trainer.args.output_dir or "") / f"checkpoint-{best}"
+    if directory not in complete_checkpoints(directory.parent):
+        raise RunError(f"{directory}: the checkpoint of the best step is gone; set training.keep=last, or train anew")
+    trainer.state.best_model_checkpoint = str(directory)
     trainer._load_best_model()
     return best
 

@@ -8,18 +8,18 @@ from transformers import PreTrainedTokenizerFast
 END_OF_TURN = "<|im_end|>"
 _SPECIAL = ("<|endoftext|>", "<|im_start|>", END_OF_TURN)
 _WORDS = ("<think>", "</think>", "user", "assistant", "system", "check")
-_CHARACTERS = "\n" + string.digits + string.ascii_lowercase + "+-*=;?,:."
+_CHARACTERS = "\n " + string.digits + string.ascii_letters + string.punctuation
 _TEMPLATE = (
-    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>"
-    "{% if not loop.last %}\n{% endif %}{% endfor %}"
-    "{% if add_generation_prompt %}\n<|im_start|>assistant\n{% endif %}"
+    "{% for message in messages %}{{ '<|im_start|>' + message.role + '\n' + message.content + '<|im_end|>' }}"
+    "{{ '' if loop.last else '\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '\n<|im_start|>assistant\n' }}{% endif %}"
 )
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
-    """Special tokens, tags, roles and a few words as one token each, then single characters; ChatML template."""
+    """Special tokens, tags, roles and a few words as one token each, then printable ASCII; ChatML template."""
     vocabulary = {token: index for index, token in enumerate([*_SPECIAL, *_WORDS, *_CHARACTERS])}
-    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<|endoftext|>"))
+    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="?"))
     backend.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
     backend.decoder = decoders.Fuse()
     backend.add_special_tokens([AddedToken(token, normalized=False) for token in _SPECIAL])
