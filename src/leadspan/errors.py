@@ -21,6 +21,10 @@ class ModelError(LeadspanError, ValueError):
     """A model, tokenizer or chat template that does not fit its role."""
 
 
+class TargetsError(LeadspanError, ValueError):
+    """Teacher targets that do not fit the data, the loss or the models they are used with."""
+
+
 class CacheError(LeadspanError, RuntimeError):
     """Something leadspan keeps for reuse that is damaged."""
 

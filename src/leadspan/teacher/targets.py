@@ -3,7 +3,9 @@
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
+
+from leadspan.errors import TargetsError
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,7 +15,55 @@ class DenseTargets:
     Attributes:
         hidden: Final hidden states at the weighted positions, [m, d_t].
         head: Output projection, [V_t, d_t].
+        scale: Factor on the product, for models that scale their logits.
+        softcap: `z <- softcap * tanh(z / softcap)` after the scale, for models that cap their logits.
     """
 
     hidden: Float[torch.Tensor, "m d_t"]
     head: Float[torch.Tensor, "V_t d_t"]
+    scale: float = 1.0
+    softcap: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SparseTargets:
+    """The teacher's distribution on a support of at most `k` tokens a position.
+
+    Two kinds. Without `sample_weights` the support is the head of the distribution (top-k or top-p), and all other
+    tokens are one bucket, the tail, of mass `1 - sum_K p`. With `sample_weights` the support was drawn, and
+    `E[sum_i w_i f(token_i)] = sum_j p_j f(j)` for any `f` (Anshumann et al., arXiv 2503.16870, section 4).
+
+    Attributes:
+        token_ids: The support, [m, k]; distinct within a row. Unused places hold any id, with log-probability -inf.
+        log_probs: The teacher's `log p` at temperature 1 over its full vocabulary, [m, k]; -inf in unused places.
+        logsumexp: `logsumexp(z_t / T)` per position by temperature, [m] each. 1.0 is always there; `T` other than 1
+            needs its own: `log p_T = (log p_1 + logsumexp_1) / T - logsumexp_T`.
+        sample_weights: Importance weights of a drawn support at temperature 1, [m, k]; 0 in unused places.
+        num_tokens: Size of the teacher's vocabulary the distribution is over.
+    """
+
+    token_ids: Int[torch.Tensor, "m k"]
+    log_probs: Float[torch.Tensor, "m k"]
+    logsumexp: dict[float, Float[torch.Tensor, "m"]]  # a dimension name
+    sample_weights: Float[torch.Tensor, "m k"] | None
+    num_tokens: int
+
+    def tempered(self, temperature: float) -> Float[torch.Tensor, "m k"]:
+        """`log p` of the support at a temperature, exact.
+
+        Raises:
+            TargetsError: The normaliser of this temperature was not kept.
+        """
+        if temperature == 1.0:
+            return self.log_probs
+        if temperature not in self.logsumexp:
+            known = ", ".join(f"{t:g}" for t in sorted(self.logsumexp))
+            raise TargetsError(
+                f"loss.temperature is {temperature:g}, and the sparse targets keep the normaliser of {known} only; "
+                "capture them with this temperature too, or train at one of these"
+            )
+        shift = self.logsumexp[1.0] / temperature - self.logsumexp[temperature]
+        return self.log_probs / temperature + shift[:, None]
+
+
+Targets = DenseTargets | SparseTargets
