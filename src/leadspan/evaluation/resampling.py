@@ -1,4 +1,4 @@
-"""Bootstrap resampling of scores: the same drawn problems for every model, samples drawn within them."""
+"""Bootstrap resampling of scores: the same drawn problems for every model, samples drawn within them, runs above."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,9 +9,13 @@ from numpy.typing import NDArray
 from leadspan.errors import EvaluationError
 
 Scores = Mapping[str, Sequence[float]]
-"""Problem id to the scores of its samples."""
+"""Problem id to the scores of its samples, of one training run."""
+
+Runs = Scores | Sequence[Scores]
+"""One training run, or several of the same recipe under different seeds."""
 
 _DRAWS_AT_ONCE = 2_000_000
+_RUN_STREAM = 1_000_000  # above every place of a model
 
 
 @dataclass(frozen=True)
@@ -34,41 +38,79 @@ USUAL = Bootstrap()
 class Model:
     """One model's scores, and its mean score in each resample."""
 
-    table: NDArray[np.float64]
-    """`[problems, most samples]`, padded with NaN."""
+    tables: list[NDArray[np.float64]]
+    """For each training run `[problems, most samples]`, padded with NaN."""
     draws: NDArray[np.float64]
     """`[resamples]`."""
 
     @property
     def mean(self) -> float:
-        """Mean over problems of the mean over samples."""
-        return float(np.nanmean(self.table, axis=1).mean())
+        """Mean over runs of the mean over problems of the mean over samples."""
+        return float(np.mean([np.nanmean(table, axis=1).mean() for table in self.tables]))
+
+    @property
+    def num_problems(self) -> int:
+        """Problems."""
+        return len(self.tables[0])
 
 
-def resample(models: Mapping[str, Scores], bootstrap: Bootstrap) -> list[Model]:
+def runs_of(scores: Runs) -> list[Scores]:
+    """The runs, one or several, as a list."""
+    return [scores] if isinstance(scores, Mapping) else list(scores)
+
+
+def resample(models: Mapping[str, Runs], bootstrap: Bootstrap) -> list[Model]:
     """The models with their means under the same resampled problems.
 
-    A model's draws depend on its place and its scores only: what the first one gets, it also gets alone.
+    A model's draws depend on its place and its scores only: what the first one gets, it also gets alone. With S > 1
+    training runs, whose means under the drawn problems are m_s, a draw is
+
+        mean(m) + t * sum_s g_s * (m_s - mean(m)) / sqrt(S * (S - 1)),    t = sqrt((S - 1) / chi2_{S-1}),
+
+    with standard normal g: where the runs differ much and the problems little, that is Student's t interval of S
+    runs, which drawing 3 or 5 runs with replacement would fall far short of. Models with equally many runs share g
+    and t: their n-th runs are taken as a pair (give them in the order of their seeds).
+
+    **Source**: multiplier (wild) bootstrap, Wu, Ann. Stat. 14 (1986), 1261-1295, with Student's t (1908) for the
+    unknown variance of few runs.
 
     Args:
         models: Scores by the model's name.
         bootstrap: Number of resamples and seed.
 
     Raises:
-        EvaluationError: The problems differ, or a model has no problem, a problem without samples, or a score
+        EvaluationError: The problems differ, or a model has no run, no problem, a problem without samples, or a score
             outside [0, 1].
     """
-    (first_name, first), *others = models.items()
-    for name, scores in others:
-        _require_same_problems(first_name, first, name, scores)
+    named = {name: runs_of(scores) for name, scores in models.items()}
+    (first_name, first_runs), *_ = named.items()
+    first = next(iter(first_runs), {})
+    for name, runs in named.items():
+        if not runs:
+            raise EvaluationError(f"{name}: there are no runs; give the scores of at least one")
+        for number, scores in enumerate(runs):
+            place = name if number == 0 else f"{name}, run {number + 1}"
+            _require_same_problems(first_name, first, place, scores)
     uniform = np.random.default_rng([bootstrap.seed, 0]).random((bootstrap.num_resamples, len(first)))
     problems = (uniform * len(first)).astype(np.int64)
     resampled = []
-    for place, (name, scores) in enumerate(models.items()):
-        table = _score_table(name, {problem: scores[problem] for problem in first})
+    for place, (name, runs) in enumerate(named.items()):
+        tables = [_score_table(name, {problem: scores[problem] for problem in first}) for scores in runs]
         generator = np.random.default_rng([bootstrap.seed, place + 1])
-        resampled.append(Model(table, _resampled_means(table, problems, generator)))
+        means = np.stack([_resampled_means(table, problems, generator) for table in tables])
+        resampled.append(Model(tables, _with_run_spread(means, bootstrap)))
     return resampled
+
+
+def _with_run_spread(means: NDArray[np.float64], bootstrap: Bootstrap) -> NDArray[np.float64]:
+    """Draws of the mean over runs, from the means of each run `[runs, resamples]`."""
+    centre, num_runs = means.mean(axis=0), len(means)
+    if num_runs == 1:
+        return centre
+    generator = np.random.default_rng([bootstrap.seed, _RUN_STREAM, num_runs])
+    multipliers = generator.standard_normal(means.shape)
+    scale = np.sqrt((num_runs - 1) / generator.chisquare(num_runs - 1, means.shape[1]))
+    return centre + scale * (multipliers * (means - centre)).sum(axis=0) / np.sqrt(num_runs * (num_runs - 1))
 
 
 def _resampled_means(
