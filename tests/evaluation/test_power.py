@@ -59,7 +59,7 @@ def test_needed_is_the_fewest_that_suffice() -> None:
     assert problems_needed(Claim(seed_sd=0.1), 64, 3) is None
 
 
-@pytest.mark.parametrize(("plan", "least"), [((60, 4, 1), 0.8), ((60, 2, 3), 0.7)], ids=["one seed", "three seeds"])
+@pytest.mark.parametrize(("plan", "least"), [((60, 4, 1), 0.8), ((60, 2, 3), 0.62)], ids=["one seed", "three seeds"])
 def test_chance_is_that_of_the_intervals_themselves(plan: tuple[int, int, int], least: float) -> None:
     # beta chances times 0.95 have correlation 1 and `between` of the policy close to the full student's
     claim = Claim(claim=least, retention=0.95, between=0.4, correlation=1, seed_sd=0.01 if plan[2] > 1 else 0)
