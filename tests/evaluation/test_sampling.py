@@ -3,7 +3,7 @@ import torch
 
 from leadspan.errors import EvaluationError
 from leadspan.evaluation.config import SamplingSettings
-from leadspan.evaluation.sampling import Request, SeededSampling, generate
+from leadspan.evaluation.sampling import Request, Sample, SeededSampling, generate
 from leadspan.models.loading import load_model
 from toys import SPECIALS, VOCAB, character_tokenizer, tiny
 
@@ -14,7 +14,14 @@ REQUESTS = [Request("add " + "one " * (i % 4), f"p{i}") for i in range(9)]
 def draw(requests: list[Request], **settings: object):
     model = load_model(tiny(seed=4), torch.float32, for_training=False).eval()
     sampling = SamplingSettings.model_validate({"max_new_tokens": 12, **settings})
-    return generate(model, character_tokenizer(), requests, [STOP], sampling)
+    return collect(model, requests, [STOP], sampling)
+
+
+def collect(model, requests: list[Request], stops: list[int], sampling: SamplingSettings) -> list[Sample]:
+    found = {}
+    for batch in generate(model, character_tokenizer(), stops, sampling, requests):
+        found |= batch
+    return [found[i] for i in range(len(requests))]
 
 
 def test_a_sample_does_not_depend_on_its_batch() -> None:
@@ -64,9 +71,10 @@ def test_stops_and_caps_are_told_apart() -> None:
 def test_the_window_caps_new_tokens_and_never_the_prompt() -> None:
     model = load_model(tiny(max_position_embeddings=20), torch.float32, for_training=False).eval()
     sampling = SamplingSettings(max_new_tokens=100, temperature=0)
-    sample = generate(model, character_tokenizer(), [Request("a" * 12, "k")], [VOCAB - 1], sampling)[0]
+    sample = collect(model, [Request("a" * 12, "k")], [VOCAB - 1], sampling)[0]
     assert sample.num_tokens <= 8
     with pytest.raises(
-        EvaluationError, match=r"its prompt has 20 tokens and the model's window 20; prompts are never cut"
+        EvaluationError,
+        match=r"problem p1:0: its prompt has 20 tokens and the model's window 20; prompts are never cut",
     ):
-        generate(model, character_tokenizer(), [Request("a" * 20, "k")], [STOP], sampling)
+        collect(model, [Request("a" * 20, "p1:0")], [STOP], sampling)

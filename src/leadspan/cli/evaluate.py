@@ -12,8 +12,18 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Model, tasks, and the settings of `evaluation` as options."""
     parser.add_argument("model", help="directory in Hugging Face form, Hub name, or a run directory")
-    parser.add_argument("tasks", nargs="+", metavar="TASK", help="local file of problems, or Hub dataset name")
-    parser.add_argument("--output", type=Path, required=True, help="directory for run.json and samples")
+    parser.add_argument(
+        "tasks",
+        nargs="+",
+        metavar="TASK",
+        help="known benchmark (aime24, math500, gpqa, ...), BENCHMARK=FILE, file of problems, or Hub dataset name",
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        required=True,
+        help="directory for run.json and samples; interrupted, the same command goes on",
+    )
     parser.add_argument("--label", help="how to call the model in tables")
     parser.add_argument(
         "--set",
@@ -42,7 +52,7 @@ def run(options: argparse.Namespace) -> None:
 
     if (options.output / RUN_FILE).exists():
         raise RunError(f"--output {options.output}: it holds a finished run; give another directory")
-    values = {"tasks": [{"name": Path(task).stem, "path": task} for task in options.tasks]}
+    values = {"tasks": [_task(task) for task in options.tasks]}
     apply_overrides(values, options.overrides)
     run_directory = Path(options.model)
     trained = load_run(run_directory) if (run_directory / RUN_FILE).exists() else None
@@ -61,6 +71,16 @@ def run(options: argparse.Namespace) -> None:
     save_run(result, options.output)
     Console().print(run_summary(result))
     print(f"samples: {options.output / 'samples'}")
+
+
+def _task(text: str) -> dict[str, str]:
+    """A known benchmark, one with a path of its own, or a file or Hub name to read as it is."""
+    from leadspan.evaluation.benchmarks import BENCHMARKS
+
+    name, equals, path = text.partition("=")
+    if name in BENCHMARKS:
+        return {"benchmark": name, **({"path": path} if equals else {})}
+    return {"name": Path(text).stem, "path": text}
 
 
 def _rendering(given: object, trained: "RunResult | None") -> "Rendering":

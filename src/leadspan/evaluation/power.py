@@ -47,8 +47,8 @@ class Claim(Settings):
     accuracy: float = Field(default=0.5, gt=0, lt=1)
     """Accuracy of the full student."""
     between: float = Field(default=0.6, ge=0, le=1)
-    """Share of the variance of single answers that lies between problems: 0 if all are equally hard, 1 if each is solved
-    always or never."""
+    """Share of the variance of single answers that lies between problems: 0 if all are equally hard, 1 if each is
+    solved always or never."""
     correlation: float = Field(default=0.9, ge=-1, le=1)
     """Correlation over problems of the two students' chances."""
     seed_sd: float = Field(default=0.01, ge=0)
@@ -62,8 +62,8 @@ class Claim(Settings):
     def _claim_can_be_true(self) -> "Claim":
         if self.retention <= self.claim:
             raise ValueError(
-                f"the expected retention {self.retention:g} is not above the claim {self.claim:g}: no number of problems "
-                "shows that; expect more or claim less"
+                f"the expected retention {self.retention:g} is not above the claim {self.claim:g}: no number of "
+                "problems shows that; expect more or claim less"
             )
         if self.retention * self.accuracy >= 1:
             raise ValueError(
