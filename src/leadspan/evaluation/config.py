@@ -85,6 +85,13 @@ class Batched(Settings):
     """Tag."""
 
 
+class Continuous(Settings):
+    """Transformers' continuous batching: the same samples, with finished ones replaced at once."""
+
+    kind: Literal["continuous"] = "continuous"
+    """Tag."""
+
+
 class Vllm(Settings):
     """vLLM (`pip install leadspan[vllm]`); its draws differ from the other's, seed for seed."""
 
@@ -111,7 +118,7 @@ class SamplingSettings(Settings):
     """Sequences generated at a time; does not change what is drawn."""
     seed: int = 0
     """Seed; every sample draws from its own stream, keyed by seed, problem and sample number."""
-    engine: Annotated[Batched | Vllm, Field(discriminator="kind")] = Batched()
+    engine: Annotated[Batched | Continuous | Vllm, Field(discriminator="kind")] = Batched()
     """What generates."""
 
 

@@ -137,14 +137,18 @@ class SeededSampling(LogitsProcessor):
         self.generators = [torch.Generator(device).manual_seed(seed_of(key, settings.seed)) for key in keys]
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        """Scores `[rows, V]` at temperature, among the kept tokens, with noise."""
+        """Scores `[rows, V]` of all samples, see `draw`."""
+        return self.draw(scores, range(len(self.generators)))
+
+    def draw(self, scores: torch.Tensor, rows: Sequence[int]) -> torch.Tensor:
+        """Scores `[rows, V]` at temperature, among the kept tokens, with the noise of these samples' streams."""
         scores = scores.float() / self.temperature
         for keep in self.filters:
-            scores = keep(cast(Any, input_ids), cast(Any, scores))
+            scores = keep(cast(Any, None), cast(Any, scores))
         noise = torch.stack(
             [
-                torch.empty(scores.shape[1], device=scores.device).exponential_(generator=generator)
-                for generator in self.generators
+                torch.empty(scores.shape[1], device=scores.device).exponential_(generator=self.generators[row])
+                for row in rows
             ]
         )
         return scores - noise.log()

@@ -11,8 +11,8 @@ from transformers import PreTrainedModel
 from leadspan.data.config import Rendering
 from leadspan.data.prompts import PromptRenderer
 from leadspan.errors import EvaluationError
-from leadspan.evaluation import sampling, vllm_engine
-from leadspan.evaluation.config import SamplingSettings, Vllm
+from leadspan.evaluation import continuous, sampling, vllm_engine
+from leadspan.evaluation.config import Continuous, SamplingSettings, Vllm
 from leadspan.evaluation.sampling import Generate
 from leadspan.models.config import ModelSettings, Pretrained
 from leadspan.models.loading import load_model, load_tokenizer, name_of, weights_hash
@@ -59,7 +59,8 @@ def open_subject(
     if isinstance(settings.engine, Vllm):
         generate = _with_vllm(model, model_settings, renderer, stops, str(dtype).removeprefix("torch."), settings)
     else:
-        generate = partial(sampling.generate, model.to(device), renderer.tokenizer, stops, settings)  # pyright: ignore[reportArgumentType]  # .to is typed for str
+        engine = continuous.generate if isinstance(settings.engine, Continuous) else sampling.generate
+        generate = partial(engine, model.to(device), renderer.tokenizer, stops, settings)  # pyright: ignore[reportArgumentType]  # .to is typed for str
     return Subject(name_of(model_settings), weights, _drawn_with(settings, stops, dtype), renderer, generate)
 
 
