@@ -1,7 +1,7 @@
 """How often intervals of 95 % hold the truth, in simulated studies of known truth.
 
-Problems differ in difficulty (uniform chances from 0.3 to 0.9), the policy's student keeps 85 % of the chance on each, and
-training runs shift a student's accuracy by a normal amount. The last figures leave the seeds out, as one run has to.
+Problems differ in difficulty (uniform chances from 0.3 to 0.9), the policy's student keeps 85 % of the chance on each,
+and training runs shift a student's accuracy by a normal amount. The last figures leave the seeds out, as one run has to.
 """
 
 from dataclasses import dataclass
@@ -37,7 +37,8 @@ ONE_OF_MANY = Plan(40, 4, 1, 0.03)
 
 
 def run() -> Outcome:
-    figures, seconds = [], []
+    figures: list[Figure] = []
+    seconds: list[float] = []
     for plan in (*PLANS, ONE_OF_MANY):
         start = perf_counter()
         hits = _hits(plan)

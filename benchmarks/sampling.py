@@ -16,9 +16,9 @@ from leadspan.evaluation.sampling import Request, Sample
 from leadspan.models.config import RandomInit
 from leadspan.models.loading import load_model
 
-NUM_REQUESTS = 96
+NUM_REQUESTS = 64
 BATCH = 16
-CAP = 400
+CAP = 320
 STOPS = 5
 """Ids of 500 that end a sample: one in a hundred tokens, by chance."""
 
