@@ -36,9 +36,8 @@ class Ids:
 def run() -> Outcome:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = _model(device)
-    requests = [
-        Request(" ".join(str(STOPS + (i * j) % 400) for j in range(1, 20 + i % 30)), f"p{i}:0") for i in range(96)
-    ]
+    prompts = [" ".join(str(STOPS + (i * j) % 400) for j in range(1, 20 + i % 30)) for i in range(NUM_REQUESTS)]
+    requests = [Request(prompt, f"p{i}:0") for i, prompt in enumerate(prompts)]
     settings = SamplingSettings(temperature=1.0, top_p=1.0, max_new_tokens=CAP, batch_size=BATCH)
     found: dict[str, list[Sample]] = {}
 

@@ -130,17 +130,14 @@ def problems_needed(claim: Claim, num_samples: int, num_seeds: int, at_most: int
 
 
 def _width(claim: Claim, num_problems: int, num_samples: int, num_seeds: int) -> float:
-    """Distance from the estimate to the interval's lower end: z for problems and answers, t for the spread of runs.
-
-    Drawing samples within drawn problems counts the noise of answers (n - 1) / n times more (see `bootstrap_mean`).
-    """
+    """Distance from the estimate to the interval's lower end: z for problems and answers, t for the spread of runs."""
     parts = parts_of(claim)
     tail = (1 + claim.level) / 2
-    answers = parts.answers / (num_problems * num_samples * num_seeds) * (2 - 1 / num_samples)
+    answers = parts.answers / (num_problems * num_samples * num_seeds)
     normal = sqrt(parts.problems / num_problems + answers)
     if num_seeds == 1:
         return _NORMAL.inv_cdf(tail) * normal / claim.accuracy
-    runs = sqrt(parts.seeds / num_seeds + answers)
+    runs = sqrt(parts.seeds / num_seeds)
     return _mixed_quantile(normal, runs, num_seeds - 1, tail) / claim.accuracy
 
 

@@ -1,4 +1,12 @@
-"""Bootstrap resampling of scores: the same drawn problems for every model, samples drawn within them, runs above."""
+"""Bootstrap resampling of scores: the same drawn problems for every model, their samples with them, runs above.
+
+A drawn problem brings all its samples. Its mean then varies by how problems differ and by the noise of its samples, which
+is what the mean of all problems varies by; to draw the samples again within the drawn problems would add their noise a
+second time (intervals of 95 % then hold the truth in 99.5 % of studies with 8 samples, see docs/benchmarks.md).
+
+**Source**: Davison and Hinkley, Bootstrap Methods and their Application (1997), section 3.8, the second of its two ways to
+resample at two levels: groups with replacement, within a group without.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +23,6 @@ Runs = Scores | Sequence[Scores]
 """One training run, or several of the same recipe under different seeds."""
 
 _DRAWS_AT_ONCE = 2_000_000
-_RUN_STREAM = 1_000_000  # above every place of a model
 
 
 @dataclass(frozen=True)
@@ -62,17 +69,20 @@ def runs_of(scores: Runs) -> list[Scores]:
 def resample(models: Mapping[str, Runs], bootstrap: Bootstrap) -> list[Model]:
     """The models with their means under the same resampled problems.
 
-    A model's draws depend on its place and its scores only: what the first one gets, it also gets alone. With S > 1
-    training runs, whose means under the drawn problems are m_s, a draw is
+    A model's draws depend on its own scores only: what it gets among others, it also gets alone. With S > 1 training
+    runs, whose means under the drawn problems are m_s, a draw is
 
-        mean(m) + t * sum_s g_s * (m_s - mean(m)) / sqrt(S * (S - 1)),    t = sqrt((S - 1) / chi2_{S-1}),
+        mean(m) + t * k * sum_s g_s * (m_s - mean(m)) / sqrt(S * (S - 1)),    t = sqrt((S - 1) / chi2_{S-1}),
 
-    with standard normal g: where the runs differ much and the problems little, that is Student's t interval of S
-    runs, which drawing 3 or 5 runs with replacement would fall far short of. Models with equally many runs share g
-    and t: their n-th runs are taken as a pair (give them in the order of their seeds).
+    with standard normal g: Student's t interval of S runs, which drawing 3 or 5 runs with replacement would fall far
+    short of. Runs also differ because each has samples of its own, and that is in the problems' spread already; so
+    k^2 = max(0, 1 - r / P / s^2), with s^2 the variance of the runs' means and r the residual mean square of the table
+    of runs and problems. Models with equally many runs share g and t: their n-th runs are taken as a pair (give them in
+    the order of their seeds).
 
-    **Source**: multiplier (wild) bootstrap, Wu, Ann. Stat. 14 (1986), 1261-1295, with Student's t (1908) for the
-    unknown variance of few runs.
+    **Source**: multiplier (wild) bootstrap, Wu, Ann. Stat. 14 (1986), 1261-1295; Student's t for the unknown variance
+    of few runs; variance components of a two-way layout, Searle, Casella and McCulloch, Variance Components (1992),
+    section 4.3; Owen, Ann. Appl. Stat. 1 (2007), 386-411, for what resampling both ways counts twice.
 
     Args:
         models: Scores by the model's name.
@@ -94,38 +104,39 @@ def resample(models: Mapping[str, Runs], bootstrap: Bootstrap) -> list[Model]:
     uniform = np.random.default_rng([bootstrap.seed, 0]).random((bootstrap.num_resamples, len(first)))
     problems = (uniform * len(first)).astype(np.int64)
     resampled = []
-    for place, (name, runs) in enumerate(named.items()):
+    for name, runs in named.items():
         tables = [_score_table(name, {problem: scores[problem] for problem in first}) for scores in runs]
-        generator = np.random.default_rng([bootstrap.seed, place + 1])
-        means = np.stack([_resampled_means(table, problems, generator) for table in tables])
-        resampled.append(Model(tables, _with_run_spread(means, bootstrap)))
+        resampled.append(Model(tables, _draws(tables, problems, bootstrap)))
     return resampled
 
 
-def _with_run_spread(means: NDArray[np.float64], bootstrap: Bootstrap) -> NDArray[np.float64]:
-    """Draws of the mean over runs, from the means of each run `[runs, resamples]`."""
-    centre, num_runs = means.mean(axis=0), len(means)
+def _draws(
+    tables: Sequence[NDArray[np.float64]], problems: NDArray[np.int64], bootstrap: Bootstrap
+) -> NDArray[np.float64]:
+    """The mean over runs in each resample of the problems `[resamples, problems]`."""
+    means = np.stack([np.nanmean(table, axis=1) for table in tables])
+    chunks = np.array_split(problems, 1 + problems.size * len(means) // _DRAWS_AT_ONCE)
+    drawn = np.concatenate([means[:, chunk].mean(axis=2) for chunk in chunks], axis=1)
+    num_runs, centre = len(means), drawn.mean(axis=0)
     if num_runs == 1:
         return centre
-    generator = np.random.default_rng([bootstrap.seed, _RUN_STREAM, num_runs])
-    multipliers = generator.standard_normal(means.shape)
-    scale = np.sqrt((num_runs - 1) / generator.chisquare(num_runs - 1, means.shape[1]))
-    return centre + scale * (multipliers * (means - centre)).sum(axis=0) / np.sqrt(num_runs * (num_runs - 1))
+    generator = np.random.default_rng([bootstrap.seed, 1, num_runs])
+    multipliers = generator.standard_normal(drawn.shape)
+    scale = np.sqrt((num_runs - 1) / generator.chisquare(num_runs - 1, drawn.shape[1]))
+    spread = (multipliers * (drawn - centre)).sum(axis=0) / np.sqrt(num_runs * (num_runs - 1))
+    return centre + scale * _share_of_runs(means) * spread
 
 
-def _resampled_means(
-    table: NDArray[np.float64], problems: NDArray[np.int64], generator: np.random.Generator
-) -> NDArray[np.float64]:
-    """The mean of each row of `problems`, with samples drawn within; in chunks, to bound memory."""
-    is_sample = ~np.isnan(table)
-    num_samples = is_sample.sum(axis=1)
-    means = []
-    for chunk in np.array_split(problems, 1 + problems.size * table.shape[1] // _DRAWS_AT_ONCE):
-        uniform = generator.random((*chunk.shape, table.shape[1]))
-        picked = (uniform * num_samples[chunk][..., None]).astype(np.int64)
-        scores = np.where(is_sample[chunk], table[chunk[..., None], picked], 0.0)
-        means.append((scores.sum(axis=2) / num_samples[chunk]).mean(axis=1))
-    return np.concatenate(means)
+def _share_of_runs(means: NDArray[np.float64]) -> float:
+    """k: which share of the runs' spread is not that of their samples, from means `[runs, problems]`."""
+    num_runs, num_problems = means.shape
+    of_runs, of_problems = means.mean(axis=1, keepdims=True), means.mean(axis=0, keepdims=True)
+    variance = float(of_runs.var(ddof=1))
+    if variance == 0 or num_problems == 1:
+        return 1.0
+    residual = float(((means - of_runs - of_problems + means.mean()) ** 2).sum())
+    noise = residual / ((num_runs - 1) * (num_problems - 1)) / num_problems
+    return max(0.0, 1 - noise / variance) ** 0.5
 
 
 def _score_table(name: str, scores: Scores) -> NDArray[np.float64]:

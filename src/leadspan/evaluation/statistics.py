@@ -64,11 +64,10 @@ def runs_mean(scores: Runs, bootstrap: Bootstrap = USUAL) -> Interval:
 def bootstrap_mean(scores: Sequence[Sequence[float]], bootstrap: Bootstrap = USUAL) -> Interval:
     """Mean score with a two-level bootstrap interval.
 
-    Each resample draws P problems with replacement, then from each drawn one as many samples as it has, with
-    replacement, and takes the mean of the problems' means; the interval reaches from the (1-level)/2 to the
-    (1+level)/2 quantile. Its variance is (Var_p(m_p) + mean_p(v_p / n_p)) / P, with m_p, v_p and n_p the
-    mean, the variance and the number of a problem's samples. Var_p(m_p) holds sampling noise already, so the
-    interval errs on the wide side where n_p is small and above 1.
+    Each resample draws P problems with replacement, each with its samples (see `resampling`), and takes the mean of
+    the problems' means; the interval reaches from the (1-level)/2 to the (1+level)/2 quantile. Its variance is
+    Var_p(m_p) / P, where the variance of the problems' means m_p holds both how problems differ and the noise of their
+    samples.
 
     Where all scores are equal, all resamples are too; the Wilson interval over the P problems is given
     instead, and `method` says so. Samples of one problem are not independent and do not count as trials.
@@ -116,7 +115,7 @@ def retention(policy_scores: Runs, full_scores: Runs, bootstrap: Bootstrap = USU
     """The policy's mean score as a share of the full student's, m_policy / m_full.
 
     Paired bootstrap: each resample draws the same problems for both models (what is hard for one is hard for
-    the other), and samples within them for each. Refused where the lower end of the full student's own
+    the other), each with its own samples of them. Refused where the lower end of the full student's own
     interval is at most `NEAR_ZERO`. Where resampling shows no spread (a model's scores are all equal, or both
     models do the same on every problem), the ends are the extremes that the single intervals allow: as wide
     as any dependence between the two can ask for. Scores of several training runs (a list, in the order of their
