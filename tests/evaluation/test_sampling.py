@@ -98,7 +98,7 @@ def test_continuous_batching_draws_the_same_samples(temperature: float) -> None:
 def test_continuous_batching_never_cuts_a_prompt() -> None:
     model = load_model(tiny(max_position_embeddings=20), torch.float32, for_training=False).eval()
     requests, sampling = [Request("a" * 12, "k:0"), Request("a" * 15, "l:0")], SamplingSettings(temperature=0)
-    found = [b for b in continuous.generate(model, character_tokenizer(), [VOCAB - 1], sampling, requests)]
+    found = list(continuous.generate(model, character_tokenizer(), [VOCAB - 1], sampling, requests))
     assert {i: sample.num_tokens for batch in found for i, sample in batch.items()} == {0: 8, 1: 5}
     with pytest.raises(EvaluationError, match="prompts are never cut"):
         next(continuous.generate(model, character_tokenizer(), [STOP], sampling, [Request("a" * 20, "k:0")]))

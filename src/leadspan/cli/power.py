@@ -54,6 +54,11 @@ def run(options: argparse.Namespace) -> None:
     console = Console()
     console.print(_sentence(claim), highlight=False)
     console.print(_needed(claim, options.samples, options.seeds))
+    console.print(
+        "* about the two trained models only; the spread between seeds is left out\n"
+        "no number: the seeds alone vary too much for the claim",
+        highlight=False,
+    )
     console.print(_shown(claim, options.problems, options.samples, options.seeds))
 
 
@@ -79,10 +84,6 @@ def _needed(claim: "Claim", samples: Sequence[int], seeds: Sequence[int]) -> "Ta
     for count in samples:
         cells = [problems_needed(claim, count, number) for number in seeds]
         table.add_row(str(count), *("no number" if cell is None else f"{cell:,}" for cell in cells))
-    table.caption = "* about the two trained models only; the spread between seeds is left out"
-    if any("no number" in column.cells for column in table.columns):
-        table.caption += "\nno number: the seeds alone vary too much for the claim"
-    table.caption_justify = "left"
     return table
 
 

@@ -1,8 +1,8 @@
 """Answers from a model through Transformers' continuous batching: a finished sample's place is filled at once.
 
-The draws are those of `sampling.generate`, sample by sample: every request keeps its own random stream, whatever it shares
-a step with. For that, asynchronous scheduling and CUDA graphs stay off, as is a change of the attention, which would alter
-results unasked.
+The draws are those of `sampling.generate`, sample by sample: every request keeps its own random stream, whatever it
+shares a step with. For that, asynchronous scheduling and CUDA graphs stay off, as is a change of the attention, which
+would alter results unasked.
 
 **Source**: `transformers.generation.continuous_batching` of Transformers 5 (its manager, scheduler and paged cache).
 """

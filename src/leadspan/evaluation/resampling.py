@@ -1,11 +1,11 @@
 """Bootstrap resampling of scores: the same drawn problems for every model, their samples with them, runs above.
 
-A drawn problem brings all its samples. Its mean then varies by how problems differ and by the noise of its samples, which
-is what the mean of all problems varies by; to draw the samples again within the drawn problems would add their noise a
-second time (intervals of 95 % then hold the truth in 99.5 % of studies with 8 samples, see docs/benchmarks.md).
+A drawn problem brings all its samples. Its mean then varies by how problems differ and by the noise of its samples,
+which is what the mean of all problems varies by; to draw the samples again within the drawn problems would add their
+noise a second time (intervals of 95 % then held the truth in 99.5 % of simulated studies, see docs/log.md).
 
-**Source**: Davison and Hinkley, Bootstrap Methods and their Application (1997), section 3.8, the second of its two ways to
-resample at two levels: groups with replacement, within a group without.
+**Source**: Davison and Hinkley, Bootstrap Methods and their Application (1997), section 3.8, the second of its two
+ways to resample at two levels: groups with replacement, within a group without.
 """
 
 from collections.abc import Mapping, Sequence
