@@ -138,6 +138,15 @@ def test_the_number_of_samples_is_the_tasks_own_unless_told(tmp_path: Path) -> N
     assert [result.samples_per_problem for result in found] == [2, 1]
 
 
+def test_engines_draw_the_same(tmp_path: Path) -> None:
+    model, task = write_model(tmp_path / "m"), write_task(tmp_path)
+    evaluate(model, task, tmp_path / "batches")
+    continuous = {**SETTINGS["sampling"], "engine": {"kind": "continuous"}}
+    found = evaluate(model, task, tmp_path / "continuous", sampling=continuous)
+    assert drawn(tmp_path / "continuous") == drawn(tmp_path / "batches")
+    assert found.sampling["engine"] == {"kind": "continuous"}
+
+
 @pytest.mark.slow
 def test_killed_and_started_again_it_draws_the_same(tmp_path: Path) -> None:
     model, task = write_model(tmp_path / "m", max_position_embeddings=4000), write_task(tmp_path, 12)

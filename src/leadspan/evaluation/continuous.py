@@ -109,7 +109,13 @@ def _start(
         use_cuda_graph=False,
         auto_switch_to_flash=False,
     )
-    manager = cast(Any, model).init_continuous_batching(generation, batching)
+    try:
+        manager = cast(Any, model).init_continuous_batching(generation, batching)
+    except (ValueError, NotImplementedError, AttributeError) as error:
+        raise EvaluationError(
+            f"sampling.engine: {type(model).__name__} cannot be batched continuously ({error}); "
+            "set sampling.engine.kind=transformers"
+        ) from None
     if settings.temperature > 0:
         noise = SeededRequests(keys, settings, model.device)
         manager.logit_processor = ContinuousBatchingLogitsProcessorList(cast(Any, LogitsProcessorList([noise])))
