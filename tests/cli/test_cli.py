@@ -92,17 +92,23 @@ def test_distill_evaluate_and_report_from_the_command_line(tmp_path: Path, capsy
     for cut in ("{kind: full}", "{kind: lead, p: 0.5}"):
         output = tmp_path / f"run{len(runs)}"
         path = write_recipe(toy_recipe(tmp_path, steps=2), tmp_path / "r.yaml")
-        tasks = f"evaluation={{tasks: [{{name: toy, path: {task}}}], sampling: {{max_new_tokens: 8, temperature: 0}}}}"
+        (output / "samples").mkdir(parents=True)
+        (output / "samples" / "toy.jsonl").write_text("of an earlier run that did not finish\n")
+        sampling = "{max_new_tokens: 8, temperature: 0}"
+        tasks = f"evaluation={{system: Brief., tasks: [{{name: toy, path: {task}}}], sampling: {sampling}}}"
         assert main(["distill", str(path), f"output={output}", f"cut={cut}", tasks]) == 0
         runs.append(output)
     shown = capsys.readouterr().out
     assert "accuracy (strict)" in shown and "terminated" in shown and "peak memory" in shown
     sample = json.loads((runs[0] / "samples" / "toy.jsonl").read_text())
     assert {"prompt", "text", "num_tokens", "finish_reason", "strict", "flexible", "weights_hash"} <= set(sample)
+    assert (runs[0] / "samples.old-1" / "toy.jsonl").read_text().startswith("of an earlier run")
     evaluated = tmp_path / "evaluated"
     options = ["--output", str(evaluated), "--set", "sampling.max_new_tokens=4", "--set", "sampling.temperature=0"]
     assert main(["evaluate", str(runs[0]), str(task), *options]) == 0
     assert main(["evaluate", str(runs[0]), str(task), *options]) == 2
+    again = json.loads((evaluated / "samples" / "task.jsonl").read_text())
+    assert again["prompt"] == sample["prompt"] and "Brief." in again["prompt"]
     page = tmp_path / "report.html"
     assert main(["report", *map(str, runs), "--output", str(page)]) == 0
     assert "lead 0.5" in page.read_text()

@@ -2,7 +2,7 @@
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from leadspan.data.config import Rendering
@@ -52,10 +52,11 @@ def run(options: argparse.Namespace) -> None:
 
     if (options.output / RUN_FILE).exists():
         raise RunError(f"--output {options.output}: it holds a finished run; give another directory")
-    values = {"tasks": [_task(task) for task in options.tasks]}
-    apply_overrides(values, options.overrides)
+    values: dict[str, Any] = {"tasks": [_task(task) for task in options.tasks]}
     run_directory = Path(options.model)
     trained = load_run(run_directory) if (run_directory / RUN_FILE).exists() else None
+    values |= {"system": _stored(trained, "evaluation").get("system", "")}
+    apply_overrides(values, options.overrides)
     rendering = _rendering(values.pop("rendering", None), trained)
     settings = validate(EvaluationSettings, values, "evaluate")
     model = Pretrained(path=options.model if trained is None else str(run_directory / STUDENT_DIR))
@@ -88,5 +89,10 @@ def _rendering(given: object, trained: "RunResult | None") -> "Rendering":
     from leadspan.data.config import Rendering
     from leadspan.settings import validate
 
-    stored = trained.recipe["data"]["rendering"] if trained is not None and "data" in trained.recipe else {}
+    stored = _stored(trained, "data").get("rendering", {})
     return validate(Rendering, {**stored, **(given if isinstance(given, dict) else {})}, "evaluate: rendering")
+
+
+def _stored(trained: "RunResult | None", section: str) -> dict[str, Any]:
+    """A section of the recipe that trained the model, empty where there is none."""
+    return trained.recipe.get(section, {}) if trained is not None else {}

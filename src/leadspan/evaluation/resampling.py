@@ -93,14 +93,7 @@ def resample(models: Mapping[str, Runs], bootstrap: Bootstrap) -> list[Model]:
             outside [0, 1].
     """
     named = {name: runs_of(scores) for name, scores in models.items()}
-    (first_name, first_runs), *_ = named.items()
-    first = next(iter(first_runs), {})
-    for name, runs in named.items():
-        if not runs:
-            raise EvaluationError(f"{name}: there are no runs; give the scores of at least one")
-        for number, scores in enumerate(runs):
-            place = name if number == 0 else f"{name}, run {number + 1}"
-            _require_same_problems(first_name, first, place, scores)
+    first = _shared_problems(named)
     uniform = np.random.default_rng([bootstrap.seed, 0]).random((bootstrap.num_resamples, len(first)))
     problems = (uniform * len(first)).astype(np.int64)
     resampled = []
@@ -149,6 +142,19 @@ def _score_table(name: str, scores: Scores) -> NDArray[np.float64]:
             raise EvaluationError(f"{shown}; give at least one sample, each with a score from 0 to 1")
         row[: len(samples)] = samples
     return table
+
+
+def _shared_problems(named: Mapping[str, Sequence[Scores]]) -> Sequence[str]:
+    """The problems, in the order of the first run; every run must have the same."""
+    (first_name, first_runs), *_ = named.items()
+    first = next(iter(first_runs), {})
+    for name, runs in named.items():
+        if not runs:
+            raise EvaluationError(f"{name}: there are no runs; give the scores of at least one")
+        for number, scores in enumerate(runs):
+            place = name if number == 0 else f"{name}, run {number + 1}"
+            _require_same_problems(first_name, first, place, scores)
+    return list(first)
 
 
 def _require_same_problems(first_name: str, first: Scores, name: str, scores: Scores) -> None:
