@@ -117,7 +117,8 @@ def test_a_student_that_is_its_teacher_has_no_kl(tmp_path: Path) -> None:
     examples, _ = toy_examples(tmp_path, number=3)
     model = load_model(tiny(), torch.float32)
     batch = pack([examples[i] for i in range(3)])
-    output = batch_loss(model, batch, live_targets(model, batch), LossSettings(kl_weight=1.0))
+    teacher = freeze(load_model(tiny(), torch.float32))
+    output = batch_loss(model, batch, live_targets(teacher, batch), LossSettings(kl_weight=1.0))
     assert output.loss_sum.item() == 0.0
     output.loss_sum.backward()
     assert max(p.grad.abs().max().item() for p in model.parameters()) < 1e-5

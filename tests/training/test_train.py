@@ -10,8 +10,11 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+import sharded_gradients
+from leadspan.data.packing import pack
 from leadspan.errors import ModelError, RunError, SettingsError
 from leadspan.pipeline import run
+from leadspan.teacher.live import live_targets
 from leadspan.training.config import TrainingSettings
 from leadspan.training.schedule import schedule
 from recipes import metrics, toy_recipe, write_recipe
@@ -198,6 +201,23 @@ def test_the_gradient_is_the_same_however_a_step_is_split(tmp_path: Path) -> Non
         assert split.keys() == whole.keys()
         for key, gradient in whole.items():
             torch.testing.assert_close(split[key], gradient, rtol=1e-3, atol=1e-6, msg=f"{name}: {key}")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("head", ["root", "own"])
+def test_sharded_student_and_teacher_have_the_gradient_of_one_process(tmp_path: Path, head: str) -> None:
+    student, teacher = sharded_gradients.models()
+    batch = pack(sharded_gradients.rows())
+    student(batch=batch, targets=live_targets(teacher, batch))["loss_sum"].backward()
+    path = tmp_path / "gradients.pt"
+    script = str(Path(__file__).with_name("sharded_gradients.py"))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", script]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
+    done = subprocess.run([*command, str(path), head], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    sharded = torch.load(path)
+    for name, parameter in student.named_parameters():
+        torch.testing.assert_close(sharded[name], parameter.grad, rtol=1e-4, atol=1e-6, msg=name)
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ from leadspan.losses.chunked import RowLosses, chunked_loss
 from leadspan.losses.config import LossSettings
 from leadspan.losses.rows import ROW_COLUMNS
 from leadspan.models.forward import final_hidden_states
-from leadspan.models.heads import head_of, transform_of
+from leadspan.models.heads import head_weight, transform_of
 from leadspan.teacher.targets import Targets
 
 GROUPS = (*SECTION_NAMES, *(f"tenth_{i}" for i in range(10)))
@@ -60,7 +60,7 @@ def batch_loss(
     soft = torch.where(sections == APPENDED, 0.0, share * weights)
     loss_sum, rows = chunked_loss(
         hidden,
-        head_of(student).weight,
+        head_weight(student),
         targets,
         batch["labels"],
         weights - soft,

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float
 from torch import nn
+from torch.distributed.tensor import DTensor, Partial
 from transformers import PreTrainedModel
 
 from leadspan.errors import ModelError
@@ -48,6 +49,21 @@ def head_of(model: PreTrainedModel) -> nn.Linear:
             "leave it out of the adapter's target modules, or use another model"
         )
     return head
+
+
+def head_weight(model: PreTrainedModel) -> Float[torch.Tensor, "V d"]:
+    """The head's weights, whole on every rank.
+
+    A head that FSDP has sharded is gathered; its gradient is averaged over the ranks and scattered back, as FSDP does
+    with the parameters it gathers itself.
+    """
+    weight = head_of(model).weight
+    if not isinstance(weight, DTensor):
+        return weight
+    whole = weight.full_tensor(grad_placements=[Partial() for _ in weight.placements])
+    if whole.requires_grad:
+        whole.register_hook(lambda gradient: gradient / weight.device_mesh.size())
+    return whole
 
 
 def transform_of(model: PreTrainedModel) -> LogitTransform:

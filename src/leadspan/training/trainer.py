@@ -81,7 +81,7 @@ class DistillationTrainer(Trainer):
         self.is_one_cycle = one_cycle
         self.teacher = teacher
         if teacher is not None:
-            self.teacher = self.accelerator.prepare_model(teacher, evaluation_mode=True)
+            self.teacher = cast(PreTrainedModel, self.accelerator.prepare_model(teacher, evaluation_mode=True))
         self.totals = torch.zeros(len(GROUPS), 1 + len(ROW_COLUMNS), dtype=torch.float64)
 
     def get_train_dataloader(self) -> DataLoader:
@@ -167,7 +167,7 @@ class DistillationTrainer(Trainer):
         return cast(torch.Tensor, self.accelerator.reduce(values, "sum"))
 
     def _forward(self, model: torch.nn.Module, batch: Batch) -> LossOutput:
-        targets = None if self.teacher is None else live_targets(self.accelerator.unwrap_model(self.teacher), batch)
+        targets = None if self.teacher is None else live_targets(self.teacher, batch)
         return LossOutput(**model(batch=batch, targets=targets))
 
 
