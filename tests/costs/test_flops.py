@@ -1,10 +1,13 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from leadspan.costs.flops import positions_seen, training_flops
 from leadspan.models.forward import final_hidden_states
-from leadspan.models.loading import head_of, load_model, shape_of
+from leadspan.models.loading import head_of, load_model
+from leadspan.models.shapes import shape_of
 from toys import VOCAB, tiny
 
 
@@ -40,5 +43,5 @@ def test_parts_by_hand() -> None:
     assert parts.teacher_body == 2 * teacher.linear_params * 16
     assert parts.recomputation == parts.student_body // 3 + parts.student_attention // 3
     assert parts.total == sum(parts.model_dump().values())
-    frozen = training_flops(student, None, [(10, 4)], recompute=False, frozen_student=True)
-    assert frozen.student_body == 2 * 2 * student.linear_params * 10
+    frozen = training_flops(replace(student, adapter_params=100), None, [(10, 4)], recompute=False)
+    assert frozen.student_body == 2 * 2 * student.linear_params * 10 + 6 * 100 * 10

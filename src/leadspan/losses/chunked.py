@@ -58,13 +58,20 @@ def chunked_loss(
     Returns:
         The weighted sum (differentiable in `hidden` and `head`), and the rows' losses.
     """
-    size = chunk_tokens or _default_chunk(head)
+    size = chunk_tokens or default_chunk(hidden.device, head.shape[0])
     if torch.is_autocast_enabled(hidden.device.type):
         hidden = hidden.to(torch.get_autocast_dtype(hidden.device.type))
     total, ce, kl = _ChunkedLoss.apply(
         hidden, head, targets, labels, hard_weights, soft_weights, temperature, size, vocab_size
     )
     return total, RowLosses(ce, kl)
+
+
+def default_chunk(device: torch.device, num_entries: int) -> int:
+    """Positions a chunk, for a vocabulary of `num_entries`."""
+    if device.type == "cuda":
+        return _CUDA_CHUNK_TOKENS
+    return max(16, _CPU_CHUNK_BYTES // (4 * num_entries))
 
 
 class _ChunkedLoss(torch.autograd.Function):
@@ -134,9 +141,3 @@ def _accumulate(total: torch.Tensor, left: torch.Tensor, right: torch.Tensor) ->
         total.addmm_(left, right)
     else:
         total += _product(left, right)
-
-
-def _default_chunk(head: torch.Tensor) -> int:
-    if head.is_cuda:
-        return _CUDA_CHUNK_TOKENS
-    return max(16, _CPU_CHUNK_BYTES // (4 * head.shape[0]))
