@@ -70,9 +70,7 @@ def cost_model_of(recipe: Recipe, renderer: Renderer, num_ranks: int | None = No
     """What the cost of a recipe depends on besides its examples; of `plan.num_ranks` ranks unless told otherwise."""
     machine = recipe.plan if num_ranks is None else recipe.plan.model_copy(update={"num_ranks": num_ranks})
     entries = len(renderer.tokenizer)
-    return cost_model(
-        recipe.student, recipe.teacher, recipe.training, recipe.loss, machine, entries, recipe.seed
-    )
+    return cost_model(recipe.student, recipe.teacher, recipe.training, recipe.loss, machine, entries, recipe.seed)
 
 
 def training_inputs(recipe: Recipe, data: PreparedData, say: Callable[[str], None]) -> TrainingInputs:

@@ -131,7 +131,7 @@ class StepSeconds(Settings):
     """Wall time of all optimiser steps by what was done, on the first rank."""
 
     data: float = 0.0
-    """Fetching and packing examples, and moving them to the device; not part of `TrainResult.seconds` but for moving."""
+    """Fetching and packing examples before a step begins; not part of `TrainResult.seconds`."""
     teacher: float = 0.0
     """Targets of the teacher."""
     student_forward: float = 0.0

@@ -1,8 +1,8 @@
 """Peak throughput and memory of common GPUs, and a device of the user's own figures.
 
-Peaks are dense bfloat16 matrix products with float32 accumulation; makers often print twice as much, for sparse matrices.
-Memory is the number on the box in units of 10^9 bytes; the cards hold as many GiB, and the 7 % between the two stand for
-the context of the driver, the allocator's fragmentation and the workspaces of kernels.
+Peaks are dense bfloat16 matrix products with float32 accumulation; makers often print twice as much, for sparse
+matrices. Memory is the number on the box in units of 10^9 bytes; the cards hold about as many GiB, and the difference
+of up to 7 % stands for the driver's context, the allocator's fragmentation and the workspaces of kernels.
 
 Sources, all NVIDIA's: datasheets of A100, H100, H200, L4, L40S, A10, A10G and HGX B200; whitepapers of the Ampere GA102
 (RTX 3090, RTX A6000), Ada (RTX 4090) and Blackwell (RTX 5090) architectures, rows "Peak BF16 Tensor TFLOPS with FP32

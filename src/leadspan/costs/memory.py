@@ -1,7 +1,7 @@
 """Peak memory of a training step on one rank, in bytes, from shapes and the largest micro-batch.
 
-A step has four moments at which memory can peak, and the largest counts: the teacher's forward pass; the loss, when all
-activations of the student are held and a chunk of logits with its gradients exists; the backward pass, whose
+A step has four moments at which memory can peak, and the largest counts: the teacher's forward pass; the loss, when
+all activations of the student are held and a chunk of logits with its gradients exists; the backward pass, whose
 activations go as the gradients of the weights come; and the optimiser. With gradient accumulation the gradients of the
 micro-batches before are there at every moment.
 

@@ -1,9 +1,9 @@
 """Where a saving comes from: the cut, the chunked loss, a store of the teacher's targets, packing.
 
-The four are switched on one by one over a naive run: whole sequences, padded to the longest of each batch, logits of all
-positions of both models at once, a live teacher. What one of them saves depends on what is on already (a store saves less
-of what a cut has shortened), so its share is its Shapley value: the mean over all orders in which the four can be switched
-on. The shares add up to the whole saving. Source: Shapley, "A value for n-person games", 1953.
+The four are switched on one by one over a naive run: whole sequences, padded to the longest of each batch, logits of
+all positions of both models at once, a live teacher. What one of them saves depends on what is on already (a store saves
+less of what a cut has shortened), so its share is its Shapley value: the mean over all orders in which the four can be
+switched on. The shares add up to the whole saving. Source: Shapley, "A value for n-person games", 1953.
 """
 
 import itertools
@@ -51,16 +51,17 @@ def saving(cost: Callable[[On], float]) -> Saving:
     Args:
         cost: The cost with a set of measures switched on.
     """
-    known = {on: cost(on) for size in range(5) for on in map(frozenset, itertools.combinations(MEASURES, size))}
-    naive = known[frozenset()]
+    subsets = [On(some) for size in range(5) for some in itertools.combinations(MEASURES, size)]
+    known = {on: cost(on) for on in subsets}
+    naive = known[On()]
     unit = naive or 1.0  # nothing can be saved of nothing
-    shares = dict.fromkeys(MEASURES, 0.0)
+    shares: dict[Measure, float] = dict.fromkeys(MEASURES, 0.0)
     for order in itertools.permutations(MEASURES):
         for place, measure in enumerate(order):
-            before, after = known[frozenset(order[:place])], known[frozenset(order[: place + 1])]
+            before, after = known[On(order[:place])], known[On(order[: place + 1])]
             shares[measure] += (before - after) / unit / math.factorial(len(MEASURES))
-    alone = {m: (naive - known[frozenset([m])]) / unit for m in MEASURES}
-    return Saving(naive, known[frozenset(MEASURES)], alone, shares)
+    alone: dict[Measure, float] = {m: (naive - known[On([m])]) / unit for m in MEASURES}
+    return Saving(naive, known[On(MEASURES)], alone, shares)
 
 
 def flops_with(on: On, load: Workload, student: ModelShape, teacher: ModelShape | None, recompute: bool) -> int:
@@ -91,8 +92,10 @@ def _with_logits(on: On, model: MemoryModel, size: BatchSize) -> int:
 
 
 def _shaped(on: On, load: Workload) -> list[list[tuple[int, int]]]:
-    """Batches as the measures leave them: without packing all are as long as the longest, without the chunked loss
-    every position is projected.
+    """Batches as the measures leave them.
+
+    Without packing all examples are as long as their batch's longest; without the chunked loss every position is
+    projected.
     """
     batches = load.cut if "cut" in on else load.whole
     shaped = []

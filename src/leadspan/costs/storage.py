@@ -17,5 +17,5 @@ def top_k_bytes(num_positions: int, k: int, num_temperatures: int = 1) -> int:
 
 
 def hidden_state_bytes(num_positions: int, teacher: ModelShape) -> int:
-    """Final hidden states in bfloat16, and the teacher's head once: the full distribution without the teacher's body."""
+    """Final hidden states in bfloat16, and the teacher's head once: the full distribution without its body."""
     return 2 * (num_positions * teacher.hidden_size + teacher.head_params)

@@ -1,10 +1,10 @@
 """Time of optimiser steps, from steps that were measured.
 
-The model is a sum of non-negative terms, each a count times a rate: steps, micro-batches, operations of the linear layers,
-of attention, and of the head. A term whose rate would be negative is left out; among all choices of terms the one with
-the least squared relative error over the measured steps is taken, so that short steps count as much as long ones. The
-head has a rate of its own because its products are large and its rows stream through memory; steps have one because of
-the optimiser, micro-batches because of what a forward pass costs before its first token.
+The model is a sum of non-negative terms, each a count times a rate: steps, micro-batches, operations of the linear
+layers, of attention, and of the head. A term whose rate would be negative is left out; among all choices of terms the
+one with the least squared relative error over the measured steps is taken, so that short steps count as much as long
+ones. The head has a rate of its own because its products are large and its rows stream through memory; steps have one
+because of the optimiser, micro-batches because of what a forward pass costs before its first token.
 """
 
 import itertools

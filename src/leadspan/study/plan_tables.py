@@ -69,8 +69,8 @@ def _costs(plan: Plan) -> Table:
             MISSING if row.store is None else quantity("peak_memory_bytes", row.store.top_k),
         )
     table.caption = (
-        "* the recipe's own; shares are of full. Largest batch: examples of a micro-batch that fit the device whichever they "
-        "are."
+        "* the recipe's own; shares are of full. Largest batch: examples of a micro-batch that fit the device, "
+        "whichever they are."
     )
     return table
 
@@ -170,7 +170,9 @@ def _too_large(plan: Plan) -> Sequence[str]:
         if row.fitting:
             remedy = f"examples_per_batch: {row.fitting} fits"
         elif fixed > plan.device.memory_bytes:
-            remedy = "weights, gradients and optimiser alone exceed it: shard (plan.sharding: fsdp2), or set training.lora"
+            remedy = (
+                "weights, gradients and optimiser alone exceed it: shard (plan.sharding: fsdp2), or set training.lora"
+            )
         elif not plan.recomputes:
             remedy = "not one example fits: set training.gradient_checkpointing, or cut more"
         else:
@@ -183,6 +185,8 @@ def _break_point(plan: Plan) -> str:
     point = plan.break_point
     assert point is not None, "asked for"
     text = f"Predicted break point LSP*: {point.lsp:.2f} [{point.low:.2f}, {point.high:.2f}]"
-    kept = {row.label: row.cut.tokens_after / row.cut.tokens_before for row in plan.rows if row.label.startswith("lead ")}
+    kept = {
+        row.label: row.cut.tokens_after / row.cut.tokens_before for row in plan.rows if row.label.startswith("lead ")
+    }
     below = [label for label, share in kept.items() if share < point.low]
     return f"{text}; expected to hurt: {', '.join(below)}." if below else f"{text}; no lead cut here lies below it."

@@ -196,9 +196,7 @@ def _row(
 ) -> PlanRow:
     device = recipe.plan.found_device
     same_rows = examples.rows.with_format(None)
-    whole = Examples(
-        same_rows, Full(), recipe.supervision, examples.stop_token_id, recipe.seed, "training set, uncut"
-    )
+    whole = Examples(same_rows, Full(), recipe.supervision, examples.stop_token_id, recipe.seed, "training set, uncut")
     flops_saving, memory_saving = savings(model, examples, whole)
     weighted = sum(layout.num_weighted for layout in examples.layouts)
     teacher = model.teacher

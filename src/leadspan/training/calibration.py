@@ -92,9 +92,7 @@ def _check(model: CostModel) -> None:
         )
 
 
-def _interleaved(
-    model: CostModel, sides: Sequence[Examples], steps_per_side: int
-) -> tuple[list[list[int]], int]:
+def _interleaved(model: CostModel, sides: Sequence[Examples], steps_per_side: int) -> tuple[list[list[int]], int]:
     """Micro-batches of steps that take turns over the sides; indices into all sides' examples, one after the other."""
     plans = [planned(model, side) for side in sides]
     accumulation = plans[0].accumulation * model.machine.num_ranks

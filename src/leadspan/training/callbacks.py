@@ -64,8 +64,8 @@ class MetricsFile(TrainerCallback):
 class Clock(TrainerCallback, ExportableState):
     """Wall time of all optimiser steps, without validation and checkpoints, and of their parts.
 
-    The device is waited for where a step begins and ends, not in between: there CUDA's own events mark the parts, so that
-    measuring does not slow a step down. Kept in checkpoints and restored.
+    The device is waited for where a step begins and ends, not in between: there CUDA's own events mark the parts, so
+    that measuring does not slow a step down. Kept in checkpoints and restored.
     """
 
     def __init__(self, seconds: float = 0.0, parts: dict[str, float] | None = None) -> None:

@@ -3,9 +3,9 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 
 import torch
-from transformers import PreTrainedModel
 
 from leadspan.costs.config import PlanSettings
 from leadspan.costs.flops import ModelShape, training_flops
@@ -79,12 +79,8 @@ def cost_model(
     """
     use_bf16 = _will_use_bf16(training, machine)
     own, other = shape_from(student), None if teacher is None else shape_from(teacher)
-    lora, wrap = training.lora, None
-    if lora is not None:
-
-        def wrap(model: PreTrainedModel) -> torch.nn.Module:
-            return with_adapters(model, lora)
-
+    wrap = None if training.lora is None else partial(with_adapters, settings=training.lora)
+    if wrap is not None:
         with torch.device("meta"):
             wrapped = wrap(build_untrained(load_config(student), name_of(student)))
         own = replace(own, adapter_params=adapter_params(wrapped))
@@ -156,7 +152,8 @@ def predict(model: CostModel, examples: Examples, calibration: Calibration | Non
 
 def fits(model: CostModel, examples: Examples, memory_bytes: int) -> int:
     """Examples that fit into one micro-batch whichever they are; 0 when the longest does not fit alone."""
-    return largest_batch(model.memory, [BatchSize(x.num_tokens, x.num_weighted) for x in examples.layouts], memory_bytes)
+    sizes = [BatchSize(layout.num_tokens, layout.num_weighted) for layout in examples.layouts]
+    return largest_batch(model.memory, sizes, memory_bytes)
 
 
 def savings(model: CostModel, examples: Examples, whole: Examples) -> tuple[Saving, Saving]:

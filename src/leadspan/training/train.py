@@ -324,7 +324,9 @@ def _result(
     )
 
 
-def _utilisation(flops: FlopsByPart, seconds: float, arguments: TrainingArguments, stated: Device | None) -> float | None:
+def _utilisation(
+    flops: FlopsByPart, seconds: float, arguments: TrainingArguments, stated: Device | None
+) -> float | None:
     """Share of the peak of all ranks' devices, recomputation not counted as work."""
     device = stated
     if device is None and arguments.device.type == "cuda":
