@@ -99,6 +99,8 @@ class MemoryByPart(Settings):
     """Chunks of logits."""
     teacher: int = 0
     """Weights of a live teacher."""
+    process: int = 0
+    """What a calibration measured beyond the tensors: libraries, and blocks the allocator keeps; 0 without one."""
 
     @property
     def total(self) -> int:

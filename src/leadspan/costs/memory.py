@@ -6,8 +6,8 @@ activations go as the gradients of the weights come; and the optimiser. With gra
 micro-batches before are there at every moment.
 
 Weights are float32 and AdamW keeps two moments of each trained weight (Rajbhandari et al., arXiv 1910.02054, section 3,
-whose 16 bytes a parameter these are: 4 weights, 4 gradients, 8 optimiser). bfloat16 autocast adds a copy of every linear
-weight that the graph holds. DDP adds its buckets, as large as the gradients
+whose 16 bytes a parameter these are: 4 weights, 4 gradients, 8 optimiser). bfloat16 autocast adds a copy of every
+linear weight that the graph holds. DDP adds its buckets, as large as the gradients
 (`gradient_as_bucket_view=False`, PyTorch's DistributedDataParallel reference). FSDP2 divides weights, gradients and
 moments among the ranks, and gathers two layers (the next is prefetched), one layer's gradients, and the root group of
 embedding and head (PyTorch's `fully_shard` reference). Excluded: the device's context, the allocator's fragmentation,

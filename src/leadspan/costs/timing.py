@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 from pydantic import Field
 
-from leadspan.results import FlopsByPart
+from leadspan.results import FlopsByPart, MemoryByPart
 from leadspan.settings import Settings
 
 
@@ -53,11 +53,20 @@ class Calibration(Settings):
     """Seconds per step, per micro-batch, and per operation, by term."""
     largest_error: float
     """Largest relative error of the rates on the measured steps themselves."""
+    memory_offset: float = Field(default=0.0, ge=0)
+    """Bytes the process takes whatever the batch, beyond the predicted."""
+    memory_factor: float = Field(default=1.0, ge=0)
+    """Measured growth of the peak by predicted byte: what an allocator keeps of freed blocks."""
 
     def seconds(self, steps: Sequence[StepWork]) -> float:
         """Predicted wall time of steps."""
         rates = np.array([self.rates.get(term, 0.0) for term in _TERMS])
         return float(sum(_row(step) @ rates for step in steps))
+
+    def memory(self, predicted: MemoryByPart) -> MemoryByPart:
+        """Predicted memory of the tensors with what the process adds."""
+        measured = self.memory_offset + self.memory_factor * predicted.total
+        return predicted.model_copy(update={"process": max(0, round(measured - predicted.total))})
 
 
 def fit_rates(steps: Sequence[StepWork], seconds: Sequence[float]) -> tuple[dict[str, float], float]:
@@ -67,25 +76,35 @@ def fit_rates(steps: Sequence[StepWork], seconds: Sequence[float]) -> tuple[dict
         steps: What each step did.
         seconds: How long each took.
     """
-    rows, times = np.array([_row(step) for step in steps]), np.array(seconds)
-    scale = rows.max(axis=0)
-    scale[scale == 0] = 1.0
-    relative = rows / scale / times[:, None]
-    found = min(_candidates(relative), key=lambda rates: float(np.square(relative @ rates - 1).sum()))
-    largest = float(np.abs(relative @ found - 1).max())
-    rates = found / scale
+    rates, largest = _fit(np.array([_row(step) for step in steps]), np.array(seconds))
     return {term: float(rate) for term, rate in zip(_TERMS, rates, strict=True) if rate}, largest
 
 
+def fit_memory(predicted: Sequence[int], measured: Sequence[int]) -> tuple[float, float]:
+    """Offset and factor, neither negative, from predicted to measured peaks."""
+    rows = np.array([[1, size] for size in predicted], dtype=np.float64)
+    (offset, factor), _ = _fit(rows, np.array(measured, dtype=np.float64))
+    return float(offset), float(factor)
+
+
+def _fit(rows: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, float]:
+    """Non-negative rates with the least squared relative error, and the largest relative error."""
+    scale = rows.max(axis=0)
+    scale[scale == 0] = 1.0
+    relative = rows / scale / values[:, None]
+    found = min(_candidates(relative), key=lambda rates: float(np.square(relative @ rates - 1).sum()))
+    return found / scale, float(np.abs(relative @ found - 1).max())
+
+
 def _candidates(relative: np.ndarray) -> list[np.ndarray]:
-    """Least-squares solutions of every choice of terms whose rates are all positive (5 terms, 31 choices)."""
-    found = []
-    for size in range(1, len(_TERMS) + 1):
-        for terms in itertools.combinations(range(len(_TERMS)), size):
+    """Least-squares solutions of every choice of columns whose rates are all positive (31 choices of 5)."""
+    num_terms, found = relative.shape[1], []
+    for size in range(1, num_terms + 1):
+        for terms in itertools.combinations(range(num_terms), size):
             part = relative[:, terms]
             rates, _, rank, _ = np.linalg.lstsq(part, np.ones(len(part)), rcond=None)
             if rank == size and (rates > 0).all():
-                whole = np.zeros(len(_TERMS))
+                whole = np.zeros(num_terms)
                 whole[list(terms)] = rates
                 found.append(whole)
     return found

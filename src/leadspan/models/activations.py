@@ -2,8 +2,8 @@
 
 Fake tensors have shapes, types and storages but no memory, so that an 8B model passes in a second or two on a laptop.
 The pass runs the model's own layers with PyTorch's own autograd, autocast and checkpointing; what is alive at each
-moment is what the real step holds. Instead of a formula by architecture, such as that of Korthikanti et al. (arXiv 2205.05198,
-section 4), which knows one kind of layer in one precision.
+moment is what the real step holds. Instead of a formula by architecture, such as that of Korthikanti et al.
+(arXiv 2205.05198, section 4), which knows one kind of layer in one precision.
 
 Tokens are told from weights by their number: tensors with a dimension that is a multiple of the traced length, a prime.
 """

@@ -158,7 +158,7 @@ def calibration_of(
     Args:
         recipe: The run.
         data: Its data.
-        policies: Those of the plan; a few steps of each are measured, the longest first.
+        policies: Those of the plan; a few steps of each are measured.
         measure: Measure now; the rates are written to `plan.calibration`, if it is set.
         say: Told in words what is being done.
 
@@ -170,7 +170,6 @@ def calibration_of(
         return None if path is None else load_json(Calibration, path)
     model = cost_model_of(recipe, data.renderer)
     sides = [training_examples(recipe, data.splits, data.renderer, policy) for policy in policies]
-    sides.sort(key=lambda side: -sum(side.lengths))
     found = calibrate(training_inputs(recipe, data, say), model, recipe.loss, sides)
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -128,6 +128,7 @@ def predict(model: CostModel, examples: Examples, calibration: Calibration | Non
         for group in _groups(batches, plan.accumulation * ranks)
     ]
     flops = FlopsByPart(**{part: sum(getattr(step, part) for step in steps) for part in FlopsByPart.model_fields})
+    memory = highest(model.memory, [batch_size(batch) for batch in batches])
     seconds, source = None, None
     device, utilisation = model.machine.found_device, model.machine.utilisation
     if calibration is not None:
@@ -143,7 +144,7 @@ def predict(model: CostModel, examples: Examples, calibration: Calibration | Non
         num_tokens=sum(tokens for batch in batches for tokens, _ in batch),
         num_weighted_tokens=sum(weighted for batch in batches for _, weighted in batch),
         flops=flops,
-        memory=highest(model.memory, [_size(batch) for batch in batches]),
+        memory=memory if calibration is None else calibration.memory(memory),
         seconds=seconds,
         seconds_source=source,
         money=None if seconds is None or price is None else price * ranks * seconds / 3600,
@@ -203,7 +204,8 @@ def _share(flops: FlopsByPart, batches: int, ranks: int) -> StepWork:
     return work.model_copy(update={part: getattr(work, part) // ranks for part in ("linear", "attention", "head")})
 
 
-def _size(batch: Sequence[tuple[int, int]]) -> BatchSize:
+def batch_size(batch: Sequence[tuple[int, int]]) -> BatchSize:
+    """A micro-batch of examples."""
     return BatchSize(sum(tokens for tokens, _ in batch), sum(weighted for _, weighted in batch))
 
 
