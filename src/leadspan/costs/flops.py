@@ -2,9 +2,10 @@
 
 Rules: a linear layer costs `2 * params` per token forward; the two attention products of a causal layer cost
 `4 * heads * head_dim * sum_t min(t, window)` with `t` the number of positions seen; the head costs `2 d V` per
-*weighted* position; backward costs twice the forward, recomputation one more. Embedding look-ups, norms, activations
-and softmax are left out, as in Kaplan et al. (arXiv 2001.08361, section 2.1), whose `6 N D` this refines: attention
-is counted exactly for every length instead of being ignored, and the head only where there is a loss.
+*weighted* position; backward costs twice the forward, recomputation (of all but each layer's last projection) one
+more. Embedding look-ups, norms, activations and softmax are left out, as in Kaplan et al. (arXiv 2001.08361, section
+2.1), whose `6 N D` this refines: attention is counted exactly for every length instead of being ignored, and the head
+only where there is a loss.
 
 Grouped-query attention has smaller key and value projections (fewer `linear_params`), and the same products: every
 query head attends. A token of a mixture of experts passes the router and `k` of `E` experts (Shazeer et al.,
@@ -37,6 +38,8 @@ class ModelShape:
         num_params: All weights, each once; adapters left out.
         is_tied: Whether the head is the embedding.
         layer_params: Weights of the largest layer, all of its experts included.
+        last_params: Weights of the layers' last projections, where these are added to the residual as they are:
+            backward needs no such output, and PyTorch's checkpointing stops before it.
         adapter_params: Weights of low-rank adapters; above 0, they alone are trained.
     """
 
@@ -48,6 +51,7 @@ class ModelShape:
     num_params: int
     is_tied: bool = False
     layer_params: int = 0
+    last_params: int = 0
     adapter_params: int = 0
 
     @property
@@ -103,13 +107,14 @@ def training_flops(
     """
     parts = dict.fromkeys(FlopsByPart.model_fields, 0)
     passes = 2 if student.adapter_params else 3
+    unneeded = 0 if student.adapter_params else student.last_params  # an adapter comes after the projection it adapts
     for length, weighted in examples:
         body, attention = forward_body(student, length), forward_attention(student, length)
         adapters = 2 * student.adapter_params * length
         parts["student_body"] += passes * body + 3 * adapters
         parts["student_attention"] += 3 * attention
         parts["student_head"] += passes * forward_head(student, weighted)
-        parts["recomputation"] += recompute * (body + adapters + attention)
+        parts["recomputation"] += recompute * (body + adapters + attention - 2 * unneeded * length)
         if teacher is not None:
             parts["teacher_body"] += forward_body(teacher, length)
             parts["teacher_attention"] += forward_attention(teacher, length)

@@ -24,8 +24,6 @@ from leadspan.results import MemoryByPart
 
 Sharding = Literal["none", "ddp", "fsdp2"]
 
-CHUNKS_OF_LOGITS = 2.2
-"""Float32 `[chunk_tokens, V]` the loss may hold at once: two, and a tenth for what its rows need."""
 _WIDE, _NARROW, _MOMENTS = 4, 2, 8
 
 
@@ -99,7 +97,6 @@ class MemoryModel:
 
     def _at_loss(self, batch: BatchSize) -> MemoryByPart:
         """All activations held, hidden states of both models with their gradient, and a chunk of logits."""
-        rows = min(self.chunk_tokens, batch.weighted)
         width = _NARROW if self.use_bf16 else _WIDE
         hidden = 2 * batch.weighted * self.student.hidden_size * width
         if self.teacher is not None:
@@ -107,7 +104,7 @@ class MemoryModel:
         return self._always(
             gradients=self._kept_gradients + self._head_gradient,
             activations=self.student_activations.held * batch.tokens + hidden,
-            logits=math.ceil(CHUNKS_OF_LOGITS * rows * self._vocab_size * _WIDE),
+            logits=self._chunks(min(self.chunk_tokens, batch.weighted)),
             casts=self._cast_weights,
         )
 
@@ -173,9 +170,10 @@ class MemoryModel:
         root = self.teacher.head_params * (1 if self.teacher.is_tied else 2)
         return (_NARROW if self.use_bf16 else _WIDE) * (root + 2 * self.teacher.layer_params)
 
-    @property
-    def _vocab_size(self) -> int:
-        return max(self.student.vocab_size, self.teacher.vocab_size if self.teacher is not None else 0)
+    def _chunks(self, rows: int) -> int:
+        """Float32 logits of the student and of a live teacher, and a tenth for what the loss needs by row."""
+        models = [self.student] if self.teacher is None else [self.student, self.teacher]
+        return len(models) * rows * max(model.vocab_size for model in models) * _WIDE * 11 // 10
 
     def _share(self, size: int) -> int:
         return math.ceil(size / self.num_ranks) if self.sharding == "fsdp2" else size

@@ -2,8 +2,8 @@
 
 The four are switched on one by one over a naive run: whole sequences, padded to the longest of each batch, logits of
 all positions of both models at once, a live teacher. What one of them saves depends on what is on already (a store
-saves less of what a cut has shortened), so its share is its Shapley value: the mean over all orders in which the four can be
-switched on. The shares add up to the whole saving. Source: Shapley, "A value for n-person games", 1953.
+saves less of what a cut has shortened), so its share is its Shapley value: the mean over all orders in which the four
+can be switched on. The shares add up to the whole saving. Source: Shapley, "A value for n-person games", 1953.
 """
 
 import itertools

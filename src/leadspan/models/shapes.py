@@ -45,7 +45,7 @@ def shape_of(model: PreTrainedModel) -> ModelShape:
     stacked experts are three-dimensional, and a token passes `k / E` of them.
     """
     config = model.config.get_text_config()
-    head, layers = head_of(model), _layers(model)
+    head, layers = head_of(model), list(_layers(model))
     windows = _windows(config)
     return ModelShape(
         linear_params=_linear_params(model, config),
@@ -55,6 +55,7 @@ def shape_of(model: PreTrainedModel) -> ModelShape:
         vocab_size=head.weight.shape[0],
         num_params=sum(p.numel() for p in model.parameters()),
         is_tied=head.weight is getattr(model.get_input_embeddings(), "weight", None),
+        last_params=sum(_last_params(layer) for layer in layers),
         layer_params=max((sum(p.numel() for p in layer.parameters()) for layer in layers), default=0),
     )
 
@@ -83,6 +84,13 @@ def _linear_params(model: PreTrainedModel, config: Any) -> int:
         return plain
     stacked = sum(p.numel() for p in inside if p.dim() == 3 and p.shape[0] == experts)
     return plain + stacked * (_first(config, _EXPERTS_PER_TOKEN) or 1) // experts
+
+
+def _last_params(layer: nn.Module) -> int:
+    """Weights of a feed-forward layer's last projection, unless a norm follows it."""
+    last = getattr(getattr(layer, "mlp", None), "down_proj", None)
+    is_followed = any(hasattr(layer, name) for name in ("post_feedforward_layernorm", "post_mlp_layernorm"))
+    return last.weight.numel() if isinstance(last, nn.Linear) and not is_followed else 0
 
 
 def _first(config: Any, names: tuple[str, ...]) -> int:
