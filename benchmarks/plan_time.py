@@ -1,8 +1,8 @@
 """Time and memory that `leadspan plan --calibrate` predicts, against runs of `lead` p from 0.1 to 1.0.
 
 One calibration of the recipe's own models and traces (`full` and `lead` 0.5, 0.25 and 0.1, four steps each), then one
-run for each p in a process of its own through the same pipeline as `leadspan distill`, which writes its prediction beside
-what it measured. Half of the p were not calibrated. An error is `|predicted / measured - 1|`.
+run for each p in a process of its own through the same pipeline as `leadspan distill`, which writes its prediction
+beside what it measured. Half of the p were not calibrated. An error is `|predicted / measured - 1|`.
 """
 
 import tempfile
