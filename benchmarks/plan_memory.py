@@ -24,9 +24,9 @@ from leadspan.models.loading import load_model
 from leadspan.pipeline import cost_model_of, prepare_data, training_examples
 from leadspan.teacher.live import freeze, live_targets
 
-SIZES = ((1, 512), (4, 512), (1, 2048), (2, 2048))
+SIZES = ((1, 1024), (4, 1024), (1, 2048), (2, 2048))
 """Examples of a batch, and tokens of the longest trace."""
-POLICIES = (Full(), Lead(p=0.5), Lead(p=0.1))
+POLICIES = (Full(), Lead(p=0.5), Lead(p=0.3))
 TARGET = 0.15
 
 

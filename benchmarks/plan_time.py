@@ -1,6 +1,6 @@
 """Time and memory that `leadspan plan --calibrate` predicts, against runs of `lead` p from 0.1 to 1.0.
 
-One calibration of the recipe's own models and traces (`full` and `lead` 0.5, 0.25 and 0.1, four steps each), then one
+One calibration of the recipe's own models and traces (`full` and `lead` 0.5, 0.25 and 0.1, six steps each), then one
 run for each p in a process of its own through the same pipeline as `leadspan distill`, which writes its prediction
 beside what it measured. Half of the p were not calibrated. An error is `|predicted / measured - 1|`.
 """
@@ -16,7 +16,7 @@ from leadspan.study.planning import calibration_of
 
 SHARES = (0.1, 0.2, 0.35, 0.5, 0.75, 1.0)
 TARGET = 0.15
-STEPS = 5
+STEPS = 12
 SETTINGS = {
     "student": model(128, 4),
     "teacher": model(192, 4),

@@ -115,9 +115,9 @@ def test_calibrated_rates_are_kept_used_and_refused_for_other_models(
     path = write_recipe(recipe, tmp_path / "recipe.yaml")
     arguments = ["plan", str(path), "--calibrate", "--cut", "{kind: full}", "--json", str(tmp_path / "plan.json")]
     assert main(arguments) == 0
-    assert "Time: calibration of 3 steps on 1 x cpu" in capsys.readouterr().out
+    assert "Time: calibration of 5 steps on 1 x cpu" in capsys.readouterr().out
     stored = Calibration.model_validate_json(rates.read_text())
-    assert stored.num_steps == 3 and stored.rates and stored.memory_factor + stored.memory_offset > 0
+    assert stored.num_steps == 5 and stored.rates and stored.memory_factor + stored.memory_offset > 0
     rows = json.loads((tmp_path / "plan.json").read_text())["rows"]
     assert rows[0]["prediction"]["seconds"] > 0 and rows[0]["prediction"]["flops"]["total"] > 0
     assert main(["plan", str(path), "training.gradient_checkpointing=true"]) == 2

@@ -76,7 +76,7 @@ class _Course:
 
 
 def calibrate(
-    inputs: TrainingInputs, model: CostModel, loss: LossSettings, sides: Sequence[Examples], num_rounds: int = 2
+    inputs: TrainingInputs, model: CostModel, loss: LossSettings, sides: Sequence[Examples], num_rounds: int = 4
 ) -> Calibration:
     """Train for a few steps and fit rates to their times; nothing is written, the weights are thrown away.
 
