@@ -16,7 +16,8 @@ def test_shares_add_up_and_a_measure_that_does_nothing_gets_nothing() -> None:
     prices = {"cut": 50, "store": 30}
     found = saving(lambda on: 100 - sum(prices.get(measure, 0) for measure in on))
     assert found.naive == 100 and found.all_on == 20
-    assert found.shares == found.alone == pytest.approx({"cut": 0.5, "chunked_loss": 0, "store": 0.3, "packing": 0})
+    expected = pytest.approx({"cut": 0.5, "chunked_loss": 0, "store": 0.3, "packing": 0})
+    assert found.shares == expected and found.alone == expected
 
 
 def test_shapley_shares_of_two_that_multiply() -> None:

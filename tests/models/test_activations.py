@@ -69,14 +69,10 @@ def test_a_teacher_takes_one_layer_at_a_time() -> None:
     assert traced.held * TOKENS == pytest.approx(left, rel=0.05)
 
 
-def test_adapters_hold_less_than_all_weights() -> None:
-    def wrap(model):
-        return with_adapters(model, Lora(r=4))
-
+def test_adapters_hold_nearly_what_all_weights_do() -> None:
     model = load_model(wide("qwen3"), torch.float32).train()
-    frozen = student_activations(wide("qwen3"), False, False, wrap)
-    assert frozen.held < student_activations(wide("qwen3"), False, False).held
-    wrap(model)
+    with_adapters(model, Lora(r=4))
     with SavedBytes(model.parameters()).watching() as saved:
         run(model)
-    assert frozen.held * TOKENS == pytest.approx(saved.activations, rel=0.2)
+    traced = student_activations(wide("qwen3"), use_bf16=False, checkpointing=False)
+    assert 1.0 < traced.held * TOKENS / saved.activations < 1.25

@@ -1,3 +1,4 @@
+import io
 import json
 from pathlib import Path
 
@@ -28,7 +29,7 @@ def planned(folder: Path, machine: dict[str, object], **more: object) -> Plan:
 
 
 def text_of(plan: Plan) -> str:
-    console = Console(width=150, record=True, quiet=True)
+    console = Console(width=150, record=True, file=io.StringIO())
     for part in plan_tables(plan):
         console.print(part)
     return console.export_text()
@@ -88,6 +89,12 @@ def test_a_device_too_small_for_the_batch_names_the_batch_that_fits(folder: Path
     full = plan.rows[1]
     assert full.fitting is not None and 0 < full.fitting < 4
     assert any(f"examples_per_batch: {full.fitting} fits" in line for line in sentences(plan))
+
+
+def test_adapters_are_counted_without_weights(folder: Path) -> None:
+    own = planned(folder, {}, lora={"r": 2}).rows[0].prediction
+    full = planned(folder, {}).rows[0].prediction
+    assert own.memory.optimizer < full.memory.optimizer / 4 and own.flops.student_body < full.flops.student_body
 
 
 def test_an_audits_break_point_is_shown_where_there_is_one(folder: Path) -> None:

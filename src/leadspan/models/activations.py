@@ -9,7 +9,6 @@ Tokens are told from weights by their number: tensors with a dimension that is a
 """
 
 import weakref
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -32,19 +31,16 @@ _LENGTH = 1009
 _EXPERTS = "leadspan_trace"
 
 
-def student_activations(
-    settings: ModelSettings,
-    use_bf16: bool,
-    checkpointing: bool,
-    wrap: Callable[[PreTrainedModel], nn.Module] | None = None,
-) -> ActivationBytes:
+def student_activations(settings: ModelSettings, use_bf16: bool, checkpointing: bool) -> ActivationBytes:
     """Bytes a token of a training step holds, without those of the head and the loss.
+
+    All weights are taken to be trained. Low-rank adapters hold the same inputs of linear layers, their own narrow
+    outputs, and less of the norms, so that a few per cent too much are predicted for them.
 
     Args:
         settings: The student; its weights are not read.
         use_bf16: Autocast to bfloat16 over float32 weights; else float32.
         checkpointing: Whether layers are recomputed in the backward pass.
-        wrap: Puts adapters into the model and freezes the rest; None when all weights are trained.
 
     Raises:
         ModelError: The model's code cannot run without values.
@@ -53,8 +49,6 @@ def student_activations(
         model = _fake_model(settings, torch.float32).train()
         if checkpointing:
             model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
-        if wrap is not None:
-            wrap(model)
         with _Alive() as alive, _named(settings):
             with torch.autocast("cpu", dtype=torch.bfloat16, enabled=use_bf16):
                 hidden = _run(model)

@@ -3,7 +3,6 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 
 import torch
 
@@ -79,10 +78,9 @@ def cost_model(
     """
     use_bf16 = _will_use_bf16(training, machine)
     own, other = shape_from(student), None if teacher is None else shape_from(teacher)
-    wrap = None if training.lora is None else partial(with_adapters, settings=training.lora)
-    if wrap is not None:
+    if training.lora is not None:
         with torch.device("meta"):
-            wrapped = wrap(build_untrained(load_config(student), name_of(student)))
+            wrapped = with_adapters(build_untrained(load_config(student), name_of(student)), training.lora)
         own = replace(own, adapter_params=adapter_params(wrapped))
     entries = num_entries if other is not None and other.vocab_size != own.vocab_size else own.vocab_size
     on_gpu = torch.cuda.is_available() or isinstance(machine.device, str)
@@ -91,7 +89,7 @@ def cost_model(
     memory = MemoryModel(
         student=own,
         teacher=other,
-        student_activations=student_activations(student, use_bf16, training.gradient_checkpointing, wrap),
+        student_activations=student_activations(student, use_bf16, training.gradient_checkpointing),
         teacher_activations=None if teacher is None else teacher_activations(teacher, use_bf16),
         use_bf16=use_bf16,
         chunk_tokens=chunk,
