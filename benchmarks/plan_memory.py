@@ -24,7 +24,7 @@ from leadspan.models.loading import load_model
 from leadspan.pipeline import cost_model_of, prepare_data, training_examples
 from leadspan.teacher.live import freeze, live_targets
 
-SIZES = ((1, 1024), (4, 1024), (1, 2048), (2, 2048))
+SIZES = ((1, 1024), (3, 1024), (1, 2048))
 """Examples of a batch, and tokens of the longest trace."""
 POLICIES = (Full(), Lead(p=0.5), Lead(p=0.3))
 TARGET = 0.15
@@ -41,8 +41,8 @@ def run() -> Outcome:
                 Path(folder),
                 tokenizer,
                 f"{number} x {longest}",
-                student=model(256, 6),
-                teacher=model(256, 2),
+                student=model(128, 4),
+                teacher=model(192, 2),
                 data={"max_tokens": longest, "min_tokens": longest // 2, "num_train": number},
                 training={"steps": 1, "gradient_checkpointing": checkpointing, "precision": "float32"},
             )
@@ -64,7 +64,7 @@ def run() -> Outcome:
                 errors[name] = predicted / peak - 1
                 sides[name] = Spread.of([peak / MIB], "MiB")
     figures = [Figure("largest error", max(map(abs, errors.values())), 0.1 if gpu else TARGET)]
-    settings = {"student": "hidden 256 x 6 layers", "teacher": "hidden 256 x 2 layers", "vocabulary": 4096}
+    settings = {"student": "hidden 128 x 4 layers", "teacher": "hidden 192 x 2 layers", "vocabulary": 4096}
     return Outcome(" ".join((__doc__ or "").split()), settings, sides, figures, gpu, {"errors": errors})
 
 
