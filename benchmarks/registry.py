@@ -14,6 +14,8 @@ NAMES = (
     "loss_time",
     "loss_memory",
     "stored_step",
+    "plan_time",
+    "plan_memory",
     "sampling",
     "coverage",
     "cli_help",

@@ -10,18 +10,20 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from leadspan.costs.timing import Calibration
 from leadspan.data.examples import Examples
 from leadspan.data.prepare import Splits, split
 from leadspan.data.sections import Renderer
-from leadspan.data.truncation import Full
-from leadspan.errors import RunError
+from leadspan.data.truncation import Full, Policy
+from leadspan.errors import ModelError, RunError
 from leadspan.evaluation.evaluate import evaluate_model
 from leadspan.evaluation.tasks import load_task
 from leadspan.models.config import Pretrained
 from leadspan.models.loading import load_tokenizer
 from leadspan.recipe import Recipe
-from leadspan.results import RUN_FILE, EvalResult, RunResult, load_run, save_run
-from leadspan.settings import dump_yaml
+from leadspan.results import RUN_FILE, EvalResult, Prediction, RunResult, load_run, save_run
+from leadspan.settings import dump_yaml, load_json
+from leadspan.training.prediction import CostModel, cost_model, predict
 from leadspan.training.process import process_state
 from leadspan.training.train import STUDENT_DIR, TrainingInputs, train
 
@@ -53,11 +55,52 @@ def prepare_data(recipe: Recipe) -> PreparedData:
     with process_state().main_process_first():
         splits = split(recipe.data, renderer, recipe.seed)
     stop, seed = renderer.stop_token_id, recipe.seed
-    examples = Examples(splits.train, recipe.cut, recipe.supervision, stop, seed, "training set")
+    examples = training_examples(recipe, splits, renderer, recipe.cut)
     validation = None
     if splits.validation is not None:
         validation = Examples(splits.validation, Full(), recipe.supervision, stop, seed, "validation set")
     return PreparedData(renderer, splits, examples, validation)
+
+
+def training_examples(recipe: Recipe, splits: Splits, renderer: Renderer, policy: Policy) -> Examples:
+    """The training rows of a recipe under a policy, its own or another."""
+    return Examples(splits.train, policy, recipe.supervision, renderer.stop_token_id, recipe.seed, "training set")
+
+
+def cost_model_of(recipe: Recipe, renderer: Renderer, num_ranks: int | None = None) -> CostModel:
+    """What the cost of a recipe depends on besides its examples; of `plan.num_ranks` ranks unless told otherwise."""
+    machine = recipe.plan if num_ranks is None else recipe.plan.model_copy(update={"num_ranks": num_ranks})
+    entries = len(renderer.tokenizer)
+    return cost_model(recipe.student, recipe.teacher, recipe.training, recipe.loss, machine, entries, recipe.seed)
+
+
+def training_inputs(recipe: Recipe, data: PreparedData, say: Callable[[str], None]) -> TrainingInputs:
+    """What the training stage gets of a recipe."""
+    return TrainingInputs(
+        student=recipe.student,
+        teacher=recipe.teacher,
+        renderer=data.renderer,
+        examples=data.examples,
+        validation=data.validation,
+        directory=recipe.output,
+        say=say,
+        seed=recipe.seed,
+        device=recipe.plan.found_device,
+    )
+
+
+def _predict(recipe: Recipe, data: PreparedData) -> Prediction | None:
+    """The cost of a run that is about to begin; a model whose cost cannot be predicted can still be trained."""
+    state = process_state()
+    if not state.is_main_process:
+        return None
+    calibration = None if recipe.plan.calibration is None else load_json(Calibration, recipe.plan.calibration)
+    try:
+        model = cost_model_of(recipe, data.renderer, state.num_processes)
+    except ModelError as error:
+        logger.warning("no prediction: %s", error)
+        return None
+    return predict(model, data.examples, calibration)
 
 
 def run(recipe: Recipe, resume: bool = False, say: Callable[[str], None] = lambda text: None) -> RunResult:
@@ -80,17 +123,9 @@ def run(recipe: Recipe, resume: bool = False, say: Callable[[str], None] = lambd
         load_task(task)  # a broken task is told before hours of training, not after
     say("preparing data")
     data = prepare_data(recipe)
+    prediction = _predict(recipe, data)
     say("loading models")
-    inputs = TrainingInputs(
-        student=recipe.student,
-        teacher=recipe.teacher,
-        renderer=data.renderer,
-        examples=data.examples,
-        validation=data.validation,
-        directory=directory,
-        say=say,
-        seed=recipe.seed,
-    )
+    inputs = training_inputs(recipe, data, say)
     trained = train(inputs, recipe.training, recipe.loss, resume)
     result = RunResult(
         name=recipe.name,
@@ -100,6 +135,7 @@ def run(recipe: Recipe, resume: bool = False, say: Callable[[str], None] = lambd
         environment=environment(recipe.seed),
         cut=data.examples.counts,
         refused=data.splits.left_out,
+        prediction=prediction,
         train=trained,
     )
     if process_state().is_main_process:

@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from leadspan.costs.config import PlanSettings
 from leadspan.data.config import DataSettings
 from leadspan.data.supervision import Supervision
 from leadspan.data.truncation import AnyPolicy, Lead
@@ -45,6 +46,8 @@ class Recipe(Settings):
     """Optimiser, batches, validation."""
     evaluation: EvaluationSettings = EvaluationSettings()
     """What is evaluated after training."""
+    plan: PlanSettings = PlanSettings()
+    """What a prediction of the cost is made for; changes no training."""
 
     @model_validator(mode="after")
     def _parts_fit(self) -> "Recipe":

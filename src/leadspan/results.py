@@ -84,6 +84,66 @@ class FlopsByPart(Settings):
         return sum(self.model_dump().values())
 
 
+class MemoryByPart(Settings):
+    """Memory of one rank at one moment, in bytes."""
+
+    weights: int = 0
+    """Weights of the student, with the copies that autocast or sharding makes."""
+    gradients: int = 0
+    """Gradients of the trained weights, with the buckets of data-parallel training."""
+    optimizer: int = 0
+    """Moments of the optimiser."""
+    activations: int = 0
+    """What the layers of student or teacher hold, and the hidden states at weighted positions."""
+    logits: int = 0
+    """Chunks of logits."""
+    teacher: int = 0
+    """Weights of a live teacher."""
+    process: int = 0
+    """What a calibration measured beyond the tensors: libraries, and blocks the allocator keeps; 0 without one."""
+
+    @property
+    def total(self) -> int:
+        """Sum over the parts."""
+        return sum(self.model_dump().values())
+
+
+class Prediction(Settings):
+    """What a run was predicted to cost before it began."""
+
+    num_steps: int
+    """Optimiser steps."""
+    num_tokens: int
+    """Tokens through the student's forward pass."""
+    num_weighted_tokens: int
+    """Positions with a loss."""
+    flops: FlopsByPart
+    """All ranks together."""
+    memory: MemoryByPart
+    """One rank, at the highest moment of the largest micro-batch."""
+    seconds: float | None = None
+    """Wall time of the training loop, without loading and validation; absent without a calibration or a stated peak."""
+    seconds_source: str | None = None
+    """What the time was predicted from."""
+    money: float | None = None
+    """Price of that time on all ranks; absent without a time or a price."""
+
+
+class StepSeconds(Settings):
+    """Wall time of all optimiser steps by what was done, on the first rank."""
+
+    data: float = 0.0
+    """Fetching and packing examples before a step begins; not part of `TrainResult.seconds`."""
+    teacher: float = 0.0
+    """Targets of the teacher."""
+    student_forward: float = 0.0
+    """Forward pass of the student with the loss, which forms the head's gradients on the way."""
+    backward: float = 0.0
+    """Backward pass below the head, recomputation and averaging over ranks included."""
+    optimizer: float = 0.0
+    """Clipping, update, and all else of a step."""
+
+
 class TrainResult(Settings):
     """What one training run did and what it cost, as measured."""
 
@@ -115,6 +175,23 @@ class TrainResult(Settings):
     """Step whose weights were written to `student/`."""
     device: str
     """Device name and number of ranks."""
+    step_seconds: StepSeconds | None = None
+    """Where the time of the steps went."""
+    mfu: float | None = None
+    """Model FLOPs utilisation: FLOPs without recomputation, a second, as a share of the peak of all ranks' devices
+    (Chowdhery et al., arXiv 2204.02311, appendix B); absent where no peak is known or stated."""
+    energy_joules: float | None = None
+    """Energy of the GPUs of all ranks from the first step to the last, validations included; absent without NVML."""
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Tokens through the student's forward pass a second; 0 for a run without steps."""
+        return self.num_tokens / self.seconds if self.seconds else 0.0
+
+    @property
+    def flops_per_second(self) -> float:
+        """Counted operations, recomputation included, a second."""
+        return self.flops.total / self.seconds if self.seconds else 0.0
 
 
 class EvalResult(Settings):
@@ -187,6 +264,8 @@ class RunResult(Settings):
     """Counts of the cut on the training set."""
     refused: dict[str, int] = {}
     """Records of the trace source that could not be used, by reason."""
+    prediction: Prediction | None = None
+    """What training was predicted to cost, before it began."""
     train: TrainResult | None = None
     """Training, absent for base and teacher."""
     evaluations: list[EvalResult] = Field(default_factory=list)

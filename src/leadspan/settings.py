@@ -71,6 +71,22 @@ def load_settings(kind: type[SettingsT], path: Path, overrides: Sequence[str] = 
     return validate(kind, values, str(path))
 
 
+def load_json(kind: type[SettingsT], path: Path) -> SettingsT:
+    """Read a settings object from the JSON file it was written to.
+
+    Raises:
+        SettingsError: The file cannot be read, or is of another kind.
+    """
+    try:
+        return kind.model_validate_json(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path}: cannot be read ({error}); give the path of a {kind.__name__} file") from None
+    except ValidationError as error:
+        fault = error.errors()[0]
+        place = ".".join(str(part) for part in fault["loc"]) or "(top level)"
+        raise SettingsError(f"{path}: not a {kind.__name__} file ({place}: {fault['msg']}); make it anew") from None
+
+
 def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> None:
     """Set `key.sub=value` in a nested mapping, in place; a number is the index of a list.
 

@@ -11,9 +11,9 @@ from leadspan.models.loading import (
     load_model,
     load_tokenizer,
     save_student,
-    shape_of,
     weights_hash,
 )
+from leadspan.models.shapes import shape_of
 from toys import ALPHABET, SPECIALS, TEMPLATE, VOCAB, character_tokenizer, tiny
 
 

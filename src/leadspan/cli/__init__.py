@@ -7,12 +7,13 @@ import sys
 from collections.abc import Sequence
 from importlib import metadata
 
-from leadspan.cli import demo, distill, evaluate, power, preview, report
+from leadspan.cli import demo, distill, evaluate, plan, power, preview, report
 from leadspan.errors import LeadspanError
 
 COMMANDS = {
     "demo": demo,
     "preview": preview,
+    "plan": plan,
     "distill": distill,
     "evaluate": evaluate,
     "power": power,

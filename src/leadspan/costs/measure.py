@@ -1,12 +1,15 @@
-"""Reads the clock and the allocator: peak memory of a stretch of work."""
+"""Reads the allocator and the energy counter."""
 
+import logging
 import resource
 import sys
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import psutil
 import torch
+
+logger = logging.getLogger(__name__)
 
 _STATUS = Path("/proc/self/status")
 
@@ -36,6 +39,40 @@ class PeakMemory:
     def source(self) -> Literal["cuda allocator", "process resident set"]:
         """What is measured."""
         return "cuda allocator" if self.device.type == "cuda" else "process resident set"
+
+
+class EnergyCounter:
+    """NVML's energy counter of one GPU, in joules since the driver was loaded (Volta and later).
+
+    Source: NVML API reference, `nvmlDeviceGetTotalEnergyConsumption`, millijoules.
+    """
+
+    def __init__(self, nvml: Any, handle: Any):
+        self._nvml, self._handle = nvml, handle
+
+    @classmethod
+    def of(cls, device: torch.device) -> "EnergyCounter | None":
+        """The counter of a CUDA device; None for another device, without `nvidia-ml-py`, or where NVML has none."""
+        if device.type != "cuda":
+            return None
+        try:
+            import pynvml  # pyright: ignore[reportMissingImports]  # the extra `nvml`
+        except ImportError:
+            logger.info("energy is not measured: nvidia-ml-py is not installed (pip install 'leadspan[nvml]')")
+            return None
+        try:
+            pynvml.nvmlInit()
+            uuid = torch.cuda.get_device_properties(device).uuid  # visible devices may be numbered anew, ids are not
+            counter = cls(pynvml, pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}"))
+            counter.read()
+        except pynvml.NVMLError as error:
+            logger.info("energy is not measured: NVML says %s", error)
+            return None
+        return counter
+
+    def read(self) -> float:
+        """Joules."""
+        return self._nvml.nvmlDeviceGetTotalEnergyConsumption(self._handle) / 1000
 
 
 def _peak_resident_bytes() -> int:

@@ -6,7 +6,7 @@ from typing import Protocol
 
 import torch
 import torch.nn.functional as F  # the field's name
-from transformers.utils import is_triton_available
+from transformers.utils.import_utils import is_triton_available
 
 from leadspan.losses.config import LossSettings
 from leadspan.losses.rows import Blocks, RowPart, block_size, compiled, dense_rows, hard_rows, should_compile

@@ -1,4 +1,4 @@
-"""Causal language models and their tokenizers: loading, checks, shapes, and writing a student back."""
+"""Causal language models and their tokenizers: loading, checks, and writing a student back."""
 
 import hashlib
 import logging
@@ -8,18 +8,16 @@ from typing import Any
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
-from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     GenerationConfig,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.pytorch_utils import Conv1D
 
-from leadspan.costs.flops import ModelShape
 from leadspan.errors import ModelError
 from leadspan.models.attention import ATTENTION
 from leadspan.models.config import ModelSettings, Pretrained, RandomInit
@@ -27,6 +25,8 @@ from leadspan.models.forward import final_hidden_states
 from leadspan.models.heads import head_of
 
 logger = logging.getLogger(__name__)
+
+_BAD_CONFIG = (ValueError, TypeError, KeyError, AttributeError, StrictDataclassError)
 
 
 def load_tokenizer(path: str, revision: str | None = None) -> PreTrainedTokenizerBase:
@@ -39,7 +39,7 @@ def load_tokenizer(path: str, revision: str | None = None) -> PreTrainedTokenize
     try:
         return AutoTokenizer.from_pretrained(path, revision=revision)
     except (OSError, ValueError, KeyError) as error:
-        raise ModelError(f"tokenizer {path}: {_first_line(error)}") from None
+        raise ModelError(f"tokenizer {path}: {first_line(error)}") from None
 
 
 def load_model(settings: ModelSettings, dtype: torch.dtype, for_training: bool = True) -> PreTrainedModel:
@@ -70,27 +70,6 @@ def name_of(settings: ModelSettings) -> str:
     if isinstance(settings, Pretrained):
         return settings.path
     return f"random {settings.config.get('model_type', 'model')} (seed {settings.seed})"
-
-
-def shape_of(model: PreTrainedModel) -> ModelShape:
-    """Read the shape that the cost counts need from a model's modules and config."""
-    config = model.config.get_text_config()
-    heads: int = config.num_attention_heads
-    head_dim: int = getattr(config, "head_dim", None) or config.hidden_size // heads
-    scored, summed = getattr(config, "qk_head_dim", head_dim), getattr(config, "v_head_dim", head_dim)
-    layers: int = config.num_hidden_layers
-    window = getattr(config, "sliding_window", None)
-    kinds = getattr(config, "layer_types", None) or ["sliding_attention" if window else "full_attention"] * layers
-    head = head_of(model)
-    linear = sum(m.weight.numel() for m in model.modules() if isinstance(m, nn.Linear | Conv1D) and m is not head)
-    return ModelShape(
-        linear_params=linear + _routed_params(model, config),
-        attention_dims=(heads * (scored + summed) // 2,) * layers,
-        windows=tuple(window if kind == "sliding_attention" else None for kind in kinds),
-        hidden_size=head.weight.shape[1],
-        vocab_size=head.weight.shape[0],
-        num_params=sum(p.numel() for p in model.parameters()),
-    )
 
 
 def check_vocabularies(
@@ -160,18 +139,36 @@ def weights_hash(model: PreTrainedModel) -> str:
     return digest.hexdigest()[:32]
 
 
-def _build(settings: RandomInit, attention: str | None, dtype: torch.dtype) -> PreTrainedModel:
+def load_config(settings: ModelSettings) -> PreTrainedConfig:
+    """The Transformers config of a model; no weights are read.
+
+    Raises:
+        ModelError: It cannot be read, or its values are refused.
+    """
+    if isinstance(settings, Pretrained):
+        _check_path(settings.path, "model")
+        try:
+            return AutoConfig.from_pretrained(settings.path, revision=settings.revision)
+        except (OSError, ValueError, KeyError) as error:
+            raise ModelError(f"model {settings.path}: {first_line(error)}") from None
     values = dict(settings.config)
     kind = values.pop("model_type", None)
     if kind is None:
         raise ModelError("random_init.config: model_type is missing; name a Transformers architecture, e.g. qwen3")
     try:
-        config = AutoConfig.for_model(kind, **values)
+        return AutoConfig.for_model(kind, **values)
+    except _BAD_CONFIG as error:
+        raise ModelError(f"random_init.config ({kind}): {first_line(error)}") from None
+
+
+def _build(settings: RandomInit, attention: str | None, dtype: torch.dtype) -> PreTrainedModel:
+    config = load_config(settings)
+    try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings.seed)
             return AutoModelForCausalLM.from_config(config, attn_implementation=attention, dtype=dtype)
-    except (ValueError, TypeError, KeyError, AttributeError, StrictDataclassError) as error:
-        raise ModelError(f"random_init.config ({kind}): {_first_line(error)}") from None
+    except _BAD_CONFIG as error:
+        raise ModelError(f"random_init.config ({config.model_type}): {first_line(error)}") from None
 
 
 def _read(settings: Pretrained, attention: str | None, dtype: torch.dtype) -> PreTrainedModel:
@@ -182,7 +179,7 @@ def _read(settings: Pretrained, attention: str | None, dtype: torch.dtype) -> Pr
     try:
         return AutoModelForCausalLM.from_pretrained(settings.path, **options)
     except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
-        raise ModelError(f"model {settings.path}: {_first_line(error)}") from None
+        raise ModelError(f"model {settings.path}: {first_line(error)}") from None
 
 
 def _check_trainable(model: PreTrainedModel, name: str) -> None:
@@ -219,15 +216,6 @@ def _check_packing(model: PreTrainedModel, name: str) -> None:
         )
 
 
-def _routed_params(model: PreTrainedModel, config: Any) -> int:
-    """Expert weights a token passes: `k / E` of the stacked expert tensors, whose first dimension is `E`."""
-    experts = getattr(config, "num_experts", None) or getattr(config, "num_local_experts", None)
-    if not experts:
-        return 0
-    stacked = sum(p.numel() for p in model.parameters() if p.dim() == 3 and p.shape[0] == experts)
-    return stacked * config.num_experts_per_tok // experts
-
-
 def _check_path(path: str, role: str) -> None:
     """A path that can only be local must exist; what is left may be a Hub name, `owner/name`."""
     is_local = path.count("/") > 1 or path.startswith((".", "/", "~"))
@@ -235,5 +223,6 @@ def _check_path(path: str, role: str) -> None:
         raise ModelError(f"{role} {path}: no such directory; give a directory in Hugging Face form, or a Hub name")
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """What an error of another library says, without its explanations."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -25,6 +25,7 @@ from leadspan.study.frontier import (
     policy_names,
     unique_labels,
 )
+from leadspan.study.predicted import compared_runs, throughput
 
 NUM_COLOURS = 6
 """Policy colours in report.css; further policies reuse them with another marker."""
@@ -138,6 +139,8 @@ def _context(runs: Sequence[RunResult], frontiers: Sequence[Frontier], title: st
         "differing": differing_settings(runs),
         "chart_data": chart_data(runs, frontiers),
         "cost_titles": COST_TITLES,
+        "predicted": compared_runs([(label, run) for label, _, run in named]),
+        "speeds": throughput([(label, run) for label, _, run in named]),
         "colours": policy_colours(runs),
         "trained": list(dict.fromkeys(policy for _, policy, run in named if run.train)),
         "validated": list(dict.fromkeys(run.label for run in runs if run.train and run.train.validation_loss)),

@@ -2,7 +2,8 @@
 
 from rich.table import Table
 
-from leadspan.results import CutCounts, EvalResult, RunResult, TrainResult
+from leadspan.results import CutCounts, EvalResult, Prediction, RunResult, TrainResult
+from leadspan.study.predicted import Compared, compared, shares
 from leadspan.study.tables import percent_interval, quantity
 
 
@@ -14,7 +15,7 @@ def run_summary(result: RunResult) -> Table:
     if result.cut is not None:
         _add_cut(table, result.cut, result.refused)
     if result.train is not None:
-        _add_training(table, result.train)
+        _add_training(table, result.train, result.prediction)
     for evaluation in result.evaluations:
         _add_evaluation(table, evaluation)
     return table
@@ -31,16 +32,30 @@ def _add_cut(table: Table, cut: CutCounts, refused: dict[str, int]) -> None:
         table.add_row("left out", f"{number} x {reason}")
 
 
-def _add_training(table: Table, train: TrainResult) -> None:
-    table.add_row("trained", f"{train.num_steps} steps, {train.num_examples} examples, {train.num_tokens:,} tokens")
-    speed = train.num_tokens / train.seconds if train.seconds else 0.0
-    table.add_row("time", f"{quantity('seconds', train.seconds)} ({speed:,.0f} tokens/s on {train.device})")
-    table.add_row("peak memory", f"{quantity('peak_memory_bytes', train.peak_memory_bytes)} ({train.memory_source})")
-    table.add_row("FLOPs", quantity("flops", train.flops.total))
+def _add_training(table: Table, train: TrainResult, prediction: Prediction | None) -> None:
+    tokens, flops, seconds, memory = (_beside(cost) for cost in compared(prediction, train))
+    table.add_row("trained", f"{train.num_steps} steps, {train.num_examples} examples")
+    table.add_row("tokens", tokens)
+    table.add_row("time", f"{seconds} ({train.tokens_per_second:,.0f} tokens/s on {train.device})")
+    if train.step_seconds is not None:
+        parts = shares(train.step_seconds).items()
+        table.add_row("of it", ", ".join(f"{name.replace('_', ' ')} {share:.0%}" for name, share in parts))
+    table.add_row("peak memory", f"{memory} ({train.memory_source})")
+    table.add_row("FLOPs", f"{flops}, {quantity('flops', train.flops_per_second)}/s")
+    if train.mfu is not None:
+        table.add_row("model FLOPs utilisation", f"{train.mfu:.1%}")
+    if train.energy_joules is not None:
+        table.add_row("energy", f"{train.energy_joules / 3.6e6:.3g} kWh")
     table.add_row("training loss", f"{train.first_loss:.4f} -> {train.final_loss:.4f}")
     for step, loss in train.validation_loss.items():
         kept = " (kept)" if int(step) == train.saved_step else ""
         table.add_row(f"validation loss, step {step}", f"{loss:.4f}{kept}")
+
+
+def _beside(cost: Compared) -> str:
+    if cost.predicted is None:
+        return cost.measured_text
+    return f"{cost.measured_text}, predicted {cost.predicted_text} ({cost.error_text})"
 
 
 def _add_evaluation(table: Table, found: EvalResult) -> None:

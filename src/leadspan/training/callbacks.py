@@ -4,7 +4,8 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ExportableState
 
+from leadspan.costs.measure import EnergyCounter
 from leadspan.errors import RunError
+from leadspan.results import StepSeconds
 
 logger = logging.getLogger(__name__)
 
@@ -59,15 +62,32 @@ class MetricsFile(TrainerCallback):
 
 
 class Clock(TrainerCallback, ExportableState):
-    """Wall time of all optimiser steps, without validation and checkpoints; kept in checkpoints and restored."""
+    """Wall time of all optimiser steps, without validation and checkpoints, and of their parts.
 
-    def __init__(self, seconds: float = 0.0) -> None:
+    The device is waited for where a step begins and ends, not in between: there CUDA's own events mark the parts, so
+    that measuring does not slow a step down. Kept in checkpoints and restored.
+    """
+
+    def __init__(self, seconds: float = 0.0, parts: dict[str, float] | None = None) -> None:
         self.seconds = seconds
+        self.parts: dict[str, float] = parts or {}
         self._start = 0.0
+        self._spans: list[tuple[str, Any, Any]] = []
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps."""
-        return {"args": {"seconds": self.seconds}, "attributes": {}}
+        return {"args": {"seconds": self.seconds, "parts": self.parts}, "attributes": {}}
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """Time what is done inside as a part; parts may lie within each other."""
+        start = _mark()
+        yield
+        self._spans.append((name, start, _mark()))
+
+    def drop(self) -> None:
+        """Forget the parts since the last step: they belong to no step."""
+        self._spans.clear()
 
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -77,9 +97,49 @@ class Clock(TrainerCallback, ExportableState):
         self._start = time.perf_counter()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Stop the clock."""
+        """Stop the clock, and add up the parts."""
         _wait_for_device()
         self.seconds += time.perf_counter() - self._start
+        for name, start, end in self._spans:
+            self.parts[name] = self.parts.get(name, 0.0) + _between(start, end)
+        self._spans.clear()
+
+    def by_part(self) -> StepSeconds:
+        """Where the time of all steps went; what is left of a micro-batch is its backward pass."""
+        teacher, forward = self.parts.get("teacher", 0.0), self.parts.get("student_forward", 0.0)
+        batches = self.parts.get("micro_batch", 0.0)
+        return StepSeconds(
+            data=self.parts.get("data", 0.0),
+            teacher=teacher,
+            student_forward=forward,
+            backward=max(0.0, batches - teacher - forward),
+            optimizer=max(0.0, self.seconds - batches),
+        )
+
+
+class EnergyMeter(TrainerCallback, ExportableState):
+    """Energy of this rank's GPU from the first step to the last, by NVML's counter; kept in checkpoints."""
+
+    def __init__(self, joules: float = 0.0) -> None:
+        self.joules = joules
+        self._counter: EnergyCounter | None = None
+        self._start = 0.0
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps: the energy up to now."""
+        return {"args": {"joules": self.total or 0.0}, "attributes": {}}
+
+    @property
+    def total(self) -> float | None:
+        """Joules up to now; None where nothing can be read."""
+        return None if self._counter is None else self.joules + self._counter.read() - self._start
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Note where the counter stands."""
+        self._counter = EnergyCounter.of(args.device)
+        self._start = 0.0 if self._counter is None else self._counter.read()
 
 
 class Milestones(TrainerCallback):
@@ -94,6 +154,19 @@ class Milestones(TrainerCallback):
         is_last = state.global_step == state.max_steps
         control.should_evaluate |= is_last and args.eval_strategy != "no"
         control.should_log |= is_last or control.should_evaluate or state.global_step % args.save_steps == 0
+
+
+def _mark() -> Any:
+    """A moment: on CUDA an event in the queue, else the clock."""
+    if not torch.cuda.is_available():
+        return time.perf_counter()
+    event = torch.cuda.Event(enable_timing=True)
+    event.record()
+    return event
+
+
+def _between(start: Any, end: Any) -> float:
+    return start.elapsed_time(end) / 1000 if isinstance(start, torch.cuda.Event) else end - start
 
 
 def _wait_for_device() -> None:

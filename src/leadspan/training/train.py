@@ -2,10 +2,11 @@
 
 import importlib.util
 import logging
+import math
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,6 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArgum
 from transformers.trainer_callback import PrinterCallback
 from transformers.utils import logging as transformers_logging
 
+from leadspan.costs.devices import Device, recognise
 from leadspan.costs.flops import ModelShape, training_flops
 from leadspan.costs.measure import PeakMemory
 from leadspan.data.examples import Examples
@@ -29,11 +31,11 @@ from leadspan.models.loading import (
     load_model,
     load_tokenizer,
     save_student,
-    shape_of,
 )
-from leadspan.results import TrainResult
+from leadspan.models.shapes import shape_of
+from leadspan.results import FlopsByPart, TrainResult
 from leadspan.teacher.live import freeze
-from leadspan.training.callbacks import Clock, MetricsFile, Milestones, Progress
+from leadspan.training.callbacks import Clock, EnergyMeter, MetricsFile, Milestones, Progress
 from leadspan.training.config import ByTokens, Lora, TrainingSettings
 from leadspan.training.process import process_device, process_state
 from leadspan.training.schedule import Schedule, schedule
@@ -57,6 +59,7 @@ class TrainingInputs:
         directory: Run directory.
         say: Told in words how far training is.
         seed: Seed of order, dropout and adapters.
+        device: Figures of the device, when they are stated.
     """
 
     student: ModelSettings
@@ -67,6 +70,7 @@ class TrainingInputs:
     directory: Path
     say: Callable[[str], None]
     seed: int
+    device: Device | None = None
 
 
 def train(inputs: TrainingInputs, settings: TrainingSettings, loss: LossSettings, resume: bool) -> TrainResult:
@@ -88,10 +92,13 @@ def train(inputs: TrainingInputs, settings: TrainingSettings, loss: LossSettings
     checkpoint = _checkpoint_to_resume(inputs.directory, resume)
     memory = PeakMemory(device)
     set_seed(inputs.seed)
-    student, teacher, vocab_size = _load_models(inputs, _use_bf16(settings))
+    student, teacher, vocab_size = load_models(inputs, uses_bf16(settings))
     shapes = shape_of(student), None if teacher is None else shape_of(teacher)
     attach_objective(student, loss, vocab_size)
-    model = student if settings.lora is None else _with_adapters(student, settings.lora)
+    model: torch.nn.Module = student
+    if settings.lora is not None:
+        model = with_adapters(student, settings.lora)
+        shapes = replace(shapes[0], adapter_params=adapter_params(model)), shapes[1]
     plan = schedule(settings, inputs.examples.lengths, process_state().num_processes, inputs.seed)
     trainer = _trainer(inputs, settings, plan, model, teacher)
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
@@ -101,7 +108,7 @@ def train(inputs: TrainingInputs, settings: TrainingSettings, loss: LossSettings
     return result
 
 
-def _load_models(inputs: TrainingInputs, use_bf16: bool) -> tuple[PreTrainedModel, PreTrainedModel | None, int | None]:
+def load_models(inputs: TrainingInputs, use_bf16: bool) -> tuple[PreTrainedModel, PreTrainedModel | None, int | None]:
     """Student in float32, frozen teacher in the type of the run, and the vocabulary both heads share."""
     tokenizer = inputs.renderer.tokenizer
     own = {"student": _own_tokenizer(inputs.student)}
@@ -120,7 +127,12 @@ def _own_tokenizer(model: ModelSettings) -> PreTrainedTokenizerBase | None:
     return load_tokenizer(model.path, model.revision) if isinstance(model, Pretrained) else None
 
 
-def _with_adapters(student: PreTrainedModel, settings: Lora) -> PeftModel:
+def with_adapters(student: PreTrainedModel, settings: Lora) -> PeftModel:
+    """The student wrapped with low-rank adapters, its own weights frozen.
+
+    Raises:
+        ModelError: The settings name no module of the model.
+    """
     config = LoraConfig(
         r=settings.r,
         lora_alpha=cast(int, settings.alpha),
@@ -132,6 +144,11 @@ def _with_adapters(student: PreTrainedModel, settings: Lora) -> PeftModel:
         return cast(PeftModel, get_peft_model(student, config))
     except ValueError as error:
         raise ModelError(f"training.lora: {error}") from None
+
+
+def adapter_params(model: torch.nn.Module) -> int:
+    """Weights of a model's adapters: all that is trained of it."""
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
 def _trainer(
@@ -153,18 +170,24 @@ def _trainer(
         inputs.validation,
         plan.plan,
         validation_plan,
-        _arguments(inputs, settings, plan),
+        training_arguments(inputs, settings, plan),
         one_cycle=settings.schedule == "one_cycle",
     )
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(MetricsFile(inputs.directory / "metrics.jsonl"))
     trainer.add_callback(Clock())
+    trainer.add_callback(EnergyMeter())
     trainer.add_callback(Milestones())
     trainer.add_callback(Progress(inputs.say))
     return trainer
 
 
-def _arguments(inputs: TrainingInputs, settings: TrainingSettings, plan: Schedule) -> TrainingArguments:
+def training_arguments(inputs: TrainingInputs, settings: TrainingSettings, plan: Schedule) -> TrainingArguments:
+    """Transformers' arguments of a planned run.
+
+    Raises:
+        SettingsError: A tracker is not installed.
+    """
     for tracker in settings.report_to:
         if importlib.util.find_spec(tracker) is None:
             raise SettingsError(f"training.report_to: {tracker} is not installed; install it, or leave it out")
@@ -183,7 +206,7 @@ def _arguments(inputs: TrainingInputs, settings: TrainingSettings, plan: Schedul
         adam_beta1=settings.betas[0],
         adam_beta2=settings.betas[1],
         max_grad_norm=settings.max_grad_norm,
-        bf16=_use_bf16(settings),
+        bf16=uses_bf16(settings),
         activation_checkpointing=settings.gradient_checkpointing,
         activation_checkpointing_kwargs={"use_reentrant": False},
         logging_steps=settings.log_every,
@@ -213,7 +236,8 @@ _SCHEDULES = {
 }
 
 
-def _use_bf16(settings: TrainingSettings) -> bool:
+def uses_bf16(settings: TrainingSettings) -> bool:
+    """Whether a run on this machine trains under bfloat16 autocast."""
     has_bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
     if settings.precision == "auto":
         return has_bf16
@@ -277,27 +301,52 @@ def _result(
     losses = [line["loss"] for line in history if "loss" in line]
     sizes = [(layout.num_tokens, layout.num_weighted) for layout in layouts]
     student, teacher = shapes
+    clock = next(c for c in trainer.callback_handler.callbacks if isinstance(c, Clock))
+    flops = training_flops(student, teacher, sizes, settings.gradient_checkpointing)
     return TrainResult(
         num_steps=plan.num_steps,
         num_examples=len(layouts),
         num_tokens=sum(tokens for tokens, _ in sizes),
         num_weighted_tokens=sum(weighted for _, weighted in sizes),
-        seconds=next(c.seconds for c in trainer.callback_handler.callbacks if isinstance(c, Clock)),
+        seconds=clock.seconds,
         peak_memory_bytes=memory.read(),
         memory_source=memory.source,
-        flops=training_flops(
-            student, teacher, sizes, settings.gradient_checkpointing, frozen_student=settings.lora is not None
-        ),
+        flops=flops,
         first_loss=losses[0],
         final_loss=losses[-1],
         validation_loss={str(line["step"]): line["eval_loss"] for line in history if "eval_loss" in line},
         best_step=trainer.state.best_global_step,
         saved_step=saved_step,
-        device=_device_name(trainer.args.device, trainer.args.world_size),
+        device=device_name(trainer.args.device, trainer.args.world_size),
+        step_seconds=clock.by_part(),
+        mfu=_utilisation(flops, clock.seconds, trainer.args, inputs.device),
+        energy_joules=_energy(trainer),
     )
 
 
-def _device_name(device: torch.device, num_ranks: int) -> str:
+def _utilisation(
+    flops: FlopsByPart, seconds: float, arguments: TrainingArguments, stated: Device | None
+) -> float | None:
+    """Share of the peak of all ranks' devices, recomputation not counted as work."""
+    device = stated
+    if device is None and arguments.device.type == "cuda":
+        found = torch.cuda.get_device_properties(arguments.device)
+        device = recognise(found.name, found.total_memory)
+    if device is None or not seconds:
+        return None
+    return (flops.total - flops.recomputation) / (seconds * device.peak_flops * arguments.world_size)
+
+
+def _energy(trainer: DistillationTrainer) -> float | None:
+    """Joules of all ranks' GPUs; None when one of them has no counter."""
+    own = next(c for c in trainer.callback_handler.callbacks if isinstance(c, EnergyMeter)).total
+    value = torch.tensor(math.nan if own is None else own, device=trainer.args.device)
+    joules = float(cast(torch.Tensor, trainer.accelerator.reduce(value, "sum")))
+    return None if math.isnan(joules) else joules
+
+
+def device_name(device: torch.device, num_ranks: int) -> str:
+    """What trains, and how many of it."""
     if device.type == "cuda":
         return f"{num_ranks} x {torch.cuda.get_device_name(device)}"
     return f"{num_ranks} x {device.type} ({torch.get_num_threads()} threads)"

@@ -2,6 +2,7 @@
 
 import json
 import types
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,6 +18,7 @@ from leadspan.losses.objective import GROUPS, LossOutput, batch_loss, group_mean
 from leadspan.losses.rows import ROW_COLUMNS
 from leadspan.teacher.live import live_targets
 from leadspan.teacher.targets import Targets
+from leadspan.training.callbacks import Clock
 
 
 def attach_objective(student: PreTrainedModel, settings: LossSettings, vocab_size: int | None) -> None:
@@ -102,6 +104,20 @@ class DistillationTrainer(Trainer):
         own = torch.stack([batch["weights"].sum() for batch in batch_samples]).sum().to(device)
         return cast(torch.Tensor, self.accelerator.gather(own)).sum()
 
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> Any:
+        """The micro-batches of a step, timed."""
+        with self._timed("data"):
+            return super().get_batch_samples(epoch_iterator, num_batches, device)
+
+    def training_step(self, model: torch.nn.Module, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
+        """Forward and backward pass of a micro-batch, timed."""
+        with self._timed("micro_batch"):
+            return super().training_step(model, inputs, num_items_in_batch)
+
+    def _timed(self, part: str) -> AbstractContextManager[None]:
+        clock = next((c for c in self.callback_handler.callbacks if isinstance(c, Clock)), None)
+        return nullcontext() if clock is None else clock.part(part)
+
     def compute_loss(
         self,
         model: torch.nn.Module,
@@ -133,6 +149,8 @@ class DistillationTrainer(Trainer):
                     continue  # a repeat, so that every rank runs as many forward passes
                 sums += torch.stack([output.loss_sum, output.weight_sum]).to(sums)
                 totals += output.totals.to(totals)
+        for clock in (c for c in self.callback_handler.callbacks if isinstance(c, Clock)):
+            clock.drop()
         sums, totals = self._summed(sums), self._summed(totals)
         metrics = {f"{metric_key_prefix}_loss": float(sums[0] / sums[1])}
         metrics |= {f"{metric_key_prefix}_{name}": value for name, value in group_means(totals).items()}
@@ -167,8 +185,12 @@ class DistillationTrainer(Trainer):
         return cast(torch.Tensor, self.accelerator.reduce(values, "sum"))
 
     def _forward(self, model: torch.nn.Module, batch: Batch) -> LossOutput:
-        targets = None if self.teacher is None else live_targets(self.teacher, batch)
-        return LossOutput(**model(batch=batch, targets=targets))
+        targets = None
+        if self.teacher is not None:
+            with self._timed("teacher"):
+                targets = live_targets(self.teacher, batch)
+        with self._timed("student_forward"):
+            return LossOutput(**model(batch=batch, targets=targets))
 
 
 def complete_checkpoints(directory: Path) -> list[Path]:

@@ -1,0 +1,52 @@
+"""Settings of the prediction: the device, its price, and how ranks share the model."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from leadspan.costs.devices import Device, find_device
+from leadspan.errors import SettingsError
+from leadspan.settings import Settings
+
+
+class PlanSettings(Settings):
+    """What `leadspan plan` needs to know of the machine; it changes no training."""
+
+    device: str | Device | None = None
+    """A preset (`h100-sxm`, `a100-80gb`, `rtx-4090`, ...) or own figures, `{peak_tflops: 100, memory_gb: 24}`."""
+    utilisation: float | None = Field(default=None, gt=0, le=1)
+    """Share of the device's peak that training is expected to reach; predicts the time where nothing was measured."""
+    calibration: Path | None = None
+    """File of a measured calibration, which `leadspan plan --calibrate` writes."""
+    price_per_hour: float | None = Field(default=None, ge=0)
+    """Price of one device for an hour, in any currency; 0 is a price."""
+    currency: str = "$"
+    """Sign of the price."""
+    num_ranks: int = Field(default=1, ge=1)
+    """Devices of the planned run."""
+    sharding: Literal["none", "ddp", "fsdp2"] | None = None
+    """What the ranks share; with one rank nothing (`none`), with several `ddp` when absent."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> "PlanSettings":
+        if self.device is not None:
+            try:
+                find_device(self.device)
+            except SettingsError as error:
+                raise ValueError(str(error).partition(": ")[2]) from None
+        if self.utilisation is not None and self.device is None:
+            raise ValueError("utilisation is a share of a device's peak; give a device too")
+        if (self.sharding == "none") and self.num_ranks > 1:
+            raise ValueError(f"{self.num_ranks} ranks train one model together; set sharding: ddp or fsdp2")
+        return self
+
+    @property
+    def shared(self) -> Literal["none", "ddp", "fsdp2"]:
+        """How the ranks share the model."""
+        return self.sharding or ("ddp" if self.num_ranks > 1 else "none")
+
+    @property
+    def found_device(self) -> Device | None:
+        """The device's figures."""
+        return None if self.device is None else find_device(self.device)

@@ -1,0 +1,91 @@
+"""Peak throughput and memory of common GPUs, and a device of the user's own figures.
+
+Peaks are dense bfloat16 matrix products with float32 accumulation; makers often print twice as much, for sparse
+matrices. Memory is the number on the box in units of 10^9 bytes; the cards hold about as many GiB, and the difference
+of up to 7 % stands for the driver's context, the allocator's fragmentation and the workspaces of kernels.
+
+Sources, all NVIDIA's: datasheets of A100, H100, H200, L4, L40S, A10, A10G and HGX B200; whitepapers of the Ampere GA102
+(RTX 3090, RTX A6000), Ada (RTX 4090) and Blackwell (RTX 5090) architectures, rows "Peak BF16 Tensor TFLOPS with FP32
+Accumulate".
+"""
+
+from pydantic import Field
+
+from leadspan.errors import SettingsError
+from leadspan.settings import Settings
+
+
+class Device(Settings):
+    """A device by its own figures."""
+
+    name: str = "own device"
+    """What to call it."""
+    peak_tflops: float = Field(gt=0)
+    """Peak throughput in the precision of the run, 10^12 operations a second."""
+    memory_gb: float = Field(gt=0)
+    """Memory a run may take, 10^9 bytes."""
+
+    @property
+    def memory_bytes(self) -> int:
+        """Memory a run may take."""
+        return round(self.memory_gb * 1e9)
+
+    @property
+    def peak_flops(self) -> float:
+        """Operations a second."""
+        return self.peak_tflops * 1e12
+
+
+def _gpu(name: str, peak_tflops: float, memory_gb: float) -> Device:
+    return Device(name=name, peak_tflops=peak_tflops, memory_gb=memory_gb)
+
+
+DEVICES = {
+    "a100-40gb": _gpu("NVIDIA A100 40GB", 312, 40),
+    "a100-80gb": _gpu("NVIDIA A100 80GB", 312, 80),
+    "h100-sxm": _gpu("NVIDIA H100 SXM", 989, 80),
+    "h100-pcie": _gpu("NVIDIA H100 PCIe", 756, 80),
+    "h100-nvl": _gpu("NVIDIA H100 NVL", 835, 94),
+    "h200": _gpu("NVIDIA H200", 989, 141),
+    "b200": _gpu("NVIDIA B200", 2250, 180),
+    "l4": _gpu("NVIDIA L4", 121, 24),
+    "l40s": _gpu("NVIDIA L40S", 362, 48),
+    "a10": _gpu("NVIDIA A10", 125, 24),
+    "a10g": _gpu("NVIDIA A10G", 70, 24),
+    "a6000": _gpu("NVIDIA RTX A6000", 155, 48),
+    "rtx-3090": _gpu("NVIDIA GeForce RTX 3090", 71, 24),
+    "rtx-4090": _gpu("NVIDIA GeForce RTX 4090", 165, 24),
+    "rtx-5090": _gpu("NVIDIA GeForce RTX 5090", 209.5, 32),
+}
+"""Presets by the name a recipe gives."""
+
+
+def find_device(device: str | Device) -> Device:
+    """A preset by its name, or the device itself.
+
+    Raises:
+        SettingsError: There is no such preset.
+    """
+    if isinstance(device, Device):
+        return device
+    if device.lower() not in DEVICES:
+        raise SettingsError(
+            f"plan.device = {device!r}: no preset of this name; take one of {', '.join(DEVICES)}, "
+            "or give {peak_tflops: ..., memory_gb: ...}"
+        )
+    return DEVICES[device.lower()]
+
+
+def recognise(name: str, memory_bytes: int) -> Device | None:
+    """The preset of a device as CUDA names it; the memory tells variants of one name apart.
+
+    >>> recognise("NVIDIA A100-SXM4-80GB", 85_000_000_000).name
+    'NVIDIA A100 80GB'
+    """
+    words = set(name.lower().replace("-", " ").split())
+    best, most = None, 0
+    for key, device in DEVICES.items():
+        parts = set(key.split("-")) - {"40gb", "80gb", "sxm"}  # memory decides; NVIDIA leaves SXM out of some names
+        if parts <= words and abs(memory_bytes / device.memory_bytes - 1) < 0.15 and len(parts) > most:
+            best, most = device, len(parts)
+    return best

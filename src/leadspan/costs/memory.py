@@ -1,0 +1,205 @@
+"""Peak memory of a training step on one rank, in bytes, from shapes and the largest micro-batch.
+
+A step has four moments at which memory can peak, and the largest counts: the teacher's forward pass; the loss, when
+all activations of the student are held and a chunk of logits with its gradients exists; the backward pass, whose
+activations go as the gradients of the weights come; and the optimiser. With gradient accumulation the gradients of the
+micro-batches before are there at every moment.
+
+Weights are float32 and AdamW keeps two moments of each trained weight (Rajbhandari et al., arXiv 1910.02054, section 3,
+whose 16 bytes a parameter these are: 4 weights, 4 gradients, 8 optimiser). bfloat16 autocast adds a copy of every
+linear weight that the graph holds. DDP adds its buckets, as large as the gradients
+(`gradient_as_bucket_view=False`, PyTorch's DistributedDataParallel reference). FSDP2 divides weights, gradients and
+moments among the ranks, and gathers two layers (the next is prefetched), one layer's gradients, and the root group of
+embedding and head (PyTorch's `fully_shard` reference). Excluded: the device's context, the allocator's fragmentation,
+and the workspaces of kernels.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from leadspan.costs.flops import ModelShape
+from leadspan.results import MemoryByPart
+
+Sharding = Literal["none", "ddp", "fsdp2"]
+
+_WIDE, _NARROW, _MOMENTS = 4, 2, 8
+
+
+@dataclass(frozen=True, slots=True)
+class ActivationBytes:
+    """What one token takes in the layers below the head.
+
+    Attributes:
+        held: At the end of the forward pass: what backward needs.
+        peak: At the highest moment of the forward and backward pass, `held` included.
+    """
+
+    held: int
+    peak: int
+
+
+@dataclass(frozen=True, slots=True)
+class BatchSize:
+    """Of one micro-batch on one rank.
+
+    Attributes:
+        tokens: Through the student's forward pass.
+        weighted: Positions with a loss.
+    """
+
+    tokens: int
+    weighted: int
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryModel:
+    """All that the peak depends on but the batch.
+
+    Attributes:
+        student: Its shape, adapters included.
+        teacher: Shape of a live teacher, or None.
+        student_activations: Bytes a token.
+        teacher_activations: Bytes a token of a live teacher's forward pass, or None.
+        use_bf16: bfloat16 autocast, and a bfloat16 teacher; else float32.
+        chunk_tokens: Positions of a chunk of the loss.
+        accumulates: Whether a step has several micro-batches.
+        num_ranks: Ranks.
+        sharding: What they share.
+    """
+
+    student: ModelShape
+    teacher: ModelShape | None
+    student_activations: ActivationBytes
+    teacher_activations: ActivationBytes | None
+    use_bf16: bool
+    chunk_tokens: int
+    accumulates: bool = False
+    num_ranks: int = 1
+    sharding: Sharding = "none"
+
+    def peak(self, batch: BatchSize) -> MemoryByPart:
+        """Memory by part at the moment of a step at which it is highest."""
+        return max(self.moments(batch).values(), key=lambda parts: parts.total)
+
+    def moments(self, batch: BatchSize) -> dict[str, MemoryByPart]:
+        """Memory by part at each moment of a step that can be the highest."""
+        found = {
+            "loss": self._at_loss(batch),
+            "backward": self._in_backward(batch),
+            "optimizer": self._always(gradients=self._gradients),
+        }
+        if self.teacher_activations is not None:
+            activations = self.teacher_activations.peak * batch.tokens
+            found["teacher"] = self._always(gradients=self._kept_gradients, activations=activations)
+        return found
+
+    def _at_loss(self, batch: BatchSize) -> MemoryByPart:
+        """All activations held, hidden states of both models with their gradient, and a chunk of logits."""
+        width = _NARROW if self.use_bf16 else _WIDE
+        hidden = 2 * batch.weighted * self.student.hidden_size * width
+        if self.teacher is not None:
+            hidden += batch.weighted * self.teacher.hidden_size * width
+        return self._always(
+            gradients=self._kept_gradients + self._head_gradient,
+            activations=self.student_activations.held * batch.tokens + hidden,
+            logits=self._chunks(min(self.chunk_tokens, batch.weighted)),
+            casts=self._cast_weights,
+        )
+
+    def _in_backward(self, batch: BatchSize) -> MemoryByPart:
+        """At its start all activations and the head's gradient; at its end all gradients and one layer's activations.
+
+        The head's gradient exists twice when backward scales it; a tied head's meets the embedding's at the end.
+        """
+        start = self._always(
+            gradients=self._kept_gradients + 2 * self._head_gradient,
+            activations=self.student_activations.peak * batch.tokens,
+            casts=self._cast_weights,
+        )
+        layer = self.student_activations.peak - self.student_activations.held
+        tied = self._head_gradient if self.student.is_tied else 0
+        end = self._always(gradients=self._gradients + tied, activations=layer * batch.tokens)
+        return max(start, end, key=lambda parts: parts.total)
+
+    def _always(self, gradients: int, activations: int = 0, logits: int = 0, casts: int = 0) -> MemoryByPart:
+        student, teacher = self.student, self.teacher
+        width = _NARROW if self.use_bf16 else _WIDE
+        return MemoryByPart(
+            weights=self._share(_WIDE * (student.num_params + student.adapter_params)) + casts + self._gathered,
+            gradients=gradients + (self._gradients if self.sharding == "ddp" else 0),
+            optimizer=self._share(_MOMENTS * student.trained_params),
+            activations=activations,
+            logits=logits,
+            teacher=0 if teacher is None else self._share(width * teacher.num_params) + self._gathered_teacher,
+        )
+
+    @property
+    def _gradients(self) -> int:
+        return self._share(_WIDE * self.student.trained_params)
+
+    @property
+    def _kept_gradients(self) -> int:
+        """Those of the micro-batches before."""
+        return self._gradients if self.accumulates else 0
+
+    @property
+    def _head_gradient(self) -> int:
+        """Formed in the forward pass by the chunked loss; a frozen head has none."""
+        return 0 if self.student.adapter_params else _WIDE * self.student.head_params
+
+    @property
+    def _cast_weights(self) -> int:
+        if not self.use_bf16:
+            return 0
+        return _NARROW * (self.student.linear_params + self.student.head_params)
+
+    @property
+    def _gathered(self) -> int:
+        """Unsharded weights of FSDP2: embedding and head, two layers, and the gradient of one."""
+        if self.sharding != "fsdp2":
+            return 0
+        root = self.student.head_params * (1 if self.student.is_tied else 2)
+        return _WIDE * (root + 3 * self.student.layer_params)
+
+    @property
+    def _gathered_teacher(self) -> int:
+        if self.sharding != "fsdp2" or self.teacher is None:
+            return 0
+        root = self.teacher.head_params * (1 if self.teacher.is_tied else 2)
+        return (_NARROW if self.use_bf16 else _WIDE) * (root + 2 * self.teacher.layer_params)
+
+    def _chunks(self, rows: int) -> int:
+        """Float32 logits of the student and of a live teacher, and a tenth for what the loss needs by row."""
+        models = [self.student] if self.teacher is None else [self.student, self.teacher]
+        return len(models) * rows * max(model.vocab_size for model in models) * _WIDE * 11 // 10
+
+    def _share(self, size: int) -> int:
+        return math.ceil(size / self.num_ranks) if self.sharding == "fsdp2" else size
+
+
+def highest(model: MemoryModel, batches: Sequence[BatchSize]) -> MemoryByPart:
+    """Memory by part of the micro-batch that needs most."""
+    return max((model.peak(batch) for batch in set(batches)), key=lambda parts: parts.total)
+
+
+def largest_batch(model: MemoryModel, examples: Sequence[BatchSize], limit: int) -> int:
+    """How many examples fit into one micro-batch, whichever they are: the most expensive ones are taken.
+
+    Args:
+        model: What the peak depends on.
+        examples: Tokens and weighted positions of every example.
+        limit: Memory of the device in bytes.
+
+    Returns:
+        The number, at most that of the examples; 0 when not even the most expensive one fits.
+    """
+    ordered = sorted(examples, key=lambda example: (example.tokens, example.weighted), reverse=True)
+    low, high = 0, len(ordered)
+    while low < high:
+        middle = (low + high + 1) // 2
+        few = ordered[:middle]
+        batch = BatchSize(sum(e.tokens for e in few), sum(e.weighted for e in few))
+        low, high = (middle, high) if model.peak(batch).total <= limit else (low, middle - 1)
+    return low

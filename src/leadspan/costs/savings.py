@@ -1,0 +1,107 @@
+"""Where a saving comes from: the cut, the chunked loss, a store of the teacher's targets, packing.
+
+The four are switched on one by one over a naive run: whole sequences, padded to the longest of each batch, logits of
+all positions of both models at once, a live teacher. What one of them saves depends on what is on already (a store
+saves less of what a cut has shortened), so its share is its Shapley value: the mean over all orders in which the four
+can be switched on. The shares add up to the whole saving. Source: Shapley, "A value for n-person games", 1953.
+"""
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from leadspan.costs.flops import ModelShape, training_flops
+from leadspan.costs.memory import BatchSize, MemoryModel
+
+Measure = Literal["cut", "chunked_loss", "store", "packing"]
+MEASURES: tuple[Measure, ...] = ("cut", "chunked_loss", "store", "packing")
+On = frozenset[Measure]
+
+
+@dataclass(frozen=True, slots=True)
+class Saving:
+    """What the measures save of one cost.
+
+    Attributes:
+        naive: The cost of the naive run.
+        all_on: The cost with all four.
+        alone: Share of the naive cost that each saves by itself.
+        shares: Share of the naive cost that is each one's part in the whole saving; they add up to it.
+    """
+
+    naive: float
+    all_on: float
+    alone: dict[Measure, float]
+    shares: dict[Measure, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """The micro-batches of a run, whole and cut: `(tokens, weighted positions)` of each example in each batch."""
+
+    whole: Sequence[Sequence[tuple[int, int]]]
+    cut: Sequence[Sequence[tuple[int, int]]]
+
+
+def saving(cost: Callable[[On], float]) -> Saving:
+    """Attribute a saving to the measures.
+
+    Args:
+        cost: The cost with a set of measures switched on.
+    """
+    subsets = [On(some) for size in range(5) for some in itertools.combinations(MEASURES, size)]
+    known = {on: cost(on) for on in subsets}
+    naive = known[On()]
+    unit = naive or 1.0  # nothing can be saved of nothing
+    shares: dict[Measure, float] = dict.fromkeys(MEASURES, 0.0)
+    for order in itertools.permutations(MEASURES):
+        for place, measure in enumerate(order):
+            before, after = known[On(order[:place])], known[On(order[: place + 1])]
+            shares[measure] += (before - after) / unit / math.factorial(len(MEASURES))
+    alone: dict[Measure, float] = {m: (naive - known[On([m])]) / unit for m in MEASURES}
+    return Saving(naive, known[On(MEASURES)], alone, shares)
+
+
+def flops_with(on: On, load: Workload, student: ModelShape, teacher: ModelShape | None, recompute: bool) -> int:
+    """Operations of a run with some of the measures; padding and positions without a loss count as they would."""
+    examples = [example for batch in _shaped(on, load) for example in batch]
+    return training_flops(student, None if "store" in on else teacher, examples, recompute).total
+
+
+def memory_with(on: On, load: Workload, model: MemoryModel) -> int:
+    """Peak memory of a run with some of the measures.
+
+    Without the chunked loss, logits of all positions are there at once: in float32, the student's and their gradient,
+    and those of a live teacher.
+    """
+    peak = 0
+    for batch in _shaped(on, load):
+        size = BatchSize(sum(tokens for tokens, _ in batch), sum(weighted for _, weighted in batch))
+        peak = max(peak, _with_logits(on, model, size))
+    return peak
+
+
+def _with_logits(on: On, model: MemoryModel, size: BatchSize) -> int:
+    if "store" in on:
+        model = replace(model, teacher=None, teacher_activations=None)
+    if "chunked_loss" not in on:
+        model = replace(model, chunk_tokens=size.weighted)
+    return model.peak(size).total
+
+
+def _shaped(on: On, load: Workload) -> list[list[tuple[int, int]]]:
+    """Batches as the measures leave them.
+
+    Without packing all examples are as long as their batch's longest; without the chunked loss every position is
+    projected.
+    """
+    batches = load.cut if "cut" in on else load.whole
+    shaped = []
+    for batch in batches:
+        longest = max(tokens for tokens, _ in batch)
+        lengths = [tokens if "packing" in on else longest for tokens, _ in batch]
+        weighted = [w if "chunked_loss" in on else length for (_, w), length in zip(batch, lengths, strict=True)]
+        shaped.append(list(zip(lengths, weighted, strict=True)))
+    return shaped

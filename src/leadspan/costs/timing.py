@@ -1,0 +1,114 @@
+"""Time of optimiser steps, from steps that were measured.
+
+The model is a sum of non-negative terms, each a count times a rate: steps, micro-batches, operations of the linear
+layers, of attention, and of the head. A term whose rate would be negative is left out; among all choices of terms the
+one with the least squared relative error over the measured steps is taken, so that short steps count as much as long
+ones. The head has a rate of its own because its products are large and its rows stream through memory; steps have one
+because of the optimiser, micro-batches because of what a forward pass costs before its first token.
+"""
+
+import itertools
+from collections.abc import Sequence
+
+import numpy as np
+from pydantic import Field
+
+from leadspan.results import FlopsByPart, MemoryByPart
+from leadspan.settings import Settings
+
+
+class StepWork(Settings):
+    """What one rank does in one optimiser step."""
+
+    batches: int
+    """Micro-batches."""
+    linear: int
+    """Operations of the linear layers of student and teacher, recomputation included."""
+    attention: int
+    """Operations of attention."""
+    head: int
+    """Operations of the heads."""
+
+    @classmethod
+    def of(cls, flops: FlopsByPart, batches: int) -> "StepWork":
+        """The work of counted operations."""
+        attention = flops.student_attention + flops.teacher_attention
+        head = flops.student_head + flops.teacher_head
+        return cls(batches=batches, linear=flops.total - attention - head, attention=attention, head=head)
+
+
+_TERMS = ("step", "batch", "linear", "attention", "head")
+
+
+class Calibration(Settings):
+    """Rates measured on a few real steps, and what they were measured on."""
+
+    device: str
+    """Device and number of ranks."""
+    fingerprint: str
+    """Models, precision and checkpointing the steps were measured with."""
+    num_steps: int = Field(ge=1)
+    """Steps measured."""
+    rates: dict[str, float]
+    """Seconds per step, per micro-batch, and per operation, by term."""
+    largest_error: float
+    """Largest relative error of the rates on the measured steps themselves."""
+    memory_offset: float = Field(default=0.0, ge=0)
+    """Bytes the process takes whatever the batch, beyond the predicted."""
+    memory_factor: float = Field(default=1.0, ge=0)
+    """Measured growth of the peak by predicted byte: what an allocator keeps of freed blocks."""
+
+    def seconds(self, steps: Sequence[StepWork]) -> float:
+        """Predicted wall time of steps."""
+        rates = np.array([self.rates.get(term, 0.0) for term in _TERMS])
+        return float(sum(_row(step) @ rates for step in steps))
+
+    def memory(self, predicted: MemoryByPart) -> MemoryByPart:
+        """Predicted memory of the tensors with what the process adds."""
+        measured = self.memory_offset + self.memory_factor * predicted.total
+        return predicted.model_copy(update={"process": max(0, round(measured - predicted.total))})
+
+
+def fit_rates(steps: Sequence[StepWork], seconds: Sequence[float]) -> tuple[dict[str, float], float]:
+    """Non-negative rates that fit measured steps, and their largest relative error on these.
+
+    Args:
+        steps: What each step did.
+        seconds: How long each took.
+    """
+    rates, largest = _fit(np.array([_row(step) for step in steps]), np.array(seconds))
+    return {term: float(rate) for term, rate in zip(_TERMS, rates, strict=True) if rate}, largest
+
+
+def fit_memory(predicted: Sequence[int], measured: Sequence[int]) -> tuple[float, float]:
+    """Offset and factor, neither negative, from predicted to measured peaks."""
+    rows = np.array([[1, size] for size in predicted], dtype=np.float64)
+    (offset, factor), _ = _fit(rows, np.array(measured, dtype=np.float64))
+    return float(offset), float(factor)
+
+
+def _fit(rows: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, float]:
+    """Non-negative rates with the least squared relative error, and the largest relative error."""
+    scale = rows.max(axis=0)
+    scale[scale == 0] = 1.0
+    relative = rows / scale / values[:, None]
+    found = min(_candidates(relative), key=lambda rates: float(np.square(relative @ rates - 1).sum()))
+    return found / scale, float(np.abs(relative @ found - 1).max())
+
+
+def _candidates(relative: np.ndarray) -> list[np.ndarray]:
+    """Least-squares solutions of every choice of columns whose rates are all positive (31 choices of 5)."""
+    num_terms, found = relative.shape[1], []
+    for size in range(1, num_terms + 1):
+        for terms in itertools.combinations(range(num_terms), size):
+            part = relative[:, terms]
+            rates, _, rank, _ = np.linalg.lstsq(part, np.ones(len(part)), rcond=None)
+            if rank == size and (rates > 0).all():
+                whole = np.zeros(num_terms)
+                whole[list(terms)] = rates
+                found.append(whole)
+    return found
+
+
+def _row(step: StepWork) -> np.ndarray:
+    return np.array([1, step.batches, step.linear, step.attention, step.head], dtype=np.float64)

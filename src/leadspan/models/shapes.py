@@ -1,0 +1,104 @@
+"""What a model costs, read from its modules: the shape of the FLOP and memory counts, with or without weights.
+
+A model whose weights are not needed is built on PyTorch's meta device by its own Transformers class, so that whatever
+an architecture does to its config (tied heads, experts, windows, odd layers) is counted as it is.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+
+from leadspan.costs.flops import ModelShape
+from leadspan.errors import ModelError
+from leadspan.models.config import ModelSettings
+from leadspan.models.heads import head_of
+from leadspan.models.loading import first_line, load_config, name_of
+
+_EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
+_EXPERTS_PER_TOKEN = ("num_experts_per_tok", "top_k_experts", "moe_k")
+
+
+def shape_from(settings: ModelSettings) -> ModelShape:
+    """The shape of a model that is not loaded, from its config alone.
+
+    Raises:
+        ModelError: The config cannot be read, or is not that of a causal language model.
+    """
+    with torch.device("meta"):
+        return shape_of(build_untrained(load_config(settings), name_of(settings)))
+
+
+def build_untrained(config: PreTrainedConfig, name: str, **options: Any) -> PreTrainedModel:
+    """A model of a config, on the device (or in the tensor mode) at hand; `options` go to `from_config`."""
+    try:
+        return AutoModelForCausalLM.from_config(config, **options)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ModelError(f"model {name}: {first_line(error)}") from None
+
+
+def shape_of(model: PreTrainedModel) -> ModelShape:
+    """Read the shape that the cost counts need from a model's modules and config; its weights are not looked at.
+
+    Linear weights are all two-dimensional parameters but those of embeddings and the head (a router's among them);
+    stacked experts are three-dimensional, and a token passes `k / E` of them.
+    """
+    config = model.config.get_text_config()
+    head, layers = head_of(model), list(_layers(model))
+    windows = _windows(config)
+    return ModelShape(
+        linear_params=_linear_params(model, config),
+        attention_dims=(_attention_dim(config),) * config.num_hidden_layers,
+        windows=windows,
+        hidden_size=head.weight.shape[1],
+        vocab_size=head.weight.shape[0],
+        num_params=sum(p.numel() for p in model.parameters()),
+        is_tied=head.weight is getattr(model.get_input_embeddings(), "weight", None),
+        last_params=sum(_last_params(layer) for layer in layers),
+        layer_params=max((sum(p.numel() for p in layer.parameters()) for layer in layers), default=0),
+    )
+
+
+def _attention_dim(config: Any) -> int:
+    """`heads * head_dim`; where scores and values have different widths (multi-head latent attention), their mean."""
+    heads: int = config.num_attention_heads
+    head_dim: int = getattr(config, "head_dim", None) or config.hidden_size // heads
+    scored, summed = getattr(config, "qk_head_dim", head_dim), getattr(config, "v_head_dim", head_dim)
+    return heads * (scored + summed) // 2
+
+
+def _windows(config: Any) -> tuple[int | None, ...]:
+    layers: int = config.num_hidden_layers
+    window = getattr(config, "sliding_window", None)
+    kinds = getattr(config, "layer_types", None) or ["sliding_attention" if window else "full_attention"] * layers
+    return tuple(window if kind == "sliding_attention" else None for kind in kinds)
+
+
+def _linear_params(model: PreTrainedModel, config: Any) -> int:
+    outside = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)} | {id(head_of(model).weight)}
+    inside = [p for p in model.parameters() if id(p) not in outside]
+    plain = sum(p.numel() for p in inside if p.dim() == 2)
+    experts = _first(config, _EXPERTS)
+    if not experts:
+        return plain
+    stacked = sum(p.numel() for p in inside if p.dim() == 3 and p.shape[0] == experts)
+    return plain + stacked * (_first(config, _EXPERTS_PER_TOKEN) or 1) // experts
+
+
+def _last_params(layer: nn.Module) -> int:
+    """Weights of a feed-forward layer's last projection, unless a norm follows it."""
+    last = getattr(getattr(layer, "mlp", None), "down_proj", None)
+    is_followed = any(hasattr(layer, name) for name in ("post_feedforward_layernorm", "post_mlp_layernorm"))
+    return last.weight.numel() if isinstance(last, nn.Linear) and not is_followed else 0
+
+
+def _first(config: Any, names: tuple[str, ...]) -> int:
+    return next((found for name in names if (found := getattr(config, name, None))), 0)
+
+
+def _layers(model: PreTrainedModel) -> Iterator[nn.Module]:
+    """The decoder layers: the longest list of modules."""
+    lists = [m for m in model.modules() if isinstance(m, nn.ModuleList)]
+    return iter(max(lists, key=len)) if lists else iter(())

@@ -1,0 +1,214 @@
+"""The plan: what each policy would cost, before anything is trained."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from leadspan.costs.devices import Device
+from leadspan.costs.savings import Saving
+from leadspan.costs.storage import TOP_K, hidden_state_bytes, top_k_bytes
+from leadspan.costs.timing import Calibration
+from leadspan.data.examples import Examples
+from leadspan.data.truncation import AnyPolicy, Full, Lead, Policy
+from leadspan.pipeline import PreparedData, cost_model_of, training_examples, training_inputs
+from leadspan.recipe import Recipe
+from leadspan.results import CutCounts, Prediction
+from leadspan.settings import Settings, load_json, parse_yaml, validate
+from leadspan.training.calibration import calibrate
+from leadspan.training.config import ByExamples
+from leadspan.training.prediction import CostModel, fits, predict, savings
+
+GRID: tuple[AnyPolicy, ...] = (Full(), *(Lead(p=p) for p in (0.75, 0.5, 0.25, 0.1)))
+"""Policies a plan compares with the recipe's own."""
+
+
+@dataclass(frozen=True, slots=True)
+class BreakPoint:
+    """The predicted lead-span proportion below which a cut starts to hurt, LSP*, as an audit of the traces gives it.
+
+    Attributes:
+        lsp: The estimate.
+        low: Lower end of its interval.
+        high: Upper end.
+    """
+
+    lsp: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class StoreSize:
+    """Bytes of a store of the teacher's targets at the weighted positions of all examples, once.
+
+    Attributes:
+        top_k: The most likely tokens of each position.
+        hidden: Final hidden states, and the teacher's head.
+    """
+
+    top_k: int
+    hidden: int
+
+
+@dataclass(frozen=True, slots=True)
+class PlanRow:
+    """One policy.
+
+    Attributes:
+        label: Short name of the policy.
+        is_recipes: Whether it is the recipe's own.
+        cut: What it does to the examples.
+        prediction: Its cost.
+        fitting: Examples that fit into one micro-batch on the named device, whichever they are; None without a device.
+        longest: Tokens of its longest example.
+        flops_saving: Where saved operations come from.
+        memory_saving: Where saved memory comes from.
+        store: Size of a store for it; None without a teacher.
+    """
+
+    label: str
+    is_recipes: bool
+    cut: CutCounts
+    prediction: Prediction
+    fitting: int | None
+    longest: int
+    flops_saving: Saving
+    memory_saving: Saving
+    store: StoreSize | None
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """All policies of a plan.
+
+    Attributes:
+        name: The recipe's.
+        rows: One per policy.
+        device: The named device, or None.
+        num_ranks: Devices.
+        examples_per_batch: Examples of a micro-batch; None when batches are filled with tokens.
+        currency: Sign of the price.
+        recomputes: Whether gradient checkpointing is on.
+        break_point: The traces' predicted break point, when an audit gave one.
+    """
+
+    name: str
+    rows: tuple[PlanRow, ...]
+    device: Device | None
+    num_ranks: int
+    examples_per_batch: int | None
+    currency: str
+    recomputes: bool
+    break_point: BreakPoint | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """Everything, for a file."""
+        found = asdict(self)
+        for row, shown in zip(self.rows, found["rows"], strict=True):
+            shown |= {"cut": row.cut.model_dump(), "prediction": row.prediction.model_dump()}
+            for part in ("flops", "memory"):
+                shown["prediction"][part]["total"] = getattr(row.prediction, part).total
+        return found | {"device": None if self.device is None else self.device.model_dump()}
+
+
+def plan_recipe(
+    recipe: Recipe,
+    data: PreparedData,
+    policies: Sequence[Policy] = GRID,
+    calibration: Calibration | None = None,
+    break_point: BreakPoint | None = None,
+) -> Plan:
+    """Predict the cost of a recipe under its own policy and under others.
+
+    Args:
+        recipe: The run.
+        data: Its data.
+        policies: To compare with the recipe's own, which comes first unless it is among them.
+        calibration: Measured rates.
+        break_point: From an audit of the traces; None shows none.
+
+    Raises:
+        LeadspanError: A model's config cannot be read, a policy leaves nothing to learn, or the calibration is of other
+            models.
+    """
+    model = cost_model_of(recipe, data.renderer)
+    own = [] if recipe.cut in policies else [recipe.cut]
+    rows = tuple(
+        _row(recipe, model, training_examples(recipe, data.splits, data.renderer, policy), policy, calibration)
+        for policy in [*own, *policies]
+    )
+    batching = recipe.training.batching
+    return Plan(
+        name=recipe.name,
+        rows=rows,
+        device=recipe.plan.found_device,
+        num_ranks=recipe.plan.num_ranks,
+        examples_per_batch=batching.examples_per_batch if isinstance(batching, ByExamples) else None,
+        currency=recipe.plan.currency,
+        recomputes=recipe.training.gradient_checkpointing,
+        break_point=break_point,
+    )
+
+
+def calibration_of(
+    recipe: Recipe, data: PreparedData, policies: Sequence[Policy], measure: bool, say: Callable[[str], None]
+) -> Calibration | None:
+    """Rates of the recipe's models: measured now, or read from `plan.calibration`, or None.
+
+    Args:
+        recipe: The run.
+        data: Its data.
+        policies: Those of the plan; a few steps of each are measured.
+        measure: Measure now; the rates are written to `plan.calibration`, if it is set.
+        say: Told in words what is being done.
+
+    Raises:
+        LeadspanError: The models cannot be trained, or the file is not one of rates.
+    """
+    path = recipe.plan.calibration
+    if not measure:
+        return None if path is None else load_json(Calibration, path)
+    model = cost_model_of(recipe, data.renderer)
+    sides = [training_examples(recipe, data.splits, data.renderer, policy) for policy in policies]
+    found = calibrate(training_inputs(recipe, data, say), model, recipe.loss, sides)
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(found.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    return found
+
+
+def parse_policy(text: str) -> AnyPolicy:
+    """A policy from YAML, as a recipe's `cut`.
+
+    Raises:
+        SettingsError: It is none.
+    """
+    return validate(_OnePolicy, {"cut": parse_yaml(text, f"--cut {text}")}, f"--cut {text}").cut
+
+
+class _OnePolicy(Settings):
+    cut: AnyPolicy
+
+
+def _row(
+    recipe: Recipe, model: CostModel, examples: Examples, policy: Policy, calibration: Calibration | None
+) -> PlanRow:
+    device = recipe.plan.found_device
+    same_rows = examples.rows.with_format(None)
+    whole = Examples(same_rows, Full(), recipe.supervision, examples.stop_token_id, recipe.seed, "training set, uncut")
+    flops_saving, memory_saving = savings(model, examples, whole)
+    weighted = sum(layout.num_weighted for layout in examples.layouts)
+    teacher = model.teacher
+    return PlanRow(
+        label=policy.label,
+        is_recipes=policy == recipe.cut,
+        cut=examples.counts,
+        prediction=predict(model, examples, calibration),
+        fitting=None if device is None else fits(model, examples, device.memory_bytes),
+        longest=max(examples.lengths),
+        flops_saving=flops_saving,
+        memory_saving=memory_saving,
+        store=None
+        if teacher is None
+        else StoreSize(top_k_bytes(weighted, TOP_K), hidden_state_bytes(weighted, teacher)),
+    )

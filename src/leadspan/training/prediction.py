@@ -1,0 +1,225 @@
+"""What a run will cost, from its settings, its examples and its models' configs; no weights are read."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+
+import torch
+
+from leadspan.costs.config import PlanSettings
+from leadspan.costs.flops import ModelShape, training_flops
+from leadspan.costs.memory import BatchSize, MemoryModel, highest, largest_batch
+from leadspan.costs.savings import Saving, Workload, flops_with, memory_with, saving
+from leadspan.costs.timing import Calibration, StepWork
+from leadspan.data.examples import Examples
+from leadspan.errors import SettingsError
+from leadspan.losses.chunked import default_chunk
+from leadspan.losses.config import LossSettings
+from leadspan.models.activations import student_activations, teacher_activations
+from leadspan.models.config import ModelSettings
+from leadspan.models.loading import load_config, name_of
+from leadspan.models.shapes import build_untrained, shape_from
+from leadspan.results import FlopsByPart, Prediction
+from leadspan.training.config import ByExamples, TrainingSettings
+from leadspan.training.schedule import Schedule, schedule
+from leadspan.training.train import adapter_params, uses_bf16, with_adapters
+
+
+@dataclass(frozen=True)
+class CostModel:
+    """Everything about the cost of a recipe but its examples.
+
+    Attributes:
+        student: Shape of the student for counting operations: its head has the rows that are compared.
+        teacher: The same of a live teacher, or None.
+        memory: Memory of a step.
+        training: Batches and epochs.
+        machine: Devices, price, calibration.
+        seed: Seed of the order.
+    """
+
+    student: ModelShape
+    teacher: ModelShape | None
+    memory: MemoryModel
+    training: TrainingSettings
+    machine: PlanSettings
+    seed: int
+
+    @property
+    def fingerprint(self) -> str:
+        """What a calibration of the step time depends on: models, precision, checkpointing."""
+        memory = replace(self.memory, num_ranks=1, sharding="none", chunk_tokens=0, accumulates=False)
+        known = repr((asdict(memory), self.training.gradient_checkpointing))
+        return hashlib.sha256(known.encode()).hexdigest()[:16]
+
+
+def cost_model(
+    student: ModelSettings,
+    teacher: ModelSettings | None,
+    training: TrainingSettings,
+    loss: LossSettings,
+    machine: PlanSettings,
+    num_entries: int,
+    seed: int,
+) -> CostModel:
+    """Read the models' configs and trace their activations.
+
+    Args:
+        student: Where the student comes from.
+        teacher: A live teacher, or None.
+        training: Precision, checkpointing, adapters, batches.
+        loss: Chunk of logits.
+        machine: Devices of the planned run.
+        num_entries: Token ids of the tokenizer, on which heads of different sizes are compared.
+        seed: Seed of the order.
+
+    Raises:
+        ModelError: A config cannot be read, or its model not be traced.
+    """
+    use_bf16 = _will_use_bf16(training, machine)
+    own, other = shape_from(student), None if teacher is None else shape_from(teacher)
+    if training.lora is not None:
+        with torch.device("meta"):
+            wrapped = with_adapters(build_untrained(load_config(student), name_of(student)), training.lora)
+        own = replace(own, adapter_params=adapter_params(wrapped))
+    entries = num_entries if other is not None and other.vocab_size != own.vocab_size else own.vocab_size
+    on_gpu = torch.cuda.is_available() or isinstance(machine.device, str)
+    chunk = loss.chunk_tokens or default_chunk(torch.device("cuda" if on_gpu else "cpu"), entries)
+    per_step = _batches_per_step(training)
+    memory = MemoryModel(
+        student=own,
+        teacher=other,
+        student_activations=student_activations(student, use_bf16, training.gradient_checkpointing),
+        teacher_activations=None if teacher is None else teacher_activations(teacher, use_bf16),
+        use_bf16=use_bf16,
+        chunk_tokens=chunk,
+        accumulates=per_step > machine.num_ranks,
+        num_ranks=machine.num_ranks,
+        sharding=machine.shared,
+    )
+    compared = [shape and replace(shape, vocab_size=entries) for shape in (own, other)]
+    assert compared[0] is not None, "there is a student"
+    return CostModel(compared[0], compared[1], memory, training, machine, seed)
+
+
+def predict(model: CostModel, examples: Examples, calibration: Calibration | None = None) -> Prediction:
+    """Predict the cost of training on examples.
+
+    Args:
+        model: Models and machine.
+        examples: Under the policy of the run.
+        calibration: Measured rates of this machine and these models; without them, the time is the operations over the
+            stated share of the device's peak, or absent.
+
+    Raises:
+        SettingsError: The calibration is of other models or another setting.
+    """
+    plan, ranks = planned(model, examples), model.machine.num_ranks
+    batches = sizes_of(plan, examples)
+    steps = [
+        training_flops(
+            model.student,
+            model.teacher,
+            [example for batch in group for example in batch],
+            model.training.gradient_checkpointing,
+        )
+        for group in _groups(batches, plan.accumulation * ranks)
+    ]
+    flops = FlopsByPart(**{part: sum(getattr(step, part) for step in steps) for part in FlopsByPart.model_fields})
+    memory = highest(model.memory, [batch_size(batch) for batch in batches])
+    seconds, source = None, None
+    device, utilisation = model.machine.found_device, model.machine.utilisation
+    if calibration is not None:
+        check_calibration(calibration, model)
+        seconds = calibration.seconds([_share(step, plan.accumulation, ranks) for step in steps])
+        source = f"calibration of {calibration.num_steps} steps on {calibration.device}"
+    elif device is not None and utilisation is not None:
+        seconds = flops.total / (device.peak_flops * utilisation * ranks)
+        source = f"{utilisation:.0%} of the peak of {ranks} x {device.name}"
+    price = model.machine.price_per_hour
+    return Prediction(
+        num_steps=plan.num_steps,
+        num_tokens=sum(tokens for batch in batches for tokens, _ in batch),
+        num_weighted_tokens=sum(weighted for batch in batches for _, weighted in batch),
+        flops=flops,
+        memory=memory if calibration is None else calibration.memory(memory),
+        seconds=seconds,
+        seconds_source=source,
+        money=None if seconds is None or price is None else price * ranks * seconds / 3600,
+    )
+
+
+def fits(model: CostModel, examples: Examples, memory_bytes: int) -> int:
+    """Examples that fit into one micro-batch whichever they are; 0 when the longest does not fit alone."""
+    sizes = [BatchSize(layout.num_tokens, layout.num_weighted) for layout in examples.layouts]
+    return largest_batch(model.memory, sizes, memory_bytes)
+
+
+def savings(model: CostModel, examples: Examples, whole: Examples) -> tuple[Saving, Saving]:
+    """Where the operations and the peak memory that are saved come from.
+
+    Args:
+        model: Models and machine.
+        examples: Under the policy.
+        whole: The same examples, uncut.
+    """
+    plan = planned(model, examples)
+    load = Workload(whole=sizes_of(plan, whole), cut=sizes_of(plan, examples))
+    recompute = model.training.gradient_checkpointing
+    return (
+        saving(lambda on: flops_with(on, load, model.student, model.teacher, recompute)),
+        saving(lambda on: memory_with(on, load, model.memory)),
+    )
+
+
+def planned(model: CostModel, examples: Examples) -> Schedule:
+    """Steps and micro-batches of a run over examples."""
+    return schedule(model.training, examples.lengths, model.machine.num_ranks, model.seed)
+
+
+def sizes_of(plan: Schedule, examples: Examples) -> list[list[tuple[int, int]]]:
+    """Tokens and weighted positions of each example of each micro-batch, all ranks."""
+    layouts = [(layout.num_tokens, layout.num_weighted) for layout in examples.layouts]
+    return [[layouts[i] for i in batch] for batch in plan.plan]
+
+
+def check_calibration(calibration: Calibration, model: CostModel) -> None:
+    """Refuse rates that were measured on something else.
+
+    Raises:
+        SettingsError: Other models, another precision, or other checkpointing.
+    """
+    if calibration.fingerprint != model.fingerprint:
+        raise SettingsError(
+            f"plan.calibration: measured on {calibration.device} with other models, another precision or other "
+            "checkpointing than this recipe's; measure anew with leadspan plan --calibrate"
+        )
+
+
+def _share(flops: FlopsByPart, batches: int, ranks: int) -> StepWork:
+    """One rank's part of a step."""
+    work = StepWork.of(flops, batches)
+    return work.model_copy(update={part: getattr(work, part) // ranks for part in ("linear", "attention", "head")})
+
+
+def batch_size(batch: Sequence[tuple[int, int]]) -> BatchSize:
+    """A micro-batch of examples."""
+    return BatchSize(sum(tokens for tokens, _ in batch), sum(weighted for _, weighted in batch))
+
+
+def _groups(batches: list[list[tuple[int, int]]], size: int) -> list[list[list[tuple[int, int]]]]:
+    return [batches[start : start + size] for start in range(0, len(batches), size)]
+
+
+def _batches_per_step(training: TrainingSettings) -> int:
+    batching = training.batching
+    if isinstance(batching, ByExamples):
+        return batching.examples_per_step // batching.examples_per_batch
+    return batching.batches_per_step
+
+
+def _will_use_bf16(training: TrainingSettings, machine: PlanSettings) -> bool:
+    """As the run on the planned machine will decide: every preset has bfloat16."""
+    if training.precision == "auto" and isinstance(machine.device, str):
+        return True
+    return uses_bf16(training)

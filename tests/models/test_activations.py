@@ -1,0 +1,78 @@
+"""Traced activation memory beside what PyTorch's allocator gives out in real steps of the same models."""
+
+import pytest
+import torch
+from benchmarks.memory import SavedBytes, allocated
+
+from leadspan.models.activations import student_activations, teacher_activations
+from leadspan.models.config import RandomInit
+from leadspan.models.forward import final_hidden_states
+from leadspan.models.loading import load_model
+from leadspan.teacher.live import freeze
+from leadspan.training.config import Lora
+from leadspan.training.train import with_adapters
+from toys import tiny
+
+TOKENS = 512
+ARCHITECTURES = {
+    "qwen3": {},
+    "llama": {"model_type": "llama"},
+    "gemma3": {"model_type": "gemma3_text", "layer_types": ["full_attention"] * 3},
+    "mixtral": {"model_type": "mixtral", "num_local_experts": 4, "num_experts_per_tok": 2},
+}
+
+
+def wide(name: str) -> RandomInit:
+    return tiny(hidden=128, layers=3, **ARCHITECTURES[name])
+
+
+def run(model: torch.nn.Module) -> torch.Tensor:
+    ids, positions = torch.zeros(1, TOKENS, dtype=torch.long), torch.arange(TOKENS)
+    return final_hidden_states(model, ids, positions[None], (0, TOKENS), positions)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("name", "use_bf16", "checkpointing"),
+    [
+        ("qwen3", False, False),
+        ("qwen3", False, True),
+        ("qwen3", True, True),
+        ("llama", True, False),
+        ("gemma3", False, False),
+        ("mixtral", False, False),
+    ],
+)
+def test_what_is_held_and_the_peak(name: str, use_bf16: bool, checkpointing: bool) -> None:
+    model = load_model(wide(name), torch.float32).train()
+    if checkpointing:
+        model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
+
+    def forward() -> torch.Tensor:
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=use_bf16):
+            return run(model)
+
+    _, held = allocated(forward, torch.device("cpu"))
+    peak, gradients = allocated(lambda: forward().sum().backward(), torch.device("cpu"))
+    casts = 2 * sum(p.numel() for p in model.parameters() if p.dim() == 2) if use_bf16 else 0
+    traced = student_activations(wide(name), use_bf16, checkpointing)
+    assert traced.held * TOKENS == pytest.approx(held, rel=0.1, abs=casts)
+    assert traced.peak * TOKENS <= peak * 1.05
+    assert traced.peak * TOKENS + gradients + casts >= peak * 0.95
+
+
+def test_a_teacher_takes_one_layer_at_a_time() -> None:
+    model = freeze(load_model(wide("qwen3"), torch.float32))
+    with torch.no_grad():
+        peak, left = allocated(lambda: run(model), torch.device("cpu"))
+    traced = teacher_activations(wide("qwen3"), use_bf16=False)
+    assert traced.peak * TOKENS == pytest.approx(peak, rel=0.1)
+    assert traced.held * TOKENS == pytest.approx(left, rel=0.05)
+
+
+def test_adapters_hold_nearly_what_all_weights_do() -> None:
+    model = load_model(wide("qwen3"), torch.float32).train()
+    with_adapters(model, Lora(r=4))
+    with SavedBytes(model.parameters()).watching() as saved:
+        run(model)
+    traced = student_activations(wide("qwen3"), use_bf16=False, checkpointing=False)
+    assert 1.0 < traced.held * TOKENS / saved.activations < 1.25
