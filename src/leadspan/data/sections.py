@@ -128,12 +128,27 @@ class Renderer:
 
     def tokenise(self, rendered: Sequence[RenderedText], traces: Sequence[Trace]) -> list[Rendered]:
         """Token ids and token sections of a batch of rendered texts; a straddling token goes to the earlier section."""
+        return [tokens for tokens, _ in self.tokenise_marked(rendered, traces, [()] * len(rendered))]
+
+    def tokenise_marked(
+        self, rendered: Sequence[RenderedText], traces: Sequence[Trace], marks: Sequence[Sequence[int]]
+    ) -> list[tuple[Rendered, tuple[int, ...]]]:
+        """The same, and for each text the indices of the tokens that hold some of its characters.
+
+        Args:
+            rendered: Texts.
+            traces: The trace of each.
+            marks: Positions of characters in each, none of them white space.
+        """
         if not rendered:
             return []
         batch = self.tokenizer(
             [r.text for r in rendered], add_special_tokens=False, return_attention_mask=False, verbose=False
         )
-        return [_to_tokens(batch, i, text, trace) for i, (text, trace) in enumerate(zip(rendered, traces, strict=True))]
+        return [
+            (_to_tokens(batch, i, text, trace), tuple(int(batch.char_to_token(i, char)) for char in chars))
+            for i, (text, trace, chars) in enumerate(zip(rendered, traces, marks, strict=True))
+        ]
 
     @cached_property
     def stop_token_id(self) -> int:

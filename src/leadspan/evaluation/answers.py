@@ -96,7 +96,7 @@ def decide(candidate: str, gold: str) -> Outcome:
     spellings = [answer] if box is None else [answer, _respell(box)]
     if any(_plain(spelling) == _plain(gold) != "" for spelling in spellings):
         return "right"
-    if _is_words(gold):
+    if is_words(gold):
         return _either(any(_fold_words(spelling) == _fold_words(gold) for spelling in spellings))
     numeral, gold_numeral = (_NUMERAL.fullmatch(_plain(text)) for text in (answer, gold))
     if numeral and gold_numeral:
@@ -163,7 +163,8 @@ def _plain(text: str) -> str:
     return re.sub(r" ?([^\w ]) ?", r"\1", words).strip(".")
 
 
-def _is_words(gold: str) -> bool:
+def is_words(gold: str) -> bool:
+    """Whether a gold is made of words, so that it is compared as text."""
     text = _WRAPPER.fullmatch(gold)
     return bool(_WORDS.fullmatch(text[1].strip()) if text else _BARE_WORDS.fullmatch(_plain(gold)))
 
