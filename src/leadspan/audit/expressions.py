@@ -25,6 +25,7 @@ _END = re.compile(
 )
 _OPEN, _CLOSE = "([{", ")]}"
 _MATRIX = re.compile(r"\\begin\{\w+\}.*?\\end\{\w+\}", re.DOTALL)
+_FORMULA = re.compile(r"\\\[(.+?)\\\]|\\\((.+?)\\\)|\$+([^$\n]+)\$+|^([^$\n]{3,80})$", re.DOTALL | re.MULTILINE)
 _LONGEST = 240
 _CLOSING = 200
 _CONCLUDES = re.compile(r"\b(?:so|therefore|thus|hence|conclude|conclusion|answer|correct|means that|indeed|finally)\b", re.IGNORECASE)
@@ -33,7 +34,7 @@ _SUPERLATIVE = re.compile(
     r"\b(?:\w{3,}est|most|least|best|worst|more|less|correct|right|only one|wins?|first|last|fits|matches|works)\b", re.IGNORECASE
 )
 _NAMING = re.compile(
-    r"(?:\b(?:is|be|are|was|facing|faces|face|point(?:s|ing)?|to(?:wards?)?|option|choice|answer|called|equals?)\b|[:=→])"
+    r"(?:\b(?:is|be|are|was|facing|faces|face|point(?:s|ing)?|describes?|represents?|reminds me of|forms?|looks like|shape of|equation of|to(?:wards?)?|option|choice|answer|called|equals?)\b|[:=→])"
     r"(?:\s|\.\.\.|…|\*\*|[\"'“‘(:$]|\\boxed\s*\{|\\text(?:bf)?\s*\{|\\\(|\bthe\b|\bdue\b|\ban?\b)*$",
     re.IGNORECASE,
 )  # fmt: skip
@@ -70,7 +71,7 @@ def stated_expressions(cot: str, gold: str, question: str) -> Iterator[Candidate
     target, asked = literal(gold), literal(question)
     parts = names(target)
     seen: set[int] = set()
-    yield from _listings(cot, gold)
+    yield from _equations(cot, target, parts) if "=" in target else _listings(cot, gold)
     for relation in _RELATION.finditer(cot):
         start = relation.end()
         opened = _OPENERS.match(cot, start)
@@ -108,6 +109,15 @@ def stated_words(cot: str, gold: str, question: str) -> Iterator[int]:
             yield match.start()
 
 
+def _equations(cot: str, target: str, parts: frozenset[str]) -> Iterator[Candidate]:
+    """Formulas and lines with one equals sign and the letters of the gold, where that is an equation itself."""
+    for formula in _FORMULA.finditer(cot):
+        text = next(part for part in formula.groups() if part is not None).strip()
+        form = literal(text)
+        if text.count("=") == 1 and (form == target or names(form) == parts):
+            yield Candidate(formula.start(), as_latex(text), form == target)
+
+
 def _listings(cot: str, gold: str) -> Iterator[Candidate]:
     """Plain lists of numbers, which are also written as `x = 3, x = 5 and x = 7`."""
     items = [item.strip() for item in gold.split(",")]
@@ -130,7 +140,7 @@ def _names(cot: str, match: re.Match[str], before: str, others: re.Pattern[str] 
         return False
     if _NAMING.search(before):
         return bool(re.match(r"\W*(?:[.,;?!\n)}*\"']|$)", after))
-    if _CONCLUDES.search(sentence):
+    if others is None and _CONCLUDES.search(sentence):
         return True
     return bool(_SUPERLATIVE.search(re.split(r"[.!?\n,]", after)[0]))
 

@@ -107,11 +107,10 @@ def _first_right(found: Sequence[Candidate], verdicts: Iterator[str]) -> int | N
 def _statements(cot: str, question: str, gold: str) -> Iterator[Candidate]:
     if _CHOICE.fullmatch(words := _plain_words(gold)):
         option = _option(question, words.strip("()"))
-        starts = [*stated_words(cot, words, question)]
-        yield from (Candidate(start, gold, True) for start in starts)
-        if starts or not option:
-            return
-        gold = option
+        letters = [Candidate(start, gold, True) for start in stated_words(cot, words, question)]
+        spelt = _statements(cot, question, option) if len(option) > 1 else ()
+        yield from sorted([*letters, *spelt], key=lambda candidate: candidate.start)
+        return
     value = as_number(gold)
     if value is not None:
         asked = Question.of(question)

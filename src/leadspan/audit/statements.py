@@ -61,8 +61,16 @@ _OPERAND_BEFORE = re.compile(r"(?:[-+*/×÷·−^]|\\times|\\cdot|\\div)\s*[\\($
 _INFERS = re.compile(r"\b(?:therefore|thus|hence|indeed|verif\w+|confident|in conclusion|final)\b", re.IGNORECASE)
 _EQUATION = re.compile(rf"([^=≈⇒→,;:\n]*)=[-–—]?{_OPENERS}$")
 _VARIABLE = re.compile(r"(?<![A-Za-z\\])[A-Za-z](?![A-Za-z{])")
+_CLAUSE_END = re.compile(r"(?:\s[^\W\d_]+)?\W*(?:[.?!]|\n|$)")
+_RESTS = re.compile(
+    r"\b(?:wait|hold on|(?:double[- ])?check\w*|verif\w+|confirm\w*|make sure|alternatively|another way|answer|final|question|problem|"
+    r"right\?|correct|conclu\w+|in total|altogether|yep|yes|that's it|seems|makes sense|fits|matches|interesting)\b|\Z",
+    re.IGNORECASE,
+)
+_NOT_STATED, _WEAK, _FIRM, _BOXED_GRADE = range(4)
 _REACH = 160
-_NEAR = 40
+_NEAR = 60
+_AHEAD = 400
 _CLOSING = 200
 
 
@@ -91,47 +99,77 @@ class Question:
 def stated_numbers(cot: str, value: Fraction, question: Question) -> Iterator[int]:
     """Where a chain of thought states a number, in order.
 
+    Statements with which the derivation comes to rest go first: where the next thing that follows is a check, a conclusion
+    or the end, and not another result. What is left over are intermediate results that happen to have the value; they count
+    only where nothing else does. Numbers written as words count where there are none in digits.
+
     Args:
         cot: The chain of thought.
         value: The number.
         question: The question it answers.
 
     Yields:
-        Character positions of the statements; those in words (`three`) where there are none in digits.
+        Character positions of the statements.
     """
-    in_digits = False
-    for number in numbers(cot):
-        is_division = number.is_quotient and value.denominator == 1
-        if number.value == value and not is_division and _is_stated(cot, number, question):
-            in_digits = True
-            yield number.start
-    if not in_digits and value not in question.values:
-        yield from (word.start for word in small_number_words(cot) if word.value == value and _is_stated(cot, word, question))
+    found = [
+        (number, grade)
+        for number in numbers(cot)
+        if number.value == value and not (number.is_quotient and value.denominator == 1)
+        if (grade := _grade(cot, number, question))
+    ]
+    if not found and value not in question.values:
+        words = (word for word in small_number_words(cot) if word.value == value)
+        found = [(word, grade) for word in words if (grade := _grade(cot, word, question))]
+    sure = value.denominator != 1  # a fraction hardly ever comes up by accident
+    resting = [number for number, grade in found if sure or grade == _BOXED_GRADE or _comes_to_rest(cot, number)]
+    yield from (number.start for number in resting or [number for number, grade in found if grade > _WEAK])
 
 
-def _is_stated(cot: str, number: Number, question: Question) -> bool:
-    before = cot[max(0, number.start - _REACH) : number.start]
-    after = cot[number.end : number.end + 60]
-    if _BOXED.search(before):
-        return True
-    if _GLUED.match(after) or _LISTED.match(after) or _GOES_ON.match(after) or _OPERAND_BEFORE.search(before):
+def _comes_to_rest(cot: str, number: Number) -> bool:
+    """Whether a check, a conclusion or the end follows a result before another result does."""
+    after = cot[number.end : number.end + _AHEAD]
+    rest = _RESTS.search(after)
+    other = next((n for n in numbers(after) if n.value != number.value and _is_result(after, n)), None)
+    if rest is None:
+        return other is None
+    return other is None or rest.start() < other.start
+
+
+def _is_result(text: str, number: Number) -> bool:
+    before, after = text[max(0, number.start - _REACH) : number.start], text[number.end : number.end + _NEAR]
+    if _GLUED.match(after) or _GOES_ON.match(after) or _OPERAND_BEFORE.search(before):
         return False
+    return bool(_EQUALS.search(before) or _VERB.search(before))
+
+
+def _grade(cot: str, number: Number, question: Question) -> int:
+    """How firmly a number is stated: 0 for not at all."""
+    before, after = cot[max(0, number.start - _REACH) : number.start], cot[number.end : number.end + _NEAR]
+    if _BOXED.search(before):
+        return _BOXED_GRADE
+    if _GLUED.match(after) or _LISTED.match(after) or _GOES_ON.match(after) or _OPERAND_BEFORE.search(before):
+        return _NOT_STATED
     sentence = before[_last_end(before) :]
     if _is_supposed(sentence) or _counts_something_else(after, question):
-        return False
-    equals, verb = _EQUALS.search(before), _VERB.search(before)
+        return _NOT_STATED
+    is_result = bool(_EQUALS.search(before) or _VERB.search(before))
+    concludes = bool(_CONCLUDES.search(sentence)) and not _IN_LIST.search(before)
     if number.value not in question.values:
-        return bool(equals or verb or (_CONCLUDES.search(sentence) and not _IN_LIST.search(before)))
-    if not (equals or verb):
-        return bool(_CONCLUDES.search(sentence) and _ANSWER.search(cot, number.end, number.end + _NEAR))
+        return _FIRM if is_result or concludes else _NOT_STATED
+    if not is_result:
+        return _FIRM if concludes and _ANSWER.search(after) else _NOT_STATED
+    if _sets_up(sentence):
+        return _NOT_STATED
     if number.start > len(cot) - _CLOSING or _INFERS.search(sentence) or _ANSWER.search(sentence):
-        return not _sets_up(sentence)
-    return _is_computed(sentence, number.value)
+        return _FIRM
+    if _is_computed(sentence, number.value):
+        return _FIRM
+    return _WEAK if concludes and _CLAUSE_END.match(after) else _NOT_STATED
 
 
 def _is_computed(sentence: str, value: Fraction) -> bool:
     """Whether a sentence computes, from at least one other number, what stands at its end."""
-    return bool(_COMPUTED.search(sentence)) and not _sets_up(sentence) and any(n.value != value for n in numbers(sentence))
+    return bool(_COMPUTED.search(sentence)) and any(n.value != value for n in numbers(sentence))
 
 
 def _sets_up(sentence: str) -> bool:
