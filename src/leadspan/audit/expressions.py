@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from leadspan.audit.values import as_latex, literal, names
+from leadspan.audit.values import as_latex, literal, names, num_numerals
 
 _RELATION = re.compile(
     r"=|≈|≡|\\approx(?![a-z])|\\equiv(?![a-z])|\\implies(?![a-z])|\\Rightarrow(?![a-z])|=>|⇒|→|∈|\\in(?![a-z])|\\boxed\s*\{|"
@@ -61,7 +61,7 @@ class Candidate:
 def stated_expressions(cot: str, gold: str, question: str) -> Iterator[Candidate]:
     """The expressions that are or may be the gold, in order.
 
-    What shares no letter or command with the gold, or is far longer, is left out.
+    What has other letters or commands than the gold, more numerals, or far more characters is left out.
 
     Args:
         cot: The chain of thought.
@@ -182,5 +182,7 @@ def _expression_at(cot: str, start: int, gold: str) -> str:
 
 def _may_equal(form: str, target: str, parts: frozenset[str]) -> bool:
     if not form or len(form) > 3 * len(target) + 20 or names(form) != parts:
+        return False
+    if num_numerals(form) > num_numerals(target):  # not worked out yet
         return False
     return bool(parts) or form[0] in "([{-\\" or "," in form

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from leadspan.audit.expressions import Candidate, stated_expressions, stated_words
-from leadspan.audit.statements import Question, stated_numbers
+from leadspan.audit.statements import Question, first_stated_number
 from leadspan.audit.values import as_number, literal, unassigned
 from leadspan.data.records import Trace
 from leadspan.evaluation.answers import bare_gold, is_words, last_boxed
@@ -113,8 +113,9 @@ def _statements(cot: str, question: str, gold: str) -> Iterator[Candidate]:
         return
     value = as_number(gold)
     if value is not None:
-        asked = Question.of(question)
-        yield from (Candidate(start, gold, True) for start in stated_numbers(cot, value, asked))
+        start = first_stated_number(cot, value, Question.of(question))
+        if start is not None:
+            yield Candidate(start, gold, True)
     elif is_words(gold):
         yield from (Candidate(start, gold, True) for start in stated_words(cot, _plain_words(gold), question))
     else:

@@ -46,7 +46,7 @@ _GOES_ON = re.compile(
 _GLUED = re.compile(r"(?:\\?[A-Za-z_(^'!]|\{\w|\s?\\(?:sqrt|pi|alpha|theta|sin|cos|log|ln|frac)|\s?√|\s?[xyπ]\b|:\d)")
 _SENTENCE_END = re.compile(r"(?<![\d\s])[.!?](?=\s|$)|(?<=\d)[.!?](?=\s|$)|\n")
 _FOLLOWING = re.compile(r"\s*(?:\\?%|\\text\{\s*|\\?[)$]|\*\*)*\s*([^\W\d_]{3,})")
-_LISTED = re.compile(r"(?:\\?\$)?\s?,\s?(?:and |or )?(?:\\?\$)?[-−]?\d")
+_LISTED = re.compile(r"(?:\\?\$)?(?:\s?,\s?(?:and |or )?|\s(?:and|or)\s)(?:\\?\$)?[-−]?\d")
 _IN_LIST = re.compile(r"(?:\d,?|,) (?:and |or )?$")
 _COUNTABLE = re.compile(
     r"(?:\d|\b(?:an?|each|per|every|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve)) ([^\W\d_]{3,})", re.IGNORECASE
@@ -64,7 +64,7 @@ _VARIABLE = re.compile(r"(?<![A-Za-z\\])[A-Za-z](?![A-Za-z{])")
 _CLAUSE_END = re.compile(r"(?:\s[^\W\d_]+)?\W*(?:[.?!]|\n|$)")
 _RESTS = re.compile(
     r"\b(?:wait|hold on|(?:double[- ])?check\w*|verif\w+|confirm\w*|make sure|alternatively|another way|answer|final|question|problem|"
-    r"right\?|correct|conclu\w+|in total|altogether|yep|yes|that's it|seems|makes sense|fits|matches|interesting)\b|\Z",
+    r"right\?|correct|conclu\w+|summ\w+|recap|in total|altogether|yep|yes|that's it|seems|makes sense|fits|matches|interesting)\b|\Z",
     re.IGNORECASE,
 )
 _NOT_STATED, _WEAK, _FIRM, _BOXED_GRADE = range(4)
@@ -96,33 +96,47 @@ class Question:
         return cls(values, counted - frozenset(map(_stem, re.findall(r"[^\W\d_]{3,}", asking))))
 
 
-def stated_numbers(cot: str, value: Fraction, question: Question) -> Iterator[int]:
-    """Where a chain of thought states a number, in order.
+def first_stated_number(cot: str, value: Fraction, question: Question) -> int | None:
+    """Where a chain of thought first states a number as a result that it comes to rest with.
 
-    Statements with which the derivation comes to rest go first: where the next thing that follows is a check, a conclusion
-    or the end, and not another result. What is left over are intermediate results that happen to have the value; they count
-    only where nothing else does. Numbers written as words count where there are none in digits.
+    The derivation rests where the next thing that follows is a check, a conclusion or the end, and not another result. What
+    is left over are intermediate results that happen to have the value; the first of them counts only where nothing else
+    does. Numbers written as words count where there are none in digits.
 
     Args:
         cot: The chain of thought.
         value: The number.
         question: The question it answers.
 
-    Yields:
-        Character positions of the statements.
+    Returns:
+        Its first character, or None.
     """
-    found = [
-        (number, grade)
-        for number in numbers(cot)
-        if number.value == value and not (number.is_quotient and value.denominator == 1)
-        if (grade := _grade(cot, number, question))
-    ]
+    found = _graded(cot, numbers(cot), value, question)
     if not found and value not in question.values:
-        words = (word for word in small_number_words(cot) if word.value == value)
-        found = [(word, grade) for word in words if (grade := _grade(cot, word, question))]
-    sure = value.denominator != 1  # a fraction hardly ever comes up by accident
-    resting = [number for number, grade in found if sure or grade == _BOXED_GRADE or _comes_to_rest(cot, number)]
-    yield from (number.start for number in resting or [number for number, grade in found if grade > _WEAK])
+        found = _graded(cot, small_number_words(cot), value, question)
+    firm = [number for number, grade in found if grade > _WEAK]
+    if value.denominator != 1 and firm:  # a fraction hardly ever comes up by accident
+        return firm[0].start
+    resting = next((n for n, grade in found if grade == _BOXED_GRADE or _comes_to_rest(cot, n)), None)
+    if resting is not None:
+        return _first_of_passage(cot, resting, firm).start
+    return firm[0].start if firm else None
+
+
+def _graded(cot: str, found: Iterator[Number], value: Fraction, question: Question) -> list[tuple[Number, int]]:
+    same = (n for n in found if n.value == value and not (n.is_quotient and value.denominator == 1))
+    return [(number, grade) for number in same if (grade := _grade(cot, number, question))]
+
+
+def _first_of_passage(cot: str, resting: Number, firm: list[Number]) -> Number:
+    """The earliest statement from which the same value leads to this one without another result in between."""
+    for earlier in firm:
+        between = cot[earlier.end : resting.start]
+        if earlier.start < resting.start and len(between) < _AHEAD:
+            others = (n for n in numbers(between) if n.value != resting.value and _is_result(between, n))
+            if next(others, None) is None:
+                return earlier
+    return resting
 
 
 def _comes_to_rest(cot: str, number: Number) -> bool:

@@ -17,7 +17,7 @@ _POWER_OF_TEN = r"\s*(?:\\times|\\cdot|×|·|\*|x)\s*10\s*\^\s*\{?\s*(?P<power>[
 _NUMBER = re.compile(
     rf"(?<![\w.\\^_])(?P<sign>[-−–])?(?:\\?\$|[£€]|\\text\{{\s*\\?\$\s*\}})?\s?"
     rf"(?:(?P<whole>{_DIGITS})?\s*\\[dt]?frac\s*(?:\{{\s*(?P<above>-?\d+)\s*\}}\s*\{{\s*(?P<below>\d+)\s*\}}|(?P<one>\d)(?P<other>\d))"
-    rf"|(?P<digits>{_DIGITS})(?:{_POWER_OF_TEN}|\s?/\s?(?P<divisor>\d+)(?!\d|\.\d))?)"
+    rf"|(?P<digits>{_DIGITS})(?:{_POWER_OF_TEN}|\s?/\s?(?P<divisor>\d+)(?!\d|\.\d)| and a (?P<part>half|quarter)\b)?)"
 )
 _SMALL = "zero one two three four five six seven eight nine ten eleven twelve".split()
 _WORD = re.compile(rf"\b(?:{'|'.join(_SMALL)})\b", re.IGNORECASE)
@@ -139,6 +139,11 @@ def names(text: str) -> frozenset[str]:
     return frozenset(_NAMES.findall(_MATRIX.sub("", text))) - _SHAPE_ONLY
 
 
+def num_numerals(text: str) -> int:
+    """How many runs of digits an expression has: of two equal ones the simpler has fewer."""
+    return len(re.findall(r"\d+(?:\.\d+)?", text))
+
+
 def _value_of(match: re.Match[str]) -> Fraction | None:
     if match["digits"] is not None:
         value = _decimal(match["digits"])
@@ -146,6 +151,8 @@ def _value_of(match: re.Match[str]) -> Fraction | None:
         if power is not None:
             size = int(power.replace("−", "-"))
             return value * Fraction(10) ** size if abs(size) <= 400 else None
+        if match["part"] is not None:
+            return value + Fraction(1, 2 if match["part"] == "half" else 4)
         if match["divisor"] is None:
             return value
         return value / int(match["divisor"]) if int(match["divisor"]) else None
