@@ -15,7 +15,7 @@ from leadspan.audit.expressions import Candidate, stated_expressions, stated_wor
 from leadspan.audit.statements import Question, first_stated_number
 from leadspan.audit.values import as_number, literal, unassigned
 from leadspan.data.records import Trace
-from leadspan.evaluation.answers import bare_gold, is_words, last_boxed
+from leadspan.evaluation.answers import Outcome, bare_gold, is_words, last_boxed
 from leadspan.evaluation.grading import MathGrader
 
 GoldSource = Literal["record", "own boxed answer", "own answer", "none"]
@@ -86,20 +86,25 @@ def find_candidates(cot: str, question: str, gold: Gold) -> Candidates:
     return Candidates(gold, tuple(found))
 
 
-def resolve(all_candidates: Sequence[Candidates], grader: MathGrader) -> list[int | None]:
-    """The first candidate of each trace that equals its gold, by its place in `found`.
+def resolve(all_candidates: Sequence[Candidates], grader: MathGrader) -> tuple[list[int | None], int]:
+    """The first candidate of each trace that equals its gold.
 
     Args:
         all_candidates: Those of every trace.
-        grader: An open pool of Math-Verify workers; not used where no candidate is open.
+        grader: An open pool of Math-Verify workers; none is started where no candidate is open.
+
+    Returns:
+        Its place in `found`, or None, for each trace; and how many comparisons broke the limits.
     """
     unsure = [(c.text, candidates.gold.text) for candidates in all_candidates for c in candidates.found if not c.is_equal]
     answers, golds = [text for text, _ in unsure], [gold for _, gold in unsure]
-    verdicts = iter(grader.grade_answers(answers, golds) if unsure else ())
-    return [_first_right(candidates.found, verdicts) for candidates in all_candidates]
+    verdicts = grader.grade_answers(answers, golds) if unsure else []
+    remaining = iter(verdicts)
+    first = [_first_right(candidates.found, remaining) for candidates in all_candidates]
+    return first, verdicts.count("timeout")
 
 
-def _first_right(found: Sequence[Candidate], verdicts: Iterator[str]) -> int | None:
+def _first_right(found: Sequence[Candidate], verdicts: Iterator[Outcome]) -> int | None:
     is_right = [candidate.is_equal or next(verdicts) == "right" for candidate in found]
     return is_right.index(True) if True in is_right else None
 
