@@ -18,7 +18,7 @@ from leadspan.data.examples import count_cuts
 from leadspan.data.parsing import UNCLOSED
 from leadspan.data.records import Refusal
 from leadspan.data.sections import Renderer
-from leadspan.data.supervision import Supervision, lay_out
+from leadspan.data.supervision import lay_out
 from leadspan.data.traces import RefusalCounter, read_traces
 from leadspan.data.truncation import Policy, cut_example
 from leadspan.errors import DataError
@@ -34,8 +34,7 @@ def run_audit(
     """Audit the training source of the settings.
 
     Args:
-        settings: Traces, tokenizer, cuts, tasks and thresholds. Its first policy is taken for the recipe's own where
-            it is none of the default ones.
+        settings: Traces, tokenizer, cuts, tasks and thresholds.
         num_workers: Processes.
         say: Told in words what is being done, `stage: detail`.
 
@@ -67,7 +66,7 @@ def run_audit(
         tokens=_section_lengths(traces),
         first_answers=first_answers,
         entailment=_entailment(traces),
-        policies=[_policy_loss(policy, traces, settings.supervision, settings.seed) for policy in settings.policies],
+        policies=_policy_losses(settings, traces),
         repetition=_repetition(traces),
         duplicates=find_duplicates(
             [t.example_id for t in traces],
@@ -125,10 +124,19 @@ def _entailment(traces: Sequence[Examined]) -> Entailment:
     )
 
 
-def _policy_loss(policy: Policy, traces: Sequence[Examined], supervision: Supervision, seed: int) -> PolicyLoss:
-    borders = [trace.sections for trace in traces]
-    layouts = [lay_out(t.sections, cut_example(policy, t.sections, t.example_id, seed), supervision) for t in traces]
-    return PolicyLoss(label=policy.label, counts=count_cuts(borders, layouts))
+def _policy_losses(settings: AuditSettings, traces: Sequence[Examined]) -> list[PolicyLoss]:
+    own = settings.cut
+    others = [policy for policy in settings.policies if own is None or policy.label != own.label]
+    policies = others if own is None else [own, *others]
+    return [_policy_loss(policy, traces, settings, policy is own) for policy in policies]
+
+
+def _policy_loss(policy: Policy, traces: Sequence[Examined], settings: AuditSettings, is_own: bool) -> PolicyLoss:
+    layouts = [
+        lay_out(t.sections, cut_example(policy, t.sections, t.example_id, settings.seed), settings.supervision)
+        for t in traces
+    ]
+    return PolicyLoss(label=policy.label, is_own=is_own, counts=count_cuts([t.sections for t in traces], layouts))
 
 
 def _repetition(traces: Sequence[Examined]) -> Repetition:

@@ -29,8 +29,10 @@ class AuditSettings(Settings):
     """Tokenizer that counts the tokens."""
     revision: str | None = None
     """Hub revision of the tokenizer."""
+    cut: AnyPolicy | None = None
+    """The cut of a recipe, shown first."""
     policies: list[AnyPolicy] = list(DEFAULT_POLICIES)
-    """Cuts whose losses are counted."""
+    """Further cuts whose losses are counted."""
     supervision: Supervision = Supervision()
     """Weights by which a position counts as weighted."""
     tasks: list[TaskSettings] = []
