@@ -105,7 +105,7 @@ def stated_words(cot: str, gold: str, question: str) -> Iterator[int]:
         if len(word) == 1:
             if _LETTER.search(before):
                 yield match.start()
-        elif match.start() > len(cot) - _CLOSING or _names(cot, match, before, others):
+        elif match.start() > len(cot) - min(_CLOSING, len(cot) // 5) or _names(cot, match, before, others):
             yield match.start()
 
 

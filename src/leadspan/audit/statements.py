@@ -174,7 +174,7 @@ def _grade(cot: str, number: Number, question: Question) -> int:
         return _FIRM if concludes and _ANSWER.search(after) else _NOT_STATED
     if _sets_up(sentence):
         return _NOT_STATED
-    if number.start > len(cot) - _CLOSING or _INFERS.search(sentence) or _ANSWER.search(sentence):
+    if number.start > len(cot) - min(_CLOSING, len(cot) // 5) or _INFERS.search(sentence) or _ANSWER.search(sentence):
         return _FIRM
     if _is_computed(sentence, number.value):
         return _FIRM
