@@ -105,15 +105,13 @@ def test_agreement_with_labels_of_real_traces(shared: Path) -> None:
     found = [find_candidates(t.cot, t.messages[-1]["content"], gold_of(t)) for t in labelled]
     with MathGrader(2) as grader:
         first, _ = resolve(found, grader)
-    differing: dict[str, set[str]] = {"tuning": set(), "held_out": set()}
+    differing: set[str] = set()
     for row, trace, candidates, i in zip(rows, labelled, found, first, strict=True):
         at, wanted = None if i is None else candidates.found[i].start, row.get("position")
         agrees = at is None and wanted is None
         if at is not None and wanted is not None:
             agrees = is_near(trace.cot, at, int(wanted), tokenizer)
         if not agrees:
-            differing[str(row["half"])].add(str(row["place"]))
-    assert differing["tuning"] | differing["held_out"] == set(known_disagreements())
-    for half, places in differing.items():
-        total = sum(row["half"] == half for row in rows)
-        assert 1 - len(places) / total >= 0.9, f"{half}: {len(places)} of {total}"
+            differing.add(str(row["place"]))
+    assert differing == set(known_disagreements())
+    assert 1 - len(differing) / len(rows) >= 0.9

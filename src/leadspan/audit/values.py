@@ -75,7 +75,7 @@ def numbers(text: str) -> Iterator[Number]:
         value = _value_of(match)
         if value is not None:
             is_negative = match["sign"] is not None and _is_unary(text, match.start())
-            start = match.start() if is_negative or match["sign"] is None else match.start() + 1
+            start = match.start() if is_negative else _numeral_start(match)
             yield Number(-value if is_negative else value, start, match.end(), match["divisor"] is not None)
 
 
@@ -160,6 +160,12 @@ def _value_of(match: re.Match[str]) -> Fraction | None:
     if not int(below):
         return None
     return (_decimal(match["whole"]) if match["whole"] else 0) + Fraction(int(above), int(below))
+
+
+def _numeral_start(match: re.Match[str]) -> int:
+    """Its first digit, or the backslash of its fraction: behind signs, white space and currency."""
+    given = [match.start(group) for group in ("whole", "digits") if match[group] is not None]
+    return given[0] if given else match.string.index("\\", match.end() - len(match[0].lstrip("-−–$ \t\n£€")))
 
 
 def _decimal(digits: str) -> Fraction:
