@@ -9,9 +9,16 @@ MEDIUM = "What is seven times eight minus two?"
 
 
 def index(path: Path, ngram_words: int = 13) -> TaskIndex:
-    rows = [LONG, MEDIUM, "Solve it.", "Something that nobody else has ever asked in any of these prompts before, is it?"]
+    rows = [
+        LONG,
+        MEDIUM,
+        "Solve it.",
+        "Something that nobody else has ever asked in any of these prompts before, is it?",
+    ]
     path.write_text("".join(json.dumps({"problem": text, "answer": "1"}) + "\n" for text in rows))
-    task = TaskSettings(name="toy", path=str(path), instruction="Please reason step by step and put the answer in a box.")
+    task = TaskSettings(
+        name="toy", path=str(path), instruction="Please reason step by step and put the answer in a box."
+    )
     return index_tasks([task], ngram_words)
 
 

@@ -13,9 +13,7 @@ def test_exact_and_near_duplicates_are_counted_once_each() -> None:
 
 def test_texts_with_little_in_common_are_no_duplicates() -> None:
     texts = [" ".join(f"{i}-{j}" for j in range(80)) for i in range(30)]
-    found = find_duplicates(
-        [str(i) for i in range(30)], ["q"] * 30, [signature(t) for t in texts], ["p"] * 30, 0.5
-    )
+    found = find_duplicates([str(i) for i in range(30)], ["q"] * 30, [signature(t) for t in texts], ["p"] * 30, 0.5)
     assert (found.num_exact, found.num_near) == (0, 0)
 
 

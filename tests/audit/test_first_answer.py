@@ -36,7 +36,9 @@ def test_where_the_right_answer_comes_from(gold: str | None, answer: str, found:
     assert gold_of(Trace((), "", answer, gold)) == found
 
 
-@pytest.mark.parametrize("gold", ["", " ", "\\boxed{", "((((", "\\frac{1}{0}", "9" * 5000, "\\text{}", "∅", "(C)", "x=", ","])
+@pytest.mark.parametrize(
+    "gold", ["", " ", "\\boxed{", "((((", "\\frac{1}{0}", "9" * 5000, "\\text{}", "∅", "(C)", "x=", ","]
+)
 def test_absurd_golds_do_no_harm(gold: str) -> None:
     cot = "So it is 5. Therefore (C) = \\frac{1}{0}, and 9 = x. Answer: ∅."
     assert isinstance(find_candidates(cot, "What is it?", Gold(gold, "record")), Candidates)

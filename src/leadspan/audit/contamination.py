@@ -1,8 +1,8 @@
 """Questions of evaluation tasks that stand among the prompts: shared n-grams of words, counted by question.
 
-Source: n-grams of 13 words as in Brown et al., arXiv 2005.14165, appendix C; a question with fewer words is looked for as a
-whole, and one with fewer than five not at all. Words are compared without case and punctuation. Only prompts are searched,
-since a trace is trained on with its question or not at all.
+Source: n-grams of 13 words as in Brown et al., arXiv 2005.14165, appendix C; a question with fewer words is looked
+for as a whole, and one with fewer than five not at all. Words are compared without case and punctuation. Only prompts
+are searched, since a trace is trained on with its question or not at all.
 """
 
 from collections import defaultdict
@@ -85,7 +85,9 @@ def shared_with(prompt: str, index: TaskIndex) -> dict[Question, float]:
     return {question: count / index.sizes[question] for question, count in counts.items()}
 
 
-def summarise(index: TaskIndex, shared: Iterable[Mapping[Question, float]], places: Sequence[str]) -> list[Contamination]:
+def summarise(
+    index: TaskIndex, shared: Iterable[Mapping[Question, float]], places: Sequence[str]
+) -> list[Contamination]:
     """One record per task from what each trace shares.
 
     Args:

@@ -1,7 +1,7 @@
 """Exact and near duplicates: equal token ids, and MinHash with locality-sensitive hashing.
 
-Source: Broder, On the resemblance and containment of documents (1997); shingles of five words and a Jaccard similarity of
-0.8 as in Lee et al., arXiv 2107.06499. Hashing and look-up are datasketch's.
+Source: Broder, On the resemblance and containment of documents (1997); shingles of five words and a Jaccard
+similarity of 0.8 as in Lee et al., arXiv 2107.06499. Hashing and look-up are datasketch's.
 """
 
 from collections.abc import Sequence

@@ -96,7 +96,9 @@ class Examiner:
     ) -> Examined | Refusal:
         sections, limits = rendered.sections, self.settings
         if sections.num_tokens < limits.data.min_tokens:
-            return Refusal(f"shorter than {limits.data.min_tokens} tokens", f"{sections.num_tokens} tokens", trace.place)
+            return Refusal(
+                f"shorter than {limits.data.min_tokens} tokens", f"{sections.num_tokens} tokens", trace.place
+            )
         if limits.data.max_tokens is not None and sections.num_tokens > limits.data.max_tokens:
             return Refusal(f"longer than {limits.data.max_tokens} tokens", f"{sections.num_tokens} tokens", trace.place)
         prompt, cot_ids = _prompt(trace), rendered.input_ids[sections.prompt_end : sections.cot_end]
@@ -117,9 +119,7 @@ class Examiner:
         )
 
 
-def examine_all(
-    items: Iterable[Trace | Refusal], examiner: Examiner, num_workers: int
-) -> Iterator[Examined | Refusal]:
+def examine_all(items: Iterable[Trace | Refusal], examiner: Examiner, num_workers: int) -> Iterator[Examined | Refusal]:
     """Examine every trace.
 
     Args:

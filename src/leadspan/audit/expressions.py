@@ -1,9 +1,9 @@
 r"""Where a chain of thought states an answer that is no number: an expression, an interval, a set, a tuple, words.
 
-Expressions are read where something comes out (behind a relation such as `=`, behind `is`, in a `\boxed{}`, behind a word
-that concludes), up to the end of the formula or the clause. Words count where the answer is named as such: in a box, at the
-end of a clause behind `is` and its like, behind a word that concludes, or with a superlative, and no other candidate of the
-question in between.
+Expressions are read where something comes out (behind a relation such as `=`, behind `is`, in a `\boxed{}`, behind a
+word that concludes), up to the end of the formula or the clause. Words count where the answer is named as such: in a
+box, at the end of a clause behind `is` and its like, behind a word that concludes, or with a superlative, and no
+other candidate of the question in between.
 """
 
 import re
@@ -18,7 +18,9 @@ _RELATION = re.compile(
     r"interval|set|pair|vector|matrix|expression|form|function|point|coordinates)\b:?",
     re.IGNORECASE,
 )
-_OPENERS = re.compile(r"(?:\s|\\\(|\\\[|\$|\*\*|:|&|\\boxed\s*\{|\\text\s*\{|\\displaystyle|simply |just |indeed |exactly )*")
+_OPENERS = re.compile(
+    r"(?:\s|\\\(|\\\[|\$|\*\*|:|&|\\boxed\s*\{|\\text\s*\{|\\displaystyle|simply |just |indeed |exactly )*"
+)
 _END = re.compile(
     r"[=≈⇒→\n$?!;]|\\\)|\\\]|\\(?:approx|implies|Rightarrow|quad|qquad|text\s*\{\s*(?:[a-z]{2,}))(?![a-z])|"
     r"[.:](?=\s|$)|(?:,|\*\*)(?=\s|$)|\.\*\*|(?<![\\A-Za-z])(?!(?:sqrt|sin|cos|tan|log|ln|exp|and|pi|cm|or)\b)[A-Za-z]{2,}"
@@ -28,19 +30,24 @@ _MATRIX = re.compile(r"\\begin\{\w+\}.*?\\end\{\w+\}", re.DOTALL)
 _FORMULA = re.compile(r"\\\[(.+?)\\\]|\\\((.+?)\\\)|\$+([^$\n]+)\$+|^([^$\n]{3,80})$", re.DOTALL | re.MULTILINE)
 _LONGEST = 240
 _CLOSING = 200
-_CONCLUDES = re.compile(r"\b(?:so|therefore|thus|hence|conclude|conclusion|answer|correct|means that|indeed|finally)\b", re.IGNORECASE)
+_CONCLUDES = re.compile(
+    r"\b(?:so|therefore|thus|hence|conclude|conclusion|answer|correct|means that|indeed|finally)\b", re.IGNORECASE
+)
 _INFERS = re.compile(r"\b(?:therefore|thus|hence|conclude|conclusion|answer|simplifies|simplify)\b", re.IGNORECASE)
 _SUPERLATIVE = re.compile(
-    r"\b(?:\w{3,}est|most|least|best|worst|more|less|correct|right|only one|wins?|first|last|fits|matches|works)\b", re.IGNORECASE
+    r"\b(?:\w{3,}est|most|least|best|worst|more|less|correct|right|only one|wins?|first|last|fits|matches|works)\b",
+    re.IGNORECASE,
 )
 _NAMING = re.compile(
     r"(?:\b(?:is|be|are|was|facing|faces|face|point(?:s|ing)?|describes?|represents?|reminds me of|forms?|looks like|shape of|equation of|to(?:wards?)?|option|choice|answer|called|equals?)\b|[:=→])"
-    r"(?:\s|\.\.\.|…|\*\*|[\"'“‘(:$]|\\boxed\s*\{|\\text(?:bf)?\s*\{|\\\(|\bthe\b|\bdue\b|\ban?\b)*$",
+    r"(?:\s|\.\.\.|…|\*\*|[\"'“(:$]|\\boxed\s*\{|\\text(?:bf)?\s*\{|\\\(|\bthe\b|\bdue\b|\ban?\b|\bindeed\b)*$",
     re.IGNORECASE,
 )  # fmt: skip
 _DOUBTS = re.compile(r"\b(?:if|suppose|whether|not|isn't)\b", re.IGNORECASE)
 _LISTED = re.compile(r"^\s*(?:,|\band\b|\bor\b)\s*(?:and |or )?")
-_LETTER = re.compile(r"(?:answer|option|choice|boxed\s*\{|correct|select|choose)(?:\W|is|be|text|would|should|the)*$", re.IGNORECASE)
+_LETTER = re.compile(
+    r"(?:answer|option|choice|boxed\s*\{|correct|select|choose)(?:\W|is|be|text|would|should|the)*$", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +143,11 @@ def _is_concluded(cot: str, relation: re.Match[str]) -> bool:
 def _names(cot: str, match: re.Match[str], before: str, others: re.Pattern[str] | None) -> bool:
     sentence = re.split(r"(?<=[.!?])\s|\n", before)[-1]
     after = cot[match.end() : match.end() + 80]
-    if after.startswith(("'s", "’s")) or _DOUBTS.search(sentence) or (others and (others.search(sentence) or others.match(_LISTED.sub("", after)))):
+    if (
+        after.startswith(("'s", "\u2019s"))
+        or _DOUBTS.search(sentence)
+        or (others and (others.search(sentence) or others.match(_LISTED.sub("", after))))
+    ):
         return False
     if _NAMING.search(before):
         return bool(re.match(r"\W*(?:[.,;?!\n)}*\"']|$)", after))
@@ -150,7 +161,7 @@ def _other_candidates(question: str, word: str) -> re.Pattern[str] | None:
     found: set[str] = set()
     if word[0].isupper():
         found |= set(re.findall(r"(?<![.?!]\s)(?<!^)\b[A-Z][a-z]{2,}\b", question))
-    for listing in re.findall(rf"(?:\w+, )+\w+,? or \w+|\w+ or \w+", question):
+    for listing in re.findall(r"(?:\w+, )+\w+,? or \w+|\w+ or \w+", question):
         if re.search(rf"\b{re.escape(word)}\b", listing, re.IGNORECASE):
             found |= set(re.findall(r"\w+", listing)) - {"or"}
     found = {name for name in found if name.casefold() != word.casefold()}

@@ -62,8 +62,10 @@ class FirstAnswers(Settings):
 
 
 class Entailment(Settings):
-    """Proxies of the condition under which a chain of thought alone suffices (arXiv 2512.21002): it says what prompt and
-    answer say."""
+    """Proxies of the condition under which a chain of thought alone suffices: it says what prompt and answer say.
+
+    Source: Chen et al., arXiv 2512.21002, the supervision ablation.
+    """
 
     prompt_numbers: float | None
     """Share of the prompt's distinct numbers that the chain of thought repeats, mean over traces that have any."""
@@ -202,4 +204,4 @@ def load_audit(path: Path) -> AuditResult:
         raise RunError(f"{path}: cannot be read ({error.strerror}); write it with `leadspan audit --json`") from None
     except ValueError as error:
         first = str(error).splitlines()[0]
-        raise RunError(f"{path}: not the JSON of an audit ({first}); write it anew with `leadspan audit --json`") from None
+        raise RunError(f"{path}: not the JSON of an audit ({first}); write it with `leadspan audit --json`") from None

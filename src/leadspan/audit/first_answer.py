@@ -1,9 +1,9 @@
 r"""The first-answer position: where a chain of thought first states the right answer.
 
-The gold comes from the record, else from the trace itself: its last `\boxed{}`, or an answer that is one number. Numbers
-are compared as exact fractions and words as text. Other golds are compared by their literal form, and what that leaves open
-goes to Math-Verify, in processes that can be killed: only candidates in front of the first literal match, since a later one
-cannot be the first.
+The gold comes from the record, else from the trace itself: its last `\boxed{}`, or an answer that is one number.
+Numbers are compared as exact fractions and words as text. Other golds are compared by their literal form, and what
+that leaves open goes to Math-Verify, in processes that can be killed: only candidates in front of the first literal
+match, since a later one cannot be the first.
 """
 
 import re
@@ -96,7 +96,9 @@ def resolve(all_candidates: Sequence[Candidates], grader: MathGrader) -> tuple[l
     Returns:
         Its place in `found`, or None, for each trace; and how many comparisons broke the limits.
     """
-    unsure = [(c.text, candidates.gold.text) for candidates in all_candidates for c in candidates.found if not c.is_equal]
+    unsure = [
+        (c.text, candidates.gold.text) for candidates in all_candidates for c in candidates.found if not c.is_equal
+    ]
     answers, golds = [text for text, _ in unsure], [gold for _, gold in unsure]
     verdicts = grader.grade_answers(answers, golds) if unsure else []
     remaining = iter(verdicts)

@@ -8,11 +8,7 @@ from leadspan.audit.values import numbers, small_number_words
 _WORD = re.compile(r"[^\W_]+")
 _CONTENT = re.compile(r"[^\W\d_]{3,}")
 _FUNCTION_WORDS = frozenset(
-    "the and for are was were has have had how what which who whom whose when where why that this these those with without "
-    "from into onto upon than then there their they them his her hers him she you your our ours its not but all any each "
-    "every some such more most less least other another only own same too very can could will would shall should may might "
-    "must does did done doing been being after before over under between among during about against again also both few "
-    "many much per one two out off through because while until here just let".split()
+    ["the", "and", "for", "are", "was", "were", "has", "have", "had", "how", "what", "which", "who", "whom", "whose", "when", "where", "why", "that", "this", "these", "those", "with", "without", "from", "into", "onto", "upon", "than", "then", "there", "their", "they", "them", "his", "her", "hers", "him", "she", "you", "your", "our", "ours", "its", "not", "but", "all", "any", "each", "every", "some", "such", "more", "most", "less", "least", "other", "another", "only", "own", "same", "too", "very", "can", "could", "will", "would", "shall", "should", "may", "might", "must", "does", "did", "done", "doing", "been", "being", "after", "before", "over", "under", "between", "among", "during", "about", "against", "again", "also", "both", "few", "many", "much", "per", "one", "two", "out", "off", "through", "because", "while", "until", "here", "just", "let"]
 )
 _ENDINGS = ("ing", "ed", "es", "s")
 

@@ -86,7 +86,10 @@ def _first_answers(found: FirstAnswers) -> Iterator[tuple[str, ...]]:
         yield "share f of the CoT", f"{_quantiles(found.share_of_cot, '.2f')}   0 {sparkline(found.share_of_cot)} 1"
     if found.lsp_star is not None and found.lsp_star_values is not None:
         yield "predicted break point LSP*", _interval(found.lsp_star)
-        yield "LSP* of the traces", f"{_quantiles(found.lsp_star_values, '.2f')}   0 {sparkline(found.lsp_star_values)} 1"
+        yield (
+            "LSP* of the traces",
+            f"{_quantiles(found.lsp_star_values, '.2f')}   0 {sparkline(found.lsp_star_values)} 1",
+        )
 
 
 def _reading(found: FirstAnswers) -> str:
@@ -120,7 +123,12 @@ def _policy(policy: PolicyLoss) -> tuple[str, ...]:
     shares = (f"{count / counts.num_kept:.0%}" if counts.num_kept else "" for count in lost)
     label = f"{policy.label} *" if policy.is_own else policy.label
     unweighted = counts.num_examples - counts.num_kept
-    return (label, f"{counts.tokens_after / counts.tokens_before:.0%}", *shares, f"{unweighted / counts.num_examples:.0%}")
+    return (
+        label,
+        f"{counts.tokens_after / counts.tokens_before:.0%}",
+        *shares,
+        f"{unweighted / counts.num_examples:.0%}",
+    )
 
 
 def _hygiene(result: AuditResult) -> Iterator[tuple[str, ...]]:

@@ -1,10 +1,10 @@
 r"""Where a chain of thought states a given value, rather than merely contains it.
 
 A value is stated where something comes out as it: behind `=`, behind `is`, `gives`, `leaves` and their like, in a
-`\boxed{}`, in a sentence that concludes (`So 41 would be the answer`). It is not stated where it goes in: in a restated
-question, as a factor or a term, as the number of a step or of a list item, behind `if` or `suppose`, or before a noun the
-question does not ask for (`14 days` where candies are counted). A value that the question itself names needs more than `is`:
-a computation before it, or words that conclude.
+`\boxed{}`, in a sentence that concludes (`So 41 would be the answer`). It is not stated where it goes in: in a
+restated question, as a factor or a term, as the number of a step or of a list item, behind `if` or `suppose`, or
+before a noun the question does not ask for (`14 days` where candies are counted). A value that the question itself
+names needs more than `is`: a computation before it, or words that conclude.
 """
 
 import re
@@ -25,13 +25,17 @@ _VERBS = (
 )
 _ADVERBS = r"(?:indeed|just|exactly|about|approximately|only|actually|also|then|simply|roughly|around|still|now|really|a total of|at least|at most|even|all|over|back|left with|another|an additional|\.\.\.|…|,)"
 _VERB = re.compile(rf"(?:^|[^\w])(?:{_VERBS})(?:\s+{_ADVERBS})*\s*(?:\.\.\.|…|:|,)?{_OPENERS}$", re.IGNORECASE)
-_CONCLUDES = re.compile(r"\b(?:so|therefore|thus|hence|then|meaning|means|which means|in total|altogether|answer|final)\b", re.IGNORECASE)
+_CONCLUDES = re.compile(
+    r"\b(?:so|therefore|thus|hence|then|meaning|means|which means|in total|altogether|answer|final)\b", re.IGNORECASE
+)
 _ANSWER = re.compile(r"\banswer\b|\bconclu", re.IGNORECASE)
 _SUPPOSES = re.compile(
     r"\b(?:if|suppose|assum\w+|let's say|let us say|let me say|say|imagine|set|setting|for example|for instance|e\.g\.|when|try|trying|whether|let (?!me\b|us\b))\b[^.;!?]*$",
     re.IGNORECASE,
 )
-_CONSEQUENCE = re.compile(r"\b(?:then|so|therefore|would be|that would|gives|that means|we get|thus)\b|=>|⇒|→|\\implies", re.IGNORECASE)
+_CONSEQUENCE = re.compile(
+    r"\b(?:then|so|therefore|would be|that would|gives|that means|we get|thus)\b|=>|⇒|→|\\implies", re.IGNORECASE
+)
 _COMPUTED = re.compile(
     r"[\d)}\]A-Za-z]\s*(?:[-+*/×÷·−–^]|\\times|\\cdot|\\div|\\binom|\\frac)\s*[\\($]*[\d({\[A-Za-z\\]|\\frac|\\sqrt|√|\\binom|"
     r"\b(?:plus|minus|times|divided|multiplied|subtract\w*|add\w*|twice|half|of|mod|sum|difference|product|square|count\w*|%|percent)\b|%",
@@ -49,7 +53,8 @@ _FOLLOWING = re.compile(r"\s*(?:\\?%|\\text\{\s*|\\?[)$]|\*\*)*\s*([^\W\d_]{3,})
 _LISTED = re.compile(r"(?:\\?\$)?(?:\s?,\s?(?:and |or )?|\s(?:and|or)\s)(?:\\?\$)?[-−]?\d")
 _IN_LIST = re.compile(r"(?:\d,?|,) (?:and |or )?$")
 _COUNTABLE = re.compile(
-    r"(?:\d|\b(?:an?|each|per|every|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve)) ([^\W\d_]{3,})", re.IGNORECASE
+    r"(?:\d|\b(?:an?|each|per|every|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve)) ([^\W\d_]{3,})",
+    re.IGNORECASE,
 )
 _UNIT = "hours?|minutes?|seconds?|days?|weeks?|months?|years?|feet|foot|inch\\w*|miles?|meters?|pounds?|dollars?|cents?|percent|degrees?"
 _COUNTED = re.compile(

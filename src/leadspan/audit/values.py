@@ -1,8 +1,9 @@
 r"""Answers in plain text and LaTeX, brought into a form in which equal ones can be told without algebra.
 
-Two forms. A *number* is an exact fraction: `64,800`, `\frac{13}{15}`, `137\frac{1}{2}`, `$12.50`, `1e-3`, `10\%` (which is
-10 here) and `90^\circ`. Anything else has a *literal* form: LaTeX without spacing, wrappers, products and delimiters, with
-the characters of Unicode spelt as commands. Numbers decide by themselves; literal forms that differ may still be equal.
+Two forms. A *number* is an exact fraction: `64,800`, `\frac{13}{15}`, `137\frac{1}{2}`, `$12.50`, `1e-3`, `10\%`
+(which is 10 here) and `90^\circ`. Anything else has a *literal* form: LaTeX without spacing, wrappers, products and
+delimiters, with the characters of Unicode spelt as commands. Numbers decide by themselves; literal forms that differ
+may still be equal.
 """
 
 import re
@@ -13,26 +14,32 @@ from fractions import Fraction
 from leadspan.evaluation.answers import bare_gold
 
 _DIGITS = r"\d{1,3}(?:(?:,|\{,\}|,\\!|\\,|\\!)\d{3})+(?!\d)(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+"
-_POWER_OF_TEN = r"\s*(?:\\times|\\cdot|×|·|\*|x)\s*10\s*\^\s*\{?\s*(?P<power>[-−]?\d+)\s*\}?|[eE](?P<exponent>[-+−]?\d+)(?![\w.])"
+_POWER_OF_TEN = (
+    r"\s*(?:\\times|\\cdot|×|·|\*|x)\s*10\s*\^\s*\{?\s*(?P<power>[-−]?\d+)\s*\}?|[eE](?P<exponent>[-+−]?\d+)(?![\w.])"
+)
 _NUMBER = re.compile(
     rf"(?<![\w.\\^_])(?P<sign>[-−–])?(?:\\?\$|[£€]|\\text\{{\s*\\?\$\s*\}})?\s?"
     rf"(?:(?P<whole>{_DIGITS})?\s*\\[dt]?frac\s*(?:\{{\s*(?P<above>-?\d+)\s*\}}\s*\{{\s*(?P<below>\d+)\s*\}}|(?P<one>\d)(?P<other>\d))"
     rf"|(?P<digits>{_DIGITS})(?:{_POWER_OF_TEN}|\s?/\s?(?P<divisor>\d+)(?!\d|\.\d)| and a (?P<part>half|quarter)\b)?)"
 )
-_SMALL = "zero one two three four five six seven eight nine ten eleven twelve".split()
+_SMALL = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
 _WORD = re.compile(rf"\b(?:{'|'.join(_SMALL)})\b", re.IGNORECASE)
 _SEPARATORS = re.compile(r"[{},\\!]")
 
-_UNITS = re.compile(r"(?:\s|\\[ ,;])*(?:\\(?:text|mbox|textrm|mathrm|operatorname)\s*\{[^{}]*\}|[^\W\d_]{2,}[. ]*|\\?%|°)+(?:\s*\^\s*\{?\d\}?)?\s*")
+_UNITS = re.compile(
+    r"(?:\s|\\[ ,;])*(?:\\(?:text|mbox|textrm|mathrm|operatorname)\s*\{[^{}]*\}|[^\W\d_]{2,}[. ]*|\\?%|°)+(?:\s*\^\s*\{?\d\}?)?\s*"
+)
 _DEGREES = re.compile(r"\s*(?:\^\s*\{?\s*\\circ\s*\}?|°|\\degree|\bdegrees?\b)")
 _ASSIGNED = re.compile(r"\s*(?:\\?[A-Za-z]+(?:_\{?\w+\}?)?(?:\(\w+\))?)\s*(?:=|\\in\b|∈)\s*(?=\S)")
 
 _UNICODE = {
-    **dict(zip("αβγδεζηθικλμνξπρστυφχψω", r"\alpha \beta \gamma \delta \epsilon \zeta \eta \theta \iota \kappa \lambda \mu \nu \xi \pi \rho \sigma \tau \upsilon \phi \chi \psi \omega".split(), strict=True)),
+    **dict(zip("αβγδεζηθικλμνξπρστυφχψω", [r"\alpha", r"\beta", r"\gamma", r"\delta", r"\epsilon", r"\zeta", r"\eta", r"\theta", r"\iota", r"\kappa", r"\lambda", r"\mu", r"\nu", r"\xi", r"\pi", r"\rho", r"\sigma", r"\tau", r"\upsilon", r"\phi", r"\chi", r"\psi", r"\omega"], strict=True)),
     **dict(zip("∞∪∩≤≥≠×·÷−–′∈±", (r"\infty", r"\cup", r"\cap", r"\le", r"\ge", r"\neq", r"\times", r"\cdot", "/", "-", "-", "'", r"\in", r"\pm"), strict=True)),
     **dict(zip("²³⁴⁵", ("^2", "^3", "^4", "^5"), strict=True)),
 }  # fmt: skip
-_TO_COMMANDS = str.maketrans({char: f"{command} " if command[0] == "\\" else command for char, command in _UNICODE.items()})
+_TO_COMMANDS = str.maketrans(
+    {char: f"{command} " if command[0] == "\\" else command for char, command in _UNICODE.items()}
+)
 _DROPPED = re.compile(
     r"\\(?:left|right|displaystyle|limits|quad|qquad|times|cdot|big|Big|bigg|Bigg)(?![A-Za-z])|\\[,;:! ()\[\]]|[$~*]|(?<!\\)\s"
 )
@@ -44,6 +51,7 @@ _RESPELT = (
     (re.compile(r"\\(?:le|ge)q(?![a-z])"), lambda m: m[0][:-1]),
     (re.compile(r"((?<![\w}\\])\w+|\\[a-z]+)/(\w+)(?![\w{])"), r"\\frac{\1}{\2}"),
 )  # fmt: skip
+_LONGEST = 400
 _SINGLE = re.compile(r"(?<=[\^_])\{(\w)\}")
 _MATRIX = re.compile(r"\\(?:begin|end)\{\w+\}")
 _NAMES = re.compile(
@@ -145,6 +153,8 @@ def num_numerals(text: str) -> int:
 
 
 def _value_of(match: re.Match[str]) -> Fraction | None:
+    if len(match[0]) > _LONGEST:
+        return None
     if match["digits"] is not None:
         value = _decimal(match["digits"])
         power = match["power"] or match["exponent"]

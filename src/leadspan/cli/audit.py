@@ -13,11 +13,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Recipe or traces, overrides, tokenizer, tasks, output."""
     parser.add_argument("data", metavar="DATA", help="YAML recipe; or trace file, directory of them, or Hub name")
     parser.add_argument(
-        "overrides", nargs="*", metavar="key.sub=value", help="settings that replace the recipe's, or the data's defaults"
+        "overrides",
+        nargs="*",
+        metavar="key.sub=value",
+        help="settings that replace the recipe's, or the data's defaults",
     )
     parser.add_argument("--tokenizer", help="tokenizer that counts the tokens (needed for traces without a recipe)")
     parser.add_argument(
-        "--task", dest="tasks", action="append", default=[], metavar="FILE", help="further task to look for among prompts"
+        "--task",
+        dest="tasks",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="further task to look for among prompts",
     )
     parser.add_argument("--limit", type=int, help="read at most this many records")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures as JSON")
