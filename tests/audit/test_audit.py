@@ -60,7 +60,7 @@ def test_a_policy_that_leaves_nothing_is_shown_not_refused(tmp_path: Path) -> No
 
 
 def test_a_source_without_a_usable_trace_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="1 of 1 records .* nothing is left"):
+    with pytest.raises(DataError, match=r"1 of 1 records .* nothing is left"):
         audit(tmp_path, [OPEN])
 
 

@@ -45,7 +45,7 @@ def test_an_expression_of_the_question_is_restated_unless_it_is_concluded() -> N
     [
         ("Okay, so Navin, Luka, and Ian work. Navin's pay is 4. So Navin earns the most.", "Navin",
          "Navin from Peru, Luka from Rome, and Ian from Oslo work. Who earns the most?", "Navin earn"),
-        ("She turns. That would be... east? Or west.", "east", "Does she face north, south, east or west?", "east? Or w"),
+        ("She turns. That would be... east? Or west.", "east", "Is it north, south, east or west?", "east? Or w"),
         ("It is not east. If east is right, fine.", "east", "Does she face north, south, east or west?", None),
         ("Line A meets C. The answer is (C).", "C", "Which?", "C)."),
         ("A is a set and C is empty.", "C", "Which?", None),

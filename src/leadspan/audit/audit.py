@@ -1,11 +1,10 @@
-"""The audit of a trace source: what a run would learn from, what a cut would remove, and where it would start to hurt."""
+"""The audit of a trace source: what a run would learn from, what a cut would remove, where it would start to hurt."""
 
 import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from statistics import fmean
-from typing import Literal
 
 from leadspan.audit.break_point import summarise_first_answers
 from leadspan.audit.config import AuditSettings
@@ -100,9 +99,9 @@ def _why_training_stops(counter: RefusalCounter, settings: AuditSettings) -> str
     return None
 
 
-def _section_lengths(traces: Sequence[Examined]) -> dict[Literal["prompt", "cot", "answer", "all"], Distribution]:
+def _section_lengths(traces: Sequence[Examined]) -> dict[str, Distribution]:
     borders = [trace.sections for trace in traces]
-    lengths: dict[Literal["prompt", "cot", "answer", "all"], list[float]] = {
+    lengths: dict[str, list[float]] = {
         "prompt": [s.prompt_end for s in borders],
         "cot": [s.cot_end - s.prompt_end for s in borders],
         "answer": [s.num_tokens - s.cot_end for s in borders],

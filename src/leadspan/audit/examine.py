@@ -170,7 +170,7 @@ def _cot_start(text: RenderedText, think_open: str) -> int:
 
 
 def _answer_stands(trace: Trace) -> bool | None:
-    """Whether the answer in the trace's last box, or an answer that is one number, stands anywhere in the chain of thought."""
+    """Whether the trace's last box, or an answer that is one number, stands anywhere in the chain of thought."""
     own = (last_boxed(trace.answer) or "").strip() or (trace.answer if as_number(trace.answer) is not None else "")
     if not own:
         return None

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from leadspan.audit.values import as_latex, literal, names, num_numerals
 
 _RELATION = re.compile(
-    r"=|≈|≡|\\approx(?![a-z])|\\equiv(?![a-z])|\\implies(?![a-z])|\\Rightarrow(?![a-z])|=>|⇒|→|∈|\\in(?![a-z])|\\boxed\s*\{|"
+    r"=|≈|≡|\\approx(?![a-z])|\\equiv(?![a-z])|\\implies(?![a-z])|\\Rightarrow(?![a-z])|=>|⇒|→|∈|"
+    r"\\in(?![a-z])|\\boxed\s*\{|"
     r"\b(?:is|are|be|becomes?|equals?|gives?|get|got|yields?|obtain|have|as|to|by|answer|so|therefore|thus|hence|"
     r"interval|set|pair|vector|matrix|expression|form|function|point|coordinates)\b:?",
     re.IGNORECASE,
@@ -23,7 +24,8 @@ _OPENERS = re.compile(
 )
 _END = re.compile(
     r"[=≈⇒→\n$?!;]|\\\)|\\\]|\\(?:approx|implies|Rightarrow|quad|qquad|text\s*\{\s*(?:[a-z]{2,}))(?![a-z])|"
-    r"[.:](?=\s|$)|(?:,|\*\*)(?=\s|$)|\.\*\*|(?<![\\A-Za-z])(?!(?:sqrt|sin|cos|tan|log|ln|exp|and|pi|cm|or)\b)[A-Za-z]{2,}"
+    r"[.:](?=\s|$)|(?:,|\*\*)(?=\s|$)|\.\*\*|(?<![\\A-Za-z])(?!(?:sqrt|sin|cos|tan|log|ln|exp|and|pi|cm|"
+    r"or)\b)[A-Za-z]{2,}"
 )
 _OPEN, _CLOSE = "([{", ")]}"
 _MATRIX = re.compile(r"\\begin\{\w+\}.*?\\end\{\w+\}", re.DOTALL)
@@ -39,7 +41,8 @@ _SUPERLATIVE = re.compile(
     re.IGNORECASE,
 )
 _NAMING = re.compile(
-    r"(?:\b(?:is|be|are|was|facing|faces|face|point(?:s|ing)?|describes?|represents?|reminds me of|forms?|looks like|shape of|equation of|to(?:wards?)?|option|choice|answer|called|equals?)\b|[:=→])"
+    r"(?:\b(?:is|be|are|was|facing|faces|face|point(?:s|ing)?|describes?|represents?|reminds me of|forms?|"
+    r"looks like|shape of|equation of|to(?:wards?)?|option|choice|answer|called|equals?)\b|[:=→])"
     r"(?:\s|\.\.\.|…|\*\*|[\"'“(:$]|\\boxed\s*\{|\\text(?:bf)?\s*\{|\\\(|\bthe\b|\bdue\b|\ban?\b|\bindeed\b)*$",
     re.IGNORECASE,
 )  # fmt: skip
@@ -169,7 +172,7 @@ def _other_candidates(question: str, word: str) -> re.Pattern[str] | None:
 
 
 def _expression_at(cot: str, start: int, gold: str) -> str:
-    """The expression that starts here, up to a relation, a delimiter, a word, or the end of a clause outside brackets."""
+    """The expression that starts here, up to a relation, a delimiter, a word, or the end of a clause."""
     if matrix := _MATRIX.match(cot, start, start + _LONGEST):
         return matrix[0]
     commas = 0 if gold[:1] in _OPEN or gold.startswith("\\") else gold.count(",")

@@ -1,7 +1,6 @@
 """What an audit found, as plain data: written as JSON, printed in the terminal, shown in reports. Loads no torch."""
 
 from pathlib import Path
-from typing import Literal
 
 from leadspan.errors import RunError
 from leadspan.results import CutCounts, Interval
@@ -165,8 +164,8 @@ class AuditResult(Settings):
     """Refused records whose chain of thought never closes."""
     stops_training: str | None = None
     """Why a run on these records would refuse to start, if it would."""
-    tokens: dict[Literal["prompt", "cot", "answer", "all"], Distribution]
-    """Tokens per section."""
+    tokens: dict[str, Distribution]
+    """Tokens per section: `prompt`, `cot`, `answer`, and `all` of them."""
     first_answers: FirstAnswers
     """First-answer positions and the predicted break point."""
     entailment: Entailment

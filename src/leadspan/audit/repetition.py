@@ -14,8 +14,8 @@ _FEWEST_WORDS = 5
 def has_loop(input_ids: np.ndarray, num_repeats: int, num_tokens: int) -> bool:
     """Whether the same run of tokens comes many times in a row.
 
-    There is a period d for which ids[i] = ids[i + d] over a stretch long enough for `num_repeats` turns and for `num_tokens`
-    tokens. Runs of one single token (blanks, rules) count like any other.
+    There is a period d for which ids[i] = ids[i + d] over a stretch long enough for `num_repeats` turns and for
+    `num_tokens` tokens. Runs of one single token (blanks, rules) count like any other.
 
     Args:
         input_ids: Token ids, shape [T].

@@ -145,7 +145,8 @@ def _hygiene(result: AuditResult) -> Iterator[tuple[str, ...]]:
 
 
 def _contamination(task: Contamination) -> str:
-    text = f"{_of(task.num_shared, task.num_questions)} of its questions share {task.ngram_words} words in a row with a prompt"
+    shared = _of(task.num_shared, task.num_questions)
+    text = f"{shared} of its questions share {task.ngram_words} words in a row with a prompt"
     if task.num_shared:
         text += f" ({task.num_traces:,} traces, e.g. {task.examples[0].place}: {task.examples[0].start!r})"
     if task.num_too_short:

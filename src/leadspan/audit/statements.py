@@ -18,33 +18,45 @@ _OPENERS = r"(?:\s|\*\*|\\\(|\\\[|\\boxed\s*\{|\\text\{|[$£€({~:]|\\\$|\\,|\\
 _EQUALS = re.compile(rf"(?:=|≈|≡|\\approx|\\equiv|\\implies|\\Rightarrow|\\to|=>|⇒|→|➔)[-–—]?{_OPENERS}$")
 _BOXED = re.compile(r"\\boxed\s*\{(?:\\text\s*\{)?[\s$\\]*$")
 _VERBS = (
-    r"is|are|was|be|being|equals?|equal(?:s|ing)? to|gives?|giving|gets?|getting|got|makes?|leaves?|leaving|remains?|that's|it's|"
-    r"there's|totals?|totall?ing|yields?|becomes?|costs?|earns?|pays?|spends?|needs?|has|have|had|takes?|buys?|sells?|saves?|"
-    r"receives?|owes?|weighs?|results? in|comes? (?:out )?to|comes? out as|adds up to|amounts? to|get back|sum(?:s)? to|"
-    r"(?:total|sum|answer|result|product|difference|value|number|average|change|profit|amount|maximum|minimum) of|the answer|(?:comes?|goes|leads?|simplif\w+|reduces?|evaluates?|rounds?|add(?:s|ing)?|brings?(?: \w+){0,3}|converts?|amount) to|becoming|means?|costing|received|find|found|finds"
+    r"is|are|was|be|being|equals?|equal(?:s|ing)? to|gives?|giving|gets?|getting|got|makes?|leaves?|leaving|"
+    r"remains?|that's|it's|"
+    r"there's|totals?|totall?ing|yields?|becomes?|costs?|earns?|pays?|spends?|needs?|has|have|had|takes?|"
+    r"buys?|sells?|saves?|"
+    r"receives?|owes?|weighs?|results? in|comes? (?:out )?to|comes? out as|adds up to|amounts? to|get back|"
+    r"sum(?:s)? to|"
+    r"(?:total|sum|answer|result|product|difference|value|number|average|change|profit|amount|maximum|"
+    r"minimum) of|the answer|(?:comes?|goes|leads?|simplif\w+|reduces?|evaluates?|rounds?|add(?:s|ing)?|"
+    r"brings?(?: \w+){0,3}|converts?|amount) to|becoming|means?|costing|received|find|found|finds"
 )
-_ADVERBS = r"(?:indeed|just|exactly|about|approximately|only|actually|also|then|simply|roughly|around|still|now|really|a total of|at least|at most|even|all|over|back|left with|another|an additional|\.\.\.|…|,)"
+_ADVERBS = (
+    r"(?:indeed|just|exactly|about|approximately|only|actually|also|then|simply|roughly|around|still|"
+    r"now|really|a total of|at least|at most|even|all|over|back|left with|another|an additional|\.\.\.|…|,)"
+)
 _VERB = re.compile(rf"(?:^|[^\w])(?:{_VERBS})(?:\s+{_ADVERBS})*\s*(?:\.\.\.|…|:|,)?{_OPENERS}$", re.IGNORECASE)
 _CONCLUDES = re.compile(
     r"\b(?:so|therefore|thus|hence|then|meaning|means|which means|in total|altogether|answer|final)\b", re.IGNORECASE
 )
 _ANSWER = re.compile(r"\banswer\b|\bconclu", re.IGNORECASE)
 _SUPPOSES = re.compile(
-    r"\b(?:if|suppose|assum\w+|let's say|let us say|let me say|say|imagine|set|setting|for example|for instance|e\.g\.|when|try|trying|whether|let (?!me\b|us\b))\b[^.;!?]*$",
+    r"\b(?:if|suppose|assum\w+|let's say|let us say|let me say|say|imagine|set|setting|for example|"
+    r"for instance|e\.g\.|when|try|trying|whether|let (?!me\b|us\b))\b[^.;!?]*$",
     re.IGNORECASE,
 )
 _CONSEQUENCE = re.compile(
     r"\b(?:then|so|therefore|would be|that would|gives|that means|we get|thus)\b|=>|⇒|→|\\implies", re.IGNORECASE
 )
 _COMPUTED = re.compile(
-    r"[\d)}\]A-Za-z]\s*(?:[-+*/×÷·−–^]|\\times|\\cdot|\\div|\\binom|\\frac)\s*[\\($]*[\d({\[A-Za-z\\]|\\frac|\\sqrt|√|\\binom|"
-    r"\b(?:plus|minus|times|divided|multiplied|subtract\w*|add\w*|twice|half|of|mod|sum|difference|product|square|count\w*|%|percent)\b|%",
+    r"[\d)}\]A-Za-z]\s*(?:[-+*/×÷·−–^]|\\times|\\cdot|\\div|\\binom|\\frac)\s*[\\($]*[\d({\[A-Za-z\\]|\\frac|"
+    r"\\sqrt|√|\\binom|"
+    r"\b(?:plus|minus|times|divided|multiplied|subtract\w*|add\w*|twice|half|of|mod|sum|difference|product|"
+    r"square|count\w*|%|percent)\b|%",
     re.IGNORECASE,
 )
 _GOES_ON = re.compile(
     r"\s*(?:\\?[)}\]$]|\\text\{[^{}]*\}|\s)*"
     r"(?:(?:[-+*/×÷·−–^]|\\times|\\cdot|\\div|\\frac|\\sqrt|√)\s*[\\({$]*[\dA-Za-z\\({]|[(\[]\s*\d|"
-    r"(?:times|plus|minus|divided|multiplied|groups? of|sets? of|more than|less than|fewer than|percent of|% of|out of|of the|of them)\b)",
+    r"(?:times|plus|minus|divided|multiplied|groups? of|sets? of|more than|less than|fewer than|percent of|"
+    r"% of|out of|of the|of them)\b)",
     re.IGNORECASE,
 )
 _GLUED = re.compile(r"(?:\\?[A-Za-z_(^'!]|\{\w|\s?\\(?:sqrt|pi|alpha|theta|sin|cos|log|ln|frac)|\s?√|\s?[xyπ]\b|:\d)")
@@ -56,10 +68,14 @@ _COUNTABLE = re.compile(
     r"(?:\d|\b(?:an?|each|per|every|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve)) ([^\W\d_]{3,})",
     re.IGNORECASE,
 )
-_UNIT = "hours?|minutes?|seconds?|days?|weeks?|months?|years?|feet|foot|inch\\w*|miles?|meters?|pounds?|dollars?|cents?|percent|degrees?"
+_UNIT = (
+    r"hours?|minutes?|seconds?|days?|weeks?|months?|years?|feet|foot|inch\w*|miles?|meters?|pounds?|"
+    r"dollars?|cents?|percent|degrees?"
+)
 _COUNTED = re.compile(
     rf"\bhow many (?:more |fewer |less |total |other |additional )*(?!{_UNIT})|"
-    r"\bhow much (?:more|less) (?!time|money|weight|distance|water|than|in|does|did|do|will|is|are|was|would|should|can)",
+    r"\bhow much (?:more|less) (?!time|money|weight|distance|water|than|in|does|did|do|will|is|are|was|would|"
+    r"should|can)",
     re.IGNORECASE,
 )
 _OPERAND_BEFORE = re.compile(r"(?:[-+*/×÷·−^]|\\times|\\cdot|\\div)\s*[\\($£€]*\s*$")
@@ -68,8 +84,10 @@ _EQUATION = re.compile(rf"([^=≈⇒→,;:\n]*)=[-–—]?{_OPENERS}$")
 _VARIABLE = re.compile(r"(?<![A-Za-z\\])[A-Za-z](?![A-Za-z{])")
 _CLAUSE_END = re.compile(r"(?:\s[^\W\d_]+)?\W*(?:[.?!]|\n|$)")
 _RESTS = re.compile(
-    r"\b(?:wait|hold on|(?:double[- ])?check\w*|verif\w+|confirm\w*|make sure|alternatively|another way|answer|final|question|problem|"
-    r"right\?|correct|conclu\w+|summ\w+|recap|in total|altogether|yep|yes|that's it|seems|makes sense|fits|matches|interesting)\b|\Z",
+    r"\b(?:wait|hold on|(?:double[- ])?check\w*|verif\w+|confirm\w*|make sure|alternatively|another way|"
+    r"answer|final|question|problem|"
+    r"right\?|correct|conclu\w+|summ\w+|recap|in total|altogether|yep|yes|that's it|seems|makes sense|fits|"
+    r"matches|interesting)\b|\Z",
     re.IGNORECASE,
 )
 _NOT_STATED, _WEAK, _FIRM, _BOXED_GRADE = range(4)
@@ -104,9 +122,9 @@ class Question:
 def first_stated_number(cot: str, value: Fraction, question: Question) -> int | None:
     """Where a chain of thought first states a number as a result that it comes to rest with.
 
-    The derivation rests where the next thing that follows is a check, a conclusion or the end, and not another result. What
-    is left over are intermediate results that happen to have the value; the first of them counts only where nothing else
-    does. Numbers written as words count where there are none in digits.
+    The derivation rests where the next thing that follows is a check, a conclusion or the end, and not another
+    result. What is left over are intermediate results that happen to have the value; the first of them counts only
+    where nothing else does. Numbers written as words count where there are none in digits.
 
     Args:
         cot: The chain of thought.

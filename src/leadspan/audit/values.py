@@ -19,7 +19,8 @@ _POWER_OF_TEN = (
 )
 _NUMBER = re.compile(
     rf"(?<![\w.\\^_])(?P<sign>[-−–])?(?:\\?\$|[£€]|\\text\{{\s*\\?\$\s*\}})?\s?"
-    rf"(?:(?P<whole>{_DIGITS})?\s*\\[dt]?frac\s*(?:\{{\s*(?P<above>-?\d+)\s*\}}\s*\{{\s*(?P<below>\d+)\s*\}}|(?P<one>\d)(?P<other>\d))"
+    rf"(?:(?P<whole>{_DIGITS})?\s*\\[dt]?frac\s*(?:\{{\s*(?P<above>-?\d+)\s*\}}\s*\{{\s*(?P<below>\d+)\s*\}}|"
+    rf"(?P<one>\d)(?P<other>\d))"
     rf"|(?P<digits>{_DIGITS})(?:{_POWER_OF_TEN}|\s?/\s?(?P<divisor>\d+)(?!\d|\.\d)| and a (?P<part>half|quarter)\b)?)"
 )
 _SMALL = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
@@ -27,27 +28,35 @@ _WORD = re.compile(rf"\b(?:{'|'.join(_SMALL)})\b", re.IGNORECASE)
 _SEPARATORS = re.compile(r"[{},\\!]")
 
 _UNITS = re.compile(
-    r"(?:\s|\\[ ,;])*(?:\\(?:text|mbox|textrm|mathrm|operatorname)\s*\{[^{}]*\}|[^\W\d_]{2,}[. ]*|\\?%|°)+(?:\s*\^\s*\{?\d\}?)?\s*"
+    r"(?:\s|\\[ ,;])*(?:\\(?:text|mbox|textrm|mathrm|operatorname)\s*\{[^{}]*\}|[^\W\d_]{2,}[. ]*|\\?%|"
+    r"°)+(?:\s*\^\s*\{?\d\}?)?\s*"
 )
 _DEGREES = re.compile(r"\s*(?:\^\s*\{?\s*\\circ\s*\}?|°|\\degree|\bdegrees?\b)")
 _ASSIGNED = re.compile(r"\s*(?:\\?[A-Za-z]+(?:_\{?\w+\}?)?(?:\(\w+\))?)\s*(?:=|\\in\b|∈)\s*(?=\S)")
 
+_GREEK = (
+    "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi "
+    "pi rho sigma tau upsilon phi chi psi omega"
+)
 _UNICODE = {
-    **dict(zip("αβγδεζηθικλμνξπρστυφχψω", [r"\alpha", r"\beta", r"\gamma", r"\delta", r"\epsilon", r"\zeta", r"\eta", r"\theta", r"\iota", r"\kappa", r"\lambda", r"\mu", r"\nu", r"\xi", r"\pi", r"\rho", r"\sigma", r"\tau", r"\upsilon", r"\phi", r"\chi", r"\psi", r"\omega"], strict=True)),
-    **dict(zip("∞∪∩≤≥≠×·÷−–′∈±", (r"\infty", r"\cup", r"\cap", r"\le", r"\ge", r"\neq", r"\times", r"\cdot", "/", "-", "-", "'", r"\in", r"\pm"), strict=True)),
-    **dict(zip("²³⁴⁵", ("^2", "^3", "^4", "^5"), strict=True)),
-}  # fmt: skip
+    **{char: f"\\{name}" for char, name in zip("αβγδεζηθικλμνξπρστυφχψω", _GREEK.split(), strict=True)},
+    **{"∞": r"\infty", "∪": r"\cup", "∩": r"\cap", "≤": r"\le", "≥": r"\ge", "≠": r"\neq", "∈": r"\in", "±": r"\pm"},
+    **{"×": r"\times", "·": r"\cdot", "÷": "/", "−": "-", "–": "-", "′": "'"},
+    **{"²": "^2", "³": "^3", "⁴": "^4", "⁵": "^5"},
+}
 _TO_COMMANDS = str.maketrans(
     {char: f"{command} " if command[0] == "\\" else command for char, command in _UNICODE.items()}
 )
 _DROPPED = re.compile(
-    r"\\(?:left|right|displaystyle|limits|quad|qquad|times|cdot|big|Big|bigg|Bigg)(?![A-Za-z])|\\[,;:! ()\[\]]|[$~*]|(?<!\\)\s"
+    r"\\(?:left|right|displaystyle|limits|quad|qquad|times|cdot|big|Big|bigg|Bigg)(?![A-Za-z])|"
+    r"\\[,;:! ()\[\]]|[$~*]|(?<!\\)\s"
 )
 _WRAPPER = re.compile(r"\\(?:text|textbf|textrm|mathrm|mathbf|mbox|vec|operatorname|boldsymbol|bm)\s*\{([^{}]*)\}")
+_ROOT = re.compile(r"√\s*\(([^()]*)\)|(?<!\\)\bsqrt\(([^()]*)\)|√\s*(\w+)|\\sqrt\s*(\d)")
 _RESPELT = (
     (re.compile(r"\\[dtc]frac"), r"\\frac"),
     (re.compile(r"\\frac(\d)(\d)"), r"\\frac{\1}{\2}"),
-    (re.compile(r"√\s*\(([^()]*)\)|(?<!\\)\bsqrt\(([^()]*)\)|√\s*(\w+)|\\sqrt\s*(\d)"), lambda m: "\\sqrt{" + next(g for g in m.groups() if g) + "}"),
+    (_ROOT, lambda m: "\\sqrt{" + next((group for group in m.groups() if group), "") + "}"),
     (re.compile(r"\\(?:le|ge)q(?![a-z])"), lambda m: m[0][:-1]),
     (re.compile(r"((?<![\w}\\])\w+|\\[a-z]+)/(\w+)(?![\w{])"), r"\\frac{\1}{\2}"),
 )  # fmt: skip
