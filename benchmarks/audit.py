@@ -1,7 +1,7 @@
 """`leadspan audit` of 1,000 real traces, start of the interpreter included.
 
-The command runs in a process of its own, with one process and with two, on the first 1,000 records of the three files of
-real traces (the traces are read, rendered, tokenised, searched for their first answer, compared by Math-Verify where
+The command runs by itself, with one process and with two, on the first 1,000 records of the three files of real
+traces (the traces are read, rendered, tokenised, searched for their first answer, compared by Math-Verify where
 spelling leaves it open, hashed for near duplicates), with the GSM8K test set as the task to look for.
 """
 

@@ -22,7 +22,8 @@ python -m benchmarks cut_step    # one of them: prints its figures and writes it
 python -m benchmarks all         # all of them, each in a process of its own, and this page
 ```
 
-`prepare`, `audit`, `packing` and `cut_step` read real traces and the Qwen3 tokenizer from `../shared/data` beside the checkout.
+`prepare`, `audit`, `packing` and `cut_step` read real traces and the Qwen3 tokenizer from `../shared/data` beside the
+checkout.
 `cut_step` and `gkd_step` take a GPU when there is one. A file keeps the commit (`+`: with changes), versions, settings,
 the load of the machine, and median and quartiles of every side; figures below are ratios unless a unit is given, and
 those without a target are there for comparison.

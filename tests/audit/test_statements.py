@@ -21,7 +21,7 @@ def stated(cot: str, gold: str, question: str = "How many are there?") -> str | 
         pytest.param("we get \\boxed{7}", "7", "7}", id="boxed"),
         pytest.param("It is $\\frac{6}{8}$ of it.", "0.75", "\\frac{6}{8", id="another form"),
         pytest.param("so r = 0.1, so 10%. Check.", "10", "10%. Check", id="percent"),
-        pytest.param("Hence three boxes are left.", "3", "three boxe", id="word"),
+        pytest.param("Hence three sets are left.", "3", "three sets", id="word"),
         pytest.param("7 * 5 is 35, and 35 plus 40 is 75.", "5", None, id="factor"),
         pytest.param("Step 5: look. Case 5. Equation 5 holds.", "5", None, id="numbers of steps"),
         pytest.param("5. The fifth item\n5) another", "5", None, id="list items"),
