@@ -146,7 +146,7 @@ class Renderer:
             [r.text for r in rendered], add_special_tokens=False, return_attention_mask=False, verbose=False
         )
         return [
-            (_to_tokens(batch, i, text, trace), tuple(int(batch.char_to_token(i, char)) for char in chars))
+            (_to_tokens(batch, i, text, trace), tuple(_token_of(batch, i, char, len(text.text)) for char in chars))
             for i, (text, trace, chars) in enumerate(zip(rendered, traces, marks, strict=True))
         ]
 
@@ -244,6 +244,12 @@ class Renderer:
     def _special_texts(self) -> tuple[str, ...]:
         added = self.tokenizer.added_tokens_decoder  # pyright: ignore[reportAttributeAccessIssue]  # fast only
         return tuple({str(token) for token in added.values()} | set(self._stop_texts))
+
+
+def _token_of(batch: BatchEncoding, index: int, char: int, end: int) -> int:
+    """The token that holds a character, or the next one, where a tokenizer drops the character."""
+    found = (batch.char_to_token(index, at) for at in range(char, end))
+    return next(token for token in found if token is not None)
 
 
 def _skip_space(text: str, at: int) -> int:
