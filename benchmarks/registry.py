@@ -8,6 +8,7 @@ from benchmarks.record import Outcome
 
 NAMES = (
     "prepare",
+    "audit",
     "packing",
     "cut_step",
     "gkd_step",

@@ -22,7 +22,7 @@ python -m benchmarks cut_step    # one of them: prints its figures and writes it
 python -m benchmarks all         # all of them, each in a process of its own, and this page
 ```
 
-`prepare`, `packing`, `cut_step`, `plan_time` and `plan_memory` read real traces and the Qwen3 tokenizer from
+`prepare`, `audit`, `packing`, `cut_step`, `plan_time` and `plan_memory` read real traces and the Qwen3 tokenizer from
 `../shared/data` beside the checkout.
 `cut_step` and `gkd_step` take a GPU when there is one. A file keeps the commit (`+`: with changes), versions, settings,
 the load of the machine, and median and quartiles of every side; figures below are ratios unless a unit is given, and

@@ -7,12 +7,13 @@ import sys
 from collections.abc import Sequence
 from importlib import metadata
 
-from leadspan.cli import demo, distill, evaluate, plan, power, preview, report
+from leadspan.cli import audit, demo, distill, evaluate, plan, power, preview, report
 from leadspan.errors import LeadspanError
 
 COMMANDS = {
     "demo": demo,
     "preview": preview,
+    "audit": audit,
     "plan": plan,
     "distill": distill,
     "evaluate": evaluate,
@@ -41,7 +42,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Parse, with `key=value` overrides allowed behind options too."""
     parser = build_parser()
     options, rest = parser.parse_known_args(arguments)
-    if rest and ("recipe" not in options or any(word.startswith("-") for word in rest)):
+    takes_overrides = "recipe" in options or "data" in options
+    if rest and (not takes_overrides or any(word.startswith("-") for word in rest)):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if rest:
         options.overrides += rest

@@ -71,7 +71,7 @@ class Examples(Sequence[Example]):
             for sections, example_id in zip(borders, table["example_id"], strict=True)
         ]
         kept = [i for i, layout in enumerate(layouts) if layout.segments]
-        self.counts = _count(borders, layouts)
+        self.counts = count_cuts(borders, layouts)
         if not kept:
             raise DataError(
                 f"{place}: {policy.label} leaves no weighted position in any of {len(rows)} examples "
@@ -108,7 +108,8 @@ def build_example(input_ids: np.ndarray, layout: Layout, stop_token_id: int, exa
     return Example(np.concatenate(ids).astype(np.int64), all_weights, np.concatenate(section_ids), tenths, example_id)
 
 
-def _count(borders: list[Sections], layouts: list[Layout]) -> CutCounts:
+def count_cuts(borders: Sequence[Sections], layouts: Sequence[Layout]) -> CutCounts:
+    """What was kept, dropped and lost, from the borders of whole sequences and the layouts that are left of them."""
     before: Counter[str] = Counter()
     after: Counter[str] = Counter()
     lost: Counter[str] = Counter()

@@ -124,12 +124,27 @@ class Renderer(PromptRenderer):
 
     def tokenise(self, rendered: Sequence[RenderedText], traces: Sequence[Trace]) -> list[Rendered]:
         """Token ids and token sections of a batch of rendered texts; a straddling token goes to the earlier section."""
+        return [tokens for tokens, _ in self.tokenise_marked(rendered, traces, [()] * len(rendered))]
+
+    def tokenise_marked(
+        self, rendered: Sequence[RenderedText], traces: Sequence[Trace], marks: Sequence[Sequence[int]]
+    ) -> list[tuple[Rendered, tuple[int, ...]]]:
+        """The same, and for each text the indices of the tokens that hold some of its characters.
+
+        Args:
+            rendered: Texts.
+            traces: The trace of each.
+            marks: Positions of characters in each, none of them white space.
+        """
         if not rendered:
             return []
         batch = self.tokenizer(
             [r.text for r in rendered], add_special_tokens=False, return_attention_mask=False, verbose=False
         )
-        return [_to_tokens(batch, i, text, trace) for i, (text, trace) in enumerate(zip(rendered, traces, strict=True))]
+        return [
+            (_to_tokens(batch, i, text, trace), tuple(_token_of(batch, i, char, len(text.text)) for char in chars))
+            for i, (text, trace, chars) in enumerate(zip(rendered, traces, marks, strict=True))
+        ]
 
     @cached_property
     def stop_token_id(self) -> int:
@@ -192,6 +207,12 @@ class Renderer(PromptRenderer):
     def _special_texts(self) -> tuple[str, ...]:
         added = self.tokenizer.added_tokens_decoder  # pyright: ignore[reportAttributeAccessIssue]  # fast only
         return tuple({str(token) for token in added.values()} | set(self._stop_texts))
+
+
+def _token_of(batch: BatchEncoding, index: int, char: int, end: int) -> int:
+    """The token that holds a character, or the next one, where a tokenizer drops the character."""
+    found = (batch.char_to_token(index, at) for at in range(char, end))
+    return next(token for token in found if token is not None)
 
 
 def _skip_space(text: str, at: int) -> int:

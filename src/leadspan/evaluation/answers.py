@@ -128,7 +128,7 @@ def decide(candidate: str, gold: str) -> Outcome:
     spellings = [answer] if box is None else [answer, _respell(box)]
     if any(plain_text(spelling) == plain_text(gold) != "" for spelling in spellings):
         return "right"
-    if _is_words(gold):
+    if is_words(gold):
         return _either(any(_fold_words(spelling) == _fold_words(gold) for spelling in spellings))
     numeral, gold_numeral = (_NUMERAL.fullmatch(plain_text(text)) for text in (answer, gold))
     if numeral and gold_numeral:
@@ -188,7 +188,8 @@ def _respell(text: str) -> str:
     return text.rstrip()
 
 
-def _is_words(gold: str) -> bool:
+def is_words(gold: str) -> bool:
+    """Whether a gold is made of words, so that it is compared as text."""
     text = _WRAPPER.fullmatch(gold)
     return bool(_WORDS.fullmatch(text[1].strip()) if text else _BARE_WORDS.fullmatch(plain_text(gold)))
 

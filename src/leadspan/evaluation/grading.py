@@ -104,6 +104,15 @@ class MathGrader:
             flexible = self._grade_texts(items, golds, strict)
         return [Verdict(s, f, box) for s, f, box in zip(strict, flexible, boxes, strict=True)]
 
+    def grade_answers(self, answers: Sequence[str], golds: Sequence[str]) -> list[Outcome]:
+        r"""Compare answers as they would stand in a `\boxed{}`, each with its gold, without limits on the text around.
+
+        Raises:
+            EvaluationError: A worker cannot start, or the grader is used outside its `with` block.
+        """
+        with self._lock:
+            return self._grade_boxes(answers, golds)
+
     def _grade_boxes(self, boxes: Sequence[str | None], golds: Sequence[str]) -> list[Outcome]:
         questions = [(f"\\boxed{{{box}}}", gold) for box, gold in zip(boxes, golds, strict=True)]
         decided = self._decide_all(q for q, box in zip(questions, boxes, strict=True) if box is not None)

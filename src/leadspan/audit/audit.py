@@ -1,0 +1,147 @@
+"""The audit of a trace source: what a run would learn from, what a cut would remove, where it would start to hurt."""
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from statistics import fmean
+
+from leadspan.audit.break_point import summarise_first_answers
+from leadspan.audit.config import AuditSettings
+from leadspan.audit.contamination import index_tasks, summarise
+from leadspan.audit.distributions import distribution
+from leadspan.audit.duplicates import find_duplicates
+from leadspan.audit.examine import Examined, Examiner, examine_all
+from leadspan.audit.findings import AuditResult, Distribution, Entailment, PolicyLoss, Repetition
+from leadspan.data.examples import count_cuts
+from leadspan.data.parsing import UNCLOSED
+from leadspan.data.records import Refusal
+from leadspan.data.sections import Renderer
+from leadspan.data.supervision import lay_out
+from leadspan.data.traces import RefusalCounter, read_traces
+from leadspan.data.truncation import Policy, cut_example
+from leadspan.errors import DataError
+from leadspan.models.loading import load_tokenizer
+
+logger = logging.getLogger(__name__)
+_MOST_EXAMPLES = 5
+
+
+def run_audit(
+    settings: AuditSettings, num_workers: int = 1, say: Callable[[str], None] = lambda text: None
+) -> AuditResult:
+    """Audit the training source of the settings.
+
+    Args:
+        settings: Traces, tokenizer, cuts, tasks and thresholds.
+        num_workers: Processes.
+        say: Told in words what is being done, `stage: detail`.
+
+    Raises:
+        DataError: The source or a task cannot be read, or no trace of it can be used.
+        ModelError: The tokenizer cannot be read, or its template drops the chain of thought.
+    """
+    begun = time.perf_counter()
+    source = settings.data.train
+    renderer = Renderer(load_tokenizer(settings.tokenizer, settings.revision), settings.data.rendering)
+    examiner = Examiner(renderer, settings, index_tasks(settings.tasks, settings.ngram_words))
+    say(f"reading {source.path}")
+    traces, counter = _examine(settings, examiner, num_workers)
+    if not traces:
+        counter.check(1.0, source.path)  # always raises: nothing usable is left
+    say("comparing answers")
+    first_answers = summarise_first_answers(traces, settings, num_workers)
+    say("looking for duplicates")
+    places = [trace.place for trace in traces]
+    return AuditResult(
+        source=source.path,
+        tokenizer=renderer.name,
+        num_read=counter.num_read,
+        num_traces=len(traces),
+        refused=dict(counter.counts),
+        refusal_examples={reason: f"{r.place}: {r.detail}" for reason, r in counter.examples.items()},
+        num_unclosed=counter.counts[UNCLOSED],
+        stops_training=_why_training_stops(counter, settings),
+        tokens=_section_lengths(traces),
+        first_answers=first_answers,
+        entailment=_entailment(traces),
+        policies=_policy_losses(settings, traces),
+        repetition=_repetition(traces),
+        duplicates=find_duplicates(
+            [t.example_id for t in traces],
+            [t.question_id for t in traces],
+            [t.signature for t in traces],
+            places,
+            settings.near_duplicate,
+        ),
+        contamination=summarise(examiner.tasks, (trace.shared for trace in traces), places),
+        seconds=time.perf_counter() - begun,
+    )
+
+
+def _examine(settings: AuditSettings, examiner: Examiner, num_workers: int) -> tuple[list[Examined], RefusalCounter]:
+    counter, traces = RefusalCounter(), []
+    for item in examine_all(read_traces(settings.data.train), examiner, num_workers):
+        counter.add(item)
+        if not isinstance(item, Refusal):
+            traces.append(item)
+    return traces, counter
+
+
+def _why_training_stops(counter: RefusalCounter, settings: AuditSettings) -> str | None:
+    """What a run would say to these records; lengths out of bounds are left out of it, as a run only counts them."""
+    only_length = ("shorter than ", "longer than ")
+    unusable = Counter({reason: n for reason, n in counter.counts.items() if not reason.startswith(only_length)})
+    try:
+        RefusalCounter(counter.num_read, unusable, counter.examples).check(settings.data.max_refused_share, "")
+    except DataError as error:
+        return str(error).splitlines()[0].removeprefix(": ").rstrip(":")
+    return None
+
+
+def _section_lengths(traces: Sequence[Examined]) -> dict[str, Distribution]:
+    borders = [trace.sections for trace in traces]
+    lengths: dict[str, list[float]] = {
+        "prompt": [s.prompt_end for s in borders],
+        "cot": [s.cot_end - s.prompt_end for s in borders],
+        "answer": [s.num_tokens - s.cot_end for s in borders],
+        "all": [s.num_tokens for s in borders],
+    }
+    found = {name: distribution(values) for name, values in lengths.items()}
+    return {name: summary for name, summary in found.items() if summary is not None}
+
+
+def _entailment(traces: Sequence[Examined]) -> Entailment:
+    shares = [said / asked for asked, said in (t.numbers for t in traces) if asked]
+    words = [said / asked for asked, said in (t.words for t in traces) if asked]
+    stands = [t.answer_stands for t in traces if t.answer_stands is not None]
+    return Entailment(
+        prompt_numbers=fmean(shares) if shares else None,
+        all_prompt_numbers=fmean(share == 1 for share in shares) if shares else None,
+        prompt_words=fmean(words) if words else None,
+        answer_stands=fmean(stands) if stands else None,
+    )
+
+
+def _policy_losses(settings: AuditSettings, traces: Sequence[Examined]) -> list[PolicyLoss]:
+    own = settings.cut
+    others = [policy for policy in settings.policies if own is None or policy.label != own.label]
+    policies = others if own is None else [own, *others]
+    return [_policy_loss(policy, traces, settings, policy is own) for policy in policies]
+
+
+def _policy_loss(policy: Policy, traces: Sequence[Examined], settings: AuditSettings, is_own: bool) -> PolicyLoss:
+    layouts = [
+        lay_out(t.sections, cut_example(policy, t.sections, t.example_id, settings.seed), settings.supervision)
+        for t in traces
+    ]
+    return PolicyLoss(label=policy.label, is_own=is_own, counts=count_cuts([t.sections for t in traces], layouts))
+
+
+def _repetition(traces: Sequence[Examined]) -> Repetition:
+    looping = [trace.place for trace in traces if trace.has_loop]
+    return Repetition(
+        num_loops=len(looping),
+        examples=looping[:_MOST_EXAMPLES],
+        repeated_sentences=fmean(trace.repeated_sentences for trace in traces),
+    )

@@ -1,0 +1,124 @@
+"""Questions of evaluation tasks that stand among the prompts: shared n-grams of words, counted by question.
+
+Source: n-grams of 13 words as in Brown et al., arXiv 2005.14165, appendix C; a question with fewer words is looked
+for as a whole, and one with fewer than five not at all. Words are compared without case and punctuation. Only prompts
+are searched, since a trace is trained on with its question or not at all.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from leadspan.audit.findings import Contamination, SharedQuestion
+from leadspan.audit.overlap import ngrams, words
+from leadspan.evaluation.config import TaskSettings
+from leadspan.evaluation.tasks import load_task
+
+FEWEST_WORDS = 5
+_MOST_EXAMPLES = 5
+_SHOWN_CHARS = 80
+
+Question = tuple[int, int]
+"""Number of the task, number of its problem."""
+
+
+@dataclass(frozen=True)
+class TaskIndex:
+    """The n-grams of all tasks.
+
+    Attributes:
+        names: Tasks.
+        problems: Problem ids and texts of each task.
+        grams: By number of words, n-gram to the questions that have it.
+        sizes: Distinct n-grams of each question; 0 for one that is too short.
+        ngram_words: Words of an n-gram.
+    """
+
+    names: tuple[str, ...]
+    problems: tuple[tuple[tuple[str, str], ...], ...]
+    grams: Mapping[int, Mapping[str, tuple[Question, ...]]]
+    sizes: Mapping[Question, int]
+    ngram_words: int
+
+
+@dataclass
+class _Best:
+    share: float = 0.0
+    place: str = ""
+    traces: set[int] = field(default_factory=set)
+
+
+def index_tasks(tasks: Sequence[TaskSettings], ngram_words: int) -> TaskIndex:
+    """Read tasks and index the n-grams of their questions, instructions left out.
+
+    Raises:
+        DataError: A task cannot be read.
+    """
+    loaded = [load_task(task.model_copy(update={"instruction": ""})) for task in tasks]
+    grams: defaultdict[int, defaultdict[str, list[Question]]] = defaultdict(lambda: defaultdict(list))
+    sizes: dict[Question, int] = {}
+    for t, problems in enumerate(loaded):
+        for q, problem in enumerate(problems):
+            tokens = words(problem.text)
+            size = min(ngram_words, len(tokens))
+            own = set(ngrams(tokens, size)) if size >= FEWEST_WORDS else set()
+            sizes[t, q] = len(own)
+            for gram in own:
+                grams[size][gram].append((t, q))
+    return TaskIndex(
+        names=tuple(task.name for task in tasks),
+        problems=tuple(tuple((p.problem_id, p.text) for p in problems) for problems in loaded),
+        grams={size: {gram: tuple(found) for gram, found in of_size.items()} for size, of_size in grams.items()},
+        sizes=sizes,
+        ngram_words=ngram_words,
+    )
+
+
+def shared_with(prompt: str, index: TaskIndex) -> dict[Question, float]:
+    """The questions that share n-grams with a prompt, and the share of each question's n-grams."""
+    tokens = words(prompt)
+    counts: defaultdict[Question, int] = defaultdict(int)
+    for size, of_size in index.grams.items():
+        for gram in set(ngrams(tokens, size)):
+            for question in of_size.get(gram, ()):
+                counts[question] += 1
+    return {question: count / index.sizes[question] for question, count in counts.items()}
+
+
+def summarise(
+    index: TaskIndex, shared: Iterable[Mapping[Question, float]], places: Sequence[str]
+) -> list[Contamination]:
+    """One record per task from what each trace shares.
+
+    Args:
+        index: The tasks.
+        shared: What `shared_with` gave for each trace.
+        places: Where each trace stands.
+    """
+    best: defaultdict[Question, _Best] = defaultdict(_Best)
+    for i, found in enumerate(shared):
+        for question, share in found.items():
+            best[question].traces.add(i)
+            if share > best[question].share:
+                best[question].share, best[question].place = share, places[i]
+    return [_of_task(t, index, best) for t in range(len(index.names))]
+
+
+def _of_task(task: int, index: TaskIndex, best: Mapping[Question, _Best]) -> Contamination:
+    own = sorted((q for q in best if q[0] == task), key=lambda question: -best[question].share)
+    examples = [
+        SharedQuestion(
+            problem_id=index.problems[task][q][0], start=index.problems[task][q][1][:_SHOWN_CHARS],
+            place=best[task, q].place, share=best[task, q].share,
+        )
+        for _, q in own[:_MOST_EXAMPLES]
+    ]  # fmt: skip
+    return Contamination(
+        task=index.names[task],
+        num_questions=len(index.problems[task]),
+        num_too_short=sum(not index.sizes[task, q] for q in range(len(index.problems[task]))),
+        num_shared=len(own),
+        num_traces=len({i for question in own for i in best[question].traces}),
+        ngram_words=index.ngram_words,
+        examples=examples,
+    )

@@ -1,0 +1,206 @@
+"""What an audit found, as plain data: written as JSON, printed in the terminal, shown in reports. Loads no torch."""
+
+from pathlib import Path
+
+from leadspan.errors import RunError
+from leadspan.results import CutCounts, Interval
+from leadspan.settings import Settings
+
+AUDIT_FILE = "audit.json"
+
+
+class Distribution(Settings):
+    """Values of one figure over the traces: summary and histogram."""
+
+    count: int
+    """Values."""
+    mean: float
+    """Their mean."""
+    p10: float
+    """10th percentile (linear interpolation, as all the others)."""
+    p50: float
+    """Median."""
+    p90: float
+    """90th percentile."""
+    p99: float
+    """99th percentile."""
+    edges: list[float]
+    """Edges of the bins, one more than bins; the last bin holds what lies on its upper edge too."""
+    counts: list[int]
+    """Values in each bin."""
+
+
+class CutShare(Settings):
+    """What a lead cut leaves without a derivation."""
+
+    p: float
+    """Lead-span proportion."""
+    without_derivation: Interval
+    """Share of traces whose first statement of the answer is cut, of those that have one."""
+
+
+class FirstAnswers(Settings):
+    """Where the chains of thought first state the right answer."""
+
+    outcomes: dict[str, int]
+    """Traces by outcome: `found`, `not found`, `no gold`."""
+    gold_sources: dict[str, int]
+    """Where the right answer was taken from: `record`, `own boxed answer`, `own answer`, `none`."""
+    num_undecided: int = 0
+    """Candidate expressions that algebra could not compare within its limits; they count as different."""
+    position_tokens: Distribution | None = None
+    """Tokens of the chain of thought before the statement."""
+    share_of_cot: Distribution | None = None
+    """The same as a share f of the chain of thought."""
+    lsp_star: Interval | None = None
+    """Predicted break point of a lead cut, mean over traces of (|P| + f |CoT|) / T."""
+    lsp_star_values: Distribution | None = None
+    """The same for every trace."""
+    cuts: list[CutShare] = []
+    """What each p leaves without a derivation."""
+
+
+class Entailment(Settings):
+    """Proxies of the condition under which a chain of thought alone suffices: it says what prompt and answer say.
+
+    Source: Chen et al., arXiv 2512.21002, the supervision ablation.
+    """
+
+    prompt_numbers: float | None
+    """Share of the prompt's distinct numbers that the chain of thought repeats, mean over traces that have any."""
+    all_prompt_numbers: float | None
+    """Share of those traces whose chain of thought repeats every one."""
+    prompt_words: float | None
+    """Share of the prompt's distinct content words that the chain of thought repeats, mean over traces."""
+    answer_stands: float | None
+    """Share of traces whose own final answer stands in the chain of thought, stated or not, of those that have one."""
+
+
+class PolicyLoss(Settings):
+    """What one policy does to the traces."""
+
+    label: str
+    """The policy."""
+    is_own: bool = False
+    """Whether it is the policy of the recipe."""
+    counts: CutCounts
+    """Tokens kept, and how many traces lose the question, the end of thinking, the answer, the stop, or all weight."""
+
+
+class Repetition(Settings):
+    """Loops: the same tokens again and again."""
+
+    num_loops: int
+    """Traces with a loop in their chain of thought."""
+    examples: list[str] = []
+    """Where some of them stand."""
+    repeated_sentences: float
+    """Share of sentences of at least five words that repeat an earlier one of their trace, mean over traces."""
+
+
+class Duplicates(Settings):
+    """Traces that occur more than once."""
+
+    num_questions: int
+    """Distinct questions."""
+    num_exact: int
+    """Traces whose tokens equal those of an earlier one."""
+    num_near: int
+    """Other traces that are near duplicates of an earlier one."""
+    threshold: float
+    """Jaccard similarity of near duplicates."""
+    examples: list[tuple[str, str]] = []
+    """Some pairs: the trace and the earlier one."""
+
+
+class SharedQuestion(Settings):
+    """A question of a task that shares n-grams with a prompt."""
+
+    problem_id: str
+    """Problem of the task."""
+    start: str
+    """How it begins."""
+    place: str
+    """The trace that shares most with it."""
+    share: float
+    """Share of the question's n-grams that stand in that prompt."""
+
+
+class Contamination(Settings):
+    """One evaluation task against the prompts of the traces."""
+
+    task: str
+    """Task name."""
+    num_questions: int
+    """Questions of the task."""
+    num_too_short: int
+    """Questions with fewer than five words, which are not looked for."""
+    num_shared: int
+    """Questions that share an n-gram with a prompt."""
+    num_traces: int
+    """Traces whose prompt shares an n-gram with a question of the task."""
+    ngram_words: int
+    """Words of an n-gram; shorter questions are looked for whole."""
+    examples: list[SharedQuestion] = []
+    """Questions that share most."""
+
+
+class AuditResult(Settings):
+    """All that an audit found."""
+
+    source: str
+    """What was audited."""
+    tokenizer: str
+    """Whose tokens were counted."""
+    num_read: int
+    """Records read."""
+    num_traces: int
+    """Traces that could be used."""
+    refused: dict[str, int] = {}
+    """Records that could not, by reason; lengths out of bounds included."""
+    refusal_examples: dict[str, str] = {}
+    """Place and detail of one record of each reason."""
+    num_unclosed: int = 0
+    """Refused records whose chain of thought never closes."""
+    stops_training: str | None = None
+    """Why a run on these records would refuse to start, if it would."""
+    tokens: dict[str, Distribution]
+    """Tokens per section: `prompt`, `cot`, `answer`, and `all` of them."""
+    first_answers: FirstAnswers
+    """First-answer positions and the predicted break point."""
+    entailment: Entailment
+    """Whether the chain of thought says what prompt and answer say."""
+    policies: list[PolicyLoss]
+    """Losses per policy."""
+    repetition: Repetition
+    """Loops."""
+    duplicates: Duplicates
+    """Exact and near duplicates."""
+    contamination: list[Contamination] = []
+    """Overlap with evaluation tasks."""
+    seconds: float = 0.0
+    """Wall time of the audit."""
+
+
+def save_audit(result: AuditResult, path: Path) -> Path:
+    """Write a result as JSON, atomically; its directory is made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    staged = path.with_suffix(path.suffix + ".tmp")
+    staged.write_text(result.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    staged.replace(path)
+    return path
+
+
+def load_audit(path: Path) -> AuditResult:
+    """Read a result that `save_audit` has written.
+
+    Raises:
+        RunError: There is none, or it is another kind of file.
+    """
+    try:
+        return AuditResult.model_validate_json(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RunError(f"{path}: cannot be read ({error.strerror}); write it with `leadspan audit --json`") from None
+    except ValueError as error:
+        first = str(error).splitlines()[0]
+        raise RunError(f"{path}: not the JSON of an audit ({first}); write it with `leadspan audit --json`") from None

@@ -1,0 +1,43 @@
+"""Loops and repeated sentences in a chain of thought."""
+
+import re
+from collections.abc import Sequence
+
+import numpy as np
+
+LONGEST_PERIOD = 256
+"""Loops of more tokens per turn are not looked for."""
+_SENTENCE = re.compile(r"[.!?\n]+\s*")
+_FEWEST_WORDS = 5
+
+
+def has_loop(input_ids: np.ndarray, num_repeats: int, num_tokens: int) -> bool:
+    """Whether the same run of tokens comes many times in a row.
+
+    There is a period d for which ids[i] = ids[i + d] over a stretch long enough for `num_repeats` turns and for
+    `num_tokens` tokens. Runs of one single token (blanks, rules) count like any other.
+
+    Args:
+        input_ids: Token ids, shape [T].
+        num_repeats: Turns, at least 2.
+        num_tokens: Tokens that all turns together must cover.
+    """
+    for period in range(1, min(LONGEST_PERIOD, len(input_ids) // num_repeats) + 1):
+        needed = max(period * num_repeats, num_tokens) - period
+        if needed > len(input_ids) - period:
+            continue
+        differs = np.flatnonzero(input_ids[period:] != input_ids[:-period])
+        gaps = np.diff(differs, prepend=-1, append=len(input_ids) - period) - 1
+        if gaps.max() >= needed:
+            return True
+    return False
+
+
+def repeated_share(cot: str) -> float:
+    """Share of the sentences of at least five words that occurred before in the same text; 0 where there are none."""
+    sentences = [" ".join(part.split()).casefold() for part in _SENTENCE.split(cot)]
+    return _repeated([sentence for sentence in sentences if sentence.count(" ") + 1 >= _FEWEST_WORDS])
+
+
+def _repeated(sentences: Sequence[str]) -> float:
+    return 1 - len(set(sentences)) / len(sentences) if sentences else 0.0

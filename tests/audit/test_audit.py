@@ -1,0 +1,89 @@
+"""The whole audit on a handful of traces whose figures are counted by hand."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from leadspan.audit.audit import run_audit
+from leadspan.audit.config import AuditSettings
+from leadspan.audit.findings import AuditResult, load_audit, save_audit
+from leadspan.audit.rows import blocks
+from leadspan.data.truncation import Budget, Lead
+from leadspan.errors import DataError, RunError
+from leadspan.settings import validate
+from toys import character_tokenizer
+
+ADD = {"prompt": "What is 2 + 3?", "cot": "So it is 2 + 3 = 5. Check.", "answer": "It is \\boxed{5}.", "gold": "5"}
+WRONG = {"prompt": "What is 4 + 3?", "cot": "So it is 4 + 3 = 8. Check.", "answer": "It is 8.", "gold": "7"}
+NO_GOLD = {"prompt": "Who are you?", "cot": "I am a machine.", "answer": "A machine."}
+OPEN = {"prompt": "What?", "cot": "Hm", "answer": "-", "finished": False}
+LOOP = {"prompt": "What is 1 + 1?", "cot": "It is 2. Yes.\n" + "wait, no. " * 20, "answer": "2", "gold": "2"}
+
+
+def audit(folder: Path, rows: list[dict[str, object]], workers: int = 1, **changes: object) -> AuditResult:
+    character_tokenizer().save_pretrained(folder / "tokenizer")
+    (folder / "traces.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    values = {"data": {"train": {"path": str(folder / "traces.jsonl")}}, "tokenizer": str(folder / "tokenizer")}
+    return run_audit(validate(AuditSettings, {**values, **changes}, "audit"), workers)
+
+
+def test_figures_of_five_records(tmp_path: Path) -> None:
+    found = audit(tmp_path, [ADD, WRONG, NO_GOLD, OPEN, LOOP, ADD], policies=[Lead(p=0.5).model_dump()])
+    assert (found.num_read, found.num_traces, found.num_unclosed) == (6, 5, 1)
+    assert found.refused == {"chain of thought never closed": 1}
+    assert found.stops_training is not None and "1 of 6 records" in found.stops_training
+    assert found.first_answers.outcomes == {"found": 3, "not found": 1, "no gold": 1}
+    assert found.first_answers.gold_sources == {"record": 4, "none": 1}
+    assert (found.duplicates.num_questions, found.duplicates.num_exact) == (4, 1)
+    assert found.repetition.num_loops == 1
+    assert found.policies[0].counts.num_examples == 5
+
+
+def test_position_and_break_point_in_tokens(tmp_path: Path) -> None:
+    found = audit(tmp_path, [ADD])
+    header = len("<|im_start|>user\n") - len("<|im_start|>") + 1 + len(ADD["prompt"]) + 1 + 1 + len("assistant\n") + 1
+    before = 1 + 1 + ADD["cot"].index("5")  # the opening tag and a line break are one token each
+    total = header + 2 + len(ADD["cot"]) + 2 + 2 + len(ADD["answer"]) + 2
+    assert found.tokens["prompt"].mean == header and found.tokens["all"].mean == total
+    first = found.first_answers
+    assert first.position_tokens is not None and first.position_tokens.mean == before
+    assert first.lsp_star is not None and first.lsp_star.value == pytest.approx((header + before) / total)
+    lost = {cut.p: cut.without_derivation.value for cut in first.cuts}
+    assert lost == {p: float(int(p * total + 1e-9) <= header + before) for p in lost}
+
+
+def test_a_policy_that_leaves_nothing_is_shown_not_refused(tmp_path: Path) -> None:
+    found = audit(tmp_path, [ADD, WRONG], policies=[Budget(num_tokens=3).model_dump()])
+    assert found.policies[0].counts.num_kept == 0
+    assert any("100%" in cell for block in blocks(found) for row in block.rows for cell in row)
+
+
+def test_a_source_without_a_usable_trace_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"1 of 1 records .* nothing is left"):
+        audit(tmp_path, [OPEN])
+
+
+def test_traces_without_gold_have_no_break_point(tmp_path: Path) -> None:
+    found = audit(tmp_path, [NO_GOLD])
+    assert found.first_answers.lsp_star is None and found.first_answers.cuts == []
+    assert found.first_answers.outcomes["no gold"] == 1
+    assert any("no break point" in block.note for block in blocks(found))
+
+
+@pytest.mark.slow
+def test_processes_change_no_figure(tmp_path: Path) -> None:
+    rows = [ADD | {"prompt": f"What is 2 + 3? ({i})"} for i in range(70)]
+    one, two = audit(tmp_path, rows, 1), audit(tmp_path, rows, 2)
+    assert one.model_copy(update={"seconds": 0.0}) == two.model_copy(update={"seconds": 0.0})
+
+
+def test_results_are_kept_as_json(tmp_path: Path) -> None:
+    found = audit(tmp_path, [ADD])
+    path = save_audit(found, tmp_path / "deep" / "audit.json")
+    assert load_audit(path) == found
+    path.write_text("{}")
+    with pytest.raises(RunError, match="not the JSON of an audit"):
+        load_audit(path)
+    with pytest.raises(RunError, match="cannot be read"):
+        load_audit(tmp_path / "none.json")
