@@ -92,7 +92,8 @@ def train(inputs: TrainingInputs, settings: TrainingSettings, loss: LossSettings
     shapes = shape_of(student), None if teacher is None else shape_of(teacher)
     attach_objective(student, loss, vocab_size)
     model = student if settings.lora is None else _with_adapters(student, settings.lora)
-    plan = schedule(settings, inputs.examples.lengths, process_state().num_processes, inputs.seed)
+    examples = inputs.examples
+    plan = schedule(settings, examples.lengths, process_state().num_processes, inputs.seed, examples.num_stages)
     trainer = _trainer(inputs, settings, plan, model, teacher)
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     saved_step = _keep(trainer, settings, plan)
