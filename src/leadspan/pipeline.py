@@ -108,6 +108,28 @@ def run(recipe: Recipe, resume: bool = False, say: Callable[[str], None] = lambd
     return result
 
 
+def run_untrained(recipe: Recipe, say: Callable[[str], None] = lambda text: None) -> RunResult:
+    """Evaluate the starting weights of a recipe as they are, and write `run.json`.
+
+    Raises:
+        LeadspanError: Whatever is wrong with the model, the tasks or the run directory.
+    """
+    _claim(recipe, resume=True)
+    evaluations = evaluate_model(
+        recipe.student, recipe.tokenizer_path, recipe.data.rendering, recipe.evaluation, recipe.output, say
+    )
+    result = RunResult(
+        name=recipe.name,
+        label=recipe.name,
+        role=recipe.role,
+        recipe=recipe.model_dump(mode="json"),
+        environment=environment(recipe.seed),
+        evaluations=evaluations,
+    )
+    save_run(result, recipe.output)
+    return result
+
+
 def _claim(recipe: Recipe, resume: bool) -> None:
     """Write the resolved recipe into the run directory, or check that it is the one that is there."""
     path = recipe.output / RECIPE_FILE

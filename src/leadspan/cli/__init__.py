@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from importlib import metadata
 
-from leadspan.cli import demo, distill, evaluate, preview, report
+from leadspan.cli import demo, distill, evaluate, preview, report, study
 from leadspan.errors import LeadspanError
 
 COMMANDS = {
@@ -15,6 +15,7 @@ COMMANDS = {
     "preview": preview,
     "distill": distill,
     "evaluate": evaluate,
+    "study": study,
     "report": report,
 }
 

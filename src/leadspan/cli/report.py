@@ -6,7 +6,9 @@ from pathlib import Path
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Run directories and the file to write."""
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run directory, or a directory of them")
+    parser.add_argument(
+        "runs", nargs="+", type=Path, metavar="RUN", help="run directory, a directory of them, or a study's directory"
+    )
     parser.add_argument("--output", type=Path, default=Path("report.html"), help="file to write (report.html)")
     parser.add_argument("--title", default="What the cut kept, and what it cost", help="title of the page")
 
