@@ -12,6 +12,7 @@ from pathlib import Path
 from leadspan.data.examples import Examples
 from leadspan.data.prepare import Splits, split
 from leadspan.data.sections import Renderer
+from leadspan.data.selection import RandomTokens
 from leadspan.data.truncation import Full
 from leadspan.errors import RunError
 from leadspan.evaluation.evaluate import evaluate_model
@@ -55,7 +56,8 @@ def prepare_data(recipe: Recipe) -> PreparedData:
     examples = Examples(splits.train, recipe.cut, recipe.supervision, stop, seed, "training set")
     validation = None
     if splits.validation is not None:
-        validation = Examples(splits.validation, Full(), recipe.supervision, stop, seed, "validation set")
+        of_all = recipe.supervision.model_copy(update={"token_selection": None})
+        validation = Examples(splits.validation, Full(), of_all, stop, seed, "validation set")
     return PreparedData(renderer, splits, examples, validation)
 
 
@@ -79,6 +81,7 @@ def run(recipe: Recipe, resume: bool = False, say: Callable[[str], None] = lambd
         load_task(task)  # a broken task is told before hours of training, not after
     say("preparing data")
     data = prepare_data(recipe)
+    selection = recipe.supervision.token_selection
     say("loading models")
     inputs = TrainingInputs(
         student=recipe.student,
@@ -89,6 +92,7 @@ def run(recipe: Recipe, resume: bool = False, say: Callable[[str], None] = lambd
         directory=directory,
         say=say,
         seed=recipe.seed,
+        selection=None if isinstance(selection, RandomTokens) else selection,
     )
     trained = train(inputs, recipe.training, recipe.loss, resume)
     result = RunResult(

@@ -59,7 +59,7 @@ class ByGap(_Scored):
 class ByDivergence(_Scored):
     """By the divergence of the student from the teacher at the position, as the loss computes it."""
 
-    kind: Literal["kl"] = "kl"
+    kind: Literal["divergence"] = "divergence"
     """Tag."""
 
 

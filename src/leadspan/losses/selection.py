@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Int
 from leadspan.data.packing import Batch
 from leadspan.data.selection import ByDivergence, ByGap, ByStudentEntropy, ByTeacherEntropy, ScoredSelection
 from leadspan.data.supervision import APPENDED
+from leadspan.errors import TargetsError
 from leadspan.losses.chunked import RowLosses
 
 
@@ -25,9 +26,18 @@ def select(rows: RowLosses, batch: Batch, selection: ScoredSelection) -> Bool[to
         rows: Losses of the weighted positions.
         batch: The batch they belong to.
         selection: Score, share, and which end of the scores.
+
+    Raises:
+        TargetsError: A score is not a number: the targets do not keep it, or the loss has diverged.
     """
+    scores = _scores(rows, selection)
+    if torch.isnan(scores).any():
+        raise TargetsError(
+            f"supervision.token_selection: the {selection.kind} of a position is not known; the targets must keep it, "
+            "and the loss must be finite"
+        )
     groups, quotas = _groups(batch, selection.share)
-    order = torch.argsort(_scores(rows, selection), descending=selection.keep == "highest", stable=True)
+    order = torch.argsort(scores, descending=selection.keep == "highest", stable=True)
     order = order[torch.argsort(groups[order], stable=True)]  # by group, then by score, then by position
     sizes = torch.bincount(groups, minlength=len(quotas))
     starts = sizes.cumsum(0) - sizes
@@ -65,6 +75,6 @@ def _scores(rows: RowLosses, selection: ScoredSelection) -> Float[torch.Tensor, 
         case ByGap():
             return rows.cross_entropy - rows.teacher_nll
         case ByDivergence():
-            return rows.kl
+            return rows.divergence
         case _:
             assert_never(selection)

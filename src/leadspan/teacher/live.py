@@ -5,7 +5,7 @@ from transformers import PreTrainedModel
 
 from leadspan.data.packing import Batch
 from leadspan.models.forward import final_hidden_states
-from leadspan.models.loading import head_of
+from leadspan.models.heads import head_of, transform_of
 from leadspan.teacher.targets import DenseTargets
 
 
@@ -22,4 +22,5 @@ def live_targets(teacher: PreTrainedModel, batch: Batch) -> DenseTargets:
     hidden = final_hidden_states(
         teacher, batch["input_ids"], batch["position_ids"], batch["borders"], batch["positions"]
     )
-    return DenseTargets(hidden, head_of(teacher).weight)
+    transform = transform_of(teacher)
+    return DenseTargets(hidden, head_of(teacher).weight, transform.scale, transform.cap)

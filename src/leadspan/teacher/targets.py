@@ -1,9 +1,9 @@
 """What the student imitates at the weighted positions of a batch. Knows nothing of where it is kept."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from leadspan.errors import TargetsError
 
@@ -24,6 +24,10 @@ class DenseTargets:
     scale: float = 1.0
     softcap: float | None = None
 
+    def select(self, keep: Bool[torch.Tensor, "m"]) -> "DenseTargets":
+        """The targets at some of the positions."""
+        return replace(self, hidden=self.hidden[keep])
+
 
 @dataclass(frozen=True, slots=True)
 class SparseTargets:
@@ -40,6 +44,8 @@ class SparseTargets:
             needs its own: `log p_T = (log p_1 + logsumexp_1) / T - logsumexp_T`.
         sample_weights: Importance weights of a drawn support at temperature 1, [m, k]; 0 in unused places.
         num_tokens: Size of the teacher's vocabulary the distribution is over.
+        entropy: The teacher's entropy at temperature 1, [m], for metrics; None where it was not kept.
+        label_log_probs: The teacher's `log p` of the token that follows, [m], for metrics; None where it was not kept.
     """
 
     token_ids: Int[torch.Tensor, "m k"]
@@ -47,6 +53,20 @@ class SparseTargets:
     logsumexp: dict[float, Float[torch.Tensor, "m"]]  # a dimension name
     sample_weights: Float[torch.Tensor, "m k"] | None
     num_tokens: int
+    entropy: Float[torch.Tensor, "m"] | None = None  # a dimension name
+    label_log_probs: Float[torch.Tensor, "m"] | None = None  # a dimension name
+
+    def select(self, keep: Bool[torch.Tensor, "m"]) -> "SparseTargets":
+        """The targets at some of the positions."""
+        return replace(
+            self,
+            token_ids=self.token_ids[keep],
+            log_probs=self.log_probs[keep],
+            logsumexp={temperature: values[keep] for temperature, values in self.logsumexp.items()},
+            sample_weights=None if self.sample_weights is None else self.sample_weights[keep],
+            entropy=None if self.entropy is None else self.entropy[keep],
+            label_log_probs=None if self.label_log_probs is None else self.label_log_probs[keep],
+        )
 
     def tempered(self, temperature: float) -> Float[torch.Tensor, "m k"]:
         """`log p` of the support at a temperature, exact.

@@ -15,17 +15,18 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArgum
 from transformers.trainer_callback import PrinterCallback
 from transformers.utils import logging as transformers_logging
 
-from leadspan.costs.flops import ModelShape, training_flops
+from leadspan.costs.flops import ModelShape, training_flops, with_scoring
 from leadspan.costs.measure import PeakMemory
 from leadspan.data.examples import Examples
 from leadspan.data.packing import plan_by_tokens
 from leadspan.data.sections import Renderer
+from leadspan.data.selection import ScoredSelection
 from leadspan.errors import ModelError, RunError, SettingsError
 from leadspan.losses.config import LossSettings
 from leadspan.models.config import ModelSettings, Pretrained
+from leadspan.models.heads import head_of
 from leadspan.models.loading import (
     check_vocabularies,
-    head_of,
     load_model,
     load_tokenizer,
     save_student,
@@ -57,6 +58,7 @@ class TrainingInputs:
         directory: Run directory.
         say: Told in words how far training is.
         seed: Seed of order, dropout and adapters.
+        selection: What the objective selects among the weighted positions by the models' own say, or None.
     """
 
     student: ModelSettings
@@ -67,6 +69,7 @@ class TrainingInputs:
     directory: Path
     say: Callable[[str], None]
     seed: int
+    selection: ScoredSelection | None = None
 
 
 def train(inputs: TrainingInputs, settings: TrainingSettings, loss: LossSettings, resume: bool) -> TrainResult:
@@ -90,7 +93,7 @@ def train(inputs: TrainingInputs, settings: TrainingSettings, loss: LossSettings
     set_seed(inputs.seed)
     student, teacher, vocab_size = _load_models(inputs, _use_bf16(settings))
     shapes = shape_of(student), None if teacher is None else shape_of(teacher)
-    attach_objective(student, loss, vocab_size)
+    attach_objective(student, loss, vocab_size, inputs.selection)
     model = student if settings.lora is None else _with_adapters(student, settings.lora)
     examples = inputs.examples
     plan = schedule(settings, examples.lengths, process_state().num_processes, inputs.seed, examples.num_stages)
@@ -156,6 +159,7 @@ def _trainer(
         validation_plan,
         _arguments(inputs, settings, plan),
         one_cycle=settings.schedule == "one_cycle",
+        selection=inputs.selection,
     )
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(MetricsFile(inputs.directory / "metrics.jsonl"))
@@ -278,6 +282,11 @@ def _result(
     losses = [line["loss"] for line in history if "loss" in line]
     sizes = [(layout.num_tokens, layout.num_weighted) for layout in layouts]
     student, teacher = shapes
+    flops = training_flops(
+        student, teacher, sizes, settings.gradient_checkpointing, frozen_student=settings.lora is not None
+    )
+    if inputs.selection is not None:
+        flops = with_scoring(flops, student, teacher, sum(layout.num_scored for layout in layouts))
     return TrainResult(
         num_steps=plan.num_steps,
         num_examples=len(layouts),
@@ -286,9 +295,7 @@ def _result(
         seconds=next(c.seconds for c in trainer.callback_handler.callbacks if isinstance(c, Clock)),
         peak_memory_bytes=memory.read(),
         memory_source=memory.source,
-        flops=training_flops(
-            student, teacher, sizes, settings.gradient_checkpointing, frozen_student=settings.lora is not None
-        ),
+        flops=flops,
         first_loss=losses[0],
         final_loss=losses[-1],
         validation_loss={str(line["step"]): line["eval_loss"] for line in history if "eval_loss" in line},

@@ -12,15 +12,21 @@ from transformers import PreTrainedModel, Trainer, TrainingArguments
 
 from leadspan.data.examples import Examples
 from leadspan.data.packing import Batch, pack
-from leadspan.data.supervision import SECTION_NAMES
+from leadspan.data.selection import ScoredSelection
 from leadspan.losses.config import LossSettings
-from leadspan.losses.objective import LossOutput, batch_loss
+from leadspan.losses.objective import GROUPS, LossOutput, batch_loss, group_means
+from leadspan.losses.rows import ROW_COLUMNS
+from leadspan.losses.selection import selected_weight
 from leadspan.teacher.live import live_targets
-from leadspan.teacher.targets import DenseTargets
+from leadspan.teacher.targets import Targets
 
 
-def attach_objective(student: PreTrainedModel, settings: LossSettings, vocab_size: int | None) -> None:
+def attach_objective(
+    student: PreTrainedModel, settings: LossSettings, vocab_size: int | None, selection: ScoredSelection | None = None
+) -> None:
     """Let the student's own `forward` compute the loss when it is given a `batch`.
+
+    Tokens are selected in training mode only: validation counts every weighted position.
 
     The loss must run inside `forward`: data-parallel and sharding wrappers average gradients and gather weights
     through the hooks of that call, and calling the inner module around them silently skips both.
@@ -31,12 +37,13 @@ def attach_objective(student: PreTrainedModel, settings: LossSettings, vocab_siz
         self: PreTrainedModel,
         *args: Any,
         batch: Batch | None = None,
-        targets: DenseTargets | None = None,
+        targets: Targets | None = None,
         **kwargs: Any,
     ) -> Any:
         if batch is None:
             return plain_forward(*args, **kwargs)
-        output = batch_loss(self, batch, targets, settings, vocab_size)
+        chosen = selection if self.training else None
+        output = batch_loss(self, batch, targets, settings, vocab_size, chosen)
         return {"loss_sum": output.loss_sum, "weight_sum": output.weight_sum, "totals": output.totals}
 
     student.forward = types.MethodType(forward, student)
@@ -55,6 +62,7 @@ class DistillationTrainer(Trainer):
         validation_plan: list[list[int]],
         arguments: TrainingArguments,
         one_cycle: bool = False,
+        selection: ScoredSelection | None = None,
     ):
         """Wire the parts.
 
@@ -67,7 +75,9 @@ class DistillationTrainer(Trainer):
             validation_plan: Micro-batches of one validation.
             arguments: Transformers' arguments; one "epoch" is the whole run.
             one_cycle: Use PyTorch's one-cycle schedule instead of the one the arguments name.
+            selection: The selection that the objective makes among the weighted positions.
         """
+        self.selection = selection
         self.plan, self.num_validation_batches = plan, len(validation_plan)
         super().__init__(
             model=student,  # pyright: ignore[reportArgumentType]  # a PEFT model is a Module
@@ -82,7 +92,7 @@ class DistillationTrainer(Trainer):
         self.teacher = teacher
         if teacher is not None:
             self.teacher = self.accelerator.prepare_model(teacher, evaluation_mode=True)
-        self.totals = torch.zeros(len(SECTION_NAMES), 3, dtype=torch.float64)
+        self.totals = torch.zeros(len(GROUPS), 1 + len(ROW_COLUMNS), dtype=torch.float64)
 
     def get_train_dataloader(self) -> DataLoader:
         """The planned micro-batches, dealt to the ranks in turn."""
@@ -99,8 +109,11 @@ class DistillationTrainer(Trainer):
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> torch.Tensor:
         """Weight sum of an optimiser step over its micro-batches and all ranks."""
-        own = torch.stack([batch["weights"].sum() for batch in batch_samples]).sum().to(device)
+        own = torch.stack([self._weight_of(batch) for batch in batch_samples]).sum().to(device)
         return cast(torch.Tensor, self.accelerator.gather(own)).sum()
+
+    def _weight_of(self, batch: Batch) -> torch.Tensor:
+        return batch["weights"].sum() if self.selection is None else selected_weight(batch, self.selection.share)
 
     def compute_loss(
         self,
@@ -121,11 +134,11 @@ class DistillationTrainer(Trainer):
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
-        """Weighted mean of the objective over all validation examples, with cross-entropy and KL by section."""
+        """Weighted mean of the objective over all validation examples, with the row quantities by section and place."""
         model = cast(torch.nn.Module, self.model_wrapped).eval()
         device, ranks = self.args.device, self.accelerator.num_processes
         sums = torch.zeros(2, dtype=torch.float64, device=device)
-        totals = torch.zeros(len(SECTION_NAMES), 3, dtype=torch.float64, device=device)
+        totals = torch.zeros_like(self.totals, device=device)
         with torch.no_grad(), self.compute_loss_context_manager():
             for number, batch in enumerate(self.get_eval_dataloader(eval_dataset)):
                 output = self._forward(model, cast(Batch, self._prepare_inputs(batch)))
@@ -135,16 +148,16 @@ class DistillationTrainer(Trainer):
                 totals += output.totals.to(totals)
         sums, totals = self._summed(sums), self._summed(totals)
         metrics = {f"{metric_key_prefix}_loss": float(sums[0] / sums[1])}
-        metrics |= {f"{metric_key_prefix}_{name}": value for name, value in section_means(totals).items()}
+        metrics |= {f"{metric_key_prefix}_{name}": value for name, value in group_means(totals).items()}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         self.control.should_save = True  # so that the best weights can be gone back to
         return metrics
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add the means per section since the last log line."""
+        """Add the means by section and place since the last log line."""
         if "loss" in logs:
-            logs |= section_means(self._summed(self.totals.to(self.args.device)))
+            logs |= group_means(self._summed(self.totals.to(self.args.device)))
             self.totals.zero_()
         super().log(logs, start_time)
 
@@ -169,19 +182,6 @@ class DistillationTrainer(Trainer):
     def _forward(self, model: torch.nn.Module, batch: Batch) -> LossOutput:
         targets = None if self.teacher is None else live_targets(self.accelerator.unwrap_model(self.teacher), batch)
         return LossOutput(**model(batch=batch, targets=targets))
-
-
-def section_means(totals: torch.Tensor) -> dict[str, float]:
-    """`ce/SECTION` and `kl/SECTION` in nats per position, for sections that have any.
-
-    Args:
-        totals: Count and sums by section, as in `LossOutput`.
-    """
-    means: dict[str, float] = {}
-    for name, (count, ce, kl) in zip(SECTION_NAMES, totals.tolist(), strict=True):
-        if count:
-            means |= {f"ce/{name}": ce / count, f"kl/{name}": kl / count}
-    return means
 
 
 def complete_checkpoints(directory: Path) -> list[Path]:
