@@ -51,7 +51,7 @@ def test_a_study_with_controls_and_a_report(tmp_path: Path, capsys: pytest.Captu
     base = runs[0]
     assert base.role == "base" and base.train is None and base.evaluations[0].num_problems == 3
     assert main(["report", str(tmp_path / "study"), "--output", str(tmp_path / "r.html")]) == 0
-    assert "lead 0.5 (lead 0.5, cross-entropy)" in (tmp_path / "r.html").read_text()
+    assert "lead 0.5, cross-entropy" in (tmp_path / "r.html").read_text()
     before = finished(tmp_path)
     assert main(["study", str(place)]) == 0 and finished(tmp_path) == before
 

@@ -3,8 +3,9 @@ from pathlib import Path
 import pytest
 
 from leadspan.errors import RunError
+from leadspan.study.config import LocalExecutor
 from leadspan.study.demo import POLICIES, demo_recipes
-from leadspan.study.sweep import run_trial, run_trials
+from leadspan.study.sweep import Slot, run_trial, run_trials, slots
 from recipes import toy_recipe
 
 
@@ -36,3 +37,29 @@ def test_the_demo_compares_the_policies_it_says(tmp_path: Path) -> None:
     assert [s.cut.label for s in students] == labels and len(POLICIES) == 6
     assert len({s.training.model_dump_json() for s in students}) == 1
     assert len({s.output for s in (teacher, base, *students)}) == 8
+
+
+@pytest.mark.parametrize(
+    ("executor", "expected"),
+    [
+        pytest.param({}, [Slot(None, None)], id="one at a time has everything"),
+        pytest.param({"trials_at_once": 2, "threads_per_trial": 3}, [Slot(3, None)] * 2, id="threads"),
+        pytest.param(
+            {"trials_at_once": 2, "threads_per_trial": 1, "gpus_per_trial": 2},
+            [Slot(1, "4,5"), Slot(1, "6,7")],
+            id="GPUs of its own",
+        ),
+        pytest.param({"gpus_per_trial": 0}, [Slot(None, "")], id="no GPU"),
+    ],
+)
+def test_resources_are_shared_out(
+    executor: dict[str, int], expected: list[Slot], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6,7")
+    assert slots(LocalExecutor(**executor)) == expected
+
+
+def test_more_gpus_than_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    with pytest.raises(RunError, match="2 trials at once with 1 GPUs each need 2, and 1 are visible here"):
+        slots(LocalExecutor(trials_at_once=2, gpus_per_trial=1))

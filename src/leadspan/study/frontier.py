@@ -144,9 +144,13 @@ def load_runs(paths: Sequence[Path]) -> list[RunResult]:
 
 
 def policy_names(runs: Sequence[RunResult]) -> list[str]:
-    """The label of each run, with the run's name where other runs of the same seed have that label too."""
+    """The label of each run, with the run's name where other runs of the same seed have that label too.
+
+    The name alone where it begins with the label, as the conditions of a study do.
+    """
     shared = _repeated((run.label, _seed(run)) for run in runs)
-    return [f"{run.label} ({run.name})" if (run.label, _seed(run)) in shared else run.label for run in runs]
+    full = [run.name if run.name.startswith(run.label) else f"{run.label} ({run.name})" for run in runs]
+    return [name if (run.label, _seed(run)) in shared else run.label for run, name in zip(runs, full, strict=True)]
 
 
 def unique_labels(runs: Sequence[RunResult]) -> list[str]:
