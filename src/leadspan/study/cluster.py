@@ -63,8 +63,7 @@ def _run(ray: Any, trials: Sequence[Trial], executor: RayExecutor) -> Generator[
         _work_on_node
     )
     pending = {
-        task.remote(number, trial, str(Path.cwd()), executor.cpus_per_trial, said): number
-        for number, trial in enumerate(trials)
+        task.remote(number, trial, str(Path.cwd()), executor, said): number for number, trial in enumerate(trials)
     }
     try:
         while pending:
@@ -93,7 +92,7 @@ def _ended(ray: Any, reference: Any, number: int) -> Event:
     return Event(number, "done") if failure is None else Event(number, "failed", failure)
 
 
-def _work_on_node(number: int, trial: Trial, directory: str, threads: int, said: Any) -> str | None:
+def _work_on_node(number: int, trial: Trial, directory: str, executor: RayExecutor, said: Any) -> str | None:
     """The task: runs one trial and returns what it died of, or None."""
     try:
         os.chdir(directory)
@@ -101,10 +100,10 @@ def _work_on_node(number: int, trial: Trial, directory: str, threads: int, said:
         return f"{directory} on {socket.gethostname()}: {error.strerror}; all nodes must see the study's files"
     import torch
 
-    torch.set_num_threads(threads)
+    torch.set_num_threads(executor.cpus_per_trial)
     said.put(Event(number, "started"))
     try:
-        work(trial, lambda text: said.put_nowait(Event(number, "said", text)))
+        work(trial, lambda text: said.put_nowait(Event(number, "said", text)), executor.ranks_per_trial)
     except BaseException as error:
         return explained(error)
     return None

@@ -43,6 +43,17 @@ class LocalExecutor(Settings):
     """CPU threads of a trial; an equal share of the machine's when absent, all of them for one at a time."""
     gpus_per_trial: int | None = Field(default=None, ge=0)
     """GPUs given to a trial alone (`CUDA_VISIBLE_DEVICES`); when absent every trial sees all of them."""
+    ranks_per_trial: int = Field(default=1, ge=1)
+    """Processes that train a trial together, started by torchrun; on GPUs each uses one."""
+
+    @model_validator(mode="after")
+    def _a_gpu_for_each_rank(self) -> "LocalExecutor":
+        if self.gpus_per_trial and self.gpus_per_trial != self.ranks_per_trial:
+            raise ValueError(
+                f"gpus_per_trial {self.gpus_per_trial}, ranks_per_trial {self.ranks_per_trial}: a rank uses one "
+                "GPU, so they must be equal"
+            )
+        return self
 
 
 class RayExecutor(Settings):
@@ -56,6 +67,8 @@ class RayExecutor(Settings):
     """CPU cores, and threads, of a trial."""
     gpus_per_trial: float = Field(default=0, ge=0)
     """GPUs of a trial."""
+    ranks_per_trial: int = Field(default=1, ge=1)
+    """Processes that train a trial together on its node, started by torchrun; on GPUs each uses one."""
 
 
 Executor = Annotated[LocalExecutor | RayExecutor, Field(discriminator="kind")]

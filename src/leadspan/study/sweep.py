@@ -5,10 +5,14 @@ forked from a server that has torch and Transformers loaded and nothing else, so
 end with the process that started them, however that ends.
 """
 
+import ctypes
 import multiprocessing
 import multiprocessing.connection
 import multiprocessing.process
 import os
+import signal
+import subprocess
+import sys
 import threading
 import traceback
 from collections import deque
@@ -19,8 +23,11 @@ from typing import Literal
 from leadspan.errors import LeadspanError, RunError
 from leadspan.recipe import Recipe
 from leadspan.results import RunResult, load_run
+from leadspan.settings import dump_yaml
 from leadspan.study.config import LocalExecutor
 from leadspan.study.trials import Trial
+
+RANKS_LOG = "ranks.log"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,10 +65,12 @@ class Slot:
     Attributes:
         threads: CPU threads; None leaves them as they are.
         gpus: Value of `CUDA_VISIBLE_DEVICES`; None leaves it as it is.
+        ranks: Processes that train together.
     """
 
     threads: int | None = None
     gpus: str | None = None
+    ranks: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,24 +142,52 @@ def slots(executor: LocalExecutor) -> list[Slot]:
     if threads is None and number > 1:
         threads = max(1, len(os.sched_getaffinity(0)) // number)
     if each is None:
-        return [Slot(threads)] * number
+        return [Slot(threads, None, executor.ranks_per_trial)] * number
     devices = _visible_gpus() if each else []
     if each * number > len(devices):
         raise RunError(
             f"executor: {number} trials at once with {each} GPUs each need {number * each}, and {len(devices)} are "
             "visible here; lower trials_at_once or gpus_per_trial"
         )
-    return [Slot(threads, ",".join(devices[i * each : (i + 1) * each])) for i in range(number)]
+    given = [",".join(devices[i * each : (i + 1) * each]) for i in range(number)]
+    return [Slot(threads, gpus, executor.ranks_per_trial) for gpus in given]
 
 
-def work(trial: Trial, say: Callable[[str], None]) -> None:
-    """Do what a trial is for, in this process; a trial that was interrupted goes on from its last checkpoint."""
+def work(trial: Trial, say: Callable[[str], None], num_ranks: int = 1) -> None:
+    """Do what a trial is for; one that was interrupted goes on from its last checkpoint."""
     from leadspan.pipeline import run, run_untrained
 
     if trial.task == "evaluate":
         run_untrained(trial.recipe, say)
+    elif num_ranks > 1:
+        say(f"training on {num_ranks} ranks, see {trial.recipe.output / RANKS_LOG}")
+        _run_ranks(trial.recipe, num_ranks)
     else:
         run(trial.recipe, resume=True, say=say)
+
+
+def _run_ranks(recipe: Recipe, num_ranks: int) -> None:
+    """`torchrun ... leadspan distill --resume`, ended with this process.
+
+    Raises:
+        RunError: It failed; with the message of its first rank, or the end of its log.
+    """
+    recipe.output.mkdir(parents=True, exist_ok=True)
+    file, log = recipe.output / "trial.yaml", recipe.output / RANKS_LOG
+    file.write_text(dump_yaml(recipe))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={num_ranks}"]
+    command += ["-m", "leadspan", "distill", str(file), "--resume"]
+    with log.open("w") as opened:
+        ended = subprocess.run(command, stdout=opened, stderr=subprocess.STDOUT, preexec_fn=_end_with_starter)
+    if ended.returncode:
+        lines = log.read_text(errors="replace").splitlines()
+        told = [line for line in lines if line.startswith("leadspan distill: ")]
+        raise RunError("\n".join(told[:1] or lines[-20:]))
+
+
+def _end_with_starter() -> None:
+    """Have the system send SIGTERM to this process, a torchrun, when the one that started it ends (Linux)."""
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)
 
 
 def explained(error: BaseException) -> str:
@@ -195,10 +232,10 @@ def _work_in_process(trial: Trial, slot: Slot, sender: multiprocessing.connectio
     if slot.threads is not None:
         import torch
 
-        os.environ["RAYON_NUM_THREADS"] = str(slot.threads)
+        os.environ["RAYON_NUM_THREADS"] = os.environ["OMP_NUM_THREADS"] = str(slot.threads)
         torch.set_num_threads(slot.threads)
     try:
-        work(trial, lambda text: sender.send(("said", text)))
+        work(trial, lambda text: sender.send(("said", text)), slot.ranks)
     except BaseException as error:
         sender.send(("failed", explained(error)))
     finally:
