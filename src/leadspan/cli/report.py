@@ -16,10 +16,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Load the runs, print the tables, write the page."""
     from leadspan.study.frontier import build_frontiers, load_runs
+    from leadspan.study.record import missing_trials
     from leadspan.study.report import write_report
     from leadspan.study.tables import print_frontiers
 
     runs = load_runs(options.runs)
     print_frontiers(build_frontiers(runs))
+    for text in missing_trials(options.runs):
+        print(f"missing: {text}")
     path = write_report(runs, options.output, options.title)
     print(f"report: {path}")
