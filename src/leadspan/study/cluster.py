@@ -105,5 +105,5 @@ def _work_on_node(number: int, trial: Trial, directory: str, executor: RayExecut
     try:
         work(trial, lambda text: said.put_nowait(Event(number, "said", text)), executor.ranks_per_trial)
     except BaseException as error:
-        return explained(error)
+        return explained(error, trial.recipe.output)
     return None

@@ -18,6 +18,7 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from leadspan.errors import LeadspanError, RunError
@@ -190,12 +191,12 @@ def _end_with_starter() -> None:
     ctypes.CDLL(None).prctl(1, signal.SIGTERM)
 
 
-def explained(error: BaseException) -> str:
+def explained(error: BaseException, directory: Path) -> str:
     """One message for what a trial died of; the traceback only where leadspan did not foresee it."""
     if isinstance(error, LeadspanError):
         return str(error)
     if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename or 'a file of the trial'}: {error.strerror}"
+        return f"{error.filename or directory}: {error.strerror}"
     return "".join(traceback.format_exception(error))
 
 
@@ -237,7 +238,7 @@ def _work_in_process(trial: Trial, slot: Slot, sender: multiprocessing.connectio
     try:
         work(trial, lambda text: sender.send(("said", text)), slot.ranks)
     except BaseException as error:
-        sender.send(("failed", explained(error)))
+        sender.send(("failed", explained(error, trial.recipe.output)))
     finally:
         sender.close()
 
