@@ -26,10 +26,17 @@ def settings(**values: object) -> LossSettings:
 
 
 class Parts:
-    def __init__(self, n: int = 37, v: int = 101, dtype: torch.dtype = torch.float64, v_teacher: int | None = None):
+    def __init__(
+        self,
+        n: int = 37,
+        v: int = 101,
+        dtype: torch.dtype = torch.float64,
+        v_teacher: int | None = None,
+        width: int = 16,
+    ):
         g = torch.Generator().manual_seed(0)
-        self.hidden = torch.randn(n, 16, generator=g).to(dtype).requires_grad_()
-        self.head = torch.randn(v, 16, generator=g).to(dtype).requires_grad_()
+        self.hidden = torch.randn(n, width, generator=g).to(dtype).requires_grad_()
+        self.head = torch.randn(v, width, generator=g).to(dtype).requires_grad_()
         self.targets = DenseTargets(
             torch.randn(n, 24, generator=g).to(dtype), torch.randn(v_teacher or v, 24, generator=g).to(dtype)
         )
@@ -69,7 +76,7 @@ def test_value_and_gradients_against_naive_float64(temperature: float, size: int
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
 @pytest.mark.parametrize("divergence", ALL, ids=lambda d: d["kind"])
 def test_gradcheck(divergence: dict, temperature: float, share: float) -> None:
-    parts = Parts(n=5, v=7)
+    parts = Parts(n=5, v=7, width=3)
     parts.hard, parts.soft = (1 - share) * parts.hard, share * parts.hard
     options = settings(divergence=divergence, temperature=temperature, chunk_tokens=3)
 

@@ -27,10 +27,10 @@ def generator(seed: int = 0) -> torch.Generator:
 
 
 class Parts:
-    def __init__(self, n: int = N, v: int = V, dtype: torch.dtype = torch.float64, seed: int = 0):
+    def __init__(self, n: int = N, v: int = V, dtype: torch.dtype = torch.float64, seed: int = 0, width: int = 8):
         g = generator(seed)
-        self.hidden = torch.randn(n, 8, generator=g, dtype=torch.float64).to(dtype).requires_grad_()
-        self.head = torch.randn(v, 8, generator=g, dtype=torch.float64).to(dtype).requires_grad_()
+        self.hidden = torch.randn(n, width, generator=g, dtype=torch.float64).to(dtype).requires_grad_()
+        self.head = torch.randn(v, width, generator=g, dtype=torch.float64).to(dtype).requires_grad_()
         self.teacher = 2 * torch.randn(n, v, generator=g, dtype=torch.float64).to(dtype)
         self.labels = torch.randint(0, v, (n,), generator=g)
         self.hard, self.soft = (torch.rand(n, generator=g, dtype=torch.float64).to(dtype) for _ in range(2))
@@ -110,7 +110,7 @@ def test_a_tail_is_one_outcome(divergence: dict, temperature: float, unused: int
 @pytest.mark.parametrize("temperature", TEMPERATURES)
 @pytest.mark.parametrize("divergence", OVER_A_TAIL, ids=lambda d: d["kind"])
 def test_gradcheck(divergence: dict, temperature: float, share: float) -> None:
-    parts = Parts(n=4, v=9)
+    parts = Parts(n=4, v=9, width=3)
     targets = top_k(parts.teacher, 3)
     hard, soft = (1 - share) * parts.hard, share * parts.hard
     options = LossSettings.model_validate(
@@ -189,7 +189,7 @@ def test_a_drawn_support_is_unbiased_where_a_renormalised_head_is_not(
 @pytest.mark.parametrize("temperature", TEMPERATURES)
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
 def test_gradcheck_of_a_drawn_support(temperature: float, share: float) -> None:
-    parts = Parts(n=4, v=9)
+    parts = Parts(n=4, v=9, width=3)
     targets = drawn(parts.teacher, 5, 0.8, generator(2))
     hard, soft = (1 - share) * parts.hard, share * parts.hard
     options = LossSettings(temperature=temperature, chunk_tokens=3, compiled=False)

@@ -18,9 +18,8 @@ from leadspan.losses.rows import ROW_COLUMNS
 from leadspan.models.heads import LogitTransform
 from leadspan.teacher.targets import DenseTargets, Targets
 
-_CPU_CHUNK_BYTES = 32 << 20
+_CPU_CHUNK_BYTES = 64 << 20
 _CUDA_CHUNK_TOKENS = 2048
-_SLAB_ENTRIES = 16_384
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +80,8 @@ def chunked_loss(
     wide = torch.promote_types(hidden.dtype, torch.float32)
     hard, soft = hard_weights.to(wide) / normaliser, soft_weights.to(wide) / normaliser
     num_entries = vocab_size or head.shape[0]
-    rows = chunk_rows(settings, transform or LogitTransform(), targets, num_entries, hidden.device)
-    size = settings.chunk_tokens or default_chunk(hidden.device, num_entries)
-    shape = size if rows.is_compiled else min(size, len(labels)), num_entries
+    shape = settings.chunk_tokens or default_chunk(hidden.device, num_entries), num_entries
+    rows = chunk_rows(settings, transform or LogitTransform(), targets, shape, hidden.device)
     value, statistics = _ChunkedLoss.apply(hidden, head, targets, labels, hard, soft, settings.temperature, rows, shape)
     return value, RowLosses(*statistics.unbind(1))
 
@@ -113,7 +111,7 @@ class _ChunkedLoss(torch.autograd.Function):
         weight = _factor(head.detach()[:num_entries].to(hidden.dtype))
         teacher = (targets.hidden, targets.head) if isinstance(targets, DenseTargets) else None
         teacher_weight = None if teacher is None else _factor(teacher[1][:num_entries].to(teacher[0].dtype))
-        z_s = hard.new_zeros(shape)
+        z_s = hard.new_zeros(rows.blocks.buffer_rows(min(size, len(labels))), num_entries)
         z_t = None if teacher is None else torch.zeros_like(z_s)
         d_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         d_head = hard.new_zeros(head.shape) if ctx.needs_input_grad[1] else None
@@ -174,10 +172,7 @@ def _accumulate(total: torch.Tensor, left: torch.Tensor, right: torch.Tensor) ->
     """`total += left @ right`, without rounding the product below the type of `total`."""
     if left.dtype == total.dtype:
         total.addmm_(left, right)
-        return
-    for start in range(0, len(total), _SLAB_ENTRIES):
-        slab = slice(start, start + _SLAB_ENTRIES)
-        if left.is_cuda:
-            total[slab] += torch.mm(left[slab], right, out_dtype=total.dtype)
-        else:
-            total[slab].addmm_(left[slab].to(total.dtype), right.to(total.dtype))
+    elif left.is_cuda:
+        torch.addmm(total, left, right, out_dtype=total.dtype, out=total)
+    else:
+        total.addmm_(left.to(total.dtype), right.to(total.dtype))

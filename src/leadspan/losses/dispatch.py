@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F  # the field's name
 
 from leadspan.losses.config import LossSettings
-from leadspan.losses.rows import RowPart, compiled, dense_rows, hard_rows, run_rows, should_compile
+from leadspan.losses.rows import Blocks, RowPart, block_size, compiled, dense_rows, hard_rows, should_compile
 from leadspan.losses.sparse_rows import check_defined, sampled_rows, split_support, tail_rows
 from leadspan.models.heads import LogitTransform
 from leadspan.teacher.targets import DenseTargets, SparseTargets, Targets
@@ -18,8 +18,8 @@ class ChunkRows(Protocol):
     """The row part of one chunk."""
 
     @property
-    def is_compiled(self) -> bool:
-        """Whether the buffers must have one shape in every call."""
+    def blocks(self) -> Blocks:
+        """The arithmetic, and how many rows it takes at a time."""
         ...
 
     def __call__(
@@ -48,7 +48,7 @@ def chunk_rows(
     settings: LossSettings,
     transform: LogitTransform,
     targets: Targets | None,
-    num_entries: int,
+    shape: tuple[int, int],
     device: torch.device,
 ) -> ChunkRows:
     """Choose and build the row part of a loss.
@@ -57,39 +57,39 @@ def chunk_rows(
         settings: Divergence, temperature, whether to compile.
         transform: What the student does to its logits.
         targets: The teacher's side.
-        num_entries: Vocabulary that is compared.
+        shape: Of a chunk: positions, and the vocabulary that is compared.
         device: Where it runs.
 
     Raises:
         TargetsError: The targets do not define this divergence, or not at this temperature.
     """
-    is_compiled = should_compile(settings.compiled, num_entries, device)
+    is_compiled = should_compile(settings.compiled, shape[1], device)
+    size = block_size(device, shape[1], shape[0], is_compiled)
 
-    def built(build: Callable[..., RowPart], *arguments: object) -> RowPart:
-        return compiled(build, *arguments) if is_compiled else build(*arguments)
+    def blocks(build: Callable[..., RowPart], *arguments: object) -> Blocks:
+        return Blocks(compiled(build, *arguments) if is_compiled else build(*arguments), size, is_compiled)
 
     temperature = settings.temperature
     if targets is None:
-        return _Dense(built(hard_rows, transform), is_compiled)
+        return _Dense(blocks(hard_rows, transform))
     if isinstance(targets, DenseTargets):
         of_teacher = LogitTransform(targets.scale, targets.softcap)
-        return _Dense(built(dense_rows, transform, of_teacher, settings.divergence, temperature), is_compiled)
+        return _Dense(blocks(dense_rows, transform, of_teacher, settings.divergence, temperature))
     check_defined(targets, settings.divergence)
     log_probs, weights = targets.tempered(temperature), targets.sample_weights
     if weights is None:
-        part = built(tail_rows, transform, settings.divergence, temperature)
-        return _Sparse(part, is_compiled, transform, targets, (log_probs,))
+        part = blocks(tail_rows, transform, settings.divergence, temperature)
+        return _Sparse(part, transform, targets, (log_probs,))
     if temperature != 1.0:
         weights = torch.where(weights == 0, 0.0, weights * (log_probs - targets.log_probs).exp())
-    return _Sparse(built(sampled_rows, transform, temperature), is_compiled, transform, targets, (log_probs, weights))
+    return _Sparse(blocks(sampled_rows, transform, temperature), transform, targets, (log_probs, weights))
 
 
 @dataclass(frozen=True, slots=True)
 class _Dense:
     """All of the vocabulary, with a teacher's logits beside the student's or without."""
 
-    part: RowPart
-    is_compiled: bool
+    blocks: Blocks
 
     def __call__(
         self,
@@ -101,15 +101,14 @@ class _Dense:
         soft: torch.Tensor,
     ) -> torch.Tensor:
         logits = (z_s,) if z_t is None else (z_s, z_t)
-        return _run(self.part, self.is_compiled, logits, (labels, hard, soft))
+        return self.blocks(logits, (labels, hard, soft))
 
 
 @dataclass(frozen=True, slots=True)
 class _Sparse:
     """A support: split off, compared, and its gradient put back."""
 
-    part: RowPart
-    is_compiled: bool
+    blocks: Blocks
     transform: LogitTransform
     targets: SparseTargets
     teacher: tuple[torch.Tensor, ...]
@@ -130,7 +129,7 @@ class _Sparse:
         support, ids = split_support(rows, targets.token_ids[part], teacher[0] > -torch.inf)
         support = F.pad(support, (0, 0, 0, len(z_s) - len(rows)))
         per_row = (*teacher, label_logits, hard, soft)
-        statistics = _run(self.part, self.is_compiled, (z_s, support), per_row)
+        statistics = self.blocks((z_s, support), per_row)
         onehot = self.transform.chain(-hard, self.transform.logits(label_logits))
         rows.scatter_add_(1, ids, support[: len(rows)]).scatter_add_(1, labels[:, None], onehot[:, None])
         if targets.entropy is not None:
@@ -138,14 +137,3 @@ class _Sparse:
         if targets.label_log_probs is not None:
             statistics[:, 5] = -targets.label_log_probs[part]
         return statistics
-
-
-def _run(
-    part: RowPart, is_compiled: bool, buffers: tuple[torch.Tensor, ...], per_row: tuple[torch.Tensor, ...]
-) -> torch.Tensor:
-    """Fill the rows up to the compiled shape, with weight 0, or leave the unused rows of the buffers out."""
-    length, size = len(per_row[0]), len(buffers[0])
-    if not is_compiled:
-        return run_rows(part, *(buffer[:length] for buffer in buffers), *per_row)
-    filled = (F.pad(values, (0, 0) * (values.dim() - 1) + (0, size - length)) for values in per_row)
-    return part(*buffers, *filled)[:length]

@@ -2,16 +2,17 @@
 
 Every function here takes the student's raw logits `z_s` [C, V], *overwrites them with the gradient* of
 `sum_i hard_i CE_i + soft_i T^2 D_i`, and returns the rows' statistics [C, len(ROW_COLUMNS)]. The code is plain PyTorch
-over rows that do not know each other: compiled it is three passes over the chunk without a temporary of its size,
-uncompiled it goes over blocks of rows that fit the cache.
+over rows that do not know each other, run over blocks of rows so small that their temporaries stay in the cache.
 """
 
 import functools
 import logging
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F  # the field's name
 from jaxtyping import Float, Int
 
 from leadspan.losses.config import AnyDivergence
@@ -23,6 +24,7 @@ logger = logging.getLogger(__name__)
 ROW_COLUMNS = ("cross_entropy", "divergence", "student_entropy", "teacher_entropy", "agreement", "teacher_nll")
 _COMPILED_VOCABULARY = 1024
 _BLOCK_ELEMENTS = {"cpu": 1 << 18, "cuda": 1 << 26}
+_BLOCKS_PER_CHUNK = 32
 Logits = Float[torch.Tensor, "C V"]
 Rows = Float[torch.Tensor, "C"]  # a dimension name
 RowPart = Callable[..., torch.Tensor]
@@ -64,11 +66,55 @@ def dense_rows(
     return rows
 
 
-def run_rows(part: RowPart, z_s: Logits, *others: torch.Tensor) -> torch.Tensor:
-    """Run an uncompiled row part block by block, so that its temporaries stay small and, on a CPU, in the cache."""
-    size = max(1, _BLOCK_ELEMENTS.get(z_s.device.type, 1 << 26) // z_s.shape[1])
-    blocks = [slice(start, start + size) for start in range(0, len(z_s), size)]
-    return torch.cat([part(z_s[block], *(other[block] for other in others)) for block in blocks])
+def block_size(device: torch.device, num_entries: int, chunk_size: int, is_compiled: bool) -> int:
+    """Rows the row part takes at a time: its temporaries are of their size, not of the chunk's.
+
+    Compiled, a small fraction of the chunk, one row a thread at least on a CPU, where that much stays in the cache;
+    uncompiled, so many that calls are not all there is to it.
+    """
+    if not is_compiled:
+        return max(1, _BLOCK_ELEMENTS.get(device.type, 1 << 26) // num_entries)
+    if device.type == "cpu":
+        return min(chunk_size, max(torch.get_num_threads(), chunk_size // _BLOCKS_PER_CHUNK))
+    return chunk_size
+
+
+@dataclass(frozen=True, slots=True)
+class Blocks:
+    """A row part, run over a chunk block by block.
+
+    Attributes:
+        part: The arithmetic.
+        size: Rows of a block.
+        is_compiled: Whether every block must have that many rows; a smaller one is filled with rows of weight 0.
+    """
+
+    part: RowPart
+    size: int
+    is_compiled: bool
+
+    def buffer_rows(self, length: int) -> int:
+        """Rows a buffer needs for `length` rows: whole blocks, where every block must be whole."""
+        return -(-length // self.size) * self.size if self.is_compiled else length
+
+    def __call__(self, buffers: Sequence[torch.Tensor], per_row: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Statistics [n, len(ROW_COLUMNS)] of the first `n` rows of a chunk.
+
+        Args:
+            buffers: Logits and what else is overwritten, [>= n, ...]; rows behind `n` are scratch.
+            per_row: What belongs to each row, [n, ...].
+        """
+        length, statistics = len(per_row[0]), []
+        for start in range(0, length, self.size):
+            stop = min(start + self.size, length)
+            filled = start + self.size if self.is_compiled else stop
+            rows = [
+                F.pad(v[start:stop], (0, 0) * (v.dim() - 1) + (0, filled - stop)) if stop < filled else v[start:stop]
+                for v in per_row
+            ]
+            found = self.part(*(buffer[start:filled] for buffer in buffers), *rows)
+            statistics.append(found[: stop - start])
+        return torch.cat(statistics)
 
 
 @functools.lru_cache(maxsize=32)
