@@ -29,13 +29,14 @@ def run(options: argparse.Namespace) -> None:
         record = run_study(study, options.recipe, console)
     console.print(trials_table(record))
     for note in record.notes:
-        console.print(f"not made: {note}", highlight=False, markup=False)
+        console.print(f"not made: {note}", highlight=False, markup=False, soft_wrap=True)
     for trial in record.of_state("failed"):
-        console.print(f"failed: {trial.title}: {trial.message}", highlight=False, markup=False)
+        console.print(f"failed: {trial.title}: {trial.message}", highlight=False, markup=False, soft_wrap=True)
     failed = record.of_state("failed")
     if failed and not options.dry_run:
         raise RunError(
             f"{len(failed)} of {len(record.trials)} trials failed, {failed[0].title} first; the same command tries "
             "them again and keeps what is complete"
         )
-    console.print(f"leadspan report {study.output}" if not options.dry_run else "", highlight=False)
+    if not options.dry_run:
+        console.print(f"leadspan report {study.output}", highlight=False, soft_wrap=True)

@@ -47,12 +47,13 @@ class Board:
         if kind == "started":
             self.running[title] = "starting"
             if not self.live:
-                self.console.print(f"[dim]{headline(record)}[/]  {escape(title)}", highlight=False)
+                self.console.print(f"[dim]{headline(record)}[/]  {escape(title)}", highlight=False, soft_wrap=True)
         else:
             self.running.pop(title, None)
             outcome = "[red]failed[/]" if kind == "failed" else "done"
             last = text.strip().splitlines()[-1:] or [""]
-            self.console.print(f"{outcome}  {escape(title)}  {escape(last[0])}".rstrip(), highlight=False)
+            line = f"{outcome}  {escape(title)}  {escape(last[0])}".rstrip()
+            self.console.print(line, highlight=False, soft_wrap=True)
         self._draw()
 
     def _draw(self) -> None:
