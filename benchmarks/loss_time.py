@@ -146,9 +146,9 @@ def _ours(inputs: Inputs, divergence: AnyDivergence, kl_weight: float, labels: t
     weights = torch.ones(len(kept))
     settings = LossSettings(kl_weight=kl_weight, divergence=divergence)
     hard, soft = (1 - kl_weight) * weights, kl_weight * weights
-    return chunked_loss(
-        hidden, inputs.head, targets, labels[kept], hard, soft, settings, normaliser=float(len(kept))
-    )[0]
+    return chunked_loss(hidden, inputs.head, targets, labels[kept], hard, soft, settings, normaliser=float(len(kept)))[
+        0
+    ]
 
 
 def _naive(inputs: Inputs) -> torch.Tensor:

@@ -20,7 +20,18 @@ ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results"
 SHARED = ROOT.parent / "shared" / "data"
 """Traces and tokenizer for benchmarks, beside the checkout."""
-PACKAGES = ("leadspan", "torch", "transformers", "tokenizers", "datasets", "accelerate", "numpy", "pyarrow", "trl", "liger-kernel")
+PACKAGES = (
+    "leadspan",
+    "torch",
+    "transformers",
+    "tokenizers",
+    "datasets",
+    "accelerate",
+    "numpy",
+    "pyarrow",
+    "trl",
+    "liger-kernel",
+)
 
 
 class RecordError(RuntimeError):

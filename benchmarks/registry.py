@@ -6,7 +6,18 @@ from pathlib import Path
 
 from benchmarks.record import Outcome
 
-NAMES = ("prepare", "packing", "cut_step", "gkd_step", "loss_time", "loss_memory", "stored_step", "cli_help")
+NAMES = (
+    "prepare",
+    "packing",
+    "cut_step",
+    "gkd_step",
+    "loss_time",
+    "loss_memory",
+    "stored_step",
+    "sampling",
+    "coverage",
+    "cli_help",
+)
 
 
 def run(name: str) -> Outcome:

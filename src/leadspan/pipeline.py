@@ -1,6 +1,7 @@
 """One recipe, start to end. The only place where the stages are put together; every decision is in a stage."""
 
 import importlib.metadata
+import itertools
 import logging
 import platform
 import subprocess
@@ -145,7 +146,16 @@ def _claim(recipe: Recipe, resume: bool) -> None:
     if process_state().is_main_process:
         recipe.output.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
+        if not resume:
+            _set_aside(recipe.output / "samples")
     process_state().wait_for_everyone()
+
+
+def _set_aside(samples: Path) -> None:
+    """Samples of an earlier, unfinished run keep their own folder; they are another model's."""
+    if samples.exists():
+        number = next(n for n in itertools.count(1) if not samples.with_name(f"samples.old-{n}").exists())
+        samples.rename(samples.with_name(f"samples.old-{number}"))
 
 
 def evaluate(

@@ -136,15 +136,25 @@ class EvalResult(Settings):
     sampling: dict[str, Any]
     """Temperature, top-p, new-token cap and seed."""
     accuracy_strict: Interval
-    """Share of samples whose finished answer is right."""
+    """avg@n: share of samples whose finished answer is right, mean over problems."""
     accuracy_flexible: Interval
     """Share of samples in which a right answer can be found anywhere."""
+    accuracy_finished: Interval | None = None
+    """Strict accuracy among the samples that ended with thinking closed; absent where none did."""
+    pass_at: dict[str, Interval] = {}
+    """pass@k by k, where there is more than one sample: the chance that k samples hold a right one."""
+    majority_at: dict[str, Interval] = {}
+    """maj@k by k, where there is more than one sample: how often the most frequent of k answers is right."""
     termination_rate: Interval
     """Share of samples that ended with an end-of-turn token."""
     cap_hit_rate: float
     """Share of samples that ran into the new-token cap."""
     thinking_closed_rate: float
     """Share of samples that closed the chain of thought."""
+    loop_rate: float | None = None
+    """Share of samples that repeat a run of 30 tokens 10 times or more."""
+    no_box_rate: float | None = None
+    """Share of samples without a filled `\\boxed{}` behind the thinking; absent where no box is asked for."""
     tokens_mean: float
     """Mean number of new tokens."""
     tokens_p50: float
@@ -158,7 +168,7 @@ class EvalResult(Settings):
     samples_file: str | None = None
     """File of all samples, relative to the run directory."""
     seconds: float = 0.0
-    """Wall time of generation and grading."""
+    """Wall time of generation, interrupted sessions included, and grading."""
 
 
 class RunResult(Settings):

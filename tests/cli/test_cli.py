@@ -1,4 +1,5 @@
 import json
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -6,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from leadspan.cli import main
+from leadspan.evaluation.statistics import bootstrap_mean
+from leadspan.results import EvalResult, RunResult, save_run
 from recipes import toy_recipe, write_recipe
 
 
@@ -41,6 +44,13 @@ def test_dry_run_prints_the_resolved_recipe(tmp_path: Path, capsys: pytest.Captu
             "model|tokenizer",
             id="no model",
         ),
+        pytest.param(
+            ["evaluate", "{folder}", "no/such", "--output", "{folder}/e"], "no/such: no such local path", id="no task"
+        ),
+        pytest.param(["power", "--claim", "0.97"], "is not above the claim 0.97", id="claim above the truth"),
+        pytest.param(["power", "--samples", "0"], "are numbers from 1 upwards", id="no samples"),
+        pytest.param(["power", "--full", "{folder}"], "--full and --policy go together", id="one side only"),
+        pytest.param(["power", "--full", "{folder}", "--policy", "{folder}"], "run.json", id="no run"),
         pytest.param(
             ["distill", "{recipe}", "cut={kind: lead, p: 0.05}", "supervision.answer=0"],
             "leaves no weighted position in any",
@@ -82,17 +92,77 @@ def test_distill_evaluate_and_report_from_the_command_line(tmp_path: Path, capsy
     for cut in ("{kind: full}", "{kind: lead, p: 0.5}"):
         output = tmp_path / f"run{len(runs)}"
         path = write_recipe(toy_recipe(tmp_path, steps=2), tmp_path / "r.yaml")
-        tasks = f"evaluation={{tasks: [{{name: toy, path: {task}}}], sampling: {{max_new_tokens: 8, temperature: 0}}}}"
+        (output / "samples").mkdir(parents=True)
+        (output / "samples" / "toy.jsonl").write_text("of an earlier run that did not finish\n")
+        sampling = "{max_new_tokens: 8, temperature: 0}"
+        tasks = f"evaluation={{system: Brief., tasks: [{{name: toy, path: {task}}}], sampling: {sampling}}}"
         assert main(["distill", str(path), f"output={output}", f"cut={cut}", tasks]) == 0
         runs.append(output)
     shown = capsys.readouterr().out
     assert "accuracy (strict)" in shown and "terminated" in shown and "peak memory" in shown
     sample = json.loads((runs[0] / "samples" / "toy.jsonl").read_text())
     assert {"prompt", "text", "num_tokens", "finish_reason", "strict", "flexible", "weights_hash"} <= set(sample)
+    assert (runs[0] / "samples.old-1" / "toy.jsonl").read_text().startswith("of an earlier run")
     evaluated = tmp_path / "evaluated"
     options = ["--output", str(evaluated), "--set", "sampling.max_new_tokens=4", "--set", "sampling.temperature=0"]
     assert main(["evaluate", str(runs[0]), str(task), *options]) == 0
     assert main(["evaluate", str(runs[0]), str(task), *options]) == 2
+    again = json.loads((evaluated / "samples" / "task.jsonl").read_text())
+    assert again["prompt"] == sample["prompt"] and "Brief." in again["prompt"]
     page = tmp_path / "report.html"
     assert main(["report", *map(str, runs), "--output", str(page)]) == 0
     assert "lead 0.5" in page.read_text()
+
+
+def test_power_tells_what_a_claim_needs(capsys: pytest.CaptureFixture[str]) -> None:
+    plan = ["--samples", "1", "4", "--seeds", "1", "3", "--problems", "30", "500"]
+    assert main(["power", "--claim", "0.8", "--retention", "0.95", "--seed-sd", "0.02", *plan]) == 0
+    shown = capsys.readouterr().out
+    assert "retention of at least 80%" in shown and "Problems needed" in shown and "What a plan can show" in shown
+    rows = [[cell.strip() for cell in line.split("│")] for line in shown.splitlines() if line.count("│") in (2, 4)]
+    needed = {row[0]: int(row[1].replace(",", "")) for row in rows if len(row) == 3}
+    assert needed["1"] > needed["4"] > 30
+    assert [row[0] for row in rows if len(row) == 5] == ["30"] * 4 + ["500"] * 4
+
+
+def evaluated_run(name: str, correct: dict[str, list[int]]) -> RunResult:
+    sure = bootstrap_mean(list(correct.values()))
+    result = EvalResult(
+        task="toy",
+        model=name,
+        weights_hash="abc",
+        num_problems=len(correct),
+        samples_per_problem=4,
+        sampling={},
+        accuracy_strict=sure,
+        accuracy_flexible=sure,
+        termination_rate=sure,
+        cap_hit_rate=0,
+        thinking_closed_rate=1,
+        tokens_mean=1,
+        tokens_p50=1,
+        tokens_p95=1,
+        correct=correct,
+    )
+    return RunResult(name=name, label=name, recipe={}, environment={}, evaluations=[result])
+
+
+def test_power_from_finished_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    generator = random.Random(1)
+    chances = [generator.random() for _ in range(200)]
+    for name, factor in (("full", 1.0), ("lead", 0.9)):
+        for seed in range(3):
+            scores = {
+                str(i): [int(generator.random() < factor * chance) for _ in range(4)]
+                for i, chance in enumerate(chances)
+            }
+            save_run(evaluated_run(name, scores), tmp_path / f"{name}-{seed}")
+    sides = [
+        [flag, *(str(tmp_path / f"{name}-{seed}") for seed in range(3))]
+        for flag, name in (("--full", "full"), ("--policy", "lead"))
+    ]
+    assert main(["power", *sides[0], *sides[1], "--claim", "0.8"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "Expected: retention 8" in shown or "Expected: retention 9" in shown
+    assert main(["power", *sides[0], *sides[1], "--claim", "0.99"]) == 2
+    assert "is not above the claim 0.99" in capsys.readouterr().err

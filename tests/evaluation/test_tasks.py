@@ -3,9 +3,11 @@ from pathlib import Path
 
 import pytest
 
-from leadspan.errors import DataError
+from leadspan.errors import DataError, SettingsError
+from leadspan.evaluation.benchmarks import BENCHMARKS, BOXED
 from leadspan.evaluation.config import TaskSettings
 from leadspan.evaluation.tasks import load_task
+from leadspan.settings import validate
 
 
 def task(tmp_path: Path, *rows: object, **settings: object) -> TaskSettings:
@@ -44,17 +46,146 @@ def test_a_repeated_problem_is_kept_apart(tmp_path: Path) -> None:
     assert second.problem_id == f"{first.problem_id}-2" and second.text == first.text
 
 
+def test_the_box_of_a_solution_is_the_answer_where_there_is_no_other(tmp_path: Path) -> None:
+    (problem,) = load_task(task(tmp_path, {"problem": "x", "solution": "so \\boxed{1}, no: \\boxed{\\frac{1}{2}}."}))
+    assert problem.gold == "\\frac{1}{2}"
+    with pytest.raises(DataError, match="no box in column solution"):
+        load_task(task(tmp_path, {"problem": "x", "solution": "so 1."}))
+
+
+def test_a_problem_of_several_columns(tmp_path: Path) -> None:
+    row = {"Body": "Two {red} hats.", "Question": "How many?", "Answer": 2.0, "context": None}
+    (problem,) = load_task(task(tmp_path, row, problem="{context}\n{Body}\n{Question}"))
+    assert (problem.text, problem.gold) == ("Two {red} hats.\nHow many?", "2")
+    with pytest.raises(DataError, match="no problem in column Text"):
+        load_task(task(tmp_path, row, problem="{Body} {Text}"))
+
+
+GPQA = {
+    "Question": "Which?",
+    "Correct Answer": "gold\n",
+    "Incorrect Answer 1": "lead",
+    "Incorrect Answer 2": "tin",
+    "Incorrect Answer 3": "iron",
+}
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "row", "letter", "choices"),
+    [
+        pytest.param(
+            "arc_challenge",
+            {"question": "q", "choices": {"text": ["x", "y"], "label": ["1", "2"]}, "answerKey": "2"},
+            "B",
+            ("x", "y"),
+            id="text and label",
+        ),
+        pytest.param(
+            "mmlu", {"question": "q", "choices": ["x", "y", "z"], "answer": 2}, "C", ("x", "y", "z"), id="list"
+        ),
+        pytest.param("mmlu_pro", {"question": "q", "options": ["x", "y"], "answer": "B"}, "B", ("x", "y"), id="letter"),
+        pytest.param("hellaswag", {"ctx": "c", "endings": ["x", "y"], "label": "0"}, "A", ("x", "y"), id="from zero"),
+        pytest.param(
+            "winogrande",
+            {"sentence": "a _", "option1": "x", "option2": "y", "answer": "1"},
+            "A",
+            ("x", "y"),
+            id="from one",
+        ),
+        pytest.param("piqa", {"goal": "g", "sol1": "x", "sol2": "y", "label": 1}, "B", ("x", "y"), id="columns"),
+        pytest.param("boolq", {"question": "q", "passage": "p", "answer": True}, "B", ("no", "yes"), id="yes or no"),
+        pytest.param("gpqa", GPQA, None, None, id="shuffled"),
+    ],
+)
+def test_multiple_choice(
+    tmp_path: Path, benchmark: str, row: dict[str, object], letter: str | None, choices: tuple[str, ...] | None
+) -> None:
+    settings = task(tmp_path, row, benchmark=benchmark, name=benchmark)
+    (problem,) = load_task(settings)
+    assert all(f"{name}. {text}" in problem.text for name, text in zip("ABCD", problem.choices, strict=False))
+    assert problem.text.endswith("within \\boxed{}.")
+    if letter is None:
+        assert problem.choices["ABCD".index(problem.gold)] == "gold"
+        assert sorted(problem.choices) == ["gold", "iron", "lead", "tin"]
+        (again,) = load_task(settings)
+        assert again == problem
+    else:
+        assert (problem.gold, problem.choices) == (letter, choices)
+
+
+def test_shuffled_choices_put_the_right_one_everywhere(tmp_path: Path) -> None:
+    problems = load_task(
+        task(tmp_path, *[{**GPQA, "Question": f"q{i}"} for i in range(80)], benchmark="gpqa", name="g")
+    )
+    assert {p.gold for p in problems} == set("ABCD")
+    assert max([p.gold for p in problems].count(letter) for letter in "ABCD") < 40
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        pytest.param({"question": "q", "answer": 1}, "no choice in column choices", id="no choices"),
+        pytest.param({"question": "q", "choices": ["x"], "answer": 0}, "1 choices; multiple choice needs", id="one"),
+        pytest.param(
+            {"question": "q", "choices": ["x", "y"], "answer": 2}, "'2' is none of the 2 choices", id="beyond"
+        ),
+        pytest.param({"question": "q", "choices": "xy", "answer": 1}, "is no list of choices", id="text"),
+    ],
+)
+def test_broken_choices(tmp_path: Path, row: dict[str, object], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        load_task(task(tmp_path, row, benchmark="mmlu", name="m"))
+
+
+def test_every_known_benchmark_is_a_task() -> None:
+    for name in BENCHMARKS:
+        settings = TaskSettings.model_validate({"benchmark": name})
+        assert settings.name == name and settings.instruction
+        assert TaskSettings.model_validate(settings.model_dump()) == settings
+
+
+def test_settings_of_a_task_stand_before_the_benchmarks() -> None:
+    settings = TaskSettings.model_validate({"benchmark": "aime24", "path": "x.jsonl", "samples_per_problem": 8})
+    assert (settings.path, settings.samples_per_problem, settings.instruction) == ("x.jsonl", 8, BOXED)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        pytest.param({"benchmark": "aime42"}, "benchmark 'aime42' is not known; did you mean 'aime2", id="unknown"),
+        pytest.param({"name": "x", "path": "y", "grader": "choice"}, "go together", id="no choices"),
+        pytest.param({"name": "x", "path": "y", "grader": "choice", "choices": {}}, "name either", id="empty choices"),
+        pytest.param({"name": "x"}, "path: missing", id="no path"),
+    ],
+)
+def test_task_settings_that_do_not_fit(values: dict[str, object], message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        validate(TaskSettings, values, "task")
+
+
 @pytest.mark.shared
 @pytest.mark.parametrize(
-    ("name", "count"),
-    [("aime24", 30), ("aime25", 30), ("amc23", 40), ("math500", 500), ("gsm8k_test", 1319), ("olympiadbench", 675)],
+    ("name", "file", "count", "first"),
+    [
+        ("aime24", "aime24", 30, "204"),
+        ("aime25", "aime25", 30, "70"),
+        ("amc23", "amc23", 40, "27"),
+        ("math500", "math500", 500, "\\left( 3, \\frac{\\pi}{2} \\right)"),
+        ("gsm8k", "gsm8k_test", 1319, "18"),
+        ("olympiadbench", "olympiadbench", 675, "2"),
+        ("minerva", "minerva_math", 272, "1.6"),
+        ("svamp", "svamp", 1000, "145"),
+    ],
 )
-def test_real_benchmarks(shared: Path, name: str, count: int) -> None:
-    problems = load_task(TaskSettings(name=name, path=str(shared / "benchmarks" / f"{name}.jsonl")))
-    assert len(problems) == count and all(p.text and p.gold for p in problems)
+def test_real_benchmarks(shared: Path, name: str, file: str, count: int, first: str) -> None:
+    path = shared / "benchmarks" / f"{file}.jsonl"
+    problems = load_task(TaskSettings.model_validate({"benchmark": name, "path": str(path)}))
+    assert len(problems) == count == len({p.problem_id for p in problems})
+    assert all(p.text.endswith(f"\n\n{BOXED}") and p.gold for p in problems)
+    assert problems[0].gold == first
 
 
 @pytest.mark.shared
-def test_a_benchmark_without_answers_says_so(shared: Path) -> None:
-    with pytest.raises(DataError, match=r"no answer in column .*columns: problem, solution, type, idx"):
-        load_task(TaskSettings(name="minerva", path=str(shared / "benchmarks" / "minerva_math.jsonl")))
+def test_a_benchmark_without_the_named_column_says_so(shared: Path) -> None:
+    with pytest.raises(DataError, match=r"no answer in column answer \(columns: problem, solution, type, idx\)"):
+        load_task(TaskSettings(name="minerva", path=str(shared / "benchmarks" / "minerva_math.jsonl"), answer="answer"))

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from importlib import metadata
 
-from leadspan.cli import demo, distill, evaluate, preview, report, study
+from leadspan.cli import demo, distill, evaluate, power, preview, report, study
 from leadspan.errors import LeadspanError
 
 COMMANDS = {
@@ -16,6 +16,7 @@ COMMANDS = {
     "distill": distill,
     "evaluate": evaluate,
     "study": study,
+    "power": power,
     "report": report,
 }
 

@@ -2,7 +2,7 @@
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from leadspan.data.config import Rendering
@@ -12,8 +12,18 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Model, tasks, and the settings of `evaluation` as options."""
     parser.add_argument("model", help="directory in Hugging Face form, Hub name, or a run directory")
-    parser.add_argument("tasks", nargs="+", metavar="TASK", help="local file of problems, or Hub dataset name")
-    parser.add_argument("--output", type=Path, required=True, help="directory for run.json and samples")
+    parser.add_argument(
+        "tasks",
+        nargs="+",
+        metavar="TASK",
+        help="known benchmark (aime24, math500, gpqa, ...), BENCHMARK=FILE, file of problems, or Hub dataset name",
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        required=True,
+        help="directory for run.json and samples; interrupted, the same command goes on",
+    )
     parser.add_argument("--label", help="how to call the model in tables")
     parser.add_argument(
         "--set",
@@ -42,10 +52,11 @@ def run(options: argparse.Namespace) -> None:
 
     if (options.output / RUN_FILE).exists():
         raise RunError(f"--output {options.output}: it holds a finished run; give another directory")
-    values = {"tasks": [{"name": Path(task).stem, "path": task} for task in options.tasks]}
-    apply_overrides(values, options.overrides)
+    values: dict[str, Any] = {"tasks": [_task(task) for task in options.tasks]}
     run_directory = Path(options.model)
     trained = load_run(run_directory) if (run_directory / RUN_FILE).exists() else None
+    values |= {"system": _stored(trained, "evaluation").get("system", "")}
+    apply_overrides(values, options.overrides)
     rendering = _rendering(values.pop("rendering", None), trained)
     settings = validate(EvaluationSettings, values, "evaluate")
     model = Pretrained(path=options.model if trained is None else str(run_directory / STUDENT_DIR))
@@ -63,10 +74,25 @@ def run(options: argparse.Namespace) -> None:
     print(f"samples: {options.output / 'samples'}")
 
 
+def _task(text: str) -> dict[str, str]:
+    """A known benchmark, one with a path of its own, or a file or Hub name to read as it is."""
+    from leadspan.evaluation.benchmarks import BENCHMARKS
+
+    name, equals, path = text.partition("=")
+    if name in BENCHMARKS:
+        return {"benchmark": name, **({"path": path} if equals else {})}
+    return {"name": Path(text).stem, "path": text}
+
+
 def _rendering(given: object, trained: "RunResult | None") -> "Rendering":
     """How prompts are rendered: as given, else as the run that trained the model rendered them."""
     from leadspan.data.config import Rendering
     from leadspan.settings import validate
 
-    stored = trained.recipe["data"]["rendering"] if trained is not None and "data" in trained.recipe else {}
+    stored = _stored(trained, "data").get("rendering", {})
     return validate(Rendering, {**stored, **(given if isinstance(given, dict) else {})}, "evaluate: rendering")
+
+
+def _stored(trained: "RunResult | None", section: str) -> dict[str, Any]:
+    """A section of the recipe that trained the model, empty where there is none."""
+    return trained.recipe.get(section, {}) if trained is not None else {}

@@ -10,16 +10,15 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
 from unicodedata import normalize
 
 import numpy as np
-from jinja2 import TemplateError
 from tokenizers.normalizers import NFC
 from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 from leadspan.data.config import Rendering
 from leadspan.data.first_answer import first_statement
+from leadspan.data.prompts import PromptRenderer
 from leadspan.data.records import Refusal, Trace
 from leadspan.data.truncation import Sections
 from leadspan.errors import ModelError
@@ -75,7 +74,7 @@ class Rendered:
     question_id: str
 
 
-class Renderer:
+class Renderer(PromptRenderer):
     """Renders and tokenises traces for one tokenizer."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, rendering: Rendering):
@@ -85,10 +84,7 @@ class Renderer:
             ModelError: The tokenizer has no template or no offsets, or the template drops or changes the chain of
                 thought or leaves the turn without an end; names the remedy.
         """
-        self.tokenizer = tokenizer
-        self.rendering = rendering
-        self.name = tokenizer.name_or_path or type(tokenizer).__name__
-        self.template = self._read_template()
+        super().__init__(tokenizer, rendering)
         if not tokenizer.is_fast:
             raise ModelError(f"tokenizer {self.name}: it is not a fast tokenizer, so it has no character offsets")
         self._stop_texts = (str(tokenizer.eos_token),) if tokenizer.eos_token else ()
@@ -151,45 +147,12 @@ class Renderer:
         parts = (backend, self.template, self.rendering.model_dump_json(exclude={"chat_template"}))
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
-    def _read_template(self) -> str:
-        path = self.rendering.chat_template
-        if path is not None:
-            try:
-                return path.read_text(encoding="utf-8")
-            except OSError as error:
-                raise ModelError(f"data.rendering.chat_template: {path} cannot be read ({error.strerror})") from None
-            except UnicodeDecodeError:
-                raise ModelError(f"data.rendering.chat_template: {path} is not UTF-8 text") from None
-        template: Any = self.tokenizer.chat_template
-        if isinstance(template, dict):
-            template = template.get("default")
-        if not template:
-            raise ModelError(
-                f"tokenizer {self.name}: it has no chat template; "
-                "set data.rendering.chat_template: FILE, or take the tokenizer of the chat model of that family"
-            )
-        return template
-
     def _normalised(self, trace: Trace) -> Trace:
         """Compose characters before rendering where the tokenizer does, so that decoding gives the rendered text."""
         if not isinstance(self.tokenizer.backend_tokenizer.normalizer, NFC):  # pyright: ignore[reportAttributeAccessIssue, reportOptionalMemberAccess]  # fast only
             return trace
         messages = tuple({key: normalize("NFC", text) for key, text in m.items()} for m in trace.messages)
         return replace(trace, messages=messages, cot=normalize("NFC", trace.cot), answer=normalize("NFC", trace.answer))
-
-    def _apply(self, messages: list[dict[str, str]], header: bool) -> str:
-        try:
-            text = self.tokenizer.apply_chat_template(
-                messages, chat_template=self.template, tokenize=False, add_generation_prompt=header
-            )
-        except TemplateError as error:
-            raise ModelError(f"chat template of {self.name}: {error}") from None
-        assert isinstance(text, str)
-        return text
-
-    def prompt_text(self, messages: Sequence[dict[str, str]]) -> str:
-        """The prompt with the generation header, as a model is given it; may end with the opening think tag."""
-        return self._apply(list(messages), header=True)
 
     def _header(self, trace: Trace) -> str:
         """Prompt with generation header, less an opening think tag that the header may bring along."""

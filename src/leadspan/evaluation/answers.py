@@ -13,6 +13,7 @@ units. What it gets wrong is settled here, by rule:
 """
 
 import re
+from fractions import Fraction
 from typing import Any, Literal
 
 Outcome = Literal["right", "wrong", "no_answer", "unparsed", "timeout"]
@@ -64,10 +65,41 @@ def last_boxed(text: str) -> str | None:
     return None if last is None else text[last[0] : last[1]]
 
 
+def has_box(text: str) -> bool:
+    r"""Whether a `\boxed{}` with content stands behind the thinking."""
+    return bool((last_boxed(text_after_thinking(text)) or "").strip())
+
+
 def bare_gold(gold: str) -> str:
     r"""The gold without surrounding white space, dollar signs or a `\boxed{}`."""
     box = last_boxed(gold)
     return (gold if box is None else box).strip().strip("$").strip()
+
+
+def plain_text(text: str) -> str:
+    """Text without LaTeX spacing, text wrappers and white space that separates no two words."""
+    text = _WRAPPER.sub(r"\1", text.replace("\\!", "").replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac"))
+    words = " ".join(_SPACING.sub(" ", text).split())
+    return re.sub(r" ?([^\w ]) ?", r"\1", words).strip(".")
+
+
+def normalise(answer: str) -> str:
+    r"""One spelling for answers that are plainly the same, for counting votes; quick, without any algebra.
+
+    Numbers, fractions and decimals become a reduced fraction; LaTeX spacing, text wrappers, `x =`, ordinals, thousands
+    separators and letter case go. What only algebra can equate stays apart.
+
+    >>> normalise(r"x = \frac{2}{4}"), normalise("0.50"), normalise("1{,}000"), normalise(r"\text{East}")
+    ('1/2', '1/2', '1000', 'east')
+    """
+    plain = plain_text(_respell(answer))
+    plain = re.sub(r"^[A-Za-z]=", "", plain)
+    plain = re.sub(r"\{,\}", ",", plain)
+    number = plain.replace(",", "") if re.fullmatch(r"-?\d{1,3}(?:,\d{3})+(?:\.\d+)?", plain) else plain
+    number = re.sub(r"^(-?)\\frac\{?(\d+)\}?\{?(\d+)\}?$", r"\1\2/\3", number)
+    if re.fullmatch(r"-?(?:\d{1,300}/0*[1-9]\d{0,299}|\d{1,300}(?:\.\d{1,300})?|\.\d{1,300})", number):
+        return str(Fraction(number))
+    return plain.casefold()
 
 
 def decide(candidate: str, gold: str) -> Outcome:
@@ -94,11 +126,11 @@ def decide(candidate: str, gold: str) -> Outcome:
     answer = next((part for part in found if isinstance(part, str)), "")
     box = last_boxed(candidate)
     spellings = [answer] if box is None else [answer, _respell(box)]
-    if any(_plain(spelling) == _plain(gold) != "" for spelling in spellings):
+    if any(plain_text(spelling) == plain_text(gold) != "" for spelling in spellings):
         return "right"
     if _is_words(gold):
         return _either(any(_fold_words(spelling) == _fold_words(gold) for spelling in spellings))
-    numeral, gold_numeral = (_NUMERAL.fullmatch(_plain(text)) for text in (answer, gold))
+    numeral, gold_numeral = (_NUMERAL.fullmatch(plain_text(text)) for text in (answer, gold))
     if numeral and gold_numeral:
         return _either(numeral.groups() == gold_numeral.groups())
     values, gold_values = _values(found), _values(_parse(f"\\boxed{{{gold}}}"))
@@ -156,17 +188,10 @@ def _respell(text: str) -> str:
     return text.rstrip()
 
 
-def _plain(text: str) -> str:
-    """Text without LaTeX spacing, text wrappers and white space that separates no two words."""
-    text = _WRAPPER.sub(r"\1", text.replace("\\!", "").replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac"))
-    words = " ".join(_SPACING.sub(" ", text).split())
-    return re.sub(r" ?([^\w ]) ?", r"\1", words).strip(".")
-
-
 def _is_words(gold: str) -> bool:
     text = _WRAPPER.fullmatch(gold)
-    return bool(_WORDS.fullmatch(text[1].strip()) if text else _BARE_WORDS.fullmatch(_plain(gold)))
+    return bool(_WORDS.fullmatch(text[1].strip()) if text else _BARE_WORDS.fullmatch(plain_text(gold)))
 
 
 def _fold_words(text: str) -> str:
-    return _plain(text).strip("()").casefold()
+    return plain_text(text).strip("()").casefold()

@@ -1,27 +1,23 @@
-"""One model on one task: draw, keep every sample, grade, count."""
+"""One model on tasks: draw, keep every sample, grade, count. Interrupted, it goes on where it was."""
 
-import dataclasses
-import json
 import logging
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import numpy as np
-import torch
-from transformers import PreTrainedModel
-
 from leadspan.data.config import Rendering
-from leadspan.data.sections import Renderer
-from leadspan.evaluation.config import EvaluationSettings, SamplingSettings, TaskSettings
-from leadspan.evaluation.grading import GradeItem, MathGrader, Verdict, exact_grade
-from leadspan.evaluation.sampling import Request, Sample, generate
-from leadspan.evaluation.statistics import bootstrap_mean
+from leadspan.errors import EvaluationError
+from leadspan.evaluation.answers import has_box
+from leadspan.evaluation.choices import choice_grade
+from leadspan.evaluation.config import EvaluationSettings, TaskSettings
+from leadspan.evaluation.grading import GradeItem, MathGrader, Verdict, exact_grade, literal_grade
+from leadspan.evaluation.metrics import Graded, evaluation_result
+from leadspan.evaluation.samples import Key, SampleFile, StoredSample
+from leadspan.evaluation.sampling import Request, Sample
+from leadspan.evaluation.subject import Subject, open_subject
 from leadspan.evaluation.tasks import Problem, load_task
 from leadspan.models.config import ModelSettings
-from leadspan.models.loading import load_model, load_tokenizer, name_of, weights_hash
-from leadspan.results import EvalResult, Interval
+from leadspan.results import EvalResult
 
 logger = logging.getLogger(__name__)
 
@@ -41,55 +37,18 @@ def evaluate_model(
         tokenizer_path: Its tokenizer, whose chat template renders the prompts.
         rendering: How prompts are rendered and thinking is tagged.
         settings: Tasks and sampling.
-        directory: `samples/` is written here, one line per sample.
+        directory: `samples/` is written here, one line per sample; samples that an interrupted evaluation left there
+            are taken up.
         on_progress: Told in words what is being done.
 
     Raises:
         ModelError: Model or tokenizer cannot be used.
         DataError: A task cannot be read.
-        EvaluationError: A prompt does not fit the model's window.
+        EvaluationError: A prompt does not fit the model's window, or the samples that are there are another's.
     """
     tasks = [(task, load_task(task)) for task in settings.tasks]
-    renderer = Renderer(load_tokenizer(tokenizer_path), rendering)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    dtype = torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
-    model = load_model(model_settings, dtype, for_training=False).to(device).eval()  # pyright: ignore[reportArgumentType]  # typed for str
-    weights, stops = weights_hash(model), stop_token_ids(model, renderer)
-    results = []
-    for task, problems in tasks:
-        start = time.perf_counter()
-        samples = _draw(
-            model,
-            renderer,
-            problems,
-            stops,
-            settings.sampling,
-            lambda text, t=task: on_progress(f"evaluating: {t.name}, {text}"),
-        )
-        path = directory / "samples" / f"{task.name}.jsonl"
-        _write_samples(path, problems, samples, None, weights)  # kept even if grading should fail
-        verdicts = _grade(task, problems, samples, rendering, settings)
-        _write_samples(path, problems, samples, verdicts, weights)
-        counted = _count(task, problems, samples, verdicts, rendering, settings.sampling)
-        results.append(
-            counted.model_copy(
-                update={
-                    "model": name_of(model_settings),
-                    "weights_hash": weights,
-                    "samples_file": str(path.relative_to(directory)),
-                    "seconds": time.perf_counter() - start,
-                }
-            )
-        )
-    return results
-
-
-def stop_token_ids(model: PreTrainedModel, renderer: Renderer) -> list[int]:
-    """Every id that ends a turn: the chat template's, the tokenizer's and the generation config's."""
-    own = model.generation_config.eos_token_id if model.generation_config else None
-    known = own if isinstance(own, list) else [own]
-    ids = [renderer.stop_token_id, renderer.tokenizer.eos_token_id, *known]
-    return list(dict.fromkeys(i for i in ids if i is not None))
+    subject = open_subject(model_settings, tokenizer_path, rendering, settings.sampling)
+    return [_evaluate_task(subject, task, problems, settings, directory, on_progress) for task, problems in tasks]
 
 
 def is_closed(text: str, prompt: str, rendering: Rendering) -> bool:
@@ -98,120 +57,99 @@ def is_closed(text: str, prompt: str, rendering: Rendering) -> bool:
     return rendering.think_close in text or not opened
 
 
-def _draw(
-    model: PreTrainedModel,
-    renderer: Renderer,
+def _evaluate_task(
+    subject: Subject,
+    task: TaskSettings,
     problems: Sequence[Problem],
-    stops: list[int],
-    settings: SamplingSettings,
+    settings: EvaluationSettings,
+    directory: Path,
     on_progress: Callable[[str], None],
-) -> list[list[tuple[str, Sample]]]:
-    """Per problem its samples, each with its prompt."""
-    number = settings.samples_per_problem
-    prompts = [renderer.prompt_text([{"role": "user", "content": p.text}]) for p in problems]
-    requests = [
-        Request(prompt, f"{problem.problem_id}:{i}")
-        for prompt, problem in zip(prompts, problems, strict=True)
-        for i in range(number)
-    ]
-    total = len(requests)
-    drawn = generate(
-        model,
-        renderer.tokenizer,
-        requests,
-        stops,
-        settings,
-        lambda done: on_progress(f"{done}/{total} samples"),
+) -> EvalResult:
+    number = settings.sampling.samples_per_problem or task.samples_per_problem
+    file = SampleFile(directory / "samples" / f"{task.name}.jsonl", subject.weights_hash, subject.drawn_with)
+    stored = _draw(
+        subject, problems, number, settings.system, file, lambda text: on_progress(f"evaluating: {task.name}, {text}")
     )
-    return [[(prompt, sample) for sample in drawn[i * number : (i + 1) * number]] for i, prompt in enumerate(prompts)]
+    start = time.perf_counter()
+    texts = [_with_usual_tags(sample.drawn.text, subject.renderer.rendering) for sample in stored]
+    verdicts = _grade(task, problems, stored, texts, settings.item_seconds)
+    file.write_graded(stored, verdicts, {problem.problem_id: problem.gold for problem in problems})
+    graded = [
+        Graded(sample, verdict, sample.thinking_closed and has_box(text))
+        for sample, verdict, text in zip(stored, verdicts, texts, strict=True)
+    ]
+    by_problem = [graded[i : i + number] for i in range(0, len(graded), number)]
+    result = evaluation_result(task, by_problem, settings.sampling, subject.name, subject.weights_hash)
+    seconds = sum(sample.seconds for sample in stored) + time.perf_counter() - start
+    return result.model_copy(update={"samples_file": str(file.path.relative_to(directory)), "seconds": seconds})
+
+
+def _draw(
+    subject: Subject,
+    problems: Sequence[Problem],
+    number: int,
+    system: str,
+    file: SampleFile,
+    on_progress: Callable[[str], None],
+) -> list[StoredSample]:
+    """All samples, problem by problem: those of the file, and the missing ones drawn and written there."""
+    prompts = _prompts(subject, problems, number, system)
+    found = file.read(prompts)
+    if found:
+        logger.info("%s: going on from %d of %d samples", file.path, len(found), len(prompts))
+    missing = [key for key in prompts if key not in found]
+    requests = [Request(prompts[key], f"{key[0]}:{key[1]}") for key in missing]
+    golds = {problem.problem_id: problem.gold for problem in problems}
+    start = time.perf_counter()
+    for batch in subject.generate(requests):
+        seconds = (time.perf_counter() - start) / len(batch)
+        new = [_to_store(missing[i], requests[i].prompt, batch[i], subject, seconds) for i in sorted(batch)]
+        file.append(new, golds)
+        found |= {stored.key: stored for stored in new}
+        on_progress(f"{len(found)}/{len(prompts)} samples")
+        start = time.perf_counter()
+    if len(found) != len(prompts):
+        raise EvaluationError(f"{file.path}: {len(prompts) - len(found)} samples were not drawn; evaluate again")
+    return [found[key] for key in prompts]
+
+
+def _prompts(subject: Subject, problems: Sequence[Problem], number: int, system: str) -> dict[Key, str]:
+    """The prompt of every sample, problem by problem."""
+    before = [{"role": "system", "content": system}] if system else []
+    rendered = {
+        problem.problem_id: subject.renderer.prompt_text([*before, {"role": "user", "content": problem.text}])
+        for problem in problems
+    }
+    return {(problem, i): prompt for problem, prompt in rendered.items() for i in range(number)}
+
+
+def _to_store(key: Key, prompt: str, sample: Sample, subject: Subject, seconds: float) -> StoredSample:
+    return StoredSample(*key, prompt, sample, is_closed(sample.text, prompt, subject.renderer.rendering), seconds)
 
 
 def _grade(
     task: TaskSettings,
     problems: Sequence[Problem],
-    samples: list[list[tuple[str, Sample]]],
-    rendering: Rendering,
-    settings: EvaluationSettings,
-) -> list[list[Verdict]]:
+    samples: Sequence[StoredSample],
+    texts: Sequence[str],
+    item_seconds: float,
+) -> list[Verdict]:
+    known = {problem.problem_id: problem for problem in problems}
     items = [
-        GradeItem(
-            _with_usual_tags(sample.text, rendering),
-            problem.gold,
-            sample.finish_reason == "stop" and is_closed(sample.text, prompt, rendering),
-        )
-        for problem, drawn in zip(problems, samples, strict=True)
-        for prompt, sample in drawn
+        GradeItem(text, known[stored.problem_id].gold, stored.is_finished, known[stored.problem_id].choices)
+        for stored, text in zip(samples, texts, strict=True)
     ]
-    if task.grader == "exact":
-        verdicts = [exact_grade(item) for item in items]
-    else:
-        with MathGrader(item_seconds=settings.item_seconds) as grader:
-            verdicts = grader.grade(items)
-    number = settings.sampling.samples_per_problem
-    return [verdicts[i * number : (i + 1) * number] for i in range(len(problems))]
+    match task.grader:
+        case "exact":
+            return [exact_grade(item) for item in items]
+        case "choice":
+            return [choice_grade(item) for item in items]
+        case "literal":
+            return [literal_grade(item) for item in items]
+        case "math":
+            with MathGrader(item_seconds=item_seconds) as grader:
+                return grader.grade(items)
 
 
 def _with_usual_tags(text: str, rendering: Rendering) -> str:
     return text.replace(rendering.think_open, "<think>").replace(rendering.think_close, "</think>")
-
-
-def _write_samples(
-    path: Path,
-    problems: Sequence[Problem],
-    samples: list[list[tuple[str, Sample]]],
-    verdicts: list[list[Verdict]] | None,
-    weights: str,
-) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", encoding="utf-8") as file:
-        for row, (problem, drawn) in enumerate(zip(problems, samples, strict=True)):
-            for number, (prompt, sample) in enumerate(drawn):
-                record = {
-                    "problem_id": problem.problem_id,
-                    "sample": number,
-                    "weights_hash": weights,
-                    "prompt": prompt,
-                    **dataclasses.asdict(sample),
-                    "gold": problem.gold,
-                }
-                if verdicts is not None:
-                    record |= dataclasses.asdict(verdicts[row][number])
-                file.write(json.dumps(record, ensure_ascii=False) + "\n")
-
-
-def _count(
-    task: TaskSettings,
-    problems: Sequence[Problem],
-    samples: list[list[tuple[str, Sample]]],
-    verdicts: list[list[Verdict]],
-    rendering: Rendering,
-    sampling: SamplingSettings,
-) -> EvalResult:
-    flat = [pair for drawn in samples for pair in drawn]
-    lengths = np.array([sample.num_tokens for _, sample in flat])
-    correct = {
-        problem.problem_id: [int(v.strict == "right") for v in judged]
-        for problem, judged in zip(problems, verdicts, strict=True)
-    }
-    return EvalResult(
-        task=task.name,
-        model="",
-        weights_hash="",
-        num_problems=len(problems),
-        samples_per_problem=sampling.samples_per_problem,
-        sampling=sampling.model_dump(mode="json"),
-        accuracy_strict=bootstrap_mean(list(correct.values())),
-        accuracy_flexible=bootstrap_mean([[int(v.flexible == "right") for v in judged] for judged in verdicts]),
-        termination_rate=_rate([[sample.finish_reason == "stop" for _, sample in drawn] for drawn in samples]),
-        cap_hit_rate=float(np.mean([sample.finish_reason == "length" for _, sample in flat])),
-        thinking_closed_rate=float(np.mean([is_closed(s.text, prompt, rendering) for prompt, s in flat])),
-        tokens_mean=float(lengths.mean()),
-        tokens_p50=float(np.percentile(lengths, 50)),
-        tokens_p95=float(np.percentile(lengths, 95)),
-        outcomes=dict(Counter(v.strict for judged in verdicts for v in judged)),
-        correct=correct,
-    )
-
-
-def _rate(flags: list[list[bool]]) -> Interval:
-    return bootstrap_mean([[int(flag) for flag in drawn] for drawn in flags])

@@ -6,11 +6,12 @@ or not, and in the whole text where thinking never closed; what is right by the 
 What equals what is settled in `answers`; limits of time and memory are kept in `workers`.
 """
 
+import ast
 import logging
 import os
 import queue
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Self
@@ -38,6 +39,8 @@ class GradeItem:
     """The right answer: a number, LaTeX or words."""
     finished: bool
     """Whether it ended with an end-of-turn token and closed its thinking, whoever opened that."""
+    choices: tuple[str, ...] = ()
+    """What the choices say, `A` first, where the gold is a letter."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +98,7 @@ class MathGrader:
             EvaluationError: A worker cannot start, or the grader is used outside its `with` block.
         """
         golds = [_checked_gold(item, f"item {position}") for position, item in enumerate(items)]
-        boxes = [_committed_answer(item) for item in items]
+        boxes = [committed_answer(item) for item in items]
         with self._lock:
             strict = self._grade_boxes(boxes, golds)
             flexible = self._grade_texts(items, golds, strict)
@@ -134,23 +137,48 @@ class MathGrader:
             self._idle.put(worker)
 
 
+def committed_answer(item: GradeItem) -> str | None:
+    """The content of the last box behind the thinking of a finished text; None where there is none."""
+    if not item.finished or thinks_to_the_end(item.text):
+        return None
+    return (last_boxed(text_after_thinking(item.text)) or "").strip() or None
+
+
 def exact_grade(item: GradeItem) -> Verdict:
     r"""Grade by equality, for tasks whose answer has one spelling.
 
-    The text behind the closing think tag (all of it where there are no tags), white space folded and a
-    `\boxed{}` around it taken off, must equal the gold. The strict score asks for a finished text, the
-    flexible one does not; thinking that never closes leaves no answer to either.
+    The last `\boxed{}` behind the closing think tag, or all of that text where there is no box, must equal the gold,
+    white space folded. The strict score asks for a finished text, the flexible one does not; thinking that never closes
+    leaves no answer to either.
 
     Raises:
         DataError: The gold is empty.
     """
+    return _grade_by(lambda answer, gold: "right" if answer == gold else "wrong", item)
+
+
+def literal_grade(item: GradeItem) -> Verdict:
+    """As `exact_grade`, but equal as Python literals, so that quotes and spacing do not matter; nothing is run."""
+    return _grade_by(_compare_literals, item)
+
+
+def _grade_by(compare: Callable[[str, str], Outcome], item: GradeItem) -> Verdict:
     gold = " ".join(_checked_gold(item, "exact_grade").split())
-    answer = "" if thinks_to_the_end(item.text) else " ".join(text_after_thinking(item.text).split())
-    box = last_boxed(answer)
-    if box is not None and answer == f"\\boxed{{{box}}}":
-        answer = box.strip()
-    outcome: Outcome = "no_answer" if not answer else "right" if answer == gold else "wrong"
+    text = "" if thinks_to_the_end(item.text) else text_after_thinking(item.text)
+    box = last_boxed(text)
+    answer = " ".join((text if box is None else box).split())
+    outcome = compare(answer, gold) if answer else "no_answer"
     return Verdict(outcome, outcome, answer or None) if item.finished else Verdict("no_answer", outcome, None)
+
+
+def _compare_literals(answer: str, gold: str) -> Outcome:
+    if answer == gold:
+        return "right"
+    try:
+        found, right = ast.literal_eval(answer[:10_000]), ast.literal_eval(gold)
+    except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
+        return "unparsed"
+    return "right" if type(found) is type(right) and found == right else "wrong"
 
 
 def _checked_gold(item: GradeItem, place: str) -> str:
@@ -158,9 +186,3 @@ def _checked_gold(item: GradeItem, place: str) -> str:
     if not gold:
         raise DataError(f"{place}: gold is {item.gold!r}; grading needs a right answer, so leave this problem out")
     return gold
-
-
-def _committed_answer(item: GradeItem) -> str | None:
-    if not item.finished or thinks_to_the_end(item.text):
-        return None
-    return (last_boxed(text_after_thinking(item.text)) or "").strip() or None

@@ -1,4 +1,12 @@
-"""Bootstrap resampling of scores: the same drawn problems for every model, samples drawn within them."""
+"""Bootstrap resampling of scores: the same drawn problems for every model, their samples with them, runs above.
+
+A drawn problem brings all its samples. Its mean then varies by how problems differ and by the noise of its samples,
+which is what the mean of all problems varies by; to draw the samples again within the drawn problems would add their
+noise a second time (intervals of 95 % then held the truth in 99.5 % of simulated studies, see docs/log.md).
+
+**Source**: Davison and Hinkley, Bootstrap Methods and their Application (1997), section 3.8, the second of its two
+ways to resample at two levels: groups with replacement, within a group without.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,7 +17,10 @@ from numpy.typing import NDArray
 from leadspan.errors import EvaluationError
 
 Scores = Mapping[str, Sequence[float]]
-"""Problem id to the scores of its samples."""
+"""Problem id to the scores of its samples, of one training run."""
+
+Runs = Scores | Sequence[Scores]
+"""One training run, or several of the same recipe under different seeds."""
 
 _DRAWS_AT_ONCE = 2_000_000
 
@@ -34,56 +45,91 @@ USUAL = Bootstrap()
 class Model:
     """One model's scores, and its mean score in each resample."""
 
-    table: NDArray[np.float64]
-    """`[problems, most samples]`, padded with NaN."""
+    tables: list[NDArray[np.float64]]
+    """For each training run `[problems, most samples]`, padded with NaN."""
     draws: NDArray[np.float64]
     """`[resamples]`."""
 
     @property
     def mean(self) -> float:
-        """Mean over problems of the mean over samples."""
-        return float(np.nanmean(self.table, axis=1).mean())
+        """Mean over runs of the mean over problems of the mean over samples."""
+        return float(np.mean([np.nanmean(table, axis=1).mean() for table in self.tables]))
+
+    @property
+    def num_problems(self) -> int:
+        """Problems."""
+        return len(self.tables[0])
 
 
-def resample(models: Mapping[str, Scores], bootstrap: Bootstrap) -> list[Model]:
+def runs_of(scores: Runs) -> list[Scores]:
+    """The runs, one or several, as a list."""
+    return [scores] if isinstance(scores, Mapping) else list(scores)
+
+
+def resample(models: Mapping[str, Runs], bootstrap: Bootstrap) -> list[Model]:
     """The models with their means under the same resampled problems.
 
-    A model's draws depend on its place and its scores only: what the first one gets, it also gets alone.
+    A model's draws depend on its own scores only: what it gets among others, it also gets alone. With S > 1 training
+    runs, whose means under the drawn problems are m_s, a draw is
+
+        mean(m) + t * k * sum_s g_s * (m_s - mean(m)) / sqrt(S * (S - 1)),    t = sqrt((S - 1) / chi2_{S-1}),
+
+    with standard normal g: Student's t interval of S runs, which drawing 3 or 5 runs with replacement would fall far
+    short of. Runs also differ because each has samples of its own, and that is in the problems' spread already; so
+    k^2 = max(0, 1 - r / P / s^2), with s^2 the variance of the runs' means and r the residual mean square of the table
+    of runs and problems. Models with equally many runs share g and t: their n-th runs are taken as a pair (give them in
+    the order of their seeds).
+
+    **Source**: multiplier (wild) bootstrap, Wu, Ann. Stat. 14 (1986), 1261-1295; Student's t for the unknown variance
+    of few runs; variance components of a two-way layout, Searle, Casella and McCulloch, Variance Components (1992),
+    section 4.3; Owen, Ann. Appl. Stat. 1 (2007), 386-411, for what resampling both ways counts twice.
 
     Args:
         models: Scores by the model's name.
         bootstrap: Number of resamples and seed.
 
     Raises:
-        EvaluationError: The problems differ, or a model has no problem, a problem without samples, or a score
+        EvaluationError: The problems differ, or a model has no run, no problem, a problem without samples, or a score
             outside [0, 1].
     """
-    (first_name, first), *others = models.items()
-    for name, scores in others:
-        _require_same_problems(first_name, first, name, scores)
+    named = {name: runs_of(scores) for name, scores in models.items()}
+    first = _shared_problems(named)
     uniform = np.random.default_rng([bootstrap.seed, 0]).random((bootstrap.num_resamples, len(first)))
     problems = (uniform * len(first)).astype(np.int64)
     resampled = []
-    for place, (name, scores) in enumerate(models.items()):
-        table = _score_table(name, {problem: scores[problem] for problem in first})
-        generator = np.random.default_rng([bootstrap.seed, place + 1])
-        resampled.append(Model(table, _resampled_means(table, problems, generator)))
+    for name, runs in named.items():
+        tables = [_score_table(name, {problem: scores[problem] for problem in first}) for scores in runs]
+        resampled.append(Model(tables, _draws(tables, problems, bootstrap)))
     return resampled
 
 
-def _resampled_means(
-    table: NDArray[np.float64], problems: NDArray[np.int64], generator: np.random.Generator
+def _draws(
+    tables: Sequence[NDArray[np.float64]], problems: NDArray[np.int64], bootstrap: Bootstrap
 ) -> NDArray[np.float64]:
-    """The mean of each row of `problems`, with samples drawn within; in chunks, to bound memory."""
-    is_sample = ~np.isnan(table)
-    num_samples = is_sample.sum(axis=1)
-    means = []
-    for chunk in np.array_split(problems, 1 + problems.size * table.shape[1] // _DRAWS_AT_ONCE):
-        uniform = generator.random((*chunk.shape, table.shape[1]))
-        picked = (uniform * num_samples[chunk][..., None]).astype(np.int64)
-        scores = np.where(is_sample[chunk], table[chunk[..., None], picked], 0.0)
-        means.append((scores.sum(axis=2) / num_samples[chunk]).mean(axis=1))
-    return np.concatenate(means)
+    """The mean over runs in each resample of the problems `[resamples, problems]`."""
+    means = np.stack([np.nanmean(table, axis=1) for table in tables])
+    chunks = np.array_split(problems, 1 + problems.size * len(means) // _DRAWS_AT_ONCE)
+    drawn = np.concatenate([means[:, chunk].mean(axis=2) for chunk in chunks], axis=1)
+    num_runs, centre = len(means), drawn.mean(axis=0)
+    if num_runs == 1:
+        return centre
+    generator = np.random.default_rng([bootstrap.seed, 1, num_runs])
+    multipliers = generator.standard_normal(drawn.shape)
+    scale = np.sqrt((num_runs - 1) / generator.chisquare(num_runs - 1, drawn.shape[1]))
+    spread = (multipliers * (drawn - centre)).sum(axis=0) / np.sqrt(num_runs * (num_runs - 1))
+    return centre + scale * _share_of_runs(means) * spread
+
+
+def _share_of_runs(means: NDArray[np.float64]) -> float:
+    """k: which share of the runs' spread is not that of their samples, from means `[runs, problems]`."""
+    num_runs, num_problems = means.shape
+    of_runs, of_problems = means.mean(axis=1, keepdims=True), means.mean(axis=0, keepdims=True)
+    variance = float(of_runs.var(ddof=1))
+    if variance == 0 or num_problems == 1:
+        return 1.0
+    residual = float(((means - of_runs - of_problems + means.mean()) ** 2).sum())
+    noise = residual / ((num_runs - 1) * (num_problems - 1)) / num_problems
+    return max(0.0, 1 - noise / variance) ** 0.5
 
 
 def _score_table(name: str, scores: Scores) -> NDArray[np.float64]:
@@ -96,6 +142,19 @@ def _score_table(name: str, scores: Scores) -> NDArray[np.float64]:
             raise EvaluationError(f"{shown}; give at least one sample, each with a score from 0 to 1")
         row[: len(samples)] = samples
     return table
+
+
+def _shared_problems(named: Mapping[str, Sequence[Scores]]) -> Sequence[str]:
+    """The problems, in the order of the first run; every run must have the same."""
+    (first_name, first_runs), *_ = named.items()
+    first = next(iter(first_runs), {})
+    for name, runs in named.items():
+        if not runs:
+            raise EvaluationError(f"{name}: there are no runs; give the scores of at least one")
+        for number, scores in enumerate(runs):
+            place = name if number == 0 else f"{name}, run {number + 1}"
+            _require_same_problems(first_name, first, place, scores)
+    return list(first)
 
 
 def _require_same_problems(first_name: str, first: Scores, name: str, scores: Scores) -> None:

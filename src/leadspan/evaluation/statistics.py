@@ -1,7 +1,8 @@
 """Intervals for mean scores, and retention: the share of one model's score that another one keeps.
 
 A score is a number in [0, 1] for one sample of one problem. A mean is over problems, each with the mean of
-its own samples. All draws come from a seed: the same scores give the same interval.
+its own samples; where a model was trained several times, also over its runs. All draws come from a seed: the
+same scores give the same interval. An interval from one run covers problems and samples, not the training seed.
 """
 
 from collections.abc import Sequence
@@ -10,7 +11,7 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
-from leadspan.evaluation.resampling import USUAL, Bootstrap, Model, Scores, resample
+from leadspan.evaluation.resampling import USUAL, Bootstrap, Model, Runs, resample
 from leadspan.results import Interval
 from leadspan.settings import Settings
 
@@ -20,6 +21,7 @@ NEAR_ZERO = 0.05
 _BOOTSTRAP = "percentile bootstrap over problems, samples within"
 _PAIRED = f"paired {_BOOTSTRAP}"
 _WILSON = "Wilson score over problems, as all scores are equal"
+_RUNS = ", runs above (Student's t)"
 _EXTREMES = "extremes of the single intervals, as resampling shows no spread"
 
 
@@ -53,14 +55,19 @@ def wilson(mean: float, num_trials: int, level: float = 0.95) -> Interval:
     return Interval(value=mean, low=max(low, 0.0), high=min(high, 1.0), level=level, method=_WILSON)
 
 
+def runs_mean(scores: Runs, bootstrap: Bootstrap = USUAL) -> Interval:
+    """Mean score over runs and problems, with runs as a level above both of `bootstrap_mean`; see `resample`."""
+    (model,) = resample({"scores": scores}, bootstrap)
+    return _mean_interval(model, bootstrap.level)
+
+
 def bootstrap_mean(scores: Sequence[Sequence[float]], bootstrap: Bootstrap = USUAL) -> Interval:
     """Mean score with a two-level bootstrap interval.
 
-    Each resample draws P problems with replacement, then from each drawn one as many samples as it has, with
-    replacement, and takes the mean of the problems' means; the interval reaches from the (1-level)/2 to the
-    (1+level)/2 quantile. Its variance is (Var_p(m_p) + mean_p(v_p / n_p)) / P, with m_p, v_p and n_p the
-    mean, the variance and the number of a problem's samples. Var_p(m_p) holds sampling noise already, so the
-    interval errs on the wide side where n_p is small and above 1.
+    Each resample draws P problems with replacement, each with its samples (see `resampling`), and takes the mean of
+    the problems' means; the interval reaches from the (1-level)/2 to the (1+level)/2 quantile. Its variance is
+    Var_p(m_p) / P, where the variance of the problems' means m_p holds both how problems differ and the noise of their
+    samples.
 
     Where all scores are equal, all resamples are too; the Wilson interval over the P problems is given
     instead, and `method` says so. Samples of one problem are not independent and do not count as trials.
@@ -74,19 +81,45 @@ def bootstrap_mean(scores: Sequence[Sequence[float]], bootstrap: Bootstrap = USU
     Raises:
         EvaluationError: No problem, a problem without samples, or a score outside [0, 1].
     """
-    named = {str(position): samples for position, samples in enumerate(scores)}
-    (model,) = resample({"scores": named}, bootstrap)
-    return _mean_interval(model, bootstrap.level)
+    return runs_mean({str(position): samples for position, samples in enumerate(scores)}, bootstrap)
 
 
-def retention(policy_scores: Scores, full_scores: Scores, bootstrap: Bootstrap = USUAL) -> Retention:
+def bootstrap_share(parts: Sequence[float], wholes: Sequence[float], bootstrap: Bootstrap = USUAL) -> Interval | None:
+    """Sum of the parts over the sum of the wholes, with a bootstrap interval over problems.
+
+    For a rate among some of the samples, such as accuracy among the finished ones: each problem gives how many of
+    its samples count for the part and how many for the whole. Resamples without any whole are left out.
+
+    Args:
+        parts: For each problem a number from 0 to its whole.
+        wholes: For each problem the number of samples asked about.
+        bootstrap: Level, number of resamples and seed.
+
+    Returns:
+        None where no problem has a whole.
+    """
+    part, whole = np.asarray(parts, dtype=float), np.asarray(wholes, dtype=float)
+    if whole.sum() == 0:
+        return None
+    uniform = np.random.default_rng([bootstrap.seed, 0]).random((bootstrap.num_resamples, len(whole)))
+    problems = (uniform * len(whole)).astype(np.int64)
+    drawn = whole[problems].sum(axis=1)
+    shares = part[problems].sum(axis=1)[drawn > 0] / drawn[drawn > 0]
+    value = float(part.sum() / whole.sum())
+    if not _has_spread(shares):
+        return wilson(value, int(np.count_nonzero(whole)), bootstrap.level)
+    return _percentile(value, shares, bootstrap.level, "percentile bootstrap over problems")
+
+
+def retention(policy_scores: Runs, full_scores: Runs, bootstrap: Bootstrap = USUAL) -> Retention:
     """The policy's mean score as a share of the full student's, m_policy / m_full.
 
     Paired bootstrap: each resample draws the same problems for both models (what is hard for one is hard for
-    the other), and samples within them for each. Refused where the lower end of the full student's own
+    the other), each with its own samples of them. Refused where the lower end of the full student's own
     interval is at most `NEAR_ZERO`. Where resampling shows no spread (a model's scores are all equal, or both
     models do the same on every problem), the ends are the extremes that the single intervals allow: as wide
-    as any dependence between the two can ask for.
+    as any dependence between the two can ask for. Scores of several training runs (a list, in the order of their
+    seeds) widen the interval by what the runs differ, see `resample`.
 
     **Source**: Efron and Tibshirani (1993), chapters 8 and 13.
 
@@ -108,7 +141,7 @@ def retention(policy_scores: Scores, full_scores: Scores, bootstrap: Bootstrap =
 
 
 def base_normalised_retention(
-    policy_scores: Scores, full_scores: Scores, base_scores: Scores, bootstrap: Bootstrap = USUAL
+    policy_scores: Runs, full_scores: Runs, base_scores: Runs, bootstrap: Bootstrap = USUAL
 ) -> Retention:
     """The share of the full student's gain over the base, (m_policy - m_base) / (m_full - m_base).
 
@@ -144,14 +177,15 @@ def _refuse(difference: Interval, whole: str, low: float, floor: float) -> Reten
 
 def _mean_interval(model: Model, level: float) -> Interval:
     if not _has_spread(model.draws):
-        return wilson(model.mean, len(model.table), level)
-    return _percentile(model.mean, model.draws, level, _BOOTSTRAP)
+        return wilson(model.mean, model.num_problems, level)
+    found = _percentile(model.mean, model.draws, level, _BOOTSTRAP + _runs_note(model))
+    return found.model_copy(update={"low": max(found.low, 0.0), "high": min(found.high, 1.0)})
 
 
 def _difference_interval(left: Model, right: Model, level: float) -> Interval:
     value, paired = left.mean - right.mean, left.draws - right.draws
     if all(map(_has_spread, (left.draws, right.draws, paired))):
-        return _percentile(value, paired, level, _PAIRED)
+        return _percentile(value, paired, level, _PAIRED + (_runs_note(left) or _runs_note(right)))
     first, second = _mean_interval(left, level), _mean_interval(right, level)
     low, high = first.low - second.high, first.high - second.low
     return Interval(value=value, low=low, high=high, level=level, method=_EXTREMES)
@@ -164,10 +198,15 @@ def _ratio_interval(
     value = top.value / bottom.value
     unbounded = np.full_like(top_draws, np.inf)  # too few to reach the upper end, as bottom.low > 0
     ratios = np.divide(top_draws, bottom_draws, out=unbounded, where=bottom_draws > 0)
-    if {top.method, bottom.method} <= {_BOOTSTRAP, _PAIRED} and _has_spread(ratios):
-        return _percentile(value, ratios, top.level, _PAIRED)
+    if all("bootstrap" in end.method for end in (top, bottom)) and _has_spread(ratios):
+        has_runs = any(end.method.endswith(_RUNS) for end in (top, bottom))
+        return _percentile(value, ratios, top.level, _PAIRED + (_RUNS if has_runs else ""))
     ends = [end / divisor for end in (top.low, top.high) for divisor in (bottom.low, bottom.high)]
     return Interval(value=value, low=min(ends), high=max(ends), level=top.level, method=_EXTREMES)
+
+
+def _runs_note(model: Model) -> str:
+    return _RUNS if len(model.tables) > 1 else ""
 
 
 def _has_spread(draws: NDArray[np.float64]) -> bool:

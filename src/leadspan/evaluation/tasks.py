@@ -1,6 +1,7 @@
 """Tasks: problems with reference answers, read from local files or the Hub."""
 
 import hashlib
+import re
 from collections import Counter
 from dataclasses import dataclass, replace
 from typing import Any
@@ -9,11 +10,14 @@ from leadspan.data.config import TraceSource
 from leadspan.data.records import Refusal
 from leadspan.data.traces import read_records
 from leadspan.errors import DataError
-from leadspan.evaluation.answers import bare_gold
+from leadspan.evaluation.answers import bare_gold, last_boxed
+from leadspan.evaluation.choices import read_choice
 from leadspan.evaluation.config import TaskSettings
 
 _PROBLEM = ("problem", "question", "prompt", "Problem", "Question", "input")
 _ANSWER = ("gold", "answer", "final_answer", "Answer", "target", "expected_answer")
+_SOLUTION = "solution"
+_FIELD = re.compile(r"\{([^{}]+)\}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,12 +27,14 @@ class Problem:
     Attributes:
         problem_id: Hash of problem and reference answer; a repeated problem has its number behind it.
         text: What the model is asked, instruction included.
-        gold: Reference answer.
+        gold: Reference answer; the letter of the right choice where there are choices.
+        choices: What the choices say, `A` first.
     """
 
     problem_id: str
     text: str
     gold: str
+    choices: tuple[str, ...] = ()
 
 
 def load_task(settings: TaskSettings) -> list[Problem]:
@@ -54,29 +60,72 @@ def load_task(settings: TaskSettings) -> list[Problem]:
 
 
 def _read(row: dict[str, Any], place: str, settings: TaskSettings) -> Problem:
-    problem = _value(row, settings.problem, _PROBLEM, place, "problem", settings.name)
-    gold = _value(row, settings.answer, _ANSWER, place, "answer", settings.name)
+    problem = _problem(row, place, settings)
+    column, gold = _answer(row, place, settings)
+    choice = None
+    if settings.choices is not None:
+        choice = read_choice(row, problem, gold, column, settings.choices, f"task {settings.name}: {place}")
+        gold = choice.letter
+    parts = [problem, choice.prompt() if choice else "", settings.instruction]
+    told = problem if choice is None else f"{problem}\n\n{choice.prompt()}"
+    key = hashlib.sha256(f"{told}\0{gold}".encode()).hexdigest()[:16]
+    return Problem(key, "\n\n".join(part for part in parts if part), gold, choice.texts if choice else ())
+
+
+def _problem(row: dict[str, Any], place: str, settings: TaskSettings) -> str:
+    """The named column, or the text with its columns filled in."""
+    if settings.problem is None or not _FIELD.search(settings.problem):
+        return _value(row, settings.problem, _PROBLEM, place, "problem", settings.name)[1]
+    for column in _FIELD.findall(settings.problem):
+        if column not in row:
+            raise _missing(row, place, "problem", column, settings.name)
+    return _FIELD.sub(lambda found: _text(row[found[1]], found[1], place, settings.name), settings.problem).strip()
+
+
+def _answer(row: dict[str, Any], place: str, settings: TaskSettings) -> tuple[str, str]:
+    """Column and reference answer."""
+    usual = [name for name in _ANSWER if row.get(name) is not None]
+    if settings.answer is None and not usual and row.get(_SOLUTION) is not None:
+        box = last_boxed(str(row[_SOLUTION]))
+        if box is None:
+            raise DataError(
+                f"task {settings.name}: {place}: no answer column, and no box in column {_SOLUTION}; "
+                "name the column of the answer with `answer: COLUMN`"
+            )
+        column, gold = _SOLUTION, box
+    else:
+        column, gold = _value(row, settings.answer, _ANSWER, place, "answer", settings.name)
     gold = gold.rpartition("####")[2].strip()
     if not bare_gold(gold):
         raise DataError(f"task {settings.name}: {place}: the reference answer is empty; leave the record out")
-    text = f"{problem}\n\n{settings.instruction}" if settings.instruction else problem
-    key = hashlib.sha256(f"{problem}\0{gold}".encode()).hexdigest()[:16]
-    return Problem(key, text, gold)
+    return column, gold
 
 
-def _value(row: dict[str, Any], named: str | None, usual: tuple[str, ...], place: str, role: str, task: str) -> str:
+def _value(
+    row: dict[str, Any], named: str | None, usual: tuple[str, ...], place: str, role: str, task: str
+) -> tuple[str, str]:
+    """The first of the columns that holds something, and its text."""
     names = (named,) if named is not None else usual
     found = next((name for name in names if row.get(name) is not None), None)
     if found is None:
-        raise DataError(
-            f"task {task}: {place}: no {role} in column {' or '.join(names)} (columns: {', '.join(row)}); "
-            f"name the right one with `{role}: COLUMN`"
-        )
-    value = row[found]
+        raise _missing(row, place, role, " or ".join(names), task)
+    return found, _text(row[found], found, place, task)
+
+
+def _missing(row: dict[str, Any], place: str, role: str, columns: str, task: str) -> DataError:
+    return DataError(
+        f"task {task}: {place}: no {role} in column {columns} (columns: {', '.join(row)}); "
+        f"name the right one with `{role}: COLUMN`"
+    )
+
+
+def _text(value: Any, column: str, place: str, task: str) -> str:
     if isinstance(value, list) and len(value) == 1:
         value = value[0]
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
-        raise DataError(f"task {task}: {place}: column {found} is {type(value).__name__}, not text or a number")
+    if value is None:
+        return ""
+    if not isinstance(value, str | int | float):
+        raise DataError(f"task {task}: {place}: column {column} is {type(value).__name__}, not text or a number")
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     return str(value).strip()

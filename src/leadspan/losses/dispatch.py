@@ -6,6 +6,7 @@ from typing import Protocol
 
 import torch
 import torch.nn.functional as F  # the field's name
+from transformers.utils import is_triton_available
 
 from leadspan.losses.config import LossSettings
 from leadspan.losses.rows import Blocks, RowPart, block_size, compiled, dense_rows, hard_rows, should_compile
@@ -74,6 +75,9 @@ def chunk_rows(
         return _Dense(blocks(hard_rows, transform))
     if isinstance(targets, DenseTargets):
         of_teacher = LogitTransform(targets.scale, targets.softcap)
+        kernel = _kernel(settings, transform, of_teacher, device)
+        if kernel is not None:
+            return _Dense(Blocks(kernel, shape[0], is_compiled=False))
         return _Dense(blocks(dense_rows, transform, of_teacher, settings.divergence, temperature))
     check_defined(targets, settings.divergence)
     log_probs, weights = targets.tempered(temperature), targets.sample_weights
@@ -83,6 +87,18 @@ def chunk_rows(
     if temperature != 1.0:
         weights = torch.where(weights == 0, 0.0, weights * (log_probs - targets.log_probs).exp())
     return _Sparse(blocks(sampled_rows, transform, temperature), transform, targets, (log_probs, weights))
+
+
+def _kernel(
+    settings: LossSettings, student: LogitTransform, teacher: LogitTransform, device: torch.device
+) -> RowPart | None:
+    """The Triton kernel where there is a GPU, Triton, and a divergence it knows; it is a compiled row part too."""
+    if device.type != "cuda" or settings.compiled is False or not is_triton_available():
+        return None
+    from leadspan.losses.triton_rows import KERNEL_DIVERGENCES, triton_dense_rows  # needs Triton
+
+    kind = settings.divergence.kind
+    return triton_dense_rows(student, teacher, kind, settings.temperature) if kind in KERNEL_DIVERGENCES else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,10 +47,18 @@ def _add_evaluation(table: Table, found: EvalResult) -> None:
     size = f"{found.num_problems} problems x {found.samples_per_problem}"
     table.add_row(f"{found.task}: accuracy (strict)", f"{percent_interval(found.accuracy_strict)} on {size}")
     table.add_row(f"{found.task}: accuracy (flexible)", percent_interval(found.accuracy_flexible))
+    if found.accuracy_finished is not None:
+        table.add_row(f"{found.task}: accuracy given finished", percent_interval(found.accuracy_finished))
+    for name, values in (("pass", found.pass_at), ("maj", found.majority_at)):
+        shown = [f"@{k} {percent_interval(value)}" for k, value in values.items() if k != "1"]
+        if shown:
+            table.add_row(f"{found.task}: {name}", ", ".join(shown))
     table.add_row(f"{found.task}: terminated", percent_interval(found.termination_rate))
     table.add_row(
         f"{found.task}: hit the cap / closed thinking",
         f"{found.cap_hit_rate:.1%} / {found.thinking_closed_rate:.1%}",
     )
+    if found.loop_rate is not None and found.no_box_rate is not None:
+        table.add_row(f"{found.task}: loops / no box", f"{found.loop_rate:.1%} / {found.no_box_rate:.1%}")
     tokens = f"{found.tokens_mean:.0f} mean, {found.tokens_p50:.0f} median, {found.tokens_p95:.0f} at 95 %"
     table.add_row(f"{found.task}: new tokens", tokens)

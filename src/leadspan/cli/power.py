@@ -1,0 +1,118 @@
+"""How many problems, samples and seeds a claim about retention needs."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from leadspan.evaluation.power import Claim
+    from leadspan.evaluation.resampling import Scores
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The claim, what is expected to be true, and the plans to look at."""
+    told = "; the runs tell it where they are given"
+    parser.add_argument("--claim", type=float, help="retention to show with the interval's lower end (0.91)")
+    parser.add_argument("--retention", type=float, help="true retention that is expected (0.95)" + told)
+    parser.add_argument("--accuracy", type=float, help="accuracy of the full student (0.5)" + told)
+    parser.add_argument("--between", type=float, help="share of the variance that lies between problems (0.6)" + told)
+    parser.add_argument("--correlation", type=float, help="of the students' chances over problems (0.9)" + told)
+    parser.add_argument("--seed-sd", type=float, help="of accuracy from training seed to seed (0.01)" + told)
+    parser.add_argument("--level", type=float, help="confidence level of the interval (0.95)")
+    parser.add_argument("--power", type=float, help="probability of showing the claim (0.8)")
+    parser.add_argument("--samples", type=int, nargs="+", default=[1, 4, 16, 64], help="samples a problem (1 4 16 64)")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 3, 5, 10, 20], help="seeds a student (1 3 5 10 20)")
+    parser.add_argument(
+        "--problems", type=int, nargs="+", default=[30, 60, 500, 1319], help="sizes to judge (30 60 500 1319)"
+    )
+    parser.add_argument("--full", type=Path, nargs="+", metavar="RUN", help="finished runs of the full student")
+    parser.add_argument("--policy", type=Path, nargs="+", metavar="RUN", help="finished runs of the policy's student")
+    parser.add_argument("--task", help="task of the runs, where they have several")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Print how many problems are needed, and what given numbers of them can show."""
+    from rich.console import Console
+
+    from leadspan.errors import SettingsError
+    from leadspan.evaluation.power import Claim, expected_from
+    from leadspan.settings import validate
+
+    given = {name: getattr(options, name) for name in Claim.model_fields if getattr(options, name) is not None}
+    if (options.full is None) != (options.policy is None):
+        raise SettingsError("power: --full and --policy go together; give finished runs of both students")
+    if min(*options.samples, *options.seeds, *options.problems, 1) < 1:
+        raise SettingsError("power: --samples, --seeds and --problems are numbers from 1 upwards")
+    if options.full is None:
+        claim = validate(Claim, given, "power")
+    else:
+        policy, full = (_scores(paths, options.task) for paths in (options.policy, options.full))
+        claim = expected_from(policy, full, given)
+    console = Console()
+    console.print(_sentence(claim), highlight=False)
+    console.print(_needed(claim, options.samples, options.seeds))
+    console.print(
+        "* about the two trained models only; the spread between seeds is left out\n"
+        "no number: the seeds alone vary too much for the claim",
+        highlight=False,
+    )
+    console.print(_shown(claim, options.problems, options.samples, options.seeds))
+
+
+def _sentence(claim: "Claim") -> str:
+    return (
+        f"Claim: retention of at least {claim.claim:.0%}, with the lower end of a {claim.level:.0%} interval, shown "
+        f"with a probability of {claim.power:.0%}.\n"
+        f"Expected: retention {claim.retention:.1%}, accuracy of the full student {claim.accuracy:.1%}, "
+        f"{claim.between:.0%} of the variance between problems, correlation {claim.correlation:.2f}, "
+        f"accuracy varies by {100 * claim.seed_sd:.1f} points from seed to seed.\n"
+    )
+
+
+def _needed(claim: "Claim", samples: Sequence[int], seeds: Sequence[int]) -> "Table":
+    from rich.table import Table
+
+    from leadspan.evaluation.power import problems_needed
+
+    table = Table(title="Problems needed", title_justify="left", show_edge=False)
+    table.add_column("samples a problem", justify="right")
+    for number in seeds:
+        table.add_column("1 seed *" if number == 1 else f"{number} seeds", justify="right")
+    for count in samples:
+        cells = [problems_needed(claim, count, number) for number in seeds]
+        table.add_row(str(count), *("no number" if cell is None else f"{cell:,}" for cell in cells))
+    return table
+
+
+def _shown(claim: "Claim", problems: Sequence[int], samples: Sequence[int], seeds: Sequence[int]) -> "Table":
+    from rich.table import Table
+
+    from leadspan.evaluation.power import chance_to_show, standard_error
+
+    table = Table(title="\nWhat a plan can show", title_justify="left", show_edge=False)
+    for name in ("problems", "samples", "seeds", "standard error of retention", "probability of showing the claim"):
+        table.add_column(name, justify="right")
+    few, many = min(seeds), min((number for number in seeds if number > 1), default=min(seeds))
+    plans = [(size, count, number) for size in problems for count in samples for number in dict.fromkeys((few, many))]
+    for size, count, number in plans:
+        if count in (min(samples), max(samples)):
+            error, chance = standard_error(claim, size, count, number), chance_to_show(claim, size, count, number)
+            mark = " *" if number == 1 else ""
+            table.add_row(f"{size:,}", str(count), f"{number}{mark}", f"{error:.3f}", f"{chance:.0%}")
+    return table
+
+
+def _scores(paths: Sequence[Path], task: str | None) -> "list[Scores]":
+    from leadspan.errors import RunError
+    from leadspan.results import load_run
+
+    scores: list[Scores] = []
+    for path in paths:
+        found = [result for result in load_run(path).evaluations if task in (None, result.task)]
+        if len(found) != 1:
+            raise RunError(f"{path}: {len(found)} evaluations fit; name the task with --task")
+        scores.append(found[0].correct)
+    return scores

@@ -1,0 +1,140 @@
+"""The file of drawn samples: written as they come, read again after an interruption, never mixed up.
+
+One JSON object a line. Each names the weights it was drawn from and a hash of everything else that decides what is
+drawn, so that nothing is graded under another model's name or other settings.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from leadspan.errors import EvaluationError
+from leadspan.evaluation.grading import Verdict
+from leadspan.evaluation.sampling import Sample
+
+Key = tuple[str, int]
+"""Problem id and sample number."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredSample:
+    """One sample as it stands in the file.
+
+    Attributes:
+        problem_id: Which problem.
+        sample: Number of the sample, from 0.
+        prompt: Prompt text with the generation header.
+        drawn: The generated text, its tokens and how it ended.
+        thinking_closed: Whether thinking was closed, or never opened.
+        seconds: Its share of the wall time of its batch.
+    """
+
+    problem_id: str
+    sample: int
+    prompt: str
+    drawn: Sample
+    thinking_closed: bool
+    seconds: float
+
+    @property
+    def key(self) -> Key:
+        """Problem id and sample number."""
+        return self.problem_id, self.sample
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether it ended its turn with thinking closed: whether it is an answer."""
+        return self.drawn.finish_reason == "stop" and self.thinking_closed
+
+
+@dataclass(frozen=True, slots=True)
+class SampleFile:
+    """The samples of one model on one task.
+
+    Attributes:
+        path: The file.
+        weights_hash: Hash of the weights that draw.
+        drawn_with: Hash of sampling settings, engine, number type, stops.
+    """
+
+    path: Path
+    weights_hash: str
+    drawn_with: str
+
+    def read(self, prompts: Mapping[Key, str]) -> dict[Key, StoredSample]:
+        """What an earlier, interrupted evaluation has drawn; a half-written last line is taken off the file.
+
+        Args:
+            prompts: The prompt of every sample that is wanted.
+
+        Raises:
+            EvaluationError: A line cannot be read, or belongs to other weights, settings, prompts or problems.
+        """
+        if not self.path.exists():
+            return {}
+        found: dict[Key, StoredSample] = {}
+        lines = self.path.read_bytes().split(b"\n")
+        if lines[-1]:  # no line end: the process died while writing it
+            with self.path.open("rb+") as file:
+                file.truncate(sum(len(line) + 1 for line in lines[:-1]))
+        for number, line in enumerate(lines[:-1], 1):
+            stored = self._parse(line, number)
+            if prompts.get(stored.key) != stored.prompt:
+                raise self._refusal(number, f"it belongs to another task or prompt (problem {stored.problem_id})")
+            found[stored.key] = stored
+        return found
+
+    def append(self, samples: Iterable[StoredSample], golds: Mapping[str, str]) -> None:
+        """Write samples behind those that are there."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("a", encoding="utf-8") as file:
+            file.writelines(self._line(stored, golds[stored.problem_id]) for stored in samples)
+
+    def write_graded(
+        self, samples: Iterable[StoredSample], verdicts: Iterable[Verdict], golds: Mapping[str, str]
+    ) -> None:
+        """Replace the file by the same samples in order, with their verdicts."""
+        staged = self.path.with_suffix(".jsonl.tmp")
+        with staged.open("w", encoding="utf-8") as file:
+            for stored, verdict in zip(samples, verdicts, strict=True):
+                file.write(self._line(stored, golds[stored.problem_id], asdict(verdict)))
+        staged.replace(self.path)
+
+    def _line(self, stored: StoredSample, gold: str, verdict: Mapping[str, Any] | None = None) -> str:
+        record = {
+            "problem_id": stored.problem_id,
+            "sample": stored.sample,
+            "weights_hash": self.weights_hash,
+            "drawn_with": self.drawn_with,
+            "prompt": stored.prompt,
+            **asdict(stored.drawn),
+            "thinking_closed": stored.thinking_closed,
+            "seconds": round(stored.seconds, 6),
+            "gold": gold,
+            **(verdict or {}),
+        }
+        return json.dumps(record, ensure_ascii=False) + "\n"
+
+    def _parse(self, line: bytes, number: int) -> StoredSample:
+        try:
+            row = json.loads(line)
+            drawn = Sample(row["text"], row["num_tokens"], row["finish_reason"], row["loops"])
+            stored = StoredSample(
+                row["problem_id"], row["sample"], row["prompt"], drawn, row["thinking_closed"], row["seconds"]
+            )
+            weights, drawn_with = row["weights_hash"], row["drawn_with"]
+        except (ValueError, KeyError, TypeError):
+            raise self._refusal(number, "it is no sample of this version") from None
+        if weights != self.weights_hash:
+            raise self._refusal(number, f"it was drawn from weights {weights}, not from {self.weights_hash}")
+        if drawn_with != self.drawn_with:
+            raise self._refusal(number, "it was drawn with other sampling settings, stop tokens or another engine")
+        return stored
+
+    def _refusal(self, number: int, why: str) -> EvaluationError:
+        return EvaluationError(
+            f"{self.path}:{number}: {why}; resume with the model, task and settings it was begun with, or give another "
+            "output directory"
+        )

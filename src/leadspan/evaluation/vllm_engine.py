@@ -1,0 +1,115 @@
+"""Answers from a model through vLLM: continuous batching on a GPU, one seed per sample.
+
+Not part of an installation without the extra: `pip install leadspan[vllm]`. vLLM draws with its own generators, so that
+seeds give other samples than Transformers' do; results say which engine drew them.
+
+**Source**: vLLM's offline interface, `LLM.generate` with token prompts and one `SamplingParams` a prompt, returning
+`RequestOutput`s in the order of the prompts, each with `outputs[0].token_ids` and `.finish_reason`
+(docs.vllm.ai, version 0.15 and later).
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol
+
+from transformers import PreTrainedTokenizerBase
+
+from leadspan.errors import EvaluationError
+from leadspan.evaluation.config import SamplingSettings, Vllm
+from leadspan.evaluation.sampling import Request, Sample, budgets, encode, seed_of, to_sample
+
+
+class Completion(Protocol):
+    """What is read of `vllm.CompletionOutput`."""
+
+    token_ids: Sequence[int]
+    finish_reason: str | None
+
+
+class Output(Protocol):
+    """What is read of `vllm.RequestOutput`."""
+
+    outputs: Sequence[Any]
+
+
+RunVllm = Callable[[list[list[int]], list[dict[str, Any]]], Sequence[Output]]
+"""Token ids of prompts and the fields of their `SamplingParams` to outputs, in order."""
+
+
+def open_vllm(path: str, tokenizer_path: str, dtype: str, settings: SamplingSettings, engine: Vllm) -> RunVllm:
+    """Start vLLM on a model directory or Hub name.
+
+    Raises:
+        EvaluationError: vLLM is not installed.
+    """
+    try:
+        from vllm import LLM, SamplingParams  # pyright: ignore[reportMissingImports]  # an extra
+    except ImportError as error:
+        raise EvaluationError(
+            f"sampling.engine: vLLM cannot be imported ({error}); pip install 'leadspan[vllm]', "
+            "or use sampling.engine.kind=transformers"
+        ) from None
+    llm = LLM(model=path, tokenizer=tokenizer_path, dtype=dtype, max_num_seqs=settings.batch_size, **engine.options)
+
+    def run(prompts: list[list[int]], fields: list[dict[str, Any]]) -> Sequence[Output]:
+        inputs = [{"prompt_token_ids": prompt} for prompt in prompts]
+        return llm.generate(inputs, [SamplingParams(**values) for values in fields], use_tqdm=False)
+
+    return run
+
+
+def generate(
+    run: RunVllm,
+    tokenizer: PreTrainedTokenizerBase,
+    stop_token_ids: Sequence[int],
+    window: int | None,
+    settings: SamplingSettings,
+    requests: Sequence[Request],
+) -> Iterator[dict[int, Sample]]:
+    """Draw one sample per request, in portions of eight full batches, so that an interruption loses little.
+
+    Raises:
+        EvaluationError: A prompt leaves no room for a new token, or vLLM returned something else than was asked for.
+    """
+    prompts = encode(tokenizer, requests)
+    caps = budgets(requests, prompts, window, settings.max_new_tokens)
+    portion = 8 * settings.batch_size
+    for start in range(0, len(requests), portion):
+        places = range(start, min(start + portion, len(requests)))
+        fields = [_sampling_fields(requests[i].key, caps[i], stop_token_ids, settings) for i in places]
+        outputs = run([prompts[i] for i in places], fields)
+        if len(outputs) != len(places):
+            raise EvaluationError(f"vLLM returned {len(outputs)} outputs for {len(places)} prompts; report its version")
+        yield {
+            i: _read(output, requests[i], tokenizer, stop_token_ids) for i, output in zip(places, outputs, strict=True)
+        }
+
+
+def _sampling_fields(key: str, cap: int, stop_token_ids: Sequence[int], settings: SamplingSettings) -> dict[str, Any]:
+    return {
+        "n": 1,
+        "temperature": settings.temperature,
+        "top_p": settings.top_p,
+        "top_k": settings.top_k or 0,  # 0: all tokens
+        "seed": seed_of(key, settings.seed),
+        "max_tokens": cap,
+        "stop_token_ids": list(stop_token_ids),
+        "ignore_eos": True,  # the stops are ours alone; the end of sequence is one of them
+        "detokenize": False,
+    }
+
+
+def _read(
+    output: Output, request: Request, tokenizer: PreTrainedTokenizerBase, stop_token_ids: Sequence[int]
+) -> Sample:
+    if len(output.outputs) != 1 or output.outputs[0].finish_reason not in ("stop", "length"):
+        found = [completion.finish_reason for completion in output.outputs]
+        raise EvaluationError(f"problem {request.key}: vLLM finished it with {found}, not with one stop or length")
+    completion: Completion = output.outputs[0]
+    ids = list(completion.token_ids)
+    sample = to_sample(tokenizer, ids, stop_token_ids)
+    if sample.finish_reason != completion.finish_reason:
+        raise EvaluationError(
+            f"problem {request.key}: vLLM says {completion.finish_reason!r} and its {len(ids)} tokens say "
+            f"{sample.finish_reason!r}; its stop tokens are not those of the tokenizer"
+        )
+    return sample

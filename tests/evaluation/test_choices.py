@@ -1,0 +1,58 @@
+import pytest
+
+from leadspan.errors import DataError
+from leadspan.evaluation.choices import choice_grade
+from leadspan.evaluation.grading import GradeItem, Verdict, literal_grade
+
+CHOICES = ("a red hat", "B", "12", "none of these")
+
+
+@pytest.mark.parametrize(
+    ("text", "finished", "expected"),
+    [
+        pytest.param("<think>A?</think>\\boxed{C}", True, Verdict("right", "right", "C"), id="letter"),
+        pytest.param("\\boxed{(C)}", True, Verdict("right", "right", "(C)"), id="brackets"),
+        pytest.param("\\boxed{\\text{C. 12}}", True, Verdict("right", "right", "\\text{C. 12}"), id="letter and text"),
+        pytest.param("\\boxed{12}", True, Verdict("right", "right", "12"), id="text of a choice"),
+        pytest.param(
+            "\\boxed{A red hat}", True, Verdict("wrong", "wrong", "A red hat"), id="text that begins with a letter"
+        ),
+        pytest.param("\\boxed{A} or \\boxed{C}", True, Verdict("right", "right", "C"), id="last of two boxes"),
+        pytest.param("<think>\\boxed{C}</think>\\boxed{A}", True, Verdict("wrong", "wrong", "A"), id="box in thinking"),
+        pytest.param("\\boxed{E}", True, Verdict("unparsed", "unparsed", "E"), id="no such choice"),
+        pytest.param("\\boxed{perhaps}", True, Verdict("unparsed", "unparsed", "perhaps"), id="no choice"),
+        pytest.param("So the answer is **C**.", True, Verdict("no_answer", "right", None), id="stated"),
+        pytest.param("Answer: (A), no, answer: C", True, Verdict("no_answer", "right", None), id="last stated"),
+        pytest.param("The answer is a mystery.", True, Verdict("no_answer", "no_answer", None), id="small a is a word"),
+        pytest.param("C", True, Verdict("no_answer", "right", None), id="bare letter"),
+        pytest.param("\\boxed{C} and", False, Verdict("no_answer", "right", None), id="unfinished"),
+        pytest.param("<think>\\boxed{C}", False, Verdict("no_answer", "right", None), id="never closed"),
+        pytest.param("", True, Verdict("no_answer", "no_answer", None), id="nothing"),
+    ],
+)
+def test_choice_grade(text: str, finished: bool, expected: Verdict) -> None:
+    assert choice_grade(GradeItem(text, "C", finished, CHOICES)) == expected
+
+
+def test_a_text_that_two_choices_share_is_none() -> None:
+    assert choice_grade(GradeItem("\\boxed{x}", "A", True, ("x", "x"))).strict == "unparsed"
+
+
+def test_choice_needs_a_gold() -> None:
+    with pytest.raises(DataError, match="gold is ''"):
+        choice_grade(GradeItem("\\boxed{A}", "", True, CHOICES))
+
+
+@pytest.mark.parametrize(
+    ("answer", "gold", "outcome"),
+    [
+        pytest.param('{"a": [1,2]}', "{'a': [1, 2]}", "right", id="quotes and spaces"),
+        pytest.param("1", "True", "wrong", id="other type"),
+        pytest.param("[2, 1]", "[1, 2]", "wrong", id="other order"),
+        pytest.param("hello", "'hello'", "unparsed", id="no literal"),
+        pytest.param("__import__('os').getcwd()", "'x'", "unparsed", id="a call is not run"),
+        pytest.param("(" * 9000, "'x'", "unparsed", id="deep"),
+    ],
+)
+def test_literal_grade(answer: str, gold: str, outcome: str) -> None:
+    assert literal_grade(GradeItem(f"<think>a</think>\\boxed{{{answer}}}", gold, True)).strict == outcome
