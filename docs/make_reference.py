@@ -9,6 +9,7 @@ from pydantic import BaseModel
 from leadspan.cli import COMMANDS, build_parser
 from leadspan.recipe import Recipe
 from leadspan.settings import models_in
+from leadspan.study.config import Study
 
 HERE = Path(__file__).parent
 
@@ -28,9 +29,9 @@ def cli_reference() -> str:
 
 
 def settings_reference() -> str:
-    """Every settings class below `Recipe`, one table each."""
+    """Every settings class below `Recipe` and `Study`, one table each."""
     parts = ["# Settings reference", "", "Made from the settings' docstrings by `make docs`.", ""]
-    seen: list[type[BaseModel]] = [Recipe]
+    seen: list[type[BaseModel]] = [Recipe, Study]
     for model in seen:
         parts += [
             f"## {model.__name__}",

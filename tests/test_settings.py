@@ -5,8 +5,12 @@ import pytest
 from leadspan.errors import SettingsError
 from leadspan.recipe import Recipe
 from leadspan.settings import apply_overrides, dump_yaml, load_settings, parse_yaml, validate
+from leadspan.study.config import Study
+from leadspan.study.trials import conditions, load_base
 
-RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.yaml"))
+FOUND = sorted((Path(__file__).parents[1] / "recipes").glob("*.yaml"))
+RECIPES = [path for path in FOUND if not path.stem.startswith("study_")]
+STUDIES = [path for path in FOUND if path.stem.startswith("study_")]
 SMALL = """
 name: small
 output: runs/small
@@ -32,7 +36,16 @@ def test_every_recipe_is_valid_and_survives_a_round_trip(path: Path, tmp_path: P
     assert load_settings(Recipe, tmp_path / "again.yaml") == recipe
 
 
+@pytest.mark.parametrize("path", STUDIES, ids=lambda p: p.stem)
+def test_every_study_is_valid_with_all_its_conditions(path: Path, tmp_path: Path) -> None:
+    study = load_settings(Study, path)
+    (tmp_path / "again.yaml").write_text(dump_yaml(study))
+    assert load_settings(Study, tmp_path / "again.yaml") == study
+    assert len(conditions(study, load_base(study, path))) > 1
+
+
 def test_there_are_recipes() -> None:
+    assert "study_lead_spans" in {path.stem for path in STUDIES}
     assert {"qwen3_r1_traces", "paper_bespoke_stratos"} <= {path.stem for path in RECIPES}
 
 
@@ -84,6 +97,11 @@ def test_every_fault_is_told_at_once(recipe: Path) -> None:
         pytest.param(["teacher=null"], "kl_weight is 0.5 with no teacher", id="no teacher"),
         pytest.param(["tokenizer=null"], "tokenizer is missing", id="no tokenizer"),
         pytest.param(["training.steps=3"], "give exactly one of epochs and steps", id="two lengths"),
+        pytest.param(
+            ["supervision.token_selection={kind: gap, share: 0.2}", "teacher=null", "loss.kl_weight=0"],
+            "token_selection.kind is gap with no teacher",
+            id="a gap to nobody",
+        ),
         pytest.param(["supervision={prompt: 0, cot: 0, answer: 0}"], "nothing would be learnt", id="no weight"),
     ],
 )

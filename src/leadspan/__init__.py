@@ -12,13 +12,16 @@ if TYPE_CHECKING:
     from leadspan.data.supervision import Supervision
     from leadspan.data.truncation import (
         Budget,
+        Endpoints,
         Full,
         Lead,
         LeadAnswer,
         LeadCot,
         Middle,
         Mix,
+        PostConclusion,
         RandomWindow,
+        Schedule,
         Sections,
         Tail,
     )
@@ -29,13 +32,16 @@ if TYPE_CHECKING:
 _HOMES = {
     "leadspan.data.truncation": (
         "Budget",
+        "Endpoints",
         "Full",
         "Lead",
         "LeadAnswer",
         "LeadCot",
         "Middle",
         "Mix",
+        "PostConclusion",
         "RandomWindow",
+        "Schedule",
         "Sections",
         "Tail",
     ),
@@ -48,15 +54,18 @@ _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
     "Budget",
+    "Endpoints",
     "Full",
     "Lead",
     "LeadAnswer",
     "LeadCot",
     "Middle",
     "Mix",
+    "PostConclusion",
     "RandomWindow",
     "Recipe",
     "RunResult",
+    "Schedule",
     "Sections",
     "Supervision",
     "Tail",

@@ -14,6 +14,7 @@ from leadspan.costs.timing import Calibration
 from leadspan.data.examples import Examples
 from leadspan.data.prepare import Splits, split
 from leadspan.data.sections import Renderer
+from leadspan.data.selection import RandomTokens
 from leadspan.data.truncation import Full, Policy
 from leadspan.errors import ModelError, RunError
 from leadspan.evaluation.evaluate import evaluate_model
@@ -58,7 +59,8 @@ def prepare_data(recipe: Recipe) -> PreparedData:
     examples = training_examples(recipe, splits, renderer, recipe.cut)
     validation = None
     if splits.validation is not None:
-        validation = Examples(splits.validation, Full(), recipe.supervision, stop, seed, "validation set")
+        of_all = recipe.supervision.model_copy(update={"token_selection": None})
+        validation = Examples(splits.validation, Full(), of_all, stop, seed, "validation set")
     return PreparedData(renderer, splits, examples, validation)
 
 
@@ -76,6 +78,7 @@ def cost_model_of(recipe: Recipe, renderer: Renderer, num_ranks: int | None = No
 
 def training_inputs(recipe: Recipe, data: PreparedData, say: Callable[[str], None]) -> TrainingInputs:
     """What the training stage gets of a recipe."""
+    selection = recipe.supervision.token_selection
     return TrainingInputs(
         student=recipe.student,
         teacher=recipe.teacher,
@@ -86,6 +89,7 @@ def training_inputs(recipe: Recipe, data: PreparedData, say: Callable[[str], Non
         say=say,
         seed=recipe.seed,
         device=recipe.plan.found_device,
+        selection=None if isinstance(selection, RandomTokens) else selection,
     )
 
 
@@ -142,6 +146,28 @@ def run(recipe: Recipe, resume: bool = False, say: Callable[[str], None] = lambd
         evaluations = evaluate(recipe, Pretrained(path=str(directory / STUDENT_DIR)), directory, say)
         result = result.model_copy(update={"evaluations": evaluations})
         save_run(result, directory)
+    return result
+
+
+def run_untrained(recipe: Recipe, say: Callable[[str], None] = lambda text: None) -> RunResult:
+    """Evaluate the starting weights of a recipe as they are, and write `run.json`.
+
+    Raises:
+        LeadspanError: Whatever is wrong with the model, the tasks or the run directory.
+    """
+    _claim(recipe, resume=True)
+    evaluations = evaluate_model(
+        recipe.student, recipe.tokenizer_path, recipe.data.rendering, recipe.evaluation, recipe.output, say
+    )
+    result = RunResult(
+        name=recipe.name,
+        label=recipe.name,
+        role=recipe.role,
+        recipe=recipe.model_dump(mode="json"),
+        environment=environment(recipe.seed),
+        evaluations=evaluations,
+    )
+    save_run(result, recipe.output)
     return result
 
 

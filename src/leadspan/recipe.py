@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from leadspan.costs.config import PlanSettings
 from leadspan.data.config import DataSettings
+from leadspan.data.selection import ByDivergence, ByGap, ByTeacherEntropy
 from leadspan.data.supervision import Supervision
 from leadspan.data.truncation import AnyPolicy, Lead
 from leadspan.evaluation.config import EvaluationSettings
@@ -55,6 +56,12 @@ class Recipe(Settings):
             raise ValueError(
                 f"loss.kl_weight is {self.loss.kl_weight:g} with {'no' if self.teacher is None else 'a'} teacher: "
                 "give a teacher, or set loss.kl_weight: 0 and leave the teacher out"
+            )
+        selection = self.supervision.token_selection
+        if self.teacher is None and isinstance(selection, ByTeacherEntropy | ByGap | ByDivergence):
+            raise ValueError(
+                f"supervision.token_selection.kind is {selection.kind} with no teacher: give one, or select by "
+                "student_entropy or random"
             )
         if self.tokenizer is None and not isinstance(self.student, Pretrained):
             raise ValueError("tokenizer is missing: a student built from a config has none of its own")

@@ -32,7 +32,10 @@ class Interval(Settings):
 
 
 class CutCounts(Settings):
-    """What a policy and a supervision did to a set of examples, counted before training."""
+    """What a policy and a supervision did to a set of examples, counted before training.
+
+    Under a policy that changes over training every example is counted once for each of its stages.
+    """
 
     num_examples: int
     """Examples before the cut."""

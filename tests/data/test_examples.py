@@ -8,8 +8,9 @@ from leadspan.data.config import DataSettings, HeldOutShare, NoValidation, Rende
 from leadspan.data.examples import NO_WEIGHT, Examples
 from leadspan.data.prepare import prepare, sections_of, split
 from leadspan.data.sections import Renderer
+from leadspan.data.selection import ByGap, RandomTokens
 from leadspan.data.supervision import APPENDED, Supervision
-from leadspan.data.truncation import Full, Lead, LeadAnswer, Policy, Tail
+from leadspan.data.truncation import Full, Lead, LeadAnswer, Policy, PostConclusion, Schedule, Tail
 from leadspan.errors import DataError
 from toys import character_tokenizer, toy_examples, write_traces
 
@@ -179,3 +180,73 @@ def test_validation_is_full_whatever_the_policy(tmp_path: Path) -> None:
     examples, renderer = toy_examples(tmp_path, Lead(p=0.5))
     full = Examples(examples.rows.with_format(None), Full(), Supervision(), renderer.stop_token_id, 0, "validation set")
     assert full.counts.tokens_after == full.counts.tokens_before
+
+
+def test_a_schedule_has_every_trace_once_per_stage(tmp_path: Path) -> None:
+    policy = Schedule(policy=Lead(), start=0.25, end=1.0, num_stages=4)
+    examples, _ = toy_examples(tmp_path, policy, Supervision(prompt=1))
+    alone = [toy_examples(tmp_path, Lead(p=p), Supervision(prompt=1))[0] for p in (0.25, 0.5, 0.75, 1.0)]
+    assert (examples.num_stages, len(examples)) == (4, 48)
+    for stage, of_stage in enumerate(alone):
+        for i in range(12):
+            assert examples[12 * stage + i].input_ids.tolist() == of_stage[i].input_ids.tolist()
+    assert examples.counts.tokens_after == sum(of_stage.counts.tokens_after for of_stage in alone)
+    assert examples.counts.num_examples == 48
+
+
+def test_a_stage_may_lack_some_traces_but_not_all(tmp_path: Path) -> None:
+    policy = Schedule(policy=Lead(), start=0.89, end=1.0, num_stages=2)
+    answer_only = Supervision(prompt=0, cot=0, answer=1)
+    examples, _ = toy_examples(tmp_path, policy, answer_only)
+    missing = examples.lengths.count(0)
+    assert examples.counts.dropped == {NO_WEIGHT: missing} and 0 < missing < 12 and 0 not in examples.lengths[12:]
+    with pytest.raises(DataError, match=r"lead 0.1 leaves no weighted position in any of 12 examples"):
+        toy_examples(tmp_path, Schedule(policy=Lead(), start=0.1, end=1.0), answer_only)
+
+
+def test_post_conclusion_finds_the_answer_of_each_trace(tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+    traces = [
+        ("we add.\n\nso it is 12.\n\ncheck: 12 it is.", "12"),
+        ("we add.\n\nso it is 13.\n\nno: it is 12.", "12"),
+        ("we add.\n\nso it is 13.", "12"),
+        ("we add.\n\nso it is 12.", None),
+    ]
+    rows = [{"prompt": f"q{i}", "cot": cot, "answer": "12", "gold": gold} for i, (cot, gold) in enumerate(traces)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    settings = settings_for(path)
+    renderer = Renderer(character_tokenizer(), Rendering())
+    prepared = prepare(settings.train, renderer, settings).rows
+    examples = Examples(prepared, PostConclusion(), Supervision(), renderer.stop_token_id, 0, "training set")
+    texts = [renderer.tokenizer.decode(examples[i].input_ids) for i in range(len(examples))]
+    assert [text.partition("<think>")[2] for text in texts] == [
+        "\nwe add.\n\nso it is 12.\n\n</think>\n\n12<|im_end|>\n",
+        "\nwe add.\n\nso it is 13.\n\nno: it is 12.\n</think>\n\n12<|im_end|>\n",
+    ]
+    assert examples.counts.dropped == {"the chain of thought states no known answer": 2}
+
+
+def test_a_random_share_of_every_weight_is_drawn_once_per_example(tmp_path: Path) -> None:
+    supervision = Supervision(prompt=0, cot=1, answer=2)
+    plain, _ = toy_examples(tmp_path, Lead(p=0.95, stop="append_eos"), supervision)
+    drawing = supervision.model_copy(update={"token_selection": RandomTokens(share=0.3)})
+    drawn, _ = toy_examples(tmp_path, Lead(p=0.95, stop="append_eos"), drawing)
+    again, _ = toy_examples(tmp_path, Lead(p=0.95, stop="append_eos"), drawing)
+    other, _ = toy_examples(tmp_path, Lead(p=0.95, stop="append_eos"), drawing, seed=1)
+    for i in range(12):
+        before, after = plain[i].weights[:-1], drawn[i].weights[:-1]
+        for weight in (1, 2):
+            assert (after == weight).sum() == max(1, int(0.3 * (before == weight).sum()))
+        assert set(after[before == 0]) <= {0.0} and drawn[i].weights[-1] == plain[i].weights[-1] == 1
+        assert drawn.layouts[i].num_weighted == (drawn[i].weights > 0).sum()
+        assert drawn.layouts[i].num_scored == plain.layouts[i].num_weighted
+        assert drawn[i].weights.tolist() == again[i].weights.tolist()
+    assert any(drawn[i].weights.tolist() != other[i].weights.tolist() for i in range(12))
+    assert drawn.counts.weighted_tokens < 0.35 * plain.counts.weighted_tokens
+
+
+def test_a_selection_by_score_counts_what_it_will_select(tmp_path: Path) -> None:
+    examples, _ = toy_examples(tmp_path, Full(), Supervision(token_selection=ByGap(share=0.25)))
+    for layout in examples.layouts:
+        assert layout.num_weighted == layout.num_scored // 4
+    assert (examples[0].weights > 0).sum() == examples.layouts[0].num_scored  # selected when the models have run

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from leadspan.data.packing import best_fit, pack, plan_by_examples, plan_by_tokens
+from leadspan.data.packing import best_fit, pack, plan_by_tokens, plan_staged
 from leadspan.data.truncation import Lead
 from leadspan.errors import SettingsError
 from toys import toy_examples
@@ -26,10 +26,41 @@ def test_an_example_above_the_budget_is_refused() -> None:
 
 @given(st.integers(1, 30), st.sampled_from([1, 2, 4, 8]), st.integers(0, 5))
 def test_a_step_has_the_same_examples_however_it_is_split(num: int, size: int, seed: int) -> None:
-    whole = plan_by_examples(num, 8, 5, seed)
-    parts = plan_by_examples(num, size, 5 * 8 // size, seed)
+    lengths = [5] * num
+    whole = plan_staged(lengths, [5], seed, 8)
+    parts = plan_staged(lengths, [5 * 8 // size], seed, size)
     assert [i for batch in whole for i in batch] == [i for batch in parts for i in batch]
-    assert set(plan_by_examples(num, num, 1, seed)[0]) == set(range(num))
+    assert set(plan_staged(lengths, [1], seed, num)[0]) == set(range(num))
+
+
+@given(st.lists(st.integers(1, 50), min_size=1, max_size=40), st.integers(1, 30), st.integers(0, 3))
+def test_one_stage_of_packs_is_the_plan_by_tokens(lengths: list[int], number: int, seed: int) -> None:
+    assert plan_staged(lengths, [number], seed, None, 60) == plan_by_tokens(lengths, 60, number, seed)
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 20), st.integers(1, 40)), min_size=1, max_size=20),
+    st.lists(st.integers(1, 6), min_size=2, max_size=2),
+    st.sampled_from([None, 1, 3]),
+    st.integers(0, 3),
+)
+def test_stages_share_one_stream_of_epochs(
+    traces: list[tuple[int, int]], batches: list[int], size: int | None, seed: int
+) -> None:
+    num = len(traces)
+    lengths = [max(first, int(i == 0)) for i, (first, _) in enumerate(traces)] + [second for _, second in traces]
+    plan = plan_staged(lengths, batches, seed, size, 60)
+    assert len(plan) == sum(batches)
+    assert all(size is None or len(batch) == size for batch in plan)
+    for number, batch in enumerate(plan):
+        stage = int(number >= batches[0])
+        assert all(stage * num <= i < (stage + 1) * num and lengths[i] for i in batch)
+    first, second = ([i % num for batch in part for i in batch] for part in (plan[: batches[0]], plan[batches[0] :]))
+    times = [first.count(trace) for trace in range(num) if lengths[trace]]
+    assert max(times) - min(times) <= 1  # reshuffled epochs: none is seen a second time before all are seen once
+    if all(lengths):
+        times = [(first + second).count(trace) for trace in range(num)]
+        assert max(times) - min(times) <= 1  # an epoch goes on where the first stage ended
 
 
 def test_more_batches_go_on_into_the_next_epoch() -> None:

@@ -1,4 +1,5 @@
 import random
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -9,6 +10,7 @@ from leadspan.data.supervision import Supervision, lay_out
 from leadspan.data.truncation import (
     AnyPolicy,
     Budget,
+    Endpoints,
     Full,
     Lead,
     LeadAnswer,
@@ -16,7 +18,9 @@ from leadspan.data.truncation import (
     Middle,
     Mix,
     Policy,
+    PostConclusion,
     RandomWindow,
+    Schedule,
     Sections,
     Tail,
     cut_example,
@@ -26,6 +30,10 @@ from leadspan.settings import Settings, validate
 
 # 4 prompt, 10 chain of thought (closing tag from 12), 6 answer with the end-of-turn token at 18
 SECTIONS = Sections(prompt_end=4, think_end=12, cot_end=14, num_tokens=20, stop=18, steps=(7, 10))
+
+
+class _Holder(Settings):
+    cut: AnyPolicy
 
 
 @pytest.mark.parametrize(
@@ -51,10 +59,51 @@ SECTIONS = Sections(prompt_end=4, think_end=12, cot_end=14, num_tokens=20, stop=
         pytest.param(Tail(p=0.1), ((0, 4),), id="tail shorter than the prompt"),
         pytest.param(Middle(p=0.5, keep_prompt=False), ((5, 15),), id="middle loses the prompt"),
         pytest.param(Middle(p=0.5), ((0, 4), (9, 15)), id="middle with prompt is as long as lead"),
+        pytest.param(Endpoints(num_steps=(1, 1)), ((0, 7), (10, 20)), id="endpoints drop the middle step"),
+        pytest.param(Endpoints(num_steps=(1, 2)), ((0, 20),), id="endpoints that meet keep everything"),
+        pytest.param(Endpoints(num_steps=(9, 9)), ((0, 20),), id="endpoints of more steps than there are"),
+        pytest.param(Endpoints(p=0.6), ((0, 7), (10, 20)), id="endpoints by share: 3 of 3 and 2 of 3 tokens fit"),
+        pytest.param(Endpoints(p=0.1), ((0, 7), (10, 20)), id="endpoints keep at least a step at either end"),
+        pytest.param(Endpoints(p=1.0), ((0, 20),), id="endpoints: halves that meet"),
+        pytest.param(Schedule(policy=Lead(), start=0.25, end=0.6), ((0, 12),), id="schedule: all kept at any stage"),
     ],
 )
 def test_spans(policy: Policy, spans: tuple[tuple[int, int], ...]) -> None:
     assert cut_example(policy, SECTIONS, "id", seed=0).spans == spans
+
+
+@pytest.mark.parametrize(
+    ("ending", "spans", "stop"),
+    [
+        pytest.param("answer", ((0, 10), (12, 20)), False, id="with the answer"),
+        pytest.param("none", ((0, 10),), False, id="nothing after it"),
+        pytest.param("append_eos", ((0, 10),), True, id="with a stop"),
+    ],
+)
+def test_post_conclusion_ends_with_the_step_of_the_answer(ending: str, spans: object, stop: bool) -> None:
+    policy = validate(_Holder, {"cut": {"kind": "post_conclusion", "ending": ending}}, "here").cut
+    for token in (7, 9):  # anywhere in the second step
+        cut = cut_example(policy, replace(SECTIONS, first_answer=token), "id", 0)
+        assert cut.spans == spans and cut.append_stop == stop and cut.dropped is None
+    in_last_step = cut_example(policy, replace(SECTIONS, first_answer=11), "id", 0).spans
+    assert in_last_step == (((0, 20),) if ending == "answer" else ((0, 12),))
+
+
+def test_post_conclusion_without_a_known_answer() -> None:
+    cut = cut_example(PostConclusion(), SECTIONS, "id", 0)
+    assert cut.spans == () and cut.dropped == "the chain of thought states no known answer"
+    assert cut_example(PostConclusion(if_absent="whole"), SECTIONS, "id", 0).spans == ((0, 20),)
+
+
+def test_a_schedule_goes_from_start_to_end_in_equal_steps() -> None:
+    up = Schedule(policy=Lead(stop="append_eos"), start=0.25, end=1.0, num_stages=4)
+    assert [cut_example(stage, SECTIONS, "id", 0).spans for stage in up.stages] == [
+        ((0, 5),), ((0, 10),), ((0, 15),), ((0, 20),)
+    ]  # fmt: skip
+    assert [cut_example(stage, SECTIONS, "id", 0).append_stop for stage in up.stages] == [True, True, True, False]
+    down = Schedule(policy=Mix(policy=Lead(), whole_share=0.25), start=0.75, end=0.5, num_stages=2)
+    assert [stage.label for stage in down.stages] == ["mix 0.75 lead 0.75", "mix 0.75 lead 0.5"]
+    assert (up.label, down.label) == ("schedule lead 0.25-1", "schedule mix 0.75 lead 0.75-0.5")
 
 
 def test_appended_stop_only_where_it_was_cut() -> None:
@@ -89,7 +138,9 @@ def sections(draw: st.DrawFn) -> Sections:
     cot_end = think_end + closing
     total = cot_end + answer
     steps = draw(st.lists(st.integers(prompt + 1, think_end), unique=True, max_size=5))
-    return Sections(prompt, think_end, cot_end, total, draw(st.integers(cot_end, total - 1)), tuple(sorted(steps)))
+    stop = draw(st.integers(cot_end, total - 1))
+    stated = draw(st.one_of(st.none(), st.integers(prompt, think_end - 1)))
+    return Sections(prompt, think_end, cot_end, total, stop, tuple(sorted(steps)), stated)
 
 
 proportions = st.floats(0.01, 1.0)
@@ -107,6 +158,12 @@ policies = st.one_of(
     st.builds(Tail, p=proportions, keep_prompt=st.booleans()),
     st.builds(Middle, p=proportions, keep_prompt=st.booleans()),
     st.builds(RandomWindow, p=proportions),
+    st.builds(Endpoints, p=proportions),
+    st.builds(Endpoints, num_steps=st.tuples(st.integers(1, 4), st.integers(1, 4))),
+    st.builds(PostConclusion, ending=st.sampled_from(["answer", "none", "append_eos"])),
+    st.builds(
+        Schedule, policy=st.builds(RandomWindow), start=st.just(0.2), end=st.floats(0.3, 1.0), num_stages=st.just(3)
+    ),
     st.builds(Mix, policy=st.builds(Lead, p=proportions), whole_share=st.floats(0.05, 0.95)),
 )
 supervisions = st.builds(
@@ -141,7 +198,7 @@ def test_layout_keeps_kept_tokens_up_to_the_last_weighted_one(
 
     weights = [weight(t) for t in kept]
     assert [s.weight for s in layout.segments for _ in range(s.start, s.end)] == weights[: len(tokens)]
-    stops = cut.append_stop and kept[-1] >= borders.prompt_end
+    stops = cut.append_stop and bool(kept) and kept[-1] >= borders.prompt_end
     assert layout.append_stop == (stops and layout.num_weighted > 0)
     expected = sum(w > 0 for w in weights[1:]) + stops
     assert layout.num_weighted == (expected if expected else 0)
@@ -165,10 +222,6 @@ def test_a_policy_is_its_own_settings(policy: Policy) -> None:
     assert adapter.validate_json(policy.model_dump_json()) == policy
 
 
-class _Holder(Settings):
-    cut: AnyPolicy
-
-
 @pytest.mark.parametrize(
     ("values", "message"),
     [
@@ -183,6 +236,17 @@ class _Holder(Settings):
         pytest.param({"kind": "lead_answer"}, r"give exactly one of p, num_tokens, p_range", id="no amount"),
         pytest.param({"kind": "lead_answer", "p": 0.5, "num_tokens": 3}, r"given: p, num_tokens", id="two amounts"),
         pytest.param({"kind": "lead_answer", "p_range": [0.9, 0.1]}, r"must not exceed", id="range upside down"),
+        pytest.param({"kind": "endpoints"}, r"give exactly one of p and num_steps", id="endpoints of no size"),
+        pytest.param(
+            {"kind": "schedule", "policy": {"kind": "lead"}, "start": 0.5, "end": 0.5},
+            r"start and end are both 0.5, so nothing changes",
+            id="schedule that stands still",
+        ),
+        pytest.param(
+            {"kind": "schedule", "policy": {"kind": "lead_answer", "num_tokens": 9}, "start": 0.1, "end": 0.5},
+            r"policy lead_answer 9 tokens has no p that could change",
+            id="schedule without p",
+        ),
         pytest.param({"kind": "mix", "policy": {"kind": "mix"}}, r"cut.mix.policy = .*'mix'", id="mix of a mix"),
     ],
 )

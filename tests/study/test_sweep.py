@@ -3,8 +3,11 @@ from pathlib import Path
 import pytest
 
 from leadspan.errors import RunError
+from leadspan.results import load_run
+from leadspan.study.config import LocalExecutor
 from leadspan.study.demo import POLICIES, demo_recipes
-from leadspan.study.sweep import run_trial, run_trials
+from leadspan.study.sweep import Slot, run_local, run_trial, run_trials, slots
+from leadspan.study.trials import Trial
 from recipes import toy_recipe
 
 
@@ -36,3 +39,40 @@ def test_the_demo_compares_the_policies_it_says(tmp_path: Path) -> None:
     assert [s.cut.label for s in students] == labels and len(POLICIES) == 6
     assert len({s.training.model_dump_json() for s in students}) == 1
     assert len({s.output for s in (teacher, base, *students)}) == 8
+
+
+@pytest.mark.parametrize(
+    ("executor", "expected"),
+    [
+        pytest.param({}, [Slot(None, None)], id="one at a time has everything"),
+        pytest.param({"trials_at_once": 2, "threads_per_trial": 3}, [Slot(3, None)] * 2, id="threads"),
+        pytest.param(
+            {"trials_at_once": 2, "threads_per_trial": 1, "gpus_per_trial": 2, "ranks_per_trial": 2},
+            [Slot(1, "4,5", 2), Slot(1, "6,7", 2)],
+            id="GPUs of its own",
+        ),
+        pytest.param({"gpus_per_trial": 0}, [Slot(None, "")], id="no GPU"),
+    ],
+)
+def test_resources_are_shared_out(
+    executor: dict[str, int], expected: list[Slot], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6,7")
+    assert slots(LocalExecutor(**executor)) == expected
+
+
+def test_more_gpus_than_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    with pytest.raises(RunError, match="2 trials at once with 1 GPUs each need 2, and 1 are visible here"):
+        slots(LocalExecutor(trials_at_once=2, gpus_per_trial=1))
+
+
+@pytest.mark.slow
+def test_a_trial_on_two_ranks(tmp_path: Path) -> None:
+    good, bad = toy_recipe(tmp_path / "good", steps=2), toy_recipe(tmp_path / "bad", cut={"kind": "lead", "p": 0.01})
+    executor = LocalExecutor(ranks_per_trial=2, threads_per_trial=1)
+    events = [event for event in run_local([Trial(good), Trial(bad)], executor) if event.kind in ("done", "failed")]
+    assert [(event.trial, event.kind) for event in events] == [(0, "done"), (1, "failed")]
+    assert "lead 0.01 leaves no weighted position" in events[1].text and "\n" not in events[1].text
+    trained = load_run(good.output).train
+    assert trained is not None and trained.device.startswith("2 x cpu")

@@ -131,11 +131,11 @@ def _policy_losses(settings: AuditSettings, traces: Sequence[Examined]) -> list[
 
 
 def _policy_loss(policy: Policy, traces: Sequence[Examined], settings: AuditSettings, is_own: bool) -> PolicyLoss:
-    layouts = [
-        lay_out(t.sections, cut_example(policy, t.sections, t.example_id, settings.seed), settings.supervision)
-        for t in traces
-    ]
-    return PolicyLoss(label=policy.label, is_own=is_own, counts=count_cuts([t.sections for t in traces], layouts))
+    of_stages = [(stage, trace) for stage in policy.stages for trace in traces]
+    borders = [trace.sections for _, trace in of_stages]
+    cuts = [cut_example(stage, t.sections, t.example_id, settings.seed) for stage, t in of_stages]
+    layouts = [lay_out(sections, cut, settings.supervision) for sections, cut in zip(borders, cuts, strict=True)]
+    return PolicyLoss(label=policy.label, is_own=is_own, counts=count_cuts(borders, cuts, layouts))
 
 
 def _repetition(traces: Sequence[Examined]) -> Repetition:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from importlib import metadata
 
-from leadspan.cli import audit, demo, distill, evaluate, plan, power, preview, report
+from leadspan.cli import audit, demo, distill, evaluate, plan, power, preview, report, study
 from leadspan.errors import LeadspanError
 
 COMMANDS = {
@@ -17,6 +17,7 @@ COMMANDS = {
     "plan": plan,
     "distill": distill,
     "evaluate": evaluate,
+    "study": study,
     "power": power,
     "report": report,
 }

@@ -6,7 +6,9 @@ from pathlib import Path
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Run directories and the file to write."""
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run directory, or a directory of them")
+    parser.add_argument(
+        "runs", nargs="+", type=Path, metavar="RUN", help="run directory, a directory of them, or a study's directory"
+    )
     parser.add_argument("--output", type=Path, default=Path("report.html"), help="file to write (report.html)")
     parser.add_argument("--title", default="What the cut kept, and what it cost", help="title of the page")
 
@@ -14,10 +16,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Load the runs, print the tables, write the page."""
     from leadspan.study.frontier import build_frontiers, load_runs
+    from leadspan.study.record import missing_trials
     from leadspan.study.report import write_report
     from leadspan.study.tables import print_frontiers
 
     runs = load_runs(options.runs)
     print_frontiers(build_frontiers(runs))
+    for text in missing_trials(options.runs):
+        print(f"missing: {text}")
     path = write_report(runs, options.output, options.title)
     print(f"report: {path}")

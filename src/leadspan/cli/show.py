@@ -36,7 +36,7 @@ def record_panel(examples: Examples, index: int, tokenizer: PreTrainedTokenizerB
         tokenizer: Decodes the ids.
         max_chars: Long runs show this many characters of their two ends; 0 shows all.
     """
-    row = examples.rows.with_format(None)[index]
+    row = examples.rows.with_format(None)[index % len(examples.rows)]
     sections, layout = sections_of(row), examples.layouts[index]
     body = Text()
     for start, end, section, face in _runs(sections, layout):

@@ -120,3 +120,20 @@ def training_flops(
             parts["teacher_attention"] += forward_attention(teacher, length)
             parts["teacher_head"] += forward_head(teacher, weighted)
     return FlopsByPart(**parts)
+
+
+def with_scoring(
+    flops: FlopsByPart, student: ModelShape, teacher: ModelShape | None, num_positions: int
+) -> FlopsByPart:
+    """The cost with the pass that scores positions before some are selected: the heads once more, forward.
+
+    Args:
+        flops: Cost of training on the selected positions.
+        student: Shape of the student.
+        teacher: Shape of a live teacher; None for none.
+        num_positions: Positions that were scored.
+    """
+    more = {"student_head": flops.student_head + forward_head(student, num_positions)}
+    if teacher is not None:
+        more["teacher_head"] = flops.teacher_head + forward_head(teacher, num_positions)
+    return flops.model_copy(update=more)

@@ -1,5 +1,6 @@
 """Examples: a row under a policy and a supervision, as arrays ready for a batch."""
 
+import itertools
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,8 +9,9 @@ import numpy as np
 from datasets import Dataset
 
 from leadspan.data.prepare import sections_of
+from leadspan.data.selection import RandomTokens, draw_tokens
 from leadspan.data.supervision import APPENDED, SECTION_NAMES, Layout, Supervision, lay_out
-from leadspan.data.truncation import Policy, Sections, cut_example
+from leadspan.data.truncation import Cut, Policy, Sections, cut_example
 from leadspan.errors import DataError
 from leadspan.results import CutCounts
 
@@ -36,7 +38,11 @@ class Example:
 
 
 class Examples(Sequence[Example]):
-    """The rows of a split under one policy and one supervision; arrays are made when an example is asked for."""
+    """The rows of a split under one policy and one supervision; arrays are made when an example is asked for.
+
+    Under a policy that changes over training every row has a cut for each of `num_stages` stages: row `i` in stage `k`
+    is example `k * len(rows) + i`, of length 0 where that stage leaves it no weighted position.
+    """
 
     def __init__(
         self,
@@ -60,38 +66,58 @@ class Examples(Sequence[Example]):
         Raises:
             DataError: No example has a weighted position left.
         """
-        self.stop_token_id = stop_token_id
-        columns = ["prompt_end", "think_end", "cot_end", "num_tokens", "stop", "steps", "example_id"]
+        self.stop_token_id, self.seed = stop_token_id, seed
+        selection = supervision.token_selection
+        self.drawn = selection if isinstance(selection, RandomTokens) else None
+        columns = ["prompt_end", "think_end", "cot_end", "num_tokens", "stop", "steps", "first_answer", "example_id"]
         table = rows.select_columns(columns)[:]
         borders = [
             sections_of({name: table[name][i] for name in columns if name != "example_id"}) for i in range(len(rows))
         ]
-        layouts = [
-            lay_out(sections, cut_example(policy, sections, example_id, seed), supervision)
-            for sections, example_id in zip(borders, table["example_id"], strict=True)
+        self.num_stages = len(policy.stages)
+        cuts = [
+            [cut_example(stage, *row, seed) for row in zip(borders, table["example_id"], strict=True)]
+            for stage in policy.stages
         ]
-        kept = [i for i, layout in enumerate(layouts) if layout.segments]
-        self.counts = count_cuts(borders, layouts)
-        if not kept:
-            raise DataError(
-                f"{place}: {policy.label} leaves no weighted position in any of {len(rows)} examples "
-                f"(weights prompt {supervision.prompt:g}, cot {supervision.cot:g}, answer {supervision.answer:g}); "
-                "keep more tokens or give a section that survives the cut a weight"
-            )
+        laid_out = [
+            [lay_out(sections, cut, supervision) for sections, cut in zip(borders, of_stage, strict=True)]
+            for of_stage in cuts
+        ]
+        for stage, layouts, of_stage in zip(policy.stages, laid_out, cuts, strict=True):
+            if not any(layout.segments for layout in layouts):
+                raise DataError(_nothing_left(place, stage, supervision, count_cuts(borders, of_stage, layouts)))
+        chained = itertools.chain.from_iterable
+        self.counts = count_cuts(borders * self.num_stages, list(chained(cuts)), list(chained(laid_out)))
+        kept = [i for i in range(len(rows)) if any(layouts[i].segments for layouts in laid_out)]
         self.rows = rows.select(kept).with_format("numpy", columns=["input_ids", "example_id"])
-        self.layouts = [layouts[i] for i in kept]
+        self.layouts = [layouts[i] for layouts in laid_out for i in kept]
         self.lengths = [layout.num_tokens for layout in self.layouts]
 
     def __len__(self) -> int:
         return len(self.layouts)
 
     def __getitem__(self, index: int) -> Example:  # pyright: ignore[reportIncompatibleMethodOverride]  # no slices
-        row, layout = self.rows[index], self.layouts[index]
-        return build_example(row["input_ids"], layout, self.stop_token_id, str(row["example_id"]))
+        row, layout = self.rows[index % len(self.rows)], self.layouts[index]
+        example_id = str(row["example_id"])
+        example = build_example(row["input_ids"], layout, self.stop_token_id, example_id)
+        if self.drawn is None:
+            return example
+        own = slice(0, len(example.weights) - layout.append_stop)  # an appended end-of-turn token is always learnt
+        example.weights[own] = draw_tokens(example.weights[own], self.drawn, example_id, self.seed)
+        return example
+
+
+def _nothing_left(place: str, policy: Policy, supervision: Supervision, counts: CutCounts) -> str:
+    reasons = ", ".join(f"{number} x {reason}" for reason, number in counts.dropped.items())
+    return (
+        f"{place}: {policy.label} leaves no weighted position in any of {counts.num_examples} examples "
+        f"(weights prompt {supervision.prompt:g}, cot {supervision.cot:g}, answer {supervision.answer:g}; {reasons}); "
+        "keep more tokens or give a section that survives the cut a weight"
+    )
 
 
 def build_example(input_ids: np.ndarray, layout: Layout, stop_token_id: int, example_id: str) -> Example:
-    """The arrays of one example: kept ids, their weights, sections and places."""
+    """The arrays of one example: kept ids, weights before any token selection, sections and places."""
     runs = layout.segments
     ids = [input_ids[s.start : s.end] for s in runs]
     weights = [np.full(s.end - s.start, s.weight, dtype=np.float32) for s in runs]
@@ -108,8 +134,8 @@ def build_example(input_ids: np.ndarray, layout: Layout, stop_token_id: int, exa
     return Example(np.concatenate(ids).astype(np.int64), all_weights, np.concatenate(section_ids), tenths, example_id)
 
 
-def count_cuts(borders: Sequence[Sections], layouts: Sequence[Layout]) -> CutCounts:
-    """What was kept, dropped and lost, from the borders of whole sequences and the layouts that are left of them."""
+def count_cuts(borders: Sequence[Sections], cuts: Sequence[Cut], layouts: Sequence[Layout]) -> CutCounts:
+    """What was kept, dropped and lost, from the borders of whole sequences, their cuts and the layouts left of them."""
     before: Counter[str] = Counter()
     after: Counter[str] = Counter()
     lost: Counter[str] = Counter()
@@ -123,10 +149,11 @@ def count_cuts(borders: Sequence[Sections], layouts: Sequence[Layout]) -> CutCou
         if layout.segments:
             lost.update(_lost(sections, layout))
     num_kept = sum(1 for layout in layouts if layout.segments)
+    reasons = [cut.dropped or NO_WEIGHT for cut, layout in zip(cuts, layouts, strict=True) if not layout.segments]
     return CutCounts(
         num_examples=len(layouts),
         num_kept=num_kept,
-        dropped={NO_WEIGHT: len(layouts) - num_kept} if num_kept < len(layouts) else {},
+        dropped=dict(Counter(reasons)),
         tokens_before=before.total(),
         tokens_after=after.total(),
         weighted_tokens=sum(layout.num_weighted for layout in layouts),

@@ -97,20 +97,6 @@ def best_fit(lengths: Sequence[int], max_tokens: int, order: Sequence[int]) -> l
     return packs
 
 
-def plan_by_examples(num_examples: int, batch_size: int, num_batches: int, seed: int) -> list[list[int]]:
-    """Batches of a fixed number of examples from a stream of reshuffled epochs.
-
-    The stream depends on the seed only, so the examples of an optimiser step are the same however it is split into
-    micro-batches. An epoch may end inside a batch; nothing is left out.
-    """
-    stream: list[int] = []
-    epoch = 0
-    while len(stream) < batch_size * num_batches:
-        stream += _shuffled(range(num_examples), seed, epoch)
-        epoch += 1
-    return [stream[i * batch_size : (i + 1) * batch_size] for i in range(num_batches)]
-
-
 def plan_by_tokens(lengths: Sequence[int], max_tokens: int, num_batches: int | None, seed: int) -> list[list[int]]:
     """Best-fit packs up to a token budget, reshuffled and packed anew every epoch.
 
@@ -130,6 +116,54 @@ def plan_by_tokens(lengths: Sequence[int], max_tokens: int, num_batches: int | N
         plan += _shuffled(packs, seed, epoch)
         epoch += 1
     return plan[:num_batches]
+
+
+def plan_staged(
+    lengths: Sequence[int], batches_per_stage: Sequence[int], seed: int, batch_size: int | None, max_tokens: int = 0
+) -> list[list[int]]:
+    """Batches of a run whose cut changes from stage to stage, over one stream of reshuffled epochs.
+
+    An epoch goes on where a stage ends, with the cut of the next one, so that no trace is seen twice in an epoch. A
+    trace of length 0 is passed over in that stage. With one stage and a token budget this is
+    `plan_by_tokens`.
+
+    Args:
+        lengths: Tokens of each example, stage after stage: trace `i` in stage `k` is example `k * num_traces + i`;
+            one of every stage at least is above 0.
+        batches_per_stage: Batches of each stage.
+        seed: Seed of the order.
+        batch_size: Examples per batch; None packs by tokens.
+        max_tokens: Token budget of a batch, where `batch_size` is None.
+
+    Raises:
+        SettingsError: An example is longer than the budget.
+    """
+    num_traces = len(lengths) // len(batches_per_stage)
+    plan: list[list[int]] = []
+    left: list[int] = []
+    epoch = -1
+    for stage, num_batches in enumerate(batches_per_stage):
+        offset, end = stage * num_traces, len(plan) + num_batches
+        started: list[int] = []
+        while len(plan) < end:
+            usable = [offset + trace for trace in left if lengths[offset + trace]]
+            if not usable:
+                epoch += 1
+                left = _shuffled(range(num_traces), seed, epoch)
+                continue
+            if batch_size is None:
+                taken = _shuffled(best_fit(lengths, max_tokens, usable), seed, epoch)[: end - len(plan)]
+                plan += taken
+                used = {index for pack in taken for index in pack}
+            else:
+                used = usable[: (end - len(plan)) * batch_size - len(started)]
+                stream = started + used
+                whole = len(stream) // batch_size * batch_size
+                plan += [stream[i : i + batch_size] for i in range(0, whole, batch_size)]
+                started = stream[whole:]
+            gone = {index - offset for index in used}
+            left = [trace for trace in left if trace not in gone]
+    return plan
 
 
 def _shuffled(items: Sequence[ItemT], seed: int, epoch: int) -> list[ItemT]:

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from datasets import Dataset, Features, List, Value
 from datasets.arrow_writer import ArrowWriter
@@ -25,7 +26,7 @@ from leadspan.errors import CacheError, DataError
 
 logger = logging.getLogger(__name__)
 
-_SCHEMA = "1"
+_SCHEMA = "2"
 _BATCH = 64
 _FEATURES = Features(
     {
@@ -36,6 +37,7 @@ _FEATURES = Features(
         "stop": Value("int32"),
         "steps": List(Value("int32")),
         "num_tokens": Value("int32"),
+        "first_answer": Value("int32"),
         "example_id": Value("string"),
         "question_id": Value("string"),
         "place": Value("string"),
@@ -122,7 +124,8 @@ def split(settings: DataSettings, renderer: Renderer, seed: int) -> Splits:
 def sections_of(row: dict[str, object]) -> Sections:
     """The section borders stored in a row."""
     names = ("prompt_end", "think_end", "cot_end", "num_tokens", "stop")
-    return Sections(*(int(str(row[name])) for name in names), steps=tuple(row["steps"]))  # pyright: ignore[reportArgumentType]  # an Arrow list
+    stated: Any = row.get("first_answer")
+    return Sections(*(int(str(row[name])) for name in names), steps=tuple(row["steps"]), first_answer=stated)  # pyright: ignore[reportArgumentType]  # an Arrow list
 
 
 def _cache_root(settings: DataSettings) -> Path:
@@ -211,7 +214,7 @@ def _columns(result: list[Refusal | tuple[Rendered, Trace]], counter: RefusalCou
             continue
         rendered, trace = item
         sections = rendered.sections
-        for name in ("prompt_end", "think_end", "cot_end", "stop", "steps", "num_tokens"):
+        for name in ("prompt_end", "think_end", "cot_end", "stop", "steps", "num_tokens", "first_answer"):
             columns[name].append(getattr(sections, name))
         columns["input_ids"].append(rendered.input_ids)
         columns["example_id"].append(rendered.example_id)

@@ -6,11 +6,13 @@ them are learnt; the two compose freely.
 """
 
 import itertools
+from collections import Counter
 from dataclasses import dataclass
 
 from pydantic import Field, model_validator
 
-from leadspan.data.truncation import Cut, Sections, Span
+from leadspan.data.selection import TokenSelection
+from leadspan.data.truncation import Cut, Sections, Span, kept_tokens
 from leadspan.settings import Settings
 
 PROMPT, COT, ANSWER, APPENDED = 0, 1, 2, 3
@@ -27,6 +29,8 @@ class Supervision(Settings):
     """Weight of chain-of-thought tokens, think tags included."""
     answer: float = Field(default=1.0, ge=0)
     """Weight of answer tokens, end-of-turn included."""
+    token_selection: TokenSelection | None = None
+    """Which of the weighted positions get the loss; all of them when absent. Validation always counts all."""
 
     @model_validator(mode="after")
     def _something_is_learnt(self) -> "Supervision":
@@ -56,10 +60,12 @@ class Layout:
     Attributes:
         segments: Kept runs; empty when no position has a weight.
         append_stop: Whether an end-of-turn token follows.
+        share: Share of the positions of one weight that the token selection leaves with a loss.
     """
 
     segments: tuple[Segment, ...]
     append_stop: bool
+    share: float = 1.0
 
     @property
     def num_tokens(self) -> int:
@@ -67,12 +73,24 @@ class Layout:
         return sum(s.end - s.start for s in self.segments) + self.append_stop
 
     @property
+    def num_scored(self) -> int:
+        """Weighted tokens but the very first, which nothing predicts, before any token selection."""
+        return sum(self._by_weight().values()) + self.append_stop
+
+    @property
     def num_weighted(self) -> int:
-        """Positions with a loss: weighted tokens but the very first, which nothing predicts."""
-        if not self.segments:
-            return 0
-        count = sum(s.end - s.start for s in self.segments if s.weight > 0)
-        return count + self.append_stop - (self.segments[0].weight > 0)
+        """Positions with a loss: the weighted ones that the token selection leaves."""
+        return sum(kept_tokens(self.share, count) for count in self._by_weight().values()) + self.append_stop
+
+    def _by_weight(self) -> Counter[float]:
+        """Weighted positions of the trace's own tokens by their weight."""
+        counts: Counter[float] = Counter()
+        for segment in self.segments:
+            if segment.weight > 0:
+                counts[segment.weight] += segment.end - segment.start
+        if self.segments and self.segments[0].weight > 0:
+            counts[self.segments[0].weight] -= 1
+        return +counts
 
 
 def lay_out(sections: Sections, cut: Cut, supervision: Supervision) -> Layout:
@@ -90,7 +108,8 @@ def lay_out(sections: Sections, cut: Cut, supervision: Supervision) -> Layout:
     append_stop = cut.append_stop and bool(segments) and segments[-1].section != PROMPT
     while segments and segments[-1].weight == 0 and not append_stop:
         segments.pop()
-    layout = Layout(tuple(segments), append_stop)
+    selection = supervision.token_selection
+    layout = Layout(tuple(segments), append_stop, 1.0 if selection is None else selection.share)
     return layout if layout.num_weighted > 0 else Layout((), False)
 
 

@@ -11,10 +11,12 @@ import torch
 from transformers import PreTrainedModel
 
 from leadspan.data.packing import Batch
+from leadspan.data.selection import ScoredSelection
 from leadspan.data.supervision import APPENDED, SECTION_NAMES
 from leadspan.losses.chunked import RowLosses, chunked_loss
 from leadspan.losses.config import LossSettings
 from leadspan.losses.rows import ROW_COLUMNS
+from leadspan.losses.selection import select
 from leadspan.models.forward import final_hidden_states
 from leadspan.models.heads import head_weight, transform_of
 from leadspan.teacher.targets import Targets
@@ -45,10 +47,12 @@ def batch_loss(
     targets: Targets | None,
     settings: LossSettings,
     vocab_size: int | None = None,
+    selection: ScoredSelection | None = None,
 ) -> LossOutput:
     """`sum_i w_i ((1 - l) CE_i + l T^2 D_i)` over the weighted positions of a batch, and `sum_i w_i`.
 
-    An appended end-of-turn token has a hard target only, at its full weight: the teacher would not stop there.
+    An appended end-of-turn token has a hard target only, at its full weight: the teacher would not stop there. With a
+    selection both sums are over the selected positions; the metrics are over all weighted ones nevertheless.
 
     Source: Chen et al., arXiv 2512.21002 (the mix); Hinton et al., arXiv 1503.02531 (the factor `T^2`).
     """
@@ -58,18 +62,20 @@ def batch_loss(
     weights, sections = batch["weights"], batch["section_ids"]
     share = settings.kl_weight if targets is not None else 0.0
     soft = torch.where(sections == APPENDED, 0.0, share * weights)
-    loss_sum, rows = chunked_loss(
-        hidden,
-        head_weight(student),
-        targets,
-        batch["labels"],
-        weights - soft,
-        soft,
-        settings,
-        transform_of(student),
-        vocab_size,
+    hard, labels, head = weights - soft, batch["labels"], head_weight(student)
+    transform = transform_of(student)
+    if selection is None:
+        loss_sum, rows = chunked_loss(hidden, head, targets, labels, hard, soft, settings, transform, vocab_size)
+        return LossOutput(loss_sum, weights.sum(), _totals(rows, sections, batch["tenths"]))
+    with torch.no_grad():
+        zero = torch.zeros_like(weights)
+        _, rows = chunked_loss(hidden, head, targets, labels, zero, zero, settings, transform, vocab_size)
+    keep = select(rows, batch, selection)
+    kept = None if targets is None else targets.select(keep)
+    loss_sum, _ = chunked_loss(
+        hidden[keep], head, kept, labels[keep], hard[keep], soft[keep], settings, transform, vocab_size
     )
-    return LossOutput(loss_sum, weights.sum(), _totals(rows, sections, batch["tenths"]))
+    return LossOutput(loss_sum, weights[keep].sum(), _totals(rows, sections, batch["tenths"]))
 
 
 def _totals(rows: RowLosses, sections: torch.Tensor, tenths: torch.Tensor) -> torch.Tensor:

@@ -37,7 +37,8 @@ def triton_dense_rows(
         z_s: torch.Tensor, z_t: torch.Tensor, labels: torch.Tensor, hard: torch.Tensor, soft: torch.Tensor
     ) -> torch.Tensor:
         statistics = torch.empty(len(labels), len(ROW_COLUMNS), dtype=torch.float32, device=z_s.device)
-        _rows_kernel[(len(labels),)](  # pyright: ignore[reportCallIssue, reportIndexIssue]  # of the launcher, not the function
+        launch: Any = _rows_kernel[(len(labels),)]
+        launch(
             z_s, z_t, z_s.stride(0), z_t.stride(0), labels, hard, soft, statistics, z_s.shape[1],
             NUM_COLUMNS=len(ROW_COLUMNS), BLOCK=_BLOCK, num_warps=_WARPS, **options,
         )  # fmt: skip

@@ -13,6 +13,7 @@ from typing import Literal
 from leadspan.errors import EvaluationError, RunError
 from leadspan.evaluation.statistics import retention
 from leadspan.results import RUN_FILE, CutCounts, EvalResult, Interval, RunResult, TrainResult, load_run
+from leadspan.study.record import STUDY_FILE, done_directories
 
 CostName = Literal["seconds", "peak_memory_bytes", "flops", "tokens"]
 COST_NAMES: tuple[CostName, ...] = ("seconds", "peak_memory_bytes", "flops", "tokens")
@@ -126,7 +127,7 @@ def build_frontiers(runs: Sequence[RunResult]) -> list[Frontier]:
 
 
 def load_runs(paths: Sequence[Path]) -> list[RunResult]:
-    """Read run directories; a directory without a run of its own stands for the runs in it, by name.
+    """Read run directories; a study's directory stands for its complete trials, one without a run for those in it.
 
     Raises:
         RunError: A path holds no run, or a run that cannot be read.
@@ -134,6 +135,8 @@ def load_runs(paths: Sequence[Path]) -> list[RunResult]:
     runs: list[RunResult] = []
     for path in paths:
         found = [path] if (path / RUN_FILE).exists() else sorted(file.parent for file in path.glob(f"*/{RUN_FILE}"))
+        if (path / STUDY_FILE).exists():
+            found = done_directories(path)
         if not found:
             raise RunError(f"{path}: no {RUN_FILE} in it or one level below; give a run directory or its parent")
         runs += [load_run(directory) for directory in found]
@@ -141,9 +144,13 @@ def load_runs(paths: Sequence[Path]) -> list[RunResult]:
 
 
 def policy_names(runs: Sequence[RunResult]) -> list[str]:
-    """The label of each run, with the run's name where other runs of the same seed have that label too."""
+    """The label of each run, with the run's name where other runs of the same seed have that label too.
+
+    The name alone where it begins with the label, as the conditions of a study do.
+    """
     shared = _repeated((run.label, _seed(run)) for run in runs)
-    return [f"{run.label} ({run.name})" if (run.label, _seed(run)) in shared else run.label for run in runs]
+    full = [run.name if run.name.startswith(run.label) else f"{run.label} ({run.name})" for run in runs]
+    return [name if (run.label, _seed(run)) in shared else run.label for run, name in zip(runs, full, strict=True)]
 
 
 def unique_labels(runs: Sequence[RunResult]) -> list[str]:

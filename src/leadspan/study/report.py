@@ -143,7 +143,7 @@ def _context(runs: Sequence[RunResult], frontiers: Sequence[Frontier], title: st
         "speeds": throughput([(label, run) for label, _, run in named]),
         "colours": policy_colours(runs),
         "trained": list(dict.fromkeys(policy for _, policy, run in named if run.train)),
-        "validated": list(dict.fromkeys(run.label for run in runs if run.train and run.train.validation_loss)),
+        "validated": list(dict.fromkeys(policy for _, policy, run in named if run.train and run.train.validation_loss)),
         "num_colours": NUM_COLOURS,
         "tables": tables,
         "style": Markup((folder / "report.css").read_text(encoding="utf-8")),

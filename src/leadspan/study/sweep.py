@@ -1,18 +1,49 @@
-"""Trials one after the other, each in a process of its own.
+"""Trials in processes of their own on this machine, some at a time.
 
 A process of its own gives a trial its own peak memory and keeps a crash from taking the others along. The processes are
-forked from a server that has torch and Transformers loaded and nothing else, so that starting one costs no import.
+forked from a server that has torch and Transformers loaded and nothing else, so that starting one costs no import. They
+end with the process that started them, however that ends.
 """
 
+import ctypes
 import multiprocessing
 import multiprocessing.connection
+import multiprocessing.process
+import os
+import signal
+import subprocess
+import sys
+import threading
 import traceback
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
 
 from leadspan.errors import LeadspanError, RunError
 from leadspan.recipe import Recipe
 from leadspan.results import RunResult, load_run
+from leadspan.settings import dump_yaml
+from leadspan.study.config import LocalExecutor
+from leadspan.study.trials import Trial
+
+RANKS_LOG = "ranks.log"
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happened to a trial.
+
+    Attributes:
+        trial: Place of the trial in the list that was given.
+        kind: `started`, `said` (what it is doing), `done`, or `failed`.
+        text: What was said, or what the trial died of.
+    """
+
+    trial: int
+    kind: Literal["started", "said", "done", "failed"]
+    text: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,39 +59,68 @@ class Failure:
     message: str
 
 
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """What a trial may use.
+
+    Attributes:
+        threads: CPU threads; None leaves them as they are.
+        gpus: Value of `CUDA_VISIBLE_DEVICES`; None leaves it as it is.
+        ranks: Processes that train together.
+    """
+
+    threads: int | None = None
+    gpus: str | None = None
+    ranks: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class _Running:
+    trial: int
+    slot: Slot
+    process: multiprocessing.process.BaseProcess
+
+
+def run_local(trials: Sequence[Trial], executor: LocalExecutor) -> Generator[Event, None, None]:
+    """Run trials on this machine, in order, and tell what happens to them; closing the iterator kills what runs."""
+    waiting = deque(range(len(trials)))
+    free = slots(executor)
+    running: dict[multiprocessing.connection.Connection, _Running] = {}
+    try:
+        while waiting or running:
+            while waiting and free:
+                number, slot = waiting.popleft(), free.pop(0)
+                receiver, process = _start(trials[number], slot)
+                running[receiver] = _Running(number, slot, process)
+                yield Event(number, "started")
+            for receiver in multiprocessing.connection.wait(list(running)):
+                assert isinstance(receiver, multiprocessing.connection.Connection)
+                event = _next_event(receiver, running[receiver])
+                if event.kind != "said":
+                    free.append(running.pop(receiver).slot)
+                    receiver.close()
+                yield event
+    finally:
+        for left in running.values():
+            left.process.kill()
+            left.process.join()
+
+
 def run_trial(recipe: Recipe, say: Callable[[str], None]) -> RunResult:
     """Run one recipe in a process of its own.
 
     Raises:
         RunError: The trial failed; with its message, or its traceback when that is a defect of leadspan.
     """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["leadspan.pipeline"])
-    receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_work, args=(recipe, sender), daemon=True)
-    process.start()
-    sender.close()
-    failure: str | None = None
-    try:
-        while (message := _receive(receiver)) is not None:
-            kind, text = message
-            if kind == "said":
-                say(text)
-            else:
-                failure = text
-        process.join()
-    finally:
-        process.kill()  # on an interrupt; else it has ended
-    if failure is not None:
-        raise RunError(f"{recipe.name}: {failure}")
-    if process.exitcode:
-        raise RunError(
-            f"{recipe.name}: its process ended with exit code {process.exitcode} (-9: killed, often for memory)"
-        )
+    for event in run_local([Trial(recipe)], LocalExecutor()):
+        if event.kind == "said":
+            say(event.text)
+        elif event.kind == "failed":
+            raise RunError(f"{recipe.name}: {event.text}")
     return load_run(recipe.output)
 
 
-def run_trials(recipes: list[Recipe], say: Callable[[str], None]) -> tuple[list[RunResult], list[Failure]]:
+def run_trials(recipes: Sequence[Recipe], say: Callable[[str], None]) -> tuple[list[RunResult], list[Failure]]:
     """Run recipes in order; a failed one is kept beside the results, not hidden."""
     results: list[RunResult] = []
     failures: list[Failure] = []
@@ -72,21 +132,129 @@ def run_trials(recipes: list[Recipe], say: Callable[[str], None]) -> tuple[list[
     return results, failures
 
 
-def _receive(receiver: multiprocessing.connection.Connection) -> tuple[str, str] | None:
+def slots(executor: LocalExecutor) -> list[Slot]:
+    """One slot for each trial at a time, with its share of the machine.
+
+    Raises:
+        RunError: There are fewer GPUs than asked for.
+    """
+    number, each = executor.trials_at_once, executor.gpus_per_trial
+    threads = executor.threads_per_trial
+    if threads is None and number > 1:
+        threads = max(1, len(os.sched_getaffinity(0)) // number)
+    if each is None:
+        return [Slot(threads, None, executor.ranks_per_trial)] * number
+    devices = _visible_gpus() if each else []
+    if each * number > len(devices):
+        raise RunError(
+            f"executor: {number} trials at once with {each} GPUs each need {number * each}, and {len(devices)} are "
+            "visible here; lower trials_at_once or gpus_per_trial"
+        )
+    given = [",".join(devices[i * each : (i + 1) * each]) for i in range(number)]
+    return [Slot(threads, gpus, executor.ranks_per_trial) for gpus in given]
+
+
+def work(trial: Trial, say: Callable[[str], None], num_ranks: int = 1) -> None:
+    """Do what a trial is for; one that was interrupted goes on from its last checkpoint."""
+    from leadspan.pipeline import run, run_untrained
+
+    if trial.task == "evaluate":
+        run_untrained(trial.recipe, say)
+    elif num_ranks > 1:
+        say(f"training on {num_ranks} ranks, see {trial.recipe.output / RANKS_LOG}")
+        _run_ranks(trial.recipe, num_ranks)
+    else:
+        run(trial.recipe, resume=True, say=say)
+
+
+def _run_ranks(recipe: Recipe, num_ranks: int) -> None:
+    """`torchrun ... leadspan distill --resume`, ended with this process.
+
+    Raises:
+        RunError: It failed; with the message of its first rank, or the end of its log.
+    """
+    recipe.output.mkdir(parents=True, exist_ok=True)
+    file, log = recipe.output / "trial.yaml", recipe.output / RANKS_LOG
+    file.write_text(dump_yaml(recipe))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={num_ranks}"]
+    command += ["-m", "leadspan", "distill", str(file), "--resume"]
+    with log.open("w") as opened:
+        ended = subprocess.run(command, stdout=opened, stderr=subprocess.STDOUT, preexec_fn=_end_with_starter)
+    if ended.returncode:
+        lines = log.read_text(errors="replace").splitlines()
+        told = [line for line in lines if line.startswith("leadspan distill: ")]
+        raise RunError("\n".join(told[:1] or lines[-20:]))
+
+
+def _end_with_starter() -> None:
+    """Have the system send SIGTERM to this process, a torchrun, when the one that started it ends (Linux)."""
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+
+
+def explained(error: BaseException, directory: Path) -> str:
+    """One message for what a trial died of; the traceback only where leadspan did not foresee it."""
+    if isinstance(error, LeadspanError):
+        return str(error)
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename or directory}: {error.strerror}"
+    return "".join(traceback.format_exception(error))
+
+
+def _start(
+    trial: Trial, slot: Slot
+) -> tuple[multiprocessing.connection.Connection, multiprocessing.process.BaseProcess]:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["leadspan.pipeline"])
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_work_in_process, args=(trial, slot, sender))
+    process.start()
+    sender.close()
+    return receiver, process
+
+
+def _next_event(receiver: multiprocessing.connection.Connection, running: _Running) -> Event:
     try:
-        return receiver.recv()
-    except EOFError:
-        return None
+        kind, text = receiver.recv()
+        if kind == "said":
+            return Event(running.trial, "said", text)
+    except (EOFError, OSError):
+        kind, text = "ended", ""
+    running.process.join()
+    code = running.process.exitcode
+    if kind != "failed" and code:
+        kind, text = "failed", f"its process ended with exit code {code} (-9: killed, often for memory)"
+    return Event(running.trial, "failed" if kind == "failed" else "done", text)
 
 
-def _work(recipe: Recipe, sender: multiprocessing.connection.Connection) -> None:
-    from leadspan.pipeline import run
+def _work_in_process(trial: Trial, slot: Slot, sender: multiprocessing.connection.Connection) -> None:
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    if slot.gpus is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = slot.gpus
+    if slot.threads is not None:
+        import torch
 
+        os.environ["RAYON_NUM_THREADS"] = os.environ["OMP_NUM_THREADS"] = str(slot.threads)
+        torch.set_num_threads(slot.threads)
     try:
-        run(recipe, say=lambda text: sender.send(("said", text)))
-    except LeadspanError as error:
-        sender.send(("failed", str(error)))
-    except BaseException:
-        sender.send(("failed", traceback.format_exc()))
+        work(trial, lambda text: sender.send(("said", text)), slot.ranks)
+    except BaseException as error:
+        sender.send(("failed", explained(error, trial.recipe.output)))
     finally:
         sender.close()
+
+
+def _end_with_parent() -> None:
+    """A study that was killed must leave no trial behind that writes where its successor does."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "trials are started by a study"
+    parent.join()
+    os._exit(1)
+
+
+def _visible_gpus() -> list[str]:
+    listed = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if listed is not None:
+        return [device for device in listed.split(",") if device]
+    import torch
+
+    return [str(i) for i in range(torch.cuda.device_count())]

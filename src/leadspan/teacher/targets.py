@@ -1,9 +1,9 @@
 """What the student imitates at the weighted positions of a batch. Knows nothing of where it is kept."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from leadspan.errors import TargetsError
 
@@ -23,6 +23,10 @@ class DenseTargets:
     head: Float[torch.Tensor, "V_t d_t"]
     scale: float = 1.0
     softcap: float | None = None
+
+    def select(self, keep: Bool[torch.Tensor, "m"]) -> "DenseTargets":
+        """The targets at some of the positions."""
+        return replace(self, hidden=self.hidden[keep])
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +55,18 @@ class SparseTargets:
     num_tokens: int
     entropy: Float[torch.Tensor, "m"] | None = None  # a dimension name
     label_log_probs: Float[torch.Tensor, "m"] | None = None  # a dimension name
+
+    def select(self, keep: Bool[torch.Tensor, "m"]) -> "SparseTargets":
+        """The targets at some of the positions."""
+        return replace(
+            self,
+            token_ids=self.token_ids[keep],
+            log_probs=self.log_probs[keep],
+            logsumexp={temperature: values[keep] for temperature, values in self.logsumexp.items()},
+            sample_weights=None if self.sample_weights is None else self.sample_weights[keep],
+            entropy=None if self.entropy is None else self.entropy[keep],
+            label_log_probs=None if self.label_log_probs is None else self.label_log_probs[keep],
+        )
 
     def tempered(self, temperature: float) -> Float[torch.Tensor, "m k"]:
         """`log p` of the support at a temperature, exact.

@@ -174,7 +174,7 @@ def savings(model: CostModel, examples: Examples, whole: Examples) -> tuple[Savi
 
 def planned(model: CostModel, examples: Examples) -> Schedule:
     """Steps and micro-batches of a run over examples."""
-    return schedule(model.training, examples.lengths, model.machine.num_ranks, model.seed)
+    return schedule(model.training, examples.lengths, model.machine.num_ranks, model.seed, examples.num_stages)
 
 
 def sizes_of(plan: Schedule, examples: Examples) -> list[list[tuple[int, int]]]:

@@ -1,12 +1,13 @@
 """How long a run is: optimiser steps, micro-batches per step, and which examples are in each."""
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from leadspan.data.packing import best_fit, plan_by_examples, plan_by_tokens
+from leadspan.data.packing import best_fit, plan_staged
 from leadspan.errors import SettingsError
-from leadspan.training.config import ByExamples, TrainingSettings
+from leadspan.training.config import Batching, ByExamples, TrainingSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,20 +29,24 @@ class Schedule:
     checkpoint_every: int
 
 
-def schedule(settings: TrainingSettings, lengths: Sequence[int], num_ranks: int, seed: int) -> Schedule:
+def schedule(
+    settings: TrainingSettings, lengths: Sequence[int], num_ranks: int, seed: int, num_stages: int = 1
+) -> Schedule:
     """Plan a run over examples of the given lengths.
 
+    A cut that changes over training has its examples stage after stage (`data.examples.Examples`), each stage an equal
+    share of the optimiser steps; an epoch is then counted by the harmonic mean of the stages' steps per epoch.
+
     Raises:
-        SettingsError: A step does not divide among the ranks, or an example does not fit the token budget.
+        SettingsError: A step does not divide among the ranks, an example does not fit the token budget, or there are
+            fewer steps than stages.
     """
     batching = settings.batching
     if isinstance(batching, ByExamples):
         per_step = batching.examples_per_step // batching.examples_per_batch
-        steps_per_epoch = len(lengths) / batching.examples_per_step
     else:
         per_step = batching.batches_per_step
-        packs = best_fit(lengths, batching.tokens_per_batch, range(len(lengths)))
-        steps_per_epoch = len(packs) / per_step
+    steps_per_epoch = _steps_per_epoch(batching, lengths, num_stages)
     if per_step % num_ranks:
         raise SettingsError(
             f"training.batching: {per_step} batches per step do not divide among {num_ranks} ranks; "
@@ -50,10 +55,29 @@ def schedule(settings: TrainingSettings, lengths: Sequence[int], num_ranks: int,
     num_steps = settings.steps or math.ceil((settings.epochs or 0) * steps_per_epoch - 1e-9)
     if settings.schedule == "one_cycle" and num_steps < 2:
         raise SettingsError("training.schedule: one_cycle needs at least 2 steps; take another one")
+    if num_steps < num_stages:
+        raise SettingsError(
+            f"cut.num_stages = {num_stages}: the run has only {num_steps} steps; lower it or train longer"
+        )
+    ends = [stage * num_steps // num_stages * per_step for stage in range(num_stages + 1)]
+    batches = [end - start for start, end in itertools.pairwise(ends)]
     if isinstance(batching, ByExamples):
-        plan = plan_by_examples(len(lengths), batching.examples_per_batch, num_steps * per_step, seed)
+        plan = plan_staged(lengths, batches, seed, batching.examples_per_batch)
     else:
-        plan = plan_by_tokens(lengths, batching.tokens_per_batch, num_steps * per_step, seed)
+        plan = plan_staged(lengths, batches, seed, None, batching.tokens_per_batch)
     validate_every = math.ceil(num_steps / settings.num_validations)
     checkpoint_every = settings.checkpoint_every or math.ceil(num_steps / 10)
     return Schedule(num_steps, per_step // num_ranks, plan, validate_every, checkpoint_every)
+
+
+def _steps_per_epoch(batching: Batching, lengths: Sequence[int], num_stages: int) -> float:
+    """Harmonic mean over the stages: each has as many of the run's steps as the others, not of its epochs."""
+    num_traces = len(lengths) // num_stages
+    steps: list[float] = []
+    for offset in range(0, len(lengths), num_traces):
+        usable = [i for i in range(offset, offset + num_traces) if lengths[i]]
+        if isinstance(batching, ByExamples):
+            steps.append(len(usable) / batching.examples_per_step)
+        else:
+            steps.append(len(best_fit(lengths, batching.tokens_per_batch, usable)) / batching.batches_per_step)
+    return num_stages / sum(1 / number for number in steps)

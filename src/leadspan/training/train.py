@@ -17,11 +17,12 @@ from transformers.trainer_callback import PrinterCallback
 from transformers.utils import logging as transformers_logging
 
 from leadspan.costs.devices import Device, recognise
-from leadspan.costs.flops import ModelShape, training_flops
+from leadspan.costs.flops import ModelShape, training_flops, with_scoring
 from leadspan.costs.measure import PeakMemory
 from leadspan.data.examples import Examples
 from leadspan.data.packing import plan_by_tokens
 from leadspan.data.sections import Renderer
+from leadspan.data.selection import ScoredSelection
 from leadspan.errors import ModelError, RunError, SettingsError
 from leadspan.losses.config import LossSettings
 from leadspan.models.config import ModelSettings, Pretrained
@@ -60,6 +61,7 @@ class TrainingInputs:
         say: Told in words how far training is.
         seed: Seed of order, dropout and adapters.
         device: Figures of the device, when they are stated.
+        selection: What the objective selects among the weighted positions by the models' own say, or None.
     """
 
     student: ModelSettings
@@ -71,6 +73,7 @@ class TrainingInputs:
     say: Callable[[str], None]
     seed: int
     device: Device | None = None
+    selection: ScoredSelection | None = None
 
 
 def train(inputs: TrainingInputs, settings: TrainingSettings, loss: LossSettings, resume: bool) -> TrainResult:
@@ -94,12 +97,13 @@ def train(inputs: TrainingInputs, settings: TrainingSettings, loss: LossSettings
     set_seed(inputs.seed)
     student, teacher, vocab_size = load_models(inputs, uses_bf16(settings))
     shapes = shape_of(student), None if teacher is None else shape_of(teacher)
-    attach_objective(student, loss, vocab_size)
+    attach_objective(student, loss, vocab_size, inputs.selection)
     model: torch.nn.Module = student
     if settings.lora is not None:
         model = with_adapters(student, settings.lora)
         shapes = replace(shapes[0], adapter_params=adapter_params(model)), shapes[1]
-    plan = schedule(settings, inputs.examples.lengths, process_state().num_processes, inputs.seed)
+    examples = inputs.examples
+    plan = schedule(settings, examples.lengths, process_state().num_processes, inputs.seed, examples.num_stages)
     trainer = _trainer(inputs, settings, plan, model, teacher)
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     saved_step = _keep(trainer, settings, plan)
@@ -172,6 +176,7 @@ def _trainer(
         validation_plan,
         training_arguments(inputs, settings, plan),
         one_cycle=settings.schedule == "one_cycle",
+        selection=inputs.selection,
     )
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(MetricsFile(inputs.directory / "metrics.jsonl"))
@@ -303,6 +308,8 @@ def _result(
     student, teacher = shapes
     clock = next(c for c in trainer.callback_handler.callbacks if isinstance(c, Clock))
     flops = training_flops(student, teacher, sizes, settings.gradient_checkpointing)
+    if inputs.selection is not None:
+        flops = with_scoring(flops, student, teacher, sum(layout.num_scored for layout in layouts))
     return TrainResult(
         num_steps=plan.num_steps,
         num_examples=len(layouts),

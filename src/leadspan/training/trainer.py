@@ -13,16 +13,22 @@ from transformers import PreTrainedModel, Trainer, TrainingArguments
 
 from leadspan.data.examples import Examples
 from leadspan.data.packing import Batch, pack
+from leadspan.data.selection import ScoredSelection
 from leadspan.losses.config import LossSettings
 from leadspan.losses.objective import GROUPS, LossOutput, batch_loss, group_means
 from leadspan.losses.rows import ROW_COLUMNS
+from leadspan.losses.selection import selected_weight
 from leadspan.teacher.live import live_targets
 from leadspan.teacher.targets import Targets
 from leadspan.training.callbacks import Clock
 
 
-def attach_objective(student: PreTrainedModel, settings: LossSettings, vocab_size: int | None) -> None:
+def attach_objective(
+    student: PreTrainedModel, settings: LossSettings, vocab_size: int | None, selection: ScoredSelection | None = None
+) -> None:
     """Let the student's own `forward` compute the loss when it is given a `batch`.
+
+    Tokens are selected in training mode only: validation counts every weighted position.
 
     The loss must run inside `forward`: data-parallel and sharding wrappers average gradients and gather weights
     through the hooks of that call, and calling the inner module around them silently skips both.
@@ -38,7 +44,8 @@ def attach_objective(student: PreTrainedModel, settings: LossSettings, vocab_siz
     ) -> Any:
         if batch is None:
             return plain_forward(*args, **kwargs)
-        output = batch_loss(self, batch, targets, settings, vocab_size)
+        chosen = selection if self.training else None
+        output = batch_loss(self, batch, targets, settings, vocab_size, chosen)
         return {"loss_sum": output.loss_sum, "weight_sum": output.weight_sum, "totals": output.totals}
 
     student.forward = types.MethodType(forward, student)
@@ -57,6 +64,7 @@ class DistillationTrainer(Trainer):
         validation_plan: list[list[int]],
         arguments: TrainingArguments,
         one_cycle: bool = False,
+        selection: ScoredSelection | None = None,
     ):
         """Wire the parts.
 
@@ -69,7 +77,9 @@ class DistillationTrainer(Trainer):
             validation_plan: Micro-batches of one validation.
             arguments: Transformers' arguments; one "epoch" is the whole run.
             one_cycle: Use PyTorch's one-cycle schedule instead of the one the arguments name.
+            selection: The selection that the objective makes among the weighted positions.
         """
+        self.selection = selection
         self.plan, self.num_validation_batches = plan, len(validation_plan)
         super().__init__(
             model=student,  # pyright: ignore[reportArgumentType]  # a PEFT model is a Module
@@ -101,7 +111,7 @@ class DistillationTrainer(Trainer):
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> torch.Tensor:
         """Weight sum of an optimiser step over its micro-batches and all ranks."""
-        own = torch.stack([batch["weights"].sum() for batch in batch_samples]).sum().to(device)
+        own = torch.stack([self._weight_of(batch) for batch in batch_samples]).sum().to(device)
         return cast(torch.Tensor, self.accelerator.gather(own)).sum()
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> Any:
@@ -117,6 +127,9 @@ class DistillationTrainer(Trainer):
     def _timed(self, part: str) -> AbstractContextManager[None]:
         clock = next((c for c in self.callback_handler.callbacks if isinstance(c, Clock)), None)
         return nullcontext() if clock is None else clock.part(part)
+
+    def _weight_of(self, batch: Batch) -> torch.Tensor:
+        return batch["weights"].sum() if self.selection is None else selected_weight(batch, self.selection.share)
 
     def compute_loss(
         self,

@@ -1,0 +1,40 @@
+"""Truncation policies: which tokens of a rendered trace enter the forward pass.
+
+A policy is a frozen settings object with one pure method, `spans`, from the section borders of a whole sequence to the
+half-open token ranges that are kept. Sections are found before the cut and never change; what a kept token weighs is
+decided by the supervision, not here.
+
+Notation: `T` tokens in all, `P` of them prompt, `C` chain of thought (tags included), `p` the kept proportion.
+
+Source: the lead-span rule is Chen et al., arXiv 2512.21002, "lead-span proportion"; `tail` and `middle` are its right
+and middle halves with the prompt under a switch of its own.
+"""
+
+from leadspan.data.truncation.combined import AnyPolicy, Mix, Schedule, SinglePolicy, cut_example, with_proportion
+from leadspan.data.truncation.leads import Budget, Full, Lead, LeadAnswer, LeadCot, PostConclusion
+from leadspan.data.truncation.policy import Cut, Policy, Sections, Span, kept_tokens
+from leadspan.data.truncation.windows import Endpoints, Middle, RandomWindow, Tail
+
+__all__ = [
+    "AnyPolicy",
+    "Budget",
+    "Cut",
+    "Endpoints",
+    "Full",
+    "Lead",
+    "LeadAnswer",
+    "LeadCot",
+    "Middle",
+    "Mix",
+    "Policy",
+    "PostConclusion",
+    "RandomWindow",
+    "Schedule",
+    "Sections",
+    "SinglePolicy",
+    "Span",
+    "Tail",
+    "cut_example",
+    "kept_tokens",
+    "with_proportion",
+]

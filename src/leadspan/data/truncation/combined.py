@@ -1,0 +1,135 @@
+"""Policies made of policies: most traces one way and some whole, and a proportion that changes over training."""
+
+import random
+from typing import Annotated, Literal, TypeVar
+
+from pydantic import Field, model_validator
+
+from leadspan.data.truncation.leads import Budget, Full, Lead, LeadAnswer, LeadCot, PostConclusion
+from leadspan.data.truncation.policy import Cut, Policy, Proportion, Sections, Span
+from leadspan.data.truncation.windows import Endpoints, Middle, RandomWindow, Tail
+
+PolicyT = TypeVar("PolicyT", bound=Policy)
+SinglePolicy = Annotated[
+    Full | Lead | LeadCot | LeadAnswer | Budget | Tail | Middle | Endpoints | PostConclusion | RandomWindow,
+    Field(discriminator="kind"),
+]
+
+
+class Mix(Policy):
+    """Any policy for most traces; a stated share, drawn once per example from the seed, stays whole."""
+
+    kind: Literal["mix"] = "mix"
+    """Tag."""
+    policy: SinglePolicy
+    """What the others get."""
+    whole_share: float = Field(default=0.1, gt=0, lt=1)
+    """Probability of a trace to stay whole."""
+
+    @property
+    def label(self) -> str:
+        """`mix share + policy`."""
+        return f"mix {1 - self.whole_share:g} {self.policy.label}"
+
+    def spans(self, sections: Sections, rng: random.Random) -> tuple[Span, ...]:
+        """Those of the drawn policy."""
+        return self.cut(sections, rng).spans
+
+    def cut(self, sections: Sections, rng: random.Random) -> Cut:
+        """Draw, then apply."""
+        chosen = Full() if rng.random() < self.whole_share else self.policy
+        return chosen.cut(sections, rng)
+
+
+class Schedule(Policy):
+    """A policy whose `p` changes over training, in equal steps over equal parts of the run.
+
+    Stage `k` of `K` (from 0) has `p_k = start + (end - start) k / (K - 1)` and an equal share of the optimiser steps.
+    """
+
+    kind: Literal["schedule"] = "schedule"
+    """Tag."""
+    policy: Annotated[
+        Lead | LeadCot | LeadAnswer | Tail | Middle | Endpoints | RandomWindow | Mix, Field(discriminator="kind")
+    ]
+    """What is scheduled; its own `p` (of a `mix`, that of its policy) is replaced."""
+    start: Proportion
+    """`p` of the first stage."""
+    end: Proportion
+    """`p` of the last stage."""
+    num_stages: int = Field(default=4, ge=2)
+    """Stages; each has its own cut of every trace."""
+
+    @model_validator(mode="after")
+    def _has_a_proportion(self) -> "Schedule":
+        inner = self.policy.policy if isinstance(self.policy, Mix) else self.policy
+        if getattr(inner, "p", None) is None:
+            raise ValueError(f"policy {inner.label} has no p that could change; schedule one that has")
+        if self.start == self.end:
+            raise ValueError(f"start and end are both {self.start:g}, so nothing changes; use the policy itself as cut")
+        return self
+
+    @property
+    def label(self) -> str:
+        """`schedule kind start-end`."""
+        kind = self.policy.kind if not isinstance(self.policy, Mix) else self.policy.label.rpartition(" ")[0]
+        return f"schedule {kind} {self.start:g}-{self.end:g}"
+
+    @property
+    def stages(self) -> tuple[Policy, ...]:
+        """One policy per stage."""
+        last = self.num_stages - 1
+        return tuple(
+            with_proportion(self.policy, (self.start * (last - k) + self.end * k) / last) for k in range(last + 1)
+        )
+
+    def spans(self, sections: Sections, rng: random.Random) -> tuple[Span, ...]:
+        """All that is kept at any stage."""
+        state = rng.getstate()
+        kept: list[Span] = []
+        for stage in self.stages:
+            rng.setstate(state)
+            kept += stage.cut(sections, rng).spans
+        return tuple(sorted(kept))
+
+
+AnyPolicy = Annotated[
+    Full
+    | Lead
+    | LeadCot
+    | LeadAnswer
+    | Budget
+    | Tail
+    | Middle
+    | Endpoints
+    | PostConclusion
+    | RandomWindow
+    | Mix
+    | Schedule,
+    Field(discriminator="kind"),
+]
+
+
+def with_proportion(policy: PolicyT, p: float) -> PolicyT:
+    """The same policy with another `p`; of a mix, its policy's.
+
+    >>> with_proportion(Mix(policy=Lead(p=0.5)), 0.25).label
+    'mix 0.9 lead 0.25'
+
+    Raises:
+        ValueError: The policy has no `p`.
+    """
+    if isinstance(policy, Mix):
+        return policy.model_copy(update={"policy": with_proportion(policy.policy, p)})
+    if getattr(policy, "p", None) is None:
+        raise ValueError(f"{policy.label} has no p")
+    return policy.model_copy(update={"p": p})
+
+
+def cut_example(policy: Policy, sections: Sections, example_id: str, seed: int) -> Cut:
+    """Apply a policy to one example; random policies draw from `(seed, example_id)` only, never from order.
+
+    >>> cut_example(Lead(p=0.5), Sections(4, 8, 9, 12, 11), "an-example", seed=0).spans
+    ((0, 6),)
+    """
+    return policy.cut(sections, random.Random(f"{seed}:{example_id}"))

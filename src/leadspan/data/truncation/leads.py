@@ -1,0 +1,186 @@
+"""Policies that keep a beginning: the lead span and its relatives."""
+
+import random
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from leadspan.data.truncation.policy import (
+    Cut,
+    EndsEarly,
+    Policy,
+    Proportion,
+    Sections,
+    Span,
+    align_end,
+    kept_tokens,
+    tidy,
+)
+
+
+class Full(Policy):
+    """Keep everything."""
+
+    kind: Literal["full"] = "full"
+    """Tag."""
+
+    @property
+    def label(self) -> str:
+        """`full`."""
+        return "full"
+
+    def spans(self, sections: Sections, rng: random.Random) -> tuple[Span, ...]:
+        """`[0, T)`."""
+        return ((0, sections.num_tokens),)
+
+
+class Lead(EndsEarly):
+    """The lead span: the first `max(1, floor(p T))` tokens of the whole sequence (Chen et al., arXiv 2512.21002)."""
+
+    kind: Literal["lead"] = "lead"
+    """Tag."""
+    p: Proportion = 0.5
+    """Lead-span proportion."""
+    align: Literal["token", "step"] = "token"
+    """`step`: move a cut inside the chain of thought back to the last step border."""
+
+    @property
+    def label(self) -> str:
+        """`lead p`."""
+        return f"lead {self.p:g}"
+
+    def spans(self, sections: Sections, rng: random.Random) -> tuple[Span, ...]:
+        """`[0, max(1, floor(p T)))`."""
+        return ((0, align_end(kept_tokens(self.p, sections.num_tokens), sections, self.align)),)
+
+
+class LeadCot(EndsEarly):
+    """The whole prompt and the first `max(1, floor(p C))` tokens of the chain of thought."""
+
+    kind: Literal["lead_cot"] = "lead_cot"
+    """Tag."""
+    p: Proportion = 0.5
+    """Share of the chain of thought."""
+    align: Literal["token", "step"] = "token"
+    """`step`: move the cut back to the last step border."""
+
+    @property
+    def label(self) -> str:
+        """`lead_cot p`."""
+        return f"lead_cot {self.p:g}"
+
+    def spans(self, sections: Sections, rng: random.Random) -> tuple[Span, ...]:
+        """`[0, P + max(1, floor(p C)))`."""
+        end = sections.prompt_end + kept_tokens(self.p, sections.cot_end - sections.prompt_end)
+        return ((0, align_end(end, sections, self.align)),)
+
+
+class LeadAnswer(Policy):
+    """The whole prompt, a lead of the chain of thought, its closing tag, and the whole answer."""
+
+    kind: Literal["lead_answer"] = "lead_answer"
+    """Tag."""
+    p: Proportion | None = None
+    """Share of the chain of thought; give exactly one of `p`, `num_tokens`, `p_range`."""
+    num_tokens: int | None = Field(default=None, ge=1)
+    """Tokens of the chain of thought."""
+    p_range: tuple[Proportion, Proportion] | None = None
+    """Share of the chain of thought drawn per example, uniformly between the two."""
+    align: Literal["token", "step"] = "token"
+    """`step`: move the cut back to the last step border."""
+    stop: Literal["none", "mask_think_end"] = "none"
+    """`mask_think_end`: where the chain of thought was cut, its closing tag has no loss, so that the student
+    is not taught to end thinking early."""
+
+    @model_validator(mode="after")
+    def _one_amount(self) -> "LeadAnswer":
+        given = [name for name in ("p", "num_tokens", "p_range") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(f"give exactly one of p, num_tokens, p_range (given: {', '.join(given) or 'none'})")
+        if self.p_range is not None and self.p_range[0] > self.p_range[1]:
+            raise ValueError(f"p_range {self.p_range}: the first must not exceed the second")
+        return self
+
+    @property
+    def label(self) -> str:
+        """`lead_answer` with its amount."""
+        if self.p_range is not None:
+            return f"lead_answer {self.p_range[0]:g}-{self.p_range[1]:g}"
+        return f"lead_answer {self.p:g}" if self.p is not None else f"lead_answer {self.num_tokens} tokens"
+
+    def spans(self, sections: Sections, rng: random.Random) -> tuple[Span, ...]:
+        """`[0, P + lead of C)` and `[closing tag, T)`."""
+        end = min(self._cot_end(sections, rng), sections.think_end)
+        return ((0, end), (sections.think_end, sections.num_tokens))
+
+    def cut(self, sections: Sections, rng: random.Random) -> Cut:
+        """Apply the policy; the closing tag loses its weight if asked for and the chain of thought was cut."""
+        spans = tidy(self.spans(sections, rng))
+        masked = self.stop == "mask_think_end" and len(spans) > 1
+        return Cut(spans, unweighted=(sections.think_end, sections.cot_end) if masked else None)
+
+    def _cot_end(self, sections: Sections, rng: random.Random) -> int:
+        if self.num_tokens is not None:
+            end = sections.prompt_end + self.num_tokens
+        else:
+            share = rng.uniform(*self.p_range) if self.p_range is not None else self.p or 0.0
+            end = sections.prompt_end + kept_tokens(share, sections.cot_end - sections.prompt_end)
+        return align_end(end, sections, self.align)
+
+
+class Budget(EndsEarly):
+    """The first `num_tokens` tokens of the whole sequence."""
+
+    kind: Literal["budget"] = "budget"
+    """Tag."""
+    num_tokens: int = Field(ge=1)
+    """Tokens to keep."""
+    align: Literal["token", "step"] = "token"
+    """`step`: move a cut inside the chain of thought back to the last step border."""
+
+    @property
+    def label(self) -> str:
+        """`budget N`."""
+        return f"budget {self.num_tokens}"
+
+    def spans(self, sections: Sections, rng: random.Random) -> tuple[Span, ...]:
+        """`[0, min(N, T))`."""
+        return ((0, align_end(min(self.num_tokens, sections.num_tokens), sections, self.align)),)
+
+
+class PostConclusion(Policy):
+    """The prompt and the chain of thought through the step that first states the right answer.
+
+    What follows that step in the chain of thought, mostly checks and second thoughts, is cut.
+    """
+
+    kind: Literal["post_conclusion"] = "post_conclusion"
+    """Tag."""
+    ending: Literal["answer", "none", "append_eos"] = "answer"
+    """`answer`: the closing tag and the answer follow; `none`: nothing; `append_eos`: an end-of-turn token with a hard
+    target."""
+    if_absent: Literal["drop", "whole"] = "drop"
+    """A trace without a reference answer, or whose chain of thought never states it: leave it out (counted), or keep it
+    whole."""
+
+    @property
+    def label(self) -> str:
+        """`post_conclusion`, with what differs from its defaults."""
+        more = [] if self.ending == "answer" else [f"ending {self.ending}"]
+        return ", ".join(["post_conclusion", *more, *(["else whole"] if self.if_absent == "whole" else [])])
+
+    def spans(self, sections: Sections, rng: random.Random) -> tuple[Span, ...]:
+        """`[0, end of the step)` and, with `ending: answer`, `[closing tag, T)`."""
+        if sections.first_answer is None:
+            return ((0, sections.num_tokens),) if self.if_absent == "whole" else ()
+        end = min((step for step in sections.steps if step > sections.first_answer), default=sections.think_end)
+        if self.ending == "answer":
+            return ((0, end), (sections.think_end, sections.num_tokens))
+        return ((0, end),)
+
+    def cut(self, sections: Sections, rng: random.Random) -> Cut:
+        """Apply the policy; append an end-of-turn token if asked for and lost."""
+        spans = tidy(self.spans(sections, rng))
+        if not spans:
+            return Cut((), dropped="the chain of thought states no known answer")
+        return Cut(spans, append_stop=self.ending == "append_eos" and spans[-1][1] <= sections.stop)

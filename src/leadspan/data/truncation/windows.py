@@ -1,0 +1,123 @@
+"""Policies that keep another part than the beginning: the ends, the centre, a random window."""
+
+import random
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from leadspan.data.truncation.policy import EndsEarly, Policy, Proportion, Sections, Span, kept_tokens
+
+NumSteps = Annotated[int, Field(ge=1)]
+
+
+class Tail(Policy):
+    """The last tokens, as many as `lead` at the same `p` would keep; the prompt counts towards them when it is kept."""
+
+    kind: Literal["tail"] = "tail"
+    """Tag."""
+    p: Proportion = 0.5
+    """Share of the whole sequence."""
+    keep_prompt: bool = True
+    """Keep the whole prompt and fill up from the end."""
+
+    @property
+    def label(self) -> str:
+        """`tail p`, and whether the prompt is lost."""
+        return f"tail {self.p:g}" + ("" if self.keep_prompt else " no prompt")
+
+    def spans(self, sections: Sections, rng: random.Random) -> tuple[Span, ...]:
+        """`[T - k, T)` with `k = max(1, floor(p T))`, or `[0, P)` and `[T - (k - P), T)`."""
+        kept, total = kept_tokens(self.p, sections.num_tokens), sections.num_tokens
+        if not self.keep_prompt:
+            return ((total - kept, total),)
+        return ((0, sections.prompt_end), (total - max(0, kept - sections.prompt_end), total))
+
+
+class Middle(EndsEarly):
+    """The central tokens, as many as `lead` at the same `p` would keep; the prompt counts when it is kept."""
+
+    kind: Literal["middle"] = "middle"
+    """Tag."""
+    p: Proportion = 0.5
+    """Share of the whole sequence."""
+    keep_prompt: bool = True
+    """Keep the whole prompt and take the rest from the centre of what follows it."""
+
+    @property
+    def label(self) -> str:
+        """`middle p`, and whether the prompt is lost."""
+        return f"middle {self.p:g}" + ("" if self.keep_prompt else " no prompt")
+
+    def spans(self, sections: Sections, rng: random.Random) -> tuple[Span, ...]:
+        """`[(T - k) // 2, (T + k) // 2)`, or the same of what follows the prompt with `k - P`."""
+        start = sections.prompt_end if self.keep_prompt else 0
+        rest = sections.num_tokens - start
+        kept = max(0, kept_tokens(self.p, sections.num_tokens) - start)
+        first = start + (rest - kept) // 2
+        return ((0, start), (first, first + kept))
+
+
+class RandomWindow(EndsEarly):
+    """The whole prompt and a random contiguous window of the chain of thought: the equal-length control of `lead`.
+
+    The window has `max(1, floor(p T)) - P` tokens, at most `C`, and is drawn once per example from the seed.
+    """
+
+    kind: Literal["random_window"] = "random_window"
+    """Tag."""
+    p: Proportion = 0.5
+    """Share of the whole sequence, as of `lead`."""
+
+    @property
+    def label(self) -> str:
+        """`random_window p`."""
+        return f"random_window {self.p:g}"
+
+    def spans(self, sections: Sections, rng: random.Random) -> tuple[Span, ...]:
+        """`[0, P)` and `[a, a + w)`, `a` uniform over the positions that fit."""
+        cot = sections.cot_end - sections.prompt_end
+        width = min(cot, max(0, kept_tokens(self.p, sections.num_tokens) - sections.prompt_end))
+        start = sections.prompt_end + rng.randint(0, cot - width)
+        return ((0, sections.prompt_end), (start, start + width))
+
+
+class Endpoints(Policy):
+    """The prompt, the first and the last steps of the chain of thought, its closing tag, and the answer.
+
+    Only whole steps are kept, at least one at either end; where the two ends meet, the sequence stays whole.
+    """
+
+    kind: Literal["endpoints"] = "endpoints"
+    """Tag."""
+    p: Proportion | None = None
+    """Share of the chain of thought: from either end as many steps as fit into half of `floor(p C)` tokens. Give
+    exactly one of `p` and `num_steps`."""
+    num_steps: tuple[NumSteps, NumSteps] | None = None
+    """Steps kept from the beginning and from the end."""
+
+    @model_validator(mode="after")
+    def _one_amount(self) -> "Endpoints":
+        if (self.p is None) == (self.num_steps is None):
+            raise ValueError("give exactly one of p and num_steps")
+        return self
+
+    @property
+    def label(self) -> str:
+        """`endpoints p`, or `endpoints FIRST+LAST steps`."""
+        return f"endpoints {self.p:g}" if self.num_steps is None else "endpoints {}+{} steps".format(*self.num_steps)
+
+    def spans(self, sections: Sections, rng: random.Random) -> tuple[Span, ...]:
+        """`[0, end of the first steps)` and `[start of the last steps, T)`."""
+        marks = [sections.prompt_end, *(s for s in sections.steps if s < sections.think_end), sections.think_end]
+        first, last = self._first_and_last(marks, sections.cot_end - sections.prompt_end)
+        return ((0, marks[first]), (marks[max(first, last)], sections.num_tokens))
+
+    def _first_and_last(self, marks: list[int], cot_tokens: int) -> tuple[int, int]:
+        """Borders after the first steps and before the last ones, as places in `marks`."""
+        final = len(marks) - 1
+        if self.num_steps is not None:
+            return min(self.num_steps[0], final), max(0, final - self.num_steps[1])
+        room = kept_tokens(self.p or 0.0, cot_tokens) // 2
+        first = max((i for i, mark in enumerate(marks) if mark - marks[0] <= room), default=0)
+        last = min((i for i, mark in enumerate(marks) if marks[-1] - mark <= room), default=final)
+        return max(1, first), min(final - 1, last)

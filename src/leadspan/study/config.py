@@ -1,0 +1,115 @@
+"""Settings of a study: one recipe varied along axes, over seeds, beside the controls that make the answer honest."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from leadspan.data.truncation import AnyPolicy
+from leadspan.models.config import ModelSettings
+from leadspan.settings import Settings
+
+Control = Literal["equal_tokens", "equal_steps", "random_window", "cross_entropy", "base", "teacher"]
+Changes = dict[str, Any]
+
+
+class Axes(Settings):
+    """What is varied; every combination is a condition. A name stands for its value in tables."""
+
+    cut: list[AnyPolicy] = []
+    """Policies; the recipe's own `cut` when empty. Retention needs `full` among them."""
+    p: list[Annotated[float, Field(gt=0, le=1)]] = []
+    """Proportions at which every policy that has a `p` is taken."""
+    supervision: dict[str, Changes] = {}
+    """Changes to `supervision` by name."""
+    loss: dict[str, Changes] = {}
+    """Changes to `loss` by name; at `kl_weight: 0` the trial has no teacher."""
+    student: dict[str, ModelSettings] = {}
+    """Students by name."""
+    data: dict[str, Changes] = {}
+    """Changes to `data` by name."""
+    settings: dict[str, list[str]] = {}
+    """Any other settings by name, as on the command line: `{slow: [training.learning_rate=1e-6]}`."""
+
+
+class LocalExecutor(Settings):
+    """Trials in processes of their own on this machine."""
+
+    kind: Literal["local"] = "local"
+    """Tag."""
+    trials_at_once: int = Field(default=1, ge=1)
+    """Trials that run at the same time."""
+    threads_per_trial: int | None = Field(default=None, ge=1)
+    """CPU threads of a trial; an equal share of the machine's when absent, all of them for one at a time."""
+    gpus_per_trial: int | None = Field(default=None, ge=0)
+    """GPUs given to a trial alone (`CUDA_VISIBLE_DEVICES`); when absent every trial sees all of them."""
+    ranks_per_trial: int = Field(default=1, ge=1)
+    """Processes that train a trial together, started by torchrun; on GPUs each uses one."""
+
+    @model_validator(mode="after")
+    def _a_gpu_for_each_rank(self) -> "LocalExecutor":
+        if self.gpus_per_trial and self.gpus_per_trial != self.ranks_per_trial:
+            raise ValueError(
+                f"gpus_per_trial {self.gpus_per_trial}, ranks_per_trial {self.ranks_per_trial}: a rank uses one "
+                "GPU, so they must be equal"
+            )
+        return self
+
+
+class RayExecutor(Settings):
+    """Trials as tasks of a Ray cluster (extra `ray`). All nodes must see the study's files under the same paths."""
+
+    kind: Literal["ray"] = "ray"
+    """Tag."""
+    address: str | None = None
+    """Address of a running cluster (`auto`, `ray://...`); when absent one is started on this machine."""
+    cpus_per_trial: int = Field(default=1, ge=1)
+    """CPU cores, and threads, of a trial."""
+    gpus_per_trial: float = Field(default=0, ge=0)
+    """GPUs of a trial."""
+    ranks_per_trial: int = Field(default=1, ge=1)
+    """Processes that train a trial together on its node, started by torchrun; on GPUs each uses one."""
+
+
+Executor = Annotated[LocalExecutor | RayExecutor, Field(discriminator="kind")]
+
+
+class Study(Settings):
+    """A recipe, what is varied of it, and what it is compared with."""
+
+    name: str
+    """Name of the study."""
+    output: Path
+    """Directory of the study; every trial has a run directory below it."""
+    recipe: Path
+    """The recipe that is varied, relative to the study's own file."""
+    settings: list[str] = []
+    """Settings that replace the recipe's in all trials, as on the command line: `[training.epochs=1]`."""
+    before: list[Path] = []
+    """Recipes that are run first, one after the other, each for what the trials need (a teacher, a base student)."""
+    axes: Axes = Axes()
+    """What is varied."""
+    seeds: list[Annotated[int, Field(ge=0, lt=2**32)]] = [0, 1, 2]
+    """Seeds of every condition."""
+    controls: list[Control] = []
+    """Trials added for comparison. `equal_tokens`: each cut with more traces, until it has trained on as many tokens as
+    the uncut run. `equal_steps`: each cut with as many optimiser steps as the uncut run. `random_window`: a random
+    window of the same length for each `lead`. `cross_entropy`: each condition without its teacher. `base`, `teacher`:
+    the students and the teacher evaluated as they are."""
+    executor: Executor = LocalExecutor()
+    """Where trials run."""
+
+    @field_validator("seeds", "controls")
+    @classmethod
+    def _no_repeats(cls, values: list[Any]) -> list[Any]:
+        if len(set(values)) < len(values):
+            raise ValueError("each may be given once")
+        return values
+
+    @model_validator(mode="after")
+    def _has_seeds(self) -> "Study":
+        if not self.seeds:
+            raise ValueError("seeds is empty; give at least one, three or more for intervals over seeds")
+        if self.axes.p and not any(getattr(policy, "p", None) or policy.kind == "mix" for policy in self.axes.cut):
+            raise ValueError("axes.p is given, but no policy of axes.cut has a p; add one, such as {kind: lead}")
+        return self

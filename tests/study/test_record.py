@@ -1,0 +1,97 @@
+import io
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from leadspan.errors import RunError
+from leadspan.study.board import headline, seconds_left, trials_table
+from leadspan.study.frontier import load_runs
+from leadspan.study.record import STUDY_FILE, State, StudyRecord, TrialRecord, load_study, missing_trials, save_study
+
+
+def trial(name: str, state: State, seconds: float | None = None, seed: int = 0, **more: str) -> TrialRecord:
+    return TrialRecord(
+        name=name, seed=seed, directory="t", fingerprint=f"{name}{seed}", state=state, seconds=seconds, **more
+    )
+
+
+def record(*trials: TrialRecord) -> StudyRecord:
+    return StudyRecord(name="toy", study={}, trials=list(trials))
+
+
+@pytest.mark.parametrize(
+    ("trials", "seconds"),
+    [
+        pytest.param([trial("full", "running"), trial("lead", "waiting")], None, id="nothing known yet"),
+        pytest.param([trial("full", "done", 10), trial("full", "waiting", seed=1)], 10, id="as its condition took"),
+        pytest.param(
+            [trial("full", "done", 10), trial("lead", "done", 4), trial("tail", "running"), trial("lead", "waiting")],
+            7 + 4,
+            id="as all took on average",
+        ),
+        pytest.param(
+            [trial("full", "done", 10), *(trial("full", "running", seed=i) for i in (1, 2)), trial("x", "waiting")],
+            15,
+            id="two at a time",
+        ),
+        pytest.param(
+            [trial("teacher", "done", 900, control="before"), trial("full", "waiting")], None, id="not what comes first"
+        ),
+    ],
+)
+def test_time_left(trials: list[TrialRecord], seconds: float | None) -> None:
+    assert seconds_left(record(*trials)) == seconds
+
+
+def test_what_is_shown_names_every_condition_once() -> None:
+    found = record(
+        trial("full", "done", 200),
+        trial("full", "failed", seed=1, message="out of memory"),
+        trial("lead 0.5", "waiting"),
+        trial("lead 0.5", "waiting", seed=1),
+        trial("base", "waiting", control="base"),
+    )
+    assert headline(found) == "1 of 5 done, 1 failed, about 10 min left"
+    shown = io.StringIO()
+    Console(file=shown, width=120).print(trials_table(found))
+    lines = [" ".join(line.split()) for line in shown.getvalue().splitlines()]
+    assert "full │ 0, 1 │ │ 1 │ 1 │ │" in lines
+    assert "lead 0.5 │ 0, 1 │ │ │ │ 2 │" in lines and "base │ │ base │ │ │ 1 │" in lines
+
+
+def test_a_full_disk_is_told_and_loses_nothing(tmp_path: Path) -> None:
+    save_study(record(trial("full", "done", 1)), tmp_path)
+    (tmp_path / "study.json.tmp").symlink_to("/dev/full")
+    with pytest.raises(RunError, match=r"study.json: cannot be written \(No space left on device\)"):
+        save_study(record(trial("full", "done", 1), trial("lead", "running")), tmp_path)
+    assert len(load_study(tmp_path).trials) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        pytest.param(None, r"study.json: not found", id="none"),
+        pytest.param("{", r"not the file of a study", id="broken"),
+        pytest.param('{"name": "x"}', r"not the file of a study \(study: Field required", id="another file"),
+    ],
+)
+def test_what_is_no_study_is_refused(tmp_path: Path, text: str | None, message: str) -> None:
+    if text is not None:
+        (tmp_path / STUDY_FILE).write_text(text)
+    with pytest.raises(RunError, match=message):
+        load_study(tmp_path)
+
+
+def test_what_a_study_lacks_is_named(tmp_path: Path) -> None:
+    trials = trial("full", "done", 1), trial("lead", "failed", message="out of memory"), trial("tail", "running")
+    save_study(record(*trials), tmp_path)
+    assert missing_trials([tmp_path, tmp_path / "no study"]) == [
+        "lead, seed 0: out of memory", "tail, seed 0: not run to its end"
+    ]  # fmt: skip
+
+
+def test_a_report_on_a_study_without_a_complete_trial_is_refused(tmp_path: Path) -> None:
+    save_study(record(trial("full", "failed"), trial("lead", "waiting")), tmp_path)
+    with pytest.raises(RunError, match="none of the 2 trials of the study is complete"):
+        load_runs([tmp_path])

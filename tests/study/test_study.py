@@ -1,0 +1,210 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from leadspan.cli import main
+from leadspan.errors import RunError
+from leadspan.settings import dump_yaml
+from leadspan.study.frontier import load_runs
+from leadspan.study.record import load_study
+from leadspan.study.study import plan_study, run_study
+from recipes import toy_recipe, write_recipe
+from studies import EVALUATION, toy_study, toy_task
+
+QUIET = Console(quiet=True)
+
+
+def write_study(directory: Path, **changes: object) -> Path:
+    study, place = toy_study(directory, **changes)
+    place.write_text(dump_yaml(study))
+    return place
+
+
+def finished(directory: Path) -> dict[str, int]:
+    """Complete run files by directory, with the time of their last change."""
+    return {path.parent.name: path.stat().st_mtime_ns for path in directory.glob("study/trials/*/run.json")}
+
+
+@pytest.mark.slow
+def test_a_study_with_controls_and_a_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    place = write_study(tmp_path, controls=["cross_entropy", "base"], executor={"kind": "local", "trials_at_once": 2})
+    assert main(["study", str(place), "--dry-run"]) == 0
+    assert "0 of 5 done" in capsys.readouterr().out and not (tmp_path / "study").exists()
+    assert main(["study", str(place)]) == 0
+    assert "5 of 5 done" in capsys.readouterr().out
+    record = load_study(tmp_path / "study")
+    assert {(t.name, t.control, t.state) for t in record.trials} == {
+        ("base", "base", "done"),
+        ("full", None, "done"),
+        ("lead 0.5", None, "done"),
+        ("full, cross-entropy", "cross_entropy", "done"),
+        ("lead 0.5, cross-entropy", "cross_entropy", "done"),
+    }
+    runs = load_runs([tmp_path / "study"])
+    assert [run.name for run in runs] == [trial.name for trial in record.trials]
+    base = runs[0]
+    assert base.role == "base" and base.train is None and base.evaluations[0].num_problems == 3
+    assert main(["report", str(tmp_path / "study"), "--output", str(tmp_path / "r.html")]) == 0
+    assert "lead 0.5, cross-entropy" in (tmp_path / "r.html").read_text()
+    before = finished(tmp_path)
+    assert main(["study", str(place)]) == 0 and finished(tmp_path) == before
+
+
+@pytest.mark.slow
+def test_a_changed_study_makes_new_trials_and_keeps_the_others(tmp_path: Path) -> None:
+    study, place = toy_study(tmp_path)
+    run_study(study, place, QUIET)
+    before = finished(tmp_path)
+    study, place = toy_study(tmp_path, axes={"cut": [{"kind": "full"}, {"kind": "lead", "p": 0.6}]})
+    assert [trial.state for trial in run_study(study, place, QUIET).trials] == ["done", "done"]
+    after = finished(tmp_path)
+    assert before.items() < after.items() and len(after) == 3
+    assert [run.label for run in load_runs([study.output])] == ["full", "lead 0.6"]
+
+
+@pytest.mark.slow
+def test_a_failed_trial_is_shown_stops_no_other_and_is_tried_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    axes = {"cut": [{"kind": "lead", "p": 0.01}, {"kind": "full"}, {"kind": "lead", "p": 0.5}]}
+    place = write_study(tmp_path, axes=axes)
+    study, _ = toy_study(tmp_path, axes=axes)
+    (full_disk,) = [trial for trial in plan_study(study, place).trials if trial.recipe.name == "lead 0.5"]
+    full_disk.recipe.output.mkdir(parents=True)
+    (full_disk.recipe.output / "run.json.tmp").symlink_to("/dev/full")
+    assert main(["study", str(place)]) == 2
+    shown = capsys.readouterr()
+    assert "failed: lead 0.01, seed 0: training set: lead 0.01 leaves no weighted position" in shown.out
+    assert f"{full_disk.recipe.output.name}: No space left on device" in shown.out and "Traceback" not in shown.out
+    assert "2 of 3 trials failed, lead 0.01, seed 0 first" in shown.err
+    states = {trial.name: trial.state for trial in load_study(study.output).trials}
+    assert states == {"lead 0.01": "failed", "full": "done", "lead 0.5": "failed"}
+    assert main(["study", str(place), "--dry-run"]) == 0
+    assert "failed: lead 0.01, seed 0" in capsys.readouterr().out
+    (full_disk.recipe.output / "run.json.tmp").unlink()  # there is space again
+    assert main(["study", str(place)]) == 2
+    assert load_study(study.output).trials[2].state == "done"
+
+
+@pytest.mark.slow
+def test_a_killed_study_leaves_no_trial_behind_and_goes_on(tmp_path: Path) -> None:
+    place = write_study(tmp_path, steps=40)
+    environment = os.environ | {"LEADSPAN_CACHE": str(tmp_path / "cache")}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "leadspan", "study", str(place)], stdout=subprocess.DEVNULL, env=environment
+    )
+    trials = tmp_path / "study" / "trials"
+    while len(finished(tmp_path)) < 1 or not list(trials.glob("lead*/checkpoints/checkpoint-*/trainer_state.json")):
+        assert process.poll() is None, "the study ended before it could be killed"
+        time.sleep(0.02)
+    (lead,) = trials.glob("lead*")
+    children = _descendants(process.pid)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    while any(_is_alive(child) for child in children):
+        time.sleep(0.02)
+    lines = (lead / "metrics.jsonl").read_text().count("\n")
+    assert not (lead / "run.json").exists() and lines < 40
+    before = finished(tmp_path)
+    record = run_study(*toy_study(tmp_path, steps=40), QUIET)
+    assert [trial.state for trial in record.trials] == ["done", "done"]
+    assert before.items() < finished(tmp_path).items()  # the complete one was not touched
+
+
+@pytest.mark.slow
+def test_a_killed_trial_is_a_failure_of_its_own(tmp_path: Path) -> None:
+    study, place = toy_study(tmp_path, steps=60)
+    killed: list[int] = []
+
+    class Killer(Console):
+        """Kills the first trial as soon as it is started."""
+
+        def print(self, *objects: object, **options: object) -> None:
+            if not killed:
+                killed.append(_trial_process())
+                os.kill(killed[0], signal.SIGKILL)
+
+    record = run_study(study, place, Killer())
+    assert [trial.state for trial in record.trials] == ["failed", "done"]
+    assert "exit code -9" in record.trials[0].message
+    assert [trial.state for trial in run_study(study, place, QUIET).trials] == ["done", "done"]
+
+
+@pytest.mark.slow
+def test_runs_that_come_first(tmp_path: Path) -> None:
+    made = toy_recipe(
+        tmp_path,
+        steps=1,
+        name="the base",
+        role="base",
+        output=str(tmp_path / "base"),
+        teacher=None,
+        loss={"kl_weight": 0},
+        cut={"kind": "full"},
+        evaluation={"tasks": [toy_task(tmp_path)], **EVALUATION},
+    )
+    write_recipe(made, tmp_path / "base.yaml")
+    student = f"student={{kind: pretrained, path: {tmp_path}/base/student}}"
+    changes = {"before": ["base.yaml"], "settings": [student, "tokenizer=null"], "controls": ["equal_tokens"]}
+    study, place = toy_study(tmp_path, **changes)
+    planned = plan_study(study, place)
+    assert planned.notes == ["equal_tokens: planned when the runs that come first are complete"]
+    record = run_study(study, place, QUIET)
+    assert [(t.name, t.state) for t in record.trials] == [
+        ("the base", "done"), ("full", "done"), ("lead 0.5", "done"), ("lead 0.5, equal tokens", "done")
+    ]  # fmt: skip
+    write_recipe(made.model_copy(update={"seed": 7}), tmp_path / "base.yaml")
+    with pytest.raises(RunError, match=r"base: it holds a finished run of another recipe \(its seed differ\)"):
+        run_study(study, place, QUIET)
+
+
+def test_two_studies_in_one_directory_are_refused(tmp_path: Path) -> None:
+    study, place = toy_study(tmp_path)
+    code = (
+        "import fcntl, sys, time\n"
+        f"file = open({str(study.output / '.lock')!r}, 'w')\n"
+        "fcntl.flock(file, fcntl.LOCK_EX)\n"
+        "print('locked', flush=True)\n"
+        "time.sleep(600)"
+    )
+    study.output.mkdir()
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None and other.stdout.readline() == "locked\n"
+        with pytest.raises(RunError, match="another process is running this study"):
+            run_study(study, place, QUIET)
+        other.kill()
+
+
+def _trial_process() -> int:
+    """The process of the running trial: the child of the fork server."""
+    found = [pid for pid in _descendants(os.getpid()) if _parent(pid) != os.getpid()]
+    assert len(found) == 1
+    return found[0]
+
+
+def _descendants(root: int) -> list[int]:
+    parents = {int(path.name): _parent(int(path.name)) for path in Path("/proc").iterdir() if path.name.isdigit()}
+    found = [root]
+    for pid in found:
+        found += [child for child, parent in parents.items() if parent == pid]
+    return found[1:]
+
+
+def _parent(pid: int) -> int:
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except OSError:
+        return 0
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False

@@ -1,0 +1,168 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from leadspan.errors import SettingsError
+from leadspan.study.controls import Planner, controls
+from leadspan.study.fingerprint import Fingerprints
+from leadspan.study.study import plan_study
+from leadspan.study.trials import Trial, conditions, load_base, placed
+from recipes import toy_recipe
+from studies import toy_study
+
+LEAD = {"kind": "lead", "p": 0.5}
+
+
+def names(directory: Path, **changes: Any) -> list[str]:
+    study, place = toy_study(directory, **changes)
+    return [recipe.name for recipe in conditions(study, load_base(study, place))]
+
+
+@pytest.mark.parametrize(
+    ("axes", "expected"),
+    [
+        pytest.param({}, ["lead 0.7"], id="the recipe alone"),
+        pytest.param({"cut": [{"kind": "full"}, LEAD]}, ["full", "lead 0.5"], id="policies"),
+        pytest.param(
+            {"cut": [{"kind": "full"}, LEAD, {"kind": "mix", "policy": LEAD}], "p": [0.25, 0.5]},
+            ["full", "lead 0.25", "lead 0.5", "mix 0.9 lead 0.25", "mix 0.9 lead 0.5"],
+            id="every policy that has a p, at every p",
+        ),
+        pytest.param({"cut": [LEAD, {"kind": "lead"}]}, ["lead 0.5"], id="equal conditions once"),
+        pytest.param(
+            {"cut": [LEAD], "supervision": {"CoT": {"answer": 0}, "all": {"prompt": 1}}, "loss": {"soft": {}}},
+            ["lead 0.5, CoT, soft", "lead 0.5, all, soft"],
+            id="every combination",
+        ),
+        pytest.param(
+            {"cut": [LEAD], "settings": {"slow": ["training.learning_rate=1e-5"]}}, ["lead 0.5, slow"], id="any setting"
+        ),
+    ],
+)
+def test_conditions(tmp_path: Path, axes: dict[str, Any], expected: list[str]) -> None:
+    assert names(tmp_path, axes=axes) == expected
+
+
+def test_axes_change_what_they_say_and_no_more(tmp_path: Path) -> None:
+    changes = {
+        "supervision": {"CoT": {"answer": 0}},
+        "loss": {"hard": {"kl_weight": 0}, "soft": {"kl_weight": 0.9}},
+        "data": {"few": {"num_train": 7, "validation": {"kind": "none"}}},
+        "settings": {"slow": ["training.learning_rate=1e-5"]},
+    }
+    study, place = toy_study(tmp_path, axes=changes, settings=["loss.temperature=2"])
+    hard, soft = conditions(study, load_base(study, place))
+    base = toy_recipe(tmp_path)
+    assert hard.teacher is None and soft.teacher == base.teacher and soft.loss.kl_weight == 0.9
+    for recipe in (hard, soft):
+        assert (recipe.supervision.prompt, recipe.supervision.cot, recipe.supervision.answer) == (0, 1, 0)
+        assert recipe.data.num_train == 7 and recipe.data.validation.kind == "none"
+        assert recipe.data.train == base.data.train and recipe.training.learning_rate == 1e-5
+        assert recipe.loss.temperature == 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        pytest.param({"recipe": "none.yaml"}, r"none.yaml cannot be read", id="no recipe"),
+        pytest.param({"axes": {"loss": {"x": {"kl_wait": 1}}}}, r"did you mean 'kl_weight'", id="unknown key"),
+        pytest.param({"axes": {"p": [0.5]}}, r"no policy of axes.cut has a p", id="p without a policy"),
+        pytest.param({"seeds": []}, r"seeds is empty", id="no seeds"),
+        pytest.param({"seeds": [1, 1]}, r"each may be given once", id="a seed twice"),
+        pytest.param({"controls": ["equal_time"]}, r"controls.0 = 'equal_time'", id="unknown control"),
+    ],
+)
+def test_wrong_studies_are_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        names(tmp_path, **changes)
+
+
+def control_trials(directory: Path, *asked: str, **changes: Any) -> tuple[list[Trial], list[str]]:
+    study, place = toy_study(directory, controls=list(asked), **changes)
+    return controls(study, conditions(study, load_base(study, place)), Planner())
+
+
+def test_equal_tokens_trains_on_more_traces_until_the_tokens_are_those_of_the_uncut_run(tmp_path: Path) -> None:
+    few = ["data.num_train=10", "training.steps=5", "data.validation={kind: none}"]
+    (trial,), notes = control_trials(tmp_path, "equal_tokens", settings=few)
+    study, place = toy_study(tmp_path, settings=few)
+    full, lead = conditions(study, load_base(study, place))
+    plan = Planner()
+    goal, own, longer = plan(full), plan(lead), plan(trial.recipe)
+    assert trial.recipe.name == "lead 0.5, equal tokens" and not notes
+    assert 0.45 * goal.num_tokens < own.num_tokens < 0.5 * goal.num_tokens
+    assert abs(longer.num_tokens - goal.num_tokens) <= longer.num_tokens / longer.num_steps  # within a step
+    assert trial.recipe.data.num_train is not None and 20 <= trial.recipe.data.num_train <= 22
+    assert trial.recipe.training.steps == longer.num_steps and trial.recipe.cut == lead.cut
+
+
+def test_equal_tokens_says_when_traces_are_repeated(tmp_path: Path) -> None:
+    (trial,), _ = control_trials(tmp_path, "equal_tokens", settings=["data.num_train=30"])
+    assert "which are all there are" in trial.note and trial.recipe.data.num_train == 32  # of 40, 8 held out
+
+
+def test_equal_steps_where_batches_are_packed_by_tokens(tmp_path: Path) -> None:
+    by_tokens = ["training.steps=null", "training.epochs=2", "training.batching={kind: tokens, tokens_per_batch: 400}"]
+    (trial,), _ = control_trials(tmp_path, "equal_steps", settings=by_tokens)
+    study, place = toy_study(tmp_path, settings=by_tokens)
+    full, lead = conditions(study, load_base(study, place))
+    assert Planner()(full).num_steps == trial.recipe.training.steps > Planner()(lead).num_steps
+    none, notes = control_trials(tmp_path, "equal_steps")
+    assert none == [] and "as many optimiser steps as the uncut run already" in notes[0]
+
+
+def test_controls_without_a_plan(tmp_path: Path) -> None:
+    asked = ("random_window", "cross_entropy", "base", "teacher")
+    trials, notes = control_trials(tmp_path, *asked, seeds=[0, 5])
+    titles = [(trial.title, trial.task) for trial in trials]
+    assert titles == [
+        ("random_window 0.5, seed 0", "distill"),
+        ("random_window 0.5, seed 5", "distill"),
+        *((f"{cut}, cross-entropy, seed {seed}", "distill") for cut in ("full", "lead 0.5") for seed in (0, 5)),
+        ("base", "evaluate"),
+        ("teacher", "evaluate"),
+    ]
+    assert not notes
+    assert {(t.recipe.teacher, t.recipe.loss.kl_weight) for t in trials if t.control == "cross_entropy"} == {(None, 0)}
+    assert trials[-1].recipe.student == toy_recipe(tmp_path).teacher and trials[-1].recipe.role == "teacher"
+    with pytest.raises(SettingsError, match=r"base is evaluated only, and the recipe has no evaluation.tasks"):
+        control_trials(tmp_path, "base", settings=["evaluation.tasks=[]"])
+
+
+def test_a_directory_follows_from_settings_and_data(tmp_path: Path) -> None:
+    study, place = toy_study(tmp_path)
+    recipe = conditions(study, load_base(study, place))[1]
+    first = placed(Trial(recipe), study, Fingerprints({}))
+    assert first.recipe.output.name == f"lead-0.5-seed0-{first.fingerprint[:8]}"
+    renamed = recipe.model_copy(update={"name": "another", "output": Path("elsewhere")})
+    assert Fingerprints({}).of(renamed) == first.fingerprint
+    assert Fingerprints({}).of(recipe.model_copy(update={"seed": 1})) != first.fingerprint
+    for changed in (tmp_path / "traces.jsonl", tmp_path / "task.jsonl", tmp_path / "tokenizer" / "tokenizer.json"):
+        before = changed.read_bytes()
+        changed.write_bytes(before + b"\n")
+        assert Fingerprints({}).of(recipe) != first.fingerprint, changed.name
+        changed.write_bytes(before)
+    assert Fingerprints({}).of(recipe) == first.fingerprint
+
+
+def test_what_is_made_first_is_known_by_how_it_is_made(tmp_path: Path) -> None:
+    student = {"kind": "pretrained", "path": str(tmp_path / "made" / "student")}
+    made = toy_recipe(tmp_path, output=str(tmp_path / "made"))
+    recipe = toy_recipe(tmp_path, student=student)
+    known = Fingerprints({made.output: "a"}).of(recipe)
+    (tmp_path / "made" / "student").mkdir(parents=True)
+    (tmp_path / "made" / "student" / "model.safetensors").write_bytes(b"weights")
+    assert Fingerprints({made.output: "a"}).of(recipe) == known
+    assert Fingerprints({made.output: "b"}).of(recipe) != known
+    assert Fingerprints({}).of(recipe) != Fingerprints({tmp_path / "other": "a"}).of(made)
+
+
+def test_seeds_come_whole_one_after_the_other(tmp_path: Path) -> None:
+    study, place = toy_study(tmp_path, seeds=[3, 1], controls=["random_window", "base"])
+    titles = [trial.title for trial in plan_study(study, place).trials]
+    assert titles == [
+        "base",
+        *("full, seed 3", "lead 0.5, seed 3", "random_window 0.5, seed 3"),
+        *("full, seed 1", "lead 0.5, seed 1", "random_window 0.5, seed 1"),
+    ]
