@@ -7,12 +7,15 @@ import sys
 from collections.abc import Sequence
 from importlib import metadata
 
-from leadspan.cli import demo, distill, evaluate, preview, report
+from leadspan.cli import capture, demo, distill, doctor, evaluate, preview, report, store
 from leadspan.errors import LeadspanError
 
 COMMANDS = {
     "demo": demo,
     "preview": preview,
+    "capture": capture,
+    "store": store,
+    "doctor": doctor,
     "distill": distill,
     "evaluate": evaluate,
     "report": report,

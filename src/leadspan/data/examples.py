@@ -78,6 +78,7 @@ class Examples(Sequence[Example]):
             )
         self.rows = rows.select(kept).with_format("numpy", columns=["input_ids", "example_id"])
         self.layouts = [layouts[i] for i in kept]
+        self.example_ids = [table["example_id"][i] for i in kept]
         self.lengths = [layout.num_tokens for layout in self.layouts]
 
     def __len__(self) -> int:

@@ -23,3 +23,24 @@ def live_targets(teacher: PreTrainedModel, batch: Batch) -> DenseTargets:
         teacher, batch["input_ids"], batch["position_ids"], batch["borders"], batch["positions"]
     )
     return DenseTargets(hidden, head_of(teacher).weight)
+
+
+def teacher_logits(targets: DenseTargets, rows: slice, num_tokens: int | None = None) -> torch.Tensor:
+    """Logits of some positions, in float32 or wider: `softcap tanh(scale h W^T / softcap)`.
+
+    Args:
+        targets: Hidden states and head.
+        rows: Positions.
+        num_tokens: Of the first rows of the head only; all when None.
+    """
+    hidden, head = targets.hidden[rows], targets.head[:num_tokens]
+    wide = torch.promote_types(hidden.dtype, torch.float32)
+    if hidden.is_cuda and hidden.dtype != wide:
+        logits = torch.mm(hidden, head.T, out_dtype=wide)
+    else:
+        logits = hidden.to(wide) @ head.to(wide).T
+    if targets.scale != 1.0:
+        logits *= targets.scale
+    if targets.softcap is not None:
+        logits = torch.tanh(logits / targets.softcap) * targets.softcap
+    return logits

@@ -33,6 +33,7 @@ from leadspan.models.loading import (
 )
 from leadspan.results import TrainResult
 from leadspan.teacher.live import freeze
+from leadspan.teacher.store import TargetStore, shared_tokens
 from leadspan.training.callbacks import Clock, MetricsFile, Milestones, Progress
 from leadspan.training.config import ByTokens, Lora, TrainingSettings
 from leadspan.training.process import process_device, process_state
@@ -50,7 +51,7 @@ class TrainingInputs:
 
     Attributes:
         student: Where the student's starting weights come from.
-        teacher: The live teacher, or None.
+        teacher: The live teacher, a store of its targets, or None.
         renderer: Tokenizer and template of the data.
         examples: Training examples.
         validation: Validation examples, never cut, or None.
@@ -60,7 +61,7 @@ class TrainingInputs:
     """
 
     student: ModelSettings
-    teacher: ModelSettings | None
+    teacher: ModelSettings | TargetStore | None
     renderer: Renderer
     examples: Examples
     validation: Examples | None
@@ -88,8 +89,8 @@ def train(inputs: TrainingInputs, settings: TrainingSettings, loss: LossSettings
     checkpoint = _checkpoint_to_resume(inputs.directory, resume)
     memory = PeakMemory(device)
     set_seed(inputs.seed)
-    student, teacher, vocab_size = _load_models(inputs, _use_bf16(settings))
-    shapes = shape_of(student), None if teacher is None else shape_of(teacher)
+    student, teacher, vocab_size = _load_models(inputs, runs_in_bf16(settings))
+    shapes = shape_of(student), shape_of(teacher) if isinstance(teacher, PreTrainedModel) else None
     attach_objective(student, loss, vocab_size)
     model = student if settings.lora is None else _with_adapters(student, settings.lora)
     plan = schedule(settings, inputs.examples.lengths, process_state().num_processes, inputs.seed)
@@ -101,8 +102,10 @@ def train(inputs: TrainingInputs, settings: TrainingSettings, loss: LossSettings
     return result
 
 
-def _load_models(inputs: TrainingInputs, use_bf16: bool) -> tuple[PreTrainedModel, PreTrainedModel | None, int | None]:
-    """Student in float32, frozen teacher in the type of the run, and the vocabulary both heads share."""
+def _load_models(
+    inputs: TrainingInputs, use_bf16: bool
+) -> tuple[PreTrainedModel, PreTrainedModel | TargetStore | None, int | None]:
+    """Student in float32, frozen teacher in the type of the run or its store, and the vocabulary both heads share."""
     tokenizer = inputs.renderer.tokenizer
     own = {"student": _own_tokenizer(inputs.student)}
     student = load_model(inputs.student, torch.float32)
@@ -110,6 +113,9 @@ def _load_models(inputs: TrainingInputs, use_bf16: bool) -> tuple[PreTrainedMode
     if inputs.teacher is None:
         check_vocabularies(tokenizer, own, rows)
         return student, None, None
+    if isinstance(inputs.teacher, TargetStore):
+        check_vocabularies(tokenizer, own, rows)
+        return student, inputs.teacher, shared_tokens(inputs.teacher, rows["student"], len(tokenizer))
     teacher = freeze(load_model(inputs.teacher, torch.bfloat16 if use_bf16 else torch.float32))
     rows["teacher"] = head_of(teacher).weight.shape[0]
     check_vocabularies(tokenizer, own | {"teacher": _own_tokenizer(inputs.teacher)}, rows)
@@ -139,7 +145,7 @@ def _trainer(
     settings: TrainingSettings,
     plan: Schedule,
     model: torch.nn.Module,
-    teacher: PreTrainedModel | None,
+    teacher: PreTrainedModel | TargetStore | None,
 ) -> DistillationTrainer:
     validation_plan: list[list[int]] = []
     if inputs.validation is not None:
@@ -183,7 +189,7 @@ def _arguments(inputs: TrainingInputs, settings: TrainingSettings, plan: Schedul
         adam_beta1=settings.betas[0],
         adam_beta2=settings.betas[1],
         max_grad_norm=settings.max_grad_norm,
-        bf16=_use_bf16(settings),
+        bf16=runs_in_bf16(settings),
         activation_checkpointing=settings.gradient_checkpointing,
         activation_checkpointing_kwargs={"use_reentrant": False},
         logging_steps=settings.log_every,
@@ -197,6 +203,7 @@ def _arguments(inputs: TrainingInputs, settings: TrainingSettings, plan: Schedul
         metric_for_best_model="loss" if has_validation else None,
         greater_is_better=False if has_validation else None,
         report_to=cast(Any, settings.report_to or "none"),
+        dataloader_num_workers=settings.num_workers,
         seed=inputs.seed,
         disable_tqdm=True,
         remove_unused_columns=False,
@@ -213,7 +220,8 @@ _SCHEDULES = {
 }
 
 
-def _use_bf16(settings: TrainingSettings) -> bool:
+def runs_in_bf16(settings: TrainingSettings) -> bool:
+    """Whether models run in bfloat16 on this machine."""
     has_bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
     if settings.precision == "auto":
         return has_bf16
