@@ -124,7 +124,9 @@ def _teacher_side(recipe: Recipe, data: PreparedData, say: Callable[[str], None]
     lost = store.manifest.kl_lost
     if lost is not None:
         codec, path = store.manifest.codec.label, store.directory
-        logger.info("%s of %s loses %.3g nats of KL a position, against the student it was captured for", codec, path, lost)
+        logger.info(
+            "%s of %s loses %.3g nats of KL a position, against the student it was captured for", codec, path, lost
+        )
     return store
 
 

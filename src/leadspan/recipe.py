@@ -35,8 +35,8 @@ class Recipe(Settings):
     student: ModelSettings
     """Starting weights."""
     teacher: ModelSettings | None = None
-    """The teacher; needed unless `loss.kl_weight` is 0 or `targets` is a store. Beside a store it is not loaded, and the
-    store must be of its weights."""
+    """The teacher; needed unless `loss.kl_weight` is 0 or `targets` is a store. Beside a store it is not loaded, and
+    the store must be of its weights."""
     targets: TargetSource = LiveTargets()
     """Where the teacher's targets come from."""
     capture: CaptureSettings = CaptureSettings()
@@ -56,11 +56,11 @@ class Recipe(Settings):
     def _parts_fit(self) -> "Recipe":
         is_stored = isinstance(self.targets, StoredTargets)
         if is_stored and self.loss.kl_weight == 0:
-            raise ValueError("loss.kl_weight is 0, so the store of targets would not be read; set targets: {kind: live}")
+            raise ValueError("loss.kl_weight is 0, so the store of targets is not read; set targets: {kind: live}")
         if not is_stored and (self.teacher is None) != (self.loss.kl_weight == 0):
             raise ValueError(
                 f"loss.kl_weight is {self.loss.kl_weight:g} with {'no' if self.teacher is None else 'a'} teacher: "
-                "give a teacher or targets: {kind: store, path: ...}, or set loss.kl_weight: 0 and leave the teacher out"
+                "give a teacher or targets: {kind: store, path: ...}, or set loss.kl_weight: 0 without a teacher"
             )
         if self.tokenizer is None and not isinstance(self.student, Pretrained):
             raise ValueError("tokenizer is missing: a student built from a config has none of its own")

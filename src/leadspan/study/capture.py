@@ -126,7 +126,7 @@ def estimate_capture(
     job: Capture, teacher: PreTrainedModel, sample_positions: int, codecs: Sequence[Codec] = COMMON_CODECS
 ) -> Estimate:
     """What codecs take and lose on a sample; KL is against the recipe's student at its start."""
-    student = freeze(load_model(job.recipe.student, job.dtype)).to(process_device())
+    student = freeze(load_model(job.recipe.student, job.dtype), process_device())
     settings, seed = job.recipe.capture, job.recipe.seed
     num_tokens = _num_tokens(job, head_of(teacher).weight.shape[0])
     return estimate(teacher, student, job.sequences, settings, codecs, num_tokens, sample_positions, seed)
@@ -138,7 +138,7 @@ def load_teacher(job: Capture) -> PreTrainedModel:
     Raises:
         ModelError: It does not fit.
     """
-    teacher = freeze(load_model(job.teacher, job.dtype)).to(process_device())
+    teacher = freeze(load_model(job.teacher, job.dtype), process_device())
     name = name_of(job.teacher)
     own = load_tokenizer(job.teacher.path, job.teacher.revision) if isinstance(job.teacher, Pretrained) else None
     check_vocabularies(job.renderer.tokenizer, {"teacher": own}, {"teacher": head_of(teacher).weight.shape[0]})

@@ -1,7 +1,7 @@
 """Filling a store: the teacher runs once over packs of sequences; finished shards are never computed again.
 
-The whole capture is planned before it starts: sequences into packs (`data/packing.py`), packs into shards. A shard is the
-unit of work, of a rank and of a resume; it appears under its own name, which holds its hash, only when it is whole.
+The whole capture is planned before it starts: sequences into packs (`data/packing.py`), packs into shards. A shard is
+the unit of work, of a rank and of a resume; it appears under its own name, which holds its hash, only when it is whole.
 """
 
 import fcntl
@@ -42,7 +42,7 @@ _TELL_SECONDS = 0.2
 class Engine(Protocol):
     """What runs the teacher over a pack."""
 
-    def __call__(self, pack: Sequence[Example]) -> list[Arrays]:
+    def __call__(self, sequences: Sequence[Example]) -> list[Arrays]:
         """The stored columns of every sequence of a pack, besides `input_ids` and `section`."""
         ...
 
@@ -197,7 +197,7 @@ def claimed(directory: Path, manifest: Manifest) -> Iterator[Manifest]:
             lock.seek(0)
             holder = lock.read().strip() or "unknown"
             raise TargetsError(
-                f"{directory}: another process (id {holder}) captures into it; wait for it, or give another capture.path"
+                f"{directory}: another process (id {holder}) captures into it; wait, or give another capture.path"
             ) from None
         lock.truncate(0)
         lock.write(str(os.getpid()))
@@ -211,7 +211,7 @@ def _begin(directory: Path, manifest: Manifest) -> Manifest:
         check_same(there.identity(), manifest.identity(), str(directory))
         if there.plan_hash != manifest.plan_hash:
             raise TargetsError(
-                f"{directory}: it holds a capture of other sequences (plan {there.plan_hash}, now {manifest.plan_hash}): "
+                f"{directory}: it holds other sequences (plan {there.plan_hash}, now {manifest.plan_hash}): "
                 "traces, cuts, seed and sizes of packs and shards must stay; give another capture.path"
             )
         manifest = there
@@ -234,8 +234,8 @@ def _entry(path: Path, manifest: Manifest) -> ShardEntry:
     shard = ShardReader(path, manifest)
     return ShardEntry(
         name=path.name,
-        num_rows=len(shard.keys()),
-        num_positions=sum(len(shard.input_ids(batch, row)) - 1 for batch, row, _ in shard.keys()),
+        num_rows=len(shard.sequences()),
+        num_positions=sum(len(shard.input_ids(batch, row)) - 1 for batch, row, _ in shard.sequences()),
         num_bytes=path.stat().st_size,
     )
 
@@ -258,8 +258,8 @@ def check_space(directory: Path, num_bytes: float) -> None:
 def _cannot_write(directory: Path, error: OSError, plan: CapturePlan, missing: list[int]) -> CacheError:
     left = sum(number not in finished_shards(directory) for number in missing)
     return CacheError(
-        f"{directory}: cannot be written ({error.strerror}); {len(plan.shards) - left} of {len(plan.shards)} shards are "
-        "whole and kept; free space and run `leadspan capture` again, it goes on with the others"
+        f"{directory}: cannot be written ({error.strerror}); {len(plan.shards) - left} of {len(plan.shards)} shards "
+        "are whole and kept; free space and run `leadspan capture` again, it goes on with the others"
     )
 
 

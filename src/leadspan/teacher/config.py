@@ -47,7 +47,7 @@ class TopK(Settings):
 
 
 class TopP(Settings):
-    """The fewest likeliest tokens whose mass reaches `p` (Holtzman et al., arXiv 1904.09751); the others are the tail."""
+    """The fewest likeliest tokens whose mass reaches `p` (Holtzman et al., arXiv 1904.09751); others are the tail."""
 
     kind: Literal["top_p"] = "top_p"
     """Tag."""
@@ -113,8 +113,8 @@ class CaptureSettings(Settings):
     codec: Codec = TopK()
     """What is kept of a position's distribution; `leadspan capture --dry-run` prints the size and loss of each."""
     cuts: list[AnyPolicy] = []
-    """Cuts the store is to serve, the recipe's own when empty. Of each trace the longest is captured: a causal teacher's
-    outputs on a prefix are the prefix of its outputs. Cuts that change the context become sequences of their own."""
+    """Cuts the store is to serve, the recipe's own when empty. Of each trace the longest is captured: a causal
+    teacher's outputs on a prefix are the prefix of its outputs. Cuts that change the context are captured besides."""
     temperatures: list[Annotated[float, Field(gt=0)]] = [1.0]
     """Temperatures whose normalisers are kept (4 bytes a position each); sparse codecs serve these only."""
     vocabulary: Literal["head", "tokenizer"] = "head"
@@ -137,7 +137,7 @@ class CaptureSettings(Settings):
             return self
         if self.codec.kind != "top_k" or self.temperatures != [1.0] or self.vocabulary != "head":
             raise ValueError(
-                "engine vllm returns log-probabilities of the likeliest tokens at temperature 1 over the whole head only: "
+                "engine vllm returns the likeliest tokens at temperature 1 over the whole head only: "
                 "set codec.kind: top_k, temperatures: [1.0], vocabulary: head, or engine: transformers"
             )
         return self

@@ -9,7 +9,7 @@ from safetensors.torch import save
 from transformers import PreTrainedModel
 
 from leadspan.data.examples import Example
-from leadspan.data.packing import Batch, pack
+from leadspan.data.packing import on_device, pack
 from leadspan.errors import ModelError
 from leadspan.teacher.capture import split_rows
 from leadspan.teacher.codecs import Arrays, encode
@@ -39,14 +39,13 @@ class TransformersEngine:
 
     def __call__(self, sequences: Sequence[Example]) -> list[Arrays]:
         """The stored columns of every sequence."""
-        batch = pack(sequences)
-        on_device = {k: v.to(self.teacher.device) if isinstance(v, torch.Tensor) else v for k, v in batch.items()}
-        targets = live_targets(self.teacher, Batch(**on_device))  # pyright: ignore[reportArgumentType]  # the same keys
+        batch = on_device(pack(sequences), self.teacher.device)
+        targets = live_targets(self.teacher, batch)
         codec = self.settings.codec
         if isinstance(codec, Hidden):
             arrays = {"hidden": _as_numpy(targets.hidden.to(self.hidden_dtype))}
         else:
-            arrays = self._encode(targets, on_device["labels"], uniform_offsets(sequences, codec))
+            arrays = self._encode(targets, batch["labels"], uniform_offsets(sequences, codec))
         return split_rows(arrays, [len(example.input_ids) - 1 for example in sequences], PER_ENTRY)
 
     def _encode(self, targets: DenseTargets, labels: torch.Tensor, offsets: torch.Tensor | None) -> Arrays:

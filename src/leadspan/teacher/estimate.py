@@ -9,14 +9,14 @@ import torch
 from transformers import PreTrainedModel
 
 from leadspan.data.examples import Example
-from leadspan.data.packing import Batch, pack
+from leadspan.data.packing import on_device, pack
+from leadspan.models.loading import head_of
 from leadspan.teacher.codecs import bytes_per_position, decode, encode
 from leadspan.teacher.config import CaptureSettings, Codec, Hidden, Sampled, SparseCodec, TopK, TopP
 from leadspan.teacher.engine import TransformersEngine, default_chunk, hidden_dtype, uniform_offsets
 from leadspan.teacher.live import live_targets, teacher_logits
 from leadspan.teacher.sequences import Sequences
 from leadspan.teacher.targets import DenseTargets
-
 
 COMMON_CODECS: tuple[Codec, ...] = (TopK(k=20), TopK(k=50), TopK(k=100), TopP(), Sampled(), Hidden())
 """What a dry run puts beside the settings' own codec."""
@@ -101,9 +101,7 @@ def _sample(sequences: Sequences, num_positions: int, seed: int) -> list[Example
     for index in np.random.default_rng(seed).permutation(len(sequences)).tolist():
         example = sequences[index]
         n = min(left + 1, len(example.input_ids))
-        sample.append(
-            Example(example.input_ids[:n], example.weights[:n], example.section_ids[:n], example.example_id)
-        )
+        sample.append(Example(example.input_ids[:n], example.weights[:n], example.section_ids[:n], example.example_id))
         left -= n - 1
         if left <= 0:
             break
@@ -120,10 +118,9 @@ def _losses(
     num_tokens: int,
 ) -> tuple[list[np.ndarray], np.ndarray, list[float]]:
     """Per codec the KL lost at every position; the full KL; per codec the mean size of the support."""
-    batch = pack(sample)
-    on_device = Batch(**{k: v.to(teacher.device) if isinstance(v, torch.Tensor) else v for k, v in batch.items()})  # pyright: ignore[reportArgumentType]  # the same keys
-    theirs, ours = live_targets(teacher, on_device), live_targets(student, on_device)
-    labels, full = on_device["labels"], []
+    batch = on_device(pack(sample), teacher.device)
+    theirs, ours = live_targets(teacher, batch), live_targets(student, batch)
+    labels, full = batch["labels"], []
     lost: list[list[np.ndarray]] = [[] for _ in codecs]
     entries = [0.0 for _ in codecs]
     size = max(1, default_chunk(theirs.head) // 4)  # float64, and several copies
@@ -142,7 +139,9 @@ def _losses(
                 entries[number] += shared * len(kl)
             else:
                 drawn = uniform_offsets(sample, codec)
-                stored, support = _sparse_kl(logits, log_q, labels[rows], codec, settings, None if drawn is None else drawn[rows])
+                stored, support = _sparse_kl(
+                    logits, log_q, labels[rows], codec, settings, None if drawn is None else drawn[rows]
+                )
                 entries[number] += support
             lost[number].append((kl - stored).cpu().numpy())
     return [np.concatenate(parts) for parts in lost], np.concatenate(full), [n / len(labels) for n in entries]
@@ -194,8 +193,7 @@ def _dtype_of(codec: Hidden, settings: CaptureSettings, teacher: PreTrainedModel
 
 
 def _head_bytes(teacher: PreTrainedModel) -> int:
-    weight = teacher.get_output_embeddings().weight
-    assert isinstance(weight, torch.Tensor), "a head that can be captured is linear"
+    weight = head_of(teacher).weight
     return weight.numel() * weight.element_size()
 
 

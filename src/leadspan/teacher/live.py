@@ -1,5 +1,7 @@
 """A live teacher: frozen, in eval mode, run beside the student on the same packed rows."""
 
+from typing import cast
+
 import torch
 from transformers import PreTrainedModel
 
@@ -9,10 +11,12 @@ from leadspan.models.loading import head_of
 from leadspan.teacher.targets import DenseTargets
 
 
-def freeze(teacher: PreTrainedModel) -> PreTrainedModel:
-    """Put a teacher into eval mode without gradients."""
+def freeze(teacher: PreTrainedModel, device: torch.device | None = None) -> PreTrainedModel:
+    """Put a teacher into eval mode without gradients, and onto a device if one is given."""
     teacher.eval()
     teacher.requires_grad_(False)
+    if device is not None:
+        cast(torch.nn.Module, teacher).to(device)
     return teacher
 
 

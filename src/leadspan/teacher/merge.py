@@ -33,7 +33,9 @@ def merge_stores(paths: Sequence[Path], output: Path) -> Manifest:
             write_atomically(output / HEAD_FILE, (paths[0] / HEAD_FILE).read_bytes())
         seen: set[bytes] = set()
         shards = [
-            ShardReader(path, store.manifest) for store in stores for path in shard_paths(store.directory, store.manifest)
+            ShardReader(path, store.manifest)
+            for store in stores
+            for path in shard_paths(store.directory, store.manifest)
         ]
         entries = []
         for shard in shards:
@@ -55,7 +57,7 @@ def merge_stores(paths: Sequence[Path], output: Path) -> Manifest:
 def _copy(shard: ShardReader, writer: ShardWriter, seen: set[bytes]) -> None:
     """Write the rows that are new, record batch by record batch."""
     by_batch: dict[int, list[tuple[int, bytes]]] = {}
-    for batch, row, example_id in shard.keys():
+    for batch, row, example_id in shard.sequences():
         key = shard.sequence_hash(batch, row)
         if key not in seen:
             seen.add(key)

@@ -171,7 +171,7 @@ class ShardReader:
             raise damaged(path, "its columns are not those of the manifest")
         self._batches: dict[int, pa.RecordBatch] = {}
 
-    def keys(self) -> list[tuple[int, int, bytes]]:
+    def sequences(self) -> list[tuple[int, int, bytes]]:
         """Record batch, row in it and example id of every sequence."""
         found: list[tuple[int, int, bytes]] = []
         for number in range(self._file.num_record_batches):

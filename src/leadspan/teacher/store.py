@@ -42,12 +42,14 @@ class TargetStore:
         self._shards = [ShardReader(path, self.manifest) for path in shard_paths(directory, self.manifest)]
         self._rows: dict[bytes, list[tuple[int, int, int]]] = defaultdict(list)
         for number, shard in enumerate(self._shards):
-            for batch, row, example_id in shard.keys():
+            for batch, row, example_id in shard.sequences():
                 self._rows[example_id].append((number, batch, row))
         self._checked: set[tuple[int, int, int]] = set()
         found = sum(map(len, self._rows.values()))
         if found != self.manifest.num_sequences:
-            raise CacheError(f"{directory}: {found} rows, the manifest says {self.manifest.num_sequences}; capture again")
+            raise CacheError(
+                f"{directory}: {found} rows, the manifest says {self.manifest.num_sequences}; capture again"
+            )
 
     def __reduce__(self) -> tuple[type["TargetStore"], tuple[Path]]:
         return TargetStore, (self.directory,)
@@ -79,7 +81,7 @@ class TargetStore:
         row = shard.row(*place[1:])
         del row["input_ids"]
         num_positions = len(row["section"])
-        sizes = row["num_entries"] if "num_entries" in row else None
+        sizes = row.get("num_entries")
         return {
             name: _at(values, positions, num_positions, sizes if name in PER_ENTRY else None)
             for name, values in row.items()
@@ -174,7 +176,7 @@ class TargetStore:
         if not file_hash(shard.path).startswith(shard.path.stem.partition("-")[2]):
             return [str(damaged(shard.path, "its SHA-256 is not that of its name"))]
         try:
-            for batch, row, _ in shard.keys():
+            for batch, row, _ in shard.sequences():
                 shard.check(batch, row)
                 if sequence_hash(shard.input_ids(batch, row)) != shard.sequence_hash(batch, row):
                     raise damaged(shard.path, f"row {row} of record batch {batch}: token ids without their hash")
@@ -235,7 +237,9 @@ def check_fits(store: TargetStore, identity: dict[str, Any], temperature: float)
     Raises:
         TargetsError: Names each field that differs, or the missing temperature.
     """
-    check_same(store.manifest.model_dump(mode="json"), identity, f"{store.directory}, captured from {store.manifest.teacher}")
+    check_same(
+        store.manifest.model_dump(mode="json"), identity, f"{store.directory}, captured from {store.manifest.teacher}"
+    )
     kept = store.manifest.temperatures
     if not store.is_dense and temperature not in kept:
         raise TargetsError(

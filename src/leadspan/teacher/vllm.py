@@ -24,8 +24,8 @@ class Logprob(Protocol):
 
 
 PromptLogprobs = Sequence[Mapping[int, Logprob] | None]
-"""`RequestOutput.prompt_logprobs`: None for the first token, then for each token of the prompt a mapping from token id to
-log-probability of the `k` likeliest and of the token itself."""
+"""`RequestOutput.prompt_logprobs`: None for the first token, then for each token of the prompt a mapping from token id
+to log-probability of the `k` likeliest and of the token itself."""
 
 
 class VllmEngine:
@@ -85,9 +85,10 @@ def rows_of(prompt_logprobs: PromptLogprobs, input_ids: np.ndarray, k: int, prec
     for t, (answer, token) in enumerate(zip(prompt_logprobs[1:], input_ids[1:].tolist(), strict=True)):
         likeliest = sorted(answer.items(), key=lambda item: -item[1].logprob)[:k] if answer else []
         if len(likeliest) < k or answer is None or token not in answer:
+            has = "with" if answer and token in answer else "without"
             raise TargetsError(
-                f"vllm returned {len(likeliest)} of {k} tokens at position {t}, "
-                f"{'with' if answer and token in answer else 'without'} the data's token {token}; raise max_logprobs of the engine"
+                f"vllm returned {len(likeliest)} of {k} tokens at position {t}, {has} the data's token {token}; "
+                "lower capture.codec.k"
             )
         ids[t] = [token_id for token_id, _ in likeliest]
         log_probs[t] = [min(0.0, entry.logprob) for _, entry in likeliest]
@@ -95,4 +96,3 @@ def rows_of(prompt_logprobs: PromptLogprobs, input_ids: np.ndarray, k: int, prec
     outside = np.clip(1.0 - np.exp(log_probs.astype(np.float64)).sum(1), 0.0, 1.0)
     columns: dict[str, Any] = pack_entries(ids.reshape(-1), log_probs.reshape(-1), precision)
     return columns | {"outside": outside.astype(np.float32), "label_log_prob": own}
-
