@@ -31,7 +31,8 @@ from leadspan.losses.chunked import chunked_loss
 from leadspan.losses.config import LossSettings
 from leadspan.models.config import RandomInit
 from leadspan.models.forward import final_hidden_states
-from leadspan.models.loading import head_of, load_model
+from leadspan.models.heads import head_of
+from leadspan.models.loading import load_model
 from leadspan.recipe import Recipe
 from leadspan.settings import load_settings
 from leadspan.teacher.live import freeze, live_targets
@@ -179,7 +180,7 @@ def _memory(
         soft = loss.kl_weight * batch["weights"]
         hard = batch["weights"] - soft
         targets = live_targets(teacher, batch)
-        return chunked_loss(states, head, targets, batch["labels"], hard, soft, loss.temperature, loss.chunk_tokens)[0]
+        return chunked_loss(states, head, targets, batch["labels"], hard, soft, loss)[0]
 
     weights = [*student.parameters(), *teacher.parameters()]
     with SavedBytes(weights, [head.shape]).watching() as saved:

@@ -70,7 +70,7 @@ def _leadspan(world: World, output: str, num_steps: int) -> tuple[Trainer, Any]:
 def _example(ids: list[int], num_prompt: int) -> Example:
     is_reply = np.arange(len(ids)) >= num_prompt
     sections = np.where(is_reply, COT, PROMPT).astype(np.int8)
-    return Example(np.array(ids), is_reply.astype(np.float32), sections, "")
+    return Example(np.array(ids), is_reply.astype(np.float32), sections, np.zeros_like(sections), "")
 
 
 def _trl(world: World, output: str, num_steps: int) -> tuple[Trainer, Any]:

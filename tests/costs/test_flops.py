@@ -4,7 +4,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from leadspan.costs.flops import positions_seen, training_flops
 from leadspan.models.forward import final_hidden_states
-from leadspan.models.loading import head_of, load_model, shape_of
+from leadspan.models.heads import head_of
+from leadspan.models.loading import load_model, shape_of
 from toys import VOCAB, tiny
 
 

@@ -8,7 +8,7 @@ from leadspan.data.supervision import Supervision
 from leadspan.data.truncation import Full, Lead, Policy
 from leadspan.losses.config import LossSettings
 from leadspan.losses.objective import batch_loss
-from leadspan.models.config import ModelSettings
+from leadspan.models.config import ModelSettings, RandomInit
 from leadspan.models.loading import load_model
 from leadspan.teacher.live import freeze, live_targets
 from toys import VOCAB, tiny, toy_examples
@@ -63,7 +63,33 @@ def test_packed_loss_and_gradient_against_plain_float64(
         expected, weight = expected + loss.detach(), weight + count
     torch.testing.assert_close(output.loss_sum.detach(), expected, rtol=1e-6, atol=1e-6)
     assert output.weight_sum.item() == pytest.approx(weight)
-    assert output.totals[:, 0].sum() == len(batch["labels"])
+    assert output.totals[:4, 0].sum() == output.totals[4:, 0].sum() == len(batch["labels"])
+
+
+GEMMA = RandomInit(
+    config={
+        "model_type": "gemma2", "vocab_size": VOCAB, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "attn_logit_softcapping": None,
+        "final_logit_softcapping": 2.0, "initializer_range": 0.3,
+    }
+)  # fmt: skip
+GRANITE = RandomInit(config={**tiny().config, "model_type": "granite", "logits_scaling": 4.0}, seed=3)
+COHERE = RandomInit(config={**tiny().config, "model_type": "cohere", "logit_scale": 0.3}, seed=4)
+
+
+@pytest.mark.parametrize(
+    ("student_settings", "teacher_settings"), [(GEMMA, GRANITE), (GRANITE, COHERE), (COHERE, GEMMA)]
+)
+def test_models_that_scale_or_cap_their_logits(
+    tmp_path: Path, student_settings: RandomInit, teacher_settings: RandomInit
+) -> None:
+    examples, _ = toy_examples(tmp_path, number=2)
+    student = load_model(student_settings, torch.float64)
+    teacher = freeze(load_model(teacher_settings, torch.float64))
+    batch = pack([examples[0], examples[1]])
+    output = batch_loss(student, batch, live_targets(teacher, batch), SETTINGS)
+    expected = sum(plain_loss(student_settings, teacher_settings, examples[i], 0.5, 1.0)[0].detach() for i in range(2))
+    torch.testing.assert_close(output.loss_sum.detach(), expected, rtol=1e-6, atol=1e-6)
 
 
 def gradients(batches: list[list[int]], examples, student_settings: ModelSettings, teacher) -> dict[str, torch.Tensor]:

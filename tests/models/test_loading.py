@@ -60,15 +60,6 @@ def test_missing_directories_are_named(tmp_path: Path) -> None:
         load_tokenizer(f"{tmp_path}/none")
 
 
-def test_logit_transforms_are_refused() -> None:
-    config = {
-        "model_type": "gemma2", "vocab_size": 50, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1,
-        "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8,
-    }  # fmt: skip
-    with pytest.raises(ModelError, match="final_logit_softcapping, and the loss does not apply it"):
-        load_model(RandomInit(config=config), torch.float32)
-
-
 def test_layers_that_carry_state_across_examples_are_refused() -> None:
     config = {"hidden_size": 16, "layer_types": ["linear_attention", "full_attention"]}
     settings = RandomInit(config={**tiny().config, **config, "num_hidden_layers": 2})

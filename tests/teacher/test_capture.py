@@ -37,7 +37,7 @@ def shards(store: Path) -> dict[str, int]:
 
 
 def losses(directory: Path) -> list[float]:
-    return [line[key] for line in metrics(directory) for key in ("loss", "eval_loss", "kl/cot") if key in line]
+    return [line[key] for line in metrics(directory) for key in ("loss", "eval_loss", "divergence/cot") if key in line]
 
 
 def in_child(recipe: Recipe) -> None:
@@ -54,6 +54,26 @@ def test_a_hidden_store_gives_the_run_of_the_live_teacher(tmp_path: Path) -> Non
     result = run(alone.model_copy(update={"training": alone.training.model_copy(update={"num_workers": 2})}))
     assert losses(tmp_path / "alone") == pytest.approx(losses(recipe.output), rel=1e-5)
     assert result.train is not None and result.train.flops.teacher_body == 0
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+def test_top_k_of_the_whole_vocabulary_gives_the_run_of_the_live_teacher(tmp_path: Path, temperature: float) -> None:
+    codec = {"kind": "top_k", "k": 85, "precision": "float32"}
+    loss = {"kl_weight": 0.5, "temperature": temperature}
+    recipe, _ = captured(tmp_path, steps=4, codec=codec, loss=loss, temperatures=[1.0, 2.0])
+    run(recipe)
+    run(stored(recipe, tmp_path / "stored"))
+    assert losses(tmp_path / "stored") == pytest.approx(losses(recipe.output), rel=1e-5)
+    other = Recipe.model_validate(stored(recipe, tmp_path / "other").model_dump() | {"loss": {"temperature": 3.0}})
+    with pytest.raises(TargetsError, match=r"loss\.temperature is 3, .*capture\.temperatures: \[1\.0, 3\]"):
+        run(other)
+
+
+@pytest.mark.parametrize("codec", [{"kind": "top_k", "k": 20}, {"kind": "top_p", "p": 0.9}, {"kind": "sampled"}])
+def test_every_codec_trains(tmp_path: Path, codec: dict) -> None:
+    recipe, _ = captured(tmp_path, steps=6, codec=codec)
+    result = run(stored(recipe, tmp_path / "stored"))
+    assert result.train is not None and result.train.final_loss < result.train.first_loss
 
 
 def test_a_capture_goes_on_where_it_was_left_and_mends_what_is_gone(tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ def test_a_run_learns_and_leaves_what_it_says(tmp_path: Path) -> None:
     assert result.train.num_examples == 88
     assert result.train.flops.total > 0 and result.train.seconds > 0
     lines = metrics(recipe.output)
-    assert {"loss", "kl/cot", "ce/cot", "learning_rate", "grad_norm"} <= set(lines[0])
+    assert {"loss", "divergence/cot", "cross_entropy/cot", "learning_rate", "grad_norm"} <= set(lines[0])
     student = AutoModelForCausalLM.from_pretrained(recipe.output / "student")
     assert student.generation_config.eos_token_id == [0]
     assert (recipe.output / "student" / "chat_template.jinja").exists()
@@ -208,7 +208,7 @@ def test_two_processes_have_the_losses_of_one(tmp_path: Path) -> None:
         output, _ = process.communicate()
         assert process.returncode == 0, output.decode()
     one, two = ([line for line in metrics(tmp_path / n / "run") if "loss" in line] for n in ("one", "two"))
-    for key in ("loss", "grad_norm", "kl/cot", "ce/cot"):
+    for key in ("loss", "grad_norm", "divergence/cot", "cross_entropy/cot"):
         assert [line[key] for line in one] == pytest.approx([line[key] for line in two], rel=1e-4), key
     validation = [
         [line["eval_loss"] for line in metrics(tmp_path / n / "run") if "eval_loss" in line] for n in ("one", "two")

@@ -24,12 +24,14 @@ class Example:
         input_ids: Kept token ids, int64, shape [n].
         weights: Weight of predicting each token from those before it, float32, shape [n]; `weights[0]` is 0.
         section_ids: Section of each token, int8, shape [n].
+        tenths: Tenth of the uncut conversation each token stands in, 0 to 9, int8, shape [n].
         example_id: Hash of the uncut token ids.
     """
 
     input_ids: np.ndarray
     weights: np.ndarray
     section_ids: np.ndarray
+    tenths: np.ndarray
     example_id: str
 
 
@@ -90,18 +92,21 @@ class Examples(Sequence[Example]):
 
 
 def build_example(input_ids: np.ndarray, layout: Layout, stop_token_id: int, example_id: str) -> Example:
-    """The arrays of one example: kept ids, their weights and their sections."""
+    """The arrays of one example: kept ids, their weights, sections and places."""
     runs = layout.segments
     ids = [input_ids[s.start : s.end] for s in runs]
     weights = [np.full(s.end - s.start, s.weight, dtype=np.float32) for s in runs]
     section_ids = [np.full(s.end - s.start, s.section, dtype=np.int8) for s in runs]
+    places = [np.arange(s.start, s.end) for s in runs]
     if layout.append_stop:
         ids.append(np.array([stop_token_id]))
         weights.append(np.ones(1, dtype=np.float32))
         section_ids.append(np.array([APPENDED], dtype=np.int8))
+        places.append(places[-1][-1:])
     all_weights = np.concatenate(weights)
     all_weights[0] = 0.0  # nothing predicts the first token
-    return Example(np.concatenate(ids).astype(np.int64), all_weights, np.concatenate(section_ids), example_id)
+    tenths = (10 * np.concatenate(places) // len(input_ids)).astype(np.int8)
+    return Example(np.concatenate(ids).astype(np.int64), all_weights, np.concatenate(section_ids), tenths, example_id)
 
 
 def _count(borders: list[Sections], layouts: list[Layout]) -> CutCounts:

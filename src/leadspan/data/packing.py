@@ -30,6 +30,7 @@ class Batch(TypedDict):
         labels: int64, [m]; the token to predict.
         weights: float32, [m]; above 0.
         section_ids: int64, [m]; section of the token to predict.
+        tenths: int64, [m]; tenth of the uncut conversation it stands in.
     """
 
     input_ids: torch.Tensor
@@ -39,6 +40,7 @@ class Batch(TypedDict):
     labels: torch.Tensor
     weights: torch.Tensor
     section_ids: torch.Tensor
+    tenths: torch.Tensor
 
 
 def pack(examples: Sequence[Example]) -> Batch:
@@ -46,6 +48,7 @@ def pack(examples: Sequence[Example]) -> Batch:
     input_ids = np.concatenate([e.input_ids for e in examples])
     weights = np.concatenate([e.weights for e in examples])
     section_ids = np.concatenate([e.section_ids for e in examples])
+    tenths = np.concatenate([e.tenths for e in examples])
     lengths = [len(e.input_ids) for e in examples]
     targets = np.flatnonzero(weights > 0)
     return Batch(
@@ -56,6 +59,7 @@ def pack(examples: Sequence[Example]) -> Batch:
         labels=torch.from_numpy(input_ids[targets]),
         weights=torch.from_numpy(weights[targets]),
         section_ids=torch.from_numpy(section_ids[targets].astype(np.int64)),
+        tenths=torch.from_numpy(tenths[targets].astype(np.int64)),
     )
 
 

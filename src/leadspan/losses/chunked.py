@@ -2,7 +2,8 @@
 
 Full logits `[N, V]` never exist. Gradients are formed in the forward pass, so that nothing of a chunk is kept: per
 chunk the products `z_s = H_s W_s^T`, `z_t = H_t W_t^T`, `dH = dz W_s`, `dW += dz^T H_s`, that is `2 N V (3 d_s + d_t)`
-operations in all. Memory beyond inputs and gradients: a few chunks of logits, whatever `N`.
+operations in all; one less with a frozen head, one less without a teacher's head. Memory beyond inputs and gradients:
+one chunk of logits for each of student and teacher, whatever `N`.
 """
 
 from dataclasses import dataclass
@@ -11,38 +12,51 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 
-from leadspan.losses.divergences import mixed_rows
-from leadspan.teacher.targets import DenseTargets
+from leadspan.losses.config import LossSettings
+from leadspan.losses.dispatch import ChunkRows, chunk_rows
+from leadspan.losses.rows import ROW_COLUMNS
+from leadspan.models.heads import LogitTransform
+from leadspan.teacher.targets import DenseTargets, Targets
 
 _CPU_CHUNK_BYTES = 32 << 20
 _CUDA_CHUNK_TOKENS = 2048
+_SLAB_ENTRIES = 16_384
 
 
 @dataclass(frozen=True, slots=True)
 class RowLosses:
-    """Unweighted losses per position, for metrics; without gradient.
+    """Unweighted quantities per position, [N] each, for metrics; without gradient, NaN where there is no teacher.
 
     Attributes:
-        cross_entropy: Nats, [N].
-        kl: Nats, at the loss's temperature, without `T^2`, [N]; zeros without a teacher.
+        cross_entropy: `-log q[label]`, nats.
+        divergence: `D(p, q)` at the loss's temperature, without `T^2`.
+        student_entropy: Nats, at temperature 1.
+        teacher_entropy: Nats, at temperature 1.
+        agreement: 1 where student and teacher have the same most likely token, else 0.
+        teacher_nll: `-log p[label]`, nats, at temperature 1.
     """
 
     cross_entropy: Float[torch.Tensor, "N"]  # a dimension name
-    kl: Float[torch.Tensor, "N"]
+    divergence: Float[torch.Tensor, "N"]
+    student_entropy: Float[torch.Tensor, "N"]
+    teacher_entropy: Float[torch.Tensor, "N"]
+    agreement: Float[torch.Tensor, "N"]
+    teacher_nll: Float[torch.Tensor, "N"]
 
 
 def chunked_loss(
     hidden: Float[torch.Tensor, "N d_s"],
     head: Float[torch.Tensor, "V d_s"],
-    targets: DenseTargets | None,
+    targets: Targets | None,
     labels: Int[torch.Tensor, "N"],
     hard_weights: Float[torch.Tensor, "N"],
     soft_weights: Float[torch.Tensor, "N"],
-    temperature: float = 1.0,
-    chunk_tokens: int | None = None,
+    settings: LossSettings,
+    transform: LogitTransform | None = None,
     vocab_size: int | None = None,
+    normaliser: float | Float[torch.Tensor, ""] = 1.0,
 ) -> tuple[Float[torch.Tensor, ""], RowLosses]:
-    """`sum_i hard_i CE_i + soft_i T^2 KL_i`, logits in float32 or wider.
+    """`sum_i (hard_i CE_i + soft_i T^2 D_i) / normaliser`, logits in float32 or wider.
 
     Args:
         hidden: Final hidden states of the student at the weighted positions.
@@ -50,21 +64,35 @@ def chunked_loss(
         targets: The teacher's side; None for cross-entropy only.
         labels: Tokens to predict.
         hard_weights: Weight of the cross-entropy per position.
-        soft_weights: Weight of the KL per position.
-        temperature: `T` of the KL.
-        chunk_tokens: Positions per chunk; chosen for the device when None.
+        soft_weights: Weight of the divergence per position.
+        settings: Divergence, temperature, chunk; its `kl_weight` is in the weights already.
+        transform: What the student does to its logits; None for nothing.
         vocab_size: Compare the first `vocab_size` entries only (heads padded to different sizes); all when None.
+        normaliser: Divides the sum.
 
     Returns:
-        The weighted sum (differentiable in `hidden` and `head`), and the rows' losses.
+        The loss (differentiable once in `hidden` and `head`), and the rows' quantities.
+
+    Raises:
+        TargetsError: The targets do not define this divergence, or not at this temperature.
     """
-    size = chunk_tokens or _default_chunk(head)
     if torch.is_autocast_enabled(hidden.device.type):
         hidden = hidden.to(torch.get_autocast_dtype(hidden.device.type))
-    total, ce, kl = _ChunkedLoss.apply(
-        hidden, head, targets, labels, hard_weights, soft_weights, temperature, size, vocab_size
-    )
-    return total, RowLosses(ce, kl)
+    wide = torch.promote_types(hidden.dtype, torch.float32)
+    hard, soft = hard_weights.to(wide) / normaliser, soft_weights.to(wide) / normaliser
+    num_entries = vocab_size or head.shape[0]
+    rows = chunk_rows(settings, transform or LogitTransform(), targets, num_entries, hidden.device)
+    size = settings.chunk_tokens or default_chunk(hidden.device, num_entries)
+    shape = size if rows.is_compiled else min(size, len(labels)), num_entries
+    value, statistics = _ChunkedLoss.apply(hidden, head, targets, labels, hard, soft, settings.temperature, rows, shape)
+    return value, RowLosses(*statistics.unbind(1))
+
+
+def default_chunk(device: torch.device, num_entries: int) -> int:
+    """Positions a chunk, for a vocabulary of `num_entries`."""
+    if device.type == "cuda":
+        return _CUDA_CHUNK_TOKENS
+    return max(16, _CPU_CHUNK_BYTES // (4 * num_entries))
 
 
 class _ChunkedLoss(torch.autograd.Function):
@@ -73,70 +101,83 @@ class _ChunkedLoss(torch.autograd.Function):
         ctx: Any,
         hidden: torch.Tensor,
         head: torch.Tensor,
-        targets: DenseTargets | None,
+        targets: Targets | None,
         labels: torch.Tensor,
         hard: torch.Tensor,
         soft: torch.Tensor,
         temperature: float,
-        size: int,
-        vocab_size: int | None,
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        wide = torch.promote_types(hidden.dtype, torch.float32)
-        hard, soft = hard.to(wide), soft.to(wide)
-        rows = head.detach()[:vocab_size].to(hidden.dtype)
-        teacher_rows = None if targets is None else targets.head[:vocab_size]
+        rows: ChunkRows,
+        shape: tuple[int, int],
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        size, num_entries = shape
+        weight = _factor(head.detach()[:num_entries].to(hidden.dtype))
+        teacher = (targets.hidden, targets.head) if isinstance(targets, DenseTargets) else None
+        teacher_weight = None if teacher is None else _factor(teacher[1][:num_entries].to(teacher[0].dtype))
+        z_s = hard.new_zeros(shape)
+        z_t = None if teacher is None else torch.zeros_like(z_s)
         d_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
-        d_head = torch.zeros(head.shape, dtype=wide, device=head.device) if ctx.needs_input_grad[1] else None
-        ce, kl = torch.empty_like(hard), torch.zeros_like(hard)
+        d_head = hard.new_zeros(head.shape) if ctx.needs_input_grad[1] else None
+        statistics = hard.new_empty(len(labels), len(ROW_COLUMNS))
         with torch.autocast(hidden.device.type, enabled=False):
             for start in range(0, len(labels), size):
-                part = slice(start, start + size)
-                z_t = None if targets is None else _product(targets.hidden[part], teacher_rows.T)  # pyright: ignore[reportOptionalMemberAccess]  # set with targets
-                ce[part], kl_part, dz = mixed_rows(
-                    _product(hidden[part], rows.T), z_t, labels[part], hard[part], soft[part], temperature
-                )
-                if kl_part is not None:
-                    kl[part] = kl_part
-                narrow = dz.to(hidden.dtype)
+                part = slice(start, min(start + size, len(labels)))
+                length = part.stop - start
+                _project(hidden[part], weight, z_s[:length])
+                if teacher is not None and teacher_weight is not None and z_t is not None:
+                    _project(teacher[0][part], teacher_weight, z_t[:length])
+                statistics[part] = rows(z_s, z_t, part, labels[part], hard[part], soft[part])
+                dz = _narrow(z_s[:length], hidden.dtype, z_t)
                 if d_hidden is not None:
-                    d_hidden[part] = narrow @ rows
+                    torch.mm(dz, weight.to(dz.dtype), out=d_hidden[part])
                 if d_head is not None:
-                    _accumulate(d_head[: rows.shape[0]], narrow.T, hidden[part])
-        ctx.save_for_backward(d_hidden, d_head)
-        ctx.head_dtype = head.dtype
-        ctx.mark_non_differentiable(ce, kl)
-        return torch.dot(hard, ce) + temperature**2 * torch.dot(soft, kl), ce, kl
+                    _accumulate(d_head[:num_entries], dz.T, hidden[part])
+        ctx.gradients, ctx.head_dtype = (d_hidden, d_head), head.dtype
+        ctx.mark_non_differentiable(statistics)
+        value = torch.where(soft == 0, 0.0, soft * temperature**2 * statistics[:, 1])
+        return torch.dot(hard, statistics[:, 0]) + value.sum(), statistics
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        d_total = gradients[0]
-        d_hidden, d_head = ctx.saved_tensors
-        return (
-            None if d_hidden is None else d_hidden * d_total.to(d_hidden.dtype),
-            None if d_head is None else (d_head * d_total).to(ctx.head_dtype),
-            *(None,) * 7,
-        )
+        d_total, (d_hidden, d_head) = gradients[0], ctx.gradients
+        keeps_graph = torch._C._autograd._get_current_graph_task_keep_graph()  # pyright: ignore[reportAttributeAccessIssue]
+        if keeps_graph:  # as under gradcheck: the gradients will be asked for again
+            scaled = [None if g is None else g * d_total.to(g.dtype) for g in (d_hidden, d_head)]
+        else:
+            ctx.gradients = None, None
+            scaled = [None if g is None else g.mul_(d_total.to(g.dtype)) for g in (d_hidden, d_head)]
+        return scaled[0], None if scaled[1] is None else scaled[1].to(ctx.head_dtype), *(None,) * 7
 
 
-def _product(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-    """Matrix product with the result in float32 or wider, however narrow the factors."""
-    wide = torch.promote_types(left.dtype, torch.float32)
-    if left.dtype == wide:
-        return left @ right.to(wide)
-    if left.is_cuda:
-        return torch.mm(left, right.to(left.dtype), out_dtype=wide)
-    return left.to(wide) @ right.to(wide)
+def _factor(weight: torch.Tensor) -> torch.Tensor:
+    """A head as a factor of `_project`: on the CPU, where no product of narrow types has a wide result, it is wide."""
+    return weight if weight.is_cuda else weight.to(torch.promote_types(weight.dtype, torch.float32))
+
+
+def _project(left: torch.Tensor, weight: torch.Tensor, out: torch.Tensor) -> None:
+    """`out = left @ weight.T` in the type of `out`, float32 or wider, however narrow the factors."""
+    if left.is_cuda and left.dtype != out.dtype:
+        torch.mm(left, weight.T, out_dtype=out.dtype, out=out)
+    else:
+        torch.mm(left.to(out.dtype), weight.to(out.dtype).T, out=out)
+
+
+def _narrow(gradient: torch.Tensor, dtype: torch.dtype, scratch: torch.Tensor | None) -> torch.Tensor:
+    """The logits' gradient in the type of the hidden states, in the teacher's chunk where there is one."""
+    if gradient.dtype == dtype:
+        return gradient
+    if scratch is None:
+        return gradient.to(dtype)
+    return scratch.view(dtype)[: len(gradient), : gradient.shape[1]].copy_(gradient)
 
 
 def _accumulate(total: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> None:
     """`total += left @ right`, without rounding the product below the type of `total`."""
     if left.dtype == total.dtype:
         total.addmm_(left, right)
-    else:
-        total += _product(left, right)
-
-
-def _default_chunk(head: torch.Tensor) -> int:
-    if head.is_cuda:
-        return _CUDA_CHUNK_TOKENS
-    return max(16, _CPU_CHUNK_BYTES // (4 * head.shape[0]))
+        return
+    for start in range(0, len(total), _SLAB_ENTRIES):
+        slab = slice(start, start + _SLAB_ENTRIES)
+        if left.is_cuda:
+            total[slab] += torch.mm(left[slab], right, out_dtype=total.dtype)
+        else:
+            total[slab].addmm_(left[slab].to(total.dtype), right.to(total.dtype))

@@ -1,12 +1,97 @@
 """Settings of the loss."""
 
-from pydantic import Field
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
 
 from leadspan.settings import Settings
 
+Share = Annotated[float, Field(ge=0, le=1)]
+SkewShare = Annotated[float, Field(ge=0, lt=1)]
+
+
+class ForwardKl(Settings):
+    """`KL(p || q)`, the teacher's side first: covers what the teacher does (Hinton et al., arXiv 1503.02531)."""
+
+    kind: Literal["forward_kl"] = "forward_kl"
+    """Tag."""
+
+
+class ReverseKl(Settings):
+    """`KL(q || p)`, the student's side first: seeks the teacher's modes (Gu et al., arXiv 2306.08543)."""
+
+    kind: Literal["reverse_kl"] = "reverse_kl"
+    """Tag."""
+
+
+class JensenShannon(Settings):
+    """Generalised Jensen-Shannon divergence (Agarwal et al., arXiv 2306.13649)."""
+
+    kind: Literal["jensen_shannon"] = "jensen_shannon"
+    """Tag."""
+    beta: Share = 0.5
+    """Weight of the teacher in the mixture; 0 is defined as forward, 1 as reverse KL."""
+
+
+class SkewForwardKl(Settings):
+    """`KL(p || alpha p + (1 - alpha) q)` (Ko et al., arXiv 2402.03898)."""
+
+    kind: Literal["skew_forward_kl"] = "skew_forward_kl"
+    """Tag."""
+    alpha: SkewShare = 0.1
+    """Share of the teacher in the mixture."""
+
+
+class SkewReverseKl(Settings):
+    """`KL(q || alpha q + (1 - alpha) p)` (Ko et al., arXiv 2402.03898)."""
+
+    kind: Literal["skew_reverse_kl"] = "skew_reverse_kl"
+    """Tag."""
+    alpha: SkewShare = 0.1
+    """Share of the student in the mixture."""
+
+
+class TotalVariation(Settings):
+    """Half the absolute difference (Wen et al., arXiv 2307.15190)."""
+
+    kind: Literal["total_variation"] = "total_variation"
+    """Tag."""
+
+
+class AlphaBeta(Settings):
+    """The alpha-beta divergence (Wang et al., arXiv 2505.04560): (1, 0) is forward, (0, 1) reverse KL."""
+
+    kind: Literal["alpha_beta"] = "alpha_beta"
+    """Tag."""
+    alpha: float = Field(default=0.2, ge=0)
+    """Exponent of the teacher."""
+    beta: float = Field(default=0.7, ge=0)
+    """Exponent of the student."""
+
+    @model_validator(mode="after")
+    def _defined(self) -> "AlphaBeta":
+        if self.alpha + self.beta == 0:
+            raise ValueError("alpha and beta are both 0; at least one of them must be above 0")
+        return self
+
+
+class AdaptiveKl(Settings):
+    """Forward and reverse KL, weighed by where the two distributions differ (Wu et al., arXiv 2404.02657)."""
+
+    kind: Literal["adaptive_kl"] = "adaptive_kl"
+    """Tag."""
+    mass: float = Field(default=0.5, gt=0, lt=1)
+    """Cumulative probability of the teacher's head."""
+
+
+AnyDivergence = Annotated[
+    ForwardKl | ReverseKl | JensenShannon | SkewForwardKl | SkewReverseKl | TotalVariation | AlphaBeta | AdaptiveKl,
+    Field(discriminator="kind"),
+]
+
 
 class LossSettings(Settings):
-    """`(1 - kl_weight) * CE + kl_weight * temperature^2 * KL(teacher || student)` at every weighted position.
+    """`(1 - kl_weight) * CE + kl_weight * temperature^2 * D(teacher, student)` at every weighted position.
 
     Source: Chen et al., arXiv 2512.21002 (kl_weight 0.5, temperature 1, forward KL); the factor `temperature^2` is
     Hinton et al., arXiv 1503.02531, section 2.
@@ -14,7 +99,12 @@ class LossSettings(Settings):
 
     kl_weight: float = Field(default=0.5, ge=0, le=1)
     """Share of the teacher's distribution; the rest goes to the tokens of the trace. 0 needs no teacher."""
+    divergence: AnyDivergence = ForwardKl()
+    """How the student is compared with the teacher."""
     temperature: float = Field(default=1.0, gt=0)
-    """Divides the logits of both models in the KL part; the cross-entropy is always at temperature 1."""
+    """Divides the logits of both models in the divergence; the cross-entropy is always at temperature 1."""
     chunk_tokens: int | None = Field(default=None, ge=1)
     """Positions projected to the vocabulary at a time; chosen for the device when absent."""
+    compiled: bool | None = None
+    """Compile the arithmetic on the logits (the same figures to rounding, several times faster); chosen by the size of
+    the vocabulary and the presence of a compiler when absent."""

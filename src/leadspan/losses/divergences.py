@@ -1,76 +1,202 @@
-"""Per-position losses from logits, with closed-form gradients with respect to the student's logits.
+"""Divergences between teacher and student per position, with closed-form gradients.
 
-Notation: `z_s`, `z_t` logits [N, V] of student and teacher; `q = softmax(z_s / T)`, `p = softmax(z_t / T)`. A KL of
-equal distributions is 0: the teacher's entropy is part of it, so it is not the cross-entropy of soft targets.
+Notation: `p` and `q` are the distributions of teacher and student over one set of outcomes: the vocabulary, or a
+support with its tail as one outcome. A gradient is with respect to
+the student's *tempered logits* `z_s / T`, of which `q = softmax(z_s / T)`; through `dq_i / dz_j = q_i (1[i=j] - q_j)` a
+divergence with `h_i = dD / dq_i` has `dD / dz_j = q_j (h_j - sum_i q_i h_i)`. An outcome of probability 0 contributes
+its limit. A divergence of equal distributions is 0: the teacher's entropy is part of it. Values are in nats where there
+is a logarithm, and never carry the factor `T^2`.
 """
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
+
+ValueAndGradient = tuple[Float[torch.Tensor, "N"], Float[torch.Tensor, "N V"]]  # a dimension name
 
 
-def cross_entropy(
-    student_logits: Float[torch.Tensor, "N V"],
-    labels: Int[torch.Tensor, "N"],  # a dimension name
-) -> tuple[Float[torch.Tensor, "N"], Float[torch.Tensor, "N V"]]:
-    """Negative log-likelihood of the labels, in nats.
+class Distribution(NamedTuple):
+    """Probabilities and their logarithms, each as exact as float32 gives them: neither is made from the other.
 
-    Value: `-log q[label]`; gradient: `q - onehot(label)`.
+    Attributes:
+        prob: [N, V].
+        log: [N, V].
     """
-    log_q = torch.log_softmax(student_logits, dim=-1)
-    value = -log_q.gather(1, labels[:, None]).squeeze(1)
-    gradient = log_q.exp_()
-    gradient.scatter_add_(1, labels[:, None], torch.full_like(value, -1.0)[:, None])
-    return value, gradient
+
+    prob: Float[torch.Tensor, "N V"]
+    log: Float[torch.Tensor, "N V"]
+
+    @classmethod
+    def of(cls, logits: Float[torch.Tensor, "N V"]) -> "Distribution":
+        """`softmax(logits)`."""
+        return cls(torch.softmax(logits, dim=-1), torch.log_softmax(logits, dim=-1))
 
 
-def forward_kl(
+Divergence = Callable[[Distribution, Distribution], tuple[torch.Tensor, torch.Tensor]]
+"""`(student, teacher) -> (value [N], gradient [N, V])`."""
+
+
+def from_logits(
+    divergence: Divergence,
     student_logits: Float[torch.Tensor, "N V"],
     teacher_logits: Float[torch.Tensor, "N V"],
     temperature: float = 1.0,
-) -> tuple[Float[torch.Tensor, "N"], Float[torch.Tensor, "N V"]]:
-    """Kullback-Leibler divergence of the student from the teacher, in nats, without the factor `T^2`.
+) -> ValueAndGradient:
+    """A divergence of `softmax(z_t / T)` and `softmax(z_s / T)`, and its gradient with respect to `z_s`."""
+    value, gradient = divergence(
+        Distribution.of(student_logits / temperature), Distribution.of(teacher_logits / temperature)
+    )
+    return value, gradient / temperature
 
-    Value: `KL(p || q) = sum_j p_j (log p_j - log q_j)`; gradient with respect to `z_s`: `(q - p) / T`.
 
-    Source: Hinton et al., arXiv 1503.02531, section 2 (the gradient, equation 2).
+def forward_kl(q: Distribution, p: Distribution) -> ValueAndGradient:
+    """`KL(p || q) = sum p log(p / q)`; gradient `q - p`.
+
+    Source: Hinton et al., arXiv 1503.02531, section 2 (equation 2 for the gradient).
     """
-    log_q = torch.log_softmax(student_logits / temperature, dim=-1)
-    log_p = torch.log_softmax(teacher_logits / temperature, dim=-1)
-    p = log_p.exp()
-    value = torch.linalg.vecdot(p, log_p.sub_(log_q).nan_to_num_(nan=0.0))  # 0 * (-inf - -inf) is 0
-    return value, log_q.exp_().sub_(p).div_(temperature)
+    return _mean(p.prob, p.log - q.log), q.prob - p.prob
 
 
-def mixed_rows(
-    student_logits: Float[torch.Tensor, "N V"],
-    teacher_logits: Float[torch.Tensor, "N V"] | None,
-    labels: Int[torch.Tensor, "N"],
-    hard_weights: Float[torch.Tensor, "N"],
-    soft_weights: Float[torch.Tensor, "N"],
-    temperature: float,
-) -> tuple[
-    Float[torch.Tensor, "N"],
-    Float[torch.Tensor, "N"] | None,
-    Float[torch.Tensor, "N V"],
-]:
-    """Cross-entropy, forward KL, and the gradient of `hard * CE + soft * T^2 * KL`.
+def reverse_kl(q: Distribution, p: Distribution) -> ValueAndGradient:
+    """`KL(q || p) = sum q log(q / p)`; gradient `q (log(q / p) - KL(q || p))`.
 
-    At `T = 1` one softmax of the student serves both, and the gradient is `(hard + soft) q - soft p - hard onehot`, a
-    cross-entropy with soft targets.
+    Source: Gu et al., MiniLLM, arXiv 2306.08543, section 2.1.
     """
-    if teacher_logits is None:
-        value, gradient = cross_entropy(student_logits, labels)
-        return value, None, gradient.mul_(hard_weights[:, None])
-    if temperature != 1.0:
-        value, gradient = cross_entropy(student_logits, labels)
-        kl, soft_gradient = forward_kl(student_logits, teacher_logits, temperature)
-        gradient.mul_(hard_weights[:, None])
-        return value, kl, gradient.add_(soft_gradient.mul_((temperature**2 * soft_weights)[:, None]))
-    log_q = torch.log_softmax(student_logits, dim=-1)
-    log_p = torch.log_softmax(teacher_logits, dim=-1)
-    value = -log_q.gather(1, labels[:, None]).squeeze(1)
-    p = log_p.exp()
-    kl = torch.linalg.vecdot(p, log_p.sub_(log_q).nan_to_num_(nan=0.0))
-    gradient = log_q.exp_().mul_((hard_weights + soft_weights)[:, None]).sub_(p.mul_(soft_weights[:, None]))
-    gradient.scatter_add_(1, labels[:, None], -hard_weights[:, None])
-    return value, kl, gradient
+    ratio = q.log - p.log
+    value = _mean(q.prob, ratio)
+    return value, _product(q.prob, ratio - value[:, None])
+
+
+def jensen_shannon(q: Distribution, p: Distribution, beta: float) -> ValueAndGradient:
+    """`beta KL(p || m) + (1 - beta) KL(q || m)` with `m = beta p + (1 - beta) q`.
+
+    Gradient: `(1 - beta) q (log(q / m) - KL(q || m))`. The value vanishes at both ends; there the divergence is
+    *defined* as its rescaled limit: forward KL at `beta = 0`, reverse KL at `beta = 1`.
+
+    Source: Agarwal et al., GKD, arXiv 2306.13649, section 2 (equation 1); the ends as in TRL's GKD trainer.
+    """
+    if beta == 0:
+        return forward_kl(q, p)
+    if beta == 1:
+        return reverse_kl(q, p)
+    m = _mixture(p, q, beta)
+    ratio = (q.prob / m).log()
+    student = _mean(q.prob, ratio)
+    value = beta * _mean(p.prob, (p.prob / m).log()) + (1 - beta) * student
+    return value, (1 - beta) * _product(q.prob, ratio - student[:, None])
+
+
+def skew_forward_kl(q: Distribution, p: Distribution, alpha: float) -> ValueAndGradient:
+    """`KL(p || m)` with `m = alpha p + (1 - alpha) q`; gradient `q sum r - r` with `r = (1 - alpha) q p / m`.
+
+    Source: Ko et al., DistiLLM, arXiv 2402.03898, section 3.1.
+    """
+    if alpha == 0:
+        return forward_kl(q, p)
+    ratio = p.prob / _mixture(p, q, alpha)
+    r = (1 - alpha) * q.prob * ratio
+    return _mean(p.prob, ratio.log()), q.prob * r.sum(-1, keepdim=True) - r
+
+
+def skew_reverse_kl(q: Distribution, p: Distribution, alpha: float) -> ValueAndGradient:
+    """`KL(q || m)` with `m = alpha q + (1 - alpha) p`; gradient `q (h - sum q h)`, `h = log(q / m) - alpha q / m`.
+
+    Source: Ko et al., DistiLLM, arXiv 2402.03898, section 3.1.
+    """
+    if alpha == 0:
+        return reverse_kl(q, p)
+    ratio = q.prob / _mixture(q, p, alpha)
+    h = ratio.log() - alpha * ratio
+    return _mean(q.prob, ratio.log()), _product(q.prob, h - _mean(q.prob, h)[:, None])
+
+
+def total_variation(q: Distribution, p: Distribution) -> ValueAndGradient:
+    """`1/2 sum |p - q|`; gradient `1/2 (q s - q sum q s)` with `s = sign(q - p)`, a subgradient where `p = q`.
+
+    Source: Wen et al., f-distill, arXiv 2307.15190, section 2.2.
+    """
+    gap = q.prob - p.prob
+    signed = q.prob * gap.sign()
+    return 0.5 * gap.abs().sum(-1), 0.5 * (signed - q.prob * signed.sum(-1, keepdim=True))
+
+
+def alpha_beta(q: Distribution, p: Distribution, alpha: float, beta: float) -> ValueAndGradient:
+    """`-1 / (a b) sum [p^a q^b - a / (a + b) p^(a+b) - b / (a + b) q^(a+b)]`, with its limits at `a = 0` and `b = 0`.
+
+    Gradient: `u - q sum u` with `u = q^b (q^a - p^a) / a`, at `a = 0` `u = q^b log(q / p)`. Forward KL is (1, 0),
+    reverse KL (0, 1), and (0.5, 0.5) four times the squared Hellinger distance.
+
+    Source: Wang et al., ABKD, arXiv 2505.04560, definition 3.1, after Cichocki et al. (Entropy 13, 2011), equation 20.
+    """
+    total = alpha + beta
+    p_total, q_total, p_alpha = _power(p, total), _power(q, total), _power(p, alpha)
+    if alpha == 0:
+        u = _product(q_total, q.log - p.log)
+        terms = (beta * u - q_total + p_total) / beta**2
+    elif beta == 0:
+        q_alpha = _power(q, alpha)
+        u = (q_alpha - p_alpha) / alpha
+        terms = (alpha * _product(p_alpha, p.log - q.log) - p_alpha + q_alpha) / alpha**2
+    else:
+        mixed = p_alpha * _power(q, beta)
+        u = (q_total - mixed) / alpha
+        terms = (alpha * p_total + beta * q_total - total * mixed) / (alpha * beta * total)
+    return terms.sum(-1), u - q.prob * u.sum(-1, keepdim=True)
+
+
+def adaptive_kl(q: Distribution, p: Distribution, mass: float) -> ValueAndGradient:
+    """`w KL(p || q) + (1 - w) KL(q || p)`, where `w` is the share of `sum |p - q|` that lies in the teacher's head.
+
+    The head is the teacher's most likely token and those after it, in order, up to a cumulative probability of `mass`.
+    The gradient takes `w` as given.
+
+    Source: Wu et al., arXiv 2404.02657, section 4.2.
+    """
+    ranked, order = p.prob.sort(dim=-1, descending=True)
+    is_head = ranked.cumsum(-1) <= mass
+    is_head[:, 0] = True
+    gaps = (p.prob - q.prob).abs()
+    head = torch.where(is_head, gaps.gather(-1, order), 0.0).sum(-1)
+    total = gaps.sum(-1)
+    share = torch.where(total > 0, head / total, 0.5)
+    (forward, forward_gradient), (reverse, reverse_gradient) = forward_kl(q, p), reverse_kl(q, p)
+    gradient = share[:, None] * forward_gradient + (1 - share)[:, None] * reverse_gradient
+    return share * forward + (1 - share) * reverse, gradient
+
+
+def _product(weight: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    """`weight * value`, 0 where the weight is: `0 log 0 = 0`."""
+    return torch.where(weight == 0, 0.0, weight * value)
+
+
+def _mean(weight: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    return _product(weight, value).sum(-1)
+
+
+def _power(distribution: Distribution, exponent: float) -> torch.Tensor:
+    """`probability ** exponent`, also where the probability itself is too small for its type."""
+    tiny = torch.finfo(distribution.prob.dtype).tiny
+    small = (exponent * distribution.log).exp()
+    return torch.where(distribution.prob > tiny, distribution.prob.clamp_min(tiny) ** exponent, small)
+
+
+def _mixture(a: Distribution, b: Distribution, share: float) -> torch.Tensor:
+    """`share a + (1 - share) b`, kept above 0: where it underflows, so does what it divides."""
+    return (share * a.prob + (1 - share) * b.prob).clamp_min(torch.finfo(a.prob.dtype).tiny)
+
+
+DIVERGENCES: dict[str, Callable[..., tuple[torch.Tensor, torch.Tensor]]] = {
+    function.__name__: function
+    for function in (
+        forward_kl,
+        reverse_kl,
+        jensen_shannon,
+        skew_forward_kl,
+        skew_reverse_kl,
+        total_variation,
+        alpha_beta,
+        adaptive_kl,
+    )
+}

@@ -4,6 +4,7 @@ A batch gives a weighted *sum* and a weight *sum*; both are added up over the mi
 step before they are divided. So 1 x 8, 2 x 4 and 8 x 1 examples, any packing and any number of ranks have one gradient.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -13,9 +14,13 @@ from leadspan.data.packing import Batch
 from leadspan.data.supervision import APPENDED, SECTION_NAMES
 from leadspan.losses.chunked import RowLosses, chunked_loss
 from leadspan.losses.config import LossSettings
+from leadspan.losses.rows import ROW_COLUMNS
 from leadspan.models.forward import final_hidden_states
-from leadspan.models.loading import head_of
-from leadspan.teacher.targets import DenseTargets
+from leadspan.models.heads import head_of, transform_of
+from leadspan.teacher.targets import Targets
+
+GROUPS = (*SECTION_NAMES, *(f"tenth_{i}" for i in range(10)))
+"""Groups of positions in metrics: sections, and tenths of the uncut conversation from 0 to 9."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +30,8 @@ class LossOutput:
     Attributes:
         loss_sum: Weighted sum over positions, differentiable.
         weight_sum: Sum of the weights.
-        totals: `[len(SECTION_NAMES), 3]`: per section the number of positions and the unweighted sums of
-            cross-entropy and KL, for metrics.
+        totals: `[len(GROUPS), 1 + len(ROW_COLUMNS)]`, for metrics: per group of positions their number and the
+            unweighted sums of their row quantities.
     """
 
     loss_sum: torch.Tensor
@@ -37,11 +42,11 @@ class LossOutput:
 def batch_loss(
     student: PreTrainedModel,
     batch: Batch,
-    targets: DenseTargets | None,
+    targets: Targets | None,
     settings: LossSettings,
     vocab_size: int | None = None,
 ) -> LossOutput:
-    """`sum_i w_i ((1 - l) CE_i + l T^2 KL_i)` over the weighted positions of a batch, and `sum_i w_i`.
+    """`sum_i w_i ((1 - l) CE_i + l T^2 D_i)` over the weighted positions of a batch, and `sum_i w_i`.
 
     An appended end-of-turn token has a hard target only, at its full weight: the teacher would not stop there.
 
@@ -60,14 +65,29 @@ def batch_loss(
         batch["labels"],
         weights - soft,
         soft,
-        settings.temperature,
-        settings.chunk_tokens,
+        settings,
+        transform_of(student),
         vocab_size,
     )
-    return LossOutput(loss_sum, weights.sum(), _section_totals(rows, sections))
+    return LossOutput(loss_sum, weights.sum(), _totals(rows, sections, batch["tenths"]))
 
 
-def _section_totals(rows: RowLosses, sections: torch.Tensor) -> torch.Tensor:
-    values = torch.stack([torch.ones_like(rows.kl), rows.cross_entropy, rows.kl], dim=1)
-    totals = torch.zeros(len(SECTION_NAMES), 3, dtype=values.dtype, device=values.device)
-    return totals.index_add_(0, sections, values)
+def _totals(rows: RowLosses, sections: torch.Tensor, tenths: torch.Tensor) -> torch.Tensor:
+    columns = [getattr(rows, name) for name in ROW_COLUMNS]
+    values = torch.stack([torch.ones_like(columns[0]), *columns], dim=1)
+    totals = values.new_zeros(len(GROUPS), values.shape[1])
+    return totals.index_add_(0, sections, values).index_add_(0, len(SECTION_NAMES) + tenths, values)
+
+
+def group_means(totals: torch.Tensor) -> dict[str, float]:
+    """`COLUMN/GROUP`, the mean per position of each row quantity over each group that has positions.
+
+    Args:
+        totals: As in `LossOutput`, possibly of many batches. NaN, the mark of what is not known, is left out.
+    """
+    means: dict[str, float] = {}
+    for group, (count, *sums) in zip(GROUPS, totals.tolist(), strict=True):
+        for column, value in zip(ROW_COLUMNS, sums, strict=True):
+            if count and not math.isnan(value):
+                means[f"{column}/{group}"] = value / count
+    return means

@@ -24,10 +24,9 @@ from leadspan.errors import ModelError
 from leadspan.models.attention import ATTENTION
 from leadspan.models.config import ModelSettings, Pretrained, RandomInit
 from leadspan.models.forward import final_hidden_states
+from leadspan.models.heads import head_of
 
 logger = logging.getLogger(__name__)
-
-_LOGIT_TRANSFORMS = ("final_logit_softcapping", "logit_scale", "logits_scaling")
 
 
 def load_tokenizer(path: str, revision: str | None = None) -> PreTrainedTokenizerBase:
@@ -52,7 +51,7 @@ def load_model(settings: ModelSettings, dtype: torch.dtype, for_training: bool =
         for_training: Load with the attention for packed rows; else with Transformers' default, for generation.
 
     Raises:
-        ModelError: It cannot be read, is no causal language model, or transforms its logits in a way the loss does not.
+        ModelError: It cannot be read, is no causal language model, or mixes the examples of a packed row.
     """
     attention = None
     if for_training:
@@ -71,17 +70,6 @@ def name_of(settings: ModelSettings) -> str:
     if isinstance(settings, Pretrained):
         return settings.path
     return f"random {settings.config.get('model_type', 'model')} (seed {settings.seed})"
-
-
-def head_of(model: PreTrainedModel) -> nn.Linear:
-    """The projection to the vocabulary."""
-    head = model.get_output_embeddings()
-    if not isinstance(head, nn.Linear) or head.bias is not None:
-        raise ModelError(
-            f"{type(model).__name__}: the output head is {type(head).__name__}, not a linear layer without bias; "
-            "leave it out of the adapter's target modules, or use another model"
-        )
-    return head
 
 
 def shape_of(model: PreTrainedModel) -> ModelShape:
@@ -199,11 +187,6 @@ def _read(settings: Pretrained, attention: str | None, dtype: torch.dtype) -> Pr
 
 def _check_trainable(model: PreTrainedModel, name: str) -> None:
     config = model.config.get_text_config()
-    for field in _LOGIT_TRANSFORMS:
-        if getattr(config, field, None) not in (None, 1, 1.0):
-            raise ModelError(
-                f"model {name}: its config sets {field}, and the loss does not apply it; use another model"
-            )
     kinds = set(getattr(config, "layer_types", None) or []) - {"full_attention", "sliding_attention"}
     if kinds:
         raise ModelError(

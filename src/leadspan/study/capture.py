@@ -13,8 +13,9 @@ from leadspan.data.supervision import Supervision
 from leadspan.data.truncation import Full, Policy
 from leadspan.errors import ModelError, SettingsError
 from leadspan.models.config import ModelSettings, Pretrained
+from leadspan.models.heads import head_of, transform_of
 from leadspan.models.identity import weights_id
-from leadspan.models.loading import check_vocabularies, head_of, load_model, load_tokenizer, name_of
+from leadspan.models.loading import check_vocabularies, load_model, load_tokenizer, name_of
 from leadspan.pipeline import environment, prepare_data
 from leadspan.recipe import Recipe
 from leadspan.teacher.capture import CapturePlan, Engine, Ranks, capture, check_space, claimed, plan_capture
@@ -155,7 +156,8 @@ def _describe(job: Capture, teacher: PreTrainedModel | None) -> tuple[Manifest, 
     else:
         rows, width = head_of(teacher).weight.shape
         if isinstance(settings.codec, Hidden):
-            targets = DenseTargets(head_of(teacher).weight.new_empty(0, width), head_of(teacher).weight)
+            weight, transform = head_of(teacher).weight, transform_of(teacher)
+            targets = DenseTargets(weight.new_empty(0, width), weight, transform.scale, transform.cap)
             content, entry = head_file(targets, _num_tokens(job, rows))
     seed = job.recipe.seed
     manifest = Manifest(

@@ -19,8 +19,10 @@ from leadspan.data.truncation import Full
 from leadspan.errors import LeadspanError, ModelError
 from leadspan.losses.config import LossSettings
 from leadspan.losses.objective import LossOutput, batch_loss
+from leadspan.losses.rows import ROW_COLUMNS
 from leadspan.models.config import ModelSettings, Pretrained
-from leadspan.models.loading import check_vocabularies, head_of, load_model, load_tokenizer
+from leadspan.models.heads import head_of
+from leadspan.models.loading import check_vocabularies, load_model, load_tokenizer
 from leadspan.pipeline import PreparedData, open_store, prepare_data
 from leadspan.recipe import Recipe
 from leadspan.teacher.config import StoredTargets
@@ -100,7 +102,7 @@ def _self_divergence(patient: Patient) -> Iterator[Check]:
     if patient.teacher is None:
         yield Check(name, "skipped", "the recipe names no teacher")
         return
-    kl = _totals(_loss(patient.teacher, patient, patient.sample, patient.teacher))[2]
+    kl = _totals(_loss(patient.teacher, patient, patient.sample, patient.teacher))[1]
     bad = not abs(kl) < 1e-5
     yield Check(
         name,
@@ -118,7 +120,7 @@ def _likelihoods(patient: Patient) -> Iterator[Check]:
         yield Check(name, "skipped", "the recipe names no teacher")
         return
     theirs, ours = (
-        _totals(_loss(model, patient, patient.sample, None))[1] for model in (patient.teacher, patient.student)
+        _totals(_loss(model, patient, patient.sample, None))[0] for model in (patient.teacher, patient.student)
     )
     worse = theirs >= ours
     yield Check(
@@ -181,7 +183,7 @@ def _padding(patient: Patient) -> Iterator[Check]:
 def _labels(patient: Patient) -> Iterator[Check]:
     """Cross-entropy of the loss against Transformers' own, which shifts labels itself, on one sequence."""
     example = min(patient.sample, key=lambda e: len(e.input_ids))
-    ours = _totals(_loss(patient.student, patient, [example], None))[1]
+    ours = _totals(_loss(patient.student, patient, [example], None))[0]
     ids = torch.from_numpy(example.input_ids)[None].to(patient.device)
     plain = freeze(load_model(patient.recipe.student, torch.float32, for_training=False), patient.device)
     theirs = float(plain(input_ids=ids, labels=ids).loss)
@@ -302,10 +304,10 @@ def _loss(
     return batch_loss(student, batch, targets, LossSettings(kl_weight=0.5), shared)
 
 
-def _totals(output: LossOutput) -> tuple[float, float, float]:
-    """Positions, and mean cross-entropy and KL over them."""
-    count, ce, kl = output.totals.double().sum(0).tolist()
-    return count, ce / count, kl / count
+def _totals(output: LossOutput) -> tuple[float, ...]:
+    """Mean cross-entropy and KL."""
+    totals = output.totals.double().sum(0)
+    return tuple(float(totals[1 + ROW_COLUMNS.index(name)] / totals[0]) for name in ("cross_entropy", "divergence"))
 
 
 def _stops(model: PreTrainedModel, eos_token_id: object) -> set[int]:

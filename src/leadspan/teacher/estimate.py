@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from leadspan.data.examples import Example
 from leadspan.data.packing import on_device, pack
-from leadspan.models.loading import head_of
+from leadspan.models.heads import head_of
 from leadspan.teacher.codecs import bytes_per_position, decode, encode
 from leadspan.teacher.config import CaptureSettings, Codec, Hidden, Sampled, SparseCodec, TopK, TopP
 from leadspan.teacher.engine import TransformersEngine, default_chunk, hidden_dtype, uniform_offsets

@@ -7,7 +7,7 @@ from transformers import PreTrainedModel
 
 from leadspan.data.packing import Batch
 from leadspan.models.forward import final_hidden_states
-from leadspan.models.loading import head_of
+from leadspan.models.heads import LogitTransform, head_of, transform_of
 from leadspan.teacher.targets import DenseTargets
 
 
@@ -26,11 +26,12 @@ def live_targets(teacher: PreTrainedModel, batch: Batch) -> DenseTargets:
     hidden = final_hidden_states(
         teacher, batch["input_ids"], batch["position_ids"], batch["borders"], batch["positions"]
     )
-    return DenseTargets(hidden, head_of(teacher).weight)
+    transform = transform_of(teacher)
+    return DenseTargets(hidden, head_of(teacher).weight, transform.scale, transform.cap)
 
 
 def teacher_logits(targets: DenseTargets, rows: slice, num_tokens: int | None = None) -> torch.Tensor:
-    """Logits of some positions, in float32 or wider: `softcap tanh(scale h W^T / softcap)`.
+    """Logits of some positions, in float32 or wider, scaled and capped as the teacher does.
 
     Args:
         targets: Hidden states and head.
@@ -40,11 +41,7 @@ def teacher_logits(targets: DenseTargets, rows: slice, num_tokens: int | None = 
     hidden, head = targets.hidden[rows], targets.head[:num_tokens]
     wide = torch.promote_types(hidden.dtype, torch.float32)
     if hidden.is_cuda and hidden.dtype != wide:
-        logits = torch.mm(hidden, head.T, out_dtype=wide)
+        product = torch.mm(hidden, head.T, out_dtype=wide)
     else:
-        logits = hidden.to(wide) @ head.to(wide).T
-    if targets.scale != 1.0:
-        logits *= targets.scale
-    if targets.softcap is not None:
-        logits = torch.tanh(logits / targets.softcap) * targets.softcap
-    return logits
+        product = hidden.to(wide) @ head.to(wide).T
+    return LogitTransform(targets.scale, targets.softcap).logits(product)

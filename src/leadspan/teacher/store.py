@@ -79,13 +79,17 @@ class TargetStore:
             shard.check(*place[1:])
             self._checked.add(place)
         row = shard.row(*place[1:])
-        del row["input_ids"]
+        following = row.pop("input_ids")[1:]
         num_positions = len(row["section"])
         sizes = row.get("num_entries")
-        return {
+        found = {
             name: _at(values, positions, num_positions, sizes if name in PER_ENTRY else None)
             for name, values in row.items()
         }
+        if "label_log_prob" in found:  # an appended end of turn is not the token that followed when it was captured
+            is_same = following[positions] == example.input_ids[positions + 1]
+            found["label_log_prob"] = np.where(is_same, found["label_log_prob"], np.float32(np.nan))
+        return found
 
     def find(self, example: Example) -> tuple[int, int, int]:
         """Shard, record batch and row whose sequence begins with all of an example's tokens but the last.
@@ -128,6 +132,9 @@ class TargetStore:
             t: torch.zeros(num_rows) if values is None else torch.from_numpy(values)
             for t, values in normalisers.items()
         }
+        for name in ("entropy", "label_log_prob"):
+            if name in columns:
+                tensors[name] = torch.from_numpy(columns[name].astype(np.float32))
         return tensors
 
     def targets(self, stored: dict[str, Any], head: torch.Tensor | None) -> DenseTargets | SparseTargets:
@@ -142,6 +149,8 @@ class TargetStore:
             logsumexp=stored["logsumexp"],
             sample_weights=stored.get("sample_weights"),
             num_tokens=self.manifest.num_tokens,
+            entropy=stored.get("entropy"),
+            label_log_probs=stored.get("label_log_prob"),
         )
 
     def load_head(self) -> torch.Tensor | None:

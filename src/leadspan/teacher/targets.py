@@ -40,6 +40,8 @@ class SparseTargets:
             needs its own: `log p_T = (log p_1 + logsumexp_1) / T - logsumexp_T`.
         sample_weights: Importance weights of a drawn support at temperature 1, [m, k]; 0 in unused places.
         num_tokens: Size of the teacher's vocabulary the distribution is over.
+        entropy: The teacher's entropy at temperature 1, [m], for metrics; None where it was not kept.
+        label_log_probs: The teacher's `log p` of the token that follows, [m], for metrics; None where it was not kept.
     """
 
     token_ids: Int[torch.Tensor, "m k"]
@@ -47,6 +49,8 @@ class SparseTargets:
     logsumexp: dict[float, Float[torch.Tensor, "m"]]  # a dimension name
     sample_weights: Float[torch.Tensor, "m k"] | None
     num_tokens: int
+    entropy: Float[torch.Tensor, "m"] | None = None  # a dimension name
+    label_log_probs: Float[torch.Tensor, "m"] | None = None  # a dimension name
 
     def tempered(self, temperature: float) -> Float[torch.Tensor, "m k"]:
         """`log p` of the support at a temperature, exact.

@@ -23,9 +23,9 @@ from leadspan.data.sections import Renderer
 from leadspan.errors import ModelError, RunError, SettingsError
 from leadspan.losses.config import LossSettings
 from leadspan.models.config import ModelSettings, Pretrained
+from leadspan.models.heads import head_of
 from leadspan.models.loading import (
     check_vocabularies,
-    head_of,
     load_model,
     load_tokenizer,
     save_student,

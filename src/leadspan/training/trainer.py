@@ -12,11 +12,11 @@ from transformers import PreTrainedModel, Trainer, TrainingArguments
 
 from leadspan.data.examples import Examples
 from leadspan.data.packing import Batch, pack
-from leadspan.data.supervision import SECTION_NAMES
 from leadspan.losses.config import LossSettings
-from leadspan.losses.objective import LossOutput, batch_loss
+from leadspan.losses.objective import GROUPS, LossOutput, batch_loss, group_means
+from leadspan.losses.rows import ROW_COLUMNS
 from leadspan.teacher.store import TargetStore
-from leadspan.teacher.targets import DenseTargets
+from leadspan.teacher.targets import Targets
 from leadspan.training.targets import LiveTeacher, NoTeacher, StoredTeacher
 
 
@@ -32,7 +32,7 @@ def attach_objective(student: PreTrainedModel, settings: LossSettings, vocab_siz
         self: PreTrainedModel,
         *args: Any,
         batch: Batch | None = None,
-        targets: DenseTargets | None = None,
+        targets: Targets | None = None,
         **kwargs: Any,
     ) -> Any:
         if batch is None:
@@ -81,7 +81,7 @@ class DistillationTrainer(Trainer):
         self.loss_is_scaled_for_ga = True
         self.is_one_cycle = one_cycle
         self.teacher = self._teacher_side(teacher)
-        self.totals = torch.zeros(len(SECTION_NAMES), 3, dtype=torch.float64)
+        self.totals = torch.zeros(len(GROUPS), 1 + len(ROW_COLUMNS), dtype=torch.float64)
 
     def get_train_dataloader(self) -> DataLoader:
         """The planned micro-batches, dealt to the ranks in turn."""
@@ -133,11 +133,11 @@ class DistillationTrainer(Trainer):
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
-        """Weighted mean of the objective over all validation examples, with cross-entropy and KL by section."""
+        """Weighted mean of the objective over all validation examples, with the row quantities by section and place."""
         model = cast(torch.nn.Module, self.model_wrapped).eval()
         device, ranks = self.args.device, self.accelerator.num_processes
         sums = torch.zeros(2, dtype=torch.float64, device=device)
-        totals = torch.zeros(len(SECTION_NAMES), 3, dtype=torch.float64, device=device)
+        totals = torch.zeros_like(self.totals, device=device)
         with torch.no_grad(), self.compute_loss_context_manager():
             for number, batch in enumerate(self.get_eval_dataloader(eval_dataset)):
                 output = self._forward(model, cast(Batch, self._prepare_inputs(batch)))
@@ -147,16 +147,16 @@ class DistillationTrainer(Trainer):
                 totals += output.totals.to(totals)
         sums, totals = self._summed(sums), self._summed(totals)
         metrics = {f"{metric_key_prefix}_loss": float(sums[0] / sums[1])}
-        metrics |= {f"{metric_key_prefix}_{name}": value for name, value in section_means(totals).items()}
+        metrics |= {f"{metric_key_prefix}_{name}": value for name, value in group_means(totals).items()}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         self.control.should_save = True  # so that the best weights can be gone back to
         return metrics
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add the means per section since the last log line."""
+        """Add the means by section and place since the last log line."""
         if "loss" in logs:
-            logs |= section_means(self._summed(self.totals.to(self.args.device)))
+            logs |= group_means(self._summed(self.totals.to(self.args.device)))
             self.totals.zero_()
         super().log(logs, start_time)
 
@@ -181,19 +181,6 @@ class DistillationTrainer(Trainer):
     def _forward(self, model: torch.nn.Module, batch: Batch) -> LossOutput:
         targets = self.teacher.targets(batch)
         return LossOutput(**model(batch=batch, targets=targets))
-
-
-def section_means(totals: torch.Tensor) -> dict[str, float]:
-    """`ce/SECTION` and `kl/SECTION` in nats per position, for sections that have any.
-
-    Args:
-        totals: Count and sums by section, as in `LossOutput`.
-    """
-    means: dict[str, float] = {}
-    for name, (count, ce, kl) in zip(SECTION_NAMES, totals.tolist(), strict=True):
-        if count:
-            means |= {f"ce/{name}": ce / count, f"kl/{name}": kl / count}
-    return means
 
 
 def complete_checkpoints(directory: Path) -> list[Path]:

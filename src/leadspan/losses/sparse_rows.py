@@ -1,0 +1,175 @@
+"""The row part of the loss against sparse targets: a support of `k` tokens a position instead of the vocabulary.
+
+The student's logits are split once into the support [C, k] and the rest; the rest is left in place, with -inf at the
+support, so that its mass is a sum of what it is made of and never `1 - sum`.
+
+A head of the distribution (top-k, top-p) is compared as `k + 1` outcomes, the last being the tail on both sides. By
+the data-processing inequality an f-divergence of that is a lower bound of the full one, with equality when the tail is
+empty or has the student's shape. With `g` the divergence's gradient over those outcomes, a token of the tail gets
+`g_tail q_j / q_tail`. A drawn support gives the unbiased estimate `sum_i w_i (log p_i - log q_i)` of the forward KL,
+with gradient `q sum_i w_i - w` (Anshumann et al., arXiv 2503.16870, section 4); nothing else is unbiased there.
+"""
+
+import functools
+
+import torch
+from jaxtyping import Float, Int
+
+from leadspan.errors import TargetsError
+from leadspan.losses.config import AnyDivergence
+from leadspan.losses.divergences import DIVERGENCES, Distribution
+from leadspan.losses.rows import RowPart, Rows, statistics_of
+from leadspan.models.heads import LogitTransform
+from leadspan.teacher.targets import SparseTargets
+
+_OVER_A_TAIL = (
+    "forward_kl",
+    "reverse_kl",
+    "jensen_shannon",
+    "skew_forward_kl",
+    "skew_reverse_kl",
+    "total_variation",
+)
+
+
+def check_defined(targets: SparseTargets, divergence: AnyDivergence) -> None:
+    """Refuse a divergence that a sparse support does not define.
+
+    Raises:
+        TargetsError: It is no f-divergence, or it is not the forward KL and the support was drawn.
+    """
+    if targets.sample_weights is not None:
+        if divergence.kind != "forward_kl":
+            raise TargetsError(
+                f"loss.divergence is {divergence.kind}, and a sampled support estimates the forward KL only; "
+                "set loss.divergence={kind: forward_kl}, or capture top_k, top_p or hidden targets"
+            )
+    elif divergence.kind not in _OVER_A_TAIL:
+        raise TargetsError(
+            f"loss.divergence is {divergence.kind}, which is not defined with the tail as one outcome; "
+            f"set one of {', '.join(_OVER_A_TAIL)}, or capture hidden targets"
+        )
+
+
+def split_support(
+    z_s: Float[torch.Tensor, "C V"], token_ids: Int[torch.Tensor, "C k"], is_used: torch.Tensor
+) -> tuple[Float[torch.Tensor, "C k"], Int[torch.Tensor, "C k"]]:
+    """Take the support's logits out of `z_s`, leaving -inf in their place.
+
+    Args:
+        z_s: Raw logits, changed in place.
+        token_ids: The support.
+        is_used: Which places of the support are used, [C, k]; the first of a row always is.
+
+    Returns:
+        The support's raw logits, and its ids with unused places pointing to the row's first token.
+    """
+    ids = torch.where(is_used, token_ids, token_ids[:, :1])
+    support = z_s.gather(1, ids)
+    z_s.scatter_(1, ids, -torch.inf)
+    return support, ids
+
+
+def tail_rows(transform: LogitTransform, divergence: AnyDivergence, temperature: float) -> RowPart:
+    """Row part for a head of the distribution with its tail as one outcome.
+
+    The returned function overwrites the masked logits `z_s` by the gradient of the tail, and `support` by that of the
+    support.
+    """
+    function = functools.partial(DIVERGENCES[divergence.kind], **divergence.model_dump(exclude={"kind"}))
+
+    def rows(
+        z_s: torch.Tensor,
+        support: torch.Tensor,
+        log_p: torch.Tensor,
+        label_logits: Rows,
+        hard: Rows,
+        soft: Rows,
+    ) -> torch.Tensor:
+        is_used = log_p > -torch.inf
+        tail, head = _transformed(transform, z_s, support, is_used)
+        tail_lse, lse = _logsumexps(tail, head, temperature)
+        log_q = torch.cat([head / temperature - lse, tail_lse - lse], dim=1)
+        q = Distribution(log_q.exp(), log_q)
+        mass = log_p.exp()
+        rest = (1 - mass.sum(-1, keepdim=True)).clamp_min(0)  # rounded log-probabilities may exceed 1
+        has_tail = is_used.sum(-1, keepdim=True) < z_s.shape[1]
+        tail_mass = torch.where(has_tail, rest, 0.0)
+        p = Distribution(torch.cat([mass, tail_mass], dim=1), torch.cat([log_p, tail_mass.log()], dim=1))
+        value, gradient = function(q, p)
+        share = (soft * temperature)[:, None]
+        tail_soft = share * gradient[:, -1:] * _softmax(tail / temperature, tail_lse)
+        soft_gradients = tail_soft, share * gradient[:, :-1]
+        statistics = _finish(transform, z_s, support, (tail, head), soft_gradients, label_logits, hard)
+        top = head.gather(1, log_p.argmax(-1, keepdim=True)).squeeze(1)
+        agreement = top >= torch.maximum(tail.amax(-1), head.amax(-1))
+        return statistics_of(*statistics, value, agreement)
+
+    return rows
+
+
+def sampled_rows(transform: LogitTransform, temperature: float) -> RowPart:
+    """Row part for a drawn support: `sum_i w_i (log p_i - log q_i)`."""
+
+    def rows(
+        z_s: torch.Tensor,
+        support: torch.Tensor,
+        log_p: torch.Tensor,
+        weights: torch.Tensor,
+        label_logits: Rows,
+        hard: Rows,
+        soft: Rows,
+    ) -> torch.Tensor:
+        is_used = log_p > -torch.inf
+        tail, head = _transformed(transform, z_s, support, is_used)
+        _, lse = _logsumexps(tail, head, temperature)
+        log_q = head / temperature - lse
+        value = torch.where(weights == 0, 0.0, weights * (log_p - log_q)).sum(-1)
+        share, total = (soft * temperature)[:, None], weights.sum(-1, keepdim=True)
+        tail_soft = share * total * _softmax(tail / temperature, lse)
+        head_soft = share * (total * log_q.exp() - weights)
+        statistics = _finish(transform, z_s, support, (tail, head), (tail_soft, head_soft), label_logits, hard)
+        return statistics_of(*statistics, value)
+
+    return rows
+
+
+def _transformed(
+    transform: LogitTransform, z_s: torch.Tensor, support: torch.Tensor, is_used: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits of the tail (-inf at the support) and of the support (-inf in unused places)."""
+    is_tail = z_s > -torch.inf
+    tail = torch.where(is_tail, transform.logits(z_s), -torch.inf)
+    return tail, torch.where(is_used, transform.logits(support), -torch.inf)
+
+
+def _logsumexps(tail: torch.Tensor, head: torch.Tensor, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Log-normaliser of the tail, and of all, [C, 1] each."""
+    tail_lse = torch.logsumexp(tail / temperature, dim=-1, keepdim=True)
+    head_lse = torch.logsumexp(head / temperature, dim=-1, keepdim=True)
+    return tail_lse, torch.logaddexp(tail_lse, head_lse)
+
+
+def _softmax(logits: torch.Tensor, lse: torch.Tensor) -> torch.Tensor:
+    """`exp(logits - lse)`, 0 where the logits are -inf."""
+    return torch.where(logits > -torch.inf, (logits - lse).exp(), 0.0)
+
+
+def _finish(
+    transform: LogitTransform,
+    z_s: torch.Tensor,
+    support: torch.Tensor,
+    logits: tuple[torch.Tensor, torch.Tensor],
+    soft_gradients: tuple[torch.Tensor, torch.Tensor],
+    label_logits: Rows,
+    hard: Rows,
+) -> tuple[Rows, Rows]:
+    """Add the cross-entropy's gradient but for its one-hot part and write both; the label's log q and the entropy."""
+    lse = _logsumexps(*logits, 1.0)[1]
+    entropy = lse[:, 0]
+    for target, values, soft_gradient in zip((z_s, support), logits, soft_gradients, strict=True):
+        q = _softmax(values, lse)
+        entropy = entropy - torch.where(q == 0, 0.0, q * values).sum(-1)
+        gradient = transform.chain(soft_gradient + hard[:, None] * q, values)
+        target.copy_(torch.where(values > -torch.inf, gradient, 0.0))
+    return transform.logits(label_logits) - lse[:, 0], entropy
