@@ -6,7 +6,7 @@ from pathlib import Path
 
 from benchmarks.record import Outcome
 
-NAMES = ("prepare", "packing", "cut_step", "gkd_step", "cli_help")
+NAMES = ("prepare", "packing", "cut_step", "gkd_step", "capture", "stored_targets", "store_study", "cli_help")
 
 
 def run(name: str) -> Outcome:

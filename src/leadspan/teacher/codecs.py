@@ -190,10 +190,10 @@ def bytes_per_position(codec: SparseCodec, num_temperatures: int, num_tokens: in
 
 def _with_mass(log_probs: np.ndarray, outside: np.ndarray) -> np.ndarray:
     """Shift each row so that its mass is exactly `1 - outside`; a row whose mass is all outside stays."""
-    inside = np.exp(log_probs.astype(np.float64)).sum(1)
+    inside = np.exp(log_probs).sum(1, dtype=np.float64)
     wanted = 1.0 - outside.astype(np.float64)
     shift = np.where(wanted > 0, np.log(np.maximum(wanted, np.finfo(np.float64).tiny) / inside), 0.0)
-    return np.minimum(log_probs + shift[:, None], 0.0).astype(np.float32)
+    return np.minimum(log_probs + shift.astype(np.float32)[:, None], np.float32(0.0))
 
 
 def _largest(logits: torch.Tensor, k: int) -> torch.Tensor:

@@ -101,7 +101,8 @@ def _sample(sequences: Sequences, num_positions: int, seed: int) -> list[Example
     for index in np.random.default_rng(seed).permutation(len(sequences)).tolist():
         example = sequences[index]
         n = min(left + 1, len(example.input_ids))
-        sample.append(Example(example.input_ids[:n], example.weights[:n], example.section_ids[:n], example.example_id))
+        parts = (example.input_ids, example.weights, example.section_ids, example.tenths)
+        sample.append(Example(*(part[:n] for part in parts), example.example_id))
         left -= n - 1
         if left <= 0:
             break
