@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from leadspan.teacher.estimate import Estimate
+    from leadspan.teacher.manifest import Manifest
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,19 +42,18 @@ def run(options: argparse.Namespace) -> None:
         if options.dry_run:
             progress("measuring a sample")
             found = estimate_capture(job, load_teacher(job), options.sample)
-            speed = found.positions_per_second * state.num_processes
+            shown = _table(found, found.positions_per_second * state.num_processes)
         else:
-            manifest = run_capture(job, progress)
-    if not state.is_main_process:
-        return
-    if options.dry_run:
-        Console().print(_table(found, speed))
-        return
+            shown = _summary(run_capture(job, progress), job.directory)
+    if state.is_main_process:
+        Console().print(shown, soft_wrap=isinstance(shown, str), highlight=False)
+
+
+def _summary(manifest: "Manifest", directory: Path) -> str:
     size = sum(shard.num_bytes for shard in manifest.shards)
-    per_position = size / max(1, manifest.num_positions)
-    print(
-        f"store: {job.directory}: {manifest.codec.label}, {manifest.num_sequences:,} sequences, "
-        f"{manifest.num_positions:,} positions, {size:,} bytes ({per_position:.1f} a position)"
+    return (
+        f"store: {directory}: {manifest.codec.label}, {manifest.num_sequences:,} sequences, "
+        f"{manifest.num_positions:,} positions, {size:,} bytes ({size / max(1, manifest.num_positions):.1f} a position)"
     )
 
 

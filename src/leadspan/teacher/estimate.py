@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -101,8 +101,8 @@ def _sample(sequences: Sequences, num_positions: int, seed: int) -> list[Example
     for index in np.random.default_rng(seed).permutation(len(sequences)).tolist():
         example = sequences[index]
         n = min(left + 1, len(example.input_ids))
-        parts = (example.input_ids, example.weights, example.section_ids, example.tenths)
-        sample.append(Example(*(part[:n] for part in parts), example.example_id))
+        parts = {name: getattr(example, name)[:n] for name in ("input_ids", "weights", "section_ids", "tenths")}
+        sample.append(replace(example, **parts))
         left -= n - 1
         if left <= 0:
             break

@@ -15,6 +15,7 @@ from leadspan.teacher.config import Codec
 MANIFEST_FILE, SHARDS_DIR, HEAD_FILE = "manifest.json", "shards", "head.safetensors"
 _FORMAT: Literal[1] = 1
 _PROGRESS = ("complete", "shards", "versions", "plan_hash", "num_sequences", "num_positions", "kl_lost")
+_NAMES = ("teacher", "teacher_revision")  # a teacher is its weights, wherever they lie
 
 
 class HeadEntry(Settings):
@@ -89,7 +90,7 @@ class Manifest(Settings):
 
     def identity(self) -> dict[str, Any]:
         """What two parts of one store must agree on."""
-        return self.model_dump(mode="json", exclude=set(_PROGRESS))
+        return self.model_dump(mode="json", exclude={*_PROGRESS, *_NAMES})
 
 
 def write_manifest(manifest: Manifest, directory: Path) -> None:
