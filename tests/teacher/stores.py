@@ -14,7 +14,7 @@ SHARDS = {"positions_per_shard": 800, "tokens_per_batch": 400}
 
 def capture_recipe(directory: Path, **changes: Any) -> Recipe:
     """The toy recipe with a capture of several shards; `codec`, `cuts` and others go into its `capture` section."""
-    names = ("codec", "cuts", "temperatures", "vocabulary", "path", "positions_per_shard")
+    names = ("codec", "cuts", "temperatures", "vocabulary", "path", "positions_per_shard", "tokens_per_batch")
     capture = {"path": str(directory / "store"), "codec": {"kind": "hidden"}, **SHARDS}
     capture |= {name: changes.pop(name) for name in names if name in changes}
     return toy_recipe(directory, capture=capture, **changes)

@@ -144,7 +144,7 @@ def _same_text(patient: Patient) -> Iterator[Check]:
         except ModelError as error:
             yield Check(f"{role}: tokenizer", "failed", str(error), "take models of one tokenizer")
             continue
-        yield Check(f"{role}: tokenizer", "ok", f"{len(own):,} tokens, all equal")
+        yield Check(f"{role}: tokenizer", "ok", f"{len(own):,} tokens, those of the data equal")
         same = own.chat_template == renderer.template
         remedy = "traces are rendered otherwise than it was trained; set tokenizer or data.rendering.chat_template"
         yield Check(
