@@ -198,6 +198,9 @@ def test_two_processes_do_not_capture_into_one_store(tmp_path: Path) -> None:
 def test_kill_9_at_twenty_moments_loses_only_open_shards(tmp_path: Path) -> None:
     many = {"positions_per_shard": 60, "tokens_per_batch": 140, "codec": {"kind": "sampled", "num_samples": 20}}
     whole = capture_recipe(tmp_path, path=str(tmp_path / "whole"), **many)
+    warm = CONTEXT.Process(target=time.sleep, args=(0,))  # waits for the server that has torch loaded
+    warm.start()
+    warm.join()
     process = CONTEXT.Process(target=in_child, args=(whole,))
     start = time.monotonic()
     process.start()

@@ -83,14 +83,15 @@ def check_causal(teacher: PreTrainedModel, longest: int, name: str) -> None:
         ModelError: Its rotary frequencies change with the length, and a sequence is long enough for that.
     """
     config = teacher.config.get_text_config()
-    rope = getattr(config, "rope_parameters", None) or {}
-    original = rope.get("original_max_position_embeddings") or config.max_position_embeddings
-    if rope.get("rope_type") in ("dynamic", "longrope") and longest > original:
-        raise ModelError(
-            f"teacher {name}: its {rope['rope_type']} position embedding changes with sequences longer than {original} "
-            f"tokens (here up to {longest}), so the outputs of a prefix are not the prefix of the outputs; "
-            f"set data.max_tokens: {original}, or train with targets: {{kind: live}}"
-        )
+    parameters = getattr(config, "rope_parameters", None) or {}
+    for rope in (parameters, *(value for value in parameters.values() if isinstance(value, dict))):  # or by layer type
+        original = rope.get("original_max_position_embeddings") or config.max_position_embeddings
+        if rope.get("rope_type") in ("dynamic", "longrope") and longest > original:
+            raise ModelError(
+                f"teacher {name}: its {rope['rope_type']} position embedding changes with sequences longer than "
+                f"{original} tokens (here up to {longest}), so the outputs of a prefix are not the prefix of the "
+                f"outputs; set data.max_tokens: {original}, or train with targets: {{kind: live}}"
+            )
 
 
 def default_chunk(head: torch.Tensor) -> int:
