@@ -47,13 +47,14 @@ class Moments:
 def moments(logits: Float[torch.Tensor, "N V"]) -> Moments:
     """Exponentials, normaliser and entropy in one pass of `exp`.
 
-    The sum is in float64: over 151,936 tokens PyTorch's float32 softmax on the CPU is off by 1.5e-5.
+    `sum` adds in cascade; PyTorch's softmax on the CPU does not, and over 151,936 tokens is off by 1.5e-5.
     """
     peak = logits.amax(-1)
     exponentials = (logits - peak[:, None]).exp_()
-    total = exponentials.sum(-1, dtype=torch.float64)
+    total = exponentials.sum(-1).double()
     logsumexp = (peak + total.log()).to(logits.dtype)
-    return Moments(exponentials, total, logsumexp, logsumexp - torch.linalg.vecdot(exponentials, logits) / total)
+    weighted = torch.bmm(exponentials[:, None, :], logits[:, :, None])[:, 0, 0]  # reads both once
+    return Moments(exponentials, total, logsumexp, logsumexp - weighted / total)
 
 
 def encode(

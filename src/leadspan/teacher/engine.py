@@ -20,6 +20,7 @@ from leadspan.teacher.shards import PER_ENTRY, sequence_hash
 from leadspan.teacher.targets import DenseTargets
 
 _CPU_CHUNK_BYTES, _CUDA_CHUNK_TOKENS = 32 << 20, 2048
+_CPU_SLAB_BYTES = 4 << 20  # of logits, so that all passes over them find them in the cache
 _NUMPY_OF = {torch.float32: np.float32, torch.float16: np.float16, torch.bfloat16: np.uint16}
 
 
@@ -56,8 +57,12 @@ class TransformersEngine:
         for start in range(0, len(labels), size):
             rows = slice(start, start + size)
             logits = teacher_logits(targets, rows, self.num_tokens)
-            drawn = None if offsets is None else offsets[rows]
-            parts.append(encode(logits, labels[rows], codec, self.settings.temperatures, drawn))
+            slab = len(logits) if logits.is_cuda else max(1, _CPU_SLAB_BYTES // (4 * self.num_tokens))
+            for first in range(0, len(logits), slab):
+                own = slice(start + first, start + min(first + slab, len(logits)))
+                drawn = None if offsets is None else offsets[own]
+                some = logits[first : first + slab]
+                parts.append(encode(some, labels[own], codec, self.settings.temperatures, drawn))
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
