@@ -19,7 +19,7 @@ from leadspan.recipe import Recipe
 from leadspan.study.capture import prepare_capture, run_capture
 
 CUTS = (1.0, 0.75, 0.5, 0.25)
-STUDENT, TEACHER, LAYERS, EPOCHS = 128, 256, 3, 2
+STUDENT, TEACHER, LAYERS, EPOCHS = 96, 192, 2, 2
 TARGET = 0.6
 
 

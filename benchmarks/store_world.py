@@ -51,8 +51,10 @@ def recipe(directory: Path, tokenizer: Path, name: str, **changes: Any) -> Recip
         "keep": "last",
         **changes.pop("training", {}),
     }
+    loss = {"compiled": False, **changes.pop("loss", {})}  # compiling takes longer than these runs
     values = {
         "name": name,
+        "loss": loss,
         "output": str(directory / name),
         "tokenizer": str(tokenizer),
         "data": {
@@ -60,8 +62,8 @@ def recipe(directory: Path, tokenizer: Path, name: str, **changes: Any) -> Recip
             "max_tokens": 1024,
             "max_refused_share": 1,
             "cache_dir": str(directory / "cache"),
-            "num_train": 96,
-            "num_validation": 8,
+            "num_train": 64,
+            "num_validation": 4,
         },
         "training": training,
         **changes,
