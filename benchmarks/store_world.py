@@ -9,7 +9,7 @@ from leadspan.recipe import Recipe
 from leadspan.settings import validate
 
 VOCAB = 4096
-_TEXTS = 300
+_TEXTS = 150
 
 
 def qwen3(hidden: int, layers: int, vocab: int, seed: int, **more: Any) -> dict[str, Any]:
@@ -58,11 +58,11 @@ def recipe(directory: Path, tokenizer: Path, name: str, **changes: Any) -> Recip
         "output": str(directory / name),
         "tokenizer": str(tokenizer),
         "data": {
-            "train": {"path": str(there("traces/deepseek_r1.jsonl"))},
+            "train": {"path": str(there("traces/deepseek_r1.jsonl")), "limit": 200},
             "max_tokens": 1024,
             "max_refused_share": 1,
             "cache_dir": str(directory / "cache"),
-            "num_train": 64,
+            "num_train": 48,
             "num_validation": 4,
         },
         "training": training,

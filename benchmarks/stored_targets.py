@@ -40,7 +40,7 @@ CODECS: dict[str, dict[str, Any]] = {
     "sampled 16": {"kind": "sampled", "num_samples": 16},
     "sampled 24": {"kind": "sampled", "num_samples": 24},
 }
-EPOCHS = {"teacher": 6, "student": 2}
+EPOCHS = {"teacher": 5, "student": 2}
 
 
 def run() -> Outcome:
