@@ -58,7 +58,7 @@ def recipe(directory: Path, tokenizer: Path, name: str, **changes: Any) -> Recip
         "output": str(directory / name),
         "tokenizer": str(tokenizer),
         "data": {
-            "train": {"path": str(there("traces/deepseek_r1.jsonl")), "limit": 200},
+            "train": {"path": str(there("traces/deepseek_r1.jsonl")), "limit": 400},
             "validation": {"kind": "share", "share": 0.15},
             "max_tokens": 1024,
             "max_refused_share": 1,
