@@ -19,12 +19,12 @@ ALL_TRACES = ("deepseek_r1", "qwq_32b", "sky_t1_students")
 
 def qwen3_renderer() -> Renderer:
     """Qwen3's tokenizer and chat template."""
-    return Renderer(load_tokenizer(str(_there("tokenizer-qwen3"))), Rendering())
+    return Renderer(load_tokenizer(str(there("tokenizer-qwen3"))), Rendering())
 
 
 def trace_source(name: str | None = None) -> TraceSource:
     """One file of traces, or the folder of all three."""
-    return TraceSource(path=str(_there("traces") if name is None else _there(f"traces/{name}.jsonl")))
+    return TraceSource(path=str(there("traces") if name is None else there(f"traces/{name}.jsonl")))
 
 
 def prepared(source: TraceSource, renderer: Renderer, cache: Path) -> Prepared:
@@ -44,7 +44,8 @@ def batches_of(items: Sequence[ItemT], size: int) -> Iterator[Sequence[ItemT]]:
     return (items[start : start + size] for start in range(0, len(items), size))
 
 
-def _there(name: str) -> Path:
+def there(name: str) -> Path:
+    """A file or folder of the data beside the checkout."""
     path = SHARED / name
     if not path.exists():
         raise RecordError(f"../shared/data/{name}: not there; this benchmark needs the data folder beside the checkout")

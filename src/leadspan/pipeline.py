@@ -19,11 +19,14 @@ from leadspan.data.truncation import Full, Policy
 from leadspan.errors import ModelError, RunError
 from leadspan.evaluation.evaluate import evaluate_model
 from leadspan.evaluation.tasks import load_task
-from leadspan.models.config import Pretrained
+from leadspan.models.config import ModelSettings, Pretrained
+from leadspan.models.identity import weights_id
 from leadspan.models.loading import load_tokenizer
 from leadspan.recipe import Recipe
 from leadspan.results import RUN_FILE, EvalResult, Prediction, RunResult, load_run, save_run
 from leadspan.settings import dump_yaml, load_json
+from leadspan.teacher.config import StoredTargets
+from leadspan.teacher.store import TargetStore, check_fits
 from leadspan.training.prediction import CostModel, cost_model, predict
 from leadspan.training.process import process_state
 from leadspan.training.train import STUDENT_DIR, TrainingInputs, train
@@ -73,7 +76,8 @@ def cost_model_of(recipe: Recipe, renderer: Renderer, num_ranks: int | None = No
     """What the cost of a recipe depends on besides its examples; of `plan.num_ranks` ranks unless told otherwise."""
     machine = recipe.plan if num_ranks is None else recipe.plan.model_copy(update={"num_ranks": num_ranks})
     entries = len(renderer.tokenizer)
-    return cost_model(recipe.student, recipe.teacher, recipe.training, recipe.loss, machine, entries, recipe.seed)
+    teacher = None if isinstance(recipe.targets, StoredTargets) else recipe.teacher
+    return cost_model(recipe.student, teacher, recipe.training, recipe.loss, machine, entries, recipe.seed)
 
 
 def training_inputs(recipe: Recipe, data: PreparedData, say: Callable[[str], None]) -> TrainingInputs:
@@ -81,7 +85,7 @@ def training_inputs(recipe: Recipe, data: PreparedData, say: Callable[[str], Non
     selection = recipe.supervision.token_selection
     return TrainingInputs(
         student=recipe.student,
-        teacher=recipe.teacher,
+        teacher=_teacher_side(recipe, data, say),
         renderer=data.renderer,
         examples=data.examples,
         validation=data.validation,
@@ -169,6 +173,41 @@ def run_untrained(recipe: Recipe, say: Callable[[str], None] = lambda text: None
     )
     save_run(result, recipe.output)
     return result
+
+
+def _teacher_side(recipe: Recipe, data: PreparedData, say: Callable[[str], None]) -> ModelSettings | TargetStore | None:
+    """The teacher to load, or a store that has been found to serve every example."""
+    if not isinstance(recipe.targets, StoredTargets):
+        return recipe.teacher
+    say("looking up targets")
+    store = open_store(recipe, data.renderer)
+    state = process_state()
+    for examples in (data.examples, data.validation):
+        if examples is not None:
+            store.check_serves(examples, range(state.process_index, len(examples), state.num_processes))
+    lost = store.manifest.kl_lost
+    if lost is not None:
+        codec, path = store.manifest.codec.label, store.directory
+        logger.info(
+            "%s of %s loses %.3g nats of KL a position, against the student it was captured for", codec, path, lost
+        )
+    return store
+
+
+def open_store(recipe: Recipe, renderer: Renderer) -> TargetStore:
+    """The store of a recipe, checked to be of its tokenizer, template, temperature and, where it names one, teacher.
+
+    Raises:
+        TargetsError: There is none, or it is of something else.
+        CacheError: It is damaged.
+    """
+    assert isinstance(recipe.targets, StoredTargets), "asked for by recipes that have one"
+    store = TargetStore(recipe.targets.path)
+    identity = {"tokenizer_hash": renderer.tokenizer_hash, "template_hash": renderer.template_hash}
+    if recipe.teacher is not None:
+        identity["weights_hash"] = weights_id(recipe.teacher)
+    check_fits(store, identity, recipe.loss.temperature)
+    return store
 
 
 def _claim(recipe: Recipe, resume: bool) -> None:

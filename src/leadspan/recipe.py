@@ -15,6 +15,7 @@ from leadspan.evaluation.config import EvaluationSettings
 from leadspan.losses.config import LossSettings
 from leadspan.models.config import ModelSettings, Pretrained
 from leadspan.settings import Settings, load_settings
+from leadspan.teacher.config import CaptureSettings, LiveTargets, StoredTargets, TargetSource
 from leadspan.training.config import TrainingSettings
 
 
@@ -36,7 +37,12 @@ class Recipe(Settings):
     student: ModelSettings
     """Starting weights."""
     teacher: ModelSettings | None = None
-    """Live teacher; needed unless `loss.kl_weight` is 0."""
+    """The teacher; needed unless `loss.kl_weight` is 0 or `targets` is a store. Beside a store it is not loaded, and
+    the store must be of its weights."""
+    targets: TargetSource = LiveTargets()
+    """Where the teacher's targets come from."""
+    capture: CaptureSettings = CaptureSettings()
+    """What `leadspan capture` writes."""
     cut: AnyPolicy = Lead(p=0.5)
     """Truncation policy of the training traces; validation is never cut."""
     supervision: Supervision = Supervision()
@@ -52,10 +58,13 @@ class Recipe(Settings):
 
     @model_validator(mode="after")
     def _parts_fit(self) -> "Recipe":
-        if (self.teacher is None) != (self.loss.kl_weight == 0):
+        is_stored = isinstance(self.targets, StoredTargets)
+        if is_stored and self.loss.kl_weight == 0:
+            raise ValueError("loss.kl_weight is 0, so the store of targets is not read; set targets: {kind: live}")
+        if not is_stored and (self.teacher is None) != (self.loss.kl_weight == 0):
             raise ValueError(
                 f"loss.kl_weight is {self.loss.kl_weight:g} with {'no' if self.teacher is None else 'a'} teacher: "
-                "give a teacher, or set loss.kl_weight: 0 and leave the teacher out"
+                "give a teacher or targets: {kind: store, path: ...}, or set loss.kl_weight: 0 without a teacher"
             )
         selection = self.supervision.token_selection
         if self.teacher is None and isinstance(selection, ByTeacherEntropy | ByGap | ByDivergence):

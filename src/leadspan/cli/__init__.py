@@ -7,7 +7,20 @@ import sys
 from collections.abc import Sequence
 from importlib import metadata
 
-from leadspan.cli import audit, demo, distill, evaluate, plan, power, preview, report, study
+from leadspan.cli import (
+    audit,
+    capture,
+    demo,
+    distill,
+    doctor,
+    evaluate,
+    plan,
+    power,
+    preview,
+    report,
+    store,
+    study,
+)
 from leadspan.errors import LeadspanError
 
 COMMANDS = {
@@ -15,6 +28,9 @@ COMMANDS = {
     "preview": preview,
     "audit": audit,
     "plan": plan,
+    "capture": capture,
+    "store": store,
+    "doctor": doctor,
     "distill": distill,
     "evaluate": evaluate,
     "study": study,

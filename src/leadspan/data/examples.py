@@ -91,6 +91,7 @@ class Examples(Sequence[Example]):
         kept = [i for i in range(len(rows)) if any(layouts[i].segments for layouts in laid_out)]
         self.rows = rows.select(kept).with_format("numpy", columns=["input_ids", "example_id"])
         self.layouts = [layouts[i] for layouts in laid_out for i in kept]
+        self.example_ids = [table["example_id"][i] for i in kept] * self.num_stages
         self.lengths = [layout.num_tokens for layout in self.layouts]
 
     def __len__(self) -> int:

@@ -8,7 +8,7 @@ import bisect
 import itertools
 import random
 from collections.abc import Sequence
-from typing import TypedDict, TypeVar
+from typing import TypedDict, TypeVar, cast
 
 import numpy as np
 import torch
@@ -61,6 +61,12 @@ def pack(examples: Sequence[Example]) -> Batch:
         section_ids=torch.from_numpy(section_ids[targets].astype(np.int64)),
         tenths=torch.from_numpy(tenths[targets].astype(np.int64)),
     )
+
+
+def on_device(batch: Batch, device: torch.device) -> Batch:
+    """A batch whose tensors are on a device."""
+    moved = {name: value.to(device) if isinstance(value, torch.Tensor) else value for name, value in batch.items()}
+    return cast(Batch, moved)
 
 
 def best_fit(lengths: Sequence[int], max_tokens: int, order: Sequence[int]) -> list[list[int]]:

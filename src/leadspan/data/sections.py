@@ -158,9 +158,25 @@ class Renderer(PromptRenderer):
     @cached_property
     def fingerprint(self) -> str:
         """Hash of all that decides token ids and borders."""
-        backend = self.tokenizer.backend_tokenizer.to_str()  # pyright: ignore[reportAttributeAccessIssue, reportOptionalMemberAccess]  # fast only
-        parts = (backend, self.template, self.rendering.model_dump_json(exclude={"chat_template"}))
-        return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+        return _hash(*self._tokenizer_parts, *self._template_parts)
+
+    @cached_property
+    def tokenizer_hash(self) -> str:
+        """Hash of the tokenizer without its template."""
+        return _hash(*self._tokenizer_parts)
+
+    @cached_property
+    def template_hash(self) -> str:
+        """Hash of the chat template and the rendering settings."""
+        return _hash(*self._template_parts)
+
+    @property
+    def _tokenizer_parts(self) -> tuple[str, ...]:
+        return (self.tokenizer.backend_tokenizer.to_str(),)  # pyright: ignore[reportAttributeAccessIssue, reportOptionalMemberAccess]  # fast only
+
+    @property
+    def _template_parts(self) -> tuple[str, ...]:
+        return self.template, self.rendering.model_dump_json(exclude={"chat_template"})
 
     def _normalised(self, trace: Trace) -> Trace:
         """Compose characters before rendering where the tokenizer does, so that decoding gives the rendered text."""
@@ -224,6 +240,10 @@ def _skip_space(text: str, at: int) -> int:
     while at < len(text) and text[at].isspace():
         at += 1
     return at
+
+
+def _hash(*parts: str) -> str:
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 
 def _step_starts(text: str, start: int, end: int, delimiter: str) -> tuple[int, ...]:

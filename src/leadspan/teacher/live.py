@@ -1,24 +1,30 @@
 """A live teacher: frozen, in eval mode, run beside the student on the same packed rows."""
 
 import types
-from typing import Any
+from typing import Any, cast
 
 import torch
 from transformers import PreTrainedModel
 
 from leadspan.data.packing import Batch
 from leadspan.models.forward import final_hidden_states
-from leadspan.models.heads import head_weight, transform_of
+from leadspan.models.heads import LogitTransform, head_weight, transform_of
 from leadspan.teacher.targets import DenseTargets
 
 
-def freeze(teacher: PreTrainedModel) -> PreTrainedModel:
+def freeze(teacher: PreTrainedModel, device: torch.device | None = None) -> PreTrainedModel:
     """Put a teacher into eval mode without gradients, and let its own `forward` take a `batch`.
 
     Its hidden states must come from `forward`, since sharding wrappers gather weights in the hooks of that call.
+
+    Args:
+        teacher: The model.
+        device: Move it there, if given.
     """
     teacher.eval()
     teacher.requires_grad_(False)
+    if device is not None:
+        cast(torch.nn.Module, teacher).to(device)
     plain_forward = teacher.forward
 
     def forward(self: PreTrainedModel, *args: Any, batch: Batch | None = None, **kwargs: Any) -> Any:
@@ -43,3 +49,20 @@ def live_targets(teacher: PreTrainedModel, batch: Batch) -> DenseTargets:
     hidden = teacher(batch=batch)
     transform = transform_of(teacher)
     return DenseTargets(hidden, head_weight(teacher), transform.scale, transform.cap)
+
+
+def teacher_logits(targets: DenseTargets, rows: slice, num_tokens: int | None = None) -> torch.Tensor:
+    """Logits of some positions, in float32 or wider, scaled and capped as the teacher does.
+
+    Args:
+        targets: Hidden states and head.
+        rows: Positions.
+        num_tokens: Of the first rows of the head only; all when None.
+    """
+    hidden, head = targets.hidden[rows], targets.head[:num_tokens]
+    wide = torch.promote_types(hidden.dtype, torch.float32)
+    if hidden.is_cuda and hidden.dtype != wide:
+        product = torch.mm(hidden, head.T, out_dtype=wide)
+    else:
+        product = hidden.to(wide) @ head.to(wide).T
+    return LogitTransform(targets.scale, targets.softcap).logits(product)

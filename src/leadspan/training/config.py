@@ -90,6 +90,8 @@ class TrainingSettings(Settings):
     """Steps between checkpoints to resume from; a tenth of the run when absent. The last and the best are kept."""
     keep: Literal["best", "last"] = "best"
     """Which weights become the student: lowest validation loss, or the last."""
+    num_workers: int = Field(default=0, ge=0)
+    """Processes that assemble batches beside training, on each rank; with 0 training does it itself."""
     log_every: int = Field(default=10, ge=1)
     """Steps between log lines."""
     report_to: list[Literal["tensorboard", "wandb", "trackio", "mlflow"]] = ["tensorboard"]

@@ -36,6 +36,7 @@ from leadspan.models.loading import (
 from leadspan.models.shapes import shape_of
 from leadspan.results import FlopsByPart, TrainResult
 from leadspan.teacher.live import freeze
+from leadspan.teacher.store import TargetStore, shared_tokens
 from leadspan.training.callbacks import Clock, EnergyMeter, MetricsFile, Milestones, Progress
 from leadspan.training.config import ByTokens, Lora, TrainingSettings
 from leadspan.training.process import process_device, process_state
@@ -53,7 +54,7 @@ class TrainingInputs:
 
     Attributes:
         student: Where the student's starting weights come from.
-        teacher: The live teacher, or None.
+        teacher: The live teacher, a store of its targets, or None.
         renderer: Tokenizer and template of the data.
         examples: Training examples.
         validation: Validation examples, never cut, or None.
@@ -65,7 +66,7 @@ class TrainingInputs:
     """
 
     student: ModelSettings
-    teacher: ModelSettings | None
+    teacher: ModelSettings | TargetStore | None
     renderer: Renderer
     examples: Examples
     validation: Examples | None
@@ -96,7 +97,7 @@ def train(inputs: TrainingInputs, settings: TrainingSettings, loss: LossSettings
     memory = PeakMemory(device)
     set_seed(inputs.seed)
     student, teacher, vocab_size = load_models(inputs, uses_bf16(settings))
-    shapes = shape_of(student), None if teacher is None else shape_of(teacher)
+    shapes = shape_of(student), shape_of(teacher) if isinstance(teacher, PreTrainedModel) else None
     attach_objective(student, loss, vocab_size, inputs.selection)
     model: torch.nn.Module = student
     if settings.lora is not None:
@@ -112,8 +113,10 @@ def train(inputs: TrainingInputs, settings: TrainingSettings, loss: LossSettings
     return result
 
 
-def load_models(inputs: TrainingInputs, use_bf16: bool) -> tuple[PreTrainedModel, PreTrainedModel | None, int | None]:
-    """Student in float32, frozen teacher in the type of the run, and the vocabulary both heads share."""
+def load_models(
+    inputs: TrainingInputs, use_bf16: bool
+) -> tuple[PreTrainedModel, PreTrainedModel | TargetStore | None, int | None]:
+    """Student in float32, frozen teacher in the type of the run or its store, and the vocabulary both heads share."""
     tokenizer = inputs.renderer.tokenizer
     own = {"student": _own_tokenizer(inputs.student)}
     student = load_model(inputs.student, torch.float32)
@@ -121,6 +124,9 @@ def load_models(inputs: TrainingInputs, use_bf16: bool) -> tuple[PreTrainedModel
     if inputs.teacher is None:
         check_vocabularies(tokenizer, own, rows)
         return student, None, None
+    if isinstance(inputs.teacher, TargetStore):
+        check_vocabularies(tokenizer, own, rows)
+        return student, inputs.teacher, shared_tokens(inputs.teacher, rows["student"], len(tokenizer))
     teacher = freeze(load_model(inputs.teacher, torch.bfloat16 if use_bf16 else torch.float32))
     rows["teacher"] = head_of(teacher).weight.shape[0]
     check_vocabularies(tokenizer, own | {"teacher": _own_tokenizer(inputs.teacher)}, rows)
@@ -160,7 +166,7 @@ def _trainer(
     settings: TrainingSettings,
     plan: Schedule,
     model: torch.nn.Module,
-    teacher: PreTrainedModel | None,
+    teacher: PreTrainedModel | TargetStore | None,
 ) -> DistillationTrainer:
     validation_plan: list[list[int]] = []
     if inputs.validation is not None:
@@ -225,6 +231,7 @@ def training_arguments(inputs: TrainingInputs, settings: TrainingSettings, plan:
         metric_for_best_model="loss" if has_validation else None,
         greater_is_better=False if has_validation else None,
         report_to=cast(Any, settings.report_to or "none"),
+        dataloader_num_workers=settings.num_workers,
         seed=inputs.seed,
         disable_tqdm=True,
         remove_unused_columns=False,

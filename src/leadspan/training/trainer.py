@@ -18,9 +18,10 @@ from leadspan.losses.config import LossSettings
 from leadspan.losses.objective import GROUPS, LossOutput, batch_loss, group_means
 from leadspan.losses.rows import ROW_COLUMNS
 from leadspan.losses.selection import selected_weight
-from leadspan.teacher.live import live_targets
+from leadspan.teacher.store import TargetStore
 from leadspan.teacher.targets import Targets
 from leadspan.training.callbacks import Clock
+from leadspan.training.targets import LiveTeacher, NoTeacher, StoredTeacher
 
 
 def attach_objective(
@@ -57,7 +58,7 @@ class DistillationTrainer(Trainer):
     def __init__(
         self,
         student: torch.nn.Module,
-        teacher: PreTrainedModel | None,
+        teacher: PreTrainedModel | TargetStore | None,
         examples: Examples,
         validation: Examples | None,
         plan: list[list[int]],
@@ -70,7 +71,7 @@ class DistillationTrainer(Trainer):
 
         Args:
             student: The model to train, or its PEFT wrapper.
-            teacher: A frozen live teacher, or None.
+            teacher: A frozen live teacher, a store of its targets, or None.
             examples: Training examples.
             validation: Validation examples, never cut, or None.
             plan: Micro-batches of the whole run, all ranks.
@@ -91,9 +92,7 @@ class DistillationTrainer(Trainer):
         self.validation_plan = validation_plan + validation_plan[-1:] * (-len(validation_plan) % self.args.world_size)
         self.loss_is_scaled_for_ga = True
         self.is_one_cycle = one_cycle
-        self.teacher = teacher
-        if teacher is not None:
-            self.teacher = cast(PreTrainedModel, self.accelerator.prepare_model(teacher, evaluation_mode=True))
+        self.teacher = self._teacher_side(teacher)
         self.totals = torch.zeros(len(GROUPS), 1 + len(ROW_COLUMNS), dtype=torch.float64)
 
     def get_train_dataloader(self) -> DataLoader:
@@ -107,7 +106,20 @@ class DistillationTrainer(Trainer):
     def _loader(self, dataset: Any, plan: list[list[int]]) -> DataLoader:
         """This rank's share of a plan; its length is a multiple of the number of ranks."""
         own = plan[self.accelerator.process_index :: self.accelerator.num_processes]
-        return DataLoader(dataset, batch_sampler=own, collate_fn=pack, pin_memory=self.args.device.type == "cuda")
+        return DataLoader(
+            dataset,
+            batch_sampler=own,
+            collate_fn=self.teacher.collator,
+            pin_memory=self.args.device.type == "cuda",
+            num_workers=self.args.dataloader_num_workers,
+        )
+
+    def _teacher_side(self, teacher: PreTrainedModel | TargetStore | None) -> NoTeacher:
+        if isinstance(teacher, TargetStore):
+            return StoredTeacher(teacher, self.args.device)
+        if teacher is None:
+            return NoTeacher()
+        return LiveTeacher(self.accelerator.prepare_model(teacher, evaluation_mode=True))
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> torch.Tensor:
         """Weight sum of an optimiser step over its micro-batches and all ranks."""
@@ -198,10 +210,8 @@ class DistillationTrainer(Trainer):
         return cast(torch.Tensor, self.accelerator.reduce(values, "sum"))
 
     def _forward(self, model: torch.nn.Module, batch: Batch) -> LossOutput:
-        targets = None
-        if self.teacher is not None:
-            with self._timed("teacher"):
-                targets = live_targets(self.teacher, batch)
+        with self._timed("teacher"):
+            targets = self.teacher.targets(batch)
         with self._timed("student_forward"):
             return LossOutput(**model(batch=batch, targets=targets))
 

@@ -1,0 +1,109 @@
+"""Capturing a teacher's targets against the bare forward pass of the same teacher on the same packs.
+
+A random model of the Qwen3 architecture (1,024 wide, 8 layers, vocabulary of 151,936) over DeepSeek-R1's traces. Bare:
+the packed forward pass and the logits, chunk by chunk, and nothing done with them (for `hidden`: no logits). Capture:
+the same with encoding, checksums and hashes, and the shard on disk. Ratios are of throughputs, median over rounds.
+"""
+
+import tempfile
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedModel
+
+from benchmarks.record import Figure, Outcome, Spread
+from benchmarks.steps import device_and_gpu
+from benchmarks.store_world import qwen3
+from benchmarks.timing import alternate, paired_ratio
+from benchmarks.traces import prepared, qwen3_renderer, trace_source
+from leadspan.data.examples import Examples
+from leadspan.data.packing import on_device, pack
+from leadspan.data.supervision import Supervision
+from leadspan.data.truncation import Budget
+from leadspan.models.config import RandomInit
+from leadspan.models.loading import load_model
+from leadspan.settings import validate
+from leadspan.teacher.capture import Ranks, capture, claimed, plan_capture
+from leadspan.teacher.config import CaptureSettings, Hidden, Sampled, TopK
+from leadspan.teacher.engine import TransformersEngine, default_chunk
+from leadspan.teacher.live import freeze, live_targets, teacher_logits
+from leadspan.teacher.manifest import Manifest
+from leadspan.teacher.sequences import Sequences, longest_sequences
+
+VOCAB, HIDDEN, LAYERS = 151_936, 1024, 8
+TARGETS = {"cpu": 0.85, "cuda": 0.9}
+CODECS = (TopK(), Sampled(), Hidden())
+
+
+def run() -> Outcome:
+    device, gpu = device_and_gpu()
+    is_cuda = device.type == "cuda"
+    rounds, num_traces, tokens = (8, 64, 8192) if is_cuda else (3, 2, 192)
+    dtype = torch.bfloat16 if is_cuda else torch.float32
+    settings = validate(RandomInit, qwen3(HIDDEN, LAYERS, VOCAB, 0), "benchmark")
+    teacher = freeze(load_model(settings, dtype), device)
+    with tempfile.TemporaryDirectory() as folder:
+        sequences = _sequences(Path(folder), num_traces, tokens)
+        sides = {
+            "bare forward with logits": lambda: _bare(teacher, sequences, True),
+            "bare forward of the body": lambda: _bare(teacher, sequences, False),
+        }
+        sides |= {f"capture {c.label}": (lambda c=c: _capture(teacher, sequences, c, Path(folder))) for c in CODECS}
+        seconds = alternate(sides, rounds)
+    positions = sum(n - 1 for n in sequences.lengths)
+    logits, body = seconds["bare forward with logits"], seconds["bare forward of the body"]
+    figures = [
+        Figure(
+            f"{codec.label}: throughput, capture / bare forward",
+            paired_ratio(body if isinstance(codec, Hidden) else logits, seconds[f"capture {codec.label}"]),
+            TARGETS[device.type],
+            "higher",
+        )
+        for codec in CODECS
+    ]
+    described = {"hidden_size": HIDDEN, "layers": LAYERS, "vocab_size": VOCAB, "positions": positions, "rounds": rounds}
+    spreads = {name: Spread.of(values) for name, values in seconds.items()}
+    return Outcome(" ".join((__doc__ or "").split()), described, spreads, figures, gpu)
+
+
+def _sequences(folder: Path, num_traces: int, tokens: int) -> Sequences:
+    renderer = qwen3_renderer()
+    found = prepared(trace_source("deepseek_r1"), renderer, folder / "cache")
+    rows = found.rows.select(range(num_traces))
+    everything = Supervision(prompt=1, cot=1, answer=1)
+    return longest_sequences([Examples(rows, Budget(num_tokens=tokens), everything, 0, 0, "benchmark")])
+
+
+def _bare(teacher: PreTrainedModel, sequences: Sequences, with_logits: bool) -> None:
+    for indices in plan_capture(sequences, CaptureSettings(), 0).packs:
+        targets = live_targets(teacher, on_device(pack([sequences[i] for i in indices]), teacher.device))
+        if with_logits:
+            size = default_chunk(targets.head)
+            for start in range(0, len(targets.hidden), size):
+                teacher_logits(targets, slice(start, start + size))
+    if teacher.device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def _capture(teacher: PreTrainedModel, sequences: Sequences, codec: TopK | Sampled | Hidden, folder: Path) -> None:
+    settings = CaptureSettings(codec=codec)
+    plan = plan_capture(sequences, settings, 0)
+    manifest = Manifest(
+        teacher="random",
+        weights_hash="",
+        tokenizer_hash="",
+        template_hash="",
+        engine="transformers",
+        dtype=str(teacher.dtype).removeprefix("torch."),
+        codec=codec,
+        hidden_dtype=str(teacher.dtype).removeprefix("torch."),
+        temperatures=[1.0],
+        num_tokens=VOCAB,
+        hidden_size=HIDDEN,
+        plan_hash=plan.fingerprint,
+        num_sequences=len(sequences),
+        num_positions=sum(n - 1 for n in plan.lengths),
+    )
+    with tempfile.TemporaryDirectory(dir=folder) as store, claimed(Path(store), manifest) as manifest:
+        engine = TransformersEngine(teacher, settings, VOCAB)
+        capture(Path(store), manifest, plan, sequences, engine, lambda text: None, Ranks())

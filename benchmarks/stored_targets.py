@@ -1,0 +1,144 @@
+"""Stored targets: bytes a position, the KL that students reach from them, and the share of a step that reading takes.
+
+A teacher is trained on DeepSeek-R1's traces (tokenizer of about 4,096 entries) and captured as `hidden`, `top_k` 50 and
+`sampled`. From each store one student is trained by the KL alone, from the same weights over the same batches; what it
+reached is its full KL from the live teacher on held-out traces. `KL lost` is what it lies above the student trained
+from `hidden`, whose targets are exact. Reading is the time to look up, check, decode and collate the targets of a
+batch, over that and the optimiser step.
+"""
+
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.record import Figure, Outcome, Spread
+from benchmarks.steps import plan_arguments, timed_training
+from benchmarks.store_world import qwen3, recipe, write_tokenizer
+from leadspan.data.packing import pack
+from leadspan.losses.config import LossSettings
+from leadspan.losses.objective import batch_loss
+from leadspan.losses.rows import ROW_COLUMNS
+from leadspan.models.config import Pretrained
+from leadspan.models.loading import load_model
+from leadspan.pipeline import prepare_data
+from leadspan.pipeline import run as run_recipe
+from leadspan.recipe import Recipe
+from leadspan.study.capture import prepare_capture, run_capture
+from leadspan.teacher.live import freeze, live_targets
+from leadspan.teacher.store import TargetStore
+from leadspan.training.schedule import schedule
+from leadspan.training.trainer import DistillationTrainer, attach_objective
+
+BYTES_TARGET, HALF, READ_TARGET = 220, 0.5, 0.02
+CODECS: dict[str, dict[str, Any]] = {
+    "hidden": {"kind": "hidden"},
+    "top_k 50": {"kind": "top_k", "k": 50},
+    "sampled 16": {"kind": "sampled", "num_samples": 16},
+    "sampled 24": {"kind": "sampled", "num_samples": 24},
+}
+EPOCHS = {"teacher": 5, "student": 2}
+
+
+def run() -> Outcome:
+    with tempfile.TemporaryDirectory() as folder:
+        return _measure(Path(folder))
+
+
+def _measure(folder: Path) -> Outcome:
+    tokenizer, vocab = write_tokenizer(folder)
+    teacher = {
+        "student": qwen3(192, 2, vocab, 0),
+        "loss": {"kl_weight": 0},
+        "cut": {"kind": "full"},
+        "supervision": {"prompt": 1},
+        "role": "teacher",
+        "training": {"epochs": EPOCHS["teacher"], "learning_rate": 3e-3},
+    }
+    run_recipe(recipe(folder, tokenizer, "teacher", **teacher))
+    kl: dict[str, float] = {}
+    size: dict[str, float] = {}
+    entropy: dict[str, float] = {}
+    reads: list[float] = []
+    steps: list[float] = []
+    for name, codec in CODECS.items():
+        made = _student(folder, tokenizer, vocab, name, codec)
+        manifest = run_capture(prepare_capture(made), lambda text: None)
+        size[name] = sum(shard.num_bytes for shard in manifest.shards) / manifest.num_positions
+        run_recipe(made)
+        kl[name], entropy[name] = _reached(made)
+        if name == "top_k 50":
+            reads, steps = _reading(made, folder)
+    reading = statistics.median(reads) / (statistics.median(reads) + statistics.median(steps))
+    lost = {name: value - kl["hidden"] for name, value in kl.items()}
+    drawn = min(
+        (n for n in CODECS if n.startswith("sampled") and lost[n] <= lost["top_k 50"]), key=size.get, default=None
+    )
+    figures = [
+        Figure("top_k 50: bytes a position", size["top_k 50"], BYTES_TARGET, unit="bytes"),
+        Figure("share of reading in a step, top_k 50", reading, READ_TARGET),
+        Figure("entropy of the teacher", entropy["hidden"], unit="nats"),
+        Figure("KL reached from hidden", kl["hidden"], unit="nats"),
+        *[Figure(f"{name}: KL lost", value, unit="nats") for name, value in lost.items() if name != "hidden"],
+        *[Figure(f"{n}: bytes a position", size[n], unit="bytes") for n in CODECS if n != "top_k 50"],
+    ]
+    if drawn is not None:
+        ratio = size[drawn] / size["top_k 50"]
+        figures.append(Figure(f"bytes {drawn} / top_k 50, at no more KL lost", ratio, HALF))
+    else:
+        figures.append(Figure("no sampled store lost as little as top_k 50; bytes ratio", 1.0, HALF))
+    sides = {"reading a batch": Spread.of(reads), "a step without it": Spread.of(steps)}
+    settings = {"vocab_size": vocab, "epochs": EPOCHS, "teacher": "192 x 2", "student": "96 x 2", "codecs": CODECS}
+    return Outcome(" ".join((__doc__ or "").split()), settings, sides, figures)
+
+
+def _student(folder: Path, tokenizer: Path, vocab: int, name: str, codec: dict[str, Any]) -> Recipe:
+    store = str(folder / f"store {name}")
+    changes = {
+        "student": qwen3(96, 2, vocab, 1),
+        "teacher": {"kind": "pretrained", "path": str(folder / "teacher" / "student")},
+        "targets": {"kind": "store", "path": store},
+        "capture": {"path": store, "codec": codec},
+        "cut": {"kind": "full"},
+        "supervision": {"prompt": 1},
+        "loss": {"kl_weight": 1},
+        "training": {"epochs": EPOCHS["student"], "learning_rate": 3e-3},
+    }
+    return recipe(folder, tokenizer, name, **changes)
+
+
+@torch.no_grad()
+def _reached(made: Recipe) -> tuple[float, float]:
+    """Full KL of the trained student from the live teacher on the validation traces, and the teacher's entropy."""
+    assert made.teacher is not None
+    student = freeze(load_model(Pretrained(path=str(made.output / "student")), torch.float32))
+    teacher = freeze(load_model(made.teacher, torch.float32))
+    validation = prepare_data(made).validation
+    assert validation is not None
+    batch = pack([validation[i] for i in range(len(validation))])
+    totals = batch_loss(student, batch, live_targets(teacher, batch), LossSettings(kl_weight=1)).totals.sum(0)
+    means = {name: float(totals[1 + i] / totals[0]) for i, name in enumerate(ROW_COLUMNS)}
+    return means["divergence"], means["teacher_entropy"]
+
+
+def _reading(made: Recipe, folder: Path) -> tuple[list[float], list[float]]:
+    """Seconds to read the targets of each batch, and seconds of each step."""
+    data = prepare_data(made)
+    assert made.capture.path is not None
+    store = TargetStore(made.capture.path)
+    student = load_model(made.student, torch.float32)
+    attach_objective(student, made.loss, None)
+    plan = schedule(made.training, data.examples.lengths, 1, 0).plan[: 2 * len(data.examples) // 4]
+    arguments = plan_arguments(str(folder / "reading"), len(plan))
+    trainer = DistillationTrainer(student, store, data.examples, None, plan, [], arguments)
+    steps = timed_training(trainer).wall[2:]
+    reads = []
+    for batch in plan:
+        examples = [data.examples[i] for i in batch]
+        start = time.perf_counter()
+        store.collate(examples)
+        reads.append(time.perf_counter() - start)
+    return reads, steps

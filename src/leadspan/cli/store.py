@@ -1,0 +1,74 @@
+"""Show, check or join stores of teacher targets."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from leadspan.teacher.manifest import Manifest
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What to do, the stores, and where to."""
+    parser.add_argument(
+        "action",
+        choices=("inspect", "verify", "merge"),
+        help="inspect: print what a store says of itself; verify: check every file, row and hash; "
+        "merge: join stores of one teacher and codec",
+    )
+    parser.add_argument("stores", nargs="+", type=Path, metavar="STORE", help="directory of a store")
+    parser.add_argument("--output", type=Path, help="directory of the joined store (merge)")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Inspect, verify or merge."""
+    from rich.console import Console
+
+    from leadspan.errors import SettingsError
+    from leadspan.teacher.manifest import read_manifest
+
+    if (options.action == "merge") != (options.output is not None):
+        raise SettingsError(f"store {options.action}: --output goes with merge, and merge needs it")
+    if options.action == "inspect":
+        for store in options.stores:
+            Console().print(_table(read_manifest(store), store))
+        return
+    from leadspan.teacher.merge import merge_stores
+    from leadspan.teacher.store import TargetStore
+
+    if options.action == "verify":
+        for path in options.stores:
+            store = TargetStore(path)
+            print(f"{path}: {store.verify():,} rows in {len(store.manifest.shards):,} shards are whole")
+        return
+    merged = merge_stores(options.stores, options.output)
+    print(f"store: {options.output}: {merged.num_sequences:,} sequences, {merged.num_positions:,} positions")
+
+
+def _table(manifest: "Manifest", path: Path) -> "Table":
+    from rich.table import Table
+
+    table = Table(title=str(path), title_justify="left", show_header=False, show_edge=False)
+    size = sum(shard.num_bytes for shard in manifest.shards)
+    rows = {
+        "complete": "yes" if manifest.complete else "no: run `leadspan capture` again, it goes on",
+        "teacher": manifest.teacher + (f" at {manifest.teacher_revision}" if manifest.teacher_revision else ""),
+        "weights": manifest.weights_hash,
+        "tokenizer": manifest.tokenizer_hash,
+        "template": manifest.template_hash,
+        "codec": manifest.codec.model_dump_json(),
+        "engine": f"{manifest.engine}, {manifest.dtype}",
+        "temperatures": ", ".join(f"{t:g}" for t in manifest.temperatures),
+        "vocabulary": f"{manifest.num_tokens:,}",
+        "sequences": f"{manifest.num_sequences:,}",
+        "positions": f"{manifest.num_positions:,}",
+        "shards": f"{len(manifest.shards):,}",
+        "bytes": f"{size:,} ({size / max(1, manifest.num_positions):.1f} a position)",
+        "KL lost": "not measured" if manifest.kl_lost is None else f"{manifest.kl_lost:.3g} nats a position",
+        "versions": ", ".join(f"{name} {version}" for name, version in manifest.versions.items()),
+    }
+    for name, value in rows.items():
+        table.add_row(name, value)
+    return table

@@ -1,0 +1,44 @@
+"""Which weights a model has, from its files, without loading it."""
+
+import hashlib
+from pathlib import Path
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+from leadspan.errors import ModelError
+from leadspan.models.config import ModelSettings, RandomInit
+
+_WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
+
+
+def weights_id(settings: ModelSettings) -> str:
+    """SHA-256 over a model's config and weight files, in pieces; of random weights over their config and seed.
+
+    Raises:
+        ModelError: A Hub model is not in the local cache, or a directory has no weights.
+    """
+    digest = hashlib.sha256()
+    if isinstance(settings, RandomInit):
+        digest.update(settings.model_dump_json(include={"config", "seed"}).encode())
+        return digest.hexdigest()[:32]
+    directory = _directory(settings.path, settings.revision)
+    files = sorted(path for pattern in _WEIGHTS for path in directory.glob(pattern))
+    if not files:
+        raise ModelError(f"model {settings.path}: no {' or '.join(_WEIGHTS)} in {directory}; give a model's directory")
+    for path in (directory / "config.json", *files):
+        with path.open("rb") as file:
+            digest.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()};".encode())
+    return digest.hexdigest()[:32]
+
+
+def _directory(path: str, revision: str | None) -> Path:
+    if Path(path).is_dir():
+        return Path(path)
+    try:
+        return Path(snapshot_download(path, revision=revision, local_files_only=True))
+    except (LocalEntryNotFoundError, HFValidationError, HfHubHTTPError, OSError):
+        raise ModelError(
+            f"model {path}: not in the local cache, so its weights cannot be compared with those of a store; "
+            "download it, or leave the teacher out of a recipe that trains from a store"
+        ) from None

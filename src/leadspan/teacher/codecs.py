@@ -1,0 +1,252 @@
+"""From logits to what a store keeps of a position, and back. Pure functions on tensors and arrays.
+
+Legend: `N` positions, `V` vocabulary, `k` entries of a position, `E` entries of all positions one after the other.
+
+A packed entry is one unsigned 32-bit integer, `id << 14 | code`, with `code = round(16383 sqrt(-log p / 128))`: steps
+are finest near `log p = 0`, where the mass is (1.4e-4 nats at -0.01, 1e-3 at -0.5, 4.4e-3 at -10). Below -128 nats a
+log-probability is kept as -128, less than the smallest float32. Decoded log-probabilities of a head of the distribution
+are shifted by one constant per position so that their mass is 1 minus the outside mass, which is kept in float32.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+
+from leadspan.errors import TargetsError
+from leadspan.teacher.config import Precision, Sampled, SparseCodec, TopK, TopP
+
+Arrays = dict[str, np.ndarray]
+
+PACKED_ID_BITS = 18
+_CODE_BITS, _RANGE = 14, 128.0
+_TOP_CODE = (1 << _CODE_BITS) - 1
+_BLOCK = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Moments:
+    """What every sparse codec keeps of a distribution besides its support.
+
+    Attributes:
+        exponentials: `exp(z - max z)`, [N, V].
+        total: Their sum, in float64, [N].
+        logsumexp: `log sum exp z`, [N].
+        entropy: `-sum p log p` in nats, [N].
+    """
+
+    exponentials: torch.Tensor
+    total: torch.Tensor
+    logsumexp: torch.Tensor
+    entropy: torch.Tensor
+
+
+def moments(logits: Float[torch.Tensor, "N V"]) -> Moments:
+    """Exponentials, normaliser and entropy in one pass of `exp`.
+
+    `sum` adds in cascade; PyTorch's softmax on the CPU does not, and over 151,936 tokens is off by 1.5e-5.
+    """
+    peak = logits.amax(-1)
+    exponentials = (logits - peak[:, None]).exp_()
+    total = exponentials.sum(-1).double()
+    logsumexp = (peak + total.log()).to(logits.dtype)
+    weighted = torch.bmm(exponentials[:, None, :], logits[:, :, None])[:, 0, 0]  # reads both once
+    return Moments(exponentials, total, logsumexp, logsumexp - weighted / total)
+
+
+def encode(
+    logits: Float[torch.Tensor, "N V"],
+    labels: torch.Tensor,
+    codec: SparseCodec,
+    temperatures: list[float],
+    offsets: Float[torch.Tensor, "N"] | None = None,  # a dimension name
+) -> Arrays:
+    """Encode the distributions of some positions.
+
+    Args:
+        logits: The teacher's logits, float32 or wider.
+        labels: The next token of each position, whose log-probability is kept.
+        codec: What to keep.
+        temperatures: Temperatures whose `logsumexp(z / T)` is kept.
+        offsets: For `sampled`: one uniform number in [0, 1) per position.
+
+    Returns:
+        Arrays of one value per position (`outside`, `entropy`, `label_log_prob`, `logsumexp_T`, and `num_entries`
+        where supports differ in size), and of one value per entry (`entries`, or `token_ids` and `log_probs`;
+        `counts`).
+
+    Raises:
+        TargetsError: A distribution is not finite, or an id does not fit a packed entry.
+    """
+    found = moments(logits)
+    if not bool(torch.isfinite(found.entropy).all()):
+        raise TargetsError("the teacher's logits are not finite; capture in float32, or look at its weights")
+    arrays: Arrays = {}
+    if isinstance(codec, Sampled):
+        assert offsets is not None, "drawn supports need uniform numbers"
+        ids, counts = _draw(found.exponentials, codec.num_samples, offsets)
+        keep = counts > 0
+        arrays["counts"] = counts[keep].to(torch.uint8).cpu().numpy()
+    else:
+        ids = _largest(logits, min(codec.k if isinstance(codec, TopK) else codec.max_tokens, logits.shape[1]))
+        keep = torch.ones_like(ids, dtype=torch.bool)
+        if isinstance(codec, TopP):
+            mass = (found.exponentials.gather(1, ids) / found.total[:, None]).cumsum(1)
+            keep[:, 1:] = mass[:, :-1] < codec.p
+    if not isinstance(codec, TopK):
+        arrays["num_entries"] = keep.sum(1).to(torch.int32).cpu().numpy().astype(np.uint16)
+    log_probs = (logits.gather(1, ids) - found.logsumexp[:, None]).clamp_(max=0.0)
+    arrays |= pack_entries(ids[keep].cpu().numpy(), log_probs[keep].float().cpu().numpy(), codec.precision)
+    arrays["outside"] = _outside(found, ids, keep, repeats=isinstance(codec, Sampled))
+    arrays["entropy"] = found.entropy.to(torch.float16).cpu().numpy()
+    arrays["label_log_prob"] = (logits.gather(1, labels[:, None])[:, 0] - found.logsumexp).float().cpu().numpy()
+    for temperature in temperatures:
+        normaliser = found.logsumexp if temperature == 1.0 else torch.logsumexp(logits / temperature, dim=-1)
+        arrays[logsumexp_column(temperature)] = normaliser.float().cpu().numpy()
+    return arrays
+
+
+def logsumexp_column(temperature: float) -> str:
+    """Name of the column of a temperature's normalisers."""
+    return f"logsumexp_{temperature:g}"
+
+
+def pack_entries(ids: np.ndarray, log_probs: np.ndarray, precision: Precision) -> Arrays:
+    """Entries in the chosen precision.
+
+    Raises:
+        TargetsError: An id has more than 18 bits.
+    """
+    if precision == "float32":
+        return {"token_ids": ids.astype(np.uint32), "log_probs": log_probs.astype(np.float32)}
+    if len(ids) and int(ids.max()) >> PACKED_ID_BITS:
+        raise TargetsError(
+            f"token id {int(ids.max())} does not fit the {PACKED_ID_BITS} bits of a packed entry; "
+            "set capture.codec.precision: float32"
+        )
+    code = np.rint(np.sqrt(np.minimum(-log_probs, _RANGE) / _RANGE) * _TOP_CODE).astype(np.uint32)
+    return {"entries": ids.astype(np.uint32) << np.uint32(_CODE_BITS) | code}
+
+
+def unpack_entries(entries: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Ids and log-probabilities of packed entries; inverse of `pack_entries` up to the rounding of the code."""
+    return (entries >> np.uint32(_CODE_BITS)).astype(np.int64), _LOG_PROBS[entries & np.uint32(_TOP_CODE)]
+
+
+_LOG_PROBS = -((np.arange(_TOP_CODE + 1) / _TOP_CODE) ** 2 * _RANGE).astype(np.float32)
+
+
+def decode(arrays: Arrays, codec: SparseCodec) -> Arrays:
+    """Entries of some positions as rectangles: `token_ids`, `log_probs` and, for drawn supports, `sample_weights`.
+
+    Args:
+        arrays: Columns as `encode` returns them.
+        codec: What they were made by.
+
+    Returns:
+        Arrays [N, k]; unused places have id 0, log-probability -inf and weight 0.
+    """
+    num_positions = len(arrays["label_log_prob"])
+    if "entries" in arrays:
+        flat_ids, flat = unpack_entries(arrays["entries"])
+    else:
+        flat_ids, flat = arrays["token_ids"].astype(np.int64), arrays["log_probs"]
+    if isinstance(codec, TopK):
+        shape = (num_positions, len(flat) // max(1, num_positions))
+        ids, log_probs, counts = flat_ids.reshape(shape), flat.reshape(shape), None
+    else:
+        sizes = arrays["num_entries"].astype(np.int64)
+        used = np.arange(sizes.max(initial=1)) < sizes[:, None]
+        ids, log_probs = np.zeros(used.shape, dtype=np.int64), np.full(used.shape, -np.inf, dtype=np.float32)
+        ids[used], log_probs[used] = flat_ids, flat
+        counts = np.zeros(used.shape, dtype=np.float32)
+        if "counts" in arrays:
+            counts[used] = arrays["counts"]
+    if isinstance(codec, Sampled):
+        assert counts is not None, "drawn supports have counts"
+        return {"token_ids": ids, "log_probs": log_probs, "sample_weights": counts / codec.num_samples}
+    if codec.precision == "packed":
+        log_probs = _with_mass(log_probs, arrays["outside"])
+    return {"token_ids": ids, "log_probs": log_probs}
+
+
+def bytes_per_position(codec: SparseCodec, num_temperatures: int, num_tokens: int, support: float) -> float:
+    """Bytes a position takes, id of the data's token and section included.
+
+    Args:
+        codec: What is kept.
+        num_temperatures: Normalisers kept.
+        num_tokens: Size of the vocabulary.
+        support: Mean entries of a position; ignored for `top_k`.
+    """
+    entry = (4 if codec.precision == "packed" else 8) + isinstance(codec, Sampled)
+    fixed = 4 + 1 + 4 + 2 + 4 + 4 * num_temperatures
+    if isinstance(codec, TopK):
+        return fixed + min(codec.k, num_tokens) * entry
+    return fixed + 2 + support * entry
+
+
+def _with_mass(log_probs: np.ndarray, outside: np.ndarray) -> np.ndarray:
+    """Shift each row so that its mass is exactly `1 - outside`; a row whose mass is all outside stays."""
+    inside = np.exp(log_probs).sum(1, dtype=np.float64)
+    wanted = 1.0 - outside.astype(np.float64)
+    shift = np.where(wanted > 0, np.log(np.maximum(wanted, np.finfo(np.float64).tiny) / inside), 0.0)
+    return np.minimum(log_probs + shift.astype(np.float32)[:, None], np.float32(0.0))
+
+
+def _largest(logits: torch.Tensor, k: int) -> torch.Tensor:
+    """Ids of the `k` largest logits, largest first: the `k` blocks of 64 with the largest maxima hold them."""
+    num_tokens = logits.shape[1]
+    if k * _BLOCK * 2 > num_tokens:
+        return logits.topk(k, dim=-1).indices
+    padded = torch.nn.functional.pad(logits, (0, -num_tokens % _BLOCK), value=-math.inf)
+    blocks = padded.view(len(logits), -1, _BLOCK)
+    best = blocks.amax(-1).topk(k, dim=-1).indices
+    candidates = blocks.gather(1, best[:, :, None].expand(-1, -1, _BLOCK)).flatten(1)
+    place = candidates.topk(k, dim=-1).indices
+    return best.gather(1, place // _BLOCK) * _BLOCK + place % _BLOCK
+
+
+def _draw(masses: torch.Tensor, number: int, offsets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Systematic sampling: the tokens under the points `(i + offset) / n` of the cumulative distribution.
+
+    The cumulative sums are in float64, first over blocks of 64 tokens, then within the blocks that a point falls into.
+
+    Returns:
+        Ids [N, n], ascending, and counts [N, n]: the whole count at a token's last draw, 0 at its others.
+    """
+    blocks = torch.nn.functional.pad(masses, (0, -masses.shape[1] % _BLOCK)).view(len(masses), -1, _BLOCK)
+    ends = blocks.sum(-1, dtype=torch.float64).cumsum(-1)
+    steps = torch.arange(number, device=masses.device, dtype=torch.float64)
+    points = (steps + offsets.to(steps)[:, None]) / number * ends[:, -1:]
+    block = torch.searchsorted(ends, points, right=True).clamp_(max=ends.shape[1] - 1)
+    before = torch.where(block > 0, ends.gather(1, (block - 1).clamp(min=0)), 0.0)
+    within = blocks.gather(1, block[:, :, None].expand(-1, -1, _BLOCK)).double().cumsum(-1)
+    rest = torch.minimum((points - before).clamp_(min=0.0), within[:, :, -1] * (1 - 1e-12))
+    ids = block * _BLOCK + torch.searchsorted(within, rest[:, :, None], right=True)[:, :, 0]
+    is_last = torch.ones_like(ids, dtype=torch.bool)
+    is_last[:, :-1] = ids[:, 1:] != ids[:, :-1]
+    places = torch.where(is_last, torch.arange(1, number + 1, device=ids.device), 0)
+    previous = torch.cummax(torch.nn.functional.pad(places, (1, 0))[:, :-1], dim=1).values
+    return ids, torch.where(is_last, places - previous, 0)
+
+
+def _outside(found: Moments, ids: torch.Tensor, keep: torch.Tensor, repeats: bool) -> np.ndarray:
+    """Mass of the tokens that are not kept; summed over them where it is too small for `1 - inside`."""
+    inside = torch.where(keep, found.exponentials.gather(1, ids), 0.0).sum(1, dtype=torch.float64)
+    outside = 1.0 - inside / found.total
+    small = outside < 1e-3
+    if bool(small.any()):
+        rest = found.exponentials[small]
+        left = torch.zeros_like(rest[:, :1]) if repeats else torch.where(keep[small], 0.0, rest.gather(1, ids[small]))
+        rest.scatter_(1, ids[small], left.expand_as(ids[small]))
+        outside[small] = rest.sum(1, dtype=torch.float64) / found.total[small]
+    return outside.clamp_(min=0.0).float().cpu().numpy()
+
+
+def as_tensors(arrays: Arrays) -> dict[str, Any]:
+    """Arrays as tensors that share their memory."""
+    return {name: torch.from_numpy(array) for name, array in arrays.items()}

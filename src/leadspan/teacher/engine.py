@@ -1,0 +1,123 @@
+"""Transformers as the engine of a capture: a packed forward pass, projected to the vocabulary chunk by chunk."""
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from safetensors.torch import save
+from transformers import PreTrainedModel
+
+from leadspan.data.examples import Example
+from leadspan.data.packing import on_device, pack
+from leadspan.errors import ModelError
+from leadspan.teacher.capture import split_rows
+from leadspan.teacher.codecs import Arrays, encode
+from leadspan.teacher.config import CaptureSettings, Hidden, Sampled
+from leadspan.teacher.live import live_targets, teacher_logits
+from leadspan.teacher.manifest import HeadEntry
+from leadspan.teacher.shards import PER_ENTRY, sequence_hash
+from leadspan.teacher.targets import DenseTargets
+
+_CPU_CHUNK_BYTES, _CUDA_CHUNK_TOKENS = 32 << 20, 2048
+_CPU_SLAB_BYTES = 4 << 20  # of logits, so that all passes over them find them in the cache
+_NUMPY_OF = {torch.float32: np.float32, torch.float16: np.float16, torch.bfloat16: np.uint16}
+
+
+class TransformersEngine:
+    """Runs a frozen teacher over packs and encodes what it says."""
+
+    def __init__(self, teacher: PreTrainedModel, settings: CaptureSettings, num_tokens: int):
+        """Take a teacher.
+
+        Args:
+            teacher: Frozen, on its device.
+            settings: Codec, temperatures, chunk.
+            num_tokens: The first rows of the head that the distribution is over.
+        """
+        self.teacher, self.settings, self.num_tokens = teacher, settings, num_tokens
+        self.hidden_dtype = hidden_dtype(settings, teacher.dtype)
+
+    def __call__(self, sequences: Sequence[Example]) -> list[Arrays]:
+        """The stored columns of every sequence."""
+        batch = on_device(pack(sequences), self.teacher.device)
+        targets = live_targets(self.teacher, batch)
+        codec = self.settings.codec
+        if isinstance(codec, Hidden):
+            arrays = {"hidden": _as_numpy(targets.hidden.to(self.hidden_dtype))}
+        else:
+            arrays = self._encode(targets, batch["labels"], uniform_offsets(sequences, codec))
+        return split_rows(arrays, [len(example.input_ids) - 1 for example in sequences], PER_ENTRY)
+
+    def _encode(self, targets: DenseTargets, labels: torch.Tensor, offsets: torch.Tensor | None) -> Arrays:
+        codec = self.settings.codec
+        assert not isinstance(codec, Hidden), "encoded by itself"
+        size = self.settings.chunk_tokens or default_chunk(targets.head)
+        parts: list[Arrays] = []
+        for start in range(0, len(labels), size):
+            rows = slice(start, start + size)
+            logits = teacher_logits(targets, rows, self.num_tokens)
+            slab = len(logits) if logits.is_cuda else max(1, _CPU_SLAB_BYTES // (4 * self.num_tokens))
+            for first in range(0, len(logits), slab):
+                own = slice(start + first, start + min(first + slab, len(logits)))
+                drawn = None if offsets is None else offsets[own]
+                some = logits[first : first + slab]
+                parts.append(encode(some, labels[own], codec, self.settings.temperatures, drawn))
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def hidden_dtype(settings: CaptureSettings, teacher: torch.dtype) -> torch.dtype:
+    """Type in which hidden states are stored."""
+    codec = settings.codec
+    if isinstance(codec, Hidden) and codec.dtype != "teacher":
+        return {"float32": torch.float32, "bfloat16": torch.bfloat16}[codec.dtype]
+    return teacher
+
+
+def head_file(targets: DenseTargets, num_tokens: int) -> tuple[bytes, HeadEntry]:
+    """Content of the file of the teacher's head, and its entry in the manifest."""
+    content = save({"weight": targets.head.detach()[:num_tokens].cpu().contiguous()})
+    entry = HeadEntry(sha256=hashlib.sha256(content).hexdigest(), scale=targets.scale, softcap=targets.softcap)
+    return content, entry
+
+
+def check_causal(teacher: PreTrainedModel, longest: int, name: str) -> None:
+    """Refuse a teacher whose outputs on a prefix depend on how long the whole sequence is.
+
+    Raises:
+        ModelError: Its rotary frequencies change with the length, and a sequence is long enough for that.
+    """
+    config = teacher.config.get_text_config()
+    parameters = getattr(config, "rope_parameters", None) or {}
+    for rope in (parameters, *(value for value in parameters.values() if isinstance(value, dict))):  # or by layer type
+        original = rope.get("original_max_position_embeddings") or config.max_position_embeddings
+        if rope.get("rope_type") in ("dynamic", "longrope") and longest > original:
+            raise ModelError(
+                f"teacher {name}: its {rope['rope_type']} position embedding changes with sequences longer than "
+                f"{original} tokens (here up to {longest}), so the outputs of a prefix are not the prefix of the "
+                f"outputs; set data.max_tokens: {original}, or train with targets: {{kind: live}}"
+            )
+
+
+def default_chunk(head: torch.Tensor) -> int:
+    """Positions projected at a time."""
+    return _CUDA_CHUNK_TOKENS if head.is_cuda else max(16, _CPU_CHUNK_BYTES // (4 * head.shape[0]))
+
+
+def uniform_offsets(sequences: Sequence[Example], codec: object) -> torch.Tensor | None:
+    """One uniform number per position, from the seed and the sequence alone: the same in any pack, on any rank."""
+    if not isinstance(codec, Sampled):
+        return None
+    drawn = [
+        np.random.default_rng([codec.seed, *np.frombuffer(sequence_hash(e.input_ids), dtype="<u4").tolist()]).random(
+            len(e.input_ids) - 1
+        )
+        for e in sequences
+    ]
+    return torch.from_numpy(np.concatenate(drawn))
+
+
+def _as_numpy(hidden: torch.Tensor) -> np.ndarray:
+    kind = _NUMPY_OF[hidden.dtype]
+    tensor = hidden.reshape(-1).cpu()
+    return (tensor.view(torch.int16).numpy().view(kind) if kind is np.uint16 else tensor.numpy()).copy()

@@ -1,0 +1,178 @@
+"""What a store says of itself: one JSON file that names the teacher, the data's tokenizer, the codec and the shards."""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import ValidationError
+
+from leadspan.errors import CacheError, TargetsError
+from leadspan.settings import Settings
+from leadspan.teacher.config import Codec
+
+MANIFEST_FILE, SHARDS_DIR, HEAD_FILE = "manifest.json", "shards", "head.safetensors"
+_FORMAT: Literal[1] = 1
+_PROGRESS = ("complete", "shards", "versions", "plan_hash", "num_sequences", "num_positions", "kl_lost")
+_NAMES = ("teacher", "teacher_revision")  # a teacher is its weights, wherever they lie
+
+
+class HeadEntry(Settings):
+    """The teacher's head, for hidden states: `z = softcap tanh(scale h W^T / softcap)`."""
+
+    sha256: str
+    """SHA-256 of the file."""
+    scale: float = 1.0
+    """Factor on the product."""
+    softcap: float | None = None
+    """Cap of the logits, or None."""
+
+
+class ShardEntry(Settings):
+    """One Arrow file."""
+
+    name: str
+    """File name; the part behind the dash is the start of its SHA-256."""
+    num_rows: int
+    """Captured sequences in it."""
+    num_positions: int
+    """Positions in it."""
+    num_bytes: int
+    """Size of the file."""
+
+
+class Manifest(Settings):
+    """The store's own description."""
+
+    format_version: Literal[1] = _FORMAT
+    """Version of the format."""
+    teacher: str
+    """Path, Hub name or description of the teacher."""
+    teacher_revision: str | None = None
+    """Hub revision."""
+    weights_hash: str
+    """Hash of the teacher's weight files and config."""
+    tokenizer_hash: str
+    """Hash of the tokenizer that made the ids."""
+    template_hash: str
+    """Hash of the chat template and the rendering settings."""
+    engine: Literal["transformers", "vllm"]
+    """What ran the teacher."""
+    dtype: str
+    """Type the teacher computed in."""
+    codec: Codec
+    """What is kept of a distribution."""
+    hidden_dtype: str | None = None
+    """Type of stored hidden states."""
+    temperatures: list[float]
+    """Temperatures whose normalisers are kept."""
+    num_tokens: int
+    """Size of the vocabulary the distributions are over."""
+    hidden_size: int
+    """Width of the teacher's final hidden states."""
+    head: HeadEntry | None = None
+    """The teacher's head, with the `hidden` codec."""
+    plan_hash: str
+    """Hash of all sequences to capture, their packs and shards."""
+    num_sequences: int
+    """Sequences."""
+    num_positions: int
+    """Positions."""
+    complete: bool = False
+    """Whether all shards are there."""
+    shards: list[ShardEntry] = []
+    """The shards, once all are there."""
+    kl_lost: float | None = None
+    """KL the codec loses on a sample, nats per position, as `--dry-run` measures it; None when it was not measured."""
+    versions: dict[str, str] = {}
+    """Versions of the packages that wrote it."""
+
+    def identity(self) -> dict[str, Any]:
+        """What two parts of one store must agree on."""
+        return self.model_dump(mode="json", exclude={*_PROGRESS, *_NAMES})
+
+
+def write_manifest(manifest: Manifest, directory: Path) -> None:
+    """Write `manifest.json` with a checksum of its own, atomically."""
+    values = manifest.model_dump(mode="json")
+    text = json.dumps(values | {"checksum": _checksum(values)}, indent=1) + "\n"
+    write_atomically(directory / MANIFEST_FILE, text.encode())
+
+
+def read_manifest(directory: Path) -> Manifest:
+    """Read the manifest of a store.
+
+    Raises:
+        TargetsError: There is none.
+        CacheError: It is damaged, or of another version of the format.
+    """
+    path = directory / MANIFEST_FILE
+    try:
+        values = json.loads(path.read_bytes())
+        checksum = values.pop("checksum")
+    except OSError:
+        raise TargetsError(
+            f"{path}: not found; give the directory of a store that `leadspan capture` has written"
+        ) from None
+    except (ValueError, KeyError, AttributeError, TypeError):
+        raise CacheError(f"{path}: damaged (no JSON object with a checksum); capture again") from None
+    if values.get("format_version") != _FORMAT:
+        raise CacheError(f"{path}: format {values.get('format_version')}, this version reads {_FORMAT}; capture again")
+    if checksum != _checksum(values):
+        raise CacheError(f"{path}: damaged (its checksum is not that of its content); capture again")
+    try:
+        return Manifest.model_validate(values)
+    except ValidationError as error:
+        fault = error.errors()[0]
+        raise CacheError(f"{path}: {'.'.join(map(str, fault['loc']))}: {fault['msg']}; capture again") from None
+
+
+def check_same(found: dict[str, Any], wanted: dict[str, Any], place: str) -> None:
+    """Compare two identities.
+
+    Raises:
+        TargetsError: Names every field that differs, with both values.
+    """
+    differing = [
+        f"{name} is {_shown(found.get(name))}, wanted {_shown(value)}"
+        for name, value in wanted.items()
+        if found.get(name) != value
+    ]
+    if differing:
+        raise TargetsError(f"{place}: {'; '.join(differing)}; take the store of these settings, or capture anew")
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file so that it is there whole or not at all, also after a power cut."""
+    staged = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with staged.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    staged.replace(path)
+    sync_directory(path.parent)
+
+
+def sync_directory(directory: Path) -> None:
+    """Let a rename in a directory reach the disk."""
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file, read in pieces."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _checksum(values: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 120 else text[:117] + "..."

@@ -1,0 +1,66 @@
+"""Joining stores of one teacher, tokenizer, template and codec into one; a sequence that several hold is kept once."""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+from leadspan.errors import TargetsError
+from leadspan.teacher.capture import claimed
+from leadspan.teacher.manifest import HEAD_FILE, SHARDS_DIR, Manifest, check_same, write_atomically, write_manifest
+from leadspan.teacher.shards import ShardReader, ShardWriter
+from leadspan.teacher.store import TargetStore, shard_paths
+
+
+def merge_stores(paths: Sequence[Path], output: Path) -> Manifest:
+    """Write a new store with the rows of all.
+
+    Every source is verified first. A shard of the result is a shard of a source without the rows that came before.
+
+    Raises:
+        TargetsError: They are not of one teacher, tokenizer, template and codec, or the output is not empty.
+        CacheError: A source is damaged.
+    """
+    stores = [TargetStore(path) for path in paths]
+    first = stores[0].manifest
+    for store in stores:
+        check_same(store.manifest.identity(), first.identity(), f"{store.directory} beside {stores[0].directory}")
+        store.verify()
+    if output.exists() and any(output.iterdir()):
+        raise TargetsError(f"{output}: not empty; give a new directory")
+    plans = hashlib.sha256(" ".join(store.manifest.plan_hash for store in stores).encode()).hexdigest()[:32]
+    with claimed(output, first.model_copy(update={"plan_hash": plans, "complete": False, "shards": []})) as manifest:
+        if first.head is not None:
+            write_atomically(output / HEAD_FILE, (paths[0] / HEAD_FILE).read_bytes())
+        seen: set[bytes] = set()
+        shards = [
+            ShardReader(path, store.manifest)
+            for store in stores
+            for path in shard_paths(store.directory, store.manifest)
+        ]
+        entries = []
+        for shard in shards:
+            with ShardWriter(output / SHARDS_DIR, len(entries), manifest) as writer:
+                _copy(shard, writer, seen)
+                entries.append(writer.close())
+        manifest = manifest.model_copy(
+            update={
+                "complete": True,
+                "shards": entries,
+                "num_sequences": sum(entry.num_rows for entry in entries),
+                "num_positions": sum(entry.num_positions for entry in entries),
+            }
+        )
+        write_manifest(manifest, output)
+    return manifest
+
+
+def _copy(shard: ShardReader, writer: ShardWriter, seen: set[bytes]) -> None:
+    """Write the rows that are new, record batch by record batch."""
+    by_batch: dict[int, list[tuple[int, bytes]]] = {}
+    for batch, row, example_id in shard.sequences():
+        key = shard.sequence_hash(batch, row)
+        if key not in seen:
+            seen.add(key)
+            by_batch.setdefault(batch, []).append((row, example_id))
+    for batch, rows in by_batch.items():
+        writer.write([example_id for _, example_id in rows], [shard.row(batch, row) for row, _ in rows])

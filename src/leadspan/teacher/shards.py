@@ -1,0 +1,240 @@
+"""One shard: an Arrow IPC file with a row per captured sequence, hashed while it is written, mapped when it is read.
+
+A row has the columns `example_id` and `sequence_hash` (16 bytes each), `checksum` (CRC-32 of all others), `input_ids`
+(`T`), and lists with the values of its `T - 1` positions: position `t` has seen tokens `0 .. t` and predicts `t + 1`.
+"""
+
+import hashlib
+import os
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import pyarrow as pa
+
+from leadspan.errors import CacheError
+from leadspan.teacher.codecs import Arrays, logsumexp_column
+from leadspan.teacher.config import Hidden, TopK
+from leadspan.teacher.manifest import Manifest, ShardEntry, sync_directory
+
+KEY_COLUMNS = ("example_id", "sequence_hash", "checksum")
+PER_ENTRY = frozenset({"entries", "token_ids", "log_probs", "counts"})
+SUFFIX = ".arrow"
+_HIDDEN_TYPES = {"float32": pa.float32(), "float16": pa.float16(), "bfloat16": pa.uint16()}
+
+
+def columns_of(manifest: Manifest) -> dict[str, pa.DataType]:
+    """The list columns of a store and the type of their values."""
+    columns: dict[str, pa.DataType] = {"input_ids": pa.int32(), "section": pa.uint8()}
+    codec = manifest.codec
+    if isinstance(codec, Hidden):
+        return columns | {"hidden": _HIDDEN_TYPES[str(manifest.hidden_dtype)]}
+    if codec.precision == "packed":
+        columns["entries"] = pa.uint32()
+    else:
+        columns |= {"token_ids": pa.uint32(), "log_probs": pa.float32()}
+    if codec.kind == "sampled":
+        columns["counts"] = pa.uint8()
+    if not isinstance(codec, TopK):
+        columns["num_entries"] = pa.uint16()
+    columns |= {"outside": pa.float32(), "label_log_prob": pa.float32()}
+    if manifest.engine == "vllm":
+        return columns
+    normalisers = {logsumexp_column(t): pa.float32() for t in manifest.temperatures}
+    return columns | {"entropy": pa.float16()} | normalisers
+
+
+def schema_of(manifest: Manifest) -> pa.Schema:
+    """The Arrow schema of a store's shards."""
+    key = pa.binary(16)
+    fields = [pa.field("example_id", key), pa.field("sequence_hash", key), pa.field("checksum", pa.uint32())]
+    fields += [pa.field(name, pa.large_list(kind)) for name, kind in columns_of(manifest).items()]
+    return pa.schema(fields, {"leadspan": manifest.model_dump_json(include={"format_version", "codec"})})
+
+
+def sequence_hash(input_ids: np.ndarray) -> bytes:
+    """First 16 bytes of the SHA-256 of token ids as little-endian int32."""
+    return hashlib.sha256(np.ascontiguousarray(input_ids, dtype="<i4").tobytes()).digest()[:16]
+
+
+def row_checksum(example_id: bytes, sequence: bytes, values: Mapping[str, np.ndarray], names: list[str]) -> int:
+    """CRC-32 over a row's keys and the bytes of its lists, in the order of the columns."""
+    crc = zlib.crc32(sequence, zlib.crc32(example_id))
+    for name in names:
+        crc = zlib.crc32(np.ascontiguousarray(values[name]).data.cast("B") if len(values[name]) else b"", crc)
+    return crc
+
+
+class ShardWriter:
+    """Writes one shard under a temporary name; `close` gives it its own."""
+
+    def __init__(self, directory: Path, number: int, manifest: Manifest):
+        self.directory, self.number = directory, number
+        self.schema = schema_of(manifest)
+        self.names = list(columns_of(manifest))
+        self.num_rows = self.num_positions = 0
+        self._staged = directory / f".{number:05d}.{os.getpid()}.tmp"
+        self._file = _HashingFile(self._staged)
+        self._writer = pa.ipc.new_file(pa.PythonFile(self._file, mode="w"), self.schema)
+
+    def write(self, example_ids: list[bytes], rows: list[Arrays]) -> None:
+        """Append one record batch with a row per sequence."""
+        hashes = [sequence_hash(row["input_ids"]) for row in rows]
+        checks = [row_checksum(i, h, row, self.names) for i, h, row in zip(example_ids, hashes, rows, strict=True)]
+        arrays: list[pa.Array] = [
+            pa.array(example_ids, pa.binary(16)),
+            pa.array(hashes, pa.binary(16)),
+            pa.array(checks, pa.uint32()),
+        ]
+        for name in self.names:
+            sizes = [len(row[name]) for row in rows]
+            offsets = pa.array(np.concatenate([[0], np.cumsum(sizes)]), pa.int64())
+            values = pa.array(np.concatenate([row[name] for row in rows]), self.schema.field(name).type.value_type)
+            arrays.append(pa.LargeListArray.from_arrays(offsets, values))
+        self._writer.write_batch(pa.record_batch(arrays, schema=self.schema))
+        self.num_rows += len(rows)
+        self.num_positions += sum(len(row["input_ids"]) - 1 for row in rows)
+
+    def close(self) -> ShardEntry:
+        """Finish the file, bring it to disk, and rename it after its content."""
+        self._writer.close()
+        size, digest = self._file.finish()
+        name = f"{self.number:05d}-{digest[:32]}{SUFFIX}"
+        self._staged.replace(self.directory / name)
+        sync_directory(self.directory)
+        return ShardEntry(name=name, num_rows=self.num_rows, num_positions=self.num_positions, num_bytes=size)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:
+            self._file.abandon()
+            self._staged.unlink(missing_ok=True)
+
+
+class _HashingFile:
+    """A file that is hashed as it is written."""
+
+    def __init__(self, path: Path):
+        self._file = path.open("wb")
+        self._digest = hashlib.sha256()
+        self.closed = False
+
+    def write(self, data: Any) -> int:
+        view = memoryview(data)
+        self._digest.update(view)
+        self._file.write(view)
+        return view.nbytes
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def flush(self) -> None:
+        self._file.flush()
+
+    def close(self) -> None:
+        self.closed = True
+
+    def finish(self) -> tuple[int, str]:
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        size = self._file.tell()
+        self._file.close()
+        return size, self._digest.hexdigest()
+
+    def abandon(self) -> None:
+        try:
+            self._file.close()
+        except OSError:
+            self._file.raw.close()
+
+
+class ShardReader:
+    """A shard mapped into memory; arrays of a row are views of the file."""
+
+    def __init__(self, path: Path, manifest: Manifest):
+        """Map the file.
+
+        Raises:
+            CacheError: It is no Arrow file of this store.
+        """
+        self.path, self.names = path, list(columns_of(manifest))
+        try:
+            self._file = pa.ipc.open_file(pa.memory_map(str(path)))
+            schema = self._file.schema
+        except (OSError, pa.ArrowException) as error:
+            raise damaged(path, _first_line(error)) from None
+        if not schema.equals(schema_of(manifest)):
+            raise damaged(path, "its columns are not those of the manifest")
+        self._batches: dict[int, pa.RecordBatch] = {}
+
+    def sequences(self) -> list[tuple[int, int, bytes]]:
+        """Record batch, row in it and example id of every sequence."""
+        found: list[tuple[int, int, bytes]] = []
+        for number in range(self._file.num_record_batches):
+            ids = self._batch(number).column("example_id").to_pylist()
+            found += [(number, row, example_id) for row, example_id in enumerate(ids)]
+        return found
+
+    def row(self, batch: int, row: int) -> Arrays:
+        """The lists of a row, without a copy.
+
+        Raises:
+            CacheError: Its list borders are damaged.
+        """
+        return {name: self._values(batch, row, name) for name in self.names}
+
+    def input_ids(self, batch: int, row: int) -> np.ndarray:
+        """The captured token ids of a row."""
+        return self._values(batch, row, "input_ids")
+
+    def check(self, batch: int, row: int) -> None:
+        """Compare a row's content with its checksum.
+
+        Raises:
+            CacheError: They differ.
+        """
+        keys = [self._batch(batch).column(name)[row].as_py() for name in KEY_COLUMNS]
+        if row_checksum(keys[0], keys[1], self.row(batch, row), self.names) != keys[2]:
+            raise damaged(self.path, f"row {row} of record batch {batch} does not have its checksum")
+
+    def sequence_hash(self, batch: int, row: int) -> bytes:
+        """The stored hash of a row's token ids."""
+        return self._batch(batch).column("sequence_hash")[row].as_py()
+
+    def num_rows(self) -> int:
+        """Sequences in the shard."""
+        return sum(self._batch(n).num_rows for n in range(self._file.num_record_batches))
+
+    def _batch(self, number: int) -> pa.RecordBatch:
+        if number not in self._batches:
+            try:
+                batch = self._file.get_batch(number)
+                batch.validate()
+            except (OSError, pa.ArrowException) as error:
+                raise damaged(self.path, f"record batch {number}: {_first_line(error)}") from None
+            self._batches[number] = batch
+        return self._batches[number]
+
+    def _values(self, batch: int, row: int, name: str) -> np.ndarray:
+        column = self._batch(batch).column(name)
+        start, end = column.offsets[row].as_py(), column.offsets[row + 1].as_py()
+        values = column.values.to_numpy(zero_copy_only=True)
+        if not 0 <= start <= end <= len(values):
+            raise damaged(self.path, f"row {row} of record batch {batch}: {name} is [{start}, {end}) of {len(values)}")
+        return values[start:end]
+
+
+def damaged(path: Path, fault: str) -> CacheError:
+    """The error of a damaged file."""
+    return CacheError(
+        f"{path}: damaged ({fault}); `leadspan store verify` names all damaged files; remove them, "
+        "run `leadspan capture` again, and only they are made anew"
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,312 @@
+"""Reading a store: the targets of any example whose tokens begin a captured sequence, in any order, from any process.
+
+A row is found by example id and compared token by token: position `t` of a causal teacher depends on tokens `0 .. t`
+alone, so a captured sequence serves every sequence that begins like it, and nothing else is served.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from leadspan.data.examples import Example
+from leadspan.errors import CacheError, TargetsError
+from leadspan.teacher.codecs import Arrays, as_tensors, decode, logsumexp_column
+from leadspan.teacher.config import Hidden
+from leadspan.teacher.manifest import HEAD_FILE, SHARDS_DIR, Manifest, check_same, file_hash, read_manifest
+from leadspan.teacher.shards import PER_ENTRY, ShardReader, damaged, sequence_hash
+from leadspan.teacher.targets import DenseTargets, SparseTargets
+
+_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+class TargetStore:
+    """A complete store, mapped into memory. Pickles as its path, so that workers map it themselves."""
+
+    def __init__(self, directory: Path):
+        """Open a store: read its manifest, look for every shard, list the captured sequences.
+
+        Raises:
+            TargetsError: There is no store, or its capture has not ended.
+            CacheError: The manifest is damaged, or a shard is missing, cut short or damaged.
+        """
+        self.directory = directory
+        self.manifest = read_manifest(directory)
+        if not self.manifest.complete:
+            raise TargetsError(f"{directory}: its capture has not ended; run `leadspan capture` again, it goes on")
+        self._shards = [ShardReader(path, self.manifest) for path in shard_paths(directory, self.manifest)]
+        self._rows: dict[bytes, list[tuple[int, int, int]]] = defaultdict(list)
+        for number, shard in enumerate(self._shards):
+            for batch, row, example_id in shard.sequences():
+                self._rows[example_id].append((number, batch, row))
+        self._checked: set[tuple[int, int, int]] = set()
+        found = sum(map(len, self._rows.values()))
+        if found != self.manifest.num_sequences:
+            raise CacheError(
+                f"{directory}: {found} rows, the manifest says {self.manifest.num_sequences}; capture again"
+            )
+
+    def __reduce__(self) -> tuple[type["TargetStore"], tuple[Path]]:
+        return TargetStore, (self.directory,)
+
+    def __len__(self) -> int:
+        return self.manifest.num_sequences
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether full distributions come back (`hidden`)."""
+        return isinstance(self.manifest.codec, Hidden)
+
+    def read(self, example: Example, positions: np.ndarray) -> Arrays:
+        """What is stored of some positions of an example; views of the mapped file where the positions are one run.
+
+        Args:
+            example: The example, after any cut.
+            positions: Positions in it, ascending, each before its last token.
+
+        Raises:
+            TargetsError: No captured sequence begins with the example's tokens.
+            CacheError: The row is damaged.
+        """
+        place = self.find(example)
+        shard = self._shards[place[0]]
+        if place not in self._checked:
+            shard.check(*place[1:])
+            self._checked.add(place)
+        row = shard.row(*place[1:])
+        following = row.pop("input_ids")[1:]
+        num_positions = len(row["section"])
+        sizes = row.get("num_entries")
+        found = {
+            name: _at(values, positions, num_positions, sizes if name in PER_ENTRY else None)
+            for name, values in row.items()
+        }
+        if "label_log_prob" in found:  # an appended end of turn is not the token that followed when it was captured
+            is_same = following[positions] == example.input_ids[positions + 1]
+            found["label_log_prob"] = np.where(is_same, found["label_log_prob"], np.float32(np.nan))
+        return found
+
+    def find(self, example: Example) -> tuple[int, int, int]:
+        """Shard, record batch and row whose sequence begins with all of an example's tokens but the last.
+
+        The last token is only predicted: it is no context of any position with a loss.
+
+        Raises:
+            TargetsError: There is none; names the example and both hashes.
+        """
+        context = example.input_ids[:-1]
+        places = self._rows.get(bytes.fromhex(example.example_id), [])
+        for place in places:
+            captured = self._shards[place[0]].input_ids(*place[1:])
+            if len(captured) > len(context) and np.array_equal(captured[: len(context)], context):
+                return place
+        raise TargetsError(self._refusal(example, places))
+
+    def check_serves(self, examples: Sequence[Example], indices: Iterable[int]) -> None:
+        """Look some examples up.
+
+        Raises:
+            TargetsError: One of them is not served.
+        """
+        for index in indices:
+            self.find(examples[index])
+
+    def collate(self, examples: Sequence[Example]) -> dict[str, Any]:
+        """Stored targets at the weighted positions of a batch, as tensors in the order of `pack`."""
+        found = [self.read(example, np.flatnonzero(example.weights > 0) - 1) for example in examples]
+        columns = {name: np.concatenate([row[name] for row in found]) for name in found[0]}
+        if self.is_dense:
+            hidden = torch.from_numpy(columns["hidden"]).view(_DTYPES[str(self.manifest.hidden_dtype)])
+            return {"hidden": hidden.view(-1, self.manifest.hidden_size)}
+        assert not isinstance(self.manifest.codec, Hidden), "dense above"
+        normalisers = {t: columns.get(logsumexp_column(t)) for t in self.manifest.temperatures}
+        tensors: dict[str, Any] = as_tensors(decode(columns, self.manifest.codec))
+        num_rows = len(columns["label_log_prob"])
+        # an engine that returns log-probabilities alone leaves the logits free up to a constant: they are log p
+        tensors["logsumexp"] = {
+            t: torch.zeros(num_rows) if values is None else torch.from_numpy(values)
+            for t, values in normalisers.items()
+        }
+        for name in ("entropy", "label_log_prob"):
+            if name in columns:
+                tensors[name] = torch.from_numpy(columns[name].astype(np.float32))
+        return tensors
+
+    def targets(self, stored: dict[str, Any], head: torch.Tensor | None) -> DenseTargets | SparseTargets:
+        """What the loss takes, from `collate`'s tensors (on any device) and the teacher's head."""
+        if head is not None:
+            entry = self.manifest.head
+            assert entry is not None, "checked by load_head"
+            return DenseTargets(stored["hidden"].to(head.dtype), head, entry.scale, entry.softcap)
+        return SparseTargets(
+            token_ids=stored["token_ids"],
+            log_probs=stored["log_probs"],
+            logsumexp=stored["logsumexp"],
+            sample_weights=stored.get("sample_weights"),
+            num_tokens=self.manifest.num_tokens,
+            entropy=stored.get("entropy"),
+            label_log_probs=stored.get("label_log_prob"),
+        )
+
+    def load_head(self) -> torch.Tensor | None:
+        """The teacher's head, [V, d]; None for sparse codecs.
+
+        Raises:
+            CacheError: Its file is missing or damaged.
+        """
+        return read_head(self.directory, self.manifest) if self.is_dense else None
+
+    def verify(self) -> int:
+        """Hash every file and check every row against its checksum and its sequence hash.
+
+        Returns:
+            Rows checked.
+
+        Raises:
+            CacheError: Names every damaged file.
+        """
+        faults = [fault for number in range(len(self._shards)) for fault in self._faults(number)]
+        if self.is_dense:
+            try:
+                self.load_head()
+            except CacheError as error:
+                faults.append(str(error))
+        if faults:
+            raise CacheError("\n  ".join([f"{self.directory}: {len(faults)} damaged", *faults]))
+        return len(self)
+
+    def _faults(self, number: int) -> list[str]:
+        shard = self._shards[number]
+        if not file_hash(shard.path).startswith(shard.path.stem.partition("-")[2]):
+            return [str(damaged(shard.path, "its SHA-256 is not that of its name"))]
+        try:
+            for batch, row, _ in shard.sequences():
+                shard.check(batch, row)
+                if sequence_hash(shard.input_ids(batch, row)) != shard.sequence_hash(batch, row):
+                    raise damaged(shard.path, f"row {row} of record batch {batch}: token ids without their hash")
+        except CacheError as error:
+            return [str(error)]
+        return []
+
+    def _refusal(self, example: Example, places: list[tuple[int, int, int]]) -> str:
+        context = example.input_ids[:-1]
+        wanted = f"{self.directory}: example {example.example_id}, first {len(context)} tokens"
+        asked = f"(hash {sequence_hash(context).hex()})"
+        remedy = "capture with this cut in capture.cuts"
+        if not places:
+            return (
+                f"{wanted} {asked}: no sequence of this trace was captured; {remedy}, "
+                "from these traces with this tokenizer and template"
+            )
+        shard, batch, row = places[0]
+        captured = self._shards[shard].input_ids(batch, row)
+        common = min(len(captured), len(context))
+        differ = np.flatnonzero(captured[:common] != context[:common])
+        length = f"{len(captured)} tokens, hash {self._shards[shard].sequence_hash(batch, row).hex()}"
+        if len(differ):
+            rule = (
+                f"differs from it at token {differ[0]}: a cut that changes the context "
+                "(tail, middle, random_window, a changed mix) has outputs of its own"
+            )
+        else:
+            rule = "is shorter than what is needed"
+        return f"{wanted} {asked}: the captured sequence ({length}) {rule}; {remedy}"
+
+
+def shared_tokens(store: TargetStore, student_rows: int, tokenizer_size: int) -> int | None:
+    """How many tokens of a store and a student's head are compared; None for all of the head.
+
+    Raises:
+        TargetsError: The heads are padded differently, and the store's distributions are over the padding too.
+    """
+    stored = store.manifest.num_tokens
+    if stored == student_rows:
+        return None
+    if store.is_dense or stored == tokenizer_size:
+        return tokenizer_size
+    raise TargetsError(
+        f"{store.directory}: its distributions are over {stored} tokens, the student's head has {student_rows} rows, "
+        f"the tokenizer {tokenizer_size} tokens; capture with capture.vocabulary: tokenizer (or codec hidden)"
+    )
+
+
+def check_fits(store: TargetStore, identity: dict[str, Any], temperature: float) -> None:
+    """Check that a store is of the data, the teacher and the temperature of a run.
+
+    Args:
+        store: The store.
+        identity: Fields of the manifest and the values they must have.
+        temperature: `T` of the KL.
+
+    Raises:
+        TargetsError: Names each field that differs, or the missing temperature.
+    """
+    check_same(
+        store.manifest.model_dump(mode="json"), identity, f"{store.directory}, captured from {store.manifest.teacher}"
+    )
+    kept = store.manifest.temperatures
+    if not store.is_dense and temperature not in kept:
+        raise TargetsError(
+            f"{store.directory}: loss.temperature is {temperature:g}, and the store keeps the normalisers of "
+            f"{', '.join(f'{t:g}' for t in kept)}; capture with capture.temperatures: [1.0, {temperature:g}], "
+            "or train at one of these"
+        )
+
+
+def shard_paths(directory: Path, manifest: Manifest) -> list[Path]:
+    """The shards of a complete store.
+
+    Raises:
+        CacheError: One is missing or has another size.
+    """
+    paths = [directory / SHARDS_DIR / shard.name for shard in manifest.shards]
+    for path, shard in zip(paths, manifest.shards, strict=True):
+        if not path.exists():
+            raise CacheError(f"{path}: missing; run `leadspan capture` again, and only it is made anew")
+        if path.stat().st_size != shard.num_bytes:
+            raise damaged(path, f"{path.stat().st_size} bytes instead of {shard.num_bytes}")
+    return paths
+
+
+def read_head(directory: Path, manifest: Manifest) -> torch.Tensor:
+    """The teacher's head of a `hidden` store.
+
+    Raises:
+        CacheError: Its file is missing or damaged.
+    """
+    path = directory / HEAD_FILE
+    try:
+        if manifest.head is None or file_hash(path) != manifest.head.sha256:
+            raise CacheError(f"{path}: damaged (its SHA-256 is not that of the manifest); capture again")
+        return load_file(path)["weight"]
+    except (OSError, SafetensorError, KeyError) as error:
+        raise CacheError(f"{path}: cannot be read ({error}); capture again") from None
+
+
+def _at(values: np.ndarray, positions: np.ndarray, num_positions: int, sizes: np.ndarray | None) -> np.ndarray:
+    """Values of some positions; a view where these are one run.
+
+    Args:
+        values: Values of all positions, the same number for each, or `sizes` of each.
+        positions: Ascending.
+        num_positions: All positions.
+        sizes: Entries of each position, where they differ.
+    """
+    if len(positions) == 0:
+        return values[:0]
+    start, end = int(positions[0]), int(positions[-1]) + 1
+    is_run = end - start == len(positions)
+    if sizes is not None:
+        ends = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
+        if is_run:
+            return values[ends[start] : ends[end]]
+        return np.concatenate([values[ends[t] : ends[t + 1]] for t in positions])
+    width = len(values) // num_positions
+    if is_run:
+        return values[start * width : end * width]
+    return values.reshape(num_positions, width)[positions].reshape(-1)

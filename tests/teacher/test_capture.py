@@ -1,0 +1,298 @@
+import multiprocessing
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from leadspan.errors import CacheError, ModelError, SettingsError, TargetsError
+from leadspan.pipeline import run
+from leadspan.recipe import Recipe
+from leadspan.study.capture import prepare_capture, run_capture
+from leadspan.teacher.capture import check_space
+from leadspan.teacher.merge import merge_stores
+from leadspan.teacher.store import TargetStore
+from recipes import metrics, toy_recipe, write_recipe
+from stores import capture_recipe, captured, copy_of, stored
+from toys import tiny
+
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["leadspan.study.capture"])
+
+
+def capture_of(recipe: Recipe) -> TargetStore:
+    run_capture(prepare_capture(recipe), lambda text: None)
+    assert recipe.capture.path is not None
+    return TargetStore(recipe.capture.path)
+
+
+def shards(store: Path) -> dict[str, int]:
+    """Names, which hold the hashes, and when each was written."""
+    return {path.name: path.stat().st_mtime_ns for path in (store / "shards").glob("*.arrow")}
+
+
+def losses(directory: Path) -> list[float]:
+    return [line[key] for line in metrics(directory) for key in ("loss", "eval_loss", "divergence/cot") if key in line]
+
+
+def in_child(recipe: Recipe) -> None:
+    torch.set_num_threads(1)
+    capture_of(recipe)
+
+
+def test_a_hidden_store_gives_the_run_of_the_live_teacher(tmp_path: Path) -> None:
+    recipe, _ = captured(tmp_path, steps=4)
+    run(recipe)
+    run(stored(recipe, tmp_path / "stored"))
+    assert losses(tmp_path / "stored") == pytest.approx(losses(recipe.output), rel=1e-5)
+
+
+@pytest.mark.slow
+def test_workers_read_the_store_and_no_teacher_is_named(tmp_path: Path) -> None:
+    recipe, _ = captured(tmp_path, steps=4)
+    run(recipe)
+    alone = Recipe.model_validate(stored(recipe, tmp_path / "alone").model_dump() | {"teacher": None})
+    result = run(alone.model_copy(update={"training": alone.training.model_copy(update={"num_workers": 2})}))
+    assert losses(tmp_path / "alone") == pytest.approx(losses(recipe.output), rel=1e-5)
+    assert result.train is not None and result.train.flops.teacher_body == 0
+
+
+@pytest.mark.parametrize("temperature", [1.0, pytest.param(2.0, marks=pytest.mark.slow)])
+def test_top_k_of_the_whole_vocabulary_gives_the_run_of_the_live_teacher(tmp_path: Path, temperature: float) -> None:
+    codec = {"kind": "top_k", "k": 85, "precision": "float32"}
+    loss = {"kl_weight": 0.5, "temperature": temperature}
+    recipe, _ = captured(tmp_path, steps=4, codec=codec, loss=loss, temperatures=[1.0, 2.0])
+    run(recipe)
+    run(stored(recipe, tmp_path / "stored"))
+    assert losses(tmp_path / "stored") == pytest.approx(losses(recipe.output), rel=1e-5)
+    other = Recipe.model_validate(stored(recipe, tmp_path / "other").model_dump() | {"loss": {"temperature": 3.0}})
+    with pytest.raises(TargetsError, match=r"loss\.temperature is 3, .*capture\.temperatures: \[1\.0, 3\]"):
+        run(other)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("codec", [{"kind": "top_k", "k": 20}, {"kind": "top_p", "p": 0.9}, {"kind": "sampled"}])
+def test_every_codec_trains(tmp_path: Path, codec: dict) -> None:
+    recipe, _ = captured(tmp_path, steps=6, codec=codec)
+    result = run(stored(recipe, tmp_path / "stored"))
+    assert result.train is not None and result.train.final_loss < result.train.first_loss
+
+
+def test_a_capture_goes_on_where_it_was_left_and_mends_what_is_gone(tmp_path: Path) -> None:
+    recipe, store = captured(tmp_path)
+    before = shards(store.directory)
+    assert len(before) > 2
+    capture_of(recipe)
+    assert shards(store.directory) == before
+    gone = sorted(before)[1]
+    (store.directory / "shards" / gone).unlink()
+    after = shards(capture_of(recipe).directory)
+    assert after.keys() == before.keys()
+    assert {name for name in after if after[name] != before[name]} == {gone}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        pytest.param({"teacher": tiny(hidden=48, seed=3).model_dump()}, "weights_hash is", id="teacher"),
+        pytest.param({"codec": {"kind": "top_k", "k": 5}}, "codec is", id="codec"),
+        pytest.param({"cut": {"kind": "lead", "p": 0.6}}, "holds other sequences", id="cut"),
+        pytest.param(
+            {"data": {"rendering": {"think_open": "<think>", "step_delimiter": "\n"}}}, "template_hash", id="t"
+        ),
+    ],
+)
+def test_a_store_is_not_added_to_by_another_capture(tmp_path: Path, changes: dict, message: str) -> None:
+    recipe, _ = captured(tmp_path)
+    if "data" in changes:
+        changes = {"data": recipe.data.model_dump(mode="json") | changes["data"]}
+    with pytest.raises(TargetsError, match=message):
+        capture_of(capture_recipe(tmp_path, **changes))
+
+
+def test_a_store_of_another_teacher_tokenizer_or_template_is_not_trained_from(tmp_path: Path) -> None:
+    recipe, store = captured(tmp_path)
+    other = stored(recipe, tmp_path / "run").model_copy(update={"teacher": tiny(hidden=48, seed=9)})
+    with pytest.raises(TargetsError, match=r"captured from random qwen3 \(seed 2\): weights_hash is .* wanted"):
+        run(other)
+    from toys import TEMPLATE, character_tokenizer
+
+    character_tokenizer(TEMPLATE.replace("<|im_start|>", "<|im_start|> ")).save_pretrained(tmp_path / "tokenizer")
+    with pytest.raises(TargetsError, match="template_hash is"):
+        run(stored(recipe, tmp_path / "run2"))
+    tokenizer = character_tokenizer()
+    tokenizer.add_tokens(["step"])
+    tokenizer.save_pretrained(tmp_path / "tokenizer")
+    with pytest.raises(TargetsError, match="tokenizer_hash is"):
+        run(stored(recipe, tmp_path / "run3"))
+    assert store.verify() == len(store)
+
+
+def test_a_cut_the_store_cannot_serve_is_refused_before_training(tmp_path: Path) -> None:
+    recipe, _ = captured(tmp_path)
+    for number, cut in enumerate(({"kind": "tail", "p": 0.5}, {"kind": "lead", "p": 0.9})):
+        changed = Recipe.model_validate(stored(recipe, tmp_path / f"run{number}").model_dump() | {"cut": cut})
+        with pytest.raises(TargetsError, match=r"capture with this cut in capture\.cuts"):
+            run(changed)
+
+
+def test_a_directory_that_is_no_store_and_a_missing_path_are_refused(tmp_path: Path) -> None:
+    recipe = capture_recipe(tmp_path)
+    assert recipe.capture.path is not None
+    recipe.capture.path.mkdir()
+    (recipe.capture.path / "notes.txt").write_text("mine")
+    with pytest.raises(TargetsError, match="no store and not empty"):
+        capture_of(recipe)
+    with pytest.raises(SettingsError, match=r"capture\.path: missing"):
+        run_capture(prepare_capture(toy_recipe(tmp_path)), lambda text: None)
+    with pytest.raises(CacheError, match=r"takes about 1e\+09 GB, .* are free"):
+        check_space(tmp_path / "not" / "there", 1e18)
+
+
+def test_a_teacher_whose_positions_change_with_the_length_is_refused(tmp_path: Path) -> None:
+    rope = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}
+    teacher = tiny(hidden=48, max_position_embeddings=64, rope_parameters=rope)
+    with pytest.raises(ModelError, match=r"dynamic position embedding changes .* longer than 64"):
+        captured(tmp_path, teacher=teacher.model_dump())
+
+
+@pytest.mark.slow
+def test_stores_of_one_teacher_merge_without_doubles(tmp_path: Path) -> None:
+    recipe, lead = captured(tmp_path)
+    other = Recipe.model_validate(
+        recipe.model_dump()
+        | {"capture": recipe.capture.model_copy(update={"path": tmp_path / "full"}), "cut": {"kind": "full"}}
+    )
+    full = capture_of(other)
+    merged = merge_stores([lead.directory, full.directory], tmp_path / "merged")
+    opened = TargetStore(tmp_path / "merged")
+    # validation is captured whole in both, training cut in one and whole in the other
+    assert opened.verify() == merged.num_sequences == len(lead) + len(full) - 8
+    run(stored(recipe, tmp_path / "run", tmp_path / "merged"))
+    codec = capture_recipe(tmp_path, path=str(tmp_path / "sparse"), codec={"kind": "top_k", "k": 4})
+    with pytest.raises(TargetsError, match="codec is"):
+        merge_stores([lead.directory, capture_of(codec).directory], tmp_path / "never")
+
+
+def test_two_processes_do_not_capture_into_one_store(tmp_path: Path) -> None:
+    import fcntl
+
+    recipe = capture_recipe(tmp_path)
+    assert recipe.capture.path is not None
+    recipe.capture.path.mkdir()
+    with (recipe.capture.path / "capture.lock").open("a+") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        lock.write("4711")
+        lock.flush()
+        with pytest.raises(TargetsError, match=r"another process \(id 4711\) captures into it"):
+            capture_of(recipe)
+    assert capture_of(recipe).verify()
+
+
+@pytest.mark.slow
+def test_kill_9_at_twenty_moments_loses_only_open_shards(tmp_path: Path) -> None:
+    many = {"positions_per_shard": 60, "tokens_per_batch": 140, "codec": {"kind": "sampled", "num_samples": 20}}
+    whole = capture_recipe(tmp_path, path=str(tmp_path / "whole"), **many)
+    warm = CONTEXT.Process(target=time.sleep, args=(0,))  # waits for the server that has torch loaded
+    warm.start()
+    warm.join()
+    process = CONTEXT.Process(target=in_child, args=(whole,))
+    start = time.monotonic()
+    process.start()
+    process.join()
+    seconds = time.monotonic() - start
+    expected = shards(tmp_path / "whole")
+    assert process.exitcode == 0 and len(expected) > 20
+    recipe = capture_recipe(tmp_path, path=str(tmp_path / "killed"), **many)
+    draw = random.Random(0)
+    killed = 0
+    for _ in range(20):
+        before = shards(tmp_path / "killed") if (tmp_path / "killed" / "shards").exists() else {}
+        process = CONTEXT.Process(target=in_child, args=(recipe,))
+        process.start()
+        process.join(draw.uniform(0.2, 1.1) * seconds)
+        if process.is_alive():
+            os.kill(process.pid or 0, signal.SIGKILL)
+            killed += 1
+        process.join()
+        after = shards(tmp_path / "killed") if (tmp_path / "killed" / "shards").exists() else {}
+        assert before.items() <= after.items()  # what was whole is neither lost nor written again
+        if len(after) == len(expected):  # finished: begin again, so that every kill meets a capture at work
+            assert after.keys() == expected.keys()
+            for name in draw.sample(sorted(after), len(after) - 3):
+                (tmp_path / "killed" / "shards" / name).unlink()
+    assert killed > 5
+    store = capture_of(recipe)
+    assert store.verify() == len(store)
+    assert shards(store.directory).keys() == expected.keys()
+    assert not list(store.directory.glob("**/.*.tmp"))
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_one_message_and_what_is_whole_is_kept(tmp_path: Path) -> None:
+    recipe = capture_recipe(tmp_path, positions_per_shard=600)
+    path = write_recipe(recipe, tmp_path / "r.yaml")
+    code = (
+        "import resource, signal, sys; from leadspan.cli import main\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "import leadspan.teacher.shards as shards\n"
+        "begin = shards.ShardWriter.__init__\n"
+        "def late(self, directory, number, manifest):\n"
+        "    if number == 2: resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, resource.RLIM_INFINITY))\n"
+        "    begin(self, directory, number, manifest)\n"
+        "shards.ShardWriter.__init__ = late\n"
+        f"sys.exit(main(['capture', {str(path)!r}]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 2, done.stderr
+    assert "cannot be written (File too large); 2 of" in done.stderr and "Traceback" not in done.stderr
+    assert recipe.capture.path is not None
+    kept = shards(recipe.capture.path)
+    assert len(kept) == 2 and not list(recipe.capture.path.glob("**/.*.tmp"))
+    store = capture_of(recipe)
+    assert kept.items() <= shards(store.directory).items() and store.verify()
+
+
+@pytest.mark.slow
+def test_two_ranks_fill_the_store_of_one(tmp_path: Path) -> None:
+    for name, ranks in (("one", 1), ("two", 2)):
+        recipe = capture_recipe(tmp_path, path=str(tmp_path / name), codec={"kind": "sampled"})
+        path = write_recipe(recipe, tmp_path / f"{name}.yaml")
+        start = ["-m"] if ranks == 1 else ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m"]
+        command = [sys.executable, *start, "leadspan", "capture", str(path)]
+        done = subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    assert shards(tmp_path / "one").keys() == shards(tmp_path / "two").keys()
+    assert TargetStore(tmp_path / "two").verify()
+
+
+@pytest.mark.slow
+def test_a_store_is_read_while_another_process_captures_elsewhere(tmp_path: Path) -> None:
+    _, store = captured(tmp_path)
+    other = capture_recipe(tmp_path, path=str(tmp_path / "other"), positions_per_shard=60, tokens_per_batch=140)
+    process = CONTEXT.Process(target=in_child, args=(other,))
+    process.start()
+    rounds = 0
+    while process.is_alive() or rounds == 0:
+        assert TargetStore(store.directory).verify() == len(store)
+        rounds += 1
+    assert process.exitcode == 0
+    assert TargetStore(tmp_path / "other").verify() == len(store)
+
+
+@pytest.mark.slow
+def test_one_capture_serves_a_sweep_of_cuts(tmp_path: Path) -> None:
+    """p in {1, .75, .5, .25} from one store against four live runs."""
+    recipe, store = captured(tmp_path, cut={"kind": "full"}, steps=3)
+    for p in (1.0, 0.75, 0.5, 0.25):
+        cut = {"cut": {"kind": "lead", "p": p}, "output": tmp_path / f"live{p}"}
+        live = Recipe.model_validate(recipe.model_dump() | cut)
+        run(live)
+        run(stored(live, tmp_path / f"stored{p}"))
+        assert losses(tmp_path / f"stored{p}") == pytest.approx(losses(live.output), rel=1e-5)
+    assert copy_of(store, tmp_path / "copy").exists()
