@@ -9,7 +9,7 @@ import os
 import torch
 
 device = "cuda" if torch.cuda.is_available() else "cpu"
-if device == "cpu":
+if __name__ == "__main__" and device == "cpu":
     os.environ["TRITON_INTERPRET"] = "1"
 
 from leadspan.losses import triton_rows  # noqa: E402  # the kernel is made for the interpreter when it is imported
@@ -39,17 +39,18 @@ TRANSFORMS = {
     "plain": (LogitTransform(), LogitTransform()),
     "transformed": (LogitTransform(0.5, 8.0), LogitTransform(2.0, 20.0)),
 }
-print(
-    json.dumps(
-        {
-            f"{divergence.kind} {temperature} {name} {'extreme' if extreme else 'usual'}": difference(
-                divergence, temperature, transforms, extreme
-            )
-            for divergence in (ForwardKl(), ReverseKl())
-            for temperature in (0.5, 1.0, 2.0)
-            for name, transforms in TRANSFORMS.items()
-            for extreme in (False, True)
-            if not (extreme and name == "transformed")
-        }
+if __name__ == "__main__":
+    print(
+        json.dumps(
+            {
+                f"{divergence.kind} {temperature} {name} {'extreme' if extreme else 'usual'}": difference(
+                    divergence, temperature, transforms, extreme
+                )
+                for divergence in (ForwardKl(), ReverseKl())
+                for temperature in (0.5, 1.0, 2.0)
+                for name, transforms in TRANSFORMS.items()
+                for extreme in (False, True)
+                if not (extreme and name == "transformed")
+            }
+        )
     )
-)
