@@ -93,7 +93,9 @@ def test_every_fault_is_told_at_once(recipe: Path) -> None:
     [
         pytest.param(["training"], "write it as key.sub=value", id="no equals"),
         pytest.param(["name.x=1"], "has no keys to set", id="below a value"),
-        pytest.param(["loss.kl_weight=0"], "kl_weight is 0 with a teacher: give a teacher or targets", id="teacher without use"),
+        pytest.param(
+            ["loss.kl_weight=0"], "kl_weight is 0 with a teacher: give a teacher or targets", id="teacher without use"
+        ),
         pytest.param(["teacher=null"], "kl_weight is 0.5 with no teacher", id="no teacher"),
         pytest.param(["tokenizer=null"], "tokenizer is missing", id="no tokenizer"),
         pytest.param(["training.steps=3"], "give exactly one of epochs and steps", id="two lengths"),
