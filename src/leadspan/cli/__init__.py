@@ -75,6 +75,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         interrupt.
     """
     options = parse(arguments)
+    if not sys.stdout.isatty():
+        os.environ.setdefault("COLUMNS", "140")  # tables in pipes and files are not squeezed into 80 characters
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     logging.getLogger("leadspan").setLevel(logging.INFO if int(os.environ.get("RANK", "0")) == 0 else logging.ERROR)
     try:
