@@ -184,7 +184,7 @@ def _teacher_side(recipe: Recipe, data: PreparedData, say: Callable[[str], None]
     state = process_state()
     for examples in (data.examples, data.validation):
         if examples is not None:
-            store.check_serves(examples, range(state.process_index, len(examples), state.num_processes))
+            store.check_serves(examples, examples.usable[state.process_index :: state.num_processes])
     lost = store.manifest.kl_lost
     if lost is not None:
         codec, path = store.manifest.codec.label, store.directory

@@ -183,6 +183,29 @@ def test_a_kept_graph_gives_the_same_gradients_again() -> None:
     torch.testing.assert_close(first, second)
 
 
+def test_a_second_backward_pass_is_refused_rather_than_empty() -> None:
+    parts = Parts()
+    value, _ = parts.loss(settings())
+    value.backward()
+    with pytest.raises(RuntimeError, match="second backward"):
+        value.backward()
+
+
+def test_without_gradients_only_logits_are_computed() -> None:
+    parts = Parts(dtype=torch.float32)
+    with torch.no_grad(), Products() as seen:
+        parts.loss(settings(chunk_tokens=8))
+    assert seen.number == 2 * 5  # student's and teacher's logits of five chunks
+
+
+class Products(TorchDispatchMode):
+    number = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.number += func._schema.name in ("aten::mm", "aten::addmm_", "aten::addmm")
+        return func(*args, **(kwargs or {}))
+
+
 @pytest.mark.parametrize("masked", [0, 36])
 def test_positions_of_weight_zero_have_no_influence(masked: int) -> None:
     parts = Parts()

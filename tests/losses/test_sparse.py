@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -51,7 +53,9 @@ def top_k(logits: torch.Tensor, k: int, unused: int = 0) -> SparseTargets:
     log_p, ids = logits.log_softmax(-1).topk(k, dim=-1)
     if unused:
         log_p[:, -unused:] = -torch.inf
-    return SparseTargets(ids, log_p, normalisers(logits), None, logits.shape[-1])
+    used = ids[:, : k - unused]
+    masses = {t: (logits / t).softmax(-1).scatter(1, used, 0.0).sum(-1) for t in TEMPERATURES}
+    return SparseTargets(ids, log_p, normalisers(logits), None, logits.shape[-1], masses)
 
 
 def dense(logits: torch.Tensor) -> DenseTargets:
@@ -211,20 +215,26 @@ def test_what_is_not_defined_is_refused() -> None:
         parts.loss(targets, temperature=3.0)
 
 
+def test_a_tail_too_small_for_float32_needs_its_mass() -> None:
+    parts = Parts(dtype=torch.float32)
+    parts.teacher[:, 3] += 40.0  # sure of a token: 1 - sum p is 0 in float32
+    kept = top_k(parts.teacher, K)
+    for divergence in ({"kind": "reverse_kl"}, {"kind": "jensen_shannon", "beta": 1.0}):
+        value, rows = parts.loss(kept, divergence=divergence)
+        exact = parts.loss(dense(parts.teacher), divergence=divergence)[1].divergence
+        assert torch.isfinite(value) and all(torch.isfinite(g).all() for g in parts.gradients(value))
+        assert (rows.divergence <= exact * 1.001).all() and (rows.divergence >= 0.8 * exact).all()
+        bare = SparseTargets(kept.token_ids, kept.log_probs, kept.logsumexp, None, V)
+        with pytest.raises(TargetsError, match="do not keep that mass at this temperature"):
+            parts.loss(bare, divergence=divergence)
+
+
 def test_kept_extras_become_metrics() -> None:
     parts = Parts()
     log_p = parts.teacher.log_softmax(-1)
     entropy = torch.distributions.Categorical(logits=parts.teacher).entropy()
     plain = top_k(parts.teacher, K)
-    extras = SparseTargets(
-        plain.token_ids,
-        plain.log_probs,
-        plain.logsumexp,
-        None,
-        V,
-        entropy,
-        log_p.gather(1, parts.labels[:, None])[:, 0],
-    )
+    extras = replace(plain, entropy=entropy, label_log_probs=log_p.gather(1, parts.labels[:, None])[:, 0])
     rows, expected = parts.loss(extras)[1], parts.loss(dense(parts.teacher))[1]
     for name in ("cross_entropy", "student_entropy", "teacher_entropy", "agreement", "teacher_nll"):
         torch.testing.assert_close(getattr(rows, name), getattr(expected, name))

@@ -97,6 +97,11 @@ class Examples(Sequence[Example]):
     def __len__(self) -> int:
         return len(self.layouts)
 
+    @property
+    def usable(self) -> list[int]:
+        """Indices of the examples with tokens: a cut that changes over training may leave a trace empty in a stage."""
+        return [i for i, length in enumerate(self.lengths) if length]
+
     def __getitem__(self, index: int) -> Example:  # pyright: ignore[reportIncompatibleMethodOverride]  # no slices
         row, layout = self.rows[index % len(self.rows)], self.layouts[index]
         example_id = str(row["example_id"])

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Int
+from torch.autograd.function import once_differentiable
 
 from leadspan.losses.config import LossSettings
 from leadspan.losses.dispatch import ChunkRows, chunk_rows
@@ -77,6 +78,8 @@ def chunked_loss(
     """
     if torch.is_autocast_enabled(hidden.device.type):
         hidden = hidden.to(torch.get_autocast_dtype(hidden.device.type))
+    if not torch.is_grad_enabled():  # an autograd function is told of its inputs, not of the mode
+        hidden, head = hidden.detach(), head.detach()
     wide = torch.promote_types(hidden.dtype, torch.float32)
     hard, soft = hard_weights.to(wide) / normaliser, soft_weights.to(wide) / normaliser
     num_entries = vocab_size or head.shape[0]
@@ -131,19 +134,30 @@ class _ChunkedLoss(torch.autograd.Function):
                     _accumulate(d_head[:num_entries], dz.T, hidden[part])
         ctx.gradients, ctx.head_dtype = (d_hidden, d_head), head.dtype
         ctx.mark_non_differentiable(statistics)
-        value = torch.where(soft == 0, 0.0, soft * temperature**2 * statistics[:, 1])
-        return torch.dot(hard, statistics[:, 0]) + value.sum(), statistics
+        weighted = torch.stack([hard, soft * temperature**2], dim=1)
+        return torch.where(weighted == 0, 0.0, weighted * statistics[:, :2]).sum(), statistics
 
     @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    @once_differentiable
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        if ctx.gradients is None:
+            raise RuntimeError(
+                "a second backward pass through the loss; keep the first one's graph (retain_graph=True)"
+            )
         d_total, (d_hidden, d_head) = gradients[0], ctx.gradients
         keeps_graph = torch._C._autograd._get_current_graph_task_keep_graph()  # pyright: ignore[reportAttributeAccessIssue]
-        if keeps_graph:  # as under gradcheck: the gradients will be asked for again
-            scaled = [None if g is None else g * d_total.to(g.dtype) for g in (d_hidden, d_head)]
-        else:
-            ctx.gradients = None, None
-            scaled = [None if g is None else g.mul_(d_total.to(g.dtype)) for g in (d_hidden, d_head)]
+        if not keeps_graph:  # kept under gradcheck, for one: the gradients will be asked for again
+            ctx.gradients = None
+        scaled = [None if g is None else _scaled(g, d_total, in_place=not keeps_graph) for g in (d_hidden, d_head)]
         return scaled[0], None if scaled[1] is None else scaled[1].to(ctx.head_dtype), *(None,) * 7
+
+
+def _scaled(gradient: torch.Tensor, factor: torch.Tensor, in_place: bool) -> torch.Tensor:
+    """`gradient * factor`; the factor is not rounded to a narrow type of the gradient."""
+    wide = torch.promote_types(gradient.dtype, torch.float32)
+    if gradient.dtype != wide:
+        return (gradient.to(wide) * factor.to(wide)).to(gradient.dtype)
+    return gradient.mul_(factor.to(wide)) if in_place else gradient * factor.to(wide)
 
 
 def _factor(weight: torch.Tensor) -> torch.Tensor:

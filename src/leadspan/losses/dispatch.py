@@ -10,7 +10,7 @@ from transformers.utils.import_utils import is_triton_available
 
 from leadspan.losses.config import LossSettings
 from leadspan.losses.rows import Blocks, RowPart, block_size, compiled, dense_rows, hard_rows, should_compile
-from leadspan.losses.sparse_rows import check_defined, sampled_rows, split_support, tail_rows
+from leadspan.losses.sparse_rows import check_defined, sampled_rows, split_support, tail_mass, tail_rows
 from leadspan.models.heads import LogitTransform
 from leadspan.teacher.targets import DenseTargets, SparseTargets, Targets
 
@@ -79,11 +79,11 @@ def chunk_rows(
         if kernel is not None:
             return _Dense(Blocks(kernel, shape[0], is_compiled=False))
         return _Dense(blocks(dense_rows, transform, of_teacher, settings.divergence, temperature))
-    check_defined(targets, settings.divergence)
+    check_defined(targets, settings.divergence, temperature)
     log_probs, weights = targets.tempered(temperature), targets.sample_weights
     if weights is None:
         part = blocks(tail_rows, transform, settings.divergence, temperature)
-        return _Sparse(part, transform, targets, (log_probs,))
+        return _Sparse(part, transform, targets, (log_probs, tail_mass(targets, log_probs, temperature)))
     if temperature != 1.0:
         weights = torch.where(weights == 0, 0.0, weights * (log_probs - targets.log_probs).exp())
     return _Sparse(blocks(sampled_rows, transform, temperature), transform, targets, (log_probs, weights))
@@ -128,7 +128,7 @@ class _Sparse:
     transform: LogitTransform
     targets: SparseTargets
     teacher: tuple[torch.Tensor, ...]
-    """Log-probabilities, and weights of a drawn support, at the loss's temperature."""
+    """At the loss's temperature: log-probabilities, and the tail's mass or the weights of a drawn support."""
 
     def __call__(
         self,

@@ -4,7 +4,6 @@ A batch gives a weighted *sum* and a weight *sum*; both are added up over the mi
 step before they are divided. So 1 x 8, 2 x 4 and 8 x 1 examples, any packing and any number of ranks have one gradient.
 """
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -32,8 +31,8 @@ class LossOutput:
     Attributes:
         loss_sum: Weighted sum over positions, differentiable.
         weight_sum: Sum of the weights.
-        totals: `[len(GROUPS), 1 + len(ROW_COLUMNS)]`, for metrics: per group of positions their number and the
-            unweighted sums of their row quantities.
+        totals: `[len(GROUPS), 2 * len(ROW_COLUMNS)]`, for metrics: per group of positions the unweighted sum of each
+            row quantity where it is known, then the number of positions where it is.
     """
 
     loss_sum: torch.Tensor
@@ -80,7 +79,9 @@ def batch_loss(
 
 def _totals(rows: RowLosses, sections: torch.Tensor, tenths: torch.Tensor) -> torch.Tensor:
     columns = [getattr(rows, name) for name in ROW_COLUMNS]
-    values = torch.stack([torch.ones_like(columns[0]), *columns], dim=1)
+    found = torch.stack(columns, dim=1)
+    is_known = ~found.isnan()
+    values = torch.cat([torch.where(is_known, found, 0.0), is_known.to(found)], dim=1)
     totals = values.new_zeros(len(GROUPS), values.shape[1])
     return totals.index_add_(0, sections, values).index_add_(0, len(SECTION_NAMES) + tenths, values)
 
@@ -89,11 +90,12 @@ def group_means(totals: torch.Tensor) -> dict[str, float]:
     """`COLUMN/GROUP`, the mean per position of each row quantity over each group that has positions.
 
     Args:
-        totals: As in `LossOutput`, possibly of many batches. NaN, the mark of what is not known, is left out.
+        totals: As in `LossOutput`, possibly of many batches.
     """
     means: dict[str, float] = {}
-    for group, (count, *sums) in zip(GROUPS, totals.tolist(), strict=True):
-        for column, value in zip(ROW_COLUMNS, sums, strict=True):
-            if count and not math.isnan(value):
-                means[f"{column}/{group}"] = value / count
+    sums, counts = totals.tensor_split(2, dim=1)
+    for group, values, numbers in zip(GROUPS, sums.tolist(), counts.tolist(), strict=True):
+        for column, value, number in zip(ROW_COLUMNS, values, numbers, strict=True):
+            if number:
+                means[f"{column}/{group}"] = value / number
     return means

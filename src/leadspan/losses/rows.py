@@ -59,7 +59,7 @@ def dense_rows(
         is_top = (student == student.amax(-1, keepdim=True)) & (teacher == teacher.amax(-1, keepdim=True))
         of_student = _at(q.log, labels), _entropy(q)
         statistics = statistics_of(*of_student, value, is_top.any(-1), _entropy(p), _at(p.log, labels))
-        soft_gradient = (temperature**2 * soft)[:, None] * gradient
+        soft_gradient = torch.where(soft[:, None] == 0, 0.0, (temperature**2 * soft)[:, None] * gradient)
         z_s.copy_(transform.chain(hard[:, None] * _less_onehot(q.prob, labels) + soft_gradient, student))
         return statistics
 

@@ -31,7 +31,7 @@ def select(rows: RowLosses, batch: Batch, selection: ScoredSelection) -> Bool[to
         TargetsError: A score is not a number: the targets do not keep it, or the loss has diverged.
     """
     scores = _scores(rows, selection)
-    if torch.isnan(scores).any():
+    if (torch.isnan(scores) & (batch["section_ids"] != APPENDED)).any():
         raise TargetsError(
             f"supervision.token_selection: the {selection.kind} of a position is not known; the targets must keep it, "
             "and the loss must be finite"

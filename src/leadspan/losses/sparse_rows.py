@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float, Int
 
 from leadspan.errors import TargetsError
-from leadspan.losses.config import AnyDivergence
+from leadspan.losses.config import AnyDivergence, JensenShannon, ReverseKl, SkewReverseKl
 from leadspan.losses.divergences import DIVERGENCES, Distribution
 from leadspan.losses.rows import RowPart, Rows, statistics_of
 from leadspan.models.heads import LogitTransform
@@ -32,7 +32,7 @@ _OVER_A_TAIL = (
 )
 
 
-def check_defined(targets: SparseTargets, divergence: AnyDivergence) -> None:
+def check_defined(targets: SparseTargets, divergence: AnyDivergence, temperature: float) -> None:
     """Refuse a divergence that a sparse support does not define.
 
     Raises:
@@ -44,11 +44,36 @@ def check_defined(targets: SparseTargets, divergence: AnyDivergence) -> None:
                 f"loss.divergence is {divergence.kind}, and a sampled support estimates the forward KL only; "
                 "set loss.divergence={kind: forward_kl}, or capture top_k, top_p or hidden targets"
             )
+    elif _needs_log_tail(divergence) and temperature not in targets.tail_mass:
+        raise TargetsError(
+            f"loss.divergence is {divergence.kind} at temperature {temperature:g}, which asks for the logarithm of the "
+            "tail's mass, and the sparse targets do not keep that mass at this temperature; "
+            "set loss.temperature=1, another divergence, or capture hidden targets"
+        )
     elif divergence.kind not in _OVER_A_TAIL:
         raise TargetsError(
             f"loss.divergence is {divergence.kind}, which is not defined with the tail as one outcome; "
             f"set one of {', '.join(_OVER_A_TAIL)}, or capture hidden targets"
         )
+
+
+def tail_mass(targets: SparseTargets, log_probs: torch.Tensor, temperature: float) -> torch.Tensor:
+    """Mass of the tail, [m]: as kept, else `1 - sum_K p`, and 0 where rounded log-probabilities exceed 1 together."""
+    kept = targets.tail_mass.get(temperature)
+    return (1 - log_probs.double().exp().sum(-1)).clamp_min(0).to(log_probs.dtype) if kept is None else kept
+
+
+def _needs_log_tail(divergence: AnyDivergence) -> bool:
+    """Whether a tail of the teacher that is rounded to nothing makes the divergence infinite."""
+    match divergence:
+        case ReverseKl():
+            return True
+        case JensenShannon():
+            return divergence.beta == 1
+        case SkewReverseKl():
+            return divergence.alpha == 0
+        case _:
+            return False
 
 
 def split_support(
@@ -82,6 +107,7 @@ def tail_rows(transform: LogitTransform, divergence: AnyDivergence, temperature:
         z_s: torch.Tensor,
         support: torch.Tensor,
         log_p: torch.Tensor,
+        tail_mass: Rows,
         label_logits: Rows,
         hard: Rows,
         soft: Rows,
@@ -91,12 +117,11 @@ def tail_rows(transform: LogitTransform, divergence: AnyDivergence, temperature:
         tail_lse, lse = _logsumexps(tail, head, temperature)
         log_q = torch.cat([head / temperature - lse, tail_lse - lse], dim=1)
         q = Distribution(log_q.exp(), log_q)
-        mass = log_p.exp()
-        rest = (1 - mass.sum(-1, keepdim=True)).clamp_min(0)  # rounded log-probabilities may exceed 1
-        has_tail = is_used.sum(-1, keepdim=True) < z_s.shape[1]
-        tail_mass = torch.where(has_tail, rest, 0.0)
-        p = Distribution(torch.cat([mass, tail_mass], dim=1), torch.cat([log_p, tail_mass.log()], dim=1))
+        has_tail = is_used.sum(-1) < z_s.shape[1]
+        rest = torch.where(has_tail, tail_mass, 0.0)[:, None]
+        p = Distribution(torch.cat([log_p.exp(), rest], dim=1), torch.cat([log_p, rest.log()], dim=1))
         value, gradient = function(q, p)
+        gradient = torch.where(soft[:, None] == 0, 0.0, gradient)
         share = (soft * temperature)[:, None]
         tail_soft = share * gradient[:, -1:] * _softmax(tail / temperature, tail_lse)
         soft_gradients = tail_soft, share * gradient[:, :-1]

@@ -199,8 +199,9 @@ def _labels(patient: Patient) -> Iterator[Check]:
 def _end_of_turn(patient: Patient) -> Iterator[Check]:
     """How many examples teach the student to stop, after cut and supervision."""
     examples, stop = patient.data.examples, patient.data.renderer.stop_token_id
-    number = min(len(examples), 1000)
-    taught = sum(bool((e.input_ids[e.weights > 0] == stop).any()) for e in (examples[i] for i in range(number)))
+    usable = examples.usable[:1000]
+    number = len(usable)
+    taught = sum(bool((e.input_ids[e.weights > 0] == stop).any()) for e in (examples[i] for i in usable))
     remedy = "cut.stop: append_eos, or cut: {kind: mix, ...} with a share of whole traces, or it may never stop"
     yield Check(
         "end of turn is supervised",
@@ -238,8 +239,8 @@ def _store(patient: Patient) -> Iterator[Check]:
         served = 0
         for examples in (patient.data.examples, patient.data.validation):
             if examples is not None:
-                store.check_serves(examples, range(len(examples)))
-                store.collate([examples[0]])
+                store.check_serves(examples, examples.usable)
+                store.collate([examples[examples.usable[0]]])
                 served += len(examples)
     except LeadspanError as error:
         yield Check(name, "failed", str(error), "capture with this recipe")
@@ -306,8 +307,9 @@ def _loss(
 
 def _totals(output: LossOutput) -> tuple[float, ...]:
     """Mean cross-entropy and KL."""
-    totals = output.totals.double().sum(0)
-    return tuple(float(totals[1 + ROW_COLUMNS.index(name)] / totals[0]) for name in ("cross_entropy", "divergence"))
+    sums, counts = output.totals.double().sum(0).tensor_split(2)
+    means = sums / counts
+    return tuple(float(means[ROW_COLUMNS.index(name)]) for name in ("cross_entropy", "divergence"))
 
 
 def _stops(model: PreTrainedModel, eos_token_id: object) -> set[int]:

@@ -48,7 +48,8 @@ def live_targets(teacher: PreTrainedModel, batch: Batch) -> DenseTargets:
     """
     hidden = teacher(batch=batch)
     transform = transform_of(teacher)
-    return DenseTargets(hidden, head_weight(teacher), transform.scale, transform.cap)
+    head = head_weight(teacher)
+    return DenseTargets(hidden.to(head.dtype), head, transform.scale, transform.cap)  # accelerate widens outputs
 
 
 def teacher_logits(targets: DenseTargets, rows: slice, num_tokens: int | None = None) -> torch.Tensor:

@@ -132,7 +132,7 @@ class TargetStore:
             t: torch.zeros(num_rows) if values is None else torch.from_numpy(values)
             for t, values in normalisers.items()
         }
-        for name in ("entropy", "label_log_prob"):
+        for name in ("entropy", "label_log_prob", "outside"):
             if name in columns:
                 tensors[name] = torch.from_numpy(columns[name].astype(np.float32))
         return tensors
@@ -149,6 +149,7 @@ class TargetStore:
             logsumexp=stored["logsumexp"],
             sample_weights=stored.get("sample_weights"),
             num_tokens=self.manifest.num_tokens,
+            tail_mass={1.0: stored["outside"]} if "outside" in stored else {},
             entropy=stored.get("entropy"),
             label_log_probs=stored.get("label_log_prob"),
         )

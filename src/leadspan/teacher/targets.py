@@ -1,6 +1,6 @@
 """What the student imitates at the weighted positions of a batch. Knows nothing of where it is kept."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -44,6 +44,8 @@ class SparseTargets:
             needs its own: `log p_T = (log p_1 + logsumexp_1) / T - logsumexp_T`.
         sample_weights: Importance weights of a drawn support at temperature 1, [m, k]; 0 in unused places.
         num_tokens: Size of the teacher's vocabulary the distribution is over.
+        tail_mass: Mass of the tail, [m], by temperature, where it was kept. `1 - sum_K p` in float32 knows no tail
+            below 1e-7, which matters to a divergence that asks for `log p` of the tail.
         entropy: The teacher's entropy at temperature 1, [m], for metrics; None where it was not kept.
         label_log_probs: The teacher's `log p` of the token that follows, [m], for metrics; None where it was not kept.
     """
@@ -53,6 +55,7 @@ class SparseTargets:
     logsumexp: dict[float, Float[torch.Tensor, "m"]]  # a dimension name
     sample_weights: Float[torch.Tensor, "m k"] | None
     num_tokens: int
+    tail_mass: dict[float, Float[torch.Tensor, "m"]] = field(default_factory=dict)
     entropy: Float[torch.Tensor, "m"] | None = None  # a dimension name
     label_log_probs: Float[torch.Tensor, "m"] | None = None  # a dimension name
 
@@ -64,6 +67,7 @@ class SparseTargets:
             log_probs=self.log_probs[keep],
             logsumexp={temperature: values[keep] for temperature, values in self.logsumexp.items()},
             sample_weights=None if self.sample_weights is None else self.sample_weights[keep],
+            tail_mass={temperature: values[keep] for temperature, values in self.tail_mass.items()},
             entropy=None if self.entropy is None else self.entropy[keep],
             label_log_probs=None if self.label_log_probs is None else self.label_log_probs[keep],
         )

@@ -204,7 +204,7 @@ def training_arguments(inputs: TrainingInputs, settings: TrainingSettings, plan:
             raise SettingsError(f"training.report_to: {tracker} is not installed; install it, or leave it out")
     has_validation = inputs.validation is not None
     os.environ["TENSORBOARD_LOGGING_DIR"] = str(inputs.directory / "tensorboard")
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=str(inputs.directory / "checkpoints"),
         use_cpu=not torch.accelerator.is_available(),
         max_steps=plan.num_steps,
@@ -238,6 +238,8 @@ def training_arguments(inputs: TrainingInputs, settings: TrainingSettings, plan:
         ddp_find_unused_parameters=False,
         restore_callback_states_from_checkpoint=True,
     )
+    arguments._n_gpu = min(arguments.n_gpu, 1)  # a GPU a process: nn.DataParallel would split a packed row
+    return arguments
 
 
 _SCHEDULES = {

@@ -93,7 +93,7 @@ class DistillationTrainer(Trainer):
         self.loss_is_scaled_for_ga = True
         self.is_one_cycle = one_cycle
         self.teacher = self._teacher_side(teacher)
-        self.totals = torch.zeros(len(GROUPS), 1 + len(ROW_COLUMNS), dtype=torch.float64)
+        self.totals = torch.zeros(len(GROUPS), 2 * len(ROW_COLUMNS), dtype=torch.float64, device=self.args.device)
 
     def get_train_dataloader(self) -> DataLoader:
         """The planned micro-batches, dealt to the ranks in turn."""
