@@ -60,6 +60,12 @@ def test_missing_directories_are_named(tmp_path: Path) -> None:
         load_tokenizer(f"{tmp_path}/none")
 
 
+def test_a_model_that_transforms_its_logits_in_its_own_way_is_refused() -> None:
+    config = {**tiny().config, "model_type": "hyperclovax", "logits_scaling": 4.0}  # multiplies where Granite divides
+    with pytest.raises(ModelError, match="its logits are not those of its hidden states and head"):
+        load_model(RandomInit(config=config), torch.float32)
+
+
 def test_layers_that_carry_state_across_examples_are_refused() -> None:
     config = {"hidden_size": 16, "layer_types": ["linear_attention", "full_attention"]}
     settings = RandomInit(config={**tiny().config, **config, "num_hidden_layers": 2})

@@ -22,7 +22,7 @@ from leadspan.errors import ModelError
 from leadspan.models.attention import ATTENTION
 from leadspan.models.config import ModelSettings, Pretrained, RandomInit
 from leadspan.models.forward import final_hidden_states
-from leadspan.models.heads import head_of
+from leadspan.models.heads import head_of, transform_of
 
 logger = logging.getLogger(__name__)
 
@@ -196,7 +196,10 @@ def _check_trainable(model: PreTrainedModel, name: str) -> None:
 
 @torch.no_grad()
 def _check_packing(model: PreTrainedModel, name: str) -> None:
-    """Run a short example alone and behind another in one packed row; some architectures ignore the borders."""
+    """Run a short example alone and behind another in one packed row, and its logits against those of the loss.
+
+    Some architectures ignore the borders, and some transform their logits in a way of their own.
+    """
     if model.config._attn_implementation != ATTENTION:
         return  # the kernels of flash attention need a GPU and keep examples apart themselves
     first, second = torch.arange(5) + 3, torch.arange(7) + 2
@@ -204,15 +207,23 @@ def _check_packing(model: PreTrainedModel, name: str) -> None:
     was_training = model.training
     model.eval()
     alone = final_hidden_states(model, second[None], torch.arange(7)[None], (0, 7), torch.arange(7))
+    whole = model(input_ids=second[None], position_ids=torch.arange(7)[None], use_cache=False, example_borders=(0, 7))
+    ours = transform_of(model).logits(alone.float() @ head_of(model).weight.float().T)
     row = torch.cat([first, second])[None]
     packed = final_hidden_states(model, row, positions, (0, 5, 12), torch.arange(5, 12))
     model.train(was_training)
+    apart = float((whole.logits[0].float() - ours).norm() / ours.norm())
     error = float((alone - packed).norm() / alone.norm())
     tolerance = 1e-4 if alone.dtype.itemsize >= 4 else 3e-2  # bfloat16 rounds to 4e-3 in every layer
     if not error < tolerance:
         raise ModelError(
             f"model {name}: an example changes with its neighbours in a packed row (relative difference {error:.2g}), "
             "so its architecture ignores positions or example borders; use another model"
+        )
+    if not apart < tolerance:
+        raise ModelError(
+            f"model {name}: its logits are not those of its hidden states and head (relative difference {apart:.2g}), "
+            "so its architecture transforms them in a way the loss does not know; use another model"
         )
 
 
