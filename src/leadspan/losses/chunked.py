@@ -111,7 +111,8 @@ class _ChunkedLoss(torch.autograd.Function):
         shape: tuple[int, int],
     ) -> tuple[torch.Tensor, torch.Tensor]:
         size, num_entries = shape
-        weight = _factor(head.detach()[:num_entries].to(hidden.dtype))
+        narrow = head.detach()[:num_entries].to(hidden.dtype)
+        weight = _factor(narrow)
         teacher = (targets.hidden, targets.head) if isinstance(targets, DenseTargets) else None
         teacher_weight = None if teacher is None else _factor(teacher[1][:num_entries].to(teacher[0].dtype))
         z_s = hard.new_zeros(rows.blocks.buffer_rows(min(size, len(labels))), num_entries)
@@ -129,7 +130,7 @@ class _ChunkedLoss(torch.autograd.Function):
                 statistics[part] = rows(z_s, z_t, part, labels[part], hard[part], soft[part])
                 dz = _narrow(z_s[:length], hidden.dtype, z_t)
                 if d_hidden is not None:
-                    torch.mm(dz, weight.to(dz.dtype), out=d_hidden[part])
+                    torch.mm(dz, narrow, out=d_hidden[part])
                 if d_head is not None:
                     _accumulate(d_head[:num_entries], dz.T, hidden[part])
         ctx.gradients, ctx.head_dtype = (d_hidden, d_head), head.dtype

@@ -82,8 +82,9 @@ def _totals(rows: RowLosses, sections: torch.Tensor, tenths: torch.Tensor) -> to
     found = torch.stack(columns, dim=1)
     is_known = ~found.isnan()
     values = torch.cat([torch.where(is_known, found, 0.0), is_known.to(found)], dim=1)
-    totals = values.new_zeros(len(GROUPS), values.shape[1])
-    return totals.index_add_(0, sections, values).index_add_(0, len(SECTION_NAMES) + tenths, values)
+    totals = values.new_zeros(len(GROUPS), values.shape[1]).index_add_(0, sections, values)
+    own = sections != APPENDED  # an appended token has no place in the uncut conversation
+    return totals.index_add_(0, len(SECTION_NAMES) + tenths[own], values[own])
 
 
 def group_means(totals: torch.Tensor) -> dict[str, float]:
