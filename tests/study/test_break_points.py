@@ -3,7 +3,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from leadspan.results import RunResult
+from leadspan.results import Interval, Prediction, RunResult
 from leadspan.study.break_points import BreakPoint, bracket, break_points, crossing
 from leadspan.study.frontier import build_frontiers
 from leadspan.study.sentences import break_point_sentences
