@@ -26,7 +26,8 @@ from leadspan.recipe import Recipe
 from leadspan.results import RUN_FILE, EvalResult, Prediction, RunResult, load_run, save_run
 from leadspan.settings import dump_yaml, load_json
 from leadspan.teacher.config import StoredTargets
-from leadspan.teacher.store import TargetStore, check_fits
+from leadspan.teacher.fit import check_fits
+from leadspan.teacher.store import TargetStore
 from leadspan.training.prediction import CostModel, cost_model, predict
 from leadspan.training.process import process_state
 from leadspan.training.train import STUDENT_DIR, TrainingInputs, train

@@ -60,7 +60,7 @@ def _summary(manifest: "Manifest", directory: Path) -> str:
 def _table(found: "Estimate", speed: float) -> "Table":
     from rich.table import Table
 
-    from leadspan.teacher.capture import duration
+    from leadspan.teacher.progress import duration
 
     left = duration(found.num_positions / speed)
     table = Table(

@@ -18,7 +18,9 @@ from leadspan.models.identity import weights_id
 from leadspan.models.loading import check_vocabularies, load_model, load_tokenizer, name_of
 from leadspan.pipeline import environment, prepare_data
 from leadspan.recipe import Recipe
-from leadspan.teacher.capture import CapturePlan, Engine, Ranks, capture, check_space, claimed, plan_capture
+from leadspan.teacher.capture import Engine, Ranks, capture, check_space
+from leadspan.teacher.capture_plan import CapturePlan, plan_capture
+from leadspan.teacher.claim import claimed
 from leadspan.teacher.config import Codec, Hidden, StoredTargets, TopK
 from leadspan.teacher.engine import TransformersEngine, check_causal, head_file, hidden_dtype
 from leadspan.teacher.estimate import COMMON_CODECS, Estimate, estimate

@@ -11,14 +11,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 
 from leadspan.data.examples import Example
 from leadspan.errors import CacheError, TargetsError
 from leadspan.teacher.codecs import Arrays, as_tensors, decode, logsumexp_column
 from leadspan.teacher.config import Hidden
-from leadspan.teacher.manifest import HEAD_FILE, SHARDS_DIR, Manifest, check_same, file_hash, read_manifest
+from leadspan.teacher.files import read_head, shard_paths
+from leadspan.teacher.manifest import file_hash, read_manifest
 from leadspan.teacher.shards import PER_ENTRY, ShardReader, damaged, sequence_hash
 from leadspan.teacher.targets import DenseTargets, SparseTargets
 
@@ -217,76 +216,6 @@ class TargetStore:
         else:
             rule = "is shorter than what is needed"
         return f"{wanted} {asked}: the captured sequence ({length}) {rule}; {remedy}"
-
-
-def shared_tokens(store: TargetStore, student_rows: int, tokenizer_size: int) -> int | None:
-    """How many tokens of a store and a student's head are compared; None for all of the head.
-
-    Raises:
-        TargetsError: The heads are padded differently, and the store's distributions are over the padding too.
-    """
-    stored = store.manifest.num_tokens
-    if stored == student_rows:
-        return None
-    if store.is_dense or stored == tokenizer_size:
-        return tokenizer_size
-    raise TargetsError(
-        f"{store.directory}: its distributions are over {stored} tokens, the student's head has {student_rows} rows, "
-        f"the tokenizer {tokenizer_size} tokens; capture with capture.vocabulary: tokenizer (or codec hidden)"
-    )
-
-
-def check_fits(store: TargetStore, identity: dict[str, Any], temperature: float) -> None:
-    """Check that a store is of the data, the teacher and the temperature of a run.
-
-    Args:
-        store: The store.
-        identity: Fields of the manifest and the values they must have.
-        temperature: `T` of the KL.
-
-    Raises:
-        TargetsError: Names each field that differs, or the missing temperature.
-    """
-    check_same(
-        store.manifest.model_dump(mode="json"), identity, f"{store.directory}, captured from {store.manifest.teacher}"
-    )
-    kept = store.manifest.temperatures
-    if not store.is_dense and temperature not in kept:
-        raise TargetsError(
-            f"{store.directory}: loss.temperature is {temperature:g}, and the store keeps the normalisers of "
-            f"{', '.join(f'{t:g}' for t in kept)}; capture with capture.temperatures: [1.0, {temperature:g}], "
-            "or train at one of these"
-        )
-
-
-def shard_paths(directory: Path, manifest: Manifest) -> list[Path]:
-    """The shards of a complete store.
-
-    Raises:
-        CacheError: One is missing or has another size.
-    """
-    paths = [directory / SHARDS_DIR / shard.name for shard in manifest.shards]
-    for path, shard in zip(paths, manifest.shards, strict=True):
-        if not path.exists():
-            raise CacheError(f"{path}: missing; run `leadspan capture` again, and only it is made anew")
-        if path.stat().st_size != shard.num_bytes:
-            raise damaged(path, f"{path.stat().st_size} bytes instead of {shard.num_bytes}")
-    return paths
-
-
-def read_head(directory: Path, manifest: Manifest) -> torch.Tensor:
-    """The teacher's head of a `hidden` store.
-
-    Raises:
-        CacheError: Its file is missing or damaged.
-    """
-    path = directory / HEAD_FILE
-    try:
-        if manifest.head is None or file_hash(path) != manifest.head.sha256:
-            raise CacheError(f"{path}: damaged (its SHA-256 is not that of the manifest); capture again")
-        return load_file(path)["weight"]
-    except (OSError, SafetensorError, KeyError) as error:
-        raise CacheError(f"{path}: cannot be read ({error}); capture again") from None
 
 
 def _at(values: np.ndarray, positions: np.ndarray, num_positions: int, sizes: np.ndarray | None) -> np.ndarray:
