@@ -133,6 +133,29 @@ def test_a_store_of_another_teacher_tokenizer_or_template_is_not_trained_from(tm
     assert store.verify() == len(store)
 
 
+@pytest.mark.parametrize(
+    ("codec", "divergence", "message"),
+    [
+        ({"kind": "top_k", "k": 5}, "alpha_beta", "not defined with the tail as one outcome"),
+        ({"kind": "sampled"}, "reverse_kl", "a sampled support estimates the forward KL only"),
+    ],
+)
+def test_a_divergence_the_codec_does_not_define_is_refused_before_anything_is_loaded(
+    tmp_path: Path, codec: dict, divergence: str, message: str
+) -> None:
+    recipe, _ = captured(tmp_path, codec=codec)
+    changed = Recipe.model_validate(
+        stored(recipe, tmp_path / "run").model_dump() | {"loss": {"divergence": {"kind": divergence}}}
+    )
+    said: list[str] = []
+    with pytest.raises(TargetsError, match=f"store: loss.divergence is {divergence}.*{message}"):
+        run(changed, say=said.append)
+    assert said == []
+    live = Recipe.model_validate(recipe.model_dump() | {"loss": {"divergence": {"kind": divergence}}})
+    with pytest.raises(TargetsError, match=rf"capture\.codec {codec['kind']}.*: loss.divergence is {divergence}"):
+        prepare_capture(live)
+
+
 def test_a_cut_the_store_cannot_serve_is_refused_before_training(tmp_path: Path) -> None:
     recipe, _ = captured(tmp_path)
     for number, cut in enumerate(({"kind": "tail", "p": 0.5}, {"kind": "lead", "p": 0.9})):

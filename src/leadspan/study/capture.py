@@ -12,6 +12,7 @@ from leadspan.data.sections import Renderer
 from leadspan.data.supervision import Supervision
 from leadspan.data.truncation import Full, Policy
 from leadspan.errors import ModelError, SettingsError
+from leadspan.losses.defined import check_codec
 from leadspan.models.config import ModelSettings, Pretrained
 from leadspan.models.heads import head_of, transform_of
 from leadspan.models.identity import weights_id
@@ -80,10 +81,13 @@ def prepare_capture(recipe: Recipe, cuts: Sequence[Policy] = ()) -> Capture:
         cuts: Cuts the store is to serve; the recipe's `capture.cuts`, or its own cut, when empty.
 
     Raises:
-        LeadspanError: Whatever is wrong with the recipe or the data.
+        LeadspanError: Whatever is wrong with the recipe or the data; a store that its own loss could not use.
     """
     if recipe.teacher is None:
         raise SettingsError("teacher: missing; a capture runs the teacher, so the recipe must name it")
+    settings = recipe.capture
+    place = f"capture.codec {settings.codec.label}"
+    check_codec(recipe.loss, settings.codec, settings.temperatures, settings.temperatures, place)
     data = prepare_data(recipe)
     stop, seed = data.renderer.stop_token_id, recipe.seed
     sources = [

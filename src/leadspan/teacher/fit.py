@@ -1,4 +1,4 @@
-"""Whether a store is what a run needs: of its data and teacher, over its vocabulary, at its temperature."""
+"""Whether a store is what a run needs: of its data and teacher, over its vocabulary."""
 
 from typing import Any
 
@@ -24,24 +24,15 @@ def shared_tokens(store: TargetStore, student_rows: int, tokenizer_size: int) ->
     )
 
 
-def check_fits(store: TargetStore, identity: dict[str, Any], temperature: float) -> None:
-    """Check that a store is of the data, the teacher and the temperature of a run.
+def check_same_origin(store: TargetStore, identity: dict[str, Any]) -> None:
+    """Check that a store is of the data and the teacher of a run.
 
     Args:
         store: The store.
         identity: Fields of the manifest and the values they must have.
-        temperature: `T` of the KL.
 
     Raises:
-        TargetsError: Names each field that differs, or the missing temperature.
+        TargetsError: Names each field that differs.
     """
-    check_same(
-        store.manifest.model_dump(mode="json"), identity, f"{store.directory}, captured from {store.manifest.teacher}"
-    )
-    kept = store.manifest.temperatures
-    if not store.is_dense and temperature not in kept:
-        raise TargetsError(
-            f"{store.directory}: loss.temperature is {temperature:g}, and the store keeps the normalisers of "
-            f"{', '.join(f'{t:g}' for t in kept)}; capture with capture.temperatures: [1.0, {temperature:g}], "
-            "or train at one of these"
-        )
+    place = f"{store.directory}, captured from {store.manifest.teacher}"
+    check_same(store.manifest.model_dump(mode="json"), identity, place)

@@ -13,7 +13,8 @@ from leadspan.settings import Settings
 from leadspan.teacher.config import Codec
 
 MANIFEST_FILE, SHARDS_DIR, HEAD_FILE = "manifest.json", "shards", "head.safetensors"
-_FORMAT: Literal[1] = 1
+_FORMAT: Literal[2] = 2
+_READ = (1, 2)
 _PROGRESS = ("complete", "shards", "versions", "plan_hash", "num_sequences", "num_positions", "kl_lost")
 _NAMES = ("teacher", "teacher_revision")  # a teacher is its weights, wherever they lie
 
@@ -45,8 +46,8 @@ class ShardEntry(Settings):
 class Manifest(Settings):
     """The store's own description."""
 
-    format_version: Literal[1] = _FORMAT
-    """Version of the format."""
+    format_version: Literal[1, 2] = _FORMAT
+    """Version of the format; 1 lacks the outside mass at temperatures other than 1."""
     teacher: str
     """Path, Hub name or description of the teacher."""
     teacher_revision: str | None = None
@@ -88,6 +89,13 @@ class Manifest(Settings):
     versions: dict[str, str] = {}
     """Versions of the packages that wrote it."""
 
+    @property
+    def tail_temperatures(self) -> list[float]:
+        """Temperatures at which the mass outside the support is kept; a drawn support has no use for it."""
+        if self.format_version == 1 or self.codec.kind == "sampled":
+            return [1.0]
+        return self.temperatures
+
     def identity(self) -> dict[str, Any]:
         """What two parts of one store must agree on."""
         return self.model_dump(mode="json", exclude={*_PROGRESS, *_NAMES})
@@ -117,8 +125,9 @@ def read_manifest(directory: Path) -> Manifest:
         ) from None
     except (ValueError, KeyError, AttributeError, TypeError):
         raise CacheError(f"{path}: damaged (no JSON object with a checksum); capture again") from None
-    if values.get("format_version") != _FORMAT:
-        raise CacheError(f"{path}: format {values.get('format_version')}, this version reads {_FORMAT}; capture again")
+    if values.get("format_version") not in _READ:
+        known = " and ".join(map(str, _READ))
+        raise CacheError(f"{path}: format {values.get('format_version')}, this version reads {known}; capture again")
     if checksum != _checksum(values):
         raise CacheError(f"{path}: damaged (its checksum is not that of its content); capture again")
     try:

@@ -14,7 +14,7 @@ import torch
 
 from leadspan.data.examples import Example
 from leadspan.errors import CacheError, TargetsError
-from leadspan.teacher.codecs import Arrays, as_tensors, decode, logsumexp_column
+from leadspan.teacher.codecs import Arrays, as_tensors, decode, logsumexp_column, outside_column
 from leadspan.teacher.config import Hidden
 from leadspan.teacher.files import read_head, shard_paths
 from leadspan.teacher.manifest import file_hash, read_manifest
@@ -131,7 +131,9 @@ class TargetStore:
             t: torch.zeros(num_rows) if values is None else torch.from_numpy(values)
             for t, values in normalisers.items()
         }
-        for name in ("entropy", "label_log_prob", "outside"):
+        kept = self.manifest.tail_temperatures
+        tensors["tail_mass"] = {t: torch.from_numpy(columns[outside_column(t)]) for t in kept}
+        for name in ("entropy", "label_log_prob"):
             if name in columns:
                 tensors[name] = torch.from_numpy(columns[name].astype(np.float32))
         return tensors
@@ -148,7 +150,7 @@ class TargetStore:
             logsumexp=stored["logsumexp"],
             sample_weights=stored.get("sample_weights"),
             num_tokens=self.manifest.num_tokens,
-            tail_mass={1.0: stored["outside"]} if "outside" in stored else {},
+            tail_mass=stored["tail_mass"],
             entropy=stored.get("entropy"),
             label_log_probs=stored.get("label_log_prob"),
         )
