@@ -28,7 +28,7 @@ from leadspan.results import RUN_FILE, EvalResult, Prediction, RunResult, load_r
 from leadspan.settings import dump_yaml, load_json
 from leadspan.teacher.config import StoredTargets
 from leadspan.teacher.fit import check_same_origin
-from leadspan.teacher.manifest import Manifest, read_manifest
+from leadspan.teacher.manifest import Manifest, read_joined
 from leadspan.teacher.store import TargetStore
 from leadspan.training.prediction import CostModel, cost_model, predict
 from leadspan.training.process import process_state
@@ -227,7 +227,7 @@ def check_loss(recipe: Recipe) -> Manifest | None:
     """
     if not isinstance(recipe.targets, StoredTargets):
         return None
-    manifest = read_manifest(recipe.targets.path)
+    manifest = read_joined(recipe.targets.path)
     temperatures, tails = manifest.temperatures, manifest.tail_temperatures
     check_codec(recipe.loss, manifest.codec, temperatures, tails, str(recipe.targets.path))
     return manifest

@@ -13,7 +13,8 @@ import torch
 from leadspan.errors import CacheError, ModelError, SettingsError, TargetsError
 from leadspan.pipeline import run
 from leadspan.recipe import Recipe
-from leadspan.study.capture import prepare_capture, run_capture
+from leadspan.study.capture import run_capture
+from leadspan.study.capture_job import prepare_capture
 from leadspan.teacher.capture import check_space
 from leadspan.teacher.merge import merge_stores
 from leadspan.teacher.store import TargetStore

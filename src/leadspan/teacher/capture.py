@@ -5,6 +5,7 @@ it is whole.
 """
 
 import shutil
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -53,6 +54,7 @@ def capture(
     engine: Engine,
     say: Callable[[str], None],
     ranks: Ranks,
+    started: float | None = None,
 ) -> Manifest:
     """Compute the shards that are missing, and finish the store.
 
@@ -64,10 +66,12 @@ def capture(
         engine: Runs the teacher.
         say: Told in words how far the capture is.
         ranks: This process among others; rank `r` of `R` takes every `R`-th missing shard.
+        started: When the clock of this attempt began (`time.perf_counter`); now when absent.
 
     Raises:
         CacheError: The disk is full, or a file cannot be written.
     """
+    clock, before = started or time.perf_counter(), manifest.seconds
     done = finished_shards(directory)
     missing = [number for number in range(len(plan.shards)) if number not in done]
     ranks.wait()  # all have seen the same shards before one of them adds to these
@@ -77,16 +81,25 @@ def capture(
         for number in own:
             try:
                 _capture_shard(directory / SHARDS_DIR, number, manifest, plan, sequences, engine, progress, writing)
+                if ranks.rank == 0:
+                    manifest = _timed(manifest, before, clock)
+                    write_manifest(manifest, directory)
             except OSError as error:
                 raise _cannot_write(directory, error, plan, missing) from None
     ranks.wait()
     if ranks.rank == 0:
         finished = finished_shards(directory)
         entries = [_entry(finished[number], manifest) for number in range(len(plan.shards))]
+        if missing:
+            manifest = _timed(manifest, before, clock)
         manifest = manifest.model_copy(update={"complete": True, "shards": entries})
         write_manifest(manifest, directory)
     ranks.wait()
     return manifest
+
+
+def _timed(manifest: Manifest, before: float, started: float) -> Manifest:
+    return manifest.model_copy(update={"seconds": round(before + time.perf_counter() - started, 3)})
 
 
 def _capture_shard(

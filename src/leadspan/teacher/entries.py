@@ -38,3 +38,27 @@ def unpack_entries(entries: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 _LOG_PROBS = -((np.arange(_TOP_CODE + 1) / _TOP_CODE) ** 2 * _RANGE).astype(np.float32)
+
+
+def at_positions(values: np.ndarray, positions: np.ndarray, num_positions: int, sizes: np.ndarray | None) -> np.ndarray:
+    """Values of some positions; a view where these are one run.
+
+    Args:
+        values: Values of all positions, the same number for each, or `sizes` of each.
+        positions: Ascending.
+        num_positions: All positions.
+        sizes: Entries of each position, where they differ.
+    """
+    if len(positions) == 0:
+        return values[:0]
+    start, end = int(positions[0]), int(positions[-1]) + 1
+    is_run = end - start == len(positions)
+    if sizes is not None:
+        ends = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
+        if is_run:
+            return values[ends[start] : ends[end]]
+        return np.concatenate([values[ends[t] : ends[t + 1]] for t in positions])
+    width = len(values) // num_positions
+    if is_run:
+        return values[start * width : end * width]
+    return values.reshape(num_positions, width)[positions].reshape(-1)

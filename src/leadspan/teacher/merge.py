@@ -31,12 +31,13 @@ def merge_stores(paths: Sequence[Path], output: Path) -> Manifest:
     plans = hashlib.sha256(" ".join(store.manifest.plan_hash for store in stores).encode()).hexdigest()[:32]
     with claimed(output, first.model_copy(update={"plan_hash": plans, "complete": False, "shards": []})) as manifest:
         if first.head is not None:
-            write_atomically(output / HEAD_FILE, (paths[0] / HEAD_FILE).read_bytes())
+            write_atomically(output / HEAD_FILE, (next(iter(stores[0].parts)) / HEAD_FILE).read_bytes())
         seen: set[bytes] = set()
         shards = [
-            ShardReader(path, store.manifest)
+            ShardReader(path, found)
             for store in stores
-            for path in shard_paths(store.directory, store.manifest)
+            for part, found in store.parts.items()
+            for path in shard_paths(part, found)
         ]
         entries = []
         for shard in shards:
@@ -49,6 +50,8 @@ def merge_stores(paths: Sequence[Path], output: Path) -> Manifest:
                 "shards": entries,
                 "num_sequences": sum(entry.num_rows for entry in entries),
                 "num_positions": sum(entry.num_positions for entry in entries),
+                "seconds": sum(store.manifest.seconds for store in stores),
+                "flops": None,
             }
         )
         write_manifest(manifest, output)
