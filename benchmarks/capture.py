@@ -23,7 +23,9 @@ from leadspan.data.truncation import Budget
 from leadspan.models.config import RandomInit
 from leadspan.models.loading import load_model
 from leadspan.settings import validate
-from leadspan.teacher.capture import Ranks, capture, claimed, plan_capture
+from leadspan.teacher.capture import Ranks, capture
+from leadspan.teacher.capture_plan import plan_capture
+from leadspan.teacher.claim import claimed
 from leadspan.teacher.config import CaptureSettings, Hidden, Sampled, TopK
 from leadspan.teacher.engine import TransformersEngine, default_chunk
 from leadspan.teacher.live import freeze, live_targets, teacher_logits

@@ -16,7 +16,8 @@ from benchmarks.store_world import qwen3, recipe, write_tokenizer
 from leadspan.pipeline import prepare_data
 from leadspan.pipeline import run as run_recipe
 from leadspan.recipe import Recipe
-from leadspan.study.capture import prepare_capture, run_capture
+from leadspan.study.capture import run_capture
+from leadspan.study.capture_job import prepare_capture
 
 CUTS = (1.0, 0.75, 0.5, 0.25)
 STUDENT, TEACHER, LAYERS, EPOCHS = 96, 192, 2, 2

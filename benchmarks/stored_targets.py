@@ -27,7 +27,8 @@ from leadspan.models.loading import load_model
 from leadspan.pipeline import prepare_data
 from leadspan.pipeline import run as run_recipe
 from leadspan.recipe import Recipe
-from leadspan.study.capture import prepare_capture, run_capture
+from leadspan.study.capture import run_capture
+from leadspan.study.capture_job import prepare_capture
 from leadspan.teacher.live import freeze, live_targets
 from leadspan.teacher.store import TargetStore
 from leadspan.training.schedule import schedule

@@ -19,6 +19,7 @@ from leadspan.data.truncation import Full, Policy
 from leadspan.errors import ModelError, RunError
 from leadspan.evaluation.evaluate import evaluate_model
 from leadspan.evaluation.tasks import load_task
+from leadspan.losses.defined import check_codec
 from leadspan.models.config import ModelSettings, Pretrained
 from leadspan.models.identity import weights_id
 from leadspan.models.loading import load_tokenizer
@@ -26,7 +27,9 @@ from leadspan.recipe import Recipe
 from leadspan.results import RUN_FILE, EvalResult, Prediction, RunResult, load_run, save_run
 from leadspan.settings import dump_yaml, load_json
 from leadspan.teacher.config import StoredTargets
-from leadspan.teacher.store import TargetStore, check_fits
+from leadspan.teacher.fit import check_same_origin
+from leadspan.teacher.manifest import Manifest, read_joined
+from leadspan.teacher.store import TargetStore
 from leadspan.training.prediction import CostModel, cost_model, predict
 from leadspan.training.process import process_state
 from leadspan.training.train import STUDENT_DIR, TrainingInputs, train
@@ -129,6 +132,7 @@ def run(recipe: Recipe, resume: bool = False, say: Callable[[str], None] = lambd
     _claim(recipe, resume)
     for task in recipe.evaluation.tasks:
         load_task(task)  # a broken task is told before hours of training, not after
+    check_loss(recipe)
     say("preparing data")
     data = prepare_data(recipe)
     prediction = _predict(recipe, data)
@@ -198,16 +202,35 @@ def open_store(recipe: Recipe, renderer: Renderer) -> TargetStore:
     """The store of a recipe, checked to be of its tokenizer, template, temperature and, where it names one, teacher.
 
     Raises:
-        TargetsError: There is none, or it is of something else.
+        TargetsError: There is none, it is of something else, or it does not define the loss.
         CacheError: It is damaged.
     """
     assert isinstance(recipe.targets, StoredTargets), "asked for by recipes that have one"
+    check_loss(recipe)
     store = TargetStore(recipe.targets.path)
     identity = {"tokenizer_hash": renderer.tokenizer_hash, "template_hash": renderer.template_hash}
     if recipe.teacher is not None:
         identity["weights_hash"] = weights_id(recipe.teacher)
-    check_fits(store, identity, recipe.loss.temperature)
+    check_same_origin(store, identity)
     return store
+
+
+def check_loss(recipe: Recipe) -> Manifest | None:
+    """Check that the store of a recipe defines its loss; reads the manifest alone.
+
+    Returns:
+        The manifest; None where targets are live.
+
+    Raises:
+        TargetsError: There is no store, or its codec or temperatures do not define the loss.
+        CacheError: The manifest is damaged.
+    """
+    if not isinstance(recipe.targets, StoredTargets):
+        return None
+    manifest = read_joined(recipe.targets.path)
+    temperatures, tails = manifest.temperatures, manifest.tail_temperatures
+    check_codec(recipe.loss, manifest.codec, temperatures, tails, str(recipe.targets.path))
+    return manifest
 
 
 def _claim(recipe: Recipe, resume: bool) -> None:

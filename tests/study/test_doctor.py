@@ -6,8 +6,9 @@ import torch
 
 from leadspan.cli import main
 from leadspan.models.loading import load_model, save_student
-from leadspan.study import doctor
-from leadspan.study.doctor import Check, examine
+from leadspan.study import fit_checks
+from leadspan.study.doctor import examine
+from leadspan.study.patient import Check
 from recipes import toy_recipe, write_recipe
 from stores import captured, stored
 from toys import TEMPLATE, character_tokenizer, tiny
@@ -59,9 +60,9 @@ def test_a_teacher_of_another_template_or_vocabulary_is_found(tmp_path: Path) ->
 
 
 def test_too_little_disk_or_memory_fails() -> None:
-    assert doctor._fits("disk", 11, 10, "weights", "more").verdict == "failed"
-    assert doctor._fits("disk", 95, 100, "weights", "more").verdict == "warning"
-    assert doctor._fits("disk", 9, 10, "weights", "more") == Check(
+    assert fit_checks._fits("disk", 11, 10, "weights", "more").verdict == "failed"
+    assert fit_checks._fits("disk", 95, 100, "weights", "more").verdict == "warning"
+    assert fit_checks._fits("disk", 9, 10, "weights", "more") == Check(
         "disk is enough", "ok", "9e-09 GB for weights; 1e-08 GB free"
     )
 

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from leadspan.recipe import Recipe
-from leadspan.study.capture import prepare_capture, run_capture
+from leadspan.study.capture import run_capture
+from leadspan.study.capture_job import prepare_capture
 from leadspan.teacher.store import TargetStore
 from recipes import toy_recipe
 

@@ -13,7 +13,8 @@ import torch
 from leadspan.errors import CacheError, ModelError, SettingsError, TargetsError
 from leadspan.pipeline import run
 from leadspan.recipe import Recipe
-from leadspan.study.capture import prepare_capture, run_capture
+from leadspan.study.capture import run_capture
+from leadspan.study.capture_job import prepare_capture
 from leadspan.teacher.capture import check_space
 from leadspan.teacher.merge import merge_stores
 from leadspan.teacher.store import TargetStore
@@ -131,6 +132,29 @@ def test_a_store_of_another_teacher_tokenizer_or_template_is_not_trained_from(tm
     with pytest.raises(TargetsError, match="tokenizer_hash is"):
         run(stored(recipe, tmp_path / "run3"))
     assert store.verify() == len(store)
+
+
+@pytest.mark.parametrize(
+    ("codec", "divergence", "message"),
+    [
+        ({"kind": "top_k", "k": 5}, "alpha_beta", "not defined with the tail as one outcome"),
+        ({"kind": "sampled"}, "reverse_kl", "a sampled support estimates the forward KL only"),
+    ],
+)
+def test_a_divergence_the_codec_does_not_define_is_refused_before_anything_is_loaded(
+    tmp_path: Path, codec: dict, divergence: str, message: str
+) -> None:
+    recipe, _ = captured(tmp_path, codec=codec)
+    changed = Recipe.model_validate(
+        stored(recipe, tmp_path / "run").model_dump() | {"loss": {"divergence": {"kind": divergence}}}
+    )
+    said: list[str] = []
+    with pytest.raises(TargetsError, match=f"store: loss.divergence is {divergence}.*{message}"):
+        run(changed, say=said.append)
+    assert said == []
+    live = Recipe.model_validate(recipe.model_dump() | {"loss": {"divergence": {"kind": divergence}}})
+    with pytest.raises(TargetsError, match=rf"capture\.codec {codec['kind']}.*: loss.divergence is {divergence}"):
+        prepare_capture(live)
 
 
 def test_a_cut_the_store_cannot_serve_is_refused_before_training(tmp_path: Path) -> None:

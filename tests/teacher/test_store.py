@@ -1,4 +1,6 @@
+import json
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,14 +13,18 @@ from leadspan.data.packing import pack
 from leadspan.data.supervision import Supervision
 from leadspan.data.truncation import Full, Lead, Middle, Mix, Policy, RandomWindow, Tail
 from leadspan.errors import CacheError, TargetsError
+from leadspan.losses.chunked import chunked_loss
+from leadspan.losses.config import LossSettings, ReverseKl
+from leadspan.losses.defined import check_codec
 from leadspan.models.loading import load_model
-from leadspan.pipeline import prepare_data
+from leadspan.pipeline import check_loss, prepare_data
 from leadspan.recipe import Recipe
 from leadspan.teacher.live import freeze, live_targets, teacher_logits
-from leadspan.teacher.manifest import read_manifest
+from leadspan.teacher.manifest import read_manifest, write_manifest
+from leadspan.teacher.shards import ShardReader, ShardWriter
 from leadspan.teacher.store import TargetStore
 from leadspan.teacher.targets import DenseTargets, SparseTargets
-from stores import captured, copy_of
+from stores import captured, copy_of, stored
 
 
 @pytest.fixture(scope="module")
@@ -174,6 +180,72 @@ def test_kept_temperatures_are_exact_and_others_are_refused(tmp_path: Path) -> N
     torch.testing.assert_close(found.tempered(2.0).double(), expected, rtol=1e-5, atol=1e-5)
     with pytest.raises(TargetsError, match=r"loss\.temperature is 3"):
         found.tempered(3.0)
+
+
+@pytest.mark.parametrize("precision", ["packed", "float32"])
+@pytest.mark.parametrize(
+    "kind", [{"kind": "top_k", "k": 3}, {"kind": "top_p", "p": 0.4}], ids=lambda codec: codec["kind"]
+)
+def test_the_tail_is_kept_at_every_temperature(tmp_path: Path, kind: dict, precision: str) -> None:
+    """Reverse KL asks for the logarithm of the tail: against the teacher's own distribution as k + 1 outcomes."""
+    codec = kind | {"precision": precision}
+    recipe, store = captured(tmp_path, codec=codec, temperatures=[1.0, 0.5, 2.0])
+    examples = [under(recipe, Lead(p=0.7))[i] for i in range(3)]
+    found = store.targets(store.collate(examples), None)
+    assert isinstance(found, SparseTargets) and recipe.teacher is not None
+    teacher = freeze(load_model(recipe.teacher, torch.float32))
+    logits = teacher_logits(live_targets(teacher, pack(examples)), slice(None)).double()
+    for temperature in (0.5, 1.0, 2.0):
+        p = torch.softmax(logits / temperature, -1)
+        used = found.log_probs > -torch.inf
+        p.scatter_add_(1, found.token_ids, torch.where(used, -p.gather(1, found.token_ids), 0.0))
+        torch.testing.assert_close(found.tail_mass[temperature].double(), p.sum(1), rtol=2e-4, atol=1e-7)
+        inside = found.tempered(temperature).double().exp().sum(1)
+        torch.testing.assert_close(inside + found.tail_mass[temperature], torch.ones_like(inside), rtol=0, atol=1e-6)
+        loss = LossSettings(kl_weight=1, divergence=ReverseKl(), temperature=temperature)
+        check_codec(loss, store.manifest.codec, store.manifest.temperatures, store.manifest.tail_temperatures, "store")
+        head = torch.eye(85, requires_grad=True)
+        value, _ = chunked_loss(torch.zeros(len(inside), 85), head, found, pack(examples)["labels"],
+                                torch.zeros(len(inside)), torch.ones(len(inside)), loss)  # fmt: skip
+        assert torch.isfinite(value) and value > 0
+    only_one = replace(found, tail_mass={1.0: found.tail_mass[1.0]})
+    with pytest.raises(TargetsError, match="do not keep that mass at this temperature"):
+        chunked_loss(torch.zeros(9, 85), torch.eye(85), only_one.select(torch.arange(len(inside)) < 9),
+                     torch.zeros(9, dtype=torch.long), torch.zeros(9), torch.ones(9), loss)  # fmt: skip
+
+
+def test_a_store_of_the_first_format_is_read_and_lacks_the_tail_at_other_temperatures(tmp_path: Path) -> None:
+    recipe, store = captured(tmp_path, codec={"kind": "top_k", "k": 5}, temperatures=[1.0, 2.0])
+    old = as_first_format(store, tmp_path / "old")
+    assert old.verify() == len(store)
+    examples = [under(recipe, Lead(p=0.7))[i] for i in range(3)]
+    new, read = (s.targets(s.collate(examples), None) for s in (store, old))
+    assert isinstance(new, SparseTargets) and isinstance(read, SparseTargets)
+    assert torch.equal(read.log_probs, new.log_probs) and torch.equal(read.tail_mass[1.0], new.tail_mass[1.0])
+    assert read.tail_mass.keys() == {1.0} and new.tail_mass.keys() == {1.0, 2.0}
+    loss = {"divergence": {"kind": "reverse_kl"}, "temperature": 2.0}
+    changed = Recipe.model_validate(stored(recipe, tmp_path / "run", old.directory).model_dump() | {"loss": loss})
+    with pytest.raises(TargetsError, match=r"old: loss\.divergence is reverse_kl at temperature 2.*capture anew"):
+        check_loss(changed)
+    values = json.loads((old.directory / "manifest.json").read_text()) | {"format_version": 3}
+    (old.directory / "manifest.json").write_text(json.dumps(values))
+    with pytest.raises(CacheError, match="format 3, this version reads 1 and 2; capture again"):
+        TargetStore(old.directory)
+
+
+def as_first_format(store: TargetStore, directory: Path) -> TargetStore:
+    """The same rows without the tail at other temperatures, as the first format had them."""
+    manifest = store.manifest.model_copy(update={"format_version": 1, "shards": []})
+    (directory / "shards").mkdir(parents=True)
+    entries = []
+    for number, shard in enumerate(store.manifest.shards):
+        reader = ShardReader(store.directory / "shards" / shard.name, store.manifest)
+        with ShardWriter(directory / "shards", number, manifest) as writer:
+            for batch, row, example_id in reader.sequences():
+                writer.write([example_id], [reader.row(batch, row)])
+            entries.append(writer.close())
+    write_manifest(manifest.model_copy(update={"shards": entries}), directory)
+    return TargetStore(directory)
 
 
 def test_a_missing_or_short_shard_and_a_missing_head_are_refused(full, tmp_path: Path) -> None:

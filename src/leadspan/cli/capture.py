@@ -27,7 +27,8 @@ def run(options: argparse.Namespace) -> None:
 
     from leadspan.errors import SettingsError
     from leadspan.recipe import load_recipe
-    from leadspan.study.capture import estimate_capture, load_teacher, prepare_capture, run_capture
+    from leadspan.study.capture import estimate_capture, load_teacher, run_capture
+    from leadspan.study.capture_job import prepare_capture
     from leadspan.study.progress import Progress
     from leadspan.training.process import process_state
 
@@ -60,7 +61,7 @@ def _summary(manifest: "Manifest", directory: Path) -> str:
 def _table(found: "Estimate", speed: float) -> "Table":
     from rich.table import Table
 
-    from leadspan.teacher.capture import duration
+    from leadspan.teacher.progress import duration
 
     left = duration(found.num_positions / speed)
     table = Table(

@@ -27,13 +27,13 @@ def run(options: argparse.Namespace) -> None:
     from rich.console import Console
 
     from leadspan.errors import SettingsError
-    from leadspan.teacher.manifest import read_manifest
+    from leadspan.teacher.manifest import read_joined
 
     if (options.action == "merge") != (options.output is not None):
         raise SettingsError(f"store {options.action}: --output goes with merge, and merge needs it")
     if options.action == "inspect":
         for store in options.stores:
-            Console().print(_table(read_manifest(store), store))
+            Console().print(_table(read_joined(store), store))
         return
     from leadspan.teacher.merge import merge_stores
     from leadspan.teacher.store import TargetStore
@@ -66,6 +66,7 @@ def _table(manifest: "Manifest", path: Path) -> "Table":
         "positions": f"{manifest.num_positions:,}",
         "shards": f"{len(manifest.shards):,}",
         "bytes": f"{size:,} ({size / max(1, manifest.num_positions):.1f} a position)",
+        "capture": f"{manifest.seconds:,.0f} s" + (f", {manifest.flops:.3g} operations" if manifest.flops else ""),
         "KL lost": "not measured" if manifest.kl_lost is None else f"{manifest.kl_lost:.3g} nats a position",
         "versions": ", ".join(f"{name} {version}" for name, version in manifest.versions.items()),
     }

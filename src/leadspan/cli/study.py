@@ -2,6 +2,11 @@
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from leadspan.study.record import CaptureRecord
+    from leadspan.study.trials import SharedStore
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,15 +24,21 @@ def run(options: argparse.Namespace) -> None:
     from leadspan.settings import load_settings
     from leadspan.study.board import trials_table
     from leadspan.study.config import Study
-    from leadspan.study.study import plan_study, planned_record, run_study
+    from leadspan.study.keeper import planned_record
+    from leadspan.study.study import plan_study, run_study
 
     study = load_settings(Study, options.recipe, options.overrides)
     console = Console()
     if options.dry_run:
-        record = planned_record(study, plan_study(study, options.recipe))
+        plan = plan_study(study, options.recipe)
+        record = planned_record(study, plan)
+        lines = [_to_capture(store) for store in plan.stores]
     else:
         record = run_study(study, options.recipe, console)
+        lines = [_captured(capture) for capture in record.captures]
     console.print(trials_table(record))
+    for line in lines:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
     for note in record.notes:
         console.print(f"not made: {note}", highlight=False, markup=False, soft_wrap=True)
     for trial in record.of_state("failed"):
@@ -40,3 +51,23 @@ def run(options: argparse.Namespace) -> None:
         )
     if not options.dry_run:
         console.print(f"leadspan report {study.output}", highlight=False, soft_wrap=True)
+
+
+def _to_capture(store: "SharedStore") -> str:
+    from leadspan.study.shared_store import missing
+
+    job = missing(store)
+    served = f"{store.title}: serves {len(store.recipes)} trials"
+    if job is None:
+        return f"{served}; nothing is to be captured"
+    apart = job.sequences.num_apart
+    positions = sum(n - 1 for n in job.plan.lengths)
+    whose = f", {apart:,} of them for cuts that change the context" if apart else ""
+    return f"{served}; {len(job.sequences):,} sequences, {positions:,} positions are to be captured{whose}"
+
+
+def _captured(capture: "CaptureRecord") -> str:
+    size = "" if capture.num_bytes is None else f", {capture.num_bytes / 1e9:,.3g} GB"
+    took = "" if capture.seconds is None else f", captured once in {capture.seconds:,.0f} s"
+    held = "" if capture.num_positions is None else f"; {capture.num_positions:,} positions"
+    return f"{capture.name}: served {capture.num_trials} trials{held}{size}{took}"

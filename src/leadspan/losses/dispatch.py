@@ -9,8 +9,9 @@ import torch.nn.functional as F  # the field's name
 from transformers.utils.import_utils import is_triton_available
 
 from leadspan.losses.config import LossSettings
+from leadspan.losses.defined import check_defined
 from leadspan.losses.rows import Blocks, RowPart, block_size, compiled, dense_rows, hard_rows, should_compile
-from leadspan.losses.sparse_rows import check_defined, sampled_rows, split_support, tail_mass, tail_rows
+from leadspan.losses.sparse_rows import sampled_rows, split_support, tail_mass, tail_rows
 from leadspan.models.heads import LogitTransform
 from leadspan.teacher.targets import DenseTargets, SparseTargets, Targets
 
@@ -79,7 +80,7 @@ def chunk_rows(
         if kernel is not None:
             return _Dense(Blocks(kernel, shape[0], is_compiled=False))
         return _Dense(blocks(dense_rows, transform, of_teacher, settings.divergence, temperature))
-    check_defined(targets, settings.divergence, temperature)
+    check_defined(targets.sample_weights is not None, targets.tail_mass, settings.divergence, temperature)
     log_probs, weights = targets.tempered(temperature), targets.sample_weights
     if weights is None:
         part = blocks(tail_rows, transform, settings.divergence, temperature)

@@ -15,65 +15,17 @@ import functools
 import torch
 from jaxtyping import Float, Int
 
-from leadspan.errors import TargetsError
-from leadspan.losses.config import AnyDivergence, JensenShannon, ReverseKl, SkewReverseKl
+from leadspan.losses.config import AnyDivergence
 from leadspan.losses.divergences import DIVERGENCES, Distribution
 from leadspan.losses.rows import RowPart, Rows, statistics_of
 from leadspan.models.heads import LogitTransform
 from leadspan.teacher.targets import SparseTargets
-
-_OVER_A_TAIL = (
-    "forward_kl",
-    "reverse_kl",
-    "jensen_shannon",
-    "skew_forward_kl",
-    "skew_reverse_kl",
-    "total_variation",
-)
-
-
-def check_defined(targets: SparseTargets, divergence: AnyDivergence, temperature: float) -> None:
-    """Refuse a divergence that a sparse support does not define.
-
-    Raises:
-        TargetsError: It is no f-divergence, or it is not the forward KL and the support was drawn.
-    """
-    if targets.sample_weights is not None:
-        if divergence.kind != "forward_kl":
-            raise TargetsError(
-                f"loss.divergence is {divergence.kind}, and a sampled support estimates the forward KL only; "
-                "set loss.divergence={kind: forward_kl}, or capture top_k, top_p or hidden targets"
-            )
-    elif _needs_log_tail(divergence) and temperature not in targets.tail_mass:
-        raise TargetsError(
-            f"loss.divergence is {divergence.kind} at temperature {temperature:g}, which asks for the logarithm of the "
-            "tail's mass, and the sparse targets do not keep that mass at this temperature; "
-            "set loss.temperature=1, another divergence, or capture hidden targets"
-        )
-    elif divergence.kind not in _OVER_A_TAIL:
-        raise TargetsError(
-            f"loss.divergence is {divergence.kind}, which is not defined with the tail as one outcome; "
-            f"set one of {', '.join(_OVER_A_TAIL)}, or capture hidden targets"
-        )
 
 
 def tail_mass(targets: SparseTargets, log_probs: torch.Tensor, temperature: float) -> torch.Tensor:
     """Mass of the tail, [m]: as kept, else `1 - sum_K p`, and 0 where rounded log-probabilities exceed 1 together."""
     kept = targets.tail_mass.get(temperature)
     return (1 - log_probs.double().exp().sum(-1)).clamp_min(0).to(log_probs.dtype) if kept is None else kept
-
-
-def _needs_log_tail(divergence: AnyDivergence) -> bool:
-    """Whether a tail of the teacher that is rounded to nothing makes the divergence infinite."""
-    match divergence:
-        case ReverseKl():
-            return True
-        case JensenShannon():
-            return divergence.beta == 1
-        case SkewReverseKl():
-            return divergence.alpha == 0
-        case _:
-            return False
 
 
 def split_support(

@@ -1,99 +1,32 @@
-"""One recipe's capture, put together: data, teacher, plan, store."""
+"""Running a capture: teacher, codec, manifest, store."""
 
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from transformers import AutoConfig, PreTrainedModel
 
-from leadspan.data.examples import Examples
-from leadspan.data.sections import Renderer
-from leadspan.data.supervision import Supervision
-from leadspan.data.truncation import Full, Policy
-from leadspan.errors import ModelError, SettingsError
-from leadspan.models.config import ModelSettings, Pretrained
+from leadspan.costs.flops import forward_attention, forward_body, forward_head
+from leadspan.errors import ModelError
+from leadspan.models.config import Pretrained
 from leadspan.models.heads import head_of, transform_of
 from leadspan.models.identity import weights_id
 from leadspan.models.loading import check_vocabularies, load_model, load_tokenizer, name_of
-from leadspan.pipeline import environment, prepare_data
-from leadspan.recipe import Recipe
-from leadspan.teacher.capture import CapturePlan, Engine, Ranks, capture, check_space, claimed, plan_capture
-from leadspan.teacher.config import Codec, Hidden, StoredTargets, TopK
+from leadspan.models.shapes import shape_from
+from leadspan.pipeline import environment
+from leadspan.study.capture_job import Capture
+from leadspan.teacher.capture import Engine, Ranks, capture, check_space
+from leadspan.teacher.claim import claimed
+from leadspan.teacher.config import Codec, Hidden, TopK
 from leadspan.teacher.engine import TransformersEngine, check_causal, head_file, hidden_dtype
 from leadspan.teacher.estimate import COMMON_CODECS, Estimate, estimate
 from leadspan.teacher.live import freeze
 from leadspan.teacher.manifest import HEAD_FILE, MANIFEST_FILE, HeadEntry, Manifest, file_hash, write_atomically
-from leadspan.teacher.sequences import Sequences, longest_sequences
 from leadspan.teacher.targets import DenseTargets
 from leadspan.teacher.vllm import VllmEngine
 from leadspan.training.process import process_device, process_state
-from leadspan.training.train import uses_bf16
 
 KL_SAMPLE = 256
-_EVERYTHING = Supervision(prompt=1, cot=1, answer=1)
-
-
-@dataclass(frozen=True)
-class Capture:
-    """What a capture is made of.
-
-    Attributes:
-        recipe: The recipe.
-        teacher: Its teacher's settings.
-        renderer: Tokenizer and template of the data.
-        sequences: What the teacher runs over.
-        plan: Its packs and shards.
-        dtype: Type the teacher computes in.
-    """
-
-    recipe: Recipe
-    teacher: ModelSettings
-    renderer: Renderer
-    sequences: Sequences
-    plan: CapturePlan
-    dtype: torch.dtype
-
-    @property
-    def directory(self) -> Path:
-        """The store.
-
-        Raises:
-            SettingsError: The recipe names none.
-        """
-        if self.recipe.capture.path is not None:
-            return self.recipe.capture.path
-        if isinstance(self.recipe.targets, StoredTargets):
-            return self.recipe.targets.path
-        raise SettingsError(
-            "capture.path: missing; give the directory of the store there, or in targets: {kind: store, path: ...}"
-        )
-
-
-def prepare_capture(recipe: Recipe, cuts: Sequence[Policy] = ()) -> Capture:
-    """Find the sequences to capture, and plan them.
-
-    Args:
-        recipe: The recipe; validation is captured whole, as it is validated.
-        cuts: Cuts the store is to serve; the recipe's `capture.cuts`, or its own cut, when empty.
-
-    Raises:
-        LeadspanError: Whatever is wrong with the recipe or the data.
-    """
-    if recipe.teacher is None:
-        raise SettingsError("teacher: missing; a capture runs the teacher, so the recipe must name it")
-    data = prepare_data(recipe)
-    stop, seed = data.renderer.stop_token_id, recipe.seed
-    sources = [
-        Examples(data.splits.train, cut, _EVERYTHING, stop, seed, "training set")
-        for cut in cuts or recipe.capture.cuts or [recipe.cut]
-    ]
-    if data.splits.validation is not None:
-        sources.append(Examples(data.splits.validation, Full(), _EVERYTHING, stop, seed, "validation set"))
-    sequences = longest_sequences(sources)
-    plan = plan_capture(sequences, recipe.capture, seed)
-    dtype = torch.bfloat16 if uses_bf16(recipe.training) else torch.float32
-    return Capture(recipe, recipe.teacher, data.renderer, sequences, plan, dtype)
 
 
 def run_capture(job: Capture, say: Callable[[str], None]) -> Manifest:
@@ -103,6 +36,7 @@ def run_capture(job: Capture, say: Callable[[str], None]) -> Manifest:
         TargetsError: Another process captures into it, or it holds another capture.
         CacheError: It cannot be written.
     """
+    started = time.perf_counter()
     state, directory = process_state(), job.directory
     ranks = Ranks(state.process_index, state.num_processes, state.wait_for_everyone)
     say("loading the teacher")
@@ -110,7 +44,7 @@ def run_capture(job: Capture, say: Callable[[str], None]) -> Manifest:
     manifest, head = _describe(job, teacher)
     if ranks.rank:
         ranks.wait()
-        return capture(directory, manifest, job.plan, job.sequences, _engine(job, teacher), say, ranks)
+        return capture(directory, manifest, job.plan, job.sequences, _engine(job, teacher), say, ranks, started)
     if teacher is not None and not (directory / MANIFEST_FILE).exists():
         say("measuring the codec")
         found = estimate_capture(job, teacher, KL_SAMPLE, (job.recipe.capture.codec,)).codecs[0]
@@ -120,7 +54,7 @@ def run_capture(job: Capture, say: Callable[[str], None]) -> Manifest:
         if manifest.head is not None and not _is_there(directory / HEAD_FILE, manifest.head):
             write_atomically(directory / HEAD_FILE, head)
         ranks.wait()
-        return capture(directory, manifest, job.plan, job.sequences, _engine(job, teacher), say, ranks)
+        return capture(directory, manifest, job.plan, job.sequences, _engine(job, teacher), say, ranks, started)
 
 
 def estimate_capture(
@@ -177,9 +111,23 @@ def _describe(job: Capture, teacher: PreTrainedModel | None) -> tuple[Manifest, 
         plan_hash=job.plan.fingerprint,
         num_sequences=len(job.sequences),
         num_positions=sum(n - 1 for n in job.plan.lengths),
+        flops=_flops(job),
         versions=environment(seed),
     )
     return manifest, content
+
+
+def _flops(job: Capture) -> int | None:
+    """Operations of the forward pass over all sequences; the head only where logits are asked for."""
+    try:
+        shape = shape_from(job.teacher)
+    except ModelError:
+        return None
+    with_head = not isinstance(job.recipe.capture.codec, Hidden)
+    return sum(
+        forward_body(shape, n) + forward_attention(shape, n) + with_head * forward_head(shape, n - 1)
+        for n in job.plan.lengths
+    )
 
 
 def _engine(job: Capture, teacher: PreTrainedModel | None) -> Engine:

@@ -8,6 +8,7 @@ from pydantic import Field, field_validator, model_validator
 from leadspan.data.truncation import AnyPolicy
 from leadspan.models.config import ModelSettings
 from leadspan.settings import Settings
+from leadspan.teacher.config import CaptureSettings
 
 Control = Literal["equal_tokens", "equal_steps", "random_window", "cross_entropy", "base", "teacher"]
 Changes = dict[str, Any]
@@ -96,6 +97,10 @@ class Study(Settings):
     the uncut run. `equal_steps`: each cut with as many optimiser steps as the uncut run. `random_window`: a random
     window of the same length for each `lead`. `cross_entropy`: each condition without its teacher. `base`, `teacher`:
     the students and the teacher evaluated as they are."""
+    store: CaptureSettings | None = None
+    """A store of the teacher's targets that all trials read, captured once, before them; absent, each trial runs its
+    teacher. `path` is the directory below which stores lie, one for each teacher and tokenizer; `store` in the study's
+    directory when absent. The trials' own cuts are captured, and `cuts` besides."""
     executor: Executor = LocalExecutor()
     """Where trials run."""
 

@@ -1,6 +1,7 @@
 """What identifies a trial: its resolved settings and the content of the local files it reads."""
 
 import hashlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -9,6 +10,8 @@ from leadspan.data.files import digest_file
 from leadspan.data.traces import fingerprint as fingerprint_traces
 from leadspan.models.config import ModelSettings, Pretrained
 from leadspan.recipe import Recipe
+from leadspan.teacher.config import StoredTargets
+from leadspan.teacher.manifest import read_joined
 
 _SAMPLE_BYTES, _NUM_SAMPLES = 1 << 16, 64
 
@@ -20,8 +23,9 @@ class Fingerprints:
         """Start with nothing read.
 
         Args:
-            made_before: Run directories of recipes that the study runs first, with their fingerprints. What lies below
-                one of them is identified by how it is made, whether it has been made yet or not.
+            made_before: Run directories of recipes that the study runs first, and stores it captures, with their
+                fingerprints. What lies below one of them is identified by how it is made, whether it has been made yet
+                or not.
         """
         self.made_before = dict(made_before)
         self._known: dict[str, str] = {}
@@ -29,11 +33,14 @@ class Fingerprints:
     def of(self, recipe: Recipe) -> str:
         """SHA-256 over a recipe, its name and place aside, and over the local data, models and tokenizers it names.
 
+        A store goes by what its manifest says of teacher, tokenizer, template and codec, wherever it lies.
+
         Models and tokenizers go by the names, sizes and evenly spaced samples (4 MiB in all) of their files: any
         training changes every part of them.
 
         Raises:
             DataError: A trace file cannot be read.
+            TargetsError: There is no store where the recipe names one.
         """
         sources = [recipe.data.train]
         if isinstance(recipe.data.validation, HeldOutSource):
@@ -41,7 +48,9 @@ class Fingerprints:
         paths = [recipe.tokenizer, *(_path(model) for model in (recipe.student, recipe.teacher) if model)]
         paths += [task.path for task in recipe.evaluation.tasks]
         paths.append(str(recipe.data.rendering.chat_template or ""))
-        parts = [recipe.model_dump_json(exclude={"name", "output"})]
+        is_stored = isinstance(recipe.targets, StoredTargets)
+        parts = [recipe.model_dump_json(exclude={"name", "output"} | ({"targets"} if is_stored else set()))]
+        parts += [self._store(recipe.targets.path)] if isinstance(recipe.targets, StoredTargets) else []
         parts += [self._traces(source) for source in sources]
         parts += [self._content(Path(path)) for path in paths if path]
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()
@@ -50,6 +59,15 @@ class Fingerprints:
         if source.path not in self._known:
             self._known[source.path] = fingerprint_traces(source) if Path(source.path).exists() else ""
         return self._known[source.path]
+
+    def of_model(self, model: ModelSettings) -> str:
+        """A hash of a model's settings and, of one on disk, of its files."""
+        path = _path(model)
+        return model.model_dump_json() + (self._content(Path(path)) if path else "")
+
+    def _store(self, path: Path) -> str:
+        made = self.made_before.get(path)
+        return json.dumps(read_joined(path).identity(), sort_keys=True) if made is None else made
 
     def _content(self, path: Path) -> str:
         """A hash of what is there, or of how it will be made; nothing for a name on the Hub."""

@@ -42,6 +42,29 @@ class TrialRecord(Settings):
         return self.name if self.control in ("before", "base", "teacher") else f"{self.name}, seed {self.seed}"
 
 
+class CaptureRecord(Settings):
+    """A store that trials of a study share: what it cost, once, beside what the trials cost."""
+
+    name: str
+    """Name and codec."""
+    directory: str
+    """The store, relative to the study's directory."""
+    state: State
+    """How far it is."""
+    message: str = ""
+    """What a failed capture died of."""
+    num_trials: int
+    """Trials that read it."""
+    num_positions: int | None = None
+    """Positions it holds; absent before it is captured, as the rest is."""
+    num_bytes: int | None = None
+    """Size of its shards."""
+    seconds: float | None = None
+    """Wall time of the capture, all attempts."""
+    flops: int | None = None
+    """Operations of the teacher's forward pass."""
+
+
 class StudyRecord(Settings):
     """A study and its trials."""
 
@@ -53,6 +76,8 @@ class StudyRecord(Settings):
     """Its resolved settings."""
     trials: list[TrialRecord]
     """Runs that come first, then conditions and controls in the order in which they are run."""
+    captures: list[CaptureRecord] = []
+    """Stores that trials share, captured before them."""
     notes: list[str] = []
     """Controls that could not be made, and why."""
 

@@ -7,38 +7,21 @@ the record, does not stop the others, and is tried again from its last checkpoin
 
 import contextlib
 import fcntl
-import os
-import time
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from rich.console import Console
 
 from leadspan.errors import RunError
-from leadspan.results import RUN_FILE, load_run
 from leadspan.study.board import Board
-from leadspan.study.config import LocalExecutor, Study
+from leadspan.study.config import Executor, LocalExecutor, RayExecutor, Study
 from leadspan.study.controls import NEED_A_PLAN, Planner, controls
 from leadspan.study.fingerprint import Fingerprints
-from leadspan.study.record import State, StudyRecord, TrialRecord, load_study, save_study
+from leadspan.study.keeper import Keeper, StudyPlan, is_done
+from leadspan.study.record import StudyRecord
 from leadspan.study.sweep import Event, run_local
-from leadspan.study.trials import Trial, conditions, load_base, load_before, over_seeds, placed
-
-
-@dataclass(frozen=True, slots=True)
-class StudyPlan:
-    """What a study will run.
-
-    Attributes:
-        before: Runs that come first, one after the other.
-        trials: Conditions and controls, seed by seed.
-        notes: Controls that could not be made, and why.
-    """
-
-    before: list[Trial]
-    trials: list[Trial]
-    notes: list[str] = field(default_factory=list)
+from leadspan.study.trials import SharedStore, Trial, conditions, load_base, load_before, over_seeds, placed
+from leadspan.teacher.config import StoredTargets
 
 
 def plan_study(study: Study, place: Path) -> StudyPlan:
@@ -65,11 +48,27 @@ def plan_study(study: Study, place: Path) -> StudyPlan:
         asked = study.model_copy(update={"controls": [c for c in study.controls if c not in later]})
     made, missing = controls(asked, found, Planner())
     trials = [Trial(recipe) for condition in found for recipe in over_seeds(study, condition)] + made
+    trials, stores = _shared(study, trials, fingerprints, before, notes)
     different: dict[str, Trial] = {}
     for trial in trials:
         located = placed(trial, study, fingerprints)
         different.setdefault(located.fingerprint, located)
-    return StudyPlan(before, sorted(different.values(), key=lambda trial: _turn(trial, study)), notes + missing)
+    ordered = sorted(different.values(), key=lambda trial: _turn(trial, study))
+    return StudyPlan(before, ordered, notes + missing, stores)
+
+
+def _shared(
+    study: Study, trials: list[Trial], fingerprints: Fingerprints, before: Sequence[Trial], notes: list[str]
+) -> tuple[list[Trial], list[SharedStore]]:
+    """The trials as they read the study's stores, and the stores; as they are in a study without."""
+    if study.store is None:
+        return trials, []
+    if not all(is_done(trial) for trial in before):
+        notes.append("store: planned when the runs that come first are complete")
+        return trials, []
+    from leadspan.study.shared_store import share_stores  # loads torch, for studies that have a store
+
+    return share_stores(study, trials, fingerprints)
 
 
 def run_study(study: Study, place: Path, console: Console) -> StudyRecord:
@@ -84,73 +83,23 @@ def run_study(study: Study, place: Path, console: Console) -> StudyRecord:
         The record as it is at the end; failed trials are in it.
 
     Raises:
-        RunError: The study is being run already, a run that comes first failed, or the record cannot be written.
+        RunError: The study is being run already, a run that comes first or a capture failed, or the record cannot be
+            written.
         LeadspanError: The study cannot be planned.
     """
     with _locked(study.output):
         plan = plan_study(study, place)
-        keeper = _Keeper(study, plan)
+        keeper = Keeper(study, plan)
         if plan.before:
             _execute(study.model_copy(update={"executor": LocalExecutor()}), plan.before, keeper, console)
             failed = [trial for trial in keeper.record.of_state("failed") if trial.control == "before"]
             if failed:
                 raise RunError(f"{failed[0].name}, which the trials need, failed: {failed[0].message}")
             plan = plan_study(study, place)  # controls of equal length can be planned now
-            keeper = _Keeper(study, plan)
+            keeper = Keeper(study, plan)
+        _capture(study, plan, keeper, console)
         _execute(study, plan.trials, keeper, console)
         return keeper.record
-
-
-def is_done(trial: Trial) -> bool:
-    """Whether the run directory of a trial holds a finished run of exactly its recipe.
-
-    Raises:
-        RunError: It holds a finished run of another recipe.
-    """
-    directory = trial.recipe.output
-    if not (directory / RUN_FILE).exists():
-        return False
-    try:
-        found = load_run(directory).recipe
-    except RunError:
-        return False  # running it again will say what is wrong
-    wanted = trial.recipe.model_dump(mode="json")
-    differing = sorted(key for key in wanted if key not in ("output", "name") and wanted[key] != found.get(key))
-    if differing:
-        raise RunError(
-            f"{directory}: it holds a finished run of another recipe (its {', '.join(differing)} differ); "
-            "give that recipe another output, or remove the directory"
-        )
-    return True
-
-
-def planned_record(study: Study, plan: StudyPlan) -> StudyRecord:
-    """The record before anything runs: what is complete, what failed the last time, what is to be done.
-
-    Raises:
-        RunError: A run that comes first, or a trial, has a finished run of another recipe in its directory.
-    """
-    earlier: dict[str, TrialRecord] = {}
-    with contextlib.suppress(RunError):  # what is complete is read from the run directories
-        earlier = {trial.fingerprint: trial for trial in load_study(study.output).trials}
-    trials = [_record(trial, study.output, earlier.get(trial.fingerprint)) for trial in [*plan.before, *plan.trials]]
-    return StudyRecord(name=study.name, study=study.model_dump(mode="json"), trials=trials, notes=plan.notes)
-
-
-def _record(trial: Trial, output: Path, earlier: TrialRecord | None) -> TrialRecord:
-    record = TrialRecord(
-        name=trial.recipe.name,
-        seed=trial.recipe.seed,
-        control=trial.control,
-        note=trial.note,
-        directory=os.path.relpath(trial.recipe.output, output),
-        fingerprint=trial.fingerprint,
-        state="done" if is_done(trial) else "waiting",
-    )
-    if earlier is None or (earlier.state == "done") != (record.state == "done"):
-        return record
-    kept = earlier.state if earlier.state == "failed" else record.state
-    return record.model_copy(update={"state": kept, "message": earlier.message, "seconds": earlier.seconds})
 
 
 def _before(study: Study, place: Path) -> list[Trial]:
@@ -167,7 +116,43 @@ def _turn(trial: Trial, study: Study) -> tuple[int, int]:
     return (0, 0) if trial.task == "evaluate" else (1, study.seeds.index(trial.recipe.seed))
 
 
-def _execute(study: Study, trials: Sequence[Trial], keeper: "_Keeper", console: Console) -> None:
+def _capture(study: Study, plan: StudyPlan, keeper: Keeper, console: Console) -> None:
+    """Fill the stores that trials wait for; one that serves them all is found to, and left alone.
+
+    Raises:
+        RunError: A capture failed.
+    """
+    alone = study.model_copy(update={"executor": _whole_machine(study.executor)})
+    for number, store in enumerate(plan.stores):
+        targets = StoredTargets(path=store.directory)
+        if all(keeper.state(trial) == "done" for trial in plan.trials if trial.recipe.targets == targets):
+            keeper.note_capture(number, store, "done")
+            continue
+        job = Trial(store.recipes[0], task="capture", store=store)
+        with Board(console, keeper.record) as board, contextlib.closing(_events(alone, [job])) as events:
+            for event in events:
+                if event.kind == "said":
+                    board.said(job.title, event.text)
+                    continue
+                keeper.note_capture(number, store, "running" if event.kind == "started" else event.kind, event.text)
+                board.changed(keeper.record, job.title, event.kind, event.text)
+        failed = keeper.record.captures[number]
+        if failed.state == "failed":
+            raise RunError(f"{failed.name}, which {failed.num_trials} trials need, failed: {failed.message}")
+
+
+def _whole_machine(executor: Executor) -> Executor:
+    """What a capture may use: all that the trials at one time may."""
+    if isinstance(executor, RayExecutor):
+        return executor
+    number = executor.trials_at_once
+    if not executor.gpus_per_trial:
+        return executor.model_copy(update={"trials_at_once": 1, "threads_per_trial": None})
+    gpus = number * executor.gpus_per_trial
+    return executor.model_copy(update={"trials_at_once": 1, "gpus_per_trial": gpus, "ranks_per_trial": gpus})
+
+
+def _execute(study: Study, trials: Sequence[Trial], keeper: Keeper, console: Console) -> None:
     left = [trial for trial in trials if keeper.state(trial) != "done"]
     with Board(console, keeper.record) as board, contextlib.closing(_events(study, left)) as events:
         for event in events:
@@ -188,36 +173,6 @@ def _events(study: Study, trials: Sequence[Trial]) -> Generator[Event, None, Non
     from leadspan.study.cluster import run_on_ray
 
     yield from run_on_ray(trials, study.executor)
-
-
-class _Keeper:
-    """Keeps the record of a study on disk."""
-
-    def __init__(self, study: Study, plan: StudyPlan):
-        """Write the record with what is complete."""
-        self.output = study.output
-        self.record = planned_record(study, plan)
-        self.places = {trial.fingerprint: place for place, trial in enumerate(self.record.trials)}
-        self.started: dict[str, float] = {}
-        save_study(self.record, self.output)
-
-    def state(self, trial: Trial) -> State:
-        """How far a trial is."""
-        return self.record.trials[self.places[trial.fingerprint]].state
-
-    def note(self, trial: Trial, event: Event) -> None:
-        """Take down what happened to a trial."""
-        changes: dict[str, object] = {"state": "running", "message": "", "seconds": None}
-        if event.kind == "started":
-            self.started[trial.fingerprint] = time.monotonic()
-        else:
-            seconds = time.monotonic() - self.started[trial.fingerprint]
-            changes = {"state": event.kind, "message": event.text, "seconds": round(seconds, 3)}
-        place = self.places[trial.fingerprint]
-        trials = list(self.record.trials)
-        trials[place] = trials[place].model_copy(update=changes)
-        self.record = self.record.model_copy(update={"trials": trials})
-        save_study(self.record, self.output)
 
 
 @contextlib.contextmanager

@@ -26,7 +26,7 @@ from leadspan.recipe import Recipe
 from leadspan.results import RunResult, load_run
 from leadspan.settings import dump_yaml
 from leadspan.study.config import LocalExecutor
-from leadspan.study.trials import Trial
+from leadspan.study.trials import SharedStore, Trial
 
 RANKS_LOG = "ranks.log"
 
@@ -155,34 +155,49 @@ def slots(executor: LocalExecutor) -> list[Slot]:
 
 
 def work(trial: Trial, say: Callable[[str], None], num_ranks: int = 1) -> None:
-    """Do what a trial is for; one that was interrupted goes on from its last checkpoint."""
+    """Do what a trial is for; one that was interrupted goes on from its last checkpoint, or its last whole shard."""
     from leadspan.pipeline import run, run_untrained
 
-    if trial.task == "evaluate":
+    if trial.store is not None:
+        _capture(trial.store, say, num_ranks)
+    elif trial.task == "evaluate":
         run_untrained(trial.recipe, say)
     elif num_ranks > 1:
+        file = trial.recipe.output / "trial.yaml"
         say(f"training on {num_ranks} ranks, see {trial.recipe.output / RANKS_LOG}")
-        _run_ranks(trial.recipe, num_ranks)
+        _run_ranks(file, dump_yaml(trial.recipe), num_ranks, ["-m", "leadspan", "distill", str(file), "--resume"])
     else:
         run(trial.recipe, resume=True, say=say)
 
 
-def _run_ranks(recipe: Recipe, num_ranks: int) -> None:
-    """`torchrun ... leadspan distill --resume`, ended with this process.
+def _capture(store: SharedStore, say: Callable[[str], None], num_ranks: int) -> None:
+    from leadspan.study.shared_store import capture_shared
+
+    if num_ranks == 1:
+        capture_shared(store, say)
+        return
+    file = store.directory / "needs.json"
+    say(f"capturing on {num_ranks} ranks, see {store.directory / RANKS_LOG}")
+    _run_ranks(file, store.model_dump_json(indent=1), num_ranks, ["-m", "leadspan.study.shared_store", str(file)])
+
+
+def _run_ranks(file: Path, content: str, num_ranks: int, arguments: list[str]) -> None:
+    """Write a file and run `torchrun ...` on it, with a log beside it, ended with this process.
 
     Raises:
         RunError: It failed; with the message of its first rank, or the end of its log.
     """
-    recipe.output.mkdir(parents=True, exist_ok=True)
-    file, log = recipe.output / "trial.yaml", recipe.output / RANKS_LOG
-    file.write_text(dump_yaml(recipe))
+    file.parent.mkdir(parents=True, exist_ok=True)
+    log = file.with_name(RANKS_LOG)
+    file.write_text(content, encoding="utf-8")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={num_ranks}"]
-    command += ["-m", "leadspan", "distill", str(file), "--resume"]
     with log.open("w") as opened:
-        ended = subprocess.run(command, stdout=opened, stderr=subprocess.STDOUT, preexec_fn=_end_with_starter)
+        ended = subprocess.run(
+            [*command, *arguments], stdout=opened, stderr=subprocess.STDOUT, preexec_fn=_end_with_starter
+        )
     if ended.returncode:
         lines = log.read_text(errors="replace").splitlines()
-        told = [line for line in lines if line.startswith("leadspan distill: ")]
+        told = [line for line in lines if line.startswith(("leadspan distill: ", "leadspan capture: "))]
         raise RunError("\n".join(told[:1] or lines[-20:]))
 
 

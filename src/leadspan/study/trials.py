@@ -14,8 +14,27 @@ from leadspan.recipe import Recipe, load_recipe
 from leadspan.settings import Settings, apply_overrides, parse_yaml, validate
 from leadspan.study.config import Axes, Study
 from leadspan.study.fingerprint import Fingerprints
+from leadspan.teacher.config import CaptureSettings
 
-Task = Literal["distill", "evaluate"]
+Task = Literal["distill", "evaluate", "capture"]
+
+
+class SharedStore(Settings):
+    """A store that several trials read."""
+
+    directory: Path
+    """Where it is."""
+    fingerprint: str
+    """Identifies teacher, tokenizer, template, precision and what is kept of a distribution."""
+    settings: CaptureSettings
+    """How it is captured."""
+    recipes: list[Recipe]
+    """The trials it serves."""
+
+    @property
+    def title(self) -> str:
+        """Name and codec."""
+        return f"store {self.directory.name}, {self.settings.codec.label}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,9 +44,10 @@ class Trial:
     Attributes:
         recipe: The resolved recipe; its name is the condition, the same for all seeds; its output the run directory.
         fingerprint: Identifies settings and data; the run directory ends in its first 8 digits.
-        task: `evaluate` trains nothing: the starting weights are evaluated as they are.
+        task: `evaluate` trains nothing: the starting weights are evaluated as they are. `capture` fills a store.
         control: The control it belongs to; None for a condition of the axes.
         note: What a reader must know about it.
+        store: What to capture.
     """
 
     recipe: Recipe
@@ -35,10 +55,13 @@ class Trial:
     task: Task = "distill"
     control: str | None = None
     note: str = ""
+    store: SharedStore | None = None
 
     @property
     def title(self) -> str:
         """Condition and seed."""
+        if self.store is not None:
+            return self.store.title
         return self.recipe.name if self.task == "evaluate" else f"{self.recipe.name}, seed {self.recipe.seed}"
 
 
@@ -110,6 +133,7 @@ def without_teacher(values: dict[str, Any]) -> None:
     """Leave the teacher out, in place: the cross-entropy of the traces is all that is learnt."""
     values["loss"] = {**values.get("loss", {}), "kl_weight": 0}
     values["teacher"] = None
+    values["targets"] = {"kind": "live"}
 
 
 def _combinations(axes: Axes, base: dict[str, Any]) -> Iterator[tuple[list[str], dict[str, Any]]]:

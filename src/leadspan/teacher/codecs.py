@@ -2,10 +2,8 @@
 
 Legend: `N` positions, `V` vocabulary, `k` entries of a position, `E` entries of all positions one after the other.
 
-A packed entry is one unsigned 32-bit integer, `id << 14 | code`, with `code = round(16383 sqrt(-log p / 128))`: steps
-are finest near `log p = 0`, where the mass is (1.4e-4 nats at -0.01, 1e-3 at -0.5, 4.4e-3 at -10). Below -128 nats a
-log-probability is kept as -128, less than the smallest float32. Decoded log-probabilities of a head of the distribution
-are shifted by one constant per position so that their mass is 1 minus the outside mass, which is kept in float32.
+Decoded log-probabilities of a head of the distribution are shifted by one constant per position so that their mass is 1
+minus the outside mass, which is kept in float32.
 """
 
 import math
@@ -17,13 +15,11 @@ import torch
 from jaxtyping import Float
 
 from leadspan.errors import TargetsError
-from leadspan.teacher.config import Precision, Sampled, SparseCodec, TopK, TopP
+from leadspan.teacher.config import Sampled, SparseCodec, TopK, TopP
+from leadspan.teacher.entries import pack_entries, unpack_entries
 
 Arrays = dict[str, np.ndarray]
 
-PACKED_ID_BITS = 18
-_CODE_BITS, _RANGE = 14, 128.0
-_TOP_CODE = (1 << _CODE_BITS) - 1
 _BLOCK = 64
 
 
@@ -70,13 +66,13 @@ def encode(
         logits: The teacher's logits, float32 or wider.
         labels: The next token of each position, whose log-probability is kept.
         codec: What to keep.
-        temperatures: Temperatures whose `logsumexp(z / T)` is kept.
+        temperatures: Temperatures whose `logsumexp(z / T)` is kept, and the outside mass of `top_k` and `top_p`.
         offsets: For `sampled`: one uniform number in [0, 1) per position.
 
     Returns:
-        Arrays of one value per position (`outside`, `entropy`, `label_log_prob`, `logsumexp_T`, and `num_entries`
-        where supports differ in size), and of one value per entry (`entries`, or `token_ids` and `log_probs`;
-        `counts`).
+        Arrays of one value per position (`outside`, `entropy`, `label_log_prob`, `logsumexp_T`, `outside_T`, and
+        `num_entries` where supports differ in size), and of one value per entry (`entries`, or `token_ids` and
+        `log_probs`; `counts`).
 
     Raises:
         TargetsError: A distribution is not finite, or an id does not fit a packed entry.
@@ -100,12 +96,15 @@ def encode(
         arrays["num_entries"] = keep.sum(1).to(torch.int32).cpu().numpy().astype(np.uint16)
     log_probs = (logits.gather(1, ids) - found.logsumexp[:, None]).clamp_(max=0.0)
     arrays |= pack_entries(ids[keep].cpu().numpy(), log_probs[keep].float().cpu().numpy(), codec.precision)
-    arrays["outside"] = _outside(found, ids, keep, repeats=isinstance(codec, Sampled))
+    drawn = isinstance(codec, Sampled)
+    arrays["outside"] = _outside(found.exponentials, found.total, ids, keep, repeats=drawn)
     arrays["entropy"] = found.entropy.to(torch.float16).cpu().numpy()
     arrays["label_log_prob"] = (logits.gather(1, labels[:, None])[:, 0] - found.logsumexp).float().cpu().numpy()
     for temperature in temperatures:
-        normaliser = found.logsumexp if temperature == 1.0 else torch.logsumexp(logits / temperature, dim=-1)
-        arrays[logsumexp_column(temperature)] = normaliser.float().cpu().numpy()
+        if temperature == 1.0:
+            arrays[logsumexp_column(temperature)] = found.logsumexp.float().cpu().numpy()
+        else:
+            arrays |= _tempered(logits, temperature, None if drawn else (ids, keep))
     return arrays
 
 
@@ -114,29 +113,9 @@ def logsumexp_column(temperature: float) -> str:
     return f"logsumexp_{temperature:g}"
 
 
-def pack_entries(ids: np.ndarray, log_probs: np.ndarray, precision: Precision) -> Arrays:
-    """Entries in the chosen precision.
-
-    Raises:
-        TargetsError: An id has more than 18 bits.
-    """
-    if precision == "float32":
-        return {"token_ids": ids.astype(np.uint32), "log_probs": log_probs.astype(np.float32)}
-    if len(ids) and int(ids.max()) >> PACKED_ID_BITS:
-        raise TargetsError(
-            f"token id {int(ids.max())} does not fit the {PACKED_ID_BITS} bits of a packed entry; "
-            "set capture.codec.precision: float32"
-        )
-    code = np.rint(np.sqrt(np.minimum(-log_probs, _RANGE) / _RANGE) * _TOP_CODE).astype(np.uint32)
-    return {"entries": ids.astype(np.uint32) << np.uint32(_CODE_BITS) | code}
-
-
-def unpack_entries(entries: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Ids and log-probabilities of packed entries; inverse of `pack_entries` up to the rounding of the code."""
-    return (entries >> np.uint32(_CODE_BITS)).astype(np.int64), _LOG_PROBS[entries & np.uint32(_TOP_CODE)]
-
-
-_LOG_PROBS = -((np.arange(_TOP_CODE + 1) / _TOP_CODE) ** 2 * _RANGE).astype(np.float32)
+def outside_column(temperature: float) -> str:
+    """Name of the column of the mass outside the support at a temperature."""
+    return "outside" if temperature == 1.0 else f"outside_{temperature:g}"
 
 
 def decode(arrays: Arrays, codec: SparseCodec) -> Arrays:
@@ -184,6 +163,8 @@ def bytes_per_position(codec: SparseCodec, num_temperatures: int, num_tokens: in
     """
     entry = (4 if codec.precision == "packed" else 8) + isinstance(codec, Sampled)
     fixed = 4 + 1 + 4 + 2 + 4 + 4 * num_temperatures
+    if not isinstance(codec, Sampled):
+        fixed += 4 * (num_temperatures - 1)
     if isinstance(codec, TopK):
         return fixed + min(codec.k, num_tokens) * entry
     return fixed + 2 + support * entry
@@ -234,16 +215,29 @@ def _draw(masses: torch.Tensor, number: int, offsets: torch.Tensor) -> tuple[tor
     return ids, torch.where(is_last, places - previous, 0)
 
 
-def _outside(found: Moments, ids: torch.Tensor, keep: torch.Tensor, repeats: bool) -> np.ndarray:
+def _tempered(logits: torch.Tensor, temperature: float, support: tuple[torch.Tensor, torch.Tensor] | None) -> Arrays:
+    """The normaliser at a temperature, and the mass outside a support (ids, and which of them are kept)."""
+    peak = logits.amax(-1)
+    exponentials = ((logits - peak[:, None]) / temperature).exp_()
+    total = exponentials.sum(-1).double()
+    found = {logsumexp_column(temperature): (peak / temperature + total.log()).float().cpu().numpy()}
+    if support is not None:
+        found[outside_column(temperature)] = _outside(exponentials, total, *support, repeats=False)
+    return found
+
+
+def _outside(
+    exponentials: torch.Tensor, total: torch.Tensor, ids: torch.Tensor, keep: torch.Tensor, repeats: bool
+) -> np.ndarray:
     """Mass of the tokens that are not kept; summed over them where it is too small for `1 - inside`."""
-    inside = torch.where(keep, found.exponentials.gather(1, ids), 0.0).sum(1, dtype=torch.float64)
-    outside = 1.0 - inside / found.total
+    inside = torch.where(keep, exponentials.gather(1, ids), 0.0).sum(1, dtype=torch.float64)
+    outside = 1.0 - inside / total
     small = outside < 1e-3
     if bool(small.any()):
-        rest = found.exponentials[small]
+        rest = exponentials[small]
         left = torch.zeros_like(rest[:, :1]) if repeats else torch.where(keep[small], 0.0, rest.gather(1, ids[small]))
         rest.scatter_(1, ids[small], left.expand_as(ids[small]))
-        outside[small] = rest.sum(1, dtype=torch.float64) / found.total[small]
+        outside[small] = rest.sum(1, dtype=torch.float64) / total[small]
     return outside.clamp_(min=0.0).float().cpu().numpy()
 
 

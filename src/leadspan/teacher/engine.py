@@ -1,6 +1,7 @@
 """Transformers as the engine of a capture: a packed forward pass, projected to the vocabulary chunk by chunk."""
 
 import hashlib
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,7 +12,6 @@ from transformers import PreTrainedModel
 from leadspan.data.examples import Example
 from leadspan.data.packing import on_device, pack
 from leadspan.errors import ModelError
-from leadspan.teacher.capture import split_rows
 from leadspan.teacher.codecs import Arrays, encode
 from leadspan.teacher.config import CaptureSettings, Hidden, Sampled
 from leadspan.teacher.live import live_targets, teacher_logits
@@ -64,6 +64,31 @@ class TransformersEngine:
                 some = logits[first : first + slab]
                 parts.append(encode(some, labels[own], codec, self.settings.temperatures, drawn))
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def split_rows(arrays: Arrays, num_positions: Sequence[int], per_entry: frozenset[str]) -> list[Arrays]:
+    """Cut the columns of a pack into those of its sequences.
+
+    Args:
+        arrays: Columns of all positions, one after the other.
+        num_positions: Positions of each sequence.
+        per_entry: Columns with one value per entry; where `num_entries` is there, it says how many a position has.
+    """
+    ends = [0, *itertools.accumulate(num_positions)]
+    total = ends[-1]
+    sizes = arrays.get("num_entries")
+    entry_ends = ends
+    if sizes is not None:
+        running = [0, *itertools.accumulate(sizes.tolist())]
+        entry_ends = [running[end] for end in ends]
+    rows: list[Arrays] = [{} for _ in num_positions]
+    for name, values in arrays.items():
+        by_entry = name in per_entry and sizes is not None
+        width = 1 if by_entry else len(values) // total
+        marks = entry_ends if by_entry else ends
+        for row, (start, end) in zip(rows, itertools.pairwise(marks), strict=True):
+            row[name] = values[start * width : end * width]
+    return rows
 
 
 def hidden_dtype(settings: CaptureSettings, teacher: torch.dtype) -> torch.dtype:

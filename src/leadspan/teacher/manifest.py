@@ -13,8 +13,19 @@ from leadspan.settings import Settings
 from leadspan.teacher.config import Codec
 
 MANIFEST_FILE, SHARDS_DIR, HEAD_FILE = "manifest.json", "shards", "head.safetensors"
-_FORMAT: Literal[1] = 1
-_PROGRESS = ("complete", "shards", "versions", "plan_hash", "num_sequences", "num_positions", "kl_lost")
+_FORMAT: Literal[2] = 2
+_READ = (1, 2)
+_PROGRESS = (
+    "complete",
+    "shards",
+    "versions",
+    "plan_hash",
+    "num_sequences",
+    "num_positions",
+    "kl_lost",
+    "seconds",
+    "flops",
+)
 _NAMES = ("teacher", "teacher_revision")  # a teacher is its weights, wherever they lie
 
 
@@ -45,8 +56,8 @@ class ShardEntry(Settings):
 class Manifest(Settings):
     """The store's own description."""
 
-    format_version: Literal[1] = _FORMAT
-    """Version of the format."""
+    format_version: Literal[1, 2] = _FORMAT
+    """Version of the format; 1 lacks the outside mass at temperatures other than 1."""
     teacher: str
     """Path, Hub name or description of the teacher."""
     teacher_revision: str | None = None
@@ -85,8 +96,19 @@ class Manifest(Settings):
     """The shards, once all are there."""
     kl_lost: float | None = None
     """KL the codec loses on a sample, nats per position, as `--dry-run` measures it; None when it was not measured."""
+    seconds: float = 0.0
+    """Wall time of the capture, all attempts, without what a killed one did after its last whole shard."""
+    flops: int | None = None
+    """Operations of the teacher's forward pass over all positions; None where its shape is not known."""
     versions: dict[str, str] = {}
     """Versions of the packages that wrote it."""
+
+    @property
+    def tail_temperatures(self) -> list[float]:
+        """Temperatures at which the mass outside the support is kept; a drawn support has no use for it."""
+        if self.format_version == 1 or self.codec.kind == "sampled":
+            return [1.0]
+        return self.temperatures
 
     def identity(self) -> dict[str, Any]:
         """What two parts of one store must agree on."""
@@ -117,8 +139,9 @@ def read_manifest(directory: Path) -> Manifest:
         ) from None
     except (ValueError, KeyError, AttributeError, TypeError):
         raise CacheError(f"{path}: damaged (no JSON object with a checksum); capture again") from None
-    if values.get("format_version") != _FORMAT:
-        raise CacheError(f"{path}: format {values.get('format_version')}, this version reads {_FORMAT}; capture again")
+    if values.get("format_version") not in _READ:
+        known = " and ".join(map(str, _READ))
+        raise CacheError(f"{path}: format {values.get('format_version')}, this version reads {known}; capture again")
     if checksum != _checksum(values):
         raise CacheError(f"{path}: damaged (its checksum is not that of its content); capture again")
     try:
@@ -126,6 +149,50 @@ def read_manifest(directory: Path) -> Manifest:
     except ValidationError as error:
         fault = error.errors()[0]
         raise CacheError(f"{path}: {'.'.join(map(str, fault['loc']))}: {fault['msg']}; capture again") from None
+
+
+def read_parts(directory: Path) -> dict[Path, Manifest]:
+    """The manifest of a store; of a directory of stores, those that are complete, by directory.
+
+    Raises:
+        TargetsError: There is none.
+        CacheError: One is damaged, or of another version of the format.
+    """
+    if (directory / MANIFEST_FILE).exists():
+        return {directory: read_manifest(directory)}
+    found = {path.parent: read_manifest(path.parent) for path in sorted(directory.glob(f"*/{MANIFEST_FILE}"))}
+    complete = {path: manifest for path, manifest in found.items() if manifest.complete}
+    if found and not complete:
+        raise TargetsError(f"{directory}: its capture has not ended; run the same command again, it goes on")
+    return complete or {directory: read_manifest(directory)}
+
+
+def read_joined(directory: Path) -> Manifest:
+    """One manifest for all parts of a store, their counts added up.
+
+    Raises:
+        TargetsError: There is none, or the parts are not of one teacher, tokenizer, template and codec.
+        CacheError: One is damaged, or of another version of the format.
+    """
+    parts = read_parts(directory)
+    manifests = list(parts.values())
+    first = manifests[0]
+    for path, manifest in parts.items():
+        check_same(manifest.identity(), first.identity(), str(path))
+    if len(manifests) == 1:
+        return first
+    lost = [(m.kl_lost, m.num_positions) for m in manifests if m.kl_lost is not None]
+    measured = sum(number for _, number in lost)
+    return first.model_copy(
+        update={
+            "shards": [shard for m in manifests for shard in m.shards],
+            "num_sequences": sum(m.num_sequences for m in manifests),
+            "num_positions": sum(m.num_positions for m in manifests),
+            "kl_lost": sum(loss * number for loss, number in lost) / measured if measured else None,
+            "seconds": sum(m.seconds for m in manifests),
+            "flops": None if any(m.flops is None for m in manifests) else sum(m.flops or 0 for m in manifests),
+        }
+    )
 
 
 def check_same(found: dict[str, Any], wanted: dict[str, Any], place: str) -> None:

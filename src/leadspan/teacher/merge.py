@@ -5,10 +5,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from leadspan.errors import TargetsError
-from leadspan.teacher.capture import claimed
+from leadspan.teacher.claim import claimed
+from leadspan.teacher.files import shard_paths
 from leadspan.teacher.manifest import HEAD_FILE, SHARDS_DIR, Manifest, check_same, write_atomically, write_manifest
 from leadspan.teacher.shards import ShardReader, ShardWriter
-from leadspan.teacher.store import TargetStore, shard_paths
+from leadspan.teacher.store import TargetStore
 
 
 def merge_stores(paths: Sequence[Path], output: Path) -> Manifest:
@@ -30,12 +31,13 @@ def merge_stores(paths: Sequence[Path], output: Path) -> Manifest:
     plans = hashlib.sha256(" ".join(store.manifest.plan_hash for store in stores).encode()).hexdigest()[:32]
     with claimed(output, first.model_copy(update={"plan_hash": plans, "complete": False, "shards": []})) as manifest:
         if first.head is not None:
-            write_atomically(output / HEAD_FILE, (paths[0] / HEAD_FILE).read_bytes())
+            write_atomically(output / HEAD_FILE, (next(iter(stores[0].parts)) / HEAD_FILE).read_bytes())
         seen: set[bytes] = set()
         shards = [
-            ShardReader(path, store.manifest)
+            ShardReader(path, found)
             for store in stores
-            for path in shard_paths(store.directory, store.manifest)
+            for part, found in store.parts.items()
+            for path in shard_paths(part, found)
         ]
         entries = []
         for shard in shards:
@@ -48,6 +50,8 @@ def merge_stores(paths: Sequence[Path], output: Path) -> Manifest:
                 "shards": entries,
                 "num_sequences": sum(entry.num_rows for entry in entries),
                 "num_positions": sum(entry.num_positions for entry in entries),
+                "seconds": sum(store.manifest.seconds for store in stores),
+                "flops": None,
             }
         )
         write_manifest(manifest, output)

@@ -8,6 +8,7 @@ import numpy as np
 
 from leadspan.data.examples import Example, Examples
 from leadspan.data.supervision import Layout
+from leadspan.teacher.store import TargetStore
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,17 @@ class Sequences:
     def lengths(self) -> list[int]:
         """Tokens of each sequence."""
         return [self.sources[source].lengths[place] for source, place in self.places]
+
+    @property
+    def num_apart(self) -> int:
+        """Sequences whose context is not the beginning of their trace: those of cuts that change the context."""
+        runs = (_runs(self.sources[source].layouts[place]) for source, place in self.places)
+        return sum(borders[0] != 0 or len(borders) > 2 for borders in runs)
+
+    def without(self, store: TargetStore) -> "Sequences":
+        """Those that a store does not serve."""
+        left = tuple(place for number, place in enumerate(self.places) if not store.serves(self[number]))
+        return replace(self, places=left)
 
     @property
     def fingerprint(self) -> str:

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from leadspan.errors import CacheError
-from leadspan.teacher.codecs import Arrays, logsumexp_column
+from leadspan.teacher.codecs import Arrays, logsumexp_column, outside_column
 from leadspan.teacher.config import Hidden, TopK
 from leadspan.teacher.manifest import Manifest, ShardEntry, sync_directory
 
@@ -43,7 +43,8 @@ def columns_of(manifest: Manifest) -> dict[str, pa.DataType]:
     if manifest.engine == "vllm":
         return columns
     normalisers = {logsumexp_column(t): pa.float32() for t in manifest.temperatures}
-    return columns | {"entropy": pa.float16()} | normalisers
+    tails = {outside_column(t): pa.float32() for t in manifest.tail_temperatures if t != 1.0}
+    return columns | {"entropy": pa.float16()} | normalisers | tails
 
 
 def schema_of(manifest: Manifest) -> pa.Schema:

@@ -11,14 +11,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 
 from leadspan.data.examples import Example
 from leadspan.errors import CacheError, TargetsError
-from leadspan.teacher.codecs import Arrays, as_tensors, decode, logsumexp_column
+from leadspan.teacher.codecs import Arrays, as_tensors, decode, logsumexp_column, outside_column
 from leadspan.teacher.config import Hidden
-from leadspan.teacher.manifest import HEAD_FILE, SHARDS_DIR, Manifest, check_same, file_hash, read_manifest
+from leadspan.teacher.entries import at_positions
+from leadspan.teacher.files import read_head, shard_paths
+from leadspan.teacher.manifest import file_hash, read_joined, read_parts
 from leadspan.teacher.shards import PER_ENTRY, ShardReader, damaged, sequence_hash
 from leadspan.teacher.targets import DenseTargets, SparseTargets
 
@@ -29,17 +29,20 @@ class TargetStore:
     """A complete store, mapped into memory. Pickles as its path, so that workers map it themselves."""
 
     def __init__(self, directory: Path):
-        """Open a store: read its manifest, look for every shard, list the captured sequences.
+        """Open a store, or the parts of one: read manifests, look for every shard, list the captured sequences.
 
         Raises:
             TargetsError: There is no store, or its capture has not ended.
             CacheError: The manifest is damaged, or a shard is missing, cut short or damaged.
         """
         self.directory = directory
-        self.manifest = read_manifest(directory)
+        self.manifest = read_joined(directory)
         if not self.manifest.complete:
             raise TargetsError(f"{directory}: its capture has not ended; run `leadspan capture` again, it goes on")
-        self._shards = [ShardReader(path, self.manifest) for path in shard_paths(directory, self.manifest)]
+        self.parts = read_parts(directory)
+        self._shards = [
+            ShardReader(path, manifest) for part, manifest in self.parts.items() for path in shard_paths(part, manifest)
+        ]
         self._rows: dict[bytes, list[tuple[int, int, int]]] = defaultdict(list)
         for number, shard in enumerate(self._shards):
             for batch, row, example_id in shard.sequences():
@@ -83,7 +86,7 @@ class TargetStore:
         num_positions = len(row["section"])
         sizes = row.get("num_entries")
         found = {
-            name: _at(values, positions, num_positions, sizes if name in PER_ENTRY else None)
+            name: at_positions(values, positions, num_positions, sizes if name in PER_ENTRY else None)
             for name, values in row.items()
         }
         if "label_log_prob" in found:  # an appended end of turn is not the token that followed when it was captured
@@ -99,13 +102,22 @@ class TargetStore:
         Raises:
             TargetsError: There is none; names the example and both hashes.
         """
+        place = self._place(example)
+        if place is None:
+            raise TargetsError(self._refusal(example))
+        return place
+
+    def serves(self, example: Example) -> bool:
+        """Whether a captured sequence begins with all of an example's tokens but the last."""
+        return self._place(example) is not None
+
+    def _place(self, example: Example) -> tuple[int, int, int] | None:
         context = example.input_ids[:-1]
-        places = self._rows.get(bytes.fromhex(example.example_id), [])
-        for place in places:
+        for place in self._rows.get(bytes.fromhex(example.example_id), []):
             captured = self._shards[place[0]].input_ids(*place[1:])
             if len(captured) > len(context) and np.array_equal(captured[: len(context)], context):
                 return place
-        raise TargetsError(self._refusal(example, places))
+        return None
 
     def check_serves(self, examples: Sequence[Example], indices: Iterable[int]) -> None:
         """Look some examples up.
@@ -132,7 +144,9 @@ class TargetStore:
             t: torch.zeros(num_rows) if values is None else torch.from_numpy(values)
             for t, values in normalisers.items()
         }
-        for name in ("entropy", "label_log_prob", "outside"):
+        kept = self.manifest.tail_temperatures
+        tensors["tail_mass"] = {t: torch.from_numpy(columns[outside_column(t)]) for t in kept}
+        for name in ("entropy", "label_log_prob"):
             if name in columns:
                 tensors[name] = torch.from_numpy(columns[name].astype(np.float32))
         return tensors
@@ -149,7 +163,7 @@ class TargetStore:
             logsumexp=stored["logsumexp"],
             sample_weights=stored.get("sample_weights"),
             num_tokens=self.manifest.num_tokens,
-            tail_mass={1.0: stored["outside"]} if "outside" in stored else {},
+            tail_mass=stored["tail_mass"],
             entropy=stored.get("entropy"),
             label_log_probs=stored.get("label_log_prob"),
         )
@@ -160,7 +174,7 @@ class TargetStore:
         Raises:
             CacheError: Its file is missing or damaged.
         """
-        return read_head(self.directory, self.manifest) if self.is_dense else None
+        return next(read_head(*part) for part in self.parts.items()) if self.is_dense else None
 
     def verify(self) -> int:
         """Hash every file and check every row against its checksum and its sequence hash.
@@ -172,9 +186,9 @@ class TargetStore:
             CacheError: Names every damaged file.
         """
         faults = [fault for number in range(len(self._shards)) for fault in self._faults(number)]
-        if self.is_dense:
+        for part, manifest in self.parts.items() if self.is_dense else ():
             try:
-                self.load_head()
+                read_head(part, manifest)
             except CacheError as error:
                 faults.append(str(error))
         if faults:
@@ -194,8 +208,8 @@ class TargetStore:
             return [str(error)]
         return []
 
-    def _refusal(self, example: Example, places: list[tuple[int, int, int]]) -> str:
-        context = example.input_ids[:-1]
+    def _refusal(self, example: Example) -> str:
+        context, places = example.input_ids[:-1], self._rows.get(bytes.fromhex(example.example_id), [])
         wanted = f"{self.directory}: example {example.example_id}, first {len(context)} tokens"
         asked = f"(hash {sequence_hash(context).hex()})"
         remedy = "capture with this cut in capture.cuts"
@@ -217,97 +231,3 @@ class TargetStore:
         else:
             rule = "is shorter than what is needed"
         return f"{wanted} {asked}: the captured sequence ({length}) {rule}; {remedy}"
-
-
-def shared_tokens(store: TargetStore, student_rows: int, tokenizer_size: int) -> int | None:
-    """How many tokens of a store and a student's head are compared; None for all of the head.
-
-    Raises:
-        TargetsError: The heads are padded differently, and the store's distributions are over the padding too.
-    """
-    stored = store.manifest.num_tokens
-    if stored == student_rows:
-        return None
-    if store.is_dense or stored == tokenizer_size:
-        return tokenizer_size
-    raise TargetsError(
-        f"{store.directory}: its distributions are over {stored} tokens, the student's head has {student_rows} rows, "
-        f"the tokenizer {tokenizer_size} tokens; capture with capture.vocabulary: tokenizer (or codec hidden)"
-    )
-
-
-def check_fits(store: TargetStore, identity: dict[str, Any], temperature: float) -> None:
-    """Check that a store is of the data, the teacher and the temperature of a run.
-
-    Args:
-        store: The store.
-        identity: Fields of the manifest and the values they must have.
-        temperature: `T` of the KL.
-
-    Raises:
-        TargetsError: Names each field that differs, or the missing temperature.
-    """
-    check_same(
-        store.manifest.model_dump(mode="json"), identity, f"{store.directory}, captured from {store.manifest.teacher}"
-    )
-    kept = store.manifest.temperatures
-    if not store.is_dense and temperature not in kept:
-        raise TargetsError(
-            f"{store.directory}: loss.temperature is {temperature:g}, and the store keeps the normalisers of "
-            f"{', '.join(f'{t:g}' for t in kept)}; capture with capture.temperatures: [1.0, {temperature:g}], "
-            "or train at one of these"
-        )
-
-
-def shard_paths(directory: Path, manifest: Manifest) -> list[Path]:
-    """The shards of a complete store.
-
-    Raises:
-        CacheError: One is missing or has another size.
-    """
-    paths = [directory / SHARDS_DIR / shard.name for shard in manifest.shards]
-    for path, shard in zip(paths, manifest.shards, strict=True):
-        if not path.exists():
-            raise CacheError(f"{path}: missing; run `leadspan capture` again, and only it is made anew")
-        if path.stat().st_size != shard.num_bytes:
-            raise damaged(path, f"{path.stat().st_size} bytes instead of {shard.num_bytes}")
-    return paths
-
-
-def read_head(directory: Path, manifest: Manifest) -> torch.Tensor:
-    """The teacher's head of a `hidden` store.
-
-    Raises:
-        CacheError: Its file is missing or damaged.
-    """
-    path = directory / HEAD_FILE
-    try:
-        if manifest.head is None or file_hash(path) != manifest.head.sha256:
-            raise CacheError(f"{path}: damaged (its SHA-256 is not that of the manifest); capture again")
-        return load_file(path)["weight"]
-    except (OSError, SafetensorError, KeyError) as error:
-        raise CacheError(f"{path}: cannot be read ({error}); capture again") from None
-
-
-def _at(values: np.ndarray, positions: np.ndarray, num_positions: int, sizes: np.ndarray | None) -> np.ndarray:
-    """Values of some positions; a view where these are one run.
-
-    Args:
-        values: Values of all positions, the same number for each, or `sizes` of each.
-        positions: Ascending.
-        num_positions: All positions.
-        sizes: Entries of each position, where they differ.
-    """
-    if len(positions) == 0:
-        return values[:0]
-    start, end = int(positions[0]), int(positions[-1]) + 1
-    is_run = end - start == len(positions)
-    if sizes is not None:
-        ends = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
-        if is_run:
-            return values[ends[start] : ends[end]]
-        return np.concatenate([values[ends[t] : ends[t + 1]] for t in positions])
-    width = len(values) // num_positions
-    if is_run:
-        return values[start * width : end * width]
-    return values.reshape(num_positions, width)[positions].reshape(-1)

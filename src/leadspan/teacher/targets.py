@@ -73,7 +73,10 @@ class SparseTargets:
         )
 
     def tempered(self, temperature: float) -> Float[torch.Tensor, "m k"]:
-        """`log p` of the support at a temperature, exact.
+        """`log p` of the support at a temperature.
+
+        Where the tail's mass at that temperature was kept, each row is shifted by a constant so that the mass of its
+        support is what the tail leaves: log-probabilities that were rounded add up to 1 with it.
 
         Raises:
             TargetsError: The normaliser of this temperature was not kept.
@@ -87,7 +90,13 @@ class SparseTargets:
                 "capture them with this temperature too, or train at one of these"
             )
         shift = self.logsumexp[1.0] / temperature - self.logsumexp[temperature]
-        return self.log_probs / temperature + shift[:, None]
+        log_probs = self.log_probs / temperature + shift[:, None]
+        if self.sample_weights is not None or temperature not in self.tail_mass:
+            return log_probs
+        wanted, inside = 1 - self.tail_mass[temperature].double(), log_probs.double().exp().sum(-1)
+        known = (wanted > 0) & (inside > 0)
+        correction = torch.where(known, (wanted / inside).clamp_min(1e-300).log(), 0.0)
+        return (log_probs + correction.to(log_probs.dtype)[:, None]).clamp_max(0.0)
 
 
 Targets = DenseTargets | SparseTargets

@@ -12,8 +12,9 @@ import numpy as np
 from leadspan.data.examples import Example
 from leadspan.errors import SettingsError, TargetsError
 from leadspan.models.config import Pretrained
-from leadspan.teacher.codecs import Arrays, pack_entries
+from leadspan.teacher.codecs import Arrays
 from leadspan.teacher.config import Precision, TopK
+from leadspan.teacher.entries import pack_entries
 
 
 class Logprob(Protocol):

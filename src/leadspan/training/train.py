@@ -35,8 +35,9 @@ from leadspan.models.loading import (
 )
 from leadspan.models.shapes import shape_of
 from leadspan.results import FlopsByPart, TrainResult
+from leadspan.teacher.fit import shared_tokens
 from leadspan.teacher.live import freeze
-from leadspan.teacher.store import TargetStore, shared_tokens
+from leadspan.teacher.store import TargetStore
 from leadspan.training.callbacks import Clock, EnergyMeter, MetricsFile, Milestones, Progress
 from leadspan.training.config import ByTokens, Lora, TrainingSettings
 from leadspan.training.process import process_device, process_state
