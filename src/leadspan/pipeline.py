@@ -14,7 +14,7 @@ from leadspan.costs.timing import Calibration
 from leadspan.data.examples import Examples
 from leadspan.data.prepare import Splits, split
 from leadspan.data.sections import Renderer
-from leadspan.data.selection import RandomTokens
+from leadspan.data.selection import RandomTokens, ScoredSelection
 from leadspan.data.truncation import Full, Policy
 from leadspan.errors import ModelError, RunError
 from leadspan.evaluation.evaluate import evaluate_model
@@ -77,12 +77,13 @@ def cost_model_of(recipe: Recipe, renderer: Renderer, num_ranks: int | None = No
     machine = recipe.plan if num_ranks is None else recipe.plan.model_copy(update={"num_ranks": num_ranks})
     entries = len(renderer.tokenizer)
     teacher = None if isinstance(recipe.targets, StoredTargets) else recipe.teacher
-    return cost_model(recipe.student, teacher, recipe.training, recipe.loss, machine, entries, recipe.seed)
+    return cost_model(
+        recipe.student, teacher, recipe.training, recipe.loss, machine, entries, recipe.seed, _scored(recipe)
+    )
 
 
 def training_inputs(recipe: Recipe, data: PreparedData, say: Callable[[str], None]) -> TrainingInputs:
     """What the training stage gets of a recipe."""
-    selection = recipe.supervision.token_selection
     return TrainingInputs(
         student=recipe.student,
         teacher=_teacher_side(recipe, data, say),
@@ -93,8 +94,14 @@ def training_inputs(recipe: Recipe, data: PreparedData, say: Callable[[str], Non
         say=say,
         seed=recipe.seed,
         device=recipe.plan.found_device,
-        selection=None if isinstance(selection, RandomTokens) else selection,
+        selection=_scored(recipe),
     )
+
+
+def _scored(recipe: Recipe) -> ScoredSelection | None:
+    """A token selection that needs the models' outputs."""
+    selection = recipe.supervision.token_selection
+    return None if isinstance(selection, RandomTokens) else selection
 
 
 def _predict(recipe: Recipe, data: PreparedData) -> Prediction | None:
