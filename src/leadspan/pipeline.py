@@ -9,7 +9,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
+from datasets import Dataset
+
+from leadspan.audit.prepared import Searched, search_first_answers, with_first_answers
 from leadspan.costs.timing import Calibration
 from leadspan.data.examples import Examples
 from leadspan.data.prepare import Splits, split
@@ -69,7 +73,21 @@ def prepare_data(recipe: Recipe) -> PreparedData:
 
 def training_examples(recipe: Recipe, splits: Splits, renderer: Renderer, policy: Policy) -> Examples:
     """The training rows of a recipe under a policy, its own or another."""
-    return Examples(splits.train, policy, recipe.supervision, renderer.stop_token_id, recipe.seed, "training set")
+    rows = training_rows(recipe, splits, renderer, policy)
+    return Examples(rows, policy, recipe.supervision, renderer.stop_token_id, recipe.seed, "training set")
+
+
+def training_rows(recipe: Recipe, splits: Splits, renderer: Renderer, policy: Policy) -> Dataset:
+    """The training rows, with their first answers where a policy cuts at them."""
+    if not policy.needs_first_answer:
+        return splits.train
+    with process_state().main_process_first():
+        return with_first_answers(splits.train, recipe.data, renderer)
+
+
+def first_answers_of(recipe: Recipe, data: PreparedData) -> Searched:
+    """Where training traces first state the right answer, and the break point of a lead cut that this predicts."""
+    return search_first_answers(data.splits.train, recipe.data, data.renderer, recipe.seed)
 
 
 def cost_model_of(recipe: Recipe, renderer: Renderer, num_ranks: int | None = None) -> CostModel:
@@ -115,7 +133,13 @@ def _predict(recipe: Recipe, data: PreparedData) -> Prediction | None:
     except ModelError as error:
         logger.warning("no prediction: %s", error)
         return None
-    return predict(model, data.examples, calibration)
+    found = first_answers_of(recipe, data)
+    return predict(model, data.examples, calibration).model_copy(update=break_point_fields(found))
+
+
+def break_point_fields(found: Searched) -> dict[str, Any]:
+    """What a prediction says of the break point."""
+    return {"break_point": found.summary.lsp_star, "break_point_traces": found.summary.num_traces}
 
 
 def run(recipe: Recipe, resume: bool = False, say: Callable[[str], None] = lambda text: None) -> RunResult:

@@ -119,7 +119,7 @@ class Question:
         return cls(values, counted - frozenset(map(_stem, re.findall(r"[^\W\d_]{3,}", asking))))
 
 
-def first_stated_number(cot: str, value: Fraction, question: Question) -> int | None:
+def first_stated_number(cot: str, value: Fraction, question: Question) -> Number | None:
     """Where a chain of thought first states a number as a result that it comes to rest with.
 
     The derivation rests where the next thing that follows is a check, a conclusion or the end, and not another
@@ -132,18 +132,18 @@ def first_stated_number(cot: str, value: Fraction, question: Question) -> int | 
         question: The question it answers.
 
     Returns:
-        Its first character, or None.
+        The number as it stands there, or None.
     """
     found = _graded(cot, numbers(cot), value, question)
     if not found and value not in question.values:
         found = _graded(cot, small_number_words(cot), value, question)
     firm = [number for number, grade in found if grade > _WEAK]
     if value.denominator != 1 and firm:  # a fraction hardly ever comes up by accident
-        return firm[0].start
+        return firm[0]
     resting = next((n for n, grade in found if grade == _BOXED_GRADE or _comes_to_rest(cot, n)), None)
     if resting is not None:
-        return _first_of_passage(cot, resting, firm).start
-    return firm[0].start if firm else None
+        return _first_of_passage(cot, resting, firm)
+    return firm[0] if firm else None
 
 
 def _graded(cot: str, found: Iterator[Number], value: Fraction, question: Question) -> list[tuple[Number, int]]:
