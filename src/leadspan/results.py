@@ -130,6 +130,12 @@ class Prediction(Settings):
     """What the time was predicted from."""
     money: float | None = None
     """Price of that time on all ranks; absent without a time or a price."""
+    break_point: Interval | None = None
+    """LSP*, the share of a sequence below which a lead cut is predicted to hurt: mean of (|P| + f |CoT|) / T over the
+    training traces whose chain of thought states the right answer, f the share before its first statement. Absent where
+    none does."""
+    break_point_traces: int | None = None
+    """Traces that were searched for it, those without a right answer or a statement included."""
 
 
 class StepSeconds(Settings):

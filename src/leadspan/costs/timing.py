@@ -81,9 +81,16 @@ def fit_rates(steps: Sequence[StepWork], seconds: Sequence[float]) -> tuple[dict
 
 
 def fit_memory(predicted: Sequence[int], measured: Sequence[int]) -> tuple[float, float]:
-    """Offset and factor, neither negative, from predicted to measured peaks."""
-    rows = np.array([[1, size] for size in predicted], dtype=np.float64)
-    (offset, factor), _ = _fit(rows, np.array(measured, dtype=np.float64))
+    """Offset and factor, neither negative, from predicted to measured peaks.
+
+    Where the process grew by nothing, having had room from before, a peak tells nothing; if all are so, no more is
+    predicted than the tensors.
+    """
+    known = [(size, peak) for size, peak in zip(predicted, measured, strict=True) if peak > 0]
+    if not known:
+        return 0.0, 1.0
+    rows = np.array([[1, size] for size, _ in known], dtype=np.float64)
+    (offset, factor), _ = _fit(rows, np.array([peak for _, peak in known], dtype=np.float64))
     return float(offset), float(factor)
 
 

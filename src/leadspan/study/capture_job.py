@@ -13,7 +13,7 @@ from leadspan.data.truncation import Full, Policy
 from leadspan.errors import SettingsError
 from leadspan.losses.defined import check_codec
 from leadspan.models.config import ModelSettings
-from leadspan.pipeline import PreparedData, prepare_data
+from leadspan.pipeline import PreparedData, prepare_data, training_rows
 from leadspan.recipe import Recipe
 from leadspan.teacher.capture_plan import CapturePlan, plan_capture
 from leadspan.teacher.config import StoredTargets
@@ -106,7 +106,10 @@ def prepare_capture(
 def _sources(recipe: Recipe, data: PreparedData, cuts: Sequence[Policy]) -> list[Examples]:
     """Training traces under each cut, all positions weighted, and validation traces whole."""
     stop, seed = data.renderer.stop_token_id, recipe.seed
-    sources = [Examples(data.splits.train, cut, _EVERYTHING, stop, seed, "training set") for cut in cuts]
+    sources = [
+        Examples(training_rows(recipe, data.splits, data.renderer, cut), cut, _EVERYTHING, stop, seed, "training set")
+        for cut in cuts
+    ]
     if data.splits.validation is not None:
         sources.append(Examples(data.splits.validation, Full(), _EVERYTHING, stop, seed, "validation set"))
     return sources

@@ -17,7 +17,7 @@ from transformers.trainer_callback import PrinterCallback
 from transformers.utils import logging as transformers_logging
 
 from leadspan.costs.devices import Device, recognise
-from leadspan.costs.flops import ModelShape, training_flops, with_scoring
+from leadspan.costs.flops import ExampleSize, ModelShape, training_flops
 from leadspan.costs.measure import PeakMemory
 from leadspan.data.examples import Examples
 from leadspan.data.packing import plan_by_tokens
@@ -311,20 +311,18 @@ def _result(
     saved_step: int,
     memory: PeakMemory,
 ) -> TrainResult:
-    layouts = [inputs.examples.layouts[i] for batch in plan.plan for i in batch]
+    known = layout_sizes(inputs.examples, inputs.selection)
     history = trainer.state.log_history
     losses = [line["loss"] for line in history if "loss" in line]
-    sizes = [(layout.num_tokens, layout.num_weighted) for layout in layouts]
+    sizes = [known[i] for batch in plan.plan for i in batch]
     student, teacher = shapes
     clock = next(c for c in trainer.callback_handler.callbacks if isinstance(c, Clock))
     flops = training_flops(student, teacher, sizes, settings.gradient_checkpointing)
-    if inputs.selection is not None:
-        flops = with_scoring(flops, student, teacher, sum(layout.num_scored for layout in layouts))
     return TrainResult(
         num_steps=plan.num_steps,
-        num_examples=len(layouts),
-        num_tokens=sum(tokens for tokens, _ in sizes),
-        num_weighted_tokens=sum(weighted for _, weighted in sizes),
+        num_examples=len(sizes),
+        num_tokens=sum(size.tokens for size in sizes),
+        num_weighted_tokens=sum(size.weighted for size in sizes),
         seconds=clock.seconds,
         peak_memory_bytes=memory.read(),
         memory_source=memory.source,
@@ -340,6 +338,12 @@ def _result(
         mfu=_utilisation(flops, clock.seconds, trainer.args, inputs.device),
         energy_joules=_energy(trainer),
     )
+
+
+def layout_sizes(examples: Examples, selection: ScoredSelection | None) -> list[ExampleSize]:
+    """Size of every example; positions are scored where a selection goes by scores."""
+    is_scored = selection is not None
+    return [ExampleSize(one.num_tokens, one.num_weighted, one.num_scored * is_scored) for one in examples.layouts]
 
 
 def _utilisation(
