@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from leadspan.audit.findings import AUDIT_FILE, AuditResult, load_audit
-from leadspan.errors import RunError
-from leadspan.results import RUN_FILE, RunResult, load_run
+from leadspan.results import RunResult
 from leadspan.study.conditions import policy_names, seed_of, unique_labels
-from leadspan.study.record import STUDY_FILE, StudyRecord, done_trials, load_study
+from leadspan.study.frontier import stored_runs
+from leadspan.study.record import STUDY_FILE, StudyRecord, load_study
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,23 +67,6 @@ def gather(paths: Sequence[Path], audits: Sequence[Path] = ()) -> Gathered:
         studies=tuple(load_study(path) for path in dict.fromkeys(paths) if (path / STUDY_FILE).exists()),
         audits=tuple(load_audit(path) for path in files.values()),
     )
-
-
-def stored_runs(path: Path) -> list[tuple[Path, RunResult]]:
-    """The runs a path stands for: its own, the complete trials of a study, or those one level below.
-
-    Runs of a study carry the control that its record says they are.
-
-    Raises:
-        RunError: There is none, or one cannot be read.
-    """
-    if (path / STUDY_FILE).exists():
-        trials = [(path / trial.directory, trial.control) for trial in done_trials(path)]
-        return [(place, load_run(place).model_copy(update={"control": control})) for place, control in trials]
-    found = [path] if (path / RUN_FILE).exists() else sorted(file.parent for file in path.glob(f"*/{RUN_FILE}"))
-    if not found:
-        raise RunError(f"{path}: no {RUN_FILE} in it or one level below; give a run directory or its parent")
-    return [(directory, load_run(directory)) for directory in found]
 
 
 def named_runs(gathered: Gathered) -> list[NamedRun]:
