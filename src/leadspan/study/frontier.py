@@ -41,8 +41,8 @@ __all__ = [
     "build_frontiers",
     "is_full",
     "load_runs",
-    "stored_runs",
     "policy_names",
+    "stored_runs",
     "unique_labels",
 ]
 

@@ -124,17 +124,14 @@ class _Drawn:
         return self.entry.directory / str(self.result.samples_file)
 
     def index(self) -> dict[Key, _Entry]:
-        return {
-            (row["problem_id"], row["sample"]): _Entry(row["strict"] == "right", row["num_tokens"], offset)
-            for offset, row in self._rows()
-        }
+        return dict(self._entries())
 
     def at(self, offset: int) -> dict[str, Any]:
         with self.path.open("rb") as file:
             file.seek(offset)
             return json.loads(file.readline())
 
-    def _rows(self) -> Iterator[tuple[int, dict[str, Any]]]:
+    def _entries(self) -> Iterator[tuple[Key, _Entry]]:
         try:
             with self.path.open("rb") as file:
                 offset = 0
@@ -142,7 +139,8 @@ class _Drawn:
                     row = json.loads(line)
                     if row["weights_hash"] != self.result.weights_hash:
                         raise RunError(f"{self.path}: drawn from weights {row['weights_hash']}, but {self._remedy()}")
-                    yield offset, {name: row[name] for name in ("problem_id", "sample", "strict", "num_tokens")}
+                    entry = _Entry(row["strict"] == "right", int(row["num_tokens"]), offset)
+                    yield (str(row["problem_id"]), int(row["sample"])), entry
                     offset += len(line)
         except OSError as error:
             raise RunError(f"{self.path}: cannot be read ({error.strerror}); {self._remedy()}") from None

@@ -182,8 +182,7 @@ function tenths(_, index, width) {
   const x = Array.from({ length: 10 }, (_, tenth) => `${10 * tenth}–${10 * tenth + 10}`);
   const lines = chosenCurves(measure).map((curve) => ({ ...curve, x, y: curve.tenths[measure] }));
   const drawn = lineFigure(width, lines, "Place in the uncut conversation (%)", data.measures[measure]);
-  Object.assign(drawn.layout.xaxis, { type: "category", categoryorder: "array", categoryarray: x, range: [-0.3, 9.3], tickangle: width < NARROW ? -60 : 0 });
-  if (width < NARROW) drawn.layout.margin.b = 84;
+  Object.assign(drawn.layout.xaxis, { type: "category", categoryorder: "array", categoryarray: x, range: [-0.3, 9.3], tickangle: 0, tickmode: "linear", tick0: 0, dtick: width < NARROW ? 2 : 1 });
   return drawn;
 }
 
