@@ -60,17 +60,19 @@ class BreakPoint:
 
 
 def break_points(frontier: Frontier, target: float = 0.9, bootstrap: Bootstrap = USUAL) -> list[BreakPoint]:
-    """The break point of every family of a frontier that has a `p`, in the order of the rows.
+    """The break point of every family of a frontier, in the order of the rows.
 
-    Controls are no members. A family is compared with its own uncut run; one without is left out.
+    A family has two tested `p` below 1 or more; controls are no members. It is compared with its own uncut run; one
+    without is left out.
     """
     families: dict[str, list[Row]] = {}
     for row in frontier.students:
-        if row.control is None and row.cut_kind != "full" and row.p is not None and row.reference is not None:
+        if row.control is None and row.p is not None and row.p < 1 and row.reference is not None:
             families.setdefault(family_key(row.runs[0].recipe), []).append(row)
     return [
         _break_point(sorted(rows, key=lambda row: row.p or 0.0), frontier, target, bootstrap)
         for rows in families.values()
+        if len(rows) > 1
     ]
 
 
@@ -81,7 +83,7 @@ def _break_point(rows: Sequence[Row], frontier: Frontier, target: float, bootstr
     return BreakPoint(
         family=_family_name(rows[0]),
         target=target,
-        tested=tuple(row.p for row in rows if row.p is not None and row.p < 1),
+        tested=tuple(row.p for row in rows if row.p is not None),
         rows=tuple(row.label for row in rows),
         measured=measured,
         predicted=_predicted([run for row in rows for run in row.runs]),
@@ -92,24 +94,23 @@ def _break_point(rows: Sequence[Row], frontier: Frontier, target: float, bootstr
 def _measured(
     rows: Sequence[Row], full: Row, target: float, bootstrap: Bootstrap
 ) -> tuple[Interval | None, str | None]:
-    tested = [row for row in rows if row.p is not None and row.p < 1]
     if not 0 < target <= 1:
         return None, f"a target of {target:g} is no share of the uncut run's accuracy; ask for more than 0, at most 1"
-    if len(tested) < 2:
-        return None, f"{len(tested)} tested p below 1; a curve needs two"
-    seeds = [seed for seed in _seeds(full) if all(seed in _seeds(row) for row in tested)]
-    scores = {row.label: _scores(row, seeds) for row in [full, *tested]}
+    if len({row.p for row in rows}) < len(rows):
+        return None, f"one p was tested twice ({', '.join(row.label for row in rows)}); give each once"
+    seeds = [seed for seed in _seeds(full) if all(seed in _seeds(row) for row in rows)]
+    scores = {row.label: _scores(row, seeds) for row in [full, *rows]}
     try:
-        refused = retention(scores[tested[0].label], scores[full.label], bootstrap).reason
+        refused = retention(scores[rows[0].label], scores[full.label], bootstrap).reason
         models = dict(zip(scores, resample(scores, bootstrap), strict=True))
     except EvaluationError as error:
         return None, str(error)
     if refused:
         return None, refused
-    places = np.array([*(row.p for row in tested), 1.0], dtype=float)
+    places = np.array([*(row.p for row in rows), 1.0], dtype=float)
     whole = models[full.label]
-    means = np.array([[models[row.label].mean / whole.mean] for row in tested] + [[1.0]])
-    drawn = np.stack([_ratios(models[row.label].draws, whole.draws) for row in tested] + [np.ones_like(whole.draws)])
+    means = np.array([[models[row.label].mean / whole.mean] for row in rows] + [[1.0]])
+    drawn = np.stack([_ratios(models[row.label].draws, whole.draws) for row in rows] + [np.ones_like(whole.draws)])
     (value,) = crossing(places, means, target)
     low, high = (_quantile(ends, bootstrap, end) for end, ends in enumerate(bracket(places, drawn, target)))
     if np.isnan(value):

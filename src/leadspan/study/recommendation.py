@@ -126,8 +126,8 @@ def _shown(frontier: Frontier, row: Row, target: float, cost: CostName) -> str:
 def _not_shown(frontier: Frontier, row: Row, target: float, cost: CostName) -> str:
     assert row.kept and row.kept.ratio, "the caller picks compared rows"
     return (
-        f"No policy is shown to keep {percent(target)} of {row.reference}'s accuracy; {row.label} comes closest with "
-        f"{_kept(row.kept.ratio, target)} ({evidence(row, row.kept.ratio)}){_saved(frontier, row, cost)}; "
+        f"No policy is shown to keep {percent(target)} of {row.reference}'s accuracy; {row.label} comes closest: it "
+        f"kept {_kept(row.kept.ratio, target)} ({evidence(row, row.kept.ratio)}){_saved(frontier, row, cost)}; "
         f"{_ended(frontier, row)}."
     )
 
@@ -138,19 +138,20 @@ def _kept(ratio: Interval, target: float) -> str:
 
 
 def _saved(frontier: Frontier, row: Row, cost: CostName) -> str:
-    """`, saving 48 % of the time (5.2 min of 10 min) and 50 % of the tokens`."""
+    """` and saved 48 % of the time (5.2 min instead of 10 min) and 50 % of the tokens (...)`."""
     full = frontier.row(row.reference)
-    named = dict.fromkeys((cost, "tokens" if cost != "tokens" else "seconds"))
-    parts: list[str] = []
-    for name in named:
+    saved: list[str] = []
+    added: list[str] = []
+    for name in dict.fromkeys((cost, "tokens" if cost != "tokens" else "seconds")):
         own = (row.costs or {}).get(name)
         whole = ((full.costs if full else None) or {}).get(name)
         if own is None or whole is None or own.of_full is None:
             continue
         figures = f"{quantity(name, own.value)} instead of {quantity(name, whole.value)}"
-        change = percent(abs(1 - own.of_full))
-        parts.append(f"{change} {'less' if own.of_full <= 1 else 'more'} {COST_WORDS[name]} ({figures})")
-    return f" with {' and '.join(parts)}" if parts else ""
+        text = f"{percent(abs(1 - own.of_full))} of the {COST_WORDS[name]} ({figures})"
+        (saved if own.of_full <= 1 else added).append(text)
+    texts = [f"{verb} {' and '.join(parts)}" for verb, parts in (("saved", saved), ("added", added)) if parts]
+    return f" and {', but '.join(texts)}" if texts else ""
 
 
 def _ended(frontier: Frontier, row: Row) -> str:
@@ -162,9 +163,7 @@ def _ended(frontier: Frontier, row: Row) -> str:
 def _nothing(frontier: Frontier, policies: list[Row]) -> tuple[str, tuple[str, ...], str]:
     """Why nothing can be recommended, with the differences that were found in place of ratios."""
     refused = next((row.kept.reason for row in policies if row.kept and row.kept.reason), None)
-    reason = refused or (
-        "none was compared with an uncut run" if policies else "no policy but the uncut run was trained"
-    )
+    reason = refused or ("none was compared with an uncut run" if policies else "no cut was trained")
     found = [
         f"{row.label} {points(row.kept.difference)}"
         for row in policies

@@ -34,6 +34,11 @@ def kept_text(row: Row) -> str:
     return points(row.kept.difference) if row.kept.difference else MISSING
 
 
+def gained_text(row: Row) -> str:
+    """Base-normalised retention, or a dash where there is none."""
+    return percent_interval(row.gained.ratio) if row.gained and row.gained.ratio else MISSING
+
+
 def findings(frontier: Frontier) -> list[str]:
     """One sentence for each student compared with an uncut run; without an uncut run, for each student."""
     students = {row.label: row for row in frontier.students}

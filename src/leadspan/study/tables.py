@@ -18,6 +18,7 @@ from leadspan.study.rows import Frontier, Row
 from leadspan.study.sentences import (
     break_point_sentences,
     findings,
+    gained_text,
     kept_text,
     sample_size,
     stop_warnings,
@@ -29,6 +30,7 @@ __all__ = [
     "MISSING",
     "captions",
     "findings",
+    "gained_text",
     "kept_text",
     "markdown_table",
     "percent",
@@ -46,6 +48,8 @@ __all__ = [
 
 WIDE = 110
 """Terminal columns from which the table shows memory, FLOPs and answer length too."""
+WIDEST = 130
+"""Terminal columns from which it also shows the share of the gain over the base."""
 
 
 def recommendation(frontier: Frontier, target: float = 0.9, cost: CostName = "seconds") -> str:
@@ -60,9 +64,11 @@ def captions(frontier: Frontier) -> list[str]:
     intervals = [*(row.accuracy for row in rows), *(row.termination for row in rows), *filter(None, kept)]
     methods = "; ".join(method for method, _ in Counter(found.method for found in intervals).most_common())
     refused = dict.fromkeys(row.kept.reason for row in rows if row.kept and row.kept.reason)
+    no_gain = dict.fromkeys(row.gained.reason for row in rows if row.gained and row.gained.reason)
     return [
         f"Intervals of {percent(rows[0].accuracy.level)}{_coverage(rows)}: {methods}.",
         *(f"Retention refused: {reason}." for reason in refused),
+        *(f"Share of the gain refused: {reason}." for reason in no_gain),
         *frontier.notes,
     ]
 
@@ -91,7 +97,7 @@ def rich_table(frontier: Frontier, width: int = WIDE) -> Table:
         padding=(0, 1, 0, 0),
         show_edge=False,
     )
-    columns = [column for column in _COLUMNS if width >= WIDE or not column.is_wide_only]
+    columns = [column for column in _COLUMNS if width >= column.from_width]
     for column in columns:
         table.add_column(column.header, justify=column.justify, no_wrap=column.justify == "right")
     table.columns[0].min_width = 12
@@ -138,7 +144,7 @@ class _Column:
     header: str
     cell: Callable[[Row], str]
     justify: Literal["left", "right"] = "right"
-    is_wide_only: bool = False
+    from_width: int = 0
 
 
 def _share_of_full(cost: CostName) -> Callable[[Row], str]:
@@ -161,11 +167,12 @@ _COLUMNS: Sequence[_Column] = (
     _Column("accuracy", lambda row: percent_interval(row.accuracy)),
     _Column("terminated", lambda row: percent_interval(row.termination)),
     _Column("of full's\naccuracy", kept_text),
+    _Column("of its\ngain", gained_text, from_width=WIDEST),
     _Column("train\ntokens", _share_of_full("tokens")),
     _Column("time", _share_of_full("seconds")),
-    _Column("memory", _share_of_full("peak_memory_bytes"), is_wide_only=True),
-    _Column("FLOPs", _share_of_full("flops"), is_wide_only=True),
-    _Column("answer\ntokens", lambda row: f"{row.tokens_p50:,.0f}", is_wide_only=True),
+    _Column("memory", _share_of_full("peak_memory_bytes"), from_width=WIDE),
+    _Column("FLOPs", _share_of_full("flops"), from_width=WIDE),
+    _Column("answer\ntokens", lambda row: f"{row.tokens_p50:,.0f}", from_width=WIDE),
 )
 
 
