@@ -7,7 +7,7 @@ from rich.console import Console
 from leadspan.errors import RunError
 from leadspan.study.board import headline, seconds_left, trials_table
 from leadspan.study.frontier import load_runs
-from leadspan.study.record import STUDY_FILE, State, StudyRecord, TrialRecord, load_study, missing_trials, save_study
+from leadspan.study.record import STUDY_FILE, State, StudyRecord, TrialRecord, load_study, save_study
 
 
 def trial(name: str, state: State, seconds: float | None = None, seed: int = 0, **more: str) -> TrialRecord:
@@ -81,14 +81,6 @@ def test_what_is_no_study_is_refused(tmp_path: Path, text: str | None, message: 
         (tmp_path / STUDY_FILE).write_text(text)
     with pytest.raises(RunError, match=message):
         load_study(tmp_path)
-
-
-def test_what_a_study_lacks_is_named(tmp_path: Path) -> None:
-    trials = trial("full", "done", 1), trial("lead", "failed", message="out of memory"), trial("tail", "running")
-    save_study(record(*trials), tmp_path)
-    assert missing_trials([tmp_path, tmp_path / "no study"]) == [
-        "lead, seed 0: out of memory", "tail, seed 0: not run to its end"
-    ]  # fmt: skip
 
 
 def test_a_report_on_a_study_without_a_complete_trial_is_refused(tmp_path: Path) -> None:

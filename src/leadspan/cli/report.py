@@ -1,15 +1,25 @@
-"""Write one self-contained HTML file that compares runs: quality against time, memory, FLOPs and tokens."""
+"""Compare runs: one self-contained HTML page, or its tables, figures and data for a paper."""
 
 import argparse
 from pathlib import Path
 
+DEFAULT_OUTPUTS = {"html": "report.html", "md": "report.md", "json": "report.json", "png": "report-figures"}
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Run directories and the file to write."""
+    """Run directories, what to write and where."""
     parser.add_argument(
         "runs", nargs="+", type=Path, metavar="RUN", help="run directory, a directory of them, or a study's directory"
     )
-    parser.add_argument("--output", type=Path, default=Path("report.html"), help="file to write (report.html)")
+    parser.add_argument(
+        "--format",
+        choices=list(DEFAULT_OUTPUTS),
+        default="html",
+        help="html: the page; md: its tables; json: everything the page shows; png: its figures (extra `figures`)",
+    )
+    parser.add_argument(
+        "--output", type=Path, help="file to write, for png a directory (report.html, .md, .json, report-figures)"
+    )
     parser.add_argument("--title", default="What the cut kept, and what it cost", help="title of the page")
     parser.add_argument(
         "--target", type=float, default=0.9, help="share of the uncut run's accuracy that has to be kept (0.9)"
@@ -20,19 +30,41 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="time",
         help="cost that orders the rows and the recommendation (time)",
     )
+    parser.add_argument(
+        "--audit",
+        dest="audits",
+        action="append",
+        type=Path,
+        default=[],
+        metavar="FILE",
+        help="JSON of `leadspan audit` to show; audit.json in the directories given is found by itself",
+    )
+    parser.add_argument(
+        "--samples", type=int, default=4, help="problems shown side by side for each cut policy and task (4)"
+    )
 
 
 def run(options: argparse.Namespace) -> None:
-    """Load the runs, print the tables, write the page."""
+    """Load the runs, print the tables, write the report."""
+    from leadspan.errors import SettingsError
     from leadspan.study.cost_axes import COST_OPTIONS
-    from leadspan.study.frontier import build_frontiers, load_runs
-    from leadspan.study.record import missing_trials
-    from leadspan.study.report import write_report
+    from leadspan.study.frontier import build_frontiers
+    from leadspan.study.report.content import build_report
+    from leadspan.study.report.gathered import gather
+    from leadspan.study.report.write import write_report
     from leadspan.study.tables import print_frontiers
 
-    runs = load_runs(options.runs)
-    print_frontiers(build_frontiers(runs), options.target, COST_OPTIONS[options.cost])
-    for text in missing_trials(options.runs):
-        print(f"missing: {text}")
-    path = write_report(runs, options.output, options.title, options.target)
-    print(f"report: {path}")
+    if not 0 < options.target <= 1:
+        raise SettingsError(f"--target {options.target}: must be a share above 0 and at most 1, such as 0.9")
+    if options.samples < 0:
+        raise SettingsError(f"--samples {options.samples}: must be 0 or more")
+    gathered = gather(options.runs, options.audits)
+    cost = COST_OPTIONS[options.cost]
+    report = build_report(gathered, options.title, options.target, cost, options.samples)
+    print_frontiers(build_frontiers(gathered.runs), options.target, cost)
+    for study in report.studies:
+        for trial in study.missing:
+            print(f"missing: {trial.trial}: {trial.reason}")
+    output = options.output or Path(DEFAULT_OUTPUTS[options.format])
+    for path in write_report(report, output, options.format):
+        print(f"report: {path}")

@@ -18,7 +18,9 @@ from leadspan.results import RunResult
 from leadspan.settings import validate
 from leadspan.study.frontier import build_frontiers
 from leadspan.study.progress import Progress
-from leadspan.study.report import write_report
+from leadspan.study.report.content import build_report
+from leadspan.study.report.gathered import gather
+from leadspan.study.report.write import write_report
 from leadspan.study.sweep import run_trial
 from leadspan.study.tables import percent_interval, print_frontiers, quantity
 from leadspan.training.train import STUDENT_DIR
@@ -71,7 +73,9 @@ def run_demo(directory: Path, seed: int) -> list[RunResult]:
             console.print(f"[red]failed[/] {error}", highlight=False)
     console.print()
     print_frontiers(build_frontiers(runs))
-    path = write_report(runs, directory / "report.html", "leadspan demo: what each cut kept, and what it cost")
+    gathered = gather([Path(run.recipe["output"]) for run in runs])
+    report = build_report(gathered, "leadspan demo: what each cut kept, and what it cost")
+    (path,) = write_report(report, directory / "report.html")
     for text in failed:
         console.print(f"[red]missing:[/] {text}")
     minutes = (time.monotonic() - start) / 60

@@ -42,6 +42,7 @@ __all__ = [
     "is_full",
     "load_runs",
     "policy_names",
+    "stored_runs",
     "unique_labels",
 ]
 
@@ -60,24 +61,29 @@ def build_frontiers(runs: Sequence[RunResult]) -> list[Frontier]:
 
 
 def load_runs(paths: Sequence[Path]) -> list[RunResult]:
-    """Read run directories; a study's directory stands for its complete trials, one without a run for those in it.
-
-    Runs of a study carry the control that its record says they are.
+    """Read the runs that paths stand for, see `stored_runs`.
 
     Raises:
         RunError: A path holds no run, or a run that cannot be read.
     """
-    runs: list[RunResult] = []
-    for path in paths:
-        if (path / STUDY_FILE).exists():
-            trials = done_trials(path)
-            runs += [load_run(path / trial.directory).model_copy(update={"control": trial.control}) for trial in trials]
-            continue
-        found = [path] if (path / RUN_FILE).exists() else sorted(file.parent for file in path.glob(f"*/{RUN_FILE}"))
-        if not found:
-            raise RunError(f"{path}: no {RUN_FILE} in it or one level below; give a run directory or its parent")
-        runs += [load_run(directory) for directory in found]
-    return runs
+    return [run for path in paths for _, run in stored_runs(path)]
+
+
+def stored_runs(path: Path) -> list[tuple[Path, RunResult]]:
+    """The runs of a path with their directories: its own, the complete trials of a study, or those one level below.
+
+    Runs of a study carry the control that its record says they are.
+
+    Raises:
+        RunError: It holds no run, or one that cannot be read.
+    """
+    if (path / STUDY_FILE).exists():
+        trials = [(path / trial.directory, trial.control) for trial in done_trials(path)]
+        return [(place, load_run(place).model_copy(update={"control": control})) for place, control in trials]
+    found = [path] if (path / RUN_FILE).exists() else sorted(file.parent for file in path.glob(f"*/{RUN_FILE}"))
+    if not found:
+        raise RunError(f"{path}: no {RUN_FILE} in it or one level below; give a run directory or its parent")
+    return [(directory, load_run(directory)) for directory in found]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,5 @@
 """The file of a study: all its trials, how far each is, and where its run directory lies."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -133,14 +132,4 @@ def done_trials(directory: Path) -> list[TrialRecord]:
     found = record.of_state("done")
     if not found:
         raise RunError(f"{directory}: none of the {len(record.trials)} trials of the study is complete; run the study")
-    return found
-
-
-def missing_trials(paths: Sequence[Path]) -> list[str]:
-    """One sentence for each trial of the studies among some directories that has no result, and why."""
-    found: list[str] = []
-    for path in paths:
-        if (path / STUDY_FILE).exists():
-            trials = [trial for trial in load_study(path).trials if trial.state != "done"]
-            found += [f"{trial.title}: {trial.message or 'not run to its end'}" for trial in trials]
     return found

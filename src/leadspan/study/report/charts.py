@@ -1,0 +1,172 @@
+"""What the figures draw, in display units: read as JSON by the script in the page, and by the drawing of PNG files.
+
+Shares are percentages; intervals are `[value, low, high]`.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from leadspan.results import FlopsByPart, Interval
+from leadspan.settings import Settings
+from leadspan.study.cost_axes import CostName
+from leadspan.study.report.costs import CostSplit, first_of_policies
+from leadspan.study.report.curves import MEASURES, RunCurves
+from leadspan.study.report.schema import CostFigures, Report, RowFigures, TaskFigures
+from leadspan.study.words import percent, quantity, unit_for
+
+NUM_COLOURS = 6
+"""Policy colours in style.css; further policies reuse them with another marker."""
+COST_TITLES: dict[CostName, str] = {
+    "seconds": "Training time",
+    "peak_memory_bytes": "Peak memory",
+    "flops": "FLOPs",
+    "tokens": "Training tokens",
+    "energy_joules": "Energy",
+    "money": "Price",
+}
+QUALITY_TITLES = {
+    "accuracy": "Strict accuracy (%)",
+    "kept": "Share of the uncut student's accuracy (%)",
+    "termination": "Terminated (% of samples)",
+}
+PART_TITLES = {"data": "fetching data", "total": "total, not known by part"}
+
+
+def chart_data(report: Report) -> dict[str, Any]:
+    """Everything the figures draw."""
+    colours = policy_colours(report)
+    splits = first_of_policies([split for split in report.costs if split.role == "student"])
+    return {
+        "num_colours": NUM_COLOURS,
+        "colours": colours,
+        "quality": QUALITY_TITLES,
+        "tasks": [_task_chart(task, colours) for task in report.tasks],
+        "splits": {name: chart for name, chart in _split_charts(splits) if chart["bars"]},
+        "measures": MEASURES,
+        "curves": [_curves(curve) for curve in report.curves],
+        "validation": [curve.model_dump() for curve in report.validation],
+    }
+
+
+def policy_colours(report: Report) -> dict[str, int | None]:
+    """Colour number of each policy: null for base and teacher, 0 (ink) for uncut references, then 1, 2, ..."""
+    rows = [row for task in report.tasks for row in task.rows]
+    roles = {entry.policy: entry.role for entry in [*rows, *report.costs]}
+    references = {row.reference for row in rows}
+    cut = [policy for policy, role in roles.items() if role == "student" and policy not in references]
+    numbers: dict[str, int | None] = {policy: number for number, policy in enumerate(cut, start=1)}
+    return {policy: numbers.get(policy, 0 if policy in references else None) for policy in roles}
+
+
+def amount(value: float, cost: CostName, currency: str = "") -> str:
+    """A cost with its unit; money with its currency."""
+    return f"{value:,.2f} {currency}".rstrip() if cost == "money" else quantity(cost, value)
+
+
+def cost_names(task: TaskFigures) -> list[CostName]:
+    """The costs of a task, the one that its recommendation goes by first."""
+    return [name for known in task.cost_names for name in COST_TITLES if name == known]
+
+
+def _task_chart(task: TaskFigures, colours: Mapping[str, int | None]) -> dict[str, Any]:
+    names = cost_names(task)
+    rows = [row for row in [*task.rows, *task.single_runs] if row.costs]
+    units = {
+        name: unit_for(name, max(row.costs[name].value for row in rows if row.costs and name in row.costs))
+        for name in names
+    }
+    single = {row.policy: [one for one in task.single_runs if one.policy == row.policy] for row in task.rows}
+    return {
+        "task": task.task,
+        "axes": {
+            name: _with_unit(COST_TITLES[name], task.currency if name == "money" else unit)
+            for name, (_, unit) in units.items()
+        },
+        "rows": [
+            {
+                **_point(row, units, task.currency),
+                "colour": colours[row.policy],
+                "runs": [_point(one, units, task.currency) for one in single[row.policy]],
+            }
+            for row in task.rows
+        ],
+    }
+
+
+def _point(row: RowFigures, units: Mapping[CostName, tuple[float, str]], currency: str) -> dict[str, Any]:
+    costs = {name: row.costs[name] for name in units if row.costs and name in row.costs}
+    return {
+        "label": row.label,
+        "policy": row.policy,
+        "role": row.role,
+        "is_control": row.control is not None,
+        "accuracy": _percentages(row.accuracy),
+        "termination": _percentages(row.termination),
+        "kept": _percentages(row.kept.ratio) if row.kept and row.kept.ratio else None,
+        "kept_text": row.kept_text,
+        "costs": {name: cost.value / units[name][0] for name, cost in costs.items()},
+        "cost_sds": {name: cost.sd / units[name][0] for name, cost in costs.items() if cost.sd},
+        "cost_texts": {name: _cost_text(name, cost, currency) for name, cost in costs.items()},
+    }
+
+
+def _cost_text(name: CostName, cost: CostFigures, currency: str) -> str:
+    share = f", {percent(cost.of_full)} of the uncut" if cost.of_full is not None else ""
+    return amount(cost.value, name, currency) + share
+
+
+def _percentages(interval: Interval) -> list[float]:
+    return [round(100 * end, 3) for end in (interval.value, interval.low, interval.high)]
+
+
+def _with_unit(title: str, unit: str) -> str:
+    return f"{title} ({unit})" if unit else title
+
+
+def _split_charts(splits: Sequence[CostSplit]) -> list[tuple[str, dict[str, Any]]]:
+    flops = [(split, split.flops, split.predicted_flops) for split in splits]
+    seconds = [(split, split.step_seconds, _total(split.predicted_seconds)) for split in splits if split.step_seconds]
+    memory = [(split, _total(split.memory_bytes), split.predicted_memory) for split in splits if split.predicted_memory]
+    return [
+        ("flops", _split_chart("Training operations", "flops", flops)),
+        ("seconds", _split_chart("Time of all steps", "seconds", seconds)),
+        ("memory", _split_chart("Peak memory", "peak_memory_bytes", memory)),
+    ]
+
+
+def _total(value: float | None) -> dict[str, float] | None:
+    return None if value is None else {"total": value}
+
+
+def _split_chart(
+    title: str,
+    cost: CostName,
+    rows: Sequence[tuple[CostSplit, Settings | Mapping[str, float] | None, Settings | Mapping[str, float] | None]],
+) -> dict[str, Any]:
+    """Two stacked bars for each run, measured and predicted, where each is known."""
+    bars = [
+        {"label": split.policy, "policy": split.policy, "kind": kind, "parts": _parts(parts)}
+        for split, *kinds in rows
+        for kind, parts in zip(("measured", "predicted"), kinds, strict=True)
+        if parts is not None
+    ]
+    size, unit = unit_for(cost, max((sum(bar["parts"].values()) for bar in bars), default=0.0))
+    names = dict.fromkeys(name for bar in bars for name, value in bar["parts"].items() if value)
+    ordered = [name for name in (*FlopsByPart.model_fields, *names) if name in names]
+    return {
+        "title": _with_unit(title, unit),
+        "unit": unit,
+        "bars": [
+            {**bar, "parts": {name: bar["parts"].get(name, 0) / size for name in dict.fromkeys(ordered)}}
+            for bar in bars
+        ],
+        "parts": {name: PART_TITLES.get(name, name.replace("_", " ")) for name in dict.fromkeys(ordered)},
+    }
+
+
+def _parts(parts: Settings | Mapping[str, float]) -> dict[str, float]:
+    return parts.model_dump() if isinstance(parts, Settings) else dict(parts)
+
+
+def _curves(curve: RunCurves) -> dict[str, Any]:
+    return curve.model_dump(exclude={"divergence_kind"})

@@ -1,0 +1,65 @@
+"""Where operations and time of training went, predicted beside measured."""
+
+from collections.abc import Sequence
+
+from leadspan.results import FlopsByPart, MemoryByPart, StepSeconds
+from leadspan.settings import Settings
+from leadspan.study.report.gathered import NamedRun
+
+
+class CostSplit(Settings):
+    """The costs of one training run by part. Predictions were stored before the run began."""
+
+    label: str
+    """Label of the run."""
+    policy: str
+    """The condition, without the seed."""
+    role: str
+    """`student`, `base` or `teacher`."""
+    device: str
+    """Device name and number of ranks."""
+    flops: FlopsByPart
+    """Operations, counted from what was trained on."""
+    predicted_flops: FlopsByPart | None
+    """The same before the run."""
+    step_seconds: StepSeconds | None
+    """Wall time of all steps by part, on the first rank."""
+    seconds: float
+    """Wall time of the training loop, without fetching data, loading and validation."""
+    predicted_seconds: float | None
+    """The same before the run, absent without a calibration or a stated peak."""
+    predicted_from: str | None
+    """What the time was predicted from."""
+    memory_bytes: int
+    """Peak memory."""
+    predicted_memory: MemoryByPart | None
+    """Memory at the highest moment by part, before the run."""
+
+
+def cost_splits(named: Sequence[NamedRun]) -> list[CostSplit]:
+    """The costs of every run that was trained, in order."""
+    return [_split(entry) for entry in named if entry.run.train]
+
+
+def first_of_policies(splits: Sequence[CostSplit]) -> list[CostSplit]:
+    """The first run of each policy: what figures with a bar for each policy draw."""
+    return list({split.policy: split for split in reversed(splits)}.values())[::-1]
+
+
+def _split(entry: NamedRun) -> CostSplit:
+    train, prediction = entry.run.train, entry.run.prediction
+    assert train is not None, "asked for"
+    return CostSplit(
+        label=entry.label,
+        policy=entry.policy,
+        role=entry.run.role,
+        device=train.device,
+        flops=train.flops,
+        predicted_flops=prediction.flops if prediction else None,
+        step_seconds=train.step_seconds,
+        seconds=train.seconds,
+        predicted_seconds=prediction.seconds if prediction else None,
+        predicted_from=prediction.seconds_source if prediction else None,
+        memory_bytes=train.peak_memory_bytes,
+        predicted_memory=prediction.memory if prediction else None,
+    )

@@ -1,0 +1,77 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from leadspan.audit.findings import AuditResult
+from leadspan.errors import RunError
+from leadspan.results import RunResult, save_run
+from leadspan.study.record import StudyRecord, TrialRecord, save_study
+from leadspan.study.report.content import build_report
+from leadspan.study.report.gathered import gather, named_runs
+from leadspan.study.report.page import render_page
+
+MakeRun = Callable[..., RunResult]
+EMPTY_AUDIT = {
+    "source": "traces of the study", "tokenizer": "toy", "num_read": 10, "num_traces": 9,
+    "refused": {"think tag missing": 1}, "refusal_examples": {"think tag missing": "traces.jsonl:3"}, "tokens": {},
+    "first_answers": {"outcomes": {"found": 8, "not found": 1}, "gold_sources": {"record": 9}},
+    "entailment": {
+        "prompt_numbers": 0.5, "all_prompt_numbers": None, "prompt_words": None, "answer_stands": None
+    },
+    "policies": [], "repetition": {"num_loops": 0, "repeated_sentences": 0.25},
+    "duplicates": {"num_questions": 9, "num_exact": 0, "num_near": 0, "threshold": 0.8},
+}  # fmt: skip
+
+
+def write_audit(path: Path) -> Path:
+    path.write_text(AuditResult.model_validate(EMPTY_AUDIT).model_dump_json())
+    return path
+
+
+def trial(name: str, state: str, **more: str) -> TrialRecord:
+    return TrialRecord(name=name, seed=0, directory=name, fingerprint=name, state=state, **more)  # type: ignore[arg-type]
+
+
+def test_a_study_stands_for_its_complete_trials_and_says_what_is_missing(make_run: MakeRun, tmp_path: Path) -> None:
+    save_run(make_run("full", 30, {"kind": "full"}), tmp_path / "full")
+    save_run(make_run("lead 0.5", 15), tmp_path / "lead")
+    trials = [trial("full", "done"), trial("lead", "done", control="equal_tokens")]
+    trials += [trial("tail", "failed", message="out of memory"), trial("mix", "running"), trial("budget", "waiting")]
+    save_study(StudyRecord(name="toy", study={}, trials=trials, notes=["base: none"]), tmp_path)
+    gathered = gather([tmp_path])
+    assert [(entry.label, entry.run.control, entry.directory.name) for entry in named_runs(gathered)] == [
+        ("full", None, "full"), ("lead 0.5", "equal_tokens", "lead")
+    ]  # fmt: skip
+    (study,) = build_report(gathered).studies
+    assert (study.num_trials, study.num_complete, study.notes) == (5, 2, ["base: none"])
+    assert [(found.trial, found.state, found.reason) for found in study.missing] == [
+        ("tail, seed 0", "failed", "out of memory"),
+        ("mix, seed 0", "running", "interrupted"),
+        ("budget, seed 0", "waiting", "not run yet"),
+    ]
+
+
+def test_audits_are_found_beside_runs_and_taken_once(study: list[RunResult], tmp_path: Path) -> None:
+    save_run(study[2], tmp_path / "full")
+    beside, other = write_audit(tmp_path / "full" / "audit.json"), write_audit(tmp_path / "other.json")
+    assert len(gather([tmp_path]).audits) == 1
+    gathered = gather([tmp_path / "full"], [beside, other])
+    assert len(gathered.audits) == 2
+    page = render_page(build_report(gathered))
+    assert 'id="audit"' in page and "traces of the study, tokens of toy" in page
+    assert "sentences said before in their trace" in page and "25.0%" in page
+
+
+def test_a_file_that_is_no_audit_is_refused(study: list[RunResult], tmp_path: Path) -> None:
+    save_run(study[2], tmp_path)
+    other = tmp_path / "run.json"
+    with pytest.raises(RunError, match=r"run.json: not the JSON of an audit .* write it with"):
+        gather([tmp_path], [other])
+
+
+def test_a_run_named_twice_counts_once(study: list[RunResult], tmp_path: Path) -> None:
+    save_run(study[2], tmp_path / "full")
+    assert len(gather([tmp_path, tmp_path / "full"]).runs) == 1
+    assert json.loads((tmp_path / "full" / "run.json").read_text())["label"] == "full"
