@@ -178,6 +178,8 @@ class TrainResult(Settings):
     """Step whose weights were written to `student/`."""
     device: str
     """Device name and number of ranks."""
+    num_ranks: int | None = None
+    """Processes that trained together; absent in results of earlier versions."""
     step_seconds: StepSeconds | None = None
     """Where the time of the steps went."""
     mfu: float | None = None
@@ -242,6 +244,8 @@ class EvalResult(Settings):
     """Strict outcomes: right, wrong, no_answer, unparsed, timeout."""
     correct: dict[str, list[int]] = {}
     """Problem id to the strict score of each sample (0 or 1)."""
+    terminated: dict[str, list[int]] = {}
+    """Problem id to whether each sample ended with an end-of-turn token (0 or 1); empty in earlier results."""
     samples_file: str | None = None
     """File of all samples, relative to the run directory."""
     seconds: float = 0.0
@@ -259,6 +263,8 @@ class RunResult(Settings):
     """Short label of the condition, e.g. `lead 0.5`."""
     role: Literal["student", "base", "teacher"] = "student"
     """A distilled student, the untrained-further base, or the teacher."""
+    control: str | None = None
+    """The control of a study that the run is; absent for its conditions and for runs outside a study."""
     recipe: dict[str, Any]
     """The resolved recipe."""
     environment: dict[str, str]

@@ -49,6 +49,7 @@ def evaluation_result(
     flat = [graded for drawn in problems for graded in drawn]
     lengths = np.array([graded.stored.drawn.num_tokens for graded in flat])
     correct = {drawn[0].stored.problem_id: [int(graded.is_right) for graded in drawn] for drawn in problems}
+    terminated = {drawn[0].stored.problem_id: [int(_ended(graded, "stop")) for graded in drawn] for drawn in problems}
     finished = [sum(graded.stored.is_finished for graded in drawn) for drawn in problems]
     return EvalResult(
         task=task.name,
@@ -62,7 +63,7 @@ def evaluation_result(
         accuracy_finished=bootstrap_share([sum(scores) for scores in correct.values()], finished),
         pass_at=pass_at(list(correct.values())),
         majority_at=majority_at(problems),
-        termination_rate=bootstrap_mean([[int(_ended(g, "stop")) for g in drawn] for drawn in problems]),
+        termination_rate=bootstrap_mean(list(terminated.values())),
         cap_hit_rate=_share([_ended(graded, "length") for graded in flat]),
         thinking_closed_rate=_share([graded.stored.thinking_closed for graded in flat]),
         loop_rate=_share([graded.stored.drawn.loops for graded in flat]),
@@ -72,6 +73,7 @@ def evaluation_result(
         tokens_p95=float(np.percentile(lengths, 95)),
         outcomes=dict(Counter(graded.verdict.strict for graded in flat)),
         correct=correct,
+        terminated=terminated,
     )
 
 

@@ -334,6 +334,7 @@ def _result(
         best_step=trainer.state.best_global_step,
         saved_step=saved_step,
         device=device_name(trainer.args.device, trainer.args.world_size),
+        num_ranks=trainer.args.world_size,
         step_seconds=clock.by_part(),
         mfu=_utilisation(flops, clock.seconds, trainer.args, inputs.device),
         energy_joules=_energy(trainer),
