@@ -5,7 +5,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from leadspan.settings import Settings
+from leadspan.errors import RunError
+from leadspan.settings import Settings, load_json
 from leadspan.worlds.config import ProblemSet, WorldFiles
 from leadspan.worlds.problems import Problem, first_answer_share
 
@@ -42,22 +43,32 @@ def write_world(wanted: WorldFiles) -> WorldRecord:
 
     Raises:
         SettingsError: A world has too few distinct problems; nothing has been written then.
+        RunError: The directory holds another world.
     """
     from leadspan.worlds.tokenizer import build_tokenizer
 
     drawn = {name: _draw(asked, wanted.seed) for name, asked in wanted.sets.items()}
-    for name, problems in drawn.items():
-        write_traces(problems.traces, wanted.output / f"{name}.jsonl")
-        if problems.held_out:
-            write_task(problems.held_out, wanted.output / f"{name}_test.jsonl")
-    build_tokenizer().save_pretrained(str(wanted.output / "tokenizer"))
     sets = {
         name: SetRecord(settings=wanted.sets[name], first_answer=first_answer_share(problems.traces))
         for name, problems in drawn.items()
     }
     record = WorldRecord(seed=wanted.seed, sets=sets)
-    (wanted.output / WORLD_FILE).write_text(record.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    _keep(record, wanted.output / WORLD_FILE)
+    for name, problems in drawn.items():
+        write_traces(problems.traces, wanted.output / f"{name}.jsonl")
+        if problems.held_out:
+            write_task(problems.held_out, wanted.output / f"{name}_test.jsonl")
+    build_tokenizer().save_pretrained(str(wanted.output / "tokenizer"))
     return record
+
+
+def load_world(directory: Path) -> WorldRecord:
+    """The record of a world.
+
+    Raises:
+        SettingsError: There is none, or it is not one.
+    """
+    return load_json(WorldRecord, directory / WORLD_FILE)
 
 
 def write_traces(problems: Iterable[Problem], path: Path) -> Path:
@@ -68,6 +79,14 @@ def write_traces(problems: Iterable[Problem], path: Path) -> Path:
 def write_task(problems: Iterable[Problem], path: Path) -> Path:
     """Problems as JSON lines with the columns problem and answer."""
     return _write(path, ({"problem": p.prompt, "answer": p.answer} for p in problems))
+
+
+def _keep(record: WorldRecord, path: Path) -> None:
+    """Write the record, unless another one is there: a study may have been run on that world."""
+    if path.exists() and load_json(WorldRecord, path) != record:
+        raise RunError(f"{path}: the directory holds a world of other settings; give another output, or remove it")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(record.model_dump_json(indent=1) + "\n", encoding="utf-8")
 
 
 def _draw(asked: ProblemSet, seed: int) -> _Drawn:

@@ -7,8 +7,8 @@ that place. After the last place the settled digits and the last running sum are
 place, and the chain of thought holds all that is needed for the answer whether or not it states it.
 
     prompt   34*a2b1?                     (base 5: 43 times 12 is 1121)
-    cot      a34*2=121+00=121 / b34*1=340+21=121 / =a1b1c2d1
-    answer   a1b1c2d1
+    cot      a34*2=141+00=141 / b34*1=340+41=211 / =a1b2c1d1
+    answer   a1b2c1d1
 
 Source: Chen et al. (arXiv 2512.21002) find that supervising the chain of thought alone suffices where it contains what
 the answer says; with `answer_in_cot: false` it does not.
