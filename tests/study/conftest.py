@@ -86,7 +86,7 @@ def make_run() -> MakeRun:
         **changes: Any,
     ) -> RunResult:
         is_student = role == "student"
-        recipe = {"seed": changes.pop("seed", 0), "training": {"learning_rate": 1e-3}}
+        recipe = {"seed": changes.pop("seed", 0), "training": {"learning_rate": 1e-3}, **changes.pop("settings", {})}
         return RunResult(
             name=changes.pop("name", label),
             label=label,

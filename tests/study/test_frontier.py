@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from leadspan.errors import RunError
-from leadspan.results import RunResult, save_run
+from leadspan.results import FlopsByPart, MemoryByPart, Prediction, RunResult, save_run
 from leadspan.study.frontier import Frontier, Row, build_frontiers, load_runs, policy_names, unique_labels
 
 MakeRun = Callable[..., RunResult]
@@ -101,18 +101,119 @@ def test_other_problems_are_not_compared_and_do_not_stop_the_rest(make_run: Make
     assert other is not None and other.ratio is not None
 
 
-def test_each_seed_is_compared_with_its_own_uncut_run(make_run: MakeRun) -> None:
-    runs = [
-        make_run("full", 40, FULL, seed=0),
-        make_run("full", 20, FULL, seed=1),
-        make_run("lead 0.5", 10, seed=1),
-        make_run("lead 0.5", 10, seed=2),
+def test_seeds_of_one_recipe_are_one_row_with_a_row_for_each_run(make_run: MakeRun) -> None:
+    runs = [make_run("full", right, FULL, seed=seed) for seed, right in enumerate((30, 28, 32))]
+    runs += [make_run("lead 0.5", right, seed=seed, cost=cost) for seed, right, cost in ((1, 14, 0.6), (0, 16, 0.4))]
+    row = row_of(runs, "lead 0.5")
+    assert [run.recipe["seed"] for run in row.runs] == [0, 1] and row.num_seeds == 2
+    assert row.accuracy.value == pytest.approx(15 / 40) and "Student's t" in row.accuracy.method
+    assert [(one.label, one.accuracy.value) for one in row.seeds] == [
+        ("lead 0.5 (seed 0)", 16 / 40),
+        ("lead 0.5 (seed 1)", 14 / 40),
     ]
-    second, third = row_of(runs, "lead 0.5 (seed 1)"), row_of(runs, "lead 0.5 (seed 2)")
-    assert (second.reference, third.reference) == ("full (seed 1)", "full (seed 0)")
-    assert second.kept and second.kept.ratio and second.kept.ratio.value == pytest.approx(0.5)
-    assert third.kept and third.kept.ratio and third.kept.ratio.value == pytest.approx(0.25)
-    assert "2 runs are uncut (full (seed 0), full (seed 1))" in only(runs).notes[0]
+    assert [one.kept.ratio.value for one in row.seeds if one.kept and one.kept.ratio] == [16 / 30, 14 / 28]
+    costs = row.costs
+    assert costs is not None and (costs["seconds"].value, costs["seconds"].values) == (5.0, (4.0, 6.0))
+    assert costs["seconds"].sd == pytest.approx(2**0.5) and costs["seconds"].of_full == 0.5
+
+
+def test_retention_is_over_the_seeds_that_both_have(make_run: MakeRun) -> None:
+    runs = [make_run("full", right, FULL, seed=seed) for seed, right in enumerate((10, 30, 30))]
+    runs += [make_run("lead 0.5", 15, seed=1), make_run("lead 0.5", 15, seed=2)]
+    kept = row_of(runs, "lead 0.5").kept
+    assert kept is not None and kept.ratio is not None and kept.seeds == (1, 2)
+    assert kept.ratio.value == pytest.approx(15 / 30)  # not of the mean of all three
+    assert only(runs).notes == ()
+
+
+def test_seeds_without_an_uncut_run_are_left_out_of_the_comparison_and_it_is_said(make_run: MakeRun) -> None:
+    runs = [make_run("full", 40, FULL), *(make_run("lead 0.5", right, seed=s) for s, right in enumerate((10, 30)))]
+    kept = row_of(runs, "lead 0.5").kept
+    assert kept is not None and kept.ratio is not None and kept.ratio.value == pytest.approx(10 / 40)
+    assert only(runs).notes == ("lead 0.5: compared with full over the seeds both have (0).",)
+
+
+def test_without_a_shared_seed_all_runs_are_compared(make_run: MakeRun) -> None:
+    runs = [make_run("full", 30, FULL, seed=0), make_run("full", 30, FULL, seed=1), make_run("lead 0.5", 15, seed=7)]
+    kept = row_of(runs, "lead 0.5").kept
+    assert kept is not None and kept.ratio is not None and kept.ratio.value == pytest.approx(15 / 30)
+
+
+def test_seeds_widen_the_interval_of_retention(make_run: MakeRun) -> None:
+    def width(rights: list[int]) -> float:
+        runs = [make_run("full", 300, FULL, seed=seed, num_problems=400) for seed in range(3)]
+        runs += [make_run("lead 0.5", right, seed=seed, num_problems=400) for seed, right in enumerate(rights)]
+        kept = row_of(runs, "lead 0.5").kept
+        assert kept is not None and kept.ratio is not None
+        return kept.ratio.high - kept.ratio.low
+
+    assert width([150, 200, 250]) > 3 * width([200, 200, 200])
+
+
+def test_a_seed_on_other_problems_is_left_out_and_said(make_run: MakeRun) -> None:
+    runs = [make_run("full", 30, FULL), make_run("full", 10, FULL, seed=1, num_problems=20)]
+    frontier = only(runs)
+    assert frontier.rows[0].num_seeds == 1
+    assert frontier.notes[0] == "full (seed 1): evaluated on other problems than its other seeds, left out."
+
+
+def test_costs_are_beside_their_predictions_and_energy_and_money_where_known(make_run: MakeRun) -> None:
+    prediction = Prediction(
+        num_steps=5,
+        num_tokens=450,
+        num_weighted_tokens=400,
+        flops=FlopsByPart(student_body=220),
+        memory=MemoryByPart(weights=90),
+        seconds=6.0,
+        money=0.01,
+    )
+    priced = {"plan": {"price_per_hour": 3.6, "currency": "EUR"}}
+    runs = [make_run("full", 30, FULL, settings=priced)]
+    runs += [make_run("lead 0.5", 15, cost=0.5, settings=priced, prediction=prediction)]
+    for place, run in enumerate(runs):
+        assert run.train is not None
+        runs[place] = run.model_copy(
+            update={"train": run.train.model_copy(update={"num_ranks": 2, "energy_joules": 7200.0 / (place + 1)})}
+        )
+    frontier = only(runs)
+    assert frontier.currency == "EUR"
+    assert frontier.cost_names == ("seconds", "peak_memory_bytes", "flops", "tokens", "energy_joules", "money")
+    costs = row_of(runs, "lead 0.5").costs
+    assert costs is not None
+    assert {name: (cost.value, cost.of_full, cost.predicted) for name, cost in costs.items()} == {
+        "seconds": (5.0, 0.5, 6.0),
+        "peak_memory_bytes": (100, 0.5, 90),
+        "flops": (200, 0.5, 220),
+        "tokens": (500, 0.5, 450),
+        "energy_joules": (3600.0, 0.5, None),
+        "money": (pytest.approx(3.6 * 2 * 5 / 3600), 0.5, 0.01),
+    }
+    assert costs["seconds"].error == pytest.approx(0.2)
+
+
+def test_a_policy_stands_beside_its_controls(make_run: MakeRun) -> None:
+    window = {"kind": "random_window", "p": 0.5}
+    taught = {"teacher": {"path": "t"}, "loss": {"kl_weight": 0.5}}
+    runs = [make_run("full", 300, FULL, num_problems=400, settings=taught)]
+    runs += [make_run("lead 0.5", 250, num_problems=400, settings=taught)]
+    runs += [make_run("random_window 0.5", 150, window, num_problems=400, settings=taught, control="random_window")]
+    alone = {"teacher": None, "loss": {"kl_weight": 0}}
+    name = "lead 0.5, cross-entropy"
+    runs += [make_run("lead 0.5", 251, num_problems=400, settings=alone, name=name, control="cross_entropy")]
+    longer = {**taught, "training": {"learning_rate": 1e-3, "steps": 99}}
+    name = "lead 0.5, equal tokens"
+    runs += [make_run("lead 0.5", 280, num_problems=400, settings=longer, name=name, control="equal_tokens")]
+    beside = {one.control: one for one in row_of(runs, "lead 0.5").beside}
+    assert {name: one.label for name, one in beside.items()} == {
+        "equal_tokens": "lead 0.5, equal tokens",
+        "random_window": "random_window 0.5",
+        "cross_entropy": "lead 0.5, cross-entropy",
+    }
+    outcomes = {name: one.outcome for name, one in beside.items()}
+    assert outcomes == {"equal_tokens": "worse", "random_window": "better", "cross_entropy": "not told apart"}
+    difference = beside["random_window"].difference
+    assert difference is not None and difference.value == pytest.approx(100 / 400)
+    assert row_of(runs, "full").beside == () and row_of(runs, "random_window 0.5").beside == ()
 
 
 @pytest.mark.parametrize(

@@ -56,7 +56,7 @@ def test_the_answer_comes_first(study: list[RunResult], tmp_path: Path) -> None:
     text = text_of(page_of(study, tmp_path, title="Toy study"))
     order = [
         "Toy study",
-        "No cut is shown to keep 90 %",
+        "No policy is shown to keep 90 %",
         "lead 0.5 (53 %) never learned to stop",
         "lead 0.5 kept 50 [",
     ]
@@ -67,7 +67,7 @@ def test_the_answer_comes_first(study: list[RunResult], tmp_path: Path) -> None:
 
 def test_a_teacher_that_fails_is_told_before_anything_else(make_run: MakeRun, tmp_path: Path) -> None:
     text = text_of(page_of([make_run("teacher", 20, role="teacher"), make_run("full", 30, FULL)], tmp_path))
-    assert text.index("The teacher has not learned this world") < text.index("No cut can be recommended")
+    assert text.index("The teacher has not learned this world") < text.index("No policy can be recommended")
 
 
 def test_the_table_shows_every_run_with_costs_beside_their_shares(study: list[RunResult], tmp_path: Path) -> None:

@@ -185,7 +185,8 @@ def _mean_interval(model: Model, level: float) -> Interval:
 def _difference_interval(left: Model, right: Model, level: float) -> Interval:
     value, paired = left.mean - right.mean, left.draws - right.draws
     if all(map(_has_spread, (left.draws, right.draws, paired))):
-        return _percentile(value, paired, level, _PAIRED + (_runs_note(left) or _runs_note(right)))
+        found = _percentile(value, paired, level, _PAIRED + (_runs_note(left) or _runs_note(right)))
+        return found.model_copy(update={"low": max(found.low, -1.0), "high": min(found.high, 1.0)})
     first, second = _mean_interval(left, level), _mean_interval(right, level)
     low, high = first.low - second.high, first.high - second.low
     return Interval(value=value, low=low, high=high, level=level, method=_EXTREMES)

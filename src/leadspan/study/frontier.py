@@ -1,121 +1,53 @@
-"""From finished runs to the frontier: quality, termination and cost of every run, beside the uncut run's.
+"""From finished runs to the frontier: quality, termination and cost of every condition, beside the uncut one's.
 
-The reference is the student whose recipe says `cut.kind: full`, whatever it is called: renaming a run moves
-no number. A retention is given for base and students; a teacher was never meant to be kept.
+Seeds are a level: the runs of one recipe under several seeds are one row, whose intervals hold how runs differ as well
+as problems and samples. What a row is compared with is found from the recipes, see `conditions`.
 """
 
-from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from statistics import fmean
 
 from leadspan.errors import EvaluationError, RunError
-from leadspan.evaluation.statistics import retention
-from leadspan.results import RUN_FILE, CutCounts, EvalResult, Interval, RunResult, TrainResult, load_run
-from leadspan.study.record import STUDY_FILE, done_directories
+from leadspan.evaluation.resampling import Scores
+from leadspan.evaluation.statistics import Retention, base_normalised_retention, retention, runs_mean
+from leadspan.results import RUN_FILE, EvalResult, Interval, RunResult, load_run
+from leadspan.study.conditions import (
+    Condition,
+    base_of,
+    counterparts,
+    find_conditions,
+    is_full,
+    policy_names,
+    reference_of,
+    seed_labels,
+    seed_of,
+    unique_labels,
+)
+from leadspan.study.cost_axes import COST_NAMES, Cost, CostName, costs_over
+from leadspan.study.notes import notes_on
+from leadspan.study.record import STUDY_FILE, done_trials
+from leadspan.study.rows import Beside, Frontier, Kept, Row
 
-CostName = Literal["seconds", "peak_memory_bytes", "flops", "tokens"]
-COST_NAMES: tuple[CostName, ...] = ("seconds", "peak_memory_bytes", "flops", "tokens")
-
-
-@dataclass(frozen=True, slots=True)
-class Cost:
-    """One cost of one training run.
-
-    Attributes:
-        value: Seconds, bytes, operations or tokens.
-        of_full: The same as a share of the reference run's, absent without a reference.
-    """
-
-    value: float
-    of_full: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class Kept:
-    """Accuracy beside the reference run's, on the same problems.
-
-    Attributes:
-        ratio: Retention; absent where it was refused.
-        difference: Accuracy minus the reference's; absent where the problems differ.
-        reason: Why retention was refused.
-    """
-
-    ratio: Interval | None
-    difference: Interval | None
-    reason: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One run on one task.
-
-    Attributes:
-        label: Label of the run, made unique by its name or seed where several runs share one.
-        policy: The same without the seed.
-        role: `student`, `base` or `teacher`.
-        cut_kind: `cut.kind` of the recipe, absent for base and teacher.
-        task: Task name.
-        num_problems: Problems of the task, each with `samples_per_problem` samples.
-        accuracy: Strict accuracy.
-        termination: Share of samples that ended with an end-of-turn token.
-        cap_hit_rate: Share of samples that ran into the new-token cap.
-        tokens_p50: Median number of tokens generated.
-        reference: Label of the uncut run this row is compared with; absent for itself and for teachers.
-        kept: Retention against the reference, absent without one.
-        costs: Training costs by name, absent for base and teacher.
-        cut: What the cut took from the training examples (`lost_*`), absent for base and teacher.
-    """
-
-    label: str
-    policy: str
-    role: Literal["student", "base", "teacher"]
-    cut_kind: str | None
-    task: str
-    num_problems: int
-    samples_per_problem: int
-    accuracy: Interval
-    termination: Interval
-    cap_hit_rate: float
-    tokens_p50: float
-    reference: str | None
-    kept: Kept | None
-    costs: dict[CostName, Cost] | None
-    cut: CutCounts | None
-
-
-@dataclass(frozen=True, slots=True)
-class Frontier:
-    """All runs on one task.
-
-    Attributes:
-        task: Task name.
-        rows: One per run, in the order given.
-        notes: What a reader must know to compare the rows, e.g. that no run is uncut.
-    """
-
-    task: str
-    rows: tuple[Row, ...]
-    notes: tuple[str, ...]
-
-    @property
-    def students(self) -> list[Row]:
-        """The distilled students, in order."""
-        return [row for row in self.rows if row.role == "student"]
-
-    def by_cost(self, cost: CostName = "seconds") -> "Frontier":
-        """The same rows, cheapest first; rows without costs come last."""
-        known = [row for row in self.rows if row.costs]
-        unknown = [row for row in self.rows if not row.costs]
-        known.sort(key=lambda row: row.costs[cost].value if row.costs else 0.0)
-        return Frontier(self.task, (*known, *unknown), self.notes)
+__all__ = [
+    "COST_NAMES",
+    "Beside",
+    "Cost",
+    "CostName",
+    "Frontier",
+    "Kept",
+    "Row",
+    "build_frontiers",
+    "is_full",
+    "load_runs",
+    "policy_names",
+    "unique_labels",
+]
 
 
 def build_frontiers(runs: Sequence[RunResult]) -> list[Frontier]:
-    """One frontier per evaluated task, tasks and runs in the order given.
-
-    A run is compared with the uncut run of its own seed, or else with the first uncut run.
+    """One frontier per evaluated task, tasks and conditions in the order given.
 
     Raises:
         RunError: There is no run, or none was evaluated.
@@ -123,160 +55,163 @@ def build_frontiers(runs: Sequence[RunResult]) -> list[Frontier]:
     tasks = list(dict.fromkeys(found.task for run in runs for found in run.evaluations))
     if not tasks:
         raise RunError(f"{len(runs)} runs without an evaluation among them; evaluate one before comparing")
-    return [_frontier(task, runs) for task in tasks]
+    conditions = find_conditions(runs)
+    return [_frontier(task, conditions) for task in tasks]
 
 
 def load_runs(paths: Sequence[Path]) -> list[RunResult]:
     """Read run directories; a study's directory stands for its complete trials, one without a run for those in it.
+
+    Runs of a study carry the control that its record says they are.
 
     Raises:
         RunError: A path holds no run, or a run that cannot be read.
     """
     runs: list[RunResult] = []
     for path in paths:
-        found = [path] if (path / RUN_FILE).exists() else sorted(file.parent for file in path.glob(f"*/{RUN_FILE}"))
         if (path / STUDY_FILE).exists():
-            found = done_directories(path)
+            trials = done_trials(path)
+            runs += [load_run(path / trial.directory).model_copy(update={"control": trial.control}) for trial in trials]
+            continue
+        found = [path] if (path / RUN_FILE).exists() else sorted(file.parent for file in path.glob(f"*/{RUN_FILE}"))
         if not found:
             raise RunError(f"{path}: no {RUN_FILE} in it or one level below; give a run directory or its parent")
         runs += [load_run(directory) for directory in found]
     return runs
 
 
-def policy_names(runs: Sequence[RunResult]) -> list[str]:
-    """The label of each run, with the run's name where other runs of the same seed have that label too.
-
-    The name alone where it begins with the label, as the conditions of a study do.
-    """
-    shared = _repeated((run.label, _seed(run)) for run in runs)
-    full = [run.name if run.name.startswith(run.label) else f"{run.label} ({run.name})" for run in runs]
-    return [name if (run.label, _seed(run)) in shared else run.label for run, name in zip(runs, full, strict=True)]
-
-
-def unique_labels(runs: Sequence[RunResult]) -> list[str]:
-    """The policy of each run, with the seed where several runs share the policy."""
-    policies = policy_names(runs)
-    shared = _repeated(policies)
-    return [
-        f"{policy} (seed {_seed(run)})" if policy in shared else policy
-        for policy, run in zip(policies, runs, strict=True)
-    ]
-
-
-def is_full(run: RunResult) -> bool:
-    """Whether the run is a student trained on uncut traces."""
-    return run.role == "student" and _cut_kind(run) == "full"
-
-
 @dataclass(frozen=True, slots=True)
 class _Entry:
-    run: RunResult
-    label: str
-    policy: str
-    evaluation: EvalResult
+    """A condition that was evaluated on the task, with the runs that were, on the same problems."""
+
+    condition: Condition
+    runs: tuple[RunResult, ...]
+    evaluations: tuple[EvalResult, ...]
+    left_out: tuple[str, ...] = ()
+
+    @property
+    def label(self) -> str:
+        return self.condition.name
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        return tuple(seed_of(run) for run in self.runs)
+
+    def scores(self, seeds: Sequence[int]) -> list[Scores]:
+        """Strict scores of the runs of some seeds."""
+        return [found.correct for run, found in zip(self.runs, self.evaluations, strict=True) if seed_of(run) in seeds]
 
 
-def _frontier(task: str, runs: Sequence[RunResult]) -> Frontier:
-    entries = [
-        _Entry(run, label, policy, evaluation)
-        for run, label, policy in zip(runs, unique_labels(runs), policy_names(runs), strict=True)
-        for evaluation in run.evaluations
-        if evaluation.task == task
+def _frontier(task: str, conditions: Sequence[Condition]) -> Frontier:
+    entries = {id(found): entry for found in conditions if (entry := _entry(task, found)) is not None}
+    evaluated = [found for found in conditions if id(found) in entries]
+    left_out = [label for entry in entries.values() for label in entry.left_out]
+    rows: list[Row] = []
+    for entry in entries.values():
+        reference, base = reference_of(entry.condition, evaluated), base_of(entry.condition, evaluated)
+        row = _row(
+            entry,
+            entries[id(reference)] if reference else None,
+            entries[id(base)] if base and entry.condition.role == "student" else None,
+        )
+        beside = _beside(entry, [(name, entries[id(one)]) for name, one in _controls(entry.condition, evaluated)])
+        rows.append(replace(row, beside=beside))
+    notes = [f"{label}: evaluated on other problems than its other seeds, left out." for label in left_out]
+    return Frontier(task, tuple(rows), (*notes, *notes_on(rows)))
+
+
+def _controls(condition: Condition, conditions: Sequence[Condition]) -> list[tuple[str, Condition]]:
+    is_policy = condition.role == "student" and condition.control is None and not condition.is_full
+    return counterparts(condition, conditions) if is_policy else []
+
+
+def _entry(task: str, condition: Condition) -> _Entry | None:
+    """The runs of a condition on a task; one on other problems than the first is left out, and said so."""
+    pairs = [(label, run, found) for label, run in seed_labels(condition) for found in run.evaluations]
+    pairs = [(label, run, found) for label, run, found in pairs if found.task == task]
+    if not pairs:
+        return None
+    same = [(run, found) for _, run, found in pairs if found.correct.keys() == pairs[0][2].correct.keys()]
+    other = [label for label, _, found in pairs if found.correct.keys() != pairs[0][2].correct.keys()]
+    return _Entry(condition, tuple(run for run, _ in same), tuple(found for _, found in same), tuple(other))
+
+
+def _row(entry: _Entry, reference: _Entry | None, base: _Entry | None) -> Row:
+    """The row of a condition, and within it those of its runs, each compared with the reference's run of its seed."""
+    row = _single_row(entry, reference, base)
+    if len(entry.runs) == 1:
+        return replace(row, seeds=(row,))
+    labels = {id(run): label for label, run in seed_labels(entry.condition)}
+    alone = [
+        _Entry(entry.condition, (run,), (found,)) for run, found in zip(entry.runs, entry.evaluations, strict=True)
     ]
-    fulls = [entry for entry in entries if is_full(entry.run)]
-    rows = tuple(_row(entry, _reference(entry.run, fulls)) for entry in entries)
-    trained = [entry.run.train for entry in entries if entry.run.train is not None]
-    return Frontier(task, rows, (*_reference_notes(fulls), *_measurement_notes(trained)))
+    seeds = [replace(_single_row(one, reference, base), label=labels[id(one.runs[0])]) for one in alone]
+    return replace(row, seeds=tuple(seeds))
 
 
-def _reference(run: RunResult, fulls: Sequence[_Entry]) -> _Entry | None:
-    """The run itself if it is uncut, else the first uncut run of its seed, else the first uncut run."""
-    own = [entry for entry in fulls if entry.run is run]
-    same_seed = [entry for entry in fulls if _seed(entry.run) == _seed(run)]
-    return next(iter(own or same_seed or fulls), None)
-
-
-def _row(entry: _Entry, reference: _Entry | None) -> Row:
-    run, evaluation = entry.run, entry.evaluation
-    compared = reference if reference and reference.run is not run and run.role != "teacher" else None
+def _single_row(entry: _Entry, reference: _Entry | None, base: _Entry | None) -> Row:
+    is_reference = reference is not None and reference.condition is entry.condition
+    compared = None if is_reference else reference
+    gained = _gained(entry, compared, base) if compared and base and base.condition is not entry.condition else None
+    is_student = entry.condition.role == "student"
     return Row(
         label=entry.label,
-        policy=entry.policy,
-        role=run.role,
-        cut_kind=_cut_kind(run) if run.role == "student" else None,
-        task=evaluation.task,
-        num_problems=evaluation.num_problems,
-        samples_per_problem=evaluation.samples_per_problem,
-        accuracy=evaluation.accuracy_strict,
-        termination=evaluation.termination_rate,
-        cap_hit_rate=evaluation.cap_hit_rate,
-        tokens_p50=evaluation.tokens_p50,
+        policy=entry.label,
+        runs=entry.runs,
+        evaluations=entry.evaluations,
+        accuracy=_over_runs(entry, lambda found: found.accuracy_strict, lambda found: found.correct),
+        termination=_over_runs(entry, lambda found: found.termination_rate, lambda found: found.terminated),
         reference=compared.label if compared else None,
-        kept=_kept(evaluation, compared.evaluation) if compared else None,
-        costs=_student_costs(run, reference),
-        cut=run.cut,
+        kept=_kept(entry, compared) if compared else None,
+        base=base.label if gained and base else None,
+        gained=gained,
+        costs=(costs_over(entry.runs, reference.runs if reference else ()) or None) if is_student else None,
     )
 
 
-def _kept(policy: EvalResult, full: EvalResult) -> Kept:
+def _over_runs(
+    entry: _Entry, interval: Callable[[EvalResult], Interval], scores: Callable[[EvalResult], Scores]
+) -> Interval:
+    """The recorded interval of a single run; of several, runs as a level above problems and samples."""
+    intervals = [interval(found) for found in entry.evaluations]
+    if len(intervals) == 1:
+        return intervals[0]
+    if all(scores(found) for found in entry.evaluations):
+        return runs_mean([scores(found) for found in entry.evaluations])
+    return Interval(
+        value=fmean(found.value for found in intervals),
+        low=min(found.low for found in intervals),
+        high=max(found.high for found in intervals),
+        level=intervals[0].level,
+        method="extremes of the runs' intervals, as these results hold no single samples",
+    )
+
+
+def shared_seeds(own: Sequence[int], other: Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Which seeds of two conditions to compare: those both have, or all of both where they share none."""
+    both = tuple(seed for seed in own if seed in other)
+    return (both, both) if both else (tuple(own), tuple(other))
+
+
+def _kept(entry: _Entry, full: _Entry) -> Kept:
+    own, other = shared_seeds(entry.seeds, full.seeds)
+    return _asked(own, lambda: retention(entry.scores(own), full.scores(other)))
+
+
+def _gained(entry: _Entry, full: _Entry, base: _Entry) -> Kept:
+    own, other = shared_seeds(entry.seeds, full.seeds)
+    _, of_base = shared_seeds(own, base.seeds)
+    of_base = of_base if len(base.runs) > 1 else base.seeds
+    return _asked(own, lambda: base_normalised_retention(entry.scores(own), full.scores(other), base.scores(of_base)))
+
+
+def _asked(seeds: tuple[int, ...], ask: Callable[[], Retention]) -> Kept:
     try:
-        found = retention(policy.correct, full.correct)
+        found = ask()
     except EvaluationError as error:
-        return Kept(None, None, str(error))
-    return Kept(found.ratio, found.difference, found.reason)
+        return Kept(None, None, str(error), seeds)
+    return Kept(found.ratio, found.difference, found.reason, seeds)
 
 
-def _student_costs(run: RunResult, reference: _Entry | None) -> dict[CostName, Cost] | None:
-    """Costs of a student; what teacher and base cost is no part of the comparison."""
-    if run.train is None or run.role != "student":
-        return None
-    return _costs(run.train, reference.run.train if reference else None)
-
-
-def _costs(train: TrainResult, full: TrainResult | None) -> dict[CostName, Cost]:
-    reference = _measured(full) if full else {}
-    return {
-        name: Cost(value, value / reference[name] if reference.get(name) else None)
-        for name, value in _measured(train).items()
-    }
-
-
-def _measured(train: TrainResult) -> dict[CostName, float]:
-    return {
-        "seconds": train.seconds,
-        "peak_memory_bytes": train.peak_memory_bytes,
-        "flops": train.flops.total,
-        "tokens": train.num_tokens,
-    }
-
-
-def _reference_notes(fulls: Sequence[_Entry]) -> list[str]:
-    if not fulls:
-        return ["No student was trained on uncut traces (cut.kind: full), so nothing is relative to one."]
-    names = [full.label for full in fulls]
-    rule = f"each run is compared with the one of its own seed, or with {names[0]} where there is none"
-    return [f"{len(names)} runs are uncut ({', '.join(names)}): {rule}."] if len(names) > 1 else []
-
-
-def _measurement_notes(trained: Sequence[TrainResult]) -> list[str]:
-    devices = "; ".join(dict.fromkeys(train.device for train in trained))
-    sources = "; ".join(dict.fromkeys(train.memory_source for train in trained))
-    notes = []
-    if len({train.device for train in trained}) > 1:
-        notes.append(f"Times come from different devices ({devices}): compare FLOPs or tokens instead.")
-    if len({train.memory_source for train in trained}) > 1:
-        notes.append(f"Peak memory was measured in different ways ({sources}): it cannot be compared.")
-    return notes
-
-
-def _cut_kind(run: RunResult) -> str | None:
-    cut = run.recipe.get("cut")
-    return cut.get("kind") if isinstance(cut, dict) else None
-
-
-def _seed(run: RunResult) -> str:
-    return str(run.recipe.get("seed", run.environment.get("seed", "")))
-
-
-def _repeated(names: Iterable[object]) -> set[object]:
-    return {name for name, count in Counter(names).items() if count > 1}
+def _beside(entry: _Entry, controls: Sequence[tuple[str, _Entry]]) -> tuple[Beside, ...]:
+    return tuple(Beside(name, control.label, _kept(entry, control).difference) for name, control in controls)

@@ -98,14 +98,14 @@ def load_study(directory: Path) -> StudyRecord:
         raise RunError(f"{path}: not the file of a study ({place}: {first['msg']}); run the study again") from None
 
 
-def done_directories(directory: Path) -> list[Path]:
-    """Run directories of the complete trials of a study, in its order.
+def done_trials(directory: Path) -> list[TrialRecord]:
+    """The complete trials of a study, in its order.
 
     Raises:
         RunError: The study's file cannot be read, or no trial is complete.
     """
     record = load_study(directory)
-    found = [directory / trial.directory for trial in record.of_state("done")]
+    found = record.of_state("done")
     if not found:
         raise RunError(f"{directory}: none of the {len(record.trials)} trials of the study is complete; run the study")
     return found

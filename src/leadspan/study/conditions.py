@@ -1,0 +1,248 @@
+"""Which runs are seeds of one condition, which conditions are controls, and what each is compared with.
+
+All of it is read from the recipes the runs carry: renaming a run or moving its directory moves no number.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from leadspan.results import RunResult
+
+_NOT_COMPARED = ("name", "seed", "output", "plan", "capture", "student.seed")
+"""Settings in which the seeds of one condition may differ: none of them changes what is learnt but by chance."""
+_LENGTH = ("training.steps", "training.epochs", "data.num_train")
+"""What the controls of equal length set for each seed on its own."""
+_TEACHER = ("teacher", "targets", "loss.kl_weight")
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """Runs that differ in nothing but their seed.
+
+    Attributes:
+        name: Unique among the conditions.
+        runs: One for each seed, in the order of the seeds.
+    """
+
+    name: str
+    runs: tuple[RunResult, ...]
+
+    @property
+    def role(self) -> Literal["student", "base", "teacher"]:
+        """What its models are to the others."""
+        return self.runs[0].role
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """The recipe of its first seed."""
+        return self.runs[0].recipe
+
+    @property
+    def control(self) -> str | None:
+        """Which control it is, see `control_of`."""
+        return control_of(self.runs[0])
+
+    @property
+    def is_full(self) -> bool:
+        """Whether its students were trained on uncut traces."""
+        return is_full(self.runs[0])
+
+
+def find_conditions(runs: Sequence[RunResult]) -> list[Condition]:
+    """Group runs by their recipes, in the order in which they first appear.
+
+    Two runs of one recipe and one seed are no two seeds: they stay apart, by name where that differs.
+    """
+    groups: dict[tuple[str, str, int], list[RunResult]] = {}
+    same_seed = Counter((_key(run), seed_of(run)) for run in runs)
+    repeats: Counter[tuple[str, str, int]] = Counter()
+    for run in runs:
+        key = _key(run)
+        name = run.name if any(count > 1 for (found, _), count in same_seed.items() if found == key) else ""
+        number = repeats[key, name, seed_of(run)]
+        repeats[key, name, seed_of(run)] += 1
+        groups.setdefault((key, name, number), []).append(run)
+    ordered = [tuple(sorted(found, key=seed_of)) for found in groups.values()]
+    return [Condition(name, found) for name, found in zip(_names(ordered), ordered, strict=True)]
+
+
+def policy_names(runs: Sequence[RunResult]) -> list[str]:
+    """The condition of each run."""
+    names = {id(run): condition.name for condition in find_conditions(runs) for run in condition.runs}
+    return [names[id(run)] for run in runs]
+
+
+def unique_labels(runs: Sequence[RunResult]) -> list[str]:
+    """The condition of each run, with the seed where it has several."""
+    labels = {id(run): label for condition in find_conditions(runs) for label, run in seed_labels(condition)}
+    return [labels[id(run)] for run in runs]
+
+
+def seed_labels(condition: Condition) -> list[tuple[str, RunResult]]:
+    """A label for each run of a condition."""
+    if len(condition.runs) == 1:
+        return [(condition.name, condition.runs[0])]
+    return [(f"{condition.name} (seed {seed_of(run)})", run) for run in condition.runs]
+
+
+def seed_of(run: RunResult) -> int:
+    """Seed of a run; 0 where none is recorded."""
+    return int(run.recipe.get("seed", run.environment.get("seed", 0)))
+
+
+def cut_of(run: RunResult) -> dict[str, Any]:
+    """The `cut` of a student's recipe; empty for base and teacher."""
+    cut = run.recipe.get("cut")
+    return cut if run.role == "student" and isinstance(cut, dict) else {}
+
+
+def is_full(run: RunResult) -> bool:
+    """Whether the run is a student trained on uncut traces."""
+    return cut_of(run).get("kind") == "full"
+
+
+def has_teacher(recipe: Mapping[str, Any]) -> bool:
+    """Whether a teacher's targets are part of the loss."""
+    targets = recipe.get("targets") or {}
+    teaches = recipe.get("teacher") is not None or targets.get("kind") == "store"
+    return teaches and (recipe.get("loss") or {}).get("kl_weight") != 0
+
+
+def control_of(run: RunResult) -> str | None:
+    """Which control a run is: as its study recorded it, or `base` and `teacher` by their role; else None."""
+    return run.control or (run.role if run.role != "student" else None)
+
+
+def reference_of(condition: Condition, conditions: Sequence[Condition]) -> Condition | None:
+    """The uncut student that a condition is compared with.
+
+    A candidate is trained on uncut traces of the same student, is no control, and has learnt from a teacher, unless
+    no run at all has one: what cross-entropy alone, or a run of another length, reaches is no yardstick of a
+    distillation. Among several candidates it is the one whose recipe differs in the fewest settings, the first of
+    equals. A base is compared with the uncut student that began from it. A teacher is compared with none.
+    """
+    if condition.role == "teacher":
+        return None
+    fulls = [found for found in conditions if found.is_full and found.control is None]
+    if any(has_teacher(found.recipe) for found in conditions if found.role == "student"):
+        fulls = [found for found in fulls if has_teacher(found.recipe)]
+    if condition.role == "base":
+        return next((full for full in fulls if base_of(full, conditions) is condition), None)
+    if condition in fulls:
+        return condition
+    own = [full for full in fulls if _student(full.recipe) == _student(condition.recipe)]
+    settings = _flat(condition.recipe)
+    return min(own, key=lambda full: _num_differing(settings, _flat(full.recipe)), default=None)
+
+
+def base_of(condition: Condition, conditions: Sequence[Condition]) -> Condition | None:
+    """The starting weights of a student, evaluated: those of its recipe, or those a run of the role `base` left."""
+    bases = [found for found in conditions if found.role == "base"]
+    for base in bases:
+        started_from = (condition.recipe.get("student") or {}).get("path")
+        left = [f"{run.recipe['output']}/student" for run in base.runs if "output" in run.recipe]
+        if started_from in left or _student(base.recipe) == _student(condition.recipe):
+            return base
+    students = {json.dumps(_student(found.recipe)) for found in conditions if found.role == "student"}
+    return bases[0] if len(bases) == len(students) == 1 else None
+
+
+def counterparts(condition: Condition, conditions: Sequence[Condition]) -> list[tuple[str, Condition]]:
+    """The controls of a policy among the conditions: the same recipe but for what the control is about."""
+    own = _flat(condition.recipe)
+    window = _flat({**condition.recipe, "cut": _windowed(condition.recipe.get("cut"))})
+    wanted: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
+        "equal_tokens": (own, _LENGTH),
+        "equal_steps": (own, _LENGTH),
+        "random_window": (window, ()),
+        "cross_entropy": (own, _TEACHER),
+    }
+    return [
+        (control, other)
+        for control, (settings, ignored) in wanted.items()
+        for other in conditions
+        if other is not condition and other.role == "student" and _serves_as(other, control, condition)
+        if _num_differing(settings, _flat(other.recipe), ignored) == 0
+    ]
+
+
+def proportion_of(run: RunResult) -> float | None:
+    """`p` of a run's cut, or of the policy in its mix; None where it has none or draws it."""
+    cut = cut_of(run)
+    p = (cut.get("policy") or {} if cut.get("kind") == "mix" else cut).get("p")
+    return float(p) if isinstance(p, int | float) and cut.get("kind") != "schedule" else None
+
+
+def family_key(recipe: Mapping[str, Any]) -> str:
+    """Equal for recipes that differ in nothing but the seed and `p`."""
+    return json.dumps(_without(_flat(recipe), ("cut.p", "cut.policy.p")), sort_keys=True)
+
+
+def _serves_as(other: Condition, control: str, condition: Condition) -> bool:
+    """Whether a condition is the control, or one of the axes that amounts to it."""
+    if other.control is not None or control.startswith("equal"):
+        return other.control == control
+    return control == "random_window" or (has_teacher(condition.recipe) and not has_teacher(other.recipe))
+
+
+def _windowed(cut: Any) -> Any:
+    """The `random_window` that stands against a lead, as a recipe holds it."""
+    if not isinstance(cut, dict):
+        return cut
+    if cut.get("kind") == "lead":
+        return {"kind": "random_window", **{key: cut[key] for key in ("p", "stop") if key in cut}}
+    return {**cut, "policy": _windowed(cut.get("policy"))} if cut.get("kind") == "mix" else cut
+
+
+def _student(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in (recipe.get("student") or {}).items() if key != "seed"}
+
+
+def _key(run: RunResult) -> str:
+    control = control_of(run)
+    is_of_length = control in ("equal_tokens", "equal_steps")
+    settings = _without(_flat(run.recipe), _LENGTH if is_of_length else ())
+    return json.dumps([run.role, control, run.label, settings], sort_keys=True)
+
+
+def _names(groups: Sequence[tuple[RunResult, ...]]) -> list[str]:
+    """The label, or the run's name where conditions share the label, numbered where they share that too."""
+    shared = Counter(runs[0].label for runs in groups)
+    names = [_full_name(runs[0]) if shared[runs[0].label] > 1 else runs[0].label for runs in groups]
+    repeated, seen = Counter(names), Counter[str]()
+    for place, name in enumerate(names):
+        seen[name] += 1
+        names[place] = f"{name} #{seen[name]}" if repeated[name] > 1 else name
+    return names
+
+
+def _full_name(run: RunResult) -> str:
+    return run.name if run.name.startswith(run.label) else f"{run.label} ({run.name})"
+
+
+def _flat(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    return _without(dict(_leaves(recipe)), _NOT_COMPARED)
+
+
+def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Mapping) and value:
+        for key, below in value.items():
+            yield from _leaves(below, f"{path}.{key}" if path else str(key))
+    else:
+        yield path, value
+
+
+def _without(settings: Mapping[str, Any], left_out: Sequence[str]) -> dict[str, Any]:
+    return {
+        key: value
+        for key, value in settings.items()
+        if not any(key == name or key.startswith(f"{name}.") for name in left_out)
+    }
+
+
+def _num_differing(left: Mapping[str, Any], right: Mapping[str, Any], ignored: Sequence[str] = ()) -> int:
+    one, other = _without(left, ignored), _without(right, ignored)
+    return sum(one.get(key) != other.get(key) for key in one.keys() | other.keys())
