@@ -1,179 +1,144 @@
-"""Write the figures of a study's page from its runs: `python docs/make_studies.py STUDY_DIRECTORY docs/studies/PAGE.md`.
+"""Write the figures of a study's page from its runs: `python docs/make_studies.py STUDY_DIRECTORY PAGE.md`.
 
-What stands between the two markers of the page is replaced; the rest is written by hand. Every verdict is computed from
-paired intervals over problems and seeds and expects no outcome.
+Run it where the study was run. What stands between the page's two markers is replaced; the rest is written by hand.
+Every verdict is computed from paired intervals over problems and seeds and expects no outcome. Each is given twice: for
+accuracy, and for the derivation alone (`leadspan.study.derivations`), which needs no ending and no stop.
 """
 
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+
+from study_questions import QUESTIONS, Claim, Question
 
 from leadspan.errors import LeadspanError
 from leadspan.evaluation.statistics import retention
-from leadspan.results import Interval
-from leadspan.study.break_points import break_points
+from leadspan.results import Interval, RunResult
+from leadspan.study.break_points import BreakPoint, break_points
+from leadspan.study.derivations import with_derivations
 from leadspan.study.frontier import build_frontiers, load_runs
-from leadspan.study.record import load_study
+from leadspan.study.record import StudyRecord, load_study
 from leadspan.study.rows import Frontier, Row
 from leadspan.study.sentences import kept_text
-from leadspan.study.words import percent, percent_interval, points, quantity
+from leadspan.study.words import MISSING, percent, percent_interval, points, quantity
 from leadspan.worlds.files import load_world
 
 BEGIN, END = "<!-- begin: made by docs/make_studies.py -->", "<!-- end -->"
 TARGET = 0.9
-"""Share of the uncut student's accuracy that a cut must keep."""
+"""Share of the uncut student's score that a cut must keep."""
 MARGIN = 0.1
-"""Two accuracies are alike when the interval of their difference lies within so many of each other."""
+"""Two scores are alike when the interval of their difference lies within so much of each other."""
 
 
 @dataclass(frozen=True, slots=True)
-class Claim:
-    """What is asked of two conditions, by the names the study gives them."""
+class Study:
+    """A study's rows by task, for accuracy and for the derivation alone, and by the condition's name."""
 
-    left: str
-    kind: Literal["better than", "like"]
-    right: str
+    record: StudyRecord
+    accuracy: list[Frontier]
+    derivation: list[Frontier]
 
+    def rows(self, frontiers: Sequence[Frontier]) -> dict[str, Row]:
+        """Rows by the name of their condition."""
+        return {row.runs[0].name: row for frontier in frontiers for row in frontier.rows}
 
-@dataclass(frozen=True, slots=True)
-class Question:
-    """A question, what decides it, and further conditions to show."""
-
-    text: str
-    claims: tuple[Claim, ...]
-    shown: tuple[str, ...] = ()
-
-
-LEAD, MIX = "lead 0.5", "mix 0.9 lead 0.5"
-LEFT_OR_RIGHT = Question(
-    "Is left better than right, with the question kept?",
-    (
-        Claim(MIX, "better than", "mix 0.9 tail 0.5"),
-        Claim(MIX, "better than", "mix 0.9 middle 0.5"),
-        Claim(LEAD, "better than", "tail 0.5"),
-    ),
-    ("full",),
-)
-WINDOW = Question(
-    "Does `lead` beat `random_window`?",
-    (Claim(MIX, "better than", "mix 0.9 random_window 0.5"), Claim(LEAD, "better than", "random_window 0.5")),
-)
-TOKENS = Question(
-    "What do equal tokens change?",
-    (
-        Claim(f"{MIX}, equal tokens", "better than", MIX),
-        Claim(f"{LEAD}, equal tokens", "better than", LEAD),
-        Claim(f"{MIX}, equal tokens", "like", "full"),
-    ),
-)
-TEACHER = Question("Does the teacher matter?", (Claim(MIX, "better than", f"{MIX}, cross-entropy"),))
-SUPERVISIONS = ("full, CoT", "full, P+CoT", "full, P+CoT+A")
-ALIKE = Question(
-    "Are all supervisions with CoT alike, and above the answer alone?",
-    (*(Claim(name, "like", "full") for name in SUPERVISIONS), Claim("full", "better than", "full, A")),
-)
-SMALL = Question(
-    "Do small students flatten?",
-    (
-        Claim("mix 0.9 lead 0.25", "like", "full"),
-        Claim("mix 0.9 lead 0.25, small student", "like", "full, small student"),
-        Claim(MIX, "like", "full"),
-        Claim(f"{MIX}, small student", "like", "full, small student"),
-    ),
-)
-QUESTIONS: dict[str, tuple[Question, ...]] = {
-    "checked": (ALIKE, LEFT_OR_RIGHT, SMALL, WINDOW, TOKENS, TEACHER),
-    "stated": (
-        ALIKE,
-        Question(
-            "Does CoT alone fail where the answer is not in it?",
-            (
-                Claim("full, CoT+A, unstated", "better than", "full, CoT, unstated"),
-                Claim("full, CoT+A, unstated", "better than", "full, P+CoT, unstated"),
-                Claim("full, P+CoT+A, unstated", "like", "full, CoT+A, unstated"),
-                Claim("full, CoT+A, unstated", "better than", "full, A, unstated"),
-            ),
-            ("full, CoT",),
-        ),
-        LEFT_OR_RIGHT,
-        SMALL,
-        WINDOW,
-        TOKENS,
-        TEACHER,
-    ),
-}
-"""Questions by the first task of a study."""
+    @property
+    def students(self) -> list[Row]:
+        """The students' rows, for accuracy."""
+        return [row for frontier in self.accuracy for row in frontier.students]
 
 
-def page_figures(directory: Path) -> str:
-    """All questions of a study, answered from its complete trials.
+def load(directory: Path) -> Study:
+    """Read a study; tasks that only runs before it were evaluated on are left out.
 
     Raises:
-        LeadspanError: The study, its runs or its world cannot be read.
+        LeadspanError: The study, its runs, its samples or its world cannot be read.
     """
-    frontiers = [frontier for frontier in build_frontiers(load_runs([directory])) if frontier.students]
-    rows = {row.runs[0].name: row for frontier in frontiers for row in frontier.students}
-    parts = [_provenance(directory, list(rows.values())), *_saturation(frontiers), _break_points(frontiers)]
-    parts += [_answer(question, rows) for question in QUESTIONS[frontiers[0].task]]
-    return "\n\n".join([*parts, _termination(list(rows.values())), _everything(frontiers)])
+    runs = [run for run in load_runs([directory]) if run.control != "before"]
+    return Study(load_study(directory), build_frontiers(runs), build_frontiers(with_derivations(runs)))
 
 
-def _provenance(directory: Path, rows: Sequence[Row]) -> str:
-    record = load_study(directory)
-    trials = [trial for trial in record.trials if trial.control != "before"]
-    runs = [run for row in rows for run in row.runs]
-    dates = sorted(run.environment["date"][:10] for run in runs)
+def figures(study: Study) -> str:
+    """All questions of a study, answered from its complete trials."""
+    parts = [_provenance(study), *_saturation(study), _break_points(study)]
+    parts += [_answer(question, study) for question in QUESTIONS[study.accuracy[0].task]]
+    everything = _table(list(study.rows(study.accuracy)), study)
+    return "\n\n".join([*parts, _termination(study), "## All conditions", everything])
+
+
+def _provenance(study: Study) -> str:
+    trials = study.record.trials
+    runs: list[RunResult] = [run for row in study.students for run in row.runs]
+    days = sorted({run.environment["date"][:10] for run in runs})
     devices = ", ".join(dict.fromkeys(run.train.device for run in runs if run.train))
     versions = ", ".join(f"{key} {runs[0].environment[key]}" for key in ("leadspan", "torch", "transformers"))
-    before = sum(trial.seconds or 0 for trial in record.trials if trial.control == "before")
-    seconds = sum(trial.seconds or 0 for trial in trials)
-    done, failed = (len([trial for trial in trials if trial.state == state]) for state in ("done", "failed"))
+    first, later = (
+        sum(trial.seconds or 0 for trial in trials if (trial.control == "before") == is_before)
+        for is_before in (True, False)
+    )
+    states = ", ".join(f"{len(study.record.of_state(state))} {state}" for state in ("done", "failed", "waiting"))
     return (
-        f"{done} trials done, {failed} failed, {len(trials) - done - failed} to do; seeds "
-        f"{', '.join(map(str, record.study['seeds']))} of the order of examples and the random cuts (teacher, base and "
-        f"world are the same for all); {rows[0].num_problems} held-out problems, greedy. Trained on {devices}; {versions}; "
-        f"{' to '.join(dict.fromkeys((dates[0], dates[-1])))}. The trials' wall times add up to "
-        f"{quantity('seconds', seconds)}, those of the runs before them to {quantity('seconds', before)}."
+        f"Trials: {states}. Seeds {', '.join(map(str, study.record.study['seeds']))}, of the order of examples and of "
+        "random cuts; world, teacher and base are the same for all. "
+        f"{study.students[0].num_problems} held-out problems a task, greedy. {devices}; {versions}; "
+        f"{' to '.join(dict.fromkeys((days[0], days[-1])))}. Wall time of the trials {quantity('seconds', later)} "
+        f"together, of the runs before them {quantity('seconds', first)}. Intervals of 95 % over problems and seeds; "
+        f"two scores are called alike when that of their difference lies within {percent(MARGIN)}."
     )
 
 
-def _saturation(frontiers: Sequence[Frontier]) -> list[str]:
+def _saturation(study: Study) -> list[str]:
     parts = ["## Does accuracy saturate in p?"]
-    for frontier in frontiers:
-        members = [row for row in _leads(frontier) if row.cut_kind == "mix"]
-        for full in [row for row in frontier.students if any(member.reference == row.label for member in members)]:
-            own = sorted((row for row in members if row.reference == full.label), key=lambda row: row.p or 0.0)
-            if len(own) < 2:
-                continue
-            kept = [row for row in own if row.kept and row.kept.ratio and row.kept.ratio.low >= TARGET]
-            name = full.runs[0].name
-            verdict = (
-                f"**Yes, by p = {kept[0].p:g}**: the lower bound of what it keeps is {percent(TARGET)} or more."
-                if kept
-                else f"**Not below 1**: no tested p is shown to keep {percent(TARGET)}."
-            )
-            parts += [f"{frontier.task}, beside `{name}`: {verdict}", _table([*own, full])]
+    derived = study.rows(study.derivation)
+    for frontier in study.accuracy:
+        for found in _lead_mixes(break_points(frontier, TARGET), frontier):
+            own = [row for row in frontier.rows if row.label in found.rows]
+            names = [row.runs[0].name for row in own]
+            full = frontier.row(own[0].reference)
+            assert full is not None, "a family has a reference"
+            verdict = f"Accuracy: {_from_where(own)} Derivation: {_from_where([derived[name] for name in names])}"
+            ordered = sorted(own, key=lambda row: row.p or 0.0)
+            table = _table([*(row.runs[0].name for row in ordered), full.runs[0].name], study)
+            parts += [f"{frontier.task}, beside `{full.runs[0].name}`. {verdict}", table]
     return parts
 
 
-def _break_points(frontiers: Sequence[Frontier]) -> str:
+def _from_where(rows: Sequence[Row]) -> str:
+    """The smallest tested p that is shown to keep the target."""
+    kept = [row.p for row in rows if row.kept and row.kept.ratio and row.kept.ratio.low >= TARGET and row.p]
+    if not kept:
+        return f"**no tested p below 1 is shown to keep {percent(TARGET)}.**"
+    return f"**p = {min(kept):g} is shown to keep {percent(TARGET)} or more.**"
+
+
+def _break_points(study: Study) -> str:
     lines = [
         "## Does the break point follow (|P| + f |CoT|) / T?",
-        "f: share of the chain of thought before the answer first stands, by the world's own record; P, CoT, T: mean tokens of "
-        f"a trace; measured: the smallest p from which on a mix keeps {percent(TARGET)} of the uncut student's accuracy.",
-        "| traces | f | P | CoT | T | predicted | measured |\n|:--|--:|--:|--:|--:|--:|:--|",
+        "f: share of the chain of thought through the first statement of the answer, by the world's own record; P, "
+        "CoT, T: mean tokens of a trace; measured: the smallest p from which on a mix keeps "
+        f"{percent(TARGET)} of what the uncut student does. The intervals end at tested p.",
+        "| traces | f | P | CoT | T | predicted | of the derivation | of accuracy |\n|:--|--:|--:|--:|--:|--:|:--|:--|",
     ]
-    for frontier in frontiers:
-        for found in break_points(frontier, TARGET):
-            row = frontier.row(found.rows[0])
-            if row is None or row.cut_kind != "mix" or row.control or not _leads_in(row):
-                continue
-            numbers = " | ".join(_predicted(row))
-            measured = found.reason or "" if found.measured is None else _place(found.measured)
-            lines[-1] += f"\n| {frontier.task}, `{_family(row)}` | {numbers} | {measured} |"
+    for frontier, derived in zip(study.accuracy, study.derivation, strict=True):
+        families = zip(*(_lead_mixes(break_points(one, TARGET), one) for one in (frontier, derived)), strict=True)
+        for accuracy, derivation in families:
+            row = frontier.row(accuracy.rows[0])
+            assert row is not None, "a break point has rows"
+            name = row.runs[0].name.replace(f" {row.p:g}", "", 1)
+            cells = [f"{frontier.task}, `{name}`", *_predicted(row), _place(derivation), _place(accuracy)]
+            lines[-1] += f"\n| {' | '.join(cells)} |"
     return "\n\n".join(lines)
+
+
+def _lead_mixes(found: Sequence[BreakPoint], frontier: Frontier) -> list[BreakPoint]:
+    """Families of mixes of a lead with at least two p, with a teacher."""
+    recipes = [(point, frontier.row(point.rows[0])) for point in found if len(point.tested) > 1]
+    return [
+        point
+        for point, row in recipes
+        if row and row.cut_kind == "mix" and row.runs[0].recipe["cut"]["policy"]["kind"] == "lead"
+    ]
 
 
 def _predicted(row: Row) -> list[str]:
@@ -183,99 +148,83 @@ def _predicted(row: Row) -> list[str]:
     assert row.cut is not None, "students have counts"
     prompt, cot = (row.cut.section_tokens_before[name] / row.cut.num_examples for name in ("prompt", "cot"))
     total = row.cut.tokens_before / row.cut.num_examples
-    place = "none" if share is None else f"{(prompt + share * cot) / total:.2f}"
-    return ["none" if share is None else f"{share:.2f}", f"{prompt:.0f}", f"{cot:.0f}", f"{total:.0f}", place]
+    place = MISSING if share is None else f"{(prompt + share * cot) / total:.2f}"
+    return [MISSING if share is None else f"{share:.2f}", f"{prompt:.0f}", f"{cot:.0f}", f"{total:.0f}", place]
 
 
-def _answer(question: Question, rows: dict[str, Row]) -> str:
-    claims = [claim for claim in question.claims if claim.left in rows and claim.right in rows]
-    missing = [f"`{claim.left}` or `{claim.right}`" for claim in question.claims if claim not in claims]
-    found = [_judge(claim, rows) for claim in claims]
+def _place(found: BreakPoint) -> str:
+    if found.measured is None:
+        return found.reason or MISSING
+    return f"{found.measured.value:.2f} [{found.measured.low:.2f}, {found.measured.high:.2f}]"
+
+
+def _answer(question: Question, study: Study) -> str:
+    kinds = {"accuracy": study.rows(study.accuracy), "derivation": study.rows(study.derivation)}
+    known = kinds["accuracy"]
+    claims = [claim for claim in question.claims if {claim.left, claim.right} <= known.keys()]
+    found = {kind: [_judge(claim, rows) for claim in claims] for kind, rows in kinds.items()}
+    verdict = "; ".join(f"{kind}: {_overall([holds for holds, _ in judged])}" for kind, judged in found.items())
+    lines = [f"**By {verdict}.**" if claims else "**Not run.**"]
+    for number, claim in enumerate(claims):
+        told = "; ".join(f"{kind} {judged[number][1]}" for kind, judged in found.items())
+        lines.append(f"- `{claim.left}` {claim.kind} `{claim.right}`? {told}")
     names = dict.fromkeys(name for claim in claims for name in (claim.left, claim.right))
-    shown = [rows[name] for name in dict.fromkeys((*names, *question.shown)) if name in rows]
-    verdicts = [f"- `{claim.left}` {claim.kind} `{claim.right}`: {text}" for claim, (_, text) in zip(claims, found)]
-    verdicts += [f"- not run: {text}" for text in missing]
-    overall = _overall([holds for holds, _ in found])
-    return "\n\n".join([f"## {question.text}", f"**{overall}**", "\n".join(verdicts), _table(shown)])
+    shown = [name for name in dict.fromkeys((*names, *question.shown)) if name in known]
+    return "\n\n".join([f"## {question.text}", lines[0], "\n".join(lines[1:]), _table(shown, study)])
 
 
 def _judge(claim: Claim, rows: dict[str, Row]) -> tuple[bool | None, str]:
     """Whether a claim holds (None: cannot be told), and the difference in words."""
-    left, right = rows[claim.left], rows[claim.right]
-    difference = retention(_scores(left), _scores(right)).difference
-    if claim.kind == "better than":
-        holds = True if difference.low > 0 else False if difference.high < 0 else None
-        word = {True: "yes", False: "no, worse", None: "not told apart"}[holds]
-    else:
-        inside = -MARGIN <= difference.low and difference.high <= MARGIN
-        holds = True if inside else False if difference.low > 0 or difference.high < 0 else None
-        word = {True: "yes", False: "no", None: "cannot be told"}[holds]
-    return holds, f"{word}, {points(difference)}"
+    left, right = ([found.correct for found in rows[name].evaluations] for name in (claim.left, claim.right))
+    difference = retention(left, right).difference
+    holds = _is_better(difference) if claim.kind == "better than" else _is_alike(difference)
+    return holds, f"{ {True: 'yes', False: 'no', None: 'cannot be told'}[holds] }, {points(difference)}"
+
+
+def _is_better(difference: Interval) -> bool | None:
+    return True if difference.low > 0 else False if difference.high <= 0 else None
+
+
+def _is_alike(difference: Interval) -> bool | None:
+    if difference.low >= -MARGIN and difference.high <= MARGIN:
+        return True
+    return False if difference.low > 0 or difference.high < 0 else None
 
 
 def _overall(outcomes: Sequence[bool | None]) -> str:
-    if not outcomes:
-        return "Not run."
     if all(outcomes):
-        return "Yes."
-    if not any(outcomes):
-        return "No." if all(outcome is False for outcome in outcomes) else "Not shown."
-    return "In part."
+        return "yes"
+    if any(outcomes):
+        return "in part"
+    return "no" if all(outcome is False for outcome in outcomes) else "not shown"
 
 
-def _termination(rows: Sequence[Row]) -> str:
-    cuts = [row for row in rows if row.control is None and row.runs[0].recipe["supervision"] == _usual(rows)]
-    ordered = sorted(cuts, key=lambda row: -row.termination.value)
-    good = [f"`{row.runs[0].name}`" for row in ordered if row.termination.low >= TARGET]
-    bad = [f"`{row.runs[0].name}`" for row in ordered if row.termination.high < TARGET]
-    text = f"Shown to end {percent(TARGET)} of its answers or more: {', '.join(good) or 'none'}. Shown to end fewer: "
-    return "\n\n".join(["## Which policy terminates?", f"{text}{', '.join(bad) or 'none'}.", _table(ordered)])
-
-
-def _usual(rows: Sequence[Row]) -> dict[str, object]:
-    return next(row.runs[0].recipe["supervision"] for row in rows if row.cut_kind == "full")
-
-
-def _everything(frontiers: Sequence[Frontier]) -> str:
-    students = [row for frontier in frontiers for row in frontier.students]
-    extra = [row for frontier in frontiers for row in frontier.rows if row.role != "student"]
-    return "\n\n".join(["## All conditions", _table([*extra, *students])])
-
-
-def _leads(frontier: Frontier) -> list[Row]:
-    return [row for row in frontier.students if row.control is None and _leads_in(row)]
-
-
-def _leads_in(row: Row) -> bool:
-    """Whether the policy, or that of the mix, is a lead, and the teacher's targets are learnt."""
-    recipe = row.runs[0].recipe
-    cut = recipe["cut"]
-    return (cut.get("policy") or cut)["kind"] == "lead" and recipe["teacher"] is not None
-
-
-def _family(row: Row) -> str:
-    name = row.runs[0].name
-    return name.replace(f" {row.p:g}", "", 1) if row.p is not None else name
-
-
-def _place(found: Interval) -> str:
-    return f"{found.value:.2f} [{found.low:.2f}, {found.high:.2f}]"
-
-
-def _scores(row: Row) -> list[dict[str, list[int]]]:
-    return [found.correct for found in row.evaluations]
-
-
-def _table(rows: Sequence[Row]) -> str:
-    lines = [
-        "| condition | task | accuracy | terminated | of full's accuracy | tokens | training time |",
-        "|:--|:--|--:|--:|--:|--:|--:|",
+def _termination(study: Study) -> str:
+    usual = next(row.runs[0].recipe["supervision"] for row in study.students if row.cut_kind == "full")
+    cuts = [row for row in study.students if row.control is None and row.runs[0].recipe["supervision"] == usual]
+    cuts.sort(key=lambda row: -row.termination.value)
+    names = {
+        "or more": [f"`{row.runs[0].name}`" for row in cuts if row.termination.low >= TARGET],
+        "or fewer": [f"`{row.runs[0].name}`" for row in cuts if row.termination.high < TARGET],
+    }
+    told = [
+        f"Shown to end {percent(TARGET)} of the answers {end}: {', '.join(of) or 'none'}." for end, of in names.items()
     ]
-    for row in {(row.task, row.label): row for row in rows}.values():
-        costs = row.costs or {}
-        spent = [quantity(name, costs[name].value) if name in costs else "" for name in ("tokens", "seconds")]
-        accuracy, ended = percent_interval(row.accuracy), percent_interval(row.termination)
-        cells = [f"`{row.runs[0].name}`", row.task, accuracy, ended, kept_text(row), *spent]
+    table = _table([row.runs[0].name for row in cuts], study)
+    return "\n\n".join(["## Which policy terminates?", " ".join(told), table])
+
+
+def _table(names: Sequence[str], study: Study) -> str:
+    accuracy, derivation = study.rows(study.accuracy), study.rows(study.derivation)
+    lines = [
+        "| condition | seeds | accuracy | derivation right | terminated | of full's accuracy | tokens | training |",
+        "|:--|--:|--:|--:|--:|--:|--:|--:|",
+    ]
+    for name in dict.fromkeys(names):
+        row, costs = accuracy[name], accuracy[name].costs or {}
+        spent = [quantity(cost, costs[cost].value) if cost in costs else MISSING for cost in ("tokens", "seconds")]
+        scores = (row.accuracy, derivation[name].accuracy, row.termination)
+        cells = [f"`{name}`", str(row.num_seeds), *map(percent_interval, scores), kept_text(row), *spent]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -283,18 +232,17 @@ def _table(rows: Sequence[Row]) -> str:
 def main() -> int:
     """Replace what stands between the markers of the page."""
     directory, page = Path(sys.argv[1]), Path(sys.argv[2])
-    text = page.read_text(encoding="utf-8")
-    head, begin, rest = text.partition(BEGIN)
+    head, begin, rest = page.read_text(encoding="utf-8").partition(BEGIN)
     _, end, tail = rest.partition(END)
     if not begin or not end:
         sys.stderr.write(f"{page}: it lacks the lines {BEGIN} and {END}; add them\n")
         return 2
     try:
-        figures = page_figures(directory)
+        made = figures(load(directory))
     except LeadspanError as error:
         sys.stderr.write(f"{error}\n")
         return 2
-    page.write_text(f"{head}{BEGIN}\n\n{figures}\n\n{END}{tail}", encoding="utf-8")
+    page.write_text(f"{head}{BEGIN}\n\n{made}\n\n{END}{tail}", encoding="utf-8")
     return 0
 
 

@@ -32,6 +32,11 @@ class Problem:
     answer: str
     first_answer: int | None
 
+    @property
+    def derivation(self) -> str:
+        """The chain of thought through the first statement of the answer; all of it where it never states it."""
+        return self.cot[: self.first_answer]
+
 
 class World(Settings):
     """Base of the worlds: their shape is their settings."""
