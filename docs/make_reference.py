@@ -10,6 +10,7 @@ from leadspan.cli import COMMANDS, build_parser
 from leadspan.recipe import Recipe
 from leadspan.settings import models_in
 from leadspan.study.config import Study
+from leadspan.worlds.config import WorldFiles
 
 HERE = Path(__file__).parent
 
@@ -29,9 +30,9 @@ def cli_reference() -> str:
 
 
 def settings_reference() -> str:
-    """Every settings class below `Recipe` and `Study`, one table each."""
+    """Every settings class below `Recipe`, `Study` and `WorldFiles`, one table each."""
     parts = ["# Settings reference", "", "Made from the settings' docstrings by `make docs`.", ""]
-    seen: list[type[BaseModel]] = [Recipe, Study]
+    seen: list[type[BaseModel]] = [Recipe, Study, WorldFiles]
     for model in seen:
         parts += [
             f"## {model.__name__}",

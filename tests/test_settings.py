@@ -6,11 +6,13 @@ from leadspan.errors import SettingsError
 from leadspan.recipe import Recipe
 from leadspan.settings import apply_overrides, dump_yaml, load_settings, parse_yaml, validate
 from leadspan.study.config import Study
-from leadspan.study.trials import conditions, load_base
+from leadspan.study.trials import conditions, load_base, load_before
+from leadspan.worlds.config import WorldFiles
 
 FOUND = sorted((Path(__file__).parents[1] / "recipes").glob("*.yaml"))
-RECIPES = [path for path in FOUND if not path.stem.startswith("study_")]
+RECIPES = [path for path in FOUND if not path.stem.startswith(("study_", "world_"))]
 STUDIES = [path for path in FOUND if path.stem.startswith("study_")]
+WORLDS = [path for path in FOUND if path.stem.startswith("world_")]
 SMALL = """
 name: small
 output: runs/small
@@ -42,10 +44,20 @@ def test_every_study_is_valid_with_all_its_conditions(path: Path, tmp_path: Path
     (tmp_path / "again.yaml").write_text(dump_yaml(study))
     assert load_settings(Study, tmp_path / "again.yaml") == study
     assert len(conditions(study, load_base(study, path))) > 1
+    assert len(load_before(study, path)) == len(study.before)
+
+
+@pytest.mark.parametrize("path", WORLDS, ids=lambda p: p.stem)
+def test_every_world_is_valid(path: Path, tmp_path: Path) -> None:
+    world = load_settings(WorldFiles, path)
+    (tmp_path / "again.yaml").write_text(dump_yaml(world))
+    assert load_settings(WorldFiles, tmp_path / "again.yaml") == world
 
 
 def test_there_are_recipes() -> None:
-    assert "study_lead_spans" in {path.stem for path in STUDIES}
+    worlds = {f"{name}_{size}" for name in ("derive_and_verify", "multiplication") for size in ("cpu", "gpu")}
+    assert worlds <= {path.stem.removeprefix("study_") for path in STUDIES}
+    assert worlds == {path.stem.removeprefix("world_") for path in WORLDS}
     assert {"qwen3_r1_traces", "paper_bespoke_stratos"} <= {path.stem for path in RECIPES}
 
 

@@ -4,10 +4,11 @@ from typing import Any
 import pytest
 
 from leadspan.errors import SettingsError
+from leadspan.recipe import load_recipe
 from leadspan.study.controls import Planner, controls
 from leadspan.study.fingerprint import Fingerprints
 from leadspan.study.study import plan_study
-from leadspan.study.trials import Trial, conditions, load_base, placed
+from leadspan.study.trials import Trial, conditions, load_base, load_before, placed
 from recipes import toy_recipe
 from studies import toy_study
 
@@ -76,6 +77,40 @@ def test_axes_change_what_they_say_and_no_more(tmp_path: Path) -> None:
 def test_wrong_studies_are_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(SettingsError, match=message):
         names(tmp_path, **changes)
+
+
+def test_more_axes_are_crossed_by_themselves_and_get_base_and_teacher_only(tmp_path: Path) -> None:
+    changes = {
+        "axes": {"cut": [{"kind": "full"}, LEAD]},
+        "more_axes": [
+            {"cut": [LEAD], "supervision": {"CoT": {"answer": 0}, "CoT+A": {}}},
+            {"cut": [{"kind": "full"}], "student": {"other": {"kind": "pretrained", "path": str(tmp_path)}}},
+        ],
+        "seeds": [0],
+        "controls": ["random_window", "cross_entropy", "base"],
+    }
+    assert names(tmp_path, **changes) == ["full", "lead 0.5", "lead 0.5, CoT", "full, other"]
+    study, place = toy_study(tmp_path, **changes)
+    trials = [(t.recipe.name, t.control) for t in plan_study(study, place).trials]
+    assert sorted((name.split(":")[0], control) for name, control in trials if control) == [
+        ("base 1", "base"),
+        ("base 2", "base"),
+        ("full, cross-entropy", "cross_entropy"),
+        ("lead 0.5, cross-entropy", "cross_entropy"),
+        ("random_window 0.5", "random_window"),
+    ]
+    assert [name for name, control in trials if not control] == names(tmp_path, **changes)
+
+
+def test_what_comes_first_may_have_settings_of_its_own(tmp_path: Path) -> None:
+    toy_study(tmp_path)  # writes recipe.yaml
+    changed = {"recipe": "recipe.yaml", "settings": [f"output={tmp_path}/other", "role=base"]}
+    study, place = toy_study(tmp_path, before=["recipe.yaml", changed])
+    first, second = load_before(study, place)
+    assert first == load_recipe(tmp_path / "recipe.yaml") and first.role == "student"
+    assert (second.output, second.role) == (tmp_path / "other", "base")
+    with pytest.raises(SettingsError, match="unknown key; did you mean 'role'"):
+        load_before(toy_study(tmp_path, before=[{"recipe": "recipe.yaml", "settings": ["rol=base"]}])[0], place)
 
 
 def control_trials(directory: Path, *asked: str, **changes: Any) -> tuple[list[Trial], list[str]]:

@@ -21,11 +21,13 @@ from leadspan.cli import (
     report,
     store,
     study,
+    world,
 )
 from leadspan.errors import LeadspanError
 
 COMMANDS = {
     "demo": demo,
+    "world": world,
     "preview": preview,
     "audit": audit,
     "plan": plan,

@@ -32,6 +32,12 @@ class Axes(Settings):
     settings: dict[str, list[str]] = {}
     """Any other settings by name, as on the command line: `{slow: [training.learning_rate=1e-6]}`."""
 
+    @model_validator(mode="after")
+    def _p_is_used(self) -> "Axes":
+        if self.p and not any(getattr(policy, "p", None) or policy.kind == "mix" for policy in self.cut):
+            raise ValueError("axes.p is given, but no policy of axes.cut has a p; add one, such as {kind: lead}")
+        return self
+
 
 class LocalExecutor(Settings):
     """Trials in processes of their own on this machine."""
@@ -72,6 +78,20 @@ class RayExecutor(Settings):
     """Processes that train a trial together on its node, started by torchrun; on GPUs each uses one."""
 
 
+class Before(Settings):
+    """A recipe that is run before the trials."""
+
+    recipe: Path
+    """The recipe, relative to the study's own file."""
+    settings: list[str] = []
+    """Settings that replace the recipe's, as on the command line."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_path(cls, values: Any) -> Any:  # Any: whatever the user wrote
+        return {"recipe": values} if isinstance(values, str | Path) else values
+
+
 Executor = Annotated[LocalExecutor | RayExecutor, Field(discriminator="kind")]
 
 
@@ -86,10 +106,14 @@ class Study(Settings):
     """The recipe that is varied, relative to the study's own file."""
     settings: list[str] = []
     """Settings that replace the recipe's in all trials, as on the command line: `[training.epochs=1]`."""
-    before: list[Path] = []
-    """Recipes that are run first, one after the other, each for what the trials need (a teacher, a base student)."""
+    before: list[Before] = []
+    """Recipes that are run first, one after the other, each for what the trials need (a teacher, a base student); a
+    path stands for a recipe as it is."""
     axes: Axes = Axes()
     """What is varied."""
+    more_axes: list[Axes] = []
+    """Further sets of axes, each crossed by itself, for what need not be combined with everything else. They have the
+    seeds and, of the controls, `base` and `teacher`; a condition that occurs twice is run once."""
     seeds: list[Annotated[int, Field(ge=0, lt=2**32)]] = [0, 1, 2]
     """Seeds of every condition."""
     controls: list[Control] = []
@@ -115,6 +139,4 @@ class Study(Settings):
     def _has_seeds(self) -> "Study":
         if not self.seeds:
             raise ValueError("seeds is empty; give at least one, three or more for intervals over seeds")
-        if self.axes.p and not any(getattr(policy, "p", None) or policy.kind == "mix" for policy in self.axes.cut):
-            raise ValueError("axes.p is given, but no policy of axes.cut has a p; add one, such as {kind: lead}")
         return self

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 NEED_A_PLAN: frozenset[Control] = frozenset({"equal_tokens", "equal_steps"})
 """Controls that need the data of the recipe."""
+_OF_ALL: frozenset[Control] = frozenset({"base", "teacher"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,13 +72,16 @@ class Planner:
         return self._prepared[key]
 
 
-def controls(study: Study, conditions: Sequence[Recipe], plan: Planner) -> tuple[list[Trial], list[str]]:
+def controls(
+    study: Study, conditions: Sequence[Recipe], plan: Planner, more: Sequence[Recipe] = ()
+) -> tuple[list[Trial], list[str]]:
     """The control trials a study asks for, for every seed, and what could not be made of it.
 
     Args:
         study: The study.
-        conditions: Its conditions, at the first seed.
+        conditions: The conditions of its `axes`, at the first seed.
         plan: Plans a run, for the controls of equal length.
+        more: The conditions of its `more_axes`; their students and teachers are evaluated as they are, too.
 
     Returns:
         Trials without a place yet, and notes.
@@ -88,7 +92,7 @@ def controls(study: Study, conditions: Sequence[Recipe], plan: Planner) -> tuple
     trials: list[Trial] = []
     notes: list[str] = []
     for control in study.controls:
-        made = _MAKERS[control](study, conditions, plan)
+        made = _MAKERS[control](study, [*conditions, *more] if control in _OF_ALL else conditions, plan)
         if not made:
             notes.append(f"{control}: {_NOTHING[control]}")
         trials += made

@@ -24,8 +24,9 @@ from leadspan.study.report.write import write_report
 from leadspan.study.sweep import run_trial
 from leadspan.study.tables import percent_interval, print_frontiers, quantity
 from leadspan.training.train import STUDENT_DIR
+from leadspan.worlds.config import ProblemSet, WorldFiles
 from leadspan.worlds.derive_and_verify import DeriveAndVerify
-from leadspan.worlds.files import write_task, write_traces
+from leadspan.worlds.files import write_world
 from leadspan.worlds.tokenizer import build_tokenizer
 
 POLICIES: tuple[dict[str, Any], ...] = (
@@ -87,21 +88,17 @@ def run_demo(directory: Path, seed: int) -> list[RunResult]:
 
 def demo_recipes(directory: Path, seed: int) -> list[Recipe]:
     """Write the world and compose the recipes of teacher, base and students."""
-    world = write_world(directory / "world", seed)
+    world = directory / "world"
+    write_world(WorldFiles(output=world, seed=seed, sets={"long": _set(LONG, NUM_TEST), "short": _set(SHORT, 0)}))
     teacher = _from_scratch("teacher", world / "long.jsonl", directory, seed, TEACHER, TEACHER_TRAINING)
     base = _from_scratch("base", world / "short.jsonl", directory, seed + 1, STUDENT, BASE_TRAINING)
     students = [_student(policy, world, directory, seed) for policy in POLICIES]
     return [teacher, base, *students]
 
 
-def write_world(directory: Path, seed: int) -> Path:
-    """Traces of long and short problems, held-out long problems, and a tokenizer."""
-    long, short = (DeriveAndVerify(min_variables=low, max_variables=high) for low, high in (LONG, SHORT))
-    write_traces(long.problems(NUM_TRAINING, seed=seed, split="train"), directory / "long.jsonl")
-    write_traces(short.problems(NUM_TRAINING, seed=seed, split="train"), directory / "short.jsonl")
-    write_task(long.problems(NUM_TEST, seed=seed, split="test"), directory / "test.jsonl")
-    build_tokenizer().save_pretrained(str(directory / "tokenizer"))
-    return directory
+def _set(num_variables: tuple[int, int], num_problems: int) -> ProblemSet:
+    world = DeriveAndVerify(min_variables=num_variables[0], max_variables=num_variables[1])
+    return ProblemSet(world=world, num_traces=NUM_TRAINING, num_problems=num_problems)
 
 
 def _run_one(recipe: Recipe, title: str, console: Console) -> RunResult:
@@ -127,7 +124,7 @@ def _describe(recipe: Recipe) -> str:
 
 def _common(name: str, directory: Path, seed: int) -> dict[str, Any]:
     world = directory / "world"
-    task = {"name": TASK, "path": str(world / "test.jsonl"), "grader": "exact"}
+    task = {"name": TASK, "path": str(world / "long_test.jsonl"), "grader": "exact"}
     return {
         "name": f"demo {name}",
         "seed": seed,

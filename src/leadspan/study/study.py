@@ -39,14 +39,15 @@ def plan_study(study: Study, place: Path) -> StudyPlan:
     """
     before = _before(study, place)
     fingerprints = Fingerprints({trial.recipe.output: trial.fingerprint for trial in before})
-    found = conditions(study, load_base(study, place))
+    base = load_base(study, place)
+    varied, found = conditions(study.model_copy(update={"more_axes": []}), base), conditions(study, base)
     notes: list[str] = []
     asked = study
     if not all(is_done(trial) for trial in before):
         later = [control for control in study.controls if control in NEED_A_PLAN]
         notes += [f"{control}: planned when the runs that come first are complete" for control in later]
         asked = study.model_copy(update={"controls": [c for c in study.controls if c not in later]})
-    made, missing = controls(asked, found, Planner())
+    made, missing = controls(asked, varied, Planner(), more=found[len(varied) :])
     trials = [Trial(recipe) for condition in found for recipe in over_seeds(study, condition)] + made
     trials, stores = _shared(study, trials, fingerprints, before, notes)
     different: dict[str, Trial] = {}

@@ -91,11 +91,14 @@ def load_base(study: Study, place: Path) -> dict[str, Any]:
 def conditions(study: Study, base: dict[str, Any]) -> list[Recipe]:
     """The recipe of every combination of the axes, at the first seed, equal ones once; the name says what is varied.
 
+    Those of `axes` come first, then those of each set in `more_axes`.
+
     Raises:
         SettingsError: A combination breaks a rule; names it and every fault.
     """
     found: dict[str, Recipe] = {}
-    for names, values in _combinations(study.axes, base):
+    combinations = (found for axes in (study.axes, *study.more_axes) for found in _combinations(axes, base))
+    for names, values in combinations:
         values["seed"] = study.seeds[0]
         recipe = validate(Recipe, values, ", ".join([f"study {study.name}", str(values.get("cut", "")), *names]))
         named = recipe.model_copy(update={"name": ", ".join([recipe.cut.label, *names])})
@@ -126,7 +129,7 @@ def load_before(study: Study, place: Path) -> list[Recipe]:
     Raises:
         SettingsError: One cannot be read or breaks a rule.
     """
-    return [load_recipe(place.parent / path) for path in study.before]
+    return [load_recipe(place.parent / before.recipe, before.settings) for before in study.before]
 
 
 def without_teacher(values: dict[str, Any]) -> None:

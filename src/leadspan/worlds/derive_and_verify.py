@@ -13,41 +13,20 @@ Source: that the first correct derivation falls near the middle of a trace is wh
 observe of real traces; the world makes it a setting.
 """
 
-import hashlib
 import random
 import string
-from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Literal
 
 from pydantic import Field, model_validator
 
-from leadspan.errors import SettingsError
-from leadspan.settings import Settings
-
-Split = Literal["train", "test"]
+from leadspan.worlds.problems import Problem, World
 
 
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """One problem with its trace.
+class DeriveAndVerify(World):
+    """Short programs over digits."""
 
-    Attributes:
-        prompt: Assignments and the question.
-        cot: Derivation and verification, lines separated by line feeds.
-        answer: The value asked for.
-        first_answer: Characters of the chain of thought through the first statement of the answer.
-    """
-
-    prompt: str
-    cot: str
-    answer: str
-    first_answer: int
-
-
-class DeriveAndVerify(Settings):
-    """Shape of the problems."""
-
+    kind: Literal["derive_and_verify"] = "derive_and_verify"
+    """Tag."""
     min_variables: int = Field(default=2, ge=2)
     """Fewest assignments."""
     max_variables: int = Field(default=5, ge=2)
@@ -56,8 +35,6 @@ class DeriveAndVerify(Settings):
     """Values are digits below this."""
     num_names: int = Field(default=8, ge=2, le=26)
     """Variables are drawn in order from so many letters."""
-    num_checks: int = Field(default=1, ge=0)
-    """How often the verification repeats the derivation; more of it moves the first answer forward in the trace."""
 
     @model_validator(mode="after")
     def _fits(self) -> "DeriveAndVerify":
@@ -68,36 +45,13 @@ class DeriveAndVerify(Settings):
             )
         return self
 
-    def problems(self, number: int, seed: int, split: Split) -> list[Problem]:
-        """Distinct problems of one split; every problem belongs to one split for good, by the hash of its prompt.
+    @property
+    def remedy(self) -> str:
+        """How this world is made larger."""
+        return "widen min_variables, max_variables or num_names"
 
-        Args:
-            number: How many.
-            seed: Seed of the draw.
-            split: `test` is a tenth of all problems, `train` the rest.
-
-        Raises:
-            SettingsError: The world has too few distinct problems.
-        """
-        found: dict[str, Problem] = {}
-        for tried, problem in enumerate(self._draws(seed)):
-            if split_of(problem.prompt) == split:
-                found.setdefault(problem.prompt, problem)
-            if len(found) == number:
-                return list(found.values())
-            if tried > 100 * number + 1000:
-                break
-        raise SettingsError(
-            f"derive_and_verify: {number} distinct {split} problems were asked for and {len(found)} found; "
-            "widen min_variables, max_variables or num_names, or ask for fewer"
-        )
-
-    def _draws(self, seed: int) -> Iterator[Problem]:
-        rng = random.Random(f"derive_and_verify:{seed}")
-        while True:
-            yield self._draw(rng)
-
-    def _draw(self, rng: random.Random) -> Problem:
+    def draw(self, rng: random.Random) -> Problem:
+        """A list of assignments, each from the variable before."""
         number = rng.randint(self.min_variables, self.max_variables)
         names = sorted(rng.sample(string.ascii_lowercase[: self.num_names], number))
         first = rng.randrange(self.modulus)
@@ -137,13 +91,3 @@ def evaluate(left: int, operator: str, right: int, modulus: int) -> int:
         case "*":
             return (left * right) % modulus
     raise ValueError(f"operator {operator!r} is none of + - *")
-
-
-def split_of(prompt: str) -> Split:
-    """The split a prompt belongs to."""
-    return "test" if hashlib.sha256(prompt.encode()).digest()[0] < 26 else "train"
-
-
-def first_answer_share(problems: list[Problem]) -> float:
-    """Mean share of the chain of thought, in characters, through the first statement of the answer."""
-    return sum(p.first_answer / len(p.cot) for p in problems) / len(problems)

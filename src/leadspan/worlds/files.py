@@ -2,9 +2,73 @@
 
 import json
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
-from leadspan.worlds.derive_and_verify import Problem
+from leadspan.errors import RunError
+from leadspan.settings import Settings, load_json
+from leadspan.worlds.config import ProblemSet, WorldFiles
+from leadspan.worlds.problems import Problem, first_answer_share
+
+WORLD_FILE = "world.json"
+
+
+class SetRecord(Settings):
+    """What was written of one set."""
+
+    settings: ProblemSet
+    """The set as asked for."""
+    first_answer: float | None
+    """Mean share of the chain of thought, in characters, through the first statement of the answer; absent where the
+    chain of thought never states it."""
+
+
+class WorldRecord(Settings):
+    """The record beside the files of a world, `world.json`."""
+
+    seed: int
+    """Seed of the draw."""
+    sets: dict[str, SetRecord]
+    """The sets by name."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Drawn:
+    traces: list[Problem]
+    held_out: list[Problem]
+
+
+def write_world(wanted: WorldFiles) -> WorldRecord:
+    """Draw all sets, then write them, with a tokenizer that has all their characters, and the record of it.
+
+    Raises:
+        SettingsError: A world has too few distinct problems; nothing has been written then.
+        RunError: The directory holds another world.
+    """
+    from leadspan.worlds.tokenizer import build_tokenizer
+
+    drawn = {name: _draw(asked, wanted.seed) for name, asked in wanted.sets.items()}
+    sets = {
+        name: SetRecord(settings=wanted.sets[name], first_answer=first_answer_share(problems.traces))
+        for name, problems in drawn.items()
+    }
+    record = WorldRecord(seed=wanted.seed, sets=sets)
+    _keep(record, wanted.output / WORLD_FILE)
+    for name, problems in drawn.items():
+        write_traces(problems.traces, wanted.output / f"{name}.jsonl")
+        if problems.held_out:
+            write_task(problems.held_out, wanted.output / f"{name}_test.jsonl")
+    build_tokenizer().save_pretrained(str(wanted.output / "tokenizer"))
+    return record
+
+
+def load_world(directory: Path) -> WorldRecord:
+    """The record of a world.
+
+    Raises:
+        SettingsError: There is none, or it is not one.
+    """
+    return load_json(WorldRecord, directory / WORLD_FILE)
 
 
 def write_traces(problems: Iterable[Problem], path: Path) -> Path:
@@ -15,6 +79,20 @@ def write_traces(problems: Iterable[Problem], path: Path) -> Path:
 def write_task(problems: Iterable[Problem], path: Path) -> Path:
     """Problems as JSON lines with the columns problem and answer."""
     return _write(path, ({"problem": p.prompt, "answer": p.answer} for p in problems))
+
+
+def _keep(record: WorldRecord, path: Path) -> None:
+    """Write the record, unless another one is there: a study may have been run on that world."""
+    if path.exists() and load_json(WorldRecord, path) != record:
+        raise RunError(f"{path}: the directory holds a world of other settings; give another output, or remove it")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(record.model_dump_json(indent=1) + "\n", encoding="utf-8")
+
+
+def _draw(asked: ProblemSet, seed: int) -> _Drawn:
+    world = asked.world
+    held_out = world.problems(asked.num_problems, seed, "test")
+    return _Drawn(world.problems(asked.num_traces, seed, "train"), held_out)
 
 
 def _write(path: Path, rows: Iterable[dict[str, str]]) -> Path:

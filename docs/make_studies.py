@@ -1,0 +1,250 @@
+"""Write the figures of a study's page from its runs: `python docs/make_studies.py STUDY_DIRECTORY PAGE.md`.
+
+Run it where the study was run. What stands between the page's two markers is replaced; the rest is written by hand.
+Every verdict is computed from paired intervals over problems and seeds and expects no outcome. Each is given twice: for
+accuracy, and for the derivation alone (`leadspan.study.derivations`), which needs no ending and no stop.
+"""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from study_questions import QUESTIONS, Claim, Question
+
+from leadspan.errors import LeadspanError
+from leadspan.evaluation.statistics import retention
+from leadspan.results import Interval, RunResult
+from leadspan.study.break_points import BreakPoint, break_points
+from leadspan.study.derivations import with_derivations
+from leadspan.study.frontier import build_frontiers, load_runs
+from leadspan.study.record import StudyRecord, load_study
+from leadspan.study.rows import Frontier, Row
+from leadspan.study.sentences import kept_text
+from leadspan.study.words import MISSING, percent, percent_interval, points, quantity
+from leadspan.worlds.files import load_world
+
+BEGIN, END = "<!-- begin: made by docs/make_studies.py -->", "<!-- end -->"
+TARGET = 0.9
+"""Share of the uncut student's score that a cut must keep."""
+MARGIN = 0.1
+"""Two scores are alike when the interval of their difference lies within so much of each other."""
+
+
+@dataclass(frozen=True, slots=True)
+class Study:
+    """A study's rows by task, for accuracy and for the derivation alone, and by the condition's name."""
+
+    record: StudyRecord
+    accuracy: list[Frontier]
+    derivation: list[Frontier]
+
+    def rows(self, frontiers: Sequence[Frontier]) -> dict[str, Row]:
+        """Rows by the name of their condition."""
+        return {row.runs[0].name: row for frontier in frontiers for row in frontier.rows}
+
+    @property
+    def students(self) -> list[Row]:
+        """The students' rows, for accuracy."""
+        return [row for frontier in self.accuracy for row in frontier.students]
+
+
+def load(directory: Path) -> Study:
+    """Read a study; tasks that only runs before it were evaluated on are left out.
+
+    Raises:
+        LeadspanError: The study, its runs, its samples or its world cannot be read.
+    """
+    runs = [run for run in load_runs([directory]) if run.control != "before"]
+    return Study(load_study(directory), build_frontiers(runs), build_frontiers(with_derivations(runs)))
+
+
+def figures(study: Study) -> str:
+    """All questions of a study, answered from its complete trials."""
+    parts = [_provenance(study), *_saturation(study), _break_points(study)]
+    parts += [_answer(question, study) for question in QUESTIONS[study.accuracy[0].task]]
+    everything = _table(list(study.rows(study.accuracy)), study)
+    return "\n\n".join([*parts, _termination(study), "## All conditions", everything])
+
+
+def _provenance(study: Study) -> str:
+    trials = study.record.trials
+    runs: list[RunResult] = [run for row in study.students for run in row.runs]
+    days = sorted({run.environment["date"][:10] for run in runs})
+    devices = ", ".join(dict.fromkeys(run.train.device for run in runs if run.train))
+    versions = ", ".join(f"{key} {runs[0].environment[key]}" for key in ("leadspan", "torch", "transformers"))
+    first, later = (
+        sum(trial.seconds or 0 for trial in trials if (trial.control == "before") == is_before)
+        for is_before in (True, False)
+    )
+    states = ", ".join(f"{len(study.record.of_state(state))} {state}" for state in ("done", "failed", "waiting"))
+    return (
+        f"Trials: {states}. Seeds {', '.join(map(str, study.record.study['seeds']))}, of the order of examples and of "
+        "random cuts; world, teacher and base are the same for all. "
+        f"{study.students[0].num_problems} held-out problems a task, greedy. {devices}; {versions}; "
+        f"{' to '.join(dict.fromkeys((days[0], days[-1])))}. Wall time of the trials {quantity('seconds', later)} "
+        f"together, of the runs before them {quantity('seconds', first)}. Intervals of 95 % over problems and seeds; "
+        f"two scores are called alike when that of their difference lies within {percent(MARGIN)}."
+    )
+
+
+def _saturation(study: Study) -> list[str]:
+    parts = ["## Does accuracy saturate in p?"]
+    derived = study.rows(study.derivation)
+    for frontier in study.accuracy:
+        for found in _lead_mixes(break_points(frontier, TARGET), frontier):
+            own = [row for row in frontier.rows if row.label in found.rows]
+            names = [row.runs[0].name for row in own]
+            full = frontier.row(own[0].reference)
+            assert full is not None, "a family has a reference"
+            verdict = f"Accuracy: {_from_where(own)} Derivation: {_from_where([derived[name] for name in names])}"
+            ordered = sorted(own, key=lambda row: row.p or 0.0)
+            table = _table([*(row.runs[0].name for row in ordered), full.runs[0].name], study)
+            parts += [f"{frontier.task}, beside `{full.runs[0].name}`. {verdict}", table]
+    return parts
+
+
+def _from_where(rows: Sequence[Row]) -> str:
+    """The smallest tested p that is shown to keep the target."""
+    kept = [row.p for row in rows if row.kept and row.kept.ratio and row.kept.ratio.low >= TARGET and row.p]
+    if not kept:
+        return f"**no tested p below 1 is shown to keep {percent(TARGET)}.**"
+    return f"**p = {min(kept):g} is shown to keep {percent(TARGET)} or more.**"
+
+
+def _break_points(study: Study) -> str:
+    lines = [
+        "## Does the break point follow (|P| + f |CoT|) / T?",
+        "f: share of the chain of thought through the first statement of the answer, by the world's own record; P, "
+        "CoT, T: mean tokens of a trace; measured: the smallest p from which on a mix keeps "
+        f"{percent(TARGET)} of what the uncut student does. The intervals end at tested p.",
+        "| traces | f | P | CoT | T | predicted | of the derivation | of accuracy |\n|:--|--:|--:|--:|--:|--:|:--|:--|",
+    ]
+    for frontier, derived in zip(study.accuracy, study.derivation, strict=True):
+        families = zip(*(_lead_mixes(break_points(one, TARGET), one) for one in (frontier, derived)), strict=True)
+        for accuracy, derivation in families:
+            row = frontier.row(accuracy.rows[0])
+            assert row is not None, "a break point has rows"
+            name = row.runs[0].name.replace(f" {row.p:g}", "", 1)
+            cells = [f"{frontier.task}, `{name}`", *_predicted(row), _place(derivation), _place(accuracy)]
+            lines[-1] += f"\n| {' | '.join(cells)} |"
+    return "\n\n".join(lines)
+
+
+def _lead_mixes(found: Sequence[BreakPoint], frontier: Frontier) -> list[BreakPoint]:
+    """Families of mixes of a lead with at least two p, with a teacher."""
+    recipes = [(point, frontier.row(point.rows[0])) for point in found if len(point.tested) > 1]
+    return [
+        point
+        for point, row in recipes
+        if row and row.cut_kind == "mix" and row.runs[0].recipe["cut"]["policy"]["kind"] == "lead"
+    ]
+
+
+def _predicted(row: Row) -> list[str]:
+    """f, mean tokens of the sections, and LSP*, as they are shown."""
+    traces = Path(row.runs[0].recipe["data"]["train"]["path"])
+    share = load_world(traces.parent).sets[traces.stem].first_answer
+    assert row.cut is not None, "students have counts"
+    prompt, cot = (row.cut.section_tokens_before[name] / row.cut.num_examples for name in ("prompt", "cot"))
+    total = row.cut.tokens_before / row.cut.num_examples
+    place = MISSING if share is None else f"{(prompt + share * cot) / total:.2f}"
+    return [MISSING if share is None else f"{share:.2f}", f"{prompt:.0f}", f"{cot:.0f}", f"{total:.0f}", place]
+
+
+def _place(found: BreakPoint) -> str:
+    if found.measured is None:
+        return found.reason or MISSING
+    return f"{found.measured.value:.2f} [{found.measured.low:.2f}, {found.measured.high:.2f}]"
+
+
+def _answer(question: Question, study: Study) -> str:
+    kinds = {"accuracy": study.rows(study.accuracy), "derivation": study.rows(study.derivation)}
+    known = kinds["accuracy"]
+    claims = [claim for claim in question.claims if {claim.left, claim.right} <= known.keys()]
+    found = {kind: [_judge(claim, rows) for claim in claims] for kind, rows in kinds.items()}
+    verdict = "; ".join(f"{kind}: {_overall([holds for holds, _ in judged])}" for kind, judged in found.items())
+    lines = [f"**By {verdict}.**" if claims else "**Not run.**"]
+    for number, claim in enumerate(claims):
+        told = "; ".join(f"{kind} {judged[number][1]}" for kind, judged in found.items())
+        lines.append(f"- `{claim.left}` {claim.kind} `{claim.right}`? {told}")
+    names = dict.fromkeys(name for claim in claims for name in (claim.left, claim.right))
+    shown = [name for name in dict.fromkeys((*names, *question.shown)) if name in known]
+    return "\n\n".join([f"## {question.text}", lines[0], "\n".join(lines[1:]), _table(shown, study)])
+
+
+def _judge(claim: Claim, rows: dict[str, Row]) -> tuple[bool | None, str]:
+    """Whether a claim holds (None: cannot be told), and the difference in words."""
+    left, right = ([found.correct for found in rows[name].evaluations] for name in (claim.left, claim.right))
+    difference = retention(left, right).difference
+    holds = _is_better(difference) if claim.kind == "better than" else _is_alike(difference)
+    return holds, f"{ {True: 'yes', False: 'no', None: 'cannot be told'}[holds] }, {points(difference)}"
+
+
+def _is_better(difference: Interval) -> bool | None:
+    return True if difference.low > 0 else False if difference.high <= 0 else None
+
+
+def _is_alike(difference: Interval) -> bool | None:
+    if difference.low >= -MARGIN and difference.high <= MARGIN:
+        return True
+    return False if difference.low > 0 or difference.high < 0 else None
+
+
+def _overall(outcomes: Sequence[bool | None]) -> str:
+    if all(outcomes):
+        return "yes"
+    if any(outcomes):
+        return "in part"
+    return "no" if all(outcome is False for outcome in outcomes) else "not shown"
+
+
+def _termination(study: Study) -> str:
+    usual = next(row.runs[0].recipe["supervision"] for row in study.students if row.cut_kind == "full")
+    cuts = [row for row in study.students if row.control is None and row.runs[0].recipe["supervision"] == usual]
+    cuts.sort(key=lambda row: -row.termination.value)
+    names = {
+        "or more": [f"`{row.runs[0].name}`" for row in cuts if row.termination.low >= TARGET],
+        "or fewer": [f"`{row.runs[0].name}`" for row in cuts if row.termination.high < TARGET],
+    }
+    told = [
+        f"Shown to end {percent(TARGET)} of the answers {end}: {', '.join(of) or 'none'}." for end, of in names.items()
+    ]
+    table = _table([row.runs[0].name for row in cuts], study)
+    return "\n\n".join(["## Which policy terminates?", " ".join(told), table])
+
+
+def _table(names: Sequence[str], study: Study) -> str:
+    accuracy, derivation = study.rows(study.accuracy), study.rows(study.derivation)
+    lines = [
+        "| condition | seeds | accuracy | derivation right | terminated | of full's accuracy | tokens | training |",
+        "|:--|--:|--:|--:|--:|--:|--:|--:|",
+    ]
+    for name in dict.fromkeys(names):
+        row, costs = accuracy[name], accuracy[name].costs or {}
+        spent = [quantity(cost, costs[cost].value) if cost in costs else MISSING for cost in ("tokens", "seconds")]
+        scores = (row.accuracy, derivation[name].accuracy, row.termination)
+        cells = [f"`{name}`", str(row.num_seeds), *map(percent_interval, scores), kept_text(row), *spent]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def main() -> int:
+    """Replace what stands between the markers of the page."""
+    directory, page = Path(sys.argv[1]), Path(sys.argv[2])
+    head, begin, rest = page.read_text(encoding="utf-8").partition(BEGIN)
+    _, end, tail = rest.partition(END)
+    if not begin or not end:
+        sys.stderr.write(f"{page}: it lacks the lines {BEGIN} and {END}; add them\n")
+        return 2
+    try:
+        made = figures(load(directory))
+    except LeadspanError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    page.write_text(f"{head}{BEGIN}\n\n{made}\n\n{END}{tail}", encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,44 @@
+"""Write the files of a generated world: traces to train on, held-out problems, a tokenizer."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from leadspan.worlds.files import WorldRecord
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """World, overrides."""
+    parser.add_argument("recipe", type=Path, metavar="WORLD", help="YAML file of the world's sets of problems")
+    parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help="settings that replace the file's")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Write the world and show what was written."""
+    from rich.console import Console
+
+    from leadspan.settings import load_settings
+    from leadspan.worlds.config import WorldFiles
+    from leadspan.worlds.files import write_world
+
+    wanted = load_settings(WorldFiles, options.recipe, options.overrides)
+    console = Console()
+    console.print(_table(write_world(wanted)))
+    console.print(f"world: {wanted.output}", highlight=False, soft_wrap=True)
+
+
+def _table(record: "WorldRecord") -> "Table":
+    from rich.table import Table
+
+    table = Table(title=f"seed {record.seed}", title_justify="left", show_edge=False)
+    for name in ("set", "world", "traces", "held out", "first answer after"):
+        table.add_column(name, justify="left" if name in ("set", "world") else "right")
+    for name, found in record.sets.items():
+        asked, share = found.settings, found.first_answer
+        numbers = (f"{asked.num_traces:,}", f"{asked.num_problems:,}")
+        after = "not in the chain of thought" if share is None else f"{share:.0%} of the chain of thought"
+        table.add_row(name, asked.world.kind, *numbers, after)
+    return table
