@@ -9,7 +9,6 @@ from typing import Any
 import make_studies
 import pytest
 
-from conftest import MakeRun
 from leadspan.errors import RunError
 from leadspan.evaluation.config import TaskSettings
 from leadspan.evaluation.tasks import load_task
@@ -36,7 +35,7 @@ def whole(number: int, problem: Problem) -> str:
 
 
 @pytest.fixture
-def run_in(make_run: MakeRun) -> RunIn:
+def run_in(make_run: Callable[..., RunResult]) -> RunIn:
     """A run on the held-out problems of a world, whose samples say what `answer` gives for each; written to disk."""
 
     def make(place: Path, world: World, answer: Answer, name: str, cut: dict[str, Any], seed: int = 0) -> RunResult:
