@@ -89,6 +89,8 @@ class Study(Settings):
     """Recipes that are run first, one after the other, each for what the trials need (a teacher, a base student)."""
     axes: Axes = Axes()
     """What is varied."""
+    needs: dict[Path, str] = {}
+    """Files and directories that must be there before the study can be planned, each with the command that makes it."""
     seeds: list[Annotated[int, Field(ge=0, lt=2**32)]] = [0, 1, 2]
     """Seeds of every condition."""
     controls: list[Control] = []
