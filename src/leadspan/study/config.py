@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from leadspan.data.truncation import AnyPolicy
+from leadspan.errors import SettingsError
 from leadspan.models.config import ModelSettings
 from leadspan.settings import Settings
 
@@ -115,3 +116,15 @@ class Study(Settings):
         if self.axes.p and not any(getattr(policy, "p", None) or policy.kind == "mix" for policy in self.axes.cut):
             raise ValueError("axes.p is given, but no policy of axes.cut has a p; add one, such as {kind: lead}")
         return self
+
+    def check_needs(self) -> None:
+        """Refuse to go on without what the study says it needs.
+
+        Raises:
+            SettingsError: Something is not there; names the commands that make it.
+        """
+        missing = {path: command for path, command in self.needs.items() if not path.exists()}
+        if missing:
+            places = ", ".join(str(path) for path in missing)
+            commands = ", ".join(f"`{command}`" for command in dict.fromkeys(missing.values()))
+            raise SettingsError(f"study {self.name}: {places}: not there yet; run {commands} first")
