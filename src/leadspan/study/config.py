@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from leadspan.data.truncation import AnyPolicy
+from leadspan.errors import SettingsError
 from leadspan.models.config import ModelSettings
 from leadspan.settings import Settings
 from leadspan.teacher.config import CaptureSettings
@@ -114,6 +115,8 @@ class Study(Settings):
     more_axes: list[Axes] = []
     """Further sets of axes, each crossed by itself, for what need not be combined with everything else. They have the
     seeds and, of the controls, `base` and `teacher`; a condition that occurs twice is run once."""
+    needs: dict[Path, str] = {}
+    """Files and directories that must be there before the study can be planned, each with the command that makes it."""
     seeds: list[Annotated[int, Field(ge=0, lt=2**32)]] = [0, 1, 2]
     """Seeds of every condition."""
     controls: list[Control] = []
@@ -140,3 +143,15 @@ class Study(Settings):
         if not self.seeds:
             raise ValueError("seeds is empty; give at least one, three or more for intervals over seeds")
         return self
+
+    def check_needs(self) -> None:
+        """Refuse to go on without what the study says it needs.
+
+        Raises:
+            SettingsError: Something is not there; names the commands that make it.
+        """
+        missing = {path: command for path, command in self.needs.items() if not path.exists()}
+        if missing:
+            places = ", ".join(str(path) for path in missing)
+            commands = ", ".join(f"`{command}`" for command in dict.fromkeys(missing.values()))
+            raise SettingsError(f"study {self.name}: {places}: not there yet; run {commands} first")

@@ -83,7 +83,7 @@ def export_data(recipe: Recipe, directory: Path) -> Written:
     directory.mkdir(parents=True, exist_ok=True)
     staged = {name: directory / f".{name}.arrow" for name in sets}
     splits = {name: write_rows(examples, staged[name]) for name, examples in sets.items()}
-    DatasetDict(splits).save_to_disk(directory / "dataset")
+    DatasetDict({**splits}).save_to_disk(directory / "dataset")
     files = [directory / "dataset"]
     for name, rows in splits.items():
         files.append(directory / f"{name}.parquet")
