@@ -46,9 +46,8 @@ CODECS: dict[str, dict[str, Any]] = {
     "hidden": {"kind": "hidden"},
     "top_k 50": {"kind": "top_k", "k": 50},
     "sampled 16": {"kind": "sampled", "num_samples": 16},
-    "sampled 24": {"kind": "sampled", "num_samples": 24},
 }
-EPOCHS = {"teacher": 4, "student": 2}
+EPOCHS = {"teacher": 3, "student": 2}
 SAMPLE = 8192
 
 

@@ -60,9 +60,7 @@ class PreparedData:
 
 def prepare_data(recipe: Recipe) -> PreparedData:
     """Tokenise (or reuse), split, cut and weigh the data of a recipe."""
-    renderer = Renderer(load_tokenizer(recipe.tokenizer_path, recipe.tokenizer_revision), recipe.data.rendering)
-    with process_state().main_process_first():
-        splits = split(recipe.data, renderer, recipe.seed)
+    renderer, splits = prepare_splits(recipe)
     stop, seed = renderer.stop_token_id, recipe.seed
     examples = training_examples(recipe, splits, renderer, recipe.cut)
     validation = None
@@ -70,6 +68,13 @@ def prepare_data(recipe: Recipe) -> PreparedData:
         of_all = recipe.supervision.model_copy(update={"token_selection": None})
         validation = Examples(splits.validation, Full(), of_all, stop, seed, "validation set")
     return PreparedData(renderer, splits, examples, validation)
+
+
+def prepare_splits(recipe: Recipe) -> tuple[Renderer, Splits]:
+    """Tokenise (or reuse) and split the data of a recipe."""
+    renderer = Renderer(load_tokenizer(recipe.tokenizer_path, recipe.tokenizer_revision), recipe.data.rendering)
+    with process_state().main_process_first():
+        return renderer, split(recipe.data, renderer, recipe.seed)
 
 
 def training_examples(recipe: Recipe, splits: Splits, renderer: Renderer, policy: Policy) -> Examples:
