@@ -197,4 +197,5 @@ def test_a_study_of_recipes_with_a_store_goes_by_its_manifest(tmp_path: Path) ->
 def test_a_capture_has_what_trials_at_one_time_have() -> None:
     each = LocalExecutor(trials_at_once=4, gpus_per_trial=2, ranks_per_trial=2)
     assert _whole_machine(each) == LocalExecutor(trials_at_once=1, gpus_per_trial=8, ranks_per_trial=8)
-    assert _whole_machine(LocalExecutor(trials_at_once=2, threads_per_trial=1)) == LocalExecutor()
+    assert _whole_machine(LocalExecutor(trials_at_once=2)) == LocalExecutor()
+    assert _whole_machine(LocalExecutor(trials_at_once=3, threads_per_trial=2)) == LocalExecutor(threads_per_trial=6)
