@@ -18,10 +18,12 @@ def test_a_study_on_two_ray_workers(tmp_path: Path) -> None:
     try:
         executor = {"kind": "ray", "cpus_per_trial": 1}
         cuts = [{"kind": "full"}, {"kind": "lead", "p": 0.5}, {"kind": "lead", "p": 0.01}]
-        study, place = toy_study(tmp_path, axes={"cut": cuts}, controls=["base"], executor=executor)
+        changes = {"axes": {"cut": cuts}, "controls": ["base"], "store": {"codec": {"kind": "top_k", "k": 9}}}
+        study, place = toy_study(tmp_path, executor=executor, **changes)
         record = run_study(study, place, Console(quiet=True))
         states = {trial.name: trial.state for trial in record.trials}
         assert states == {"base": "done", "full": "done", "lead 0.5": "done", "lead 0.01": "failed"}
+        assert [capture.state for capture in record.captures] == ["done"]
         assert "leaves no weighted position" in record.trials[-1].message
         again = run_study(study, place, Console(quiet=True))
         assert [trial.fingerprint for trial in again.of_state("done")] == [

@@ -10,7 +10,7 @@ from leadspan.data.examples import Examples
 from leadspan.data.sections import Renderer
 from leadspan.data.supervision import Supervision
 from leadspan.data.truncation import Full, Policy
-from leadspan.errors import SettingsError
+from leadspan.errors import DataError, SettingsError
 from leadspan.losses.defined import check_codec
 from leadspan.models.config import ModelSettings
 from leadspan.pipeline import prepare_splits
@@ -95,7 +95,10 @@ def prepare_capture(
 
 
 def _sources(asked: Sequence[tuple[Recipe, Policy]]) -> tuple[Renderer, list[Examples]]:
-    """Training traces under each cut, all positions weighted, and validation traces whole; equal ones once."""
+    """Training traces under each cut, all positions weighted, and validation traces whole; equal ones once.
+
+    One cut among several that leaves nothing is left out: its own trial will say so.
+    """
     first = asked[0][0]
     by_data: dict[str, dict[Policy, Recipe]] = {}
     for recipe, policy in asked:
@@ -115,7 +118,12 @@ def _sources(asked: Sequence[tuple[Recipe, Policy]]) -> tuple[Renderer, list[Exa
                     f"{recipe.name}: its {name} is not that of {first.name}; capture a store of its own"
                 )
         stop, seed = renderer.stop_token_id, recipe.seed
-        sources += [Examples(splits.train, cut, _EVERYTHING, stop, seed, "training set") for cut in by_policy]
+        for cut in by_policy:
+            try:
+                sources.append(Examples(splits.train, cut, _EVERYTHING, stop, seed, "training set"))
+            except DataError:
+                if len(asked) == 1:
+                    raise
         if splits.validation is not None:
             sources.append(Examples(splits.validation, Full(), _EVERYTHING, stop, seed, "validation set"))
     return renderers[0], sources
