@@ -63,7 +63,7 @@ def recipe(directory: Path, tokenizer: Path, name: str, **changes: Any) -> Recip
             "max_tokens": 1024,
             "max_refused_share": 1,
             "cache_dir": str(directory / "cache"),
-            "num_train": 48,
+            "num_train": changes.pop("num_train", 48),
             "num_validation": 4,
         },
         "training": training,

@@ -14,24 +14,26 @@ from typing import Any
 from datasets import Dataset
 
 from leadspan.audit.prepared import Searched, search_first_answers, with_first_answers
+from leadspan.costs.flops import ModelShape, head_only
 from leadspan.costs.timing import Calibration
 from leadspan.data.examples import Examples
 from leadspan.data.prepare import Splits, split
 from leadspan.data.sections import Renderer
 from leadspan.data.selection import RandomTokens, ScoredSelection
 from leadspan.data.truncation import Full, Policy
-from leadspan.errors import ModelError, RunError
+from leadspan.errors import ModelError, RunError, TargetsError
 from leadspan.evaluation.evaluate import evaluate_model
 from leadspan.evaluation.tasks import load_task
 from leadspan.losses.defined import check_codec
 from leadspan.models.config import ModelSettings, Pretrained
 from leadspan.models.identity import weights_id
 from leadspan.models.loading import load_tokenizer
+from leadspan.models.shapes import shape_from
 from leadspan.recipe import Recipe
 from leadspan.results import RUN_FILE, EvalResult, Prediction, RunResult, load_run, save_run
 from leadspan.settings import dump_yaml, load_json
-from leadspan.teacher.config import StoredTargets
-from leadspan.teacher.fit import check_same_origin
+from leadspan.teacher.config import Hidden, StoredTargets
+from leadspan.teacher.fit import check_same_origin, stored_head
 from leadspan.teacher.manifest import Manifest, read_joined
 from leadspan.teacher.store import TargetStore
 from leadspan.training.prediction import CostModel, cost_model, predict
@@ -62,9 +64,7 @@ class PreparedData:
 
 def prepare_data(recipe: Recipe) -> PreparedData:
     """Tokenise (or reuse), split, cut and weigh the data of a recipe."""
-    renderer = Renderer(load_tokenizer(recipe.tokenizer_path, recipe.tokenizer_revision), recipe.data.rendering)
-    with process_state().main_process_first():
-        splits = split(recipe.data, renderer, recipe.seed)
+    renderer, splits = prepare_splits(recipe)
     stop, seed = renderer.stop_token_id, recipe.seed
     examples = training_examples(recipe, splits, renderer, recipe.cut)
     validation = None
@@ -72,6 +72,13 @@ def prepare_data(recipe: Recipe) -> PreparedData:
         of_all = recipe.supervision.model_copy(update={"token_selection": None})
         validation = Examples(splits.validation, Full(), of_all, stop, seed, "validation set")
     return PreparedData(renderer, splits, examples, validation)
+
+
+def prepare_splits(recipe: Recipe) -> tuple[Renderer, Splits]:
+    """Tokenise (or reuse) and split the data of a recipe."""
+    renderer = Renderer(load_tokenizer(recipe.tokenizer_path, recipe.tokenizer_revision), recipe.data.rendering)
+    with process_state().main_process_first():
+        return renderer, split(recipe.data, renderer, recipe.seed)
 
 
 def training_examples(recipe: Recipe, splits: Splits, renderer: Renderer, policy: Policy) -> Examples:
@@ -97,10 +104,22 @@ def cost_model_of(recipe: Recipe, renderer: Renderer, num_ranks: int | None = No
     """What the cost of a recipe depends on besides its examples; of `plan.num_ranks` ranks unless told otherwise."""
     machine = recipe.plan if num_ranks is None else recipe.plan.model_copy(update={"num_ranks": num_ranks})
     entries = len(renderer.tokenizer)
-    teacher = None if isinstance(recipe.targets, StoredTargets) else recipe.teacher
+    teacher = _head_of_store(recipe) if isinstance(recipe.targets, StoredTargets) else recipe.teacher
     return cost_model(
         recipe.student, teacher, recipe.training, recipe.loss, machine, entries, recipe.seed, _scored(recipe)
     )
+
+
+def _head_of_store(recipe: Recipe) -> ModelShape | None:
+    """The teacher's head that a recipe's store has; of one that is not there yet, as `capture` would write it."""
+    assert isinstance(recipe.targets, StoredTargets), "asked for by recipes that have one"
+    try:
+        return stored_head(read_joined(recipe.targets.path))
+    except TargetsError:
+        if recipe.teacher is None or not isinstance(recipe.capture.codec, Hidden):
+            return None
+    shape = shape_from(recipe.teacher)
+    return head_only(shape.hidden_size, shape.vocab_size)
 
 
 def training_inputs(recipe: Recipe, data: PreparedData, say: Callable[[str], None]) -> TrainingInputs:

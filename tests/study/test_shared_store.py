@@ -22,7 +22,7 @@ from studies import toy_study
 from toys import tiny
 
 QUIET = Console(quiet=True)
-LEADS = {"cut": [{"kind": "full"}, {"kind": "lead"}], "p": [0.25, 0.5, 0.75]}
+LEADS = [{"kind": "full"}, {"kind": "lead"}]
 OTHERS = [
     {"kind": "tail", "p": 0.5},
     {"kind": "schedule", "policy": {"kind": "middle"}, "start": 0.4, "end": 0.8, "num_stages": 2},
@@ -51,30 +51,26 @@ def with_store(directory: Path, **changes: Any) -> tuple[Any, Path]:
 def test_trials_from_one_capture_are_those_of_a_live_teacher(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Four lead cuts, cuts that change the context, and a control without a teacher; two seeds, so two splits."""
-    axes = {"cut": [*LEADS["cut"], *OTHERS], "p": LEADS["p"]}
-    changes = {
-        "axes": axes,
-        "seeds": [0, 1],
-        "controls": ["cross_entropy"],
-        "executor": {"kind": "local", "trials_at_once": 2},
-    }
+    """Uncut, and a tail and a schedule that change the context; two seeds, so two splits."""
+    axes = {"cut": [{"kind": "full"}, *OTHERS]}
+    executor = {"kind": "local", "trials_at_once": 2}
+    changes: dict[str, Any] = {"axes": axes, "seeds": [0, 1], "executor": executor}
     study, place = with_store(tmp_path, **changes)
     place.write_text(dump_yaml(study))
     assert main(["study", str(place), "--dry-run"]) == 0
     shown = capsys.readouterr().out
-    assert "hidden: serves 12 trials" in shown and "of them for cuts that change the context" in shown
+    assert "hidden: serves 6 trials" in shown and "of them for cuts that change the context" in shown
     assert not (tmp_path / "study").exists()
     assert main(["study", str(place)]) == 0
-    assert "hidden: served 12 trials" in capsys.readouterr().out
+    assert "hidden: served 6 trials" in capsys.readouterr().out
     live, _ = toy_study(tmp_path, **changes, output=str(tmp_path / "live"))
     run_study(live, place, QUIET)
     found, expected = losses(study.output), losses(live.output)
-    assert found.keys() == expected.keys() and len(found) == 24
+    assert found.keys() == expected.keys() and len(found) == 6
     for title, values in expected.items():
         assert found[title] == pytest.approx(values, rel=1e-5), title
     (capture,) = load_study(study.output).captures
-    assert capture.state == "done" and capture.num_trials == 12 and capture.seconds and capture.flops
+    assert capture.state == "done" and capture.num_trials == 6 and capture.seconds and capture.flops
     store = TargetStore(study.output / capture.directory)
     assert store.verify() == len(store) and capture.num_positions == store.manifest.num_positions
     assert load_study(live.output).captures == []
@@ -89,7 +85,7 @@ def test_a_capture_is_made_once_mended_and_added_to(tmp_path: Path) -> None:
     assert len(before) > 2
     assert run_study(study, place, QUIET).captures[0].state == "done" and shards(study.output) == before
     # a smaller cut needs nothing, another context only its own sequences, and what is done stays done
-    study, place = with_store(tmp_path, axes={"cut": [*LEADS["cut"], OTHERS[0]], "p": [0.3, 0.5]})
+    study, place = with_store(tmp_path, axes={"cut": [*LEADS, OTHERS[0]], "p": [0.3, 0.5]})
     (store,) = plan_study(study, place).stores
     job = missing(store)
     assert job is not None and job.sequences.num_apart == len(job.sequences) > 0
@@ -97,7 +93,7 @@ def test_a_capture_is_made_once_mended_and_added_to(tmp_path: Path) -> None:
     next(study.output.glob(f"store/*/*/shards/{gone}")).unlink()
     with pytest.raises(Exception, match=f"{gone}: missing"):
         TargetStore(store.directory)
-    small, _ = with_store(tmp_path, axes={"cut": LEADS["cut"], "p": [0.3, 0.5]})
+    small, _ = with_store(tmp_path, axes={"cut": LEADS, "p": [0.3, 0.5]})
     record = run_study(small, place, QUIET)
     assert {t.state for t in record.trials} == {"done"}
     assert {name for name, time in shards(study.output).items() if time != before[name]} == {gone}
@@ -201,4 +197,5 @@ def test_a_study_of_recipes_with_a_store_goes_by_its_manifest(tmp_path: Path) ->
 def test_a_capture_has_what_trials_at_one_time_have() -> None:
     each = LocalExecutor(trials_at_once=4, gpus_per_trial=2, ranks_per_trial=2)
     assert _whole_machine(each) == LocalExecutor(trials_at_once=1, gpus_per_trial=8, ranks_per_trial=8)
-    assert _whole_machine(LocalExecutor(trials_at_once=2, threads_per_trial=1)) == LocalExecutor()
+    assert _whole_machine(LocalExecutor(trials_at_once=2)) == LocalExecutor()
+    assert _whole_machine(LocalExecutor(trials_at_once=3, threads_per_trial=2)) == LocalExecutor(threads_per_trial=6)

@@ -1,5 +1,6 @@
 import json
 import pickle
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,8 +20,11 @@ from leadspan.losses.defined import check_codec
 from leadspan.models.loading import load_model
 from leadspan.pipeline import check_loss, prepare_data
 from leadspan.recipe import Recipe
+from leadspan.study.capture import run_capture
+from leadspan.study.capture_job import prepare_capture
 from leadspan.teacher.live import freeze, live_targets, teacher_logits
 from leadspan.teacher.manifest import read_manifest, write_manifest
+from leadspan.teacher.merge import merge_stores
 from leadspan.teacher.shards import ShardReader, ShardWriter
 from leadspan.teacher.store import TargetStore
 from leadspan.teacher.targets import DenseTargets, SparseTargets
@@ -38,7 +42,9 @@ def under(recipe: Recipe, policy: Policy, supervision: Supervision | None = None
     return Examples(data.splits.train, policy, supervision or Supervision(), stop, recipe.seed, "training set")
 
 
-def both(recipe: Recipe, store: TargetStore, examples: Examples, count: int = 5) -> tuple[torch.Tensor, torch.Tensor]:
+def logits_of(
+    recipe: Recipe, store: TargetStore, examples: Examples, count: int = 5
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Logits of some examples, live and stored."""
     assert recipe.teacher is not None
     teacher = freeze(load_model(recipe.teacher, torch.float32))
@@ -53,14 +59,14 @@ def both(recipe: Recipe, store: TargetStore, examples: Examples, count: int = 5)
 @pytest.mark.parametrize("prompt", [0, 1], ids=["cot and answer", "everything"])
 def test_one_capture_serves_every_smaller_lead_cut_and_supervision(full, p: float, prompt: int) -> None:
     recipe, store = full
-    live, read = both(recipe, store, under(recipe, Lead(p=p), Supervision(prompt=prompt)))
+    live, read = logits_of(recipe, store, under(recipe, Lead(p=p), Supervision(prompt=prompt)))
     torch.testing.assert_close(read, live, rtol=1e-5, atol=1e-5)
 
 
 def test_an_appended_end_of_turn_and_a_mix_are_served(full) -> None:
     recipe, store = full
     for policy in (Lead(p=0.4, stop="append_eos"), Mix(policy=Lead(p=0.5), whole_share=0.5)):
-        live, read = both(recipe, store, under(recipe, policy))
+        live, read = logits_of(recipe, store, under(recipe, policy))
         torch.testing.assert_close(read, live, rtol=1e-5, atol=1e-5)
 
 
@@ -81,7 +87,7 @@ def test_a_cut_that_changes_the_context_can_be_captured_beside_the_others(tmp_pa
     assert data.splits.validation is not None
     assert len(store) == 2 * len(data.splits.train) + len(data.splits.validation)
     for policy in (Lead(p=0.75), Lead(p=0.3), Tail(p=0.5)):
-        live, read = both(recipe, store, under(recipe, policy))
+        live, read = logits_of(recipe, store, under(recipe, policy))
         torch.testing.assert_close(read, live, rtol=1e-5, atol=1e-5)
     with pytest.raises(TargetsError, match=r"is shorter than what is needed; capture with this cut in capture\.cuts"):
         store.find(under(recipe, Full())[0])
@@ -290,15 +296,38 @@ def test_one_flipped_bit_anywhere_is_found(full, tmp_path: Path) -> None:
     assert noticed > 40
 
 
+@pytest.mark.parametrize("is_short", [False, True], ids=["flipped", "short"])
 @pytest.mark.parametrize("name", ["manifest.json", "head.safetensors"])
-def test_a_flipped_bit_in_manifest_or_head_is_found(full, tmp_path: Path, name: str) -> None:
+def test_a_damaged_manifest_or_head_is_found(full, tmp_path: Path, name: str, is_short: bool) -> None:
     _, store = full
     broken = copy_of(store, tmp_path / "store")
     content = bytearray((broken / name).read_bytes())
     content[len(content) // 2] ^= 1
-    (broken / name).write_bytes(bytes(content))
+    (broken / name).write_bytes(bytes(content[:-5] if is_short else content))
     with pytest.raises(CacheError, match=rf"{name}.*(damaged|cannot be read)"):
         TargetStore(broken).verify()
+
+
+def test_parts_of_a_store_are_read_as_one_and_must_belong_together(full, tmp_path: Path) -> None:
+    recipe, store = full
+    changes = {"cut": {"kind": "tail", "p": 0.5}, "capture": recipe.capture.model_copy(update={"path": tmp_path / "b"})}
+    run_capture(prepare_capture(Recipe.model_validate(recipe.model_dump() | changes)), lambda text: None)
+    tail = TargetStore(tmp_path / "b")
+    (tmp_path / "both").mkdir()
+    for part in (store, tail):
+        shutil.copytree(part.directory, tmp_path / "both" / f"part {len(part)} {part.manifest.plan_hash}")
+    both = TargetStore(tmp_path / "both")
+    assert both.verify() == len(both) == len(store) + len(tail)
+    assert both.manifest.num_positions == store.manifest.num_positions + tail.manifest.num_positions
+    for policy in (Lead(p=0.6), Tail(p=0.5)):
+        live, read = logits_of(recipe, both, under(recipe, policy))
+        torch.testing.assert_close(read, live, rtol=1e-5, atol=1e-5)
+    merged = merge_stores([both.directory], tmp_path / "merged")
+    assert merged.num_sequences == TargetStore(tmp_path / "merged").verify() < len(both)  # validation was in both
+    _, other = captured(tmp_path / "other", codec={"kind": "top_k", "k": 4})
+    shutil.copytree(other.directory, tmp_path / "both" / "z")
+    with pytest.raises(TargetsError, match="z: codec is"):
+        TargetStore(tmp_path / "both")
 
 
 def test_the_manifest_says_what_it_is(full) -> None:

@@ -66,9 +66,9 @@ def _table(found: "Estimate", speed: float) -> "Table":
     left = duration(found.num_positions / speed)
     table = Table(
         title=f"{found.num_sequences:,} sequences, {found.num_positions:,} positions; "
-        f"about {left} at {speed:,.0f} tokens/s (codec of the first row)",
-        caption=f"KL lost: of {found.kl:.4g} nats a position between teacher and student at its start, "
-        f"on {found.sample_positions:,} positions; ± one standard error",
+        f"about {left} at {speed:,.0f} tokens/s with {found.codecs[0].codec.label}",
+        caption=f"KL lost: of {found.kl:.4g} nats a position between teacher and student at its start, at temperature "
+        f"1, on {found.sample_positions:,} positions; ± one standard error. The first codec is that of capture.codec.",
         title_justify="left",
         caption_justify="left",
         show_edge=False,

@@ -61,6 +61,11 @@ class ModelShape:
         return self.hidden_size * self.vocab_size
 
     @property
+    def is_head_only(self) -> bool:
+        """Whether there is no body: hidden states come from a store."""
+        return self.num_params == self.head_params
+
+    @property
     def trained_params(self) -> int:
         """Weights that get a gradient."""
         return self.adapter_params or self.num_params
@@ -78,6 +83,11 @@ class ExampleSize(NamedTuple):
     tokens: int
     weighted: int
     scored: int = 0
+
+
+def head_only(hidden_size: int, vocab_size: int) -> ModelShape:
+    """The head of a teacher whose final hidden states are read from a store: weights and logits, no body."""
+    return ModelShape(0, (), (), hidden_size, vocab_size, num_params=hidden_size * vocab_size)
 
 
 def positions_seen(length: int, window: int | None) -> int:
@@ -116,7 +126,7 @@ def training_flops(
 
     Args:
         student: Shape of the student; with adapters, its own weights are frozen.
-        teacher: Shape of a live teacher; None for none.
+        teacher: Shape of a live teacher, or of its head where hidden states are stored; None for none.
         examples: Size of each example; scoring costs the heads once more, forward.
         recompute: Whether gradient checkpointing repeats the student's forward pass.
     """

@@ -66,7 +66,7 @@ class MemoryModel:
 
     Attributes:
         student: Its shape, adapters included.
-        teacher: Shape of a live teacher, or None.
+        teacher: Shape of a live teacher, or of its head where hidden states are stored; or None.
         student_activations: Bytes a token.
         teacher_activations: Bytes a token of a live teacher's forward pass, or None.
         use_bf16: bfloat16 autocast, and a bfloat16 teacher; else float32.
@@ -143,8 +143,13 @@ class MemoryModel:
             optimizer=self._share(_MOMENTS * student.trained_params),
             activations=activations,
             logits=logits,
-            teacher=0 if teacher is None else self._share(width * teacher.num_params) + self._gathered_teacher,
+            teacher=0 if teacher is None else self._teacher(width * teacher.num_params),
         )
+
+    def _teacher(self, size: int) -> int:
+        """A stored head is whole on every rank."""
+        assert self.teacher is not None, "the caller asks for its weights"
+        return size if self.teacher.is_head_only else self._share(size) + self._gathered_teacher
 
     @property
     def _gradients(self) -> int:

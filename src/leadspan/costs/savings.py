@@ -67,7 +67,7 @@ def saving(cost: Callable[[On], float]) -> Saving:
 def flops_with(on: On, load: Workload, student: ModelShape, teacher: ModelShape | None, recompute: bool) -> int:
     """Operations of a run with some of the measures; padding and positions without a loss count as they would."""
     examples = [example for batch in _shaped(on, load) for example in batch]
-    return training_flops(student, None if "store" in on else teacher, examples, recompute).total
+    return training_flops(student, _left_by(on, teacher), examples, recompute).total
 
 
 def memory_with(on: On, load: Workload, model: MemoryModel) -> int:
@@ -82,9 +82,14 @@ def memory_with(on: On, load: Workload, model: MemoryModel) -> int:
     return peak
 
 
+def _left_by(on: On, teacher: ModelShape | None) -> ModelShape | None:
+    """What a store leaves of a teacher: nothing, or the head that a store of hidden states has left already."""
+    return teacher if "store" not in on or (teacher and teacher.is_head_only) else None
+
+
 def _with_logits(on: On, model: MemoryModel, size: BatchSize) -> int:
     if "store" in on:
-        model = replace(model, teacher=None, teacher_activations=None)
+        model = replace(model, teacher=_left_by(on, model.teacher), teacher_activations=None)
     if "chunked_loss" not in on:
         model = replace(model, chunk_tokens=size.weighted)
     return model.peak(size).total

@@ -10,10 +10,10 @@ from leadspan.data.examples import Examples
 from leadspan.data.sections import Renderer
 from leadspan.data.supervision import Supervision
 from leadspan.data.truncation import Full, Policy
-from leadspan.errors import SettingsError
+from leadspan.errors import DataError, SettingsError
 from leadspan.losses.defined import check_codec
 from leadspan.models.config import ModelSettings
-from leadspan.pipeline import PreparedData, prepare_data, training_rows
+from leadspan.pipeline import prepare_splits, training_rows
 from leadspan.recipe import Recipe
 from leadspan.teacher.capture_plan import CapturePlan, plan_capture
 from leadspan.teacher.config import StoredTargets
@@ -83,45 +83,48 @@ def prepare_capture(
     place = f"capture.codec {settings.codec.label}"
     for served in (recipe, *others):
         check_codec(served.loss, settings.codec, settings.temperatures, settings.temperatures, place)
-    data = prepare_data(recipe)
-    sources = _sources(recipe, data, cuts or settings.cuts or [recipe.cut])
-    for other in _distinct(recipe, others):
-        if other.teacher != recipe.teacher:
-            raise SettingsError(f"{other.name}: its teacher is not that of {recipe.name}; capture a store of its own")
-        more = prepare_data(other)
-        for name in ("tokenizer_hash", "template_hash"):
-            if getattr(more.renderer, name) != getattr(data.renderer, name):
-                raise SettingsError(
-                    f"{other.name}: its {name} is not that of {recipe.name}; capture a store of its own"
-                )
-        sources += _sources(other, more, [other.cut])
+    asked = [(recipe, policy) for policy in cuts or settings.cuts or [recipe.cut]]
+    asked += [(other, other.cut) for other in others]
+    renderer, sources = _sources(asked)
     sequences = longest_sequences(sources)
     if stored is not None:
         sequences = sequences.without(stored)
     plan = plan_capture(sequences, settings, recipe.seed)
     dtype = torch.bfloat16 if uses_bf16(recipe.training) else torch.float32
-    return Capture(recipe, recipe.teacher, data.renderer, sequences, plan, dtype)
+    return Capture(recipe, recipe.teacher, renderer, sequences, plan, dtype)
 
 
-def _sources(recipe: Recipe, data: PreparedData, cuts: Sequence[Policy]) -> list[Examples]:
-    """Training traces under each cut, all positions weighted, and validation traces whole."""
-    stop, seed = data.renderer.stop_token_id, recipe.seed
-    sources = [
-        Examples(training_rows(recipe, data.splits, data.renderer, cut), cut, _EVERYTHING, stop, seed, "training set")
-        for cut in cuts
-    ]
-    if data.splits.validation is not None:
-        sources.append(Examples(data.splits.validation, Full(), _EVERYTHING, stop, seed, "validation set"))
-    return sources
+def _sources(asked: Sequence[tuple[Recipe, Policy]]) -> tuple[Renderer, list[Examples]]:
+    """Training traces under each cut, all positions weighted, and validation traces whole; equal ones once.
 
-
-def _distinct(recipe: Recipe, others: Sequence[Recipe]) -> list[Recipe]:
-    """Other recipes once per data, seed and cut: what else differs asks for the same sequences."""
-
-    def key(of: Recipe) -> str:
-        return f"{of.tokenizer_path} {of.model_dump_json(include={'data', 'seed', 'cut'})}"
-
-    found = {key(other): other for other in others}
-    if not recipe.capture.cuts:
-        found.pop(key(recipe), None)
-    return list(found.values())
+    One cut among several that leaves nothing is left out: its own trial will say so.
+    """
+    first = asked[0][0]
+    by_data: dict[str, dict[Policy, Recipe]] = {}
+    for recipe, policy in asked:
+        if recipe.teacher != first.teacher:
+            raise SettingsError(f"{recipe.name}: its teacher is not that of {first.name}; capture a store of its own")
+        key = f"{recipe.tokenizer_path} {recipe.tokenizer_revision} {recipe.model_dump_json(include={'data', 'seed'})}"
+        by_data.setdefault(key, {}).setdefault(policy, recipe)
+    sources: list[Examples] = []
+    renderers: list[Renderer] = []
+    for by_policy in by_data.values():
+        recipe = next(iter(by_policy.values()))
+        renderer, splits = prepare_splits(recipe)
+        renderers.append(renderer)
+        for name in ("tokenizer_hash", "template_hash"):
+            if getattr(renderer, name) != getattr(renderers[0], name):
+                raise SettingsError(
+                    f"{recipe.name}: its {name} is not that of {first.name}; capture a store of its own"
+                )
+        stop, seed = renderer.stop_token_id, recipe.seed
+        for cut in by_policy:
+            try:
+                rows = training_rows(recipe, splits, renderer, cut)
+                sources.append(Examples(rows, cut, _EVERYTHING, stop, seed, "training set"))
+            except DataError:
+                if len(asked) == 1:
+                    raise
+        if splits.validation is not None:
+            sources.append(Examples(splits.validation, Full(), _EVERYTHING, stop, seed, "validation set"))
+    return renderers[0], sources

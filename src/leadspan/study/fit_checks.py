@@ -1,5 +1,6 @@
 """Checks of what must fit each other: tokenizers, templates, heads, the end of a turn, the store, disk and memory."""
 
+import contextlib
 import shutil
 from collections.abc import Iterator
 
@@ -14,6 +15,8 @@ from leadspan.models.loading import check_vocabularies, load_tokenizer
 from leadspan.pipeline import open_store
 from leadspan.study.patient import Check, Patient, Verdict, models_of
 from leadspan.teacher.config import StoredTargets
+from leadspan.teacher.fit import stored_head
+from leadspan.teacher.manifest import read_joined
 
 _CHECKPOINTS = 3
 
@@ -112,6 +115,10 @@ def room(patient: Patient) -> Iterator[Check]:
     if patient.teacher is not None and not isinstance(patient.recipe.targets, StoredTargets):
         width = 2 if patient.device.type == "cuda" else 4
         needed += width * sum(p.numel() for p in patient.teacher.parameters())
+    if isinstance(patient.recipe.targets, StoredTargets):
+        with contextlib.suppress(LeadspanError):  # told by the check of the store
+            head = stored_head(read_joined(patient.recipe.targets.path))
+            needed += 0 if head is None else (2 if patient.device.type == "cuda" else 4) * head.num_params
     held = sum(4 * sum(p.numel() for p in model.parameters()) for _, _, model in models_of(patient))
     if patient.device.type == "cuda":
         available = torch.cuda.mem_get_info(patient.device)[0] + held

@@ -147,9 +147,9 @@ def _whole_machine(executor: Executor) -> Executor:
     """What a capture may use: all that the trials at one time may."""
     if isinstance(executor, RayExecutor):
         return executor
-    number = executor.trials_at_once
+    number, threads = executor.trials_at_once, executor.threads_per_trial
     if not executor.gpus_per_trial:
-        return executor.model_copy(update={"trials_at_once": 1, "threads_per_trial": None})
+        return executor.model_copy(update={"trials_at_once": 1, "threads_per_trial": threads and number * threads})
     gpus = number * executor.gpus_per_trial
     return executor.model_copy(update={"trials_at_once": 1, "gpus_per_trial": gpus, "ranks_per_trial": gpus})
 

@@ -2,8 +2,10 @@
 
 from typing import Any
 
+from leadspan.costs.flops import ModelShape, head_only
 from leadspan.errors import TargetsError
-from leadspan.teacher.manifest import check_same
+from leadspan.teacher.config import Hidden
+from leadspan.teacher.manifest import Manifest, check_same
 from leadspan.teacher.store import TargetStore
 
 
@@ -36,3 +38,8 @@ def check_same_origin(store: TargetStore, identity: dict[str, Any]) -> None:
     """
     place = f"{store.directory}, captured from {store.manifest.teacher}"
     check_same(store.manifest.model_dump(mode="json"), identity, place)
+
+
+def stored_head(manifest: Manifest) -> ModelShape | None:
+    """Shape of the teacher's head, which training computes logits with; None for a store that needs none."""
+    return head_only(manifest.hidden_size, manifest.num_tokens) if isinstance(manifest.codec, Hidden) else None

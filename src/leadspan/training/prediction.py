@@ -31,7 +31,7 @@ class CostModel:
 
     Attributes:
         student: Shape of the student for counting operations: its head has the rows that are compared.
-        teacher: The same of a live teacher, or None.
+        teacher: The same of a live teacher, or of the head that a store of hidden states has; or None.
         memory: Memory of a step.
         training: Batches and epochs.
         machine: Devices, price, calibration.
@@ -58,7 +58,7 @@ class CostModel:
 
 def cost_model(
     student: ModelSettings,
-    teacher: ModelSettings | None,
+    teacher: ModelSettings | ModelShape | None,
     training: TrainingSettings,
     loss: LossSettings,
     machine: PlanSettings,
@@ -70,7 +70,7 @@ def cost_model(
 
     Args:
         student: Where the student comes from.
-        teacher: A live teacher, or None.
+        teacher: A live teacher, the shape of its head where hidden states are stored, or None.
         training: Precision, checkpointing, adapters, batches.
         loss: Chunk of logits.
         machine: Devices of the planned run.
@@ -82,7 +82,9 @@ def cost_model(
         ModelError: A config cannot be read, or its model not be traced.
     """
     use_bf16 = _will_use_bf16(training, machine)
-    own, other = shape_from(student), None if teacher is None else shape_from(teacher)
+    own = shape_from(student)
+    live = None if isinstance(teacher, ModelShape) else teacher
+    other = teacher if isinstance(teacher, ModelShape) else None if teacher is None else shape_from(teacher)
     if training.lora is not None:
         with torch.device("meta"):
             wrapped = with_adapters(build_untrained(load_config(student), name_of(student)), training.lora)
@@ -95,7 +97,7 @@ def cost_model(
         student=own,
         teacher=other,
         student_activations=student_activations(student, use_bf16, training.gradient_checkpointing),
-        teacher_activations=None if teacher is None else teacher_activations(teacher, use_bf16),
+        teacher_activations=None if live is None else teacher_activations(live, use_bf16),
         use_bf16=use_bf16,
         chunk_tokens=chunk,
         accumulates=per_step > machine.num_ranks,

@@ -34,7 +34,7 @@ from leadspan.models.loading import (
 )
 from leadspan.models.shapes import shape_of
 from leadspan.results import FlopsByPart, TrainResult
-from leadspan.teacher.fit import shared_tokens
+from leadspan.teacher.fit import shared_tokens, stored_head
 from leadspan.teacher.live import freeze
 from leadspan.teacher.store import TargetStore
 from leadspan.training.callbacks import Clock, EnergyMeter, MetricsFile, Milestones, Progress
@@ -98,7 +98,7 @@ def train(inputs: TrainingInputs, settings: TrainingSettings, loss: LossSettings
     memory = PeakMemory(device)
     set_seed(inputs.seed)
     student, teacher, vocab_size = load_models(inputs, uses_bf16(settings))
-    shapes = shape_of(student), shape_of(teacher) if isinstance(teacher, PreTrainedModel) else None
+    shapes = shape_of(student), _teacher_shape(teacher)
     attach_objective(student, loss, vocab_size, inputs.selection)
     model: torch.nn.Module = student
     if settings.lora is not None:
@@ -132,6 +132,13 @@ def load_models(
     rows["teacher"] = head_of(teacher).weight.shape[0]
     check_vocabularies(tokenizer, own | {"teacher": _own_tokenizer(inputs.teacher)}, rows)
     return student, teacher, len(tokenizer) if len(set(rows.values())) > 1 else None
+
+
+def _teacher_shape(teacher: PreTrainedModel | TargetStore | None) -> ModelShape | None:
+    """What of a teacher computes in training: all of a live one, the head where hidden states are stored."""
+    if isinstance(teacher, TargetStore):
+        return stored_head(teacher.manifest)
+    return None if teacher is None else shape_of(teacher)
 
 
 def _own_tokenizer(model: ModelSettings) -> PreTrainedTokenizerBase | None:
