@@ -17,7 +17,8 @@ from leadspan.models.shapes import shape_from, shape_of
 from leadspan.results import FlopsByPart
 from leadspan.teacher.live import freeze, live_targets
 from leadspan.training.config import Lora
-from leadspan.training.train import adapter_params, layout_sizes, with_adapters
+from leadspan.training.measured import layout_sizes
+from leadspan.training.train import adapter_params, with_adapters
 from toys import VOCAB, tiny, toy_examples
 
 ARCHITECTURES = {

@@ -2,6 +2,8 @@ import io
 import json
 from pathlib import Path
 
+import pyarrow
+import pyarrow.ipc
 import pytest
 from rich.console import Console
 
@@ -16,7 +18,12 @@ from leadspan.results import load_run
 from leadspan.study.plan_tables import plan_tables, sentences
 from leadspan.study.planning import Plan, calibration_of, parse_policy, plan_recipe
 from leadspan.study.predicted import compared
+from leadspan.teacher.codecs import bytes_per_position
+from leadspan.teacher.config import TopK
+from leadspan.teacher.shards import columns_of
 from recipes import toy_recipe, write_recipe
+from stores import captured
+from toys import VOCAB
 
 POLICIES = (Full(), Lead(p=0.5))
 
@@ -205,3 +212,20 @@ def test_a_run_keeps_its_prediction_beside_what_it_measured(tmp_path: Path) -> N
     work = result.train.flops.total - result.train.flops.recomputation
     assert result.train.mfu == pytest.approx(work / result.train.seconds / 1e12)
     assert result.train.energy_joules is None
+
+
+@pytest.mark.slow
+def test_the_planned_size_of_a_store_is_that_of_a_real_one(tmp_path: Path) -> None:
+    recipe, store = captured(tmp_path, codec={"kind": "top_k", "k": 64}, cuts=[{"kind": "lead", "p": 0.7}])
+    data = prepare_data(recipe)
+    planned_size = plan_recipe(recipe, data, ()).rows[0].store
+    whole = sum(len(row) - 1 for row in data.splits.validation["input_ids"])  # captured too, uncut
+    size = 0
+    for shard in store.directory.rglob("*.arrow"):
+        table = pyarrow.ipc.open_file(str(shard)).read_all()
+        columns = set(columns_of(store.manifest)) - {"input_ids", "section"}
+        size += sum(column.combine_chunks().flatten().nbytes for column in map(table.column, sorted(columns)))
+    per_position = bytes_per_position(TopK(k=64), 1, VOCAB, 64) - 5
+    assert planned_size is not None
+    positions = planned_size.top_k / (per_position + 5)
+    assert size == pytest.approx((positions + whole) * per_position, rel=0.001)

@@ -138,9 +138,9 @@ def first_stated_number(cot: str, value: Fraction, question: Question) -> Number
     """Where a chain of thought first states a number as a result that it comes to rest with.
 
     Where the question asks for one variable, what is given to it is the answer, and what is given to another is none.
-    Otherwise the derivation rests where the next thing that follows is a check, a conclusion or the end, and not another
-    result. What is left over are intermediate results that happen to have the value; the first of them counts only
-    where nothing else does. Numbers written as words count where there are none in digits.
+    Otherwise the derivation rests where the next thing that follows is a check, a conclusion or the end, and not
+    another result. What is left over are intermediate results that happen to have the value; the first of them
+    counts only where nothing else does. Numbers written as words count where there are none in digits.
 
     Args:
         cot: The chain of thought.
@@ -175,7 +175,7 @@ def _given_to(cot: str, number: Number) -> str | None:
 
 
 def _is_given_to_it(cot: str, number: Number, question: Question) -> bool:
-    """Whether a number ends an equation of the variable that is asked for; a value that is known needs a computation."""
+    """Whether it ends an equation of the variable that is asked for; a value that is known needs a computation."""
     if _given_to(cot, number) != question.variable or not _is_result(cot, number):
         return False
     before = cot[max(0, number.start - _REACH) : number.start]

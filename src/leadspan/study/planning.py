@@ -6,8 +6,8 @@ from typing import Any
 
 from leadspan.audit.prepared import Searched
 from leadspan.costs.devices import Device
+from leadspan.costs.flops import ModelShape
 from leadspan.costs.savings import Saving
-from leadspan.costs.storage import TOP_K, hidden_state_bytes, top_k_bytes
 from leadspan.costs.timing import Calibration
 from leadspan.data.examples import Examples
 from leadspan.data.truncation import AnyPolicy, Full, Lead, Policy
@@ -15,17 +15,23 @@ from leadspan.pipeline import PreparedData, break_point_fields, cost_model_of, t
 from leadspan.recipe import Recipe
 from leadspan.results import CutCounts, Interval, Prediction
 from leadspan.settings import Settings, load_json, parse_yaml, validate
+from leadspan.teacher.codecs import bytes_per_position
+from leadspan.teacher.config import TopK
 from leadspan.training.calibration import calibrate
 from leadspan.training.config import ByExamples
 from leadspan.training.prediction import CostModel, fits, predict, savings
 
 GRID: tuple[AnyPolicy, ...] = (Full(), *(Lead(p=p) for p in (0.75, 0.5, 0.25, 0.1)))
 """Policies a plan compares with the recipe's own."""
+TOP_K = 64
+"""Tokens a position in the store whose size a plan shows."""
 
 
 @dataclass(frozen=True, slots=True)
 class StoreSize:
-    """Bytes of a store of the teacher's targets at the weighted positions of all examples, once.
+    """Bytes of a store of the teacher's targets at every position that training passes through, each trace once.
+
+    Rows are as `teacher.shards` writes them; keys, offsets and the validation set come on top.
 
     Attributes:
         top_k: The most likely tokens of each position.
@@ -193,8 +199,6 @@ def _row(
     same_rows = examples.rows.with_format(None)
     whole = Examples(same_rows, Full(), recipe.supervision, examples.stop_token_id, recipe.seed, "training set, uncut")
     flops_saving, memory_saving = savings(model, examples, whole)
-    weighted = sum(layout.num_weighted for layout in examples.layouts)
-    teacher = model.teacher
     prediction = predict(model, examples, calibration)
     if searched is not None:
         prediction = prediction.model_copy(update=break_point_fields(searched))
@@ -207,8 +211,15 @@ def _row(
         longest=max(examples.lengths),
         flops_saving=flops_saving,
         memory_saving=memory_saving,
-        store=None
-        if teacher is None
-        else StoreSize(top_k_bytes(weighted, TOP_K), hidden_state_bytes(weighted, teacher)),
+        store=None if model.teacher is None else _store_size(recipe, model.teacher, examples),
         without_derivation=searched and searched.without_derivation(policy),
     )
+
+
+def _store_size(recipe: Recipe, teacher: ModelShape, examples: Examples) -> StoreSize:
+    num_rows, by_stage = len(examples.rows), examples.lengths
+    longest = (max(by_stage[row::num_rows]) for row in range(num_rows))
+    positions = sum(length - 1 for length in longest)  # the last token predicts nothing that is trained
+    top_k = bytes_per_position(TopK(k=TOP_K), len(recipe.capture.temperatures), teacher.vocab_size, TOP_K)
+    hidden = 4 + 1 + 2 * teacher.hidden_size  # the token, its section, and the state in bfloat16
+    return StoreSize(round(positions * top_k), positions * hidden + 2 * teacher.head_params)

@@ -20,13 +20,12 @@ from leadspan.data.examples import Examples
 from leadspan.errors import SettingsError
 from leadspan.losses.config import LossSettings
 from leadspan.training.callbacks import Clock, Progress
+from leadspan.training.measured import device_name, layout_sizes
 from leadspan.training.prediction import CostModel, planned
 from leadspan.training.process import process_device, process_state
 from leadspan.training.schedule import Schedule
 from leadspan.training.train import (
     TrainingInputs,
-    device_name,
-    layout_sizes,
     load_models,
     training_arguments,
     uses_bf16,
