@@ -30,7 +30,7 @@ def test_the_answer_comes_first(study: list[RunResult], page_of: Callable) -> No
     text = page_of(study, title="Toy study").text
     order = [
         "Toy study",
-        "No policy is shown to keep 90 % of full's accuracy; lead 0.5 comes closest with 50 [",
+        "No policy is shown to keep 90 % of full's accuracy; lead 0.5 comes closest: it kept 50 [",
         "lead 0.5 (53 %) never learned to stop",
         "lead 0.5 kept 50 [",
     ]

@@ -63,17 +63,11 @@ def amount(value: float, cost: CostName, currency: str = "") -> str:
     return f"{value:,.2f} {currency}".rstrip() if cost == "money" else quantity(cost, value)
 
 
-def cost_names(task: TaskFigures) -> list[CostName]:
-    """The costs of a task, the one that its recommendation goes by first."""
-    return [name for known in task.cost_names for name in COST_TITLES if name == known]
-
-
 def _task_chart(task: TaskFigures, colours: Mapping[str, int | None]) -> dict[str, Any]:
-    names = cost_names(task)
     rows = [row for row in [*task.rows, *task.single_runs] if row.costs]
-    units = {
+    units: dict[CostName, tuple[float, str]] = {
         name: unit_for(name, max(row.costs[name].value for row in rows if row.costs and name in row.costs))
-        for name in names
+        for name in task.cost_names
     }
     single = {row.policy: [one for one in task.single_runs if one.policy == row.policy] for row in task.rows}
     return {
@@ -94,7 +88,8 @@ def _task_chart(task: TaskFigures, colours: Mapping[str, int | None]) -> dict[st
 
 
 def _point(row: RowFigures, units: Mapping[CostName, tuple[float, str]], currency: str) -> dict[str, Any]:
-    costs = {name: row.costs[name] for name in units if row.costs and name in row.costs}
+    known = row.costs or {}
+    costs: dict[CostName, CostFigures] = {name: known[name] for name in units if name in known}
     return {
         "label": row.label,
         "policy": row.policy,

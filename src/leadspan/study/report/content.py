@@ -115,7 +115,7 @@ def _row(row: Row) -> RowFigures:
     )
 
 
-def _costs(costs: Mapping[str, Cost]) -> dict[str, CostFigures]:
+def _costs(costs: Mapping[CostName, Cost]) -> dict[CostName, CostFigures]:
     return {
         name: CostFigures(
             value=cost.value, sd=cost.sd, of_full=cost.of_full, predicted=cost.predicted, error=cost.error

@@ -8,7 +8,7 @@ from leadspan.results import Interval
 from leadspan.settings import Settings
 from leadspan.study.cost_axes import CostName
 from leadspan.study.predicted import compared_runs, throughput
-from leadspan.study.report.charts import COST_TITLES, amount, cost_names
+from leadspan.study.report.charts import COST_TITLES, amount
 from leadspan.study.report.curves import MEASURES, NUM_TENTHS, RunCurves
 from leadspan.study.report.samples import OUTCOMES
 from leadspan.study.report.schema import Report, RowFigures, TaskFigures
@@ -58,7 +58,7 @@ def _task(task: TaskFigures, is_alone: bool) -> list[str]:
 
 
 def _rows_table(task: TaskFigures, rows: Sequence[RowFigures]) -> str:
-    costs = cost_names(task)
+    costs = task.cost_names
     header = ["policy", "seeds", "accuracy", "terminated", "of the uncut accuracy", "of the gain over base"]
     return markdown_table(
         [*header, *(COST_TITLES[name].lower().replace("flops", "FLOPs") for name in costs), "cap hit", "answer tokens"],

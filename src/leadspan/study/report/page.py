@@ -22,7 +22,6 @@ from leadspan.study.report.charts import (
     QUALITY_TITLES,
     amount,
     chart_data,
-    cost_names,
     policy_colours,
 )
 from leadspan.study.report.curves import MEASURES
@@ -125,7 +124,7 @@ def sortable(cell: str) -> str:
 
 
 def _cost_choices(task: TaskFigures) -> dict[str, str]:
-    return {name: COST_TITLES[name] for name in cost_names(task)}
+    return {name: COST_TITLES[name] for name in task.cost_names}
 
 
 def _quality_choices(chart: Mapping[str, Any]) -> dict[str, str]:

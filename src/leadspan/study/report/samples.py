@@ -8,7 +8,6 @@ differ most in length.
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain, islice, zip_longest
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -165,8 +164,7 @@ def _comparison(uncut: _Drawn, cut: _Drawn, number: int) -> Comparison:
         policy=cut.entry.policy,
         counts={outcome: len(keys) for outcome, keys in kinds.items()},
         pairs=[
-            _pair(outcome, uncut.at(left[key].offset), cut.at(right[key].offset))
-            for outcome, key in islice(chosen, number)
+            _pair(outcome, uncut.at(left[key].offset), cut.at(right[key].offset)) for outcome, key in chosen[:number]
         ],
     )
 
@@ -183,13 +181,14 @@ def _outcome(uncut: _Entry, cut: _Entry) -> Outcome:
             return "both right"
 
 
-def _chosen(kinds: Mapping[Outcome, list[Key]], difference: Mapping[Key, int]) -> Iterator[tuple[Outcome, Key]]:
+def _chosen(kinds: Mapping[Outcome, list[Key]], difference: Mapping[Key, int]) -> list[tuple[Outcome, Key]]:
     """Kinds in turn; in each the greatest difference in length first, then the first by problem and number."""
-    columns = [
-        [(outcome, key) for key in sorted(keys, key=lambda key: (-difference[key], key))]
-        for outcome, keys in kinds.items()
-    ]
-    return (pair for pair in chain.from_iterable(zip_longest(*columns)) if pair is not None)
+    ordered = {kind: sorted(keys, key=lambda key: (-difference[key], key)) for kind, keys in kinds.items()}
+    chosen: list[tuple[Outcome, Key]] = []
+    for turn in range(max(map(len, ordered.values()))):
+        for kind, keys in ordered.items():
+            chosen += [(kind, key) for key in keys[turn : turn + 1]]
+    return chosen
 
 
 def _pair(outcome: Outcome, uncut: Mapping[str, Any], cut: Mapping[str, Any]) -> Pair:
