@@ -3,6 +3,7 @@
 Shares are percentages; intervals are `[value, low, high]`.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -58,6 +59,15 @@ def policy_colours(report: Report) -> dict[str, int | None]:
     return {policy: numbers.get(policy, 0 if policy in references else None) for policy in roles}
 
 
+def short(label: str) -> str:
+    """A label with the paths in it cut to their last two parts.
+
+    >>> short("base 1: runs/study/before/base/student")
+    'base 1: \N{HORIZONTAL ELLIPSIS}/base/student'
+    """
+    return re.sub(r"(?:[^\s/]*/){2,}([^\s/]+/[^\s/]+)", "\N{HORIZONTAL ELLIPSIS}/\\1", label)
+
+
 def amount(value: float, cost: CostName, currency: str = "") -> str:
     """A cost with its unit; money with its currency."""
     return f"{value:,.2f} {currency}".rstrip() if cost == "money" else quantity(cost, value)
@@ -91,7 +101,7 @@ def _point(row: RowFigures, units: Mapping[CostName, tuple[float, str]], currenc
     known = row.costs or {}
     costs: dict[CostName, CostFigures] = {name: known[name] for name in units if name in known}
     return {
-        "label": row.label,
+        "label": short(row.label),
         "policy": row.policy,
         "role": row.role,
         "is_control": row.control is not None,

@@ -55,7 +55,7 @@ def build_report(
         title=title,
         target=target,
         measured=measured(gathered.runs),
-        tasks=[_task(frontier, target, cost) for frontier in frontiers],
+        tasks=sorted((_task(one, target, cost) for one in frontiers), key=lambda task: not task.has_students),
         studies=study_states(gathered.studies),
         costs=cost_splits(named),
         curves=run_curves(named),

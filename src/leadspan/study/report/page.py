@@ -23,6 +23,7 @@ from leadspan.study.report.charts import (
     amount,
     chart_data,
     policy_colours,
+    short,
 )
 from leadspan.study.report.curves import MEASURES
 from leadspan.study.report.samples import OUTCOMES
@@ -48,6 +49,8 @@ SPLIT_WORDS = [
     ("seconds", "Time", "Wall time of all steps by part on the first rank, fetching data included."),
     ("memory", "Memory", "Peak memory of training; its parts are known to the prediction only."),
 ]
+MAX_LINES = 8
+"""Policies drawn at first in figures of one line for each run; the legend adds the others."""
 _SCRIPTS = ("labels.js", "figures.js", "page.js")
 
 
@@ -73,6 +76,7 @@ def _environment() -> Environment:
         "count": "{:,.0f}".format,
         "quantity": amount,
         "sentence": lambda text: str(text).replace(" %", "\N{NO-BREAK SPACE}%"),
+        "name": lambda label: short(label).replace(" %", "\N{NO-BREAK SPACE}%"),
         "pretty": lambda value: json.dumps(value, indent=2, ensure_ascii=False),
         "sortable": sortable,
     }
@@ -86,10 +90,12 @@ def _context(report: Report) -> dict[str, Any]:
     predicted = [(label, policy_of[label], costs) for label, costs in compared_runs(named)]
     context = {
         "report": report,
+        "answered": [task for task in report.tasks if task.has_students] or report.tasks,
         "provenance": report.measured.sentence,
         "chart_data": data,
         "colours": policy_colours(report),
         "num_colours": NUM_COLOURS,
+        "max_lines": MAX_LINES,
         "policy_of": policy_of,
         "cost_headers": lambda task: list(_cost_choices(task).values()),
         "cost_choices": _cost_choices,

@@ -186,8 +186,8 @@ def _chosen(kinds: Mapping[Outcome, list[Key]], difference: Mapping[Key, int]) -
     ordered = {kind: sorted(keys, key=lambda key: (-difference[key], key)) for kind, keys in kinds.items()}
     chosen: list[tuple[Outcome, Key]] = []
     for turn in range(max(map(len, ordered.values()))):
-        for kind, keys in ordered.items():
-            chosen += [(kind, key) for key in keys[turn : turn + 1]]
+        for kind in OUTCOMES:
+            chosen.extend((kind, key) for key in ordered[kind][turn : turn + 1])
     return chosen
 
 

@@ -106,6 +106,11 @@ class TaskFigures(Settings):
     single_runs: list[RowFigures]
     """One for each run of the conditions that have several seeds."""
 
+    @property
+    def has_students(self) -> bool:
+        """Whether a student was evaluated on it, not bases and teachers alone."""
+        return any(row.role == "student" for row in self.rows)
+
 
 class CutRow(Settings):
     """What one policy cut from the training set."""
