@@ -50,13 +50,13 @@ def chart_data(report: Report) -> dict[str, Any]:
 
 
 def policy_colours(report: Report) -> dict[str, int | None]:
-    """Colour number of each policy: null for base and teacher, 0 (ink) for uncut references, then 1, 2, ..."""
+    """Colour number of each policy: null for base and teacher, 0 (ink) for the first uncut reference, then 1, 2, ..."""
     rows = [row for task in report.tasks for row in task.rows]
     roles = {entry.policy: entry.role for entry in [*rows, *report.costs]}
-    references = {row.reference for row in rows}
-    cut = [policy for policy, role in roles.items() if role == "student" and policy not in references]
-    numbers: dict[str, int | None] = {policy: number for number, policy in enumerate(cut, start=1)}
-    return {policy: numbers.get(policy, 0 if policy in references else None) for policy in roles}
+    reference = next((row.reference for row in rows if row.reference), None)
+    others = [policy for policy, role in roles.items() if role == "student" and policy != reference]
+    numbers: dict[str, int | None] = {policy: number for number, policy in enumerate(others, start=1)}
+    return {policy: numbers.get(policy, 0 if policy == reference else None) for policy in roles}
 
 
 def short(label: str) -> str:

@@ -61,7 +61,7 @@ class MissingTrial(Settings):
     trial: str
     """Condition and seed."""
     state: str
-    """`failed`, `waiting`, or `running` for one that was interrupted."""
+    """`failed`, `waiting`, or `running`, which may mean that it was interrupted."""
     reason: str
     """What a failed one died of."""
 
@@ -128,7 +128,7 @@ def study_states(records: Sequence[StudyRecord]) -> list[StudyState]:
                     study=record.name,
                     trial=trial.title,
                     state=trial.state,
-                    reason=trial.message or ("interrupted" if trial.state == "running" else "not run yet"),
+                    reason=trial.message or ("still running, or interrupted" if trial.state == "running" else "not run yet"),
                 )
                 for trial in record.trials
                 if trial.state != "done"
@@ -144,8 +144,11 @@ def _all_settings(run: RunResult) -> dict[str, str]:
 
 
 def _flatten(value: Any, path: str = "") -> Iterator[tuple[str, str]]:  # Any: a recipe is plain JSON
-    if isinstance(value, Mapping) and value:
-        for key, below in value.items():
-            yield from _flatten(below, f"{path}.{key}" if path else str(key))
+    below = value
+    if isinstance(value, list) and any(isinstance(item, Mapping) for item in value):
+        below = dict(enumerate(value))
+    if isinstance(below, Mapping) and below:
+        for key, inner in below.items():
+            yield from _flatten(inner, f"{path}.{key}" if path else str(key))
     else:
         yield path, value if isinstance(value, str) else json.dumps(value)
