@@ -113,3 +113,9 @@ def test_a_cost_that_one_run_lacks_is_refused(study: list[RunResult]) -> None:
 
 def test_nothing_but_the_uncut_run_recommends_nothing(make_run: MakeRun) -> None:
     assert recommend(only([make_run("full", 30, FULL)])).sentence == "No policy can be recommended: no cut was trained."
+
+
+@pytest.mark.parametrize("target", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_target_that_is_no_share_is_refused(study: list[RunResult], target: float) -> None:
+    with pytest.raises(SettingsError, match=r"target .*: give a share of the uncut run's accuracy above 0"):
+        recommend(only(study), target)

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from leadspan.data.truncation import AnyPolicy
+from leadspan.errors import SettingsError
 from leadspan.models.config import ModelSettings
 from leadspan.settings import Settings
 
@@ -89,6 +90,8 @@ class Study(Settings):
     """Recipes that are run first, one after the other, each for what the trials need (a teacher, a base student)."""
     axes: Axes = Axes()
     """What is varied."""
+    needs: dict[Path, str] = {}
+    """Files and directories that must be there before the study can be planned, each with the command that makes it."""
     seeds: list[Annotated[int, Field(ge=0, lt=2**32)]] = [0, 1, 2]
     """Seeds of every condition."""
     controls: list[Control] = []
@@ -113,3 +116,15 @@ class Study(Settings):
         if self.axes.p and not any(getattr(policy, "p", None) or policy.kind == "mix" for policy in self.axes.cut):
             raise ValueError("axes.p is given, but no policy of axes.cut has a p; add one, such as {kind: lead}")
         return self
+
+    def check_needs(self) -> None:
+        """Refuse to go on without what the study says it needs.
+
+        Raises:
+            SettingsError: Something is not there; names the commands that make it.
+        """
+        missing = {path: command for path, command in self.needs.items() if not path.exists()}
+        if missing:
+            places = ", ".join(str(path) for path in missing)
+            commands = ", ".join(f"`{command}`" for command in dict.fromkeys(missing.values()))
+            raise SettingsError(f"study {self.name}: {places}: not there yet; run {commands} first")

@@ -6,6 +6,7 @@ the policy does against its controls, and, where nothing is shown, what a showin
 """
 
 from dataclasses import dataclass
+from math import inf
 
 from leadspan.errors import EvaluationError, SettingsError
 from leadspan.evaluation.power import Claim, expected_from, problems_needed
@@ -64,8 +65,10 @@ def recommend(frontier: Frontier, target: float = 0.9, cost: CostName = "seconds
         cost: The cost that orders the policies.
 
     Raises:
-        SettingsError: A trained row lacks that cost.
+        SettingsError: The target is no share, or a trained row lacks that cost.
     """
+    if not 0 < target < inf:
+        raise SettingsError(f"target {target:g}: give a share of the uncut run's accuracy above 0, such as 0.9")
     check_cost(frontier, cost)
     policies = [row for row in frontier.by_cost(cost).students if row.control is None and row.cut_kind != "full"]
     compared = [(row, row.kept.ratio) for row in policies if row.kept and row.kept.ratio]

@@ -54,6 +54,7 @@ def plan_study(study: Study, place: Path) -> StudyPlan:
     Raises:
         LeadspanError: A recipe cannot be read, a combination breaks a rule, or the data cannot be used.
     """
+    study.check_needs()
     before = _before(study, place)
     fingerprints = Fingerprints({trial.recipe.output: trial.fingerprint for trial in before})
     found = conditions(study, load_base(study, place))
