@@ -21,7 +21,7 @@ def render_markdown(report: Report) -> str:
     for task in report.tasks:
         parts += _task(task, is_alone=len(report.tasks) == 1)
     parts += [*_costs(report), *_curves(report.curves), *_cuts(report), *_audits(report), *_samples(report)]
-    parts += [*_refused(report), *_missing(report), *_settings(report)]
+    parts += [*_refused(report), *_missing(report), *_absent(report), *_settings(report)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -189,6 +189,11 @@ def _missing(report: Report) -> list[str]:
         found += [markdown_table(["missing trial", "state", "reason"], rows, num_text=3)]
         found += [f"Not made: {_text(note)}" for note in study.notes]
     return found
+
+
+def _absent(report: Report) -> list[str]:
+    texts = [f"- {_text(text)}" for text in report.absent]
+    return ["## Not found beside the runs", "\n".join(texts)] if texts else []
 
 
 def _settings(report: Report) -> list[str]:

@@ -159,11 +159,8 @@ def _curve_words(report: Report) -> dict[str, Any]:
     on_training = "on training batches each policy on what it kept, so places that it cut have no figure"
     on_validation = "on the validation set all policies on the same uncut sequences"
     said = [{"training batches": on_training, "validation set": on_validation}[kind] for kind in measured_on]
-    seeds = report.measured.seeds
-    seed_words = f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}" if seeds else ""
     return {
         "curves_words": f"Divergence is {' or '.join(kinds)}; {'; '.join(said)}.",
-        "curves_provenance": f"Trained on {', '.join(filter(None, (report.measured.sentence, seed_words)))}.",
         "measured_on_choices": {kind: kind.capitalize() for kind in reversed(measured_on)},
         "measure_words": {name: word.split(" (")[0] for name, word in MEASURES.items() if name in measures},
         "section_choices": {name: word for name, word in SECTION_WORDS.items() if name in names},

@@ -90,7 +90,7 @@ def comparisons(named: Sequence[NamedRun], references: Mapping[str, str], per_po
         per_policy: Pairs to show of each.
 
     Raises:
-        RunError: Samples are missing, cannot be read, or were drawn from other weights than the results.
+        RunError: Samples cannot be read, or were drawn from other weights than the results.
     """
     by_label = {entry.label: entry for entry in named}
     found: dict[tuple[str, str], Comparison] = {}
@@ -99,9 +99,23 @@ def comparisons(named: Sequence[NamedRun], references: Mapping[str, str], per_po
         uncut_results = {result.task: result for result in uncut.run.evaluations}
         for result in cut.run.evaluations:
             key, beside = (cut.policy, result.task), uncut_results.get(result.task)
-            if key not in found and beside and beside.samples_file and result.samples_file:
+            if key not in found and beside and not _lacks_samples(uncut, beside) and not _lacks_samples(cut, result):
                 found[key] = _comparison(_Drawn(uncut, beside), _Drawn(cut, result), per_policy)
     return list(found.values())
+
+
+def absent_samples(named: Sequence[NamedRun]) -> list[str]:
+    """One sentence for each run whose samples are not beside its results."""
+    return [
+        f"{entry.label}: no samples on {result.task} beside its results"
+        for entry in named
+        for result in entry.run.evaluations
+        if _lacks_samples(entry, result)
+    ]
+
+
+def _lacks_samples(entry: NamedRun, result: EvalResult) -> bool:
+    return result.samples_file is None or not (entry.directory / result.samples_file).exists()
 
 
 @dataclass(frozen=True, slots=True)

@@ -163,6 +163,8 @@ class Report(Settings):
     """Audits of the traces."""
     comparisons: list[Comparison]
     """Samples of the uncut and the cut students side by side."""
+    absent: list[str]
+    """Files of runs that are not there, and what is therefore not shown."""
     refused: list[Refused]
     """Records of the trace sources that could not be used."""
     settings: SettingsFound
