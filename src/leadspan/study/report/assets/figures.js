@@ -68,7 +68,7 @@ function frontier(task, index, width) {
   const layout = baseLayout(width, width < NARROW ? 380 : 460);
   const reach = (name) => points.flatMap((point) => [point[name], ...point.marks.map((mark) => mark[name === "high" ? 1 : 0])]);
   layout.xaxis.title.text = task.axes[cost];
-  layout.xaxis.range = [0, 1.15 * Math.max(...reach("right"), Number.MIN_VALUE)];
+  layout.xaxis.range = [0, 1.15 * (Math.max(0, ...reach("right")) || 1)];
   layout.yaxis.title.text = data.quality[quality];
   layout.yaxis.range = [0, 1.1 * Math.max(...reach("high"), ...lines.map(({ y }) => y), 1)];
   layout.shapes = lines.map(({ row, y }) => ({
