@@ -180,6 +180,29 @@ def test_choices_and_legend_change_the_figures(browser: Chrome, page_of: Callabl
     assert state()[1:] == ("Share of the uncut student's accuracy (%)", 1)
 
 
+def test_curves_follow_their_choices_and_their_own_legend(browser: Chrome, real_page: Path) -> None:
+    open_page(browser, real_page, DESK)
+
+    def lines(figure: str) -> int:
+        return browser.execute_script(f"return document.querySelectorAll('#{figure} .js-line').length")
+
+    def press(selector: str) -> None:
+        browser.execute_script("document.querySelector(arguments[0]).click()", selector)
+
+    def title() -> str:
+        return browser.execute_script("return document.querySelector('#tenths-0 .ytitle').textContent")
+
+    assert (lines("tenths-0"), title()) == (4, "Divergence (nat)")
+    points = "return document.querySelectorAll('#sections-0 .point').length"
+    on_validation = browser.execute_script(points)
+    press("input[name=measured_on][value='training batches']")
+    assert browser.execute_script(points) == 16 > on_validation
+    press("input[name=measure][value=agreement]")
+    assert title() == "Agreement (share of positions)"
+    press(".legend[data-group=curves] [data-policy=full]")
+    assert (lines("tenths-0"), lines("sections-0"), lines("validation-0")) == (2, 2, 4)
+
+
 @pytest.mark.parametrize("width", [PHONE, DESK])
 def test_labels_of_many_policies_never_overlap(
     browser: Chrome, page_of: Callable, make_run: MakeRun, width: int
@@ -202,6 +225,10 @@ def test_labels_of_many_policies_never_overlap(
     ):
         assert browser.execute_script(OVERLAPPING, kind) == 0, kind
     assert browser.execute_script("return document.documentElement.scrollWidth") == width
+    browser.execute_script("document.querySelector('.legend[data-group=task-0] [data-every=false]').click()")
+    assert browser.execute_script("return document.querySelectorAll('#frontier-0 .point').length") == 0
+    browser.execute_script("document.querySelector('.legend[data-group=task-0] [data-every=true]').click()")
+    assert browser.execute_script("return document.querySelectorAll('#frontier-0 .point').length") == 19 * 3
 
 
 @pytest.mark.parametrize("width", [PHONE, DESK])

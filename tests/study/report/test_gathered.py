@@ -48,7 +48,7 @@ def test_a_study_stands_for_its_complete_trials_and_says_what_is_missing(make_ru
     assert (study.num_trials, study.num_complete, study.notes) == (5, 2, ["base: none"])
     assert [(found.trial, found.state, found.reason) for found in study.missing] == [
         ("tail, seed 0", "failed", "out of memory"),
-        ("mix, seed 0", "running", "interrupted"),
+        ("mix, seed 0", "running", "still running, or interrupted"),
         ("budget, seed 0", "waiting", "not run yet"),
     ]
 

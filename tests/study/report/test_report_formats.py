@@ -19,7 +19,7 @@ DOCS = Path(__file__).parents[3] / "docs" / "report.md"
 
 def test_markdown_has_the_answer_and_whole_tables(study: list[RunResult], report_of: Callable[..., Report]) -> None:
     text = render_markdown(report_of(study))
-    assert text.startswith("# What the cut kept, and what it cost\n\nMeasured on cpu, 1 rank, 2026-03-02")
+    assert text.startswith("# What the cut kept, and what it cost\n\nMeasured on cpu, 1 rank, seed 0, 2026-03-02")
     assert "\nNo policy is shown to keep 90 % of full's accuracy" in text
     row = "| lead 0.5 | 1 | 38 [32, 44] % | 53 [48, 58] % | 50 ["
     assert row in text and "| 50 % (5 s) | 50 % (100 B) | 50 % (200 FLOP) | 50 % (500) |" in text

@@ -3,6 +3,7 @@
 Shares are percentages; intervals are `[value, low, high]`.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -49,13 +50,22 @@ def chart_data(report: Report) -> dict[str, Any]:
 
 
 def policy_colours(report: Report) -> dict[str, int | None]:
-    """Colour number of each policy: null for base and teacher, 0 (ink) for uncut references, then 1, 2, ..."""
+    """Colour number of each policy: null for base and teacher, 0 (ink) for the first uncut reference, then 1, 2, ..."""
     rows = [row for task in report.tasks for row in task.rows]
     roles = {entry.policy: entry.role for entry in [*rows, *report.costs]}
-    references = {row.reference for row in rows}
-    cut = [policy for policy, role in roles.items() if role == "student" and policy not in references]
-    numbers: dict[str, int | None] = {policy: number for number, policy in enumerate(cut, start=1)}
-    return {policy: numbers.get(policy, 0 if policy in references else None) for policy in roles}
+    reference = next((row.reference for row in rows if row.reference), None)
+    others = [policy for policy, role in roles.items() if role == "student" and policy != reference]
+    numbers: dict[str, int | None] = {policy: number for number, policy in enumerate(others, start=1)}
+    return {policy: numbers.get(policy, 0 if policy == reference else None) for policy in roles}
+
+
+def short(label: str) -> str:
+    """A label with the paths in it cut to their last two parts.
+
+    >>> short("base 1: runs/study/before/base/student")
+    'base 1: \N{HORIZONTAL ELLIPSIS}/base/student'
+    """
+    return re.sub(r"(?:[^\s/]*/){2,}([^\s/]+/[^\s/]+)", "\N{HORIZONTAL ELLIPSIS}/\\1", label)
 
 
 def amount(value: float, cost: CostName, currency: str = "") -> str:
@@ -63,17 +73,11 @@ def amount(value: float, cost: CostName, currency: str = "") -> str:
     return f"{value:,.2f} {currency}".rstrip() if cost == "money" else quantity(cost, value)
 
 
-def cost_names(task: TaskFigures) -> list[CostName]:
-    """The costs of a task, the one that its recommendation goes by first."""
-    return [name for known in task.cost_names for name in COST_TITLES if name == known]
-
-
 def _task_chart(task: TaskFigures, colours: Mapping[str, int | None]) -> dict[str, Any]:
-    names = cost_names(task)
     rows = [row for row in [*task.rows, *task.single_runs] if row.costs]
-    units = {
+    units: dict[CostName, tuple[float, str]] = {
         name: unit_for(name, max(row.costs[name].value for row in rows if row.costs and name in row.costs))
-        for name in names
+        for name in task.cost_names
     }
     single = {row.policy: [one for one in task.single_runs if one.policy == row.policy] for row in task.rows}
     return {
@@ -94,9 +98,10 @@ def _task_chart(task: TaskFigures, colours: Mapping[str, int | None]) -> dict[st
 
 
 def _point(row: RowFigures, units: Mapping[CostName, tuple[float, str]], currency: str) -> dict[str, Any]:
-    costs = {name: row.costs[name] for name in units if row.costs and name in row.costs}
+    known = row.costs or {}
+    costs: dict[CostName, CostFigures] = {name: known[name] for name in units if name in known}
     return {
-        "label": row.label,
+        "label": short(row.label),
         "policy": row.policy,
         "role": row.role,
         "is_control": row.control is not None,

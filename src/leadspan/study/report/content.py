@@ -9,10 +9,10 @@ from leadspan.study.cost_axes import Cost, CostName
 from leadspan.study.frontier import build_frontiers
 from leadspan.study.recommendation import recommend
 from leadspan.study.report.costs import cost_splits
-from leadspan.study.report.curves import run_curves
+from leadspan.study.report.curves import absent_metrics, run_curves
 from leadspan.study.report.gathered import Gathered, NamedRun, named_runs
 from leadspan.study.report.provenance import measured, refusals, settings_found, study_states
-from leadspan.study.report.samples import comparisons
+from leadspan.study.report.samples import absent_samples, comparisons
 from leadspan.study.report.schema import CostFigures, CutRow, Report, RowFigures, TaskFigures, ValidationCurve
 from leadspan.study.rows import Frontier, Row
 from leadspan.study.sentences import (
@@ -55,7 +55,7 @@ def build_report(
         title=title,
         target=target,
         measured=measured(gathered.runs),
-        tasks=[_task(frontier, target, cost) for frontier in frontiers],
+        tasks=sorted((_task(one, target, cost) for one in frontiers), key=lambda task: not task.has_students),
         studies=study_states(gathered.studies),
         costs=cost_splits(named),
         curves=run_curves(named),
@@ -63,6 +63,7 @@ def build_report(
         cuts=[_cut(entry, entry.run.cut) for entry in named if entry.run.cut],
         audits=list(gathered.audits),
         comparisons=comparisons(named, references, samples_per_policy) if samples_per_policy else [],
+        absent=[*absent_metrics(named), *(absent_samples(named) if samples_per_policy else [])],
         refused=refusals(named),
         settings=settings_found(named),
         runs={entry.label: entry.run for entry in named},
@@ -115,7 +116,7 @@ def _row(row: Row) -> RowFigures:
     )
 
 
-def _costs(costs: Mapping[str, Cost]) -> dict[str, CostFigures]:
+def _costs(costs: Mapping[CostName, Cost]) -> dict[CostName, CostFigures]:
     return {
         name: CostFigures(
             value=cost.value, sd=cost.sd, of_full=cost.of_full, predicted=cost.predicted, error=cost.error

@@ -43,7 +43,10 @@ def cost_splits(named: Sequence[NamedRun]) -> list[CostSplit]:
 
 def first_of_policies(splits: Sequence[CostSplit]) -> list[CostSplit]:
     """The first run of each policy: what figures with a bar for each policy draw."""
-    return list({split.policy: split for split in reversed(splits)}.values())[::-1]
+    found: dict[str, CostSplit] = {}
+    for split in splits:
+        found.setdefault(split.policy, split)
+    return list(found.values())
 
 
 def _split(entry: NamedRun) -> CostSplit:

@@ -71,6 +71,12 @@ def run_curves(named: Sequence[NamedRun]) -> list[RunCurves]:
     return found
 
 
+def absent_metrics(named: Sequence[NamedRun]) -> list[str]:
+    """One sentence for each trained run without a record of its training."""
+    lacking = [entry for entry in named if entry.run.train and not (entry.directory / METRICS_FILE).exists()]
+    return [f"{entry.label}: no {METRICS_FILE}, so no curves" for entry in lacking]
+
+
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The log lines of a run; figures that are not finite become null.
 

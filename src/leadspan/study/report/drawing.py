@@ -54,8 +54,9 @@ def draw_figures(report: Report, directory: Path) -> list[Path]:
 
 
 def _measured_on(report: Report) -> str:
+    level = report.tasks[0].rows[0].accuracy.level
     sizes = "; ".join(f"{task.task}, {task.sample_size}" for task in report.tasks)
-    return "\n".join(wrap(f"Measured on {sizes}; {report.measured.sentence}", 110))
+    return "\n".join(wrap(f"Bars: {level:.0%} intervals. Measured on {sizes}; {report.measured.sentence}", 110))
 
 
 def _axes(width: float = 6.4, height: float = 3.8) -> "tuple[Figure, Axes]":

@@ -8,7 +8,7 @@ from leadspan.results import Interval
 from leadspan.settings import Settings
 from leadspan.study.cost_axes import CostName
 from leadspan.study.predicted import compared_runs, throughput
-from leadspan.study.report.charts import COST_TITLES, amount, cost_names
+from leadspan.study.report.charts import COST_TITLES, amount
 from leadspan.study.report.curves import MEASURES, NUM_TENTHS, RunCurves
 from leadspan.study.report.samples import OUTCOMES
 from leadspan.study.report.schema import Report, RowFigures, TaskFigures
@@ -21,7 +21,7 @@ def render_markdown(report: Report) -> str:
     for task in report.tasks:
         parts += _task(task, is_alone=len(report.tasks) == 1)
     parts += [*_costs(report), *_curves(report.curves), *_cuts(report), *_audits(report), *_samples(report)]
-    parts += [*_refused(report), *_missing(report), *_settings(report)]
+    parts += [*_refused(report), *_missing(report), *_absent(report), *_settings(report)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -58,7 +58,7 @@ def _task(task: TaskFigures, is_alone: bool) -> list[str]:
 
 
 def _rows_table(task: TaskFigures, rows: Sequence[RowFigures]) -> str:
-    costs = cost_names(task)
+    costs = task.cost_names
     header = ["policy", "seeds", "accuracy", "terminated", "of the uncut accuracy", "of the gain over base"]
     return markdown_table(
         [*header, *(COST_TITLES[name].lower().replace("flops", "FLOPs") for name in costs), "cap hit", "answer tokens"],
@@ -189,6 +189,11 @@ def _missing(report: Report) -> list[str]:
         found += [markdown_table(["missing trial", "state", "reason"], rows, num_text=3)]
         found += [f"Not made: {_text(note)}" for note in study.notes]
     return found
+
+
+def _absent(report: Report) -> list[str]:
+    texts = [f"- {_text(text)}" for text in report.absent]
+    return ["## Not found beside the runs", "\n".join(texts)] if texts else []
 
 
 def _settings(report: Report) -> list[str]:

@@ -22,8 +22,8 @@ from leadspan.study.report.charts import (
     QUALITY_TITLES,
     amount,
     chart_data,
-    cost_names,
     policy_colours,
+    short,
 )
 from leadspan.study.report.curves import MEASURES
 from leadspan.study.report.samples import OUTCOMES
@@ -49,6 +49,8 @@ SPLIT_WORDS = [
     ("seconds", "Time", "Wall time of all steps by part on the first rank, fetching data included."),
     ("memory", "Memory", "Peak memory of training; its parts are known to the prediction only."),
 ]
+MAX_LINES = 8
+"""Policies drawn at first in figures of one line for each run; the legend adds the others."""
 _SCRIPTS = ("labels.js", "figures.js", "page.js")
 
 
@@ -74,6 +76,7 @@ def _environment() -> Environment:
         "count": "{:,.0f}".format,
         "quantity": amount,
         "sentence": lambda text: str(text).replace(" %", "\N{NO-BREAK SPACE}%"),
+        "name": lambda label: short(label).replace(" %", "\N{NO-BREAK SPACE}%"),
         "pretty": lambda value: json.dumps(value, indent=2, ensure_ascii=False),
         "sortable": sortable,
     }
@@ -87,10 +90,12 @@ def _context(report: Report) -> dict[str, Any]:
     predicted = [(label, policy_of[label], costs) for label, costs in compared_runs(named)]
     context = {
         "report": report,
+        "answered": [task for task in report.tasks if task.has_students] or report.tasks,
         "provenance": report.measured.sentence,
         "chart_data": data,
         "colours": policy_colours(report),
         "num_colours": NUM_COLOURS,
+        "max_lines": MAX_LINES,
         "policy_of": policy_of,
         "cost_headers": lambda task: list(_cost_choices(task).values()),
         "cost_choices": _cost_choices,
@@ -125,7 +130,7 @@ def sortable(cell: str) -> str:
 
 
 def _cost_choices(task: TaskFigures) -> dict[str, str]:
-    return {name: COST_TITLES[name] for name in cost_names(task)}
+    return {name: COST_TITLES[name] for name in task.cost_names}
 
 
 def _quality_choices(chart: Mapping[str, Any]) -> dict[str, str]:
@@ -154,11 +159,8 @@ def _curve_words(report: Report) -> dict[str, Any]:
     on_training = "on training batches each policy on what it kept, so places that it cut have no figure"
     on_validation = "on the validation set all policies on the same uncut sequences"
     said = [{"training batches": on_training, "validation set": on_validation}[kind] for kind in measured_on]
-    seeds = report.measured.seeds
-    seed_words = f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}" if seeds else ""
     return {
         "curves_words": f"Divergence is {' or '.join(kinds)}; {'; '.join(said)}.",
-        "curves_provenance": f"Trained on {', '.join(filter(None, (report.measured.sentence, seed_words)))}.",
         "measured_on_choices": {kind: kind.capitalize() for kind in reversed(measured_on)},
         "measure_words": {name: word.split(" (")[0] for name, word in MEASURES.items() if name in measures},
         "section_choices": {name: word for name, word in SECTION_WORDS.items() if name in names},

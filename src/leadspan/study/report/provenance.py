@@ -13,6 +13,7 @@ from leadspan.study.words import MISSING
 
 NAMES = ("name", "output", "seed")
 """Settings that tell runs apart and say nothing else."""
+_NO_RESULT = {"running": "still running, or interrupted", "waiting": "not run yet"}
 
 
 class Measured(Settings):
@@ -29,9 +30,10 @@ class Measured(Settings):
 
     @property
     def sentence(self) -> str:
-        """Devices, dates, and the versions of leadspan and its commit."""
+        """Devices, seeds, dates, and the versions of leadspan and its commit."""
+        seeds = f"seed{'s' * (len(self.seeds) > 1)} {', '.join(map(str, self.seeds))}" if self.seeds else ""
         own = [f"{key} {' and '.join(self.versions[key])}" for key in ("leadspan", "commit") if key in self.versions]
-        parts = [" and ".join(self.devices), " to ".join(self.dates), *own]
+        parts = [" and ".join(self.devices), seeds, " to ".join(self.dates), *own]
         return ", ".join(part for part in parts if part)
 
 
@@ -61,7 +63,7 @@ class MissingTrial(Settings):
     trial: str
     """Condition and seed."""
     state: str
-    """`failed`, `waiting`, or `running` for one that was interrupted."""
+    """`failed`, `waiting`, or `running`, which may mean that it was interrupted."""
     reason: str
     """What a failed one died of."""
 
@@ -128,7 +130,7 @@ def study_states(records: Sequence[StudyRecord]) -> list[StudyState]:
                     study=record.name,
                     trial=trial.title,
                     state=trial.state,
-                    reason=trial.message or ("interrupted" if trial.state == "running" else "not run yet"),
+                    reason=trial.message or _NO_RESULT.get(trial.state, ""),
                 )
                 for trial in record.trials
                 if trial.state != "done"
@@ -144,8 +146,11 @@ def _all_settings(run: RunResult) -> dict[str, str]:
 
 
 def _flatten(value: Any, path: str = "") -> Iterator[tuple[str, str]]:  # Any: a recipe is plain JSON
-    if isinstance(value, Mapping) and value:
-        for key, below in value.items():
-            yield from _flatten(below, f"{path}.{key}" if path else str(key))
+    below = value
+    if isinstance(value, list) and any(isinstance(item, Mapping) for item in value):
+        below = dict(enumerate(value))
+    if isinstance(below, Mapping) and below:
+        for key, inner in below.items():
+            yield from _flatten(inner, f"{path}.{key}" if path else str(key))
     else:
         yield path, value if isinstance(value, str) else json.dumps(value)

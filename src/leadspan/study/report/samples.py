@@ -8,7 +8,6 @@ differ most in length.
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain, islice, zip_longest
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -91,7 +90,7 @@ def comparisons(named: Sequence[NamedRun], references: Mapping[str, str], per_po
         per_policy: Pairs to show of each.
 
     Raises:
-        RunError: Samples are missing, cannot be read, or were drawn from other weights than the results.
+        RunError: Samples cannot be read, or were drawn from other weights than the results.
     """
     by_label = {entry.label: entry for entry in named}
     found: dict[tuple[str, str], Comparison] = {}
@@ -100,9 +99,23 @@ def comparisons(named: Sequence[NamedRun], references: Mapping[str, str], per_po
         uncut_results = {result.task: result for result in uncut.run.evaluations}
         for result in cut.run.evaluations:
             key, beside = (cut.policy, result.task), uncut_results.get(result.task)
-            if key not in found and beside and beside.samples_file and result.samples_file:
+            if key not in found and beside and not _lacks_samples(uncut, beside) and not _lacks_samples(cut, result):
                 found[key] = _comparison(_Drawn(uncut, beside), _Drawn(cut, result), per_policy)
     return list(found.values())
+
+
+def absent_samples(named: Sequence[NamedRun]) -> list[str]:
+    """One sentence for each run whose samples are not beside its results."""
+    return [
+        f"{entry.label}: no samples on {result.task} beside its results"
+        for entry in named
+        for result in entry.run.evaluations
+        if _lacks_samples(entry, result)
+    ]
+
+
+def _lacks_samples(entry: NamedRun, result: EvalResult) -> bool:
+    return result.samples_file is None or not (entry.directory / result.samples_file).exists()
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,8 +178,7 @@ def _comparison(uncut: _Drawn, cut: _Drawn, number: int) -> Comparison:
         policy=cut.entry.policy,
         counts={outcome: len(keys) for outcome, keys in kinds.items()},
         pairs=[
-            _pair(outcome, uncut.at(left[key].offset), cut.at(right[key].offset))
-            for outcome, key in islice(chosen, number)
+            _pair(outcome, uncut.at(left[key].offset), cut.at(right[key].offset)) for outcome, key in chosen[:number]
         ],
     )
 
@@ -183,13 +195,14 @@ def _outcome(uncut: _Entry, cut: _Entry) -> Outcome:
             return "both right"
 
 
-def _chosen(kinds: Mapping[Outcome, list[Key]], difference: Mapping[Key, int]) -> Iterator[tuple[Outcome, Key]]:
+def _chosen(kinds: Mapping[Outcome, list[Key]], difference: Mapping[Key, int]) -> list[tuple[Outcome, Key]]:
     """Kinds in turn; in each the greatest difference in length first, then the first by problem and number."""
-    columns = [
-        [(outcome, key) for key in sorted(keys, key=lambda key: (-difference[key], key))]
-        for outcome, keys in kinds.items()
-    ]
-    return (pair for pair in chain.from_iterable(zip_longest(*columns)) if pair is not None)
+    ordered = {kind: sorted(keys, key=lambda key: (-difference[key], key)) for kind, keys in kinds.items()}
+    chosen: list[tuple[Outcome, Key]] = []
+    for turn in range(max(map(len, ordered.values()))):
+        for kind in OUTCOMES:
+            chosen.extend((kind, key) for key in ordered[kind][turn : turn + 1])
+    return chosen
 
 
 def _pair(outcome: Outcome, uncut: Mapping[str, Any], cut: Mapping[str, Any]) -> Pair:

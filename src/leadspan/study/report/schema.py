@@ -6,6 +6,7 @@ from leadspan.audit.findings import AuditResult
 from leadspan.results import CutCounts, Interval, RunResult
 from leadspan.settings import Settings
 from leadspan.study.break_points import BreakPoint
+from leadspan.study.cost_axes import CostName
 from leadspan.study.report.costs import CostSplit
 from leadspan.study.report.curves import RunCurves
 from leadspan.study.report.provenance import Measured, Refused, SettingsFound, StudyState
@@ -65,7 +66,7 @@ class RowFigures(Settings):
     """The base that gains are counted from."""
     gained: Kept | None
     """Base-normalised retention: (row - base) / (reference - base)."""
-    costs: dict[str, CostFigures] | None
+    costs: dict[CostName, CostFigures] | None
     """Costs of training by name; null for base and teacher."""
     beside: list[Beside]
     """The policy against each of its controls."""
@@ -96,7 +97,7 @@ class TaskFigures(Settings):
     """Problems, samples and seeds behind the rows."""
     captions: list[str]
     """How the intervals were made, refused retentions, notes."""
-    cost_names: list[str]
+    cost_names: list[CostName]
     """Costs that every trained row has: the axes of the frontier."""
     currency: str
     """Sign of the money among the costs."""
@@ -104,6 +105,11 @@ class TaskFigures(Settings):
     """One for each condition, seeds aggregated."""
     single_runs: list[RowFigures]
     """One for each run of the conditions that have several seeds."""
+
+    @property
+    def has_students(self) -> bool:
+        """Whether a student was evaluated on it, not bases and teachers alone."""
+        return any(row.role == "student" for row in self.rows)
 
 
 class CutRow(Settings):
@@ -157,6 +163,8 @@ class Report(Settings):
     """Audits of the traces."""
     comparisons: list[Comparison]
     """Samples of the uncut and the cut students side by side."""
+    absent: list[str]
+    """Files of runs that are not there, and what is therefore not shown."""
     refused: list[Refused]
     """Records of the trace sources that could not be used."""
     settings: SettingsFound

@@ -12,7 +12,10 @@ const symbolOf = (policy) => {
   const number = data.colours[policy];
   return SYMBOLS[number ? Math.floor((number - 1) / data.num_colours) % SYMBOLS.length : 0];
 };
-const isShown = ({ policy }) => !choice.hidden.has(policy);
+const shownIn = (group) => {
+  const hidden = new Set([...document.querySelectorAll(`.legend[data-group="${group}"] [aria-pressed=false]`)].map((node) => node.dataset.policy));
+  return ({ policy }) => !hidden.has(policy);
+};
 const range = ([value, low, high]) => `${value.toFixed(0)} [${low.toFixed(0)}, ${high.toFixed(0)}] %`;
 const errorBar = (intervals) => ({
   type: "data",
@@ -46,7 +49,7 @@ function undominated(points) {
   return sorted.filter(({ y }) => y > best && ((best = y), true));
 }
 
-function pointsOf(task, cost, quality) {
+function pointsOf(task, isShown, cost, quality) {
   return task.rows.filter((row) => isShown(row) && cost in row.costs && row[quality]).map((row) => {
     const [y, low, high] = row[quality];
     const [x, sd] = [row.costs[cost], row.cost_sds[cost] ?? 0];
@@ -58,13 +61,14 @@ function pointsOf(task, cost, quality) {
 function frontier(task, index, width) {
   const cost = choice.get(`cost-${index}`, "seconds");
   const quality = choice.get(`quality-${index}`, "accuracy");
-  const points = pointsOf(task, cost, quality);
+  const isShown = shownIn(`task-${index}`);
+  const points = pointsOf(task, isShown, cost, quality);
   const lines = quality === "kept" ? [] : task.rows.filter((row) => isShown(row) && row.role !== "student")
     .map((row) => ({ row, y: row[quality][0], label: `${row.label} ${row[quality][0].toFixed(0)} %` }));
   const layout = baseLayout(width, width < NARROW ? 380 : 460);
   const reach = (name) => points.flatMap((point) => [point[name], ...point.marks.map((mark) => mark[name === "high" ? 1 : 0])]);
   layout.xaxis.title.text = task.axes[cost];
-  layout.xaxis.range = [0, 1.15 * Math.max(...reach("right"), Number.MIN_VALUE)];
+  layout.xaxis.range = [0, 1.15 * (Math.max(0, ...reach("right")) || 1)];
   layout.yaxis.title.text = data.quality[quality];
   layout.yaxis.range = [0, 1.1 * Math.max(...reach("high"), ...lines.map(({ y }) => y), 1)];
   layout.shapes = lines.map(({ row, y }) => ({
@@ -114,9 +118,9 @@ function rowAxis(layout, labels, width, rowHeight) {
 }
 
 function rates(task, index, width) {
-  const rows = task.rows.filter(isShown);
+  const rows = task.rows.filter(shownIn(`task-${index}`));
   const layout = baseLayout(width, 68);
-  rowAxis(layout, rows.map((row) => row.label), width, 56);
+  rowAxis(layout, rows.map((row) => row.label), width, rows.length > 12 ? 36 : 56);
   layout.xaxis = { ...layout.xaxis, range: [0, 104], dtick: 20 };
   layout.xaxis.title.text = "Share of samples (%)";
   Object.assign(layout, { barmode: "group", bargap: 0.34, bargroupgap: 0.08 });
@@ -133,11 +137,11 @@ function rates(task, index, width) {
 
 // Stacked bars by part; the predicted bar of a policy lies below its measured one, paler.
 function split(chart, index, width) {
-  const bars = chart.bars.filter(isShown);
+  const { bars } = chart;
   const policies = [...new Set(bars.map((bar) => bar.policy))];
   const hasBoth = bars.some((bar) => bar.kind === "predicted");
   const layout = baseLayout(width, 68);
-  rowAxis(layout, policies, width, hasBoth ? 52 : 40);
+  rowAxis(layout, policies, width, (hasBoth ? 52 : 40) - (policies.length > 12 ? 16 : 0));
   layout.xaxis.title.text = chart.title;
   layout.xaxis.rangemode = "tozero";
   layout.barmode = "stack";
@@ -173,8 +177,8 @@ function lineFigure(width, lines, xTitle, yTitle) {
   return { traces, layout };
 }
 
-const chosenCurves = (measure) => data.curves.filter(
-  (curve) => isShown(curve) && curve.measured_on === choice.get("measured_on", data.curves[0].measured_on) && measure in curve.sections,
+const chosenCurves = (measure) => data.curves.filter(shownIn("curves")).filter(
+  (curve) => curve.measured_on === choice.get("measured_on", data.curves[0].measured_on) && measure in curve.sections,
 );
 
 function tenths(_, index, width) {
@@ -194,7 +198,7 @@ function sections(_, index, width) {
 }
 
 function validation(curves, index, width) {
-  const lines = curves.filter(isShown).map((curve) => ({ ...curve, x: curve.steps, y: curve.losses }));
+  const lines = curves.filter(shownIn("validation")).map((curve) => ({ ...curve, x: curve.steps, y: curve.losses }));
   return lineFigure(width, lines, "Optimiser steps", "Validation loss (nat per token)");
 }
 

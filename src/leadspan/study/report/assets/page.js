@@ -5,7 +5,6 @@ const PRINT_WIDTH = 660;
 const CONFIG = { displaylogo: false, modeBarButtons: [["toImage", "zoom2d", "pan2d", "resetScale2d"]] };
 const choice = {
   values: {},
-  hidden: new Set(),
   get: (name, usual) => choice.values[name] ?? document.querySelector(`.choices[data-name="${name}"] input:checked`)?.value ?? usual,
 };
 
@@ -44,11 +43,10 @@ for (const choices of document.querySelectorAll(".choices")) {
 }
 for (const button of document.querySelectorAll(".legend button")) {
   button.addEventListener("click", () => {
-    const { policy } = button.dataset;
-    if (!choice.hidden.delete(policy)) choice.hidden.add(policy);
-    for (const other of document.querySelectorAll(".legend button")) {
-      if (other.dataset.policy === policy) other.setAttribute("aria-pressed", String(!choice.hidden.has(policy)));
-    }
+    const { every } = button.dataset;
+    const press = (node, isShown) => node.setAttribute("aria-pressed", String(isShown));
+    if (every) button.closest(".legend").querySelectorAll("[data-policy]").forEach((node) => press(node, every === "true"));
+    else press(button, button.getAttribute("aria-pressed") === "false");
     drawAll();
   });
 }
