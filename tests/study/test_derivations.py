@@ -9,7 +9,6 @@ from typing import Any
 import make_studies
 import pytest
 
-from conftest import MakeRun
 from leadspan.errors import RunError
 from leadspan.evaluation.config import TaskSettings
 from leadspan.evaluation.tasks import load_task
@@ -22,6 +21,7 @@ from leadspan.worlds.files import write_world
 from leadspan.worlds.multiplication import Multiplication
 from leadspan.worlds.problems import Problem, World
 
+MakeRun = Callable[..., RunResult]
 FULL = {"kind": "full"}
 Answer = Callable[[int, Problem], str]
 RunIn = Callable[..., RunResult]
