@@ -91,6 +91,7 @@ def test_figures_of_a_result() -> None:
     )
     assert (found.tokens_mean, found.tokens_p50, found.tokens_p95) == pytest.approx((50, 45, 94))
     assert found.correct == {"a": [1, 1], "b": [0, 0]}
+    assert found.terminated == {"a": [1, 1], "b": [0, 1]}
     assert found.outcomes == {"right": 2, "no_answer": 1, "wrong": 1}
     exact = TaskSettings(name="t", path="x", grader="exact")
     assert evaluation_result(exact, [first], SamplingSettings(), "m", "h").no_box_rate is None

@@ -1,4 +1,5 @@
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,26 +10,41 @@ from leadspan.study.study import run_study
 from studies import toy_study
 
 ray = pytest.importorskip("ray")
+QUIET = Console(quiet=True)
+
+
+@pytest.fixture
+def two_nodes() -> Iterator[str]:
+    """Address of a Ray cluster of two nodes of one core each, on this machine."""
+    from ray.cluster_utils import Cluster
+
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    cluster.add_node(num_cpus=1)
+    cluster.wait_for_nodes()
+    try:
+        yield str(cluster.address)
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
 
 
 @pytest.mark.slow
-def test_a_study_on_two_ray_workers(tmp_path: Path) -> None:
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error")
-    try:
-        executor = {"kind": "ray", "cpus_per_trial": 1}
-        cuts = [{"kind": "full"}, {"kind": "lead", "p": 0.5}, {"kind": "lead", "p": 0.01}]
-        study, place = toy_study(tmp_path, axes={"cut": cuts}, controls=["base"], executor=executor)
-        record = run_study(study, place, Console(quiet=True))
-        states = {trial.name: trial.state for trial in record.trials}
-        assert states == {"base": "done", "full": "done", "lead 0.5": "done", "lead 0.01": "failed"}
-        assert "leaves no weighted position" in record.trials[-1].message
-        again = run_study(study, place, Console(quiet=True))
-        assert [trial.fingerprint for trial in again.of_state("done")] == [
-            trial.fingerprint for trial in record.of_state("done")
-        ]
-        too_much = study.model_copy(update={"executor": study.executor.model_copy(update={"cpus_per_trial": 3})})
-        with pytest.raises(RunError, match=r"a trial is to have 3 CPUs, and the cluster has 2 in all"):
-            run_study(too_much, place, Console(quiet=True))
-    finally:
-        ray.shutdown()
+def test_a_study_on_two_ray_nodes(tmp_path: Path, two_nodes: str) -> None:
+    executor = {"kind": "ray", "address": two_nodes, "cpus_per_trial": 1}
+    cuts = [{"kind": "full"}, {"kind": "lead", "p": 0.5}, {"kind": "lead", "p": 0.01}]
+    study, place = toy_study(tmp_path, axes={"cut": cuts}, controls=["base"], executor=executor)
+    record = run_study(study, place, QUIET)
+    states = {trial.name: trial.state for trial in record.trials}
+    assert states == {"base": "done", "full": "done", "lead 0.5": "done", "lead 0.01": "failed"}
+    assert "leaves no weighted position" in record.trials[-1].message
+    written = {path: path.stat().st_mtime_ns for path in (tmp_path / "study" / "trials").glob("*/run.json")}
+    again = run_study(study, place, QUIET)
+    assert len(written) == 3 and {path: path.stat().st_mtime_ns for path in written} == written  # none ran again
+    assert [trial.fingerprint for trial in again.of_state("done")] == [
+        trial.fingerprint for trial in record.of_state("done")
+    ]
+    too_much = study.model_copy(update={"executor": study.executor.model_copy(update={"cpus_per_trial": 2})})
+    message = r"a trial is to have 2 CPUs on one node, and no node of the cluster has them \(1 CPUs, 0 GPUs; 1 CPUs, 0"
+    with pytest.raises(RunError, match=message):
+        run_study(too_much, place, QUIET)

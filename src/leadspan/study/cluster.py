@@ -31,7 +31,7 @@ def run_on_ray(trials: Sequence[Trial], executor: RayExecutor) -> Generator[Even
     if owns_cluster:
         _connect(ray, executor)
     try:
-        _check_room(ray.cluster_resources(), executor)
+        _check_room([node["Resources"] for node in ray.nodes() if node["Alive"]], executor)
         yield from _run(ray, trials, executor)
     finally:
         if owns_cluster:
@@ -46,13 +46,17 @@ def _connect(ray: Any, executor: RayExecutor) -> None:
         raise RunError(f"executor.address = {executor.address}: no Ray cluster answers there ({error})") from None
 
 
-def _check_room(resources: Mapping[str, float], executor: RayExecutor) -> None:
-    for name, wanted in (("CPU", executor.cpus_per_trial), ("GPU", executor.gpus_per_trial)):
-        if wanted > resources.get(name, 0):
-            raise RunError(
-                f"executor: a trial is to have {wanted:g} {name}s, and the cluster has {resources.get(name, 0):g} in "
-                f"all; lower executor.{name.lower()}s_per_trial"
-            )
+def _check_room(nodes: Sequence[Mapping[str, float]], executor: RayExecutor) -> None:
+    """A trial runs on one node: Ray would wait for ever for a node that has room for it."""
+    wanted = {"CPU": executor.cpus_per_trial, "GPU": executor.gpus_per_trial}
+    if any(all(node.get(name, 0) >= number for name, number in wanted.items()) for node in nodes):
+        return
+    asked = ", ".join(f"{number:g} {name}s" for name, number in wanted.items() if number)
+    shown = "; ".join(", ".join(f"{node.get(name, 0):g} {name}s" for name in wanted) for node in nodes)
+    raise RunError(
+        f"executor: a trial is to have {asked} on one node, and no node of the cluster has them ({shown}); lower "
+        "executor.cpus_per_trial or gpus_per_trial"
+    )
 
 
 def _run(ray: Any, trials: Sequence[Trial], executor: RayExecutor) -> Generator[Event, None, None]:

@@ -113,6 +113,8 @@ class Study(Settings):
     more_axes: list[Axes] = []
     """Further sets of axes, each crossed by itself, for what need not be combined with everything else. They have the
     seeds and, of the controls, `base` and `teacher`; a condition that occurs twice is run once."""
+    needs: dict[Path, str] = {}
+    """Files and directories that must be there before the study can be planned, each with the command that makes it."""
     seeds: list[Annotated[int, Field(ge=0, lt=2**32)]] = [0, 1, 2]
     """Seeds of every condition."""
     controls: list[Control] = []

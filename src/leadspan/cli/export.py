@@ -1,0 +1,45 @@
+"""Write a recipe's truncated traces and tasks for other programs: TRL, Axolotl, LLaMA-Factory, lm-eval, lighteval."""
+
+import argparse
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Recipe, overrides, what to write and where."""
+    parser.add_argument("recipe", type=Path, help="YAML recipe")
+    parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help="settings that replace the recipe's")
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="directory to write")
+    parser.add_argument(
+        "--what",
+        choices=("data", "tasks", "all"),
+        default="all",
+        help="the truncated training data, the evaluation tasks, or both (all)",
+    )
+    parser.add_argument("--model", help="model that the evaluation commands name (the student of the recipe's run)")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Write what is asked for and print what it holds."""
+    from leadspan.recipe import load_recipe
+    from leadspan.study.export import check_exportable, export_data
+    from leadspan.study.export_tasks import export_tasks
+    from leadspan.training.train import STUDENT_DIR
+
+    recipe = load_recipe(options.recipe, options.overrides)
+    if options.what != "tasks":
+        check_exportable(recipe)
+        data = export_data(recipe, options.output)
+        print(f"{data.num_train:,} training examples under {recipe.cut.label}: {data.num_tokens:,} tokens, ", end="")
+        print(f"{data.num_labels:,} labels; {data.num_validation:,} validation examples, uncut")
+        for reason, number in {**data.counts.dropped, **data.left_out}.items():
+            print(f"left out: {number:,} x {reason}")
+        print("\n".join(f"wrote {file}" for file in data.files))
+    if options.what == "tasks" or (options.what == "all" and recipe.evaluation.tasks):
+        model = options.model or str(recipe.output / STUDENT_DIR)
+        tasks = export_tasks(recipe, options.output / "tasks", model)
+        print("\n".join(f"wrote {file}" for file in tasks.files))
+        print(f"\nlm-evaluation-harness, in an environment that has leadspan too:\n  {tasks.harness}")
+        if tasks.lighteval:
+            print(f"lighteval, in an environment of its own, with its own prompts and graders:\n  {tasks.lighteval}")
+        if tasks.without_lighteval:
+            print(f"not among lighteval's tasks: {', '.join(tasks.without_lighteval)}")
