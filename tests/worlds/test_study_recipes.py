@@ -24,6 +24,6 @@ def test_a_world_and_the_plan_of_its_study(
     assert main(["world", str(file), *(f"sets.{name}.num_traces=4" for name in sets)]) == 0
     assert main(["study", str(study), "--dry-run"]) == 0
     shown = capsys.readouterr().out
-    assert "0 of " in shown and "full" in shown and "small student" in shown
+    assert "0 of " in shown and "full" in shown and "mix 0.9 tail 0.5" in shown
     first = next(iter(sets))
     assert (tmp_path / "runs" / "worlds" / f"{world}_{size}" / f"{first}.jsonl").read_text().count("\n") == 4
