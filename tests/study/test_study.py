@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from leadspan.cli import main
-from leadspan.errors import RunError
+from leadspan.errors import RunError, SettingsError
 from leadspan.settings import dump_yaml
 from leadspan.study.frontier import load_runs
 from leadspan.study.record import load_study
@@ -208,3 +208,11 @@ def _is_alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
+
+
+def test_what_a_study_needs_is_named_with_the_command_that_makes_it(tmp_path: Path) -> None:
+    study, place = toy_study(tmp_path, needs={str(tmp_path / "world"): "leadspan world w.yaml"})
+    with pytest.raises(SettingsError, match=r"world: not there yet; run `leadspan world w\.yaml` first"):
+        plan_study(study, place)
+    (tmp_path / "world").mkdir()
+    assert len(plan_study(study, place).trials) == 2

@@ -1,4 +1,5 @@
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -276,3 +277,25 @@ def test_what_a_kill_left_half_written_is_passed_over(tmp_path: Path) -> None:
     result = run(recipe, resume=True)
     assert losses(recipe.output) == pytest.approx(expected, rel=1e-5)
     assert result.train is not None and list(result.train.validation_loss) == ["2", "4", "6"]
+
+
+@pytest.mark.slow
+def test_a_damaged_checkpoint_is_named_with_what_to_go_on_from(tmp_path: Path) -> None:
+    recipe = toy_recipe(tmp_path, steps=6, num_validations=3)
+    run(recipe)
+    (recipe.output / "run.json").unlink()
+    expected = losses(recipe.output)
+    last = recipe.output / "checkpoints" / "checkpoint-6"
+    for name in ("optimizer.pt", "scheduler.pt", "model.safetensors"):
+        whole = (last / name).read_bytes()
+        (last / name).write_bytes(whole[: len(whole) // 2])
+        with pytest.raises(RunError, match=rf"{name}: damaged \(.*remove .*checkpoint-6, and --resume goes on from"):
+            run(recipe, resume=True)
+        (last / name).write_bytes(whole)
+    (last / "optimizer.pt").write_bytes(b"")
+    with pytest.raises(RunError, match="and --resume goes on from step 5") as error:
+        run(recipe, resume=True)
+    assert str(error.value).count(str(last)) == 2
+    shutil.rmtree(last)
+    run(recipe, resume=True)
+    assert losses(recipe.output) == pytest.approx(expected, rel=1e-5)

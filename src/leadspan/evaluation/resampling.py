@@ -10,6 +10,7 @@ ways to resample at two levels: groups with replacement, within a group without.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,8 +22,6 @@ Scores = Mapping[str, Sequence[float]]
 
 Runs = Scores | Sequence[Scores]
 """One training run, or several of the same recipe under different seeds."""
-
-_DRAWS_AT_ONCE = 2_000_000
 
 
 @dataclass(frozen=True)
@@ -94,22 +93,35 @@ def resample(models: Mapping[str, Runs], bootstrap: Bootstrap) -> list[Model]:
     """
     named = {name: runs_of(scores) for name, scores in models.items()}
     first = _shared_problems(named)
-    uniform = np.random.default_rng([bootstrap.seed, 0]).random((bootstrap.num_resamples, len(first)))
-    problems = (uniform * len(first)).astype(np.int64)
+    shares = _shares(len(first), bootstrap.num_resamples, bootstrap.seed)
     resampled = []
     for name, runs in named.items():
         tables = [_score_table(name, {problem: scores[problem] for problem in first}) for scores in runs]
-        resampled.append(Model(tables, _draws(tables, problems, bootstrap)))
+        resampled.append(Model(tables, _draws(tables, shares, bootstrap)))
     return resampled
 
 
+@lru_cache(maxsize=1)
+def _shares(num_problems: int, num_resamples: int, seed: int) -> NDArray[np.float64]:
+    """Share of each problem in each resample, `[resamples, problems]`: how often it is drawn, over their number.
+
+    The same for every model of a comparison, and for every comparison on so many problems, hence kept.
+    """
+    generator = np.random.default_rng([seed, 0])
+    shares = np.empty((num_resamples, num_problems))
+    for row in shares:
+        drawn = (generator.random(num_problems) * num_problems).astype(np.int64)
+        row[:] = np.bincount(drawn, minlength=num_problems) / num_problems
+    shares.flags.writeable = False
+    return shares
+
+
 def _draws(
-    tables: Sequence[NDArray[np.float64]], problems: NDArray[np.int64], bootstrap: Bootstrap
+    tables: Sequence[NDArray[np.float64]], shares: NDArray[np.float64], bootstrap: Bootstrap
 ) -> NDArray[np.float64]:
-    """The mean over runs in each resample of the problems `[resamples, problems]`."""
+    """The mean over runs in each resample, of which `shares` says how much of it each problem is."""
     means = np.stack([np.nanmean(table, axis=1) for table in tables])
-    chunks = np.array_split(problems, 1 + problems.size * len(means) // _DRAWS_AT_ONCE)
-    drawn = np.concatenate([means[:, chunk].mean(axis=2) for chunk in chunks], axis=1)
+    drawn = np.stack([shares @ run for run in means])
     num_runs, centre = len(means), drawn.mean(axis=0)
     if num_runs == 1:
         return centre

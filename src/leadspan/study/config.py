@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from leadspan.data.truncation import AnyPolicy
+from leadspan.errors import SettingsError
 from leadspan.models.config import ModelSettings
 from leadspan.settings import Settings
 
@@ -137,3 +138,15 @@ class Study(Settings):
         if not self.seeds:
             raise ValueError("seeds is empty; give at least one, three or more for intervals over seeds")
         return self
+
+    def check_needs(self) -> None:
+        """Refuse to go on without what the study says it needs.
+
+        Raises:
+            SettingsError: Something is not there; names the commands that make it.
+        """
+        missing = {path: command for path, command in self.needs.items() if not path.exists()}
+        if missing:
+            places = ", ".join(str(path) for path in missing)
+            commands = ", ".join(f"`{command}`" for command in dict.fromkeys(missing.values()))
+            raise SettingsError(f"study {self.name}: {places}: not there yet; run {commands} first")

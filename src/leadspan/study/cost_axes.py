@@ -21,7 +21,7 @@ COST_OPTIONS: dict[str, CostName] = {
     "money": "money",
 }
 """Names of the costs on the command line."""
-COST_WORDS: dict[CostName, str] = {name: word for word, name in COST_OPTIONS.items()} | {"flops": "FLOPs"}
+COST_WORDS: dict[CostName, str] = {**{name: word for word, name in COST_OPTIONS.items()}, "flops": "FLOPs"}
 """Names of the costs in a sentence."""
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from leadspan.errors import RunError, SettingsError
+from leadspan.errors import RunError
 from leadspan.results import RUN_FILE, load_run
 from leadspan.study.board import Board
 from leadspan.study.config import LocalExecutor, Study
@@ -54,7 +54,7 @@ def plan_study(study: Study, place: Path) -> StudyPlan:
     Raises:
         LeadspanError: A recipe cannot be read, a combination breaks a rule, or the data cannot be used.
     """
-    _check_needs(study)
+    study.check_needs()
     before = _before(study, place)
     fingerprints = Fingerprints({trial.recipe.output: trial.fingerprint for trial in before})
     base = load_base(study, place)
@@ -153,19 +153,6 @@ def _record(trial: Trial, output: Path, earlier: TrialRecord | None) -> TrialRec
         return record
     kept = earlier.state if earlier.state == "failed" else record.state
     return record.model_copy(update={"state": kept, "message": earlier.message, "seconds": earlier.seconds})
-
-
-def _check_needs(study: Study) -> None:
-    """Refuse to plan without what the study says it needs.
-
-    Raises:
-        SettingsError: Something is not there; names the commands that make it.
-    """
-    missing = {path: command for path, command in study.needs.items() if not path.exists()}
-    if missing:
-        places = ", ".join(str(path) for path in missing)
-        commands = ", ".join(f"`{command}`" for command in dict.fromkeys(missing.values()))
-        raise SettingsError(f"study {study.name}: {places}: not there yet; run {commands} first")
 
 
 def _before(study: Study, place: Path) -> list[Trial]:

@@ -4,7 +4,6 @@ import importlib.util
 import logging
 import math
 import os
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -38,10 +37,11 @@ from leadspan.results import FlopsByPart, TrainResult
 from leadspan.teacher.live import freeze
 from leadspan.teacher.store import TargetStore, shared_tokens
 from leadspan.training.callbacks import Clock, EnergyMeter, MetricsFile, Milestones, Progress
+from leadspan.training.checkpoints import checkpoint_to_resume, complete_checkpoints
 from leadspan.training.config import ByTokens, Lora, TrainingSettings
 from leadspan.training.process import process_device, process_state
 from leadspan.training.schedule import Schedule, schedule
-from leadspan.training.trainer import DistillationTrainer, attach_objective, complete_checkpoints
+from leadspan.training.trainer import DistillationTrainer, attach_objective
 
 logger = logging.getLogger(__name__)
 
@@ -93,7 +93,7 @@ def train(inputs: TrainingInputs, settings: TrainingSettings, loss: LossSettings
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     device = process_device()
-    checkpoint = _checkpoint_to_resume(inputs.directory, resume)
+    checkpoint = checkpoint_to_resume(inputs.directory, resume)
     memory = PeakMemory(device)
     set_seed(inputs.seed)
     student, teacher, vocab_size = load_models(inputs, uses_bf16(settings))
@@ -256,23 +256,6 @@ def uses_bf16(settings: TrainingSettings) -> bool:
     if settings.precision == "auto":
         return has_bf16
     return settings.precision == "bfloat16"
-
-
-def _checkpoint_to_resume(directory: Path, resume: bool) -> Path | None:
-    """The last complete checkpoint; one that a killed process left half-written is removed."""
-    checkpoints = directory / "checkpoints"
-    complete = complete_checkpoints(checkpoints)
-    if complete and not resume:
-        raise RunError(
-            f"{directory}: it holds checkpoints of an earlier run up to step {complete[-1].name.rpartition('-')[2]}; "
-            "go on with --resume, or give another output"
-        )
-    if process_state().is_main_process:
-        for left in set(checkpoints.glob("checkpoint-*")) - set(complete):
-            logger.warning("removing %s: it was not written to the end", left)
-            shutil.rmtree(left)
-    process_state().wait_for_everyone()
-    return complete[-1] if complete else None
 
 
 def _keep(trainer: DistillationTrainer, settings: TrainingSettings, plan: Schedule) -> int:

@@ -1,9 +1,7 @@
 """A thin `transformers.Trainer`: ours are the batches, the targets, the objective and the normalisation."""
 
-import json
 import types
 from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -214,17 +212,3 @@ class DistillationTrainer(Trainer):
             targets = self.teacher.targets(batch)
         with self._timed("student_forward"):
             return LossOutput(**model(batch=batch, targets=targets))
-
-
-def complete_checkpoints(directory: Path) -> list[Path]:
-    """Checkpoints that were written to the end, oldest first: Transformers writes `trainer_state.json` last."""
-    found = [d for d in directory.glob("checkpoint-*") if _is_json(d / "trainer_state.json")]
-    return sorted(found, key=lambda d: int(d.name.rpartition("-")[2]))
-
-
-def _is_json(path: Path) -> bool:
-    try:
-        json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return True
