@@ -10,9 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from study_questions import QUESTIONS, Claim, Question
 
 from leadspan.errors import LeadspanError
+from leadspan.evaluation.resampling import USUAL, Scores, resample
 from leadspan.evaluation.statistics import retention
 from leadspan.results import Interval, RunResult
 from leadspan.study.break_points import BreakPoint, break_points
@@ -62,7 +64,8 @@ def load(directory: Path) -> Study:
 def figures(study: Study) -> str:
     """All questions of a study, answered from its complete trials."""
     parts = [_provenance(study), *_saturation(study), _break_points(study)]
-    parts += [_answer(question, study) for question in QUESTIONS[study.accuracy[0].task]]
+    answers = [_answer(question, study) for question in QUESTIONS[study.accuracy[0].task]]
+    parts += [answer for answer in answers if answer]
     everything = _table(list(study.rows(study.accuracy)), study)
     return "\n\n".join([*parts, _termination(study), "## All conditions", everything])
 
@@ -159,12 +162,15 @@ def _place(found: BreakPoint) -> str:
 
 
 def _answer(question: Question, study: Study) -> str:
+    """Verdicts and figures; nothing where the study has none of the conditions."""
     kinds = {"accuracy": study.rows(study.accuracy), "derivation": study.rows(study.derivation)}
     known = kinds["accuracy"]
     claims = [claim for claim in question.claims if {claim.left, claim.right} <= known.keys()]
+    if not claims:
+        return ""
     found = {kind: [_judge(claim, rows) for claim in claims] for kind, rows in kinds.items()}
     verdict = "; ".join(f"{kind}: {_overall([holds for holds, _ in judged])}" for kind, judged in found.items())
-    lines = [f"**By {verdict}.**" if claims else "**Not run.**"]
+    lines = [f"**By {verdict}.**"]
     for number, claim in enumerate(claims):
         told = "; ".join(f"{kind} {judged[number][1]}" for kind, judged in found.items())
         lines.append(f"- `{claim.left}` {claim.kind} `{claim.right}`? {told}")
@@ -175,10 +181,27 @@ def _answer(question: Question, study: Study) -> str:
 
 def _judge(claim: Claim, rows: dict[str, Row]) -> tuple[bool | None, str]:
     """Whether a claim holds (None: cannot be told), and the difference in words."""
-    left, right = ([found.correct for found in rows[name].evaluations] for name in (claim.left, claim.right))
-    difference = retention(left, right).difference
-    holds = _is_better(difference) if claim.kind == "better than" else _is_alike(difference)
+    left, right = rows[claim.left], rows[claim.right]
+    if claim.kind == "loses less than":
+        difference = _difference_of_losses(left, right, {row.label: row for row in rows.values()})
+    else:
+        difference = retention(_scores(left), _scores(right)).difference
+    holds = _is_alike(difference) if claim.kind == "like" else _is_better(difference)
     return holds, f"{ {True: 'yes', False: 'no', None: 'cannot be told'}[holds] }, {points(difference)}"
+
+
+def _difference_of_losses(left: Row, right: Row, by_label: dict[str, Row]) -> Interval:
+    """(left - its uncut run) - (right - its uncut run), all four on the same resampled problems."""
+    rows = [left, by_label[left.reference or ""], right, by_label[right.reference or ""]]
+    models = resample({str(place): _scores(row) for place, row in enumerate(rows)}, USUAL)
+    drawn = sum(sign * model.draws for sign, model in zip((1, -1, -1, 1), models, strict=True))
+    value = sum(sign * model.mean for sign, model in zip((1, -1, -1, 1), models, strict=True))
+    low, high = np.quantile(drawn, [(1 - USUAL.level) / 2, (1 + USUAL.level) / 2])
+    return Interval(value=value, low=float(low), high=float(high), level=USUAL.level, method="paired bootstrap")
+
+
+def _scores(row: Row) -> list[Scores]:
+    return [found.correct for found in row.evaluations]
 
 
 def _is_better(difference: Interval) -> bool | None:
@@ -216,6 +239,7 @@ def _termination(study: Study) -> str:
 
 def _table(names: Sequence[str], study: Study) -> str:
     accuracy, derivation = study.rows(study.accuracy), study.rows(study.derivation)
+    references = {row.reference for row in accuracy.values()}
     lines = [
         "| condition | seeds | accuracy | derivation right | terminated | of full's accuracy | tokens | training |",
         "|:--|--:|--:|--:|--:|--:|--:|--:|",
@@ -224,7 +248,8 @@ def _table(names: Sequence[str], study: Study) -> str:
         row, costs = accuracy[name], accuracy[name].costs or {}
         spent = [quantity(cost, costs[cost].value) if cost in costs else MISSING for cost in ("tokens", "seconds")]
         scores = (row.accuracy, derivation[name].accuracy, row.termination)
-        cells = [f"`{name}`", str(row.num_seeds), *map(percent_interval, scores), kept_text(row), *spent]
+        kept = kept_text(row) if row.kept or row.label in references else MISSING
+        cells = [f"`{name}`", str(row.num_seeds), *map(percent_interval, scores), kept, *spent]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 

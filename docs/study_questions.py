@@ -10,10 +10,10 @@ from typing import Literal
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What is asked of two conditions."""
+    """What is asked of two conditions; `loses less than`: each against the uncut run that it is compared with."""
 
     left: str
-    kind: Literal["better than", "like"]
+    kind: Literal["better than", "like", "loses less than"]
     right: str
 
 
@@ -64,12 +64,11 @@ UNSTATED = Question(
 )
 SMALL = Question(
     "Do small students flatten?",
-    (
-        Claim("mix 0.9 lead 0.25, small student", "like", "full, small student"),
-        Claim(f"{MIX}, small student", "like", "full, small student"),
-        Claim("mix 0.9 lead 0.25", "like", "full"),
-        Claim(MIX, "like", "full"),
+    tuple(
+        Claim(f"mix 0.9 lead {p}, small student", "loses less than", f"mix 0.9 lead {p}")
+        for p in ("0.25", "0.5", "0.75")
     ),
+    ("full, small student", "full"),
 )
 
 QUESTIONS: dict[str, tuple[Question, ...]] = {

@@ -21,6 +21,7 @@ from leadspan.worlds.files import write_world
 from leadspan.worlds.multiplication import Multiplication
 from leadspan.worlds.problems import Problem, World
 
+MakeRun = Callable[..., RunResult]
 FULL = {"kind": "full"}
 Answer = Callable[[int, Problem], str]
 RunIn = Callable[..., RunResult]

@@ -7,7 +7,6 @@ then told apart from what it did to the ending.
 
 import json
 from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
 
 from leadspan.errors import RunError
@@ -50,7 +49,6 @@ def _derived(run: RunResult, found: EvalResult) -> EvalResult:
     return found.model_copy(update={"correct": correct, "accuracy_strict": bootstrap_mean(list(correct.values()))})
 
 
-@cache
 def _derivations(task: TaskSettings) -> dict[str, str]:
     """Problem id to derivation, of the held-out problems of a set."""
     file = Path(task.path)

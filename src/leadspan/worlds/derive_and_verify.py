@@ -46,6 +46,11 @@ class DeriveAndVerify(World):
         return self
 
     @property
+    def label(self) -> str:
+        """`derive_and_verify`."""
+        return self.kind
+
+    @property
     def remedy(self) -> str:
         """How this world is made larger."""
         return "widen min_variables, max_variables or num_names"

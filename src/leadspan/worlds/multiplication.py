@@ -48,6 +48,11 @@ class Multiplication(World):
         return self
 
     @property
+    def label(self) -> str:
+        """`multiplication`."""
+        return self.kind
+
+    @property
     def remedy(self) -> str:
         """How this world is made larger."""
         return "widen min_digits, max_digits, multiplicand_digits or base"

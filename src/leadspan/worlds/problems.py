@@ -41,8 +41,6 @@ class Problem:
 class World(Settings):
     """Base of the worlds: their shape is their settings."""
 
-    kind: str
-    """Tag."""
     num_checks: int = Field(default=1, ge=0)
     """How often the chain of thought repeats its derivation; more of it moves the first answer forward in the trace."""
 
@@ -57,7 +55,7 @@ class World(Settings):
         Raises:
             SettingsError: The world has too few distinct problems.
         """
-        rng = random.Random(f"{self.kind}:{seed}")
+        rng = random.Random(f"{self.label}:{seed}")
         found: dict[str, Problem] = {}
         for tried in itertools.count():
             if len(found) == number:
@@ -68,13 +66,18 @@ class World(Settings):
             if split_of(problem.prompt) == split:
                 found.setdefault(problem.prompt, problem)
         raise SettingsError(
-            f"{self.kind}: {number} distinct {split} problems were asked for and {len(found)} found; {self.remedy}, "
+            f"{self.label}: {number} distinct {split} problems were asked for and {len(found)} found; {self.remedy}, "
             "or ask for fewer"
         )
 
     @abstractmethod
     def draw(self, rng: random.Random) -> Problem:
         """One problem."""
+
+    @property
+    @abstractmethod
+    def label(self) -> str:
+        """Name of the world; part of the seed of its draws."""
 
     @property
     @abstractmethod
