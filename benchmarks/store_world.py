@@ -30,13 +30,13 @@ def qwen3(hidden: int, layers: int, vocab: int, seed: int, **more: Any) -> dict[
     return {"kind": "random_init", "config": config, "seed": seed}
 
 
-def write_tokenizer(directory: Path) -> tuple[Path, int]:
-    """Qwen3's tokenizer and template with about 4,096 entries trained anew on the traces; its path and size."""
+def write_tokenizer(directory: Path, vocab: int = VOCAB) -> tuple[Path, int]:
+    """Qwen3's tokenizer and template with about `vocab` entries trained anew on the traces; its path and size."""
     from leadspan.models.loading import load_tokenizer
 
     lines = (there("traces/deepseek_r1.jsonl")).read_text(encoding="utf-8").splitlines()[:_TEXTS]
     texts = [f"{row['problem']}\n{row['cot']}\n{row['answer']}" for row in map(json.loads, lines)]
-    tokenizer = load_tokenizer(str(there("tokenizer-qwen3"))).train_new_from_iterator(texts, VOCAB)
+    tokenizer = load_tokenizer(str(there("tokenizer-qwen3"))).train_new_from_iterator(texts, vocab)
     tokenizer.save_pretrained(directory / "tokenizer")
     return directory / "tokenizer", max(tokenizer.get_vocab().values()) + 1
 

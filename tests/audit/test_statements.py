@@ -72,3 +72,22 @@ def test_the_numbers_of_the_question_are_not_stated_by_saying_them_again() -> No
         is None
     )
     assert stated("Tom is 16 and Ann is as old. Therefore, the answer is 16.", "16", question) == "16."
+
+
+@pytest.mark.parametrize(
+    ("cot", "gold", "question", "at"),
+    [
+        pytest.param("y = 5. Then x = y - 0 = 5.", "5", "Find $x$.", "5.", id="another variable has the value"),
+        pytest.param(
+            "So x = 2 + 3 = 5\ny = 7", "5", "What is the value of $x$?", "5\ny = 7", id="another result follows"
+        ),
+        pytest.param("a=4\nb=a+0=4+0=4\nc=1", "4", "a=4;b=a+0;c=1;b?", "4\nc=1", id="a known value, computed"),
+        pytest.param("If x = 5 it fails. So x = 2 + 3 = 5.", "5", "Solve for x.", "5.", id="supposed first"),
+        pytest.param("y = 5 is all there is.", "5", "Find $x$.", "5 is all th", id="nothing else has it"),
+        pytest.param("So n = 5. Check.", "5", "Find $x$ and $y$.", "5. Check.", id="two are asked for"),
+    ],
+)
+def test_a_question_for_one_variable_is_answered_by_what_it_is_given(
+    cot: str, gold: str, question: str, at: str
+) -> None:
+    assert (stated(cot, gold, question) or "") == at[:10]

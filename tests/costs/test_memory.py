@@ -53,6 +53,17 @@ def test_scored_positions_are_held_beside_copies_of_the_selected() -> None:
     assert (plain.logits, scored.logits) == (2 * 3 * 12 * 4 * 11 // 10, 2 * 6 * 12 * 4 * 11 // 10)
 
 
+def test_masks_by_hand() -> None:
+    layers = ActivationBytes(held=100, peak=130, window=4, held_pair=2, peak_pair=2, masked=90, masked_pair=5)
+    short, mixed = BatchSize(8, 8, 0, (4, 4)), BatchSize(13, 13, 0, (3, 10))
+    assert (layers.held_by(short), layers.peak_of(short)) == (800, 1040)
+    assert layers.held_by(mixed) == 1300 + 2 * 100
+    assert layers.peak_of(mixed) == max(130 * 13 + 2 * 100, 90 * 13 + 5 * 100)
+    two = BatchSize(30, 30, 0, (10, 20))  # the masks of both are held, that of the longer is being made
+    assert layers.peak_of(two) == max(130 * 30 + 2 * 500, 90 * 30 + 2 * 500 + 3 * 400)
+    assert layers.held_by(BatchSize(13, 13)) == 1300 + 2 * 169  # lengths not given: one example
+
+
 def test_gradients_that_are_kept_stand_beside_everything() -> None:
     kept = replace(MODEL, accumulates=True)
     batch = BatchSize(tokens=20, weighted=10)

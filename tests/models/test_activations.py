@@ -1,9 +1,12 @@
 """Traced activation memory beside what PyTorch's allocator gives out in real steps of the same models."""
 
+import itertools
+
 import pytest
 import torch
 from benchmarks.memory import SavedBytes, allocated
 
+from leadspan.costs.memory import BatchSize
 from leadspan.models.activations import student_activations, teacher_activations
 from leadspan.models.config import RandomInit
 from leadspan.models.forward import final_hidden_states
@@ -58,6 +61,33 @@ def test_what_is_held_and_the_peak(name: str, use_bf16: bool, checkpointing: boo
     assert traced.held * TOKENS == pytest.approx(held, rel=0.1, abs=casts)
     assert traced.peak * TOKENS <= peak * 1.05
     assert traced.peak * TOKENS + gradients + casts >= peak * 0.95
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("checkpointing", [False, True], ids=["plain", "checkpointing"])
+@pytest.mark.parametrize(("window", "lengths"), [(64, (900,)), (64, (300, 500)), (1000, (700, 800))])
+def test_masks_of_sliding_windows_grow_with_the_square_of_an_example(
+    window: int, lengths: tuple[int, ...], checkpointing: bool
+) -> None:
+    layers = ["sliding_attention", "full_attention", "sliding_attention"]
+    gemma = {"model_type": "gemma3_text", "layer_types": layers, "sliding_window": window}
+    settings = tiny(hidden=128, layers=3, **(gemma | {"max_position_embeddings": 2048}))
+    model = load_model(settings, torch.float32).train()
+    if checkpointing:
+        model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
+    tokens, borders = sum(lengths), (0, *itertools.accumulate(lengths))
+
+    def forward() -> torch.Tensor:
+        positions = torch.cat([torch.arange(length) for length in lengths])[None]
+        ids = torch.zeros(1, tokens, dtype=torch.long)
+        return final_hidden_states(model, ids, positions, borders, torch.arange(tokens))
+
+    _, held = allocated(forward, torch.device("cpu"))
+    peak, gradients = allocated(lambda: forward().sum().backward(), torch.device("cpu"))
+    traced, batch = student_activations(settings, False, checkpointing), BatchSize(tokens, tokens, 0, lengths)
+    assert traced.window == window
+    assert traced.held_by(batch) == pytest.approx(held, rel=0.05)
+    assert peak * 0.95 - gradients <= traced.peak_of(batch) <= peak * 1.05
 
 
 def test_a_teacher_takes_one_layer_at_a_time() -> None:

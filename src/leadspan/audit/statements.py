@@ -59,7 +59,7 @@ _GOES_ON = re.compile(
     r"% of|out of|of the|of them)\b)",
     re.IGNORECASE,
 )
-_GLUED = re.compile(r"(?:\\?[A-Za-z_(^'!]|\{\w|\s?\\(?:sqrt|pi|alpha|theta|sin|cos|log|ln|frac)|\s?√|\s?[xyπ]\b|:\d)")
+_GLUED = re.compile(r"(?:\\?[A-Za-z_(^'!]|\{\w| ?\\(?:sqrt|pi|alpha|theta|sin|cos|log|ln|frac)| ?√| ?[xyπ]\b|:\d)")
 _SENTENCE_END = re.compile(r"(?<![\d\s])[.!?](?=\s|$)|(?<=\d)[.!?](?=\s|$)|\n")
 _FOLLOWING = re.compile(r"\s*(?:\\?%|\\text\{\s*|\\?[)$]|\*\*)*\s*([^\W\d_]{3,})")
 _LISTED = re.compile(r"(?:\\?\$)?(?:\s?,\s?(?:and |or )?|\s(?:and|or)\s)(?:\\?\$)?[-−]?\d")

@@ -29,15 +29,43 @@ _WIDE, _NARROW, _MOMENTS = 4, 2, 8
 
 @dataclass(frozen=True, slots=True)
 class ActivationBytes:
-    """What one token takes in the layers below the head.
+    """What one token takes in the layers below the head, and what the masks of sliding windows add.
 
     Attributes:
         held: At the end of the forward pass: what backward needs.
         peak: At the highest moment of the forward and backward pass, `held` included.
+        window: Sliding window of the layers that have one; None where none has.
+        held_pair: Of the masks of an example longer than the window, by pair of its positions (`T^2` in all), at the
+            end of the forward pass.
+        peak_pair: The same at the moment of `peak`.
+        masked: What one token takes at the moment at which masks take most.
+        masked_pair: Of the masks at that moment.
     """
 
     held: int
     peak: int
+    window: int | None = None
+    held_pair: float = 0.0
+    peak_pair: float = 0.0
+    masked: int = 0
+    masked_pair: float = 0.0
+
+    def held_by(self, batch: "BatchSize") -> int:
+        """Bytes a micro-batch holds at the end of the forward pass."""
+        return self.held * batch.tokens + round(self.held_pair * sum(self._pairs(batch)))
+
+    def peak_of(self, batch: "BatchSize") -> int:
+        """Bytes of a micro-batch at the highest moment: attention makes the mask of one example at a time."""
+        pairs = self._pairs(batch)
+        moments = [(self.peak, self.peak_pair), (self.masked, self.masked_pair)]
+        return max(
+            token * batch.tokens + round(self.held_pair * sum(pairs) + (pair - self.held_pair) * max(pairs, default=0))
+            for token, pair in moments
+        )
+
+    def _pairs(self, batch: "BatchSize") -> list[int]:
+        lengths = batch.lengths or (batch.tokens,)
+        return [n * n for n in lengths if self.window is not None and n > self.window]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,16 +76,19 @@ class BatchSize:
         tokens: Through the student's forward pass.
         weighted: Positions with a loss.
         scored: Positions that are scored before some are selected; 0 where none are.
+        lengths: Tokens of its examples; where they are left out it is one example.
     """
 
     tokens: int
     weighted: int
     scored: int = 0
+    lengths: tuple[int, ...] = ()
 
     @classmethod
     def of(cls, examples: Sequence[ExampleSize]) -> "BatchSize":
         """A micro-batch of examples."""
-        return cls(*(sum(example[i] for example in examples) for i in range(3)))
+        sums = (sum(example[i] for example in examples) for i in range(3))
+        return cls(*sums, lengths=tuple(sorted(example.tokens for example in examples)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +129,7 @@ class MemoryModel:
             "optimizer": self._always(gradients=self._gradients),
         }
         if self.teacher_activations is not None:
-            activations = self.teacher_activations.peak * batch.tokens
+            activations = self.teacher_activations.peak_of(batch)
             found["teacher"] = self._always(gradients=self._kept_gradients, activations=activations)
         return found
 
@@ -114,7 +145,7 @@ class MemoryModel:
             hidden += states * self.teacher.hidden_size * width
         return self._always(
             gradients=self._kept_gradients + self._head_gradient,
-            activations=self.student_activations.held * batch.tokens + hidden,
+            activations=self.student_activations.held_by(batch) + hidden,
             logits=self._chunks(min(self.chunk_tokens, max(batch.weighted, batch.scored))),
             casts=self._cast_weights,
         )
@@ -126,12 +157,12 @@ class MemoryModel:
         """
         start = self._always(
             gradients=self._kept_gradients + 2 * self._head_gradient,
-            activations=self.student_activations.peak * batch.tokens,
+            activations=self.student_activations.peak_of(batch),
             casts=self._cast_weights,
         )
-        layer = self.student_activations.peak - self.student_activations.held
+        layer = self.student_activations.peak_of(batch) - self.student_activations.held_by(batch)
         tied = self._head_gradient if self.student.is_tied else 0
-        end = self._always(gradients=self._gradients + tied, activations=layer * batch.tokens)
+        end = self._always(gradients=self._gradients + tied, activations=layer)
         return max(start, end, key=lambda parts: parts.total)
 
     def _always(self, gradients: int, activations: int = 0, logits: int = 0, casts: int = 0) -> MemoryByPart:

@@ -6,6 +6,8 @@ moment is what the real step holds. Instead of a formula by architecture, such a
 (arXiv 2205.05198, section 4), which knows one kind of layer in one precision.
 
 Tokens are told from weights by their number: tensors with a dimension that is a multiple of the traced length, a prime.
+Masks of sliding windows have two such dimensions and grow with the square of an example's length; they are counted
+apart, in a trace whose windows are shorter than the traced length, since an example that fits its window has none.
 """
 
 import weakref
@@ -28,6 +30,7 @@ from leadspan.models.loading import first_line, load_config, name_of
 from leadspan.models.shapes import build_untrained
 
 _LENGTH = 1009
+_WINDOW = 100
 _EXPERTS = "leadspan_trace"
 
 
@@ -52,9 +55,9 @@ def student_activations(settings: ModelSettings, use_bf16: bool, checkpointing: 
         with _Alive() as alive, _named(settings):
             with torch.autocast("cpu", dtype=torch.bfloat16, enabled=use_bf16):
                 hidden = _run(model)
-            held = alive.now
+            held = alive.now, alive.now_masks
             hidden.sum().backward()
-        return ActivationBytes(held=round(held / _LENGTH), peak=round(alive.peak / _LENGTH))
+        return _bytes(settings, held, alive)
 
 
 def teacher_activations(settings: ModelSettings, use_bf16: bool) -> ActivationBytes:
@@ -63,12 +66,31 @@ def teacher_activations(settings: ModelSettings, use_bf16: bool) -> ActivationBy
         model = _fake_model(settings, torch.bfloat16 if use_bf16 else torch.float32).eval()
         with _Alive() as alive, _named(settings):
             hidden = _run(model)
-        return ActivationBytes(held=hidden.nbytes // _LENGTH, peak=round(alive.peak / _LENGTH))
+        return _bytes(settings, (hidden.nbytes, 0), alive)
+
+
+def _bytes(settings: ModelSettings, held: tuple[int, int], alive: "_Alive") -> ActivationBytes:
+    """By token and by pair, of what is held and of the peaks."""
+    text = load_config(settings).get_text_config()
+    has_masks = alive.most_masks[1] > 0
+    return ActivationBytes(
+        held=round(held[0] / _LENGTH),
+        peak=round(alive.most[0] / _LENGTH),
+        window=getattr(text, "sliding_window", None) if has_masks else None,
+        held_pair=held[1] / _LENGTH**2,
+        peak_pair=alive.most[1] / _LENGTH**2,
+        masked=round(alive.most_masks[0] / _LENGTH) if has_masks else 0,
+        masked_pair=alive.most_masks[1] / _LENGTH**2,
+    )
 
 
 def _fake_model(settings: ModelSettings, dtype: torch.dtype) -> PreTrainedModel:
+    config = load_config(settings)
+    text = config.get_text_config()
+    if getattr(text, "sliding_window", None):
+        text.sliding_window = min(text.sliding_window, _WINDOW)
     return build_untrained(
-        load_config(settings),
+        config,
         name_of(settings),
         dtype=dtype,
         attn_implementation=ATTENTION,
@@ -99,31 +121,36 @@ class _named:
 
 
 class _Alive(TorchDispatchMode):
-    """Counts the bytes of token tensors that are alive; each storage once."""
+    """Counts the bytes of token tensors that are alive, and of masks over pairs of tokens; each storage once."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.now = self.peak = 0
+        self.now = self.now_masks = 0
+        self.most = self.most_masks = (0, 0)  # at the moment of most tokens, and of most masks
         self._known: weakref.WeakSet[torch.UntypedStorage] = weakref.WeakSet()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         output = func(*args, **(kwargs or {}))
         for leaf in tree_leaves(output):
-            if isinstance(leaf, torch.Tensor) and any(size and size % _LENGTH == 0 for size in leaf.shape):
-                self._count(leaf.untyped_storage())
+            if isinstance(leaf, torch.Tensor):
+                dims = sum(size > 0 and size % _LENGTH == 0 for size in leaf.shape)
+                if dims:
+                    self._count(leaf.untyped_storage(), dims > 1)
         return output
 
-    def _count(self, storage: torch.UntypedStorage) -> None:
+    def _count(self, storage: torch.UntypedStorage, is_mask: bool) -> None:
         if storage in self._known:
             return
         self._known.add(storage)
         size = storage.nbytes()
-        self.now += size
-        self.peak = max(self.peak, self.now)
-        weakref.finalize(storage, self._forget, size)
+        self._add(size, is_mask)
+        weakref.finalize(storage, self._add, -size, is_mask)
 
-    def _forget(self, size: int) -> None:
-        self.now -= size
+    def _add(self, size: int, is_mask: bool) -> None:
+        self.now, self.now_masks = self.now + size * (not is_mask), self.now_masks + size * is_mask
+        self.most = max(self.most, (self.now, self.now_masks))
+        if (self.now_masks, self.now) > self.most_masks[::-1]:
+            self.most_masks = (self.now, self.now_masks)
 
 
 def _experts_without_values(
