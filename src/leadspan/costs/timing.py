@@ -106,25 +106,31 @@ def _fit(rows: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, float]:
 
 
 def _candidates(relative: np.ndarray) -> list[np.ndarray]:
-    """Solutions of every choice of columns whose rates are all positive (31 choices of 5).
-
-    By least squares, reweighted a few times by the residuals, which leads to the least absolute ones.
-
-    Source: Schlossmacher, An iterative technique for absolute deviations curve fitting (1973).
-    """
+    """Solutions of every choice of columns whose rates are all positive (31 choices of 5)."""
     num_terms, found = relative.shape[1], []
     for size in range(1, num_terms + 1):
         for terms in itertools.combinations(range(num_terms), size):
             part = relative[:, terms]
-            weights = np.ones(len(part))
-            for _ in range(_REWEIGHTINGS):
-                rates, _, rank, _ = np.linalg.lstsq(part * weights[:, None], weights, rcond=None)
-                weights = 1 / np.sqrt(np.maximum(np.abs(part @ rates - 1), _FLAT))
+            rates, rank = _least_absolute(part)
             if rank == size and (rates > 0).all():
                 whole = np.zeros(num_terms)
                 whole[list(terms)] = rates
                 found.append(whole)
     return found
+
+
+def _least_absolute(part: np.ndarray) -> tuple[np.ndarray, int]:
+    """Rates with nearly the least absolute error, and the rank of the columns.
+
+    By least squares, reweighted a few times by the residuals, which leads to the least absolute ones.
+
+    Source: Schlossmacher, An iterative technique for absolute deviations curve fitting (1973).
+    """
+    rates, _, rank, _ = np.linalg.lstsq(part, np.ones(len(part)), rcond=None)
+    for _ in range(_REWEIGHTINGS - 1):
+        weights = 1 / np.sqrt(np.maximum(np.abs(part @ rates - 1), _FLAT))
+        rates = np.linalg.lstsq(part * weights[:, None], weights, rcond=None)[0]
+    return rates, int(rank)
 
 
 def _row(step: StepWork) -> np.ndarray:

@@ -15,6 +15,7 @@ from transformers.trainer_callback import PrinterCallback
 from transformers.utils import logging as transformers_logging
 
 from leadspan.costs.devices import Device
+from leadspan.costs.flops import ModelShape
 from leadspan.costs.measure import PeakMemory
 from leadspan.data.examples import Examples
 from leadspan.data.packing import plan_by_tokens
