@@ -103,6 +103,9 @@ def test_a_capture_is_made_once_mended_and_added_to(tmp_path: Path) -> None:
     assert len(TargetStore(store.directory).parts) == 2
     assert runs.items() <= {path: path.stat().st_mtime_ns for path in study.output.glob("trials/*/run.json")}.items()
     assert missing(store) is None
+    shutil.rmtree(store.directory)  # trials that are done need no store
+    captures = run_study(study, place, QUIET).captures
+    assert captures == [record.captures[0]] and not store.directory.exists()
 
 
 @pytest.mark.slow

@@ -24,7 +24,7 @@ def run(options: argparse.Namespace) -> None:
     from leadspan.settings import load_settings
     from leadspan.study.board import trials_table
     from leadspan.study.config import Study
-    from leadspan.study.keeper import planned_record
+    from leadspan.study.keeper import is_done, planned_record
     from leadspan.study.study import plan_study, run_study
 
     study = load_settings(Study, options.recipe, options.overrides)
@@ -32,7 +32,7 @@ def run(options: argparse.Namespace) -> None:
     if options.dry_run:
         plan = plan_study(study, options.recipe)
         record = planned_record(study, plan)
-        lines = [_to_capture(store) for store in plan.stores]
+        lines = [_to_capture(store, all(map(is_done, plan.readers(store)))) for store in plan.stores]
     else:
         record = run_study(study, options.recipe, console)
         lines = [_captured(capture) for capture in record.captures]
@@ -53,10 +53,10 @@ def run(options: argparse.Namespace) -> None:
         console.print(f"leadspan report {study.output}", highlight=False, soft_wrap=True)
 
 
-def _to_capture(store: "SharedStore") -> str:
+def _to_capture(store: "SharedStore", is_read: bool) -> str:
     from leadspan.study.shared_store import missing
 
-    job = missing(store)
+    job = None if is_read else missing(store)
     served = f"{store.title}: serves {len(store.recipes)} trials"
     if job is None:
         return f"{served}; nothing is to be captured"

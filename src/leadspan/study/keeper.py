@@ -14,6 +14,7 @@ from leadspan.study.config import Study
 from leadspan.study.record import CaptureRecord, State, StudyRecord, TrialRecord, load_study, save_study
 from leadspan.study.sweep import Event
 from leadspan.study.trials import SharedStore, Trial
+from leadspan.teacher.config import StoredTargets
 from leadspan.teacher.manifest import read_joined
 
 
@@ -32,6 +33,10 @@ class StudyPlan:
     trials: list[Trial]
     notes: list[str] = field(default_factory=list)
     stores: list[SharedStore] = field(default_factory=list)
+
+    def readers(self, store: SharedStore) -> list[Trial]:
+        """The trials that read a store."""
+        return [trial for trial in self.trials if trial.recipe.targets == StoredTargets(path=store.directory)]
 
 
 def is_done(trial: Trial) -> bool:

@@ -21,7 +21,6 @@ from leadspan.study.keeper import Keeper, StudyPlan, is_done
 from leadspan.study.record import StudyRecord
 from leadspan.study.sweep import Event, run_local
 from leadspan.study.trials import SharedStore, Trial, conditions, load_base, load_before, over_seeds, placed
-from leadspan.teacher.config import StoredTargets
 
 
 def plan_study(study: Study, place: Path) -> StudyPlan:
@@ -126,8 +125,7 @@ def _capture(study: Study, plan: StudyPlan, keeper: Keeper, console: Console) ->
     """
     alone = study.model_copy(update={"executor": _whole_machine(study.executor)})
     for number, store in enumerate(plan.stores):
-        targets = StoredTargets(path=store.directory)
-        if all(keeper.state(trial) == "done" for trial in plan.trials if trial.recipe.targets == targets):
+        if all(keeper.state(trial) == "done" for trial in plan.readers(store)):
             keeper.note_capture(number, store, "done")
             continue
         job = Trial(store.recipes[0], task="capture", store=store)
