@@ -5,14 +5,12 @@ import pytest
 
 from leadspan.results import RunResult
 from leadspan.study.conditions import (
-    base_of,
-    counterparts,
     family_key,
     find_conditions,
     has_teacher,
     proportion_of,
-    reference_of,
 )
+from leadspan.study.references import base_of, counterparts, find_references
 
 MakeRun = Callable[..., RunResult]
 FULL = {"kind": "full"}
@@ -21,8 +19,7 @@ UNTAUGHT: dict[str, Any] = {"teacher": None, "loss": {"kl_weight": 0}}
 
 
 def references(runs: list[RunResult]) -> dict[str, str | None]:
-    conditions = find_conditions(runs)
-    found = {one.name: reference_of(one, conditions) for one in conditions}
+    found = find_references(find_conditions(runs))
     return {name: reference.name if reference else None for name, reference in found.items()}
 
 
@@ -97,6 +94,16 @@ def test_among_several_the_reference_differs_in_the_fewest_settings(make_run: Ma
     assert (found["lead 0.5"], found["lead 0.5, cot only"]) == ("full", "full, cot only")
 
 
+def test_an_uncut_run_that_no_cut_is_compared_with_is_compared_itself(make_run: MakeRun) -> None:
+    names = ("cot", "answer")
+    only = {name: {"supervision": {"cot": float(name == "cot"), "answer": float(name == "answer")}} for name in names}
+    runs = [make_run("full", 28, FULL, name=f"full, {name}", settings=only[name]) for name in names]
+    runs += [make_run("full", 30, FULL, settings={"supervision": {"cot": 1.0, "answer": 1.0}})]
+    assert references(runs) == {"full, cot": "full, cot", "full, answer": "full, cot", "full": "full, cot"}
+    runs += [make_run("lead 0.5", 15, settings={"supervision": {"cot": 1.0, "answer": 1.0}})]
+    assert set(references(runs).values()) == {"full"}
+
+
 def test_another_student_is_no_reference(make_run: MakeRun) -> None:
     small, large = ({"student": {"path": name}} for name in ("small", "large"))
     runs = [make_run("full", 30, FULL, settings=large), make_run("lead 0.5", 15, settings=small)]
@@ -117,7 +124,7 @@ def test_a_base_belongs_to_the_students_that_began_from_it(make_run: MakeRun) ->
     found = [base_of(one, conditions) for one in conditions if one.role == "student"]
     assert [base.name if base else None for base in found] == ["small", "base", None]
     base = next(one for one in conditions if one.name == "small")
-    reference = reference_of(base, conditions)
+    reference = find_references(conditions)[base.name]
     assert reference is not None and reference.runs[0].name == "full, small"
 
 

@@ -119,3 +119,20 @@ def test_nothing_but_the_uncut_run_recommends_nothing(make_run: MakeRun) -> None
 def test_a_target_that_is_no_share_is_refused(study: list[RunResult], target: float) -> None:
     with pytest.raises(SettingsError, match=r"target .*: give a share of the uncut run's accuracy above 0"):
         recommend(only(study), target)
+
+
+def test_every_student_gets_its_own_answer(make_run: MakeRun) -> None:
+    small, large = ({"student": {"path": path}} for path in ("small", "large"))
+    runs = [
+        make_run("full", 200, FULL, num_problems=400, cost=0.2, settings=small, name="full, small"),
+        make_run("lead 0.5", 200, num_problems=400, cost=0.1, settings=small, name="lead 0.5, small"),
+        make_run("full", 300, FULL, num_problems=400, settings=large, name="full, large"),
+        make_run("lead 0.5", 250, num_problems=400, cost=0.5, settings=large, name="lead 0.5, large"),
+        make_run("lead 0.7", 300, lead(0.7), num_problems=400, cost=0.7, settings=large, name="lead 0.7, large"),
+    ]
+    found = recommend(only(runs), 0.8)
+    assert found.row is not None and found.row.label == "lead 0.7"
+    assert "of full, large's accuracy is lead 0.7" in found.sentence
+    (other,) = found.others
+    assert other.row is not None and other.row.label == "lead 0.5, small"
+    assert "of full, small's accuracy is lead 0.5, small" in other.sentence and other.sentence in found.text

@@ -1,4 +1,4 @@
-"""Which runs are seeds of one condition, which conditions are controls, and what each is compared with.
+"""Which runs are seeds of one condition, how conditions are called, and which of them are controls.
 
 All of it is read from the recipes the runs carry: renaming a run or moving its directory moves no number.
 """
@@ -13,9 +13,8 @@ from leadspan.results import RunResult
 
 _NOT_COMPARED = ("name", "seed", "output", "plan", "capture", "student.seed")
 """Settings in which the seeds of one condition may differ: none of them changes what is learnt but by chance."""
-_LENGTH = ("training.steps", "training.epochs", "data.num_train")
+LENGTH = ("training.steps", "training.epochs", "data.num_train")
 """What the controls of equal length set for each seed on its own."""
-_TEACHER = ("teacher", "targets", "loss.kl_weight")
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,59 +115,6 @@ def control_of(run: RunResult) -> str | None:
     return run.control or (run.role if run.role != "student" else None)
 
 
-def reference_of(condition: Condition, conditions: Sequence[Condition]) -> Condition | None:
-    """The uncut student that a condition is compared with.
-
-    A candidate is trained on uncut traces of the same student, is no control, and has learnt from a teacher, unless
-    no run at all has one: what cross-entropy alone, or a run of another length, reaches is no yardstick of a
-    distillation. Among several candidates it is the one whose recipe differs in the fewest settings, the first of
-    equals. A base is compared with the uncut student that began from it. A teacher is compared with none.
-    """
-    if condition.role == "teacher":
-        return None
-    fulls = [found for found in conditions if found.is_full and found.control is None]
-    if any(has_teacher(found.recipe) for found in conditions if found.role == "student"):
-        fulls = [found for found in fulls if has_teacher(found.recipe)]
-    if condition.role == "base":
-        return next((full for full in fulls if base_of(full, conditions) is condition), None)
-    if condition in fulls:
-        return condition
-    own = [full for full in fulls if _student(full.recipe) == _student(condition.recipe)]
-    settings = _flat(condition.recipe)
-    return min(own, key=lambda full: _num_differing(settings, _flat(full.recipe)), default=None)
-
-
-def base_of(condition: Condition, conditions: Sequence[Condition]) -> Condition | None:
-    """The starting weights of a student, evaluated: those of its recipe, or those a run of the role `base` left."""
-    bases = [found for found in conditions if found.role == "base"]
-    for base in bases:
-        started_from = (condition.recipe.get("student") or {}).get("path")
-        left = [f"{run.recipe['output']}/student" for run in base.runs if "output" in run.recipe]
-        if started_from in left or _student(base.recipe) == _student(condition.recipe):
-            return base
-    students = {json.dumps(_student(found.recipe)) for found in conditions if found.role == "student"}
-    return bases[0] if len(bases) == len(students) == 1 else None
-
-
-def counterparts(condition: Condition, conditions: Sequence[Condition]) -> list[tuple[str, Condition]]:
-    """The controls of a policy among the conditions: the same recipe but for what the control is about."""
-    own = _flat(condition.recipe)
-    window = _flat({**condition.recipe, "cut": _windowed(condition.recipe.get("cut"))})
-    wanted: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
-        "equal_tokens": (own, _LENGTH),
-        "equal_steps": (own, _LENGTH),
-        "random_window": (window, ()),
-        "cross_entropy": (own, _TEACHER),
-    }
-    return [
-        (control, other)
-        for control, (settings, ignored) in wanted.items()
-        for other in conditions
-        if other is not condition and other.role == "student" and _serves_as(other, control, condition)
-        if _num_differing(settings, _flat(other.recipe), ignored) == 0
-    ]
-
-
 def proportion_of(run: RunResult) -> float | None:
     """`p` of a run's cut, or of the policy in its mix; None where it has none or draws it."""
     cut = cut_of(run)
@@ -178,33 +124,13 @@ def proportion_of(run: RunResult) -> float | None:
 
 def family_key(recipe: Mapping[str, Any]) -> str:
     """Equal for recipes that differ in nothing but the seed and `p`."""
-    return json.dumps(_without(_flat(recipe), ("cut.p", "cut.policy.p")), sort_keys=True)
-
-
-def _serves_as(other: Condition, control: str, condition: Condition) -> bool:
-    """Whether a condition is the control, or one of the axes that amounts to it."""
-    if other.control is not None or control.startswith("equal"):
-        return other.control == control
-    return control == "random_window" or (has_teacher(condition.recipe) and not has_teacher(other.recipe))
-
-
-def _windowed(cut: Any) -> Any:
-    """The `random_window` that stands against a lead, as a recipe holds it."""
-    if not isinstance(cut, dict):
-        return cut
-    if cut.get("kind") == "lead":
-        return {"kind": "random_window", **{key: cut[key] for key in ("p", "stop") if key in cut}}
-    return {**cut, "policy": _windowed(cut.get("policy"))} if cut.get("kind") == "mix" else cut
-
-
-def _student(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in (recipe.get("student") or {}).items() if key != "seed"}
+    return json.dumps(without(flat(recipe), ("cut.p", "cut.policy.p")), sort_keys=True)
 
 
 def _key(run: RunResult) -> str:
     control = control_of(run)
     is_of_length = control in ("equal_tokens", "equal_steps")
-    settings = _without(_flat(run.recipe), _LENGTH if is_of_length else ())
+    settings = without(flat(run.recipe), LENGTH if is_of_length else ())
     return json.dumps([run.role, control, run.label, settings], sort_keys=True)
 
 
@@ -223,8 +149,9 @@ def _full_name(run: RunResult) -> str:
     return run.name if run.name.startswith(run.label) else f"{run.label} ({run.name})"
 
 
-def _flat(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    return _without(dict(_leaves(recipe)), _NOT_COMPARED)
+def flat(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """Dotted setting to value, without those in which the seeds of a condition may differ."""
+    return without(dict(_leaves(recipe)), _NOT_COMPARED)
 
 
 def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
@@ -235,7 +162,8 @@ def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
         yield path, value
 
 
-def _without(settings: Mapping[str, Any], left_out: Sequence[str]) -> dict[str, Any]:
+def without(settings: Mapping[str, Any], left_out: Sequence[str]) -> dict[str, Any]:
+    """Settings but those named, and those below them."""
     return {
         key: value
         for key, value in settings.items()
@@ -243,6 +171,7 @@ def _without(settings: Mapping[str, Any], left_out: Sequence[str]) -> dict[str, 
     }
 
 
-def _num_differing(left: Mapping[str, Any], right: Mapping[str, Any], ignored: Sequence[str] = ()) -> int:
-    one, other = _without(left, ignored), _without(right, ignored)
+def num_differing(left: Mapping[str, Any], right: Mapping[str, Any], ignored: Sequence[str] = ()) -> int:
+    """In how many settings two flat recipes differ, apart from some."""
+    one, other = without(left, ignored), without(right, ignored)
     return sum(one.get(key) != other.get(key) for key in one.keys() | other.keys())

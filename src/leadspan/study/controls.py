@@ -206,8 +206,11 @@ def _evaluated(conditions: Sequence[Recipe], role: Control) -> list[Trial]:
 
 
 def _model_name(recipe: Recipe) -> str:
+    """The model type, or the last part of the path that tells models apart."""
     student = recipe.student
-    return student.path if isinstance(student, Pretrained) else str(student.config.get("model_type"))
+    if not isinstance(student, Pretrained):
+        return str(student.config.get("model_type"))
+    return student.path.removesuffix("/student").rpartition("/")[2]
 
 
 def _cut_ones(conditions: Sequence[Recipe]) -> list[Recipe]:

@@ -15,12 +15,9 @@ from leadspan.evaluation.statistics import Retention, base_normalised_retention,
 from leadspan.results import RUN_FILE, EvalResult, Interval, RunResult, load_run
 from leadspan.study.conditions import (
     Condition,
-    base_of,
-    counterparts,
     find_conditions,
     is_full,
     policy_names,
-    reference_of,
     seed_labels,
     seed_of,
     unique_labels,
@@ -28,6 +25,7 @@ from leadspan.study.conditions import (
 from leadspan.study.cost_axes import COST_NAMES, Cost, CostName, costs_over
 from leadspan.study.notes import notes_on
 from leadspan.study.record import STUDY_FILE, done_trials
+from leadspan.study.references import base_of, counterparts, find_references
 from leadspan.study.rows import Beside, Frontier, Kept, Row
 
 __all__ = [
@@ -111,10 +109,11 @@ class _Entry:
 def _frontier(task: str, conditions: Sequence[Condition]) -> Frontier:
     entries = {id(found): entry for found in conditions if (entry := _entry(task, found)) is not None}
     evaluated = [found for found in conditions if id(found) in entries]
+    references = find_references(evaluated)
     left_out = [label for entry in entries.values() for label in entry.left_out]
     rows: list[Row] = []
     for entry in entries.values():
-        reference, base = reference_of(entry.condition, evaluated), base_of(entry.condition, evaluated)
+        reference, base = references[entry.label], base_of(entry.condition, evaluated)
         row = _row(
             entry,
             entries[id(reference)] if reference else None,
@@ -168,6 +167,7 @@ def _single_row(entry: _Entry, reference: _Entry | None, base: _Entry | None) ->
         accuracy=_over_runs(entry, lambda found: found.accuracy_strict, lambda found: found.correct),
         termination=_over_runs(entry, lambda found: found.termination_rate, lambda found: found.terminated),
         reference=compared.label if compared else None,
+        is_reference=is_reference,
         kept=_kept(entry, compared) if compared else None,
         base=base.label if gained and base else None,
         gained=gained,

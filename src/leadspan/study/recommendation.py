@@ -5,7 +5,8 @@ problems, samples, seeds, the interval, what was saved, and how often the studen
 the policy does against its controls, and, where nothing is shown, what a showing would take.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from math import inf
 
 from leadspan.errors import EvaluationError, SettingsError
@@ -37,6 +38,7 @@ class Recommendation:
         sentence: The answer with its evidence.
         controls: One sentence for each control of `closest`.
         needed: What would be needed to show the target; empty where it is shown, or where nothing can be said.
+        others: The answers of policies that are compared with another uncut run, such as those of another student.
     """
 
     task: str
@@ -47,17 +49,21 @@ class Recommendation:
     sentence: str
     controls: tuple[str, ...] = ()
     needed: str = ""
+    others: tuple["Recommendation", ...] = ()
 
     @property
     def text(self) -> str:
         """All of it, as a paragraph."""
-        return " ".join(filter(None, (self.sentence, self.needed, *self.controls)))
+        further = [other.text for other in self.others]
+        return " ".join(filter(None, (self.sentence, self.needed, *self.controls, *further)))
 
 
 def recommend(frontier: Frontier, target: float = 0.9, cost: CostName = "seconds") -> Recommendation:
     """The cheapest policy whose retention's lower bound meets a target.
 
-    Controls are no candidates; a policy with a refused ratio, or compared with nothing, is none either.
+    Policies that are compared with different uncut runs, such as those of several students, are answered apart: the
+    answer is that of the uncut run with the most policies (the first of equals), and `others` holds the rest. Controls
+    are no candidates; a policy with a refused ratio, or compared with nothing, is none either.
 
     Args:
         frontier: All conditions on one task.
@@ -71,9 +77,25 @@ def recommend(frontier: Frontier, target: float = 0.9, cost: CostName = "seconds
         raise SettingsError(f"target {target:g}: give a share of the uncut run's accuracy above 0, such as 0.9")
     check_cost(frontier, cost)
     policies = [row for row in frontier.by_cost(cost).students if row.control is None and row.cut_kind != "full"]
+    groups = {label: [row for row in policies if row.reference == label] for label in _references(frontier, policies)}
+    if not groups:
+        return Recommendation(frontier.task, target, cost, None, None, *_nothing(policies))
+    first, *further = sorted(groups.values(), key=lambda rows: -len(rows))
+    others = tuple(_answer(frontier, rows, target, cost) for rows in further)
+    return replace(_answer(frontier, first, target, cost), others=others)
+
+
+def _references(frontier: Frontier, policies: Sequence[Row]) -> list[str]:
+    """Labels of the uncut runs that policies are compared with, in the order of the frontier."""
+    used = {row.reference for row in policies}
+    return [row.label for row in frontier.rows if row.label in used]
+
+
+def _answer(frontier: Frontier, policies: list[Row], target: float, cost: CostName) -> Recommendation:
+    """The answer for policies that are compared with one uncut run, cheapest first."""
     compared = [(row, row.kept.ratio) for row in policies if row.kept and row.kept.ratio]
     if not compared:
-        return Recommendation(frontier.task, target, cost, None, None, *_nothing(frontier, policies))
+        return Recommendation(frontier.task, target, cost, None, None, *_nothing(policies))
     chosen = next((row for row, ratio in compared if ratio.low >= target), None)
     closest = chosen or max(compared, key=lambda pair: pair[1].low)[0]
     return Recommendation(
@@ -163,7 +185,7 @@ def _ended(frontier: Frontier, row: Row) -> str:
     return f"it ended {percent(row.termination.value)} of its answers{beside}"
 
 
-def _nothing(frontier: Frontier, policies: list[Row]) -> tuple[str, tuple[str, ...], str]:
+def _nothing(policies: Sequence[Row]) -> tuple[str, tuple[str, ...], str]:
     """Why nothing can be recommended, with the differences that were found in place of ratios."""
     refused = next((row.kept.reason for row in policies if row.kept and row.kept.reason), None)
     reason = refused or ("none was compared with an uncut run" if policies else "no cut was trained")
@@ -191,10 +213,9 @@ def _needed(frontier: Frontier, row: Row, target: float) -> str:
     for number in dict.fromkeys((seeds, 2 * seeds, 4 * seeds, 20)):
         problems = problems_needed(claim, samples, number)
         if problems is not None and problems <= 20 * row.num_problems:
+            chance = f"with a probability of {percent(claim.power)} (`leadspan power`)"
             size = f"{problems:,} problems with {samples} sample{'s' * (samples > 1)} each and {number} seed"
-            return (
-                f"If what was seen is true, {size}{'s' * (number > 1)} would show it 4 times in 5 (`leadspan power`)."
-            )
+            return f"If what was seen is true, {size}{'s' * (number > 1)} would show it {chance}."
     return "If what was seen is true, showing it takes many times more problems and seeds (`leadspan power`)."
 
 

@@ -59,6 +59,7 @@ class Row:
         evaluations: Their results on the task.
         accuracy: Strict accuracy, mean over runs.
         termination: Share of samples that ended with an end-of-turn token, mean over runs.
+        is_reference: Whether others are compared with this row.
         reference: Label of the uncut condition this row is compared with; absent for itself and for teachers.
         kept: Retention against the reference, absent without one.
         base: Label of the base that gains are counted from; absent without one.
@@ -79,6 +80,7 @@ class Row:
     base: str | None
     gained: Kept | None
     costs: dict[CostName, Cost] | None
+    is_reference: bool = False
     beside: tuple[Beside, ...] = ()
     seeds: tuple["Row", ...] = ()
 

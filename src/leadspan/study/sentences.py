@@ -28,7 +28,7 @@ def sample_size(frontier: Frontier) -> str:
 def kept_text(row: Row) -> str:
     """Retention, or the difference where it was refused, or how the row stands to the reference."""
     if row.kept is None:
-        return "reference" if row.cut_kind == "full" else MISSING
+        return "reference" if row.is_reference else MISSING
     if row.kept.ratio:
         return percent_interval(row.kept.ratio)
     return points(row.kept.difference) if row.kept.difference else MISSING

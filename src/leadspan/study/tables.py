@@ -123,9 +123,9 @@ def print_frontiers(frontiers: Sequence[Frontier], target: float = 0.9, cost: Co
         console.print(rich_table(frontier.by_cost(cost), console.width))
         warnings = [*teacher_warnings(frontier), *stop_warnings(frontier)]
         reached = break_point_sentences(break_points(frontier, target))
-        for sentence in [*warnings, found.sentence, found.needed, *found.controls, *reached, *findings(frontier)]:
-            if sentence:
-                console.print(Text(sentence))
+        answers = [text for one in (found, *found.others) for text in (one.sentence, one.needed, *one.controls)]
+        for sentence in filter(None, [*warnings, *answers, *reached, *findings(frontier)]):
+            console.print(Text(sentence))
 
 
 def markdown_table(frontier: Frontier) -> str:
