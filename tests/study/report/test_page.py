@@ -49,8 +49,20 @@ def test_every_entry_of_the_contents_is_there(study: list[RunResult], page_of: C
 
 def test_the_target_and_the_cost_are_the_reader_s(study: list[RunResult], report_of: Callable[..., Report]) -> None:
     (task,) = report_of(study, target=0.3, cost="tokens").tasks
-    assert task.recommended == "lead 0.5" and "by tokens shown to keep 30 %" in task.recommendation
+    (answer,) = task.answers
+    assert answer.recommended == "lead 0.5" and "by tokens shown to keep 30 %" in answer.sentence
     assert task.cost_names[0] == "tokens"
+
+
+def test_every_student_has_its_own_answer(make_run: MakeRun, page_of: Callable) -> None:
+    runs = []
+    for name, right in (("large", 32), ("small", 20)):
+        for cut, kept in ((FULL, right), ({"kind": "lead", "p": 0.5}, right - 1)):
+            run = make_run(f"{cut['kind']}, {name}", kept, cut)
+            runs.append(run.model_copy(update={"recipe": {**run.recipe, "student": {"path": name}}}))
+    page = page_of(runs)
+    leads = re.findall(r'<p class="lead">(.*?)</p>', page.own)
+    assert len(leads) == 2 and "lead, large" in leads[0] and "lead, small" in leads[1]
 
 
 def test_a_teacher_that_fails_is_told(make_run: MakeRun, page_of: Callable) -> None:

@@ -37,7 +37,7 @@ def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]], num_tex
 def _task(task: TaskFigures, is_alone: bool) -> list[str]:
     found = [
         f"## {'Answer' if is_alone else task.task}",
-        _text(" ".join(filter(None, (task.recommendation, task.needed, *task.against_controls)))),
+        *(_text(" ".join(filter(None, (one.sentence, one.needed, *one.against_controls)))) for one in task.answers),
         *(f"> {_text(warning)}" for warning in task.warnings),
         "\n".join(f"- {_text(finding)}" for finding in [*task.findings, *task.break_point_sentences]),
         f"### Quality and cost on {_text(task.task)}",
