@@ -102,8 +102,9 @@ def _costs(report: Report) -> list[str]:
     flops = [(split.label, _shares(split.flops)) for split in report.costs]
     found += ["## FLOPs by part", _shares_table(flops)] if flops else []
     if speeds:
-        header = ["run", *speeds[0][1]]
-        found += ["## Speed", markdown_table(header, [[label, *cells.values()] for label, cells in speeds])]
+        names = list(dict.fromkeys(name for _, cells in speeds for name in cells))
+        rows = [[label, *(cells.get(name, MISSING) for name in names)] for label, cells in speeds]
+        found += ["## Speed", markdown_table(["run", *names], rows)]
     return found
 
 

@@ -88,6 +88,7 @@ def _context(report: Report) -> dict[str, Any]:
     named = [(label, run) for label, run in report.runs.items()]
     policy_of = _policies(report)
     predicted = [(label, policy_of[label], costs) for label, costs in compared_runs(named)]
+    speeds = throughput(named)
     context = {
         "report": report,
         "answered": [task for task in report.tasks if task.has_students] or report.tasks,
@@ -103,7 +104,8 @@ def _context(report: Report) -> dict[str, Any]:
         "split_words": SPLIT_WORDS,
         "predicted": predicted,
         "predicted_headers": _predicted_headers(predicted),
-        "speeds": [(label, policy_of[label], cells) for label, cells in throughput(named)],
+        "speeds": [(label, policy_of[label], cells) for label, cells in speeds],
+        "speed_headers": list(dict.fromkeys(name for _, cells in speeds for name in cells)),
         "section_names": list(dict.fromkeys(name for row in report.cuts for name in row.counts.section_tokens_before)),
         "audits": [(f"{found.source}, tokens of {found.tokenizer}", blocks(found)) for found in report.audits],
         "outcomes": list(OUTCOMES),
