@@ -156,6 +156,24 @@ def test_figures_draw_display_units(study: list[RunResult], report_of: Callable[
     assert data["validation"][0] == curve
 
 
+def test_energy_and_money_are_axes_where_all_runs_know_them(make_run: MakeRun, report_of: Callable) -> None:
+    runs = [make_run("full", 30, FULL), make_run("lead 0.5", 15, cost=0.5)]
+    for i, run in enumerate(runs):
+        assert run.train is not None
+        train = run.train.model_copy(update={"energy_joules": 7200.0 / (i + 1), "num_ranks": 2})
+        recipe = {**run.recipe, "plan": {"price_per_hour": 1.8, "currency": "EUR"}}
+        runs[i] = run.model_copy(update={"train": train, "recipe": recipe})
+    report = report_of(runs, cost="money")
+    (task,) = chart_data(report)["tasks"]
+    assert next(iter(task["axes"])) == "money" and task["axes"]["money"] == "Price (EUR)"
+    assert task["axes"]["energy_joules"] == "Energy (Wh)"
+    lead = task["rows"][1]
+    assert lead["costs"]["energy_joules"] == 1.0 and lead["costs"]["money"] == pytest.approx(1.8 * 2 * 5 / 3600)
+    assert lead["cost_texts"]["money"] == "0.005 EUR, 50 % of the uncut"
+    runs[1] = make_run("lead 0.5", 15, cost=0.5)
+    assert "money" not in report_of(runs).tasks[0].cost_names
+
+
 def test_a_policy_keeps_its_colour_over_seeds(make_run: MakeRun, report_of: Callable[..., Report]) -> None:
     runs = [make_run("base", 6, role="base")]
     for seed in (0, 1):
