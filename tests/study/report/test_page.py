@@ -49,8 +49,20 @@ def test_every_entry_of_the_contents_is_there(study: list[RunResult], page_of: C
 
 def test_the_target_and_the_cost_are_the_reader_s(study: list[RunResult], report_of: Callable[..., Report]) -> None:
     (task,) = report_of(study, target=0.3, cost="tokens").tasks
-    assert task.recommended == "lead 0.5" and "by tokens shown to keep 30 %" in task.recommendation
+    (answer,) = task.answers
+    assert answer.recommended == "lead 0.5" and "by tokens shown to keep 30 %" in answer.sentence
     assert task.cost_names[0] == "tokens"
+
+
+def test_every_student_has_its_own_answer(make_run: MakeRun, page_of: Callable) -> None:
+    runs = []
+    for name, right in (("large", 32), ("small", 20)):
+        for cut, kept in ((FULL, right), ({"kind": "lead", "p": 0.5}, right - 1)):
+            run = make_run(f"{cut['kind']}, {name}", kept, cut)
+            runs.append(run.model_copy(update={"recipe": {**run.recipe, "student": {"path": name}}}))
+    page = page_of(runs)
+    leads = re.findall(r'<p class="lead">(.*?)</p>', page.own)
+    assert len(leads) == 2 and "lead, large" in leads[0] and "lead, small" in leads[1]
 
 
 def test_a_teacher_that_fails_is_told(make_run: MakeRun, page_of: Callable) -> None:
@@ -142,6 +154,24 @@ def test_figures_draw_display_units(study: list[RunResult], report_of: Callable[
     ]  # fmt: skip
     curve = {"label": "full", "policy": "full", "steps": [0, 5, 10], "losses": [2.0, 1.75, 1.5]}
     assert data["validation"][0] == curve
+
+
+def test_energy_and_money_are_axes_where_all_runs_know_them(make_run: MakeRun, report_of: Callable) -> None:
+    runs = [make_run("full", 30, FULL), make_run("lead 0.5", 15, cost=0.5)]
+    for i, run in enumerate(runs):
+        assert run.train is not None
+        train = run.train.model_copy(update={"energy_joules": 7200.0 / (i + 1), "num_ranks": 2})
+        recipe = {**run.recipe, "plan": {"price_per_hour": 1.8, "currency": "EUR"}}
+        runs[i] = run.model_copy(update={"train": train, "recipe": recipe})
+    report = report_of(runs, cost="money")
+    (task,) = chart_data(report)["tasks"]
+    assert next(iter(task["axes"])) == "money" and task["axes"]["money"] == "Price (EUR)"
+    assert task["axes"]["energy_joules"] == "Energy (Wh)"
+    lead = task["rows"][1]
+    assert lead["costs"]["energy_joules"] == 1.0 and lead["costs"]["money"] == pytest.approx(1.8 * 2 * 5 / 3600)
+    assert lead["cost_texts"]["money"] == "0.005 EUR, 50 % of the uncut"
+    runs[1] = make_run("lead 0.5", 15, cost=0.5)
+    assert "money" not in report_of(runs).tasks[0].cost_names
 
 
 def test_a_policy_keeps_its_colour_over_seeds(make_run: MakeRun, report_of: Callable[..., Report]) -> None:

@@ -70,7 +70,9 @@ def short(label: str) -> str:
 
 def amount(value: float, cost: CostName, currency: str = "") -> str:
     """A cost with its unit; money with its currency."""
-    return f"{value:,.2f} {currency}".rstrip() if cost == "money" else quantity(cost, value)
+    if cost != "money":
+        return quantity(cost, value)
+    return f"{value:,.2f} {currency}".rstrip() if value >= 1 else f"{value:.2g} {currency}".rstrip()
 
 
 def _task_chart(task: TaskFigures, colours: Mapping[str, int | None]) -> dict[str, Any]:

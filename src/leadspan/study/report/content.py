@@ -7,13 +7,13 @@ from leadspan.study.break_points import break_points
 from leadspan.study.conditions import seed_of
 from leadspan.study.cost_axes import Cost, CostName
 from leadspan.study.frontier import build_frontiers
-from leadspan.study.recommendation import recommend
+from leadspan.study.recommendation import Recommendation, recommend
 from leadspan.study.report.costs import cost_splits
 from leadspan.study.report.curves import absent_metrics, run_curves
 from leadspan.study.report.gathered import Gathered, NamedRun, named_runs
 from leadspan.study.report.provenance import measured, refusals, settings_found, study_states
 from leadspan.study.report.samples import absent_samples, comparisons
-from leadspan.study.report.schema import CostFigures, CutRow, Report, RowFigures, TaskFigures, ValidationCurve
+from leadspan.study.report.schema import Answer, CostFigures, CutRow, Report, RowFigures, TaskFigures, ValidationCurve
 from leadspan.study.rows import Frontier, Row
 from leadspan.study.sentences import (
     break_point_sentences,
@@ -71,14 +71,11 @@ def build_report(
 
 
 def _task(frontier: Frontier, target: float, cost: CostName) -> TaskFigures:
-    answer = recommend(frontier, target, cost)
+    found = recommend(frontier, target, cost)
     points = break_points(frontier, target)
     return TaskFigures(
         task=frontier.task,
-        recommended=answer.row.label if answer.row else None,
-        recommendation=answer.sentence,
-        needed=answer.needed,
-        against_controls=list(answer.controls),
+        answers=[_answer(one) for one in (found, *found.others)],
         warnings=[*teacher_warnings(frontier), *stop_warnings(frontier)],
         findings=findings(frontier),
         break_points=points,
@@ -89,6 +86,15 @@ def _task(frontier: Frontier, target: float, cost: CostName) -> TaskFigures:
         currency=frontier.currency,
         rows=[_row(row) for row in frontier.rows],
         single_runs=[_row(seed) for row in frontier.rows if row.num_seeds > 1 for seed in row.seeds],
+    )
+
+
+def _answer(found: Recommendation) -> Answer:
+    return Answer(
+        recommended=found.row.label if found.row else None,
+        sentence=found.sentence,
+        needed=found.needed,
+        against_controls=list(found.controls),
     )
 
 

@@ -26,8 +26,10 @@ class CostSplit(Settings):
     """Wall time of all steps by part, on the first rank."""
     seconds: float
     """Wall time of the training loop, without fetching data, loading and validation."""
+    steady_seconds: float
+    """The same with the first step, which compiles and warms up, taken to last as long as the others."""
     predicted_seconds: float | None
-    """The same before the run, absent without a calibration or a stated peak."""
+    """Steady seconds before the run, absent without a calibration or a stated peak."""
     predicted_from: str | None
     """What the time was predicted from."""
     memory_bytes: int
@@ -61,6 +63,7 @@ def _split(entry: NamedRun) -> CostSplit:
         predicted_flops=prediction.flops if prediction else None,
         step_seconds=train.step_seconds,
         seconds=train.seconds,
+        steady_seconds=train.steady_seconds,
         predicted_seconds=prediction.seconds if prediction else None,
         predicted_from=prediction.seconds_source if prediction else None,
         memory_bytes=train.peak_memory_bytes,

@@ -37,7 +37,7 @@ def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]], num_tex
 def _task(task: TaskFigures, is_alone: bool) -> list[str]:
     found = [
         f"## {'Answer' if is_alone else task.task}",
-        _text(" ".join(filter(None, (task.recommendation, task.needed, *task.against_controls)))),
+        *(_text(" ".join(filter(None, (one.sentence, one.needed, *one.against_controls)))) for one in task.answers),
         *(f"> {_text(warning)}" for warning in task.warnings),
         "\n".join(f"- {_text(finding)}" for finding in [*task.findings, *task.break_point_sentences]),
         f"### Quality and cost on {_text(task.task)}",
@@ -102,8 +102,9 @@ def _costs(report: Report) -> list[str]:
     flops = [(split.label, _shares(split.flops)) for split in report.costs]
     found += ["## FLOPs by part", _shares_table(flops)] if flops else []
     if speeds:
-        header = ["run", *speeds[0][1]]
-        found += ["## Speed", markdown_table(header, [[label, *cells.values()] for label, cells in speeds])]
+        names = list(dict.fromkeys(name for _, cells in speeds for name in cells))
+        rows = [[label, *(cells.get(name, MISSING) for name in names)] for label, cells in speeds]
+        found += ["## Speed", markdown_table(["run", *names], rows)]
     return found
 
 

@@ -11,7 +11,7 @@ from importlib import resources
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 from plotly.offline import get_plotlyjs
 
 from leadspan.audit.rows import blocks
@@ -75,7 +75,7 @@ def _environment() -> Environment:
         "interval": percent_interval,
         "count": "{:,.0f}".format,
         "quantity": amount,
-        "sentence": lambda text: str(text).replace(" %", "\N{NO-BREAK SPACE}%"),
+        "sentence": sentence,
         "name": lambda label: short(label).replace(" %", "\N{NO-BREAK SPACE}%"),
         "pretty": lambda value: json.dumps(value, indent=2, ensure_ascii=False),
         "sortable": sortable,
@@ -88,6 +88,7 @@ def _context(report: Report) -> dict[str, Any]:
     named = [(label, run) for label, run in report.runs.items()]
     policy_of = _policies(report)
     predicted = [(label, policy_of[label], costs) for label, costs in compared_runs(named)]
+    speeds = throughput(named)
     context = {
         "report": report,
         "answered": [task for task in report.tasks if task.has_students] or report.tasks,
@@ -103,7 +104,8 @@ def _context(report: Report) -> dict[str, Any]:
         "split_words": SPLIT_WORDS,
         "predicted": predicted,
         "predicted_headers": _predicted_headers(predicted),
-        "speeds": [(label, policy_of[label], cells) for label, cells in throughput(named)],
+        "speeds": [(label, policy_of[label], cells) for label, cells in speeds],
+        "speed_headers": list(dict.fromkeys(name for _, cells in speeds for name in cells)),
         "section_names": list(dict.fromkeys(name for row in report.cuts for name in row.counts.section_tokens_before)),
         "audits": [(f"{found.source}, tokens of {found.tokenizer}", blocks(found)) for found in report.audits],
         "outcomes": list(OUTCOMES),
@@ -114,6 +116,16 @@ def _context(report: Report) -> dict[str, Any]:
         "plotly": Markup(get_plotlyjs()),
     }
     return context | {"contents": _contents(report)}
+
+
+def sentence(text: str) -> Markup:
+    """Text as HTML: escaped, commands in backticks as code, no line break before a percent sign.
+
+    >>> sentence("<b> (`leadspan power`)")
+    Markup('&lt;b&gt; (<code>leadspan power</code>)')
+    """
+    marked = re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text)))
+    return Markup(marked.replace(" %", "\N{NO-BREAK SPACE}%"))
 
 
 def sortable(cell: str) -> str:

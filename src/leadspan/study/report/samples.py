@@ -24,7 +24,7 @@ HEAD_CHARS, TAIL_CHARS = 3000, 2000
 Key = tuple[str, int]
 
 
-class Answer(Settings):
+class Sample(Settings):
     """What one student wrote."""
 
     verdict: str
@@ -58,9 +58,9 @@ class Pair(Settings):
     """The right answer."""
     outcome: Outcome
     """Which of the two was right."""
-    uncut: Answer
+    uncut: Sample
     """The student trained on whole traces."""
-    cut: Answer
+    cut: Sample
     """The other."""
 
 
@@ -213,16 +213,16 @@ def _pair(outcome: Outcome, uncut: Mapping[str, Any], cut: Mapping[str, Any]) ->
         prompt=cut["prompt"][-HEAD_CHARS:],
         gold=cut["gold"],
         outcome=outcome,
-        uncut=_answer(uncut, shared),
-        cut=_answer(cut, shared),
+        uncut=_sample(uncut, shared),
+        cut=_sample(cut, shared),
     )
 
 
-def _answer(row: Mapping[str, Any], shared: int) -> Answer:
+def _sample(row: Mapping[str, Any], shared: int) -> Sample:
     text = row["text"]
     left_out = max(0, len(text) - HEAD_CHARS - TAIL_CHARS)
     kept = text[:HEAD_CHARS] if left_out else text
-    return Answer(
+    return Sample(
         verdict=row["strict"],
         extracted=row["extracted"],
         num_tokens=row["num_tokens"],

@@ -72,19 +72,26 @@ class RowFigures(Settings):
     """The policy against each of its controls."""
 
 
-class TaskFigures(Settings):
-    """One task: the answer, its evidence, and every row."""
+class Answer(Settings):
+    """What is recommended among the policies that are compared with one uncut run."""
 
-    task: str
-    """Task name."""
     recommended: str | None
     """Label of the cheapest policy whose retention's lower bound meets the target; null where there is none."""
-    recommendation: str
+    sentence: str
     """The same as a sentence with its evidence, or which comes closest, or why nothing can be said."""
     needed: str
     """What it would take to show the target, where it is not shown; may be empty."""
     against_controls: list[str]
     """The recommended or closest policy against each of its controls."""
+
+
+class TaskFigures(Settings):
+    """One task: the answer, its evidence, and every row."""
+
+    task: str
+    """Task name."""
+    answers: list[Answer]
+    """The answer; further ones for policies that are compared with another uncut run, such as another student's."""
     warnings: list[str]
     """What a reader must know before the findings."""
     findings: list[str]
