@@ -106,25 +106,32 @@ def _fit(rows: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, float]:
 
 
 def _candidates(relative: np.ndarray) -> list[np.ndarray]:
-    """Solutions of every choice of columns whose rates are all positive (31 choices of 5).
-
-    By least squares, reweighted a few times by the residuals, which leads to the least absolute ones.
-
-    Source: Schlossmacher, An iterative technique for absolute deviations curve fitting (1973).
-    """
+    """Solutions of every choice of columns whose rates are all positive (31 choices of 5)."""
     num_terms, found = relative.shape[1], []
     for size in range(1, num_terms + 1):
         for terms in itertools.combinations(range(num_terms), size):
             part = relative[:, terms]
-            weights = np.ones(len(part))
-            for _ in range(_REWEIGHTINGS):
-                rates, _, rank, _ = np.linalg.lstsq(part * weights[:, None], weights, rcond=None)
-                weights = 1 / np.sqrt(np.maximum(np.abs(part @ rates - 1), _FLAT))
-            if rank == size and (rates > 0).all():
+            if np.linalg.matrix_rank(part) < size:
+                continue
+            rates = _least_absolute(part)
+            if (rates > 0).all():
                 whole = np.zeros(num_terms)
                 whole[list(terms)] = rates
                 found.append(whole)
     return found
+
+
+def _least_absolute(rows: np.ndarray) -> np.ndarray:
+    """Rates with the least `sum |rows @ rates - 1|`: by least squares, reweighted by the residuals.
+
+    Source: Schlossmacher, An iterative technique for absolute deviations curve fitting (1973).
+    """
+    weights = np.ones(len(rows))
+    rates = np.zeros(rows.shape[1])
+    for _ in range(_REWEIGHTINGS):
+        rates, *_ = np.linalg.lstsq(rows * weights[:, None], weights, rcond=None)
+        weights = 1 / np.sqrt(np.maximum(np.abs(rows @ rates - 1), _FLAT))
+    return rates
 
 
 def _row(step: StepWork) -> np.ndarray:
