@@ -111,26 +111,27 @@ def _candidates(relative: np.ndarray) -> list[np.ndarray]:
     for size in range(1, num_terms + 1):
         for terms in itertools.combinations(range(num_terms), size):
             part = relative[:, terms]
-            rates, rank = _least_absolute(part)
-            if rank == size and (rates > 0).all():
+            if np.linalg.matrix_rank(part) < size:
+                continue
+            rates = _least_absolute(part)
+            if (rates > 0).all():
                 whole = np.zeros(num_terms)
                 whole[list(terms)] = rates
                 found.append(whole)
     return found
 
 
-def _least_absolute(part: np.ndarray) -> tuple[np.ndarray, int]:
-    """Rates with nearly the least absolute error, and the rank of the columns.
-
-    By least squares, reweighted a few times by the residuals, which leads to the least absolute ones.
+def _least_absolute(rows: np.ndarray) -> np.ndarray:
+    """Rates with the least `sum |rows @ rates - 1|`: by least squares, reweighted by the residuals.
 
     Source: Schlossmacher, An iterative technique for absolute deviations curve fitting (1973).
     """
-    rates, _, rank, _ = np.linalg.lstsq(part, np.ones(len(part)), rcond=None)
-    for _ in range(_REWEIGHTINGS - 1):
-        weights = 1 / np.sqrt(np.maximum(np.abs(part @ rates - 1), _FLAT))
-        rates = np.linalg.lstsq(part * weights[:, None], weights, rcond=None)[0]
-    return rates, int(rank)
+    weights = np.ones(len(rows))
+    rates = np.zeros(rows.shape[1])
+    for _ in range(_REWEIGHTINGS):
+        rates, *_ = np.linalg.lstsq(rows * weights[:, None], weights, rcond=None)
+        weights = 1 / np.sqrt(np.maximum(np.abs(rows @ rates - 1), _FLAT))
+    return rates
 
 
 def _row(step: StepWork) -> np.ndarray:
