@@ -96,7 +96,7 @@ def requests(browser: Chrome) -> list[str]:
     messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
     sent = [message["params"] for message in messages if message["method"] == "Network.requestWillBeSent"]
     urls = [params["request"]["url"] for params in sent]
-    return [url for url in urls if not url.startswith("chrome:")]  # of the browser's own first tab
+    return [url for url in urls if not url.startswith(("chrome:", "data:"))]  # of the browser itself, from no network
 
 
 @pytest.mark.parametrize("width", [PHONE, DESK])
