@@ -1,7 +1,8 @@
 """A study of four lead cuts from one store against the same with a live teacher: total time, and where it goes.
 
 `lead` 1, 0.75, 0.5 and 0.25 on DeepSeek-R1's traces (tokenizer of about 2,048 entries), the teacher twice the student's
-width and as deep, which is 3.5 times its operations a token; two epochs, as in the paper. Live: four runs with the
+width and as deep, which is about 3 times its operations a token; three epochs. With `r` that factor, the store side
+cannot need less than `3 / (3 + r)` of the operations, however often its capture serves. Live: four runs with the
 teacher beside the student. Store: one capture (`top_k` 50) over whole traces, then four runs. Each live run is followed
 by its stored one. Total time is all of it: loading, looking up, training, validation, writing; not the preparation of
 the data and the compilation of the loss, which a first run of two steps on each side does. The parts of the store's
@@ -24,7 +25,7 @@ from leadspan.study.capture import run_capture
 from leadspan.study.capture_job import prepare_capture
 
 CUTS = (1.0, 0.75, 0.5, 0.25)
-STUDENT, TEACHER, LAYERS, EPOCHS, TRACES, VOCAB = 128, 256, 4, 2, 32, 2048
+STUDENT, TEACHER, LAYERS, EPOCHS, TRACES, VOCAB = 128, 256, 4, 3, 24, 2048
 TARGET = 0.6
 
 
@@ -82,6 +83,7 @@ def _recipe(folder: Path, tokenizer: Path, vocab: int, p: float, name: str = "",
         tokenizer,
         name or f"live {p:g}",
         num_train=TRACES,
+        num_validation=2,
         student=qwen3(STUDENT, LAYERS, vocab, 1),
         teacher=qwen3(TEACHER, LAYERS, vocab, 2),
         capture={"path": str(folder / "store"), "codec": {"kind": "top_k", "k": 50}},

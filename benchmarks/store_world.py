@@ -64,7 +64,7 @@ def recipe(directory: Path, tokenizer: Path, name: str, **changes: Any) -> Recip
             "max_refused_share": 1,
             "cache_dir": str(directory / "cache"),
             "num_train": changes.pop("num_train", 48),
-            "num_validation": 4,
+            "num_validation": changes.pop("num_validation", 4),
         },
         "training": training,
         **changes,
