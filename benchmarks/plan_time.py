@@ -13,7 +13,7 @@ from benchmarks.plans import model, ran, recipe, write_tokenizer
 from benchmarks.record import Figure, Outcome, Spread
 from leadspan.data.truncation import Full, Lead
 from leadspan.pipeline import prepare_data
-from leadspan.study.planning import calibration_of
+from leadspan.study.planning.plan import calibration_of
 
 SHARES = (0.1, 0.2, 0.35, 0.6, 1.0)
 TARGET = 0.15

@@ -21,8 +21,8 @@ from benchmarks.record import Figure, Outcome, Spread
 from benchmarks.store_world import qwen3, recipe, write_tokenizer
 from leadspan.pipeline import run as run_recipe
 from leadspan.recipe import Recipe
-from leadspan.study.capture import run_capture
-from leadspan.study.capture_job import prepare_capture
+from leadspan.study.storing.capture import run_capture
+from leadspan.study.storing.job import prepare_capture
 
 CUTS = (1.0, 0.75, 0.5, 0.25)
 STUDENT, TEACHER, LAYERS, EPOCHS, TRACES, VOCAB = 128, 256, 4, 3, 24, 2048

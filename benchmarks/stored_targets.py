@@ -32,8 +32,8 @@ from leadspan.pipeline import prepare_data
 from leadspan.pipeline import run as run_recipe
 from leadspan.recipe import Recipe
 from leadspan.settings import validate
-from leadspan.study.capture import run_capture
-from leadspan.study.capture_job import prepare_capture
+from leadspan.study.storing.capture import run_capture
+from leadspan.study.storing.job import prepare_capture
 from leadspan.teacher.config import CaptureSettings
 from leadspan.teacher.estimate import estimate
 from leadspan.teacher.live import freeze, live_targets

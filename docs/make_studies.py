@@ -17,13 +17,13 @@ from leadspan.errors import LeadspanError
 from leadspan.evaluation.resampling import USUAL, Scores, resample
 from leadspan.evaluation.statistics import retention
 from leadspan.results import Interval, RunResult
-from leadspan.study.break_points import BreakPoint, break_points
+from leadspan.study.compare.break_points import BreakPoint, break_points
+from leadspan.study.compare.frontier import build_frontiers, load_runs
+from leadspan.study.compare.rows import Frontier, Row
+from leadspan.study.compare.sentences import kept_text
+from leadspan.study.compare.words import MISSING, percent, percent_interval, points, quantity
 from leadspan.study.derivations import with_derivations
-from leadspan.study.frontier import build_frontiers, load_runs
 from leadspan.study.record import StudyRecord, load_study
-from leadspan.study.rows import Frontier, Row
-from leadspan.study.sentences import kept_text
-from leadspan.study.words import MISSING, percent, percent_interval, points, quantity
 from leadspan.worlds.files import load_world
 
 BEGIN, END = "<!-- begin: made by docs/make_studies.py -->", "<!-- end -->"

@@ -15,7 +15,7 @@ from recipes import toy_recipe, write_recipe
 def test_help_loads_neither_torch_nor_transformers() -> None:
     code = (
         "import sys, leadspan.cli as c, leadspan\n"
-        "import leadspan.recipe, leadspan.results, leadspan.study.frontier, leadspan.study.report\n"
+        "import leadspan.recipe, leadspan.results, leadspan.study.compare.frontier, leadspan.study.report\n"
         "leadspan.Lead(p=0.5)\n"
         "try: c.main(['--help'])\n"
         "except SystemExit: pass\n"

@@ -6,7 +6,7 @@ from rich.console import Console
 
 from leadspan.errors import RunError
 from leadspan.study.board import headline, seconds_left, trials_table
-from leadspan.study.frontier import load_runs
+from leadspan.study.compare.frontier import load_runs
 from leadspan.study.record import STUDY_FILE, State, StudyRecord, TrialRecord, load_study, save_study
 
 

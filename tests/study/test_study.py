@@ -11,7 +11,7 @@ from rich.console import Console
 from leadspan.cli import main
 from leadspan.errors import RunError, SettingsError
 from leadspan.settings import dump_yaml
-from leadspan.study.frontier import build_frontiers, load_runs
+from leadspan.study.compare.frontier import build_frontiers, load_runs
 from leadspan.study.record import load_study
 from leadspan.study.study import plan_study, run_study
 from recipes import toy_recipe, write_recipe

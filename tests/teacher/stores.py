@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from leadspan.recipe import Recipe
-from leadspan.study.capture import run_capture
-from leadspan.study.capture_job import prepare_capture
+from leadspan.study.storing.capture import run_capture
+from leadspan.study.storing.job import prepare_capture
 from leadspan.teacher.store import TargetStore
 from recipes import toy_recipe
 

@@ -16,8 +16,8 @@ from leadspan.costs.memory import BatchSize
 from leadspan.errors import CacheError, ModelError, SettingsError, TargetsError
 from leadspan.pipeline import cost_model_of, prepare_data, run
 from leadspan.recipe import Recipe
-from leadspan.study.capture import run_capture
-from leadspan.study.capture_job import prepare_capture
+from leadspan.study.storing.capture import run_capture
+from leadspan.study.storing.job import prepare_capture
 from leadspan.teacher.capture import check_space
 from leadspan.teacher.config import TopK
 from leadspan.teacher.merge import merge_stores
@@ -27,7 +27,7 @@ from stores import capture_recipe, captured, copy_of, stored
 from toys import tiny
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["leadspan.study.capture"])
+CONTEXT.set_forkserver_preload(["leadspan.study.storing.capture"])
 
 
 def capture_of(recipe: Recipe) -> TargetStore:

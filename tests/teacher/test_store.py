@@ -20,8 +20,8 @@ from leadspan.losses.defined import check_codec
 from leadspan.models.loading import load_model
 from leadspan.pipeline import check_loss, prepare_data
 from leadspan.recipe import Recipe
-from leadspan.study.capture import run_capture
-from leadspan.study.capture_job import prepare_capture
+from leadspan.study.storing.capture import run_capture
+from leadspan.study.storing.job import prepare_capture
 from leadspan.teacher.live import freeze, live_targets, teacher_logits
 from leadspan.teacher.manifest import read_manifest, write_manifest
 from leadspan.teacher.merge import merge_stores

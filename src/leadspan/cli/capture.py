@@ -27,9 +27,9 @@ def run(options: argparse.Namespace) -> None:
 
     from leadspan.errors import SettingsError
     from leadspan.recipe import load_recipe
-    from leadspan.study.capture import estimate_capture, load_teacher, run_capture
-    from leadspan.study.capture_job import prepare_capture
     from leadspan.study.progress import Progress
+    from leadspan.study.storing.capture import estimate_capture, load_teacher, run_capture
+    from leadspan.study.storing.job import prepare_capture
     from leadspan.training.process import process_state
 
     recipe = load_recipe(options.recipe, options.overrides)

@@ -24,8 +24,8 @@ def run(options: argparse.Namespace) -> None:
     from rich.console import Console
 
     from leadspan.pipeline import run as run_recipe
+    from leadspan.study.compare.summary import run_summary
     from leadspan.study.progress import Progress
-    from leadspan.study.summary import run_summary
     from leadspan.training.process import process_state
 
     state = process_state()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from leadspan.study.patient import Check
+    from leadspan.study.checks.patient import Check
 
 _COLOURS = {"ok": "green", "warning": "yellow", "failed": "red", "skipped": "dim"}
 
@@ -25,7 +25,7 @@ def run(options: argparse.Namespace) -> None:
 
     from leadspan.errors import RunError, SettingsError
     from leadspan.recipe import load_recipe
-    from leadspan.study.doctor import examine
+    from leadspan.study.checks.doctor import examine
     from leadspan.study.progress import Progress
 
     recipe = load_recipe(options.recipe, options.overrides)

@@ -46,8 +46,8 @@ def run(options: argparse.Namespace) -> None:
     from leadspan.pipeline import environment
     from leadspan.results import RUN_FILE, RunResult, load_run, save_run
     from leadspan.settings import apply_overrides, validate
+    from leadspan.study.compare.summary import run_summary
     from leadspan.study.progress import Progress
-    from leadspan.study.summary import run_summary
     from leadspan.training.train import STUDENT_DIR
 
     if (options.output / RUN_FILE).exists():

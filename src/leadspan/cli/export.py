@@ -23,8 +23,8 @@ def run(options: argparse.Namespace) -> None:
     from datasets import disable_progress_bars
 
     from leadspan.recipe import load_recipe
-    from leadspan.study.export import check_exportable, export_data
-    from leadspan.study.export_tasks import export_tasks
+    from leadspan.study.export.datasets import check_exportable, export_data
+    from leadspan.study.export.tasks import export_tasks
     from leadspan.training.train import STUDENT_DIR
 
     disable_progress_bars()

@@ -32,8 +32,8 @@ def run(options: argparse.Namespace) -> None:
 
     from leadspan.pipeline import first_answers_of, prepare_data
     from leadspan.recipe import load_recipe
-    from leadspan.study.plan_tables import plan_tables
-    from leadspan.study.planning import GRID, calibration_of, parse_policy, plan_recipe
+    from leadspan.study.planning.plan import GRID, calibration_of, parse_policy, plan_recipe
+    from leadspan.study.planning.tables import plan_tables
     from leadspan.study.progress import Progress
 
     recipe = load_recipe(options.recipe, options.overrides)

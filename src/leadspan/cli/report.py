@@ -47,12 +47,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Load the runs, print the tables, write the report."""
     from leadspan.errors import SettingsError
-    from leadspan.study.cost_axes import COST_OPTIONS
-    from leadspan.study.frontier import build_frontiers
+    from leadspan.study.compare.cost_axes import COST_OPTIONS
+    from leadspan.study.compare.frontier import build_frontiers
+    from leadspan.study.compare.tables import print_frontiers
     from leadspan.study.report.content import build_report
     from leadspan.study.report.gathered import gather
     from leadspan.study.report.write import write_report
-    from leadspan.study.tables import print_frontiers
 
     if not 0 < options.target <= 1:
         raise SettingsError(f"--target {options.target}: must be a share above 0 and at most 1, such as 0.9")

@@ -54,7 +54,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _to_capture(store: "SharedStore", is_read: bool) -> str:
-    from leadspan.study.shared_store import missing
+    from leadspan.study.storing.shared import missing
 
     job = None if is_read else missing(store)
     served = f"{store.title}: serves {len(store.recipes)} trials"

@@ -16,13 +16,13 @@ from leadspan.errors import LeadspanError, RunError
 from leadspan.recipe import Recipe
 from leadspan.results import RunResult
 from leadspan.settings import validate
-from leadspan.study.frontier import build_frontiers
+from leadspan.study.compare.frontier import build_frontiers
+from leadspan.study.compare.tables import percent_interval, print_frontiers, quantity
 from leadspan.study.progress import Progress
 from leadspan.study.report.content import build_report
 from leadspan.study.report.gathered import gather
 from leadspan.study.report.write import write_report
 from leadspan.study.sweep import run_trial
-from leadspan.study.tables import percent_interval, print_frontiers, quantity
 from leadspan.training.train import STUDENT_DIR
 from leadspan.worlds.config import ProblemSet, WorldFiles
 from leadspan.worlds.derive_and_verify import DeriveAndVerify

@@ -67,7 +67,7 @@ def _shared(
     if not all(is_done(trial) for trial in before):
         notes.append("store: planned when the runs that come first are complete")
         return trials, []
-    from leadspan.study.shared_store import share_stores  # loads torch, for studies that have a store
+    from leadspan.study.storing.shared import share_stores  # loads torch, for studies that have a store
 
     return share_stores(study, trials, fingerprints)
 

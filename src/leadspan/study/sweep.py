@@ -47,19 +47,6 @@ class Event:
 
 
 @dataclass(frozen=True, slots=True)
-class Failure:
-    """A trial that did not end.
-
-    Attributes:
-        label: What it was to train.
-        message: What it died of.
-    """
-
-    label: str
-    message: str
-
-
-@dataclass(frozen=True, slots=True)
 class Slot:
     """What a trial may use.
 
@@ -120,18 +107,6 @@ def run_trial(recipe: Recipe, say: Callable[[str], None]) -> RunResult:
     return load_run(recipe.output)
 
 
-def run_trials(recipes: Sequence[Recipe], say: Callable[[str], None]) -> tuple[list[RunResult], list[Failure]]:
-    """Run recipes in order; a failed one is kept beside the results, not hidden."""
-    results: list[RunResult] = []
-    failures: list[Failure] = []
-    for recipe in recipes:
-        try:
-            results.append(run_trial(recipe, say))
-        except LeadspanError as error:
-            failures.append(Failure(recipe.cut.label, str(error)))
-    return results, failures
-
-
 def slots(executor: LocalExecutor) -> list[Slot]:
     """One slot for each trial at a time, with its share of the machine.
 
@@ -171,14 +146,14 @@ def work(trial: Trial, say: Callable[[str], None], num_ranks: int = 1) -> None:
 
 
 def _capture(store: SharedStore, say: Callable[[str], None], num_ranks: int) -> None:
-    from leadspan.study.shared_store import capture_shared
+    from leadspan.study.storing.shared import capture_shared
 
     if num_ranks == 1:
         capture_shared(store, say)
         return
     file = store.directory / "needs.json"
     say(f"capturing on {num_ranks} ranks, see {store.directory / RANKS_LOG}")
-    _run_ranks(file, store.model_dump_json(indent=1), num_ranks, ["-m", "leadspan.study.shared_store", str(file)])
+    _run_ranks(file, store.model_dump_json(indent=1), num_ranks, ["-m", "leadspan.study.storing.shared", str(file)])
 
 
 def _run_ranks(file: Path, content: str, num_ranks: int, arguments: list[str]) -> None:

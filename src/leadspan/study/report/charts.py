@@ -9,11 +9,11 @@ from typing import Any
 
 from leadspan.results import FlopsByPart, Interval
 from leadspan.settings import Settings
-from leadspan.study.cost_axes import CostName
+from leadspan.study.compare.cost_axes import CostName
+from leadspan.study.compare.words import percent, quantity, unit_for
 from leadspan.study.report.costs import CostSplit, first_of_policies
 from leadspan.study.report.curves import MEASURES, RunCurves
 from leadspan.study.report.schema import CostFigures, Report, RowFigures, TaskFigures
-from leadspan.study.words import percent, quantity, unit_for
 
 NUM_COLOURS = 6
 """Policy colours in style.css; further policies reuse them with another marker."""

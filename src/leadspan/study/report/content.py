@@ -3,19 +3,13 @@
 from collections.abc import Mapping, Sequence
 
 from leadspan.results import CutCounts
-from leadspan.study.break_points import break_points
-from leadspan.study.conditions import seed_of
-from leadspan.study.cost_axes import Cost, CostName
-from leadspan.study.frontier import build_frontiers
-from leadspan.study.recommendation import Recommendation, recommend
-from leadspan.study.report.costs import cost_splits
-from leadspan.study.report.curves import absent_metrics, run_curves
-from leadspan.study.report.gathered import Gathered, NamedRun, named_runs
-from leadspan.study.report.provenance import measured, refusals, settings_found, study_states
-from leadspan.study.report.samples import absent_samples, comparisons
-from leadspan.study.report.schema import Answer, CostFigures, CutRow, Report, RowFigures, TaskFigures, ValidationCurve
-from leadspan.study.rows import Frontier, Row
-from leadspan.study.sentences import (
+from leadspan.study.compare.break_points import break_points
+from leadspan.study.compare.conditions import seed_of
+from leadspan.study.compare.cost_axes import Cost, CostName
+from leadspan.study.compare.frontier import build_frontiers
+from leadspan.study.compare.recommendation import Recommendation, recommend
+from leadspan.study.compare.rows import Frontier, Row
+from leadspan.study.compare.sentences import (
     break_point_sentences,
     findings,
     kept_text,
@@ -23,7 +17,13 @@ from leadspan.study.sentences import (
     stop_warnings,
     teacher_warnings,
 )
-from leadspan.study.tables import captions
+from leadspan.study.compare.tables import captions
+from leadspan.study.report.costs import cost_splits
+from leadspan.study.report.curves import absent_metrics, run_curves
+from leadspan.study.report.gathered import Gathered, NamedRun, named_runs
+from leadspan.study.report.provenance import measured, refusals, settings_found, study_states
+from leadspan.study.report.samples import absent_samples, comparisons
+from leadspan.study.report.schema import Answer, CostFigures, CutRow, Report, RowFigures, TaskFigures, ValidationCurve
 
 TITLE = "What the cut kept, and what it cost"
 

@@ -7,7 +7,7 @@ from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 from leadspan.errors import RunError
-from leadspan.study.cost_axes import COST_WORDS
+from leadspan.study.compare.cost_axes import COST_WORDS
 from leadspan.study.report.charts import chart_data
 from leadspan.study.report.schema import Report
 

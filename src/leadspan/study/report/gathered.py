@@ -6,8 +6,8 @@ from pathlib import Path
 
 from leadspan.audit.findings import AUDIT_FILE, AuditResult, load_audit
 from leadspan.results import RunResult
-from leadspan.study.conditions import policy_names, seed_of, unique_labels
-from leadspan.study.frontier import stored_runs
+from leadspan.study.compare.conditions import policy_names, seed_of, unique_labels
+from leadspan.study.compare.frontier import stored_runs
 from leadspan.study.record import STUDY_FILE, StudyRecord, load_study
 
 

@@ -6,13 +6,13 @@ from html import escape
 from leadspan.audit.rows import blocks
 from leadspan.results import Interval
 from leadspan.settings import Settings
-from leadspan.study.cost_axes import CostName
-from leadspan.study.predicted import compared_runs, throughput
+from leadspan.study.compare.cost_axes import CostName
+from leadspan.study.compare.predicted import compared_runs, throughput
+from leadspan.study.compare.words import MISSING, percent, percent_interval, points
 from leadspan.study.report.charts import COST_TITLES, amount
 from leadspan.study.report.curves import MEASURES, NUM_TENTHS, RunCurves
 from leadspan.study.report.samples import OUTCOMES
 from leadspan.study.report.schema import Report, RowFigures, TaskFigures
-from leadspan.study.words import MISSING, percent, percent_interval, points
 
 
 def render_markdown(report: Report) -> str:

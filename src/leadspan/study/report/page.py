@@ -15,7 +15,8 @@ from markupsafe import Markup, escape
 from plotly.offline import get_plotlyjs
 
 from leadspan.audit.rows import blocks
-from leadspan.study.predicted import compared_runs, throughput
+from leadspan.study.compare.predicted import compared_runs, throughput
+from leadspan.study.compare.words import percent, percent_interval, points
 from leadspan.study.report.charts import (
     COST_TITLES,
     NUM_COLOURS,
@@ -28,7 +29,6 @@ from leadspan.study.report.charts import (
 from leadspan.study.report.curves import MEASURES
 from leadspan.study.report.samples import OUTCOMES
 from leadspan.study.report.schema import Report, TaskFigures
-from leadspan.study.words import percent, percent_interval, points
 
 SECTIONS = {
     "answer": "Answer",

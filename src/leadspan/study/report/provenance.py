@@ -6,10 +6,10 @@ from typing import Any
 
 from leadspan.results import RunResult
 from leadspan.settings import Settings
-from leadspan.study.conditions import seed_of
+from leadspan.study.compare.conditions import seed_of
+from leadspan.study.compare.words import MISSING
 from leadspan.study.record import StudyRecord
 from leadspan.study.report.gathered import NamedRun
-from leadspan.study.words import MISSING
 
 NAMES = ("name", "output", "seed")
 """Settings that tell runs apart and say nothing else."""

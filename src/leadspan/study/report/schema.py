@@ -5,13 +5,13 @@ from typing import Literal
 from leadspan.audit.findings import AuditResult
 from leadspan.results import CutCounts, Interval, RunResult
 from leadspan.settings import Settings
-from leadspan.study.break_points import BreakPoint
-from leadspan.study.cost_axes import CostName
+from leadspan.study.compare.break_points import BreakPoint
+from leadspan.study.compare.cost_axes import CostName
+from leadspan.study.compare.rows import Beside, Kept
 from leadspan.study.report.costs import CostSplit
 from leadspan.study.report.curves import RunCurves
 from leadspan.study.report.provenance import Measured, Refused, SettingsFound, StudyState
 from leadspan.study.report.samples import Comparison
-from leadspan.study.rows import Beside, Kept
 
 
 class CostFigures(Settings):

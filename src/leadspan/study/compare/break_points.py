@@ -1,0 +1,196 @@
+"""From which share of a trace on a cut keeps what is asked: predicted before training, measured after.
+
+The policies of a study that differ in nothing but `p` are a family. Over its tested `p_1 < ... < p_K`, with the uncut
+run at 1, retention r(p) is a curve with r(1) = 1. Its break point for a target t is the smallest p such that r is at
+least t there and at every larger p, that is
+
+    p* = p_k + (p_{k+1} - p_k) (t - r_k) / (r_{k+1} - r_k),    k the last tested place with r_k < t,
+
+a straight line between two tested places. The interval does not lean on that line: in every bootstrap resample of the
+problems (the same for all members, runs as a level above) p* lies somewhere in [p_k, p_{k+1}], and the interval reaches
+from the (1 - level) / 2 quantile of the lower ends to the (1 + level) / 2 quantile of the upper ends. Where every
+tested p of a resample keeps the target its lower end is 0, as nothing smaller was tried.
+
+The prediction is LSP* = (|P| + f |CoT|) / T from the first-answer positions of the traces, the mean over the family's
+runs. It speaks of a lead cut, so that other families have none. It says where derivations begin to be whole, and the
+measurement where the target is met: they need not agree at every target.
+
+**Source**: the percentile bootstrap, Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapter 13; the
+definition is the project's own.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+import numpy as np
+from numpy.typing import NDArray
+
+from leadspan.errors import EvaluationError
+from leadspan.evaluation.resampling import USUAL, Bootstrap, Scores, resample
+from leadspan.evaluation.statistics import retention
+from leadspan.results import Interval, RunResult
+from leadspan.study.compare.conditions import cut_of, family_key, seed_of
+from leadspan.study.compare.rows import Frontier, Row
+
+METHOD = "paired bootstrap of the places between which retention meets the target"
+
+
+@dataclass(frozen=True, slots=True)
+class BreakPoint:
+    """The break point of one family of policies on one task.
+
+    Attributes:
+        family: What its members share, e.g. `lead`.
+        target: Retention that is asked for.
+        tested: The tested `p` below 1, ascending.
+        rows: Labels of their rows.
+        measured: Where retention meets the target, with its interval; absent where it cannot be told.
+        predicted: LSP* before training; absent for other cuts than a lead, or where nothing was predicted.
+        reason: Why there is no measurement.
+    """
+
+    family: str
+    target: float
+    tested: tuple[float, ...]
+    rows: tuple[str, ...]
+    measured: Interval | None
+    predicted: Interval | None
+    reason: str | None = None
+
+
+def break_points(frontier: Frontier, target: float = 0.9, bootstrap: Bootstrap = USUAL) -> list[BreakPoint]:
+    """The break point of every family of a frontier, in the order of the rows.
+
+    A family has two tested `p` below 1 or more; controls are no members. It is compared with its own uncut run; one
+    without is left out.
+    """
+    families: dict[str, list[Row]] = {}
+    for row in frontier.students:
+        if row.control is None and row.p is not None and row.p < 1 and row.reference is not None:
+            families.setdefault(family_key(row.runs[0].recipe), []).append(row)
+    return [
+        _break_point(sorted(rows, key=lambda row: row.p or 0.0), frontier, target, bootstrap)
+        for rows in families.values()
+        if len(rows) > 1
+    ]
+
+
+def _break_point(rows: Sequence[Row], frontier: Frontier, target: float, bootstrap: Bootstrap) -> BreakPoint:
+    full = frontier.row(rows[0].reference)
+    assert full is not None, "a reference has a row"
+    measured, reason = _measured(rows, full, target, bootstrap)
+    return BreakPoint(
+        family=_family_name(rows[0]),
+        target=target,
+        tested=tuple(row.p for row in rows if row.p is not None),
+        rows=tuple(row.label for row in rows),
+        measured=measured,
+        predicted=_predicted([run for row in rows for run in row.runs]),
+        reason=reason,
+    )
+
+
+def _measured(
+    rows: Sequence[Row], full: Row, target: float, bootstrap: Bootstrap
+) -> tuple[Interval | None, str | None]:
+    if not 0 < target <= 1:
+        return None, f"a target of {target:g} is no share of the uncut run's accuracy; ask for more than 0, at most 1"
+    if len({row.p for row in rows}) < len(rows):
+        return None, f"one p was tested twice ({', '.join(row.label for row in rows)}); give each once"
+    seeds = [seed for seed in _seeds(full) if all(seed in _seeds(row) for row in rows)]
+    scores = {row.label: _scores(row, seeds) for row in [full, *rows]}
+    try:
+        refused = retention(scores[rows[0].label], scores[full.label], bootstrap).reason
+        models = dict(zip(scores, resample(scores, bootstrap), strict=True))
+    except EvaluationError as error:
+        return None, str(error)
+    if refused:
+        return None, refused
+    places = np.array([*(row.p for row in rows), 1.0], dtype=float)
+    whole = models[full.label]
+    means = np.array([[models[row.label].mean / whole.mean] for row in rows] + [[1.0]])
+    drawn = np.stack([_ratios(models[row.label].draws, whole.draws) for row in rows] + [np.ones_like(whole.draws)])
+    (value,) = crossing(places, means, target)
+    low, high = (_quantile(ends, bootstrap, end) for end, ends in enumerate(bracket(places, drawn, target)))
+    if np.isnan(value):
+        return None, (
+            f"every tested p, from {places[0]:g} on, keeps {target:.0%} of full's accuracy: the break point is at or "
+            f"below {places[0]:g} (upper end of its interval {high:g}); test smaller p"
+        )
+    return Interval(value=float(value), low=low, high=high, level=bootstrap.level, method=METHOD), None
+
+
+def _ratios(policy: NDArray[np.float64], full: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Retention in every resample; without bound where a resample has nothing to keep."""
+    return np.divide(policy, full, out=np.full_like(policy, np.inf), where=full > 0)
+
+
+def crossing(places: NDArray[np.float64], kept: NDArray[np.float64], target: float) -> NDArray[np.float64]:
+    """Where a piecewise linear curve is at the target and stays there to its right.
+
+    Args:
+        places: `[K]`, ascending.
+        kept: `[K, curves]`; the last place meets the target.
+        target: The height.
+
+    Returns:
+        `[curves]`, NaN for a curve that is nowhere below the target.
+    """
+    last, columns = _last_below(kept, target), np.arange(kept.shape[1])
+    left = np.maximum(last, 0)
+    low, high = kept[left, columns], kept[left + 1, columns]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        found = places[left] + (places[left + 1] - places[left]) * (target - low) / (high - low)
+    return np.where(last < 0, np.nan, found)
+
+
+def bracket(
+    places: NDArray[np.float64], kept: NDArray[np.float64], target: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The neighbouring places between which each curve reaches the target for good; 0 and the first where all do."""
+    last = _last_below(kept, target)
+    return np.where(last < 0, 0.0, places[np.maximum(last, 0)]), places[last + 1]
+
+
+def _last_below(kept: NDArray[np.float64], target: float) -> NDArray[np.int64]:
+    """Index of the last place with less than the target, -1 where there is none."""
+    below = kept < target - 1e-12
+    return np.where(below.any(axis=0), len(kept) - 1 - below[::-1].argmax(axis=0), -1)
+
+
+def _quantile(ends: NDArray[np.float64], bootstrap: Bootstrap, end: int) -> float:
+    share = (1 - bootstrap.level) / 2 if end == 0 else (1 + bootstrap.level) / 2
+    return float(np.quantile(ends, share, method="inverted_cdf"))
+
+
+def _seeds(row: Row) -> list[int]:
+    return [seed_of(run) for run in row.runs]
+
+
+def _scores(row: Row, seeds: Sequence[int]) -> list[Scores]:
+    """Scores of the runs of some seeds, of all runs where no seed is shared."""
+    return [
+        found.correct
+        for run, found in zip(row.runs, row.evaluations, strict=True)
+        if not seeds or seed_of(run) in seeds
+    ]
+
+
+def _predicted(runs: Sequence[RunResult]) -> Interval | None:
+    """Mean of the predictions and of their ends; they differ little, as seeds only split the same traces anew."""
+    cut = cut_of(runs[0])
+    inner = cut.get("policy") or {} if cut.get("kind") == "mix" else cut
+    found = [run.prediction.break_point if run.prediction else None for run in runs]
+    known = [interval for interval in found if interval is not None]
+    if inner.get("kind") != "lead" or not known:
+        return None
+    ends = {name: fmean(getattr(interval, name) for interval in known) for name in ("value", "low", "high")}
+    return known[0].model_copy(update=ends)
+
+
+def _family_name(row: Row) -> str:
+    """The row's label with its last number, `p`, taken out of the cut's part."""
+    label = row.runs[0].label
+    head, _, tail = label.rpartition(f" {row.p:g}")
+    return head + tail + row.label.removeprefix(label) if head and row.label.startswith(label) else row.label

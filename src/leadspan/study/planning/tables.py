@@ -1,0 +1,212 @@
+"""A plan as text: tables for the terminal, and the sentences a user decides by. All are computed from the rows."""
+
+from collections.abc import Callable, Iterator, Sequence
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from leadspan.audit.prepared import Searched
+from leadspan.costs.savings import MEASURES, Measure, Saving
+from leadspan.results import FlopsByPart, Interval, MemoryByPart
+from leadspan.study.compare.tables import MISSING, percent, quantity
+from leadspan.study.planning.plan import Plan, PlanRow
+
+_SAVED_BY: dict[Measure, str] = {"cut": "cut", "chunked_loss": "chunked loss", "store": "store", "packing": "packing"}
+
+
+def plan_tables(plan: Plan) -> Iterator[Table | Text]:
+    """Everything to print, in order."""
+    yield _costs(plan)
+    yield _parts(plan, "FLOPs by part", FlopsByPart, lambda row: row.prediction.flops)
+    yield _parts(plan, "Peak memory by part", MemoryByPart, lambda row: row.prediction.memory)
+    yield _savings(plan, "FLOPs", lambda row: row.flops_saving)
+    yield _savings(plan, "peak memory", lambda row: row.memory_saving)
+    for sentence in sentences(plan):
+        yield Text(sentence)
+
+
+def sentences(plan: Plan) -> list[str]:
+    """What the figures mean for these models and traces."""
+    full = next((row for row in plan.rows if row.label == "full"), None)
+    found = [] if full is None else [_bill(full), *(_against_store(full, row) for row in plan.rows if row is not full)]
+    times = dict.fromkeys(row.prediction.seconds_source for row in plan.rows)
+    found += [f"Time: {source}; without loading, validation and evaluation." for source in times if source]
+    if None in times:
+        found.append(
+            "No time: run with --calibrate on this machine, or state plan.device and plan.utilisation. "
+            "No money without a time and plan.price_per_hour."
+        )
+    found += _too_large(plan)
+    if plan.searched is not None:
+        found += _break_point(plan.searched, plan.rows)
+    return found
+
+
+def money(plan: Plan, value: float | None) -> str:
+    """A price with its sign."""
+    return MISSING if value is None else f"{plan.currency}{value:,.2f}"
+
+
+def _costs(plan: Plan) -> Table:
+    where = f"{plan.num_ranks} x {plan.device.name}" if plan.device else f"{plan.num_ranks} x a device without figures"
+    table = _table(f"{plan.name} on {where}")
+    headers = ("policy", "tokens", "", "FLOPs", "", "peak\nmemory", "time", "money", "largest\nbatch", "store\ntop 64")
+    headers += ("deriv-\nation\ncut",) if plan.searched else ()
+    for header in headers:
+        table.add_column(header, justify="left" if header == "policy" else "right", no_wrap=True)
+    reference = next((row for row in plan.rows if row.label == "full"), plan.rows[0]).prediction
+    for row in plan.rows:
+        found = row.prediction
+        table.add_row(
+            row.label + (" *" if row.is_recipes else ""),
+            quantity("tokens", found.num_tokens),
+            percent(found.num_tokens / reference.num_tokens),
+            quantity("flops", found.flops.total),
+            percent(found.flops.total / reference.flops.total),
+            quantity("peak_memory_bytes", found.memory.total),
+            MISSING if found.seconds is None else quantity("seconds", found.seconds),
+            money(plan, found.money),
+            _fitting(row),
+            MISSING if row.store is None else quantity("peak_memory_bytes", row.store.top_k),
+            *([_share(row.without_derivation)] if plan.searched else []),
+        )
+    table.caption = (
+        "* the recipe's own; shares are of full. Largest batch: examples of a micro-batch that fit the device, "
+        "whichever they are."
+    )
+    return table
+
+
+def _share(found: Interval | None) -> str:
+    return MISSING if found is None else percent(found.value)
+
+
+def _fitting(row: PlanRow) -> str:
+    if row.fitting is None:
+        return MISSING
+    return "none fits" if row.fitting == 0 else f"{row.fitting:,}"
+
+
+def _parts(
+    plan: Plan,
+    title: str,
+    kind: type[FlopsByPart] | type[MemoryByPart],
+    found: Callable[[PlanRow], FlopsByPart | MemoryByPart],
+) -> Table:
+    """Shares of a total by part; parts that are zero everywhere stay out."""
+    names = [name for name in kind.model_fields if any(getattr(found(row), name) for row in plan.rows)]
+    table = _table(title)
+    table.add_column("policy", no_wrap=True)
+    for name in names:
+        table.add_column(name.replace("_", "\n"), justify="right", no_wrap=True)
+    for row in plan.rows:
+        total = found(row).total or 1
+        table.add_row(row.label, *(percent(getattr(found(row), name) / total) for name in names))
+    return table
+
+
+def _savings(plan: Plan, cost: str, found: Callable[[PlanRow], Saving]) -> Table:
+    """Shares of a naive run's cost that each measure saves."""
+    table = _table(f"Saved of the {cost} of a naive run, by what saves it (by itself in brackets)")
+    table.add_column("policy", no_wrap=True)
+    for measure in MEASURES:
+        table.add_column(_SAVED_BY[measure], justify="right", no_wrap=True)
+    table.add_column("all four", justify="right", no_wrap=True)
+    for row in plan.rows:
+        saving = found(row)
+        cells = [f"{percent(saving.shares[m])} ({percent(saving.alone[m])})" for m in MEASURES]
+        table.add_row(row.label, *cells, percent(sum(saving.shares.values())))
+    table.caption = (
+        "Naive: whole sequences padded to the longest of their batch, logits of all positions at once, a live teacher. "
+        "Shares are means over all orders of switching the four on (Shapley values)."
+    )
+    return table
+
+
+def _table(title: str) -> Table:
+    return Table(
+        title=Text(title),
+        title_justify="left",
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        show_edge=False,
+    )
+
+
+def _bill(full: PlanRow) -> str:
+    flops = full.prediction.flops
+    attention = flops.student_attention + flops.teacher_attention
+    teacher = flops.teacher_body + flops.teacher_attention + flops.teacher_head
+    mean = full.cut.tokens_after / max(1, full.cut.num_kept)
+    text = f"Uncut, at {mean:,.0f} tokens a trace, attention is {percent(attention / flops.total)} of the FLOPs"
+    return text + (f" and the teacher {percent(teacher / flops.total)}." if teacher else ".")
+
+
+def _against_store(full: PlanRow, row: PlanRow) -> str:
+    """What the cut saves of the bill, beside what a store would."""
+    ours, whole = row.prediction, full.prediction
+    saved = 1 - ours.flops.total / whole.flops.total
+    cut = percent(1 - ours.num_tokens / whole.num_tokens)
+    text = f"{row.label} cuts {cut} of the tokens and saves {percent(saved)} of the FLOPs"
+    if not row.store:
+        return text + "."
+    stored = _teacher_share(whole.flops)
+    verdict = "more than that cut" if stored > saved else "less than that cut" if stored < saved else "as much"
+    return f"{text}; a store of the teacher's targets saves {percent(stored)}, {verdict}."
+
+
+def _teacher_share(flops: FlopsByPart) -> float:
+    return (flops.teacher_body + flops.teacher_attention + flops.teacher_head) / flops.total
+
+
+def _too_large(plan: Plan) -> Sequence[str]:
+    """Policies whose micro-batches do not fit the device."""
+    if plan.device is None:
+        return []
+    room = quantity("peak_memory_bytes", plan.device.memory_bytes)
+    found = []
+    for row in plan.rows:
+        needed = row.prediction.memory.total
+        if needed <= plan.device.memory_bytes:
+            continue
+        size = quantity("peak_memory_bytes", needed)
+        text = f"{row.label} does not fit {plan.device.name}: its largest micro-batch needs {size} of {room}"
+        fixed = needed - row.prediction.memory.activations - row.prediction.memory.logits
+        if row.fitting:
+            remedy = f"examples_per_batch: {row.fitting} fits"
+        elif fixed > plan.device.memory_bytes:
+            remedy = (
+                "weights, gradients and optimiser alone exceed it: shard (plan.sharding: fsdp2), or set training.lora"
+            )
+        elif not plan.recomputes:
+            remedy = "not one example fits: set training.gradient_checkpointing, or cut more"
+        else:
+            remedy = "not one example fits: cut more, or shard (plan.sharding: fsdp2)"
+        found.append(f"{text}; {remedy}.")
+    return found
+
+
+def _break_point(searched: Searched, rows: Sequence[PlanRow]) -> list[str]:
+    """LSP* and what it is taken from, or why there is none."""
+    found = searched.summary
+    where = f"{found.num_traces:,} of {searched.num_rows:,} training traces"
+    counts = ", ".join(f"{name} {count:,}" for name, count in found.outcomes.items())
+    sources = ", ".join(f"{source} {count:,}" for source, count in found.gold_sources.items() if source != "none")
+    point = found.lsp_star
+    if not sources:
+        return [f"No gold: none of {where} has a right answer to look for, so no break point LSP* can be predicted."]
+    if point is None:
+        return [f"No break point LSP*: of {where} none states its right answer in the chain of thought ({counts})."]
+    below = [row.label for row in rows if row.label.startswith("lead ") and _kept(row) < point.low]
+    verdict = f"expected to hurt: {', '.join(below)}" if below else "no lead cut here lies below it"
+    return [
+        f"Predicted break point LSP*: {point.value:.2f} [{point.low:.2f}, {point.high:.2f}]; {verdict}.",
+        f"First answers of {where}: {counts}; right answers from: {sources}. "
+        "Derivation cut: share of those found whose first statement of the answer is cut.",
+    ]
+
+
+def _kept(row: PlanRow) -> float:
+    return row.cut.tokens_after / row.cut.tokens_before

@@ -1,0 +1,231 @@
+import io
+import json
+from pathlib import Path
+
+import pyarrow
+import pyarrow.ipc
+import pytest
+from rich.console import Console
+
+from leadspan.audit.prepared import SAMPLE
+from leadspan.cli import main
+from leadspan.costs.timing import Calibration
+from leadspan.data.truncation import Full, Lead
+from leadspan.errors import SettingsError
+from leadspan.pipeline import first_answers_of, prepare_data, run
+from leadspan.recipe import Recipe
+from leadspan.results import load_run
+from leadspan.study.compare.predicted import compared
+from leadspan.study.planning.plan import Plan, calibration_of, parse_policy, plan_recipe
+from leadspan.study.planning.tables import plan_tables, sentences
+from leadspan.teacher.codecs import bytes_per_position
+from leadspan.teacher.config import TopK
+from leadspan.teacher.shards import columns_of
+from recipes import toy_recipe, write_recipe
+from stores import captured
+from toys import VOCAB
+
+POLICIES = (Full(), Lead(p=0.5))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("plan")
+
+
+def planned(folder: Path, machine: dict[str, object], **more: object) -> Plan:
+    recipe = toy_recipe(folder, plan=machine, **more)
+    return plan_recipe(recipe, prepare_data(recipe), POLICIES)
+
+
+def text_of(plan: Plan) -> str:
+    console = Console(width=150, record=True, file=io.StringIO())
+    for part in plan_tables(plan):
+        console.print(part)
+    return console.export_text()
+
+
+def test_the_recipes_own_policy_comes_first_and_shares_are_of_full(folder: Path) -> None:
+    plan = planned(folder, {"device": "l4", "utilisation": 0.5, "price_per_hour": 3.6})
+    assert [(row.label, row.is_recipes) for row in plan.rows] == [
+        ("lead 0.7", True),
+        ("full", False),
+        ("lead 0.5", False),
+    ]
+    own, full, half = (row.prediction for row in plan.rows)
+    assert half.num_tokens < own.num_tokens < full.num_tokens and half.flops.total < own.flops.total
+    assert full.seconds == pytest.approx(full.flops.total / (121e12 * 0.5))
+    assert full.money == pytest.approx(full.seconds * 3.6 / 3600)
+    assert plan.rows[0].fitting == plan.rows[0].cut.num_kept  # so small that all fit
+    shown = text_of(plan)
+    assert "lead 0.7 *" in shown and "Time: 50% of the peak of 1 x NVIDIA L4" in shown
+    for row in plan.rows:
+        assert sum(row.flops_saving.shares.values()) == pytest.approx(
+            1 - row.flops_saving.all_on / row.flops_saving.naive
+        )
+
+
+def test_ranks_divide_the_time_and_not_the_bill(folder: Path) -> None:
+    machine = {"device": "l4", "utilisation": 0.5, "price_per_hour": 1}
+    one, two = (planned(folder, machine | {"num_ranks": n}).rows[1].prediction for n in (1, 2))
+    assert one.seconds == pytest.approx(2 * (two.seconds or 0)) and one.money == pytest.approx(two.money)
+    assert one.flops == two.flops
+
+
+def test_a_price_of_zero_is_a_price(folder: Path) -> None:
+    plan = planned(folder, {"device": "l4", "utilisation": 0.5, "price_per_hour": 0})
+    assert {row.prediction.money for row in plan.rows} == {0.0}
+    assert "$0.00" in text_of(plan)
+
+
+def test_without_a_device_there_is_no_time_and_it_is_said(folder: Path) -> None:
+    plan = planned(folder, {"price_per_hour": 2})
+    assert plan.rows[0].prediction.seconds is None and plan.rows[0].prediction.money is None
+    assert any(line.startswith("No time: run with --calibrate") for line in sentences(plan))
+
+
+def test_a_device_too_small_for_one_example_is_told_with_a_remedy(folder: Path) -> None:
+    tiny_device = {"device": {"name": "a watch", "peak_tflops": 0.001, "memory_gb": 0.0001}}
+    plan = planned(folder, tiny_device)
+    assert {row.fitting for row in plan.rows} == {0}
+    shown = text_of(plan)
+    assert "none fits" in shown
+    assert "full does not fit a watch" in shown and "weights, gradients and optimiser alone exceed it" in shown
+
+
+def test_a_device_too_small_for_the_batch_names_the_batch_that_fits(folder: Path) -> None:
+    needed = planned(folder, {}).rows[1].prediction.memory.total
+    plan = planned(folder, {"device": {"peak_tflops": 1, "memory_gb": 0.8 * needed / 1e9}})
+    full = plan.rows[1]
+    assert full.fitting is not None and 0 < full.fitting < 4
+    assert any(f"examples_per_batch: {full.fitting} fits" in line for line in sentences(plan))
+
+
+def test_adapters_are_counted_without_weights(folder: Path) -> None:
+    own = planned(folder, {}, lora={"r": 2}).rows[0].prediction
+    full = planned(folder, {}).rows[0].prediction
+    assert own.memory.optimizer < full.memory.optimizer / 4 and own.flops.student_body < full.flops.student_body
+
+
+def with_traces(folder: Path, rows: list[dict[str, str]], **more: object) -> Recipe:
+    folder.mkdir(exist_ok=True)
+    (folder / "stated.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    source = {"train": {"path": str(folder / "stated.jsonl")}, "validation": {"kind": "none"}}
+    return toy_recipe(folder, data=source | {"cache_dir": str(folder / "cache")}, **more)
+
+
+def stating(cot: str, number: int = 6) -> list[dict[str, str]]:
+    return [{"prompt": f"add {i} and 1", "cot": cot, "answer": "it is 77.", "gold": "77"} for i in range(number)]
+
+
+def searched(recipe: Recipe) -> Plan:
+    data = prepare_data(recipe)
+    return plan_recipe(recipe, data, POLICIES, searched=first_answers_of(recipe, data))
+
+
+def test_the_break_point_of_the_traces_is_shown_and_written(folder: Path, tmp_path: Path) -> None:
+    recipe = toy_recipe(folder)
+    assert "LSP*" not in text_of(plan_recipe(recipe, prepare_data(recipe), POLICIES))
+    early, late = "so it is 77. " + "let me check. " * 20, "let me think. " * 20 + "so it is 77."
+    found = {}
+    for name, cot in (("early", early), ("late", late)):
+        plan = found[name] = searched(with_traces(tmp_path / name, stating(cot, 40)))
+        assert plan.searched is not None
+        point = plan.searched.summary.lsp_star
+        assert point is not None and {row.prediction.break_point for row in plan.rows} == {point}
+        tokens = len("<|im_start|>user\nadd 0 and 1<|im_end|>\n<|im_start|>assistant\n") - 35 + cot.index("77") + 5
+        assert point.value == pytest.approx(tokens / (plan.rows[1].cut.tokens_before / 40), abs=0.03)
+    shares = {name: [row.without_derivation for row in plan.rows] for name, plan in found.items()}
+    assert [share and share.value for share in shares["early"]] == [0, 0, 0]
+    assert [share and share.value for share in shares["late"]] == [1, 0, 1]  # lead 0.7, full, lead 0.5
+    told = " ".join(sentences(found["late"]))
+    assert "expected to hurt: lead 0.7, lead 0.5." in told
+    assert "First answers of 40 of 40 training traces: found 40, not found 0, no gold 0" in told
+    shown = json.loads(json.dumps(found["late"].as_json()))
+    assert shown["searched"]["outcomes"]["found"] == shown["searched"]["num_rows"] == 40
+    assert shown["rows"][0]["without_derivation"]["value"] == 1
+    assert shown["rows"][0]["prediction"]["break_point"]["value"] == shown["searched"]["lsp_star"]["value"]
+
+
+def test_no_gold_and_no_statement_are_said_plainly(tmp_path: Path) -> None:
+    without = [{"prompt": f"who {i}", "cot": "let me think. " * 9, "answer": "nobody knows."} for i in range(4)]
+    shown = " ".join(sentences(searched(with_traces(tmp_path / "without", without))))
+    assert "No gold: none of 4 of 4 training traces has a right answer" in shown
+    shown = " ".join(sentences(searched(with_traces(tmp_path / "never", stating("let me think. " * 9, 4)))))
+    assert "none states its right answer in the chain of thought (found 0, not found 4, no gold 0)" in shown
+
+
+@pytest.mark.slow
+def test_a_run_keeps_the_break_point_of_its_traces(tmp_path: Path) -> None:
+    recipe = with_traces(tmp_path, stating("so it is 77. " + "let me check. " * 9), steps=1)
+    result = run(recipe)
+    assert result.prediction is not None and result.prediction.break_point_traces == 6
+    expected = first_answers_of(recipe, prepare_data(recipe)).summary.lsp_star
+    assert result.prediction.break_point == expected is not None
+    assert load_run(recipe.output).prediction == result.prediction
+
+
+@pytest.mark.slow
+def test_a_large_source_is_sampled_and_the_sample_is_stated(tmp_path: Path) -> None:
+    plan = searched(with_traces(tmp_path, stating("so it is 77. " + "let me check. " * 9, 450)))
+    assert plan.searched is not None and len(plan.searched.traces) == SAMPLE == 400
+    assert "First answers of 400 of 450 training traces" in text_of(plan)
+
+
+def test_policies_from_the_command_line() -> None:
+    assert parse_policy("{kind: lead, p: 0.3}") == Lead(p=0.3)
+    with pytest.raises(SettingsError, match=r"--cut \{kind: lead, p: 3\}"):
+        parse_policy("{kind: lead, p: 3}")
+
+
+@pytest.mark.slow
+def test_calibrated_rates_are_kept_used_and_refused_for_other_models(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rates = tmp_path / "rates.json"
+    recipe = toy_recipe(tmp_path, plan={"calibration": str(rates)})
+    with pytest.raises(SettingsError, match="cannot be read"):
+        calibration_of(recipe, prepare_data(recipe), POLICIES, False, lambda text: None)
+    path = write_recipe(recipe, tmp_path / "recipe.yaml")
+    arguments = ["plan", str(path), "--calibrate", "--cut", "{kind: full}", "--json", str(tmp_path / "plan.json")]
+    assert main(arguments) == 0
+    assert "Time: calibration of 5 steps on 1 x cpu" in capsys.readouterr().out
+    stored = Calibration.model_validate_json(rates.read_text())
+    assert stored.num_steps == 5 and stored.rates and stored.memory_factor + stored.memory_offset > 0
+    rows = json.loads((tmp_path / "plan.json").read_text())["rows"]
+    assert rows[0]["prediction"]["seconds"] > 0 and rows[0]["prediction"]["flops"]["total"] > 0
+    assert main(["plan", str(path), "training.gradient_checkpointing=true"]) == 2
+    assert "measured on 1 x cpu" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_run_keeps_its_prediction_beside_what_it_measured(tmp_path: Path) -> None:
+    result = run(toy_recipe(tmp_path, plan={"device": {"peak_tflops": 1, "memory_gb": 1}, "utilisation": 0.01}))
+    assert result.prediction is not None and result.train is not None and result.train.step_seconds is not None
+    assert result.prediction.flops == result.train.flops
+    assert result.prediction.num_tokens == result.train.num_tokens
+    assert {cost.error_text for cost in compared(result.prediction, result.train)[:2]} == {"+0 %"}
+    parts = result.train.step_seconds
+    assert min(parts.model_dump().values()) > 0
+    inside = parts.teacher + parts.student_forward + parts.backward + parts.optimizer
+    assert inside == pytest.approx(result.train.seconds)
+    work = result.train.flops.total - result.train.flops.recomputation
+    assert result.train.mfu == pytest.approx(work / result.train.seconds / 1e12)
+    assert result.train.energy_joules is None
+
+
+@pytest.mark.slow
+def test_the_planned_size_of_a_store_is_that_of_a_real_one(tmp_path: Path) -> None:
+    recipe, store = captured(tmp_path, codec={"kind": "top_k", "k": 64}, cuts=[{"kind": "lead", "p": 0.7}])
+    data = prepare_data(recipe)
+    planned_size = plan_recipe(recipe, data, ()).rows[0].store
+    whole = sum(len(row) - 1 for row in data.splits.validation["input_ids"])  # captured too, uncut
+    size = 0
+    for shard in store.directory.rglob("*.arrow"):
+        table = pyarrow.ipc.open_file(str(shard)).read_all()
+        columns = set(columns_of(store.manifest)) - {"input_ids", "section"}
+        size += sum(column.combine_chunks().flatten().nbytes for column in map(table.column, sorted(columns)))
+    per_position = bytes_per_position(TopK(k=64), 1, VOCAB, 64) - 5
+    assert planned_size is not None
+    positions = planned_size.top_k / (per_position + 5)
+    assert size == pytest.approx((positions + whole) * per_position, rel=0.001)
