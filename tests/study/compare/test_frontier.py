@@ -211,6 +211,7 @@ def test_a_policy_stands_beside_its_controls(make_run: MakeRun) -> None:
     }
     outcomes = {name: one.outcome for name, one in beside.items()}
     assert outcomes == {"equal_tokens": "worse", "random_window": "better", "cross_entropy": "not told apart"}
+    assert all(one.p_value is not None and 0 < one.p_value <= 1 for one in beside.values())
     difference = beside["random_window"].difference
     assert difference is not None and difference.value == pytest.approx(100 / 400)
     assert row_of(runs, "full").beside == () and row_of(runs, "random_window 0.5").beside == ()

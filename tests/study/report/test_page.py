@@ -5,6 +5,7 @@ import pytest
 
 from leadspan.errors import RunError
 from leadspan.results import RunResult
+from leadspan.study.record import CaptureRecord
 from leadspan.study.report.charts import chart_data, policy_colours
 from leadspan.study.report.content import build_report
 from leadspan.study.report.gathered import Gathered
@@ -200,9 +201,13 @@ def test_missing_trials_are_told_with_their_reasons(study: list[RunResult], repo
     from leadspan.study.report.page import render_page
 
     missing = MissingTrial(study="s", trial="tail 0.5, seed 1", state="failed", reason="out of <memory>")
-    state = StudyState(name="s", num_trials=5, num_complete=4, notes=["equal_tokens: no full"], missing=[missing])
+    store = CaptureRecord(name="store hidden", directory="store", state="done", num_trials=3, seconds=150.0, flops=2)
+    state = StudyState(
+        name="s", num_trials=5, num_complete=4, notes=["equal_tokens: no full"], missing=[missing], captures=[store]
+    )
     page = render_page(report_of(study).model_copy(update={"studies": [state]}))
     assert page.index("4 of 5 trials of the study s are complete") < page.index('id="frontier"')
+    assert page.index("Targets captured once") < page.index("store hidden") < page.index("2.5 min</td>")
     assert "out of &lt;memory&gt;" in page and "Not made: equal_tokens: no full" in page
 
 

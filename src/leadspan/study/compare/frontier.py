@@ -11,6 +11,7 @@ from statistics import fmean
 
 from leadspan.errors import EvaluationError, RunError
 from leadspan.evaluation.resampling import Scores
+from leadspan.evaluation.sign_flip import sign_flip_test
 from leadspan.evaluation.statistics import Retention, base_normalised_retention, retention, runs_mean
 from leadspan.results import RUN_FILE, EvalResult, Interval, RunResult, load_run
 from leadspan.study.compare.conditions import (
@@ -220,4 +221,12 @@ def _asked(seeds: tuple[int, ...], ask: Callable[[], Retention]) -> Kept:
 
 
 def _beside(entry: _Entry, controls: Sequence[tuple[str, _Entry]]) -> tuple[Beside, ...]:
-    return tuple(Beside(name, control.label, _kept(entry, control).difference) for name, control in controls)
+    return tuple(_against(entry, name, control) for name, control in controls)
+
+
+def _against(entry: _Entry, name: str, control: _Entry) -> Beside:
+    difference = _kept(entry, control).difference
+    if difference is None:
+        return Beside(name, control.label, None)
+    own, other = shared_seeds(entry.seeds, control.seeds)
+    return Beside(name, control.label, difference, sign_flip_test(entry.scores(own), control.scores(other)).p_value)

@@ -34,11 +34,13 @@ class Beside:
         control: `equal_tokens`, `equal_steps`, `random_window` or `cross_entropy`.
         label: Label of the control's row.
         difference: Accuracy of the policy minus that of the control, paired; absent where the problems differ.
+        p_value: Of the sign-flip test on the same problems; absent with the difference.
     """
 
     control: str
     label: str
     difference: Interval | None
+    p_value: float | None = None
 
     @property
     def outcome(self) -> Literal["better", "worse", "not told apart"]:

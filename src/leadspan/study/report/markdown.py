@@ -8,7 +8,9 @@ from leadspan.results import Interval
 from leadspan.settings import Settings
 from leadspan.study.compare.cost_axes import CostName
 from leadspan.study.compare.predicted import compared_runs, throughput
-from leadspan.study.compare.words import MISSING, percent, percent_interval, points
+from leadspan.study.compare.rows import Beside
+from leadspan.study.compare.words import MISSING, percent, percent_interval, points, quantity
+from leadspan.study.record import CaptureRecord
 from leadspan.study.report.charts import COST_TITLES, amount
 from leadspan.study.report.curves import MEASURES, NUM_TENTHS, RunCurves
 from leadspan.study.report.samples import OUTCOMES
@@ -46,15 +48,16 @@ def _task(task: TaskFigures, is_alone: bool) -> list[str]:
     ]
     if task.single_runs:
         found += [f"### Every run on {_text(task.task)}", _rows_table(task, task.single_runs)]
-    beside = [
-        [row.label, one.control.replace("_", " "), one.label, _points(one.difference), one.outcome]
-        for row in task.rows
-        for one in row.beside
-    ]
+    beside = [[row.label, *_against(one)] for row in task.rows for one in row.beside]
     if beside:
-        header = ["policy", "control", "its row", "accuracy, policy - control", "told apart"]
+        header = ["policy", "control", "its row", "accuracy, policy - control", "sign-flip p", "told apart"]
         found += [f"### Against the controls on {_text(task.task)}", markdown_table(header, beside, num_text=3)]
     return found
+
+
+def _against(one: Beside) -> list[str]:
+    p_value = MISSING if one.p_value is None else f"{one.p_value:.2g}"
+    return [one.control.replace("_", " "), one.label, _points(one.difference), p_value, one.outcome]
 
 
 def _rows_table(task: TaskFigures, rows: Sequence[RowFigures]) -> str:
@@ -189,7 +192,22 @@ def _missing(report: Report) -> list[str]:
         found += [f"## Trials of {_text(study.name)}", f"{study.num_complete} of {study.num_trials} are complete."]
         found += [markdown_table(["missing trial", "state", "reason"], rows, num_text=3)]
         found += [f"Not made: {_text(note)}" for note in study.notes]
+        if study.captures:
+            found += [f"## Targets captured for {_text(study.name)}", _captures(study.captures)]
     return found
+
+
+def _captures(captures: Sequence[CaptureRecord]) -> str:
+    costs: tuple[CostName, ...] = ("seconds", "flops", "peak_memory_bytes")
+    rows = [
+        [_text(one.name), one.state, str(one.num_trials)]
+        + [
+            MISSING if value is None else quantity(cost, value)
+            for cost, value in zip(costs, (one.seconds, one.flops, one.num_bytes), strict=True)
+        ]
+        for one in captures
+    ]
+    return markdown_table(["store", "state", "trials", "time", "FLOPs", "size"], rows, num_text=2)
 
 
 def _absent(report: Report) -> list[str]:

@@ -8,7 +8,7 @@ from leadspan.results import RunResult
 from leadspan.settings import Settings
 from leadspan.study.compare.conditions import seed_of
 from leadspan.study.compare.words import MISSING
-from leadspan.study.record import StudyRecord
+from leadspan.study.record import CaptureRecord, StudyRecord
 from leadspan.study.report.gathered import NamedRun
 
 NAMES = ("name", "output", "seed")
@@ -81,6 +81,8 @@ class StudyState(Settings):
     """Controls that could not be made, and why."""
     missing: list[MissingTrial]
     """Trials without a result."""
+    captures: list[CaptureRecord] = []
+    """Stores of teacher targets that trials share, captured before them; their cost is in no trial."""
 
 
 def measured(runs: Sequence[RunResult]) -> Measured:
@@ -125,6 +127,7 @@ def study_states(records: Sequence[StudyRecord]) -> list[StudyState]:
             num_trials=len(record.trials),
             num_complete=len(record.of_state("done")),
             notes=record.notes,
+            captures=record.captures,
             missing=[
                 MissingTrial(
                     study=record.name,
