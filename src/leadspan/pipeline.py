@@ -9,12 +9,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
+from datasets import Dataset
+
+from leadspan.audit.prepared import Searched, search_first_answers, with_first_answers
 from leadspan.costs.timing import Calibration
 from leadspan.data.examples import Examples
 from leadspan.data.prepare import Splits, split
 from leadspan.data.sections import Renderer
-from leadspan.data.selection import RandomTokens
+from leadspan.data.selection import RandomTokens, ScoredSelection
 from leadspan.data.truncation import Full, Policy
 from leadspan.errors import ModelError, RunError
 from leadspan.evaluation.evaluate import evaluate_model
@@ -69,7 +73,21 @@ def prepare_data(recipe: Recipe) -> PreparedData:
 
 def training_examples(recipe: Recipe, splits: Splits, renderer: Renderer, policy: Policy) -> Examples:
     """The training rows of a recipe under a policy, its own or another."""
-    return Examples(splits.train, policy, recipe.supervision, renderer.stop_token_id, recipe.seed, "training set")
+    rows = training_rows(recipe, splits, renderer, policy)
+    return Examples(rows, policy, recipe.supervision, renderer.stop_token_id, recipe.seed, "training set")
+
+
+def training_rows(recipe: Recipe, splits: Splits, renderer: Renderer, policy: Policy) -> Dataset:
+    """The training rows, with their first answers where a policy cuts at them."""
+    if not policy.needs_first_answer:
+        return splits.train
+    with process_state().main_process_first():
+        return with_first_answers(splits.train, recipe.data, renderer)
+
+
+def first_answers_of(recipe: Recipe, data: PreparedData) -> Searched:
+    """Where training traces first state the right answer, and the break point of a lead cut that this predicts."""
+    return search_first_answers(data.splits.train, recipe.data, data.renderer, recipe.seed)
 
 
 def cost_model_of(recipe: Recipe, renderer: Renderer, num_ranks: int | None = None) -> CostModel:
@@ -77,12 +95,13 @@ def cost_model_of(recipe: Recipe, renderer: Renderer, num_ranks: int | None = No
     machine = recipe.plan if num_ranks is None else recipe.plan.model_copy(update={"num_ranks": num_ranks})
     entries = len(renderer.tokenizer)
     teacher = None if isinstance(recipe.targets, StoredTargets) else recipe.teacher
-    return cost_model(recipe.student, teacher, recipe.training, recipe.loss, machine, entries, recipe.seed)
+    return cost_model(
+        recipe.student, teacher, recipe.training, recipe.loss, machine, entries, recipe.seed, _scored(recipe)
+    )
 
 
 def training_inputs(recipe: Recipe, data: PreparedData, say: Callable[[str], None]) -> TrainingInputs:
     """What the training stage gets of a recipe."""
-    selection = recipe.supervision.token_selection
     return TrainingInputs(
         student=recipe.student,
         teacher=_teacher_side(recipe, data, say),
@@ -93,8 +112,14 @@ def training_inputs(recipe: Recipe, data: PreparedData, say: Callable[[str], Non
         say=say,
         seed=recipe.seed,
         device=recipe.plan.found_device,
-        selection=None if isinstance(selection, RandomTokens) else selection,
+        selection=_scored(recipe),
     )
+
+
+def _scored(recipe: Recipe) -> ScoredSelection | None:
+    """A token selection that needs the models' outputs."""
+    selection = recipe.supervision.token_selection
+    return None if isinstance(selection, RandomTokens) else selection
 
 
 def _predict(recipe: Recipe, data: PreparedData) -> Prediction | None:
@@ -108,7 +133,13 @@ def _predict(recipe: Recipe, data: PreparedData) -> Prediction | None:
     except ModelError as error:
         logger.warning("no prediction: %s", error)
         return None
-    return predict(model, data.examples, calibration)
+    found = first_answers_of(recipe, data)
+    return predict(model, data.examples, calibration).model_copy(update=break_point_fields(found))
+
+
+def break_point_fields(found: Searched) -> dict[str, Any]:
+    """What a prediction says of the break point."""
+    return {"break_point": found.summary.lsp_star, "break_point_traces": found.summary.num_traces}
 
 
 def run(recipe: Recipe, resume: bool = False, say: Callable[[str], None] = lambda text: None) -> RunResult:

@@ -125,11 +125,18 @@ class Prediction(Settings):
     memory: MemoryByPart
     """One rank, at the highest moment of the largest micro-batch."""
     seconds: float | None = None
-    """Wall time of the training loop, without loading and validation; absent without a calibration or a stated peak."""
+    """Wall time of the training loop, without loading and validation; absent without a calibration or a stated peak.
+    The first step counts as any other, although it also compiles and allocates (`TrainResult.steady_seconds`)."""
     seconds_source: str | None = None
     """What the time was predicted from."""
     money: float | None = None
     """Price of that time on all ranks; absent without a time or a price."""
+    break_point: Interval | None = None
+    """LSP*, the share of a sequence below which a lead cut is predicted to hurt: mean of (|P| + f |CoT|) / T over the
+    training traces whose chain of thought states the right answer, f the share before its first statement. Absent where
+    none does."""
+    break_point_traces: int | None = None
+    """Traces that were searched for it, those without a right answer or a statement included."""
 
 
 class StepSeconds(Settings):
@@ -182,11 +189,20 @@ class TrainResult(Settings):
     """Processes that trained together; absent in results of earlier versions."""
     step_seconds: StepSeconds | None = None
     """Where the time of the steps went."""
+    first_step_seconds: float | None = None
+    """Wall time of the first optimiser step, which compiles, allocates and warms up; part of `seconds`."""
     mfu: float | None = None
     """Model FLOPs utilisation: FLOPs without recomputation, a second, as a share of the peak of all ranks' devices
     (Chowdhery et al., arXiv 2204.02311, appendix B); absent where no peak is known or stated."""
     energy_joules: float | None = None
     """Energy of the GPUs of all ranks from the first step to the last, validations included; absent without NVML."""
+
+    @property
+    def steady_seconds(self) -> float:
+        """Wall time with the first step taken to last as long as the others on average: what a prediction is of."""
+        if self.first_step_seconds is None or self.num_steps < 2:
+            return self.seconds
+        return (self.seconds - self.first_step_seconds) * self.num_steps / (self.num_steps - 1)
 
     @property
     def tokens_per_second(self) -> float:

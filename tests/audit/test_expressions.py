@@ -53,4 +53,4 @@ def test_an_expression_of_the_question_is_restated_unless_it_is_concluded() -> N
 )  # fmt: skip
 def test_words_count_where_they_are_named_as_the_answer(cot: str, gold: str, question: str, at: str | None) -> None:
     found = next(stated_words(cot, gold, question), None)
-    assert (None if found is None else cot[found : found + 10]) == at
+    assert (None if found is None else cot[found[0] : found[0] + 10]) == at

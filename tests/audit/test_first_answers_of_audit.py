@@ -1,4 +1,4 @@
-"""First-answer positions, against 151 real traces that were read and labelled by hand (see docs/audit.md)."""
+"""First-answer positions, against 217 real traces that were read and labelled by hand (see docs/audit.md)."""
 
 import json
 import re

@@ -7,8 +7,8 @@ from leadspan.audit.statements import Question, first_stated_number
 
 def stated(cot: str, gold: str, question: str = "How many are there?") -> str | None:
     """The text from the statement on, up to ten characters."""
-    at = first_stated_number(cot, Fraction(gold), Question.of(question))
-    return None if at is None else cot[at : at + 10]
+    found = first_stated_number(cot, Fraction(gold), Question.of(question))
+    return None if found is None else cot[found.start : found.start + 10]
 
 
 @pytest.mark.parametrize(

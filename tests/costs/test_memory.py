@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import pytest
 
-from leadspan.costs.flops import ModelShape
+from leadspan.costs.flops import ExampleSize, ModelShape
 from leadspan.costs.memory import ActivationBytes, BatchSize, MemoryModel, highest, largest_batch
 
 SHAPE = ModelShape(
@@ -44,6 +44,13 @@ def test_a_live_teacher_adds_weights_hidden_states_and_a_chunk() -> None:
     assert found["loss"].activations - MODEL.moments(batch)["loss"].activations == 10 * 4 * 4
     assert live.peak(batch) == found["teacher"]  # this one's forward pass is the highest moment
     assert found["teacher"].activations == 5000 * 20
+
+
+def test_scored_positions_are_held_beside_copies_of_the_selected() -> None:
+    live = replace(MODEL, teacher=TEACHER, teacher_activations=ActivationBytes(held=16, peak=50))
+    plain, scored = (live.moments(BatchSize(20, 3, scored))["loss"] for scored in (0, 10))
+    assert scored.activations - plain.activations == 10 * 4 * 4 + 10 * 4 * 4  # states of both models
+    assert (plain.logits, scored.logits) == (2 * 3 * 12 * 4 * 11 // 10, 2 * 6 * 12 * 4 * 11 // 10)
 
 
 def test_gradients_that_are_kept_stand_beside_everything() -> None:
@@ -89,7 +96,7 @@ def test_highest_is_the_largest_micro_batch() -> None:
 
 @pytest.mark.parametrize("limit", [0, 1000, 3000, 10_000, 10**9])
 def test_largest_batch_fits_and_one_more_does_not(limit: int) -> None:
-    examples = [BatchSize(tokens, tokens) for tokens in (3, 30, 10, 20)]
+    examples = [ExampleSize(tokens, tokens) for tokens in (3, 30, 10, 20)]
     found = largest_batch(MODEL, examples, limit)
     ordered = sorted((e.tokens for e in examples), reverse=True)
 

@@ -3,12 +3,17 @@ from dataclasses import replace
 import pytest
 from test_memory import MODEL, SHAPE, TEACHER
 
-from leadspan.costs.flops import training_flops
+from leadspan.costs.flops import ExampleSize, training_flops
 from leadspan.costs.memory import ActivationBytes, BatchSize
 from leadspan.costs.savings import MEASURES, On, Workload, flops_with, memory_with, saving
 
-WHOLE = [[(10, 8), (4, 3)], [(6, 6)]]
-CUT = [[(5, 3), (2, 1)], [(3, 3)]]
+
+def sizes(*examples: tuple[int, int]) -> list[ExampleSize]:
+    return [ExampleSize(*example) for example in examples]
+
+
+WHOLE = [sizes((10, 8), (4, 3)), sizes((6, 6))]
+CUT = [sizes((5, 3), (2, 1)), sizes((3, 3))]
 LOAD = Workload(whole=WHOLE, cut=CUT)
 
 
@@ -32,12 +37,12 @@ def test_nothing_can_be_saved_of_nothing() -> None:
 
 
 def test_operations_of_the_naive_run_and_of_ours_by_hand() -> None:
-    naive = [(10, 10), (10, 10), (6, 6)]
+    naive = sizes((10, 10), (10, 10), (6, 6))
     assert flops_with(On(), LOAD, SHAPE, TEACHER, True) == training_flops(SHAPE, TEACHER, naive, True).total
-    ours = [(5, 3), (2, 1), (3, 3)]
+    ours = sizes((5, 3), (2, 1), (3, 3))
     assert flops_with(On(MEASURES), LOAD, SHAPE, TEACHER, True) == training_flops(SHAPE, None, ours, True).total
     assert flops_with(On(["packing", "chunked_loss"]), LOAD, SHAPE, TEACHER, False) == (
-        training_flops(SHAPE, TEACHER, [(10, 8), (4, 3), (6, 6)], False).total
+        training_flops(SHAPE, TEACHER, sizes((10, 8), (4, 3), (6, 6)), False).total
     )
 
 

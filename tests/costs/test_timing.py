@@ -49,3 +49,16 @@ def test_memory_of_the_process_is_added_as_its_own_part() -> None:
     assert (found.process, found.total) == (50, 150)
     lower = rates.model_copy(update={"memory_offset": 0, "memory_factor": 0.5})
     assert lower.memory(MemoryByPart(weights=60)).process == 0  # what is held is never less than the tensors
+
+
+def test_peaks_that_did_not_grow_tell_nothing_of_memory() -> None:
+    assert fit_memory([100, 200], [0, 0]) == (0.0, 1.0)
+    assert fit_memory([100, 200, 300], [0, 500, 700]) == pytest.approx((100, 2))
+
+
+def test_a_step_that_compiled_does_not_bend_the_rates() -> None:
+    steps = [work(tokens) for tokens in (10, 50, 100, 200, 300, 400, 500)]
+    seconds = [0.02 + 3e-9 * step.linear for step in steps]
+    rates, largest = fit_rates(steps, [*seconds[:2], 5.0, *seconds[3:]])
+    found = Calibration(device="", fingerprint="", num_steps=7, rates=rates, largest_error=largest)
+    assert found.seconds(steps) == pytest.approx(sum(seconds), rel=0.01) and largest > 0.5

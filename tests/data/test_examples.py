@@ -4,6 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from leadspan.audit.prepared import with_first_answers
 from leadspan.data.config import DataSettings, HeldOutShare, NoValidation, Rendering, TraceSource
 from leadspan.data.examples import NO_WEIGHT, Examples
 from leadspan.data.prepare import prepare, sections_of, split
@@ -217,6 +218,7 @@ def test_post_conclusion_finds_the_answer_of_each_trace(tmp_path: Path) -> None:
     settings = settings_for(path)
     renderer = Renderer(character_tokenizer(), Rendering())
     prepared = prepare(settings.train, renderer, settings).rows
+    prepared = with_first_answers(prepared, settings, renderer)
     examples = Examples(prepared, PostConclusion(), Supervision(), renderer.stop_token_id, 0, "training set")
     texts = [renderer.tokenizer.decode(examples[i].input_ids) for i in range(len(examples))]
     assert [text.partition("<think>")[2] for text in texts] == [

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from leadspan.costs.flops import training_flops
+from leadspan.costs.flops import ExampleSize, training_flops
 from leadspan.errors import ModelError
 from leadspan.models.config import Pretrained, RandomInit
 from leadspan.models.shapes import shape_from
@@ -109,7 +109,7 @@ def test_windows_and_tied_heads_are_read() -> None:
 def test_halving_is_linear_at_4k_and_the_teacher_is_most_of_the_bill() -> None:
     """Qwen3-8B into Qwen3-0.6B with checkpointing: half the tokens for 47 % of the FLOPs; a store saves 73 %."""
     student, teacher = (shape_from(RandomInit(config=config)) for config in (QWEN3_06B, QWEN3_8B))
-    full, half = (training_flops(student, teacher, [(n, n)], recompute=True) for n in (4096, 2048))
+    full, half = (training_flops(student, teacher, [ExampleSize(n, n)], recompute=True) for n in (4096, 2048))
     attention = (full.student_attention + full.teacher_attention) / full.total
     of_teacher = (full.teacher_body + full.teacher_attention + full.teacher_head) / full.total
     assert half.total / full.total == pytest.approx(0.466, abs=0.001)

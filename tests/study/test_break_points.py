@@ -99,7 +99,6 @@ def test_without_a_prediction_the_sentence_gives_the_measurement_alone(make_run:
     ]
 
 
-@pytest.mark.skipif("break_point" not in Prediction.model_fields, reason="results hold no predicted break point yet")
 def test_the_prediction_of_a_lead_stands_beside_the_measurement(make_run: MakeRun) -> None:
     values = {"num_steps": 1, "num_tokens": 1, "num_weighted_tokens": 1, "flops": {}, "memory": {}}
     runs = runs_of(make_run, {0.25: 90, 0.5: 240})

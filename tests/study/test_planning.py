@@ -2,18 +2,28 @@ import io
 import json
 from pathlib import Path
 
+import pyarrow
+import pyarrow.ipc
 import pytest
 from rich.console import Console
 
+from leadspan.audit.prepared import SAMPLE
 from leadspan.cli import main
 from leadspan.costs.timing import Calibration
 from leadspan.data.truncation import Full, Lead
 from leadspan.errors import SettingsError
-from leadspan.pipeline import prepare_data, run
+from leadspan.pipeline import first_answers_of, prepare_data, run
+from leadspan.recipe import Recipe
+from leadspan.results import load_run
 from leadspan.study.plan_tables import plan_tables, sentences
-from leadspan.study.planning import BreakPoint, Plan, calibration_of, parse_policy, plan_recipe
+from leadspan.study.planning import Plan, calibration_of, parse_policy, plan_recipe
 from leadspan.study.predicted import compared
+from leadspan.teacher.codecs import bytes_per_position
+from leadspan.teacher.config import TopK
+from leadspan.teacher.shards import columns_of
 from recipes import toy_recipe, write_recipe
+from stores import captured
+from toys import VOCAB
 
 POLICIES = (Full(), Lead(p=0.5))
 
@@ -97,12 +107,69 @@ def test_adapters_are_counted_without_weights(folder: Path) -> None:
     assert own.memory.optimizer < full.memory.optimizer / 4 and own.flops.student_body < full.flops.student_body
 
 
-def test_an_audits_break_point_is_shown_where_there_is_one(folder: Path) -> None:
-    recipe = toy_recipe(folder)
+def with_traces(folder: Path, rows: list[dict[str, str]], **more: object) -> Recipe:
+    folder.mkdir(exist_ok=True)
+    (folder / "stated.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    source = {"train": {"path": str(folder / "stated.jsonl")}, "validation": {"kind": "none"}}
+    return toy_recipe(folder, data=source | {"cache_dir": str(folder / "cache")}, **more)
+
+
+def stating(cot: str, number: int = 6) -> list[dict[str, str]]:
+    return [{"prompt": f"add {i} and 1", "cot": cot, "answer": "it is 77.", "gold": "77"} for i in range(number)]
+
+
+def searched(recipe: Recipe) -> Plan:
     data = prepare_data(recipe)
-    assert "LSP*" not in text_of(plan_recipe(recipe, data, POLICIES))
-    plan = plan_recipe(recipe, data, POLICIES, break_point=BreakPoint(0.65, 0.6, 0.7))
-    assert "Predicted break point LSP*: 0.65 [0.60, 0.70]; expected to hurt: lead 0.5." in text_of(plan)
+    return plan_recipe(recipe, data, POLICIES, searched=first_answers_of(recipe, data))
+
+
+def test_the_break_point_of_the_traces_is_shown_and_written(folder: Path, tmp_path: Path) -> None:
+    recipe = toy_recipe(folder)
+    assert "LSP*" not in text_of(plan_recipe(recipe, prepare_data(recipe), POLICIES))
+    early, late = "so it is 77. " + "let me check. " * 20, "let me think. " * 20 + "so it is 77."
+    found = {}
+    for name, cot in (("early", early), ("late", late)):
+        plan = found[name] = searched(with_traces(tmp_path / name, stating(cot, 40)))
+        assert plan.searched is not None
+        point = plan.searched.summary.lsp_star
+        assert point is not None and {row.prediction.break_point for row in plan.rows} == {point}
+        tokens = len("<|im_start|>user\nadd 0 and 1<|im_end|>\n<|im_start|>assistant\n") - 35 + cot.index("77") + 5
+        assert point.value == pytest.approx(tokens / (plan.rows[1].cut.tokens_before / 40), abs=0.03)
+    shares = {name: [row.without_derivation for row in plan.rows] for name, plan in found.items()}
+    assert [share and share.value for share in shares["early"]] == [0, 0, 0]
+    assert [share and share.value for share in shares["late"]] == [1, 0, 1]  # lead 0.7, full, lead 0.5
+    told = " ".join(sentences(found["late"]))
+    assert "expected to hurt: lead 0.7, lead 0.5." in told
+    assert "First answers of 40 of 40 training traces: found 40, not found 0, no gold 0" in told
+    shown = json.loads(json.dumps(found["late"].as_json()))
+    assert shown["searched"]["outcomes"]["found"] == shown["searched"]["num_rows"] == 40
+    assert shown["rows"][0]["without_derivation"]["value"] == 1
+    assert shown["rows"][0]["prediction"]["break_point"]["value"] == shown["searched"]["lsp_star"]["value"]
+
+
+def test_no_gold_and_no_statement_are_said_plainly(tmp_path: Path) -> None:
+    without = [{"prompt": f"who {i}", "cot": "let me think. " * 9, "answer": "nobody knows."} for i in range(4)]
+    shown = " ".join(sentences(searched(with_traces(tmp_path / "without", without))))
+    assert "No gold: none of 4 of 4 training traces has a right answer" in shown
+    shown = " ".join(sentences(searched(with_traces(tmp_path / "never", stating("let me think. " * 9, 4)))))
+    assert "none states its right answer in the chain of thought (found 0, not found 4, no gold 0)" in shown
+
+
+@pytest.mark.slow
+def test_a_run_keeps_the_break_point_of_its_traces(tmp_path: Path) -> None:
+    recipe = with_traces(tmp_path, stating("so it is 77. " + "let me check. " * 9), steps=1)
+    result = run(recipe)
+    assert result.prediction is not None and result.prediction.break_point_traces == 6
+    expected = first_answers_of(recipe, prepare_data(recipe)).summary.lsp_star
+    assert result.prediction.break_point == expected is not None
+    assert load_run(recipe.output).prediction == result.prediction
+
+
+@pytest.mark.slow
+def test_a_large_source_is_sampled_and_the_sample_is_stated(tmp_path: Path) -> None:
+    plan = searched(with_traces(tmp_path, stating("so it is 77. " + "let me check. " * 9, 450)))
+    assert plan.searched is not None and len(plan.searched.traces) == SAMPLE == 400
+    assert "First answers of 400 of 450 training traces" in text_of(plan)
 
 
 def test_policies_from_the_command_line() -> None:
@@ -145,3 +212,20 @@ def test_a_run_keeps_its_prediction_beside_what_it_measured(tmp_path: Path) -> N
     work = result.train.flops.total - result.train.flops.recomputation
     assert result.train.mfu == pytest.approx(work / result.train.seconds / 1e12)
     assert result.train.energy_joules is None
+
+
+@pytest.mark.slow
+def test_the_planned_size_of_a_store_is_that_of_a_real_one(tmp_path: Path) -> None:
+    recipe, store = captured(tmp_path, codec={"kind": "top_k", "k": 64}, cuts=[{"kind": "lead", "p": 0.7}])
+    data = prepare_data(recipe)
+    planned_size = plan_recipe(recipe, data, ()).rows[0].store
+    whole = sum(len(row) - 1 for row in data.splits.validation["input_ids"])  # captured too, uncut
+    size = 0
+    for shard in store.directory.rglob("*.arrow"):
+        table = pyarrow.ipc.open_file(str(shard)).read_all()
+        columns = set(columns_of(store.manifest)) - {"input_ids", "section"}
+        size += sum(column.combine_chunks().flatten().nbytes for column in map(table.column, sorted(columns)))
+    per_position = bytes_per_position(TopK(k=64), 1, VOCAB, 64) - 5
+    assert planned_size is not None
+    positions = planned_size.top_k / (per_position + 5)
+    assert size == pytest.approx((positions + whole) * per_position, rel=0.001)

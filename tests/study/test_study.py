@@ -11,7 +11,7 @@ from rich.console import Console
 from leadspan.cli import main
 from leadspan.errors import RunError, SettingsError
 from leadspan.settings import dump_yaml
-from leadspan.study.frontier import load_runs
+from leadspan.study.frontier import build_frontiers, load_runs
 from leadspan.study.record import load_study
 from leadspan.study.study import plan_study, run_study
 from recipes import toy_recipe, write_recipe
@@ -50,7 +50,23 @@ def test_a_study_with_controls_and_a_report(tmp_path: Path, capsys: pytest.Captu
     assert [run.name for run in runs] == [trial.name for trial in record.trials]
     base = runs[0]
     assert base.role == "base" and base.train is None and base.evaluations[0].num_problems == 3
-    assert main(["report", str(tmp_path / "study"), "--output", str(tmp_path / "r.html")]) == 0
+    rows = {row.label: row for row in build_frontiers(runs)[0].rows}
+    assert {label: row.control for label, row in rows.items() if row.control} == {
+        "full, cross-entropy": "cross_entropy",
+        "lead 0.5, cross-entropy": "cross_entropy",
+    }
+    assert rows["full"].is_reference and {row.reference for row in rows.values()} == {None, "full"}
+    assert [(one.control, one.label) for one in rows["lead 0.5"].beside] == [
+        ("cross_entropy", "lead 0.5, cross-entropy")
+    ]
+    ended = rows["full"].evaluations[0].terminated
+    assert rows["full"].termination.value == sum(score for one in ended.values() for score in one) / 3
+    capsys.readouterr()
+    options = ["--target", "0.5", "--cost", "tokens", "--output", str(tmp_path / "r.html")]
+    assert main(["report", str(tmp_path / "study"), *options]) == 0
+    assert "No policy " in capsys.readouterr().out  # untrained in so few steps: nothing is kept
+    assert main(["report", str(tmp_path / "study"), "--cost", "energy"]) == 2
+    assert "cost energy: not known of every run" in capsys.readouterr().err
     assert "lead 0.5, cross-entropy" in (tmp_path / "r.html").read_text()
     before = finished(tmp_path)
     assert main(["study", str(place)]) == 0 and finished(tmp_path) == before

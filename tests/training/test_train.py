@@ -1,3 +1,5 @@
+import json
+import math
 import os
 import shutil
 import signal
@@ -9,13 +11,15 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, TrainerControl, TrainerState, TrainingArguments
 
 import sharded_gradients
 from leadspan.data.packing import pack
 from leadspan.errors import ModelError, RunError, SettingsError
-from leadspan.pipeline import run
+from leadspan.pipeline import prepare_data, run
+from leadspan.recipe import Recipe
 from leadspan.teacher.live import live_targets
+from leadspan.training.callbacks import MetricsFile
 from leadspan.training.config import TrainingSettings
 from leadspan.training.schedule import schedule
 from recipes import metrics, toy_recipe, write_recipe
@@ -44,6 +48,13 @@ def distill(recipe: Path, *options: str, ranks: int = 1) -> subprocess.Popen[byt
     )
 
 
+def tokens_of_steps(recipe: Recipe) -> list[int]:
+    lengths = prepare_data(recipe).examples.lengths
+    plan = schedule(recipe.training, lengths, 1, recipe.seed)
+    tokens = [sum(lengths[i] for i in batch) for batch in plan.plan]
+    return [sum(tokens[i : i + plan.accumulation]) for i in range(0, len(tokens), plan.accumulation)]
+
+
 def test_a_run_learns_and_leaves_what_it_says(tmp_path: Path) -> None:
     recipe = toy_recipe(tmp_path, steps=11, num_validations=3)
     result = run(recipe)
@@ -54,6 +65,11 @@ def test_a_run_learns_and_leaves_what_it_says(tmp_path: Path) -> None:
     assert result.train.num_examples == 88
     assert result.train.flops.total > 0 and result.train.seconds > 0
     lines = metrics(recipe.output)
+    speeds = [line["speed/tokens_per_second"] for line in lines if "loss" in line]
+    assert len(speeds) == 11 and min(speeds) > 0 and "speed/mfu" not in lines[0]  # no peak is known
+    lasted = [tokens / speed for tokens, speed in zip(tokens_of_steps(recipe), speeds, strict=True)]
+    assert sum(lasted) == pytest.approx(result.train.seconds)
+    assert lasted[0] == pytest.approx(result.train.first_step_seconds)
     assert {"loss", "divergence/cot", "cross_entropy/cot", "learning_rate", "grad_norm"} <= set(lines[0])
     student = AutoModelForCausalLM.from_pretrained(recipe.output / "student")
     assert student.generation_config.eos_token_id == [0]
@@ -299,3 +315,14 @@ def test_a_damaged_checkpoint_is_named_with_what_to_go_on_from(tmp_path: Path) -
     shutil.rmtree(last)
     run(recipe, resume=True)
     assert losses(recipe.output) == pytest.approx(expected, rel=1e-5)
+
+
+def test_infinite_values_are_written_as_null(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    arguments = TrainingArguments(output_dir=str(tmp_path))
+    logs = {"loss": 1.5, "teacher_nll/cot": math.inf, "grad_norm": math.nan}
+    MetricsFile(path).on_log(arguments, TrainerState(), TrainerControl(), logs)
+    assert path.read_text() == '{"step": 0, "loss": 1.5, "teacher_nll/cot": null, "grad_norm": null}\n'
+    with pytest.raises(RunError, match="the training loss is inf"):
+        MetricsFile(path).on_log(arguments, TrainerState(), TrainerControl(), {"loss": math.inf})
+    assert json.loads(path.read_text().splitlines()[1]) == {"step": 0, "loss": None}

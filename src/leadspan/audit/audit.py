@@ -11,8 +11,9 @@ from leadspan.audit.config import AuditSettings
 from leadspan.audit.contamination import index_tasks, summarise
 from leadspan.audit.distributions import distribution
 from leadspan.audit.duplicates import find_duplicates
-from leadspan.audit.examine import Examined, Examiner, examine_all
+from leadspan.audit.examine import Examined, Examiner
 from leadspan.audit.findings import AuditResult, Distribution, Entailment, PolicyLoss, Repetition
+from leadspan.audit.locate import Answered, examine_all, settle
 from leadspan.data.examples import count_cuts
 from leadspan.data.parsing import UNCLOSED
 from leadspan.data.records import Refusal
@@ -22,6 +23,7 @@ from leadspan.data.traces import RefusalCounter, read_traces
 from leadspan.data.truncation import Policy, cut_example
 from leadspan.errors import DataError
 from leadspan.models.loading import load_tokenizer
+from leadspan.results import CutCounts
 
 logger = logging.getLogger(__name__)
 _MOST_EXAMPLES = 5
@@ -50,9 +52,9 @@ def run_audit(
     if not traces:
         counter.check(1.0, source.path)  # always raises: nothing usable is left
     say("comparing answers")
-    first_answers = summarise_first_answers(traces, settings, num_workers)
+    answered, num_undecided = settle([trace.located for trace in traces], num_workers, settings.item_seconds)
     say("looking for duplicates")
-    places = [trace.place for trace in traces]
+    places = [one.place for one in answered]
     return AuditResult(
         source=source.path,
         tokenizer=renderer.name,
@@ -62,14 +64,14 @@ def run_audit(
         refusal_examples={reason: f"{r.place}: {r.detail}" for reason, r in counter.examples.items()},
         num_unclosed=counter.counts[UNCLOSED],
         stops_training=_why_training_stops(counter, settings),
-        tokens=_section_lengths(traces),
-        first_answers=first_answers,
+        tokens=_section_lengths(answered),
+        first_answers=summarise_first_answers(answered, num_undecided, settings.seed),
         entailment=_entailment(traces),
-        policies=_policy_losses(settings, traces),
+        policies=_policy_losses(settings, answered),
         repetition=_repetition(traces),
         duplicates=find_duplicates(
-            [t.example_id for t in traces],
-            [t.question_id for t in traces],
+            [one.example_id for one in answered],
+            [one.question_id for one in answered],
             [t.signature for t in traces],
             places,
             settings.near_duplicate,
@@ -99,7 +101,7 @@ def _why_training_stops(counter: RefusalCounter, settings: AuditSettings) -> str
     return None
 
 
-def _section_lengths(traces: Sequence[Examined]) -> dict[str, Distribution]:
+def _section_lengths(traces: Sequence[Answered]) -> dict[str, Distribution]:
     borders = [trace.sections for trace in traces]
     lengths: dict[str, list[float]] = {
         "prompt": [s.prompt_end for s in borders],
@@ -123,23 +125,26 @@ def _entailment(traces: Sequence[Examined]) -> Entailment:
     )
 
 
-def _policy_losses(settings: AuditSettings, traces: Sequence[Examined]) -> list[PolicyLoss]:
+def _policy_losses(settings: AuditSettings, traces: Sequence[Answered]) -> list[PolicyLoss]:
     own = settings.cut
     others = [policy for policy in settings.policies if own is None or policy.label != own.label]
     policies = others if own is None else [own, *others]
-    return [_policy_loss(policy, traces, settings, policy is own) for policy in policies]
+    return [
+        PolicyLoss(label=policy.label, is_own=policy is own, counts=_counts(policy, traces, settings))
+        for policy in policies
+    ]
 
 
-def _policy_loss(policy: Policy, traces: Sequence[Examined], settings: AuditSettings, is_own: bool) -> PolicyLoss:
+def _counts(policy: Policy, traces: Sequence[Answered], settings: AuditSettings) -> CutCounts:
     of_stages = [(stage, trace) for stage in policy.stages for trace in traces]
     borders = [trace.sections for _, trace in of_stages]
     cuts = [cut_example(stage, t.sections, t.example_id, settings.seed) for stage, t in of_stages]
     layouts = [lay_out(sections, cut, settings.supervision) for sections, cut in zip(borders, cuts, strict=True)]
-    return PolicyLoss(label=policy.label, is_own=is_own, counts=count_cuts(borders, cuts, layouts))
+    return count_cuts(borders, cuts, layouts)
 
 
 def _repetition(traces: Sequence[Examined]) -> Repetition:
-    looping = [trace.place for trace in traces if trace.has_loop]
+    looping = [trace.located.place for trace in traces if trace.has_loop]
     return Repetition(
         num_loops=len(looping),
         examples=looping[:_MOST_EXAMPLES],

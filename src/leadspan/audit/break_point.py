@@ -9,20 +9,16 @@ Source: the project's own prediction, from the observation of Chen et al. (arXiv
 derivation falls near the middle of a trace.
 """
 
-import logging
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from leadspan.audit.config import AuditSettings
 from leadspan.audit.distributions import distribution, mean_by_question
-from leadspan.audit.examine import Examined
 from leadspan.audit.findings import CutShare, FirstAnswers
-from leadspan.audit.first_answer import resolve
-from leadspan.data.truncation import kept_tokens
-from leadspan.evaluation.grading import MathGrader
+from leadspan.audit.locate import Answered
+from leadspan.data.truncation import Lead, Policy, cut_example
+from leadspan.results import Interval
 
-logger = logging.getLogger(__name__)
 PROPORTIONS = tuple(round(0.1 * step, 1) for step in range(1, 11))
 
 
@@ -36,7 +32,7 @@ class Stated:
     """
 
     position: int
-    trace: Examined
+    trace: Answered
 
     @property
     def lsp_star(self) -> float:
@@ -50,39 +46,55 @@ class Stated:
         return (self.position - sections.prompt_end) / (sections.cot_end - sections.prompt_end)
 
 
-def summarise_first_answers(traces: Sequence[Examined], settings: AuditSettings, num_workers: int) -> FirstAnswers:
-    """Settle the open comparisons, and summarise.
+def summarise_first_answers(traces: Sequence[Answered], num_undecided: int, seed: int) -> FirstAnswers:
+    """Outcomes, positions, LSP* and what each p leaves without a derivation.
 
     Args:
-        traces: Every trace with its candidates.
-        settings: Limit of a comparison, seed of the bootstrap.
-        num_workers: Math-Verify workers.
+        traces: Every trace.
+        num_undecided: Comparisons that broke the limits.
+        seed: Seed of the bootstrap.
     """
-    with MathGrader(num_workers, settings.item_seconds) as grader:
-        first, num_undecided = resolve([trace.candidates for trace in traces], grader)
-    stated = [Stated(t.token_positions[i], t) for t, i in zip(traces, first, strict=True) if i is not None]
-    num_without_gold = sum(trace.candidates.gold.source == "none" for trace in traces)
-    outcomes = {
-        "found": len(stated),
-        "not found": len(traces) - len(stated) - num_without_gold,
-        "no gold": num_without_gold,
-    }
-    sources = Counter(trace.candidates.gold.source for trace in traces)
-    if not stated:
-        return FirstAnswers(outcomes=outcomes, gold_sources=dict(sources), num_undecided=num_undecided)
-    questions = [s.trace.question_id for s in stated]
-    return FirstAnswers(
-        outcomes=outcomes,
-        gold_sources=dict(sources),
+    stated = _stated(traces)
+    num_without_gold = sum(trace.source == "none" for trace in traces)
+    counts = FirstAnswers(
+        outcomes={
+            "found": len(stated),
+            "not found": len(traces) - len(stated) - num_without_gold,
+            "no gold": num_without_gold,
+        },
+        gold_sources=dict(Counter(trace.source for trace in traces)),
         num_undecided=num_undecided,
-        position_tokens=distribution([s.position - s.trace.sections.prompt_end for s in stated]),
-        share_of_cot=distribution([s.share_of_cot for s in stated], 0, 1),
-        lsp_star=mean_by_question([s.lsp_star for s in stated], questions, settings.seed),
-        lsp_star_values=distribution([s.lsp_star for s in stated], 0, 1),
-        cuts=[_cut_share(p, stated, questions, settings.seed) for p in PROPORTIONS],
     )
+    if not stated:
+        return counts
+    cuts = [(p, without_derivation(Lead(p=p), traces, seed)) for p in PROPORTIONS]
+    found = {
+        "position_tokens": distribution([s.position - s.trace.sections.prompt_end for s in stated]),
+        "share_of_cot": distribution([s.share_of_cot for s in stated], 0, 1),
+        "lsp_star": mean_by_question([s.lsp_star for s in stated], [s.trace.question_id for s in stated], seed),
+        "lsp_star_values": distribution([s.lsp_star for s in stated], 0, 1),
+        "cuts": [CutShare(p=p, without_derivation=share) for p, share in cuts if share is not None],
+    }
+    return counts.model_copy(update=found)
 
 
-def _cut_share(p: float, stated: Sequence[Stated], questions: Sequence[str], seed: int) -> CutShare:
-    lost = [float(s.position >= kept_tokens(p, s.trace.sections.num_tokens)) for s in stated]
-    return CutShare(p=p, without_derivation=mean_by_question(lost, questions, seed))
+def without_derivation(policy: Policy, traces: Sequence[Answered], seed: int) -> Interval | None:
+    """Share of traces whose first statement of the answer a policy cuts, of those that have one; None where none has.
+
+    Under a policy that changes over training, the mean over its stages.
+    """
+    stated = _stated(traces)
+    if not stated:
+        return None
+    lost: list[float] = []
+    for stage in policy.stages:
+        cuts = [cut_example(stage, s.trace.sections, s.trace.example_id, seed) for s in stated]
+        lost += [
+            float(not any(start <= s.position < end for start, end in cut.spans))
+            for s, cut in zip(stated, cuts, strict=True)
+        ]
+    return mean_by_question(lost, [s.trace.question_id for s in stated] * len(policy.stages), seed)
+
+
+def _stated(traces: Sequence[Answered]) -> list[Stated]:
+    return [Stated(trace.position, trace) for trace in traces if trace.position is not None]

@@ -59,11 +59,13 @@ class Candidate:
 
     Attributes:
         start: Its first character.
+        end: Behind its last character.
         text: The expression as written.
         is_equal: Whether it has the literal form of the gold; if not, algebra has to tell.
     """
 
     start: int
+    end: int
     text: str
     is_equal: bool
 
@@ -94,16 +96,19 @@ def stated_expressions(cot: str, gold: str, question: str) -> Iterator[Candidate
         if form in asked and not _is_concluded(cot, relation):
             continue
         if form == target or _may_equal(form, target, parts):
-            yield Candidate(start, as_latex(text), form == target)
+            yield Candidate(start, start + len(text), as_latex(text), form == target)
 
 
-def stated_words(cot: str, gold: str, question: str) -> Iterator[int]:
+def stated_words(cot: str, gold: str, question: str) -> Iterator[tuple[int, int]]:
     """Where the chain of thought names a text answer as the answer.
 
     Args:
         cot: The chain of thought.
         gold: The words.
         question: The question; what it capitalises or lists beside the gold counts as another candidate.
+
+    Yields:
+        First character, and the one behind the last.
     """
     word = gold.strip("() ")
     if not word:
@@ -114,9 +119,9 @@ def stated_words(cot: str, gold: str, question: str) -> Iterator[int]:
         before = cot[max(0, match.start() - 160) : match.start()]
         if len(word) == 1:
             if _LETTER.search(before):
-                yield match.start()
+                yield match.span()
         elif match.start() > len(cot) - min(_CLOSING, len(cot) // 5) or _names(cot, match, before, others):
-            yield match.start()
+            yield match.span()
 
 
 def _equations(cot: str, target: str, parts: frozenset[str]) -> Iterator[Candidate]:
@@ -125,7 +130,7 @@ def _equations(cot: str, target: str, parts: frozenset[str]) -> Iterator[Candida
         text = next(part for part in formula.groups() if part is not None).strip()
         form = literal(text)
         if text.count("=") == 1 and (form == target or names(form) == parts):
-            yield Candidate(formula.start(), as_latex(text), form == target)
+            yield Candidate(formula.start(), formula.end(), as_latex(text), form == target)
 
 
 def _listings(cot: str, gold: str) -> Iterator[Candidate]:
@@ -134,7 +139,7 @@ def _listings(cot: str, gold: str) -> Iterator[Candidate]:
     if len(items) > 1 and all(item.lstrip("-").isdigit() for item in items):
         between = r"(?:\s|,|\band\b|\$|\\[()]|\w\s*=)*"
         for match in re.finditer(r"(?<![\d,-])" + between.join(map(re.escape, items)) + r"(?![\d,])", cot):
-            yield Candidate(match.start(), gold, True)
+            yield Candidate(match.start(), match.end(), gold, True)
             return
 
 

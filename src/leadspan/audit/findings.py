@@ -59,6 +59,11 @@ class FirstAnswers(Settings):
     cuts: list[CutShare] = []
     """What each p leaves without a derivation."""
 
+    @property
+    def num_traces(self) -> int:
+        """Traces that were searched."""
+        return sum(self.outcomes.values())
+
 
 class Entailment(Settings):
     """Proxies of the condition under which a chain of thought alone suffices: it says what prompt and answer say.

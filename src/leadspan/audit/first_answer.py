@@ -114,17 +114,17 @@ def _first_right(found: Sequence[Candidate], verdicts: Iterator[Outcome]) -> int
 def _statements(cot: str, question: str, gold: str) -> Iterator[Candidate]:
     if _CHOICE.fullmatch(words := _plain_words(gold)):
         option = _option(question, words.strip("()"))
-        letters = [Candidate(start, gold, True) for start in stated_words(cot, words, question)]
+        letters = [Candidate(*span, gold, True) for span in stated_words(cot, words, question)]
         spelt = _statements(cot, question, option) if len(option) > 1 else ()
         yield from sorted([*letters, *spelt], key=lambda candidate: candidate.start)
         return
     value = as_number(gold)
     if value is not None:
-        start = first_stated_number(cot, value, Question.of(question))
-        if start is not None:
-            yield Candidate(start, gold, True)
+        number = first_stated_number(cot, value, Question.of(question))
+        if number is not None:
+            yield Candidate(number.start, number.end, gold, True)
     elif is_words(gold):
-        yield from (Candidate(start, gold, True) for start in stated_words(cot, _plain_words(gold), question))
+        yield from (Candidate(*span, gold, True) for span in stated_words(cot, _plain_words(gold), question))
     else:
         yield from stated_expressions(cot, unassigned(gold), question)
 

@@ -75,7 +75,7 @@ def _lengths(name: str, summary: Distribution) -> tuple[str, ...]:
 
 
 def _first_answers(found: FirstAnswers) -> Iterator[tuple[str, ...]]:
-    total = sum(found.outcomes.values())
+    total = found.num_traces
     yield "outcome", ", ".join(f"{name} {_of(count, total)}" for name, count in found.outcomes.items())
     yield "right answer from", ", ".join(f"{source} {count:,}" for source, count in found.gold_sources.items())
     if found.num_undecided:

@@ -90,6 +90,17 @@ _RESTS = re.compile(
     r"matches|interesting)\b|\Z",
     re.IGNORECASE,
 )
+_ASKED = re.compile(
+    r"\b(?:value of|find|determine|compute|calculate|evaluate|solve for|what is)\s+(?:the (?:\w+ )?value of\s+)?"
+    r"(?:(?:\\\(|\$)\s*(?P<formula>[A-Za-z])\s*(?:\\\)|\$)|(?P<bare>[A-Za-z])(?=[.,;?]|$))|"
+    r"(?:^|[;,\s])(?P<last>[A-Za-z])\?\s*$",
+    re.IGNORECASE,
+)
+_GIVEN_TO = re.compile(
+    r"(?:^|[,;:\n]|[.!?]\s|\b(?:so|then|thus|therefore|hence|and|is|have|get|that)\b)[\s$*\\(]*([A-Za-z])[\s$*\\)]*="
+    r"(?![^\n]*(?:[,;:]|[.!?]\s|\b(?:so|then|thus|therefore|hence|and)\b))[^\n]*$",
+    re.IGNORECASE,
+)
 _NOT_STATED, _WEAK, _FIRM, _BOXED_GRADE = range(4)
 _REACH = 160
 _NEAR = 60
@@ -104,10 +115,12 @@ class Question:
     Attributes:
         values: The numbers it names.
         other_nouns: Where it asks how many there are of something: what else it counts.
+        variable: The one variable whose value it asks for, or None.
     """
 
     values: frozenset[Fraction]
     other_nouns: frozenset[str]
+    variable: str | None = None
 
     @classmethod
     def of(cls, text: str) -> "Question":
@@ -116,15 +129,18 @@ class Question:
         sentences = _SENTENCE_END.split(text)
         asking = " ".join(sentence for sentence in sentences if _COUNTED.search(sentence))
         counted = frozenset(_stem(match[1]) for match in _COUNTABLE.finditer(text)) if asking else frozenset()
-        return cls(values, counted - frozenset(map(_stem, re.findall(r"[^\W\d_]{3,}", asking))))
+        asked = {match["formula"] or match["bare"] or match["last"] for match in _ASKED.finditer(text)}
+        others = counted - frozenset(map(_stem, re.findall(r"[^\W\d_]{3,}", asking)))
+        return cls(values, others, asked.pop() if len(asked) == 1 else None)
 
 
-def first_stated_number(cot: str, value: Fraction, question: Question) -> int | None:
+def first_stated_number(cot: str, value: Fraction, question: Question) -> Number | None:
     """Where a chain of thought first states a number as a result that it comes to rest with.
 
-    The derivation rests where the next thing that follows is a check, a conclusion or the end, and not another
-    result. What is left over are intermediate results that happen to have the value; the first of them counts only
-    where nothing else does. Numbers written as words count where there are none in digits.
+    Where the question asks for one variable, what is given to it is the answer, and what is given to another is none.
+    Otherwise the derivation rests where the next thing that follows is a check, a conclusion or the end, and not
+    another result. What is left over are intermediate results that happen to have the value; the first of them
+    counts only where nothing else does. Numbers written as words count where there are none in digits.
 
     Args:
         cot: The chain of thought.
@@ -132,18 +148,39 @@ def first_stated_number(cot: str, value: Fraction, question: Question) -> int | 
         question: The question it answers.
 
     Returns:
-        Its first character, or None.
+        The number as it stands there, or None.
     """
     found = _graded(cot, numbers(cot), value, question)
     if not found and value not in question.values:
         found = _graded(cot, small_number_words(cot), value, question)
+    if question.variable is not None:
+        same = (number for number in numbers(cot) if number.value == value)
+        own = next((number for number in same if _is_given_to_it(cot, number, question)), None)
+        if own is not None:
+            return own
+        found = [one for one in found if _given_to(cot, one[0]) is None] or found
     firm = [number for number, grade in found if grade > _WEAK]
     if value.denominator != 1 and firm:  # a fraction hardly ever comes up by accident
-        return firm[0].start
+        return firm[0]
     resting = next((n for n, grade in found if grade == _BOXED_GRADE or _comes_to_rest(cot, n)), None)
     if resting is not None:
-        return _first_of_passage(cot, resting, firm).start
-    return firm[0].start if firm else None
+        return _first_of_passage(cot, resting, firm)
+    return firm[0] if firm else None
+
+
+def _given_to(cot: str, number: Number) -> str | None:
+    """The variable at the head of the equations that end in a number: `x` in `x = 3 + 4 = 7`."""
+    head = _GIVEN_TO.search(cot[max(0, number.start - _REACH) : number.start])
+    return None if head is None else head[1]
+
+
+def _is_given_to_it(cot: str, number: Number, question: Question) -> bool:
+    """Whether it ends an equation of the variable that is asked for; a value that is known needs a computation."""
+    if _given_to(cot, number) != question.variable or not _is_result(cot, number):
+        return False
+    before = cot[max(0, number.start - _REACH) : number.start]
+    sentence = before[_last_end(before) :]
+    return not _is_supposed(sentence) and (number.value not in question.values or bool(_COMPUTED.search(sentence)))
 
 
 def _graded(cot: str, found: Iterator[Number], value: Fraction, question: Question) -> list[tuple[Number, int]]:

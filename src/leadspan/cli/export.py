@@ -20,11 +20,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Write what is asked for and print what it holds."""
+    from datasets import disable_progress_bars
+
     from leadspan.recipe import load_recipe
     from leadspan.study.export import check_exportable, export_data
     from leadspan.study.export_tasks import export_tasks
     from leadspan.training.train import STUDENT_DIR
 
+    disable_progress_bars()
     recipe = load_recipe(options.recipe, options.overrides)
     if options.what != "tasks":
         check_exportable(recipe)

@@ -30,7 +30,7 @@ def run(options: argparse.Namespace) -> None:
 
     from rich.console import Console
 
-    from leadspan.pipeline import prepare_data
+    from leadspan.pipeline import first_answers_of, prepare_data
     from leadspan.recipe import load_recipe
     from leadspan.study.plan_tables import plan_tables
     from leadspan.study.planning import GRID, calibration_of, parse_policy, plan_recipe
@@ -42,8 +42,10 @@ def run(options: argparse.Namespace) -> None:
         progress("preparing data")
         data = prepare_data(recipe)
         calibration = calibration_of(recipe, data, policies, options.calibrate, progress)
+        progress("looking for first answers")
+        searched = first_answers_of(recipe, data)
         progress("counting")
-        plan = plan_recipe(recipe, data, policies, calibration)
+        plan = plan_recipe(recipe, data, policies, calibration, searched)
     console = Console()
     for part in plan_tables(plan):
         console.print(part)

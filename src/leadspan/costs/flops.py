@@ -20,6 +20,7 @@ arXiv 2205.14135, section 3.1). Causal pairs are `T (T + 1) / 2`.
 import functools
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from leadspan.results import FlopsByPart
 
@@ -65,6 +66,20 @@ class ModelShape:
         return self.adapter_params or self.num_params
 
 
+class ExampleSize(NamedTuple):
+    """What the counts need to know of an example.
+
+    Attributes:
+        tokens: Through the forward pass.
+        weighted: Positions with a loss.
+        scored: Positions that the loss scores, without gradients, before some are selected; 0 where none are.
+    """
+
+    tokens: int
+    weighted: int
+    scored: int = 0
+
+
 def positions_seen(length: int, window: int | None) -> int:
     """Sum over positions of how many positions each attends to.
 
@@ -95,45 +110,28 @@ def forward_head(shape: ModelShape, num_positions: int) -> int:
 
 
 def training_flops(
-    student: ModelShape, teacher: ModelShape | None, examples: Iterable[tuple[int, int]], recompute: bool
+    student: ModelShape, teacher: ModelShape | None, examples: Iterable[ExampleSize], recompute: bool
 ) -> FlopsByPart:
     """Cost of passing examples once through a training step.
 
     Args:
         student: Shape of the student; with adapters, its own weights are frozen.
         teacher: Shape of a live teacher; None for none.
-        examples: `(tokens, weighted positions)` of each example.
+        examples: Size of each example; scoring costs the heads once more, forward.
         recompute: Whether gradient checkpointing repeats the student's forward pass.
     """
     parts = dict.fromkeys(FlopsByPart.model_fields, 0)
     passes = 2 if student.adapter_params else 3
     unneeded = 0 if student.adapter_params else student.last_params  # an adapter comes after the projection it adapts
-    for length, weighted in examples:
+    for length, weighted, scored in examples:
         body, attention = forward_body(student, length), forward_attention(student, length)
         adapters = 2 * student.adapter_params * length
         parts["student_body"] += passes * body + 3 * adapters
         parts["student_attention"] += 3 * attention
-        parts["student_head"] += passes * forward_head(student, weighted)
+        parts["student_head"] += passes * forward_head(student, weighted) + forward_head(student, scored)
         parts["recomputation"] += recompute * (body + adapters + attention - 2 * unneeded * length)
         if teacher is not None:
             parts["teacher_body"] += forward_body(teacher, length)
             parts["teacher_attention"] += forward_attention(teacher, length)
-            parts["teacher_head"] += forward_head(teacher, weighted)
+            parts["teacher_head"] += forward_head(teacher, weighted + scored)
     return FlopsByPart(**parts)
-
-
-def with_scoring(
-    flops: FlopsByPart, student: ModelShape, teacher: ModelShape | None, num_positions: int
-) -> FlopsByPart:
-    """The cost with the pass that scores positions before some are selected: the heads once more, forward.
-
-    Args:
-        flops: Cost of training on the selected positions.
-        student: Shape of the student.
-        teacher: Shape of a live teacher; None for none.
-        num_positions: Positions that were scored.
-    """
-    more = {"student_head": flops.student_head + forward_head(student, num_positions)}
-    if teacher is not None:
-        more["teacher_head"] = flops.teacher_head + forward_head(teacher, num_positions)
-    return flops.model_copy(update=more)

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from leadspan.costs.flops import ModelShape
+from leadspan.costs.flops import ExampleSize, ModelShape
 from leadspan.results import MemoryByPart
 
 Sharding = Literal["none", "ddp", "fsdp2"]
@@ -47,10 +47,17 @@ class BatchSize:
     Attributes:
         tokens: Through the student's forward pass.
         weighted: Positions with a loss.
+        scored: Positions that are scored before some are selected; 0 where none are.
     """
 
     tokens: int
     weighted: int
+    scored: int = 0
+
+    @classmethod
+    def of(cls, examples: Sequence[ExampleSize]) -> "BatchSize":
+        """A micro-batch of examples."""
+        return cls(*(sum(example[i] for example in examples) for i in range(3)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,15 +103,19 @@ class MemoryModel:
         return found
 
     def _at_loss(self, batch: BatchSize) -> MemoryByPart:
-        """All activations held, hidden states of both models with their gradient, and a chunk of logits."""
+        """All activations held, hidden states of both models with their gradient, and a chunk of logits.
+
+        With a selection by scores: the states of all scored positions, and copies of the selected.
+        """
         width = _NARROW if self.use_bf16 else _WIDE
-        hidden = 2 * batch.weighted * self.student.hidden_size * width
+        states = batch.scored + batch.weighted
+        hidden = (states + batch.weighted) * self.student.hidden_size * width
         if self.teacher is not None:
-            hidden += batch.weighted * self.teacher.hidden_size * width
+            hidden += states * self.teacher.hidden_size * width
         return self._always(
             gradients=self._kept_gradients + self._head_gradient,
             activations=self.student_activations.held * batch.tokens + hidden,
-            logits=self._chunks(min(self.chunk_tokens, batch.weighted)),
+            logits=self._chunks(min(self.chunk_tokens, max(batch.weighted, batch.scored))),
             casts=self._cast_weights,
         )
 
@@ -184,22 +195,20 @@ def highest(model: MemoryModel, batches: Sequence[BatchSize]) -> MemoryByPart:
     return max((model.peak(batch) for batch in set(batches)), key=lambda parts: parts.total)
 
 
-def largest_batch(model: MemoryModel, examples: Sequence[BatchSize], limit: int) -> int:
+def largest_batch(model: MemoryModel, examples: Sequence[ExampleSize], limit: int) -> int:
     """How many examples fit into one micro-batch, whichever they are: the most expensive ones are taken.
 
     Args:
         model: What the peak depends on.
-        examples: Tokens and weighted positions of every example.
+        examples: Size of every example.
         limit: Memory of the device in bytes.
 
     Returns:
         The number, at most that of the examples; 0 when not even the most expensive one fits.
     """
-    ordered = sorted(examples, key=lambda example: (example.tokens, example.weighted), reverse=True)
+    ordered = sorted(examples, reverse=True)
     low, high = 0, len(ordered)
     while low < high:
         middle = (low + high + 1) // 2
-        few = ordered[:middle]
-        batch = BatchSize(sum(e.tokens for e in few), sum(e.weighted for e in few))
-        low, high = (middle, high) if model.peak(batch).total <= limit else (low, middle - 1)
+        low, high = (middle, high) if model.peak(BatchSize.of(ordered[:middle])).total <= limit else (low, middle - 1)
     return low

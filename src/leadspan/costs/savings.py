@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from leadspan.costs.flops import ModelShape, training_flops
+from leadspan.costs.flops import ExampleSize, ModelShape, training_flops
 from leadspan.costs.memory import BatchSize, MemoryModel
 
 Measure = Literal["cut", "chunked_loss", "store", "packing"]
@@ -39,10 +39,10 @@ class Saving:
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """The micro-batches of a run, whole and cut: `(tokens, weighted positions)` of each example in each batch."""
+    """The micro-batches of a run, whole and cut: the size of each example in each batch."""
 
-    whole: Sequence[Sequence[tuple[int, int]]]
-    cut: Sequence[Sequence[tuple[int, int]]]
+    whole: Sequence[Sequence[ExampleSize]]
+    cut: Sequence[Sequence[ExampleSize]]
 
 
 def saving(cost: Callable[[On], float]) -> Saving:
@@ -78,8 +78,7 @@ def memory_with(on: On, load: Workload, model: MemoryModel) -> int:
     """
     peak = 0
     for batch in _shaped(on, load):
-        size = BatchSize(sum(tokens for tokens, _ in batch), sum(weighted for _, weighted in batch))
-        peak = max(peak, _with_logits(on, model, size))
+        peak = max(peak, _with_logits(on, model, BatchSize.of(batch)))
     return peak
 
 
@@ -91,17 +90,17 @@ def _with_logits(on: On, model: MemoryModel, size: BatchSize) -> int:
     return model.peak(size).total
 
 
-def _shaped(on: On, load: Workload) -> list[list[tuple[int, int]]]:
+def _shaped(on: On, load: Workload) -> list[list[ExampleSize]]:
     """Batches as the measures leave them.
 
     Without packing all examples are as long as their batch's longest; without the chunked loss every position is
-    projected.
+    projected, once, and a selection by scores needs no pass of its own.
     """
     batches = load.cut if "cut" in on else load.whole
     shaped = []
     for batch in batches:
-        longest = max(tokens for tokens, _ in batch)
-        lengths = [tokens if "packing" in on else longest for tokens, _ in batch]
-        weighted = [w if "chunked_loss" in on else length for (_, w), length in zip(batch, lengths, strict=True)]
-        shaped.append(list(zip(lengths, weighted, strict=True)))
+        longest = max(example.tokens for example in batch)
+        padded = [example if "packing" in on else example._replace(tokens=longest) for example in batch]
+        is_chunked = "chunked_loss" in on
+        shaped.append([size if is_chunked else ExampleSize(size.tokens, size.tokens) for size in padded])
     return shaped

@@ -2,9 +2,10 @@
 
 The model is a sum of non-negative terms, each a count times a rate: steps, micro-batches, operations of the linear
 layers, of attention, and of the head. A term whose rate would be negative is left out; among all choices of terms the
-one with the least squared relative error over the measured steps is taken, so that short steps count as much as long
-ones. The head has a rate of its own because its products are large and its rows stream through memory; steps have one
-because of the optimiser, micro-batches because of what a forward pass costs before its first token.
+one with the least absolute relative error over the measured steps is taken: relative, so that short steps count as much
+as long ones; absolute and not squared, so that a step that compiled or met another load does not bend the rates.
+The head has a rate of its own because its products are large and its rows stream through memory; steps have one because
+of the optimiser, micro-batches because of what a forward pass costs before its first token.
 """
 
 import itertools
@@ -37,6 +38,7 @@ class StepWork(Settings):
         return cls(batches=batches, linear=flops.total - attention - head, attention=attention, head=head)
 
 
+_REWEIGHTINGS, _FLAT = 20, 1e-3
 _TERMS = ("step", "batch", "linear", "attention", "head")
 
 
@@ -81,28 +83,43 @@ def fit_rates(steps: Sequence[StepWork], seconds: Sequence[float]) -> tuple[dict
 
 
 def fit_memory(predicted: Sequence[int], measured: Sequence[int]) -> tuple[float, float]:
-    """Offset and factor, neither negative, from predicted to measured peaks."""
-    rows = np.array([[1, size] for size in predicted], dtype=np.float64)
-    (offset, factor), _ = _fit(rows, np.array(measured, dtype=np.float64))
+    """Offset and factor, neither negative, from predicted to measured peaks.
+
+    Where the process grew by nothing, having had room from before, a peak tells nothing; if all are so, no more is
+    predicted than the tensors.
+    """
+    known = [(size, peak) for size, peak in zip(predicted, measured, strict=True) if peak > 0]
+    if not known:
+        return 0.0, 1.0
+    rows = np.array([[1, size] for size, _ in known], dtype=np.float64)
+    (offset, factor), _ = _fit(rows, np.array([peak for _, peak in known], dtype=np.float64))
     return float(offset), float(factor)
 
 
 def _fit(rows: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, float]:
-    """Non-negative rates with the least squared relative error, and the largest relative error."""
+    """Non-negative rates with the least absolute relative error, and the largest relative error."""
     scale = rows.max(axis=0)
     scale[scale == 0] = 1.0
     relative = rows / scale / values[:, None]
-    found = min(_candidates(relative), key=lambda rates: float(np.square(relative @ rates - 1).sum()))
+    found = min(_candidates(relative), key=lambda rates: float(np.abs(relative @ rates - 1).sum()))
     return found / scale, float(np.abs(relative @ found - 1).max())
 
 
 def _candidates(relative: np.ndarray) -> list[np.ndarray]:
-    """Least-squares solutions of every choice of columns whose rates are all positive (31 choices of 5)."""
+    """Solutions of every choice of columns whose rates are all positive (31 choices of 5).
+
+    By least squares, reweighted a few times by the residuals, which leads to the least absolute ones.
+
+    Source: Schlossmacher, An iterative technique for absolute deviations curve fitting (1973).
+    """
     num_terms, found = relative.shape[1], []
     for size in range(1, num_terms + 1):
         for terms in itertools.combinations(range(num_terms), size):
             part = relative[:, terms]
-            rates, _, rank, _ = np.linalg.lstsq(part, np.ones(len(part)), rcond=None)
+            weights = np.ones(len(part))
+            for _ in range(_REWEIGHTINGS):
+                rates, _, rank, _ = np.linalg.lstsq(part * weights[:, None], weights, rcond=None)
+                weights = 1 / np.sqrt(np.maximum(np.abs(part @ rates - 1), _FLAT))
             if rank == size and (rates > 0).all():
                 whole = np.zeros(num_terms)
                 whole[list(terms)] = rates

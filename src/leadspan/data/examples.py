@@ -69,7 +69,8 @@ class Examples(Sequence[Example]):
         self.stop_token_id, self.seed = stop_token_id, seed
         selection = supervision.token_selection
         self.drawn = selection if isinstance(selection, RandomTokens) else None
-        columns = ["prompt_end", "think_end", "cot_end", "num_tokens", "stop", "steps", "first_answer", "example_id"]
+        columns = ["prompt_end", "think_end", "cot_end", "num_tokens", "stop", "steps", "example_id"]
+        columns += ["first_answer"] if policy.needs_first_answer else []
         table = rows.select_columns(columns)[:]
         borders = [
             sections_of({name: table[name][i] for name in columns if name != "example_id"}) for i in range(len(rows))

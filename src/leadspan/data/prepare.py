@@ -26,7 +26,7 @@ from leadspan.errors import CacheError, DataError
 
 logger = logging.getLogger(__name__)
 
-_SCHEMA = "2"
+_SCHEMA = "3"
 _BATCH = 64
 _FEATURES = Features(
     {
@@ -37,7 +37,6 @@ _FEATURES = Features(
         "stop": Value("int32"),
         "steps": List(Value("int32")),
         "num_tokens": Value("int32"),
-        "first_answer": Value("int32"),
         "example_id": Value("string"),
         "question_id": Value("string"),
         "place": Value("string"),
@@ -85,7 +84,7 @@ def prepare(source: TraceSource, renderer: Renderer, settings: DataSettings) -> 
     key = hashlib.sha256(
         "\0".join((_SCHEMA, fingerprint(source), source.model_dump_json(), renderer.fingerprint)).encode()
     ).hexdigest()[:32]
-    directory = _cache_root(settings) / "traces" / key
+    directory = cache_root(settings) / "traces" / key
     if not (directory / "summary.json").exists():
         _write(source, renderer, settings, directory)
     try:
@@ -122,13 +121,14 @@ def split(settings: DataSettings, renderer: Renderer, seed: int) -> Splits:
 
 
 def sections_of(row: dict[str, object]) -> Sections:
-    """The section borders stored in a row."""
+    """The section borders stored in a row, with its first answer where that was looked for."""
     names = ("prompt_end", "think_end", "cot_end", "num_tokens", "stop")
     stated: Any = row.get("first_answer")
     return Sections(*(int(str(row[name])) for name in names), steps=tuple(row["steps"]), first_answer=stated)  # pyright: ignore[reportArgumentType]  # an Arrow list
 
 
-def _cache_root(settings: DataSettings) -> Path:
+def cache_root(settings: DataSettings) -> Path:
+    """Where what is derived from traces is kept."""
     if settings.cache_dir is not None:
         return settings.cache_dir
     return Path(os.environ.get("LEADSPAN_CACHE") or Path.home() / ".cache" / "leadspan")
@@ -214,7 +214,7 @@ def _columns(result: list[Refusal | tuple[Rendered, Trace]], counter: RefusalCou
             continue
         rendered, trace = item
         sections = rendered.sections
-        for name in ("prompt_end", "think_end", "cot_end", "stop", "steps", "num_tokens", "first_answer"):
+        for name in ("prompt_end", "think_end", "cot_end", "stop", "steps", "num_tokens"):
             columns[name].append(getattr(sections, name))
         columns["input_ids"].append(rendered.input_ids)
         columns["example_id"].append(rendered.example_id)

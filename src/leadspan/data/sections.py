@@ -17,7 +17,6 @@ from tokenizers.normalizers import NFC
 from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 from leadspan.data.config import Rendering
-from leadspan.data.first_answer import first_statement
 from leadspan.data.prompts import PromptRenderer
 from leadspan.data.records import Refusal, Trace
 from leadspan.data.truncation import Sections
@@ -45,7 +44,6 @@ class RenderedText:
         cot_end: End of the closing think tag.
         stop: Start of the end-of-turn token.
         steps: Starts of the steps of the chain of thought after the first.
-        first_answer: Last character of the chain of thought's first statement of the reference answer, or None.
     """
 
     text: str
@@ -54,7 +52,6 @@ class RenderedText:
     cot_end: int
     stop: int
     steps: tuple[int, ...]
-    first_answer: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,9 +217,7 @@ class Renderer(PromptRenderer):
         if not text.startswith(self._special_texts, stop):
             return Refusal("no end-of-turn token", "no special token follows the answer", trace.place)
         steps = _step_starts(text, marks[1], marks[2], self.rendering.step_delimiter)
-        stated = first_statement(trace.cot.strip(), trace.gold)
-        first_answer = None if stated is None else marks[1] + stated - 1
-        return RenderedText(text, prompt_end, marks[2], marks[2] + len(closing), stop, steps, first_answer)
+        return RenderedText(text, prompt_end, marks[2], marks[2] + len(closing), stop, steps)
 
     @cached_property
     def _special_texts(self) -> tuple[str, ...]:
@@ -274,7 +269,6 @@ def _to_tokens(batch: BatchEncoding, index: int, text: RenderedText, trace: Trac
         num_tokens=len(input_ids),
         stop=first_token_at(text.stop),
         steps=tuple(dict.fromkeys(first_token_at(char) for char in text.steps)),
-        first_answer=None if text.first_answer is None else first_token_at(text.first_answer + 1) - 1,
     )
     example_id = hashlib.sha256(input_ids.tobytes()).hexdigest()[:32]
     question = "\0".join(message["content"] for message in trace.messages)

@@ -181,7 +181,7 @@ def _predicted(runs: Sequence[RunResult]) -> Interval | None:
     """Mean of the predictions and of their ends; they differ little, as seeds only split the same traces anew."""
     cut = cut_of(runs[0])
     inner = cut.get("policy") or {} if cut.get("kind") == "mix" else cut
-    found = [getattr(run.prediction, "break_point", None) for run in runs]
+    found = [run.prediction.break_point if run.prediction else None for run in runs]
     known = [interval for interval in found if interval is not None]
     if inner.get("kind") != "lead" or not known:
         return None

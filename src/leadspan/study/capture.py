@@ -16,7 +16,7 @@ from leadspan.models.config import ModelSettings, Pretrained
 from leadspan.models.heads import head_of, transform_of
 from leadspan.models.identity import weights_id
 from leadspan.models.loading import check_vocabularies, load_model, load_tokenizer, name_of
-from leadspan.pipeline import environment, prepare_data
+from leadspan.pipeline import environment, prepare_data, training_rows
 from leadspan.recipe import Recipe
 from leadspan.teacher.capture import CapturePlan, Engine, Ranks, capture, check_space, claimed, plan_capture
 from leadspan.teacher.config import Codec, Hidden, StoredTargets, TopK
@@ -85,7 +85,7 @@ def prepare_capture(recipe: Recipe, cuts: Sequence[Policy] = ()) -> Capture:
     data = prepare_data(recipe)
     stop, seed = data.renderer.stop_token_id, recipe.seed
     sources = [
-        Examples(data.splits.train, cut, _EVERYTHING, stop, seed, "training set")
+        Examples(training_rows(recipe, data.splits, data.renderer, cut), cut, _EVERYTHING, stop, seed, "training set")
         for cut in cuts or recipe.capture.cuts or [recipe.cut]
     ]
     if data.splits.validation is not None:

@@ -57,6 +57,8 @@ class Exported:
         found = ["Cross-entropy on the truncated traces alone: no teacher takes part."]
         if self.model == _NO_MODEL:
             found.append("The recipe builds its student from a config: save it somewhere and name the place.")
+        if training.lora is not None:
+            found.append("The recipe trains LoRA adapters; these settings train all weights.")
         if not isinstance(training.batching, ByExamples):
             found.append("The recipe packs to a token budget; a step here has 8 examples instead.")
         if training.schedule == "one_cycle":
@@ -80,13 +82,15 @@ def trl_script(exported: Exported) -> str:
         "weight_decay": training.weight_decay,
         "max_grad_norm": training.max_grad_norm,
         "gradient_checkpointing": training.gradient_checkpointing,
-        "bf16": training.precision != "float32",
         "seed": exported.recipe.seed,
     }
-    lines = "\n".join(f"    {name}={value!r}," for name, value in options.items())
+    has_bf16 = "torch.cuda.is_available() and torch.cuda.is_bf16_supported()"
+    bf16 = has_bf16 if training.precision == "auto" else str(training.precision == "bfloat16")
+    lines = "\n".join([*(f"    {name}={value!r}," for name, value in options.items()), f"    bf16={bf16},"])
     evaluated = ', eval_dataset=data["validation"]' if exported.has_validation else ""
     return (
         f"{_comment(exported)}"
+        "import torch\n"
         "from datasets import load_from_disk\n"
         "from transformers import AutoTokenizer\n"
         "from trl import SFTConfig, SFTTrainer\n\n"

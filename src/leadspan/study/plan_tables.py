@@ -6,8 +6,9 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from leadspan.audit.prepared import Searched
 from leadspan.costs.savings import MEASURES, Measure, Saving
-from leadspan.results import FlopsByPart, MemoryByPart
+from leadspan.results import FlopsByPart, Interval, MemoryByPart
 from leadspan.study.planning import Plan, PlanRow
 from leadspan.study.tables import MISSING, percent, quantity
 
@@ -37,8 +38,8 @@ def sentences(plan: Plan) -> list[str]:
             "No money without a time and plan.price_per_hour."
         )
     found += _too_large(plan)
-    if plan.break_point is not None:
-        found.append(_break_point(plan))
+    if plan.searched is not None:
+        found += _break_point(plan.searched, plan.rows)
     return found
 
 
@@ -51,6 +52,7 @@ def _costs(plan: Plan) -> Table:
     where = f"{plan.num_ranks} x {plan.device.name}" if plan.device else f"{plan.num_ranks} x a device without figures"
     table = _table(f"{plan.name} on {where}")
     headers = ("policy", "tokens", "", "FLOPs", "", "peak\nmemory", "time", "money", "largest\nbatch", "store\ntop 64")
+    headers += ("deriv-\nation\ncut",) if plan.searched else ()
     for header in headers:
         table.add_column(header, justify="left" if header == "policy" else "right", no_wrap=True)
     reference = next((row for row in plan.rows if row.label == "full"), plan.rows[0]).prediction
@@ -67,12 +69,17 @@ def _costs(plan: Plan) -> Table:
             money(plan, found.money),
             _fitting(row),
             MISSING if row.store is None else quantity("peak_memory_bytes", row.store.top_k),
+            *([_share(row.without_derivation)] if plan.searched else []),
         )
     table.caption = (
         "* the recipe's own; shares are of full. Largest batch: examples of a micro-batch that fit the device, "
         "whichever they are."
     )
     return table
+
+
+def _share(found: Interval | None) -> str:
+    return MISSING if found is None else percent(found.value)
 
 
 def _fitting(row: PlanRow) -> str:
@@ -181,12 +188,25 @@ def _too_large(plan: Plan) -> Sequence[str]:
     return found
 
 
-def _break_point(plan: Plan) -> str:
-    point = plan.break_point
-    assert point is not None, "asked for"
-    text = f"Predicted break point LSP*: {point.lsp:.2f} [{point.low:.2f}, {point.high:.2f}]"
-    kept = {
-        row.label: row.cut.tokens_after / row.cut.tokens_before for row in plan.rows if row.label.startswith("lead ")
-    }
-    below = [label for label, share in kept.items() if share < point.low]
-    return f"{text}; expected to hurt: {', '.join(below)}." if below else f"{text}; no lead cut here lies below it."
+def _break_point(searched: Searched, rows: Sequence[PlanRow]) -> list[str]:
+    """LSP* and what it is taken from, or why there is none."""
+    found = searched.summary
+    where = f"{found.num_traces:,} of {searched.num_rows:,} training traces"
+    counts = ", ".join(f"{name} {count:,}" for name, count in found.outcomes.items())
+    sources = ", ".join(f"{source} {count:,}" for source, count in found.gold_sources.items() if source != "none")
+    point = found.lsp_star
+    if not sources:
+        return [f"No gold: none of {where} has a right answer to look for, so no break point LSP* can be predicted."]
+    if point is None:
+        return [f"No break point LSP*: of {where} none states its right answer in the chain of thought ({counts})."]
+    below = [row.label for row in rows if row.label.startswith("lead ") and _kept(row) < point.low]
+    verdict = f"expected to hurt: {', '.join(below)}" if below else "no lead cut here lies below it"
+    return [
+        f"Predicted break point LSP*: {point.value:.2f} [{point.low:.2f}, {point.high:.2f}]; {verdict}.",
+        f"First answers of {where}: {counts}; right answers from: {sources}. "
+        "Derivation cut: share of those found whose first statement of the answer is cut.",
+    ]
+
+
+def _kept(row: PlanRow) -> float:
+    return row.cut.tokens_after / row.cut.tokens_before

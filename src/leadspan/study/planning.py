@@ -1,45 +1,37 @@
 """The plan: what each policy would cost, before anything is trained."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from leadspan.audit.prepared import Searched
 from leadspan.costs.devices import Device
+from leadspan.costs.flops import ModelShape
 from leadspan.costs.savings import Saving
-from leadspan.costs.storage import TOP_K, hidden_state_bytes, top_k_bytes
 from leadspan.costs.timing import Calibration
 from leadspan.data.examples import Examples
 from leadspan.data.truncation import AnyPolicy, Full, Lead, Policy
-from leadspan.pipeline import PreparedData, cost_model_of, training_examples, training_inputs
+from leadspan.pipeline import PreparedData, break_point_fields, cost_model_of, training_examples, training_inputs
 from leadspan.recipe import Recipe
-from leadspan.results import CutCounts, Prediction
+from leadspan.results import CutCounts, Interval, Prediction
 from leadspan.settings import Settings, load_json, parse_yaml, validate
+from leadspan.teacher.codecs import bytes_per_position
+from leadspan.teacher.config import TopK
 from leadspan.training.calibration import calibrate
 from leadspan.training.config import ByExamples
 from leadspan.training.prediction import CostModel, fits, predict, savings
 
 GRID: tuple[AnyPolicy, ...] = (Full(), *(Lead(p=p) for p in (0.75, 0.5, 0.25, 0.1)))
 """Policies a plan compares with the recipe's own."""
-
-
-@dataclass(frozen=True, slots=True)
-class BreakPoint:
-    """The predicted lead-span proportion below which a cut starts to hurt, LSP*, as an audit of the traces gives it.
-
-    Attributes:
-        lsp: The estimate.
-        low: Lower end of its interval.
-        high: Upper end.
-    """
-
-    lsp: float
-    low: float
-    high: float
+TOP_K = 64
+"""Tokens a position in the store whose size a plan shows."""
 
 
 @dataclass(frozen=True, slots=True)
 class StoreSize:
-    """Bytes of a store of the teacher's targets at the weighted positions of all examples, once.
+    """Bytes of a store of the teacher's targets at every position that training passes through, each trace once.
+
+    Rows are as `teacher.shards` writes them; keys, offsets and the validation set come on top.
 
     Attributes:
         top_k: The most likely tokens of each position.
@@ -64,6 +56,8 @@ class PlanRow:
         flops_saving: Where saved operations come from.
         memory_saving: Where saved memory comes from.
         store: Size of a store for it; None without a teacher.
+        without_derivation: Share of the searched traces whose first statement of the answer it cuts, of those that have
+            one; None where none has, or none was searched.
     """
 
     label: str
@@ -75,6 +69,7 @@ class PlanRow:
     flops_saving: Saving
     memory_saving: Saving
     store: StoreSize | None
+    without_derivation: Interval | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +84,7 @@ class Plan:
         examples_per_batch: Examples of a micro-batch; None when batches are filled with tokens.
         currency: Sign of the price.
         recomputes: Whether gradient checkpointing is on.
-        break_point: The traces' predicted break point, when an audit gave one.
+        searched: Where traces first state the right answer; None when that was not asked for.
     """
 
     name: str
@@ -99,16 +94,18 @@ class Plan:
     examples_per_batch: int | None
     currency: str
     recomputes: bool
-    break_point: BreakPoint | None = None
+    searched: Searched | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Everything, for a file."""
-        found = asdict(self)
+        found = asdict(replace(self, searched=None))
         for row, shown in zip(self.rows, found["rows"], strict=True):
             shown |= {"cut": row.cut.model_dump(), "prediction": row.prediction.model_dump()}
+            shown["without_derivation"] = row.without_derivation and row.without_derivation.model_dump()
             for part in ("flops", "memory"):
                 shown["prediction"][part]["total"] = getattr(row.prediction, part).total
-        return found | {"device": None if self.device is None else self.device.model_dump()}
+        searched = self.searched and {"num_rows": self.searched.num_rows, **self.searched.summary.model_dump()}
+        return found | {"device": self.device and self.device.model_dump(), "searched": searched}
 
 
 def plan_recipe(
@@ -116,7 +113,7 @@ def plan_recipe(
     data: PreparedData,
     policies: Sequence[Policy] = GRID,
     calibration: Calibration | None = None,
-    break_point: BreakPoint | None = None,
+    searched: Searched | None = None,
 ) -> Plan:
     """Predict the cost of a recipe under its own policy and under others.
 
@@ -125,7 +122,7 @@ def plan_recipe(
         data: Its data.
         policies: To compare with the recipe's own, which comes first unless it is among them.
         calibration: Measured rates.
-        break_point: From an audit of the traces; None shows none.
+        searched: First answers of its traces (`pipeline.first_answers_of`); None shows no break point.
 
     Raises:
         LeadspanError: A model's config cannot be read, a policy leaves nothing to learn, or the calibration is of other
@@ -133,10 +130,10 @@ def plan_recipe(
     """
     model = cost_model_of(recipe, data.renderer)
     own = [] if recipe.cut in policies else [recipe.cut]
-    rows = tuple(
-        _row(recipe, model, training_examples(recipe, data.splits, data.renderer, policy), policy, calibration)
-        for policy in [*own, *policies]
+    with_examples = (
+        (policy, training_examples(recipe, data.splits, data.renderer, policy)) for policy in [*own, *policies]
     )
+    rows = tuple(_row(recipe, model, examples, policy, calibration, searched) for policy, examples in with_examples)
     batching = recipe.training.batching
     return Plan(
         name=recipe.name,
@@ -146,7 +143,7 @@ def plan_recipe(
         examples_per_batch=batching.examples_per_batch if isinstance(batching, ByExamples) else None,
         currency=recipe.plan.currency,
         recomputes=recipe.training.gradient_checkpointing,
-        break_point=break_point,
+        searched=searched,
     )
 
 
@@ -191,24 +188,38 @@ class _OnePolicy(Settings):
 
 
 def _row(
-    recipe: Recipe, model: CostModel, examples: Examples, policy: Policy, calibration: Calibration | None
+    recipe: Recipe,
+    model: CostModel,
+    examples: Examples,
+    policy: Policy,
+    calibration: Calibration | None,
+    searched: Searched | None,
 ) -> PlanRow:
     device = recipe.plan.found_device
     same_rows = examples.rows.with_format(None)
     whole = Examples(same_rows, Full(), recipe.supervision, examples.stop_token_id, recipe.seed, "training set, uncut")
     flops_saving, memory_saving = savings(model, examples, whole)
-    weighted = sum(layout.num_weighted for layout in examples.layouts)
-    teacher = model.teacher
+    prediction = predict(model, examples, calibration)
+    if searched is not None:
+        prediction = prediction.model_copy(update=break_point_fields(searched))
     return PlanRow(
         label=policy.label,
         is_recipes=policy == recipe.cut,
         cut=examples.counts,
-        prediction=predict(model, examples, calibration),
+        prediction=prediction,
         fitting=None if device is None else fits(model, examples, device.memory_bytes),
         longest=max(examples.lengths),
         flops_saving=flops_saving,
         memory_saving=memory_saving,
-        store=None
-        if teacher is None
-        else StoreSize(top_k_bytes(weighted, TOP_K), hidden_state_bytes(weighted, teacher)),
+        store=None if model.teacher is None else _store_size(recipe, model.teacher, examples),
+        without_derivation=searched and searched.without_derivation(policy),
     )
+
+
+def _store_size(recipe: Recipe, teacher: ModelShape, examples: Examples) -> StoreSize:
+    num_rows, by_stage = len(examples.rows), examples.lengths
+    longest = (max(by_stage[row::num_rows]) for row in range(num_rows))
+    positions = sum(length - 1 for length in longest)  # the last token predicts nothing that is trained
+    top_k = bytes_per_position(TopK(k=TOP_K), len(recipe.capture.temperatures), teacher.vocab_size, TOP_K)
+    hidden = 4 + 1 + 2 * teacher.hidden_size  # the token, its section, and the state in bfloat16
+    return StoreSize(round(positions * top_k), positions * hidden + 2 * teacher.head_params)

@@ -41,11 +41,11 @@ class Compared:
 
 
 def compared(prediction: Prediction | None, train: TrainResult) -> list[Compared]:
-    """Tokens, operations, time and memory, predicted and measured."""
+    """Tokens, operations, time and memory, predicted and measured; the time as if no step had to compile."""
     return [
         Compared("tokens", prediction and prediction.num_tokens, train.num_tokens),
         Compared("flops", prediction and prediction.flops.total, train.flops.total),
-        Compared("seconds", prediction and prediction.seconds, train.seconds),
+        Compared("seconds", prediction and prediction.seconds, train.steady_seconds),
         Compared("peak_memory_bytes", prediction and prediction.memory.total, train.peak_memory_bytes),
     ]
 
@@ -75,4 +75,6 @@ def _speed(train: TrainResult) -> dict[str, str]:
         "MFU": MISSING if train.mfu is None else f"{100 * train.mfu:.1f} %",
         "energy": MISSING if train.energy_joules is None else f"{train.energy_joules / 3.6e6:.3g} kWh",
     }
+    if train.first_step_seconds is not None:
+        found["first step"] = quantity("seconds", train.first_step_seconds)
     return found | {name.replace("_", " "): percent(share) for name, share in shares(train.step_seconds).items()}

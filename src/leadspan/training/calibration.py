@@ -12,20 +12,20 @@ from transformers import TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_utils import SaveStrategy, set_seed
 
-from leadspan.costs.flops import training_flops
+from leadspan.costs.flops import ExampleSize, training_flops
 from leadspan.costs.measure import PeakMemory
-from leadspan.costs.memory import highest
+from leadspan.costs.memory import BatchSize, highest
 from leadspan.costs.timing import Calibration, StepWork, fit_memory, fit_rates
 from leadspan.data.examples import Examples
 from leadspan.errors import SettingsError
 from leadspan.losses.config import LossSettings
 from leadspan.training.callbacks import Clock, Progress
-from leadspan.training.prediction import CostModel, batch_size, planned
+from leadspan.training.measured import device_name, layout_sizes
+from leadspan.training.prediction import CostModel, planned
 from leadspan.training.process import process_device, process_state
 from leadspan.training.schedule import Schedule
 from leadspan.training.train import (
     TrainingInputs,
-    device_name,
     load_models,
     training_arguments,
     uses_bf16,
@@ -96,17 +96,17 @@ def calibrate(
     course = _course(model, sorted(sides, key=lambda side: sum(side.lengths)), num_rounds)
     with tempfile.TemporaryDirectory() as directory:
         laps, device = _train(replace(inputs, directory=Path(directory)), model, loss, course)
-    layouts = [layout for side in course.sides for layout in side.layouts]
+    known = [size for side in course.sides for size in layout_sizes(side, model.selection)]
 
-    def sizes(step: int) -> list[list[tuple[int, int]]]:
-        found = ([layouts[i] for i in batch] for batch in course.batches(step))
-        return [[(layout.num_tokens, layout.num_weighted) for layout in batch] for batch in found]
+    def sizes(step: int) -> list[list[ExampleSize]]:
+        return [[known[i] for i in batch] for batch in course.batches(step)]
 
     counted = [step for step in range(len(course.order)) if step >= course.num_rising or step % 2]
     work = [_work(model, sizes(step)) for step in counted]
     rates, error = fit_rates(work, [laps.seconds_of[step] for step in counted])
     risen = range(1, course.num_rising, 2)
-    predicted = [highest(model.memory, [batch_size(b) for b in sizes(step - 1) + sizes(step)]).total for step in risen]
+    batches = ([BatchSize.of(batch) for batch in sizes(step - 1) + sizes(step)] for step in risen)
+    predicted = [highest(model.memory, few).total for few in batches]
     offset, factor = fit_memory(list(accumulate(predicted, max)), [laps.peaks[step] for step in risen])
     return Calibration(
         device=device,
@@ -119,7 +119,7 @@ def calibrate(
     )
 
 
-def _work(model: CostModel, batches: list[list[tuple[int, int]]]) -> StepWork:
+def _work(model: CostModel, batches: list[list[ExampleSize]]) -> StepWork:
     examples = [example for batch in batches for example in batch]
     flops = training_flops(model.student, model.teacher, examples, model.training.gradient_checkpointing)
     return StepWork.of(flops, len(batches))
@@ -156,14 +156,16 @@ def _train(inputs: TrainingInputs, model: CostModel, loss: LossSettings, course:
     set_seed(inputs.seed)
     settings = model.training.model_copy(update={"report_to": [], "schedule": "constant"})
     student, teacher, vocab_size = load_models(inputs, uses_bf16(settings))
-    attach_objective(student, loss, vocab_size)
+    attach_objective(student, loss, vocab_size, inputs.selection)
     trained = student if settings.lora is None else with_adapters(student, settings.lora)
     num_steps = len(course.order)
     whole = Schedule(num_steps, course.accumulation, course.plan, num_steps, num_steps)
     arguments = training_arguments(replace(inputs, validation=None), settings, whole)
     arguments.save_strategy = SaveStrategy.NO
     examples: Any = _Joined(course.sides)
-    trainer = DistillationTrainer(trained, teacher, examples, None, course.plan, [], arguments)
+    trainer = DistillationTrainer(
+        trained, teacher, examples, None, course.plan, [], arguments, selection=inputs.selection
+    )
     laps = _Laps(memory)
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(laps)

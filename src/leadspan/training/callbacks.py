@@ -1,4 +1,4 @@
-"""What a run records while it trains: `metrics.jsonl`, the clock of the loop, progress on a terminal."""
+"""What a run records while it trains: `metrics.jsonl`, the clock of the loop, its speed, progress on a terminal."""
 
 import json
 import logging
@@ -22,6 +22,8 @@ logger = logging.getLogger(__name__)
 
 class MetricsFile(TrainerCallback):
     """Appends every log line to `metrics.jsonl`, the record that trackers mirror.
+
+    JSON has no infinity and no NaN: such a value is written as null.
 
     After a resume, lines of steps that are trained again are dropped first.
     """
@@ -52,13 +54,17 @@ class MetricsFile(TrainerCallback):
         if not state.is_world_process_zero or not logs:
             return
         with self.path.open("a") as file:
-            file.write(json.dumps({"step": state.global_step, **logs}) + "\n")
+            file.write(json.dumps({"step": state.global_step, **_finite(logs)}, allow_nan=False) + "\n")
         loss = logs.get("loss", 0.0)
         if not math.isfinite(loss):
             raise RunError(
                 f"step {state.global_step}: the training loss is {loss}; lower training.learning_rate or "
                 "look at the examples of these steps with `leadspan preview`"
             )
+
+
+def _finite(logs: dict[str, Any]) -> dict[str, Any]:
+    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in logs.items()}
 
 
 class Clock(TrainerCallback, ExportableState):
@@ -68,15 +74,19 @@ class Clock(TrainerCallback, ExportableState):
     that measuring does not slow a step down. Kept in checkpoints and restored.
     """
 
-    def __init__(self, seconds: float = 0.0, parts: dict[str, float] | None = None) -> None:
-        self.seconds = seconds
+    def __init__(
+        self, seconds: float = 0.0, parts: dict[str, float] | None = None, first_step: float | None = None
+    ) -> None:
+        self.seconds, self.first_step = seconds, first_step
         self.parts: dict[str, float] = parts or {}
         self._start = 0.0
         self._spans: list[tuple[str, Any, Any]] = []
+        self._lap = (0, 0.0)
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps."""
-        return {"args": {"seconds": self.seconds, "parts": self.parts}, "attributes": {}}
+        kept = {"seconds": self.seconds, "parts": self.parts, "first_step": self.first_step}
+        return {"args": kept, "attributes": {}}
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
@@ -84,6 +94,11 @@ class Clock(TrainerCallback, ExportableState):
         start = _mark()
         yield
         self._spans.append((name, start, _mark()))
+
+    def lap(self) -> tuple[int, float]:
+        """Steps since the last call, and how long they took."""
+        lap, self._lap = self._lap, (0, 0.0)
+        return lap
 
     def drop(self) -> None:
         """Forget the parts since the last step: they belong to no step."""
@@ -99,7 +114,10 @@ class Clock(TrainerCallback, ExportableState):
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Stop the clock, and add up the parts."""
         _wait_for_device()
-        self.seconds += time.perf_counter() - self._start
+        lasted = time.perf_counter() - self._start
+        self.seconds += lasted
+        self._lap = (self._lap[0] + 1, self._lap[1] + lasted)
+        self.first_step = lasted if self.first_step is None else self.first_step
         for name, start, end in self._spans:
             self.parts[name] = self.parts.get(name, 0.0) + _between(start, end)
         self._spans.clear()

@@ -1,17 +1,17 @@
 """What a run will cost, from its settings, its examples and its models' configs; no weights are read."""
 
 import hashlib
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
 import torch
 
 from leadspan.costs.config import PlanSettings
-from leadspan.costs.flops import ModelShape, training_flops
+from leadspan.costs.flops import ExampleSize, ModelShape, training_flops
 from leadspan.costs.memory import BatchSize, MemoryModel, highest, largest_batch
 from leadspan.costs.savings import Saving, Workload, flops_with, memory_with, saving
 from leadspan.costs.timing import Calibration, StepWork
 from leadspan.data.examples import Examples
+from leadspan.data.selection import ScoredSelection
 from leadspan.errors import SettingsError
 from leadspan.losses.chunked import default_chunk
 from leadspan.losses.config import LossSettings
@@ -21,6 +21,7 @@ from leadspan.models.loading import load_config, name_of
 from leadspan.models.shapes import build_untrained, shape_from
 from leadspan.results import FlopsByPart, Prediction
 from leadspan.training.config import ByExamples, TrainingSettings
+from leadspan.training.measured import layout_sizes
 from leadspan.training.schedule import Schedule, schedule
 from leadspan.training.train import adapter_params, uses_bf16, with_adapters
 
@@ -36,6 +37,7 @@ class CostModel:
         training: Batches and epochs.
         machine: Devices, price, calibration.
         seed: Seed of the order.
+        selection: How tokens are selected by scores, or None.
     """
 
     student: ModelShape
@@ -44,12 +46,14 @@ class CostModel:
     training: TrainingSettings
     machine: PlanSettings
     seed: int
+    selection: ScoredSelection | None = None
 
     @property
     def fingerprint(self) -> str:
-        """What a calibration of the step time depends on: models, precision, checkpointing."""
+        """What a calibration of the step time depends on: models, precision, checkpointing, selection by scores."""
         memory = replace(self.memory, num_ranks=1, sharding="none", chunk_tokens=0, accumulates=False)
-        known = repr((asdict(memory), self.training.gradient_checkpointing))
+        selection = self.selection and self.selection.kind
+        known = repr((asdict(memory), self.training.gradient_checkpointing, selection))
         return hashlib.sha256(known.encode()).hexdigest()[:16]
 
 
@@ -61,6 +65,7 @@ def cost_model(
     machine: PlanSettings,
     num_entries: int,
     seed: int,
+    selection: ScoredSelection | None = None,
 ) -> CostModel:
     """Read the models' configs and trace their activations.
 
@@ -72,6 +77,7 @@ def cost_model(
         machine: Devices of the planned run.
         num_entries: Token ids of the tokenizer, on which heads of different sizes are compared.
         seed: Seed of the order.
+        selection: How tokens are selected by scores, which takes a second pass of the heads; None for no such pass.
 
     Raises:
         ModelError: A config cannot be read, or its model not be traced.
@@ -99,7 +105,7 @@ def cost_model(
     )
     compared = [shape and replace(shape, vocab_size=entries) for shape in (own, other)]
     assert compared[0] is not None, "there is a student"
-    return CostModel(compared[0], compared[1], memory, training, machine, seed)
+    return CostModel(compared[0], compared[1], memory, training, machine, seed, selection)
 
 
 def predict(model: CostModel, examples: Examples, calibration: Calibration | None = None) -> Prediction:
@@ -115,7 +121,7 @@ def predict(model: CostModel, examples: Examples, calibration: Calibration | Non
         SettingsError: The calibration is of other models or another setting.
     """
     plan, ranks = planned(model, examples), model.machine.num_ranks
-    batches = sizes_of(plan, examples)
+    batches = sizes_of(model, plan, examples)
     steps = [
         training_flops(
             model.student,
@@ -126,7 +132,7 @@ def predict(model: CostModel, examples: Examples, calibration: Calibration | Non
         for group in _groups(batches, plan.accumulation * ranks)
     ]
     flops = FlopsByPart(**{part: sum(getattr(step, part) for step in steps) for part in FlopsByPart.model_fields})
-    memory = highest(model.memory, [batch_size(batch) for batch in batches])
+    memory = highest(model.memory, [BatchSize.of(batch) for batch in batches])
     seconds, source = None, None
     device, utilisation = model.machine.found_device, model.machine.utilisation
     if calibration is not None:
@@ -139,8 +145,8 @@ def predict(model: CostModel, examples: Examples, calibration: Calibration | Non
     price = model.machine.price_per_hour
     return Prediction(
         num_steps=plan.num_steps,
-        num_tokens=sum(tokens for batch in batches for tokens, _ in batch),
-        num_weighted_tokens=sum(weighted for batch in batches for _, weighted in batch),
+        num_tokens=sum(example.tokens for batch in batches for example in batch),
+        num_weighted_tokens=sum(example.weighted for batch in batches for example in batch),
         flops=flops,
         memory=memory if calibration is None else calibration.memory(memory),
         seconds=seconds,
@@ -151,8 +157,7 @@ def predict(model: CostModel, examples: Examples, calibration: Calibration | Non
 
 def fits(model: CostModel, examples: Examples, memory_bytes: int) -> int:
     """Examples that fit into one micro-batch whichever they are; 0 when the longest does not fit alone."""
-    sizes = [BatchSize(layout.num_tokens, layout.num_weighted) for layout in examples.layouts]
-    return largest_batch(model.memory, sizes, memory_bytes)
+    return largest_batch(model.memory, layout_sizes(examples, model.selection), memory_bytes)
 
 
 def savings(model: CostModel, examples: Examples, whole: Examples) -> tuple[Saving, Saving]:
@@ -164,7 +169,7 @@ def savings(model: CostModel, examples: Examples, whole: Examples) -> tuple[Savi
         whole: The same examples, uncut.
     """
     plan = planned(model, examples)
-    load = Workload(whole=sizes_of(plan, whole), cut=sizes_of(plan, examples))
+    load = Workload(whole=sizes_of(model, plan, whole), cut=sizes_of(model, plan, examples))
     recompute = model.training.gradient_checkpointing
     return (
         saving(lambda on: flops_with(on, load, model.student, model.teacher, recompute)),
@@ -177,10 +182,10 @@ def planned(model: CostModel, examples: Examples) -> Schedule:
     return schedule(model.training, examples.lengths, model.machine.num_ranks, model.seed, examples.num_stages)
 
 
-def sizes_of(plan: Schedule, examples: Examples) -> list[list[tuple[int, int]]]:
-    """Tokens and weighted positions of each example of each micro-batch, all ranks."""
-    layouts = [(layout.num_tokens, layout.num_weighted) for layout in examples.layouts]
-    return [[layouts[i] for i in batch] for batch in plan.plan]
+def sizes_of(model: CostModel, plan: Schedule, examples: Examples) -> list[list[ExampleSize]]:
+    """Size of each example of each micro-batch, all ranks."""
+    sizes = layout_sizes(examples, model.selection)
+    return [[sizes[i] for i in batch] for batch in plan.plan]
 
 
 def check_calibration(calibration: Calibration, model: CostModel) -> None:
@@ -191,8 +196,8 @@ def check_calibration(calibration: Calibration, model: CostModel) -> None:
     """
     if calibration.fingerprint != model.fingerprint:
         raise SettingsError(
-            f"plan.calibration: measured on {calibration.device} with other models, another precision or other "
-            "checkpointing than this recipe's; measure anew with leadspan plan --calibrate"
+            f"plan.calibration: measured on {calibration.device} with other models, another precision, other "
+            "checkpointing or another token selection than this recipe's; measure anew with leadspan plan --calibrate"
         )
 
 
@@ -202,12 +207,7 @@ def _share(flops: FlopsByPart, batches: int, ranks: int) -> StepWork:
     return work.model_copy(update={part: getattr(work, part) // ranks for part in ("linear", "attention", "head")})
 
 
-def batch_size(batch: Sequence[tuple[int, int]]) -> BatchSize:
-    """A micro-batch of examples."""
-    return BatchSize(sum(tokens for tokens, _ in batch), sum(weighted for _, weighted in batch))
-
-
-def _groups(batches: list[list[tuple[int, int]]], size: int) -> list[list[list[tuple[int, int]]]]:
+def _groups(batches: list[list[ExampleSize]], size: int) -> list[list[list[ExampleSize]]]:
     return [batches[start : start + size] for start in range(0, len(batches), size)]
 
 

@@ -2,7 +2,6 @@
 
 import importlib.util
 import logging
-import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -15,8 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArgum
 from transformers.trainer_callback import PrinterCallback
 from transformers.utils import logging as transformers_logging
 
-from leadspan.costs.devices import Device, recognise
-from leadspan.costs.flops import ModelShape, training_flops, with_scoring
+from leadspan.costs.devices import Device
 from leadspan.costs.measure import PeakMemory
 from leadspan.data.examples import Examples
 from leadspan.data.packing import plan_by_tokens
@@ -33,14 +31,16 @@ from leadspan.models.loading import (
     save_student,
 )
 from leadspan.models.shapes import shape_of
-from leadspan.results import FlopsByPart, TrainResult
+from leadspan.results import TrainResult
 from leadspan.teacher.live import freeze
 from leadspan.teacher.store import TargetStore, shared_tokens
 from leadspan.training.callbacks import Clock, EnergyMeter, MetricsFile, Milestones, Progress
 from leadspan.training.checkpoints import checkpoint_to_resume, complete_checkpoints
 from leadspan.training.config import ByTokens, Lora, TrainingSettings
+from leadspan.training.measured import layout_sizes, measured, peak_flops
 from leadspan.training.process import process_device, process_state
 from leadspan.training.schedule import Schedule, schedule
+from leadspan.training.speed import Speed, step_counts
 from leadspan.training.trainer import DistillationTrainer, attach_objective
 
 logger = logging.getLogger(__name__)
@@ -106,9 +106,12 @@ def train(inputs: TrainingInputs, settings: TrainingSettings, loss: LossSettings
     examples = inputs.examples
     plan = schedule(settings, examples.lengths, process_state().num_processes, inputs.seed, examples.num_stages)
     trainer = _trainer(inputs, settings, plan, model, teacher)
+    sizes, batches = layout_sizes(examples, inputs.selection), plan.accumulation * trainer.args.world_size
+    counts = step_counts(sizes, plan.plan, batches, shapes, settings.gradient_checkpointing)
+    trainer.speed = Speed(counts, peak_flops(trainer.args, inputs.device))
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     saved_step = _keep(trainer, settings, plan)
-    result = _result(trainer, inputs, settings, plan, shapes, saved_step, memory)
+    result = measured(trainer, trainer.speed, saved_step, memory)
     _write_student(trainer, inputs)
     return result
 
@@ -282,71 +285,3 @@ def _write_student(trainer: DistillationTrainer, inputs: TrainingInputs) -> None
     renderer = inputs.renderer
     target = inputs.directory / STUDENT_DIR
     save_student(model, renderer.tokenizer, renderer.template, renderer.stop_token_id, target)
-
-
-def _result(
-    trainer: DistillationTrainer,
-    inputs: TrainingInputs,
-    settings: TrainingSettings,
-    plan: Schedule,
-    shapes: tuple[ModelShape, ModelShape | None],
-    saved_step: int,
-    memory: PeakMemory,
-) -> TrainResult:
-    layouts = [inputs.examples.layouts[i] for batch in plan.plan for i in batch]
-    history = trainer.state.log_history
-    losses = [line["loss"] for line in history if "loss" in line]
-    sizes = [(layout.num_tokens, layout.num_weighted) for layout in layouts]
-    student, teacher = shapes
-    clock = next(c for c in trainer.callback_handler.callbacks if isinstance(c, Clock))
-    flops = training_flops(student, teacher, sizes, settings.gradient_checkpointing)
-    if inputs.selection is not None:
-        flops = with_scoring(flops, student, teacher, sum(layout.num_scored for layout in layouts))
-    return TrainResult(
-        num_steps=plan.num_steps,
-        num_examples=len(layouts),
-        num_tokens=sum(tokens for tokens, _ in sizes),
-        num_weighted_tokens=sum(weighted for _, weighted in sizes),
-        seconds=clock.seconds,
-        peak_memory_bytes=memory.read(),
-        memory_source=memory.source,
-        flops=flops,
-        first_loss=losses[0],
-        final_loss=losses[-1],
-        validation_loss={str(line["step"]): line["eval_loss"] for line in history if "eval_loss" in line},
-        best_step=trainer.state.best_global_step,
-        saved_step=saved_step,
-        device=device_name(trainer.args.device, trainer.args.world_size),
-        num_ranks=trainer.args.world_size,
-        step_seconds=clock.by_part(),
-        mfu=_utilisation(flops, clock.seconds, trainer.args, inputs.device),
-        energy_joules=_energy(trainer),
-    )
-
-
-def _utilisation(
-    flops: FlopsByPart, seconds: float, arguments: TrainingArguments, stated: Device | None
-) -> float | None:
-    """Share of the peak of all ranks' devices, recomputation not counted as work."""
-    device = stated
-    if device is None and arguments.device.type == "cuda":
-        found = torch.cuda.get_device_properties(arguments.device)
-        device = recognise(found.name, found.total_memory)
-    if device is None or not seconds:
-        return None
-    return (flops.total - flops.recomputation) / (seconds * device.peak_flops * arguments.world_size)
-
-
-def _energy(trainer: DistillationTrainer) -> float | None:
-    """Joules of all ranks' GPUs; None when one of them has no counter."""
-    own = next(c for c in trainer.callback_handler.callbacks if isinstance(c, EnergyMeter)).total
-    value = torch.tensor(math.nan if own is None else own, device=trainer.args.device)
-    joules = float(cast(torch.Tensor, trainer.accelerator.reduce(value, "sum")))
-    return None if math.isnan(joules) else joules
-
-
-def device_name(device: torch.device, num_ranks: int) -> str:
-    """What trains, and how many of it."""
-    if device.type == "cuda":
-        return f"{num_ranks} x {torch.cuda.get_device_name(device)}"
-    return f"{num_ranks} x {device.type} ({torch.get_num_threads()} threads)"

@@ -19,6 +19,7 @@ from leadspan.losses.selection import selected_weight
 from leadspan.teacher.store import TargetStore
 from leadspan.teacher.targets import Targets
 from leadspan.training.callbacks import Clock
+from leadspan.training.speed import Speed
 from leadspan.training.targets import LiveTeacher, NoTeacher, StoredTeacher
 
 
@@ -79,6 +80,7 @@ class DistillationTrainer(Trainer):
             selection: The selection that the objective makes among the weighted positions.
         """
         self.selection = selection
+        self.speed: Speed | None = None  # with one, log lines have figures of it
         self.plan, self.num_validation_batches = plan, len(validation_plan)
         super().__init__(
             model=student,  # pyright: ignore[reportArgumentType]  # a PEFT model is a Module
@@ -135,8 +137,17 @@ class DistillationTrainer(Trainer):
             return super().training_step(model, inputs, num_items_in_batch)
 
     def _timed(self, part: str) -> AbstractContextManager[None]:
-        clock = next((c for c in self.callback_handler.callbacks if isinstance(c, Clock)), None)
-        return nullcontext() if clock is None else clock.part(part)
+        return nullcontext() if self._clock is None else self._clock.part(part)
+
+    @property
+    def _clock(self) -> Clock | None:
+        return next((c for c in self.callback_handler.callbacks if isinstance(c, Clock)), None)
+
+    def _speed_figures(self) -> dict[str, float]:
+        if self._clock is None or self.speed is None:
+            return {}
+        num_steps, seconds = self._clock.lap()
+        return self.speed.figures(self.state.global_step - num_steps, self.state.global_step, seconds)
 
     def _weight_of(self, batch: Batch) -> torch.Tensor:
         return batch["weights"].sum() if self.selection is None else selected_weight(batch, self.selection.share)
@@ -172,8 +183,8 @@ class DistillationTrainer(Trainer):
                     continue  # a repeat, so that every rank runs as many forward passes
                 sums += torch.stack([output.loss_sum, output.weight_sum]).to(sums)
                 totals += output.totals.to(totals)
-        for clock in (c for c in self.callback_handler.callbacks if isinstance(c, Clock)):
-            clock.drop()
+        if self._clock is not None:
+            self._clock.drop()
         sums, totals = self._summed(sums), self._summed(totals)
         metrics = {f"{metric_key_prefix}_loss": float(sums[0] / sums[1])}
         metrics |= {f"{metric_key_prefix}_{name}": value for name, value in group_means(totals).items()}
@@ -183,8 +194,9 @@ class DistillationTrainer(Trainer):
         return metrics
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add the means by section and place since the last log line."""
+        """Add the means by section and place and the speed since the last log line."""
         if "loss" in logs:
+            logs |= self._speed_figures()
             logs |= group_means(self._summed(self.totals.to(self.args.device)))
             self.totals.zero_()
         super().log(logs, start_time)

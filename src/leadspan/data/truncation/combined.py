@@ -31,6 +31,11 @@ class Mix(Policy):
         """`mix share + policy`."""
         return f"mix {1 - self.whole_share:g} {self.policy.label}"
 
+    @property
+    def needs_first_answer(self) -> bool:
+        """Whether its policy does."""
+        return self.policy.needs_first_answer
+
     def spans(self, sections: Sections, rng: random.Random) -> tuple[Span, ...]:
         """Those of the drawn policy."""
         return self.cut(sections, rng).spans

@@ -169,6 +169,11 @@ class PostConclusion(Policy):
         more = [] if self.ending == "answer" else [f"ending {self.ending}"]
         return ", ".join(["post_conclusion", *more, *(["else whole"] if self.if_absent == "whole" else [])])
 
+    @property
+    def needs_first_answer(self) -> bool:
+        """It does."""
+        return True
+
     def spans(self, sections: Sections, rng: random.Random) -> tuple[Span, ...]:
         """`[0, end of the step)` and, with `ending: answer`, `[closing tag, T)`."""
         if sections.first_answer is None:

@@ -72,6 +72,11 @@ class Policy(Settings):
         """The policies of a run's equal parts, in order; itself unless it changes over training."""
         return (self,)
 
+    @property
+    def needs_first_answer(self) -> bool:
+        """Whether the sections must say where the right answer is first stated."""
+        return False
+
     def cut(self, sections: Sections, rng: random.Random) -> Cut:
         """Apply the policy to one sequence."""
         return Cut(tidy(self.spans(sections, rng)))

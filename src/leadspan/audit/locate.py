@@ -1,0 +1,188 @@
+"""Rendered traces with the tokens at which each states its right answer, or may do so; in processes where asked for."""
+
+import itertools
+import multiprocessing
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Generic, Protocol, TypeVar, cast
+
+from leadspan.audit.first_answer import Candidates, GoldSource, find_candidates, gold_of, resolve
+from leadspan.data.records import Refusal, Trace
+from leadspan.data.sections import Rendered, RenderedText, Renderer
+from leadspan.data.truncation import Sections
+from leadspan.evaluation.grading import MathGrader
+
+BATCH = 32
+"""Traces rendered and tokenised at a time."""
+ITEM_SECONDS = 2.0
+"""Limit for comparing one candidate answer by algebra."""
+ResultT = TypeVar("ResultT", covariant=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Located:
+    """One usable trace.
+
+    Attributes:
+        place: Where it stands.
+        example_id: Hash of its token ids.
+        question_id: Hash of its question.
+        sections: Section borders.
+        candidates: Where the chain of thought states, or may state, the answer.
+        tokens: First and last token of each candidate, in the whole sequence.
+    """
+
+    place: str
+    example_id: str
+    question_id: str
+    sections: Sections
+    candidates: Candidates
+    tokens: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """One usable trace, and where it states its right answer.
+
+    Attributes:
+        place: Where it stands.
+        example_id: Hash of its token ids.
+        question_id: Hash of its question.
+        sections: Section borders, with the last token of the first statement.
+        source: Where the right answer was taken from.
+        position: First token of the first statement, in the whole sequence; None where there is none.
+    """
+
+    place: str
+    example_id: str
+    question_id: str
+    sections: Sections
+    source: GoldSource
+    position: int | None
+
+
+@dataclass(frozen=True)
+class Locator:
+    """Finds candidates in rendered traces."""
+
+    renderer: Renderer
+
+    def locate(self, batch: Sequence[Trace | Refusal]) -> tuple[list[tuple[Trace, Rendered, Located]], list[Refusal]]:
+        """Render, tokenise and search a batch; refusals apart."""
+        refused: list[Refusal] = []
+        usable: list[tuple[Trace, RenderedText]] = []
+        for item in batch:
+            text = item if isinstance(item, Refusal) else self.renderer.render(item)
+            if isinstance(item, Trace) and isinstance(text, RenderedText):
+                usable.append((item, text))
+            else:
+                assert isinstance(text, Refusal)
+                refused.append(text)
+        traces, texts = [trace for trace, _ in usable], [text for _, text in usable]
+        starts = [_cot_start(text, self.renderer.rendering.think_open) for text in texts]
+        found = [
+            find_candidates(text.text[start : text.think_end].rstrip(), question_of(trace), gold_of(trace))
+            for trace, text, start in zip(traces, texts, starts, strict=True)
+        ]
+        marks = [
+            [start + at for c in f.found for at in (c.start, c.end - 1)] for start, f in zip(starts, found, strict=True)
+        ]
+        tokens = self.renderer.tokenise_marked(texts, traces, marks)
+        located = [
+            (trace, rendered, _located(trace, rendered, candidates, positions))
+            for trace, (rendered, positions), candidates in zip(traces, tokens, found, strict=True)
+        ]
+        return located, refused
+
+    def examine(self, batch: Sequence[Trace | Refusal]) -> list[Located | Refusal]:
+        """The same as one list, for `examine_all`."""
+        located, refused = self.locate(batch)
+        return [*refused, *(one for _, _, one in located)]
+
+
+class Examines(Protocol, Generic[ResultT]):
+    """What `examine_all` can run."""
+
+    def examine(self, batch: Sequence[Trace | Refusal]) -> Sequence[ResultT]:
+        """Results of a batch, refusals among them."""
+        ...
+
+
+def settle(
+    located: Sequence[Located], num_workers: int, item_seconds: float = ITEM_SECONDS
+) -> tuple[list[Answered], int]:
+    """The first candidate of each trace that equals its gold; what spelling leaves open is settled by Math-Verify.
+
+    Args:
+        located: Every trace with its candidates.
+        num_workers: Math-Verify workers; none is started where nothing is open.
+        item_seconds: Limit of one comparison.
+
+    Returns:
+        Every trace, in order; and how many comparisons broke the limit.
+    """
+    with MathGrader(num_workers, item_seconds) as grader:
+        first, num_undecided = resolve([one.candidates for one in located], grader)
+    return [_answered(one, i) for one, i in zip(located, first, strict=True)], num_undecided
+
+
+def _answered(one: Located, candidate: int | None) -> Answered:
+    first, last = (None, None) if candidate is None else one.tokens[candidate]
+    sections, source = replace(one.sections, first_answer=last), one.candidates.gold.source
+    return Answered(one.place, one.example_id, one.question_id, sections, source, first)
+
+
+def examine_all(items: Iterable[Trace | Refusal], examiner: Examines[ResultT], num_workers: int) -> Iterator[ResultT]:
+    """Examine every trace.
+
+    Args:
+        items: Traces and refusals, in the order of the source.
+        examiner: What to do with a batch; it is sent to the processes.
+        num_workers: Processes; fewer traces than one batch for each are examined in this one.
+    """
+    batches = _batched(iter(items))
+    first = list(itertools.islice(batches, num_workers))
+    if num_workers == 1 or len(first) < num_workers:
+        yield from itertools.chain.from_iterable(map(examiner.examine, itertools.chain(first, batches)))
+        return
+    context = multiprocessing.get_context("forkserver")
+    with context.Pool(num_workers, initializer=_set_examiner, initargs=(examiner,)) as pool:
+        while first:
+            for result in pool.imap(_examine_in_worker, first):
+                yield from cast(Sequence[ResultT], result)
+            first = list(itertools.islice(batches, 8 * num_workers))  # bounded: imap would read the whole source
+
+
+def question_of(trace: Trace) -> str:
+    """The last thing the user said."""
+    return next(message["content"] for message in reversed(trace.messages) if message["role"] == "user")
+
+
+def _located(trace: Trace, rendered: Rendered, candidates: Candidates, positions: tuple[int, ...]) -> Located:
+    tokens = tuple(zip(positions[::2], positions[1::2], strict=True))
+    return Located(trace.place, rendered.example_id, rendered.question_id, rendered.sections, candidates, tokens)
+
+
+def _cot_start(text: RenderedText, think_open: str) -> int:
+    """Where the chain of thought begins in a rendered conversation, behind its tag and white space."""
+    start = text.text.index(think_open, text.prompt_end) + len(think_open)
+    inside = text.text[start : text.think_end]
+    return start + len(inside) - len(inside.lstrip())
+
+
+def _batched(items: Iterator[Trace | Refusal]) -> Iterator[list[Trace | Refusal]]:
+    while batch := list(itertools.islice(items, BATCH)):
+        yield batch
+
+
+_worker_examiner: list[Examines[object]] = []
+
+
+def _set_examiner(examiner: Examines[object]) -> None:
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    _worker_examiner[:] = [examiner]
+
+
+def _examine_in_worker(batch: list[Trace | Refusal]) -> Sequence[object]:
+    return _worker_examiner[0].examine(batch)

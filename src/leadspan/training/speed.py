@@ -1,0 +1,85 @@
+"""Speed of training by log line: tokens and operations a second, and their share of the devices' peak."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from leadspan.costs.flops import ExampleSize, ModelShape, training_flops
+from leadspan.results import FlopsByPart
+
+
+@dataclass(frozen=True, slots=True)
+class StepCounts:
+    """What one optimiser step does on all ranks.
+
+    Attributes:
+        examples: Examples.
+        tokens: Through the student's forward pass.
+        weighted: Positions with a loss.
+        flops: Operations.
+    """
+
+    examples: int
+    tokens: int
+    weighted: int
+    flops: FlopsByPart
+
+
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """Figures of the steps of a plan.
+
+    Attributes:
+        steps: All of them, in order.
+        peak_flops: Operations a second of all ranks' devices; None where that is not known.
+    """
+
+    steps: Sequence[StepCounts]
+    peak_flops: float | None
+
+    @property
+    def flops(self) -> FlopsByPart:
+        """Operations of all steps."""
+        parts = FlopsByPart.model_fields
+        return FlopsByPart(**{part: sum(getattr(step.flops, part) for step in self.steps) for part in parts})
+
+    def figures(self, first: int, last: int, seconds: float) -> dict[str, float]:
+        """Of the steps from `first` up to `last`, which took some time; none of no step.
+
+        `speed/mfu` is as in `TrainResult.mfu`: operations without recomputation, as a share of the peak.
+        """
+        done = self.steps[first:last]
+        if not done or seconds <= 0:
+            return {}
+        total = sum(step.flops.total for step in done)
+        found = {
+            "speed/tokens_per_second": sum(step.tokens for step in done) / seconds,
+            "speed/flops_per_second": total / seconds,
+        }
+        if self.peak_flops is not None:
+            found["speed/mfu"] = (total - sum(step.flops.recomputation for step in done)) / seconds / self.peak_flops
+        return found
+
+
+def step_counts(
+    sizes: Sequence[ExampleSize],
+    plan: Sequence[Sequence[int]],
+    batches_per_step: int,
+    shapes: tuple[ModelShape, ModelShape | None],
+    recompute: bool,
+) -> list[StepCounts]:
+    """Tokens and operations of every step.
+
+    Args:
+        sizes: Of the examples.
+        plan: Examples of each micro-batch, all ranks.
+        batches_per_step: Micro-batches of a step, over all ranks.
+        shapes: Student and live teacher.
+        recompute: Whether gradient checkpointing is on.
+    """
+    found = []
+    for start in range(0, len(plan), batches_per_step):
+        of_step = [sizes[i] for batch in plan[start : start + batches_per_step] for i in batch]
+        flops = training_flops(*shapes, of_step, recompute)
+        tokens, weighted = sum(size.tokens for size in of_step), sum(size.weighted for size in of_step)
+        found.append(StepCounts(len(of_step), tokens, weighted, flops))
+    return found
