@@ -241,15 +241,15 @@ def _table(names: Sequence[str], study: Study) -> str:
     accuracy, derivation = study.rows(study.accuracy), study.rows(study.derivation)
     references = {row.reference for row in accuracy.values()}
     lines = [
-        "| condition | seeds | accuracy | derivation right | terminated | of full's accuracy | tokens | training |",
-        "|:--|--:|--:|--:|--:|--:|--:|--:|",
+        "| condition | seeds | accuracy | derivation right | terminated | of full's accuracy | tokens |",
+        "|:--|--:|--:|--:|--:|--:|--:|",
     ]
     for name in dict.fromkeys(names):
         row, costs = accuracy[name], accuracy[name].costs or {}
-        spent = [quantity(cost, costs[cost].value) if cost in costs else MISSING for cost in ("tokens", "seconds")]
+        tokens = quantity("tokens", costs["tokens"].value) if "tokens" in costs else MISSING
         scores = (row.accuracy, derivation[name].accuracy, row.termination)
         kept = kept_text(row) if row.kept or row.label in references else MISSING
-        cells = [f"`{name}`", str(row.num_seeds), *map(percent_interval, scores), kept, *spent]
+        cells = [f"`{name}`", str(row.num_seeds), *map(percent_interval, scores), kept, tokens]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
