@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 
 import numpy as np
 from study_questions import QUESTIONS, Claim, Question
@@ -16,6 +17,7 @@ from study_questions import QUESTIONS, Claim, Question
 from leadspan.errors import LeadspanError
 from leadspan.evaluation.resampling import USUAL, Scores, resample
 from leadspan.evaluation.statistics import retention
+from leadspan.models.loading import load_tokenizer
 from leadspan.results import Interval, RunResult
 from leadspan.study.compare.break_points import BreakPoint, break_points
 from leadspan.study.compare.frontier import build_frontiers, load_runs
@@ -118,7 +120,7 @@ def _from_where(rows: Sequence[Row]) -> str:
 def _break_points(study: Study) -> str:
     lines = [
         "## Does the break point follow (|P| + f |CoT|) / T?",
-        "f: share of the chain of thought through the first statement of the answer, by the world's own record; P, "
+        "f: share of the chain of thought through the first statement of the answer, by the world itself; P, "
         "CoT, T: mean tokens of a trace; measured: the smallest p from which on a mix keeps "
         f"{percent(TARGET)} of what the uncut student does. The intervals end at tested p.",
         "| traces | f | P | CoT | T | predicted | of the derivation | of accuracy |\n|:--|--:|--:|--:|--:|--:|:--|:--|",
@@ -146,13 +148,22 @@ def _lead_mixes(found: Sequence[BreakPoint], frontier: Frontier) -> list[BreakPo
 
 def _predicted(row: Row) -> list[str]:
     """f, mean tokens of the sections, and LSP*, as they are shown."""
-    traces = Path(row.runs[0].recipe["data"]["train"]["path"])
-    share = load_world(traces.parent).sets[traces.stem].first_answer
     assert row.cut is not None, "students have counts"
     prompt, cot = (row.cut.section_tokens_before[name] / row.cut.num_examples for name in ("prompt", "cot"))
     total = row.cut.tokens_before / row.cut.num_examples
-    place = MISSING if share is None else f"{(prompt + share * cot) / total:.2f}"
-    return [MISSING if share is None else f"{share:.2f}", f"{prompt:.0f}", f"{cot:.0f}", f"{total:.0f}", place]
+    first = _first_answer(Path(row.runs[0].recipe["data"]["train"]["path"]))
+    found = [MISSING, MISSING] if first is None else [f"{first / cot:.2f}", f"{(prompt + first) / total:.2f}"]
+    return [found[0], f"{prompt:.0f}", f"{cot:.0f}", f"{total:.0f}", found[1]]
+
+
+def _first_answer(traces: Path) -> float | None:
+    """Mean tokens of the chain of thought, its opening tag included, through the first statement of the answer."""
+    record = load_world(traces.parent)
+    asked = record.sets[traces.stem].settings
+    problems = asked.world.problems(asked.num_traces, record.seed, "train")
+    texts = [f"<think>\n{problem.derivation}" for problem in problems if problem.first_answer is not None]
+    tokens = load_tokenizer(str(traces.parent / "tokenizer"))(texts)["input_ids"] if texts else []
+    return fmean(map(len, tokens)) if texts else None
 
 
 def _place(found: BreakPoint) -> str:
@@ -241,15 +252,15 @@ def _table(names: Sequence[str], study: Study) -> str:
     accuracy, derivation = study.rows(study.accuracy), study.rows(study.derivation)
     references = {row.reference for row in accuracy.values()}
     lines = [
-        "| condition | seeds | accuracy | derivation right | terminated | of full's accuracy | tokens | training |",
-        "|:--|--:|--:|--:|--:|--:|--:|--:|",
+        "| condition | seeds | accuracy | derivation right | terminated | of full's accuracy | tokens |",
+        "|:--|--:|--:|--:|--:|--:|--:|",
     ]
     for name in dict.fromkeys(names):
         row, costs = accuracy[name], accuracy[name].costs or {}
-        spent = [quantity(cost, costs[cost].value) if cost in costs else MISSING for cost in ("tokens", "seconds")]
+        tokens = quantity("tokens", costs["tokens"].value) if "tokens" in costs else MISSING
         scores = (row.accuracy, derivation[name].accuracy, row.termination)
         kept = kept_text(row) if row.kept or row.label in references else MISSING
-        cells = [f"`{name}`", str(row.num_seeds), *map(percent_interval, scores), kept, *spent]
+        cells = [f"`{name}`", str(row.num_seeds), *map(percent_interval, scores), kept, tokens]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
