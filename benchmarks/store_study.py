@@ -1,8 +1,9 @@
 """A study of four lead cuts from one store against the same with a live teacher: total time, and where it goes.
 
 `lead` 1, 0.75, 0.5 and 0.25 on DeepSeek-R1's traces (tokenizer of about 2,048 entries), the teacher twice the student's
-width and as deep, which is about 3 times its operations a token; three epochs. With `r` that factor, the store side
-cannot need less than `3 / (3 + r)` of the operations, however often its capture serves. Live: four runs with the
+width and as deep, which is about 3.5 times its operations a token; three epochs. With `r` that factor, the store side
+cannot need less than `3 / (3 + r)` of the operations, however often its capture serves: a teacher of twice the parameters
+could not come below 0.6 at all. Live: four runs with the
 teacher beside the student. Store: one capture (`top_k` 50) over whole traces, then four runs. Each live run is followed
 by its stored one. Total time is all of it: loading, looking up, training, validation, writing; not the preparation of
 the data and the compilation of the loss, which a first run of two steps on each side does. The parts of the store's
@@ -25,7 +26,7 @@ from leadspan.study.storing.capture import run_capture
 from leadspan.study.storing.job import prepare_capture
 
 CUTS = (1.0, 0.75, 0.5, 0.25)
-STUDENT, TEACHER, LAYERS, EPOCHS, TRACES, VOCAB = 128, 256, 4, 3, 24, 2048
+STUDENT, TEACHER, LAYERS, EPOCHS, TRACES, VOCAB = 384, 768, 2, 3, 12, 2048
 TARGET = 0.6
 
 

@@ -62,6 +62,8 @@ def run(options: argparse.Namespace) -> None:
     cost = COST_OPTIONS[options.cost]
     report = build_report(gathered, options.title, options.target, cost, options.samples)
     print_frontiers(build_frontiers(gathered.runs), options.target, cost)
+    for path in gathered.skipped:
+        print(f"skipped: {path}: no run in it")
     for study in report.studies:
         for trial in study.missing:
             print(f"missing: {trial.trial}: {trial.reason}")

@@ -11,7 +11,7 @@ from leadspan.audit.prepared import SAMPLE
 from leadspan.cli import main
 from leadspan.costs.timing import Calibration
 from leadspan.data.truncation import Full, Lead
-from leadspan.errors import SettingsError
+from leadspan.errors import DataError, SettingsError
 from leadspan.pipeline import first_answers_of, prepare_data, run
 from leadspan.recipe import Recipe
 from leadspan.results import load_run
@@ -63,6 +63,16 @@ def test_the_recipes_own_policy_comes_first_and_shares_are_of_full(folder: Path)
         assert sum(row.flops_saving.shares.values()) == pytest.approx(
             1 - row.flops_saving.all_on / row.flops_saving.naive
         )
+
+
+def test_a_policy_that_leaves_nothing_is_left_out_and_said_unless_it_is_the_recipes_own(folder: Path) -> None:
+    recipe = toy_recipe(folder)
+    data = prepare_data(recipe)
+    plan = plan_recipe(recipe, data, (Full(), Lead(p=0.01)))
+    assert [row.label for row in plan.rows] == ["lead 0.7", "full"]
+    assert any(text.startswith("Left out: training set: lead 0.01 leaves no weighted") for text in sentences(plan))
+    with pytest.raises(DataError, match="leaves no weighted position"):
+        plan_recipe(recipe.model_copy(update={"cut": Lead(p=0.01)}), data, (Full(), Lead(p=0.01)))
 
 
 def test_ranks_divide_the_time_and_not_the_bill(folder: Path) -> None:

@@ -58,6 +58,9 @@ def test_a_line_that_is_no_log_line_is_refused_with_its_place(tmp_path: Path) ->
     path.write_text('{"step": 1}\n{"loss": 2}\n')
     with pytest.raises(RunError, match=r"metrics.jsonl:2: no log line of a run; remove the file"):
         read_metrics(path)
+    path.write_bytes(b"\xff\xfe")
+    with pytest.raises(RunError, match=r"cannot be read .*; remove the file"):
+        read_metrics(path)
 
 
 @pytest.mark.slow

@@ -53,6 +53,22 @@ def test_a_study_stands_for_its_complete_trials_and_says_what_is_missing(make_ru
     ]
 
 
+def test_among_several_paths_those_without_runs_are_skipped_and_a_run_counts_once(
+    make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_run(make_run("full", 30, {"kind": "full"}), tmp_path / "full")
+    (tmp_path / "worlds").mkdir()
+    (tmp_path / "report.html").touch()
+    monkeypatch.chdir(tmp_path)
+    gathered = gather([Path("full"), tmp_path / "full", Path("worlds"), Path("report.html")])
+    assert [place.resolve() for place in gathered.directories] == [tmp_path / "full"] and len(gathered.runs) == 1
+    assert gathered.skipped == (Path("worlds"), Path("report.html"))
+    with pytest.raises(RunError, match=r"worlds: no run\.json"):
+        gather([Path("worlds")])
+    with pytest.raises(RunError, match=r"typo: no run\.json"):
+        gather([Path("full"), Path("typo")])
+
+
 def test_audits_are_found_beside_runs_and_taken_once(study: list[RunResult], tmp_path: Path) -> None:
     save_run(study[2], tmp_path / "full")
     beside, other = write_audit(tmp_path / "full" / "audit.json"), write_audit(tmp_path / "other.json")

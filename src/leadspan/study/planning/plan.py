@@ -1,6 +1,6 @@
 """The plan: what each policy would cost, before anything is trained."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -11,6 +11,7 @@ from leadspan.costs.savings import Saving
 from leadspan.costs.timing import Calibration
 from leadspan.data.examples import Examples
 from leadspan.data.truncation import AnyPolicy, Full, Lead, Policy
+from leadspan.errors import DataError
 from leadspan.pipeline import PreparedData, break_point_fields, cost_model_of, training_examples, training_inputs
 from leadspan.recipe import Recipe
 from leadspan.results import CutCounts, Interval, Prediction
@@ -85,6 +86,7 @@ class Plan:
         currency: Sign of the price.
         recomputes: Whether gradient checkpointing is on.
         searched: Where traces first state the right answer; None when that was not asked for.
+        left_out: Policies that leave nothing to learn, and why.
     """
 
     name: str
@@ -95,6 +97,7 @@ class Plan:
     currency: str
     recomputes: bool
     searched: Searched | None = None
+    left_out: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """Everything, for a file."""
@@ -125,14 +128,13 @@ def plan_recipe(
         searched: First answers of its traces (`pipeline.first_answers_of`); None shows no break point.
 
     Raises:
-        LeadspanError: A model's config cannot be read, a policy leaves nothing to learn, or the calibration is of other
-            models.
+        LeadspanError: A model's config cannot be read, the recipe's own policy leaves nothing to learn, or the
+            calibration is of other models.
     """
     model = cost_model_of(recipe, data.renderer)
     own = [] if recipe.cut in policies else [recipe.cut]
-    with_examples = (
-        (policy, training_examples(recipe, data.splits, data.renderer, policy)) for policy in [*own, *policies]
-    )
+    left_out: list[str] = []
+    with_examples = _sides(recipe, data, [*own, *policies], left_out)
     rows = tuple(_row(recipe, model, examples, policy, calibration, searched) for policy, examples in with_examples)
     batching = recipe.training.batching
     return Plan(
@@ -144,7 +146,21 @@ def plan_recipe(
         currency=recipe.plan.currency,
         recomputes=recipe.training.gradient_checkpointing,
         searched=searched,
+        left_out=tuple(left_out),
     )
+
+
+def _sides(
+    recipe: Recipe, data: PreparedData, policies: Sequence[Policy], left_out: list[str]
+) -> Iterator[tuple[Policy, Examples]]:
+    """The examples of each policy; one other than the recipe's own that leaves nothing is left out, and says why."""
+    for policy in policies:
+        try:
+            yield policy, training_examples(recipe, data.splits, data.renderer, policy)
+        except DataError as error:
+            if policy == recipe.cut:
+                raise
+            left_out.append(str(error))
 
 
 def calibration_of(
@@ -166,7 +182,7 @@ def calibration_of(
     if not measure:
         return None if path is None else load_json(Calibration, path)
     model = cost_model_of(recipe, data.renderer)
-    sides = [training_examples(recipe, data.splits, data.renderer, policy) for policy in policies]
+    sides = [examples for _, examples in _sides(recipe, data, policies, [])]
     found = calibrate(training_inputs(recipe, data, say), model, recipe.loss, sides)
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -38,6 +38,7 @@ def sentences(plan: Plan) -> list[str]:
             "No money without a time and plan.price_per_hour."
         )
     found += _too_large(plan)
+    found += [f"Left out: {reason}." for reason in plan.left_out]
     if plan.searched is not None:
         found += _break_point(plan.searched, plan.rows)
     return found

@@ -81,10 +81,14 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The log lines of a run; figures that are not finite become null.
 
     Raises:
-        RunError: A line is no log line.
+        RunError: It cannot be read, or a line is no log line.
     """
     found: list[dict[str, Any]] = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise RunError(f"{path}: cannot be read ({error}); remove the file to report without it") from None
+    for number, line in enumerate(lines, 1):
         try:
             values = json.loads(line)
             found.append({key: _finite(value) for key, value in values.items()} | {"step": int(values["step"])})

@@ -48,15 +48,22 @@ def draw_figures(report: Report, directory: Path) -> list[Path]:
     figures |= _curves(data, colours)
     paths = [directory / f"{name}.png" for name in figures]
     for path, figure in zip(paths, figures.values(), strict=True):
-        figure.supxlabel(_measured_on(report), fontsize=6, color=MUTED)
+        bars = _bars(path.stem, report.tasks[0].rows[0].accuracy.level)
+        figure.supxlabel(_measured_on(report, bars), fontsize=6, color=MUTED)
         figure.savefig(path, dpi=DPI, bbox_inches="tight", facecolor="white", metadata={"Title": report.title})
     return paths
 
 
-def _measured_on(report: Report) -> str:
-    level = report.tasks[0].rows[0].accuracy.level
+def _bars(name: str, level: float) -> str:
+    """What the bars of a figure are."""
+    if name.startswith("frontier-"):
+        return f"Bars: {level:.0%} intervals of accuracy; one standard deviation of the cost over seeds. "
+    return f"Bars: {level:.0%} intervals. " if name.startswith("rates-") else ""
+
+
+def _measured_on(report: Report, bars: str) -> str:
     sizes = "; ".join(f"{task.task}, {task.sample_size}" for task in report.tasks)
-    return "\n".join(wrap(f"Bars: {level:.0%} intervals. Measured on {sizes}; {report.measured.sentence}", 110))
+    return "\n".join(wrap(f"{bars}Measured on {sizes}; {report.measured.sentence}", 110))
 
 
 def _axes(width: float = 6.4, height: float = 3.8) -> "tuple[Figure, Axes]":

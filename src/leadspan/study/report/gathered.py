@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from leadspan.audit.findings import AUDIT_FILE, AuditResult, load_audit
-from leadspan.results import RunResult
+from leadspan.results import RUN_FILE, RunResult
 from leadspan.study.compare.conditions import policy_names, seed_of, unique_labels
 from leadspan.study.compare.frontier import stored_runs
 from leadspan.study.record import STUDY_FILE, StudyRecord, load_study
@@ -20,12 +20,14 @@ class Gathered:
         directories: Where each of them lies: its metrics and samples are beside its `run.json`.
         studies: Studies among the paths given, for the trials that have no result.
         audits: Audits of the traces.
+        skipped: Paths among those given that hold no run.
     """
 
     runs: tuple[RunResult, ...]
     directories: tuple[Path, ...]
     studies: tuple[StudyRecord, ...] = ()
     audits: tuple[AuditResult, ...] = ()
+    skipped: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,22 +53,30 @@ def gather(paths: Sequence[Path], audits: Sequence[Path] = ()) -> Gathered:
     """Read runs, studies and audits.
 
     Args:
-        paths: Run directories, directories of them, or studies' directories. An `audit.json` in one is read too.
+        paths: Run directories, directories of them, or studies' directories. An `audit.json` in one is read too. Among
+            several, those that hold no run are skipped; a run that two of them hold counts once.
         audits: Further files that `leadspan audit --json` wrote.
 
     Raises:
-        RunError: A path holds no run, or a file cannot be read.
+        RunError: A path is not there, none holds a run, or a file cannot be read.
     """
-    found = {directory: run for path in paths for directory, run in stored_runs(path)}
-    directories = list(found)
+    skipped = [path for path in paths if path.exists() and not _holds_runs(path)]
+    asked = [path for path in paths if path not in skipped] or list(paths)
+    found = {place.resolve(): (place, run) for path in asked for place, run in stored_runs(path)}
+    directories = [place for place, _ in found.values()]
     stored = [path / AUDIT_FILE for path in dict.fromkeys([*paths, *directories]) if (path / AUDIT_FILE).exists()]
     files = {path.resolve(): path for path in [*audits, *stored]}
     return Gathered(
-        runs=tuple(found.values()),
+        runs=tuple(run for _, run in found.values()),
         directories=tuple(directories),
         studies=tuple(load_study(path) for path in dict.fromkeys(paths) if (path / STUDY_FILE).exists()),
         audits=tuple(load_audit(path) for path in files.values()),
+        skipped=tuple(skipped),
     )
+
+
+def _holds_runs(path: Path) -> bool:
+    return any((path / name).exists() for name in (STUDY_FILE, RUN_FILE)) or any(path.glob(f"*/{RUN_FILE}"))
 
 
 def named_runs(gathered: Gathered) -> list[NamedRun]:
