@@ -66,7 +66,7 @@ SMALL = Question(
     "Do small students flatten?",
     tuple(
         Claim(f"mix 0.9 lead {p}, small student", "loses less than", f"mix 0.9 lead {p}")
-        for p in ("0.25", "0.5", "0.75")
+        for p in ("0.25", "0.5", "0.9")
     ),
     ("full, small student", "full"),
 )
