@@ -69,10 +69,10 @@ def test_needed_is_the_fewest_that_suffice() -> None:
 
 
 def test_needed_is_found_where_many_problems_make_the_claim_harder() -> None:
-    claim = Claim(seed_sd=0.003, power=0.5)  # of two seeds: what they happen to differ by decides, at many problems
-    assert chance_to_show(claim, 1_000_000, 1, 2) < 0.5 < chance_to_show(claim, 10_000, 1, 2)
+    claim = Claim(seed_sd=0.003, power=0.42)  # of two seeds: what they happen to differ by decides, at many problems
+    assert chance_to_show(claim, 1_000_000, 1, 2) < 0.42 < chance_to_show(claim, 10_000, 1, 2)
     needed = problems_needed(claim, 1, 2)
-    assert needed is not None and chance_to_show(claim, needed - 1, 1, 2) < 0.5 <= chance_to_show(claim, needed, 1, 2)
+    assert needed is not None and chance_to_show(claim, needed - 1, 1, 2) < 0.42 <= chance_to_show(claim, needed, 1, 2)
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_chance_is_that_of_the_intervals_themselves(plan: tuple[int, int, int], 
         policy, full = simulate(claim, plan, generator)
         found = retention(policy, full, Bootstrap(num_resamples=300, seed=number)).ratio
         shown += found is not None and found.low >= claim.claim
-    assert shown / runs == pytest.approx(chance_to_show(claim, *plan), abs=0.12)
+    assert shown / runs == pytest.approx(chance_to_show(claim, *plan), abs=0.1)
 
 
 def test_what_runs_say_is_what_made_them() -> None:

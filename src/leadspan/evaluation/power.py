@@ -17,9 +17,9 @@ variance that lies between problems, Var(p) = h a (1 - a) and E[p (1 - p)] = (1 
 correlation over problems is rho.
 
 With two seeds or more the interval takes the spread between runs from the runs themselves (`resampling.resample`): S
-runs show (R + W / P n) V with V = chi2_{S-1} / (S - 1), less W / P n for their samples. The lower end then varies with
-V as well as with the estimate, and the probability is the mean over V; where nothing but the seeds varies it is that of
-the noncentral t distribution.
+runs of a student show (s^2 + w) V with V = chi2_{S-1} / (S - 1) and w the noise of their samples, less w where that is
+above 0, for each student alone. The lower end then varies with what the runs show as well as with the estimate, and
+the probability is the mean over it; where nothing but the seeds varies it is that of the noncentral t distribution.
 
 **Source**: Cochran, Sampling Techniques (1977), section 6.4 (ratios) and chapter 10 (two stages); Johnson, Kotz and
 Balakrishnan, Continuous Univariate Distributions 2 (1995), chapter 31 (noncentral t).
@@ -29,7 +29,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from math import inf, pi, sqrt
-from statistics import NormalDist
+from statistics import NormalDist, fmean
 
 import numpy as np
 from numpy.typing import NDArray
@@ -119,9 +119,8 @@ def chance_to_show(claim: Claim, num_problems: int, num_samples: int, num_seeds:
     if error == 0:
         return 1.0
     margin = claim.retention - claim.claim
-    widths, weights = _widths(claim, num_problems, num_samples, num_seeds)
-    chances = (_NORMAL.cdf((margin - width) / error) for width in widths)
-    return sum(weight * chance for weight, chance in zip(weights, chances, strict=True))
+    widths = _widths(claim, num_problems, num_samples, num_seeds)
+    return fmean(_NORMAL.cdf((margin - width) / error) for width in widths)
 
 
 def problems_needed(claim: Claim, num_samples: int, num_seeds: int, at_most: int = 1_000_000) -> int | None:
@@ -145,8 +144,8 @@ def problems_needed(claim: Claim, num_samples: int, num_seeds: int, at_most: int
     return high
 
 
-def _widths(claim: Claim, num_problems: int, num_samples: int, num_seeds: int) -> tuple[list[float], list[float]]:
-    """Distances from the estimate to the interval's lower end, with their probabilities.
+def _widths(claim: Claim, num_problems: int, num_samples: int, num_seeds: int) -> list[float]:
+    """Distances from the estimate to the interval's lower end, all equally probable.
 
     z for problems and answers, t for the spread of runs, which differs with what the runs happen to show.
     """
@@ -155,18 +154,55 @@ def _widths(claim: Claim, num_problems: int, num_samples: int, num_seeds: int) -
     noise = parts.answers / (num_problems * num_samples)
     normal = sqrt(parts.problems / num_problems + noise / num_seeds)
     if num_seeds == 1:
-        return [_NORMAL.inv_cdf(tail) * normal / claim.accuracy], [1.0]
-    variances, weights = _variance_law(num_seeds - 1)
-    runs = np.sqrt(np.maximum(0, (parts.seeds + noise) * variances - noise) / num_seeds)
+        return [_NORMAL.inv_cdf(tail) * normal / claim.accuracy]
+    runs = _seen_spread(claim, noise, num_seeds - 1) / sqrt(num_seeds)
     angles, quantiles = _mixed_quantiles(num_seeds - 1, tail)
     widths = np.hypot(normal, runs) * np.interp(np.arctan2(runs, normal), angles, quantiles) / claim.accuracy
-    return widths.tolist(), weights.tolist()
+    return widths.tolist()
+
+
+def _seen_spread(claim: Claim, noise: float, freedom: int) -> NDArray[np.float64]:
+    """Standard deviations between runs that the interval finds, a * sqrt(S) SE of them, in 200 equally probable steps.
+
+    With d the deviations of the S runs from their mean, of the policy and of r times the full student, it is that of
+    k_policy d_policy - k_full d_full, where k^2 = max(0, 1 - w / s^2) takes off the samples' noise as `resample` does.
+    """
+    full, policy = claim.accuracy, claim.retention * claim.accuracy
+    sides = [policy * (1 - policy), claim.retention**2 * full * (1 - full)]
+    noises = [noise * side / sum(sides) for side in sides]
+    totals = [claim.seed_sd**2 + noises[0], (claim.retention * claim.seed_sd) ** 2 + noises[1]]
+    of_policy, of_full = (sqrt(total / sum(totals)) if sum(totals) else 0.0 for total in totals)
+    difference, other = _deviations(freedom)
+    deviations = of_policy * difference + of_full * other, of_policy * other - of_full * difference
+    kept = []
+    for deviation, total, own in zip(deviations, totals, noises, strict=True):
+        seen = total * (deviation**2).sum(axis=0) / freedom
+        share = np.sqrt(np.maximum(0, 1 - own / np.maximum(seen, 1e-300)))
+        kept.append(share * sqrt(total) * deviation)
+    found = np.sqrt(((kept[0] - kept[1]) ** 2).sum(axis=0) / freedom)
+    return np.sort(found).reshape(200, -1).mean(axis=1)
 
 
 @cache
-def _variance_law(freedom: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _deviations(freedom: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Two independent standard normal vectors of `freedom` entries, `[2, draws]`, in the plane that they span.
+
+    The first lies on the first axis; its length runs through the quantiles of its law, so that nothing is left to
+    chance where samples have no noise. The second is drawn.
+    """
+    variances, weights = _variance_law(freedom, 8001)
+    number = 8000
+    generator = np.random.default_rng(0)
+    quantiles = (generator.permutation(number) + 0.5) / number
+    lengths = np.exp(np.interp(quantiles, np.cumsum(weights) - weights / 2, np.log(freedom * variances)) / 2)
+    beside = np.sqrt(generator.chisquare(freedom - 1, number)) if freedom > 1 else np.zeros(number)
+    return np.stack([lengths, np.zeros(number)]), np.stack([generator.standard_normal(number), beside])
+
+
+@cache
+def _variance_law(freedom: int, number: int = 201) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Values of V = chi2 / freedom and their probabilities, from the density of log V at equal distances."""
-    logs = np.linspace(-30, 10, 201) * sqrt(2 / freedom)  # in about standard deviations of log V
+    logs = np.linspace(-30, 10, number) * sqrt(2 / freedom)  # in about standard deviations of log V
     density = freedom / 2 * (logs - np.exp(logs))
     weights = np.exp(density - density.max())
     return np.exp(logs), weights / weights.sum()
