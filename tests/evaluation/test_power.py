@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from scipy import stats
 
 from leadspan.errors import EvaluationError, SettingsError
 from leadspan.evaluation.power import Claim, chance_to_show, expected_from, parts_of, problems_needed, standard_error
@@ -38,15 +39,22 @@ def test_equal_students_differ_by_nothing_where_answers_are_certain() -> None:
     assert chance_to_show(claim, 5, 1, 1) == 1
 
 
-def test_seed_part_is_students_t_where_nothing_else_varies() -> None:
-    claim = Claim(between=1, correlation=1, retention=1.0, claim=0.9, seed_sd=0.02)
-    # width = t(2, 97.5 %) * SE with SE = 0.02 * sqrt(2 / 3) / 0.5; the chance is that of 0.1 - width
-    error = 0.02 * (2 / 3) ** 0.5 / 0.5
-    assert standard_error(claim, 1000, 1, 3) == pytest.approx(error)
-    from statistics import NormalDist
+@pytest.mark.parametrize("num_seeds", [2, 3, 4, 10])
+@pytest.mark.parametrize("seed_sd", [0.0035, 0.0049, 0.01, 0.03])
+def test_chance_is_noncentral_t_where_only_seeds_vary(num_seeds: int, seed_sd: float) -> None:
+    claim = Claim(between=1, correlation=1, retention=0.95, claim=0.91, seed_sd=seed_sd)
+    error = seed_sd * ((1 + 0.95**2) / num_seeds) ** 0.5 / 0.5
+    assert standard_error(claim, 10**12, 1, num_seeds) == pytest.approx(error)
+    freedom = num_seeds - 1
+    exact = stats.nct.sf(stats.t.ppf(0.975, freedom), freedom, 0.04 / error)
+    assert chance_to_show(claim, 10**12, 1, num_seeds) == pytest.approx(exact, abs=5e-4)
 
-    expected = NormalDist().cdf((0.1 - 4.3027 * error) / error)
-    assert chance_to_show(claim, 1000, 1, 3) == pytest.approx(expected, abs=0.03)
+
+def test_chance_is_normal_where_no_seed_varies_and_answers_are_certain() -> None:
+    claim = Claim(between=1, correlation=0.9, retention=0.95, claim=0.9, seed_sd=0)
+    error = standard_error(claim, 400, 1, 3)
+    expected = stats.norm.cdf(0.05 / error - stats.norm.ppf(0.975))
+    assert chance_to_show(claim, 400, 1, 3) == pytest.approx(expected, abs=1e-6)
 
 
 def test_needed_is_the_fewest_that_suffice() -> None:
@@ -57,18 +65,34 @@ def test_needed_is_the_fewest_that_suffice() -> None:
         assert chance_to_show(claim, needed, samples, seeds) >= claim.power
         assert chance_to_show(claim, needed - 1, samples, seeds) < claim.power
     assert problems_needed(Claim(seed_sd=0.1), 64, 3) is None
+    assert problems_needed(claim, 4, 3, at_most=(problems_needed(claim, 4, 3) or 0) - 1) is None
 
 
-@pytest.mark.parametrize(("plan", "least"), [((60, 4, 1), 0.8), ((60, 2, 3), 0.62)], ids=["one seed", "three seeds"])
-def test_chance_is_that_of_the_intervals_themselves(plan: tuple[int, int, int], least: float) -> None:
+def test_needed_is_found_where_many_problems_make_the_claim_harder() -> None:
+    claim = Claim(seed_sd=0.003, power=0.42)  # of two seeds: what they happen to differ by decides, at many problems
+    assert chance_to_show(claim, 1_000_000, 1, 2) < 0.42 < chance_to_show(claim, 10_000, 1, 2)
+    needed = problems_needed(claim, 1, 2)
+    assert needed is not None and chance_to_show(claim, needed - 1, 1, 2) < 0.42 <= chance_to_show(claim, needed, 1, 2)
+
+
+@pytest.mark.parametrize(
+    ("plan", "least", "seed_sd"),
+    [
+        pytest.param((60, 4, 1), 0.8, 0.0, id="one seed"),
+        pytest.param((60, 2, 3), 0.62, 0.01, id="three seeds"),
+        pytest.param((60, 8, 2), 0.7, 0.02, id="two seeds that differ"),
+        pytest.param((60, 8, 3), 0.8, 0.02, id="three seeds that differ"),
+    ],
+)
+def test_chance_is_that_of_the_intervals_themselves(plan: tuple[int, int, int], least: float, seed_sd: float) -> None:
     # beta chances times 0.95 have correlation 1 and `between` of the policy close to the full student's
-    claim = Claim(claim=least, retention=0.95, between=0.4, correlation=1, seed_sd=0.01 if plan[2] > 1 else 0)
+    claim = Claim(claim=least, retention=0.95, between=0.4, correlation=1, seed_sd=seed_sd)
     generator, shown, runs = np.random.default_rng(5), 0, 150
     for number in range(runs):
         policy, full = simulate(claim, plan, generator)
         found = retention(policy, full, Bootstrap(num_resamples=300, seed=number)).ratio
         shown += found is not None and found.low >= claim.claim
-    assert shown / runs == pytest.approx(chance_to_show(claim, *plan), abs=0.12)
+    assert shown / runs == pytest.approx(chance_to_show(claim, *plan), abs=0.1)
 
 
 def test_what_runs_say_is_what_made_them() -> None:

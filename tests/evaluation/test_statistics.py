@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from leadspan.errors import EvaluationError
-from leadspan.evaluation.resampling import Bootstrap, resample
+from leadspan.evaluation.resampling import USUAL, Bootstrap, resample
 from leadspan.evaluation.statistics import (
+    NEAR_ZERO,
     base_normalised_retention,
     bootstrap_mean,
     bootstrap_share,
@@ -191,6 +192,17 @@ def test_base_normalised_retention_needs_a_gain(base: dict[str, list[float]]) ->
     assert "gain over the base has a lower bound of -" in (found.reason or "")
 
 
+def test_base_normalised_retention_is_refused_near_zero_as_retention_is() -> None:
+    # a gain of 9 points whose lower bound is above 0 and not above NEAR_ZERO
+    base, full = halves(40, 60), halves(49, 51)
+    gain = retention(full, base).difference
+    assert 0 < gain.low <= NEAR_ZERO
+    found = base_normalised_retention(halves(43, 57), full, base)
+    assert found.ratio is None and found.difference.value == pytest.approx(-0.06)
+    assert found.reason is not None and f"lower bound of {gain.low:.3f}, not above 0.05" in found.reason
+    assert base_normalised_retention(halves(46, 54), halves(60, 40), base).ratio is not None
+
+
 def test_constant_base_widens_the_interval() -> None:
     found = base_normalised_retention(halves(10, 20), halves(20, 10), halves(0, 30))
     assert found.ratio is not None
@@ -248,6 +260,26 @@ def test_coverage_over_seeds(num_runs: int, spread: float) -> None:
         ratio_hits += kept.low <= truth <= kept.high
     assert 0.9 <= mean_hits / num_studies <= 0.99  # 95 % less or more than two standard errors
     assert ratio_hits / num_studies >= 0.9
+
+
+@pytest.mark.parametrize("rights", [((5, 60), (50, 70)), ((0, 2), (60, 62)), ((97, 70), (100, 90))])
+def test_few_seeds_give_no_accuracy_outside_its_range(rights: tuple[tuple[int, int], tuple[int, int]]) -> None:
+    policy, full = ([halves(right, 100 - right) for right in side] for side in rights)
+    for model in resample({"policy": policy, "full": full}, USUAL):
+        assert 0 <= model.draws.min() < model.draws.max() <= 1
+    found = retention(policy, full)
+    intervals = [runs_mean(policy), runs_mean(full), *([found.ratio] if found.ratio else [])]
+    assert all(0 <= interval.low <= interval.value <= interval.high for interval in intervals)
+    assert all(interval.high <= 1 for interval in intervals[:2])
+    assert -1 <= found.difference.low <= found.difference.value <= found.difference.high <= 1
+
+
+def test_few_seeds_give_no_negative_retention() -> None:
+    # without the bounds of an accuracy Student's t of two runs reaches to -1.5 and beyond
+    policy, full = [halves(5, 95), halves(45, 55)], [halves(74, 26), halves(76, 24)]
+    ratio = retention(policy, full).ratio
+    assert ratio is not None and ratio.low == 0 and ratio.value == pytest.approx(1 / 3)
+    assert ratio.high <= 1 / runs_mean(full).low
 
 
 def test_leaving_the_seeds_out_is_far_too_narrow() -> None:

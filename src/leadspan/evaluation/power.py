@@ -16,15 +16,20 @@ p and q being the chances of the full student and the policy's to solve a proble
 variance that lies between problems, Var(p) = h a (1 - a) and E[p (1 - p)] = (1 - h) a (1 - a), likewise for q; their
 correlation over problems is rho.
 
-**Source**: Cochran, Sampling Techniques (1977), section 6.4 (ratios) and chapter 10 (two stages); the probability is
-that of a normal estimate against a normal or, for two seeds or more, a Student t bound.
+With two seeds or more the interval takes the spread between runs from the runs themselves (`resampling.resample`): S
+runs of a student show (s^2 + w) V with V = chi2_{S-1} / (S - 1) and w the noise of their samples, less w where that is
+above 0, for each student alone. The lower end then varies with what the runs show as well as with the estimate, and
+the probability is the mean over it; where nothing but the seeds varies it is that of the noncentral t distribution.
+
+**Source**: Cochran, Sampling Techniques (1977), section 6.4 (ratios) and chapter 10 (two stages); Johnson, Kotz and
+Balakrishnan, Continuous Univariate Distributions 2 (1995), chapter 31 (noncentral t).
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from math import inf, sqrt
-from statistics import NormalDist
+from math import inf, pi, sqrt
+from statistics import NormalDist, fmean
 
 import numpy as np
 from numpy.typing import NDArray
@@ -113,44 +118,124 @@ def chance_to_show(claim: Claim, num_problems: int, num_samples: int, num_seeds:
     error = standard_error(claim, num_problems, num_samples, num_seeds)
     if error == 0:
         return 1.0
-    margin = claim.retention - claim.claim - _width(claim, num_problems, num_samples, num_seeds)
-    return _NORMAL.cdf(margin / error)
+    margin = claim.retention - claim.claim
+    widths = _widths(claim, num_problems, num_samples, num_seeds)
+    return fmean(_NORMAL.cdf((margin - width) / error) for width in widths)
 
 
 def problems_needed(claim: Claim, num_samples: int, num_seeds: int, at_most: int = 1_000_000) -> int | None:
-    """The fewest problems with which the claim is shown as often as `claim.power` asks, None beyond `at_most`."""
-    if chance_to_show(claim, at_most, num_samples, num_seeds) < claim.power:
+    """The fewest problems with which the claim is shown as often as `claim.power` asks, None beyond `at_most`.
+
+    Sizes are doubled until one suffices and then halved in between: with two or three seeds the probability can fall
+    again towards very many problems, as the samples' noise no longer hides what the runs happen to differ by.
+    """
+
+    def is_enough(num_problems: int) -> bool:
+        return chance_to_show(claim, num_problems, num_samples, num_seeds) >= claim.power
+
+    sizes = [*(2**power for power in range((at_most - 1).bit_length())), at_most]
+    place = next((place for place, size in enumerate(sizes) if is_enough(size)), None)
+    if place is None:
         return None
-    low, high = 1, at_most
+    low, high = sizes[place - 1] + 1 if place else 1, sizes[place]
     while low < high:
         middle = (low + high) // 2
-        enough = chance_to_show(claim, middle, num_samples, num_seeds) >= claim.power
-        low, high = (low, middle) if enough else (middle + 1, high)
-    return low
+        low, high = (low, middle) if is_enough(middle) else (middle + 1, high)
+    return high
 
 
-def _width(claim: Claim, num_problems: int, num_samples: int, num_seeds: int) -> float:
-    """Distance from the estimate to the interval's lower end: z for problems and answers, t for the spread of runs."""
+def _widths(claim: Claim, num_problems: int, num_samples: int, num_seeds: int) -> list[float]:
+    """Distances from the estimate to the interval's lower end, all equally probable.
+
+    z for problems and answers, t for the spread of runs, which differs with what the runs happen to show.
+    """
     parts = parts_of(claim)
     tail = (1 + claim.level) / 2
-    answers = parts.answers / (num_problems * num_samples * num_seeds)
-    normal = sqrt(parts.problems / num_problems + answers)
+    noise = parts.answers / (num_problems * num_samples)
+    normal = sqrt(parts.problems / num_problems + noise / num_seeds)
     if num_seeds == 1:
-        return _NORMAL.inv_cdf(tail) * normal / claim.accuracy
-    runs = sqrt(parts.seeds / num_seeds)
-    return _mixed_quantile(normal, runs, num_seeds - 1, tail) / claim.accuracy
+        return [_NORMAL.inv_cdf(tail) * normal / claim.accuracy]
+    runs = _seen_spread(claim, noise, num_seeds - 1) / sqrt(num_seeds)
+    angles, quantiles = _mixed_quantiles(num_seeds - 1, tail)
+    widths = np.hypot(normal, runs) * np.interp(np.arctan2(runs, normal), angles, quantiles) / claim.accuracy
+    return widths.tolist()
 
 
-def _mixed_quantile(normal: float, student: float, freedom: int, tail: float) -> float:
-    """Quantile of normal * Z + student * T: the law of the interval's resamples, from fixed draws."""
-    z, t = _fixed_draws(freedom)
-    return float(np.quantile(np.abs(normal * z + student * t), 2 * tail - 1))
+def _seen_spread(claim: Claim, noise: float, freedom: int) -> NDArray[np.float64]:
+    """Standard deviations between runs that the interval finds, a * sqrt(S) SE of them, in 200 equally probable steps.
+
+    With d the deviations of the S runs from their mean, of the policy and of r times the full student, it is that of
+    k_policy d_policy - k_full d_full, where k^2 = max(0, 1 - w / s^2) takes off the samples' noise as `resample` does.
+    """
+    full, policy = claim.accuracy, claim.retention * claim.accuracy
+    sides = [policy * (1 - policy), claim.retention**2 * full * (1 - full)]
+    noises = [noise * side / sum(sides) for side in sides]
+    totals = [claim.seed_sd**2 + noises[0], (claim.retention * claim.seed_sd) ** 2 + noises[1]]
+    of_policy, of_full = (sqrt(total / sum(totals)) if sum(totals) else 0.0 for total in totals)
+    difference, other = _deviations(freedom)
+    deviations = of_policy * difference + of_full * other, of_policy * other - of_full * difference
+    kept = []
+    for deviation, total, own in zip(deviations, totals, noises, strict=True):
+        seen = total * (deviation**2).sum(axis=0) / freedom
+        share = np.sqrt(np.maximum(0, 1 - own / np.maximum(seen, 1e-300)))
+        kept.append(share * sqrt(total) * deviation)
+    found = np.sqrt(((kept[0] - kept[1]) ** 2).sum(axis=0) / freedom)
+    return np.sort(found).reshape(200, -1).mean(axis=1)
 
 
 @cache
-def _fixed_draws(freedom: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _deviations(freedom: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Two independent standard normal vectors of `freedom` entries, `[2, draws]`, in the plane that they span.
+
+    The first lies on the first axis; its length runs through the quantiles of its law, so that nothing is left to
+    chance where samples have no noise. The second is drawn.
+    """
+    variances, weights = _variance_law(freedom, 8001)
+    number = 8000
     generator = np.random.default_rng(0)
-    return generator.standard_normal(40_000), generator.standard_t(freedom, 40_000)
+    quantiles = (generator.permutation(number) + 0.5) / number
+    lengths = np.exp(np.interp(quantiles, np.cumsum(weights) - weights / 2, np.log(freedom * variances)) / 2)
+    beside = np.sqrt(generator.chisquare(freedom - 1, number)) if freedom > 1 else np.zeros(number)
+    return np.stack([lengths, np.zeros(number)]), np.stack([generator.standard_normal(number), beside])
+
+
+@cache
+def _variance_law(freedom: int, number: int = 201) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Values of V = chi2 / freedom and their probabilities, from the density of log V at equal distances."""
+    logs = np.linspace(-30, 10, number) * sqrt(2 / freedom)  # in about standard deviations of log V
+    density = freedom / 2 * (logs - np.exp(logs))
+    weights = np.exp(density - density.max())
+    return np.exp(logs), weights / weights.sum()
+
+
+@cache
+def _mixed_quantiles(freedom: int, tail: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The quantile `tail` of cos(angle) Z + sin(angle) T, the law of the interval's resamples, by angle.
+
+    T is Z / sqrt(V), so that given V the sum is normal with the variance cos^2 + sin^2 / V.
+    """
+    variances, weights = _variance_law(freedom)
+    angles = np.linspace(0, pi / 2, 33)
+    found: list[float] = []
+    for angle in angles:
+        spreads = np.sqrt(np.cos(angle) ** 2 + np.sin(angle) ** 2 / variances)
+        found.append(_mixture_quantile(spreads.tolist(), weights.tolist(), tail))
+    return angles, np.array(found)
+
+
+def _mixture_quantile(spreads: Sequence[float], weights: Sequence[float], tail: float) -> float:
+    """Quantile above one half of a mixture of centred normals, by bisection."""
+
+    def below(end: float) -> float:
+        return sum(weight * _NORMAL.cdf(end / spread) for spread, weight in zip(spreads, weights, strict=True))
+
+    low, high = 0.0, 1.0
+    while below(high) < tail:
+        low, high = high, 2 * high
+    for _ in range(30):
+        middle = (low + high) / 2
+        low, high = (middle, high) if below(middle) < tail else (low, middle)
+    return high
 
 
 def expected_from(policy: Runs, full: Runs, given: Mapping[str, float]) -> Claim:

@@ -47,7 +47,7 @@ class Model:
     tables: list[NDArray[np.float64]]
     """For each training run `[problems, most samples]`, padded with NaN."""
     draws: NDArray[np.float64]
-    """`[resamples]`."""
+    """`[resamples]`, each in [0, 1]."""
 
     @property
     def mean(self) -> float:
@@ -77,7 +77,8 @@ def resample(models: Mapping[str, Runs], bootstrap: Bootstrap) -> list[Model]:
     short of. Runs also differ because each has samples of its own, and that is in the problems' spread already; so
     k^2 = max(0, 1 - r / P / s^2), with s^2 the variance of the runs' means and r the residual mean square of the table
     of runs and problems. Models with equally many runs share g and t: their n-th runs are taken as a pair (give them in
-    the order of their seeds).
+    the order of their seeds). With few runs t is often large; a draw beyond 0 or 1, which no accuracy can be, is taken
+    as 0 or 1, so that means, differences and ratios all come from accuracies.
 
     **Source**: multiplier (wild) bootstrap, Wu, Ann. Stat. 14 (1986), 1261-1295; Student's t for the unknown variance
     of few runs; variance components of a two-way layout, Searle, Casella and McCulloch, Variance Components (1992),
@@ -129,7 +130,7 @@ def _draws(
     multipliers = generator.standard_normal(drawn.shape)
     scale = np.sqrt((num_runs - 1) / generator.chisquare(num_runs - 1, drawn.shape[1]))
     spread = (multipliers * (drawn - centre)).sum(axis=0) / np.sqrt(num_runs * (num_runs - 1))
-    return centre + scale * _share_of_runs(means) * spread
+    return np.clip(centre + scale * _share_of_runs(means) * spread, 0.0, 1.0)
 
 
 def _share_of_runs(means: NDArray[np.float64]) -> float:

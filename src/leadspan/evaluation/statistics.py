@@ -16,7 +16,8 @@ from leadspan.results import Interval
 from leadspan.settings import Settings
 
 NEAR_ZERO = 0.05
-"""Retention is refused where the full student's lower bound is at or below this: the ratio would be noise."""
+"""Retention is refused where the lower bound of the full student's accuracy, or of its gain over the base, is at or
+below this: the ratio would be noise."""
 
 _BOOTSTRAP = "percentile bootstrap over problems, samples within"
 _PAIRED = f"paired {_BOOTSTRAP}"
@@ -135,7 +136,7 @@ def retention(policy_scores: Runs, full_scores: Runs, bootstrap: Bootstrap = USU
     top, bottom = (_mean_interval(model, bootstrap.level) for model in (policy, full))
     difference = _difference_interval(policy, full, bootstrap.level)
     if bottom.low <= NEAR_ZERO:
-        return _refuse(difference, "accuracy", bottom.low, NEAR_ZERO)
+        return _refuse(difference, "accuracy", bottom.low)
     ratio = _ratio_interval(top, bottom, policy.draws, full.draws)
     return Retention(ratio=ratio, difference=difference)
 
@@ -146,7 +147,7 @@ def base_normalised_retention(
     """The share of the full student's gain over the base, (m_policy - m_base) / (m_full - m_base).
 
     As `retention`, with the same problems drawn for all three. Refused where the lower end of the gain
-    m_full - m_base is at most 0.
+    m_full - m_base is at most `NEAR_ZERO`.
 
     Args:
         policy_scores: Scores of the policy's student.
@@ -161,15 +162,15 @@ def base_normalised_retention(
     full, policy, base = resample(models, bootstrap)
     top, bottom = (_difference_interval(model, base, bootstrap.level) for model in (policy, full))
     difference = _difference_interval(policy, full, bootstrap.level)
-    if bottom.low <= 0:
-        return _refuse(difference, "gain over the base", bottom.low, 0)
+    if bottom.low <= NEAR_ZERO:
+        return _refuse(difference, "gain over the base", bottom.low)
     ratio = _ratio_interval(top, bottom, policy.draws - base.draws, full.draws - base.draws)
     return Retention(ratio=ratio, difference=difference)
 
 
-def _refuse(difference: Interval, whole: str, low: float, floor: float) -> Retention:
+def _refuse(difference: Interval, whole: str, low: float) -> Retention:
     reason = (
-        f"the full student's {whole} has a lower bound of {low:.3f}, not above {floor:g}: "
+        f"the full student's {whole} has a lower bound of {low:z.3f}, not above {NEAR_ZERO:g}: "
         "a share of so little is noise, so read the difference"
     )
     return Retention(ratio=None, difference=difference, reason=reason)
@@ -178,15 +179,13 @@ def _refuse(difference: Interval, whole: str, low: float, floor: float) -> Reten
 def _mean_interval(model: Model, level: float) -> Interval:
     if not _has_spread(model.draws):
         return wilson(model.mean, model.num_problems, level)
-    found = _percentile(model.mean, model.draws, level, _BOOTSTRAP + _runs_note(model))
-    return found.model_copy(update={"low": max(found.low, 0.0), "high": min(found.high, 1.0)})
+    return _percentile(model.mean, model.draws, level, _BOOTSTRAP + _runs_note(model))
 
 
 def _difference_interval(left: Model, right: Model, level: float) -> Interval:
     value, paired = left.mean - right.mean, left.draws - right.draws
     if all(map(_has_spread, (left.draws, right.draws, paired))):
-        found = _percentile(value, paired, level, _PAIRED + (_runs_note(left) or _runs_note(right)))
-        return found.model_copy(update={"low": max(found.low, -1.0), "high": min(found.high, 1.0)})
+        return _percentile(value, paired, level, _PAIRED + (_runs_note(left) or _runs_note(right)))
     first, second = _mean_interval(left, level), _mean_interval(right, level)
     low, high = first.low - second.high, first.high - second.low
     return Interval(value=value, low=low, high=high, level=level, method=_EXTREMES)

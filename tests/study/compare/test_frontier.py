@@ -123,7 +123,29 @@ def test_retention_is_over_the_seeds_that_both_have(make_run: MakeRun) -> None:
     kept = row_of(runs, "lead 0.5").kept
     assert kept is not None and kept.ratio is not None and kept.seeds == (1, 2)
     assert kept.ratio.value == pytest.approx(15 / 30)  # not of the mean of all three
-    assert only(runs).notes == ()
+    assert only(runs).notes == ("lead 0.5: compared with full over the seeds both have (1, 2).",)
+
+
+def test_costs_are_a_share_over_the_seeds_that_retention_compares(make_run: MakeRun) -> None:
+    runs = [make_run("full", 30, FULL, seed=seed, cost=cost) for seed, cost in enumerate((2.8, 1.0, 1.0))]
+    runs += [make_run("lead 0.5", 15, seed=seed, cost=cost) for seed, cost in ((1, 1.0), (2, 1.1), (7, 9.0))]
+    row = row_of(runs, "lead 0.5")
+    assert row.costs is not None and row.kept is not None and row.kept.seeds == (1, 2)
+    assert row.costs["seconds"].values == (10.0, 11.0, 90.0)
+    assert row.costs["seconds"].of_full == pytest.approx(1.05)
+    shares = [one.costs["seconds"].of_full for one in row.seeds if one.costs]
+    assert shares[:2] == pytest.approx([1.0, 1.1])
+
+
+def test_rows_compared_over_the_same_seeds_share_a_note_and_equal_seeds_need_none(make_run: MakeRun) -> None:
+    runs = [make_run("full", 30, FULL, seed=seed) for seed in range(3)]
+    runs += [make_run("base", 6, role="base")]
+    runs += [make_run("lead 0.5", 15, seed=seed) for seed in range(3)]
+    runs += [make_run(label, 15, {"kind": "lead", "p": float(label[5:])}, seed=2) for label in ("lead 0.6", "lead 0.7")]
+    assert only(runs).notes == (
+        "base: compared with full over the seeds both have (0).",
+        "lead 0.6, lead 0.7: compared with full over the seeds both have (2).",
+    )
 
 
 def test_seeds_without_an_uncut_run_are_left_out_of_the_comparison_and_it_is_said(make_run: MakeRun) -> None:
@@ -137,6 +159,7 @@ def test_without_a_shared_seed_all_runs_are_compared(make_run: MakeRun) -> None:
     runs = [make_run("full", 30, FULL, seed=0), make_run("full", 30, FULL, seed=1), make_run("lead 0.5", 15, seed=7)]
     kept = row_of(runs, "lead 0.5").kept
     assert kept is not None and kept.ratio is not None and kept.ratio.value == pytest.approx(15 / 30)
+    assert only(runs).notes == ("lead 0.5: no seed is also one of full, so 7 are compared with 0, 1.",)
 
 
 def test_seeds_widen_the_interval_of_retention(make_run: MakeRun) -> None:

@@ -43,6 +43,7 @@ def test_shares_and_differences_are_written_with_their_intervals() -> None:
     assert percent_interval(Interval(value=0.456, low=0.4, high=0.517)) == "46 [40, 52] %"
     assert points(Interval(value=-0.04, low=-0.09, high=0.012)) == "-4 [-9, +1] points"
     assert points(Interval(value=-0.001, low=-0.02, high=0.0)) == "+0 [-2, +0] points"
+    assert percent_interval(Interval(value=0.01, low=-0.001, high=0.03)) == "1 [0, 3] %"
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,7 @@ class Cost:
     Attributes:
         values: Measured, one for each run, in the order of the seeds: seconds, bytes, operations, tokens, joules, or
             units of the recipe's currency.
-        of_full: The mean as a share of the reference's mean; None without a reference.
+        of_full: The mean as a share of the reference's mean, both over the compared seeds; None without a reference.
         predicted: Mean of what was predicted before the runs; None where one of them has no prediction of it.
     """
 
@@ -56,9 +56,17 @@ class Cost:
         return None if self.predicted is None or not self.value else self.predicted / self.value - 1
 
 
-def costs_over(runs: Sequence[RunResult], full: Sequence[RunResult]) -> dict[CostName, Cost]:
-    """Costs of the runs of one condition, beside those of the reference; a cost that one run lacks is left out."""
-    own, reference = _all_measured(runs), _all_measured(full)
+def costs_over(
+    runs: Sequence[RunResult], compared: Sequence[RunResult] = (), full: Sequence[RunResult] = ()
+) -> dict[CostName, Cost]:
+    """Costs of the runs of one condition, beside those of the reference; a cost that one run lacks is left out.
+
+    Args:
+        runs: All runs of the condition, whose values and predictions are taken.
+        compared: Those of them that are compared with the reference: of the seeds that retention compares too.
+        full: The reference's runs of those seeds.
+    """
+    own, part, reference = _all_measured(runs), _all_measured(compared), _all_measured(full)
     predictions = [predicted_costs(run.prediction) for run in runs]
     found: dict[CostName, Cost] = {}
     for name, values in own.items():
@@ -66,7 +74,7 @@ def costs_over(runs: Sequence[RunResult], full: Sequence[RunResult]) -> dict[Cos
         known = [prediction[name] for prediction in predictions if name in prediction]
         found[name] = Cost(
             values=tuple(values),
-            of_full=fmean(values) / whole if whole else None,
+            of_full=fmean(part[name]) / whole if whole else None,
             predicted=fmean(known) if len(known) == len(runs) else None,
         )
     return found

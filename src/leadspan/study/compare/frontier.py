@@ -102,6 +102,10 @@ class _Entry:
     def seeds(self) -> tuple[int, ...]:
         return tuple(seed_of(run) for run in self.runs)
 
+    def of_seeds(self, seeds: Sequence[int]) -> list[RunResult]:
+        """The runs of some seeds."""
+        return [run for run in self.runs if seed_of(run) in seeds]
+
     def scores(self, seeds: Sequence[int]) -> list[Scores]:
         """Strict scores of the runs of some seeds."""
         return [found.correct for run, found in zip(self.runs, self.evaluations, strict=True) if seed_of(run) in seeds]
@@ -172,8 +176,15 @@ def _single_row(entry: _Entry, reference: _Entry | None, base: _Entry | None) ->
         kept=_kept(entry, compared) if compared else None,
         base=base.label if gained and base else None,
         gained=gained,
-        costs=(costs_over(entry.runs, reference.runs if reference else ()) or None) if is_student else None,
+        costs=(_costs(entry, reference) or None) if is_student else None,
     )
+
+
+def _costs(entry: _Entry, reference: _Entry | None) -> dict[CostName, Cost]:
+    if reference is None:
+        return costs_over(entry.runs)
+    own, other = shared_seeds(entry.seeds, reference.seeds)
+    return costs_over(entry.runs, entry.of_seeds(own), reference.of_seeds(other))
 
 
 def _over_runs(

@@ -33,12 +33,23 @@ def _usable(fulls: Sequence[Row]) -> list[str]:
 
 
 def _seed_notes(rows: Sequence[Row]) -> list[str]:
-    notes: list[str] = []
+    """Rows whose comparison leaves out a run of theirs or of their reference's, or pairs different seeds."""
+    seeds = {row.label: tuple(seed_of(run) for run in row.runs) for row in rows}
+    labels: dict[str, list[str]] = {}
     for row in rows:
-        if row.kept and row.role == "student" and row.kept.seeds != tuple(seed_of(run) for run in row.runs):
-            shared = ", ".join(map(str, row.kept.seeds))
-            notes.append(f"{row.label}: compared with {row.reference} over the seeds both have ({shared}).")
-    return notes
+        if row.kept is None or row.reference is None or row.kept.seeds == seeds[row.label] == seeds[row.reference]:
+            continue
+        compared, other = row.kept.seeds, seeds[row.reference]
+        if set(compared) <= set(other):
+            how = f"compared with {row.reference} over the seeds both have ({_listed(compared)})."
+        else:
+            how = f"no seed is also one of {row.reference}, so {_listed(compared)} are compared with {_listed(other)}."
+        labels.setdefault(how, []).append(row.label)
+    return [f"{', '.join(found)}: {how}" for how, found in labels.items()]
+
+
+def _listed(seeds: Sequence[int]) -> str:
+    return ", ".join(map(str, seeds))
 
 
 def _measurement_notes(students: Sequence[Row]) -> list[str]:

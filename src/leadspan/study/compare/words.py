@@ -24,12 +24,12 @@ _UNITS: dict[CostName, tuple[tuple[float, str], ...]] = {
 
 def percent(share: float) -> str:
     """A share as a whole percentage, `46 %`."""
-    return f"{share * 100:.0f} %"
+    return f"{share * 100:z.0f} %"
 
 
 def percent_interval(interval: Interval, digits: int = 0) -> str:
     """A share with its interval, `46 [40, 52] %`."""
-    value, low, high = (f"{100 * end:.{digits}f}" for end in (interval.value, interval.low, interval.high))
+    value, low, high = (f"{100 * end:z.{digits}f}" for end in (interval.value, interval.low, interval.high))
     return f"{value} [{low}, {high}] %"
 
 
