@@ -110,7 +110,10 @@ def _remedy(kind: Literal["cut", "mix", "full"], behind: Sequence[Row], ending: 
     if not own:
         return ""
     if kind == "cut":
-        mixes = sorted((row for row in ending if row.cut_kind == "mix"), key=lambda row: -row.termination.value)
+        mixes = sorted(
+            (row for row in ending if row.cut_kind == "mix" and row.control is None),
+            key=lambda row: -row.termination.value,
+        )
         told = [f"{row.label} ended {percent(row.termination.value)} of its answers" for row in mixes[:MAX_EXAMPLES]]
         return ", ".join(told) or "keep some traces whole (cut.kind: mix) or append a stop (stop: append_eos)"
     if kind == "mix":
