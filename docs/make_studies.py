@@ -22,7 +22,7 @@ from leadspan.results import Interval, RunResult
 from leadspan.study.compare.break_points import BreakPoint, break_points
 from leadspan.study.compare.frontier import build_frontiers, load_runs
 from leadspan.study.compare.rows import Frontier, Row
-from leadspan.study.compare.sentences import kept_text
+from leadspan.study.compare.sentences import kept_text, place_text
 from leadspan.study.compare.words import MISSING, percent, percent_interval, points, quantity
 from leadspan.study.derivations import with_derivations
 from leadspan.study.record import StudyRecord, load_study
@@ -131,7 +131,7 @@ def _break_points(study: Study) -> str:
             row = frontier.row(accuracy.rows[0])
             assert row is not None, "a break point has rows"
             name = row.runs[0].name.replace(f" {row.p:g}", "", 1)
-            cells = [f"{frontier.task}, `{name}`", *_predicted(row), _place(derivation), _place(accuracy)]
+            cells = [f"{frontier.task}, `{name}`", *_predicted(row), place_text(derivation), place_text(accuracy)]
             lines[-1] += f"\n| {' | '.join(cells)} |"
     return "\n\n".join(lines)
 
@@ -164,12 +164,6 @@ def _first_answer(traces: Path) -> float | None:
     texts = [f"<think>\n{problem.derivation}" for problem in problems if problem.first_answer is not None]
     tokens = load_tokenizer(str(traces.parent / "tokenizer"))(texts)["input_ids"] if texts else []
     return fmean(map(len, tokens)) if texts else None
-
-
-def _place(found: BreakPoint) -> str:
-    if found.measured is None:
-        return found.reason or MISSING
-    return f"{found.measured.value:.2f} [{found.measured.low:.2f}, {found.measured.high:.2f}]"
 
 
 def _answer(question: Question, study: Study) -> str:

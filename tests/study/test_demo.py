@@ -17,7 +17,7 @@ def test_a_short_demo_from_end_to_end(
     runs = demo.run_demo(tmp_path / "demo", seed=1)
     shown = " ".join(capsys.readouterr().out.split())
     assert [run.role for run in runs] == ["teacher", "base"] + 6 * ["student"]
-    assert "The teacher has not learned this world" in shown  # nobody learns anything in two steps, and it says so
+    assert "of its answers, and" in shown and "ran into the cap on new tokens" in shown  # as two steps teach nobody
     for run in runs[2:]:
         assert run.label in shown and run.train is not None
         assert run.train.num_tokens > 0

@@ -6,7 +6,7 @@ import pytest
 from leadspan.results import Interval, Prediction, RunResult
 from leadspan.study.compare.break_points import BreakPoint, bracket, break_points, crossing
 from leadspan.study.compare.frontier import build_frontiers
-from leadspan.study.compare.sentences import break_point_sentences
+from leadspan.study.compare.sentences import break_point_sentences, place_text
 
 MakeRun = Callable[..., RunResult]
 FULL = {"kind": "full"}
@@ -89,14 +89,74 @@ def test_the_interval_covers_the_true_break_point(make_run: MakeRun) -> None:
     assert hits >= 36
 
 
-def test_without_a_prediction_the_sentence_gives_the_measurement_alone(make_run: MakeRun) -> None:
-    found = only(runs_of(make_run, {0.25: 90, 0.5: 240}))
-    assert found.predicted is None
+def mixes(make_run: MakeRun, kept: dict[float, int], kind: str = "lead") -> list[RunResult]:
+    """An uncut run, called `full, checked`, and mixes of one seed."""
+    runs = [make_run("full", 300, FULL, num_problems=400, name="full, checked")]
+    cuts = {p: {"kind": "mix", "whole_share": 0.1, "policy": {"kind": kind, "p": p}} for p in kept}
+    return [*runs, *(make_run(f"mix 0.9 {kind} {p:g}", kept[p], cuts[p], num_problems=400) for p in kept)]
+
+
+def test_the_sentence_names_the_uncut_run_and_says_why_nothing_was_predicted(make_run: MakeRun) -> None:
+    found = only(mixes(make_run, {0.25: 90, 0.5: 240, 0.75: 297}))
+    assert found.predicted is None and found.measured is not None
     assert break_point_sentences([found]) == [
-        f"lead: keeps 90 % of full's accuracy from p = 0.75 [{found.measured.low:.2f}, 1.00] on."
-        if found.measured
-        else ""
+        "mix 0.9 lead: keeps 90 % of full, checked's accuracy from p = 0.63 (95 % interval: from 0.50 to 0.75) on; not "
+        "predicted: these runs were made without a prediction of their costs, which it is part of."
     ]
+    tails = only(mixes(make_run, {0.25: 90, 0.5: 297}, "tail"))
+    assert tails.not_predicted == "LSP* speaks of leads alone"
+
+
+@pytest.mark.parametrize(
+    ("traces", "reason"), [(None, "without a search for the first answer"), (40, "no trace was found to state")]
+)
+def test_runs_that_found_no_first_answer_say_why(make_run: MakeRun, traces: int | None, reason: str) -> None:
+    values = {"num_steps": 1, "num_tokens": 1, "num_weighted_tokens": 1, "flops": {}, "memory": {}}
+    prediction = Prediction.model_validate({**values, "break_point_traces": traces})
+    runs = runs_of(make_run, {0.25: 90, 0.5: 297}, seeds=1)
+    found = only([run.model_copy(update={"prediction": prediction}) for run in runs])
+    assert found.not_predicted is not None and reason in found.not_predicted
+
+
+def test_right_of_the_last_tested_place_no_value_is_given(make_run: MakeRun) -> None:
+    found = only(mixes(make_run, {0.25: 90, 0.5: 150, 0.75: 240}))
+    assert found.measured is None and found.between == (0.75, 1.0)
+    assert found.reason == "no tested p up to 0.75 keeps it: it lies between 0.75 and uncut"
+    assert place_text(found) == found.reason
+    (sentence,) = break_point_sentences([found])
+    assert "no break point for 90 % of full, checked's accuracy: no tested p up to 0.75 keeps it" in sentence
+    assert "(interval: from 0.75 to uncut)" in sentence
+
+
+def test_a_dip_at_the_last_tested_place_names_those_that_kept_it(make_run: MakeRun) -> None:
+    found = only(mixes(make_run, {0.25: 90, 0.5: 299, 0.75: 240}))
+    assert found.measured is None and found.reason is not None
+    assert found.reason.startswith("0.5 kept it, but 0.75, the largest tested p, does not: it lies between")
+
+
+def test_the_uncut_run_is_no_end_of_a_lead_that_takes_the_stop_away(make_run: MakeRun) -> None:
+    found = only(runs_of(make_run, {0.25: 90, 0.5: 150}))
+    assert found.measured is None and found.reason is not None and not found.is_continuous
+    assert "full is not what these cuts lead to at p = 1" in found.reason and "uncut" not in found.reason
+    (sentence,) = break_point_sentences([found])
+    assert "(interval: from 0.50 on; nothing above 0.5 was tried)" in sentence and "to uncut" not in sentence
+    inside = only(runs_of(make_run, {0.25: 90, 0.5: 268, 0.75: 272}))  # the last is noisy too
+    assert inside.measured is not None and inside.measured.high == 1.0
+    assert "from 0.25 on; nothing above 0.75 was tried" in place_text(inside)
+
+
+def test_an_appended_stop_makes_the_uncut_run_the_end_of_a_lead(make_run: MakeRun) -> None:
+    runs = [make_run("full", 300, FULL, num_problems=400)]
+    for p, right in ((0.25, 90), (0.5, 150)):
+        runs.append(make_run(f"lead {p}", right, {"kind": "lead", "p": p, "stop": "append_eos"}, num_problems=400))
+    found = only(runs)
+    assert found.is_continuous and found.reason is not None and found.reason.endswith("between 0.5 and uncut")
+
+
+def test_an_end_of_zero_is_said_to_be_untried(make_run: MakeRun) -> None:
+    found = only(mixes(make_run, {0.25: 268, 0.5: 299}))  # 0.89 at the smallest tested p
+    assert found.measured is not None and found.measured.low == 0.0
+    assert "(95 % interval: up to 0.50; nothing below 0.25 was tried)" in place_text(found)
 
 
 def test_the_prediction_of_a_lead_stands_beside_the_measurement(make_run: MakeRun) -> None:

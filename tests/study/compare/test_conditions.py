@@ -33,6 +33,19 @@ def test_runs_that_differ_in_more_than_the_seed_are_no_seeds_of_each_other(make_
     assert found == [("lead 0.5 (a)", [0, 1]), ("lead 0.5, slow", [2])]
 
 
+def test_a_condition_of_a_study_is_called_by_its_whole_name_though_no_other_shares_the_label(make_run: MakeRun) -> None:
+    unchecked = {"data": {"train": "unchecked"}}
+    runs = [make_run("lead 0.8", 10, seed=s, name="lead 0.8, unchecked", settings=unchecked) for s in (0, 1)]
+    runs += [make_run("full", 20, FULL, name="teacher checked", control="before"), make_run("lead 0.5", 10, name="a")]
+    found = find_conditions(runs)
+    assert [one.name for one in found] == ["lead 0.8, unchecked", "teacher checked", "lead 0.5"]
+
+
+def test_a_name_that_tells_the_seeds_apart_is_no_condition_s(make_run: MakeRun) -> None:
+    runs = [make_run("lead 0.5", 10, seed=seed, name=f"lead 0.5, seed {seed}") for seed in (0, 1)]
+    assert [one.name for one in find_conditions(runs)] == ["lead 0.5"]
+
+
 def test_places_and_prices_do_not_part_the_seeds_of_a_condition(make_run: MakeRun) -> None:
     places = [{"output": f"runs/{seed}", "plan": {"price_per_hour": seed}} for seed in (0, 1)]
     runs = [make_run("lead 0.5", 10, seed=seed, settings=places[seed]) for seed in (0, 1)]
@@ -79,7 +92,7 @@ def test_an_uncut_control_is_no_reference(make_run: MakeRun, control: str) -> No
         make_run("full", 30, FULL),
         make_run("lead 0.5", 15, name="lead 0.5, longer", settings=longer),
     ]
-    assert references(runs)["lead 0.5"] == "full"
+    assert references(runs)["lead 0.5, longer"] == "full"
 
 
 def test_among_several_the_reference_differs_in_the_fewest_settings(make_run: MakeRun) -> None:

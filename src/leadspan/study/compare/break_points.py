@@ -9,7 +9,11 @@ least t there and at every larger p, that is
 a straight line between two tested places. The interval does not lean on that line: in every bootstrap resample of the
 problems (the same for all members, runs as a level above) p* lies somewhere in [p_k, p_{k+1}], and the interval reaches
 from the (1 - level) / 2 quantile of the lower ends to the (1 + level) / 2 quantile of the upper ends. Where every
-tested p of a resample keeps the target its lower end is 0, as nothing smaller was tried.
+tested p of a resample keeps the target its lower end is 0, as nothing smaller was tried. Where the largest tested p
+does not keep the target there is no value: right of it stands the uncut run alone, and no line to it was tested.
+
+A cut that takes the end-of-turn token away at every p below 1, as a plain lead does without an appended stop, has no
+curve that leads to the uncut run. Of such a family the end 1 says only that nothing larger was tried.
 
 The prediction is LSP* = (|P| + f |CoT|) / T from the first-answer positions of the traces, the mean over the family's
 runs. It speaks of a lead cut, so that other families have none. It says where derivations begin to be whole, and the
@@ -33,6 +37,8 @@ from leadspan.results import Interval, RunResult
 from leadspan.study.compare.conditions import cut_of, family_key, seed_of
 from leadspan.study.compare.rows import Frontier, Row
 
+_LOSE_THE_STOP = ("lead", "lead_cot")
+"""Cuts that lose the end-of-turn token at every p below 1, unless one is appended."""
 METHOD = "paired bootstrap of the places between which retention meets the target"
 
 
@@ -48,6 +54,11 @@ class BreakPoint:
         measured: Where retention meets the target, with its interval; absent where it cannot be told.
         predicted: LSP* before training; absent for other cuts than a lead, or where nothing was predicted.
         reason: Why there is no measurement.
+        reference: Label of the uncut run.
+        between: Ends of the interval, with or without a value: 0 where nothing smaller was tried, 1 for the uncut run;
+            absent where nothing could be compared.
+        not_predicted: Why there is no prediction.
+        is_continuous: Whether the uncut run is the family's cut at 1, see above.
     """
 
     family: str
@@ -57,6 +68,17 @@ class BreakPoint:
     measured: Interval | None
     predicted: Interval | None
     reason: str | None = None
+    reference: str = "the uncut run"
+    between: tuple[float, float] | None = None
+    not_predicted: str | None = None
+    is_continuous: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class _Measured:
+    value: Interval | None = None
+    reason: str | None = None
+    between: tuple[float, float] | None = None
 
 
 def break_points(frontier: Frontier, target: float = 0.9, bootstrap: Bootstrap = USUAL) -> list[BreakPoint]:
@@ -79,46 +101,78 @@ def break_points(frontier: Frontier, target: float = 0.9, bootstrap: Bootstrap =
 def _break_point(rows: Sequence[Row], frontier: Frontier, target: float, bootstrap: Bootstrap) -> BreakPoint:
     full = frontier.row(rows[0].reference)
     assert full is not None, "a reference has a row"
-    measured, reason = _measured(rows, full, target, bootstrap)
+    measured = _measured(rows, full, target, bootstrap)
+    predicted = _predicted([run for row in rows for run in row.runs])
     return BreakPoint(
         family=_family_name(rows[0]),
         target=target,
         tested=tuple(row.p for row in rows if row.p is not None),
         rows=tuple(row.label for row in rows),
-        measured=measured,
-        predicted=_predicted([run for row in rows for run in row.runs]),
-        reason=reason,
+        measured=measured.value,
+        predicted=predicted,
+        reason=measured.reason,
+        reference=full.label,
+        between=measured.between,
+        not_predicted=None if predicted else _why_not_predicted([run for row in rows for run in row.runs]),
+        is_continuous=_is_continuous(rows[0]),
     )
 
 
-def _measured(
-    rows: Sequence[Row], full: Row, target: float, bootstrap: Bootstrap
-) -> tuple[Interval | None, str | None]:
+def _measured(rows: Sequence[Row], full: Row, target: float, bootstrap: Bootstrap) -> _Measured:
     if not 0 < target <= 1:
-        return None, f"a target of {target:g} is no share of the uncut run's accuracy; ask for more than 0, at most 1"
+        return _Measured(
+            reason=f"a target of {target:g} is no share of the uncut run's accuracy; ask for more than 0, at most 1"
+        )
     if len({row.p for row in rows}) < len(rows):
-        return None, f"one p was tested twice ({', '.join(row.label for row in rows)}); give each once"
+        return _Measured(reason=f"one p was tested twice ({', '.join(row.label for row in rows)}); give each once")
     seeds = [seed for seed in _seeds(full) if all(seed in _seeds(row) for row in rows)]
     scores = {row.label: _scores(row, seeds) for row in [full, *rows]}
     try:
         refused = retention(scores[rows[0].label], scores[full.label], bootstrap).reason
         models = dict(zip(scores, resample(scores, bootstrap), strict=True))
     except EvaluationError as error:
-        return None, str(error)
+        return _Measured(reason=str(error))
     if refused:
-        return None, refused
+        return _Measured(reason=refused)
     places = np.array([*(row.p for row in rows), 1.0], dtype=float)
     whole = models[full.label]
     means = np.array([[models[row.label].mean / whole.mean] for row in rows] + [[1.0]])
     drawn = np.stack([_ratios(models[row.label].draws, whole.draws) for row in rows] + [np.ones_like(whole.draws)])
-    (value,) = crossing(places, means, target)
     low, high = (_quantile(ends, bootstrap, end) for end, ends in enumerate(bracket(places, drawn, target)))
-    if np.isnan(value):
-        return None, (
-            f"every tested p, from {places[0]:g} on, keeps {target:.0%} of full's accuracy: the break point is at or "
-            f"below {places[0]:g} (upper end of its interval {high:g}); test smaller p"
+    reason = _why_not_measured(rows, full, means[:, 0], target)
+    if reason:
+        return _Measured(reason=reason, between=(low, high))
+    (value,) = crossing(places, means, target)
+    measured = Interval(value=float(value), low=low, high=high, level=bootstrap.level, method=METHOD)
+    return _Measured(measured, between=(low, high))
+
+
+def _why_not_measured(rows: Sequence[Row], full: Row, kept: NDArray[np.float64], target: float) -> str | None:
+    """Why the tested p hold no place from which on the target is met; None where they do."""
+    (last,) = _last_below(kept[:, None], target)
+    tested = [row.p or 0.0 for row in rows]
+    if last < 0:
+        return (
+            f"every tested p, from {tested[0]:g} on, keeps {target:.0%} of {full.label}'s accuracy: the break point is "
+            f"at or below {tested[0]:g}; test smaller p"
         )
-    return Interval(value=float(value), low=low, high=high, level=bootstrap.level, method=METHOD), None
+    if last < len(rows) - 1:
+        return None
+    met = [f"{p:g}" for p, ratio in zip(tested, kept, strict=False) if ratio >= target]
+    found = f"{', '.join(met)} kept it, but {tested[-1]:g}, the largest tested p, does not"
+    found = found if met else f"no tested p up to {tested[-1]:g} keeps it"
+    if _is_continuous(rows[0]):
+        return f"{found}: it lies between {tested[-1]:g} and uncut"
+    return (
+        f"{found}, and {full.label} is not what these cuts lead to at p = 1, as each of them takes the end-of-turn "
+        "token away"
+    )
+
+
+def _is_continuous(row: Row) -> bool:
+    """Whether the cut leads to the uncut run as p goes to 1: not where every p below 1 loses the end-of-turn token."""
+    cut = cut_of(row.runs[0])
+    return cut.get("kind") not in _LOSE_THE_STOP or cut.get("stop", "none") != "none"
 
 
 def _ratios(policy: NDArray[np.float64], full: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -177,13 +231,26 @@ def _scores(row: Row, seeds: Sequence[int]) -> list[Scores]:
     ]
 
 
+def _is_lead(run: RunResult) -> bool:
+    cut = cut_of(run)
+    return (cut.get("policy") or {} if cut.get("kind") == "mix" else cut).get("kind") == "lead"
+
+
+def _why_not_predicted(runs: Sequence[RunResult]) -> str:
+    if not _is_lead(runs[0]):
+        return "LSP* speaks of leads alone"
+    if all(run.prediction is None for run in runs):
+        return "these runs were made without a prediction of their costs, which it is part of"
+    if all(run.prediction is None or run.prediction.break_point_traces is None for run in runs):
+        return "these runs were made without a search for the first answer in their traces"
+    return "no trace was found to state its right answer in the chain of thought"
+
+
 def _predicted(runs: Sequence[RunResult]) -> Interval | None:
     """Mean of the predictions and of their ends; they differ little, as seeds only split the same traces anew."""
-    cut = cut_of(runs[0])
-    inner = cut.get("policy") or {} if cut.get("kind") == "mix" else cut
     found = [run.prediction.break_point if run.prediction else None for run in runs]
     known = [interval for interval in found if interval is not None]
-    if inner.get("kind") != "lead" or not known:
+    if not known or not _is_lead(runs[0]):
         return None
     ends = {name: fmean(getattr(interval, name) for interval in known) for name in ("value", "low", "high")}
     return known[0].model_copy(update=ends)

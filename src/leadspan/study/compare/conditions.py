@@ -103,6 +103,12 @@ def is_full(run: RunResult) -> bool:
     return cut_of(run).get("kind") == "full"
 
 
+def is_random_window(run: RunResult) -> bool:
+    """Whether the run's cut, or the policy in its mix or schedule, is a random window: a control, however given."""
+    cut = cut_of(run)
+    return "random_window" in (cut.get("kind"), (cut.get("policy") or {}).get("kind"))
+
+
 def has_teacher(recipe: Mapping[str, Any]) -> bool:
     """Whether a teacher's targets are part of the loss."""
     targets = recipe.get("targets") or {}
@@ -135,14 +141,28 @@ def _key(run: RunResult) -> str:
 
 
 def _names(groups: Sequence[tuple[RunResult, ...]]) -> list[str]:
-    """The label, or the run's name where conditions share the label, numbered where they share that too."""
+    """A study's own name of the trial; else the label, or the run's name where conditions share the label.
+
+    Numbered where they share that too. The trials of a study are known by a name that is the same for all seeds and
+    begins with the label; what differs from the base recipe follows it.
+    """
     shared = Counter(runs[0].label for runs in groups)
-    names = [_full_name(runs[0]) if shared[runs[0].label] > 1 else runs[0].label for runs in groups]
+    names = [
+        runs[0].name if _is_named(runs) else _full_name(runs[0]) if shared[runs[0].label] > 1 else runs[0].label
+        for runs in groups
+    ]
     repeated, seen = Counter(names), Counter[str]()
     for place, name in enumerate(names):
         seen[name] += 1
         names[place] = f"{name} #{seen[name]}" if repeated[name] > 1 else name
     return names
+
+
+def _is_named(runs: Sequence[RunResult]) -> bool:
+    """Whether the runs bear the name of a study's condition."""
+    first = runs[0]
+    is_condition = first.name == first.label or first.name.startswith(f"{first.label}, ")
+    return len({run.name for run in runs}) == 1 and (first.control is not None or is_condition)
 
 
 def _full_name(run: RunResult) -> str:

@@ -1,6 +1,8 @@
 """The answer of a study in one sentence: the cheapest policy shown to keep what is asked, or that none is.
 
-Shown means that the lower end of retention's interval is at the target or above it. The sentence brings its evidence:
+Shown means that the lower end of retention's interval is at the target or above it; no end is corrected for choosing
+among several policies, whose number the sentence gives. A policy that costs no less than its uncut run is not
+recommended. The sentence brings its evidence:
 problems, samples, seeds, the interval, what was saved, and how often the student ends its answers. Beside it stands how
 the policy does against its controls, and, where nothing is shown, what a showing would take.
 """
@@ -9,13 +11,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import inf
 
-from leadspan.errors import EvaluationError, SettingsError
-from leadspan.evaluation.power import Claim, expected_from, problems_needed
+from leadspan.errors import SettingsError
 from leadspan.results import Interval
-from leadspan.settings import validate
+from leadspan.study.compare.conditions import is_random_window
 from leadspan.study.compare.cost_axes import COST_WORDS, CostName
+from leadspan.study.compare.needed import needed
 from leadspan.study.compare.rows import Beside, Frontier, Row
-from leadspan.study.compare.words import percent, percent_interval, points, quantity
+from leadspan.study.compare.savings import saved_text, saves
+from leadspan.study.compare.words import percent, percent_interval, points
 
 _CONTROL_WORDS = {
     "equal_tokens": "the same cut trained on as many tokens as the uncut run",
@@ -33,8 +36,9 @@ class Recommendation:
         task: Task name.
         target: Share of the uncut run's accuracy that has to be kept.
         cost: The cost that is to be small.
-        row: The recommended policy; None where none is shown to meet the target.
-        closest: The recommended policy, or else the one with the highest lower end; None where none was compared.
+        row: The recommended policy; None where none is shown to meet the target, or none of these saves the cost.
+        closest: The recommended policy, or else the cheapest that is shown to meet the target, or else the one that
+            keeps the most; None where none was compared.
         sentence: The answer with its evidence.
         controls: One sentence for each control of `closest`.
         needed: What would be needed to show the target; empty where it is shown, or where nothing can be said.
@@ -59,11 +63,11 @@ class Recommendation:
 
 
 def recommend(frontier: Frontier, target: float = 0.9, cost: CostName = "seconds") -> Recommendation:
-    """The cheapest policy whose retention's lower bound meets a target.
+    """The cheapest policy whose retention's lower bound meets a target, if it costs less than its uncut run.
 
     Policies that are compared with different uncut runs, such as those of several students, are answered apart: the
-    answer is that of the uncut run with the most policies (the first of equals), and `others` holds the rest. Controls
-    are no candidates; a policy with a refused ratio, or compared with nothing, is none either.
+    answer is that of the uncut run with the most policies (the first of equals), and `others` holds the rest. Controls,
+    random windows among them, are no candidates; nor is a policy with a refused ratio, or compared with nothing.
 
     Args:
         frontier: All conditions on one task.
@@ -76,13 +80,18 @@ def recommend(frontier: Frontier, target: float = 0.9, cost: CostName = "seconds
     if not 0 < target < inf:
         raise SettingsError(f"target {target:g}: give a share of the uncut run's accuracy above 0, such as 0.9")
     check_cost(frontier, cost)
-    policies = [row for row in frontier.by_cost(cost).students if row.control is None and row.cut_kind != "full"]
+    policies = [row for row in frontier.by_cost(cost).students if _is_candidate(row)]
     groups = {label: [row for row in policies if row.reference == label] for label in _references(frontier, policies)}
     if not groups:
-        return Recommendation(frontier.task, target, cost, None, None, *_nothing(policies))
+        return Recommendation(frontier.task, target, cost, None, None, *_nothing(policies, frontier))
     first, *further = sorted(groups.values(), key=lambda rows: -len(rows))
     others = tuple(_answer(frontier, rows, target, cost) for rows in further)
     return replace(_answer(frontier, first, target, cost), others=others)
+
+
+def _is_candidate(row: Row) -> bool:
+    """Whether a row is a policy to recommend: a cut, and no control, asked for as one or given as an axis."""
+    return row.control is None and row.cut_kind != "full" and not is_random_window(row.runs[0])
 
 
 def _references(frontier: Frontier, policies: Sequence[Row]) -> list[str]:
@@ -95,18 +104,20 @@ def _answer(frontier: Frontier, policies: list[Row], target: float, cost: CostNa
     """The answer for policies that are compared with one uncut run, cheapest first."""
     compared = [(row, row.kept.ratio) for row in policies if row.kept and row.kept.ratio]
     if not compared:
-        return Recommendation(frontier.task, target, cost, None, None, *_nothing(policies))
-    chosen = next((row for row, ratio in compared if ratio.low >= target), None)
-    closest = chosen or max(compared, key=lambda pair: pair[1].low)[0]
+        return Recommendation(frontier.task, target, cost, None, None, *_nothing(policies, frontier))
+    shown = [row for row, ratio in compared if ratio.low >= target]
+    chosen = next((row for row in shown if saves(row, cost)), None)
+    closest = chosen or (shown[0] if shown else max(compared, key=lambda pair: pair[1].value)[0])
+    say = _shown if chosen else _shown_without_saving if shown else _not_shown
     return Recommendation(
         task=frontier.task,
         target=target,
         cost=cost,
         row=chosen,
         closest=closest,
-        sentence=_shown(frontier, closest, target, cost) if chosen else _not_shown(frontier, closest, target, cost),
+        sentence=say(frontier, closest, target, cost, len(compared)),
         controls=tuple(beside_text(closest, beside) for beside in closest.beside),
-        needed="" if chosen else _needed(frontier, closest, target),
+        needed="" if shown else needed(frontier, closest, target),
     )
 
 
@@ -131,29 +142,43 @@ def beside_text(row: Row, beside: Beside) -> str:
     return f"{row.label} {verb} {control}: {points(beside.difference)}."
 
 
-def evidence(row: Row, ratio: Interval | None = None) -> str:
-    """What an estimate rests on: interval, problems, samples, seeds."""
+def evidence(row: Row, ratio: Interval | None = None, num_compared: int = 1) -> str:
+    """What an estimate rests on: interval, how many policies it was chosen among, problems, samples, seeds."""
     seeds = len(row.kept.seeds) if row.kept and row.kept.seeds else row.num_seeds
     counts = [(row.num_problems, "problem"), (row.samples_per_problem, "sample"), (seeds, "seed")]
     size = " x ".join(f"{number:,} {word}{'s' * (number != 1)}" for number, word in counts)
-    return f"{percent((ratio or row.accuracy).level)} interval; {size}"
+    among = f", not corrected for choosing among {num_compared} policies" if num_compared > 1 else ""
+    return f"{percent((ratio or row.accuracy).level)} interval{among}; {size}"
 
 
-def _shown(frontier: Frontier, row: Row, target: float, cost: CostName) -> str:
-    assert row.kept and row.kept.ratio, "the caller picks compared rows"
+def _shown(frontier: Frontier, row: Row, target: float, cost: CostName, num_compared: int) -> str:
     return (
         f"The cheapest policy by {COST_WORDS[cost]} shown to keep {percent(target)} of {row.reference}'s accuracy is "
-        f"{row.label}: it kept {_kept(row.kept.ratio, target)} ({evidence(row, row.kept.ratio)})"
-        f"{_saved(frontier, row, cost)}; {_ended(frontier, row)}."
+        f"{row.label}: it {_outcome(frontier, row, target, cost, num_compared)}."
     )
 
 
-def _not_shown(frontier: Frontier, row: Row, target: float, cost: CostName) -> str:
-    assert row.kept and row.kept.ratio, "the caller picks compared rows"
+def _shown_without_saving(frontier: Frontier, row: Row, target: float, cost: CostName, num_compared: int) -> str:
+    return (
+        f"No policy shown to keep {percent(target)} of {row.reference}'s accuracy saves {COST_WORDS[cost]} here, so "
+        f"that {row.reference} is the cheapest by it: {row.label} "
+        f"{_outcome(frontier, row, target, cost, num_compared)}."
+    )
+
+
+def _not_shown(frontier: Frontier, row: Row, target: float, cost: CostName, num_compared: int) -> str:
     return (
         f"No policy is shown to keep {percent(target)} of {row.reference}'s accuracy; {row.label} comes closest: it "
-        f"kept {_kept(row.kept.ratio, target)} ({evidence(row, row.kept.ratio)}){_saved(frontier, row, cost)}; "
-        f"{_ended(frontier, row)}."
+        f"{_outcome(frontier, row, target, cost, num_compared)}."
+    )
+
+
+def _outcome(frontier: Frontier, row: Row, target: float, cost: CostName, num_compared: int) -> str:
+    """What it kept, saved and ended."""
+    assert row.kept and row.kept.ratio, "the caller picks compared rows"
+    return (
+        f"kept {_kept(row.kept.ratio, target)} ({evidence(row, row.kept.ratio, num_compared)})"
+        f"{saved_text(frontier, row, cost)}; {_ended(frontier, row)}"
     )
 
 
@@ -162,33 +187,18 @@ def _kept(ratio: Interval, target: float) -> str:
     return percent_interval(ratio, 1 if round(100 * ratio.low) == round(100 * target) else 0)
 
 
-def _saved(frontier: Frontier, row: Row, cost: CostName) -> str:
-    """` and saved 48 % of the time (5.2 min instead of 10 min) and 50 % of the tokens (...)`."""
-    full = frontier.row(row.reference)
-    saved: list[str] = []
-    added: list[str] = []
-    for name in dict.fromkeys((cost, "tokens" if cost != "tokens" else "seconds")):
-        own = (row.costs or {}).get(name)
-        whole = ((full.costs if full else None) or {}).get(name)
-        if own is None or whole is None or own.of_full is None:
-            continue
-        figures = f"{quantity(name, own.value)} instead of {quantity(name, whole.value)}"
-        text = f"{percent(abs(1 - own.of_full))} of the {COST_WORDS[name]} ({figures})"
-        (saved if own.of_full <= 1 else added).append(text)
-    texts = [f"{verb} {' and '.join(parts)}" for verb, parts in (("saved", saved), ("added", added)) if parts]
-    return f" and {', but '.join(texts)}" if texts else ""
-
-
 def _ended(frontier: Frontier, row: Row) -> str:
     full = frontier.row(row.reference)
     beside = f" ({full.label}: {percent(full.termination.value)})" if full else ""
     return f"it ended {percent(row.termination.value)} of its answers{beside}"
 
 
-def _nothing(policies: Sequence[Row]) -> tuple[str, tuple[str, ...], str]:
+def _nothing(policies: Sequence[Row], frontier: Frontier) -> tuple[str, tuple[str, ...], str]:
     """Why nothing can be recommended, with the differences that were found in place of ratios."""
     refused = next((row.kept.reason for row in policies if row.kept and row.kept.reason), None)
-    reason = refused or ("none was compared with an uncut run" if policies else "no cut was trained")
+    is_cut = any(row.cut_kind != "full" for row in frontier.students)
+    untrained = "the only cuts are controls" if is_cut else "no cut was trained"
+    reason = refused or ("none was compared with an uncut run" if policies else untrained)
     found = [
         f"{row.label} {points(row.kept.difference)}"
         for row in policies
@@ -196,40 +206,3 @@ def _nothing(policies: Sequence[Row]) -> tuple[str, tuple[str, ...], str]:
     ]
     differences = f" Difference in accuracy: {', '.join(found)}." if found else ""
     return f"No policy can be recommended: {reason}.{differences}", (), ""
-
-
-def _needed(frontier: Frontier, row: Row, target: float) -> str:
-    """What plan would show the target, if what was seen is the truth."""
-    assert row.kept and row.kept.ratio, "the caller picks compared rows"
-    if row.kept.ratio.value <= target:
-        return (
-            f"At the {percent(row.kept.ratio.value)} seen no number of problems or seeds shows {percent(target)}: "
-            "keep more of the traces, or ask for less."
-        )
-    claim = _claim(frontier, row, target)
-    if claim is None:
-        return ""
-    samples, seeds = row.samples_per_problem, max(1, len(row.kept.seeds))
-    for number in dict.fromkeys((seeds, 2 * seeds, 4 * seeds, 20)):
-        problems = problems_needed(claim, samples, number)
-        if problems is not None and problems <= 20 * row.num_problems:
-            chance = f"with a probability of {percent(claim.power)} (`leadspan power`)"
-            size = f"{problems:,} problems with {samples} sample{'s' * (samples > 1)} each and {number} seed"
-            return f"If what was seen is true, {size}{'s' * (number > 1)} would show it {chance}."
-    return "If what was seen is true, showing it takes many times more problems and seeds (`leadspan power`)."
-
-
-def _claim(frontier: Frontier, row: Row, target: float) -> Claim | None:
-    """The claim with what the runs say, or with its defaults where they hold too little."""
-    full = frontier.row(row.reference)
-    assert full is not None and row.kept and row.kept.ratio, "a compared row has a reference"
-    policy, reference = ([dict(found.correct) for found in side.evaluations] for side in (row, full))
-    given = {"claim": target, "retention": row.kept.ratio.value, "accuracy": full.accuracy.value}
-    try:
-        return expected_from(policy, reference, {"claim": target})
-    except (EvaluationError, SettingsError):
-        pass
-    try:
-        return validate(Claim, given, "power")
-    except SettingsError:
-        return None  # such as an accuracy of 1

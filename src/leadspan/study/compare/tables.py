@@ -15,6 +15,7 @@ from leadspan.study.compare.break_points import break_points
 from leadspan.study.compare.cost_axes import CostName
 from leadspan.study.compare.recommendation import recommend
 from leadspan.study.compare.rows import Frontier, Row
+from leadspan.study.compare.savings import relative_text
 from leadspan.study.compare.sentences import (
     break_point_sentences,
     findings,
@@ -156,8 +157,7 @@ def _share_of_full(cost: CostName) -> Callable[[Row], str]:
             return MISSING
         if found.of_full is None:
             return quantity(cost, found.value)
-        spread = 100 * found.of_full * (found.sd or 0.0) / found.value if found.value else 0.0
-        return percent(found.of_full) if spread < 0.5 else f"{100 * found.of_full:.0f} ± {spread:.0f} %"
+        return relative_text(found)
 
     return cell
 
