@@ -67,6 +67,7 @@ def test_normalise() -> None:
     assert normalise("1{,}234,567") == normalise("1234567") == "1234567"
     assert normalise("(1, 200)") == "(1,200)"
     assert normalise("12^{th}") == "12"
+    assert [normalise(text) for text in (".5", "5", "5 million")] == ["1/2", "5", "5000000"]
     assert normalise("1/0") == "1/0"
     assert normalise("9" * 5000) == "9" * 5000
     assert len({normalise(text) for text in ("17.5", "17.5\\%", "(1,2)", "[1,2]", "-1")}) == 5

@@ -7,8 +7,10 @@ units. What it gets wrong is settled here, by rule:
 - A gold made of words (`\text{(C)}`, `Evelyn`: all of it in a `\text{}`, or bare with three letters in a row)
   is compared as text, case folded: Math-Verify reads `east` as a product of letters, equal to `seat`. A gold
   that it cannot read as maths at all is compared as text too.
-- `12^{th}` is 12, `9 boys` is 9, `1e-3` is 0.001; where just one side has a percent sign, 17.5 and 17.5% are
-  equal.
+- `12^{th}` is 12, `9 boys` is 9, `1e-3` is 0.001, and the other rules of `spelling`; where just one side has a percent
+  sign, 17.5 and 17.5% are equal.
+- Units count where both sides state one that `quantities` knows: 5 km is not 5 cm.
+- Numbers that Math-Verify compares at limited precision, and calls equal, must pass `quantities.contradict` too.
 - Numerals that state different bases (`11_7`, `11_8`) differ; Math-Verify drops the base.
 """
 
@@ -16,25 +18,16 @@ import re
 from fractions import Fraction
 from typing import Any, Literal
 
+from leadspan.evaluation.quantities import contradict, units_differ
+from leadspan.evaluation.spelling import respell
+
 Outcome = Literal["right", "wrong", "no_answer", "unparsed", "timeout"]
 
 _WRAPPER = re.compile(r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mbox)\s*\{([^{}]*)\}")
-_SPACING = re.compile(r"\\(?:left|right|displaystyle)(?![A-Za-z])|\\[,;: ()\[\]]|[$~]")
+_SPACING = re.compile(r"\\(?:left|right|displaystyle)(?![A-Za-z])|\\[,;: ()\[\]]|\\?\$|~")
 _WORDS = re.compile(r"\(?[^\W\d_](?:[^\W\d_]|[ ,.'&-])*\)?")
 _BARE_WORDS = re.compile(r"(?=.*[^\W\d_]{3})[^\W\d_](?:[^\W\d_]| )*")
 _NUMERAL = re.compile(r"(\d[0-9A-F]*)_\{?(\d+)\}?")
-_ORDINAL_END = r"\s*(?:st|nd|rd|th)"
-_TEXT_COMMAND = r"\\(?:text|textrm|mathrm)\s*"
-_RESPELLINGS = (
-    (
-        rf"(\d)\s*\^?\s*(?:\{{\s*{_TEXT_COMMAND}\{{{_ORDINAL_END}\s*\}}\s*\}}"
-        rf"|{_TEXT_COMMAND}\{{{_ORDINAL_END}\s*\}}|\{{{_ORDINAL_END}\s*\}}|{_ORDINAL_END}\b)",
-        r"\1 ",
-    ),
-    (r"(?<![\w.])(\d+(?:\.\d+)?)[eE]([+-]?\d+)(?![\w.])", r"\1\\times10^{\2}"),
-    (r"(\d)(?:\s+[^\W\d_]{3,})+\s*\.?\s*$", r"\1"),
-)
-"""Ordinals, scientific notation, and a number followed by bare words up to the end."""
 
 
 def text_after_thinking(text: str) -> str:
@@ -43,8 +36,15 @@ def text_after_thinking(text: str) -> str:
 
 
 def thinks_to_the_end(text: str) -> bool:
-    """Whether thinking was opened in the text and never closed."""
-    return "<think>" in text and "</think>" not in text
+    """Whether thinking was opened in the text, for the first time or again, and not closed after that."""
+    return text.rfind("<think>") > text.rfind("</think>")
+
+
+def is_thinking_closed(text: str, prompt: str, think_open: str, think_close: str) -> bool:
+    """Whether the thinking that prompt or text opened last was closed, or none was opened."""
+    if think_open not in text and prompt.rstrip().endswith(think_open):
+        return think_close in text
+    return text.rfind(think_close) >= text.rfind(think_open)
 
 
 def last_boxed(text: str) -> str | None:
@@ -80,19 +80,20 @@ def plain_text(text: str) -> str:
     """Text without LaTeX spacing, text wrappers and white space that separates no two words."""
     text = _WRAPPER.sub(r"\1", text.replace("\\!", "").replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac"))
     words = " ".join(_SPACING.sub(" ", text).split())
-    return re.sub(r" ?([^\w ]) ?", r"\1", words).strip(".")
+    return re.sub(r" ?([^\w ]) ?", r"\1", words).rstrip(".")
 
 
 def normalise(answer: str) -> str:
     r"""One spelling for answers that are plainly the same, for counting votes; quick, without any algebra.
 
-    Numbers, fractions and decimals become a reduced fraction; LaTeX spacing, text wrappers, `x =`, ordinals, thousands
+    Numbers, number words behind digits, fractions and decimals become a reduced fraction; LaTeX spacing, text wrappers,
+    `x =`, ordinals, thousands
     separators and letter case go. What only algebra can equate stays apart.
 
     >>> normalise(r"x = \frac{2}{4}"), normalise("0.50"), normalise("1{,}000"), normalise(r"\text{East}")
     ('1/2', '1/2', '1000', 'east')
     """
-    plain = plain_text(_respell(answer))
+    plain = plain_text(respell(answer))
     plain = re.sub(r"^[A-Za-z]=", "", plain)
     plain = re.sub(r"\{,\}", ",", plain)
     number = plain.replace(",", "") if re.fullmatch(r"-?\d{1,3}(?:,\d{3})+(?:\.\d+)?", plain) else plain
@@ -119,13 +120,15 @@ def decide(candidate: str, gold: str) -> Outcome:
         MemoryError: The comparison needs more memory than the process may have.
         RecursionError: The expressions are nested too deeply.
     """
-    found = _parse(_respell(candidate))
+    found = _parse(respell(candidate))
     if not found:
         return "no_answer"
-    gold = _respell(gold)
+    gold_with_unit, gold = plain_text(gold), respell(gold)
     answer = next((part for part in found if isinstance(part, str)), "")
     box = last_boxed(candidate)
-    spellings = [answer] if box is None else [answer, _respell(box)]
+    if units_differ(plain_text(answer if box is None else box), gold_with_unit):
+        return "wrong"
+    spellings = [answer] if box is None else [answer, respell(box)]
     if any(plain_text(spelling) == plain_text(gold) != "" for spelling in spellings):
         return "right"
     if is_words(gold):
@@ -167,7 +170,12 @@ def _equal(values: list[Any], gold_values: list[Any]) -> bool:
     from math_verify import verify
 
     try:
-        return verify(gold_values, values, timeout_seconds=0, allow_set_relation_comp=True, raise_on_error=True)
+        return any(
+            verify([gold], [value], timeout_seconds=0, allow_set_relation_comp=True, raise_on_error=True)
+            and not contradict(gold, value)
+            for gold in gold_values
+            for value in values
+        )
     except (MemoryError, RecursionError):
         raise
     except Exception:  # sympy raises all kinds where two things cannot be compared
@@ -180,12 +188,6 @@ def _equal_but_percent(answer: str, gold: str) -> bool:
     bare = [re.sub(r"\\?%", "", text) for text in (answer, gold)]
     values, gold_values = (_values(_parse(f"\\boxed{{{text}}}")) for text in bare)
     return _equal(values, gold_values)
-
-
-def _respell(text: str) -> str:
-    for pattern, replacement in _RESPELLINGS:
-        text = re.sub(pattern, replacement, text)
-    return text.rstrip()
 
 
 def is_words(gold: str) -> bool:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from leadspan.data.config import Rendering
 from leadspan.errors import EvaluationError
-from leadspan.evaluation.answers import has_box
+from leadspan.evaluation.answers import has_box, is_thinking_closed
 from leadspan.evaluation.choices import choice_grade
 from leadspan.evaluation.config import EvaluationSettings, TaskSettings
 from leadspan.evaluation.grading import GradeItem, MathGrader, Verdict, exact_grade, literal_grade
@@ -49,12 +49,6 @@ def evaluate_model(
     tasks = [(task, load_task(task)) for task in settings.tasks]
     subject = open_subject(model_settings, tokenizer_path, rendering, settings.sampling)
     return [_evaluate_task(subject, task, problems, settings, directory, on_progress) for task, problems in tasks]
-
-
-def is_closed(text: str, prompt: str, rendering: Rendering) -> bool:
-    """Whether thinking was closed, or never opened by prompt or text."""
-    opened = rendering.think_open in text or prompt.rstrip().endswith(rendering.think_open)
-    return rendering.think_close in text or not opened
 
 
 def _evaluate_task(
@@ -124,7 +118,9 @@ def _prompts(subject: Subject, problems: Sequence[Problem], number: int, system:
 
 
 def _to_store(key: Key, prompt: str, sample: Sample, subject: Subject, seconds: float) -> StoredSample:
-    return StoredSample(*key, prompt, sample, is_closed(sample.text, prompt, subject.renderer.rendering), seconds)
+    tags = subject.renderer.rendering
+    is_closed = is_thinking_closed(sample.text, prompt, tags.think_open, tags.think_close)
+    return StoredSample(*key, prompt, sample, is_closed, seconds)
 
 
 def _grade(

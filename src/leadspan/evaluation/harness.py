@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
+from leadspan.evaluation.answers import is_thinking_closed
 from leadspan.evaluation.choices import choice_grade
 from leadspan.evaluation.grading import GradeItem, MathGrader, Verdict, exact_grade, literal_grade
 
@@ -51,7 +52,7 @@ def _results(
         grade: The grader.
     """
     texts = [text for found in results for text in ([found] if isinstance(found, str) else found)]
-    closed = [_is_closed(text, doc) for text in texts]
+    closed = [is_thinking_closed(text, doc["prompt"], doc["think_open"], doc["think_close"]) for text in texts]
     choices = tuple(doc.get("choices") or ())
     items = [
         GradeItem(_usual_tags(text, doc), doc["gold"], is_closed, choices)
@@ -64,11 +65,6 @@ def _results(
         "thinking_closed": sum(closed),
     }
     return {name: sums[name] / len(texts) for name in METRICS}
-
-
-def _is_closed(text: str, doc: Mapping[str, Any]) -> bool:
-    opened = doc["think_open"] in text or doc["prompt"].rstrip().endswith(doc["think_open"])
-    return doc["think_close"] in text or not opened
 
 
 def _usual_tags(text: str, doc: Mapping[str, Any]) -> str:
