@@ -2,12 +2,12 @@
 
 `lead` 1, 0.75, 0.5 and 0.25 on DeepSeek-R1's traces (tokenizer of about 2,048 entries), the teacher twice the student's
 width and as deep, which is about 3.5 times its operations a token; three epochs. With `r` that factor, the store side
-cannot need less than `3 / (3 + r)` of the operations, however often its capture serves: a teacher of twice the parameters
-could not come below 0.6 at all. Live: four runs with the
-teacher beside the student. Store: one capture (`top_k` 50) over whole traces, then four runs. Each live run is followed
-by its stored one. Total time is all of it: loading, looking up, training, validation, writing; not the preparation of
-the data and the compilation of the loss, which a first run of two steps on each side does. The parts of the store's
-total are shares of the live total: they add up to the ratio.
+cannot need less than `3 / (3 + r)` of the operations, however often its capture serves: with a teacher of twice the
+parameters never less than 0.6. Live: four runs with the teacher beside the student. Store: one capture (`top_k` 50)
+over whole traces, then four runs. Each live run is followed by its stored one. Total time is all of it: loading,
+looking up, training, validation, writing; not the preparation of the data and the compilation of the loss, which a
+first run of two steps on each side does. The parts of the store's total are shares of the live total: they add up to
+the ratio.
 """
 
 import tempfile
