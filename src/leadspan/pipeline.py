@@ -24,7 +24,7 @@ from leadspan.data.truncation import Full, Policy
 from leadspan.errors import ModelError, RunError, TargetsError
 from leadspan.evaluation.evaluate import evaluate_model
 from leadspan.evaluation.tasks import load_task
-from leadspan.losses.defined import check_codec
+from leadspan.losses.defined import check_codec, check_selection
 from leadspan.models.config import ModelSettings, Pretrained
 from leadspan.models.identity import weights_id
 from leadspan.models.loading import load_tokenizer
@@ -266,13 +266,13 @@ def open_store(recipe: Recipe, renderer: Renderer) -> TargetStore:
 
 
 def check_loss(recipe: Recipe) -> Manifest | None:
-    """Check that the store of a recipe defines its loss; reads the manifest alone.
+    """Check that the store of a recipe defines its loss and token selection; reads the manifest alone.
 
     Returns:
         The manifest; None where targets are live.
 
     Raises:
-        TargetsError: There is no store, or its codec or temperatures do not define the loss.
+        TargetsError: There is no store, or it does not keep what these need.
         CacheError: The manifest is damaged.
     """
     if not isinstance(recipe.targets, StoredTargets):
@@ -280,6 +280,7 @@ def check_loss(recipe: Recipe) -> Manifest | None:
     manifest = read_joined(recipe.targets.path)
     temperatures, tails = manifest.temperatures, manifest.tail_temperatures
     check_codec(recipe.loss, manifest.codec, temperatures, tails, str(recipe.targets.path))
+    check_selection(recipe.supervision.token_selection, manifest.engine, str(recipe.targets.path))
     return manifest
 
 

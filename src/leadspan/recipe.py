@@ -67,10 +67,10 @@ class Recipe(Settings):
                 "give a teacher or targets: {kind: store, path: ...}, or set loss.kl_weight: 0 without a teacher"
             )
         selection = self.supervision.token_selection
-        if self.teacher is None and isinstance(selection, ByTeacherEntropy | ByGap | ByDivergence):
+        if self.teacher is None and not is_stored and isinstance(selection, ByTeacherEntropy | ByGap | ByDivergence):
             raise ValueError(
-                f"supervision.token_selection.kind is {selection.kind} with no teacher: give one, or select by "
-                "student_entropy or random"
+                f"supervision.token_selection.kind is {selection.kind} with no teacher: give one or a store, "
+                "or select by student_entropy or random"
             )
         if self.tokenizer is None and not isinstance(self.student, Pretrained):
             raise ValueError("tokenizer is missing: a student built from a config has none of its own")

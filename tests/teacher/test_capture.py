@@ -20,6 +20,7 @@ from leadspan.study.storing.capture import run_capture
 from leadspan.study.storing.job import prepare_capture
 from leadspan.teacher.capture import check_space
 from leadspan.teacher.config import TopK
+from leadspan.teacher.manifest import write_manifest
 from leadspan.teacher.merge import merge_stores
 from leadspan.teacher.store import TargetStore
 from recipes import metrics, toy_recipe, write_recipe
@@ -118,6 +119,61 @@ def test_a_capture_goes_on_where_it_was_left_and_mends_what_is_gone(tmp_path: Pa
     after = shards(capture_of(recipe).directory)
     assert after.keys() == before.keys()
     assert {name for name in after if after[name] != before[name]} == {gone}
+
+
+def flip_a_bit(path: Path) -> bytes:
+    """Change one bit in the middle of a file; its content before."""
+    content = path.read_bytes()
+    changed = bytearray(content)
+    changed[len(content) // 2] ^= 4
+    path.write_bytes(changed)
+    return content
+
+
+def test_a_capture_over_a_damaged_shard_makes_it_anew(tmp_path: Path) -> None:
+    recipe, store = captured(tmp_path)
+    before = shards(store.directory)
+    bad = sorted(store.directory.glob("shards/*.arrow"))[1]
+    content = flip_a_bit(bad)
+    foreign = [store.directory / "shards" / name for name in ("foo-bar.arrow", "00000-copy.arrow")]
+    for path in foreign:
+        path.touch()
+    said: list[str] = []
+    run_capture(prepare_capture(recipe), said.append)
+    assert f"{bad}: damaged, set aside and made anew" in said
+    assert {f"{path}: no shard, left alone" for path in foreign} < set(said)
+    after = shards(store.directory)
+    assert bad.read_bytes() == content and (store.directory / "damaged" / f"0-{bad.name}").exists()
+    assert {name for name, time in after.items() if before.get(name) != time} == {bad.name, *(p.name for p in foreign)}
+    assert TargetStore(store.directory).verify() == len(store)
+
+
+def test_a_damaged_row_is_told_before_models_are_loaded(tmp_path: Path) -> None:
+    recipe, store = captured(tmp_path)
+    for path in store.directory.glob("shards/*.arrow"):
+        flip_a_bit(path)
+    said: list[str] = []
+    with pytest.raises(CacheError, match=r"arrow: damaged \(.*it sets damaged shards aside"):
+        run(stored(recipe, tmp_path / "run"), say=said.append)
+    assert said[-1] == "looking up targets"
+
+
+def test_a_selection_by_what_the_teacher_said_reads_it_from_the_store(tmp_path: Path) -> None:
+    recipe, store = captured(tmp_path, codec={"kind": "top_k", "k": 5})
+    selection = {"token_selection": {"kind": "teacher_entropy", "share": 0.5}}
+    values = stored(recipe, tmp_path / "run").model_dump() | {"teacher": None, "supervision": selection}
+    result = run(Recipe.model_validate(values))
+    assert result.train is not None and result.train.final_loss > 0
+    # vLLM returns no entropy: its stores say so in their manifest
+    of_vllm = store.manifest.model_copy(update={"engine": "vllm"})
+    write_manifest(of_vllm, store.directory)
+    said: list[str] = []
+    with pytest.raises(TargetsError, match=r"store: .*kind is teacher_entropy, and a store captured with vLLM keeps"):
+        run(Recipe.model_validate(values | {"output": tmp_path / "other"}), say=said.append)
+    assert said == []
+    capture = {"capture": {"engine": "vllm", "codec": {"kind": "top_k", "k": 5}}, "supervision": selection}
+    with pytest.raises(TargetsError, match=r"capture\.codec top_k 5: .*vLLM keeps no entropy"):
+        prepare_capture(Recipe.model_validate(recipe.model_dump() | capture))
 
 
 @pytest.mark.parametrize(

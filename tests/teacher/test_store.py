@@ -239,6 +239,39 @@ def test_a_store_of_the_first_format_is_read_and_lacks_the_tail_at_other_tempera
         TargetStore(old.directory)
 
 
+@pytest.mark.parametrize(
+    ("codec", "temperatures", "is_same"),
+    [
+        ({"kind": "top_k", "k": 5}, [1.0], True),
+        ({"kind": "sampled"}, [1.0, 2.0], True),
+        ({"kind": "top_k", "k": 5}, [1.0, 2.0], False),
+    ],
+)
+def test_a_store_of_the_first_format_goes_on_where_both_keep_the_same(
+    tmp_path: Path, codec: dict, temperatures: list[float], is_same: bool
+) -> None:
+    recipe, store = captured(tmp_path, codec=codec, temperatures=temperatures)
+    old = as_first_format(store, tmp_path / "both" / "old")
+    copy_of(store, tmp_path / "both" / "new")
+    sorted(old.directory.glob("shards/*.arrow"))[0].unlink()
+    job = prepare_capture(
+        recipe.model_copy(update={"capture": recipe.capture.model_copy(update={"path": old.directory})})
+    )
+    if not is_same:
+        message = r"tail_temperatures is \[1.0\], wanted \[1.0, 2.0\]"
+        with pytest.raises(TargetsError, match=message):
+            run_capture(job, lambda text: None)
+        with pytest.raises(TargetsError, match="tail_temperatures"):
+            TargetStore(tmp_path / "both")
+        return
+    run_capture(job, lambda text: None)
+    both = TargetStore(tmp_path / "both")
+    assert both.verify() == 2 * len(store)
+    assert {manifest.format_version for manifest in both.parts.values()} == {1, 2}
+    assert merge_stores([old.directory, store.directory], tmp_path / "merged").num_sequences == len(store)
+    assert TargetStore(tmp_path / "merged").verify() == len(store)
+
+
 def as_first_format(store: TargetStore, directory: Path) -> TargetStore:
     """The same rows without the tail at other temperatures, as the first format had them."""
     manifest = store.manifest.model_copy(update={"format_version": 1, "shards": []})

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Sequence
 
+from leadspan.data.selection import ByTeacherEntropy, TokenSelection
 from leadspan.errors import TargetsError
 from leadspan.losses.config import AnyDivergence, JensenShannon, LossSettings, ReverseKl, SkewReverseKl
 from leadspan.teacher.config import Codec, Hidden, Sampled
@@ -43,6 +44,24 @@ def check_codec(
         check_defined(isinstance(codec, Sampled), tails, loss.divergence, loss.temperature)
     except TargetsError as error:
         raise TargetsError(f"{place}: {error}") from None
+
+
+def check_selection(selection: TokenSelection | None, engine: str, place: str) -> None:
+    """Refuse a token selection by what a store does not keep.
+
+    Args:
+        selection: How positions are selected.
+        engine: What ran the teacher; vLLM returns no entropy.
+        place: The store, or the settings of its capture, for errors.
+
+    Raises:
+        TargetsError: It is by the teacher's entropy, and that is not kept.
+    """
+    if isinstance(selection, ByTeacherEntropy) and engine == "vllm":
+        raise TargetsError(
+            f"{place}: supervision.token_selection.kind is {selection.kind}, and a store captured with vLLM keeps no "
+            "entropy; capture with capture.engine: transformers, or select by gap, divergence or student_entropy"
+        )
 
 
 def check_defined(is_drawn: bool, tails: Collection[float], divergence: AnyDivergence, temperature: float) -> None:

@@ -2,15 +2,25 @@
 
 import fcntl
 import os
+import re
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
 from leadspan.errors import TargetsError
-from leadspan.teacher.manifest import MANIFEST_FILE, SHARDS_DIR, Manifest, check_same, read_manifest, write_manifest
-from leadspan.teacher.shards import SUFFIX
+from leadspan.teacher.manifest import (
+    MANIFEST_FILE,
+    SHARDS_DIR,
+    Manifest,
+    check_same,
+    file_hash,
+    read_manifest,
+    write_manifest,
+)
 
-_LOCK_FILE = "capture.lock"
+_LOCK_FILE, _DAMAGED_DIR = "capture.lock", "damaged"
+_SHARD = re.compile(r"(?P<number>\d{5,})-(?P<digest>[0-9a-f]{32})\.arrow")
 
 
 @contextmanager
@@ -42,7 +52,7 @@ def claimed(directory: Path, manifest: Manifest) -> Iterator[Manifest]:
 def _begin(directory: Path, manifest: Manifest) -> Manifest:
     if (directory / MANIFEST_FILE).exists():
         there = read_manifest(directory)
-        check_same(there.identity(), manifest.identity(), str(directory))
+        check_same(there.kept(), manifest.kept(), str(directory))
         if there.plan_hash != manifest.plan_hash:
             raise TargetsError(
                 f"{directory}: it holds other sequences (plan {there.plan_hash}, now {manifest.plan_hash}): "
@@ -60,5 +70,39 @@ def _begin(directory: Path, manifest: Manifest) -> Manifest:
 
 
 def finished_shards(directory: Path) -> dict[int, Path]:
-    """Shards of a store that are whole, by number."""
-    return {int(path.name.partition("-")[0]): path for path in (directory / SHARDS_DIR).glob(f"*-*{SUFFIX}")}
+    """Shards of a store that were written to their end, by number; files with other names are none."""
+    named = ((_SHARD.fullmatch(path.name), path) for path in (directory / SHARDS_DIR).glob("*"))
+    return {int(match["number"]): path for match, path in named if match}
+
+
+def foreign_files(directory: Path) -> list[Path]:
+    """Files among the shards of a store that are none."""
+    return sorted(path for path in (directory / SHARDS_DIR).glob("*") if not _SHARD.fullmatch(path.name))
+
+
+def set_aside_damaged(directory: Path) -> list[Path]:
+    """Hash all finished shards of a store, and move those that do not have the hash of their name to `damaged/`.
+
+    Returns:
+        Where they were.
+    """
+    paths = list(finished_shards(directory).values())
+    with ThreadPoolExecutor() as pool:
+        hashes = pool.map(file_hash, paths)
+        broken = [path for path, found in zip(paths, hashes, strict=True) if not has_hash_of_name(path, found)]
+    for path in broken:
+        set_aside(path, directory)
+    return broken
+
+
+def has_hash_of_name(path: Path, digest: str) -> bool:
+    """Whether a shard's SHA-256 is the one that its name begins."""
+    match = _SHARD.fullmatch(path.name)
+    return match is not None and digest.startswith(match["digest"])
+
+
+def set_aside(path: Path, directory: Path) -> Path:
+    """Move a damaged file or part into `damaged/` of a store, where nothing is read; earlier ones stay."""
+    (directory / _DAMAGED_DIR).mkdir(exist_ok=True)
+    number = sum(1 for _ in (directory / _DAMAGED_DIR).iterdir())
+    return path.rename(directory / _DAMAGED_DIR / f"{number}-{path.name}")

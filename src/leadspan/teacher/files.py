@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 
 from leadspan.errors import CacheError
 from leadspan.teacher.manifest import HEAD_FILE, SHARDS_DIR, Manifest, file_hash
-from leadspan.teacher.shards import damaged
+from leadspan.teacher.shards import REMEDY, damaged
 
 
 def shard_paths(directory: Path, manifest: Manifest) -> list[Path]:
@@ -20,7 +20,7 @@ def shard_paths(directory: Path, manifest: Manifest) -> list[Path]:
     paths = [directory / SHARDS_DIR / shard.name for shard in manifest.shards]
     for path, shard in zip(paths, manifest.shards, strict=True):
         if not path.exists():
-            raise CacheError(f"{path}: missing; run `leadspan capture` again, and only it is made anew")
+            raise CacheError(f"{path}: missing; {REMEDY}")
         if path.stat().st_size != shard.num_bytes:
             raise damaged(path, f"{path.stat().st_size} bytes instead of {shard.num_bytes}")
     return paths

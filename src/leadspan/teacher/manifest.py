@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from leadspan.errors import CacheError, TargetsError
 from leadspan.settings import Settings
-from leadspan.teacher.config import Codec
+from leadspan.teacher.config import Codec, Hidden
 
 MANIFEST_FILE, SHARDS_DIR, HEAD_FILE = "manifest.json", "shards", "head.safetensors"
 _FORMAT: Literal[2] = 2
@@ -111,8 +111,13 @@ class Manifest(Settings):
         return self.temperatures
 
     def identity(self) -> dict[str, Any]:
-        """What two parts of one store must agree on."""
+        """What a store is, without how far it is and where its teacher lies."""
         return self.model_dump(mode="json", exclude={*_PROGRESS, *_NAMES})
+
+    def kept(self) -> dict[str, Any]:
+        """What two parts of one store must agree on; of their formats, the temperatures of the tails they keep."""
+        tails = {} if isinstance(self.codec, Hidden) else {"tail_temperatures": self.tail_temperatures}
+        return {name: value for name, value in self.identity().items() if name != "format_version"} | tails
 
 
 def write_manifest(manifest: Manifest, directory: Path) -> None:
@@ -178,7 +183,7 @@ def read_joined(directory: Path) -> Manifest:
     manifests = list(parts.values())
     first = manifests[0]
     for path, manifest in parts.items():
-        check_same(manifest.identity(), first.identity(), str(path))
+        check_same(manifest.kept(), first.kept(), str(path))
     if len(manifests) == 1:
         return first
     lost = [(m.kl_lost, m.num_positions) for m in manifests if m.kl_lost is not None]

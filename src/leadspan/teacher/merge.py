@@ -24,7 +24,7 @@ def merge_stores(paths: Sequence[Path], output: Path) -> Manifest:
     stores = [TargetStore(path) for path in paths]
     first = stores[0].manifest
     for store in stores:
-        check_same(store.manifest.identity(), first.identity(), f"{store.directory} beside {stores[0].directory}")
+        check_same(store.manifest.kept(), first.kept(), f"{store.directory} beside {stores[0].directory}")
         store.verify()
     if output.exists() and any(output.iterdir()):
         raise TargetsError(f"{output}: not empty; give a new directory")

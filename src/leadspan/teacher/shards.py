@@ -22,6 +22,10 @@ from leadspan.teacher.manifest import Manifest, ShardEntry, sync_directory
 KEY_COLUMNS = ("example_id", "sequence_hash", "checksum")
 PER_ENTRY = frozenset({"entries", "token_ids", "log_probs", "counts"})
 SUFFIX = ".arrow"
+REMEDY = (
+    "run the command that captured it again (`leadspan capture` or `leadspan study`): it sets damaged shards aside and "
+    "makes anew what is gone"
+)
 _HIDDEN_TYPES = {"float32": pa.float32(), "float16": pa.float16(), "bfloat16": pa.uint16()}
 
 
@@ -231,10 +235,7 @@ class ShardReader:
 
 def damaged(path: Path, fault: str) -> CacheError:
     """The error of a damaged file."""
-    return CacheError(
-        f"{path}: damaged ({fault}); `leadspan store verify` names all damaged files; remove them, "
-        "run `leadspan capture` again, and only they are made anew"
-    )
+    return CacheError(f"{path}: damaged ({fault}); `leadspan store verify` names all damaged files; {REMEDY}")
 
 
 def _first_line(error: Exception) -> str:

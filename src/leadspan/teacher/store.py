@@ -14,6 +14,7 @@ import torch
 
 from leadspan.data.examples import Example
 from leadspan.errors import CacheError, TargetsError
+from leadspan.teacher.claim import has_hash_of_name
 from leadspan.teacher.codecs import Arrays, as_tensors, decode, logsumexp_column, outside_column
 from leadspan.teacher.config import Hidden
 from leadspan.teacher.entries import at_positions
@@ -78,9 +79,7 @@ class TargetStore:
         """
         place = self.find(example)
         shard = self._shards[place[0]]
-        if place not in self._checked:
-            shard.check(*place[1:])
-            self._checked.add(place)
+        self._check(place)
         row = shard.row(*place[1:])
         following = row.pop("input_ids")[1:]
         num_positions = len(row["section"])
@@ -120,13 +119,19 @@ class TargetStore:
         return None
 
     def check_serves(self, examples: Sequence[Example], indices: Iterable[int]) -> None:
-        """Look some examples up.
+        """Look some examples up, and read what they will be given once, row by row.
 
         Raises:
             TargetsError: One of them is not served.
+            CacheError: A row that serves one of them is damaged.
         """
         for index in indices:
-            self.find(examples[index])
+            self._check(self.find(examples[index]))
+
+    def _check(self, place: tuple[int, int, int]) -> None:
+        if place not in self._checked:
+            self._shards[place[0]].check(*place[1:])
+            self._checked.add(place)
 
     def collate(self, examples: Sequence[Example]) -> dict[str, Any]:
         """Stored targets at the weighted positions of a batch, as tensors in the order of `pack`."""
@@ -197,7 +202,7 @@ class TargetStore:
 
     def _faults(self, number: int) -> list[str]:
         shard = self._shards[number]
-        if not file_hash(shard.path).startswith(shard.path.stem.partition("-")[2]):
+        if not has_hash_of_name(shard.path, file_hash(shard.path)):
             return [str(damaged(shard.path, "its SHA-256 is not that of its name"))]
         try:
             for batch, row, _ in shard.sequences():

@@ -9,12 +9,13 @@ import pytest
 from rich.console import Console
 
 from leadspan.cli import main
-from leadspan.errors import SettingsError, TargetsError
+from leadspan.errors import CacheError, SettingsError, TargetsError
 from leadspan.settings import dump_yaml
 from leadspan.study.config import LocalExecutor
 from leadspan.study.record import load_study
-from leadspan.study.storing.shared import missing
+from leadspan.study.storing.shared import capture_shared, missing
 from leadspan.study.study import _whole_machine, plan_study, run_study
+from leadspan.study.trials import SharedStore
 from leadspan.teacher.config import StoredTargets
 from leadspan.teacher.store import TargetStore
 from recipes import metrics
@@ -106,6 +107,35 @@ def test_a_capture_is_made_once_mended_and_added_to(tmp_path: Path) -> None:
     shutil.rmtree(store.directory)  # trials that are done need no store
     captures = run_study(study, place, QUIET).captures
     assert captures == [record.captures[0]] and not store.directory.exists()
+
+
+@pytest.mark.parametrize("damage", ["gone", "flipped", "manifest"])
+def test_a_damaged_part_is_replaced_when_the_study_grows(tmp_path: Path, damage: str) -> None:
+    def store_of(cuts: list[dict[str, Any]]) -> SharedStore:
+        (store,) = plan_study(*with_store(tmp_path, axes={"cut": cuts})).stores
+        return store
+
+    lead, tail = {"kind": "lead", "p": 0.5}, {"kind": "tail", "p": 0.5}
+    capture_shared(store_of([lead]), lambda text: None)
+    directory = store_of([lead]).directory
+    (first,) = (path.parent for path in directory.glob("*/manifest.json"))
+    capture_shared(store_of([lead, tail]), lambda text: None)
+    assert len(TargetStore(directory).parts) == 2
+    kept = {path: path.stat().st_mtime_ns for path in directory.glob("*/shards/*.arrow") if first not in path.parents}
+    bad = first / "manifest.json" if damage == "manifest" else sorted(first.glob("shards/*.arrow"))[0]
+    content = bytearray(bad.read_bytes())
+    content[len(content) // 2] ^= 4
+    bad.unlink() if damage == "gone" else bad.write_bytes(content)
+    with pytest.raises(CacheError):
+        TargetStore(directory).verify()
+    grown = store_of([{"kind": "lead", "p": 0.8}, tail])
+    said: list[str] = []
+    capture_shared(grown, said.append)
+    assert f"{first}: damaged, set aside as {directory / 'damaged' / f'0-{first.name}'}" in said
+    assert not first.exists()
+    assert TargetStore(directory).verify() and len(TargetStore(directory).parts) == 2
+    assert kept.items() <= {path: path.stat().st_mtime_ns for path in kept}.items()
+    assert missing(grown) is None and missing(store_of([lead, tail])) is None
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ from leadspan.models.shapes import shape_from
 from leadspan.pipeline import environment
 from leadspan.study.storing.job import Capture
 from leadspan.teacher.capture import Engine, Ranks, capture, check_space
-from leadspan.teacher.claim import claimed
+from leadspan.teacher.claim import claimed, foreign_files, set_aside_damaged
 from leadspan.teacher.config import Codec, Hidden, TopK
 from leadspan.teacher.engine import TransformersEngine, check_causal, head_file, hidden_dtype
 from leadspan.teacher.estimate import COMMON_CODECS, Estimate, estimate
@@ -53,6 +53,10 @@ def run_capture(job: Capture, say: Callable[[str], None]) -> Manifest:
     with claimed(directory, manifest) as manifest:
         if manifest.head is not None and not _is_there(directory / HEAD_FILE, manifest.head):
             write_atomically(directory / HEAD_FILE, head)
+        for path in foreign_files(directory):
+            say(f"{path}: no shard, left alone")
+        for path in set_aside_damaged(directory):
+            say(f"{path}: damaged, set aside and made anew")
         ranks.wait()
         return capture(directory, manifest, job.plan, job.sequences, _engine(job, teacher), say, ranks, started)
 

@@ -11,7 +11,7 @@ from leadspan.data.sections import Renderer
 from leadspan.data.supervision import Supervision
 from leadspan.data.truncation import Full, Policy
 from leadspan.errors import DataError, SettingsError
-from leadspan.losses.defined import check_codec
+from leadspan.losses.defined import check_codec, check_selection
 from leadspan.models.config import ModelSettings
 from leadspan.pipeline import prepare_splits, training_rows
 from leadspan.recipe import Recipe
@@ -64,7 +64,7 @@ def prepare_capture(
     recipe: Recipe,
     cuts: Sequence[Policy] = (),
     others: Sequence[Recipe] = (),
-    stored: TargetStore | None = None,
+    stored: Sequence[TargetStore] = (),
 ) -> Capture:
     """Find the sequences to capture, and plan them.
 
@@ -72,7 +72,7 @@ def prepare_capture(
         recipe: The recipe; validation is captured whole, as it is validated.
         cuts: Cuts the store is to serve; the recipe's `capture.cuts`, or its own cut, when empty.
         others: Further recipes to serve, each with its own data, seed and cut, of the same teacher and tokenizer.
-        stored: What this store serves already is left out.
+        stored: What these stores serve already is left out.
 
     Raises:
         LeadspanError: Whatever is wrong with the recipes or the data; a store that its own loss could not use.
@@ -83,12 +83,13 @@ def prepare_capture(
     place = f"capture.codec {settings.codec.label}"
     for served in (recipe, *others):
         check_codec(served.loss, settings.codec, settings.temperatures, settings.temperatures, place)
+        check_selection(served.supervision.token_selection, settings.engine, place)
     asked = [(recipe, policy) for policy in cuts or settings.cuts or [recipe.cut]]
     asked += [(other, other.cut) for other in others]
     renderer, sources = _sources(asked)
     sequences = longest_sequences(sources)
-    if stored is not None:
-        sequences = sequences.without(stored)
+    for store in stored:
+        sequences = sequences.without(store)
     plan = plan_capture(sequences, settings, recipe.seed)
     dtype = torch.bfloat16 if uses_bf16(recipe.training) else torch.float32
     return Capture(recipe, recipe.teacher, renderer, sequences, plan, dtype)

@@ -16,7 +16,7 @@ from pathlib import Path
 from leadspan.data.config import Rendering
 from leadspan.data.sections import Renderer
 from leadspan.errors import CacheError, LeadspanError, SettingsError, TargetsError
-from leadspan.losses.defined import check_codec
+from leadspan.losses.defined import check_codec, check_selection
 from leadspan.models.loading import load_tokenizer, name_of
 from leadspan.recipe import Recipe
 from leadspan.settings import load_json
@@ -25,9 +25,11 @@ from leadspan.study.fingerprint import Fingerprints
 from leadspan.study.storing.capture import run_capture
 from leadspan.study.storing.job import Capture, prepare_capture
 from leadspan.study.trials import SharedStore, Trial
+from leadspan.teacher.claim import set_aside, set_aside_damaged
 from leadspan.teacher.config import CaptureSettings, StoredTargets
-from leadspan.teacher.manifest import MANIFEST_FILE
+from leadspan.teacher.manifest import MANIFEST_FILE, read_manifest
 from leadspan.teacher.store import TargetStore
+from leadspan.training.process import process_state
 
 _ID_DIGITS = 8
 _VALUES = {"codec", "temperatures", "vocabulary", "engine"}
@@ -65,6 +67,7 @@ def share_stores(
             continue
         place = f"store.codec {settings.codec.label}, {trial.title}"
         check_codec(recipe.loss, settings.codec, settings.temperatures, settings.temperatures, place)
+        check_selection(recipe.supervision.token_selection, settings.engine, place)
         found = _identity(recipe, settings, fingerprints, renderers)
         directory = (settings.path or study.output / "store") / f"{_slug(recipe)}-{found[:_ID_DIGITS]}"
         capture = CaptureSettings.model_validate(settings.model_dump(include=_VALUES))
@@ -82,44 +85,70 @@ def share_stores(
 
 
 def missing(store: SharedStore) -> Capture | None:
-    """What is to be captured; None when the store serves every trial.
+    """What is to be captured, besides what its whole parts serve; None when these serve every trial.
 
     Raises:
         LeadspanError: The data of a trial cannot be prepared.
-        CacheError: The store is damaged, and a capture does not mend it.
     """
     first, settings = store.recipes[0], store.settings
-    cuts = [*settings.cuts, first.cut]
     own = first.model_copy(update={"capture": settings})
-    try:
-        stored = _opened(store.directory)
-    except CacheError:
-        job = _placed(prepare_capture(own, cuts, store.recipes[1:]), store.directory)
-        if not (job.directory / MANIFEST_FILE).exists():
-            raise
-        return job
-    job = prepare_capture(own, cuts, store.recipes[1:], stored)
+    whole = [part for part in _parts(store.directory).values() if part is not None]
+    job = prepare_capture(own, [*settings.cuts, first.cut], store.recipes[1:], whole)
     return _placed(job, store.directory) if len(job.sequences) else None
 
 
 def capture_shared(store: SharedStore, say: Callable[[str], None]) -> None:
-    """Capture what a store does not serve yet, or nothing.
+    """Capture what a store does not serve yet, or nothing; a damaged part is mended, or set aside and replaced.
 
     Raises:
         LeadspanError: Whatever is wrong with the data, the teacher or the store.
     """
+    state = process_state()
+    if state.is_main_process:
+        say("checking the store")
+        for manifest in store.directory.glob(f"*/{MANIFEST_FILE}"):
+            for path in set_aside_damaged(manifest.parent):
+                say(f"{path}: damaged, set aside")
+    state.wait_for_everyone()
     say("preparing data")
     job = missing(store)
+    state.wait_for_everyone()  # all have seen the same parts before one of these moves
+    if state.is_main_process:
+        _set_parts_aside(store.directory, job, say)
+    state.wait_for_everyone()
     if job is not None:
         run_capture(job, say)
 
 
-def _opened(directory: Path) -> TargetStore | None:
-    """The complete parts of a store; None where there is none yet."""
+def _parts(directory: Path) -> dict[Path, TargetStore | None]:
+    """The parts of a store, None for a damaged one; without those whose capture has not ended."""
+    parts: dict[Path, TargetStore | None] = {}
+    for path in sorted(manifest.parent for manifest in directory.glob(f"*/{MANIFEST_FILE}")):
+        try:
+            part = TargetStore(path)
+            part.load_head()
+            parts[path] = part
+        except TargetsError:
+            continue
+        except CacheError:
+            parts[path] = None
+    return parts
+
+
+def _set_parts_aside(directory: Path, job: Capture | None, say: Callable[[str], None]) -> None:
+    """Move damaged parts out of a store, but the one that the capture goes on with."""
+    for path, part in _parts(directory).items():
+        is_mended = job is not None and path == job.directory and _is_readable(path)
+        if part is None and not is_mended:
+            say(f"{path}: damaged, set aside as {set_aside(path, directory)}")
+
+
+def _is_readable(part: Path) -> bool:
     try:
-        return TargetStore(directory)
-    except TargetsError:
-        return None
+        read_manifest(part)
+    except CacheError:
+        return False
+    return True
 
 
 def _placed(job: Capture, directory: Path) -> Capture:
