@@ -21,7 +21,7 @@ from leadspan.data.prepare import Splits, split
 from leadspan.data.sections import Renderer
 from leadspan.data.selection import RandomTokens, ScoredSelection
 from leadspan.data.truncation import Full, Policy
-from leadspan.errors import ModelError, RunError, TargetsError
+from leadspan.errors import LeadspanError, ModelError, RunError, TargetsError
 from leadspan.evaluation.evaluate import evaluate_model
 from leadspan.evaluation.tasks import load_task
 from leadspan.losses.defined import check_codec, check_selection
@@ -96,8 +96,25 @@ def training_rows(recipe: Recipe, splits: Splits, renderer: Renderer, policy: Po
 
 
 def first_answers_of(recipe: Recipe, data: PreparedData) -> Searched:
-    """Where training traces first state the right answer, and the break point of a lead cut that this predicts."""
-    return search_first_answers(data.splits.train, recipe.data, data.renderer, recipe.seed)
+    """Where training traces first state the right answer, and the break point of a lead cut that this predicts.
+
+    Takes at most `plan.break_point_seconds`; traces that are left then are counted and warned of.
+
+    Raises:
+        DataError: The source cannot be read.
+        CacheError: It is not what the rows were made of, or the cache cannot be written.
+    """
+    seconds = recipe.plan.break_point_seconds
+    found = search_first_answers(data.splits.train, recipe.data, data.renderer, recipe.seed, seconds)
+    if found.num_left:
+        logger.warning(
+            "first answers: %d of %d traces undecided after plan.break_point_seconds = %g; the break point leaves "
+            "them out",
+            found.num_left,
+            found.num_left + found.summary.num_traces,
+            seconds,
+        )
+    return found
 
 
 def cost_model_of(recipe: Recipe, renderer: Renderer, num_ranks: int | None = None) -> CostModel:
@@ -144,7 +161,7 @@ def _scored(recipe: Recipe) -> ScoredSelection | None:
     return None if isinstance(selection, RandomTokens) else selection
 
 
-def _predict(recipe: Recipe, data: PreparedData) -> Prediction | None:
+def _predict(recipe: Recipe, data: PreparedData, say: Callable[[str], None]) -> Prediction | None:
     """The cost of a run that is about to begin; a model whose cost cannot be predicted can still be trained."""
     state = process_state()
     if not state.is_main_process:
@@ -155,13 +172,25 @@ def _predict(recipe: Recipe, data: PreparedData) -> Prediction | None:
     except ModelError as error:
         logger.warning("no prediction: %s", error)
         return None
-    found = first_answers_of(recipe, data)
-    return predict(model, data.examples, calibration).model_copy(update=break_point_fields(found))
+    prediction = predict(model, data.examples, calibration)
+    if not recipe.plan.break_point_seconds:
+        return prediction
+    say("looking for first answers")
+    try:
+        found = first_answers_of(recipe, data)
+    except (LeadspanError, OSError) as error:
+        logger.warning("no break point is predicted: %s", error)
+        return prediction
+    return prediction.model_copy(update=break_point_fields(found))
 
 
 def break_point_fields(found: Searched) -> dict[str, Any]:
     """What a prediction says of the break point."""
-    return {"break_point": found.summary.lsp_star, "break_point_traces": found.summary.num_traces}
+    return {
+        "break_point": found.summary.lsp_star,
+        "break_point_traces": found.summary.num_traces,
+        "break_point_left": found.num_left,
+    }
 
 
 def run(recipe: Recipe, resume: bool = False, say: Callable[[str], None] = lambda text: None) -> RunResult:
@@ -185,7 +214,7 @@ def run(recipe: Recipe, resume: bool = False, say: Callable[[str], None] = lambd
     check_loss(recipe)
     say("preparing data")
     data = prepare_data(recipe)
-    prediction = _predict(recipe, data)
+    prediction = _predict(recipe, data, say)
     say("loading models")
     inputs = training_inputs(recipe, data, say)
     trained = train(inputs, recipe.training, recipe.loss, resume)

@@ -137,6 +137,8 @@ class Prediction(Settings):
     none does."""
     break_point_traces: int | None = None
     """Traces that were searched for it, those without a right answer or a statement included."""
+    break_point_left: int | None = None
+    """Traces that were to be searched too and were left when `plan.break_point_seconds` was spent."""
 
 
 class StepSeconds(Settings):

@@ -1,14 +1,18 @@
 import json
+import time
 from pathlib import Path
 
 import pytest
+from datasets import Dataset
 
 from leadspan.audit.audit import run_audit
 from leadspan.audit.config import AuditSettings
+from leadspan.audit.locate import Located, Locator, examine_all, settle
 from leadspan.audit.prepared import search_first_answers, with_first_answers
 from leadspan.data.config import DataSettings, NoValidation, Rendering, TraceSource
 from leadspan.data.prepare import prepare, sections_of
 from leadspan.data.sections import Renderer
+from leadspan.data.traces import read_traces
 from leadspan.errors import CacheError
 from leadspan.models.loading import load_tokenizer
 from leadspan.worlds.derive_and_verify import DeriveAndVerify
@@ -78,3 +82,52 @@ def test_a_plan_has_the_break_point_of_the_audit(shared: Path, tmp_path: Path) -
     found = search_first_answers(prepare(settings.train, renderer, settings).rows, settings, renderer, 0)
     audited = run_audit(AuditSettings(data=settings, tokenizer=str(tokenizer)))
     assert found.summary == audited.first_answers and found.summary.outcomes["found"] > 20
+
+
+def stating(path: Path, cache: Path, number: int = 20) -> tuple[Dataset, DataSettings, Renderer]:
+    """Prepared rows whose gold is an expression that is spelt otherwise in the chain of thought."""
+    rows: list[dict[str, object]] = [
+        {"prompt": f"q {i}", "cot": f"so it is $2x + {i}$. check.", "answer": "-", "gold": f"${i} + 2x$"}
+        for i in range(1, number + 1)
+    ]
+    settings, renderer = settings_for(write(path, rows), cache), Renderer(character_tokenizer(), Rendering())
+    return prepare(settings.train, renderer, settings).rows, settings, renderer
+
+
+def test_when_the_time_is_spent_the_rest_is_left_and_nothing_is_kept(tmp_path: Path) -> None:
+    rows, settings, renderer = stating(tmp_path / "t.jsonl", tmp_path / "cache")
+    spent = search_first_answers(rows, settings, renderer, 0, seconds=0)
+    assert (spent.num_left, spent.summary.num_traces, spent.summary.lsp_star) == (20, 0, None)
+    assert not (tmp_path / "cache" / "first_answers").exists()
+    whole = search_first_answers(rows, settings, renderer, 0)
+    assert whole.num_left == 0 and whole.summary.outcomes["found"] == 20
+    assert search_first_answers(rows, settings, renderer, 0, seconds=0) == whole  # known, so no time is needed
+
+
+def test_traces_count_whole_or_not_at_all_where_comparisons_are_left(tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+    rows, settings, renderer = stating(path, tmp_path / "cache")
+    assert len(rows) == 20
+    examined = examine_all(read_traces(settings.train), Locator(renderer), 1)
+    located = [one for one in examined if isinstance(one, Located)]
+    assert all(not candidate.is_equal for one in located for candidate in one.candidates.found)
+    assert settle(located, 1, deadline=time.monotonic()) == ([], 0)
+    assert settle(located, 1, deadline=time.monotonic() + 1e6) == settle(located, 1)
+
+
+@pytest.mark.parametrize("text", ["", '{"found": {', '{"found": {}, "num_undecided": 0}', "[]", "\udc80"])
+def test_a_damaged_file_of_the_cache_is_made_anew(tmp_path: Path, text: str) -> None:
+    rows, settings, renderer = stating(tmp_path / "t.jsonl", tmp_path / "cache", 3)
+    found = search_first_answers(rows, settings, renderer, 0)
+    (kept,) = (tmp_path / "cache" / "first_answers").iterdir()
+    good = kept.read_bytes()
+    kept.write_bytes(text.encode(errors="surrogateescape"))
+    assert search_first_answers(rows, settings, renderer, 0) == found
+    assert kept.read_bytes() == good
+
+
+def test_a_cache_that_cannot_be_written_is_one_error(tmp_path: Path) -> None:
+    rows, settings, renderer = stating(tmp_path / "t.jsonl", tmp_path / "cache", 3)
+    (tmp_path / "cache" / "first_answers").write_text("in the way")
+    with pytest.raises(CacheError, match=r"cannot be written .*; make room there, or set data\.cache_dir"):
+        with_first_answers(rows, settings, renderer)

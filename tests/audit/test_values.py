@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from fractions import Fraction
 
 import pytest
@@ -86,3 +88,30 @@ def test_small_helpers() -> None:
     assert unassigned("y = 2x + 3") == "2x + 3"
     assert unassigned("a + b = c = d") == "a + b = c = d"
     assert as_latex("√(2) ≤ π") == r"\sqrt{2} \le  \pi "
+
+
+@pytest.mark.parametrize(
+    ("answer", "value"),
+    [
+        ("42 kilometres per hour", 42),
+        ("42 sq. cm. ^{2} ", 42),
+        (r"42\, \text{cm}\mathrm{ s}", 42),
+        ("42 km\\%", 42),
+        ("42 km, or so", None),
+        ("42 a", None),
+        ("42 km a", None),
+        ("42 km\n per h", None),
+    ],
+)
+def test_what_follows_a_number_is_a_unit_or_the_answer_is_no_number(answer: str, value: int | None) -> None:
+    assert as_number(answer) == value
+
+
+def test_many_words_behind_a_number_are_read_in_linear_time() -> None:
+    """In a process of its own: time that grows exponentially with the words would never return."""
+    code = (
+        "from leadspan.audit.values import as_number\n"
+        "words = ' kilometres separates the northern station from the southern' * 20\n"
+        "assert as_number(f'42{words}') == 42 and as_number(f'42{words}!') is None"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=300)

@@ -1,8 +1,10 @@
 """Rendered traces with the tokens at which each states its right answer, or may do so; in processes where asked for."""
 
 import itertools
+import math
 import multiprocessing
 import os
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Generic, Protocol, TypeVar, cast
@@ -17,6 +19,8 @@ BATCH = 32
 """Traces rendered and tokenised at a time."""
 ITEM_SECONDS = 2.0
 """Limit for comparing one candidate answer by algebra."""
+SETTLED_TOGETHER = 8
+"""Traces settled at a time where there is a deadline, which loses at most as many."""
 ResultT = TypeVar("ResultT", covariant=True)
 
 
@@ -110,7 +114,7 @@ class Examines(Protocol, Generic[ResultT]):
 
 
 def settle(
-    located: Sequence[Located], num_workers: int, item_seconds: float = ITEM_SECONDS
+    located: Sequence[Located], num_workers: int, item_seconds: float = ITEM_SECONDS, deadline: float = math.inf
 ) -> tuple[list[Answered], int]:
     """The first candidate of each trace that equals its gold; what spelling leaves open is settled by Math-Verify.
 
@@ -118,13 +122,24 @@ def settle(
         located: Every trace with its candidates.
         num_workers: Math-Verify workers; none is started where nothing is open.
         item_seconds: Limit of one comparison.
+        deadline: Moment of `time.monotonic` at which to stop.
 
     Returns:
-        Every trace, in order; and how many comparisons broke the limit.
+        The traces that were settled before the deadline, in order, all where there is none; and how many of their
+        comparisons broke the limit.
     """
-    with MathGrader(num_workers, item_seconds) as grader:
-        first, num_undecided = resolve([one.candidates for one in located], grader)
-    return [_answered(one, i) for one, i in zip(located, first, strict=True)], num_undecided
+    step = len(located) or 1 if math.isinf(deadline) else SETTLED_TOGETHER
+    answered: list[Answered] = []
+    num_undecided = 0
+    with MathGrader(num_workers, item_seconds, deadline=deadline) as grader:
+        for start in range(0, len(located), step):
+            together = located[start : start + step]
+            first, num_timeouts = resolve([one.candidates for one in together], grader)
+            if time.monotonic() >= deadline:
+                break  # comparisons of these may not have been made, and a trace counts whole or not at all
+            answered += [_answered(one, i) for one, i in zip(together, first, strict=True)]
+            num_undecided += num_timeouts
+    return answered, num_undecided
 
 
 def _answered(one: Located, candidate: int | None) -> Answered:

@@ -7,15 +7,18 @@ rows and by the code of the rules.
 
 import functools
 import hashlib
-import json
+import logging
+import math
 import os
 import random
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
+from pydantic import ValidationError
 
 from leadspan.audit.break_point import summarise_first_answers, without_derivation
 from leadspan.audit.findings import FirstAnswers
@@ -29,6 +32,9 @@ from leadspan.data.traces import read_traces
 from leadspan.data.truncation import Policy
 from leadspan.errors import CacheError
 from leadspan.results import Interval
+from leadspan.settings import Settings
+
+logger = logging.getLogger(__name__)
 
 SAMPLE = 400
 """Rows that are searched for a break point; all of them where there are no more."""
@@ -39,20 +45,31 @@ class Searched:
     """Rows that were searched.
 
     Attributes:
-        traces: One for each row, in order.
+        traces: One for each row that was searched, in order.
         num_rows: Rows they were drawn from.
+        num_left: Rows that were drawn too and are not among the traces, since the time was spent.
         summary: The audit's figures.
         seed: Seed of the bootstrap.
     """
 
     traces: Sequence[Answered]
     num_rows: int
+    num_left: int
     summary: FirstAnswers
     seed: int
 
     def without_derivation(self, policy: Policy) -> Interval | None:
         """Share of traces whose first statement of the answer a policy cuts, of those that have one."""
         return without_derivation(policy, self.traces, self.seed)
+
+
+class _Known(Settings):
+    """A file of the cache."""
+
+    found: dict[str, tuple[GoldSource, int | None, int | None]]
+    """By the row's hash: where its right answer is from, first and last token of the statement."""
+    num_undecided: int
+    """Comparisons that broke the limits."""
 
 
 def with_first_answers(rows: Dataset, settings: DataSettings, renderer: Renderer) -> Dataset:
@@ -75,8 +92,17 @@ def with_first_answers(rows: Dataset, settings: DataSettings, renderer: Renderer
     return kept.add_column("first_answer", ends)  # pyright: ignore[reportCallIssue]  # a decorator gives the last argument
 
 
-def search_first_answers(rows: Dataset, settings: DataSettings, renderer: Renderer, seed: int) -> Searched:
+def search_first_answers(
+    rows: Dataset, settings: DataSettings, renderer: Renderer, seed: int, seconds: float = math.inf
+) -> Searched:
     """The audit's part on first answers, of at most `SAMPLE` rows drawn by the seed.
+
+    Args:
+        rows: Training rows.
+        settings: Their source, cache and number of processes.
+        renderer: What tokenised them.
+        seed: Of the draw and of the bootstrap.
+        seconds: Time for all of it; rows that are not decided by then are left out, and what was found is not kept.
 
     Raises:
         DataError: The source cannot be read.
@@ -85,23 +111,51 @@ def search_first_answers(rows: Dataset, settings: DataSettings, renderer: Render
     number = len(rows)
     if number > SAMPLE:
         rows = rows.select(sorted(random.Random(seed).sample(range(number), SAMPLE)))
-    traces, num_undecided = _answered(rows, settings, renderer)
-    return Searched(traces, number, summarise_first_answers(traces, num_undecided, seed), seed)
+    traces, num_undecided = _answered(rows, settings, renderer, time.monotonic() + seconds)
+    return Searched(traces, number, len(rows) - len(traces), summarise_first_answers(traces, num_undecided, seed), seed)
 
 
-def _answered(rows: Dataset, settings: DataSettings, renderer: Renderer) -> tuple[list[Answered], int]:
-    """Every row with its first answer, from the cache or found now; and how many comparisons broke the limits."""
+def _answered(
+    rows: Dataset, settings: DataSettings, renderer: Renderer, deadline: float = math.inf
+) -> tuple[list[Answered], int]:
+    """The rows with their first answers, from the cache or found now; and how many comparisons broke the limits."""
     path = cache_root(settings) / "first_answers" / f"{_key(rows, renderer)}.json"
-    if not path.exists():
-        answered, num_undecided = settle(_located(rows, settings, renderer), settings.num_workers)
-        found = {one.example_id: (one.source, one.position, one.sections.first_answer) for one in answered}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        staged = path.with_name(f"{path.name}.{os.getpid()}")
-        staged.write_text(json.dumps({"found": found, "num_undecided": num_undecided}), encoding="utf-8")
-        staged.replace(path)
-    known = json.loads(path.read_text(encoding="utf-8"))
+    ids = set(rows["example_id"][:])
+    known = _read(path, ids)
+    if known is None:
+        answered, num_undecided = settle(
+            _located(rows, settings, renderer, deadline), settings.num_workers, deadline=deadline
+        )
+        found: dict[str, tuple[GoldSource, int | None, int | None]] = {
+            one.example_id: (one.source, one.position, one.sections.first_answer) for one in answered
+        }
+        known = _Known(found=found, num_undecided=num_undecided)
+        if found.keys() == ids:
+            _write(known, path)
     plain = rows.remove_columns("input_ids").with_format(None)
-    return [_of_row(row, known["found"]) for row in plain], known["num_undecided"]
+    return [_of_row(row, known.found) for row in plain if row["example_id"] in known.found], known.num_undecided
+
+
+def _read(path: Path, ids: set[str]) -> _Known | None:
+    """What is known of rows; a damaged file counts as none, since it can be made anew."""
+    if not path.exists():
+        return None
+    try:
+        known = _Known.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError) as error:
+        logger.warning("%s: damaged (%s), so it is made anew", path, type(error).__name__)
+        return None
+    return known if known.found.keys() == ids else None
+
+
+def _write(known: _Known, path: Path) -> None:
+    staged = path.with_name(f"{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        staged.write_text(known.model_dump_json(), encoding="utf-8")
+        staged.replace(path)
+    except OSError as error:
+        raise CacheError(f"{path}: cannot be written ({error}); make room there, or set data.cache_dir") from None
 
 
 def _of_row(row: Any, found: dict[str, tuple[GoldSource, int | None, int | None]]) -> Answered:  # Any: an Arrow row
@@ -110,12 +164,16 @@ def _of_row(row: Any, found: dict[str, tuple[GoldSource, int | None, int | None]
     return Answered(row["place"], row["example_id"], row["question_id"], sections, source, position)
 
 
-def _located(rows: Dataset, settings: DataSettings, renderer: Renderer) -> list[Located]:
-    """The rows' traces, searched, one for each distinct row."""
+def _located(rows: Dataset, settings: DataSettings, renderer: Renderer, deadline: float) -> list[Located]:
+    """The rows' traces, searched, one for each distinct row; fewer where the deadline comes first."""
     ids, places = set(rows["example_id"][:]), set(rows["place"][:])
-    found = examine_all(_at(settings, places), Locator(renderer), settings.num_workers)
-    by_id = {one.example_id: one for one in found if isinstance(one, Located) and one.example_id in ids}
-    if len(by_id) < len(ids):
+    by_id: dict[str, Located] = {}
+    for one in examine_all(_at(settings, places, deadline), Locator(renderer), settings.num_workers):
+        if isinstance(one, Located) and one.example_id in ids:
+            by_id[one.example_id] = one
+        if time.monotonic() >= deadline:
+            break
+    if len(by_id) < len(ids) and time.monotonic() < deadline:
         raise CacheError(
             f"{settings.train.path}: {len(ids) - len(by_id)} of {len(ids)} prepared rows are not in it; "
             "it has changed meanwhile, so start again"
@@ -123,9 +181,11 @@ def _located(rows: Dataset, settings: DataSettings, renderer: Renderer) -> list[
     return list(by_id.values())
 
 
-def _at(settings: DataSettings, places: set[str]) -> Iterator[Trace]:
-    """The traces at some places of the training source."""
+def _at(settings: DataSettings, places: set[str], deadline: float) -> Iterator[Trace]:
+    """The traces at some places of the training source, until the deadline."""
     for item in read_traces(settings.train):
+        if time.monotonic() >= deadline:
+            return
         if not isinstance(item, Refusal) and item.place in places:
             yield item
 

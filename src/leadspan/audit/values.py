@@ -28,9 +28,10 @@ _WORD = re.compile(rf"\b(?:{'|'.join(_SMALL)})\b", re.IGNORECASE)
 _SEPARATORS = re.compile(r"[{},\\!]")
 
 _UNITS = re.compile(
-    r"(?:\s|\\[ ,;])*(?:\\(?:text|mbox|textrm|mathrm|operatorname)\s*\{[^{}]*\}|[^\W\d_]{2,}[. ]*|\\?%|"
-    r"°)+(?:\s*\^\s*\{?\d\}?)?\s*"
+    r"(?:\s|\\[ ,;])*+(?:\\(?:text|mbox|textrm|mathrm|operatorname)\s*\{[^{}]*\}|[^\W\d_]{2,}+[. ]*+|\\?%|"
+    r"°)++(?:\s*\^\s*\{?\d\}?)?\s*"
 )
+"""Nothing is given back once taken: a word can be split into words in exponentially many ways."""
 _DEGREES = re.compile(r"\s*(?:\^\s*\{?\s*\\circ\s*\}?|°|\\degree|\bdegrees?\b)")
 _ASSIGNED = re.compile(r"\s*(?:\\?[A-Za-z]+(?:_\{?\w+\}?)?(?:\(\w+\))?)\s*(?:=|\\in\b|∈)\s*(?=\S)")
 

@@ -42,8 +42,10 @@ def run(options: argparse.Namespace) -> None:
         progress("preparing data")
         data = prepare_data(recipe)
         calibration = calibration_of(recipe, data, policies, options.calibrate, progress)
-        progress("looking for first answers")
-        searched = first_answers_of(recipe, data)
+        searched = None
+        if recipe.plan.break_point_seconds:
+            progress("looking for first answers")
+            searched = first_answers_of(recipe, data)
         progress("counting")
         plan = plan_recipe(recipe, data, policies, calibration, searched)
     console = Console()

@@ -27,6 +27,9 @@ class PlanSettings(Settings):
     """Devices of the planned run."""
     sharding: Literal["none", "ddp", "fsdp2"] | None = None
     """What the ranks share; with one rank nothing (`none`), with several `ddp` when absent."""
+    break_point_seconds: float = Field(default=60.0, ge=0, allow_inf_nan=False)
+    """Time for finding the first answers that the predicted break point is taken from, of up to 400 training traces;
+    traces not decided by then are left out of it and counted. 0 predicts no break point."""
 
     @model_validator(mode="after")
     def _fits(self) -> "PlanSettings":

@@ -8,9 +8,11 @@ What equals what is settled in `answers`; limits of time and memory are kept in 
 
 import ast
 import logging
+import math
 import os
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -61,15 +63,23 @@ class MathGrader:
     May be used from any thread; calls take turns.
     """
 
-    def __init__(self, num_workers: int | None = None, item_seconds: float = 5.0, memory_bytes: int = 2 << 30) -> None:
+    def __init__(
+        self,
+        num_workers: int | None = None,
+        item_seconds: float = 5.0,
+        memory_bytes: int = 2 << 30,
+        deadline: float = math.inf,
+    ) -> None:
         """Set the limits; nothing is started yet.
 
         Args:
             num_workers: Worker processes; by default one per processor, at most eight.
             item_seconds: Wall time for one comparison, after which its worker is killed.
             memory_bytes: Address space of one worker (kept on Linux only).
+            deadline: Moment of `time.monotonic` from which no comparison is begun; what is left counts as timeout.
         """
         num_workers = num_workers or min(8, os.cpu_count() or 1)
+        self._deadline = deadline
         self._workers = [Worker(item_seconds, memory_bytes) for _ in range(num_workers)]
         self._idle: queue.LifoQueue[Worker] = queue.LifoQueue()
         for worker in self._workers:
@@ -139,6 +149,8 @@ class MathGrader:
         return dict(zip(unique, outcomes, strict=True))
 
     def _decide_one(self, question: Question) -> Outcome:
+        if time.monotonic() >= self._deadline:
+            return "timeout"
         worker = self._idle.get()
         try:
             return worker.ask(question)

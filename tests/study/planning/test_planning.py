@@ -11,7 +11,7 @@ from leadspan.audit.prepared import SAMPLE
 from leadspan.cli import main
 from leadspan.costs.timing import Calibration
 from leadspan.data.truncation import Full, Lead
-from leadspan.errors import DataError, SettingsError
+from leadspan.errors import CacheError, DataError, SettingsError
 from leadspan.pipeline import first_answers_of, prepare_data, run
 from leadspan.recipe import Recipe
 from leadspan.results import load_run
@@ -173,6 +173,44 @@ def test_a_run_keeps_the_break_point_of_its_traces(tmp_path: Path) -> None:
     expected = first_answers_of(recipe, prepare_data(recipe)).summary.lsp_star
     assert result.prediction.break_point == expected is not None
     assert load_run(recipe.output).prediction == result.prediction
+
+
+@pytest.mark.slow
+def test_a_run_that_needs_no_first_answers_does_not_fail_for_them(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The file where the cache keeps them is in the way of its directory."""
+    recipe = with_traces(tmp_path, stating("so it is 77. " + "let me check. " * 9), steps=1)
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / "first_answers").write_text("in the way")
+    said: list[str] = []
+    prediction = run(recipe, say=said.append).prediction
+    assert prediction is not None and prediction.break_point is prediction.break_point_traces is None
+    assert "no break point is predicted" in caplog.text and "cannot be written" in caplog.text
+    assert said.index("preparing data") < said.index("looking for first answers") < said.index("loading models")
+    needs = {"cut": {"kind": "post_conclusion"}, "output": str(tmp_path / "other")}
+    with pytest.raises(CacheError, match="cannot be written"):
+        run(Recipe.model_validate(recipe.model_dump() | needs))
+
+
+@pytest.mark.slow
+def test_time_for_first_answers_is_a_setting_and_what_is_left_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = stating("so it is 77. " + "let me check. " * 9)
+    recipe = with_traces(tmp_path / "short", rows, steps=1, plan={"break_point_seconds": 1e-9})
+    plan = searched(recipe)
+    assert "6 more undecided after plan.break_point_seconds" in " ".join(sentences(plan))
+    prediction = run(recipe).prediction
+    assert prediction is not None and prediction.break_point is None
+    assert (prediction.break_point_traces, prediction.break_point_left) == (0, 6)
+    assert "6 of 6 traces undecided" in caplog.text
+    said: list[str] = []
+    prediction = run(
+        with_traces(tmp_path / "off", rows, steps=1, plan={"break_point_seconds": 0}), say=said.append
+    ).prediction
+    assert prediction is not None and prediction.break_point_left is None
+    assert "looking for first answers" not in said
 
 
 @pytest.mark.slow

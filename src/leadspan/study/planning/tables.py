@@ -196,6 +196,10 @@ def _break_point(searched: Searched, rows: Sequence[PlanRow]) -> list[str]:
     counts = ", ".join(f"{name} {count:,}" for name, count in found.outcomes.items())
     sources = ", ".join(f"{source} {count:,}" for source, count in found.gold_sources.items() if source != "none")
     point = found.lsp_star
+    if searched.num_left:
+        where += f" ({searched.num_left:,} more undecided after plan.break_point_seconds)"
+    if not found.num_traces:
+        return [f"No break point LSP*: {where} were searched."]
     if not sources:
         return [f"No gold: none of {where} has a right answer to look for, so no break point LSP* can be predicted."]
     if point is None:
