@@ -1,9 +1,7 @@
 from dataclasses import replace
 
-import pytest
-
-from leadspan.costs.flops import ExampleSize, ModelShape
-from leadspan.costs.memory import ActivationBytes, BatchSize, MemoryModel, highest, largest_batch
+from leadspan.costs.flops import ModelShape
+from leadspan.costs.memory import ActivationBytes, BatchSize, MemoryModel, highest
 
 SHAPE = ModelShape(
     linear_params=80,
@@ -103,17 +101,3 @@ def test_ranks_share() -> None:
 def test_highest_is_the_largest_micro_batch() -> None:
     small, large = BatchSize(5, 5), BatchSize(50, 50)
     assert highest(MODEL, [small, large, small]) == MODEL.peak(large)
-
-
-@pytest.mark.parametrize("limit", [0, 1000, 3000, 10_000, 10**9])
-def test_largest_batch_fits_and_one_more_does_not(limit: int) -> None:
-    examples = [ExampleSize(tokens, tokens) for tokens in (3, 30, 10, 20)]
-    found = largest_batch(MODEL, examples, limit)
-    ordered = sorted((e.tokens for e in examples), reverse=True)
-
-    def needed(number: int) -> int:
-        tokens = sum(ordered[:number])
-        return MODEL.peak(BatchSize(tokens, tokens)).total
-
-    assert found == 0 or needed(found) <= limit
-    assert found == len(examples) or needed(found + 1) > limit

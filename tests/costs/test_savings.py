@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 from test_memory import MODEL, SHAPE, TEACHER
 
-from leadspan.costs.flops import ExampleSize, training_flops
+from leadspan.costs.flops import ExampleSize, head_only, training_flops
 from leadspan.costs.memory import ActivationBytes, BatchSize
 from leadspan.costs.savings import MEASURES, On, Workload, flops_with, memory_with, saving
 
@@ -41,6 +41,8 @@ def test_operations_of_the_naive_run_and_of_ours_by_hand() -> None:
     assert flops_with(On(), LOAD, SHAPE, TEACHER, True) == training_flops(SHAPE, TEACHER, naive, True).total
     ours = sizes((5, 3), (2, 1), (3, 3))
     assert flops_with(On(MEASURES), LOAD, SHAPE, TEACHER, True) == training_flops(SHAPE, None, ours, True).total
+    head = head_only(TEACHER.hidden_size, TEACHER.vocab_size)
+    assert flops_with(On(MEASURES), LOAD, SHAPE, TEACHER, True, head) == training_flops(SHAPE, head, ours, True).total
     assert flops_with(On(["packing", "chunked_loss"]), LOAD, SHAPE, TEACHER, False) == (
         training_flops(SHAPE, TEACHER, sizes((10, 8), (4, 3), (6, 6)), False).total
     )
@@ -51,5 +53,8 @@ def test_memory_falls_with_every_measure() -> None:
     naive = memory_with(On(), LOAD, live)
     for measure in MEASURES:
         assert memory_with(On([measure]), LOAD, live) < naive
+    assert memory_with(On(["store"]), LOAD, live, head_only(TEACHER.hidden_size, TEACHER.vocab_size)) > (
+        memory_with(On(["store"]), LOAD, live)
+    )
     stored = replace(live, teacher=None, teacher_activations=None)
     assert memory_with(On(MEASURES), LOAD, live) == stored.peak(BatchSize(tokens=7, weighted=4)).total

@@ -24,6 +24,9 @@ class Device(Settings):
     """Peak throughput in the precision of the run, 10^12 operations a second."""
     memory_gb: float = Field(gt=0)
     """Memory a run may take, 10^9 bytes."""
+    bfloat16: bool = True
+    """Whether it is a GPU with bfloat16, in which `training.precision: auto` then trains; false: it trains in float32,
+    with the small chunks of logits of a CPU."""
 
     @property
     def memory_bytes(self) -> int:

@@ -229,22 +229,3 @@ class MemoryModel:
 def highest(model: MemoryModel, batches: Sequence[BatchSize]) -> MemoryByPart:
     """Memory by part of the micro-batch that needs most."""
     return max((model.peak(batch) for batch in set(batches)), key=lambda parts: parts.total)
-
-
-def largest_batch(model: MemoryModel, examples: Sequence[ExampleSize], limit: int) -> int:
-    """How many examples fit into one micro-batch, whichever they are: the most expensive ones are taken.
-
-    Args:
-        model: What the peak depends on.
-        examples: Size of every example.
-        limit: Memory of the device in bytes.
-
-    Returns:
-        The number, at most that of the examples; 0 when not even the most expensive one fits.
-    """
-    ordered = sorted(examples, reverse=True)
-    low, high = 0, len(ordered)
-    while low < high:
-        middle = (low + high + 1) // 2
-        low, high = (middle, high) if model.peak(BatchSize.of(ordered[:middle])).total <= limit else (low, middle - 1)
-    return low

@@ -64,32 +64,37 @@ def saving(cost: Callable[[On], float]) -> Saving:
     return Saving(naive, known[On(MEASURES)], alone, shares)
 
 
-def flops_with(on: On, load: Workload, student: ModelShape, teacher: ModelShape | None, recompute: bool) -> int:
-    """Operations of a run with some of the measures; padding and positions without a loss count as they would."""
+def flops_with(
+    on: On,
+    load: Workload,
+    student: ModelShape,
+    teacher: ModelShape | None,
+    recompute: bool,
+    left: ModelShape | None = None,
+) -> int:
+    """Operations of a run with some of the measures; padding and positions without a loss count as they would.
+
+    `left` is what a store leaves of the teacher: its head beside hidden states, else nothing.
+    """
     examples = [example for batch in _shaped(on, load) for example in batch]
-    return training_flops(student, _left_by(on, teacher), examples, recompute).total
+    return training_flops(student, left if "store" in on else teacher, examples, recompute).total
 
 
-def memory_with(on: On, load: Workload, model: MemoryModel) -> int:
+def memory_with(on: On, load: Workload, model: MemoryModel, left: ModelShape | None = None) -> int:
     """Peak memory of a run with some of the measures.
 
     Without the chunked loss, logits of all positions are there at once: in float32, the student's and their gradient,
-    and those of a live teacher.
+    and those of a live teacher. `left` is as in `flops_with`.
     """
+    if "store" in on:
+        model = replace(model, teacher=left, teacher_activations=None)
     peak = 0
     for batch in _shaped(on, load):
         peak = max(peak, _with_logits(on, model, BatchSize.of(batch)))
     return peak
 
 
-def _left_by(on: On, teacher: ModelShape | None) -> ModelShape | None:
-    """What a store leaves of a teacher: nothing, or the head that a store of hidden states has left already."""
-    return teacher if "store" not in on or (teacher and teacher.is_head_only) else None
-
-
 def _with_logits(on: On, model: MemoryModel, size: BatchSize) -> int:
-    if "store" in on:
-        model = replace(model, teacher=_left_by(on, model.teacher), teacher_activations=None)
     if "chunked_loss" not in on:
         model = replace(model, chunk_tokens=size.weighted)
     return model.peak(size).total

@@ -128,11 +128,17 @@ def _work(model: CostModel, batches: list[list[ExampleSize]]) -> StepWork:
 def _check(model: CostModel) -> None:
     if process_state().num_processes > 1:
         raise SettingsError("plan --calibrate: measures one rank; start it without torchrun")
-    if uses_bf16(model.training) != model.memory.use_bf16:
+    use_bf16 = model.memory.use_bf16
+    if uses_bf16(model.training) != use_bf16:
         raise SettingsError(
-            f"plan --calibrate: plan.device = {model.machine.device!r} trains in bfloat16 and this machine in float32; "
-            "calibrate on the device itself, or set training.precision"
+            f"plan --calibrate: plan.device = {model.machine.device!r} trains in {_precision(use_bf16)} and this "
+            f"machine in {_precision(not use_bf16)}; calibrate on the device itself, or set "
+            "training.precision, or the own figures' bfloat16"
         )
+
+
+def _precision(use_bf16: bool) -> str:
+    return "bfloat16" if use_bf16 else "float32"
 
 
 def _course(model: CostModel, sides: Sequence[Examples], num_rounds: int) -> _Course:

@@ -6,8 +6,9 @@ from dataclasses import asdict, dataclass, replace
 import torch
 
 from leadspan.costs.config import PlanSettings
-from leadspan.costs.flops import ExampleSize, ModelShape, training_flops
-from leadspan.costs.memory import BatchSize, MemoryModel, highest, largest_batch
+from leadspan.costs.fitting import largest_batch, largest_budget
+from leadspan.costs.flops import ExampleSize, ModelShape, head_only, training_flops
+from leadspan.costs.memory import BatchSize, MemoryModel, highest
 from leadspan.costs.savings import Saving, Workload, flops_with, memory_with, saving
 from leadspan.costs.timing import Calibration, StepWork
 from leadspan.data.examples import Examples
@@ -91,7 +92,7 @@ def cost_model(
             wrapped = with_adapters(build_untrained(load_config(student), name_of(student)), training.lora)
         own = replace(own, adapter_params=adapter_params(wrapped))
     entries = num_entries if other is not None and other.vocab_size != own.vocab_size else own.vocab_size
-    on_gpu = torch.cuda.is_available() or isinstance(machine.device, str)
+    on_gpu = torch.cuda.is_available() if machine.found_device is None else machine.found_device.bfloat16
     chunk = loss.chunk_tokens or default_chunk(torch.device("cuda" if on_gpu else "cpu"), entries)
     per_step = _batches_per_step(training)
     memory = MemoryModel(
@@ -162,11 +163,27 @@ def fits(model: CostModel, examples: Examples, memory_bytes: int) -> int:
     return largest_batch(model.memory, layout_sizes(examples, model.selection), memory_bytes)
 
 
-def savings(model: CostModel, examples: Examples, whole: Examples) -> tuple[Saving, Saving]:
+def budget_that_fits(model: CostModel, examples: Examples, memory_bytes: int) -> int:
+    """Largest `tokens_per_batch` that fits whatever is packed; 0 when the longest example does not fit alone."""
+    return largest_budget(model.memory, layout_sizes(examples, model.selection), memory_bytes)
+
+
+def with_store(model: CostModel, keeps_head: bool) -> CostModel:
+    """The costs of reading a store instead of running the teacher; one of hidden states keeps the teacher's head."""
+
+    def left(teacher: ModelShape | None) -> ModelShape | None:
+        return head_only(teacher.hidden_size, teacher.vocab_size) if keeps_head and teacher is not None else None
+
+    memory = replace(model.memory, teacher=left(model.memory.teacher), teacher_activations=None)
+    return replace(model, teacher=left(model.teacher), memory=memory)
+
+
+def savings(model: CostModel, stored: CostModel, examples: Examples, whole: Examples) -> tuple[Saving, Saving]:
     """Where the operations and the peak memory that are saved come from.
 
     Args:
-        model: Models and machine.
+        model: Models and machine, with a live teacher.
+        stored: The same with a store; `model` itself where no live teacher is known.
         examples: Under the policy.
         whole: The same examples, uncut.
     """
@@ -174,8 +191,8 @@ def savings(model: CostModel, examples: Examples, whole: Examples) -> tuple[Savi
     load = Workload(whole=sizes_of(model, plan, whole), cut=sizes_of(model, plan, examples))
     recompute = model.training.gradient_checkpointing
     return (
-        saving(lambda on: flops_with(on, load, model.student, model.teacher, recompute)),
-        saving(lambda on: memory_with(on, load, model.memory)),
+        saving(lambda on: flops_with(on, load, model.student, model.teacher, recompute, stored.teacher)),
+        saving(lambda on: memory_with(on, load, model.memory, stored.memory.teacher)),
     )
 
 
@@ -221,7 +238,8 @@ def _batches_per_step(training: TrainingSettings) -> int:
 
 
 def _will_use_bf16(training: TrainingSettings, machine: PlanSettings) -> bool:
-    """As the run on the planned machine will decide: every preset has bfloat16."""
-    if training.precision == "auto" and isinstance(machine.device, str):
-        return True
+    """As the run on the planned machine will decide; without a device it is this one."""
+    device = machine.found_device
+    if training.precision == "auto" and device is not None:
+        return device.bfloat16
     return uses_bf16(training)

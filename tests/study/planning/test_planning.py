@@ -16,6 +16,7 @@ from leadspan.pipeline import first_answers_of, prepare_data, run
 from leadspan.recipe import Recipe
 from leadspan.results import load_run
 from leadspan.study.compare.predicted import compared
+from leadspan.study.compare.tables import percent
 from leadspan.study.planning.plan import Plan, calibration_of, parse_policy, plan_recipe
 from leadspan.study.planning.tables import plan_tables, sentences
 from leadspan.teacher.codecs import bytes_per_position
@@ -23,7 +24,7 @@ from leadspan.teacher.config import TopK
 from leadspan.teacher.shards import columns_of
 from recipes import toy_recipe, write_recipe
 from stores import captured
-from toys import VOCAB
+from toys import VOCAB, tiny
 
 POLICIES = (Full(), Lead(p=0.5))
 
@@ -104,11 +105,98 @@ def test_a_device_too_small_for_one_example_is_told_with_a_remedy(folder: Path) 
 
 
 def test_a_device_too_small_for_the_batch_names_the_batch_that_fits(folder: Path) -> None:
-    needed = planned(folder, {}).rows[1].prediction.memory.total
+    roomy = {"device": {"peak_tflops": 1, "memory_gb": 1}}
+    needed = planned(folder, roomy).rows[1].prediction.memory.total
     plan = planned(folder, {"device": {"peak_tflops": 1, "memory_gb": 0.8 * needed / 1e9}})
     full = plan.rows[1]
     assert full.fitting is not None and 0 < full.fitting < 4
     assert any(f"examples_per_batch: {full.fitting} fits" in line for line in sentences(plan))
+
+
+def test_a_recipe_of_token_budgets_is_told_the_budget_that_fits(folder: Path) -> None:
+    def of(memory_gb: float, tokens: int) -> Plan:
+        device = {"device": {"peak_tflops": 1, "memory_gb": memory_gb}}
+        return planned(folder, device, batching={"kind": "tokens", "tokens_per_batch": tokens})
+
+    memory_gb = 0.8 * of(1, 800).rows[1].prediction.memory.total / 1e9
+    plan = of(memory_gb, 800)
+    full, told = plan.rows[1], " ".join(sentences(plan))
+    assert full.fitting_tokens is not None and full.longest <= full.fitting_tokens < 800
+    assert f"tokens_per_batch: {full.fitting_tokens} fits" in told and "examples_per_batch" not in told
+    again = of(memory_gb, full.fitting_tokens)
+    assert again.rows[1].prediction.memory.total <= memory_gb * 1e9 and "full does not fit" not in text_of(again)
+
+
+def test_steps_and_token_budgets_leave_the_cut_of_a_trace_what_it_is(folder: Path) -> None:
+    plan = planned(folder, {}, batching={"kind": "tokens", "tokens_per_batch": 800})
+    full, half = plan.rows[1:]
+    assert half.prediction.num_tokens / full.prediction.num_tokens > 0.6  # the same budget in every step
+    cut = 1 - half.cut.tokens_after / half.cut.tokens_before
+    assert cut == pytest.approx(0.5, abs=0.01)
+    assert f"lead 0.5 cuts {percent(cut)} of the traces' tokens" in " ".join(sentences(plan))
+
+
+def test_own_figures_plan_in_the_precision_of_a_preset_unless_they_say_otherwise(folder: Path) -> None:
+    own = {"peak_tflops": 121, "memory_gb": 24}
+    preset, same, other = (planned(folder, {"device": d}) for d in ("l4", own, own | {"bfloat16": False}))
+    assert [row.prediction for row in preset.rows] == [row.prediction for row in same.rows]
+    assert other.rows[0].prediction.memory != same.rows[0].prediction.memory
+    assert "toy on 1 x own device, bfloat16" in text_of(same) and "toy on 1 x own device, float32" in text_of(other)
+    forced = planned(folder, {"device": own}, precision="float32")
+    assert forced.precision == "float32"
+
+
+def test_a_store_saves_the_teacher_and_its_capture_is_paid_once(folder: Path) -> None:
+    large = tiny(hidden=256, seed=2).model_dump()
+    plan = planned(folder, {}, steps=None, epochs=1, teacher=large)
+    full = plan.rows[1]
+    assert full.store is not None
+    flops, trained = full.prediction.flops, full.store.capture_flops - full.store.validation_flops
+    assert full.store.saved_flops == flops.teacher_body + flops.teacher_attention + flops.teacher_head
+    assert trained == pytest.approx(full.store.saved_flops, rel=0.05)  # prompts have no loss, and are captured
+    assert full.store.validation_flops > 0 and full.store.net_flops < 0
+    told = " ".join(sentences(plan))
+    assert "of the capture is validation); net -" in told
+    assert "more than a store net of its capture, less than one that is captured already" in told
+    thrice = planned(folder, {}, steps=None, epochs=3, teacher=large).rows[1].store
+    assert thrice is not None and thrice.saved_flops == 3 * full.store.saved_flops
+    assert thrice.capture_flops == full.store.capture_flops and thrice.net_flops > 0
+    states = {"codec": {"kind": "hidden"}}
+    hidden = planned(folder, {}, steps=None, epochs=1, teacher=large, capture=states).rows[1]
+    assert hidden.store is not None and hidden.store.saved_flops == flops.teacher_body + flops.teacher_attention
+    assert hidden.flops_saving.all_on > full.flops_saving.all_on  # the head stays
+
+
+def test_a_recipe_that_reads_a_store_is_held_against_the_live_teacher_it_names(folder: Path) -> None:
+    live = planned(folder, {}, capture={"codec": {"kind": "hidden"}})
+    targets = {"kind": "store", "path": str(folder / "nowhere")}
+    plan = planned(folder, {}, targets=targets, capture={"codec": {"kind": "hidden"}})
+    for ours, theirs in zip(plan.rows, live.rows, strict=True):
+        assert ours.flops_saving == theirs.flops_saving and ours.memory_saving == theirs.memory_saving
+        assert ours.prediction.flops.total == ours.flops_saving.all_on < theirs.prediction.flops.total
+        assert ours.flops_saving.shares["store"] > 0
+    shown = text_of(plan)
+    assert "a live teacher" in shown and "all four" in shown and "store of the teacher's targets" not in shown
+    shown = text_of(planned(folder, {}, targets=targets, teacher=None))
+    assert "live teacher" not in shown and "all three" in shown and "of the teacher's targets" not in shown
+    assert "of the traces' tokens and saves" in shown
+
+
+def test_the_size_of_a_store_is_that_of_the_recipes_codec(folder: Path) -> None:
+    def size(precision: str = "auto", **codec: object) -> tuple[int, str]:
+        plan = planned(folder, {"device": "l4"}, precision=precision, capture={"codec": codec})
+        assert plan.rows[1].store is not None
+        return plan.rows[1].store.num_bytes, text_of(plan)
+
+    (five, shown), (ten, _) = size(kind="top_k", k=5), size(kind="top_k", k=10)
+    positions = sum(n - 1 for n in prepare_data(toy_recipe(folder, cut={"kind": "full"})).examples.lengths)
+    assert five == positions * bytes_per_position(TopK(k=5), 1, VOCAB, 5) and ten - five == 20 * positions
+    assert "top_k" in shown
+    head = 48 * VOCAB
+    assert size(kind="hidden")[0] == positions * (5 + 2 * 48) + 2 * head
+    assert size("float32", kind="hidden")[0] == positions * (5 + 4 * 48) + 4 * head
+    assert size(kind="hidden", dtype="float32")[0] == positions * (5 + 4 * 48) + 2 * head
+    assert "at most" in size(kind="sampled", num_samples=8)[1]
 
 
 def test_adapters_are_counted_without_weights(folder: Path) -> None:
@@ -275,5 +363,5 @@ def test_the_planned_size_of_a_store_is_that_of_a_real_one(tmp_path: Path) -> No
         size += sum(column.combine_chunks().flatten().nbytes for column in map(table.column, sorted(columns)))
     per_position = bytes_per_position(TopK(k=64), 1, VOCAB, 64) - 5
     assert planned_size is not None
-    positions = planned_size.top_k / (per_position + 5)
+    positions = planned_size.num_bytes / (per_position + 5)
     assert size == pytest.approx((positions + whole) * per_position, rel=0.001)

@@ -6,7 +6,6 @@ from typing import Any
 
 from leadspan.audit.prepared import Searched
 from leadspan.costs.devices import Device
-from leadspan.costs.flops import ModelShape
 from leadspan.costs.savings import Saving
 from leadspan.costs.timing import Calibration
 from leadspan.data.examples import Examples
@@ -16,31 +15,14 @@ from leadspan.pipeline import PreparedData, break_point_fields, cost_model_of, t
 from leadspan.recipe import Recipe
 from leadspan.results import CutCounts, Interval, Prediction
 from leadspan.settings import Settings, load_json, parse_yaml, validate
-from leadspan.teacher.codecs import bytes_per_position
-from leadspan.teacher.config import TopK
+from leadspan.study.planning.stores import StoreCost, planned_codec, store_cost
+from leadspan.teacher.config import Codec, Hidden, LiveTargets, StoredTargets
 from leadspan.training.calibration import calibrate
 from leadspan.training.config import ByExamples
-from leadspan.training.prediction import CostModel, fits, predict, savings
+from leadspan.training.prediction import CostModel, budget_that_fits, fits, predict, savings, with_store
 
 GRID: tuple[AnyPolicy, ...] = (Full(), *(Lead(p=p) for p in (0.75, 0.5, 0.25, 0.1)))
 """Policies a plan compares with the recipe's own."""
-TOP_K = 64
-"""Tokens a position in the store whose size a plan shows."""
-
-
-@dataclass(frozen=True, slots=True)
-class StoreSize:
-    """Bytes of a store of the teacher's targets at every position that training passes through, each trace once.
-
-    Rows are as `teacher.shards` writes them; keys, offsets and the validation set come on top.
-
-    Attributes:
-        top_k: The most likely tokens of each position.
-        hidden: Final hidden states, and the teacher's head.
-    """
-
-    top_k: int
-    hidden: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +35,11 @@ class PlanRow:
         cut: What it does to the examples.
         prediction: Its cost.
         fitting: Examples that fit into one micro-batch on the named device, whichever they are; None without a device.
+        fitting_tokens: Token budget of a micro-batch that fits, whatever is packed; None without a device.
         longest: Tokens of its longest example.
         flops_saving: Where saved operations come from.
         memory_saving: Where saved memory comes from.
-        store: Size of a store for it; None without a teacher.
+        store: Size of a store for it, and what it costs and saves; None where nothing is known of the teacher.
         without_derivation: Share of the searched traces whose first statement of the answer it cuts, of those that have
             one; None where none has, or none was searched.
     """
@@ -66,10 +49,11 @@ class PlanRow:
     cut: CutCounts
     prediction: Prediction
     fitting: int | None
+    fitting_tokens: int | None
     longest: int
     flops_saving: Saving
     memory_saving: Saving
-    store: StoreSize | None
+    store: StoreCost | None
     without_derivation: Interval | None
 
 
@@ -83,6 +67,10 @@ class Plan:
         device: The named device, or None.
         num_ranks: Devices.
         examples_per_batch: Examples of a micro-batch; None when batches are filled with tokens.
+        precision: `bfloat16` or `float32`, in which the planned run trains.
+        codec: What the sizes of stores are of.
+        reads_store: Whether the recipe's targets come from a store.
+        knows_teacher: Whether the costs of a live teacher are known, against which a store saves.
         currency: Sign of the price.
         recomputes: Whether gradient checkpointing is on.
         searched: Where traces first state the right answer; None when that was not asked for.
@@ -94,6 +82,10 @@ class Plan:
     device: Device | None
     num_ranks: int
     examples_per_batch: int | None
+    precision: str
+    codec: Codec
+    reads_store: bool
+    knows_teacher: bool
     currency: str
     recomputes: bool
     searched: Searched | None = None
@@ -108,6 +100,7 @@ class Plan:
             for part in ("flops", "memory"):
                 shown["prediction"][part]["total"] = getattr(row.prediction, part).total
         searched = self.searched and {"num_rows": self.searched.num_rows, **self.searched.summary.model_dump()}
+        found["codec"] = self.codec.model_dump()
         return found | {"device": self.device and self.device.model_dump(), "searched": searched}
 
 
@@ -131,11 +124,13 @@ def plan_recipe(
         LeadspanError: A model's config cannot be read, the recipe's own policy leaves nothing to learn, or the
             calibration is of other models.
     """
-    model = cost_model_of(recipe, data.renderer)
+    models = _models(recipe, data)
     own = [] if recipe.cut in policies else [recipe.cut]
     left_out: list[str] = []
     with_examples = _sides(recipe, data, [*own, *policies], left_out)
-    rows = tuple(_row(recipe, model, examples, policy, calibration, searched) for policy, examples in with_examples)
+    rows = tuple(
+        _row(recipe, data, models, examples, policy, calibration, searched) for policy, examples in with_examples
+    )
     batching = recipe.training.batching
     return Plan(
         name=recipe.name,
@@ -143,11 +138,34 @@ def plan_recipe(
         device=recipe.plan.found_device,
         num_ranks=recipe.plan.num_ranks,
         examples_per_batch=batching.examples_per_batch if isinstance(batching, ByExamples) else None,
+        precision="bfloat16" if models.own.memory.use_bf16 else "float32",
+        codec=planned_codec(recipe)[0],
+        reads_store=isinstance(recipe.targets, StoredTargets),
+        knows_teacher=models.live.memory.teacher_activations is not None,
         currency=recipe.plan.currency,
         recomputes=recipe.training.gradient_checkpointing,
         searched=searched,
         left_out=tuple(left_out),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Models:
+    """Costs of the recipe as it is, with a live teacher where one is named, and with a store."""
+
+    own: CostModel
+    live: CostModel
+    stored: CostModel
+
+
+def _models(recipe: Recipe, data: PreparedData) -> _Models:
+    own = cost_model_of(recipe, data.renderer)
+    if recipe.teacher is None:
+        return _Models(own, own, own)
+    if isinstance(recipe.targets, StoredTargets):
+        beside = recipe.model_copy(update={"targets": LiveTargets()})
+        return _Models(own, cost_model_of(beside, data.renderer), own)
+    return _Models(own, own, with_store(own, isinstance(recipe.capture.codec, Hidden)))
 
 
 def _sides(
@@ -205,16 +223,17 @@ class _OnePolicy(Settings):
 
 def _row(
     recipe: Recipe,
-    model: CostModel,
+    data: PreparedData,
+    models: _Models,
     examples: Examples,
     policy: Policy,
     calibration: Calibration | None,
     searched: Searched | None,
 ) -> PlanRow:
-    device = recipe.plan.found_device
+    device, model = recipe.plan.found_device, models.own
     same_rows = examples.rows.with_format(None)
     whole = Examples(same_rows, Full(), recipe.supervision, examples.stop_token_id, recipe.seed, "training set, uncut")
-    flops_saving, memory_saving = savings(model, examples, whole)
+    flops_saving, memory_saving = savings(models.live, models.stored, examples, whole)
     prediction = predict(model, examples, calibration)
     if searched is not None:
         prediction = prediction.model_copy(update=break_point_fields(searched))
@@ -224,18 +243,10 @@ def _row(
         cut=examples.counts,
         prediction=prediction,
         fitting=None if device is None else fits(model, examples, device.memory_bytes),
+        fitting_tokens=None if device is None else budget_that_fits(model, examples, device.memory_bytes),
         longest=max(examples.lengths),
         flops_saving=flops_saving,
         memory_saving=memory_saving,
-        store=None if model.teacher is None else _store_size(recipe, model.teacher, examples),
+        store=store_cost(recipe, models.live, data, examples, prediction.flops),
         without_derivation=searched and searched.without_derivation(policy),
     )
-
-
-def _store_size(recipe: Recipe, teacher: ModelShape, examples: Examples) -> StoreSize:
-    num_rows, by_stage = len(examples.rows), examples.lengths
-    longest = (max(by_stage[row::num_rows]) for row in range(num_rows))
-    positions = sum(length - 1 for length in longest)  # the last token predicts nothing that is trained
-    top_k = bytes_per_position(TopK(k=TOP_K), len(recipe.capture.temperatures), teacher.vocab_size, TOP_K)
-    hidden = 4 + 1 + 2 * teacher.hidden_size  # the token, its section, and the state in bfloat16
-    return StoreSize(round(positions * top_k), positions * hidden + 2 * teacher.head_params)

@@ -11,6 +11,7 @@ from leadspan.costs.savings import MEASURES, Measure, Saving
 from leadspan.results import FlopsByPart, Interval, MemoryByPart
 from leadspan.study.compare.tables import MISSING, percent, quantity
 from leadspan.study.planning.plan import Plan, PlanRow
+from leadspan.study.planning.stores import StoreCost
 
 _SAVED_BY: dict[Measure, str] = {"cut": "cut", "chunked_loss": "chunked loss", "store": "store", "packing": "packing"}
 
@@ -29,7 +30,7 @@ def plan_tables(plan: Plan) -> Iterator[Table | Text]:
 def sentences(plan: Plan) -> list[str]:
     """What the figures mean for these models and traces."""
     full = next((row for row in plan.rows if row.label == "full"), None)
-    found = [] if full is None else [_bill(full), *(_against_store(full, row) for row in plan.rows if row is not full)]
+    found = [] if full is None else _bills(plan, full)
     times = dict.fromkeys(row.prediction.seconds_source for row in plan.rows)
     found += [f"Time: {source}; without loading, validation and evaluation." for source in times if source]
     if None in times:
@@ -51,8 +52,19 @@ def money(plan: Plan, value: float | None) -> str:
 
 def _costs(plan: Plan) -> Table:
     where = f"{plan.num_ranks} x {plan.device.name}" if plan.device else f"{plan.num_ranks} x a device without figures"
-    table = _table(f"{plan.name} on {where}")
-    headers = ("policy", "tokens", "", "FLOPs", "", "peak\nmemory", "time", "money", "largest\nbatch", "store\ntop 64")
+    table = _table(f"{plan.name} on {where}, {plan.precision}")
+    headers = (
+        "policy",
+        "tokens",
+        "",
+        "FLOPs",
+        "",
+        "peak\nmemory",
+        "time",
+        "money",
+        "largest\nbatch",
+        _store_header(plan),
+    )
     headers += ("deriv-\nation\ncut",) if plan.searched else ()
     for header in headers:
         table.add_column(header, justify="left" if header == "policy" else "right", no_wrap=True)
@@ -69,7 +81,7 @@ def _costs(plan: Plan) -> Table:
             MISSING if found.seconds is None else quantity("seconds", found.seconds),
             money(plan, found.money),
             _fitting(row),
-            MISSING if row.store is None else quantity("peak_memory_bytes", row.store.top_k),
+            MISSING if row.store is None else quantity("peak_memory_bytes", row.store.num_bytes),
             *([_share(row.without_derivation)] if plan.searched else []),
         )
     table.caption = (
@@ -77,6 +89,12 @@ def _costs(plan: Plan) -> Table:
         "whichever they are."
     )
     return table
+
+
+def _store_header(plan: Plan) -> str:
+    """What is stored; the supports of `top_p` and `sampled` are the data's, so their sizes are limits."""
+    label = plan.codec.label.replace(" ", "\n")
+    return f"store\n{label}" + ("\nat most" if plan.codec.kind in ("top_p", "sampled") else "")
 
 
 def _share(found: Interval | None) -> str:
@@ -111,16 +129,18 @@ def _savings(plan: Plan, cost: str, found: Callable[[PlanRow], Saving]) -> Table
     """Shares of a naive run's cost that each measure saves."""
     table = _table(f"Saved of the {cost} of a naive run, by what saves it (by itself in brackets)")
     table.add_column("policy", no_wrap=True)
-    for measure in MEASURES:
+    shown = [measure for measure in MEASURES if measure != "store" or plan.knows_teacher]
+    for measure in shown:
         table.add_column(_SAVED_BY[measure], justify="right", no_wrap=True)
-    table.add_column("all four", justify="right", no_wrap=True)
+    table.add_column("all four" if plan.knows_teacher else "all three", justify="right", no_wrap=True)
     for row in plan.rows:
         saving = found(row)
-        cells = [f"{percent(saving.shares[m])} ({percent(saving.alone[m])})" for m in MEASURES]
+        cells = [f"{percent(saving.shares[m])} ({percent(saving.alone[m])})" for m in shown]
         table.add_row(row.label, *cells, percent(sum(saving.shares.values())))
     table.caption = (
-        "Naive: whole sequences padded to the longest of their batch, logits of all positions at once, a live teacher. "
-        "Shares are means over all orders of switching the four on (Shapley values)."
+        "Naive: whole sequences padded to the longest of their batch, logits of all positions at once"
+        + (", a live teacher" if plan.knows_teacher else "")
+        + ". Shares are means over all orders of switching these on (Shapley values)."
     )
     return table
 
@@ -145,21 +165,35 @@ def _bill(full: PlanRow) -> str:
     return text + (f" and the teacher {percent(teacher / flops.total)}." if teacher else ".")
 
 
-def _against_store(full: PlanRow, row: PlanRow) -> str:
-    """What the cut saves of the bill, beside what a store would."""
-    ours, whole = row.prediction, full.prediction
-    saved = 1 - ours.flops.total / whole.flops.total
-    cut = percent(1 - ours.num_tokens / whole.num_tokens)
-    text = f"{row.label} cuts {cut} of the tokens and saves {percent(saved)} of the FLOPs"
-    if not row.store:
+def _bills(plan: Plan, full: PlanRow) -> list[str]:
+    """The bill of the uncut run, and what a store and each cut save of it."""
+    store = None if plan.reads_store or not plan.knows_teacher else full.store
+    found = [_bill(full)]
+    if store is not None:
+        total = full.prediction.flops.total
+        found.append(
+            f"A store of the teacher's targets ({plan.codec.label}) saves {percent(store.saved_flops / total)} of the "
+            f"uncut run's FLOPs after a capture that costs {percent(store.capture_flops / total)} of them once "
+            f"({percent(store.validation_flops / store.capture_flops)} of the capture is validation); "
+            f"net {percent(store.net_flops / total)} where this run alone uses it."
+        )
+    return found + [_by_cut(full, row, store) for row in plan.rows if row is not full]
+
+
+def _by_cut(full: PlanRow, row: PlanRow, store: StoreCost | None) -> str:
+    """What the cut takes of the traces and saves of the bill, beside what a store would."""
+    total = full.prediction.flops.total
+    saved = total - row.prediction.flops.total
+    cut = f"{row.label} cuts {percent(1 - _kept(row))} of the traces' tokens"
+    text = f"{cut} and saves {percent(saved / total)} of the FLOPs"
+    if store is None:
         return text + "."
-    stored = _teacher_share(whole.flops)
-    verdict = "more than that cut" if stored > saved else "less than that cut" if stored < saved else "as much"
-    return f"{text}; a store of the teacher's targets saves {percent(stored)}, {verdict}."
+    once, shared = _beside(saved, store.net_flops), _beside(saved, store.saved_flops)
+    return f"{text}: {once} a store net of its capture, {shared} one that is captured already."
 
 
-def _teacher_share(flops: FlopsByPart) -> float:
-    return (flops.teacher_body + flops.teacher_attention + flops.teacher_head) / flops.total
+def _beside(saved: int, other: int) -> str:
+    return "more than" if saved > other else "less than" if saved < other else "as much as"
 
 
 def _too_large(plan: Plan) -> Sequence[str]:
@@ -176,7 +210,11 @@ def _too_large(plan: Plan) -> Sequence[str]:
         text = f"{row.label} does not fit {plan.device.name}: its largest micro-batch needs {size} of {room}"
         fixed = needed - row.prediction.memory.activations - row.prediction.memory.logits
         if row.fitting:
-            remedy = f"examples_per_batch: {row.fitting} fits"
+            remedy = (
+                f"tokens_per_batch: {row.fitting_tokens} fits"
+                if plan.examples_per_batch is None
+                else f"examples_per_batch: {row.fitting} fits"
+            )
         elif fixed > plan.device.memory_bytes:
             remedy = (
                 "weights, gradients and optimiser alone exceed it: shard (plan.sharding: fsdp2), or set training.lora"
