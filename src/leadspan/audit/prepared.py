@@ -12,10 +12,10 @@ import math
 import os
 import random
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from datasets import Dataset
 from pydantic import ValidationError
@@ -132,7 +132,7 @@ def _answered(
         known = _Known(found=found, num_undecided=num_undecided)
         if found.keys() == ids:
             _write(known, path)
-    plain = rows.remove_columns("input_ids").with_format(None)
+    plain = cast(Iterable[Any], rows.remove_columns("input_ids").with_format(None))  # Any: Arrow rows
     return [_of_row(row, known.found) for row in plain if row["example_id"] in known.found], known.num_undecided
 
 

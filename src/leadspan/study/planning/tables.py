@@ -129,7 +129,7 @@ def _savings(plan: Plan, cost: str, found: Callable[[PlanRow], Saving]) -> Table
     """Shares of a naive run's cost that each measure saves."""
     table = _table(f"Saved of the {cost} of a naive run, by what saves it (by itself in brackets)")
     table.add_column("policy", no_wrap=True)
-    shown = [measure for measure in MEASURES if measure != "store" or plan.knows_teacher]
+    shown: list[Measure] = [measure for measure in MEASURES if measure != "store" or plan.knows_teacher]
     for measure in shown:
         table.add_column(_SAVED_BY[measure], justify="right", no_wrap=True)
     table.add_column("all four" if plan.knows_teacher else "all three", justify="right", no_wrap=True)
