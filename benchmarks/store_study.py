@@ -26,7 +26,7 @@ from leadspan.study.storing.capture import run_capture
 from leadspan.study.storing.job import prepare_capture
 
 CUTS = (1.0, 0.75, 0.5, 0.25)
-STUDENT, TEACHER, LAYERS, EPOCHS, TRACES, VOCAB = 384, 768, 2, 3, 12, 2048
+STUDENT, TEACHER, LAYERS, EPOCHS, TRACES, VOCAB = 384, 768, 2, 3, 48, 2048
 TARGET = 0.6
 
 
