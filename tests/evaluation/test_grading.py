@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from leadspan.errors import DataError, EvaluationError
-from leadspan.evaluation.answers import last_boxed
+from leadspan.evaluation.answers import is_thinking_closed, last_boxed
 from leadspan.evaluation.grading import GradeItem, MathGrader, Verdict, exact_grade
 
 logger = logging.getLogger(__name__)
@@ -322,3 +322,19 @@ def test_agreement_with_recorded_verdicts(shared: Path) -> None:
     assert sum(flexible) / len(flexible) >= 0.96
     assert sum(strict) / len(strict) >= 0.95
     assert not any(outcome == "timeout" for v in verdicts for outcome in (v.strict, v.flexible))
+
+
+@pytest.mark.parametrize(
+    ("text", "prompt", "expected"),
+    [
+        ("no thinking", "", True),
+        ("<think>a</think>b", "", True),
+        ("<think>a", "", False),
+        ("<think>a</think>Wait. <think>b", "", False),
+        ("<think>a</think><think>b</think>c", "", True),
+        ("opened by the prompt</think>b", "question\n<think>\n", True),
+        ("opened by the prompt", "question\n<think>\n", False),
+    ],
+)
+def test_thinking_is_closed_where_the_last_that_was_opened_is(text: str, prompt: str, expected: bool) -> None:
+    assert is_thinking_closed(text, prompt, "<think>", "</think>") is expected
