@@ -19,9 +19,9 @@ from benchmarks.steps import device_and_gpu
 from leadspan.costs.memory import BatchSize
 from leadspan.data.packing import Batch, pack
 from leadspan.data.truncation import Full, Lead
+from leadspan.inputs import cost_model_of, prepare_data, training_examples
 from leadspan.losses.objective import batch_loss
 from leadspan.models.loading import load_model
-from leadspan.pipeline import cost_model_of, prepare_data, training_examples
 from leadspan.teacher.live import freeze, live_targets
 
 SIZES = ((1, 1024), (3, 1024), (1, 2048))

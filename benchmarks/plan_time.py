@@ -12,7 +12,7 @@ from pathlib import Path
 from benchmarks.plans import model, ran, recipe, write_tokenizer
 from benchmarks.record import Figure, Outcome, Spread
 from leadspan.data.truncation import Full, Lead
-from leadspan.pipeline import prepare_data
+from leadspan.inputs import prepare_data
 from leadspan.study.planning.plan import calibration_of
 
 SHARES = (0.1, 0.2, 0.35, 0.6, 1.0)

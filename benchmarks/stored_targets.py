@@ -22,13 +22,13 @@ from benchmarks.record import Figure, Outcome, Spread
 from benchmarks.steps import plan_arguments, timed_training
 from benchmarks.store_world import qwen3, recipe, write_tokenizer
 from leadspan.data.packing import pack
+from leadspan.inputs import prepare_data
 from leadspan.losses.config import LossSettings
 from leadspan.losses.objective import batch_loss
 from leadspan.losses.rows import ROW_COLUMNS
 from leadspan.models.config import Pretrained
 from leadspan.models.heads import head_of
 from leadspan.models.loading import load_model
-from leadspan.pipeline import prepare_data
 from leadspan.pipeline import run as run_recipe
 from leadspan.recipe import Recipe
 from leadspan.settings import validate

@@ -27,6 +27,8 @@ class Question:
 
 
 LEAD, MIX = "lead 0.5", "mix 0.9 lead 0.5"
+COT_ALONE = "mix 0.9 lead_cot 1"
+"""Nine tenths of the traces end with the chain of thought, a tenth has an answer, so that students end theirs."""
 
 
 def _against(kind: str) -> tuple[Claim, Claim]:
@@ -49,6 +51,7 @@ ALIKE = Question(
     "Are all supervisions with CoT alike, and above the answer alone?",
     (
         *(Claim(f"full, {name}", "like", "full") for name in ("CoT", "P+CoT", "P+CoT+A")),
+        Claim(COT_ALONE, "like", "full"),
         Claim("full", "better than", "full, A"),
     ),
 )
@@ -59,8 +62,9 @@ UNSTATED = Question(
         Claim("full, CoT+A, unstated", "better than", "full, P+CoT, unstated"),
         Claim("full, CoT+A, unstated", "better than", "full, A, unstated"),
         Claim("full, P+CoT+A, unstated", "like", "full, CoT+A, unstated"),
+        Claim(COT_ALONE, "better than", f"{COT_ALONE}, unstated"),
     ),
-    ("full, CoT", "full, P+CoT"),
+    ("full, CoT", "full, P+CoT", "full"),
 )
 SMALL = Question(
     "Do small students flatten?",

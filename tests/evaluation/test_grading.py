@@ -80,6 +80,7 @@ def wait_until(condition: Callable[[], bool], seconds: float) -> bool:
         pytest.param("5 million", "5{,}000{,}000", id="number word"),
         pytest.param("5\\text{ km}", "5\\text{ kilometers}", id="unit spelled out"),
         pytest.param("5 km", "5", id="unit on one side"),
+        pytest.param("5 million km", "5000000 kilometers", id="unit spelled out behind a number word"),
         pytest.param("-.5", "-\\frac12", id="leading point"),
     ],
 )
@@ -107,6 +108,7 @@ def test_right_answers(grader: MathGrader, answer: str, gold: str) -> None:
         pytest.param("\\frac1{20!}", "\\frac1{21!}", "wrong", id="small numbers"),
         pytest.param("5\\text{ km}", "5\\text{ cm}", "wrong", id="other unit"),
         pytest.param("3 hours", "3 minutes", "wrong", id="other unit, bare"),
+        pytest.param("5 million km", "5 million cm", "wrong", id="other unit behind a number word"),
         pytest.param("\\text{two}", "2", "wrong", id="number as a word"),
         pytest.param("???", "2", "unparsed", id="punctuation"),
         pytest.param("1" * 5000, "2", "unparsed", id="more digits than Python reads"),

@@ -3,7 +3,8 @@ import pytest
 from scipy import stats
 
 from leadspan.errors import EvaluationError, SettingsError
-from leadspan.evaluation.power import Claim, chance_to_show, expected_from, parts_of, problems_needed, standard_error
+from leadspan.evaluation.power import Claim, chance_to_show, parts_of, problems_needed, standard_error
+from leadspan.evaluation.power_from_runs import expected_from
 from leadspan.evaluation.resampling import Bootstrap
 from leadspan.evaluation.statistics import retention
 from leadspan.settings import validate

@@ -87,3 +87,9 @@ def test_a_report_on_a_study_without_a_complete_trial_is_refused(tmp_path: Path)
     save_study(record(trial("full", "failed"), trial("lead", "waiting")), tmp_path)
     with pytest.raises(RunError, match="none of the 2 trials of the study is complete"):
         load_runs([tmp_path])
+
+
+def test_a_report_on_a_study_whose_runs_are_gone_is_refused(tmp_path: Path) -> None:
+    save_study(record(trial("full", "done"), trial("lead", "waiting")), tmp_path)
+    with pytest.raises(RunError, match=r"have no run\.json any more.*run the study again"):
+        load_runs([tmp_path])

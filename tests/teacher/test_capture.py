@@ -14,7 +14,8 @@ import torch
 from leadspan.costs.flops import head_only
 from leadspan.costs.memory import BatchSize
 from leadspan.errors import CacheError, ModelError, SettingsError, TargetsError
-from leadspan.pipeline import cost_model_of, prepare_data, run
+from leadspan.inputs import cost_model_of, prepare_data
+from leadspan.pipeline import run
 from leadspan.recipe import Recipe
 from leadspan.study.storing.capture import run_capture
 from leadspan.study.storing.job import prepare_capture

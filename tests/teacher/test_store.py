@@ -14,11 +14,11 @@ from leadspan.data.packing import pack
 from leadspan.data.supervision import Supervision
 from leadspan.data.truncation import Full, Lead, Middle, Mix, Policy, RandomWindow, Tail
 from leadspan.errors import CacheError, TargetsError
+from leadspan.inputs import check_loss, prepare_data
 from leadspan.losses.chunked import chunked_loss
 from leadspan.losses.config import LossSettings, ReverseKl
 from leadspan.losses.defined import check_codec
 from leadspan.models.loading import load_model
-from leadspan.pipeline import check_loss, prepare_data
 from leadspan.recipe import Recipe
 from leadspan.study.storing.capture import run_capture
 from leadspan.study.storing.job import prepare_capture

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from transformers import TrainerCallback, TrainingArguments
 
+from leadspan.inputs import prepare_data
 from leadspan.models.loading import load_model
-from leadspan.pipeline import prepare_data
 from leadspan.recipe import Recipe
 from leadspan.settings import load_settings
 from leadspan.teacher.live import freeze

@@ -4,7 +4,8 @@ from typing import Any
 import pytest
 
 from leadspan.errors import SettingsError
-from leadspan.pipeline import cost_model_of, prepare_data, run, training_inputs
+from leadspan.inputs import cost_model_of, prepare_data, training_inputs
+from leadspan.pipeline import run
 from leadspan.results import Prediction, TrainResult
 from leadspan.training.calibration import calibrate
 from leadspan.training.prediction import check_calibration

@@ -3,7 +3,8 @@ from pathlib import Path
 import pytest
 
 from leadspan.errors import SettingsError
-from leadspan.pipeline import prepare_data, run
+from leadspan.inputs import prepare_data
+from leadspan.pipeline import run
 from leadspan.training.schedule import schedule
 from recipes import metrics, toy_recipe
 

@@ -16,7 +16,8 @@ from transformers import AutoModelForCausalLM, TrainerControl, TrainerState, Tra
 import sharded_gradients
 from leadspan.data.packing import pack
 from leadspan.errors import ModelError, RunError, SettingsError
-from leadspan.pipeline import prepare_data, run
+from leadspan.inputs import prepare_data
+from leadspan.pipeline import run
 from leadspan.recipe import Recipe
 from leadspan.teacher.live import live_targets
 from leadspan.training.callbacks import MetricsFile

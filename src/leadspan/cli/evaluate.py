@@ -39,11 +39,11 @@ def run(options: argparse.Namespace) -> None:
     """Build the settings from the options, evaluate, write `run.json`, print the table."""
     from rich.console import Console
 
+    from leadspan.environment import environment
     from leadspan.errors import RunError
     from leadspan.evaluation.config import EvaluationSettings
     from leadspan.evaluation.evaluate import evaluate_model
     from leadspan.models.config import Pretrained
-    from leadspan.pipeline import environment
     from leadspan.results import RUN_FILE, RunResult, load_run, save_run
     from leadspan.settings import apply_overrides, validate
     from leadspan.study.compare.summary import run_summary

@@ -30,7 +30,7 @@ def run(options: argparse.Namespace) -> None:
 
     from rich.console import Console
 
-    from leadspan.pipeline import first_answers_of, prepare_data
+    from leadspan.inputs import first_answers_of, prepare_data
     from leadspan.recipe import load_recipe
     from leadspan.study.planning.plan import GRID, calibration_of, parse_policy, plan_recipe
     from leadspan.study.planning.tables import plan_tables

@@ -38,7 +38,8 @@ def run(options: argparse.Namespace) -> None:
     from rich.console import Console
 
     from leadspan.errors import SettingsError
-    from leadspan.evaluation.power import Claim, expected_from
+    from leadspan.evaluation.power import Claim
+    from leadspan.evaluation.power_from_runs import expected_from
     from leadspan.settings import validate
 
     given = {name: getattr(options, name) for name in Claim.model_fields if getattr(options, name) is not None}

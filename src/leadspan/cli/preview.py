@@ -17,7 +17,7 @@ def run(options: argparse.Namespace) -> None:
     from rich.console import Console
 
     from leadspan.cli.show import counts_table, legend, record_panel
-    from leadspan.pipeline import prepare_data
+    from leadspan.inputs import prepare_data
     from leadspan.recipe import load_recipe
 
     recipe = load_recipe(options.recipe, options.overrides)

@@ -19,7 +19,7 @@ from fractions import Fraction
 from typing import Any, Literal
 
 from leadspan.evaluation.quantities import contradict, units_differ
-from leadspan.evaluation.spelling import respell
+from leadspan.evaluation.spelling import in_digits, respell
 
 Outcome = Literal["right", "wrong", "no_answer", "unparsed", "timeout"]
 
@@ -123,10 +123,10 @@ def decide(candidate: str, gold: str) -> Outcome:
     found = _parse(respell(candidate))
     if not found:
         return "no_answer"
-    gold_with_unit, gold = plain_text(gold), respell(gold)
+    gold_with_unit, gold = in_digits(plain_text(gold)), respell(gold)
     answer = next((part for part in found if isinstance(part, str)), "")
     box = last_boxed(candidate)
-    if units_differ(plain_text(answer if box is None else box), gold_with_unit):
+    if units_differ(in_digits(plain_text(answer if box is None else box)), gold_with_unit):
         return "wrong"
     spellings = [answer] if box is None else [answer, respell(box)]
     if any(plain_text(spelling) == plain_text(gold) != "" for spelling in spellings):

@@ -57,11 +57,20 @@ def respell(text: str) -> str:
     text = _ORDINAL.sub(r"\1 ", text)
     text = _SCIENTIFIC.sub(r"\1\\times10^{\2}", text)
     text = _WRAPPED_VALUE_WORD.sub(r"\1 \2 ", text)
-    text = _MULTIPLE.sub(_in_digits, text)
+    text = in_digits(text)
     text = _PERCENT.sub(r"\1\\%", text)
     return _TRAILING_WORDS.sub(r"\1", text).rstrip()
 
 
-def _in_digits(match: re.Match[str]) -> str:
+def in_digits(text: str) -> str:
+    """The text with number words behind digits written out.
+
+    >>> in_digits("5 million km")
+    '5000000 km'
+    """
+    return _MULTIPLE.sub(_digits, text)
+
+
+def _digits(match: re.Match[str]) -> str:
     whole, decimals, word = match.groups()
     return f"{Decimal(re.sub(r'[{},]', '', whole) + (decimals or '')) * _MULTIPLES[word.lower()]:f}"

@@ -20,7 +20,7 @@ from leadspan.study.trials import Trial, without_teacher
 from leadspan.training.config import ByTokens
 
 if TYPE_CHECKING:
-    from leadspan.pipeline import PreparedData
+    from leadspan.inputs import PreparedData
 
 NEED_A_PLAN: frozenset[Control] = frozenset({"equal_tokens", "equal_steps"})
 """Controls that need the data of the recipe."""
@@ -62,7 +62,7 @@ class Planner:
         return Planned(num_tokens, plan.num_steps, len(data.splits.train), len(data.splits.train) + not_drawn)
 
     def _data(self, recipe: Recipe) -> "PreparedData":
-        from leadspan.pipeline import prepare_data
+        from leadspan.inputs import prepare_data
 
         key = recipe.model_dump_json(include={"seed", "data", "tokenizer", "student", "cut", "supervision"})
         if key not in self._prepared:

@@ -6,6 +6,7 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from leadspan.errors import RunError
+from leadspan.results import RUN_FILE
 from leadspan.settings import Settings
 
 STUDY_FILE = "study.json"
@@ -126,10 +127,16 @@ def done_trials(directory: Path) -> list[TrialRecord]:
     """The complete trials of a study, in its order.
 
     Raises:
-        RunError: The study's file cannot be read, or no trial is complete.
+        RunError: The study's file cannot be read, no trial is complete, or the run of one that was is gone.
     """
     record = load_study(directory)
     found = record.of_state("done")
     if not found:
         raise RunError(f"{directory}: none of the {len(record.trials)} trials of the study is complete; run the study")
+    lost = [trial.directory for trial in found if not (directory / trial.directory / RUN_FILE).exists()]
+    if lost:
+        raise RunError(
+            f"{directory}: {len(lost)} complete trials of the study have no {RUN_FILE} any more, first {lost[0]}; run "
+            "the study again, which makes them anew"
+        )
     return found

@@ -19,6 +19,7 @@ from leadspan.costs.timing import Calibration, StepWork, fit_memory, fit_rates
 from leadspan.data.examples import Examples
 from leadspan.errors import SettingsError
 from leadspan.losses.config import LossSettings
+from leadspan.training.arguments import training_arguments, uses_bf16
 from leadspan.training.callbacks import Clock, Progress
 from leadspan.training.measured import device_name, layout_sizes
 from leadspan.training.prediction import CostModel, planned
@@ -27,8 +28,6 @@ from leadspan.training.schedule import Schedule
 from leadspan.training.train import (
     TrainingInputs,
     load_models,
-    training_arguments,
-    uses_bf16,
     with_adapters,
 )
 from leadspan.training.trainer import DistillationTrainer, attach_objective
@@ -166,7 +165,7 @@ def _train(inputs: TrainingInputs, model: CostModel, loss: LossSettings, course:
     trained = student if settings.lora is None else with_adapters(student, settings.lora)
     num_steps = len(course.order)
     whole = Schedule(num_steps, course.accumulation, course.plan, num_steps, num_steps)
-    arguments = training_arguments(replace(inputs, validation=None), settings, whole)
+    arguments = training_arguments(inputs.directory, settings, whole, inputs.seed, has_validation=False)
     arguments.save_strategy = SaveStrategy.NO
     examples: Any = _Joined(course.sides)
     trainer = DistillationTrainer(

@@ -21,10 +21,11 @@ from leadspan.models.config import ModelSettings
 from leadspan.models.loading import load_config, name_of
 from leadspan.models.shapes import build_untrained, shape_from
 from leadspan.results import FlopsByPart, Prediction
+from leadspan.training.arguments import uses_bf16
 from leadspan.training.config import ByExamples, TrainingSettings
 from leadspan.training.measured import layout_sizes
 from leadspan.training.schedule import Schedule, schedule
-from leadspan.training.train import adapter_params, uses_bf16, with_adapters
+from leadspan.training.train import adapter_params, with_adapters
 
 
 @dataclass(frozen=True)

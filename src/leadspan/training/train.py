@@ -1,16 +1,14 @@
 """One training run: load, plan, train, keep the best or the last weights, measure."""
 
-import importlib.util
 import logging
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments, set_seed
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 from transformers.trainer_callback import PrinterCallback
 from transformers.utils import logging as transformers_logging
 
@@ -21,7 +19,7 @@ from leadspan.data.examples import Examples
 from leadspan.data.packing import plan_by_tokens
 from leadspan.data.sections import Renderer
 from leadspan.data.selection import ScoredSelection
-from leadspan.errors import ModelError, RunError, SettingsError
+from leadspan.errors import ModelError, RunError
 from leadspan.losses.config import LossSettings
 from leadspan.models.config import ModelSettings, Pretrained
 from leadspan.models.heads import head_of
@@ -36,6 +34,7 @@ from leadspan.results import TrainResult
 from leadspan.teacher.fit import shared_tokens, stored_head
 from leadspan.teacher.live import freeze
 from leadspan.teacher.store import TargetStore
+from leadspan.training.arguments import training_arguments, uses_bf16
 from leadspan.training.callbacks import Clock, EnergyMeter, MetricsFile, Milestones, Progress
 from leadspan.training.checkpoints import checkpoint_to_resume, complete_checkpoints
 from leadspan.training.config import ByTokens, Lora, TrainingSettings
@@ -192,7 +191,7 @@ def _trainer(
         inputs.validation,
         plan.plan,
         validation_plan,
-        training_arguments(inputs, settings, plan),
+        training_arguments(inputs.directory, settings, plan, inputs.seed, inputs.validation is not None),
         one_cycle=settings.schedule == "one_cycle",
         selection=inputs.selection,
     )
@@ -203,71 +202,6 @@ def _trainer(
     trainer.add_callback(Milestones())
     trainer.add_callback(Progress(inputs.say))
     return trainer
-
-
-def training_arguments(inputs: TrainingInputs, settings: TrainingSettings, plan: Schedule) -> TrainingArguments:
-    """Transformers' arguments of a planned run.
-
-    Raises:
-        SettingsError: A tracker is not installed.
-    """
-    for tracker in settings.report_to:
-        if importlib.util.find_spec(tracker) is None:
-            raise SettingsError(f"training.report_to: {tracker} is not installed; install it, or leave it out")
-    has_validation = inputs.validation is not None
-    os.environ["TENSORBOARD_LOGGING_DIR"] = str(inputs.directory / "tensorboard")
-    arguments = TrainingArguments(
-        output_dir=str(inputs.directory / "checkpoints"),
-        use_cpu=not torch.accelerator.is_available(),
-        max_steps=plan.num_steps,
-        per_device_train_batch_size=1,
-        gradient_accumulation_steps=plan.accumulation,
-        learning_rate=settings.learning_rate,
-        lr_scheduler_type=_SCHEDULES[settings.schedule],
-        warmup_steps=round(settings.warmup_share * plan.num_steps),
-        weight_decay=settings.weight_decay,
-        adam_beta1=settings.betas[0],
-        adam_beta2=settings.betas[1],
-        max_grad_norm=settings.max_grad_norm,
-        bf16=uses_bf16(settings),
-        activation_checkpointing=settings.gradient_checkpointing,
-        activation_checkpointing_kwargs={"use_reentrant": False},
-        logging_steps=settings.log_every,
-        logging_first_step=True,
-        logging_nan_inf_filter=False,
-        eval_strategy="steps" if has_validation else "no",
-        eval_steps=plan.validate_every,
-        save_strategy="steps",
-        save_steps=plan.checkpoint_every,
-        save_total_limit=2,
-        metric_for_best_model="loss" if has_validation else None,
-        greater_is_better=False if has_validation else None,
-        report_to=cast(Any, settings.report_to or "none"),
-        dataloader_num_workers=settings.num_workers,
-        seed=inputs.seed,
-        disable_tqdm=True,
-        remove_unused_columns=False,
-        ddp_find_unused_parameters=False,
-        restore_callback_states_from_checkpoint=True,
-    )
-    arguments._n_gpu = min(arguments.n_gpu, 1)  # a GPU a process: nn.DataParallel would split a packed row
-    return arguments
-
-
-_SCHEDULES = {
-    "one_cycle": "constant",
-    "cosine": "cosine",
-    "linear": "linear",
-    "constant": "constant_with_warmup",
-}
-
-
-def uses_bf16(settings: TrainingSettings) -> bool:
-    """Whether a run on this machine trains under bfloat16 autocast."""
-    has_bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
-    if settings.precision == "auto":
-        return has_bf16
-    return settings.precision == "bfloat16"
 
 
 def _keep(trainer: DistillationTrainer, settings: TrainingSettings, plan: Schedule) -> int:

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from leadspan.results import Interval, Prediction, RunResult
-from leadspan.study.compare.break_points import BreakPoint, bracket, break_points, crossing
+from leadspan.study.compare.break_points import BreakPoint, break_points
+from leadspan.study.compare.crossings import bracket, crossing
 from leadspan.study.compare.frontier import build_frontiers
 from leadspan.study.compare.sentences import break_point_sentences, place_text
 

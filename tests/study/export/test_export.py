@@ -13,7 +13,7 @@ from ruamel.yaml import YAML
 from leadspan.cli import main
 from leadspan.errors import SettingsError
 from leadspan.evaluation.harness import METRICS, exact_results, math_results
-from leadspan.pipeline import prepare_data
+from leadspan.inputs import prepare_data
 from leadspan.recipe import Recipe
 from leadspan.study.export.datasets import export_data
 from leadspan.study.export.tasks import export_tasks

@@ -12,7 +12,8 @@ from leadspan.cli import main
 from leadspan.costs.timing import Calibration
 from leadspan.data.truncation import Full, Lead
 from leadspan.errors import CacheError, DataError, SettingsError
-from leadspan.pipeline import first_answers_of, prepare_data, run
+from leadspan.inputs import first_answers_of, prepare_data
+from leadspan.pipeline import run
 from leadspan.recipe import Recipe
 from leadspan.results import load_run
 from leadspan.study.compare.predicted import compared

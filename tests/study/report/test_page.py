@@ -157,6 +157,12 @@ def test_figures_draw_display_units(study: list[RunResult], report_of: Callable[
     assert data["validation"][0] == curve
 
 
+def test_bars_are_means_over_seeds(make_run: MakeRun, report_of: Callable[..., Report]) -> None:
+    runs = [make_run("full", 30, FULL, seed=seed, cost=cost) for seed, cost in enumerate((1.0, 2.0))]
+    (bar,) = chart_data(report_of(runs))["splits"]["flops"]["bars"]
+    assert bar["parts"] == {"student_body": 450, "teacher_body": 150}
+
+
 def test_energy_and_money_are_axes_where_all_runs_know_them(make_run: MakeRun, report_of: Callable) -> None:
     runs = [make_run("full", 30, FULL), make_run("lead 0.5", 15, cost=0.5)]
     for i, run in enumerate(runs):

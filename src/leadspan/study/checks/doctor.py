@@ -10,8 +10,8 @@ import torch
 from leadspan.data.examples import Examples
 from leadspan.data.supervision import Supervision
 from leadspan.data.truncation import Full
+from leadspan.inputs import prepare_data
 from leadspan.models.loading import load_model
-from leadspan.pipeline import prepare_data
 from leadspan.recipe import Recipe
 from leadspan.study.checks.fit_checks import end_of_turn, padding, room, same_text, store
 from leadspan.study.checks.loss_checks import invariance, labels, likelihoods, self_divergence

@@ -9,10 +9,10 @@ import torch
 from transformers import GenerationConfig, PreTrainedModel
 
 from leadspan.errors import LeadspanError, ModelError
+from leadspan.inputs import open_store
 from leadspan.models.config import Pretrained
 from leadspan.models.heads import head_of
 from leadspan.models.loading import check_vocabularies, load_tokenizer
-from leadspan.pipeline import open_store
 from leadspan.study.checks.patient import Check, Patient, Verdict, models_of
 from leadspan.teacher.config import StoredTargets
 from leadspan.teacher.fit import stored_head

@@ -8,8 +8,8 @@ import torch
 from transformers import PreTrainedModel
 
 from leadspan.data.examples import Example
+from leadspan.inputs import PreparedData
 from leadspan.models.config import ModelSettings
-from leadspan.pipeline import PreparedData
 from leadspan.recipe import Recipe
 
 Verdict = Literal["ok", "warning", "failed", "skipped"]

@@ -35,6 +35,7 @@ from leadspan.evaluation.resampling import USUAL, Bootstrap, Scores, resample
 from leadspan.evaluation.statistics import retention
 from leadspan.results import Interval, RunResult
 from leadspan.study.compare.conditions import cut_of, family_key, seed_of
+from leadspan.study.compare.crossings import bracket_interval, crossing, last_below
 from leadspan.study.compare.rows import Frontier, Row
 
 _LOSE_THE_STOP = ("lead", "lead_cot")
@@ -138,7 +139,7 @@ def _measured(rows: Sequence[Row], full: Row, target: float, bootstrap: Bootstra
     whole = models[full.label]
     means = np.array([[models[row.label].mean / whole.mean] for row in rows] + [[1.0]])
     drawn = np.stack([_ratios(models[row.label].draws, whole.draws) for row in rows] + [np.ones_like(whole.draws)])
-    low, high = (_quantile(ends, bootstrap, end) for end, ends in enumerate(bracket(places, drawn, target)))
+    low, high = bracket_interval(places, drawn, target, bootstrap.level)
     reason = _why_not_measured(rows, full, means[:, 0], target)
     if reason:
         return _Measured(reason=reason, between=(low, high))
@@ -149,7 +150,7 @@ def _measured(rows: Sequence[Row], full: Row, target: float, bootstrap: Bootstra
 
 def _why_not_measured(rows: Sequence[Row], full: Row, kept: NDArray[np.float64], target: float) -> str | None:
     """Why the tested p hold no place from which on the target is met; None where they do."""
-    (last,) = _last_below(kept[:, None], target)
+    (last,) = last_below(kept[:, None], target)
     tested = [row.p or 0.0 for row in rows]
     if last < 0:
         return (
@@ -178,44 +179,6 @@ def _is_continuous(row: Row) -> bool:
 def _ratios(policy: NDArray[np.float64], full: NDArray[np.float64]) -> NDArray[np.float64]:
     """Retention in every resample; without bound where a resample has nothing to keep."""
     return np.divide(policy, full, out=np.full_like(policy, np.inf), where=full > 0)
-
-
-def crossing(places: NDArray[np.float64], kept: NDArray[np.float64], target: float) -> NDArray[np.float64]:
-    """Where a piecewise linear curve is at the target and stays there to its right.
-
-    Args:
-        places: `[K]`, ascending.
-        kept: `[K, curves]`; the last place meets the target.
-        target: The height.
-
-    Returns:
-        `[curves]`, NaN for a curve that is nowhere below the target.
-    """
-    last, columns = _last_below(kept, target), np.arange(kept.shape[1])
-    left = np.maximum(last, 0)
-    low, high = kept[left, columns], kept[left + 1, columns]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        found = places[left] + (places[left + 1] - places[left]) * (target - low) / (high - low)
-    return np.where(last < 0, np.nan, found)
-
-
-def bracket(
-    places: NDArray[np.float64], kept: NDArray[np.float64], target: float
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The neighbouring places between which each curve reaches the target for good; 0 and the first where all do."""
-    last = _last_below(kept, target)
-    return np.where(last < 0, 0.0, places[np.maximum(last, 0)]), places[last + 1]
-
-
-def _last_below(kept: NDArray[np.float64], target: float) -> NDArray[np.int64]:
-    """Index of the last place with less than the target, -1 where there is none."""
-    below = kept < target - 1e-12
-    return np.where(below.any(axis=0), len(kept) - 1 - below[::-1].argmax(axis=0), -1)
-
-
-def _quantile(ends: NDArray[np.float64], bootstrap: Bootstrap, end: int) -> float:
-    share = (1 - bootstrap.level) / 2 if end == 0 else (1 + bootstrap.level) / 2
-    return float(np.quantile(ends, share, method="inverted_cdf"))
 
 
 def _seeds(row: Row) -> list[int]:

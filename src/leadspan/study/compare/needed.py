@@ -1,7 +1,8 @@
 """What a plan would need to show a target that no policy is shown to meet, if what was seen is true."""
 
 from leadspan.errors import EvaluationError, SettingsError
-from leadspan.evaluation.power import Claim, expected_from, problems_needed
+from leadspan.evaluation.power import Claim, problems_needed
+from leadspan.evaluation.power_from_runs import expected_from
 from leadspan.settings import validate
 from leadspan.study.compare.rows import Frontier, Row
 from leadspan.study.compare.words import percent

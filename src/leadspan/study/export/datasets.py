@@ -24,7 +24,7 @@ from datasets.arrow_writer import ArrowWriter
 from leadspan.data.examples import Examples
 from leadspan.data.selection import RandomTokens
 from leadspan.errors import SettingsError
-from leadspan.pipeline import prepare_data
+from leadspan.inputs import prepare_data
 from leadspan.recipe import Recipe
 from leadspan.results import CutCounts
 from leadspan.study.export.configs import CONFIGS, Exported

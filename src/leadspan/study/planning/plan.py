@@ -11,7 +11,8 @@ from leadspan.costs.timing import Calibration
 from leadspan.data.examples import Examples
 from leadspan.data.truncation import AnyPolicy, Full, Lead, Policy
 from leadspan.errors import DataError
-from leadspan.pipeline import PreparedData, break_point_fields, cost_model_of, training_examples, training_inputs
+from leadspan.inputs import PreparedData, cost_model_of, training_examples, training_inputs
+from leadspan.pipeline import break_point_fields
 from leadspan.recipe import Recipe
 from leadspan.results import CutCounts, Interval, Prediction
 from leadspan.settings import Settings, load_json, parse_yaml, validate

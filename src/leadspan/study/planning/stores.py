@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from leadspan.costs.flops import ModelShape, forward_attention, forward_body, forward_head
 from leadspan.data.examples import Examples
 from leadspan.errors import TargetsError
-from leadspan.pipeline import PreparedData
+from leadspan.inputs import PreparedData
 from leadspan.recipe import Recipe
 from leadspan.results import FlopsByPart
 from leadspan.teacher.codecs import bytes_per_position

@@ -11,7 +11,7 @@ from leadspan.results import FlopsByPart, Interval
 from leadspan.settings import Settings
 from leadspan.study.compare.cost_axes import CostName
 from leadspan.study.compare.words import percent, quantity, unit_for
-from leadspan.study.report.costs import CostSplit, first_of_policies
+from leadspan.study.report.costs import CostSplit, mean_parts
 from leadspan.study.report.curves import MEASURES, RunCurves
 from leadspan.study.report.schema import CostFigures, Report, RowFigures, TaskFigures
 
@@ -36,7 +36,7 @@ PART_TITLES = {"data": "fetching data", "total": "total, not known by part"}
 def chart_data(report: Report) -> dict[str, Any]:
     """Everything the figures draw."""
     colours = policy_colours(report)
-    splits = first_of_policies([split for split in report.costs if split.role == "student"])
+    splits = [split for split in report.costs if split.role == "student"]
     return {
         "num_colours": NUM_COLOURS,
         "colours": colours,
@@ -131,9 +131,11 @@ def _with_unit(title: str, unit: str) -> str:
 
 
 def _split_charts(splits: Sequence[CostSplit]) -> list[tuple[str, dict[str, Any]]]:
-    flops = [(split, split.flops, split.predicted_flops) for split in splits]
-    seconds = [(split, split.step_seconds, _total(split.predicted_seconds)) for split in splits if split.step_seconds]
-    memory = [(split, _total(split.memory_bytes), split.predicted_memory) for split in splits if split.predicted_memory]
+    timed = [split for split in splits if split.step_seconds]
+    foreseen = [split for split in splits if split.predicted_memory]
+    flops = [(split.policy, split.flops, split.predicted_flops) for split in splits]
+    seconds = [(split.policy, split.step_seconds, _total(split.predicted_seconds)) for split in timed]
+    memory = [(split.policy, _total(split.memory_bytes), split.predicted_memory) for split in foreseen]
     return [
         ("flops", _split_chart("Training operations", "flops", flops)),
         ("seconds", _split_chart("Time of all steps", "seconds", seconds)),
@@ -145,17 +147,19 @@ def _total(value: float | None) -> dict[str, float] | None:
     return None if value is None else {"total": value}
 
 
-def _split_chart(
-    title: str,
-    cost: CostName,
-    rows: Sequence[tuple[CostSplit, Settings | Mapping[str, float] | None, Settings | Mapping[str, float] | None]],
-) -> dict[str, Any]:
-    """Two stacked bars for each run, measured and predicted, where each is known."""
+_Parts = Settings | Mapping[str, float] | None
+
+
+def _split_chart(title: str, cost: CostName, rows: Sequence[tuple[str, _Parts, _Parts]]) -> dict[str, Any]:
+    """Two stacked bars for each policy, means over its runs, measured and predicted, where each is known."""
     bars = [
-        {"label": split.policy, "policy": split.policy, "kind": kind, "parts": _parts(parts)}
-        for split, *kinds in rows
-        for kind, parts in zip(("measured", "predicted"), kinds, strict=True)
-        if parts is not None
+        {"label": policy, "policy": policy, "kind": kind, "parts": parts}
+        for policy in dict.fromkeys(policy for policy, _, _ in rows)
+        for kind, parts in (
+            ("measured", mean_parts([measured for name, measured, _ in rows if name == policy])),
+            ("predicted", mean_parts([predicted for name, _, predicted in rows if name == policy])),
+        )
+        if parts
     ]
     size, unit = unit_for(cost, max((sum(bar["parts"].values()) for bar in bars), default=0.0))
     names = dict.fromkeys(name for bar in bars for name, value in bar["parts"].items() if value)
@@ -169,10 +173,6 @@ def _split_chart(
         ],
         "parts": {name: PART_TITLES.get(name, name.replace("_", " ")) for name in dict.fromkeys(ordered)},
     }
-
-
-def _parts(parts: Settings | Mapping[str, float]) -> dict[str, float]:
-    return parts.model_dump() if isinstance(parts, Settings) else dict(parts)
 
 
 def _curves(curve: RunCurves) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Where operations and time of training went, predicted beside measured."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from statistics import fmean
 
 from leadspan.results import FlopsByPart, MemoryByPart, StepSeconds
 from leadspan.settings import Settings
@@ -43,12 +44,13 @@ def cost_splits(named: Sequence[NamedRun]) -> list[CostSplit]:
     return [_split(entry) for entry in named if entry.run.train]
 
 
-def first_of_policies(splits: Sequence[CostSplit]) -> list[CostSplit]:
-    """The first run of each policy: what figures with a bar for each policy draw."""
-    found: dict[str, CostSplit] = {}
-    for split in splits:
-        found.setdefault(split.policy, split)
-    return list(found.values())
+def mean_parts(parts: Sequence[Settings | Mapping[str, float] | None]) -> dict[str, float] | None:
+    """Mean of each part over the runs of a policy; None where a run lacks them, as a mean of some would mislead."""
+    known = [one.model_dump() if isinstance(one, Settings) else dict(one) for one in parts if one is not None]
+    if not known or len(known) < len(parts):
+        return None
+    names = dict.fromkeys(name for one in known for name in one)
+    return {name: fmean(one.get(name, 0.0) for one in known) for name in names}
 
 
 def _split(entry: NamedRun) -> CostSplit:

@@ -7,13 +7,13 @@ from pathlib import Path
 from transformers import AutoConfig, PreTrainedModel
 
 from leadspan.costs.flops import forward_attention, forward_body, forward_head
+from leadspan.environment import environment
 from leadspan.errors import ModelError
 from leadspan.models.config import Pretrained
 from leadspan.models.heads import head_of, transform_of
 from leadspan.models.identity import weights_id
 from leadspan.models.loading import check_vocabularies, load_model, load_tokenizer, name_of
 from leadspan.models.shapes import shape_from
-from leadspan.pipeline import environment
 from leadspan.study.storing.job import Capture
 from leadspan.teacher.capture import Engine, Ranks, capture, check_space
 from leadspan.teacher.claim import claimed, foreign_files, set_aside_damaged

@@ -11,15 +11,15 @@ from leadspan.data.sections import Renderer
 from leadspan.data.supervision import Supervision
 from leadspan.data.truncation import Full, Policy
 from leadspan.errors import DataError, SettingsError
+from leadspan.inputs import prepare_splits, training_rows
 from leadspan.losses.defined import check_codec, check_selection
 from leadspan.models.config import ModelSettings
-from leadspan.pipeline import prepare_splits, training_rows
 from leadspan.recipe import Recipe
 from leadspan.teacher.capture_plan import CapturePlan, plan_capture
 from leadspan.teacher.config import StoredTargets
 from leadspan.teacher.sequences import Sequences, longest_sequences
 from leadspan.teacher.store import TargetStore
-from leadspan.training.train import uses_bf16
+from leadspan.training.arguments import uses_bf16
 
 _EVERYTHING = Supervision(prompt=1, cot=1, answer=1)
 
