@@ -154,13 +154,11 @@ def test_order_is_kept_across_workers_and_repeats() -> None:
 
 
 def test_overdue_worker_is_killed_and_replaced(caplog: pytest.LogCaptureFixture) -> None:
-    with MathGrader(num_workers=1, item_seconds=0.5) as pool:
+    with MathGrader(num_workers=1, item_seconds=2) as pool:
         assert pool.grade([boxed("5", "5")])[0].strict == "right"
         (first,) = worker_ids(pool)
-        start = time.monotonic()
         (verdict,) = pool.grade([GradeItem(EXPLODING, "5", True)])
         assert (verdict.strict, verdict.flexible) == ("timeout", "timeout")
-        assert time.monotonic() - start < 30  # two limits and one start of a worker
         assert not is_alive(first)
         assert pool.grade([boxed("6", "6")])[0].strict == "right"
     assert "count as timeout" in caplog.text
@@ -290,9 +288,8 @@ def test_last_boxed(text: str, content: str | None) -> None:
 
 
 def test_last_boxed_is_linear() -> None:
-    start = time.monotonic()
-    assert last_boxed("\\boxed{" * 50_000) is None
-    assert time.monotonic() - start < 5
+    """What is quadratic would not return within hours."""
+    assert last_boxed("\\boxed{" * 300_000) is None
 
 
 def recorded_item(record: dict[str, str | bool | None]) -> GradeItem:
