@@ -10,6 +10,7 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError
 
 from leadspan.errors import RunError
+from leadspan.files import write_atomically
 from leadspan.settings import Settings
 
 RUN_FILE = "run.json"
@@ -301,11 +302,8 @@ class RunResult(Settings):
 
 def save_run(result: RunResult, directory: Path) -> Path:
     """Write `run.json` atomically."""
-    directory.mkdir(parents=True, exist_ok=True)
     path = directory / RUN_FILE
-    staged = path.with_suffix(".json.tmp")
-    staged.write_text(result.model_dump_json(indent=1) + "\n", encoding="utf-8")
-    staged.replace(path)
+    write_atomically(path, result.model_dump_json(indent=1) + "\n")
     return path
 
 

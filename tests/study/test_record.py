@@ -1,4 +1,5 @@
 import io
+import os
 from pathlib import Path
 
 import pytest
@@ -62,7 +63,7 @@ def test_what_is_shown_names_every_condition_once() -> None:
 
 def test_a_full_disk_is_told_and_loses_nothing(tmp_path: Path) -> None:
     save_study(record(trial("full", "done", 1)), tmp_path)
-    (tmp_path / "study.json.tmp").symlink_to("/dev/full")
+    (tmp_path / f".study.json.{os.getpid()}.tmp").symlink_to("/dev/full")
     with pytest.raises(RunError, match=r"study.json: cannot be written \(No space left on device\)"):
         save_study(record(trial("full", "done", 1), trial("lead", "running")), tmp_path)
     assert len(load_study(tmp_path).trials) == 1

@@ -92,8 +92,9 @@ def test_a_failed_trial_is_shown_stops_no_other_and_is_tried_again(
     place = write_study(tmp_path, axes=axes)
     study, _ = toy_study(tmp_path, axes=axes)
     (full_disk,) = [trial for trial in plan_study(study, place).trials if trial.recipe.name == "lead 0.5"]
-    full_disk.recipe.output.mkdir(parents=True)
-    (full_disk.recipe.output / "run.json.tmp").symlink_to("/dev/full")
+    written = full_disk.recipe.output / "student" / "config.json"
+    written.parent.mkdir(parents=True)
+    written.symlink_to("/dev/full")
     assert main(["study", str(place)]) == 2
     shown = capsys.readouterr()
     assert "failed: lead 0.01, seed 0: training set: lead 0.01 leaves no weighted position" in shown.out
@@ -103,7 +104,7 @@ def test_a_failed_trial_is_shown_stops_no_other_and_is_tried_again(
     assert states == {"lead 0.01": "failed", "full": "done", "lead 0.5": "failed"}
     assert main(["study", str(place), "--dry-run"]) == 0
     assert "failed: lead 0.01, seed 0" in capsys.readouterr().out
-    (full_disk.recipe.output / "run.json.tmp").unlink()  # there is space again
+    written.unlink()  # there is space again
     assert main(["study", str(place)]) == 2
     assert load_study(study.output).trials[2].state == "done"
 

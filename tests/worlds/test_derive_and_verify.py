@@ -1,4 +1,5 @@
 import re
+from collections import Counter
 
 import pytest
 from hypothesis import given
@@ -58,6 +59,19 @@ def test_splits_are_disjoint_distinct_and_deterministic() -> None:
     prompts = [p.prompt for p in train + test + world.problems(800, 1, "train")]
     assert len({p.prompt for p in train}) == 800 and len({p.prompt for p in test}) == 200
     assert all(split_of(p.prompt) == "test" for p in test) and not set(prompts[:800]) & {p.prompt for p in test}
+
+
+@pytest.mark.parametrize("modulus", [5, 8])
+def test_neither_a_constant_nor_the_last_line_alone_tells_the_answer(modulus: int) -> None:
+    problems = DeriveAndVerify(min_variables=4, max_variables=5, modulus=modulus).problems(4000, 0, "train")
+    by_last_step: dict[str, Counter[str]] = {}
+    for problem in problems:
+        _, _, step = problem.prompt.split(";")[-2].partition("=")
+        own = "itself" if step[-1].isalpha() else step[-1]
+        by_last_step.setdefault(step[1] + own, Counter())[problem.answer] += 1
+    constant = sum(by_last_step.values(), Counter()).most_common(1)[0][1]
+    guessed = sum(answers.most_common(1)[0][1] for answers in by_last_step.values())
+    assert constant / 4000 < 1 / modulus + 0.02 and guessed / 4000 < 1 / modulus + 0.06
 
 
 def test_more_verification_moves_the_first_answer_forward() -> None:

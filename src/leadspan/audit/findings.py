@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from leadspan.errors import RunError
+from leadspan.files import write_atomically
 from leadspan.results import CutCounts, Interval
 from leadspan.settings import Settings
 
@@ -189,10 +190,7 @@ class AuditResult(Settings):
 
 def save_audit(result: AuditResult, path: Path) -> Path:
     """Write a result as JSON, atomically; its directory is made."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    staged = path.with_suffix(path.suffix + ".tmp")
-    staged.write_text(result.model_dump_json(indent=1) + "\n", encoding="utf-8")
-    staged.replace(path)
+    write_atomically(path, result.model_dump_json(indent=1) + "\n")
     return path
 
 

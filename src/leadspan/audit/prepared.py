@@ -9,7 +9,6 @@ import functools
 import hashlib
 import logging
 import math
-import os
 import random
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -31,6 +30,7 @@ from leadspan.data.sections import Renderer
 from leadspan.data.traces import read_traces
 from leadspan.data.truncation import Policy
 from leadspan.errors import CacheError
+from leadspan.files import write_atomically
 from leadspan.results import Interval
 from leadspan.settings import Settings
 
@@ -149,11 +149,8 @@ def _read(path: Path, ids: set[str]) -> _Known | None:
 
 
 def _write(known: _Known, path: Path) -> None:
-    staged = path.with_name(f"{path.name}.{os.getpid()}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        staged.write_text(known.model_dump_json(), encoding="utf-8")
-        staged.replace(path)
+        write_atomically(path, known.model_dump_json())
     except OSError as error:
         raise CacheError(f"{path}: cannot be written ({error}); make room there, or set data.cache_dir") from None
 

@@ -6,6 +6,7 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from leadspan.errors import RunError
+from leadspan.files import write_atomically
 from leadspan.results import RUN_FILE
 from leadspan.settings import Settings
 
@@ -94,10 +95,7 @@ def save_study(record: StudyRecord, directory: Path) -> Path:
     """
     path = directory / STUDY_FILE
     try:
-        directory.mkdir(parents=True, exist_ok=True)
-        staged = path.with_suffix(".json.tmp")
-        staged.write_text(record.model_dump_json(indent=1) + "\n", encoding="utf-8")
-        staged.replace(path)
+        write_atomically(path, record.model_dump_json(indent=1) + "\n")
     except OSError as error:
         raise RunError(
             f"{path}: cannot be written ({error.strerror}); mend that and run the same command again, which keeps "

@@ -2,13 +2,13 @@
 
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import ValidationError
 
 from leadspan.errors import CacheError, TargetsError
+from leadspan.files import write_atomically
 from leadspan.settings import Settings
 from leadspan.teacher.config import Codec, Hidden
 
@@ -124,7 +124,7 @@ def write_manifest(manifest: Manifest, directory: Path) -> None:
     """Write `manifest.json` with a checksum of its own, atomically."""
     values = manifest.model_dump(mode="json")
     text = json.dumps(values | {"checksum": _checksum(values)}, indent=1) + "\n"
-    write_atomically(directory / MANIFEST_FILE, text.encode())
+    write_atomically(directory / MANIFEST_FILE, text)
 
 
 def read_manifest(directory: Path) -> Manifest:
@@ -213,26 +213,6 @@ def check_same(found: dict[str, Any], wanted: dict[str, Any], place: str) -> Non
     ]
     if differing:
         raise TargetsError(f"{place}: {'; '.join(differing)}; take the store of these settings, or capture anew")
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that it is there whole or not at all, also after a power cut."""
-    staged = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with staged.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    staged.replace(path)
-    sync_directory(path.parent)
-
-
-def sync_directory(directory: Path) -> None:
-    """Let a rename in a directory reach the disk."""
-    handle = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def file_hash(path: Path) -> str:

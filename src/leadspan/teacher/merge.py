@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from leadspan.errors import TargetsError
+from leadspan.files import write_atomically
 from leadspan.teacher.claim import claimed
 from leadspan.teacher.files import shard_paths
-from leadspan.teacher.manifest import HEAD_FILE, SHARDS_DIR, Manifest, check_same, write_atomically, write_manifest
+from leadspan.teacher.manifest import HEAD_FILE, SHARDS_DIR, Manifest, check_same, write_manifest
 from leadspan.teacher.shards import ShardReader, ShardWriter
 from leadspan.teacher.store import TargetStore
 

@@ -15,9 +15,10 @@ import numpy as np
 import pyarrow as pa
 
 from leadspan.errors import CacheError
+from leadspan.files import sync_directory
 from leadspan.teacher.codecs import Arrays, logsumexp_column, outside_column
 from leadspan.teacher.config import Hidden, TopK
-from leadspan.teacher.manifest import Manifest, ShardEntry, sync_directory
+from leadspan.teacher.manifest import Manifest, ShardEntry
 
 KEY_COLUMNS = ("example_id", "sequence_hash", "checksum")
 PER_ENTRY = frozenset({"entries", "token_ids", "log_probs", "counts"})

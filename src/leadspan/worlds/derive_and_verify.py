@@ -5,8 +5,8 @@ derives: every line restates its equation, substitutes and evaluates it. The ans
 Then it verifies: every line again, the list of all values, and the value asked for. So the share of the chain of
 thought before the first correct answer is known, and with it where a lead cut should start to hurt.
 
-    prompt   c=3;d=c+4;f=d*d;f?
-    cot      c=3 / d=c+4=3+4=2 / f=d*d=2*2=4 / check / c=3. / d=c+4=3+4=2. / f=d*d=2*2=4. / c=3,d=2,f=4 / f=4
+    prompt   c=3;d=c+4;f=d+d;f?
+    cot      c=3 / d=c+4=3+4=2 / f=d+d=2+2=4 / check / c=3. / d=c+4=3+4=2. / f=d+d=2+2=4. / c=3,d=2,f=4 / f=4
     answer   4
 
 Source: that the first correct derivation falls near the middle of a trace is what Chen et al. (arXiv 2512.21002)
@@ -15,6 +15,7 @@ observe of real traces; the world makes it a setting.
 
 import random
 import string
+from math import gcd
 from typing import Literal
 
 from pydantic import Field, model_validator
@@ -62,14 +63,26 @@ class DeriveAndVerify(World):
         first = rng.randrange(self.modulus)
         values, equations, lines = [first], [f"{names[0]}={first}"], [f"{names[0]}={first}"]
         for name, before in zip(names[1:], names, strict=False):
-            operator, left = rng.choice("+-*"), values[-1]
-            is_square = rng.random() < 0.5  # the second operand is the variable again, or a digit
-            right = left if is_square else rng.randrange(self.modulus)
+            left = values[-1]
+            operator, digit = self._step(rng)
+            right = left if digit is None else digit
             value = evaluate(left, operator, right, self.modulus)
-            equations.append(f"{name}={before}{operator}{before if is_square else right}")
+            equations.append(f"{name}={before}{operator}{before if digit is None else digit}")
             lines.append(f"{equations[-1]}={left}{operator}{right}={value}")
             values.append(value)
         return self._write(names, values, equations, lines)
+
+    def _step(self, rng: random.Random) -> tuple[str, int | None]:
+        """An operator and a digit, or None for the variable itself, which give different values different results.
+
+        So all answers are equally frequent, and no line tells the answer by itself, as `x-x` and `x*0` would.
+        """
+        operator = rng.choice("+-*")
+        if operator == "*":
+            return operator, rng.choice([n for n in range(1, self.modulus) if gcd(n, self.modulus) == 1])
+        if operator == "+" and self.modulus % 2 and rng.random() < 0.5:
+            return operator, None
+        return operator, rng.randrange(self.modulus)
 
     def _write(self, names: list[str], values: list[int], equations: list[str], lines: list[str]) -> Problem:
         derivation = "\n".join(lines)

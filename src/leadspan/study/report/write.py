@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Literal
 
+from leadspan.files import write_atomically
 from leadspan.study.report.drawing import draw_figures
 from leadspan.study.report.markdown import render_markdown
 from leadspan.study.report.page import render_page
@@ -35,8 +36,5 @@ def write_report(report: Report, path: Path, format: Format = "html") -> list[Pa
             text = render_markdown(report)
         case "json":
             text = report.model_dump_json(indent=1) + "\n"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    staged = path.with_suffix(path.suffix + ".tmp")
-    staged.write_text(text, encoding="utf-8")
-    staged.replace(path)
+    write_atomically(path, text)
     return [path]

@@ -9,6 +9,7 @@ from transformers import AutoConfig, PreTrainedModel
 from leadspan.costs.flops import forward_attention, forward_body, forward_head
 from leadspan.environment import environment
 from leadspan.errors import ModelError
+from leadspan.files import write_atomically
 from leadspan.models.config import Pretrained
 from leadspan.models.heads import head_of, transform_of
 from leadspan.models.identity import weights_id
@@ -21,7 +22,7 @@ from leadspan.teacher.config import Codec, Hidden, TopK
 from leadspan.teacher.engine import TransformersEngine, check_causal, head_file, hidden_dtype
 from leadspan.teacher.estimate import COMMON_CODECS, Estimate, estimate
 from leadspan.teacher.live import freeze
-from leadspan.teacher.manifest import HEAD_FILE, MANIFEST_FILE, HeadEntry, Manifest, file_hash, write_atomically
+from leadspan.teacher.manifest import HEAD_FILE, MANIFEST_FILE, HeadEntry, Manifest, file_hash
 from leadspan.teacher.targets import DenseTargets
 from leadspan.teacher.vllm import VllmEngine
 from leadspan.training.process import process_device, process_state
