@@ -113,6 +113,8 @@ def test_runs_that_cannot_tell_are_refused() -> None:
     with pytest.raises(EvaluationError, match="two answers to each"):
         expected_from(single, single, {})
     twice = {"a": [1.0, 0.0], "b": [0.0, 1.0]}
+    with pytest.raises(EvaluationError, match=r"full, run 2 lacks 1 \['b'\]"):
+        expected_from(twice, [twice, {"a": [1.0, 0.0]}], {})
     with pytest.raises(EvaluationError, match="different problems"):
         expected_from({"c": [1.0, 0.0], "b": [0.0, 1.0]}, twice, {})
     alike = {"a": [1.0, 1.0], "b": [1.0, 1.0]}

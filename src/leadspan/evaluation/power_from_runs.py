@@ -8,7 +8,7 @@ import numpy as np
 
 from leadspan.errors import EvaluationError
 from leadspan.evaluation.power import Claim
-from leadspan.evaluation.resampling import Runs, Scores, runs_of
+from leadspan.evaluation.resampling import Runs, Scores, runs_of, score_tables
 from leadspan.settings import validate
 
 
@@ -27,9 +27,9 @@ def expected_from(policy: Runs, full: Runs, given: Mapping[str, float]) -> Claim
     Raises:
         EvaluationError: The problems differ, a problem has fewer than two answers, or the runs contradict the claim.
     """
-    sides = [_moments(name, runs_of(runs)) for name, runs in (("policy", policy), ("full", full))]
-    if sides[0].chances.keys() != sides[1].chances.keys():
-        raise EvaluationError("power: policy and full were evaluated on different problems; evaluate both on the same")
+    both = {"policy": policy, "full": full}
+    score_tables(both)  # refuses runs on different problems
+    sides = [_moments(name, runs_of(runs)) for name, runs in both.items()]
     left, right = (np.array([side.chances[problem] for problem in sides[1].chances]) for side in sides)
     spread = sqrt(sides[0].between * sides[1].between)
     correlation = float(np.cov(left, right)[0, 1]) / spread if spread > 0 else 0.0

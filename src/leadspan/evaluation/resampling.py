@@ -47,12 +47,17 @@ class Model:
     tables: list[NDArray[np.float64]]
     """For each training run `[problems, most samples]`, padded with NaN."""
     draws: NDArray[np.float64]
-    """`[resamples]`, each in [0, 1]."""
+    """`[resamples]`; with few runs some lie beyond 0 or 1, see `resample`."""
 
     @property
     def mean(self) -> float:
         """Mean over runs of the mean over problems of the mean over samples."""
-        return float(np.mean([np.nanmean(table, axis=1).mean() for table in self.tables]))
+        return float(self.problem_means.mean())
+
+    @property
+    def problem_means(self) -> NDArray[np.float64]:
+        """`[problems]`, means over runs of the means over samples."""
+        return np.mean([np.nanmean(table, axis=1) for table in self.tables], axis=0)
 
     @property
     def num_problems(self) -> int:
@@ -77,8 +82,9 @@ def resample(models: Mapping[str, Runs], bootstrap: Bootstrap) -> list[Model]:
     short of. Runs also differ because each has samples of its own, and that is in the problems' spread already; so
     k^2 = max(0, 1 - r / P / s^2), with s^2 the variance of the runs' means and r the residual mean square of the table
     of runs and problems. Models with equally many runs share g and t: their n-th runs are taken as a pair (give them in
-    the order of their seeds). With few runs t is often large; a draw beyond 0 or 1, which no accuracy can be, is taken
-    as 0 or 1, so that means, differences and ratios all come from accuracies.
+    the order of their seeds). With few runs t is often large and carries draws beyond 0 or 1. They stay as they are: in
+    the difference of two models the excess cancels where it is common to both; cut off at 1 it would hide what they
+    differ by. The ends of intervals are kept within what an accuracy can be.
 
     **Source**: multiplier (wild) bootstrap, Wu, Ann. Stat. 14 (1986), 1261-1295; Student's t for the unknown variance
     of few runs; variance components of a two-way layout, Searle, Casella and McCulloch, Variance Components (1992),
@@ -92,37 +98,57 @@ def resample(models: Mapping[str, Runs], bootstrap: Bootstrap) -> list[Model]:
         EvaluationError: The problems differ, or a model has no run, no problem, a problem without samples, or a score
             outside [0, 1].
     """
+    tables = score_tables(models)
+    counts = _counts(len(next(iter(tables.values()))[0]), bootstrap.num_resamples, bootstrap.seed)
+    return [Model(of_model, _draws(of_model, counts, bootstrap)) for of_model in tables.values()]
+
+
+def score_tables(models: Mapping[str, Runs]) -> dict[str, list[NDArray[np.float64]]]:
+    """For each model and training run `[problems, most samples]`, padded with NaN, problems in one order.
+
+    Raises:
+        EvaluationError: As `resample`.
+    """
     named = {name: runs_of(scores) for name, scores in models.items()}
     first = _shared_problems(named)
-    shares = _shares(len(first), bootstrap.num_resamples, bootstrap.seed)
-    resampled = []
-    for name, runs in named.items():
-        tables = [_score_table(name, {problem: scores[problem] for problem in first}) for scores in runs]
-        resampled.append(Model(tables, _draws(tables, shares, bootstrap)))
-    return resampled
+    return {
+        name: [_score_table(name, {problem: scores[problem] for problem in first}) for scores in runs]
+        for name, runs in named.items()
+    }
+
+
+def drawn_means(values: NDArray[np.float64], bootstrap: Bootstrap) -> NDArray[np.float64]:
+    """The mean of one value a problem, `[problems]`, in each resample: `[resamples]`."""
+    return _means(values, _counts(len(values), bootstrap.num_resamples, bootstrap.seed))
 
 
 @lru_cache(maxsize=1)
-def _shares(num_problems: int, num_resamples: int, seed: int) -> NDArray[np.float64]:
-    """Share of each problem in each resample, `[resamples, problems]`: how often it is drawn, over their number.
+def _counts(num_problems: int, num_resamples: int, seed: int) -> NDArray[np.uint16]:
+    """How often each problem is drawn in each resample, `[resamples, problems]`.
 
     The same for every model of a comparison, and for every comparison on so many problems, hence kept.
     """
     generator = np.random.default_rng([seed, 0])
-    shares = np.empty((num_resamples, num_problems))
-    for row in shares:
+    counts = np.empty((num_resamples, num_problems), np.uint16)
+    for row in counts:
         drawn = (generator.random(num_problems) * num_problems).astype(np.int64)
-        row[:] = np.bincount(drawn, minlength=num_problems) / num_problems
-    shares.flags.writeable = False
-    return shares
+        row[:] = np.bincount(drawn, minlength=num_problems)
+    counts.flags.writeable = False
+    return counts
+
+
+def _means(values: NDArray[np.float64], counts: NDArray[np.uint16], block: int = 256) -> NDArray[np.float64]:
+    """Means of `[problems]` in each resample, a block at a time, as the product widens the counts."""
+    blocks = [counts[start : start + block] @ values for start in range(0, len(counts), block)]
+    return np.concatenate(blocks) / len(values)
 
 
 def _draws(
-    tables: Sequence[NDArray[np.float64]], shares: NDArray[np.float64], bootstrap: Bootstrap
+    tables: Sequence[NDArray[np.float64]], counts: NDArray[np.uint16], bootstrap: Bootstrap
 ) -> NDArray[np.float64]:
-    """The mean over runs in each resample, of which `shares` says how much of it each problem is."""
+    """The mean over runs in each resample."""
     means = np.stack([np.nanmean(table, axis=1) for table in tables])
-    drawn = np.stack([shares @ run for run in means])
+    drawn = np.stack([_means(run, counts) for run in means])
     num_runs, centre = len(means), drawn.mean(axis=0)
     if num_runs == 1:
         return centre
@@ -130,7 +156,7 @@ def _draws(
     multipliers = generator.standard_normal(drawn.shape)
     scale = np.sqrt((num_runs - 1) / generator.chisquare(num_runs - 1, drawn.shape[1]))
     spread = (multipliers * (drawn - centre)).sum(axis=0) / np.sqrt(num_runs * (num_runs - 1))
-    return np.clip(centre + scale * _share_of_runs(means) * spread, 0.0, 1.0)
+    return centre + scale * _share_of_runs(means) * spread
 
 
 def _share_of_runs(means: NDArray[np.float64]) -> float:

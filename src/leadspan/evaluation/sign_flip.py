@@ -5,7 +5,7 @@ from itertools import product
 
 import numpy as np
 
-from leadspan.evaluation.resampling import Bootstrap, Runs, resample
+from leadspan.evaluation.resampling import Runs, score_tables
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,15 +39,22 @@ def sign_flip_test(left: Runs, right: Runs, num_flips: int = 20_000, seed: int =
     Raises:
         EvaluationError: The problems differ, or the scores break a rule of `bootstrap_mean`.
     """
-    models = resample({"left": left, "right": right}, Bootstrap(num_resamples=1))
-    means = [np.mean([np.nanmean(table, axis=1) for table in model.tables], axis=0) for model in models]
+    tables = score_tables({"left": left, "right": right}).values()
+    means = [np.mean([np.nanmean(table, axis=1) for table in of_model], axis=0) for of_model in tables]
     gaps = means[0] - means[1]
     differing = gaps[np.abs(gaps) > 1e-12]
     is_exact = len(differing) <= 14
     if is_exact:
-        signs = np.array(list(product((1.0, -1.0), repeat=len(differing))))
+        patterns = [np.array(list(product((1.0, -1.0), repeat=len(differing))))]
     else:
-        signs = np.random.default_rng(seed).choice((1.0, -1.0), (num_flips, len(differing)))
-    hits = int(np.count_nonzero(np.abs(signs @ differing) >= abs(differing.sum()) - 1e-9))
-    p_value = hits / len(signs) if is_exact else (1 + hits) / (1 + len(signs))
-    return SignFlip(p_value, float(gaps.mean()), len(signs), is_exact)
+        generator, sizes = (
+            np.random.default_rng(seed),
+            [min(1000, num_flips - done) for done in range(0, num_flips, 1000)],
+        )
+        patterns = (generator.choice((1.0, -1.0), (size, len(differing))) for size in sizes)
+    seen, hits, number = abs(differing.sum()) - 1e-9, 0, 0
+    for signs in patterns:
+        hits += int(np.count_nonzero(np.abs(signs @ differing) >= seen))
+        number += len(signs)
+    p_value = hits / number if is_exact else (1 + hits) / (1 + number)
+    return SignFlip(p_value, float(gaps.mean()), number, is_exact)

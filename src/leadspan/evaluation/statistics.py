@@ -6,12 +6,13 @@ same scores give the same interval. An interval from one run covers problems and
 """
 
 from collections.abc import Sequence
+from math import hypot
 from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
 
-from leadspan.evaluation.resampling import USUAL, Bootstrap, Model, Runs, resample
+from leadspan.evaluation.resampling import USUAL, Bootstrap, Model, Runs, drawn_means, resample
 from leadspan.results import Interval
 from leadspan.settings import Settings
 
@@ -23,7 +24,9 @@ _BOOTSTRAP = "percentile bootstrap over problems, samples within"
 _PAIRED = f"paired {_BOOTSTRAP}"
 _WILSON = "Wilson score over problems, as all scores are equal"
 _RUNS = ", runs above (Student's t)"
-_EXTREMES = "extremes of the single intervals, as resampling shows no spread"
+_RARE = ", what is rare by Wilson's score"
+FEW = 5
+"""Outcomes on fewer problems than this are rare: resampling shows too little of what they may amount to."""
 
 
 class Retention(Settings):
@@ -71,7 +74,8 @@ def bootstrap_mean(scores: Sequence[Sequence[float]], bootstrap: Bootstrap = USU
     samples.
 
     Where all scores are equal, all resamples are too; the Wilson interval over the P problems is given
-    instead, and `method` says so. Samples of one problem are not independent and do not count as trials.
+    instead, and `method` says so. Where fewer than `FEW` problems are not all right, or not all wrong, the interval
+    is widened to the Wilson interval. Samples of one problem are not independent and do not count as trials.
 
     **Source**: Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapters 8 and 13.
 
@@ -102,10 +106,8 @@ def bootstrap_share(parts: Sequence[float], wholes: Sequence[float], bootstrap: 
     part, whole = np.asarray(parts, dtype=float), np.asarray(wholes, dtype=float)
     if whole.sum() == 0:
         return None
-    uniform = np.random.default_rng([bootstrap.seed, 0]).random((bootstrap.num_resamples, len(whole)))
-    problems = (uniform * len(whole)).astype(np.int64)
-    drawn = whole[problems].sum(axis=1)
-    shares = part[problems].sum(axis=1)[drawn > 0] / drawn[drawn > 0]
+    drawn = drawn_means(whole, bootstrap)
+    shares = drawn_means(part, bootstrap)[drawn > 0] / drawn[drawn > 0]
     value = float(part.sum() / whole.sum())
     if not _has_spread(shares):
         return wilson(value, int(np.count_nonzero(whole)), bootstrap.level)
@@ -117,12 +119,18 @@ def retention(policy_scores: Runs, full_scores: Runs, bootstrap: Bootstrap = USU
 
     Paired bootstrap: each resample draws the same problems for both models (what is hard for one is hard for
     the other), each with its own samples of them. Refused where the lower end of the full student's own
-    interval is at most `NEAR_ZERO`. Where resampling shows no spread (a model's scores are all equal, or both
-    models do the same on every problem), the ends are the extremes that the single intervals allow: as wide
-    as any dependence between the two can ask for. Scores of several training runs (a list, in the order of their
-    seeds) widen the interval by what the runs differ, see `resample`.
+    interval is at most `NEAR_ZERO`. Scores of several training runs (a list, in the order of their seeds) widen the
+    interval by what the runs differ, see `resample`.
 
-    **Source**: Efron and Tibshirani (1993), chapters 8 and 13.
+    Where the policy is better (or worse) on fewer than `FEW` of the P problems, resampling shows too little of that
+    side. With m the mean over all problems of what it is better by, v its variance over problems and u the upper end of
+    the Wilson interval of m over P problems, the upper end of the difference d moves to
+    d + sqrt((high - d)^2 + max(0, (u - m)^2 - z^2 v / P)); likewise below with Wilson's lower end, mirrored for the
+    other side, and divided by the full student's accuracy for the ratio. So two models that do the same on every
+    problem are not taken for equal.
+
+    **Source**: Efron and Tibshirani (1993), chapters 8 and 13; the combination of single intervals in squares: Zou and
+    Donner, Stat. Med. 27 (2008), 1693-1702.
 
     Args:
         policy_scores: Scores of the policy's student.
@@ -133,12 +141,12 @@ def retention(policy_scores: Runs, full_scores: Runs, bootstrap: Bootstrap = USU
         EvaluationError: The problems differ, or the scores break a rule of `bootstrap_mean`.
     """
     full, policy = resample({"full": full_scores, "policy": policy_scores}, bootstrap)
-    top, bottom = (_mean_interval(model, bootstrap.level) for model in (policy, full))
+    whole = _mean_interval(full, bootstrap.level)
     difference = _difference_interval(policy, full, bootstrap.level)
-    if bottom.low <= NEAR_ZERO:
-        return _refuse(difference, "accuracy", bottom.low)
-    ratio = _ratio_interval(top, bottom, policy.draws, full.draws)
-    return Retention(ratio=ratio, difference=difference)
+    if whole.low <= NEAR_ZERO:
+        return _refuse(difference, "accuracy", whole.low)
+    ratio = _ratio_interval(policy, full, np.maximum(policy.draws, 0), full.draws, whole, policy.mean / full.mean)
+    return Retention(ratio=_bounded(ratio, 0.0, 1 / whole.low), difference=difference)
 
 
 def base_normalised_retention(
@@ -160,11 +168,13 @@ def base_normalised_retention(
     """
     models = {"full": full_scores, "policy": policy_scores, "base": base_scores}
     full, policy, base = resample(models, bootstrap)
-    top, bottom = (_difference_interval(model, base, bootstrap.level) for model in (policy, full))
+    whole = _difference_interval(full, base, bootstrap.level)
     difference = _difference_interval(policy, full, bootstrap.level)
-    if bottom.low <= NEAR_ZERO:
-        return _refuse(difference, "gain over the base", bottom.low)
-    ratio = _ratio_interval(top, bottom, policy.draws - base.draws, full.draws - base.draws)
+    if whole.low <= NEAR_ZERO:
+        return _refuse(difference, "gain over the base", whole.low)
+    gained = np.maximum(policy.draws, 0) - base.draws
+    value = (policy.mean - base.mean) / whole.value
+    ratio = _ratio_interval(policy, full, gained, full.draws - base.draws, whole, value)
     return Retention(ratio=ratio, difference=difference)
 
 
@@ -179,34 +189,57 @@ def _refuse(difference: Interval, whole: str, low: float) -> Retention:
 def _mean_interval(model: Model, level: float) -> Interval:
     if not _has_spread(model.draws):
         return wilson(model.mean, model.num_problems, level)
-    return _percentile(model.mean, model.draws, level, _BOOTSTRAP + _runs_note(model))
+    found = _percentile(model.mean, model.draws, level, _BOOTSTRAP + _runs_note(model))
+    if min(_num_above_zero(model.problem_means), _num_above_zero(1 - model.problem_means)) < FEW:
+        rare = wilson(model.mean, model.num_problems, level)
+        ends = {"low": min(found.low, rare.low), "high": max(found.high, rare.high)}
+        found = found.model_copy(update={**ends, "method": found.method + _RARE})
+    return _bounded(found, 0.0, 1.0)
 
 
 def _difference_interval(left: Model, right: Model, level: float) -> Interval:
-    value, paired = left.mean - right.mean, left.draws - right.draws
-    if all(map(_has_spread, (left.draws, right.draws, paired))):
-        return _percentile(value, paired, level, _PAIRED + (_runs_note(left) or _runs_note(right)))
-    first, second = _mean_interval(left, level), _mean_interval(right, level)
-    low, high = first.low - second.high, first.high - second.low
-    return Interval(value=value, low=low, high=high, level=level, method=_EXTREMES)
+    found = _percentile(left.mean - right.mean, left.draws - right.draws, level, _PAIRED + _runs_note(left, right))
+    return _bounded(_widened(found, left, right), -1.0, 1.0)
 
 
 def _ratio_interval(
-    top: Interval, bottom: Interval, top_draws: NDArray[np.float64], bottom_draws: NDArray[np.float64]
+    policy: Model, full: Model, top: NDArray[np.float64], bottom: NDArray[np.float64], whole: Interval, value: float
 ) -> Interval:
-    """Interval of top / bottom, where the lower end of the bottom is above 0."""
-    value = top.value / bottom.value
-    unbounded = np.full_like(top_draws, np.inf)  # too few to reach the upper end, as bottom.low > 0
-    ratios = np.divide(top_draws, bottom_draws, out=unbounded, where=bottom_draws > 0)
-    if all("bootstrap" in end.method for end in (top, bottom)) and _has_spread(ratios):
-        has_runs = any(end.method.endswith(_RUNS) for end in (top, bottom))
-        return _percentile(value, ratios, top.level, _PAIRED + (_RUNS if has_runs else ""))
-    ends = [end / divisor for end in (top.low, top.high) for divisor in (bottom.low, bottom.high)]
-    return Interval(value=value, low=min(ends), high=max(ends), level=top.level, method=_EXTREMES)
+    """Interval of a ratio of means whose draws are top and bottom; `whole` is the interval of the bottom, above 0."""
+    unbounded = np.full_like(top, np.inf)  # too few to reach the upper end, as the bottom's interval is above 0
+    ratios = np.divide(top, bottom, out=unbounded, where=bottom > 0)
+    found = _percentile(value, ratios, whole.level, _PAIRED + _runs_note(policy, full))
+    return _widened(found, policy, full, whole.value)
 
 
-def _runs_note(model: Model) -> str:
-    return _RUNS if len(model.tables) > 1 else ""
+def _widened(found: Interval, left: Model, right: Model, unit: float = 1.0) -> Interval:
+    """The interval of a difference, in units, with the side that is seen on too few problems; see `retention`."""
+    differences = left.problem_means - right.problem_means
+    down, up = 0.0, 0.0
+    for side, parts in ((1, np.maximum(differences, 0)), (-1, np.maximum(-differences, 0))):
+        if _num_above_zero(parts) >= FEW:
+            continue
+        rare = wilson(float(parts.mean()), len(parts), found.level)
+        seen = NormalDist().inv_cdf((1 + found.level) / 2) ** 2 * float(parts.var()) / len(parts)
+        more, less = (max(0.0, end**2 - seen) for end in (rare.high - rare.value, rare.value - rare.low))
+        up, down = (up + more, down + less) if side == 1 else (up + less, down + more)
+    if not up and not down:
+        return found
+    low = found.value - hypot(found.value - found.low, down**0.5 / unit)
+    high = found.value + hypot(found.high - found.value, up**0.5 / unit)
+    return found.model_copy(update={"low": low, "high": high, "method": found.method + _RARE})
+
+
+def _num_above_zero(parts: NDArray[np.float64]) -> int:
+    return int(np.count_nonzero(parts > 1e-12))
+
+
+def _bounded(found: Interval, lowest: float, highest: float) -> Interval:
+    return found.model_copy(update={"low": max(found.low, lowest), "high": min(found.high, highest)})
+
+
+def _runs_note(*models: Model) -> str:
+    return _RUNS if any(len(model.tables) > 1 for model in models) else ""
 
 
 def _has_spread(draws: NDArray[np.float64]) -> bool:

@@ -178,7 +178,7 @@ def _is_continuous(row: Row) -> bool:
 
 def _ratios(policy: NDArray[np.float64], full: NDArray[np.float64]) -> NDArray[np.float64]:
     """Retention in every resample; without bound where a resample has nothing to keep."""
-    return np.divide(policy, full, out=np.full_like(policy, np.inf), where=full > 0)
+    return np.divide(np.maximum(policy, 0), full, out=np.full_like(policy, np.inf), where=full > 0)
 
 
 def _seeds(row: Row) -> list[int]:
