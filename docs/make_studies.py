@@ -16,7 +16,7 @@ from study_questions import QUESTIONS, Claim, Question
 
 from leadspan.errors import LeadspanError
 from leadspan.evaluation.resampling import USUAL, Scores, resample
-from leadspan.evaluation.statistics import retention
+from leadspan.evaluation.statistics import NEAR_ZERO, retention, runs_mean
 from leadspan.models.loading import load_tokenizer
 from leadspan.results import Interval, RunResult
 from leadspan.study.compare.break_points import BreakPoint, break_points
@@ -176,33 +176,48 @@ def _answer(question: Question, study: Study) -> str:
     found = {kind: [_judge(claim, rows) for claim in claims] for kind, rows in kinds.items()}
     verdict = "; ".join(f"{kind}: {_overall([holds for holds, _ in judged])}" for kind, judged in found.items())
     lines = [f"**By {verdict}.**"]
+    not_run = [claim for claim in question.claims if claim not in claims]
     for number, claim in enumerate(claims):
         told = "; ".join(f"{kind} {judged[number][1]}" for kind, judged in found.items())
         lines.append(f"- `{claim.left}` {claim.kind} `{claim.right}`? {told}")
-    names = dict.fromkeys(name for claim in claims for name in (claim.left, claim.right))
-    shown = [name for name in dict.fromkeys((*names, *question.shown)) if name in known]
+    lines += [f"- `{claim.left}` {claim.kind} `{claim.right}`? not run" for claim in not_run]
+    shown = [name for name in question.conditions if name in known]
     return "\n\n".join([f"## {question.text}", lines[0], "\n".join(lines[1:]), _table(shown, study)])
 
 
 def _judge(claim: Claim, rows: dict[str, Row]) -> tuple[bool | None, str]:
     """Whether a claim holds (None: cannot be told), and the difference in words."""
     left, right = rows[claim.left], rows[claim.right]
-    if claim.kind == "loses less than":
-        difference = _difference_of_losses(left, right, {row.label: row for row in rows.values()})
+    if claim.kind == "keeps more than":
+        difference = _difference_of_kept(left, right, {row.label: row for row in rows.values()})
+        if difference is None:
+            return None, "as an uncut run's accuracy may be near 0"
     else:
         difference = retention(_scores(left), _scores(right)).difference
     holds = _is_alike(difference) if claim.kind == "like" else _is_better(difference)
     return holds, f"{ {True: 'yes', False: 'no', None: 'cannot be told'}[holds] }, {points(difference)}"
 
 
-def _difference_of_losses(left: Row, right: Row, by_label: dict[str, Row]) -> Interval:
-    """(left - its uncut run) - (right - its uncut run), all four on the same resampled problems."""
+def _difference_of_kept(left: Row, right: Row, by_label: dict[str, Row]) -> Interval | None:
+    """Left / its uncut run - right / its uncut run, all four on the same resampled problems.
+
+    None where an uncut run's accuracy may be near 0, as retention is refused. A resample without any right answer of an
+    uncut run could say anything, and counts for both ends.
+    """
     rows = [left, by_label[left.reference or ""], right, by_label[right.reference or ""]]
+    if any(runs_mean(_scores(uncut)).low <= NEAR_ZERO for uncut in rows[1::2]):
+        return None
     models = resample({str(place): _scores(row) for place, row in enumerate(rows)}, USUAL)
-    drawn = sum(sign * model.draws for sign, model in zip((1, -1, -1, 1), models, strict=True))
-    value = sum(sign * model.mean for sign, model in zip((1, -1, -1, 1), models, strict=True))
-    low, high = np.quantile(drawn, [(1 - USUAL.level) / 2, (1 + USUAL.level) / 2])
-    return Interval(value=value, low=float(low), high=float(high), level=USUAL.level, method="paired bootstrap")
+    draws = [np.maximum(model.draws, 0.0) for model in models]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        drawn = draws[0] / draws[1] - draws[2] / draws[3]
+    value = models[0].mean / models[1].mean - models[2].mean / models[3].mean
+    shares = ((1 - USUAL.level) / 2, -np.inf), ((1 + USUAL.level) / 2, np.inf)
+    low, high = (
+        float(np.quantile(np.where(np.isfinite(drawn), drawn, unknown), share, method="inverted_cdf"))
+        for share, unknown in shares
+    )
+    return Interval(value=value, low=low, high=high, level=USUAL.level, method="paired bootstrap")
 
 
 def _scores(row: Row) -> list[Scores]:
@@ -210,13 +225,13 @@ def _scores(row: Row) -> list[Scores]:
 
 
 def _is_better(difference: Interval) -> bool | None:
-    return True if difference.low > 0 else False if difference.high <= 0 else None
+    return True if difference.low > 0 else False if difference.high < 0 else None
 
 
 def _is_alike(difference: Interval) -> bool | None:
     if difference.low >= -MARGIN and difference.high <= MARGIN:
         return True
-    return False if difference.low > 0 or difference.high < 0 else None
+    return False if difference.low > MARGIN or difference.high < -MARGIN else None
 
 
 def _overall(outcomes: Sequence[bool | None]) -> str:

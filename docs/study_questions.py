@@ -10,10 +10,10 @@ from typing import Literal
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What is asked of two conditions; `loses less than`: each against the uncut run that it is compared with."""
+    """What is asked of two conditions; `keeps more than`: as a share of the uncut run that each is compared with."""
 
     left: str
-    kind: Literal["better than", "like", "loses less than"]
+    kind: Literal["better than", "like", "keeps more than"]
     right: str
 
 
@@ -25,28 +25,41 @@ class Question:
     claims: tuple[Claim, ...]
     shown: tuple[str, ...] = ()
 
+    @property
+    def conditions(self) -> tuple[str, ...]:
+        """Names of all conditions that it needs."""
+        asked = [name for claim in self.claims for name in (claim.left, claim.right)]
+        return tuple(dict.fromkeys([*asked, *self.shown]))
 
-LEAD, MIX = "lead 0.5", "mix 0.9 lead 0.5"
+
 COT_ALONE = "mix 0.9 lead_cot 1"
 """Nine tenths of the traces end with the chain of thought, a tenth has an answer, so that students end theirs."""
 
 
-def _against(kind: str) -> tuple[Claim, Claim]:
-    return Claim(MIX, "better than", f"mix 0.9 {kind} 0.5"), Claim(LEAD, "better than", f"{kind} 0.5")
+def _better(pairs: tuple[tuple[str, str], ...]) -> tuple[Claim, ...]:
+    return tuple(Claim(left, "better than", right) for left, right in pairs)
 
 
-LEFT_OR_RIGHT = Question("Is left better than right, with the question kept?", _against("tail"), ("full",))
-WINDOW = Question("Does `lead` beat `random_window`?", _against("random_window"))
-TOKENS = Question(
-    "What do equal tokens change?",
-    (
-        Claim(f"{MIX}, equal tokens", "better than", MIX),
-        Claim(f"{LEAD}, equal tokens", "better than", LEAD),
-        Claim(f"{MIX}, equal tokens", "like", "full"),
-    ),
-    ("full",),
-)
-TEACHER = Question("Does the teacher matter?", (Claim(MIX, "better than", f"{MIX}, cross-entropy"),))
+def _left_or_right(*pairs: tuple[str, str]) -> Question:
+    return Question("Is left better than right, with the question kept?", _better(pairs), ("full",))
+
+
+def _window(*pairs: tuple[str, str]) -> Question:
+    return Question("Does `lead` beat `random_window`?", _better(pairs), ("full",))
+
+
+def _small(*shares: str) -> Question:
+    """What a cut keeps of each student's own uncut accuracy."""
+    claims = (Claim(f"mix 0.9 lead {p}, small student", "keeps more than", f"mix 0.9 lead {p}") for p in shares)
+    return Question("Do small students flatten?", tuple(claims), ("full, small student", "full"))
+
+
+def _equal_tokens(*policies: str) -> Question:
+    longer = _better(tuple((f"{policy}, equal tokens", policy) for policy in policies))
+    like_full = Claim(f"{policies[0]}, equal tokens", "like", "full")
+    return Question("What do equal tokens change?", (*longer, like_full), ("full",))
+
+
 ALIKE = Question(
     "Are all supervisions with CoT alike, and above the answer alone?",
     (
@@ -58,25 +71,31 @@ ALIKE = Question(
 UNSTATED = Question(
     "Does CoT alone fail where the answer is not in it?",
     (
-        Claim("full, CoT+A, unstated", "better than", "full, CoT, unstated"),
-        Claim("full, CoT+A, unstated", "better than", "full, P+CoT, unstated"),
-        Claim("full, CoT+A, unstated", "better than", "full, A, unstated"),
-        Claim("full, P+CoT+A, unstated", "like", "full, CoT+A, unstated"),
-        Claim(COT_ALONE, "better than", f"{COT_ALONE}, unstated"),
+        Claim("full, CoT", "keeps more than", "full, CoT, unstated"),
+        Claim(COT_ALONE, "keeps more than", f"{COT_ALONE}, unstated"),
     ),
-    ("full, CoT", "full, P+CoT", "full"),
+    ("full", "full, CoT+A, unstated", "full, P+CoT+A, unstated"),
 )
-SMALL = Question(
-    "Do small students flatten?",
-    tuple(
-        Claim(f"mix 0.9 lead {p}, small student", "loses less than", f"mix 0.9 lead {p}")
-        for p in ("0.25", "0.5", "0.9")
-    ),
-    ("full, small student", "full"),
+TEACHER = Question(
+    "Does the teacher matter?", (Claim("mix 0.9 lead 0.5", "better than", "mix 0.9 lead 0.5, cross-entropy"),)
 )
 
 QUESTIONS: dict[str, tuple[Question, ...]] = {
-    "checked": (ALIKE, LEFT_OR_RIGHT, SMALL, WINDOW, TOKENS, TEACHER),
-    "stated": (ALIKE, UNSTATED, LEFT_OR_RIGHT, SMALL, WINDOW, TOKENS, TEACHER),
+    "checked": (
+        ALIKE,
+        _left_or_right(("mix 0.9 lead 0.5", "mix 0.9 tail 0.5"), ("lead 0.5", "tail 0.5")),
+        _small("0.25", "0.5"),
+        _window(("mix 0.9 lead 0.5", "mix 0.9 random_window 0.5"), ("lead 0.5", "random_window 0.5")),
+        _equal_tokens("mix 0.9 lead 0.5", "lead 0.5"),
+        TEACHER,
+    ),
+    "stated": (
+        ALIKE,
+        UNSTATED,
+        _left_or_right(*((f"mix 0.9 lead {p}", f"mix 0.9 tail {p}") for p in ("0.5", "0.9"))),
+        _small("0.9"),
+        _window(*((f"mix 0.9 lead {p}", f"mix 0.9 random_window {p}") for p in ("0.5", "0.9"))),
+        _equal_tokens("mix 0.9 lead 0.5"),
+    ),
 }
 """Questions by the first task of a study."""

@@ -76,8 +76,9 @@ def run_untrained(recipe: Recipe, say: Callable[[str], None] = lambda text: None
         LeadspanError: Whatever is wrong with the model, the tasks or the run directory.
     """
     _claim(recipe, resume=True)
+    tokenizer = Pretrained(path=recipe.tokenizer_path, revision=recipe.tokenizer_revision)
     evaluations = evaluate_model(
-        recipe.student, recipe.tokenizer_path, recipe.data.rendering, recipe.evaluation, recipe.output, say
+        recipe.student, tokenizer, recipe.data.rendering, recipe.evaluation, recipe.output, say
     )
     result = RunResult(
         name=recipe.name,
@@ -97,7 +98,7 @@ def evaluate(
     """Evaluate a model on the tasks of a recipe, with the model's own tokenizer and template."""
     if not recipe.evaluation.tasks:
         return []
-    return evaluate_model(model, model.path, recipe.data.rendering, recipe.evaluation, directory, say)
+    return evaluate_model(model, model, recipe.data.rendering, recipe.evaluation, directory, say)
 
 
 def _predict(recipe: Recipe, data: PreparedData, say: Callable[[str], None]) -> Prediction | None:

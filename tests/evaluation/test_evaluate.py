@@ -36,9 +36,8 @@ def write_task(directory: Path, number: int = 4) -> Path:
 
 def evaluate(model: Path, task: Path, output: Path, **changes: object):
     values = {**SETTINGS, "tasks": [{"name": "toy", "path": str(task), "grader": "exact"}], **changes}
-    return evaluate_model(
-        Pretrained(path=str(model)), str(model), Rendering(), EvaluationSettings.model_validate(values), output
-    )[0]
+    subject = Pretrained(path=str(model))
+    return evaluate_model(subject, subject, Rendering(), EvaluationSettings.model_validate(values), output)[0]
 
 
 def lines(output: Path) -> list[dict[str, object]]:
@@ -134,7 +133,9 @@ def test_the_number_of_samples_is_the_tasks_own_unless_told(tmp_path: Path) -> N
     tasks = [{"name": "two", "path": path, "grader": "exact", "samples_per_problem": 2}]
     tasks.append({"name": "one", "path": path, "grader": "exact"})
     settings = EvaluationSettings.model_validate({"tasks": tasks, "sampling": {"max_new_tokens": 4}})
-    found = evaluate_model(Pretrained(path=str(model)), str(model), Rendering(), settings, tmp_path / "out")
+    found = evaluate_model(
+        Pretrained(path=str(model)), Pretrained(path=str(model)), Rendering(), settings, tmp_path / "out"
+    )
     assert [result.samples_per_problem for result in found] == [2, 1]
 
 

@@ -81,7 +81,7 @@ GPQA = {
             id="text and label",
         ),
         pytest.param(
-            "mmlu", {"question": "q", "choices": ["x", "y", "z"], "answer": 2}, "C", ("x", "y", "z"), id="list"
+            "mmlu", {"question": "q", "choices": ["x", "2", "z"], "answer": 2}, "C", ("x", "2", "z"), id="list"
         ),
         pytest.param("mmlu_pro", {"question": "q", "options": ["x", "y"], "answer": "B"}, "B", ("x", "y"), id="letter"),
         pytest.param("hellaswag", {"ctx": "c", "endings": ["x", "y"], "label": "0"}, "A", ("x", "y"), id="from zero"),
@@ -130,6 +130,9 @@ def test_shuffled_choices_put_the_right_one_everywhere(tmp_path: Path) -> None:
             {"question": "q", "choices": ["x", "y"], "answer": 2}, "'2' is none of the 2 choices", id="beyond"
         ),
         pytest.param({"question": "q", "choices": "xy", "answer": 1}, "is no list of choices", id="text"),
+        pytest.param(
+            {"question": "q", "choices": ["2", "1", "7"], "answer": "2"}, "text of one choice and the number", id="both"
+        ),
     ],
 )
 def test_broken_choices(tmp_path: Path, row: dict[str, object], message: str) -> None:

@@ -1,5 +1,7 @@
 """The adapter against the documented shape of vLLM's answers; vLLM itself needs a GPU and is not run here."""
 
+import sys
+import types
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,6 +11,7 @@ from leadspan.errors import EvaluationError
 from leadspan.evaluation.config import SamplingSettings, Vllm
 from leadspan.evaluation.sampling import Request, Sample, seed_of
 from leadspan.evaluation.vllm_engine import generate, open_vllm
+from leadspan.models.config import Pretrained
 from toys import SPECIALS, character_tokenizer
 
 STOP = SPECIALS.index("<|im_end|>")
@@ -97,11 +100,21 @@ def test_prompts_are_never_cut() -> None:
         draw(SamplingSettings(), window=8)
 
 
+def test_the_engine_is_opened_at_the_revisions(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: dict[str, Any] = {}
+    stub = types.SimpleNamespace(LLM=lambda **options: opened.update(options), SamplingParams=dict)
+    monkeypatch.setitem(sys.modules, "vllm", stub)
+    model, tokenizer = Pretrained(path="m", revision="v2"), Pretrained(path="t", revision="v3")
+    open_vllm(model, tokenizer, "bfloat16", SamplingSettings(), Vllm(options={"seed": 1}))
+    assert (opened["model"], opened["revision"]) == ("m", "v2") and opened["seed"] == 1
+    assert (opened["tokenizer"], opened["tokenizer_revision"]) == ("t", "v3")
+
+
 def test_without_the_extra_it_says_which() -> None:
     try:
         import vllm  # noqa: F401
     except ImportError:
         with pytest.raises(EvaluationError, match=r"pip install 'leadspan\[vllm\]'"):
-            open_vllm("model", "tokenizer", "bfloat16", SamplingSettings(), Vllm())
+            open_vllm(Pretrained(path="m"), Pretrained(path="t"), "bfloat16", SamplingSettings(), Vllm())
     else:
         pytest.skip("vLLM is installed")

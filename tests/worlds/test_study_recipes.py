@@ -1,14 +1,21 @@
 """The two commands of the worlds' studies, on few problems; the second as far as `--dry-run` goes."""
 
+import importlib
+import sys
 from pathlib import Path
 
 import pytest
 
 from leadspan.cli import main
 from leadspan.settings import load_settings
+from leadspan.study.config import Study
+from leadspan.study.study import plan_study
 from leadspan.worlds.config import WorldFiles
 
 RECIPES = Path(__file__).parents[2] / "recipes"
+TASKS = {"derive_and_verify": "checked", "multiplication": "stated"}
+sys.path.append(str(RECIPES.with_name("docs")))
+study_questions = importlib.import_module("study_questions")
 
 
 @pytest.mark.parametrize("size", ["cpu", "gpu"])
@@ -25,5 +32,8 @@ def test_a_world_and_the_plan_of_its_study(
     assert main(["study", str(study), "--dry-run"]) == 0
     shown = capsys.readouterr().out
     assert "0 of " in shown and "full" in shown and "mix 0.9 tail 0.5" in shown
+    planned = {trial.recipe.name for trial in plan_study(load_settings(Study, study), study).trials}
+    asked = {name for question in study_questions.QUESTIONS[TASKS[world]] for name in question.conditions}
+    assert not {name for name in asked - planned if not name.endswith(", equal tokens")}
     first = next(iter(sets))
     assert (tmp_path / "runs" / "worlds" / f"{world}_{size}" / f"{first}.jsonl").read_text().count("\n") == 4

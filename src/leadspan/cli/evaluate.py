@@ -61,7 +61,7 @@ def run(options: argparse.Namespace) -> None:
     settings = validate(EvaluationSettings, values, "evaluate")
     model = Pretrained(path=options.model if trained is None else str(run_directory / STUDENT_DIR))
     with Progress(Console(stderr=True)) as progress:
-        results = evaluate_model(model, model.path, rendering, settings, options.output, progress)
+        results = evaluate_model(model, model, rendering, settings, options.output, progress)
     found = {"environment": environment(settings.sampling.seed), "evaluations": results}
     if trained is not None:
         result = trained.model_copy(update=found | ({"label": options.label} if options.label else {}))

@@ -48,12 +48,18 @@ def read_choice(
     its column is one of the choices' own, that one.
 
     Raises:
-        DataError: A column is missing or holds no choices, or the answer is none of them.
+        DataError: A column is missing or holds no choices, the answer is none of them, or it is text that could be two.
     """
     texts, labels = _texts(row, settings, place)
     if not 2 <= len(texts) <= len(LETTERS):
         raise DataError(f"{place}: {len(texts)} choices; multiple choice needs 2 to {len(LETTERS)}")
     right = _right_index(answer, texts, labels, settings, answer_column)
+    is_index = right is not None and answer.isdigit() and answer not in labels
+    if is_index and isinstance(row.get(answer_column), str) and answer in texts and texts.index(answer) != right:
+        raise DataError(
+            f"{place}: the answer {answer!r} is the text of one choice and the number of another; give its letter, or "
+            "make its column one of numbers"
+        )
     if right is None or not 0 <= right < len(texts):
         raise DataError(
             f"{place}: the answer {answer[:60]!r} is none of the {len(texts)} choices "

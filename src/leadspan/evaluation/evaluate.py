@@ -16,7 +16,7 @@ from leadspan.evaluation.samples import Key, SampleFile, StoredSample
 from leadspan.evaluation.sampling import Request, Sample
 from leadspan.evaluation.subject import Subject, open_subject
 from leadspan.evaluation.tasks import Problem, load_task
-from leadspan.models.config import ModelSettings
+from leadspan.models.config import ModelSettings, Pretrained
 from leadspan.results import EvalResult
 
 logger = logging.getLogger(__name__)
@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 def evaluate_model(
     model_settings: ModelSettings,
-    tokenizer_path: str,
+    tokenizer: Pretrained,
     rendering: Rendering,
     settings: EvaluationSettings,
     directory: Path,
@@ -34,7 +34,7 @@ def evaluate_model(
 
     Args:
         model_settings: The model.
-        tokenizer_path: Its tokenizer, whose chat template renders the prompts.
+        tokenizer: Path and revision of its tokenizer, whose chat template renders the prompts.
         rendering: How prompts are rendered and thinking is tagged.
         settings: Tasks and sampling.
         directory: `samples/` is written here, one line per sample; samples that an interrupted evaluation left there
@@ -47,7 +47,7 @@ def evaluate_model(
         EvaluationError: A prompt does not fit the model's window, or the samples that are there are another's.
     """
     tasks = [(task, load_task(task)) for task in settings.tasks]
-    subject = open_subject(model_settings, tokenizer_path, rendering, settings.sampling)
+    subject = open_subject(model_settings, tokenizer, rendering, settings.sampling)
     return [_evaluate_task(subject, task, problems, settings, directory, on_progress) for task, problems in tasks]
 
 

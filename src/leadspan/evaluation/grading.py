@@ -11,6 +11,7 @@ import logging
 import math
 import os
 import queue
+import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -179,15 +180,23 @@ def exact_grade(item: GradeItem) -> Verdict:
 
 
 def literal_grade(item: GradeItem) -> Verdict:
-    """As `exact_grade`, but equal as Python literals, so that quotes and spacing do not matter; nothing is run."""
-    return _grade_by(_compare_literals, item)
+    r"""As `exact_grade`, but equal as Python literals, so that quotes and spacing between values do not matter.
+
+    White space within strings counts; braces that LaTeX escapes (`\{`) are braces. Nothing is run.
+    """
+    return _grade_by(_compare_literals, item, lambda text: re.sub(r"\\([{}_%#$&])", r"\1", text.strip()))
 
 
-def _grade_by(compare: Callable[[str, str], Outcome], item: GradeItem) -> Verdict:
-    gold = " ".join(_checked_gold(item, "exact_grade").split())
+def _fold(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _grade_by(compare: Callable[[str, str], Outcome], item: GradeItem, spell: Callable[[str], str] = _fold) -> Verdict:
+    gold = _checked_gold(item, "exact_grade")
+    gold = gold.strip() if spell is not _fold else _fold(gold)
     text = "" if thinks_to_the_end(item.text) else text_after_thinking(item.text)
     box = last_boxed(text)
-    answer = " ".join((text if box is None else box).split())
+    answer = spell(text if box is None else box)
     outcome = compare(answer, gold) if answer else "no_answer"
     return Verdict(outcome, outcome, answer or None) if item.finished else Verdict("no_answer", outcome, None)
 

@@ -38,7 +38,7 @@ class Subject:
 
 
 def open_subject(
-    model_settings: ModelSettings, tokenizer_path: str, rendering: Rendering, settings: SamplingSettings
+    model_settings: ModelSettings, tokenizer: Pretrained, rendering: Rendering, settings: SamplingSettings
 ) -> Subject:
     """Load model, tokenizer and engine.
 
@@ -46,7 +46,7 @@ def open_subject(
         ModelError: Model or tokenizer cannot be used.
         EvaluationError: The engine cannot be started, or no token would end a turn.
     """
-    renderer = PromptRenderer(load_tokenizer(tokenizer_path), rendering)
+    renderer = PromptRenderer(load_tokenizer(tokenizer.path, tokenizer.revision), rendering)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dtype = torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
     model = load_model(model_settings, dtype, for_training=False).eval()
@@ -57,7 +57,8 @@ def open_subject(
             "that ends a turn, so no sample would end; set the tokenizer's eos_token"
         )
     if isinstance(settings.engine, Vllm):
-        generate = _with_vllm(model, model_settings, renderer, stops, str(dtype).removeprefix("torch."), settings)
+        name = str(dtype).removeprefix("torch.")
+        generate = _with_vllm(model, model_settings, tokenizer, renderer, stops, name, settings)
     else:
         engine = continuous.generate if isinstance(settings.engine, Continuous) else sampling.generate
         generate = partial(engine, model.to(device), renderer.tokenizer, stops, settings)  # pyright: ignore[reportArgumentType]  # .to is typed for str
@@ -74,6 +75,7 @@ def stop_token_ids(model: PreTrainedModel, renderer: PromptRenderer) -> list[int
 def _with_vllm(
     model: PreTrainedModel,
     model_settings: ModelSettings,
+    tokenizer: Pretrained,
     renderer: PromptRenderer,
     stops: list[int],
     dtype: str,
@@ -84,7 +86,7 @@ def _with_vllm(
         raise EvaluationError("sampling.engine: vLLM reads a model directory or Hub name; save the model first")
     assert isinstance(settings.engine, Vllm)
     window = sampling.window_of(model.config)
-    run = vllm_engine.open_vllm(model_settings.path, renderer.name, dtype, settings, settings.engine)
+    run = vllm_engine.open_vllm(model_settings, tokenizer, dtype, settings, settings.engine)
     return partial(vllm_engine.generate, run, renderer.tokenizer, stops, window, settings)
 
 

@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from leadspan.errors import EvaluationError
 from leadspan.evaluation.config import SamplingSettings, Vllm
 from leadspan.evaluation.sampling import Request, Sample, budgets, encode, seed_of, to_sample
+from leadspan.models.config import Pretrained
 
 
 class Completion(Protocol):
@@ -35,8 +36,10 @@ RunVllm = Callable[[list[list[int]], list[dict[str, Any]]], Sequence[Output]]
 """Token ids of prompts and the fields of their `SamplingParams` to outputs, in order."""
 
 
-def open_vllm(path: str, tokenizer_path: str, dtype: str, settings: SamplingSettings, engine: Vllm) -> RunVllm:
-    """Start vLLM on a model directory or Hub name.
+def open_vllm(
+    model: Pretrained, tokenizer: Pretrained, dtype: str, settings: SamplingSettings, engine: Vllm
+) -> RunVllm:
+    """Start vLLM on a model directory, or on a Hub name at its revision.
 
     Raises:
         EvaluationError: vLLM is not installed.
@@ -48,7 +51,15 @@ def open_vllm(path: str, tokenizer_path: str, dtype: str, settings: SamplingSett
             f"sampling.engine: vLLM cannot be imported ({error}); pip install 'leadspan[vllm]', "
             "or use sampling.engine.kind=transformers"
         ) from None
-    llm = LLM(model=path, tokenizer=tokenizer_path, dtype=dtype, max_num_seqs=settings.batch_size, **engine.options)
+    llm = LLM(
+        model=model.path,
+        revision=model.revision,
+        tokenizer=tokenizer.path,
+        tokenizer_revision=tokenizer.revision,
+        dtype=dtype,
+        max_num_seqs=settings.batch_size,
+        **engine.options,
+    )
 
     def run(prompts: list[list[int]], fields: list[dict[str, Any]]) -> Sequence[Output]:
         inputs = [{"prompt_token_ids": prompt} for prompt in prompts]
