@@ -13,7 +13,10 @@ from leadspan.cli import main
 from leadspan.data.config import Rendering
 from leadspan.errors import EvaluationError
 from leadspan.evaluation.config import EvaluationSettings
-from leadspan.evaluation.evaluate import evaluate_model
+from leadspan.evaluation.evaluate import _to_grade, evaluate_model
+from leadspan.evaluation.grading import GradeItem, exact_grade
+from leadspan.evaluation.samples import StoredSample
+from leadspan.evaluation.sampling import Sample
 from leadspan.models.config import Pretrained
 from leadspan.models.loading import load_model
 from leadspan.results import load_run
@@ -190,3 +193,18 @@ def test_a_known_benchmark_from_the_command_line(
         "within \\boxed{}"
         in json.loads((tmp_path / "out" / "samples" / "aime25.jsonl").read_text().splitlines()[0])["prompt"]
     )
+
+
+@pytest.mark.parametrize(
+    ("text", "is_closed", "flexible"),
+    [
+        ("42", False, "no_answer"),
+        ("so</think>42", True, "right"),
+        ("42", True, "right"),
+        ("<think>42", False, "no_answer"),
+    ],
+)
+def test_thinking_that_the_prompt_opened_is_no_answer(text: str, is_closed: bool, flexible: str) -> None:
+    stored = StoredSample("p", 0, "...<think>", Sample(text, 3, "stop", False), is_closed, 0.1)
+    verdict = exact_grade(GradeItem(_to_grade(stored, Rendering()), "42", is_closed))
+    assert verdict.flexible == flexible
