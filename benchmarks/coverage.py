@@ -1,7 +1,8 @@
 """How often intervals of 95 % hold the truth, in simulated studies of known truth.
 
-Problems differ in difficulty (uniform chances from 0.3 to 0.9), the policy's student keeps 85 % of the chance on each,
-and training runs shift a student's accuracy by a normal amount. The last figures leave the seeds out, as one run must.
+Problems differ in difficulty (uniform chances, from 0.3 to 0.9 unless told), the policy's student keeps a share of the
+chance on each, 85 % unless told, and training runs shift a student's accuracy by a normal amount, cut off at 0 and 1.
+The last figures leave the seeds out, as one run must.
 """
 
 from dataclasses import dataclass
@@ -15,8 +16,6 @@ from leadspan.evaluation.statistics import base_normalised_retention, retention,
 
 STUDIES = 600
 RESAMPLES = 400
-KEPT = 0.85
-FULL = 0.6
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,12 +26,24 @@ class Plan:
     samples: int
     runs: int
     spread: float
+    chances: tuple[float, float] = (0.3, 0.9)
+    kept: float = 0.85
 
     def __str__(self) -> str:
-        return f"{self.problems} problems x {self.samples}, {self.runs} runs, spread {self.spread:g}"
+        text = f"{self.problems} problems x {self.samples}, {self.runs} runs, spread {self.spread:g}"
+        low, high = self.chances
+        return text if self.chances == (0.3, 0.9) else f"{text}, chances {low:g}-{high:g}, {self.kept:g} kept"
 
 
-PLANS = (Plan(40, 1, 1, 0), Plan(40, 8, 1, 0), Plan(200, 1, 1, 0), Plan(40, 4, 3, 0.03), Plan(40, 4, 5, 0.06))
+PLANS = (
+    Plan(40, 1, 1, 0),
+    Plan(40, 8, 1, 0),
+    Plan(200, 1, 1, 0),
+    Plan(40, 4, 3, 0.03),
+    Plan(40, 4, 5, 0.06),
+    Plan(200, 1, 1, 0, (0.98, 1), 0.98),
+    Plan(200, 1, 3, 0.02, (0.9, 1), 0.9),
+)
 ONE_OF_MANY = Plan(40, 4, 1, 0.06)
 
 
@@ -48,7 +59,7 @@ def run() -> Outcome:
     return Outcome(
         method=f"share of {STUDIES} simulated studies whose interval holds the truth; {RESAMPLES} resamples; refused "
         "ratios leave the study out",
-        settings={"studies": STUDIES, "resamples": RESAMPLES, "kept": KEPT, "accuracy": FULL},
+        settings={"studies": STUDIES, "resamples": RESAMPLES},
         sides={"one plan": Spread.of(seconds)},
         figures=figures,
     )
@@ -56,19 +67,38 @@ def run() -> Outcome:
 
 def _hits(plan: Plan) -> dict[str, float]:
     generator = np.random.default_rng(11)
-    held: dict[str, list[bool]] = {"accuracy": [], "retention": [], "base-normalised retention": []}
+    held: dict[str, list[bool]] = {"accuracy": [], "retention": [], "difference": [], "base-normalised retention": []}
+    base_truth, full_truth, policy_truth = _truths(plan)
     for study in range(STUDIES):
-        chance = generator.uniform(0.3, 0.9, (plan.problems, 1))
-        base, full, policy = (_student(plan, value, generator) for value in (chance - 0.3, chance, KEPT * chance))
+        chance = generator.uniform(*plan.chances, (plan.problems, 1))
+        base, full, policy = (_student(plan, value, generator) for value in _of_students(plan, chance))
         bootstrap = Bootstrap(num_resamples=RESAMPLES, seed=study)
         mean = runs_mean(full, bootstrap)
-        ratio = retention(policy, full, bootstrap).ratio
+        kept = retention(policy, full, bootstrap)
         gain = base_normalised_retention(policy, full, base, bootstrap).ratio
-        found = {"accuracy": (mean, FULL), "retention": (ratio, KEPT), "base-normalised retention": (gain, 0.7)}
+        found = {
+            "accuracy": (mean, full_truth),
+            "retention": (kept.ratio, policy_truth / full_truth),
+            "difference": (kept.difference, policy_truth - full_truth),
+            "base-normalised retention": (gain, (policy_truth - base_truth) / (full_truth - base_truth)),
+        }
         for name, (interval, truth) in found.items():
             if interval is not None:
                 held[name].append(interval.low <= truth <= interval.high)
     return {name: float(np.mean(values)) for name, values in held.items() if len(values) > STUDIES // 2}
+
+
+def _of_students(plan: Plan, chance: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Chances of base, uncut student and policy."""
+    return chance - 0.3, chance, plan.kept * chance
+
+
+def _truths(plan: Plan) -> list[float]:
+    """Mean accuracies over all problems and runs there could be, from two million of them."""
+    generator = np.random.default_rng(1)
+    chance = generator.uniform(*plan.chances, 2_000_000)
+    shift = generator.normal(0, plan.spread, chance.shape)
+    return [float(np.clip(value + shift, 0, 1).mean()) for value in _of_students(plan, chance)]
 
 
 def _student(plan: Plan, chance: np.ndarray, generator: np.random.Generator) -> list[dict[str, list[float]]]:
