@@ -9,24 +9,21 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean
 
 import numpy as np
+from study_break_points import break_point_section, lead_mixes
 from study_questions import QUESTIONS, Claim, Question
 
 from leadspan.errors import LeadspanError
 from leadspan.evaluation.resampling import USUAL, Scores, resample
 from leadspan.evaluation.statistics import NEAR_ZERO, retention, runs_mean
-from leadspan.models.loading import load_tokenizer
 from leadspan.results import Interval, RunResult
-from leadspan.study.compare.break_points import BreakPoint, break_points
 from leadspan.study.compare.frontier import build_frontiers, load_runs
 from leadspan.study.compare.rows import Frontier, Row
-from leadspan.study.compare.sentences import kept_text, place_text
+from leadspan.study.compare.sentences import kept_text
 from leadspan.study.compare.words import MISSING, percent, percent_interval, points, quantity
 from leadspan.study.derivations import with_derivations
 from leadspan.study.record import StudyRecord, load_study
-from leadspan.worlds.files import load_world
 
 BEGIN, END = "<!-- begin: made by docs/make_studies.py -->", "<!-- end -->"
 TARGET = 0.9
@@ -65,7 +62,7 @@ def load(directory: Path) -> Study:
 
 def figures(study: Study) -> str:
     """All questions of a study, answered from its complete trials."""
-    parts = [_provenance(study), *_saturation(study), _break_points(study)]
+    parts = [_provenance(study), *_saturation(study), break_point_section(study.accuracy, study.derivation, TARGET)]
     answers = [_answer(question, study) for question in QUESTIONS[study.accuracy[0].task]]
     parts += [answer for answer in answers if answer]
     everything = _table(list(study.rows(study.accuracy)), study)
@@ -97,7 +94,7 @@ def _saturation(study: Study) -> list[str]:
     parts = ["## Does accuracy saturate in p?"]
     derived = study.rows(study.derivation)
     for frontier in study.accuracy:
-        for found in _lead_mixes(break_points(frontier, TARGET), frontier):
+        for found in lead_mixes(frontier, TARGET):
             own = [row for row in frontier.rows if row.label in found.rows]
             names = [row.runs[0].name for row in own]
             full = frontier.row(own[0].reference)
@@ -115,55 +112,6 @@ def _from_where(rows: Sequence[Row]) -> str:
     if not kept:
         return f"**no tested p below 1 is shown to keep {percent(TARGET)}.**"
     return f"**p = {min(kept):g} is shown to keep {percent(TARGET)} or more.**"
-
-
-def _break_points(study: Study) -> str:
-    lines = [
-        "## Does the break point follow (|P| + f |CoT|) / T?",
-        "f: share of the chain of thought through the first statement of the answer, by the world itself; P, "
-        "CoT, T: mean tokens of a trace; measured: the smallest p from which on a mix keeps "
-        f"{percent(TARGET)} of what the uncut student does. The intervals end at tested p.",
-        "| traces | f | P | CoT | T | predicted | of the derivation | of accuracy |\n|:--|--:|--:|--:|--:|--:|:--|:--|",
-    ]
-    for frontier, derived in zip(study.accuracy, study.derivation, strict=True):
-        families = zip(*(_lead_mixes(break_points(one, TARGET), one) for one in (frontier, derived)), strict=True)
-        for accuracy, derivation in families:
-            row = frontier.row(accuracy.rows[0])
-            assert row is not None, "a break point has rows"
-            name = row.runs[0].name.replace(f" {row.p:g}", "", 1)
-            cells = [f"{frontier.task}, `{name}`", *_predicted(row), place_text(derivation), place_text(accuracy)]
-            lines[-1] += f"\n| {' | '.join(cells)} |"
-    return "\n\n".join(lines)
-
-
-def _lead_mixes(found: Sequence[BreakPoint], frontier: Frontier) -> list[BreakPoint]:
-    """Families of mixes of a lead with at least two p, with a teacher."""
-    recipes = [(point, frontier.row(point.rows[0])) for point in found if len(point.tested) > 1]
-    return [
-        point
-        for point, row in recipes
-        if row and row.cut_kind == "mix" and row.runs[0].recipe["cut"]["policy"]["kind"] == "lead"
-    ]
-
-
-def _predicted(row: Row) -> list[str]:
-    """f, mean tokens of the sections, and LSP*, as they are shown."""
-    assert row.cut is not None, "students have counts"
-    prompt, cot = (row.cut.section_tokens_before[name] / row.cut.num_examples for name in ("prompt", "cot"))
-    total = row.cut.tokens_before / row.cut.num_examples
-    first = _first_answer(Path(row.runs[0].recipe["data"]["train"]["path"]))
-    found = [MISSING, MISSING] if first is None else [f"{first / cot:.2f}", f"{(prompt + first) / total:.2f}"]
-    return [found[0], f"{prompt:.0f}", f"{cot:.0f}", f"{total:.0f}", found[1]]
-
-
-def _first_answer(traces: Path) -> float | None:
-    """Mean tokens of the chain of thought, its opening tag included, through the first statement of the answer."""
-    record = load_world(traces.parent)
-    asked = record.sets[traces.stem].settings
-    problems = asked.world.problems(asked.num_traces, record.seed, "train")
-    texts = [f"<think>\n{problem.derivation}" for problem in problems if problem.first_answer is not None]
-    tokens = load_tokenizer(str(traces.parent / "tokenizer"))(texts)["input_ids"] if texts else []
-    return fmean(map(len, tokens)) if texts else None
 
 
 def _answer(question: Question, study: Study) -> str:
@@ -191,7 +139,7 @@ def _judge(claim: Claim, rows: dict[str, Row]) -> tuple[bool | None, str]:
     if claim.kind == "keeps more than":
         difference = _difference_of_kept(left, right, {row.label: row for row in rows.values()})
         if difference is None:
-            return None, "as an uncut run's accuracy may be near 0"
+            return None, "cannot be told, as an uncut run may score near 0"
     else:
         difference = retention(_scores(left), _scores(right)).difference
     holds = _is_alike(difference) if claim.kind == "like" else _is_better(difference)
