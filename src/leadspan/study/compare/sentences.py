@@ -160,6 +160,14 @@ def _relative_costs(row: Row) -> str:
     return f" at {' and '.join(words)}" if words else ""
 
 
+def controls_note(level: float) -> str:
+    """What the figures of a table of policies against their controls are."""
+    return (
+        f"Paired differences on the same problems, with {percent(level)} intervals; told apart where the interval "
+        "leaves out 0. p: sign-flip test over problems, which speaks of these runs alone and not of other seeds."
+    )
+
+
 def place_text(found: BreakPoint) -> str:
     """The measured place with its interval in words, `0.36 (95 % interval: from 0.25 to uncut)`, or why none is."""
     if found.measured is None:

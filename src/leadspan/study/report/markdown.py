@@ -9,6 +9,7 @@ from leadspan.settings import Settings
 from leadspan.study.compare.cost_axes import CostName
 from leadspan.study.compare.predicted import compared_runs, throughput
 from leadspan.study.compare.rows import Beside
+from leadspan.study.compare.sentences import controls_note
 from leadspan.study.compare.words import MISSING, percent, percent_interval, points, quantity
 from leadspan.study.record import CaptureRecord
 from leadspan.study.report.charts import COST_TITLES, amount
@@ -52,6 +53,7 @@ def _task(task: TaskFigures, is_alone: bool) -> list[str]:
     if beside:
         header = ["policy", "control", "its row", "accuracy, policy - control", "sign-flip p", "told apart"]
         found += [f"### Against the controls on {_text(task.task)}", markdown_table(header, beside, num_text=3)]
+        found += [_text(controls_note(task.rows[0].accuracy.level))]
     return found
 
 

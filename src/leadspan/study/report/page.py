@@ -16,7 +16,7 @@ from plotly.offline import get_plotlyjs
 
 from leadspan.audit.rows import blocks
 from leadspan.study.compare.predicted import compared_runs, throughput
-from leadspan.study.compare.sentences import place_text
+from leadspan.study.compare.sentences import controls_note, place_text
 from leadspan.study.compare.words import percent, percent_interval, points
 from leadspan.study.report.charts import (
     COST_TITLES,
@@ -78,6 +78,7 @@ def _environment() -> Environment:
         "quantity": amount,
         "sentence": sentence,
         "place": place_text,
+        "controls_note": controls_note,
         "name": lambda label: short(label).replace(" %", "\N{NO-BREAK SPACE}%"),
         "pretty": lambda value: json.dumps(value, indent=2, ensure_ascii=False),
         "sortable": sortable,
