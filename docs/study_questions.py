@@ -83,10 +83,10 @@ TEACHER = Question(
 QUESTIONS: dict[str, tuple[Question, ...]] = {
     "checked": (
         ALIKE,
-        _left_or_right(("mix 0.9 lead 0.5", "mix 0.9 tail 0.5"), ("lead 0.5", "tail 0.5")),
-        _small("0.25", "0.5"),
-        _window(("mix 0.9 lead 0.5", "mix 0.9 random_window 0.5"), ("lead 0.5", "random_window 0.5")),
-        _equal_tokens("mix 0.9 lead 0.5", "lead 0.5"),
+        _left_or_right(("mix 0.9 lead 0.5", "mix 0.9 tail 0.5")),
+        _small("0.5"),
+        _window(("mix 0.9 lead 0.5", "mix 0.9 random_window 0.5")),
+        _equal_tokens("mix 0.9 lead 0.5"),
         TEACHER,
     ),
     "stated": (
