@@ -39,6 +39,7 @@ def run(recipe: Recipe, resume: bool = False, say: Callable[[str], None] = lambd
     """
     directory = recipe.output
     if resume and (directory / RUN_FILE).exists():
+        _check_same(recipe)
         say(f"{directory} is finished")
         return load_run(directory)
     _claim(recipe, resume)
@@ -139,14 +140,21 @@ def _claim(recipe: Recipe, resume: bool) -> None:
     text = dump_yaml(recipe)
     if (recipe.output / RUN_FILE).exists():
         raise RunError(f"{recipe.output}: it holds a finished run; give another output, or remove it")
-    if resume and path.exists() and path.read_text() != text:
-        raise RunError(f"{path}: the run was started with another recipe; resume with that one, or give another output")
+    if resume:
+        _check_same(recipe)
     if process_state().is_main_process:
         recipe.output.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
         if not resume:
             _set_aside(recipe.output / "samples")
     process_state().wait_for_everyone()
+
+
+def _check_same(recipe: Recipe) -> None:
+    """Refuse to go on with a run that was started with another recipe."""
+    path = recipe.output / RECIPE_FILE
+    if path.exists() and path.read_text() != dump_yaml(recipe):
+        raise RunError(f"{path}: the run was started with another recipe; resume with that one, or give another output")
 
 
 def _set_aside(samples: Path) -> None:

@@ -64,7 +64,8 @@ class _Holder(Settings):
         pytest.param(Endpoints(num_steps=(9, 9)), ((0, 20),), id="endpoints of more steps than there are"),
         pytest.param(Endpoints(p=0.6), ((0, 7), (10, 20)), id="endpoints by share: 3 of 3 and 2 of 3 tokens fit"),
         pytest.param(Endpoints(p=0.1), ((0, 7), (10, 20)), id="endpoints keep at least a step at either end"),
-        pytest.param(Endpoints(p=1.0), ((0, 20),), id="endpoints: halves that meet"),
+        pytest.param(Endpoints(p=0.9), ((0, 20),), id="endpoints: the end gets what the beginning leaves, 3 + 5 of 9"),
+        pytest.param(Endpoints(p=1.0), ((0, 20),), id="endpoints whole"),
         pytest.param(Schedule(policy=Lead(), start=0.25, end=0.6), ((0, 12),), id="schedule: all kept at any stage"),
     ],
 )

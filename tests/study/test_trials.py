@@ -7,7 +7,10 @@ from leadspan.errors import SettingsError
 from leadspan.recipe import load_recipe
 from leadspan.study.controls import Planner, controls
 from leadspan.study.fingerprint import Fingerprints
+from leadspan.study.keeper import Keeper
+from leadspan.study.record import load_study
 from leadspan.study.study import plan_study
+from leadspan.study.sweep import Event
 from leadspan.study.trials import Trial, conditions, load_base, load_before, placed
 from recipes import toy_recipe
 from studies import toy_study
@@ -31,6 +34,11 @@ def names(directory: Path, **changes: Any) -> list[str]:
             id="every policy that has a p, at every p",
         ),
         pytest.param({"cut": [LEAD, {"kind": "lead"}]}, ["lead 0.5"], id="equal conditions once"),
+        pytest.param(
+            {"cut": [LEAD, {**LEAD, "stop": "append_eos"}, {**LEAD, "align": "step", "stop": "append_eos"}]},
+            ["lead 0.5", "lead 0.5 (stop append_eos)", "lead 0.5 (stop append_eos, align step)"],
+            id="cuts that differ in what labels leave out",
+        ),
         pytest.param(
             {"cut": [LEAD], "supervision": {"CoT": {"answer": 0}, "all": {"prompt": 1}}, "loss": {"soft": {}}},
             ["lead 0.5, CoT, soft", "lead 0.5, all, soft"],
@@ -67,8 +75,14 @@ def test_axes_change_what_they_say_and_no_more(tmp_path: Path) -> None:
     ("changes", "message"),
     [
         pytest.param({"recipe": "none.yaml"}, r"none.yaml cannot be read", id="no recipe"),
+        pytest.param({"settings": ["loss=3"]}, r"loss = 3", id="a loss that is none"),
         pytest.param({"axes": {"loss": {"x": {"kl_wait": 1}}}}, r"did you mean 'kl_weight'", id="unknown key"),
         pytest.param({"axes": {"p": [0.5]}}, r"no policy of axes.cut has a p", id="p without a policy"),
+        pytest.param(
+            {"axes": {"cut": [{"kind": "mix", "policy": {"kind": "budget", "num_tokens": 9}}], "p": [0.5]}},
+            r"no policy of axes.cut has a p",
+            id="p without a policy in a mix",
+        ),
         pytest.param({"seeds": []}, r"seeds is empty", id="no seeds"),
         pytest.param({"seeds": [1, 1]}, r"each may be given once", id="a seed twice"),
         pytest.param({"controls": ["equal_time"]}, r"controls.0 = 'equal_time'", id="unknown control"),
@@ -134,7 +148,9 @@ def test_equal_tokens_trains_on_more_traces_until_the_tokens_are_those_of_the_un
 
 def test_equal_tokens_says_when_traces_are_repeated(tmp_path: Path) -> None:
     (trial,), _ = control_trials(tmp_path, "equal_tokens", settings=["data.num_train=30"])
-    assert "which are all there are" in trial.note and trial.recipe.data.num_train == 32  # of 40, 8 held out
+    assert trial.recipe.data.num_train == 32 and "seen" not in trial.note  # of 40, 8 held out; each is seen once
+    (trial,), _ = control_trials(tmp_path, "equal_tokens", settings=["data.num_train=30", "training.steps=4"])
+    assert "which are all there are: each is seen 2 times" in trial.note
 
 
 def test_equal_steps_where_batches_are_packed_by_tokens(tmp_path: Path) -> None:
@@ -201,3 +217,12 @@ def test_seeds_come_whole_one_after_the_other(tmp_path: Path) -> None:
         *("full, seed 3", "lead 0.5, seed 3", "random_window 0.5, seed 3"),
         *("full, seed 1", "lead 0.5, seed 1", "random_window 0.5, seed 1"),
     ]
+
+
+def test_a_trial_that_fails_before_it_starts_is_a_failure(tmp_path: Path) -> None:
+    study, place = toy_study(tmp_path)
+    plan = plan_study(study, place)
+    keeper = Keeper(study, plan)
+    keeper.note(plan.trials[0], Event(0, "failed", "all nodes must see the study's files"))
+    first = load_study(study.output).trials[0]
+    assert (first.state, first.message, first.seconds) == ("failed", "all nodes must see the study's files", None)

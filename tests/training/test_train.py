@@ -175,6 +175,8 @@ def test_a_finished_or_started_run_is_not_overwritten(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="holds a finished run"):
         run(recipe)
     assert run(recipe, resume=True) == first
+    with pytest.raises(RunError, match="started with another recipe"):
+        run(recipe.model_copy(update={"seed": 9}), resume=True)
     (recipe.output / "run.json").unlink()
     with pytest.raises(RunError, match=r"checkpoints of an earlier run up to step 2; go on with --resume"):
         run(recipe)

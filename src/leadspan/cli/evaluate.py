@@ -48,7 +48,6 @@ def run(options: argparse.Namespace) -> None:
     from leadspan.settings import apply_overrides, validate
     from leadspan.study.compare.summary import run_summary
     from leadspan.study.progress import Progress
-    from leadspan.training.train import STUDENT_DIR
 
     if (options.output / RUN_FILE).exists():
         raise RunError(f"--output {options.output}: it holds a finished run; give another directory")
@@ -59,7 +58,7 @@ def run(options: argparse.Namespace) -> None:
     apply_overrides(values, options.overrides)
     rendering = _rendering(values.pop("rendering", None), trained)
     settings = validate(EvaluationSettings, values, "evaluate")
-    model = Pretrained(path=options.model if trained is None else str(run_directory / STUDENT_DIR))
+    model = Pretrained(path=options.model) if trained is None else _student_of(trained, run_directory)
     with Progress(Console(stderr=True)) as progress:
         results = evaluate_model(model, model, rendering, settings, options.output, progress)
     found = {"environment": environment(settings.sampling.seed), "evaluations": results}
@@ -72,6 +71,17 @@ def run(options: argparse.Namespace) -> None:
     save_run(result, options.output)
     Console().print(run_summary(result))
     print(f"samples: {options.output / 'samples'}")
+
+
+def _student_of(run: "RunResult", directory: Path) -> "Pretrained":
+    """What a run trained; what it evaluated as it was, for a run without training."""
+    from leadspan.models.config import Pretrained
+    from leadspan.training.train import STUDENT_DIR
+
+    student = run.recipe.get("student", {})
+    if run.train is None and student.get("kind") == "pretrained" and not (directory / STUDENT_DIR).exists():
+        return Pretrained.model_validate(student)
+    return Pretrained(path=str(directory / STUDENT_DIR))
 
 
 def _task(text: str) -> dict[str, str]:

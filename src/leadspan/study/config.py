@@ -35,7 +35,8 @@ class Axes(Settings):
 
     @model_validator(mode="after")
     def _p_is_used(self) -> "Axes":
-        if self.p and not any(getattr(policy, "p", None) or policy.kind == "mix" for policy in self.cut):
+        inner = [policy.policy if policy.kind == "mix" else policy for policy in self.cut]
+        if self.p and not any(getattr(policy, "p", None) for policy in inner):
             raise ValueError("axes.p is given, but no policy of axes.cut has a p; add one, such as {kind: lead}")
         return self
 

@@ -34,12 +34,14 @@ class Planned:
     Attributes:
         num_tokens: Tokens through the student's forward pass.
         num_steps: Optimiser steps.
+        num_examples: Examples drawn, repeats counted.
         num_traces: Traces in use.
         num_available: Traces that could be in use.
     """
 
     num_tokens: int
     num_steps: int
+    num_examples: int
     num_traces: int
     num_available: int
 
@@ -59,7 +61,8 @@ class Planner:
         examples, not_drawn = data.examples, data.splits.left_out.get("not drawn", 0)
         plan = schedule(recipe.training, examples.lengths, 1, recipe.seed, examples.num_stages)
         num_tokens = sum(examples.lengths[i] for batch in plan.plan for i in batch)
-        return Planned(num_tokens, plan.num_steps, len(data.splits.train), len(data.splits.train) + not_drawn)
+        num_traces, num_examples = len(data.splits.train), sum(map(len, plan.plan))
+        return Planned(num_tokens, plan.num_steps, num_examples, num_traces, num_traces + not_drawn)
 
     def _data(self, recipe: Recipe) -> "PreparedData":
         from leadspan.inputs import prepare_data
@@ -122,8 +125,9 @@ def _longer(recipe: Recipe, plan: Planner) -> Trial | None:
         return None
     longer = _of_length(recipe, num_steps).model_copy(update={"name": f"{recipe.name}, equal tokens"})
     note = f"{num_steps} steps on {num_traces:,} traces"
-    if wanted > 1.05 * num_traces:
-        note += f", which are all there are: each is seen {wanted / num_traces:.2g} x as often"
+    times = plan(longer).num_examples / num_traces
+    if times > 1.05:
+        note += f", which are all there are: each is seen {times:.2g} times"
     return Trial(longer, control="equal_tokens", note=note)
 
 

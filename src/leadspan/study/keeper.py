@@ -163,8 +163,9 @@ class Keeper:
         if event.kind == "started":
             self.started[trial.fingerprint] = time.monotonic()
         else:
-            seconds = time.monotonic() - self.started[trial.fingerprint]
-            changes = {"state": event.kind, "message": event.text, "seconds": round(seconds, 3)}
+            start = self.started.get(trial.fingerprint)  # a node may fail before it starts one
+            seconds = None if start is None else round(time.monotonic() - start, 3)
+            changes = {"state": event.kind, "message": event.text, "seconds": seconds}
         place = self.places[trial.fingerprint]
         trials = list(self.record.trials)
         trials[place] = trials[place].model_copy(update=changes)

@@ -53,7 +53,9 @@ def plan_study(study: Study, place: Path) -> StudyPlan:
     different: dict[str, Trial] = {}
     for trial in trials:
         located = placed(trial, study, fingerprints)
-        different.setdefault(located.fingerprint, located)
+        first = different.setdefault(located.fingerprint, located)
+        if trial.control is not None and first.control != trial.control:
+            notes.append(f"{trial.control}: {located.title} is the same run as {first.title}, which stands for both")
     ordered = sorted(different.values(), key=lambda trial: _turn(trial, study))
     return StudyPlan(before, ordered, notes + missing, stores)
 

@@ -3,6 +3,7 @@
 import copy
 import itertools
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -103,7 +104,20 @@ def conditions(study: Study, base: dict[str, Any]) -> list[Recipe]:
         recipe = validate(Recipe, values, ", ".join([f"study {study.name}", str(values.get("cut", "")), *names]))
         named = recipe.model_copy(update={"name": ", ".join([recipe.cut.label, *names])})
         found.setdefault(recipe.model_dump_json(), named)
-    return list(found.values())
+    return _told_apart(list(found.values()))
+
+
+def _told_apart(recipes: list[Recipe]) -> list[Recipe]:
+    """Different cuts under one name, which labels leave out what is usual of, are named with what is not."""
+    names = Counter(recipe.name for recipe in recipes)
+    found: list[Recipe] = []
+    for recipe in recipes:
+        inner = recipe.cut.policy if isinstance(recipe.cut, Mix) else recipe.cut
+        own = inner.model_dump(include={"stop", "align"}, exclude_defaults=True)
+        more = ", ".join(f"{key} {value}" for key, value in own.items())
+        renamed = {"name": recipe.name.replace(recipe.cut.label, f"{recipe.cut.label} ({more})", 1)}
+        found.append(recipe.model_copy(update=renamed) if names[recipe.name] > 1 and more else recipe)
+    return found
 
 
 def over_seeds(study: Study, recipe: Recipe) -> list[Recipe]:
@@ -134,7 +148,7 @@ def load_before(study: Study, place: Path) -> list[Recipe]:
 
 def without_teacher(values: dict[str, Any]) -> None:
     """Leave the teacher out, in place: the cross-entropy of the traces is all that is learnt."""
-    values["loss"] = {**values.get("loss", {}), "kl_weight": 0}
+    values["loss"] = {**(values.get("loss") or {}), "kl_weight": 0}
     values["teacher"] = None
     values["targets"] = {"kind": "live"}
 
@@ -151,7 +165,8 @@ def _combinations(axes: Axes, base: dict[str, Any]) -> Iterator[tuple[list[str],
         values = copy.deepcopy(base)
         for _, change in combination:
             change(values)
-        if values.get("loss", {}).get("kl_weight") == 0:
+        loss = values.get("loss")
+        if isinstance(loss, dict) and loss.get("kl_weight") == 0:
             without_teacher(values)
         yield [name for name, _ in combination if name], values
 

@@ -154,6 +154,18 @@ def test_an_appended_stop_makes_the_uncut_run_the_end_of_a_lead(make_run: MakeRu
     assert found.is_continuous and found.reason is not None and found.reason.endswith("between 0.5 and uncut")
 
 
+@pytest.mark.parametrize("kind", ["lead_cot", "random_window"])
+def test_a_cut_that_keeps_no_answer_is_tested_at_1_too(make_run: MakeRun, kind: str) -> None:
+    runs = [make_run("full", 300, FULL, num_problems=400)]
+    for p, right in ((0.5, 90), (0.9, 280), (1.0, 150)):
+        cut = {"kind": "mix", "policy": {"kind": kind, "p": p}, "whole_share": 0.1}
+        runs.append(make_run(f"mix 0.9 {kind} {p:g}", right, cut, num_problems=400))
+    found = only(runs)
+    assert found.tested == (0.5, 0.9, 1.0) and found.measured is None and not found.is_continuous
+    assert found.reason is not None and "0.9 kept it, but 1, the largest tested p, does not" in found.reason
+    assert "uncut" not in found.reason
+
+
 def test_an_end_of_zero_is_said_to_be_untried(make_run: MakeRun) -> None:
     found = only(mixes(make_run, {0.25: 268, 0.5: 299}))  # 0.89 at the smallest tested p
     assert found.measured is not None and found.measured.low == 0.0

@@ -153,6 +153,9 @@ def test_an_axis_that_amounts_to_a_control_counts_as_one(make_run: MakeRun) -> N
     conditions = find_conditions(runs)
     found = [(control, other.name) for control, other in counterparts(conditions[0], conditions)]
     assert found == [("random_window", "mix 0.9 random_window 0.5"), ("cross_entropy", "mix 0.9 lead 0.5, plain")]
+    tails = [make_run("tail 0.5", 15, {"kind": "tail", "p": 0.5}, settings=TAUGHT, name=name) for name in ("a", "b")]
+    twice = find_conditions(tails)
+    assert len(twice) == 2 and not counterparts(twice[0], twice)
 
 
 @pytest.mark.parametrize(

@@ -149,6 +149,15 @@ def test_a_saving_no_larger_than_its_spread_is_not_told_apart(make_run: MakeRun)
     assert "of the time" not in sentence
 
 
+def test_a_saving_that_is_not_told_apart_recommends_nothing_and_calls_nothing_the_cheapest(make_run: MakeRun) -> None:
+    runs = timed(two(make_run, seeds=3), {"full": [40.0, 70.0, 131.0], "lead 0.5": [25.7, 51.1, 104.0]})
+    found = recommend(only(runs), 0.5)
+    assert found.row is None and found.closest is not None and found.closest.label == "lead 0.5"
+    assert "accuracy is shown to save time here: lead 0.5 kept" in found.sentence
+    assert "cheapest" not in found.sentence
+    assert found.controls == ("No control of lead 0.5 was run.",)
+
+
 def test_costs_that_read_alike_are_called_the_same(make_run: MakeRun) -> None:
     sentence = recommend(only(timed(two(make_run, cost=1.0), {"full": [60.0], "lead 0.5": [30.0]})), 0.8).sentence
     assert "saved 50 % of the time (30 s instead of 60 s) and took the same tokens (1 k and 1 k); it" in sentence

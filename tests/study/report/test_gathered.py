@@ -63,6 +63,10 @@ def test_among_several_paths_those_without_runs_are_skipped_and_a_run_counts_onc
     gathered = gather([Path("full"), tmp_path / "full", Path("worlds"), Path("report.html")])
     assert [place.resolve() for place in gathered.directories] == [tmp_path / "full"] and len(gathered.runs) == 1
     assert gathered.skipped == (Path("worlds"), Path("report.html"))
+    begun = TrialRecord(name="full", seed=0, directory="t", fingerprint="f", state="waiting")
+    save_study(StudyRecord(name="begun", study={}, trials=[begun]), tmp_path / "begun")
+    gathered = gather([Path("full"), Path("begun")])
+    assert len(gathered.runs) == 1 and gathered.studies[0].name == "begun"
     with pytest.raises(RunError, match=r"worlds: no run\.json"):
         gather([Path("worlds")])
     with pytest.raises(RunError, match=r"typo: no run\.json"):

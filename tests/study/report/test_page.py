@@ -203,6 +203,18 @@ def test_settings_and_versions_that_differ_are_apart_from_the_common_ones(
     assert found.common == {"training.learning_rate": "0.001", "(leadspan)": "0.1.0"}
 
 
+def test_settings_that_differ_are_a_row_for_each_policy(make_run: MakeRun, report_of: Callable[..., Report]) -> None:
+    runs = [make_run("full", 30, FULL, seed=seed) for seed in (0, 1)] + [make_run("lead 0.5", 15, seed=0)]
+    runs[1] = runs[1].model_copy(update={"environment": {**runs[1].environment, "commit": "77aa"}})
+    report = report_of(runs)
+    place = list(report.settings.differing).index("(commit)")
+    rows = report.settings.by_policy(report.policy_of)
+    assert [(policy, values[place]) for policy, values in rows.items()] == [
+        ("full", "3f2a9c1, 77aa"),
+        ("lead 0.5", "3f2a9c1"),
+    ]
+
+
 def test_missing_trials_are_told_with_their_reasons(study: list[RunResult], report_of: Callable, tmp_path) -> None:
     from leadspan.study.report.page import render_page
 

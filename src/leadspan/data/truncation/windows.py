@@ -90,8 +90,8 @@ class Endpoints(Policy):
     kind: Literal["endpoints"] = "endpoints"
     """Tag."""
     p: Proportion | None = None
-    """Share of the chain of thought: from either end as many steps as fit into half of `floor(p C)` tokens. Give
-    exactly one of `p` and `num_steps`."""
+    """Share of the chain of thought: from the beginning as many steps as fit into half of `floor(p C)` tokens, from the
+    end as many as fit into what these leave; all at 1. Give exactly one of `p` and `num_steps`."""
     num_steps: tuple[NumSteps, NumSteps] | None = None
     """Steps kept from the beginning and from the end."""
 
@@ -117,7 +117,8 @@ class Endpoints(Policy):
         final = len(marks) - 1
         if self.num_steps is not None:
             return min(self.num_steps[0], final), max(0, final - self.num_steps[1])
-        room = kept_tokens(self.p or 0.0, cot_tokens) // 2
-        first = max((i for i, mark in enumerate(marks) if mark - marks[0] <= room), default=0)
-        last = min((i for i, mark in enumerate(marks) if marks[-1] - mark <= room), default=final)
-        return max(1, first), min(final - 1, last)
+        room = kept_tokens(self.p or 0.0, cot_tokens)
+        first = max(1, max((i for i, mark in enumerate(marks) if mark - marks[0] <= room // 2), default=0))
+        left = room - (marks[first] - marks[0])
+        last = min((i for i, mark in enumerate(marks) if marks[-1] - mark <= left), default=final)
+        return first, min(final - 1, last)

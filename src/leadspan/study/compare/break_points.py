@@ -12,8 +12,9 @@ from the (1 - level) / 2 quantile of the lower ends to the (1 + level) / 2 quant
 tested p of a resample keeps the target its lower end is 0, as nothing smaller was tried. Where the largest tested p
 does not keep the target there is no value: right of it stands the uncut run alone, and no line to it was tested.
 
-A cut that takes the end-of-turn token away at every p below 1, as a plain lead does without an appended stop, has no
-curve that leads to the uncut run. Of such a family the end 1 says only that nothing larger was tried.
+A cut that takes the end-of-turn token away at every p below 1, as a plain lead does without an appended stop, or the
+answer at every p, as a window of the chain of thought does, has no curve that leads to the uncut run. Of such a family
+the end 1 says only that nothing larger was tried.
 
 The prediction is LSP* = (|P| + f |CoT|) / T from the first-answer positions of the traces, the mean over the family's
 runs. It speaks of a lead cut, so that other families have none. It says where derivations begin to be whole, and the
@@ -38,8 +39,10 @@ from leadspan.study.compare.conditions import cut_of, family_key, seed_of
 from leadspan.study.compare.crossings import bracket_interval, crossing, last_below
 from leadspan.study.compare.rows import Frontier, Row
 
-_LOSE_THE_STOP = ("lead", "lead_cot")
-"""Cuts that lose the end-of-turn token at every p below 1, unless one is appended."""
+_LOSE_THE_STOP = ("lead", "middle")
+"""Cuts that lose the end-of-turn token at every p below 1, unless one is appended or some traces stay whole."""
+_NEVER_WHOLE = ("lead_cot", "random_window")
+"""Cuts that keep no answer at any p: their p = 1 is not the uncut run."""
 METHOD = "paired bootstrap of the places between which retention meets the target"
 
 
@@ -50,7 +53,7 @@ class BreakPoint:
     Attributes:
         family: What its members share, e.g. `lead`.
         target: Retention that is asked for.
-        tested: The tested `p` below 1, ascending.
+        tested: The tested `p`, ascending: those below 1, and 1 itself where that is not the uncut run.
         rows: Labels of their rows.
         measured: Where retention meets the target, with its interval; absent where it cannot be told.
         predicted: LSP* before training; absent for other cuts than a lead, or where nothing was predicted.
@@ -85,12 +88,12 @@ class _Measured:
 def break_points(frontier: Frontier, target: float = 0.9, bootstrap: Bootstrap = USUAL) -> list[BreakPoint]:
     """The break point of every family of a frontier, in the order of the rows.
 
-    A family has two tested `p` below 1 or more; controls are no members. It is compared with its own uncut run; one
-    without is left out.
+    A family has two tested `p` or more, 1 not counted where it is the uncut run; controls are no members. It is
+    compared with its own uncut run; one without is left out.
     """
     families: dict[str, list[Row]] = {}
     for row in frontier.students:
-        if row.control is None and row.p is not None and row.p < 1 and row.reference is not None:
+        if row.control is None and row.p is not None and row.reference is not None and (row.p < 1 or _never_whole(row)):
             families.setdefault(family_key(row.runs[0].recipe), []).append(row)
     return [
         _break_point(sorted(rows, key=lambda row: row.p or 0.0), frontier, target, bootstrap)
@@ -166,14 +169,20 @@ def _why_not_measured(rows: Sequence[Row], full: Row, kept: NDArray[np.float64],
         return f"{found}: it lies between {tested[-1]:g} and uncut"
     return (
         f"{found}, and {full.label} is not what these cuts lead to at p = 1, as each of them takes the end-of-turn "
-        "token away"
+        "token or the answer away"
     )
 
 
 def _is_continuous(row: Row) -> bool:
     """Whether the cut leads to the uncut run as p goes to 1: not where every p below 1 loses the end-of-turn token."""
     cut = cut_of(row.runs[0])
-    return cut.get("kind") not in _LOSE_THE_STOP or cut.get("stop", "none") != "none"
+    keeps_stop = cut.get("kind") not in _LOSE_THE_STOP or cut.get("stop", "none") != "none"
+    return keeps_stop and not _never_whole(row)
+
+
+def _never_whole(row: Row) -> bool:
+    cut = cut_of(row.runs[0])
+    return (cut.get("policy") or {} if cut.get("kind") == "mix" else cut).get("kind") in _NEVER_WHOLE
 
 
 def _ratios(policy: NDArray[np.float64], full: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -1,8 +1,8 @@
 """The answer of a study in one sentence: the cheapest policy shown to keep what is asked, or that none is.
 
 Shown means that the lower end of retention's interval is at the target or above it; no end is corrected for choosing
-among several policies, whose number the sentence gives. A policy that costs no less than its uncut run is not
-recommended. The sentence brings its evidence:
+among several policies, whose number the sentence gives. A policy that costs no less than its uncut run, or whose cost
+cannot be told from it, is not recommended. The sentence brings its evidence:
 problems, samples, seeds, the interval, what was saved, and how often the student ends its answers. Beside it stands how
 the policy does against its controls, and, where nothing is shown, what a showing would take.
 """
@@ -106,7 +106,7 @@ def _answer(frontier: Frontier, policies: list[Row], target: float, cost: CostNa
     if not compared:
         return Recommendation(frontier.task, target, cost, None, None, *_nothing(policies, frontier))
     shown = [row for row, ratio in compared if ratio.low >= target]
-    chosen = next((row for row in shown if saves(row, cost)), None)
+    chosen = next((row for row in shown if saves(frontier, row, cost)), None)
     closest = chosen or (shown[0] if shown else max(compared, key=lambda pair: pair[1].value)[0])
     say = _shown if chosen else _shown_without_saving if shown else _not_shown
     return Recommendation(
@@ -116,7 +116,8 @@ def _answer(frontier: Frontier, policies: list[Row], target: float, cost: CostNa
         row=chosen,
         closest=closest,
         sentence=say(frontier, closest, target, cost, len(compared)),
-        controls=tuple(beside_text(closest, beside) for beside in closest.beside),
+        controls=tuple(beside_text(closest, beside) for beside in closest.beside)
+        or (f"No control of {closest.label} was run.",),
         needed="" if shown else needed(frontier, closest, target),
     )
 
@@ -159,10 +160,11 @@ def _shown(frontier: Frontier, row: Row, target: float, cost: CostName, num_comp
 
 
 def _shown_without_saving(frontier: Frontier, row: Row, target: float, cost: CostName, num_compared: int) -> str:
+    is_dearer = saves(frontier, row, cost) is False
+    verb, so = ("saves", f", so that {row.reference} is the cheapest by it") if is_dearer else ("is shown to save", "")
     return (
-        f"No policy shown to keep {percent(target)} of {row.reference}'s accuracy saves {COST_WORDS[cost]} here, so "
-        f"that {row.reference} is the cheapest by it: {row.label} "
-        f"{_outcome(frontier, row, target, cost, num_compared)}."
+        f"No policy shown to keep {percent(target)} of {row.reference}'s accuracy {verb} {COST_WORDS[cost]} here{so}: "
+        f"{row.label} {_outcome(frontier, row, target, cost, num_compared)}."
     )
 
 

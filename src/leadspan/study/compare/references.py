@@ -64,7 +64,7 @@ def counterparts(condition: Condition, conditions: Sequence[Condition]) -> list[
     wanted: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
         "equal_tokens": (own, LENGTH),
         "equal_steps": (own, LENGTH),
-        "random_window": (window, ()),
+        **({"random_window": (window, ())} if window != own else {}),
         "cross_entropy": (own, _TEACHER),
     }
     return [

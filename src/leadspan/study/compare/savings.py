@@ -40,10 +40,12 @@ class _Beside:
         return f"{texts[0]} {between} {texts[1]}{spread}"
 
 
-def saves(row: Row, cost: CostName) -> bool:
-    """Whether a policy costs less than its uncut run, by the means over seeds."""
-    found = (row.costs or {}).get(cost)
-    return found is not None and found.of_full is not None and found.of_full < 1
+def saves(frontier: Frontier, row: Row, cost: CostName) -> bool | None:
+    """Whether a policy costs less than its uncut run; None where that cannot be told from what seeds differ."""
+    found = _beside(frontier, row, cost)
+    if found is None or not (found.is_told_apart or found.is_same):
+        return None
+    return found.share < 1
 
 
 def saved_text(frontier: Frontier, row: Row, cost: CostName) -> str:

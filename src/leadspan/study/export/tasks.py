@@ -141,6 +141,7 @@ def lighteval_command(tasks: list[str], model: str, sampling: SamplingSettings) 
         "max_new_tokens": str(sampling.max_new_tokens),
         "seed": str(sampling.seed),
     }
+    drawn |= {"top_k": str(sampling.top_k)} if sampling.top_k is not None else {}
     generation = ",".join(f"{name}:{value}" for name, value in drawn.items())
     arguments = f"model_name={model},generation_parameters={{{generation}}}"
     return shlex.join(["lighteval", "accelerate", arguments, ",".join(f"{task}|0" for task in tasks)])

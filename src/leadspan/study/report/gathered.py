@@ -76,7 +76,10 @@ def gather(paths: Sequence[Path], audits: Sequence[Path] = ()) -> Gathered:
 
 
 def _holds_runs(path: Path) -> bool:
-    return any((path / name).exists() for name in (STUDY_FILE, RUN_FILE)) or any(path.glob(f"*/{RUN_FILE}"))
+    """Whether there is a finished run; a study that has just begun has none."""
+    if (path / STUDY_FILE).exists():
+        return bool(load_study(path).of_state("done"))
+    return (path / RUN_FILE).exists() or any(path.glob(f"*/{RUN_FILE}"))
 
 
 def named_runs(gathered: Gathered) -> list[NamedRun]:

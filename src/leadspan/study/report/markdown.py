@@ -194,6 +194,7 @@ def _missing(report: Report) -> list[str]:
         found += [f"## Trials of {_text(study.name)}", f"{study.num_complete} of {study.num_trials} are complete."]
         found += [markdown_table(["missing trial", "state", "reason"], rows, num_text=3)]
         found += [f"Not made: {_text(note)}" for note in study.notes]
+        found += [_text(remark) for remark in study.remarks]
         if study.captures:
             found += [f"## Targets captured for {_text(study.name)}", _captures(study.captures)]
     return found
@@ -219,10 +220,9 @@ def _absent(report: Report) -> list[str]:
 
 def _settings(report: Report) -> list[str]:
     differing = report.settings.differing
-    labels = list(next(iter(differing.values()), {}))
-    rows = [[label, *(values[label] for values in differing.values())] for label in labels]
+    rows = [[policy, *values] for policy, values in report.settings.by_policy(report.policy_of).items()]
     versions = [[name, ", ".join(values)] for name, values in report.measured.versions.items()]
-    found = ["## Settings that differ", markdown_table(["student", *differing], rows, num_text=99)] if rows else []
+    found = ["## Settings that differ", markdown_table(["policy", *differing], rows, num_text=99)] if rows else []
     return [*found, "## Versions", markdown_table(["package", "version"], versions, num_text=2)] if versions else found
 
 

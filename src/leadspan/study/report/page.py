@@ -89,7 +89,7 @@ def _environment() -> Environment:
 def _context(report: Report) -> dict[str, Any]:
     data = chart_data(report)
     named = [(label, run) for label, run in report.runs.items()]
-    policy_of = _policies(report)
+    policy_of = report.policy_of
     predicted = [(label, policy_of[label], costs) for label, costs in compared_runs(named)]
     speeds = throughput(named)
     context = {
@@ -101,6 +101,7 @@ def _context(report: Report) -> dict[str, Any]:
         "num_colours": NUM_COLOURS,
         "max_lines": MAX_LINES,
         "policy_of": policy_of,
+        "differing": report.settings.by_policy(policy_of),
         "cost_headers": lambda task: list(_cost_choices(task).values()),
         "cost_choices": _cost_choices,
         "quality_choices": _quality_choices,
@@ -158,12 +159,6 @@ def _quality_choices(chart: Mapping[str, Any]) -> dict[str, str]:
 def _predicted_headers(predicted: list[tuple[str, str, Any]]) -> list[str]:
     costs = predicted[0][2] if predicted else []
     return ["Run", *(word for cost in costs for word in (COST_TITLES[cost.name], "error"))]
-
-
-def _policies(report: Report) -> dict[str, str]:
-    rows = [row for task in report.tasks for row in [*task.rows, *task.single_runs]]
-    known = {entry.label: entry.policy for entry in [*rows, *report.costs, *report.cuts]}
-    return {label: known.get(label, label) for label in [*known, *report.runs]}
 
 
 def _curve_words(report: Report) -> dict[str, Any]:

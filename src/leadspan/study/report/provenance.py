@@ -45,6 +45,16 @@ class SettingsFound(Settings):
     common: dict[str, str]
     """Those that are the same in all students."""
 
+    def by_policy(self, policy_of: Mapping[str, str]) -> dict[str, list[str]]:
+        """What differs, a row for each policy: the values of its runs, each once."""
+        labels: dict[str, list[str]] = {}
+        for label in next(iter(self.differing.values()), {}):
+            labels.setdefault(policy_of[label], []).append(label)
+        return {
+            policy: [", ".join(dict.fromkeys(values[label] for label in own)) for values in self.differing.values()]
+            for policy, own in labels.items()
+        }
+
 
 class Refused(Settings):
     """Records of the trace sources that could not be used."""
@@ -83,6 +93,8 @@ class StudyState(Settings):
     """Trials without a result."""
     captures: list[CaptureRecord] = []
     """Stores of teacher targets that trials share, captured before them; their cost is in no trial."""
+    remarks: list[str] = []
+    """How trials were run beside each other, and what must be known of single conditions."""
 
 
 def measured(runs: Sequence[RunResult]) -> Measured:
@@ -128,6 +140,7 @@ def study_states(records: Sequence[StudyRecord]) -> list[StudyState]:
             num_complete=len(record.of_state("done")),
             notes=record.notes,
             captures=record.captures,
+            remarks=_remarks(record),
             missing=[
                 MissingTrial(
                     study=record.name,
@@ -141,6 +154,13 @@ def study_states(records: Sequence[StudyRecord]) -> list[StudyState]:
         )
         for record in records
     ]
+
+
+def _remarks(record: StudyRecord) -> list[str]:
+    at_once = record.study.get("executor", {}).get("trials_at_once", 1)
+    beside = [f"{at_once} trials ran at once on one machine, so that times hold what they took from each other"]
+    noted = dict.fromkeys(f"{trial.name}: {trial.note}" for trial in record.trials if trial.note)
+    return [*(beside if at_once > 1 else []), *noted]
 
 
 def _all_settings(run: RunResult) -> dict[str, str]:

@@ -178,3 +178,10 @@ class Report(Settings):
     """What differs between the students, and what does not."""
     runs: dict[str, RunResult]
     """Every run by its label, with all settings and versions."""
+
+    @property
+    def policy_of(self) -> dict[str, str]:
+        """The condition of every row and run by its label; the label itself where it is all that is known."""
+        rows = [row for task in self.tasks for row in [*task.rows, *task.single_runs]]
+        known = {entry.label: entry.policy for entry in [*rows, *self.costs, *self.cuts]}
+        return {label: known.get(label, label) for label in [*known, *self.runs]}
