@@ -212,5 +212,5 @@ def _training(steps: int, learning_rate: float) -> dict[str, Any]:
 
 TEACHER, STUDENT = _model(128, 3, 4, 256), _model(96, 2, 3, 192)
 TEACHER_TRAINING, BASE_TRAINING = _training(1000, 1.5e-3), _training(1000, 3e-3)
-STUDENT_TRAINING = _training(250, 2e-3)
+STUDENT_TRAINING = _training(300, 3e-3)
 MAX_NEW_TOKENS = 200
