@@ -15,7 +15,7 @@ from leadspan.study.compare.frontier import Frontier
 from leadspan.study.compare.rows import Row
 from leadspan.study.compare.sentences import place_text
 from leadspan.study.compare.words import MISSING, percent
-from leadspan.worlds.files import load_world
+from leadspan.worlds.files import problems_of
 
 
 def break_point_section(accuracy: list[Frontier], derivation: list[Frontier], target: float) -> str:
@@ -90,9 +90,7 @@ def _predicted(row: Row) -> tuple[list[str], float | None]:
 
 def _first_answer(traces: Path) -> float | None:
     """Mean tokens of the chain of thought, its opening tag included, through the first statement of the answer."""
-    record = load_world(traces.parent)
-    asked = record.sets[traces.stem].settings
-    problems = asked.world.problems(asked.num_traces, record.seed, "train")
+    problems = problems_of(traces.parent, traces.stem, "train")
     texts = [f"<think>\n{problem.derivation}" for problem in problems if problem.first_answer is not None]
     tokens = load_tokenizer(str(traces.parent / "tokenizer"))(texts)["input_ids"] if texts else []
     return fmean(map(len, tokens)) if texts else None

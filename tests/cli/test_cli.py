@@ -8,6 +8,7 @@ import pytest
 
 from leadspan.cli import main
 from leadspan.evaluation.statistics import bootstrap_mean
+from leadspan.models.config import Pretrained
 from leadspan.results import EvalResult, RunResult, save_run
 from recipes import toy_recipe, write_recipe
 
@@ -166,3 +167,13 @@ def test_power_from_finished_runs(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "Expected: retention 8" in shown or "Expected: retention 9" in shown
     assert main(["power", *sides[0], *sides[1], "--claim", "0.99"]) == 2
     assert "is not above the claim 0.99" in capsys.readouterr().err
+
+
+def test_what_a_run_evaluated_as_it_was_is_evaluated_again() -> None:
+    from leadspan.cli.evaluate import _student_of
+
+    student = {"kind": "pretrained", "path": "org/base", "revision": "v2"}
+    run = RunResult(name="base", label="base", role="base", recipe={"student": student}, environment={})
+    assert _student_of(run, Path("runs/base")) == Pretrained(path="org/base", revision="v2")
+    drawn = run.model_copy(update={"recipe": {"student": {"kind": "random_init", "config": {}}}})
+    assert _student_of(drawn, Path("runs/base")) == Pretrained(path="runs/base/student")

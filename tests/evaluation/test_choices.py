@@ -48,6 +48,7 @@ def test_choice_needs_a_gold() -> None:
     [
         pytest.param('{"a": [1,2]}', "{'a': [1, 2]}", "right", id="quotes and spaces"),
         pytest.param("1", "True", "wrong", id="other type"),
+        pytest.param(r"'\$5'", r"'\$5'", "right", id="the gold to the letter"),
         pytest.param("'a b'", "'a  b'", "wrong", id="white space within a string"),
         pytest.param("\\{1: 2\\}", "{1: 2}", "right", id="escaped braces"),
         pytest.param("[2, 1]", "[1, 2]", "wrong", id="other order"),

@@ -12,11 +12,10 @@ import torch
 from leadspan.cli import main
 from leadspan.data.config import Rendering
 from leadspan.errors import EvaluationError
+from leadspan.evaluation.answers import with_usual_tags
 from leadspan.evaluation.config import EvaluationSettings
-from leadspan.evaluation.evaluate import _to_grade, evaluate_model
+from leadspan.evaluation.evaluate import evaluate_model
 from leadspan.evaluation.grading import GradeItem, exact_grade
-from leadspan.evaluation.samples import StoredSample
-from leadspan.evaluation.sampling import Sample
 from leadspan.models.config import Pretrained
 from leadspan.models.loading import load_model
 from leadspan.results import load_run
@@ -205,6 +204,5 @@ def test_a_known_benchmark_from_the_command_line(
     ],
 )
 def test_thinking_that_the_prompt_opened_is_no_answer(text: str, is_closed: bool, flexible: str) -> None:
-    stored = StoredSample("p", 0, "...<think>", Sample(text, 3, "stop", False), is_closed, 0.1)
-    verdict = exact_grade(GradeItem(_to_grade(stored, Rendering()), "42", is_closed))
+    verdict = exact_grade(GradeItem(with_usual_tags(text, is_closed, "<think>", "</think>"), "42", is_closed))
     assert verdict.flexible == flexible

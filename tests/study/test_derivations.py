@@ -151,6 +151,7 @@ def test_a_page_is_made_of_a_study(tmp_path: Path, run_in: RunIn, monkeypatch: p
     assert "`full` better than `full, A`? accuracy no" not in text and "derivation yes, +100" in text
     assert "| `mix 0.9 lead 0.5` | 2 | 25 [" in text and "| 100 [68, 100] % |" in text
     measured = next(line for line in text.splitlines() if line.startswith("| checked, `mix 0.9 lead` |"))
-    assert "| 0.47 (95 % interval: from 0.25 to 0.50) |" in measured  # of the derivation: 0 of 8 at 0.25, all at 0.5
+    # of the derivation: 0 of 8 at 0.25, all at 0.5, which does not surely keep 90 %
+    assert "| 0.47 (95 % interval: from 0.25 to uncut) |" in measured
     page.write_text("no markers")
     assert make_studies.main() == 2

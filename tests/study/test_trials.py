@@ -226,3 +226,26 @@ def test_a_trial_that_fails_before_it_starts_is_a_failure(tmp_path: Path) -> Non
     keeper.note(plan.trials[0], Event(0, "failed", "all nodes must see the study's files"))
     first = load_study(study.output).trials[0]
     assert (first.state, first.message, first.seconds) == ("failed", "all nodes must see the study's files", None)
+
+
+def test_a_condition_that_gets_another_name_keeps_its_run_directory(tmp_path: Path) -> None:
+    stopped = {**LEAD, "stop": "append_eos"}
+    study, place = toy_study(tmp_path, axes={"cut": [stopped]}, seeds=[0])
+    (first,) = plan_study(study, place).trials
+    first.recipe.output.mkdir(parents=True)
+    study, place = toy_study(tmp_path, axes={"cut": [LEAD, stopped]}, seeds=[0])
+    plain, again = plan_study(study, place).trials
+    assert again.recipe.name == "lead 0.5 (stop append_eos)" and again.recipe.output == first.recipe.output
+    assert plain.recipe.output != first.recipe.output
+
+
+def test_controls_are_named_after_their_conditions(tmp_path: Path) -> None:
+    changes = {
+        "axes": {"cut": [{**LEAD, "align": "step"}]},
+        "more_axes": [{"cut": [LEAD]}],
+        "controls": ["random_window", "cross_entropy"],
+        "seeds": [0],
+    }
+    study, place = toy_study(tmp_path, **changes)
+    names = [trial.recipe.name for trial in plan_study(study, place).trials if trial.control]
+    assert names == ["random_window 0.5", "lead 0.5 (align step), cross-entropy"]

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from leadspan.data.config import Rendering
+    from leadspan.models.config import Pretrained
     from leadspan.results import RunResult
 
 
@@ -59,8 +60,10 @@ def run(options: argparse.Namespace) -> None:
     rendering = _rendering(values.pop("rendering", None), trained)
     settings = validate(EvaluationSettings, values, "evaluate")
     model = Pretrained(path=options.model) if trained is None else _student_of(trained, run_directory)
+    own = trained is not None and trained.train is None and trained.recipe.get("tokenizer")
+    tokenizer = Pretrained(path=own) if own else model
     with Progress(Console(stderr=True)) as progress:
-        results = evaluate_model(model, model, rendering, settings, options.output, progress)
+        results = evaluate_model(model, tokenizer, rendering, settings, options.output, progress)
     found = {"environment": environment(settings.sampling.seed), "evaluations": results}
     if trained is not None:
         result = trained.model_copy(update=found | ({"label": options.label} if options.label else {}))

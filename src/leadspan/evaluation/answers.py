@@ -47,6 +47,12 @@ def is_thinking_closed(text: str, prompt: str, think_open: str, think_close: str
     return text.rfind(think_close) >= text.rfind(think_open)
 
 
+def with_usual_tags(text: str, is_closed: bool, think_open: str, think_close: str) -> str:
+    """The text with `<think>` and `</think>`, the first also where the prompt opened what the text never closed."""
+    text = text.replace(think_open, "<think>").replace(think_close, "</think>")
+    return text if is_closed or thinks_to_the_end(text) else f"<think>{text}"
+
+
 def last_boxed(text: str) -> str | None:
     r"""The content of the last `\boxed{...}` whose braces close (escaped braces are no braces).
 

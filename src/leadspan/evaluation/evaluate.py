@@ -7,7 +7,7 @@ from pathlib import Path
 
 from leadspan.data.config import Rendering
 from leadspan.errors import EvaluationError
-from leadspan.evaluation.answers import has_box, is_thinking_closed, thinks_to_the_end
+from leadspan.evaluation.answers import has_box, is_thinking_closed, with_usual_tags
 from leadspan.evaluation.choices import choice_grade
 from leadspan.evaluation.config import EvaluationSettings, TaskSettings
 from leadspan.evaluation.grading import GradeItem, MathGrader, Verdict, exact_grade, literal_grade
@@ -64,8 +64,11 @@ def _evaluate_task(
     stored = _draw(
         subject, problems, number, settings.system, file, lambda text: on_progress(f"evaluating: {task.name}, {text}")
     )
-    start = time.perf_counter()
-    texts = [_to_grade(sample, subject.renderer.rendering) for sample in stored]
+    start, tags = time.perf_counter(), subject.renderer.rendering
+    texts = [
+        with_usual_tags(sample.drawn.text, sample.thinking_closed, tags.think_open, tags.think_close)
+        for sample in stored
+    ]
     verdicts = _grade(task, problems, stored, texts, settings.item_seconds)
     file.write_graded(stored, verdicts, {problem.problem_id: problem.gold for problem in problems})
     graded = [
@@ -145,9 +148,3 @@ def _grade(
         case "math":
             with MathGrader(item_seconds=item_seconds) as grader:
                 return grader.grade(items)
-
-
-def _to_grade(stored: StoredSample, rendering: Rendering) -> str:
-    """The text with the usual think tags, the opening one also where the prompt gave it and nothing closed it."""
-    text = stored.drawn.text.replace(rendering.think_open, "<think>").replace(rendering.think_close, "</think>")
-    return text if stored.thinking_closed or thinks_to_the_end(text) else f"<think>{text}"

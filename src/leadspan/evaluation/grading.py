@@ -7,6 +7,7 @@ What equals what is settled in `answers`; limits of time and memory are kept in 
 """
 
 import ast
+import contextlib
 import logging
 import math
 import os
@@ -14,6 +15,7 @@ import queue
 import re
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -182,9 +184,10 @@ def exact_grade(item: GradeItem) -> Verdict:
 def literal_grade(item: GradeItem) -> Verdict:
     r"""As `exact_grade`, but equal as Python literals, so that quotes and spacing between values do not matter.
 
-    White space within strings counts; braces that LaTeX escapes (`\{`) are braces. Nothing is run.
+    White space within strings counts; where an answer is no literal, braces that LaTeX escapes (`\{`) are braces.
+    Nothing is run.
     """
-    return _grade_by(_compare_literals, item, lambda text: re.sub(r"\\([{}_%#$&])", r"\1", text.strip()))
+    return _grade_by(_compare_literals, item, str.strip)
 
 
 def _fold(text: str) -> str:
@@ -205,10 +208,20 @@ def _compare_literals(answer: str, gold: str) -> Outcome:
     if answer == gold:
         return "right"
     try:
-        found, right = ast.literal_eval(answer[:10_000]), ast.literal_eval(gold)
+        right = _literal(gold)
+        for spelling in (answer, re.sub(r"\\([{}_%#$&])", r"\1", answer)):
+            with contextlib.suppress(ValueError, SyntaxError):
+                found = _literal(spelling)
+                return "right" if type(found) is type(right) and found == right else "wrong"
     except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
-        return "unparsed"
-    return "right" if type(found) is type(right) and found == right else "wrong"
+        pass
+    return "unparsed"
+
+
+def _literal(text: str) -> object:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SyntaxWarning)
+        return ast.literal_eval(text[:10_000])
 
 
 def _checked_gold(item: GradeItem, place: str) -> str:

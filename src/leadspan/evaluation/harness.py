@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
-from leadspan.evaluation.answers import is_thinking_closed
+from leadspan.evaluation.answers import is_thinking_closed, with_usual_tags
 from leadspan.evaluation.choices import choice_grade
 from leadspan.evaluation.grading import GradeItem, MathGrader, Verdict, exact_grade, literal_grade
 
@@ -55,7 +55,9 @@ def _results(
     closed = [is_thinking_closed(text, doc["prompt"], doc["think_open"], doc["think_close"]) for text in texts]
     choices = tuple(doc.get("choices") or ())
     items = [
-        GradeItem(_usual_tags(text, doc), doc["gold"], is_closed, choices)
+        GradeItem(
+            with_usual_tags(text, is_closed, doc["think_open"], doc["think_close"]), doc["gold"], is_closed, choices
+        )
         for text, is_closed in zip(texts, closed, strict=True)
     ]
     verdicts = grade(items)
@@ -65,10 +67,6 @@ def _results(
         "thinking_closed": sum(closed),
     }
     return {name: sums[name] / len(texts) for name in METRICS}
-
-
-def _usual_tags(text: str, doc: Mapping[str, Any]) -> str:
-    return text.replace(doc["think_open"], "<think>").replace(doc["think_close"], "</think>")
 
 
 @cache

@@ -6,6 +6,7 @@ whether the teacher does; `base` what the student could do before.
 """
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -126,8 +127,9 @@ def _longer(recipe: Recipe, plan: Planner) -> Trial | None:
     longer = _of_length(recipe, num_steps).model_copy(update={"name": f"{recipe.name}, equal tokens"})
     note = f"{num_steps} steps on {num_traces:,} traces"
     times = plan(longer).num_examples / num_traces
-    if times > 1.05:
-        note += f", which are all there are: each is seen {times:.2g} times"
+    if times > 1.05 * max(1.0, own.num_examples / own.num_traces):
+        all_there_are = ", which are all there are" if num_traces == own.num_available else ""
+        note += f"{all_there_are}: each is seen {times:.2g} times"
     return Trial(longer, control="equal_tokens", note=note)
 
 
@@ -160,7 +162,7 @@ def _random_window(study: Study, conditions: Sequence[Recipe], plan: Planner) ->
     for recipe in conditions:
         window = _window_of(recipe.cut)
         if window is not None:
-            name = recipe.name.replace(recipe.cut.label, window.label)
+            name = re.sub(rf"{re.escape(recipe.cut.label)}( \([^)]*\))?", window.label, recipe.name, count=1)
             changed = _changed(recipe, cut=window, name=name)
             found.setdefault(changed.model_dump_json(), changed)
     known = {recipe.model_dump_json(exclude={"name"}) for recipe in conditions}

@@ -15,7 +15,7 @@ from leadspan.evaluation.statistics import bootstrap_mean
 from leadspan.evaluation.tasks import load_task
 from leadspan.results import EvalResult, RunResult
 from leadspan.settings import validate
-from leadspan.worlds.files import load_world
+from leadspan.worlds.files import problems_of
 
 
 def with_derivations(runs: Sequence[RunResult]) -> list[RunResult]:
@@ -52,9 +52,7 @@ def _derived(run: RunResult, found: EvalResult) -> EvalResult:
 def _derivations(task: TaskSettings) -> dict[str, str]:
     """Problem id to derivation, of the held-out problems of a set."""
     file = Path(task.path)
-    record = load_world(file.parent)
-    asked = record.sets[file.stem.removesuffix("_test")].settings
-    drawn = asked.world.problems(asked.num_problems, record.seed, "test")
+    drawn = problems_of(file.parent, file.stem.removesuffix("_test"), "test")
     derivations = {problem.prompt: problem.derivation for problem in drawn}
     return {problem.problem_id: derivations[problem.text] for problem in load_task(task)}
 

@@ -8,6 +8,7 @@ the record, does not stop the others, and is tried again from its last checkpoin
 import contextlib
 import fcntl
 from collections.abc import Generator, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -40,14 +41,16 @@ def plan_study(study: Study, place: Path) -> StudyPlan:
     before = _before(study, place)
     fingerprints = Fingerprints({trial.recipe.output: trial.fingerprint for trial in before})
     base = load_base(study, place)
-    varied, found = conditions(study.model_copy(update={"more_axes": []}), base), conditions(study, base)
+    found = conditions(study, base)
+    num_varied = len(conditions(study.model_copy(update={"more_axes": []}), base))
+    varied = found[:num_varied]
     notes: list[str] = []
     asked = study
     if not all(is_done(trial) for trial in before):
         later = [control for control in study.controls if control in NEED_A_PLAN]
         notes += [f"{control}: planned when the runs that come first are complete" for control in later]
         asked = study.model_copy(update={"controls": [c for c in study.controls if c not in later]})
-    made, missing = controls(asked, varied, Planner(), more=found[len(varied) :])
+    made, missing = controls(asked, varied, Planner(), more=found[num_varied:])
     trials = [Trial(recipe) for condition in found for recipe in over_seeds(study, condition)] + made
     trials, stores = _shared(study, trials, fingerprints, before, notes)
     different: dict[str, Trial] = {}
@@ -55,7 +58,8 @@ def plan_study(study: Study, place: Path) -> StudyPlan:
         located = placed(trial, study, fingerprints)
         first = different.setdefault(located.fingerprint, located)
         if trial.control is not None and first.control != trial.control:
-            notes.append(f"{trial.control}: {located.title} is the same run as {first.title}, which stands for both")
+            note = f"it is what {trial.recipe.name} would be, and stands for it"
+            different[located.fingerprint] = replace(first, note="; ".join(filter(None, (first.note, note))))
     ordered = sorted(different.values(), key=lambda trial: _turn(trial, study))
     return StudyPlan(before, ordered, notes + missing, stores)
 

@@ -134,6 +134,8 @@ def placed(trial: Trial, study: Study, fingerprints: Fingerprints) -> Trial:
     slug = re.sub(r"[^\w.+-]+", "-", trial.recipe.name).strip("-").lower()[:80]
     seed = "" if trial.task == "evaluate" else f"-seed{trial.recipe.seed}"
     directory = study.output / "trials" / f"{slug}{seed}-{found[:8]}"
+    known = sorted(directory.parent.glob(f"*{seed}-{found[:8]}"))  # its condition may have had another name
+    directory = known[0] if known and not directory.exists() else directory
     return replace(trial, recipe=trial.recipe.model_copy(update={"output": directory}), fingerprint=found)
 
 

@@ -166,6 +166,16 @@ def test_a_cut_that_keeps_no_answer_is_tested_at_1_too(make_run: MakeRun, kind: 
     assert "uncut" not in found.reason
 
 
+def test_the_interval_reaches_as_far_as_retention_is_unsure(make_run: MakeRun) -> None:
+    runs = [make_run("full", 40, FULL, num_problems=40)]
+    for p, right in ((0.25, 0), (0.5, 40)):
+        cut = {"kind": "mix", "policy": {"kind": "lead", "p": p}, "whole_share": 0.1}
+        runs.append(make_run(f"mix 0.9 lead {p:g}", right, cut, num_problems=40))
+    (found,) = break_points(build_frontiers(runs)[0], 0.95)
+    assert found.measured is not None  # 40 of 40 keep 95 % for all that resamples show, and 91 % at least by Wilson
+    assert (found.measured.low, found.measured.high) == (0.25, 1.0)
+
+
 def test_an_end_of_zero_is_said_to_be_untried(make_run: MakeRun) -> None:
     found = only(mixes(make_run, {0.25: 268, 0.5: 299}))  # 0.89 at the smallest tested p
     assert found.measured is not None and found.measured.low == 0.0

@@ -158,6 +158,11 @@ def test_a_saving_that_is_not_told_apart_recommends_nothing_and_calls_nothing_th
     assert found.controls == ("No control of lead 0.5 was run.",)
 
 
+def test_a_policy_that_costs_the_same_is_not_recommended(make_run: MakeRun) -> None:
+    found = recommend(only(timed(two(make_run, cost=1.0), {"full": [60.0], "lead 0.5": [59.9]})), 0.5)
+    assert found.row is None and "accuracy is shown to save time here: lead 0.5 kept" in found.sentence
+
+
 def test_costs_that_read_alike_are_called_the_same(make_run: MakeRun) -> None:
     sentence = recommend(only(timed(two(make_run, cost=1.0), {"full": [60.0], "lead 0.5": [30.0]})), 0.8).sentence
     assert "saved 50 % of the time (30 s instead of 60 s) and took the same tokens (1 k and 1 k); it" in sentence

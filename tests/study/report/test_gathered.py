@@ -37,13 +37,14 @@ def trial(name: str, state: str, **more: str) -> TrialRecord:
 def test_a_study_stands_for_its_complete_trials_and_says_what_is_missing(make_run: MakeRun, tmp_path: Path) -> None:
     save_run(make_run("full", 30, {"kind": "full"}), tmp_path / "full")
     save_run(make_run("lead 0.5", 15), tmp_path / "lead")
-    trials = [trial("full", "done"), trial("lead", "done", control="equal_tokens")]
+    trials = [trial("full", "done"), trial("lead", "done", control="equal_tokens", note="seen twice")]
     trials += [trial("tail", "failed", message="out of memory"), trial("mix", "running"), trial("budget", "waiting")]
     save_study(StudyRecord(name="toy", study={}, trials=trials, notes=["base: none"]), tmp_path)
     gathered = gather([tmp_path])
     assert [(entry.label, entry.run.control, entry.directory.name) for entry in named_runs(gathered)] == [
-        ("full", None, "full"), ("lead 0.5", "equal_tokens", "lead")
+        ("full", None, "full"), ("lead", "equal_tokens", "lead")
     ]  # fmt: skip
+    assert build_report(gathered).studies[0].remarks == ["lead: seen twice"]
     (study,) = build_report(gathered).studies
     assert (study.num_trials, study.num_complete, study.notes) == (5, 2, ["base: none"])
     assert [(found.trial, found.state, found.reason) for found in study.missing] == [

@@ -8,7 +8,8 @@ least t there and at every larger p, that is
 
 a straight line between two tested places. The interval does not lean on that line: in every bootstrap resample of the
 problems (the same for all members, runs as a level above) p* lies somewhere in [p_k, p_{k+1}], and the interval reaches
-from the (1 - level) / 2 quantile of the lower ends to the (1 + level) / 2 quantile of the upper ends. Where every
+from the (1 - level) / 2 quantile of the lower ends to the (1 + level) / 2 quantile of the upper ends, and farther where
+a tested place's own retention, whose interval holds more than resamples show, is not told from the target. Where every
 tested p of a resample keeps the target its lower end is 0, as nothing smaller was tried. Where the largest tested p
 does not keep the target there is no value: right of it stands the uncut run alone, and no line to it was tested.
 
@@ -36,7 +37,7 @@ from leadspan.evaluation.resampling import USUAL, Bootstrap, Scores, resample
 from leadspan.evaluation.statistics import retention
 from leadspan.results import Interval, RunResult
 from leadspan.study.compare.conditions import cut_of, family_key, seed_of
-from leadspan.study.compare.crossings import bracket_interval, crossing, last_below
+from leadspan.study.compare.crossings import bracket_interval, crossing, last_below, widened
 from leadspan.study.compare.rows import Frontier, Row
 
 _LOSE_THE_STOP = ("lead", "middle")
@@ -142,7 +143,8 @@ def _measured(rows: Sequence[Row], full: Row, target: float, bootstrap: Bootstra
     whole = models[full.label]
     means = np.array([[models[row.label].mean / whole.mean] for row in rows] + [[1.0]])
     drawn = np.stack([_ratios(models[row.label].draws, whole.draws) for row in rows] + [np.ones_like(whole.draws)])
-    low, high = bracket_interval(places, drawn, target, bootstrap.level)
+    alone = [retention(scores[row.label], scores[full.label], bootstrap).ratio for row in rows]
+    low, high = widened(places, alone, target, bracket_interval(places, drawn, target, bootstrap.level))
     reason = _why_not_measured(rows, full, means[:, 0], target)
     if reason:
         return _Measured(reason=reason, between=(low, high))

@@ -1,7 +1,11 @@
 """Where piecewise linear curves reach a target for good: the arithmetic of break points, see `break_points`."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
+
+from leadspan.results import Interval
 
 
 def crossing(places: NDArray[np.float64], kept: NDArray[np.float64], target: float) -> NDArray[np.float64]:
@@ -47,6 +51,27 @@ def bracket_interval(
     ends = zip((low, high), shares, strict=True)
     first, last = (float(np.quantile(values, share, method="inverted_cdf")) for values, share in ends)
     return first, last
+
+
+def widened(
+    places: NDArray[np.float64], kept: Sequence[Interval | None], target: float, ends: tuple[float, float]
+) -> tuple[float, float]:
+    """The ends, moved out to the places that are told from the target by their own intervals.
+
+    Args:
+        places: `[K]`, ascending; the last one is the uncut run.
+        kept: Retention at the other places.
+        target: The height.
+        ends: What resampling found.
+
+    Returns:
+        At most the last place that is surely below the target, 0 without one; at least the first from which on every
+        place is surely at it, the last one without.
+    """
+    below = [place for place, ratio in zip(places, kept, strict=False) if ratio is None or ratio.high < target]
+    unsure = [i for i, ratio in enumerate(kept) if ratio is None or ratio.low < target]
+    first_sure = float(places[unsure[-1] + 1]) if unsure else float(places[0])
+    return min(ends[0], float(below[-1]) if below else 0.0), max(ends[1], first_sure)
 
 
 def last_below(kept: NDArray[np.float64], target: float) -> NDArray[np.int64]:

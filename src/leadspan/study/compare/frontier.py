@@ -71,14 +71,15 @@ def load_runs(paths: Sequence[Path]) -> list[RunResult]:
 def stored_runs(path: Path) -> list[tuple[Path, RunResult]]:
     """The runs of a path with their directories: its own, the complete trials of a study, or those one level below.
 
-    Runs of a study carry the control that its record says they are.
+    Runs of a study carry the name and the control that its record says they have.
 
     Raises:
         RunError: It holds no run, or one that cannot be read.
     """
     if (path / STUDY_FILE).exists():
-        trials = [(path / trial.directory, trial.control) for trial in done_trials(path)]
-        return [(place, load_run(place).model_copy(update={"control": control})) for place, control in trials]
+        found = [(path / trial.directory, trial) for trial in done_trials(path)]
+        known = {place: {"control": trial.control, "name": trial.name} for place, trial in found}
+        return [(place, load_run(place).model_copy(update=said)) for place, said in known.items()]
     found = [path] if (path / RUN_FILE).exists() else sorted(file.parent for file in path.glob(f"*/{RUN_FILE}"))
     if not found:
         raise RunError(f"{path}: no {RUN_FILE} in it or one level below; give a run directory or its parent")

@@ -41,9 +41,9 @@ class _Beside:
 
 
 def saves(frontier: Frontier, row: Row, cost: CostName) -> bool | None:
-    """Whether a policy costs less than its uncut run; None where that cannot be told from what seeds differ."""
+    """Whether a policy costs less than its uncut run; None where they read alike or seeds differ by as much."""
     found = _beside(frontier, row, cost)
-    if found is None or not (found.is_told_apart or found.is_same):
+    if found is None or found.is_same or not found.is_told_apart:
         return None
     return found.share < 1
 

@@ -180,7 +180,7 @@ def _ends_text(found: BreakPoint, low: float, high: float) -> str:
     """An end of 0 or 1 is no place that was measured, and is said to be none."""
     untried = [f"nothing below {found.tested[0]:g} was tried"] if low == 0 else []
     if high == 1 and not found.is_continuous:
-        untried.append(f"nothing above {found.tested[-1]:g} was tried")
+        untried += [f"nothing above {found.tested[-1]:g} was tried"] if found.tested[-1] < 1 else []
         ends = f"from {low:.2f} on" if low else "anywhere"
     else:
         upper = "uncut" if high == 1 else f"{high:.2f}"

@@ -157,10 +157,11 @@ def study_states(records: Sequence[StudyRecord]) -> list[StudyState]:
 
 
 def _remarks(record: StudyRecord) -> list[str]:
-    at_once = record.study.get("executor", {}).get("trials_at_once", 1)
-    beside = [f"{at_once} trials ran at once on one machine, so that times hold what they took from each other"]
-    noted = dict.fromkeys(f"{trial.name}: {trial.note}" for trial in record.trials if trial.note)
-    return [*(beside if at_once > 1 else []), *noted]
+    executor = record.study.get("executor", {})
+    is_ray, at_once = executor.get("kind") == "ray", executor.get("trials_at_once", 1)
+    where = "on a Ray cluster, where several may share a node" if is_ray else f"{at_once} at once"
+    beside = [f"trials ran {where}: times hold what they took from each other"] if is_ray or at_once > 1 else []
+    return [*beside, *dict.fromkeys(f"{trial.name}: {trial.note}" for trial in record.trials if trial.note)]
 
 
 def _all_settings(run: RunResult) -> dict[str, str]:
