@@ -178,7 +178,7 @@ def test_the_harness_is_given_leadspans_grading() -> None:
     opened = {**BOXED, "prompt": "1 + 1 <think>\n"}  # the prompt opened the thinking, and this text never closed it
     assert exact_results(opened, ["\\boxed{2}"]) == {
         "accuracy_strict": 0.0,
-        "accuracy_flexible": 1.0,
+        "accuracy_flexible": 0.0,
         "thinking_closed": 0.0,
     }
 
