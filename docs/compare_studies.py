@@ -1,10 +1,11 @@
 """Whether a study that was run again agrees with its first run: `python docs/compare_studies.py FIRST_DIRECTORY AGAIN`.
 
 A condition agrees when the value found again lies within the interval of the first run, for accuracy, for the
-derivation alone and for termination. Exit code 1 where one does not. Run it where both directories can be read by their
-paths; conditions that only one of the two has are named.
+derivation alone and for termination. Exit code 1 where one does not; conditions that only one of the two has are named.
+Each study is read from where it was run, so that two clones can be held against each other.
 """
 
+import contextlib
 import sys
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from make_studies import load
 from leadspan.errors import LeadspanError
 from leadspan.results import Interval
 from leadspan.study.compare.words import percent, percent_interval
+from leadspan.study.record import load_study
 
 
 def compare(first: Path, again: Path) -> tuple[list[str], int]:
@@ -38,7 +40,10 @@ def compare(first: Path, again: Path) -> tuple[list[str], int]:
 
 
 def _figures(directory: Path) -> dict[tuple[str, str], Interval]:
-    study = load(directory)
+    output = Path(load_study(directory).study["output"])
+    root = Path("/") if output.is_absolute() else directory.absolute().parents[len(output.parts) - 1]
+    with contextlib.chdir(root):
+        study = load(output)
     accuracy, derivation = study.rows(study.accuracy), study.rows(study.derivation)
     found = {(name, "accuracy"): row.accuracy for name, row in accuracy.items()}
     found |= {(name, "derivation"): row.accuracy for name, row in derivation.items()}
@@ -47,6 +52,9 @@ def _figures(directory: Path) -> dict[tuple[str, str], Interval]:
 
 def main() -> int:
     """Print the comparison."""
+    if len(sys.argv) != 3:
+        sys.stderr.write("usage: python docs/compare_studies.py FIRST_DIRECTORY AGAIN_DIRECTORY\n")
+        return 2
     try:
         lines, num_apart = compare(Path(sys.argv[1]), Path(sys.argv[2]))
     except LeadspanError as error:

@@ -224,6 +224,9 @@ def _table(names: Sequence[str], study: Study) -> str:
 
 def main() -> int:
     """Replace what stands between the markers of the page."""
+    if len(sys.argv) != 3:
+        sys.stderr.write("usage: python docs/make_studies.py STUDY_DIRECTORY PAGE.md\n")
+        return 2
     directory, page = Path(sys.argv[1]), Path(sys.argv[2])
     head, begin, rest = page.read_text(encoding="utf-8").partition(BEGIN)
     _, end, tail = rest.partition(END)
