@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import compare_studies
 import make_studies
 import pytest
 
@@ -139,12 +140,14 @@ def test_a_page_is_made_of_a_study(tmp_path: Path, run_in: RunIn, monkeypatch: p
                 save_run(run, tmp_path / f"{name}-{seed}")
             directory = f"{name}-{seed}"
             trials.append(TrialRecord(name=name, seed=seed, directory=directory, fingerprint=directory, state="done"))
-    study = {"seeds": [0, 1]}
+    study = {"seeds": [0, 1], "output": str(tmp_path)}
     save_study(StudyRecord(name="s", study=study, trials=trials), tmp_path)
     page = tmp_path / "page.md"
     page.write_text(f"By hand.\n\n{make_studies.BEGIN}\nold\n{make_studies.END}\nBy hand too.\n")
     monkeypatch.setattr(sys, "argv", ["make_studies.py", str(tmp_path), str(page)])
     assert make_studies.main() == 0
+    lines, num_apart = compare_studies.compare(tmp_path, tmp_path)
+    assert lines == ["12 figures: 12 the same, 0 outside the first run's interval"] and num_apart == 0
     text = page.read_text()
     assert text.startswith("By hand.") and text.endswith("By hand too.\n") and "\nold\n" not in text
     assert "Accuracy: **no tested p below 1 is shown to keep 90 %.**" in text  # 2 of 8 of what full has

@@ -1,10 +1,9 @@
 """The two commands of the worlds' studies, on few problems; the second as far as `--dry-run` goes."""
 
-import importlib
-import sys
 from pathlib import Path
 
 import pytest
+import study_questions
 
 from leadspan.cli import main
 from leadspan.settings import load_settings
@@ -14,8 +13,6 @@ from leadspan.worlds.config import WorldFiles
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 TASKS = {"derive_and_verify": "checked", "multiplication": "stated"}
-sys.path.append(str(RECIPES.with_name("docs")))
-study_questions = importlib.import_module("study_questions")
 
 
 @pytest.mark.parametrize("size", ["cpu", "gpu"])

@@ -56,7 +56,8 @@ def wilson(mean: float, num_trials: int, level: float = 0.95) -> Interval:
     centre = mean + z2_n / 2
     spread = (z2_n * (mean * (1 - mean) + z2_n / 4)) ** 0.5
     low, high = ((centre + side * spread) / (1 + z2_n) for side in (-1, 1))
-    return Interval(value=mean, low=max(low, 0.0), high=min(high, 1.0), level=level, method=_WILSON)
+    low, high = min(max(low, 0.0), mean), max(min(high, 1.0), mean)  # rounding may leave 1 out at a mean of 1
+    return Interval(value=mean, low=low, high=high, level=level, method=_WILSON)
 
 
 def runs_mean(scores: Runs, bootstrap: Bootstrap = USUAL) -> Interval:
