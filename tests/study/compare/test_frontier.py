@@ -159,7 +159,9 @@ def test_without_a_shared_seed_all_runs_are_compared(make_run: MakeRun) -> None:
     runs = [make_run("full", 30, FULL, seed=0), make_run("full", 30, FULL, seed=1), make_run("lead 0.5", 15, seed=7)]
     kept = row_of(runs, "lead 0.5").kept
     assert kept is not None and kept.ratio is not None and kept.ratio.value == pytest.approx(15 / 30)
-    assert only(runs).notes == ("lead 0.5: no seed is also one of full, so 7 are compared with 0, 1.",)
+    assert only(runs).notes == (
+        "lead 0.5: no seed is also one of full, so its seeds (7) are compared with that one's (0, 1).",
+    )
 
 
 def test_seeds_widen_the_interval_of_retention(make_run: MakeRun) -> None:

@@ -43,7 +43,10 @@ def _seed_notes(rows: Sequence[Row]) -> list[str]:
         if set(compared) <= set(other):
             how = f"compared with {row.reference} over the seeds both have ({_listed(compared)})."
         else:
-            how = f"no seed is also one of {row.reference}, so {_listed(compared)} are compared with {_listed(other)}."
+            how = (
+                f"no seed is also one of {row.reference}, so its seeds ({_listed(compared)}) are compared with that "
+                f"one's ({_listed(other)})."
+            )
         labels.setdefault(how, []).append(row.label)
     return [f"{', '.join(found)}: {how}" for how, found in labels.items()]
 
