@@ -15,7 +15,7 @@ from leadspan.models.loading import load_model
 from leadspan.recipe import Recipe
 from leadspan.settings import load_settings
 from leadspan.teacher.live import freeze
-from leadspan.training.process import process_state
+from leadspan.training.process import leave_ranks, process_state
 from leadspan.training.schedule import schedule
 from leadspan.training.trainer import DistillationTrainer, attach_objective
 
@@ -54,6 +54,8 @@ def main(recipe_path: str, path: str) -> None:
     trainer = DistillationTrainer(student, teacher, data.examples, None, plan.plan, [], arguments)
     trainer.add_callback(KeepGradients(Path(path)))
     trainer.train()
+    del trainer
+    leave_ranks()
 
 
 if __name__ == "__main__":

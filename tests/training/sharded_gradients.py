@@ -17,6 +17,7 @@ from leadspan.data.packing import pack
 from leadspan.losses.config import LossSettings
 from leadspan.models.loading import load_model
 from leadspan.teacher.live import freeze, live_targets
+from leadspan.training.process import leave_ranks
 from leadspan.training.trainer import attach_objective
 from toys import VOCAB, tiny
 
@@ -42,6 +43,11 @@ def rows() -> list[Example]:
 
 def main(path: str, head: str) -> None:
     dist.init_process_group("gloo")
+    keep_gradients(path, head)
+    leave_ranks()
+
+
+def keep_gradients(path: str, head: str) -> None:
     student, teacher = models()
     for model in (student, teacher):
         for layer in model.model.layers:
@@ -55,7 +61,6 @@ def main(path: str, head: str) -> None:
     gradients = {name: p.grad.full_tensor() for name, p in student.named_parameters()}
     if dist.get_rank() == 0:
         torch.save(gradients, path)
-    dist.destroy_process_group()
 
 
 if __name__ == "__main__":

@@ -71,6 +71,13 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
+def _leave_ranks() -> None:
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        from leadspan.training.process import leave_ranks
+
+        leave_ranks()
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command.
 
@@ -85,6 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.getLogger("leadspan").setLevel(logging.INFO if int(os.environ.get("RANK", "0")) == 0 else logging.ERROR)
     try:
         COMMANDS[options.command].run(options)
+        _leave_ranks()
     except LeadspanError as error:
         print(f"leadspan {options.command}: {error}", file=sys.stderr)
         return 2

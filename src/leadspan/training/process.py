@@ -1,8 +1,10 @@
 """This process among those of a run."""
 
+import gc
 from datetime import timedelta
 
 import torch
+import torch.distributed as dist
 from accelerate import PartialState
 
 
@@ -13,6 +15,17 @@ def process_state() -> PartialState:
     wait for each other up to a day: the first one tokenises alone.
     """
     return PartialState(cpu=not torch.accelerator.is_available(), timeout=timedelta(days=1))
+
+
+def leave_ranks() -> None:
+    """End this process's part in the group, after its last collective; nothing where there is none.
+
+    A group that is left to the interpreter's end can abort the process there, although its work is done.
+    **Source**: PyTorch, `torch.distributed`, "Shutdown".
+    """
+    gc.collect()  # sharded weights hold the group
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def process_device() -> torch.device:

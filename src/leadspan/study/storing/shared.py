@@ -29,7 +29,7 @@ from leadspan.teacher.claim import set_aside, set_aside_damaged
 from leadspan.teacher.config import CaptureSettings, StoredTargets
 from leadspan.teacher.manifest import MANIFEST_FILE, read_manifest
 from leadspan.teacher.store import TargetStore
-from leadspan.training.process import process_state
+from leadspan.training.process import leave_ranks, process_state
 
 _ID_DIGITS = 8
 _VALUES = {"codec", "temperatures", "vocabulary", "engine"}
@@ -191,6 +191,7 @@ def main(path: str) -> int:
     """
     try:
         capture_shared(load_json(SharedStore, Path(path)), lambda text: None)
+        leave_ranks()
     except LeadspanError as error:
         print(f"leadspan capture: {error}", file=sys.stderr)  # noqa: T201
         return 2
