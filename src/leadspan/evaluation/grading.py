@@ -195,8 +195,7 @@ def _fold(text: str) -> str:
 
 
 def _grade_by(compare: Callable[[str, str], Outcome], item: GradeItem, spell: Callable[[str], str] = _fold) -> Verdict:
-    gold = _checked_gold(item, "exact_grade")
-    gold = gold.strip() if spell is not _fold else _fold(gold)
+    gold = spell(_checked_gold(item, "exact_grade"))
     text = "" if thinks_to_the_end(item.text) else text_after_thinking(item.text)
     box = last_boxed(text)
     answer = spell(text if box is None else box)
@@ -209,6 +208,7 @@ def _compare_literals(answer: str, gold: str) -> Outcome:
         return "right"
     try:
         right = _literal(gold)
+        answer = answer[:10_000]
         for spelling in (answer, re.sub(r"\\([{}_%#$&])", r"\1", answer)):
             with contextlib.suppress(ValueError, SyntaxError):
                 found = _literal(spelling)
@@ -221,7 +221,7 @@ def _compare_literals(answer: str, gold: str) -> Outcome:
 def _literal(text: str) -> object:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SyntaxWarning)
-        return ast.literal_eval(text[:10_000])
+        return ast.literal_eval(text)
 
 
 def _checked_gold(item: GradeItem, place: str) -> str:

@@ -47,10 +47,8 @@ def sign_flip_test(left: Runs, right: Runs, num_flips: int = 20_000, seed: int =
     if is_exact:
         patterns = [np.array(list(product((1.0, -1.0), repeat=len(differing))))]
     else:
-        generator, sizes = (
-            np.random.default_rng(seed),
-            [min(1000, num_flips - done) for done in range(0, num_flips, 1000)],
-        )
+        generator = np.random.default_rng(seed)
+        sizes = [min(1000, num_flips - done) for done in range(0, num_flips, 1000)]
         patterns = (generator.choice((1.0, -1.0), (size, len(differing))) for size in sizes)
     seen, hits, number = abs(differing.sum()) - 1e-9, 0, 0
     for signs in patterns:

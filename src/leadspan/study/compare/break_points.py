@@ -143,7 +143,9 @@ def _measured(rows: Sequence[Row], full: Row, target: float, bootstrap: Bootstra
     whole = models[full.label]
     means = np.array([[models[row.label].mean / whole.mean] for row in rows] + [[1.0]])
     drawn = np.stack([_ratios(models[row.label].draws, whole.draws) for row in rows] + [np.ones_like(whole.draws)])
-    alone = [retention(scores[row.label], scores[full.label], bootstrap).ratio for row in rows]
+    ratios = (retention(scores[row.label], scores[full.label], bootstrap).ratio for row in rows)
+    alone = [ratio for ratio in ratios if ratio is not None]
+    assert len(alone) == len(rows), "the uncut run refuses all ratios or none"
     low, high = widened(places, alone, target, bracket_interval(places, drawn, target, bootstrap.level))
     reason = _why_not_measured(rows, full, means[:, 0], target)
     if reason:

@@ -54,7 +54,7 @@ def bracket_interval(
 
 
 def widened(
-    places: NDArray[np.float64], kept: Sequence[Interval | None], target: float, ends: tuple[float, float]
+    places: NDArray[np.float64], kept: Sequence[Interval], target: float, ends: tuple[float, float]
 ) -> tuple[float, float]:
     """The ends, moved out to the places that are told from the target by their own intervals.
 
@@ -68,8 +68,8 @@ def widened(
         At most the last place that is surely below the target, 0 without one; at least the first from which on every
         place is surely at it, the last one without.
     """
-    below = [place for place, ratio in zip(places, kept, strict=False) if ratio is None or ratio.high < target]
-    unsure = [i for i, ratio in enumerate(kept) if ratio is None or ratio.low < target]
+    below = [place for place, ratio in zip(places, kept, strict=False) if ratio.high < target]
+    unsure = [i for i, ratio in enumerate(kept) if ratio.low < target]
     first_sure = float(places[unsure[-1] + 1]) if unsure else float(places[0])
     return min(ends[0], float(below[-1]) if below else 0.0), max(ends[1], first_sure)
 
