@@ -1,26 +1,31 @@
-"""`python -m benchmarks NAME ...`: measure, print figures beside their targets, record. Also `all`, `list`, `table`."""
+"""`python -m benchmarks NAME ...`: measure, print figures beside their targets, record.
+
+Also `all`, `list`, `table`; and `gpu`, which has options of its own.
+"""
 
 import argparse
 import os
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")
 
 from benchmarks import registry, table
-from benchmarks.record import ROOT, Outcome, RecordError, record, start
+from benchmarks.gpu import harness
+from benchmarks.record import ROOT, RecordError, record, start
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    arguments = sys.argv[1:] if arguments is None else arguments
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    choices = (*registry.NAMES, "all", "list", "table")
-    parser.add_argument("names", nargs="+", choices=choices, metavar="NAME", help=", ".join(choices))
-    names = parser.parse_args(arguments).names
+    choices = (*registry.NAMES, *registry.PARTS, "all", "list", "table")
+    parser.add_argument("names", nargs="+", choices=choices, metavar="NAME", help=", ".join((*choices, "gpu")))
     try:
-        for name in names:
+        if arguments[:1] == ["gpu"]:
+            return harness.main(arguments[1:])
+        for name in parser.parse_args(arguments).names:
             _do(name)
     except RecordError as error:
         print(f"benchmarks: {error}", file=sys.stderr)
@@ -36,10 +41,14 @@ def _do(name: str) -> None:
         print(f"wrote {table.write().relative_to(ROOT)}")
     elif name == "all":
         _run_all()
+    elif name in registry.PARTS:
+        outcome = registry.run(name)
+        table.show(name, outcome)
+        print("\n".join(outcome.details["faults"]))
     else:
         begun = start()
         outcome = registry.run(name)
-        _print(name, outcome)
+        table.show(name, outcome)
         print(f"wrote {record(name, outcome, begun).relative_to(ROOT)}")
 
 
@@ -49,18 +58,6 @@ def _run_all() -> None:
     _do("table")
     if failed:
         raise RecordError(f"not measured: {', '.join(failed)}")
-
-
-def _print(name: str, outcome: Outcome) -> None:
-    rows = table.rows(_as_stored(outcome))
-    widths = [max(map(len, column)) for column in zip(*rows, ("", "", "target", "reached"), strict=True)]
-    print(name)
-    for row in (("", "", "target", "reached"), *rows):
-        print("  " + "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
-
-
-def _as_stored(outcome: Outcome) -> list[dict[str, object]]:
-    return [{**asdict(figure), "is_reached": figure.is_reached} for figure in outcome.figures]
 
 
 if __name__ == "__main__":

@@ -20,52 +20,63 @@ from leadspan.data.examples import Examples
 from leadspan.data.packing import on_device, pack
 from leadspan.data.supervision import Supervision
 from leadspan.data.truncation import Budget
-from leadspan.models.config import RandomInit
+from leadspan.models.heads import head_shape, head_weight
 from leadspan.models.loading import load_model
+from leadspan.models.settings import RandomInit
 from leadspan.settings import validate
-from leadspan.teacher.capture import Ranks, capture
-from leadspan.teacher.capture_plan import plan_capture
 from leadspan.teacher.claim import claimed
-from leadspan.teacher.config import CaptureSettings, Hidden, Sampled, TopK
-from leadspan.teacher.engine import TransformersEngine, default_chunk
+from leadspan.teacher.engine import TransformersEngine, default_chunk, head_file
+from leadspan.teacher.fill import Ranks, fill_store
 from leadspan.teacher.live import freeze, live_targets, teacher_logits
-from leadspan.teacher.manifest import Manifest
-from leadspan.teacher.sequences import Sequences, longest_sequences
+from leadspan.teacher.manifest import HEAD_FILE, Manifest
+from leadspan.teacher.sequences import Sequences, longest_sequences, plan_capture
+from leadspan.teacher.settings import CaptureSettings, Hidden, Sampled, TopK
+from leadspan.teacher.targets import DenseTargets
 
 VOCAB, HIDDEN, LAYERS = 151_936, 1024, 8
 TARGETS = {"cpu": 0.85, "cuda": 0.9}
 CODECS = (TopK(), Sampled(), Hidden())
+AnyCodec = TopK | Sampled | Hidden
 
 
 def run() -> Outcome:
     device, gpu = device_and_gpu()
     is_cuda = device.type == "cuda"
     rounds, num_traces, tokens = (8, 64, 8192) if is_cuda else (3, 2, 192)
-    dtype = torch.bfloat16 if is_cuda else torch.float32
     settings = validate(RandomInit, qwen3(HIDDEN, LAYERS, VOCAB, 0), "benchmark")
-    teacher = freeze(load_model(settings, dtype), device)
+    teacher = freeze(load_model(settings, torch.bfloat16 if is_cuda else torch.float32), device)
     with tempfile.TemporaryDirectory() as folder:
         sequences = _sequences(Path(folder), num_traces, tokens)
+        spreads, figures = compared(teacher, sequences, rounds, TARGETS[device.type])
+    described = {"hidden_size": HIDDEN, "layers": LAYERS, "vocab_size": VOCAB, "rounds": rounds}
+    described["positions"] = sum(n - 1 for n in sequences.lengths)
+    return Outcome(" ".join((__doc__ or "").split()), described, spreads, figures, gpu)
+
+
+def compared(
+    teacher: PreTrainedModel, sequences: Sequences, rounds: int, target: float | None
+) -> tuple[dict[str, Spread], list[Figure]]:
+    """Bare forward passes and captures in turn."""
+    with tempfile.TemporaryDirectory() as folder:
         sides = {
             "bare forward with logits": lambda: _bare(teacher, sequences, True),
             "bare forward of the body": lambda: _bare(teacher, sequences, False),
         }
-        sides |= {f"capture {c.label}": (lambda c=c: _capture(teacher, sequences, c, Path(folder))) for c in CODECS}
+        sides |= {f"capture {c.label}": (lambda c=c: _capture_anew(teacher, sequences, c, folder)) for c in CODECS}
         seconds = alternate(sides, rounds)
-    positions = sum(n - 1 for n in sequences.lengths)
-    logits, body = seconds["bare forward with logits"], seconds["bare forward of the body"]
     figures = [
         Figure(
             f"{codec.label}: throughput, capture / bare forward",
-            paired_ratio(body if isinstance(codec, Hidden) else logits, seconds[f"capture {codec.label}"]),
-            TARGETS[device.type],
+            paired_ratio(
+                seconds[f"bare forward {'of the body' if isinstance(codec, Hidden) else 'with logits'}"],
+                seconds[f"capture {codec.label}"],
+            ),
+            target,
             "higher",
         )
         for codec in CODECS
     ]
-    described = {"hidden_size": HIDDEN, "layers": LAYERS, "vocab_size": VOCAB, "positions": positions, "rounds": rounds}
-    spreads = {name: Spread.of(values) for name, values in seconds.items()}
-    return Outcome(" ".join((__doc__ or "").split()), described, spreads, figures, gpu)
+    return {name: Spread.of(values) for name, values in seconds.items()}, figures
 
 
 def _sequences(folder: Path, num_traces: int, tokens: int) -> Sequences:
@@ -87,9 +98,22 @@ def _bare(teacher: PreTrainedModel, sequences: Sequences, with_logits: bool) -> 
         torch.cuda.synchronize()
 
 
-def _capture(teacher: PreTrainedModel, sequences: Sequences, codec: TopK | Sampled | Hidden, folder: Path) -> None:
+def _capture_anew(teacher: PreTrainedModel, sequences: Sequences, codec: AnyCodec, folder: str) -> None:
+    with tempfile.TemporaryDirectory(dir=folder) as store:
+        fill(teacher, sequences, codec, Path(store))
+
+
+def fill(
+    teacher: PreTrainedModel, sequences: Sequences, codec: AnyCodec, directory: Path, keeps_head: bool = False
+) -> None:
+    """Capture a teacher's targets into an empty directory; only a store with its head can be trained from."""
     settings = CaptureSettings(codec=codec)
     plan = plan_capture(sequences, settings, 0)
+    rows, width = head_shape(teacher)
+    content, entry = b"", None
+    if keeps_head and isinstance(codec, Hidden):
+        weight = head_weight(teacher)
+        content, entry = head_file(DenseTargets(weight.new_empty(0, width), weight), rows)
     manifest = Manifest(
         teacher="random",
         weights_hash="",
@@ -100,12 +124,14 @@ def _capture(teacher: PreTrainedModel, sequences: Sequences, codec: TopK | Sampl
         codec=codec,
         hidden_dtype=str(teacher.dtype).removeprefix("torch."),
         temperatures=[1.0],
-        num_tokens=VOCAB,
-        hidden_size=HIDDEN,
-        plan_hash=plan.fingerprint,
+        num_tokens=rows,
+        hidden_size=width,
+        head=entry,
+        plan_hash=plan.content_hash,
         num_sequences=len(sequences),
         num_positions=sum(n - 1 for n in plan.lengths),
     )
-    with tempfile.TemporaryDirectory(dir=folder) as store, claimed(Path(store), manifest) as manifest:
-        engine = TransformersEngine(teacher, settings, VOCAB)
-        capture(Path(store), manifest, plan, sequences, engine, lambda text: None, Ranks())
+    with claimed(directory, manifest) as manifest:
+        if entry is not None:
+            (directory / HEAD_FILE).write_bytes(content)
+        fill_store(directory, manifest, plan, sequences, TransformersEngine(teacher, settings, rows), Ranks())

@@ -25,17 +25,18 @@ from benchmarks.steps import device_and_gpu, plan_arguments, timed_training
 from benchmarks.timing import paired_ratio
 from benchmarks.traces import batches_of, examples, prepared, qwen3_renderer, trace_source
 from leadspan.data.examples import Example
-from leadspan.data.packing import Batch, pack
+from leadspan.data.packing import Batch, on_device, pack
 from leadspan.data.truncation import Full, Lead
 from leadspan.losses.chunked import chunked_loss
-from leadspan.losses.config import LossSettings
-from leadspan.models.config import RandomInit
+from leadspan.losses.settings import LossSettings
 from leadspan.models.forward import final_hidden_states
 from leadspan.models.heads import head_of
 from leadspan.models.loading import load_model
+from leadspan.models.settings import RandomInit
 from leadspan.recipe import Recipe
 from leadspan.settings import load_settings
 from leadspan.teacher.live import freeze, live_targets
+from leadspan.teacher.source import LiveTeacher
 from leadspan.training.trainer import DistillationTrainer, attach_objective
 
 TIME_TARGET, MEMORY_TARGET = 0.52, 0.55
@@ -137,7 +138,8 @@ def _step_times(setting: Setting, whole: list[Example], cut: list[Example]) -> t
     plan = plan[:2] + plan
     with tempfile.TemporaryDirectory() as output:
         arguments = plan_arguments(output, len(plan))
-        trainer = DistillationTrainer(student, teacher, [*whole, *cut], None, plan, [], arguments)
+        source = LiveTeacher(setting.teacher, teacher)
+        trainer = DistillationTrainer(student, source, [*whole, *cut], None, plan, [], arguments)
         timer = timed_training(trainer)
     return timer.wall[2::2], timer.wall[3::2]
 
@@ -149,7 +151,7 @@ def _memory_figures(
     parts: dict[str, list[list[float]]] = {"saved": [], "buffers": [], "peak": []}
     for side in (whole, cut):
         few = side[: MEMORY_BATCHES * setting.examples_per_batch]
-        batches = [_on(pack(batch), device) for batch in batches_of(few, setting.examples_per_batch)]
+        batches = [on_device(pack(batch), device) for batch in batches_of(few, setting.examples_per_batch)]
         measured = [_memory(student, teacher, batch, setting.loss) for batch in batches]
         for part, values in zip(parts.values(), zip(*measured, strict=True), strict=True):
             part.append([v / MIB for v in values])
@@ -192,8 +194,3 @@ def _memory(
     peak, _ = allocated(lambda: loss_of(hidden()).backward(), device)
     student.zero_grad(set_to_none=True)
     return saved.activations, peak_of_loss - left, peak
-
-
-def _on(batch: Batch, device: torch.device) -> Batch:
-    moved = {name: value.to(device) if isinstance(value, torch.Tensor) else value for name, value in batch.items()}
-    return Batch(**moved)  # type: ignore[typeddict-item]  # the same keys

@@ -1,4 +1,7 @@
-"""One side of `gkd_step`: `python -m benchmarks.gkd_sides leadspan|trl VOCAB STEPS` prints one JSON line."""
+"""One side of `gkd_step`: `python -m benchmarks.gkd_sides leadspan|trl VOCAB STEPS [WIDTHS]` prints one JSON line.
+
+WIDTHS are width and layers of student and teacher, 64 2 128 4 when they are left out.
+"""
 
 import json
 import os
@@ -13,19 +16,21 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast, Trainer
 from transformers.utils import logging
 
+from benchmarks.gkd_step import SHAPES
 from benchmarks.memory import peak_resident, reset_peak_resident
 from benchmarks.steps import device_and_gpu, plan_arguments, step_options, timed_training
 from benchmarks.sums import tiny_model, tokenised_traces, train_tokenizer
 from leadspan.data.examples import Example
 from leadspan.data.packing import pack
 from leadspan.data.supervision import COT, PROMPT
-from leadspan.losses.config import LossSettings
+from leadspan.losses.settings import LossSettings
 from leadspan.models.loading import load_model
+from leadspan.models.settings import RandomInit
 from leadspan.teacher.live import freeze
+from leadspan.teacher.source import LiveTeacher
 from leadspan.training.trainer import DistillationTrainer, attach_objective
 
 BATCH, MAX_TOKENS, WARM_UP = 4, 512, 2
-STUDENT, TEACHER = (64, 2), (128, 4)
 
 
 @dataclass(frozen=True)
@@ -35,27 +40,28 @@ class World:
     tokenizer: PreTrainedTokenizerFast
     student: PreTrainedModel
     teacher: PreTrainedModel
+    teacher_settings: RandomInit
     rows: list[tuple[str, list[int], int]]
     """Prompt text, token ids, prompt tokens."""
 
 
 def main() -> None:
-    side, vocab_size, num_steps = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+    side, vocab_size, num_steps, *shapes = sys.argv[1], *map(int, sys.argv[2:])
     warnings.simplefilter("ignore")
     logging.set_verbosity_error()
-    world = _world(vocab_size, WARM_UP + num_steps, for_leadspan=side == "leadspan")
+    world = _world(vocab_size, WARM_UP + num_steps, tuple(shapes) or SHAPES, side == "leadspan")
     with tempfile.TemporaryDirectory() as output:
         build = _leadspan if side == "leadspan" else _trl
         trainer, first_batch = build(world, output, WARM_UP + num_steps)
         print(json.dumps(_measure(trainer, first_batch)))
 
 
-def _world(vocab_size: int, num_steps: int, for_leadspan: bool) -> World:
+def _world(vocab_size: int, num_steps: int, shapes: tuple[int, ...], for_leadspan: bool) -> World:
     tokenizer = train_tokenizer(vocab_size)
-    settings = (tiny_model(*STUDENT, vocab_size, seed=0), tiny_model(*TEACHER, vocab_size, seed=1))
+    settings = [tiny_model(*shapes[2 * i : 2 * i + 2], vocab_size, seed=i) for i in range(2)]
     student, teacher = (load_model(s, torch.float32, for_training=for_leadspan) for s in settings)
     rows = list(tokenised_traces(tokenizer, max(64, BATCH * num_steps), 42, MAX_TOKENS))
-    return World(tokenizer, student, freeze(teacher), rows[: BATCH * num_steps])
+    return World(tokenizer, student, freeze(teacher), settings[1], rows[: BATCH * num_steps])
 
 
 def _leadspan(world: World, output: str, num_steps: int) -> tuple[Trainer, Any]:
@@ -63,7 +69,8 @@ def _leadspan(world: World, output: str, num_steps: int) -> tuple[Trainer, Any]:
     attach_objective(world.student, LossSettings(kl_weight=1.0, temperature=1.0), None)
     plan = [list(range(BATCH * i, BATCH * (i + 1))) for i in range(num_steps)]
     arguments = plan_arguments(output, num_steps)
-    trainer = DistillationTrainer(world.student, world.teacher, examples, None, plan, [], arguments)
+    teacher = LiveTeacher(world.teacher_settings, world.teacher)
+    trainer = DistillationTrainer(world.student, teacher, examples, None, plan, [], arguments)
     return trainer, pack(examples[:BATCH])
 
 

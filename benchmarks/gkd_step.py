@@ -15,6 +15,7 @@ import os
 import statistics
 import subprocess
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 from benchmarks.memory import MIB
@@ -22,6 +23,7 @@ from benchmarks.record import ROOT, Figure, Outcome, RecordError, Spread
 from benchmarks.timing import paired_ratio
 
 SIDES = ("leadspan", "trl")
+SHAPES = (64, 2, 128, 4)
 LOSS_DIGITS = 5e-5
 SIZES = (
     # vocabulary, timed steps, rounds, time target, memory target
@@ -32,18 +34,29 @@ Runs = dict[str, list[dict[str, Any]]]
 
 
 def run() -> Outcome:
+    return compared(SIZES)
+
+
+def compared(sizes: Sequence[tuple[int, int, int, float | None, float | None]], *shapes: int) -> Outcome:
+    """Both sides at some sizes; `shapes` as in `gkd_sides`.
+
+    Raises:
+        RecordError: TRL is not installed, or a side failed.
+    """
     if importlib.util.find_spec("trl") is None:
         raise RecordError("trl: not installed; pip install -c constraints.txt -e '.[bench]'")
     sides: dict[str, Spread] = {}
     figures: list[Figure] = []
     details: dict[str, Any] = {}
-    settings: dict[str, Any] = {"student": "hidden 64 x 2 layers", "teacher": "hidden 128 x 4 layers"}
+    width, layers, teacher_width, teacher_layers = shapes or SHAPES
+    settings: dict[str, Any] = {"student": f"hidden {width} x {layers} layers"}
+    settings["teacher"] = f"hidden {teacher_width} x {teacher_layers} layers"
     settings |= {"examples_per_step": 4, "max_tokens": 512, "warm_up_steps": 2, "dtype": "float32"}
-    for vocab_size, num_steps, num_rounds, *targets in SIZES:
+    for vocab_size, num_steps, num_rounds, *targets in sizes:
         runs: Runs = {side: [] for side in SIDES}
         for _ in range(num_rounds):
             for side in SIDES:
-                runs[side].append(_run_side(side, vocab_size, num_steps))
+                runs[side].append(_run_side(side, vocab_size, num_steps, *shapes))
         sides |= _spreads(vocab_size, runs)
         figures += _figures(vocab_size, runs, *targets)
         details[f"V={vocab_size}: untrained loss"] = {side: runs[side][0]["untrained_loss"] for side in SIDES}
@@ -51,12 +64,12 @@ def run() -> Outcome:
     return Outcome(" ".join((__doc__ or "").split()), settings, sides, figures, runs["trl"][0]["gpu"], details)
 
 
-def _run_side(side: str, vocab_size: int, num_steps: int) -> dict[str, Any]:
-    command = [sys.executable, "-m", "benchmarks.gkd_sides", side, str(vocab_size), str(num_steps)]
+def _run_side(side: str, *sizes: int) -> dict[str, Any]:
+    command = [sys.executable, "-m", "benchmarks.gkd_sides", side, *map(str, sizes)]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise RecordError(f"{side}, vocabulary {vocab_size}: failed\n{done.stderr[-2000:]}")
+        raise RecordError(f"{side}, vocabulary {sizes[0]}: failed\n{done.stderr[-2000:]}")
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -70,7 +83,7 @@ def _spreads(vocab_size: int, runs: Runs) -> dict[str, Spread]:
     return found
 
 
-def _figures(vocab_size: int, runs: Runs, time_target: float, memory_target: float) -> list[Figure]:
+def _figures(vocab_size: int, runs: Runs, time_target: float | None, memory_target: float | None) -> list[Figure]:
     ours, theirs = runs["leadspan"], runs["trl"]
 
     def ratio(key: str) -> float:

@@ -10,7 +10,7 @@ import torch
 from benchmarks.memory import MIB, allocated
 from benchmarks.record import Figure, Outcome, Spread
 from leadspan.losses.chunked import chunked_loss, default_chunk
-from leadspan.losses.config import LossSettings
+from leadspan.losses.settings import LossSettings
 from leadspan.teacher.targets import DenseTargets
 
 VOCABULARY, WIDTH = 151_936, 64

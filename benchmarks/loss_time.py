@@ -22,7 +22,7 @@ import torch.nn.functional as F  # the field's name
 from benchmarks.record import Figure, Outcome, RecordError, Spread
 from benchmarks.timing import alternate, paired_ratio
 from leadspan.losses.chunked import chunked_loss, default_chunk
-from leadspan.losses.config import AnyDivergence, ForwardKl, JensenShannon, LossSettings
+from leadspan.losses.settings import AnyDivergence, ForwardKl, JensenShannon, LossSettings
 from leadspan.teacher.targets import DenseTargets
 
 N, D_STUDENT, D_TEACHER, VOCABULARY = 2048, 256, 512, 32_000

@@ -17,11 +17,12 @@ from benchmarks.plans import model, recipe, write_tokenizer
 from benchmarks.record import Figure, Outcome, Spread
 from benchmarks.steps import device_and_gpu
 from leadspan.costs.memory import BatchSize
-from leadspan.data.packing import Batch, pack
+from leadspan.data.packing import Batch, on_device, pack
 from leadspan.data.truncation import Full, Lead
-from leadspan.inputs import cost_model_of, prepare_data, training_examples
+from leadspan.inputs import prepare_data, training_examples
 from leadspan.losses.objective import batch_loss
 from leadspan.models.loading import load_model
+from leadspan.planning.prediction import cost_model_of
 from leadspan.teacher.live import freeze, live_targets
 
 SIZES = ((1, 1024), (3, 1024), (1, 2048))
@@ -55,9 +56,9 @@ def run() -> Outcome:
                 student.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
             for policy in POLICIES:
                 examples = training_examples(found, data.splits, data.renderer, policy)
-                batch = _on(pack(list(examples)), device)
+                batch = on_device(pack(list(examples)), device)
                 peak = _peak(student, teacher, batch, found.loss, device)
-                moments = memory.moments(BatchSize(batch["input_ids"].numel(), len(batch["labels"])))
+                moments = memory.by_phase(BatchSize(batch["input_ids"].numel(), len(batch["labels"])))
                 fixed = moments["loss"].weights + moments["loss"].optimizer + moments["loss"].teacher
                 predicted = max(moments["loss"].total, moments["backward"].total) - fixed
                 name = f"{number} x {longest}, {policy.label}" + (", checkpointing" if checkpointing else "")
@@ -75,8 +76,3 @@ def _peak(student: nn.Module, teacher: nn.Module, batch: Batch, loss: object, de
     peak, _ = allocated(step, device)
     student.zero_grad(set_to_none=True)
     return peak
-
-
-def _on(batch: Batch, device: torch.device) -> Batch:
-    moved = {name: value.to(device) if isinstance(value, torch.Tensor) else value for name, value in batch.items()}
-    return Batch(**moved)  # type: ignore[typeddict-item]  # the same keys

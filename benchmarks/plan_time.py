@@ -13,7 +13,7 @@ from benchmarks.plans import model, ran, recipe, write_tokenizer
 from benchmarks.record import Figure, Outcome, Spread
 from leadspan.data.truncation import Full, Lead
 from leadspan.inputs import prepare_data
-from leadspan.study.planning.plan import calibration_of
+from leadspan.planning.plan import calibration_of
 
 SHARES = (0.1, 0.2, 0.35, 0.6, 1.0)
 TARGET = 0.15
@@ -39,7 +39,7 @@ def run() -> Outcome:
         plan = {"calibration": str(rates)}
         first = recipe(directory, tokenizer, "calibrated", cut={"kind": "full"}, plan=plan, **SETTINGS)
         sides = [Full(), *(Lead(p=p) for p in (0.5, 0.25, 0.1))]
-        calibration = calibration_of(first, prepare_data(first), sides, True, lambda text: None)
+        calibration = calibration_of(first, prepare_data(first), sides, True)
         assert calibration is not None, "it was asked for"
         runs = {
             p: ran(recipe(directory, tokenizer, f"lead {p}", cut={"kind": "lead", "p": p}, plan=plan, **SETTINGS))

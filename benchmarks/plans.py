@@ -11,9 +11,10 @@ from transformers import PreTrainedTokenizerFast
 from benchmarks.traces import trace_source
 from leadspan.errors import LeadspanError
 from leadspan.recipe import Recipe
-from leadspan.results import Prediction, RunResult, TrainResult
+from leadspan.results import Prediction, RunResult
 from leadspan.settings import validate
-from leadspan.study.sweep import run_trial
+from leadspan.study.executors.local import run_trial
+from leadspan.training.result import TrainResult
 
 TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
@@ -79,7 +80,7 @@ def recipe(directory: Path, tokenizer: Path, name: str, **settings: Any) -> Reci
 def ran(recipe: Recipe) -> tuple[Prediction, TrainResult]:
     """Run a recipe in a process of its own; what was predicted and what was measured."""
     try:
-        result: RunResult = run_trial(recipe, lambda text: None)
+        result: RunResult = run_trial(recipe)
     except LeadspanError as error:
         raise RuntimeError(f"{recipe.name}: {error}") from error
     assert result.prediction is not None and result.train is not None, json.dumps(result.label)

@@ -13,11 +13,11 @@ from pathlib import Path
 from benchmarks.record import Figure, Outcome, Spread
 from benchmarks.timing import alternate, paired_ratio
 from benchmarks.traces import ALL_TRACES, batches_of, examples, prepared, qwen3_renderer, trace_source
-from leadspan.data.records import Trace
 from leadspan.data.sections import RenderedText, Renderer
 from leadspan.data.supervision import Supervision, lay_out
-from leadspan.data.traces import read_traces
 from leadspan.data.truncation import Lead, cut_example
+from leadspan.traces.read import read_traces
+from leadspan.traces.records import Trace
 
 BATCH = 64
 ROUNDS = 7

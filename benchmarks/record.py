@@ -31,6 +31,9 @@ PACKAGES = (
     "pyarrow",
     "trl",
     "liger-kernel",
+    "orda-kernel",
+    "triton",
+    "flash-attn",
 )
 
 
@@ -119,7 +122,7 @@ def record(name: str, outcome: Outcome, begun: Start, folder: Path = RESULTS) ->
         "details": outcome.details,
     }
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{name}-{_slug(device)}.json"
+    path = folder / f"{name.replace('/', '-')}-{_slug(device)}.json"
     path.write_text(json.dumps(_rounded(entry), indent=2) + "\n", encoding="utf-8")
     return path
 

@@ -1,85 +1,116 @@
-"""Continuous batching against batch after batch, both Transformers, on samples of very different lengths.
+"""Sampling in evaluation against plain batched `generate`, on samples of very different lengths.
 
 A random Qwen3-architecture model whose samples end by chance, so that most are short and some run into the cap. Both
-sides draw the same samples from the same streams; the benchmark checks that. On a GPU the model is larger.
+sides draw the same requests in the same batches, prompts of like length together; plain `generate` draws from torch's
+global generator, so that its samples are others of the same distribution, and tokens a second are compared. On a GPU
+the model is larger.
 """
 
 import statistics
+import time
 
 import torch
+from transformers import GenerationConfig, PreTrainedModel
 
-from benchmarks.record import Figure, Outcome, RecordError, Spread
-from benchmarks.timing import alternate, paired_ratio
-from leadspan.evaluation import continuous, sampling
-from leadspan.evaluation.config import SamplingSettings
+from benchmarks.record import Figure, Outcome, Spread
+from benchmarks.steps import device_and_gpu
+from leadspan.evaluation import sampling
 from leadspan.evaluation.sampling import Request, Sample
-from leadspan.models.config import RandomInit
+from leadspan.evaluation.settings import SamplingSettings
 from leadspan.models.loading import load_model
+from leadspan.models.settings import RandomInit
 
-NUM_REQUESTS = 64
 BATCH = 16
-CAP = 320
 STOPS = 5
 """Ids of 500 that end a sample: one in a hundred tokens, by chance."""
 
 
 class Ids:
-    """Stands for a tokenizer: a prompt is written as its ids, and samples are compared by theirs."""
+    """Stands for a tokenizer: a prompt is written as its ids."""
 
-    def __call__(self, texts: list[str], add_special_tokens: bool) -> dict[str, list[list[int]]]:
-        return {"input_ids": [[int(word) for word in text.split()] for text in texts]}
+    def __call__(self, text: str, add_special_tokens: bool) -> dict[str, list[int]]:
+        return {"input_ids": [int(word) for word in text.split()]}
 
     def decode(self, ids: list[int], skip_special_tokens: bool) -> str:
         return " ".join(map(str, ids))
 
 
 def run() -> Outcome:
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = _model(device)
-    prompts = [" ".join(str(STOPS + (i * j) % 400) for j in range(1, 20 + i % 30)) for i in range(NUM_REQUESTS)]
-    requests = [Request(prompt, f"p{i}:0") for i, prompt in enumerate(prompts)]
-    settings = SamplingSettings(temperature=1.0, top_p=1.0, max_new_tokens=CAP, batch_size=BATCH)
-    found: dict[str, list[Sample]] = {}
+    device, gpu = device_and_gpu()
+    return measured(random_model(device, *((256, 4) if gpu is None else (2048, 16))), 64, 320, 3, gpu)
 
-    def side(name: str, generate):
-        def draw() -> None:
-            drawn: dict[int, Sample] = {}
-            for batch in generate(model, Ids(), list(range(STOPS)), settings, requests):
-                drawn |= batch
-            found[name] = [drawn[i] for i in range(len(requests))]
 
-        return draw
-
-    sides = {"continuous": side("continuous", continuous.generate), "batches": side("batches", sampling.generate)}
-    seconds = alternate(sides, rounds=3)
-    same = sum(a == b for a, b in zip(found["continuous"], found["batches"], strict=True))
-    if device.type == "cpu" and same < NUM_REQUESTS:
-        raise RecordError(f"only {same} of {NUM_REQUESTS} samples agree, so the two sides did different work")
-    lengths = [sample.num_tokens for sample in found["batches"]]
+def measured(model: PreTrainedModel, num_requests: int, cap: int, num_rounds: int, gpu: str | None) -> Outcome:
+    """Both sides in turn over some requests, samples of at most `cap` tokens."""
+    prompts = [" ".join(str(STOPS + (i * j) % 400) for j in range(1, 20 + i % 30)) for i in range(num_requests)]
+    rates: dict[str, list[float]] = {"leadspan": [], "plain generate": []}
+    lengths: list[int] = []
+    for round_number in range(num_rounds):
+        start = time.perf_counter()
+        samples = _ours(model, prompts, cap, seed=round_number)
+        rates["leadspan"].append(sum(sample.num_tokens for sample in samples) / (time.perf_counter() - start))
+        lengths += [sample.num_tokens for sample in samples]
+        torch.manual_seed(round_number)
+        start = time.perf_counter()
+        num_tokens = _plain(model, prompts, cap)
+        rates["plain generate"].append(num_tokens / (time.perf_counter() - start))
+    ratios = [ours / plain for ours, plain in zip(*rates.values(), strict=True)]
     return Outcome(
-        method="the same requests, alternating; median over rounds of the ratio of wall times; start and stop included",
-        settings={"requests": NUM_REQUESTS, "batch": BATCH, "cap": CAP, "layers": model.config.num_hidden_layers},
-        sides={name: Spread.of(values) for name, values in seconds.items()},
+        method=" ".join((__doc__ or "").split()),
+        settings={"requests": num_requests, "batch": BATCH, "cap": cap, "layers": model.config.num_hidden_layers},
+        sides={name: Spread.of(values, "tokens/s") for name, values in rates.items()},
         figures=[
-            Figure("time, continuous against batches", paired_ratio(seconds["continuous"], seconds["batches"])),
-            Figure("share of samples that are the same", same / NUM_REQUESTS),
+            Figure("tokens a second against plain generate", statistics.median(ratios), 1.0, "higher"),
             Figure("mean length of a sample", statistics.mean(lengths), unit="tokens"),
             Figure("longest sample", max(lengths), unit="tokens"),
         ],
-        gpu=torch.cuda.get_device_name() if device.type == "cuda" else None,
+        gpu=gpu,
     )
 
 
-def _model(device: torch.device):
-    width, layers = (2048, 16) if device.type == "cuda" else (256, 4)
+def _ours(model: PreTrainedModel, prompts: list[str], cap: int, seed: int) -> list[Sample]:
+    settings = SamplingSettings(temperature=1.0, top_p=1.0, max_new_tokens=cap, batch_size=BATCH, seed=seed)
+    requests = [Request(prompt, f"p{i}:0") for i, prompt in enumerate(prompts)]
+    batches = sampling.generate(model, Ids(), list(range(STOPS)), settings, requests)  # pyright: ignore[reportArgumentType]  # see `Ids`
+    return [sample for batch in batches for sample in batch.values()]
+
+
+@torch.inference_mode()
+def _plain(model: PreTrainedModel, prompts: list[str], cap: int) -> int:
+    """Tokens drawn by `generate` up to the first stop of each row, batch by batch."""
+    config = GenerationConfig(
+        do_sample=True,
+        temperature=1.0,
+        top_k=0,
+        top_p=1.0,
+        max_new_tokens=cap,
+        eos_token_id=list(range(STOPS)),
+        pad_token_id=0,
+        return_dict_in_generate=False,
+    )
+    rows = sorted(([int(word) for word in prompt.split()] for prompt in prompts), key=len)
+    num_tokens = 0
+    for first in range(0, len(rows), BATCH):
+        batch = rows[first : first + BATCH]
+        longest = max(map(len, batch))
+        ids = torch.tensor([[0] * (longest - len(row)) + row for row in batch], device=model.device)
+        mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in batch], device=model.device)
+        new = model.generate(ids, attention_mask=mask, generation_config=config)[:, longest:]
+        is_stop = new < STOPS
+        num_tokens += int((is_stop.cumsum(1) - is_stop.int() == 0).sum())
+    return num_tokens
+
+
+def random_model(device: torch.device, width: int, layers: int) -> PreTrainedModel:
+    """A random Qwen3 of 500 tokens, whose samples end by chance."""
     config = {
         "model_type": "qwen3",
         "vocab_size": 500,
         "hidden_size": width,
         "intermediate_size": 3 * width,
         "num_hidden_layers": layers,
-        "num_attention_heads": width // 64,
-        "num_key_value_heads": width // 128,
+        "num_attention_heads": max(2, width // 64),
+        "num_key_value_heads": max(1, width // 128),
         "head_dim": 64,
         "max_position_embeddings": 1024,
         "tie_word_embeddings": False,

@@ -20,10 +20,10 @@ from typing import Any
 
 from benchmarks.record import Figure, Outcome, Spread
 from benchmarks.store_world import qwen3, recipe, write_tokenizer
-from leadspan.pipeline import run as run_recipe
+from leadspan.pipeline.capture import prepare_capture
+from leadspan.pipeline.run import run as run_recipe
 from leadspan.recipe import Recipe
-from leadspan.study.storing.capture import run_capture
-from leadspan.study.storing.job import prepare_capture
+from leadspan.teacher.capture import run_capture
 
 CUTS = (1.0, 0.75, 0.5, 0.25)
 STUDENT, TEACHER, LAYERS, EPOCHS, TRACES, VOCAB = 384, 768, 2, 3, 48, 2048
@@ -50,9 +50,9 @@ def _measure(folder: Path) -> Outcome:
     warm = _recipe(folder, tokenizer, vocab, 0.25, name="live warm-up", steps=2)
     run_recipe(warm)
     captured = warm.capture.model_copy(update={"path": folder / "store warm-up"})
-    run_capture(prepare_capture(warm.model_copy(update={"capture": captured})), lambda text: None)
+    run_capture(prepare_capture(warm.model_copy(update={"capture": captured})))
     start = time.perf_counter()
-    manifest = run_capture(prepare_capture(made[1.0]), lambda text: None)
+    manifest = run_capture(prepare_capture(made[1.0]))
     capture = time.perf_counter() - start
     run_recipe(_from_store(warm, folder))
     live, stored = [], []

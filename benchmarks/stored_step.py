@@ -18,8 +18,8 @@ from benchmarks.timing import alternate, paired_ratio
 from leadspan.data.examples import Example
 from leadspan.data.packing import Batch, pack
 from leadspan.data.supervision import COT, PROMPT
-from leadspan.losses.config import LossSettings
 from leadspan.losses.objective import batch_loss
+from leadspan.losses.settings import LossSettings
 from leadspan.models.loading import load_model
 from leadspan.teacher.targets import SparseTargets
 

@@ -23,22 +23,22 @@ from benchmarks.steps import plan_arguments, timed_training
 from benchmarks.store_world import qwen3, recipe, write_tokenizer
 from leadspan.data.packing import pack
 from leadspan.inputs import prepare_data
-from leadspan.losses.config import LossSettings
 from leadspan.losses.objective import batch_loss
 from leadspan.losses.rows import ROW_COLUMNS
-from leadspan.models.config import Pretrained
+from leadspan.losses.settings import LossSettings
 from leadspan.models.heads import head_of
 from leadspan.models.loading import load_model
-from leadspan.pipeline import run as run_recipe
+from leadspan.models.settings import Pretrained
+from leadspan.pipeline.capture import prepare_capture
+from leadspan.pipeline.run import run as run_recipe
 from leadspan.recipe import Recipe
 from leadspan.settings import validate
-from leadspan.study.storing.capture import run_capture
-from leadspan.study.storing.job import prepare_capture
-from leadspan.teacher.config import CaptureSettings
+from leadspan.teacher.capture import run_capture
 from leadspan.teacher.estimate import estimate
 from leadspan.teacher.live import freeze, live_targets
-from leadspan.teacher.store import TargetStore
-from leadspan.training.schedule import schedule
+from leadspan.teacher.settings import CaptureSettings
+from leadspan.teacher.source import StoredTeacher
+from leadspan.training.step_plan import plan_steps
 from leadspan.training.trainer import DistillationTrainer, attach_objective
 
 BYTES_TARGET, HALF, READ_TARGET = 220, 0.5, 0.02
@@ -74,7 +74,7 @@ def _measure(folder: Path) -> Outcome:
     steps: list[float] = []
     for name, codec in CODECS.items():
         made = _student(folder, tokenizer, vocab, name, codec)
-        manifest = run_capture(prepare_capture(made), lambda text: None)
+        manifest = run_capture(prepare_capture(made))
         size[name] = sum(shard.num_bytes for shard in manifest.shards) / manifest.num_positions
         run_recipe(made)
         kl[name], entropy[name] = _reached(made)
@@ -151,17 +151,18 @@ def _reading(made: Recipe, folder: Path) -> tuple[list[float], list[float]]:
     """Seconds to read the targets of each batch, and seconds of each step."""
     data = prepare_data(made)
     assert made.capture.path is not None
-    store = TargetStore(made.capture.path)
+    teacher = StoredTeacher(made.capture.path)
+    teacher.load(torch.float32, data.renderer.tokenizer)
     student = load_model(made.student, torch.float32)
     attach_objective(student, made.loss, None)
-    plan = schedule(made.training, data.examples.lengths, 1, 0).plan[: 2 * len(data.examples) // 4]
+    plan = plan_steps(made.training, data.examples.lengths, 1, 0).plan[: 2 * len(data.examples) // 4]
     arguments = plan_arguments(str(folder / "reading"), len(plan))
-    trainer = DistillationTrainer(student, store, data.examples, None, plan, [], arguments)
+    trainer = DistillationTrainer(student, teacher, data.examples, None, plan, [], arguments)
     steps = timed_training(trainer).wall[2:]
     reads = []
     for batch in plan:
         examples = [data.examples[i] for i in batch]
         start = time.perf_counter()
-        store.collate(examples)
+        teacher.store.collate(examples)
         reads.append(time.perf_counter() - start)
     return reads, steps

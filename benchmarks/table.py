@@ -2,13 +2,16 @@
 
 import json
 from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks.record import RESULTS, ROOT, RecordError
-from benchmarks.registry import NAMES, summary
+from benchmarks.record import RESULTS, ROOT, Outcome, RecordError
+from benchmarks.registry import ORDER, summary
 
 PAGE = ROOT / "docs" / "benchmarks.md"
+MEASURED = "measured"
+"""How a part of `gpu` ends that has a record of its own."""
 HEAD = """# Benchmarks
 
 Made by `python -m benchmarks table` from the files in `benchmarks/results`; change those, not this page.
@@ -24,16 +27,32 @@ python -m benchmarks all         # all of them, each in a process of its own, an
 
 `prepare`, `audit`, `packing`, `cut_step`, `plan_time` and `plan_memory` read real traces and the Qwen3 tokenizer from
 `../shared/data` beside the checkout.
-`cut_step` and `gkd_step` take a GPU when there is one. A file keeps the commit (`+`: with changes), versions, settings,
+`cut_step` and `gkd_step` take a GPU when there is one. All of a GPU, in nine minutes at most:
+
+```
+python -m benchmarks gpu             # every part in a process of its own with a time limit; then this page
+python -m benchmarks gpu --tiny      # the same parts on a CPU with tiny sizes, into build/gpu-tiny
+```
+
+A file keeps the commit (`+`: with changes), versions, settings,
 the load of the machine, and median and quartiles of every side; figures below are ratios unless a unit is given, and
 those without a target are there for comparison.
 """
 
 
-def write() -> Path:
-    """Write the page."""
-    PAGE.write_text(render(RESULTS), encoding="utf-8")
-    return PAGE
+def write(page: Path = PAGE, results: Path = RESULTS) -> Path:
+    """Write the page of some results."""
+    page.write_text(render(results), encoding="utf-8")
+    return page
+
+
+def show(name: str, outcome: Outcome) -> None:
+    """Print the figures of a benchmark beside their targets."""
+    stored = rows({**asdict(figure), "is_reached": figure.is_reached} for figure in outcome.figures)
+    widths = [max(map(len, column)) for column in zip(*stored, ("", "", "target", "reached"), strict=True)]
+    print(name)
+    for row in (("", "", "target", "reached"), *stored):
+        print("  " + "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip(), flush=True)
 
 
 def render(folder: Path) -> str:
@@ -45,7 +64,7 @@ def render(folder: Path) -> str:
     records = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))]
     if not records:
         raise RecordError(f"{folder.name}: holds no records; run python -m benchmarks all")
-    records.sort(key=lambda r: NAMES.index(r["name"]))
+    records.sort(key=lambda r: ORDER.index(r["name"]))
     return "\n".join([HEAD, *(line for record in records for line in _part(record))])
 
 
@@ -58,6 +77,9 @@ def _part(record: dict[str, Any]) -> list[str]:
     device = record["device"]
     where = device["gpu"] or f"{device['cpu']}, {device['cores']} cores"
     load = record["load_average"]
+    details = record["details"]
+    absent = [f"{part}: {end}" for part, end in details.get("ends", {}).items() if end != MEASURED]
+    absent += details.get("skipped", [])
     lines = [
         f"## {record['name']}",
         "",
@@ -67,15 +89,20 @@ def _part(record: dict[str, Any]) -> list[str]:
         "|---|---|---|---|",
         *("| " + " | ".join(row) + " |" for row in rows(record["figures"])),
         "",
-        "| side | median | quartiles | repeats |",
-        "|---|---|---|---|",
-        *(_side(name, side) for name, side in record["sides"].items()),
-        "",
+        *_sides(record["sides"]),
         f"{where}; commit {record['commit']}; {record['date'][:10]}; load average {load['before'][0]:g} before, "
         f"{load['after'][0]:g} after.",
         "",
+        *([f"Not measured: {'; '.join(absent)}.", ""] if absent else []),
     ]
     return lines
+
+
+def _sides(sides: dict[str, Any]) -> list[str]:
+    if not sides:
+        return []
+    header = ["| side | median | quartiles | repeats |", "|---|---|---|---|"]
+    return [*header, *(_side(name, side) for name, side in sides.items()), ""]
 
 
 def _row(figure: dict[str, Any]) -> tuple[str, str, str, str]:

@@ -5,13 +5,14 @@ from pathlib import Path
 from typing import TypeVar
 
 from benchmarks.record import SHARED, RecordError
-from leadspan.data.config import DataSettings, NoValidation, Rendering, TraceSource
 from leadspan.data.examples import Examples
 from leadspan.data.prepare import Prepared, prepare
 from leadspan.data.sections import Renderer
+from leadspan.data.settings import DataSettings, NoValidation, Rendering
 from leadspan.data.supervision import Supervision
 from leadspan.data.truncation import Policy
 from leadspan.models.loading import load_tokenizer
+from leadspan.traces.settings import TraceSource
 
 ItemT = TypeVar("ItemT")
 ALL_TRACES = ("deepseek_r1", "qwq_32b", "sky_t1_students")

@@ -12,9 +12,9 @@ from pathlib import Path
 from make_studies import load
 
 from leadspan.errors import LeadspanError
-from leadspan.results import Interval
-from leadspan.study.compare.words import percent, percent_interval
+from leadspan.statistics.intervals import Interval
 from leadspan.study.record import load_study
+from leadspan.tables import percent, percent_interval
 
 
 def compare(first: Path, again: Path) -> tuple[list[str], int]:
@@ -40,7 +40,7 @@ def compare(first: Path, again: Path) -> tuple[list[str], int]:
 
 
 def _figures(directory: Path) -> dict[tuple[str, str], Interval]:
-    output = Path(load_study(directory).study["output"])
+    output = load_study(directory).study.output
     root = Path("/") if output.is_absolute() else directory.absolute().parents[len(output.parts) - 1]
     with contextlib.chdir(root):
         study = load(output)

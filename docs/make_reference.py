@@ -7,10 +7,10 @@ from typing import Any
 from pydantic import BaseModel
 
 from leadspan.cli import COMMANDS, build_parser
+from leadspan.faults import models_in
 from leadspan.recipe import Recipe
-from leadspan.settings import models_in
-from leadspan.study.config import Study
-from leadspan.worlds.config import WorldFiles
+from leadspan.study.settings import Study
+from leadspan.worlds.settings import WorldFiles
 
 HERE = Path(__file__).parent
 
@@ -68,7 +68,7 @@ def _type_name(annotation: Any) -> str:
     text = (
         annotation.__name__ if isinstance(annotation, type) and not hasattr(annotation, "__args__") else str(annotation)
     )
-    for prefix in ("typing.", "pathlib.", "leadspan.data.config."):
+    for prefix in ("typing.", "pathlib.", "leadspan.data.settings."):
         text = text.replace(prefix, "")
     return f"`{text}`".replace("|", "\\|")
 

@@ -11,19 +11,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from derivations import with_derivations
 from study_break_points import break_point_section, lead_mixes
 from study_questions import QUESTIONS, Claim, Question
 
+from leadspan.data.supervision import Supervision
 from leadspan.errors import LeadspanError
-from leadspan.evaluation.resampling import USUAL, Scores, resample
-from leadspan.evaluation.statistics import NEAR_ZERO, retention, runs_mean
-from leadspan.results import Interval, RunResult
-from leadspan.study.compare.frontier import build_frontiers, load_runs
-from leadspan.study.compare.rows import Frontier, Row
-from leadspan.study.compare.sentences import kept_text
-from leadspan.study.compare.words import MISSING, percent, percent_interval, points, quantity
-from leadspan.study.derivations import with_derivations
+from leadspan.report.frontier import build_frontiers
+from leadspan.report.inputs import load_runs
+from leadspan.report.rows import Frontier, Row
+from leadspan.report.sentences import retention_text
+from leadspan.results import RunResult
+from leadspan.statistics.intervals import NEAR_ZERO, Interval, retention, runs_mean
+from leadspan.statistics.resampling import USUAL, Scores, resample
 from leadspan.study.record import StudyRecord, load_study
+from leadspan.tables import MISSING, percent, percent_interval, points, quantity
 
 BEGIN, END = "<!-- begin: made by docs/make_studies.py -->", "<!-- end -->"
 TARGET = 0.9
@@ -81,7 +83,7 @@ def _provenance(study: Study) -> str:
     )
     states = ", ".join(f"{len(study.record.of_state(state))} {state}" for state in ("done", "failed", "waiting"))
     return (
-        f"Trials: {states}. Seeds {', '.join(map(str, study.record.study['seeds']))}, of the order of examples and of "
+        f"Trials: {states}. Seeds {', '.join(map(str, study.record.study.seeds))}, of the order of examples and of "
         "random cuts; world, teacher and base are the same for all. "
         f"{study.students[0].num_problems} held-out problems a task, greedy. {devices}; {versions}; "
         f"{' to '.join(dict.fromkeys((days[0], days[-1])))}. Wall time of the trials {quantity('seconds', later)} "
@@ -108,7 +110,9 @@ def _saturation(study: Study) -> list[str]:
 
 def _from_where(rows: Sequence[Row]) -> str:
     """The smallest tested p that is shown to keep the target."""
-    kept = [row.p for row in rows if row.kept and row.kept.ratio and row.kept.ratio.low >= TARGET and row.p]
+    kept = [
+        row.p for row in rows if row.retention and row.retention.ratio and row.retention.ratio.low >= TARGET and row.p
+    ]
     if not kept:
         return f"**no tested p below 1 is shown to keep {percent(TARGET)}.**"
     return f"**p = {min(kept):g} is shown to keep {percent(TARGET)} or more.**"
@@ -190,9 +194,14 @@ def _overall(outcomes: Sequence[bool | None]) -> str:
     return "no" if all(outcome is False for outcome in outcomes) else "not shown"
 
 
+def _supervision(row: Row) -> Supervision | None:
+    recipe = row.runs[0].recipe
+    return recipe.supervision if recipe else None
+
+
 def _termination(study: Study) -> str:
-    usual = next(row.runs[0].recipe["supervision"] for row in study.students if row.cut_kind == "full")
-    cuts = [row for row in study.students if row.control is None and row.runs[0].recipe["supervision"] == usual]
+    usual = next(_supervision(row) for row in study.students if row.cut_kind == "full")
+    cuts = [row for row in study.students if row.control is None and _supervision(row) == usual]
     cuts.sort(key=lambda row: -row.termination.value)
     names = {
         "or more": [f"`{row.runs[0].name}`" for row in cuts if row.termination.low >= TARGET],
@@ -216,8 +225,8 @@ def _table(names: Sequence[str], study: Study) -> str:
         row, costs = accuracy[name], accuracy[name].costs or {}
         tokens = quantity("tokens", costs["tokens"].value) if "tokens" in costs else MISSING
         scores = (row.accuracy, derivation[name].accuracy, row.termination)
-        kept = kept_text(row) if row.kept or row.label in references else MISSING
-        cells = [f"`{name}`", str(row.num_seeds), *map(percent_interval, scores), kept, tokens]
+        kept = retention_text(row) if row.retention or row.label in references else MISSING
+        cells = [f"`{name}`", str(len(row.seeds)), *map(percent_interval, scores), kept, tokens]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 

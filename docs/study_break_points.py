@@ -7,14 +7,15 @@ from statistics import fmean
 import numpy as np
 from numpy.typing import NDArray
 
-from leadspan.evaluation.resampling import USUAL, resample
+from leadspan.data.truncation import Lead, Mix
 from leadspan.models.loading import load_tokenizer
-from leadspan.study.compare.break_points import BreakPoint, break_points
-from leadspan.study.compare.crossings import crossing
-from leadspan.study.compare.frontier import Frontier
-from leadspan.study.compare.rows import Row
-from leadspan.study.compare.sentences import place_text
-from leadspan.study.compare.words import MISSING, percent
+from leadspan.report.break_points import BreakPoint, break_points
+from leadspan.report.crossings import crossing
+from leadspan.report.frontier import Frontier
+from leadspan.report.rows import Row
+from leadspan.report.sentences import measured_text
+from leadspan.statistics.resampling import USUAL, resample
+from leadspan.tables import MISSING, percent
 from leadspan.worlds.files import problems_of
 
 
@@ -35,7 +36,7 @@ def break_point_section(accuracy: list[Frontier], derivation: list[Frontier], ta
             name = f"{frontier.task}, `{row.runs[0].name.replace(f' {row.p:g}', '', 1)}`"
             sizes, predicted = _predicted(row)
             place = MISSING if predicted is None else f"{predicted:.2f}"
-            cells = [name, *sizes, place, place_text(by_derivation), place_text(by_accuracy)]
+            cells = [name, *sizes, place, measured_text(by_derivation), measured_text(by_accuracy)]
             lines[-1] += f"\n| {' | '.join(cells)} |"
             found.append((name, predicted, _drawn(by_derivation, derived, target)))
     return "\n\n".join([*lines, *_moves(found)])
@@ -47,7 +48,7 @@ def lead_mixes(frontier: Frontier, target: float) -> list[BreakPoint]:
     return [
         point
         for point, row in ((point, frontier.row(point.rows[0])) for point in found)
-        if row and row.cut_kind == "mix" and row.runs[0].recipe["cut"]["policy"]["kind"] == "lead"
+        if row and isinstance(row.runs[0].policy, Mix) and isinstance(row.runs[0].policy.policy, Lead)
     ]
 
 
@@ -79,10 +80,11 @@ def _drawn(point: BreakPoint, frontier: Frontier, target: float) -> NDArray[np.f
 
 def _predicted(row: Row) -> tuple[list[str], float | None]:
     """F and mean tokens of the sections as they are shown, and LSP*."""
-    assert row.cut is not None, "students have counts"
-    prompt, cot = (row.cut.section_tokens_before[name] / row.cut.num_examples for name in ("prompt", "cot"))
-    total = row.cut.tokens_before / row.cut.num_examples
-    first = _first_answer(Path(row.runs[0].recipe["data"]["train"]["path"]))
+    cut, recipe = row.runs[0].cut, row.runs[0].recipe
+    assert cut is not None and recipe is not None, "students have counts and recipes"
+    prompt, cot = (cut.section_tokens_before[name] / cut.num_examples for name in ("prompt", "cot"))
+    total = cut.tokens_before / cut.num_examples
+    first = _first_answer(Path(recipe.data.train.path))
     share = MISSING if first is None else f"{first / cot:.2f}"
     shown = [share, f"{prompt:.0f}", f"{cot:.0f}", f"{total:.0f}"]
     return shown, None if first is None else (prompt + first) / total

@@ -1,9 +1,11 @@
+import gc
 import os
 from pathlib import Path
 
 import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+pytest_plugins = ["made_runs"]  # runs made by hand, for the tests of studies and reports
 SHARED = Path(__file__).parents[1].parent / "shared" / "data"
 
 
@@ -21,3 +23,9 @@ def shared() -> Path:
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LEADSPAN_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+def pytest_collection_finish() -> None:
+    """Leave what was imported out of every later collection: each run of the Trainer asks for a whole one."""
+    gc.collect()
+    gc.freeze()

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from leadspan.settings import validate
-from leadspan.study.config import Study
+from leadspan.study.settings import Study
 from recipes import toy_recipe, write_recipe
 
 EVALUATION = {"sampling": {"max_new_tokens": 4, "temperature": 0}}

@@ -1,9 +1,17 @@
+import importlib
 import json
 import subprocess
+import sys
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from benchmarks import registry, table
+from benchmarks.__main__ import main as benchmarks_main
+from benchmarks.gpu import harness
+from benchmarks.gpu.setting import Setting, sizes_for
 from benchmarks.record import Figure, Outcome, RecordError, Spread, Start, commit, record, start
 from benchmarks.timing import alternate, paired_ratio
 
@@ -116,3 +124,61 @@ def test_table_of_no_results_is_refused(tmp_path: Path):
 
 def test_page_is_the_one_of_the_stored_results():
     assert table.PAGE.read_text() == table.render(table.RESULTS)
+
+
+def test_a_part_that_takes_too_long_is_killed_with_its_children_and_one_that_fails_says_why(tmp_path: Path):
+    mark = tmp_path / "alive"
+    child = f"import time, pathlib\nwhile True: pathlib.Path({str(mark)!r}).touch(); time.sleep(0.05)"
+    parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
+    assert harness.run_limited([sys.executable, "-c", parent], 1.5) == "killed after 2 s"
+    mark.unlink()
+    time.sleep(0.3)
+    assert not mark.exists()
+    assert harness.run_limited([sys.executable, "-c", "raise SystemExit('no such card')"], 30) == "failed: no such card"
+    assert harness.run_limited([sys.executable, "-c", "pass"], 30) == "measured"
+
+
+def test_page_names_what_a_run_on_a_gpu_did_not_measure(tmp_path: Path):
+    ends = {"tests": "measured", "training": "killed after 70 s"}
+    whole = replace(OUTCOME, details={"ends": ends}, sides={})
+    part = replace(OUTCOME, details={"skipped": ["Liger: not installed"]})
+    for name, outcome in (("gpu", whole), ("gpu/loss-2560", part)):
+        record(name, outcome, BEGUN, tmp_path)
+    page = table.render(tmp_path)
+    assert page.index("## gpu\n") < page.index("## gpu/loss-2560\n")
+    assert "Not measured: training: killed after 70 s." in page
+    assert "Not measured: Liger: not installed." in page
+    assert "tests: measured" not in page
+
+
+@pytest.mark.parametrize(("gigabytes", "layers"), [(141, 36), (80, 18), (42.4, 6), (24, 12)])
+def test_sizes_are_of_the_cards_memory(gigabytes: float, layers: int):
+    assert sizes_for(int(gigabytes * 1e9), "card").student[1] == layers
+
+
+def test_a_card_too_small_for_all_sizes_is_refused():
+    with pytest.raises(RecordError, match="16 GB"):
+        sizes_for(16_000_000_000, "card")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_the_command_says_so_and_exits_with_2(capsys: pytest.CaptureFixture[str]):
+    assert benchmarks_main(["gpu"]) == 2
+    assert "no CUDA device" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_every_part_of_a_gpu_runs_tiny(tmp_path: Path):
+    left_out = ("tests", "trl", "loss-2048", "loss-1024")  # pytest itself, a package of the benchmarks, and repeats
+    setting = Setting.here(is_tiny=True)
+    for name, part in registry.GPU_PARTS.items():
+        if name in left_out:
+            continue
+        measure = getattr(importlib.import_module(f"benchmarks.gpu.{part.module}"), part.function)
+        outcome = measure(setting, *part.arguments)
+        assert record(f"gpu/{name}", outcome, BEGUN, tmp_path).exists()
+        assert outcome.figures or outcome.sides, name
+        assert registry.summary(f"gpu/{name}")
+    page = table.render(tmp_path)
+    assert "| lead 0.5: tokens a second |" in page
+    assert "| hidden, full: time / SFT |" in page

@@ -6,8 +6,8 @@ import pytest
 
 from leadspan.recipe import Recipe
 from leadspan.settings import load_settings
-from leadspan.study.compare.tables import quantity
-from leadspan.study.sweep import run_trial
+from leadspan.study.executors.local import run_trial
+from leadspan.tables import quantity
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "qwen3_r1_traces.yaml"
 
@@ -23,7 +23,7 @@ def test_full_against_lead_on_real_traces(
         load_settings(Recipe, RECIPE, [*few, f"output={tmp_path / name}", f"cut={cut}"])
         for name, cut in (("full", "{kind: full}"), ("lead", "{kind: lead, p: 0.5}"))
     ]
-    runs = [run_trial(recipe, lambda text: None) for recipe in recipes]
+    runs = [run_trial(recipe) for recipe in recipes]
     full, lead = (run.train for run in runs)
     assert full is not None and lead is not None
     with capsys.disabled():

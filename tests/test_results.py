@@ -2,12 +2,14 @@ from pathlib import Path
 
 import pytest
 
+from leadspan.costs.flops import FlopsByPart
 from leadspan.errors import RunError
-from leadspan.results import FlopsByPart, RunResult, TrainResult, load_run, save_run
+from leadspan.results import RunResult, load_run, save_run
+from leadspan.training.result import TrainResult
 
 
 def test_a_run_survives_a_round_trip(tmp_path: Path) -> None:
-    result = RunResult(name="n", label="lead 0.5", recipe={"seed": 1}, environment={"torch": "2"})
+    result = RunResult(name="n", label="lead 0.5", seed=1, recipe=None, environment={"torch": "2"})
     save_run(result, tmp_path / "run")
     assert load_run(tmp_path / "run") == result
 
@@ -16,7 +18,7 @@ def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="not found; give a directory that a finished"):
         load_run(tmp_path)
     (tmp_path / "run.json").write_text('{"name": 3}')
-    with pytest.raises(RunError, match=r"not a run file of schema 1 \(name"):
+    with pytest.raises(RunError, match=r"run.json: holds no RunResult \(name"):
         load_run(tmp_path)
 
 

@@ -1,13 +1,20 @@
+import re
 from pathlib import Path
 
+import jsonschema
 import pytest
+from pydantic import BaseModel
 
 from leadspan.errors import SettingsError
+from leadspan.evaluation.settings import EvaluationSettings
+from leadspan.faults import models_in
+from leadspan.other_tools import OTHER_NAMES
 from leadspan.recipe import Recipe
-from leadspan.settings import apply_overrides, dump_yaml, load_settings, parse_yaml, validate
-from leadspan.study.config import Study
+from leadspan.settings import apply_overrides, dump_yaml, json_schema, load_settings, validate
+from leadspan.study.settings import Study
 from leadspan.study.trials import conditions, load_base, load_before
-from leadspan.worlds.config import WorldFiles
+from leadspan.worlds.settings import WorldFiles
+from leadspan.yaml_text import parse_yaml
 
 FOUND = sorted((Path(__file__).parents[1] / "recipes").glob("*.yaml"))
 RECIPES = [path for path in FOUND if not path.stem.startswith(("study_", "world_"))]
@@ -38,6 +45,7 @@ def test_every_recipe_is_valid_and_survives_a_round_trip(path: Path, tmp_path: P
     assert load_settings(Recipe, tmp_path / "again.yaml") == recipe
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", STUDIES, ids=lambda p: p.stem)
 def test_every_study_is_valid_with_all_its_conditions(path: Path, tmp_path: Path) -> None:
     study = load_settings(Study, path)
@@ -56,8 +64,10 @@ def test_every_world_is_valid(path: Path, tmp_path: Path) -> None:
 
 def test_there_are_recipes() -> None:
     worlds = {f"{name}_{size}" for name in ("derive_and_verify", "multiplication") for size in ("cpu", "gpu")}
-    assert worlds <= {path.stem.removeprefix("study_") for path in STUDIES}
-    assert worlds == {path.stem.removeprefix("world_") for path in WORLDS}
+    studies = {path.stem.removeprefix("study_") for path in STUDIES}
+    assert worlds | {"pretrained_cpu", "pretrained_gpu"} <= studies
+    words = {"word_problems_cpu", "word_problems_gpu"}
+    assert {path.stem.removeprefix("world_") for path in WORLDS} == worlds | words
     assert {"qwen3_r1_traces", "paper_bespoke_stratos"} <= {path.stem for path in RECIPES}
 
 
@@ -94,10 +104,89 @@ def test_every_fault_is_told_at_once(recipe: Path) -> None:
     with pytest.raises(SettingsError) as caught:
         load_settings(Recipe, recipe, wrong)
     message = str(caught.value)
-    assert "5 settings to mend" in message
+    assert "5 invalid settings" in message
     assert "training.learning_rte: unknown key; did you mean 'learning_rate'?" in message
-    assert "cut.lead.p = 7: Input should be less than or equal to 1" in message
+    assert "cut.p = 7: Input should be less than or equal to 1" in message
     assert "supervision.cot = -1" in message and "data.max_tokens = 'x'" in message and "seed = 1.5" in message
+
+
+@pytest.mark.parametrize(
+    ("overrides", "messages"),
+    [
+        pytest.param(
+            ["training.learning_rate=-1", "training.steps=2", "teacher=null"],
+            ["training.learning_rate = -1", "training: give exactly one of epochs and steps", "0.5 with no teacher"],
+            id="a value, a rule of its section, a rule of the whole",
+        ),
+        pytest.param(
+            ["name=null", "data=null", "student={kind: random_init, config: {}}", "tokenizer=null", "cut.kind=leads"],
+            [
+                "name = None",
+                "data = None: settings are a mapping",
+                "tokenizer is missing",
+                "cut.kind = 'leads': did you mean 'lead'?",
+            ],
+            id="required settings, beside a rule",
+        ),
+        pytest.param(
+            ["training=5", "plan={num_ranks: 2, sharding: none, utilisation: 0.4}"],
+            ["training = 5: settings are a mapping", "2 ranks train one model", "a share of a device's peak"],
+            id="two rules of one section",
+        ),
+        pytest.param(["targets={kind: stroe}", "teacher=null"], ["targets.kind = 'stroe'"], id="what a rule needs"),
+        pytest.param(["teacher=5"], ["teacher = 5: settings are a mapping"], id="the same, where it may be absent"),
+    ],
+)
+def test_rules_between_settings_are_told_beside_wrong_ones(
+    recipe: Path, overrides: list[str], messages: list[str]
+) -> None:
+    with pytest.raises(SettingsError) as caught:
+        load_settings(Recipe, recipe, overrides)
+    faults = str(caught.value).split("\n  ")[1:]
+    assert len(faults) == len(messages)
+    assert all(any(message in fault for fault in faults) for message in messages)
+
+
+def test_a_key_that_is_called_as_its_kind_is_told_once(recipe: Path) -> None:
+    with pytest.raises(SettingsError) as raised:
+        load_settings(Recipe, recipe, ["data.validation={kind: source, path: v.jsonl}"])
+    assert str(raised.value).splitlines()[1:] == [
+        "  data.validation.source: missing, and it has no default",
+        "  data.validation.path: unknown key; did you mean data.validation.source.path?",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "hint"),
+    [
+        pytest.param(["cut={kind: mix, policy: {kind: lead}}", "cut.p=0.25"], "mean cut.policy.p?", id="inside a mix"),
+        pytest.param(["learning_rate=1e-5"], "mean training.learning_rate?", id="a section left out"),
+        pytest.param(["train.learning_rate=1e-5"], "train: unknown key; did you mean data.train?", id="a section"),
+        pytest.param(["seeds=1"], "mean 'seed'?", id="misspelt"),
+        pytest.param(
+            ["training.temprature=2"], "mean rollout.temperature or loss.temperature?", id="misspelt and elsewhere"
+        ),
+        pytest.param(["cut=lead"], "write {kind: lead}", id="a policy without braces"),
+        pytest.param(["student=Qwen/Q"], "write {kind: pretrained, path: Qwen/Q}", id="a model without braces"),
+        pytest.param(["plan.device={peak_tflops: x, memory_gb: 2}"], "plan.device.peak_tflops = 'x'", id="a union"),
+        pytest.param(["plan.device=h100"], "h100-sxm, h100-pcie", id="a preset"),
+    ],
+)
+def test_the_right_key_is_named(recipe: Path, overrides: list[str], hint: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        load_settings(Recipe, recipe, overrides)
+    assert hint in str(caught.value) and "1 invalid setting\n" in str(caught.value)
+
+
+def test_what_an_alias_stands_for_is_a_copy(recipe: Path) -> None:
+    text = SMALL.replace("student: {kind: random_init", "student: &model {kind: random_init")
+    recipe.write_text(text.replace("{kind: pretrained, path: teacher}", "*model"))
+    changed = load_settings(Recipe, recipe, ["student.config.hidden_size=8"])
+    assert changed.teacher is not None
+    assert (changed.student.config, changed.teacher.config) == (  # type: ignore[union-attr]  # both are RandomInit
+        {"model_type": "qwen3", "hidden_size": 8},
+        {"model_type": "qwen3"},
+    )
 
 
 @pytest.mark.parametrize(
@@ -111,6 +200,11 @@ def test_every_fault_is_told_at_once(recipe: Path) -> None:
         pytest.param(["teacher=null"], "kl_weight is 0.5 with no teacher", id="no teacher"),
         pytest.param(["tokenizer=null"], "tokenizer is missing", id="no tokenizer"),
         pytest.param(["training.steps=3"], "give exactly one of epochs and steps", id="two lengths"),
+        pytest.param(
+            ["loss.stop=event", "teacher=null", "loss.kl_weight=0"],
+            r"loss\.stop is event with no teacher to say which tokens end its turns: name the teacher",
+            id="stop event without a teacher",
+        ),
         pytest.param(
             ["supervision.token_selection={kind: gap, share: 0.2}", "teacher=null", "loss.kl_weight=0"],
             "token_selection.kind is gap with no teacher",
@@ -129,7 +223,7 @@ def test_combinations_are_refused(recipe: Path, overrides: list[str], message: s
     [
         pytest.param("a: 1\na: 2", "duplicate key", id="duplicate key"),
         pytest.param("a: [1", "not valid YAML", id="broken"),
-        pytest.param("- 1", "is a mapping of settings, this is list", id="list"),
+        pytest.param("- 1", "is a list; a recipe is a mapping of settings", id="list"),
     ],
 )
 def test_broken_files(tmp_path: Path, text: str, message: str) -> None:
@@ -151,11 +245,67 @@ def test_overrides_index_lists() -> None:
     values = {"tasks": [{"name": "a"}, {"name": "b"}]}
     apply_overrides(values, ["tasks.1.name=c", "tasks.0.limit=3"])
     assert values == {"tasks": [{"name": "a", "limit": 3}, {"name": "c"}]}
-    with pytest.raises(SettingsError, match="must be a list index from 0 to 1"):
-        apply_overrides(values, ["tasks.2.name=c"])
+    for index in ("2", "-1", "00", "²", "9" * 5000):
+        with pytest.raises(SettingsError, match="must be a list index from 0 to 1"):
+            apply_overrides(values, [f"tasks.{index}.name=c"])
 
 
 def test_the_recipe_of_the_readme_is_valid() -> None:
     text = (Path(__file__).parents[1] / "README.md").read_text()
     values = parse_yaml(text.split("```yaml\n")[1].split("```")[0], "README.md")
     assert validate(Recipe, values, "README.md").cut.label == "mix 0.9 lead 0.5"
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("per_device_train_batch_size=4", "in a recipe it is training.batching.examples_per_batch"),
+        ("training.gradient_accumulation_steps=4", "in a recipe it is training.batching.examples_per_batch"),
+        ("max_seq_length=4096", "in a recipe it is data.max_tokens"),
+        ("base_model=x", "in a recipe it is student.path"),
+        ("model-name-or-path=x", "in a recipe it is student.path"),
+        ("num_train_epochs=3", "in a recipe it is training.epochs"),
+        ("lora_r=8", "in a recipe it is training.lora.r"),
+        ("training.bf16=true", "in a recipe it is training.precision"),
+        ("output_dir=x", "in a recipe it is output"),
+        ("datasets=[]", "in a recipe it is data.train.path"),
+        ("load_in_4bit=true", "unknown key; not used: weights are not quantised"),
+        ("gradient_checkpointing=true", "did you mean training.gradient_checkpointing"),
+    ],
+)
+def test_names_of_other_tools_are_answered_with_ours(recipe: Path, override: str, message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        load_settings(Recipe, recipe, [override])
+
+
+def test_every_answer_to_a_name_of_another_tool_is_a_setting(recipe: Path) -> None:
+    """A dotted key that an answer begins with leads to a field of a recipe."""
+    for name, answer in OTHER_NAMES.items():
+        key = re.match(r"[\w.]+(?=$|[,:])", answer)
+        models: list[type[BaseModel]] = [Recipe]
+        for part in key[0].split(".") if key and not answer.startswith("not used") else []:
+            owners = [model for model in models if part in model.model_fields]
+            assert owners, f"{name}: {answer}"
+            models = [inner for model in owners for inner in models_in(model.model_fields[part].annotation)]
+
+
+@pytest.mark.slow
+def test_the_schema_is_one_and_holds_for_every_recipe_study_and_world() -> None:
+    kinds = {"recipe": Recipe, "study": Study, "world": WorldFiles}
+    for path in FOUND:
+        kind = kinds.get(path.stem.partition("_")[0], Recipe)
+        schema = json_schema(kind)
+        jsonschema.Draft202012Validator.check_schema(schema)
+        checker = jsonschema.Draft202012Validator(schema)
+        values = parse_yaml(path.read_text(), str(path))
+        assert [fault.message for fault in checker.iter_errors(values)] == []
+        assert list(checker.iter_errors({**values, "sed": 1}))
+
+
+def test_the_schema_takes_what_stands_for_settings() -> None:
+    task = jsonschema.Draft202012Validator(json_schema(EvaluationSettings))
+    assert task.is_valid({"tasks": [{"benchmark": "gsm8k"}, {"name": "mine", "path": "x.jsonl"}]})
+    assert not task.is_valid({"tasks": [{"name": "mine"}]})
+    study = {"name": "s", "output": "o", "recipe": "r.yaml", "before": ["a.yaml", {"recipe": "b.yaml"}]}
+    assert jsonschema.Draft202012Validator(json_schema(Study)).is_valid(study)
+    assert not jsonschema.Draft202012Validator(json_schema(Study)).is_valid({**study, "before": [1]})

@@ -6,13 +6,14 @@ from pathlib import Path
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from leadspan.data.config import DataSettings, NoValidation, Rendering, TraceSource
 from leadspan.data.examples import Examples
 from leadspan.data.prepare import prepare
 from leadspan.data.sections import Renderer
+from leadspan.data.settings import DataSettings, NoValidation, Rendering
 from leadspan.data.supervision import Supervision
 from leadspan.data.truncation import Full, Policy
-from leadspan.models.config import RandomInit
+from leadspan.models.settings import RandomInit
+from leadspan.traces.settings import TraceSource
 
 SPECIALS = ["<|im_end|>", "<|im_start|>", "<|endoftext|>", "<think>", "</think>"]
 ALPHABET = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 \n.,?!=+-*;:'()\\{}"

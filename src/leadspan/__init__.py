@@ -25,7 +25,7 @@ if TYPE_CHECKING:
         Sections,
         Tail,
     )
-    from leadspan.pipeline import run
+    from leadspan.pipeline.run import run
     from leadspan.recipe import Recipe, load_recipe
     from leadspan.results import RunResult, load_run
 
@@ -48,7 +48,7 @@ _HOMES = {
     "leadspan.data.supervision": ("Supervision",),
     "leadspan.recipe": ("Recipe", "load_recipe"),
     "leadspan.results": ("RunResult", "load_run"),
-    "leadspan.pipeline": ("run",),
+    "leadspan.pipeline.run": ("run",),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 

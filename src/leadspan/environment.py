@@ -19,12 +19,12 @@ def environment(seed: int) -> dict[str, str]:
         "peft",
         "math-verify",
     )
-    found = {name: importlib.metadata.version(name) for name in packages}
+    versions = {name: importlib.metadata.version(name) for name in packages}
     commit = _commit()
     if commit:
-        found["commit"] = commit
+        versions["commit"] = commit
     return {
-        **found,
+        **versions,
         "python": platform.python_version(),
         "platform": platform.platform(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),

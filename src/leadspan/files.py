@@ -2,8 +2,67 @@
 
 import contextlib
 import errno
+import hashlib
 import os
+import re
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+
+from leadspan.errors import LeadspanError, RunError
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+# What libraries make of these, in errors of their own: safetensors keeps the number, PyTorch's archive writer does not.
+_FULL_TEXT = re.compile(
+    rf"os error ({'|'.join(map(str, _FULL))})\b|No space left on|PytorchStreamWriter failed writing|"
+    r"iostream error|inline_container\.cc:\d+\] \. unexpected pos"
+)
+
+
+@contextlib.contextmanager
+def full_disk_reported(directory: Path, needed: Callable[[], int] | None = None) -> Iterator[None]:
+    """Turn the error of a disk that is full or cannot be written, whichever library raises it, into one of ours.
+
+    Args:
+        directory: Where is written, unless the error names a file.
+        needed: Tells the bytes that all of it takes.
+
+    Raises:
+        RunError: Says what is free, what is needed, and that the work can go on.
+    """
+    try:
+        yield
+    except LeadspanError:
+        raise
+    except Exception as error:
+        reason, path = _of_disk(error)
+        if not reason:
+            raise
+        place = Path(path or directory)
+        existing = next(parent for parent in (place, *place.absolute().parents) if parent.exists())
+        free = shutil.disk_usage(existing).free
+        takes = ""
+        if needed is not None:
+            with contextlib.suppress(LeadspanError):  # a model that cannot be counted can still be trained
+                takes = f", and about {needed() / 1e9:.3g} GB are needed in all"
+        raise RunError(
+            f"{place}: cannot be written ({reason}); {free / 1e9:.3g} GB are free there{takes}; make room or lift the "
+            "limit, then resume, or give another output"
+        ) from error
+
+
+def _of_disk(error: BaseException) -> tuple[str, str]:
+    """The reason and, where it is known, the file of an error, or of what it came from; empty where it is another."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, OSError) and seen.errno in _FULL:
+            return os.strerror(seen.errno), str(seen.filename or "")
+        text = str(seen)
+        if _FULL_TEXT.search(text):
+            return next((os.strerror(n) for n in _FULL if f"os error {n}" in text), os.strerror(errno.ENOSPC)), ""
+        seen = seen.__cause__ or seen.__context__
+    return "", ""
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
@@ -16,9 +75,10 @@ def write_atomically(path: Path, content: str | bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         staged.replace(path)
-    except OSError:
+    except OSError as error:
         with contextlib.suppress(OSError):
             staged.unlink()
+        error.filename = error.filename or str(path)  # a write does not know its file
         raise
     sync_directory(path.parent)
 
@@ -36,3 +96,20 @@ def sync_directory(directory: Path) -> None:
             raise
     finally:
         os.close(handle)
+
+
+def file_names(names: Sequence[str], joint: str) -> list[str]:
+    """Names of letters, digits and underscores for files; those that would be one end in a hash of the whole name.
+
+    Letters of different case are the same to some file systems.
+
+    >>> file_names(["long problems", "short", "long-problems"], "_")
+    ['long_problems_ee71d6', 'short', 'long_problems_09b99c']
+    """
+    plain = [re.sub(r"\W+", joint, name).strip(joint) for name in names]
+    number = Counter(map(str.lower, plain))
+    hashes = [hashlib.sha256(name.encode()).hexdigest()[:6] for name in names]
+    return [
+        name if name and number[name.lower()] == 1 else f"{name}{joint}{digits}".strip(joint)
+        for name, digits in zip(plain, hashes, strict=True)
+    ]

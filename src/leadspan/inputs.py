@@ -1,31 +1,39 @@
 """What the stages get of a recipe: examples, the cost model, targets, training inputs; every decision is in a stage."""
 
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from datasets import Dataset
 
 from leadspan.audit.prepared import Searched, search_first_answers, with_first_answers
-from leadspan.costs.flops import ModelShape, head_only
 from leadspan.data.examples import Examples
 from leadspan.data.prepare import Splits, split
 from leadspan.data.sections import Renderer
 from leadspan.data.selection import RandomTokens, ScoredSelection
 from leadspan.data.truncation import Full, Policy
-from leadspan.errors import TargetsError
-from leadspan.losses.defined import check_codec, check_selection
-from leadspan.models.config import ModelSettings
-from leadspan.models.identity import weights_id
-from leadspan.models.loading import load_tokenizer
-from leadspan.models.shapes import shape_from
+from leadspan.errors import SettingsError
+from leadspan.evaluation.sampling import window_of
+from leadspan.evaluation.settings import Vllm
+from leadspan.losses.defined import check_loss
+from leadspan.models.ends import load_end_ids
+from leadspan.models.loading import load_config, load_tokenizer
 from leadspan.recipe import Recipe
-from leadspan.teacher.config import Hidden, StoredTargets
-from leadspan.teacher.fit import check_same_origin, stored_head
-from leadspan.teacher.manifest import Manifest, read_joined
-from leadspan.teacher.store import TargetStore
-from leadspan.training.prediction import CostModel, cost_model
+from leadspan.rollout.course import Course
+from leadspan.rollout.inputs import RolloutInputs
+from leadspan.rollout.prompts import rollout_prompts
+from leadspan.rollout.rows import RowMaker
+from leadspan.rollout.settings import RolloutSettings
+from leadspan.rollout.source import Rollouts
+from leadspan.rollout.stored import stored_rollouts
+from leadspan.rollout.vllm_engine import check_can_draw
+from leadspan.status import report_status
+from leadspan.teacher.manifest import DRAWN_FILE
+from leadspan.teacher.served import RemoteTeacher
+from leadspan.teacher.settings import Served
+from leadspan.teacher.source import LiveTeacher, NoTeacher, StoredTeacher, TeacherSource
 from leadspan.training.process import process_state
+from leadspan.training.settings import ByExamples
+from leadspan.training.step_plan import plan_steps
 from leadspan.training.train import TrainingInputs
 
 logger = logging.getLogger(__name__)
@@ -62,9 +70,14 @@ def prepare_data(recipe: Recipe) -> PreparedData:
 
 def prepare_splits(recipe: Recipe) -> tuple[Renderer, Splits]:
     """Tokenise (or reuse) and split the data of a recipe."""
-    renderer = Renderer(load_tokenizer(recipe.tokenizer_path, recipe.tokenizer_revision), recipe.data.rendering)
+    renderer = load_renderer(recipe)
     with process_state().main_process_first():
         return renderer, split(recipe.data, renderer, recipe.seed)
+
+
+def load_renderer(recipe: Recipe) -> Renderer:
+    """Tokenizer and template of a recipe's data."""
+    return Renderer(load_tokenizer(recipe.tokenizer_path, recipe.tokenizer_revision), recipe.data.rendering)
 
 
 def training_examples(recipe: Recipe, splits: Splits, renderer: Renderer, policy: Policy) -> Examples:
@@ -91,112 +104,139 @@ def first_answers_of(recipe: Recipe, data: PreparedData) -> Searched:
         CacheError: It is not what the rows were made of, or the cache cannot be written.
     """
     seconds = recipe.plan.break_point_seconds
-    found = search_first_answers(data.splits.train, recipe.data, data.renderer, recipe.seed, seconds)
-    if found.num_left:
+    search = search_first_answers(data.splits.train, recipe.data, data.renderer, recipe.seed, seconds)
+    if search.num_left:
         logger.warning(
             "first answers: %d of %d traces undecided after plan.break_point_seconds = %g; the break point leaves "
             "them out",
-            found.num_left,
-            found.num_left + found.summary.num_traces,
+            search.num_left,
+            search.num_left + search.summary.num_traces,
             seconds,
         )
-    return found
+    return search
 
 
-def cost_model_of(recipe: Recipe, renderer: Renderer, num_ranks: int | None = None) -> CostModel:
-    """What the cost of a recipe depends on besides its examples; of `plan.num_ranks` ranks unless told otherwise."""
-    machine = recipe.plan if num_ranks is None else recipe.plan.model_copy(update={"num_ranks": num_ranks})
-    entries = len(renderer.tokenizer)
-    teacher = _head_of_store(recipe) if isinstance(recipe.targets, StoredTargets) else recipe.teacher
-    return cost_model(
-        recipe.student, teacher, recipe.training, recipe.loss, machine, entries, recipe.seed, _scored(recipe)
-    )
-
-
-def _head_of_store(recipe: Recipe) -> ModelShape | None:
-    """The teacher's head that a recipe's store has; of one that is not there yet, as `capture` would write it."""
-    assert isinstance(recipe.targets, StoredTargets), "asked for by recipes that have one"
-    try:
-        return stored_head(read_joined(recipe.targets.path))
-    except TargetsError:
-        if recipe.teacher is None or not isinstance(recipe.capture.codec, Hidden):
-            return None
-    shape = shape_from(recipe.teacher)
-    return head_only(shape.hidden_size, shape.vocab_size)
-
-
-def training_inputs(recipe: Recipe, data: PreparedData, say: Callable[[str], None]) -> TrainingInputs:
-    """What the training stage gets of a recipe."""
+def training_inputs(recipe: Recipe, data: PreparedData, teacher: TeacherSource) -> TrainingInputs:
+    """What the training stage gets of a recipe, its teacher's targets looked up."""
+    if teacher.kept_targets is not None:
+        report_status("looking up targets")
+    check_served(teacher, recipe, data)
+    steps = None
+    if recipe.rollout is not None:
+        steps = Rollouts(replace(rollout_inputs(recipe, data, recipe.rollout), collate=teacher.collator))
     return TrainingInputs(
         student=recipe.student,
-        teacher=_teacher_side(recipe, data, say),
+        teacher=teacher,
         renderer=data.renderer,
         examples=data.examples,
         validation=data.validation,
         directory=recipe.output,
-        say=say,
         seed=recipe.seed,
         device=recipe.plan.found_device,
-        selection=_scored(recipe),
+        selection=scored_selection(recipe),
+        end_ids=end_ids(recipe, data.renderer) if recipe.merges_stops else (),
+        steps=steps,
     )
 
 
-def _scored(recipe: Recipe) -> ScoredSelection | None:
+def rollout_inputs(recipe: Recipe, data: PreparedData, settings: RolloutSettings) -> RolloutInputs:
+    """What the rollouts of a recipe are made of.
+
+    Raises:
+        SettingsError: A cold start leaves no step for them.
+        DataError: A prompt leaves no room in the student's window, or the task of the prompts cannot be read.
+        SettingsError: vLLM is to draw, and cannot here.
+        ModelError: The config of a model cannot be read.
+        TargetsError: The store that the recipe trains from lacks one of them.
+        CacheError: What it has of them is damaged.
+    """
+    if isinstance(settings.engine, Vllm):
+        check_can_draw()
+    window = window_of(load_config(recipe.student))
+    prompts = rollout_prompts(settings, data.splits.train, data.renderer, window)
+    batching, seed = recipe.training.batching, recipe.seed
+    assert isinstance(batching, ByExamples), "checked with the recipe"
+    plan = plan_steps(recipe.training, [1] * len(prompts) * settings.samples_per_prompt, 1, seed)
+    traces, cold = data.examples.usable, settings.cold_start
+    if settings.num_cold_steps >= plan.num_steps:
+        raise SettingsError(
+            f"rollout.cold_start.steps = {settings.num_cold_steps}: the run has {plan.num_steps} steps, so that none "
+            "would have a rollout; lower it or train longer"
+        )
+    inputs = RolloutInputs(
+        course=Course(settings, len(prompts), traces, batching.examples_per_step, plan.num_steps, seed),
+        prompts=prompts,
+        traces=data.examples,
+        rows=RowMaker(data.renderer, recipe.supervision, settings.max_new_tokens, seed),
+        stop_ids=end_ids(recipe, data.renderer),
+        student=recipe.student,
+        directory=recipe.output,
+        examples_per_batch=batching.examples_per_batch,
+        window=window,
+        cold_loss=cold and recipe.loss.model_copy(update={"kl_weight": cold.kl_weight, "divergence": cold.divergence}),
+    )
+    if recipe.store_path is None:
+        return inputs
+    return replace(inputs, stored=stored_rollouts(inputs, recipe.store_path / DRAWN_FILE))
+
+
+def end_ids(recipe: Recipe, renderer: Renderer) -> tuple[int, ...]:
+    """Every token that ends a turn for the data, the student or the teacher, the data's first.
+
+    Raises:
+        ModelError: The config of a model cannot be read.
+    """
+    models = [recipe.student, *([] if recipe.local_teacher is None else [recipe.local_teacher])]
+    of_models = [token for model in models for token in load_end_ids(model)]
+    of_server = recipe.teacher.end_ids if isinstance(recipe.teacher, Served) else []
+    known = dict.fromkeys([*renderer.end_of_turn_ids(), *of_models, *of_server])
+    return tuple(token for token in known if token < len(renderer.tokenizer))  # what is beyond is compared by no loss
+
+
+def scored_selection(recipe: Recipe) -> ScoredSelection | None:
     """A token selection that needs the models' outputs."""
     selection = recipe.supervision.token_selection
     return None if isinstance(selection, RandomTokens) else selection
 
 
-def _teacher_side(recipe: Recipe, data: PreparedData, say: Callable[[str], None]) -> ModelSettings | TargetStore | None:
-    """The teacher to load, or a store that has been found to serve every example."""
-    if not isinstance(recipe.targets, StoredTargets):
-        return recipe.teacher
-    say("looking up targets")
-    store = open_store(recipe, data.renderer)
+def teacher_source(recipe: Recipe) -> TeacherSource:
+    """The teacher's side of a recipe; of a store the manifest alone is read.
+
+    Raises:
+        TargetsError: There is no store where the recipe names one.
+        CacheError: Its manifest is damaged.
+    """
+    if recipe.store_path is not None:
+        return StoredTeacher(recipe.store_path)
+    if isinstance(recipe.teacher, Served):
+        return RemoteTeacher(recipe.teacher)
+    return NoTeacher() if recipe.teacher is None else LiveTeacher(recipe.teacher)
+
+
+def checked_teacher(recipe: Recipe) -> TeacherSource:
+    """The teacher's side of a recipe, whose targets define the recipe's loss and token selection.
+
+    Raises:
+        TargetsError: There is no store where the recipe names one, or it does not keep what these need.
+        CacheError: Its manifest is damaged.
+    """
+    source = teacher_source(recipe)
+    if recipe.store_path is not None:  # of a served teacher the recipe has been checked by itself
+        selection = recipe.supervision.token_selection
+        check_loss(recipe.loss_with_stop, selection, source.kept_targets, str(recipe.store_path))
+    return source
+
+
+def check_served(teacher: TeacherSource, recipe: Recipe, data: PreparedData) -> None:
+    """Check that a teacher's targets are those of a recipe's data, and that this rank's examples have them.
+
+    Raises:
+        TargetsError: They are of something else, or an example has none.
+        CacheError: What an example needs of the store is damaged.
+    """
+    teacher.check_origin(data.renderer, recipe.teacher)
     state = process_state()
-    for examples in (data.examples, data.validation):
+    has_traces = recipe.rollout is None or recipe.rollout.has_traces
+    for examples in (data.examples if has_traces else None, data.validation):
         if examples is not None:
-            store.check_serves(examples, examples.usable[state.process_index :: state.num_processes])
-    lost = store.manifest.kl_lost
-    if lost is not None:
-        codec, path = store.manifest.codec.label, store.directory
-        logger.info(
-            "%s of %s loses %.3g nats of KL a position, against the student it was captured for", codec, path, lost
-        )
-    return store
-
-
-def open_store(recipe: Recipe, renderer: Renderer) -> TargetStore:
-    """The store of a recipe, checked to be of its tokenizer, template, temperature and, where it names one, teacher.
-
-    Raises:
-        TargetsError: There is none, it is of something else, or it does not define the loss.
-        CacheError: It is damaged.
-    """
-    assert isinstance(recipe.targets, StoredTargets), "asked for by recipes that have one"
-    check_loss(recipe)
-    store = TargetStore(recipe.targets.path)
-    identity = {"tokenizer_hash": renderer.tokenizer_hash, "template_hash": renderer.template_hash}
-    if recipe.teacher is not None:
-        identity["weights_hash"] = weights_id(recipe.teacher)
-    check_same_origin(store, identity)
-    return store
-
-
-def check_loss(recipe: Recipe) -> Manifest | None:
-    """Check that the store of a recipe defines its loss and token selection; reads the manifest alone.
-
-    Returns:
-        The manifest; None where targets are live.
-
-    Raises:
-        TargetsError: There is no store, or it does not keep what these need.
-        CacheError: The manifest is damaged.
-    """
-    if not isinstance(recipe.targets, StoredTargets):
-        return None
-    manifest = read_joined(recipe.targets.path)
-    temperatures, tails = manifest.temperatures, manifest.tail_temperatures
-    check_codec(recipe.loss, manifest.codec, temperatures, tails, str(recipe.targets.path))
-    check_selection(recipe.supervision.token_selection, manifest.engine, str(recipe.targets.path))
-    return manifest
+            teacher.check_serves(examples, examples.usable[state.process_index :: state.num_processes])

@@ -4,20 +4,19 @@ Every fault of a file is reported at once, each with its path, the value, the ru
 key there is.
 """
 
-import difflib
 import io
-import types
-import typing
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
-from leadspan.errors import SettingsError
+from leadspan.errors import LeadspanError, SettingsError
+from leadspan.faults import Conflict, Rule, all_faults
+from leadspan.text import places_of_secrets
+from leadspan.yaml_text import MAX_DEPTH, not_text, parse_yaml, read_yaml_mapping
 
 
 class Settings(BaseModel):
@@ -27,24 +26,23 @@ class Settings(BaseModel):
         frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False, validate_default=True
     )
 
+    _is_accepted: bool = PrivateAttr(default=False)
 
+    def conflicts(self) -> Iterator[Rule]:
+        """Rules between settings of this section that they break: the settings, and why, with the remedy."""
+        return iter(())
+
+    @model_validator(mode="after")
+    def _no_conflicts(self) -> Self:
+        broken = [] if self._is_accepted else list(self.conflicts())
+        if broken:
+            raise Conflict(self, broken)
+        return self
+
+
+_MAX_SHOWN = 20
+_IS_PAIR = re.compile(r"\w+:\S")
 SettingsT = TypeVar("SettingsT", bound=Settings)
-
-
-def parse_yaml(text: str, source: str) -> Any:
-    """Parse YAML 1.2 (`1e-5` is a number, `no` is a string, duplicate keys are refused).
-
-    Args:
-        text: The document.
-        source: What to call it in an error.
-
-    Raises:
-        SettingsError: The text is not YAML.
-    """
-    try:
-        return YAML(typ="safe", pure=True).load(text)
-    except YAMLError as error:
-        raise SettingsError(f"{source}: not valid YAML: {' '.join(str(error).split())}") from None
 
 
 def load_settings(kind: type[SettingsT], path: Path, overrides: Sequence[str] = ()) -> SettingsT:
@@ -58,33 +56,49 @@ def load_settings(kind: type[SettingsT], path: Path, overrides: Sequence[str] = 
     Raises:
         SettingsError: The file is missing or not a mapping, or any value breaks a rule; names every fault.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise SettingsError(f"{path}: cannot be read ({error.strerror}); give the path of a recipe file") from None
-    except UnicodeDecodeError:
-        raise SettingsError(f"{path}: is not UTF-8 text; give the path of a recipe file") from None
-    values = parse_yaml(text, str(path))
-    if not isinstance(values, dict):
-        raise SettingsError(f"{path}: a recipe is a mapping of settings, this is {type(values).__name__}")
+    values = read_yaml_mapping(path, "recipe")
     apply_overrides(values, overrides)
     return validate(kind, values, str(path))
 
 
-def load_json(kind: type[SettingsT], path: Path) -> SettingsT:
+Count = Annotated[int, Field(ge=0, lt=2**127)]
+"""A number of things in a file: within what arithmetic with floats can hold."""
+Amount = Annotated[float, Field(ge=0, lt=2.0**127)]
+"""A measured amount in a file."""
+Share = Annotated[float, Field(ge=0, le=1)]
+"""A part of a whole in a file."""
+
+
+def load_json(
+    kind: type[SettingsT], path: Path, remedy: str = "make it anew", error_type: type[LeadspanError] = SettingsError
+) -> SettingsT:
     """Read a settings object from the JSON file it was written to.
 
+    Args:
+        kind: Its class.
+        path: The file.
+        remedy: What the reader of an error can do.
+        error_type: What is raised.
+
     Raises:
-        SettingsError: The file cannot be read, or is of another kind.
+        LeadspanError: The file cannot be read, or is of another kind; of the type given.
     """
     try:
-        return kind.model_validate_json(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{path}: cannot be read ({error}); give the path of a {kind.__name__} file") from None
-    except ValidationError as error:
-        fault = error.errors()[0]
-        place = ".".join(str(part) for part in fault["loc"]) or "(top level)"
-        raise SettingsError(f"{path}: not a {kind.__name__} file ({place}: {fault['msg']}); make it anew") from None
+        if path.exists() and not path.is_file():  # a pipe would be waited for without end
+            raise error_type(f"{path}: is no file; {remedy}")
+        return kind.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        raise error_type(f"{path}: not found; {remedy}") from None
+    except (OSError, ValueError) as error:
+        if isinstance(error, LeadspanError):
+            raise
+        if isinstance(error, ValidationError):
+            fault = error.errors(include_url=False)[0]
+            place = ".".join(str(part) for part in fault["loc"]) or "(top level)"
+            reason = f"holds no {kind.__name__} ({place}: {fault['msg']})"
+        else:
+            reason = f"cannot be read ({getattr(error, 'strerror', None) or error})"
+        raise error_type(f"{path}: {reason}; {remedy}") from None
 
 
 def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> None:
@@ -93,7 +107,15 @@ def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> None:
     Raises:
         SettingsError: An override has no `=`, or leads below a value that has no keys.
     """
+    given: dict[str, str] = {}
     for override in overrides:
+        key, _, text = override.partition("=")
+        if key in given and _IS_PAIR.match(text) and _IS_PAIR.match(given[key]):  # what a shell makes of key={a:b,c:d}
+            raise SettingsError(
+                f"override {key}: given as {given[key]!r} and as {text!r}; in a shell, quote a mapping as "
+                "'key={kind: value}'"
+            )
+        given[key] = text
         _apply_override(values, override)
 
 
@@ -103,12 +125,39 @@ def validate(kind: type[SettingsT], values: Mapping[str, Any], source: str) -> S
     Raises:
         SettingsError: At least one value breaks a rule.
     """
+    secrets = list(places_of_secrets(values))
+    if secrets:
+        raise SettingsError(
+            f"{source}: {', '.join(secrets)} holds a password or a token, which would be written into every run; take "
+            "it out, and log in with `hf auth login` or set HF_TOKEN"
+        )
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        faults = [_describe(kind, fault) for fault in error.errors()]
-        head = f"{source}: {len(faults)} setting{'s' if len(faults) > 1 else ''} to mend"
-        raise SettingsError("\n  ".join([head, *faults])) from None
+        faults = all_faults(kind, values, error)
+        head = f"{source}: {len(faults)} invalid setting{'s' if len(faults) > 1 else ''}"
+        more = [f"and {len(faults) - _MAX_SHOWN:,} more"] if len(faults) > _MAX_SHOWN else []
+        raise SettingsError("\n  ".join([head, *faults[:_MAX_SHOWN], *more])) from None
+
+
+def json_schema(kind: type[Settings]) -> dict[str, Any]:
+    """The JSON schema of files of a settings class: keys, types, bounds and meanings; not rules between settings."""
+    schema = kind.model_json_schema(mode="validation")
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+
+def flat_settings(settings: Settings) -> dict[str, Any]:
+    """Dotted name of every setting to its plain value; an empty mapping is one."""
+    return dict(flat(settings.model_dump(mode="json")))
+
+
+def flat(values: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted names and values of nested mappings."""
+    for name, value in values.items():
+        if isinstance(value, Mapping) and value:
+            yield from flat(value, f"{before}{name}.")
+        else:
+            yield f"{before}{name}", value
 
 
 def dump_yaml(settings: Settings) -> str:
@@ -123,82 +172,44 @@ def dump_yaml(settings: Settings) -> str:
 
 def _apply_override(values: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
-    if not equals or not key:
-        raise SettingsError(f"override {override!r}: write it as key.sub=value, for example training.epochs=1")
+    shown = override if len(override) <= 100 else override[:97] + "..."
+    source = f"override {shown!r}"
     *parents, last = key.split(".")
+    if not equals or not all((*parents, last)):
+        raise SettingsError(f"{source}: write it as key.sub=value, for example training.epochs=1")
+    if not_text(key):
+        raise SettingsError(f"{source}: its key holds {not_text(key)}, which no text has")
+    if len(parents) >= MAX_DEPTH:
+        raise SettingsError(f"{source}: {len(parents) + 1:,} keys deep; settings are at most {MAX_DEPTH} deep")
     node: Any = values
     for name in parents:
-        node = _child(node, name, override)
-    value = parse_yaml(text, f"override {override!r}")
+        node = _child(node, name, source)
+    try:
+        value = parse_yaml(text, source)
+    except SettingsError as error:
+        hint = "; in a shell, quote it as 'key={kind: value}'" if set("{}[]") & set(text) else ""
+        raise SettingsError(f"{error}{hint}") from None
     if isinstance(node, list):
-        node[_index(node, last, override)] = value
+        node[_index(node, last, source)] = value
     elif isinstance(node, dict):
         node[last] = value
     else:
-        raise SettingsError(f"override {override!r}: {'.'.join(parents)} is {node!r}, which has no keys to set")
+        raise SettingsError(f"{source}: {'.'.join(parents)} is {node!r}, which has no keys to set")
 
 
-def _child(node: Any, name: str, override: str) -> Any:
+def _child(node: Any, name: str, source: str) -> Any:
     if isinstance(node, list):
-        return node[_index(node, name, override)]
+        return node[_index(node, name, source)]
     if not isinstance(node, dict):
-        raise SettingsError(f"override {override!r}: {name!r} lies below {node!r}, which has no keys to set")
+        raise SettingsError(f"{source}: {name!r} lies below {node!r}, which has no keys to set")
     if node.get(name) is None:
         node[name] = {}
     return node[name]
 
 
-def _index(node: list[Any], name: str, override: str) -> int:
-    if not name.isdigit() or int(name) >= len(node):
-        raise SettingsError(f"override {override!r}: {name!r} must be a list index from 0 to {len(node) - 1}")
+def _index(node: list[Any], name: str, source: str) -> int:
+    if not node:
+        raise SettingsError(f"{source}: {name!r} lies in an empty list; give the whole list")
+    if name not in map(str, range(len(node))):
+        raise SettingsError(f"{source}: {name!r} must be a list index from 0 to {len(node) - 1}")
     return int(name)
-
-
-def _describe(kind: type[BaseModel], fault: ErrorDetails) -> str:
-    path = ".".join(str(part) for part in fault["loc"]) or "(top level)"
-    if fault["type"] == "extra_forbidden":
-        known = sorted(set(_keys_at(kind, fault["loc"][:-1])))
-        near = difflib.get_close_matches(str(fault["loc"][-1]), known, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
-        return f"{path}: unknown key; {hint}"
-    if fault["type"] == "union_tag_not_found":
-        tags = dict.fromkeys(str(_tag_of(model)) for model in _models_at(kind, fault["loc"]))
-        return f"{path}.kind: missing; one of {', '.join(tags)}"
-    if fault["type"] == "missing":
-        return f"{path}: missing, and it has no default"
-    shown = repr(fault["input"])
-    shown = shown if len(shown) <= 80 else shown[:77] + "..."
-    return f"{path} = {shown}: {fault['msg'].removeprefix('Value error, ')}"
-
-
-def _keys_at(kind: type[BaseModel], location: tuple[int | str, ...]) -> Iterator[str]:
-    """The field names that are legal at a location."""
-    for model in _models_at(kind, location):
-        yield from model.model_fields
-
-
-def _models_at(kind: type[BaseModel], location: tuple[int | str, ...]) -> list[type[BaseModel]]:
-    """The settings classes a location may hold; a tag of a tagged union narrows the choice."""
-    models: list[type[BaseModel]] = [kind]
-    for part in location:
-        below = [
-            found
-            for model in models
-            if part in model.model_fields
-            for found in models_in(model.model_fields[str(part)].annotation)
-        ]
-        tagged = [model for model in models if _tag_of(model) == part]
-        models = below or tagged or models
-    return models
-
-
-def _tag_of(model: type[BaseModel]) -> object:
-    field = model.model_fields.get("kind")
-    return field.default if field is not None else None
-
-
-def models_in(annotation: Any) -> list[type[BaseModel]]:
-    """The settings classes in a field's annotation, e.g. the members of a tagged union."""
-    if isinstance(annotation, type) and not isinstance(annotation, types.GenericAlias):
-        return [annotation] if issubclass(annotation, BaseModel) else []
-    return [found for inner in typing.get_args(annotation) for found in models_in(inner)]

@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 
 from leadspan.audit.audit import run_audit
-from leadspan.audit.config import AuditSettings
-from leadspan.audit.findings import AuditResult, load_audit, save_audit
+from leadspan.audit.findings import AuditResult, load_audit
 from leadspan.audit.rows import blocks
+from leadspan.audit.settings import AuditSettings
+from leadspan.cli.output import write_json
 from leadspan.data.truncation import Budget, Lead
 from leadspan.errors import DataError, RunError
 from leadspan.settings import validate
@@ -78,12 +79,26 @@ def test_processes_change_no_figure(tmp_path: Path) -> None:
     assert one.model_copy(update={"seconds": 0.0}) == two.model_copy(update={"seconds": 0.0})
 
 
+def test_steps_and_reference_answers_that_are_none_are_counted(tmp_path: Path) -> None:
+    golds: list[object] = ["5", ["5", "five"], {"value": 5}, True, None]
+    rows = [ADD | {"prompt": f"q{i}", "cot": "a\r\n \r\nb" if i else "a\nb", "gold": g} for i, g in enumerate(golds)]
+    found = audit(tmp_path, rows)
+    assert found.num_traces == 5 and found.refused == {}
+    assert found.gold_faults == {"a list of several": 1, "an object": 1, "true or false": 1, "missing": 1}
+    assert found.num_without_steps == 1 and found.steps is not None
+    assert (found.steps.mean, found.steps.p50) == (9 / 5, 2)
+    said = {row[0]: row[1] for row in blocks(found)[0].rows}
+    assert said["steps of a chain of thought"].endswith("only one in 1 (20.0%)")
+    assert "an object 1 (20.0%)" in said["no reference answer in its column"]
+
+
 def test_results_are_kept_as_json(tmp_path: Path) -> None:
     found = audit(tmp_path, [ADD])
-    path = save_audit(found, tmp_path / "deep" / "audit.json")
+    path = tmp_path / "deep" / "audit.json"
+    write_json(found.model_dump(mode="json"), path)
     assert load_audit(path) == found
     path.write_text("{}")
-    with pytest.raises(RunError, match="not the JSON of an audit"):
+    with pytest.raises(RunError, match="holds no AuditResult"):
         load_audit(path)
-    with pytest.raises(RunError, match="cannot be read"):
+    with pytest.raises(RunError, match="not found"):
         load_audit(tmp_path / "none.json")

@@ -2,7 +2,8 @@ import json
 from pathlib import Path
 
 from leadspan.audit.contamination import TaskIndex, index_tasks, shared_with, summarise
-from leadspan.evaluation.config import TaskSettings
+from leadspan.audit.overlap import words
+from leadspan.evaluation.settings import TaskSettings
 
 LONG = "Ann has twelve red apples and gives four of them to Bob who eats one at once today"
 MEDIUM = "What is seven times eight minus two?"
@@ -44,3 +45,23 @@ def test_shared_ngrams_by_question(tmp_path: Path) -> None:
 def test_no_tasks_find_nothing() -> None:
     tasks = index_tasks([], 13)
     assert shared_with(LONG, tasks) == {} and summarise(tasks, [{}], ["p"]) == []
+
+
+CHINESE = "一个长方形的长是八厘米\uff0c宽是五厘米\uff0c求这个长方形的面积是多少\uff1f"
+CLOSING = "请写出完整的计算过程并给出最终答案。"
+JAPANESE = "りんごが三個あります。全部でいくつですか。"
+THAI = "แอนมีแอปเปิ้ลสามลูก และซื้ออีกสองลูก"
+
+
+def test_questions_without_spaces_between_words(tmp_path: Path) -> None:
+    questions = [CHINESE + CLOSING, JAPANESE, THAI, "解方程"]
+    path = tmp_path / "task.jsonl"
+    path.write_text("".join(json.dumps({"problem": text, "answer": "1"}) + "\n" for text in questions))
+    tasks = index_tasks([TaskSettings(name="toy", path=str(path))], 13)
+    for number, question in enumerate(questions[:3]):
+        assert shared_with(f"Q: {question} 解方程", tasks) == {(0, number): 1.0}
+    # 13 words are 20 characters, so n characters have n - 19 runs
+    found = shared_with(CHINESE, tasks)
+    assert found == {(0, 0): (len(words(CHINESE)) - 19) / (len(words(CHINESE + CLOSING)) - 19)}
+    assert shared_with("两个数的和是七\uff0c求这两个数。" + CLOSING, tasks) == {}
+    assert [tasks.sizes[0, number] > 0 for number in range(4)] == [True, True, True, False]

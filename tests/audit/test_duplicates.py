@@ -23,3 +23,16 @@ def test_estimated_similarity_follows_the_threshold() -> None:
     signatures = [signature(TEXT), signature(other)]
     counts = [find_duplicates(["a", "b"], ["q", "r"], signatures, ["x", "y"], t).num_near for t in (0.15, 0.9)]
     assert counts == [1, 0]
+
+
+def test_near_duplicates_without_spaces_between_words() -> None:
+    thoughts = ["先看第一个数", "再看第二个数", "然后把它们相加", "检查一遍结果", "得到最后的答案"]
+    text = (
+        "\uff0c".join(f"{thought}{chr(0x4E00 + 7 * i)}{chr(0x6B00 + i)}" for i in range(12) for thought in thoughts)
+        + "。"
+    )
+    near = text.replace("检查", "检验", 1)
+    other = "\uff0c".join(f"{chr(0x7000 + i)}{chr(0x5200 + 3 * i)}{chr(0x8000 + i)}" for i in range(150))
+    signatures = [signature(part) for part in (text, near, other)]
+    found = find_duplicates(["a", "b", "c"], ["q", "r", "s"], signatures, ["t:0", "t:1", "t:2"], 0.8)
+    assert (found.num_exact, found.num_near, found.examples) == (0, 1, [("t:1", "t:0")])

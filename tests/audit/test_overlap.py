@@ -1,4 +1,4 @@
-from leadspan.audit.overlap import content_stems, ngrams, shared_numbers, shared_words, words
+from leadspan.audit.overlap import content_stems, ngrams, phrases, shared_numbers, shared_words, thirds_of_words, words
 
 
 def test_words_and_ngrams() -> None:
@@ -17,3 +17,28 @@ def test_words_of_the_prompt_in_the_chain_of_thought() -> None:
     assert content_stems("boxes boxed boxing") == {"box"}
     assert shared_words("How many boxes did Ann carry to the shed?", "Ann carries a box") == (4, 2)
     assert shared_words("How many?", "none") == (0, 0)
+
+
+def test_letters_of_unspaced_scripts_are_words() -> None:
+    assert words("Ann有2个苹果\uff0c共\uff18元") == ["ann", "有", "2", "个", "苹", "果", "共", "8", "元"]
+    assert words("とか・シ") == ["と", "か", "シ"]  # a middle dot is no letter
+    assert words("한국어 문장") == ["한국어", "문장"]  # Korean has spaces
+
+
+def test_phrases_are_ngrams_of_words_where_there_are_spaces() -> None:
+    tokens = words("How many eggs does Ann have if she has 3 or 4 more?")
+    for size in range(1, len(tokens) + 2):
+        assert list(phrases(tokens, 3 * size)) == list(ngrams(tokens, size))
+
+
+def test_three_letters_of_an_unspaced_script_are_two_words() -> None:
+    tokens = words("a一二三b")
+    assert thirds_of_words(tokens) == 12
+    assert list(phrases(tokens, 6)) == ["a 一 二", "一 二 三", "二 三 b"]
+    assert list(phrases(tokens, 12)) == [" ".join(tokens)] and list(phrases(tokens, 13)) == []
+
+
+def test_content_of_the_prompt_in_a_chain_of_thought_without_spaces() -> None:
+    asked = "长方形面积"
+    assert content_stems(asked) == {"长方", "方形", "形面", "面积"}
+    assert shared_words(asked, "求面积, 长方形") == (4, 3)

@@ -6,15 +6,16 @@ import pytest
 from datasets import Dataset
 
 from leadspan.audit.audit import run_audit
-from leadspan.audit.config import AuditSettings
 from leadspan.audit.locate import Located, Locator, examine_all, settle
 from leadspan.audit.prepared import search_first_answers, with_first_answers
-from leadspan.data.config import DataSettings, NoValidation, Rendering, TraceSource
+from leadspan.audit.settings import AuditSettings
 from leadspan.data.prepare import prepare, sections_of
 from leadspan.data.sections import Renderer
-from leadspan.data.traces import read_traces
+from leadspan.data.settings import DataSettings, NoValidation, Rendering
 from leadspan.errors import CacheError
 from leadspan.models.loading import load_tokenizer
+from leadspan.traces.read import read_traces
+from leadspan.traces.settings import TraceSource
 from leadspan.worlds.derive_and_verify import DeriveAndVerify
 from toys import character_tokenizer
 
@@ -104,6 +105,7 @@ def test_when_the_time_is_spent_the_rest_is_left_and_nothing_is_kept(tmp_path: P
     assert search_first_answers(rows, settings, renderer, 0, seconds=0) == whole  # known, so no time is needed
 
 
+@pytest.mark.slow
 def test_traces_count_whole_or_not_at_all_where_comparisons_are_left(tmp_path: Path) -> None:
     path = tmp_path / "t.jsonl"
     rows, settings, renderer = stating(path, tmp_path / "cache")
@@ -115,13 +117,16 @@ def test_traces_count_whole_or_not_at_all_where_comparisons_are_left(tmp_path: P
     assert settle(located, 1, deadline=time.monotonic() + 1e6) == settle(located, 1)
 
 
-@pytest.mark.parametrize("text", ["", '{"found": {', '{"found": {}, "num_undecided": 0}', "[]", "\udc80"])
+@pytest.mark.slow
+@pytest.mark.parametrize("text", ["", '{"found": {', '{"found": {}, "num_undecided": 0}', "[]", "\udc80", "flip"])
 def test_a_damaged_file_of_the_cache_is_made_anew(tmp_path: Path, text: str) -> None:
     rows, settings, renderer = stating(tmp_path / "t.jsonl", tmp_path / "cache", 3)
     found = search_first_answers(rows, settings, renderer, 0)
     (kept,) = (tmp_path / "cache" / "first_answers").iterdir()
     good = kept.read_bytes()
-    kept.write_bytes(text.encode(errors="surrogateescape"))
+    undecided = good.index(b'"num_undecided": ') + 17
+    flipped = good[:undecided] + b"1" + good[undecided + 1 :]
+    kept.write_bytes(flipped if text == "flip" else text.encode(errors="surrogateescape"))
     assert search_first_answers(rows, settings, renderer, 0) == found
     assert kept.read_bytes() == good
 

@@ -39,3 +39,8 @@ def test_repeated_sentences() -> None:
     text = "Let me check that once more. No. No. Let me check  THAT once more! It is one plus one, so two."
     assert repeated_share(text) == pytest.approx(1 / 3)
     assert repeated_share("") == 0
+
+
+def test_repeated_sentences_without_spaces() -> None:
+    said = "我们再检查一遍结果"
+    assert repeated_share(f"{said}。三加四等于七所以答案是七\uff01{said}\uff1f好。好。") == pytest.approx(1 / 3)

@@ -7,16 +7,18 @@ from pathlib import Path
 import pytest
 
 from leadspan.cli import main
-from leadspan.evaluation.statistics import bootstrap_mean
-from leadspan.models.config import Pretrained
-from leadspan.results import EvalResult, RunResult, save_run
+from leadspan.evaluation.result import EvalResult
+from leadspan.models.settings import Pretrained, RandomInit
+from leadspan.results import RunResult, save_run
+from leadspan.statistics.intervals import bootstrap_mean
+from made_runs import made_recipe
 from recipes import toy_recipe, write_recipe
 
 
 def test_help_loads_neither_torch_nor_transformers() -> None:
     code = (
         "import sys, leadspan.cli as c, leadspan\n"
-        "import leadspan.recipe, leadspan.results, leadspan.study.compare.frontier, leadspan.study.report\n"
+        "import leadspan.recipe, leadspan.results, leadspan.report.frontier, leadspan.report\n"
         "leadspan.Lead(p=0.5)\n"
         "try: c.main(['--help'])\n"
         "except SystemExit: pass\n"
@@ -36,9 +38,9 @@ def test_dry_run_prints_the_resolved_recipe(tmp_path: Path, capsys: pytest.Captu
     ("arguments", "message"),
     [
         pytest.param(["distill", "none.yaml"], "leadspan distill: none.yaml: cannot be read", id="no recipe"),
-        pytest.param(["preview", "{recipe}", "cut.q=1"], "cut.lead.q: unknown key", id="unknown key"),
+        pytest.param(["preview", "{recipe}", "cut.q=1"], "cut.q: unknown key", id="unknown key"),
         pytest.param(["preview", "{recipe}", "data.train.path=none.jsonl"], "none.jsonl", id="no traces"),
-        pytest.param(["preview", "{recipe}", "tokenizer=none/at/all"], "tokenizer none/at/all", id="no tokenizer"),
+        pytest.param(["preview", "{recipe}", "tokenizer=none/at/all"], "tokenizer = 'none/at/all'", id="no tokenizer"),
         pytest.param(["report", "{folder}"], "run.json", id="no runs"),
         pytest.param(
             ["evaluate", "{folder}", "{folder}/traces.jsonl", "--output", "{folder}/e"],
@@ -46,9 +48,14 @@ def test_dry_run_prints_the_resolved_recipe(tmp_path: Path, capsys: pytest.Captu
             id="no model",
         ),
         pytest.param(
-            ["evaluate", "{folder}", "no/such", "--output", "{folder}/e"], "no/such: no such local path", id="no task"
+            ["evaluate", "{folder}", "no/such", "--output", "{folder}/e"],
+            "TASK = 'no/such': no such local path",
+            id="no task",
         ),
         pytest.param(["power", "--claim", "0.97"], "is not above the claim 0.97", id="claim above the truth"),
+        pytest.param(["distill", "{recipe}", "--dry-run", "training.report_to=[trackio]"], "report_to", id="tracker"),
+        pytest.param(["distill", "{recipe}", "cut=kind:lead", "cut=p:0.3"], "quote a mapping", id="split by the shell"),
+        pytest.param(["report", "{folder}", "--output", "-", "--format", "png"], "figures are files", id="png to -"),
         pytest.param(["power", "--samples", "0"], "are numbers from 1 upwards", id="no samples"),
         pytest.param(["power", "--full", "{folder}"], "--full and --policy go together", id="one side only"),
         pytest.param(["power", "--full", "{folder}", "--policy", "{folder}"], "run.json", id="no run"),
@@ -70,6 +77,62 @@ def test_bad_input_is_one_message_and_exit_code_2(
     assert "Traceback" not in error
 
 
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        (["--learning_rate", "1e-5"], "settings have no dashes: training.learning_rate=1e-5"),
+        (["--training.steps=3"], "settings have no dashes: training.steps=3"),
+        (["--num-train-epochs=3"], "settings have no dashes: training.epochs=3"),
+    ],
+)
+def test_a_setting_written_as_an_option_is_told_how_it_is_written(
+    capsys: pytest.CaptureFixture[str], words: list[str], hint: str
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["distill", "r.yaml", *words])
+    assert hint in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("word", "meant"), [("train", "distill"), ("evaluat", "evaluate"), ("generate", "sample")])
+def test_commands_of_other_programs_are_told_what_they_are_here(
+    word: str, meant: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main([word, "r.yaml"])
+    assert f"did you mean leadspan {meant}?" in capsys.readouterr().err
+
+
+def test_figures_go_to_standard_output_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["power", "--samples", "4", "--seeds", "20", "--problems", "500", "--json", "-"]) == 0
+    shown = capsys.readouterr()
+    figures = json.loads(shown.out)
+    [plan], [needed] = figures["plans"], figures["needed"]
+    assert (plan["problems"], plan["samples"], plan["seeds"]) == (500, 4, 20) and 0 < plan["chance"] < 1
+    assert f"{needed['problems']:,}" in shown.err and figures["claim"]["claim"] == 0.91
+    path = write_recipe(toy_recipe(tmp_path), tmp_path / "r.yaml")
+    assert main(["plan", str(path), "--cut", "{kind: full}", "--json", "-"]) == 0
+    assert [row["label"] for row in json.loads(capsys.readouterr().out)["rows"]] == ["lead 0.7", "full"]
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_a_shell_completes_commands_and_their_options(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["completion", shell]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    [distill] = [line for line in lines if "distill" in line and "resume" in line]
+    assert "dry-run" in distill or any("distill" in line and "dry-run" in line for line in lines)
+    if shell == "bash":
+        code = "source /dev/stdin; COMP_WORDS=(leadspan store v); COMP_CWORD=2; _leadspan; echo ${COMPREPLY[@]}"
+        done = subprocess.run(["bash", "-c", code], input="\n".join(lines), capture_output=True, text=True, check=True)
+        assert done.stdout.strip() == "verify"
+
+
+@pytest.mark.parametrize("kind", ["recipe", "study", "world"])
+def test_the_schema_is_printed(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["schema", kind]) == 0
+    schema = json.loads(capsys.readouterr().out)
+    assert schema["type"] == "object" and "output" in schema["properties"]
+
+
 def test_preview_shows_sections_cuts_and_losses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = write_recipe(toy_recipe(tmp_path), tmp_path / "r.yaml")
     assert main(["preview", str(path), "--records", "1", "--chars", "0"]) == 0
@@ -86,6 +149,7 @@ def test_preview_shows_sections_cuts_and_losses(tmp_path: Path, capsys: pytest.C
         assert name in shown
 
 
+@pytest.mark.slow
 def test_distill_evaluate_and_report_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     task = tmp_path / "task.jsonl"
     task.write_text(json.dumps({"problem": "add 1 to itself", "answer": "2"}) + "\n")
@@ -106,13 +170,17 @@ def test_distill_evaluate_and_report_from_the_command_line(tmp_path: Path, capsy
     assert (runs[0] / "samples.old-1" / "toy.jsonl").read_text().startswith("of an earlier run")
     evaluated = tmp_path / "evaluated"
     options = ["--output", str(evaluated), "--set", "sampling.max_new_tokens=4", "--set", "sampling.temperature=0"]
-    assert main(["evaluate", str(runs[0]), str(task), *options]) == 0
+    assert main(["evaluate", str(runs[0]), str(task), *options, "--json", str(tmp_path / "figures.json")]) == 0
+    assert json.loads((tmp_path / "figures.json").read_text()) == json.loads((evaluated / "run.json").read_text())
     assert main(["evaluate", str(runs[0]), str(task), *options]) == 2
     again = json.loads((evaluated / "samples" / "task.jsonl").read_text())
     assert again["prompt"] == sample["prompt"] and "Brief." in again["prompt"]
     page = tmp_path / "report.html"
     assert main(["report", *map(str, runs), "--output", str(page)]) == 0
     assert "lead 0.5" in page.read_text()
+    capsys.readouterr()
+    assert main(["report", *map(str, runs), "--output", "-", "--format", "json"]) == 0
+    assert json.loads(capsys.readouterr().out).keys() >= {"tasks", "runs"}
 
 
 def test_power_tells_what_a_claim_needs(capsys: pytest.CaptureFixture[str]) -> None:
@@ -145,7 +213,7 @@ def evaluated_run(name: str, correct: dict[str, list[int]]) -> RunResult:
         tokens_p95=1,
         correct=correct,
     )
-    return RunResult(name=name, label=name, recipe={}, environment={}, evaluations=[result])
+    return RunResult(name=name, label=name, seed=0, recipe=None, environment={}, evaluations=[result])
 
 
 def test_power_from_finished_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -170,10 +238,19 @@ def test_power_from_finished_runs(tmp_path: Path, capsys: pytest.CaptureFixture[
 
 
 def test_what_a_run_evaluated_as_it_was_is_evaluated_again() -> None:
-    from leadspan.cli.evaluate import _student_of
+    from leadspan.cli.reading import student_of
 
     student = {"kind": "pretrained", "path": "org/base", "revision": "v2"}
-    run = RunResult(name="base", label="base", role="base", recipe={"student": student}, environment={})
-    assert _student_of(run, Path("runs/base")) == Pretrained(path="org/base", revision="v2")
-    drawn = run.model_copy(update={"recipe": {"student": {"kind": "random_init", "config": {}}}})
-    assert _student_of(drawn, Path("runs/base")) == Pretrained(path="runs/base/student")
+    recipe = made_recipe({"student": student}, name="base", role="base")
+    run = RunResult(name="base", label="base", role="base", seed=0, recipe=recipe, environment={})
+    assert student_of(run, Path("runs/base")) == Pretrained(path="org/base", revision="v2")
+    drawn = run.model_copy(update={"recipe": recipe.model_copy(update={"student": RandomInit(config={})})})
+    assert student_of(drawn, Path("runs/base")) == Pretrained(path="runs/base/student")
+
+
+def test_refusals_are_told_after_a_preview_as_before(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A module of the package has the name of what shows text."""
+    import leadspan.cli.show  # noqa: F401  # what the command preview imports
+
+    assert main(["preview", str(tmp_path / "none.yaml")]) == 2
+    assert "none.yaml: cannot be read" in capsys.readouterr().err

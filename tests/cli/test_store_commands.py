@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,9 @@ def test_capture_inspect_verify_and_merge_from_the_command_line(
 ) -> None:
     path = write_recipe(capture_recipe(tmp_path, codec={"kind": "top_k", "k": 5}), tmp_path / "r.yaml")
     store, merged = str(tmp_path / "store"), str(tmp_path / "merged")
-    assert main(["capture", str(path), "--dry-run", "--sample", "200"]) == 0
+    figures = tmp_path / "estimate.json"
+    assert main(["capture", str(path), "--dry-run", "--sample", "200", "--json", str(figures)]) == 0
+    assert json.loads(figures.read_text())["codecs"][0]["codec"]["k"] == 5
     shown = capsys.readouterr().out
     assert all(word in shown for word in ("top_k 5", "hidden", "sampled 50", "KL lost", "positions", "tokens/s"))
     assert not (tmp_path / "store").exists()
@@ -38,10 +41,10 @@ def test_capture_inspect_verify_and_merge_from_the_command_line(
     [
         (["store", "inspect", "none"], "none/manifest.json: not found"),
         (["store", "merge", "none"], "--output goes with merge"),
-        (["capture", "{recipe}", "capture.codec={kind: top_k, k: 0}"], "capture.codec.top_k.k = 0"),
+        (["capture", "{recipe}", "capture.codec={kind: top_k, k: 0}"], "capture.codec.k = 0"),
         (["capture", "{recipe}", "teacher=null", "loss.kl_weight=0"], "teacher: missing"),
         (["capture", "{recipe}", "--dry-run", "--sample", "1"], "give at least 2 positions"),
-        (["distill", "{recipe}", "targets={kind: store, path: none}"], "none/manifest.json: not found"),
+        (["distill", "{recipe}", "targets={kind: store, path: none}"], "targets.path = 'none': no such file"),
         (
             ["distill", "{recipe}", "targets={kind: store, path: none}", "loss.kl_weight=0"],
             "the store of targets is not",

@@ -1,7 +1,7 @@
 import pytest
 
-from leadspan.costs.config import PlanSettings
 from leadspan.costs.devices import DEVICES, Device, find_device, recognise
+from leadspan.costs.settings import PlanSettings
 from leadspan.errors import SettingsError
 from leadspan.settings import validate
 

@@ -4,20 +4,19 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from leadspan.costs.flops import ExampleSize, ModelShape, positions_seen, training_flops
+from leadspan.costs.flops import ExampleSize, FlopsByPart, ModelShape, positions_seen, training_flops
 from leadspan.data.packing import Batch, pack
 from leadspan.data.selection import ByGap, ScoredSelection
 from leadspan.data.supervision import Supervision
 from leadspan.data.truncation import Full, Lead, LeadAnswer, Policy, Tail
-from leadspan.losses.config import LossSettings
 from leadspan.losses.objective import batch_loss
-from leadspan.models.config import RandomInit
+from leadspan.losses.settings import LossSettings
 from leadspan.models.loading import load_model
+from leadspan.models.settings import RandomInit
 from leadspan.models.shapes import shape_from, shape_of
-from leadspan.results import FlopsByPart
 from leadspan.teacher.live import freeze, live_targets
-from leadspan.training.config import Lora
 from leadspan.training.measured import layout_sizes
+from leadspan.training.settings import Lora
 from leadspan.training.train import adapter_params, with_adapters
 from toys import VOCAB, tiny, toy_examples
 
@@ -76,6 +75,7 @@ def linear_part(flops: FlopsByPart, shape: ModelShape, sizes: list[ExampleSize],
     return flops.student_body + flops.student_head + flops.teacher_body + flops.teacher_head + again
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("checkpointing", [False, True], ids=["plain", "checkpointing"])
 @pytest.mark.parametrize("name", ARCHITECTURES)
 @pytest.mark.parametrize("policy", POLICIES, ids=lambda policy: policy.label)

@@ -1,31 +1,11 @@
 from dataclasses import replace
 
-from leadspan.costs.flops import ModelShape
-from leadspan.costs.memory import ActivationBytes, BatchSize, MemoryModel, highest
-
-SHAPE = ModelShape(
-    linear_params=80,
-    attention_dims=(8, 8),
-    windows=(None, None),
-    hidden_size=4,
-    vocab_size=10,
-    num_params=120,
-    is_tied=True,
-    layer_params=40,
-)
-TEACHER = replace(SHAPE, num_params=1000, vocab_size=12)
-MODEL = MemoryModel(
-    student=SHAPE,
-    teacher=None,
-    student_activations=ActivationBytes(held=100, peak=130),
-    teacher_activations=None,
-    use_bf16=False,
-    chunk_tokens=6,
-)
+from leadspan.costs.memory import ActivationBytes, BatchSize, highest
+from toy_shapes import MODEL, SHAPE, TEACHER
 
 
 def test_the_moment_of_the_loss_by_hand() -> None:
-    found = MODEL.moments(BatchSize(tokens=20, weighted=10))["loss"]
+    found = MODEL.by_phase(BatchSize(tokens=20, weighted=10))["loss"]
     assert found.weights == 4 * 120 and found.optimizer == 8 * 120 and found.teacher == 0
     assert found.gradients == 4 * 40  # of the head alone
     assert found.activations == 100 * 20 + 2 * 10 * 4 * 4  # hidden states at weighted positions, and their gradient
@@ -36,17 +16,17 @@ def test_the_moment_of_the_loss_by_hand() -> None:
 def test_a_live_teacher_adds_weights_hidden_states_and_a_chunk() -> None:
     live = replace(MODEL, teacher=TEACHER, teacher_activations=ActivationBytes(held=16, peak=5000))
     batch = BatchSize(tokens=20, weighted=10)
-    found = live.moments(batch)
+    found = live.by_phase(batch)
     assert found["loss"].teacher == 4 * 1000
     assert found["loss"].logits == 2 * 6 * 12 * 4 * 11 // 10
-    assert found["loss"].activations - MODEL.moments(batch)["loss"].activations == 10 * 4 * 4
+    assert found["loss"].activations - MODEL.by_phase(batch)["loss"].activations == 10 * 4 * 4
     assert live.peak(batch) == found["teacher"]  # this one's forward pass is the highest moment
     assert found["teacher"].activations == 5000 * 20
 
 
 def test_scored_positions_are_held_beside_copies_of_the_selected() -> None:
     live = replace(MODEL, teacher=TEACHER, teacher_activations=ActivationBytes(held=16, peak=50))
-    plain, scored = (live.moments(BatchSize(20, 3, scored))["loss"] for scored in (0, 10))
+    plain, scored = (live.by_phase(BatchSize(20, 3, scored))["loss"] for scored in (0, 10))
     assert scored.activations - plain.activations == 10 * 4 * 4 + 10 * 4 * 4  # states of both models
     assert (plain.logits, scored.logits) == (2 * 3 * 12 * 4 * 11 // 10, 2 * 6 * 12 * 4 * 11 // 10)
 
@@ -65,35 +45,35 @@ def test_masks_by_hand() -> None:
 def test_gradients_that_are_kept_stand_beside_everything() -> None:
     kept = replace(MODEL, accumulates=True)
     batch = BatchSize(tokens=20, weighted=10)
-    assert kept.moments(batch)["loss"].gradients == 4 * 120 + 4 * 40
+    assert kept.by_phase(batch)["loss"].gradients == 4 * 120 + 4 * 40
 
 
 def test_the_end_of_backward_has_all_gradients_and_a_tied_head_twice() -> None:
     small = BatchSize(tokens=1, weighted=1)
-    found = MODEL.moments(small)["backward"]
+    found = MODEL.by_phase(small)["backward"]
     assert found.gradients == 4 * 120 + 4 * 40 and found.activations == 30
     untied = replace(MODEL, student=replace(SHAPE, is_tied=False))
-    assert untied.moments(small)["backward"].gradients == 4 * 120
+    assert untied.by_phase(small)["backward"].gradients == 4 * 120
 
 
 def test_adapters_alone_have_gradients_and_moments() -> None:
     lora = replace(MODEL, student=replace(SHAPE, adapter_params=7))
-    found = lora.moments(BatchSize(20, 10))["loss"]
+    found = lora.by_phase(BatchSize(20, 10))["loss"]
     assert found.weights == 4 * (120 + 7) and found.optimizer == 8 * 7 and found.gradients == 0
-    assert lora.moments(BatchSize(20, 10))["optimizer"].gradients == 4 * 7
+    assert lora.by_phase(BatchSize(20, 10))["optimizer"].gradients == 4 * 7
 
 
 def test_bfloat16_holds_a_copy_of_the_linear_weights() -> None:
-    narrow = replace(MODEL, use_bf16=True).moments(BatchSize(20, 10))
+    narrow = replace(MODEL, use_bf16=True).by_phase(BatchSize(20, 10))
     assert narrow["loss"].weights == 4 * 120 + 2 * (80 + 40)
     assert narrow["optimizer"].weights == 4 * 120
 
 
 def test_ranks_share() -> None:
     batch = BatchSize(20, 10)
-    ddp = replace(MODEL, num_ranks=4, sharding="ddp").moments(batch)["optimizer"]
+    ddp = replace(MODEL, num_ranks=4, sharding="ddp").by_phase(batch)["optimizer"]
     assert ddp.weights == 4 * 120 and ddp.gradients == 2 * 4 * 120  # and the buckets
-    fsdp = replace(MODEL, num_ranks=4, sharding="fsdp2").moments(batch)["optimizer"]
+    fsdp = replace(MODEL, num_ranks=4, sharding="fsdp2").by_phase(batch)["optimizer"]
     assert fsdp.optimizer == 8 * 30 and fsdp.gradients == 4 * 30
     assert fsdp.weights == 4 * 30 + 4 * (40 + 3 * 40)  # the root group, two layers, one layer's gradients
 

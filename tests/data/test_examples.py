@@ -1,18 +1,32 @@
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from leadspan.audit.prepared import with_first_answers
-from leadspan.data.config import DataSettings, HeldOutShare, NoValidation, Rendering, TraceSource
 from leadspan.data.examples import NO_WEIGHT, Examples
 from leadspan.data.prepare import prepare, sections_of, split
 from leadspan.data.sections import Renderer
 from leadspan.data.selection import ByGap, RandomTokens
+from leadspan.data.settings import DataSettings, HeldOutShare, HeldOutSource, NoValidation, Rendering
 from leadspan.data.supervision import APPENDED, Supervision
-from leadspan.data.truncation import Full, Lead, LeadAnswer, Policy, PostConclusion, Schedule, Tail
+from leadspan.data.truncation import (
+    Budget,
+    Endpoints,
+    Full,
+    Lead,
+    LeadAnswer,
+    LeadCot,
+    Mix,
+    Policy,
+    PostConclusion,
+    Schedule,
+    Tail,
+)
 from leadspan.errors import DataError
+from leadspan.traces.settings import TraceSource
 from toys import character_tokenizer, toy_examples, write_traces
 
 COT_ONLY = Supervision(prompt=0, cot=1, answer=0)
@@ -123,6 +137,7 @@ def test_rows_are_reused_until_something_changes(tmp_path: Path) -> None:
     assert prepare(settings.train, steps, settings).rows.cache_files != first
 
 
+@pytest.mark.slow
 def test_worker_processes_give_the_same_rows(tmp_path: Path) -> None:
     path = write_traces(tmp_path / "t.jsonl", 150)
     renderer = Renderer(character_tokenizer(), Rendering())
@@ -153,6 +168,34 @@ def test_held_out_questions_are_on_one_side(tmp_path: Path) -> None:
     train, held = set(splits.train["question_id"]), set(splits.validation["question_id"])
     assert len(held) == 2 and len(train) == 8 and not train & held
     assert len(splits.train) + len(splits.validation) == 40
+
+
+def test_a_held_out_question_is_not_trained_on_under_another_system_prompt(tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+    rows = [
+        {"prompt": f"q{i % 10}", "system": f"be {'very ' * (i // 10)}brief", "cot": f"c {i}", "answer": "a"}
+        for i in range(40)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    renderer = Renderer(character_tokenizer(), Rendering())
+    splits = split(settings_for(path, validation=HeldOutShare(share=0.2)), renderer, seed=0)
+
+    def asked(rows: Any) -> set[str]:
+        return {renderer.tokenizer.decode(ids).split("user\n")[1][:2] for ids in rows["input_ids"]}
+
+    assert splits.validation is not None
+    assert len(asked(splits.validation)) == 2 and not asked(splits.train) & asked(splits.validation)
+
+
+def test_a_validation_source_that_shares_questions_is_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path, other = write_traces(tmp_path / "t.jsonl", 12), write_traces(tmp_path / "v.jsonl", 12)
+    with other.open("a") as file:
+        file.write(json.dumps({"prompt": "another", "cot": "c", "answer": "a"}) + "\n")
+    source = HeldOutSource(source=TraceSource(path=str(other)))
+    split(settings_for(path, validation=source), Renderer(character_tokenizer(), Rendering()), seed=0)
+    assert f"{other}: 12 of its 13 questions are in the training source too" in caplog.text
 
 
 def test_lengths_and_numbers_are_counted(tmp_path: Path) -> None:
@@ -252,3 +295,45 @@ def test_a_selection_by_score_counts_what_it_will_select(tmp_path: Path) -> None
     for layout in examples.layouts:
         assert layout.num_weighted == layout.num_scored // 4
     assert (examples[0].weights > 0).sum() == examples.layouts[0].num_scored  # selected when the models have run
+
+
+def test_a_policy_that_finds_no_steps_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    begun = "first " * 20
+    thoughts = [f"{begun}\n{begun}", f"{begun}\n\n{begun}", f"{begun}\r\n\r\n{begun}"]
+    path = tmp_path / "t.jsonl"
+    rows = [{"prompt": f"q{i}", "cot": thoughts[min(i, 2)], "answer": "a"} for i in range(4)]
+    for number_of_rows, warned in ((1, 0), (2, 1), (3, 0), (4, 0)):  # without a step: 1 of 1, of 2, of 3, of 4
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows[:number_of_rows]))
+        made = prepare(TraceSource(path=str(path)), Renderer(character_tokenizer(), Rendering()), settings_for(path))
+        caplog.clear()
+        for policy in (Lead(p=0.7), Lead(p=0.7, align="step")):
+            if (policy.align, number_of_rows) == ("step", 1):
+                with pytest.raises(DataError, match=r"no weighted position .*; set data\.rendering\.step_delimiter"):
+                    Examples(made.rows, policy, Supervision(), 2, 0, "training set")
+                continue
+            examples = Examples(made.rows, policy, Supervision(), 2, 0, "training set")
+            assert examples.counts.without_steps == 1
+        assert len(caplog.messages) == warned
+        if warned:
+            assert caplog.messages[0].startswith(
+                "training set: lead 0.7 cuts between steps, but the chains of thought of 1 of"
+            )
+
+
+def test_policies_that_cut_between_steps() -> None:
+    policies: list[Policy] = [
+        Endpoints(p=0.5),
+        PostConclusion(),
+        Budget(num_tokens=9, align="step"),
+        Mix(policy=LeadCot(align="step")),
+        Schedule(policy=Endpoints(p=0.5), start=0.5, end=1.0),
+    ]
+    assert all(policy.needs_steps for policy in policies)
+    others: list[Policy] = [
+        Full(),
+        Lead(),
+        Mix(policy=LeadCot()),
+        Tail(p=0.5),
+        Schedule(policy=Lead(), start=0.5, end=1),
+    ]
+    assert not any(policy.needs_steps for policy in others)

@@ -4,12 +4,13 @@ import numpy as np
 import pytest
 from transformers import AutoTokenizer
 
-from leadspan.data.config import Rendering, TraceSource
-from leadspan.data.records import Refusal, Trace
 from leadspan.data.sections import Rendered, RenderedText, Renderer
-from leadspan.data.traces import read_traces
+from leadspan.data.settings import Rendering
 from leadspan.data.truncation import Lead, cut_example
 from leadspan.errors import ModelError
+from leadspan.traces.read import read_traces
+from leadspan.traces.records import Refusal, Trace
+from leadspan.traces.settings import TraceSource
 from toys import ALPHABET, DROPS_COT, SPECIALS, TEMPLATE, character_tokenizer
 
 TRACE = Trace(({"role": "user", "content": "q?"},), "one\n\ntwo\n\n\nthree", "yes.", place="t.jsonl:1")
@@ -63,7 +64,7 @@ def test_a_straddling_token_belongs_to_the_earlier_section() -> None:
         pytest.param(
             TEMPLATE.replace("<|im_end|>\n{% endfor", "{% endfor"),
             Rendering(),
-            "no special token follows",
+            "ends an assistant turn with no special token; set data.rendering.end_of_turn .* '<\\|im_start\\|>', with",
             id="no stop",
         ),
         pytest.param(
@@ -109,12 +110,37 @@ def test_tags_in_the_prompt_do_not_move_the_borders() -> None:
     assert cot == "<think>\none\n\ntwo\n\n\nthree\n</think>"
 
 
-def test_an_end_of_turn_token_inside_a_trace_is_refused() -> None:
-    refused = Renderer(character_tokenizer(), Rendering()).render(
-        Trace(TRACE.messages, "a<|im_end|>b", "c", place="f:3")
-    )
-    assert isinstance(refused, Refusal)
-    assert refused.reason == "end-of-turn token inside the trace" and refused.place == "f:3"
+@pytest.mark.parametrize(
+    ("prompt", "cot", "answer", "token"),
+    [
+        pytest.param("q?", "a<|im_end|>b", "c", "<|im_end|>", id="end of turn"),
+        pytest.param("q?", "a", "c<|endoftext|>", "<|endoftext|>", id="padding token behind the answer"),
+        pytest.param("q?", "a\n\n<|im_start|>user\nb", "c", "<|im_start|>", id="another turn"),
+        pytest.param("q?<|im_start|>", "a", "c", "<|im_start|>", id="in the prompt"),
+        pytest.param("q?", "a<|fim_middle|>b", "c", "<|fim_middle|>", id="not marked special, but shaped like one"),
+    ],
+)
+def test_a_control_token_in_the_text_is_refused(prompt: str, cot: str, answer: str, token: str) -> None:
+    tokenizer = character_tokenizer()
+    tokenizer.add_tokens(["<|fim_middle|>", "ab"])  # the second is an added token that is plain text
+    renderer = Renderer(tokenizer, Rendering())
+    refused = renderer.render(Trace(({"role": "user", "content": prompt},), cot, answer, place="f:3"))
+    assert refused == Refusal("control token in the text", f"the text contains {token!r}", "f:3")
+    assert isinstance(renderer.render(Trace(TRACE.messages, "ab < b | c", "im_end", place="f:4")), RenderedText)
+
+
+def test_a_question_is_what_the_user_asks() -> None:
+    def question(*turns: tuple[str, str]) -> str:
+        renderer = Renderer(character_tokenizer(), Rendering())
+        trace = Trace(tuple({"role": role, "content": content} for role, content in turns), "one", "yes.")
+        return render(renderer, trace)[1].question_id
+
+    plain = question(("user", "What is 2 + 2?"))
+    assert plain == question(("system", "Be brief."), ("user", "What is 2 + 2?"))
+    assert plain == question(("developer", "Reasoning: high"), ("user", " What is\n2 + 2?\n"))
+    assert plain != question(("user", "What is 2 + 3?"))
+    first = question(("user", "Hi"), ("assistant", "Hello!"), ("user", "What is 2 + 2?"))
+    assert first != plain and first == question(("user", "Hi"), ("assistant", "Yes?"), ("user", "What is 2 + 2?"))
 
 
 def test_ids_hash_the_tokens_and_the_question() -> None:
@@ -129,6 +155,7 @@ def test_alphabet_covers_the_template() -> None:
     assert set("user assistant system") <= set(ALPHABET)
 
 
+@pytest.mark.slow
 @pytest.mark.shared
 @pytest.mark.parametrize("name", ["deepseek_r1", "qwq_32b", "sky_t1_students"])
 def test_real_traces_character_by_character(shared: Path, name: str) -> None:

@@ -25,6 +25,7 @@ from leadspan.data.truncation import (
     Tail,
     cut_example,
 )
+from leadspan.data.truncation.policy import CutCounts, stop_warning
 from leadspan.errors import SettingsError
 from leadspan.settings import Settings, validate
 
@@ -226,12 +227,12 @@ def test_a_policy_is_its_own_settings(policy: Policy) -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        pytest.param({"kind": "lead", "p": 0}, r"cut.lead.p = 0: Input should be greater than 0", id="p zero"),
-        pytest.param({"kind": "lead", "p": 1.5}, r"cut.lead.p = 1.5: .* less than or equal to 1", id="p above one"),
-        pytest.param({"kind": "leed"}, r"cut = .*'leed'.*'lead'", id="unknown kind"),
+        pytest.param({"kind": "lead", "p": 0}, r"cut.p = 0: Input should be greater than 0", id="p zero"),
+        pytest.param({"kind": "lead", "p": 1.5}, r"cut.p = 1.5: .* less than or equal to 1", id="p above one"),
+        pytest.param({"kind": "leed"}, r"cut.kind = 'leed': did you mean 'lead'", id="unknown kind"),
         pytest.param(
             {"kind": "lead", "q": 1},
-            r"cut.lead.q: unknown key; known keys: align, kind, p, stop",
+            r"cut.q: unknown key; known keys: align, kind, p, stop",
             id="unknown key",
         ),
         pytest.param({"kind": "lead_answer"}, r"give exactly one of p, num_tokens, p_range", id="no amount"),
@@ -248,9 +249,20 @@ def test_a_policy_is_its_own_settings(policy: Policy) -> None:
             r"policy lead_answer 9 tokens has no p that could change",
             id="schedule without p",
         ),
-        pytest.param({"kind": "mix", "policy": {"kind": "mix"}}, r"cut.mix.policy = .*'mix'", id="mix of a mix"),
+        pytest.param({"kind": "mix", "policy": {"kind": "mix"}}, r"cut.policy.kind = 'mix'", id="mix of a mix"),
     ],
 )
 def test_wrong_settings_are_refused(values: dict[str, object], message: str) -> None:
     with pytest.raises(SettingsError, match=message):
         validate(_Holder, {"cut": values}, "recipe.yaml")
+
+
+def test_cuts_of_which_hardly_an_example_shows_an_end_are_warned_of() -> None:
+    def counts(num_kept: int, lost_stop: int) -> CutCounts:
+        values = dict.fromkeys(("num_examples", "tokens_before", "tokens_after", "weighted_tokens"), 100)
+        return CutCounts(num_kept=num_kept, lost_stop=lost_stop, **values)
+
+    few = {"lead 0.5": counts(100, 100), "tail 0.5": counts(40, 39), "mix": counts(100, 95), "empty": counts(0, 0)}
+    warning = stop_warning(few)
+    assert warning.startswith("lead 0.5, tail 0.5: ") and "whole_share" in warning and "thinking_budget" in warning
+    assert stop_warning({"mix": few["mix"]}) == ""

@@ -1,8 +1,8 @@
 import pytest
 
+from leadspan.answers.grading import GradeItem, Verdict, literal_grade
 from leadspan.errors import DataError
 from leadspan.evaluation.choices import choice_grade
-from leadspan.evaluation.grading import GradeItem, Verdict, literal_grade
 
 CHOICES = ("a red hat", "B", "12", "none of these")
 
@@ -32,6 +32,37 @@ CHOICES = ("a red hat", "B", "12", "none of these")
 )
 def test_choice_grade(text: str, finished: bool, expected: Verdict) -> None:
     assert choice_grade(GradeItem(text, "C", finished, CHOICES)) == expected
+
+
+def test_long_runs_of_blanks_leave_the_letter() -> None:
+    blanks = " " * 1_000_000
+    text = f"a{blanks}</think>The answer{blanks}is \\boxed{{{blanks}C{blanks}}}"
+    verdict = choice_grade(GradeItem(text, "C", True, CHOICES))
+    assert (verdict.strict, verdict.flexible) == ("right", "right")
+    assert choice_grade(GradeItem(f"option{blanks}so the answer is C", "C", True, CHOICES)).flexible == "right"
+
+
+@pytest.mark.parametrize(
+    ("text", "strict", "flexible"),
+    [
+        ("\\boxed{\\text{Option C}}", "right", "right"),
+        ("\\boxed{C - 12}", "right", "right"),
+        ("\\boxed{[C]}", "right", "right"),
+        ("\\boxed{**C**}", "right", "right"),
+        ("\\boxed{c}", "right", "right"),
+        ("\\boxed{\\text{The answer is C}}", "right", "right"),
+        ("\\fbox{C}", "right", "right"),
+        ("\\boxed{x \\ll y}\n\n**Answer: C**", "unparsed", "right"),
+        ("So I choose C", "no_answer", "right"),
+        ("The answer is \\(C\\).", "no_answer", "right"),
+        ("answer is not A but C", "no_answer", "right"),
+        ("The answer is A good one: C", "no_answer", "right"),
+        ("The answer is A because 12", "no_answer", "wrong"),
+    ],
+)
+def test_how_letters_are_written(text: str, strict: str, flexible: str) -> None:
+    verdict = choice_grade(GradeItem(text, "C", True, CHOICES))
+    assert (verdict.strict, verdict.flexible) == (strict, flexible)
 
 
 def test_a_text_that_two_choices_share_is_none() -> None:

@@ -3,12 +3,12 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from leadspan.evaluation.answers import normalise
-from leadspan.evaluation.config import SamplingSettings, TaskSettings
-from leadspan.evaluation.grading import Verdict
+from leadspan.answers.equality import normalise
+from leadspan.answers.grading import Verdict
 from leadspan.evaluation.metrics import Graded, evaluation_result, majority_at, pass_at
 from leadspan.evaluation.samples import StoredSample
 from leadspan.evaluation.sampling import Sample
+from leadspan.evaluation.settings import SamplingSettings, TaskSettings
 
 
 def graded(answer: str | None, right: bool, number: int = 0, problem: str = "p", **more: object) -> Graded:

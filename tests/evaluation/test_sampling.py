@@ -2,9 +2,9 @@ import pytest
 import torch
 
 from leadspan.errors import EvaluationError
-from leadspan.evaluation import continuous
-from leadspan.evaluation.config import SamplingSettings
-from leadspan.evaluation.sampling import Request, Sample, SeededSampling, generate, is_loop
+from leadspan.evaluation import sampling
+from leadspan.evaluation.sampling import Request, Sample, SeededSampling, generate, loop_end
+from leadspan.evaluation.settings import SamplingSettings
 from leadspan.models.loading import load_model
 from toys import SPECIALS, VOCAB, character_tokenizer, tiny
 
@@ -14,15 +14,14 @@ REQUESTS = [Request("add " + "one " * (i % 4), f"p{i}") for i in range(9)]
 
 def draw(requests: list[Request], **settings: object):
     model = load_model(tiny(seed=4), torch.float32, for_training=False).eval()
-    sampling = SamplingSettings.model_validate({"max_new_tokens": 12, **settings})
-    return collect(model, requests, [STOP], sampling)
+    return collect(model, requests, [STOP], SamplingSettings.model_validate({"max_new_tokens": 12, **settings}))
 
 
-def collect(model, requests: list[Request], stops: list[int], sampling: SamplingSettings) -> list[Sample]:
-    found = {}
-    for batch in generate(model, character_tokenizer(), stops, sampling, requests):
-        found |= batch
-    return [found[i] for i in range(len(requests))]
+def collect(model, requests: list[Request], stops: list[int], settings: SamplingSettings) -> list[Sample]:
+    samples: dict[int, Sample] = {}
+    for batch in generate(model, character_tokenizer(), stops, settings, requests):
+        samples |= batch
+    return [samples[i] for i in range(len(requests))]
 
 
 def test_a_sample_does_not_depend_on_its_batch() -> None:
@@ -71,37 +70,42 @@ def test_stops_and_caps_are_told_apart() -> None:
 
 def test_the_window_caps_new_tokens_and_never_the_prompt() -> None:
     model = load_model(tiny(max_position_embeddings=20), torch.float32, for_training=False).eval()
-    sampling = SamplingSettings(max_new_tokens=100, temperature=0)
-    sample = collect(model, [Request("a" * 12, "k")], [VOCAB - 1], sampling)[0]
+    settings = SamplingSettings(max_new_tokens=100, temperature=0)
+    sample = collect(model, [Request("a" * 12, "k")], [VOCAB - 1], settings)[0]
     assert sample.num_tokens <= 8
     with pytest.raises(
         EvaluationError,
         match=r"problem p1:0: its prompt has 20 tokens and the model's window 20; prompts are never cut",
     ):
-        collect(model, [Request("a" * 20, "p1:0")], [STOP], sampling)
+        collect(model, [Request("a" * 20, "p1:0")], [STOP], settings)
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_continuous_batching_draws_the_same_samples(temperature: float) -> None:
+def test_rows_that_end_leave_their_batch_and_change_nothing(
+    temperature: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The oracle is one call of `generate` for the whole batch, in which no row leaves."""
     model = load_model(tiny(seed=4), torch.float32, for_training=False).eval()
-    sampling = SamplingSettings(temperature=temperature, top_p=0.9, top_k=40, max_new_tokens=60, batch_size=4)
+    settings = SamplingSettings(temperature=temperature, top_p=0.9, top_k=40, max_new_tokens=60, batch_size=7)
     requests = [Request("add " + "one " * (i % 4), f"p{i}:0") for i in range(14)]
-    expected = collect(model, requests, [STOP], sampling)
-    found = {}
-    for batch in continuous.generate(model, character_tokenizer(), [STOP], sampling, requests):
-        found |= batch
-    assert [found[i] for i in range(14)] == expected
-    assert len({sample.num_tokens for sample in expected}) > 1
-    assert list(continuous.generate(model, character_tokenizer(), [STOP], sampling, [])) == []
+    sizes: list[int] = []
+    model.register_forward_pre_hook(lambda _, args, kwargs: sizes.append(len(kwargs["input_ids"])), with_kwargs=True)
+    monkeypatch.setattr(sampling, "PORTION", settings.max_new_tokens)
+    expected = collect(model, requests, [STOP], settings)
+    assert set(sizes) == {7} and len({sample.num_tokens for sample in expected}) > 1
+    sizes.clear()
+    monkeypatch.setattr(sampling, "PORTION", 8)
+    assert collect(model, requests, [STOP], settings) == expected
+    assert min(sizes) < 7
 
 
-def test_continuous_batching_never_cuts_a_prompt() -> None:
-    model = load_model(tiny(max_position_embeddings=20), torch.float32, for_training=False).eval()
-    requests, sampling = [Request("a" * 12, "k:0"), Request("a" * 15, "l:0")], SamplingSettings(temperature=0)
-    found = list(continuous.generate(model, character_tokenizer(), [VOCAB - 1], sampling, requests))
-    assert {i: sample.num_tokens for batch in found for i, sample in batch.items()} == {0: 8, 1: 5}
-    with pytest.raises(EvaluationError, match="prompts are never cut"):
-        next(continuous.generate(model, character_tokenizer(), [STOP], sampling, [Request("a" * 20, "k:0")]))
+def test_an_answer_that_is_continued_counts_its_tokens() -> None:
+    """Greedy: the rest of an answer is what follows its first tokens in one piece."""
+    whole = draw([Request("add", "x")], temperature=0, max_new_tokens=9)[0]
+    begun = tuple(character_tokenizer()(whole.text[:4], add_special_tokens=False)["input_ids"])
+    assert len(begun) == 4
+    rest = draw([Request("add", "x", begun)], temperature=0, max_new_tokens=9)[0]
+    assert (whole.text[4:], whole.num_tokens - 4) == (rest.text, rest.num_tokens)
 
 
 def test_top_k_keeps_the_most_probable() -> None:
@@ -112,15 +116,16 @@ def test_top_k_keeps_the_most_probable() -> None:
 
 
 @pytest.mark.parametrize(
-    ("ids", "loops"),
+    ("ids", "end"),
     [
-        pytest.param([7, 8, 9] * 30, True, id="short block"),
-        pytest.param(list(range(30)) * 9, False, id="nine times"),
-        pytest.param(list(range(30)) * 10, True, id="ten times"),
-        pytest.param(list(range(500)), False, id="none"),
-        pytest.param([i for j in range(10) for i in (*range(40), 1000 + j)], True, id="with something else between"),
-        pytest.param([], False, id="empty"),
+        pytest.param([7, 8, 9] * 30, 57, id="short block: its 30 tokens occur at 0, 3, ..., 27"),
+        pytest.param(list(range(30)) * 9, None, id="nine times"),
+        pytest.param(list(range(30)) * 10, 300, id="ten times"),
+        pytest.param([1, 2, *list(range(30)) * 12], 302, id="behind other tokens"),
+        pytest.param(list(range(500)), None, id="none"),
+        pytest.param([i for j in range(10) for i in (*range(40), 1000 + j)], 399, id="with something else between"),
+        pytest.param([], None, id="empty"),
     ],
 )
-def test_loops(ids: list[int], loops: bool) -> None:
-    assert is_loop(ids) == loops
+def test_where_a_loop_is_seen(ids: list[int], end: int | None) -> None:
+    assert loop_end(ids) == end

@@ -5,8 +5,8 @@ import pytest
 
 from leadspan.errors import DataError, SettingsError
 from leadspan.evaluation.benchmarks import BENCHMARKS, BOXED
-from leadspan.evaluation.config import TaskSettings
-from leadspan.evaluation.tasks import load_task
+from leadspan.evaluation.settings import TaskSettings
+from leadspan.evaluation.tasks import load_task, warn_of_golds
 from leadspan.settings import validate
 
 
@@ -31,6 +31,12 @@ def test_problem_answer_and_instruction(tmp_path: Path) -> None:
         pytest.param([{"problem": "x", "answer": " "}], {}, "reference answer is empty", id="empty answer"),
         pytest.param([{"problem": "x"}], {"answer": "key"}, "no answer in column key", id="named column missing"),
         pytest.param([{"problem": "x", "answer": [1, 2]}], {}, "column answer is list", id="list"),
+        pytest.param([{"problem": "x", "answer": float("nan")}], {}, "column answer is nan", id="NaN"),
+        pytest.param([{"problem": "x", "answer": float("-inf")}], {}, "column answer is -inf", id="infinite"),
+        pytest.param([{"problem": "\ud800", "answer": "2"}], {}, r"t.jsonl:1: U\+D800", id="half a character asked"),
+        pytest.param(
+            [{"problem": "x", "answer": "\udfff"}], {}, r"t.jsonl:1: U\+DFFF", id="half a character as answer"
+        ),
         pytest.param([{"problem": "x", "answer": "\\boxed{}"}], {}, "reference answer is empty", id="empty box"),
         pytest.param(['{"problem'], {}, "t.jsonl:1", id="broken line"),
         pytest.param([], {}, "holds no problem", id="empty"),
@@ -152,6 +158,23 @@ def test_settings_of_a_task_stand_before_the_benchmarks() -> None:
     assert (settings.path, settings.samples_per_problem, settings.instruction) == ("x.jsonl", 8, BOXED)
 
 
+def test_another_path_has_splits_and_subsets_of_its_own() -> None:
+    def parts(**values: object) -> tuple[str | None, str | None]:
+        settings = TaskSettings.model_validate({"benchmark": "gpqa", **values})
+        return settings.split, settings.subset
+
+    assert parts() == parts(path="Idavidrein/gpqa") == ("train", "gpqa_diamond")
+    assert parts(path="x.jsonl") == (None, None)
+    assert parts(path="directory", split="validation") == ("validation", None)
+
+
+def test_a_directory_with_splits_is_a_task_by_its_test_files(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        (tmp_path / f"{split}.jsonl").write_text(json.dumps({"problem": split, "answer": "1"}))
+    (problem,) = load_task(TaskSettings(name="t", path=str(tmp_path)))
+    assert problem.text == "test"
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
@@ -192,3 +215,12 @@ def test_real_benchmarks(shared: Path, name: str, file: str, count: int, first: 
 def test_a_benchmark_without_the_named_column_says_so(shared: Path) -> None:
     with pytest.raises(DataError, match=r"no answer in column answer \(columns: problem, solution, type, idx\)"):
         load_task(TaskSettings(name="minerva", path=str(shared / "benchmarks" / "minerva_math.jsonl"), answer="answer"))
+
+
+@pytest.mark.slow
+def test_golds_that_cannot_be_read_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    golds = ["12", "-1./3", "np.arcsin(10/13)", "$(1,2)$.", "Evelyn", r"\left( \frac{", "t(0,4]"]
+    settings = task(tmp_path, *({"problem": f"q{i}", "answer": gold} for i, gold in enumerate(golds)))
+    warn_of_golds(settings, load_task(settings))
+    assert "task t: 2 reference answers" in caplog.text
+    assert r"\\left( \\frac{" in caplog.text and "t(0,4]" in caplog.text

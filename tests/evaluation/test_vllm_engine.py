@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from leadspan.errors import EvaluationError
-from leadspan.evaluation.config import SamplingSettings, Vllm
 from leadspan.evaluation.sampling import Request, Sample, seed_of
+from leadspan.evaluation.settings import SamplingSettings, Vllm
 from leadspan.evaluation.vllm_engine import generate, open_vllm
-from leadspan.models.config import Pretrained
+from leadspan.models.settings import Pretrained
 from toys import SPECIALS, character_tokenizer
 
 STOP = SPECIALS.index("<|im_end|>")

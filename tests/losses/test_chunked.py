@@ -4,8 +4,8 @@ import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from leadspan.losses.chunked import RowLosses, chunked_loss
-from leadspan.losses.config import AdaptiveKl, ForwardKl, JensenShannon, LossSettings, ReverseKl
 from leadspan.losses.divergences import DIVERGENCES, from_logits
+from leadspan.losses.settings import AdaptiveKl, ForwardKl, JensenShannon, LossSettings, ReverseKl
 from leadspan.models.heads import LogitTransform
 from leadspan.teacher.targets import DenseTargets
 
@@ -72,6 +72,7 @@ def test_value_and_gradients_against_naive_float64(temperature: float, size: int
     torch.testing.assert_close(total, expected.detach())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
 @pytest.mark.parametrize("divergence", ALL, ids=lambda d: d["kind"])

@@ -5,8 +5,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from leadspan.losses.config import AlphaBeta
 from leadspan.losses.divergences import DIVERGENCES, forward_kl, from_logits, reverse_kl
+from leadspan.losses.settings import AlphaBeta
 
 TEMPERATURES = [0.5, 1.0, 2.0]
 CASES = [
@@ -126,6 +126,7 @@ def test_extreme_logits_and_masked_columns_stay_finite(name: str, options: dict)
     torch.testing.assert_close(gradient.sum(-1), torch.zeros(3), atol=1e-5, rtol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "options"), CASES, ids=IDS)
 def test_float32_error_is_no_larger_than_that_of_autograd_in_float32(name: str, options: dict) -> None:
     student, teacher = logits(rows=64, vocab=997, seed=3)

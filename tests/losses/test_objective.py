@@ -1,15 +1,18 @@
+import math
 from pathlib import Path
+from typing import cast
 
 import pytest
 import torch
 
-from leadspan.data.packing import pack
+from leadspan.data.packing import Batch, pack
 from leadspan.data.supervision import Supervision
 from leadspan.data.truncation import Full, Lead, Policy
-from leadspan.losses.config import LossSettings
-from leadspan.losses.objective import batch_loss
-from leadspan.models.config import ModelSettings, RandomInit
+from leadspan.losses.objective import batch_loss, drawn_ratios
+from leadspan.losses.settings import LossSettings
+from leadspan.models.heads import head_weight
 from leadspan.models.loading import load_model
+from leadspan.models.settings import ModelSettings, RandomInit
 from leadspan.teacher.live import freeze, live_targets
 from toys import VOCAB, tiny, toy_examples
 
@@ -35,6 +38,7 @@ def plain_loss(
     return total, float(example.weights.sum())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("policy", "supervision", "temperature"),
     [
@@ -79,6 +83,7 @@ GRANITE = RandomInit(config={**tiny().config, "model_type": "granite", "logits_s
 COHERE = RandomInit(config={**tiny().config, "model_type": "cohere", "logit_scale": 0.3}, seed=4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("student_settings", "teacher_settings"), [(GEMMA, GRANITE), (GRANITE, COHERE), (COHERE, GEMMA)]
 )
@@ -135,3 +140,53 @@ def test_vocabulary_padding_does_not_change_the_kl(tmp_path: Path) -> None:
     cut = batch_loss(student, batch, targets, SETTINGS, vocab_size=VOCAB)
     same = batch_loss(student, batch, type(targets)(targets.hidden, targets.head[: VOCAB + 3]), SETTINGS, VOCAB)
     torch.testing.assert_close(cut.loss_sum, same.loss_sum)
+
+
+def ratios(ratio_per_token: list[float], borders: tuple[int, ...], positions: list[int], **loss: object) -> list[float]:
+    """Of a batch whose drawn tokens are that much likelier now than when they were drawn."""
+    log_ratio = torch.tensor(ratio_per_token).log()
+    batch = cast(Batch, {"borders": borders, "positions": torch.tensor(positions)})
+    settings = LossSettings.model_validate({"ratio_cap": 3, **loss})
+    return drawn_ratios(torch.full((len(positions),), -1.0), -1.0 - log_ratio, batch, settings).tolist()
+
+
+def test_ratios_are_of_the_tokens_before_in_each_example_and_cut_off() -> None:
+    nan, borders, positions = math.nan, (0, 5, 8, 12), [1, 2, 3, 5, 6, 8, 9, 10]
+    given = [2, 0.5, 4, nan, nan, 0.5, 4, 8]
+    assert ratios(given, borders, positions) == pytest.approx([1, 2, 1, 1, 1, 1, 0.5, 2])
+    of_drawn = {"divergence": {"kind": "policy_gradient"}}
+    assert ratios(given, borders, positions, **of_drawn) == pytest.approx([2, 1, 3, 1, 1, 0.5, 2, 3])
+    assert ratios(given, borders, positions, ratio_cap=1) == pytest.approx([1, 1, 1, 1, 1, 1, 0.5, 1])
+
+
+def test_a_mean_over_old_draws_is_one_over_new_draws() -> None:
+    """All texts of two tokens: what a distribution at the second is worth, weighed by how likely the first was."""
+    old, new, worth = (torch.tensor(values) for values in ([0.5, 0.3, 0.2], [0.2, 0.2, 0.6], [1.0, 5.0, 2.0]))
+    by_first = [ratios([float(new[i] / old[i]), 1.0], (0, 3), [0, 1])[1] for i in range(3)]
+    assert float((old * torch.tensor(by_first) * worth).sum()) == pytest.approx(float((new * worth).sum()))
+
+
+def test_old_rollouts_are_weighed_without_a_gradient_through_the_ratio(tmp_path: Path) -> None:
+    examples, _ = toy_examples(tmp_path, Full(), Supervision(), number=2)
+    student = load_model(tiny(seed=1), torch.float64)
+    teacher = freeze(load_model(tiny(hidden=48, seed=2), torch.float64))
+    settings = LossSettings(kl_weight=1, compiled=False)
+    batch = pack([examples[0], examples[1]])
+    first = int(torch.searchsorted(batch["positions"], batch["borders"][1]))  # positions of the first example
+
+    def loss(changed: Batch) -> tuple[torch.Tensor, ...]:
+        output = batch_loss(student, changed, live_targets(teacher, changed), settings)
+        return output.loss_sum, output.weight_sum, torch.autograd.grad(output.loss_sum, head_weight(student))[0]
+
+    logits = load_model(tiny(seed=1), torch.float64, for_training=False)(batch["input_ids"][:, : batch["borders"][1]])
+    now = logits.logits[0].log_softmax(-1)[batch["positions"][:first], batch["labels"][:first]].detach()
+    old = torch.cat([now, torch.full((len(batch["positions"]) - first,), torch.nan)])
+    plain = loss(batch)
+    for found, expected in zip(loss({**batch, "drawn_log_probs": old}), plain, strict=True):
+        torch.testing.assert_close(found, expected)
+    old[2] -= math.log(1.5)  # the third token has become likelier: what follows it in its example counts more
+    scaled = batch["weights"].clone()
+    scaled[3:first] *= 1.5
+    value, weight, gradient = loss({**batch, "drawn_log_probs": old})
+    expected_value, _, expected_gradient = loss({**batch, "weights": scaled})
+    torch.testing.assert_close((value, weight, gradient), (expected_value, plain[1], expected_gradient))

@@ -11,9 +11,9 @@ from leadspan.data.supervision import APPENDED, Supervision
 from leadspan.data.truncation import Lead
 from leadspan.errors import TargetsError
 from leadspan.losses.chunked import RowLosses
-from leadspan.losses.config import LossSettings
 from leadspan.losses.objective import batch_loss
 from leadspan.losses.selection import select, selected_weight
+from leadspan.losses.settings import LossSettings
 from leadspan.models.loading import load_model
 from leadspan.teacher.live import freeze, live_targets
 from toys import tiny, toy_examples
@@ -68,6 +68,22 @@ def test_the_number_selected_is_what_the_layout_counts(tmp_path: Path) -> None:
         batch = pack([examples[i]])
         found = select(rows_of(torch.rand(len(batch["labels"]))), batch, ByGap(share=0.3))
         assert int(found.sum()) == examples.layouts[i].num_weighted
+
+
+@pytest.mark.parametrize(("share", "number", "selected"), [(0.7, 10_600, 7_420), (0.29, 100, 29), (0.57, 100, 57)])
+def test_the_share_is_exact_for_the_decimal_that_was_written(
+    tmp_path: Path, share: float, number: int, selected: int
+) -> None:
+    assert math.floor(share * number) == selected - 1  # what the binary product gives
+    batch = toy_batch(tmp_path, 1)
+    batch |= {
+        "borders": [0, number],
+        "positions": torch.arange(number),
+        "weights": torch.ones(number),
+        "section_ids": torch.ones(number, dtype=torch.int8),
+    }
+    assert int(select(rows_of(torch.rand(number)), batch, ByGap(share=share)).sum()) == selected
+    assert selected_weight(batch, share).item() == selected
 
 
 @pytest.mark.parametrize("kind", KINDS)

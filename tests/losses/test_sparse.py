@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from leadspan.errors import TargetsError
 from leadspan.losses.chunked import RowLosses, chunked_loss
-from leadspan.losses.config import LossSettings
+from leadspan.losses.settings import LossSettings
 from leadspan.teacher.targets import DenseTargets, SparseTargets
 
 N, V, K = 11, 29, 6
@@ -110,6 +110,7 @@ def test_a_tail_is_one_outcome(divergence: dict, temperature: float, unused: int
     torch.testing.assert_close(parts.gradients(value), oracle)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("temperature", TEMPERATURES)
 @pytest.mark.parametrize("divergence", OVER_A_TAIL, ids=lambda d: d["kind"])
@@ -140,6 +141,7 @@ def test_a_support_of_the_whole_vocabulary_is_the_dense_loss(divergence: dict, t
     assert rows.agreement.tolist() == dense_rows.agreement.tolist()
 
 
+@pytest.mark.slow
 @given(k=st.integers(1, V - 1), seed=st.integers(0, 1000))
 @hypothesis_settings(max_examples=8, deadline=None)
 def test_with_a_tail_every_divergence_is_a_lower_bound_that_grows_with_the_support(k: int, seed: int) -> None:
@@ -190,6 +192,7 @@ def test_a_drawn_support_is_unbiased_where_a_renormalised_head_is_not(
     assert (biased - at_one).norm() > 10 * error.norm()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("temperature", TEMPERATURES)
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
 def test_gradcheck_of_a_drawn_support(temperature: float, share: float) -> None:

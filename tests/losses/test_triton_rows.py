@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from leadspan.losses.chunked import chunked_loss
-from leadspan.losses.config import JensenShannon, LossSettings, ReverseKl
+from leadspan.losses.settings import JensenShannon, LossSettings, ReverseKl
 from leadspan.teacher.targets import DenseTargets
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is installed on Linux only")
 def test_the_kernel_is_the_plain_row_part() -> None:
     script = Path(__file__).parent / "triton_against_plain.py"

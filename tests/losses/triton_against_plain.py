@@ -13,8 +13,8 @@ if __name__ == "__main__" and device == "cpu":
     os.environ["TRITON_INTERPRET"] = "1"
 
 from leadspan.losses import triton_rows  # noqa: E402  # the kernel is made for the interpreter when it is imported
-from leadspan.losses.config import ForwardKl, ReverseKl  # noqa: E402
 from leadspan.losses.rows import dense_rows  # noqa: E402
+from leadspan.losses.settings import ForwardKl, ReverseKl  # noqa: E402
 from leadspan.models.heads import LogitTransform  # noqa: E402
 
 

@@ -5,7 +5,6 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from leadspan.errors import ModelError
-from leadspan.models.config import Pretrained, RandomInit
 from leadspan.models.loading import (
     check_vocabularies,
     load_model,
@@ -13,6 +12,7 @@ from leadspan.models.loading import (
     save_student,
     weights_hash,
 )
+from leadspan.models.settings import Pretrained, RandomInit
 from leadspan.models.shapes import shape_of
 from toys import ALPHABET, SPECIALS, TEMPLATE, VOCAB, character_tokenizer, tiny
 
@@ -66,13 +66,6 @@ def test_a_model_that_transforms_its_logits_in_its_own_way_is_refused() -> None:
         load_model(RandomInit(config=config), torch.float32)
 
 
-def test_layers_that_carry_state_across_examples_are_refused() -> None:
-    config = {"hidden_size": 16, "layer_types": ["linear_attention", "full_attention"]}
-    settings = RandomInit(config={**tiny().config, **config, "num_hidden_layers": 2})
-    with pytest.raises(ModelError, match=r"linear_attention carry state across|random_init.config"):
-        load_model(settings, torch.float32)
-
-
 def test_vocabularies() -> None:
     ours = character_tokenizer()
     check_vocabularies(
@@ -87,12 +80,6 @@ def test_vocabularies() -> None:
         with pytest.raises(ModelError, match=f"token id 5 is 'a' in the data and 'b' for the {role}"):
             check_vocabularies(ours, {role: other}, {"student": VOCAB})
     assert ALPHABET[0] == "a"
-
-
-def test_an_architecture_that_ignores_borders_is_refused() -> None:
-    config = {"model_type": "bloom", "vocab_size": 88, "hidden_size": 32, "n_layer": 2, "n_head": 4}
-    with pytest.raises(ModelError, match="an example changes with its neighbours in a packed row"):
-        load_model(RandomInit(config=config), torch.float32)
 
 
 def test_shape_counts_the_weights_of_linear_layers() -> None:

@@ -3,11 +3,15 @@
 from typing import Any
 
 import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
 
-from leadspan.costs.flops import ExampleSize, training_flops
+from architectures import tiny_config
+from leadspan.costs.flops import ExampleSize, forward_body, training_flops
 from leadspan.errors import ModelError
-from leadspan.models.config import Pretrained, RandomInit
-from leadspan.models.shapes import shape_from
+from leadspan.models.loading import load_model
+from leadspan.models.settings import Pretrained, RandomInit
+from leadspan.models.shapes import shape_from, shape_of
 
 QWEN3 = {"model_type": "qwen3", "vocab_size": 151936, "head_dim": 128, "num_key_value_heads": 8}
 QWEN3_06B = QWEN3 | {
@@ -71,6 +75,7 @@ GEMMA_2_2B = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("config", "num_params", "linear_params"),
     [
@@ -122,5 +127,35 @@ def test_a_config_that_is_none_is_told() -> None:
         shape_from(Pretrained(path="./missing"))
     with pytest.raises(ModelError, match="model_type is missing"):
         shape_from(RandomInit(config={}))
-    with pytest.raises(ModelError, match="model random t5"):
+    with pytest.raises(ModelError, match="t5 is no causal language model"):
         shape_from(RandomInit(config={"model_type": "t5"}))
+
+
+@pytest.mark.parametrize(
+    ("kind", "attention_dims", "state_size"),
+    [
+        pytest.param("lfm2", (32,), 0, id="a convolution and attention"),
+        pytest.param("qwen3_next", (32,), 4 * 8 * 8, id="a gated delta rule and attention"),
+        pytest.param("granitemoehybrid", (32,), 8 * 8 * 8, id="Mamba 2 and attention"),
+        pytest.param("falcon_h1", (32, 32), 2 * 8 * 8 * 8, id="both in every layer"),
+        pytest.param("mamba", (), 2 * 48 * 8, id="Mamba"),
+        pytest.param("minimax", (32,), 4 * 8 * 8, id="linear attention"),
+        pytest.param("xlstm", (), 0, id="cells with heads of their own"),
+        pytest.param("deepseek_v3", (32, 32), 0, id="latent attention"),
+    ],
+)
+def test_layers_count_as_what_they_compute(kind: str, attention_dims: tuple[int, ...], state_size: int) -> None:
+    shape = shape_from(RandomInit(config=tiny_config(kind)))
+    assert (shape.attention_dims, shape.state_size) == (attention_dims, state_size)
+    assert forward_body(shape, 10) == 10 * (2 * shape.linear_params + 6 * state_size)
+
+
+def test_a_convolution_along_the_sequence_is_counted() -> None:
+    config = tiny_config("lfm2")
+    model = load_model(RandomInit(config=config), torch.float32, for_training=False)
+    shape, tokens = shape_of(model), 64
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model.set_attn_implementation("eager")
+        model.model(input_ids=torch.ones(1, tokens, dtype=torch.long), use_cache=False)
+    pairs = tokens * tokens * sum(4 * dim for dim in shape.attention_dims)
+    assert forward_body(shape, tokens) + pairs == pytest.approx(counter.get_total_flops(), rel=0.01)

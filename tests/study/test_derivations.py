@@ -9,18 +9,20 @@ from typing import Any
 import compare_studies
 import make_studies
 import pytest
+from derivations import with_derivations
 
+from leadspan.data.supervision import Supervision
 from leadspan.errors import RunError
-from leadspan.evaluation.config import TaskSettings
+from leadspan.evaluation.settings import TaskSettings
 from leadspan.evaluation.tasks import load_task
 from leadspan.results import RunResult, save_run
-from leadspan.study.derivations import with_derivations
 from leadspan.study.record import StudyRecord, TrialRecord, save_study
-from leadspan.worlds.config import ProblemSet, WorldFiles
 from leadspan.worlds.derive_and_verify import DeriveAndVerify
 from leadspan.worlds.files import write_world
 from leadspan.worlds.multiplication import Multiplication
 from leadspan.worlds.problems import Problem, World
+from leadspan.worlds.settings import ProblemSet, WorldFiles
+from made_runs import made_study
 
 MakeRun = Callable[..., RunResult]
 FULL = {"kind": "full"}
@@ -50,7 +52,6 @@ def run_in(make_run: Callable[..., RunResult]) -> RunIn:
             "output": str(output),
             "evaluation": {"tasks": [task.model_dump(mode="json")]},
             "data": {"train": {"path": str(place / "world" / "long.jsonl")}},
-            "teacher": {"path": "teacher"},
             "supervision": {"prompt": 0.0, "cot": 1.0, "answer": 1.0},
         }
         run = make_run(name, 0, cut, tasks=("checked",), settings=settings, seed=seed)
@@ -61,7 +62,9 @@ def run_in(make_run: Callable[..., RunResult]) -> RunIn:
             correct[problem.problem_id] = [int(text.endswith(f"</think>\n\n{problem.gold}"))]
         (output / "samples").mkdir(parents=True)
         (output / "samples" / "checked.jsonl").write_text("".join(json.dumps(row) + "\n" for row in samples))
-        changed = run.evaluations[0].model_copy(update={"correct": correct, "samples_file": "samples/checked.jsonl"})
+        changed = run.evaluations[0].model_copy(
+            update={"correct": correct, "num_problems": len(correct), "samples_file": "samples/checked.jsonl"}
+        )
         run = run.model_copy(update={"evaluations": [changed]})
         run.environment.update(torch="2", transformers="5")
         save_run(run, output)
@@ -112,6 +115,11 @@ def test_the_derivation_of_a_product_reaches_as_far_as_the_chain_of_thought_stat
 def test_samples_that_are_not_there_or_of_another_task_are_refused(tmp_path: Path, run_in: RunIn) -> None:
     run = run_in(tmp_path, DeriveAndVerify(), whole, "full", FULL)
     file = tmp_path / "full-0" / "samples" / "checked.jsonl"
+    whole_file = file.read_bytes()
+    file.write_bytes(whole_file[:-2] + b" \n")
+    with pytest.raises(RunError, match=r"checked\.jsonl is not as it was written"):
+        with_derivations([run])
+    (tmp_path / "full-0" / "digests.json").unlink()
     file.write_text(json.dumps({"problem_id": "someone else's", "text": ""}) + "\n")
     with pytest.raises(RunError, match=r"problem someone else's is none of .*long_test\.jsonl; evaluate on that task"):
         with_derivations([run])
@@ -120,6 +128,7 @@ def test_samples_that_are_not_there_or_of_another_task_are_refused(tmp_path: Pat
         with_derivations([run])
 
 
+@pytest.mark.slow
 def test_a_page_is_made_of_a_study(tmp_path: Path, run_in: RunIn, monkeypatch: pytest.MonkeyPatch) -> None:
     def half(number: int, problem: Problem) -> str:
         return whole(number, problem) if number < 2 else f"<think>\n{problem.derivation}\n"
@@ -136,11 +145,12 @@ def test_a_page_is_made_of_a_study(tmp_path: Path, run_in: RunIn, monkeypatch: p
         for seed in (0, 1):
             run = run_in(tmp_path, world, answer, name, cut, seed)
             if name.endswith("A"):
-                run.recipe["supervision"] = {"prompt": 0.0, "cot": 0.0, "answer": 1.0}
-                save_run(run, tmp_path / f"{name}-{seed}")
+                assert run.recipe is not None
+                recipe = run.recipe.model_copy(update={"supervision": Supervision(prompt=0, cot=0, answer=1)})
+                save_run(run.model_copy(update={"recipe": recipe}), tmp_path / f"{name}-{seed}")
             directory = f"{name}-{seed}"
             trials.append(TrialRecord(name=name, seed=seed, directory=directory, fingerprint=directory, state="done"))
-    study = {"seeds": [0, 1], "output": str(tmp_path)}
+    study = made_study(seeds=[0, 1], output=str(tmp_path))
     save_study(StudyRecord(name="s", study=study, trials=trials), tmp_path)
     page = tmp_path / "page.md"
     page.write_text(f"By hand.\n\n{make_studies.BEGIN}\nold\n{make_studies.END}\nBy hand too.\n")

@@ -1,14 +1,13 @@
-import io
 import os
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
 from leadspan.errors import RunError
-from leadspan.study.board import headline, seconds_left, trials_table
-from leadspan.study.compare.frontier import load_runs
+from leadspan.report.inputs import load_runs
+from leadspan.study.board import headline, seconds_left, trials_block
 from leadspan.study.record import STUDY_FILE, State, StudyRecord, TrialRecord, load_study, save_study
+from made_runs import made_study
 
 
 def trial(name: str, state: State, seconds: float | None = None, seed: int = 0, **more: str) -> TrialRecord:
@@ -18,7 +17,7 @@ def trial(name: str, state: State, seconds: float | None = None, seed: int = 0, 
 
 
 def record(*trials: TrialRecord) -> StudyRecord:
-    return StudyRecord(name="toy", study={}, trials=list(trials))
+    return StudyRecord(name="toy", study=made_study(), trials=list(trials))
 
 
 @pytest.mark.parametrize(
@@ -54,11 +53,11 @@ def test_what_is_shown_names_every_condition_once() -> None:
         trial("base", "waiting", control="base"),
     )
     assert headline(found) == "1 of 5 done, 1 failed, about 10 min left"
-    shown = io.StringIO()
-    Console(file=shown, width=120).print(trials_table(found))
-    lines = [" ".join(line.split()) for line in shown.getvalue().splitlines()]
-    assert "full │ 0, 1 │ │ 1 │ 1 │ │" in lines
-    assert "lead 0.5 │ 0, 1 │ │ │ │ 2 │" in lines and "base │ │ base │ │ │ 1 │" in lines
+    assert trials_block(found).rows == (
+        ("full", "0, 1", "", "", "1", "1", ""),
+        ("lead 0.5", "0, 1", "", "", "", "", "2"),
+        ("base", "", "base", "", "", "", "1"),
+    )
 
 
 def test_a_full_disk_is_told_and_loses_nothing(tmp_path: Path) -> None:
@@ -73,8 +72,8 @@ def test_a_full_disk_is_told_and_loses_nothing(tmp_path: Path) -> None:
     ("text", "message"),
     [
         pytest.param(None, r"study.json: not found", id="none"),
-        pytest.param("{", r"not the file of a study", id="broken"),
-        pytest.param('{"name": "x"}', r"not the file of a study \(study: Field required", id="another file"),
+        pytest.param("{", r"holds no StudyRecord", id="broken"),
+        pytest.param('{"name": "x"}', r"holds no StudyRecord \(study: Field required", id="another file"),
     ],
 )
 def test_what_is_no_study_is_refused(tmp_path: Path, text: str | None, message: str) -> None:
@@ -92,5 +91,5 @@ def test_a_report_on_a_study_without_a_complete_trial_is_refused(tmp_path: Path)
 
 def test_a_report_on_a_study_whose_runs_are_gone_is_refused(tmp_path: Path) -> None:
     save_study(record(trial("full", "done"), trial("lead", "waiting")), tmp_path)
-    with pytest.raises(RunError, match=r"have no run\.json any more.*run the study again"):
+    with pytest.raises(RunError, match=r"t.run\.json: not found"):
         load_runs([tmp_path])

@@ -1,17 +1,20 @@
 import os
+import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
+from benchmarks import hold_process
 from rich.console import Console
 
 from leadspan.cli import main
 from leadspan.errors import RunError, SettingsError
+from leadspan.locks import locked
+from leadspan.report.frontier import build_frontiers
+from leadspan.report.inputs import load_runs
 from leadspan.settings import dump_yaml
-from leadspan.study.compare.frontier import build_frontiers, load_runs
+from leadspan.study.keeper import planned_record
 from leadspan.study.record import load_study
 from leadspan.study.study import plan_study, run_study
 from recipes import toy_recipe, write_recipe
@@ -56,7 +59,7 @@ def test_a_study_with_controls_and_a_report(tmp_path: Path, capsys: pytest.Captu
         "lead 0.5, cross-entropy": "cross_entropy",
     }
     assert rows["full"].is_reference and {row.reference for row in rows.values()} == {None, "full"}
-    assert [(one.control, one.label) for one in rows["lead 0.5"].beside] == [
+    assert [(one.control, one.label) for one in rows["lead 0.5"].against_controls] == [
         ("cross_entropy", "lead 0.5, cross-entropy")
     ]
     ended = rows["full"].evaluations[0].terminated
@@ -98,7 +101,8 @@ def test_a_failed_trial_is_shown_stops_no_other_and_is_tried_again(
     assert main(["study", str(place)]) == 2
     shown = capsys.readouterr()
     assert "failed: lead 0.01, seed 0: training set: lead 0.01 leaves no weighted position" in shown.out
-    assert f"{full_disk.recipe.output.name}: No space left on device" in shown.out and "Traceback" not in shown.out
+    assert f"{full_disk.recipe.output.name}: cannot be written (No space left on device); " in shown.out
+    assert "Traceback" not in shown.out
     assert "2 of 3 trials failed, lead 0.01, seed 0 first" in shown.err
     states = {trial.name: trial.state for trial in load_study(study.output).trials}
     assert states == {"lead 0.01": "failed", "full": "done", "lead 0.5": "failed"}
@@ -112,18 +116,15 @@ def test_a_failed_trial_is_shown_stops_no_other_and_is_tried_again(
 @pytest.mark.slow
 def test_a_killed_study_leaves_no_trial_behind_and_goes_on(tmp_path: Path) -> None:
     place = write_study(tmp_path, steps=40)
-    environment = os.environ | {"LEADSPAN_CACHE": str(tmp_path / "cache")}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "leadspan", "study", str(place)], stdout=subprocess.DEVNULL, env=environment
-    )
+    pid = hold_process.start(tmp_path, ["study", str(place)])
     trials = tmp_path / "study" / "trials"
     while len(finished(tmp_path)) < 1 or not list(trials.glob("lead*/checkpoints/checkpoint-*/trainer_state.json")):
-        assert process.poll() is None, "the study ended before it could be killed"
+        assert os.waitpid(pid, os.WNOHANG) == (0, 0), "the study ended before it could be killed"
         time.sleep(0.02)
     (lead,) = trials.glob("lead*")
-    children = _descendants(process.pid)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    children = _descendants(pid)
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
     while any(_is_alive(child) for child in children):
         time.sleep(0.02)
     lines = (lead / "metrics.jsonl").read_text().count("\n")
@@ -183,19 +184,10 @@ def test_runs_that_come_first(tmp_path: Path) -> None:
 
 def test_two_studies_in_one_directory_are_refused(tmp_path: Path) -> None:
     study, place = toy_study(tmp_path)
-    code = (
-        "import fcntl, sys, time\n"
-        f"file = open({str(study.output / '.lock')!r}, 'w')\n"
-        "fcntl.flock(file, fcntl.LOCK_EX)\n"
-        "print('locked', flush=True)\n"
-        "time.sleep(600)"
-    )
-    study.output.mkdir()
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as other:
-        assert other.stdout is not None and other.stdout.readline() == "locked\n"
-        with pytest.raises(RunError, match="another process is running this study"):
-            run_study(study, place, QUIET)
-        other.kill()
+    refused = pytest.raises(RunError, match=rf"another process \(id {os.getpid()}\) is running this study")
+    with locked(study.output / ".lock", RunError), refused:
+        run_study(study, place, QUIET)
+    assert not study.output.exists()
 
 
 def _trial_process() -> int:
@@ -233,3 +225,21 @@ def test_what_a_study_needs_is_named_with_the_command_that_makes_it(tmp_path: Pa
         plan_study(study, place)
     (tmp_path / "world").mkdir()
     assert len(plan_study(study, place).trials) == 2
+
+
+@pytest.mark.slow
+def test_a_moved_study_goes_on_where_it_was(tmp_path: Path) -> None:
+    study, place = toy_study(tmp_path / "before")
+    run_study(study, place, QUIET)
+    shutil.move(tmp_path / "before", tmp_path / "after")
+    moved, place = toy_study(tmp_path / "after")
+    finished = sorted(moved.output.rglob("run.json"))
+    times = [path.stat().st_mtime_ns for path in finished]
+    shutil.rmtree(finished[0].parent)
+    record = run_study(moved, place, QUIET)
+    assert [trial.state for trial in record.trials] == ["done", "done"]
+    assert sorted(moved.output.rglob("run.json")) == finished
+    assert [path.stat().st_mtime_ns == time for path, time in zip(finished, times, strict=True)] == [False, True]
+    with (tmp_path / "after" / "traces.jsonl").open("a") as file:
+        file.write('{"prompt": "add 9 to 8", "cot": "9 + 8 = 17", "answer": "it is 17.", "gold": "17"}\n')
+    assert [trial.state for trial in planned_record(moved, plan_study(moved, place)).trials] == ["waiting", "waiting"]

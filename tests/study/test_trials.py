@@ -4,13 +4,13 @@ from typing import Any
 import pytest
 
 from leadspan.errors import SettingsError
-from leadspan.recipe import load_recipe
-from leadspan.study.controls import Planner, controls
+from leadspan.recipe import TrialId, load_recipe
+from leadspan.study.controls import RunPlanner, controls
+from leadspan.study.executors.local import Event
 from leadspan.study.fingerprint import Fingerprints
 from leadspan.study.keeper import Keeper
 from leadspan.study.record import load_study
 from leadspan.study.study import plan_study
-from leadspan.study.sweep import Event
 from leadspan.study.trials import Trial, conditions, load_base, load_before, placed
 from recipes import toy_recipe
 from studies import toy_study
@@ -20,7 +20,7 @@ LEAD = {"kind": "lead", "p": 0.5}
 
 def names(directory: Path, **changes: Any) -> list[str]:
     study, place = toy_study(directory, **changes)
-    return [recipe.name for recipe in conditions(study, load_base(study, place))]
+    return [condition.recipe.name for condition in conditions(study, load_base(study, place))]
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_axes_change_what_they_say_and_no_more(tmp_path: Path) -> None:
         "settings": {"slow": ["training.learning_rate=1e-5"]},
     }
     study, place = toy_study(tmp_path, axes=changes, settings=["loss.temperature=2"])
-    hard, soft = conditions(study, load_base(study, place))
+    hard, soft = (condition.recipe for condition in conditions(study, load_base(study, place)))
     base = toy_recipe(tmp_path)
     assert hard.teacher is None and soft.teacher == base.teacher and soft.loss.kl_weight == 0.9
     for recipe in (hard, soft):
@@ -74,7 +74,7 @@ def test_axes_change_what_they_say_and_no_more(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        pytest.param({"recipe": "none.yaml"}, r"none.yaml cannot be read", id="no recipe"),
+        pytest.param({"recipe": "none.yaml"}, r"none.yaml: cannot be read", id="no recipe"),
         pytest.param({"settings": ["loss=3"]}, r"loss = 3", id="a loss that is none"),
         pytest.param({"axes": {"loss": {"x": {"kl_wait": 1}}}}, r"did you mean 'kl_weight'", id="unknown key"),
         pytest.param({"axes": {"p": [0.5]}}, r"no policy of axes.cut has a p", id="p without a policy"),
@@ -129,15 +129,16 @@ def test_what_comes_first_may_have_settings_of_its_own(tmp_path: Path) -> None:
 
 def control_trials(directory: Path, *asked: str, **changes: Any) -> tuple[list[Trial], list[str]]:
     study, place = toy_study(directory, controls=list(asked), **changes)
-    return controls(study, conditions(study, load_base(study, place)), Planner())
+    return controls(study, conditions(study, load_base(study, place)), RunPlanner())
 
 
+@pytest.mark.slow
 def test_equal_tokens_trains_on_more_traces_until_the_tokens_are_those_of_the_uncut_run(tmp_path: Path) -> None:
     few = ["data.num_train=10", "training.steps=5", "data.validation={kind: none}"]
     (trial,), notes = control_trials(tmp_path, "equal_tokens", settings=few)
     study, place = toy_study(tmp_path, settings=few)
-    full, lead = conditions(study, load_base(study, place))
-    plan = Planner()
+    full, lead = (condition.recipe for condition in conditions(study, load_base(study, place)))
+    plan = RunPlanner()
     goal, own, longer = plan(full), plan(lead), plan(trial.recipe)
     assert trial.recipe.name == "lead 0.5, equal tokens" and not notes
     assert 0.45 * goal.num_tokens < own.num_tokens < 0.5 * goal.num_tokens
@@ -146,6 +147,7 @@ def test_equal_tokens_trains_on_more_traces_until_the_tokens_are_those_of_the_un
     assert trial.recipe.training.steps == longer.num_steps and trial.recipe.cut == lead.cut
 
 
+@pytest.mark.slow
 def test_equal_tokens_says_when_traces_are_repeated(tmp_path: Path) -> None:
     (trial,), _ = control_trials(tmp_path, "equal_tokens", settings=["data.num_train=30"])
     assert trial.recipe.data.num_train == 32 and "seen" not in trial.note  # of 40, 8 held out; each is seen once
@@ -153,12 +155,13 @@ def test_equal_tokens_says_when_traces_are_repeated(tmp_path: Path) -> None:
     assert "which are all there are: each is seen 2 times" in trial.note
 
 
+@pytest.mark.slow
 def test_equal_steps_where_batches_are_packed_by_tokens(tmp_path: Path) -> None:
     by_tokens = ["training.steps=null", "training.epochs=2", "training.batching={kind: tokens, tokens_per_batch: 400}"]
     (trial,), _ = control_trials(tmp_path, "equal_steps", settings=by_tokens)
     study, place = toy_study(tmp_path, settings=by_tokens)
-    full, lead = conditions(study, load_base(study, place))
-    assert Planner()(full).num_steps == trial.recipe.training.steps > Planner()(lead).num_steps
+    full, lead = (condition.recipe for condition in conditions(study, load_base(study, place)))
+    assert RunPlanner()(full).num_steps == trial.recipe.training.steps > RunPlanner()(lead).num_steps
     none, notes = control_trials(tmp_path, "equal_steps")
     assert none == [] and "as many optimiser steps as the uncut run already" in notes[0]
 
@@ -183,8 +186,10 @@ def test_controls_without_a_plan(tmp_path: Path) -> None:
 
 def test_a_directory_follows_from_settings_and_data(tmp_path: Path) -> None:
     study, place = toy_study(tmp_path)
-    recipe = conditions(study, load_base(study, place))[1]
-    first = placed(Trial(recipe), study, Fingerprints({}))
+    recipe = conditions(study, load_base(study, place))[1].recipe
+    first = placed(Trial(recipe, axes=("slow",)), study, Fingerprints({}))
+    assert first.recipe.trial == TrialId(study="toy", axes=["slow"], control=None)
+    assert Fingerprints({}).of(first.recipe) == first.fingerprint
     assert first.recipe.output.name == f"lead-0.5-seed0-{first.fingerprint[:8]}"
     renamed = recipe.model_copy(update={"name": "another", "output": Path("elsewhere")})
     assert Fingerprints({}).of(renamed) == first.fingerprint
@@ -247,5 +252,6 @@ def test_controls_are_named_after_their_conditions(tmp_path: Path) -> None:
         "seeds": [0],
     }
     study, place = toy_study(tmp_path, **changes)
-    names = [trial.recipe.name for trial in plan_study(study, place).trials if trial.control]
-    assert names == ["random_window 0.5", "lead 0.5 (align step), cross-entropy"]
+    trials = [trial for trial in plan_study(study, place).trials if trial.control]
+    assert [trial.recipe.name for trial in trials] == ["random_window 0.5", "lead 0.5 (align step), cross-entropy"]
+    assert [trial.recipe.trial and trial.recipe.trial.control for trial in trials] == ["random_window", "cross_entropy"]

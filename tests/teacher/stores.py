@@ -4,9 +4,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from leadspan.pipeline.capture import prepare_capture
 from leadspan.recipe import Recipe
-from leadspan.study.storing.capture import run_capture
-from leadspan.study.storing.job import prepare_capture
+from leadspan.teacher.capture import run_capture
 from leadspan.teacher.store import TargetStore
 from recipes import toy_recipe
 
@@ -23,7 +23,7 @@ def capture_recipe(directory: Path, **changes: Any) -> Recipe:
 
 def captured(directory: Path, **changes: Any) -> tuple[Recipe, TargetStore]:
     recipe = capture_recipe(directory, **changes)
-    run_capture(prepare_capture(recipe), lambda text: None)
+    run_capture(prepare_capture(recipe))
     assert recipe.capture.path is not None
     return recipe, TargetStore(recipe.capture.path)
 

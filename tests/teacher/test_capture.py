@@ -1,39 +1,44 @@
 import multiprocessing
 import os
 import random
+import resource
 import signal
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from benchmarks import hold_process
+from benchmarks.hold_process import run_ranks
 
 from leadspan.costs.flops import head_only
 from leadspan.costs.memory import BatchSize
 from leadspan.errors import CacheError, ModelError, SettingsError, TargetsError
-from leadspan.inputs import cost_model_of, prepare_data
-from leadspan.pipeline import run
+from leadspan.inputs import prepare_data
+from leadspan.pipeline.capture import prepare_capture
+from leadspan.pipeline.run import run
+from leadspan.planning.prediction import cost_model_of
 from leadspan.recipe import Recipe
-from leadspan.study.storing.capture import run_capture
-from leadspan.study.storing.job import prepare_capture
-from leadspan.teacher.capture import check_space
-from leadspan.teacher.config import TopK
+from leadspan.status import StatusHandler
+from leadspan.teacher.capture import run_capture
+from leadspan.teacher.fill import check_space
 from leadspan.teacher.manifest import write_manifest
 from leadspan.teacher.merge import merge_stores
+from leadspan.teacher.settings import TopK
+from leadspan.teacher.shards import ShardWriter
 from leadspan.teacher.store import TargetStore
 from recipes import metrics, toy_recipe, write_recipe
 from stores import capture_recipe, captured, copy_of, stored
 from toys import tiny
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["leadspan.study.storing.capture"])
+CONTEXT.set_forkserver_preload(["leadspan.pipeline.capture"])
 
 
 def capture_of(recipe: Recipe) -> TargetStore:
-    run_capture(prepare_capture(recipe), lambda text: None)
+    run_capture(prepare_capture(recipe))
     assert recipe.capture.path is not None
     return TargetStore(recipe.capture.path)
 
@@ -52,6 +57,7 @@ def in_child(recipe: Recipe) -> None:
     capture_of(recipe)
 
 
+@pytest.mark.slow
 def test_a_hidden_store_gives_the_run_of_the_live_teacher(tmp_path: Path) -> None:
     recipe, _ = captured(tmp_path, steps=4)
     live, read = run(recipe), run(stored(recipe, tmp_path / "stored"))
@@ -64,6 +70,7 @@ def test_a_hidden_store_gives_the_run_of_the_live_teacher(tmp_path: Path) -> Non
     assert read.train.flops == live.train.flops.model_copy(update=dict.fromkeys(of_teacher, 0))
 
 
+@pytest.mark.slow
 def test_a_plan_counts_the_head_of_a_hidden_store_before_it_is_captured(tmp_path: Path) -> None:
     recipe = stored(capture_recipe(tmp_path), tmp_path / "run")
     renderer = prepare_data(recipe).renderer
@@ -109,6 +116,7 @@ def test_every_codec_trains(tmp_path: Path, codec: dict) -> None:
     assert result.train is not None and result.train.final_loss < result.train.first_loss
 
 
+@pytest.mark.slow
 def test_a_capture_goes_on_where_it_was_left_and_mends_what_is_gone(tmp_path: Path) -> None:
     recipe, store = captured(tmp_path)
     before = shards(store.directory)
@@ -131,6 +139,7 @@ def flip_a_bit(path: Path) -> bytes:
     return content
 
 
+@pytest.mark.slow
 def test_a_capture_over_a_damaged_shard_makes_it_anew(tmp_path: Path) -> None:
     recipe, store = captured(tmp_path)
     before = shards(store.directory)
@@ -140,7 +149,8 @@ def test_a_capture_over_a_damaged_shard_makes_it_anew(tmp_path: Path) -> None:
     for path in foreign:
         path.touch()
     said: list[str] = []
-    run_capture(prepare_capture(recipe), said.append)
+    with StatusHandler(said.append):
+        run_capture(prepare_capture(recipe))
     assert f"{bad}: damaged, set aside and made anew" in said
     assert {f"{path}: no shard, left alone" for path in foreign} < set(said)
     after = shards(store.directory)
@@ -149,16 +159,21 @@ def test_a_capture_over_a_damaged_shard_makes_it_anew(tmp_path: Path) -> None:
     assert TargetStore(store.directory).verify() == len(store)
 
 
+@pytest.mark.slow
 def test_a_damaged_row_is_told_before_models_are_loaded(tmp_path: Path) -> None:
     recipe, store = captured(tmp_path)
     for path in store.directory.glob("shards/*.arrow"):
         flip_a_bit(path)
     said: list[str] = []
-    with pytest.raises(CacheError, match=r"arrow: damaged \(.*it sets damaged shards aside"):
-        run(stored(recipe, tmp_path / "run"), say=said.append)
+    with (
+        StatusHandler(said.append),
+        pytest.raises(CacheError, match=r"arrow: damaged \(.*it sets damaged shards aside"),
+    ):
+        run(stored(recipe, tmp_path / "run"))
     assert said[-1] == "looking up targets"
 
 
+@pytest.mark.slow
 def test_a_selection_by_what_the_teacher_said_reads_it_from_the_store(tmp_path: Path) -> None:
     recipe, store = captured(tmp_path, codec={"kind": "top_k", "k": 5})
     selection = {"token_selection": {"kind": "teacher_entropy", "share": 0.5}}
@@ -169,14 +184,18 @@ def test_a_selection_by_what_the_teacher_said_reads_it_from_the_store(tmp_path: 
     of_vllm = store.manifest.model_copy(update={"engine": "vllm"})
     write_manifest(of_vllm, store.directory)
     said: list[str] = []
-    with pytest.raises(TargetsError, match=r"store: .*kind is teacher_entropy, and a store captured with vLLM keeps"):
-        run(Recipe.model_validate(values | {"output": tmp_path / "other"}), say=said.append)
+    with (
+        StatusHandler(said.append),
+        pytest.raises(TargetsError, match=r"store: .*kind is teacher_entropy, and vllm returns no entropy"),
+    ):
+        run(Recipe.model_validate(values | {"output": tmp_path / "other"}))
     assert said == []
     capture = {"capture": {"engine": "vllm", "codec": {"kind": "top_k", "k": 5}}, "supervision": selection}
-    with pytest.raises(TargetsError, match=r"capture\.codec top_k 5: .*vLLM keeps no entropy"):
+    with pytest.raises(TargetsError, match=r"capture\.codec top_k 5: .*vllm returns no entropy"):
         prepare_capture(Recipe.model_validate(recipe.model_dump() | capture))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -196,6 +215,7 @@ def test_a_store_is_not_added_to_by_another_capture(tmp_path: Path, changes: dic
         capture_of(capture_recipe(tmp_path, **changes))
 
 
+@pytest.mark.slow
 def test_a_store_of_another_teacher_tokenizer_or_template_is_not_trained_from(tmp_path: Path) -> None:
     recipe, store = captured(tmp_path)
     other = stored(recipe, tmp_path / "run").model_copy(update={"teacher": tiny(hidden=48, seed=9)})
@@ -214,6 +234,7 @@ def test_a_store_of_another_teacher_tokenizer_or_template_is_not_trained_from(tm
     assert store.verify() == len(store)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("codec", "divergence", "message"),
     [
@@ -229,14 +250,18 @@ def test_a_divergence_the_codec_does_not_define_is_refused_before_anything_is_lo
         stored(recipe, tmp_path / "run").model_dump() | {"loss": {"divergence": {"kind": divergence}}}
     )
     said: list[str] = []
-    with pytest.raises(TargetsError, match=f"store: loss.divergence is {divergence}.*{message}"):
-        run(changed, say=said.append)
+    with (
+        StatusHandler(said.append),
+        pytest.raises(TargetsError, match=f"store: loss.divergence is {divergence}.*{message}"),
+    ):
+        run(changed)
     assert said == []
     live = Recipe.model_validate(recipe.model_dump() | {"loss": {"divergence": {"kind": divergence}}})
     with pytest.raises(TargetsError, match=rf"capture\.codec {codec['kind']}.*: loss.divergence is {divergence}"):
         prepare_capture(live)
 
 
+@pytest.mark.slow
 def test_a_cut_the_store_cannot_serve_is_refused_before_training(tmp_path: Path) -> None:
     recipe, _ = captured(tmp_path)
     for number, cut in enumerate(({"kind": "tail", "p": 0.5}, {"kind": "lead", "p": 0.9})):
@@ -245,6 +270,7 @@ def test_a_cut_the_store_cannot_serve_is_refused_before_training(tmp_path: Path)
             run(changed)
 
 
+@pytest.mark.slow
 def test_a_directory_that_is_no_store_and_a_missing_path_are_refused(tmp_path: Path) -> None:
     recipe = capture_recipe(tmp_path)
     assert recipe.capture.path is not None
@@ -253,7 +279,7 @@ def test_a_directory_that_is_no_store_and_a_missing_path_are_refused(tmp_path: P
     with pytest.raises(TargetsError, match="no store and not empty"):
         capture_of(recipe)
     with pytest.raises(SettingsError, match=r"capture\.path: missing"):
-        run_capture(prepare_capture(toy_recipe(tmp_path)), lambda text: None)
+        run_capture(prepare_capture(toy_recipe(tmp_path)))
     with pytest.raises(CacheError, match=r"takes about 1e\+09 GB, .* are free"):
         check_space(tmp_path / "not" / "there", 1e18)
 
@@ -283,6 +309,7 @@ def test_stores_of_one_teacher_merge_without_doubles(tmp_path: Path) -> None:
         merge_stores([lead.directory, capture_of(codec).directory], tmp_path / "never")
 
 
+@pytest.mark.slow
 def test_two_processes_do_not_capture_into_one_store(tmp_path: Path) -> None:
     import fcntl
 
@@ -359,23 +386,21 @@ def test_kill_9_at_twenty_moments_loses_only_open_shards(tmp_path: Path) -> None
 
 
 @pytest.mark.slow
-def test_a_full_disk_is_one_message_and_what_is_whole_is_kept(tmp_path: Path) -> None:
+def test_a_full_disk_is_one_message_and_what_is_whole_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = capture_recipe(tmp_path, positions_per_shard=600)
     path = write_recipe(recipe, tmp_path / "r.yaml")
-    code = (
-        "import resource, signal, sys; from leadspan.cli import main\n"
-        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
-        "import leadspan.teacher.shards as shards\n"
-        "begin = shards.ShardWriter.__init__\n"
-        "def late(self, directory, number, manifest):\n"
-        "    if number == 2: resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, resource.RLIM_INFINITY))\n"
-        "    begin(self, directory, number, manifest)\n"
-        "shards.ShardWriter.__init__ = late\n"
-        f"sys.exit(main(['capture', {str(path)!r}]))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 2, done.stderr
-    assert "cannot be written (File too large); 2 of" in done.stderr and "Traceback" not in done.stderr
+    begin = ShardWriter.__init__
+
+    def late(self: ShardWriter, directory: Path, number: int, manifest: Any) -> None:
+        if number == 2:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, resource.RLIM_INFINITY))
+        begin(self, directory, number, manifest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ShardWriter, "__init__", late)
+        ended = hold_process.run(tmp_path, ["capture", str(path)])
+    assert ended.code == 2 and ended.is_clean, ended.said
+    assert "cannot be written (File too large); 2 of" in ended.said
     assert recipe.capture.path is not None
     kept = shards(recipe.capture.path)
     assert len(kept) == 2 and not list(recipe.capture.path.glob("**/.*.tmp"))
@@ -388,10 +413,8 @@ def test_two_ranks_fill_the_store_of_one(tmp_path: Path) -> None:
     for name, ranks in (("one", 1), ("two", 2)):
         recipe = capture_recipe(tmp_path, path=str(tmp_path / name), codec={"kind": "sampled"})
         path = write_recipe(recipe, tmp_path / f"{name}.yaml")
-        start = ["-m"] if ranks == 1 else ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m"]
-        command = [sys.executable, *start, "leadspan", "capture", str(path)]
-        done = subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
+        for ended in run_ranks(tmp_path, ["capture", str(path)], ranks):
+            assert ended.code == 0, ended.said
     assert shards(tmp_path / "one").keys() == shards(tmp_path / "two").keys()
     assert TargetStore(tmp_path / "two").verify()
 

@@ -4,7 +4,7 @@ import torch
 
 from leadspan.errors import TargetsError
 from leadspan.teacher.codecs import decode, encode, pack_entries, unpack_entries
-from leadspan.teacher.config import Sampled, TopK, TopP
+from leadspan.teacher.settings import Sampled, TopK, TopP
 
 QWEN3 = 151_936
 
@@ -121,6 +121,7 @@ def test_drawn_supports_are_unbiased_where_top_k_is_not() -> None:
     assert np.abs(frequency - p).max() < 5 * np.sqrt(p.max() / 8 / draws)
 
 
+@pytest.mark.slow
 def test_counts_are_n_p_rounded_and_sum_to_n() -> None:
     logits = peaked_logits(30, QWEN3, scale=3.0)
     codec = Sampled(num_samples=50)

@@ -14,18 +14,17 @@ from leadspan.data.packing import pack
 from leadspan.data.supervision import Supervision
 from leadspan.data.truncation import Full, Lead, Middle, Mix, Policy, RandomWindow, Tail
 from leadspan.errors import CacheError, TargetsError
-from leadspan.inputs import check_loss, prepare_data
+from leadspan.inputs import checked_teacher, prepare_data
 from leadspan.losses.chunked import chunked_loss
-from leadspan.losses.config import LossSettings, ReverseKl
-from leadspan.losses.defined import check_codec
+from leadspan.losses.defined import check_loss
+from leadspan.losses.settings import LossSettings, ReverseKl
 from leadspan.models.loading import load_model
+from leadspan.pipeline.capture import prepare_capture
 from leadspan.recipe import Recipe
-from leadspan.study.storing.capture import run_capture
-from leadspan.study.storing.job import prepare_capture
+from leadspan.teacher.capture import run_capture
 from leadspan.teacher.live import freeze, live_targets, teacher_logits
-from leadspan.teacher.manifest import read_manifest, write_manifest
+from leadspan.teacher.manifest import read_manifest
 from leadspan.teacher.merge import merge_stores
-from leadspan.teacher.shards import ShardReader, ShardWriter
 from leadspan.teacher.store import TargetStore
 from leadspan.teacher.targets import DenseTargets, SparseTargets
 from stores import captured, copy_of, stored
@@ -55,6 +54,7 @@ def logits_of(
     return teacher_logits(live, slice(None)), teacher_logits(read, slice(None))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("p", [1.0, 0.75, 0.5, 0.25])
 @pytest.mark.parametrize("prompt", [0, 1], ids=["cot and answer", "everything"])
 def test_one_capture_serves_every_smaller_lead_cut_and_supervision(full, p: float, prompt: int) -> None:
@@ -63,6 +63,7 @@ def test_one_capture_serves_every_smaller_lead_cut_and_supervision(full, p: floa
     torch.testing.assert_close(read, live, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_an_appended_end_of_turn_and_a_mix_are_served(full) -> None:
     recipe, store = full
     for policy in (Lead(p=0.4, stop="append_eos"), Mix(policy=Lead(p=0.5), whole_share=0.5)):
@@ -80,6 +81,7 @@ def test_cuts_that_change_the_context_are_refused_with_both_hashes(full, policy:
         store.check_serves(examples, range(len(examples)))
 
 
+@pytest.mark.slow
 def test_a_cut_that_changes_the_context_can_be_captured_beside_the_others(tmp_path: Path) -> None:
     cuts = [{"kind": "lead", "p": p} for p in (0.25, 0.5, 0.75)] + [{"kind": "tail", "p": 0.5}]
     recipe, store = captured(tmp_path, cuts=cuts)
@@ -120,6 +122,7 @@ def test_reading_copies_nothing_and_any_process_can(full) -> None:
     np.testing.assert_array_equal(scattered, one["hidden"].reshape(7, -1)[::3])
 
 
+@pytest.mark.slow
 def test_anyone_with_pyarrow_can_read_it(tmp_path: Path) -> None:
     """The recipe of docs/store.md, without a line of leadspan."""
     _, store = captured(tmp_path, codec={"kind": "top_k", "k": 7})
@@ -151,6 +154,7 @@ def bucketed_kl(found: SparseTargets, log_q: np.ndarray) -> np.ndarray:
     return np.array(values)
 
 
+@pytest.mark.slow
 def test_top_k_of_the_whole_vocabulary_is_the_full_divergence_and_fewer_are_a_lower_bound(tmp_path: Path) -> None:
     means = {}
     for k in (85, 20, 5):
@@ -174,6 +178,7 @@ def test_top_k_of_the_whole_vocabulary_is_the_full_divergence_and_fewer_are_a_lo
     assert means[85] > means[20] > means[5] > 0
 
 
+@pytest.mark.slow
 def test_kept_temperatures_are_exact_and_others_are_refused(tmp_path: Path) -> None:
     codec = {"kind": "top_k", "k": 10, "precision": "float32"}
     recipe, store = captured(tmp_path, codec=codec, temperatures=[1.0, 2.0])
@@ -188,6 +193,7 @@ def test_kept_temperatures_are_exact_and_others_are_refused(tmp_path: Path) -> N
         found.tempered(3.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["packed", "float32"])
 @pytest.mark.parametrize(
     "kind", [{"kind": "top_k", "k": 3}, {"kind": "top_p", "p": 0.4}], ids=lambda codec: codec["kind"]
@@ -209,7 +215,7 @@ def test_the_tail_is_kept_at_every_temperature(tmp_path: Path, kind: dict, preci
         inside = found.tempered(temperature).double().exp().sum(1)
         torch.testing.assert_close(inside + found.tail_mass[temperature], torch.ones_like(inside), rtol=0, atol=1e-6)
         loss = LossSettings(kl_weight=1, divergence=ReverseKl(), temperature=temperature)
-        check_codec(loss, store.manifest.codec, store.manifest.temperatures, store.manifest.tail_temperatures, "store")
+        check_loss(loss, None, store.manifest.kept_targets, "store")
         head = torch.eye(85, requires_grad=True)
         value, _ = chunked_loss(torch.zeros(len(inside), 85), head, found, pack(examples)["labels"],
                                 torch.zeros(len(inside)), torch.ones(len(inside)), loss)  # fmt: skip
@@ -220,71 +226,29 @@ def test_the_tail_is_kept_at_every_temperature(tmp_path: Path, kind: dict, preci
                      torch.zeros(9, dtype=torch.long), torch.zeros(9), torch.ones(9), loss)  # fmt: skip
 
 
-def test_a_store_of_the_first_format_is_read_and_lacks_the_tail_at_other_temperatures(tmp_path: Path) -> None:
-    recipe, store = captured(tmp_path, codec={"kind": "top_k", "k": 5}, temperatures=[1.0, 2.0])
-    old = as_first_format(store, tmp_path / "old")
-    assert old.verify() == len(store)
-    examples = [under(recipe, Lead(p=0.7))[i] for i in range(3)]
-    new, read = (s.targets(s.collate(examples), None) for s in (store, old))
-    assert isinstance(new, SparseTargets) and isinstance(read, SparseTargets)
-    assert torch.equal(read.log_probs, new.log_probs) and torch.equal(read.tail_mass[1.0], new.tail_mass[1.0])
-    assert read.tail_mass.keys() == {1.0} and new.tail_mass.keys() == {1.0, 2.0}
-    loss = {"divergence": {"kind": "reverse_kl"}, "temperature": 2.0}
-    changed = Recipe.model_validate(stored(recipe, tmp_path / "run", old.directory).model_dump() | {"loss": loss})
-    with pytest.raises(TargetsError, match=r"old: loss\.divergence is reverse_kl at temperature 2.*capture anew"):
-        check_loss(changed)
-    values = json.loads((old.directory / "manifest.json").read_text()) | {"format_version": 3}
-    (old.directory / "manifest.json").write_text(json.dumps(values))
-    with pytest.raises(CacheError, match="format 3, this version reads 1 and 2; capture again"):
-        TargetStore(old.directory)
+@pytest.mark.slow
+def test_a_store_of_another_format_is_refused(tmp_path: Path) -> None:
+    _, store = captured(tmp_path, codec={"kind": "top_k", "k": 5})
+    manifest = store.directory / "manifest.json"
+    for version in (1, 3):
+        manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"format_version": version}))
+        with pytest.raises(CacheError, match=f"format {version}, this version reads 2; capture again"):
+            TargetStore(store.directory)
 
 
-@pytest.mark.parametrize(
-    ("codec", "temperatures", "is_same"),
-    [
-        ({"kind": "top_k", "k": 5}, [1.0], True),
-        ({"kind": "sampled"}, [1.0, 2.0], True),
-        ({"kind": "top_k", "k": 5}, [1.0, 2.0], False),
-    ],
-)
-def test_a_store_of_the_first_format_goes_on_where_both_keep_the_same(
-    tmp_path: Path, codec: dict, temperatures: list[float], is_same: bool
-) -> None:
-    recipe, store = captured(tmp_path, codec=codec, temperatures=temperatures)
-    old = as_first_format(store, tmp_path / "both" / "old")
-    copy_of(store, tmp_path / "both" / "new")
-    sorted(old.directory.glob("shards/*.arrow"))[0].unlink()
-    job = prepare_capture(
-        recipe.model_copy(update={"capture": recipe.capture.model_copy(update={"path": old.directory})})
-    )
-    if not is_same:
-        message = r"tail_temperatures is \[1.0\], wanted \[1.0, 2.0\]"
+@pytest.mark.slow
+def test_a_loss_that_a_store_does_not_define_is_refused_from_its_manifest_alone(tmp_path: Path) -> None:
+    recipe, _ = captured(tmp_path, codec={"kind": "top_k", "k": 5}, temperatures=[1.0, 2.0])
+    for loss, message in (
+        ({"temperature": 3.0}, r"store: loss\.temperature is 3, and kept are the normalisers of 1, 2"),
+        ({"divergence": {"kind": "adaptive_kl"}}, r"store: loss\.divergence is adaptive_kl, which is not defined"),
+    ):
+        changed = Recipe.model_validate(stored(recipe, tmp_path / "run").model_dump() | {"loss": loss})
         with pytest.raises(TargetsError, match=message):
-            run_capture(job, lambda text: None)
-        with pytest.raises(TargetsError, match="tail_temperatures"):
-            TargetStore(tmp_path / "both")
-        return
-    run_capture(job, lambda text: None)
-    both = TargetStore(tmp_path / "both")
-    assert both.verify() == 2 * len(store)
-    assert {manifest.format_version for manifest in both.parts.values()} == {1, 2}
-    assert merge_stores([old.directory, store.directory], tmp_path / "merged").num_sequences == len(store)
-    assert TargetStore(tmp_path / "merged").verify() == len(store)
-
-
-def as_first_format(store: TargetStore, directory: Path) -> TargetStore:
-    """The same rows without the tail at other temperatures, as the first format had them."""
-    manifest = store.manifest.model_copy(update={"format_version": 1, "shards": []})
-    (directory / "shards").mkdir(parents=True)
-    entries = []
-    for number, shard in enumerate(store.manifest.shards):
-        reader = ShardReader(store.directory / "shards" / shard.name, store.manifest)
-        with ShardWriter(directory / "shards", number, manifest) as writer:
-            for batch, row, example_id in reader.sequences():
-                writer.write([example_id], [reader.row(batch, row)])
-            entries.append(writer.close())
-    write_manifest(manifest.model_copy(update={"shards": entries}), directory)
-    return TargetStore(directory)
+            checked_teacher(changed)
+    allowed = {"divergence": {"kind": "reverse_kl"}, "temperature": 2.0}
+    changed = Recipe.model_validate(stored(recipe, tmp_path / "run").model_dump() | {"loss": allowed})
+    assert checked_teacher(changed).kept_targets == recipe.capture.kept_targets
 
 
 def test_a_missing_or_short_shard_and_a_missing_head_are_refused(full, tmp_path: Path) -> None:
@@ -304,6 +268,7 @@ def test_a_missing_or_short_shard_and_a_missing_head_are_refused(full, tmp_path:
         TargetStore(gone).load_head()
 
 
+@pytest.mark.slow
 def test_one_flipped_bit_anywhere_is_found(full, tmp_path: Path) -> None:
     """`verify` finds every flip; reading finds every one in a row that is read, or the row is as it was."""
     recipe, store = full
@@ -341,10 +306,11 @@ def test_a_damaged_manifest_or_head_is_found(full, tmp_path: Path, name: str, is
         TargetStore(broken).verify()
 
 
+@pytest.mark.slow
 def test_parts_of_a_store_are_read_as_one_and_must_belong_together(full, tmp_path: Path) -> None:
     recipe, store = full
     changes = {"cut": {"kind": "tail", "p": 0.5}, "capture": recipe.capture.model_copy(update={"path": tmp_path / "b"})}
-    run_capture(prepare_capture(Recipe.model_validate(recipe.model_dump() | changes)), lambda text: None)
+    run_capture(prepare_capture(Recipe.model_validate(recipe.model_dump() | changes)))
     tail = TargetStore(tmp_path / "b")
     (tmp_path / "both").mkdir()
     for part in (store, tail):

@@ -1,42 +1,22 @@
-"""The adapter against the shape vLLM documents: `RequestOutput.prompt_logprobs`, a list with None for the first token,
-then `dict[int, Logprob]` (fields `logprob`, `rank`, `decoded_token`) of the k likeliest tokens and the prompt's own."""
-
-from dataclasses import dataclass
+"""Prompt log-probabilities as engines return them, and vLLM's adapter where vLLM is missing."""
 
 import numpy as np
 import pytest
 
 from leadspan.errors import SettingsError, TargetsError
-from leadspan.models.config import Pretrained
+from leadspan.models.settings import Pretrained
 from leadspan.settings import validate
 from leadspan.teacher.codecs import decode
-from leadspan.teacher.config import CaptureSettings, TopK
-from leadspan.teacher.vllm import VllmEngine, rows_of
-
-
-@dataclass
-class Logprob:
-    """As `vllm.logprobs.Logprob`."""
-
-    logprob: float
-    rank: int | None = None
-    decoded_token: str | None = None
-
+from leadspan.teacher.prompt_logprobs import read_support
+from leadspan.teacher.settings import CaptureSettings, TopK
+from leadspan.teacher.vllm_engine import VllmEngine
 
 IDS = np.array([5, 9, 151_935], dtype=np.int32)
-ANSWER = [
-    None,
-    {9: Logprob(-0.1, 1, "a"), 7: Logprob(-2.5, 2, "b")},
-    {
-        3: Logprob(-0.2, 1),
-        151_935: Logprob(-6.0, 40),
-        8: Logprob(-2.0, 2),
-    },  # the data's token besides the two likeliest
-]
+ANSWER = [None, {9: -0.1, 7: -2.5}, {3: -0.2, 151_935: -6.0, 8: -2.0}]  # the data's token besides the two likeliest
 
 
 def test_rows_hold_the_likeliest_and_the_datas_token() -> None:
-    rows = rows_of(ANSWER, IDS, 2, "float32")
+    rows = read_support(ANSWER, IDS, 2, "vllm", "capture.codec.k").columns("float32")
     found = decode(rows, TopK(k=2, precision="float32"))
     assert found["token_ids"].tolist() == [[9, 7], [3, 8]]
     np.testing.assert_allclose(found["log_probs"], [[-0.1, -2.5], [-0.2, -2.0]], rtol=1e-6)
@@ -49,13 +29,18 @@ def test_rows_hold_the_likeliest_and_the_datas_token() -> None:
     [
         (ANSWER[:2], "returned 2 prompt log-probabilities for 3 tokens"),
         (None, "returned none"),
-        ([None, {9: Logprob(-0.1)}, ANSWER[2]], "returned 1 of 2 tokens at position 0"),
-        ([None, {1: Logprob(-0.1), 2: Logprob(-3.0)}, ANSWER[2]], "without the data's token 9"),
+        ([None, {9: -0.1}, ANSWER[2]], "returned 1 of 2 tokens at position 0"),
+        ([None, {1: -0.1, 2: -3.0}, ANSWER[2]], "without the data's token 9"),
     ],
 )
 def test_an_answer_of_another_shape_is_refused(answer, message: str) -> None:
     with pytest.raises(TargetsError, match=message):
-        rows_of(answer, IDS, 2, "packed")
+        read_support(answer, IDS, 2, "vllm", "capture.codec.k")
+
+
+def test_a_tail_that_rounding_left_nothing_of_is_small_and_not_none() -> None:
+    support = read_support([None, {1: 0.0, 0: -40.0}], np.array([0, 1]), 2, "vllm", "capture.codec.k")
+    assert support.outside.tolist() == [2.0**-24]
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,5 @@
-"""One optimiser step of a recipe, under torchrun or alone; rank 0 writes the gradient the optimiser is given.
+"""One optimiser step of a recipe, as one of several ranks or alone; rank 0 writes the gradient of the optimiser."""
 
-Usage: keep_gradients.py RECIPE FILE
-"""
-
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +9,9 @@ from transformers import TrainerCallback, TrainingArguments
 from leadspan.inputs import prepare_data
 from leadspan.models.loading import load_model
 from leadspan.recipe import Recipe
-from leadspan.settings import load_settings
-from leadspan.teacher.live import freeze
+from leadspan.teacher.source import LiveTeacher
 from leadspan.training.process import leave_ranks, process_state
-from leadspan.training.schedule import schedule
+from leadspan.training.step_plan import plan_steps
 from leadspan.training.trainer import DistillationTrainer, attach_objective
 
 
@@ -30,14 +25,13 @@ class KeepGradients(TrainerCallback):
             torch.save({name: p.grad.clone() for name, p in model.named_parameters()}, self.path)
 
 
-def main(recipe_path: str, path: str) -> None:
-    recipe = load_settings(Recipe, Path(recipe_path))
+def main(recipe: Recipe, path: Path) -> None:
     assert recipe.teacher is not None
     state = process_state()
     data = prepare_data(recipe)
     student = load_model(recipe.student, torch.float32)
     attach_objective(student, recipe.loss, None)
-    plan = schedule(recipe.training, data.examples.lengths, state.num_processes, recipe.seed)
+    plan = plan_steps(recipe.training, data.examples.lengths, state.num_processes, recipe.seed)
     arguments = TrainingArguments(
         output_dir=f"{path}.run",
         max_steps=1,
@@ -50,13 +44,10 @@ def main(recipe_path: str, path: str) -> None:
         disable_tqdm=True,
         remove_unused_columns=False,
     )
-    teacher = freeze(load_model(recipe.teacher, torch.float32))
+    teacher = LiveTeacher(recipe.teacher)
+    teacher.load(torch.float32, data.renderer.tokenizer)
     trainer = DistillationTrainer(student, teacher, data.examples, None, plan.plan, [], arguments)
-    trainer.add_callback(KeepGradients(Path(path)))
+    trainer.add_callback(KeepGradients(path))
     trainer.train()
     del trainer
     leave_ranks()
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])

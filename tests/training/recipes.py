@@ -46,3 +46,8 @@ def write_recipe(recipe: Recipe, path: Path) -> Path:
 
 def metrics(directory: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+
+
+def without_times(directory: Path) -> list[dict[str, float]]:
+    """The log lines of a run, but for what a clock has measured."""
+    return [{key: value for key, value in line.items() if not key.startswith("speed/")} for line in metrics(directory)]

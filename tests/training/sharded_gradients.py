@@ -1,10 +1,10 @@
-"""Gradients of one step with student and teacher sharded by FSDP2 over the ranks, each rank with its own example.
+"""Gradients of one step with student and teacher sharded by FSDP2 over the ranks, each rank with its own examples.
 
-Usage, under torchrun: sharded_gradients.py FILE HEAD, where HEAD is `root` (sharded with the rest) or `own` (a group
-of its own, which no forward call gathers). Rank 0 writes the gathered gradients.
+The head is sharded with the `root`, or on its `own` (a group that no forward call gathers). With the models' `own`
+attention a rank makes as many passes as it has lengths of examples. Rank 0 writes the gathered gradients.
 """
 
-import sys
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from leadspan.data.examples import Example
 from leadspan.data.packing import pack
-from leadspan.losses.config import LossSettings
+from leadspan.losses.settings import LossSettings
 from leadspan.models.loading import load_model
 from leadspan.teacher.live import freeze, live_targets
 from leadspan.training.process import leave_ranks
@@ -22,46 +22,44 @@ from leadspan.training.trainer import attach_objective
 from toys import VOCAB, tiny
 
 
-def models() -> tuple[PreTrainedModel, PreTrainedModel]:
+def models(attention: str) -> tuple[PreTrainedModel, PreTrainedModel]:
     """Student with its objective attached, and a frozen teacher; heads of their own, not tied."""
-    student = load_model(tiny(seed=1, tie_word_embeddings=False), torch.float32)
-    teacher = load_model(tiny(hidden=48, seed=2, tie_word_embeddings=False), torch.float32)
+    settings = tiny(seed=1, tie_word_embeddings=False), tiny(hidden=48, seed=2, tie_word_embeddings=False)
+    student, teacher = (
+        load_model(model.model_copy(update={"attention": attention}), torch.float32) for model in settings
+    )
     attach_objective(student, LossSettings(), None)
     return student, freeze(teacher)
 
 
-def rows() -> list[Example]:
-    """One example a rank, of different lengths."""
+def rows() -> list[list[Example]]:
+    """One example for the first rank and two for the second, of different lengths."""
     generator = np.random.default_rng(0)
     found = []
-    for length in (17, 30):
+    for length in (17, 30, 11):
         weights = np.r_[np.zeros(5), np.ones(length - 5)].astype(np.float32)
         sections = np.ones(length, dtype=np.int8)
         found.append(Example(generator.integers(0, VOCAB, length), weights, sections, np.zeros_like(sections), ""))
-    return found
+    return [found[:1], found[1:]]
 
 
-def main(path: str, head: str) -> None:
+def main(path: Path, head: str, attention: str) -> None:
     dist.init_process_group("gloo")
-    keep_gradients(path, head)
+    keep_gradients(path, head, attention)
     leave_ranks()
 
 
-def keep_gradients(path: str, head: str) -> None:
-    student, teacher = models()
+def keep_gradients(path: Path, head: str, attention: str) -> None:
+    student, teacher = models(attention)
     for model in (student, teacher):
         for layer in model.model.layers:
             fully_shard(layer)
         if head == "own":
             fully_shard(model.lm_head)
         fully_shard(model)
-    batch = pack([rows()[dist.get_rank()]])
+    batch = pack(rows()[dist.get_rank()])
     output = student(batch=batch, targets=live_targets(teacher, batch))
     (output["loss_sum"] * dist.get_world_size()).backward()
     gradients = {name: p.grad.full_tensor() for name, p in student.named_parameters()}
     if dist.get_rank() == 0:
         torch.save(gradients, path)
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])

@@ -4,8 +4,8 @@ import pytest
 
 from leadspan.errors import SettingsError
 from leadspan.inputs import prepare_data
-from leadspan.pipeline import run
-from leadspan.training.schedule import schedule
+from leadspan.pipeline.run import run
+from leadspan.training.step_plan import plan_steps
 from recipes import metrics, toy_recipe
 
 GAP = {"kind": "gap", "share": 0.25}
@@ -39,7 +39,7 @@ def test_selection_trains_alike_however_a_step_is_split(tmp_path: Path) -> None:
 def test_a_schedule_trains_stage_by_stage(tmp_path: Path) -> None:
     recipe = toy_recipe(tmp_path, cut=UP)
     data = prepare_data(recipe)
-    plan = schedule(recipe.training, data.examples.lengths, 1, recipe.seed, data.examples.num_stages)
+    plan = plan_steps(recipe.training, data.examples.lengths, 1, recipe.seed, data.examples.num_stages)
     result = run(recipe)
     assert result.label == "schedule lead 0.4-1" and result.train is not None
     assert result.train.num_tokens == sum(data.examples.lengths[i] for batch in plan.plan for i in batch)
@@ -57,13 +57,13 @@ def test_fewer_steps_than_stages_are_refused(tmp_path: Path) -> None:
     recipe = toy_recipe(tmp_path, cut=UP, steps=2)
     data = prepare_data(recipe)
     with pytest.raises(SettingsError, match=r"cut.num_stages = 3: the run has only 2 steps"):
-        schedule(recipe.training, data.examples.lengths, 1, 0, data.examples.num_stages)
+        plan_steps(recipe.training, data.examples.lengths, 1, 0, data.examples.num_stages)
 
 
 def test_epochs_of_a_schedule_packed_by_tokens(tmp_path: Path) -> None:
     batching = {"kind": "tokens", "tokens_per_batch": 400}
     recipe = toy_recipe(tmp_path, cut=UP, steps=None, epochs=6, batching=batching)
     data = prepare_data(recipe)
-    plan = schedule(recipe.training, data.examples.lengths, 1, 0, data.examples.num_stages)
+    plan = plan_steps(recipe.training, data.examples.lengths, 1, 0, data.examples.num_stages)
     seen = len([i for batch in plan.plan for i in batch]) / len(data.examples.rows)
     assert abs(seen - 6) < 0.5

@@ -1,29 +1,38 @@
+import gzip
 import json
 import math
-import os
-import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from benchmarks import hold_process
+from benchmarks.hold_process import Moment, run_ranks
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, TrainerControl, TrainerState, TrainingArguments
 
+import counted_traffic
+import keep_gradients
 import sharded_gradients
+from leadspan.costs.memory import ActivationBytes, BatchSize, MemoryModel, Sharding
+from leadspan.costs.network import traffic
 from leadspan.data.packing import pack
 from leadspan.errors import ModelError, RunError, SettingsError
-from leadspan.inputs import prepare_data
-from leadspan.pipeline import run
+from leadspan.inputs import end_ids, prepare_data
+from leadspan.models.shapes import shape_of
+from leadspan.pipeline.run import run
 from leadspan.recipe import Recipe
+from leadspan.results import load_run
+from leadspan.settings import validate
+from leadspan.status import STATUS_SECONDS, StatusHandler
 from leadspan.teacher.live import live_targets
-from leadspan.training.callbacks import MetricsFile
-from leadspan.training.config import TrainingSettings
-from leadspan.training.schedule import schedule
+from leadspan.training.callbacks import MetricsFile, ProgressCallback
+from leadspan.training.settings import TrainingSettings
+from leadspan.training.step_plan import plan_steps
 from recipes import metrics, toy_recipe, write_recipe
+from toys import tiny
 
 PLAIN_SGD = {"learning_rate": 1e-2, "max_grad_norm": 0, "schedule": "constant", "warmup_share": 0}
 
@@ -36,26 +45,14 @@ def weights(directory: Path) -> dict[str, torch.Tensor]:
     return load_file(directory / "student" / "model.safetensors")
 
 
-def distill(recipe: Path, *options: str, ranks: int = 1) -> subprocess.Popen[bytes]:
-    start = [sys.executable, "-m"]
-    if ranks > 1:
-        start += ["torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}", "-m"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        [*start, "leadspan", "distill", str(recipe), *options],
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    )
-
-
 def tokens_of_steps(recipe: Recipe) -> list[int]:
     lengths = prepare_data(recipe).examples.lengths
-    plan = schedule(recipe.training, lengths, 1, recipe.seed)
+    plan = plan_steps(recipe.training, lengths, 1, recipe.seed)
     tokens = [sum(lengths[i] for i in batch) for batch in plan.plan]
     return [sum(tokens[i : i + plan.accumulation]) for i in range(0, len(tokens), plan.accumulation)]
 
 
+@pytest.mark.slow
 def test_a_run_learns_and_leaves_what_it_says(tmp_path: Path) -> None:
     recipe = toy_recipe(tmp_path, steps=11, num_validations=3)
     result = run(recipe)
@@ -77,6 +74,7 @@ def test_a_run_learns_and_leaves_what_it_says(tmp_path: Path) -> None:
     assert (recipe.output / "student" / "chat_template.jinja").exists()
 
 
+@pytest.mark.slow
 def test_validation_is_on_full_sequences(tmp_path: Path) -> None:
     cut = run(toy_recipe(tmp_path / "a", steps=1, learning_rate=1e-12))
     full = run(toy_recipe(tmp_path / "b", steps=1, learning_rate=1e-12, cut={"kind": "full"}))
@@ -85,6 +83,7 @@ def test_validation_is_on_full_sequences(tmp_path: Path) -> None:
     assert cut.train.num_tokens < full.train.num_tokens
 
 
+@pytest.mark.slow
 def test_the_best_weights_are_kept(tmp_path: Path) -> None:
     # a learning rate that explodes after the warm-up makes the first validation the best one
     changes = {
@@ -105,6 +104,7 @@ def test_the_best_weights_are_kept(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("per_batch", [1, 2, 8])
 def test_accumulation_does_not_change_the_run(tmp_path: Path, per_batch: int) -> None:
     def batching(size: int) -> dict[str, object]:
@@ -117,6 +117,7 @@ def test_accumulation_does_not_change_the_run(tmp_path: Path, per_batch: int) ->
     assert norms[0] == pytest.approx(norms[1], rel=1e-4)
 
 
+@pytest.mark.slow
 def test_batches_by_tokens(tmp_path: Path) -> None:
     batching = {"kind": "tokens", "tokens_per_batch": 400, "batches_per_step": 2}
     result = run(toy_recipe(tmp_path, batching=batching, steps=None, epochs=2))
@@ -125,6 +126,7 @@ def test_batches_by_tokens(tmp_path: Path) -> None:
     assert result.train.num_examples >= 2 * (result.cut.num_kept if result.cut else 0)
 
 
+@pytest.mark.slow
 def test_adapters_are_merged_into_the_student(tmp_path: Path) -> None:
     recipe = toy_recipe(tmp_path, lora={"r": 4})
     result = run(recipe)
@@ -143,12 +145,14 @@ def weights_of_start(recipe) -> dict[str, torch.Tensor]:
     return load_model(recipe.student, torch.float32).state_dict()
 
 
+@pytest.mark.slow
 def test_gradient_checkpointing_gives_the_same_losses(tmp_path: Path) -> None:
     run(toy_recipe(tmp_path / "a", steps=3))
     run(toy_recipe(tmp_path / "b", steps=3, gradient_checkpointing=True))
     assert losses(tmp_path / "a/run") == pytest.approx(losses(tmp_path / "b/run"), rel=1e-6)
 
 
+@pytest.mark.slow
 def test_one_cycle_peaks_after_its_warm_up(tmp_path: Path) -> None:
     recipe = toy_recipe(tmp_path, steps=10, schedule="one_cycle", warmup_share=0.3)
     run(recipe)
@@ -157,11 +161,29 @@ def test_one_cycle_peaks_after_its_warm_up(tmp_path: Path) -> None:
     assert rates[-1] < 0.01 * max(rates)
 
 
+def test_a_profile_has_the_steps_asked_for_and_the_ten_dearest_operations(tmp_path: Path) -> None:
+    run(toy_recipe(tmp_path, steps=3, profile={"skip": 1, "steps": 1}, teacher=None, loss={"kl_weight": 0}))
+    directory = tmp_path / "run" / "profile"
+    _, _, *rows = (directory / "parts-0.md").read_text().splitlines()
+    seconds = [float(row.split("|")[2]) for row in rows]
+    assert len(rows) == 10 and seconds == sorted(seconds, reverse=True) and seconds[0] > 0
+    with gzip.open(directory / "trace-0.json.gz") as file:
+        names = [event.get("name") for event in json.load(file)["traceEvents"] if event.get("cat") == "user_annotation"]
+    assert names.count("student_forward") == 2  # one step of two micro-batches
+
+
+def test_a_profile_behind_the_last_step_is_refused() -> None:
+    with pytest.raises(SettingsError, match="none of the 4 steps"):
+        validate(TrainingSettings, {"steps": 4, "profile": {"skip": 4}}, "training")
+
+
+@pytest.mark.slow
 def test_cross_entropy_only_needs_no_teacher(tmp_path: Path) -> None:
     result = run(toy_recipe(tmp_path, teacher=None, loss={"kl_weight": 0.0}, steps=2))
     assert result.train is not None and result.train.flops.teacher_body == 0
 
 
+@pytest.mark.slow
 def test_a_teacher_of_another_vocabulary_is_refused(tmp_path: Path) -> None:
     from toys import tiny
 
@@ -169,6 +191,7 @@ def test_a_teacher_of_another_vocabulary_is_refused(tmp_path: Path) -> None:
         run(toy_recipe(tmp_path, teacher=tiny(vocab=20).model_dump()))
 
 
+@pytest.mark.slow
 def test_a_finished_or_started_run_is_not_overwritten(tmp_path: Path) -> None:
     recipe = toy_recipe(tmp_path, steps=2)
     first = run(recipe)
@@ -187,7 +210,7 @@ def test_a_finished_or_started_run_is_not_overwritten(tmp_path: Path) -> None:
 def test_ranks_must_divide_a_step() -> None:
     settings = TrainingSettings(steps=2)
     with pytest.raises(SettingsError, match=r"8 batches per step do not divide among 3 ranks"):
-        schedule(settings, [5] * 10, num_ranks=3, seed=0)
+        plan_steps(settings, [5] * 10, num_ranks=3, seed=0)
     with pytest.raises(ValueError, match="no multiple"):
         TrainingSettings.model_validate(
             {"steps": 1, "batching": {"kind": "examples", "examples_per_step": 8, "examples_per_batch": 3}}
@@ -195,20 +218,16 @@ def test_ranks_must_divide_a_step() -> None:
 
 
 def test_epochs_count_examples() -> None:
-    plan = schedule(TrainingSettings(epochs=2, num_validations=2), [5] * 20, num_ranks=2, seed=0)
+    plan = plan_steps(TrainingSettings(epochs=2, num_validations=2), [5] * 20, num_ranks=2, seed=0)
     assert (plan.num_steps, plan.accumulation, plan.validate_every) == (5, 4, 3)
     assert sorted(i for batch in plan.plan for i in batch) == sorted(2 * list(range(20)))
 
 
 def kept_gradients(directory: Path, per_batch: int, ranks: int = 1) -> dict[str, torch.Tensor]:
     batching = {"kind": "examples", "examples_per_step": 8, "examples_per_batch": per_batch}
-    path = write_recipe(toy_recipe(directory, batching=batching), directory / "recipe.yaml")
-    start = [sys.executable]
-    if ranks > 1:
-        start += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
-    command = [*start, str(Path(__file__).with_name("keep_gradients.py")), str(path), str(directory / "gradients.pt")]
-    done = subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    recipe = toy_recipe(directory, batching=batching)
+    for ended in run_ranks(directory, lambda: keep_gradients.main(recipe, directory / "gradients.pt"), ranks):
+        assert ended.code == 0, ended.said
     return torch.load(directory / "gradients.pt")
 
 
@@ -224,29 +243,47 @@ def test_the_gradient_is_the_same_however_a_step_is_split(tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("head", ["root", "own"])
-def test_sharded_student_and_teacher_have_the_gradient_of_one_process(tmp_path: Path, head: str) -> None:
-    student, teacher = sharded_gradients.models()
-    batch = pack(sharded_gradients.rows())
+@pytest.mark.parametrize(("head", "attention"), [("root", "packed"), ("own", "packed"), ("root", "own")])
+def test_sharded_student_and_teacher_have_the_gradient_of_one_process(
+    tmp_path: Path, head: str, attention: str
+) -> None:
+    student, teacher = sharded_gradients.models(attention)
+    batch = pack([example for rows in sharded_gradients.rows() for example in rows])
     student(batch=batch, targets=live_targets(teacher, batch))["loss_sum"].backward()
     path = tmp_path / "gradients.pt"
-    script = str(Path(__file__).with_name("sharded_gradients.py"))
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", script]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
-    done = subprocess.run([*command, str(path), head], env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    for ended in run_ranks(tmp_path, lambda: sharded_gradients.main(path, head, attention), 2):
+        assert ended.code == 0, ended.said
     sharded = torch.load(path)
     for name, parameter in student.named_parameters():
         torch.testing.assert_close(sharded[name], parameter.grad, rtol=1e-4, atol=1e-6, msg=name)
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("sharding", ["ddp", "fsdp2"])
+def test_two_ranks_send_the_bytes_that_are_planned(tmp_path: Path, sharding: Sharding) -> None:
+    path = tmp_path / "sent.json"
+    for ended in run_ranks(tmp_path, lambda: counted_traffic.main(path, sharding), 2):
+        assert ended.code == 0, ended.said
+    sent = json.loads(path.read_text())
+    student, teacher = map(shape_of, sharded_gradients.models("packed"))
+    activations = ActivationBytes(0, 0)
+    memory = MemoryModel(student, teacher, activations, activations, False, 1, num_ranks=2, sharding=sharding)
+    planned = traffic(memory, teacher, "beside", [BatchSize(0, 0)])
+    if sharding == "ddp":
+        assert (sent, planned.total) == ({"allreduce": planned.gradients}, planned.gradients)
+    else:
+        # Layers whose weights do not divide are padded.
+        assert sent["reducescatter"] == pytest.approx(planned.gradients, rel=0.01)
+        assert sent["allgather"] == pytest.approx(planned.weights + planned.teacher, rel=0.01)
+
+
+@pytest.mark.slow
 def test_two_processes_have_the_losses_of_one(tmp_path: Path) -> None:
     for name, ranks in (("one", 1), ("two", 2)):
         recipe = toy_recipe(tmp_path / name, steps=3)
-        process = distill(write_recipe(recipe, tmp_path / f"{name}.yaml"), ranks=ranks)
-        output, _ = process.communicate()
-        assert process.returncode == 0, output.decode()
+        path = write_recipe(recipe, tmp_path / f"{name}.yaml")
+        for ended in run_ranks(tmp_path, ["distill", str(path)], ranks):
+            assert ended.code == 0, ended.said
     one, two = ([line for line in metrics(tmp_path / n / "run") if "loss" in line] for n in ("one", "two"))
     for key in ("loss", "grad_norm", "divergence/cot", "cross_entropy/cot"):
         assert [line[key] for line in one] == pytest.approx([line[key] for line in two], rel=1e-4), key
@@ -266,16 +303,14 @@ def test_a_killed_run_resumes_with_the_same_losses(tmp_path: Path) -> None:
     run(whole)
     recipe = toy_recipe(tmp_path / "killed", **changes)
     path = write_recipe(recipe, tmp_path / "killed.yaml")
-    process = distill(path)
-    deadline = time.monotonic() + 120
-    while not (recipe.output / "checkpoints" / "checkpoint-15").exists() and time.monotonic() < deadline:
-        assert process.poll() is None, process.communicate()[0].decode()
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    state = "open killed/run/checkpoints/checkpoint-#/trainer_state.json"
+    ended = hold_process.run(tmp_path, ["distill", str(path)], Moment(before=(state, 4)))
+    assert ended.code == -signal.SIGKILL, ended.said
     assert not (recipe.output / "run.json").exists()
-    output, _ = (resumed := distill(path, "--resume")).communicate()
-    assert resumed.returncode == 0, output.decode()
+    resumed = hold_process.run(tmp_path, ["distill", str(path), "--resume"])
+    assert resumed.code == 0, resumed.said
+    trained = load_run(recipe.output).train  # by a process that held no run before, whose memory must grow
+    assert trained is not None and trained.peak_memory_bytes > 0
     assert losses(recipe.output) == pytest.approx(losses(whole.output), rel=1e-4)
     steps = [[line["step"] for line in metrics(r.output) if "loss" in line] for r in (whole, recipe)]
     assert steps[0] == steps[1] == sorted({1, *range(7, 61, 7), *range(5, 61, 5)})
@@ -283,49 +318,40 @@ def test_a_killed_run_resumes_with_the_same_losses(tmp_path: Path) -> None:
         torch.testing.assert_close(weights(recipe.output)[name], tensor, rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.slow
-def test_what_a_kill_left_half_written_is_passed_over(tmp_path: Path) -> None:
-    recipe = toy_recipe(tmp_path, steps=6, num_validations=3)
-    run(recipe)
-    (recipe.output / "run.json").unlink()
-    checkpoints = recipe.output / "checkpoints"
-    (checkpoints / "checkpoint-6" / "trainer_state.json").unlink()
-    expected = losses(recipe.output)
-    with (recipe.output / "metrics.jsonl").open("a") as file:
-        file.write('{"step": 6, "lo')
-    result = run(recipe, resume=True)
-    assert losses(recipe.output) == pytest.approx(expected, rel=1e-5)
-    assert result.train is not None and list(result.train.validation_loss) == ["2", "4", "6"]
-
-
-@pytest.mark.slow
-def test_a_damaged_checkpoint_is_named_with_what_to_go_on_from(tmp_path: Path) -> None:
-    recipe = toy_recipe(tmp_path, steps=6, num_validations=3)
-    run(recipe)
-    (recipe.output / "run.json").unlink()
-    expected = losses(recipe.output)
-    last = recipe.output / "checkpoints" / "checkpoint-6"
-    for name in ("optimizer.pt", "scheduler.pt", "model.safetensors"):
-        whole = (last / name).read_bytes()
-        (last / name).write_bytes(whole[: len(whole) // 2])
-        with pytest.raises(RunError, match=rf"{name}: damaged \(.*remove .*checkpoint-6, and --resume goes on from"):
-            run(recipe, resume=True)
-        (last / name).write_bytes(whole)
-    (last / "optimizer.pt").write_bytes(b"")
-    with pytest.raises(RunError, match="and --resume goes on from step 5") as error:
-        run(recipe, resume=True)
-    assert str(error.value).count(str(last)) == 2
-    shutil.rmtree(last)
-    run(recipe, resume=True)
-    assert losses(recipe.output) == pytest.approx(expected, rel=1e-5)
-
-
 def test_infinite_values_are_written_as_null(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     arguments = TrainingArguments(output_dir=str(tmp_path))
     logs = {"loss": 1.5, "teacher_nll/cot": math.inf, "grad_norm": math.nan}
     MetricsFile(path).on_log(arguments, TrainerState(), TrainerControl(), logs)
-    assert path.read_text() == '{"step": 0, "loss": 1.5, "teacher_nll/cot": null, "grad_norm": null}\n'
+    assert path.read_text() == '{"step": 0, "grad_norm": null, "loss": 1.5, "teacher_nll/cot": null}\n'
     with pytest.raises(RunError, match="the training loss is inf"):
         MetricsFile(path).on_log(arguments, TrainerState(), TrainerControl(), {"loss": math.inf})
     assert json.loads(path.read_text().splitlines()[1]) == {"step": 0, "loss": None}
+
+
+def test_no_loss_is_shown_before_one_is_known() -> None:
+    shown: list[str] = []
+    callback, state, control = ProgressCallback(), TrainerState(global_step=1, max_steps=9), TrainerControl()
+    arguments: Any = None  # the callback does not look at them
+    with StatusHandler(shown.append):
+        callback.on_step_begin(arguments, state, control)
+        callback.on_step_end(arguments, state, control)
+        callback.on_log(arguments, state, control, {"loss": 0.25, "speed/tokens_per_second": 1234.4})
+        time.sleep(1.1 * STATUS_SECONDS)
+        callback.on_step_end(arguments, state, control)
+    assert shown == ["training: 1/9 steps", "training: 1/9 steps, loss 0.2500, 1,234 tokens/s"]
+
+
+@pytest.mark.slow
+def test_ends_of_student_teacher_and_data_are_one_outcome(tmp_path: Path) -> None:
+    ends = {"student": tiny(seed=1, eos_token_id=2).model_dump(), "teacher": tiny(seed=2, eos_token_id=9).model_dump()}
+    divergences = {}
+    for stop in ("tokens", "event"):
+        recipe = toy_recipe(tmp_path, steps=1, loss={"stop": stop}, output=str(tmp_path / stop), **ends)
+        data = prepare_data(recipe)
+        assert end_ids(recipe, data.renderer) == (0, 2, 9)
+        run(recipe)
+        divergences[stop] = next(
+            line["eval_divergence/answer"] for line in metrics(recipe.output) if "eval_loss" in line
+        )
+    assert divergences["event"] < divergences["tokens"]

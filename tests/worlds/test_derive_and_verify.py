@@ -79,6 +79,7 @@ def test_more_verification_moves_the_first_answer_forward() -> None:
     assert shares[0] > 0.6 > shares[1] > 0.3 > shares[2]
 
 
+@pytest.mark.slow
 def test_a_world_that_is_too_small_says_so() -> None:
     small = DeriveAndVerify(min_variables=2, max_variables=2, num_names=2, modulus=2)
     with pytest.raises(SettingsError, match=r"500 distinct train problems were asked for and \d+ found; widen"):

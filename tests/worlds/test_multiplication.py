@@ -49,6 +49,7 @@ def check(problem: Problem, world: Multiplication) -> None:
     assert running == product
 
 
+@pytest.mark.slow
 @given(
     st.integers(2, 10),
     st.integers(1, 3),
@@ -97,6 +98,7 @@ def test_checks_move_the_first_answer_and_leaving_it_out_removes_it() -> None:
     assert first_answer_share(Multiplication(answer_in_cot=False, num_checks=1).problems(5, 0, "train")) is None
 
 
+@pytest.mark.slow
 def test_wrong_shapes_are_refused() -> None:
     with pytest.raises(SettingsError, match="they must ascend"):
         validate(Multiplication, {"min_digits": 5, "max_digits": 3}, "world")

@@ -7,14 +7,16 @@ import study_questions
 
 from leadspan.cli import main
 from leadspan.settings import load_settings
-from leadspan.study.config import Study
+from leadspan.study.settings import Study
 from leadspan.study.study import plan_study
-from leadspan.worlds.config import WorldFiles
+from leadspan.study.trials import conditions, load_base
+from leadspan.worlds.settings import WorldFiles
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 TASKS = {"derive_and_verify": "checked", "multiplication": "stated"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", ["cpu", "gpu"])
 @pytest.mark.parametrize("world", ["derive_and_verify", "multiplication"])
 def test_a_world_and_the_plan_of_its_study(
@@ -34,3 +36,16 @@ def test_a_world_and_the_plan_of_its_study(
     assert not {name for name in asked - planned if not name.endswith(", equal tokens")}
     first = next(iter(sets))
     assert (tmp_path / "runs" / "worlds" / f"{world}_{size}" / f"{first}.jsonl").read_text().count("\n") == 4
+
+
+def test_the_study_of_horizons_varies_them_beside_cuts_at_equal_steps() -> None:
+    file = RECIPES / "study_on_policy_cpu.yaml"
+    study = load_settings(Study, file)
+    recipes = {trial.recipe.name: trial.recipe for trial in conditions(study, load_base(study, file))}
+    assert len(recipes) == 10
+    horizons = {name: recipe.rollout.horizon.label for name, recipe in recipes.items() if recipe.rollout}
+    assert sorted(horizons.values()) == ["16", "16-160", "200", "80", "80", "80", "80"]
+    steps = {name: recipe.training.steps for name, recipe in recipes.items()}
+    assert {name for name, number in steps.items() if number != 200} == {"full, horizon 80, equal tokens"}
+    cold = recipes["mix 0.9 lead 0.5, then horizon 80"].rollout
+    assert cold is not None and cold.num_cold_steps == 100

@@ -2,12 +2,13 @@ from pathlib import Path
 
 from transformers import AutoTokenizer
 
-from leadspan.data.config import Rendering, TraceSource
-from leadspan.data.records import Trace
 from leadspan.data.sections import RenderedText, Renderer
-from leadspan.data.traces import read_traces
-from leadspan.evaluation.config import TaskSettings
+from leadspan.data.settings import Rendering
+from leadspan.evaluation.settings import TaskSettings
 from leadspan.evaluation.tasks import load_task
+from leadspan.traces.read import read_traces
+from leadspan.traces.records import Trace
+from leadspan.traces.settings import TraceSource
 from leadspan.worlds.derive_and_verify import DeriveAndVerify
 from leadspan.worlds.files import write_task, write_traces
 from leadspan.worlds.tokenizer import build_tokenizer

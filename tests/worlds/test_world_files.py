@@ -7,8 +7,8 @@ from transformers import AutoTokenizer
 from leadspan.cli import main
 from leadspan.errors import RunError, SettingsError
 from leadspan.settings import validate
-from leadspan.worlds.config import WorldFiles
 from leadspan.worlds.files import load_world, write_world
+from leadspan.worlds.settings import WorldFiles
 
 WORLD = """
 output: {output}

@@ -3,41 +3,39 @@
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from statistics import fmean
 
 from leadspan.audit.break_point import summarise_first_answers
-from leadspan.audit.config import AuditSettings
 from leadspan.audit.contamination import index_tasks, summarise
 from leadspan.audit.distributions import distribution
 from leadspan.audit.duplicates import find_duplicates
 from leadspan.audit.examine import Examined, Examiner
 from leadspan.audit.findings import AuditResult, Distribution, Entailment, PolicyLoss, Repetition
 from leadspan.audit.locate import Answered, examine_all, settle
+from leadspan.audit.settings import AuditSettings
 from leadspan.data.examples import count_cuts
-from leadspan.data.parsing import UNCLOSED
-from leadspan.data.records import Refusal
 from leadspan.data.sections import Renderer
 from leadspan.data.supervision import lay_out
-from leadspan.data.traces import RefusalCounter, read_traces
 from leadspan.data.truncation import Policy, cut_example
+from leadspan.data.truncation.policy import CutCounts
 from leadspan.errors import DataError
 from leadspan.models.loading import load_tokenizer
-from leadspan.results import CutCounts
+from leadspan.status import Progress, report_status
+from leadspan.traces.read import RefusalCounter, read_traces
+from leadspan.traces.records import Refusal
+from leadspan.traces.turns import UNCLOSED
 
 logger = logging.getLogger(__name__)
 _MOST_EXAMPLES = 5
 
 
-def run_audit(
-    settings: AuditSettings, num_workers: int = 1, say: Callable[[str], None] = lambda text: None
-) -> AuditResult:
+def run_audit(settings: AuditSettings, num_workers: int = 1) -> AuditResult:
     """Audit the training source of the settings.
 
     Args:
         settings: Traces, tokenizer, cuts, tasks and thresholds.
         num_workers: Processes.
-        say: Told in words what is being done, `stage: detail`.
 
     Raises:
         DataError: The source or a task cannot be read, or no trace of it can be used.
@@ -47,14 +45,13 @@ def run_audit(
     source = settings.data.train
     renderer = Renderer(load_tokenizer(settings.tokenizer, settings.revision), settings.data.rendering)
     examiner = Examiner(renderer, settings, index_tasks(settings.tasks, settings.ngram_words))
-    say(f"reading {source.path}")
     traces, counter = _examine(settings, examiner, num_workers)
     if not traces:
         counter.check(1.0, source.path)  # always raises: nothing usable is left
-    say("comparing answers")
+    report_status("comparing answers")
     answered, num_undecided = settle([trace.located for trace in traces], num_workers, settings.item_seconds)
-    say("looking for duplicates")
-    places = [one.place for one in answered]
+    report_status("looking for duplicates")
+    places = [answer.place for answer in answered]
     return AuditResult(
         source=source.path,
         tokenizer=renderer.name,
@@ -65,13 +62,16 @@ def run_audit(
         num_unclosed=counter.counts[UNCLOSED],
         stops_training=_why_training_stops(counter, settings),
         tokens=_section_lengths(answered),
+        steps=distribution([len(answer.sections.steps) + 1 for answer in answered]),
+        num_without_steps=sum(not answer.sections.steps for answer in answered),
+        gold_faults=dict(Counter(trace.gold_fault for trace in traces if trace.gold_fault)),
         first_answers=summarise_first_answers(answered, num_undecided, settings.seed),
         entailment=_entailment(traces),
         policies=_policy_losses(settings, answered),
         repetition=_repetition(traces),
         duplicates=find_duplicates(
-            [one.example_id for one in answered],
-            [one.question_id for one in answered],
+            [answer.example_id for answer in answered],
+            [answer.question_id for answer in answered],
             [t.signature for t in traces],
             places,
             settings.near_duplicate,
@@ -83,8 +83,10 @@ def run_audit(
 
 def _examine(settings: AuditSettings, examiner: Examiner, num_workers: int) -> tuple[list[Examined], RefusalCounter]:
     counter, traces = RefusalCounter(), []
+    progress = Progress(f"reading {settings.data.train.path}", None, "records")
     for item in examine_all(read_traces(settings.data.train), examiner, num_workers):
         counter.add(item)
+        progress.report(counter.num_read)
         if not isinstance(item, Refusal):
             traces.append(item)
     return traces, counter
@@ -109,13 +111,13 @@ def _section_lengths(traces: Sequence[Answered]) -> dict[str, Distribution]:
         "answer": [s.num_tokens - s.cot_end for s in borders],
         "all": [s.num_tokens for s in borders],
     }
-    found = {name: distribution(values) for name, values in lengths.items()}
-    return {name: summary for name, summary in found.items() if summary is not None}
+    distributions = {name: distribution(values) for name, values in lengths.items()}
+    return {name: summary for name, summary in distributions.items() if summary is not None}
 
 
 def _entailment(traces: Sequence[Examined]) -> Entailment:
-    shares = [said / asked for asked, said in (t.numbers for t in traces) if asked]
-    words = [said / asked for asked, said in (t.words for t in traces) if asked]
+    shares = [num_said / num_asked for num_asked, num_said in (t.numbers for t in traces) if num_asked]
+    words = [num_said / num_asked for num_asked, num_said in (t.words for t in traces) if num_asked]
     stands = [t.answer_stands for t in traces if t.answer_stands is not None]
     return Entailment(
         prompt_numbers=fmean(shares) if shares else None,
@@ -126,11 +128,11 @@ def _entailment(traces: Sequence[Examined]) -> Entailment:
 
 
 def _policy_losses(settings: AuditSettings, traces: Sequence[Answered]) -> list[PolicyLoss]:
-    own = settings.cut
-    others = [policy for policy in settings.policies if own is None or policy.label != own.label]
-    policies = others if own is None else [own, *others]
+    recipe_cut = settings.cut
+    compared = [policy for policy in settings.policies if recipe_cut is None or policy.label != recipe_cut.label]
+    policies = compared if recipe_cut is None else [recipe_cut, *compared]
     return [
-        PolicyLoss(label=policy.label, is_own=policy is own, counts=_counts(policy, traces, settings))
+        PolicyLoss(label=policy.label, is_own=policy is recipe_cut, counts=_counts(policy, traces, settings))
         for policy in policies
     ]
 

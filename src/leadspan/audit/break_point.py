@@ -17,7 +17,7 @@ from leadspan.audit.distributions import distribution, mean_by_question
 from leadspan.audit.findings import CutShare, FirstAnswers
 from leadspan.audit.locate import Answered
 from leadspan.data.truncation import Lead, Policy, cut_example
-from leadspan.results import Interval
+from leadspan.statistics.intervals import Interval
 
 PROPORTIONS = tuple(round(0.1 * step, 1) for step in range(1, 11))
 
@@ -68,14 +68,14 @@ def summarise_first_answers(traces: Sequence[Answered], num_undecided: int, seed
     if not stated:
         return counts
     cuts = [(p, without_derivation(Lead(p=p), traces, seed)) for p in PROPORTIONS]
-    found = {
+    shares = {
         "position_tokens": distribution([s.position - s.trace.sections.prompt_end for s in stated]),
         "share_of_cot": distribution([s.share_of_cot for s in stated], 0, 1),
         "lsp_star": mean_by_question([s.lsp_star for s in stated], [s.trace.question_id for s in stated], seed),
         "lsp_star_values": distribution([s.lsp_star for s in stated], 0, 1),
         "cuts": [CutShare(p=p, without_derivation=share) for p, share in cuts if share is not None],
     }
-    return counts.model_copy(update=found)
+    return counts.model_copy(update=shares)
 
 
 def without_derivation(policy: Policy, traces: Sequence[Answered], seed: int) -> Interval | None:

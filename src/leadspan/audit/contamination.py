@@ -1,8 +1,9 @@
 """Questions of evaluation tasks that stand among the prompts: shared n-grams of words, counted by question.
 
 Source: n-grams of 13 words as in Brown et al., arXiv 2005.14165, appendix C; a question with fewer words is looked
-for as a whole, and one with fewer than five not at all. Words are compared without case and punctuation. Only prompts
-are searched, since a trace is trained on with its question or not at all.
+for as a whole, and one with fewer than five not at all. Words are compared without case and punctuation; a letter of a
+script without spaces counts as two thirds of a word, so 13 words are 20 Chinese characters. Only prompts are searched,
+since a trace is trained on with its question or not at all.
 """
 
 from collections import defaultdict
@@ -10,8 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from leadspan.audit.findings import Contamination, SharedQuestion
-from leadspan.audit.overlap import ngrams, words
-from leadspan.evaluation.config import TaskSettings
+from leadspan.audit.overlap import WORD, phrases, thirds_of_words, words
+from leadspan.evaluation.settings import TaskSettings
 from leadspan.evaluation.tasks import load_task
 
 FEWEST_WORDS = 5
@@ -29,7 +30,7 @@ class TaskIndex:
     Attributes:
         names: Tasks.
         problems: Problem ids and texts of each task.
-        grams: By number of words, n-gram to the questions that have it.
+        grams: By length in thirds of a word, n-gram to the questions that have it.
         sizes: Distinct n-grams of each question; 0 for one that is too short.
         ngram_words: Words of an n-gram.
     """
@@ -60,15 +61,17 @@ def index_tasks(tasks: Sequence[TaskSettings], ngram_words: int) -> TaskIndex:
     for t, problems in enumerate(loaded):
         for q, problem in enumerate(problems):
             tokens = words(problem.text)
-            size = min(ngram_words, len(tokens))
-            own = set(ngrams(tokens, size)) if size >= FEWEST_WORDS else set()
-            sizes[t, q] = len(own)
-            for gram in own:
+            size = min(WORD * ngram_words, thirds_of_words(tokens))
+            task_phrases = set(phrases(tokens, size)) if size >= WORD * FEWEST_WORDS else set()
+            sizes[t, q] = len(task_phrases)
+            for gram in task_phrases:
                 grams[size][gram].append((t, q))
     return TaskIndex(
         names=tuple(task.name for task in tasks),
         problems=tuple(tuple((p.problem_id, p.text) for p in problems) for problems in loaded),
-        grams={size: {gram: tuple(found) for gram, found in of_size.items()} for size, of_size in grams.items()},
+        grams={
+            size: {gram: tuple(questions) for gram, questions in of_size.items()} for size, of_size in grams.items()
+        },
         sizes=sizes,
         ngram_words=ngram_words,
     )
@@ -79,7 +82,7 @@ def shared_with(prompt: str, index: TaskIndex) -> dict[Question, float]:
     tokens = words(prompt)
     counts: defaultdict[Question, int] = defaultdict(int)
     for size, of_size in index.grams.items():
-        for gram in set(ngrams(tokens, size)):
+        for gram in set(phrases(tokens, size)):
             for question in of_size.get(gram, ()):
                 counts[question] += 1
     return {question: count / index.sizes[question] for question, count in counts.items()}
@@ -96,8 +99,8 @@ def summarise(
         places: Where each trace stands.
     """
     best: defaultdict[Question, _Best] = defaultdict(_Best)
-    for i, found in enumerate(shared):
-        for question, share in found.items():
+    for i, shares_of_trace in enumerate(shared):
+        for question, share in shares_of_trace.items():
             best[question].traces.add(i)
             if share > best[question].share:
                 best[question].share, best[question].place = share, places[i]
@@ -105,20 +108,20 @@ def summarise(
 
 
 def _of_task(task: int, index: TaskIndex, best: Mapping[Question, _Best]) -> Contamination:
-    own = sorted((q for q in best if q[0] == task), key=lambda question: -best[question].share)
+    of_task = sorted((q for q in best if q[0] == task), key=lambda question: -best[question].share)
     examples = [
         SharedQuestion(
             problem_id=index.problems[task][q][0], start=index.problems[task][q][1][:_SHOWN_CHARS],
             place=best[task, q].place, share=best[task, q].share,
         )
-        for _, q in own[:_MOST_EXAMPLES]
+        for _, q in of_task[:_MOST_EXAMPLES]
     ]  # fmt: skip
     return Contamination(
         task=index.names[task],
         num_questions=len(index.problems[task]),
         num_too_short=sum(not index.sizes[task, q] for q in range(len(index.problems[task]))),
-        num_shared=len(own),
-        num_traces=len({i for question in own for i in best[question].traces}),
+        num_shared=len(of_task),
+        num_traces=len({i for question in of_task for i in best[question].traces}),
         ngram_words=index.ngram_words,
         examples=examples,
     )

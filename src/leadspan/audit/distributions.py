@@ -6,9 +6,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from leadspan.audit.findings import Distribution
-from leadspan.evaluation.resampling import Bootstrap
-from leadspan.evaluation.statistics import bootstrap_mean
-from leadspan.results import Interval
+from leadspan.statistics.intervals import Interval, bootstrap_mean
+from leadspan.statistics.resampling import Bootstrap
 
 NUM_BINS = 20
 _MOST_DRAWS = 20_000_000

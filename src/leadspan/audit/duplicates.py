@@ -1,7 +1,8 @@
 """Exact and near duplicates: equal token ids, and MinHash with locality-sensitive hashing.
 
-Source: Broder, On the resemblance and containment of documents (1997); shingles of five words and a Jaccard
-similarity of 0.8 as in Lee et al., arXiv 2107.06499. Hashing and look-up are datasketch's.
+Source: Broder, On the resemblance and containment of documents (1997); shingles of five words (of five letters in
+scripts without spaces) and a Jaccard similarity of 0.8 as in Lee et al., arXiv 2107.06499. Hashing and look-up are
+datasketch's.
 """
 
 from collections.abc import Sequence
@@ -23,9 +24,9 @@ def signature(text: str) -> np.ndarray:
     """MinHash values of the word 5-grams of a text (of all its words where it has fewer), shape [128]."""
     tokens = words(text)
     shingles = set(ngrams(tokens, min(SHINGLE_WORDS, max(1, len(tokens)))))
-    found = _EMPTY.copy()
-    found.update_batch([shingle.encode() for shingle in sorted(shingles)])
-    return found.hashvalues
+    values = _EMPTY.copy()
+    values.update_batch([shingle.encode() for shingle in sorted(shingles)])
+    return values.hashvalues
 
 
 def find_duplicates(
@@ -47,18 +48,18 @@ def find_duplicates(
     pairs: list[tuple[str, str]] = []
     num_exact = num_near = 0
     for i, example_id in enumerate(example_ids):
-        found = MinHash(num_perm=NUM_PERM, hashvalues=signatures[i], permutations=_EMPTY.permutations, scheme=_SCHEME)
-        hashes.append(found)
+        minhash = MinHash(num_perm=NUM_PERM, hashvalues=signatures[i], permutations=_EMPTY.permutations, scheme=_SCHEME)
+        hashes.append(minhash)
         if example_id in exact:
             num_exact += 1
             pairs.append((places[i], places[exact[example_id]]))
             continue
         exact[example_id] = i
-        earlier = [int(str(key)) for key in index.query(found) if found.jaccard(hashes[int(str(key))]) >= threshold]
+        earlier = [int(str(key)) for key in index.query(minhash) if minhash.jaccard(hashes[int(str(key))]) >= threshold]
         if earlier:
             num_near += 1
             pairs.append((places[i], places[min(earlier)]))
-        index.insert(str(i), found)
+        index.insert(str(i), minhash)
     return Duplicates(
         num_questions=len(set(questions)), num_exact=num_exact, num_near=num_near, threshold=threshold,
         examples=pairs[:_MOST_EXAMPLES],

@@ -5,16 +5,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from leadspan.audit.config import AuditSettings
+from leadspan.answers.boxes import last_boxed
+from leadspan.answers.numbers import as_number, literal, numbers
 from leadspan.audit.contamination import Question, TaskIndex, shared_with
 from leadspan.audit.duplicates import signature
 from leadspan.audit.locate import Located, Locator, question_of
 from leadspan.audit.overlap import shared_numbers, shared_words
 from leadspan.audit.repetition import has_loop, repeated_share
-from leadspan.audit.values import as_number, literal, numbers
-from leadspan.data.records import Refusal, Trace
+from leadspan.audit.settings import AuditSettings
 from leadspan.data.sections import Rendered, Renderer
-from leadspan.evaluation.answers import last_boxed
+from leadspan.traces.records import Refusal, Trace
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +30,7 @@ class Examined:
         repeated_sentences: Share of its sentences that repeat an earlier one.
         signature: MinHash values of chain of thought and answer.
         shared: Questions of tasks that share n-grams with the prompt.
+        gold_fault: Why the record's reference answer is none, where it has a column for it.
     """
 
     located: Located
@@ -40,6 +41,7 @@ class Examined:
     repeated_sentences: float
     signature: np.ndarray
     shared: dict[Question, float]
+    gold_fault: str
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ class Examiner:
     def examine(self, batch: Sequence[Trace | Refusal]) -> list[Examined | Refusal]:
         """Render, tokenise and examine a batch; refusals come first."""
         located, refused = Locator(self.renderer).locate(batch)
-        return [*refused, *(self._one(*one) for one in located)]
+        return [*refused, *(self._one(*parts_of_trace) for parts_of_trace in located)]
 
     def _one(self, trace: Trace, rendered: Rendered, located: Located) -> Examined | Refusal:
         sections, limits = rendered.sections, self.settings
@@ -73,15 +75,16 @@ class Examiner:
             repeated_sentences=repeated_share(trace.cot),
             signature=signature(f"{trace.cot}\n{trace.answer}"),
             shared=shared_with(prompt, self.tasks),
+            gold_fault=trace.gold_fault,
         )
 
 
 def _answer_stands(trace: Trace) -> bool | None:
     """Whether the trace's last box, or an answer that is one number, stands anywhere in the chain of thought."""
-    own = (last_boxed(trace.answer) or "").strip() or (trace.answer if as_number(trace.answer) is not None else "")
-    if not own:
+    stated = (last_boxed(trace.answer) or "").strip() or (trace.answer if as_number(trace.answer) is not None else "")
+    if not stated:
         return None
-    value = as_number(own)
+    value = as_number(stated)
     if value is not None:
         return any(number.value == value for number in numbers(trace.cot))
-    return literal(own).casefold() in literal(trace.cot).casefold()
+    return literal(stated).casefold() in literal(trace.cot).casefold()

@@ -2,10 +2,12 @@
 
 from pathlib import Path
 
+from pydantic import Field
+
+from leadspan.data.truncation.policy import CutCounts
 from leadspan.errors import RunError
-from leadspan.files import write_atomically
-from leadspan.results import CutCounts, Interval
-from leadspan.settings import Settings
+from leadspan.settings import Amount, Count, Settings, load_json
+from leadspan.statistics.intervals import Interval
 
 AUDIT_FILE = "audit.json"
 
@@ -13,7 +15,7 @@ AUDIT_FILE = "audit.json"
 class Distribution(Settings):
     """Values of one figure over the traces: summary and histogram."""
 
-    count: int
+    count: Count
     """Values."""
     mean: float
     """Their mean."""
@@ -25,9 +27,9 @@ class Distribution(Settings):
     """90th percentile."""
     p99: float
     """99th percentile."""
-    edges: list[float]
+    edges: list[float] = Field(min_length=2)
     """Edges of the bins, one more than bins; the last bin holds what lies on its upper edge too."""
-    counts: list[int]
+    counts: list[Count] = Field(min_length=1)
     """Values in each bin."""
 
 
@@ -43,11 +45,11 @@ class CutShare(Settings):
 class FirstAnswers(Settings):
     """Where the chains of thought first state the right answer."""
 
-    outcomes: dict[str, int]
+    outcomes: dict[str, Count]
     """Traces by outcome: `found`, `not found`, `no gold`."""
-    gold_sources: dict[str, int]
+    gold_sources: dict[str, Count]
     """Where the right answer was taken from: `record`, `own boxed answer`, `own answer`, `none`."""
-    num_undecided: int = 0
+    num_undecided: Count = 0
     """Candidate expressions that algebra could not compare within its limits; they count as different."""
     position_tokens: Distribution | None = None
     """Tokens of the chain of thought before the statement."""
@@ -96,7 +98,7 @@ class PolicyLoss(Settings):
 class Repetition(Settings):
     """Loops: the same tokens again and again."""
 
-    num_loops: int
+    num_loops: Count
     """Traces with a loop in their chain of thought."""
     examples: list[str] = []
     """Where some of them stand."""
@@ -107,11 +109,11 @@ class Repetition(Settings):
 class Duplicates(Settings):
     """Traces that occur more than once."""
 
-    num_questions: int
+    num_questions: Count
     """Distinct questions."""
-    num_exact: int
+    num_exact: Count
     """Traces whose tokens equal those of an earlier one."""
-    num_near: int
+    num_near: Count
     """Other traces that are near duplicates of an earlier one."""
     threshold: float
     """Jaccard similarity of near duplicates."""
@@ -137,15 +139,15 @@ class Contamination(Settings):
 
     task: str
     """Task name."""
-    num_questions: int
+    num_questions: Count
     """Questions of the task."""
-    num_too_short: int
+    num_too_short: Count
     """Questions with fewer than five words, which are not looked for."""
-    num_shared: int
+    num_shared: Count
     """Questions that share an n-gram with a prompt."""
-    num_traces: int
+    num_traces: Count
     """Traces whose prompt shares an n-gram with a question of the task."""
-    ngram_words: int
+    ngram_words: Count
     """Words of an n-gram; shorter questions are looked for whole."""
     examples: list[SharedQuestion] = []
     """Questions that share most."""
@@ -158,20 +160,26 @@ class AuditResult(Settings):
     """What was audited."""
     tokenizer: str
     """Whose tokens were counted."""
-    num_read: int
+    num_read: Count
     """Records read."""
-    num_traces: int
+    num_traces: Count
     """Traces that could be used."""
-    refused: dict[str, int] = {}
+    refused: dict[str, Count] = {}
     """Records that could not, by reason; lengths out of bounds included."""
     refusal_examples: dict[str, str] = {}
     """Place and detail of one record of each reason."""
-    num_unclosed: int = 0
+    num_unclosed: Count = 0
     """Refused records whose chain of thought never closes."""
     stops_training: str | None = None
     """Why a run on these records would refuse to start, if it would."""
     tokens: dict[str, Distribution]
     """Tokens per section: `prompt`, `cot`, `answer`, and `all` of them."""
+    steps: Distribution | None = None
+    """Steps of each chain of thought."""
+    num_without_steps: int = 0
+    """Traces whose chain of thought is one step, so that no policy can cut it between steps."""
+    gold_faults: dict[str, int] = {}
+    """Traces without a reference answer although their source has a column for it, by what that holds."""
     first_answers: FirstAnswers
     """First-answer positions and the predicted break point."""
     entailment: Entailment
@@ -184,26 +192,14 @@ class AuditResult(Settings):
     """Exact and near duplicates."""
     contamination: list[Contamination] = []
     """Overlap with evaluation tasks."""
-    seconds: float = 0.0
+    seconds: Amount = 0.0
     """Wall time of the audit."""
 
 
-def save_audit(result: AuditResult, path: Path) -> Path:
-    """Write a result as JSON, atomically; its directory is made."""
-    write_atomically(path, result.model_dump_json(indent=1) + "\n")
-    return path
-
-
 def load_audit(path: Path) -> AuditResult:
-    """Read a result that `save_audit` has written.
+    """Read a result that `leadspan audit --json` has written.
 
     Raises:
         RunError: There is none, or it is another kind of file.
     """
-    try:
-        return AuditResult.model_validate_json(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise RunError(f"{path}: cannot be read ({error.strerror}); write it with `leadspan audit --json`") from None
-    except ValueError as error:
-        first = str(error).splitlines()[0]
-        raise RunError(f"{path}: not the JSON of an audit ({first}); write it with `leadspan audit --json`") from None
+    return load_json(AuditResult, path, "write it with `leadspan audit --json`", RunError)

@@ -2,18 +2,18 @@
 
 import itertools
 import math
-import multiprocessing
 import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Generic, Protocol, TypeVar, cast
 
-from leadspan.audit.first_answer import Candidates, GoldSource, find_candidates, gold_of, resolve
-from leadspan.data.records import Refusal, Trace
+from leadspan.answers.first_answer import Candidates, GoldSource, find_candidates, gold_of, resolve
+from leadspan.answers.grading import MathGrader
 from leadspan.data.sections import Rendered, RenderedText, Renderer
 from leadspan.data.truncation import Sections
-from leadspan.evaluation.grading import MathGrader
+from leadspan.fork_server import fork_server
+from leadspan.traces.records import Refusal, Trace
 
 BATCH = 32
 """Traces rendered and tokenised at a time."""
@@ -85,24 +85,25 @@ class Locator:
                 refused.append(text)
         traces, texts = [trace for trace, _ in usable], [text for _, text in usable]
         starts = [_cot_start(text, self.renderer.rendering.think_open) for text in texts]
-        found = [
+        trace_results = [
             find_candidates(text.text[start : text.think_end].rstrip(), question_of(trace), gold_of(trace))
             for trace, text, start in zip(traces, texts, starts, strict=True)
         ]
         marks = [
-            [start + at for c in f.found for at in (c.start, c.end - 1)] for start, f in zip(starts, found, strict=True)
+            [start + at for c in f.found for at in (c.start, c.end - 1)]
+            for start, f in zip(starts, trace_results, strict=True)
         ]
         tokens = self.renderer.tokenise_marked(texts, traces, marks)
         located = [
             (trace, rendered, _located(trace, rendered, candidates, positions))
-            for trace, (rendered, positions), candidates in zip(traces, tokens, found, strict=True)
+            for trace, (rendered, positions), candidates in zip(traces, tokens, trace_results, strict=True)
         ]
         return located, refused
 
     def examine(self, batch: Sequence[Trace | Refusal]) -> list[Located | Refusal]:
         """The same as one list, for `examine_all`."""
         located, refused = self.locate(batch)
-        return [*refused, *(one for _, _, one in located)]
+        return [*refused, *(trace for _, _, trace in located)]
 
 
 class Examines(Protocol, Generic[ResultT]):
@@ -134,18 +135,18 @@ def settle(
     with MathGrader(num_workers, item_seconds, deadline=deadline) as grader:
         for start in range(0, len(located), step):
             together = located[start : start + step]
-            first, num_timeouts = resolve([one.candidates for one in together], grader)
+            first, num_timeouts = resolve([answer.candidates for answer in together], grader)
             if time.monotonic() >= deadline:
                 break  # comparisons of these may not have been made, and a trace counts whole or not at all
-            answered += [_answered(one, i) for one, i in zip(together, first, strict=True)]
+            answered += [_answered(answer, i) for answer, i in zip(together, first, strict=True)]
             num_undecided += num_timeouts
     return answered, num_undecided
 
 
-def _answered(one: Located, candidate: int | None) -> Answered:
-    first, last = (None, None) if candidate is None else one.tokens[candidate]
-    sections, source = replace(one.sections, first_answer=last), one.candidates.gold.source
-    return Answered(one.place, one.example_id, one.question_id, sections, source, first)
+def _answered(located: Located, candidate: int | None) -> Answered:
+    first, last = (None, None) if candidate is None else located.tokens[candidate]
+    sections, source = replace(located.sections, first_answer=last), located.candidates.gold.source
+    return Answered(located.place, located.example_id, located.question_id, sections, source, first)
 
 
 def examine_all(items: Iterable[Trace | Refusal], examiner: Examines[ResultT], num_workers: int) -> Iterator[ResultT]:
@@ -161,8 +162,7 @@ def examine_all(items: Iterable[Trace | Refusal], examiner: Examines[ResultT], n
     if num_workers == 1 or len(first) < num_workers:
         yield from itertools.chain.from_iterable(map(examiner.examine, itertools.chain(first, batches)))
         return
-    context = multiprocessing.get_context("forkserver")
-    with context.Pool(num_workers, initializer=_set_examiner, initargs=(examiner,)) as pool:
+    with fork_server().Pool(num_workers, initializer=_set_examiner, initargs=(examiner,)) as pool:
         while first:
             for result in pool.imap(_examine_in_worker, first):
                 yield from cast(Sequence[ResultT], result)

@@ -1,12 +1,27 @@
-"""What two texts share: numbers, content words, n-grams of words."""
+"""What two texts share: numbers, content words, n-grams of words.
+
+In scripts that set no spaces between words (Chinese, Japanese, Thai, Lao, Khmer, Burmese, Tibetan) every letter is a
+word of its own.
+"""
 
 import re
 from collections.abc import Iterator, Sequence
+from itertools import accumulate, pairwise
+from unicodedata import normalize
 
-from leadspan.audit.values import numbers, small_number_words
+from leadspan.answers.numbers import numbers, small_number_words
 
-_WORD = re.compile(r"[^\W_]+")
-_CONTENT = re.compile(r"[^\W\d_]{3,}")
+_UNSPACED = (
+    "\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff"  # Thai, Lao, Tibetan; Burmese; Khmer
+    "\u3040-\u30ff\u31f0-\u31ff"  # Hiragana, Katakana
+    "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af"  # Chinese characters
+)
+_LETTER = re.compile(rf"(?![\W_])[{_UNSPACED}]")
+_RUN = re.compile(rf"(?:{_LETTER.pattern})+")
+_WORD = re.compile(rf"{_LETTER.pattern}|[^\W_{_UNSPACED}]+")
+_CONTENT = re.compile(rf"[^\W\d_{_UNSPACED}]{{3,}}")
+# Word of a spaced script and letter of an unspaced one, in thirds of a word: modern Chinese has 1.5 characters a word.
+WORD, _LETTER_THIRDS = 3, 2
 _FUNCTION_WORDS = frozenset(
     [
         "the",
@@ -120,12 +135,17 @@ _ENDINGS = ("ing", "ed", "es", "s")
 
 
 def words(text: str) -> list[str]:
-    """The words of a text, numbers included, folded to lower case.
+    r"""The words of a text, numbers included, folded to lower case and to plain forms of its letters.
 
-    >>> words("How many eggs, 3 or 4?")
-    ['how', 'many', 'eggs', '3', 'or', '4']
+    >>> words("How many eggs, 3 or 4?"), words("x\uff1d3\u4e2a\u82f9")
+    (['how', 'many', 'eggs', '3', 'or', '4'], ['x', '3', '个', '苹'])
     """
-    return _WORD.findall(text.casefold())
+    return _WORD.findall(normalize("NFKC", text).casefold())
+
+
+def thirds_of_words(tokens: Sequence[str]) -> int:
+    """The length of a text in thirds of a word, so that texts of all scripts are measured alike."""
+    return sum(_thirds(token) for token in tokens)
 
 
 def ngrams(tokens: Sequence[str], size: int) -> Iterator[str]:
@@ -133,26 +153,44 @@ def ngrams(tokens: Sequence[str], size: int) -> Iterator[str]:
     return (" ".join(tokens[i : i + size]) for i in range(len(tokens) - size + 1))
 
 
+def phrases(tokens: Sequence[str], thirds: int) -> Iterator[str]:
+    """From every word on, the shortest run of at least so many thirds of a word; in spaced scripts n-grams of words."""
+    ends = list(accumulate(map(_thirds, tokens), initial=0))
+    end = 0
+    for start, before in enumerate(ends):
+        while end < len(ends) and ends[end] - before < thirds:
+            end += 1
+        if end == len(ends):
+            return
+        yield " ".join(tokens[start:end])
+
+
+def _thirds(token: str) -> int:
+    return _LETTER_THIRDS if _LETTER.match(token) else WORD
+
+
 def content_stems(text: str) -> set[str]:
-    """The distinct words that carry meaning, without plural and verb endings.
+    """The distinct words that carry meaning, without plural and verb endings; pairs of letters in unspaced scripts.
 
     >>> sorted(content_stems("How many eggs does she need for the cooking?"))
     ['cook', 'egg', 'need']
     """
-    return {_stem(word) for word in _CONTENT.findall(text.casefold()) if word not in _FUNCTION_WORDS}
+    text = normalize("NFKC", text).casefold()
+    stems = {_stem(word) for word in _CONTENT.findall(text) if word not in _FUNCTION_WORDS}
+    return stems.union(*(map("".join, pairwise(run)) for run in _RUN.findall(text)))
 
 
 def shared_numbers(prompt: str, cot: str) -> tuple[int, int]:
     """How many distinct numbers a prompt has, and how many the chain of thought repeats, in digits or in words."""
-    asked = {number.value for number in numbers(prompt)}
-    said = {number.value for number in (*numbers(cot), *small_number_words(cot))} if asked else set()
-    return len(asked), len(asked & said)
+    in_prompt = {number.value for number in numbers(prompt)}
+    said = {number.value for number in (*numbers(cot), *small_number_words(cot))} if in_prompt else set()
+    return len(in_prompt), len(in_prompt & said)
 
 
 def shared_words(prompt: str, cot: str) -> tuple[int, int]:
     """How many distinct content words a prompt has, and how many of them the chain of thought repeats."""
-    asked = content_stems(prompt)
-    return len(asked), len(asked & content_stems(cot)) if asked else 0
+    in_prompt = content_stems(prompt)
+    return len(in_prompt), len(in_prompt & content_stems(cot)) if in_prompt else 0
 
 
 def _stem(word: str) -> str:

@@ -7,6 +7,7 @@ rows and by the code of the rules.
 
 import functools
 import hashlib
+import json
 import logging
 import math
 import random
@@ -17,22 +18,22 @@ from pathlib import Path
 from typing import Any, cast
 
 from datasets import Dataset
-from pydantic import ValidationError
 
+from leadspan.answers.first_answer import GoldSource
 from leadspan.audit.break_point import summarise_first_answers, without_derivation
 from leadspan.audit.findings import FirstAnswers
-from leadspan.audit.first_answer import GoldSource
 from leadspan.audit.locate import Answered, Located, Locator, examine_all, settle
-from leadspan.data.config import DataSettings
 from leadspan.data.prepare import cache_root, sections_of
-from leadspan.data.records import Refusal, Trace
 from leadspan.data.sections import Renderer
-from leadspan.data.traces import read_traces
+from leadspan.data.settings import DataSettings
 from leadspan.data.truncation import Policy
+from leadspan.digests import checksum
 from leadspan.errors import CacheError
 from leadspan.files import write_atomically
-from leadspan.results import Interval
 from leadspan.settings import Settings
+from leadspan.statistics.intervals import Interval
+from leadspan.traces.read import read_traces
+from leadspan.traces.records import Refusal, Trace
 
 logger = logging.getLogger(__name__)
 
@@ -88,8 +89,8 @@ def with_first_answers(rows: Dataset, settings: DataSettings, renderer: Renderer
     """
     traces, _ = _answered(rows, settings, renderer)
     ends = [trace.sections.first_answer if trace.source == "record" else None for trace in traces]
-    kept = rows.remove_columns("first_answer") if "first_answer" in rows.column_names else rows
-    return kept.add_column("first_answer", ends)  # pyright: ignore[reportCallIssue]  # a decorator gives the last argument
+    without_column = rows.remove_columns("first_answer") if "first_answer" in rows.column_names else rows
+    return without_column.add_column("first_answer", ends)  # pyright: ignore[reportCallIssue]  # a decorator gives the last argument
 
 
 def search_first_answers(
@@ -121,19 +122,19 @@ def _answered(
     """The rows with their first answers, from the cache or found now; and how many comparisons broke the limits."""
     path = cache_root(settings) / "first_answers" / f"{_key(rows, renderer)}.json"
     ids = set(rows["example_id"][:])
-    known = _read(path, ids)
-    if known is None:
+    cached = _read(path, ids)
+    if cached is None:
         answered, num_undecided = settle(
             _located(rows, settings, renderer, deadline), settings.num_workers, deadline=deadline
         )
-        found: dict[str, tuple[GoldSource, int | None, int | None]] = {
-            one.example_id: (one.source, one.position, one.sections.first_answer) for one in answered
+        answers: dict[str, tuple[GoldSource, int | None, int | None]] = {
+            answer.example_id: (answer.source, answer.position, answer.sections.first_answer) for answer in answered
         }
-        known = _Known(found=found, num_undecided=num_undecided)
-        if found.keys() == ids:
-            _write(known, path)
+        cached = _Known(found=answers, num_undecided=num_undecided)
+        if answers.keys() == ids:
+            _write(cached, path)
     plain = cast(Iterable[Any], rows.remove_columns("input_ids").with_format(None))  # Any: Arrow rows
-    return [_of_row(row, known.found) for row in plain if row["example_id"] in known.found], known.num_undecided
+    return [_of_row(row, cached.found) for row in plain if row["example_id"] in cached.found], cached.num_undecided
 
 
 def _read(path: Path, ids: set[str]) -> _Known | None:
@@ -141,22 +142,26 @@ def _read(path: Path, ids: set[str]) -> _Known | None:
     if not path.exists():
         return None
     try:
-        known = _Known.model_validate_json(path.read_bytes())
-    except (OSError, ValidationError) as error:
+        values = json.loads(path.read_bytes())
+        if values.pop("checksum") != checksum(values):
+            raise ValueError("its checksum is not that of its content")
+        cached = _Known.model_validate(values)
+    except (OSError, ValueError, AttributeError, KeyError, TypeError) as error:
         logger.warning("%s: damaged (%s), so it is made anew", path, type(error).__name__)
         return None
-    return known if known.found.keys() == ids else None
+    return cached if cached.found.keys() == ids else None
 
 
-def _write(known: _Known, path: Path) -> None:
+def _write(cached: _Known, path: Path) -> None:
     try:
-        write_atomically(path, known.model_dump_json())
+        values = cached.model_dump(mode="json")
+        write_atomically(path, json.dumps(values | {"checksum": checksum(values)}))
     except OSError as error:
         raise CacheError(f"{path}: cannot be written ({error}); make room there, or set data.cache_dir") from None
 
 
-def _of_row(row: Any, found: dict[str, tuple[GoldSource, int | None, int | None]]) -> Answered:  # Any: an Arrow row
-    source, position, last = found[row["example_id"]]
+def _of_row(row: Any, answers: dict[str, tuple[GoldSource, int | None, int | None]]) -> Answered:  # Any: an Arrow row
+    source, position, last = answers[row["example_id"]]
     sections = replace(sections_of(row), first_answer=last)
     return Answered(row["place"], row["example_id"], row["question_id"], sections, source, position)
 
@@ -165,9 +170,9 @@ def _located(rows: Dataset, settings: DataSettings, renderer: Renderer, deadline
     """The rows' traces, searched, one for each distinct row; fewer where the deadline comes first."""
     ids, places = set(rows["example_id"][:]), set(rows["place"][:])
     by_id: dict[str, Located] = {}
-    for one in examine_all(_at(settings, places, deadline), Locator(renderer), settings.num_workers):
-        if isinstance(one, Located) and one.example_id in ids:
-            by_id[one.example_id] = one
+    for located in examine_all(_at(settings, places, deadline), Locator(renderer), settings.num_workers):
+        if isinstance(located, Located) and located.example_id in ids:
+            by_id[located.example_id] = located
         if time.monotonic() >= deadline:
             break
     if len(by_id) < len(ids) and time.monotonic() < deadline:
@@ -189,8 +194,8 @@ def _at(settings: DataSettings, places: set[str], deadline: float) -> Iterator[T
 
 def _key(rows: Dataset, renderer: Renderer) -> str:
     """Hash of rows, their right answers, the renderer and the rules' own code."""
-    parts: Sequence[str] = (_rules(), renderer.fingerprint, *rows["example_id"][:], *map(str, rows["gold"][:]))
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
+    contents: Sequence[str] = (_rules(), renderer.fingerprint, *rows["example_id"][:], *map(str, rows["gold"][:]))
+    return hashlib.sha256("\0".join(contents).encode()).hexdigest()[:32]
 
 
 @functools.cache

@@ -1,13 +1,14 @@
 """Loops and repeated sentences in a chain of thought."""
 
 import re
-from collections.abc import Sequence
 
 import numpy as np
 
+from leadspan.audit.overlap import WORD, thirds_of_words, words
+
 LONGEST_PERIOD = 256
 """Loops of more tokens per turn are not looked for."""
-_SENTENCE = re.compile(r"[.!?\n]+\s*")
+_SENTENCE = re.compile("[.!?\n\u3002\uff0e\uff01\uff1f]+")  # Chinese full stop and full-width marks among them
 _FEWEST_WORDS = 5
 
 
@@ -35,9 +36,7 @@ def has_loop(input_ids: np.ndarray, num_repeats: int, num_tokens: int) -> bool:
 
 def repeated_share(cot: str) -> float:
     """Share of the sentences of at least five words that occurred before in the same text; 0 where there are none."""
-    sentences = [" ".join(part.split()).casefold() for part in _SENTENCE.split(cot)]
-    return _repeated([sentence for sentence in sentences if sentence.count(" ") + 1 >= _FEWEST_WORDS])
-
-
-def _repeated(sentences: Sequence[str]) -> float:
+    sentences = (" ".join(part.split()).casefold() for part in _SENTENCE.split(cot))
+    lengths = ((part, max(WORD * part.count(" ") + WORD, thirds_of_words(words(part)))) for part in sentences)
+    sentences = [part for part, thirds in lengths if thirds >= WORD * _FEWEST_WORDS]
     return 1 - len(set(sentences)) / len(sentences) if sentences else 0.0

@@ -1,34 +1,20 @@
 """An audit as rows of text: the same blocks for the terminal, for Markdown and for the report. Loads no torch."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from leadspan.audit.findings import AuditResult, Contamination, Distribution, FirstAnswers, PolicyLoss
-from leadspan.results import Interval
+from leadspan.data.truncation.policy import stop_warning
+from leadspan.statistics.intervals import Interval
+from leadspan.tables import Block
 
 _BARS = " ▁▂▃▄▅▆▇█"
 
 
-@dataclass(frozen=True)
-class Block:
-    """One part of the page.
-
-    Attributes:
-        title: Its heading.
-        header: Names of the columns; empty where the first column names the row.
-        rows: Cells as text.
-        note: A sentence on how to read it; may be empty.
-    """
-
-    title: str
-    header: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    note: str = ""
-
-
 def blocks(result: AuditResult) -> list[Block]:
     """The whole page, top to bottom; parts without figures are left out."""
-    found = [
+    own = any(policy.is_own for policy in result.policies)
+    warning = stop_warning({policy.label: policy.counts for policy in result.policies})
+    blocks_shown = [
         Block("Traces", (), tuple(_records(result))),
         Block(
             "Tokens per section",
@@ -42,11 +28,11 @@ def blocks(result: AuditResult) -> list[Block]:
             "Traces that lose, per policy",
             ("policy", "tokens kept", "question", "end of thinking", "answer", "stop", "every weighted position"),
             tuple(map(_policy, result.policies)),
-            "* the policy of the recipe" if any(policy.is_own for policy in result.policies) else "",
+            "\n".join(filter(None, ["* the policy of the recipe" if own else "", warning])),
         ),
         Block("Repetition, duplicates, contamination", (), tuple(_hygiene(result))),
     ]
-    return [block for block in found if block.rows]
+    return [block for block in blocks_shown if block.rows]
 
 
 def sparkline(summary: Distribution) -> str:
@@ -55,7 +41,7 @@ def sparkline(summary: Distribution) -> str:
     >>> sparkline(Distribution(count=7, mean=1, p10=0, p50=1, p90=2, p99=2, edges=[0, 1, 2, 3], counts=[4, 2, 1]))
     '█▄▂'
     """
-    tallest = max(summary.counts)
+    tallest = max(summary.counts) or 1
     return "".join(_BARS[-(-count * (len(_BARS) - 1) // tallest)] for count in summary.counts)
 
 
@@ -63,7 +49,14 @@ def _records(result: AuditResult) -> Iterator[tuple[str, ...]]:
     yield "records read", f"{result.num_read:,}"
     yield "traces used", _of(result.num_traces, result.num_read)
     for reason, count in sorted(result.refused.items(), key=lambda item: -item[1]):
-        yield f"refused: {reason}", f"{_of(count, result.num_read)}, e.g. {result.refusal_examples[reason]}"
+        examples = [result.refusal_examples[reason]] if reason in result.refusal_examples else []
+        yield f"refused: {reason}", _of(count, result.num_read) + _examples(examples)
+    if result.gold_faults:
+        faults = ", ".join(f"{fault} {_of(count, result.num_traces)}" for fault, count in result.gold_faults.items())
+        yield "no reference answer in its column", faults
+    if result.steps is not None:
+        alone = _of(result.num_without_steps, result.num_traces)
+        yield "steps of a chain of thought", f"{_quantiles(result.steps, ',.0f')}; only one in {alone}"
     if result.stops_training:
         yield "a run would stop", result.stops_training
 
@@ -74,45 +67,45 @@ def _lengths(name: str, summary: Distribution) -> tuple[str, ...]:
     return (name, *(f"{figure:,.0f}" for figure in figures), span)
 
 
-def _first_answers(found: FirstAnswers) -> Iterator[tuple[str, ...]]:
-    total = found.num_traces
-    yield "outcome", ", ".join(f"{name} {_of(count, total)}" for name, count in found.outcomes.items())
-    yield "right answer from", ", ".join(f"{source} {count:,}" for source, count in found.gold_sources.items())
-    if found.num_undecided:
-        yield "comparisons given up", f"{found.num_undecided:,} candidates broke the limits and count as different"
-    if found.position_tokens is not None:
-        yield "tokens of CoT before it", _quantiles(found.position_tokens, ",.0f")
-    if found.share_of_cot is not None:
-        yield "share f of the CoT", f"{_quantiles(found.share_of_cot, '.2f')}   0 {sparkline(found.share_of_cot)} 1"
-    if found.lsp_star is not None and found.lsp_star_values is not None:
-        yield "predicted break point LSP*", _interval(found.lsp_star)
+def _first_answers(answers: FirstAnswers) -> Iterator[tuple[str, ...]]:
+    total = answers.num_traces
+    yield "outcome", ", ".join(f"{name} {_of(count, total)}" for name, count in answers.outcomes.items())
+    yield "right answer from", ", ".join(f"{source} {count:,}" for source, count in answers.gold_sources.items())
+    if answers.num_undecided:
+        yield "comparisons given up", f"{answers.num_undecided:,} candidates broke the limits and count as different"
+    if answers.position_tokens is not None:
+        yield "tokens of CoT before it", _quantiles(answers.position_tokens, ",.0f")
+    if answers.share_of_cot is not None:
+        yield "share f of the CoT", f"{_quantiles(answers.share_of_cot, '.2f')}   0 {sparkline(answers.share_of_cot)} 1"
+    if answers.lsp_star is not None and answers.lsp_star_values is not None:
+        yield "predicted break point LSP*", _interval(answers.lsp_star)
         yield (
             "LSP* of the traces",
-            f"{_quantiles(found.lsp_star_values, '.2f')}   0 {sparkline(found.lsp_star_values)} 1",
+            f"{_quantiles(answers.lsp_star_values, '.2f')}   0 {sparkline(answers.lsp_star_values)} 1",
         )
 
 
-def _reading(found: FirstAnswers) -> str:
-    if found.lsp_star is None:
+def _reading(answers: FirstAnswers) -> str:
+    if answers.lsp_star is None:
         return "no chain of thought states a right answer, so no break point can be predicted"
     return "LSP* = (|P| + f |CoT|) / T: a lead cut below it is predicted to remove derivations and to hurt"
 
 
-def _cuts(found: FirstAnswers) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:
-    if not found.cuts:
+def _cuts(answers: FirstAnswers) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:
+    if not answers.cuts:
         return (), ()
-    header = ("lead p", *(f"{cut.p:g}" for cut in found.cuts))
-    shares = tuple(f"{100 * cut.without_derivation.value:.0f} %" for cut in found.cuts)
+    header = ("lead p", *(f"{cut.p:g}" for cut in answers.cuts))
+    shares = tuple(f"{100 * cut.without_derivation.value:.0f} %" for cut in answers.cuts)
     return header, (("traces left without a derivation", *shares),)
 
 
 def _entailment(result: AuditResult) -> Iterator[tuple[str, ...]]:
-    found = result.entailment
+    entailment = result.entailment
     named = {
-        "numbers of the prompt that it repeats": found.prompt_numbers,
-        "traces that repeat every number": found.all_prompt_numbers,
-        "content words of the prompt that it repeats": found.prompt_words,
-        "traces whose final answer stands in it": found.answer_stands,
+        "numbers of the prompt that it repeats": entailment.prompt_numbers,
+        "traces that repeat every number": entailment.all_prompt_numbers,
+        "content words of the prompt that it repeats": entailment.prompt_words,
+        "traces whose final answer stands in it": entailment.answer_stands,
     }
     return ((name, f"{share:.1%}") for name, share in named.items() if share is not None)
 
@@ -125,9 +118,9 @@ def _policy(policy: PolicyLoss) -> tuple[str, ...]:
     unweighted = counts.num_examples - counts.num_kept
     return (
         label,
-        f"{counts.tokens_after / counts.tokens_before:.0%}",
+        f"{counts.tokens_after / counts.tokens_before:.0%}" if counts.tokens_before else "",
         *shares,
-        f"{unweighted / counts.num_examples:.0%}",
+        f"{unweighted / counts.num_examples:.0%}" if counts.num_examples else "",
     )
 
 
@@ -139,7 +132,7 @@ def _hygiene(result: AuditResult) -> Iterator[tuple[str, ...]]:
     yield "questions", f"{copies.num_questions:,} distinct in {result.num_traces:,} traces"
     yield "exact duplicates", _of(copies.num_exact, result.num_traces)
     near = _of(copies.num_near, result.num_traces) + f" at Jaccard {copies.threshold:g} or more"
-    yield "near duplicates", near + _examples([f"{one} like {other}" for one, other in copies.examples])
+    yield "near duplicates", near + _examples([f"{trace} like {copy}" for trace, copy in copies.examples])
     for task in result.contamination:
         yield f"task {task.task}", _contamination(task)
 
@@ -148,7 +141,8 @@ def _contamination(task: Contamination) -> str:
     shared = _of(task.num_shared, task.num_questions)
     text = f"{shared} of its questions share {task.ngram_words} words in a row with a prompt"
     if task.num_shared:
-        text += f" ({task.num_traces:,} traces, e.g. {task.examples[0].place}: {task.examples[0].start!r})"
+        example = f", e.g. {task.examples[0].place}: {task.examples[0].start!r}" if task.examples else ""
+        text += f" ({task.num_traces:,} traces{example})"
     if task.num_too_short:
         text += f"; {task.num_too_short:,} too short to look for"
     return text

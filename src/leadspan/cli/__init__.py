@@ -1,32 +1,48 @@
 """The command line. Parsing needs the standard library only; a command's own imports wait until it runs."""
 
 import argparse
+import difflib
 import logging
 import os
+import re
+import shlex
 import sys
 from collections.abc import Sequence
 from importlib import metadata
+from pathlib import Path
+from typing import NoReturn
 
 from leadspan.cli import (
     audit,
     capture,
+    chat,
+    completion,
     demo,
     distill,
     doctor,
     evaluate,
     export,
+    init,
     plan,
     power,
     preview,
+    recipes,
     report,
+    sample,
+    schema,
     store,
     study,
     world,
 )
 from leadspan.errors import LeadspanError
+from leadspan.files import full_disk_reported
+from leadspan.interruption import EXIT_CODE, Terminated, listening
+from leadspan.text import PlainFormatter, plain, print_plain
 
 COMMANDS = {
     "demo": demo,
+    "init": init,
+    "recipes": recipes,
     "world": world,
     "preview": preview,
     "audit": audit,
@@ -36,16 +52,48 @@ COMMANDS = {
     "doctor": doctor,
     "distill": distill,
     "evaluate": evaluate,
+    "sample": sample,
+    "chat": chat,
     "export": export,
     "study": study,
     "power": power,
     "report": report,
+    "schema": schema,
+    "completion": completion,
 }
+GO_ON = {"distill": ("--resume",), "evaluate": (), "capture": (), "study": (), "demo": ()}
+"""Commands that take up what an interrupted one has left, with the flags that this needs."""
+
+
+_ELSEWHERE = {
+    **dict.fromkeys(("train", "sft", "gkd", "fit", "finetune", "fine-tune", "run"), "distill"),
+    **dict.fromkeys(("eval", "test", "benchmark"), "evaluate"),
+    **dict.fromkeys(("generate", "inference", "infer", "predict"), "sample"),
+    **dict.fromkeys(("preprocess", "prepare", "show"), "preview"),
+    **dict.fromkeys(("new", "fetch", "create"), "init"),
+    **dict.fromkeys(("sweep", "tune"), "study"),
+    **dict.fromkeys(("compare", "plot"), "report"),
+    "check": "doctor",
+}
+"""What other programs call a command."""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong with the arguments in plain text."""
+
+    def error(self, message: str) -> NoReturn:
+        if invalid := re.match(r"argument COMMAND: invalid choice: '(.*)' \(", message):
+            near = difflib.get_close_matches(invalid[1], COMMANDS, n=1)
+            meant = _ELSEWHERE.get(invalid[1].lower()) or (near[0] if near else "")
+            message = f"there is no command {invalid[1]!r}; " + (
+                f"did you mean leadspan {meant}?" if meant else f"there are {', '.join(COMMANDS)}"
+            )
+        super().error(plain(message))
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of all commands; the command reference is made from it."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="leadspan",
         description="Distil a large reasoning model into a small one on the lead span of its traces, "
         "and measure what was kept and what it cost.",
@@ -65,10 +113,21 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     options, rest = parser.parse_known_args(arguments)
     takes_overrides = "recipe" in options or "data" in options
     if rest and (not takes_overrides or any(word.startswith("-") for word in rest)):
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+        hint = _as_override(rest) if "overrides" in options else ""
+        parser.error(f"unrecognized arguments: {' '.join(rest)}{hint}")
     if rest:
         options.overrides += rest
     return options
+
+
+def _as_override(words: Sequence[str]) -> str:
+    """How settings that were given as options are written."""
+    from leadspan.other_tools import here_called
+
+    name, _, value = next((word for word in words if word.startswith("--")), "").removeprefix("--").partition("=")
+    key = here_called(name) or (name if "." in name else "")
+    example = f"{key.partition(',')[0]}={value or '...'}" if key and " " not in key else "training.learning_rate=1e-5"
+    return f"; settings have no dashes: {example}"
 
 
 def _leave_ranks() -> None:
@@ -78,30 +137,55 @@ def _leave_ranks() -> None:
         leave_ranks()
 
 
+def _refuse(command: str, message: str) -> int:
+    print_plain(f"leadspan {command}: {message}", error=True)
+    return 2
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Returns:
         0; 2 when something the user gave or left on disk is wrong, said in one message on standard error; 130 on
-        interrupt.
+        Ctrl-C and 143 on SIGTERM, with what to type to go on.
     """
     options = parse(arguments)
     if not sys.stdout.isatty():
         os.environ.setdefault("COLUMNS", "140")  # tables in pipes and files are not squeezed into 80 characters
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    handler = logging.StreamHandler()
+    handler.setFormatter(PlainFormatter("%(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
     logging.getLogger("leadspan").setLevel(logging.INFO if int(os.environ.get("RANK", "0")) == 0 else logging.ERROR)
+    with listening():
+        return _run(options, list(sys.argv[1:] if arguments is None else arguments))
+
+
+def _run(options: argparse.Namespace, arguments: list[str]) -> int:
     try:
-        COMMANDS[options.command].run(options)
+        with full_disk_reported(Path(getattr(options, "output", None) or ".")):
+            COMMANDS[options.command].run(options)
         _leave_ranks()
     except LeadspanError as error:
-        print(f"leadspan {options.command}: {error}", file=sys.stderr)
-        return 2
+        return _refuse(options.command, str(error))
     except OSError as error:
         if error.filename is None:
             raise  # not about a file of the user's
-        print(f"leadspan {options.command}: {error.filename}: {error.strerror}; mend the path", file=sys.stderr)
-        return 2
+        return _refuse(options.command, f"{error.filename}: {error.strerror}; mend the path")
     except KeyboardInterrupt:
-        print(f"leadspan {options.command}: interrupted", file=sys.stderr)
+        print_plain(f"leadspan {options.command}: interrupted{_how_to_go_on(options.command, arguments)}", error=True)
         return 130
+    except Terminated as ended:
+        said = f" ({ended})" if str(ended) else ""
+        how = _how_to_go_on(options.command, arguments)
+        print_plain(f"leadspan {options.command}: ended by a signal{said}{how}", error=True)
+        _leave_ranks()
+        return EXIT_CODE
     return 0
+
+
+def _how_to_go_on(command: str, arguments: list[str]) -> str:
+    """What to type to go on, of commands that take up what is there."""
+    if command not in GO_ON:
+        return ""
+    flags = [flag for flag in GO_ON[command] if flag not in arguments]
+    return f"; go on with: {shlex.join(['leadspan', *arguments, *flags])}"

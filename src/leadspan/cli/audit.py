@@ -4,9 +4,12 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from leadspan.cli.output import add_json, add_set, console_beside, write_json
+
 if TYPE_CHECKING:
-    from leadspan.audit.config import AuditSettings
     from leadspan.audit.findings import AuditResult
+    from leadspan.audit.settings import AuditSettings
+    from leadspan.sources import Source
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,47 +31,46 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="further task to look for among prompts",
     )
     parser.add_argument("--limit", type=int, help="read at most this many records")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures as JSON")
+    add_json(parser)
     parser.add_argument("--workers", type=int, help="processes (one per processor, at most 8)")
-    parser.add_argument(
-        "--set",
-        dest="thresholds",
-        action="append",
-        default=[],
-        metavar="key=value",
-        help="a threshold: near_duplicate=0.7, ngram_words=8, loop_repeats=3, policies.0.p=0.4",
-    )
+    add_set(parser, "a threshold: near_duplicate=0.7, ngram_words=8, loop_repeats=3, policies.0.p=0.4", "thresholds")
 
 
 def run(options: argparse.Namespace) -> None:
     """Resolve the settings, audit, print the page, write the JSON."""
     import os
 
-    from rich.console import Console
-
-    from leadspan.audit.audit import run_audit
-    from leadspan.audit.findings import save_audit
     from leadspan.errors import SettingsError
-    from leadspan.study.progress import Progress
 
     if options.workers is not None and options.workers < 1:
         raise SettingsError(f"--workers {options.workers}: must be at least 1")
     workers = options.workers or min(8, os.cpu_count() or 1)
-    with Progress(Console(stderr=True)) as progress:
-        result = run_audit(_settings(options), workers, progress)
-    _print(result, Console())
-    if options.json is not None:
-        print(f"figures: {save_audit(result, options.json)}")
+    settings = _settings(options)
+    from leadspan.audit.audit import run_audit
+    from leadspan.status import PlainConsole, StatusLine
+
+    with StatusLine(PlainConsole(stderr=True)):
+        result = run_audit(settings, workers)
+    _print(result, console_beside(options.json))
+    write_json(result.model_dump(mode="json"), options.json)
 
 
 def _settings(options: argparse.Namespace) -> "AuditSettings":
     """What is to be audited, from a recipe or from options alone."""
-    from leadspan.audit.config import AuditSettings
+    from leadspan.yaml_text import read_yaml_mapping
+
+    is_recipe = Path(options.data).suffix.lower() in (".yaml", ".yml")
+    if is_recipe:
+        read_yaml_mapping(Path(options.data), "recipe")  # a mistyped path is answered before the settings are imported
+    from leadspan.audit.settings import AuditSettings
     from leadspan.errors import SettingsError
     from leadspan.settings import apply_overrides, validate
+    from leadspan.sources import Source, check_sources
 
-    if Path(options.data).suffix.lower() in (".yaml", ".yml"):
-        values = _from_recipe(options)
+    further = [Source("--task", path, "dataset") for path in options.tasks]
+    further += [Source("--tokenizer", options.tokenizer, "model")] if options.tokenizer else []
+    if is_recipe:
+        values, sources = _from_recipe(options)
     elif options.tokenizer is None:
         raise SettingsError(
             f"{options.data}: traces alone have no tokenizer to count tokens with; add --tokenizer PATH_OR_HUB_NAME "
@@ -76,20 +78,24 @@ def _settings(options: argparse.Namespace) -> "AuditSettings":
         )
     else:
         values = {"data": {"train": {"path": options.data}}, "tokenizer": options.tokenizer}
+        sources = [Source("DATA", options.data, "dataset")]
         apply_overrides(values, options.overrides)
     if options.limit is not None:
         values["data"]["train"]["limit"] = options.limit
     known = [task["name"] for task in values.get("tasks", [])]
     values["tasks"] = values.get("tasks", []) + [_task(path, known) for path in options.tasks]
     apply_overrides(values, options.thresholds)
-    return validate(AuditSettings, values, "audit")
+    settings = validate(AuditSettings, values, "audit")
+    check_sources([*sources, *further], options.data)
+    return settings
 
 
-def _from_recipe(options: argparse.Namespace) -> dict[str, Any]:  # Any: nested plain values
+def _from_recipe(options: argparse.Namespace) -> "tuple[dict[str, Any], list[Source]]":  # Any: nested plain values
     from leadspan.recipe import load_recipe
 
     recipe = load_recipe(Path(options.data), options.overrides)
-    return {
+    sources = recipe.sources(["data", "tasks"])
+    values = {
         "data": recipe.data.model_dump(mode="json"),
         "tokenizer": options.tokenizer or recipe.tokenizer_path,
         "revision": None if options.tokenizer else recipe.tokenizer_revision,
@@ -98,6 +104,8 @@ def _from_recipe(options: argparse.Namespace) -> dict[str, Any]:  # Any: nested 
         "tasks": [task.model_dump(mode="json") for task in recipe.evaluation.tasks],
         "seed": recipe.seed,
     }
+    counted_with = ("tokenizer", "student.path") if options.tokenizer else ()
+    return values, [source for source in sources if source.key not in counted_with]
 
 
 def _task(path: str, known: list[str]) -> dict[str, str]:
@@ -110,19 +118,9 @@ def _task(path: str, known: list[str]) -> dict[str, str]:
 
 def _print(result: "AuditResult", console: Any) -> None:  # Any: rich is imported when the command runs
     """One page of tables."""
-    from rich.table import Table
-
     from leadspan.audit.rows import blocks
+    from leadspan.tables import rich_table
 
     console.print(f"{result.source}, tokens of {result.tokenizer}", highlight=False)
     for block in blocks(result):
-        table = Table(
-            title=block.title, title_justify="left", title_style="bold", caption=block.note or None,
-            caption_justify="left", show_edge=False, show_header=bool(block.header), box=None, pad_edge=False,
-        )  # fmt: skip
-        for i in range(len(block.rows[0])):
-            is_name = i == 0 or not block.header
-            table.add_column(block.header[i] if block.header else "", justify="left" if is_name else "right")
-        for row in block.rows:
-            table.add_row(*row)
-        console.print(table, highlight=False)
+        console.print(rich_table(block), highlight=False)

@@ -1,13 +1,16 @@
 """Run the teacher once over the traces of a recipe, and store its targets for every later run."""
 
 import argparse
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from leadspan.cli.output import add_json, console_beside, write_json
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from leadspan.teacher.estimate import Estimate
+    from leadspan.teacher.estimate import CodecEstimate, Estimate
     from leadspan.teacher.manifest import Manifest
 
 
@@ -19,38 +22,45 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--dry-run", action="store_true", help="print size, time and the KL lost to each codec on a sample, and stop"
     )
     parser.add_argument("--sample", type=int, default=1024, help="positions of the sample of a dry run (1024)")
+    add_json(parser)
 
 
 def run(options: argparse.Namespace) -> None:
     """Capture, or estimate what it would take."""
-    from rich.console import Console
-
+    from leadspan.cli.reading import read_recipe
     from leadspan.errors import SettingsError
-    from leadspan.recipe import load_recipe
-    from leadspan.study.progress import Progress
-    from leadspan.study.storing.capture import estimate_capture, load_teacher, run_capture
-    from leadspan.study.storing.job import prepare_capture
-    from leadspan.training.process import process_state
 
-    recipe = load_recipe(options.recipe, options.overrides)
     if options.sample < 2:
         raise SettingsError(f"--sample {options.sample}: give at least 2 positions")
+    recipe = read_recipe(options, ["data", "student", "teacher"] if options.dry_run else ["data", "teacher"])
+    from leadspan.pipeline.capture import prepare_capture
+    from leadspan.status import PlainConsole, StatusLine, report_status
+    from leadspan.teacher.capture import estimate_capture, load_teacher, run_capture
+    from leadspan.training.process import process_state
+
     state = process_state()
-    console = Console(stderr=True, quiet=not state.is_main_process)
-    with Progress(console) as progress:
-        progress("preparing data")
+    console = PlainConsole(stderr=True, quiet=not state.is_main_process)
+    with StatusLine(console):
+        report_status("preparing data")
         job = prepare_capture(recipe)
         if options.dry_run:
-            progress("measuring a sample")
+            report_status("measuring a sample")
             found = estimate_capture(job, load_teacher(job), options.sample)
             shown = _table(found, found.positions_per_second * state.num_processes)
+            values = {**asdict(found), "codecs": [_as_json(row) for row in found.codecs]}
         else:
-            shown = _summary(run_capture(job, progress), job.directory)
+            manifest = run_capture(job)
+            shown, values = _summary(manifest, job.directory), manifest.model_dump(mode="json")
     if state.is_main_process:
-        Console().print(shown, soft_wrap=isinstance(shown, str), highlight=False)
+        console_beside(options.json).print(shown, soft_wrap=isinstance(shown, str), highlight=False)
+        write_json(values, options.json)
 
 
-def _summary(manifest: "Manifest", directory: Path) -> str:
+def _as_json(row: "CodecEstimate") -> dict[str, Any]:
+    return {**asdict(row), "codec": row.codec.model_dump(mode="json")}
+
+
+def _summary(manifest: "Manifest", directory: Path | None) -> str:
     size = sum(shard.num_bytes for shard in manifest.shards)
     return (
         f"store: {directory}: {manifest.codec.label}, {manifest.num_sequences:,} sequences, "
@@ -61,7 +71,7 @@ def _summary(manifest: "Manifest", directory: Path) -> str:
 def _table(found: "Estimate", speed: float) -> "Table":
     from rich.table import Table
 
-    from leadspan.teacher.progress import duration
+    from leadspan.status import duration
 
     left = duration(found.num_positions / speed)
     table = Table(

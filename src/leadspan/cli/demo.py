@@ -12,6 +12,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Run the demo."""
-    from leadspan.study.demo import run_demo
+    from leadspan.demo import run_demo
 
     run_demo(options.output, options.seed)

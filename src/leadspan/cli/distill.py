@@ -3,35 +3,40 @@
 import argparse
 from pathlib import Path
 
+from leadspan.text import print_plain
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Recipe, overrides, resume, dry run."""
     parser.add_argument("recipe", type=Path, help="YAML recipe")
     parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help="settings that replace the recipe's")
     parser.add_argument("--resume", action="store_true", help="go on from the last complete checkpoint")
-    parser.add_argument("--dry-run", action="store_true", help="print the resolved recipe and stop")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="check the recipe and that what it names is there, print it, and stop"
+    )
 
 
 def run(options: argparse.Namespace) -> None:
     """Resolve the recipe, then train or print it."""
-    from leadspan.recipe import load_recipe
+    from leadspan.cli.reading import read_recipe
     from leadspan.settings import dump_yaml
+    from leadspan.training.settings import check_trackers
 
-    recipe = load_recipe(options.recipe, options.overrides)
+    recipe = read_recipe(options, must_answer=not options.dry_run)
+    check_trackers(recipe.training)
     if options.dry_run:
-        print(dump_yaml(recipe), end="")
+        print_plain(dump_yaml(recipe).rstrip("\n"))
         return
-    from rich.console import Console
-
-    from leadspan.pipeline import run as run_recipe
-    from leadspan.study.compare.summary import run_summary
-    from leadspan.study.progress import Progress
+    from leadspan.pipeline.run import run as run_recipe
+    from leadspan.report.summary import run_summary
+    from leadspan.status import PlainConsole, StatusLine
+    from leadspan.tables import rich_table
     from leadspan.training.process import process_state
 
     state = process_state()
-    console = Console(stderr=True, quiet=not state.is_main_process)
-    with Progress(console) as progress:
-        result = run_recipe(recipe, options.resume, progress)
+    console = PlainConsole(stderr=True, quiet=not state.is_main_process)
+    with StatusLine(console):
+        result = run_recipe(recipe, options.resume)
     if state.is_main_process:
-        Console().print(run_summary(result))
-        print(f"run directory: {recipe.output}")
+        PlainConsole().print(rich_table(run_summary(result)))
+        print_plain(f"run directory: {recipe.output}")

@@ -4,10 +4,11 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from leadspan.cli.output import add_json, add_set, console_beside, write_json
+
 if TYPE_CHECKING:
-    from leadspan.data.config import Rendering
-    from leadspan.models.config import Pretrained
-    from leadspan.results import RunResult
+    from leadspan.cli.reading import Asked
+    from leadspan.evaluation.settings import EvaluationSettings
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,87 +26,65 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         help="directory for run.json and samples; interrupted, the same command goes on",
     )
+    parser.add_argument("--limit", type=int, help="evaluate the first so many problems of each task")
+    add_json(parser)
     parser.add_argument("--label", help="how to call the model in tables")
-    parser.add_argument(
-        "--set",
-        dest="overrides",
-        action="append",
-        default=[],
-        metavar="key=value",
-        help="a setting: sampling.temperature=0, tasks.0.instruction='...', rendering.assistant_turn=append",
-    )
+    add_set(parser, "a setting: sampling.temperature=0, tasks.0.instruction='...', rendering.assistant_turn=append")
 
 
 def run(options: argparse.Namespace) -> None:
-    """Build the settings from the options, evaluate, write `run.json`, print the table."""
-    from rich.console import Console
+    """Build the settings from the options; hold the directory, and evaluate into it."""
+    asked, settings = _read(options)
+    from leadspan.pipeline.directory import claimed
 
+    with claimed(options.output):
+        _evaluate(options, asked, settings)
+
+
+def _read(options: argparse.Namespace) -> "tuple[Asked, EvaluationSettings]":
+    """The model and the settings that the options name; what they name is there."""
+    from leadspan.cli.reading import read_model
+    from leadspan.evaluation.benchmarks import BENCHMARKS, task_values
+    from leadspan.evaluation.settings import EvaluationSettings
+    from leadspan.settings import apply_overrides, validate
+    from leadspan.sources import Source, check_sources
+
+    values: dict[str, Any] = {"tasks": [task_values(task, options.limit) for task in options.tasks]}
+    apply_overrides(values, options.overrides)
+    asked = read_model(options.model, values.pop("rendering", None))
+    recipe = asked.run.recipe if asked.run else None
+    settings = validate(
+        EvaluationSettings, {"system": recipe.evaluation.system if recipe else "", **values}, "evaluate"
+    )
+    tasks = [Source("TASK", task.path, "dataset") for task in settings.tasks]
+    check_sources(tasks, "evaluate", known=tuple(BENCHMARKS))
+    return asked, settings
+
+
+def _evaluate(options: argparse.Namespace, asked: "Asked", settings: "EvaluationSettings") -> None:
+    """Evaluate, write `run.json`, print the table."""
     from leadspan.environment import environment
     from leadspan.errors import RunError
-    from leadspan.evaluation.config import EvaluationSettings
     from leadspan.evaluation.evaluate import evaluate_model
-    from leadspan.models.config import Pretrained
-    from leadspan.results import RUN_FILE, RunResult, load_run, save_run
-    from leadspan.settings import apply_overrides, validate
-    from leadspan.study.compare.summary import run_summary
-    from leadspan.study.progress import Progress
+    from leadspan.report.summary import run_summary
+    from leadspan.results import RUN_FILE, RunResult, save_run
+    from leadspan.status import PlainConsole, StatusLine
+    from leadspan.tables import rich_table
 
     if (options.output / RUN_FILE).exists():
         raise RunError(f"--output {options.output}: it holds a finished run; give another directory")
-    values: dict[str, Any] = {"tasks": [_task(task) for task in options.tasks]}
-    run_directory = Path(options.model)
-    trained = load_run(run_directory) if (run_directory / RUN_FILE).exists() else None
-    values |= {"system": _stored(trained, "evaluation").get("system", "")}
-    apply_overrides(values, options.overrides)
-    rendering = _rendering(values.pop("rendering", None), trained)
-    settings = validate(EvaluationSettings, values, "evaluate")
-    model = Pretrained(path=options.model) if trained is None else _student_of(trained, run_directory)
-    own = trained is not None and trained.train is None and trained.recipe.get("tokenizer")
-    tokenizer = Pretrained(path=own) if own else model
-    with Progress(Console(stderr=True)) as progress:
-        results = evaluate_model(model, tokenizer, rendering, settings, options.output, progress)
+    trained = asked.run
+    with StatusLine(PlainConsole(stderr=True)):
+        results = evaluate_model(asked.model, asked.tokenizer, asked.rendering, settings, options.output)
     found = {"environment": environment(settings.sampling.seed), "evaluations": results}
     if trained is not None:
         result = trained.model_copy(update=found | ({"label": options.label} if options.label else {}))
     else:
-        label = options.label or run_directory.name
-        recipe = {"evaluation": settings.model_dump(mode="json"), "student": model.model_dump(mode="json")}
-        result = RunResult.model_validate({"name": label, "label": label, "role": "base", "recipe": recipe, **found})
+        label = options.label or Path(options.model).name
+        seed = settings.sampling.seed
+        result = RunResult(name=label, label=label, role="base", seed=seed, recipe=None, **found)
     save_run(result, options.output)
-    Console().print(run_summary(result))
-    print(f"samples: {options.output / 'samples'}")
-
-
-def _student_of(run: "RunResult", directory: Path) -> "Pretrained":
-    """What a run trained; what it evaluated as it was, for a run without training."""
-    from leadspan.models.config import Pretrained
-    from leadspan.training.train import STUDENT_DIR
-
-    student = run.recipe.get("student", {})
-    if run.train is None and student.get("kind") == "pretrained" and not (directory / STUDENT_DIR).exists():
-        return Pretrained.model_validate(student)
-    return Pretrained(path=str(directory / STUDENT_DIR))
-
-
-def _task(text: str) -> dict[str, str]:
-    """A known benchmark, one with a path of its own, or a file or Hub name to read as it is."""
-    from leadspan.evaluation.benchmarks import BENCHMARKS
-
-    name, equals, path = text.partition("=")
-    if name in BENCHMARKS:
-        return {"benchmark": name, **({"path": path} if equals else {})}
-    return {"name": Path(text).stem, "path": text}
-
-
-def _rendering(given: object, trained: "RunResult | None") -> "Rendering":
-    """How prompts are rendered: as given, else as the run that trained the model rendered them."""
-    from leadspan.data.config import Rendering
-    from leadspan.settings import validate
-
-    stored = _stored(trained, "data").get("rendering", {})
-    return validate(Rendering, {**stored, **(given if isinstance(given, dict) else {})}, "evaluate: rendering")
-
-
-def _stored(trained: "RunResult | None", section: str) -> dict[str, Any]:
-    """A section of the recipe that trained the model, empty where there is none."""
-    return trained.recipe.get(section, {}) if trained is not None else {}
+    console = console_beside(options.json)
+    console.print(rich_table(run_summary(result)))
+    console.print(f"samples: {options.output / 'samples'}", highlight=False, soft_wrap=True)
+    write_json(result.model_dump(mode="json"), options.json)

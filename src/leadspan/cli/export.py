@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+from leadspan.text import print_plain
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Recipe, overrides, what to write and where."""
@@ -20,29 +22,36 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Write what is asked for and print what it holds."""
+    from leadspan.cli.reading import read_recipe
+    from leadspan.recipe import Part
+
+    parts: tuple[Part, ...] = ("data", "tasks")
+    recipe = read_recipe(options, parts if options.what == "all" else [part for part in parts if part == options.what])
     from datasets import disable_progress_bars
 
-    from leadspan.recipe import load_recipe
-    from leadspan.study.export.datasets import check_exportable, export_data
-    from leadspan.study.export.tasks import export_tasks
-    from leadspan.training.train import STUDENT_DIR
+    from leadspan.export.datasets import check_exportable, export_data
+    from leadspan.export.tasks import export_tasks
+    from leadspan.training.result import STUDENT_DIR
 
     disable_progress_bars()
-    recipe = load_recipe(options.recipe, options.overrides)
     if options.what != "tasks":
         check_exportable(recipe)
         data = export_data(recipe, options.output)
-        print(f"{data.num_train:,} training examples under {recipe.cut.label}: {data.num_tokens:,} tokens, ", end="")
-        print(f"{data.num_labels:,} labels; {data.num_validation:,} validation examples, uncut")
+        print_plain(
+            f"{data.num_train:,} training examples under {recipe.cut.label}: {data.num_tokens:,} tokens, "
+            f"{data.num_labels:,} labels; {data.num_validation:,} validation examples, uncut"
+        )
         for reason, number in {**data.counts.dropped, **data.left_out}.items():
-            print(f"left out: {number:,} x {reason}")
-        print("\n".join(f"wrote {file}" for file in data.files))
+            print_plain(f"left out: {number:,} x {reason}")
+        print_plain("\n".join(f"wrote {file}" for file in data.files))
     if options.what == "tasks" or (options.what == "all" and recipe.evaluation.tasks):
         model = options.model or str(recipe.output / STUDENT_DIR)
         tasks = export_tasks(recipe, options.output / "tasks", model)
-        print("\n".join(f"wrote {file}" for file in tasks.files))
-        print(f"\nlm-evaluation-harness, in an environment that has leadspan too:\n  {tasks.harness}")
+        print_plain("\n".join(f"wrote {file}" for file in tasks.files))
+        print_plain(f"\nlm-evaluation-harness, in an environment that has leadspan too:\n  {tasks.harness}")
         if tasks.lighteval:
-            print(f"lighteval, in an environment of its own, with its own prompts and graders:\n  {tasks.lighteval}")
+            print_plain(
+                f"lighteval, in an environment of its own, with its own prompts and graders:\n  {tasks.lighteval}"
+            )
         if tasks.without_lighteval:
-            print(f"not among lighteval's tasks: {', '.join(tasks.without_lighteval)}")
+            print_plain(f"not among lighteval's tasks: {', '.join(tasks.without_lighteval)}")

@@ -2,6 +2,12 @@
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from leadspan.cli.output import add_json, console_beside, write_json
+
+if TYPE_CHECKING:
+    from leadspan.recipe import Part
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,36 +27,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="measure the time: run a few real steps of the recipe's models and data on this machine, and keep the "
         "rates in plan.calibration, if it is set",
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the plan as JSON too")
+    add_json(parser)
 
 
 def run(options: argparse.Namespace) -> None:
     """Read the data and the models' configs, and print the tables."""
-    import json
+    from leadspan.cli.reading import read_recipe
 
-    from rich.console import Console
-
+    measured: list[Part] = [] if options.calibrate else ["calibration"]
+    recipe = read_recipe(options, ["data", "student", "teacher", *measured])
     from leadspan.inputs import first_answers_of, prepare_data
-    from leadspan.recipe import load_recipe
-    from leadspan.study.planning.plan import GRID, calibration_of, parse_policy, plan_recipe
-    from leadspan.study.planning.tables import plan_tables
-    from leadspan.study.progress import Progress
+    from leadspan.planning.plan import GRID, calibration_of, parse_policy, plan_recipe
+    from leadspan.planning.tables import plan_tables, sentences
+    from leadspan.status import PlainConsole, StatusLine, report_status
+    from leadspan.tables import rich_table
 
-    recipe = load_recipe(options.recipe, options.overrides)
     policies = GRID if options.cut is None else [parse_policy(text) for text in options.cut]
-    with Progress(Console(stderr=True)) as progress:
-        progress("preparing data")
+    with StatusLine(PlainConsole(stderr=True)):
+        report_status("preparing data")
         data = prepare_data(recipe)
-        calibration = calibration_of(recipe, data, policies, options.calibrate, progress)
+        calibration = calibration_of(recipe, data, policies, options.calibrate)
         searched = None
         if recipe.plan.break_point_seconds:
-            progress("looking for first answers")
+            report_status("looking for first answers")
             searched = first_answers_of(recipe, data)
-        progress("counting")
+        report_status("counting")
         plan = plan_recipe(recipe, data, policies, calibration, searched)
-    console = Console()
-    for part in plan_tables(plan):
-        console.print(part)
-    if options.json is not None:
-        options.json.write_text(json.dumps(plan.as_json(), indent=1) + "\n", encoding="utf-8")
-        print(f"plan: {options.json}")
+    console = console_beside(options.json)
+    for block in plan_tables(plan):
+        console.print(rich_table(block))
+    for sentence in sentences(plan):
+        console.print(sentence, highlight=False, markup=False)
+    write_json(plan.as_json(), options.json)

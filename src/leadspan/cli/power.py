@@ -1,15 +1,18 @@
 """How many problems, samples and seeds a claim about retention needs."""
 
 import argparse
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from leadspan.cli.output import add_json, console_beside, write_json
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from leadspan.evaluation.power import Claim
-    from leadspan.evaluation.resampling import Scores
+    from leadspan.statistics.power import Claim
+    from leadspan.statistics.resampling import Scores
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,16 +34,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--full", type=Path, nargs="+", metavar="RUN", help="finished runs of the full student")
     parser.add_argument("--policy", type=Path, nargs="+", metavar="RUN", help="finished runs of the policy's student")
     parser.add_argument("--task", help="task of the runs, where they have several")
+    add_json(parser)
 
 
 def run(options: argparse.Namespace) -> None:
     """Print how many problems are needed, and what given numbers of them can show."""
-    from rich.console import Console
-
     from leadspan.errors import SettingsError
-    from leadspan.evaluation.power import Claim
-    from leadspan.evaluation.power_from_runs import expected_from
     from leadspan.settings import validate
+    from leadspan.statistics.power import Claim
+    from leadspan.statistics.power_from_runs import expected_from
 
     given = {name: getattr(options, name) for name in Claim.model_fields if getattr(options, name) is not None}
     if (options.full is None) != (options.policy is None):
@@ -52,7 +54,7 @@ def run(options: argparse.Namespace) -> None:
     else:
         policy, full = (_scores(paths, options.task) for paths in (options.policy, options.full))
         claim = expected_from(policy, full, given)
-    console = Console()
+    console = console_beside(options.json)
     console.print(_sentence(claim), highlight=False)
     console.print(_needed(claim, options.samples, options.seeds))
     console.print(
@@ -61,6 +63,27 @@ def run(options: argparse.Namespace) -> None:
         highlight=False,
     )
     console.print(_shown(claim, options.problems, options.samples, options.seeds))
+    write_json(_as_json(claim, options), options.json)
+
+
+def _as_json(claim: "Claim", options: argparse.Namespace) -> dict[str, Any]:
+    """The claim, the problems that it needs, null where no number is enough, and what plans can show."""
+    from leadspan.statistics.power import chance_to_show, problems_needed, standard_error
+
+    sides = list(itertools.product(options.samples, options.seeds))
+    plans = ((size, *side) for size in options.problems for side in sides)
+    return {
+        "claim": claim.model_dump(mode="json"),
+        "needed": [{"samples": n, "seeds": m, "problems": problems_needed(claim, n, m)} for n, m in sides],
+        "plans": [
+            {
+                **dict(zip(("problems", "samples", "seeds"), plan, strict=True)),
+                "standard_error": standard_error(claim, *plan),
+                "chance": chance_to_show(claim, *plan),
+            }
+            for plan in plans
+        ],
+    }
 
 
 def _sentence(claim: "Claim") -> str:
@@ -76,7 +99,7 @@ def _sentence(claim: "Claim") -> str:
 def _needed(claim: "Claim", samples: Sequence[int], seeds: Sequence[int]) -> "Table":
     from rich.table import Table
 
-    from leadspan.evaluation.power import problems_needed
+    from leadspan.statistics.power import problems_needed
 
     table = Table(title="Problems needed", title_justify="left", show_edge=False)
     table.add_column("samples a problem", justify="right")
@@ -91,7 +114,7 @@ def _needed(claim: "Claim", samples: Sequence[int], seeds: Sequence[int]) -> "Ta
 def _shown(claim: "Claim", problems: Sequence[int], samples: Sequence[int], seeds: Sequence[int]) -> "Table":
     from rich.table import Table
 
-    from leadspan.evaluation.power import chance_to_show, standard_error
+    from leadspan.statistics.power import chance_to_show, standard_error
 
     table = Table(title="\nWhat a plan can show", title_justify="left", show_edge=False)
     for name in ("problems", "samples", "seeds", "standard error of retention", "probability of showing the claim"):

@@ -10,20 +10,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help="settings that replace the recipe's")
     parser.add_argument("--records", type=int, default=2, help="training records to show (2)")
     parser.add_argument("--chars", type=int, default=400, help="characters shown of a long run (400); 0 shows all")
+    parser.add_argument("--loss", action="store_true", help="show the loss of every token of the whole records")
+    parser.add_argument("--model", metavar="RUN", help="run or model whose loss it is (the recipe's student)")
 
 
 def run(options: argparse.Namespace) -> None:
     """Prepare the data of the recipe and print it."""
-    from rich.console import Console
+    from leadspan.cli.reading import read_model, read_recipe
 
-    from leadspan.cli.show import counts_table, legend, record_panel
+    recipe = read_recipe(options, ["data", "student"] if options.loss else ["data"])
+    asked = read_model(options.model).model if options.model else recipe.student
+    from leadspan.cli.show import counts_block, legend, record_panel
     from leadspan.inputs import prepare_data
-    from leadspan.recipe import load_recipe
+    from leadspan.status import PlainConsole, StatusLine, report_status
+    from leadspan.tables import rich_table
 
-    recipe = load_recipe(options.recipe, options.overrides)
-    data = prepare_data(recipe)
-    console = Console()
+    console = PlainConsole()
+    with StatusLine(PlainConsole(stderr=True)):
+        report_status("preparing data")
+        data = prepare_data(recipe)
+    if options.loss:
+        from leadspan.cli.show_losses import loss_panels
+
+        for panel in loss_panels(recipe, data, asked, options.records):
+            console.print(panel)
+        return
     console.print(legend())
     for index in range(min(options.records, len(data.examples))):
         console.print(record_panel(data.examples, index, data.renderer.tokenizer, options.chars))
-    console.print(counts_table(recipe.cut.label, data.examples.counts, data.splits.left_out))
+    console.print(rich_table(counts_block(recipe.cut.label, data.examples.counts, data.splits.left_out)))

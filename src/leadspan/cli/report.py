@@ -1,7 +1,11 @@
 """Compare runs: one self-contained HTML page, or its tables, figures and data for a paper."""
 
 import argparse
+import sys
 from pathlib import Path
+
+from leadspan.cli.output import STANDARD_OUTPUT, console_beside
+from leadspan.text import print_plain
 
 DEFAULT_OUTPUTS = {"html": "report.html", "md": "report.md", "json": "report.json", "png": "report-figures"}
 
@@ -18,7 +22,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="html: the page; md: its tables; json: everything the page shows; png: its figures (extra `figures`)",
     )
     parser.add_argument(
-        "--output", type=Path, help="file to write, for png a directory (report.html, .md, .json, report-figures)"
+        "--output",
+        type=Path,
+        help="file to write, for png a directory (report.html, .md, .json, report-figures); - prints it",
     )
     parser.add_argument("--title", default="What the cut kept, and what it cost", help="title of the page")
     parser.add_argument(
@@ -47,26 +53,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Load the runs, print the tables, write the report."""
     from leadspan.errors import SettingsError
-    from leadspan.study.compare.cost_axes import COST_OPTIONS
-    from leadspan.study.compare.frontier import build_frontiers
-    from leadspan.study.compare.tables import print_frontiers
-    from leadspan.study.report.content import build_report
-    from leadspan.study.report.gathered import gather
-    from leadspan.study.report.write import write_report
+    from leadspan.report.content import build_report
+    from leadspan.report.costs import COST_OPTIONS
+    from leadspan.report.inputs import read_inputs
+    from leadspan.report.terminal import print_report
+    from leadspan.report.write import report_text, write_report
 
     if not 0 < options.target <= 1:
         raise SettingsError(f"--target {options.target}: must be a share above 0 and at most 1, such as 0.9")
+    is_printed = str(options.output) == STANDARD_OUTPUT
+    if is_printed and options.format == "png":
+        raise SettingsError("--output -: figures are files; give a directory, or another --format")
     if options.samples < 0:
         raise SettingsError(f"--samples {options.samples}: must be 0 or more")
-    gathered = gather(options.runs, options.audits)
-    cost = COST_OPTIONS[options.cost]
-    report = build_report(gathered, options.title, options.target, cost, options.samples)
-    print_frontiers(build_frontiers(gathered.runs), options.target, cost)
-    for path in gathered.skipped:
-        print(f"skipped: {path}: no run in it")
-    for study in report.studies:
-        for trial in study.missing:
-            print(f"missing: {trial.trial}: {trial.reason}")
+    inputs = read_inputs(options.runs, options.audits)
+    report = build_report(inputs, options.title, options.target, COST_OPTIONS[options.cost], options.samples)
+    print_report(report, console_beside(options.output))
+    for path in inputs.skipped:
+        print_plain(f"skipped: {path}: no run in it", error=is_printed)
+    for text in report.damaged:
+        print_plain(f"damaged, and left out: {text}", error=True)
+    for trial in (trial for study in report.studies for trial in study.trials if trial.state != "done"):
+        print_plain(f"missing: {trial.title}: {trial.message or trial.state}", error=is_printed)
+    if is_printed:
+        sys.stdout.write(report_text(report, options.format))
+        return
     output = options.output or Path(DEFAULT_OUTPUTS[options.format])
     for path in write_report(report, output, options.format):
-        print(f"report: {path}")
+        print_plain(f"report: {path}")

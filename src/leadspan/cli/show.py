@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 
 from rich.panel import Panel
-from rich.table import Table
 from rich.text import Text
 from transformers import PreTrainedTokenizerBase
 
@@ -11,7 +10,8 @@ from leadspan.data.examples import Examples
 from leadspan.data.prepare import sections_of
 from leadspan.data.supervision import ANSWER, COT, PROMPT, SECTION_NAMES, Layout
 from leadspan.data.truncation import Sections
-from leadspan.results import CutCounts
+from leadspan.data.truncation.policy import CutCounts
+from leadspan.tables import Block
 
 _COLOURS = {PROMPT: "cyan", COT: "yellow", ANSWER: "green"}
 _WEIGHTED, _CONTEXT, _CUT = "bold", "", "dim strike"
@@ -47,31 +47,33 @@ def record_panel(examples: Examples, index: int, tokenizer: PreTrainedTokenizerB
     if layout.append_stop:
         body.append(str(tokenizer.decode([examples.stop_token_id])), style="magenta bold")
     title = f"{row['place']}: {layout.num_tokens} of {sections.num_tokens} tokens kept, {layout.num_weighted} weighted"
-    return Panel(body, title=title, title_align="left")
+    return Panel(body, title=Text(title), title_align="left")
 
 
-def counts_table(label: str, counts: CutCounts, left_out: dict[str, int]) -> Table:
-    """Tokens by section before and after the cut, what was lost, and what was left out."""
-    table = Table(title=f"{label} on {counts.num_examples} training examples", title_justify="left", show_edge=False)
-    for name in ("", "before", "after", "kept"):
-        table.add_column(name, justify="right" if name else "left")
-    for name, before in counts.section_tokens_before.items():
-        _add_share(table, f"{name} tokens", counts.section_tokens_after.get(name, 0), before)
-    _add_share(table, "all tokens", counts.tokens_after, counts.tokens_before)
-    table.add_row("weighted positions", "", f"{counts.weighted_tokens:,}", "")
-    table.add_section()
+def counts_block(label: str, counts: CutCounts, left_out: dict[str, int]) -> Block:
+    """Tokens by section before and after the cut, what was lost, and which examples were not used."""
+    rows = [
+        _share(f"{name} tokens", counts.section_tokens_after.get(name, 0), before)
+        for name, before in counts.section_tokens_before.items()
+    ]
+    rows.append(_share("all tokens", counts.tokens_after, counts.tokens_before))
+    rows.append(("weighted positions", "", f"{counts.weighted_tokens:,}", ""))
     for name in ("lost_question", "lost_think_end", "lost_answer", "lost_stop"):
         lost = getattr(counts, name)
         share = f"{lost / counts.num_kept:.1%}" if counts.num_kept else ""
-        table.add_row(name.replace("_", " ").replace("think end", "end of thinking"), "", f"{lost:,} examples", share)
-    table.add_section()
+        words = name.replace("_", " ").replace("think end", "end of thinking")
+        rows.append((words, "", f"{lost:,} examples", share))
+    if counts.without_steps:
+        share = f"{counts.without_steps / counts.num_examples:.1%}"
+        rows.append(("chain of thought is one step", "", f"{counts.without_steps:,} examples", share))
     for reason, number in {**counts.dropped, **left_out}.items():
-        table.add_row(f"left out: {reason}", "", f"{number:,} examples", "")
-    return table
+        rows.append((f"left out: {reason}", "", f"{number:,} examples", ""))
+    title = f"{label} on {counts.num_examples} training examples"
+    return Block(title, ("", "before", "after", "kept"), tuple(rows))
 
 
-def _add_share(table: Table, name: str, after: int, before: int) -> None:
-    table.add_row(name, f"{before:,}", f"{after:,}", f"{after / before:.1%}" if before else "")
+def _share(name: str, after: int, before: int) -> tuple[str, str, str, str]:
+    return name, f"{before:,}", f"{after:,}", f"{after / before:.1%}" if before else ""
 
 
 def _runs(sections: Sections, layout: Layout) -> Iterator[tuple[int, int, int, str]]:

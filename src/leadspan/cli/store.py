@@ -4,9 +4,10 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from rich.table import Table
+from leadspan.text import print_plain
 
+if TYPE_CHECKING:
+    from leadspan.tables import Block
     from leadspan.teacher.manifest import Manifest
 
 
@@ -24,16 +25,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Inspect, verify or merge."""
-    from rich.console import Console
-
     from leadspan.errors import SettingsError
+    from leadspan.status import PlainConsole
+    from leadspan.tables import rich_table
     from leadspan.teacher.manifest import read_joined
 
     if (options.action == "merge") != (options.output is not None):
         raise SettingsError(f"store {options.action}: --output goes with merge, and merge needs it")
     if options.action == "inspect":
         for store in options.stores:
-            Console().print(_table(read_joined(store), store))
+            PlainConsole().print(rich_table(_table(read_joined(store), store)))
         return
     from leadspan.teacher.merge import merge_stores
     from leadspan.teacher.store import TargetStore
@@ -41,16 +42,15 @@ def run(options: argparse.Namespace) -> None:
     if options.action == "verify":
         for path in options.stores:
             store = TargetStore(path)
-            print(f"{path}: {store.verify():,} rows in {len(store.manifest.shards):,} shards are whole")
+            print_plain(f"{path}: {store.verify():,} rows in {len(store.manifest.shards):,} shards are whole")
         return
     merged = merge_stores(options.stores, options.output)
-    print(f"store: {options.output}: {merged.num_sequences:,} sequences, {merged.num_positions:,} positions")
+    print_plain(f"store: {options.output}: {merged.num_sequences:,} sequences, {merged.num_positions:,} positions")
 
 
-def _table(manifest: "Manifest", path: Path) -> "Table":
-    from rich.table import Table
+def _table(manifest: "Manifest", path: Path) -> "Block":
+    from leadspan.tables import Block
 
-    table = Table(title=str(path), title_justify="left", show_header=False, show_edge=False)
     size = sum(shard.num_bytes for shard in manifest.shards)
     rows = {
         "complete": "yes" if manifest.complete else "no: run `leadspan capture` again, it goes on",
@@ -70,6 +70,4 @@ def _table(manifest: "Manifest", path: Path) -> "Table":
         "KL lost": "not measured" if manifest.kl_lost is None else f"{manifest.kl_lost:.3g} nats a position",
         "versions": ", ".join(f"{name} {version}" for name, version in manifest.versions.items()),
     }
-    for name, value in rows.items():
-        table.add_row(name, value)
-    return table
+    return Block(str(path), (), tuple(rows.items()))

@@ -4,6 +4,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from leadspan.cli.output import add_json, console_beside, write_json
+
 if TYPE_CHECKING:
     from leadspan.study.record import CaptureRecord
     from leadspan.study.trials import SharedStore
@@ -14,35 +16,36 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("recipe", type=Path, metavar="STUDY", help="YAML file of the study")
     parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help="settings that replace the study's")
     parser.add_argument("--dry-run", action="store_true", help="list the trials, controls and what is done, and stop")
+    add_json(parser)
 
 
 def run(options: argparse.Namespace) -> None:
     """Plan the study, then list it or run it; failed trials are an error at the end."""
-    from rich.console import Console
-
     from leadspan.errors import RunError
     from leadspan.settings import load_settings
-    from leadspan.study.board import trials_table
-    from leadspan.study.config import Study
+    from leadspan.study.board import trials_block
     from leadspan.study.keeper import is_done, planned_record
+    from leadspan.study.settings import Study
     from leadspan.study.study import plan_study, run_study
+    from leadspan.tables import rich_table
 
     study = load_settings(Study, options.recipe, options.overrides)
-    console = Console()
+    console = console_beside(options.json)
     if options.dry_run:
-        plan = plan_study(study, options.recipe)
+        plan = plan_study(study, options.recipe, is_dry_run=True)
         record = planned_record(study, plan)
         lines = [_to_capture(store, all(map(is_done, plan.readers(store)))) for store in plan.stores]
     else:
         record = run_study(study, options.recipe, console)
         lines = [_captured(capture) for capture in record.captures]
-    console.print(trials_table(record))
+    console.print(rich_table(trials_block(record)))
     for line in lines:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     for note in record.notes:
         console.print(f"not made: {note}", highlight=False, markup=False, soft_wrap=True)
     for trial in record.of_state("failed"):
         console.print(f"failed: {trial.title}: {trial.message}", highlight=False, markup=False, soft_wrap=True)
+    write_json(record.model_dump(mode="json"), options.json)
     failed = record.of_state("failed")
     if failed and not options.dry_run:
         raise RunError(
@@ -54,7 +57,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _to_capture(store: "SharedStore", is_read: bool) -> str:
-    from leadspan.study.storing.shared import missing
+    from leadspan.study.shared_stores import missing
 
     job = None if is_read else missing(store)
     served = f"{store.title}: serves {len(store.recipes)} trials"

@@ -18,14 +18,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Write the world and show what was written."""
-    from rich.console import Console
-
     from leadspan.settings import load_settings
-    from leadspan.worlds.config import WorldFiles
+    from leadspan.status import PlainConsole
     from leadspan.worlds.files import write_world
+    from leadspan.worlds.settings import WorldFiles
 
     wanted = load_settings(WorldFiles, options.recipe, options.overrides)
-    console = Console()
+    console = PlainConsole()
     console.print(_table(write_world(wanted)))
     console.print(f"world: {wanted.output}", highlight=False, soft_wrap=True)
 

@@ -73,7 +73,7 @@ def find_device(device: str | Device) -> Device:
         return device
     if device.lower() not in DEVICES:
         raise SettingsError(
-            f"plan.device = {device!r}: no preset of this name; take one of {', '.join(DEVICES)}, "
+            f"{device!r}: no preset of this name; take one of {', '.join(DEVICES)}, "
             "or give {peak_tflops: ..., memory_gb: ...}"
         )
     return DEVICES[device.lower()]
@@ -86,9 +86,10 @@ def recognise(name: str, memory_bytes: int) -> Device | None:
     'NVIDIA A100 80GB'
     """
     words = set(name.lower().replace("-", " ").split())
+    # The entry with the most words wins: "h100 pcie" before "h100".
     best, most = None, 0
     for key, device in DEVICES.items():
-        parts = set(key.split("-")) - {"40gb", "80gb", "sxm"}  # memory decides; NVIDIA leaves SXM out of some names
-        if parts <= words and abs(memory_bytes / device.memory_bytes - 1) < 0.15 and len(parts) > most:
-            best, most = device, len(parts)
+        key_words = set(key.split("-")) - {"40gb", "80gb", "sxm"}  # memory decides; NVIDIA leaves SXM out of some names
+        if key_words <= words and abs(memory_bytes / device.memory_bytes - 1) < 0.15 and len(key_words) > most:
+            best, most = device, len(key_words)
     return best

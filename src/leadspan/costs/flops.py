@@ -12,6 +12,10 @@ query head attends. A token of a mixture of experts passes the router and `k` of
 arXiv 1701.06538, section 2). Frozen weights under adapters (LoRA, arXiv 2106.09685) have no weight gradient: twice the
 forward in all, while the adapters cost three times theirs.
 
+A layer with a state (Mamba, arXiv 2312.00752; gated linear attention, arXiv 2312.06635) costs six operations for each
+element of it and token, in its recurrent form; kernels that work in chunks do more, of a cheaper kind. So its cost is
+linear in the length, and is counted with the linear layers.
+
 `torch.utils.flop_counter.FlopCounterMode` counts the same but for attention: of a fused kernel it takes all `T^2`
 pairs, and five products backward instead of four, since such kernels compute the scores anew (Dao et al.,
 arXiv 2205.14135, section 3.1). Causal pairs are `T (T + 1) / 2`.
@@ -22,7 +26,41 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from leadspan.results import FlopsByPart
+from leadspan.settings import Count, Settings
+
+_PER_STATE = 6  # an element of a state is decayed, added to by an outer product, and read by an inner one
+
+
+class FlopsByPart(Settings):
+    """Floating-point operations of a training run, as integers."""
+
+    student_body: Count = 0
+    """Linear layers of the student, forward and backward."""
+    student_attention: Count = 0
+    """Attention products of the student, forward and backward."""
+    student_head: Count = 0
+    """Output projection of the student at weighted positions, forward and backward."""
+    teacher_body: Count = 0
+    """Linear layers of the teacher, forward."""
+    teacher_attention: Count = 0
+    """Attention products of the teacher, forward."""
+    teacher_head: Count = 0
+    """Output projection of the teacher at weighted positions, forward."""
+    recomputation: Count = 0
+    """Second student forward of gradient checkpointing."""
+    rollout: Count = 0
+    """Student: prompts and new tokens of rollouts, forward."""
+
+    @property
+    def total(self) -> int:
+        """Sum over the parts."""
+        return sum(self.model_dump().values())
+
+    @classmethod
+    def added(cls, several: Iterable["FlopsByPart"]) -> "FlopsByPart":
+        """The sum of several, part by part."""
+        rows = [tuple(flops.model_dump().values()) for flops in several]
+        return cls(**dict(zip(cls.model_fields, map(sum, zip(*rows, strict=True)), strict=True))) if rows else cls()
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +80,7 @@ class ModelShape:
         last_params: Weights of the layers' last projections, where these are added to the residual as they are:
             backward needs no such output, and PyTorch's checkpointing stops before it.
         adapter_params: Weights of low-rank adapters; above 0, they alone are trained.
+        state_size: Elements of the states that layers other than attention carry from a token to the next.
     """
 
     linear_params: int
@@ -54,6 +93,7 @@ class ModelShape:
     layer_params: int = 0
     last_params: int = 0
     adapter_params: int = 0
+    state_size: int = 0
 
     @property
     def head_params(self) -> int:
@@ -96,13 +136,14 @@ def positions_seen(length: int, window: int | None) -> int:
     >>> positions_seen(4, None), positions_seen(4, 2)
     (10, 7)
     """
+    # Position t sees min(t + 1, window) positions: a triangle, then a band.
     inside = length if window is None else min(length, window)
     return inside * (inside + 1) // 2 + (length - inside) * inside
 
 
 def forward_body(shape: ModelShape, length: int) -> int:
-    """Linear layers of one example, forward: `2 * linear_params * length`."""
-    return 2 * shape.linear_params * length
+    """Linear layers and states of one example, forward: `(2 * linear_params + 6 * state_size) * length`."""
+    return (2 * shape.linear_params + _PER_STATE * shape.state_size) * length
 
 
 @functools.lru_cache(maxsize=1 << 16)
@@ -119,6 +160,21 @@ def forward_head(shape: ModelShape, num_positions: int) -> int:
     return 2 * shape.head_params * num_positions
 
 
+def rollout_flops(student: ModelShape, rollouts: Iterable[tuple[int, int]]) -> int:
+    """Cost of drawing rollouts with a cache: every token but the last passes the body once, every new one the head.
+
+    Args:
+        student: Shape of the student.
+        rollouts: Tokens of the prompt, and new tokens, of each.
+    """
+    total = 0
+    for prompt, new in rollouts:
+        length = prompt + new - 1
+        linear = forward_body(student, length) + 2 * student.adapter_params * length
+        total += linear + forward_attention(student, length) + forward_head(student, new)
+    return total
+
+
 def training_flops(
     student: ModelShape, teacher: ModelShape | None, examples: Iterable[ExampleSize], recompute: bool
 ) -> FlopsByPart:
@@ -130,18 +186,21 @@ def training_flops(
         examples: Size of each example; scoring costs the heads once more, forward.
         recompute: Whether gradient checkpointing repeats the student's forward pass.
     """
-    parts = dict.fromkeys(FlopsByPart.model_fields, 0)
+    flops = dict.fromkeys(FlopsByPart.model_fields, 0)
+    # Forward, gradient of the inputs, gradient of the weights; frozen weights have no third.
     passes = 2 if student.adapter_params else 3
+    # Checkpointing stops before a layer's last projection, whose output backward does not need.
     unneeded = 0 if student.adapter_params else student.last_params  # an adapter comes after the projection it adapts
     for length, weighted, scored in examples:
         body, attention = forward_body(student, length), forward_attention(student, length)
         adapters = 2 * student.adapter_params * length
-        parts["student_body"] += passes * body + 3 * adapters
-        parts["student_attention"] += 3 * attention
-        parts["student_head"] += passes * forward_head(student, weighted) + forward_head(student, scored)
-        parts["recomputation"] += recompute * (body + adapters + attention - 2 * unneeded * length)
+        flops["student_body"] += passes * body + 3 * adapters
+        # Attention has no weights, but two operands: its backward pass costs twice the forward one in any case.
+        flops["student_attention"] += 3 * attention
+        flops["student_head"] += passes * forward_head(student, weighted) + forward_head(student, scored)
+        flops["recomputation"] += recompute * (body + adapters + attention - 2 * unneeded * length)
         if teacher is not None:
-            parts["teacher_body"] += forward_body(teacher, length)
-            parts["teacher_attention"] += forward_attention(teacher, length)
-            parts["teacher_head"] += forward_head(teacher, weighted + scored)
-    return FlopsByPart(**parts)
+            flops["teacher_body"] += forward_body(teacher, length)
+            flops["teacher_attention"] += forward_attention(teacher, length)
+            flops["teacher_head"] += forward_head(teacher, weighted + scored)
+    return FlopsByPart(**flops)

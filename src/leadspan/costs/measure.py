@@ -11,6 +11,7 @@ import torch
 
 logger = logging.getLogger(__name__)
 
+MemorySource = Literal["cuda allocator", "process resident set"]
 _STATUS = Path("/proc/self/status")
 
 
@@ -23,6 +24,7 @@ class PeakMemory:
 
     def __init__(self, device: torch.device):
         self.device = device
+        # Interpreter and libraries are not the run's: only what grows from here counts.
         self._before = psutil.Process().memory_info().rss
         if _STATUS.exists():
             Path("/proc/self/clear_refs").write_text("5")  # Linux: the peak starts anew from here
@@ -36,7 +38,7 @@ class PeakMemory:
         return max(0, _peak_resident_bytes() - self._before)
 
     @property
-    def source(self) -> Literal["cuda allocator", "process resident set"]:
+    def source(self) -> MemorySource:
         """What is measured."""
         return "cuda allocator" if self.device.type == "cuda" else "process resident set"
 
@@ -77,6 +79,7 @@ class EnergyCounter:
 
 def _peak_resident_bytes() -> int:
     if _STATUS.exists():
+        # VmHWM can be reset (clear_refs above); `ru_maxrss` cannot, and holds the peak of the whole process.
         line = next(line for line in _STATUS.read_text().splitlines() if line.startswith("VmHWM"))
         return int(line.split()[1]) * 1024
     unit = 1 if sys.platform == "darwin" else 1024

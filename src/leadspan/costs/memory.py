@@ -20,7 +20,32 @@ from dataclasses import dataclass
 from typing import Literal
 
 from leadspan.costs.flops import ExampleSize, ModelShape
-from leadspan.results import MemoryByPart
+from leadspan.settings import Count, Settings
+
+
+class MemoryByPart(Settings):
+    """Memory of one rank at one moment, in bytes."""
+
+    weights: Count = 0
+    """Weights of the student, with the copies that autocast or sharding makes."""
+    gradients: Count = 0
+    """Gradients of the trained weights, with the buckets of data-parallel training."""
+    optimizer: Count = 0
+    """Moments of the optimiser."""
+    activations: Count = 0
+    """What the layers of student or teacher hold, and the hidden states at weighted positions."""
+    logits: Count = 0
+    """Chunks of logits."""
+    teacher: Count = 0
+    """Weights of a live teacher."""
+    process: Count = 0
+    """What a calibration measured beyond the tensors: libraries, and blocks the allocator keeps; 0 without one."""
+
+    @property
+    def total(self) -> int:
+        """Sum over the parts."""
+        return sum(self.model_dump().values())
+
 
 Sharding = Literal["none", "ddp", "fsdp2"]
 
@@ -34,7 +59,8 @@ class ActivationBytes:
     Attributes:
         held: At the end of the forward pass: what backward needs.
         peak: At the highest moment of the forward and backward pass, `held` included.
-        window: Sliding window of the layers that have one; None where none has.
+        window: Sliding window of the layers that have one; 0 where examples of any length have masks or scores of all
+            pairs; None where none has.
         held_pair: Of the masks of an example longer than the window, by pair of its positions (`T^2` in all), at the
             end of the forward pass.
         peak_pair: The same at the moment of `peak`.
@@ -64,6 +90,7 @@ class ActivationBytes:
         )
 
     def _pairs(self, batch: "BatchSize") -> list[int]:
+        # A causal mask is implicit; only examples longer than a sliding window get a mask in memory, T x T.
         lengths = batch.lengths or (batch.tokens,)
         return [n * n for n in lengths if self.window is not None and n > self.window]
 
@@ -119,19 +146,19 @@ class MemoryModel:
 
     def peak(self, batch: BatchSize) -> MemoryByPart:
         """Memory by part at the moment of a step at which it is highest."""
-        return max(self.moments(batch).values(), key=lambda parts: parts.total)
+        return max(self.by_phase(batch).values(), key=lambda memory: memory.total)
 
-    def moments(self, batch: BatchSize) -> dict[str, MemoryByPart]:
-        """Memory by part at each moment of a step that can be the highest."""
-        found = {
+    def by_phase(self, batch: BatchSize) -> dict[str, MemoryByPart]:
+        """Memory by part in each phase of a step that can hold the peak."""
+        phases = {
             "loss": self._at_loss(batch),
             "backward": self._in_backward(batch),
             "optimizer": self._always(gradients=self._gradients),
         }
         if self.teacher_activations is not None:
             activations = self.teacher_activations.peak_of(batch)
-            found["teacher"] = self._always(gradients=self._kept_gradients, activations=activations)
-        return found
+            phases["teacher"] = self._always(gradients=self._kept_gradients, activations=activations)
+        return phases
 
     def _at_loss(self, batch: BatchSize) -> MemoryByPart:
         """All activations held, hidden states of both models with their gradient, and a chunk of logits.
@@ -140,6 +167,7 @@ class MemoryModel:
         """
         width = _NARROW if self.use_bf16 else _WIDE
         states = batch.scored + batch.weighted
+        # The states of all positions, and the gradient of those with a loss.
         hidden = (states + batch.weighted) * self.student.hidden_size * width
         if self.teacher is not None:
             hidden += states * self.teacher.hidden_size * width
@@ -155,6 +183,7 @@ class MemoryModel:
 
         The head's gradient exists twice when backward scales it; a tied head's meets the embedding's at the end.
         """
+        # The head's gradient came out of the forward pass; backward scales it into a second copy.
         start = self._always(
             gradients=self._kept_gradients + 2 * self._head_gradient,
             activations=self.student_activations.peak_of(batch),
@@ -163,12 +192,13 @@ class MemoryModel:
         layer = self.student_activations.peak_of(batch) - self.student_activations.held_by(batch)
         tied = self._head_gradient if self.student.is_tied else 0
         end = self._always(gradients=self._gradients + tied, activations=layer)
-        return max(start, end, key=lambda parts: parts.total)
+        return max(start, end, key=lambda memory: memory.total)
 
     def _always(self, gradients: int, activations: int = 0, logits: int = 0, casts: int = 0) -> MemoryByPart:
         student, teacher = self.student, self.teacher
         width = _NARROW if self.use_bf16 else _WIDE
         return MemoryByPart(
+            # float32 weights are sharded; what FSDP gathers and what autocast casts exists beside them.
             weights=self._share(_WIDE * (student.num_params + student.adapter_params)) + casts + self._gathered,
             gradients=gradients + (self._gradients if self.sharding == "ddp" else 0),
             optimizer=self._share(_MOMENTS * student.trained_params),
@@ -207,6 +237,7 @@ class MemoryModel:
         """Unsharded weights of FSDP2: embedding and head, two layers, and the gradient of one."""
         if self.sharding != "fsdp2":
             return 0
+        # FSDP2 keeps the root's weights gathered, prefetches the next layer, and reduces one gradient at a time.
         root = self.student.head_params * (1 if self.student.is_tied else 2)
         return _WIDE * (root + 3 * self.student.layer_params)
 
@@ -228,4 +259,4 @@ class MemoryModel:
 
 def highest(model: MemoryModel, batches: Sequence[BatchSize]) -> MemoryByPart:
     """Memory by part of the micro-batch that needs most."""
-    return max((model.peak(batch) for batch in set(batches)), key=lambda parts: parts.total)
+    return max((model.peak(batch) for batch in set(batches)), key=lambda memory: memory.total)

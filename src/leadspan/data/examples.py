@@ -1,6 +1,7 @@
 """Examples: a row under a policy and a supervision, as arrays ready for a batch."""
 
 import itertools
+import logging
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,9 +13,12 @@ from leadspan.data.prepare import sections_of
 from leadspan.data.selection import RandomTokens, draw_tokens
 from leadspan.data.supervision import APPENDED, SECTION_NAMES, Layout, Supervision, lay_out
 from leadspan.data.truncation import Cut, Policy, Sections, cut_example
+from leadspan.data.truncation.policy import CutCounts
 from leadspan.errors import DataError
-from leadspan.results import CutCounts
 
+logger = logging.getLogger(__name__)
+
+_MISSING_STEPS = "set data.rendering.step_delimiter to what stands between the steps of a chain of thought"
 NO_WEIGHT = "no weighted position is left"
 
 
@@ -28,6 +32,7 @@ class Example:
         section_ids: Section of each token, int8, shape [n].
         tenths: Tenth of the uncut conversation each token stands in, 0 to 9, int8, shape [n].
         example_id: Hash of the uncut token ids.
+        teacher: Which of several teachers it is learnt from; "" where the traces name none.
     """
 
     input_ids: np.ndarray
@@ -35,6 +40,7 @@ class Example:
     section_ids: np.ndarray
     tenths: np.ndarray
     example_id: str
+    teacher: str = ""
 
 
 class Examples(Sequence[Example]):
@@ -51,7 +57,7 @@ class Examples(Sequence[Example]):
         supervision: Supervision,
         stop_token_id: int,
         seed: int,
-        place: str,
+        name: str,
     ):
         """Cut and weigh every row by its section borders alone.
 
@@ -61,7 +67,7 @@ class Examples(Sequence[Example]):
             supervision: What to weigh.
             stop_token_id: The end-of-turn token a policy may append.
             seed: Seed of random policies.
-            place: What the rows are, for errors: `training set`.
+            name: What the rows are, for messages: `training set`.
 
         Raises:
             DataError: No example has a weighted position left.
@@ -69,11 +75,12 @@ class Examples(Sequence[Example]):
         self.stop_token_id, self.seed = stop_token_id, seed
         selection = supervision.token_selection
         self.drawn = selection if isinstance(selection, RandomTokens) else None
-        columns = ["prompt_end", "think_end", "cot_end", "num_tokens", "stop", "steps", "example_id"]
+        columns = ["prompt_end", "think_end", "cot_end", "num_tokens", "stop", "steps", "example_id", "teacher"]
         columns += ["first_answer"] if policy.needs_first_answer else []
         table = rows.select_columns(columns)[:]
         borders = [
-            sections_of({name: table[name][i] for name in columns if name != "example_id"}) for i in range(len(rows))
+            sections_of({column: table[column][i] for column in columns if column not in ("example_id", "teacher")})
+            for i in range(len(rows))
         ]
         self.num_stages = len(policy.stages)
         cuts = [
@@ -86,13 +93,16 @@ class Examples(Sequence[Example]):
         ]
         for stage, layouts, of_stage in zip(policy.stages, laid_out, cuts, strict=True):
             if not any(layout.segments for layout in layouts):
-                raise DataError(_nothing_left(place, stage, supervision, count_cuts(borders, of_stage, layouts)))
+                raise DataError(_nothing_left(name, stage, supervision, count_cuts(borders, of_stage, layouts)))
         chained = itertools.chain.from_iterable
         self.counts = count_cuts(borders * self.num_stages, list(chained(cuts)), list(chained(laid_out)))
+        if policy.needs_steps:
+            warn_of_missing_steps(name, policy, self.counts)
         kept = [i for i in range(len(rows)) if any(layouts[i].segments for layouts in laid_out)]
         self.rows = rows.select(kept).with_format("numpy", columns=["input_ids", "example_id"])
         self.layouts = [layouts[i] for layouts in laid_out for i in kept]
         self.example_ids = [table["example_id"][i] for i in kept] * self.num_stages
+        self.teachers = [table["teacher"][i] for i in kept] * self.num_stages
         self.lengths = [layout.num_tokens for layout in self.layouts]
 
     def __len__(self) -> int:
@@ -106,39 +116,52 @@ class Examples(Sequence[Example]):
     def __getitem__(self, index: int) -> Example:  # pyright: ignore[reportIncompatibleMethodOverride]  # no slices
         row, layout = self.rows[index % len(self.rows)], self.layouts[index]
         example_id = str(row["example_id"])
-        example = build_example(row["input_ids"], layout, self.stop_token_id, example_id)
+        example = build_example(row["input_ids"], layout, self.stop_token_id, example_id, self.teachers[index])
         if self.drawn is None:
             return example
-        own = slice(0, len(example.weights) - layout.append_stop)  # an appended end-of-turn token is always learnt
-        example.weights[own] = draw_tokens(example.weights[own], self.drawn, example_id, self.seed)
+        trace = slice(0, len(example.weights) - layout.append_stop)  # an appended end-of-turn token is always learnt
+        example.weights[trace] = draw_tokens(example.weights[trace], self.drawn, example_id, self.seed)
         return example
 
 
-def _nothing_left(place: str, policy: Policy, supervision: Supervision, counts: CutCounts) -> str:
+def _nothing_left(name: str, policy: Policy, supervision: Supervision, counts: CutCounts) -> str:
     reasons = ", ".join(f"{number} x {reason}" for reason, number in counts.dropped.items())
     return (
-        f"{place}: {policy.label} leaves no weighted position in any of {counts.num_examples} examples "
+        f"{name}: {policy.label} leaves no weighted position in any of {counts.num_examples} examples "
         f"(weights prompt {supervision.prompt:g}, cot {supervision.cot:g}, answer {supervision.answer:g}; {reasons}); "
         "keep more tokens or give a section that survives the cut a weight"
+        + (f"; {_MISSING_STEPS}" if policy.needs_steps and counts.without_steps else "")
     )
 
 
-def build_example(input_ids: np.ndarray, layout: Layout, stop_token_id: int, example_id: str) -> Example:
-    """The arrays of one example: kept ids, weights before any token selection, sections and places."""
+def warn_of_missing_steps(name: str, policy: Policy, counts: CutCounts) -> None:
+    """Say so where half of the examples or more have no border at which a policy could cut."""
+    if 2 * counts.without_steps >= counts.num_examples > 0:
+        logger.warning(
+            "%s: %s cuts between steps, but the chains of thought of %d of %d examples are one step each; %s",
+            *(name, policy.label, counts.without_steps, counts.num_examples, _MISSING_STEPS),
+        )
+
+
+def build_example(
+    input_ids: np.ndarray, layout: Layout, stop_token_id: int, example_id: str, teacher: str = ""
+) -> Example:
+    """The arrays of one example: kept ids, weights before any token selection, sections and positions."""
     runs = layout.segments
     ids = [input_ids[s.start : s.end] for s in runs]
     weights = [np.full(s.end - s.start, s.weight, dtype=np.float32) for s in runs]
     section_ids = [np.full(s.end - s.start, s.section, dtype=np.int8) for s in runs]
-    places = [np.arange(s.start, s.end) for s in runs]
+    positions = [np.arange(s.start, s.end) for s in runs]
     if layout.append_stop:
         ids.append(np.array([stop_token_id]))
         weights.append(np.ones(1, dtype=np.float32))
         section_ids.append(np.array([APPENDED], dtype=np.int8))
-        places.append(places[-1][-1:])
+        positions.append(positions[-1][-1:])
     all_weights = np.concatenate(weights)
     all_weights[0] = 0.0  # nothing predicts the first token
-    tenths = (10 * np.concatenate(places) // len(input_ids)).astype(np.int8)
-    return Example(np.concatenate(ids).astype(np.int64), all_weights, np.concatenate(section_ids), tenths, example_id)
+    tenths = (10 * np.concatenate(positions) // len(input_ids)).astype(np.int8)
+    all_ids = np.concatenate(ids).astype(np.int64)
+    return Example(all_ids, all_weights, np.concatenate(section_ids), tenths, example_id, teacher)
 
 
 def count_cuts(borders: Sequence[Sections], cuts: Sequence[Cut], layouts: Sequence[Layout]) -> CutCounts:
@@ -170,6 +193,7 @@ def count_cuts(borders: Sequence[Sections], cuts: Sequence[Cut], layouts: Sequen
         lost_think_end=lost["think_end"],
         lost_answer=lost["answer"],
         lost_stop=lost["stop"],
+        without_steps=sum(not sections.steps for sections in borders),
     )
 
 

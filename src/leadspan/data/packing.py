@@ -8,7 +8,7 @@ import bisect
 import itertools
 import random
 from collections.abc import Sequence
-from typing import TypedDict, TypeVar, cast
+from typing import NotRequired, TypedDict, TypeVar, cast
 
 import numpy as np
 import torch
@@ -17,6 +17,41 @@ from leadspan.data.examples import Example
 from leadspan.errors import SettingsError
 
 ItemT = TypeVar("ItemT")
+
+
+class HiddenRows(TypedDict):
+    """Stored final hidden states of the teacher at the `m` weighted positions of a batch.
+
+    Keys:
+        hidden: [m, d_t].
+    """
+
+    hidden: torch.Tensor
+
+
+class SparseRows(TypedDict):
+    """Stored supports of the teacher's distributions at the `m` weighted positions of a batch.
+
+    Keys:
+        token_ids: int64, [m, k].
+        log_probs: float32, [m, k].
+        sample_weights: float32, [m, k]; of drawn supports.
+        logsumexp: float32, [m], by temperature.
+        tail_mass: float32, [m], by temperature.
+        entropy: float32, [m]; where it was kept.
+        label_log_prob: float32, [m].
+    """
+
+    token_ids: torch.Tensor
+    log_probs: torch.Tensor
+    sample_weights: NotRequired[torch.Tensor]
+    logsumexp: dict[float, torch.Tensor]
+    tail_mass: dict[float, torch.Tensor]
+    entropy: NotRequired[torch.Tensor]
+    label_log_prob: torch.Tensor
+
+
+StoredRows = HiddenRows | SparseRows
 
 
 class Batch(TypedDict):
@@ -31,6 +66,9 @@ class Batch(TypedDict):
         weights: float32, [m]; above 0.
         section_ids: int64, [m]; section of the token to predict.
         tenths: int64, [m]; tenth of the uncut conversation it stands in.
+        teachers: Of each example, which of several teachers it is learnt from.
+        stored: The stored targets of the weighted positions; None where the teacher is live or there is none.
+        drawn_log_probs: float32, [m]; of tokens that an earlier student drew, its log-probability, else NaN.
     """
 
     input_ids: torch.Tensor
@@ -41,6 +79,9 @@ class Batch(TypedDict):
     weights: torch.Tensor
     section_ids: torch.Tensor
     tenths: torch.Tensor
+    teachers: tuple[str, ...]
+    stored: StoredRows | None
+    drawn_log_probs: NotRequired[torch.Tensor]
 
 
 def pack(examples: Sequence[Example]) -> Batch:
@@ -50,6 +91,7 @@ def pack(examples: Sequence[Example]) -> Batch:
     section_ids = np.concatenate([e.section_ids for e in examples])
     tenths = np.concatenate([e.tenths for e in examples])
     lengths = [len(e.input_ids) for e in examples]
+    # `weights[0]` of every example is 0, so that `targets - 1` never crosses into the example before.
     targets = np.flatnonzero(weights > 0)
     return Batch(
         input_ids=torch.from_numpy(input_ids)[None],
@@ -60,13 +102,20 @@ def pack(examples: Sequence[Example]) -> Batch:
         weights=torch.from_numpy(weights[targets]),
         section_ids=torch.from_numpy(section_ids[targets].astype(np.int64)),
         tenths=torch.from_numpy(tenths[targets].astype(np.int64)),
+        teachers=tuple(e.teacher for e in examples),
+        stored=None,
     )
 
 
 def on_device(batch: Batch, device: torch.device) -> Batch:
-    """A batch whose tensors are on a device."""
-    moved = {name: value.to(device) if isinstance(value, torch.Tensor) else value for name, value in batch.items()}
-    return cast(Batch, moved)
+    """A batch whose tensors, those of its stored rows included, are on a device."""
+    return cast(Batch, _moved(batch, device))
+
+
+def _moved(value: object, device: torch.device) -> object:
+    if isinstance(value, dict):
+        return {name: _moved(inner, device) for name, inner in value.items()}
+    return value.to(device) if isinstance(value, torch.Tensor) else value
 
 
 def best_fit(lengths: Sequence[int], max_tokens: int, order: Sequence[int]) -> list[list[int]]:
@@ -91,7 +140,9 @@ def best_fit(lengths: Sequence[int], max_tokens: int, order: Sequence[int]) -> l
         )
     packs: list[list[int]] = []
     room: list[tuple[int, int]] = []  # (free tokens, pack), ascending
+    # The sort is stable: among equal lengths the shuffled order decides, so that epochs pack differently.
     for index in sorted(order, key=lambda i: -lengths[i]):
+        # The first pack with enough room is the fullest one that fits, because `room` ascends.
         at = bisect.bisect_left(room, (lengths[index], -1))
         if at == len(room):
             packs.append([])
@@ -146,33 +197,38 @@ def plan_staged(
     """
     num_traces = len(lengths) // len(batches_per_stage)
     plan: list[list[int]] = []
-    left: list[int] = []
+    remaining: list[int] = []
     epoch = -1
     for stage, num_batches in enumerate(batches_per_stage):
         offset, end = stage * num_traces, len(plan) + num_batches
         started: list[int] = []
         while len(plan) < end:
-            usable = [offset + trace for trace in left if lengths[offset + trace]]
+            # A trace may have no weighted position in this stage and one in the next: it stays in the epoch until it
+            # is used.
+            usable = [offset + trace for trace in remaining if lengths[offset + trace]]
             if not usable:
                 epoch += 1
-                left = _shuffled(range(num_traces), seed, epoch)
+                remaining = _shuffled(range(num_traces), seed, epoch)
                 continue
             if batch_size is None:
                 taken = _shuffled(best_fit(lengths, max_tokens, usable), seed, epoch)[: end - len(plan)]
                 plan += taken
                 used = {index for pack in taken for index in pack}
             else:
+                # Examples that do not fill a batch before the epoch ends go into the first batch of the next epoch.
                 used = usable[: (end - len(plan)) * batch_size - len(started)]
                 stream = started + used
-                whole = len(stream) // batch_size * batch_size
-                plan += [stream[i : i + batch_size] for i in range(0, whole, batch_size)]
-                started = stream[whole:]
+                num_whole = len(stream) // batch_size * batch_size
+                plan += [stream[i : i + batch_size] for i in range(0, num_whole, batch_size)]
+                started = stream[num_whole:]
             gone = {index - offset for index in used}
-            left = [trace for trace in left if trace not in gone]
+            remaining = [trace for trace in remaining if trace not in gone]
     return plan
 
 
 def _shuffled(items: Sequence[ItemT], seed: int, epoch: int) -> list[ItemT]:
     shuffled = list(items)
+    # A generator per epoch: an epoch's order does not depend on how many were drawn before, so a resumed run has it
+    # too.
     random.Random(f"{seed}:{epoch}").shuffle(shuffled)
     return shuffled

@@ -1,10 +1,10 @@
 """Traces to tokenised, sectioned rows in Arrow: once per source, tokenizer and template, then reused by fingerprint."""
 
+import contextlib
 import hashlib
 import itertools
 import json
 import logging
-import multiprocessing
 import os
 import shutil
 from collections import Counter
@@ -15,20 +15,23 @@ from typing import Any
 
 from datasets import Dataset, Features, List, Value
 from datasets.arrow_writer import ArrowWriter
-from tqdm.auto import tqdm
 
-from leadspan.data.config import DataSettings, HeldOutShare, HeldOutSource, TraceSource
-from leadspan.data.records import Refusal, Trace
 from leadspan.data.sections import Rendered, RenderedText, Renderer
-from leadspan.data.traces import RefusalCounter, fingerprint, read_traces
+from leadspan.data.settings import DataSettings, HeldOutShare, HeldOutSource
 from leadspan.data.truncation import Sections
-from leadspan.errors import CacheError, DataError
+from leadspan.digests import DIGESTS_FILE, fault, is_sealed, seal
+from leadspan.errors import DataError
+from leadspan.fork_server import fork_server
+from leadspan.status import Progress
+from leadspan.traces.read import RefusalCounter, fingerprint, read_traces
+from leadspan.traces.records import Refusal, Trace
+from leadspan.traces.settings import TraceSource
 
 logger = logging.getLogger(__name__)
 
-_SCHEMA = "3"
+_SCHEMA = "7"
 _BATCH = 64
-_FEATURES = Features(
+FEATURES = Features(
     {
         "input_ids": List(Value("int32")),
         "prompt_end": Value("int32"),
@@ -41,6 +44,7 @@ _FEATURES = Features(
         "question_id": Value("string"),
         "place": Value("string"),
         "gold": Value("string"),
+        "teacher": Value("string"),
     }
 )
 
@@ -50,7 +54,7 @@ class Prepared:
     """Tokenised rows of one source.
 
     Attributes:
-        rows: Arrow rows with the columns of `_FEATURES`.
+        rows: Arrow rows with the columns of `FEATURES`.
         refused: Records that could not be used, by reason.
         num_read: Records read.
     """
@@ -85,13 +89,13 @@ def prepare(source: TraceSource, renderer: Renderer, settings: DataSettings) -> 
         "\0".join((_SCHEMA, fingerprint(source), source.model_dump_json(), renderer.fingerprint)).encode()
     ).hexdigest()[:32]
     directory = cache_root(settings) / "traces" / key
-    if not (directory / "summary.json").exists():
+    if directory.exists() and (wrong := _wrong(directory)):
+        logger.warning("%s: %s; made anew", directory, wrong)
+        _remove(directory)
+    if not directory.exists():
         _write(source, renderer, settings, directory)
-    try:
-        summary = json.loads((directory / "summary.json").read_text())
-        rows = Dataset.from_file(str(directory / "rows.arrow"))
-    except (OSError, ValueError) as error:
-        raise CacheError(f"{directory}: damaged ({error}); remove it, and it is made anew") from None
+    summary = json.loads((directory / "summary.json").read_text())
+    rows = Dataset.from_file(str(directory / "rows.arrow"))
     counter = RefusalCounter(summary["num_read"], Counter(summary["refused"]))
     counter.examples |= {reason: Refusal(reason, *found) for reason, found in summary["examples"].items()}
     counter.check(settings.max_refused_share, source.path)  # the limit is no part of the key
@@ -113,6 +117,7 @@ def split(settings: DataSettings, renderer: Renderer, seed: int) -> Splits:
         held = prepare(settings.validation.source, renderer, settings)
         held_out = dict(held.refused)
         validation = _of_fitting_length(held.rows, settings, held_out)
+        _warn_of_shared(train, validation, settings.validation.source.path)
     train = _draw(train, settings.num_train, seed, "data.num_train", left_out)
     if validation is not None:
         validation = _draw(validation, settings.num_validation, seed, "data.num_validation", held_out)
@@ -134,6 +139,19 @@ def cache_root(settings: DataSettings) -> Path:
     return Path(os.environ.get("LEADSPAN_CACHE") or Path.home() / ".cache" / "leadspan")
 
 
+def _wrong(directory: Path) -> str | None:
+    """What is wrong with a directory of the cache, if anything."""
+    return fault(directory) if is_sealed(directory) else f"{DIGESTS_FILE} is missing"
+
+
+def _remove(directory: Path) -> None:
+    """Take a directory out of the cache at once; who reads it still has its files open."""
+    doomed = directory.with_name(f"{directory.name}.{os.getpid()}.damaged")
+    with contextlib.suppress(FileNotFoundError):  # another process was faster
+        directory.rename(doomed)
+    shutil.rmtree(doomed, ignore_errors=True)
+
+
 def _write(source: TraceSource, renderer: Renderer, settings: DataSettings, directory: Path) -> None:
     """Fill a cache directory; it appears under its name only when complete."""
     staged = directory.with_name(f"{directory.name}.{os.getpid()}")
@@ -141,18 +159,17 @@ def _write(source: TraceSource, renderer: Renderer, settings: DataSettings, dire
     staged.mkdir(parents=True)
     counter = RefusalCounter()
     try:
-        with (
-            ArrowWriter(path=str(staged / "rows.arrow"), features=_FEATURES) as writer,
-            tqdm(desc=f"tokenising {source.path}", unit=" traces", disable=None) as bar,
-        ):
+        progress = Progress(f"tokenising {source.path}", None, "records")
+        with ArrowWriter(path=str(staged / "rows.arrow"), features=FEATURES) as writer:
             for batch in _render_all(source, renderer, settings.num_workers, counter):
                 writer.write_batch(batch)
-                bar.update(len(batch["input_ids"]))
+                progress.report(counter.num_read)
             writer.finalize()
         counter.check(settings.max_refused_share, source.path)
         examples = {reason: [found.detail, found.place] for reason, found in counter.examples.items()}
         summary = {"num_read": counter.num_read, "refused": dict(counter.counts), "examples": examples}
         (staged / "summary.json").write_text(json.dumps(summary))
+        seal(staged)
         if not directory.exists():
             staged.rename(directory)
     finally:
@@ -168,8 +185,7 @@ def _render_all(
         results: Iterable[list[Refusal | tuple[Rendered, Trace]]] = (_render_batch(renderer, b) for b in batches)
         yield from (_columns(result, counter) for result in results)
         return
-    context = multiprocessing.get_context("forkserver")
-    with context.Pool(num_workers, initializer=_set_renderer, initargs=(renderer,)) as pool:
+    with fork_server().Pool(num_workers, initializer=_set_renderer, initargs=(renderer,)) as pool:
         while group := list(itertools.islice(batches, 8 * num_workers)):  # bounded: imap would read the whole source
             for result in pool.imap(_render_in_worker, group):
                 yield _columns(result, counter)
@@ -207,7 +223,7 @@ def _render_batch(renderer: Renderer, batch: list[Trace | Refusal]) -> list[Refu
 
 
 def _columns(result: list[Refusal | tuple[Rendered, Trace]], counter: RefusalCounter) -> dict[str, list[object]]:
-    columns: dict[str, list[object]] = {name: [] for name in _FEATURES}
+    columns: dict[str, list[object]] = {name: [] for name in FEATURES}
     for item in result:
         counter.add(item if isinstance(item, Refusal) else None)
         if isinstance(item, Refusal):
@@ -221,6 +237,7 @@ def _columns(result: list[Refusal | tuple[Rendered, Trace]], counter: RefusalCou
         columns["question_id"].append(rendered.question_id)
         columns["place"].append(trace.place)
         columns["gold"].append(trace.gold)
+        columns["teacher"].append(trace.teacher)
     return columns
 
 
@@ -243,6 +260,13 @@ def _hold_out(rows: Dataset, share: float, seed: int) -> tuple[Dataset, Dataset]
     held = set(ordered[: max(1, round(share * len(ordered)))])
     train = [i for i, q in enumerate(questions) if q not in held]
     return rows.select(train), rows.select([i for i, q in enumerate(questions) if q in held])
+
+
+def _warn_of_shared(train: Dataset, validation: Dataset, name: str) -> None:
+    """A validation source is taken as it is, but a loss on questions that are trained on is no validation loss."""
+    asked = set(validation["question_id"][:])
+    if shared := len(asked & set(train["question_id"][:])):
+        logger.warning("%s: %d of its %d questions are in the training source too", name, shared, len(asked))
 
 
 def _draw(rows: Dataset, number: int | None, seed: int, name: str, left_out: dict[str, int]) -> Dataset:

@@ -1,83 +1,186 @@
 """Prompts in a model's own chat template: what evaluation needs of it, and training too."""
 
+import difflib
+import json
+import logging
+import re
 from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
-from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
-from leadspan.data.config import Rendering
+from leadspan.data import assistant_turn
+from leadspan.data.settings import Rendering
+from leadspan.data.survival import Survival
+from leadspan.data.templates import ChatTemplate, Message, TemplateRefusal
 from leadspan.errors import ModelError
 
-_ANSWER = "The answer is four."
+logger = logging.getLogger(__name__)
+
+_TEMPLATE_BYTES = 1 << 20  # the longest real templates have some 20 kB
+_BYTE_ORDER_MARK = "\N{ZERO WIDTH NO-BREAK SPACE}"
+_CLOCK = "strftime_now"
+# What templates read beside their own variables.
+_NOT_VARIABLES = {"messages", "tools", "documents", "add_generation_prompt", _CLOCK}
+_NOT_VARIABLES |= {f"{name}_token" for name in ("bos", "eos", "unk", "sep", "pad", "cls", "mask")}
+# Variables by which templates switch thinking: enable_thinking, thinking, reasoning_effort, ...
+_SWITCH = re.compile("think|reason", re.IGNORECASE)
+_MAX_VALUES = 8  # of one variable to try; real templates compare one with three or four
 
 
 class PromptRenderer:
-    """Renders prompts for one tokenizer; asks nothing of how the template treats finished assistant turns."""
+    """Renders prompts for one tokenizer; asks little of how the template treats finished assistant turns."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, rendering: Rendering):
-        """Find the chat template.
+        """Find the chat template and try it on small conversations.
 
         Raises:
-            ModelError: There is none, or it cannot be read.
+            ModelError: There is none, it cannot be read, or it cannot be run.
         """
         self.tokenizer = tokenizer
         self.rendering = rendering
         self.name = tokenizer.name_or_path or type(tokenizer).__name__
         self.template = self._read_template()
+        self._chat = self._chat_template({})
+        try:
+            self._names_read = self._chat.names_read()
+            self.turn = assistant_turn.probe(self._chat, rendering, self._switched())
+        except TemplateRefusal as error:
+            variable = "if a variable is missing, set it with data.rendering.template_variables, else "
+            remedy = "give another template with data.rendering.chat_template: FILE"
+            raise ModelError(f"{error}; {variable if 'is undefined' in str(error) else ''}{remedy}") from None
+        self._survival = Survival(self._chat, rendering.think_close)
+        if self.reads_clock and "date" not in rendering.model_fields_set:
+            logger.warning(
+                "%s: it asks for the date and is given data.rendering.date: %s", self._chat.name, rendering.date
+            )
 
-    def prompt_text(self, messages: Sequence[dict[str, str]]) -> str:
+    def prompt_text(self, messages: Sequence[Message]) -> str:
         """The prompt with the generation header, as a model is given it; may end with the opening think tag.
 
         Raises:
-            ModelError: The template refuses the messages.
+            TemplateRefusal: The template refuses the messages.
+            LostText: It leaves out some of their text.
+            ModelError: It takes too long or too much memory.
         """
-        return self._apply(list(messages), header=True)
+        [text] = self._chat.render([(messages, True)])
+        self._survival.check(messages, text)
+        return text
 
     def end_of_turn_ids(self) -> list[int]:
         """Ids of the tokens that end an assistant turn: the template's, then the tokenizer's end of sequence.
 
-        The template's is the first special token behind the answer of a rendered conversation. A template that
-        renders no assistant turn has none.
+        The template's is the first special token behind the answer of a rendered conversation, or where it writes none,
+        the one of the settings.
         """
-        found = [self._template_stop_id(), self.tokenizer.eos_token_id]
-        return list(dict.fromkeys(int(i) for i in found if isinstance(i, int)))
-
-    def _template_stop_id(self) -> int | None:
-        turns = [{"role": "user", "content": "What is two plus two?"}, {"role": "assistant", "content": _ANSWER}]
-        try:
-            _, found, behind = self._apply(turns, header=False).rpartition(_ANSWER)
-        except ModelError:
-            return None
-        ids = self.tokenizer(behind, add_special_tokens=False)["input_ids"] if found else []
+        behind = (self.turn.ending or "") + (self.rendering.end_of_turn or "")
+        ids = self.tokenizer(behind, add_special_tokens=False)["input_ids"] if behind else []
         special = set(self.tokenizer.all_special_ids) | set(self.tokenizer.added_tokens_decoder)  # pyright: ignore[reportAttributeAccessIssue]  # every tokenizer has it
-        return next((i for i in ids if i in special), None)  # pyright: ignore[reportReturnType, reportGeneralTypeIssues]  # ids are integers
+        first = next((i for i in ids if i in special), None)  # pyright: ignore[reportGeneralTypeIssues]  # ids are integers
+        return list(dict.fromkeys(int(i) for i in (first, self.tokenizer.eos_token_id) if isinstance(i, int)))
+
+    def header_fault(self) -> str:
+        """Why the generation header does not let a model think, with the remedy; nothing where it does."""
+        fault = assistant_turn.header_fault(self.turn, self.rendering)
+        return f"{fault}{self._variable_that_opens()}" if fault else ""
+
+    def unknown_variables(self) -> str:
+        """Which variables of the settings the template does not read, with those that it does; nothing if none."""
+        readable = sorted(self._own_variables)
+        unknown = [name for name in self.rendering.template_variables if name not in self._names_read]
+        if not unknown:
+            return ""
+        near = difflib.get_close_matches(unknown[0], readable, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"it reads {', '.join(readable) or 'none'}"
+        return f"data.rendering.template_variables: the template does not read {unknown[0]!r}; {hint}"
+
+    @property
+    def template_for_others(self) -> str:
+        """The template with the variables of the settings as its defaults.
+
+        A student is written with it, so that other tools ask it with the generation header that it was trained behind.
+        """
+        defaults = (
+            f"{{% if {name} is not defined %}}{{% set {name} = {json.dumps(value, ensure_ascii=False)} %}}{{% endif %}}"
+            for name, value in self.rendering.template_variables.items()
+        )
+        return "".join([*defaults, self.template])
+
+    @property
+    def reads_clock(self) -> bool:
+        """Whether the template asks for the date of today."""
+        return _CLOCK in self._names_read
+
+    @cached_property
+    def _special_texts(self) -> tuple[str, ...]:
+        added = self.tokenizer.added_tokens_decoder  # pyright: ignore[reportAttributeAccessIssue]  # every tokenizer has it
+        return tuple(
+            {str(token) for token in added.values()} | {str(token) for token in self.tokenizer.all_special_tokens}
+        )
+
+    @property
+    def _own_variables(self) -> set[str]:
+        return set(self._names_read) - _NOT_VARIABLES
+
+    def _chat_template(self, more_variables: dict[str, Any]) -> ChatTemplate:
+        variables = {**self.tokenizer.special_tokens_map, **self.rendering.template_variables, **more_variables}
+        name = f"chat template {self.rendering.chat_template or f'of {self.name}'}"
+        return ChatTemplate(name, self.template, variables, self.rendering.date)
+
+    def _switched(self) -> list[ChatTemplate]:
+        """The template with each variable that may switch thinking set to each value worth trying."""
+        switches = (name for name in sorted(self._own_variables) if _SWITCH.search(name))
+        return [self._chat_template({name: value}) for name in switches for value in self._values_of(name)]
+
+    def _values_of(self, name: str) -> list[Any]:
+        """Values worth trying for a variable: both truths, and what the template compares it with."""
+        return [True, False, *self._names_read[name]][:_MAX_VALUES]
+
+    def _variable_that_opens(self) -> str:
+        """The variable of the template that mends its generation header, if there is one; what switches thinking first.
+
+        It is looked for by trying; the variables that are set stay as they are.
+        """
+        free = self._own_variables - self.rendering.template_variables.keys()
+        ordered = sorted(free, key=lambda variable: (not _SWITCH.search(variable), variable))
+        for name, value in [(variable, value) for variable in ordered for value in self._values_of(variable)]:
+            try:
+                turn = assistant_turn.probe(self._chat_template({name: value}), self.rendering)
+            except TemplateRefusal:
+                continue
+            except ModelError:  # out of time or memory; so the others may be
+                return ""
+            if not assistant_turn.header_fault(turn, self.rendering):
+                return f"; set data.rendering.template_variables: {{{name}: {json.dumps(value)}}}"
+        return ""
 
     def _read_template(self) -> str:
-        path = self.rendering.chat_template
-        if path is not None:
-            try:
-                return path.read_text(encoding="utf-8")
-            except OSError as error:
-                raise ModelError(f"data.rendering.chat_template: {path} cannot be read ({error.strerror})") from None
-            except UnicodeDecodeError:
-                raise ModelError(f"data.rendering.chat_template: {path} is not UTF-8 text") from None
+        if self.rendering.chat_template is not None:
+            return _read_file(self.rendering.chat_template).removeprefix(_BYTE_ORDER_MARK)
         template: Any = self.tokenizer.chat_template
-        if isinstance(template, dict):
+        if isinstance(template, dict):  # several by name; Transformers takes this one
             template = template.get("default")
         if not template:
             raise ModelError(
                 f"tokenizer {self.name}: it has no chat template; set data.rendering.chat_template: FILE (evaluate: "
                 "--set rendering.chat_template=FILE), or take the tokenizer of the chat model of that family"
             )
-        return template
+        return template.removeprefix(_BYTE_ORDER_MARK)
 
-    def _apply(self, messages: list[dict[str, str]], header: bool) -> str:
-        try:
-            text = self.tokenizer.apply_chat_template(
-                messages, chat_template=self.template, tokenize=False, add_generation_prompt=header
-            )
-        except TemplateError as error:
-            raise ModelError(f"chat template of {self.name}: {error}") from None
-        assert isinstance(text, str)
-        return text
+
+def _read_file(path: Path) -> str:
+    setting = f"data.rendering.chat_template: {path}"
+    try:
+        if not path.is_file():  # a device or a pipe may never end
+            raise ModelError(f"{setting} cannot be read (no such file)")
+        with path.open("rb") as file:
+            content = file.read(_TEMPLATE_BYTES + 1)
+        if len(content) > _TEMPLATE_BYTES:
+            raise ModelError(f"{setting} is larger than {_TEMPLATE_BYTES >> 20} MiB, so it is no chat template")
+        return content.decode("utf-8").replace("\r\n", "\n")
+    except OSError as error:
+        raise ModelError(f"{setting} cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError:
+        raise ModelError(f"{setting} is not UTF-8 text") from None

@@ -6,31 +6,35 @@ Templates are checked: some drop the chain of thought from assistant turns, some
 """
 
 import hashlib
+import json
+import re
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 from unicodedata import normalize
 
 import numpy as np
 from tokenizers.normalizers import NFC
 from transformers import BatchEncoding, PreTrainedTokenizerBase
 
-from leadspan.data.config import Rendering
+from leadspan.data import assistant_turn
+from leadspan.data.assistant_turn import ANSWER, COT, QUESTION
 from leadspan.data.prompts import PromptRenderer
-from leadspan.data.records import Refusal, Trace
+from leadspan.data.settings import Rendering
+from leadspan.data.steps import step_starts
+from leadspan.data.survival import LostText, texts_of
+from leadspan.data.templates import TemplateRefusal
 from leadspan.data.truncation import Sections
 from leadspan.errors import ModelError
+from leadspan.traces.records import Refusal, Trace
 
-_PROBE = Trace(
-    messages=({"role": "user", "content": "What is two plus two?"},),
-    cot="Two and two.\n\nThat makes four.",
-    answer="The answer is four.",
-)
-_REMEDY = (
-    "set data.rendering.assistant_turn: append (the template renders the prompt only), "
-    "or data.rendering.chat_template: FILE with a template that keeps the chain of thought"
-)
+_PROBE = Trace(({"role": "user", "content": QUESTION},), COT, ANSWER)
+# Qwen's <|fim_middle|>, and DeepSeek's user token with its full-width bars: not marked special, yet of one id.
+_CONTROL = re.compile("<[|\uff5c].+[|\uff5c]>")
+_APPEND = "set data.rendering.assistant_turn: append (the template renders the prompt only)"
+_ANOTHER_TEMPLATE = "or give a template that keeps the chain of thought with data.rendering.chat_template: FILE"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +66,7 @@ class Rendered:
         input_ids: Token ids, int32, shape [T].
         sections: Section borders in tokens.
         example_id: Hash of the token ids.
-        question_id: Hash of the prompt's messages, for splits by question.
+        question_id: Hash of what the user asks, for splits by question.
     """
 
     input_ids: np.ndarray
@@ -79,44 +83,77 @@ class Renderer(PromptRenderer):
 
         Raises:
             ModelError: The tokenizer has no template or no offsets, or the template drops or changes the chain of
-                thought or leaves the turn without an end; names the remedy.
+                thought, writes it in another form than the settings say or leaves the turn without an end; names the
+                remedy.
         """
         super().__init__(tokenizer, rendering)
         if not tokenizer.is_fast:
             raise ModelError(f"tokenizer {self.name}: it is not a fast tokenizer, so it has no character offsets")
-        self._stop_texts = (str(tokenizer.eos_token),) if tokenizer.eos_token else ()
+        if unknown := self.unknown_variables():
+            raise ModelError(f"{self._chat.name}: {unknown}")
+        self._end = self._end_of_turn()
+        self._stop_texts = tuple({str(text) for text in (tokenizer.eos_token, self._end) if text})
+        self._form = "text"
         self._probe = self._check_template()
-        stop = self._probe.text[self._probe.stop :]
-        self._stop_texts += tuple(special for special in self._special_texts if stop.startswith(special))
+
+    def _end_of_turn(self) -> str | None:
+        """The special token that ends the assistant turn: the template's, or where it writes none, the setting's."""
+        written = assistant_turn.end_of_turn(self.turn, self._special_texts)
+        given = self.rendering.end_of_turn
+        if given is None:
+            return written
+        if written is not None and written != given:
+            fault = f"the template ends an assistant turn with {written!r} itself; leave the setting out"
+        elif given not in self._special_texts:
+            fault = f"it is no special token of {self.name}; take one that is, such as {self.tokenizer.eos_token!r}"
+        else:
+            return given
+        raise ModelError(f"data.rendering.end_of_turn = {given!r}: {fault}")
 
     def _check_template(self) -> RenderedText:
-        """Render the probe with the chain of thought as a field of its own, else inside the content."""
-        fault = ""
-        for as_field in (True, False):
-            self._as_field = as_field
+        """Render the probe in the form in which the template writes a chain of thought."""
+        if fault := self._fault():
+            raise ModelError(f"{self._chat.name}: {fault}; {_ANOTHER_TEMPLATE}")
+        for form in assistant_turn.FORMS:
+            self._form = form
             probe = self.render(_PROBE)
             if isinstance(probe, RenderedText):
                 return probe
-            fault = probe.detail
-        raise ModelError(f"chat template of {self.name}: {fault}; {_REMEDY}")
+            # What is said of the usual form, text in tags, tells most; the last one is tried for few templates.
+            fault = probe.detail if form != assistant_turn.FORMS[-1] else fault
+        remedy = assistant_turn.append_fault(self.turn, self.rendering) or _APPEND
+        raise ModelError(f"{self._chat.name}: {fault}; {remedy}, {_ANOTHER_TEMPLATE}")
+
+    def _fault(self) -> str:
+        """What is wrong with the form in which turns would be written, with the setting that mends it."""
+        is_append = self.rendering.assistant_turn == "append"
+        if fault := self.header_fault() or assistant_turn.tags_fault(self.turn, self.rendering):
+            return fault
+        if is_append and (fault := assistant_turn.append_fault(self.turn, self.rendering)):
+            return fault
+        if self._end is None and (is_append or self.turn.ending is not None):
+            eos = self.tokenizer.eos_token
+            return assistant_turn.no_end_fault(self.turn, self._special_texts, eos if isinstance(eos, str) else None)
+        return ""
 
     def render(self, trace: Trace) -> RenderedText | Refusal:
         """Render one trace and find its sections by character.
 
         Returns:
-            The text with its borders, or a refusal when the chain of thought did not survive the template.
+            The text with its borders, or a refusal when something that the trace says did not survive the template.
+
+        Raises:
+            ModelError: The template takes too long or too much memory.
         """
         trace = self._normalised(trace)
-        for stop in self._stop_texts:
-            if stop in trace.cot or stop in trace.answer:
-                return Refusal("end-of-turn token inside the trace", f"the text contains {stop!r}", trace.place)
+        if (token := self._control_token_in(trace)) is not None:
+            return Refusal("control token in the text", f"the text contains {token!r}", trace.place)
         try:
-            header = self._header(trace)
-            body = self._text(trace, header)
-        except ModelError as error:
+            header, body = self._texts(trace)
+        except LostText as error:
+            return Refusal("chat template drops part of the prompt", str(error), trace.place)
+        except TemplateRefusal as error:
             return Refusal("chat template refuses the conversation", str(error), trace.place)
-        if isinstance(body, Refusal):
-            return body
         if not body.startswith(header):
             detail = "the rendered prompt with its generation header is not a prefix of the whole conversation"
             return Refusal("chat template changes the prompt", detail, trace.place)
@@ -147,6 +184,11 @@ class Renderer(PromptRenderer):
         ]
 
     @cached_property
+    def opening(self) -> str:
+        """What the generation header writes of a chain of thought: its opening tag and the space behind; else ""."""
+        return self.turn.header[len(self._without_opening(self.turn.header)) :]
+
+    @cached_property
     def stop_token_id(self) -> int:
         """Id of the token that ends the assistant turn in the rendered conversation."""
         tokens = self.tokenise([self._probe], [_PROBE])[0]
@@ -155,7 +197,8 @@ class Renderer(PromptRenderer):
     @cached_property
     def fingerprint(self) -> str:
         """Hash of all that decides token ids and borders."""
-        return _hash(*self._tokenizer_parts, *self._template_parts)
+        special = json.dumps(self.tokenizer.special_tokens_map, sort_keys=True)  # templates write them
+        return _hash(*self._tokenizer_parts, *self._template_parts, special)
 
     @cached_property
     def tokenizer_hash(self) -> str:
@@ -173,33 +216,37 @@ class Renderer(PromptRenderer):
 
     @property
     def _template_parts(self) -> tuple[str, ...]:
-        return self.template, self.rendering.model_dump_json(exclude={"chat_template"})
+        """Settings that change nothing are left out, so that stores of before there were any stay in use."""
+        unused = {"chat_template"} | {
+            name for name in ("template_variables", "end_of_turn") if not getattr(self.rendering, name)
+        }
+        unused |= set() if self.reads_clock else {"date"}
+        return self.template, self.rendering.model_dump_json(exclude=unused)
 
     def _normalised(self, trace: Trace) -> Trace:
         """Compose characters before rendering where the tokenizer does, so that decoding gives the rendered text."""
         if not isinstance(self.tokenizer.backend_tokenizer.normalizer, NFC):  # pyright: ignore[reportAttributeAccessIssue, reportOptionalMemberAccess]  # fast only
             return trace
-        messages = tuple({key: normalize("NFC", text) for key, text in m.items()} for m in trace.messages)
-        return replace(trace, messages=messages, cot=normalize("NFC", trace.cot), answer=normalize("NFC", trace.answer))
+        return replace(trace, **{name: _composed(getattr(trace, name)) for name in ("messages", "cot", "answer")})
 
-    def _header(self, trace: Trace) -> str:
-        """Prompt with generation header, less an opening think tag that the header may bring along."""
-        header = self.prompt_text(trace.messages)
-        bare = header.rstrip()
-        return bare.removesuffix(self.rendering.think_open) if bare.endswith(self.rendering.think_open) else header
-
-    def _text(self, trace: Trace, header: str) -> str | Refusal:
+    def _texts(self, trace: Trace) -> tuple[str, str]:
+        """The prompt with its generation header, less an opening think tag that this may bring, and all of the text."""
         opening, closing = self.rendering.think_open, self.rendering.think_close
         if self.rendering.assistant_turn == "append":
-            end = self.tokenizer.eos_token
-            if not end:
-                detail = "the tokenizer has no end-of-sequence token to append"
-                return Refusal("no end-of-turn token", detail, trace.place)
-            return f"{header}{opening}\n{trace.cot}\n{closing}\n\n{trace.answer}{end}"
-        message = {"role": "assistant", "content": f"{opening}\n{trace.cot}\n{closing}\n\n{trace.answer}"}
-        if self._as_field:
-            message = {"role": "assistant", "content": trace.answer, "reasoning_content": trace.cot}
-        return self._apply([*trace.messages, message], header=False)
+            header = self._without_opening(self.prompt_text(trace.messages))
+            after_opening, before_closing, after_closing = assistant_turn.spaces(self.turn, self.rendering)
+            thought = f"{opening}{after_opening}{trace.cot}{before_closing}{closing}"
+            return header, f"{header}{thought}{after_closing}{trace.answer}{self._end}"
+        turn = assistant_turn.message_of(self._form, trace.cot, trace.answer, self.rendering)
+        prompt, body = self._chat.render([(trace.messages, True), ([*trace.messages, turn], False)])
+        self._survival.check(trace.messages, prompt)
+        if self.rendering.end_of_turn and not body.rstrip().endswith(self.rendering.end_of_turn):
+            body += self.rendering.end_of_turn
+        return self._without_opening(prompt), body
+
+    def _without_opening(self, header: str) -> str:
+        bare = header.rstrip()
+        return bare.removesuffix(self.rendering.think_open) if bare.endswith(self.rendering.think_open) else header
 
     def _locate(self, trace: Trace, text: str, prompt_end: int) -> RenderedText | Refusal:
         opening, closing = self.rendering.think_open, self.rendering.think_close
@@ -216,19 +263,37 @@ class Renderer(PromptRenderer):
         stop = _skip_space(text, at)
         if not text.startswith(self._special_texts, stop):
             return Refusal("no end-of-turn token", "no special token follows the answer", trace.place)
-        steps = _step_starts(text, marks[1], marks[2], self.rendering.step_delimiter)
+        steps = step_starts(text, marks[1], marks[2], self.rendering.step_delimiter)
         return RenderedText(text, prompt_end, marks[2], marks[2] + len(closing), stop, steps)
 
+    def _control_token_in(self, trace: Trace) -> str | None:
+        """The first special token that stands as text in a trace; a think tag may stand in a prompt."""
+        prompt = "\n".join(texts_of(trace.messages))
+        learnt = f"{trace.cot}\n{trace.answer}"
+        tags = (self.rendering.think_open, self.rendering.think_close)
+        tokens = (*self._stop_texts, *self._control_texts)
+        return next((t for t in tokens if t in learnt or (t in prompt and t not in tags)), None)
+
     @cached_property
-    def _special_texts(self) -> tuple[str, ...]:
+    def _control_texts(self) -> tuple[str, ...]:
+        """Text that the tokenizer reads as a control token: what it calls special, and what is written `<|...|>`."""
         added = self.tokenizer.added_tokens_decoder  # pyright: ignore[reportAttributeAccessIssue]  # fast only
-        return tuple({str(token) for token in added.values()} | set(self._stop_texts))
+        shaped = {str(token) for token in added.values() if token.special or _CONTROL.fullmatch(str(token))}
+        return tuple(sorted(shaped | set(self.tokenizer.all_special_tokens)))
+
+
+def _composed(value: Any) -> Any:
+    if isinstance(value, str):
+        return normalize("NFC", value)
+    if isinstance(value, dict):
+        return {_composed(key): _composed(inner) for key, inner in value.items()}
+    return type(value)(_composed(inner) for inner in value) if isinstance(value, list | tuple) else value
 
 
 def _token_of(batch: BatchEncoding, index: int, char: int, end: int) -> int:
     """The token that holds a character, or the next one, where a tokenizer drops the character."""
-    found = (batch.char_to_token(index, at) for at in range(char, end))
-    return next(token for token in found if token is not None)
+    tokens = (batch.char_to_token(index, position) for position in range(char, end))
+    return next(token for token in tokens if token is not None)
 
 
 def _skip_space(text: str, at: int) -> int:
@@ -239,18 +304,6 @@ def _skip_space(text: str, at: int) -> int:
 
 def _hash(*parts: str) -> str:
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
-
-
-def _step_starts(text: str, start: int, end: int, delimiter: str) -> tuple[int, ...]:
-    found: list[int] = []
-    at = text.find(delimiter, start, end)
-    while at >= 0:
-        at = _skip_space(text, at + len(delimiter))
-        if at >= end:
-            break
-        found.append(at)
-        at = text.find(delimiter, at, end)
-    return tuple(found)
 
 
 def _to_tokens(batch: BatchEncoding, index: int, text: RenderedText, trace: Trace) -> Rendered:
@@ -271,5 +324,4 @@ def _to_tokens(batch: BatchEncoding, index: int, text: RenderedText, trace: Trac
         steps=tuple(dict.fromkeys(first_token_at(char) for char in text.steps)),
     )
     example_id = hashlib.sha256(input_ids.tobytes()).hexdigest()[:32]
-    question = "\0".join(message["content"] for message in trace.messages)
-    return Rendered(input_ids, sections, example_id, hashlib.sha256(question.encode()).hexdigest()[:16])
+    return Rendered(input_ids, sections, example_id, hashlib.sha256(trace.question.encode()).hexdigest()[:16])

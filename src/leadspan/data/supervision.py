@@ -7,12 +7,14 @@ them are learnt; the two compose freely.
 
 import itertools
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from leadspan.data.selection import TokenSelection
 from leadspan.data.truncation import Cut, Sections, Span, kept_tokens
+from leadspan.faults import Rule
 from leadspan.settings import Settings
 
 PROMPT, COT, ANSWER, APPENDED = 0, 1, 2, 3
@@ -32,11 +34,11 @@ class Supervision(Settings):
     token_selection: TokenSelection | None = None
     """Which of the weighted positions get the loss; all of them when absent. Validation always counts all."""
 
-    @model_validator(mode="after")
-    def _something_is_learnt(self) -> "Supervision":
+    def conflicts(self) -> Iterator[Rule]:
+        """Something is learnt."""
         if not (self.prompt or self.cot or self.answer):
-            raise ValueError("all weights are 0, so nothing would be learnt; give at least one section a weight")
-        return self
+            text = "all weights are 0, so nothing would be learnt; give at least one section a weight"
+            yield ("prompt", "cot", "answer"), text
 
     def of(self, section: int) -> float:
         """Weight of a section id; an appended end-of-turn token weighs 1."""

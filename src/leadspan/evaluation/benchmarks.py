@@ -1,12 +1,14 @@
 """Known benchmarks: where each stands, its columns, its prompt, how it is graded, how many samples are usual.
 
 A row holds settings of a task (`TaskSettings`) under the benchmark's name; a new benchmark is a row. A local file in
-the same layout takes the place of the Hub name by `path`. Where no column is named, the usual names are looked for.
+the same layout takes the place of the Hub name by `path`, and of `split` and `subset` with it. Where no column is
+named, the usual names are looked for.
 
 Sources: the data set cards of the Hub names below. Samples: 64 for the AIME sets as in arXiv 2512.21002, fewer the
 larger the set.
 """
 
+from pathlib import Path
 from typing import Any
 
 BOXED = "Please reason step by step, and put your final answer within \\boxed{}."
@@ -105,3 +107,16 @@ BENCHMARKS: dict[str, dict[str, Any]] = {
         "grader": "literal",
     },
 }
+
+
+def task_values(text: str, limit: int | None = None) -> dict[str, Any]:
+    """Settings of a task by a known benchmark's name, one with a path of its own, or a file or Hub name.
+
+    >>> task_values("gsm8k=own.jsonl", 10)
+    {'benchmark': 'gsm8k', 'path': 'own.jsonl', 'limit': 10}
+    """
+    name, equals, path = text.partition("=")
+    first = {} if limit is None else {"limit": limit}
+    if name in BENCHMARKS:
+        return {"benchmark": name, **({"path": path} if equals else {}), **first}
+    return {"name": Path(text).stem, "path": text, **first}

@@ -6,15 +6,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from leadspan.answers.boxes import bare_gold, last_boxed, text_after_thinking, thinks_to_the_end
+from leadspan.answers.equality import Outcome, chosen_letter, compact
+from leadspan.answers.grading import GradeItem, Verdict
+from leadspan.answers.spelling import respell
 from leadspan.errors import DataError
-from leadspan.evaluation.answers import Outcome, bare_gold, last_boxed, plain_text, text_after_thinking
-from leadspan.evaluation.config import Choices
-from leadspan.evaluation.grading import GradeItem, Verdict, committed_answer
+from leadspan.evaluation.settings import Choices
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-_LETTER = re.compile(r"\(?([A-Z])\)?[.:]?")
-_LETTER_AND_TEXT = re.compile(r"\(?([A-Z])[.):].+", re.DOTALL)
-_STATED = re.compile(r"(?i:answer|choice|option)(?:\s+(?i:is))?\s*:?\s*(?:\*\*|\$)?\s*\(?([A-Z])\b(?!')")
+_LONGEST = 2_000
+"""Characters of a box, and at the end of a text, in which an answer is looked for."""
+_ONE = r"(?:[B-HJ-Z]|[AI](?! (?!(?:because|since|as|and|which|is|for|by|due|from|based)\b)[a-z]))(?![A-Za-z']|\.\d)"
+_OPENING = r"(?:[\s*$`(\[]|\\\(|\\(?:text|mathrm|mathbf|textbf)\{)*+"
+_STATED = re.compile(
+    rf"\b(?i:answer|choice|option|choose|chose|select|pick)\s*+(?i:is\b|would be\b|must be\b|should be\b)?+\s*+"
+    rf"(?:not\s++[A-Z]\s*+,?\s*+but\b)?+(?i:\s*+(?:option|choice)\b)?+\s*+:?+{_OPENING}({_ONE})"
+    rf"|:{_OPENING}([A-Z])[\s*$`)\]\}}.]*+\Z"
+)
+"""A letter behind what names the answer, or at the end behind a colon; `A` and `I` before a word are words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,27 +83,25 @@ def read_choice(
 def choice_grade(item: GradeItem) -> Verdict:
     r"""Grade the letter a text chooses.
 
-    Strict: the last box of a finished answer says the letter (`B`, `(B)`, `B. text`) or the text of one choice.
-    Flexible: that box, finished or not, else the last "answer is B" of the answer, else an answer that is nothing but
-    the letter or a choice's text.
+    Strict: the last box of a finished answer says the letter (`B`, `(B)`, `Option B`, `B. text`, `B - text`) or the
+    text of one choice. Flexible: that box, finished or not; else, where it says neither, the last "answer is B" of the
+    answer; else an answer that is nothing but the letter or a choice's text.
 
     Raises:
         DataError: The gold is empty.
     """
     if not bare_gold(item.gold):
         raise DataError(f"choice: gold is {item.gold!r}; grading needs the letter of the right choice")
-    box = committed_answer(item)
-    strict = "no_answer" if box is None else _judge(_letter_of(box, item.choices), item.gold)
-    if strict == "right":
-        return Verdict("right", "right", box)
     text = text_after_thinking(item.text)
-    found = last_boxed(text)
-    stated = _STATED.findall(text)
-    letter = _letter_of(found if found is not None else text, item.choices)
-    if found is None and letter is None and stated:
-        letter = stated[-1]
-    flexible = "no_answer" if letter is None and found is None else _judge(letter, item.gold)
-    return Verdict(strict, flexible, box)
+    box = (last_boxed(text) or "").strip() or None
+    committed = box if item.finished and not thinks_to_the_end(item.text) else None
+    letter = None if box is None else _letter_of(box, item.choices)
+    strict = "no_answer" if committed is None else _judge(letter, item.gold)
+    if letter is None:
+        stated = [one or other for one, other in _STATED.findall(text[-_LONGEST:])]
+        letter = stated[-1] if stated else _letter_of(text, item.choices) if box is None else None
+    flexible = "no_answer" if letter is None and box is None else _judge(letter, item.gold)
+    return Verdict(strict, flexible, committed)
 
 
 def _judge(letter: str | None, gold: str) -> Outcome:
@@ -103,15 +110,18 @@ def _judge(letter: str | None, gold: str) -> Outcome:
 
 def _letter_of(answer: str, choices: Sequence[str]) -> str | None:
     """The letter an answer stands for, by itself or as the text of exactly one choice."""
-    plain, letters = plain_text(answer), LETTERS[: len(choices)]
-    same = [i for i, text in enumerate(choices) if plain_text(text).casefold() == plain.casefold()]
-    for pattern in (_LETTER, _LETTER_AND_TEXT):
-        found = pattern.fullmatch(plain)
-        if found and found[1] in letters:
-            return found[1]
-        if len(same) == 1:
-            return LETTERS[same[0]]
-    return None
+    if len(answer) > _LONGEST:
+        return None
+    letter, spelled = chosen_letter(answer), _spelled(answer)
+    same = [i for i, text in enumerate(choices) if _spelled(text) == spelled]
+    is_alone = len(re.sub(r"\W", "", spelled)) == 1
+    if letter is not None and letter in LETTERS[: len(choices)] and (is_alone or len(same) != 1):
+        return letter
+    return LETTERS[same[0]] if len(same) == 1 else None
+
+
+def _spelled(text: str) -> str:
+    return re.sub(r"\\text\{([^{}]*)\}|[{}]", r"\1", compact(respell(text))).casefold()
 
 
 def _texts(row: dict[str, Any], settings: Choices, place: str) -> tuple[list[str], list[str]]:

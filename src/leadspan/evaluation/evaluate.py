@@ -2,22 +2,26 @@
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 
-from leadspan.data.config import Rendering
+from leadspan.answers.boxes import has_box, is_thinking_closed, with_usual_tags
+from leadspan.answers.grading import GradeItem, MathGrader, Verdict, exact_grade, literal_grade
+from leadspan.data.settings import Rendering
 from leadspan.errors import EvaluationError
-from leadspan.evaluation.answers import has_box, is_thinking_closed, with_usual_tags
 from leadspan.evaluation.choices import choice_grade
-from leadspan.evaluation.config import EvaluationSettings, TaskSettings
-from leadspan.evaluation.grading import GradeItem, MathGrader, Verdict, exact_grade, literal_grade
 from leadspan.evaluation.metrics import Graded, evaluation_result
+from leadspan.evaluation.result import EvalResult
 from leadspan.evaluation.samples import Key, SampleFile, StoredSample
-from leadspan.evaluation.sampling import Request, Sample
+from leadspan.evaluation.sampling import Request, Sample, encode, loop_end
+from leadspan.evaluation.settings import EvaluationSettings, TaskSettings
 from leadspan.evaluation.subject import Subject, open_subject
-from leadspan.evaluation.tasks import Problem, load_task
-from leadspan.models.config import ModelSettings, Pretrained
-from leadspan.results import EvalResult
+from leadspan.evaluation.tasks import Problem, load_task, warn_of_golds
+from leadspan.evaluation.thinking_budget import SUFFIX
+from leadspan.models.settings import ModelSettings, Pretrained
+from leadspan.status import Progress
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +32,6 @@ def evaluate_model(
     rendering: Rendering,
     settings: EvaluationSettings,
     directory: Path,
-    on_progress: Callable[[str], None] = lambda text: None,
 ) -> list[EvalResult]:
     """Evaluate one model on every task of the settings.
 
@@ -39,7 +42,6 @@ def evaluate_model(
         settings: Tasks and sampling.
         directory: `samples/` is written here, one line per sample; samples that an interrupted evaluation left there
             are taken up.
-        on_progress: Told in words what is being done.
 
     Raises:
         ModelError: Model or tokenizer cannot be used.
@@ -47,8 +49,11 @@ def evaluate_model(
         EvaluationError: A prompt does not fit the model's window, or the samples that are there are another's.
     """
     tasks = [(task, load_task(task)) for task in settings.tasks]
+    for task, problems in tasks:
+        warn_of_golds(task, problems)
     subject = open_subject(model_settings, tokenizer, rendering, settings.sampling)
-    return [_evaluate_task(subject, task, problems, settings, directory, on_progress) for task, problems in tasks]
+    by_task = (_evaluate_task(subject, task, problems, settings, directory) for task, problems in tasks)
+    return [result for results in by_task for result in results]
 
 
 def _evaluate_task(
@@ -57,57 +62,82 @@ def _evaluate_task(
     problems: Sequence[Problem],
     settings: EvaluationSettings,
     directory: Path,
-    on_progress: Callable[[str], None],
-) -> EvalResult:
+) -> list[EvalResult]:
+    """The result by itself, and where a budget of thinking is set, the result of samples that are made to answer."""
     number = settings.sampling.samples_per_problem or task.samples_per_problem
-    file = SampleFile(directory / "samples" / f"{task.name}.jsonl", subject.weights_hash, subject.drawn_with)
-    stored = _draw(
-        subject, problems, number, settings.system, file, lambda text: on_progress(f"evaluating: {task.name}, {text}")
-    )
+    prompts = _prompts(subject, problems, number, settings.system)
+    requests = {key: Request(prompt, f"{key[0]}:{key[1]}") for key, prompt in prompts.items()}
+    golds = {problem.problem_id: problem.gold for problem in problems}
+    path = directory / "samples" / f"{task.name}.jsonl"
+    file = SampleFile(path, subject.weights_hash, subject.drawn_with)
+    samples = _draw(subject, requests, file, golds)
+    results = [_grade_and_count(subject, task, problems, samples, file, settings)]
+    if subject.thinking_budget is not None:
+        continued = subject.thinking_budget.requests(samples)
+        as_it_is = {stored.key: replace(stored, seconds=0.0) for stored in samples if stored.key not in continued}
+        file = SampleFile(path.with_name(f"{task.name}{SUFFIX}.jsonl"), subject.weights_hash, subject.answered_with)
+        made = _draw(subject, requests | continued, file, golds, as_it_is)
+        result = _grade_and_count(subject, task, problems, made, file, settings)
+        shares = {"answering": "made to answer", "closed_for_rate": len(continued) / len(made)}
+        results.append(result.model_copy(update={"task": task.name + SUFFIX, **shares}))
+    return [result.model_copy(update={"samples_file": f"samples/{result.task}.jsonl"}) for result in results]
+
+
+def _grade_and_count(
+    subject: Subject,
+    task: TaskSettings,
+    problems: Sequence[Problem],
+    samples: Sequence[StoredSample],
+    file: SampleFile,
+    settings: EvaluationSettings,
+) -> EvalResult:
+    """Verdicts of all samples, written to their file, and the figures of a result."""
     start, tags = time.perf_counter(), subject.renderer.rendering
     texts = [
         with_usual_tags(sample.drawn.text, sample.thinking_closed, tags.think_open, tags.think_close)
-        for sample in stored
+        for sample in samples
     ]
-    verdicts = _grade(task, problems, stored, texts, settings.item_seconds)
-    file.write_graded(stored, verdicts, {problem.problem_id: problem.gold for problem in problems})
+    verdicts = _grade(task, problems, samples, texts, settings.item_seconds)
+    file.write_graded(samples, verdicts, {problem.problem_id: problem.gold for problem in problems})
     graded = [
         Graded(sample, verdict, sample.thinking_closed and has_box(text))
-        for sample, verdict, text in zip(stored, verdicts, texts, strict=True)
+        for sample, verdict, text in zip(samples, verdicts, texts, strict=True)
     ]
+    number = len(samples) // len(problems)
     by_problem = [graded[i : i + number] for i in range(0, len(graded), number)]
-    result = evaluation_result(task, by_problem, settings.sampling, subject.name, subject.weights_hash)
-    seconds = sum(sample.seconds for sample in stored) + time.perf_counter() - start
-    return result.model_copy(update={"samples_file": str(file.path.relative_to(directory)), "seconds": seconds})
+    sampling = settings.sampling.model_copy(update={"precision": subject.precision})
+    result = evaluation_result(task, by_problem, sampling, subject.name, subject.weights_hash)
+    seconds = sum(sample.seconds for sample in samples) + time.perf_counter() - start
+    return result.model_copy(update={"seconds": seconds})
 
 
 def _draw(
     subject: Subject,
-    problems: Sequence[Problem],
-    number: int,
-    system: str,
+    requests: Mapping[Key, Request],
     file: SampleFile,
-    on_progress: Callable[[str], None],
+    golds: Mapping[str, str],
+    known: Mapping[Key, StoredSample] = MappingProxyType({}),
 ) -> list[StoredSample]:
-    """All samples, problem by problem: those of the file, and the missing ones drawn and written there."""
-    prompts = _prompts(subject, problems, number, system)
-    found = file.read(prompts)
-    if found:
-        logger.info("%s: going on from %d of %d samples", file.path, len(found), len(prompts))
-    missing = [key for key in prompts if key not in found]
-    requests = [Request(prompts[key], f"{key[0]}:{key[1]}") for key in missing]
-    golds = {problem.problem_id: problem.gold for problem in problems}
+    """All samples, problem by problem: the known, those of the file, and the missing ones drawn and written there."""
+    samples = file.read(requests)
+    if samples:
+        logger.info("%s: going on from %d of %d samples", file.path, len(samples), len(requests))
+    samples |= known
+    missing = {key: request for key, request in requests.items() if key not in samples}
+    keys = list(missing)
+    progress = Progress("evaluating", len(requests), f"samples of {file.path.stem}", len(samples))
+    progress.report(len(samples))
     start = time.perf_counter()
-    for batch in subject.generate(requests):
+    for batch in subject.generate(list(missing.values())):
         seconds = (time.perf_counter() - start) / len(batch)
-        new = [_to_store(missing[i], requests[i].prompt, batch[i], subject, seconds) for i in sorted(batch)]
+        new = [to_stored(keys[i], missing[keys[i]], batch[i], subject, seconds) for i in sorted(batch)]
         file.append(new, golds)
-        found |= {stored.key: stored for stored in new}
-        on_progress(f"{len(found)}/{len(prompts)} samples")
+        samples |= {stored.key: stored for stored in new}
+        progress.report(len(samples))
         start = time.perf_counter()
-    if len(found) != len(prompts):
-        raise EvaluationError(f"{file.path}: {len(prompts) - len(found)} samples were not drawn; evaluate again")
-    return [found[key] for key in prompts]
+    if not samples.keys() >= requests.keys():
+        raise EvaluationError(f"{file.path}: {len(requests) - len(samples)} samples were not drawn; evaluate again")
+    return [samples[key] for key in requests]
 
 
 def _prompts(subject: Subject, problems: Sequence[Problem], number: int, system: str) -> dict[Key, str]:
@@ -120,10 +150,15 @@ def _prompts(subject: Subject, problems: Sequence[Problem], number: int, system:
     return {(problem, i): prompt for problem, prompt in rendered.items() for i in range(number)}
 
 
-def _to_store(key: Key, prompt: str, sample: Sample, subject: Subject, seconds: float) -> StoredSample:
-    tags = subject.renderer.rendering
-    is_closed = is_thinking_closed(sample.text, prompt, tags.think_open, tags.think_close)
-    return StoredSample(*key, prompt, sample, is_closed, seconds)
+def to_stored(key: Key, request: Request, sample: Sample, subject: Subject, seconds: float) -> StoredSample:
+    """A sample with what it continues in front, and whether its thinking was closed."""
+    tokenizer, tags = subject.renderer.tokenizer, subject.renderer.rendering
+    if request.begun:
+        text = f"{tokenizer.decode(list(request.begun), skip_special_tokens=False)}{sample.text}"
+        loops = loop_end(encode(tokenizer, text)) is not None
+        sample = replace(sample, text=text, num_tokens=len(request.begun) + sample.num_tokens, loops=loops)
+    is_closed = is_thinking_closed(sample.text, request.prompt, tags.think_open, tags.think_close)
+    return StoredSample(*key, request.prompt, sample, is_closed, seconds)
 
 
 def _grade(

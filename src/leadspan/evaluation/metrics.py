@@ -7,12 +7,12 @@ from math import comb
 
 import numpy as np
 
-from leadspan.evaluation.answers import normalise
-from leadspan.evaluation.config import SamplingSettings, TaskSettings
-from leadspan.evaluation.grading import Verdict
+from leadspan.answers.equality import normalise
+from leadspan.answers.grading import Verdict
+from leadspan.evaluation.result import EvalResult, Marks
 from leadspan.evaluation.samples import StoredSample
-from leadspan.evaluation.statistics import bootstrap_mean, bootstrap_share
-from leadspan.results import EvalResult, Interval
+from leadspan.evaluation.settings import SamplingSettings, TaskSettings
+from leadspan.statistics.intervals import Interval, bootstrap_mean, bootstrap_share
 
 MAJORITY_DRAWS = 500
 """Subsets of the samples that estimate maj@k where k is below their number."""
@@ -48,8 +48,10 @@ def evaluation_result(
     """All figures of one model on one task, from the samples of each problem."""
     flat = [graded for drawn in problems for graded in drawn]
     lengths = np.array([graded.stored.drawn.num_tokens for graded in flat])
-    correct = {drawn[0].stored.problem_id: [int(graded.is_right) for graded in drawn] for drawn in problems}
-    terminated = {drawn[0].stored.problem_id: [int(_ended(graded, "stop")) for graded in drawn] for drawn in problems}
+    correct: Marks = {drawn[0].stored.problem_id: [1 if g.is_right else 0 for g in drawn] for drawn in problems}
+    terminated: Marks = {
+        drawn[0].stored.problem_id: [1 if _ended(g, "stop") else 0 for g in drawn] for drawn in problems
+    }
     finished = [sum(graded.stored.is_finished for graded in drawn) for drawn in problems]
     return EvalResult(
         task=task.name,

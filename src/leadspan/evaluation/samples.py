@@ -1,18 +1,24 @@
 """The file of drawn samples: written as they come, read again after an interruption, never mixed up.
 
 One JSON object a line. Each names the weights it was drawn from and a hash of everything else that decides what is
-drawn, so that nothing is graded under another model's name or other settings.
+drawn, so that nothing is graded under another model's name or other settings; and each has a checksum, so that a
+damaged one is drawn again.
 """
 
 import json
+import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from leadspan.answers.grading import Verdict
+from leadspan.digests import checksum
 from leadspan.errors import EvaluationError
-from leadspan.evaluation.grading import Verdict
-from leadspan.evaluation.sampling import Sample
+from leadspan.evaluation.sampling import Request, Sample
+from leadspan.files import write_atomically
+
+logger = logging.getLogger(__name__)
 
 Key = tuple[str, int]
 """Problem id and sample number."""
@@ -63,27 +69,46 @@ class SampleFile:
     weights_hash: str
     drawn_with: str
 
-    def read(self, prompts: Mapping[Key, str]) -> dict[Key, StoredSample]:
-        """What an earlier, interrupted evaluation has drawn; a half-written last line is taken off the file.
+    def read(self, requests: Mapping[Key, Request]) -> dict[Key, StoredSample]:
+        """What an earlier, interrupted evaluation has drawn.
+
+        A half-written last line is taken off the file; damaged lines are moved to a file beside it, with a warning.
 
         Args:
-            prompts: The prompt of every sample that is wanted.
+            requests: Every sample that is wanted.
 
         Raises:
-            EvaluationError: A line cannot be read, or belongs to other weights, settings, prompts or problems.
+            EvaluationError: A line belongs to other weights, settings, prompts or problems.
         """
         if not self.path.exists():
             return {}
         found: dict[Key, StoredSample] = {}
-        lines = self.path.read_bytes().split(b"\n")
-        if lines[-1]:  # no line end: the process died while writing it
-            with self.path.open("rb+") as file:
-                file.truncate(sum(len(line) + 1 for line in lines[:-1]))
-        for number, line in enumerate(lines[:-1], 1):
-            stored = self._parse(line, number)
-            if prompts.get(stored.key) != stored.prompt:
+        *lines, rest = self.path.read_bytes().split(
+            b"\n"
+        )  # rest, without a line end: the process died while writing it
+        rows = [_intact(line) for line in lines]
+        damaged = [number for number, row in enumerate(rows, 1) if row is None]
+        for number, row in enumerate(rows, 1):
+            if row is None:
+                continue
+            stored = self._stored(row, number)
+            request = requests.get(stored.key)
+            if request is None or request.prompt != stored.prompt:
                 raise self._refusal(number, f"it belongs to another task or prompt (problem {stored.problem_id})")
             found[stored.key] = stored
+        if damaged:
+            aside = self.path.with_suffix(".jsonl.damaged")
+            logger.warning(
+                "%s: damaged in %d lines, first line %d; they are moved to %s and drawn again",
+                self.path,
+                len(damaged),
+                damaged[0],
+                aside.name,
+            )
+            write_atomically(aside, b"".join(lines[number - 1] + b"\n" for number in damaged))
+        if damaged or rest:
+            whole = (line + b"\n" for line, row in zip(lines, rows, strict=True) if row is not None)
+            write_atomically(self.path, b"".join(whole))
         return found
 
     def append(self, samples: Iterable[StoredSample], golds: Mapping[str, str]) -> None:
@@ -115,17 +140,16 @@ class SampleFile:
             "gold": gold,
             **(verdict or {}),
         }
-        return json.dumps(record, ensure_ascii=False) + "\n"
+        return json.dumps(record | {"checksum": checksum(record)}, ensure_ascii=False) + "\n"
 
-    def _parse(self, line: bytes, number: int) -> StoredSample:
+    def _stored(self, row: dict[str, Any], number: int) -> StoredSample:
         try:
-            row = json.loads(line)
             drawn = Sample(row["text"], row["num_tokens"], row["finish_reason"], row["loops"])
             stored = StoredSample(
                 row["problem_id"], row["sample"], row["prompt"], drawn, row["thinking_closed"], row["seconds"]
             )
             weights, drawn_with = row["weights_hash"], row["drawn_with"]
-        except (ValueError, KeyError, TypeError):
+        except (KeyError, TypeError):
             raise self._refusal(number, "it is no sample of this version") from None
         if weights != self.weights_hash:
             raise self._refusal(number, f"it was drawn from weights {weights}, not from {self.weights_hash}")
@@ -138,3 +162,12 @@ class SampleFile:
             f"{self.path}:{number}: {why}; resume with the model, task and settings it was begun with, or give another "
             "output directory"
         )
+
+
+def _intact(line: bytes) -> dict[str, Any] | None:
+    """The values of a line whose checksum is right."""
+    try:
+        row = json.loads(line)
+        return row if row.pop("checksum") == checksum(row) else None
+    except (ValueError, KeyError, AttributeError, TypeError):
+        return None

@@ -4,6 +4,7 @@ What engines have in common (requests, samples, the budget of the window, stops,
 """
 
 import hashlib
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast
@@ -22,10 +23,15 @@ from transformers import (
 )
 
 from leadspan.errors import EvaluationError
-from leadspan.evaluation.config import SamplingSettings
+from leadspan.evaluation.settings import SamplingSettings
+from leadspan.status import report_detail
 
 LOOP_TOKENS, LOOP_REPEATS = 30, 10
 """A sample loops when some run of that many tokens occurs in it that often."""
+
+PORTION = 64
+"""Tokens after which rows that have ended leave a batch: few enough that little is computed for rows that are over,
+enough that starting `generate` again (some milliseconds) does not count."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,10 +41,12 @@ class Request:
     Attributes:
         prompt: Prompt text with the generation header.
         key: Problem and sample number; seeds the sample's random stream together with the settings' seed.
+        begun: Token ids of the answer that are there already and are continued; they count as new tokens.
     """
 
     prompt: str
     key: str
+    begun: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,11 +76,11 @@ def seed_of(key: str, seed: int) -> int:
 
 
 def budgets(requests: Sequence[Request], prompts: Sequence[Sequence[int]], window: int | None, most: int) -> list[int]:
-    """New tokens each request may have: `most`, or what the window leaves beside the prompt.
+    """New tokens that may still be drawn for each request: `most` less those begun, or what the window leaves.
 
     Args:
-        requests: The requests, for messages.
-        prompts: Their token ids.
+        requests: The requests.
+        prompts: Their token ids, with those of an answer that is continued.
         window: Positions of the model, where it has a limit.
         most: Cap on new tokens.
 
@@ -84,8 +92,12 @@ def budgets(requests: Sequence[Request], prompts: Sequence[Sequence[int]], windo
             raise EvaluationError(
                 f"problem {request.key}: its prompt has {len(prompt)} tokens and the model's window {window}; "
                 "prompts are never cut, so leave the problem out or take a model with a longer window"
+                if not request.begun
+                else f"problem {request.key}: prompt and closed thinking have {len(prompt)} tokens and the model's "
+                f"window {window}, so that none is left for an answer; lower sampling.thinking_budget"
             )
-    return [most if window is None else min(most, window - len(prompt)) for prompt in prompts]
+    caps = [most - len(request.begun) for request in requests]
+    return caps if window is None else [min(cap, window - len(p)) for cap, p in zip(caps, prompts, strict=True)]
 
 
 def to_sample(tokenizer: PreTrainedTokenizerBase, new_ids: Sequence[int], stop_token_ids: Sequence[int]) -> Sample:
@@ -95,23 +107,26 @@ def to_sample(tokenizer: PreTrainedTokenizerBase, new_ids: Sequence[int], stop_t
     kept = list(new_ids if end is None else new_ids[:end])
     text = cast(str, tokenizer.decode(kept, skip_special_tokens=False))
     num_tokens = len(kept) if end is None else end + 1
-    return Sample(text, num_tokens, "length" if end is None else "stop", is_loop(kept))
+    return Sample(text, num_tokens, "length" if end is None else "stop", loop_end(kept) is not None)
 
 
-def is_loop(ids: Sequence[int]) -> bool:
-    """Whether some run of `LOOP_TOKENS` tokens occurs `LOOP_REPEATS` times or more, overlaps counted.
+def loop_end(ids: Sequence[int]) -> int | None:
+    """Number of tokens after which some run of `LOOP_TOKENS` tokens has occurred `LOOP_REPEATS` times; None if never.
 
-    The criterion of repeated n-grams for loops of reasoning models; the two numbers are this tool's own. Runs are
-    compared by a polynomial hash modulo 2^64.
+    The criterion of repeated n-grams for loops of reasoning models, overlaps counted; the two numbers are this tool's
+    own. Runs are compared by a polynomial hash modulo 2^64.
     """
     num_runs = len(ids) - LOOP_TOKENS + 1
     if num_runs < LOOP_REPEATS:
-        return False
+        return None
     tokens = np.asarray(ids, dtype=np.uint64) + np.uint64(1)
     hashes = np.zeros(num_runs, dtype=np.uint64)
-    for offset in range(LOOP_TOKENS):
+    for offset in range(LOOP_TOKENS):  # the multiplier is Knuth's for 64-bit congruential generators (MMIX)
         hashes = hashes * np.uint64(6364136223846793005) + tokens[offset : offset + num_runs]
-    return bool(np.unique(hashes, return_counts=True)[1].max() >= LOOP_REPEATS)
+    order = np.argsort(hashes, kind="stable")  # equal runs together, each group in the order of the text
+    earlier, later = order[: 1 - LOOP_REPEATS], order[LOOP_REPEATS - 1 :]
+    last_repeats = later[hashes[earlier] == hashes[later]]
+    return int(last_repeats.min()) + LOOP_TOKENS if len(last_repeats) else None
 
 
 def window_of(config: PreTrainedConfig) -> int | None:
@@ -127,8 +142,15 @@ class SeededSampling(LogitsProcessor):
     Source: Gumbel-max trick, Maddison et al., arXiv 1411.0030, section 2.
     """
 
-    def __init__(self, keys: Sequence[str], settings: SamplingSettings, device: torch.device):
+    def __init__(
+        self,
+        keys: Sequence[str],
+        settings: SamplingSettings,
+        device: torch.device,
+        log_probs: list[list[float]] | None = None,
+    ):
         self.temperature = settings.temperature
+        self.log_probs = log_probs
         self.filters: list[LogitsProcessor] = []
         if settings.top_k is not None:
             self.filters.append(TopKLogitsWarper(settings.top_k))
@@ -137,21 +159,36 @@ class SeededSampling(LogitsProcessor):
         self.generators = [torch.Generator(device).manual_seed(seed_of(key, settings.seed)) for key in keys]
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        """Scores `[rows, V]` of all samples, see `draw`."""
-        return self.draw(scores, range(len(self.generators)))
-
-    def draw(self, scores: torch.Tensor, rows: Sequence[int]) -> torch.Tensor:
-        """Scores `[rows, V]` at temperature, among the kept tokens, with the noise of these samples' streams."""
+        """Scores `[rows, V]` at temperature, among the tokens kept, with the noise of each row's own stream."""
         scores = scores.float() / self.temperature
         for keep in self.filters:
             scores = keep(cast(Any, None), cast(Any, scores))
         noise = torch.stack(
-            [
-                torch.empty(scores.shape[1], device=scores.device).exponential_(generator=self.generators[row])
-                for row in rows
-            ]
+            [torch.empty(scores.shape[1], device=scores.device).exponential_(generator=g) for g in self.generators]
         )
-        return scores - noise.log()
+        scores, probable = scores - noise.log(), scores
+        if self.log_probs is not None:
+            chosen = scores.argmax(-1, keepdim=True)
+            for row, value in zip(self.log_probs, probable.log_softmax(-1).gather(1, chosen).tolist(), strict=True):
+                row += value
+        return scores
+
+    def keep_rows(self, rows: Sequence[int]) -> None:
+        """Go on with these rows of the batch only."""
+        self.generators = [self.generators[row] for row in rows]
+        if self.log_probs is not None:
+            self.log_probs = [self.log_probs[row] for row in rows]
+
+
+class OnlyFirst(LogitsProcessor):
+    """Leaves out the rows of a padded head that stand for no token."""
+
+    def __init__(self, num_tokens: int):
+        self.num_tokens = num_tokens
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """Scores `[rows, V]`, -inf behind the tokens."""
+        return scores.index_fill(1, torch.arange(self.num_tokens, scores.shape[1], device=scores.device), -torch.inf)
 
 
 def generate(
@@ -173,53 +210,97 @@ def generate(
     Raises:
         EvaluationError: A prompt leaves no room for a new token in the model's window; nothing has been drawn.
     """
-    prompts = encode(tokenizer, requests)
+    prompts = prompt_ids(tokenizer, requests)
     caps = budgets(requests, prompts, window_of(model.config), settings.max_new_tokens)
-    for indices in _batches(prompts, settings.batch_size):
+    for indices in batches_of_like_length(prompts, settings.batch_size):
         keys = [requests[i].key for i in indices]
-        longest = max(caps[i] for i in indices)
-        drawn = _generate_batch(model, [prompts[i] for i in indices], keys, stop_token_ids, longest, settings)
+        batch_caps = [caps[i] for i in indices]
+        drawn = draw(model, [prompts[i] for i in indices], batch_caps, keys, stop_token_ids, settings)
         yield {i: to_sample(tokenizer, ids[: caps[i]], stop_token_ids) for i, ids in zip(indices, drawn, strict=True)}
 
 
-def encode(tokenizer: PreTrainedTokenizerBase, requests: Sequence[Request]) -> list[list[int]]:
-    """Token ids of the prompts; templates bring their special tokens along."""
-    if not requests:
-        return []
-    return cast(list[list[int]], tokenizer([r.prompt for r in requests], add_special_tokens=False)["input_ids"])
+def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """Token ids of a text as it is: templates bring their special tokens along."""
+    return cast(list[int], tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def prompt_ids(tokenizer: PreTrainedTokenizerBase, requests: Sequence[Request]) -> list[list[int]]:
+    """Token ids of the prompts, each with those of the answer that is continued."""
+    return [[*encode(tokenizer, request.prompt), *request.begun] for request in requests]
 
 
 @torch.inference_mode()
-def _generate_batch(
+def draw(
     model: PreTrainedModel,
     prompts: list[list[int]],
+    caps: list[int],
     keys: list[str],
     stop_token_ids: Sequence[int],
-    cap: int,
     settings: SamplingSettings,
+    num_tokens: int | None = None,
+    log_probs: list[list[float]] | None = None,
 ) -> list[list[int]]:
-    device, longest = model.device, max(len(prompt) for prompt in prompts)
-    pad = stop_token_ids[0]
-    input_ids = torch.tensor([[pad] * (longest - len(p)) + p for p in prompts], device=device)
-    mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in prompts], device=device)
-    processors = LogitsProcessorList()
-    if settings.temperature > 0:
-        processors.append(SeededSampling(keys, settings, device))
-    config = GenerationConfig(
-        do_sample=False,
-        max_new_tokens=cap,
-        eos_token_id=list(stop_token_ids),
-        pad_token_id=pad,
-        use_cache=True,
-    )
-    model.generation_config = config  # else unset fields would come from the one shipped with the weights
-    output = cast(Any, model).generate(
-        input_ids, attention_mask=mask, generation_config=config, logits_processor=processors
-    )
-    return cast(torch.Tensor, output)[:, longest:].tolist()
+    """New token ids of each row, up to its cap or beyond; what follows a stop token has no meaning.
+
+    Rows leave the batch when they have ended, every `PORTION` tokens; the cache goes on without them.
+
+    Args:
+        model: A model with Transformers' own attention; its generation config is replaced.
+        prompts: Token ids.
+        caps: Most new tokens of each row.
+        keys: Of each row's random stream.
+        stop_token_ids: Tokens that end a turn.
+        settings: Sampling.
+        num_tokens: Draw among the first so many token ids only; among all rows of the head when None.
+        log_probs: A list a row, to which the log-probability of each new token is added, as it was drawn.
+    """
+    pad, stops = stop_token_ids[0], set(stop_token_ids)
+    ids, mask = _padded_left(prompts, pad, model.device)
+    sampling = SeededSampling(keys, settings, model.device, log_probs) if settings.temperature > 0 else None
+    only_tokens = [] if num_tokens is None else [OnlyFirst(num_tokens)]
+    processors = LogitsProcessorList([*only_tokens, *([] if sampling is None else [sampling])])
+    new: list[list[int]] = [[] for _ in prompts]
+    rows, cache, portion, start = list(range(len(prompts))), None, PORTION, time.perf_counter()
+    while rows:
+        config = GenerationConfig(
+            do_sample=False,
+            max_new_tokens=min(portion, max(caps[row] - len(new[row]) for row in rows)),
+            eos_token_id=list(stop_token_ids),
+            pad_token_id=pad,
+            use_cache=True,
+            return_dict_in_generate=True,
+        )
+        model.generation_config = config  # else unset fields would come from the one shipped with the weights
+        output = cast(Any, model).generate(
+            ids, attention_mask=mask, past_key_values=cache, generation_config=config, logits_processor=processors
+        )
+        drawn = output.sequences[:, ids.shape[1] :]
+        for row, tokens in zip(rows, drawn.tolist(), strict=True):
+            new[row] += tokens
+        speed = sum(map(len, new)) / (time.perf_counter() - start)
+        report_detail(f"{max(map(len, new)):,} tokens, {len(rows)} of {len(new)} go on, {speed:,.0f} tokens/s")
+        going = [i for i, row in enumerate(rows) if len(new[row]) < caps[row] and stops.isdisjoint(new[row])]
+        ids, mask = output.sequences[going], torch.cat([mask, torch.ones_like(drawn)], dim=1)[going]
+        cache = output.past_key_values
+        if cache is None:  # a purely recurrent model keeps its state to itself: draw the rest in one go
+            portion = settings.max_new_tokens
+        elif len(going) < len(rows):
+            cache.reorder_cache(torch.tensor(going, dtype=torch.long, device=model.device))
+        if sampling is not None:
+            sampling.keep_rows(going)
+        rows = [rows[i] for i in going]
+    return new
 
 
-def _batches(prompts: Sequence[Sequence[int]], size: int) -> Iterator[list[int]]:
+def _padded_left(prompts: list[list[int]], pad: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids [rows, longest] and their mask, each row at the right end."""
+    longest = max(map(len, prompts))
+    ids = [[pad] * (longest - len(prompt)) + prompt for prompt in prompts]
+    mask = [[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts]
+    return torch.tensor(ids, device=device), torch.tensor(mask, device=device)
+
+
+def batches_of_like_length(prompts: Sequence[Sequence[int]], size: int) -> Iterator[list[int]]:
     """Indices in batches of prompts of like length, shortest first."""
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     for start in range(0, len(order), size):

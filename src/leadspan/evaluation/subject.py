@@ -2,20 +2,29 @@
 
 import hashlib
 import json
+import logging
 from dataclasses import dataclass
 from functools import partial
+from typing import Any, Literal
 
 import torch
 from transformers import PreTrainedModel
 
-from leadspan.data.config import Rendering
 from leadspan.data.prompts import PromptRenderer
+from leadspan.data.settings import Rendering
 from leadspan.errors import EvaluationError
-from leadspan.evaluation import continuous, sampling, vllm_engine
-from leadspan.evaluation.config import Continuous, SamplingSettings, Vllm
+from leadspan.evaluation import sampling, vllm_engine
 from leadspan.evaluation.sampling import Generate
-from leadspan.models.config import ModelSettings, Pretrained
+from leadspan.evaluation.settings import SamplingSettings, Vllm
+from leadspan.evaluation.thinking_budget import ThinkingBudget
+from leadspan.models.ends import end_ids_of
 from leadspan.models.loading import load_model, load_tokenizer, name_of, weights_hash
+from leadspan.models.precision import uses_bf16
+from leadspan.models.settings import ModelSettings, Pretrained
+
+logger = logging.getLogger(__name__)
+
+_NOT_DECIDING = {"batch_size", "samples_per_problem", "thinking_budget", "precision"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,15 +35,21 @@ class Subject:
         name: Path or name.
         weights_hash: Hash of its weights.
         drawn_with: Hash of all else that decides what is drawn from a prompt.
+        answered_with: The same hash for samples that are made to answer.
         renderer: Renders its prompts.
         generate: Draws samples.
+        precision: Type of its weights.
+        thinking_budget: Closes their thinking; None where no sample is made to answer.
     """
 
     name: str
     weights_hash: str
     drawn_with: str
+    answered_with: str
     renderer: PromptRenderer
     generate: Generate
+    precision: Literal["float32", "bfloat16"]
+    thinking_budget: ThinkingBudget | None
 
 
 def open_subject(
@@ -46,9 +61,15 @@ def open_subject(
         ModelError: Model or tokenizer cannot be used.
         EvaluationError: The engine cannot be started, or no token would end a turn.
     """
-    renderer = PromptRenderer(load_tokenizer(tokenizer.path, tokenizer.revision), rendering)
+    renderer = PromptRenderer(load_tokenizer(tokenizer.tokenizer_path, tokenizer.revision), rendering)
+    for fault in (renderer.header_fault(), renderer.unknown_variables()):
+        if fault:
+            logger.warning("evaluating %s: %s", name_of(model_settings), fault)
+    most = settings.thinking_budget
+    budget = None if most is None else ThinkingBudget.of(most, settings.max_new_tokens, renderer)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    dtype = torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
+    precision = "bfloat16" if uses_bf16(settings.precision, model_settings) else "float32"
+    dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
     model = load_model(model_settings, dtype, for_training=False).eval()
     weights, stops = weights_hash(model), stop_token_ids(model, renderer)
     if not stops:
@@ -57,19 +78,25 @@ def open_subject(
             "that ends a turn, so no sample would end; set the tokenizer's eos_token"
         )
     if isinstance(settings.engine, Vllm):
-        name = str(dtype).removeprefix("torch.")
-        generate = _with_vllm(model, model_settings, tokenizer, renderer, stops, name, settings)
+        generate = _with_vllm(model, model_settings, tokenizer, renderer, stops, precision, settings)
     else:
-        engine = continuous.generate if isinstance(settings.engine, Continuous) else sampling.generate
-        generate = partial(engine, model.to(device), renderer.tokenizer, stops, settings)  # pyright: ignore[reportArgumentType]  # .to is typed for str
-    return Subject(name_of(model_settings), weights, _drawn_with(settings, stops, dtype), renderer, generate)
+        generate = partial(sampling.generate, model.to(device), renderer.tokenizer, stops, settings)  # pyright: ignore[reportArgumentType]  # .to is typed for str
+    drawn_with = _drawn_with(settings, stops, dtype)
+    return Subject(
+        name=name_of(model_settings),
+        weights_hash=weights,
+        drawn_with=drawn_with,
+        answered_with=_hash([drawn_with, settings.thinking_budget, budget.closing if budget else ()]),
+        renderer=renderer,
+        generate=generate,
+        precision=precision,
+        thinking_budget=budget,
+    )
 
 
 def stop_token_ids(model: PreTrainedModel, renderer: PromptRenderer) -> list[int]:
     """Every id that ends a turn: the chat template's, the tokenizer's and the generation config's."""
-    own = model.generation_config.eos_token_id if model.generation_config else None
-    known = own if isinstance(own, list) else [own]
-    return list(dict.fromkeys([*renderer.end_of_turn_ids(), *(i for i in known if i is not None)]))
+    return list(dict.fromkeys([*renderer.end_of_turn_ids(), *end_ids_of(model)]))
 
 
 def _with_vllm(
@@ -91,7 +118,13 @@ def _with_vllm(
 
 
 def _drawn_with(settings: SamplingSettings, stops: list[int], dtype: torch.dtype) -> str:
-    """Hash of all settings that can change a sample; the batch size and the number of samples cannot."""
-    deciding = settings.model_dump(mode="json", exclude={"batch_size", "samples_per_problem"})
-    text = json.dumps([deciding, sorted(stops), str(dtype)], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    """Hash of all settings that can change a sample: neither batch size, number of samples nor what comes after it.
+
+    The precision is that of the weights, whether it was asked for or not.
+    """
+    deciding = settings.model_dump(mode="json", exclude=_NOT_DECIDING)
+    return _hash([deciding, sorted(stops), str(dtype)])
+
+
+def _hash(values: list[Any]) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]

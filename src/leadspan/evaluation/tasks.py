@@ -1,18 +1,24 @@
 """Tasks: problems with reference answers, read from local files or the Hub."""
 
 import hashlib
+import logging
+import math
 import re
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from leadspan.data.config import TraceSource
-from leadspan.data.records import Refusal
-from leadspan.data.traces import read_records
+from leadspan.answers.boxes import bare_gold, last_boxed
+from leadspan.answers.grading import MathGrader
+from leadspan.answers.numbers import as_number
 from leadspan.errors import DataError
-from leadspan.evaluation.answers import bare_gold, last_boxed
 from leadspan.evaluation.choices import read_choice
-from leadspan.evaluation.config import TaskSettings
+from leadspan.evaluation.settings import TaskSettings
+from leadspan.traces.read import read_records
+from leadspan.traces.records import Refusal
+
+logger = logging.getLogger(__name__)
 
 _PROBLEM = ("problem", "question", "prompt", "Problem", "Question", "input")
 _ANSWER = ("gold", "answer", "final_answer", "Answer", "target", "expected_answer")
@@ -43,10 +49,9 @@ def load_task(settings: TaskSettings) -> list[Problem]:
     Raises:
         DataError: The source cannot be read, or a record is broken or lacks a column.
     """
-    source = TraceSource(path=settings.path, split=settings.split, subset=settings.subset, limit=settings.limit)
     problems: dict[str, Problem] = {}
     counts: Counter[str] = Counter()
-    for record in read_records(source):
+    for record in read_records(settings.source, "test"):
         if isinstance(record, Refusal):
             raise DataError(f"task {settings.name}: {record.place}: {record.detail}; mend the record")
         problem = _read(record.row, record.place, settings)
@@ -59,6 +64,21 @@ def load_task(settings: TaskSettings) -> list[Problem]:
     return list(problems.values())
 
 
+def warn_of_golds(settings: TaskSettings, problems: Sequence[Problem]) -> None:
+    """Warn of reference answers of a math task that cannot be read, and so are compared as text alone."""
+    golds = dict.fromkeys(problem.gold for problem in problems if as_number(problem.gold) is None)
+    if settings.grader != "math" or not golds:
+        return
+    with MathGrader() as grader:
+        unreadable = [list(golds)[i] for i in grader.unreadable(list(golds))]
+    if unreadable:
+        shown = ", ".join(repr(gold[:60]) for gold in unreadable[:3])
+        logger.warning(
+            "task %s: %d reference answers cannot be read as maths or words, so that only the same text is right: %s",
+            settings.name, len(unreadable), shown,
+        )  # fmt: skip
+
+
 def _read(row: dict[str, Any], place: str, settings: TaskSettings) -> Problem:
     problem = _problem(row, place, settings)
     column, gold = _answer(row, place, settings)
@@ -68,7 +88,13 @@ def _read(row: dict[str, Any], place: str, settings: TaskSettings) -> Problem:
         gold = choice.letter
     parts = [problem, choice.prompt() if choice else "", settings.instruction]
     told = problem if choice is None else f"{problem}\n\n{choice.prompt()}"
-    key = hashlib.sha256(f"{told}\0{gold}".encode()).hexdigest()[:16]
+    try:
+        key = hashlib.sha256(f"{told}\0{gold}".encode()).hexdigest()[:16]
+    except UnicodeEncodeError as error:
+        half = f"U+{ord(error.object[error.start]):04X}"
+        raise DataError(
+            f"task {settings.name}: {place}: {half} is one half of a character, which is no text; mend the record"
+        ) from None
     return Problem(key, "\n\n".join(part for part in parts if part), gold, choice.texts if choice else ())
 
 
@@ -126,6 +152,8 @@ def _text(value: Any, column: str, place: str, task: str) -> str:
         return ""
     if not isinstance(value, str | int | float):
         raise DataError(f"task {task}: {place}: column {column} is {type(value).__name__}, not text or a number")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise DataError(f"task {task}: {place}: column {column} is {value}, no number to compare with; mend the record")
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     return str(value).strip()

@@ -14,9 +14,9 @@ from typing import Any, Protocol
 from transformers import PreTrainedTokenizerBase
 
 from leadspan.errors import EvaluationError
-from leadspan.evaluation.config import SamplingSettings, Vllm
-from leadspan.evaluation.sampling import Request, Sample, budgets, encode, seed_of, to_sample
-from leadspan.models.config import Pretrained
+from leadspan.evaluation.sampling import Request, Sample, budgets, prompt_ids, seed_of, to_sample
+from leadspan.evaluation.settings import SamplingSettings, Vllm
+from leadspan.models.settings import Pretrained
 
 
 class Completion(Protocol):
@@ -42,8 +42,13 @@ def open_vllm(
     """Start vLLM on a model directory, or on a Hub name at its revision.
 
     Raises:
-        EvaluationError: vLLM is not installed.
+        EvaluationError: vLLM is not installed, or is not given such weights here.
     """
+    if model.gguf_file is not None or model.quantization is not None:
+        raise EvaluationError(
+            "sampling.engine: vllm is given no gguf_file and no quantization here; "
+            "use sampling.engine.kind=transformers"
+        )
     try:
         from vllm import LLM, SamplingParams  # pyright: ignore[reportMissingImports]  # an extra
     except ImportError as error:
@@ -81,12 +86,12 @@ def generate(
     Raises:
         EvaluationError: A prompt leaves no room for a new token, or vLLM returned something else than was asked for.
     """
-    prompts = encode(tokenizer, requests)
+    prompts = prompt_ids(tokenizer, requests)
     caps = budgets(requests, prompts, window, settings.max_new_tokens)
     portion = 8 * settings.batch_size
     for start in range(0, len(requests), portion):
         places = range(start, min(start + portion, len(requests)))
-        fields = [_sampling_fields(requests[i].key, caps[i], stop_token_ids, settings) for i in places]
+        fields = [sampling_fields(requests[i].key, caps[i], stop_token_ids, settings) for i in places]
         outputs = run([prompts[i] for i in places], fields)
         if len(outputs) != len(places):
             raise EvaluationError(f"vLLM returned {len(outputs)} outputs for {len(places)} prompts; report its version")
@@ -95,7 +100,8 @@ def generate(
         }
 
 
-def _sampling_fields(key: str, cap: int, stop_token_ids: Sequence[int], settings: SamplingSettings) -> dict[str, Any]:
+def sampling_fields(key: str, cap: int, stop_token_ids: Sequence[int], settings: SamplingSettings) -> dict[str, Any]:
+    """Fields of `vllm.SamplingParams` for one sample with a random stream of its own."""
     return {
         "n": 1,
         "temperature": settings.temperature,

@@ -13,12 +13,14 @@ import torch
 from jaxtyping import Float, Int
 from torch.autograd.function import once_differentiable
 
-from leadspan.losses.config import LossSettings
 from leadspan.losses.dispatch import ChunkRows, chunk_rows
 from leadspan.losses.rows import ROW_COLUMNS
+from leadspan.losses.settings import LossSettings
 from leadspan.models.heads import LogitTransform
 from leadspan.teacher.targets import DenseTargets, Targets
 
+# 64 MiB of logits keep a CPU's cores busy and fit beside the activations; 2048 rows fill a GPU's matrix units, and
+# more rows only cost memory.
 _CPU_CHUNK_BYTES = 64 << 20
 _CUDA_CHUNK_TOKENS = 2048
 
@@ -55,6 +57,7 @@ def chunked_loss(
     transform: LogitTransform | None = None,
     vocab_size: int | None = None,
     normaliser: float | Float[torch.Tensor, ""] = 1.0,
+    end_ids: tuple[int, ...] = (),
 ) -> tuple[Float[torch.Tensor, ""], RowLosses]:
     """`sum_i (hard_i CE_i + soft_i T^2 D_i) / normaliser`, logits in float32 or wider.
 
@@ -69,22 +72,25 @@ def chunked_loss(
         transform: What the student does to its logits; None for nothing.
         vocab_size: Compare the first `vocab_size` entries only (heads padded to different sizes); all when None.
         normaliser: Divides the sum.
+        end_ids: Tokens that are one outcome in the divergence; fewer than two are as they are.
 
     Returns:
         The loss (differentiable once in `hidden` and `head`), and the rows' quantities.
 
     Raises:
-        TargetsError: The targets do not define this divergence, or not at this temperature.
+        TargetsError: The targets do not define this divergence, or not at this temperature, or not this outcome.
     """
+    # The matrix products here run outside autocast, so the type that autocast would choose is taken by hand.
     if torch.is_autocast_enabled(hidden.device.type):
         hidden = hidden.to(torch.get_autocast_dtype(hidden.device.type))
     if not torch.is_grad_enabled():  # an autograd function is told of its inputs, not of the mode
         hidden, head = hidden.detach(), head.detach()
     wide = torch.promote_types(hidden.dtype, torch.float32)
+    # Dividing the weights divides loss and gradients at once, before anything is rounded to a narrow type.
     hard, soft = hard_weights.to(wide) / normaliser, soft_weights.to(wide) / normaliser
     num_entries = vocab_size or head.shape[0]
     shape = settings.chunk_tokens or default_chunk(hidden.device, num_entries), num_entries
-    rows = chunk_rows(settings, transform or LogitTransform(), targets, shape, hidden.device)
+    rows = chunk_rows(settings, transform or LogitTransform(), targets, shape, hidden.device, end_ids)
     value, statistics = _ChunkedLoss.apply(hidden, head, targets, labels, hard, soft, settings.temperature, rows, shape)
     return value, RowLosses(*statistics.unbind(1))
 
@@ -113,8 +119,10 @@ class _ChunkedLoss(torch.autograd.Function):
         size, num_entries = shape
         narrow = head.detach()[:num_entries].to(hidden.dtype)
         weight = _factor(narrow)
+        # Sparse targets bring the teacher's probabilities with them; only dense ones need its logits here.
         teacher = (targets.hidden, targets.head) if isinstance(targets, DenseTargets) else None
         teacher_weight = None if teacher is None else _factor(teacher[1][:num_entries].to(teacher[0].dtype))
+        # One buffer serves all chunks. It starts at 0 because compiled blocks also read the rows behind the last one.
         z_s = hard.new_zeros(rows.blocks.buffer_rows(min(size, len(labels))), num_entries)
         z_t = None if teacher is None else torch.zeros_like(z_s)
         d_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
@@ -127,7 +135,9 @@ class _ChunkedLoss(torch.autograd.Function):
                 _project(hidden[part], weight, z_s[:length])
                 if teacher is not None and teacher_weight is not None and z_t is not None:
                     _project(teacher[0][part], teacher_weight, z_t[:length])
+                # From here on `z_s` holds the gradient of the logits: the row part overwrites it.
                 statistics[part] = rows(z_s, z_t, part, labels[part], hard[part], soft[part])
+                # The teacher's logits are used up, so their memory takes the narrow copy.
                 dz = _narrow(z_s[:length], hidden.dtype, z_t)
                 if d_hidden is not None:
                     torch.mm(dz, narrow, out=d_hidden[part])
@@ -136,6 +146,8 @@ class _ChunkedLoss(torch.autograd.Function):
         ctx.gradients, ctx.head_dtype = (d_hidden, d_head), head.dtype
         ctx.mark_non_differentiable(statistics)
         weighted = torch.stack([hard, soft * temperature**2], dim=1)
+        # Columns 0 and 1 are cross-entropy and divergence; `where`, because a position without weight may have no
+        # divergence (NaN).
         return torch.where(weighted == 0, 0.0, weighted * statistics[:, :2]).sum(), statistics
 
     @staticmethod
@@ -166,12 +178,12 @@ def _factor(weight: torch.Tensor) -> torch.Tensor:
     return weight if weight.is_cuda else weight.to(torch.promote_types(weight.dtype, torch.float32))
 
 
-def _project(left: torch.Tensor, weight: torch.Tensor, out: torch.Tensor) -> None:
-    """`out = left @ weight.T` in the type of `out`, float32 or wider, however narrow the factors."""
-    if left.is_cuda and left.dtype != out.dtype:
-        torch.mm(left, weight.T, out_dtype=out.dtype, out=out)
+def _project(factor: torch.Tensor, weight: torch.Tensor, out: torch.Tensor) -> None:
+    """`out = factor @ weight.T` in the type of `out`, float32 or wider, however narrow the factors."""
+    if factor.is_cuda and factor.dtype != out.dtype:
+        torch.mm(factor, weight.T, out_dtype=out.dtype, out=out)
     else:
-        torch.mm(left.to(out.dtype), weight.to(out.dtype).T, out=out)
+        torch.mm(factor.to(out.dtype), weight.to(out.dtype).T, out=out)
 
 
 def _narrow(gradient: torch.Tensor, dtype: torch.dtype, scratch: torch.Tensor | None) -> torch.Tensor:
@@ -183,11 +195,11 @@ def _narrow(gradient: torch.Tensor, dtype: torch.dtype, scratch: torch.Tensor | 
     return scratch.view(dtype)[: len(gradient), : gradient.shape[1]].copy_(gradient)
 
 
-def _accumulate(total: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> None:
-    """`total += left @ right`, without rounding the product below the type of `total`."""
-    if left.dtype == total.dtype:
-        total.addmm_(left, right)
-    elif left.is_cuda:
-        torch.addmm(total, left, right, out_dtype=total.dtype, out=total)
+def _accumulate(total: torch.Tensor, left_factor: torch.Tensor, right_factor: torch.Tensor) -> None:
+    """`total += left_factor @ right_factor`, without rounding the product below the type of `total`."""
+    if left_factor.dtype == total.dtype:
+        total.addmm_(left_factor, right_factor)
+    elif left_factor.is_cuda:
+        torch.addmm(total, left_factor, right_factor, out_dtype=total.dtype, out=total)
     else:
-        total.addmm_(left.to(total.dtype), right.to(total.dtype))
+        total.addmm_(left_factor.to(total.dtype), right_factor.to(total.dtype))

@@ -1,12 +1,13 @@
-"""Which losses a sparse support of the teacher's distribution defines."""
+"""Which losses and token selections are defined on what a store keeps, or a server returns, of a distribution."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 
 from leadspan.data.selection import ByTeacherEntropy, TokenSelection
 from leadspan.errors import TargetsError
-from leadspan.losses.config import AnyDivergence, JensenShannon, LossSettings, ReverseKl, SkewReverseKl
-from leadspan.teacher.config import Codec, Hidden, Sampled
+from leadspan.losses.settings import AnyDivergence, JensenShannon, LossSettings, ReverseKl, SkewReverseKl
+from leadspan.teacher.settings import Hidden, KeptTargets, Sampled
 
+# f-divergences: with the tail as one outcome they are lower bounds of the full ones (data-processing inequality).
 _OVER_A_TAIL = (
     "forward_kl",
     "reverse_kl",
@@ -17,51 +18,54 @@ _OVER_A_TAIL = (
 )
 
 
-def check_codec(
-    loss: LossSettings, codec: Codec, temperatures: Sequence[float], tails: Collection[float], place: str
+def check_loss(
+    loss: LossSettings, selection: TokenSelection | None, kept_targets: KeptTargets | None, where: str
 ) -> None:
-    """Refuse a loss that what a store keeps does not define.
+    """Refuse a loss or a token selection that what a store keeps does not define.
 
     Args:
         loss: The loss.
-        codec: What is kept of a distribution.
-        temperatures: Temperatures whose normalisers are kept.
-        tails: Temperatures at which the mass outside the support is kept.
-        place: The store, or the settings of its capture, for errors.
+        selection: How positions are selected.
+        kept_targets: What is kept of each distribution; None of a teacher that runs here, which limits nothing.
+        where: The store, the settings of its capture, or the server, for errors.
 
     Raises:
-        TargetsError: Its temperature is not kept, or its divergence is not defined.
+        TargetsError: The loss's temperature is not kept, its divergence is not defined on what is kept, or positions
+            are selected by an entropy that is not kept.
     """
-    if isinstance(codec, Hidden):
+    if kept_targets is None:
         return
-    if loss.temperature not in temperatures:
+    if isinstance(selection, ByTeacherEntropy) and kept_targets.engine != "transformers":
         raise TargetsError(
-            f"{place}: loss.temperature is {loss.temperature:g}, and the store keeps the normalisers of "
-            f"{', '.join(f'{t:g}' for t in temperatures)}; capture with capture.temperatures: "
-            f"[1.0, {loss.temperature:g}], or train at one of these"
+            f"{where}: supervision.token_selection.kind is {selection.kind}, and {kept_targets.engine} returns no "
+            "entropy; run or capture the teacher with Transformers, or select by gap, divergence or student_entropy"
+        )
+    if isinstance(kept_targets.codec, Hidden):  # the whole distribution, at any temperature
+        return
+    if loss.stop == "event":
+        raise TargetsError(needs_all_tokens(where))
+    if loss.temperature not in kept_targets.temperatures:
+        remedy = f"capture with capture.temperatures: [1.0, {loss.temperature:g}]"
+        if kept_targets.engine != "transformers":
+            remedy = f"{kept_targets.engine} returns no others: run or capture the teacher with Transformers"
+        raise TargetsError(
+            f"{where}: loss.temperature is {loss.temperature:g}, and kept are the normalisers of "
+            f"{', '.join(f'{t:g}' for t in kept_targets.temperatures)}; {remedy}, or train at one of these"
         )
     try:
-        check_defined(isinstance(codec, Sampled), tails, loss.divergence, loss.temperature)
-    except TargetsError as error:
-        raise TargetsError(f"{place}: {error}") from None
-
-
-def check_selection(selection: TokenSelection | None, engine: str, place: str) -> None:
-    """Refuse a token selection by what a store does not keep.
-
-    Args:
-        selection: How positions are selected.
-        engine: What ran the teacher; vLLM returns no entropy.
-        place: The store, or the settings of its capture, for errors.
-
-    Raises:
-        TargetsError: It is by the teacher's entropy, and that is not kept.
-    """
-    if isinstance(selection, ByTeacherEntropy) and engine == "vllm":
-        raise TargetsError(
-            f"{place}: supervision.token_selection.kind is {selection.kind}, and a store captured with vLLM keeps no "
-            "entropy; capture with capture.engine: transformers, or select by gap, divergence or student_entropy"
+        check_defined(
+            isinstance(kept_targets.codec, Sampled), kept_targets.temperatures, loss.divergence, loss.temperature
         )
+    except TargetsError as error:
+        raise TargetsError(f"{where}: {error}") from None
+
+
+def needs_all_tokens(where: str) -> str:
+    """That a support of some tokens does not say how likely a stop is."""
+    return (
+        f"loss.stop is event, and {where} keeps some tokens of each distribution only, so that the probability of "
+        "every end-of-turn token is not known; take a live teacher, capture hidden targets, or set loss.stop: tokens"
+    )
 
 
 def check_defined(is_drawn: bool, tails: Collection[float], divergence: AnyDivergence, temperature: float) -> None:
@@ -74,9 +78,11 @@ def check_defined(is_drawn: bool, tails: Collection[float], divergence: AnyDiver
         temperature: Its temperature.
 
     Raises:
-        TargetsError: It is no f-divergence, it needs a tail that was not kept, or it is not the forward KL and the
-            support was drawn.
+        TargetsError: It is neither the policy gradient nor an f-divergence, it needs a tail that was not kept, or it is
+            not the forward KL and the support was drawn.
     """
+    if divergence.kind == "policy_gradient":  # of the drawn token, whose probability is always kept
+        return
     if is_drawn:
         if divergence.kind != "forward_kl":
             raise TargetsError(

@@ -8,9 +8,19 @@ import torch
 import torch.nn.functional as F  # the field's name
 from transformers.utils.import_utils import is_triton_available
 
-from leadspan.losses.config import LossSettings
-from leadspan.losses.defined import check_defined
-from leadspan.losses.rows import Blocks, RowPart, block_size, compiled, dense_rows, hard_rows, should_compile
+from leadspan.errors import TargetsError
+from leadspan.losses.defined import check_defined, needs_all_tokens
+from leadspan.losses.rows import (
+    Blocks,
+    RowPart,
+    block_size,
+    compiled,
+    dense_rows,
+    hard_rows,
+    policy_rows,
+    should_compile,
+)
+from leadspan.losses.settings import LossSettings, PolicyGradient
 from leadspan.losses.sparse_rows import sampled_rows, split_support, tail_mass, tail_rows
 from leadspan.models.heads import LogitTransform
 from leadspan.teacher.targets import DenseTargets, SparseTargets, Targets
@@ -52,6 +62,7 @@ def chunk_rows(
     targets: Targets | None,
     shape: tuple[int, int],
     device: torch.device,
+    end_ids: tuple[int, ...] = (),
 ) -> ChunkRows:
     """Choose and build the row part of a loss.
 
@@ -61,10 +72,12 @@ def chunk_rows(
         targets: The teacher's side.
         shape: Of a chunk: positions, and the vocabulary that is compared.
         device: Where it runs.
+        end_ids: Tokens that are one outcome in the divergence.
 
     Raises:
-        TargetsError: The targets do not define this divergence, or not at this temperature.
+        TargetsError: The targets do not define this divergence, or not at this temperature, or not this outcome.
     """
+    # `shape` is (positions of a chunk, vocabulary).
     is_compiled = should_compile(settings.compiled, shape[1], device)
     size = block_size(device, shape[1], shape[0], is_compiled)
 
@@ -74,20 +87,38 @@ def chunk_rows(
     temperature = settings.temperature
     if targets is None:
         return _Dense(blocks(hard_rows, transform))
+    if isinstance(settings.divergence, PolicyGradient):
+        return _drawn_token(blocks(policy_rows, transform), targets, end_ids)
     if isinstance(targets, DenseTargets):
         of_teacher = LogitTransform(targets.scale, targets.softcap)
-        kernel = _kernel(settings, transform, of_teacher, device)
+        kernel = _kernel(settings, transform, of_teacher, device) if len(end_ids) < 2 else None
         if kernel is not None:
+            # The kernel walks each row by itself and needs no scratch, so the whole chunk is one block.
             return _Dense(Blocks(kernel, shape[0], is_compiled=False))
-        return _Dense(blocks(dense_rows, transform, of_teacher, settings.divergence, temperature))
+        return _Dense(blocks(dense_rows, transform, of_teacher, settings.divergence, temperature, end_ids))
+    if len(end_ids) > 1:
+        raise TargetsError(needs_all_tokens("the targets"))
     check_defined(targets.sample_weights is not None, targets.tail_mass, settings.divergence, temperature)
     log_probs, weights = targets.tempered(temperature), targets.sample_weights
     if weights is None:
         part = blocks(tail_rows, transform, settings.divergence, temperature)
         return _Sparse(part, transform, targets, (log_probs, tail_mass(targets, log_probs, temperature)))
     if temperature != 1.0:
+        # Drawn at temperature 1 and used at another: importance weights p_T / p_1 keep the estimate unbiased.
         weights = torch.where(weights == 0, 0.0, weights * (log_probs - targets.log_probs).exp())
     return _Sparse(blocks(sampled_rows, transform, temperature), transform, targets, (log_probs, weights))
+
+
+def _drawn_token(part: Blocks, targets: Targets, end_ids: tuple[int, ...]) -> ChunkRows:
+    if len(end_ids) > 1:
+        raise TargetsError(needs_all_tokens("divergence policy_gradient"))
+    if isinstance(targets, DenseTargets):
+        return _DrawnToken(part, LogitTransform(targets.scale, targets.softcap), None)
+    if targets.label_log_probs is None:
+        raise TargetsError(
+            "loss.divergence is policy_gradient, and the targets keep no probability of the tokens drawn"
+        )
+    return _DrawnToken(part, None, targets.label_log_probs)
 
 
 def _kernel(
@@ -122,6 +153,32 @@ class _Dense:
 
 
 @dataclass(frozen=True, slots=True)
+class _DrawnToken:
+    """One number of the teacher's a position: the log-probability of the label, known or from its logits."""
+
+    blocks: Blocks
+    of_teacher: LogitTransform | None
+    log_probs: torch.Tensor | None
+
+    def __call__(
+        self,
+        z_s: torch.Tensor,
+        z_t: torch.Tensor | None,
+        part: slice,
+        labels: torch.Tensor,
+        hard: torch.Tensor,
+        soft: torch.Tensor,
+    ) -> torch.Tensor:
+        if z_t is not None and self.of_teacher is not None:
+            teacher = self.of_teacher.logits(z_t[: len(labels)]).log_softmax(-1)
+            log_p = teacher.gather(1, labels[:, None]).squeeze(1)
+        else:
+            assert self.log_probs is not None, "checked by chunk_rows"
+            log_p = self.log_probs[part].to(z_s.dtype)
+        return self.blocks((z_s,), (labels, log_p, hard, soft))
+
+
+@dataclass(frozen=True, slots=True)
 class _Sparse:
     """A support: split off, compared, and its gradient put back."""
 
@@ -144,13 +201,17 @@ class _Sparse:
         teacher = tuple(values[part].to(z_s.dtype) for values in self.teacher)
         label_logits = rows.gather(1, labels[:, None]).squeeze(1)
         support, ids = split_support(rows, targets.token_ids[part], teacher[0] > -torch.inf)
+        # Compiled blocks read whole blocks of every buffer, the support's rows included.
         support = F.pad(support, (0, 0, 0, len(z_s) - len(rows)))
         per_row = (*teacher, label_logits, hard, soft)
         statistics = self.blocks((z_s, support), per_row)
+        # The label may lie in the support or in the tail, so its part of the gradient is added after both are back.
         onehot = self.transform.chain(-hard, self.transform.logits(label_logits))
         rows.scatter_add_(1, ids, support[: len(rows)]).scatter_add_(1, labels[:, None], onehot[:, None])
         if targets.entropy is not None:
+            # Column 3 of ROW_COLUMNS, the teacher's entropy: a support alone does not give it.
             statistics[:, 3] = targets.entropy[part]
         if targets.label_log_probs is not None:
+            # Column 5, the teacher's loss on the data's token, which need not be in the support.
             statistics[:, 5] = -targets.label_log_probs[part]
         return statistics

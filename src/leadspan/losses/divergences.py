@@ -51,6 +51,40 @@ def from_logits(
     return value, gradient / temperature
 
 
+def with_one_stop(
+    divergence: Divergence,
+    student_logits: Float[torch.Tensor, "N V"],
+    teacher_logits: Float[torch.Tensor, "N V"],
+    temperature: float,
+    end_ids: tuple[int, ...],
+) -> ValueAndGradient:
+    """A divergence in which some tokens are one outcome, and its gradient with respect to `z_s`.
+
+    The outcome has the mass of its tokens, so its logit is `s = logsumexp` of theirs, and with `g` the gradient with
+    respect to `s` each of them gets `g exp(z_e / T - s)`. Merging outcomes never raises an f-divergence, by the
+    data-processing inequality (Csiszar, Studia Sci. Math. Hungarica 2, 1967).
+
+    Args:
+        divergence: The divergence.
+        student_logits: `z_s`.
+        teacher_logits: `z_t`.
+        temperature: Divides both.
+        end_ids: The tokens, two or more.
+    """
+    ends = torch.tensor(end_ids, device=student_logits.device)
+
+    def merged(logits: torch.Tensor) -> Distribution:
+        """The outcome stands in the column of the first token; the other columns have probability 0."""
+        stop = logits.index_select(1, ends).logsumexp(-1, keepdim=True)
+        columns = torch.cat([stop, torch.full_like(logits[:, : len(end_ids) - 1], -torch.inf)], dim=1)
+        return Distribution.of(logits.index_copy(1, ends, columns))
+
+    student, teacher = student_logits / temperature, teacher_logits / temperature
+    value, gradient = divergence(merged(student), merged(teacher))
+    shares = torch.softmax(student.index_select(1, ends), dim=-1)
+    return value, gradient.index_copy(1, ends, gradient.index_select(1, ends[:1]) * shares) / temperature
+
+
 def forward_kl(q: Distribution, p: Distribution) -> ValueAndGradient:
     """`KL(p || q) = sum p log(p / q)`; gradient `q - p`.
 
@@ -154,6 +188,7 @@ def adaptive_kl(q: Distribution, p: Distribution, mass: float) -> ValueAndGradie
 
     Source: Wu et al., arXiv 2404.02657, section 4.2.
     """
+    # The head always has the teacher's first token, even where that alone exceeds `mass`.
     ranked, order = p.prob.sort(dim=-1, descending=True)
     is_head = ranked.cumsum(-1) <= mass
     is_head[:, 0] = True
@@ -178,6 +213,7 @@ def _mean(weight: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
 def _power(distribution: Distribution, exponent: float) -> torch.Tensor:
     """`probability ** exponent`, also where the probability itself is too small for its type."""
     tiny = torch.finfo(distribution.prob.dtype).tiny
+    # A subnormal probability loses digits; its logarithm does not.
     small = (exponent * distribution.log).exp()
     return torch.where(distribution.prob > tiny, distribution.prob.clamp_min(tiny) ** exponent, small)
 

@@ -1,21 +1,23 @@
-"""The objective: weigh, sum, count. The only place where a loss is reduced.
+"""The weighted loss sum and the weight sum of one micro-batch.
 
-A batch gives a weighted *sum* and a weight *sum*; both are added up over the micro-batches and ranks of an optimiser
-step before they are divided. So 1 x 8, 2 x 4 and 8 x 1 examples, any packing and any number of ranks have one gradient.
+`DistillationTrainer.compute_loss` divides the first by the second, once per optimiser step and over all micro-batches
+and ranks. So 1 x 8, 2 x 4 and 8 x 1 examples, any packing and any number of ranks have the same gradient.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
 from transformers import PreTrainedModel
 
 from leadspan.data.packing import Batch
 from leadspan.data.selection import ScoredSelection
 from leadspan.data.supervision import APPENDED, SECTION_NAMES
 from leadspan.losses.chunked import RowLosses, chunked_loss
-from leadspan.losses.config import LossSettings
 from leadspan.losses.rows import ROW_COLUMNS
 from leadspan.losses.selection import select
+from leadspan.losses.settings import LossSettings, PolicyGradient
 from leadspan.models.forward import final_hidden_states
 from leadspan.models.heads import head_weight, transform_of
 from leadspan.teacher.targets import Targets
@@ -33,11 +35,13 @@ class LossOutput:
         weight_sum: Sum of the weights.
         totals: `[len(GROUPS), 2 * len(ROW_COLUMNS)]`, for metrics: per group of positions the unweighted sum of each
             row quantity where it is known, then the number of positions where it is.
+        agreement: As in `RowLosses`, of all weighted positions.
     """
 
     loss_sum: torch.Tensor
     weight_sum: torch.Tensor
     totals: torch.Tensor
+    agreement: torch.Tensor
 
 
 def batch_loss(
@@ -47,8 +51,11 @@ def batch_loss(
     settings: LossSettings,
     vocab_size: int | None = None,
     selection: ScoredSelection | None = None,
+    end_ids: tuple[int, ...] = (),
 ) -> LossOutput:
     """`sum_i w_i ((1 - l) CE_i + l T^2 D_i)` over the weighted positions of a batch, and `sum_i w_i`.
+
+    Of rollouts that an earlier student drew, `D_i` has the factor `drawn_ratios` besides; the weight sum has not.
 
     An appended end-of-turn token has a hard target only, at its full weight: the teacher would not stop there. With a
     selection both sums are over the selected positions; the metrics are over all weighted ones nevertheless.
@@ -59,32 +66,79 @@ def batch_loss(
         student, batch["input_ids"], batch["position_ids"], batch["borders"], batch["positions"]
     )
     weights, sections = batch["weights"], batch["section_ids"]
+    # Without a teacher the cross-entropy has all of the weight.
     share = settings.kl_weight if targets is not None else 0.0
+    # `hard + soft` is the weight itself, so that the normaliser does not depend on the mix.
     soft = torch.where(sections == APPENDED, 0.0, share * weights)
     hard, labels, head = weights - soft, batch["labels"], head_weight(student)
-    transform = transform_of(student)
+    options = {"transform": transform_of(student), "vocab_size": vocab_size, "end_ids": end_ids}
+    old = batch.get("drawn_log_probs")
+    if old is not None:
+        zero = torch.zeros_like(weights)
+        with torch.no_grad():
+            _, now = chunked_loss(
+                hidden, head, None, labels, zero, zero, settings, transform_of(student), vocab_size=vocab_size
+            )
+            soft = soft * drawn_ratios(-now.cross_entropy, old, batch, settings)
     if selection is None:
-        loss_sum, rows = chunked_loss(hidden, head, targets, labels, hard, soft, settings, transform, vocab_size)
-        return LossOutput(loss_sum, weights.sum(), _totals(rows, sections, batch["tenths"]))
+        loss_sum, rows = chunked_loss(hidden, head, targets, labels, hard, soft, settings, **options)
+        return LossOutput(loss_sum, weights.sum(), _totals(rows, sections, batch["tenths"]), rows.agreement)
+    # The scores need the heads but no gradient; with weights of 0 this pass gives the row quantities alone.
     with torch.no_grad():
         zero = torch.zeros_like(weights)
-        _, rows = chunked_loss(hidden, head, targets, labels, zero, zero, settings, transform, vocab_size)
+        _, rows = chunked_loss(hidden, head, targets, labels, zero, zero, settings, **options)
     keep = select(rows, batch, selection)
-    kept = None if targets is None else targets.select(keep)
+    selected_targets = None if targets is None else targets.select(keep)
     loss_sum, _ = chunked_loss(
-        hidden[keep], head, kept, labels[keep], hard[keep], soft[keep], settings, transform, vocab_size
+        hidden[keep], head, selected_targets, labels[keep], hard[keep], soft[keep], settings, **options
     )
-    return LossOutput(loss_sum, weights[keep].sum(), _totals(rows, sections, batch["tenths"]))
+    return LossOutput(loss_sum, weights[keep].sum(), _totals(rows, sections, batch["tenths"]), rows.agreement)
+
+
+def drawn_ratios(log_probs: torch.Tensor, old: torch.Tensor, batch: Batch, settings: LossSettings) -> torch.Tensor:
+    """`min(prod_s q(y_s) / q_old(y_s), cap)` at every weighted position of a batch; 1 where nothing was drawn.
+
+    The product is over the drawn tokens before the position, of which the student's and the teacher's distributions
+    there are a function; with `policy_gradient`, whose term is a function of the drawn token too, over that as well.
+    Without the cap, means over old draws are those over new ones. No gradient goes through it.
+
+    Source: importance sampling per decision, Precup et al., ICML 2000; cut off above as in Ionides, J. Comput. Graph.
+    Stat. 17(2), 2008.
+
+    Args:
+        log_probs: The student's log-probability of each label now.
+        old: That at the time of the draw; NaN of tokens that were not drawn.
+        batch: The batch.
+        settings: Divergence and cap.
+    """
+    ratios = (log_probs.double() - old.double()).nan_to_num(nan=0.0)
+    borders = torch.tensor(batch["borders"], device=ratios.device)
+    starts = torch.searchsorted(batch["positions"], borders[:-1])  # the first weighted position of each example
+    sums = torch.cat([ratios.new_zeros(1), ratios.cumsum(0)])
+    example = torch.bucketize(batch["positions"], borders[1:], right=True)
+    upto = sums[1:] if isinstance(settings.divergence, PolicyGradient) else sums[:-1]
+    return (upto - sums[starts][example]).clamp_max(math.log(settings.ratio_cap)).exp().to(log_probs.dtype)
+
+
+@torch.no_grad()
+def token_losses(model: PreTrainedModel, batch: Batch) -> Float[torch.Tensor, "m"]:  # a dimension name
+    """`-log q[label]` at each weighted position of a batch, nats."""
+    hidden = final_hidden_states(model, batch["input_ids"], batch["position_ids"], batch["borders"], batch["positions"])
+    zero = torch.zeros_like(batch["weights"])
+    settings, transform = LossSettings(kl_weight=0), transform_of(model)
+    _, rows = chunked_loss(hidden, head_weight(model), None, batch["labels"], zero, zero, settings, transform)
+    return rows.cross_entropy
 
 
 def _totals(rows: RowLosses, sections: torch.Tensor, tenths: torch.Tensor) -> torch.Tensor:
     columns = [getattr(rows, name) for name in ROW_COLUMNS]
-    found = torch.stack(columns, dim=1)
-    is_known = ~found.isnan()
-    values = torch.cat([torch.where(is_known, found, 0.0), is_known.to(found)], dim=1)
+    # NaN marks what is not known (no teacher, no stored entropy): it counts neither in the sum nor in the number.
+    quantities = torch.stack(columns, dim=1)
+    is_known = ~quantities.isnan()
+    values = torch.cat([torch.where(is_known, quantities, 0.0), is_known.to(quantities)], dim=1)
     totals = values.new_zeros(len(GROUPS), values.shape[1]).index_add_(0, sections, values)
-    own = sections != APPENDED  # an appended token has no place in the uncut conversation
-    return totals.index_add_(0, len(SECTION_NAMES) + tenths[own], values[own])
+    is_in_trace = sections != APPENDED  # an appended token has no place in the uncut conversation
+    return totals.index_add_(0, len(SECTION_NAMES) + tenths[is_in_trace], values[is_in_trace])
 
 
 def group_means(totals: torch.Tensor) -> dict[str, float]:

@@ -15,15 +15,19 @@ import torch
 import torch.nn.functional as F  # the field's name
 from jaxtyping import Float, Int
 
-from leadspan.losses.config import AnyDivergence
-from leadspan.losses.divergences import DIVERGENCES, Distribution, from_logits
+from leadspan.losses.divergences import DIVERGENCES, Distribution, from_logits, with_one_stop
+from leadspan.losses.settings import AnyDivergence
 from leadspan.models.heads import LogitTransform
 
 logger = logging.getLogger(__name__)
 
+# The order of the columns is that of `statistics_of` and of the Triton kernel's stores.
 ROW_COLUMNS = ("cross_entropy", "divergence", "student_entropy", "teacher_entropy", "agreement", "teacher_nll")
+# Below this vocabulary a run ends before the compiler has paid for itself.
 _COMPILED_VOCABULARY = 1024
+# Uncompiled blocks: 1 MiB of float32 stays in a core's cache; on a GPU large blocks make launches negligible.
 _BLOCK_ELEMENTS = {"cpu": 1 << 18, "cuda": 1 << 26}
+# Compiled blocks on a CPU: small enough for the cache, few enough that calls do not show.
 _BLOCKS_PER_CHUNK = 32
 Logits = Float[torch.Tensor, "C V"]
 Rows = Float[torch.Tensor, "C"]  # a dimension name
@@ -44,21 +48,29 @@ def hard_rows(transform: LogitTransform) -> RowPart:
 
 
 def dense_rows(
-    transform: LogitTransform, teacher_transform: LogitTransform, divergence: AnyDivergence, temperature: float
+    transform: LogitTransform,
+    teacher_transform: LogitTransform,
+    divergence: AnyDivergence,
+    temperature: float,
+    end_ids: tuple[int, ...] = (),
 ) -> RowPart:
-    """Cross-entropy, and a divergence from the teacher's logits."""
+    """Cross-entropy, and a divergence from the teacher's logits, in which `end_ids` are one outcome."""
     function = functools.partial(DIVERGENCES[divergence.kind], **divergence.model_dump(exclude={"kind"}))
 
     def rows(z_s: Logits, z_t: Logits, labels: torch.Tensor, hard: Rows, soft: Rows) -> torch.Tensor:
         student, teacher = transform.logits(z_s), teacher_transform.logits(z_t)
         q, p = Distribution.of(student), Distribution.of(teacher)
-        if temperature == 1.0:
+        if len(end_ids) > 1:
+            value, gradient = with_one_stop(function, student, teacher, temperature, end_ids)
+        elif temperature == 1.0:
             value, gradient = function(q, p)
         else:
             value, gradient = from_logits(function, student, teacher, temperature)
+        # Compared by value, not by index: where logits tie, any of the tied tokens may be the most likely.
         is_top = (student == student.amax(-1, keepdim=True)) & (teacher == teacher.amax(-1, keepdim=True))
         of_student = _at(q.log, labels), _entropy(q)
         statistics = statistics_of(*of_student, value, is_top.any(-1), _entropy(p), _at(p.log, labels))
+        # The factor T^2 of the divergence; its gradient has been divided by T already. 0 times infinity must stay 0.
         soft_gradient = torch.where(soft[:, None] == 0, 0.0, (temperature**2 * soft)[:, None] * gradient)
         z_s.copy_(transform.chain(hard[:, None] * _less_onehot(q.prob, labels) + soft_gradient, student))
         return statistics
@@ -66,14 +78,34 @@ def dense_rows(
     return rows
 
 
-def block_size(device: torch.device, num_entries: int, chunk_size: int, is_compiled: bool) -> int:
-    """Rows the row part takes at a time: its temporaries are of their size, not of the chunk's.
+def policy_rows(transform: LogitTransform) -> RowPart:
+    """`policy_gradient`: value `log q[label] - log p[label]`, gradient `(log q[label] - log p[label]) (onehot - q)`.
 
-    Compiled, a small fraction of the chunk, one row a thread at least on a CPU, where that much stays in the cache;
-    uncompiled, so many that calls are not all there is to it.
+    A value is no loss here: differentiated, it would have the gradient `onehot - q`, of mean 0 and without the teacher.
+    """
+
+    def rows(z_s: Logits, labels: torch.Tensor, log_p_label: Rows, hard: Rows, soft: Rows) -> torch.Tensor:
+        logits = transform.logits(z_s)
+        q = Distribution.of(logits)
+        log_q_label = _at(q.log, labels)
+        value = log_q_label - log_p_label
+        weight = hard - torch.where(soft == 0, 0.0, soft * value)
+        statistics = statistics_of(log_q_label, _entropy(q), value, log_p_label=log_p_label)
+        z_s.copy_(transform.chain(weight[:, None] * _less_onehot(q.prob, labels), logits))
+        return statistics
+
+    return rows
+
+
+def block_size(device: torch.device, num_entries: int, chunk_size: int, is_compiled: bool) -> int:
+    """Rows that the row part takes at a time; its temporaries are of that size, not of the chunk's.
+
+    Compiled: small blocks that stay in the cache, at least one row per thread. Uncompiled: large blocks, so that the
+    overhead of calls is negligible.
     """
     if not is_compiled:
         return max(1, _BLOCK_ELEMENTS.get(device.type, 1 << 26) // num_entries)
+    # One row per thread at least: the compiled code runs in parallel over rows.
     if device.type == "cpu":
         return min(chunk_size, max(torch.get_num_threads(), chunk_size // _BLOCKS_PER_CHUNK))
     return chunk_size
@@ -109,11 +141,12 @@ class Blocks:
             stop = min(start + self.size, length)
             filled = start + self.size if self.is_compiled else stop
             rows = [
+                # A compiled part knows one shape: rows of weight 0 fill the last block.
                 F.pad(v[start:stop], (0, 0) * (v.dim() - 1) + (0, filled - stop)) if stop < filled else v[start:stop]
                 for v in per_row
             ]
-            found = self.part(*(buffer[start:filled] for buffer in buffers), *rows)
-            statistics.append(found[: stop - start])
+            block_statistics = self.part(*(buffer[start:filled] for buffer in buffers), *rows)
+            statistics.append(block_statistics[: stop - start])
         return torch.cat(statistics)
 
 
@@ -126,19 +159,19 @@ def compiled(build: Callable[..., RowPart], *arguments: object) -> RowPart:
     )
 
 
-def should_compile(wanted: bool | None, num_entries: int, device: torch.device) -> bool:
+def should_compile(setting: bool | None, num_entries: int, device: torch.device) -> bool:
     """Whether to compile: as set, else when the vocabulary is large and the device has a compiler."""
-    if wanted is not None:
-        return wanted
+    if setting is not None:
+        return setting
     return num_entries >= _COMPILED_VOCABULARY and _has_compiler(device.type)
 
 
 @functools.cache
 def _has_compiler(device: str) -> bool:
-    found = device == "cuda" or any(map(shutil.which, ("g++", "clang++", "c++")))
-    if not found:
+    has_compiler = device == "cuda" or any(map(shutil.which, ("g++", "clang++", "c++")))
+    if not has_compiler:
         logger.warning("no C++ compiler found: the loss runs uncompiled, with the same figures, several times slower")
-    return found
+    return has_compiler
 
 
 def statistics_of(

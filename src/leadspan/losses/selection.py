@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Int
 from leadspan.data.packing import Batch
 from leadspan.data.selection import ByDivergence, ByGap, ByStudentEntropy, ByTeacherEntropy, ScoredSelection
 from leadspan.data.supervision import APPENDED
+from leadspan.data.truncation import kept_tokens
 from leadspan.errors import TargetsError
 from leadspan.losses.chunked import RowLosses
 
@@ -36,6 +37,7 @@ def select(rows: RowLosses, batch: Batch, selection: ScoredSelection) -> Bool[to
             f"supervision.token_selection: the {selection.kind} of a position is not known; the targets must keep it, "
             "and the loss must be finite"
         )
+    # Two stable sorts give a sort by (group, score, position) without a key that would round.
     groups, quotas = _groups(batch, selection.share)
     order = torch.argsort(scores, descending=selection.keep == "highest", stable=True)
     order = order[torch.argsort(groups[order], stable=True)]  # by group, then by score, then by position
@@ -60,10 +62,12 @@ def _groups(batch: Batch, share: float) -> tuple[Int[torch.Tensor, "m"], Int[tor
     borders = torch.tensor(batch["borders"][1:], device=batch["positions"].device)
     example = torch.bucketize(batch["positions"], borders, right=True)
     is_appended = batch["section_ids"] == APPENDED
+    # float64 holds an example's number, a float32 weight and the mark exactly, so that equal groups are equal rows.
     keys = torch.stack([example.double(), batch["weights"].double(), is_appended.double()], dim=1)
-    found, groups, sizes = torch.unique(keys, dim=0, return_inverse=True, return_counts=True)
-    quotas = (share * sizes.double()).floor().clamp(min=1).long()
-    return groups, torch.where(found[:, 2] > 0, sizes, quotas)
+    group_keys, groups, sizes = torch.unique(keys, dim=0, return_inverse=True, return_counts=True)
+    # by the exact rule of the cuts, so that planned and trained counts agree
+    quotas = torch.tensor([kept_tokens(share, size) for size in sizes.tolist()], device=sizes.device)
+    return groups, torch.where(group_keys[:, 2] > 0, sizes, quotas)
 
 
 def _scores(rows: RowLosses, selection: ScoredSelection) -> Float[torch.Tensor, "m"]:

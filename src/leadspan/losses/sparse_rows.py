@@ -15,17 +15,19 @@ import functools
 import torch
 from jaxtyping import Float, Int
 
-from leadspan.losses.config import AnyDivergence
 from leadspan.losses.divergences import DIVERGENCES, Distribution
 from leadspan.losses.rows import RowPart, Rows, statistics_of
+from leadspan.losses.settings import AnyDivergence
 from leadspan.models.heads import LogitTransform
 from leadspan.teacher.targets import SparseTargets
 
 
 def tail_mass(targets: SparseTargets, log_probs: torch.Tensor, temperature: float) -> torch.Tensor:
     """Mass of the tail, [m]: as kept, else `1 - sum_K p`, and 0 where rounded log-probabilities exceed 1 together."""
-    kept = targets.tail_mass.get(temperature)
-    return (1 - log_probs.double().exp().sum(-1)).clamp_min(0).to(log_probs.dtype) if kept is None else kept
+    stored_mass = targets.tail_mass.get(temperature)
+    return (
+        (1 - log_probs.double().exp().sum(-1)).clamp_min(0).to(log_probs.dtype) if stored_mass is None else stored_mass
+    )
 
 
 def split_support(
@@ -41,6 +43,7 @@ def split_support(
     Returns:
         The support's raw logits, and its ids with unused places pointing to the row's first token.
     """
+    # An unused place points to the row's first token, so that scattering -inf there a second time changes nothing.
     ids = torch.where(is_used, token_ids, token_ids[:, :1])
     support = z_s.gather(1, ids)
     z_s.scatter_(1, ids, -torch.inf)
@@ -69,15 +72,18 @@ def tail_rows(transform: LogitTransform, divergence: AnyDivergence, temperature:
         tail_lse, lse = _logsumexps(tail, head, temperature)
         log_q = torch.cat([head / temperature - lse, tail_lse - lse], dim=1)
         q = Distribution(log_q.exp(), log_q)
+        # A support of the whole vocabulary has no tail; what rounding left of its mass is none.
         has_tail = is_used.sum(-1) < z_s.shape[1]
         rest = torch.where(has_tail, tail_mass, 0.0)[:, None]
         p = Distribution(torch.cat([log_p.exp(), rest], dim=1), torch.cat([log_p, rest.log()], dim=1))
         value, gradient = function(q, p)
         gradient = torch.where(soft[:, None] == 0, 0.0, gradient)
         share = (soft * temperature)[:, None]
+        # The gradient of the one tail outcome is dealt to its tokens in proportion to the student's probabilities.
         tail_soft = share * gradient[:, -1:] * _softmax(tail / temperature, tail_lse)
         soft_gradients = tail_soft, share * gradient[:, :-1]
         statistics = _finish(transform, z_s, support, (tail, head), soft_gradients, label_logits, hard)
+        # The teacher's most likely token is always in the support, the student's need not be.
         top = head.gather(1, log_p.argmax(-1, keepdim=True)).squeeze(1)
         agreement = top >= torch.maximum(tail.amax(-1), head.amax(-1))
         return statistics_of(*statistics, value, agreement)
@@ -102,6 +108,7 @@ def sampled_rows(transform: LogitTransform, temperature: float) -> RowPart:
         _, lse = _logsumexps(tail, head, temperature)
         log_q = head / temperature - lse
         value = torch.where(weights == 0, 0.0, weights * (log_p - log_q)).sum(-1)
+        # The weights of one draw need not add up to 1, so the gradient of `log q` carries their sum.
         share, total = (soft * temperature)[:, None], weights.sum(-1, keepdim=True)
         tail_soft = share * total * _softmax(tail / temperature, lse)
         head_soft = share * (total * log_q.exp() - weights)
@@ -115,6 +122,7 @@ def _transformed(
     transform: LogitTransform, z_s: torch.Tensor, support: torch.Tensor, is_used: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Logits of the tail (-inf at the support) and of the support (-inf in unused places)."""
+    # -inf was put at the support by `split_support`; a transform such as a softcap would make it finite.
     is_tail = z_s > -torch.inf
     tail = torch.where(is_tail, transform.logits(z_s), -torch.inf)
     return tail, torch.where(is_used, transform.logits(support), -torch.inf)

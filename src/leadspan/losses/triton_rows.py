@@ -84,6 +84,8 @@ def _rows_kernel(
     hard, soft = tl.load(hard_ptr + row), tl.load(soft_ptr + row)
     columns = tl.arange(0, BLOCK)
 
+    # First walk over the row: maxima and sums in one pass, each sum rescaled whenever its maximum grows (online
+    # softmax).
     s_max, t_max = float("-inf"), float("-inf")
     s_sum, t_sum, s_tempered, t_tempered, s_mean, t_mean, gap = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
     for start in range(0, num_entries, BLOCK):
@@ -110,6 +112,7 @@ def _rows_kernel(
             gap = gap * t_oldT + tl.sum(_weighted(t_eT, (t - s) / temperature), 0)
         s_max, t_max = s_new, t_new
 
+    # `..T` is at the loss's temperature, the others at 1, where cross-entropy, entropy and agreement are taken.
     s_lse, t_lse = s_max + tl.log(s_sum), t_max + tl.log(t_sum)
     s_lseT, t_lseT = s_max / temperature + tl.log(s_tempered), t_max / temperature + tl.log(t_tempered)
     if IS_REVERSE:
@@ -117,6 +120,7 @@ def _rows_kernel(
     else:
         value = gap / t_tempered - t_lseT + s_lseT
 
+    # Second walk: the gradient needs the normalisers of the whole row. It overwrites the logits.
     agreement = 0.0
     for start in range(0, num_entries, BLOCK):
         inside = start + columns < num_entries
@@ -131,7 +135,9 @@ def _rows_kernel(
         else:
             gradient = q - tl.exp(t / temperature - t_lseT)
         onehot = tl.where(start + columns == label, 1.0, 0.0)
+        # T^2 of the objective over T of the tempered logits leaves one factor T.
         gradient = soft * temperature * gradient + hard * (tl.exp(s - s_lse) - onehot)
+        # Chain rule through `scale`, then through `cap * tanh(z / cap)`, whose slope is 1 - (s / cap)^2.
         gradient = gradient * s_scale
         if S_HAS_CAP:
             gradient = gradient * (1 - (s / s_cap) * (s / s_cap))

@@ -11,27 +11,31 @@ apart, in a trace whose windows are shorter than the traced length, since an exa
 """
 
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import PreTrainedModel
-from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
 from leadspan.costs.memory import ActivationBytes
 from leadspan.errors import ModelError
 from leadspan.models.attention import ATTENTION
-from leadspan.models.config import ModelSettings
-from leadspan.models.forward import final_hidden_states
-from leadspan.models.loading import first_line, load_config, name_of
-from leadspan.models.shapes import build_untrained
+from leadspan.models.forward import LAYOUT, final_hidden_states
+from leadspan.models.loading import build_untrained, load_config, name_of
+from leadspan.models.reading import reason
+from leadspan.models.settings import ModelSettings
+from leadspan.models.tracing import EXPERTS, Layers, config_key, traced_layers
 
 _LENGTH = 1009
 _WINDOW = 100
-_EXPERTS = "leadspan_trace"
+_FEW = 8
+_MIN_UNIT = 64  # chunks of a gated delta rule, which no config names
+
+# By config, precision, and checkpointing (None for a teacher): prediction, plan and doctor of a run all ask.
+_TRACED: dict[tuple[str, bool, bool | None], ActivationBytes] = {}
 
 
 def student_activations(settings: ModelSettings, use_bf16: bool, checkpointing: bool) -> ActivationBytes:
@@ -48,35 +52,64 @@ def student_activations(settings: ModelSettings, use_bf16: bool, checkpointing: 
     Raises:
         ModelError: The model's code cannot run without values.
     """
-    with FakeTensorMode():
-        model = _fake_model(settings, torch.float32).train()
+    config = load_config(settings)
+    key = (config_key(config), use_bf16, checkpointing)
+    if key in _TRACED:
+        return _TRACED[key]
+    layers = traced_layers(config)  # not within the mode of fake tensors
+
+    def passes(length: int, by_token: bool) -> tuple[tuple[int, int], "_Alive"]:
+        model = _fake_model(settings, layers, torch.float32).train()
         if checkpointing:
             model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
-        with _Alive() as alive, _named(settings):
+        with _Alive(by_token) as alive, _named(settings):
             with torch.autocast("cpu", dtype=torch.bfloat16, enabled=use_bf16):
-                hidden = _run(model)
+                hidden = _run(model, length)
             held = alive.now, alive.now_masks
             hidden.sum().backward()
-        return _bytes(settings, held, alive)
+        return held, alive
+
+    with FakeTensorMode():
+        return _TRACED.setdefault(key, _measured(settings, layers, passes))
 
 
 def teacher_activations(settings: ModelSettings, use_bf16: bool) -> ActivationBytes:
     """Bytes a token of a frozen teacher's forward pass takes: at its peak, and of the hidden states left."""
+    config = load_config(settings)
+    key = (config_key(config), use_bf16, None)
+    if key in _TRACED:
+        return _TRACED[key]
+    layers = traced_layers(config)
+
+    def passes(length: int, by_token: bool) -> tuple[tuple[int, int], "_Alive"]:
+        model = _fake_model(settings, layers, torch.bfloat16 if use_bf16 else torch.float32).eval()
+        with _Alive(by_token) as alive, _named(settings):
+            hidden = _run(model, length)
+        return (hidden.nbytes, 0), alive
+
     with FakeTensorMode(), torch.no_grad():
-        model = _fake_model(settings, torch.bfloat16 if use_bf16 else torch.float32).eval()
-        with _Alive() as alive, _named(settings):
-            hidden = _run(model)
-        return _bytes(settings, (hidden.nbytes, 0), alive)
+        return _TRACED.setdefault(key, _measured(settings, layers, passes))
 
 
-def _bytes(settings: ModelSettings, held: tuple[int, int], alive: "_Alive") -> ActivationBytes:
-    """By token and by pair, of what is held and of the peaks."""
+def _measured(
+    settings: ModelSettings, layers: Layers | None, passes: Callable[[int, bool], tuple[tuple[int, int], "_Alive"]]
+) -> ActivationBytes:
+    """By token and by pair, of what is held and of the peaks.
+
+    Layers that carry a state cut a sequence into chunks, or go through it position by position; so tensors are not told
+    by the length, and it is the difference between two lengths that says what a token takes.
+    """
     text = load_config(settings).get_text_config()
+    if layers is not None and layers.has_others:
+        return _by_difference(text, passes)
+    held, alive = passes(_LENGTH, True)
+    is_explicit = layers is None or any(call.is_explicit for call in layers.attention)
+    window = 0 if is_explicit else getattr(text, "sliding_window", None)
     has_masks = alive.most_masks[1] > 0
     return ActivationBytes(
         held=round(held[0] / _LENGTH),
         peak=round(alive.most[0] / _LENGTH),
-        window=getattr(text, "sliding_window", None) if has_masks else None,
+        window=window if has_masks else None,
         held_pair=held[1] / _LENGTH**2,
         peak_pair=alive.most[1] / _LENGTH**2,
         masked=round(alive.most_masks[0] / _LENGTH) if has_masks else 0,
@@ -84,23 +117,41 @@ def _bytes(settings: ModelSettings, held: tuple[int, int], alive: "_Alive") -> A
     )
 
 
-def _fake_model(settings: ModelSettings, dtype: torch.dtype) -> PreTrainedModel:
+def _by_difference(text: Any, passes: Callable[[int, bool], tuple[tuple[int, int], "_Alive"]]) -> ActivationBytes:
+    """What a token takes: the difference between two lengths, over theirs.
+
+    Where more positions are more operations, a layer goes through them one by one, and a few are enough (and would be
+    slow to trace if they were many); else the lengths are whole chunks.
+    """
+    unit = _FEW
+    (short, low), (long, high) = (passes(length, False) for length in (unit, 2 * unit))
+    if high.operations == low.operations:
+        unit = max([_MIN_UNIT, *(size for name, size in vars(text).items() if _is_chunk(name, size))])
+        (short, low), (long, high) = (passes(length, False) for length in (unit, 2 * unit))
+    held_by_token, peak = (long[0] - short[0]) // unit, (high.most[0] - low.most[0]) // unit
+    return ActivationBytes(held=held_by_token, peak=max(peak, held_by_token))
+
+
+def _is_chunk(name: str, size: Any) -> bool:
+    return ("chunk_size" in name or name == "block_size") and isinstance(size, int)
+
+
+def _fake_model(settings: ModelSettings, layers: Layers | None, dtype: torch.dtype) -> PreTrainedModel:
     config = load_config(settings)
     text = config.get_text_config()
     if getattr(text, "sliding_window", None):
         text.sliding_window = min(text.sliding_window, _WINDOW)
-    return build_untrained(
-        config,
-        name_of(settings),
-        dtype=dtype,
-        attn_implementation=ATTENTION,
-        experts_implementation=_EXPERTS,
-    )
+    name = f"model {name_of(settings)}"
+    if layers is not None and not layers.has_others:
+        return build_untrained(config, name, dtype=dtype, attn_implementation=ATTENTION, experts_implementation=EXPERTS)
+    model = build_untrained(config, name, dtype=dtype, experts_implementation=EXPERTS)
+    setattr(model, LAYOUT, "alone")
+    return model
 
 
-def _run(model: PreTrainedModel) -> torch.Tensor:
-    ids, positions = torch.zeros(1, _LENGTH, dtype=torch.long), torch.arange(_LENGTH)
-    return final_hidden_states(model, ids, positions[None], (0, _LENGTH), positions)
+def _run(model: PreTrainedModel, length: int) -> torch.Tensor:
+    ids, positions = torch.zeros(1, length, dtype=torch.long), torch.arange(length)
+    return final_hidden_states(model, ids, positions[None], (0, length), positions)
 
 
 class _named:
@@ -116,26 +167,31 @@ class _named:
         if isinstance(error, RuntimeError | ValueError | TypeError | NotImplementedError):
             raise ModelError(
                 f"model {self.name}: its activation memory cannot be predicted, since its code does not run without "
-                f"values ({first_line(error)})"
+                f"values ({reason(error)})"
             ) from None
 
 
 class _Alive(TorchDispatchMode):
-    """Counts the bytes of token tensors that are alive, and of masks over pairs of tokens; each storage once."""
+    """Counts the bytes of token tensors that are alive, and of masks over pairs of tokens; each storage once.
 
-    def __init__(self) -> None:
+    Without `by_token` it counts all tensors that are made, gradients of weights among them.
+    """
+
+    def __init__(self, by_token: bool) -> None:
         super().__init__()
+        self.by_token, self.operations = by_token, 0
         self.now = self.now_masks = 0
         self.most = self.most_masks = (0, 0)  # at the moment of most tokens, and of most masks
         self._known: weakref.WeakSet[torch.UntypedStorage] = weakref.WeakSet()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         output = func(*args, **(kwargs or {}))
+        self.operations += 1
         for leaf in tree_leaves(output):
             if isinstance(leaf, torch.Tensor):
                 dims = sum(size > 0 and size % _LENGTH == 0 for size in leaf.shape)
-                if dims:
-                    self._count(leaf.untyped_storage(), dims > 1)
+                if dims or not self.by_token:
+                    self._count(leaf.untyped_storage(), self.by_token and dims > 1)
         return output
 
     def _count(self, storage: torch.UntypedStorage, is_mask: bool) -> None:
@@ -151,24 +207,3 @@ class _Alive(TorchDispatchMode):
         self.most = max(self.most, (self.now, self.now_masks))
         if (self.now_masks, self.now) > self.most_masks[::-1]:
             self.most_masks = (self.now, self.now_masks)
-
-
-def _experts_without_values(
-    self: Any, hidden_states: torch.Tensor, top_k_index: torch.Tensor, top_k_weights: torch.Tensor
-) -> torch.Tensor:
-    """Routed experts with the shapes of Transformers' `grouped_mm`, which needs values: every token to one expert."""
-    num_tokens, top_k = top_k_index.shape
-
-    def project(rows: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        one = weight[0].T if self.is_transposed else weight[0]
-        return nn.functional.linear(rows.to(one.dtype), one)
-
-    rows = hidden_states[torch.arange(num_tokens * top_k) // top_k]
-    inner = project(rows, self.gate_up_proj if self.has_gate else self.up_proj)
-    inner = self._apply_gate(inner) if self.has_gate else self.act_fn(inner)
-    weighted = project(inner, self.down_proj) * top_k_weights.reshape(-1)[:, None]
-    restored = weighted[torch.arange(num_tokens * top_k)]
-    return restored.view(num_tokens, top_k, -1).sum(dim=1).to(hidden_states.dtype)
-
-
-ALL_EXPERTS_FUNCTIONS.register(_EXPERTS, _experts_without_values)

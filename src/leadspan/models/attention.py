@@ -26,6 +26,8 @@ def packed_attention(
     scaling: float | None = None,
     example_borders: tuple[int, ...] | None = None,
     sliding_window: int | None = None,
+    softcap: float | None = None,
+    s_aux: torch.Tensor | None = None,
     **kwargs: object,
 ) -> tuple[torch.Tensor, None]:
     """Causal attention within each example of a packed row.
@@ -40,20 +42,16 @@ def packed_attention(
         scaling: Factor on the scores; `head_dim ** -0.5` when None.
         example_borders: `(0, T_1, T_1 + T_2, ..., n)`.
         sliding_window: A position sees itself and the `sliding_window - 1` before it.
+        softcap: Bound of the scores, or None for none.
+        s_aux: Per head the score of its sink, or None for no sinks.
         kwargs: Further options of Transformers' attention interface.
 
     Returns:
         Output [1, n, heads, head_dim], and None for the weights.
 
     Raises:
-        ModelError: The model needs a soft cap or attention sinks, which this attention does not compute, or it is
-            called without borders.
+        ModelError: It is called without borders, or with a mask.
     """
-    if kwargs.get("softcap") is not None or kwargs.get("s_aux") is not None:
-        raise ModelError(
-            f"{type(module).__name__}: soft-capped scores and attention sinks are not part of attention: packed; "
-            "set attention: flash_attention_2 (or flash_attention_3) for this model"
-        )
     if example_borders is None or attention_mask is not None:
         raise ModelError(
             f"{type(module).__name__}: loaded with attention: packed, it takes packed rows with example borders only; "
@@ -61,12 +59,14 @@ def packed_attention(
         )
     outputs = []
     for start, end in itertools.pairwise(example_borders):
+        rows = query[:, :, start:end], key[:, :, start:end], value[:, :, start:end]
+        if softcap is not None or s_aux is not None:
+            outputs.append(_explicit(*rows, sliding_window, dropout, scaling, softcap, s_aux))
+            continue
         mask = _window_mask(end - start, sliding_window, query.device)
         outputs.append(
             F.scaled_dot_product_attention(
-                query[:, :, start:end],
-                key[:, :, start:end],
-                value[:, :, start:end],
+                *rows,
                 attn_mask=mask,
                 dropout_p=dropout,
                 is_causal=mask is None,
@@ -75,6 +75,37 @@ def packed_attention(
             )
         )
     return torch.cat(outputs, dim=2).transpose(1, 2).contiguous(), None
+
+
+def _explicit(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    window: int | None,
+    dropout: float,
+    scaling: float | None,
+    softcap: float | None,
+    sinks: torch.Tensor | None,
+) -> torch.Tensor:
+    """Attention of one example with what no fused kernel of the CPU has; its scores `[heads, T, T]` exist.
+
+    Scores are capped as `cap tanh(score / cap)` (Gemma 2). A sink is one more score per head, which takes part in the
+    softmax and has no value (gpt-oss).
+    """
+    groups = query.shape[1] // key.shape[1]
+    keys, values = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
+    scores = query @ keys.transpose(2, 3) * (query.shape[-1] ** -0.5 if scaling is None else scaling)
+    if softcap is not None:
+        scores = softcap * torch.tanh(scores / softcap)
+    length = query.shape[2]
+    mask = _window_mask(length, window, query.device)
+    if mask is None:
+        mask = torch.ones(length, length, dtype=torch.bool, device=query.device).tril()
+    scores = scores.masked_fill(~mask, -torch.inf)
+    if sinks is not None:
+        scores = torch.cat([scores, sinks.to(scores)[None, :, None, None].expand(-1, -1, length, 1)], dim=-1)
+    weights = scores.softmax(-1, dtype=torch.promote_types(scores.dtype, torch.float32))[..., :length]
+    return F.dropout(weights.to(values.dtype), dropout) @ values
 
 
 def _window_mask(length: int, window: int | None, device: torch.device) -> torch.Tensor | None:

@@ -1,10 +1,31 @@
-"""The body of a causal language model over a packed row: final hidden states at chosen positions, no logits."""
+"""The body of a causal language model over a packed row: final hidden states at chosen positions, no logits.
+
+A row goes through the model in one of three ways, chosen when it is loaded (`leadspan.models.layout`).
+"""
 
 import itertools
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
+from torch import nn
+from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
+
+from leadspan.models.heads import with_ones
+
+Layout = Literal["packed", "padded", "alone"]
+"""`packed`: the row as it is, its attention example by example. `padded`: examples of nearly one length side by side,
+through the model's own attention. `alone`: one example at a time."""
+
+LAYOUT = "leadspan_layout"  # name of the attribute that a loaded model has it in
+
+_MAX_PADDING = 0.1  # of a padded batch's tokens: above it, more passes are cheaper than more padding
+
+
+def layout_of(model: nn.Module) -> Layout:
+    """How rows go through a model."""
+    return getattr(model, LAYOUT, "packed")
 
 
 def final_hidden_states(
@@ -22,10 +43,53 @@ def final_hidden_states(
         position_ids: Positions, restarting with every example.
         borders: Example borders in the row, from 0 to n.
         positions: Positions to keep.
+
+    Returns:
+        As `head_weight` takes them: with a one behind each where the head has a bias.
     """
+    layout = layout_of(model)
+    if layout == "packed":
+        hidden = _packed(model, input_ids, position_ids, borders)
+    else:
+        hidden = _in_groups(model, input_ids, borders, groups_of(borders, layout))
+    return with_ones(model, hidden.index_select(0, positions))
+
+
+def groups_of(borders: tuple[int, ...], layout: Layout) -> list[list[int]]:
+    """Which examples of a row go through the model together, longest first.
+
+    >>> groups_of((0, 10, 19, 24), "padded")
+    [[0, 1], [2]]
+    """
+    lengths = [end - start for start, end in itertools.pairwise(borders)]
+    groups: list[list[int]] = []
+    for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        last = groups[-1] if groups and layout == "padded" else []
+        whole = (len(last) + 1) * lengths[last[0]] if last else 0
+        if last and sum(lengths[i] for i in last) + lengths[index] >= (1 - _MAX_PADDING) * whole:
+            last.append(index)
+        else:
+            groups.append([index])
+    return groups
+
+
+def body_of(model: PreTrainedModel) -> nn.Module:
+    """Everything below the head.
+
+    Transformers' `get_decoder` goes by names, and of some models returns the head or the model itself.
+    """
+    body = model.get_decoder()
+    if isinstance(body, PreTrainedModel) and body is not model:
+        return body
+    return next((child for child in model.children() if isinstance(child, PreTrainedModel)), model)
+
+
+def _packed(
+    model: PreTrainedModel, input_ids: torch.Tensor, position_ids: torch.Tensor, borders: tuple[int, ...]
+) -> torch.Tensor:
     longest = max(end - start for start, end in itertools.pairwise(borders))
     cumulative = torch.tensor(borders, dtype=torch.int32).to(input_ids.device, non_blocking=True)
-    output = model.get_decoder()(
+    output = body_of(model)(
         input_ids=input_ids,
         position_ids=position_ids,
         use_cache=False,
@@ -35,4 +99,49 @@ def final_hidden_states(
         max_length_q=longest,
         max_length_k=longest,
     )
-    return output.last_hidden_state[0].index_select(0, positions)
+    return output.last_hidden_state[0]
+
+
+def _in_groups(
+    model: PreTrainedModel, input_ids: torch.Tensor, borders: tuple[int, ...], groups: list[list[int]]
+) -> torch.Tensor:
+    """Hidden states of a row whose examples go through the model's own attention, group by group.
+
+    Padding stands behind an example, where no causal layer sees it: neither attention, which looks back, nor a state,
+    which is carried forward. So there is no mask.
+    """
+    more = _passes_of_others(model, len(groups))  # before the first pass, so that all ranks ask at one moment
+    parts: dict[int, torch.Tensor] = {}
+    for group in groups:
+        rows = [input_ids[0, borders[i] : borders[i + 1]] for i in group]
+        _restart_rotary(model)
+        hidden = body_of(model)(
+            input_ids=nn.utils.rnn.pad_sequence(rows, batch_first=True), use_cache=False
+        ).last_hidden_state
+        parts |= {i: hidden[row, : len(rows[row])] for row, i in enumerate(group)}
+    whole = torch.cat([parts[i] for i in range(len(borders) - 1)])
+    for _ in range(more):
+        whole = whole + 0 * body_of(model)(input_ids=input_ids[:, :1], use_cache=False).last_hidden_state.sum()
+    return whole
+
+
+def _passes_of_others(model: nn.Module, own: int) -> int:
+    """How many more passes another rank makes over its row: sharded weights are gathered by all ranks at once."""
+    if not any(isinstance(parameter, DTensor) for parameter in model.parameters()):
+        return 0
+    most = torch.tensor(own, device=next(model.parameters()).device)
+    torch.distributed.all_reduce(most, torch.distributed.ReduceOp.MAX)
+    return int(most) - own
+
+
+def _restart_rotary(model: nn.Module) -> None:
+    """Forget the lengths of earlier examples: `dynamic` frequencies grow with the longest example seen so far."""
+    for module in model.modules():
+        if "dynamic" not in str(getattr(module, "rope_type", "")):
+            continue
+        for name, frequencies in list(module.named_buffers(recurse=False)):
+            prefix = name.removesuffix("original_inv_freq")
+            if prefix != name:
+                module.register_buffer(f"{prefix}inv_freq", frequencies.clone(), persistent=False)
+        for name in [name for name in vars(module) if name.endswith("max_seq_len_cached")]:
+            setattr(module, name, module.original_max_seq_len)

@@ -10,6 +10,10 @@ from transformers import PreTrainedModel
 
 from leadspan.errors import ModelError
 
+# fields of configs: Cohere's, Falcon-H1's; Gemma's, RecurrentGemma's, xLSTM's
+_FACTORS = ("logit_scale", "lm_head_multiplier")
+_CAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")
+
 
 @dataclass(frozen=True, slots=True)
 class LogitTransform:
@@ -40,35 +44,56 @@ def head_of(model: PreTrainedModel) -> nn.Linear:
     """The projection to the vocabulary.
 
     Raises:
-        ModelError: It is no linear layer, or has a bias.
+        ModelError: It is no linear layer.
     """
     head = model.get_output_embeddings()
-    if not isinstance(head, nn.Linear) or head.bias is not None:
+    if not isinstance(head, nn.Linear):
         raise ModelError(
-            f"{type(model).__name__}: the output head is {type(head).__name__}, not a linear layer without bias; "
+            f"{type(model).__name__}: the output head is {type(head).__name__}, not a linear layer; "
             "leave it out of the adapter's target modules, or use another model"
         )
     return head
 
 
+def head_shape(model: PreTrainedModel) -> tuple[int, int]:
+    """Rows and columns of `head_weight`, which is not formed."""
+    rows, columns = head_of(model).weight.shape
+    return rows, columns + (head_of(model).bias is not None)
+
+
 def head_weight(model: PreTrainedModel) -> Float[torch.Tensor, "V d"]:
-    """The head's weights, whole on every rank.
+    """The head's weights, whole on every rank; a bias is one more column, as `with_ones` adds one to hidden states.
 
     A head that FSDP has sharded is gathered; its gradient is averaged over the ranks and scattered back, as FSDP does
     with the parameters it gathers itself.
     """
-    weight = head_of(model).weight
-    if not isinstance(weight, DTensor):
-        return weight
-    whole = weight.full_tensor(grad_placements=[Partial() for _ in weight.placements])
+    head = head_of(model)
+    weight = _whole(head.weight)
+    return weight if head.bias is None else torch.cat([weight, _whole(head.bias)[:, None]], dim=1)
+
+
+def with_ones(model: PreTrainedModel, hidden: Float[torch.Tensor, "m d"]) -> Float[torch.Tensor, "m d"]:
+    """Hidden states as `head_weight` takes them: with a one behind each where the head has a bias."""
+    if head_of(model).bias is None:
+        return hidden
+    return torch.cat([hidden, hidden.new_ones(len(hidden), 1)], dim=1)
+
+
+def _whole(parameter: torch.Tensor) -> torch.Tensor:
+    if not isinstance(parameter, DTensor):
+        return parameter
+    whole = parameter.full_tensor(grad_placements=[Partial() for _ in parameter.placements])
     if whole.requires_grad:
-        whole.register_hook(lambda gradient: gradient / weight.device_mesh.size())
+        whole.register_hook(lambda gradient: gradient / parameter.device_mesh.size())
     return whole
 
 
 def transform_of(model: PreTrainedModel) -> LogitTransform:
     """How a model scales and caps its logits, read from its config."""
     config = model.config.get_text_config()
-    scale = getattr(config, "logit_scale", None) or 1.0
+    scale = 1.0
+    for name in _FACTORS:
+        scale *= getattr(config, name, None) or 1.0
     scale /= getattr(config, "logits_scaling", None) or 1.0
-    return LogitTransform(float(scale), getattr(config, "final_logit_softcapping", None))
+    caps = (getattr(config, name, None) for name in _CAPS)
+    return LogitTransform(float(scale), next((cap for cap in caps if cap is not None), None))

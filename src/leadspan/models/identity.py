@@ -7,7 +7,8 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
 from leadspan.errors import ModelError
-from leadspan.models.config import ModelSettings, RandomInit
+from leadspan.models.loading import load_config
+from leadspan.models.settings import ModelSettings, RandomInit
 
 _WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 
@@ -23,13 +24,31 @@ def weights_id(settings: ModelSettings) -> str:
         digest.update(settings.model_dump_json(include={"config", "seed"}).encode())
         return digest.hexdigest()[:32]
     directory = _directory(settings.path, settings.revision)
-    files = sorted(path for pattern in _WEIGHTS for path in directory.glob(pattern))
-    if not files:
-        raise ModelError(f"model {settings.path}: no {' or '.join(_WEIGHTS)} in {directory}; give a model's directory")
-    for path in (directory / "config.json", *files):
+    if settings.gguf_file is not None:
+        files = [directory / settings.gguf_file]
+    else:
+        weights = sorted(path for pattern in _WEIGHTS for path in directory.glob(pattern))
+        files = [directory / "config.json", *weights] if weights else []
+    if not files or not files[-1].is_file():
+        names = settings.gguf_file or " or ".join(_WEIGHTS)
+        raise ModelError(f"model {settings.path}: no {names} in {directory}; give a model's directory")
+    if settings.quantization is not None:
+        digest.update(f"{settings.quantization};".encode())
+    for path in files:
         with path.open("rb") as file:
             digest.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()};".encode())
     return digest.hexdigest()[:32]
+
+
+def content_id(settings: ModelSettings) -> str:
+    """The same of any model that can be loaded: one on the Hub, which need not be here yet, goes by its commit.
+
+    Raises:
+        ModelError: It cannot be read.
+    """
+    if not isinstance(settings, RandomInit) and not Path(settings.path).is_dir():
+        return f"{settings.path}@{load_config(settings)._commit_hash}"
+    return weights_id(settings)
 
 
 def _directory(path: str, revision: str | None) -> Path:

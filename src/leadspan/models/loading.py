@@ -1,68 +1,85 @@
 """Causal language models and their tokenizers: loading, checks, and writing a student back."""
 
+import copy
+import functools
 import hashlib
-import logging
+import importlib.util
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
-from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    BitsAndBytesConfig,
     GenerationConfig,
+    GgufConfig,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING
 
 from leadspan.errors import ModelError
-from leadspan.models.attention import ATTENTION
-from leadspan.models.config import ModelSettings, Pretrained, RandomInit
-from leadspan.models.forward import final_hidden_states
-from leadspan.models.heads import head_of, transform_of
-
-logger = logging.getLogger(__name__)
-
-_BAD_CONFIG = (ValueError, TypeError, KeyError, AttributeError, StrictDataclassError)
+from leadspan.models.layout import settle_layout
+from leadspan.models.reading import check_directory, check_sizes, check_written, reading, weight_shapes
+from leadspan.models.settings import ModelSettings, Pretrained, RandomInit
 
 
 def load_tokenizer(path: str, revision: str | None = None) -> PreTrainedTokenizerBase:
-    """The tokenizer of a local directory or Hub name.
+    """The tokenizer of a local directory, Hub name, or GGUF file in either.
 
     Raises:
         ModelError: There is none, or it cannot be read.
     """
-    _check_path(path, "tokenizer")
-    try:
-        return AutoTokenizer.from_pretrained(path, revision=revision)
-    except (OSError, ValueError, KeyError) as error:
-        raise ModelError(f"tokenizer {path}: {first_line(error)}") from None
+    directory, file = path, None
+    if path.endswith(".gguf"):
+        directory, _, name = path.rpartition("/")
+        file = None if (Path(directory) / "tokenizer.json").exists() else name
+    check_directory(directory, "tokenizer", file)
+    options = {} if file is None else {"gguf_file": file}
+    with reading(f"tokenizer {path}"):
+        tokenizer = AutoTokenizer.from_pretrained(directory, revision=revision, trust_remote_code=False, **options)
+    if file is not None:
+        return tokenizer
+    files = {*tokenizer.vocab_files_names.values(), "tekken.json"}
+    if Path(directory).is_dir() and not any((Path(directory) / name).exists() for name in files):
+        raise ModelError(f"tokenizer {path}: it has none of {', '.join(sorted(files))}; give a tokenizer's directory")
+    return tokenizer
 
 
-def load_model(settings: ModelSettings, dtype: torch.dtype, for_training: bool = True) -> PreTrainedModel:
+def load_model(
+    settings: ModelSettings, dtype: torch.dtype, for_training: bool = True, is_frozen: bool = False
+) -> PreTrainedModel:
     """A causal language model.
 
     Args:
         settings: Where it comes from.
         dtype: Type of its weights.
-        for_training: Load with the attention for packed rows; else with Transformers' default, for generation.
+        is_frozen: A teacher, whose weights may stay packed.
+        for_training: Settle how packed rows go through it; else leave Transformers' default attention, for generation.
 
     Raises:
-        ModelError: It cannot be read, is no causal language model, or mixes the examples of a packed row.
+        ModelError: It cannot be read, is no causal language model, or computes logits that the loss does not know.
     """
-    attention = None
+    model = _build(settings, dtype) if isinstance(settings, RandomInit) else _read(settings, dtype, is_frozen)
+    if getattr(model.config, "rescale_every", 0):
+        model.config.rescale_every = 0  # RWKV halves its weights in evaluation, against overflow of float16 alone
     if for_training:
-        attention = ATTENTION if settings.attention == "packed" else settings.attention
-    if isinstance(settings, RandomInit):
-        model = _build(settings, attention, dtype)
-    else:
-        model = _read(settings, attention, dtype)
-    if for_training:
-        _check_trainable(model, name_of(settings))
+        settle_layout(model, settings.attention, _title(settings))
     return model
+
+
+def load_own_tokenizer(settings: ModelSettings) -> PreTrainedTokenizerBase | None:
+    """The tokenizer that a model comes with; None for one that is built from a config.
+
+    Raises:
+        ModelError: It cannot be read.
+    """
+    return load_tokenizer(settings.tokenizer_path, settings.revision) if isinstance(settings, Pretrained) else None
 
 
 def name_of(settings: ModelSettings) -> str:
@@ -70,6 +87,13 @@ def name_of(settings: ModelSettings) -> str:
     if isinstance(settings, Pretrained):
         return settings.path
     return f"random {settings.config.get('model_type', 'model')} (seed {settings.seed})"
+
+
+def _title(settings: ModelSettings) -> str:
+    """The same, for the beginning of an error."""
+    if isinstance(settings, Pretrained):
+        return f"model {settings.path}"
+    return f"random_init.config ({settings.config.get('model_type')})"
 
 
 def check_vocabularies(
@@ -146,94 +170,131 @@ def load_config(settings: ModelSettings) -> PreTrainedConfig:
         ModelError: It cannot be read, or its values are refused.
     """
     if isinstance(settings, Pretrained):
-        _check_path(settings.path, "model")
-        try:
-            return AutoConfig.from_pretrained(settings.path, revision=settings.revision)
-        except (OSError, ValueError, KeyError) as error:
-            raise ModelError(f"model {settings.path}: {first_line(error)}") from None
+        check_directory(settings.path, "model", settings.gguf_file)
+        if settings.gguf_file is not None:
+            file = Path(settings.path) / settings.gguf_file
+            changed = file.stat().st_mtime_ns if file.exists() else 0
+            config = copy.deepcopy(_gguf_config(settings.path, settings.gguf_file, settings.revision, changed))
+        else:
+            with reading(f"model {settings.path}"):
+                config = AutoConfig.from_pretrained(settings.path, revision=settings.revision, trust_remote_code=False)
+        _check_kind(config, f"model {settings.path}")
+        return config
     values = dict(settings.config)
     kind = values.pop("model_type", None)
     if kind is None:
         raise ModelError("random_init.config: model_type is missing; name a Transformers architecture, e.g. qwen3")
-    try:
-        return AutoConfig.for_model(kind, **values)
-    except _BAD_CONFIG as error:
-        raise ModelError(f"random_init.config ({kind}): {first_line(error)}") from None
+    check_sizes(values, "random_init.config")
+    with reading(f"random_init.config ({kind})"):
+        config = AutoConfig.for_model(kind, **values)
+    _check_kind(config, "random_init.config")
+    return config
 
 
-def _build(settings: RandomInit, attention: str | None, dtype: torch.dtype) -> PreTrainedModel:
-    config = load_config(settings)
-    try:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(settings.seed)
-            return AutoModelForCausalLM.from_config(config, attn_implementation=attention, dtype=dtype)
-    except _BAD_CONFIG as error:
-        raise ModelError(f"random_init.config ({config.model_type}): {first_line(error)}") from None
+@functools.lru_cache(maxsize=8)
+def _gguf_config(path: str, file: str, revision: str | None, changed: int) -> PreTrainedConfig:
+    """The config in a GGUF file, kept as long as the file does not change: its header takes seconds to read."""
+    with reading(f"model {path}, {file}"):
+        return AutoConfig.from_pretrained(path, revision=revision, gguf_file=file, trust_remote_code=False)
 
 
-def _read(settings: Pretrained, attention: str | None, dtype: torch.dtype) -> PreTrainedModel:
-    options: dict[str, Any] = {"revision": settings.revision, "dtype": dtype}
-    if attention is not None:
-        options["attn_implementation"] = attention
-    _check_path(settings.path, "model")
-    try:
-        return AutoModelForCausalLM.from_pretrained(settings.path, **options)
-    except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
-        raise ModelError(f"model {settings.path}: {first_line(error)}") from None
-
-
-def _check_trainable(model: PreTrainedModel, name: str) -> None:
-    config = model.config.get_text_config()
-    kinds = set(getattr(config, "layer_types", None) or []) - {"full_attention", "sliding_attention"}
-    if kinds:
+def _check_kind(config: PreTrainedConfig, name: str) -> None:
+    if config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        raise ModelError(f"{name}: model_type {config.model_type} is no causal language model of Transformers")
+    quantised = getattr(config, "quantization_config", None) or {}
+    method = quantised.get("quant_method") if isinstance(quantised, dict) else quantised.quant_method
+    if method is not None and method not in AUTO_QUANTIZER_MAPPING:
         raise ModelError(
-            f"model {name}: layers of type {', '.join(sorted(kinds))} carry state across the examples of a packed row; "
-            "use a model whose layers are all attention"
+            f"{name}: quantization_config.quant_method {method!r} is none of {sorted(AUTO_QUANTIZER_MAPPING)}"
         )
-    head_of(model)
-    _check_packing(model, name)
 
 
-@torch.no_grad()
-def _check_packing(model: PreTrainedModel, name: str) -> None:
-    """Run a short example alone and behind another in one packed row, and its logits against those of the loss.
+def build_untrained(config: PreTrainedConfig, name: str, **options: Any) -> PreTrainedModel:
+    """A model of a config, on the device (or in the tensor mode) at hand; `options` go to `from_config`.
 
-    Some architectures ignore the borders, and some transform their logits in a way of their own.
+    Raises:
+        ModelError: The config's values do not fit each other, or are those of no causal language model.
     """
-    if model.config._attn_implementation != ATTENTION:
-        return  # the kernels of flash attention need a GPU and keep examples apart themselves
-    first, second = torch.arange(5) + 3, torch.arange(7) + 2
-    positions = torch.cat([torch.arange(5), torch.arange(7)])[None]
-    was_training = model.training
-    model.eval()
-    alone = final_hidden_states(model, second[None], torch.arange(7)[None], (0, 7), torch.arange(7))
-    whole = model(input_ids=second[None], position_ids=torch.arange(7)[None], use_cache=False, example_borders=(0, 7))
-    ours = transform_of(model).logits(alone.float() @ head_of(model).weight.float().T)
-    row = torch.cat([first, second])[None]
-    packed = final_hidden_states(model, row, positions, (0, 5, 12), torch.arange(5, 12))
-    model.train(was_training)
-    apart = float((whole.logits[0].float() - ours).norm() / ours.norm())
-    error = float((alone - packed).norm() / alone.norm())
-    tolerance = 1e-4 if alone.dtype.itemsize >= 4 else 3e-2  # bfloat16 rounds to 4e-3 in every layer
-    if not error < tolerance:
-        raise ModelError(
-            f"model {name}: an example changes with its neighbours in a packed row (relative difference {error:.2g}), "
-            "so its architecture ignores positions or example borders; use another model"
+    with reading(name):
+        return AutoModelForCausalLM.from_config(config, trust_remote_code=False, **options)
+
+
+def _build(settings: RandomInit, dtype: torch.dtype) -> PreTrainedModel:
+    config = load_config(settings)
+    name = _title(settings)
+    _check_fit(config, settings, dtype)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed)
+        return build_untrained(config, name, dtype=dtype)
+
+
+def _read(settings: Pretrained, dtype: torch.dtype, is_frozen: bool) -> PreTrainedModel:
+    name, config = _title(settings), load_config(settings)
+    weights = Path(settings.path).glob("*.safetensors")
+    check_written(Path(settings.path), (path.name for path in weights), name)
+    options = _quantized(settings, dtype, is_frozen)
+    shapes = weight_shapes(Path(settings.path), name) if settings.gguf_file is None else None
+    layers = getattr(config.get_text_config(), "num_hidden_layers", 0)
+    if shapes is not None and layers > len(shapes):
+        raise ModelError(f"{name}: config.json has {layers} layers, and the weights {len(shapes)} tensors in all")
+    _check_fit(config, settings, dtype)
+    with reading(name):
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            settings.path,
+            revision=settings.revision,
+            dtype=dtype,
+            trust_remote_code=False,
+            output_loading_info=True,
+            **options,
         )
-    if not apart < tolerance:
+    model, info = loaded
+    if settings.gguf_file is not None and not is_frozen:
+        vars(model.config).pop("quantization_config", None)  # its weights are plain now, and can be saved
+    missing = sorted(info["missing_keys"])
+    if missing:
         raise ModelError(
-            f"model {name}: its logits are not those of its hidden states and head (relative difference {apart:.2g}), "
-            "so its architecture transforms them in a way the loss does not know; use another model"
+            f"{name}: its files lack {len(missing)} weights of the architecture in config.json, {missing[0]} among "
+            "them; they are of another model, or incomplete"
         )
+    return model
 
 
-def _check_path(path: str, role: str) -> None:
-    """A path that can only be local must exist; what is left may be a Hub name, `owner/name`."""
-    is_local = path.count("/") > 1 or path.startswith((".", "/", "~"))
-    if is_local and not Path(path).is_dir():
-        raise ModelError(f"{role} {path}: no such directory; give a directory in Hugging Face form, or a Hub name")
+def _quantized(settings: Pretrained, dtype: torch.dtype, is_frozen: bool) -> dict[str, Any]:
+    """Options of `from_pretrained` for weights that are packed, in a file or on loading.
+
+    Raises:
+        ModelError: They cannot be here.
+    """
+    if settings.gguf_file is not None:
+        return {"gguf_file": settings.gguf_file, "quantization_config": GgufConfig(dequantize=not is_frozen)}
+    if settings.quantization is None:
+        return {}
+    has_package = importlib.util.find_spec("bitsandbytes") is not None
+    if not torch.cuda.is_available() or not has_package:
+        missing = "the package bitsandbytes" if torch.cuda.is_available() else "a CUDA device"
+        raise ModelError(
+            f"{_title(settings)}: quantization: {settings.quantization} needs {missing}, which this machine lacks; "
+            "leave quantization out"
+        )
+    in_4bit = settings.quantization == "bitsandbytes_4bit"
+    config = BitsAndBytesConfig(
+        load_in_4bit=in_4bit,
+        load_in_8bit=not in_4bit,
+        bnb_4bit_quant_type="nf4",  # QLoRA, arXiv 2305.14314: of 4-bit types the one with the least loss
+        bnb_4bit_compute_dtype=dtype,
+    )
+    return {"quantization_config": config, "device_map": {"": torch.cuda.current_device()}}
 
 
-def first_line(error: Exception) -> str:
-    """What an error of another library says, without its explanations."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+def _check_fit(config: PreTrainedConfig, settings: ModelSettings, dtype: torch.dtype) -> None:
+    """Refuse an attention that is not installed, and weights above the machine's memory, before they are made."""
+    name = _title(settings)
+    flash = {"attn_implementation": settings.attention} if settings.attention.startswith("flash") else {}
+    with torch.device("meta"):
+        model = build_untrained(copy.deepcopy(config), name, dtype=dtype, **flash)
+    needed, present = sum(p.nbytes for p in model.parameters()), psutil.virtual_memory().total
+    if needed > present:
+        raise ModelError(
+            f"{name}: its weights take {needed / 1e9:.0f} GB, and this machine has {present / 1e9:.0f} GB of memory; "
+            "use a smaller model, or a larger machine"
+        )

@@ -9,13 +9,13 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from leadspan.costs.flops import ModelShape
-from leadspan.errors import ModelError
-from leadspan.models.config import ModelSettings
-from leadspan.models.heads import head_of
-from leadspan.models.loading import first_line, load_config, name_of
+from leadspan.models.heads import head_of, head_shape
+from leadspan.models.loading import build_untrained, load_config, name_of
+from leadspan.models.settings import ModelSettings
+from leadspan.models.tracing import traced_layers
 
 _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
 _EXPERTS_PER_TOKEN = ("num_experts_per_tok", "top_k_experts", "moe_k")
@@ -28,32 +28,26 @@ def shape_from(settings: ModelSettings) -> ModelShape:
         ModelError: The config cannot be read, or is not that of a causal language model.
     """
     with torch.device("meta"):
-        return shape_of(build_untrained(load_config(settings), name_of(settings)))
-
-
-def build_untrained(config: PreTrainedConfig, name: str, **options: Any) -> PreTrainedModel:
-    """A model of a config, on the device (or in the tensor mode) at hand; `options` go to `from_config`."""
-    try:
-        return AutoModelForCausalLM.from_config(config, **options)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ModelError(f"model {name}: {first_line(error)}") from None
+        return shape_of(build_untrained(load_config(settings), f"model {name_of(settings)}"))
 
 
 def shape_of(model: PreTrainedModel) -> ModelShape:
     """Read the shape that the cost counts need from a model's modules and config; its weights are not looked at.
 
     Linear weights are all two-dimensional parameters but those of embeddings and the head (a router's among them);
-    stacked experts are three-dimensional, and a token passes `k / E` of them.
+    stacked experts are three-dimensional, and a token passes `k / E` of them. A convolution along the sequence does as
+    many products for a token as it has weights. What layers do along the sequence is traced.
     """
     config = model.config.get_text_config()
     head, layers = head_of(model), list(_layers(model))
-    windows = _windows(config)
+    traced = traced_layers(model.config)
     return ModelShape(
         linear_params=_linear_params(model, config),
-        attention_dims=(_attention_dim(config),) * config.num_hidden_layers,
-        windows=windows,
-        hidden_size=head.weight.shape[1],
-        vocab_size=head.weight.shape[0],
+        attention_dims=_attention_dims(config) if traced is None else tuple(call.dim for call in traced.attention),
+        windows=_windows(config) if traced is None else tuple(call.window for call in traced.attention),
+        state_size=0 if traced is None else traced.state_size,
+        hidden_size=head_shape(model)[1],
+        vocab_size=head_shape(model)[0],
         num_params=sum(p.numel() for p in model.parameters()),
         is_tied=head.weight is getattr(model.get_input_embeddings(), "weight", None),
         last_params=sum(_last_params(layer) for layer in layers),
@@ -61,29 +55,40 @@ def shape_of(model: PreTrainedModel) -> ModelShape:
     )
 
 
-def _attention_dim(config: Any) -> int:
-    """`heads * head_dim`; where scores and values have different widths (multi-head latent attention), their mean."""
+def _attention_dims(config: Any) -> tuple[int, ...]:
+    """Of a model whose layers cannot be traced: `heads * head_dim` of every layer that its config calls attention."""
+    if not (kinds := _attention_kinds(config)):
+        return ()
     heads: int = config.num_attention_heads
     head_dim: int = getattr(config, "head_dim", None) or config.hidden_size // heads
-    scored, summed = getattr(config, "qk_head_dim", head_dim), getattr(config, "v_head_dim", head_dim)
-    return heads * (scored + summed) // 2
+    return (heads * head_dim,) * len(kinds)
 
 
 def _windows(config: Any) -> tuple[int | None, ...]:
-    layers: int = config.num_hidden_layers
     window = getattr(config, "sliding_window", None)
-    kinds = getattr(config, "layer_types", None) or ["sliding_attention" if window else "full_attention"] * layers
-    return tuple(window if kind == "sliding_attention" else None for kind in kinds)
+    has_kinds = bool(getattr(config, "layer_types", None))
+    return tuple(
+        window if window and (kind == "sliding_attention" or not has_kinds) else None
+        for kind in _attention_kinds(config)
+    )
+
+
+def _attention_kinds(config: Any) -> list[str]:
+    if getattr(config, "num_attention_heads", None) is None:
+        return []  # xLSTM's heads are of its cells
+    kinds = getattr(config, "layer_types", None) or ["full_attention"] * config.num_hidden_layers
+    return [kind for kind in kinds if "attention" in kind and "linear" not in kind]
 
 
 def _linear_params(model: PreTrainedModel, config: Any) -> int:
     outside = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)} | {id(head_of(model).weight)}
     inside = [p for p in model.parameters() if id(p) not in outside]
-    plain = sum(p.numel() for p in inside if p.dim() == 2)
+    convolutions = {id(m.weight) for m in model.modules() if isinstance(m, nn.Conv1d)}
+    plain = sum(p.numel() for p in inside if p.dim() == 2 or id(p) in convolutions)
     experts = _first(config, _EXPERTS)
     if not experts:
         return plain
-    stacked = sum(p.numel() for p in inside if p.dim() == 3 and p.shape[0] == experts)
+    stacked = sum(p.numel() for p in inside if p.dim() == 3 and p.shape[0] == experts and id(p) not in convolutions)
     return plain + stacked * (_first(config, _EXPERTS_PER_TOKEN) or 1) // experts
 
 

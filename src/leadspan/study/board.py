@@ -1,17 +1,18 @@
 """What a study is doing: which trials run, of how many, how many failed, and the time left."""
 
+import time
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Literal, Self
 
 from rich.console import Console, Group
 from rich.live import Live
-from rich.markup import escape
 from rich.spinner import Spinner
-from rich.table import Table
 from rich.text import Text
 
+from leadspan.status import LOG_SECONDS, duration
 from leadspan.study.record import StudyRecord, TrialRecord
+from leadspan.tables import Block
 
 
 class Board:
@@ -21,6 +22,7 @@ class Board:
         self.console = console
         self.record = record
         self.running: dict[str, str] = {}
+        self._printed_at = 0.0
         self.live = Live(console=console, refresh_per_second=4, transient=True) if console.is_terminal else None
 
     def __enter__(self) -> Self:
@@ -37,7 +39,13 @@ class Board:
     def said(self, title: str, text: str) -> None:
         """A trial told what it is doing."""
         self.running[title] = text
+        if not self.live and time.monotonic() - self._printed_at >= LOG_SECONDS:
+            self._print("\n".join(f"  {running}  {doing}" for running, doing in self.running.items()))
         self._draw()
+
+    def _print(self, text: str | Text) -> None:
+        self._printed_at = time.monotonic()
+        self.console.print(text, soft_wrap=True, highlight=False)
 
     def changed(
         self, record: StudyRecord, title: str, kind: Literal["started", "said", "done", "failed"], text: str
@@ -47,18 +55,17 @@ class Board:
         if kind == "started":
             self.running[title] = "starting"
             if not self.live:
-                self.console.print(f"[dim]{headline(record)}[/]  {escape(title)}", highlight=False, soft_wrap=True)
+                self._print(Text.assemble((headline(record), "dim"), f"  {title}"))
         else:
             self.running.pop(title, None)
-            outcome = "[red]failed[/]" if kind == "failed" else "done"
+            outcome = ("failed", "red") if kind == "failed" else ("done", "")
             last = text.strip().splitlines()[-1:] or [""]
-            line = f"{outcome}  {escape(title)}  {escape(last[0])}".rstrip()
-            self.console.print(line, highlight=False, soft_wrap=True)
+            self._print(Text.assemble(outcome, f"  {title}  {last[0]}".rstrip()))
         self._draw()
 
     def _draw(self) -> None:
         if self.live:
-            lines = [Spinner("dots", text=f"{title}: {text}") for title, text in self.running.items()]
+            lines = [Spinner("dots", text=Text(f"{title}: {text}")) for title, text in self.running.items()]
             self.live.update(Group(Text(headline(self.record), style="bold"), *lines))
 
 
@@ -67,8 +74,8 @@ def headline(record: StudyRecord) -> str:
     counts = [f"{len(record.of_state('done'))} of {len(record.trials)} done"]
     failed = len(record.of_state("failed"))
     counts += [f"{failed} failed"] if failed else []
-    left = seconds_left(record)
-    counts += [f"about {_duration(left)} left"] if left else []
+    remaining = seconds_left(record)
+    counts += [f"about {duration(remaining)} left"] if remaining else []
     return ", ".join(counts)
 
 
@@ -77,33 +84,33 @@ def seconds_left(record: StudyRecord) -> float | None:
 
     Trials that run at the same time share it; None before the first trial is complete.
     """
+    # By condition: cuts differ in time by design, seeds do not.
     took: dict[str, list[float]] = {}
     for trial in record.of_state("done"):
         if trial.seconds is not None and trial.control != "before":
             took.setdefault(trial.name, []).append(trial.seconds)
-    known = [seconds for of_name in took.values() for seconds in of_name]
-    if not known:
+    all_seconds = [seconds for of_name in took.values() for seconds in of_name]
+    if not all_seconds:
         return None
     to_come = [*record.of_state("running"), *record.of_state("waiting")]
-    total = sum(_mean(took.get(trial.name, known)) for trial in to_come)
+    total = sum(_mean(took.get(trial.name, all_seconds)) for trial in to_come)
+    # Trials at a time share the wall clock.
     return total / max(1, len(record.of_state("running")))
 
 
-def trials_table(record: StudyRecord) -> Table:
+def trials_block(record: StudyRecord) -> Block:
     """Every trial with its state, condition by condition."""
-    table = Table(title=f"{record.name}: {headline(record)}", title_justify="left", show_edge=False)
-    for name in ("trial", "seeds", "control", "done", "failed", "to do", "note"):
-        table.add_column(name, justify="right" if name in ("done", "failed", "to do") else "left", overflow="fold")
+    rows: list[tuple[str, ...]] = []
     for trials in _by_name(record.trials):
         first = trials[0]
         states = [trial.state for trial in trials]
         done, failed = states.count("done"), states.count("failed")
         seeds = "" if first.title == first.name else ", ".join(str(trial.seed) for trial in trials)
         notes = dict.fromkeys(trial.note for trial in trials if trial.note)
-        left = len(states) - done - failed
-        numbers = (str(number) if number else "" for number in (done, failed, left))
-        table.add_row(escape(first.name), seeds, first.control or "", *numbers, escape("; ".join(notes)))
-    return table
+        numbers = (str(number) if number else "" for number in (done, failed, len(states) - done - failed))
+        rows.append((first.name, seeds, first.control or "", "; ".join(notes), *numbers))
+    header = ("trial", "seeds", "control", "note", "done", "failed", "to do")
+    return Block(f"{record.name}: {headline(record)}", header, tuple(rows), num_text=4)
 
 
 def _by_name(trials: Sequence[TrialRecord]) -> list[list[TrialRecord]]:
@@ -115,9 +122,3 @@ def _by_name(trials: Sequence[TrialRecord]) -> list[list[TrialRecord]]:
 
 def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

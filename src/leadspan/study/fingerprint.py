@@ -4,16 +4,35 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from leadspan.data.config import HeldOutSource, TraceSource
-from leadspan.data.files import digest_file
-from leadspan.data.traces import fingerprint as fingerprint_traces
-from leadspan.models.config import ModelSettings, Pretrained
+from leadspan.data.settings import HeldOutSource
+from leadspan.models.settings import Pretrained
 from leadspan.recipe import Recipe
-from leadspan.teacher.config import StoredTargets
 from leadspan.teacher.manifest import read_joined
+from leadspan.teacher.settings import NO_ACCESS, SERVER_ACCESS, AnyTeacher
+from leadspan.traces.files import digest_file
+from leadspan.traces.read import fingerprint as fingerprint_traces
+from leadspan.traces.settings import TraceSource
 
+# 4 MiB a file: training changes every part of a weights file, so samples show it, at a fraction of the time.
 _SAMPLE_BYTES, _NUM_SAMPLES = 1 << 16, 64
+
+
+def without_places(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """The dumped settings of a recipe without its name and without where it writes and what it reads lies."""
+    kept = {name: value for name, value in recipe.items() if name not in ("name", "output", "tokenizer", "trial")}
+    for name in ("student", "teacher", "targets"):
+        kept[name] = _without_path(kept.get(name))
+    kept["teacher"] = _without_access(kept["teacher"])
+    data = {name: value for name, value in (kept.get("data") or {}).items() if name != "cache_dir"}
+    data["train"] = _without_path(data.get("train"))
+    if "source" in (data.get("validation") or {}):
+        data["validation"] = data["validation"] | {"source": _without_path(data["validation"]["source"])}
+    data["rendering"] = {k: v for k, v in (data.get("rendering") or {}).items() if k != "chat_template"}
+    evaluation = kept.get("evaluation") or {}
+    tasks = [_without_path(task) for task in evaluation.get("tasks") or []]
+    return kept | {"data": data, "evaluation": evaluation | {"tasks": tasks}}
 
 
 class Fingerprints:
@@ -31,9 +50,10 @@ class Fingerprints:
         self._known: dict[str, str] = {}
 
     def of(self, recipe: Recipe) -> str:
-        """SHA-256 over a recipe, its name and place aside, and over the local data, models and tokenizers it names.
+        """SHA-256 over a recipe, name and places aside, and over the local data, models and tokenizers it names.
 
-        A store goes by what its manifest says of teacher, tokenizer, template and codec, wherever it lies.
+        What is on disk goes by its content, so that a study can be moved; what is not there goes by its name. A store
+        goes by what its manifest says of teacher, tokenizer, template and codec.
 
         Models and tokenizers go by the names, sizes and evenly spaced samples (4 MiB in all) of their files: any
         training changes every part of them.
@@ -48,50 +68,72 @@ class Fingerprints:
         paths = [recipe.tokenizer, *(_path(model) for model in (recipe.student, recipe.teacher) if model)]
         paths += [task.path for task in recipe.evaluation.tasks]
         paths.append(str(recipe.data.rendering.chat_template or ""))
-        is_stored = isinstance(recipe.targets, StoredTargets)
-        parts = [recipe.model_dump_json(exclude={"name", "output"} | ({"targets"} if is_stored else set()))]
-        parts += [self._store(recipe.targets.path)] if isinstance(recipe.targets, StoredTargets) else []
-        parts += [self._traces(source) for source in sources]
-        parts += [self._content(Path(path)) for path in paths if path]
-        return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+        # Name and output do not change a run, and a store counts by what its manifest says, wherever it lies.
+        store = recipe.store_path
+        settings = without_places(recipe.model_dump(mode="json"))
+        if store is not None:
+            del settings["targets"]
+        contents = [json.dumps(settings, sort_keys=True)]
+        contents += [] if store is None else [self._store(store)]
+        contents += [self._traces(source) for source in sources]
+        contents += [self._content(Path(path)) for path in paths if path]
+        return hashlib.sha256("\0".join(contents).encode()).hexdigest()
 
     def _traces(self, source: TraceSource) -> str:
         if source.path not in self._known:
-            self._known[source.path] = fingerprint_traces(source) if Path(source.path).exists() else ""
+            is_local = Path(source.path).exists()
+            self._known[source.path] = fingerprint_traces(source) if is_local else source.path
         return self._known[source.path]
 
-    def of_model(self, model: ModelSettings) -> str:
+    def of_model(self, model: AnyTeacher) -> str:
         """A hash of a model's settings and, of one on disk, of its files."""
         path = _path(model)
-        return model.model_dump_json() + (self._content(Path(path)) if path else "")
+        return model.model_dump_json(exclude={"path": True, **NO_ACCESS}) + (self._content(Path(path)) if path else "")
 
     def _store(self, path: Path) -> str:
-        made = self.made_before.get(path)
-        return json.dumps(read_joined(path).identity(), sort_keys=True) if made is None else made
+        fingerprint = self.made_before.get(path)
+        return json.dumps(read_joined(path).identity(), sort_keys=True) if fingerprint is None else fingerprint
 
     def _content(self, path: Path) -> str:
-        """A hash of what is there, or of how it will be made; nothing for a name on the Hub."""
-        made = next((made for place, made in self.made_before.items() if _is_below(path, place)), None)
-        if made is not None:
-            return made
+        """A hash of what is there, or of how it will be made; a name on the Hub itself."""
+        fingerprint = next(
+            (
+                fingerprint
+                for directory, fingerprint in self.made_before.items()
+                if path.absolute().is_relative_to(directory.absolute())
+            ),
+            None,
+        )
+        if fingerprint is not None:
+            return fingerprint
         if str(path) not in self._known:
             self._known[str(path)] = _content(path)
         return self._known[str(path)]
 
 
-def _path(model: ModelSettings) -> str | None:
+def _without_path(values: Any) -> Any:
+    """A mapping without its `path`; what is none as it is."""
+    return {name: value for name, value in values.items() if name != "path"} if isinstance(values, dict) else values
+
+
+def _without_access(values: Any) -> Any:
+    """Nested settings of a teacher without those that say how a server is reached."""
+    if not isinstance(values, dict):
+        return values
+    return {name: _without_access(value) for name, value in values.items() if name not in SERVER_ACCESS}
+
+
+def _path(model: AnyTeacher) -> str | None:
     return model.path if isinstance(model, Pretrained) else None
 
 
-def _is_below(path: Path, directory: Path) -> bool:
-    return path.absolute().is_relative_to(directory.absolute())
-
-
 def _content(path: Path) -> str:
+    if not path.exists():
+        return str(path)
     if path.is_file():
         return digest_file(path).hex()
     digest = hashlib.sha256()
-    for file in sorted(path.iterdir()) if path.is_dir() else []:
+    for file in sorted(path.iterdir()):
         if file.is_file():
             digest.update(file.name.encode() + _sampled(file))
     return digest.hexdigest()

@@ -1,21 +1,24 @@
 """The record of a study on disk: what is complete, what failed, what runs."""
 
 import contextlib
+import json
 import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from leadspan.errors import LeadspanError, RunError
-from leadspan.results import RUN_FILE, load_run
-from leadspan.study.config import Study
+from leadspan.recipe import Recipe
+from leadspan.results import IDENTITY_FILE, RUN_FILE, damage, load_run
+from leadspan.study.executors.local import Event
+from leadspan.study.fingerprint import without_places
 from leadspan.study.record import CaptureRecord, State, StudyRecord, TrialRecord, load_study, save_study
-from leadspan.study.sweep import Event
+from leadspan.study.settings import Study
 from leadspan.study.trials import SharedStore, Trial
-from leadspan.teacher.config import StoredTargets
 from leadspan.teacher.manifest import read_joined
+from leadspan.teacher.settings import StoredTargets
+from leadspan.traces.read import fingerprint
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,13 +51,17 @@ def is_done(trial: Trial) -> bool:
     directory = trial.recipe.output
     if not (directory / RUN_FILE).exists():
         return False
+    if trial.control == "before" and damage(directory):
+        return False  # what builds on it would be refused; running it again makes it anew
     try:
-        found = load_run(directory).recipe
+        stored = load_run(directory).recipe
     except RunError:
-        return False  # running it again will say what is wrong
-    wanted = _compared(trial.recipe.model_dump(mode="json"), trial)
-    found = _compared(found, trial)
-    differing = sorted(key for key in wanted if wanted[key] != found.get(key))
+        return False  # running it again will say what is wrong, or makes it anew
+    stored_settings = {} if stored is None else stored.model_dump(mode="json")
+    expected, stored_settings = without_places(trial.recipe.model_dump(mode="json")), without_places(stored_settings)
+    differing = sorted(key for key in expected if expected[key] != stored_settings.get(key))
+    if trial.control == "before" and not differing and _is_of_other_traces(trial.recipe, directory):
+        differing = ["traces"]
     if differing:
         raise RunError(
             f"{directory}: it holds a finished run of another recipe (its {', '.join(differing)} differ); "
@@ -63,13 +70,12 @@ def is_done(trial: Trial) -> bool:
     return True
 
 
-def _compared(recipe: dict[str, Any], trial: Trial) -> dict[str, Any]:
-    """A recipe without its name and place; of a trial's store the fingerprint speaks, wherever it lies."""
-    compared = {key: value for key, value in recipe.items() if key not in ("output", "name")}
-    if trial.fingerprint and trial.control != "before":
-        targets = {key: value for key, value in (recipe.get("targets") or {}).items() if key != "path"}
-        compared["targets"] = targets
-    return compared
+def _is_of_other_traces(recipe: Recipe, directory: Path) -> bool:
+    """Whether a run was trained on traces of another content, of which its directory's name says nothing."""
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # nothing is known of runs that trained nothing
+        trained_on = json.loads((directory / IDENTITY_FILE).read_bytes())["contents"]["data.train"]
+        return Path(recipe.data.train.path).exists() and trained_on != fingerprint(recipe.data.train)
+    return False
 
 
 def planned_record(study: Study, plan: StudyPlan) -> StudyRecord:
@@ -81,13 +87,13 @@ def planned_record(study: Study, plan: StudyPlan) -> StudyRecord:
     earlier: dict[str, TrialRecord] = {}
     captured: dict[str, CaptureRecord] = {}
     with contextlib.suppress(RunError):  # what is complete is read from the run directories
-        found = load_study(study.output)
-        earlier = {trial.fingerprint: trial for trial in found.trials}
-        captured = {capture.directory: capture for capture in found.captures}
+        record = load_study(study.output)
+        earlier = {trial.fingerprint: trial for trial in record.trials}
+        captured = {capture.directory: capture for capture in record.captures}
     trials = [_record(trial, study.output, earlier.get(trial.fingerprint)) for trial in [*plan.before, *plan.trials]]
     return StudyRecord(
         name=study.name,
-        study=study.model_dump(mode="json"),
+        study=study,
         trials=trials,
         captures=[capture_record(store, study.output, captured) for store in plan.stores],
         notes=plan.notes,
@@ -123,6 +129,7 @@ def _record(trial: Trial, output: Path, earlier: TrialRecord | None) -> TrialRec
         name=trial.recipe.name,
         seed=trial.recipe.seed,
         control=trial.control,
+        axes=list(trial.axes),
         note=trial.note,
         directory=os.path.relpath(trial.recipe.output, output),
         fingerprint=trial.fingerprint,
@@ -130,8 +137,8 @@ def _record(trial: Trial, output: Path, earlier: TrialRecord | None) -> TrialRec
     )
     if earlier is None or (earlier.state == "done") != (record.state == "done"):
         return record
-    kept = earlier.state if earlier.state == "failed" else record.state
-    return record.model_copy(update={"state": kept, "message": earlier.message, "seconds": earlier.seconds})
+    state = earlier.state if earlier.state == "failed" else record.state
+    return record.model_copy(update={"state": state, "message": earlier.message, "seconds": earlier.seconds})
 
 
 class Keeper:
@@ -141,24 +148,25 @@ class Keeper:
         """Write the record with what is complete."""
         self.output = study.output
         self.record = planned_record(study, plan)
-        self.places = {trial.fingerprint: place for place, trial in enumerate(self.record.trials)}
+        self.indices = {trial.fingerprint: index for index, trial in enumerate(self.record.trials)}
         self.started: dict[str, float] = {}
         save_study(self.record, self.output)
 
     def state(self, trial: Trial) -> State:
         """How far a trial is."""
-        return self.record.trials[self.places[trial.fingerprint]].state
+        return self.record.trials[self.indices[trial.fingerprint]].state
 
     def note_capture(self, number: int, store: SharedStore, state: State, message: str = "") -> None:
         """Take down what happened to a store."""
-        found = capture_record(store, self.output, {c.directory: c for c in self.record.captures})
+        capture = capture_record(store, self.output, {c.directory: c for c in self.record.captures})
         captures = list(self.record.captures)
-        captures[number] = found.model_copy(update={"state": state, "message": message})
+        captures[number] = capture.model_copy(update={"state": state, "message": message})
         self.record = self.record.model_copy(update={"captures": captures})
         save_study(self.record, self.output)
 
     def note(self, trial: Trial, event: Event) -> None:
         """Take down what happened to a trial."""
+        # A trial that starts again forgets how it failed.
         changes: dict[str, object] = {"state": "running", "message": "", "seconds": None}
         if event.kind == "started":
             self.started[trial.fingerprint] = time.monotonic()
@@ -166,8 +174,8 @@ class Keeper:
             start = self.started.get(trial.fingerprint)  # a node may fail before it starts one
             seconds = None if start is None else round(time.monotonic() - start, 3)
             changes = {"state": event.kind, "message": event.text, "seconds": seconds}
-        place = self.places[trial.fingerprint]
+        index = self.indices[trial.fingerprint]
         trials = list(self.record.trials)
-        trials[place] = trials[place].model_copy(update=changes)
+        trials[index] = trials[index].model_copy(update=changes)
         self.record = self.record.model_copy(update={"trials": trials})
         save_study(self.record, self.output)

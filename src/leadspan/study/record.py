@@ -1,14 +1,13 @@
 """The file of a study: all its trials, how far each is, and where its run directory lies."""
 
 from pathlib import Path
-from typing import Any, Literal
-
-from pydantic import ValidationError
+from typing import Literal
 
 from leadspan.errors import RunError
 from leadspan.files import write_atomically
-from leadspan.results import RUN_FILE
-from leadspan.settings import Settings
+from leadspan.recipe import TrialControl
+from leadspan.settings import Amount, Count, Settings, load_json
+from leadspan.study.settings import Study
 
 STUDY_FILE = "study.json"
 
@@ -22,8 +21,10 @@ class TrialRecord(Settings):
     """The condition, the same for all seeds."""
     seed: int
     """Seed of the trial."""
-    control: str | None = None
+    control: TrialControl | None = None
     """The control it belongs to; absent for a condition of the axes; `before` for a run the trials need."""
+    axes: list[str] = []
+    """What the condition varies besides the cut, in the words of the study's axes."""
     note: str = ""
     """What a reader must know about it."""
     directory: str
@@ -34,7 +35,7 @@ class TrialRecord(Settings):
     """How far it is; `running` in a study that is not being run means that it was interrupted."""
     message: str = ""
     """What a failed trial died of."""
-    seconds: float | None = None
+    seconds: Amount | None = None
     """Wall time of the trial, the last attempt alone."""
 
     @property
@@ -54,15 +55,15 @@ class CaptureRecord(Settings):
     """How far it is."""
     message: str = ""
     """What a failed capture died of."""
-    num_trials: int
+    num_trials: Count
     """Trials that read it."""
-    num_positions: int | None = None
+    num_positions: Count | None = None
     """Positions it holds; absent before it is captured, as the rest is."""
-    num_bytes: int | None = None
+    num_bytes: Count | None = None
     """Size of its shards."""
-    seconds: float | None = None
+    seconds: Amount | None = None
     """Wall time of the capture, all attempts."""
-    flops: int | None = None
+    flops: Count | None = None
     """Operations of the teacher's forward pass."""
 
 
@@ -73,7 +74,7 @@ class StudyRecord(Settings):
     """Version of this schema."""
     name: str
     """Name of the study."""
-    study: dict[str, Any]
+    study: Study
     """Its resolved settings."""
     trials: list[TrialRecord]
     """Runs that come first, then conditions and controls in the order in which they are run."""
@@ -110,31 +111,5 @@ def load_study(directory: Path) -> StudyRecord:
     Raises:
         RunError: There is none, or it is not one of ours.
     """
-    path = directory / STUDY_FILE
-    try:
-        return StudyRecord.model_validate_json(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError):
-        raise RunError(f"{path}: not found; give the directory of a `leadspan study`") from None
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"]) or "(top level)"
-        raise RunError(f"{path}: not the file of a study ({place}: {first['msg']}); run the study again") from None
-
-
-def done_trials(directory: Path) -> list[TrialRecord]:
-    """The complete trials of a study, in its order.
-
-    Raises:
-        RunError: The study's file cannot be read, no trial is complete, or the run of one that was is gone.
-    """
-    record = load_study(directory)
-    found = record.of_state("done")
-    if not found:
-        raise RunError(f"{directory}: none of the {len(record.trials)} trials of the study is complete; run the study")
-    lost = [trial.directory for trial in found if not (directory / trial.directory / RUN_FILE).exists()]
-    if lost:
-        raise RunError(
-            f"{directory}: {len(lost)} complete trials of the study have no {RUN_FILE} any more, first {lost[0]}; run "
-            "the study again, which makes them anew"
-        )
-    return found
+    remedy = "give the directory of a `leadspan study`, or run the study again"
+    return load_json(StudyRecord, directory / STUDY_FILE, remedy, RunError)

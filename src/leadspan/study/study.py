@@ -6,25 +6,27 @@ the record, does not stop the others, and is tried again from its last checkpoin
 """
 
 import contextlib
-import fcntl
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
 
 from leadspan.errors import RunError
+from leadspan.locks import locked
+from leadspan.recipe import Recipe, TrialId
+from leadspan.sources import check_sources
 from leadspan.study.board import Board
-from leadspan.study.config import Executor, LocalExecutor, RayExecutor, Study
-from leadspan.study.controls import NEED_A_PLAN, Planner, controls
+from leadspan.study.controls import NEED_A_PLAN, RunPlanner, controls
+from leadspan.study.executors.local import Event, run_local
 from leadspan.study.fingerprint import Fingerprints
 from leadspan.study.keeper import Keeper, StudyPlan, is_done
 from leadspan.study.record import StudyRecord
-from leadspan.study.sweep import Event, run_local
+from leadspan.study.settings import Executor, LocalExecutor, RayExecutor, Study
 from leadspan.study.trials import SharedStore, Trial, conditions, load_base, load_before, over_seeds, placed
 
 
-def plan_study(study: Study, place: Path) -> StudyPlan:
+def plan_study(study: Study, study_file: Path, is_dry_run: bool = False) -> StudyPlan:
     """Resolve all trials of a study.
 
     Controls of equal length are planned on the data, which may need the tokenizer of a student that is trained first:
@@ -32,27 +34,30 @@ def plan_study(study: Study, place: Path) -> StudyPlan:
 
     Args:
         study: The study.
-        place: Its file, which the paths of its recipes start from.
+        study_file: Its file, which the paths of its recipes start from.
+        is_dry_run: Let names pass that only the Hub can have where the Hub cannot be asked.
 
     Raises:
         LeadspanError: A recipe cannot be read, a combination breaks a rule, or the data cannot be used.
     """
     study.check_needs()
-    before = _before(study, place)
+    before = _before(study, study_file)
     fingerprints = Fingerprints({trial.recipe.output: trial.fingerprint for trial in before})
-    base = load_base(study, place)
-    found = conditions(study, base)
-    num_varied = len(conditions(study.model_copy(update={"more_axes": []}), base))
-    varied = found[:num_varied]
+    base = load_base(study, study_file)
+    varied = conditions(study, base)
+    _check_sources([trial.recipe for trial in [*before, *varied]], study, study_file, must_answer=not is_dry_run)
+    # Controls are made for the conditions of `axes` alone; those of `more_axes` come behind them in the list.
+    num_of_axes = len(conditions(study.model_copy(update={"more_axes": []}), base))
     notes: list[str] = []
-    asked = study
+    plannable = study
     if not all(is_done(trial) for trial in before):
         later = [control for control in study.controls if control in NEED_A_PLAN]
         notes += [f"{control}: planned when the runs that come first are complete" for control in later]
-        asked = study.model_copy(update={"controls": [c for c in study.controls if c not in later]})
-    made, missing = controls(asked, varied, Planner(), more=found[num_varied:])
-    trials = [Trial(recipe) for condition in found for recipe in over_seeds(study, condition)] + made
+        plannable = study.model_copy(update={"controls": [c for c in study.controls if c not in later]})
+    control_trials, missing = controls(plannable, varied[:num_of_axes], RunPlanner(), varied[num_of_axes:])
+    trials = [trial for condition in varied for trial in over_seeds(study, condition)] + control_trials
     trials, stores = _shared(study, trials, fingerprints, before, notes)
+    # Trials of equal fingerprint are one run; the first keeps its name, and notes for which control it also stands.
     different: dict[str, Trial] = {}
     for trial in trials:
         located = placed(trial, study, fingerprints)
@@ -60,7 +65,11 @@ def plan_study(study: Study, place: Path) -> StudyPlan:
         if trial.control is not None and first.control != trial.control:
             note = f"it is what {trial.recipe.name} would be, and stands for it"
             different[located.fingerprint] = replace(first, note="; ".join(filter(None, (first.note, note))))
-    ordered = sorted(different.values(), key=lambda trial: _turn(trial, study))
+    # Evaluation-only trials first, then seed by seed, so that early results compare all policies.
+    ordered = sorted(
+        different.values(),
+        key=lambda trial: (0, 0) if trial.task == "evaluate" else (1, study.seeds.index(trial.recipe.seed)),
+    )
     return StudyPlan(before, ordered, notes + missing, stores)
 
 
@@ -73,17 +82,30 @@ def _shared(
     if not all(is_done(trial) for trial in before):
         notes.append("store: planned when the runs that come first are complete")
         return trials, []
-    from leadspan.study.storing.shared import share_stores  # loads torch, for studies that have a store
+    from leadspan.study.shared_stores import share_stores  # loads torch, for studies that have a store
 
     return share_stores(study, trials, fingerprints)
 
 
-def run_study(study: Study, place: Path, console: Console) -> StudyRecord:
+def _check_sources(recipes: Sequence[Recipe], study: Study, study_file: Path, must_answer: bool) -> None:
+    """Refuse to begin where recipes read what is not there, and what no run before them makes."""
+    outputs = [recipe.output.absolute() for recipe in recipes]
+    stores = [(study.store.path or study.output).absolute()] if study.store is not None else []
+    sources = dict.fromkeys(source for recipe in recipes for source in recipe.sources())
+    outside = [
+        source
+        for source in sources
+        if not any(Path(source.name).absolute().is_relative_to(d) for d in outputs + stores)
+    ]
+    check_sources(outside, str(study_file), must_answer)
+
+
+def run_study(study: Study, study_file: Path, console: Console) -> StudyRecord:
     """Run what is not complete yet.
 
     Args:
         study: The study.
-        place: Its file.
+        study_file: Its file.
         console: Shows which trial runs, of how many, and the time left.
 
     Returns:
@@ -94,33 +116,35 @@ def run_study(study: Study, place: Path, console: Console) -> StudyRecord:
             written.
         LeadspanError: The study cannot be planned.
     """
-    with _locked(study.output):
-        plan = plan_study(study, place)
+
+    def refusal(holder: str) -> RunError:
+        return RunError(f"{study.output}: another process (id {holder}) is running this study; wait for it, or stop it")
+
+    with locked(study.output / ".lock", refusal):
+        plan = plan_study(study, study_file)
         keeper = Keeper(study, plan)
         if plan.before:
+            # One after the other on this machine: a later one may build on an earlier one's student.
             _execute(study.model_copy(update={"executor": LocalExecutor()}), plan.before, keeper, console)
             failed = [trial for trial in keeper.record.of_state("failed") if trial.control == "before"]
             if failed:
                 raise RunError(f"{failed[0].name}, which the trials need, failed: {failed[0].message}")
-            plan = plan_study(study, place)  # controls of equal length can be planned now
+            plan = plan_study(study, study_file)  # controls of equal length can be planned now
             keeper = Keeper(study, plan)
         _capture(study, plan, keeper, console)
         _execute(study, plan.trials, keeper, console)
         return keeper.record
 
 
-def _before(study: Study, place: Path) -> list[Trial]:
+def _before(study: Study, study_file: Path) -> list[Trial]:
     """The runs that come first; each may build on those before it."""
     trials: list[Trial] = []
-    for recipe in load_before(study, place):
-        made = {trial.recipe.output: trial.fingerprint for trial in trials}
-        trials.append(Trial(recipe, Fingerprints(made).of(recipe), control="before"))
+    for recipe in load_before(study, study_file):
+        made_before = {trial.recipe.output: trial.fingerprint for trial in trials}
+        fingerprint = Fingerprints(made_before).of(recipe)
+        identified = recipe.model_copy(update={"trial": TrialId(study=study.name, control="before")})
+        trials.append(Trial(identified, fingerprint, control="before"))
     return trials
-
-
-def _turn(trial: Trial, study: Study) -> tuple[int, int]:
-    """What trains nothing first; then seed by seed, so that an early look sees whole comparisons."""
-    return (0, 0) if trial.task == "evaluate" else (1, study.seeds.index(trial.recipe.seed))
 
 
 def _capture(study: Study, plan: StudyPlan, keeper: Keeper, console: Console) -> None:
@@ -131,6 +155,7 @@ def _capture(study: Study, plan: StudyPlan, keeper: Keeper, console: Console) ->
     """
     alone = study.model_copy(update={"executor": _whole_machine(study.executor)})
     for number, store in enumerate(plan.stores):
+        # Checked before the store is opened: a finished study needs no store any more.
         if all(keeper.state(trial) == "done" for trial in plan.readers(store)):
             keeper.note_capture(number, store, "done")
             continue
@@ -154,15 +179,16 @@ def _whole_machine(executor: Executor) -> Executor:
     number, threads = executor.trials_at_once, executor.threads_per_trial
     if not executor.gpus_per_trial:
         return executor.model_copy(update={"trials_at_once": 1, "threads_per_trial": threads and number * threads})
+    # A capture runs alone, so it takes the devices of all trials at once.
     gpus = number * executor.gpus_per_trial
     return executor.model_copy(update={"trials_at_once": 1, "gpus_per_trial": gpus, "ranks_per_trial": gpus})
 
 
 def _execute(study: Study, trials: Sequence[Trial], keeper: Keeper, console: Console) -> None:
-    left = [trial for trial in trials if keeper.state(trial) != "done"]
-    with Board(console, keeper.record) as board, contextlib.closing(_events(study, left)) as events:
+    to_run = [trial for trial in trials if keeper.state(trial) != "done"]
+    with Board(console, keeper.record) as board, contextlib.closing(_events(study, to_run)) as events:
         for event in events:
-            trial = left[event.trial]
+            trial = to_run[event.trial]
             if event.kind == "said":
                 board.said(trial.title, event.text)
                 continue
@@ -176,18 +202,6 @@ def _events(study: Study, trials: Sequence[Trial]) -> Generator[Event, None, Non
     if isinstance(study.executor, LocalExecutor):
         yield from run_local(trials, study.executor)
         return
-    from leadspan.study.cluster import run_on_ray
+    from leadspan.study.executors.ray import run_on_ray
 
     yield from run_on_ray(trials, study.executor)
-
-
-@contextlib.contextmanager
-def _locked(directory: Path) -> Iterator[None]:
-    """Hold the study's directory; the system lets go of it when the process ends, however that ends."""
-    directory.mkdir(parents=True, exist_ok=True)
-    with (directory / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise RunError(f"{directory}: another process is running this study; wait for it, or stop it") from None
-        yield

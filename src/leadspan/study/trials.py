@@ -9,13 +9,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from leadspan.data.truncation import Mix, Policy, Schedule, with_proportion
-from leadspan.errors import SettingsError
-from leadspan.recipe import Recipe, load_recipe
-from leadspan.settings import Settings, apply_overrides, parse_yaml, validate
-from leadspan.study.config import Axes, Study
+from leadspan.data.truncation import Policy, with_proportion
+from leadspan.recipe import Recipe, TrialControl, TrialId, load_recipe
+from leadspan.settings import Settings, apply_overrides, validate
 from leadspan.study.fingerprint import Fingerprints
-from leadspan.teacher.config import CaptureSettings
+from leadspan.study.settings import Axes, Study
+from leadspan.teacher.settings import CaptureSettings
+from leadspan.yaml_text import read_yaml_mapping
 
 Task = Literal["distill", "evaluate", "capture"]
 
@@ -47,6 +47,7 @@ class Trial:
         fingerprint: Identifies settings and data; the run directory ends in its first 8 digits.
         task: `evaluate` trains nothing: the starting weights are evaluated as they are. `capture` fills a store.
         control: The control it belongs to; None for a condition of the axes.
+        axes: What the condition varies besides the cut, in the words of the study's axes.
         note: What a reader must know about it.
         store: What to capture.
     """
@@ -54,7 +55,8 @@ class Trial:
     recipe: Recipe
     fingerprint: str = ""
     task: Task = "distill"
-    control: str | None = None
+    control: TrialControl | None = None
+    axes: tuple[str, ...] = ()
     note: str = ""
     store: SharedStore | None = None
 
@@ -66,63 +68,60 @@ class Trial:
         return self.recipe.name if self.task == "evaluate" else f"{self.recipe.name}, seed {self.recipe.seed}"
 
 
-def load_base(study: Study, place: Path) -> dict[str, Any]:
+def load_base(study: Study, study_file: Path) -> dict[str, Any]:
     """Values of the recipe that is varied, with the study's changes for all trials; not validated yet.
 
     Args:
         study: The study.
-        place: The study's own file, which relative paths of recipes start from.
+        study_file: The study's own file, which relative paths of recipes start from.
 
     Raises:
         SettingsError: The recipe cannot be read.
     """
-    path = place.parent / study.recipe
-    try:
-        values = parse_yaml(path.read_text(encoding="utf-8"), str(path))
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{place}: recipe {path} cannot be read ({error}); mend the path") from None
-    if not isinstance(values, dict):
-        raise SettingsError(f"{path}: a recipe is a mapping of settings, this is {type(values).__name__}")
+    # Plain values, not a Recipe: an axis may complete what the recipe alone leaves out.
+    values = read_yaml_mapping(study_file.parent / study.recipe, "recipe")
     values.setdefault("name", study.name)
     values["output"] = str(study.output)
     apply_overrides(values, study.settings)
     return values
 
 
-def conditions(study: Study, base: dict[str, Any]) -> list[Recipe]:
-    """The recipe of every combination of the axes, at the first seed, equal ones once; the name says what is varied.
+def conditions(study: Study, base: dict[str, Any]) -> list[Trial]:
+    """Every combination of the axes, at the first seed, equal ones once; the name says what is varied.
 
     Those of `axes` come first, then those of each set in `more_axes`.
 
     Raises:
         SettingsError: A combination breaks a rule; names it and every fault.
     """
-    found: dict[str, Recipe] = {}
-    combinations = (found for axes in (study.axes, *study.more_axes) for found in _combinations(axes, base))
+    by_values: dict[str, Trial] = {}
+    combinations = (combination for axes in (study.axes, *study.more_axes) for combination in _combinations(axes, base))
     for names, values in combinations:
+        # Names, rules and equality of conditions do not depend on the seed, so one seed stands for all.
         values["seed"] = study.seeds[0]
         recipe = validate(Recipe, values, ", ".join([f"study {study.name}", str(values.get("cut", "")), *names]))
-        named = recipe.model_copy(update={"name": ", ".join([recipe.cut.label, *names])})
-        found.setdefault(recipe.model_dump_json(), named)
-    return _told_apart(list(found.values()))
+        by_values.setdefault(recipe.model_dump_json(), Trial(recipe, axes=tuple(names)))
+    shared_names = Counter((trial.recipe.cut.label, trial.axes) for trial in by_values.values())
+    return [
+        _named(trial, is_unique=shared_names[trial.recipe.cut.label, trial.axes] == 1) for trial in by_values.values()
+    ]
 
 
-def _told_apart(recipes: list[Recipe]) -> list[Recipe]:
-    """Different cuts under one name, which labels leave out what is usual of, are named with what is not."""
-    names = Counter(recipe.name for recipe in recipes)
-    found: list[Recipe] = []
-    for recipe in recipes:
-        inner = recipe.cut.policy if isinstance(recipe.cut, Mix) else recipe.cut
-        own = inner.model_dump(include={"stop", "align"}, exclude_defaults=True)
-        more = ", ".join(f"{key} {value}" for key, value in own.items())
-        renamed = {"name": recipe.name.replace(recipe.cut.label, f"{recipe.cut.label} ({more})", 1)}
-        found.append(recipe.model_copy(update=renamed) if names[recipe.name] > 1 and more else recipe)
-    return found
+def _named(condition: Trial, is_unique: bool) -> Trial:
+    """The condition with its name: the label of its cut, and its axes.
+
+    A label leaves out the usual values of `stop` and `align`; where two cuts share it, the unusual values are added.
+    """
+    cut = condition.recipe.cut
+    unusual = {} if is_unique else cut.inner.model_dump(include={"stop", "align"}, exclude_defaults=True)
+    values = ", ".join(f"{key} {value}" for key, value in unusual.items())
+    name = ", ".join([f"{cut.label} ({values})" if values else cut.label, *condition.axes])
+    return replace(condition, recipe=condition.recipe.model_copy(update={"name": name}))
 
 
-def over_seeds(study: Study, recipe: Recipe) -> list[Recipe]:
-    """The same condition for every seed."""
-    return [recipe.model_copy(update={"seed": seed}) for seed in study.seeds]
+def over_seeds(study: Study, trial: Trial) -> list[Trial]:
+    """The same trial for every seed."""
+    return [replace(trial, recipe=trial.recipe.model_copy(update={"seed": seed})) for seed in study.seeds]
 
 
 def placed(trial: Trial, study: Study, fingerprints: Fingerprints) -> Trial:
@@ -130,22 +129,26 @@ def placed(trial: Trial, study: Study, fingerprints: Fingerprints) -> Trial:
 
     A changed setting or changed data gives another directory, so that no run is ever taken for another.
     """
-    found = fingerprints.of(trial.recipe)
+    fingerprint = fingerprints.of(trial.recipe)
+    # 80 characters keep the directory below the file systems' limit of 255 with seed and fingerprint.
     slug = re.sub(r"[^\w.+-]+", "-", trial.recipe.name).strip("-").lower()[:80]
     seed = "" if trial.task == "evaluate" else f"-seed{trial.recipe.seed}"
-    directory = study.output / "trials" / f"{slug}{seed}-{found[:8]}"
-    known = sorted(directory.parent.glob(f"*{seed}-{found[:8]}"))  # its condition may have had another name
-    directory = known[0] if known and not directory.exists() else directory
-    return replace(trial, recipe=trial.recipe.model_copy(update={"output": directory}), fingerprint=found)
+    directory = study.output / "trials" / f"{slug}{seed}-{fingerprint[:8]}"
+    existing = sorted(directory.parent.glob(f"*{seed}-{fingerprint[:8]}"))  # its condition may have had another name
+    directory = existing[0] if existing and not directory.exists() else directory
+    # The run writes into run.json which trial it is, so that no reader has to take a name or a path apart.
+    identity = TrialId(study=study.name, axes=list(trial.axes), control=trial.control)
+    recipe = trial.recipe.model_copy(update={"output": directory, "trial": identity})
+    return replace(trial, recipe=recipe, fingerprint=fingerprint)
 
 
-def load_before(study: Study, place: Path) -> list[Recipe]:
+def load_before(study: Study, study_file: Path) -> list[Recipe]:
     """The recipes that are run before the trials.
 
     Raises:
         SettingsError: One cannot be read or breaks a rule.
     """
-    return [load_recipe(place.parent / before.recipe, before.settings) for before in study.before]
+    return [load_recipe(study_file.parent / before.recipe, before.settings) for before in study.before]
 
 
 def without_teacher(values: dict[str, Any]) -> None:
@@ -175,12 +178,11 @@ def _combinations(axes: Axes, base: dict[str, Any]) -> Iterator[tuple[list[str],
 
 def _policies(axes: Axes) -> list[Policy]:
     """Policies at every proportion; those without one as they are."""
-    found: list[Policy] = []
+    policies: list[Policy] = []
     for policy in axes.cut:
-        inner = policy.policy if isinstance(policy, Mix) else policy
-        has_p = getattr(inner, "p", None) is not None and not isinstance(policy, Schedule)
-        found += [with_proportion(policy, p) for p in axes.p] if has_p and axes.p else [policy]
-    return found
+        has_p = policy.proportion is not None
+        policies += [with_proportion(policy, p) for p in axes.p] if has_p and axes.p else [policy]
+    return policies
 
 
 def _setter(section: str, value: Any) -> Callable[[dict[str, Any]], None]:
@@ -199,6 +201,7 @@ def _setter(section: str, value: Any) -> Callable[[dict[str, Any]], None]:
 
 def _merged(old: Any, new: Any) -> Any:
     """Nested mappings key by key; one that names another `kind` replaces."""
+    # Fields of one kind mean nothing to another, so a new kind replaces the whole mapping.
     if not isinstance(old, dict) or not isinstance(new, dict) or new.get("kind", old.get("kind")) != old.get("kind"):
         return new
     return {**old, **{key: _merged(old.get(key), value) for key, value in new.items()}}

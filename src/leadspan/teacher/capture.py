@@ -1,171 +1,214 @@
-"""Filling a store: the teacher runs once over packs of sequences; finished shards are never computed again.
+"""Running a capture: load the teacher, describe the store in its manifest, fill the store.
 
-A shard is the unit of work, of a rank and of a resume; it appears under its own name, which holds its hash, only when
-it is whole.
+A `CaptureJob` has plain settings and the sequences, so that whatever composes it (a recipe, a study) stays above.
 """
 
-import shutil
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
-from leadspan.data.examples import Example
-from leadspan.errors import CacheError
-from leadspan.teacher.capture_plan import CapturePlan
-from leadspan.teacher.claim import finished_shards
-from leadspan.teacher.codecs import Arrays
-from leadspan.teacher.manifest import SHARDS_DIR, Manifest, ShardEntry, write_manifest
-from leadspan.teacher.progress import Progress
-from leadspan.teacher.sequences import Sequences
-from leadspan.teacher.shards import ShardReader, ShardWriter
+import torch
+from transformers import PreTrainedModel
+
+from leadspan.costs.flops import forward_attention, forward_body, forward_head
+from leadspan.data.sections import Renderer
+from leadspan.digests import file_hash
+from leadspan.environment import environment
+from leadspan.errors import ModelError, SettingsError
+from leadspan.files import write_atomically
+from leadspan.models.heads import head_shape, head_weight, transform_of
+from leadspan.models.identity import weights_id
+from leadspan.models.loading import check_vocabularies, load_config, load_model, load_own_tokenizer, name_of
+from leadspan.models.settings import ModelSettings, Pretrained
+from leadspan.models.shapes import shape_from
+from leadspan.status import report_status
+from leadspan.teacher.claim import claimed, foreign_files, set_aside_damaged
+from leadspan.teacher.engine import TransformersEngine, check_causal, head_file, hidden_dtype
+from leadspan.teacher.estimate import COMMON_CODECS, Estimate, estimate
+from leadspan.teacher.fill import Engine, Ranks, check_space, fill_store
+from leadspan.teacher.live import freeze
+from leadspan.teacher.manifest import HEAD_FILE, MANIFEST_FILE, Manifest
+from leadspan.teacher.sequences import CapturePlan, Sequences
+from leadspan.teacher.served import ServedEngine
+from leadspan.teacher.settings import AnyTeacher, CaptureSettings, Codec, Hidden, Served, TopK
+from leadspan.teacher.targets import DenseTargets
+from leadspan.teacher.vllm_engine import VllmEngine
+
+KL_SAMPLE = 256
+"""Positions on which a store's codec is measured before its capture: seconds of work, for one line in the manifest."""
 
 
-class Engine(Protocol):
-    """What runs the teacher over a pack."""
-
-    def __call__(self, sequences: Sequence[Example]) -> list[Arrays]:
-        """The stored columns of every sequence of a pack, besides `input_ids` and `section`."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Ranks:
-    """This process among those that capture together.
+@dataclass(frozen=True)
+class CaptureJob:
+    """What a capture is made of.
 
     Attributes:
-        rank: Its number.
-        number: How many there are.
-        wait: Waits for the others.
+        settings: What is stored, and how.
+        teacher: Where the teacher comes from.
+        student: Where the student's starting weights come from; a codec's loss is measured against it.
+        renderer: Tokenizer and template of the data.
+        sequences: What the teacher runs over.
+        plan: Its packs and shards.
+        dtype: Type the teacher computes in.
+        device: Device of this process.
+        ranks: This process among others.
+        seed: Seed of the measured sample.
+        directory: The store; None for a job that is only estimated.
     """
 
-    rank: int = 0
-    number: int = 1
-    wait: Callable[[], None] = lambda: None
+    settings: CaptureSettings
+    teacher: AnyTeacher
+    student: ModelSettings
+    renderer: Renderer
+    sequences: Sequences
+    plan: CapturePlan
+    dtype: torch.dtype
+    device: torch.device
+    ranks: Ranks
+    seed: int
+    directory: Path | None
 
 
-def capture(
-    directory: Path,
-    manifest: Manifest,
-    plan: CapturePlan,
-    sequences: Sequences,
-    engine: Engine,
-    say: Callable[[str], None],
-    ranks: Ranks,
-    started: float | None = None,
-) -> Manifest:
-    """Compute the shards that are missing, and finish the store.
-
-    Args:
-        directory: The store; `claimed` by the first rank, with its manifest written.
-        manifest: What the store is.
-        plan: Packs and shards.
-        sequences: What the plan counts.
-        engine: Runs the teacher.
-        say: Told in words how far the capture is.
-        ranks: This process among others; rank `r` of `R` takes every `R`-th missing shard.
-        started: When the clock of this attempt began (`time.perf_counter`); now when absent.
+def run_capture(job: CaptureJob) -> Manifest:
+    """Fill the store of a job, or what of it is missing.
 
     Raises:
-        CacheError: The disk is full, or a file cannot be written.
+        SettingsError: The job names no store.
+        TargetsError: Another process captures into it, or it holds another capture.
+        CacheError: It cannot be written.
     """
-    clock, before = started or time.perf_counter(), manifest.seconds
-    done = finished_shards(directory)
-    missing = [number for number in range(len(plan.shards)) if number not in done]
-    ranks.wait()  # all have seen the same shards before one of them adds to these
-    own = missing[ranks.rank :: ranks.number]
-    progress = Progress(say, sum(plan.num_positions(n) for n in missing), ranks.number)
-    with ThreadPoolExecutor(max_workers=1) as writing:
-        for number in own:
-            try:
-                _capture_shard(directory / SHARDS_DIR, number, manifest, plan, sequences, engine, progress, writing)
-                if ranks.rank == 0:
-                    manifest = _timed(manifest, before, clock)
-                    write_manifest(manifest, directory)
-            except OSError as error:
-                raise _cannot_write(directory, error, plan, missing) from None
-    ranks.wait()
-    if ranks.rank == 0:
-        finished = finished_shards(directory)
-        entries = [_entry(finished[number], manifest) for number in range(len(plan.shards))]
-        if missing:
-            manifest = _timed(manifest, before, clock)
-        manifest = manifest.model_copy(update={"complete": True, "shards": entries})
-        write_manifest(manifest, directory)
-    ranks.wait()
-    return manifest
-
-
-def _timed(manifest: Manifest, before: float, started: float) -> Manifest:
-    return manifest.model_copy(update={"seconds": round(before + time.perf_counter() - started, 3)})
-
-
-def _capture_shard(
-    directory: Path,
-    number: int,
-    manifest: Manifest,
-    plan: CapturePlan,
-    sequences: Sequences,
-    engine: Engine,
-    progress: Progress,
-    writing: ThreadPoolExecutor,
-) -> None:
-    """One shard; a pack is written while the teacher runs over the next."""
-    pending: Future[None] | None = None
-    with ShardWriter(directory, number, manifest) as writer:
-        try:
-            for indices in plan.packs[slice(*plan.shards[number])]:
-                pack = [sequences[i] for i in indices]
-                rows = engine(pack)
-                if pending is not None:
-                    pending.result()
-                pending = writing.submit(_write, writer, pack, rows)
-                progress.add(sum(len(example.input_ids) - 1 for example in pack))
-        finally:
-            if pending is not None:
-                pending.result()
-        writer.close()
-
-
-def _write(writer: ShardWriter, pack: Sequence[Example], rows: list[Arrays]) -> None:
-    ids = [bytes.fromhex(example.example_id) for example in pack]
-    named = [
-        {"input_ids": example.input_ids.astype("<i4"), "section": example.section_ids[1:].astype("u1"), **row}
-        for example, row in zip(pack, rows, strict=True)
-    ]
-    writer.write(ids, named)
-
-
-def _entry(path: Path, manifest: Manifest) -> ShardEntry:
-    shard = ShardReader(path, manifest)
-    return ShardEntry(
-        name=path.name,
-        num_rows=len(shard.sequences()),
-        num_positions=sum(len(shard.input_ids(batch, row)) - 1 for batch, row, _ in shard.sequences()),
-        num_bytes=path.stat().st_size,
-    )
-
-
-def check_space(directory: Path, num_bytes: float) -> None:
-    """Refuse a capture that cannot fit.
-
-    Raises:
-        CacheError: The disk has less free space than the store will take.
-    """
-    existing = next(path for path in (directory, *directory.absolute().parents) if path.exists())
-    free = shutil.disk_usage(existing).free
-    if free < num_bytes:
-        raise CacheError(
-            f"{directory}: the store takes about {num_bytes / 1e9:.3g} GB, {free / 1e9:.3g} GB are free; "
-            "free space, choose a smaller capture.codec, or another capture.path"
+    started, directory, ranks = time.perf_counter(), job.directory, job.ranks
+    if directory is None:
+        raise SettingsError(
+            "capture.path: missing; give the directory of the store there, or in targets: {kind: store, path: ...}"
         )
+    report_status("loading the teacher")
+    teacher = load_teacher(job) if job.settings.engine == "transformers" else None
+    manifest, head = _describe(job, teacher)
+    if ranks.rank:
+        ranks.wait()  # until the first rank has claimed the store and set damaged shards aside
+        return fill_store(directory, manifest, job.plan, job.sequences, _engine(job, teacher), ranks, started)
+    if teacher is not None and not (directory / MANIFEST_FILE).exists():
+        report_status("measuring the codec")
+        measured = estimate_capture(job, teacher, KL_SAMPLE, (job.settings.codec,)).codecs[0]
+        check_space(directory, measured.num_bytes)
+        manifest = manifest.model_copy(update={"kl_lost": measured.kl_lost})
+    with claimed(directory, manifest) as manifest:
+        head_path = directory / HEAD_FILE
+        if manifest.head is not None and not (head_path.exists() and file_hash(head_path) == manifest.head.sha256):
+            write_atomically(head_path, head)
+        for path in foreign_files(directory):
+            report_status(f"{path}: no shard, left alone")
+        for path in set_aside_damaged(directory):
+            report_status(f"{path}: damaged, set aside and made anew")
+        ranks.wait()
+        return fill_store(directory, manifest, job.plan, job.sequences, _engine(job, teacher), ranks, started)
 
 
-def _cannot_write(directory: Path, error: OSError, plan: CapturePlan, missing: list[int]) -> CacheError:
-    left = sum(number not in finished_shards(directory) for number in missing)
-    return CacheError(
-        f"{directory}: cannot be written ({error.strerror}); {len(plan.shards) - left} of {len(plan.shards)} shards "
-        "are whole and kept; free space and run `leadspan capture` again, it goes on with the others"
+def estimate_capture(
+    job: CaptureJob, teacher: PreTrainedModel, sample_positions: int, codecs: Sequence[Codec] = COMMON_CODECS
+) -> Estimate:
+    """What codecs take and lose on a sample; KL is against the recipe's student at its start."""
+    student = freeze(load_model(job.student, job.dtype), job.device)
+    num_tokens = _num_tokens(job, head_shape(teacher)[0])
+    return estimate(teacher, student, job.sequences, job.settings, codecs, num_tokens, sample_positions, job.seed)
+
+
+def load_teacher(job: CaptureJob) -> PreTrainedModel:
+    """The frozen teacher on its device, checked against the data's vocabulary and for what a prefix needs.
+
+    Raises:
+        ModelError: It does not fit, or is not here.
+    """
+    if isinstance(job.teacher, Served):
+        raise ModelError(
+            f"teacher {job.teacher.identity}: --dry-run measures codecs on whole distributions, and a server returns "
+            "none; capture without it"
+        )
+    teacher = freeze(load_model(job.teacher, job.dtype, is_frozen=True), job.device)
+    tokenizers, num_rows = {"teacher": load_own_tokenizer(job.teacher)}, {"teacher": head_shape(teacher)[0]}
+    check_vocabularies(job.renderer.tokenizer, tokenizers, num_rows)
+    check_causal(teacher, max(job.plan.lengths), name_of(job.teacher))
+    return teacher
+
+
+def _describe(job: CaptureJob, teacher: PreTrainedModel | None) -> tuple[Manifest, bytes]:
+    """The manifest of a capture, and the content of the head's file."""
+    settings, content, entry = job.settings, b"", None
+    dtype = str(job.dtype).removeprefix("torch.")
+    if isinstance(job.teacher, Served):
+        name = identity = job.teacher.identity
+        rows, width, dtype = shape_from(job.student).vocab_size, 0, "that of the server"
+    else:
+        name, identity = name_of(job.teacher), weights_id(job.teacher)
+        if teacher is None:
+            config = load_config(_pretrained(job)).get_text_config()
+            rows, width = config.vocab_size, config.hidden_size
+        else:
+            rows, width = head_shape(teacher)
+    if teacher is not None and isinstance(settings.codec, Hidden):
+        weight, transform = head_weight(teacher), transform_of(teacher)
+        targets = DenseTargets(weight.new_empty(0, width), weight, transform.scale, transform.cap)
+        content, entry = head_file(targets, _num_tokens(job, rows))
+    manifest = Manifest(
+        teacher=name,
+        teacher_revision=job.teacher.revision if isinstance(job.teacher, Pretrained) else None,
+        weights_hash=identity,
+        tokenizer_hash=job.renderer.tokenizer_hash,
+        template_hash=job.renderer.template_hash,
+        engine=settings.engine,
+        dtype=dtype,
+        codec=settings.codec,
+        hidden_dtype=str(hidden_dtype(settings, job.dtype)).removeprefix("torch.") if entry else None,
+        temperatures=sorted(set(settings.temperatures)),
+        num_tokens=_num_tokens(job, rows),
+        hidden_size=width,
+        head=entry,
+        plan_hash=job.plan.content_hash,
+        num_sequences=len(job.sequences),
+        num_positions=sum(n - 1 for n in job.plan.lengths),
+        flops=_flops(job),
+        versions=environment(job.seed),
     )
+    return manifest, content
+
+
+def _flops(job: CaptureJob) -> int | None:
+    """Operations of the forward pass over all sequences; the head only where logits are asked for."""
+    if isinstance(job.teacher, Served):
+        return None
+    try:
+        shape = shape_from(job.teacher)
+    except ModelError:
+        return None
+    # Hidden states are stored before the head, so nothing is projected.
+    with_head = not isinstance(job.settings.codec, Hidden)
+    return sum(
+        forward_body(shape, n) + forward_attention(shape, n) + with_head * forward_head(shape, n - 1)
+        for n in job.plan.lengths
+    )
+
+
+def _engine(job: CaptureJob, teacher: PreTrainedModel | None) -> Engine:
+    settings = job.settings
+    if teacher is not None:
+        return TransformersEngine(teacher, settings, _num_tokens(job, head_shape(teacher)[0]))
+    assert isinstance(settings.codec, TopK), "the settings refuse others"
+    if isinstance(job.teacher, Served):
+        return ServedEngine(job.teacher, settings.codec, shape_from(job.student).vocab_size, job.renderer)
+    return VllmEngine(_pretrained(job), settings.codec, max(job.plan.lengths))
+
+
+def _num_tokens(job: CaptureJob, head_rows: int) -> int:
+    return head_rows if job.settings.vocabulary == "head" else len(job.renderer.tokenizer)
+
+
+def _pretrained(job: CaptureJob) -> Pretrained:
+    if not isinstance(job.teacher, Pretrained):
+        raise ModelError("capture.engine: vllm loads weights from a directory or the Hub; the teacher has none")
+    if job.teacher.gguf_file is not None or job.teacher.quantization is not None:
+        raise ModelError(
+            "capture.engine: vllm is given no gguf_file and no quantization here; set capture.engine=transformers"
+        )
+    return job.teacher

@@ -1,25 +1,27 @@
 """Taking a store for a capture: one process at a time, one plan, no leftovers of a killed one."""
 
-import fcntl
-import os
 import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
+from leadspan.digests import file_hash
 from leadspan.errors import TargetsError
+from leadspan.locks import locked
 from leadspan.teacher.manifest import (
+    DRAWN_FILE,
     MANIFEST_FILE,
     SHARDS_DIR,
     Manifest,
     check_same,
-    file_hash,
     read_manifest,
     write_manifest,
 )
 
 _LOCK_FILE, _DAMAGED_DIR = "capture.lock", "damaged"
+# A shard's name holds its number in the plan and the first half of its SHA-256: existence under that name means it is
+# whole.
 _SHARD = re.compile(r"(?P<number>\d{5,})-(?P<digest>[0-9a-f]{32})\.arrow")
 
 
@@ -33,39 +35,33 @@ def claimed(directory: Path, manifest: Manifest) -> Iterator[Manifest]:
     Raises:
         TargetsError: Another process captures into it, it holds another capture, or the directory holds other things.
     """
-    directory.mkdir(parents=True, exist_ok=True)
-    with (directory / _LOCK_FILE).open("a+") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            lock.seek(0)
-            holder = lock.read().strip() or "unknown"
-            raise TargetsError(
-                f"{directory}: another process (id {holder}) captures into it; wait, or give another capture.path"
-            ) from None
-        lock.truncate(0)
-        lock.write(str(os.getpid()))
-        lock.flush()
+
+    def refusal(holder: str) -> TargetsError:
+        return TargetsError(
+            f"{directory}: another process (id {holder}) captures into it; wait, or give another capture.path"
+        )
+
+    with locked(directory / _LOCK_FILE, refusal):
         yield _begin(directory, manifest)
 
 
 def _begin(directory: Path, manifest: Manifest) -> Manifest:
     if (directory / MANIFEST_FILE).exists():
-        there = read_manifest(directory)
-        check_same(there.kept(), manifest.kept(), str(directory))
-        if there.plan_hash != manifest.plan_hash:
+        existing = read_manifest(directory)
+        check_same(existing.identity(), manifest.identity(), str(directory))
+        if existing.plan_hash != manifest.plan_hash:
             raise TargetsError(
-                f"{directory}: it holds other sequences (plan {there.plan_hash}, now {manifest.plan_hash}): "
+                f"{directory}: it holds other sequences (plan {existing.plan_hash}, now {manifest.plan_hash}): "
                 "traces, cuts, seed and sizes of packs and shards must stay; give another capture.path"
             )
-        manifest = there
-    elif any(path.name != _LOCK_FILE for path in directory.iterdir()):
+        manifest = existing
+    elif any(path.name not in (_LOCK_FILE, DRAWN_FILE) for path in directory.iterdir()):
         raise TargetsError(f"{directory}: it is no store and not empty; give another capture.path")
     else:
         write_manifest(manifest, directory)
     (directory / SHARDS_DIR).mkdir(exist_ok=True)
-    for left in (*directory.glob(".*.tmp"), *(directory / SHARDS_DIR).glob(".*.tmp")):
-        left.unlink()
+    for temporary in (*directory.glob(".*.tmp"), *(directory / SHARDS_DIR).glob(".*.tmp")):
+        temporary.unlink()
     return manifest
 
 
@@ -87,9 +83,10 @@ def set_aside_damaged(directory: Path) -> list[Path]:
         Where they were.
     """
     paths = list(finished_shards(directory).values())
+    # Hashing releases the interpreter lock, so threads read several shards at once.
     with ThreadPoolExecutor() as pool:
         hashes = pool.map(file_hash, paths)
-        broken = [path for path, found in zip(paths, hashes, strict=True) if not has_hash_of_name(path, found)]
+        broken = [path for path, digest in zip(paths, hashes, strict=True) if not has_hash_of_name(path, digest)]
     for path in broken:
         set_aside(path, directory)
     return broken

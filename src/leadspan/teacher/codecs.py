@@ -15,11 +15,12 @@ import torch
 from jaxtyping import Float
 
 from leadspan.errors import TargetsError
-from leadspan.teacher.config import Sampled, SparseCodec, TopK, TopP
 from leadspan.teacher.entries import pack_entries, unpack_entries
+from leadspan.teacher.settings import Sampled, SparseCodec, TopK, TopP
 
 Arrays = dict[str, np.ndarray]
 
+# Blocks of tokens whose maxima, or sums, are looked at first: 64 makes both levels of a vocabulary of 150,000 short.
 _BLOCK = 64
 
 
@@ -77,32 +78,34 @@ def encode(
     Raises:
         TargetsError: A distribution is not finite, or an id does not fit a packed entry.
     """
-    found = moments(logits)
-    if not bool(torch.isfinite(found.entropy).all()):
+    distribution = moments(logits)
+    if not bool(torch.isfinite(distribution.entropy).all()):
         raise TargetsError("the teacher's logits are not finite; capture in float32, or look at its weights")
     arrays: Arrays = {}
     if isinstance(codec, Sampled):
         assert offsets is not None, "drawn supports need uniform numbers"
-        ids, counts = _draw(found.exponentials, codec.num_samples, offsets)
+        ids, counts = _draw(distribution.exponentials, codec.num_samples, offsets)
         keep = counts > 0
         arrays["counts"] = counts[keep].to(torch.uint8).cpu().numpy()
     else:
         ids = _largest(logits, min(codec.k if isinstance(codec, TopK) else codec.max_tokens, logits.shape[1]))
         keep = torch.ones_like(ids, dtype=torch.bool)
         if isinstance(codec, TopP):
-            mass = (found.exponentials.gather(1, ids) / found.total[:, None]).cumsum(1)
+            mass = (distribution.exponentials.gather(1, ids) / distribution.total[:, None]).cumsum(1)
+            # A token is kept while the mass *before* it is below `p`, so that the kept mass reaches `p`.
             keep[:, 1:] = mass[:, :-1] < codec.p
     if not isinstance(codec, TopK):
         arrays["num_entries"] = keep.sum(1).to(torch.int32).cpu().numpy().astype(np.uint16)
-    log_probs = (logits.gather(1, ids) - found.logsumexp[:, None]).clamp_(max=0.0)
+    # Rounding may lift the log-probability of an almost certain token above 0, which a packed entry cannot hold.
+    log_probs = (logits.gather(1, ids) - distribution.logsumexp[:, None]).clamp_(max=0.0)
     arrays |= pack_entries(ids[keep].cpu().numpy(), log_probs[keep].float().cpu().numpy(), codec.precision)
     drawn = isinstance(codec, Sampled)
-    arrays["outside"] = _outside(found.exponentials, found.total, ids, keep, repeats=drawn)
-    arrays["entropy"] = found.entropy.to(torch.float16).cpu().numpy()
-    arrays["label_log_prob"] = (logits.gather(1, labels[:, None])[:, 0] - found.logsumexp).float().cpu().numpy()
+    arrays["outside"] = _outside(distribution.exponentials, distribution.total, ids, keep, repeats=drawn)
+    arrays["entropy"] = distribution.entropy.to(torch.float16).cpu().numpy()
+    arrays["label_log_prob"] = (logits.gather(1, labels[:, None])[:, 0] - distribution.logsumexp).float().cpu().numpy()
     for temperature in temperatures:
         if temperature == 1.0:
-            arrays[logsumexp_column(temperature)] = found.logsumexp.float().cpu().numpy()
+            arrays[logsumexp_column(temperature)] = distribution.logsumexp.float().cpu().numpy()
         else:
             arrays |= _tempered(logits, temperature, None if drawn else (ids, keep))
     return arrays
@@ -173,22 +176,23 @@ def bytes_per_position(codec: SparseCodec, num_temperatures: int, num_tokens: in
 def _with_mass(log_probs: np.ndarray, outside: np.ndarray) -> np.ndarray:
     """Shift each row so that its mass is exactly `1 - outside`; a row whose mass is all outside stays."""
     inside = np.exp(log_probs).sum(1, dtype=np.float64)
-    wanted = 1.0 - outside.astype(np.float64)
-    shift = np.where(wanted > 0, np.log(np.maximum(wanted, np.finfo(np.float64).tiny) / inside), 0.0)
+    target_mass = 1.0 - outside.astype(np.float64)
+    shift = np.where(target_mass > 0, np.log(np.maximum(target_mass, np.finfo(np.float64).tiny) / inside), 0.0)
     return np.minimum(log_probs + shift.astype(np.float32)[:, None], np.float32(0.0))
 
 
 def _largest(logits: torch.Tensor, k: int) -> torch.Tensor:
     """Ids of the `k` largest logits, largest first: the `k` blocks of 64 with the largest maxima hold them."""
     num_tokens = logits.shape[1]
+    # So many blocks would be candidates that a plain top-k is faster.
     if k * _BLOCK * 2 > num_tokens:
         return logits.topk(k, dim=-1).indices
     padded = torch.nn.functional.pad(logits, (0, -num_tokens % _BLOCK), value=-math.inf)
     blocks = padded.view(len(logits), -1, _BLOCK)
     best = blocks.amax(-1).topk(k, dim=-1).indices
     candidates = blocks.gather(1, best[:, :, None].expand(-1, -1, _BLOCK)).flatten(1)
-    place = candidates.topk(k, dim=-1).indices
-    return best.gather(1, place // _BLOCK) * _BLOCK + place % _BLOCK
+    index = candidates.topk(k, dim=-1).indices
+    return best.gather(1, index // _BLOCK) * _BLOCK + index % _BLOCK
 
 
 def _draw(masses: torch.Tensor, number: int, offsets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -202,17 +206,19 @@ def _draw(masses: torch.Tensor, number: int, offsets: torch.Tensor) -> tuple[tor
     blocks = torch.nn.functional.pad(masses, (0, -masses.shape[1] % _BLOCK)).view(len(masses), -1, _BLOCK)
     ends = blocks.sum(-1, dtype=torch.float64).cumsum(-1)
     steps = torch.arange(number, device=masses.device, dtype=torch.float64)
+    # Equal spacing gives counts of floor or ceil of `n p`: less variance than independent draws, and still unbiased.
     points = (steps + offsets.to(steps)[:, None]) / number * ends[:, -1:]
     block = torch.searchsorted(ends, points, right=True).clamp_(max=ends.shape[1] - 1)
     before = torch.where(block > 0, ends.gather(1, (block - 1).clamp(min=0)), 0.0)
     within = blocks.gather(1, block[:, :, None].expand(-1, -1, _BLOCK)).double().cumsum(-1)
+    # Rounding must not push a point past the end of its block.
     rest = torch.minimum((points - before).clamp_(min=0.0), within[:, :, -1] * (1 - 1e-12))
     ids = block * _BLOCK + torch.searchsorted(within, rest[:, :, None], right=True)[:, :, 0]
     is_last = torch.ones_like(ids, dtype=torch.bool)
     is_last[:, :-1] = ids[:, 1:] != ids[:, :-1]
-    places = torch.where(is_last, torch.arange(1, number + 1, device=ids.device), 0)
-    previous = torch.cummax(torch.nn.functional.pad(places, (1, 0))[:, :-1], dim=1).values
-    return ids, torch.where(is_last, places - previous, 0)
+    last_indices = torch.where(is_last, torch.arange(1, number + 1, device=ids.device), 0)
+    previous = torch.cummax(torch.nn.functional.pad(last_indices, (1, 0))[:, :-1], dim=1).values
+    return ids, torch.where(is_last, last_indices - previous, 0)
 
 
 def _tempered(logits: torch.Tensor, temperature: float, support: tuple[torch.Tensor, torch.Tensor] | None) -> Arrays:
@@ -220,10 +226,10 @@ def _tempered(logits: torch.Tensor, temperature: float, support: tuple[torch.Ten
     peak = logits.amax(-1)
     exponentials = ((logits - peak[:, None]) / temperature).exp_()
     total = exponentials.sum(-1).double()
-    found = {logsumexp_column(temperature): (peak / temperature + total.log()).float().cpu().numpy()}
+    arrays = {logsumexp_column(temperature): (peak / temperature + total.log()).float().cpu().numpy()}
     if support is not None:
-        found[outside_column(temperature)] = _outside(exponentials, total, *support, repeats=False)
-    return found
+        arrays[outside_column(temperature)] = _outside(exponentials, total, *support, repeats=False)
+    return arrays
 
 
 def _outside(
@@ -232,11 +238,14 @@ def _outside(
     """Mass of the tokens that are not kept; summed over them where it is too small for `1 - inside`."""
     inside = torch.where(keep, exponentials.gather(1, ids), 0.0).sum(1, dtype=torch.float64)
     outside = 1.0 - inside / total
+    # 1 - inside has an error of about 1e-7: below 1e-3 that shows in the fourth digit, so the rest is summed itself.
     small = outside < 1e-3
     if bool(small.any()):
         rest = exponentials[small]
-        left = torch.zeros_like(rest[:, :1]) if repeats else torch.where(keep[small], 0.0, rest.gather(1, ids[small]))
-        rest.scatter_(1, ids[small], left.expand_as(ids[small]))
+        remainder = (
+            torch.zeros_like(rest[:, :1]) if repeats else torch.where(keep[small], 0.0, rest.gather(1, ids[small]))
+        )
+        rest.scatter_(1, ids[small], remainder.expand_as(ids[small]))
         outside[small] = rest.sum(1, dtype=torch.float64) / total[small]
     return outside.clamp_(min=0.0).float().cpu().numpy()
 

@@ -13,14 +13,15 @@ from leadspan.data.examples import Example
 from leadspan.data.packing import on_device, pack
 from leadspan.errors import ModelError
 from leadspan.teacher.codecs import Arrays, encode
-from leadspan.teacher.config import CaptureSettings, Hidden, Sampled
 from leadspan.teacher.live import live_targets, teacher_logits
 from leadspan.teacher.manifest import HeadEntry
+from leadspan.teacher.settings import CaptureSettings, Hidden, Sampled
 from leadspan.teacher.shards import PER_ENTRY, sequence_hash
 from leadspan.teacher.targets import DenseTargets
 
 _CPU_CHUNK_BYTES, _CUDA_CHUNK_TOKENS = 32 << 20, 2048
 _CPU_SLAB_BYTES = 4 << 20  # of logits, so that all passes over them find them in the cache
+# NumPy has no bfloat16: its bits travel as uint16.
 _NUMPY_OF = {torch.float32: np.float32, torch.float16: np.float16, torch.bfloat16: np.uint16}
 
 
@@ -53,17 +54,18 @@ class TransformersEngine:
         codec = self.settings.codec
         assert not isinstance(codec, Hidden), "encoded by itself"
         size = self.settings.chunk_tokens or default_chunk(targets.head)
-        parts: list[Arrays] = []
+        slabs: list[Arrays] = []
         for start in range(0, len(labels), size):
             rows = slice(start, start + size)
+            # Two levels: chunks keep the matrix product large, slabs keep the passes over its result in the cache.
             logits = teacher_logits(targets, rows, self.num_tokens)
             slab = len(logits) if logits.is_cuda else max(1, _CPU_SLAB_BYTES // (4 * self.num_tokens))
             for first in range(0, len(logits), slab):
-                own = slice(start + first, start + min(first + slab, len(logits)))
-                drawn = None if offsets is None else offsets[own]
-                some = logits[first : first + slab]
-                parts.append(encode(some, labels[own], codec, self.settings.temperatures, drawn))
-        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+                positions = slice(start + first, start + min(first + slab, len(logits)))
+                drawn = None if offsets is None else offsets[positions]
+                slab_logits = logits[first : first + slab]
+                slabs.append(encode(slab_logits, labels[positions], codec, self.settings.temperatures, drawn))
+        return {name: np.concatenate([part[name] for part in slabs]) for name in slabs[0]}
 
 
 def split_rows(arrays: Arrays, num_positions: Sequence[int], per_entry: frozenset[str]) -> list[Arrays]:
@@ -116,6 +118,8 @@ def check_causal(teacher: PreTrainedModel, longest: int, name: str) -> None:
     parameters = getattr(config, "rope_parameters", None) or {}
     for rope in (parameters, *(value for value in parameters.values() if isinstance(value, dict))):  # or by layer type
         original = rope.get("original_max_position_embeddings") or config.max_position_embeddings
+        # These types choose frequencies by the length of the whole sequence, so a prefix of the outputs is no output
+        # of the prefix.
         if rope.get("rope_type") in ("dynamic", "longrope") and longest > original:
             raise ModelError(
                 f"teacher {name}: its {rope['rope_type']} position embedding changes with sequences longer than "
@@ -134,6 +138,7 @@ def uniform_offsets(sequences: Sequence[Example], codec: object) -> torch.Tensor
     if not isinstance(codec, Sampled):
         return None
     drawn = [
+        # Seeded by the sequence itself: packs, ranks and resumes may order sequences as they like.
         np.random.default_rng([codec.seed, *np.frombuffer(sequence_hash(e.input_ids), dtype="<u4").tolist()]).random(
             len(e.input_ids) - 1
         )

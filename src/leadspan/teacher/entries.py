@@ -8,8 +8,9 @@ log-probability is kept as -128, less than the smallest float32.
 import numpy as np
 
 from leadspan.errors import TargetsError
-from leadspan.teacher.config import Precision
+from leadspan.teacher.settings import Precision
 
+# 18 bits of id reach 262,144 tokens; with 14 bits of code an entry fills an unsigned 32-bit integer.
 PACKED_ID_BITS = 18
 _CODE_BITS, _RANGE = 14, 128.0
 _TOP_CODE = (1 << _CODE_BITS) - 1
@@ -28,6 +29,7 @@ def pack_entries(ids: np.ndarray, log_probs: np.ndarray, precision: Precision) -
             f"token id {int(ids.max())} does not fit the {PACKED_ID_BITS} bits of a packed entry; "
             "set capture.codec.precision: float32"
         )
+    # The square root spends codes where the mass is: near log p = 0.
     code = np.rint(np.sqrt(np.minimum(-log_probs, _RANGE) / _RANGE) * _TOP_CODE).astype(np.uint32)
     return {"entries": ids.astype(np.uint32) << np.uint32(_CODE_BITS) | code}
 
@@ -37,6 +39,7 @@ def unpack_entries(entries: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return (entries >> np.uint32(_CODE_BITS)).astype(np.int64), _LOG_PROBS[entries & np.uint32(_TOP_CODE)]
 
 
+# All 16,384 values that a code can stand for, so that decoding is one look-up.
 _LOG_PROBS = -((np.arange(_TOP_CODE + 1) / _TOP_CODE) ** 2 * _RANGE).astype(np.float32)
 
 
@@ -58,6 +61,7 @@ def at_positions(values: np.ndarray, positions: np.ndarray, num_positions: int, 
         if is_run:
             return values[ends[start] : ends[end]]
         return np.concatenate([values[ends[t] : ends[t + 1]] for t in positions])
+    # Columns of fixed width (hidden states, top-k entries) store no sizes.
     width = len(values) // num_positions
     if is_run:
         return values[start * width : end * width]

@@ -1,5 +1,6 @@
 """Before a capture: what each codec would take and lose, measured on a sample."""
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -10,12 +11,12 @@ from transformers import PreTrainedModel
 
 from leadspan.data.examples import Example
 from leadspan.data.packing import on_device, pack
-from leadspan.models.heads import head_of
+from leadspan.models.heads import head_of, head_shape
 from leadspan.teacher.codecs import bytes_per_position, decode, encode
-from leadspan.teacher.config import CaptureSettings, Codec, Hidden, Sampled, SparseCodec, TopK, TopP
 from leadspan.teacher.engine import TransformersEngine, default_chunk, hidden_dtype, uniform_offsets
 from leadspan.teacher.live import live_targets, teacher_logits
 from leadspan.teacher.sequences import Sequences
+from leadspan.teacher.settings import CaptureSettings, Codec, Hidden, Sampled, SparseCodec, TopK, TopP
 from leadspan.teacher.targets import DenseTargets
 
 COMMON_CODECS: tuple[Codec, ...] = (TopK(k=20), TopK(k=50), TopK(k=100), TopP(), Sampled(), Hidden())
@@ -69,7 +70,7 @@ def estimate(
     student: PreTrainedModel,
     sequences: Sequences,
     settings: CaptureSettings,
-    others: Sequence[Codec],
+    other_codecs: Sequence[Codec],
     num_tokens: int,
     sample_positions: int,
     seed: int,
@@ -81,30 +82,31 @@ def estimate(
     start = time.perf_counter()
     engine(sample)
     seconds = time.perf_counter() - start
-    codecs = _distinct([settings.codec, *others])
+    codecs = list({codec.model_dump_json(): codec for codec in (settings.codec, *other_codecs)}.values())
     losses, full, supports = _losses(teacher, student, sample, codecs, settings, num_tokens)
     positions = sum(n - 1 for n in sequences.lengths)
-    found = []
-    for codec, lost, support in zip(codecs, losses, supports, strict=True):
+    estimates = []
+    for codec, kl_lost, support in zip(codecs, losses, supports, strict=True):
+        # Sizes of supports that the data decides are those of the sample.
         size = _size(codec, settings, num_tokens, support, teacher)
-        error = float(lost.std(ddof=1) / len(lost) ** 0.5) if len(lost) > 1 else 0.0
+        error = float(kl_lost.std(ddof=1) / len(kl_lost) ** 0.5) if len(kl_lost) > 1 else 0.0
         total = size * positions + (_head_bytes(teacher) if isinstance(codec, Hidden) else 0)
-        found.append(CodecEstimate(codec, size, total, support, float(lost.mean()), error))
+        estimates.append(CodecEstimate(codec, size, total, support, float(kl_lost.mean()), error))
     sampled = sum(len(e.input_ids) - 1 for e in sample)
-    return Estimate(len(sequences), positions, sampled / seconds, sampled, float(full.mean()), found)
+    return Estimate(len(sequences), positions, sampled / seconds, sampled, float(full.mean()), estimates)
 
 
 def _sample(sequences: Sequences, num_positions: int, seed: int) -> list[Example]:
     """Drawn sequences, the last one cut, up to a number of positions."""
     sample: list[Example] = []
-    left = num_positions
+    remaining = num_positions
     for index in np.random.default_rng(seed).permutation(len(sequences)).tolist():
         example = sequences[index]
-        n = min(left + 1, len(example.input_ids))
-        parts = {name: getattr(example, name)[:n] for name in ("input_ids", "weights", "section_ids", "tenths")}
-        sample.append(replace(example, **parts))
-        left -= n - 1
-        if left <= 0:
+        n = min(remaining + 1, len(example.input_ids))
+        arrays = {name: getattr(example, name)[:n] for name in ("input_ids", "weights", "section_ids", "tenths")}
+        sample.append(replace(example, **arrays))
+        remaining -= n - 1
+        if remaining <= 0:
             break
     return sample
 
@@ -125,6 +127,7 @@ def _losses(
     lost: list[list[np.ndarray]] = [[] for _ in codecs]
     entries = [0.0 for _ in codecs]
     size = max(1, default_chunk(theirs.head) // 4)  # float64, and several copies
+    # Heads may be padded to different sizes; the tokens that both have are compared.
     shared = min(num_tokens, ours.head.shape[0])
     for start in range(0, len(labels), size):
         rows = slice(start, start + size)
@@ -145,7 +148,7 @@ def _losses(
                 )
                 entries[number] += support
             lost[number].append((kl - stored).cpu().numpy())
-    return [np.concatenate(parts) for parts in lost], np.concatenate(full), [n / len(labels) for n in entries]
+    return [np.concatenate(chunks) for chunks in lost], np.concatenate(full), [n / len(labels) for n in entries]
 
 
 def _sparse_kl(
@@ -184,8 +187,7 @@ def _rounded(targets: DenseTargets, rows: slice, num_tokens: int, dtype: torch.d
 
 def _size(codec: Codec, settings: CaptureSettings, num_tokens: int, support: float, teacher: PreTrainedModel) -> float:
     if isinstance(codec, Hidden):
-        width: int = teacher.config.get_text_config().hidden_size
-        return 4 + 1 + width * _dtype_of(codec, settings, teacher).itemsize
+        return 4 + 1 + head_shape(teacher)[1] * _dtype_of(codec, settings, teacher).itemsize
     return bytes_per_position(codec, len(settings.temperatures), num_tokens, support)
 
 
@@ -194,9 +196,4 @@ def _dtype_of(codec: Hidden, settings: CaptureSettings, teacher: PreTrainedModel
 
 
 def _head_bytes(teacher: PreTrainedModel) -> int:
-    weight = head_of(teacher).weight
-    return weight.numel() * weight.element_size()
-
-
-def _distinct(codecs: list[Codec]) -> list[Codec]:
-    return list({codec.model_dump_json(): codec for codec in codecs}.values())
+    return math.prod(head_shape(teacher)) * head_of(teacher).weight.element_size()

@@ -21,9 +21,10 @@ def freeze(teacher: PreTrainedModel, device: torch.device | None = None) -> PreT
         teacher: The model.
         device: Move it there, if given.
     """
+    # Dropout off, no gradients: the same input gives the same targets in every epoch.
     teacher.eval()
     teacher.requires_grad_(False)
-    if device is not None:
+    if device is not None and teacher.device != device:  # weights of bitsandbytes are there already, and stay
         cast(torch.nn.Module, teacher).to(device)
     plain_forward = teacher.forward
 
@@ -46,6 +47,7 @@ def live_targets(teacher: PreTrainedModel, batch: Batch) -> DenseTargets:
         teacher: A frozen teacher (`freeze`), as it is or sharded.
         batch: A packed row.
     """
+    # Called, not `teacher.forward`: FSDP gathers weights in the hooks of the call.
     hidden = teacher(batch=batch)
     transform = transform_of(teacher)
     head = head_weight(teacher)

@@ -1,20 +1,22 @@
 """What a store says of itself: one JSON file that names the teacher, the data's tokenizer, the codec and the shards."""
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import ValidationError
 
+from leadspan.digests import checksum
 from leadspan.errors import CacheError, TargetsError
 from leadspan.files import write_atomically
 from leadspan.settings import Settings
-from leadspan.teacher.config import Codec, Hidden
+from leadspan.teacher.settings import Codec, Engine, Hidden, KeptTargets
 
 MANIFEST_FILE, SHARDS_DIR, HEAD_FILE = "manifest.json", "shards", "head.safetensors"
+DRAWN_FILE = "rollouts.jsonl"
+"""Whole rollouts of the student, in a store of the teacher's targets on them."""
+# A format is read by the version that wrote it, or refused: a store is cheap to make again, wrong targets are not.
 _FORMAT: Literal[2] = 2
-_READ = (1, 2)
 _PROGRESS = (
     "complete",
     "shards",
@@ -56,8 +58,8 @@ class ShardEntry(Settings):
 class Manifest(Settings):
     """The store's own description."""
 
-    format_version: Literal[1, 2] = _FORMAT
-    """Version of the format; 1 lacks the outside mass at temperatures other than 1."""
+    format_version: Literal[2] = _FORMAT
+    """Version of the format."""
     teacher: str
     """Path, Hub name or description of the teacher."""
     teacher_revision: str | None = None
@@ -68,7 +70,7 @@ class Manifest(Settings):
     """Hash of the tokenizer that made the ids."""
     template_hash: str
     """Hash of the chat template and the rendering settings."""
-    engine: Literal["transformers", "vllm"]
+    engine: Engine
     """What ran the teacher."""
     dtype: str
     """Type the teacher computed in."""
@@ -106,24 +108,26 @@ class Manifest(Settings):
     @property
     def tail_temperatures(self) -> list[float]:
         """Temperatures at which the mass outside the support is kept; a drawn support has no use for it."""
-        if self.format_version == 1 or self.codec.kind == "sampled":
-            return [1.0]
-        return self.temperatures
+        return [1.0] if self.codec.kind == "sampled" else self.temperatures
+
+    @property
+    def kept_targets(self) -> KeptTargets:
+        """What is kept of a distribution; hidden states with the type they were written in."""
+        codec = self.codec
+        if isinstance(codec, Hidden) and self.hidden_dtype is not None:
+            codec = Hidden(dtype="float32" if self.hidden_dtype == "float32" else "bfloat16")
+        return KeptTargets(codec, tuple(self.temperatures), self.engine)
 
     def identity(self) -> dict[str, Any]:
         """What a store is, without how far it is and where its teacher lies."""
         return self.model_dump(mode="json", exclude={*_PROGRESS, *_NAMES})
 
-    def kept(self) -> dict[str, Any]:
-        """What two parts of one store must agree on; of their formats, the temperatures of the tails they keep."""
-        tails = {} if isinstance(self.codec, Hidden) else {"tail_temperatures": self.tail_temperatures}
-        return {name: value for name, value in self.identity().items() if name != "format_version"} | tails
-
 
 def write_manifest(manifest: Manifest, directory: Path) -> None:
     """Write `manifest.json` with a checksum of its own, atomically."""
     values = manifest.model_dump(mode="json")
-    text = json.dumps(values | {"checksum": _checksum(values)}, indent=1) + "\n"
+    # The checksum is over the values, not the text, so that reformatting the file by hand does no harm.
+    text = json.dumps(values | {"checksum": checksum(values)}, indent=1) + "\n"
     write_atomically(directory / MANIFEST_FILE, text)
 
 
@@ -137,17 +141,16 @@ def read_manifest(directory: Path) -> Manifest:
     path = directory / MANIFEST_FILE
     try:
         values = json.loads(path.read_bytes())
-        checksum = values.pop("checksum")
+        stated = values.pop("checksum")
     except OSError:
         raise TargetsError(
             f"{path}: not found; give the directory of a store that `leadspan capture` has written"
         ) from None
     except (ValueError, KeyError, AttributeError, TypeError):
         raise CacheError(f"{path}: damaged (no JSON object with a checksum); capture again") from None
-    if values.get("format_version") not in _READ:
-        known = " and ".join(map(str, _READ))
-        raise CacheError(f"{path}: format {values.get('format_version')}, this version reads {known}; capture again")
-    if checksum != _checksum(values):
+    if values.get("format_version") != _FORMAT:
+        raise CacheError(f"{path}: format {values.get('format_version')}, this version reads {_FORMAT}; capture again")
+    if stated != checksum(values):
         raise CacheError(f"{path}: damaged (its checksum is not that of its content); capture again")
     try:
         return Manifest.model_validate(values)
@@ -165,9 +168,10 @@ def read_parts(directory: Path) -> dict[Path, Manifest]:
     """
     if (directory / MANIFEST_FILE).exists():
         return {directory: read_manifest(directory)}
-    found = {path.parent: read_manifest(path.parent) for path in sorted(directory.glob(f"*/{MANIFEST_FILE}"))}
-    complete = {path: manifest for path, manifest in found.items() if manifest.complete}
-    if found and not complete:
+    manifests = {path.parent: read_manifest(path.parent) for path in sorted(directory.glob(f"*/{MANIFEST_FILE}"))}
+    # A part whose capture goes on serves nothing yet; the others do.
+    complete = {path: manifest for path, manifest in manifests.items() if manifest.complete}
+    if manifests and not complete:
         raise TargetsError(f"{directory}: its capture has not ended; run the same command again, it goes on")
     return complete or {directory: read_manifest(directory)}
 
@@ -179,50 +183,41 @@ def read_joined(directory: Path) -> Manifest:
         TargetsError: There is none, or the parts are not of one teacher, tokenizer, template and codec.
         CacheError: One is damaged, or of another version of the format.
     """
-    parts = read_parts(directory)
-    manifests = list(parts.values())
+    manifests_of = read_parts(directory)
+    manifests = list(manifests_of.values())
     first = manifests[0]
-    for path, manifest in parts.items():
-        check_same(manifest.kept(), first.kept(), str(path))
+    for path, manifest in manifests_of.items():
+        check_same(manifest.identity(), first.identity(), str(path))
     if len(manifests) == 1:
         return first
-    lost = [(m.kl_lost, m.num_positions) for m in manifests if m.kl_lost is not None]
-    measured = sum(number for _, number in lost)
+    losses = [(m.kl_lost, m.num_positions) for m in manifests if m.kl_lost is not None]
+    measured = sum(number for _, number in losses)
     return first.model_copy(
         update={
             "shards": [shard for m in manifests for shard in m.shards],
             "num_sequences": sum(m.num_sequences for m in manifests),
             "num_positions": sum(m.num_positions for m in manifests),
-            "kl_lost": sum(loss * number for loss, number in lost) / measured if measured else None,
+            # A mean over positions: parts count by their size.
+            "kl_lost": sum(loss * number for loss, number in losses) / measured if measured else None,
             "seconds": sum(m.seconds for m in manifests),
             "flops": None if any(m.flops is None for m in manifests) else sum(m.flops or 0 for m in manifests),
         }
     )
 
 
-def check_same(found: dict[str, Any], wanted: dict[str, Any], place: str) -> None:
+def check_same(actual: dict[str, Any], expected: dict[str, Any], where: str) -> None:
     """Compare two identities.
 
     Raises:
         TargetsError: Names every field that differs, with both values.
     """
     differing = [
-        f"{name} is {_shown(found.get(name))}, wanted {_shown(value)}"
-        for name, value in wanted.items()
-        if found.get(name) != value
+        f"{name} is {_shown(actual.get(name))}, wanted {_shown(value)}"
+        for name, value in expected.items()
+        if actual.get(name) != value
     ]
     if differing:
-        raise TargetsError(f"{place}: {'; '.join(differing)}; take the store of these settings, or capture anew")
-
-
-def file_hash(path: Path) -> str:
-    """SHA-256 of a file, read in pieces."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _checksum(values: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+        raise TargetsError(f"{where}: {'; '.join(differing)}; take the store of these settings, or capture anew")
 
 
 def _shown(value: Any) -> str:

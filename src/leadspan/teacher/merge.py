@@ -7,10 +7,9 @@ from pathlib import Path
 from leadspan.errors import TargetsError
 from leadspan.files import write_atomically
 from leadspan.teacher.claim import claimed
-from leadspan.teacher.files import shard_paths
 from leadspan.teacher.manifest import HEAD_FILE, SHARDS_DIR, Manifest, check_same, write_manifest
 from leadspan.teacher.shards import ShardReader, ShardWriter
-from leadspan.teacher.store import TargetStore
+from leadspan.teacher.store import TargetStore, shard_paths
 
 
 def merge_stores(paths: Sequence[Path], output: Path) -> Manifest:
@@ -25,7 +24,7 @@ def merge_stores(paths: Sequence[Path], output: Path) -> Manifest:
     stores = [TargetStore(path) for path in paths]
     first = stores[0].manifest
     for store in stores:
-        check_same(store.manifest.kept(), first.kept(), f"{store.directory} beside {stores[0].directory}")
+        check_same(store.manifest.identity(), first.identity(), f"{store.directory} beside {stores[0].directory}")
         store.verify()
     if output.exists() and any(output.iterdir()):
         raise TargetsError(f"{output}: not empty; give a new directory")
@@ -33,12 +32,13 @@ def merge_stores(paths: Sequence[Path], output: Path) -> Manifest:
     with claimed(output, first.model_copy(update={"plan_hash": plans, "complete": False, "shards": []})) as manifest:
         if first.head is not None:
             write_atomically(output / HEAD_FILE, (next(iter(stores[0].parts)) / HEAD_FILE).read_bytes())
+        # Stores may overlap: a sequence that several have is written once.
         seen: set[bytes] = set()
         shards = [
-            ShardReader(path, found)
+            ShardReader(path, part_manifest)
             for store in stores
-            for part, found in store.parts.items()
-            for path in shard_paths(part, found)
+            for part, part_manifest in store.parts.items()
+            for path in shard_paths(part, part_manifest)
         ]
         entries = []
         for shard in shards:

@@ -1,4 +1,7 @@
-"""Which sequences to capture: of every trace the longest that any cut needs, and each context of its own once."""
+"""Which sequences to capture, and the plan of a capture: sequences into packs, packs into shards.
+
+Of every trace the longest sequence that any cut needs is captured, and each context that is no prefix of it once.
+"""
 
 import hashlib
 from collections.abc import Sequence
@@ -7,7 +10,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from leadspan.data.examples import Example, Examples
+from leadspan.data.packing import plan_by_tokens
 from leadspan.data.supervision import Layout
+from leadspan.teacher.settings import CaptureSettings
 from leadspan.teacher.store import TargetStore
 
 
@@ -17,18 +22,18 @@ class Sequences:
 
     Attributes:
         sources: Examples under one cut each.
-        places: Source and index in it of every sequence.
+        locations: Source and index in it of every sequence.
     """
 
     sources: tuple[Examples, ...]
-    places: tuple[tuple[int, int], ...]
+    locations: tuple[tuple[int, int], ...]
 
     def __len__(self) -> int:
-        return len(self.places)
+        return len(self.locations)
 
     def __getitem__(self, index: int) -> Example:
-        source, place = self.places[index]
-        example = self.sources[source][place]
+        source, row = self.locations[index]
+        example = self.sources[source][row]
         weights = np.ones_like(example.weights)
         weights[0] = 0.0  # nothing predicts the first token
         return replace(example, weights=weights)
@@ -36,27 +41,28 @@ class Sequences:
     @property
     def lengths(self) -> list[int]:
         """Tokens of each sequence."""
-        return [self.sources[source].lengths[place] for source, place in self.places]
+        return [self.sources[source].lengths[row] for source, row in self.locations]
 
     @property
     def num_apart(self) -> int:
         """Sequences whose context is not the beginning of their trace: those of cuts that change the context."""
-        runs = (_runs(self.sources[source].layouts[place]) for source, place in self.places)
+        runs = (_runs(self.sources[source].layouts[row]) for source, row in self.locations)
         return sum(borders[0] != 0 or len(borders) > 2 for borders in runs)
 
     def without(self, store: TargetStore) -> "Sequences":
         """Those that a store does not serve."""
-        left = tuple(place for number, place in enumerate(self.places) if not store.serves(self[number]))
-        return replace(self, places=left)
+        unserved = tuple(location for number, location in enumerate(self.locations) if not store.serves(self[number]))
+        return replace(self, locations=unserved)
 
     @property
-    def fingerprint(self) -> str:
+    def content_hash(self) -> str:
         """Hash of what is captured: which tokens of which trace, in order."""
         digest = hashlib.sha256()
-        for source, place in self.places:
+        for source, row in self.locations:
             examples = self.sources[source]
-            runs = _runs(examples.layouts[place])
-            digest.update(f"{examples.example_ids[place]} {runs} {examples.layouts[place].append_stop};".encode())
+            # Layouts, not tokens: what is kept of a trace by its id identifies them, without building a sequence.
+            runs = _runs(examples.layouts[row])
+            digest.update(f"{examples.example_ids[row]} {runs} {examples.layouts[row].append_stop};".encode())
         return digest.hexdigest()[:32]
 
 
@@ -71,18 +77,56 @@ def longest_sequences(sources: Sequence[Examples]) -> Sequences:
     """
     by_trace: dict[str, list[tuple[int, int]]] = {}
     for source, examples in enumerate(sources):
-        for place, example_id in enumerate(examples.example_ids):
-            if examples.lengths[place] > 1:
-                by_trace.setdefault(example_id, []).append((source, place))
-    places: list[tuple[int, int]] = []
-    for found in by_trace.values():
-        kept: list[tuple[int, ...]] = []
-        for source, place in sorted(found, key=lambda at: -sources[at[0]].lengths[at[1]]):
-            context = _context(sources[source].layouts[place])
-            if not any(_begins(other, context) for other in kept):
-                kept.append(context)
-                places.append((source, place))
-    return Sequences(tuple(sources), tuple(places))
+        for row, example_id in enumerate(examples.example_ids):
+            if examples.lengths[row] > 1:
+                by_trace.setdefault(example_id, []).append((source, row))
+    locations: list[tuple[int, int]] = []
+    for candidates in by_trace.values():
+        contexts: list[tuple[int, ...]] = []
+        # Longest first: whatever a longer sequence begins with is served by it already.
+        for source, row in sorted(candidates, key=lambda at: -sources[at[0]].lengths[at[1]]):
+            context = _context(sources[source].layouts[row])
+            if not any(_begins(longer, context) for longer in contexts):
+                contexts.append(context)
+                locations.append((source, row))
+    return Sequences(tuple(sources), tuple(locations))
+
+
+@dataclass(frozen=True, slots=True)
+class CapturePlan:
+    """Packs of sequences in order, and which packs make a shard.
+
+    Attributes:
+        packs: Indices of sequences.
+        shards: Ranges of packs, `[start, end)`.
+        lengths: Tokens of each sequence.
+        content_hash: Hash of all of it, sequences included.
+    """
+
+    packs: list[list[int]]
+    shards: list[tuple[int, int]]
+    lengths: list[int]
+    content_hash: str
+
+    def num_positions(self, shard: int) -> int:
+        """Positions of a shard."""
+        start, end = self.shards[shard]
+        return sum(self.lengths[i] - 1 for pack in self.packs[start:end] for i in pack)
+
+
+def plan_capture(sequences: Sequences, settings: CaptureSettings, seed: int) -> CapturePlan:
+    """Pack the sequences as training packs examples, and group the packs into shards."""
+    lengths = sequences.lengths
+    packs = plan_by_tokens(lengths, max(settings.tokens_per_batch, *lengths, 0), None, seed)
+    shards: list[tuple[int, int]] = []
+    start, positions = 0, 0
+    for number, pack in enumerate(packs):
+        positions += sum(lengths[i] - 1 for i in pack)
+        if positions >= settings.positions_per_shard or number == len(packs) - 1:
+            shards.append((start, number + 1))
+            start, positions = number + 1, 0
+    content = "\0".join((sequences.content_hash, str(packs), str(shards)))
+    return CapturePlan(packs, shards, lengths, hashlib.sha256(content.encode()).hexdigest()[:32])
 
 
 def _runs(layout: Layout) -> tuple[int, ...]:

@@ -17,8 +17,8 @@ import pyarrow as pa
 from leadspan.errors import CacheError
 from leadspan.files import sync_directory
 from leadspan.teacher.codecs import Arrays, logsumexp_column, outside_column
-from leadspan.teacher.config import Hidden, TopK
 from leadspan.teacher.manifest import Manifest, ShardEntry
+from leadspan.teacher.settings import Hidden, TopK
 
 KEY_COLUMNS = ("example_id", "sequence_hash", "checksum")
 PER_ENTRY = frozenset({"entries", "token_ids", "log_probs", "counts"})
@@ -45,7 +45,7 @@ def columns_of(manifest: Manifest) -> dict[str, pa.DataType]:
     if not isinstance(codec, TopK):
         columns["num_entries"] = pa.uint16()
     columns |= {"outside": pa.float32(), "label_log_prob": pa.float32()}
-    if manifest.engine == "vllm":
+    if manifest.engine != "transformers":  # log-probabilities alone
         return columns
     normalisers = {logsumexp_column(t): pa.float32() for t in manifest.temperatures}
     tails = {outside_column(t): pa.float32() for t in manifest.tail_temperatures if t != 1.0}
@@ -56,6 +56,7 @@ def schema_of(manifest: Manifest) -> pa.Schema:
     """The Arrow schema of a store's shards."""
     key = pa.binary(16)
     fields = [pa.field("example_id", key), pa.field("sequence_hash", key), pa.field("checksum", pa.uint32())]
+    # Large lists: the hidden states of a record batch may be more than the 2^31 values that 32-bit offsets reach.
     fields += [pa.field(name, pa.large_list(kind)) for name, kind in columns_of(manifest).items()]
     return pa.schema(fields, {"leadspan": manifest.model_dump_json(include={"format_version", "codec"})})
 
@@ -81,6 +82,7 @@ class ShardWriter:
         self.schema = schema_of(manifest)
         self.names = list(columns_of(manifest))
         self.num_rows = self.num_positions = 0
+        # A hidden name with the process id: readers never take it for a shard, and two processes never share it.
         self._staged = directory / f".{number:05d}.{os.getpid()}.tmp"
         self._file = _HashingFile(self._staged)
         self._writer = pa.ipc.new_file(pa.PythonFile(self._file, mode="w"), self.schema)
@@ -88,6 +90,7 @@ class ShardWriter:
     def write(self, example_ids: list[bytes], rows: list[Arrays]) -> None:
         """Append one record batch with a row per sequence."""
         hashes = [sequence_hash(row["input_ids"]) for row in rows]
+        # A checksum per row lets a reader check what it uses, without hashing the file of several GB.
         checks = [row_checksum(i, h, row, self.names) for i, h, row in zip(example_ids, hashes, rows, strict=True)]
         arrays: list[pa.Array] = [
             pa.array(example_ids, pa.binary(16)),
@@ -179,11 +182,11 @@ class ShardReader:
 
     def sequences(self) -> list[tuple[int, int, bytes]]:
         """Record batch, row in it and example id of every sequence."""
-        found: list[tuple[int, int, bytes]] = []
+        sequences: list[tuple[int, int, bytes]] = []
         for number in range(self._file.num_record_batches):
             ids = self._batch(number).column("example_id").to_pylist()
-            found += [(number, row, example_id) for row, example_id in enumerate(ids)]
-        return found
+            sequences += [(number, row, example_id) for row, example_id in enumerate(ids)]
+        return sequences
 
     def row(self, batch: int, row: int) -> Arrays:
         """The lists of a row, without a copy.
@@ -228,7 +231,9 @@ class ShardReader:
     def _values(self, batch: int, row: int, name: str) -> np.ndarray:
         column = self._batch(batch).column(name)
         start, end = column.offsets[row].as_py(), column.offsets[row + 1].as_py()
+        # The whole column maps to one array; slicing it copies nothing.
         values = column.values.to_numpy(zero_copy_only=True)
+        # Arrow trusts offsets; a flipped bit in them would read past the map.
         if not 0 <= start <= end <= len(values):
             raise damaged(self.path, f"row {row} of record batch {batch}: {name} is [{start}, {end}) of {len(values)}")
         return values[start:end]

@@ -7,21 +7,24 @@ alone, so a captured sequence serves every sequence that begins like it, and not
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 
 from leadspan.data.examples import Example
+from leadspan.data.packing import SparseRows, StoredRows
+from leadspan.digests import file_hash
 from leadspan.errors import CacheError, TargetsError
 from leadspan.teacher.claim import has_hash_of_name
 from leadspan.teacher.codecs import Arrays, as_tensors, decode, logsumexp_column, outside_column
-from leadspan.teacher.config import Hidden
 from leadspan.teacher.entries import at_positions
-from leadspan.teacher.files import read_head, shard_paths
-from leadspan.teacher.manifest import file_hash, read_joined, read_parts
-from leadspan.teacher.shards import PER_ENTRY, ShardReader, damaged, sequence_hash
-from leadspan.teacher.targets import DenseTargets, SparseTargets
+from leadspan.teacher.manifest import HEAD_FILE, SHARDS_DIR, Manifest, read_joined, read_parts
+from leadspan.teacher.settings import Hidden
+from leadspan.teacher.shards import PER_ENTRY, REMEDY, ShardReader, damaged, sequence_hash
+from leadspan.teacher.targets import DenseTargets, SparseTargets, Targets
 
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -48,11 +51,12 @@ class TargetStore:
         for number, shard in enumerate(self._shards):
             for batch, row, example_id in shard.sequences():
                 self._rows[example_id].append((number, batch, row))
+        # Rows are read once an epoch; their checksum is compared the first time only.
         self._checked: set[tuple[int, int, int]] = set()
-        found = sum(map(len, self._rows.values()))
-        if found != self.manifest.num_sequences:
+        num_rows = sum(map(len, self._rows.values()))
+        if num_rows != self.manifest.num_sequences:
             raise CacheError(
-                f"{directory}: {found} rows, the manifest says {self.manifest.num_sequences}; capture again"
+                f"{directory}: {num_rows} rows, the manifest says {self.manifest.num_sequences}; capture again"
             )
 
     def __reduce__(self) -> tuple[type["TargetStore"], tuple[Path]]:
@@ -77,21 +81,22 @@ class TargetStore:
             TargetsError: No captured sequence begins with the example's tokens.
             CacheError: The row is damaged.
         """
-        place = self.find(example)
-        shard = self._shards[place[0]]
-        self._check(place)
-        row = shard.row(*place[1:])
+        location = self.find(example)
+        shard = self._shards[location[0]]
+        self._check(location)
+        row = shard.row(*location[1:])
         following = row.pop("input_ids")[1:]
         num_positions = len(row["section"])
         sizes = row.get("num_entries")
-        found = {
+        columns = {
             name: at_positions(values, positions, num_positions, sizes if name in PER_ENTRY else None)
             for name, values in row.items()
         }
-        if "label_log_prob" in found:  # an appended end of turn is not the token that followed when it was captured
+        if "label_log_prob" in columns:  # an appended end of turn is not the token that followed when it was captured
+            # The stored label is the token of the capture; under a cut the student may be asked for another one.
             is_same = following[positions] == example.input_ids[positions + 1]
-            found["label_log_prob"] = np.where(is_same, found["label_log_prob"], np.float32(np.nan))
-        return found
+            columns["label_log_prob"] = np.where(is_same, columns["label_log_prob"], np.float32(np.nan))
+        return columns
 
     def find(self, example: Example) -> tuple[int, int, int]:
         """Shard, record batch and row whose sequence begins with all of an example's tokens but the last.
@@ -101,21 +106,21 @@ class TargetStore:
         Raises:
             TargetsError: There is none; names the example and both hashes.
         """
-        place = self._place(example)
-        if place is None:
+        location = self._location(example)
+        if location is None:
             raise TargetsError(self._refusal(example))
-        return place
+        return location
 
     def serves(self, example: Example) -> bool:
         """Whether a captured sequence begins with all of an example's tokens but the last."""
-        return self._place(example) is not None
+        return self._location(example) is not None
 
-    def _place(self, example: Example) -> tuple[int, int, int] | None:
+    def _location(self, example: Example) -> tuple[int, int, int] | None:
         context = example.input_ids[:-1]
-        for place in self._rows.get(bytes.fromhex(example.example_id), []):
-            captured = self._shards[place[0]].input_ids(*place[1:])
+        for location in self._rows.get(bytes.fromhex(example.example_id), []):
+            captured = self._shards[location[0]].input_ids(*location[1:])
             if len(captured) > len(context) and np.array_equal(captured[: len(context)], context):
-                return place
+                return location
         return None
 
     def check_serves(self, examples: Sequence[Example], indices: Iterable[int]) -> None:
@@ -128,39 +133,39 @@ class TargetStore:
         for index in indices:
             self._check(self.find(examples[index]))
 
-    def _check(self, place: tuple[int, int, int]) -> None:
-        if place not in self._checked:
-            self._shards[place[0]].check(*place[1:])
-            self._checked.add(place)
+    def _check(self, location: tuple[int, int, int]) -> None:
+        if location not in self._checked:
+            self._shards[location[0]].check(*location[1:])
+            self._checked.add(location)
 
-    def collate(self, examples: Sequence[Example]) -> dict[str, Any]:
+    def collate(self, examples: Sequence[Example]) -> StoredRows:
         """Stored targets at the weighted positions of a batch, as tensors in the order of `pack`."""
-        found = [self.read(example, np.flatnonzero(example.weights > 0) - 1) for example in examples]
-        columns = {name: np.concatenate([row[name] for row in found]) for name in found[0]}
+        rows = [self.read(example, np.flatnonzero(example.weights > 0) - 1) for example in examples]
+        columns = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
         if self.is_dense:
             hidden = torch.from_numpy(columns["hidden"]).view(_DTYPES[str(self.manifest.hidden_dtype)])
             return {"hidden": hidden.view(-1, self.manifest.hidden_size)}
         assert not isinstance(self.manifest.codec, Hidden), "dense above"
         normalisers = {t: columns.get(logsumexp_column(t)) for t in self.manifest.temperatures}
-        tensors: dict[str, Any] = as_tensors(decode(columns, self.manifest.codec))
+        tensors = cast(SparseRows, as_tensors(decode(columns, self.manifest.codec)))
         num_rows = len(columns["label_log_prob"])
         # an engine that returns log-probabilities alone leaves the logits free up to a constant: they are log p
         tensors["logsumexp"] = {
             t: torch.zeros(num_rows) if values is None else torch.from_numpy(values)
             for t, values in normalisers.items()
         }
-        kept = self.manifest.tail_temperatures
-        tensors["tail_mass"] = {t: torch.from_numpy(columns[outside_column(t)]) for t in kept}
-        for name in ("entropy", "label_log_prob"):
-            if name in columns:
-                tensors[name] = torch.from_numpy(columns[name].astype(np.float32))
+        tail_temperatures = self.manifest.tail_temperatures
+        tensors["tail_mass"] = {t: torch.from_numpy(columns[outside_column(t)]) for t in tail_temperatures}
+        if "entropy" in columns:
+            tensors["entropy"] = torch.from_numpy(columns["entropy"].astype(np.float32))
+        tensors["label_log_prob"] = torch.from_numpy(columns["label_log_prob"].astype(np.float32))
         return tensors
 
-    def targets(self, stored: dict[str, Any], head: torch.Tensor | None) -> DenseTargets | SparseTargets:
+    def targets(self, stored: StoredRows, head: torch.Tensor | None) -> Targets:
         """What the loss takes, from `collate`'s tensors (on any device) and the teacher's head."""
-        if head is not None:
+        if "hidden" in stored:
             entry = self.manifest.head
-            assert entry is not None, "checked by load_head"
+            assert entry is not None and head is not None, "checked by load_head"
             return DenseTargets(stored["hidden"].to(head.dtype), head, entry.scale, entry.softcap)
         return SparseTargets(
             token_ids=stored["token_ids"],
@@ -214,16 +219,16 @@ class TargetStore:
         return []
 
     def _refusal(self, example: Example) -> str:
-        context, places = example.input_ids[:-1], self._rows.get(bytes.fromhex(example.example_id), [])
-        wanted = f"{self.directory}: example {example.example_id}, first {len(context)} tokens"
-        asked = f"(hash {sequence_hash(context).hex()})"
+        context, locations = example.input_ids[:-1], self._rows.get(bytes.fromhex(example.example_id), [])
+        what = f"{self.directory}: example {example.example_id}, first {len(context)} tokens"
+        digest = f"(hash {sequence_hash(context).hex()})"
         remedy = "capture with this cut in capture.cuts"
-        if not places:
+        if not locations:
             return (
-                f"{wanted} {asked}: no sequence of this trace was captured; {remedy}, "
+                f"{what} {digest}: no sequence of this trace was captured; {remedy}, "
                 "from these traces with this tokenizer and template"
             )
-        shard, batch, row = places[0]
+        shard, batch, row = locations[0]
         captured = self._shards[shard].input_ids(batch, row)
         common = min(len(captured), len(context))
         differ = np.flatnonzero(captured[:common] != context[:common])
@@ -235,4 +240,34 @@ class TargetStore:
             )
         else:
             rule = "is shorter than what is needed"
-        return f"{wanted} {asked}: the captured sequence ({length}) {rule}; {remedy}"
+        return f"{what} {digest}: the captured sequence ({length}) {rule}; {remedy}"
+
+
+def shard_paths(directory: Path, manifest: Manifest) -> list[Path]:
+    """The shards of a complete store.
+
+    Raises:
+        CacheError: One is missing or has another size.
+    """
+    paths = [directory / SHARDS_DIR / shard.name for shard in manifest.shards]
+    for path, shard in zip(paths, manifest.shards, strict=True):
+        if not path.exists():
+            raise CacheError(f"{path}: missing; {REMEDY}")
+        if path.stat().st_size != shard.num_bytes:
+            raise damaged(path, f"{path.stat().st_size} bytes instead of {shard.num_bytes}")
+    return paths
+
+
+def read_head(directory: Path, manifest: Manifest) -> torch.Tensor:
+    """The teacher's head of a `hidden` store.
+
+    Raises:
+        CacheError: Its file is missing or damaged.
+    """
+    path = directory / HEAD_FILE
+    try:
+        if manifest.head is None or file_hash(path) != manifest.head.sha256:
+            raise CacheError(f"{path}: damaged (its SHA-256 is not that of the manifest); capture again")
+        return load_file(path)["weight"]
+    except (OSError, SafetensorError, KeyError) as error:
+        raise CacheError(f"{path}: cannot be read ({error}); capture again") from None

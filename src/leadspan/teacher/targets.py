@@ -84,18 +84,19 @@ class SparseTargets:
         if temperature == 1.0:
             return self.log_probs
         if temperature not in self.logsumexp:
-            known = ", ".join(f"{t:g}" for t in sorted(self.logsumexp))
+            temperatures = ", ".join(f"{t:g}" for t in sorted(self.logsumexp))
             raise TargetsError(
-                f"loss.temperature is {temperature:g}, and the sparse targets keep the normaliser of {known} only; "
-                "capture them with this temperature too, or train at one of these"
+                f"loss.temperature is {temperature:g}, and the sparse targets keep the normaliser of {temperatures} "
+                "only; capture them with this temperature too, or train at one of these"
             )
         shift = self.logsumexp[1.0] / temperature - self.logsumexp[temperature]
         log_probs = self.log_probs / temperature + shift[:, None]
+        # A drawn support is no set of outcomes: its mass need not be that of the head.
         if self.sample_weights is not None or temperature not in self.tail_mass:
             return log_probs
-        wanted, inside = 1 - self.tail_mass[temperature].double(), log_probs.double().exp().sum(-1)
-        known = (wanted > 0) & (inside > 0)
-        correction = torch.where(known, (wanted / inside).clamp_min(1e-300).log(), 0.0)
+        target_mass, inside = 1 - self.tail_mass[temperature].double(), log_probs.double().exp().sum(-1)
+        has_mass = (target_mass > 0) & (inside > 0)
+        correction = torch.where(has_mass, (target_mass / inside).clamp_min(1e-300).log(), 0.0)
         return (log_probs + correction.to(log_probs.dtype)[:, None]).clamp_max(0.0)
 
 

@@ -4,18 +4,21 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.profiler import record_function
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ExportableState
 
 from leadspan.costs.measure import EnergyCounter
 from leadspan.errors import RunError
-from leadspan.results import StepSeconds
+from leadspan.files import write_atomically
+from leadspan.status import Progress
+from leadspan.training.result import StepSeconds
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +28,7 @@ class MetricsFile(TrainerCallback):
 
     JSON has no infinity and no NaN: such a value is written as null.
 
-    After a resume, lines of steps that are trained again are dropped first.
+    Where training begins, the record becomes the one that the checkpoint keeps, whatever was written behind it.
     """
 
     def __init__(self, path: Path):
@@ -34,13 +37,9 @@ class MetricsFile(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Cut the record back to the step training starts from."""
-        if not state.is_world_process_zero or not self.path.exists():
-            return
-        whole, _, _ = self.path.read_text().rpartition("\n")  # a killed process may leave half a line
-        lines = [json.loads(line) for line in whole.splitlines()]
-        kept = [line for line in lines if line["step"] <= state.global_step]
-        self.path.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        """Write the lines up to the step training starts from."""
+        if state.is_world_process_zero:
+            write_atomically(self.path, "".join(_line(line["step"], line) for line in state.log_history))
 
     def on_log(
         self,
@@ -54,13 +53,21 @@ class MetricsFile(TrainerCallback):
         if not state.is_world_process_zero or not logs:
             return
         with self.path.open("a") as file:
-            file.write(json.dumps({"step": state.global_step, **_finite(logs)}, allow_nan=False) + "\n")
+            file.write(_line(state.global_step, logs))
         loss = logs.get("loss", 0.0)
         if not math.isfinite(loss):
             raise RunError(
                 f"step {state.global_step}: the training loss is {loss}; lower training.learning_rate or "
                 "look at the examples of these steps with `leadspan preview`"
             )
+
+
+def _line(step: float, logs: dict[str, float]) -> str:
+    """One line, its keys in an order that does not depend on where they come from."""
+    # Sorted, so that lines compare whichever callback wrote a key first; null for what is not finite, since JSON has
+    # no infinity.
+    values = {key: value for key, value in sorted(_finite(logs).items()) if key != "step"}
+    return json.dumps({"step": step, **values}, allow_nan=False) + "\n"
 
 
 def _finite(logs: dict[str, Any]) -> dict[str, Any]:
@@ -75,25 +82,48 @@ class Clock(TrainerCallback, ExportableState):
     """
 
     def __init__(
-        self, seconds: float = 0.0, parts: dict[str, float] | None = None, first_step: float | None = None
+        self,
+        seconds: float = 0.0,
+        parts: dict[str, float] | None = None,
+        first_step: float | None = None,
+        num_cold_steps: int = 0,
+        cold_seconds: float = 0.0,
+        durations: list[float] | None = None,
     ) -> None:
         self.seconds, self.first_step = seconds, first_step
+        self.num_cold_steps, self.cold_seconds = num_cold_steps, cold_seconds
+        self.durations: list[float] = durations or []
         self.parts: dict[str, float] = parts or {}
         self._start = 0.0
         self._spans: list[tuple[str, Any, Any]] = []
         self._lap = (0, 0.0)
+        self._before = 0.0
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps."""
-        kept = {"seconds": self.seconds, "parts": self.parts, "first_step": self.first_step}
-        return {"args": kept, "attributes": {}}
+        arguments = {"seconds": self.seconds, "parts": self.parts, "first_step": self.first_step}
+        arguments |= {"num_cold_steps": self.num_cold_steps, "cold_seconds": self.cold_seconds}
+        arguments |= {"durations": self.durations}
+        return {"args": arguments, "attributes": {}}
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
         """Time what is done inside as a part; parts may lie within each other."""
         start = _mark()
-        yield
+        with record_function(name):  # a profile shows the parts by their names
+            yield
         self._spans.append((name, start, _mark()))
+
+    @contextmanager
+    def before_step(self, name: str) -> Iterator[None]:
+        """Time what is done for the next step before it begins, as a part that counts as the step's time."""
+        _wait_for_device()
+        start = time.perf_counter()
+        yield
+        _wait_for_device()
+        lasted = time.perf_counter() - start
+        self._before += lasted
+        self.parts[name] = self.parts.get(name, 0.0) + lasted
 
     def lap(self) -> tuple[int, float]:
         """Steps since the last call, and how long they took."""
@@ -114,9 +144,13 @@ class Clock(TrainerCallback, ExportableState):
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Stop the clock, and add up the parts."""
         _wait_for_device()
-        lasted = time.perf_counter() - self._start
+        lasted, self._before = time.perf_counter() - self._start + self._before, 0.0
         self.seconds += lasted
+        if state.global_step <= self.num_cold_steps:
+            self.cold_seconds = self.seconds
+        self.durations.append(lasted)
         self._lap = (self._lap[0] + 1, self._lap[1] + lasted)
+        # Kept apart: the first step compiles and allocates.
         self.first_step = lasted if self.first_step is None else self.first_step
         for name, start, end in self._spans:
             self.parts[name] = self.parts.get(name, 0.0) + _between(start, end)
@@ -124,14 +158,16 @@ class Clock(TrainerCallback, ExportableState):
 
     def by_part(self) -> StepSeconds:
         """Where the time of all steps went; what is left of a micro-batch is its backward pass."""
+        # The backward pass cannot be timed by itself without a wait in between, so it is what the others leave.
         teacher, forward = self.parts.get("teacher", 0.0), self.parts.get("student_forward", 0.0)
-        batches = self.parts.get("micro_batch", 0.0)
+        batches, rollout = self.parts.get("micro_batch", 0.0), self.parts.get("rollout", 0.0)
         return StepSeconds(
+            rollout=rollout,
             data=self.parts.get("data", 0.0),
             teacher=teacher,
             student_forward=forward,
             backward=max(0.0, batches - teacher - forward),
-            optimizer=max(0.0, self.seconds - batches),
+            optimizer=max(0.0, self.seconds - batches - rollout),
         )
 
 
@@ -178,6 +214,7 @@ def _mark() -> Any:
     """A moment: on CUDA an event in the queue, else the clock."""
     if not torch.cuda.is_available():
         return time.perf_counter()
+    # An event is queued behind the work and costs no wait; its time is read when the step has ended.
     event = torch.cuda.Event(enable_timing=True)
     event.record()
     return event
@@ -193,13 +230,14 @@ def _wait_for_device() -> None:
         torch.accelerator.synchronize()
 
 
-class Progress(TrainerCallback):
-    """Tells a few times a second how far training is."""
+class ProgressCallback(TrainerCallback):
+    """Reports steps, time left, loss and speed as the status, and how far a validation is."""
 
-    def __init__(self, say: Callable[[str], None]):
-        self.say = say
-        self.loss = math.nan
-        self._told = 0.0
+    def __init__(self, stage: str = "training"):
+        self.stage = stage
+        self.figures: dict[str, float] = {}  # none is logged yet
+        self._steps: Progress | None = None
+        self._validation: tuple[Progress, int] | None = None
 
     def on_log(
         self,
@@ -209,11 +247,27 @@ class Progress(TrainerCallback):
         logs: dict[str, float] | None = None,
         **kwargs: Any,
     ) -> None:
-        """Remember the loss."""
-        self.loss = (logs or {}).get("loss", self.loss)
+        """Remember loss and speed."""
+        self.figures |= logs or {}
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Start to count where this process starts to train."""
+        self._steps = self._steps or Progress(self.stage, state.max_steps, "steps", state.global_step)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Tell step and loss."""
-        if time.perf_counter() - self._told > 0.2:
-            self._told = time.perf_counter()
-            self.say(f"training: step {state.global_step}/{state.max_steps}, loss {self.loss:.4f}")
+        """Report steps, loss and speed."""
+        loss, speed = self.figures.get("loss"), self.figures.get("speed/tokens_per_second")
+        detail = "" if loss is None else f", loss {loss:.4f}"
+        detail += "" if speed is None else f", {speed:,.0f} tokens/s"
+        if self._steps is not None:
+            self._steps.report(state.global_step, detail)
+
+    def on_prediction_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Report batches of a validation."""
+        progress, done = self._validation or (Progress("validating", len(kwargs["eval_dataloader"]), "batches"), 0)
+        progress.report(done + 1)
+        self._validation = None if done + 1 == progress.total else (progress, done + 1)

@@ -1,82 +1,147 @@
-"""Checkpoints of a run: which were written to the end, and whether the one to go on from can be read."""
+"""Checkpoints of a run: sealed with the digests of their files, told apart by their step, gone on from when whole."""
 
 import json
 import logging
 import shutil
-import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 
+from leadspan.digests import fault, is_sealed, unseal
 from leadspan.errors import RunError
 from leadspan.training.process import process_state
 
 logger = logging.getLogger(__name__)
 
+_TORCH_WRITER = ("inline_container", "PytorchStreamWriter", "iostream error")
+"""What its messages name where a write fails: it raises no `OSError`."""
+_KEPT = 2
+"""The last one to go on from, and the best or the one before."""
 
-def complete_checkpoints(directory: Path) -> list[Path]:
-    """Checkpoints that were written to the end, oldest first: Transformers writes `trainer_state.json` last."""
-    found = [d for d in directory.glob("checkpoint-*") if _is_json(d / "trainer_state.json")]
-    return sorted(found, key=lambda d: int(d.name.rpartition("-")[2]))
+
+def step_directories(directory: Path) -> list[Path]:
+    """Checkpoints of a run directory, written to the end or not, oldest first."""
+    steps = [d for d in (directory / "checkpoints").glob("checkpoint-*") if d.name.rpartition("-")[2].isdecimal()]
+    return sorted(steps, key=_step)
 
 
-def checkpoint_to_resume(directory: Path, resume: bool) -> Path | None:
-    """The last complete checkpoint of a run directory; one that a killed process left half-written is removed.
+def check_fresh(directory: Path) -> None:
+    """Refuse to train anew in a directory that holds the checkpoints of a run.
 
     Raises:
-        RunError: There are checkpoints and `resume` is off, or the last one has a damaged file.
+        RunError: It does.
     """
-    checkpoints = directory / "checkpoints"
-    complete = complete_checkpoints(checkpoints)
-    if complete and not resume:
+    steps = [_step(d) for d in step_directories(directory) if is_sealed(d) or (d / "trainer_state.json").exists()]
+    if steps:
         raise RunError(
-            f"{directory}: it holds checkpoints of an earlier run up to step {_step(complete[-1])}; "
+            f"{directory}: it holds checkpoints of an earlier run up to step {steps[-1]}; "
             "go on with --resume, or give another output"
         )
+
+
+def checkpoint_to_resume(directory: Path, needs_best: bool) -> Path | None:
+    """The last whole checkpoint of a run directory, or None.
+
+    One that a killed process left half-written or half-removed is removed. One that is damaged, or whose best step is
+    gone, is set aside with a warning that names what is wrong.
+
+    Args:
+        directory: The run directory.
+        needs_best: The weights of the best step are kept at the end.
+    """
     if process_state().is_main_process:
-        for left in set(checkpoints.glob("checkpoint-*")) - set(complete):
-            logger.warning("removing %s: it was not written to the end", left)
-            shutil.rmtree(left)
+        _leave_whole(directory, needs_best)
     process_state().wait_for_everyone()
-    if not complete:
-        return None
-    _check_readable(complete)
-    return complete[-1]
+    return next(reversed(step_directories(directory)), None)
 
 
-def _check_readable(complete: list[Path]) -> None:
-    """Look into the files of the last checkpoint: a disk that ran full leaves them cut off, the list of steps whole.
+def check_best(checkpoint: Path) -> None:
+    """Look into the checkpoint of the best step, before its weights are taken.
 
     Raises:
-        RunError: One is cut off or no such file; names it, and what to go on from.
+        RunError: It is gone or damaged.
     """
-    last = complete[-1]
-    for path in sorted(path for path in last.iterdir() if path.suffix in (".pt", ".pth", ".bin", ".safetensors")):
-        fault = _fault(path)
-        if fault:
-            earlier = f"from step {_step(complete[-2])}" if len(complete) > 1 else "from the start"
-            raise RunError(f"{path}: damaged ({fault}); remove {last}, and --resume goes on {earlier}")
+    wrong = _wrong(checkpoint)
+    if wrong:
+        raise RunError(
+            f"{checkpoint}: {wrong}, and it holds the weights of the best step; --resume trains them again, "
+            "or keeps the last weights with training.keep=last"
+        )
 
 
-def _fault(path: Path) -> str | None:
-    """What is wrong with the frame of a file; its numbers are not read."""
+@contextmanager
+def writing(directory: Path) -> Iterator[None]:
+    """Turn what torch and safetensors raise where a file cannot be written into one error.
+
+    Raises:
+        RunError: A file could not be written to its end; says how much room there is.
+    """
     try:
-        if path.suffix == ".safetensors":
-            with safe_open(path, framework="numpy"):
-                return None
-        with zipfile.ZipFile(path):
-            return None
-    except (OSError, SafetensorError, zipfile.BadZipFile) as error:
-        return str(error)
+        yield
+    except (SafetensorError, RuntimeError) as error:
+        is_of_writer = isinstance(error, SafetensorError) or any(name in str(error) for name in _TORCH_WRITER)
+        if not is_of_writer:
+            raise
+        free = shutil.disk_usage(directory.parent).free
+        raise RunError(
+            f"{directory}: cannot be written to its end ({str(error).splitlines()[0]}; {free / 1e9:.3g} GB are free "
+            "there); make room, then go on with --resume"
+        ) from None
 
 
-def _step(checkpoint: Path) -> str:
-    return checkpoint.name.rpartition("-")[2]
+def remove_old(directory: Path, best_step: int | None) -> None:
+    """Remove all checkpoints but the last and the best, or the two last."""
+    *earlier, last = step_directories(directory)
+    best = [d for d in earlier if _step(d) == best_step]
+    to_keep = {last, *(best or earlier[1 - _KEPT :])}
+    for checkpoint in earlier:
+        if checkpoint not in to_keep:
+            unseal(checkpoint)  # first, so that one that is half removed counts as none
+            shutil.rmtree(checkpoint)
 
 
-def _is_json(path: Path) -> bool:
-    try:
-        json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return True
+def _leave_whole(directory: Path, needs_best: bool) -> None:
+    """Take away what cannot be gone on from, the latest first."""
+    for checkpoint in step_directories(directory):
+        if not is_sealed(checkpoint):
+            logger.warning("removing %s: it was not written to the end", checkpoint)
+            shutil.rmtree(checkpoint)
+    set_aside = False
+    for checkpoint in reversed(step_directories(directory)):
+        wrong = _wrong(checkpoint) or (_wrong_of_best(checkpoint) if needs_best else None)
+        if wrong is None:
+            break
+        logger.warning("%s: %s; set aside as %s", checkpoint, wrong, _set_aside(checkpoint).name)
+        set_aside = True
+    if set_aside:
+        usable = step_directories(directory)
+        logger.warning(
+            "going on from %s", f"step {_step(usable[-1])}" if usable else "the start: no checkpoint is whole"
+        )
+
+
+def _wrong(checkpoint: Path) -> str | None:
+    if not checkpoint.exists():
+        return "it is gone"
+    return fault(checkpoint) if is_sealed(checkpoint) else "it was not written to the end"
+
+
+def _wrong_of_best(checkpoint: Path) -> str | None:
+    best = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))["best_global_step"]
+    if not best or best == _step(checkpoint):
+        return None
+    wrong = _wrong(checkpoint.with_name(f"checkpoint-{best}"))
+    return wrong and f"its best step is {best}, and of checkpoint-{best} {wrong}"
+
+
+def _set_aside(checkpoint: Path) -> Path:
+    aside = checkpoint.with_name(f"{checkpoint.name}.damaged")
+    if aside.exists():
+        shutil.rmtree(aside)
+    return checkpoint.rename(aside)
+
+
+def _step(checkpoint: Path) -> int:
+    return int(checkpoint.name.rpartition("-")[2])

@@ -1,77 +1,122 @@
 """What a finished run did and cost, from its plan, its clock and its meters."""
 
 import math
-from typing import cast
+from collections.abc import Sequence
+from statistics import median
+from typing import Any, cast
 
 import torch
 from transformers import TrainingArguments
 
 from leadspan.costs.devices import Device, recognise
-from leadspan.costs.flops import ExampleSize
-from leadspan.costs.measure import PeakMemory
+from leadspan.costs.flops import ExampleSize, FlopsByPart
+from leadspan.costs.measure import MemorySource
 from leadspan.data.examples import Examples
 from leadspan.data.selection import ScoredSelection
-from leadspan.results import TrainResult
 from leadspan.training.callbacks import Clock, EnergyMeter
-from leadspan.training.speed import Speed
+from leadspan.training.result import StageCost, TrainResult
+from leadspan.training.speed import Speed, StepCounts
 from leadspan.training.trainer import DistillationTrainer
 
 
-def measured(trainer: DistillationTrainer, speed: Speed, saved_step: int, memory: PeakMemory) -> TrainResult:
+def measured(trainer: DistillationTrainer, speed: Speed, saved_step: int, memory_source: MemorySource) -> TrainResult:
     """The result of a run that has ended.
 
     Args:
         trainer: After training.
         speed: What its steps did.
         saved_step: Step whose weights were kept.
-        memory: Peak of the process or the device.
+        memory_source: What measured the peak of memory.
     """
     history = trainer.state.log_history
     losses = [line["loss"] for line in history if "loss" in line]
     clock = next(c for c in trainer.callback_handler.callbacks if isinstance(c, Clock))
-    flops = speed.flops
+    flops = [step.flops.total for step in speed.steps]
     return TrainResult(
-        num_steps=len(speed.steps),
-        num_examples=sum(step.examples for step in speed.steps),
-        num_tokens=sum(step.tokens for step in speed.steps),
-        num_weighted_tokens=sum(step.weighted for step in speed.steps),
-        seconds=clock.seconds,
-        peak_memory_bytes=memory.read(),
-        memory_source=memory.source,
-        flops=flops,
+        **_counted(speed.steps, clock.seconds),
+        stages=_stages(speed.steps, clock),
+        peak_memory_bytes=trainer.peak_memory_bytes,
+        memory_source=memory_source,
         first_loss=losses[0],
         final_loss=losses[-1],
         validation_loss={str(line["step"]): line["eval_loss"] for line in history if "eval_loss" in line},
         best_step=trainer.state.best_global_step,
         saved_step=saved_step,
         device=device_name(trainer.args.device, trainer.args.world_size),
+        precision="bfloat16" if trainer.args.bf16 else "float32",
         num_ranks=trainer.args.world_size,
         step_seconds=clock.by_part(),
         first_step_seconds=clock.first_step,
+        # Drawing takes time that follows no count of operations, so that such steps have no typical rate.
+        typical_seconds=None if "rollout" in clock.parts else typical_seconds(clock.durations, flops),
+        # By convention MFU leaves recomputation out, unlike `flops`.
         mfu=speed.figures(0, len(speed.steps), clock.seconds).get("speed/mfu"),
         energy_joules=_energy(trainer),
     )
 
 
+def _counted(steps: Sequence[StepCounts], seconds: float) -> dict[str, Any]:
+    """What some steps did and cost, by the fields that a run and its stages have in common."""
+    return {
+        "num_steps": len(steps),
+        "num_examples": sum(step.examples for step in steps),
+        "num_tokens": sum(step.tokens for step in steps),
+        "num_weighted_tokens": sum(step.weighted for step in steps),
+        "seconds": seconds,
+        "flops": FlopsByPart.added(step.flops for step in steps),
+    }
+
+
+def _stages(steps: Sequence[StepCounts], clock: Clock) -> list[StageCost]:
+    cold, seconds = clock.num_cold_steps, clock.cold_seconds
+    if not cold:
+        return []
+    return [
+        StageCost(name="cold start", **_counted(steps[:cold], seconds)),
+        StageCost(name="on-policy", **_counted(steps[cold:], clock.seconds - seconds)),
+    ]
+
+
+def typical_seconds(durations: Sequence[float], flops: Sequence[int]) -> float | None:
+    """Time of a run from the median time per operation of its steps; None where steps were not all timed.
+
+    The median is over steps, of seconds / operations, and the time is that times all operations: steps of other
+    lengths weigh as much as they should, and a burst of other load on the machine, which slows some steps, weighs
+    nothing. The first step, which compiles and warms up, is left out where there are more.
+
+    >>> typical_seconds([9.0, 1.0, 2.0, 30.0], [1, 1, 2, 1])
+    5.0
+    """
+    if not durations or len(durations) != len(flops):
+        return None
+    pairs = [(seconds, number) for seconds, number in zip(durations, flops, strict=True) if number]
+    rates = [seconds / number for seconds, number in pairs[1:] or pairs]
+    return median(rates) * sum(flops) if rates else None
+
+
 def layout_sizes(examples: Examples, selection: ScoredSelection | None) -> list[ExampleSize]:
     """Size of every example; positions are scored where a selection goes by scores."""
     is_scored = selection is not None
-    return [ExampleSize(one.num_tokens, one.num_weighted, one.num_scored * is_scored) for one in examples.layouts]
+    return [
+        ExampleSize(layout.num_tokens, layout.num_weighted, layout.num_scored * is_scored)
+        for layout in examples.layouts
+    ]
 
 
 def peak_flops(arguments: TrainingArguments, stated: Device | None) -> float | None:
     """Operations a second of all ranks' devices, as stated or by the name of the GPU."""
     device = stated
     if device is None and arguments.device.type == "cuda":
-        found = torch.cuda.get_device_properties(arguments.device)
-        device = recognise(found.name, found.total_memory)
+        properties = torch.cuda.get_device_properties(arguments.device)
+        device = recognise(properties.name, properties.total_memory)
     return None if device is None else device.peak_flops * arguments.world_size
 
 
 def _energy(trainer: DistillationTrainer) -> float | None:
     """Joules of all ranks' GPUs; None when one of them has no counter."""
-    own = next(c for c in trainer.callback_handler.callbacks if isinstance(c, EnergyMeter)).total
-    value = torch.tensor(math.nan if own is None else own, device=trainer.args.device)
+    rank_joules = next(c for c in trainer.callback_handler.callbacks if isinstance(c, EnergyMeter)).total
+    # NaN survives the sum over ranks: one rank without a counter makes the total unknown, not too small.
+    value = torch.tensor(math.nan if rank_joules is None else rank_joules, device=trainer.args.device)
     joules = float(cast(torch.Tensor, trainer.accelerator.reduce(value, "sum")))
     return None if math.isnan(joules) else joules
 

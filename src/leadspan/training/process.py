@@ -11,8 +11,8 @@ from accelerate import PartialState
 def process_state() -> PartialState:
     """Accelerate's state of this process, set up for a CPU group (gloo) where there is no accelerator.
 
-    Without being told, accelerate starts ranks without an accelerator as runs of their own. Ranks
-    wait for each other up to a day: the first one tokenises alone.
+    On a CPU accelerate does not join ranks by itself, so the group is set up here. Ranks wait for each other up to a
+    day, because the first one tokenises alone.
     """
     return PartialState(cpu=not torch.accelerator.is_available(), timeout=timedelta(days=1))
 
@@ -30,6 +30,7 @@ def leave_ranks() -> None:
 
 def process_device() -> torch.device:
     """The device this process trains on."""
+    # Accelerate binds a rank to one device; asking torch for "cuda" would give device 0 on every rank.
     device = process_state().device
     assert device is not None, "accelerate sets it with the state"
     return device

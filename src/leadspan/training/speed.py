@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from leadspan.costs.flops import ExampleSize, ModelShape, training_flops
-from leadspan.results import FlopsByPart
+from leadspan.costs.flops import ExampleSize, FlopsByPart, ModelShape, training_flops
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +35,6 @@ class Speed:
     steps: Sequence[StepCounts]
     peak_flops: float | None
 
-    @property
-    def flops(self) -> FlopsByPart:
-        """Operations of all steps."""
-        parts = FlopsByPart.model_fields
-        return FlopsByPart(**{part: sum(getattr(step.flops, part) for step in self.steps) for part in parts})
-
     def figures(self, first: int, last: int, seconds: float) -> dict[str, float]:
         """Of the steps from `first` up to `last`, which took some time; none of no step.
 
@@ -51,13 +44,13 @@ class Speed:
         if not done or seconds <= 0:
             return {}
         total = sum(step.flops.total for step in done)
-        found = {
+        figures = {
             "speed/tokens_per_second": sum(step.tokens for step in done) / seconds,
             "speed/flops_per_second": total / seconds,
         }
         if self.peak_flops is not None:
-            found["speed/mfu"] = (total - sum(step.flops.recomputation for step in done)) / seconds / self.peak_flops
-        return found
+            figures["speed/mfu"] = (total - sum(step.flops.recomputation for step in done)) / seconds / self.peak_flops
+        return figures
 
 
 def step_counts(
@@ -76,10 +69,11 @@ def step_counts(
         shapes: Student and live teacher.
         recompute: Whether gradient checkpointing is on.
     """
-    found = []
+    counts = []
     for start in range(0, len(plan), batches_per_step):
         of_step = [sizes[i] for batch in plan[start : start + batches_per_step] for i in batch]
+        # All ranks' examples: the peak that MFU divides by is that of all ranks, too.
         flops = training_flops(*shapes, of_step, recompute)
         tokens, weighted = sum(size.tokens for size in of_step), sum(size.weighted for size in of_step)
-        found.append(StepCounts(len(of_step), tokens, weighted, flops))
-    return found
+        counts.append(StepCounts(len(of_step), tokens, weighted, flops))
+    return counts

@@ -8,45 +8,45 @@ from typing import cast
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
+from transformers import PreTrainedModel, set_seed
 from transformers.trainer_callback import PrinterCallback
 from transformers.utils import logging as transformers_logging
 
 from leadspan.costs.devices import Device
-from leadspan.costs.flops import ModelShape
 from leadspan.costs.measure import PeakMemory
 from leadspan.data.examples import Examples
 from leadspan.data.packing import plan_by_tokens
 from leadspan.data.sections import Renderer
 from leadspan.data.selection import ScoredSelection
-from leadspan.errors import ModelError, RunError
-from leadspan.losses.config import LossSettings
-from leadspan.models.config import ModelSettings, Pretrained
+from leadspan.digests import seal, unseal
+from leadspan.errors import ModelError
+from leadspan.interruption import Terminated, deferred
+from leadspan.losses.settings import LossSettings
 from leadspan.models.heads import head_of
 from leadspan.models.loading import (
     check_vocabularies,
     load_model,
-    load_tokenizer,
+    load_own_tokenizer,
     save_student,
 )
+from leadspan.models.precision import uses_bf16
+from leadspan.models.settings import ModelSettings
 from leadspan.models.shapes import shape_of
-from leadspan.results import TrainResult
-from leadspan.teacher.fit import shared_tokens, stored_head
-from leadspan.teacher.live import freeze
-from leadspan.teacher.store import TargetStore
-from leadspan.training.arguments import training_arguments, uses_bf16
-from leadspan.training.callbacks import Clock, EnergyMeter, MetricsFile, Milestones, Progress
-from leadspan.training.checkpoints import checkpoint_to_resume, complete_checkpoints
-from leadspan.training.config import ByTokens, Lora, TrainingSettings
+from leadspan.teacher.source import TeacherSource
+from leadspan.training.arguments import training_arguments
+from leadspan.training.callbacks import Clock, EnergyMeter, MetricsFile, Milestones, ProgressCallback
+from leadspan.training.checkpoints import check_best, checkpoint_to_resume, writing
 from leadspan.training.measured import layout_sizes, measured, peak_flops
 from leadspan.training.process import process_device, process_state
-from leadspan.training.schedule import Schedule, schedule
+from leadspan.training.profiling import StepProfiler
+from leadspan.training.result import STUDENT_DIR, TrainResult
+from leadspan.training.settings import ByTokens, Lora, TrainingSettings
 from leadspan.training.speed import Speed, step_counts
-from leadspan.training.trainer import DistillationTrainer, attach_objective
+from leadspan.training.step_plan import StepPlan, plan_steps
+from leadspan.training.step_source import StepSource
+from leadspan.training.trainer import DistillationTrainer, EndsSteps, TakesOver, attach_objective
 
 logger = logging.getLogger(__name__)
-
-STUDENT_DIR = "student"
 
 
 @dataclass(frozen=True)
@@ -55,97 +55,113 @@ class TrainingInputs:
 
     Attributes:
         student: Where the student's starting weights come from.
-        teacher: The live teacher, a store of its targets, or None.
+        teacher: The teacher's side: live, stored or absent.
         renderer: Tokenizer and template of the data.
         examples: Training examples.
         validation: Validation examples, never cut, or None.
         directory: Run directory.
-        say: Told in words how far training is.
         seed: Seed of order, dropout and adapters.
         device: Figures of the device, when they are stated.
-        selection: What the objective selects among the weighted positions by the models' own say, or None.
+        selection: What the objective selects among the weighted positions by the models' scores, or None.
+        end_ids: Tokens that end a turn and are one outcome in the divergence; none where each is by itself.
+        steps: Makes the examples of each step when it begins; None where they are the training examples.
     """
 
     student: ModelSettings
-    teacher: ModelSettings | TargetStore | None
+    teacher: TeacherSource
     renderer: Renderer
     examples: Examples
     validation: Examples | None
     directory: Path
-    say: Callable[[str], None]
     seed: int
     device: Device | None = None
     selection: ScoredSelection | None = None
+    end_ids: tuple[int, ...] = ()
+    steps: StepSource | None = None
 
 
-def train(inputs: TrainingInputs, settings: TrainingSettings, loss: LossSettings, resume: bool) -> TrainResult:
-    """Train a student and write it to `student/` of the run directory.
+def train(
+    inputs: TrainingInputs,
+    settings: TrainingSettings,
+    loss: LossSettings,
+    before_first_step: Callable[[], None] = lambda: None,
+) -> TrainResult:
+    """Train a student, from the last checkpoint of the run directory on, and write it to `student/` there.
 
     Args:
         inputs: Models, data and place of the run.
         settings: Optimiser, batches, validation.
         loss: The objective.
-        resume: Go on from the last complete checkpoint; without one, start.
+        before_first_step: Called when the models run and fit each other, and nothing has been written.
 
     Raises:
         ModelError: Student and teacher do not fit each other or the data.
-        RunError: The directory holds checkpoints and `resume` is off.
     """
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     device = process_device()
-    checkpoint = checkpoint_to_resume(inputs.directory, resume)
+    checkpoint = checkpoint_to_resume(inputs.directory, settings.keep == "best")
     memory = PeakMemory(device)
+    # Before the models: adapters and randomly built weights are drawn with it.
     set_seed(inputs.seed)
-    student, teacher, vocab_size = load_models(inputs, uses_bf16(settings))
-    shapes = shape_of(student), _teacher_shape(teacher)
-    attach_objective(student, loss, vocab_size, inputs.selection)
+    use_bf16 = uses_bf16(settings.precision, inputs.student)
+    student, vocab_size = load_models(inputs, use_bf16)
+    shapes = shape_of(student), inputs.teacher.shape()
+    attach_objective(student, loss, vocab_size, inputs.selection, inputs.end_ids)
     model: torch.nn.Module = student
     if settings.lora is not None:
         model = with_adapters(student, settings.lora)
         shapes = replace(shapes[0], adapter_params=adapter_params(model)), shapes[1]
     examples = inputs.examples
-    plan = schedule(settings, examples.lengths, process_state().num_processes, inputs.seed, examples.num_stages)
-    trainer = _trainer(inputs, settings, plan, model, teacher)
-    sizes, batches = layout_sizes(examples, inputs.selection), plan.accumulation * trainer.args.world_size
-    counts = step_counts(sizes, plan.plan, batches, shapes, settings.gradient_checkpointing)
+    plan = planned(inputs, settings)
+    trainer = _trainer(inputs, settings, plan, model, use_bf16)
+    trainer.memory = memory
+    if inputs.steps is None:
+        # Counted from the plan, not during training: it costs no time, and holds for a resumed run as well.
+        sizes, batches = layout_sizes(examples, inputs.selection), plan.accumulation * trainer.args.world_size
+        counts = step_counts(sizes, plan.plan, batches, shapes, settings.gradient_checkpointing)
+    else:
+        counts = inputs.steps.counts
+        inputs.steps.prepare(shapes, plan.num_steps, settings.gradient_checkpointing, use_bf16)
     trainer.speed = Speed(counts, peak_flops(trainer.args, inputs.device))
-    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    if checkpoint is not None:
+        trainer.add_callback(TakesOver(trainer, checkpoint))
+    before_first_step()
+    with deferred():
+        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+        if trainer.state.global_step < plan.num_steps:
+            raise Terminated(f"step {trainer.state.global_step} of {plan.num_steps} is in a checkpoint")
+    if inputs.steps is not None:
+        inputs.steps.recall(plan.num_steps)  # where the checkpoint was of the last step
     saved_step = _keep(trainer, settings, plan)
-    result = measured(trainer, trainer.speed, saved_step, memory)
-    _write_student(trainer, inputs)
+    result = measured(trainer, trainer.speed, saved_step, memory.source)
+    with writing(inputs.directory / STUDENT_DIR):
+        _write_student(trainer, inputs)
     return result
 
 
-def load_models(
-    inputs: TrainingInputs, use_bf16: bool
-) -> tuple[PreTrainedModel, PreTrainedModel | TargetStore | None, int | None]:
-    """Student in float32, frozen teacher in the type of the run or its store, and the vocabulary both heads share."""
+def planned(inputs: TrainingInputs, settings: TrainingSettings) -> StepPlan:
+    """Steps and micro-batches of a run; where steps make their examples, these have no length yet."""
+    ranks, examples = process_state().num_processes, inputs.examples
+    if inputs.steps is not None:
+        return plan_steps(settings, [1] * inputs.steps.num_examples, ranks, inputs.seed)
+    return plan_steps(settings, examples.lengths, ranks, inputs.seed, examples.num_stages)
+
+
+def load_models(inputs: TrainingInputs, use_bf16: bool) -> tuple[PreTrainedModel, int | None]:
+    """Load the student in float32, and the teacher in the type of the run.
+
+    Returns:
+        The student, and how many tokens the heads are compared on; None for all rows of the student's head.
+    """
     tokenizer = inputs.renderer.tokenizer
-    own = {"student": _own_tokenizer(inputs.student)}
+    # AdamW updates float32 weights; bfloat16 comes in by autocast. Updates of bfloat16 weights would round to
+    # nothing.
     student = load_model(inputs.student, torch.float32)
-    rows = {"student": head_of(student).weight.shape[0]}
-    if inputs.teacher is None:
-        check_vocabularies(tokenizer, own, rows)
-        return student, None, None
-    if isinstance(inputs.teacher, TargetStore):
-        check_vocabularies(tokenizer, own, rows)
-        return student, inputs.teacher, shared_tokens(inputs.teacher, rows["student"], len(tokenizer))
-    teacher = freeze(load_model(inputs.teacher, torch.bfloat16 if use_bf16 else torch.float32))
-    rows["teacher"] = head_of(teacher).weight.shape[0]
-    check_vocabularies(tokenizer, own | {"teacher": _own_tokenizer(inputs.teacher)}, rows)
-    return student, teacher, len(tokenizer) if len(set(rows.values())) > 1 else None
-
-
-def _teacher_shape(teacher: PreTrainedModel | TargetStore | None) -> ModelShape | None:
-    """What of a teacher computes in training: all of a live one, the head where hidden states are stored."""
-    if isinstance(teacher, TargetStore):
-        return stored_head(teacher.manifest)
-    return None if teacher is None else shape_of(teacher)
-
-
-def _own_tokenizer(model: ModelSettings) -> PreTrainedTokenizerBase | None:
-    return load_tokenizer(model.path, model.revision) if isinstance(model, Pretrained) else None
+    num_rows = head_of(student).weight.shape[0]
+    check_vocabularies(tokenizer, {"student": load_own_tokenizer(inputs.student)}, {"student": num_rows})
+    inputs.teacher.load(torch.bfloat16 if use_bf16 else torch.float32, tokenizer)
+    return student, inputs.teacher.shared_tokens(num_rows, len(tokenizer))
 
 
 def with_adapters(student: PreTrainedModel, settings: Lora) -> PeftModel:
@@ -175,43 +191,48 @@ def adapter_params(model: torch.nn.Module) -> int:
 def _trainer(
     inputs: TrainingInputs,
     settings: TrainingSettings,
-    plan: Schedule,
+    plan: StepPlan,
     model: torch.nn.Module,
-    teacher: PreTrainedModel | TargetStore | None,
+    use_bf16: bool,
 ) -> DistillationTrainer:
     validation_plan: list[list[int]] = []
     if inputs.validation is not None:
         lengths = inputs.validation.lengths
         budget = settings.batching.tokens_per_batch if isinstance(settings.batching, ByTokens) else 0
+        # Whole sequences may be longer than the training budget, which was made for cut ones.
         validation_plan = plan_by_tokens(lengths, max(budget, *lengths, 0), None, inputs.seed)
     trainer = DistillationTrainer(
         model,
-        teacher,
+        inputs.teacher,
         inputs.examples,
         inputs.validation,
         plan.plan,
         validation_plan,
-        training_arguments(inputs.directory, settings, plan, inputs.seed, inputs.validation is not None),
+        training_arguments(inputs.directory, settings, plan, inputs.seed, inputs.validation is not None, use_bf16),
         one_cycle=settings.schedule == "one_cycle",
         selection=inputs.selection,
+        steps=inputs.steps,
     )
+    # It prints every log line to the console; the status line and metrics.jsonl have them.
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(MetricsFile(inputs.directory / "metrics.jsonl"))
-    trainer.add_callback(Clock())
+    trainer.add_callback(EndsSteps(trainer))
+    trainer.add_callback(Clock(num_cold_steps=0 if inputs.steps is None else inputs.steps.num_cold_steps))
     trainer.add_callback(EnergyMeter())
     trainer.add_callback(Milestones())
-    trainer.add_callback(Progress(inputs.say))
+    trainer.add_callback(ProgressCallback())
+    if settings.profile is not None:
+        trainer.add_callback(StepProfiler(settings.profile, inputs.directory / "profile", trainer.args.process_index))
     return trainer
 
 
-def _keep(trainer: DistillationTrainer, settings: TrainingSettings, plan: Schedule) -> int:
+def _keep(trainer: DistillationTrainer, settings: TrainingSettings, plan: StepPlan) -> int:
     """Leave the best or the last weights in the model; returns their step."""
     best = trainer.state.best_global_step
     if settings.keep == "last" or not best or best == plan.num_steps:
         return plan.num_steps
     directory = Path(trainer.args.output_dir or "") / f"checkpoint-{best}"
-    if directory not in complete_checkpoints(directory.parent):
-        raise RunError(f"{directory}: the checkpoint of the best step is gone; set training.keep=last, or train anew")
+    check_best(directory)
     trainer.state.best_model_checkpoint = str(directory)
     trainer._load_best_model()
     return best
@@ -227,4 +248,6 @@ def _write_student(trainer: DistillationTrainer, inputs: TrainingInputs) -> None
         model = model.merge_and_unload()
     renderer = inputs.renderer
     target = inputs.directory / STUDENT_DIR
-    save_student(model, renderer.tokenizer, renderer.template, renderer.stop_token_id, target)
+    unseal(target)
+    save_student(model, renderer.tokenizer, renderer.template_for_others, renderer.stop_token_id, target)
+    seal(target)

@@ -1,38 +1,51 @@
 """A thin `transformers.Trainer`: ours are the batches, the targets, the objective and the normalisation."""
 
+import atexit
 import types
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch.optim.lr_scheduler import OneCycleLR
 from torch.utils.data import DataLoader
-from transformers import PreTrainedModel, Trainer, TrainingArguments
+from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 
+from leadspan.costs.measure import PeakMemory
 from leadspan.data.examples import Examples
 from leadspan.data.packing import Batch, pack
 from leadspan.data.selection import ScoredSelection
-from leadspan.losses.config import LossSettings
+from leadspan.digests import seal
+from leadspan.interruption import end_data_workers, is_asked_to_end, prepare_data_worker
 from leadspan.losses.objective import GROUPS, LossOutput, batch_loss, group_means
 from leadspan.losses.rows import ROW_COLUMNS
 from leadspan.losses.selection import selected_weight
-from leadspan.teacher.store import TargetStore
+from leadspan.losses.settings import LossSettings, PolicyGradient
+from leadspan.teacher.source import TeacherSource
 from leadspan.teacher.targets import Targets
 from leadspan.training.callbacks import Clock
+from leadspan.training.checkpoints import remove_old, writing
+from leadspan.training.handover import Handover
 from leadspan.training.speed import Speed
-from leadspan.training.targets import LiveTeacher, NoTeacher, StoredTeacher
+from leadspan.training.step_source import StepSource
 
 
 def attach_objective(
-    student: PreTrainedModel, settings: LossSettings, vocab_size: int | None, selection: ScoredSelection | None = None
+    student: PreTrainedModel,
+    settings: LossSettings,
+    vocab_size: int | None,
+    selection: ScoredSelection | None = None,
+    end_ids: tuple[int, ...] = (),
 ) -> None:
     """Let the student's own `forward` compute the loss when it is given a `batch`.
 
-    Tokens are selected in training mode only: validation counts every weighted position.
+    Tokens are selected in training mode only: validation counts every weighted position. Traces are no draws of the
+    student, so that under `policy_gradient` they are validated by cross-entropy.
 
     The loss must run inside `forward`: data-parallel and sharding wrappers average gradients and gather weights
     through the hooks of that call, and calling the inner module around them silently skips both.
     """
+    # The method is replaced on the instance, so that `save_pretrained` and `generate` see the class they know.
     plain_forward = student.forward
 
     def forward(
@@ -40,13 +53,16 @@ def attach_objective(
         *args: Any,
         batch: Batch | None = None,
         targets: Targets | None = None,
+        loss: LossSettings | None = None,
         **kwargs: Any,
     ) -> Any:
         if batch is None:
             return plain_forward(*args, **kwargs)
         chosen = selection if self.training else None
-        output = batch_loss(self, batch, targets, settings, vocab_size, chosen)
-        return {"loss_sum": output.loss_sum, "weight_sum": output.weight_sum, "totals": output.totals}
+        if not self.training and isinstance(settings.divergence, PolicyGradient):
+            loss = LossSettings(kl_weight=0)
+        output = batch_loss(self, batch, targets, loss or settings, vocab_size, chosen, end_ids)
+        return {name: getattr(output, name) for name in LossOutput.__slots__}
 
     student.forward = types.MethodType(forward, student)
 
@@ -57,7 +73,7 @@ class DistillationTrainer(Trainer):
     def __init__(
         self,
         student: torch.nn.Module,
-        teacher: PreTrainedModel | TargetStore | None,
+        teacher: TeacherSource,
         examples: Examples,
         validation: Examples | None,
         plan: list[list[int]],
@@ -65,12 +81,13 @@ class DistillationTrainer(Trainer):
         arguments: TrainingArguments,
         one_cycle: bool = False,
         selection: ScoredSelection | None = None,
+        steps: StepSource | None = None,
     ):
         """Wire the parts.
 
         Args:
             student: The model to train, or its PEFT wrapper.
-            teacher: A frozen live teacher, a store of its targets, or None.
+            teacher: The teacher's side, loaded.
             examples: Training examples.
             validation: Validation examples, never cut, or None.
             plan: Micro-batches of the whole run, all ranks.
@@ -78,9 +95,14 @@ class DistillationTrainer(Trainer):
             arguments: Transformers' arguments; one "epoch" is the whole run.
             one_cycle: Use PyTorch's one-cycle schedule instead of the one the arguments name.
             selection: The selection that the objective makes among the weighted positions.
+            steps: Makes the examples of each step; the plan then says how many micro-batches there are, and no more.
         """
-        self.selection = selection
+        self.selection, self.steps = selection, steps
         self.speed: Speed | None = None  # with one, log lines have figures of it
+        self.memory: PeakMemory | None = None
+        self._earlier_peak = 0
+        self._num_asked = torch.zeros(())
+        self._last_figures = 0
         self.plan, self.num_validation_batches = plan, len(validation_plan)
         super().__init__(
             model=student,  # pyright: ignore[reportArgumentType]  # a PEFT model is a Module
@@ -89,14 +111,22 @@ class DistillationTrainer(Trainer):
             train_dataset=cast(Any, examples),
             eval_dataset=cast(Any, validation),
         )
+        # Ranks must make the same number of collective calls; repeated batches at the end are not counted twice
+        # (`num_validation_batches`).
         self.validation_plan = validation_plan + validation_plan[-1:] * (-len(validation_plan) % self.args.world_size)
+        # Tells Transformers that `compute_loss` divides by the whole step's weight: it must not divide by the micro-
+        # batches.
         self.loss_is_scaled_for_ga = True
         self.is_one_cycle = one_cycle
-        self.teacher = self._teacher_side(teacher)
+        self.teacher = teacher
+        teacher.prepare(self.accelerator)
         self.totals = torch.zeros(len(GROUPS), 2 * len(ROW_COLUMNS), dtype=torch.float64, device=self.args.device)
 
     def get_train_dataloader(self) -> DataLoader:
-        """The planned micro-batches, dealt to the ranks in turn."""
+        """The planned micro-batches, dealt to the ranks in turn; empty ones where each step makes its own."""
+        if self.steps is not None:
+            num_batches = len(self.plan) // self.accelerator.num_processes
+            return DataLoader(cast(Any, range(num_batches)), collate_fn=_nothing)
         return self._loader(self.train_dataset, self.plan)
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
@@ -105,31 +135,47 @@ class DistillationTrainer(Trainer):
 
     def _loader(self, dataset: Any, plan: list[list[int]]) -> DataLoader:
         """This rank's share of a plan; its length is a multiple of the number of ranks."""
-        own = plan[self.accelerator.process_index :: self.accelerator.num_processes]
+        # Micro-batch `i` belongs to rank `i % num_ranks`, as in `training.step_plan.StepPlan`.
+        rank_plan = plan[self.accelerator.process_index :: self.accelerator.num_processes]
+        if self.args.dataloader_num_workers:
+            atexit.unregister(end_data_workers)
+            atexit.register(end_data_workers)  # last, so that it runs before multiprocessing waits for them
         return DataLoader(
             dataset,
-            batch_sampler=own,
+            batch_sampler=rank_plan,
             collate_fn=self.teacher.collator,
             pin_memory=self.args.device.type == "cuda",
             num_workers=self.args.dataloader_num_workers,
+            worker_init_fn=prepare_data_worker,
         )
 
-    def _teacher_side(self, teacher: PreTrainedModel | TargetStore | None) -> NoTeacher:
-        if isinstance(teacher, TargetStore):
-            return StoredTeacher(teacher, self.args.device)
-        if teacher is None:
-            return NoTeacher()
-        return LiveTeacher(self.accelerator.prepare_model(teacher, evaluation_mode=True))
-
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> torch.Tensor:
-        """Weight sum of an optimiser step over its micro-batches and all ranks."""
-        own = torch.stack([self._weight_of(batch) for batch in batch_samples]).sum().to(device)
-        return cast(torch.Tensor, self.accelerator.gather(own)).sum()
+        """Weight sum of an optimiser step over its micro-batches and all ranks; on the way, whether one is to end."""
+        rank_weight = torch.stack([self._weight_of(batch) for batch in batch_samples]).sum().to(device)
+        asked = torch.full_like(rank_weight, float(is_asked_to_end()))
+        weight, self._num_asked = cast(torch.Tensor, self.accelerator.reduce(torch.stack([rank_weight, asked]), "sum"))
+        return weight
+
+    @property
+    def is_to_end(self) -> bool:
+        """Whether a signal asks for the end; of several ranks, whether one was asked before the step began."""
+        return is_asked_to_end() if self.args.world_size == 1 else bool(self._num_asked)
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> Any:
         """The micro-batches of a step, timed."""
+        if self.steps is not None:
+            for _ in zip(range(num_batches), epoch_iterator, strict=False):  # steps are counted by the loader
+                pass
+            with nullcontext() if self._clock is None else self._clock.before_step("rollout"):
+                student = self.accelerator.unwrap_model(cast(torch.nn.Module, self.model))
+                batches = self.steps.batches(self.state.global_step, student)
+            if (loss := self.steps.loss_at(self.state.global_step)) is None or loss.kl_weight:
+                self.teacher.ask_ahead(batches)
+            return batches, self._get_num_items_in_batch(batches, device)
         with self._timed("data"):
-            return super().get_batch_samples(epoch_iterator, num_batches, device)
+            batches, weight = super().get_batch_samples(epoch_iterator, num_batches, device)
+        self.teacher.ask_ahead(batches)
+        return batches, weight
 
     def training_step(self, model: torch.nn.Module, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
         """Forward and backward pass of a micro-batch, timed."""
@@ -163,8 +209,12 @@ class DistillationTrainer(Trainer):
 
         Data-parallel wrappers average gradients over the ranks, hence the factor.
         """
-        output = self._forward(model, inputs)
+        loss = None if self.steps is None else self.steps.loss_at(self.state.global_step)
+        output = self._forward(model, inputs, loss)
         self.totals += output.totals.to(self.totals)
+        if self.steps is not None:
+            self.steps.learn_of(output.agreement.detach())
+        # `num_items_in_batch` is the weight sum of the whole step (`_get_num_items_in_batch`).
         loss = output.loss_sum * self.accelerator.num_processes / num_items_in_batch
         return (loss, output) if return_outputs else loss
 
@@ -194,12 +244,54 @@ class DistillationTrainer(Trainer):
         return metrics
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add the means by section and place and the speed since the last log line."""
+        """Add the means by section and place and the speed since the last log line.
+
+        Transformers' summary at the end is left out: after a resume it is of the last process alone.
+        """
+        if "train_runtime" in logs:
+            return
         if "loss" in logs:
             logs |= self._speed_figures()
+            if self.steps is not None:
+                logs |= self.steps.figures(self._last_figures, self.state.global_step)
+                self._last_figures = self.state.global_step
             logs |= group_means(self._summed(self.totals.to(self.args.device)))
             self.totals.zero_()
         super().log(logs, start_time)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Write a checkpoint with what the next process needs, seal it, and remove those it stands for."""
+        directory = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
+        handover = Handover(
+            loss=float(self._summed(self._tr_loss)) / self.args.world_size,
+            last_logged=self._globalstep_last_logged,
+            totals=self._summed(self.totals.to(self.args.device)).tolist(),
+            peak_memory_bytes=self.peak_memory_bytes,
+            steps={} if self.steps is None else self.steps.state(),
+        )
+        with writing(directory):
+            super()._save_checkpoint(model, trial)
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            handover.write(directory)
+            seal(directory)
+            remove_old(directory.parents[1], self.state.best_global_step)
+        self.accelerator.wait_for_everyone()
+
+    def take_over(self, handover: Handover) -> None:
+        """Go on with what a checkpoint hands over; sums over all ranks become the first rank's."""
+        self._tr_loss.fill_(handover.loss)
+        self._globalstep_last_logged = self._last_figures = handover.last_logged
+        self._earlier_peak = handover.peak_memory_bytes
+        if self.steps is not None:
+            self.steps.restore(handover.steps)
+        if self.is_world_process_zero():
+            self.totals.copy_(torch.tensor(handover.totals, dtype=torch.float64))
+
+    @property
+    def peak_memory_bytes(self) -> int:
+        """Peak memory of training, also of the processes before this one."""
+        return max(self._earlier_peak, 0 if self.memory is None else self.memory.read())
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """Transformers' schedules, or one cycle over the same warm-up."""
@@ -219,8 +311,38 @@ class DistillationTrainer(Trainer):
         """Sum over the ranks."""
         return cast(torch.Tensor, self.accelerator.reduce(values, "sum"))
 
-    def _forward(self, model: torch.nn.Module, batch: Batch) -> LossOutput:
+    def _forward(self, model: torch.nn.Module, batch: Batch, loss: LossSettings | None = None) -> LossOutput:
         with self._timed("teacher"):
-            targets = self.teacher.targets(batch)
+            targets = None if loss is not None and not loss.kl_weight else self.teacher.targets(batch)
         with self._timed("student_forward"):
-            return LossOutput(**model(batch=batch, targets=targets))
+            return LossOutput(**model(batch=batch, targets=targets, loss=loss))
+
+
+class EndsSteps(TrainerCallback):
+    """Lets the source of a step write it down, and ends training behind it once a signal asks for that."""
+
+    def __init__(self, trainer: DistillationTrainer):
+        self.trainer = trainer
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Write the step down before any checkpoint of it; ask the trainer to save and to stop."""
+        if self.trainer.steps is not None:
+            self.trainer.steps.end_step()
+        if self.trainer.is_to_end:
+            control.should_save = control.should_training_stop = True
+
+
+def _nothing(items: list[Any]) -> dict[str, Any]:
+    """Stands for a micro-batch that its step makes."""
+    return {}
+
+
+class TakesOver(TrainerCallback):
+    """Hands a trainer over what its checkpoint keeps, once the trainer has set its own sums to nothing."""
+
+    def __init__(self, trainer: DistillationTrainer, checkpoint: Path):
+        self.trainer, self.checkpoint = trainer, checkpoint
+
+    def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
+        """Hand it over."""
+        self.trainer.take_over(Handover.of(self.checkpoint))

@@ -15,11 +15,13 @@ observe of real traces; the world makes it a setting.
 
 import random
 import string
+from collections.abc import Iterator
 from math import gcd
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
+from leadspan.faults import Rule
 from leadspan.worlds.problems import Problem, World
 
 
@@ -37,14 +39,13 @@ class DeriveAndVerify(World):
     num_names: int = Field(default=8, ge=2, le=26)
     """Variables are drawn in order from so many letters."""
 
-    @model_validator(mode="after")
-    def _fits(self) -> "DeriveAndVerify":
-        if not self.min_variables <= self.max_variables <= self.num_names:
-            raise ValueError(
-                f"min_variables {self.min_variables}, max_variables {self.max_variables}, num_names {self.num_names}: "
-                "they must ascend"
-            )
-        return self
+    def conflicts(self) -> Iterator[Rule]:
+        """There are names for all variables."""
+        names = ("min_variables", "max_variables", "num_names")
+        numbers = [getattr(self, name) for name in names]
+        if numbers != sorted(numbers):
+            shown = ", ".join(f"{name} {number}" for name, number in zip(names, numbers, strict=True))
+            yield names, f"{shown}: they must ascend"
 
     @property
     def label(self) -> str:
@@ -63,12 +64,12 @@ class DeriveAndVerify(World):
         first = rng.randrange(self.modulus)
         values, equations, lines = [first], [f"{names[0]}={first}"], [f"{names[0]}={first}"]
         for name, before in zip(names[1:], names, strict=False):
-            left = values[-1]
+            operand = values[-1]
             operator, digit = self._step(rng)
-            right = left if digit is None else digit
-            value = evaluate(left, operator, right, self.modulus)
+            right = operand if digit is None else digit
+            value = evaluate(operand, operator, right, self.modulus)
             equations.append(f"{name}={before}{operator}{before if digit is None else digit}")
-            lines.append(f"{equations[-1]}={left}{operator}{right}={value}")
+            lines.append(f"{equations[-1]}={operand}{operator}{right}={value}")
             values.append(value)
         return self._write(names, values, equations, lines)
 
@@ -95,7 +96,7 @@ class DeriveAndVerify(World):
         return Problem(prompt, "\n".join(cot), str(values[-1]), first_answer=len(derivation))
 
 
-def evaluate(left: int, operator: str, right: int, modulus: int) -> int:
+def evaluate(operand: int, operator: str, right: int, modulus: int) -> int:
     """`left operator right` modulo `modulus`.
 
     >>> evaluate(1, "-", 3, 5)
@@ -103,9 +104,9 @@ def evaluate(left: int, operator: str, right: int, modulus: int) -> int:
     """
     match operator:
         case "+":
-            return (left + right) % modulus
+            return (operand + right) % modulus
         case "-":
-            return (left - right) % modulus
+            return (operand - right) % modulus
         case "*":
-            return (left * right) % modulus
+            return (operand * right) % modulus
     raise ValueError(f"operator {operator!r} is none of + - *")

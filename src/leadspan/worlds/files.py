@@ -7,8 +7,8 @@ from pathlib import Path
 
 from leadspan.errors import RunError
 from leadspan.settings import Settings, load_json
-from leadspan.worlds.config import ProblemSet, WorldFiles
 from leadspan.worlds.problems import Problem, Split, first_answer_share
+from leadspan.worlds.settings import ProblemSet, WorldFiles
 
 WORLD_FILE = "world.json"
 
@@ -38,7 +38,7 @@ class _Drawn:
     held_out: list[Problem]
 
 
-def write_world(wanted: WorldFiles) -> WorldRecord:
+def write_world(settings: WorldFiles) -> WorldRecord:
     """Draw all sets, then write them, with a tokenizer that has all their characters, and the record of it.
 
     Raises:
@@ -47,18 +47,18 @@ def write_world(wanted: WorldFiles) -> WorldRecord:
     """
     from leadspan.worlds.tokenizer import build_tokenizer
 
-    drawn = {name: _draw(asked, wanted.seed) for name, asked in wanted.sets.items()}
+    drawn = {name: _draw(problem_set, settings.seed) for name, problem_set in settings.sets.items()}
     sets = {
-        name: SetRecord(settings=wanted.sets[name], first_answer=first_answer_share(problems.traces))
+        name: SetRecord(settings=settings.sets[name], first_answer=first_answer_share(problems.traces))
         for name, problems in drawn.items()
     }
-    record = WorldRecord(seed=wanted.seed, sets=sets)
-    _keep(record, wanted.output / WORLD_FILE)
+    record = WorldRecord(seed=settings.seed, sets=sets)
+    _keep(record, settings.output / WORLD_FILE)
     for name, problems in drawn.items():
-        write_traces(problems.traces, wanted.output / f"{name}.jsonl")
+        write_traces(problems.traces, settings.output / f"{name}.jsonl")
         if problems.held_out:
-            write_task(problems.held_out, wanted.output / f"{name}_test.jsonl")
-    build_tokenizer().save_pretrained(str(wanted.output / "tokenizer"))
+            write_task(problems.held_out, settings.output / f"{name}_test.jsonl")
+    build_tokenizer().save_pretrained(str(settings.output / "tokenizer"))
     return record
 
 
@@ -81,9 +81,9 @@ def problems_of(directory: Path, name: str, split: Split) -> list[Problem]:
     record, path = load_world(directory), directory / (f"{name}.jsonl" if split == "train" else f"{name}_test.jsonl")
     if name not in record.sets:
         raise RunError(f"{directory / WORLD_FILE}: it has no set {name} ({', '.join(record.sets)})")
-    asked = record.sets[name].settings
-    number = asked.num_traces if split == "train" else asked.num_problems
-    drawn = asked.world.problems(number, record.seed, split)
+    problem_set = record.sets[name].settings
+    number = problem_set.num_traces if split == "train" else problem_set.num_problems
+    drawn = problem_set.world.problems(number, record.seed, split)
     column = "prompt" if split == "train" else "problem"
     try:
         written = [json.loads(line)[column] for line in path.read_text(encoding="utf-8").splitlines()]
@@ -99,7 +99,8 @@ def problems_of(directory: Path, name: str, split: Split) -> list[Problem]:
 
 def write_traces(problems: Iterable[Problem], path: Path) -> Path:
     """Traces as JSON lines with the columns prompt, cot, answer and gold."""
-    return _write(path, ({"prompt": p.prompt, "cot": p.cot, "answer": p.answer, "gold": p.answer} for p in problems))
+    rows = ({"prompt": p.prompt, "cot": p.cot, "answer": p.reply or p.answer, "gold": p.answer} for p in problems)
+    return _write(path, rows)
 
 
 def write_task(problems: Iterable[Problem], path: Path) -> Path:
@@ -115,10 +116,10 @@ def _keep(record: WorldRecord, path: Path) -> None:
     path.write_text(record.model_dump_json(indent=1) + "\n", encoding="utf-8")
 
 
-def _draw(asked: ProblemSet, seed: int) -> _Drawn:
-    world = asked.world
-    held_out = world.problems(asked.num_problems, seed, "test")
-    return _Drawn(world.problems(asked.num_traces, seed, "train"), held_out)
+def _draw(problem_set: ProblemSet, seed: int) -> _Drawn:
+    world = problem_set.world
+    held_out = world.problems(problem_set.num_problems, seed, "test")
+    return _Drawn(world.problems(problem_set.num_traces, seed, "train"), held_out)
 
 
 def _write(path: Path, rows: Iterable[dict[str, str]]) -> Path:

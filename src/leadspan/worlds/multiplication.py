@@ -16,10 +16,12 @@ the answer says; with `answer_in_cot: false` it does not.
 
 import random
 import string
+from collections.abc import Iterator
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
+from leadspan.faults import Rule
 from leadspan.worlds.problems import Problem, World
 
 
@@ -41,11 +43,11 @@ class Multiplication(World):
     answer_in_cot: bool = True
     """Whether the chain of thought ends with the product, or leaves putting it together to the answer."""
 
-    @model_validator(mode="after")
-    def _fits(self) -> "Multiplication":
+    def conflicts(self) -> Iterator[Rule]:
+        """Lengths are in order."""
         if self.min_digits > self.max_digits:
-            raise ValueError(f"min_digits {self.min_digits}, max_digits {self.max_digits}: they must ascend")
-        return self
+            text = f"min_digits {self.min_digits}, max_digits {self.max_digits}: they must ascend"
+            yield ("min_digits", "max_digits"), text
 
     @property
     def label(self) -> str:
@@ -78,11 +80,11 @@ class Multiplication(World):
         """One line for each place; its last number is the running sum, in units of that place."""
         lines: list[str] = []
         carried, shown = 0, self._padded(multiplicand)
-        for place, digit in zip(string.ascii_lowercase, multiplier, strict=False):
+        for letter, digit in zip(string.ascii_lowercase, multiplier, strict=False):
             partial = multiplicand * int(digit)
             running = partial + carried
             numbers = f"{self._padded(partial, 1)}+{self._padded(carried)}={self._padded(running, 1)}"
-            lines.append(f"{place}{shown}*{digit}={numbers}")
+            lines.append(f"{letter}{shown}*{digit}={numbers}")
             carried = running // self.base
         return lines
 
@@ -96,11 +98,11 @@ def digits(number: int, base: int) -> str:
     >>> digits(43, 5)
     '331'
     """
-    found = ""
-    while number or not found:
+    text = ""
+    while number or not text:
         number, digit = divmod(number, base)
-        found += str(digit)
-    return found
+        text += str(digit)
+    return text
 
 
 def lettered(text: str) -> str:
@@ -109,4 +111,4 @@ def lettered(text: str) -> str:
     >>> lettered("331")
     'a3b3c1'
     """
-    return "".join(place + digit for place, digit in zip(string.ascii_lowercase, text, strict=False))
+    return "".join(letter + digit for letter, digit in zip(string.ascii_lowercase, text, strict=False))

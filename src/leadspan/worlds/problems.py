@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 import random
+import re
 from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Literal
@@ -13,6 +14,7 @@ from leadspan.errors import SettingsError
 from leadspan.settings import Settings
 
 Split = Literal["train", "test"]
+_EQUATION = re.compile(r"\d+ *[-+*/] *\d+ *= *\d+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,17 +27,32 @@ class Problem:
         answer: The value asked for.
         first_answer: Characters of the chain of thought through the first statement of the answer; None where it never
             states it.
+        equations: What a right derivation has to say, in this order, where its words are free; else empty.
+        reply: What stands behind the chain of thought; the answer alone where empty.
     """
 
     prompt: str
     cot: str
     answer: str
     first_answer: int | None
+    equations: tuple[str, ...] = ()
+    reply: str = ""
 
     @property
     def derivation(self) -> str:
         """The chain of thought through the first statement of the answer; all of it where it never states it."""
         return self.cot[: self.first_answer]
+
+    def is_derived_in(self, text: str) -> bool:
+        """Whether a text begins with the whole right derivation, whatever follows.
+
+        Where words are free, its first equations are the right ones; else it begins with the very lines.
+        """
+        lines = text.removeprefix("<think>").lstrip("\n")
+        if self.equations:
+            found = [match.replace(" ", "") for match in _EQUATION.findall(lines)]
+            return found[: len(self.equations)] == [equation.replace(" ", "") for equation in self.equations]
+        return lines.startswith(self.derivation) and lines[len(self.derivation) :][:1] in ("", "\n", "<")
 
 
 class World(Settings):
@@ -56,18 +73,18 @@ class World(Settings):
             SettingsError: The world has too few distinct problems.
         """
         rng = random.Random(f"{self.label}:{seed}")
-        found: dict[str, Problem] = {}
+        by_prompt: dict[str, Problem] = {}
         for tried in itertools.count():
-            if len(found) == number:
-                return list(found.values())
+            if len(by_prompt) == number:
+                return list(by_prompt.values())
             if tried > 100 * number + 1000:
                 break
             problem = self.draw(rng)
             if split_of(problem.prompt) == split:
-                found.setdefault(problem.prompt, problem)
+                by_prompt.setdefault(problem.prompt, problem)
         raise SettingsError(
-            f"{self.label}: {number} distinct {split} problems were asked for and {len(found)} found; {self.remedy}, "
-            "or ask for fewer"
+            f"{self.label}: {number} distinct {split} problems were asked for and {len(by_prompt)} found; "
+            f"{self.remedy}, or ask for fewer"
         )
 
     @abstractmethod

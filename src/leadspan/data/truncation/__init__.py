@@ -10,7 +10,15 @@ Source: the lead-span rule is Chen et al., arXiv 2512.21002, "lead-span proporti
 and middle halves with the prompt under a switch of its own.
 """
 
-from leadspan.data.truncation.combined import AnyPolicy, Mix, Schedule, SinglePolicy, cut_example, with_proportion
+from leadspan.data.truncation.combined import (
+    AnyPolicy,
+    Mix,
+    Schedule,
+    SinglePolicy,
+    cut_example,
+    equal_window,
+    with_proportion,
+)
 from leadspan.data.truncation.leads import Budget, Full, Lead, LeadAnswer, LeadCot, PostConclusion
 from leadspan.data.truncation.policy import Cut, Policy, Sections, Span, kept_tokens
 from leadspan.data.truncation.windows import Endpoints, Middle, RandomWindow, Tail
@@ -35,6 +43,7 @@ __all__ = [
     "Span",
     "Tail",
     "cut_example",
+    "equal_window",
     "kept_tokens",
     "with_proportion",
 ]

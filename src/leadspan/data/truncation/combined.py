@@ -1,13 +1,15 @@
 """Policies made of policies: most traces one way and some whole, and a proportion that changes over training."""
 
 import random
+from collections.abc import Iterator
 from typing import Annotated, Literal, TypeVar
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from leadspan.data.truncation.leads import Budget, Full, Lead, LeadAnswer, LeadCot, PostConclusion
 from leadspan.data.truncation.policy import Cut, Policy, Proportion, Sections, Span
 from leadspan.data.truncation.windows import Endpoints, Middle, RandomWindow, Tail
+from leadspan.faults import Rule
 
 PolicyT = TypeVar("PolicyT", bound=Policy)
 SinglePolicy = Annotated[
@@ -32,9 +34,34 @@ class Mix(Policy):
         return f"mix {1 - self.whole_share:g} {self.policy.label}"
 
     @property
+    def family(self) -> str:
+        """`mix share + family of the policy`."""
+        return f"mix {1 - self.whole_share:g} {self.policy.family}"
+
+    @property
+    def proportion(self) -> float | None:
+        """That of its policy."""
+        return self.policy.proportion
+
+    @property
+    def inner(self) -> Policy:
+        """Its policy."""
+        return self.policy
+
+    @property
+    def keeps_answer(self) -> bool:
+        """Whether its policy does."""
+        return self.policy.keeps_answer
+
+    @property
     def needs_first_answer(self) -> bool:
         """Whether its policy does."""
         return self.policy.needs_first_answer
+
+    @property
+    def needs_steps(self) -> bool:
+        """Whether its policy does."""
+        return self.policy.needs_steps
 
     def spans(self, sections: Sections, rng: random.Random) -> tuple[Span, ...]:
         """Those of the drawn policy."""
@@ -65,20 +92,23 @@ class Schedule(Policy):
     num_stages: int = Field(default=4, ge=2)
     """Stages; each has its own cut of every trace."""
 
-    @model_validator(mode="after")
-    def _has_a_proportion(self) -> "Schedule":
-        inner = self.policy.policy if isinstance(self.policy, Mix) else self.policy
-        if getattr(inner, "p", None) is None:
-            raise ValueError(f"policy {inner.label} has no p that could change; schedule one that has")
+    def conflicts(self) -> Iterator[Rule]:
+        """Something changes."""
+        if self.policy.proportion is None:
+            yield ("policy",), f"policy {self.policy.inner.label} has no p that could change; schedule one that has"
         if self.start == self.end:
-            raise ValueError(f"start and end are both {self.start:g}, so nothing changes; use the policy itself as cut")
-        return self
+            text = f"start and end are both {self.start:g}, so nothing changes; use the policy itself as cut"
+            yield ("start", "end"), text
 
     @property
     def label(self) -> str:
         """`schedule kind start-end`."""
-        kind = self.policy.kind if not isinstance(self.policy, Mix) else self.policy.label.rpartition(" ")[0]
-        return f"schedule {kind} {self.start:g}-{self.end:g}"
+        return f"schedule {self.policy.family} {self.start:g}-{self.end:g}"
+
+    @property
+    def inner(self) -> Policy:
+        """The policy that cuts at every stage."""
+        return self.policy.inner
 
     @property
     def stages(self) -> tuple[Policy, ...]:
@@ -87,6 +117,11 @@ class Schedule(Policy):
         return tuple(
             with_proportion(self.policy, (self.start * (last - k) + self.end * k) / last) for k in range(last + 1)
         )
+
+    @property
+    def needs_steps(self) -> bool:
+        """Whether its policy does."""
+        return self.policy.needs_steps
 
     def spans(self, sections: Sections, rng: random.Random) -> tuple[Span, ...]:
         """All that is kept at any stage."""
@@ -126,9 +161,22 @@ def with_proportion(policy: PolicyT, p: float) -> PolicyT:
     """
     if isinstance(policy, Mix):
         return policy.model_copy(update={"policy": with_proportion(policy.policy, p)})
-    if getattr(policy, "p", None) is None:
+    if policy.proportion is None:
         raise ValueError(f"{policy.label} has no p")
     return policy.model_copy(update={"p": p})
+
+
+def equal_window(policy: Policy) -> Policy | None:
+    """The random window that keeps as many tokens as a lead, of a mix that in place of its lead; None for others.
+
+    >>> equal_window(Mix(policy=Lead(p=0.5))).label
+    'mix 0.9 random_window 0.5'
+    """
+    if isinstance(policy, Lead):
+        return RandomWindow(p=policy.p, stop=policy.stop)
+    if isinstance(policy, Mix) and isinstance(policy.policy, Lead):
+        return Mix(policy=RandomWindow(p=policy.policy.p, stop=policy.policy.stop), whole_share=policy.whole_share)
+    return None
 
 
 def cut_example(policy: Policy, sections: Sections, example_id: str, seed: int) -> Cut:

@@ -1,9 +1,10 @@
 """Policies that keep a beginning: the lead span and its relatives."""
 
 import random
+from collections.abc import Iterator
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from leadspan.data.truncation.policy import (
     Cut,
@@ -16,6 +17,7 @@ from leadspan.data.truncation.policy import (
     kept_tokens,
     tidy,
 )
+from leadspan.faults import Rule
 
 
 class Full(Policy):
@@ -49,6 +51,11 @@ class Lead(EndsEarly):
         """`lead p`."""
         return f"lead {self.p:g}"
 
+    @property
+    def nears_full(self) -> bool:
+        """Not as it is, as every `p` below 1 loses the end-of-turn token; with an appended one it does."""
+        return self.stop != "none"
+
     def spans(self, sections: Sections, rng: random.Random) -> tuple[Span, ...]:
         """`[0, max(1, floor(p T)))`."""
         return ((0, align_end(kept_tokens(self.p, sections.num_tokens), sections, self.align)),)
@@ -68,6 +75,11 @@ class LeadCot(EndsEarly):
     def label(self) -> str:
         """`lead_cot p`."""
         return f"lead_cot {self.p:g}"
+
+    @property
+    def keeps_answer(self) -> bool:
+        """It ends with the chain of thought."""
+        return False
 
     def spans(self, sections: Sections, rng: random.Random) -> tuple[Span, ...]:
         """`[0, P + max(1, floor(p C)))`."""
@@ -92,14 +104,14 @@ class LeadAnswer(Policy):
     """`mask_think_end`: where the chain of thought was cut, its closing tag has no loss, so that the student
     is not taught to end thinking early."""
 
-    @model_validator(mode="after")
-    def _one_amount(self) -> "LeadAnswer":
-        given = [name for name in ("p", "num_tokens", "p_range") if getattr(self, name) is not None]
+    def conflicts(self) -> Iterator[Rule]:
+        """There is one amount, and a range ascends."""
+        names = ("p", "num_tokens", "p_range")
+        given = [name for name in names if getattr(self, name) is not None]
         if len(given) != 1:
-            raise ValueError(f"give exactly one of p, num_tokens, p_range (given: {', '.join(given) or 'none'})")
+            yield names, f"give exactly one of p, num_tokens, p_range (given: {', '.join(given) or 'none'})"
         if self.p_range is not None and self.p_range[0] > self.p_range[1]:
-            raise ValueError(f"p_range {self.p_range}: the first must not exceed the second")
-        return self
+            yield ("p_range",), f"p_range {self.p_range}: the first must not exceed the second"
 
     @property
     def label(self) -> str:
@@ -171,6 +183,11 @@ class PostConclusion(Policy):
 
     @property
     def needs_first_answer(self) -> bool:
+        """It does."""
+        return True
+
+    @property
+    def needs_steps(self) -> bool:
         """It does."""
         return True
 

@@ -1,11 +1,13 @@
 """Policies that keep another part than the beginning: the ends, the centre, a random window."""
 
 import random
+from collections.abc import Iterator
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from leadspan.data.truncation.policy import EndsEarly, Policy, Proportion, Sections, Span, kept_tokens
+from leadspan.faults import Rule
 
 NumSteps = Annotated[int, Field(ge=1)]
 
@@ -24,6 +26,11 @@ class Tail(Policy):
     def label(self) -> str:
         """`tail p`, and whether the prompt is lost."""
         return f"tail {self.p:g}" + ("" if self.keep_prompt else " no prompt")
+
+    @property
+    def family(self) -> str:
+        """`tail`, and whether the prompt is lost."""
+        return "tail" + ("" if self.keep_prompt else " no prompt")
 
     def spans(self, sections: Sections, rng: random.Random) -> tuple[Span, ...]:
         """`[T - k, T)` with `k = max(1, floor(p T))`, or `[0, P)` and `[T - (k - P), T)`."""
@@ -47,6 +54,16 @@ class Middle(EndsEarly):
     def label(self) -> str:
         """`middle p`, and whether the prompt is lost."""
         return f"middle {self.p:g}" + ("" if self.keep_prompt else " no prompt")
+
+    @property
+    def family(self) -> str:
+        """`middle`, and whether the prompt is lost."""
+        return "middle" + ("" if self.keep_prompt else " no prompt")
+
+    @property
+    def nears_full(self) -> bool:
+        """Not as it is, as every `p` below 1 loses the end-of-turn token; with an appended one it does."""
+        return self.stop != "none"
 
     def spans(self, sections: Sections, rng: random.Random) -> tuple[Span, ...]:
         """`[(T - k) // 2, (T + k) // 2)`, or the same of what follows the prompt with `k - P`."""
@@ -73,6 +90,11 @@ class RandomWindow(EndsEarly):
         """`random_window p`."""
         return f"random_window {self.p:g}"
 
+    @property
+    def keeps_answer(self) -> bool:
+        """It ends with the chain of thought."""
+        return False
+
     def spans(self, sections: Sections, rng: random.Random) -> tuple[Span, ...]:
         """`[0, P)` and `[a, a + w)`, `a` uniform over the positions that fit."""
         cot = sections.cot_end - sections.prompt_end
@@ -95,16 +117,20 @@ class Endpoints(Policy):
     num_steps: tuple[NumSteps, NumSteps] | None = None
     """Steps kept from the beginning and from the end."""
 
-    @model_validator(mode="after")
-    def _one_amount(self) -> "Endpoints":
+    def conflicts(self) -> Iterator[Rule]:
+        """There is one amount."""
         if (self.p is None) == (self.num_steps is None):
-            raise ValueError("give exactly one of p and num_steps")
-        return self
+            yield ("p", "num_steps"), "give exactly one of p and num_steps"
 
     @property
     def label(self) -> str:
         """`endpoints p`, or `endpoints FIRST+LAST steps`."""
         return f"endpoints {self.p:g}" if self.num_steps is None else "endpoints {}+{} steps".format(*self.num_steps)
+
+    @property
+    def needs_steps(self) -> bool:
+        """It does."""
+        return True
 
     def spans(self, sections: Sections, rng: random.Random) -> tuple[Span, ...]:
         """`[0, end of the first steps)` and `[start of the last steps, T)`."""

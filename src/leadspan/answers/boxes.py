@@ -1,0 +1,176 @@
+r"""Which part of a text is its answer: what follows the thinking, and the `\boxed{}` it commits itself to."""
+
+import re
+from collections.abc import Iterator
+
+from leadspan.answers.spelling import SMALL_NUMBERS, respell
+
+_BOX = re.compile(
+    r"(?<!\\)\\++(?:boxed|fbox|framebox)\s*+(?:\{|(?P<bare>\d++(?:\.\d++)?|[A-Za-z](?![A-Za-z])))|\\.|[{}]", re.DOTALL
+)
+_BETWEEN = re.compile(
+    r"(?:\\(?:quad|qquad)(?![A-Za-z])|\\text\s*+\{\s*+(?:and|or)?\s*+\}|\b(?:and|or)\b"
+    r"|(?<![A-Za-z])[A-Za-z](?:_\{?\w++\}?)?\s*+(?:=|\\in(?![A-Za-z]))|[\s$,;.:&*()\[\]\\-])*+"
+)
+"""What stands between the boxes of a list: separators, and the names of variables."""
+_COMMAND = re.compile(r"\\+(?:boxed|fbox|framebox)\s*+\{?$")
+_DOLLARS = re.compile(r"^\$(?!\d[^$]*$)|(?<!\\)\$$|(?<=\$)\s*\.$")
+"""Delimiters at either end; not the sign of an amount, nor the full stop of an answer without them."""
+_LONGEST_GOLD = 2_000
+"""Characters of a gold that may have delimiters around it."""
+_FURTHEST = 70
+"""Characters between two boxes of one list. Source: `extract_boxed_content` of latex2sympy2_extended 1.11."""
+LONGEST = 20_000
+"""Characters at the end of a text in which Math-Verify looks for an answer."""
+_BROKEN_BOX = re.compile(r"\\?\b(?:f|frame)?box(?:ed)?+\s*+[\[{(]?\s*+([^\[\](){}\n]{1,200})")
+_STATED = re.compile(
+    r"\b(?i:answer|result)\b(?i: (?:is|was|equals|to be|(?:would|must|will|should) be))?+"
+    r"(?i: indeed| thus| simply| just)?+[ \t]*+:?+[ \t*]*+(?P<stated>[^\n]{1,200})"
+)
+_END = re.compile(r"(?<=[^\d\s])[.!?](?=\s|$)|(?<=\d)[.!?](?=\s|$)|\s(?:because|since|which|I hope)\b")
+
+
+def text_after_thinking(text: str) -> str:
+    """What follows the last closing think tag; all of the text where there is none."""
+    return text.rpartition("</think>")[2]
+
+
+def thinks_to_the_end(text: str) -> bool:
+    """Whether thinking was opened in the text, for the first time or again, and not closed after that."""
+    return text.rfind("<think>") > text.rfind("</think>")
+
+
+def is_thinking_closed(text: str, prompt: str, think_open: str, think_close: str) -> bool:
+    """Whether the thinking that prompt or text opened last was closed, or none was opened."""
+    if think_open not in text and prompt.rstrip().endswith(think_open):
+        return think_close in text
+    return text.rfind(think_close) >= text.rfind(think_open)
+
+
+def with_usual_tags(text: str, is_closed: bool, think_open: str, think_close: str) -> str:
+    """The text with `<think>` and `</think>`, the first also where the prompt opened what the text never closed."""
+    text = text.replace(think_open, "<think>").replace(think_close, "</think>")
+    return text if is_closed or thinks_to_the_end(text) else f"<think>{text}"
+
+
+def last_boxed(text: str) -> str | None:
+    r"""The content of the last `\boxed{...}` whose braces close (escaped braces are no braces).
+
+    `\fbox`, `\framebox` and a box without braces around one number or letter count too. A box without content counts
+    only where no other has any.
+
+    >>> last_boxed(r"first \boxed{1}, then \boxed{\frac{1}{2}}, and \boxed{\{3")
+    '\\frac{1}{2}'
+    >>> last_boxed(r"It is \boxed 5. I put it within \boxed{}.")
+    '5'
+    """
+    boxes = _boxes(text)
+    if not boxes:
+        return None
+    return text[max((box for box in boxes if text[box].strip()), key=_start, default=boxes[-1])]
+
+
+def committed_boxes(text: str) -> str | None:
+    r"""The content of the last box, with that of the boxes before it where nothing but separators is in between.
+
+    >>> committed_boxes(r"x = \boxed{3} and y = \boxed{4}"), committed_boxes(r"\boxed{6}, or rather \boxed{5}")
+    ('3, 4', '5')
+    """
+    boxes = sorted((box for box in _boxes(text) if text[box].strip()), key=_start)
+    if not boxes:
+        return last_boxed(text)
+    run = [boxes.pop()]
+    while boxes and _are_listed(text, boxes[-1], run[0]):
+        run.insert(0, boxes.pop())
+    return ", ".join(dict.fromkeys(text[box].strip() for box in run))
+
+
+def _are_listed(text: str, box: slice, following: slice) -> bool:
+    """Whether nothing but separators stands between two boxes; none lies within the other."""
+    between = text[box.stop : following.start]
+    if box.stop > following.start or len(between) > _FURTHEST:
+        return False
+    gap = _COMMAND.sub("", between).removeprefix("}")
+    return bool(_BETWEEN.fullmatch(gap))
+
+
+def _start(box: slice) -> int:
+    return int(box.start)
+
+
+def _boxes(text: str) -> list[slice]:
+    """Where the contents of boxes stand, in the order in which they close."""
+    opened: list[tuple[int, bool]] = []
+    boxes: list[slice] = []
+    for mark in _BOX.finditer(text):
+        if mark["bare"]:
+            boxes.append(slice(*mark.span("bare")))
+        elif mark[0].endswith("{") and mark[0] != r"\{":
+            opened.append((mark.end(), mark[0] != "{"))
+        elif mark[0] == "}" and opened:
+            start, is_box = opened.pop()
+            if is_box:
+                boxes.append(slice(start, mark.start()))
+    return boxes
+
+
+def without_boxes(text: str) -> str:
+    """The text with its boxes emptied."""
+    pieces, at = [], 0
+    for box in sorted(_boxes(text), key=_start):
+        if box.start >= at:
+            pieces.append(text[at : box.start])
+            at = box.stop
+    return "".join([*pieces, text[at:]])
+
+
+def has_box(text: str) -> bool:
+    r"""Whether a `\boxed{}` with content stands behind the thinking."""
+    return bool((last_boxed(text_after_thinking(text)) or "").strip())
+
+
+def bare_gold(gold: str) -> str:
+    r"""The gold without surrounding white space, a `\boxed{}`, or dollar signs and a full stop around all of it.
+
+    >>> bare_gold("$(1,2)$."), bare_gold(r"\boxed{5}"), bare_gold("$69$,$84$"), bare_gold(r"\$5")
+    ('(1,2)', '5', '69$,$84', '\\$5')
+    """
+    box = last_boxed(gold)
+    text = (gold if box is None else box).strip()
+    while len(text) < _LONGEST_GOLD and (bare := _DOLLARS.sub("", text).strip()) != text:
+        text = bare
+    return text
+
+
+def stated_answers(text: str) -> Iterator[str]:
+    """What stands in a box that does not close, what a text calls its answer, and what Math-Verify finds.
+
+    What is called the answer goes before what Math-Verify finds only where no number follows it.
+
+    >>> next(stated_answers("First 4. So the answer is five."))
+    '5'
+    """
+    text = text[-LONGEST:]
+    if broken := _BROKEN_BOX.findall(text):
+        yield broken[-1].strip()
+    statements = list(_STATED.finditer(text))
+    answer = _END.split(statements[-1]["stated"])[0].strip(" *$:") if statements else ""
+    is_last = bool(answer) and not re.search(r"\d", text[statements[-1].start("stated") + len(answer) :])
+    answer = str(SMALL_NUMBERS.index(answer.lower())) if answer.lower() in SMALL_NUMBERS else answer
+    if is_last:
+        yield answer
+    yield from _by_math_verify(text)
+    if answer and not is_last:
+        yield answer
+
+
+def _by_math_verify(text: str) -> list[str]:
+    from math_verify import parse  # sympy takes a second to import; only workers pay for it
+
+    try:
+        extracted = parse(text, parsing_timeout=0, raise_on_error=True)
+    except (MemoryError, RecursionError):
+        raise
+    except Exception:  # sympy raises all kinds, for example on a number of more than 4300 digits
+        return []
+    return [respell(part) for part in extracted if isinstance(part, str)]

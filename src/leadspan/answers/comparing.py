@@ -1,0 +1,337 @@
+"""Whether two values are equal: exactly, but for decimals that stand for numbers without a finite one."""
+
+import itertools
+import random
+from collections.abc import Sequence
+from typing import Any
+
+from leadspan.answers.formulas import Equation, Inequality, Listing, Quantity, Region, Value
+from leadspan.answers.quantities import ratio_of
+
+FRACTION_TOLERANCE = 1.0001e-6
+"""Share by which a decimal may miss a fraction that has no finite decimal: 0.333333 is 1/3."""
+IRRATIONAL_TOLERANCE = 1e-9
+"""Share by which a decimal may miss an irrational number: 3.14159265 is not pi, 3.1415926536 is."""
+_SAME = 1e-40
+"""Share of the larger one up to which two numbers computed to 60 digits are the same."""
+_DIGITS = 60
+_MAX_LOG = 50_000
+"""Natural logarithm of the largest power or factorial that is computed in full."""
+_POINTS = 12
+"""Points at which formulas are compared; four with a value on both sides are enough."""
+_ENOUGH = 4
+
+
+def equal(answer: Value, gold: Value) -> bool:
+    """Whether an answer says what the gold says.
+
+    A name in front of an equals sign counts only where both have one. A list without brackets has no order, nor has a
+    set; pairs and vectors have one.
+    """
+    if isinstance(answer, Equation) and isinstance(gold, Equation):
+        return _equal_equations(answer, gold)
+    if isinstance(answer, Equation) or isinstance(gold, Equation):
+        equation, other = (answer, gold) if isinstance(answer, Equation) else (gold, answer)
+        assert isinstance(equation, Equation)
+        if not equation.name and not _is_computation(equation):
+            return False
+        return equal(equation.right, other) if equation is answer else equal(other, equation.right)
+    if isinstance(answer, Region) or isinstance(gold, Region):
+        return _equal_regions(answer, gold)
+    if isinstance(answer, Inequality) or isinstance(gold, Inequality):
+        return isinstance(answer, Inequality) and isinstance(gold, Inequality) and _equal_inequalities(answer, gold)
+    if isinstance(answer, Listing) or isinstance(gold, Listing):
+        return _equal_listings(answer, gold)
+    return _equal_quantities(answer, gold)
+
+
+def _is_computation(equation: Equation) -> bool:
+    """Whether the left side is a number that equals the right one, as in `2 + 3 = 5`."""
+    left = equation.left
+    if not isinstance(left, Quantity) or getattr(left.value, "free_symbols", True):
+        return False
+    return equal(left, equation.right)
+
+
+def _equal_equations(answer: Equation, gold: Equation) -> bool:
+    if answer.name and answer.name == gold.name:
+        return equal(answer.right, gold.right)
+    if answer.left is None or gold.left is None:
+        return False
+    sides = [answer.left, answer.right, gold.left, gold.right]
+    if not all(isinstance(side, Quantity) and not side.units for side in sides):
+        return equal(answer.left, gold.left) and equal(answer.right, gold.right)
+    values = [side.value for side in sides if isinstance(side, Quantity)]
+    one, other = values[0] - values[1], values[2] - values[3]
+    return _proportional(one, other, may_change_sign=True) or _same_derivative(one, other)
+
+
+def _same_derivative(one: Any, other: Any) -> bool:
+    """Whether both differences, set to zero, give the same derivative: a differential equation times any factor."""
+    import sympy
+
+    for derivative in one.atoms(sympy.Derivative) & other.atoms(sympy.Derivative):
+        symbol = sympy.Dummy()
+        solved = []
+        for difference in (one, other):
+            terms = sympy.expand(difference).xreplace({derivative: symbol})
+            factor = terms.coeff(symbol, 1)
+            solved.append(None if factor == 0 or factor.has(symbol) else symbol - terms / factor)
+        if None not in solved and _equal_values(sympy.expand(solved[0]), sympy.expand(solved[1])):
+            return True
+    return False
+
+
+def _equal_regions(answer: Value, gold: Value) -> bool:
+    regions = [_as_region(value) for value in (answer, gold)]
+    if regions[0] is None or regions[1] is None:
+        return False
+    if regions[0].name and regions[1].name and regions[0].name != regions[1].name:
+        return False
+    return _equal_sets(regions[0].numbers, regions[1].numbers)
+
+
+def _as_region(value: Value) -> Region | None:
+    import sympy
+
+    if isinstance(value, Region):
+        return value
+    if isinstance(value, Quantity):
+        return Region(sympy.FiniteSet(value.value))
+    if not isinstance(value, Listing) or not all(isinstance(item, Quantity) for item in value.items):
+        return None
+    numbers = [item.value for item in value.items if isinstance(item, Quantity)]
+    if value.brackets in ("()", "[]", "(]", "[)") and len(numbers) == 2:
+        return Region(sympy.Interval(numbers[0], numbers[1], value.brackets[0] == "(", value.brackets[1] == ")"))
+    return Region(sympy.FiniteSet(*numbers)) if value.brackets in ("", "{}") else None
+
+
+def _equal_sets(one: Any, other: Any) -> bool:
+    import sympy
+
+    one, other = one.doit(), other.doit()
+    if one == other:
+        return True
+    parts = [list(s.args) if isinstance(s, sympy.Union) else [s] for s in (one, other)]
+    if len(parts[0]) == len(parts[1]):
+        return _match([_bounds(part) for part in parts[0]], [_bounds(part) for part in parts[1]], _equal_bounds)
+    return bool(one.symmetric_difference(other).is_empty)
+
+
+def _bounds(part: Any) -> tuple[str, list[Any]]:
+    import sympy
+
+    if isinstance(part, sympy.Interval):
+        return f"interval {part.left_open} {part.right_open}", [part.start, part.end]
+    if isinstance(part, sympy.FiniteSet):
+        return "numbers", sorted(part.args, key=sympy.default_sort_key)
+    return str(part), []
+
+
+def _equal_bounds(one: tuple[str, list[Any]], other: tuple[str, list[Any]]) -> bool:
+    if one[0] != other[0] or len(one[1]) != len(other[1]):
+        return False
+    if one[0] == "numbers":
+        return _match(one[1], other[1], _equal_values)
+    return all(map(_equal_values, one[1], other[1]))
+
+
+def _equal_inequalities(answer: Inequality, gold: Inequality) -> bool:
+    def is_same(one: tuple[Any, str], other: tuple[Any, str]) -> bool:
+        return one[1] == other[1] and _proportional(one[0], other[0], may_change_sign=one[1] == "!=")
+
+    return len(answer.relations) == len(gold.relations) and _match(answer.relations, gold.relations, is_same)
+
+
+def _equal_listings(answer: Value, gold: Value) -> bool:
+    if not isinstance(answer, Listing) or not isinstance(gold, Listing):
+        listing, other = (answer, gold) if isinstance(answer, Listing) else (gold, answer)
+        assert isinstance(listing, Listing)
+        return len(listing.items) == 1 and equal(
+            *((listing.items[0], other) if listing is answer else (other, listing.items[0]))
+        )
+    items, gold_items = _items(answer), _items(gold)
+    if len(items) != len(gold_items):
+        return False
+    if (
+        gold.brackets == ""
+        or answer.brackets == gold.brackets == "{}"
+        or (answer.brackets, gold.brackets) == ("", "{}")
+    ):
+        return answer.brackets in ("", "{}", "()", "[]") and _match(items, gold_items, equal)
+    if "{}" in (answer.brackets, gold.brackets):
+        return False
+    vectors = {"<>", "()", "[]"}
+    same = answer.brackets in ("", gold.brackets) or (len(items) > 2 and {answer.brackets, gold.brackets} <= vectors)
+    return (same or {answer.brackets, gold.brackets} == {"<>", "()"}) and all(map(equal, items, gold_items))
+
+
+def _items(listing: Listing) -> list[Value]:
+    """The items; of a set each once."""
+    if listing.brackets != "{}":
+        return list(listing.items)
+    different: list[Value] = []
+    for item in listing.items:
+        if not any(equal(item, other) for other in different):
+            different.append(item)
+    return different
+
+
+def _match(ones: Sequence[Any], others: Sequence[Any], is_same: Any) -> bool:
+    """Whether each item of one side has its own on the other, in whatever order."""
+    left = list(others)
+    for one in ones:
+        at = next((i for i, other in enumerate(left) if is_same(one, other)), None)
+        if at is None:
+            return False
+        left.pop(at)
+    return not left
+
+
+def _equal_quantities(answer: Quantity, gold: Quantity) -> bool:
+    has_decimal = answer.has_decimal or gold.has_decimal
+    values = [answer.value]
+    if answer.is_percent != gold.is_percent:
+        values = [answer.value, answer.value / 100 if answer.is_percent else answer.value * 100]
+    elif answer.units and gold.units:
+        ratio = ratio_of(answer.units[0], gold.units[0])
+        values = [] if ratio is None else [answer.value * ratio]
+    else:
+        values += [answer.value * ratio for ratio in _ratios(answer)]
+        if any(_equal_values(answer.value, gold.value * ratio, has_decimal) for ratio in _ratios(gold)):
+            return True
+    return any(_equal_values(value, gold.value, has_decimal) for value in values)
+
+
+def _ratios(quantity: Quantity) -> list[Any]:
+    """What a number without a unit may mean beside the value as written: another unit of a compound, radians."""
+    import sympy
+
+    ratios = [ratio_of(quantity.units[0], unit) for unit in quantity.units[1:]]
+    if len(quantity.units) == 1 and str(quantity.units[0]) == "degree":
+        ratios.append(sympy.pi / 180)
+    return [ratio for ratio in ratios if ratio is not None]
+
+
+def _equal_values(answer: Any, gold: Any, has_decimal: bool = False) -> bool:
+    """Whether two sympy objects are equal; formulas are compared at points, and what has no value there by algebra."""
+    import sympy
+
+    if answer == gold:
+        return True
+    if isinstance(answer, sympy.MatrixBase) or isinstance(gold, sympy.MatrixBase):
+        if not (isinstance(answer, sympy.MatrixBase) and isinstance(gold, sympy.MatrixBase)):
+            return False
+        return answer.shape == gold.shape and all(
+            _equal_values(one, other, has_decimal) for one, other in zip(answer.flat(), gold.flat(), strict=True)
+        )
+    if not (isinstance(answer, sympy.Expr) and isinstance(gold, sympy.Expr)):
+        return False
+    answer, gold = _with_rates(answer), _with_rates(gold)
+    if not answer.free_symbols and not gold.free_symbols:
+        return _equal_numbers(answer, gold, has_decimal)
+    at_points = _equal_at_points(answer, gold)
+    return _equal_by_algebra(answer, gold) if at_points is None else at_points
+
+
+def _with_rates(value: Any) -> Any:
+    """The value with a symbol for each dy/dx, which sympy would work out to be 0, as if y were a constant."""
+    import sympy
+
+    rates = (part for part in value.atoms(sympy.Derivative) if part.expr.is_Symbol and part.expr not in part.variables)
+    return value.xreplace({rate: sympy.Symbol(str(rate)) for rate in rates})
+
+
+def _equal_numbers(one: Any, other: Any, has_decimal: bool) -> bool:
+    rationals = _rational(one), _rational(other)
+    if None not in rationals and (rationals[0] == rationals[1] or all(map(_is_finite_decimal, rationals))):
+        return bool(rationals[0] == rationals[1])
+    if not (one.is_number and other.is_number):
+        return _equal_by_algebra(one, other)
+    values = [complex_part for value in (one, other) for complex_part in [value.evalf(_DIGITS)]]
+    if not all(value.is_number and value.is_finite for value in values):
+        return bool(values[0] == values[1])
+    tolerance = _SAME
+    if has_decimal:
+        tolerance = IRRATIONAL_TOLERANCE if None in rationals else FRACTION_TOLERANCE
+    elif None not in rationals:
+        return False
+    size = max(abs(value) for value in values)
+    return bool(size == 0 or abs((one - other).evalf(_DIGITS)) <= tolerance * size)
+
+
+def _rational(value: Any) -> Any:
+    """The value as a sympy.Rational, None where it is none or too large to compute."""
+    import sympy
+
+    if isinstance(value, sympy.Rational):
+        return value
+    for part in sympy.preorder_traversal(value):
+        if isinstance(part, sympy.Pow | sympy.factorial):
+            size = sympy.log(abs(part.evalf(5)))
+            if not size.is_finite or abs(size) > _MAX_LOG:
+                return None
+    computed = value.doit()
+    return computed if isinstance(computed, sympy.Rational) else None
+
+
+def _is_finite_decimal(value: Any) -> bool:
+    rest = int(value.q)
+    for prime in (2, 5):
+        while rest % prime == 0:
+            rest //= prime
+    return rest == 1
+
+
+def _equal_at_points(one: Any, other: Any) -> bool | None:
+    """Whether formulas have the same values at points drawn from a fixed seed; None where too few have one."""
+    pairs = _at_points(one, other)
+    if pairs is None:
+        return None
+    return all(abs(a - b) <= 1e-20 * max(abs(a), abs(b), 1e-10) for a, b in pairs)
+
+
+def _at_points(one: Any, other: Any) -> list[tuple[Any, Any]] | None:
+    import sympy
+
+    names = sorted(one.free_symbols | other.free_symbols, key=lambda symbol: symbol.name)
+    may_be_complex = one.has(sympy.I) or other.has(sympy.I)
+    generator = random.Random(0)
+    pairs: list[tuple[Any, Any]] = []
+    for i in range(_POINTS):
+        # positive ones first: roots and logarithms have a value there
+        point = {
+            name: sympy.Rational(generator.randint(100, 3000), 997) * (1 if i % 2 == 0 else generator.choice((1, -1)))
+            for name in names
+        }
+        values = [formula.subs(point).evalf(30) for formula in (one, other)]
+        if not all(value.is_number and value.is_finite for value in values):
+            if i == 0 and not all(value.is_number for value in values):
+                return None
+            continue
+        if may_be_complex or all(abs(sympy.im(value)) < 1e-25 for value in values):
+            pairs.append((values[0], values[1]))
+    return pairs if len(pairs) >= _ENOUGH else None
+
+
+def _proportional(one: Any, other: Any, may_change_sign: bool) -> bool:
+    """Whether one formula is a constant times the other."""
+    pairs = _at_points(one, other)
+    if pairs is None or any(b == 0 for _, b in pairs):
+        return _equal_values(one, other) or (may_change_sign and _equal_values(one, -other))
+    ratios = [a / b for a, b in pairs]
+    if any(abs(after - before) > 1e-18 * abs(before) for before, after in itertools.pairwise(ratios)):
+        return False
+    return bool(ratios[0] != 0 and (may_change_sign or ratios[0] > 0))
+
+
+def _equal_by_algebra(one: Any, other: Any) -> bool:
+    """Math-Verify's comparison, for what has no value at a point: sums, derivatives, functions without a definition."""
+    from math_verify import verify
+
+    try:
+        return verify([other], [one], timeout_seconds=0, raise_on_error=True)
+    except (MemoryError, RecursionError):
+        raise
+    except Exception:  # sympy raises all kinds where two things cannot be compared
+        return False

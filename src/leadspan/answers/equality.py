@@ -1,0 +1,250 @@
+r"""Whether an answer says what the gold says.
+
+- Text equal to the gold (LaTeX spacing and `\text{}` aside) is right, without any algebra.
+- A gold made of words (`\text{(C)}`, `Evelyn`) is compared as words, case, article and plural aside.
+- Numerals with a base, times of day and letters of choices are compared as such.
+- All else is read as maths (`reading`) and compared (`comparing`). An answer is read whole or not at all: no part of it
+  is taken for the answer.
+- A gold that cannot be read is compared as text without spaces and braces.
+"""
+
+import re
+from collections.abc import Sequence
+from fractions import Fraction
+from typing import Literal
+
+from leadspan.answers.boxes import committed_boxes, last_boxed, stated_answers, without_boxes
+from leadspan.answers.comparing import equal
+from leadspan.answers.formulas import Listing, Quantity, Value
+from leadspan.answers.quantities import letter_readings
+from leadspan.answers.reading import condition_of, readings
+from leadspan.answers.spelling import in_latex, respell, unwrap_commands
+
+Outcome = Literal["right", "wrong", "no_answer", "unparsed", "timeout"]
+_TEXT = re.compile(r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mbox|emph)\s*+\{([^{}]*+)\}")
+_SPACING = re.compile(r"\\(?:left|right|displaystyle)(?![A-Za-z])|\\[,;: ()\[\]]|\\?\$|~")
+_WORDS = re.compile(r"\(?[^\W\d_](?:[^\W\d_]|[ ,.'&-])*+\)?")
+_BARE_WORDS = re.compile(r"(?=[^\W\d_ ]*+(?: [^\W\d_]*+)*+$)(?=.*[^\W\d_]{3})[^\W\d_](?:[^\W\d_]| )*+")
+_ARTICLE = re.compile(r"^(?:an?|the)\s++(?=\w\w)")
+_SYNONYMS = (
+    frozenset(("no solution", "no real solution", "none", "empty set", "the empty set", r"\emptyset", r"\{\}")),
+    frozenset(("does not exist", "dne", "undefined", "not defined", "doesn't exist")),
+    frozenset(("infinity", r"\infty", "infinite", "infinitely many")),
+    frozenset(("all real number", "all real", "real number", r"\mathbb{R}", r"(-\infty,\infty)", "the real number")),
+    frozenset(("yes", "true")),
+    frozenset(("no", "false")),
+)
+_TIME = re.compile(
+    r"(?P<hour>\d{1,2})(?::(?P<minute>[0-5]\d))?\s*+(?:\\text\s*+\{)?\s*+(?P<half>[AaPp])\.?\s?[Mm]\.?\s*+\}?\.?"
+)
+_CLOCK = re.compile(r"(?P<hour>[01]?\d|2[0-3]):(?P<minute>[0-5]\d)")
+_NUMERAL = re.compile(r"(\d[0-9A-Fa-f]*+)_\{?(\d++)\}?|([0-9A-F]++)_\{?(16)\}?")
+_LETTER = re.compile(r"\(?([A-J])\)?[.:]?")
+_CHOSEN = re.compile(
+    r"(?:(?:the )?(?:option|choice|answer)(?: is)?:? *)?[(\[]?([A-Z])(?:[)\].:]|(?= -)|$)(?!\d).*+",
+    re.IGNORECASE | re.DOTALL,
+)
+_NAME_OF_POINTS = re.compile("[A-Z]{2,}")
+_DECIMAL_COMMA = re.compile(r"-?\d+,\d{1,2}")
+_LONGEST = 2_000
+"""Characters of an answer or a gold that is read as maths; longer ones are compared as text."""
+
+
+def decide(answer: str, gold: str) -> Outcome:
+    r"""Compare one answer, as it stands in a box, with the gold.
+
+    Args:
+        answer: The answer.
+        gold: The right answer, as `bare_gold` returns it.
+
+    Returns:
+        `unparsed` where the gold can be read and the answer cannot. There is no time limit here.
+
+    Raises:
+        MemoryError: The comparison needs more memory than the process may have.
+        RecursionError: The expressions are nested too deeply.
+    """
+    if plain_text(answer) == plain_text(gold) != "" or compact(answer) == compact(gold) != "":
+        return "right"
+    if is_words(gold) or (has_synonyms(gold) and same_words(answer, gold)):
+        return _either(same_words(answer, gold) or _says_letter(answer, gold))
+    if _says_letter(answer, gold):
+        return "right"
+    times = time_of_day(answer), time_of_day(gold)
+    if None not in times:
+        return _either(times[0] == times[1])
+    if max(len(answer), len(gold)) > _LONGEST:
+        return "unparsed"
+    spelled, gold_spelled = respell(answer), respell(gold)
+    if spelled == gold_spelled != "":
+        return "right"
+    if _NAME_OF_POINTS.fullmatch(spelled) and _NAME_OF_POINTS.fullmatch(gold_spelled):
+        return "wrong"
+    numerals = numeral(spelled), numeral(gold_spelled)
+    if any(numerals):
+        return _either(_same_numerals(numerals, spelled, gold_spelled))
+    return _decide_as_maths(answer, gold, spelled)
+
+
+def _decide_as_maths(answer: str, gold: str, spelled: str) -> Outcome:
+    gold_values = readings(gold)
+    values: list[Value] = readings(answer)
+    if any(isinstance(value, Quantity | Listing) for value in gold_values) and not _has_letters(gold_values):
+        values += letter_readings(spelled)
+        if _DECIMAL_COMMA.fullmatch(spelled) and not any(isinstance(value, Listing) for value in gold_values):
+            values += readings(spelled.replace(",", "."))
+    if not values:
+        return "unparsed" if gold_values else "wrong"
+    conditions = condition_of(answer), condition_of(gold)
+    if all(conditions) and conditions[0] != conditions[1]:
+        return "wrong"
+    return _either(any(equal(value, gold_value) for gold_value in gold_values for value in values))
+
+
+def _has_letters(values: Sequence[Value]) -> bool:
+    return any(isinstance(value, Quantity) and (value.units or value.value.free_symbols) for value in values)
+
+
+def _says_letter(answer: str, gold: str) -> bool:
+    letter = letter_of(gold)
+    return letter is not None and chosen_letter(answer) == letter
+
+
+def _same_numerals(numerals: tuple[tuple[str, str] | None, tuple[str, str] | None], answer: str, gold: str) -> bool:
+    """Whether two numerals have the same digits, and the same base where both state one."""
+    if all(numerals):
+        return numerals[0] == numerals[1]
+    stated, other = (numerals[0], gold) if numerals[0] else (numerals[1], answer)
+    return stated is not None and stated[0] == re.sub(r"[ ,]", "", other)
+
+
+def can_read(gold: str) -> bool:
+    """Whether answers can be compared with a gold otherwise than as text."""
+    return bool(
+        is_words(gold) or has_synonyms(gold) or letter_of(gold) or time_of_day(gold)
+        or (len(gold) <= _LONGEST and (numeral(respell(gold)) or readings(gold)))
+    )  # fmt: skip
+
+
+def decide_text(text: str, gold: str) -> Outcome:
+    """Compare the answer that a text states, wherever it states it, with the gold.
+
+    What stands in its last boxes goes first, then what it calls its answer and what Math-Verify finds outside its
+    boxes: the first that can be read decides.
+
+    Args:
+        text: The text.
+        gold: The right answer, as `bare_gold` returns it.
+
+    Returns:
+        `no_answer` where nothing is found. See `decide` for the rest, and for errors.
+    """
+    boxes = [box for box in dict.fromkeys((committed_boxes(text), last_boxed(text))) if box and box.strip()]
+    outcomes: list[Outcome] = [decide(box.strip(), gold) for box in boxes]
+    if "right" in outcomes:
+        return "right"
+    for stated in () if "wrong" in outcomes else stated_answers(without_boxes(text)):
+        outcomes.append(decide(stated, gold))
+        if outcomes[-1] in ("right", "wrong"):
+            return outcomes[-1]
+    return outcomes[0] if outcomes else "no_answer"
+
+
+def _either(is_right: bool) -> Outcome:
+    return "right" if is_right else "wrong"
+
+
+def normalise(answer: str) -> str:
+    r"""One spelling for answers that are plainly the same, for counting votes; quick, without any algebra.
+
+    Numbers, number words behind digits, fractions and decimals become a reduced fraction; LaTeX spacing, text wrappers,
+    `x =`, ordinals, thousands separators, bare units and letter case go. What only algebra can equate stays apart.
+
+    >>> normalise(r"x = \frac{2}{4}"), normalise("0.50"), normalise("1{,}000"), normalise(r"\text{East}")
+    ('1/2', '1/2', '1000', 'east')
+    """
+    if len(answer) > _LONGEST:
+        return " ".join(answer.split()).casefold()
+    plain = re.sub(r"^[A-Za-z]=", "", plain_text(respell(answer)))
+    number = plain.replace(",", "") if re.fullmatch(r"-?\d{1,3}(?:,\d{3})++(?:\.\d+)?", plain) else plain
+    number = re.sub(r"^(-?)\\frac\{?(\d+)\}?\{?(\d+)\}?$", r"\1\2/\3", number)
+    if re.fullmatch(r"-?(?:\d{1,300}/0*[1-9]\d{0,299}|\d{1,300}(?:\.\d{1,300})?|\.\d{1,300})", number):
+        return str(Fraction(number))
+    return plain.casefold()
+
+
+def plain_text(text: str) -> str:
+    """Text without LaTeX spacing, text wrappers and white space that separates no two words."""
+    text = _TEXT.sub(r"\1", text.replace("\\!", "").replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac"))
+    words = " ".join(_SPACING.sub(" ", text).split())
+    return re.sub(r" ?([^\w ]) ?", r"\1", words).rstrip(".")
+
+
+def compact(text: str) -> str:
+    r"""Text without braces around one character, what `plain_text` drops, and white space but between digits.
+
+    >>> compact(r"m_{\max } = n^{2}"), compact(r"\dfrac{1}{2} , x"), compact("2 1/2")
+    ('m_{\\max}=n^2', '\\frac{1}{2},x', '2 1/2')
+    """
+    text = unwrap_commands(in_latex(text))
+    text = re.sub(r"\\(?:left|right)(?![A-Za-z])", "", plain_text(text))
+    return re.sub(r"(?<=[\^_])\{(\w)\}", r"\1", re.sub(r"(?<!\d) | (?!\d)", "", text))
+
+
+def is_words(gold: str) -> bool:
+    """Whether a gold is made of words, so that it is compared as text."""
+    text = _TEXT.fullmatch(gold)
+    return bool(_WORDS.fullmatch(text[1].strip()) if text else _BARE_WORDS.fullmatch(plain_text(gold)))
+
+
+def same_words(answer: str, gold: str) -> bool:
+    """Whether two answers are the same words, or say the same of a set, a limit or a truth."""
+    folded = [_fold(text) for text in (answer, gold)]
+    return folded[0] == folded[1] or any(folded[0] in group and folded[1] in group for group in _SYNONYMS)
+
+
+def has_synonyms(gold: str) -> bool:
+    """Whether a gold is one of the words, or the symbols for them, that `same_words` knows others for."""
+    return any(_fold(gold) in group for group in _SYNONYMS)
+
+
+def _fold(text: str) -> str:
+    text = text.replace(r"\varnothing", r"\emptyset").replace(r"\left", "").replace(r"\right", "")
+    text = plain_text(unwrap_commands(in_latex(text))).strip().rstrip(".!,;")
+    text = text[1:-1] if re.fullmatch(r"\([\w ]+\)", text) else text
+    folded = _ARTICLE.sub("", text if text.startswith("\\") else text.casefold())
+    return folded if len(folded) < 4 or folded.endswith("ss") else folded.removesuffix("s")
+
+
+def time_of_day(text: str) -> tuple[int, int] | None:
+    """Hour (of 24) and minute, None where it states no half of the day and no hour beyond twelve."""
+    text = " ".join(text.replace("{:}", ":").replace("\\,", " ").replace("\\ ", " ").replace("~", " ").split())
+    found = _TIME.fullmatch(text)
+    if found is None:
+        clock = _CLOCK.fullmatch(text)
+        return (int(clock["hour"]), int(clock["minute"])) if clock and int(clock["hour"]) > 12 else None
+    hour = int(found["hour"]) % 12 + (12 if found["half"] in "Pp" else 0)
+    return (hour, int(found["minute"] or 0)) if int(found["hour"]) <= 12 else None
+
+
+def numeral(text: str) -> tuple[str, str] | None:
+    """The digits and the base of a numeral that states one."""
+    found = _NUMERAL.fullmatch(text.replace(" ", ""))
+    return None if found is None else (found[1] or found[3], found[2] or found[4])
+
+
+def letter_of(gold: str) -> str | None:
+    r"""The letter of a gold that is one of the letters A to J, in brackets or not."""
+    found = _LETTER.fullmatch(plain_text(gold))
+    return None if found is None else found[1]
+
+
+def chosen_letter(answer: str) -> str | None:
+    r"""The letter of an answer that names a choice, with its text or without.
+
+    >>> chosen_letter(r"\textbf{(B) }12"), chosen_letter("Option B"), chosen_letter("B - 12"), chosen_letter("Bx")
+    ('B', 'B', 'B', None)
+    """
+    text = re.sub(r"^[*`$]+|[*`$]+$", "", " ".join(_TEXT.sub(r" \1 ", unwrap_commands(answer)).split()))
+    found = _CHOSEN.fullmatch(text)
+    return found[1].upper() if found and (found[1].isupper() or len(text) == 1) else None

@@ -1,0 +1,209 @@
+r"""Where a chain of thought states an answer that is no number: an expression, an interval, a set, a tuple, words.
+
+Expressions are read where something comes out (behind a relation such as `=`, behind `is`, in a `\boxed{}`, behind a
+word that concludes), up to the end of the formula or the clause. Words count where the answer is named as such: in a
+box, at the end of a clause behind `is` and its like, behind a word that concludes, or with a superlative, and no
+other candidate of the question in between.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from leadspan.answers.numbers import as_latex, literal, names, num_numerals
+
+_RELATION = re.compile(
+    r"=|≈|≡|\\approx(?![a-z])|\\equiv(?![a-z])|\\implies(?![a-z])|\\Rightarrow(?![a-z])|=>|⇒|→|∈|"
+    r"\\in(?![a-z])|\\boxed\s*\{|"
+    r"\b(?:is|are|be|becomes?|equals?|gives?|get|got|yields?|obtain|have|as|to|by|answer|so|therefore|thus|hence|"
+    r"interval|set|pair|vector|matrix|expression|form|function|point|coordinates)\b:?",
+    re.IGNORECASE,
+)
+_OPENERS = re.compile(
+    r"(?:\s++|\\\(|\\\[|\$|\*\*|:|&|\\boxed\s*\{|\\text\s*\{|\\displaystyle|simply |just |indeed |exactly )*"
+)
+_END = re.compile(
+    r"[=≈⇒→\n$?!;]|\\\)|\\\]|\\(?:approx|implies|Rightarrow|quad|qquad|text\s*\{\s*(?:[a-z]{2,}))(?![a-z])|"
+    r"[.:](?=\s|$)|(?:,|\*\*)(?=\s|$)|\.\*\*|(?<![\\A-Za-z])(?!(?:sqrt|sin|cos|tan|log|ln|exp|and|pi|cm|"
+    r"or)\b)[A-Za-z]{2,}"
+)
+_OPEN, _CLOSE = "([{", ")]}"
+_MATRIX = re.compile(r"\\begin\{\w+\}.*?\\end\{\w+\}", re.DOTALL)
+_FORMULA = re.compile(
+    r"\\\[(.{1,2000}?)\\\]|\\\((.{1,2000}?)\\\)|(?<!\$)\$++([^$\n]++)\$++|^([^$\n]{3,80})$", re.DOTALL | re.MULTILINE
+)
+_LONGEST = 240
+_CLOSING = 200
+_CONCLUDES = re.compile(
+    r"\b(?:so|therefore|thus|hence|conclude|conclusion|answer|correct|means that|indeed|finally)\b", re.IGNORECASE
+)
+_INFERS = re.compile(r"\b(?:therefore|thus|hence|conclude|conclusion|answer|simplifies|simplify)\b", re.IGNORECASE)
+_SUPERLATIVE = re.compile(
+    r"\b(?:\w{3,}est|most|least|best|worst|more|less|correct|right|only one|wins?|first|last|fits|matches|works)\b",
+    re.IGNORECASE,
+)
+_NAMING = re.compile(
+    r"(?:\b(?:is|be|are|was|facing|faces|face|point(?:s|ing)?|describes?|represents?|reminds me of|forms?|"
+    r"looks like|shape of|equation of|to(?:wards?)?|option|choice|answer|called|equals?)\b|[:=→])"
+    r"(?:\s|\.\.\.|…|\*\*|[\"'“(:$]|\\boxed\s*\{|\\text(?:bf)?\s*\{|\\\(|\bthe\b|\bdue\b|\ban?\b|\bindeed\b)*$",
+    re.IGNORECASE,
+)  # fmt: skip
+_DOUBTS = re.compile(r"\b(?:if|suppose|whether|not|isn't)\b", re.IGNORECASE)
+_LISTED = re.compile(r"^\s*(?:,|\band\b|\bor\b)\s*(?:and |or )?")
+_LETTER = re.compile(
+    r"(?:answer|option|choice|boxed\s*\{|correct|select|choose)(?:\W|is|be|text|would|should|the)*$", re.IGNORECASE
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """An expression that a chain of thought states.
+
+    Attributes:
+        start: Its first character.
+        end: Behind its last character.
+        text: The expression as written.
+        is_equal: Whether it has the literal form of the gold; if not, algebra has to tell.
+    """
+
+    start: int
+    end: int
+    text: str
+    is_equal: bool
+
+
+def stated_expressions(cot: str, gold: str, question: str) -> Iterator[Candidate]:
+    """The expressions that are or may be the gold, in order.
+
+    What has other letters or commands than the gold, more numerals, or far more characters is left out.
+
+    Args:
+        cot: The chain of thought.
+        gold: The gold, without delimiters.
+        question: The question; an expression that it contains is restated, not stated.
+    """
+    target, asked = literal(gold), literal(question)
+    parts = names(target)
+    start = 0
+    yield from _equations(cot, target, parts) if "=" in target else _listings(cot, gold)
+    for relation in _RELATION.finditer(cot):
+        if relation.end() <= start:  # what opens behind the relation before holds this one: the same expression
+            continue
+        opened = _OPENERS.match(cot, relation.end())
+        start = opened.end() if opened else relation.end()
+        text = _expression_at(cot, start, gold)
+        if not text:
+            continue
+        form = literal(text)
+        if form in asked and not _is_concluded(cot, relation):
+            continue
+        if form == target or _may_equal(form, target, parts):
+            yield Candidate(start, start + len(text), as_latex(text), form == target)
+
+
+def stated_words(cot: str, gold: str, question: str) -> Iterator[tuple[int, int]]:
+    """Where the chain of thought names a text answer as the answer.
+
+    Args:
+        cot: The chain of thought.
+        gold: The words.
+        question: The question; what it capitalises or lists beside the gold counts as another candidate.
+
+    Yields:
+        First character, and the one behind the last.
+    """
+    word = gold.strip("() ")
+    if not word:
+        return
+    pattern = re.compile(rf"(?<!\w){re.escape(word)}(?!\w)", re.IGNORECASE if len(word) > 1 else 0)
+    others = _other_candidates(question, word)
+    for match in pattern.finditer(cot):
+        before = cot[max(0, match.start() - 160) : match.start()]
+        if len(word) == 1:
+            if _LETTER.search(before):
+                yield match.span()
+        elif match.start() > len(cot) - min(_CLOSING, len(cot) // 5) or _names(cot, match, before, others):
+            yield match.span()
+
+
+def _equations(cot: str, target: str, parts: frozenset[str]) -> Iterator[Candidate]:
+    """Formulas and lines with one equals sign and the letters of the gold, where that is an equation itself."""
+    for formula in _FORMULA.finditer(cot):
+        text = next(part for part in formula.groups() if part is not None).strip()
+        form = literal(text)
+        if text.count("=") == 1 and (form == target or names(form) == parts):
+            yield Candidate(formula.start(), formula.end(), as_latex(text), form == target)
+
+
+def _listings(cot: str, gold: str) -> Iterator[Candidate]:
+    """Plain lists of numbers, which are also written as `x = 3, x = 5 and x = 7`."""
+    items = [item.strip() for item in gold.split(",")]
+    if len(items) > 1 and all(item.lstrip("-").isdigit() for item in items):
+        between = r"(?:\s|,|\band\b|\$|\\[()]|\w\s*=)*"
+        for match in re.finditer(r"(?<![\d,-])" + between.join(map(re.escape, items)) + r"(?![\d,])", cot):
+            yield Candidate(match.start(), match.end(), gold, True)
+            return
+
+
+def _is_concluded(cot: str, relation: re.Match[str]) -> bool:
+    sentence = re.split(r"(?<=[.!?])\s|\n", cot[max(0, relation.start() - 160) : relation.start()])[-1]
+    return relation[0].startswith("\\boxed") or bool(_INFERS.search(sentence))
+
+
+def _names(cot: str, match: re.Match[str], before: str, others: re.Pattern[str] | None) -> bool:
+    sentence = re.split(r"(?<=[.!?])\s|\n", before)[-1]
+    after = cot[match.end() : match.end() + 80]
+    if (
+        after.startswith(("'s", "\u2019s"))
+        or _DOUBTS.search(sentence)
+        or (others and (others.search(sentence) or others.match(_LISTED.sub("", after))))
+    ):
+        return False
+    if _NAMING.search(before):
+        return bool(re.match(r"\W*(?:[.,;?!\n)}*\"']|$)", after))
+    if others is None and _CONCLUDES.search(sentence):
+        return True
+    return bool(_SUPERLATIVE.search(re.split(r"[.!?\n,]", after)[0]))
+
+
+def _other_candidates(question: str, word: str) -> re.Pattern[str] | None:
+    """Names the question offers besides the gold: capitalised like it, or listed with it in brackets or by `or`."""
+    found: set[str] = set()
+    if word[0].isupper():
+        found |= set(re.findall(r"(?<![.?!]\s)(?<!^)\b[A-Z][a-z]{2,}\b", question))
+    for listing in re.findall(r"\b(?:\w++, ){1,30}\w++,? or \w++|\b\w++ or \w++", question):
+        if re.search(rf"\b{re.escape(word)}\b", listing, re.IGNORECASE):
+            found |= set(re.findall(r"\w+", listing)) - {"or"}
+    found = {name for name in found if name.casefold() != word.casefold()}
+    return re.compile("|".join(rf"\b{re.escape(name)}\b" for name in sorted(found)), re.IGNORECASE) if found else None
+
+
+def _expression_at(cot: str, start: int, gold: str) -> str:
+    """The expression that starts here, up to a relation, a delimiter, a word, or the end of a clause."""
+    if matrix := _MATRIX.match(cot, start, start + _LONGEST):
+        return matrix[0]
+    commas = 0 if gold[:1] in _OPEN or gold.startswith("\\") else gold.count(",")
+    depth, at, last = 0, start, min(len(cot), start + _LONGEST)
+    while at < last:
+        char = cot[at]
+        if char in _OPEN:
+            depth += 1
+        elif char in _CLOSE and not cot.startswith(("\\)", "\\]"), at - 1):
+            depth -= 1
+            if depth < 0:
+                break
+        elif end := _END.match(cot, at):
+            if char == "," and commas > 0:
+                commas -= 1
+            elif depth <= 0 or char in "\n$" or end[0] in ("\\)", "\\]"):
+                break
+        at += 1
+    return cot[start:at].strip()
+
+
+def _may_equal(form: str, target: str, parts: frozenset[str]) -> bool:
+    if not form or len(form) > 3 * len(target) + 20 or names(form) != parts:
+        return False
+    if num_numerals(form) > num_numerals(target):  # not worked out yet
+        return False
+    return bool(parts) or form[0] in "([{-\\" or "," in form

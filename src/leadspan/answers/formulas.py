@@ -1,0 +1,261 @@
+r"""Formulas: what answers are read as, how they are cut into parts, and one formula of LaTeX as a sympy object.
+
+The grammar is latex2sympy2_extended's, which Math-Verify uses. What that grammar reads as something else, or not at
+all, is spelt in another way first: decimals (as exact fractions), indices, primes, the letters `E` and `I`, degrees.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+
+class UnreadableError(Exception):
+    """A text that cannot be read as maths, all of it."""
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """An expression, alone or in a unit.
+
+    Attributes:
+        value: A sympy expression or matrix; decimals are exact fractions.
+        has_decimal: Whether a decimal was written in it, which may be rounded.
+        units: Units it may be in, as `units.unit_of` returns them: several for a compound such as 5 feet 6 inches,
+            whose value is in the first; empty without a unit, or where only words stand behind it.
+        is_percent: Whether a percent sign stands behind it.
+    """
+
+    value: Any
+    has_decimal: bool = False
+    units: tuple[Any, ...] = ()
+    is_percent: bool = False
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Several values.
+
+    Attributes:
+        items: The values in order.
+        brackets: What encloses them: `()`, `[]`, `(]`, `[)`, `{}`, `<>` for vectors, or nothing.
+    """
+
+    items: "tuple[Value, ...]"
+    brackets: str = ""
+
+
+@dataclass(frozen=True)
+class Equation:
+    """What stands on the two sides of an equals sign; of a chain the first and the last.
+
+    Attributes:
+        name: The left side as text where it names what is computed (`x`, `f(x)`, `m_{max}`), else empty.
+        left: The left side, None where it is a name of more than one letter.
+        right: The right side.
+    """
+
+    name: str
+    left: "Value | None"
+    right: "Value"
+
+
+@dataclass(frozen=True)
+class Region:
+    """A set of numbers.
+
+    Attributes:
+        numbers: A sympy set.
+        name: The variable of the inequality it comes from, if any.
+    """
+
+    numbers: Any
+    name: str = ""
+
+
+@dataclass(frozen=True)
+class Inequality:
+    """Relations between more than one variable.
+
+    Attributes:
+        relations: Of each the difference of both sides, and `<`, `<=` or `!=` between it and zero.
+    """
+
+    relations: tuple[tuple[Any, str], ...]
+
+
+Value = Quantity | Listing | Equation | Region | Inequality
+
+_OPEN = r"\\\{|\\langle(?![A-Za-z])|\\begin\{\w+\*?\}|\\lfloor|\\lceil|[(\[{]"
+_CLOSE = r"\\\}|\\rangle(?![A-Za-z])|\\end\{\w+\*?\}|\\rfloor|\\rceil|[)\]}]"
+_SEPARATOR = (
+    r"\\text\s*+\{[\s,;]*+(?:and|or|,|;)?[\s,]*+\}|(?<![A-Za-z\\])(?:and|or)(?![A-Za-z])|[,;]|\\ldots(?![A-Za-z])"
+)
+_RELATION = r"\\(?:le|ge|neq)(?![A-Za-z])|[<>]"
+_EQUALS = r":?=|\\(?:equiv|approx)(?![A-Za-z])|\\in(?![A-Za-z])"
+_SETS = r"\\(?:cup|cap|setminus|backslash)(?![A-Za-z])"
+
+
+def _scanner(cut: str) -> re.Pattern[str]:
+    return re.compile(rf"(?P<cut>{cut})|(?P<open>{_OPEN})|(?P<close>{_CLOSE})|\\[A-Za-z]+|\\.", re.DOTALL)
+
+
+SEPARATORS = _scanner(_SEPARATOR)
+RELATIONS = _scanner(_RELATION)
+EQUALS = _scanner(_EQUALS)
+SET_OPERATIONS = _scanner(_SETS)
+
+
+def split(text: str, scanner: re.Pattern[str]) -> tuple[list[str], list[str]]:
+    r"""The parts of a text, and what stands between them; brackets of all kinds are kept whole.
+
+    >>> split(r"(1,2), x \text{ and } 3", SEPARATORS)
+    (['(1,2)', 'x', '3'], [',', '\\text{ and }'])
+    """
+    parts, cuts, depth, start = [], [], 0, 0
+    for mark in scanner.finditer(text):
+        if mark["open"]:
+            depth += 1
+        elif mark["close"]:
+            depth -= 1
+        elif mark["cut"] and depth == 0:
+            parts.append(text[start : mark.start()].strip())
+            cuts.append(mark[0])
+            start = mark.end()
+    return [*parts, text[start:].strip()], cuts
+
+
+def enclosed(text: str) -> tuple[str, str, str] | None:
+    """The opening bracket, the inside and the closing bracket where one pair encloses all of a text."""
+    first = re.match(_OPEN, text)
+    if first is None or first[0].startswith(("\\begin", "\\lfloor", "\\lceil")):
+        return None
+    depth = 0
+    for mark in SEPARATORS.finditer(text):
+        if mark["open"]:
+            depth += 1
+        elif mark["close"]:
+            depth -= 1
+            if depth == 0:
+                is_whole = mark.end() == len(text)
+                return (first[0], text[first.end() : mark.start()].strip(), mark[0]) if is_whole else None
+    return None
+
+
+LONGEST = 2_000
+"""Characters of a formula that is read at all."""
+_DECIMAL = re.compile(r"(\d++)\.(\d++)")
+_INDEX = re.compile(
+    r"(?<!\\)(?P<base>\\[A-Za-z]++|[A-Za-z])\s*+_\s*+(?P<index>\{(?:[^{}]|\{[^{}]*+\})*+\}|\\[A-Za-z]++|\w)"
+)
+_WITH_INDEX = re.compile(r"\\(?:log|sum|prod|int|oint|lim|max|min|binom|bigcup|bigcap|inf|sup)\b")
+_PRIME = re.compile(r"([A-Za-z]|\\[A-Za-z]++)\s*+((?:')++|\^\s*+\{?\s*+(?:\\prime\s*+)++\}?)")
+_LETTER = re.compile(r"\\[A-Za-z]++(?:\{[^{}]*+\})?|(?P<letter>[EI])|(?P<differential>d)")
+_DEGREES = re.compile(r"(\d++(?:\.\d++)?|(?<![\\A-Za-z])[A-Za-z]|\\[A-Za-z]++|\([^()]*+\))\s*+\\deg(?![A-Za-z])")
+_CIS = re.compile(
+    r"\\cis\s*+(?:\(((?:[^()]|\([^()]*+\))*+)\)|\{([^{}]*+)\}|((?:\\frac\{[^{}]*+\}\{[^{}]*+\}|[\w.]++|\\pi)(?:\s*+\\deg)?))"
+)
+_FACTOR = re.compile(r"(?<![A-Za-z\\])([abcikmnrstxyz])\s*+(?=\()")
+_JUXTAPOSED = re.compile(
+    r"(\)|(?<![\^_\d.{])\d++)\s*+(?=\()|(\))\s*+(?=\\(?:sin|cos|tan|log|ln|exp)\b)"
+)  # the grammar adds: `(2)(3)` is 5 to it
+_UPRIGHT = re.compile(r"\\text\{\s*+([^{}]*?)\s*+\}")
+_HATS = re.compile(r"\\hat\{([ijk])\}")
+_UNREADABLE = re.compile(
+    r"!!|\d\s*+'|\d\s++\d|\\[pb]?mod(?![a-z])|\\ldots|\\(?:text|mathit)\{\s*\}|\\text\{[^{}]*\b(?:or|and|not|otherwise|if)\b|[?@#`\"]"
+)
+_CALCULUS = re.compile(
+    r"\\frac\s*+\{\s*+(?:d|\\partial)[^{}]*+\}\s*+\{\s*+(?:d|\\partial)|\\int(?![a-z])|\\sum|\\prod|\\lim"
+)
+
+
+def read_formula(text: str) -> tuple[Any, bool]:
+    r"""The sympy object of a formula, and whether a decimal stands in it.
+
+    Args:
+        text: As `respell` writes it.
+
+    Raises:
+        UnreadableError: It is no formula, or too long to be one.
+
+    >>> read_formula("0.5x"), read_formula("i^{2}")
+    ((x/2, True), (-1, False))
+    """
+    if len(text) > LONGEST or _UNREADABLE.search(text) or not text.strip():
+        raise UnreadableError(text)
+    try:
+        formula = _settled(_parse(_grammatical(text)), text)
+    except (MemoryError, RecursionError, UnreadableError):
+        raise
+    except Exception as error:  # the grammar raises bare exceptions, sympy all kinds
+        raise UnreadableError(text) from error
+    return formula, bool(_DECIMAL.search(text))
+
+
+def _grammatical(text: str) -> str:
+    text = _CIS.sub(lambda m: _cis(m[1] or m[2] or m[3]), text)
+    text = _DEGREES.sub(r"(\1\\cdot\\frac{\\pi}{180})", text)
+    text = _INDEX.sub(_with_index, text)
+    text = _PRIME.sub(lambda m: _symbol(m[1] + "prime" * (m[2].count("'") + m[2].count("prime"))), text)
+    text = _UPRIGHT.sub(lambda m: m[1] if len(m[1]) == 1 else _symbol(m[1]), text)
+    is_calculus = bool(_CALCULUS.search(text))  # elsewhere `d` is a letter, a differential to the grammar
+    text = _LETTER.sub(
+        lambda m: _symbol(m[0]) if m["letter"] or (m["differential"] and not is_calculus) else m[0], text
+    )
+    text = _JUXTAPOSED.sub(lambda m: f"{m[1] or m[2]}\\cdot ", text)
+    text = _FACTOR.sub(r"\1\\cdot ", text)
+    text = _DECIMAL.sub(lambda m: f"(\\frac{{{int(m[1] + m[2])}}}{{1{'0' * len(m[2])}}})", text)
+    return text.strip()
+
+
+def _cis(angle: str) -> str:
+    return f"(\\cos({angle})+i\\cdot \\sin({angle}))"
+
+
+def _with_index(match: re.Match[str]) -> str:
+    if _WITH_INDEX.match(match["base"]):
+        return match[0]
+    return _symbol(f"{match['base']}sub{match['index']}")
+
+
+def _symbol(name: str) -> str:
+    """A command that the grammar reads as one symbol of this name; signs are spelt as letters."""
+    plain = re.sub(r"[{}\s\\]|text", "", name)
+    return "\\mathit{" + "".join(char if char.isalnum() and char.isascii() else f"u{ord(char)}" for char in plain) + "}"
+
+
+def _parse(text: str) -> Any:
+    from latex2sympy2_extended import latex2sympy  # sympy takes a second to import; only workers pay for it
+    from latex2sympy2_extended.latex2sympy2 import ConversionConfig
+
+    settings = ConversionConfig(interpret_as_mixed_fractions=False, lowercase_symbols=False)
+    return latex2sympy(text, is_real=True, convert_degrees=False, normalization_config=None, conversion_config=settings)
+
+
+def _settled(parsed: Any, text: str) -> Any:
+    """The parsed object with `i` as the imaginary unit, unless it counts something or is a unit vector."""
+    import sympy
+
+    if isinstance(parsed, sympy.MatrixBase):
+        return sympy.ImmutableMatrix(parsed.applyfunc(lambda entry: _settled(entry, text)))
+    if not isinstance(parsed, sympy.Basic):
+        raise UnreadableError(text)
+    if parsed.has(sympy.nan, sympy.zoo):
+        raise UnreadableError(text)
+    letter = next((symbol for symbol in parsed.free_symbols if str(symbol) == "i"), None)
+    if letter is not None and not re.search(r"\\(?:sum|prod)\s*+_\s*+\{?\s*+i\b", text) and not _HATS.search(text):
+        parsed = parsed.xreplace({letter: sympy.I})
+    if not _CALCULUS.search(text):
+        parsed = parsed.doit()
+    return _as_vector(parsed) if _HATS.search(text) else parsed
+
+
+def _as_vector(expression: Any) -> Any:
+    """The components of a sum of unit vectors."""
+    import sympy
+
+    units = [next((s for s in expression.free_symbols if s.name == f"hat{{{name}}}"), None) for name in "ijk"]
+    components = [sympy.Integer(0) if unit is None else expression.expand().coeff(unit) for unit in units]
+    rest = expression - sum(c * u for c, u in zip(components, units, strict=True) if u is not None)
+    if sympy.expand(rest) != 0:
+        return expression
+    return sympy.ImmutableMatrix(components if units[2] is not None else components[:2])

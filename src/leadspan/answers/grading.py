@@ -1,0 +1,240 @@
+r"""Grading: a pool of Math-Verify workers, and exact match.
+
+Two scores. *Strict* grades the last `\boxed{...}` behind the closing think tag of a finished answer: what the
+text commits itself to. *Flexible* grades whatever Math-Verify finds in the text behind the thinking, finished
+or not, and in the whole text where thinking never closed; what is right by the strict score is right by it.
+What equals what is settled in `equality`; limits of time and memory are kept in `pool`.
+"""
+
+import ast
+import contextlib
+import logging
+import math
+import os
+import queue
+import re
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Self
+
+from leadspan.answers.boxes import bare_gold, committed_boxes, last_boxed, text_after_thinking, thinks_to_the_end
+from leadspan.answers.equality import Outcome
+from leadspan.answers.pool import Question, Worker
+from leadspan.errors import DataError, EvaluationError
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class GradeItem:
+    """One generated text and what it should say."""
+
+    text: str
+    """The generation as decoded, think tags included, end-of-turn token left out."""
+    gold: str
+    """The right answer: a number, LaTeX or words."""
+    finished: bool
+    """Whether it ended with an end-of-turn token and closed its thinking, whoever opened that."""
+    choices: tuple[str, ...] = ()
+    """What the choices say, `A` first, where the gold is a letter."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What became of one item under the two scores."""
+
+    strict: Outcome
+    """Of the answer a finished text commits itself to."""
+    flexible: Outcome
+    """Of any answer that can be found."""
+    extracted: str | None
+    """The answer behind the strict outcome, as written."""
+
+
+class MathGrader:
+    """A pool of Math-Verify workers, started when first needed and gone when the `with` block ends.
+
+    May be used from any thread; calls take turns.
+    """
+
+    def __init__(
+        self,
+        num_workers: int | None = None,
+        item_seconds: float = 5.0,
+        memory_bytes: int = 2 << 30,
+        deadline: float = math.inf,
+    ) -> None:
+        """Set the limits; nothing is started yet.
+
+        Args:
+            num_workers: Worker processes; by default one per processor, at most eight.
+            item_seconds: Processor time for one comparison, after which its worker is ended; verdicts do not depend on
+                the load of the machine.
+            memory_bytes: Address space of one worker (kept on Linux only).
+            deadline: Moment of `time.monotonic` from which no comparison is begun; what is left counts as timeout.
+        """
+        num_workers = num_workers or min(8, os.cpu_count() or 1)
+        self._deadline = deadline
+        self._workers = [Worker(item_seconds, memory_bytes) for _ in range(num_workers)]
+        self._idle: queue.LifoQueue[Worker] = queue.LifoQueue()
+        for worker in self._workers:
+            self._idle.put(worker)
+        self._lock = threading.Lock()
+        self._is_open = False
+
+    def __enter__(self) -> Self:
+        self._is_open = True
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._is_open = False
+            for worker in self._workers:
+                worker.stop()
+
+    def grade(self, items: Sequence[GradeItem]) -> list[Verdict]:
+        """Grade items side by side; a question that occurs twice is decided once.
+
+        Returns:
+            One verdict per item, in the order of the items.
+
+        Raises:
+            DataError: A gold is empty; nothing has been graded.
+            EvaluationError: A worker cannot start, or the grader is used outside its `with` block.
+        """
+        golds = [_checked_gold(item, f"item {position}") for position, item in enumerate(items)]
+        boxes = [committed_answer(item) for item in items]
+        with self._lock:
+            strict = self._grade_boxes(boxes, golds)
+            flexible = self._grade_texts(items, golds, strict)
+        return [Verdict(s, f, box) for s, f, box in zip(strict, flexible, boxes, strict=True)]
+
+    def grade_answers(self, answers: Sequence[str], golds: Sequence[str]) -> list[Outcome]:
+        r"""Compare answers as they would stand in a `\boxed{}`, each with its gold, without limits on the text around.
+
+        Raises:
+            EvaluationError: A worker cannot start, or the grader is used outside its `with` block.
+        """
+        with self._lock:
+            return self._grade_boxes(answers, golds)
+
+    def unreadable(self, golds: Sequence[str]) -> list[int]:
+        """Which golds can be compared with answers as text alone, since they cannot be read as maths or words.
+
+        Raises:
+            EvaluationError: A worker cannot start, or the grader is used outside its `with` block.
+        """
+        questions: list[Question] = [("gold", "", bare_gold(gold)) for gold in golds]
+        with self._lock:
+            decided = self._decide_all(questions)
+        return [i for i, question in enumerate(questions) if decided[question] != "right"]
+
+    def _grade_boxes(self, boxes: Sequence[str | None], golds: Sequence[str]) -> list[Outcome]:
+        questions: list[Question] = [("answer", box or "", gold) for box, gold in zip(boxes, golds, strict=True)]
+        decided = self._decide_all(q for q, box in zip(questions, boxes, strict=True) if box is not None)
+        return ["no_answer" if box is None else decided[q] for q, box in zip(questions, boxes, strict=True)]
+
+    def _grade_texts(
+        self, items: Sequence[GradeItem], golds: Sequence[str], strict: Sequence[Outcome]
+    ) -> list[Outcome]:
+        questions: list[Question] = [
+            ("text", text_after_thinking(item.text), gold) for item, gold in zip(items, golds, strict=True)
+        ]
+        decided = self._decide_all(q for q, s in zip(questions, strict, strict=True) if s != "right")
+        return [s if s == "right" else decided[q] for q, s in zip(questions, strict, strict=True)]
+
+    def _decide_all(self, questions: Iterable[Question]) -> dict[Question, Outcome]:
+        if not self._is_open:
+            raise EvaluationError("MathGrader.grade: the pool is closed; call it within `with MathGrader() as grader:`")
+        unique = list(dict.fromkeys(questions))
+        with ThreadPoolExecutor(len(self._workers)) as threads:
+            outcomes = list(threads.map(self._decide_one, unique))
+        if num_given_up := outcomes.count("timeout"):
+            logger.warning("%d of %d comparisons broke the limits and count as timeout", num_given_up, len(unique))
+        return dict(zip(unique, outcomes, strict=True))
+
+    def _decide_one(self, question: Question) -> Outcome:
+        if time.monotonic() >= self._deadline:
+            return "timeout"
+        worker = self._idle.get()
+        try:
+            return worker.ask(question)
+        finally:
+            self._idle.put(worker)
+
+
+def committed_answer(item: GradeItem) -> str | None:
+    """The content of the last boxes behind the thinking of a finished text; None where there are none.
+
+    Boxes with nothing but separators between them are one list.
+    """
+    if not item.finished or thinks_to_the_end(item.text):
+        return None
+    return (committed_boxes(text_after_thinking(item.text)) or "").strip() or None
+
+
+def exact_grade(item: GradeItem) -> Verdict:
+    r"""Grade by equality, for tasks whose answer has one spelling.
+
+    The last `\boxed{}` behind the closing think tag, or all of that text where there is no box, must equal the gold,
+    white space folded. The strict score asks for a finished text, the flexible one does not; thinking that never closes
+    leaves no answer to either.
+
+    Raises:
+        DataError: The gold is empty.
+    """
+    return _grade_by(lambda answer, gold: "right" if answer == gold else "wrong", item)
+
+
+def literal_grade(item: GradeItem) -> Verdict:
+    r"""As `exact_grade`, but equal as Python literals, so that quotes and spacing between values do not matter.
+
+    White space within strings counts; where an answer is no literal, braces that LaTeX escapes (`\{`) are braces.
+    Nothing is run.
+    """
+    return _grade_by(_compare_literals, item, str.strip)
+
+
+def _fold(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _grade_by(compare: Callable[[str, str], Outcome], item: GradeItem, spell: Callable[[str], str] = _fold) -> Verdict:
+    gold = spell(_checked_gold(item, "exact_grade"))
+    text = "" if thinks_to_the_end(item.text) else text_after_thinking(item.text)
+    box = last_boxed(text)
+    answer = spell(text if box is None else box)
+    outcome = compare(answer, gold) if answer else "no_answer"
+    return Verdict(outcome, outcome, answer or None) if item.finished else Verdict("no_answer", outcome, None)
+
+
+def _compare_literals(answer: str, gold: str) -> Outcome:
+    if answer == gold:
+        return "right"
+    try:
+        right = _literal(gold)
+        answer = answer[:10_000]
+        for spelling in (answer, re.sub(r"\\([{}_%#$&])", r"\1", answer)):
+            with contextlib.suppress(ValueError, SyntaxError):
+                found = _literal(spelling)
+                return "right" if type(found) is type(right) and found == right else "wrong"
+    except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
+        pass
+    return "unparsed"
+
+
+def _literal(text: str) -> object:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SyntaxWarning)
+        return ast.literal_eval(text)
+
+
+def _checked_gold(item: GradeItem, place: str) -> str:
+    gold = bare_gold(item.gold)
+    if not gold:
+        raise DataError(f"{place}: gold is {item.gold!r}; grading needs a right answer, so leave this problem out")
+    return gold

@@ -1,0 +1,255 @@
+r"""A number or formula with what stands behind it: a unit, or words that do not change its value."""
+
+import itertools
+import re
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
+from leadspan.answers.formulas import Quantity, UnreadableError, read_formula
+
+_FACTOR = re.compile(
+    r"(?P<over>/|\bper\b)|(?:(?P<before>square|sq|cubic|cu)\.? )?(?P<name>[^\W\d_]+)"
+    r"(?:\^\{?(?P<power>-?\d)\}?|(?P<digit>[23])\b| (?P<after>squared|cubed)\b)?"
+)
+_POWERS = {"square": 2, "sq": 2, "squared": 2, "cubic": 3, "cu": 3, "cubed": 3}
+_MORE_NAMES = {
+    "metre": "meter", "metres": "meter", "centimetre": "centimeter", "centimetres": "centimeter",
+    "kilometre": "kilometer", "kilometres": "kilometer", "millimetre": "millimeter", "millimetres": "millimeter",
+    "litre": "liter", "litres": "liter", "in": "inch", "lb": "pound", "lbs": "pound", "mi": "mile",
+    "sec": "second", "secs": "second", "min": "minute", "mins": "minute", "hr": "hour", "hrs": "hour",
+    "kilometers": "kilometer", "kilograms": "kilogram", "grams": "gram", "milligrams": "milligram", "yd": "yard",
+    "kilos": "kilogram", "kilo": "kilogram", "ml": "milliliter", "mL": "milliliter", "l": "liter", "L": "liter",
+    "amps": "ampere", "amp": "ampere", "deg": "degree", "kgs": "kilogram", "gms": "gram",
+}  # fmt: skip
+"""Names that sympy does not know, or reads otherwise."""
+_MORE_UNITS: dict[str, tuple[str, str]] = {
+    "dollar": ("1", "dollar"), "buck": ("1", "dollar"), "cent": ("1/100", "dollar"), "euro": ("1", "euro"),
+    "week": ("604800", "second"), "month": ("1", "month"), "fortnight": ("1209600", "second"),
+    "ms": ("1/1000", "second"),
+    "ounce": ("45359237/1600000000", "kilogram"), "oz": ("45359237/1600000000", "kilogram"), "ton": ("1", "ton"),
+    "gallon": ("1", "gallon"), "quart": ("1/4", "gallon"), "pint": ("1/8", "gallon"), "cup": ("1/16", "gallon"),
+    "degC": ("1", "degC"), "degF": ("1", "degF"), "mph": ("1397/3125", "meter/second"), "kph": ("5/18", "meter/second"),
+    "kmh": ("5/18", "meter/second"), "kmph": ("5/18", "meter/second"), "mm": ("1/1000", "meter"),
+    "kJ": ("1000", "joule"), "kN": ("1000", "newton"), "kW": ("1000", "watt"), "MW": ("1000000", "watt"),
+    "kPa": ("1000", "pascal"), "MHz": ("1000000", "hertz"), "kHz": ("1000", "hertz"), "GHz": ("1000000000", "hertz"),
+    "mA": ("1/1000", "ampere"), "kV": ("1000", "volt"), "mV": ("1/1000", "volt"), "nm": ("1/1000000000", "meter"),
+    "hertz": ("1", "hertz"), "Hz": ("1", "hertz"), "eV": ("1", "electronvolt"), "keV": ("1000", "electronvolt"),
+    "MeV": ("1000000", "electronvolt"), "GeV": ("1000000000", "electronvolt"), "mol": ("1", "mole"),
+    "cal": ("1", "cal"),
+    "kcal": ("1000", "cal"), "decade": ("120", "month"), "century": ("1200", "month"),
+    "year": ("12", "month"), "yr": ("12", "month"), "acre": ("1", "acre"),
+}  # fmt: skip
+"""More units: how many of which other unit they are; one that sympy does not know either stands for itself."""
+_GLUED = frozenset((
+    "km", "cm", "mm", "nm", "dm", "mi", "ft", "yd", "kg", "mg", "lb", "lbs", "oz", "ml", "mL", "kJ", "kN", "kW", "MW",
+    "kPa", "Pa", "Hz", "kHz", "MHz", "GHz", "kV", "mV", "mA", "eV", "keV", "MeV", "GeV", "ms", "mph", "kph", "kmh",
+    "hr", "hrs", "min", "mins", "sec", "secs", "mol", "kcal", "in",
+))  # fmt: skip
+"""Abbreviations of two letters or more that are units without `\\text` too; `ab` or `cd` are products."""
+_LETTERS = frozenset("mgshLNJWVAKCFl")
+"""Units of one letter; they count only behind a space and a number, where the other answer is a number alone."""
+
+
+def unit_of(spelled: str) -> Any:
+    r"""A product of powers of SI base units and others (sympy), None where a name is unknown.
+
+    >>> unit_of("km/h") == unit_of("kilometers per hour"), unit_of("apples") is None
+    (True, True)
+    """
+    import sympy
+
+    text = re.sub(r"\\(?:deg|circ)", " deg ", re.sub(r"\\cdot|[·*()]", " ", spelled)).replace("\\", " ")
+    if re.sub(r"[\s.]", "", _FACTOR.sub("", text)):
+        return None
+    product, sign = sympy.Integer(1), 1
+    for factor in _FACTOR.finditer(text):
+        if factor["over"]:
+            sign = -1
+            continue
+        quantity = _named(factor["name"])
+        if quantity is None:
+            return None
+        power = factor["power"] or factor["digit"] or _POWERS.get(factor["before"] or factor["after"], 1)
+        product *= quantity ** (sign * int(power))
+    return product if product != 1 else None
+
+
+def ratio_of(unit: Any, other: Any) -> Any:
+    """How many of the other unit one unit is, exactly; None where they measure different things."""
+    import sympy
+    from sympy.physics.units import Quantity as Unit
+    from sympy.physics.units import convert_to
+    from sympy.physics.units.definitions import ampere, candela, kelvin, kilogram, meter, mole, radian, second
+
+    ratio = sympy.nsimplify(convert_to(unit / other, [meter, kilogram, second, ampere, mole, candela, kelvin, radian]))
+    ratio = ratio.subs(radian, 1)
+    return None if ratio.has(Unit) else ratio
+
+
+@cache
+def _named(name: str) -> Any:
+    """The sympy quantity of a name or symbol, None where there is none."""
+    import sympy
+    import sympy.physics.units as known
+
+    for spelling in (name, name.removesuffix("s"), name.removesuffix("es"), name.removesuffix("ies") + "y"):
+        if spelling in _MORE_UNITS:
+            number, base = _MORE_UNITS[spelling]
+            quantities = [getattr(known, part, None) or known.Quantity(part) for part in base.split("/")]
+            return sympy.Rational(number) * quantities[0] / (quantities[1] if len(quantities) > 1 else 1)
+    found = None if name == "percent" else getattr(known, _MORE_NAMES.get(name, name), None)
+    return found if isinstance(found, known.Quantity) else None
+
+
+_CARDINALS = (
+    "one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|thirteen|fourteen|fifteen|sixteen|seventeen"
+    "|eighteen|nineteen|twenty|thirty|forty|fifty|sixty|seventy|eighty|ninety"
+)
+_CHANGES_VALUE = re.compile(
+    rf"(?i:\b(?:(?:dozen|hundred|thousand|million|billion|trillion|{_CARDINALS}|half|halves|third|quarter|fourth|fifth"
+    r"|sixth|seventh|eighth|ninth|tenth|hundredth|thousandth|millionth|billionth)s?|percent|sqrt|root|sin|cos|tan|cot"
+    r"|csc|log|exp|plus|minus|mod|modulo|times|divided|multiplied|factorial|infinity|alpha|beta|gamma|delta|epsilon"
+    r"|theta|lambda|sigma|phi|omega|pi|or|and|not|nor|no|none|than|least|most|between|negative|positive|under|above"
+    r"|below|over|except|without|from|until|unless|never|twice|double|triple|base|greater|less|fewer|otherwise|if"
+    r"|up|raised|power|choose|undefined|impossible|zero|inverse|reciprocal|(?:square|cube) of|wrong|incorrect|false"
+    r"|invalid|cannot|extraneous|rejected|excluded|(?:is|does|are|was)n)\b)"
+)
+"""Words that may not stand around a number without changing what it says."""
+_WORD = r"[^\W\d_]"
+_UNIT_WORD = rf"\\text\s*+\{{[^{{}}]*+\}}|\\deg(?![A-Za-z])|(?<![\\A-Za-z]){_WORD}{{2,}}\.?"
+_EXPONENT = r"(?:\s*+\^\s*+\{?\s*+-?\d\s*+\}?|\s++(?:squared|cubed)\b)?"
+_TAIL = re.compile(
+    rf"(?:\s|/|\\cdot(?![A-Za-z])|(?:{_UNIT_WORD}){_EXPONENT}|(?<=/){_WORD}(?![A-Za-z]){_EXPONENT}"
+    rf"|(?<= )a (?={_WORD}{{2}})|(?<=\s)\(\s*+(?:{_WORD}{{2,}}\s*+)++\))++$"
+)
+_START = re.compile(rf"{_UNIT_WORD}|(?<=[\s\d])/(?=\s*+(?:\\text|[A-Za-z]{{2}}))|(?<=\s)\((?=\s*+{_WORD}{{2}})")
+_LETTER_TAIL = re.compile(
+    rf"(?P<value>-?[\d.]++(?:\s*+\\times 10\^(?:\{{-?\d++\}}|\d))?|-?\\frac\{{\d++\}}\{{\d++\}})"
+    rf"(?:(?P<multiple>[kKMB])$|\s++(?P<unit>{_WORD}(?![A-Za-z])(?:\s*+(?:/|\\cdot)\s*+{_WORD}{{1,3}}(?![A-Za-z]))?{_EXPONENT})$)"
+)
+_FUNCTION = re.compile(r"\\(?:arc)?(?:sin|cos|tan|cot|sec|csc|cis)(?![A-Za-z])")
+_PARTS = re.compile(
+    r"(-?\d++(?:\.\d++)?|-?\d*+\s*+\\frac\{\d++\}\{\d++\})\s*+(\\text\s*+\{[^{}]*+\}|[A-Za-z]{2,}|\\deg)"
+)
+_BETWEEN = re.compile(r"\s*+(?:,|and\b|\\text\s*+\{\s*+(?:,|and|,\s*+and)\s*+\})?\s*+")
+_NUMBER = re.compile(
+    r"(?<![\w.])-?(?:\d++(?:\.\d++)?(?:/\d++)?|\(\d++\+\\frac\{\d++\}\{\d++\}\)|\\frac\{-?\d++\}\{\d++\})"
+)
+_SENTENCE = re.compile(rf"(?:{_WORD}{{2,}}|(?<!\S)[aAI](?!\S)|[\s,.:;()'!-]|\\text\s*+\{{[^{{}}]*+\}}|\\%)*+")
+_SHORT_WORDS = frozenset((
+    "of", "to", "in", "is", "it", "at", "on", "by", "he", "we", "me", "my", "as", "an", "be", "so", "us", "am", "do",
+    "go", "if",
+))  # fmt: skip
+_MULTIPLES = {"k": 1000, "K": 1000, "M": 10**6, "B": 10**9}
+
+
+def read_quantity(text: str) -> Quantity:
+    r"""A formula, a quantity, or words around one number.
+
+    Raises:
+        UnreadableError: It is none of these, or its words may change the number.
+
+    >>> read_quantity(r"5\text{ km}").value, read_quantity("9 boys").value, read_quantity("Janet makes 18").value
+    (5, 9, 18)
+    """
+    is_percent = bool(re.search(r"\\%\s*+$", text))
+    bare = re.sub(r"\s*+\\%\s*+$", "", text) if is_percent else text
+    for reader in (_compound, _with_unit, _sentence_or_formula):
+        try:
+            quantity = reader(bare)
+        except UnreadableError:
+            continue
+        return replace(quantity, is_percent=is_percent or quantity.is_percent)
+    raise UnreadableError(text)
+
+
+def letter_readings(text: str) -> list[Quantity]:
+    """What a number means whose last letter is a unit or a multiple: `5 m`, `70k`."""
+    import sympy
+
+    found = _LETTER_TAIL.fullmatch(text)
+    if found is None:
+        return []
+    value, has_decimal = read_formula(found["value"])
+    if found["multiple"]:
+        return [Quantity(value * sympy.Integer(_MULTIPLES[found["multiple"]]), has_decimal)]
+    letters = re.findall(_WORD + "+", found["unit"])
+    return [Quantity(value, has_decimal)] if letters[0] in _LETTERS else []
+
+
+def _sentence_or_formula(text: str) -> Quantity:
+    try:
+        return _sentence(text)  # first, since a word is a product of letters to the grammar
+    except UnreadableError:
+        return Quantity(*read_formula(text))
+
+
+def _with_unit(text: str) -> Quantity:
+    for start in _START.finditer(text):
+        value, tail = text[: start.start()].rstrip(), text[start.start() :]
+        if not value or not _TAIL.match(text, start.start()):
+            continue
+        words = re.sub(r"\\text\s*+\{([^{}]*+)\}", r" \1 ", tail)
+        if not _is_unit(words, tail, value, not text[start.start() - 1].isspace()):
+            raise UnreadableError(text)
+        value = re.sub(r"\\cdot\s*+$|(?<=\d)\s++an?$", "", value)
+        unit = unit_of(words.strip().removesuffix("."))
+        return replace(_sentence_or_formula(value), units=() if unit is None else (unit,))
+    raise UnreadableError(text)
+
+
+def _is_unit(words: str, tail: str, value: str, is_glued: bool) -> bool:
+    """Whether words behind a value leave it as it is, and are no letters of a product."""
+    if _CHANGES_VALUE.search(words) or re.match(r"\s*+(?:squared|cubed)\b", words):
+        return False
+    if "\\deg" in tail and _FUNCTION.search(value):
+        return False
+    bare = re.findall(rf"(?<![\\A-Za-z]){_WORD}{{2,}}", re.sub(r"\\text\s*+\{[^{}]*+\}|\\deg", " ", tail))
+    if is_glued and bare and tail.startswith(bare[0]):
+        return bare[0] in _GLUED or (len(bare[0]) > 3 and unit_of(bare[0]) is not None)
+    return all(map(_is_word, bare))
+
+
+def _is_word(word: str) -> bool:
+    if len(word) == 2:
+        return word in _GLUED or word in _SHORT_WORDS
+    codes = [ord(char) for char in word.lower()]
+    return any(after - before != 1 for before, after in itertools.pairwise(codes))  # abc, xyz are products
+
+
+def _compound(text: str) -> Quantity:
+    """Several quantities of one kind one after the other: 5 feet 6 inches."""
+    parts = list(_PARTS.finditer(text))
+    rest = _PARTS.sub("", text)
+    if len(parts) < 2 or (not _BETWEEN.fullmatch(rest) and not all(map(_BETWEEN.fullmatch, _PARTS.split(text)[::3]))):
+        raise UnreadableError(text)
+    units = [unit_of(re.sub(r"\\text\s*+\{\s*+([^{}]*?)[\s,]*(?:\band)?\s*\}", r"\1", part[2])) for part in parts]
+    if any(unit is None for unit in units):
+        raise UnreadableError(text)
+    ratios = [ratio_of(unit, units[0]) for unit in units]
+    values = [read_formula(part[1]) for part in parts]
+    if any(ratio is None for ratio in ratios):
+        raise UnreadableError(text)
+    total = sum(value * ratio for (value, _), ratio in zip(values, ratios, strict=True))
+    return Quantity(total, any(has_decimal for _, has_decimal in values), tuple(units))
+
+
+def _sentence(text: str) -> Quantity:
+    """The one number of a few words, none of which changes it."""
+    numbers = list(_NUMBER.finditer(text))
+    if len(numbers) != 1 or len(text) > 300:
+        raise UnreadableError(text)
+    before, after = text[: numbers[0].start()], text[numbers[0].end() :]
+    words = re.sub(r"\\text\s*+\{([^{}]*+)\}", r" \1 ", f"{before} {after}")
+    if re.search(r"\b(?:squared|cubed)\b", words):
+        raise UnreadableError(text)
+    if not _SENTENCE.fullmatch(before) or not _SENTENCE.fullmatch(after) or _CHANGES_VALUE.search(words):
+        raise UnreadableError(text)
+    if (after and after[0].isalpha()) or not all(map(_is_word, re.findall(rf"{_WORD}{{2,}}", words))):
+        raise UnreadableError(text)
+    if not re.search(rf"{_WORD}{{2,}}", words):
+        raise UnreadableError(text)
+    value, has_decimal = read_formula(numbers[0][0])
+    unit = unit_of(re.sub(r"\\text\s*+\{([^{}]*+)\}", r"\1", after).strip(" ."))
+    return Quantity(value, has_decimal, () if unit is None else (unit,), "\\%" in after)

@@ -1,0 +1,330 @@
+r"""What an answer says: lists, equations, sets of numbers, inequalities and quantities, of all of its text or of none.
+
+A part of an answer is never taken for the whole: where something is left over, the answer cannot be read.
+"""
+
+import itertools
+import re
+from typing import Any
+
+from leadspan.answers.formulas import (
+    EQUALS,
+    RELATIONS,
+    SEPARATORS,
+    Equation,
+    Inequality,
+    Listing,
+    Quantity,
+    Region,
+    UnreadableError,
+    Value,
+    enclosed,
+    read_formula,
+    split,
+)
+from leadspan.answers.quantities import read_quantity
+from leadspan.answers.spelling import respell
+
+MOST_ITEMS = 200
+"""Items of one list, and numbers that an ellipsis may stand for."""
+_GROUPED = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})++(?![\d])")
+_AND_FRACTION = re.compile(
+    r"(?<![\d.,])(\d++)\s*+(?:\\text\s*+\{\s*+and\s*+\}|and)\s*+(\\frac\{\d++\}\{\d++\}|\d++/\d++)(?!\d)"
+)
+_INDIAN = re.compile(r"^-?\d{1,2}(?:,\d{2})+,\d{3}$")
+_CONDITION = re.compile(
+    r"\s*+,?\s*+(?:\\text\s*+\{[\s,(]*+(?:for|where|if|when|whenever|provided|with|such that|as long as)\b|"
+    r"(?<![A-Za-z\\])(?:for|where|if|when|provided|with)\s|\(?\s*\\pmod|\\quad|(?<![A-Za-z\\])[A-Za-z]\s*+\\in\s*+\\mathbb)"
+)
+_NAME = re.compile(
+    r"(?:\\text\s*+\{[^{}]*+\}|\\(?!sin|cos|tan|cot|sec|csc|log|ln|exp|frac|sqrt|pi\b)[A-Za-z]++(?:\{\s*+\w++\s*+\})?|[A-Za-z]"
+    r"|\\angle\s*+[A-Z\s]++)(?:\s*+[A-Z])*+(?:\s*+_\s*+(?:\{[^{}]*+(?:\{[^{}]*+\}[^{}]*+)?\}|\\?\w++))?"
+    r"(?:\s*+(?:'|\^\s*+\{?(?:\\prime|\*|-1)\}?))*+(?:\s*+\([^()=<>]*+\))?|\|\s*+[A-Z]{2}\s*+\||\[[A-Z]{3,}\]"
+    r"|\\overline\{\s*+[A-Z]{1,3}\s*+\}|[A-Za-z]{3,}(?: [A-Za-z]++)*+"
+    r"|\\frac\s*+\{\s*+(?:d|\\partial)?\s*+\w*+\s*+\}\s*+\{\s*+(?:d|\\partial)?\s*+\w*+\s*+\}"
+)
+_RADIX = re.compile(r"\\?\{(?P<name>[^:|,]*?)(?::|\|)(?P<condition>.+?)\\?\}", re.DOTALL)
+_VALUE_NAMES = re.compile(r"\\(?:pi|infty|emptyset|hbar)\b|e\b|i\b")
+_MATRIX = re.compile(r"\\begin\{[pbvB]?(?:matrix|array)\}")
+
+
+def readings(answer: str) -> list[Value]:
+    """What an answer may mean, the likeliest meaning first; nothing where it cannot be read.
+
+    Commas between groups of three digits separate thousands or items; `2 and 1/2` is a mixed number or a list.
+    """
+    text = respell(answer)
+    joined = _GROUPED.sub(lambda match: match[0].replace(",", ""), text)
+    if _INDIAN.match(text):
+        joined = text.replace(",", "")
+    values: list[Value] = []
+    for spelling in dict.fromkeys((joined, text, _AND_FRACTION.sub(r"(\1+\2)", joined))):
+        try:
+            values.append(_read(spelling))
+        except UnreadableError:
+            continue
+    return values
+
+
+def condition_of(answer: str) -> str:
+    """What stands behind `where`, `for`, `if` and their like, without white space."""
+    text = respell(answer)
+    found = _CONDITION.search(text)
+    return "" if found is None else re.sub(r"\s|\\text|[{}]", "", text[found.start() :])
+
+
+def _read(text: str, depth: int = 0) -> Value:
+    if depth > 8 or not text:
+        raise UnreadableError(text)
+    text = _without_condition(text) if depth == 0 else text
+    parts, cuts = split(text, SEPARATORS)
+    if any(_is_inequality(part) for part in parts):
+        return read_inequality(parts, cuts)
+    if len(parts) > 1:
+        if not (compound := _compound(text)):
+            return Listing(_items(parts, cuts, depth), "")
+        return compound
+    return _item(text, depth)
+
+
+def _without_condition(text: str) -> str:
+    found = _CONDITION.search(text)
+    return text if found is None or found.start() == 0 else text[: found.start()].strip(" ,.;")
+
+
+def _compound(text: str) -> Value | None:
+    """A quantity in two units, such as 2 hours and 30 minutes, which a separator may stand in."""
+    if not re.search(r"(?:and\b|,).*\d.*[A-Za-z]", text):
+        return None
+    try:
+        quantity = read_quantity(text)
+    except UnreadableError:
+        return None
+    return quantity if len(quantity.units) > 1 else None
+
+
+def _is_inequality(text: str) -> bool:
+    return len(split(text, RELATIONS)[0]) > 1
+
+
+def _items(parts: list[str], cuts: list[str], depth: int) -> tuple[Value, ...]:
+    """The items of a list; an ellipsis stands for the numbers that go on as those before it."""
+    if len(parts) > MOST_ITEMS:
+        raise UnreadableError(", ".join(parts[:3]))
+    items: list[Value] = []
+    ellipsis_at = None
+    for i, part in enumerate(parts):
+        if i and cuts[i - 1].startswith("\\ldots"):
+            ellipsis_at = len(items)
+        if part:
+            item = _read(part, depth + 1)
+            items += item.items if isinstance(item, Listing) and "\\pm" in part and not item.brackets else [item]
+        elif not _is_empty_allowed(cuts, i):
+            raise UnreadableError(", ".join(parts))
+    if ellipsis_at is not None:
+        return _continued(items, ellipsis_at)
+    return tuple(items)
+
+
+def _is_empty_allowed(cuts: list[str], i: int) -> bool:
+    """Whether nothing may stand between two separators: `3, and 4` has two, an ellipsis may have commas around."""
+    neighbours = cuts[max(0, i - 1) : i + 1]
+    return len(neighbours) == 2 and any(cut[0] not in ",;" for cut in neighbours)
+
+
+def _continued(items: list[Value], at: int) -> tuple[Value, ...]:
+    numbers = [item.value for item in items if isinstance(item, Quantity) and not item.units and item.value.is_Integer]
+    if len(numbers) != len(items) or at < 2 or at >= len(items):
+        raise UnreadableError("...")
+    step = numbers[1] - numbers[0]
+    gap = numbers[at] - numbers[at - 1]
+    is_even = all(after - before == step for before, after in itertools.pairwise(numbers[:at]))
+    if step == 0 or gap % step or not is_even or not 0 < gap / step <= MOST_ITEMS:
+        raise UnreadableError("...")
+    between = [numbers[at - 1] + step * k for k in range(1, int(gap / step))]
+    return tuple(Quantity(number) for number in [*numbers[:at], *between, *numbers[at:]])
+
+
+def _item(text: str, depth: int) -> Value:
+    sides, _ = split(text, EQUALS)
+    if len(sides) > 1:
+        return _equation(sides, depth)
+    if "\\cup" in text or "\\cap" in text or "\\setminus" in text or "\\mathbb" in text or "\\emptyset" in text:
+        return read_set(text)
+    builder = _RADIX.fullmatch(text)
+    if builder and _is_inequality(builder["condition"]):
+        return _read(builder["condition"], depth + 1)
+    brackets = enclosed(text)
+    if brackets is not None:
+        return _bracketed(text, *brackets, depth)
+    if _MATRIX.match(text):
+        return _vector(read_formula(text))
+    if re.search(r"\\pm|\\mp", text):
+        return _both_signs(text, depth)
+    return _as_value(read_quantity(text))
+
+
+def _bracketed(text: str, opening: str, inside: str, closing: str, depth: int) -> Value:
+    parts, cuts = split(inside, SEPARATORS)
+    kind = {"\\{": "{", "\\langle": "<"}.get(opening, opening) + {"\\}": "}", "\\rangle": ">"}.get(closing, closing)
+    if kind == "{}" and not inside:
+        return read_set("\\emptyset")
+    if len(parts) > 1:
+        return Listing(_items(parts, cuts, depth), kind)
+    if kind in ("{}", "[]", "()"):
+        return _read(inside, depth + 1)
+    raise UnreadableError(text)
+
+
+def _equation(sides: list[str], depth: int) -> Value:
+    right = _read(sides[-1], depth + 1)
+    name = sides[0].strip()
+    if _NAME.fullmatch(name) and not _VALUE_NAMES.fullmatch(name):
+        left = _read(name, depth + 1) if len(name) == 1 else None
+        return Equation(re.sub(r"[\s{}]|\\text|\\mathrm", "", name), left, right)
+    return Equation("", _read(sides[0], depth + 1), right)
+
+
+def _both_signs(text: str, depth: int) -> Value:
+    if text.count("\\pm") + text.count("\\mp") > 2:
+        raise UnreadableError(text)
+    upper = re.sub(r"\\pm|\\mp", lambda m: "+" if m[0] == "\\pm" else "-", text)
+    lower = re.sub(r"\\pm|\\mp", lambda m: "-" if m[0] == "\\pm" else "+", text)
+    return Listing((_read(upper.lstrip("+ "), depth + 1), _read(lower, depth + 1)), "")
+
+
+def _as_value(quantity: Quantity) -> Value:
+    import sympy
+
+    if isinstance(quantity.value, sympy.FiniteSet | sympy.Tuple):
+        return Listing(tuple(Quantity(value, quantity.has_decimal) for value in quantity.value.args), "")
+    if isinstance(quantity.value, sympy.MatrixBase):
+        return _vector((quantity.value, quantity.has_decimal))
+    if not isinstance(quantity.value, sympy.Expr):
+        raise UnreadableError(str(type(quantity.value)))
+    return quantity
+
+
+def _vector(formula: tuple[Any, bool]) -> Value:
+    """A row or column as a list; other matrices stay what they are."""
+    matrix, has_decimal = formula
+    if 1 in matrix.shape:
+        return Listing(tuple(Quantity(entry, has_decimal) for entry in matrix), "<>")
+    return Quantity(matrix, has_decimal)
+
+
+_OPERATORS = {"<": "<", ">": ">", "\\le": "<=", "\\ge": ">=", "\\neq": "!="}
+
+
+def read_set(text: str) -> Region:
+    r"""A union, intersection or difference of intervals and finite sets, or a named set.
+
+    Raises:
+        UnreadableError: It is none.
+
+    >>> read_set(r"(-\infty,2) \cup (2,\infty)").numbers == read_set(r"\mathbb{R} \setminus \{2\}").numbers
+    True
+    """
+    import sympy
+
+    numbers, _ = read_formula(text.replace("\\backslash", "\\setminus"))
+    if not isinstance(numbers, sympy.Set):
+        raise UnreadableError(text)
+    return Region(_real(numbers))
+
+
+def _real(numbers: Any) -> Any:
+    """The set as sympy's own; a pair in a union is an open interval."""
+    import sympy
+
+    if isinstance(numbers, sympy.FiniteSet):
+        return sympy.FiniteSet(*numbers.args)
+    if isinstance(numbers, sympy.Union | sympy.Intersection | sympy.Complement):
+        return numbers.func(*[_real(part) for part in numbers.args])
+    return numbers
+
+
+def read_inequality(parts: list[str], cuts: list[str]) -> Value:
+    """Inequalities that hold together, or of which one holds.
+
+    Behind a comma they hold together, unless no number meets all of them: then one of them is meant.
+
+    Args:
+        parts: The inequalities, chains such as `1 < x < 2` among them; equations too.
+        cuts: What stands between them.
+
+    Raises:
+        UnreadableError: One of them is none.
+    """
+    if not all(parts):
+        raise UnreadableError(", ".join(parts))
+    chains = [_relations(part) for part in parts]
+    names = {symbol for chain in chains for left, _, right in chain for symbol in (left - right).free_symbols}
+    if len(names) != 1:
+        if len(chains) > 1 and any("or" in cut for cut in cuts):
+            raise UnreadableError(", ".join(parts))
+        return Inequality(tuple(_normal(*relation) for chain in chains for relation in chain))
+    symbol = names.pop()
+    regions = [_solutions(chain, symbol) for chain in chains]
+    whole = regions[0]
+    for region, cut in zip(regions[1:], cuts, strict=True):
+        both = whole & region
+        whole = whole | region if "or" in cut or ("and" not in cut and both.is_empty) else both
+    return Region(whole, symbol.name)
+
+
+def _relations(text: str) -> list[tuple[Any, str, Any]]:
+    sides, operators = split(text, RELATIONS)
+    if not operators:
+        sides, operators = split(text, EQUALS)
+        operators = ["=="] * len(operators) if all(operator == "=" for operator in operators) else []
+    if not operators or not all(sides):
+        raise UnreadableError(text)
+    import sympy
+
+    values = [read_formula(side)[0] for side in sides]
+    if not all(isinstance(value, sympy.Expr) for value in values):
+        raise UnreadableError(text)
+    kinds = [_OPERATORS.get(operator, operator) for operator in operators]
+    return list(zip(values, kinds, values[1:], strict=False))
+
+
+def _normal(left: Any, operator: str, right: Any) -> tuple[Any, str]:
+    difference = right - left if operator.startswith(">") else left - right
+    return difference, operator.replace(">", "<")
+
+
+def _solutions(chain: list[tuple[Any, str, Any]], symbol: Any) -> Any:
+    import sympy
+
+    numbers: Any = sympy.S.Reals
+    for left, operator, right in chain:
+        relation = {"<": sympy.Lt, "<=": sympy.Le, "!=": sympy.Ne, ">": sympy.Gt, ">=": sympy.Ge, "==": sympy.Eq}
+        numbers = numbers & _solution(relation[operator](left, right), symbol)
+    return numbers
+
+
+def _solution(relation: Any, symbol: Any) -> Any:
+    """What meets one relation; that with the variable alone on one side is seen without solving it."""
+    import sympy
+
+    if relation in (True, False):
+        return sympy.S.Reals if relation else sympy.S.EmptySet
+    if relation.rhs == symbol and relation.lhs.is_number:
+        relation = relation.reversed
+    if relation.lhs == symbol and relation.rhs.is_number:
+        bound, infinity = relation.rhs, sympy.oo
+        return {
+            "<": sympy.Interval.open(-infinity, bound),
+            "<=": sympy.Interval(-infinity, bound),
+            ">": sympy.Interval.open(bound, infinity),
+            ">=": sympy.Interval(bound, infinity),
+            "==": sympy.FiniteSet(bound),
+            "!=": sympy.S.Reals - sympy.FiniteSet(bound),
+        }[relation.rel_op]
+    try:
+        return relation.as_set()
+    except (MemoryError, RecursionError):
+        raise
+    except Exception as error:  # sympy raises all kinds where it cannot solve
+        raise UnreadableError(str(re.sub(r"\s+", " ", str(relation)))) from error

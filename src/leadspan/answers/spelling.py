@@ -1,0 +1,354 @@
+r"""Answers in one spelling: characters of Unicode as LaTeX, commands for looks dropped, then a table of rules.
+
+Each rule of the table has its source and an example, which a test checks; they stand in the order in which they are
+applied. Sources: Math-Verify 0.9 and its issues (`MV`), the golds of MATH, OlympiadBench and Minerva, reports to other
+graders, and answers of models to these benchmarks (`answers`).
+"""
+
+import re
+import unicodedata
+from collections.abc import Callable
+from dataclasses import dataclass
+from decimal import Decimal
+from fractions import Fraction
+
+SMALL_NUMBERS = (
+    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
+)  # fmt: skip
+_GREEK = (
+    "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi "
+    "pi rho sigma tau upsilon phi chi psi omega"
+)
+COMMANDS = {
+    **dict(zip("αβγδεζηθικλμνξπρστυφχψω", _GREEK.split(), strict=True)),
+    **{"Γ": "Gamma", "Δ": "Delta", "Θ": "Theta", "Λ": "Lambda", "Ξ": "Xi", "Π": "Pi", "Σ": "Sigma", "Φ": "Phi"},
+    **{"Ψ": "Psi", "Ω": "Omega", "ϕ": "varphi", "ϵ": "epsilon", "ℏ": "hbar"},
+    **{"∞": "infty", "∪": "cup", "∩": "cap", "≤": "le", "⩽": "le", "≥": "ge", "⩾": "ge", "≠": "neq", "∈": "in"},
+    **{"±": "pm", "∓": "mp", "×": "times", "·": "cdot", "⋅": "cdot", "∙": "cdot", "≈": "approx", "∅": "emptyset"},
+    **{"⌀": "emptyset", "…": "ldots", "⋯": "ldots", "∖": "setminus", "ℝ": "mathbb{R}", "∨": "lor", "∧": "land"},
+    **{"⌊": "lfloor", "⌋": "rfloor", "⌈": "lceil", "⌉": "rceil", "⟨": "langle", "⟩": "rangle", "∠": "angle"},
+}
+"""Characters and the LaTeX commands for them."""
+_PLAIN = {
+    **{"−": "-", "–": "-", "—": "-", "‐": "-", "‑": "-", "‒": "-", "﹣": "-"},
+    **{"÷": "/", "∕": "/", "⁄": "/", "′": "'", "’": "'", "‘": "'", "″": "''", "“": '"', "”": '"', "∣": "|"},
+    **{"\u00a0": " ", "\u2009": " ", "\u202f": " ", "\u2007": " ", "\u2002": " ", "\u2003": " ", "\u3000": " "},
+    **{"\u200b": "", "\ufeff": "", "\u2061": "", "\u2062": "", "℃": "°C", "℉": "°F", "º": "°", "˚": "°"},
+}
+_TABLE = str.maketrans(_PLAIN | {char: f"\\{command} " for char, command in COMMANDS.items()})
+_RAISED = dict(zip("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁼⁽⁾ⁿⁱ", "0123456789+-=()ni", strict=True))
+_LOWERED = dict(zip("₀₁₂₃₄₅₆₇₈₉₊₋", "0123456789+-", strict=True))
+_SCRIPTS = tuple(
+    (mark, table, re.compile(f"[{re.escape(''.join(table))}]+")) for mark, table in (("^", _RAISED), ("_", _LOWERED))
+)
+_ROOT = re.compile(r"√\s*+(?:\(([^()]*+)\)|\{([^{}]*+)\}|(\d++(?:\.\d++)?|[A-Za-z]|\\[A-Za-z]++))")
+_VULGAR = re.compile("[\u00bc-\u00be\u2150-\u215f\u2189]")
+_COMPATIBLE = re.compile("[\uff01-\uff5e\U0001d400-\U0001d7ff]")
+
+
+def in_latex(text: str) -> str:
+    r"""A text with the characters of Unicode spelt as LaTeX commands, roots and scripts included.
+
+    >>> in_latex("√(5) π"), in_latex("2½"), in_latex("x²")
+    ('\\sqrt{5} \\pi ', '2\\frac{1}{2}', 'x^2')
+    """
+    if text.isascii():
+        return text
+    text = _COMPATIBLE.sub(lambda match: unicodedata.normalize("NFKC", match[0]), text)
+    text = _VULGAR.sub(_vulgar_fraction, text).translate(_TABLE)
+    for mark, table, pattern in _SCRIPTS:
+        text = pattern.sub(lambda match, mark=mark, table=table: _script(match[0], mark, table), text)
+    return _ROOT.sub(lambda match: f"\\sqrt{{{next(group for group in match.groups() if group is not None)}}}", text)
+
+
+def _vulgar_fraction(match: re.Match[str]) -> str:
+    parts = unicodedata.decomposition(match[0]).split()[1:]
+    above, _, below = "".join(chr(int(part, 16)) for part in parts).partition("\u2044")
+    return f"\\frac{{{above}}}{{{below}}}"
+
+
+def _script(characters: str, mark: str, table: dict[str, str]) -> str:
+    plain = "".join(table[char] for char in characters)
+    return f"{mark}{plain}" if len(plain) == 1 else f"{mark}{{{plain}}}"
+
+
+_TEXT = "text|textrm|textnormal|textup|mbox|mathrm|operatorname|textsf|texttt|hbox|rm"
+_FONT = (
+    "textbf|textit|mathbf|mathbb|boldsymbol|bm|mathsf|mathtt|mathit|mathnormal|underline|emph|fbox|boxed|mathop|"
+    "ensuremath|underbrace|overbrace|bf|it|pmb|bold|cancel|framebox|Large|large|small"
+)
+_COMMAND = re.compile(
+    rf"\\(?:(?P<text>{_TEXT})|(?P<font>{_FONT})|(?P<coloured>textcolor|colorbox)|(?P<colour>color))\*?\s*+\{{"
+)
+_NEXT_ARGUMENT = re.compile(r"\s*+\{")
+_TWO_LETTERS = re.compile(r"[A-Za-z]{2}")
+_VECTORS = re.compile(r"\s*+(?:\\?[ijk](?:math)?)\s*+\}")
+_SETS = re.compile(r"\s*+[A-Z]\s*+\}")
+_NUMERIC = re.compile(r"[-+\s\d.,/:%()]+")
+
+
+def unwrap_commands(text: str) -> str:
+    r"""The text without commands for looks, and with `\text{}` for every command that sets words upright.
+
+    The hats and bold letters of unit vectors, and the letters of sets of numbers, stay.
+
+    >>> unwrap_commands(r"\boldsymbol{\frac{1}{2}}"), unwrap_commands(r"\textcolor{blue}{13}\mathrm{ cm}")
+    ('\\frac{1}{2}', '13\\text{ cm}')
+    """
+    closing = _closing_braces(text)
+    dropped: list[tuple[int, int, str]] = []
+    at = 0
+    while command := _COMMAND.search(text, at):
+        at = command.end()
+        end = closing.get(at - 1)
+        if end is None:
+            continue
+        if command["coloured"]:
+            again = _NEXT_ARGUMENT.match(text, end + 1)
+            at, end = (again.end(), closing.get(again.end() - 1)) if again else (at, None)
+            dropped += [] if end is None else [(command.start(), at, ""), (end, end + 1, "")]
+        elif command["colour"]:
+            dropped.append((command.start(), end + 1, " "))
+        elif command["text"]:
+            dropped += _changed(command, end, "" if _NUMERIC.fullmatch(text, at, end) else "\\text{")
+        elif not (_VECTORS if command["font"] != "mathbb" else _SETS).match(text, at):
+            is_words = command["font"] in ("textbf", "textit", "emph") and _TWO_LETTERS.search(text, at, end)
+            dropped += _changed(command, end, "\\text{" if is_words else "")
+    pieces, at = [], 0
+    for start, end, instead in sorted(dropped):
+        if start >= at:
+            pieces += [text[at:start], instead]
+            at = end
+    return "".join([*pieces, text[at:]])
+
+
+def _changed(command: re.Match[str], end: int, instead: str) -> list[tuple[int, int, str]]:
+    """Another command or none for one, its closing brace kept or dropped."""
+    return [(command.start(), command.end(), instead), *([] if instead else [(end, end + 1, "")])]
+
+
+def _closing_braces(text: str) -> dict[int, int]:
+    """Where the brace that opens at a place closes; escaped braces are no braces."""
+    opened: list[int] = []
+    closing: dict[int, int] = {}
+    for mark in re.finditer(r"\\.|[{}]", text, re.DOTALL):
+        if mark[0] == "{":
+            opened.append(mark.start())
+        elif mark[0] == "}" and opened:
+            closing[opened.pop()] = mark.start()
+    return closing
+
+
+MULTIPLES = {
+    "dozen": Decimal(12),
+    "hundred": Decimal("1e2"),
+    "thousand": Decimal("1e3"),
+    "million": Decimal("1e6"),
+    "billion": Decimal("1e9"),
+    "trillion": Decimal("1e12"),
+}
+_ORDINAL_END = r"(?:st|nd|rd|th)"
+_SPACE = r"(?:\s|~|\\[ ,;:!]|\\q?quad(?![A-Za-z]))"
+_GROUP_SEPARATOR = r"(?:,\\[!,]|\{,\}(?:\\!)?|\\[,;:! ]|~| )"
+_NUMBER = r"\d++(?:\.\d++)?"
+_HAT = r"\\(?:mathbf|boldsymbol|bm|vec|hat|textbf|widehat)"
+_NOT_IN_WORD = r"(?<![A-Za-z\\])"
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One spelling that is rewritten.
+
+    Attributes:
+        pattern: What it looks like.
+        replacement: What stands instead, as `re.sub` takes it.
+        source: Where it was seen.
+        example: An answer with it.
+        becomes: The example after all rules.
+    """
+
+    pattern: re.Pattern[str]
+    replacement: str | Callable[[re.Match[str]], str]
+    source: str
+    example: str
+    becomes: str
+
+
+def _digits_alone(match: re.Match[str]) -> str:
+    return re.sub(r"\D", "", match[0])
+
+
+def _written_out(match: re.Match[str]) -> str:
+    whole, decimals, word = match.groups()
+    return f"{Decimal(re.sub(r'[{},]', '', whole) + (decimals or '')) * MULTIPLES[word.lower()]:f}"
+
+
+def _repeated(match: re.Match[str]) -> str:
+    r"""The fraction of a repeating decimal: 0.1\overline{6} is 1/6."""
+    whole, fixed, period = (match[name] or "" for name in ("whole", "fixed", "period"))
+    if not period:  # 0.\dot{1}4285\dot{7}
+        period = f"{match['first']}{match['between']}{match['last']}" if match["last"] else match["first"]
+    shift = 10 ** len(fixed)
+    value = Fraction(int(whole + fixed), shift) + Fraction(int(period), shift * (10 ** len(period) - 1))
+    return f"\\frac{{{value.numerator}}}{{{value.denominator}}}"
+
+
+def _continued(match: re.Match[str]) -> str:
+    """The fraction of a decimal that goes on: `0.333...` repeats the shortest period its last digits show twice."""
+    whole, decimals = match["whole"], match["decimals"]
+    for length in range(1, len(decimals) // 2 + 1):
+        period = decimals[-length:]
+        if decimals.endswith(period * (3 if length == 1 else 2)):
+            start = len(decimals) - length
+            while start >= length and decimals[start - length : start] == period:
+                start -= length
+            fixed = decimals[:start]
+            value = Fraction(int(whole + fixed), 10 ** len(fixed))
+            value += Fraction(int(period), 10 ** len(fixed) * (10**length - 1))
+            return f"\\frac{{{value.numerator}}}{{{value.denominator}}}"
+    return match[0]
+
+
+def _mixed(match: re.Match[str]) -> str:
+    whole, above, below = match["whole"], match["above"], match["below"]
+    if int(above) >= int(below) and int(above):
+        return match[0]
+    return f"({whole}+\\frac{{{above}}}{{{below}}})"
+
+
+_BASES = {word: base for base, word in enumerate(SMALL_NUMBERS) if base > 1} | {"sixteen": 16}
+
+
+def _rule(
+    pattern: str, replacement: str | Callable[[re.Match[str]], str], source: str, example: str, becomes: str
+) -> Rule:
+    return Rule(re.compile(pattern), replacement, source, example, becomes)
+
+
+RULES: tuple[Rule, ...] = (
+    _rule(r"\\\\(?=[a-zA-Z])(?!(?:[^\\]|\\[^e]|\\e[^n])*+\\end)", r"\\", "MV normalize_latex", r"\\frac{1}{2}",
+          r"\frac{1}{2}"),
+    _rule(r"^\\text\{ ?[Yy]es ?[,.]? ?\}[,.]?(?=.)|^[Yy]es, ", "", "Minerva answers", r"\text{Yes, }n=4", "n=4"),
+    _rule(r"^\*\*(.+)\*\*$|^`([^`]+)`$", lambda m: m[1] or m[2], "answers", "**13**", "13"),
+    _rule(r"\\(?:left|right|[bB]igg?[lrm]?)(?![A-Za-z])\.?", "", "MATH golds", r"\left( 1, 2 \right)", "( 1, 2 )"),
+    _rule(r"\\(?:[lr]vert|vert|mid)(?![A-Za-z])|\\\|", "|", "OlympiadBench golds", r"\lvert x\rvert", "| x|"),
+    _rule(r"\\(?:displaystyle|textstyle|limits|small|large|Large|normalsize|strut|null|checkmark|square|blacksquare"
+          r"|boldmath|bf|rm|it|cal|tiny|noindent)(?![A-Za-z])|\\(?:hspace|vspace|phantom|mathstrut|label|tag)\*?"
+          r"\{[^{}]*+\}", " ", "MV#37", r"13\hspace{1em}", "13"),
+    _rule(r"\\[dtc]frac(?![A-Za-z])", r"\\frac", "MATH golds", r"\dfrac{1}{2}", r"\frac{1}{2}"),
+    _rule(r"(?<=[\d.]) ?\\text\{ ?([eE]) ?\}(?=[-+]?\d)", r"\1", "answers", r"3\text{e}8", r"3\times 10^{8}"),
+    _rule(r"\\text\{([^{}]*\d[^{}]*)\}", r" \1 ", "MV#37", r"\text{7 apples}", "7 apples"),
+    # numbers
+    _rule(rf"(?<![\d.,])\d{{1,3}}{_GROUP_SEPARATOR}\d{{3}}(?:(?:{_GROUP_SEPARATOR}|,)\d{{3}})*+(?![\d/])",
+          _digits_alone, "opencompass#2647", r"9\,500", "9500"),
+    _rule(rf"(\d)\s*+\^?\s*+(?:\{{\s*+\\text\{{\s*+{_ORDINAL_END}\s*+\}}\s*+\}}|\\text\{{\s*+{_ORDINAL_END}\s*+\}}"
+          rf"|\{{\s*+{_ORDINAL_END}\s*+\}}|{_ORDINAL_END}\b)", r"\1 ", "MATH golds", r"12^{\text{th}}", "12"),
+    _rule(r"(?<![\d.])(?P<whole>\d++)\.(?P<fixed>\d*?)(?:\\(?:overline|bar)\{?(?P<period>\d++)\}?"
+          r"|\\dot\{?(?P<first>\d)\}?(?:(?P<between>\d*+)\\dot\{?(?P<last>\d)\}?)?)", _repeated, "MV#35",
+          r"0.1\overline{6}", r"\frac{1}{6}"),
+    _rule(r"(?<![\d.])(?P<whole>\d++)\.(?P<fixed>\d*?)\((?P<period>\d++)\)(?P<first>)(?P<between>)(?P<last>)",
+          _repeated, "answers", "0.(3)", r"\frac{1}{3}"),
+    _rule(r"(?<![\d.])(?P<whole>\d++)\.(?P<decimals>\d{3,40}?)(?:\.\.\.|\\[lc]?dots)", _continued, "answers",
+          r"0.333\ldots", r"\frac{1}{3}"),
+    _rule(r"(?<![\w.])(\d++(?:\.\d*+)?)[eE]([+-]?\d++)(?![\w.]*\d)", r"\1\\times 10^{\2}", "Minerva golds", "1.5e-3",
+          r"1.5\times 10^{-3}"),
+    _rule(r"(\d)\s*+(?:\*|x|\\cdot)\s*+10\s*+\^", r"\1\\times 10^", "answers", "3 x 10^8", r"3\times 10^8"),
+    _rule(r"(?<=[\^_])(-?\d\d++)", r"{\1}", "answers", "10^-34", "10^{-34}"),
+    _rule(r"(?<=\^)(-\d)", r"{\1}", "answers", "10^-4", "10^{-4}"),
+    _rule(r"(?<=\d)\.(?=\s*+(?:[-+/*^)\]},;]|\\|$))", "", "Minerva golds", "-1./3", "-1/3"),
+    _rule(r"(?<![\d.\w])(?=\.\d)", "0", "answers", "-.5", "-0.5"),
+    _rule(
+          rf"(?<![\w.,/^}}])(\d{{1,3}}(?:(?:,|\{{,\}})\d{{3}}){{1,4}}|\d{{1,15}})(\.\d{{1,9}})?(?:{_SPACE}|\\text\{{)*+"
+          rf"((?i:{'|'.join(MULTIPLES)}))(?i:s?)\b", _written_out, "GSM8K answers", "5 million km", "5000000 km"),
+    _rule(r"\\frac\s*+(\{[^{}]*+\}|\\[A-Za-z]++|\w)\s*+(\{[^{}]*+\}|\\[A-Za-z]++|\w)",
+          lambda m: f"\\frac{{{m[1].strip('{} ')}}}{{{m[2].strip('{} ')}}}", "MATH golds", r"\frac\pi2",
+          r"\frac{\pi}{2}"),
+    _rule(rf"(?<![\w.}}])(?P<whole>\d++){_SPACE}++"
+          r"(?P<above>\d++)\s*+/\s*+(?P<below>\d++)(?![\d/.])", _mixed, "MV#34", "2 1/2", r"(2+\frac{1}{2})"),
+    _rule(r"(?<![\w.}])(?P<whole>\d++)(?:\s|\\[,;! ]|~)*+\\frac\{(?P<above>\d++)\}"
+          r"\{(?P<below>\d++)\}", _mixed, "MATH golds", r"2\frac{1}{2}", r"(2+\frac{1}{2})"),
+    _rule(r"\(?\b(\d[0-9A-F]*+)\)?\s*+_\s*+\{?\s*+(?:\\text\{)?\s*+(" + "|".join(_BASES) + r")\s*+\}*+",
+          lambda m: f"{m[1]}_{{{_BASES[m[2]]}}}", "MATH golds", r"101_{\text{two}}", "101_{2}"),
+    _rule(r"\((\d[0-9A-F]*+)\)\s*+_\s*+\{?(\d++)\}?", r"\1_{\2}", "MATH golds", "(101)_2", "101_{2}"),
+    _rule(r"^0([xbo])([0-9A-Fa-f]++)$", lambda m: f"{m[2]}_{{{ {'x': 16, 'b': 2, 'o': 8}[m[1]] }}}", "answers",
+          "0b101", "101_{2}"),
+    # money, percent, degrees and other units
+    _rule(
+          r"(?:\bUS)?\\\$(?![A-Za-z])|\\text\s*+\{\s*+(?:USD|\\\$)\s*+\}|\bUSD\b|^\$(?=\s*+\d[^$]*$)|(?<=\s)\$(?=\d[^$]*$)",
+          r"\\currency{dollars}", "GSM8K and MATH golds", r"\$18", r"18\text{ dollars}"),
+    _rule(r"\\text\s*+\{\s*+€\s*+\}|€|\\euro(?![A-Za-z])(?:\{\})?|\bEUR\b",
+          r"\\currency{euros}", "answers", "€5", r"5\text{ euros}"),
+    _rule(r"£|\\pounds(?![A-Za-z])|\bGBP\b", r"\\currency{pounds}", "answers", "£5", r"5\text{ pounds}"),
+    _rule(r"[¥₹₩₽¢]|\\textdollar(?![A-Za-z])", " ", "answers", "₹5", "5"),
+    _rule(r"\\currency\{(\w++)\}\s*+(-?[\d,]++(?:\.\d++)?(?:\\text\{ ?\1\})?)(?:\s*+\b(?:dollars?|euros?|pounds?)\b)?",
+          r"\2\\text{ \1}", "GSM8K golds", r"\$1,000 dollars", r"1,000\text{ dollars}"),
+    _rule(r"\\currency\{(\w++)\}", r"\\text{ \1}", "answers", r"5\$", r"5\text{ dollars}"),
+    _rule(r"(?<!\\)\$|\\[()\[\]](?=\s*+(?:[-\w\\(\[.]|$))", " ", "OlympiadBench golds", "$69$,$84$", "69 , 84"),
+    _rule(r"\\text\{\s*+(?:per ?cent|percentage|pct)\s*+\}|(?<=\d)\s*+(?i:per ?cent|percentage|pct)\b|(?<!\\)%",
+          r"\\%", "MV parser", "12 percent", r"12\%"),
+    _rule(r"\^\s*+\{?\s*+\\(?:circ|degree)(?![A-Za-z])\s*+\}?|\\degree(?![A-Za-z])|°|\\text\{\s*+deg(?:ree)?s?\s*+\}"
+          r"|(?<=\d)\s*+\bdeg(?:ree)?s?\b", r"\\deg ", "MATH golds", r"30^\circ", r"30\deg"),
+    _rule(r"\\deg\s*+(?:\\text\{\s*+)?([CF])\b\}?", r"\\text{ deg\1}", "GSM8K answers", r"18 °C", r"18 \text{ degC}"),
+    _rule(r"\\frac\{\s*+\\text\{([^{}]*+)\}\s*+\}\{\s*+\\text\{([^{}]*+)\}\s*+\}", r"\\text{\1}/\\text{\2}", "answers",
+          r"60\,\frac{\text{miles}}{\text{hour}}", r"60 \text{miles}/\text{hour}"),
+    _rule(r"\\(?:SI|qty)\s*+\{([^{}]*+)\}\s*+\{([^{}]*+)\}", r"\1\\text{ \2}", "answers", r"\SI{5}{cm}",
+          r"5\text{ cm}"),
+    _rule(r"\\(?:unit|si)\s*+\{([^{}]*+)\}", r"\\text{ \1}", "answers", r"5\unit{cm}", r"5\text{ cm}"),
+    # functions and operators
+    _rule(rf"{_NOT_IN_WORD}(?:np|numpy|math|sympy)\.(?=[a-z])", "", "Minerva golds", "np.arcsin(10/13)",
+          r"\arcsin(10/13)"),
+    _rule(rf"{_NOT_IN_WORD}a(sin|cos|tan)(?=\s*+\()", r"arc\1", "Minerva golds", "np.atan(2)", r"\arctan(2)"),
+    _rule(r"\\text\{\s*+(arc(?:sin|cos|tan)|sin|cos|tan|cot|sec|csc|log|ln|exp|max|min|gcd|lcm|sinh|cosh|tanh)\s*+\}",
+          r"\\\1 ", "answers", r"\text{sin} x", r"\sin x"),
+    _rule(
+          rf"{_NOT_IN_WORD}(arc(?:sin|cos|tan)|sin|cos|tan|cot|sec|csc|log|ln|exp|sqrt|pi|sinh|cosh|tanh)(?=\s*+[({{\d]|\b)"
+          r"(?![A-Za-z])", r"\\\1", "answers", "sqrt(2)", r"\sqrt{2}"),
+    _rule(r"\*\*", "^", "Minerva golds", "x**2", "x^2"),
+    _rule(r"\*", r"\\cdot ", "Minerva golds", "2*x", r"2\cdot x"),
+    _rule(r"\\sqrt\s*+\(([^()]*+)\)", r"\\sqrt{\1}", "MV#41", r"4\sqrt(2)", r"4\sqrt{2}"),
+    _rule(r"\\sqrt\s*+(\d|[A-Za-z](?![A-Za-z]))", r"\\sqrt{\1}", "MATH golds", r"\sqrt2", r"\sqrt{2}"),
+    _rule(r"\\log\s*+_\s*+(\d++|[A-Za-z])(?=[\s(\\])", r"\\log_{\1}", "MATH answers", r"\log_2 8", r"\log_{2} 8"),
+    _rule(r"\{\s*+(\w++)\s*+\\choose\s*+(\w++)\s*+\}", r"\\binom{\1}{\2}", "MATH", r"{5 \choose 2}", r"\binom{5}{2}"),
+    _rule(r"\\lg(?![A-Za-z])", r"\\log_{10}", "answers", r"\lg 100", r"\log_{10} 100"),
+    _rule(r"\\text\{\s*+cis\s*+\}|(?<![A-Za-z\\])cis\b", r"\\cis ", "MATH answers", r"2\text{cis} 60", r"2\cis 60"),
+    _rule(r"\{\s*\}\s*+_\s*+\{?(\d++|\w)\}?\s*+C\s*+_\s*+\{?(\d++|\w)\}?|(?<![A-Za-z_^])C\((\d++),\s*+(\d++)\)",
+          lambda m: f"\\binom{{{m[1] or m[3]}}}{{{m[2] or m[4]}}}", "answers", "C(10,3)", r"\binom{10}{3}"),
+    _rule(r"(?<![A-Za-z_^])P\((\d++),\s*+(\d++)\)", r"\\frac{\1!}{(\1-\2)!}", "answers", "P(5,2)",
+          r"\frac{5!}{(5-2)!}"),
+    _rule(rf"{_HAT}\s*+\{{?\s*+(?:\\([ij])math|([ijk]))\s*+\}}?", r"\\hat{\1\2}", "MATH answers", r"2\mathbf{i}",
+          r"2\hat{i}"),
+    _rule(r"\\(?:text|mathrm)\{\s*+([ied])\s*+\}|\\imath(?![A-Za-z])", lambda m: m[1] or "i", "answers", r"2\text{i}",
+          "2i"),
+    _rule(r"\\(?:leq|leqslant|le)(?![A-Za-z])|<=", r"\\le ", "answers", r"x\leq 2", r"x\le 2"),
+    _rule(r"\\(?:geq|geqslant|ge)(?![A-Za-z])|>=", r"\\ge ", "answers", r"x\geq 2", r"x\ge 2"),
+    _rule(r"\\lt(?![A-Za-z])", "<", "answers", r"x\lt 2", "x< 2"),
+    _rule(r"\\gt(?![A-Za-z])", ">", "answers", r"x\gt 2", "x> 2"),
+    _rule(r"\\ne(?![A-Za-z])", r"\\neq ", "answers", r"x\ne 2", r"x\neq 2"),
+    _rule(r"\\(?:varnothing|O)(?![A-Za-z])", r"\\emptyset ", "MATH answers", r"\varnothing", r"\emptyset"),
+    _rule(r"\\var(epsilon|phi|theta|rho|sigma)(?![A-Za-z])", r"\\\1", "answers", r"\varphi", r"\phi"),
+    _rule(r"\\(?:cdots|dots|dotsc|dotsb)(?![A-Za-z])|\.\.\.", r"\\ldots ", "OlympiadBench golds", r"1,2,\dots,9",
+          r"1,2,\ldots ,9"),
+    _rule(r"\\lor(?![A-Za-z])|\\vee(?![A-Za-z])", r"\\text{ or }", "answers", r"x=1\lor x=2", r"x=1\text{ or } x=2"),
+    _rule(r"(\d)\s*+\\text\{\s*+to\s*+\}\s*+(\d)", r"\1:\2", "answers", r"1\text{ to }2", "1:2"),
+    # what is left at the edges
+    _rule(r"(?<!\\)\\[,;:! ]|\\q?quad(?![A-Za-z])|~", " ", "answers", r"6 - 5\,i", "6 - 5 i"),
+    _rule(r"\\\\?\s*$", "", "answers", r"12 \\", "12"),
+    _rule(r"(?:^|(?<=\\cup)|(?<=\\cup ))\s*+\]([^\]\[(){},]++,[^\]\[(){},]++)(?=[\]\[)])", r" (\1", "answers", "]2,3]",
+          "(2,3]"),
+    _rule(r"([\[(][^\]\[(){},]++,[^\]\[(){},]++)\[(?=\s*+(?:$|\\cup|\\cap))", r"\1)", "answers", "[2,3[", "[2,3)"),
+    _rule(r"^\s*+(?:\\approx(?![A-Za-z])|\\sim(?![A-Za-z])|≈)\s*+", "", "answers", r"\approx 13", "13"),
+    _rule(r"[\s.,;:?]+$", "", "MV#37", "13;", "13"),
+)  # fmt: skip
+"""The rules in the order in which they are applied."""
+
+
+def respell(text: str) -> str:
+    r"""The text with the spellings of this module rewritten.
+
+    >>> respell("12th grade"), respell("2.5 million dollars"), respell("½"), respell(r"\textbf{13}.")
+    ('12 grade', '2500000 dollars', '\\frac{1}{2}', '13')
+    """
+    text = unwrap_commands(" ".join(in_latex(text).split()))
+    for rule in RULES:
+        text = rule.pattern.sub(rule.replacement, text)
+    return " ".join(text.split())

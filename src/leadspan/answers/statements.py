@@ -1,0 +1,271 @@
+r"""Where a chain of thought states a given value, rather than merely contains it.
+
+A value is stated where something comes out as it: behind `=`, behind `is`, `gives`, `leaves` and their like, in a
+`\boxed{}`, in a sentence that concludes (`So 41 would be the answer`). It is not stated where it goes in: in a
+restated question, as a factor or a term, as the number of a step or of a list item, behind `if` or `suppose`, or
+before a noun the question does not ask for (`14 days` where candies are counted). A value that the question itself
+names needs more than `is`: a computation before it, or words that conclude.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+
+from leadspan.answers.numbers import Number, numbers, small_number_words
+
+_OPENERS = r"(?:\s|\*\*|\\\(|\\\[|\\boxed\s*\{|\\text\{|[$£€({~:]|\\\$|\\,|\\;|&)*"
+_EQUALS = re.compile(rf"(?:=|≈|≡|\\approx|\\equiv|\\implies|\\Rightarrow|\\to|=>|⇒|→|➔)[-–—]?{_OPENERS}$")
+_BOXED = re.compile(r"\\boxed\s*\{(?:\\text\s*\{)?[\s$\\]*$")
+_VERBS = (
+    r"is|are|was|be|being|equals?|equal(?:s|ing)? to|gives?|giving|gets?|getting|got|makes?|leaves?|leaving|"
+    r"remains?|that's|it's|"
+    r"there's|totals?|totall?ing|yields?|becomes?|costs?|earns?|pays?|spends?|needs?|has|have|had|takes?|"
+    r"buys?|sells?|saves?|"
+    r"receives?|owes?|weighs?|results? in|comes? (?:out )?to|comes? out as|adds up to|amounts? to|get back|"
+    r"sum(?:s)? to|"
+    r"(?:total|sum|answer|result|product|difference|value|number|average|change|profit|amount|maximum|"
+    r"minimum) of|the answer|(?:comes?|goes|leads?|simplif\w+|reduces?|evaluates?|rounds?|add(?:s|ing)?|"
+    r"brings?(?: \w+){0,3}|converts?|amount) to|becoming|means?|costing|received|find|found|finds"
+)
+_ADVERBS = (
+    r"(?:indeed|just|exactly|about|approximately|only|actually|also|then|simply|roughly|around|still|"
+    r"now|really|a total of|at least|at most|even|all|over|back|left with|another|an additional|\.\.\.|…|,)"
+)
+_VERB = re.compile(rf"(?:^|[^\w])(?:{_VERBS})(?:\s+{_ADVERBS})*\s*(?:\.\.\.|…|:|,)?{_OPENERS}$", re.IGNORECASE)
+_CONCLUDES = re.compile(
+    r"\b(?:so|therefore|thus|hence|then|meaning|means|which means|in total|altogether|answer|final)\b", re.IGNORECASE
+)
+_ANSWER = re.compile(r"\banswer\b|\bconclu", re.IGNORECASE)
+_SUPPOSES = re.compile(
+    r"\b(?:if|suppose|assum\w+|let's say|let us say|let me say|say|imagine|set|setting|for example|"
+    r"for instance|e\.g\.|when|try|trying|whether|let (?!me\b|us\b))\b[^.;!?]*$",
+    re.IGNORECASE,
+)
+_CONSEQUENCE = re.compile(
+    r"\b(?:then|so|therefore|would be|that would|gives|that means|we get|thus)\b|=>|⇒|→|\\implies", re.IGNORECASE
+)
+_COMPUTED = re.compile(
+    r"[\d)}\]A-Za-z]\s*(?:[-+*/×÷·−–^]|\\times|\\cdot|\\div|\\binom|\\frac)\s*[\\($]*[\d({\[A-Za-z\\]|\\frac|"
+    r"\\sqrt|√|\\binom|"
+    r"\b(?:plus|minus|times|divided|multiplied|subtract\w*|add\w*|twice|half|of|mod|sum|difference|product|"
+    r"square|count\w*|%|percent)\b|%",
+    re.IGNORECASE,
+)
+_GOES_ON = re.compile(
+    r"\s*(?:\\?[)}\]$]|\\text\{[^{}]*\}|\s)*"
+    r"(?:(?:[-+*/×÷·−–^]|\\times|\\cdot|\\div|\\frac|\\sqrt|√)\s*[\\({$]*[\dA-Za-z\\({]|[(\[]\s*\d|"
+    r"(?:times|plus|minus|divided|multiplied|groups? of|sets? of|more than|less than|fewer than|percent of|"
+    r"% of|out of|of the|of them)\b)",
+    re.IGNORECASE,
+)
+_GLUED = re.compile(r"(?:\\?[A-Za-z_(^'!]|\{\w| ?\\(?:sqrt|pi|alpha|theta|sin|cos|log|ln|frac)| ?√| ?[xyπ]\b|:\d)")
+_SENTENCE_END = re.compile(r"(?<![\d\s])[.!?](?=\s|$)|(?<=\d)[.!?](?=\s|$)|\n")
+_FOLLOWING = re.compile(r"\s*(?:\\?%|\\text\{\s*|\\?[)$]|\*\*)*\s*([^\W\d_]{3,})")
+_LISTED = re.compile(r"(?:\\?\$)?(?:\s?,\s?(?:and |or )?|\s(?:and|or)\s)(?:\\?\$)?[-−]?\d")
+_IN_LIST = re.compile(r"(?:\d,?|,) (?:and |or )?$")
+_COUNTABLE = re.compile(
+    r"(?:\d|\b(?:an?|each|per|every|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve)) ([^\W\d_]{3,})",
+    re.IGNORECASE,
+)
+_UNIT = (
+    r"hours?|minutes?|seconds?|days?|weeks?|months?|years?|feet|foot|inch\w*|miles?|meters?|pounds?|"
+    r"dollars?|cents?|percent|degrees?"
+)
+_COUNTED = re.compile(
+    rf"\bhow many (?:more |fewer |less |total |other |additional )*(?!{_UNIT})|"
+    r"\bhow much (?:more|less) (?!time|money|weight|distance|water|than|in|does|did|do|will|is|are|was|would|"
+    r"should|can)",
+    re.IGNORECASE,
+)
+_OPERAND_BEFORE = re.compile(r"(?:[-+*/×÷·−^]|\\times|\\cdot|\\div)\s*[\\($£€]*\s*$")
+_INFERS = re.compile(r"\b(?:therefore|thus|hence|indeed|verif\w+|confident|in conclusion|final)\b", re.IGNORECASE)
+_EQUATION = re.compile(rf"([^=≈⇒→,;:\n]*)=[-–—]?{_OPENERS}$")
+_VARIABLE = re.compile(r"(?<![A-Za-z\\])[A-Za-z](?![A-Za-z{])")
+_CLAUSE_END = re.compile(r"(?:\s[^\W\d_]+)?\W*(?:[.?!]|\n|$)")
+_RESTS = re.compile(
+    r"\b(?:wait|hold on|(?:double[- ])?check\w*|verif\w+|confirm\w*|make sure|alternatively|another way|"
+    r"answer|final|question|problem|"
+    r"right\?|correct|conclu\w+|summ\w+|recap|in total|altogether|yep|yes|that's it|seems|makes sense|fits|"
+    r"matches|interesting)\b|\Z",
+    re.IGNORECASE,
+)
+_ASKED = re.compile(
+    r"\b(?:value of|find|determine|compute|calculate|evaluate|solve for|what is)\s+(?:the (?:\w+ )?value of\s+)?"
+    r"(?:(?:\\\(|\$)\s*(?P<formula>[A-Za-z])\s*(?:\\\)|\$)|(?P<bare>[A-Za-z])(?=[.,;?]|$))|"
+    r"(?:^|[;,\s])(?P<last>[A-Za-z])\?\s*$",
+    re.IGNORECASE,
+)
+_GIVEN_TO = re.compile(
+    r"(?:^|[,;:\n]|[.!?]\s|\b(?:so|then|thus|therefore|hence|and|is|have|get|that)\b)[\s$*\\(]*([A-Za-z])[\s$*\\)]*="
+    r"(?![^\n]*(?:[,;:]|[.!?]\s|\b(?:so|then|thus|therefore|hence|and)\b))[^\n]*$",
+    re.IGNORECASE,
+)
+_NOT_STATED, _WEAK, _FIRM, _BOXED_GRADE = range(4)
+_REACH = 160
+_NEAR = 60
+_AHEAD = 400
+_CLOSING = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What the rules need of a question.
+
+    Attributes:
+        values: The numbers it names.
+        other_nouns: Where it asks how many there are of something: what else it counts.
+        variable: The one variable whose value it asks for, or None.
+    """
+
+    values: frozenset[Fraction]
+    other_nouns: frozenset[str]
+    variable: str | None = None
+
+    @classmethod
+    def of(cls, text: str) -> "Question":
+        """Read a question."""
+        values = frozenset(number.value for number in (*numbers(text), *small_number_words(text)))
+        sentences = _SENTENCE_END.split(text)
+        asking = " ".join(sentence for sentence in sentences if _COUNTED.search(sentence))
+        counted = frozenset(_stem(match[1]) for match in _COUNTABLE.finditer(text)) if asking else frozenset()
+        asked = {match["formula"] or match["bare"] or match["last"] for match in _ASKED.finditer(text)}
+        others = counted - frozenset(map(_stem, re.findall(r"[^\W\d_]{3,}", asking)))
+        return cls(values, others, asked.pop() if len(asked) == 1 else None)
+
+
+def first_stated_number(cot: str, value: Fraction, question: Question) -> Number | None:
+    """Where a chain of thought first states a number as a result that it comes to rest with.
+
+    Where the question asks for one variable, what is given to it is the answer, and what is given to another is none.
+    Otherwise the derivation rests where the next thing that follows is a check, a conclusion or the end, and not
+    another result. What is left over are intermediate results that happen to have the value; the first of them
+    counts only where nothing else does. Numbers written as words count where there are none in digits.
+
+    Args:
+        cot: The chain of thought.
+        value: The number.
+        question: The question it answers.
+
+    Returns:
+        The number as it stands there, or None.
+    """
+    found = _graded(cot, numbers(cot), value, question)
+    if not found and value not in question.values:
+        found = _graded(cot, small_number_words(cot), value, question)
+    if question.variable is not None:
+        same = (number for number in numbers(cot) if number.value == value)
+        own = next((number for number in same if _is_given_to_it(cot, number, question)), None)
+        if own is not None:
+            return own
+        found = [one for one in found if _given_to(cot, one[0]) is None] or found
+    firm = [number for number, grade in found if grade > _WEAK]
+    if value.denominator != 1 and firm:  # a fraction hardly ever comes up by accident
+        return firm[0]
+    resting = next((n for n, grade in found if grade == _BOXED_GRADE or _comes_to_rest(cot, n)), None)
+    if resting is not None:
+        return _first_of_passage(cot, resting, firm)
+    return firm[0] if firm else None
+
+
+def _given_to(cot: str, number: Number) -> str | None:
+    """The variable at the head of the equations that end in a number: `x` in `x = 3 + 4 = 7`."""
+    head = _GIVEN_TO.search(cot[max(0, number.start - _REACH) : number.start])
+    return None if head is None else head[1]
+
+
+def _is_given_to_it(cot: str, number: Number, question: Question) -> bool:
+    """Whether it ends an equation of the variable that is asked for; a value that is known needs a computation."""
+    if _given_to(cot, number) != question.variable or not _is_result(cot, number):
+        return False
+    before = cot[max(0, number.start - _REACH) : number.start]
+    sentence = before[_last_end(before) :]
+    return not _is_supposed(sentence) and (number.value not in question.values or bool(_COMPUTED.search(sentence)))
+
+
+def _graded(cot: str, found: Iterator[Number], value: Fraction, question: Question) -> list[tuple[Number, int]]:
+    same = (n for n in found if n.value == value and not (n.is_quotient and value.denominator == 1))
+    return [(number, grade) for number in same if (grade := _grade(cot, number, question))]
+
+
+def _first_of_passage(cot: str, resting: Number, firm: list[Number]) -> Number:
+    """The earliest statement from which the same value leads to this one without another result in between."""
+    for earlier in firm:
+        between = cot[earlier.end : resting.start]
+        if earlier.start < resting.start and len(between) < _AHEAD:
+            others = (n for n in numbers(between) if n.value != resting.value and _is_result(between, n))
+            if next(others, None) is None:
+                return earlier
+    return resting
+
+
+def _comes_to_rest(cot: str, number: Number) -> bool:
+    """Whether a check, a conclusion or the end follows a result before another result does."""
+    after = cot[number.end : number.end + _AHEAD]
+    rest = _RESTS.search(after)
+    other = next((n for n in numbers(after) if n.value != number.value and _is_result(after, n)), None)
+    if rest is None:
+        return other is None
+    return other is None or rest.start() < other.start
+
+
+def _is_result(text: str, number: Number) -> bool:
+    before, after = text[max(0, number.start - _REACH) : number.start], text[number.end : number.end + _NEAR]
+    if _GLUED.match(after) or _GOES_ON.match(after) or _OPERAND_BEFORE.search(before):
+        return False
+    return bool(_EQUALS.search(before) or _VERB.search(before))
+
+
+def _grade(cot: str, number: Number, question: Question) -> int:
+    """How firmly a number is stated: 0 for not at all."""
+    before, after = cot[max(0, number.start - _REACH) : number.start], cot[number.end : number.end + _NEAR]
+    if _BOXED.search(before):
+        return _BOXED_GRADE
+    if _GLUED.match(after) or _LISTED.match(after) or _GOES_ON.match(after) or _OPERAND_BEFORE.search(before):
+        return _NOT_STATED
+    sentence = before[_last_end(before) :]
+    if _is_supposed(sentence) or _counts_something_else(after, question):
+        return _NOT_STATED
+    is_result = bool(_EQUALS.search(before) or _VERB.search(before))
+    concludes = bool(_CONCLUDES.search(sentence)) and not _IN_LIST.search(before)
+    if number.value not in question.values:
+        return _FIRM if is_result or concludes else _NOT_STATED
+    if not is_result:
+        return _FIRM if concludes and _ANSWER.search(after) else _NOT_STATED
+    if _sets_up(sentence):
+        return _NOT_STATED
+    if number.start > len(cot) - min(_CLOSING, len(cot) // 5) or _INFERS.search(sentence) or _ANSWER.search(sentence):
+        return _FIRM
+    if _is_computed(sentence, number.value):
+        return _FIRM
+    return _WEAK if concludes and _CLAUSE_END.match(after) else _NOT_STATED
+
+
+def _is_computed(sentence: str, value: Fraction) -> bool:
+    """Whether a sentence computes, from at least one other number, what stands at its end."""
+    return bool(_COMPUTED.search(sentence)) and any(n.value != value for n in numbers(sentence))
+
+
+def _sets_up(sentence: str) -> bool:
+    """Whether a sentence ends in an equation that is still to be solved, such as `0.99*M =`."""
+    equation = _EQUATION.search(sentence)
+    return equation is not None and bool(re.search(r"\d", equation[1])) and bool(_VARIABLE.search(equation[1]))
+
+
+def _last_end(text: str) -> int:
+    ends = [m.end() for m in _SENTENCE_END.finditer(text)]
+    return ends[-1] if ends else 0
+
+
+def _is_supposed(sentence: str) -> bool:
+    supposed = _SUPPOSES.search(sentence)
+    return supposed is not None and not _CONSEQUENCE.search(supposed[0])
+
+
+def _counts_something_else(after: str, question: Question) -> bool:
+    noun = _FOLLOWING.match(after)
+    return noun is not None and _stem(noun[1]) in question.other_nouns
+
+
+def _stem(word: str) -> str:
+    return word.lower().removesuffix("s").removesuffix("e")

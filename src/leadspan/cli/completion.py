@@ -1,0 +1,58 @@
+"""Print a script by which a shell completes commands and options: `source <(leadspan completion bash)`."""
+
+import argparse
+from collections.abc import Iterator
+
+_SHELLS = ("bash", "zsh", "fish")
+# Words of a command that are files complete as files: -o default falls back to them.
+_BASH = """\
+_leadspan() {{
+  local word=${{COMP_WORDS[COMP_CWORD]}} words=
+  if [ "$COMP_CWORD" -eq 1 ]; then words="{commands}"; else case "${{COMP_WORDS[1]}}" in
+{cases}
+  esac; fi
+  COMPREPLY=($(compgen -W "$words" -- "$word"))
+}}
+complete -o default -F _leadspan leadspan"""
+_ZSH_START = "autoload -U +X compinit && compinit -i\nautoload -U +X bashcompinit && bashcompinit\n"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Which shell."""
+    parser.add_argument("shell", choices=_SHELLS, help="bash, zsh, or fish: leadspan completion fish | source")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Print the script."""
+    from leadspan.cli import build_parser
+    from leadspan.text import print_plain
+
+    commands = dict(_commands(build_parser()))
+    if options.shell == "fish":
+        print_plain("\n".join(_fish(commands)))
+        return
+    cases = (f'    {name}) words="{" ".join(_words(command))}" ;;' for name, command in commands.items())
+    script = _BASH.format(commands=" ".join(commands), cases="\n".join(cases))
+    print_plain((_ZSH_START if options.shell == "zsh" else "") + script)
+
+
+def _commands(parser: argparse.ArgumentParser) -> Iterator[tuple[str, argparse.ArgumentParser]]:
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            yield from action.choices.items()
+
+
+def _words(command: argparse.ArgumentParser) -> Iterator[str]:
+    """Options, and the choices of arguments that are no options."""
+    for action in command._actions:
+        yield from (option for option in action.option_strings if option.startswith("--"))
+        yield from () if action.option_strings else (str(choice) for choice in action.choices or ())
+
+
+def _fish(commands: dict[str, argparse.ArgumentParser]) -> Iterator[str]:
+    for name, command in commands.items():
+        summary = (command.description or "").splitlines()[0].replace("'", "")
+        yield f"complete -c leadspan -n __fish_use_subcommand -f -a {name} -d '{summary}'"
+        for word in _words(command):
+            kind = f"-l {word[2:]}" if word.startswith("--") else f"-a {word}"
+            yield f"complete -c leadspan -n '__fish_seen_subcommand_from {name}' {kind}"

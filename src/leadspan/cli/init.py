@@ -1,0 +1,91 @@
+"""Write a commented recipe for traces and models of your own, from what they hold."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from leadspan.text import print_plain
+
+SCHEMA_FILE = "recipe.schema.json"
+NUM_PROBLEMS = 100
+_STEPS = {
+    "audit {}": "lengths, where answers come first, what each cut loses",
+    "preview {}": "sections, cut and weights on real records",
+    "plan {}": "tokens, FLOPs, memory",
+    "doctor {}": "checks, each with a remedy",
+    "distill {}": "the student of this cut",
+    "distill {} 'cut={{kind: full}}' name=full output=runs/{name}-full": "the one to compare it with",
+    "report runs/{name} runs/{name}-full": "what the cut kept, and what it cost",
+}
+_ASKED = {
+    "traces": "Traces (file, directory or Hub data set): ",
+    "student": "Student to train (directory or Hub name): ",
+    "teacher": "Teacher to imitate (directory or Hub name; empty for none): ",
+    "task": "Task to compare runs by (benchmark, BENCHMARK=FILE, or file; empty for gsm8k): ",
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Traces, models, task, and where the recipe goes."""
+    parser.add_argument("traces", nargs="?", help="trace file, directory of them, or Hub data set; asked for if absent")
+    parser.add_argument("--student", help="directory, Hub name or GGUF file of the model to train")
+    parser.add_argument("--teacher", help="the same of the model to imitate; without one the traces alone teach")
+    parser.add_argument("--task", help="known benchmark, BENCHMARK=FILE, or file of problems (gsm8k)")
+    parser.add_argument("--name", help="name of the run (that of the recipe's file)")
+    parser.add_argument("--output", type=Path, default=Path("recipe.yaml"), help="recipe to write (recipe.yaml)")
+    parser.add_argument("--force", action="store_true", help="replace a recipe that is there")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Ask for what is missing, look at all of it, write recipe and schema, and say what comes next."""
+    import json
+
+    from leadspan.errors import SettingsError
+    from leadspan.evaluation.benchmarks import BENCHMARKS, task_values
+    from leadspan.evaluation.settings import TaskSettings
+    from leadspan.recipe import Recipe, load_recipe
+    from leadspan.settings import json_schema, validate
+    from leadspan.sources import Source, check_sources
+
+    if options.output.exists() and not options.force:
+        raise SettingsError(f"--output {options.output}: it is there already; give another, or --force to replace it")
+    _ask(options)
+    task = task_values(options.task or "gsm8k", NUM_PROBLEMS)
+    wanted = [Source("TRACES", options.traces, "dataset"), Source("--student", options.student, "model")]
+    wanted += [Source("--teacher", options.teacher, "model")] if options.teacher else []
+    check_sources(wanted, "init")
+    path = validate(TaskSettings, task, "init: --task").path
+    check_sources([Source("--task", path, "dataset")], "init", known=tuple(BENCHMARKS))
+    from leadspan.files import write_atomically
+    from leadspan.new_recipe import Wanted, model_at, recipe_text
+    from leadspan.status import PlainConsole, StatusLine, report_status
+
+    with StatusLine(PlainConsole(stderr=True)):
+        report_status(f"looking at {options.traces} and {options.student}")
+        teacher = model_at(options.teacher) if options.teacher else None
+        name = options.name or options.output.stem
+        text = recipe_text(Wanted(options.traces, model_at(options.student), teacher, task, name), SCHEMA_FILE)
+    write_atomically(options.output, text)
+    load_recipe(options.output)  # what is written is a recipe
+    schema = options.output.with_name(SCHEMA_FILE)
+    write_atomically(schema, json.dumps(json_schema(Recipe), indent=1) + "\n")
+    print_plain(f"wrote {options.output}, and {schema} for editors; then")
+    steps = {f"leadspan {step.format(options.output, name=name)}": meaning for step, meaning in _STEPS.items()}
+    width = max(map(len, steps))
+    print_plain("\n".join(f"  {step:<{width}}  # {meaning}" for step, meaning in steps.items()))
+
+
+def _ask(options: argparse.Namespace) -> None:
+    """Ask on a terminal for what was not given, refuse elsewhere what is needed."""
+    from leadspan.errors import SettingsError
+
+    is_asked = sys.stdin.isatty() and None in (options.traces, options.student)
+    for key, question in _ASKED.items():
+        if is_asked and getattr(options, key) is None:
+            setattr(options, key, input(question).strip() or None)
+    missing = [name for name in ("traces", "student") if getattr(options, name) is None]
+    if missing:
+        raise SettingsError(
+            f"init: {' and '.join(missing)} missing; write leadspan init TRACES --student MODEL [--teacher MODEL], or "
+            "run it on a terminal, where it asks"
+        )

@@ -1,0 +1,43 @@
+"""Figures of a command as JSON, in a file or on standard output."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from leadspan.text import print_plain
+
+if TYPE_CHECKING:
+    from leadspan.status import PlainConsole
+
+STANDARD_OUTPUT = "-"
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    """The option that writes what a command prints as figures."""
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures as JSON; - is standard output")
+
+
+def add_set(parser: argparse.ArgumentParser, what: str, name: str = "overrides") -> None:
+    """The option that sets settings of a command without a recipe, under a name among the options."""
+    parser.add_argument("--set", dest=name, action="append", default=[], metavar="key=value", help=what)
+
+
+def console_beside(json_path: Path | None) -> "PlainConsole":
+    """Where tables go: to standard output, or to standard error where the JSON takes that."""
+    from leadspan.status import PlainConsole
+
+    return PlainConsole(stderr=str(json_path) == STANDARD_OUTPUT)
+
+
+def write_json(values: Any, path: Path | None) -> None:  # Any: plain values
+    """Write plain values as JSON to a file, whose directory is made, or to standard output; nothing without a path."""
+    from leadspan.files import write_atomically
+
+    text = json.dumps(values, indent=1) + "\n"
+    if str(path) == STANDARD_OUTPUT:
+        sys.stdout.write(text)
+    elif path is not None:
+        write_atomically(path, text)
+        print_plain(f"figures: {path}")

@@ -1,0 +1,106 @@
+"""Recipes, models and runs as commands read them: validated, and what they name is there, before large imports."""
+
+import argparse
+import typing
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from leadspan.data.settings import Rendering
+    from leadspan.evaluation.settings import SamplingSettings
+    from leadspan.evaluation.subject import Subject
+    from leadspan.models.settings import Pretrained
+    from leadspan.recipe import Part, Recipe
+    from leadspan.results import RunResult
+
+
+def read_recipe(
+    options: argparse.Namespace, parts: "Sequence[Part] | None" = None, must_answer: bool = True
+) -> "Recipe":
+    """The recipe of `options.recipe` and `options.overrides`.
+
+    Args:
+        options: Of a command that takes a recipe.
+        parts: What the command reads of it; all of it when absent.
+        must_answer: Whether a name that only the Hub can have is refused when the Hub cannot be asked.
+
+    Raises:
+        SettingsError: A setting breaks a rule, or names what is not there; names every fault.
+    """
+    from leadspan.yaml_text import read_yaml_mapping
+
+    read_yaml_mapping(options.recipe, "recipe")  # a mistyped path is answered before the settings are imported
+    from leadspan.recipe import Part, load_recipe
+    from leadspan.sources import check_sources
+
+    recipe = load_recipe(options.recipe, options.overrides)
+    wanted: Sequence[Part] = typing.get_args(Part) if parts is None else parts
+    check_sources(recipe.sources(wanted), str(options.recipe), must_answer)
+    return recipe
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A model that is asked something.
+
+    Attributes:
+        name: As the user gave it.
+        model: Its weights.
+        tokenizer: Its tokenizer.
+        rendering: How its prompts are rendered: as the run that trained it rendered them.
+        run: The run that trained it, where one did.
+    """
+
+    name: str
+    model: "Pretrained"
+    tokenizer: "Pretrained"
+    rendering: "Rendering"
+    run: "RunResult | None"
+
+    def open(self, settings: "SamplingSettings") -> "Subject":
+        """Load it."""
+        from leadspan.evaluation.subject import open_subject
+
+        return open_subject(self.model, self.tokenizer, self.rendering, settings)
+
+
+def read_model(name: str, rendering: object = None) -> Asked:
+    """A run's student, or a model by directory or Hub name.
+
+    Args:
+        name: What the user gave.
+        rendering: Settings of the rendering that replace the run's.
+
+    Raises:
+        SettingsError: There is none.
+    """
+    from leadspan.data.settings import Rendering
+    from leadspan.models.settings import Pretrained
+    from leadspan.results import RUN_FILE, load_run
+    from leadspan.settings import validate
+    from leadspan.sources import Source, check_sources
+
+    directory = Path(name)
+    run = load_run(directory) if (directory / RUN_FILE).exists() else None
+    recipe = run.recipe if run else None
+    values: dict[str, Any] = recipe.data.rendering.model_dump(mode="json") if recipe else {}
+    values |= rendering if isinstance(rendering, dict) else {}
+    model = student_of(run, directory) if run else validate(Pretrained, {"path": name}, "model")
+    tokenizer = model
+    if recipe is not None and recipe.tokenizer is not None and not (run and run.train):
+        tokenizer = Pretrained(path=recipe.tokenizer)
+    names = dict.fromkeys(("MODEL", pretrained.path) for pretrained in (model, tokenizer))
+    check_sources([Source(key, path, "model") for key, path in names], name)
+    return Asked(name, model, tokenizer, validate(Rendering, values, "rendering"), run)
+
+
+def student_of(run: "RunResult", directory: Path) -> "Pretrained":
+    """What a run trained; what it evaluated as it was, for a run without training."""
+    from leadspan.models.settings import Pretrained
+    from leadspan.training.result import STUDENT_DIR
+
+    if run.train is None and isinstance(run.start, Pretrained) and not (directory / STUDENT_DIR).exists():
+        return run.start
+    return Pretrained(path=str(directory / STUDENT_DIR))

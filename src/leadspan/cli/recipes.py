@@ -1,0 +1,62 @@
+"""List the recipes that come with leadspan, print one, or copy it with those that it names."""
+
+import argparse
+import itertools
+import re
+from pathlib import Path
+
+from leadspan.text import print_plain
+
+RECIPES = Path(__file__).parents[1] / "recipes"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Which recipe, and where to."""
+    parser.add_argument("name", nargs="?", metavar="NAME", help="recipe to print or copy; all are listed if absent")
+    parser.add_argument("--output", type=Path, metavar="DIR", help="directory to copy it to, with those that it names")
+
+
+def run(options: argparse.Namespace) -> None:
+    """List, print or copy."""
+    import difflib
+
+    from leadspan.errors import SettingsError
+    from leadspan.files import write_atomically
+
+    texts = {path.stem: path.read_text(encoding="utf-8") for path in sorted(RECIPES.glob("*.yaml"))}
+    if options.name is None:
+        if options.output is not None:
+            raise SettingsError("recipes: --output needs the NAME of a recipe")
+        width = max(map(len, texts))
+        print_plain("\n".join(f"{name:<{width}}  {_summary(text)}" for name, text in texts.items()))
+        return
+    name = options.name.removesuffix(".yaml")
+    if name not in texts:
+        near = difflib.get_close_matches(name, texts, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(texts)}"
+        raise SettingsError(f"recipes: {options.name!r} is none of them; {hint}")
+    if options.output is None:
+        print_plain(texts[name].rstrip("\n"))
+        return
+    copies = {options.output / f"{each}.yaml": texts[each] for each in _with_named(name, texts)}
+    for path, text in copies.items():
+        if path.exists() and path.read_text(encoding="utf-8") != text:
+            raise SettingsError(f"{path}: it is there already, and another; give another --output")
+    for path, text in copies.items():
+        write_atomically(path, text)
+        print_plain(f"wrote {path}")
+
+
+def _summary(text: str) -> str:
+    """The first sentence of a recipe's comment."""
+    first = itertools.takewhile(re.compile(r"# \S").match, text.splitlines()[:2])
+    return re.split(r"[.:](?= [A-Z]|$)", " ".join(line.removeprefix("# ") for line in first))[0]
+
+
+def _with_named(name: str, texts: dict[str, str]) -> list[str]:
+    """A recipe, and those whose files it or one of them names."""
+    names = [name]
+    for each in names:  # grows while it is gone through
+        files = dict.fromkeys(re.findall(r"(\w+)\.yaml", texts[each]))
+        names += [other for other in files if other in texts and other not in names]
+    return names

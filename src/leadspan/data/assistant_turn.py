@@ -1,0 +1,253 @@
+"""How a chat template begins, fills and ends an assistant turn, read from small conversations that it renders.
+
+A trace is learnt in the form in which the template writes it, or in none: a generation header that closes, empties or
+otherwise opens thinking, tags of the template's own, and an end of turn other than the tokenizer's are seen here,
+before a trace is rendered.
+"""
+
+import itertools
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from leadspan.data.settings import Rendering
+from leadspan.data.templates import ChatTemplate, Message, TemplateRefusal
+
+QUESTION = "What is two plus two?"
+COT = "Two and two.\n\nThat makes four."
+ANSWER = "The answer is four."
+_USER = {"role": "user", "content": QUESTION}
+_SYSTEM = {"role": "system", "content": "Add the numbers."}
+_NEXT = {"role": "user", "content": "What is three plus three?"}
+# The forms in which templates take a chain of thought: under a key beside the answer, as a part of the content
+# (Ministral), as text in tags, and as text behind an opening tag that the template writes itself (Nemotron Nano 2).
+FORMS = ("keys", "parts", "text", "text after the opening tag")
+_APART = FORMS[:2]
+_SHOWN = 60
+
+
+@dataclass(frozen=True, slots=True)
+class AssistantTurn:
+    """What a template writes around the text of an assistant.
+
+    Attributes:
+        user_end: Behind the user's text, where nothing follows.
+        header: Behind the user's text, where the assistant is to go on: `user_end` and the generation header.
+        history: Between the user's text and that of an earlier assistant turn; None where it writes no such turn.
+        next_turn: Between the text of an earlier assistant turn and that of the user who goes on; "" likewise.
+        ending: Behind the text of a last assistant turn; None where it writes no such turn.
+        thought: Before and behind a chain of thought that is given apart from the answer; None where it drops that.
+        switched: What a variable of the template that switches thinking adds to the header; "" if there is none.
+    """
+
+    user_end: str
+    header: str
+    history: str | None
+    next_turn: str
+    ending: str | None
+    thought: tuple[str, str] | None
+    switched: str
+
+
+def message_of(form: str, cot: str, answer: str, rendering: Rendering) -> dict[str, Any]:
+    """An assistant turn in one of `FORMS`."""
+    if form == "keys":
+        return {"role": "assistant", "content": answer, "reasoning_content": cot, "reasoning": cot}
+    if form == "parts":
+        parts = [{"type": "thinking", "thinking": cot}, {"type": "text", "text": answer}]
+        return {"role": "assistant", "content": parts}
+    opening = f"{rendering.think_open}\n" if form == "text" else ""
+    return {"role": "assistant", "content": f"{opening}{cot}\n{rendering.think_close}\n\n{answer}"}
+
+
+def probe(template: ChatTemplate, rendering: Rendering, variants: Iterable[ChatTemplate] = ()) -> AssistantTurn:
+    """Let a template render small conversations.
+
+    Args:
+        template: The template.
+        rendering: Tags to write where a chain of thought is given as text.
+        variants: The same template with its variables that switch thinking set to other values.
+
+    Raises:
+        ModelError: It cannot be run, or renders no prompt at all.
+    """
+    try:
+        before, [prompt] = [_USER], template.render([([_USER], True)])
+    except TemplateRefusal:
+        before, [prompt] = [_SYSTEM, _USER], template.render([([_SYSTEM, _USER], True)])
+    answered = {"role": "assistant", "content": ANSWER}
+    header = prompt.rpartition(QUESTION)[2]
+    conversation = _rendered(template, [*before, answered, _NEXT])
+    _, is_written, ending = _rendered(template, [*before, answered]).rpartition(ANSWER)
+    thoughts = (_rendered(template, [*before, message_of(form, COT, ANSWER, rendering)]) for form in _APART)
+    around = ((_between(text, QUESTION, COT), _between(text, COT, ANSWER)) for text in thoughts)
+    headers = [_rendered(variant, before, is_prompt=True).rpartition(QUESTION)[2] for variant in variants]
+    return AssistantTurn(
+        user_end=_rendered(template, before).rpartition(QUESTION)[2],
+        header=header,
+        history=_between(conversation, QUESTION, ANSWER),
+        next_turn=_between(conversation, ANSWER, _NEXT["content"]) or "",
+        ending=ending if is_written else None,
+        thought=next(((start, end) for start, end in around if start is not None and end is not None), None),
+        switched=_added_by_a_switch([header, *filter(None, headers)]),
+    )
+
+
+def header_fault(turn: AssistantTurn, rendering: Rendering) -> str:
+    """Why a model cannot think behind the generation header, or what this opens the turn with; nothing if neither."""
+    header = turn.header.removeprefix(turn.user_end).rstrip()
+    closing = turn.thought[1].strip() if turn.thought else ""
+    is_closed = any(text in header for text in (rendering.think_close, closing) if text)
+    if is_closed or (turn.switched and header.endswith(turn.switched) and turn.switched != rendering.think_open):
+        return f"its generation header ends with {_shown(header)}, so that thinking is over before it begins"
+    added, left_out = _beyond_the_begin(turn, rendering)
+    if not added or left_out:  # with both, the two begin otherwise, and that is not a matter of thinking
+        return ""
+    return (
+        f"its generation header opens the turn with {added!r}; if that opens thinking, set "
+        f"data.rendering.think_open: {_quoted(added)}, and think_close to the tag that belongs to it"
+    )
+
+
+def tags_fault(turn: AssistantTurn, rendering: Rendering) -> str:
+    """What is wrong with the think tags of the settings, where the template writes its own."""
+    if turn.thought is not None:
+        return "" if _fits(turn, rendering) else _thought_fault(turn, turn.thought)
+    if not turn.switched or rendering.think_open in turn.switched or rendering.think_close in turn.switched:
+        return ""
+    border = max(turn.switched.rfind("<"), turn.switched.rfind("["), 0)
+    opening, closing = turn.switched[:border].strip(), turn.switched[border:].strip()
+    fault = (
+        f"a variable of it writes {turn.switched!r} into the generation header, not the think tags of data.rendering"
+    )
+    return f"{fault}; {_set_tags(opening or closing, closing if opening else 'the tag that belongs to it')}"
+
+
+def append_fault(turn: AssistantTurn, rendering: Rendering) -> str:
+    """What is wrong with writing chain of thought and answer behind the generation header, if anything."""
+    if fault := header_fault(turn, rendering) or tags_fault(turn, rendering):
+        return fault
+    added, left_out = _beyond_the_begin(turn, rendering)
+    if not left_out or rendering.think_close.endswith(left_out):
+        return ""
+    return (
+        f"before the text of an earlier assistant turn it writes {left_out!r}, in its generation header "
+        f"{repr(added) if added else 'nothing'}: a turn has parts of its own, and `append` would leave some out"
+    )
+
+
+def spaces(turn: AssistantTurn, rendering: Rendering) -> tuple[str, str, str]:
+    """White space behind the opening tag, before the closing one and behind it, as the template writes it.
+
+    A template that writes no chain of thought says nothing of it: then as the Qwen3 and DeepSeek-R1 models write.
+    """
+    if turn.thought is None or not _fits(turn, rendering):
+        return "\n", "\n", "\n\n"
+    before, behind = turn.thought
+    start, end = behind.split(rendering.think_close.strip())
+    return before[len(before.rstrip()) :], start, end
+
+
+def end_of_turn(turn: AssistantTurn, special_texts: Iterable[str]) -> str | None:
+    """The special token that the template writes right behind the text of an assistant."""
+    return _special_at_start(turn.ending or "", special_texts)
+
+
+def no_end_fault(turn: AssistantTurn, special_texts: Iterable[str], eos: str | None) -> str:
+    """That a template ends a turn with no special token, and which there are to take."""
+    following = _special_at_start(turn.next_turn, special_texts)
+    examples = [f"{following!r}, with which its next turn begins"] if following else []
+    examples += [f"{eos!r}, which ends a text for the tokenizer"] if eos and eos != following else []
+    such_as = f", such as {' or '.join(examples)}" if examples else ""
+    return f"it ends an assistant turn with no special token; set data.rendering.end_of_turn to one that does{such_as}"
+
+
+def _fits(turn: AssistantTurn, rendering: Rendering) -> bool:
+    """Whether the template writes the chain of thought between the tags of the settings."""
+    if turn.thought is None:
+        return False
+    before, behind = turn.thought
+    begin = _without_opening(turn.header, rendering)
+    opening, closing = rendering.think_open.strip(), rendering.think_close.strip()
+    openings = {opening, "" if turn.header.rstrip().endswith(opening) else opening}  # Apriel leaves it to the header
+    return before.startswith(begin) and before[len(begin) :].strip() in openings and behind.strip() == closing
+
+
+def _thought_fault(turn: AssistantTurn, thought: tuple[str, str]) -> str:
+    begin = _common_begin([turn.header, thought[0], *([] if turn.history is None else [turn.history])])
+    opening, closing = thought[0][len(begin) :].strip(), thought[1].strip()
+    fault = f"it writes the chain of thought between {opening!r} and {closing!r}, not the think tags of data.rendering"
+    if not closing:
+        return fault
+    if not opening:
+        return (
+            f"{fault}; set data.rendering.think_open to the end of its generation header, {_shown(turn.header)}, that "
+            f"opens thinking, and think_close: {_quoted(closing)}"
+        )
+    return f"{fault}; {_set_tags(opening, closing)}"
+
+
+def _set_tags(opening: str, closing: str) -> str:
+    return f"set data.rendering.think_open: {_quoted(opening)} and think_close: {_quoted(closing)}"
+
+
+def _beyond_the_begin(turn: AssistantTurn, rendering: Rendering) -> tuple[str, str]:
+    """What the generation header and an earlier turn hold beyond their common begin, without think tags."""
+    if turn.history is None:
+        return "", ""
+    header = _without_opening(turn.header, rendering)
+    length = len(_common_begin([header, turn.history]))
+    return _without_tags(header[length:], rendering), _without_tags(turn.history[length:], rendering)
+
+
+def _without_opening(header: str, rendering: Rendering) -> str:
+    return header.rstrip().removesuffix(rendering.think_open.strip()).rstrip()
+
+
+def _without_tags(text: str, rendering: Rendering) -> str:
+    """Less the think tags that some templates write in turns without a thought."""
+    text = text.strip()
+    for tag in (rendering.think_open.strip(), rendering.think_close.strip()):
+        text = text.removeprefix(tag).strip()
+    return text
+
+
+def _rendered(template: ChatTemplate, messages: Sequence[Message], is_prompt: bool = False) -> str:
+    """The conversation as text; nothing where the template refuses it."""
+    try:
+        return template.render([(messages, is_prompt)])[0]
+    except TemplateRefusal:
+        return ""
+
+
+def _between(text: str, before: str, after: str) -> str | None:
+    start = text.find(before)
+    end = text.find(after, start + len(before))
+    return None if start < 0 or end < 0 else text[start + len(before) : end]
+
+
+def _common_begin(texts: list[str]) -> str:
+    """What beginnings of a turn share, up to the end of a word or tag."""
+    columns = itertools.takewhile(lambda column: len(set(column)) == 1, zip(*texts, strict=False))
+    shared = "".join(column[0] for column in columns)
+    return shared if shared in texts else shared[: max(shared.rfind(end) for end in "\n >]") + 1]
+
+
+def _added_by_a_switch(headers: list[str]) -> str:
+    """What the longest of some generation headers has beyond the shortest that it begins with."""
+    longest = max(headers, key=len)
+    begins = [header for header in headers if header != longest and longest.startswith(header)]
+    return longest.removeprefix(min(begins, key=len)).strip() if begins else ""
+
+
+def _special_at_start(text: str, special_texts: Iterable[str]) -> str | None:
+    return max((special for special in special_texts if text.lstrip().startswith(special)), key=len, default=None)
+
+
+def _shown(text: str) -> str:
+    return repr(text.rstrip()[-_SHOWN:].lstrip())
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)

@@ -1,0 +1,107 @@
+"""Settings of the data stage: where traces come from and how they are rendered."""
+
+import datetime
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from leadspan.faults import Rule
+from leadspan.settings import Settings
+from leadspan.traces.settings import TraceSource
+
+
+class HeldOutShare(Settings):
+    """Validation questions held out of the training source; all traces of a question go to one side."""
+
+    kind: Literal["share"] = "share"
+    """Tag."""
+    share: float = Field(default=0.05, gt=0, lt=1)
+    """Share of the questions."""
+
+
+class HeldOutSource(Settings):
+    """Validation traces of their own."""
+
+    kind: Literal["source"] = "source"
+    """Tag."""
+    source: TraceSource
+    """Where they are."""
+
+
+class NoValidation(Settings):
+    """No validation; the last weights are kept."""
+
+    kind: Literal["none"] = "none"
+    """Tag."""
+
+
+Validation = Annotated[HeldOutShare | HeldOutSource | NoValidation, Field(discriminator="kind")]
+
+
+# What every template is given to render: no setting may stand for it.
+_GIVEN = {"messages", "tools", "documents", "add_generation_prompt"}
+
+
+class Rendering(Settings):
+    """How a trace becomes one conversation text."""
+
+    chat_template: Path | None = None
+    """Jinja file that replaces the tokenizer's chat template."""
+    assistant_turn: Literal["template", "append"] = "template"
+    """`template`: the chat template renders the assistant turn. `append`: it renders the prompt with its generation
+    header; the chain of thought in think tags, the answer and the template's end-of-turn token follow (for templates
+    that drop the chain of thought)."""
+    template_variables: dict[str, bool | int | float | str] = {}
+    """Variables that the chat template reads, for training and evaluation, e.g. `{enable_thinking: true}`."""
+    date: datetime.date = datetime.date(2025, 1, 1)
+    """Date for a template that asks for today's; the clock is never read, so that data, stores and
+    evaluations of any day agree."""
+    think_open: str = Field(default="<think>", min_length=1)
+    """Opening tag of the chain of thought in the rendered conversation: the one that the template writes."""
+    think_close: str = Field(default="</think>", min_length=1)
+    """Closing tag; with all that the template writes between chain of thought and answer."""
+    end_of_turn: str | None = Field(default=None, min_length=1)
+    """Special token that ends the assistant turn, for templates that write none."""
+    step_delimiter: str = Field(default="\n\n", min_length=1)
+    """Text that separates steps of the chain of thought; its line ends stand for those of any system, and blanks before
+    them do not count."""
+
+    def conflicts(self) -> Iterator[Rule]:
+        """Template variables are names that a template reads, and not those that leadspan gives it."""
+        for name in self.template_variables:
+            if name in _GIVEN:
+                yield ("template_variables",), f"template_variables: {name!r} is given by leadspan; leave it out"
+            elif not name.isidentifier():
+                yield ("template_variables",), f"template_variables: {name!r} is no name that a template could read"
+
+
+class DataSettings(Settings):
+    """Traces, validation and rendering."""
+
+    train: TraceSource
+    """Training traces."""
+    validation: Validation = HeldOutShare()
+    """Validation traces; never cut."""
+    rendering: Rendering = Rendering()
+    """How a trace becomes text."""
+    min_tokens: int = Field(default=1, ge=1)
+    """Shorter rendered conversations are left out (counted)."""
+    max_tokens: int | None = Field(default=None, ge=2)
+    """Longer rendered conversations are left out (counted), before any cut."""
+    num_train: int | None = Field(default=None, ge=1)
+    """Use this many training traces, drawn by the seed."""
+    num_validation: int | None = Field(default=None, ge=1)
+    """Use this many validation traces, drawn by the seed."""
+    max_refused_share: float = Field(default=0.05, ge=0, le=1)
+    """More unusable records than this share of a source is an error."""
+    num_workers: int = Field(default=1, ge=1)
+    """Processes that render and tokenise; one process still uses every core through the tokenizer's own threads."""
+    cache_dir: Path | None = None
+    """Where tokenised traces are kept for reuse; `$LEADSPAN_CACHE` or `~/.cache/leadspan` when absent."""
+
+    def conflicts(self) -> Iterator[Rule]:
+        """Lengths are in order."""
+        if self.max_tokens is not None and self.max_tokens < self.min_tokens:
+            yield ("max_tokens", "min_tokens"), f"max_tokens {self.max_tokens} is below min_tokens {self.min_tokens}"

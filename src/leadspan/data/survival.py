@@ -1,0 +1,102 @@
+"""Whether all that a prompt says is in its rendering: templates drop roles, turns and keys that they do not know."""
+
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from leadspan.data.templates import ChatTemplate, Message, TemplateRefusal
+
+# Keys that tie turns together or name a kind; templates need not write them.
+_WITHOUT_TEXT = {"role", "id", "tool_call_id", "index", "type"}
+# An earlier turn's thought: templates leave it out, as the model is to be asked without it.
+_THOUGHT = {"reasoning_content", "reasoning", "thinking"}
+
+
+class LostText(TemplateRefusal):
+    """A prompt of which the chat template leaves something out."""
+
+
+class Survival:
+    """Looks for the text of every turn in rendered prompts of one template."""
+
+    def __init__(self, template: ChatTemplate, think_close: str):
+        """Start with no conversation seen.
+
+        Args:
+            template: Renders the prompts.
+            think_close: Closing think tag; what stands before it in an earlier assistant turn may be left out.
+        """
+        self._template = template
+        self._think_close = think_close
+        self._dropped: dict[tuple[str, ...], int | None] = {}
+
+    def check(self, messages: Sequence[Message], text: str) -> None:
+        """Compare a prompt with its rendering.
+
+        Raises:
+            LostText: The text of a turn, or of one of its keys, is not in the rendering.
+        """
+        for number, message in enumerate(messages):
+            for part in self._parts(message):
+                if not _is_in(part, text):
+                    raise LostText(self._describe(number, message, part))
+        number = self._dropped_turn(messages)
+        if number is not None:
+            raise LostText(self._describe(number, messages[number], messages[number]["content"]))
+
+    def _parts(self, message: Message) -> Iterator[str]:
+        is_assistant = message["role"] == "assistant"
+        for key, value in message.items():
+            if is_assistant and key == "content" and isinstance(value, str):
+                yield value.rpartition(self._think_close)[2].strip()
+            elif key not in _WITHOUT_TEXT and not (is_assistant and key in _THOUGHT):
+                yield from texts_of(value)
+
+    def _dropped_turn(self, messages: Sequence[Message]) -> int | None:
+        """The first turn that the template drops for its role and its place among the others, or None.
+
+        Sentences that occur nowhere else show it: a short turn may stand in the text of another one by chance.
+        """
+        has_text = [isinstance(m.get("content"), str) and bool(m["content"].strip()) for m in messages]
+        shape = tuple(f"{message['role']} {flag}" for message, flag in zip(messages, has_text, strict=True))
+        if shape not in self._dropped:
+            sentences = [f"This sentence is number {number}." for number in range(len(messages))]
+            marked = [
+                {**message, "content": sentence} if flag else message
+                for message, sentence, flag in zip(messages, sentences, has_text, strict=True)
+            ]
+            [text] = self._template.render([(marked, True)])
+            lost = (i for i, sentence in enumerate(sentences) if has_text[i] and sentence not in text)
+            self._dropped[shape] = next(lost, None)
+        return self._dropped[shape]
+
+    def _describe(self, number: int, message: Message, part: Any) -> str:
+        return (
+            f"{self._template.name}: the text of turn {number + 1} ({message['role']!r}), {_shown(part)}, is not in "
+            "the rendered prompt; give it a role that the template knows, or a template that knows this one "
+            "(data.rendering.chat_template: FILE)"
+        )
+
+
+def texts_of(value: Any) -> Iterator[str]:
+    """The texts and numbers of a nested value, keys that tie turns together left out."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            if key not in _WITHOUT_TEXT:
+                yield from texts_of(inner)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            yield from texts_of(inner)
+    elif isinstance(value, str):
+        yield value.strip()
+    elif value is not None:
+        yield json.dumps(value)
+
+
+def _is_in(part: str, text: str) -> bool:
+    return part in text or json.dumps(part, ensure_ascii=False)[1:-1] in text or json.dumps(part)[1:-1] in text
+
+
+def _shown(part: Any) -> str:
+    text = str(part).strip()
+    return repr(text if len(text) <= 60 else text[:57] + "...")

@@ -1,0 +1,97 @@
+"""Digests of files, kept beside them, so that one that is damaged or missing is told before it is used.
+
+A directory is sealed when all its files are written: `digests.json` comes last, so that without it nothing is whole.
+"""
+
+import functools
+import hashlib
+import json
+import os
+import stat
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from leadspan.files import write_atomically
+
+DIGESTS_FILE = "digests.json"
+
+
+def seal(directory: Path, names: Iterable[str] | None = None, later: Mapping[str, bytes] | None = None) -> None:
+    """Write the digests of files of a directory, once they have reached the disk.
+
+    Args:
+        directory: The directory.
+        names: Which files of it; all, at any depth, when absent.
+        later: Files that are written after this, with their content.
+    """
+    if names is None:
+        paths = (path for path in directory.rglob("*") if path.is_file())
+        names = [str(path.relative_to(directory)) for path in paths if path.name != DIGESTS_FILE]
+    names = sorted(names)
+    with ThreadPoolExecutor() as pool:  # a checkpoint has few large files, and training waits for it
+        digests = dict(zip(names, pool.map(lambda name: _synced_hash(directory / name), names), strict=True))
+    digests |= {name: hashlib.sha256(content).hexdigest() for name, content in (later or {}).items()}
+    write_atomically(directory / DIGESTS_FILE, json.dumps(digests, indent=1) + "\n")
+
+
+def unseal(directory: Path) -> None:
+    """Take the digests away, before a file of the directory is written anew or removed."""
+    (directory / DIGESTS_FILE).unlink(missing_ok=True)
+
+
+def is_sealed(directory: Path) -> bool:
+    """Whether all files of a directory were written."""
+    return (directory / DIGESTS_FILE).exists()
+
+
+def fault(directory: Path, names: Iterable[str] | None = None) -> str | None:
+    """What is wrong with a sealed directory, in words: the first file that is missing or not as it was written.
+
+    Args:
+        directory: The directory; one without digests, of an earlier version or another program, has no fault.
+        names: Look at these files only, those of them that were sealed.
+    """
+    if not is_sealed(directory):
+        return None
+    try:
+        digests = json.loads((directory / DIGESTS_FILE).read_text(encoding="utf-8"))
+        asked = digests.keys() if names is None else digests.keys() & set(names)
+        expected = {str(name): str(digests[name]) for name in sorted(asked)}
+    except (OSError, ValueError, AttributeError):
+        return f"{DIGESTS_FILE} is damaged"
+    for name, digest in expected.items():
+        try:
+            status = (directory / name).stat()
+            if not stat.S_ISREG(status.st_mode):  # a pipe would be waited for without end
+                return f"{name} is no file"
+            found = _known_hash(directory / name, status.st_ino, status.st_size, status.st_mtime_ns)
+        except (OSError, ValueError):  # ValueError: a damaged name
+            return f"{name} is missing or cannot be read"
+        if found != digest:
+            return f"{name} is not as it was written, its digest differs"
+    return None
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file, read in pieces."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def checksum(values: Mapping[str, Any]) -> str:
+    """SHA-256 of plain JSON values, whatever their order."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def _synced_hash(path: Path) -> str:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@functools.lru_cache(maxsize=4096)
+def _known_hash(path: Path, inode: int, size: int, modified: int) -> str:
+    """The hash of a file, read once while its state on disk stays the same."""
+    return file_hash(path)

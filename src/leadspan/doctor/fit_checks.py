@@ -1,0 +1,191 @@
+"""Checks of what must fit each other: tokenizers, templates, heads, the end of a turn, the store, disk and memory."""
+
+import shutil
+import time
+from collections.abc import Iterator
+
+import psutil
+import torch
+from transformers import PreTrainedModel
+
+from leadspan.costs.disk import NUM_CHECKPOINTS, disk_bytes
+from leadspan.data.packing import pack
+from leadspan.data.truncation.policy import STOP_REMEDY
+from leadspan.doctor.check_inputs import Check, CheckInputs, Verdict, models_of
+from leadspan.errors import LeadspanError, ModelError
+from leadspan.inputs import check_served, checked_teacher
+from leadspan.models.ends import end_ids_of, load_end_ids
+from leadspan.models.heads import head_of
+from leadspan.models.loading import check_vocabularies, load_tokenizer
+from leadspan.models.settings import Pretrained
+from leadspan.planning.prediction import cost_model_of, predict, student_shape
+from leadspan.teacher.settings import Served
+from leadspan.teacher.targets import SparseTargets
+
+# Of a teacher's mass: what a divergence over a support leaves unseen of the shape of its distributions.
+_MUCH_TAIL = 0.1
+
+
+def tokenizers(inputs: CheckInputs) -> Iterator[Check]:
+    """Tokenizer, chat template and end of turn of each model against those that render the data."""
+    renderer = inputs.data.renderer
+    form, stop_text = renderer.rendering, renderer.tokenizer.convert_ids_to_tokens(renderer.stop_token_id)
+    turn = f"chain of thought between {form.think_open!r} and {form.think_close!r}, end of turn {stop_text!r}"
+    yield Check(f"data: assistant turn ({form.assistant_turn})", "ok", turn)
+    for role, settings, model in models_of(inputs):
+        if not isinstance(settings, Pretrained):
+            yield Check(f"{role}: tokenizer and template", "skipped", "built from a config, it has none of its own")
+            continue
+        try:
+            tokenizer = load_tokenizer(settings.tokenizer_path, settings.revision)
+            check_vocabularies(renderer.tokenizer, {role: tokenizer}, {role: head_of(model).weight.shape[0]})
+        except ModelError as error:
+            yield Check(f"{role}: tokenizer", "failed", str(error), "take models of one tokenizer")
+            continue
+        yield Check(f"{role}: tokenizer", "ok", f"{len(tokenizer):,} tokens, those of the data equal")
+        same = tokenizer.chat_template == renderer.template
+        remedy = "traces are rendered otherwise than it was trained; set tokenizer or data.rendering.chat_template"
+        yield Check(
+            f"{role}: template", "ok" if same else "warning", "equal" if same else "differs", "" if same else remedy
+        )
+        stops = _stops(model, tokenizer.eos_token_id)
+        stop = renderer.stop_token_id
+        knows = stop in stops
+        yield Check(
+            f"{role}: stop token",
+            "ok" if knows or role == "student" else "warning",
+            f"data ends turns with {stop}, its generation config with {sorted(stops)}",
+            ""
+            if knows
+            else "the student is given all of them when it is written"
+            if role == "student"
+            else "its traces may end otherwise than the data's",
+        )
+
+
+def ends_of_turns(inputs: CheckInputs) -> Iterator[Check]:
+    """The tokens that end a turn for data, student and teacher, against each other."""
+    name, recipe, tokenizer = "end-of-turn tokens", inputs.recipe, inputs.data.renderer.tokenizer
+    of_models = {role: frozenset(load_end_ids(settings)) for role, settings, _ in models_of(inputs)}
+    if isinstance(recipe.teacher, Served):
+        of_models["teacher"] = frozenset(recipe.teacher.end_ids)
+    by_role = {"data": frozenset(inputs.data.renderer.end_of_turn_ids()), **{k: v for k, v in of_models.items() if v}}
+    shown = "; ".join(
+        f"{role} {', '.join(f'{tokenizer.convert_ids_to_tokens(i)} ({i})' for i in sorted(ids))}"
+        for role, ids in by_role.items()
+    )
+    if recipe.merges_stops:
+        yield Check(name, "ok", f"{shown}; one outcome in the divergence")
+        return
+    differ = recipe.teacher is not None and len(set(by_role.values())) > 1
+    remedy = "a teacher that ends turns otherwise teaches the student not to end its own: set loss.stop: event"
+    yield Check(name, "warning" if differ else "ok", shown, remedy if differ else "")
+
+
+def padding(inputs: CheckInputs) -> Iterator[Check]:
+    """Rows of each head against the tokenizer's ids."""
+    size = max(inputs.data.renderer.tokenizer.get_vocab().values()) + 1
+    rows = {role: head_of(model).weight.shape[0] for role, _, model in models_of(inputs)}
+    shown = ", ".join(f"{role} {count:,}" for role, count in rows.items())
+    if min(rows.values()) < size:
+        remedy = "take the tokenizer that belongs to the models, or resize the embeddings"
+        yield Check("vocabulary padding", "failed", f"heads have {shown} rows, the tokenizer {size:,} ids", remedy)
+        return
+    differ = len(set(rows.values())) > 1
+    note = f"; compared on the first {size:,}" if differ else ""
+    yield Check("vocabulary padding", "ok", f"heads have {shown} rows, the tokenizer {size:,} ids{note}")
+
+
+def end_of_turn(inputs: CheckInputs) -> Iterator[Check]:
+    """How many examples teach the student to stop, after cut and supervision."""
+    examples, stop = inputs.data.examples, inputs.data.renderer.stop_token_id
+    usable = examples.usable[:1000]
+    number = len(usable)
+    taught = sum(bool((e.input_ids[e.weights > 0] == stop).any()) for e in (examples[i] for i in usable))
+    yield Check(
+        "end of turn is supervised",
+        "ok" if taught else "warning",
+        f"{taught / number:.1%} of {number:,} training examples",
+        "" if taught else f"it may never stop: {STOP_REMEDY}",
+    )
+
+
+def stored_targets(inputs: CheckInputs) -> Iterator[Check]:
+    """The store of a recipe: of this data and teacher, whole where it is read, serving every example."""
+    name = "store matches the data"
+    try:
+        teacher = checked_teacher(inputs.recipe)
+        if teacher.kept_targets is None or inputs.recipe.store_path is None:
+            yield Check(name, "skipped", "targets are live")
+            return
+        check_served(teacher, inputs.recipe, inputs.data)
+        served = 0
+        for examples in (inputs.data.examples, inputs.data.validation):
+            if examples is not None:
+                teacher.collator([examples[examples.usable[0]]])
+                served += len(examples)
+    except LeadspanError as error:
+        yield Check(name, "failed", str(error), "capture with this recipe")
+        return
+    yield Check(name, "ok", f"{served:,} examples served by a store of {teacher.kept_targets.codec.label}")
+
+
+def served_teacher(inputs: CheckInputs) -> Iterator[Check]:
+    """A teacher behind a server: it answers, with the data's tokens, and little mass is beyond its likeliest ones."""
+    recipe, name = inputs.recipe, "served teacher answers"
+    if not isinstance(recipe.teacher, Served) or recipe.store_path is not None:
+        return
+    try:
+        source = checked_teacher(recipe)
+        check_served(source, recipe, inputs.data)
+        source.shared_tokens(head_of(inputs.student).weight.shape[0], len(inputs.data.renderer.tokenizer))
+        started = time.perf_counter()
+        targets = source.targets(pack(inputs.sample))
+        seconds = time.perf_counter() - started
+    except LeadspanError as error:
+        yield Check(name, "failed", str(error), "start the server, or mend what it says")
+        return
+    assert isinstance(targets, SparseTargets) and targets.label_log_probs is not None, "as servers answer"
+    tail, nll = float(targets.tail_mass[1.0].mean()), -float(targets.label_log_probs.mean())
+    yield Check(
+        name,
+        "warning" if tail > _MUCH_TAIL else "ok",
+        f"{len(targets.label_log_probs):,} positions in {seconds:.2g} s, {nll:.4g} nats a token on the traces; "
+        f"{tail:.2%} of the mass is beyond its {recipe.teacher.k} likeliest tokens",
+        "raise teacher.k, as far as the server allows" if tail > _MUCH_TAIL else "",
+    )
+
+
+def disk_and_memory(inputs: CheckInputs) -> Iterator[Check]:
+    """Disk for checkpoints; memory for the largest step of training, as `leadspan plan` predicts it."""
+    existing = next(p for p in (inputs.recipe.output, *inputs.recipe.output.absolute().parents) if p.exists())
+    free, disk = shutil.disk_usage(existing).free, disk_bytes(student_shape(inputs.recipe))
+    remedy = "another output, or fewer other files there"
+    yield _fits("disk", disk, free, f"{NUM_CHECKPOINTS} checkpoints and the student", remedy)
+    try:
+        model = cost_model_of(inputs.recipe, inputs.data.renderer)
+        needed = predict(model, inputs.data.examples).memory.total
+    except LeadspanError as error:  # of a store, or of a model that cannot be traced
+        yield Check("memory is enough", "skipped", str(error))
+        return
+    loaded = sum(4 * sum(p.numel() for p in model.parameters()) for _, _, model in models_of(inputs))
+    if inputs.device.type == "cuda":
+        available = torch.cuda.mem_get_info(inputs.device)[0] + loaded
+    else:
+        available = psutil.virtual_memory().available + loaded
+    remedy = (
+        "smaller batches, training.gradient_checkpointing, training.lora, more ranks under FSDP, or targets: {kind: "
+        "store, ...}, which needs no teacher in memory"
+    )
+    yield _fits("memory", needed, available, "the largest step of training", remedy)
+
+
+def _fits(name: str, needed: int, free: int, what: str, remedy: str) -> Check:
+    """Enough is a tenth more than needed."""
+    verdict: Verdict = "failed" if needed > free else "warning" if 1.1 * needed > free else "ok"
+    figure = f"{needed / 1e9:.3g} GB for {what}; {free / 1e9:.3g} GB free"
+    return Check(f"{name} is enough", verdict, figure, "" if verdict == "ok" else remedy)
+
+
+def _stops(model: PreTrainedModel, eos_token_id: object) -> set[int]:
+    return set(end_ids_of(model)) or ({eos_token_id} if isinstance(eos_token_id, int) else set())

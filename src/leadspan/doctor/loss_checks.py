@@ -1,0 +1,111 @@
+"""Checks that run the models through the packing, forward pass and loss of training."""
+
+from collections.abc import Iterator
+
+import torch
+from transformers import PreTrainedModel
+
+from leadspan.data.examples import Example
+from leadspan.data.packing import on_device, pack
+from leadspan.doctor.check_inputs import Check, CheckInputs
+from leadspan.losses.objective import LossOutput, batch_loss
+from leadspan.losses.rows import ROW_COLUMNS
+from leadspan.losses.settings import LossSettings
+from leadspan.models.heads import head_of
+from leadspan.models.loading import load_model
+from leadspan.teacher.live import freeze, live_targets
+
+NUM_PACKED = 3
+"""Examples that go through the models together and alone: enough to see each other, few enough for seconds on a CPU."""
+
+
+@torch.no_grad()
+def self_divergence(inputs: CheckInputs) -> Iterator[Check]:
+    """KL of the teacher from itself, the teacher taken for the student, through packing, forward pass and loss."""
+    name = "KL(teacher, teacher) is 0"
+    if inputs.teacher is None:
+        yield Check(name, "skipped", "no teacher runs here")
+        return
+    kl = _totals(_loss(inputs.teacher, inputs, _shortest(inputs), inputs.teacher))[1]
+    bad = not abs(kl) < 1e-5
+    yield Check(
+        name,
+        "failed" if bad else "ok",
+        f"{kl:.2g} nats a position",
+        "the loss or the forward pass of this architecture is wrong; please report it" if bad else "",
+    )
+
+
+@torch.no_grad()
+def likelihoods(inputs: CheckInputs) -> Iterator[Check]:
+    """The traces should be likelier to the teacher than to the student, else there is nothing to learn from it."""
+    name = "teacher's NLL on the traces below the student's"
+    if inputs.teacher is None:
+        yield Check(name, "skipped", "no teacher runs here")
+        return
+    theirs, ours = (_totals(_loss(model, inputs, inputs.sample, None))[0] for model in (inputs.teacher, inputs.student))
+    worse = theirs >= ours
+    yield Check(
+        name,
+        "warning" if worse else "ok",
+        f"{theirs:.4g} and {ours:.4g} nats a token",
+        "these traces are not this teacher's: use its own, or a teacher that knows them" if worse else "",
+    )
+
+
+@torch.no_grad()
+def labels(inputs: CheckInputs) -> Iterator[Check]:
+    """Cross-entropy of the loss against Transformers' own, which shifts labels itself, on one sequence."""
+    [example] = _shortest(inputs, 1)
+    ours = _totals(_loss(inputs.student, inputs, [example], None))[0]
+    ids = torch.from_numpy(example.input_ids)[None].to(inputs.device)
+    plain = freeze(load_model(inputs.recipe.student, torch.float32, for_training=False), inputs.device)
+    theirs = float(plain(input_ids=ids, labels=ids).loss)
+    bad = not abs(ours - theirs) < 1e-3 * max(1.0, theirs)
+    yield Check(
+        "labels are shifted once",
+        "failed" if bad else "ok",
+        f"cross-entropy {ours:.6g}, Transformers' own {theirs:.6g}",
+        "labels and positions do not belong together for this architecture; please report it" if bad else "",
+    )
+
+
+@torch.no_grad()
+def invariance(inputs: CheckInputs) -> Iterator[Check]:
+    """The loss of a pack against the sum of its examples' losses, each alone: what accumulation adds up."""
+    sample = _shortest(inputs)
+    together = _loss(inputs.student, inputs, sample, inputs.teacher)
+    alone = [_loss(inputs.student, inputs, [example], inputs.teacher) for example in sample]
+    packed = float(together.loss_sum / together.weight_sum)
+    summed = float(sum(o.loss_sum for o in alone) / sum(o.weight_sum for o in alone))
+    difference = abs(packed - summed) / max(abs(summed), 1e-9)
+    bad = not difference < 1e-4
+    yield Check(
+        "loss is invariant to accumulation and packing",
+        "failed" if bad else "ok",
+        f"relative difference {difference:.1g} over {len(sample)} examples",
+        "this architecture lets examples of a pack see each other; set examples_per_batch: 1" if bad else "",
+    )
+
+
+def _shortest(inputs: CheckInputs, number: int = NUM_PACKED) -> list[Example]:
+    """The shortest examples of the sample, for what holds of any, however long."""
+    return sorted(inputs.sample, key=lambda example: len(example.input_ids))[:number]
+
+
+def _loss(
+    student: PreTrainedModel, inputs: CheckInputs, examples: list[Example], teacher: PreTrainedModel | None
+) -> LossOutput:
+    """The training loss of some examples in one pack, at half KL where there is a teacher."""
+    batch = on_device(pack(examples), inputs.device)
+    targets = None if teacher is None else live_targets(teacher, batch)
+    rows = {head_of(model).weight.shape[0] for model in (student, teacher) if model is not None}
+    shared = len(inputs.data.renderer.tokenizer) if len(rows) > 1 else None
+    return batch_loss(student, batch, targets, LossSettings(kl_weight=0.5), shared)
+
+
+def _totals(output: LossOutput) -> tuple[float, ...]:
+    """Mean cross-entropy and KL."""
+    sums, counts = output.totals.double().sum(0).tensor_split(2)
+    means = sums / counts
+    return tuple(float(means[ROW_COLUMNS.index(name)]) for name in ("cross_entropy", "divergence"))

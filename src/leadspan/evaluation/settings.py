@@ -1,0 +1,157 @@
+"""Settings of evaluation: tasks and sampling."""
+
+import difflib
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field, model_validator
+
+from leadspan.evaluation.benchmarks import BENCHMARKS
+from leadspan.faults import Rule
+from leadspan.settings import Settings
+from leadspan.traces.settings import TraceSource
+
+
+class Choices(Settings):
+    """Where the choices of a multiple-choice task stand: in one column, in several, or here."""
+
+    columns: list[str] = []
+    """One column that holds all choices (a list of texts, or lists `text` and `label`), or one column for each."""
+    texts: list[str] = []
+    """The choices themselves, where every problem has the same."""
+    first: int = Field(default=0, ge=0, le=1)
+    """What number the first choice has, where the answer is a number."""
+    shuffle: bool = False
+    """Order the choices by a hash of problem and choice, for sources that always name the right one first."""
+
+    def conflicts(self) -> Iterator[Rule]:
+        """Choices come from one place."""
+        if bool(self.columns) == bool(self.texts):
+            yield ("columns", "texts"), "name either the columns of the choices or their texts"
+
+
+def _or_benchmark(schema: dict[str, Any]) -> None:
+    """A known benchmark stands for name and path, too."""
+    schema["anyOf"] = [{"required": schema.pop("required")}, {"required": ["benchmark"]}]
+
+
+class TaskSettings(Settings):
+    """Problems with reference answers."""
+
+    model_config = ConfigDict(json_schema_extra=_or_benchmark)
+
+    name: str = Field(pattern=r"^[\w. -]+$")
+    """Name of the task in results; the benchmark's when absent."""
+    benchmark: str | None = None
+    """A known benchmark (see docs/evaluation.md): its settings stand for all that are not given here; its `split` and
+    `subset` only where its `path` does."""
+    path: str
+    """Local file or directory of records, or a Hub dataset name."""
+    split: str | None = None
+    """Hub split; of a local path, the directory or the files whose name says it. `test` when absent; a local path whose
+    names say no split is then read whole."""
+    subset: str | None = None
+    """Hub configuration name; of a local path, a directory in it."""
+    problem: str | None = None
+    """Column of the problem, or a text with columns in braces (`{Body} {Question}`); found by its usual names when
+    absent."""
+    answer: str | None = None
+    """Column of the reference answer; found by its usual names when absent, else the last `\\boxed{}` of `solution`.
+    Behind `####` where that occurs."""
+    choices: Choices | None = None
+    """The choices, for `grader: choice`."""
+    instruction: str = ""
+    """Text appended to every problem, on lines of its own."""
+    grader: Literal["math", "exact", "choice", "literal"] = "math"
+    """`math`: Math-Verify on the boxed answer; `exact`: the boxed answer, or the whole answer text where there is no
+    box, equals the reference; `choice`: the letter of the right choice; `literal`: equal as Python literals."""
+    samples_per_problem: int = Field(default=1, ge=1)
+    """Samples for each problem, unless `sampling.samples_per_problem` says otherwise."""
+    limit: int | None = Field(default=None, ge=1)
+    """Use the first so many problems."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_from_benchmark(cls, values: Any) -> Any:  # Any: whatever the user wrote
+        name = values.get("benchmark") if isinstance(values, dict) else None
+        if name is None:
+            return values
+        if name not in BENCHMARKS:
+            near = difflib.get_close_matches(str(name), BENCHMARKS, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(BENCHMARKS)}"
+            raise ValueError(f"benchmark {name!r} is not known; {hint}")
+        known = BENCHMARKS[name]
+        if values.get("path", known["path"]) != known["path"]:  # names of another data set's parts
+            known = {key: value for key, value in known.items() if key not in ("split", "subset")}
+        return {"name": name, **known, **values}
+
+    @property
+    def source(self) -> TraceSource:
+        """Where its records are read from."""
+        return TraceSource(path=self.path, split=self.split, subset=self.subset, limit=self.limit)
+
+    def conflicts(self) -> Iterator[Rule]:
+        """Choices are graded."""
+        if (self.grader == "choice") != (self.choices is not None):
+            yield ("grader", "choices"), "`grader: choice` and `choices` go together; give both or neither"
+
+
+class Batched(Settings):
+    """Transformers, batch after batch; samples that have ended leave their batch."""
+
+    kind: Literal["transformers"] = "transformers"
+    """Tag."""
+
+
+class Vllm(Settings):
+    """vLLM (`pip install leadspan[vllm]`); its draws differ from the other's, seed for seed."""
+
+    kind: Literal["vllm"] = "vllm"
+    """Tag."""
+    options: dict[str, bool | int | float | str] = {}
+    """Passed on to `vllm.LLM`, e.g. `{tensor_parallel_size: 8, gpu_memory_utilization: 0.9}`."""
+
+
+class SamplingSettings(Settings):
+    """How answers are drawn. Defaults are the paper's (arXiv 2512.21002, evaluation), one sample each."""
+
+    temperature: float = Field(default=0.6, ge=0)
+    """0 is greedy."""
+    top_p: float = Field(default=0.95, gt=0, le=1)
+    """Nucleus: smallest set of tokens with at least this probability."""
+    top_k: int | None = Field(default=None, ge=1)
+    """Draw from this many most probable tokens only."""
+    max_new_tokens: int = Field(default=32768, ge=1)
+    """Cap on new tokens; lowered where prompt and new tokens would not fit the model's window."""
+    thinking_budget: int | None = Field(default=None, ge=1)
+    """Makes every sample answer: after so many tokens of thinking, or where it loops, the closing tag is put in and the
+    answer drawn. Its figures stand beside those of the samples by themselves, which stay as they are."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Type of the weights that samples are drawn from; `auto` as in `training.precision`."""
+    samples_per_problem: int | None = Field(default=None, ge=1)
+    """Samples for each problem of every task; each task's own number when absent."""
+    batch_size: int = Field(default=32, ge=1)
+    """Sequences generated at a time; does not change what is drawn."""
+    seed: int = 0
+    """Seed; every sample draws from its own stream, keyed by seed, problem and sample number."""
+    engine: Annotated[Batched | Vllm, Field(discriminator="kind")] = Batched()
+    """What generates."""
+
+
+class EvaluationSettings(Settings):
+    """What is evaluated after training."""
+
+    tasks: list[TaskSettings] = []
+    """Tasks, in order."""
+    sampling: SamplingSettings = SamplingSettings()
+    """How answers are drawn."""
+    system: str = ""
+    """System message before every problem; none when empty."""
+    item_seconds: float = Field(default=10.0, gt=0)
+    """Processor time for grading one answer."""
+
+    def conflicts(self) -> Iterator[Rule]:
+        """Names differ."""
+        names = [task.name for task in self.tasks]
+        for name in sorted({name for name in names if names.count(name) > 1}):
+            yield ("tasks",), f"two tasks are called {name!r}; give them different names (tasks.1.name)"

@@ -1,0 +1,82 @@
+"""Samples that are made to answer: thinking is closed for them after a budget of tokens, or where it loops.
+
+What a server does that is given a budget: the text that stands between thought and answer in the model's own turns is
+put in behind the tokens of the budget, and the model goes on from there. A model that has learnt to reason and not to
+stop is told apart from one that cannot reason, since both kinds of figures rest on the same thinking.
+
+**Source**: budgets of thinking as Qwen3 describes them (arXiv 2505.09388, section 4.7).
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from transformers import PreTrainedTokenizerBase
+
+from leadspan.data.assistant_turn import spaces
+from leadspan.data.prompts import PromptRenderer
+from leadspan.errors import EvaluationError
+from leadspan.evaluation.samples import Key, StoredSample
+from leadspan.evaluation.sampling import Request, encode, loop_end
+
+SUFFIX = ", made to answer"
+"""Follows the name of a task in the results of such samples."""
+
+
+@dataclass(frozen=True, slots=True)
+class ThinkingBudget:
+    """Where thinking is closed, and by which tokens.
+
+    Attributes:
+        num_tokens: Most tokens of thinking.
+        closing: Token ids from the end of a thought to the begin of the answer.
+        think_open: The opening tag.
+        think_close: The closing tag.
+        tokenizer: The model's tokenizer.
+    """
+
+    num_tokens: int
+    closing: tuple[int, ...]
+    think_open: str
+    think_close: str
+    tokenizer: PreTrainedTokenizerBase
+
+    @classmethod
+    def of(cls, num_tokens: int, max_new_tokens: int, renderer: PromptRenderer) -> "ThinkingBudget":
+        """The budget in the form of a template: between thought and answer stands what the template writes there.
+
+        Raises:
+            EvaluationError: Budget and closing tag leave no token for an answer.
+        """
+        rendering = renderer.rendering
+        _, before, behind = spaces(renderer.turn, rendering)
+        text = f"{before}{rendering.think_close}{behind}"
+        closing = tuple(encode(renderer.tokenizer, text))
+        if num_tokens + len(closing) >= max_new_tokens:
+            raise EvaluationError(
+                f"sampling.thinking_budget: {num_tokens} tokens of thinking and {len(closing)} that close it leave "
+                f"no token of sampling.max_new_tokens {max_new_tokens} for the answer; raise the one or lower the other"
+            )
+        return cls(num_tokens, closing, rendering.think_open, rendering.think_close, renderer.tokenizer)
+
+    def requests(self, samples: Iterable[StoredSample]) -> dict[Key, Request]:
+        """What is to be drawn on: the begin of every sample whose thinking has to be closed for it.
+
+        Thinking that was closed within the budget stays as it is, whatever follows.
+        """
+        requests: dict[Key, Request] = {}
+        for stored in samples:
+            ids = encode(self.tokenizer, stored.drawn.text)
+            length = self._length(stored, ids)
+            if length is not None:
+                key = f"{stored.problem_id}:{stored.sample}:answer"
+                requests[stored.key] = Request(stored.prompt, key, (*ids[:length], *self.closing))
+        return requests
+
+    def _length(self, stored: StoredSample, ids: list[int]) -> int | None:
+        """Number of tokens after which thinking is closed; None where it was closed by then."""
+        if stored.thinking_closed:
+            text = stored.drawn.text
+            thinking = text[: text.find(self.think_close, max(text.rfind(self.think_open), 0))]
+            if self.think_close not in text or len(encode(self.tokenizer, thinking)) <= self.num_tokens:
+                return None
+        return min(self.num_tokens, len(ids), loop_end(ids) or self.num_tokens)

@@ -1,0 +1,77 @@
+"""Grading inside EleutherAI's lm-evaluation-harness: what the task files of `leadspan export` call.
+
+The harness draws the answers and calls one of the functions of this module for each problem, so that an exported task
+is graded as `leadspan evaluate` grades it. Two things differ: the harness does not tell how an answer ended, so that
+one whose thinking is closed counts as finished even where the cap on new tokens cut it off behind; and its random
+streams are not those of `SeededSampling`.
+"""
+
+import atexit
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from typing import Any
+
+from leadspan.answers.boxes import is_thinking_closed, with_usual_tags
+from leadspan.answers.grading import GradeItem, MathGrader, Verdict, exact_grade, literal_grade
+from leadspan.evaluation.choices import choice_grade
+
+METRICS = ("accuracy_strict", "accuracy_flexible", "thinking_closed")
+"""What the functions return for a problem: means over its samples."""
+
+
+def math_results(doc: Mapping[str, Any], results: Sequence[str | list[str]]) -> dict[str, float]:
+    """Grade with Math-Verify in killable processes, which stay up until the harness ends."""
+    return _results(doc, results, _grader().grade)
+
+
+def exact_results(doc: Mapping[str, Any], results: Sequence[str | list[str]]) -> dict[str, float]:
+    """Grade by equality with the reference."""
+    return _results(doc, results, lambda items: [exact_grade(item) for item in items])
+
+
+def choice_results(doc: Mapping[str, Any], results: Sequence[str | list[str]]) -> dict[str, float]:
+    """Grade the letter of a choice."""
+    return _results(doc, results, lambda items: [choice_grade(item) for item in items])
+
+
+def literal_results(doc: Mapping[str, Any], results: Sequence[str | list[str]]) -> dict[str, float]:
+    """Grade by equality as Python literals."""
+    return _results(doc, results, lambda items: [literal_grade(item) for item in items])
+
+
+def _results(
+    doc: Mapping[str, Any],
+    results: Sequence[str | list[str]],
+    grade: Callable[[list[GradeItem]], list[Verdict]],
+) -> dict[str, float]:
+    """Means over the samples of one problem.
+
+    Args:
+        doc: A line of the exported problems.
+        results: What the harness drew: one text, or one list of texts where the task repeats.
+        grade: The grader.
+    """
+    texts = [text for result in results for text in ([result] if isinstance(result, str) else result)]
+    closed = [is_thinking_closed(text, doc["prompt"], doc["think_open"], doc["think_close"]) for text in texts]
+    choices = tuple(doc.get("choices") or ())
+    items = [
+        GradeItem(
+            with_usual_tags(text, is_closed, doc["think_open"], doc["think_close"]), doc["gold"], is_closed, choices
+        )
+        for text, is_closed in zip(texts, closed, strict=True)
+    ]
+    verdicts = grade(items)
+    sums = {
+        "accuracy_strict": sum(verdict.strict == "right" for verdict in verdicts),
+        "accuracy_flexible": sum(verdict.flexible == "right" for verdict in verdicts),
+        "thinking_closed": sum(closed),
+    }
+    return {name: sums[name] / len(texts) for name in METRICS}
+
+
+@cache
+def _grader() -> MathGrader:
+    grader = MathGrader(item_seconds=10.0)
+    grader.__enter__()
+    atexit.register(grader.__exit__, None, None, None)
+    return grader

@@ -1,0 +1,160 @@
+"""The tasks of a recipe for other evaluation programs: lm-evaluation-harness files, and a lighteval command.
+
+An exported task holds the prompts themselves, rendered by the recipe's template, and names leadspan's own graders (see
+`leadspan.export.harness`): the harness sends what `leadspan evaluate` sends and counts what it counts. lighteval is
+given its own versions of the tasks it has, so that its numbers are those of its prompts and graders; it pins versions
+of its packages that do not go with leadspan's, and belongs into an environment of its own.
+
+**Source**: lm-evaluation-harness 0.4.13, `TaskConfig`; lighteval 0.13, `lighteval accelerate` and its task registry.
+"""
+
+import json
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from leadspan.data.prompts import PromptRenderer
+from leadspan.errors import SettingsError
+from leadspan.evaluation.settings import EvaluationSettings, SamplingSettings, TaskSettings
+from leadspan.evaluation.tasks import load_task
+from leadspan.export.configs import to_yaml
+from leadspan.export.harness import METRICS
+from leadspan.files import file_names
+from leadspan.models.loading import load_tokenizer
+from leadspan.recipe import Recipe
+
+LIGHTEVAL_TASKS = {
+    "aime24": "aime24",
+    "aime25": "aime25",
+    "math500": "math_500",
+    "gsm8k": "gsm8k",
+    "gpqa": "gpqa:diamond",
+    "mmlu_pro": "mmlu_pro",
+}
+"""Benchmarks that lighteval generates answers for, under its names."""
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenTasks:
+    """What was written.
+
+    Attributes:
+        files: Task files and their problems.
+        names: Names of the tasks in the harness.
+        harness: The command that runs them.
+        lighteval: The command for the tasks lighteval has; None where it has none of them.
+        without_lighteval: Tasks it does not have.
+    """
+
+    files: tuple[Path, ...]
+    names: tuple[str, ...]
+    harness: str
+    lighteval: str | None
+    without_lighteval: tuple[str, ...]
+
+
+def export_tasks(recipe: Recipe, directory: Path, model: str) -> WrittenTasks:
+    """Write the tasks of a recipe for the harness, and the commands that evaluate a model on them.
+
+    Args:
+        recipe: The recipe; its tasks, template and sampling are what is written.
+        directory: Where to write; it is made.
+        model: Directory or name of the model that the commands evaluate.
+
+    Raises:
+        SettingsError: The recipe has no tasks.
+        LeadspanError: A task cannot be read, or the tokenizer has no template.
+    """
+    settings = recipe.evaluation
+    if not settings.tasks:
+        raise SettingsError("export: the recipe has no evaluation.tasks; add one")
+    renderer = PromptRenderer(load_tokenizer(recipe.tokenizer_path, recipe.tokenizer_revision), recipe.data.rendering)
+    directory.mkdir(parents=True, exist_ok=True)
+    files: list[Path] = []
+    names = [f"leadspan_{name}" for name in file_names([task.name for task in settings.tasks], "_")]
+    for name, task in zip(names, settings.tasks, strict=True):
+        problems = directory / f"{name}.jsonl"
+        problems.write_text("".join(_lines(task, settings, renderer)), encoding="utf-8")
+        files += [problems, directory / f"{name}.yaml"]
+        files[-1].write_text(task_yaml(name, task, settings.sampling, problems), encoding="utf-8")
+    task_names = [LIGHTEVAL_TASKS[task.benchmark] for task in settings.tasks if task.benchmark in LIGHTEVAL_TASKS]
+    return WrittenTasks(
+        files=tuple(files),
+        names=tuple(names),
+        harness=harness_command(names, directory, model, settings.sampling),
+        lighteval=lighteval_command(task_names, model, settings.sampling) if task_names else None,
+        without_lighteval=tuple(task.name for task in settings.tasks if task.benchmark not in LIGHTEVAL_TASKS),
+    )
+
+
+def task_yaml(name: str, task: TaskSettings, sampling: SamplingSettings, problems: Path) -> str:
+    """The file of one task: its problems, how answers are drawn, and what grades them."""
+    repeats = sampling.samples_per_problem or task.samples_per_problem
+    drawn: dict[str, Any] = {"do_sample": sampling.temperature > 0, "max_gen_toks": sampling.max_new_tokens}
+    if sampling.temperature > 0:
+        drawn |= {"temperature": sampling.temperature, "top_p": sampling.top_p}
+        drawn |= {"top_k": sampling.top_k} if sampling.top_k is not None else {}
+    values: dict[str, Any] = {
+        "task": name,
+        "dataset_path": "json",
+        "dataset_kwargs": {"data_files": {"test": str(problems.resolve())}},
+        "test_split": "test",
+        "output_type": "generate_until",
+        "doc_to_text": "{{prompt}}",
+        "doc_to_target": "{{gold}}",
+        "generation_kwargs": {"until": [], **drawn},
+        "num_fewshot": 0,
+        "repeats": repeats,
+        "filter_list": [{"name": "all", "filter": [{"function": "take_first_k", "k": repeats}]}],
+        "metric_list": [{"metric": name, "aggregation": "mean", "higher_is_better": True} for name in METRICS],
+        "metadata": {"version": 1.0},
+    }
+    grading = f"process_results: !function leadspan.export.harness.{task.grader}_results\n"
+    return to_yaml(values) + grading
+
+
+def harness_command(names: list[str], directory: Path, model: str, sampling: SamplingSettings) -> str:
+    """The command that runs exported tasks; prompts are rendered already, so that no template is applied."""
+    return shlex.join(
+        [
+            *("lm_eval", "--model", "hf", "--model_args", f"pretrained={model},dtype=auto"),
+            *("--tasks", ",".join(names), "--include_path", str(directory)),
+            *("--batch_size", str(sampling.batch_size), "--seed", str(sampling.seed), "--log_samples"),
+            *("--output_path", str(directory / "results")),
+        ]
+    )
+
+
+def lighteval_command(tasks: list[str], model: str, sampling: SamplingSettings) -> str:
+    """The command for lighteval's own versions of some tasks, zero-shot, with the recipe's sampling."""
+    drawn = {
+        "temperature": f"{sampling.temperature:g}",
+        "top_p": f"{sampling.top_p:g}",
+        "max_new_tokens": str(sampling.max_new_tokens),
+        "seed": str(sampling.seed),
+    }
+    drawn |= {"top_k": str(sampling.top_k)} if sampling.top_k is not None else {}
+    generation = ",".join(f"{name}:{value}" for name, value in drawn.items())
+    arguments = f"model_name={model},generation_parameters={{{generation}}}"
+    return shlex.join(["lighteval", "accelerate", arguments, ",".join(f"{task}|0" for task in tasks)])
+
+
+def _lines(task: TaskSettings, settings: EvaluationSettings, renderer: PromptRenderer) -> Iterator[str]:
+    before = [{"role": "system", "content": settings.system}] if settings.system else []
+    for problem in load_task(task):
+        yield (
+            json.dumps(
+                {
+                    "problem_id": problem.problem_id,
+                    "prompt": renderer.prompt_text([*before, {"role": "user", "content": problem.text}]),
+                    "gold": problem.gold,
+                    "choices": list(problem.choices),
+                    "think_open": renderer.rendering.think_open,
+                    "think_close": renderer.rendering.think_close,
+                },
+                ensure_ascii=False,
+            )
+            + "\n"
+        )

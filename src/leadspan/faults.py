@@ -1,0 +1,280 @@
+"""What is wrong with settings, in words: each key as it was written, the value, the rule, and the nearest right key.
+
+Rules between settings are looked at even where other settings are wrong: what is wrong is taken for its default, and
+rules that involve it are passed over.
+"""
+
+import copy
+import difflib
+import itertools
+import reprlib
+import types
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
+
+from leadspan.other_tools import here_called
+
+Rule = tuple[tuple[str, ...], str]
+"""Settings that do not go together, as dotted keys below their section, and why."""
+
+_Keys = tuple[str | int, ...]
+_MAX_ROUNDS, _MAX_NEAR, _CLOSE = 10, 3, 0.75
+_STAND_INS: dict[Any, Any] = {str: "unknown", Path: Path("unknown"), int: 1, float: 1.0}
+_MAPPING_FAULTS = ("model_type", "model_attributes_type", "dict_type", "dataclass_type")
+_repr = reprlib.Repr()
+_repr.maxstring = _repr.maxother = _repr.maxlong = 80
+
+
+class Conflict(ValueError):
+    """Settings of one section, each right by itself, that break rules between them."""
+
+    def __init__(self, section: BaseModel, rules: Sequence[Rule]):
+        super().__init__("; ".join(text for _, text in rules))
+        self.section, self.rules = section, rules
+
+
+def all_faults(kind: type[BaseModel], values: Mapping[str, Any], error: ValidationError) -> list[str]:
+    """Every fault of the values, one a line: of each setting, then of rules between settings that are right.
+
+    Args:
+        kind: The settings class that refused the values.
+        values: The values.
+        error: Its refusal.
+    """
+    mended: dict[str, Any] = copy.deepcopy(dict(values))
+    paths = list(_paths(kind, values))
+    lines: dict[str, dict[str, None]] = {}
+    faulty: set[_Keys] = set()
+    for later in range(_MAX_ROUNDS):
+        known = len(lines)
+        for fault in error.errors(include_url=False):
+            conflict = fault.get("ctx", {}).get("error")
+            keys, models = _located(kind, values, fault)
+            if isinstance(conflict, Conflict):
+                lines |= {line: {} for line in _between_right_ones(conflict, keys, faulty)}
+                _put(mended, keys, conflict.section)
+            elif not (models and fault["type"] == "string_type" and isinstance(fault["input"], Mapping)):
+                # where a union of text and settings was given a mapping, the settings are what was meant
+                if later and any(_overlap(keys, other) for other in faulty):
+                    continue  # it is what stands in for a faulty setting
+                place, text = _described(fault, keys, models, paths)
+                lines.setdefault(place, {})[text] = None
+                faulty.add(keys)
+                _mend(kind, mended, keys)
+        if len(lines) == known:
+            break
+        try:
+            kind.model_validate(mended)
+            break
+        except ValidationError as left:
+            error = left
+    return [place + " or ".join(texts) for place, texts in lines.items()]
+
+
+def _between_right_ones(conflict: Conflict, keys: _Keys, faulty: set[_Keys]) -> Iterator[str]:
+    """The rules of a section that involve no setting that is wrong by itself."""
+    for fields, text in conflict.rules:
+        named = [(*keys, *field.split(".")) for field in fields]
+        if not any(_overlap(place, other) for place in named for other in faulty):
+            yield f"{_dotted(keys)}: {text}" if keys else text
+
+
+def models_in(annotation: Any) -> list[type[BaseModel]]:
+    """The settings classes in a field's annotation, e.g. the members of a tagged union."""
+    if isinstance(annotation, type) and not isinstance(annotation, types.GenericAlias):
+        return [annotation] if issubclass(annotation, BaseModel) else []
+    return [model for inner in typing.get_args(annotation) for model in models_in(inner)]
+
+
+def _located(
+    kind: type[BaseModel], values: Mapping[str, Any], fault: ErrorDetails
+) -> tuple[_Keys, list[type[BaseModel]]]:
+    """The keys that lead to a fault, without the tags that pydantic puts between them, and the classes there."""
+    models, keys, node, follows_union = [kind], [], values, False
+    final = len(fault["loc"]) - 1
+    for number, part in enumerate(fault["loc"]):
+        below = [m for model in models if part in model.model_fields for m in _below(model, str(part))]
+        tagged = [model for model in models if part in (_tag_of(model), model.__name__)]
+        is_field = any(part in model.model_fields for model in models)
+        is_new = number == final and fault["type"] in ("missing", "extra_forbidden")
+        if tagged and follows_union:  # before fields: a class may have one that is called as its tag is
+            models, follows_union = tagged, False
+        elif is_field or is_new or _holds(node, part):
+            keys.append(part)
+            follows_union = len(below) > 1 if is_field else follows_union
+            models = below if is_field else models
+            node = _get(node, part)
+        elif tagged:
+            models = tagged
+    return tuple(keys), models
+
+
+def _described(fault: ErrorDetails, keys: _Keys, models: list[type[BaseModel]], paths: list[_Keys]) -> tuple[str, str]:
+    """What stands before the colon, and what behind it."""
+    key, value = _dotted(keys) or "(all)", fault["input"]
+    if fault["type"] == "extra_forbidden":
+        return f"{key}: unknown key; ", _nearest(keys, models, paths)
+    if fault["type"] == "invalid_key":
+        return f"{key}: ", "keys are text"
+    if fault["type"] == "missing":
+        return f"{key}: ", "missing, and it has no default"
+    tags = [str(tag) for tag in dict.fromkeys(map(_tag_of, models)) if tag is not None]
+    if fault["type"] == "union_tag_not_found":
+        return f"{key}.kind: ", f"missing; one of {', '.join(tags)}"
+    if fault["type"] == "union_tag_invalid":
+        tag = str(fault.get("ctx", {}).get("tag", ""))
+        near = difflib.get_close_matches(tag, tags, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        return f"{key}.kind = {_repr.repr(tag)}: ", f"{hint}one of {', '.join(tags)}"
+    if fault["type"] in _MAPPING_FAULTS:
+        return f"{key} = {_repr.repr(value)}: ", f"settings are a mapping; write {_as_mapping(models, value)}"
+    text = fault["msg"].removeprefix("Value error, ")
+    return (f"{key}: " if value and isinstance(value, Mapping | BaseModel) else f"{key} = {_repr.repr(value)}: "), text
+
+
+def _as_mapping(models: list[type[BaseModel]], value: Any) -> str:
+    """How a bare value would be written as the settings it may stand for."""
+    for model in models:
+        tag = _tag_of(model)
+        if tag is not None and value == tag:
+            return f"{{kind: {value}}}"
+        if isinstance(value, str) and "path" in model.model_fields and "/" in value:
+            return f"{{{f'kind: {tag}, ' if tag else ''}path: {value}}}"
+    model = models[0] if models else None
+    first = next(iter(model.model_fields), "key") if model else "key"
+    return f"{{{first}: {(_tag_of(model) if model else None) or '...'}, ...}}"
+
+
+def _nearest(keys: _Keys, models: list[type[BaseModel]], paths: list[_Keys]) -> str:
+    """The key that an unknown one may have been meant for: of that name elsewhere, else of a similar one."""
+    unknown = str(keys[-1])
+    here = sorted({name for model in models for name in model.model_fields})
+    paths = sorted(paths, key=lambda path: (-_shared(path, keys), len(path)))
+    same = [path for path in paths if path[-1] == unknown]
+    closest = max((_shared(path, keys) for path in same), default=0)
+    same = [path for path in same if _shared(path, keys) == closest][:_MAX_NEAR]
+    if same:
+        return f"did you mean {' or '.join(_dotted(path) for path in same)}?"
+    translated = here_called(unknown)
+    if translated:
+        return translated if translated.startswith("not used") else f"in a recipe it is {translated}"
+    near = difflib.get_close_matches(unknown, here, n=1, cutoff=_CLOSE)
+    if near:
+        return f"did you mean {near[0]!r}?"
+    elsewhere = difflib.get_close_matches(unknown, sorted({str(path[-1]) for path in paths}), n=1, cutoff=_CLOSE)
+    if elsewhere:
+        like = [path for path in paths if path[-1] == elsewhere[0]]
+        nearest = [path for path in like if len(path) == len(like[0])][:_MAX_NEAR]
+        return f"did you mean {' or '.join(map(_dotted, nearest))}?"
+    return f"known keys: {', '.join(here)}"
+
+
+def _paths(model: type[BaseModel], values: Any, before: _Keys = ()) -> Iterator[_Keys]:
+    """Every key below a class, of the members of tagged unions those that the values, or the defaults, name."""
+    for name, field in model.model_fields.items():
+        keys = (*before, name)
+        yield keys
+        inner = _get(values, name)
+        default = field.get_default(call_default_factory=True) if not field.is_required() else None
+        tag = _get(inner, "kind") if inner is not None else getattr(default, "kind", None)
+        members = _below(model, name)
+        for member in [m for m in members if _tag_of(m) == tag] or (members if len(members) == 1 else []):
+            if not _is_container(field):
+                yield from _paths(member, inner, keys)
+
+
+def _mend(kind: type[BaseModel], mended: dict[Any, Any], keys: _Keys) -> None:
+    """Take the default in place of a faulty setting; where it has none, something of its type."""
+    models: list[type[BaseModel]] = [kind]
+    node: Any = mended
+    for number, key in enumerate(keys):
+        field = next((model.model_fields[str(key)] for model in models if key in model.model_fields), None)
+        below = _get(node, key)
+        last = number == len(keys) - 1 or not isinstance(below, dict) or (field is not None and _is_container(field))
+        if not isinstance(node, dict):
+            return
+        if last:
+            node.pop(key, None)
+            if field is not None and field.is_required():
+                node[key] = _stand_in(field.annotation)
+            return
+        owners = [model for model in models if key in model.model_fields]
+        candidates = [m for model in owners for m in _below(model, str(key))]
+        models = [m for m in candidates if _tag_of(m) == _get(below, "kind")] or candidates
+        node = below
+
+
+def _stand_in(annotation: Any) -> Any:
+    """A value that fields of a type can hold, which nothing is checked of."""
+    models = models_in(annotation)
+    if not models or any(origin in (list, dict, tuple) for origin in _origins(annotation)):
+        return _STAND_INS.get(annotation)
+    required = {name: field for name, field in models[0].model_fields.items() if field.is_required()}
+    values = {name: _stand_in(field.annotation) for name, field in required.items()}
+    return _accepted(models[0].model_construct(**values))
+
+
+def _accepted(section: BaseModel) -> BaseModel:
+    """The section, not to be asked for its conflicts: they are told, or it stands for settings that are missing."""
+    if hasattr(section, "_is_accepted"):
+        setattr(section, "_is_accepted", True)  # noqa: B010  # a private attribute of settings, which mypy-like tools see
+    return section
+
+
+def _put(mended: dict[str, Any], keys: _Keys, section: BaseModel) -> None:
+    node: Any = mended
+    for key in keys[:-1]:
+        node = _get(node, key)
+    if keys and _holds(node, keys[-1]):
+        node[keys[-1]] = _accepted(section)
+
+
+def _is_container(field: FieldInfo) -> bool:
+    """Whether what lies below a field has names or numbers of the user's."""
+    return any(origin in (list, dict, tuple) for origin in _origins(field.annotation))
+
+
+def _origins(annotation: Any) -> Iterator[Any]:
+    yield typing.get_origin(annotation)
+    for inner in typing.get_args(annotation):
+        yield from _origins(inner)
+
+
+def _below(model: type[BaseModel], name: str) -> list[type[BaseModel]]:
+    return models_in(model.model_fields[name].annotation)
+
+
+def _tag_of(model: type[BaseModel]) -> object:
+    field = model.model_fields.get("kind")
+    return field.default if field is not None else None
+
+
+def _holds(node: Any, key: str | int) -> bool:
+    return key in node if isinstance(node, Mapping) else isinstance(node, list) and isinstance(key, int)
+
+
+def _get(node: Any, key: str | int) -> Any:
+    if isinstance(node, Mapping):
+        return node.get(key)
+    return node[key] if isinstance(node, list) and isinstance(key, int) and key < len(node) else None
+
+
+def _shared(path: _Keys, keys: _Keys) -> int:
+    """How many keys a path has in common, from the top, with where the other keys lie."""
+    common = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(path, keys[:-1], strict=False))
+    return sum(1 for _ in common)
+
+
+def _overlap(a: _Keys, b: _Keys) -> bool:
+    """Whether one place lies in the other."""
+    return all(x == y for x, y in zip(a, b, strict=False))
+
+
+def _dotted(keys: _Keys) -> str:
+    return ".".join(map(str, keys))

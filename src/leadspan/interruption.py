@@ -1,0 +1,114 @@
+"""Ending in good order: on SIGTERM and SIGUSR1, which schedulers send, and on Ctrl-C, with processes of our own.
+
+The first SIGTERM raises `Terminated`, or, where that is deferred, is asked after by who can end better: a training
+finishes its step and writes a checkpoint. A second one ends the process at once. SIGUSR1 asks the same, however often.
+"""
+
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType, TracebackType
+
+EXIT_CODE = 128 + signal.SIGTERM
+_ECHO_SECONDS = 1.0
+"""Torchrun passes a SIGTERM on that its ranks may have got themselves: within this time it is the same one."""
+
+
+class Terminated(BaseException):
+    """This process is to end; the message says what it has left. No `Exception`, as `KeyboardInterrupt` is none."""
+
+
+@dataclass
+class _State:
+    is_listening: bool = False
+    num_deferring: int = 0
+    asked_at: float | None = None
+
+
+_state = _State()
+
+
+@contextmanager
+def listening() -> Iterator[None]:
+    """Mind the signals while the context lasts; outside the main thread, which gets none, nothing changes."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, _on_signal) for number in (signal.SIGTERM, signal.SIGUSR1)}
+    _state.is_listening, _state.asked_at = True, None
+    try:
+        yield
+    finally:
+        _state.is_listening, _state.asked_at = False, None
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def deferred() -> Iterator[None]:
+    """Raise no `Terminated` before the end of the context; what runs in it looks at `is_asked_to_end`."""
+    _state.num_deferring += 1
+    try:
+        yield
+    finally:
+        _state.num_deferring -= 1
+    if is_asked_to_end() and not _state.num_deferring:
+        raise Terminated
+
+
+def is_asked_to_end() -> bool:
+    """Whether a signal has asked this process to end."""
+    return _state.asked_at is not None
+
+
+def prepare_data_worker(worker: int = 0) -> None:
+    """Let a data worker outlive a scheduler's first SIGTERM, because the step needs it; a second one ends it.
+
+    It has nothing to say where the process that it serves is gone; what goes wrong in its work goes there.
+    """
+
+    def end_next_time(number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+    def show(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if not isinstance(error, EOFError | ConnectionError):
+            sys.__excepthook__(kind, error, trace)
+
+    signal.signal(signal.SIGTERM, end_next_time)
+    sys.excepthook = show
+
+
+def end_data_workers() -> None:
+    """Kill what the interpreter would end with one SIGTERM and wait for: a data worker outlives the first one."""
+    for child in multiprocessing.active_children():
+        if child.daemon:
+            child.kill()
+
+
+def _on_signal(number: int, frame: FrameType | None) -> None:
+    now = time.monotonic()
+    if _state.asked_at is not None:
+        is_echo = "TORCHELASTIC_RUN_ID" in os.environ and now - _state.asked_at < _ECHO_SECONDS
+        if number == signal.SIGTERM and not is_echo:
+            os._exit(EXIT_CODE)
+        return
+    _state.asked_at = now
+    if not _state.num_deferring:
+        raise Terminated
+
+
+def _leave_signals_to_parent() -> None:
+    """A forked child leaves Ctrl-C to its parent and ends on SIGTERM as any program."""
+    if _state.is_listening:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGUSR1, signal.SIG_DFL)
+
+
+os.register_at_fork(after_in_child=_leave_signals_to_parent)

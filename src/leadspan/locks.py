@@ -1,0 +1,78 @@
+"""One process at a time in a directory, however the one before it ended."""
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from leadspan.errors import LeadspanError
+
+_held: set[int] = set()
+
+
+@contextmanager
+def locked(path: Path, refusal: Callable[[str], LeadspanError]) -> Iterator[None]:
+    """Hold a lock file, which names this process, for as long as the context lasts; then remove it.
+
+    The system lets go of the lock when the process ends, however that ends, so the file of a dead process is taken
+    over. Directories that were made for the lock and hold nothing else at the end are removed with it.
+
+    Args:
+        path: The lock file; its directory is made.
+        refusal: The error to raise, from the process id of the holder.
+
+    Raises:
+        LeadspanError: Another process holds it.
+    """
+    missing = [directory for directory in path.parents if not directory.exists()]
+    handle = _acquired(path, refusal)
+    _held.add(handle)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            path.unlink()
+        _held.discard(handle)
+        os.close(handle)
+        with contextlib.suppress(OSError):  # not empty: it is the work that was done
+            for directory in missing:
+                directory.rmdir()
+
+
+def _acquired(path: Path, refusal: Callable[[str], LeadspanError]) -> int:
+    while True:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        except FileNotFoundError:
+            continue  # its last holder has just removed the directory
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if _is_at(path, handle):
+                os.ftruncate(handle, 0)
+                os.write(handle, str(os.getpid()).encode())
+                return handle
+        except BlockingIOError:
+            holder = os.pread(handle, 32, 0).decode(errors="replace").strip()
+            os.close(handle)
+            raise refusal(holder or "unknown") from None
+        os.close(handle)  # a holder has removed the file between our opening and our locking it
+
+
+def _is_at(path: Path, handle: int) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(handle))
+    except FileNotFoundError:
+        return False
+
+
+def _let_go_in_child() -> None:
+    """A forked child must not hold on to the lock of a parent that has been killed."""
+    for handle in _held:
+        os.close(handle)
+    _held.clear()
+
+
+os.register_at_fork(after_in_child=_let_go_in_child)

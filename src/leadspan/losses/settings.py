@@ -1,0 +1,147 @@
+"""Settings of the loss."""
+
+from collections.abc import Iterator
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from leadspan.faults import Rule
+from leadspan.settings import Settings
+
+Share = Annotated[float, Field(ge=0, le=1)]
+SkewShare = Annotated[float, Field(ge=0, lt=1)]
+
+
+class ForwardKl(Settings):
+    """`KL(p || q)`, the teacher's side first: covers what the teacher does (Hinton et al., arXiv 1503.02531)."""
+
+    kind: Literal["forward_kl"] = "forward_kl"
+    """Tag."""
+
+
+class ReverseKl(Settings):
+    """`KL(q || p)`, the student's side first: seeks the teacher's modes (Gu et al., arXiv 2306.08543)."""
+
+    kind: Literal["reverse_kl"] = "reverse_kl"
+    """Tag."""
+
+
+class JensenShannon(Settings):
+    """Generalised Jensen-Shannon divergence (Agarwal et al., arXiv 2306.13649)."""
+
+    kind: Literal["jensen_shannon"] = "jensen_shannon"
+    """Tag."""
+    beta: Share = 0.5
+    """Weight of the teacher in the mixture; 0 is defined as forward, 1 as reverse KL."""
+
+
+class SkewForwardKl(Settings):
+    """`KL(p || alpha p + (1 - alpha) q)` (Ko et al., arXiv 2402.03898)."""
+
+    kind: Literal["skew_forward_kl"] = "skew_forward_kl"
+    """Tag."""
+    alpha: SkewShare = 0.1
+    """Share of the teacher in the mixture."""
+
+
+class SkewReverseKl(Settings):
+    """`KL(q || alpha q + (1 - alpha) p)` (Ko et al., arXiv 2402.03898)."""
+
+    kind: Literal["skew_reverse_kl"] = "skew_reverse_kl"
+    """Tag."""
+    alpha: SkewShare = 0.1
+    """Share of the student in the mixture."""
+
+
+class TotalVariation(Settings):
+    """Half the absolute difference (Wen et al., arXiv 2307.15190)."""
+
+    kind: Literal["total_variation"] = "total_variation"
+    """Tag."""
+
+
+class AlphaBeta(Settings):
+    """The alpha-beta divergence (Wang et al., arXiv 2505.04560): (1, 0) is forward, (0, 1) reverse KL."""
+
+    kind: Literal["alpha_beta"] = "alpha_beta"
+    """Tag."""
+    alpha: float = Field(default=0.2, ge=0)
+    """Exponent of the teacher."""
+    beta: float = Field(default=0.7, ge=0)
+    """Exponent of the student."""
+
+    def conflicts(self) -> Iterator[Rule]:
+        """The divergence is defined."""
+        if self.alpha + self.beta == 0:
+            yield ("alpha", "beta"), "alpha and beta are both 0; at least one of them must be above 0"
+
+
+class AdaptiveKl(Settings):
+    """Forward and reverse KL, weighed by where the two distributions differ (Wu et al., arXiv 2404.02657)."""
+
+    kind: Literal["adaptive_kl"] = "adaptive_kl"
+    """Tag."""
+    mass: float = Field(default=0.5, gt=0, lt=1)
+    """Cumulative probability of the teacher's head."""
+
+
+class PolicyGradient(Settings):
+    """The reverse KL by the drawn token alone, for teachers that return one number a token (REINFORCE).
+
+    Its gradient is that of `-A log q[y]` at the drawn token `y`, the advantage `A = log p[y] - log q[y]` taken as
+    given; over many draws its mean is the gradient of `KL(q || p)`, and that of its value is `KL(q || p)`.
+    """
+
+    kind: Literal["policy_gradient"] = "policy_gradient"
+    """Tag."""
+
+
+AnyDivergence = Annotated[
+    ForwardKl
+    | ReverseKl
+    | JensenShannon
+    | SkewForwardKl
+    | SkewReverseKl
+    | TotalVariation
+    | AlphaBeta
+    | AdaptiveKl
+    | PolicyGradient,
+    Field(discriminator="kind"),
+]
+
+
+class LossSettings(Settings):
+    """`(1 - kl_weight) * CE + kl_weight * temperature^2 * D(teacher, student)` at every weighted position.
+
+    Source: Chen et al., arXiv 2512.21002 (kl_weight 0.5, temperature 1, forward KL); the factor `temperature^2` is
+    Hinton et al., arXiv 1503.02531, section 2.
+    """
+
+    kl_weight: float = Field(default=0.5, ge=0, le=1)
+    """Share of the teacher's distribution; the rest goes to the tokens of the trace. 0 needs no teacher."""
+    divergence: AnyDivergence = ForwardKl()
+    """How the student is compared with the teacher."""
+    temperature: float = Field(default=1.0, gt=0)
+    """Divides the logits of both models in the divergence; the cross-entropy is always at temperature 1."""
+    stop: Literal["tokens", "event"] | None = None
+    """Ends of a turn in the divergence: `tokens`, each token by itself; `event`, all tokens that end a turn for
+    student, teacher or data are one outcome, so that a teacher with another end-of-turn token than the student's does
+    not teach it never to stop. The cross-entropy keeps the data's token. `event` needs the whole distribution of a
+    teacher that the recipe names. Absent: `event` with a rollout, else `tokens`."""
+    ratio_cap: float = Field(default=2.0, ge=1)
+    """Where the ratio is cut off by which positions of older rollouts are weighed: the student's probability of what
+    it drew, now and when it drew it (`rollout.steps_per_draw`)."""
+    chunk_tokens: int | None = Field(default=None, ge=1)
+    """Positions projected to the vocabulary at a time; chosen for the device when absent."""
+    compiled: bool | None = None
+    """Compile the arithmetic on the logits (the same figures to rounding, several times faster); chosen by the size of
+    the vocabulary and the presence of a compiler when absent."""
+
+    def conflicts(self) -> Iterator[Rule]:
+        """A drawn token has its probability at the temperature of the draw."""
+        if isinstance(self.divergence, PolicyGradient) and self.temperature != 1:
+            text = (
+                f"divergence is policy_gradient at temperature {self.temperature:g}, and its probabilities are those "
+                "of temperature 1: set temperature: 1"
+            )
+            yield ("divergence", "temperature"), text

@@ -1,0 +1,265 @@
+"""How the rows of a batch go through a model, found by running it: no list of architectures is kept.
+
+A few tokens are run through the model's own attention, by themselves, and through each layout of a row. The first
+layout that gives every example the hidden states it has by itself is taken; a model that looks ahead, or whose logits
+are not those of its hidden states and head, is refused.
+"""
+
+import contextlib
+import copy
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import psutil
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from leadspan.errors import ModelError
+from leadspan.models.attention import ATTENTION
+from leadspan.models.forward import LAYOUT, Layout, final_hidden_states
+from leadspan.models.heads import head_of, head_weight, transform_of
+from leadspan.models.reading import reading
+
+logger = logging.getLogger(__name__)
+
+_LENGTHS = 5, 7, 6
+_SHORT = 8  # what lengths in a config are lowered to, so that short examples lie on both sides of them
+_LENGTHS_AROUND = 5, 13, 9, 8  # the last two would share a padded batch
+_LENGTH_FIELDS = ("position_embeddings", "seq_len", "window", "chunk_size")
+_NARROW_TOLERANCE = 3e-2  # bfloat16 rounds to 4e-3 in every layer
+_TOLERANCE = 1e-4
+_MAX_PROBE_WEIGHTS = 200_000_000  # a second of work, under 1 GB
+_UNFIT = "it does not run on a few tokens, so values of its config do not fit each other"
+
+
+def settle_layout(model: PreTrainedModel, attention: str, name: str) -> None:
+    """Choose how rows go through a model, and leave it with the attention for that.
+
+    Args:
+        model: Loaded, with any attention.
+        attention: `packed`, `own`, or one of flash attention, as in the settings.
+        name: Begins messages, e.g. `model PATH`.
+
+    Raises:
+        ModelError: No layout gives its own results, or the loss does not know its logits.
+    """
+    head_of(model)
+    with torch.no_grad(), _quiet(), reading(f"{name}: {_UNFIT}"):
+        probe = _probe(model)
+        was_training = probe.training
+        probe.eval()
+        with _wide(probe):
+            own = _own_attention(probe)
+            _check_causal(probe, name)
+            _check_logits(probe, name)
+            layout = _first_exact(probe, ("packed", "padded") if attention != "own" else ("padded",), own)
+        probe.train(was_training)
+    if layout != "packed" and attention.startswith("flash"):
+        raise ModelError(
+            f"{name}: its examples depend on each other in a packed row whatever the attention; leave out attention: "
+            f"{attention}, and they go through the model {_WORDS[layout]}"
+        )
+    chosen = own if layout != "packed" else attention if attention.startswith("flash") else ATTENTION
+    with _quiet(), reading(name):
+        model.set_attn_implementation(chosen)
+    setattr(model, LAYOUT, layout)
+    if layout != "packed":
+        logger.info("%s: examples go through it %s, since a packed row would mix them", name, _WORDS[layout])
+
+
+def _probe(model: PreTrainedModel) -> PreTrainedModel:
+    """What is run: the model, or while it is small a copy whose weights let every layer matter.
+
+    In a small model with the usual first weights, layers add too little to the embeddings for what leaks through one
+    of them to be seen, and some are zero. Large ones come trained.
+    """
+    if model.device.type != "cpu" or sum(p.numel() for p in model.parameters()) > _MAX_PROBE_WEIGHTS:
+        return model
+    probe = copy.deepcopy(model)
+    generator = torch.Generator().manual_seed(0)
+    for parameter in probe.parameters():
+        if parameter.dim() > 1 and parameter.is_floating_point():
+            parameter.normal_(std=parameter.shape[-1] ** -0.5, generator=generator)
+    return probe
+
+
+_WORDS = {"packed": "in one row", "padded": "in padded batches", "alone": "one at a time"}
+
+
+def _first_exact(model: PreTrainedModel, layouts: tuple[Layout, ...], own: str) -> Layout:
+    for layout in layouts:
+        with contextlib.suppress(Exception):  # what a layout cannot run, it does not fit
+            if _is_exact(model, layout, own, _LENGTHS):
+                with _shortened(model):
+                    if _is_exact(model, layout, own, _LENGTHS_AROUND):
+                        return layout
+    model.set_attn_implementation(own)
+    return "alone"
+
+
+def _is_exact(model: PreTrainedModel, layout: Layout, own: str, lengths: tuple[int, ...]) -> bool:
+    """Whether every example of a row has the hidden states that it has by itself through the model's own attention."""
+    rows = [_tokens(model, length, start) for start, length in enumerate(lengths)]
+    model.set_attn_implementation(own)
+    try:
+        expected = torch.cat([_in_layout(model, [row], "alone") for row in rows])
+    except (RuntimeError, IndexError, ValueError):
+        if lengths is _LENGTHS:
+            raise
+        return True  # the lowered length is a limit of the model, not a threshold
+    if layout == "packed":
+        model.set_attn_implementation(ATTENTION)
+        if model.config._attn_implementation != ATTENTION:
+            return False  # its attention cannot be set
+    return _difference(_in_layout(model, rows, layout), expected) < _tolerance(model)
+
+
+def _in_layout(model: PreTrainedModel, rows: list[torch.Tensor], layout: Layout) -> torch.Tensor:
+    positions = torch.cat([torch.arange(len(row), device=model.device) for row in rows])
+    borders = [0]
+    for row in rows:
+        borders.append(borders[-1] + len(row))
+    kept = torch.arange(borders[-1], device=model.device)
+    setattr(model, LAYOUT, layout)
+    return final_hidden_states(model, torch.cat(rows)[None], positions[None], tuple(borders), kept)
+
+
+def _own_attention(model: PreTrainedModel) -> str:
+    """The model's own attention: PyTorch's kernel where it computes what Transformers' plain form does."""
+    found = {}
+    for attention in ("eager", "sdpa"):
+        with contextlib.suppress(Exception):
+            model.set_attn_implementation(attention)
+            with _shortened(model):
+                found[attention] = _in_layout(model, [_tokens(model, _LENGTHS_AROUND[1], 0)], "alone")
+    if "eager" not in found:
+        model.set_attn_implementation("eager")
+        _in_layout(model, [_tokens(model, _LENGTHS[1], 0)], "alone")  # says what is wrong
+        return "eager"
+    same = "sdpa" in found and _difference(found["sdpa"], found["eager"]) < _tolerance(model)
+    model.set_attn_implementation("sdpa" if same else "eager")
+    return "sdpa" if same else "eager"
+
+
+def _check_causal(model: PreTrainedModel, name: str) -> None:
+    row = _tokens(model, _LENGTHS[1], 0)
+    whole, start = (_in_layout(model, [some], "alone") for some in (row, row[: _LENGTHS[0]]))
+    ahead = _difference(whole[: len(start)], start)
+    if not ahead < _tolerance(model):
+        raise ModelError(
+            f"{name}: a position changes with what follows it (relative difference {ahead:.2g}), so the model is not "
+            "causal and would see the tokens it is to predict; use another model, or a config of it that is causal"
+        )
+
+
+def _check_logits(model: PreTrainedModel, name: str) -> None:
+    row = _tokens(model, _LENGTHS[1], 0)
+    hidden = _in_layout(model, [row], "alone")
+    whole: Any = model(input_ids=row[None], use_cache=False)
+    ours = transform_of(model).logits(hidden.to(_wide_type(hidden)) @ head_weight(model).to(_wide_type(hidden)).T)
+    apart = _difference(whole.logits[0], ours)
+    if not apart < _tolerance(model):
+        raise ModelError(
+            f"{name}: its logits are not those of its hidden states and head (relative difference {apart:.2g}), "
+            "so its architecture transforms them in a way the loss does not know; use another model"
+        )
+
+
+def _tokens(model: PreTrainedModel, length: int, start: int) -> torch.Tensor:
+    rows = head_of(model).weight.shape[0]
+    return (torch.arange(length, device=model.device) * 3 + start + 2) % rows
+
+
+def _difference(found: torch.Tensor, expected: torch.Tensor) -> float:
+    wide = _wide_type(expected)
+    return float((found.to(wide) - expected.to(wide)).norm() / expected.to(wide).norm())
+
+
+def _wide_type(tensor: torch.Tensor) -> torch.dtype:
+    return torch.promote_types(tensor.dtype, torch.float32)
+
+
+def _tolerance(model: PreTrainedModel) -> float:
+    return _TOLERANCE if model.dtype.itemsize >= 4 else _NARROW_TOLERANCE
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without Transformers' warnings that an attention cannot be set, which is found out by trying."""
+    warner = logging.getLogger("transformers.modeling_utils")
+    was_disabled, warner.disabled = warner.disabled, True
+    try:
+        yield
+    finally:
+        warner.disabled = was_disabled
+
+
+@contextlib.contextmanager
+def _wide(model: PreTrainedModel) -> Iterator[None]:
+    """Compute in float32 for a while, where memory allows: bfloat16 would hide what is below a few per cent."""
+    narrow = [t for t in (*model.parameters(), *model.buffers()) if t.is_floating_point() and t.dtype.itemsize < 4]
+    needed = 2 * sum(t.nbytes for t in narrow)
+    if (
+        getattr(model, "is_quantized", False)
+        or model.device.type != "cpu"
+        or needed > psutil.virtual_memory().available
+    ):
+        yield
+        return
+    dtypes = [t.dtype for t in narrow]
+    for tensor in narrow:
+        tensor.data = tensor.data.float()
+    try:
+        yield
+    finally:
+        for tensor, dtype in zip(narrow, dtypes, strict=True):
+            tensor.data = tensor.data.to(dtype)  # nothing is lost: each value came from that type
+
+
+@contextlib.contextmanager
+def _shortened(model: nn.Module) -> Iterator[None]:
+    """Lower the lengths in a model's config and modules at which it changes what it does, for a while.
+
+    Such are windows, chunks of attention, and the original length of scaled rotary embeddings. With thresholds of a few
+    tokens, examples of a few tokens lie on both sides of them.
+    """
+    modules = list(model.modules())
+    configs = {id(config): config for module in modules for config in _configs(getattr(module, "config", None))}
+    fields = [vars(owner) for owner in (*modules, *configs.values())]
+    fields += [found for values in fields for found in _dicts(values.get("rope_parameters"))]
+    lowered = [
+        (values, key, value)
+        for values in fields
+        for key, value in values.items()
+        if isinstance(value, int) and value > _SHORT and any(part in key for part in _LENGTH_FIELDS)
+    ]
+    rotary = [module for module in modules if hasattr(module, "rope_type")]
+    before = [
+        (vars(module).copy(), {k: v.clone() for k, v in module.named_buffers(recurse=False)}) for module in rotary
+    ]
+    try:
+        for values, key, _ in lowered:
+            values[key] = _SHORT
+        yield
+    finally:
+        for module, (attributes, buffers) in zip(rotary, before, strict=True):
+            vars(module).clear()
+            vars(module).update(attributes)
+            for key, buffer in buffers.items():
+                module.register_buffer(key, buffer, persistent=False)
+        for values, key, value in lowered:
+            values[key] = value
+
+
+def _configs(config: Any) -> list[Any]:
+    if config is None or not hasattr(config, "sub_configs"):
+        return []
+    return [config, *(found for name in config.sub_configs for found in _configs(getattr(config, name, None)))]
+
+
+def _dicts(value: Any) -> list[dict[str, Any]]:
+    if not isinstance(value, dict):
+        return []
+    return [value, *(found for inner in value.values() for found in _dicts(inner))]

@@ -1,0 +1,226 @@
+"""Directories in Hugging Face form, looked over before a library reads them.
+
+No code of theirs runs, and a fault of theirs is one error that names the file.
+"""
+
+import contextlib
+import importlib.util
+import json
+import stat
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+from transformers import CONFIG_MAPPING
+from transformers.models.auto.tokenization_auto import tokenizer_class_from_name
+
+from leadspan.digests import DIGESTS_FILE, fault
+from leadspan.errors import LeadspanError, ModelError
+
+_SETTINGS_FILES = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "adapter_config.json",
+    "model.safetensors.index.json",
+    "pytorch_model.bin.index.json",
+)
+_OTHER_FILES = ("tokenizer.json", "vocab.json", "merges.txt", "tokenizer.model", "chat_template.jinja")
+_NEVER = "leadspan never runs code from a model; give one whose architecture Transformers has"
+_MAX_SETTINGS_BYTES = 32 << 20  # the index of a model of 500,000 tensors
+_MAX_TOKENIZER_BYTES = 512 << 20  # ten times the largest known
+_MAX_MODULES = 10_000  # layers or experts; each takes milliseconds to build, even without weights
+
+
+@contextlib.contextmanager
+def reading(what: str) -> Iterator[None]:
+    """Turn whatever a library raises over a file or a config into one error.
+
+    Libraries that read model files raise whatever the first wrong value happens to break: assertions, attribute and
+    index errors, errors of recursion, and panics of Rust, which are no `Exception`.
+
+    Args:
+        what: Begins the message, e.g. `model PATH`.
+
+    Raises:
+        ModelError: In place of any other error but those of leadspan and an interruption.
+    """
+    try:
+        yield
+    except (LeadspanError, MemoryError):
+        raise
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise ModelError(f"{what}: {reason(error)}") from None
+
+
+def reason(error: BaseException) -> str:
+    """What an error of another library says, in one line, with its type where the words alone say little."""
+    if "trust_remote_code" in str(error):  # of a Hub model, whose files are looked over by Transformers alone
+        return f"auto_map asks for code that comes with it, and {_NEVER}"
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [""]
+    line = lines[1] if len(lines) > 1 and lines[0].endswith(":") else lines[0]
+    line = line if len(line) <= 300 else f"{line[:300]}..."
+    if isinstance(error, OSError | ValueError) and " " in line:
+        return line
+    return f"{type(error).__name__} ({line})" if line else f"{type(error).__name__} while Transformers read it"
+
+
+def check_directory(path: str, role: str, gguf_file: str | None = None) -> None:
+    """Look a directory over: it is there, its files are regular, JSON where they should be, and ask for no code.
+
+    What is no directory may be a Hub name, `owner/name`, and is left to Transformers.
+
+    Args:
+        path: Directory or Hub name.
+        role: What it is read as, for messages: `model` or `tokenizer`.
+        gguf_file: A file in it that is read in place of all others, or None.
+
+    Raises:
+        ModelError: Names the file and what is wrong with it.
+    """
+    directory = Path(path)
+    is_local = path.count("/") > 1 or path.startswith((".", "/", "~")) or directory.exists()
+    if not is_local:
+        return
+    if not directory.is_dir():
+        raise ModelError(f"{role} {path}: no such directory; give a directory in Hugging Face form, or a Hub name")
+    check_written(directory, _SETTINGS_FILES + _OTHER_FILES, f"{role} {path}")
+    if gguf_file is not None:
+        _check_gguf(directory / gguf_file, f"{role} {path}")
+        return
+    with reading(f"{role} {path}"):
+        for name in _OTHER_FILES:
+            _size_of(directory / name, f"{role} {path}", _MAX_TOKENIZER_BYTES)
+        for name in _SETTINGS_FILES:
+            values = read_json_object(directory / name, f"{role} {path}")
+            if name == "config.json" and role == "model":
+                _check_config(values, path)
+            elif values is not None and name == "tokenizer_config.json":
+                known = isinstance(kind := values.get("tokenizer_class"), str) and tokenizer_class_from_name(kind)
+                _refuse_code(values, f"{role} {path}", name, bool(known))
+
+
+def check_written(directory: Path, names: Iterable[str], what: str) -> None:
+    """Hold files of a student that leadspan has written against their digests.
+
+    Raises:
+        ModelError: One is missing or damaged.
+    """
+    wrong = fault(directory, names)
+    if wrong:
+        raise ModelError(
+            f"{what}: {wrong}; `leadspan distill` with --resume writes the student of a run anew; if it was changed on "
+            f"purpose, remove {DIGESTS_FILE}"
+        )
+
+
+def read_json_object(path: Path, what: str) -> dict[str, Any] | None:
+    """The object of a small JSON file, or None where there is no such file.
+
+    Raises:
+        ModelError: It is no regular file, too large, no JSON, or no object.
+    """
+    if _size_of(path, what, _MAX_SETTINGS_BYTES) is None:
+        return None
+    remedy = "save or download it anew"
+    try:
+        values = json.loads(path.read_bytes())
+    except RecursionError:
+        raise ModelError(f"{what}: {path.name} is nested too deeply; {remedy}") from None
+    except ValueError as error:
+        raise ModelError(f"{what}: {path.name} is no valid JSON ({reason(error)}); {remedy}") from None
+    if not isinstance(values, dict):
+        raise ModelError(f"{what}: {path.name} holds {_kind(values)}, not an object of settings; {remedy}")
+    return values
+
+
+def check_sizes(values: dict[str, Any], what: str) -> None:
+    """Refuse counts of layers and experts that no machine could build, before a library tries.
+
+    Raises:
+        ModelError: Names the field and its value.
+    """
+    for name, value in values.items():
+        if isinstance(value, dict):
+            check_sizes(value, what)
+        counts_modules = "layer" in name or "expert" in name or "block" in name
+        if counts_modules and isinstance(value, int) and value > _MAX_MODULES:
+            raise ModelError(f"{what}: {name} = {value} is above {_MAX_MODULES}; no model has so many")
+
+
+def weight_shapes(directory: Path, what: str) -> dict[str, tuple[int, ...]] | None:
+    """Shapes of a directory's tensors by name, from the headers of its safetensors files; None where it has none.
+
+    Raises:
+        ModelError: A header cannot be read, or the index names a file that is not there.
+    """
+    index = read_json_object(directory / "model.safetensors.index.json", what)
+    if index is None:
+        names = sorted(path.name for path in directory.glob("*.safetensors"))
+    else:
+        shards = index.get("weight_map")
+        if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()):
+            raise ModelError(f"{what}: model.safetensors.index.json has no weight_map of tensor names to files")
+        names = sorted(set(shards.values()))
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name in names:
+        if _size_of(directory / name, what) is None:
+            raise ModelError(
+                f"{what}: {name}, which model.safetensors.index.json names, is not there; download it anew"
+            )
+        with reading(f"{what}: {name} is damaged"), safe_open(directory / name, framework="pt") as tensors:
+            shapes |= {key: tuple(tensors.get_slice(key).get_shape()) for key in tensors.keys()}  # noqa: SIM118
+    return shapes if names else None
+
+
+def _check_gguf(file: Path, what: str) -> None:
+    """Refuse what is no GGUF file, before a library maps it into memory."""
+    if importlib.util.find_spec("gguf") is None:
+        raise ModelError(f"{what}: gguf_file {file.name} needs the package gguf; pip install 'leadspan[gguf]'")
+    if _size_of(file, what) is None:
+        raise ModelError(f"{what}: gguf_file {file.name} is not there; give the name of a file in it")
+    with file.open("rb") as content:
+        if content.read(4) != b"GGUF":
+            raise ModelError(f"{what}: gguf_file {file.name} is no GGUF file; download it anew")
+
+
+def _check_config(values: dict[str, Any] | None, path: str) -> None:
+    if values is None:
+        raise ModelError(f"model {path}: it has no config.json; give a directory in Hugging Face form")
+    kind = values.get("model_type")
+    _refuse_code(values, f"model {path}", "config.json", isinstance(kind, str) and kind in CONFIG_MAPPING)
+    check_sizes(values, f"model {path}: config.json")
+
+
+def _refuse_code(values: dict[str, Any], what: str, name: str, is_known: bool) -> None:
+    """Refuse what only its own code could read; where Transformers has the class too, that class is taken."""
+    if "auto_map" not in values or is_known:
+        return
+    raise ModelError(
+        f"{what}: auto_map in {name} asks for code that comes with it ({values['auto_map']}), and {_NEVER}"
+    )
+
+
+def _size_of(path: Path, what: str, most: int | None = None) -> int | None:
+    """Bytes of a regular file, or None where there is none."""
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        if path.is_symlink():
+            raise ModelError(f"{what}: {path.name} is a link to a file that is not there; download it anew") from None
+        return None
+    if not stat.S_ISREG(status.st_mode):
+        raise ModelError(f"{what}: {path.name} is no regular file; give a directory in Hugging Face form")
+    if most is not None and status.st_size > most:
+        raise ModelError(f"{what}: {path.name} has {status.st_size} bytes, above {most}; save or download it anew")
+    return status.st_size
+
+
+def _kind(value: Any) -> str:
+    kinds = {list: "a list", str: "text", int: "a number", float: "a number", bool: "a truth value"}
+    return kinds.get(type(value), "null")

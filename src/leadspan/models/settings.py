@@ -1,0 +1,49 @@
+"""Settings of one model: where its weights come from, and how it attends over packed batches."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from leadspan.settings import Settings
+
+
+class _Model(Settings):
+    attention: Literal["packed", "own", "flash_attention_2", "flash_attention_3"] = "packed"
+    """Attention in training: `packed` runs everywhere, example by example through PyTorch's SDPA, and where that is not
+    exact as `own`; `own` sends each example through the model's own attention; the others need their package and a
+    GPU."""
+
+
+class Pretrained(_Model):
+    """Weights from a local directory or the Hub."""
+
+    kind: Literal["pretrained"] = "pretrained"
+    """Tag."""
+    path: str
+    """Local directory in Hugging Face form, or a Hub name."""
+    revision: str | None = None
+    """Hub revision."""
+    gguf_file: str | None = None
+    """Name of a GGUF file in it, with weights and, where `path` has no other, the tokenizer. A student's weights are
+    dequantised on reading; a teacher's stay packed where Transformers has a kernel for that."""
+    quantization: Literal["bitsandbytes_4bit", "bitsandbytes_8bit"] | None = None
+    """Quantise the linear layers on loading, of a teacher on a CUDA device; needs the package bitsandbytes."""
+
+    @property
+    def tokenizer_path(self) -> str:
+        """Where its tokenizer is read from: the directory, Hub name, or GGUF file."""
+        return self.path if self.gguf_file is None else f"{self.path}/{self.gguf_file}"
+
+
+class RandomInit(_Model):
+    """A model built from a Transformers config with random weights: for tests and for training from scratch."""
+
+    kind: Literal["random_init"] = "random_init"
+    """Tag."""
+    config: dict[str, Any]
+    """Fields of the Transformers config; `model_type` names the architecture."""
+    seed: int = 0
+    """Seed of the weights."""
+
+
+ModelSettings = Annotated[Pretrained | RandomInit, Field(discriminator="kind")]

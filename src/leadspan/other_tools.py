@@ -1,0 +1,142 @@
+"""Names that TRL, Axolotl, LLaMA-Factory and Transformers have for settings, and what they are here.
+
+Sources: TRL's `SFTConfig`, `GKDConfig` and Transformers' `TrainingArguments`; Axolotl's configuration reference;
+LLaMA-Factory's `hparams`. A value is a dotted key of a recipe, or says what is done instead.
+"""
+
+_BATCHING = "training.batching.examples_per_batch, and examples_per_step, which is micro-batch x accumulation x ranks"
+_TOKENS = "training.batching: {kind: tokens, tokens_per_batch: N}"
+_CUT = "data.max_tokens, which leaves longer traces out, or cut: {kind: budget, num_tokens: N}, which cuts them"
+_FORMAT = "formats are recognised by their columns; name them in data.train.columns, or data.train.format"
+_EXACT = "not used: attention over packed examples is exact and needs no switch; see student.attention"
+
+OTHER_NAMES: dict[str, str] = {
+    # what is trained, and from what
+    "model_name_or_path": "student.path",
+    "model_name": "student.path",
+    "base_model": "student.path",
+    "model": "student.path",
+    "model_revision": "student.revision",
+    "teacher_model": "teacher.path",
+    "teacher_model_name_or_path": "teacher.path",
+    "tokenizer_config": "tokenizer",
+    "tokenizer_name": "tokenizer",
+    "tokenizer_name_or_path": "tokenizer",
+    "attn_implementation": "student.attention",
+    "flash_attention": "student.attention",
+    "flash_attn": "student.attention",
+    "trust_remote_code": "not used: code of a model directory is never run",
+    # data
+    "dataset": "data.train.path",
+    "datasets": "data.train.path",
+    "dataset_name": "data.train.path",
+    "dataset_path": "data.train.path",
+    "train_file": "data.train.path",
+    "train_dataset": "data.train.path",
+    "dataset_config": "data.train.subset",
+    "dataset_train_split": "data.train.split",
+    "dataset_text_field": _FORMAT,
+    "messages": _FORMAT,
+    "type": _FORMAT,
+    "max_samples": "data.num_train",
+    "val_size": "data.validation.share",
+    "val_set_size": "data.validation.share",
+    "eval_dataset": "data.validation: {kind: source, source: {path: ...}}",
+    "test_datasets": "data.validation: {kind: source, source: {path: ...}}",
+    "max_length": _CUT,
+    "max_seq_length": _CUT,
+    "max_seq_len": _CUT,
+    "sequence_len": _CUT,
+    "cutoff_len": _CUT,
+    "chat_template": "data.rendering.chat_template",
+    "template": "data.rendering.chat_template",
+    "dataset_num_proc": "data.num_workers",
+    "dataset_processes": "data.num_workers",
+    "preprocessing_num_workers": "data.num_workers",
+    "dataloader_num_workers": "training.num_workers",
+    "dataset_prepared_path": "data.cache_dir",
+    "train_on_inputs": "supervision.prompt",
+    "train_on_prompt": "supervision.prompt",
+    "assistant_only_loss": "supervision.prompt",
+    "completion_only_loss": "supervision.prompt",
+    # steps and batches
+    "num_train_epochs": "training.epochs",
+    "num_epochs": "training.epochs",
+    "max_steps": "training.steps",
+    "per_device_train_batch_size": _BATCHING,
+    "train_batch_size": _BATCHING,
+    "batch_size": _BATCHING,
+    "micro_batch_size": _BATCHING,
+    "gradient_accumulation_steps": _BATCHING,
+    "per_device_eval_batch_size": "validation uses training.batching; evaluation has evaluation.sampling.batch_size",
+    "packing": _TOKENS,
+    "sample_packing": _TOKENS,
+    "padding_free": _TOKENS,
+    "neat_packing": _TOKENS,
+    "pad_to_sequence_len": _EXACT,
+    # optimiser
+    "lr": "training.learning_rate",
+    "lr_scheduler": "training.schedule",
+    "lr_scheduler_type": "training.schedule",
+    "warmup_ratio": "training.warmup_share",
+    "warmup_steps": "training.warmup_share, a share of the steps",
+    "adam_beta1": "training.betas",
+    "adam_beta2": "training.betas",
+    "optim": "not used: the optimiser is AdamW; see training.learning_rate, weight_decay and betas",
+    "optimizer": "not used: the optimiser is AdamW; see training.learning_rate, weight_decay and betas",
+    "gradient_clipping": "training.max_grad_norm",
+    "bf16": "training.precision: bfloat16",
+    "fp16": "training.precision: bfloat16",
+    "fp32": "training.precision: float32",
+    "torch_dtype": "training.precision",
+    "dtype": "training.precision",
+    "use_liger_kernel": "not used: logits are never formed whole",
+    "fsdp": "start with torchrun; a prediction of the cost has plan.sharding",
+    "fsdp_config": "start with torchrun; a prediction of the cost has plan.sharding",
+    "deepspeed": "not used: start with torchrun; a prediction of the cost has plan.sharding",
+    # adapters
+    "adapter": "training.lora",
+    "finetuning_type": "training.lora",
+    "use_peft": "training.lora",
+    "peft_config": "training.lora",
+    "lora_r": "training.lora.r",
+    "lora_rank": "training.lora.r",
+    "lora_alpha": "training.lora.alpha",
+    "lora_dropout": "training.lora.dropout",
+    "lora_target": "training.lora.target_modules",
+    "lora_target_modules": "training.lora.target_modules",
+    "lora_target_linear": "training.lora.target_modules: all-linear",
+    "load_in_4bit": "not used: weights are not quantised; see training.lora",
+    "load_in_8bit": "not used: weights are not quantised; see training.lora",
+    # loss
+    "lmbda": "not used: traces are the teacher's; no sample is drawn while training",
+    "alpha": "loss.kl_weight",
+    "kd_alpha": "loss.kl_weight",
+    "kd_ce_alpha": "loss.kl_weight",
+    "kd_temperature": "loss.temperature",
+    # runs, logs, checkpoints
+    "output_dir": "output",
+    "run_name": "name",
+    "wandb_name": "name",
+    "logging_steps": "training.log_every",
+    "save_steps": "training.checkpoint_every",
+    "saves_per_epoch": "training.checkpoint_every",
+    "eval_steps": "training.num_validations, of the whole run",
+    "evals_per_epoch": "training.num_validations, of the whole run",
+    "eval_strategy": "training.num_validations, of the whole run",
+    "save_total_limit": "not used: the last and the best checkpoint are kept",
+    "load_best_model_at_end": "training.keep: best",
+    "resume_from_checkpoint": "the option --resume of `leadspan distill`",
+    "push_to_hub": "not used",
+    "wandb_project": "training.report_to: [wandb]",
+    "use_wandb": "training.report_to: [wandb]",
+    "special_tokens": "data.rendering.end_of_turn",
+    # evaluation
+    "max_new_tokens": "evaluation.sampling.max_new_tokens",
+    "num_return_sequences": "evaluation.sampling.samples_per_problem",
+}
+
+
+def here_called(name: str) -> str:
+    """What a setting of another program is here; empty where the name is none that is known."""
+    return OTHER_NAMES.get(name.replace("-", "_").lower(), "")

@@ -1,0 +1,167 @@
+"""The capture job of one recipe, or of several that share a store: the sequences that they need of their teacher."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import cast
+
+import torch
+from transformers import PreTrainedModel
+
+from leadspan.data.examples import Examples
+from leadspan.data.prepare import Splits
+from leadspan.data.sections import Renderer
+from leadspan.data.supervision import Supervision
+from leadspan.data.truncation import Full, Policy
+from leadspan.errors import DataError, SettingsError
+from leadspan.evaluation.settings import Vllm
+from leadspan.inputs import prepare_data, prepare_splits, rollout_inputs, training_rows
+from leadspan.losses.defined import check_loss
+from leadspan.models.loading import load_model
+from leadspan.models.precision import uses_bf16
+from leadspan.recipe import Recipe
+from leadspan.rollout.settings import RolloutSettings
+from leadspan.rollout.stored import drawn_rollouts, rollout_rows
+from leadspan.status import report_status
+from leadspan.teacher.capture import CaptureJob
+from leadspan.teacher.fill import Ranks
+from leadspan.teacher.manifest import DRAWN_FILE
+from leadspan.teacher.sequences import longest_sequences, plan_capture
+from leadspan.teacher.settings import LiveTargets, Served
+from leadspan.teacher.store import TargetStore
+from leadspan.training.process import process_device, process_state
+
+# A store serves every supervision: all positions of its sequences are captured.
+_EVERYTHING = Supervision(prompt=1, cot=1, answer=1)
+
+
+def prepare_capture(
+    recipe: Recipe,
+    cuts: Sequence[Policy] = (),
+    other_recipes: Sequence[Recipe] = (),
+    stored: Sequence[TargetStore] = (),
+) -> CaptureJob:
+    """Find the sequences to capture, and plan them.
+
+    Args:
+        recipe: The recipe; validation is captured whole, as it is validated.
+        cuts: Cuts the store is to serve; the recipe's `capture.cuts`, or its own cut, when empty.
+        other_recipes: Further recipes to serve, each with its own data, seed and cut; of the same teacher and
+            tokenizer.
+        stored: What these stores serve already is left out.
+
+    Raises:
+        LeadspanError: Whatever is wrong with the recipes or the data; a store that its own loss could not use.
+    """
+    if recipe.teacher is None:
+        raise SettingsError("teacher: missing; a capture runs the teacher, so the recipe must name it")
+    settings = recipe.capture
+    if (settings.engine == "server") != isinstance(recipe.teacher, Served):
+        raise SettingsError(
+            f"capture.engine is {settings.engine} with teacher.kind {recipe.teacher.kind}: a served teacher, and no "
+            "other, is captured with capture.engine: server"
+        )
+    if other_recipes and any(served.rollout for served in (recipe, *other_recipes)):
+        raise SettingsError("rollout: no store is shared between recipes with rollouts; capture one for each")
+    for served in (recipe, *other_recipes):
+        selection = served.supervision.token_selection
+        check_loss(served.loss_with_stop, selection, settings.kept_targets, f"capture.codec {settings.codec.label}")
+    needs = [(recipe, policy) for policy in cuts or settings.cuts or [recipe.cut]]
+    needs += [(other_recipe, other_recipe.cut) for other_recipe in other_recipes]
+    directory = settings.path or recipe.store_path
+    renderer, sources = _sources(needs)
+    _check_teachers(sources)
+    if recipe.rollout is not None:
+        sources.insert(0, _rollouts(recipe, recipe.rollout, directory))
+    sequences = longest_sequences(sources)
+    for store in stored:
+        sequences = sequences.without(store)
+    state = process_state()
+    return CaptureJob(
+        settings=settings,
+        teacher=recipe.teacher,
+        student=recipe.student,
+        renderer=renderer,
+        sequences=sequences,
+        plan=plan_capture(sequences, settings, recipe.seed),
+        dtype=torch.bfloat16 if uses_bf16(recipe.training.precision, recipe.student) else torch.float32,
+        device=process_device(),
+        ranks=Ranks(state.process_index, state.num_processes, state.wait_for_everyone),
+        seed=recipe.seed,
+        directory=directory,
+    )
+
+
+def _check_teachers(sources: Sequence[Examples]) -> None:
+    """Refuse one trace of two teachers: a store tells traces apart by their tokens."""
+    teachers: dict[str, str] = {}
+    for examples in sources:
+        for example_id, name in zip(examples.example_ids, examples.teachers, strict=True):
+            if teachers.setdefault(example_id, name) != name:
+                raise DataError(
+                    f"example {example_id}: its trace names the teachers {teachers[example_id]!r} and {name!r}, and a "
+                    "store keeps one answer to a text; leave one of the two out, or train with the teachers live"
+                )
+
+
+def _rollouts(recipe: Recipe, settings: RolloutSettings, directory: Path | None) -> Examples:
+    """Whole rollouts of the student as it begins, drawn by the first rank, and kept in the store."""
+    if directory is None:
+        raise SettingsError("capture.path: missing; rollouts are kept in the store when they are drawn")
+    if isinstance(settings.engine, Vllm):
+        raise SettingsError("rollout.engine: a capture draws with Transformers; leave vllm out")
+    data = prepare_data(recipe)
+    inputs = rollout_inputs(recipe.model_copy(update={"targets": LiveTargets()}), data, settings)
+
+    def load_student() -> PreTrainedModel:
+        report_status("drawing rollouts")
+        student = load_model(recipe.student, torch.float32, for_training=False).eval()
+        return cast(PreTrainedModel, cast(torch.nn.Module, student).to(process_device()))
+
+    with process_state().main_process_first():
+        new_ids = drawn_rollouts(
+            inputs, directory / DRAWN_FILE, load_student, uses_bf16(recipe.training.precision, recipe.student)
+        )
+    rows = rollout_rows(inputs, new_ids)
+    return Examples(rows, Full(), _EVERYTHING, data.renderer.stop_token_id, recipe.seed, "rollouts")
+
+
+def _sources(needs: Sequence[tuple[Recipe, Policy]]) -> tuple[Renderer, list[Examples]]:
+    """Training traces under each cut, all positions weighted, and validation traces whole; equal ones once."""
+    first = needs[0][0]
+    by_data: dict[str, dict[Policy, Recipe]] = {}
+    for recipe, policy in needs:
+        if recipe.teacher != first.teacher:
+            raise SettingsError(f"{recipe.name}: its teacher is not that of {first.name}; capture a store of its own")
+        key = f"{recipe.tokenizer_path} {recipe.tokenizer_revision} {recipe.model_dump_json(include={'data', 'seed'})}"
+        # Recipes that differ in loss or training alone need the same sequences.
+        by_data.setdefault(key, {}).setdefault(policy, recipe)
+    sources: list[Examples] = []
+    renderers: list[Renderer] = []
+    for by_policy in by_data.values():
+        recipe = next(iter(by_policy.values()))
+        renderer, splits = prepare_splits(recipe)
+        renderers.append(renderer)
+        for name in ("tokenizer_hash", "template_hash"):
+            if getattr(renderer, name) != getattr(renderers[0], name):
+                raise SettingsError(
+                    f"{recipe.name}: its {name} is not that of {first.name}; capture a store of its own"
+                )
+        stop, seed = renderer.stop_token_id, recipe.seed
+        if recipe.rollout is None or recipe.rollout.has_traces:
+            sources += _cut_traces(recipe, splits, renderer, list(by_policy), len(needs) > 1)
+        if splits.validation is not None:
+            sources.append(Examples(splits.validation, Full(), _EVERYTHING, stop, seed, "validation set"))
+    return renderers[0], sources
+
+
+def _cut_traces(
+    recipe: Recipe, splits: Splits, renderer: Renderer, cuts: Sequence[Policy], may_be_empty: bool
+) -> Iterator[Examples]:
+    """Training traces under each cut; of one among several that leaves nothing its own trial will say so."""
+    for cut in cuts:
+        try:
+            rows = training_rows(recipe, splits, renderer, cut)
+            yield Examples(rows, cut, _EVERYTHING, renderer.stop_token_id, recipe.seed, "training set")
+        except DataError:
+            if not may_be_empty:
+                raise

@@ -1,0 +1,118 @@
+"""A run directory: held by one process at a time, begun once, gone on with only as what it was begun as."""
+
+import itertools
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+
+from leadspan.data.sections import Renderer
+from leadspan.errors import RunError, SettingsError
+from leadspan.evaluation.thinking_budget import SUFFIX
+from leadspan.files import full_disk_reported, write_atomically
+from leadspan.inputs import load_renderer
+from leadspan.locks import locked
+from leadspan.pipeline.identity import check_identity, identity_of, write_identity
+from leadspan.recipe import Recipe, load_recipe
+from leadspan.results import RunResult, load_run
+from leadspan.settings import dump_yaml
+from leadspan.status import report_status
+from leadspan.training.checkpoints import step_directories
+from leadspan.training.process import process_state
+
+RECIPE_FILE = "recipe.yaml"
+_LOCK_FILE = ".lock"
+
+
+@contextmanager
+def claimed(directory: Path) -> Iterator[None]:
+    """Hold a run directory, for all ranks together.
+
+    Raises:
+        RunError: Another process holds it.
+    """
+
+    def refusal(holder: str) -> RunError:
+        return RunError(f"{directory}: another process (id {holder}) writes this run; wait for it, or stop it")
+
+    # One lock for all ranks: the first one holds it, the others follow its collectives.
+    lock = locked(directory / _LOCK_FILE, refusal) if process_state().is_main_process else nullcontext()
+    with full_disk_reported(directory), lock:
+        yield
+
+
+def finished_run(recipe: Recipe) -> RunResult:
+    """What a finished run of this recipe has left.
+
+    Raises:
+        RunError: The run is another's, or was evaluated with other settings.
+    """
+    directory = recipe.output
+    result = load_run(directory)
+    renderer = load_renderer(recipe)
+    if process_state().is_main_process:
+        check_identity(identity_of(recipe, renderer), directory)
+    if result.recipe is None or result.recipe.evaluation != recipe.evaluation:
+        raise RunError(
+            f"{directory}: it holds a finished run that was evaluated with other settings; "
+            f"`leadspan evaluate {directory} TASK ... --output DIRECTORY` evaluates its student again"
+        )
+    report_status(f"{directory} is finished")
+    return result
+
+
+def check_resumed(recipe: Recipe, renderer: Renderer) -> bool:
+    """Whether there are checkpoints to go on from; holds the recipe against what they were made with.
+
+    Raises:
+        RunError: The run was begun with another recipe or other inputs.
+    """
+    has_checkpoints = bool(step_directories(recipe.output))
+    if has_checkpoints and process_state().is_main_process:
+        check_identity(identity_of(recipe, renderer), recipe.output)
+    return has_checkpoints
+
+
+def begin_run(recipe: Recipe, renderer: Renderer, is_resumed: bool) -> None:
+    """Write what a run is; the first write into its directory."""
+    if process_state().is_main_process:
+        directory = recipe.output
+        if is_resumed:
+            _keep_samples(directory, _drawn_alike(recipe))
+        else:
+            _keep_samples(directory, set())  # they are another model's
+            write_identity(identity_of(recipe, renderer), directory)
+        write_atomically(directory / RECIPE_FILE, dump_yaml(recipe))
+    process_state().wait_for_everyone()
+
+
+def begin_evaluation(recipe: Recipe) -> None:
+    """Write the recipe of a run that is evaluated only; samples that an interrupted one drew alike are kept."""
+    _keep_samples(recipe.output, _drawn_alike(recipe))
+    write_atomically(recipe.output / RECIPE_FILE, dump_yaml(recipe))
+
+
+def _drawn_alike(recipe: Recipe) -> set[str]:
+    """Names of the tasks whose samples are drawn now as they were when the directory was last written."""
+    try:
+        before = load_recipe(recipe.output / RECIPE_FILE).evaluation
+    except SettingsError:
+        return set()
+    now = recipe.evaluation
+    if (before.sampling, before.system) != (now.sampling, now.system):
+        return set()
+    tasks_before = {task.name: task for task in before.tasks}
+    return {task.name for task in now.tasks if tasks_before.get(task.name) == task}
+
+
+def _keep_samples(directory: Path, names: set[str]) -> None:
+    """Move the samples of all other tasks into a folder of their own."""
+    samples = directory / "samples"
+    moved = [path for path in sorted(samples.glob("*")) if path.stem.removesuffix(SUFFIX) not in names]
+    if not moved:
+        return
+    # Set aside, not deleted: samples of a large model cost hours.
+    number = next(n for n in itertools.count(1) if not samples.with_name(f"samples.old-{n}").exists())
+    aside = samples.with_name(f"samples.old-{number}")
+    aside.mkdir()
+    for path in moved:
+        path.rename(aside / path.name)

@@ -1,0 +1,136 @@
+"""What a run is: the settings that change its training, and the content of what it is trained from.
+
+Written once into the run directory, before training; a resume is held against it. What changes no training is no part
+of it: evaluation, plan, capture, trackers, numbers of processes, and where things lie.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from leadspan.data.sections import Renderer
+from leadspan.data.settings import HeldOutSource
+from leadspan.errors import RunError
+from leadspan.files import write_atomically
+from leadspan.models.identity import content_id
+from leadspan.recipe import Recipe
+from leadspan.results import IDENTITY_FILE
+from leadspan.rollout.settings import TaskPrompts
+from leadspan.settings import Settings, flat
+from leadspan.teacher.manifest import read_joined
+from leadspan.teacher.settings import NO_ACCESS, Served, StoredTargets
+from leadspan.traces.read import fingerprint
+
+_CHANGES_NO_TRAINING: dict[str, Any] = {
+    **dict.fromkeys(("name", "role", "output", "evaluation", "plan", "capture", "trial"), True),
+    "data": {"cache_dir": True, "num_workers": True, "max_refused_share": True},
+    "training": {"keep": True, "num_workers": True, "report_to": True},
+    "teacher": NO_ACCESS,
+}
+_TOLD_BY_CONTENT: dict[str, Any] = {
+    "tokenizer": True,
+    "student": {"path", "revision"},
+    "teacher": {"path", "revision"},
+    "targets": {"path"},
+    "rollout": {"prompts": {"task": {"path"}}},
+    "data": {"train": {"path"}, "validation": {"source": {"path"}}, "rendering": {"chat_template"}},
+}
+
+
+class Identity(Settings):
+    """What a run is."""
+
+    settings: dict[str, Any]
+    """Settings that change its training, by dotted name."""
+    contents: dict[str, str]
+    """Fingerprints of traces, tokenizer, chat template, starting weights and the teacher or its store, by setting."""
+
+    def differences(self, now: "Identity") -> list[str]:
+        """What is another now, each in words."""
+        differences = [
+            f"{name} was {_shown(self.settings, name)}, is {_shown(now.settings, name)}"
+            for name in _changed(self.settings, now.settings)
+        ]
+        return differences + [f"{name} has another content" for name in _changed(self.contents, now.contents)]
+
+
+def identity_of(recipe: Recipe, renderer: Renderer) -> Identity:
+    """The identity of a run of a recipe, from the files as they are.
+
+    Raises:
+        DataError: A trace file cannot be read.
+        ModelError: A model cannot be read.
+        TargetsError: There is no store where the recipe names one.
+    """
+    sources = {"data.train": recipe.data.train}
+    if isinstance(recipe.data.validation, HeldOutSource):
+        sources["data.validation"] = recipe.data.validation.source
+    if recipe.rollout is not None and isinstance(recipe.rollout.prompts, TaskPrompts):
+        sources["rollout.prompts.task"] = recipe.rollout.prompts.task.source
+    contents = {name: fingerprint(source) for name, source in sources.items()}
+    contents |= {"tokenizer": renderer.tokenizer_hash, "data.rendering.chat_template": renderer.template_hash}
+    contents["student"] = content_id(recipe.student)
+    if isinstance(recipe.targets, StoredTargets):
+        contents["targets"] = json.dumps(read_joined(recipe.targets.path).identity(), sort_keys=True)
+    elif recipe.teacher is not None:
+        teacher = recipe.teacher
+        contents["teacher"] = teacher.identity if isinstance(teacher, Served) else content_id(teacher)
+    values = recipe.model_dump(mode="json", exclude=_CHANGES_NO_TRAINING)
+    if isinstance(recipe.targets, StoredTargets):
+        del values["teacher"]  # not loaded; the store says of which weights it is
+    return Identity(settings=dict(flat(_without(values, _TOLD_BY_CONTENT))), contents=contents)
+
+
+def write_identity(identity: Identity, directory: Path) -> None:
+    """Write the identity of a run that is about to be trained."""
+    write_atomically(directory / IDENTITY_FILE, identity.model_dump_json(indent=1) + "\n")
+
+
+def check_identity(now: Identity, directory: Path) -> None:
+    """Hold a resume against what the run was started with.
+
+    Raises:
+        RunError: Another recipe, or other inputs; names all that differs. Or there is no readable identity.
+    """
+    path = directory / IDENTITY_FILE
+    try:
+        begun = Identity.model_validate_json(path.read_bytes())
+    except OSError:
+        raise RunError(
+            f"{path}: not found, so it cannot be told what the run was started with; give another output"
+        ) from None
+    except ValidationError:
+        raise RunError(
+            f"{path}: damaged, so it cannot be told what the run was started with; give another output"
+        ) from None
+    differences = begun.differences(now)
+    if differences:
+        raise RunError(
+            f"{directory}: the run was started with another recipe or other inputs ({'; '.join(differences)}); resume "
+            "with what it was started with, or give another output"
+        )
+
+
+def _changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    return [name for name in {**before, **now} if before.get(name) != now.get(name)]
+
+
+def _without(values: dict[str, Any], names: Any) -> dict[str, Any]:  # Any: nested mappings that end in sets of names
+    """Nested values without some; a section that is absent is left as it is."""
+    inner: dict[str, Any] = names if isinstance(names, dict) else dict.fromkeys(names, True)
+    remaining: dict[str, Any] = {}
+    for name, value in values.items():
+        if inner.get(name) is True:
+            continue
+        remaining[name] = _without(value, inner[name]) if name in inner and isinstance(value, dict) else value
+    return remaining
+
+
+def _shown(settings: Mapping[str, Any], name: str) -> str:
+    if name not in settings:
+        return "absent"
+    text = json.dumps(settings[name])
+    return text if len(text) <= 80 else text[:77] + "..."

@@ -1,0 +1,149 @@
+"""One recipe, start to end. The only place where the stages are put together; every decision is in a stage."""
+
+import logging
+from functools import partial
+from pathlib import Path
+
+from leadspan.costs.disk import disk_bytes
+from leadspan.data.truncation.policy import stop_warning
+from leadspan.environment import environment
+from leadspan.errors import LeadspanError, ModelError, RunError
+from leadspan.evaluation.evaluate import evaluate_model
+from leadspan.evaluation.result import EvalResult
+from leadspan.evaluation.tasks import load_task, warn_of_golds
+from leadspan.files import full_disk_reported
+from leadspan.inputs import PreparedData, checked_teacher, first_answers_of, prepare_data, training_inputs
+from leadspan.models.settings import Pretrained
+from leadspan.pipeline.directory import begin_evaluation, begin_run, check_resumed, claimed, finished_run
+from leadspan.planning.prediction import break_point_fields, cost_model_of, predict, student_shape
+from leadspan.planning.rollouts import cost_of_rollouts
+from leadspan.planning.timing import Calibration
+from leadspan.recipe import Recipe
+from leadspan.results import RUN_FILE, Prediction, RunResult, damage, save_run
+from leadspan.settings import load_json
+from leadspan.status import report_status
+from leadspan.training.checkpoints import check_fresh
+from leadspan.training.process import process_state
+from leadspan.training.train import train
+
+logger = logging.getLogger(__name__)
+
+
+def run(recipe: Recipe, resume: bool = False) -> RunResult:
+    """Prepare, train, evaluate, and write `run.json`.
+
+    Args:
+        recipe: The run.
+        resume: Go on from the last whole checkpoint; a finished run is returned as it is.
+
+    Raises:
+        LeadspanError: Whatever is wrong with the recipe, the data, the models or the run directory; what is refused
+            before training begins leaves the directory as it was.
+    """
+    for task in recipe.evaluation.tasks:
+        warn_of_golds(task, load_task(task))  # a broken task is told before hours of training, not after
+    with claimed(recipe.output):
+        return _run(recipe, resume)
+
+
+def _run(recipe: Recipe, resume: bool) -> RunResult:
+    directory = recipe.output
+    if (directory / RUN_FILE).exists():
+        if not resume:
+            raise RunError(f"{directory}: it holds a finished run; give another output, or remove it")
+        wrong = damage(directory)
+        if wrong is None:
+            return finished_run(recipe)
+        logger.warning("%s: %s; made anew from the last whole checkpoint", directory, wrong)
+    if not resume:
+        check_fresh(directory)
+    teacher = checked_teacher(recipe)
+    report_status("preparing data")
+    data = prepare_data(recipe)
+    warning = "" if recipe.rollout is not None else stop_warning({recipe.label: data.examples.counts})
+    if warning and process_state().is_main_process:
+        logger.warning("%s", warning)
+    # Before training and never after it: a prediction that has seen the run is none.
+    prediction = _predict(recipe, data)
+    report_status("loading models")
+    inputs = training_inputs(recipe, data, teacher)
+    begin = partial(begin_run, recipe, data.renderer, is_resumed=resume and check_resumed(recipe, data.renderer))
+    with full_disk_reported(directory, lambda: disk_bytes(student_shape(recipe))):
+        trained = train(inputs, recipe.training, recipe.loss, begin)
+    result = RunResult(
+        name=recipe.name,
+        label=recipe.label,
+        role=recipe.role,
+        control=recipe.trial.control if recipe.trial else None,
+        seed=recipe.seed,
+        recipe=recipe,
+        environment=environment(recipe.seed),
+        cut=data.examples.counts,
+        refused=data.splits.left_out,
+        prediction=prediction,
+        train=trained,
+    )
+    if process_state().is_main_process:
+        # The weights on disk are evaluated, not those in memory: they are what the user gets.
+        evaluations = evaluate(recipe, Pretrained(path=str(recipe.student_directory)), directory)
+        result = result.model_copy(update={"evaluations": evaluations})
+        save_run(result, directory)
+    return result
+
+
+def run_untrained(recipe: Recipe) -> RunResult:
+    """Evaluate the starting weights of a recipe as they are, and write `run.json`.
+
+    Raises:
+        LeadspanError: Whatever is wrong with the model, the tasks or the run directory.
+    """
+    with claimed(recipe.output):
+        if (recipe.output / RUN_FILE).exists() and not damage(recipe.output):
+            raise RunError(f"{recipe.output}: it holds a finished run; give another output, or remove it")
+        begin_evaluation(recipe)
+        tokenizer = Pretrained(path=recipe.tokenizer_path, revision=recipe.tokenizer_revision)
+        evaluations = evaluate_model(recipe.student, tokenizer, recipe.data.rendering, recipe.evaluation, recipe.output)
+        result = RunResult(
+            name=recipe.name,
+            label=recipe.name,
+            role=recipe.role,
+            control=recipe.trial.control if recipe.trial else None,
+            seed=recipe.seed,
+            recipe=recipe,
+            environment=environment(recipe.seed),
+            evaluations=evaluations,
+        )
+        save_run(result, recipe.output)
+    return result
+
+
+def evaluate(recipe: Recipe, model: Pretrained, directory: Path) -> list[EvalResult]:
+    """Evaluate a model on the tasks of a recipe, with the model's own tokenizer and template."""
+    if not recipe.evaluation.tasks:
+        return []
+    return evaluate_model(model, model, recipe.data.rendering, recipe.evaluation, directory)
+
+
+def _predict(recipe: Recipe, data: PreparedData) -> Prediction | None:
+    """The cost of a run that is about to begin; a model whose cost cannot be predicted can still be trained."""
+    state = process_state()
+    if not state.is_main_process:
+        return None
+    calibration = None if recipe.plan.calibration is None else load_json(Calibration, recipe.plan.calibration)
+    try:
+        model = cost_model_of(recipe, data.renderer, state.num_processes)
+    except ModelError as error:
+        logger.warning("no prediction: %s", error)
+        return None
+    if recipe.rollout is not None:
+        return cost_of_rollouts(recipe, data, model, calibration).prediction
+    prediction = predict(model, data.examples, calibration)
+    if not recipe.plan.break_point_seconds:
+        return prediction
+    report_status("looking for first answers")
+    try:
+        search = first_answers_of(recipe, data)
+    except (LeadspanError, OSError) as error:
+        logger.warning("no break point is predicted: %s", error)
+        return prediction
+    return prediction.model_copy(update=break_point_fields(search))

@@ -1,0 +1,200 @@
+"""Rates of this machine on a recipe's own models and data, from a few real optimiser steps."""
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_callback import PrinterCallback
+from transformers.trainer_utils import SaveStrategy, set_seed
+
+from leadspan.costs.flops import ExampleSize, training_flops
+from leadspan.costs.measure import PeakMemory
+from leadspan.costs.memory import BatchSize, highest
+from leadspan.data.examples import Examples
+from leadspan.errors import SettingsError
+from leadspan.losses.settings import LossSettings
+from leadspan.models.precision import uses_bf16
+from leadspan.models.settings import ModelSettings
+from leadspan.planning.prediction import CostModel, planned
+from leadspan.planning.timing import Calibration, StepWork, fit_memory, fit_rates
+from leadspan.training.arguments import training_arguments
+from leadspan.training.callbacks import Clock, ProgressCallback
+from leadspan.training.measured import device_name, layout_sizes
+from leadspan.training.process import process_device, process_state
+from leadspan.training.step_plan import StepPlan
+from leadspan.training.train import (
+    TrainingInputs,
+    load_models,
+    with_adapters,
+)
+from leadspan.training.trainer import DistillationTrainer, attach_objective
+
+
+class _Laps(Clock):
+    """A clock that keeps every step's time, and how high memory has been up to its end."""
+
+    def __init__(self, memory: PeakMemory) -> None:
+        super().__init__()
+        self.memory = memory
+        self.seconds_of: list[float] = []
+        self.peaks: list[int] = []
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Stop the clock, and read the peak."""
+        before = self.seconds
+        super().on_step_end(args, state, control, **kwargs)
+        self.seconds_of.append(self.seconds - before)
+        self.peaks.append(self.memory.read())
+
+
+@dataclass(frozen=True)
+class _Course:
+    """The order of the calibration steps: `order[i]` is `(side, step of that side)`.
+
+    Attributes:
+        order: The sides from the shortest to the longest, two steps each, so that every new peak belongs to the side
+            that set it. Then the sides take turns, so that machine load that drifts affects all of them equally.
+        plan: Micro-batches, as indices into the examples of all sides one after the other.
+        accumulation: Micro-batches of a step.
+        num_rising: Steps of the first, rising part.
+        sides: Examples of each side.
+    """
+
+    sides: Sequence[Examples]
+    order: list[tuple[int, int]]
+    plan: list[list[int]]
+    accumulation: int
+    num_rising: int
+
+    def batches(self, step: int) -> list[list[int]]:
+        """Micro-batches of a step."""
+        return self.plan[step * self.accumulation : (step + 1) * self.accumulation]
+
+
+def calibrate(
+    inputs: TrainingInputs, model: CostModel, loss: LossSettings, sides: Sequence[Examples], num_rounds: int = 4
+) -> Calibration:
+    """Train for a few steps and fit rates to their times; nothing is written, the weights are thrown away.
+
+    The first step of each side is not counted: it allocates, and the very first makes the optimiser's moments.
+
+    Args:
+        inputs: Models and data of the recipe, as for training.
+        model: Its counts.
+        loss: The objective.
+        sides: The same traces under policies of different length.
+        num_rounds: Steps of each side besides its first two.
+
+    Raises:
+        SettingsError: Several processes were started, or the machine's precision is not that of the plan.
+    """
+    _check(model, inputs.student)
+    course = _course(model, sorted(sides, key=lambda side: sum(side.lengths)), num_rounds)
+    with tempfile.TemporaryDirectory() as directory:
+        laps, device = _train(replace(inputs, directory=Path(directory)), model, loss, course)
+    sizes_of_examples = [size for side in course.sides for size in layout_sizes(side, model.selection)]
+
+    def sizes(step: int) -> list[list[ExampleSize]]:
+        return [[sizes_of_examples[i] for i in batch] for batch in course.batches(step)]
+
+    # Of the rising part every second step: the first of each side allocates.
+    counted = [step for step in range(len(course.order)) if step >= course.num_rising or step % 2]
+    work = [_work(model, sizes(step)) for step in counted]
+    rates, error = fit_rates(work, [laps.seconds_of[step] for step in counted])
+    # The peak after the second step of each side; it never falls, hence the running maximum of the predictions.
+    risen = range(1, course.num_rising, 2)
+    batches = ([BatchSize.of(batch) for batch in sizes(step - 1) + sizes(step)] for step in risen)
+    predicted = [highest(model.memory, few).total for few in batches]
+    offset, factor = fit_memory(list(accumulate(predicted, max)), [laps.peaks[step] for step in risen])
+    return Calibration(
+        device=device,
+        fingerprint=model.fingerprint,
+        num_steps=len(counted),
+        rates=rates,
+        largest_error=error,
+        memory_offset=offset,
+        memory_factor=factor,
+    )
+
+
+def _work(model: CostModel, batches: list[list[ExampleSize]]) -> StepWork:
+    examples = [example for batch in batches for example in batch]
+    flops = training_flops(model.student, model.teacher, examples, model.training.gradient_checkpointing)
+    return StepWork.of(flops, len(batches))
+
+
+def _check(model: CostModel, student: ModelSettings) -> None:
+    if process_state().num_processes > 1:
+        raise SettingsError("plan --calibrate: measures one rank; start it without torchrun")
+    use_bf16 = model.memory.use_bf16
+    if uses_bf16(model.training.precision, student) != use_bf16:
+        raise SettingsError(
+            f"plan --calibrate: plan.device = {model.machine.device!r} trains in {_precision(use_bf16)} and this "
+            f"machine in {_precision(not use_bf16)}; calibrate on the device itself, or set "
+            "training.precision, or the own figures' bfloat16"
+        )
+
+
+def _precision(use_bf16: bool) -> str:
+    return "bfloat16" if use_bf16 else "float32"
+
+
+def _course(model: CostModel, sides: Sequence[Examples], num_rounds: int) -> _Course:
+    plans = [planned(model, side) for side in sides]
+    accumulation = plans[0].accumulation * model.machine.num_ranks
+    offsets = [sum(len(side) for side in sides[:number]) for number in range(len(sides))]
+
+    def step(side: int, number: int) -> list[list[int]]:
+        start = number * accumulation % len(plans[side].plan)
+        return [[i + offsets[side] for i in batch] for batch in plans[side].plan[start : start + accumulation]]
+
+    # Sides ascend by length here, so that each new peak belongs to the side that set it.
+    rising = [(side, number) for side in range(len(sides)) for number in range(2)]
+    # Then the sides take turns, so that load on the machine that drifts affects all of them equally.
+    turns = [(side, 2 + number) for number in range(num_rounds) for side in range(len(sides))]
+    order = rising + turns
+    plan = [batch for side, number in order for batch in step(side, number)]
+    return _Course(sides, order, plan, accumulation, len(rising))
+
+
+def _train(inputs: TrainingInputs, model: CostModel, loss: LossSettings, course: _Course) -> tuple[_Laps, str]:
+    memory = PeakMemory(process_device())
+    set_seed(inputs.seed)
+    # A constant rate and no trackers: nothing but the cost of the steps is measured.
+    settings = model.training.model_copy(update={"report_to": [], "schedule": "constant"})
+    student, vocab_size = load_models(inputs, model.memory.use_bf16)
+    attach_objective(student, loss, vocab_size, inputs.selection, inputs.end_ids)
+    trained = student if settings.lora is None else with_adapters(student, settings.lora)
+    num_steps = len(course.order)
+    plan = StepPlan(num_steps, course.accumulation, course.plan, num_steps, num_steps)
+    arguments = training_arguments(inputs.directory, settings, plan, inputs.seed, False, model.memory.use_bf16)
+    arguments.save_strategy = SaveStrategy.NO
+    examples: Any = _Joined(course.sides)
+    trainer = DistillationTrainer(
+        trained, inputs.teacher, examples, None, course.plan, [], arguments, selection=inputs.selection
+    )
+    laps = _Laps(memory)
+    trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(laps)
+    trainer.add_callback(ProgressCallback("calibrating"))
+    trainer.train()
+    return laps, device_name(arguments.device, arguments.world_size)
+
+
+class _Joined(torch.utils.data.Dataset[Any]):
+    """Several sets of examples, one after the other."""
+
+    def __init__(self, sides: Sequence[Examples]):
+        self._examples = [(side, i) for side in sides for i in range(len(side))]
+
+    def __len__(self) -> int:
+        return len(self._examples)
+
+    def __getitem__(self, index: int) -> Any:
+        side, i = self._examples[index]
+        return side[i]

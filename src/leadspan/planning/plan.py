@@ -1,0 +1,290 @@
+"""The plan: what each policy would cost, before anything is trained."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from leadspan.audit.prepared import Searched
+from leadspan.costs.devices import Device
+from leadspan.data.examples import Examples
+from leadspan.data.truncation import AnyPolicy, Full, Lead, Policy
+from leadspan.data.truncation.policy import CutCounts
+from leadspan.errors import DataError
+from leadspan.inputs import PreparedData, checked_teacher, rollout_inputs, training_examples, training_inputs
+from leadspan.planning.calibration import calibrate
+from leadspan.planning.prediction import (
+    CostModel,
+    break_point_fields,
+    budget_that_fits,
+    cost_model_of,
+    fits,
+    predict,
+    savings,
+    with_store,
+)
+from leadspan.planning.ranks import RankCost, rank_costs, what_would_fit
+from leadspan.planning.rollouts import RolloutCost, cost_of_rollouts, measure_drawing
+from leadspan.planning.savings import Saving
+from leadspan.planning.stores import StoreCost, planned_targets, store_cost
+from leadspan.planning.timing import Calibration
+from leadspan.recipe import Recipe
+from leadspan.results import Prediction
+from leadspan.settings import Settings, load_json, validate
+from leadspan.statistics.intervals import Interval
+from leadspan.teacher.settings import Codec, Hidden, LiveTargets, Served
+from leadspan.training.settings import ByExamples
+from leadspan.yaml_text import parse_yaml
+
+GRID: tuple[AnyPolicy, ...] = (Full(), *(Lead(p=p) for p in (0.75, 0.5, 0.25, 0.1)))
+"""Policies a plan compares with the recipe's own."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlanRow:
+    """One policy.
+
+    Attributes:
+        policy: How the traces are cut.
+        is_recipes: Whether it is the recipe's own.
+        cut: What it does to the examples.
+        prediction: Its cost.
+        fitting: Examples that fit into one micro-batch on the named device, whichever they are; None without a device.
+        fitting_tokens: Token budget of a micro-batch that fits, whatever is packed; None without a device.
+        longest: Tokens of its longest example.
+        flops_saving: Where saved operations come from.
+        memory_saving: Where saved memory comes from.
+        store: Size of a store for it, and what it costs and saves; None where nothing is known of the teacher.
+        without_derivation: Share of the searched traces whose first statement of the answer it cuts, of those that have
+            one; None where none has, or none was searched.
+        remedy: What would let it fit the named device, where not one example does; else empty.
+        ranks: Ways to place the run on its devices, of the recipe's own policy where there are several; else none.
+    """
+
+    policy: Policy
+    is_recipes: bool
+    cut: CutCounts
+    prediction: Prediction
+    fitting: int | None
+    fitting_tokens: int | None
+    longest: int
+    flops_saving: Saving
+    memory_saving: Saving
+    store: StoreCost | None
+    without_derivation: Interval | None
+    remedy: str = ""
+    ranks: tuple[RankCost, ...] = ()
+
+    @property
+    def label(self) -> str:
+        """Short name of the policy."""
+        return self.policy.label
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """All policies of a plan.
+
+    Attributes:
+        name: The recipe's.
+        rows: One per policy.
+        device: The named device, or None.
+        num_ranks: Devices.
+        examples_per_batch: Examples of a micro-batch; None when batches are filled with tokens.
+        precision: `bfloat16` or `float32`, in which the planned run trains.
+        codec: What the sizes of stores are of.
+        reads_store: Whether the recipe's targets come from a store.
+        knows_teacher: Whether the costs of a live teacher are known, against which a store saves.
+        currency: Sign of the price.
+        searched: Where traces first state the right answer; None when that was not asked for.
+        left_out: Policies that leave nothing to learn, and why.
+        rollouts: What the rollouts of the recipe cost at most; None without any.
+        served: The teacher, where a server runs it.
+    """
+
+    name: str
+    rows: tuple[PlanRow, ...]
+    device: Device | None
+    num_ranks: int
+    examples_per_batch: int | None
+    precision: str
+    codec: Codec
+    reads_store: bool
+    knows_teacher: bool
+    currency: str
+    searched: Searched | None = None
+    left_out: tuple[str, ...] = ()
+    rollouts: RolloutCost | None = None
+    served: str | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """Everything, for a file."""
+        # Without the traces of the search, which are thousands of rows; its summary is added below.
+        values = asdict(replace(self, searched=None))
+        if self.rollouts is not None:
+            values["rollouts"]["prediction"] = self.rollouts.prediction.model_dump()
+        for row, shown in zip(self.rows, values["rows"], strict=True):
+            shown |= {"cut": row.cut.model_dump(), "prediction": row.prediction.model_dump()}
+            shown |= {"label": row.label, "policy": row.policy.model_dump(mode="json")}
+            for cost, placed in zip(row.ranks, shown["ranks"], strict=True):
+                placed["memory"] = cost.memory.model_dump()
+            shown["without_derivation"] = row.without_derivation and row.without_derivation.model_dump()
+            for part in ("flops", "memory"):
+                shown["prediction"][part]["total"] = getattr(row.prediction, part).total
+        searched = self.searched and {"num_rows": self.searched.num_rows, **self.searched.summary.model_dump()}
+        values["codec"] = self.codec.model_dump()
+        return values | {"device": self.device and self.device.model_dump(), "searched": searched}
+
+
+def plan_recipe(
+    recipe: Recipe,
+    data: PreparedData,
+    policies: Sequence[Policy] = GRID,
+    calibration: Calibration | None = None,
+    searched: Searched | None = None,
+) -> Plan:
+    """Predict the cost of a recipe under its own policy and under others.
+
+    Args:
+        recipe: The run.
+        data: Its data.
+        policies: To compare with the recipe's own, which comes first unless it is among them.
+        calibration: Measured rates.
+        searched: First answers of its traces (`pipeline.first_answers_of`); None shows no break point.
+
+    Raises:
+        LeadspanError: A model's config cannot be read, the recipe's own policy leaves nothing to learn, or the
+            calibration is of other models.
+    """
+    models = _models(recipe, data)
+    recipe_cut = [] if recipe.cut in policies else [recipe.cut]
+    left_out: list[str] = []
+    with_examples = _sides(recipe, data, [*recipe_cut, *policies], left_out)
+    rows = tuple(
+        _row(recipe, data, models, examples, policy, calibration, searched) for policy, examples in with_examples
+    )
+    batching = recipe.training.batching
+    return Plan(
+        name=recipe.name,
+        rows=rows,
+        device=recipe.plan.found_device,
+        num_ranks=recipe.plan.num_ranks,
+        examples_per_batch=batching.examples_per_batch if isinstance(batching, ByExamples) else None,
+        precision="bfloat16" if models.of_recipe.memory.use_bf16 else "float32",
+        codec=planned_targets(recipe).codec,
+        reads_store=recipe.store_path is not None,
+        knows_teacher=models.live.memory.teacher_activations is not None,
+        currency=recipe.plan.currency,
+        searched=searched,
+        left_out=tuple(left_out),
+        rollouts=None if recipe.rollout is None else cost_of_rollouts(recipe, data, models.of_recipe, calibration),
+        served=recipe.teacher.identity if isinstance(recipe.teacher, Served) else None,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Models:
+    """Costs of the recipe as it is, with a live teacher where one is named, and with a store."""
+
+    of_recipe: CostModel
+    live: CostModel
+    stored: CostModel
+
+
+def _models(recipe: Recipe, data: PreparedData) -> _Models:
+    of_recipe = cost_model_of(recipe, data.renderer)
+    if recipe.local_teacher is None:
+        return _Models(of_recipe, of_recipe, of_recipe)
+    # Read from a store as set, and with the live teacher for what the store saves.
+    if recipe.store_path is not None:
+        with_teacher = recipe.model_copy(update={"targets": LiveTargets()})
+        return _Models(of_recipe, cost_model_of(with_teacher, data.renderer), of_recipe)
+    return _Models(of_recipe, of_recipe, with_store(of_recipe, isinstance(recipe.capture.codec, Hidden)))
+
+
+def _sides(
+    recipe: Recipe, data: PreparedData, policies: Sequence[Policy], left_out: list[str]
+) -> Iterator[tuple[Policy, Examples]]:
+    """The examples of each policy; one other than the recipe's own that leaves nothing is left out, and says why."""
+    for policy in policies:
+        try:
+            yield policy, training_examples(recipe, data.splits, data.renderer, policy)
+        except DataError as error:
+            if policy == recipe.cut:
+                raise
+            left_out.append(str(error))
+
+
+def calibration_of(recipe: Recipe, data: PreparedData, policies: Sequence[Policy], measure: bool) -> Calibration | None:
+    """Rates of the recipe's models: measured now, or read from `plan.calibration`, or None.
+
+    Args:
+        recipe: The run.
+        data: Its data.
+        policies: Those of the plan; a few steps of each are measured.
+        measure: Measure now; the rates are written to `plan.calibration`, if it is set.
+
+    Raises:
+        LeadspanError: The models cannot be trained, or the file is not one of rates.
+    """
+    path = recipe.plan.calibration
+    if not measure:
+        return None if path is None else load_json(Calibration, path)
+    model = cost_model_of(recipe, data.renderer)
+    sides = [examples for _, examples in _sides(recipe, data, policies, [])]
+    calibration = calibrate(training_inputs(recipe, data, checked_teacher(recipe)), model, recipe.loss, sides)
+    if recipe.rollout is not None and recipe.store_path is None:
+        inputs = rollout_inputs(recipe, data, recipe.rollout)
+        drawing = measure_drawing(inputs, model.student, model.memory.use_bf16)
+        calibration = calibration.model_copy(update={"drawing": drawing})
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(calibration.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    return calibration
+
+
+def parse_policy(text: str) -> AnyPolicy:
+    """A policy from YAML, as a recipe's `cut`.
+
+    Raises:
+        SettingsError: It is none.
+    """
+    return validate(_OnePolicy, {"cut": parse_yaml(text, f"--cut {text}")}, f"--cut {text}").cut
+
+
+class _OnePolicy(Settings):
+    cut: AnyPolicy
+
+
+def _row(
+    recipe: Recipe,
+    data: PreparedData,
+    models: _Models,
+    examples: Examples,
+    policy: Policy,
+    calibration: Calibration | None,
+    searched: Searched | None,
+) -> PlanRow:
+    device, model = recipe.plan.found_device, models.of_recipe
+    same_rows = examples.rows.with_format(None)
+    uncut = Examples(same_rows, Full(), recipe.supervision, examples.stop_token_id, recipe.seed, "training set, uncut")
+    flops_saving, memory_saving = savings(models.live, models.stored, examples, uncut)
+    prediction = predict(model, examples, calibration)
+    if searched is not None:
+        prediction = prediction.model_copy(update=break_point_fields(searched))
+    is_recipes = policy == recipe.cut
+    fitting = None if device is None else fits(model, examples, device.memory_bytes)
+    return PlanRow(
+        policy=policy,
+        is_recipes=is_recipes,
+        cut=examples.counts,
+        prediction=prediction,
+        fitting=fitting,
+        fitting_tokens=None if device is None else budget_that_fits(model, examples, device.memory_bytes),
+        longest=max(examples.lengths),
+        flops_saving=flops_saving,
+        memory_saving=memory_saving,
+        store=store_cost(recipe, models.live, data, examples, prediction.flops),
+        without_derivation=searched and searched.without_derivation(policy),
+        remedy="" if fitting or device is None else what_would_fit(recipe, model, examples, device.memory_bytes),
+        ranks=rank_costs(models.live, examples) if is_recipes and recipe.plan.num_ranks > 1 else (),
+    )

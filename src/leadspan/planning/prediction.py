@@ -1,0 +1,283 @@
+"""What a run will cost, from its settings, its examples and its models' configs; no weights are read."""
+
+import hashlib
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+
+from leadspan.audit.prepared import Searched
+from leadspan.costs.flops import ExampleSize, FlopsByPart, ModelShape, head_only, training_flops
+from leadspan.costs.memory import BatchSize, MemoryModel, highest
+from leadspan.costs.settings import PlanSettings
+from leadspan.data.examples import Examples
+from leadspan.data.sections import Renderer
+from leadspan.data.selection import ScoredSelection
+from leadspan.errors import SettingsError, TargetsError
+from leadspan.inputs import scored_selection, teacher_source
+from leadspan.losses.chunked import default_chunk
+from leadspan.models.activations import student_activations
+from leadspan.models.loading import build_untrained, load_config, name_of
+from leadspan.models.precision import uses_bf16
+from leadspan.models.shapes import shape_from
+from leadspan.planning.fitting import largest_batch, largest_budget
+from leadspan.planning.savings import Saving, Workload, flops_with, memory_with, saving
+from leadspan.planning.timing import Calibration, StepWork
+from leadspan.recipe import Recipe
+from leadspan.results import Prediction
+from leadspan.teacher.settings import Hidden
+from leadspan.teacher.source import TeacherSource
+from leadspan.training.measured import layout_sizes
+from leadspan.training.settings import ByExamples, TrainingSettings
+from leadspan.training.step_plan import StepPlan, plan_steps
+from leadspan.training.train import adapter_params, with_adapters
+
+
+@dataclass(frozen=True)
+class CostModel:
+    """Everything about the cost of a recipe but its examples.
+
+    Attributes:
+        student: Shape of the student for counting operations: its head has the rows that are compared.
+        teacher: The same of a live teacher, or of the head that a store of hidden states has; or None.
+        memory: Memory of a step.
+        training: Batches and epochs.
+        machine: Devices, price, calibration.
+        seed: Seed of the order.
+        selection: How tokens are selected by scores, or None.
+    """
+
+    student: ModelShape
+    teacher: ModelShape | None
+    memory: MemoryModel
+    training: TrainingSettings
+    machine: PlanSettings
+    seed: int
+    selection: ScoredSelection | None = None
+
+    @property
+    def fingerprint(self) -> str:
+        """What a calibration of the step time depends on: models, precision, checkpointing, selection by scores."""
+        # Ranks, sharding, chunk and accumulation change the memory of a step, not its rates.
+        memory = replace(self.memory, num_ranks=1, sharding="none", chunk_tokens=0, accumulates=False)
+        selection = self.selection and self.selection.kind
+        content = repr((asdict(memory), self.training.gradient_checkpointing, selection))
+        return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+
+def cost_model_of(recipe: Recipe, renderer: Renderer, num_ranks: int | None = None) -> CostModel:
+    """Read the configs of a recipe's models, and trace their activations.
+
+    Args:
+        recipe: The run.
+        renderer: Of the data; heads of different sizes are compared on its tokenizer's ids.
+        num_ranks: Ranks of the run; `plan.num_ranks` when None.
+
+    Raises:
+        ModelError: A config cannot be read, or its model not be traced.
+        CacheError: The manifest of the recipe's store is damaged.
+    """
+    machine = recipe.plan if num_ranks is None else recipe.plan.model_copy(update={"num_ranks": num_ranks})
+    training, selection = recipe.training, scored_selection(recipe)
+    use_bf16 = _will_use_bf16(recipe, machine)
+    student = student_shape(recipe)
+    source = _known_source(recipe)
+    teacher = _head_to_capture(recipe) if source is None else source.shape()
+    entries = student.vocab_size
+    if teacher is not None and teacher.vocab_size != student.vocab_size:
+        entries = len(renderer.tokenizer)
+    on_gpu = torch.cuda.is_available() if machine.found_device is None else machine.found_device.bfloat16
+    chunk = recipe.loss.chunk_tokens or default_chunk(torch.device("cuda" if on_gpu else "cpu"), entries)
+    memory = MemoryModel(
+        student=student,
+        teacher=teacher,
+        student_activations=student_activations(recipe.student, use_bf16, training.gradient_checkpointing),
+        teacher_activations=None if source is None else source.activations(use_bf16),
+        use_bf16=use_bf16,
+        chunk_tokens=chunk,
+        accumulates=_batches_per_step(training) > machine.num_ranks,
+        num_ranks=machine.num_ranks,
+        sharding=machine.shared,
+    )
+    # Only the shared tokens are computed and counted; padding rows of a head take memory all the same.
+    counted_teacher = None if teacher is None else replace(teacher, vocab_size=entries)
+    counted_student = replace(student, vocab_size=entries)
+    return CostModel(counted_student, counted_teacher, memory, training, machine, recipe.seed, selection)
+
+
+def student_shape(recipe: Recipe) -> ModelShape:
+    """The shape of a recipe's student, with the adapters that it is trained by.
+
+    Raises:
+        ModelError: Its config cannot be read, or its weights not be counted.
+    """
+    student = shape_from(recipe.student)
+    if recipe.training.lora is None:
+        return student
+    # On the meta device adapters have shapes and no memory.
+    with torch.device("meta"):
+        untrained = build_untrained(load_config(recipe.student), f"model {name_of(recipe.student)}")
+        wrapped = with_adapters(untrained, recipe.training.lora)
+    return replace(student, adapter_params=adapter_params(wrapped))
+
+
+def _known_source(recipe: Recipe) -> TeacherSource | None:
+    """The teacher's side of a recipe; None where its store is yet to be captured."""
+    try:
+        return teacher_source(recipe)
+    except TargetsError:
+        return None
+
+
+def _head_to_capture(recipe: Recipe) -> ModelShape | None:
+    """The teacher's head that `capture` would write into a recipe's store; None where it would write none."""
+    if recipe.local_teacher is None or not isinstance(recipe.capture.codec, Hidden):
+        return None
+    shape = shape_from(recipe.local_teacher)
+    return head_only(shape.hidden_size, shape.vocab_size)
+
+
+def predict(model: CostModel, examples: Examples, calibration: Calibration | None = None) -> Prediction:
+    """Predict the cost of training on examples.
+
+    Args:
+        model: Models and machine.
+        examples: Under the policy of the run.
+        calibration: Measured rates of this machine and these models; without them, the time is the operations over the
+            stated share of the device's peak, or absent.
+
+    Raises:
+        SettingsError: The calibration is of other models or another setting.
+    """
+    plan, ranks = planned(model, examples), model.machine.num_ranks
+    batches = sizes_of(model, plan, examples)
+    steps = [
+        training_flops(
+            model.student,
+            model.teacher,
+            [example for batch in group for example in batch],
+            model.training.gradient_checkpointing,
+        )
+        for group in _groups(batches, plan.accumulation * ranks)
+    ]
+    flops = FlopsByPart(**{part: sum(getattr(step, part) for step in steps) for part in FlopsByPart.model_fields})
+    memory = highest(model.memory, [BatchSize.of(batch) for batch in batches])
+    seconds, source = None, None
+    device, utilisation = model.machine.found_device, model.machine.utilisation
+    if calibration is not None:
+        check_calibration(calibration, model)
+        # Ranks work side by side on equal shares, so the time of a step is that of one share.
+        seconds = calibration.seconds([_share(step, plan.accumulation, ranks) for step in steps])
+        source = f"calibration of {calibration.num_steps} steps on {calibration.device}"
+    elif device is not None and utilisation is not None:
+        # Without measured rates the time is a roofline with a stated share of the peak.
+        seconds = flops.total / (device.peak_flops * utilisation * ranks)
+        source = f"{utilisation:.0%} of the peak of {ranks} x {device.name}"
+    # The price is per device and hour.
+    price = model.machine.price_per_hour
+    return Prediction(
+        num_steps=plan.num_steps,
+        num_tokens=sum(example.tokens for batch in batches for example in batch),
+        num_weighted_tokens=sum(example.weighted for batch in batches for example in batch),
+        flops=flops,
+        memory=memory if calibration is None else calibration.memory(memory),
+        seconds=seconds,
+        seconds_source=source,
+        money=None if seconds is None or price is None else price * ranks * seconds / 3600,
+    )
+
+
+def fits(model: CostModel, examples: Examples, memory_bytes: int) -> int:
+    """Examples that fit into one micro-batch whichever they are; 0 when the longest does not fit alone."""
+    return largest_batch(model.memory, layout_sizes(examples, model.selection), memory_bytes)
+
+
+def budget_that_fits(model: CostModel, examples: Examples, memory_bytes: int) -> int:
+    """Largest `tokens_per_batch` that fits whatever is packed; 0 when the longest example does not fit alone."""
+    return largest_budget(model.memory, layout_sizes(examples, model.selection), memory_bytes)
+
+
+def with_store(model: CostModel, keeps_head: bool) -> CostModel:
+    """The costs of reading a store instead of running the teacher; one of hidden states keeps the teacher's head."""
+
+    def head_of(teacher: ModelShape | None) -> ModelShape | None:
+        return head_only(teacher.hidden_size, teacher.vocab_size) if keeps_head and teacher is not None else None
+
+    memory = replace(model.memory, teacher=head_of(model.memory.teacher), teacher_activations=None)
+    return replace(model, teacher=head_of(model.teacher), memory=memory)
+
+
+def savings(model: CostModel, stored: CostModel, examples: Examples, uncut: Examples) -> tuple[Saving, Saving]:
+    """Where the operations and the peak memory that are saved come from.
+
+    Args:
+        model: Models and machine, with a live teacher.
+        stored: The same with a store; `model` itself where no live teacher is known.
+        examples: Under the policy.
+        uncut: The same examples, uncut.
+    """
+    plan = planned(model, examples)
+    load = Workload(uncut=sizes_of(model, plan, uncut), cut=sizes_of(model, plan, examples))
+    recompute = model.training.gradient_checkpointing
+    return (
+        saving(lambda on: flops_with(on, load, model.student, model.teacher, recompute, stored.teacher)),
+        saving(lambda on: memory_with(on, load, model.memory, stored.memory.teacher)),
+    )
+
+
+def planned(model: CostModel, examples: Examples) -> StepPlan:
+    """Steps and micro-batches of a run over examples."""
+    return plan_steps(model.training, examples.lengths, model.machine.num_ranks, model.seed, examples.num_stages)
+
+
+def sizes_of(model: CostModel, plan: StepPlan, examples: Examples) -> list[list[ExampleSize]]:
+    """Size of each example of each micro-batch, all ranks."""
+    sizes = layout_sizes(examples, model.selection)
+    return [[sizes[i] for i in batch] for batch in plan.plan]
+
+
+def check_calibration(calibration: Calibration, model: CostModel) -> None:
+    """Refuse rates that were measured on something else.
+
+    Raises:
+        SettingsError: Other models, another precision, or other checkpointing.
+    """
+    if calibration.fingerprint != model.fingerprint:
+        raise SettingsError(
+            f"plan.calibration: measured on {calibration.device} with other models, another precision, other "
+            "checkpointing or another token selection than this recipe's; measure anew with leadspan plan --calibrate"
+        )
+
+
+def _share(flops: FlopsByPart, batches: int, ranks: int) -> StepWork:
+    """One rank's part of a step."""
+    work = StepWork.of(flops, batches)
+    return work.model_copy(update={part: getattr(work, part) // ranks for part in ("linear", "attention", "head")})
+
+
+def _groups(batches: list[list[ExampleSize]], size: int) -> list[list[list[ExampleSize]]]:
+    return [batches[start : start + size] for start in range(0, len(batches), size)]
+
+
+def _batches_per_step(training: TrainingSettings) -> int:
+    batching = training.batching
+    if isinstance(batching, ByExamples):
+        return batching.examples_per_step // batching.examples_per_batch
+    return batching.batches_per_step
+
+
+def _will_use_bf16(recipe: Recipe, machine: PlanSettings) -> bool:
+    """As the run on the planned machine will decide; without a device it is this one."""
+    device, precision = machine.found_device, recipe.training.precision
+    if precision == "auto" and device is not None:
+        return device.bfloat16
+    return uses_bf16(precision, recipe.student)
+
+
+def break_point_fields(search: Searched) -> dict[str, Any]:
+    """What a prediction says of the break point."""
+    return {
+        "break_point": search.summary.lsp_star,
+        "break_point_traces": search.summary.num_traces,
+        "break_point_left": search.num_left,
+    }

@@ -1,0 +1,139 @@
+"""A run on several devices, on paper: memory and traffic of a rank by sharding and place of the teacher.
+
+A step stays as it is set, so that more ranks share its micro-batches: the work of a rank shrinks with their number, its
+traffic does not. Sending is taken to overlap with computing, and to limit the step from where it takes longer.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from leadspan.costs.flops import ExampleSize, training_flops
+from leadspan.costs.memory import BatchSize, MemoryByPart, Sharding, highest
+from leadspan.costs.network import TeacherPlacement, Traffic, traffic
+from leadspan.data.examples import Examples
+from leadspan.models.activations import student_activations
+from leadspan.planning.fitting import largest_batch, longest_example
+from leadspan.planning.prediction import CostModel, with_store
+from leadspan.recipe import Recipe
+from leadspan.training.measured import layout_sizes
+from leadspan.training.step_plan import plan_steps
+
+SHARDINGS: tuple[Sharding, ...] = ("ddp", "fsdp2")
+PLACEMENTS: tuple[TeacherPlacement, ...] = ("beside", "ranks", "store")
+_RANKS = (2, 4, 8, 16, 32, 64)
+
+
+@dataclass(frozen=True, slots=True)
+class RankCost:
+    """One way to place a run on `num_ranks` devices that train.
+
+    Attributes:
+        sharding: Of the student, and of a teacher beside it.
+        placement: Of the teacher; None without one.
+        num_ranks: Devices that train; those of a teacher on its own ranks come on top.
+        memory: Of one rank, at the highest moment of the largest micro-batch.
+        traffic: Of one rank in a step.
+        compute_seconds: Of one rank in a step, at the stated share of the peak; None where none is stated.
+        network_seconds: Of the traffic, at the stated bandwidth; None where none is stated.
+        network_bound_from: Fewest ranks, a power of two, from which sending takes longer than computing; None where no
+            number of ranks that can share a step is, or a figure is missing.
+        teacher_ranks: Devices of the teacher that keep up with the students, on its own ranks; else 0.
+        longest: Longest example that fits the device by itself, tokens; None without a device.
+    """
+
+    sharding: Sharding
+    placement: TeacherPlacement | None
+    num_ranks: int
+    memory: MemoryByPart
+    traffic: Traffic
+    compute_seconds: float | None
+    network_seconds: float | None
+    network_bound_from: int | None
+    teacher_ranks: int
+    longest: int | None
+
+
+def rank_costs(live: CostModel, examples: Examples) -> tuple[RankCost, ...]:
+    """Every sharding with every place of the teacher, on the ranks of the plan.
+
+    Args:
+        live: Costs of the recipe, with a live teacher where one is known.
+        examples: Under the policy of the run.
+    """
+    has_teacher = live.memory.teacher is not None and live.memory.teacher_activations is not None
+    placements: tuple[TeacherPlacement | None, ...] = PLACEMENTS if has_teacher else (None,)
+    return tuple(_cost(live, examples, sharding, place) for sharding in SHARDINGS for place in placements)
+
+
+def _cost(live: CostModel, examples: Examples, sharding: Sharding, placement: TeacherPlacement | None) -> RankCost:
+    machine, ranks = live.machine, live.machine.num_ranks
+    # A student whose teacher is elsewhere gets its hidden states and has its head, as beside a store of them.
+    model = live if placement in ("beside", None) else with_store(live, keeps_head=placement == "ranks")
+    memory = replace(model.memory, sharding=sharding)
+    sizes = layout_sizes(examples, live.selection)
+    plan = plan_steps(live.training, examples.lengths, ranks, live.seed, examples.num_stages)
+    batches = [[sizes[i] for i in batch] for batch in plan.plan]
+    step = batches[: plan.accumulation * ranks]
+    teacher = None if placement is None else live.memory.teacher
+
+    def sent(num_ranks: int) -> Traffic:
+        of_rank = [BatchSize.of(batch) for batch in step[::num_ranks]]
+        return traffic(replace(memory, num_ranks=num_ranks), teacher, placement or "store", of_rank)
+
+    flops = _step_flops(model, step)
+    device, compute, network, bound = machine.found_device, None, None, None
+    if device is not None and machine.utilisation is not None:
+        compute = flops / (ranks * device.peak_flops * machine.utilisation)
+    if machine.bandwidth_gb is not None:
+        network = sent(ranks).total / (machine.bandwidth_gb * 1e9)
+    if compute is not None and machine.bandwidth_gb is not None:
+        # A step is shared by as many ranks as it has micro-batches, at most.
+        numbers = [2**i for i in range(1, len(step).bit_length())]
+        seconds = {n: sent(n).total / (machine.bandwidth_gb * 1e9) for n in numbers}
+        bound = next((n for n in numbers if seconds[n] > compute * ranks / n), None)
+    return RankCost(
+        sharding=sharding,
+        placement=placement,
+        num_ranks=ranks,
+        memory=highest(memory, [BatchSize.of(batch) for batch in batches]),
+        traffic=sent(ranks),
+        compute_seconds=compute,
+        network_seconds=network,
+        network_bound_from=bound,
+        teacher_ranks=math.ceil((_step_flops(live, step) - flops) * ranks / flops) if placement == "ranks" else 0,
+        longest=None if device is None else longest_example(memory, sizes, device.memory_bytes),
+    )
+
+
+def _step_flops(model: CostModel, step: Sequence[Sequence[ExampleSize]]) -> int:
+    examples = [example for batch in step for example in batch]
+    return training_flops(model.student, model.teacher, examples, model.training.gradient_checkpointing).total
+
+
+def what_would_fit(recipe: Recipe, model: CostModel, examples: Examples, limit: int) -> str:
+    """What to set so that the longest example fits a device, found by predicting; where nothing does, what length does.
+
+    Args:
+        recipe: The run.
+        model: Its costs.
+        examples: Under the policy of the run.
+        limit: Memory of the device in bytes.
+    """
+    sizes = layout_sizes(examples, model.selection)
+    memories = {"": model.memory}
+    if not model.training.gradient_checkpointing:
+        recomputed = student_activations(recipe.student, model.memory.use_bf16, True)
+        memories["training.gradient_checkpointing: true"] = replace(model.memory, student_activations=recomputed)
+    # Fewer ranks first, and the cheaper setting: recomputing costs a forward pass, ranks cost money.
+    for ranks in (model.memory.num_ranks, *(n for n in _RANKS if n > model.memory.num_ranks)):
+        sharded = f"plan={{num_ranks: {ranks}, sharding: fsdp2}}" if ranks > 1 else ""
+        for setting, memory in memories.items():
+            spread = replace(memory, num_ranks=ranks, sharding="fsdp2" if ranks > 1 else memory.sharding)
+            if largest_batch(spread, sizes, limit):
+                return f"{' and '.join(filter(None, (setting, sharded)))} fits"
+    longest = longest_example(list(memories.values())[-1], sizes, limit)
+    advice = (
+        f"the longest trace that does is of {longest:,} tokens (data.max_tokens)" if longest else "set training.lora"
+    )
+    return f"neither recomputing nor up to {_RANKS[-1]} ranks make it fit, since a trace is never split; {advice}"

@@ -1,0 +1,221 @@
+"""What drawing and learning from rollouts costs at most: every rollout taken to reach its cap.
+
+One that ends its turn before costs less; how many do, only the student can tell. The cache of keys and values that a
+batch of rollouts needs is not part of the memory.
+"""
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import cast
+
+import torch
+from transformers import PreTrainedModel
+
+from leadspan.costs.flops import ExampleSize, FlopsByPart, ModelShape, rollout_flops
+from leadspan.costs.memory import BatchSize, highest
+from leadspan.data.truncation import kept_tokens
+from leadspan.evaluation.sampling import PORTION
+from leadspan.inputs import PreparedData, rollout_inputs
+from leadspan.models.loading import load_model
+from leadspan.planning.prediction import CostModel, check_calibration
+from leadspan.planning.timing import Calibration, DrawingWork, StepWork, fit_drawing
+from leadspan.recipe import Recipe
+from leadspan.results import Prediction
+from leadspan.rollout.drawing import draw_rollouts
+from leadspan.rollout.inputs import RolloutInputs
+from leadspan.rollout.rows import to_rollout
+from leadspan.training.process import process_device
+
+_DRAWS = ((0.0, 64), (1.0, 8), (1.0, 64), (0.5, 32))
+"""Share of the rows of a batch and new tokens of the draws that are measured; one row at least."""
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutCost:
+    """A bound of the cost of a run with rollouts.
+
+    Attributes:
+        prediction: Of the run.
+        num_rollouts: Rollouts.
+        new_tokens: Their new tokens.
+        prefill_flops: Operations of the student on prompts, in drawing.
+        decode_flops: Operations of the student on new tokens, in drawing.
+        teacher_flops: Operations of the teacher.
+        training_flops: Operations of the student in training.
+        mean_longest: New tokens of a step's longest rollout, on average; what a step waits for.
+        whole_flops: Operations of the same run with every rollout at full length.
+        drawing_seconds: Wall time of drawing; None without a calibration that has measured it.
+    """
+
+    prediction: Prediction
+    num_rollouts: int
+    new_tokens: int
+    prefill_flops: int
+    decode_flops: int
+    teacher_flops: int
+    training_flops: int
+    mean_longest: float
+    whole_flops: int
+    drawing_seconds: float | None
+
+
+def rollout_cost(model: CostModel, inputs: RolloutInputs, calibration: Calibration | None = None) -> RolloutCost:
+    """The bound for a recipe with rollouts.
+
+    Args:
+        model: Models and machine.
+        inputs: Prompts, traces, and what is in every step.
+        calibration: Measured rates; time is predicted with those of drawing, and for one rank.
+
+    Raises:
+        SettingsError: The calibration is of other models or another setting.
+    """
+    steps = [list(_examples(inputs, number)) for number in range(inputs.course.num_steps)]
+    drawn = [(prompt, new) for step in steps for prompt, new, _ in step if new]
+    sizes = [[size for *_, size in step] for step in steps]
+    flops = _training_flops(model, inputs, sizes)
+    drawing = inputs.drawing_flops(model.student, drawn)
+    # A prompt by itself is a rollout of one token, less that token's place in the head.
+    prefill = inputs.drawing_flops(model.student, [(prompt, 1) for prompt, _ in drawn])
+    flops = flops.model_copy(update={"rollout": drawing})
+    teacher = flops.teacher_body + flops.teacher_attention + flops.teacher_head
+    per_batch = inputs.examples_per_batch
+    batches = [step[i : i + per_batch] for step in sizes for i in range(0, len(step), per_batch)]
+    drawing_seconds, seconds = None, None
+    if calibration is not None and model.machine.num_ranks == 1 and (calibration.drawing or not drawing):
+        check_calibration(calibration, model)
+        batches_of_step = [-(-len(step) // per_batch) for step in sizes]
+        work = [
+            StepWork.of(_training_flops(model, inputs, [step], number), count)
+            for number, (step, count) in enumerate(zip(sizes, batches_of_step, strict=True))
+        ]
+        rows = [[(prompt, new) for prompt, new, _ in step if new] for step in steps]
+        drawing_seconds = calibration.drawing_seconds(_drawing_work(model, inputs, rows))
+        seconds = drawing_seconds + calibration.seconds(work)
+    prediction = Prediction(
+        num_steps=len(steps),
+        num_tokens=sum(size.tokens for step in sizes for size in step),
+        num_weighted_tokens=sum(size.weighted for step in sizes for size in step),
+        flops=flops,
+        memory=highest(model.memory, [BatchSize.of(batch) for batch in batches]),
+        seconds=seconds,
+        seconds_source=None if seconds is None else "calibration of training and drawing; every rollout at its cap",
+    )
+    longest = [max((new for _, new, _ in step), default=0) for step in steps]
+    return RolloutCost(
+        prediction=prediction,
+        num_rollouts=len(drawn),
+        new_tokens=sum(new for _, new in drawn),
+        prefill_flops=prefill,
+        decode_flops=drawing - prefill,
+        teacher_flops=teacher,
+        training_flops=flops.total - teacher - drawing,
+        mean_longest=sum(longest) / len(longest),
+        whole_flops=_whole(model, inputs),
+        drawing_seconds=drawing_seconds,
+    )
+
+
+def _drawing_work(
+    model: CostModel, inputs: RolloutInputs, steps: Sequence[Sequence[tuple[int, int]]]
+) -> list[DrawingWork]:
+    """Of every batch that is drawn at once, prompts of like length together."""
+    size, work = inputs.course.settings.batch_size, []
+    for number in range(len(steps)):
+        together = inputs.drawn_with(number)
+        if number != together.start or inputs.stored is not None:
+            continue
+        rows = sorted(row for n in together for row in steps[n])
+        work += [batch_work(model.student, rows[i : i + size]) for i in range(0, len(rows), size)]
+    return work
+
+
+def batch_work(student: ModelShape, rows: Sequence[tuple[int, int]]) -> DrawingWork:
+    """What drawing a batch takes; a row stays in it up to the end of the portion in which it ends.
+
+    Args:
+        student: Its shape.
+        rows: Tokens of the prompt, and new tokens, of each.
+    """
+    passes = max(new for _, new in rows)
+    stay = sum(min(passes, -(-new // PORTION) * PORTION) for _, new in rows)
+    return DrawingWork(passes, stay, rollout_flops(student, rows))
+
+
+def measure_drawing(inputs: RolloutInputs, student: ModelShape, use_bf16: bool) -> dict[str, float]:
+    """Rates of this machine, from draws of few and many rows, short and long; the first of each kind is not counted.
+
+    Args:
+        inputs: Prompts, stops, settings.
+        student: Its shape.
+        use_bf16: Whether the run computes in bfloat16.
+    """
+    plain = load_model(inputs.student, torch.float32, for_training=False)
+    model = cast(PreTrainedModel, cast(torch.nn.Module, plain).to(process_device())).eval()
+    turns = inputs.course.step(inputs.num_cold_steps).turns[: inputs.course.settings.batch_size]
+    work, seconds = [], []
+    for tries, (num_rows, tokens) in enumerate(_DRAWS * 3):
+        rows = [(0, replace(turn, cap=tokens)) for turn in turns[: max(1, round(num_rows * len(turns)))]]
+        start = time.perf_counter()
+        drawn = draw_rollouts(model, inputs, rows, use_bf16)
+        lasted = time.perf_counter() - start
+        if tries < len(_DRAWS):
+            continue
+        prompts = [inputs.prompts[turn.prompt] for _, turn in rows]
+        limits = tokens, inputs.window
+        made = [
+            to_rollout(turn, prompt, one.ids, inputs.stop_ids, limits)
+            for (_, turn), prompt, one in zip(rows, prompts, drawn, strict=True)
+        ]
+        work.append(batch_work(student, [(len(one.prompt.ids), len(one.new_ids)) for one in made]))
+        seconds.append(lasted)
+    return fit_drawing(work, seconds)
+
+
+def cost_of_rollouts(
+    recipe: Recipe, data: PreparedData, model: CostModel, calibration: Calibration | None = None
+) -> RolloutCost:
+    """The bound for a recipe that has rollouts.
+
+    Raises:
+        DataError: A prompt leaves no room in the student's window, or the task of the prompts cannot be read.
+        ModelError: The config of a model cannot be read.
+    """
+    assert recipe.rollout is not None, "asked for with rollouts"
+    return rollout_cost(model, rollout_inputs(recipe, data, recipe.rollout), calibration)
+
+
+def _examples(inputs: RolloutInputs, number: int, is_whole: bool = False) -> Iterator[tuple[int, int, ExampleSize]]:
+    """Tokens of the prompt, new tokens, and size of every example of a step; a trace has no new token."""
+    # An adaptive horizon is at most what it is where every step lets it grow.
+    course, supervision = inputs.course.step(number, [1.0] * number), inputs.rows.supervision
+    selection = supervision.token_selection
+    for turn in course.turns:
+        prompt = inputs.prompts[turn.prompt]
+        new = inputs.rows.budget if is_whole else turn.cap
+        new = new if inputs.window is None else min(new, inputs.window - len(prompt.ids))
+        weighted = new + (len(prompt.ids) - 1) * (supervision.prompt > 0)
+        selected = weighted if selection is None else kept_tokens(selection.share, weighted)
+        yield len(prompt.ids), new, ExampleSize(len(prompt.ids) + new, selected)
+    for index in course.traces:
+        layout = inputs.traces.layouts[index]
+        yield 0, 0, ExampleSize(layout.num_tokens, layout.num_weighted)
+
+
+def _whole(model: CostModel, inputs: RolloutInputs) -> int:
+    steps = [list(_examples(inputs, number, is_whole=True)) for number in range(inputs.course.num_steps)]
+    trained = _training_flops(model, inputs, [[size for *_, size in step] for step in steps])
+    drawn = [(prompt, new) for step in steps for prompt, new, _ in step if new]
+    return trained.total + inputs.drawing_flops(model.student, drawn)
+
+
+def _training_flops(
+    model: CostModel, inputs: RolloutInputs, steps: Sequence[Sequence[ExampleSize]], first: int = 0
+) -> FlopsByPart:
+    """Operations of training in some steps, without drawing."""
+    recompute = model.training.gradient_checkpointing
+    return FlopsByPart.added(
+        inputs.training_flops(number, (model.student, model.teacher), sizes, recompute)
+        for number, sizes in enumerate(steps, first)
+    )

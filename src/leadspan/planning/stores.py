@@ -1,0 +1,101 @@
+"""What a store of the teacher's targets takes, what its capture costs once, and what it saves a run."""
+
+from dataclasses import dataclass
+
+from leadspan.costs.flops import FlopsByPart, ModelShape, forward_attention, forward_body, forward_head
+from leadspan.data.examples import Examples
+from leadspan.errors import TargetsError
+from leadspan.inputs import PreparedData, teacher_source
+from leadspan.planning.prediction import CostModel
+from leadspan.recipe import Recipe
+from leadspan.teacher.codecs import bytes_per_position
+from leadspan.teacher.settings import Hidden, KeptTargets, Sampled, TopK
+
+
+@dataclass(frozen=True, slots=True)
+class StoreCost:
+    """A store of the teacher's targets at every position that training passes through, each trace once.
+
+    Attributes:
+        num_bytes: Its rows as `teacher.shards` writes them, and the head beside hidden states; keys, offsets and the
+            validation set come on top. Of `top_p` and `sampled`, whose supports the data decides, the most it can be.
+        capture_flops: One forward pass of the teacher over these traces and the uncut validation set; 0 where the
+            teacher is not known.
+        validation_flops: Part of `capture_flops` that is the validation set.
+        saved_flops: What a run with a live teacher saves by reading it: the teacher's passes, but for its head where
+            hidden states are stored.
+    """
+
+    num_bytes: int
+    capture_flops: int
+    validation_flops: int
+    saved_flops: int
+
+    @property
+    def net_flops(self) -> int:
+        """What is saved when this run alone pays for the capture; negative where the capture costs more."""
+        return self.saved_flops - self.capture_flops
+
+
+def planned_targets(recipe: Recipe) -> KeptTargets:
+    """What is kept in the store a recipe reads; of one that is not there yet, as `capture` would write it."""
+    try:
+        kept_targets = teacher_source(recipe).kept_targets
+    except TargetsError:  # the store is yet to be captured
+        kept_targets = None
+    return kept_targets or recipe.capture.kept_targets
+
+
+def store_cost(
+    recipe: Recipe, model: CostModel, data: PreparedData, examples: Examples, flops: FlopsByPart
+) -> StoreCost | None:
+    """What a store for some examples costs and saves; None where nothing is known of the teacher.
+
+    Args:
+        recipe: The run.
+        model: Its costs with a live teacher, where one is known.
+        data: Its data, for the validation set.
+        examples: Under the policy.
+        flops: Of training on them beside a live teacher.
+    """
+    teacher = model.memory.teacher
+    if teacher is None:
+        return None
+    num_rows, by_stage = len(examples.rows), examples.lengths
+    # A policy that changes over training needs of every trace the longest stage; shorter ones are its prefixes.
+    lengths = [max(by_stage[row::num_rows]) for row in range(num_rows)]
+    kept_targets = planned_targets(recipe)
+    is_hidden = isinstance(kept_targets.codec, Hidden)
+    of_validation = [] if data.validation is None else data.validation.lengths
+    trained, validated = (_passes(teacher, split, not is_hidden) for split in (lengths, of_validation))
+    positions = sum(length - 1 for length in lengths)  # the last token predicts nothing that is trained
+    return StoreCost(
+        num_bytes=_num_bytes(kept_targets, teacher, positions, model.memory.use_bf16),
+        capture_flops=trained + validated,
+        validation_flops=validated,
+        saved_flops=flops.teacher_body + flops.teacher_attention + (0 if is_hidden else flops.teacher_head),
+    )
+
+
+def _passes(teacher: ModelShape, lengths: list[int], with_head: bool) -> int:
+    """Forward passes of the teacher over whole sequences, its head at every position but the last."""
+    if teacher.is_head_only:
+        return 0
+    return sum(
+        forward_body(teacher, length)
+        + forward_attention(teacher, length)
+        + with_head * forward_head(teacher, length - 1)
+        for length in lengths
+    )
+
+
+def _num_bytes(kept_targets: KeptTargets, teacher: ModelShape, positions: int, use_bf16: bool) -> int:
+    codec = kept_targets.codec
+    if isinstance(codec, Hidden):
+        width_of_run = 2 if use_bf16 else 4
+        width = {"teacher": width_of_run, "float32": 4, "bfloat16": 2}[codec.dtype]
+        # 4 bytes of token id, 1 of section, then the hidden state
+        return positions * (4 + 1 + width * teacher.hidden_size) + width_of_run * teacher.head_params
+    tokens = teacher.vocab_size
+    most = 0 if isinstance(codec, TopK) else codec.num_samples if isinstance(codec, Sampled) else codec.max_tokens
+    return round(positions * bytes_per_position(codec, len(kept_targets.temperatures), tokens, min(most, tokens)))

@@ -1,0 +1,284 @@
+"""A plan as text: tables for the terminal, and the sentences a user decides by. All are computed from the rows."""
+
+from collections.abc import Callable, Sequence
+
+from leadspan.audit.prepared import Searched
+from leadspan.costs.flops import FlopsByPart
+from leadspan.costs.memory import MemoryByPart
+from leadspan.data.truncation import Full, Lead
+from leadspan.data.truncation.policy import stop_warning
+from leadspan.planning.plan import Plan, PlanRow
+from leadspan.planning.rollouts import RolloutCost
+from leadspan.planning.savings import MEASURES, Measure, Saving
+from leadspan.planning.stores import StoreCost
+from leadspan.tables import MISSING, Block, percent, quantity
+
+_SAVED_BY: dict[Measure, str] = {"cut": "cut", "chunked_loss": "chunked loss", "store": "store", "packing": "packing"}
+
+
+def plan_tables(plan: Plan) -> list[Block]:
+    """The tables to print, in order; the `sentences` go below them."""
+    return [
+        _costs(plan),
+        _by_part(plan, "FLOPs by part", FlopsByPart, lambda row: row.prediction.flops),
+        _by_part(plan, "Peak memory by part", MemoryByPart, lambda row: row.prediction.memory),
+        *(_ranks(plan, row) for row in plan.rows if row.ranks),
+        _savings(plan, "FLOPs", lambda row: row.flops_saving),
+        _savings(plan, "peak memory", lambda row: row.memory_saving),
+    ]
+
+
+def sentences(plan: Plan) -> list[str]:
+    """What the figures mean for these models and traces."""
+    full = next((row for row in plan.rows if isinstance(row.policy, Full)), None)
+    lines = [] if full is None else _bills(plan, full)
+    lines += [] if plan.rollouts is None else [_rollouts(plan.rollouts)]
+    if plan.served is not None:
+        lines.append(f"The teacher is {plan.served}: no figure here has its memory, its operations or its time.")
+    times = dict.fromkeys(row.prediction.seconds_source for row in plan.rows)
+    lines += [f"Time: {source}; without loading, validation and evaluation." for source in times if source]
+    if None in times:
+        missing = "plan.device and plan.utilisation" if plan.device is None else "plan.utilisation, such as 0.4"
+        lines.append(
+            f"No time: run with --calibrate on this machine, or state {missing}. "
+            "No money without a time and plan.price_per_hour."
+        )
+    lines += _too_large(plan)
+    lines += [f"Left out: {reason}." for reason in plan.left_out]
+    if plan.rollouts is None and (warning := stop_warning({row.label: row.cut for row in plan.rows})):
+        lines.append(warning)
+    if plan.searched is not None:
+        lines += _break_point(plan.searched, plan.rows)
+    return lines
+
+
+def _rollouts(cost: RolloutCost) -> str:
+    """What rollouts cost by part, beside the same run with all of them at full length."""
+    total = cost.prediction.flops.total
+    parts = {
+        "prompts in drawing": cost.prefill_flops,
+        "new tokens in drawing": cost.decode_flops,
+        "teacher": cost.teacher_flops,
+        "training": cost.training_flops,
+    }
+    shown = ", ".join(f"{name} {percent(flops / total)}" for name, flops in parts.items())
+    seconds, times = cost.prediction.seconds, ""
+    if seconds is not None and cost.drawing_seconds is not None:
+        times = (
+            f" At most {quantity('seconds', seconds)}: {quantity('seconds', cost.drawing_seconds)} of drawing, "
+            f"{quantity('seconds', seconds - cost.drawing_seconds)} of training with the teacher."
+        )
+    return (
+        f"Rollouts: the recipe's own run draws {cost.num_rollouts:,} of at most {cost.new_tokens:,} new tokens in "
+        f"{cost.prediction.num_steps:,} steps, at most {quantity('flops', total)} FLOPs ({shown}), "
+        f"{percent(total / cost.whole_flops)} of those with every rollout at full length; a step waits for its longest "
+        f"one, {cost.mean_longest:,.0f} tokens on average.{times} The rows above are of its traces alone."
+    )
+
+
+def money(plan: Plan, value: float | None) -> str:
+    """A price with its sign."""
+    return MISSING if value is None else f"{plan.currency}{value:,.2f}"
+
+
+def _costs(plan: Plan) -> Block:
+    where = f"{plan.num_ranks} x {plan.device.name}" if plan.device else f"{plan.num_ranks} x a device without figures"
+    header = [
+        "policy",
+        "tokens",
+        "",
+        "FLOPs",
+        "",
+        "peak\nmemory",
+        "time",
+        "money",
+        "largest\nbatch",
+        _store_header(plan),
+    ]
+    header += ["deriv-\nation\ncut"] if plan.searched else []
+    reference = next((row for row in plan.rows if isinstance(row.policy, Full)), plan.rows[0]).prediction
+    rows: list[tuple[str, ...]] = []
+    for row in plan.rows:
+        prediction = row.prediction
+        cells = (
+            row.label + (" *" if row.is_recipes else ""),
+            quantity("tokens", prediction.num_tokens),
+            percent(prediction.num_tokens / reference.num_tokens),
+            quantity("flops", prediction.flops.total),
+            percent(prediction.flops.total / reference.flops.total),
+            quantity("peak_memory_bytes", prediction.memory.total),
+            MISSING if prediction.seconds is None else quantity("seconds", prediction.seconds),
+            money(plan, prediction.money),
+            MISSING if row.fitting is None else f"{row.fitting:,}" if row.fitting else "none fits",
+            MISSING if row.store is None else quantity("peak_memory_bytes", row.store.num_bytes),
+        )
+        cut_share = MISSING if row.without_derivation is None else percent(row.without_derivation.value)
+        rows.append((*cells, cut_share) if plan.searched else cells)
+    note = (
+        "* the recipe's own; shares are of full. Largest batch: examples of a micro-batch that fit the device, "
+        "whichever they are."
+    )
+    return Block(f"{plan.name} on {where}, {plan.precision}", tuple(header), tuple(rows), note)
+
+
+def _store_header(plan: Plan) -> str:
+    """What is stored; the supports of `top_p` and `sampled` are the data's, so their sizes are limits."""
+    label = plan.codec.label.replace(" ", "\n")
+    return f"store\n{label}" + ("\nat most" if plan.codec.kind in ("top_p", "sampled") else "")
+
+
+def _by_part(
+    plan: Plan,
+    title: str,
+    kind: type[FlopsByPart] | type[MemoryByPart],
+    parts_of: Callable[[PlanRow], FlopsByPart | MemoryByPart],
+) -> Block:
+    """Shares of a total by part; parts that are zero everywhere are not shown."""
+    names = [name for name in kind.model_fields if any(getattr(parts_of(row), name) for row in plan.rows)]
+    rows: list[tuple[str, ...]] = []
+    for row in plan.rows:
+        total = parts_of(row).total or 1
+        rows.append((row.label, *(percent(getattr(parts_of(row), name) / total) for name in names)))
+    return Block(title, ("policy", *(name.replace("_", "\n") for name in names)), tuple(rows))
+
+
+def _ranks(plan: Plan, row: PlanRow) -> Block:
+    """Each sharding with each place of the teacher: what a rank holds, sends and takes."""
+    rows: list[tuple[str, ...]] = []
+    for cost in row.ranks:
+        teacher = {"beside": "beside it", "ranks": f"{cost.teacher_ranks} more ranks", "store": "store", None: MISSING}
+        times = (cost.compute_seconds, cost.network_seconds)
+        no_limit = MISSING if None in times else "no"
+        rows.append(
+            (
+                cost.sharding,
+                teacher[cost.placement],
+                quantity("peak_memory_bytes", cost.memory.total),
+                MISSING if cost.longest is None else f"{cost.longest:,}" if cost.longest else "none",
+                quantity("peak_memory_bytes", cost.traffic.total),
+                *(MISSING if seconds is None else quantity("seconds", seconds) for seconds in times),
+                f"{cost.network_bound_from} ranks" if cost.network_bound_from else no_limit,
+            )
+        )
+    return Block(
+        title=f"A rank of {plan.num_ranks} under {row.label}, by sharding and place of the teacher",
+        header=("student", "teacher", "memory", "longest\ntrace", "sent a step", "computing", "sending", "limit"),
+        rows=tuple(rows),
+        note="Longest trace: that fits the device by itself. Limit: ranks from which sending takes longer than "
+        "computing a step that all share; no: none that can share it. More ranks of a teacher are on paper only, as "
+        "many as keep up.",
+        num_text=2,
+    )
+
+
+def _savings(plan: Plan, cost: str, saving_of: Callable[[PlanRow], Saving]) -> Block:
+    """Shares of a naive run's cost that each measure saves."""
+    shown: list[Measure] = [measure for measure in MEASURES if measure != "store" or plan.knows_teacher]
+    rows: list[tuple[str, ...]] = []
+    for row in plan.rows:
+        saving = saving_of(row)
+        cells = (f"{percent(saving.shares[measure])} ({percent(saving.alone[measure])})" for measure in shown)
+        rows.append((row.label, *cells, percent(sum(saving.shares.values()))))
+    return Block(
+        title=f"Saved of the {cost} of a naive run, by what saves it (by itself in brackets)",
+        header=("policy", *map(_SAVED_BY.__getitem__, shown), "all four" if plan.knows_teacher else "all three"),
+        rows=tuple(rows),
+        note="Naive: whole sequences padded to the longest of their batch, logits of all positions at once"
+        + (", a live teacher" if plan.knows_teacher else "")
+        + ". Shares are means over all orders of switching these on (Shapley values).",
+    )
+
+
+def _bill(full: PlanRow) -> str:
+    flops = full.prediction.flops
+    attention = flops.student_attention + flops.teacher_attention
+    teacher = flops.teacher_body + flops.teacher_attention + flops.teacher_head
+    mean = full.cut.tokens_after / max(1, full.cut.num_kept)
+    text = f"Uncut, at {mean:,.0f} tokens a trace, attention is {percent(attention / flops.total)} of the FLOPs"
+    return text + (f" and the teacher {percent(teacher / flops.total)}." if teacher else ".")
+
+
+def _bills(plan: Plan, full: PlanRow) -> list[str]:
+    """The bill of the uncut run, and what a store and each cut save of it."""
+    store = None if plan.reads_store or not plan.knows_teacher else full.store
+    bills = [_bill(full)]
+    if store is not None:
+        total = full.prediction.flops.total
+        bills.append(
+            f"A store of the teacher's targets ({plan.codec.label}) saves {percent(store.saved_flops / total)} of the "
+            f"uncut run's FLOPs after a capture that costs {percent(store.capture_flops / total)} of them once "
+            f"({percent(store.validation_flops / store.capture_flops)} of the capture is validation); "
+            f"net {percent(store.net_flops / total)} where this run alone uses it."
+        )
+    return bills + [_by_cut(full, row, store) for row in plan.rows if row is not full]
+
+
+def _by_cut(full: PlanRow, row: PlanRow, store: StoreCost | None) -> str:
+    """What the cut takes of the traces and saves of the bill, beside what a store would."""
+    total = full.prediction.flops.total
+    saved = total - row.prediction.flops.total
+    cut = f"{row.label} cuts {percent(1 - _share_kept(row))} of the traces' tokens"
+    text = f"{cut} and saves {percent(saved / total)} of the FLOPs"
+    if store is None:
+        return text + "."
+    once, shared = _saved_share(saved, store.net_flops), _saved_share(saved, store.saved_flops)
+    return f"{text}: {once} a store net of its capture, {shared} one that is captured already."
+
+
+def _saved_share(saved: int, reference: int) -> str:
+    return "more than" if saved > reference else "less than" if saved < reference else "as much as"
+
+
+def _too_large(plan: Plan) -> Sequence[str]:
+    """Policies whose micro-batches do not fit the device."""
+    if plan.device is None:
+        return []
+    room = quantity("peak_memory_bytes", plan.device.memory_bytes)
+    lines = []
+    for row in plan.rows:
+        needed = row.prediction.memory.total
+        if needed <= plan.device.memory_bytes:
+            continue
+        size = quantity("peak_memory_bytes", needed)
+        text = f"{row.label} does not fit {plan.device.name}: its largest micro-batch needs {size} of {room}"
+        fixed = needed - row.prediction.memory.activations - row.prediction.memory.logits
+        if row.fitting:
+            remedy = (
+                f"tokens_per_batch: {row.fitting_tokens} fits"
+                if plan.examples_per_batch is None
+                else f"examples_per_batch: {row.fitting} fits"
+            )
+        elif fixed > plan.device.memory_bytes:
+            remedy = f"weights, gradients and optimiser alone exceed it: {row.remedy}, or set training.lora"
+        else:
+            remedy = f"not one example fits: {row.remedy}, or cut more"
+        lines.append(f"{text}; {remedy}.")
+    return lines
+
+
+def _break_point(searched: Searched, rows: Sequence[PlanRow]) -> list[str]:
+    """LSP* and what it is taken from, or why there is none."""
+    summary = searched.summary
+    where = f"{summary.num_traces:,} of {searched.num_rows:,} training traces"
+    counts = ", ".join(f"{name} {count:,}" for name, count in summary.outcomes.items())
+    sources = ", ".join(f"{source} {count:,}" for source, count in summary.gold_sources.items() if source != "none")
+    point = summary.lsp_star
+    if searched.num_left:
+        where += f" ({searched.num_left:,} more undecided after plan.break_point_seconds)"
+    if not summary.num_traces:
+        return [f"No break point LSP*: {where} were searched."]
+    if not sources:
+        return [f"No gold: none of {where} has a right answer to look for, so no break point LSP* can be predicted."]
+    if point is None:
+        return [f"No break point LSP*: of {where} none states its right answer in the chain of thought ({counts})."]
+    below = [row.label for row in rows if isinstance(row.policy, Lead) and _share_kept(row) < point.low]
+    verdict = f"expected to hurt: {', '.join(below)}" if below else "no lead cut here lies below it"
+    return [
+        f"Predicted break point LSP*: {point.value:.2f} [{point.low:.2f}, {point.high:.2f}]; {verdict}.",
+        f"First answers of {where}: {counts}; right answers from: {sources}. "
+        "Derivation cut: share of those found whose first statement of the answer is cut.",
+    ]
+
+
+def _share_kept(row: PlanRow) -> float:
+    return row.cut.tokens_after / row.cut.tokens_before

@@ -1,0 +1,170 @@
+"""Time of optimiser steps, from steps that were measured.
+
+The model is a sum of non-negative terms, each a count times a rate: steps, micro-batches, operations of the linear
+layers, of attention, and of the head. A term whose rate would be negative is left out; among all choices of terms the
+one with the least absolute relative error over the measured steps is taken: relative, so that short steps count as much
+as long ones; absolute and not squared, so that a step that compiled or met another load does not bend the rates.
+The head has a rate of its own because its products are large and its rows stream through memory; steps have one because
+of the optimiser, micro-batches because of what a forward pass costs before its first token.
+"""
+
+import itertools
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from pydantic import Field
+
+from leadspan.costs.flops import FlopsByPart
+from leadspan.costs.memory import MemoryByPart
+from leadspan.settings import Settings
+
+
+class StepWork(Settings):
+    """What one rank does in one optimiser step."""
+
+    batches: int
+    """Micro-batches."""
+    linear: int
+    """Operations of the linear layers of student and teacher, recomputation included."""
+    attention: int
+    """Operations of attention."""
+    head: int
+    """Operations of the heads."""
+
+    @classmethod
+    def of(cls, flops: FlopsByPart, batches: int) -> "StepWork":
+        """The work of counted operations."""
+        attention = flops.student_attention + flops.teacher_attention
+        head = flops.student_head + flops.teacher_head
+        return cls(batches=batches, linear=flops.total - attention - head, attention=attention, head=head)
+
+
+class DrawingWork(NamedTuple):
+    """What drawing one batch of rollouts takes.
+
+    Attributes:
+        passes: New tokens of its longest row: forward passes of one token, each of which reads all weights.
+        rows: Rows in these passes.
+        operations: Counted operations, those of the prompts included.
+    """
+
+    passes: int
+    rows: int
+    operations: int
+
+
+# A residual below _FLAT counts as _FLAT, so that a step that fits exactly does not get all of the weight.
+_REWEIGHTINGS, _FLAT = 20, 1e-3
+_TERMS = ("step", "batch", "linear", "attention", "head")
+
+
+class Calibration(Settings):
+    """Rates measured on a few real steps, and what they were measured on."""
+
+    device: str
+    """Device and number of ranks."""
+    fingerprint: str
+    """Models, precision and checkpointing the steps were measured with."""
+    num_steps: int = Field(ge=1)
+    """Steps measured."""
+    rates: dict[str, float]
+    """Seconds per step, per micro-batch, and per operation, by term."""
+    largest_error: float
+    """Largest relative error of the rates on the measured steps themselves."""
+    memory_offset: float = Field(default=0.0, ge=0)
+    """Bytes the process takes whatever the batch, beyond the predicted."""
+    memory_factor: float = Field(default=1.0, ge=0)
+    """Measured growth of the peak by predicted byte: what an allocator keeps of freed blocks."""
+    drawing: dict[str, float] = {}
+    """Of rollouts: seconds per pass of a batch, per row in a pass, and per operation, by term."""
+
+    def seconds(self, steps: Sequence[StepWork]) -> float:
+        """Predicted wall time of steps."""
+        rates = np.array([self.rates.get(term, 0.0) for term in _TERMS])
+        return float(sum(_row(step) @ rates for step in steps))
+
+    def drawing_seconds(self, batches: Sequence["DrawingWork"]) -> float:
+        """Predicted wall time of drawing batches of rollouts."""
+        return sum(self.drawing.get(term, 0.0) * count for batch in batches for term, count in batch._asdict().items())
+
+    def memory(self, predicted: MemoryByPart) -> MemoryByPart:
+        """Predicted memory of the tensors with what the process adds."""
+        measured = self.memory_offset + self.memory_factor * predicted.total
+        return predicted.model_copy(update={"process": max(0, round(measured - predicted.total))})
+
+
+def fit_rates(steps: Sequence[StepWork], seconds: Sequence[float]) -> tuple[dict[str, float], float]:
+    """Non-negative rates that fit measured steps, and their largest relative error on these.
+
+    Args:
+        steps: What each step did.
+        seconds: How long each took.
+    """
+    rates, largest = _fit(np.array([_row(step) for step in steps]), np.array(seconds))
+    return {term: float(rate) for term, rate in zip(_TERMS, rates, strict=True) if rate}, largest
+
+
+def fit_drawing(batches: Sequence[DrawingWork], seconds: Sequence[float]) -> dict[str, float]:
+    """Non-negative rates that fit measured draws, by term."""
+    rates, _ = _fit(np.array(batches, dtype=np.float64), np.array(seconds))
+    return {term: float(rate) for term, rate in zip(DrawingWork._fields, rates, strict=True) if rate}
+
+
+def fit_memory(predicted: Sequence[int], measured: Sequence[int]) -> tuple[float, float]:
+    """Offset and factor, neither negative, from predicted to measured peaks.
+
+    Where the process grew by nothing, having had room from before, a peak tells nothing; if all are so, no more is
+    predicted than the tensors.
+    """
+    pairs = [(size, peak) for size, peak in zip(predicted, measured, strict=True) if peak > 0]
+    if not pairs:
+        return 0.0, 1.0
+    rows = np.array([[1, size] for size, _ in pairs], dtype=np.float64)
+    (offset, factor), _ = _fit(rows, np.array([peak for _, peak in pairs], dtype=np.float64))
+    return float(offset), float(factor)
+
+
+def _fit(rows: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, float]:
+    """Non-negative rates with the least absolute relative error, and the largest relative error."""
+    # Columns differ by many orders of magnitude (1 step, 1e15 operations): scaled, least squares is well conditioned.
+    scale = rows.max(axis=0)
+    scale[scale == 0] = 1.0
+    # Divided by the measured times: the fit's residuals are then relative errors.
+    relative = rows / scale / values[:, None]
+    best = min(_candidates(relative), key=lambda rates: float(np.abs(relative @ rates - 1).sum()))
+    return best / scale, float(np.abs(relative @ best - 1).max())
+
+
+def _candidates(relative: np.ndarray) -> list[np.ndarray]:
+    """Solutions of every choice of columns whose rates are all positive (31 choices of 5)."""
+    num_terms, candidates = relative.shape[1], []
+    for size in range(1, num_terms + 1):
+        for terms in itertools.combinations(range(num_terms), size):
+            part = relative[:, terms]
+            # Steps that are all alike cannot tell two terms from each other.
+            if np.linalg.matrix_rank(part) < size:
+                continue
+            rates = _least_absolute(part)
+            if (rates > 0).all():
+                all_rates = np.zeros(num_terms)
+                all_rates[list(terms)] = rates
+                candidates.append(all_rates)
+    return candidates
+
+
+def _least_absolute(rows: np.ndarray) -> np.ndarray:
+    """Rates with the least `sum |rows @ rates - 1|`: by least squares, reweighted by the residuals.
+
+    Source: Schlossmacher, An iterative technique for absolute deviations curve fitting (1973).
+    """
+    weights = np.ones(len(rows))
+    rates = np.zeros(rows.shape[1])
+    for _ in range(_REWEIGHTINGS):
+        rates, *_ = np.linalg.lstsq(rows * weights[:, None], weights, rcond=None)
+        weights = 1 / np.sqrt(np.maximum(np.abs(rows @ rates - 1), _FLAT))
+    return rates
+
+
+def _row(step: StepWork) -> np.ndarray:
+    return np.array([1, step.batches, step.linear, step.attention, step.head], dtype=np.float64)

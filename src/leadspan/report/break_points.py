@@ -1,0 +1,227 @@
+"""From which share of a trace on a cut keeps the target: predicted before training, measured after.
+
+The policies of a study that differ in nothing but `p` are a family. Over its tested `p_1 < ... < p_K`, with the uncut
+run at 1, retention r(p) is a curve with r(1) = 1. Its break point for a target t is the smallest p such that r is at
+least t there and at every larger p, that is
+
+    p* = p_k + (p_{k+1} - p_k) (t - r_k) / (r_{k+1} - r_k),    k the last tested p with r_k < t,
+
+a straight line between two tested p. The interval does not lean on that line: in every bootstrap resample of the
+problems (the same for all members, runs as a level above) p* lies somewhere in [p_k, p_{k+1}], and the interval reaches
+from the (1 - level) / 2 quantile of the lower ends to the (1 + level) / 2 quantile of the upper ends. It reaches
+farther where the retention at a tested p has an interval of its own, which holds more than resamples show, around the
+target. Where every tested p of a resample keeps the target its lower end is 0, as nothing smaller was tried. Where the
+largest tested p does not keep the target there is no value: beyond it is the uncut run alone, and no line to it was
+tested.
+
+A cut that takes the end-of-turn token away at every p below 1, as a plain lead does without an appended stop, or the
+answer at every p, as a window of the chain of thought does, has no curve that leads to the uncut run. Of such a family
+the end 1 says only that nothing larger was tried.
+
+The prediction is LSP* = (|P| + f |CoT|) / T from the first-answer positions of the traces, the mean over the family's
+runs. It speaks of a lead cut, so that other families have none. It says where derivations begin to be whole, and the
+measurement where the target is reached: they need not agree at every target.
+
+**Source**: the percentile bootstrap, Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapter 13; the
+definition is the project's own.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+import numpy as np
+from numpy.typing import NDArray
+
+from leadspan.data.truncation import Lead, Policy
+from leadspan.errors import EvaluationError
+from leadspan.report.conditions import family_key
+from leadspan.report.crossings import bracket_interval, crossing, last_below, widen_to_significant
+from leadspan.report.rows import Frontier, Row
+from leadspan.results import RunResult
+from leadspan.settings import Settings
+from leadspan.statistics.intervals import Interval, retention
+from leadspan.statistics.resampling import USUAL, Bootstrap, Scores, resample
+
+METHOD = "paired bootstrap of the tested p between which retention reaches the target"
+
+
+class BreakPoint(Settings):
+    """The break point of one family of policies on one task."""
+
+    family: str
+    """What its members share, such as `lead`."""
+    target: float
+    """Retention that is asked for."""
+    tested: tuple[float, ...]
+    """The tested `p`, ascending: those below 1, and 1 itself where that is not the uncut run."""
+    rows: tuple[str, ...]
+    """Labels of their rows."""
+    measured: Interval | None
+    """Where retention reaches the target, with its interval; null where the tested `p` do not show it."""
+    predicted: Interval | None
+    """LSP* before training; null for other cuts than a lead, or where nothing was predicted."""
+    reason: str | None = None
+    """Why there is no measurement."""
+    reference: str = "the uncut run"
+    """Label of the uncut run."""
+    between: tuple[float, float] | None = None
+    """Ends of the interval, with or without a value: 0 where nothing smaller was tried, 1 for the uncut run; null where
+    nothing could be compared."""
+    not_predicted: str | None = None
+    """Why there is no prediction."""
+    is_continuous: bool = True
+    """Whether the uncut run is the family's cut at 1, see the module's docstring."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Measured:
+    value: Interval | None = None
+    reason: str | None = None
+    between: tuple[float, float] | None = None
+
+
+def break_points(frontier: Frontier, target: float = 0.9, bootstrap: Bootstrap = USUAL) -> list[BreakPoint]:
+    """The break point of every family of a frontier, in the order of the rows.
+
+    A family has two tested `p` or more, 1 not counted where it is the uncut run; controls are no members. It is
+    compared with its own uncut run; one without is left out.
+    """
+    families: dict[str, list[Row]] = {}
+    for row in frontier.students:
+        if row.control is not None or row.p is None or row.reference is None:
+            continue
+        if row.p < 1 or not _policy(row).keeps_answer:
+            families.setdefault(family_key(row.runs[0]), []).append(row)
+    tested = [sorted(rows, key=lambda row: row.p or 0.0) for rows in families.values() if len(rows) > 1]
+    names = _family_names(tested)
+    return [_break_point(name, rows, frontier, target, bootstrap) for name, rows in zip(names, tested, strict=True)]
+
+
+def _break_point(name: str, rows: Sequence[Row], frontier: Frontier, target: float, bootstrap: Bootstrap) -> BreakPoint:
+    full = frontier.row(rows[0].reference)
+    assert full is not None, "a reference has a row"
+    measured = _measured(rows, full, target, bootstrap)
+    predicted = _predicted([run for row in rows for run in row.runs])
+    return BreakPoint(
+        family=name,
+        target=target,
+        tested=tuple(row.p for row in rows if row.p is not None),
+        rows=tuple(row.label for row in rows),
+        measured=measured.value,
+        predicted=predicted,
+        reason=measured.reason,
+        reference=full.label,
+        between=measured.between,
+        not_predicted=None if predicted else _why_not_predicted([run for row in rows for run in row.runs]),
+        is_continuous=_policy(rows[0]).nears_full,
+    )
+
+
+def _measured(rows: Sequence[Row], full: Row, target: float, bootstrap: Bootstrap) -> _Measured:
+    if not 0 < target <= 1:
+        return _Measured(
+            reason=f"a target of {target:g} is no share of the uncut run's accuracy; ask for more than 0, at most 1"
+        )
+    # Two points above one p would be no curve.
+    if len({row.p for row in rows}) < len(rows):
+        return _Measured(reason=f"one p was tested twice ({', '.join(row.label for row in rows)}); give each once")
+    seeds = [seed for seed in full.seeds if all(seed in row.seeds for row in rows)]
+    scores = {row.label: _scores(row, seeds) for row in [full, *rows]}
+    try:
+        refused = retention(scores[rows[0].label], scores[full.label], bootstrap).reason
+        models = dict(zip(scores, resample(scores, bootstrap), strict=True))
+    except EvaluationError as error:
+        return _Measured(reason=str(error))
+    if refused:
+        return _Measured(reason=refused)
+    # The uncut run closes the curve at 1, where it keeps all of its own accuracy in every resample.
+    cuts = np.array([*(row.p for row in rows), 1.0], dtype=float)
+    of_full = models[full.label]
+    means = np.array([[models[row.label].mean / of_full.mean] for row in rows] + [[1.0]])
+    drawn = np.stack([_ratios(models[row.label].draws, of_full.draws) for row in rows] + [np.ones_like(of_full.draws)])
+    ratios = (retention(scores[row.label], scores[full.label], bootstrap).ratio for row in rows)
+    alone = [ratio for ratio in ratios if ratio is not None]
+    assert len(alone) == len(rows), "the uncut run refuses all ratios or none"
+    low, high = widen_to_significant(cuts, alone, target, bracket_interval(cuts, drawn, target, bootstrap.level))
+    reason = _why_not_measured(rows, full, means[:, 0], target)
+    if reason:
+        return _Measured(reason=reason, between=(low, high))
+    (value,) = crossing(cuts, means, target)
+    measured = Interval(value=float(value), low=low, high=high, level=bootstrap.level, method=METHOD)
+    return _Measured(measured, between=(low, high))
+
+
+def _why_not_measured(rows: Sequence[Row], full: Row, ratios: NDArray[np.float64], target: float) -> str | None:
+    """Why the tested p show no share from which on the target is reached; None where they do."""
+    (last,) = last_below(ratios[:, None], target)
+    tested = [row.p or 0.0 for row in rows]
+    if last < 0:
+        return (
+            f"every tested p, from {tested[0]:g} on, keeps {target:.0%} of {full.label}'s accuracy: the break point is "
+            f"at or below {tested[0]:g}; test smaller p"
+        )
+    if last < len(rows) - 1:
+        return None
+    met = [f"{p:g}" for p, ratio in zip(tested, ratios, strict=False) if ratio >= target]
+    outcome = f"{', '.join(met)} kept it, but {tested[-1]:g}, the largest tested p, does not"
+    outcome = outcome if met else f"no tested p up to {tested[-1]:g} keeps it"
+    if _policy(rows[0]).nears_full:
+        return f"{outcome}: it lies between {tested[-1]:g} and uncut"
+    return (
+        f"{outcome}, and {full.label} is not what these cuts lead to at p = 1, as each of them takes the end-of-turn "
+        "token or the answer away"
+    )
+
+
+def _policy(row: Row) -> Policy:
+    policy = row.runs[0].policy
+    assert policy is not None, "a row with a p has a cut"
+    return policy
+
+
+def _ratios(policy: NDArray[np.float64], full: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Retention in every resample; without bound where a resample has nothing to keep."""
+    return np.divide(np.maximum(policy, 0), full, out=np.full_like(policy, np.inf), where=full > 0)
+
+
+def _scores(row: Row, seeds: Sequence[int]) -> list[Scores]:
+    """Scores of the runs of some seeds, of all runs where no seed is shared."""
+    runs = zip(row.seeds, row.evaluations, strict=True)
+    return [result.correct for seed, result in runs if not seeds or seed in seeds]
+
+
+def _is_lead(run: RunResult) -> bool:
+    return run.policy is not None and isinstance(run.policy.inner, Lead)
+
+
+def _why_not_predicted(runs: Sequence[RunResult]) -> str:
+    if not _is_lead(runs[0]):
+        return "LSP* speaks of leads alone"
+    if all(run.prediction is None for run in runs):
+        return "these runs were made without a prediction of their costs, which it is part of"
+    if all(run.prediction is None or run.prediction.break_point_traces is None for run in runs):
+        return "these runs were made without a search for the first answer in their traces"
+    return "no trace was found to state its right answer in the chain of thought"
+
+
+def _predicted(runs: Sequence[RunResult]) -> Interval | None:
+    """Mean of the predictions and of their ends; they differ little, as seeds only split the same traces anew."""
+    points = [run.prediction.break_point for run in runs if run.prediction and run.prediction.break_point]
+    if not points or not _is_lead(runs[0]):
+        return None
+    ends = {name: fmean(getattr(interval, name) for interval in points) for name in ("value", "low", "high")}
+    return points[0].model_copy(update=ends)
+
+
+def _family_names(families: Sequence[Sequence[Row]]) -> list[str]:
+    """The family of the cut and the axes of the study; with the labels of its rows where that does not part them."""
+    names: list[str] = []
+    for rows in families:
+        recipe = rows[0].runs[0].recipe
+        axes = recipe.trial.axes if recipe and recipe.trial else []
+        names.append(", ".join([_policy(rows[0]).family, *axes]))
+    return [
+        name if names.count(name) == 1 else f"{name} ({'; '.join(row.label for row in rows)})"
+        for name, rows in zip(names, families, strict=True)
+    ]

@@ -1,0 +1,192 @@
+"""What the figures draw, in display units: read as JSON by the script in the page, and by the drawing of PNG files.
+
+Shares are percentages; intervals are `[value, low, high]`.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from leadspan.costs.flops import FlopsByPart
+from leadspan.report.costs import Cost, amount, mean_by_part
+from leadspan.report.curves import MEASURES
+from leadspan.report.rows import Row
+from leadspan.report.schema import Report, TaskFigures
+from leadspan.report.sentences import retention_text
+from leadspan.results import RunResult
+from leadspan.settings import Settings
+from leadspan.statistics.intervals import Interval
+from leadspan.tables import CostName, percent, unit_for
+from leadspan.text import plain
+
+NUM_COLOURS = 6
+"""Policy colours in style.css; further policies reuse them with another marker."""
+COST_TITLES: dict[CostName, str] = {
+    "seconds": "Training time",
+    "peak_memory_bytes": "Peak memory",
+    "flops": "FLOPs",
+    "tokens": "Training tokens",
+    "energy_joules": "Energy",
+    "money": "Price",
+}
+QUALITY_TITLES = {
+    "accuracy": "Strict accuracy (%)",
+    "retention": "Share of the uncut student's accuracy (%)",
+    "termination": "Terminated (% of samples)",
+}
+PART_TITLES = {"data": "fetching data", "total": "total, not known by part"}
+
+
+def chart_data(report: Report) -> dict[str, Any]:
+    """Everything the figures draw."""
+    colours = policy_colours(report)
+    students = [(report.policies[label], run) for label, run in report.runs.items() if run.role == "student"]
+    return {
+        "num_colours": NUM_COLOURS,
+        "colours": colours,
+        "quality": QUALITY_TITLES,
+        "tasks": [_task_chart(task, colours) for task in report.tasks],
+        "splits": {name: chart for name, chart in _split_charts(students) if chart["bars"]},
+        "measures": MEASURES,
+        "curves": [curve.model_dump(exclude={"divergence_kind"}) for curve in report.curves],
+        "validation": [
+            {"label": label, "policy": report.policies[label], "steps": sorted(map(int, losses))}
+            | {"losses": [losses[step] for step in sorted(losses, key=int)]}
+            for label, losses in validation_losses(report).items()
+        ],
+    }
+
+
+def policy_colours(report: Report) -> dict[str, int | None]:
+    """Colour number of each policy: null for base and teacher, 0 (ink) for the first uncut reference, then 1, 2, ..."""
+    rows = [row for task in report.tasks for row in task.rows]
+    roles = {row.policy: row.role for row in rows}
+    roles |= {report.policies[label]: run.role for label, run in report.runs.items() if run.train}
+    # The uncut run is drawn in ink on every figure, so that the eye finds what the others are compared with.
+    reference = next((row.reference for row in rows if row.reference), None)
+    students = [policy for policy, role in roles.items() if role == "student" and policy != reference]
+    numbers: dict[str, int | None] = {policy: number for number, policy in enumerate(students, start=1)}
+    return {policy: numbers.get(policy, 0 if policy == reference else None) for policy in roles}
+
+
+def short(label: str) -> str:
+    """A label with the paths in it cut to their last two parts.
+
+    >>> short("base 1: runs/study/before/base/student")
+    'base 1: \N{HORIZONTAL ELLIPSIS}/base/student'
+    """
+    return re.sub(r"(?:[^\s/]*/){2,}([^\s/]+/[^\s/]+)", "\N{HORIZONTAL ELLIPSIS}/\\1", plain(label))
+
+
+def _task_chart(task: TaskFigures, colours: Mapping[str, int | None]) -> dict[str, Any]:
+    # One unit for all points of an axis, that of the largest: single runs are drawn on it too.
+    rows = [row for row in [*task.rows, *task.single_runs] if row.costs]
+    units: dict[CostName, tuple[float, str]] = {
+        name: unit_for(name, max(row.costs[name].value for row in rows if row.costs and name in row.costs))
+        for name in task.cost_names
+    }
+    return {
+        "task": task.task,
+        "axes": {
+            name: _with_unit(COST_TITLES[name], task.currency if name == "money" else unit)
+            for name, (_, unit) in units.items()
+        },
+        "rows": [
+            {
+                **_point(row, units, task.currency),
+                "colour": colours[row.policy],
+                "runs": [_point(run, units, task.currency) for run in task.single_runs if run.policy == row.policy],
+            }
+            for row in task.rows
+        ],
+    }
+
+
+def _point(row: Row, units: Mapping[CostName, tuple[float, str]], currency: str) -> dict[str, Any]:
+    costs: dict[CostName, Cost] = {name: row.costs[name] for name in units if row.costs and name in row.costs}
+    return {
+        "label": short(row.label),
+        "policy": row.policy,
+        "role": row.role,
+        "is_control": row.control is not None,
+        "accuracy": _percentages(row.accuracy),
+        "termination": _percentages(row.termination),
+        "retention": _percentages(row.retention.ratio) if row.retention and row.retention.ratio else None,
+        "retention_text": retention_text(row),
+        "costs": {name: cost.value / units[name][0] for name, cost in costs.items()},
+        "cost_sds": {name: cost.sd / units[name][0] for name, cost in costs.items() if cost.sd},
+        "cost_texts": {name: _cost_text(name, cost, currency) for name, cost in costs.items()},
+    }
+
+
+def _cost_text(name: CostName, cost: Cost, currency: str) -> str:
+    share = f", {percent(cost.of_full)} of the uncut" if cost.of_full is not None else ""
+    return amount(cost.value, name, currency) + share
+
+
+def _percentages(interval: Interval) -> list[float]:
+    return [round(100 * end, 3) for end in (interval.value, interval.low, interval.high)]
+
+
+def _with_unit(title: str, unit: str) -> str:
+    return f"{title} ({unit})" if unit else title
+
+
+def validation_losses(report: Report) -> dict[str, dict[str, float]]:
+    """Validation loss by step of every run that has any, by the run's label."""
+    trained = {label: run.train for label, run in report.runs.items() if run.train}
+    return {label: train.validation_loss for label, train in trained.items() if train.validation_loss}
+
+
+def _split_charts(students: Sequence[tuple[str, RunResult]]) -> list[tuple[str, dict[str, Any]]]:
+    """Operations, time and memory by part, of the runs that know them."""
+    trained = [(policy, run.train, run.prediction) for policy, run in students if run.train]
+    flops = [(policy, train.flops, prediction and prediction.flops) for policy, train, prediction in trained]
+    seconds = [
+        (policy, train.step_seconds, _total(prediction and prediction.seconds))
+        for policy, train, prediction in trained
+        if train.step_seconds
+    ]
+    memory = [
+        (policy, _total(train.peak_memory_bytes), prediction.memory)
+        for policy, train, prediction in trained
+        if prediction
+    ]
+    return [
+        ("flops", _split_chart("Training operations", "flops", flops)),
+        ("seconds", _split_chart("Time of all steps", "seconds", seconds)),
+        ("memory", _split_chart("Peak memory", "peak_memory_bytes", memory)),
+    ]
+
+
+def _total(value: float | None) -> dict[str, float] | None:
+    return None if value is None else {"total": value}
+
+
+_Parts = Settings | Mapping[str, float] | None
+
+
+def _split_chart(title: str, cost: CostName, rows: Sequence[tuple[str, _Parts, _Parts]]) -> dict[str, Any]:
+    """Two stacked bars for each policy, means over its runs, measured and predicted, where each is known."""
+    bars = [
+        {"label": policy, "policy": policy, "kind": kind, "parts": by_part}
+        for policy in dict.fromkeys(policy for policy, _, _ in rows)
+        for kind, by_part in (
+            ("measured", mean_by_part([measured for name, measured, _ in rows if name == policy])),
+            ("predicted", mean_by_part([predicted for name, _, predicted in rows if name == policy])),
+        )
+        if by_part
+    ]
+    size, unit = unit_for(cost, max((sum(bar["parts"].values()) for bar in bars), default=0.0))
+    names = dict.fromkeys(name for bar in bars for name, value in bar["parts"].items() if value)
+    # Operations in the order of a step, student before teacher; the parts of time and memory as they are declared.
+    ordered = [name for name in (*FlopsByPart.model_fields, *names) if name in names]
+    return {
+        "title": _with_unit(title, unit),
+        "unit": unit,
+        "bars": [
+            {**bar, "parts": {name: bar["parts"].get(name, 0) / size for name in dict.fromkeys(ordered)}}
+            for bar in bars
+        ],
+        "parts": {name: PART_TITLES.get(name, name.replace("_", " ")) for name in dict.fromkeys(ordered)},
+    }

@@ -1,0 +1,153 @@
+"""Which runs are seeds of one condition, and how conditions are called.
+
+Both are read from the recipes that the runs carry: renaming a run or moving its directory changes no number.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from leadspan.data.truncation import Full
+from leadspan.recipe import Recipe
+from leadspan.results import RunResult
+from leadspan.settings import flat_settings
+
+_NOT_COMPARED = ("name", "seed", "output", "plan", "capture", "student.seed", "trial")
+"""Settings in which the seeds of one condition may differ: none of them changes what is learnt but by chance."""
+LENGTH = ("training.steps", "training.epochs", "data.num_train")
+"""What the controls of equal length set for each seed by itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """Runs that differ in nothing but their seed.
+
+    Attributes:
+        name: Unique among the conditions.
+        runs: One for each seed, in the order of the seeds.
+    """
+
+    name: str
+    runs: tuple[RunResult, ...]
+
+    @property
+    def role(self) -> Literal["student", "base", "teacher"]:
+        """What its models are to the others."""
+        return self.runs[0].role
+
+    @property
+    def recipe(self) -> Recipe | None:
+        """The recipe of its first seed."""
+        return self.runs[0].recipe
+
+    @property
+    def control(self) -> str | None:
+        """Which control it is, see `control_of`."""
+        return control_of(self.runs[0])
+
+    @property
+    def has_teacher(self) -> bool:
+        """Whether its students learnt from a teacher's targets."""
+        return self.recipe is not None and self.recipe.has_teacher
+
+    @property
+    def start(self) -> str:
+        """The starting weights, whatever the seed of those that are drawn."""
+        model = self.runs[0].start
+        return model.model_dump_json(exclude={"seed"}) if model else ""
+
+    @property
+    def is_full(self) -> bool:
+        """Whether its students were trained on uncut traces."""
+        return isinstance(self.runs[0].policy, Full)
+
+    def labels(self) -> list[str]:
+        """A label for each run: the condition, with the seed where it has several."""
+        if len(self.runs) == 1:
+            return [self.name]
+        return [f"{self.name} (seed {run.seed})" for run in self.runs]
+
+
+def find_conditions(runs: Sequence[RunResult]) -> list[Condition]:
+    """Group runs by their recipes, in the order in which they first appear.
+
+    Two runs of one recipe and one seed are no two seeds: they stay apart, by name where that differs.
+    """
+    keys = [_key(run) for run in runs]
+    num_runs = Counter((key, run.seed) for key, run in zip(keys, runs, strict=True))
+    repeated_keys = {key for (key, _), number in num_runs.items() if number > 1}
+    groups: dict[tuple[str, str, int], list[RunResult]] = {}
+    repeats: Counter[tuple[str, str, int]] = Counter()
+    for key, run in zip(keys, runs, strict=True):
+        # A recipe that was run twice with one seed: the name may say what the recipe does not.
+        name = run.name if key in repeated_keys else ""
+        number = repeats[key, name, run.seed]
+        repeats[key, name, run.seed] += 1
+        groups.setdefault((key, name, number), []).append(run)
+    ordered = [tuple(sorted(group, key=lambda run: run.seed)) for group in groups.values()]
+    return [Condition(name, group) for name, group in zip(_names(ordered), ordered, strict=True)]
+
+
+def control_of(run: RunResult) -> str | None:
+    """Which control a run is: as its study recorded it, or `base` and `teacher` by their role; else None."""
+    return run.control or (run.role if run.role != "student" else None)
+
+
+def family_key(run: RunResult) -> str:
+    """Equal for runs whose recipes differ in nothing but the seed and `p`."""
+    return json.dumps(without(flat(run.recipe), ("cut.p", "cut.policy.p")), sort_keys=True)
+
+
+def _key(run: RunResult) -> str:
+    control = control_of(run)
+    # Such a control trains as long as the uncut run of its seed does, which differs a little from seed to seed.
+    settings = without(flat(run.recipe), LENGTH if control in ("equal_tokens", "equal_steps") else ())
+    return json.dumps([run.role, control, run.label, settings], sort_keys=True)
+
+
+def _names(groups: Sequence[tuple[RunResult, ...]]) -> list[str]:
+    """A study's own name of the trial; else the label, or the run's name where conditions share the label.
+
+    Numbered where they share that too.
+    """
+    shared = Counter(runs[0].label for runs in groups)
+    names: list[str] = []
+    for runs in groups:
+        first = runs[0]
+        is_condition = all(map(_is_trial, runs)) and len({run.name for run in runs}) == 1
+        # A run's name that begins with the label says all that the label says.
+        says_all = is_condition or first.name.startswith(first.label)
+        full_name = first.name if says_all else f"{first.label} ({first.name})"
+        names.append(full_name if is_condition or shared[first.label] > 1 else first.label)
+    repeated, seen = Counter(names), Counter[str]()
+    for index, name in enumerate(names):
+        seen[name] += 1
+        names[index] = f"{name} #{seen[name]}" if repeated[name] > 1 else name
+    return names
+
+
+def _is_trial(run: RunResult) -> bool:
+    """Whether the name of the run is that of a study's condition, the same for all seeds."""
+    return run.control is not None or (run.recipe is not None and run.recipe.trial is not None)
+
+
+def flat(recipe: Recipe | None) -> dict[str, Any]:
+    """Dotted setting to value, without those in which the seeds of a condition may differ; empty without a recipe."""
+    return without(flat_settings(recipe), _NOT_COMPARED) if recipe else {}
+
+
+def without(settings: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """Settings but those named, and those below them."""
+    return {
+        key: value
+        for key, value in settings.items()
+        if not any(key == name or key.startswith(f"{name}.") for name in names)
+    }
+
+
+def num_differing(first: Mapping[str, Any], second: Mapping[str, Any], ignored: Sequence[str] = ()) -> int:
+    """In how many settings two flat recipes differ, apart from some."""
+    first, second = without(first, ignored), without(second, ignored)
+    return sum(first.get(key) != second.get(key) for key in first.keys() | second.keys())

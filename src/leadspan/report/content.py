@@ -1,0 +1,102 @@
+"""Builds a report from the frontier, the runs and their files. Nothing is estimated here."""
+
+from collections.abc import Sequence
+
+from leadspan.report.break_points import break_points
+from leadspan.report.curves import absent_metrics, run_curves
+from leadspan.report.frontier import build_frontiers
+from leadspan.report.inputs import ReportInputs, named_runs
+from leadspan.report.provenance import measured, settings_overview
+from leadspan.report.recommendation import ranking_cost, recommend
+from leadspan.report.rows import Frontier
+from leadspan.report.samples import absent_samples, comparisons
+from leadspan.report.schema import Report, TaskFigures
+from leadspan.report.sentences import (
+    break_point_sentence,
+    captions,
+    cuts_explained,
+    findings,
+    sample_size,
+    stop_warnings,
+    teacher_warnings,
+)
+from leadspan.tables import CostName
+
+TITLE = "What the cut kept, and what it cost"
+
+
+def build_report(
+    inputs: ReportInputs,
+    title: str = TITLE,
+    target: float = 0.9,
+    cost: CostName = "seconds",
+    samples_per_policy: int = 4,
+) -> Report:
+    """Everything a report shows on a set of runs.
+
+    Args:
+        inputs: Runs, studies, audits.
+        title: Heading.
+        target: Retention that the recommended policy must be sure to reach.
+        cost: The cost by which it is the cheapest; the first that the figures show.
+        samples_per_policy: Pairs of samples to show of each cut policy and task; 0 for none.
+
+    Raises:
+        RunError: There is no run, or none was evaluated.
+        SettingsError: A trained run lacks the cost.
+    """
+    frontiers = build_frontiers(inputs.runs)
+    named = named_runs(inputs)
+    curves, no_curves = run_curves(named)
+    pairs, no_pairs = comparisons(named, _references(frontiers), samples_per_policy) if samples_per_policy else ([], [])
+    policies = {row.label: row.policy for frontier in frontiers for row in frontier.rows}
+    return Report(
+        title=title,
+        target=target,
+        measured=measured(inputs.runs),
+        tasks=sorted((_task(frontier, target, cost) for frontier in frontiers), key=lambda task: not task.has_students),
+        studies=list(inputs.studies),
+        curves=curves,
+        audits=list(inputs.audits),
+        comparisons=pairs,
+        damaged=[*inputs.refused, *no_curves, *no_pairs],
+        absent=[*absent_metrics(named), *(absent_samples(named) if samples_per_policy else [])],
+        settings=settings_overview(named),
+        policies=policies | {entry.label: entry.policy for entry in named},
+        runs={entry.label: entry.run for entry in named},
+    )
+
+
+def _task(frontier: Frontier, target: float, cost: CostName) -> TaskFigures:
+    points = break_points(frontier, target)
+    ranks_by = ranking_cost(frontier, cost)
+    return TaskFigures(
+        task=frontier.task,
+        answers=recommend(frontier, target, cost),
+        cuts_explained=cuts_explained(frontier.rows),
+        warnings=[*teacher_warnings(frontier), *stop_warnings(frontier)],
+        findings=findings(frontier),
+        break_points=points,
+        break_point_sentences=[break_point_sentence(point) for point in points],
+        sample_size=sample_size(frontier),
+        captions=captions(frontier),
+        clock=frontier.clock,
+        cost_names=sorted(frontier.cost_names, key=lambda name: name != ranks_by),
+        currency=frontier.currency,
+        rows=list(frontier.rows),
+        single_runs=[single for row in frontier.rows if len(row.seeds) > 1 for single in row.single_runs],
+    )
+
+
+def _references(frontiers: Sequence[Frontier]) -> dict[str, str]:
+    """Label of each run of a cut student to that of the uncut run of its seed, or of the first uncut run."""
+    references: dict[str, str] = {}
+    for frontier in frontiers:
+        for row in frontier.students:
+            full = frontier.row(row.reference)
+            if full is None:
+                continue
+            by_seed = {single.seeds[0]: single.label for single in full.single_runs}
+            first = next(iter(by_seed.values()))
+            references |= {single.label: by_seed.get(single.seeds[0], first) for single in row.single_runs}
+    return references

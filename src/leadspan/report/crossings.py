@@ -1,0 +1,82 @@
+"""Where piecewise linear curves reach a target for good: the arithmetic of break points, see `break_points`."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from leadspan.statistics.intervals import Interval
+
+
+def crossing(cuts: NDArray[np.float64], ratios: NDArray[np.float64], target: float) -> NDArray[np.float64]:
+    """Where a piecewise linear curve is at the target and stays there to its right.
+
+    Args:
+        cuts: `[K]`, ascending.
+        ratios: `[K, curves]`; the last cut meets the target.
+        target: The height.
+
+    Returns:
+        `[curves]`, NaN for a curve that is nowhere below the target.
+    """
+    last, columns = last_below(ratios, target), np.arange(ratios.shape[1])
+    below = np.maximum(last, 0)
+    low, high = ratios[below, columns], ratios[below + 1, columns]
+    # A curve that is nowhere below the target divides by whatever its first step is; it is set to NaN after.
+    with np.errstate(divide="ignore", invalid="ignore"):
+        p = cuts[below] + (cuts[below + 1] - cuts[below]) * (target - low) / (high - low)
+    return np.where(last < 0, np.nan, p)
+
+
+def bracket(
+    cuts: NDArray[np.float64], ratios: NDArray[np.float64], target: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The neighbouring cuts between which each curve reaches the target for good; 0 and the first where all do."""
+    last = last_below(ratios, target)
+    return np.where(last < 0, 0.0, cuts[np.maximum(last, 0)]), cuts[last + 1]
+
+
+def bracket_interval(
+    cuts: NDArray[np.float64], drawn: NDArray[np.float64], target: float, level: float
+) -> tuple[float, float]:
+    """From the `(1 - level) / 2` quantile of the lower ends to the `(1 + level) / 2` quantile of the upper ends.
+
+    Args:
+        cuts: `[K]`, ascending.
+        drawn: `[K, resamples]`; the last cut meets the target in each.
+        target: The height.
+        level: Coverage of the interval, e.g. 0.95.
+    """
+    low, high = bracket(cuts, drawn, target)
+    shares = ((1 - level) / 2, (1 + level) / 2)
+    ends = zip((low, high), shares, strict=True)
+    first, last = (float(np.quantile(values, share, method="inverted_cdf")) for values, share in ends)
+    return first, last
+
+
+def widen_to_significant(
+    cuts: NDArray[np.float64], ratios: Sequence[Interval], target: float, ends: tuple[float, float]
+) -> tuple[float, float]:
+    """Widen the bracket to the nearest cuts whose own interval excludes the target.
+
+    Args:
+        cuts: `[K]`, ascending; the last one is the uncut run.
+        ratios: Retention at the other cuts.
+        target: The height.
+        ends: What resampling found.
+
+    Returns:
+        At most the last cut that is surely below the target, 0 without one; at least the first from which on every
+        cut is surely at it, the last one without.
+    """
+    below = [cut for cut, ratio in zip(cuts, ratios, strict=False) if ratio.high < target]
+    unsure = [i for i, ratio in enumerate(ratios) if ratio.low < target]
+    first_sure = float(cuts[unsure[-1] + 1]) if unsure else float(cuts[0])
+    return min(ends[0], float(below[-1]) if below else 0.0), max(ends[1], first_sure)
+
+
+def last_below(ratios: NDArray[np.float64], target: float) -> NDArray[np.int64]:
+    """Index of the last cut with less than the target, -1 where there is none."""
+    # Ratios of means that are equal on paper differ by about 1e-16.
+    below = ratios < target - 1e-12
+    return np.where(below.any(axis=0), len(ratios) - 1 - below[::-1].argmax(axis=0), -1)

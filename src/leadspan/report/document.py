@@ -1,0 +1,262 @@
+"""What a report shows, top to bottom, made once for all renderings: the answer, the rows of each task, the evidence."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from leadspan.report.charts import COST_TITLES, QUALITY_TITLES
+from leadspan.report.costs import amount, relative_text
+from leadspan.report.elements import Bullets, Choice, Element, Fold, Heading, Plot, Prose, Section
+from leadspan.report.evidence import evidence_sections
+from leadspan.report.rows import Row
+from leadspan.report.schema import Report, TaskFigures
+from leadspan.report.sentences import controls_note, gain_text, measured_text, retention_text
+from leadspan.statistics.intervals import Interval
+from leadspan.tables import MISSING, Block, Cell, CostName, percent, percent_interval, points
+
+INTRODUCTION = (
+    "Small language models, the students, were trained on what a large one wrote while it solved problems, most of "
+    "them on only a part of each text. This page says how much of the accuracy each part kept, and what its training "
+    "cost."
+)
+NUM_FINDINGS = 6
+"""Findings that are shown before the others are folded away."""
+
+
+def sections(report: Report, charts: Mapping[str, Any]) -> list[Section]:
+    """The document of a report.
+
+    Args:
+        report: What it says.
+        charts: What its figures draw, see `chart_data`.
+    """
+    tasks = [_task(report, task, index, charts["tasks"][index]) for index, task in enumerate(report.tasks)]
+    return [_answer(report), *tasks, *evidence_sections(report, charts)]
+
+
+def _answer(report: Report) -> Section:
+    # Tasks on which bases and teachers alone were evaluated answer nothing about cuts.
+    answered = [task for task in report.tasks if task.has_students] or report.tasks
+    elements: list[Element] = [Prose(INTRODUCTION)]
+    for task in answered:
+        elements += [Heading(task.task)] if len(answered) > 1 else []
+        for answer in task.answers:
+            rest = " ".join(filter(None, [answer.selection, answer.needed, *answer.against_controls]))
+            elements += [Prose(answer.sentence, "lead"), *([Prose(rest)] if rest else [])]
+        elements += [Prose(warning, "warning") for warning in task.warnings]
+        located = [
+            sentence
+            for point, sentence in zip(task.break_points, task.break_point_sentences, strict=True)
+            if point.measured or point.predicted
+        ]
+        elements += [Prose(" ".join(task.cuts_explained))] if task.cuts_explained else []
+        elements.append(Bullets((*located, *task.findings[:NUM_FINDINGS])))
+        # A study of many policies would push its figures off the screen.
+        rest_of_findings = task.findings[NUM_FINDINGS:]
+        if rest_of_findings:
+            elements.append(Fold(f"{len(rest_of_findings)} more findings", (Bullets(tuple(rest_of_findings)),)))
+    for study in report.studies:
+        num_complete = len(study.of_state("done"))
+        if num_complete < len(study.trials) or study.notes:
+            no_controls = f", and {len(study.notes)} of its controls could not be made" if study.notes else ""
+            complete = f"{num_complete} of {len(study.trials)} trials of the study {study.name} are complete"
+            text = f"{complete}{no_controls}"
+            elements.append(Prose(f"{text}: see missing trials for the reasons.", "warning"))
+    if report.damaged:
+        elements += [Prose("Damaged files, whose figures are not here:", "warning"), Bullets(tuple(report.damaged))]
+    return Section("answer", "Answer", "Answer", tuple(elements))
+
+
+def _task(report: Report, task: TaskFigures, index: int, chart: Mapping[str, Any]) -> Section:
+    measured_on = f"Measured on {task.task}, {task.sample_size}; {report.measured.sentence}."
+    level = percent(task.rows[0].accuracy.level)
+    elements: list[Element] = [*([_frontier_plot(task, index, chart, level, measured_on)] if task.cost_names else [])]
+    elements.append(rows_block(task, task.rows, f"All policies on {task.task}"))
+    elements.append(
+        Prose(f"{measured_on} Costs are shares of the uncut student's, with the amount in brackets.", "note")
+    )
+    elements += [Prose(caption, "note") for caption in task.captions]
+    if task.single_runs:
+        note = Prose("Each run against the uncut run of its seed, with intervals over problems.", "note")
+        block = rows_block(task, task.single_runs, f"Single runs on {task.task}")
+        elements.append(Fold(f"Every run alone ({len(task.single_runs)})", (block, note)))
+    if task.break_points:
+        elements.append(_break_points_block(report, task, level))
+    if any(row.against_controls for row in task.rows):
+        elements.append(_controls_block(task))
+    bars = (
+        f"Share of right answers and of samples that ended with an end-of-turn token, with {level} intervals: a policy "
+    )
+    bars += (
+        "that scores low and stops seldom may know more than it can finish saying. The numbers are in the table above."
+    )
+    rates_label = "Bars of strict accuracy and termination rate for each policy"
+    elements += [
+        Heading("Accuracy and termination"),
+        Plot("rates", index, rates_label, f"{bars} {measured_on}"),
+    ]
+    title = "Quality and cost" + (f": {task.task}" if len(report.tasks) > 1 else "")
+    return Section("frontier" if index == 0 else f"frontier-of-{index}", title, "" if index else title, tuple(elements))
+
+
+def _frontier_plot(task: TaskFigures, index: int, chart: Mapping[str, Any], level: str, measured_on: str) -> Plot:
+    qualities = {"accuracy": "Accuracy", "retention": "Of the uncut accuracy", "termination": "Termination"}
+    if not any(row["retention"] for row in chart["rows"]):
+        del qualities["retention"]
+    assert set(qualities) <= set(QUALITY_TITLES), "every quality has an axis"
+    students = [row for row in task.rows if row.role == "student"]
+    caption = [f"Quality against the measured cost of training, with {level} intervals; up and to the left is better."]
+    caption.append("The dotted line joins the policies that no cheaper one beats.")
+    if task.clock:
+        caption.append(f"Times are not to be compared, as {task.clock}.")
+    if task.single_runs:
+        caption.append("Small points are single runs, horizontal bars one standard deviation of the cost.")
+    if any(row.control for row in students):
+        caption.append("Hollow points are controls.")
+    if len(students) < len(task.rows):
+        caption.append("Base and teacher are lines: their training is no cost of the cut.")
+    return Plot(
+        kind="frontier",
+        index=index,
+        label="Scatter plot of quality against training cost, one point for each policy; a table of them follows",
+        caption=" ".join([*caption, measured_on]),
+        choices=(
+            Choice(f"cost-{index}", "Cost", {name: COST_TITLES[name] for name in task.cost_names}, f"frontier-{index}"),
+            Choice(f"quality-{index}", "Quality", qualities, f"frontier-{index}"),
+        ),
+        group=f"task-{index}",
+        policies=tuple(row.policy for row in task.rows if row.costs),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Column:
+    """A column of the table of rows; a terminal of fewer columns than `from_width` leaves it out."""
+
+    header: str
+    cell: Callable[[Row], str]
+    from_width: int = 0
+
+
+def rows_block(task: TaskFigures, rows: Sequence[Row], title: str, width: int | None = None) -> Block:
+    """Rows as a table.
+
+    Args:
+        task: Their task.
+        rows: The rows, in the order to show.
+        title: Heading.
+        width: Columns of a terminal, which shows costs as shares alone and, where it is narrow, fewer of them; None for
+            a page.
+    """
+    is_page = width is None
+    # Below 110 columns a terminal shows what the recommendation rests on; a name alone would wrap otherwise.
+    columns = [
+        _Column("Accuracy", lambda row: _share(row.accuracy)),
+        _Column("Terminated", lambda row: _share(row.termination)),
+        _Column("Of the uncut\naccuracy", _retention_cell),
+        _Column(
+            "Of the uncut\ngain",
+            lambda row: _share(row.gain.ratio) if row.gain and row.gain.ratio else gain_text(row),
+            130,
+        ),
+        *(
+            _Column(
+                COST_TITLES[name] if is_page else _SHORT[name], _cost_cell(name, task.currency, is_page), from_width
+            )
+            for name, from_width in _cost_columns(task, is_page)
+        ),
+        *([_Column("Cap hit", lambda row: Cell(percent(row.cap_hit_rate), row.cap_hit_rate))] if is_page else []),
+        _Column("Answer\ntokens", lambda row: Cell(f"{row.tokens_p50:,.0f}", row.tokens_p50), 110),
+    ]
+    shown = [column for column in columns if width is None or width >= column.from_width]
+    # Where every row is one run, the column would say 1 throughout.
+    seeds = is_page and any(len(row.seeds) > 1 for row in rows)
+    header = ["Policy", *(["Seeds"] if seeds else []), *(column.header for column in shown)]
+    cells = [[row.label, *([str(len(row.seeds))] if seeds else []), *(c.cell(row) for c in shown)] for row in rows]
+    return Block(
+        title=title,
+        header=tuple(name.replace("\n", " ") if is_page else name for name in header),
+        rows=tuple(map(tuple, cells)),
+        policies=tuple(row.policy for row in rows),
+    )
+
+
+_SHORT: dict[CostName, str] = {
+    "tokens": "Train\ntokens",
+    "seconds": "Time",
+    "peak_memory_bytes": "Memory",
+    "flops": "FLOPs",
+}
+
+
+def _cost_columns(task: TaskFigures, is_page: bool) -> list[tuple[CostName, int]]:
+    """The costs to show, with the width of a terminal from which it shows them."""
+    if is_page:
+        return [(name, 0) for name in task.cost_names]
+    widths: dict[CostName, int] = {"tokens": 0, "seconds": 0, "peak_memory_bytes": 110, "flops": 110}
+    if task.clock:  # times that cannot be compared make room for the operations that can
+        widths |= {"seconds": 130, "flops": 0}
+    return list(widths.items())
+
+
+def _share(interval: Interval) -> Cell:
+    return Cell(percent_interval(interval), interval.value)
+
+
+def _retention_cell(row: Row) -> Cell:
+    ratio = row.retention.ratio if row.retention else None
+    return Cell(retention_text(row), ratio.value if ratio else None)
+
+
+def _cost_cell(name: CostName, currency: str, is_page: bool) -> Callable[[Row], Cell]:
+    """The mean as a share of the reference's, with the amount on a page."""
+
+    def cell(row: Row) -> Cell:
+        cost = (row.costs or {}).get(name)
+        if cost is None:
+            return Cell(MISSING)
+        text = amount(cost.value, name, currency)
+        if cost.of_full is not None:
+            text = f"{relative_text(cost)} ({text})" if is_page else relative_text(cost)
+        return Cell(text, cost.value)
+
+    return cell
+
+
+def _break_points_block(report: Report, task: TaskFigures, level: str) -> Block:
+    rows: list[tuple[str, ...]] = []
+    for point in task.break_points:
+        predicted = point.not_predicted or MISSING
+        if point.predicted:
+            predicted = f"{point.predicted.value:.2f} [{point.predicted.low:.2f}, {point.predicted.high:.2f}]"
+        rows.append((point.family, ", ".join(f"{p:g}" for p in point.tested), measured_text(point), predicted))
+    note = (
+        f"Measured: the smallest p from which on a family keeps {percent(report.target)} of the uncut accuracy, on "
+        "straight lines between tested p. Predicted before training: LSP* = (|P| + f |CoT|) / T, from where the traces "
+        f"first state their answer; for leads alone. Intervals of {level}."
+    )
+    header = ("Family", "Tested p", "Measured", "Predicted (LSP*)")
+    return Block(f"Break points on {task.task}", header, tuple(rows), note, num_text=4)
+
+
+def _controls_block(task: TaskFigures) -> Block:
+    pairs = [(row, control) for row in task.rows for control in row.against_controls]
+    rows = [
+        (
+            row.label,
+            control.control.replace("_", " "),
+            control.label,
+            control.outcome,
+            Cell(points(control.difference), control.difference.value) if control.difference else MISSING,
+            MISSING if control.p_value is None else Cell(f"{control.p_value:.2g}", control.p_value),
+        )
+        for row, control in pairs
+    ]
+    return Block(
+        title=f"Against the controls on {task.task}",
+        header=("Policy", "Control", "Its row", "Outcome", "Accuracy, policy minus control", "p"),
+        rows=tuple(rows),
+        note=controls_note(task.rows[0].accuracy.level),
+        num_text=4,
+        policies=tuple(row.policy for row, _ in pairs),
+    )

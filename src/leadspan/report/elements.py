@@ -1,0 +1,102 @@
+"""The elements that a report is made of. Markdown leaves out figures, and what is of the page alone."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from leadspan.tables import Block
+
+
+@dataclass(frozen=True, slots=True)
+class Prose:
+    """A paragraph: the answer, plain text, a warning, or a note under a table or figure."""
+
+    text: str
+    style: Literal["lead", "text", "warning", "note"] = "text"
+
+
+@dataclass(frozen=True, slots=True)
+class Bullets:
+    """A list of sentences."""
+
+    texts: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Buttons above a figure, of which one is chosen.
+
+    Attributes:
+        name: What the script of the page knows them by.
+        title: What is chosen.
+        options: Value to words; the first is chosen at first.
+        draws: Identifiers of the figures that follow it, separated by spaces.
+    """
+
+    name: str
+    title: str
+    options: Mapping[str, str]
+    draws: str
+
+
+@dataclass(frozen=True, slots=True)
+class Plot:
+    """A figure of the page; its numbers are in a table of their own.
+
+    Attributes:
+        kind: Which figure, see `assets/figures.js`.
+        index: Which of that kind.
+        label: What it shows, for those who do not see it.
+        caption: How to read it, and what it was measured on.
+        choices: What a reader can choose.
+        group: Name of its legend; empty without one.
+        policies: Entries of the legend, in order.
+        num_shown: How many of them are drawn at first.
+        bar_parts: Parts of stacked bars to their words, for a legend of their colours.
+    """
+
+    kind: str
+    index: int | str
+    label: str
+    caption: str
+    choices: tuple[Choice, ...] = ()
+    group: str = ""
+    policies: tuple[str, ...] = ()
+    num_shown: int = 1000
+    bar_parts: Mapping[str, str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Heading:
+    """A heading within a section."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Fold:
+    """Elements behind a summary that a reader can open."""
+
+    summary: str
+    elements: "tuple[Element, ...]"
+    is_open: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class PageOnly:
+    """An element with a template of its own, which Markdown leaves out: `pairs` of samples, or all `runs`."""
+
+    template: Literal["pairs", "runs"]
+
+
+Element = Prose | Bullets | Plot | Heading | Block | Fold | PageOnly
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """A section of the page, with its entry in the table of contents; the entry is empty for one without."""
+
+    anchor: str
+    title: str
+    entry: str
+    elements: tuple[Element, ...]

@@ -1,0 +1,353 @@
+"""The sections of a report below its answers: costs, curves, cuts, traces, samples, missing trials, settings."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from leadspan.audit.rows import blocks
+from leadspan.report.charts import COST_TITLES, validation_losses
+from leadspan.report.costs import error_text, predicted_and_measured, shares, speed_figures
+from leadspan.report.curves import MEASURES, NUM_TENTHS, RunCurves
+from leadspan.report.elements import Bullets, Choice, Element, Fold, Heading, PageOnly, Plot, Prose, Section
+from leadspan.report.provenance import remarks
+from leadspan.report.samples import OUTCOMES
+from leadspan.report.schema import Report
+from leadspan.study.record import StudyRecord
+from leadspan.tables import MISSING, Block, Cell, CostName, percent, quantity
+
+_NO_RESULT = {"running": "still running, or interrupted", "waiting": "not run yet"}
+MAX_LINES = 8
+"""Policies drawn at first in figures of one line for each run; the legend adds the others."""
+SECTION_WORDS = {"cot": "Chain of thought", "answer": "Answer", "prompt": "Prompt", "appended": "Appended stop"}
+_SPLITS = [
+    ("flops", "FLOPs", "Operations by part, counted from the models' shapes and the length of every example."),
+    ("seconds", "Time", "Wall time of all steps by part on the first rank, fetching data included."),
+    ("memory", "Memory", "Peak memory of training; its parts are known to the prediction only."),
+]
+
+
+def evidence_sections(report: Report, charts: Mapping[str, Any]) -> list[Section]:
+    """The sections that have something to show, in order."""
+    trained_on = f"Trained on {report.measured.sentence}."
+    sections = {
+        ("costs", "Where the cost went"): _cost_elements(report, charts, trained_on),
+        ("divergence", "Divergence"): _curve_elements(report, trained_on) if report.curves else (),
+        ("validation", "Validation loss"): _validation_elements(report, trained_on),
+        ("cut", "What was cut"): _cut_elements(report),
+        ("audit", "The traces"): _audit_elements(report),
+        ("samples", "Samples side by side"): _sample_elements(report) if report.comparisons else (),
+        ("missing", "Missing trials"): (part for study in report.studies for part in _study_elements(study)),
+        ("settings", "Settings and versions"): _settings_elements(report),
+    }
+    all_sections = [Section(anchor, title, title, tuple(elements)) for (anchor, title), elements in sections.items()]
+    return [section for section in all_sections if section.elements]
+
+
+def _cost_elements(report: Report, charts: Mapping[str, Any], trained_on: str) -> Iterator[Element]:
+    trained = [report.policies[label] for label, run in report.runs.items() if run.train]
+    has_seeds = len(trained) > len(set(trained))  # more runs than policies
+    means = " Means over the seeds of a policy; every run is in the tables." if has_seeds else ""
+    for name, title, caption in _SPLITS:
+        chart = charts["splits"].get(name)
+        if not chart:
+            continue
+        yield Heading(title)
+        is_predicted = any(bar["kind"] == "predicted" for bar in chart["bars"])
+        predicted = (
+            "The fainter bar below each was predicted before the run." if is_predicted else "Nothing was predicted."
+        )
+        label = f"Stacked bars: {title} by part for each policy; a table of the numbers follows"
+        text = f"{caption} {predicted}{means} {trained_on}"
+        yield Plot("split", name, label, text, bar_parts=chart["parts"])
+        bars = [(bar, shares(bar["parts"])) for bar in chart["bars"]]
+        rows = [
+            (
+                bar["label"],
+                bar["kind"],
+                *(
+                    Cell(f"{bar['parts'][part]:.3g} ({percent(share)})", bar["parts"][part])
+                    for part, share in of_bar.items()
+                ),
+            )
+            for bar, of_bar in bars
+        ]
+        header = ("Policy", "Kind", *chart["parts"].values())
+        policies = tuple(bar["policy"] for bar in chart["bars"])
+        yield Block(f"{chart['title']} by part", header, tuple(rows), num_text=2, policies=policies)
+    yield from _run_costs(report, trained_on)
+    for study in report.studies:
+        if study.captures:
+            yield _captures(study)
+
+
+def _run_costs(report: Report, trained_on: str) -> Iterator[Element]:
+    """Every run: predicted and measured costs, and speed."""
+    runs = [(label, report.policies[label], run) for label, run in report.runs.items() if run.train]
+    compared = [
+        (label, policy, predicted_and_measured(run.prediction, run.train))
+        for label, policy, run in runs
+        if run.prediction and run.train
+    ]
+    if compared:
+        titles = [COST_TITLES[name] for name in compared[0][2]]
+        header = ("Run", *(f"{title}{word}" for title in titles for word in (", predicted", ", measured", ", error")))
+        yield Block(
+            title="Predicted and measured",
+            header=header,
+            rows=tuple((label, *_compared_cells(costs)) for label, _, costs in compared),
+            note="The error is predicted / measured - 1. Predicted before the run from the models' configs and the "
+            "length of every example; the time from a calibration or from a stated share of a device's peak, where the "
+            "recipe has one. Validation is in neither time; the first step, which compiles and warms up, counts "
+            f"as long as the others. {trained_on}",
+            policies=tuple(policy for _, policy, _ in compared),
+        )
+    speeds = [(label, policy, speed_figures(run.train)) for label, policy, run in runs if run.train]
+    speeds = [(label, policy, figures) for label, policy, figures in speeds if figures]
+    if speeds:
+        names = tuple(dict.fromkeys(name for _, _, figures in speeds for name in figures))
+        yield Block(
+            title="Speed",
+            header=("Run", *names),
+            rows=tuple((label, *(figures.get(name, MISSING) for name in names)) for label, _, figures in speeds),
+            note="Parts are shares of the wall time of all steps on the first rank. The student's forward pass forms "
+            "the gradients of the head too; backward includes recomputation. The first step compiles and warms up. MFU "
+            f"is absent where no peak of the device is known. {trained_on}",
+            policies=tuple(policy for _, policy, _ in speeds),
+        )
+
+
+def _compared_cells(costs: Mapping[CostName, tuple[float | None, float]]) -> Iterator[str]:
+    for name, (predicted, measured) in costs.items():
+        yield MISSING if predicted is None else Cell(quantity(name, predicted), predicted)
+        yield Cell(quantity(name, measured), measured)
+        yield error_text(predicted, measured)
+
+
+def _captures(study: StudyRecord) -> Block:
+    costs: tuple[CostName, ...] = ("seconds", "flops", "peak_memory_bytes")
+    rows = [
+        (
+            capture.name,
+            capture.state,
+            str(capture.num_trials),
+            *(
+                MISSING if value is None else Cell(quantity(cost, value), value)
+                for cost, value in zip(costs, (capture.seconds, capture.flops, capture.num_bytes), strict=True)
+            ),
+        )
+        for capture in study.captures
+    ]
+    note = "Captured once, before the trials that read them; in the cost of no trial."
+    header = ("Store", "State", "Trials", "Time", "FLOPs", "Size")
+    return Block(f"Targets captured for {study.name}", header, tuple(rows), note, num_text=2)
+
+
+def _curve_elements(report: Report, trained_on: str) -> Iterator[Element]:
+    curves = report.curves
+    policies = tuple(dict.fromkeys(curve.policy for curve in curves))
+    measures = list(dict.fromkeys(name for curve in curves for name in curve.sections))
+    sections = list(dict.fromkeys(name for curve in curves for figures in curve.sections.values() for name in figures))
+    kinds = " or ".join(dict.fromkeys(curve.divergence_kind for curve in curves if curve.divergence_kind))
+    words = (
+        f"Divergence is {kinds}. On the validation set all policies are measured on the same uncut sequences; on "
+        "training batches each policy on what it kept, so that a tenth that it cut has no figure."
+    )
+    # Validation first where there is any: there all policies are measured on the same text.
+    measured_on = list(dict.fromkeys(curve.measured_on for curve in curves))[::-1]
+    both, dashes = "tenths-0 sections-0", " Seeds of a policy differ in dash." if len(policies) < len(curves) else ""
+    choices = (
+        Choice(
+            "measure",
+            "Figure",
+            {name: word.split(" (")[0] for name, word in MEASURES.items() if name in measures},
+            both,
+        ),
+        Choice("measured_on", "Measured on", {kind: kind.capitalize() for kind in measured_on}, both),
+    )
+    yield Heading("By tenth of the conversation")
+    yield Plot(
+        kind="tenths",
+        index=0,
+        label="Lines of divergence over ten parts of the conversation for each policy; a table of them follows",
+        caption="Mean over the positions of each tenth of the uncut conversation, at the last log line. "
+        f"{words}{dashes} {trained_on}",
+        choices=choices,
+        group="curves",
+        policies=policies,
+        num_shown=MAX_LINES,
+    )
+    for measure in measures:
+        yield from _tenths(curves, measure)
+    yield Heading("By section, over training")
+    yield Plot(
+        kind="sections",
+        index=0,
+        label="Lines of divergence over training steps for each policy; a table of the numbers follows",
+        caption=f"Mean over the positions of the section since the log line before. {words} {trained_on}",
+        choices=(
+            Choice("section", "Section", {n: w for n, w in SECTION_WORDS.items() if n in sections}, "sections-0"),
+        ),
+    )
+    yield Fold("All numbers by section", (_steps_block(curves, measures),))
+
+
+def _tenths(curves: list[RunCurves], measure: str) -> Iterator[Element]:
+    shown = [curve for curve in curves if any(value is not None for value in curve.tenths.get(measure, []))]
+    rows = [(curve.label, curve.measured_on, *(_figure(value) for value in curve.tenths[measure])) for curve in shown]
+    header = ("Run", "On", *(f"{10 * i}-{10 * i + 10} %" for i in range(NUM_TENTHS)))
+    title = f"{MEASURES[measure]} by tenth of the conversation"
+    if rows:
+        block = Block(title, header, tuple(rows), num_text=2, policies=tuple(curve.policy for curve in shown))
+        # The two that most readers look for are open; the others repeat them in other units.
+        yield block if measure in ("divergence", "agreement") else Fold(title, (block,))
+
+
+def _figure(value: float | None) -> str:
+    return MISSING if value is None else Cell(f"{value:.3g}", value)
+
+
+def _steps_block(curves: list[RunCurves], measures: list[str]) -> Block:
+    rows = [
+        (
+            curve.label,
+            curve.measured_on,
+            MEASURES[measure],
+            SECTION_WORDS.get(section, section),
+            _series(curve.steps, values),
+        )
+        for curve in curves
+        for measure in measures
+        for section, values in curve.sections.get(measure, {}).items()
+    ]
+    return Block("Figures by section", ("Run", "On", "Figure", "Section", "Step: figure"), tuple(rows), num_text=5)
+
+
+def _series(steps: list[int], values: list[float | None] | list[float]) -> str:
+    return ", ".join(f"{step}: {_figure(value)}" for step, value in zip(steps, values, strict=True))
+
+
+def _validation_elements(report: Report, trained_on: str) -> Iterator[Element]:
+    losses = validation_losses(report)
+    policies = [report.policies[label] for label in losses]
+    if not losses:
+        return
+    yield Plot(
+        kind="validation",
+        index=0,
+        label="Lines of validation loss over training steps for each policy; a table of the numbers follows",
+        caption=f"Loss on full, uncut validation sequences at each optimiser step measured. {trained_on}",
+        group="validation",
+        policies=tuple(dict.fromkeys(policies)),
+        num_shown=MAX_LINES,
+    )
+    rows = tuple(
+        (label, _series(sorted(map(int, of_run)), [of_run[step] for step in sorted(of_run, key=int)]))
+        for label, of_run in losses.items()
+    )
+    block = Block("Validation loss (nat per token)", ("Run", "Step: loss"), rows, num_text=2, policies=tuple(policies))
+    yield Fold("All numbers", (block,))
+
+
+def _cut_elements(report: Report) -> Iterator[Element]:
+    counts = {label: run.cut for label, run in report.runs.items() if run.cut}
+    if not counts:
+        return
+    names = list(dict.fromkeys(name for cut in counts.values() for name in cut.section_tokens_before))
+    rows: list[tuple[str, ...]] = []
+    for label, cut in counts.items():
+        lost = (cut.lost_question, cut.lost_think_end, cut.lost_answer, cut.lost_stop)
+        reasons = "; ".join(f"{reason}: {number:,}" for reason, number in cut.dropped.items())
+        rows.append(
+            (
+                label,
+                _kept_share(cut.tokens_after, cut.tokens_before, with_amount=True),
+                *(_kept_share(cut.section_tokens_after.get(n, 0), cut.section_tokens_before.get(n, 0)) for n in names),
+                *(Cell(f"{number:,}", number) for number in lost),
+                Cell(f"{cut.num_kept:,} of {cut.num_examples:,}", cut.num_kept),
+                Cell(reasons or "0", sum(cut.dropped.values())),
+            )
+        )
+    ends = ("Lost: question", "Lost: end of thinking", "Lost: answer", "Lost: end of turn", "Examples", "Dropped")
+    yield Block(
+        title="Tokens kept, and examples that lost a part",
+        header=("Policy", "Tokens kept", *(f"Of {name} tokens" for name in names), *ends),
+        rows=tuple(rows),
+        note="Counted on the training set before training, every example once. An example has lost a part when any "
+        "token of it was cut.",
+        policies=tuple(report.policies[label] for label in counts),
+    )
+    # Runs of one trace file refuse the same records: they share a line.
+    runs_of: dict[tuple[str, int], list[str]] = {}
+    for label, run in report.runs.items():
+        for reason, number in run.refused.items():
+            runs_of.setdefault((reason, number), []).append(label)
+    refused = [(reason, ", ".join(labels), Cell(f"{number:,}", number)) for (reason, number), labels in runs_of.items()]
+    if refused:
+        note = "Records of the trace sources that could not be used, by reason."
+        yield Block("Records refused", ("Reason", "In runs", "Records"), tuple(refused), note, num_text=2)
+    else:
+        yield Prose("Every record of the trace sources could be used.", "note")
+
+
+def _kept_share(after: int, before: int, with_amount: bool = False) -> str:
+    if not before:
+        return MISSING
+    text = f" ({quantity('tokens', after)} of {quantity('tokens', before)})" if with_amount else ""
+    return Cell(percent(after / before) + text, after / before)
+
+
+def _audit_elements(report: Report) -> Iterator[Element]:
+    for audit in report.audits:
+        yield Prose(f"{audit.source}, tokens of {audit.tokenizer}", "note")
+        yield from blocks(audit)
+
+
+def _sample_elements(report: Report) -> Iterator[Element]:
+    sizes = "; ".join(f"{task.task}: {task.sample_size}" for task in report.tasks)
+    rows = tuple(
+        (pair.cut, pair.task, pair.uncut, *(Cell(f"{pair.counts[o]:,}", pair.counts[o]) for o in OUTCOMES))
+        for pair in report.comparisons
+    )
+    yield Block(
+        title="Pairs of samples by which student was right",
+        header=("Cut student", "Task", "Uncut student", *OUTCOMES),
+        rows=rows,
+        note="Pairs of samples on the same problem with the same number, by strict score; the first run of each policy "
+        f"against the uncut run of its seed. {sizes}.",
+        num_text=3,
+        policies=tuple(pair.policy for pair in report.comparisons),
+    )
+    yield PageOnly("pairs")
+
+
+def _study_elements(study: StudyRecord) -> Iterator[Element]:
+    missing = [trial for trial in study.trials if trial.state != "done"]
+    if missing:
+        rows = tuple((trial.title, trial.state, trial.message or _NO_RESULT.get(trial.state, "")) for trial in missing)
+        yield Block(f"Trials of {study.name} without a result", ("Trial", "State", "Reason"), rows, num_text=3)
+    num_complete, nothing = len(study.of_state("done")), "" if missing else "; nothing is missing"
+    yield Prose(f"{study.name}: {num_complete} of {len(study.trials)} trials are complete{nothing}.", "note")
+    yield from (Prose(f"Not made: {note}", "note") for note in study.notes)
+    yield from (Prose(remark, "note") for remark in remarks(study))
+
+
+def _settings_elements(report: Report) -> Iterator[Element]:
+    if report.absent:
+        yield Fold(f"Files that are missing ({len(report.absent)})", (Bullets(tuple(report.absent)),))
+    differing, common = report.settings.differing, report.settings.common
+    summary = f"What differs between the students ({len(differing)})"
+    if differing:
+        by_policy = report.settings.by_policy(report.policies)
+        rows = tuple((policy, *values) for policy, values in by_policy.items())
+        note = "Versions are in parentheses. Names and output directories are left out."
+        header = ("Policy", *differing)
+        block = Block("Settings that differ", header, rows, note, num_text=len(header), policies=tuple(by_policy))
+        yield Fold(summary, (block,), is_open=True)
+    else:
+        yield Prose("Every student had the same settings and versions.", "note")
+    if common:
+        block = Block("Settings of all students", ("Setting", "Value"), tuple(common.items()), num_text=2)
+        yield Fold(f"What all students have in common ({len(common)})", (block,))
+    yield PageOnly("runs")
+    versions = tuple((name, ", ".join(values)) for name, values in report.measured.versions.items())
+    if versions:
+        yield Block("Versions", ("Package", "Version"), versions, num_text=2)

@@ -1,0 +1,219 @@
+"""From finished runs to the frontier: quality, termination and cost of every condition, against the uncut one's.
+
+Seeds are a level: the runs of one recipe under several seeds are one row, whose intervals hold how runs differ as well
+as problems and samples. What a row is compared with follows from the recipes, see `references`.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+from leadspan.errors import EvaluationError, RunError
+from leadspan.evaluation.result import EvalResult
+from leadspan.report.conditions import Condition, find_conditions
+from leadspan.report.costs import clock_fault, costs_over
+from leadspan.report.notes import notes_on
+from leadspan.report.references import base_of, counterparts, find_references
+from leadspan.report.rows import ControlComparison, Frontier, Row, RowRetention
+from leadspan.results import RunResult
+from leadspan.statistics.intervals import Interval, Retention, base_normalised_retention, retention, runs_mean
+from leadspan.statistics.resampling import Runs, Scores
+from leadspan.statistics.sign_flip import sign_flip_test
+from leadspan.statistics.simultaneous import simultaneous_retention
+
+
+def build_frontiers(runs: Sequence[RunResult]) -> list[Frontier]:
+    """One frontier per evaluated task, tasks and conditions in the order given.
+
+    Raises:
+        RunError: There is no run, or none was evaluated.
+    """
+    tasks = list(dict.fromkeys(evaluation.task for run in runs for evaluation in run.evaluations))
+    if not tasks:
+        raise RunError(f"{len(runs)} runs without an evaluation among them; evaluate one before comparing")
+    conditions = find_conditions(runs)
+    return [_frontier(task, conditions) for task in tasks]
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """A condition that was evaluated on the task, with the runs that were, on the same problems."""
+
+    condition: Condition
+    label: str
+    runs: tuple[RunResult, ...]
+    evaluations: tuple[EvalResult, ...]
+    labels: tuple[str, ...]
+    excluded: tuple[str, ...] = ()
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        return tuple(run.seed for run in self.runs)
+
+    def of_seeds(self, seeds: Sequence[int]) -> list[RunResult]:
+        """The runs of some seeds."""
+        return [run for run in self.runs if run.seed in seeds]
+
+    def scores(self, seeds: Sequence[int]) -> list[Scores]:
+        """Strict scores of the runs of some seeds."""
+        return [result.correct for run, result in zip(self.runs, self.evaluations, strict=True) if run.seed in seeds]
+
+    def alone(self) -> list["_Entry"]:
+        """An entry for each run."""
+        columns = zip(self.labels, self.runs, self.evaluations, strict=True)
+        return [_Entry(self.condition, label, (run,), (result,), (label,)) for label, run, result in columns]
+
+
+def _frontier(task: str, conditions: Sequence[Condition]) -> Frontier:
+    entries = {condition.name: entry for condition in conditions if (entry := _entry(task, condition)) is not None}
+    evaluated = [condition for condition in conditions if condition.name in entries]
+    references = find_references(evaluated)
+    rows: list[Row] = []
+    for name, entry in entries.items():
+        reference, base = references[name], base_of(entry.condition, evaluated)
+        full_entry = entries[reference.name] if reference else None
+        base_entry = entries[base.name] if base and entry.condition.role == "student" else None
+        alone = entry.alone() if len(entry.runs) > 1 else []
+        controls = [(kind, entries[control.name]) for kind, control in counterparts(entry.condition, evaluated)]
+        row = _row(entry, full_entry, base_entry)
+        changes = {
+            "single_runs": tuple(_row(single, full_entry, base_entry) for single in alone) or (row,),
+            "against_controls": [_against(entry, kind, control) for kind, control in controls],
+        }
+        rows.append(row.model_copy(update=changes))
+    rows = _with_simultaneous(rows, entries)
+    excluded = [label for entry in entries.values() for label in entry.excluded]
+    notes = [f"{label} was evaluated on other problems than its other seeds, and is left out." for label in excluded]
+    # Base and teacher were trained for other ends, or not here: their clocks are compared with nothing.
+    clock = clock_fault([run for row in rows if row.role == "student" for run in row.runs])
+    return Frontier(task, tuple(rows), (*notes, *notes_on(rows, clock)), clock)
+
+
+def _entry(task: str, condition: Condition) -> _Entry | None:
+    """The runs of a condition on a task; those on other problems than the first are left out, and named."""
+    runs: list[tuple[str, RunResult, EvalResult]] = []
+    excluded: list[str] = []
+    for label, run in zip(condition.labels(), condition.runs, strict=True):
+        for result in run.evaluations:
+            if result.task != task:
+                continue
+            # Seeds are a level above problems only where all of them answered the same problems.
+            if runs and result.correct.keys() != runs[0][2].correct.keys():
+                excluded.append(label)
+            else:
+                runs.append((label, run, result))
+    if not runs:
+        return None
+    labels, same_runs, results = zip(*runs, strict=True)
+    return _Entry(condition, condition.name, same_runs, results, labels, tuple(excluded))
+
+
+def _row(entry: _Entry, reference: _Entry | None, base: _Entry | None) -> Row:
+    """The row of a condition, or of one of its runs, which is compared with the reference's run of its seed."""
+    first, result, evaluations = entry.runs[0], entry.evaluations[0], entry.evaluations
+    is_reference = reference is not None and reference.condition is entry.condition
+    compared = None if is_reference else reference
+    gain = _gain(entry, compared, base) if compared and base and base.condition is not entry.condition else None
+    is_student = first.role == "student"
+    costs = {}
+    if is_student and reference is not None:
+        seeds, of_full = shared_seeds(entry.seeds, reference.seeds)
+        costs = costs_over(entry.runs, entry.of_seeds(seeds), reference.of_seeds(of_full))
+    elif is_student:
+        costs = costs_over(entry.runs)
+    return Row(
+        label=entry.label,
+        policy=entry.condition.name,
+        role=first.role,
+        control=first.control if is_student else None,
+        p=first.policy.proportion if first.policy else None,
+        seeds=list(entry.seeds),
+        num_problems=result.num_problems,
+        samples_per_problem=result.samples_per_problem,
+        accuracy=_over_runs(evaluations, lambda of_run: of_run.accuracy_strict, lambda of_run: of_run.correct),
+        termination=_over_runs(evaluations, lambda of_run: of_run.termination_rate, lambda of_run: of_run.terminated),
+        cap_hit_rate=fmean(of_run.cap_hit_rate for of_run in evaluations),
+        tokens_p50=fmean(of_run.tokens_p50 for of_run in evaluations),
+        reference=compared.label if compared else None,
+        is_reference=is_reference,
+        retention=_retention(entry, compared) if compared else None,
+        base=base.label if gain and base else None,
+        gain=gain,
+        costs=costs or None,
+        runs=entry.runs,
+        evaluations=entry.evaluations,
+    )
+
+
+def _over_runs(
+    evaluations: Sequence[EvalResult],
+    interval: Callable[[EvalResult], Interval],
+    scores: Callable[[EvalResult], Scores],
+) -> Interval:
+    """The recorded interval of a single run; of several, runs as a level above problems and samples."""
+    intervals = [interval(result) for result in evaluations]
+    if len(intervals) == 1:
+        return intervals[0]
+    if all(scores(result) for result in evaluations):
+        return runs_mean([scores(result) for result in evaluations])
+    return Interval(
+        value=fmean(of_run.value for of_run in intervals),
+        low=min(of_run.low for of_run in intervals),
+        high=max(of_run.high for of_run in intervals),
+        level=intervals[0].level,
+        method="extremes of the runs' intervals, as these results hold no single samples",
+    )
+
+
+def shared_seeds(first: Sequence[int], second: Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Which seeds of two conditions to compare: those both have, or all of both where they share none."""
+    both = tuple(seed for seed in first if seed in second)
+    return (both, both) if both else (tuple(first), tuple(second))
+
+
+def _retention(entry: _Entry, full: _Entry) -> RowRetention:
+    seeds, of_full = shared_seeds(entry.seeds, full.seeds)
+    return _or_refused(seeds, lambda: retention(entry.scores(seeds), full.scores(of_full)))
+
+
+def _gain(entry: _Entry, full: _Entry, base: _Entry) -> RowRetention:
+    seeds, of_full = shared_seeds(entry.seeds, full.seeds)
+    # A base that is evaluated once serves all seeds; one of each seed is paired with the student of that seed.
+    _, of_base = shared_seeds(seeds, base.seeds) if len(base.runs) > 1 else ((), base.seeds)
+    scores = entry.scores(seeds), full.scores(of_full), base.scores(of_base)
+    return _or_refused(seeds, lambda: base_normalised_retention(*scores))
+
+
+def _or_refused(seeds: tuple[int, ...], compute: Callable[[], Retention]) -> RowRetention:
+    """Retention, or the reason why it cannot be computed, such as other problems."""
+    try:
+        result = compute()
+    except EvaluationError as error:
+        return RowRetention(ratio=None, difference=None, reason=str(error), seeds=seeds)
+    return RowRetention(ratio=result.ratio, difference=result.difference, reason=result.reason, seeds=seeds)
+
+
+def _with_simultaneous(rows: Sequence[Row], entries: Mapping[str, _Entry]) -> list[Row]:
+    """The rows, candidates of a recommendation with an interval for all those compared with one uncut run together."""
+    pairs: dict[str, dict[str, tuple[Runs, Runs]]] = {}
+    for row in rows:
+        if row.is_candidate and row.reference and row.retention and row.retention.ratio:
+            entry, full = entries[row.label], entries[row.reference]
+            seeds, of_full = shared_seeds(entry.seeds, full.seeds)
+            pairs.setdefault(row.reference, {})[row.label] = (entry.scores(seeds), full.scores(of_full))
+    intervals = {
+        label: interval for group in pairs.values() for label, interval in simultaneous_retention(group).items()
+    }
+    return [
+        row.model_copy(update={"retention": row.retention.model_copy(update={"simultaneous": intervals[row.label]})})
+        if row.retention and row.label in intervals
+        else row
+        for row in rows
+    ]
+
+
+def _against(entry: _Entry, kind: str, control: _Entry) -> ControlComparison:
+    difference = _retention(entry, control).difference
+    seeds, of_control = shared_seeds(entry.seeds, control.seeds)
+    p_value = None if difference is None else sign_flip_test(entry.scores(seeds), control.scores(of_control)).p_value
+    return ControlComparison(control=kind, label=control.label, difference=difference, p_value=p_value)

@@ -1,0 +1,160 @@
+"""What a report is made from, read from disk: finished runs with their directories, studies, audits."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from leadspan.audit.findings import AUDIT_FILE, AuditResult, load_audit
+from leadspan.errors import RunError
+from leadspan.recipe import TrialId
+from leadspan.report.conditions import find_conditions
+from leadspan.results import RUN_FILE, RunResult, load_run
+from leadspan.study.record import STUDY_FILE, StudyRecord, TrialRecord, load_study
+
+
+@dataclass(frozen=True, slots=True)
+class ReportInputs:
+    """Everything a report reads.
+
+    Attributes:
+        runs: Finished runs, in the order to show.
+        directories: The directory of each: its metrics and samples are there, too.
+        studies: Studies among the paths given, for the trials that have no result.
+        audits: Audits of the traces.
+        skipped: Paths among those given that hold no run.
+        refused: Damaged files, each with the reason; what they hold is in no figure.
+    """
+
+    runs: tuple[RunResult, ...]
+    directories: tuple[Path, ...]
+    studies: tuple[StudyRecord, ...] = ()
+    audits: tuple[AuditResult, ...] = ()
+    skipped: tuple[Path, ...] = ()
+    refused: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class NamedRun:
+    """A run under the names the page gives it.
+
+    Attributes:
+        label: Unique among the runs: the policy, with the seed where several runs share it.
+        policy: The condition, without the seed.
+        seed: Seed of the run.
+        run: The run.
+        directory: Its run directory.
+    """
+
+    label: str
+    policy: str
+    seed: int
+    run: RunResult
+    directory: Path
+
+
+@dataclass(frozen=True, slots=True)
+class _Stored:
+    """The finished runs of a path with their directories, the reasons for files refused, and its study if it is one."""
+
+    runs: tuple[tuple[Path, RunResult], ...] = ()
+    refused: tuple[str, ...] = ()
+    study: StudyRecord | None = None
+
+
+def _stored_at(path: Path) -> _Stored:
+    """The runs of a path: its own, the complete trials of a study, or those one level below."""
+    study: StudyRecord | None = None
+    trials: dict[Path, TrialRecord | None]
+    if (path / STUDY_FILE).exists():
+        try:
+            study = load_study(path)
+        except RunError as error:
+            return _Stored(refused=(str(error),))
+        trials = {path / trial.directory: trial for trial in study.of_state("done")}
+    elif (path / RUN_FILE).exists():
+        trials = {path: None}
+    else:
+        trials = {file.parent: None for file in sorted(path.glob(f"*/{RUN_FILE}"))}
+    runs: list[tuple[Path, RunResult]] = []
+    refused: list[str] = []
+    for directory, trial in trials.items():
+        try:
+            run = load_run(directory)
+            runs.append((directory, _as_recorded(run, study, trial) if study and trial else run))
+        except RunError as error:
+            refused.append(str(error))
+    return _Stored(tuple(runs), tuple(refused), study)
+
+
+def _as_recorded(run: RunResult, study: StudyRecord, trial: TrialRecord) -> RunResult:
+    """The run under the identity its study knows it by: a study that was changed may have renamed a condition."""
+    identity = TrialId(study=study.name, axes=trial.axes, control=trial.control)
+    recipe = run.recipe and run.recipe.model_copy(update={"trial": identity})
+    return run.model_copy(update={"name": trial.name, "control": trial.control, "recipe": recipe})
+
+
+def load_runs(paths: Sequence[Path]) -> list[RunResult]:
+    """Read the runs that paths stand for, as `read_inputs` does; all of them must be whole.
+
+    Raises:
+        RunError: A path holds no run, or a file cannot be read.
+    """
+    inputs = read_inputs(paths)
+    if inputs.refused:
+        raise RunError("\n".join(inputs.refused))
+    return list(inputs.runs)
+
+
+def read_inputs(paths: Sequence[Path], audits: Sequence[Path] = ()) -> ReportInputs:
+    """Read runs, studies and audits.
+
+    Args:
+        paths: Run directories, directories of them, or studies' directories. An `audit.json` in one is read too. Among
+            several, those that hold no run are skipped; a run that two of them hold counts once. A damaged file is
+            refused by name, and the rest stands.
+        audits: Further files that `leadspan audit --json` wrote.
+
+    Raises:
+        RunError: A path is not there, none holds a run that can be read, or a file of `audits` is no audit.
+    """
+    stored = {path: _stored_at(path) for path in dict.fromkeys(paths)}
+    # Keyed by the resolved path: a study and one of its trials may both be given.
+    runs = {directory.resolve(): (directory, run) for at in stored.values() for directory, run in at.runs}
+    refused = list(dict.fromkeys(reason for at in stored.values() for reason in at.refused))
+    missing = [path for path in stored if not path.exists()]
+    if missing or not runs:
+        raise RunError("\n".join(refused) if refused and not missing else _no_run([*missing, *stored][0], stored))
+    directories = [directory for directory, _ in runs.values()]
+    loaded = {path.resolve(): load_audit(path) for path in audits}
+    for path in (directory / AUDIT_FILE for directory in [*stored, *directories]):
+        if path.exists() and path.resolve() not in loaded:
+            try:
+                loaded[path.resolve()] = load_audit(path)
+            except RunError as error:
+                refused.append(str(error))
+    return ReportInputs(
+        runs=tuple(run for _, run in runs.values()),
+        directories=tuple(directories),
+        studies=tuple(at.study for at in stored.values() if at.study),
+        audits=tuple(loaded.values()),
+        skipped=tuple(path for path, at in stored.items() if not at.runs and not at.refused),
+        refused=tuple(refused),
+    )
+
+
+def _no_run(path: Path, stored: Mapping[Path, _Stored]) -> str:
+    study = stored[path].study
+    if study is not None:
+        return f"{path}: none of the {len(study.trials)} trials of the study is complete; run the study"
+    return f"{path}: no {RUN_FILE} in it or one level below; give a run directory or its parent"
+
+
+def named_runs(inputs: ReportInputs) -> list[NamedRun]:
+    """All runs under the names of the frontier's rows, in the order given."""
+    names = {
+        id(run): (label, condition.name)
+        for condition in find_conditions(inputs.runs)
+        for label, run in zip(condition.labels(), condition.runs, strict=True)
+    }
+    runs = zip(inputs.runs, inputs.directories, strict=True)
+    return [NamedRun(*names[id(run)], run.seed, run, directory) for run, directory in runs]

@@ -1,0 +1,87 @@
+"""The page: one HTML file that answers first and needs no network.
+
+Instead of a notebook or a served dashboard: a file that can be mailed, archived beside the runs, printed, and
+opened in ten years. The part of plotly.js that draws points, lines and bars is embedded once, compressed; the content
+security policy of the page forbids all loads.
+"""
+
+import base64
+import json
+import re
+from importlib import resources
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
+
+from leadspan.report.charts import NUM_COLOURS, chart_data, policy_colours, short
+from leadspan.report.document import sections
+from leadspan.report.schema import Report
+from leadspan.tables import Cell, percent_interval
+from leadspan.text import plain, plain_values
+
+_ASSETS = resources.files("leadspan.report") / "assets"
+_SCRIPTS = ("labels.js", "figures.js", "page.js")
+_NO_BREAK = "\N{NO-BREAK SPACE}%"
+
+
+def render_page(report: Report) -> str:
+    """The page as HTML."""
+    environment = Environment(
+        loader=PackageLoader("leadspan.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        # Markup is made of plain text already.
+        finalize=lambda value: plain(value) if isinstance(value, str) and not isinstance(value, Markup) else value,
+    )
+    environment.policies["json.dumps_kwargs"] = {}  # the order of parts is theirs, not the alphabet's
+    environment.filters |= {
+        "sentence": sentence,
+        "name": lambda label: short(label).replace(" %", _NO_BREAK),
+        "sorted_by": sorted_by,
+        "interval": percent_interval,
+        "count": "{:,.0f}".format,
+        "pretty": lambda recipe: json.dumps(recipe.model_dump(mode="json"), indent=2, ensure_ascii=False),
+        "type_name": lambda part: type(part).__name__,
+    }
+    # The script reads these texts as they are, so control codes and secrets go before they are put in.
+    data = plain_values(chart_data(report))
+    script = "\n".join(['"use strict";', "(async () => {", *((_ASSETS / name).read_text("utf-8") for name in _SCRIPTS)])
+    return environment.get_template("page.html.jinja").render(
+        report=report,
+        sections=sections(report, data),
+        chart_data=data,
+        colours=policy_colours(report),
+        num_colours=NUM_COLOURS,
+        policy_of=report.policies,
+        style=Markup((_ASSETS / "style.css").read_text("utf-8")),
+        script=Markup(script + "\n})();"),
+        plotly=base64.b64encode((_ASSETS / "plotly-basic.min.js.gz").read_bytes()).decode(),
+    )
+
+
+def sentence(text: str) -> Markup:
+    """Text as HTML: escaped, commands in backticks as code, no line break before a percent sign or within `[1, 2]`.
+
+    >>> sentence("<b> (`leadspan power`)")
+    Markup('&lt;b&gt; (<code>leadspan power</code>)')
+    """
+    marked = re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(plain(text))))
+    unbroken = re.sub(r"\[[-+\d., ]+\]", lambda interval: interval[0].replace(" ", "\N{NO-BREAK SPACE}"), marked)
+    return Markup(unbroken.replace(" %", _NO_BREAK))
+
+
+def sorted_by(cell: str) -> str:
+    """What a cell is sorted by: the number it knows, else the first number in it with its prefix, else its text.
+
+    >>> sorted_by("1,234.5 (50 %)"), sorted_by("12 GFLOP/s"), sorted_by("lead 0.5")
+    ('1234.5', '12000000000.0', 'lead 0.5')
+    """
+    if isinstance(cell, Cell):
+        return "" if cell.value is None else str(cell.value)
+    number = re.match(r"([-+]?[\d,]*\.?\d+(?:e[-+]?\d+)?)\s*(?:([kMGTPE])FLOP)?", cell)
+    if not number:
+        return cell
+    digits = number[1].replace(",", "")
+    return str(float(digits) * 1000 ** (" kMGTPE".index(number[2]))) if number[2] else digits

@@ -1,0 +1,200 @@
+"""The answer of a study in one sentence: the cheapest policy shown to keep the target, or that none is.
+
+Shown means that the lower end of retention's interval is at the target or above it, with an interval that holds
+together with those of all policies it was chosen among (`statistics.simultaneous`): the best of many looks better than
+it is, and the interval of each alone would show some policy too often. A policy that costs no less than its uncut run,
+or whose saving is unclear, is not recommended. The sentence brings its evidence: problems, samples, seeds, both
+intervals, what was saved, and how often the student ends its answers. With it goes what the retention of a chosen
+policy means, how the policy does against its controls, and, where nothing is shown, what a showing would take.
+"""
+
+from collections.abc import Sequence
+from math import inf
+
+from leadspan.errors import SettingsError
+from leadspan.report.costs import COST_WORDS
+from leadspan.report.needed import sample_size_needed
+from leadspan.report.rows import ControlComparison, Frontier, Row, RowRetention, by_cost
+from leadspan.report.savings import saved_text, saves
+from leadspan.settings import Settings
+from leadspan.statistics.intervals import Interval
+from leadspan.tables import CostName, percent, percent_interval, points
+
+_CONTROL_WORDS = {
+    "equal_tokens": "the same cut trained on as many tokens as the uncut run",
+    "equal_steps": "the same cut trained for as many steps as the uncut run",
+    "random_window": "a random window of the same length",
+    "cross_entropy": "the same cut without its teacher",
+}
+_VERBS = {
+    "better": "beats",
+    "worse": "is worse than",
+    "unclear": "is neither better nor worse, as far as is shown, than",
+}
+
+
+class Answer(Settings):
+    """What is recommended among the policies that are compared with one uncut run."""
+
+    recommended: str | None
+    """Label of the cheapest policy whose retention's simultaneous lower bound reaches the target and that costs less
+    than its uncut run; null where none does."""
+    closest: str | None
+    """The recommended policy, or else the cheapest that is shown to reach the target, or else the one that keeps the
+    most; null where none was compared."""
+    sentence: str
+    """The answer with its evidence."""
+    selection: str = ""
+    """What the retention of a policy that was chosen among several means; empty where it was not chosen."""
+    needed: str = ""
+    """What it would take to show the target; empty where it is shown, or where nothing can be said."""
+    against_controls: list[str] = []
+    """One sentence for each control of `closest`."""
+
+    @property
+    def text(self) -> str:
+        """All of it, as a paragraph."""
+        return " ".join(filter(None, (self.sentence, self.selection, self.needed, *self.against_controls)))
+
+
+def recommend(frontier: Frontier, target: float = 0.9, cost: CostName = "seconds") -> list[Answer]:
+    """The cheapest policy whose simultaneous lower bound of retention reaches a target, if it costs less than uncut.
+
+    Policies that are compared with different uncut runs, such as those of several students, are answered apart: first
+    comes the answer of the uncut run with the most policies (the first of equals). Controls, random windows among
+    them, are no candidates; nor is a policy with a refused ratio, or compared with nothing.
+
+    Args:
+        frontier: All conditions on one task.
+        target: Share of the uncut run's accuracy to keep, above 0.
+        cost: The cost that orders the policies; FLOPs stand in for times that cannot be compared.
+
+    Raises:
+        SettingsError: The target is no share, or a trained row lacks that cost.
+    """
+    if not 0 < target < inf:
+        raise SettingsError(f"target {target:g}: give a share of the uncut run's accuracy above 0, such as 0.9")
+    cost = ranking_cost(frontier, cost)
+    # Cheapest first: the first policy that is shown to reach the target is the answer.
+    policies = [row for row in by_cost(frontier.students, cost) if row.is_candidate]
+    references = {row.reference for row in policies}
+    groups = [
+        [row for row in policies if row.reference == full.label] for full in frontier.rows if full.label in references
+    ]
+    answers = [_answer(frontier, rows, target, cost) for rows in sorted(groups, key=lambda rows: -len(rows))]
+    return answers or [_nothing(frontier, policies)]
+
+
+def ranking_cost(frontier: Frontier, cost: CostName) -> CostName:
+    """The cost that ranks the rows: the one asked for, or FLOPs where that is time and the clock does not allow it.
+
+    Raises:
+        SettingsError: A trained row lacks the cost.
+    """
+    if frontier.cost_names and cost not in frontier.cost_names:
+        names = ", ".join(COST_WORDS[name] for name in frontier.cost_names)
+        remedy = "money needs plan.price_per_hour in every recipe, energy a GPU with NVML"
+        raise SettingsError(f"cost {COST_WORDS[cost]}: not known of every run ({names} are); {remedy}")
+    return "flops" if cost == "seconds" and frontier.clock else cost
+
+
+def _answer(frontier: Frontier, policies: list[Row], target: float, cost: CostName) -> Answer:
+    """The answer for policies that are compared with one uncut run, cheapest first."""
+    ratios = [(row, row.retention.ratio.value) for row in policies if row.retention and row.retention.ratio]
+    if not ratios:
+        return _nothing(frontier, policies)
+    shown = [row for row, _ in ratios if _lower_bound(row) >= target]
+    chosen = next((row for row in shown if saves(frontier, row, cost)), None)
+    # A policy that is shown to keep the target but saves nothing is named before one that only keeps more.
+    closest = chosen or (shown[0] if shown else max(ratios, key=lambda pair: pair[1])[0])
+    word, share, outcome = COST_WORDS[cost], percent(target), _outcome(frontier, closest, target, cost)
+    full = closest.reference
+    if chosen:
+        sentence = f"The cheapest policy by {word} shown to keep {share} of {full}'s accuracy is {chosen.label}: it "
+    elif shown:
+        is_dearer = saves(frontier, closest, cost) is False
+        saving = (
+            f"saves {word} here, so that {full} is the cheapest by it" if is_dearer else f"is shown to save {word} here"
+        )
+        sentence = f"No policy shown to keep {share} of {full}'s accuracy {saving}: {closest.label} "
+    else:
+        sentence = f"No policy is shown to keep {share} of {full}'s accuracy; {closest.label} comes closest: it "
+    controls = [control_sentence(closest, control) for control in closest.against_controls]
+    return Answer(
+        recommended=chosen.label if chosen else None,
+        closest=closest.label,
+        sentence=f"{sentence}{outcome}.",
+        selection=_selection(closest, len(ratios)),
+        needed="" if shown else sample_size_needed(frontier, closest, target),
+        against_controls=controls or [f"No control of {closest.label} was run."],
+    )
+
+
+def _lower_bound(row: Row) -> float:
+    return row.retention.simultaneous.low if row.retention and row.retention.simultaneous else -inf
+
+
+def _nothing(frontier: Frontier, policies: Sequence[Row]) -> Answer:
+    """Why nothing can be recommended, with the differences in accuracy in place of ratios."""
+    refused = next((row.retention.reason for row in policies if row.retention and row.retention.reason), None)
+    is_cut = any(row.cut_kind != "full" for row in frontier.students)
+    untrained = "the only cuts are controls" if is_cut else "no cut was trained"
+    reason = refused or ("none was compared with an uncut run" if policies else untrained)
+    differences = ", ".join(
+        f"{row.label} {points(row.retention.difference)}"
+        for row in policies
+        if row.retention and row.retention.difference and not row.retention.ratio
+    )
+    text = f" Difference in accuracy: {differences}." if differences else ""
+    return Answer(recommended=None, closest=None, sentence=f"No policy can be recommended: {reason}.{text}")
+
+
+def control_sentence(row: Row, control: ControlComparison) -> str:
+    """A policy against one control, as a sentence."""
+    name = f"{control.label} ({_CONTROL_WORDS.get(control.control, control.control)})"
+    if control.difference is None:
+        return f"{row.label} cannot be compared with {name}: other problems."
+    return f"{row.label} {_VERBS[control.outcome]} {name}: {points(control.difference)}."
+
+
+def _selection(row: Row, num_compared: int) -> str:
+    """What the retention of a policy means that was chosen among several because it did well."""
+    together = row.retention and row.retention.simultaneous
+    if num_compared == 1 or not together:
+        return ""
+    return (
+        f"{row.label} was chosen among {num_compared} policies because it did well here, and such a policy on average "
+        f"keeps less than it shows: {percent(together.value)} is no forecast. Plan with the lower end, "
+        f"{percent(together.low)}, and evaluate {row.label} again on new seeds or problems."
+    )
+
+
+def _outcome(frontier: Frontier, row: Row, target: float, cost: CostName) -> str:
+    """What a policy kept, saved and ended."""
+    assert row.retention and row.retention.ratio, "the caller picks compared rows"
+    ratio = row.retention.simultaneous or row.retention.ratio
+    # One decimal more where the lower end would otherwise read as the target itself.
+    digits = 1 if round(100 * ratio.low) == round(100 * target) else 0
+    full = frontier.row(row.reference)
+    of_full = f" ({full.label}: {percent(full.termination.value)})" if full else ""
+    return (
+        f"kept {percent_interval(ratio, digits)} ({_evidence(row, row.retention, row.retention.ratio)})"
+        f"{saved_text(frontier, row, cost)}; it ended {percent(row.termination.value)} of its answers{of_full}"
+    )
+
+
+def _evidence(row: Row, retention: RowRetention, ratio: Interval) -> str:
+    """What retention rests on: the interval of all policies together, that of this one, problems, samples, seeds."""
+    counts = [
+        (row.num_problems, "problem"),
+        (row.samples_per_problem, "sample"),
+        (len(retention.seeds) or len(row.seeds), "seed"),
+    ]
+    size = " x ".join(f"{number:,} {word}{'s' * (number != 1)}" for number, word in counts)
+    interval, together = f"{percent(ratio.level)} interval", retention.simultaneous
+    if together is None:
+        return f"{interval} of this policy alone; {size}"
+    if together.num_policies == 1:
+        return f"{interval}; {size}"
+    alone = f"[{100 * ratio.low:.0f}, {100 * ratio.high:.0f}]"
+    return f"{interval} for all {together.num_policies} policies together, {alone} for this one alone; {size}"

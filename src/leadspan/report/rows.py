@@ -1,0 +1,155 @@
+"""What a frontier is made of: one row for each condition on one task. The rows are a part of the report's schema."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from pydantic import Field
+
+from leadspan.data.truncation import RandomWindow
+from leadspan.evaluation.result import EvalResult
+from leadspan.report.costs import COST_NAMES, RARE_COSTS, Cost, currency_of
+from leadspan.results import RunResult
+from leadspan.settings import Settings
+from leadspan.statistics.intervals import Interval
+from leadspan.statistics.simultaneous import SimultaneousInterval
+from leadspan.tables import CostName
+
+
+class RowRetention(Settings):
+    """The accuracy of a row as a share of another row's, on the same problems."""
+
+    ratio: Interval | None
+    """Retention; null where it was refused."""
+    difference: Interval | None
+    """The row's accuracy minus the other's; null where the problems differ."""
+    reason: str | None = None
+    """Why retention was refused."""
+    seeds: tuple[int, ...] = ()
+    """Seeds that were compared: those both have, or all where they share none."""
+    simultaneous: SimultaneousInterval | None = None
+    """Retention with an interval that holds together with those of all policies that are compared with the same uncut
+    run; null for what is no candidate of a recommendation."""
+
+
+class ControlComparison(Settings):
+    """A policy against one of its controls."""
+
+    control: str
+    """`equal_tokens`, `equal_steps`, `random_window` or `cross_entropy`."""
+    label: str
+    """Label of the control's row."""
+    difference: Interval | None
+    """Accuracy of the policy minus that of the control, paired; null where the problems differ."""
+    p_value: float | None = None
+    """Of the sign-flip test on the same problems; null with the difference."""
+
+    @property
+    def outcome(self) -> Literal["better", "worse", "unclear"]:
+        """Whether the interval of the difference lies above 0, below it, or around it."""
+        if self.difference is not None and self.difference.low > 0:
+            return "better"
+        return "worse" if self.difference is not None and self.difference.high < 0 else "unclear"
+
+
+class Row(Settings):
+    """One condition on one task, over its seeds; or one of its runs alone."""
+
+    label: str
+    """Name, unique on the task; of a single run of several, with its seed."""
+    policy: str
+    """The condition, without the seed."""
+    role: Literal["student", "base", "teacher"]
+    """What the models are to the others."""
+    control: str | None
+    """Which control of a study it is; null for a policy."""
+    p: float | None
+    """Proportion of the cut, or of the policy in a mix, where it has one."""
+    seeds: list[int]
+    """Seeds of its runs, ascending."""
+    num_problems: int
+    """Problems of the task."""
+    samples_per_problem: int
+    """Samples of each, of one run."""
+    accuracy: Interval
+    """Strict accuracy, mean over runs."""
+    termination: Interval
+    """Share of samples that ended with an end-of-turn token, mean over runs."""
+    cap_hit_rate: float
+    """Share of samples that ran into the new-token cap, mean over runs."""
+    tokens_p50: float
+    """Median number of new tokens, mean over runs."""
+    reference: str | None
+    """Label of the uncut condition it is compared with; null for that condition itself and for teachers."""
+    is_reference: bool
+    """Whether other rows are compared with this one."""
+    retention: RowRetention | None
+    """Accuracy against the reference's; null without one."""
+    base: str | None
+    """Label of the base that gains are counted from."""
+    gain: RowRetention | None
+    """Base-normalised retention: (row - base) / (reference - base)."""
+    costs: dict[CostName, Cost] | None
+    """Costs of training by name; null for base and teacher."""
+    against_controls: list[ControlComparison] = []
+    """The policy against each of its controls."""
+    runs: tuple[RunResult, ...] = Field(default=(), exclude=True)
+    """The runs themselves, in the order of the seeds; a report file has each once, under `runs`."""
+    evaluations: tuple[EvalResult, ...] = Field(default=(), exclude=True)
+    """Their results on the task; in a report file, under `runs`."""
+    single_runs: tuple["Row", ...] = Field(default=(), exclude=True)
+    """A row for every run; in a report file, under `single_runs` of the task."""
+
+    @property
+    def cut_kind(self) -> str | None:
+        """`cut.kind` of the recipe; None for base and teacher."""
+        return getattr(self.runs[0].policy, "kind", None)
+
+    @property
+    def is_candidate(self) -> bool:
+        """Whether it may be recommended: a student of a cut that is no control, asked for as one or as an axis."""
+        is_cut = self.role == "student" and self.cut_kind != "full"
+        policy = self.runs[0].policy
+        return is_cut and self.control is None and policy is not None and not isinstance(policy.inner, RandomWindow)
+
+
+@dataclass(frozen=True, slots=True)
+class Frontier:
+    """All conditions on one task.
+
+    Attributes:
+        task: Task name.
+        rows: One for each condition, in the order given.
+        notes: What a reader must know to compare the rows, such as that no run is uncut.
+        clock: Why the times of its runs cannot be compared; None where they can.
+    """
+
+    task: str
+    rows: tuple[Row, ...]
+    notes: tuple[str, ...]
+    clock: str | None = None
+
+    @property
+    def students(self) -> list[Row]:
+        """The distilled students, controls included, in order."""
+        return [row for row in self.rows if row.role == "student"]
+
+    @property
+    def cost_names(self) -> tuple[CostName, ...]:
+        """Costs that every trained row has."""
+        costs_of_rows = [row.costs for row in self.rows if row.costs]
+        names = (*COST_NAMES, *RARE_COSTS) if costs_of_rows else ()
+        return tuple(name for name in names if all(name in costs for costs in costs_of_rows))
+
+    @property
+    def currency(self) -> str:
+        """Sign of the money among the costs."""
+        return currency_of([run for row in self.rows for run in row.runs])
+
+    def row(self, label: str | None) -> Row | None:
+        """The row of that label, if there is one."""
+        return next((row for row in self.rows if row.label == label), None)
+
+
+def by_cost(rows: list[Row], cost: CostName) -> list[Row]:
+    """The rows, cheapest first; rows without that cost come last."""
+    return sorted(rows, key=lambda row: row.costs[cost].value if row.costs and cost in row.costs else float("inf"))

@@ -1,0 +1,268 @@
+"""The uncut student and a cut one on the same problems, from the samples that the runs stored.
+
+Shown are few pairs, chosen by a rule that looks for no outcome: in turn one on which only the uncut student was
+right, one on which only the cut one was, one with neither, one with both; of each kind first the pair whose answers
+differ most in length.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+from pydantic import ConfigDict, ValidationError
+
+from leadspan.errors import RunError
+from leadspan.evaluation.result import EvalResult
+from leadspan.report.inputs import NamedRun
+from leadspan.results import written_fault
+from leadspan.settings import Count, Settings
+
+Outcome = Literal["only the uncut right", "only the cut right", "both wrong", "both right"]
+OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
+"""In the order in which pairs are chosen."""
+HEAD_CHARS, TAIL_CHARS = 3000, 2000
+"""What is shown of a longer text: where two students part, and where an answer would stand."""
+Key = tuple[str, int]
+
+
+class Sample(Settings):
+    """What one student wrote."""
+
+    verdict: str
+    """Strict outcome: right, wrong, no_answer, unparsed or timeout."""
+    extracted: str | None
+    """The answer behind the verdict, as written."""
+    num_tokens: int
+    """New tokens."""
+    finish_reason: str
+    """`stop` for an end-of-turn token, `length` for the cap."""
+    text: str
+    """The text, or its first `HEAD_CHARS` characters."""
+    end: str = ""
+    """The last `TAIL_CHARS` characters of a longer text."""
+    num_left_out: int = 0
+    """Characters between the two."""
+    num_shared: int = 0
+    """Characters of `text` that both students wrote alike from the beginning."""
+
+
+class Pair(Settings):
+    """One problem, answered by both students; samples of the same number have the same seed."""
+
+    problem_id: str
+    """The problem."""
+    sample: int
+    """Number of the sample."""
+    prompt: str
+    """Prompt as rendered, or its last `HEAD_CHARS` characters."""
+    gold: str
+    """The right answer."""
+    outcome: Outcome
+    """Which of the two was right."""
+    uncut: Sample
+    """The student trained on whole traces."""
+    cut: Sample
+    """The other."""
+
+
+class Comparison(Settings):
+    """An uncut and a cut student on one task."""
+
+    task: str
+    """Task name."""
+    uncut: str
+    """Label of the student trained on whole traces."""
+    cut: str
+    """Label of the cut student."""
+    policy: str
+    """Its policy, without the seed."""
+    counts: dict[Outcome, int]
+    """Pairs of samples by which of the two was right."""
+    pairs: list[Pair]
+    """Those chosen to be shown."""
+
+
+def comparisons(
+    named: Sequence[NamedRun], references: Mapping[str, str], per_policy: int
+) -> tuple[list[Comparison], list[str]]:
+    """One comparison for each cut policy and task, of its first run that can be compared; and the damaged files.
+
+    Args:
+        named: All runs.
+        references: Label of a cut student to the label of the uncut one it is compared with.
+        per_policy: Pairs to show of each.
+    """
+    by_label = {entry.label: entry for entry in named}
+    compared: dict[tuple[str, str], Comparison] = {}
+    refused: dict[Path, str] = {}
+    for label, reference in references.items():
+        cut, uncut = by_label[label], by_label[reference]
+        uncut_results = {result.task: result for result in uncut.run.evaluations}
+        for result in cut.run.evaluations:
+            key, of_uncut = (cut.policy, result.task), uncut_results.get(result.task)
+            if key in compared or of_uncut is None or _lacks_samples(uncut, of_uncut) or _lacks_samples(cut, result):
+                continue
+            sides = _Drawn(uncut, of_uncut), _Drawn(cut, result)
+            if any(side.path in refused for side in sides):
+                continue
+            try:
+                compared[key] = _comparison(*sides, per_policy)
+            except DamagedSamples as error:
+                refused[error.path] = str(error)
+    return list(compared.values()), list(refused.values())
+
+
+def absent_samples(named: Sequence[NamedRun]) -> list[str]:
+    """One sentence for each run that lacks the samples of its results."""
+    return [
+        f"{entry.label}: its samples on {result.task} are missing"
+        for entry in named
+        for result in entry.run.evaluations
+        if _lacks_samples(entry, result)
+    ]
+
+
+def _lacks_samples(entry: NamedRun, result: EvalResult) -> bool:
+    return result.samples_file is None or not os.path.isfile(entry.directory / result.samples_file)
+
+
+class DamagedSamples(RunError):
+    """A file of samples that cannot be read, or that belongs to other results."""
+
+    def __init__(self, path: Path, reason: str):
+        self.path = path
+        super().__init__(f"{path}: {reason}; evaluate it again, or report with --samples 0")
+
+
+class _Line(Settings):
+    """What is needed of a line of a file of samples."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    problem_id: str
+    sample: Count
+    weights_hash: str
+    prompt: str
+    gold: str
+    text: str
+    num_tokens: Count
+    finish_reason: str
+    strict: str
+    extracted: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    is_right: bool
+    num_tokens: int
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Drawn:
+    """The samples of one run on one task. Files may be large: they are read twice, and only what is shown is kept."""
+
+    entry: NamedRun
+    result: EvalResult
+
+    @property
+    def path(self) -> Path:
+        return self.entry.directory / str(self.result.samples_file)
+
+    def index(self) -> dict[Key, _Entry]:
+        wrong = written_fault(self.path)
+        if wrong:
+            raise DamagedSamples(self.path, wrong)
+        weights, entries, offset, number = self.result.weights_hash, {}, 0, 0
+        try:
+            with self.path.open("rb") as file:
+                for number, line in enumerate(file, 1):  # noqa: B007  # named in the error below
+                    row = _Line.model_validate_json(line)
+                    if row.weights_hash != weights:
+                        whose = f"the results of {self.entry.label} are of weights {weights}"
+                        raise DamagedSamples(self.path, f"drawn from weights {row.weights_hash}, but {whose}")
+                    entries[row.problem_id, row.sample] = _Entry(row.strict == "right", row.num_tokens, offset)
+                    offset += len(line)
+        except OSError as error:
+            raise DamagedSamples(self.path, f"cannot be read ({error.strerror})") from None
+        except ValidationError:
+            raise DamagedSamples(self.path, f"line {number} is no graded sample of this version") from None
+        return entries
+
+    def at(self, offset: int) -> _Line:
+        # The first reading noted where each line begins, so that this one reads nothing else.
+        with self.path.open("rb") as file:
+            file.seek(offset)
+            return _Line.model_validate_json(file.readline())
+
+
+def _comparison(uncut: _Drawn, cut: _Drawn, number: int) -> Comparison:
+    of_uncut, of_cut = uncut.index(), cut.index()
+    pairs = {key: (of_uncut[key], of_cut[key]) for key in of_uncut.keys() & of_cut.keys()}
+    kinds: dict[Outcome, list[Key]] = {outcome: [] for outcome in OUTCOMES}
+    for key, entries in pairs.items():
+        kinds[_outcome(*entries)].append(key)
+    chosen = _chosen(kinds, {key: abs(first.num_tokens - second.num_tokens) for key, (first, second) in pairs.items()})
+    return Comparison(
+        task=cut.result.task,
+        uncut=uncut.entry.label,
+        cut=cut.entry.label,
+        policy=cut.entry.policy,
+        counts={outcome: len(keys) for outcome, keys in kinds.items()},
+        pairs=[
+            _pair(outcome, uncut.at(pairs[key][0].offset), cut.at(pairs[key][1].offset))
+            for outcome, key in chosen[:number]
+        ],
+    )
+
+
+def _outcome(uncut: _Entry, cut: _Entry) -> Outcome:
+    match uncut.is_right, cut.is_right:
+        case True, False:
+            return "only the uncut right"
+        case False, True:
+            return "only the cut right"
+        case False, False:
+            return "both wrong"
+        case _:
+            return "both right"
+
+
+def _chosen(kinds: Mapping[Outcome, list[Key]], difference: Mapping[Key, int]) -> list[tuple[Outcome, Key]]:
+    """Kinds in turn; in each the greatest difference in length first, then the first by problem and number."""
+    ordered = {kind: sorted(keys, key=lambda key: (-difference[key], key)) for kind, keys in kinds.items()}
+    chosen: list[tuple[Outcome, Key]] = []
+    for turn in range(max(map(len, ordered.values()))):
+        for kind in OUTCOMES:
+            chosen.extend((kind, key) for key in ordered[kind][turn : turn + 1])
+    return chosen
+
+
+def _pair(outcome: Outcome, uncut: _Line, cut: _Line) -> Pair:
+    shared = len(os.path.commonprefix([uncut.text, cut.text]))  # noqa: RUF071  # texts, not paths
+    return Pair(
+        problem_id=cut.problem_id,
+        sample=cut.sample,
+        prompt=cut.prompt[-HEAD_CHARS:],
+        gold=cut.gold,
+        outcome=outcome,
+        uncut=_sample(uncut, shared),
+        cut=_sample(cut, shared),
+    )
+
+
+def _sample(row: _Line, shared: int) -> Sample:
+    num_left_out = max(0, len(row.text) - HEAD_CHARS - TAIL_CHARS)
+    head = row.text[:HEAD_CHARS] if num_left_out else row.text
+    return Sample(
+        verdict=row.strict,
+        extracted=row.extracted,
+        num_tokens=row.num_tokens,
+        finish_reason=row.finish_reason,
+        text=head,
+        end=row.text[-TAIL_CHARS:] if num_left_out else "",
+        num_left_out=num_left_out,
+        num_shared=min(shared, len(head)),
+    )

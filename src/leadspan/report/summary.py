@@ -1,0 +1,74 @@
+"""One run in a terminal: what was trained, what it cost, what came out."""
+
+from collections.abc import Iterator
+
+from leadspan.data.truncation.policy import CutCounts, stop_warning
+from leadspan.evaluation.result import EvalResult
+from leadspan.report.costs import error_text, predicted_and_measured, shares
+from leadspan.results import Prediction, RunResult
+from leadspan.tables import Block, CostName, percent_interval, quantity
+from leadspan.training.result import TrainResult
+
+
+def run_summary(result: RunResult) -> Block:
+    """One run's measured figures, a name and a value in each row."""
+    rows: list[tuple[str, str]] = []
+    if result.cut is not None:
+        rows += _cut(result.cut, result.refused)
+        if not result.is_on_policy and (warning := stop_warning({result.label: result.cut})):
+            rows.append(("warning", warning))
+    if result.train is not None:
+        rows += _training(result.train, result.prediction)
+    for evaluation in result.evaluations:
+        rows += _evaluation(evaluation)
+    return Block(f"{result.name}: {result.label}", (), tuple(rows or [("nothing", "neither trained nor evaluated")]))
+
+
+def _cut(cut: CutCounts, refused: dict[str, int]) -> Iterator[tuple[str, str]]:
+    share = f" ({cut.tokens_after / cut.tokens_before:.1%})" if cut.tokens_before else ""
+    yield "tokens kept", f"{cut.tokens_after:,} of {cut.tokens_before:,}{share}, {cut.num_kept} examples"
+    yield "lost question / end of thinking", f"{cut.lost_question} / {cut.lost_think_end} examples"
+    yield "lost answer / stop token", f"{cut.lost_answer} / {cut.lost_stop} examples"
+    yield from (("left out", f"{number} x {reason}") for reason, number in {**cut.dropped, **refused}.items())
+
+
+def _training(train: TrainResult, prediction: Prediction | None) -> Iterator[tuple[str, str]]:
+    texts: dict[CostName, str] = {}
+    for name, (predicted, measured) in predicted_and_measured(prediction, train).items():
+        texts[name] = quantity(name, measured)
+        if predicted is not None:
+            texts[name] += f", predicted {quantity(name, predicted)} ({error_text(predicted, measured)})"
+    yield "trained", f"{train.num_steps} steps, {train.num_examples} examples"
+    yield "tokens", texts["tokens"]
+    yield "time", f"{texts['seconds']} ({train.tokens_per_second:,.0f} tokens/s on {train.device})"
+    if train.step_seconds is not None:
+        by_part = shares(train.step_seconds).items()
+        yield "of it", ", ".join(f"{name.replace('_', ' ')} {share:.0%}" for name, share in by_part)
+    yield "peak memory", f"{texts['peak_memory_bytes']} ({train.memory_source})"
+    yield "FLOPs", f"{texts['flops']}, {quantity('flops', train.flops_per_second)}/s"
+    if train.mfu is not None:
+        yield "model FLOPs utilisation", f"{train.mfu:.1%}"
+    if train.energy_joules is not None:
+        yield "energy", f"{train.energy_joules / 3.6e6:.3g} kWh"
+    yield "training loss", f"{train.first_loss:.4f} -> {train.final_loss:.4f}"
+    for step, loss in train.validation_loss.items():
+        saved = " (saved)" if int(step) == train.saved_step else ""
+        yield f"validation loss, step {step}", f"{loss:.4f}{saved}"
+
+
+def _evaluation(result: EvalResult) -> Iterator[tuple[str, str]]:
+    task, size = result.task, f"{result.num_problems} problems x {result.samples_per_problem}"
+    yield f"{task}: accuracy (strict)", f"{percent_interval(result.accuracy_strict)} on {size}"
+    yield f"{task}: accuracy (flexible)", percent_interval(result.accuracy_flexible)
+    if result.accuracy_finished is not None:
+        yield f"{task}: accuracy given finished", percent_interval(result.accuracy_finished)
+    for name, values in (("pass", result.pass_at), ("maj", result.majority_at)):
+        shown = [f"@{k} {percent_interval(value)}" for k, value in values.items() if k != "1"]
+        if shown:
+            yield f"{task}: {name}", ", ".join(shown)
+    yield f"{task}: terminated", percent_interval(result.termination_rate)
+    yield f"{task}: hit the cap / closed thinking", f"{result.cap_hit_rate:.1%} / {result.thinking_closed_rate:.1%}"
+    if result.loop_rate is not None and result.no_box_rate is not None:
+        yield f"{task}: loops / no box", f"{result.loop_rate:.1%} / {result.no_box_rate:.1%}"
+    tokens = f"{result.tokens_mean:.0f} mean, {result.tokens_p50:.0f} median, {result.tokens_p95:.0f} at 95 %"
+    yield f"{task}: new tokens", tokens

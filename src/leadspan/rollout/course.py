@@ -1,0 +1,128 @@
+"""Which prompts, traces and lengths every step of a run has, decided by its number alone.
+
+Nothing is carried from step to step but overlaps, by which an adaptive horizon goes and which the record keeps: a run
+that goes on from a checkpoint has the steps it would have had.
+Shares are kept exactly over the run: of the first `n` items `floor(share * n)` are of the kind.
+"""
+
+import functools
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+from leadspan.rollout.horizon import AdaptiveHorizon
+from leadspan.rollout.settings import RolloutSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One rollout that is to be drawn.
+
+    Attributes:
+        prompt: Number of the prompt.
+        sample: Number of the sample among those of the prompt in this step.
+        cap: Most new tokens.
+        is_whole: Whether it goes on to the full length.
+    """
+
+    prompt: int
+    sample: int
+    cap: int
+    is_whole: bool
+
+
+@dataclass(frozen=True, slots=True)
+class StepCourse:
+    """What is in a step.
+
+    Attributes:
+        horizon: New tokens after which rollouts that do not go to the full length are ended.
+        turns: Rollouts.
+        traces: Indices of training examples.
+    """
+
+    horizon: int
+    turns: tuple[Turn, ...]
+    traces: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Course:
+    """The steps of a run.
+
+    Attributes:
+        settings: Shares and horizon.
+        num_prompts: Prompts there are.
+        traces: Indices of the training examples that may be mixed in.
+        examples_per_step: Examples of a step, all ranks; a multiple of the samples of a prompt.
+        num_steps: Steps of the run.
+        seed: Seed of the order.
+    """
+
+    settings: RolloutSettings
+    num_prompts: int
+    traces: Sequence[int]
+    examples_per_step: int
+    num_steps: int
+    seed: int
+
+    def step(self, number: int, overlaps: Sequence[float | None] = ()) -> StepCourse:
+        """What is in a step.
+
+        Args:
+            number: Of the step, from 0.
+            overlaps: Of the steps before; an adaptive horizon goes by them.
+        """
+        samples, per_step, cold = self.settings.samples_per_prompt, self._groups, self.settings.num_cold_steps
+        rule, budget = self.settings.horizon, self.settings.max_new_tokens
+        if isinstance(rule, AdaptiveHorizon):
+            horizon = rule.after(overlaps, budget)
+        else:
+            horizon = rule.at(max(0, number - cold), self.num_steps - cold, budget)
+        of_traces, before = self._trace_groups(number + 1), self._trace_groups(number)
+        first = number * per_step - before  # groups of rollouts in the steps before
+        turns = []
+        for group in range(first, first + per_step - (of_traces - before)):
+            prompt = _in_turn(self.num_prompts, group, f"{self.seed}:prompts")
+            for sample in range(samples):
+                rollout = group * samples + sample
+                is_whole = _first(self.settings.whole_share, rollout + 1) > _first(self.settings.whole_share, rollout)
+                cap = self.settings.max_new_tokens if is_whole else horizon
+                turns.append(Turn(prompt, sample, cap, is_whole))
+        places = range(before * samples, of_traces * samples)
+        traces = tuple(self.traces[_in_turn(len(self.traces), at, f"{self.seed}:traces")] for at in places)
+        return StepCourse(horizon, tuple(turns), traces)
+
+    @property
+    def stored_turns(self) -> list[tuple[int, int]]:
+        """Prompt and sample of every rollout that a store has: each once, whatever the step."""
+        return [(prompt, s) for prompt in range(self.num_prompts) for s in range(self.settings.samples_per_prompt)]
+
+    def _trace_groups(self, num_steps: int) -> int:
+        """Groups of traces in the first steps: all of a cold start's, and a share of those behind it."""
+        cold = min(num_steps, self.settings.num_cold_steps)
+        return cold * self._groups + _first(self.settings.trace_share, (num_steps - cold) * self._groups)
+
+    @property
+    def _groups(self) -> int:
+        """Prompts, or as many traces as a prompt has samples, in a step."""
+        return self.examples_per_step // self.settings.samples_per_prompt
+
+
+def _first(share: float, number: int) -> int:
+    """How many of the first `number` items are of a kind that has this share."""
+    return int(Fraction(str(share)) * number)
+
+
+def _in_turn(number: int, at: int, seed: str) -> int:
+    """Item `at` of an endless stream over `number` items, reshuffled with every pass."""
+    passes, place = divmod(at, number)
+    return _order(number, f"{seed}:{passes}")[place]
+
+
+@functools.lru_cache(maxsize=4)
+def _order(number: int, seed: str) -> tuple[int, ...]:
+    order = list(range(number))
+    random.Random(seed).shuffle(order)
+    return tuple(order)

@@ -1,0 +1,79 @@
+"""What the student is asked in rollouts, as token ids: the prompts of the traces, or the problems of a task."""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from datasets import Dataset
+
+from leadspan.data.sections import Renderer
+from leadspan.errors import DataError
+from leadspan.evaluation.sampling import encode
+from leadspan.evaluation.tasks import load_task
+from leadspan.rollout.settings import RolloutSettings, TaskPrompts
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """One prompt.
+
+    Attributes:
+        ids: Token ids, generation header and an opening think tag that this brings included.
+        key: Hash of the ids.
+        place: Where it comes from, for messages.
+        teacher: Which of several teachers reads what is written to it.
+    """
+
+    ids: tuple[int, ...]
+    key: str
+    place: str
+    teacher: str = ""
+
+
+def rollout_prompts(
+    settings: RolloutSettings, rows: Dataset, renderer: Renderer, window: int | None
+) -> Sequence[Prompt]:
+    """The prompts of a run, each once, in the order of their source.
+
+    Args:
+        settings: Where they come from.
+        rows: Training rows as `prepare` writes them.
+        renderer: Tokenizer and template.
+        window: Positions of the student, where it has a limit.
+
+    Raises:
+        DataError: A prompt leaves no room for a new token in the window, or the task cannot be read.
+    """
+    if isinstance(settings.prompts, TaskPrompts):
+        candidates = _of_task(settings.prompts, renderer)
+    else:
+        candidates = _of_traces(rows, renderer)
+    prompts = list({(prompt.key, prompt.teacher): prompt for prompt in candidates}.values())
+    full = [prompt for prompt in prompts if window is not None and len(prompt.ids) >= window]
+    if full:
+        raise DataError(
+            f"rollout.prompts: {len(full)} of {len(prompts)} prompts leave no room for a new token in the student's "
+            f"window of {window} tokens ({full[0].place} has {len(full[0].ids)}); leave them out, with data.max_tokens "
+            "or in the file, or take a student with a longer window"
+        )
+    return prompts
+
+
+def _of_traces(rows: Dataset, renderer: Renderer) -> Iterable[Prompt]:
+    opening = encode(renderer.tokenizer, renderer.opening)
+    columns = rows.select_columns(["input_ids", "prompt_end", "place", "teacher"]).with_format("numpy")
+    for row in columns:
+        ids = [*row["input_ids"][: row["prompt_end"]].tolist(), *opening]  # pyright: ignore[reportArgumentType, reportCallIssue]  # a row of numpy
+        yield replace(_prompt(ids, str(row["place"])), teacher=str(row["teacher"]))  # pyright: ignore[reportArgumentType, reportCallIssue]
+
+
+def _of_task(settings: TaskPrompts, renderer: Renderer) -> Iterable[Prompt]:
+    before = [{"role": "system", "content": settings.system}] if settings.system else []
+    for number, problem in enumerate(load_task(settings.task), 1):
+        text = renderer.prompt_text([*before, {"role": "user", "content": problem.text}])
+        yield _prompt(encode(renderer.tokenizer, text), f"task {settings.task.name}, problem {number}")
+
+
+def _prompt(ids: Sequence[int], place: str) -> Prompt:
+    return Prompt(tuple(ids), hashlib.sha256(np.asarray(ids, dtype=np.int32).tobytes()).hexdigest()[:16], place)

@@ -1,0 +1,99 @@
+"""The record of all rollouts of a run: one JSON object a line, in the order of steps, written when their step ends.
+
+Where training goes on from a checkpoint, what was written for later steps is taken away, and comes again as it was.
+"""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from leadspan.errors import RunError
+from leadspan.files import write_atomically
+from leadspan.rollout.rows import Ending
+
+ROLLOUTS_FILE = "rollouts.jsonl"
+_DAMAGED = "so what the earlier steps cost is not known; train anew in another output"
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutLine:
+    """One rollout in the record.
+
+    Attributes:
+        step: Optimiser step, from 0.
+        prompt: Hash of the prompt's token ids.
+        sample: Number of the sample of the prompt in the step.
+        seed: Seed of its random stream.
+        prompt_tokens: Tokens of the prompt.
+        tokens: New tokens, one that ends the turn included.
+        weighted: Positions with a loss.
+        scored: Positions that the models' scores select from; 0 where they select none.
+        cap: Most new tokens it might have had.
+        whole: Whether it was to go on to the full length.
+        ending: What ended it.
+        text: What was written, special tokens kept.
+        overlap: Share of the weighted new tokens at which the student's likeliest token was the teacher's; None where
+            that is not known.
+        end_overlap: The same over the last quarter of the step's horizon; None of a rollout that ended before, too.
+    """
+
+    step: int
+    prompt: str
+    sample: int
+    seed: int
+    prompt_tokens: int
+    tokens: int
+    weighted: int
+    scored: int
+    cap: int
+    whole: bool
+    ending: Ending
+    text: str
+    overlap: float | None = None
+    end_overlap: float | None = None
+
+
+class RolloutRecord:
+    """The file of a run directory."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def begin(self, numbers: Sequence[int], writes: bool) -> list[list[RolloutLine]]:
+        """Take away what belongs to later steps; gives what stays, step by step.
+
+        Args:
+            numbers: How many rollouts each step had, up to where training goes on.
+            writes: Whether to change the file, as one process of several does; else it is read alone.
+
+        Raises:
+            RunError: A rollout of an earlier step is missing or damaged.
+        """
+        step = len(numbers)
+        lines = self.path.read_bytes().splitlines(keepends=True) if self.path.exists() else []
+        steps: list[list[RolloutLine]] = [[] for _ in range(step)]
+        kept = 0
+        for number, line in enumerate(lines, 1):
+            try:
+                read = RolloutLine(**json.loads(line))
+            except (ValueError, TypeError):
+                break  # a line that a killed process has left half written, or damage; told by what is missing
+            if not (isinstance(read.step, int) and 0 <= read.step < step):
+                break
+            steps[read.step].append(read)
+            kept = number
+        for number, (wanted, of_step) in enumerate(zip(numbers, steps, strict=True)):
+            if len(of_step) != wanted:
+                raise RunError(
+                    f"{self.path}: {len(of_step)} of {wanted} rollouts of step {number} are left, {_DAMAGED}"
+                )
+        if writes:
+            write_atomically(self.path, b"".join(lines[:kept]))
+        return steps
+
+    def append(self, lines: Iterable[RolloutLine]) -> None:
+        """Write the rollouts of a step."""
+        text = "".join(json.dumps(asdict(line), ensure_ascii=False) + "\n" for line in lines)
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(text)

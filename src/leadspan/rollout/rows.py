@@ -1,0 +1,173 @@
+"""A rollout as an ordinary example: prompt and what the student wrote, with sections and weights.
+
+A row that was ended by its horizon, the full length or the window has no end target: its last token is one like any
+other, and it never counts as ended.
+"""
+
+import hashlib
+from bisect import bisect_left
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from typing import Literal, cast
+
+import numpy as np
+
+from leadspan.costs.flops import ExampleSize
+from leadspan.data.examples import Example
+from leadspan.data.sections import Renderer
+from leadspan.data.selection import RandomTokens, draw_tokens
+from leadspan.data.supervision import ANSWER, COT, PROMPT, Supervision
+from leadspan.data.truncation import kept_tokens
+from leadspan.rollout.course import Turn
+from leadspan.rollout.horizon import end_of
+from leadspan.rollout.prompts import Prompt
+
+Ending = Literal["stop", "horizon", "budget", "window"]
+"""What ended a rollout: a token that ends the turn; its horizon; the full length; the model's window."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """What the student wrote.
+
+    Attributes:
+        turn: What was to be drawn.
+        prompt: The prompt.
+        new_ids: New token ids, the token that ended the turn included.
+        ending: What ended it.
+        log_probs: Log-probability with which each of these tokens was drawn; empty where that is not needed.
+    """
+
+    turn: Turn
+    prompt: Prompt
+    new_ids: tuple[int, ...]
+    ending: Ending
+    log_probs: tuple[float, ...] = ()
+
+
+def to_rollout(
+    turn: Turn,
+    prompt: Prompt,
+    drawn: Sequence[int],
+    stop_ids: Collection[int],
+    limits: tuple[int, int | None],
+    log_probs: Sequence[float] = (),
+) -> Rollout:
+    """Take drawn ids up to the first that ends the turn, or to the cap.
+
+    Args:
+        turn: What was to be drawn.
+        prompt: The prompt.
+        drawn: New token ids, up to the cap or beyond; what follows an end of turn has no meaning.
+        stop_ids: Tokens that end a turn.
+        limits: The full length, and the model's window where it has one.
+        log_probs: With which the ids were drawn, where that is needed.
+    """
+    budget, window = limits
+    cap = room(turn, prompt, window)
+    end = next((i + 1 for i, token in enumerate(drawn[:cap]) if token in stop_ids), None)
+    if end is not None:
+        return Rollout(turn, prompt, tuple(drawn[:end]), "stop", tuple(log_probs[:end]))
+    ending: Ending = "window" if cap < turn.cap else "horizon" if cap < budget else "budget"
+    return Rollout(turn, prompt, tuple(drawn[:cap]), ending, tuple(log_probs[:cap]))
+
+
+def old_log_probs(example: Example, rollout: Rollout | None) -> np.ndarray:
+    """Log-probability with which the token of each weighted position was drawn; NaN of tokens that were not."""
+    if rollout is None:
+        return np.full(int((example.weights > 0).sum()), np.nan, np.float32)
+    drawn = [*[np.nan] * len(rollout.prompt.ids), *rollout.log_probs]
+    return np.array(drawn, np.float32)[example.weights > 0]
+
+
+def overlaps(
+    example: Example, prompt_tokens: int, agreement: np.ndarray, horizon: int
+) -> tuple[float | None, float | None]:
+    """Share of new tokens at which the likeliest tokens were the same: of all, and in the last quarter of the horizon.
+
+    Args:
+        example: Made of a rollout.
+        prompt_tokens: Tokens of its prompt.
+        agreement: At its weighted positions 1 where they were the same, else 0; NaN where that is not known.
+        horizon: Of the step.
+    """
+    new = np.flatnonzero(example.weights > 0) - prompt_tokens
+    is_known = (new >= 0) & ~np.isnan(agreement)
+    at_end = is_known & (new >= end_of(horizon)) & (new < horizon)
+    whole, end = (float(agreement[mask].mean()) if mask.any() else None for mask in (is_known, at_end))
+    return whole, end
+
+
+def room(turn: Turn, prompt: Prompt, window: int | None) -> int:
+    """New tokens that a rollout may have."""
+    return turn.cap if window is None else min(turn.cap, window - len(prompt.ids))
+
+
+@dataclass(frozen=True)
+class RowMaker:
+    """Makes examples of rollouts.
+
+    Attributes:
+        renderer: Tokenizer and think tags.
+        supervision: Weight per section, random selection of tokens.
+        budget: Full length; tenths of an example are of its prompt and this.
+        seed: Seed of the run.
+    """
+
+    renderer: Renderer
+    supervision: Supervision
+    budget: int
+    seed: int
+
+    def example(self, rollout: Rollout, whole: Sequence[int] | None = None) -> Example:
+        """Prompt and new tokens; none but the new ones, and the prompt where it is supervised, has a weight.
+
+        Args:
+            rollout: The rollout.
+            whole: New tokens of the stored one that it begins, by which its targets are looked up.
+        """
+        prompt, new = rollout.prompt.ids, rollout.new_ids
+        cot = self.cot_tokens(new)
+        sections = np.repeat(np.array([PROMPT, COT, ANSWER], np.int8), [len(prompt), cot, len(new) - cot])
+        by_section = np.array([self.supervision.of(section) for section in (PROMPT, COT, ANSWER)], np.float32)
+        weights = by_section[sections]
+        weights[0] = 0.0  # nothing predicts the first token
+        ids = np.array([*prompt, *new], dtype=np.int64)
+        tenths = (10 * np.arange(len(ids)) // (len(prompt) + self.budget)).astype(np.int8)
+        uncut = np.array([*prompt, *(new if whole is None else whole)], dtype=np.int32)
+        example_id = hashlib.sha256(uncut.tobytes()).hexdigest()[:32]
+        selection = self.supervision.token_selection
+        if isinstance(selection, RandomTokens):
+            weights = draw_tokens(weights, selection, example_id, self.seed)
+        return Example(ids, weights, sections, tenths, example_id, rollout.prompt.teacher)
+
+    def size(self, example: Example) -> ExampleSize:
+        """Tokens, positions with a loss, and positions that the models' scores select from."""
+        selection, weights = self.supervision.token_selection, example.weights[example.weights > 0]
+        if selection is None or isinstance(selection, RandomTokens):
+            return ExampleSize(len(example.input_ids), len(weights))
+        groups = np.unique(weights, return_counts=True)[1]
+        selected = sum(kept_tokens(selection.share, int(number)) for number in groups)
+        return ExampleSize(len(example.input_ids), selected, len(weights))
+
+    def cot_tokens(self, new_ids: Sequence[int]) -> int:
+        """How many of the new tokens are chain of thought, its closing tag included.
+
+        All of them, where thinking is not closed; none, where it was never opened: neither by the prompt nor by the
+        first words, of which a short rollout may hold the begin of a tag only.
+        """
+        tags = self.renderer.rendering
+        text = self.text(new_ids)
+        if tags.think_close in text:
+            return self._first(new_ids, lambda begun: tags.think_close in begun)
+        begun = text.strip()
+        opens = bool(self.renderer.opening) or begun.startswith(tags.think_open) or tags.think_open.startswith(begun)
+        return len(new_ids) if opens else 0
+
+    def text(self, ids: Sequence[int]) -> str:
+        """Token ids as text, special tokens kept."""
+        return cast(str, self.renderer.tokenizer.decode(list(ids), skip_special_tokens=False))
+
+    def _first(self, ids: Sequence[int], holds: Callable[[str], bool]) -> int:
+        """The least number of tokens whose text holds something."""
+        return bisect_left(range(len(ids) + 1), True, key=lambda length: holds(self.text(ids[:length])))

@@ -1,0 +1,273 @@
+"""The examples of every step, made when the step begins: rollouts of the student as it is then, and traces.
+
+What is drawn depends on the student's weights and on `(seed, step, prompt, sample)`, not on batches, ranks or what was
+drawn before.
+"""
+
+import itertools
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate.utils import gather_object
+from transformers import PreTrainedModel
+
+from leadspan.costs.flops import ExampleSize
+from leadspan.data.examples import Example
+from leadspan.data.packing import Batch
+from leadspan.data.selection import RandomTokens
+from leadspan.errors import RunError
+from leadspan.evaluation.sampling import seed_of
+from leadspan.evaluation.settings import Vllm
+from leadspan.losses.settings import LossSettings
+from leadspan.rollout.course import StepCourse, Turn
+from leadspan.rollout.drawing import Drawn, draw_rollouts, drawing_twin
+from leadspan.rollout.inputs import RolloutInputs, Shapes
+from leadspan.rollout.record import ROLLOUTS_FILE, RolloutLine, RolloutRecord
+from leadspan.rollout.rows import Rollout, old_log_probs, overlaps, to_rollout
+from leadspan.rollout.vllm_engine import VllmDrawing
+from leadspan.training.process import process_state
+from leadspan.training.speed import StepCounts
+
+
+class Rollouts:
+    """Makes the micro-batches of a run step by step (`training.step_source.StepSource`)."""
+
+    def __init__(self, inputs: RolloutInputs):
+        self.inputs = inputs
+        self.num_examples = inputs.course.num_prompts * inputs.course.settings.samples_per_prompt
+        self.counts: list[StepCounts] = []
+        self._lines: list[list[RolloutLine]] = []
+        self._overlaps: list[float | None] = []
+        self._drawn: dict[int, dict[str, Drawn]] = {}  # by step
+        self._batches: list[list[tuple[Rollout | None, Example]]] = []
+        self._agreements: list[torch.Tensor] = []
+        self._record = RolloutRecord(inputs.directory / ROLLOUTS_FILE)
+        self._twin: PreTrainedModel | VllmDrawing | None = None
+        self._shapes: Shapes | None = None
+        self._recomputes = self._use_bf16 = self._is_recalled = False
+
+    @property
+    def num_cold_steps(self) -> int:
+        """Steps before the first rollout."""
+        return self.inputs.num_cold_steps
+
+    def loss_at(self, step: int) -> LossSettings | None:
+        """The objective of a step, where it is not the run's."""
+        return self.inputs.loss_at(step)
+
+    def prepare(self, shapes: Shapes, num_steps: int, recompute: bool, use_bf16: bool) -> None:
+        """Learn what a step costs, and how it is computed.
+
+        Args:
+            shapes: Of the student and the live teacher.
+            num_steps: Optimiser steps of the run.
+            recompute: Whether gradient checkpointing is on.
+            use_bf16: Whether the run computes in bfloat16.
+        """
+        assert num_steps == self.inputs.course.num_steps, "planned alike"
+        self._shapes, self._recomputes, self._use_bf16 = shapes, recompute, use_bf16
+
+    def recall(self, step: int) -> None:
+        """Read what the steps before this one were, and take away what was written for later ones.
+
+        Raises:
+            RunError: The record of an earlier step is not there or damaged.
+        """
+        if self._is_recalled:
+            return
+        self._is_recalled = True
+        courses = [self.inputs.course.step(number) for number in range(step)]  # horizons do not matter here
+        with process_state().main_process_first():
+            writes = process_state().is_main_process
+            self._lines = self._record.begin([len(course.turns) for course in courses], writes)
+        for number, (course, lines) in enumerate(zip(courses, self._lines, strict=True)):
+            self.counts.append(self._count(number, course, lines))
+        self._overlaps += [_mean(lines, "end_overlap") for lines in self._lines]
+
+    def batches(self, step: int, student: torch.nn.Module) -> list[Batch]:
+        """This rank's micro-batches of a step.
+
+        Raises:
+            ModelError: The student's weights are sharded.
+            RunError: No rollout or trace of the step has a position with a loss.
+        """
+        self.recall(step)
+        if step not in self._drawn:
+            self._draw(step, student)
+        groups, drawn = self._groups(step), self._drawn.pop(step)
+        rollouts = {
+            turn: self._rollout(turn, drawn[self.inputs.key(step, turn)])
+            for group in groups
+            for turn in group
+            if isinstance(turn, Turn)
+        }
+        self._batches = [
+            [(None, self.inputs.traces[i]) if isinstance(i, int) else self._made(rollouts[i]) for i in group]
+            for group in groups
+        ]
+        self._agreements.clear()
+        self._add(step)
+        if not self.counts[-1].weighted:
+            raise RunError(
+                f"step {step}: no example has a position with a loss; give the sections that the student writes a "
+                "weight (supervision.cot, supervision.answer)"
+            )
+        return [self._packed(batch, self.inputs.is_stale(step)) for batch in self._batches]
+
+    def _packed(self, batch: Sequence[tuple[Rollout | None, Example]], is_stale: bool) -> Batch:
+        packed = self.inputs.collate([example for _, example in batch])
+        if is_stale:
+            old = [old_log_probs(example, rollout) for rollout, example in batch]
+            packed["drawn_log_probs"] = torch.from_numpy(np.concatenate(old))
+        return packed
+
+    def _course(self, step: int) -> StepCourse:
+        """What is in a step; an adaptive horizon goes by the steps before its rollouts were drawn."""
+        return self.inputs.course.step(step, self._overlaps[: self.inputs.drawn_with(step).start])
+
+    def _groups(self, step: int) -> list[list[Turn | int]]:
+        """Turns and traces of this rank's micro-batches."""
+        course, size, state = self._course(step), self.inputs.examples_per_batch, process_state()
+        items: list[Turn | int] = [*course.turns, *course.traces]
+        groups = [items[i : i + size] for i in range(0, len(items), size)]
+        return groups[state.process_index :: state.num_processes]
+
+    def _draw(self, step: int, student: torch.nn.Module) -> None:
+        """Draw this rank's rollouts of a step, and of those that are drawn with it."""
+        steps = self.inputs.drawn_with(step)
+        turns = [(n, item) for n in steps for group in self._groups(n) for item in group if isinstance(item, Turn)]
+        self._drawn = {n: {} for n in steps}
+        if not turns:
+            return
+        if self.inputs.stored is not None:
+            drawn = [Drawn(self.inputs.stored[self.inputs.prompts[t.prompt].key, t.sample], []) for _, t in turns]
+        else:
+            if self._twin is None:
+                self._twin = self._drawing_model(student)
+            drawn = draw_rollouts(self._twin, self.inputs, turns, self._use_bf16, with_log_probs=len(steps) > 1)
+        for (n, turn), one in zip(turns, drawn, strict=True):
+            self._drawn[n][self.inputs.key(n, turn)] = one
+
+    def _drawing_model(self, student: torch.nn.Module) -> PreTrainedModel | VllmDrawing:
+        inputs, engine = self.inputs, self.inputs.course.settings.engine
+        if isinstance(engine, Vllm):
+            return VllmDrawing(inputs.student, student, engine, inputs.window, self._use_bf16)
+        return drawing_twin(student, inputs.student)
+
+    def state(self) -> dict[str, dict[str, Drawn]]:
+        """What was drawn, by all ranks, for steps that are yet to come."""
+        rank_states = [self._drawn]
+        if process_state().num_processes > 1:
+            rank_states = gather_object(rank_states)
+        return {str(n): {k: v for drawn in rank_states for k, v in drawn[n].items()} for n in self._drawn}
+
+    def restore(self, state: Mapping[str, Mapping[str, Any]]) -> None:
+        """Go on with a `state`, which may have been a JSON text in between."""
+        self._drawn = {int(n): {key: Drawn(*one) for key, one in drawn.items()} for n, drawn in state.items()}
+
+    def _rollout(self, turn: Turn, drawn: Drawn) -> Rollout:
+        inputs = self.inputs
+        limits = inputs.course.settings.max_new_tokens, inputs.window
+        return to_rollout(turn, inputs.prompts[turn.prompt], drawn.ids, inputs.stop_ids, limits, drawn.log_probs)
+
+    def _made(self, rollout: Rollout) -> tuple[Rollout, Example]:
+        stored = self.inputs.stored
+        whole = None if stored is None else stored[rollout.prompt.key, rollout.turn.sample]
+        return rollout, self.inputs.rows.example(rollout, whole)
+
+    def learn_of(self, agreement: torch.Tensor) -> None:
+        """Take what a micro-batch of the step showed, in their order.
+
+        Args:
+            agreement: At its weighted positions 1 where the likeliest tokens of student and teacher were the same.
+        """
+        self._agreements.append(agreement)
+
+    def end_step(self) -> None:
+        """Write the rollouts of the step, and what was learnt of them, to the record."""
+        step, state = len(self._lines) - 1, process_state()
+        horizon = self._course(step).horizon
+        shown: dict[str, tuple[float | None, float | None]] = {}
+        for batch, agreement in zip(self._batches, self._agreements, strict=True):
+            ends = list(itertools.accumulate(int((example.weights > 0).sum()) for _, example in batch))[:-1]
+            for (rollout, example), values in zip(batch, np.split(agreement.cpu().numpy(), ends), strict=True):
+                if rollout is not None:
+                    key = self.inputs.key(step, rollout.turn)
+                    shown[key] = overlaps(example, len(rollout.prompt.ids), values, horizon)
+        if state.num_processes > 1:
+            shown = {key: value for of_rank in gather_object([shown]) for key, value in of_rank.items()}
+        keys = [self.inputs.key(step, turn) for turn in self._course(step).turns]  # the order of the lines
+        self._lines[step] = [
+            replace(line, overlap=shown[key][0], end_overlap=shown[key][1])
+            for line, key in zip(self._lines[step], keys, strict=True)
+        ]
+        self._overlaps.append(_mean(self._lines[step], "end_overlap"))
+        if state.is_main_process:
+            self._record.append(self._lines[step])
+
+    def figures(self, first: int, last: int) -> dict[str, float]:
+        """Of the rollouts of the steps from `first` up to `last`, for a log line."""
+        lines = [line for of_step in self._lines[first:last] for line in of_step]
+        if not lines:
+            return {}
+        figures = {"horizon": float(self._course(last - 1).horizon)}
+        figures["tokens"] = sum(line.tokens for line in lines) / len(lines)
+        for name in ("overlap", "end_overlap"):
+            if (mean := _mean(lines, name)) is not None:
+                figures[name] = mean
+        endings = Counter(line.ending for line in lines)
+        figures |= {f"ended_by_{ending}": number / len(lines) for ending, number in sorted(endings.items())}
+        return {f"rollout/{name}": value for name, value in figures.items()}
+
+    def _add(self, step: int) -> None:
+        """Add a step, all ranks' rollouts in the order of its turns."""
+        batches = self._batches
+        lines = [self._line(step, rollout, example) for batch in batches for rollout, example in batch if rollout]
+        if process_state().num_processes > 1:
+            lines = gather_object(lines)
+        course = self._course(step)
+        turn_numbers = {self.inputs.key(step, turn): i for i, turn in enumerate(course.turns)}
+        lines.sort(key=lambda line: turn_numbers[f"rollout:{step}:{line.prompt}:{line.sample}"])
+        self._lines.append(lines)
+        self.counts.append(self._count(step, course, lines))
+
+    def _line(self, step: int, rollout: Rollout, example: Example) -> RolloutLine:
+        turn, prompt, size = rollout.turn, rollout.prompt, self.inputs.rows.size(example)
+        return RolloutLine(
+            step=step,
+            prompt=prompt.key,
+            sample=turn.sample,
+            seed=seed_of(self.inputs.key(step, turn), self.inputs.course.seed),
+            prompt_tokens=len(prompt.ids),
+            tokens=len(rollout.new_ids),
+            weighted=size.weighted,
+            scored=size.scored,
+            cap=turn.cap,
+            whole=turn.is_whole,
+            ending=rollout.ending,
+            text=self.inputs.rows.text(rollout.new_ids),
+        )
+
+    def _count(self, step: int, course: StepCourse, lines: list[RolloutLine]) -> StepCounts:
+        """Tokens and operations of a step: drawing, and training on what was drawn and on the traces."""
+        assert self._shapes is not None, "prepared before"
+        layouts = [self.inputs.traces.layouts[i] for i in course.traces]
+        selection = self.inputs.rows.supervision.token_selection
+        is_scored = selection is not None and not isinstance(selection, RandomTokens)
+        sizes = [ExampleSize(line.prompt_tokens + line.tokens, line.weighted, line.scored) for line in lines]
+        sizes += [ExampleSize(one.num_tokens, one.num_weighted, one.num_scored * is_scored) for one in layouts]
+        flops = self.inputs.training_flops(step, self._shapes, sizes, self._recomputes)
+        drawing = self.inputs.drawing_flops(self._shapes[0], [(line.prompt_tokens, line.tokens) for line in lines])
+        flops = flops.model_copy(update={"rollout": drawing})
+        tokens, weighted = sum(size.tokens for size in sizes), sum(size.weighted for size in sizes)
+        return StepCounts(len(sizes), tokens, weighted, flops)
+
+
+def _mean(lines: Sequence[RolloutLine], name: str) -> float | None:
+    """Mean of a figure over the rollouts that have it; None where none does."""
+    values = [value for line in lines if (value := getattr(line, name)) is not None]
+    return sum(values) / len(values) if values else None

@@ -1,0 +1,123 @@
+"""Rollouts of a store: drawn once from the student as it begins, whole, and kept beside the teacher's targets on them.
+
+What a causal teacher says of a prefix does not depend on what follows it, so that one store of whole rollouts serves
+every horizon. Training from it is the offline form of on-policy distillation (Lightning OPD, arXiv 2604.13010).
+"""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+from transformers import PreTrainedModel
+
+from leadspan.data.prepare import FEATURES
+from leadspan.data.supervision import ANSWER, COT
+from leadspan.errors import CacheError, TargetsError
+from leadspan.files import write_atomically
+from leadspan.rollout.course import Turn
+from leadspan.rollout.drawing import draw_rollouts
+from leadspan.rollout.inputs import RolloutInputs, WholeIds
+from leadspan.rollout.rows import to_rollout
+
+_BATCHES = 8
+"""Batches that are drawn before they are written: what a kill loses."""
+
+
+def drawn_rollouts(
+    inputs: RolloutInputs, path: Path, load_student: Callable[[], PreTrainedModel], use_bf16: bool
+) -> WholeIds:
+    """Draw what is not yet in a file: `samples_per_prompt` whole rollouts of every prompt.
+
+    Args:
+        inputs: Prompts, stops, settings.
+        path: The file; begun where it is not there.
+        load_student: Loads the student, with Transformers' own attention.
+        use_bf16: Whether it computes in bfloat16.
+
+    Raises:
+        TargetsError: The file is of rollouts that were drawn otherwise.
+        CacheError: It is damaged.
+    """
+    header, new_ids = _read(path) if path.exists() else (_header(inputs), {})
+    if header != _header(inputs):
+        raise TargetsError(f"{path}: drawn with {header}, now {_header(inputs)}; give another capture.path")
+    lines = [{"prompt": key, "sample": sample, "ids": ids} for (key, sample), ids in new_ids.items()]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, "".join(json.dumps(line) + "\n" for line in (header, *lines)))
+    budget = inputs.course.settings.max_new_tokens
+    turns = [
+        (0, Turn(prompt, sample, budget, True))
+        for prompt, sample in inputs.course.stored_turns
+        if (inputs.prompts[prompt].key, sample) not in new_ids
+    ]
+    student, size = load_student() if turns else None, _BATCHES * inputs.course.settings.batch_size
+    for start in range(0, len(turns), size):
+        assert student is not None, "loaded above"
+        portion = turns[start : start + size]
+        with path.open("a", encoding="utf-8") as file:
+            for (_, turn), drawn in zip(portion, draw_rollouts(student, inputs, portion, use_bf16), strict=True):
+                prompt = inputs.prompts[turn.prompt]
+                whole = to_rollout(turn, prompt, drawn.ids, inputs.stop_ids, (budget, inputs.window)).new_ids
+                new_ids[prompt.key, turn.sample] = list(whole)
+                file.write(json.dumps({"prompt": prompt.key, "sample": turn.sample, "ids": whole}) + "\n")
+    return new_ids
+
+
+def stored_rollouts(inputs: RolloutInputs, path: Path) -> WholeIds:
+    """What a file holds, which must be all that a run asks for.
+
+    Raises:
+        TargetsError: There is none, or its rollouts are of other prompts, shorter, or of another temperature.
+        CacheError: It is damaged.
+    """
+    if not path.exists():
+        raise TargetsError(f"{path}: not found; run `leadspan capture` with the rollout of this recipe")
+    header, new_ids = _read(path)
+    needed = _header(inputs)
+    if header["temperature"] != needed["temperature"] or header["max_new_tokens"] < needed["max_new_tokens"]:
+        raise TargetsError(
+            f"{path}: drawn with {header}, and rollout asks for {needed}: the temperature must be the same and "
+            "max_new_tokens no greater; change rollout, or capture anew"
+        )
+    missing = sum((inputs.prompts[p].key, sample) not in new_ids for p, sample in inputs.course.stored_turns)
+    if missing:
+        raise TargetsError(
+            f"{path}: {missing} of {len(inputs.course.stored_turns)} rollouts are not there; capture with these "
+            "prompts and rollout.samples_per_prompt"
+        )
+    return new_ids
+
+
+def rollout_rows(inputs: RolloutInputs, new_ids: WholeIds) -> Dataset:
+    """Whole rollouts as rows, as `data.prepare` writes those of traces."""
+    rows = []
+    for index, sample in inputs.course.stored_turns:
+        prompt = inputs.prompts[index]
+        ids = new_ids[prompt.key, sample]
+        turn = Turn(index, sample, len(ids), True)
+        example = inputs.rows.example(to_rollout(turn, prompt, ids, inputs.stop_ids, (len(ids), None)))
+        cot_end = len(example.input_ids) - int((example.section_ids == ANSWER).sum())
+        prompt_end = cot_end - int((example.section_ids == COT).sum())
+        borders = {"prompt_end": prompt_end, "think_end": cot_end, "cot_end": cot_end}
+        tokens = len(example.input_ids)
+        row = {"input_ids": example.input_ids, **borders, "stop": tokens - 1, "steps": [], "num_tokens": tokens}
+        names = {"example_id": example.example_id, "question_id": prompt.key, "place": prompt.place}
+        rows.append({**row, **names, "teacher": example.teacher, "gold": ""})
+    return Dataset.from_list(rows, features=FEATURES)
+
+
+def _header(inputs: RolloutInputs) -> dict[str, Any]:
+    settings = inputs.course.settings
+    return {"temperature": settings.temperature, "max_new_tokens": settings.max_new_tokens, "seed": inputs.course.seed}
+
+
+def _read(path: Path) -> tuple[dict[str, Any], WholeIds]:
+    """Header and rollouts; a last line that a killed process has left half written is passed over."""
+    header, *lines = path.read_text(encoding="utf-8").split("\n")[:-1]
+    try:
+        read = [json.loads(line) for line in lines]
+        return json.loads(header), {(line["prompt"], line["sample"]): line["ids"] for line in read}
+    except (ValueError, KeyError, TypeError):
+        raise CacheError(f"{path}: damaged; remove it and capture again") from None

@@ -1,0 +1,134 @@
+"""Local paths and Hub names in settings: whether each is there, answered before anything large is loaded.
+
+What exists on disk is taken as it is. What does not, and could be no Hub name, is a mistyped path. Of the rest, the
+Hub's caches know what was downloaded; else the Hub is asked once, without retries.
+"""
+
+import difflib
+import logging
+import os
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Literal
+
+from leadspan.errors import SettingsError
+
+_SECONDS = 3.0  # for one small answer of the Hub; a slower network is left to the loaders, which try again
+_HUB_NAME = re.compile(r"(?=.{1,96}$)(?!.*(--|\.\.))[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+_FILE_SUFFIXES = (".jsonl", ".json", ".parquet", ".arrow", ".gz", ".zst", ".csv", ".txt", ".yaml", ".yml", ".jinja")
+_SHOWN_AS = {"model": "model", "dataset": "data set"}
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What a setting names, to be read.
+
+    Attributes:
+        key: The setting, dotted.
+        name: Local path, or Hub name.
+        kind: What the Hub would have under the name; `path` is local only.
+    """
+
+    key: str
+    name: str
+    kind: Literal["model", "dataset", "path"]
+
+
+def check_sources(sources: Iterable[Source], where: str, must_answer: bool = True, known: Sequence[str] = ()) -> None:
+    """Refuse settings that name what is not there, all of them together.
+
+    Args:
+        sources: What the settings name.
+        where: What holds the settings, for the error.
+        must_answer: Refuse what only the Hub could have when the Hub cannot be asked; else that is logged.
+        known: Names a user may have meant, besides those on disk.
+
+    Raises:
+        SettingsError: Names each key, its value, what is missing and the nearest name that there is.
+    """
+    lines: dict[str, None] = {}
+    for source in sources:
+        absence = _absence(source)
+        if absence is None:
+            continue
+        reason, is_certain = absence
+        line = f"{source.key} = {source.name!r}: {reason}{_hint(source.name, known)}"
+        if is_certain or must_answer:
+            lines[line] = None
+        else:
+            logger.warning("not checked: %s", line)
+    if lines:
+        head = f"{where}: {len(lines)} source{'s' if len(lines) > 1 else ''} cannot be read"
+        raise SettingsError("\n  ".join([head, *lines]))
+
+
+def _absence(source: Source) -> tuple[str, bool] | None:
+    """Why a source cannot be read, and whether that is certain; None where it can, or where reading will tell."""
+    try:
+        path = Path(source.name).expanduser()
+        if path.exists():
+            return None
+    except (OSError, ValueError, RuntimeError) as error:  # too long a name, a NUL byte in it, no home directory
+        return f"is no path ({error})", True
+    if source.kind == "path" or path.suffix.lower() in _FILE_SUFFIXES or not _HUB_NAME.fullmatch(source.name):
+        return "no such file or directory", True
+    return _hub_absence(source.name, source.kind)
+
+
+@cache
+def _hub_absence(name: str, kind: str) -> tuple[str, bool] | None:
+    from huggingface_hub import HfApi, constants
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, OfflineModeIsEnabled, RepositoryNotFoundError
+
+    prepared = Path(os.environ.get("HF_DATASETS_CACHE", Path(constants.HF_HOME) / "datasets"))
+    caches = [Path(constants.HF_HUB_CACHE) / f"{kind}s--{name.replace('/', '--')}"]
+    caches += [prepared / name.replace("/", "___")] if kind == "dataset" else []
+    if any(cached.exists() for cached in caches):
+        return None
+    try:
+        HfApi().repo_info(name, repo_type=kind, timeout=_SECONDS)
+    except GatedRepoError:
+        return None  # it exists; loading says how to be let in
+    except RepositoryNotFoundError:
+        return f"no such local path, and the Hub shows no {_SHOWN_AS[kind]} of this name", True
+    except HfHubHTTPError:
+        return None
+    except OfflineModeIsEnabled:
+        return "no such local path, and not in the Hub's cache, with HF_HUB_OFFLINE set", False
+    except Exception as error:  # a network error of whichever HTTP client the Hub's client is built on
+        if "Timeout" in type(error).__name__:
+            return None
+        why = " ".join(str(error).split())[:200] or type(error).__name__
+        return f"no such local path, and the Hub cannot be reached ({why})", False
+    return None
+
+
+def _hint(name: str, known: Sequence[str]) -> str:
+    """The name that may have been meant: one of the known ones, or what lies where the path leaves the disk."""
+    by_letters = {_letters(other): other for other in known}
+    near = difflib.get_close_matches(_letters(name), list(by_letters), n=1, cutoff=0.75)
+    if near:
+        return f"; did you mean {by_letters[near[0]]!r}?"
+    try:
+        parts = Path(name).expanduser().parts
+        for number, part in enumerate(parts):
+            directory = Path(*parts[:number])
+            if (directory / part).exists():
+                continue
+            close = difflib.get_close_matches(part, os.listdir(directory), n=1)
+            if close:
+                return f"; did you mean {str(directory.joinpath(close[0], *parts[number + 1 :]))!r}?"
+            break
+    except (OSError, ValueError, RuntimeError):
+        pass
+    return f"; known names: {', '.join(known)}" if known else "; mend the path"
+
+
+def _letters(name: str) -> str:
+    """A name without what is typed in several ways: `AIME-2024` and `aime24` are near each other."""
+    return re.sub(r"[^a-z0-9]|(?<!\d)20(?=\d\d$)", "", name.lower())

@@ -1,0 +1,286 @@
+"""Trials in processes of their own on this machine, some at a time.
+
+A process of its own gives a trial its own peak memory and keeps a crash from taking the others along. The processes are
+forked from a server that has torch and Transformers loaded and nothing else, so that starting one costs no import. They
+end with the process that started them, however that ends.
+"""
+
+import ctypes
+import multiprocessing
+import multiprocessing.connection
+import multiprocessing.process
+import os
+import signal
+import subprocess
+import sys
+import threading
+import traceback
+from collections import deque
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from leadspan.errors import LeadspanError, RunError
+from leadspan.fork_server import fork_server
+from leadspan.interruption import EXIT_CODE, Terminated, listening
+from leadspan.recipe import Recipe
+from leadspan.results import RunResult, load_run
+from leadspan.settings import dump_yaml
+from leadspan.status import StatusHandler, report_status
+from leadspan.study.settings import LocalExecutor
+from leadspan.study.trials import SharedStore, Trial
+from leadspan.text import plain
+
+RANKS_LOG = "ranks.log"
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happened to a trial.
+
+    Attributes:
+        trial: Place of the trial in the list that was given.
+        kind: `started`, `said` (what it is doing), `done`, or `failed`.
+        text: What was said, or what the trial died of.
+    """
+
+    trial: int
+    kind: Literal["started", "said", "done", "failed"]
+    text: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """What a trial may use.
+
+    Attributes:
+        threads: CPU threads; None leaves them as they are.
+        gpus: Value of `CUDA_VISIBLE_DEVICES`; None leaves it as it is.
+        ranks: Processes that train together.
+    """
+
+    threads: int | None = None
+    gpus: str | None = None
+    ranks: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class _Running:
+    trial: int
+    slot: Slot
+    process: multiprocessing.process.BaseProcess
+
+
+def run_local(trials: Sequence[Trial], executor: LocalExecutor) -> Generator[Event, None, None]:
+    """Run trials on this machine, in order, and tell what happens to them.
+
+    Closing the iterator ends what runs in good order: trainings finish their step and write a checkpoint. Interrupted
+    once more meanwhile, it kills them.
+    """
+    waiting = deque(range(len(trials)))
+    free = slots(executor)
+    running: dict[multiprocessing.connection.Connection, _Running] = {}
+    try:
+        while waiting or running:
+            while waiting and free:
+                number, slot = waiting.popleft(), free.pop(0)
+                receiver, process = _start(trials[number], slot)
+                running[receiver] = _Running(number, slot, process)
+                yield Event(number, "started")
+            # A pipe that closes without `failed` is ready too: its process has ended or was killed.
+            for receiver in multiprocessing.connection.wait(list(running)):
+                assert isinstance(receiver, multiprocessing.connection.Connection)
+                event = _next_event(receiver, running[receiver])
+                if event.kind != "said":
+                    free.append(running.pop(receiver).slot)
+                    receiver.close()
+                yield event
+    finally:
+        _end([left.process for left in running.values()])
+
+
+def _end(processes: Sequence[multiprocessing.process.BaseProcess]) -> None:
+    """Ask processes to end, and wait until they have; not SIGTERM, of which they may have got one already."""
+    try:
+        for process in processes:
+            if process.is_alive() and process.pid is not None:
+                os.kill(process.pid, signal.SIGUSR1)
+        for process in processes:
+            process.join()
+    finally:
+        for process in processes:
+            process.kill()
+            process.join()
+
+
+def run_trial(recipe: Recipe) -> RunResult:
+    """Run one recipe in a process of its own.
+
+    Raises:
+        RunError: The trial failed; with its message, or its traceback when that is a defect of leadspan.
+    """
+    for event in run_local([Trial(recipe)], LocalExecutor()):
+        if event.kind == "said":
+            report_status(event.text)
+        elif event.kind == "failed":
+            raise RunError(f"{recipe.name}: {event.text}")
+    return load_run(recipe.output)
+
+
+def slots(executor: LocalExecutor) -> list[Slot]:
+    """One slot for each trial at a time, with its share of the machine.
+
+    Raises:
+        RunError: There are fewer GPUs than asked for.
+    """
+    number, each = executor.trials_at_once, executor.gpus_per_trial
+    threads = executor.threads_per_trial
+    if threads is None and number > 1:
+        threads = max(1, len(os.sched_getaffinity(0)) // number)
+    # GPUs are not shared out: every trial sees all of them.
+    if each is None:
+        return [Slot(threads, None, executor.ranks_per_trial)] * number
+    devices = _visible_gpus() if each else []
+    if each * number > len(devices):
+        raise RunError(
+            f"executor: {number} trials at once with {each} GPUs each need {number * each}, and {len(devices)} are "
+            "visible here; lower trials_at_once or gpus_per_trial"
+        )
+    devices_of = [",".join(devices[i * each : (i + 1) * each]) for i in range(number)]
+    return [Slot(threads, gpus, executor.ranks_per_trial) for gpus in devices_of]
+
+
+def run_in_process(trial: Trial, num_ranks: int = 1) -> None:
+    """Run one trial in this process, resuming from its last checkpoint or its last whole shard."""
+    from leadspan.pipeline.run import run, run_untrained
+
+    if trial.store is not None:
+        _capture(trial.store, num_ranks)
+    elif trial.task == "evaluate":
+        run_untrained(trial.recipe)
+    elif num_ranks > 1:
+        file = trial.recipe.output / "trial.yaml"
+        report_status(f"training on {num_ranks} ranks, see {trial.recipe.output / RANKS_LOG}")
+        _run_ranks(file, dump_yaml(trial.recipe), num_ranks, ["-m", "leadspan", "distill", str(file), "--resume"])
+    else:
+        run(trial.recipe, resume=True)
+
+
+def _capture(store: SharedStore, num_ranks: int) -> None:
+    from leadspan.study.shared_stores import capture_shared
+
+    if num_ranks == 1:
+        capture_shared(store)
+        return
+    file = store.directory / "needs.json"
+    report_status(f"capturing on {num_ranks} ranks, see {store.directory / RANKS_LOG}")
+    _run_ranks(file, store.model_dump_json(indent=1), num_ranks, ["-m", "leadspan.study.shared_stores", str(file)])
+
+
+def _run_ranks(file: Path, content: str, num_ranks: int, arguments: list[str]) -> None:
+    """Write a file and run `torchrun ...` on it, with a log beside it, ended with this process.
+
+    Raises:
+        RunError: It failed; with the message of its first rank, or the end of its log.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
+    log = file.with_name(RANKS_LOG)
+    file.write_text(content, encoding="utf-8")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={num_ranks}"]
+    with log.open("w") as opened:
+        # A log on disk, not a pipe: a pipe that nobody reads fills up and stops the ranks.
+        ranks = subprocess.Popen(
+            [*command, *arguments], stdout=opened, stderr=subprocess.STDOUT, preexec_fn=_end_with_starter
+        )
+        try:
+            ranks.wait()
+        except BaseException:  # the ranks end in good order before this process does
+            ranks.terminate()
+            ranks.wait()
+            raise
+    if ranks.returncode:
+        lines = log.read_text(errors="replace").splitlines()
+        errors = [line for line in lines if line.startswith(("leadspan distill: ", "leadspan capture: "))]
+        raise RunError("\n".join(errors[:1] or lines[-20:]))
+
+
+def _end_with_starter() -> None:
+    """Have the system send SIGTERM to this process, a torchrun, when the one that started it ends (Linux)."""
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+
+
+def explained(error: BaseException, directory: Path) -> str:
+    """One message for what a trial died of; the traceback only where leadspan did not foresee it."""
+    if isinstance(error, LeadspanError):
+        text = str(error)
+    elif isinstance(error, OSError) and error.strerror:
+        text = f"{error.filename or directory}: {error.strerror}"
+    else:
+        text = "".join(traceback.format_exception(error))
+    return plain(text)
+
+
+def _start(
+    trial: Trial, slot: Slot
+) -> tuple[multiprocessing.connection.Connection, multiprocessing.process.BaseProcess]:
+    # Forked from a server with torch loaded: starting a trial costs no import, and CUDA is not initialised yet.
+    context = fork_server(["leadspan.pipeline.run"])
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_work_in_process, args=(trial, slot, sender))
+    process.start()
+    sender.close()
+    return receiver, process
+
+
+def _next_event(receiver: multiprocessing.connection.Connection, running: _Running) -> Event:
+    try:
+        kind, text = receiver.recv()
+        if kind == "said":
+            return Event(running.trial, "said", text)
+    except (EOFError, OSError):
+        kind, text = "ended", ""
+    running.process.join()
+    code = running.process.exitcode
+    if kind != "failed" and code:
+        kind, text = "failed", f"its process ended with exit code {code} (-9: killed, often for memory)"
+    return Event(running.trial, "failed" if kind == "failed" else "done", text)
+
+
+def _work_in_process(trial: Trial, slot: Slot, sender: multiprocessing.connection.Connection) -> None:
+    # Nothing tells a child on every system that its parent has died, so a thread waits for it.
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    if slot.gpus is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = slot.gpus
+    if slot.threads is not None:
+        import torch
+
+        # Tokenizers (Rayon), BLAS (OMP) and torch each have a pool of their own.
+        os.environ["RAYON_NUM_THREADS"] = os.environ["OMP_NUM_THREADS"] = str(slot.threads)
+        torch.set_num_threads(slot.threads)
+    try:
+        with listening(), StatusHandler(lambda text: sender.send(("said", text))):
+            run_in_process(trial, slot.ranks)
+    except Terminated:
+        os._exit(EXIT_CODE)
+    except BaseException as error:
+        sender.send(("failed", explained(error, trial.recipe.output)))
+    finally:
+        sender.close()
+
+
+def _end_with_parent() -> None:
+    """A study that was killed must leave no trial behind that writes where its successor does."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "trials are started by a study"
+    parent.join()
+    os._exit(1)
+
+
+def _visible_gpus() -> list[str]:
+    listed = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if listed is not None:
+        return [device for device in listed.split(",") if device]
+    import torch
+
+    return [str(i) for i in range(torch.cuda.device_count())]

@@ -1,0 +1,164 @@
+"""Settings of a study: one recipe varied along axes, over seeds, beside the controls that make the answer honest."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field, field_validator, model_validator
+
+from leadspan.data.truncation import AnyPolicy
+from leadspan.errors import SettingsError
+from leadspan.faults import Rule
+from leadspan.models.settings import ModelSettings
+from leadspan.settings import Settings
+from leadspan.teacher.settings import CaptureSettings
+
+Control = Literal["equal_tokens", "equal_steps", "random_window", "cross_entropy", "base", "teacher"]
+Changes = dict[str, Any]
+
+
+class Axes(Settings):
+    """What is varied; every combination is a condition. A name stands for its value in tables."""
+
+    cut: list[AnyPolicy] = []
+    """Policies; the recipe's own `cut` when empty. Retention needs `full` among them."""
+    p: list[Annotated[float, Field(gt=0, le=1)]] = []
+    """Proportions at which every policy that has a `p` is taken."""
+    supervision: dict[str, Changes] = {}
+    """Changes to `supervision` by name."""
+    loss: dict[str, Changes] = {}
+    """Changes to `loss` by name; at `kl_weight: 0` the trial has no teacher."""
+    student: dict[str, ModelSettings] = {}
+    """Students by name."""
+    data: dict[str, Changes] = {}
+    """Changes to `data` by name."""
+    settings: dict[str, list[str]] = {}
+    """Any other settings by name, as on the command line: `{slow: [training.learning_rate=1e-6]}`."""
+
+    def conflicts(self) -> Iterator[Rule]:
+        """Every proportion is used."""
+        if self.p and not any(policy.proportion for policy in self.cut):
+            yield ("p", "cut"), "axes.p is given, but no policy of axes.cut has a p; add one, such as {kind: lead}"
+
+
+class LocalExecutor(Settings):
+    """Trials in processes of their own on this machine."""
+
+    kind: Literal["local"] = "local"
+    """Tag."""
+    trials_at_once: int = Field(default=1, ge=1)
+    """Trials that run at the same time."""
+    threads_per_trial: int | None = Field(default=None, ge=1)
+    """CPU threads of a trial; an equal share of the machine's when absent, all of them for one at a time."""
+    gpus_per_trial: int | None = Field(default=None, ge=0)
+    """GPUs given to a trial alone (`CUDA_VISIBLE_DEVICES`); when absent every trial sees all of them."""
+    ranks_per_trial: int = Field(default=1, ge=1)
+    """Processes that train a trial together, started by torchrun; on GPUs each uses one."""
+
+    def conflicts(self) -> Iterator[Rule]:
+        """There is a GPU for each rank."""
+        gpus, ranks = self.gpus_per_trial, self.ranks_per_trial
+        if gpus and gpus != ranks:
+            text = f"gpus_per_trial {gpus}, ranks_per_trial {ranks}: a rank uses one GPU, so they must be equal"
+            yield ("gpus_per_trial", "ranks_per_trial"), text
+
+
+class RayExecutor(Settings):
+    """Trials as tasks of a Ray cluster (extra `ray`). All nodes must see the study's files under the same paths."""
+
+    kind: Literal["ray"] = "ray"
+    """Tag."""
+    address: str | None = None
+    """Address of a running cluster (`auto`, `ray://...`); when absent one is started on this machine."""
+    cpus_per_trial: int = Field(default=1, ge=1)
+    """CPU cores, and threads, of a trial."""
+    gpus_per_trial: float = Field(default=0, ge=0)
+    """GPUs of a trial."""
+    ranks_per_trial: int = Field(default=1, ge=1)
+    """Processes that train a trial together on its node, started by torchrun; on GPUs each uses one."""
+
+
+def _or_path(schema: dict[str, Any]) -> None:
+    """The path of a recipe stands for the recipe as it is."""
+    settings = dict(schema)
+    schema.clear()
+    schema["anyOf"] = [{"type": "string"}, settings]
+
+
+class Before(Settings):
+    """A recipe that is run before the trials."""
+
+    model_config = ConfigDict(json_schema_extra=_or_path)
+
+    recipe: Path
+    """The recipe, relative to the study's own file."""
+    settings: list[str] = []
+    """Settings that replace the recipe's, as on the command line."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_path(cls, values: Any) -> Any:  # Any: whatever the user wrote
+        return {"recipe": values} if isinstance(values, str | Path) else values
+
+
+Executor = Annotated[LocalExecutor | RayExecutor, Field(discriminator="kind")]
+
+
+class Study(Settings):
+    """A recipe, what is varied of it, and what it is compared with."""
+
+    name: str
+    """Name of the study."""
+    output: Path
+    """Directory of the study; every trial has a run directory below it."""
+    recipe: Path
+    """The recipe that is varied, relative to the study's own file."""
+    settings: list[str] = []
+    """Settings that replace the recipe's in all trials, as on the command line: `[training.epochs=1]`."""
+    before: list[Before] = []
+    """Recipes that are run first, one after the other, each for what the trials need (a teacher, a base student); a
+    path stands for a recipe as it is."""
+    axes: Axes = Axes()
+    """What is varied."""
+    more_axes: list[Axes] = []
+    """Further sets of axes, each crossed by itself, for what need not be combined with everything else. They have the
+    seeds and, of the controls, `base` and `teacher`; a condition that occurs twice is run once."""
+    needs: dict[Path, str] = {}
+    """Files and directories that must be there before the study can be planned, each with the command that makes it."""
+    seeds: list[Annotated[int, Field(ge=0, lt=2**32)]] = [0, 1, 2]
+    """Seeds of every condition."""
+    controls: list[Control] = []
+    """Trials added for comparison. `equal_tokens`: each cut with more traces, until it has trained on as many tokens as
+    the uncut run. `equal_steps`: each cut with as many optimiser steps as the uncut run. `random_window`: a random
+    window of the same length for each `lead`. `cross_entropy`: each condition without its teacher. `base`, `teacher`:
+    the students and the teacher evaluated as they are."""
+    store: CaptureSettings | None = None
+    """A store of the teacher's targets that all trials read, captured once, before them; absent, each trial runs its
+    teacher. `path` is the directory below which stores lie, one for each teacher and tokenizer; `store` in the study's
+    directory when absent. The trials' own cuts are captured, and `cuts` besides."""
+    executor: Executor = LocalExecutor()
+    """Where trials run."""
+
+    @field_validator("seeds", "controls")
+    @classmethod
+    def _no_repeats(cls, values: list[Any]) -> list[Any]:
+        if len(set(values)) < len(values):
+            raise ValueError("each may be given once")
+        return values
+
+    def conflicts(self) -> Iterator[Rule]:
+        """There are seeds."""
+        if not self.seeds:
+            yield ("seeds",), "seeds is empty; give at least one, three or more for intervals over seeds"
+
+    def check_needs(self) -> None:
+        """Refuse to go on without what the study says it needs.
+
+        Raises:
+            SettingsError: Something is not there; names the commands that make it.
+        """
+        missing = {path: command for path, command in self.needs.items() if not path.exists()}
+        if missing:
+            paths = ", ".join(str(path) for path in missing)
+            commands = ", ".join(f"`{command}`" for command in dict.fromkeys(missing.values()))
+            raise SettingsError(f"study {self.name}: {paths}: not there yet; run {commands} first")

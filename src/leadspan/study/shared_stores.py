@@ -1,0 +1,196 @@
+"""Stores that the trials of a study share: a teacher runs once, over all that its trials need.
+
+A trial with a live teacher becomes one that reads a store, and nothing else of it changes. There is a store for each
+teacher, tokenizer, template and precision among the trials. It holds of every trace the longest cut that a trial needs,
+validation traces whole, and each context of its own (`tail`, `middle`, `random_window`, ...) besides. When the study
+grows, what its store does not serve yet is captured into another part of it.
+"""
+
+import hashlib
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from leadspan.data.sections import Renderer
+from leadspan.errors import CacheError, LeadspanError, SettingsError, TargetsError
+from leadspan.losses.defined import check_loss
+from leadspan.models.loading import load_tokenizer, name_of
+from leadspan.pipeline.capture import prepare_capture
+from leadspan.recipe import Recipe
+from leadspan.settings import load_json
+from leadspan.status import report_status
+from leadspan.study.fingerprint import Fingerprints
+from leadspan.study.settings import Study
+from leadspan.study.trials import SharedStore, Trial
+from leadspan.teacher.capture import CaptureJob, run_capture
+from leadspan.teacher.claim import set_aside, set_aside_damaged
+from leadspan.teacher.manifest import MANIFEST_FILE, read_manifest
+from leadspan.teacher.settings import CaptureSettings, Served, StoredTargets
+from leadspan.teacher.store import TargetStore
+from leadspan.training.process import leave_ranks, process_state
+
+# 8 hex digits tell four billion apart: a study has a handful of stores.
+_ID_DIGITS = 8
+_VALUES = {"codec", "temperatures", "vocabulary", "engine"}
+"""Settings that say what is stored; the others say how."""
+
+
+def share_stores(
+    study: Study, trials: Sequence[Trial], fingerprints: Fingerprints
+) -> tuple[list[Trial], list[SharedStore]]:
+    """Let the trials that have a teacher read a store, and say which stores that takes.
+
+    Args:
+        study: A study with a `store`.
+        trials: Its trials, not placed yet.
+        fingerprints: Told of the stores.
+
+    Raises:
+        SettingsError: A recipe has a store of its own.
+        TargetsError: The codec does not define a trial's loss, or its temperature is not kept.
+        ModelError: A tokenizer cannot be loaded.
+    """
+    assert study.store is not None, "asked for by studies that have one"
+    settings = study.store
+    renderers: dict[str, tuple[str, str]] = {}
+    stores: dict[str, SharedStore] = {}
+    shared: list[Trial] = []
+    for trial in trials:
+        recipe = trial.recipe
+        if recipe.store_path is not None:
+            raise SettingsError(
+                f"store: {trial.title} reads {recipe.store_path} already (targets); leave one of the two out"
+            )
+        if trial.task != "distill" or recipe.teacher is None:
+            shared.append(trial)
+            continue
+        where = f"store.codec {settings.codec.label}, {trial.title}"
+        check_loss(recipe.loss, recipe.supervision.token_selection, settings.kept_targets, where)
+        fingerprint = _identity(recipe, settings, fingerprints, renderers)
+        directory = (settings.path or study.output / "store") / f"{_slug(recipe)}-{fingerprint[:_ID_DIGITS]}"
+        capture = CaptureSettings.model_validate(settings.model_dump(include=_VALUES))
+        reading = recipe.model_copy(update={"targets": StoredTargets(path=directory), "capture": capture})
+        store = stores.get(fingerprint)
+        stores[fingerprint] = SharedStore(
+            directory=directory,
+            fingerprint=fingerprint,
+            settings=settings,
+            recipes=[*(store.recipes if store else []), recipe],
+        )
+        fingerprints.made_before[directory] = fingerprint
+        shared.append(replace(trial, recipe=reading))
+    return shared, list(stores.values())
+
+
+def missing(store: SharedStore) -> CaptureJob | None:
+    """What is to be captured, besides what its whole parts serve; None when these serve every trial.
+
+    Raises:
+        LeadspanError: The data of a trial cannot be prepared.
+    """
+    first, settings = store.recipes[0], store.settings
+    capturing = first.model_copy(update={"capture": settings})
+    complete = [part for part in _stores_in(store.directory).values() if part is not None]
+    # What complete parts serve is left out, so that a study that grows captures the difference.
+    job = prepare_capture(capturing, [*settings.cuts, first.cut], store.recipes[1:], complete)
+    # a part of the store is named after its plan, so that a resumed capture meets its own shards
+    part = store.directory / job.plan.content_hash[:_ID_DIGITS]
+    return replace(job, directory=part) if len(job.sequences) else None
+
+
+def capture_shared(store: SharedStore) -> None:
+    """Capture what a store does not serve yet, or nothing; a damaged part is mended, or set aside and replaced.
+
+    Raises:
+        LeadspanError: Whatever is wrong with the data, the teacher or the store.
+    """
+    state = process_state()
+    if state.is_main_process:
+        report_status("checking the store")
+        for manifest in store.directory.glob(f"*/{MANIFEST_FILE}"):
+            for path in set_aside_damaged(manifest.parent):
+                report_status(f"{path}: damaged, set aside")
+    state.wait_for_everyone()
+    report_status("preparing data")
+    job = missing(store)
+    state.wait_for_everyone()  # all have seen the same parts before one of these moves
+    if state.is_main_process:
+        _set_parts_aside(store.directory, job)
+    state.wait_for_everyone()
+    if job is not None:
+        run_capture(job)
+
+
+def _stores_in(directory: Path) -> dict[Path, TargetStore | None]:
+    """The parts of a store, None for a damaged one; without those whose capture has not ended."""
+    stores: dict[Path, TargetStore | None] = {}
+    for path in sorted(manifest.parent for manifest in directory.glob(f"*/{MANIFEST_FILE}")):
+        try:
+            store = TargetStore(path)
+            store.load_head()
+            stores[path] = store
+        except TargetsError:
+            continue
+        except CacheError:
+            stores[path] = None
+    return stores
+
+
+def _set_parts_aside(directory: Path, job: CaptureJob | None) -> None:
+    """Move damaged parts out of a store, but the one that the capture goes on with."""
+    for path, part in _stores_in(directory).items():
+        is_mended = job is not None and path == job.directory and _is_readable(path)
+        if part is None and not is_mended:
+            report_status(f"{path}: damaged, set aside as {set_aside(path, directory)}")
+
+
+def _is_readable(part: Path) -> bool:
+    try:
+        read_manifest(part)
+    except CacheError:
+        return False
+    return True
+
+
+def _identity(
+    recipe: Recipe, settings: CaptureSettings, fingerprints: Fingerprints, renderers: dict[str, tuple[str, str]]
+) -> str:
+    assert recipe.teacher is not None, "the caller picks recipes with a teacher"
+    key = f"{recipe.tokenizer_path} {recipe.tokenizer_revision} {recipe.data.rendering}"
+    if key not in renderers:
+        renderer = Renderer(load_tokenizer(recipe.tokenizer_path, recipe.tokenizer_revision), recipe.data.rendering)
+        renderers[key] = renderer.tokenizer_hash, renderer.template_hash
+    contents = (
+        fingerprints.of_model(recipe.teacher),
+        *renderers[key],
+        recipe.training.precision,
+        settings.model_dump_json(include=_VALUES),
+    )
+    return hashlib.sha256("\0".join(contents).encode()).hexdigest()
+
+
+def _slug(recipe: Recipe) -> str:
+    assert recipe.teacher is not None, "the caller picks recipes with a teacher"
+    name = recipe.teacher.identity if isinstance(recipe.teacher, Served) else name_of(recipe.teacher)
+    return re.sub(r"[^\w.+-]+", "-", Path(name).name).strip("-").lower()[:40]
+
+
+def main(path: str) -> int:
+    """Capture a store as one of several ranks that torchrun has started.
+
+    Args:
+        path: A JSON file of the store.
+    """
+    try:
+        capture_shared(load_json(SharedStore, Path(path)))
+        leave_ranks()
+    except LeadspanError as error:
+        print(f"leadspan capture: {error}", file=sys.stderr)  # noqa: T201
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

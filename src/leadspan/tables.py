@@ -1,0 +1,154 @@
+"""Tables, and numbers as a reader sees them: shares, differences and costs, with their intervals and units.
+
+A table is a `Block`. It has three renderings: `rich_table` for a terminal, `markdown_table`, and the macro `block` of
+the report's templates for HTML.
+"""
+
+from dataclasses import dataclass
+from html import escape
+from typing import TYPE_CHECKING, Literal
+
+from leadspan.statistics.intervals import Interval
+from leadspan.text import plain
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+CostName = Literal["seconds", "peak_memory_bytes", "flops", "tokens", "energy_joules", "money"]
+MISSING = "\N{EN DASH}"
+
+_UNITS: dict[CostName, tuple[tuple[float, str], ...]] = {
+    "seconds": ((3600.0, "h"), (60.0, "min"), (1.0, "s")),
+    "peak_memory_bytes": ((2.0**30, "GiB"), (2.0**20, "MiB"), (2.0**10, "KiB"), (1.0, "B")),
+    "flops": (
+        (1e18, "EFLOP"),
+        (1e15, "PFLOP"),
+        (1e12, "TFLOP"),
+        (1e9, "GFLOP"),
+        (1e6, "MFLOP"),
+        (1.0, "FLOP"),
+    ),
+    "tokens": ((1e9, "B"), (1e6, "M"), (1e3, "k"), (1.0, "")),
+    "energy_joules": ((3.6e6, "kWh"), (3.6e3, "Wh"), (1.0, "J")),
+    "money": ((1.0, ""),),
+}
+
+
+class Cell(str):
+    """Text of a cell, with the number that a reader sorts its column by."""
+
+    value: float | None
+
+    def __new__(cls, text: str, value: float | None = None) -> "Cell":
+        """Make a cell of its text and its number."""
+        cell = super().__new__(cls, text)
+        cell.value = value
+        return cell
+
+
+@dataclass(frozen=True)
+class Block:
+    """A table with a heading.
+
+    Attributes:
+        title: Its heading.
+        header: Names of the columns; empty where the first column names the row.
+        rows: Cells as text; a `Cell` says what it is sorted by.
+        note: A sentence on how to read it; may be empty.
+        num_text: How many columns, from the left, hold text and not numbers.
+        policies: The policy of each row, for its colour; empty where rows are of no policy.
+    """
+
+    title: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    note: str = ""
+    num_text: int = 1
+    policies: tuple[str, ...] = ()
+
+
+_NAME_WIDTH = 13  # columns of a terminal that a text keeps, however narrow it is
+
+
+def rich_table(block: Block) -> "Table":
+    """A block for a terminal."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(
+        title=Text(block.title) if block.title else None,
+        caption=Text(block.note) if block.note else None,
+        title_justify="left",
+        caption_justify="left",
+        title_style="bold",
+        show_header=bool(block.header),
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        show_edge=False,
+    )
+    num_text = block.num_text if block.header else len(block.rows[0])
+    for index, _ in enumerate(block.header or block.rows[0]):
+        # Numbers stay on one line, and a row keeps its name; a terminal too narrow breaks heads and long texts.
+        is_number = index >= num_text
+        longest = max((len(row[index]) for row in block.rows), default=0)
+        name = block.header[index] if block.header else ""
+        width = longest if is_number else min(longest, _NAME_WIDTH)
+        table.add_column(name, justify="right" if is_number else "left", min_width=width)
+    for row in block.rows:
+        table.add_row(*map(Text, row))
+    return table
+
+
+def markdown_table(block: Block) -> str:
+    """The rows of a block as a GitHub Markdown table; empty without rows."""
+    if not block.rows:
+        return ""
+    header = block.header or ("",) * len(block.rows[0])
+    num_text = block.num_text if block.header else len(header)
+    marks = [":--" if index < num_text else "--:" for index in range(len(header))]
+    lines = [list(map(markdown_text, header)), marks, *(list(map(markdown_text, row)) for row in block.rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def markdown_text(text: str) -> str:
+    r"""One line of text that is no HTML, no link or image, and ends no cell.
+
+    >>> markdown_text("a|b <i> [x](y)")
+    'a\\|b &lt;i&gt; [x]\\(y)'
+    """
+    return escape(" ".join(plain(text).split()), quote=False).replace("](", "]\\(").replace("|", "\\|")
+
+
+def percent(share: float) -> str:
+    """A share as a whole percentage, `46 %`."""
+    return f"{share * 100:z.0f} %"
+
+
+def percent_interval(interval: Interval, digits: int = 0) -> str:
+    """A share with its interval, `46 [40, 52] %`."""
+    value, low, high = (f"{100 * end:z.{digits}f}" for end in (interval.value, interval.low, interval.high))
+    return f"{value} [{low}, {high}] %"
+
+
+def points(interval: Interval) -> str:
+    """A difference of two shares in percentage points, signed, `-4 [-9, +1] points`."""
+    value, low, high = (f"{round(100 * end):+d}" for end in (interval.value, interval.low, interval.high))
+    return f"{value} [{low}, {high}] points"
+
+
+def unit_for(cost: CostName, largest: float) -> tuple[float, str]:
+    """Divisor and unit in which a cost up to `largest` reads well; a time of 90 s stays in seconds."""
+    floor = 2 if cost == "seconds" else 1
+    return next(((size, unit) for size, unit in _UNITS[cost] if largest >= floor * size), _UNITS[cost][-1])
+
+
+def quantity(cost: CostName, value: float) -> str:
+    """A cost with its unit, to three figures.
+
+    >>> quantity("seconds", 150.0)
+    '2.5 min'
+    """
+    size, unit = unit_for(cost, value)
+    number = f"{value / size:,.0f}" if value >= 100 * size else f"{value / size:.3g}"
+    return f"{number} {unit}".rstrip()

@@ -1,0 +1,235 @@
+"""A served teacher as the teacher's side of training, and as the engine of a capture."""
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from typing import cast
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from transformers import PreTrainedTokenizerBase
+
+from leadspan.data.examples import Example, Examples
+from leadspan.data.packing import Batch, pack
+from leadspan.data.sections import Renderer
+from leadspan.errors import TargetsError
+from leadspan.teacher.codecs import Arrays
+from leadspan.teacher.prompt_logprobs import PromptLogprobs, read_support
+from leadspan.teacher.server import TeacherServer
+from leadspan.teacher.settings import AnyTeacher, KeptTargets, Served, ServedTeacher, TopK
+from leadspan.teacher.targets import SparseTargets, Targets
+
+_CHAT = ({"role": "user", "content": "What is 17 + 25?"},)
+_TEXT = "What is 17 + 25?\n\nLet x = 3.5e-2, so f(x) \u2264 \u00e9\u4e16\u754c;\tthen\n    return {x: [1, 2]}"
+
+
+class Servers:
+    """The servers of a teacher: one for all examples, or one for each name that they have."""
+
+    def __init__(self, settings: Served):
+        self.settings = settings
+        by_name = {"": settings} if isinstance(settings, ServedTeacher) else settings.by_name
+        self._by_name = {name: TeacherServer(teacher) for name, teacher in by_name.items()}
+
+    def of(self, name: str) -> TeacherServer:
+        """The server for examples that name this teacher.
+
+        Raises:
+            TargetsError: There is none.
+        """
+        server = self._by_name.get("") or self._by_name.get(name)
+        if server is None:
+            raise TargetsError(
+                f"a trace names the teacher {name!r}, and teacher.by_name has {', '.join(self._by_name)}: add it, or "
+                "leave such traces out"
+            )
+        return server
+
+    def check_tokenizers(self, renderer: Renderer) -> int | None:
+        """Hold the tokenizer of each against the data's; gives the shortest window, where they tell."""
+        windows = [check_tokenizer(server, renderer) for server in self._by_name.values()]
+        return min((window for window in windows if window is not None), default=None)
+
+
+class RemoteTeacher:
+    """A teacher that runs on a server: `k` log-probabilities a position, asked for as batches come."""
+
+    def __init__(self, settings: Served):
+        self.settings, self.servers = settings, Servers(settings)
+        self._window: int | None = None
+        self._num_tokens = 0
+        self._device = torch.device("cpu")
+        self._pending: dict[tuple[str, bytes], Future[PromptLogprobs]] = {}
+
+    @property
+    def kept_targets(self) -> KeptTargets:
+        """The likeliest tokens at temperature 1."""
+        return self.settings.kept_targets
+
+    def shape(self) -> None:
+        """Nothing of it computes here."""
+
+    def activations(self, use_bf16: bool) -> None:
+        """Nothing of it is in memory here."""
+
+    def check_origin(self, renderer: Renderer, teacher: AnyTeacher | None) -> None:
+        """Compare the server's tokenizer, and where it shows one its chat template, with those of the data."""
+        self._window = self.servers.check_tokenizers(renderer)
+
+    def check_serves(self, examples: Examples, indices: Sequence[int]) -> None:
+        """Look for the server of every example, and compare the longest with the window."""
+        for name in {examples.teachers[i] for i in indices}:
+            self.servers.of(name)
+        longest = max((examples.lengths[i] for i in indices), default=0)
+        # the server has to draw one token behind the prompt
+        if self._window is not None and longest >= self._window:
+            raise TargetsError(
+                f"teacher {self.settings.identity}: its window has {self._window} tokens, and an example {longest} "
+                f"besides the one that a server must draw; set data.max_tokens: {self._window - 1}, or serve it with a "
+                "longer window"
+            )
+
+    def load(self, dtype: torch.dtype, tokenizer: PreTrainedTokenizerBase) -> None:
+        """There is nothing to load."""
+
+    def shared_tokens(self, student_rows: int, tokenizer_size: int) -> int | None:
+        """All rows of the student's head: what is not among the teacher's likeliest tokens is one outcome for both."""
+        self._num_tokens = student_rows
+        return None
+
+    def prepare(self, accelerator: Accelerator) -> None:
+        """Targets go where training runs."""
+        self._device = accelerator.device
+
+    @property
+    def collator(self) -> Callable[[Sequence[Example]], Batch]:
+        """Packs examples; their targets are asked for when the batch is there."""
+        return pack
+
+    def ask_ahead(self, batches: Sequence[Batch]) -> None:
+        """Ask for the targets of batches that will come, so that the server works while the student does."""
+        for batch in batches:
+            for name, input_ids, _ in _sequences(batch):
+                if (key := (name, input_ids.tobytes())) not in self._pending:
+                    self._pending[key] = self.servers.of(name).ask(input_ids.tolist(), self.settings.k)
+
+    def targets(self, batch: Batch) -> Targets:
+        """The likeliest tokens at the weighted positions of a batch, with the mass of all others.
+
+        Raises:
+            TargetsError: The server does not answer, or with something else.
+        """
+        sequences = list(_sequences(batch))
+        asked = [
+            self._pending.pop((name, ids.tobytes()), None) or self.servers.of(name).ask(ids.tolist(), self.settings.k)
+            for name, ids, _ in sequences
+        ]
+        supports = [
+            (read_support(future.result(), ids, self.settings.k, self.servers.of(name).name, "teacher.k"), positions)
+            for future, (name, ids, positions) in zip(asked, sequences, strict=True)
+        ]
+
+        def joined(column: str) -> torch.Tensor:
+            rows = np.concatenate([getattr(support, column)[positions] for support, positions in supports])
+            return torch.from_numpy(rows).to(self._device)
+
+        token_ids, log_probs = joined("token_ids"), joined("log_probs")
+        # rows of the teacher's head that the student's has not: part of the tail, whose mass they join
+        is_beyond, outside = token_ids >= self._num_tokens, joined("outside")
+        outside += torch.where(is_beyond, log_probs.exp(), 0.0).sum(1)
+        return SparseTargets(
+            token_ids=torch.where(is_beyond, 0, token_ids),
+            log_probs=torch.where(is_beyond, -torch.inf, log_probs),
+            logsumexp={1.0: torch.zeros_like(outside)},
+            sample_weights=None,
+            num_tokens=self._num_tokens,
+            tail_mass={1.0: outside},
+            label_log_probs=joined("label_log_probs"),
+        )
+
+
+class ServedEngine:
+    """Asks a served teacher for packs of sequences, for a capture."""
+
+    def __init__(self, settings: Served, codec: TopK, num_tokens: int, renderer: Renderer):
+        """Compare the server's tokenizer with the data's.
+
+        Args:
+            settings: The teacher.
+            codec: Tokens of a position, and their precision.
+            num_tokens: Tokens that the distributions are over.
+            renderer: Of the data.
+        """
+        self.codec, self.num_tokens, self.servers = codec, num_tokens, Servers(settings)
+        self.servers.check_tokenizers(renderer)
+
+    def __call__(self, sequences: Sequence[Example]) -> list[Arrays]:
+        """The stored columns of every sequence."""
+        k, servers = self.codec.k, [self.servers.of(example.teacher) for example in sequences]
+        asked = [server.ask(e.input_ids.tolist(), k) for server, e in zip(servers, sequences, strict=True)]
+        rows = []
+        for server, future, example in zip(servers, asked, sequences, strict=True):
+            support = read_support(future.result(), example.input_ids, k, server.name, "capture.codec.k")
+            highest = int(support.token_ids.max(initial=0))
+            if highest >= self.num_tokens:
+                raise TargetsError(
+                    f"{server.name}: token {highest} is among the {k} likeliest, and the student's head has "
+                    f"{self.num_tokens} rows; lower capture.codec.k, or train with the teacher live"
+                )
+            rows.append(support.columns(self.codec.precision))
+        return rows
+
+
+def check_tokenizer(server: TeacherServer, renderer: Renderer) -> int | None:
+    """Hold a server's tokenizer against the data's; gives its window, where it tells.
+
+    A text with every added token goes through both, and a conversation through both chat templates. A server without
+    `/tokenize` is asked for the log-probabilities of the text instead, which name its tokens.
+
+    Raises:
+        TargetsError: Token ids differ, or there is no answer.
+    """
+    tokenizer = renderer.tokenizer
+    added = sorted(map(str, tokenizer.added_tokens_decoder.values()))  # pyright: ignore[reportAttributeAccessIssue]  # every tokenizer has it
+    text = _TEXT + "".join(added) + renderer.prompt_text(_CHAT)
+    ours = _ids(tokenizer, text)
+    told = server.tokenize(text)
+    if told is None:
+        answer = server.score(text, 1)
+        same = len(answer) == len(ours) and all(
+            entry is None or token in entry for entry, token in zip(answer, ours, strict=True)
+        )
+        theirs = ours if same else []
+    else:
+        theirs = told[0]
+    if theirs != ours:
+        pairs = itertools.zip_longest(theirs, ours, fillvalue="none")
+        at, there, here = next((at, there, here) for at, (there, here) in enumerate(pairs) if there != here)
+        raise TargetsError(
+            f"{server.name}: its tokenizer is not that of the data: of a text with the data's special tokens, token "
+            f"{at} is {there} there and {here} here; models distilled over the vocabulary need one tokenizer"
+        )
+    if told is not None and server.settings.check_template:
+        chat = server.tokenize(_CHAT)
+        if chat is not None and chat[0] != _ids(tokenizer, renderer.prompt_text(_CHAT)):
+            raise TargetsError(
+                f"{server.name}: its chat template writes prompts otherwise than the data's: "
+                f"{tokenizer.decode(chat[0])!r} there, {renderer.prompt_text(_CHAT)!r} here; set "
+                "data.rendering.chat_template to the server's, or teacher.check_template: false where that is meant"
+            )
+    return None if told is None else told[1]
+
+
+def _ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    return cast(list[int], tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def _sequences(batch: Batch) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    """Of each example with weighted positions: its teacher, its tokens to the last that is predicted, the positions."""
+    input_ids, positions = batch["input_ids"][0].cpu().numpy(), batch["positions"].cpu().numpy()
+    borders = np.searchsorted(positions, batch["borders"])
+    for name, start, first, end in zip(batch["teachers"], batch["borders"], borders, borders[1:], strict=False):
+        if first < end:
+            weighted = positions[first:end] - start
+            yield name, input_ids[start : start + weighted[-1] + 2], weighted

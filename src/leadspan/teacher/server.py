@@ -1,0 +1,180 @@
+"""The client of a served teacher: requests that are repeated, and the shapes in which servers answer.
+
+**Sources**: vLLM's OpenAI-compatible server (`vllm/entrypoints/openai/completion/protocol.py`: `prompt` as token ids,
+`prompt_logprobs`; in the answer `choices[0].prompt_logprobs`, null for the first token, then mappings from the token id
+as text to `{"logprob": ...}`; `/tokenize` with `prompt` or `messages`, answered with `tokens` and `max_model_len`).
+SGLang's native API (`/generate` with `input_ids`, `return_logprob`, `logprob_start_len`, `top_logprobs_num`; in the
+answer `meta_info.input_token_logprobs` and `.input_top_logprobs`, entries `[logprob, token id, text]`).
+"""
+
+import http.client
+import json
+import logging
+import os
+import threading
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+from urllib.parse import urlsplit
+
+from leadspan.errors import LeadspanError, SettingsError, TargetsError
+from leadspan.teacher.prompt_logprobs import PromptLogprobs
+from leadspan.teacher.settings import ServedTeacher
+
+logger = logging.getLogger(__name__)
+
+_MAY_PASS = frozenset({408, 425, 429, 500, 502, 503, 504})
+_FIRST_WAIT, _LONGEST_WAIT = 0.5, 30.0
+_SHOWN = 300
+
+
+class TeacherServer:
+    """A server with a teacher. Requests run in threads; where one fails for good, so do the others, at once."""
+
+    def __init__(self, settings: ServedTeacher):
+        self.settings = settings
+        self.name = f"teacher {settings.model} at {settings.url}"
+        self._pool = ThreadPoolExecutor(max_workers=settings.concurrency, thread_name_prefix="teacher")
+        self._has_failed = threading.Event()
+        self._failure: LeadspanError | None = None
+
+    def ask(self, input_ids: Sequence[int], k: int) -> "Future[PromptLogprobs]":
+        """Ask for the `k` likeliest tokens at every position of a sequence, in a thread."""
+        return self._pool.submit(self.score, input_ids, k)
+
+    def score(self, prompt: Sequence[int] | str, k: int) -> PromptLogprobs:
+        """Log-probabilities of a prompt: of the `k` likeliest tokens of every position, and of the prompt's own.
+
+        Args:
+            prompt: Token ids, or a text that the server turns into some.
+            k: Tokens.
+
+        Raises:
+            TargetsError: There is no such answer.
+            SettingsError: The server's key is not in the environment.
+        """
+        model, read = self.settings.model, _read_vllm
+        body: dict[str, Any] = {"model": model, "prompt": prompt, "prompt_logprobs": k, "max_tokens": 1}
+        body |= {"temperature": 1.0, "add_special_tokens": False}
+        path = "/v1/completions"
+        if self.settings.api == "sglang":
+            path, read = "/generate", _read_sglang
+            body = {"text" if isinstance(prompt, str) else "input_ids": prompt, "return_logprob": True}
+            body |= {"logprob_start_len": 0, "top_logprobs_num": k}
+            body["sampling_params"] = {"max_new_tokens": 1, "temperature": 1.0}
+        answer = self._post(path, body)
+        try:
+            return read(answer)
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError):
+            raise TargetsError(
+                f"{self.name}: the answer of {path} has no log-probabilities of the prompt; take a server that "
+                f"returns them, with the teacher.api it speaks (now {self.settings.api})"
+            ) from None
+
+    def tokenize(self, text: str | Sequence[Mapping[str, str]]) -> tuple[list[int], int | None] | None:
+        """The server's token ids of a text or of a conversation, and its window; None where it offers no such thing.
+
+        Raises:
+            TargetsError: There is no answer.
+        """
+        body: dict[str, Any] = {"model": self.settings.model, "add_special_tokens": False}
+        if isinstance(text, str):
+            body["prompt"] = text
+        else:
+            body |= {"messages": list(text), "add_generation_prompt": True}
+        answer = self._post("/tokenize", body, unless=(400, 404, 405, 422, 501))
+        try:
+            return None if answer is None else ([int(i) for i in answer["tokens"]], answer.get("max_model_len"))
+        except (KeyError, TypeError, ValueError, AttributeError):
+            return None
+
+    def _post(self, path: str, body: dict[str, Any], unless: Sequence[int] = ()) -> Any:
+        """What the server answers, as JSON; None for a status in `unless`."""
+        number, wait = self.settings.retries + 1, _FIRST_WAIT
+        failure = ""
+        for attempt in range(1, number + 1):
+            if self._failure is not None:
+                raise self._failure
+            try:
+                answer, failure = self._attempt(path, json.dumps(body).encode(), unless)
+            except LeadspanError as error:
+                raise self._failed(error) from None
+            if not failure:
+                return answer
+            if attempt < number:
+                logger.warning("%s: %s (%d of %d); again in %g s", self.name, failure, attempt, number, wait)
+                self._has_failed.wait(wait)
+                wait = min(_LONGEST_WAIT, 2 * wait)
+        raise self._failed(
+            TargetsError(
+                f"{self.name}: {path} failed {number} times, at last with {failure}; start the server again, or raise "
+                "teacher.timeout or teacher.retries, and resume"
+            )
+        )
+
+    def _attempt(self, path: str, content: bytes, unless: Sequence[int]) -> tuple[Any, str]:
+        """An answer, or why there is none though another attempt may have one."""
+        try:
+            status, text = self._send(path, content)
+            if status == 200:
+                return json.loads(text), ""
+            if status in unless:
+                return None, ""
+            failure = f"status {status}: {' '.join(text.decode(errors='replace').split())[:_SHOWN]}"
+            if status not in _MAY_PASS:
+                failure = self._without_key(failure)
+                raise TargetsError(f"{self.name}: {path} is refused with {failure}")
+        except LeadspanError:
+            raise
+        except TimeoutError:
+            failure = f"no answer in {self.settings.timeout:g} s"
+        except (OSError, http.client.HTTPException, ValueError) as error:  # dead, dying, or cut off in its JSON
+            failure = f"{type(error).__name__}: {error}"
+        return None, self._without_key(failure)
+
+    def _failed(self, error: LeadspanError) -> LeadspanError:
+        """The error that all requests end with: the first."""
+        self._failure = self._failure or error
+        self._has_failed.set()
+        return self._failure
+
+    def _send(self, path: str, content: bytes) -> tuple[int, bytes]:
+        # http.client follows no redirect, so that the key goes to the named host alone
+        parts = urlsplit(self.settings.url)
+        kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+        connection = kind(parts.hostname or "", parts.port, timeout=self.settings.timeout)
+        headers = {"Content-Type": "application/json"}
+        if self.settings.api_key_env is not None:
+            headers["Authorization"] = f"Bearer {self._key}"
+        try:
+            connection.request("POST", f"{parts.path}{path}", content, headers)
+            response = connection.getresponse()
+            return response.status, response.read()
+        finally:
+            connection.close()
+
+    @property
+    def _key(self) -> str:
+        name = self.settings.api_key_env
+        key = os.environ.get(name or "", "").strip()
+        if name is not None and not key:
+            raise SettingsError(f"teacher.api_key_env: the environment has no {name}; export it, or leave it out")
+        return key
+
+    def _without_key(self, text: str) -> str:
+        return text.replace(self._key, "***") if self.settings.api_key_env is not None else text
+
+
+def _read_vllm(answer: Any) -> PromptLogprobs:
+    entries = answer["choices"][0]["prompt_logprobs"]
+    return [entry and {int(token): float(said["logprob"]) for token, said in entry.items()} for entry in entries]
+
+
+def _read_sglang(answer: Any) -> PromptLogprobs:
+    """Both lists are as long as the prompt; entries of the first token have no log-probability."""
+    meta = answer["meta_info"]
+    tokens, tops = meta["input_token_logprobs"], meta["input_top_logprobs"]
+    rows: list[dict[int, float] | None] = [None]
+    for (log_prob, token, *_), top in zip(tokens[1:], tops[1:], strict=True):
+        rows.append({int(other): float(said) for said, other, *_ in top} | {int(token): float(log_prob)})
+    return rows

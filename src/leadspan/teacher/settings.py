@@ -1,0 +1,272 @@
+"""Settings of the teacher's side: a served teacher, where targets come from in training, how a store is captured."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import Field, field_validator
+
+from leadspan.data.truncation import AnyPolicy
+from leadspan.faults import Rule
+from leadspan.models.settings import Pretrained, RandomInit
+from leadspan.settings import Settings
+
+Precision = Literal["packed", "float32"]
+
+
+class LiveTargets(Settings):
+    """The teacher runs beside the student."""
+
+    kind: Literal["live"] = "live"
+    """Tag."""
+
+
+class StoredTargets(Settings):
+    """The teacher's outputs are read from a store that `leadspan capture` has written; no teacher is loaded."""
+
+    kind: Literal["store"] = "store"
+    """Tag."""
+    path: Path
+    """Directory of the store."""
+
+
+TargetSource = Annotated[LiveTargets | StoredTargets, Field(discriminator="kind")]
+
+
+class TopK(Settings):
+    """The `k` likeliest tokens of every position; all others are one bucket, the tail."""
+
+    kind: Literal["top_k"] = "top_k"
+    """Tag."""
+    k: int = Field(default=50, ge=1)
+    """Tokens kept; the whole vocabulary gives the exact divergence."""
+    precision: Precision = "packed"
+    """`packed`: 4 bytes an entry (18 bits of id, 14 of log-probability). `float32`: 8 bytes an entry, exact."""
+
+    @property
+    def label(self) -> str:
+        """`top_k k`."""
+        return f"top_k {self.k}"
+
+
+class TopP(Settings):
+    """The fewest likeliest tokens whose mass reaches `p` (Holtzman et al., arXiv 1904.09751); others are the tail."""
+
+    kind: Literal["top_p"] = "top_p"
+    """Tag."""
+    p: float = Field(default=0.98, gt=0, le=1)
+    """Mass to reach."""
+    max_tokens: int = Field(default=256, ge=1, le=65535)
+    """Tokens kept at most; where they do not reach `p`, the rest stays in the tail."""
+    precision: Precision = "packed"
+    """As of `top_k`."""
+
+    @property
+    def label(self) -> str:
+        """`top_p p`."""
+        return f"top_p {self.p:g}"
+
+
+class Sampled(Settings):
+    """Tokens drawn from the teacher's distribution, with their counts: `E[sum_i count_i / n f(i)] = sum_j p_j f(j)`.
+
+    Source: Anshumann et al., arXiv 2503.16870, section 4 (importance sampling where top-k is biased). Draws are
+    systematic: one uniform number places `n` equidistant points on the cumulative distribution, so that a count is
+    `n p` rounded down or up, without bias and with less variance than independent draws.
+    """
+
+    kind: Literal["sampled"] = "sampled"
+    """Tag."""
+    num_samples: int = Field(default=50, ge=1, le=255)
+    """Draws per position; the support is the distinct ones."""
+    seed: int = Field(default=0, ge=0, lt=2**32)
+    """Seed of the draws, which depend on it and on the sequence only."""
+    precision: Precision = "packed"
+    """As of `top_k`; one byte more an entry for the count."""
+
+    @property
+    def label(self) -> str:
+        """`sampled n`."""
+        return f"sampled {self.num_samples}"
+
+
+class Hidden(Settings):
+    """Final hidden states, and once the teacher's head: the full distribution, without the teacher's body."""
+
+    kind: Literal["hidden"] = "hidden"
+    """Tag."""
+    dtype: Literal["teacher", "float32", "bfloat16"] = "teacher"
+    """Type of the hidden states; `teacher`: the one the teacher computes in."""
+
+    @property
+    def label(self) -> str:
+        """`hidden`."""
+        return "hidden" if self.dtype == "teacher" else f"hidden {self.dtype}"
+
+
+SparseCodec = TopK | TopP | Sampled
+Codec = Annotated[TopK | TopP | Sampled | Hidden, Field(discriminator="kind")]
+
+
+Engine = Literal["transformers", "vllm", "server"]
+
+
+@dataclass(frozen=True, slots=True)
+class KeptTargets:
+    """What a store keeps of each distribution, which decides the losses and token selections it can serve.
+
+    Attributes:
+        codec: How a distribution is kept.
+        temperatures: Temperatures whose normalisers, and with `top_k` and `top_p` tail masses, are kept.
+        engine: What ran the teacher; vLLM and servers return no entropy.
+    """
+
+    codec: Codec
+    temperatures: tuple[float, ...]
+    engine: Engine
+
+
+class ServedTeacher(Settings):
+    """A teacher behind an HTTP server that returns log-probabilities of the prompt's tokens: vLLM or SGLang."""
+
+    kind: Literal["server"] = "server"
+    """Tag."""
+    url: str
+    """Address of the server, such as `http://host:8000`."""
+    model: str = Field(min_length=1)
+    """Name under which the server knows the model."""
+    api: Literal["vllm", "sglang"] = "vllm"
+    """`vllm`: `/v1/completions` with `prompt_logprobs`, as other OpenAI-compatible servers may have it. `sglang`:
+    `/generate` with `input_ids`."""
+    k: int = Field(default=20, ge=1)
+    """Likeliest tokens asked for at every position in training (a capture asks for `capture.codec.k`); all others are
+    one bucket. vLLM returns as many as its `--max-logprobs` allows, 20 unless raised."""
+    end_ids: list[Annotated[int, Field(ge=0)]] = []
+    """Tokens with which the teacher ends a turn; those of data and student when empty."""
+    check_template: bool = True
+    """Whether the server's chat template must write prompts as the data's does; compared where it has `/tokenize`."""
+    api_key_env: str | None = None
+    """Name of an environment variable with the key that the server asks for; it is written nowhere."""
+    timeout: float = Field(default=120.0, gt=0)
+    """Seconds without a byte of an answer after which a request has failed."""
+    retries: int = Field(default=5, ge=0)
+    """How often a request is repeated that failed for a reason that may pass: no connection, no answer in time, a busy
+    or broken server. Waits double from half a second up to 30."""
+    concurrency: int = Field(default=16, ge=1)
+    """Requests under way at once, per rank."""
+
+    @field_validator("url")
+    @classmethod
+    def _root_of_server(cls, url: str) -> str:
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+            raise ValueError("no address of a server; write http://HOST:PORT or https://HOST")
+        return url.rstrip("/").removesuffix("/v1")
+
+    def conflicts(self) -> Iterator[Rule]:
+        """No key is among the settings."""
+        # here and not by a pattern of the field, whose refusal would print the value
+        if self.api_key_env is not None and not re.fullmatch("[A-Z_][A-Z0-9_]*", self.api_key_env):
+            text = "api_key_env is no name of an environment variable (A-Z, 0-9, _); a key itself stands in no recipe"
+            yield ("api_key_env",), text
+
+    @property
+    def kept_targets(self) -> KeptTargets:
+        """What it returns of a distribution."""
+        return KeptTargets(TopK(k=self.k), (1.0,), "server")
+
+    @property
+    def identity(self) -> str:
+        """What stands for its weights: nothing but the name can be asked of a server."""
+        return f"served as {self.model}"
+
+
+class ServedTeachers(Settings):
+    """Several served teachers of one tokenizer; `data.train.columns.teacher` names the one of every trace."""
+
+    kind: Literal["servers"] = "servers"
+    """Tag."""
+    by_name: dict[str, ServedTeacher] = Field(min_length=1)
+    """The teachers, by the names in that column."""
+
+    def conflicts(self) -> Iterator[Rule]:
+        """Their answers make one batch."""
+        if len(numbers := {teacher.k for teacher in self.by_name.values()}) > 1:
+            yield ("by_name",), f"k is one of {sorted(numbers)} by teacher, and one batch has one: give all the same"
+
+    @property
+    def k(self) -> int:
+        """Tokens of a position."""
+        return next(iter(self.by_name.values())).k
+
+    @property
+    def kept_targets(self) -> KeptTargets:
+        """What each returns of a distribution."""
+        return next(iter(self.by_name.values())).kept_targets
+
+    @property
+    def end_ids(self) -> list[int]:
+        """Tokens with which one of them ends a turn."""
+        return sorted({token for teacher in self.by_name.values() for token in teacher.end_ids})
+
+    @property
+    def identity(self) -> str:
+        """What stands for their weights."""
+        return ", ".join(f"{name} {teacher.identity}" for name, teacher in sorted(self.by_name.items()))
+
+
+Served = ServedTeacher | ServedTeachers
+
+SERVER_ACCESS = frozenset({"url", "check_template", "api_key_env", "timeout", "retries", "concurrency"})
+"""Settings of a served teacher that say how it is reached, and change nothing of what it says."""
+NO_ACCESS: dict[str, Any] = {**dict.fromkeys(SERVER_ACCESS, True), "by_name": {"__all__": SERVER_ACCESS}}
+"""The same for `model_dump(exclude=...)` of any teacher."""
+
+AnyTeacher = Annotated[Pretrained | RandomInit | ServedTeacher | ServedTeachers, Field(discriminator="kind")]
+
+
+class CaptureSettings(Settings):
+    """What `leadspan capture` writes, and how."""
+
+    path: Path | None = None
+    """Directory of the store; that of `targets` when absent."""
+    codec: Codec = TopK()
+    """What is kept of a position's distribution; `leadspan capture --dry-run` prints the size and loss of each."""
+    cuts: list[AnyPolicy] = []
+    """Cuts the store is to serve, the recipe's own when empty. Of each trace the longest is captured: a causal
+    teacher's outputs on a prefix are the prefix of its outputs. Cuts that change the context are captured besides."""
+    temperatures: list[Annotated[float, Field(gt=0)]] = [1.0]
+    """Temperatures whose normalisers are kept (4 bytes a position each); sparse codecs serve these only."""
+    vocabulary: Literal["head", "tokenizer"] = "head"
+    """Tokens the distribution is over: all rows of the teacher's head, or those the tokenizer has, for students whose
+    head is padded otherwise."""
+    tokens_per_batch: int = Field(default=8192, ge=2)
+    """Token budget of a pack; longer sequences are packs of their own."""
+    positions_per_shard: int = Field(default=2**18, ge=1)
+    """Positions after which a shard is closed; what a kill loses at most, per rank."""
+    chunk_tokens: int | None = Field(default=None, ge=1)
+    """Positions projected to the vocabulary at a time; chosen for the device when absent."""
+    engine: Engine = "transformers"
+    """What runs the teacher: `server` for a served one. `vllm` (its extra) and `server` store `top_k` at temperature 1
+    only, without entropy."""
+
+    def conflicts(self) -> Iterator[Rule]:
+        """Log-probabilities are kept at temperature 1, and the engine can return what is kept."""
+        if 1.0 not in self.temperatures:
+            text = f"temperatures {self.temperatures}: 1.0 is missing, and log-probabilities are kept at it"
+            yield ("temperatures",), text
+        is_plain = self.codec.kind == "top_k" and self.temperatures == [1.0] and self.vocabulary == "head"
+        if self.engine != "transformers" and not is_plain:
+            text = (
+                f"engine {self.engine} returns the likeliest tokens at temperature 1 over the whole head only: "
+                "set codec.kind: top_k, temperatures: [1.0], vocabulary: head, or engine: transformers"
+            )
+            yield ("engine", "codec", "temperatures", "vocabulary"), text
+
+    @property
+    def kept_targets(self) -> KeptTargets:
+        """What a store of these settings keeps."""
+        return KeptTargets(self.codec, tuple(self.temperatures), self.engine)

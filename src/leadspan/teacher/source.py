@@ -1,0 +1,316 @@
+"""Where the teacher's targets come from in training: a live teacher, a store of its targets, or nowhere.
+
+A source says what it can serve and what it costs before anything is loaded. Training then calls `load` and `prepare`
+once, and `targets` on every batch that `collator` made.
+"""
+
+import functools
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Protocol, cast
+
+import torch
+from accelerate import Accelerator
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from leadspan.costs.flops import ModelShape, head_only
+from leadspan.costs.memory import ActivationBytes
+from leadspan.data.examples import Example, Examples
+from leadspan.data.packing import Batch, pack
+from leadspan.data.sections import Renderer
+from leadspan.errors import TargetsError
+from leadspan.models.activations import teacher_activations
+from leadspan.models.heads import head_of
+from leadspan.models.identity import weights_id
+from leadspan.models.loading import check_vocabularies, load_model, load_own_tokenizer
+from leadspan.models.settings import ModelSettings
+from leadspan.models.shapes import shape_from, shape_of
+from leadspan.teacher.live import freeze, live_targets
+from leadspan.teacher.manifest import check_same, read_joined
+from leadspan.teacher.settings import AnyTeacher, Hidden, KeptTargets, Served
+from leadspan.teacher.store import TargetStore
+from leadspan.teacher.targets import Targets
+
+logger = logging.getLogger(__name__)
+
+
+class TeacherSource(Protocol):
+    """The teacher's side of training, the same to the trainer whether the teacher is live, stored or absent."""
+
+    @property
+    def kept_targets(self) -> KeptTargets | None:
+        """What is kept of each distribution, which limits the losses it serves; None where nothing is stored."""
+        ...
+
+    def shape(self) -> ModelShape | None:
+        """What of it computes and holds weights in training: a live teacher, or its head beside stored hidden states.
+
+        Raises:
+            ModelError: The config of a live teacher cannot be read.
+        """
+        ...
+
+    def activations(self, use_bf16: bool) -> ActivationBytes | None:
+        """Memory of its forward pass; None where there is none.
+
+        Args:
+            use_bf16: Whether the run trains in bfloat16.
+
+        Raises:
+            ModelError: A live teacher cannot be traced.
+        """
+        ...
+
+    def check_origin(self, renderer: Renderer, teacher: AnyTeacher | None) -> None:
+        """Check that the targets are of a run's tokenizer, template and, where the recipe names one, teacher.
+
+        Raises:
+            TargetsError: Names each that differs.
+        """
+        ...
+
+    def check_serves(self, examples: Examples, indices: Sequence[int]) -> None:
+        """Check that there are targets for some examples.
+
+        Raises:
+            TargetsError: One of them is not served.
+            CacheError: What serves one of them is damaged.
+        """
+        ...
+
+    def load(self, dtype: torch.dtype, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Load what training needs of it.
+
+        Args:
+            dtype: Type of a live teacher's weights.
+            tokenizer: The data's, whose token ids it must share.
+
+        Raises:
+            ModelError: The teacher cannot be loaded, or its vocabulary is not the data's.
+            CacheError: The stored head is missing or damaged.
+        """
+        ...
+
+    def shared_tokens(self, student_rows: int, tokenizer_size: int) -> int | None:
+        """How many tokens the heads of teacher and student are compared on; None for all rows of the student's head.
+
+        Raises:
+            TargetsError: The heads are padded differently, and the stored distributions include the padding.
+        """
+        ...
+
+    def prepare(self, accelerator: Accelerator) -> None:
+        """Put what was loaded where training runs, sharded among the ranks if the student is."""
+        ...
+
+    @property
+    def collator(self) -> Callable[[Sequence[Example]], Batch]:
+        """Packs examples into a batch; runs in the processes that load data."""
+        ...
+
+    def ask_ahead(self, batches: Sequence[Batch]) -> None:
+        """Begin to fetch the targets of the batches of a step, where they are not here."""
+        ...
+
+    def targets(self, batch: Batch) -> Targets | None:
+        """What the student imitates at the weighted positions of a batch; None where there is no teacher."""
+        ...
+
+
+class NoTeacher:
+    """Cross-entropy only."""
+
+    kept_targets = None
+
+    def shape(self) -> ModelShape | None:
+        """Nothing computes."""
+        return None
+
+    def activations(self, use_bf16: bool) -> ActivationBytes | None:
+        """There is no forward pass."""
+        return None
+
+    def check_origin(self, renderer: Renderer, teacher: AnyTeacher | None) -> None:
+        """There is nothing to check."""
+
+    def check_serves(self, examples: Examples, indices: Sequence[int]) -> None:
+        """Every example is served: none needs a target."""
+
+    def load(self, dtype: torch.dtype, tokenizer: PreTrainedTokenizerBase) -> None:
+        """There is nothing to load."""
+
+    def shared_tokens(self, student_rows: int, tokenizer_size: int) -> int | None:
+        """The student's head is compared with no other."""
+        return None
+
+    def prepare(self, accelerator: Accelerator) -> None:
+        """There is nothing to place."""
+
+    @property
+    def collator(self) -> Callable[[Sequence[Example]], Batch]:
+        """Packs examples, without targets."""
+        return pack
+
+    def ask_ahead(self, batches: Sequence[Batch]) -> None:
+        """There is nothing to ask."""
+
+    def targets(self, batch: Batch) -> Targets | None:
+        """The recipe has no teacher."""
+        return None
+
+
+class LiveTeacher:
+    """A frozen teacher that runs beside the student on the same packed rows."""
+
+    kept_targets = None
+
+    def __init__(self, settings: ModelSettings, model: PreTrainedModel | None = None):
+        """Take a teacher.
+
+        Args:
+            settings: Where its weights come from.
+            model: The frozen model, if it is loaded already; `load` need not be called then.
+        """
+        self.settings, self.model = settings, model
+
+    def shape(self) -> ModelShape | None:
+        """All of the model; from its config alone while it is not loaded."""
+        return shape_from(self.settings) if self.model is None else shape_of(self.model)
+
+    def activations(self, use_bf16: bool) -> ActivationBytes | None:
+        """Of the forward pass up to the final hidden states, traced without weights."""
+        return teacher_activations(self.settings, use_bf16)
+
+    def check_origin(self, renderer: Renderer, teacher: AnyTeacher | None) -> None:
+        """Its vocabulary is checked when it is loaded."""
+
+    def check_serves(self, examples: Examples, indices: Sequence[int]) -> None:
+        """A live teacher serves every example."""
+
+    def load(self, dtype: torch.dtype, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Load and freeze the model, and compare its vocabulary with the data's."""
+        self.model = freeze(load_model(self.settings, dtype, is_frozen=True))
+        # Checked after loading: only the head says how many tokens the model scores.
+        rows = head_of(self.model).weight.shape[0]
+        check_vocabularies(tokenizer, {"teacher": load_own_tokenizer(self.settings)}, {"teacher": rows})
+
+    def shared_tokens(self, student_rows: int, tokenizer_size: int) -> int | None:
+        """The tokenizer's tokens, where the two heads are padded differently."""
+        assert self.model is not None, "loaded before"
+        return None if head_of(self.model).weight.shape[0] == student_rows else tokenizer_size
+
+    def prepare(self, accelerator: Accelerator) -> None:
+        """Move or shard the model as the student's wrapper does."""
+        prepared = accelerator.prepare_model(cast(torch.nn.Module, self.model), evaluation_mode=True)
+        self.model = cast(PreTrainedModel, prepared)
+
+    @property
+    def collator(self) -> Callable[[Sequence[Example]], Batch]:
+        """Packs examples; their targets are computed from the batch."""
+        return pack
+
+    def ask_ahead(self, batches: Sequence[Batch]) -> None:
+        """They are computed here."""
+
+    def targets(self, batch: Batch) -> Targets | None:
+        """The teacher's hidden states and head."""
+        assert self.model is not None, "loaded before"
+        return live_targets(self.model, batch)
+
+
+class StoredTeacher:
+    """A store: its rows travel with the batch; the teacher's head, where there is one, is loaded once."""
+
+    def __init__(self, directory: Path):
+        """Read the manifest of a store.
+
+        Raises:
+            TargetsError: There is none, or its parts are not of one teacher, tokenizer, template and codec.
+            CacheError: It is damaged.
+        """
+        self.manifest = read_joined(directory)
+        self._directory = directory
+        self._head: torch.Tensor | None = None
+
+    @functools.cached_property
+    def store(self) -> TargetStore:
+        """The store itself, mapped into memory when it is first needed."""
+        return TargetStore(self._directory)
+
+    @property
+    def kept_targets(self) -> KeptTargets:
+        """What the manifest says."""
+        return self.manifest.kept_targets
+
+    def shape(self) -> ModelShape | None:
+        """The head beside hidden states; nothing for a sparse codec."""
+        # Sparse targets hold probabilities already; hidden states need the head's weights and its products.
+        is_dense = isinstance(self.manifest.codec, Hidden)
+        return head_only(self.manifest.hidden_size, self.manifest.num_tokens) if is_dense else None
+
+    def activations(self, use_bf16: bool) -> ActivationBytes | None:
+        """The forward pass was made when the store was captured."""
+        return None
+
+    def check_origin(self, renderer: Renderer, teacher: AnyTeacher | None) -> None:
+        """Compare the manifest with tokenizer, template and teacher of the run."""
+        expected = {"tokenizer_hash": renderer.tokenizer_hash, "template_hash": renderer.template_hash}
+        if teacher is not None:
+            expected["weights_hash"] = teacher.identity if isinstance(teacher, Served) else weights_id(teacher)
+        where = f"{self._directory}, captured from {self.manifest.teacher}"
+        check_same(self.manifest.model_dump(mode="json"), expected, where)
+
+    def check_serves(self, examples: Examples, indices: Sequence[int]) -> None:
+        """Look the examples up, and read the rows that serve them once."""
+        self.store.check_serves(examples, indices)
+
+    def load(self, dtype: torch.dtype, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Load the teacher's head of a `hidden` store, and log what the codec loses."""
+        self._head = self.store.load_head()
+        if self.manifest.kl_lost is not None:
+            logger.info(
+                "%s of %s loses %.3g nats of KL a position, against the student it was captured for",
+                self.manifest.codec.label,
+                self._directory,
+                self.manifest.kl_lost,
+            )
+
+    def shared_tokens(self, student_rows: int, tokenizer_size: int) -> int | None:
+        """All rows where the heads agree, else the tokenizer's, if the stored distributions allow that."""
+        stored_tokens = self.manifest.num_tokens
+        if stored_tokens == student_rows:
+            return None
+        if self.store.is_dense or stored_tokens == tokenizer_size:
+            return tokenizer_size
+        raise TargetsError(
+            f"{self._directory}: its distributions are over {stored_tokens} tokens, the student's head has "
+            f"{student_rows} rows, the tokenizer {tokenizer_size} tokens; capture with capture.vocabulary: tokenizer "
+            "(or codec hidden)"
+        )
+
+    def prepare(self, accelerator: Accelerator) -> None:
+        """Move the head to the device; every rank has all of it."""
+        if self._head is not None:
+            self._head = self._head.to(accelerator.device)
+
+    @property
+    def collator(self) -> Callable[[Sequence[Example]], Batch]:
+        """Packs examples with their stored rows; the head stays out of the processes that load data."""
+        # A partial pickles, and the store in it pickles as its path: worker processes map the files themselves.
+        return functools.partial(_pack_with_rows, self.store)
+
+    def ask_ahead(self, batches: Sequence[Batch]) -> None:
+        """They travel with the batches."""
+
+    def targets(self, batch: Batch) -> Targets | None:
+        """The stored rows of the batch, with the head."""
+        rows = batch["stored"]
+        assert rows is not None, "packed by this source's collator"
+        return self.store.targets(rows, self._head)
+
+
+def _pack_with_rows(store: TargetStore, examples: Sequence[Example]) -> Batch:
+    batch = pack(examples)
+    batch["stored"] = store.collate(examples)
+    return batch

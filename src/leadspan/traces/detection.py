@@ -1,0 +1,147 @@
+"""Which layouts a source has, told from many of its rows.
+
+One row decides nothing: a format is chosen that fits most rows, and its columns are those that most rows fill, in the
+order of preference. A row that lacks one of them is refused by itself. Rows that have none of the columns of the chosen
+layout, as where files of several data sets lie together, may have a layout of their own.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from leadspan.errors import DataError
+from leadspan.traces.files import Record
+from leadspan.traces.formats import FORMATS, Format, Layout
+from leadspan.traces.settings import TraceSource
+from leadspan.traces.turns import THINK_TAGS, Tags
+from leadspan.traces.values import Columns, Row, is_missing
+
+_MAPPABLE = ("columns", "prompt_response", "messages")
+_SHOWN_COLUMNS = 40
+
+
+def detect(source: TraceSource, records: Sequence[Record]) -> list[Layout]:
+    """The layouts of a source; the first one is that of most rows.
+
+    Args:
+        source: Its `format`, `columns` and think tags decide, where they are given.
+        records: Many of its rows, at least one.
+
+    Raises:
+        DataError: No format fits, or the named one lacks columns; tells what was found and what is needed.
+    """
+    known = _candidates(source)
+    tags = THINK_TAGS if source.think_open is None else ((source.think_open, source.think_close or ""),)
+    rows = [record.row for record in records]
+    there = {name for row in rows for name in row}
+    is_named = source.format is not None or bool(source.columns)
+    layout = _best(known, rows, tags, is_named) if there.issuperset(source.columns.values()) else None
+    if layout is None:
+        raise DataError(_describe_misfit(known, source, records[0], there))
+    layouts = []
+    while layout is not None:
+        layouts.append(layout)
+        rows = [] if is_named else [row for row in rows if not layouts[-1].claims(row)]
+        layout = _best(known, rows, tags, is_named) if rows else None
+    return layouts
+
+
+def layout_of(row: Row, layouts: Sequence[Layout]) -> Layout:
+    """The first layout of which a row has a column, else that of most rows, which says what the row lacks."""
+    return next((layout for layout in layouts if layout.claims(row)), layouts[0])
+
+
+def _candidates(source: TraceSource) -> list[Format]:
+    """The formats that the settings leave, with the columns that they name."""
+    wanted = source.format
+    if source.columns and wanted is not None and wanted not in _MAPPABLE:
+        names = ", ".join(f"`format: {name}`" for name in _MAPPABLE)
+        raise DataError(f"{source.path}: `columns` belongs to {names}, not to `format: {wanted}`; drop one")
+    names = _MAPPABLE if source.columns and wanted is None else (wanted,)
+    known = [form for form in FORMATS if wanted is None or wanted in (form.name, *form.also)]
+    if source.columns:
+        known = [
+            form
+            for form in known
+            if form.name in names and source.columns.keys() <= form.needs.keys() | form.uses.keys()
+        ]
+    if not known:
+        layout = f"`format: {wanted}` has" if wanted else f"one of {', '.join(_MAPPABLE)} has"
+        raise DataError(f"{source.path}: no {layout} all the roles {', '.join(source.columns)} of `columns`; drop some")
+    return [form.renamed(source.columns) for form in known]
+
+
+@dataclass(frozen=True, slots=True)
+class _Rule:
+    """When a row counts as filling a column: it has it, with a value, and with what the format wants there."""
+
+    tags: Tags
+    needs_value: bool
+    needs_content: bool
+
+    def fills(self, row: Row, column: str, form: Format, role: str) -> bool:
+        if column not in row or (self.needs_value and is_missing(row[column])):
+            return False
+        holds = form.holds.get(role) if self.needs_content else None
+        try:
+            return holds is None or holds(row[column], self.tags)
+        except RecursionError:
+            return False
+
+    def fullest(self, rows: Sequence[Row], names: str, form: Format, role: str) -> str:
+        """The first column that at least half as many rows fill as the one that most rows fill; "" where none is."""
+        numbers = {name: sum(self.fills(row, name, form, role) for row in rows) for name in names.split("|")}
+        most = max(numbers.values())
+        return next((name for name, number in numbers.items() if number and 2 * number >= most), "")
+
+
+def _best(known: Sequence[Format], rows: Sequence[Row], tags: Tags, is_named: bool) -> Layout | None:
+    """The first format that fits at least half as many rows as the one that fits most, with its columns.
+
+    Where the settings name the layout, columns of other content, and in the end empty ones, are taken too: their rows
+    are refused, each with its reason.
+    """
+    for needs_value, needs_content in ((True, True), (True, False), (False, True), (False, False)):
+        if not (needs_content or is_named):
+            continue
+        rule = _Rule(tags, needs_value, needs_content)
+        layouts: list[tuple[int, Layout]] = []
+        for form in known:
+            needed = {role: rule.fullest(rows, names, form, role) for role, names in form.needs.items()}
+            number = sum(
+                all(rule.fills(row, column, form, role) for role, column in needed.items())
+                and (is_named or form.fits(row))
+                for row in rows
+            )
+            if number or (is_named and all(needed.values()) and not (needs_value or needs_content)):
+                layouts.append((number, Layout(form, {**needed, **_used(form, needed, rows)}, tags)))
+        if layouts:
+            most = max(number for number, _ in layouts)
+            return next(layout for number, layout in layouts if 2 * number >= most)
+    return None
+
+
+def _used(form: Format, needed: Columns, rows: Sequence[Row]) -> Columns:
+    """The optional columns that the rows have, none of them a needed one."""
+    rule, uses = _Rule((), needs_value=True, needs_content=False), {}
+    for role, names in form.uses.items():
+        free = "|".join(name for name in names.split("|") if name not in needed.values())
+        if column := rule.fullest(rows, free, form, role):
+            uses[role] = column
+    return uses
+
+
+def _describe_misfit(known: Sequence[Format], source: TraceSource, first: Record, there: set[str]) -> str:
+    names = [name.encode("utf-8", "backslashreplace").decode()[:60] for name in first.row]
+    columns = ", ".join(names[:_SHOWN_COLUMNS]) + (", ..." if len(names) > _SHOWN_COLUMNS else "") or "(none)"
+    fit = f"are not those of the format {source.format!r}" if source.format else "are not those of any known format"
+    needed = [f"  {form.name}: {', '.join(form.needs.values())}{form.note}" for form in known]
+    mapped = [f"  columns: {role} is to be {name!r}" for role, name in source.columns.items() if name not in there]
+    return "\n".join(
+        [
+            f"{first.place}: the columns {columns} {fit}; needed are ('|' means or)",
+            *needed,
+            *mapped,
+            "Name the layout with `format`, or map it with `columns: {prompt: ..., cot: ..., answer: ...}`, "
+            "`{prompt: ..., response: ...}` or `{conversation: ...}`.",
+        ]
+    )

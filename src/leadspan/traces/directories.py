@@ -1,0 +1,216 @@
+"""Which files of a local path are read: those of the split that is asked for, each record once.
+
+Nothing that could hold records is passed over without a word: what is left out is listed with the reason.
+"""
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from leadspan.errors import DataError
+from leadspan.traces.files import SUFFIXES, digest_file, first_byte, kind_of, reading, saved_files
+
+# Words that name a split in a file or directory name, as `datasets` reads them, and held-out data beside them.
+_SPLIT_WORDS = {
+    "train": "train|training",
+    "validation": "validation|valid|val|dev",
+    "test": "test|testing|eval|evaluation|heldout|holdout",
+}
+_NAMED = {split: re.compile(rf"(?<![^\W\d_])(?:{words})(?![^\W\d_])", re.I) for split, words in _SPLIT_WORDS.items()}
+_SHARD = re.compile(r"-\d{5}-of-\d{5}")
+_METADATA = {"dataset_dict.json", "dataset_info.json", "dataset_infos.json", "state.json", "croissant.json"}
+_DOCUMENT = re.compile(r"[._].*|(readme|licen[cs]e|notice|citation)\b.*|.*\.(md|py|ya?ml)", re.I)
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """The files of a local path.
+
+    Attributes:
+        files: Those that are read, in reading order.
+        passed_over: What could hold records and is not read, each with the reason.
+    """
+
+    files: tuple[Path, ...]
+    passed_over: tuple[str, ...] = ()
+
+
+def list_files(path: Path, split: str | None = None, subset: str | None = None, usual: str = "train") -> Listing:
+    """The files that hold the rows of a local path, in reading order.
+
+    Args:
+        path: A file, a directory of files, or what `Dataset` or `DatasetDict` wrote with `save_to_disk`.
+        split: The split to read. Where it is absent, `usual` is read of a path that has splits.
+        subset: The directory in `path` to read.
+        usual: The split that is read where none is asked for.
+
+    Raises:
+        DataError: Nothing can be read, the split or the subset is not there, or files may hold the same records.
+    """
+    with reading(path):
+        if not path.is_dir():
+            _check_file(path, split, subset, usual)
+            return Listing((path,))
+        if subset is not None:
+            path = _subset(path, subset)
+        if (path / "dataset_dict.json").is_file():
+            return Listing(tuple(saved_files(_saved_split(path, split or usual))))
+        passed_over: list[str] = []
+        gathered = _gather(path, passed_over)
+        chosen = _of_split(path, gathered, split, usual, passed_over)
+        return Listing(tuple(_each_once(path, chosen, passed_over)), tuple(passed_over))
+
+
+def _subset(path: Path, name: str) -> Path:
+    if not (path / name).is_dir():
+        names = _are(_directories(path))
+        raise DataError(f"{path}: no directory {name!r} in it for `subset`; there are {names}; mend `subset`")
+    return path / name
+
+
+def _saved_split(path: Path, split: str) -> Path:
+    """The directory of a split of what `DatasetDict` wrote."""
+    if not (path / split).is_dir():
+        names = _are(_directories(path))
+        raise DataError(f"{path / split}: no such split; set `split` to the name of a directory beside it ({names})")
+    return path / split
+
+
+def _check_file(path: Path, split: str | None, subset: str | None, usual: str) -> None:
+    if kind_of(path) is None:
+        raise DataError(f"{path}: the suffix {path.suffix!r} is none of {', '.join(SUFFIXES)}; convert the file")
+    if path.exists() and not path.is_file():
+        raise DataError(f"{path}: is no regular file; write the records to one")
+    if subset is not None:
+        raise DataError(f"{path}: `subset: {subset}` is the name of a directory, this is a file; drop `subset`")
+    named = _split_of((_stem(path),))
+    if split is None or split == _stem(path) or _split_of((split,)) == (named or usual):
+        return
+    says = f"its name says {named}" if named else "its name says none"
+    raise DataError(f"{path}: `split: {split}` is asked for, but {says}; drop `split`, or give the file of that split")
+
+
+def _gather(path: Path, passed_over: list[str]) -> list[Path]:
+    """The files of records in a directory; where it has none, those of its one data directory or its splits."""
+    if (path / "state.json").is_file() and (path / "dataset_info.json").is_file():
+        return list(saved_files(path))
+    files: list[Path] = []
+    for entry in sorted(path.iterdir()):
+        if entry.is_dir() or entry.name in _METADATA or _DOCUMENT.fullmatch(entry.name):
+            continue
+        if kind_of(entry) is None:
+            passed_over.append(f"{entry.name} (none of {', '.join(SUFFIXES)})")
+        elif entry.is_file():
+            files.append(entry)
+        else:
+            passed_over.append(f"{entry.name} (no regular file)")
+    below = [directory for directory in _directories(path) if _holds_records(directory)]
+    if files:
+        passed_over += [f"{directory.name}/ (a directory)" for directory in below]
+        return files
+    splits = [directory for directory in below if _split_of((directory.name,))]
+    if len(below) > 1 and len(splits) < len(below):
+        raise DataError(
+            f"{path}: has no file of records itself; set `subset` to one of its directories ({_are(below)})"
+        )
+    if not below:
+        raise DataError(f"{path}: holds no {', '.join(SUFFIXES)} file; mend the path")
+    return [file for directory in below for file in _gather(directory, passed_over)]
+
+
+def _holds_records(directory: Path, depth: int = 3) -> bool:
+    entries = sorted(directory.iterdir())
+    if any(kind_of(e) is not None and e.name not in _METADATA and e.is_file() for e in entries):
+        return True
+    return depth > 1 and any(_holds_records(below, depth - 1) for below in _directories(directory))
+
+
+def _of_split(
+    path: Path, files: Sequence[Path], split: str | None, usual: str, passed_over: list[str]
+) -> Sequence[Path]:
+    """The files of a split; all of them where no name says one and none but the usual one is asked for."""
+    by_split: defaultdict[str | None, list[Path]] = defaultdict(list)
+    for file in files:
+        by_split[_split_of(file.relative_to(path).with_name(_stem(file)).parts)].append(file)
+    if split is not None:
+        exact = [file for file in files if split in (_base(file), *file.relative_to(path).parts[:-1])]
+        chosen = exact or by_split.get(_split_of((split,)), [])
+        if not chosen and by_split.keys() == {None} and split == usual:
+            chosen = files
+    else:
+        chosen = files if by_split.keys() == {None} else by_split.get(usual, [])
+    if not chosen:
+        there = "; ".join(f"{name or 'no split'}: {_are(of_split)}" for name, of_split in by_split.items())
+        raise DataError(
+            f"{path}: no file of the split {split or usual} ({there}); set `split`, or give one file as the path"
+        )
+    for name, of_split in by_split.items():
+        reason = f"split {name}" if name else "its name says no split"
+        passed_over += [f"{file.relative_to(path)} ({reason})" for file in of_split if file not in chosen]
+    return chosen
+
+
+def _each_once(path: Path, files: Sequence[Path], passed_over: list[str]) -> Sequence[Path]:
+    """The files, when no two of them are the same data in another form."""
+    objects = [file for file in files if kind_of(file) == ".json" and first_byte(file) != b"["]
+    if len(objects) < len(files):  # settings and metadata have a name of their own in every tool
+        passed_over += [f"{file.relative_to(path)} (a JSON object beside files of records)" for file in objects]
+        files = [file for file in files if file not in objects]
+    kinds = {kind_of(file) for file in files}
+    remedy = "which may be the same records twice; give one file as the path, or move the others away"
+    if len(kinds) > 1:
+        raise DataError(f"{path}: holds files of several kinds ({_are(files)}), {remedy}")
+    for pair in (_first_pair((file, file.with_name(_stem(file))) for file in files), _same_bytes(files)):
+        if pair is not None:
+            raise DataError(f"{path}: holds {_are(pair)}, {remedy}")
+    return files
+
+
+def _same_bytes(files: Sequence[Path]) -> tuple[Path, Path] | None:
+    sizes = defaultdict(list)
+    for file in files:
+        sizes[file.stat().st_size].append(file)
+    alike = [file for size, of_size in sizes.items() if size and len(of_size) > 1 for file in of_size]
+    return _first_pair((file, digest_file(file)) for file in alike)
+
+
+def _first_pair(keyed: Iterable[tuple[Path, object]]) -> tuple[Path, Path] | None:
+    """The first two files with one key."""
+    seen: dict[object, Path] = {}
+    for file, key in keyed:
+        if key in seen:
+            return seen[key], file
+        seen[key] = file
+    return None
+
+
+def _split_of(parts: Sequence[str]) -> str | None:
+    """The split that the outermost of some directory and file names says; None where it says none or several."""
+    for part in parts:
+        said = [split for split, pattern in _NAMED.items() if pattern.search(part)]
+        if said:
+            return said[0] if len(said) == 1 else None
+    return None
+
+
+def _stem(file: Path) -> str:
+    """The name without its suffixes of kind and compression."""
+    lowered = file.name.lower()
+    return next((file.name[: -len(suffix)] for suffix in SUFFIXES if lowered.endswith(suffix)), file.name)
+
+
+def _base(file: Path) -> str:
+    """The name that all shards of a split have, as `datasets` writes them."""
+    return _SHARD.sub("", _stem(file))
+
+
+def _directories(path: Path) -> list[Path]:
+    return sorted(entry for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith((".", "_")))
+
+
+def _are(paths: Sequence[Path]) -> str:
+    """Some names, for messages."""
+    shown = ", ".join(path.name for path in paths[:5]) or "none"
+    return f"{shown}, ..." if len(paths) > 5 else shown

@@ -1,0 +1,141 @@
+"""The records of a JSON document, one after the other: memory does not grow with the document.
+
+A document is one list of records, or an object with one list among its values.
+"""
+
+import codecs
+import json
+import re
+from collections import deque
+from collections.abc import Callable, Generator, Iterator
+from typing import Any, BinaryIO
+
+LONGEST_RECORD = 1 << 26
+"""Characters or bytes of a record, some ten million tokens; what is longer is no trace, but another kind of file."""
+_CHUNK = 1 << 20
+_SPACE = re.compile(r"[ \t\n\r]*")
+_DECODER = json.JSONDecoder()
+# Errors of a text that ends too early point at its end, or at the begin of a word or number cut short.
+_LONGEST_WORD = 16
+_NUMBER_MAY_GO_ON = re.compile(r"[-+.eE\d]*\Z")  # `1` or `1.` of `1.5`, where the text that is held ends
+
+
+def records_of(open_document: Callable[[], BinaryIO]) -> Iterator[Any]:
+    """The items of a document's list.
+
+    Args:
+        open_document: Opens the document, each time anew: that an object has one list is seen at its end only.
+
+    Raises:
+        ValueError: While iterating: the document is no JSON in UTF-8, or has no such list; its text says why.
+        RecursionError: While iterating: an item is nested too deeply.
+    """
+    with open_document() as handle:
+        document = _Document(handle)
+        if document.next_character() != "{":
+            yield from document.items()
+            return
+        deque(document.items(), maxlen=0)
+    with open_document() as handle:
+        yield from _Document(handle).items()
+
+
+class _Document:
+    """A text of which the part in work is held, with what is read of it."""
+
+    def __init__(self, handle: BinaryIO):
+        self._handle = handle
+        self._decode = codecs.getincrementaldecoder("utf-8-sig")().decode
+        self._text, self._at, self._dropped, self._is_whole = "", 0, 0, False
+
+    def items(self) -> Iterator[Any]:
+        """The items of the one list."""
+        match self.next_character():
+            case "[":
+                yield from self._list()
+                num_lists = 1
+            case "{":
+                num_lists = yield from self._object()
+            case _:
+                self._value()
+                num_lists = 0
+        if self.next_character():
+            raise self._fault("Extra data")
+        if num_lists != 1:
+            raise ValueError(f"holds {num_lists} lists of records; make it one list, or an object with one list")
+
+    def next_character(self) -> str:
+        """The next character that is no white space, which stays the next one; empty at the end."""
+        while True:
+            space = _SPACE.match(self._text, self._at)
+            self._at = self._at if space is None else space.end()
+            if self._at < len(self._text) or self._is_whole:
+                return self._text[self._at : self._at + 1]
+            self._read_on()
+
+    def _list(self) -> Iterator[Any]:
+        self._at += 1
+        if self._is_next("]"):
+            return
+        while True:
+            yield self._value()
+            if self._is_next("]"):
+                return
+            self._expect(",")
+
+    def _object(self) -> Generator[Any, None, int]:
+        """The items of all lists among the values; returns how many lists there are."""
+        num_lists = 0
+        self._at += 1
+        if self._is_next("}"):
+            return num_lists
+        while True:
+            if not isinstance(self._value(), str):
+                raise self._fault("a key is no text")
+            self._expect(":")
+            if self.next_character() == "[":
+                num_lists += 1
+                yield from self._list()
+            else:
+                self._value()
+            if self._is_next("}"):
+                return num_lists
+            self._expect(",")
+
+    def _is_next(self, character: str) -> bool:
+        """Take a character, if it is the next one."""
+        is_next = self.next_character() == character
+        self._at += is_next
+        return is_next
+
+    def _expect(self, character: str) -> None:
+        if not self._is_next(character):
+            raise self._fault(f"Expecting {character!r}")
+
+    def _value(self) -> Any:
+        self.next_character()
+        while True:
+            try:
+                value, end = _DECODER.raw_decode(self._text, self._at)
+            except json.JSONDecodeError as error:
+                is_cut = error.msg.startswith("Unterminated") or error.pos > len(self._text) - _LONGEST_WORD
+                if self._is_whole or not is_cut:
+                    self._at = error.pos
+                    raise self._fault(error.msg) from None
+            else:
+                if self._is_whole or not _NUMBER_MAY_GO_ON.match(self._text, end):
+                    self._at = end
+                    return value
+            if len(self._text) - self._at > LONGEST_RECORD:
+                raise self._fault(f"a value of more than {LONGEST_RECORD:,} characters")
+            self._read_on()
+
+    def _read_on(self) -> None:
+        """Drop what is done, and hold twice of what is in work, so that a long value is parsed only a few times."""
+        data = self._handle.read(max(_CHUNK, len(self._text) - self._at))
+        self._is_whole = not data
+        self._dropped += self._at
+        self._text, self._at = self._text[self._at :] + self._decode(data, final=self._is_whole), 0
+
+    def _fault(self, what: str) -> ValueError:
+        return ValueError(f"not valid JSON: {what} at character {self._dropped + self._at + 1:,}")

@@ -1,0 +1,68 @@
+"""Settings of trace sources: where traces come from and in which format."""
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from leadspan.settings import Settings
+
+FormatName = Literal[
+    "openthoughts",
+    "bespoke_stratos",
+    "synthetic_1",
+    "llama_nemotron",
+    "openr1_math",
+    "s1k",
+    "messages",
+    "columns",
+    "prompt_response",
+    "gsm8k",
+]
+
+
+Role = Literal["prompt", "cot", "answer", "response", "conversation", "gold", "system", "teacher"]
+
+
+class TraceSource(Settings):
+    """A local file, a directory of files, or a dataset on the Hub."""
+
+    path: str
+    """Local `.jsonl`, `.json` (each also `.gz` or `.zst`), `.parquet` or `.arrow` file, a directory of files of one
+    kind, or a Hub dataset name."""
+    format: FormatName | None = None
+    """Format of the records; detected from the columns of many records when absent."""
+    columns: dict[Role, str] = {}
+    """Names of the columns, where they differ from the usual ones: `prompt`, `cot` and `answer`, each in a column of
+    its own; or `prompt` and a `response` with think tags inside; or a `conversation`, a list of turns; and `gold`,
+    `system`. Besides, with records of any format, `teacher`: which of several (`teacher.kind: servers`) a trace is
+    learnt from."""
+    think_open: str | None = Field(default=None, min_length=1)
+    """Opening tag of the chain of thought in the records, where it is neither `<think>` nor `<|begin_of_thought|>`."""
+    think_close: str | None = Field(default=None, min_length=1)
+    """Its closing tag."""
+    subset: str | None = None
+    """Hub configuration name; of a local path, a directory in it."""
+    split: str | None = None
+    """Hub split; of a local path, the directory or the files whose name says it. `train` when absent; a local path
+    whose names say no split is then read whole."""
+    limit: int | None = Field(default=None, ge=1)
+    """Read at most this many records."""
+
+    @model_validator(mode="after")
+    def _tags_in_pairs(self) -> "TraceSource":
+        if (self.think_open is None) != (self.think_close is None):
+            raise ValueError("think_open and think_close belong together; give both")
+        if self.think_open is not None and self.think_open == self.think_close:
+            raise ValueError(f"think_open and think_close are both {self.think_open!r}; they must differ")
+        return self
+
+    @model_validator(mode="after")
+    def _roles_of_one_layout(self) -> "TraceSource":
+        roles = self.columns.keys()
+        for role, others in (
+            ("response", ("cot", "answer")),
+            ("conversation", ("prompt", "cot", "answer", "response")),
+        ):
+            if role in roles and (double := [other for other in others if other in roles]):
+                raise ValueError(f"columns: {role} holds what {' and '.join(double)} would hold; name one of them")
+        return self

@@ -1,0 +1,238 @@
+"""Turns of a conversation: role and text, and the chain of thought of a reply, wherever it stands.
+
+What no chat template could render as text is refused and counted: a prompt that lost a tool or an image is another
+prompt.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from leadspan.traces.values import (
+    MISTYPED,
+    Row,
+    Unusable,
+    filled,
+    kind_of_value,
+    says_something,
+    shown,
+    text_of,
+    value_of,
+)
+
+Tags = Sequence[tuple[str, str]]
+
+THINK_TAGS: Tags = (("<think>", "</think>"), ("<|begin_of_thought|>", "<|end_of_thought|>"))
+SOLUTION_TAGS = ("<|begin_of_solution|>", "<|end_of_solution|>")
+UNCLOSED = "chain of thought never closed"
+TAGS_TWICE = "think tags more than once"
+TEXT_BEFORE = "text before the chain of thought"
+
+_ROLES = {name: name for name in ("system", "developer", "user", "assistant", "tool")}
+_ROLES |= dict.fromkeys(("gpt", "chatgpt", "bot", "model"), "assistant") | {"human": "user"}  # ShareGPT, Gemini
+_REASONING = "reasoning_content|reasoning|thinking"
+_MEDIA = ("image", "images", "audio", "audios", "video", "videos", "documents")
+_NOT_TEXT_OF_RECORD = ("tools", "functions", *_MEDIA)
+_NOT_TEXT_OF_TURN = ("tool_calls", "function_call", "tools", "functions", *_MEDIA)
+_TEXT_PARTS = (None, "text", "input_text", "output_text")
+_THOUGHT_PARTS = ("thinking", "reasoning")
+# How servers and logs say that a generation ended at its length limit.
+_FINISH = "finish_reason|stop_reason|finish_reasons"
+_AT_LIMIT = {"length", "max_tokens", "max_length", "max_new_tokens", "max_output_tokens", "model_length"}
+_WHEN_CUT = {"finished": False, "is_finished": False, "completed": False, "is_complete": False} | dict.fromkeys(
+    ("truncated", "is_truncated"), True
+)
+
+
+def check_record(row: Row) -> None:
+    """Refuse what a trace cannot carry.
+
+    Raises:
+        Unusable: The record has tools or media, or says that its generation was cut off.
+    """
+    _check_text_only(row, _NOT_TEXT_OF_RECORD, "the record")
+    check_finished(row)
+
+
+def check_finished(row: Row) -> None:
+    """Refuse a record or a turn that says its generation was cut off.
+
+    Raises:
+        Unusable: It does.
+    """
+    reason = value_of(row, _FINISH)
+    if isinstance(reason, list) and len(reason) == 1:
+        reason = reason[0]
+    if is_at_limit(reason):
+        raise Unusable(UNCLOSED, f"the finish reason is {reason!r}")
+    said = next((name for name, value in _WHEN_CUT.items() if row.get(name) is value), None)
+    if said is not None:
+        raise Unusable(UNCLOSED, f"{said!r} is {str(_WHEN_CUT[said]).lower()}")
+
+
+def is_at_limit(reason: Any) -> bool:
+    """Whether a finish reason says that the generation ended at its length limit."""
+    return isinstance(reason, str) and reason.lower() in _AT_LIMIT
+
+
+def read_prompt_turns(turns: Sequence[Any], column: str) -> list[dict[str, str]]:
+    """The turns before a reply; the chain of thought of an earlier reply goes to the chat template with it.
+
+    Raises:
+        Unusable: A turn is none, or has something that is no text.
+    """
+    messages: list[dict[str, str]] = []
+    for turn in turns:
+        message, reasoning = _read_turn(turn, column)
+        if reasoning is not None and reasoning.strip():
+            if message["role"] != "assistant":
+                raise Unusable(MISTYPED, f"a turn of {column!r} by the {message['role']} has a chain of thought")
+            message["reasoning_content"] = reasoning
+        messages.append(message)
+    return messages
+
+
+def read_reply(turn: Any, column: str, tags: Tags) -> tuple[str, str]:
+    """Chain of thought and answer of an assistant turn: in tags, in a part or under a key of its own.
+
+    Raises:
+        Unusable: It is no assistant turn, is cut off, or lacks one of the two.
+    """
+    message, reasoning = _read_turn(turn, column)
+    if message["role"] != "assistant":
+        raise Unusable("no assistant turn last", f"the last turn of {column!r} is {message['role']!r}")
+    check_finished(turn)
+    text = message["content"]
+    if reasoning is None or (reasoning == "" and tags_in(text, tags)):
+        return split_reasoning(text, tags)
+    return separate(reasoning, text, ("reasoning", "content"), tags)
+
+
+def holds_reply(value: Any, tags: Tags) -> bool:
+    """Whether a value has a chain of thought in it: text with think tags, or turns of which the last one has one."""
+    if isinstance(value, str):
+        return bool(tags_in(value, tags))
+    if not isinstance(value, list) or not value or not isinstance(value[-1], dict):
+        return False
+    try:
+        message, reasoning = _read_turn(value[-1], "")
+    except Unusable:
+        return False
+    return bool(reasoning or tags_in(message["content"], tags))
+
+
+def split_reasoning(text: str, tags: Tags = THINK_TAGS) -> tuple[str, str]:
+    """Split an assistant text into chain of thought and answer, without tags and surrounding white space.
+
+    The opening tag may be absent, since some chat templates put it into the prompt.
+
+    Args:
+        text: The text.
+        tags: Opening and closing tags that it may have.
+
+    Raises:
+        Unusable: The tags are absent, unclosed, repeated or out of order, or one of the two parts is empty.
+
+    >>> split_reasoning("<think>2 + 2 is 4.</think>4")
+    ('2 + 2 is 4.', '4')
+    """
+    counts = {tag: text.count(tag) for tag in tags_in(text, (*tags, *THINK_TAGS))}
+    families = [pair for pair in dict.fromkeys((*tags, *THINK_TAGS)) if not counts.keys().isdisjoint(pair)]
+    if not families or not set(families) & set(tags):
+        wanted = ", ".join(tag for pair in tags for tag in pair)
+        raise Unusable("no think tags", f"none of {wanted} in {shown(text)}")
+    if len(families) > 1 or max(counts.values()) > 1:
+        raise Unusable(TAGS_TWICE, ", ".join(f"{count} x {tag}" for tag, count in counts.items()))
+    opening, closing = families[0]
+    if closing not in counts:
+        raise Unusable(UNCLOSED, f"{opening} without {closing}")
+    head, _, answer = text.partition(closing)
+    if opening in answer:
+        raise Unusable("think tags out of order", f"{closing} stands before {opening}")
+    before, _, cot = head.rpartition(opening)
+    if before.strip():
+        raise Unusable(TEXT_BEFORE, f"{shown(before)} stands before {opening}")
+    return filled(cot, "chain of thought"), filled(_without_solution_tags(answer), "answer")
+
+
+def separate(cot: str, answer: str, names: tuple[str, str], tags: Tags) -> tuple[str, str]:
+    """Chain of thought and answer that stand apart, and so have no think tags.
+
+    Raises:
+        Unusable: One of the two has, or is blank.
+    """
+    for name, text in zip(names, (cot, answer), strict=True):
+        if inside := tags_in(text, (*tags, *THINK_TAGS)):
+            raise Unusable(TAGS_TWICE, f"{inside[0]} in {name!r}, although the two parts stand apart")
+    return filled(cot, "chain of thought"), filled(answer, "answer")
+
+
+def tags_in(text: str, tags: Tags) -> list[str]:
+    """The tags that stand in a text."""
+    return list(dict.fromkeys(tag for pair in tags for tag in pair if tag in text))
+
+
+def _read_turn(turn: Any, column: str) -> tuple[dict[str, str], str | None]:
+    """Role and text of a turn, and its chain of thought where that stands in a part or under a key of its own."""
+    if not isinstance(turn, dict):
+        raise Unusable(MISTYPED, f"a turn of {column!r} is {type(turn).__name__}, role and content are needed")
+    _check_text_only(turn, _NOT_TEXT_OF_TURN, f"a turn of {column!r}")
+    role = value_of(turn, "role|from")
+    if not isinstance(role, str) or role not in _ROLES:
+        raise Unusable("unknown role", f"{role!r} in {column!r}; known are {', '.join(_ROLES)}")
+    content, thoughts = _read_content(value_of(turn, "content|value|text|parts"), f"{column}[].content")
+    message = {"role": _ROLES[role], "content": content}
+    name = turn.get("name")
+    if isinstance(name, str) and name.strip():
+        message["name"] = name  # whether the chat template writes it is seen when the prompt is rendered
+    under_key = value_of(turn, _REASONING)
+    if under_key is None:
+        return message, thoughts
+    if thoughts is not None:
+        raise Unusable(TAGS_TWICE, "a thinking part and a key of its own in one turn")
+    return message, _joined(under_key, f"{column}[] reasoning")
+
+
+def _read_content(value: Any, column: str) -> tuple[str, str | None]:
+    """Text of a content, and of its thinking parts where it has any."""
+    if not isinstance(value, list):
+        return _joined(value, column), None
+    texts: list[str] = []
+    thoughts: list[str] = []
+    for part in value:
+        kind = part.get("type") if isinstance(part, dict) else None
+        if kind in _THOUGHT_PARTS:
+            if "".join(texts).strip():
+                raise Unusable(TEXT_BEFORE, f"{shown(texts[0])} stands before a part of the type {kind!r}")
+            thoughts.append(_joined(value_of(part, f"{kind}|text|content"), column))
+        elif kind in _TEXT_PARTS:
+            texts.append(_joined(part, column))
+        else:
+            raise Unusable("content that is no text", f"{column!r} has a part of the type {kind!r}")
+    return "\n".join(texts), "\n".join(thoughts) if thoughts else None
+
+
+def _joined(value: Any, column: str) -> str:
+    """Text, or the text of parts, each on lines of its own."""
+    if isinstance(value, str):
+        return text_of(value, column)
+    if isinstance(value, dict) and value.get("type") in _TEXT_PARTS:
+        return _joined(value_of(value, "text|content"), column)
+    if isinstance(value, list):
+        return "\n".join(_joined(part, column) for part in value)
+    raise Unusable(MISTYPED, f"{column!r} is {kind_of_value(value)}, text is needed")
+
+
+def _check_text_only(row: Row, keys: Sequence[str], name: str) -> None:
+    lost = next((key for key in keys if says_something(row.get(key))), None)
+    if lost is not None:
+        raise Unusable("tools or media, which no trace can carry", f"{name} has {lost!r}")
+
+
+def _without_solution_tags(answer: str) -> str:
+    opening, closing = SOLUTION_TAGS
+    if opening in answer and closing not in answer:
+        raise Unusable("answer never closed", f"{opening} without {closing}")
+    answer = answer.strip().removeprefix(opening).removesuffix(closing)
+    if opening in answer or closing in answer:
+        raise Unusable("solution tags out of place", f"text outside {opening} ... {closing}, or one of them twice")
+    return answer

@@ -1,0 +1,39 @@
+"""What a process leaves to the one that goes on from its checkpoint, beside what Transformers keeps there.
+
+With the sums since the last log line, the next line is a mean over the same steps as in a run without a break.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+_FILE = "handover.json"
+
+
+@dataclass(frozen=True)
+class Handover:
+    """What is handed over.
+
+    Attributes:
+        loss: Losses of the steps since the last log line, the mean over ranks.
+        last_logged: Step of the last log line.
+        totals: Row quantities by section and place since the last log line, over all ranks.
+        peak_memory_bytes: Peak memory of training up to the checkpoint, on the first rank.
+        steps: What a `StepSource` has made for steps to come.
+    """
+
+    loss: float
+    last_logged: int
+    totals: list[list[float]]
+    peak_memory_bytes: int
+    steps: dict[str, Any]
+
+    def write(self, checkpoint: Path) -> None:
+        """Add it to a checkpoint."""
+        (checkpoint / _FILE).write_text(json.dumps(asdict(self)), encoding="utf-8")
+
+    @classmethod
+    def of(cls, checkpoint: Path) -> "Handover":
+        """That of a whole checkpoint."""
+        return cls(**json.loads((checkpoint / _FILE).read_text(encoding="utf-8")))

@@ -1,0 +1,117 @@
+"""What one training run did and what it cost."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from leadspan.costs.flops import FlopsByPart
+from leadspan.settings import Amount, Count, Settings
+
+StepNumber = Annotated[str, Field(pattern=r"^[0-9]{1,18}$")]
+
+STUDENT_DIR = "student"
+"""Where in a run directory the trained model is written."""
+
+
+class StepSeconds(Settings):
+    """Wall time of all optimiser steps by what was done, on the first rank."""
+
+    rollout: Amount = 0.0
+    """Drawing what the student learns from, before a step begins; part of `TrainResult.seconds`."""
+    data: Amount = 0.0
+    """Fetching and packing examples before a step begins; not part of `TrainResult.seconds`."""
+    teacher: Amount = 0.0
+    """Targets of the teacher."""
+    student_forward: Amount = 0.0
+    """Forward pass of the student with the loss, which forms the head's gradients on the way."""
+    backward: Amount = 0.0
+    """Backward pass below the head, recomputation and averaging over ranks included."""
+    optimizer: Amount = 0.0
+    """Clipping, update, and all else of a step."""
+
+
+class StageCost(Settings):
+    """What one stage of a training run did and cost."""
+
+    name: Literal["cold start", "on-policy"]
+    """Whether the student learnt from traces alone, or from rollouts too."""
+    num_steps: Count
+    """Optimiser steps."""
+    num_examples: Count
+    """Examples seen, repeats counted."""
+    num_tokens: Count
+    """Tokens through the student's forward pass."""
+    num_weighted_tokens: Count
+    """Positions with a loss."""
+    seconds: Amount
+    """Wall time of its steps, drawing included."""
+    flops: FlopsByPart
+    """Counted operations."""
+
+
+class TrainResult(Settings):
+    """What one training run did and what it cost, as measured."""
+
+    num_steps: Count
+    """Optimiser steps."""
+    num_examples: Count
+    """Examples seen, repeats counted."""
+    num_tokens: Count
+    """Tokens through the student's forward pass."""
+    num_weighted_tokens: Count
+    """Positions with a loss."""
+    seconds: Amount
+    """Wall time of the training loop, without loading and validation."""
+    peak_memory_bytes: Count
+    """Peak memory of training above what the process held before the models were loaded."""
+    memory_source: Literal["cuda allocator", "process resident set"]
+    """What measured the peak."""
+    flops: FlopsByPart
+    """Counted from the models' shapes and each example's own length."""
+    stages: list[StageCost] = []
+    """The same by stage, where a cold start came before the rollouts."""
+    first_loss: float
+    """Training loss first logged."""
+    final_loss: float
+    """Training loss last logged."""
+    validation_loss: dict[StepNumber, float] = {}
+    """Validation loss (full sequences) by step, steps as strings."""
+    best_step: Count | None = None
+    """Step with the lowest validation loss."""
+    saved_step: Count
+    """Step whose weights were written to `student/`."""
+    device: str
+    """Device name and number of ranks."""
+    precision: Literal["float32", "bfloat16"] | None = None
+    """What it computed in, over float32 weights; absent in results of earlier versions."""
+    num_ranks: Count | None = None
+    """Processes that trained together; absent in results of earlier versions."""
+    step_seconds: StepSeconds | None = None
+    """Where the time of the steps went."""
+    first_step_seconds: Amount | None = None
+    """Wall time of the first optimiser step, which compiles, allocates and warms up; part of `seconds`."""
+    typical_seconds: Amount | None = None
+    """Wall time of the training loop had every operation taken the median time per operation over the steps: what
+    times of runs are compared by, as other work that slows some steps down does not change it."""
+    mfu: Amount | None = None
+    """Model FLOPs utilisation: FLOPs without recomputation, a second, as a share of the peak of all ranks' devices
+    (Chowdhery et al., arXiv 2204.02311, appendix B); absent where no peak is known or stated."""
+    energy_joules: Amount | None = None
+    """Energy of the GPUs of all ranks from the first step to the last, validations included; absent without NVML."""
+
+    @property
+    def steady_seconds(self) -> float:
+        """Wall time with the first step taken to last as long as the others on average: what a prediction is of."""
+        if self.first_step_seconds is None or self.num_steps < 2:
+            return self.seconds
+        return (self.seconds - self.first_step_seconds) * self.num_steps / (self.num_steps - 1)
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Tokens through the student's forward pass a second; 0 for a run without steps."""
+        return self.num_tokens / self.seconds if self.seconds else 0.0
+
+    @property
+    def flops_per_second(self) -> float:
+        """Counted operations, recomputation included, a second."""
+        return self.flops.total / self.seconds if self.seconds else 0.0

@@ -1,0 +1,36 @@
+"""Settings of a world's files: which sets of problems are written where."""
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+
+from leadspan.settings import Settings
+from leadspan.worlds.derive_and_verify import DeriveAndVerify
+from leadspan.worlds.multiplication import Multiplication
+from leadspan.worlds.word_problems import WordProblems
+
+AnyWorld = Annotated[DeriveAndVerify | Multiplication | WordProblems, Field(discriminator="kind")]
+SetName = Annotated[str, Field(pattern=r"^[a-z0-9_]+$")]
+
+
+class ProblemSet(Settings):
+    """Problems of one shape: traces to train on, and problems that are held out."""
+
+    world: AnyWorld
+    """The world and the shape of its problems."""
+    num_traces: int = Field(default=8000, ge=1)
+    """Traces, written to `NAME.jsonl` with the columns prompt, cot, answer and gold."""
+    num_problems: int = Field(default=0, ge=0)
+    """Held-out problems, written to `NAME_test.jsonl` with the columns problem and answer; 0 writes none."""
+
+
+class WorldFiles(Settings):
+    """A world on disk."""
+
+    output: Path
+    """Directory of the files."""
+    seed: int = Field(default=0, ge=0)
+    """Seed of the draw; no problem of it or of any other seed is in both a `NAME.jsonl` and a `NAME_test.jsonl`."""
+    sets: dict[SetName, ProblemSet] = Field(min_length=1)
+    """Sets of problems by name."""

@@ -1,0 +1,55 @@
+"""What the doctor says of the rollouts of a student."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from leadspan.doctor.check_inputs import Check, CheckInputs
+from leadspan.doctor.rollout_checks import _drawn, _look, rollouts
+from leadspan.inputs import prepare_data, rollout_inputs
+from leadspan.models.loading import load_model
+from leadspan.models.settings import RandomInit
+from leadspan.recipe import Recipe
+from leadspan.teacher.live import freeze
+from recipes import toy_recipe
+from toys import tiny
+
+ROLLOUT = {"max_new_tokens": 60, "horizon": {"kind": "fixed", "tokens": 8}}
+LOSS = {"kl_weight": 1, "divergence": {"kind": "reverse_kl"}}
+
+
+def check_inputs(directory: Path, teacher: RandomInit, **changes: object) -> CheckInputs:
+    recipe: Recipe = toy_recipe(directory, teacher=teacher.model_dump(), rollout=ROLLOUT, **{"loss": LOSS, **changes})
+    student, model = (freeze(load_model(settings, torch.float32)) for settings in (tiny(seed=1), teacher))
+    return CheckInputs(recipe, prepare_data(recipe), student, model, [], torch.device("cpu"))
+
+
+def checks(inputs: CheckInputs) -> dict[str, Check]:
+    return {check.name.split()[-1]: check for check in rollouts(inputs)}
+
+
+def test_a_teacher_that_is_the_student_agrees_and_another_does_not(tmp_path: Path) -> None:
+    same, other = (checks(check_inputs(tmp_path, teacher)) for teacher in (tiny(seed=1), tiny(hidden=48, seed=2)))
+    assert same["rollouts"].verdict == same["alike"].verdict == "ok" and "at 100.0%" in same["rollouts"].figure
+    assert other["rollouts"].verdict == "warning" and "cold_start" in other["rollouts"].remedy
+    assert same["does"].verdict == "warning"  # it ends by chance, and would as soon have gone on
+
+
+def test_probabilities_at_the_first_token_and_where_the_student_stops(tmp_path: Path) -> None:
+    inputs = check_inputs(tmp_path, tiny(hidden=48, seed=2))
+    assert inputs.recipe.rollout is not None
+    made_of = rollout_inputs(inputs.recipe, inputs.data, inputs.recipe.rollout)
+    rollout = next(one for one in _drawn(inputs, made_of) if one.ending == "stop")
+    with torch.no_grad():
+        look = _look(inputs, made_of, rollout)
+        ids = torch.tensor([[*rollout.prompt.ids, *rollout.new_ids]])
+        student, teacher = (
+            load_model(settings, torch.float32, for_training=False)(ids).logits[0].softmax(-1)
+            for settings in (tiny(seed=1), tiny(hidden=48, seed=2))
+        )
+    start, opening = len(rollout.prompt.ids) - 1, inputs.data.renderer.tokenizer.convert_tokens_to_ids("<think>")
+    assert look.opens == pytest.approx((float(student[start, opening]), float(teacher[start, opening])), rel=1e-4)
+    before = teacher[-2]
+    expected = float(before[list(made_of.stop_ids)].sum()), float(before[rollout.new_ids[-1]])
+    assert look.stop == pytest.approx(expected, rel=1e-4)

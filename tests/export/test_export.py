@@ -1,0 +1,270 @@
+import json
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from datasets import load_dataset, load_from_disk
+from ruamel.yaml import YAML
+
+from leadspan.cli import main
+from leadspan.errors import SettingsError
+from leadspan.export.datasets import export_data
+from leadspan.export.harness import METRICS, exact_results, math_results
+from leadspan.export.tasks import export_tasks
+from leadspan.inputs import prepare_data
+from leadspan.recipe import Recipe
+from recipes import toy_recipe, write_recipe
+from studies import toy_task
+
+BOXED = {"think_open": "<think>", "think_close": "</think>", "prompt": "1 + 1", "gold": "2", "choices": []}
+
+
+def rows_of(recipe: Recipe) -> list[dict[str, list[int]]]:
+    """What must be exported, from the examples that training would see."""
+    examples = prepare_data(recipe).examples
+    made = [examples[index] for index in examples.usable]
+    return [
+        {
+            "input_ids": one.input_ids.tolist(),
+            "attention_mask": [1] * len(one.input_ids),
+            "labels": [int(i) if w > 0 else -100 for i, w in zip(one.input_ids, one.weights, strict=True)],
+        }
+        for one in made
+    ]
+
+
+def yaml_of(path: Path) -> dict[str, Any]:
+    text = "\n".join(line for line in path.read_text().splitlines() if "!function" not in line)
+    return YAML(typ="safe").load(text)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param({}, id="lead"),
+        pytest.param({"cut": {"kind": "lead", "p": 0.5, "stop": "append_eos"}}, id="appended stop"),
+        pytest.param({"supervision": {"cot": 0, "answer": 1}, "cut": {"kind": "full"}}, id="answer alone"),
+        pytest.param({"supervision": {"token_selection": {"kind": "random", "share": 0.5}}}, id="random tokens"),
+    ],
+)
+def test_the_exported_rows_are_the_examples_of_training_token_for_token(
+    tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    recipe = toy_recipe(tmp_path / "in", **changes)
+    written = export_data(recipe, tmp_path / "out")
+    expected = rows_of(recipe)
+    saved = load_from_disk(str(tmp_path / "out" / "dataset"))
+    assert saved["train"].to_list() == expected
+    parquet = load_dataset("parquet", data_files=str(tmp_path / "out" / "train.parquet"), split="train")
+    assert parquet.to_list() == expected
+    assert (written.num_train, written.num_tokens) == (len(expected), sum(len(row["input_ids"]) for row in expected))
+    assert written.num_labels == sum(label != -100 for row in expected for label in row["labels"])
+    assert all(row["labels"][0] == -100 for row in expected)
+
+
+def test_validation_is_exported_uncut(tmp_path: Path) -> None:
+    recipe = toy_recipe(tmp_path / "in")
+    written = export_data(recipe, tmp_path / "out")
+    saved = load_from_disk(str(tmp_path / "out" / "dataset"))["validation"]
+    full = prepare_data(recipe).validation
+    assert full is not None and written.num_validation == len(saved) == len(full)
+    assert [len(row) for row in saved["input_ids"]] == full.lengths
+    assert not list((tmp_path / "out").glob(".*.arrow"))
+
+
+def test_the_settings_name_the_data_and_cut_nothing_again(tmp_path: Path) -> None:
+    recipe = toy_recipe(tmp_path / "in", learning_rate=3e-4, schedule="linear")
+    export_data(recipe, tmp_path / "out")
+    saved = load_from_disk(str(tmp_path / "out" / "dataset"))
+    longest = max(len(row) for split in saved.values() for row in split["input_ids"])
+    axolotl = yaml_of(tmp_path / "out" / "axolotl.yaml")
+    assert axolotl["sequence_len"] == longest
+    assert axolotl["datasets"] == [
+        {"path": str(tmp_path / "out" / "train.parquet"), "ds_type": "parquet", "split": "train", "type": None}
+    ]
+    assert axolotl["test_datasets"][0]["path"] == str(tmp_path / "out" / "validation.parquet")
+    factory = yaml_of(tmp_path / "out" / "llama_factory.yaml")
+    assert (factory["tokenized_path"], factory["cutoff_len"]) == (str(tmp_path / "out" / "dataset"), longest)
+    for values in (axolotl, factory):
+        assert values["learning_rate"] == 3e-4 and values["gradient_accumulation_steps"] == 8
+        assert values["max_steps"] == 6 and not any("epochs" in name for name in values)
+    script = (tmp_path / "out" / "trl_sft.py").read_text()
+    assert f"max_length={longest}" in script and "no teacher takes part" in script
+    compile(script, "trl_sft.py", "exec")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"supervision": {"cot": 0.5}}, r"supervision\.cot=0\.5: a label is learnt or not; set the weights to 0 or 1"),
+        (
+            {"supervision": {"token_selection": {"kind": "student_entropy", "share": 0.5}}},
+            r"token_selection\.kind=student_entropy asks a model at every step; export without it",
+        ),
+        (
+            {"cut": {"kind": "schedule", "policy": {"kind": "lead"}, "start": 1.0, "end": 0.5}},
+            r"changes over training, and a data set does not; export each of its proportions by itself",
+        ),
+    ],
+    ids=["half a weight", "a model's choice", "schedule"],
+)
+def test_what_labels_cannot_say_is_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        export_data(toy_recipe(tmp_path / "in", **changes), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def with_tasks(directory: Path, **sampling: Any) -> Recipe:
+    tasks = [toy_task(directory), {"benchmark": "aime24", "path": toy_task(directory)["path"]}]
+    return toy_recipe(directory, evaluation={"tasks": tasks, "sampling": sampling, "system": "Be brief."})
+
+
+def test_tasks_hold_the_prompts_of_the_recipe_and_its_sampling(tmp_path: Path) -> None:
+    recipe = with_tasks(tmp_path / "in", temperature=0.7, top_p=0.9, max_new_tokens=33, samples_per_problem=4, seed=5)
+    written = export_tasks(recipe, tmp_path / "tasks", "runs/toy/student")
+    assert written.names == ("leadspan_toy", "leadspan_aime24")
+    lines = [json.loads(line) for line in (tmp_path / "tasks" / "leadspan_toy.jsonl").read_text().splitlines()]
+    assert [line["gold"] for line in lines] == ["0", "2", "4"]
+    assert "add 1 to itself" in lines[1]["prompt"] and "Be brief." in lines[1]["prompt"]
+    task = yaml_of(tmp_path / "tasks" / "leadspan_toy.yaml")
+    assert task["dataset_kwargs"] == {"data_files": {"test": str(tmp_path / "tasks" / "leadspan_toy.jsonl")}}
+    assert task["generation_kwargs"] == {
+        "until": [],
+        "do_sample": True,
+        "max_gen_toks": 33,
+        "temperature": 0.7,
+        "top_p": 0.9,
+    }
+    assert task["repeats"] == 4 and [metric["metric"] for metric in task["metric_list"]] == list(METRICS)
+    text = (tmp_path / "tasks" / "leadspan_toy.yaml").read_text()
+    assert "process_results: !function leadspan.export.harness.exact_results" in text
+    assert "harness.math_results" in (tmp_path / "tasks" / "leadspan_aime24.yaml").read_text()
+
+
+def test_tasks_whose_names_differ_in_signs_or_case_keep_files_of_their_own(tmp_path: Path) -> None:
+    names = ["long problems", "long-problems", "Long.Problems", "short"]
+    tasks = [{**toy_task(tmp_path), "name": name} for name in names]
+    written = export_tasks(toy_recipe(tmp_path / "in", evaluation={"tasks": tasks}), tmp_path / "out", "model")
+    assert len({path.name.lower() for path in written.files}) == 8 and written.names[3] == "leadspan_short"
+    assert [yaml_of(path)["task"] for path in written.files[1::2]] == list(written.names)
+    data_files = [yaml_of(path)["dataset_kwargs"]["data_files"]["test"] for path in written.files[1::2]]
+    assert data_files == [str(path) for path in written.files[::2]]
+
+
+def test_the_commands_name_the_model_and_the_tasks(tmp_path: Path) -> None:
+    recipe = with_tasks(tmp_path / "in", temperature=0.6, max_new_tokens=100)
+    written = export_tasks(recipe, tmp_path / "tasks", "my model")
+    harness = shlex.split(written.harness)
+    assert harness[:5] == ["lm_eval", "--model", "hf", "--model_args", "pretrained=my model,dtype=auto"]
+    assert harness[harness.index("--tasks") + 1] == "leadspan_toy,leadspan_aime24"
+    assert "--apply_chat_template" not in harness  # the prompts are rendered already
+    assert written.lighteval is not None
+    assert shlex.split(written.lighteval) == [
+        "lighteval",
+        "accelerate",
+        "model_name=my model,generation_parameters={temperature:0.6,top_p:0.95,max_new_tokens:100,seed:0}",
+        "aime24|0",
+    ]
+    assert written.without_lighteval == ("toy",)
+
+
+def test_a_recipe_without_tasks_has_none_to_export(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"the recipe has no evaluation\.tasks; add one"):
+        export_tasks(toy_recipe(tmp_path / "in"), tmp_path / "tasks", "model")
+
+
+def test_the_harness_is_given_leadspans_grading() -> None:
+    texts = ["<think>x</think> \\boxed{2}", "<think>x \\boxed{2}", "<think>x</think> \\boxed{3}", "\\boxed{2}"]
+    assert exact_results(BOXED, [texts]) == {
+        "accuracy_strict": 0.5,
+        "accuracy_flexible": 0.5,
+        "thinking_closed": 0.75,
+    }
+    assert exact_results(BOXED, ["\\boxed{2}"])["accuracy_strict"] == 1.0
+    opened = {**BOXED, "prompt": "1 + 1 <think>\n"}  # the prompt opened the thinking, and this text never closed it
+    assert exact_results(opened, ["\\boxed{2}"]) == {
+        "accuracy_strict": 0.0,
+        "accuracy_flexible": 0.0,
+        "thinking_closed": 0.0,
+    }
+
+
+def test_the_command_writes_both_and_says_what_they_hold(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    place = write_recipe(with_tasks(tmp_path / "in"), tmp_path / "recipe.yaml")
+    assert main(["export", str(place), "--output", str(tmp_path / "out"), "cut.p=0.4"]) == 0
+    printed = capsys.readouterr().out
+    assert "28 training examples under lead 0.4: 1,411 tokens, 412 labels; 8 validation examples, uncut" in printed
+    assert "left out: 4 x no weighted position is left" in printed
+    assert "lm_eval --model hf" in printed and "run/student" in printed and "lighteval accelerate" in printed
+    assert (tmp_path / "out" / "tasks" / "leadspan_toy.yaml").exists()
+
+
+@pytest.mark.slow
+def test_mathematics_is_graded_in_the_harness_too() -> None:
+    assert math_results({**BOXED, "gold": "\\frac{1}{2}"}, ["\\boxed{0.5}"])["accuracy_strict"] == 1.0
+
+
+@pytest.mark.slow
+def test_trl_trains_on_the_exported_rows_as_they_are(tmp_path: Path) -> None:
+    """The script that is written runs, and `SFTTrainer` keeps every id and label."""
+    pytest.importorskip("trl")
+    from transformers import AutoModelForCausalLM
+
+    from leadspan.models.loading import load_model
+
+    recipe = toy_recipe(tmp_path / "in")
+    export_data(recipe, tmp_path / "out")
+    model = load_model(recipe.student, torch.float32)
+    model.save_pretrained(tmp_path / "student")
+    script = (
+        (tmp_path / "out" / "trl_sft.py").read_text().replace("DIRECTORY-OF-THE-STUDENT", str(tmp_path / "student"))
+    )
+    script = script.replace("max_steps=6", "max_steps=2, report_to='none', use_cpu=True")
+    script += (
+        "import json, pathlib\n"
+        f"pathlib.Path({str(tmp_path / 'seen.json')!r}).write_text(json.dumps(trainer.train_dataset.to_list()))\n"
+        f"trainer.save_model({str(tmp_path / 'trained')!r})\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
+    seen = json.loads((tmp_path / "seen.json").read_text())
+    expected = rows_of(recipe)
+    assert [row["input_ids"] for row in seen] == [row["input_ids"] for row in expected]
+    assert [row["labels"] for row in seen] == [row["labels"] for row in expected]
+    before = AutoModelForCausalLM.from_pretrained(tmp_path / "student").state_dict()
+    after = AutoModelForCausalLM.from_pretrained(tmp_path / "trained").state_dict()
+    assert any(not (before[name] == after[name]).all() for name in before)
+
+
+@pytest.mark.slow
+def test_the_harness_runs_the_exported_tasks(tmp_path: Path) -> None:
+    """EleutherAI's own evaluator on a tiny model: it reads the files, draws, and calls the graders."""
+    lm_eval = pytest.importorskip("lm_eval")
+    from lm_eval.tasks import TaskManager
+
+    from leadspan.models.loading import load_model
+
+    recipe = with_tasks(tmp_path / "in", max_new_tokens=4, samples_per_problem=2)
+    load_model(recipe.student, torch.float32).save_pretrained(tmp_path / "student")
+    written = export_tasks(recipe, tmp_path / "tasks", str(tmp_path / "student"))
+    found = lm_eval.simple_evaluate(
+        model="hf",
+        model_args={"pretrained": str(tmp_path / "student"), "tokenizer": recipe.tokenizer_path},
+        tasks=list(written.names),
+        task_manager=TaskManager(include_path=str(tmp_path / "tasks"), include_defaults=False),
+        device="cpu",
+        log_samples=True,
+        bootstrap_iters=0,
+    )
+    for name, grade in zip(written.names, (exact_results, math_results), strict=True):
+        samples = found["samples"][name]
+        lines = [json.loads(line) for line in (tmp_path / "tasks" / f"{name}.jsonl").read_text().splitlines()]
+        assert [sample["arguments"][0][0] for sample in samples] == [line["prompt"] for line in lines]
+        assert all(len(sample["filtered_resps"][0]) == 2 for sample in samples)
+        graded = [grade(line, sample["filtered_resps"]) for line, sample in zip(lines, samples, strict=True)]
+        for metric in METRICS:
+            mean = sum(one[metric] for one in graded) / len(graded)
+            assert found["results"][name][f"{metric},all"] == pytest.approx(mean)

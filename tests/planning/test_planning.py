@@ -1,0 +1,424 @@
+import io
+import json
+from pathlib import Path
+
+import pyarrow
+import pyarrow.ipc
+import pytest
+from rich.console import Console
+
+from leadspan.audit.prepared import SAMPLE
+from leadspan.cli import main
+from leadspan.costs.memory import BatchSize
+from leadspan.data.truncation import Full, Lead
+from leadspan.data.truncation.policy import stop_warning
+from leadspan.errors import CacheError, DataError, SettingsError
+from leadspan.inputs import first_answers_of, prepare_data
+from leadspan.pipeline.run import run
+from leadspan.planning.plan import Plan, calibration_of, parse_policy, plan_recipe
+from leadspan.planning.prediction import cost_model_of
+from leadspan.planning.ranks import what_would_fit
+from leadspan.planning.tables import plan_tables, sentences
+from leadspan.planning.timing import Calibration
+from leadspan.recipe import Recipe
+from leadspan.report.costs import predicted_and_measured
+from leadspan.results import load_run
+from leadspan.status import StatusHandler
+from leadspan.tables import percent, rich_table
+from leadspan.teacher.codecs import bytes_per_position
+from leadspan.teacher.settings import TopK
+from leadspan.teacher.shards import columns_of
+from leadspan.training.measured import layout_sizes
+from recipes import toy_recipe, write_recipe
+from stores import captured
+from toys import VOCAB, tiny
+
+POLICIES = (Full(), Lead(p=0.5))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("plan")
+
+
+def planned(folder: Path, machine: dict[str, object], **more: object) -> Plan:
+    recipe = toy_recipe(folder, plan=machine, **more)
+    return plan_recipe(recipe, prepare_data(recipe), POLICIES)
+
+
+def text_of(plan: Plan) -> str:
+    console = Console(width=150, record=True, file=io.StringIO())
+    for block in plan_tables(plan):
+        console.print(rich_table(block))
+    for sentence in sentences(plan):
+        console.print(sentence, markup=False)
+    return console.export_text()
+
+
+@pytest.mark.slow
+def test_the_recipes_own_policy_comes_first_and_shares_are_of_full(folder: Path) -> None:
+    plan = planned(folder, {"device": "l4", "utilisation": 0.5, "price_per_hour": 3.6})
+    assert [(row.label, row.is_recipes) for row in plan.rows] == [
+        ("lead 0.7", True),
+        ("full", False),
+        ("lead 0.5", False),
+    ]
+    own, full, half = (row.prediction for row in plan.rows)
+    assert half.num_tokens < own.num_tokens < full.num_tokens and half.flops.total < own.flops.total
+    assert full.seconds == pytest.approx(full.flops.total / (121e12 * 0.5))
+    assert full.money == pytest.approx(full.seconds * 3.6 / 3600)
+    assert plan.rows[0].fitting == plan.rows[0].cut.num_kept  # so small that all fit
+    shown = text_of(plan)
+    assert "lead 0.7 *" in shown and "Time: 50% of the peak of 1 x NVIDIA L4" in shown
+    for row in plan.rows:
+        assert sum(row.flops_saving.shares.values()) == pytest.approx(
+            1 - row.flops_saving.all_on / row.flops_saving.naive
+        )
+
+
+@pytest.mark.slow
+def test_a_policy_that_leaves_nothing_is_left_out_and_said_unless_it_is_the_recipes_own(folder: Path) -> None:
+    recipe = toy_recipe(folder)
+    data = prepare_data(recipe)
+    plan = plan_recipe(recipe, data, (Full(), Lead(p=0.01)))
+    assert [row.label for row in plan.rows] == ["lead 0.7", "full"]
+    assert stop_warning({"lead 0.7": plan.rows[0].cut}) in sentences(plan)  # and full is not among them
+    assert any(text.startswith("Left out: training set: lead 0.01 leaves no weighted") for text in sentences(plan))
+    with pytest.raises(DataError, match="leaves no weighted position"):
+        plan_recipe(recipe.model_copy(update={"cut": Lead(p=0.01)}), data, (Full(), Lead(p=0.01)))
+
+
+@pytest.mark.slow
+def test_ranks_divide_the_time_and_not_the_bill(folder: Path) -> None:
+    machine = {"device": "l4", "utilisation": 0.5, "price_per_hour": 1}
+    one, two = (planned(folder, machine | {"num_ranks": n}).rows[1].prediction for n in (1, 2))
+    assert one.seconds == pytest.approx(2 * (two.seconds or 0)) and one.money == pytest.approx(two.money)
+    assert one.flops == two.flops
+
+
+@pytest.mark.slow
+def test_ranks_are_planned_by_sharding_and_place_of_the_teacher(folder: Path) -> None:
+    batching = {"kind": "examples", "examples_per_step": 8, "examples_per_batch": 1}
+    machine = {"device": "l4", "utilisation": 0.5, "num_ranks": 2, "bandwidth_gb": 1e-3}
+    plan = planned(folder, machine, batching=batching)
+    own, *others = plan.rows
+    assert not any(row.ranks for row in others)
+    cost = {(rank.sharding, rank.placement): rank for rank in own.ranks}
+    assert len(cost) == 6
+    for sharding in ("ddp", "fsdp2"):
+        beside, ranks, store = (cost[sharding, place] for place in ("beside", "ranks", "store"))
+        assert beside.memory.total > store.memory.total and beside.compute_seconds > store.compute_seconds
+        assert ranks.traffic.total > store.traffic.total and ranks.teacher_ranks >= 2
+        assert ranks.network_seconds == pytest.approx(ranks.traffic.total / 1e6)
+        assert store.network_bound_from == 2  # a megabyte a second is slower than any of these steps
+    assert cost["ddp", "store"].memory.total > cost["fsdp2", "store"].memory.total
+    json.dumps(plan.as_json())
+    assert "A rank of 2 under lead 0.7" in text_of(plan)
+
+
+@pytest.mark.slow
+def test_a_trace_that_does_not_fit_is_told_what_would_let_it(folder: Path) -> None:
+    recipe = toy_recipe(folder, plan={"device": {"peak_tflops": 1, "memory_gb": 1}})
+    data = prepare_data(recipe)
+    model = cost_model_of(recipe, data.renderer)
+    alone = model.memory.peak(BatchSize.of(sorted(layout_sizes(data.examples, None))[-1:])).total
+    assert what_would_fit(recipe, model, data.examples, alone - 1) == "training.gradient_checkpointing: true fits"
+    assert what_would_fit(recipe, model, data.examples, 1).endswith("set training.lora")
+
+
+@pytest.mark.slow
+def test_a_price_of_zero_is_a_price(folder: Path) -> None:
+    plan = planned(folder, {"device": "l4", "utilisation": 0.5, "price_per_hour": 0})
+    assert {row.prediction.money for row in plan.rows} == {0.0}
+    assert "$0.00" in text_of(plan)
+
+
+def test_without_a_device_there_is_no_time_and_it_is_said(folder: Path) -> None:
+    plan = planned(folder, {"price_per_hour": 2})
+    assert plan.rows[0].prediction.seconds is None and plan.rows[0].prediction.money is None
+    assert any(line.startswith("No time: run with --calibrate") for line in sentences(plan))
+
+
+@pytest.mark.slow
+def test_a_device_too_small_for_one_example_is_told_with_a_remedy(folder: Path) -> None:
+    tiny_device = {"device": {"name": "a watch", "peak_tflops": 0.001, "memory_gb": 0.0001}}
+    plan = planned(folder, tiny_device)
+    assert {row.fitting for row in plan.rows} == {0}
+    shown = text_of(plan)
+    assert "none fits" in shown
+    assert "full does not fit a watch" in shown and "weights, gradients and optimiser alone exceed it" in shown
+
+
+@pytest.mark.slow
+def test_a_device_too_small_for_the_batch_names_the_batch_that_fits(folder: Path) -> None:
+    roomy = {"device": {"peak_tflops": 1, "memory_gb": 1}}
+    needed = planned(folder, roomy).rows[1].prediction.memory.total
+    plan = planned(folder, {"device": {"peak_tflops": 1, "memory_gb": 0.8 * needed / 1e9}})
+    full = plan.rows[1]
+    assert full.fitting is not None and 0 < full.fitting < 4
+    assert any(f"examples_per_batch: {full.fitting} fits" in line for line in sentences(plan))
+
+
+@pytest.mark.slow
+def test_a_recipe_of_token_budgets_is_told_the_budget_that_fits(folder: Path) -> None:
+    def of(memory_gb: float, tokens: int) -> Plan:
+        device = {"device": {"peak_tflops": 1, "memory_gb": memory_gb}}
+        return planned(folder, device, batching={"kind": "tokens", "tokens_per_batch": tokens})
+
+    memory_gb = 0.8 * of(1, 800).rows[1].prediction.memory.total / 1e9
+    plan = of(memory_gb, 800)
+    full, told = plan.rows[1], " ".join(sentences(plan))
+    assert full.fitting_tokens is not None and full.longest <= full.fitting_tokens < 800
+    assert f"tokens_per_batch: {full.fitting_tokens} fits" in told and "examples_per_batch" not in told
+    again = of(memory_gb, full.fitting_tokens)
+    assert again.rows[1].prediction.memory.total <= memory_gb * 1e9 and "full does not fit" not in text_of(again)
+
+
+@pytest.mark.slow
+def test_steps_and_token_budgets_leave_the_cut_of_a_trace_what_it_is(folder: Path) -> None:
+    plan = planned(folder, {}, batching={"kind": "tokens", "tokens_per_batch": 800})
+    full, half = plan.rows[1:]
+    assert half.prediction.num_tokens / full.prediction.num_tokens > 0.6  # the same budget in every step
+    cut = 1 - half.cut.tokens_after / half.cut.tokens_before
+    assert cut == pytest.approx(0.5, abs=0.01)
+    assert f"lead 0.5 cuts {percent(cut)} of the traces' tokens" in " ".join(sentences(plan))
+
+
+@pytest.mark.slow
+def test_own_figures_plan_in_the_precision_of_a_preset_unless_they_say_otherwise(folder: Path) -> None:
+    own = {"peak_tflops": 121, "memory_gb": 24}
+    preset, same, other = (planned(folder, {"device": d}) for d in ("l4", own, own | {"bfloat16": False}))
+    assert [row.prediction for row in preset.rows] == [row.prediction for row in same.rows]
+    assert other.rows[0].prediction.memory != same.rows[0].prediction.memory
+    assert "toy on 1 x own device, bfloat16" in text_of(same) and "toy on 1 x own device, float32" in text_of(other)
+    forced = planned(folder, {"device": own}, precision="float32")
+    assert forced.precision == "float32"
+
+
+@pytest.mark.slow
+def test_a_store_saves_the_teacher_and_its_capture_is_paid_once(folder: Path) -> None:
+    large = tiny(hidden=256, seed=2).model_dump()
+    plan = planned(folder, {}, steps=None, epochs=1, teacher=large)
+    full = plan.rows[1]
+    assert full.store is not None
+    flops, trained = full.prediction.flops, full.store.capture_flops - full.store.validation_flops
+    assert full.store.saved_flops == flops.teacher_body + flops.teacher_attention + flops.teacher_head
+    assert trained == pytest.approx(full.store.saved_flops, rel=0.05)  # prompts have no loss, and are captured
+    assert full.store.validation_flops > 0 and full.store.net_flops < 0
+    told = " ".join(sentences(plan))
+    assert "of the capture is validation); net -" in told
+    assert "more than a store net of its capture, less than one that is captured already" in told
+    thrice = planned(folder, {}, steps=None, epochs=3, teacher=large).rows[1].store
+    assert thrice is not None and thrice.saved_flops == 3 * full.store.saved_flops
+    assert thrice.capture_flops == full.store.capture_flops and thrice.net_flops > 0
+    states = {"codec": {"kind": "hidden"}}
+    hidden = planned(folder, {}, steps=None, epochs=1, teacher=large, capture=states).rows[1]
+    assert hidden.store is not None and hidden.store.saved_flops == flops.teacher_body + flops.teacher_attention
+    assert hidden.flops_saving.all_on > full.flops_saving.all_on  # the head stays
+
+
+@pytest.mark.slow
+def test_a_recipe_that_reads_a_store_is_held_against_the_live_teacher_it_names(folder: Path) -> None:
+    live = planned(folder, {}, capture={"codec": {"kind": "hidden"}})
+    targets = {"kind": "store", "path": str(folder / "nowhere")}
+    plan = planned(folder, {}, targets=targets, capture={"codec": {"kind": "hidden"}})
+    for ours, theirs in zip(plan.rows, live.rows, strict=True):
+        assert ours.flops_saving == theirs.flops_saving and ours.memory_saving == theirs.memory_saving
+        assert ours.prediction.flops.total == ours.flops_saving.all_on < theirs.prediction.flops.total
+        assert ours.flops_saving.shares["store"] > 0
+    shown = text_of(plan)
+    assert "a live teacher" in shown and "all four" in shown and "store of the teacher's targets" not in shown
+    shown = text_of(planned(folder, {}, targets=targets, teacher=None))
+    assert "live teacher" not in shown and "all three" in shown and "of the teacher's targets" not in shown
+    assert "of the traces' tokens and saves" in shown
+
+
+@pytest.mark.slow
+def test_the_size_of_a_store_is_that_of_the_recipes_codec(folder: Path) -> None:
+    def size(precision: str = "auto", **codec: object) -> tuple[int, str]:
+        plan = planned(folder, {"device": "l4"}, precision=precision, capture={"codec": codec})
+        assert plan.rows[1].store is not None
+        return plan.rows[1].store.num_bytes, text_of(plan)
+
+    (five, shown), (ten, _) = size(kind="top_k", k=5), size(kind="top_k", k=10)
+    positions = sum(n - 1 for n in prepare_data(toy_recipe(folder, cut={"kind": "full"})).examples.lengths)
+    assert five == positions * bytes_per_position(TopK(k=5), 1, VOCAB, 5) and ten - five == 20 * positions
+    assert "top_k" in shown
+    head = 48 * VOCAB
+    assert size(kind="hidden")[0] == positions * (5 + 2 * 48) + 2 * head
+    assert size("float32", kind="hidden")[0] == positions * (5 + 4 * 48) + 4 * head
+    assert size(kind="hidden", dtype="float32")[0] == positions * (5 + 4 * 48) + 2 * head
+    assert "at most" in size(kind="sampled", num_samples=8)[1]
+
+
+@pytest.mark.slow
+def test_adapters_are_counted_without_weights(folder: Path) -> None:
+    own = planned(folder, {}, lora={"r": 2}).rows[0].prediction
+    full = planned(folder, {}).rows[0].prediction
+    assert own.memory.optimizer < full.memory.optimizer / 4 and own.flops.student_body < full.flops.student_body
+
+
+def with_traces(folder: Path, rows: list[dict[str, str]], **more: object) -> Recipe:
+    folder.mkdir(exist_ok=True)
+    (folder / "stated.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    source = {"train": {"path": str(folder / "stated.jsonl")}, "validation": {"kind": "none"}}
+    return toy_recipe(folder, data=source | {"cache_dir": str(folder / "cache")}, **more)
+
+
+def stating(cot: str, number: int = 6) -> list[dict[str, str]]:
+    return [{"prompt": f"add {i} and 1", "cot": cot, "answer": "it is 77.", "gold": "77"} for i in range(number)]
+
+
+def searched(recipe: Recipe) -> Plan:
+    data = prepare_data(recipe)
+    return plan_recipe(recipe, data, POLICIES, searched=first_answers_of(recipe, data))
+
+
+@pytest.mark.slow
+def test_the_break_point_of_the_traces_is_shown_and_written(folder: Path, tmp_path: Path) -> None:
+    recipe = toy_recipe(folder)
+    assert "LSP*" not in text_of(plan_recipe(recipe, prepare_data(recipe), POLICIES))
+    early, late = "so it is 77. " + "let me check. " * 20, "let me think. " * 20 + "so it is 77."
+    found = {}
+    for name, cot in (("early", early), ("late", late)):
+        plan = found[name] = searched(with_traces(tmp_path / name, stating(cot, 40)))
+        assert plan.searched is not None
+        point = plan.searched.summary.lsp_star
+        assert point is not None and {row.prediction.break_point for row in plan.rows} == {point}
+        tokens = len("<|im_start|>user\nadd 0 and 1<|im_end|>\n<|im_start|>assistant\n") - 35 + cot.index("77") + 5
+        assert point.value == pytest.approx(tokens / (plan.rows[1].cut.tokens_before / 40), abs=0.03)
+    shares = {name: [row.without_derivation for row in plan.rows] for name, plan in found.items()}
+    assert [share and share.value for share in shares["early"]] == [0, 0, 0]
+    assert [share and share.value for share in shares["late"]] == [1, 0, 1]  # lead 0.7, full, lead 0.5
+    told = " ".join(sentences(found["late"]))
+    assert "expected to hurt: lead 0.7, lead 0.5." in told
+    assert "First answers of 40 of 40 training traces: found 40, not found 0, no gold 0" in told
+    shown = json.loads(json.dumps(found["late"].as_json()))
+    assert shown["searched"]["outcomes"]["found"] == shown["searched"]["num_rows"] == 40
+    assert shown["rows"][0]["without_derivation"]["value"] == 1
+    assert shown["rows"][0]["prediction"]["break_point"]["value"] == shown["searched"]["lsp_star"]["value"]
+
+
+@pytest.mark.slow
+def test_no_gold_and_no_statement_are_said_plainly(tmp_path: Path) -> None:
+    without = [{"prompt": f"who {i}", "cot": "let me think. " * 9, "answer": "nobody knows."} for i in range(4)]
+    shown = " ".join(sentences(searched(with_traces(tmp_path / "without", without))))
+    assert "No gold: none of 4 of 4 training traces has a right answer" in shown
+    shown = " ".join(sentences(searched(with_traces(tmp_path / "never", stating("let me think. " * 9, 4)))))
+    assert "none states its right answer in the chain of thought (found 0, not found 4, no gold 0)" in shown
+
+
+@pytest.mark.slow
+def test_a_run_keeps_the_break_point_of_its_traces(tmp_path: Path) -> None:
+    recipe = with_traces(tmp_path, stating("so it is 77. " + "let me check. " * 9), steps=1)
+    result = run(recipe)
+    assert result.prediction is not None and result.prediction.break_point_traces == 6
+    expected = first_answers_of(recipe, prepare_data(recipe)).summary.lsp_star
+    assert result.prediction.break_point == expected is not None
+    assert load_run(recipe.output).prediction == result.prediction
+
+
+@pytest.mark.slow
+def test_a_run_that_needs_no_first_answers_does_not_fail_for_them(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The file where the cache keeps them is in the way of its directory."""
+    recipe = with_traces(tmp_path, stating("so it is 77. " + "let me check. " * 9), steps=1)
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / "first_answers").write_text("in the way")
+    said: list[str] = []
+    with StatusHandler(said.append):
+        prediction = run(recipe).prediction
+    assert prediction is not None and prediction.break_point is prediction.break_point_traces is None
+    assert "no break point is predicted" in caplog.text and "cannot be written" in caplog.text
+    assert said.index("preparing data") < said.index("looking for first answers") < said.index("loading models")
+    needs = {"cut": {"kind": "post_conclusion"}, "output": str(tmp_path / "other")}
+    with pytest.raises(CacheError, match="cannot be written"):
+        run(Recipe.model_validate(recipe.model_dump() | needs))
+
+
+@pytest.mark.slow
+def test_time_for_first_answers_is_a_setting_and_what_is_left_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = stating("so it is 77. " + "let me check. " * 9)
+    recipe = with_traces(tmp_path / "short", rows, steps=1, plan={"break_point_seconds": 1e-9})
+    plan = searched(recipe)
+    assert "6 more undecided after plan.break_point_seconds" in " ".join(sentences(plan))
+    prediction = run(recipe).prediction
+    assert prediction is not None and prediction.break_point is None
+    assert (prediction.break_point_traces, prediction.break_point_left) == (0, 6)
+    assert "6 of 6 traces undecided" in caplog.text
+    said: list[str] = []
+    with StatusHandler(said.append):
+        prediction = run(with_traces(tmp_path / "off", rows, steps=1, plan={"break_point_seconds": 0})).prediction
+    assert prediction is not None and prediction.break_point_left is None
+    assert "looking for first answers" not in said
+
+
+@pytest.mark.slow
+def test_a_large_source_is_sampled_and_the_sample_is_stated(tmp_path: Path) -> None:
+    plan = searched(with_traces(tmp_path, stating("so it is 77. " + "let me check. " * 9, 450)))
+    assert plan.searched is not None and len(plan.searched.traces) == SAMPLE == 400
+    assert "First answers of 400 of 450 training traces" in text_of(plan)
+
+
+def test_policies_from_the_command_line() -> None:
+    assert parse_policy("{kind: lead, p: 0.3}") == Lead(p=0.3)
+    with pytest.raises(SettingsError, match=r"--cut \{kind: lead, p: 3\}"):
+        parse_policy("{kind: lead, p: 3}")
+
+
+@pytest.mark.slow
+def test_calibrated_rates_are_kept_used_and_refused_for_other_models(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rates = tmp_path / "rates.json"
+    recipe = toy_recipe(tmp_path, plan={"calibration": str(rates)})
+    with pytest.raises(SettingsError, match="not found"):
+        calibration_of(recipe, prepare_data(recipe), POLICIES, False)
+    path = write_recipe(recipe, tmp_path / "recipe.yaml")
+    arguments = ["plan", str(path), "--calibrate", "--cut", "{kind: full}", "--json", str(tmp_path / "plan.json")]
+    assert main(arguments) == 0
+    assert "Time: calibration of 5 steps on 1 x cpu" in capsys.readouterr().out
+    stored = Calibration.model_validate_json(rates.read_text())
+    assert stored.num_steps == 5 and stored.rates and stored.memory_factor + stored.memory_offset > 0
+    rows = json.loads((tmp_path / "plan.json").read_text())["rows"]
+    assert rows[0]["prediction"]["seconds"] > 0 and rows[0]["prediction"]["flops"]["total"] > 0
+    assert main(["plan", str(path), "training.gradient_checkpointing=true"]) == 2
+    assert "measured on 1 x cpu" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_run_keeps_its_prediction_beside_what_it_measured(tmp_path: Path) -> None:
+    result = run(toy_recipe(tmp_path, plan={"device": {"peak_tflops": 1, "memory_gb": 1}, "utilisation": 0.01}))
+    assert result.prediction is not None and result.train is not None and result.train.step_seconds is not None
+    assert result.prediction.flops == result.train.flops
+    assert result.prediction.num_tokens == result.train.num_tokens
+    costs = predicted_and_measured(result.prediction, result.train)
+    assert all(costs[name][0] == costs[name][1] for name in ("tokens", "flops"))
+    parts = result.train.step_seconds
+    seconds = parts.model_dump()
+    assert seconds.pop("rollout") == 0 and min(seconds.values()) > 0
+    inside = parts.teacher + parts.student_forward + parts.backward + parts.optimizer
+    assert inside == pytest.approx(result.train.seconds)
+    work = result.train.flops.total - result.train.flops.recomputation
+    assert result.train.mfu == pytest.approx(work / result.train.seconds / 1e12)
+    assert result.train.energy_joules is None
+
+
+@pytest.mark.slow
+def test_the_planned_size_of_a_store_is_that_of_a_real_one(tmp_path: Path) -> None:
+    recipe, store = captured(tmp_path, codec={"kind": "top_k", "k": 64}, cuts=[{"kind": "lead", "p": 0.7}])
+    data = prepare_data(recipe)
+    planned_size = plan_recipe(recipe, data, ()).rows[0].store
+    whole = sum(len(row) - 1 for row in data.splits.validation["input_ids"])  # captured too, uncut
+    size = 0
+    for shard in store.directory.rglob("*.arrow"):
+        table = pyarrow.ipc.open_file(str(shard)).read_all()
+        columns = set(columns_of(store.manifest)) - {"input_ids", "section"}
+        size += sum(column.combine_chunks().flatten().nbytes for column in map(table.column, sorted(columns)))
+    per_position = bytes_per_position(TopK(k=64), 1, VOCAB, 64) - 5
+    assert planned_size is not None
+    positions = planned_size.num_bytes / (per_position + 5)
+    assert size == pytest.approx((positions + whole) * per_position, rel=0.001)

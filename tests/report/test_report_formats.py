@@ -1,0 +1,106 @@
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from leadspan.cli import main
+from leadspan.recipe import Recipe
+from leadspan.report.markdown import render_markdown
+from leadspan.report.schema import Report
+from leadspan.report.write import write_report
+from leadspan.results import RunResult
+from leadspan.tables import Block, markdown_table
+
+DOCS = Path(__file__).parents[2] / "docs" / "report.md"
+
+
+def test_markdown_has_the_answer_and_whole_tables(study: list[RunResult], report_of: Callable[..., Report]) -> None:
+    text = render_markdown(report_of(study))
+    assert "| lead 0.5 | 38 [32, 44] % | 53 [48, 58] % | 50 [" in text
+    assert "| 50 % (5 s) | 50 % (100 B) | 50 % (200 FLOP) | 50 % (500) |" in text
+    for table in re.findall(r"(?:^\|.*\|\n)+", text, re.MULTILINE):
+        assert len({line.replace(r"\|", "").count("|") for line in table.splitlines()}) == 1
+
+
+def test_markdown_cells_cannot_break_a_table() -> None:
+    table = markdown_table(Block("", ("a", "b"), (("x|y\nz", "<b>"),)))
+    assert table.splitlines()[2] == r"| x\|y z | &lt;b&gt; |"
+
+
+def test_json_is_the_whole_report(study: list[RunResult], report_of: Callable[..., Report], tmp_path: Path) -> None:
+    report = report_of(study)
+    (path,) = write_report(report, tmp_path / "report.json", "json")
+    assert Report.model_validate_json(path.read_text()).model_dump_json() == report.model_dump_json()
+    values = json.loads(path.read_text())
+    lead = values["tasks"][0]["rows"][3]
+    assert (lead["label"], lead["accuracy"]["value"], lead["costs"]["flops"]["of_full"]) == ("lead 0.5", 0.375, 0.5)
+    assert values["runs"]["lead 0.5"]["recipe"]["cut"] == {"kind": "lead", "p": 0.5, "stop": "none", "align": "token"}
+
+
+def test_every_key_of_the_json_is_documented() -> None:
+    told = set(re.findall(r"^\| `(\w+)` \|", DOCS.read_text().split("### JSON")[1], re.MULTILINE))
+    assert told == set(Report.model_fields)
+    recipes = Recipe.model_json_schema()["$defs"].keys() | {"Recipe"}  # docs/settings.md has these
+    parts = Report.model_json_schema()["$defs"]
+    described = [part for name, part in parts.items() if "properties" in part and name not in recipes]
+    undescribed = [
+        f"{part['title']}.{name}"
+        for part in described
+        for name, field in part["properties"].items()
+        if "description" not in field
+    ]
+    assert undescribed == []
+
+
+@pytest.mark.slow
+def test_png_figures_are_drawn_and_none_is_empty(real_runs: list[Path], tmp_path: Path) -> None:
+    assert main(["report", *map(str, real_runs), "--format", "png", "--output", str(tmp_path / "figures")]) == 0
+    names = sorted(path.name for path in (tmp_path / "figures").iterdir())
+    assert [f"frontier-toy-{cost}.png" for cost in ("flops", "memory", "time", "tokens")] == names[-6:-2]
+    assert "divergence-by-place-validation-set.png" in names and "cost-flops.png" in names
+    for name in names:
+        with Image.open(tmp_path / "figures" / name) as image:
+            assert image.width > 800 and len(image.convert("RGB").getcolors(1 << 24) or []) > 10, name
+
+
+@pytest.mark.slow
+def test_without_matplotlib_png_says_what_to_install(study: list[RunResult], tmp_path: Path) -> None:
+    """In a process that finds no matplotlib: all else of the report works without it."""
+    from leadspan.results import save_run
+
+    save_run(study[2], tmp_path / "run")
+    code = (
+        "import sys; sys.modules['matplotlib'] = None\n"
+        "from leadspan.cli import main\n"
+        f"runs, out = {str(tmp_path / 'run')!r}, {str(tmp_path / 'out')!r}\n"
+        "print([main(['report', runs, '--format', kind, '--output', out + '.' + kind]) for kind in ('md', 'png')])\n"
+        "print([name for name in ('torch', 'transformers') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-2:] == ["[0, 2]", "[]"]
+    assert "leadspan report: --format png needs matplotlib: pip install 'leadspan[figures]'" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        pytest.param(["--target", "1.5"], "--target 1.5: must be a share above 0 and at most 1", id="target"),
+        pytest.param(["--samples", "-1"], "--samples -1: must be 0 or more", id="samples"),
+        pytest.param(["--audit", "none.json"], "none.json: not found", id="audit"),
+        pytest.param(["--cost", "money"], "cost money: not known of every run", id="cost"),
+    ],
+)
+def test_bad_options_are_told_in_one_message(
+    study: list[RunResult], tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    from leadspan.results import save_run
+
+    save_run(study[2], tmp_path / "run")
+    output = tmp_path / "report.html"
+    assert main(["report", str(tmp_path / "run"), "--output", str(output), *arguments]) == 2
+    assert message in capsys.readouterr().err and not output.exists()

@@ -1,0 +1,82 @@
+"""What rollouts cost: the bound before, and the count after."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from test_on_policy import lines, on_policy
+from torch.utils.flop_counter import FlopCounterMode
+
+from leadspan.costs.flops import head_only, rollout_flops
+from leadspan.data.truncation.policy import stop_warning
+from leadspan.evaluation.sampling import draw
+from leadspan.evaluation.settings import SamplingSettings
+from leadspan.inputs import prepare_data
+from leadspan.models.loading import load_model
+from leadspan.models.shapes import shape_of
+from leadspan.pipeline.run import run
+from leadspan.planning.plan import plan_recipe
+from leadspan.planning.prediction import cost_model_of
+from leadspan.planning.rollouts import batch_work
+from leadspan.planning.tables import sentences
+from leadspan.planning.timing import Calibration, DrawingWork, fit_drawing
+from toys import tiny
+
+
+@pytest.mark.slow
+def test_operations_of_drawing_are_those_that_pytorch_counts_but_for_attention() -> None:
+    model = load_model(tiny(hidden=64, seed=1), torch.float32, for_training=False).eval()
+    sampling = SamplingSettings(temperature=1, top_p=1, max_new_tokens=20)
+    with FlopCounterMode(display=False) as counter:
+        [new] = draw(model, [list(range(5, 15))], [20], ["key"], [1000], sampling)
+    assert len(new) == 20
+    counted = counter.get_total_flops()
+    expected = rollout_flops(shape_of(model), [(10, 20)])
+    attention = sum(4 * dim * 29 * 30 // 2 for dim in shape_of(model).attention_dims)
+    assert expected - attention == pytest.approx(counted - counted_attention(counter), rel=1e-3)
+
+
+def counted_attention(counter: FlopCounterMode) -> int:
+    return sum(
+        flops for op, flops in counter.get_flop_counts()["Global"].items() if "attention" in str(op) or "bmm" in str(op)
+    )
+
+
+def test_time_of_drawing_is_of_passes_of_their_rows_and_of_operations() -> None:
+    student = head_only(8, 100)
+    rows = [(10, 100), (12, 5), (3, 128)]
+    work = batch_work(student, rows)
+    assert work == (128, 128 + 64 + 128, rollout_flops(student, rows))  # rows leave behind 64 tokens
+    rates = {"passes": 2.0, "rows": 0.5}
+    calibration = Calibration(device="here", fingerprint="", num_steps=1, rates={}, largest_error=0, drawing=rates)
+    assert calibration.drawing_seconds([work, work]) == 2 * (2 * 128 + 320 / 2)
+    several = [DrawingWork(8, 8, 900), DrawingWork(8, 64, 7000), DrawingWork(64, 64, 8000), DrawingWork(64, 512, 9)]
+    fitted = fit_drawing(several, [calibration.drawing_seconds([one]) for one in several])
+    assert fitted == pytest.approx(rates)
+
+
+@pytest.mark.slow
+def test_the_bound_is_met_where_no_rollout_ends_before_its_cap(tmp_path: Path) -> None:
+    recipe = on_policy(tmp_path, {"trace_share": 0.25, "whole_share": 0.25}, plan={"break_point_seconds": 0})
+    data = prepare_data(recipe)
+    plan = plan_recipe(recipe, data, [])
+    assert plan.rollouts is not None
+    assert stop_warning({row.label: row.cut for row in plan.rows}) not in ("", *sentences(plan))
+    cost = plan.rollouts
+    parts = cost.prefill_flops, cost.decode_flops, cost.teacher_flops, cost.training_flops
+    assert sum(parts) == cost.prediction.flops.total < cost.whole_flops
+    assert cost.prefill_flops + cost.decode_flops == cost.prediction.flops.rollout
+    fingerprint = cost_model_of(recipe, data.renderer).fingerprint
+    rates = {"rates": {"step": 3.0}, "largest_error": 0, "drawing": {"passes": 0.5}}
+    timed = plan_recipe(recipe, data, [], Calibration(device="here", fingerprint=fingerprint, num_steps=1, **rates))
+    assert timed.rollouts is not None  # in every step the longest is a whole one of 24 tokens, at half a second each
+    assert (timed.rollouts.drawing_seconds, timed.rollouts.prediction.seconds) == (4 * 12, 4 * 12 + 4 * 3)
+    assert f"{cost.num_rollouts} of at most {cost.new_tokens} new tokens in 4 steps" in " ".join(sentences(plan))
+    result = run(recipe)
+    drawn = lines(recipe.output)
+    assert result.prediction == cost.prediction and result.train is not None
+    assert cost.new_tokens == sum(line["cap"] for line in drawn) and cost.num_rollouts == len(drawn)
+    short = sum(line["cap"] - line["tokens"] for line in drawn)
+    assert cost.prediction.num_tokens - result.train.num_tokens == short
+    assert cost.prediction.num_weighted_tokens - result.train.num_weighted_tokens == short
+    assert result.train.flops.rollout <= cost.prediction.flops.rollout

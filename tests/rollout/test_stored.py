@@ -1,0 +1,80 @@
+"""Rollouts of a store against rollouts that are drawn while training."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from test_on_policy import lines, on_policy
+
+from leadspan.errors import SettingsError, TargetsError
+from leadspan.pipeline.capture import prepare_capture
+from leadspan.pipeline.run import run
+from leadspan.recipe import Recipe
+from leadspan.settings import validate
+from leadspan.teacher.capture import run_capture
+
+HIDDEN = {"codec": {"kind": "hidden"}}
+
+
+def with_changes(recipe: Recipe, **changes: Any) -> Recipe:
+    return validate(Recipe, recipe.model_dump(mode="json") | changes, "toy")
+
+
+@pytest.mark.slow
+def test_training_from_stored_rollouts_is_live_training_on_them_at_every_horizon(tmp_path: Path) -> None:
+    """In the first step the live student draws what was stored: it is the student as it begins."""
+    live = on_policy(tmp_path, {"whole_share": 0.25, "trace_share": 0.25}, steps=1)
+    store = tmp_path / "store"
+    stored = with_changes(live, output=str(tmp_path / "stored"), targets={"kind": "store", "path": str(store)})
+    run_capture(prepare_capture(with_changes(live, capture={"path": str(store), **HIDDEN})))
+    for horizon in (2, 9):
+        rollout = {**live.model_dump(mode="json")["rollout"], "horizon": {"kind": "fixed", "tokens": horizon}}
+        weights, results, records = [], [], []
+        for recipe in (live, stored):
+            result = run(with_changes(recipe, rollout=rollout))
+            records.append(lines(recipe.output))
+            weights.append(load_file(recipe.output / "student" / "model.safetensors"))
+            results.append(result.train)
+            shutil.rmtree(recipe.output)
+        assert records[0] == records[1]
+        assert {line["cap"] for line in records[0]} == {horizon, 24}
+        assert results[0].final_loss == pytest.approx(results[1].final_loss, rel=1e-5)
+        assert results[1].flops.rollout == results[1].flops.teacher_body == 0
+        for name, tensor in weights[0].items():
+            torch.testing.assert_close(weights[1][name], tensor)
+
+
+@pytest.mark.slow
+def test_a_capture_that_was_killed_goes_on_drawing_and_what_a_store_lacks_is_told(tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    recipe = on_policy(tmp_path, capture={"path": str(store), **HIDDEN})
+    whole = prepare_capture(recipe).sequences
+    drawn = (store / "rollouts.jsonl").read_text()
+    assert len(drawn.splitlines()) == 1 + 32 and len(whole) == 32 + 8  # 32 prompts, 8 traces to validate on
+    (store / "rollouts.jsonl").write_text(drawn[: len(drawn) * 2 // 3])
+    assert prepare_capture(recipe).sequences.content_hash == whole.content_hash
+    again = [json.loads(line) for line in (store / "rollouts.jsonl").read_text().splitlines()]
+    assert again == [json.loads(line) for line in drawn.splitlines()]
+    rollout = recipe.model_dump(mode="json")["rollout"]
+    longer = with_changes(recipe, rollout={**rollout, "max_new_tokens": 25})
+    with pytest.raises(TargetsError, match=r"drawn with .*24"):
+        prepare_capture(longer)
+    run_capture(prepare_capture(recipe))
+    for changes, message in (
+        ({"max_new_tokens": 25}, "max_new_tokens no greater"),
+        ({"temperature": 0.5}, "temperature must be the same"),
+        ({"samples_per_prompt": 2}, "32 of 64 rollouts are not there"),
+    ):
+        targets = {"kind": "store", "path": str(store)}
+        with pytest.raises(TargetsError, match=message):
+            run(with_changes(recipe, rollout=rollout | changes, targets=targets))
+
+
+def test_a_store_is_shared_by_no_recipes_with_rollouts(tmp_path: Path) -> None:
+    recipe = on_policy(tmp_path, capture={"path": str(tmp_path / "store"), **HIDDEN})
+    with pytest.raises(SettingsError, match="no store is shared between recipes with rollouts"):
+        prepare_capture(recipe, other_recipes=[recipe])

@@ -1,0 +1,130 @@
+"""Captures, runs and checks with a served teacher, held against the same teacher run here."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from leadspan.doctor.doctor import examine
+from leadspan.errors import RunError, SettingsError, TargetsError
+from leadspan.inputs import prepare_data
+from leadspan.models.loading import load_model
+from leadspan.pipeline.capture import prepare_capture
+from leadspan.pipeline.run import run
+from leadspan.planning.prediction import cost_model_of
+from leadspan.recipe import Recipe
+from leadspan.teacher import server as client
+from leadspan.teacher.capture import run_capture
+from leadspan.teacher.store import TargetStore
+from recipes import toy_recipe, without_times
+from servers import TeacherOnLoopback, serving
+from stores import capture_recipe, stored
+from toys import character_tokenizer, tiny
+
+CODEC = {"kind": "top_k", "k": 12, "precision": "float32"}
+
+
+@pytest.fixture
+def loopback(monkeypatch: pytest.MonkeyPatch) -> Iterator[TeacherOnLoopback]:
+    monkeypatch.setattr(client, "_FIRST_WAIT", 0.01)
+    model = load_model(tiny(hidden=48, seed=2), torch.float32, for_training=False)
+    with serving(model, character_tokenizer()) as server:
+        yield server
+
+
+def of_server(server: TeacherOnLoopback, **changes: Any) -> dict[str, Any]:
+    return {"kind": "server", "url": server.url, "model": "big", "k": 12, "retries": 1, **changes}
+
+
+def close(found: Path, expected: Path) -> bool:
+    lines = [without_times(path) for path in (found, expected)]
+    values = [[line[key] for line in lines[0] for key in line if key in other] for other in lines[1]]
+    assert all(values) and len(lines[0]) == len(lines[1])
+    return all(
+        np.isclose(line[name], other[name], rtol=1e-3, atol=1e-4)
+        for line, other in zip(*lines, strict=True)
+        for name in line.keys() & other.keys()
+        if "loss" in name or "divergence" in name
+    )
+
+
+def test_costs_are_without_a_served_teacher_and_an_engine_belongs_to_it(tmp_path: Path) -> None:
+    served = {"kind": "server", "url": "http://localhost:1", "model": "big"}
+    recipe = toy_recipe(tmp_path, teacher=served)
+    model = cost_model_of(recipe, prepare_data(recipe).renderer)
+    assert model.teacher is None and model.memory.teacher_activations is None
+    with pytest.raises(SettingsError, match=r"capture\.engine is transformers with teacher\.kind server"):
+        prepare_capture(recipe)
+    with pytest.raises(SettingsError, match=r"capture\.engine is server with teacher\.kind random_init"):
+        prepare_capture(toy_recipe(tmp_path, capture={"engine": "server"}))
+
+
+@pytest.mark.slow
+def test_a_capture_and_a_run_are_those_of_the_teacher_run_here(loopback: TeacherOnLoopback, tmp_path: Path) -> None:
+    local = capture_recipe(tmp_path, codec=CODEC, path=str(tmp_path / "local"), steps=3)
+    run_capture(prepare_capture(local))
+    capture = {**local.capture.model_dump(), "path": tmp_path / "served", "engine": "server"}
+    served = Recipe.model_validate(local.model_dump() | {"teacher": of_server(loopback), "capture": capture})
+    manifest = run_capture(prepare_capture(served))
+    assert manifest.weights_hash == "served as big" and manifest.flops is None
+    stores = [TargetStore(tmp_path / name) for name in ("local", "served")]
+    assert len(stores[0]) == len(stores[1]) > 0
+    for example in [prepare_data(served).examples[i] for i in range(5)]:
+        expected, found = (store.read(example, np.arange(len(example.input_ids) - 1)) for store in stores)
+        assert np.array_equal(expected["token_ids"], found["token_ids"])
+        for name in ("log_probs", "outside", "label_log_prob"):
+            np.testing.assert_allclose(found[name], expected[name], atol=1e-5)
+    run(stored(local, tmp_path / "from-local"))
+    run(stored(served, tmp_path / "from-served"))
+    run(Recipe.model_validate(served.model_dump() | {"output": tmp_path / "live"}))
+    assert close(tmp_path / "from-served", tmp_path / "from-local") and close(
+        tmp_path / "live", tmp_path / "from-local"
+    )
+
+
+@pytest.mark.slow
+def test_rollouts_learn_from_a_server_and_go_on_when_it_has_come_back(
+    loopback: TeacherOnLoopback, tmp_path: Path
+) -> None:
+    changes: dict[str, Any] = {
+        "loss": {"kl_weight": 1, "divergence": {"kind": "reverse_kl"}, "stop": "tokens"},
+        "rollout": {"max_new_tokens": 8, "horizon": {"kind": "fixed", "tokens": 4}, "trace_share": 0.25},
+        "data": {**toy_recipe(tmp_path).data.model_dump(), "validation": {"kind": "none"}},
+        "steps": 3,
+        "checkpoint_every": 1,
+        "keep": "last",
+    }
+    recipe = toy_recipe(tmp_path, teacher=of_server(loopback, retries=0), **changes)
+    run(recipe)
+    assert len(loopback.asked) >= 24
+    whole = recipe.output.rename(tmp_path / "whole")
+    num_good = 2 * 8  # requests of two steps
+    loopback.faults[:] = [lambda answer: answer] * num_good + [lambda answer: (500, "gone")] * 20
+    with pytest.raises(TargetsError, match="failed 1 times, at last with status 500: gone"):
+        run(recipe)
+    loopback.faults.clear()
+    moved = recipe.model_copy(update={"teacher": recipe.teacher.model_copy(update={"timeout": 60.0})})
+    run(moved, resume=True)
+    assert (recipe.output / "rollouts.jsonl").read_text() == (whole / "rollouts.jsonl").read_text()
+    shutil.rmtree(recipe.output / "student")
+    (recipe.output / "run.json").unlink()
+    other = recipe.model_copy(update={"teacher": recipe.teacher.model_copy(update={"model": "bigger"})})
+    with pytest.raises(RunError, match=r"teacher\.model was \"big\", is \"bigger\""):
+        run(other, resume=True)
+
+
+@pytest.mark.slow
+def test_the_doctor_asks_the_server(loopback: TeacherOnLoopback, tmp_path: Path) -> None:
+    recipe = toy_recipe(tmp_path, teacher=of_server(loopback, k=80))
+    checks = {check.name: check for check in examine(recipe, 4)}
+    assert (
+        checks["served teacher answers"].verdict == "ok" and "80 likeliest" in checks["served teacher answers"].figure
+    )
+    assert not [check for check in checks.values() if check.verdict == "failed"]
+    loopback.faults[:] = [lambda answer: (401, "no key")] * 20
+    failed = {check.name: check for check in examine(recipe, 4)}["served teacher answers"]
+    assert failed.verdict == "failed" and "status 401" in failed.figure

@@ -1,0 +1,99 @@
+"""A disk that is full, in every command that writes: one error that says what is there, and work that goes on."""
+
+import errno
+import json
+import os
+import resource
+import signal
+from pathlib import Path
+
+import pytest
+from benchmarks.hold_process import Ended, run
+from safetensors import SafetensorError
+
+from leadspan.cli import main
+from leadspan.errors import RunError
+from leadspan.files import full_disk_reported, write_atomically
+from leadspan.results import RunResult, load_run, save_run
+from recipes import toy_recipe, without_times, write_recipe
+
+
+def one_error(ended: Ended) -> str:
+    assert ended.code == 2 and ended.is_clean, ended.said
+    (error,) = [line for line in ended.said.splitlines() if line.startswith("leadspan ")]
+    assert "cannot be written" in error and "GB are free" in error
+    return error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device", "x/y"),
+        OSError(errno.EFBIG, "File too large"),
+        SafetensorError("I/O error: File too large (os error 27)"),
+        RuntimeError("[enforce fail at inline_container.cc:664] . PytorchStreamWriter failed writing file data/3: ..."),
+        RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 147392 vs 147284"),
+        RuntimeError("basic_ios::clear: iostream error"),
+    ],
+)
+def test_what_libraries_make_of_a_full_disk_is_one_error(tmp_path: Path, error: Exception) -> None:
+    message = "GB are free there, and about 5 GB are needed in all"
+    with pytest.raises(RunError, match=message), full_disk_reported(tmp_path / "run", lambda: 5 * 10**9):
+        try:
+            raise error
+        except Exception as cause:
+            raise ValueError("of a library that wraps it") from cause
+
+
+def test_other_errors_are_left_alone(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="os error 2 of another kind"), full_disk_reported(tmp_path):
+        raise ValueError("os error 2 of another kind")
+
+
+def test_a_failed_write_names_its_file_and_leaves_none(tmp_path: Path) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
+    try:
+        with pytest.raises(OSError, match=r"large.*mine\.txt"):
+            write_atomically(tmp_path / "mine.txt", "x" * 1000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert not os.listdir(tmp_path)
+
+
+@pytest.mark.slow
+def test_report_and_world(tmp_path: Path, study: list[RunResult]) -> None:
+    for trial in study:
+        save_run(trial, tmp_path / "runs" / trial.name)
+    page = tmp_path / "page.html"
+    assert str(page) in one_error(
+        run(tmp_path, ["report", str(tmp_path / "runs"), "--output", str(page)], max_bytes=20_000)
+    )
+    assert not page.exists()
+    world = Path(__file__).parents[1] / "recipes" / "world_derive_and_verify_cpu.yaml"
+    one_error(run(tmp_path, ["world", str(world), f"output={tmp_path / 'world'}"], max_bytes=20_000))
+
+
+@pytest.mark.slow
+def test_a_run_that_found_the_disk_full_resumes_to_the_same(tmp_path: Path) -> None:
+    """At sizes that end it in the data, in the weights, in the optimiser's moments."""
+    task = tmp_path / "task.jsonl"
+    task.write_text(json.dumps({"problem": "add 1 to itself", "answer": "2"}) + "\n")
+    evaluation = {"tasks": [{"name": "toy", "path": str(task)}], "sampling": {"max_new_tokens": 8, "temperature": 0}}
+    path = write_recipe(toy_recipe(tmp_path, checkpoint_every=2, evaluation=evaluation), tmp_path / "r.yaml")
+    once = tmp_path / "once"
+    assert main(["distill", str(path), f"output={once}"]) == 0
+    for num_bytes in (6_000, 60_000, 150_000, 400_000):
+        twice, cache = tmp_path / f"twice-{num_bytes}", tmp_path / f"other-{num_bytes}"
+        arguments = ["distill", str(path), f"output={twice}", f"data.cache_dir={cache}"]
+        ended = run(tmp_path, arguments, max_bytes=num_bytes)
+        if ended.code:
+            assert twice.name in one_error(ended) or cache.name in ended.said
+            assert main([*arguments, "--resume"]) == 0
+        assert without_times(twice) == without_times(once)
+        of_twice, of_once = load_run(twice), load_run(once)
+        assert [(e.weights_hash, e.correct) for e in of_twice.evaluations] == [
+            (e.weights_hash, e.correct) for e in of_once.evaluations
+        ]

@@ -1,0 +1,105 @@
+"""Ending in good order on SIGTERM and Ctrl-C, and going on from there."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from benchmarks import hold_process
+
+from leadspan.interruption import Terminated, deferred, is_asked_to_end, listening
+from leadspan.pipeline.run import run
+from recipes import metrics, toy_recipe, without_times, write_recipe
+
+SRC = str(Path(__file__).parents[2] / "src")
+
+
+def test_a_signal_raises_at_once_or_where_it_is_deferred_at_the_end() -> None:
+    with listening():
+        with pytest.raises(Terminated):
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert is_asked_to_end()
+    with listening():
+        assert not is_asked_to_end()
+        with pytest.raises(Terminated), deferred():
+            os.kill(os.getpid(), signal.SIGUSR1)
+            os.kill(os.getpid(), signal.SIGUSR1)
+            assert is_asked_to_end()
+
+
+def test_a_second_sigterm_ends_the_process_at_once(tmp_path: Path) -> None:
+    code = (
+        "import os, signal, time\nfrom leadspan.interruption import deferred, listening\n"
+        "with listening(), deferred():\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n    print('goes on', flush=True)\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n    print('goes on still', flush=True)"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": SRC}, capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout) == (143, "goes on\n")
+
+
+@pytest.mark.slow
+def test_a_run_that_is_asked_to_end_finishes_its_step_and_goes_on_as_if_it_had_not(tmp_path: Path) -> None:
+    changes = {"steps": 7, "checkpoint_every": 7, "log_every": 5, "num_workers": 1}
+    whole = toy_recipe(tmp_path / "whole", **changes)
+    run(whole)
+    recipe = toy_recipe(tmp_path / "ended", **changes)
+    with listening(), pytest.raises(Terminated, match="step 1 of 7 is in a checkpoint"), deferred():
+        os.kill(os.getpid(), signal.SIGTERM)
+        run(recipe)
+    assert [line["step"] for line in metrics(recipe.output)] == [1]
+    run(recipe, resume=True)
+    assert without_times(recipe.output) == without_times(whole.output)
+    ended, unbroken = ((r.output / "student" / "model.safetensors").read_bytes() for r in (recipe, whole))
+    assert ended == unbroken
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("number", "code", "last"), [(signal.SIGTERM, 143, "in a checkpoint"), (signal.SIGINT, 130, "")]
+)
+def test_signals_to_a_run_with_data_workers_and_all_its_processes(
+    tmp_path: Path, number: signal.Signals, code: int, last: str
+) -> None:
+    recipe = toy_recipe(tmp_path, steps=4000, num_workers=2, checkpoint_every=1000)
+    path = write_recipe(recipe, tmp_path / "recipe.yaml")
+    started = time.monotonic()
+    pid = hold_process.start(tmp_path, ["distill", str(path)])
+    while not (recipe.output / "metrics.jsonl").exists() or len(metrics(recipe.output)) < 3:
+        assert os.waitpid(pid, os.WNOHANG) == (0, 0) and time.monotonic() < started + 100
+        time.sleep(0.02)
+    os.killpg(pid, number)
+    ended = hold_process.wait(pid, tmp_path, started)
+    error = ended.said
+    assert ended.code == code
+    assert ended.is_clean and error.endswith(f"go on with: leadspan distill {path} --resume\n")
+    assert last in error.splitlines()[-1] and len(error.splitlines()[-1]) < 400
+    with pytest.raises(ProcessLookupError):  # nobody of its session is left
+        os.killpg(pid, 0)
+
+
+@pytest.mark.slow
+def test_data_workers_do_not_outlive_an_interpreter_that_still_holds_their_loader() -> None:
+    """As after Ctrl-C, when a traceback holds it: a worker takes the first SIGTERM for a scheduler's."""
+    code = (
+        "import atexit, sys, torch\nfrom torch.utils.data import DataLoader\n"
+        "from leadspan.interruption import end_data_workers, prepare_data_worker\n"
+        "rows = iter(DataLoader(range(100), num_workers=1, worker_init_fn=prepare_data_worker))\nnext(rows)\n"
+        "sys.modules['held'] = rows\nrows._shutdown_workers = lambda: None\n"
+        "atexit.register(end_data_workers)\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": SRC}, timeout=100, capture_output=True)
+    assert ended.returncode == 0
+
+
+def test_a_fork_server_ends_with_its_process_although_it_still_imports() -> None:
+    code = (
+        "import multiprocessing.forkserver\nfrom leadspan.fork_server import fork_server\n"
+        "fork_server(['torch'])\nprint(multiprocessing.forkserver._forkserver._forkserver_pid)"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": SRC}, capture_output=True, text=True)
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(ended.stdout), 0)
