@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -116,16 +117,11 @@ def run_part(name: str) -> Outcome:
 def measure(parts: tuple[str, ...]) -> Outcome:
     """Prepare the inputs and go through some parts."""
     os.environ["OMP_NUM_THREADS"] = "1"
-    import leadspan.pipeline.run  # noqa: F401  # before the first fork
-
     with tempfile.TemporaryDirectory() as directory:
         inputs = Path(directory) / "inputs"
-        inputs.mkdir()
-        pid = os.fork()  # what runs torch before a fork may hang behind it
-        if pid == 0:
-            os._exit(_written(inputs))
-        if os.waitpid(pid, 0)[1]:
-            raise RuntimeError("the inputs cannot be written")
+        written = hold_process.run(inputs, partial(write_inputs, inputs))
+        if written.code:
+            raise RuntimeError(f"the inputs cannot be written: {written.said}")
         bench = Bench(Path(directory), commands(inputs), random.Random(SEED))
         figures: list[Figure] = []
         sides: dict[str, Spread] = {}
@@ -140,11 +136,6 @@ def measure(parts: tuple[str, ...]) -> Outcome:
         figures=figures,
         details={"faults": bench.faults},
     )
-
-
-def _written(inputs: Path) -> int:
-    write_inputs(inputs)
-    return 0
 
 
 def kills(bench: Bench, seconds: float) -> list[Figure]:
@@ -284,7 +275,7 @@ def _is_ended_and_held(bench: Bench, name: str, number: int) -> bool:
 
 def _send(pid: int, moment: Moment) -> None:
     time.sleep(moment.after or 0)
-    if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+    if not hold_process.has_ended(pid):
         os.killpg(pid, moment.number)
 
 

@@ -1,24 +1,29 @@
-"""Commands of leadspan in forked processes: torch is imported once, and the process can be killed at any moment."""
+"""Commands of leadspan in processes that can be killed at any moment.
+
+They are forked from a server that has imported torch and has computed nothing: the threads and locks of a process that
+has trained, sampled or run tests do not survive a fork.
+"""
 
 import atexit
 import contextlib
-import multiprocessing.forkserver
-import multiprocessing.util
+import functools
 import os
+import pickle
 import re
 import signal
 import socket
+import subprocess
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 _CHANGES = frozenset(("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "os.link"))
 Work = Sequence[str] | Callable[[], object]
-"""Arguments of `leadspan`, or what else to do."""
+"""Arguments of `leadspan`, or a function that pickle finds by its name, or a `functools.partial` of one."""
 _LOG, _KINDS = "said.log", "changes.log"
 
 
@@ -54,8 +59,7 @@ class Moment:
 
 def run(directory: Path, work: Work, moment: Moment | None = None, max_bytes: int | None = None) -> Ended:
     """Run a command in a directory to its end, or until a signal."""
-    started = time.monotonic()
-    pid = start(directory, work, moment, max_bytes)
+    pid, started = start(directory, work, moment, max_bytes), time.monotonic()
     if moment is not None and moment.after is not None:
         _wait(pid, moment.after)
         with contextlib.suppress(ProcessLookupError):
@@ -68,10 +72,9 @@ def run_ranks(directory: Path, work: Work, num_ranks: int) -> list[Ended]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
-    started = time.monotonic()
     sizes = dict.fromkeys(("WORLD_SIZE", "LOCAL_WORLD_SIZE"), str(num_ranks))
     ranks = [group | sizes | dict.fromkeys(("RANK", "LOCAL_RANK"), str(rank)) for rank in range(num_ranks)]
-    pids = [start(directory, work, environment=environment) for environment in ranks]
+    pids, started = [start(directory, work, environment=environment) for environment in ranks], time.monotonic()
     return [wait(pid, directory, started) for pid in pids]
 
 
@@ -82,21 +85,21 @@ def start(
     max_bytes: int | None = None,
     environment: Mapping[str, str] | None = None,
 ) -> int:
-    """Start a command; its process leads a session of its own."""
+    """Start a command in this process's environment; it leads a session of its own."""
     directory.mkdir(parents=True, exist_ok=True)
-    sys.stdout.flush()
-    pid = os.fork()
-    if pid == 0:
-        os.environ.update(environment or {})
-        _be(directory, work, moment, max_bytes)
-    return pid
+    return _ask(_Job(directory, work, moment, max_bytes, os.environ | (environment or {})))
+
+
+def has_ended(pid: int) -> bool:
+    """Whether a command has ended; it is still to be waited for."""
+    return _ask(_Question(pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)) is not None
 
 
 def wait(pid: int, directory: Path, started: float) -> Ended:
     """Wait for a command's end."""
-    _, status = os.waitpid(pid, 0)
+    code = _ask(_Question(pid, os.WEXITED))
     said = (directory / f"{pid}.{_LOG}").read_text(errors="replace")
-    return Ended(os.waitstatus_to_exitcode(status), said, time.monotonic() - started)
+    return Ended(code, said, time.monotonic() - started)
 
 
 def is_session_empty(pid: int, seconds: float = 10) -> bool:
@@ -118,32 +121,95 @@ def kinds_of_change(directory: Path) -> Counter[str]:
 
 def _wait(pid: int, seconds: float) -> None:
     deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline and os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+    while time.monotonic() < deadline and not has_ended(pid):
         time.sleep(0.002)
 
 
-def _be(directory: Path, work: Work, moment: Moment | None, max_bytes: int | None) -> None:
+@dataclass(frozen=True)
+class _Job:
+    """What the server is asked to start; the answer is the process id."""
+
+    directory: Path
+    work: Work
+    moment: Moment | None
+    max_bytes: int | None
+    environment: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class _Question:
+    """How a process ended, by `os.waitid`; the answer is its exit status, or None where it goes on."""
+
+    pid: int
+    options: int
+
+
+def _ask(request: _Job | _Question) -> Any:
+    server = _server()
+    assert server.stdin is not None and server.stdout is not None
+    pickle.dump(request, server.stdin)
+    server.stdin.flush()
+    return pickle.load(server.stdout)
+
+
+@functools.cache
+def _server() -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-c", "from benchmarks import hold_process; hold_process.serve()"]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
+
+
+def serve() -> None:
+    """Start what is asked for on standard input, until it is closed."""
+    import leadspan.pipeline.capture
+    import leadspan.pipeline.run  # noqa: F401
+
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    while True:
+        try:
+            request = pickle.load(sys.stdin.buffer)
+        except EOFError:
+            return
+        if isinstance(request, _Job):
+            answer: int | None = os.fork()
+            if answer == 0:
+                answers.close()
+                _be(request)
+        else:
+            ended = os.waitid(os.P_PID, request.pid, request.options)
+            answer = None
+            if ended is not None:
+                answer = ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status
+        pickle.dump(answer, answers)
+        answers.flush()
+
+
+def _be(job: _Job) -> NoReturn:
     code = 1
     try:
         os.setsid()
-        os.chdir(directory)
+        os.environ.clear()
+        os.environ.update(job.environment)
+        os.chdir(job.directory)
         log = os.open(f"{os.getpid()}.{_LOG}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
-        os.dup2(log, 1)
-        os.dup2(log, 2)
+        nothing = os.open(os.devnull, os.O_RDONLY)
+        for old, new in ((nothing, 0), (log, 1), (log, 2)):
+            os.dup2(old, new)
+        sys.stdin = os.fdopen(0, closefd=False)
         sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1, closefd=False) for number in (1, 2))
-        _forget_the_parent()
-        if max_bytes is not None:
+        if job.max_bytes is not None:
             import resource
 
-            resource.setrlimit(resource.RLIMIT_FSIZE, (max_bytes, max_bytes))
-        _watch(directory, moment.before if moment else None)
-        if callable(work):
-            work()
+            resource.setrlimit(resource.RLIMIT_FSIZE, (job.max_bytes, job.max_bytes))
+        _watch(job.directory, job.moment.before if job.moment else None)
+        if callable(job.work):
+            job.work()
             code = 0
         else:
             from leadspan.cli import main
 
-            code = main(list(work))
+            code = main(list(job.work))
     except SystemExit as error:
         code = error.code if isinstance(error.code, int) else 1
     except BaseException:
@@ -156,25 +222,7 @@ def _be(directory: Path, work: Work, moment: Moment | None, max_bytes: int | Non
             sys.stdout.flush()
             sys.stderr.flush()
         finally:
-            os._exit(code)  # whatever else is raised here belongs to the process that was forked
-
-
-def _forget_the_parent() -> None:
-    """Undo what libraries know of the process that was forked: its one rank, its threads, its processes."""
-    atexit._clear()  # what the parent would do at its end, with processes that are its own
-    atexit.register(multiprocessing.util._exit_function)
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # its threads were not forked either, and would be waited for
-    if "torch" in sys.modules:
-        import torch
-
-        torch.set_num_threads(1)  # OpenMP would wait for threads that were not forked
-    if "accelerate" in sys.modules:
-        from accelerate.state import AcceleratorState
-
-        AcceleratorState._reset_state(reset_partial_state=True)
-    server = multiprocessing.forkserver._forkserver  # the parent's, which only the parent can wait for
-    for name in ("_forkserver_pid", "_forkserver_fd", "_forkserver_alive_fd"):
-        setattr(server, name, None)
+            os._exit(code)  # whatever else is raised here belongs to the server
 
 
 def _watch(directory: Path, fatal: tuple[str, int] | None) -> None:

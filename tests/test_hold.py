@@ -1,39 +1,13 @@
 """The harness of `python -m benchmarks hold`: it sees what differs, and what does not hold."""
 
 import json
-import os
-import subprocess
-import sys
+import random
 from pathlib import Path
 
 import pytest
-from benchmarks.hold_cases import comparable
-
-ROOT = Path(__file__).parents[1]
-CASES = """
-import os, random, sys
-from pathlib import Path
-from benchmarks import hold
-from benchmarks.hold_cases import commands
+from benchmarks import hold, hold_process
+from benchmarks.hold_cases import commands, comparable, write_inputs
 from benchmarks.hold_process import Moment
-
-if __name__ == "__main__":
-    directory = Path(sys.argv[1])
-    (directory / "inputs").mkdir()
-    import leadspan.pipeline.run
-    pid = os.fork()
-    if pid == 0:
-        os._exit(hold._written(directory / "inputs"))
-    assert os.waitpid(pid, 0)[1] == 0
-    bench = hold.Bench(directory, commands(directory / "inputs"), random.Random(0))
-    command = bench.known["distill"]
-    bench.whole("distill")
-    for moment in (Moment(after=0.7 * bench.seconds["distill"]), Moment(before=("os.rename run/run.json", 1))):
-        assert hold._is_killed_and_held(bench, "distill", command, moment), bench.faults
-    directory = bench.case()
-    bench.known["distill"] = hold.Command(command.arguments, (*command.again, "training.steps=6"), command.result)
-    assert not bench.is_held("distill", directory, "other steps")
-"""
 
 
 def test_what_differs_is_seen_and_what_clocks_say_is_not(tmp_path: Path) -> None:
@@ -56,8 +30,13 @@ def test_what_differs_is_seen_and_what_clocks_say_is_not(tmp_path: Path) -> None
 
 @pytest.mark.slow
 def test_a_killed_run_is_held_and_another_run_is_not(tmp_path: Path) -> None:
-    script = tmp_path / "cases.py"
-    script.write_text(CASES)
-    environment = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'src'}", "OMP_NUM_THREADS": "1"}
-    ended = subprocess.run([sys.executable, script, tmp_path], env=environment, capture_output=True, text=True)
-    assert ended.returncode == 0, ended.stderr
+    write_inputs(tmp_path)
+    bench = hold.Bench(tmp_path, commands(tmp_path), random.Random(0))
+    bench.whole("distill")
+    for moment in (Moment(after=0.7 * bench.seconds["distill"]), Moment(before=("os.rename run/run.json", 1))):
+        directory = bench.case()
+        hold_process.run(directory, bench.known["distill"].arguments, moment)
+        assert bench.is_held("distill", directory, str(moment)), bench.faults
+    command = bench.known["distill"]
+    bench.known["distill"] = hold.Command(command.arguments, (*command.again, "training.steps=6"), command.result)
+    assert not bench.is_held("distill", bench.case(), "other steps")

@@ -162,10 +162,10 @@ def test_killed_and_started_again_it_draws_the_same(tmp_path: Path) -> None:
     file = tmp_path / "out" / "samples" / "toy.jsonl"
     pid = hold_process.start(tmp_path, command)
     while not (file.exists() and file.read_bytes().count(b"\n") >= 3):
-        assert os.waitpid(pid, os.WNOHANG) == (0, 0), "it ended before it could be killed"
+        assert not hold_process.has_ended(pid), "it ended before it could be killed"
         time.sleep(0.01)
     os.kill(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)
+    hold_process.wait(pid, tmp_path, 0)
     assert 3 <= file.read_bytes().count(b"\n") < 24
     assert main(command) == 0
     assert drawn(tmp_path / "out") == drawn(tmp_path / "whole")

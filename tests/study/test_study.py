@@ -119,12 +119,12 @@ def test_a_killed_study_leaves_no_trial_behind_and_goes_on(tmp_path: Path) -> No
     pid = hold_process.start(tmp_path, ["study", str(place)])
     trials = tmp_path / "study" / "trials"
     while len(finished(tmp_path)) < 1 or not list(trials.glob("lead*/checkpoints/checkpoint-*/trainer_state.json")):
-        assert os.waitpid(pid, os.WNOHANG) == (0, 0), "the study ended before it could be killed"
+        assert not hold_process.has_ended(pid), "the study ended before it could be killed"
         time.sleep(0.02)
     (lead,) = trials.glob("lead*")
     children = _descendants(pid)
     os.kill(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)
+    hold_process.wait(pid, tmp_path, 0)
     while any(_is_alive(child) for child in children):
         time.sleep(0.02)
     lines = (lead / "metrics.jsonl").read_text().count("\n")

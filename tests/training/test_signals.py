@@ -69,7 +69,7 @@ def test_signals_to_a_run_with_data_workers_and_all_its_processes(
     started = time.monotonic()
     pid = hold_process.start(tmp_path, ["distill", str(path)])
     while not (recipe.output / "metrics.jsonl").exists() or len(metrics(recipe.output)) < 3:
-        assert os.waitpid(pid, os.WNOHANG) == (0, 0) and time.monotonic() < started + 100
+        assert not hold_process.has_ended(pid) and time.monotonic() < started + 100
         time.sleep(0.02)
     os.killpg(pid, number)
     ended = hold_process.wait(pid, tmp_path, started)

@@ -3,6 +3,7 @@ import json
 import math
 import signal
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -226,7 +227,7 @@ def test_epochs_count_examples() -> None:
 def kept_gradients(directory: Path, per_batch: int, ranks: int = 1) -> dict[str, torch.Tensor]:
     batching = {"kind": "examples", "examples_per_step": 8, "examples_per_batch": per_batch}
     recipe = toy_recipe(directory, batching=batching)
-    for ended in run_ranks(directory, lambda: keep_gradients.main(recipe, directory / "gradients.pt"), ranks):
+    for ended in run_ranks(directory, partial(keep_gradients.main, recipe, directory / "gradients.pt"), ranks):
         assert ended.code == 0, ended.said
     return torch.load(directory / "gradients.pt")
 
@@ -251,7 +252,7 @@ def test_sharded_student_and_teacher_have_the_gradient_of_one_process(
     batch = pack([example for rows in sharded_gradients.rows() for example in rows])
     student(batch=batch, targets=live_targets(teacher, batch))["loss_sum"].backward()
     path = tmp_path / "gradients.pt"
-    for ended in run_ranks(tmp_path, lambda: sharded_gradients.main(path, head, attention), 2):
+    for ended in run_ranks(tmp_path, partial(sharded_gradients.main, path, head, attention), 2):
         assert ended.code == 0, ended.said
     sharded = torch.load(path)
     for name, parameter in student.named_parameters():
@@ -262,7 +263,7 @@ def test_sharded_student_and_teacher_have_the_gradient_of_one_process(
 @pytest.mark.parametrize("sharding", ["ddp", "fsdp2"])
 def test_two_ranks_send_the_bytes_that_are_planned(tmp_path: Path, sharding: Sharding) -> None:
     path = tmp_path / "sent.json"
-    for ended in run_ranks(tmp_path, lambda: counted_traffic.main(path, sharding), 2):
+    for ended in run_ranks(tmp_path, partial(counted_traffic.main, path, sharding), 2):
         assert ended.code == 0, ended.said
     sent = json.loads(path.read_text())
     student, teacher = map(shape_of, sharded_gradients.models("packed"))
