@@ -9,6 +9,7 @@ from pydantic import BaseModel
 from leadspan.cli import COMMANDS, build_parser
 from leadspan.faults import models_in
 from leadspan.recipe import Recipe
+from leadspan.settings import field_docstrings
 from leadspan.study.settings import Study
 from leadspan.worlds.settings import WorldFiles
 
@@ -42,9 +43,10 @@ def settings_reference() -> str:
             "| key | type | default | meaning |",
             "|---|---|---|---|",
         ]
+        meanings = field_docstrings(model)
         for key, field in model.model_fields.items():
             default = "required" if field.is_required() else f"`{_shown(field.get_default(call_default_factory=True))}`"
-            meaning = " ".join((field.description or "").split()).replace("|", "\\|")
+            meaning = " ".join(meanings.get(key, field.description or "").split()).replace("|", "\\|")
             parts.append(f"| `{key}` | {_type_name(field.annotation)} | {default} | {meaning} |")
             seen += [found for found in models_in(field.annotation) if found not in seen]
         parts.append("")

@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, GetJsonSchemaHandler, field_validator, model_validator
+from pydantic_core import CoreSchema
 
 from leadspan.data.truncation import AnyPolicy
 from leadspan.errors import SettingsError
@@ -78,22 +79,18 @@ class RayExecutor(Settings):
     """Processes that train a trial together on its node, started by torchrun; on GPUs each uses one."""
 
 
-def _or_path(schema: dict[str, Any]) -> None:
-    """The path of a recipe stands for the recipe as it is."""
-    settings = dict(schema)
-    schema.clear()
-    schema["anyOf"] = [{"type": "string"}, settings]
-
-
 class Before(Settings):
     """A recipe that is run before the trials."""
-
-    model_config = ConfigDict(json_schema_extra=_or_path)
 
     recipe: Path
     """The recipe, relative to the study's own file."""
     settings: list[str] = []
     """Settings that replace the recipe's, as on the command line."""
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        """The path of a recipe stands for the recipe as it is."""
+        return {"anyOf": [{"type": "string"}, super().__get_pydantic_json_schema__(core_schema, handler)]}
 
     @model_validator(mode="before")
     @classmethod
