@@ -22,7 +22,7 @@ LOSS = {"kl_weight": 1, "divergence": {"kind": "reverse_kl"}}
 def check_inputs(directory: Path, teacher: RandomInit, **changes: object) -> CheckInputs:
     recipe: Recipe = toy_recipe(directory, teacher=teacher.model_dump(), rollout=ROLLOUT, **{"loss": LOSS, **changes})
     student, model = (freeze(load_model(settings, torch.float32)) for settings in (tiny(seed=1), teacher))
-    return CheckInputs(recipe, prepare_data(recipe), student, model, [], torch.device("cpu"))
+    return CheckInputs(recipe, prepare_data(recipe), student, model, [], [], torch.device("cpu"))
 
 
 def checks(inputs: CheckInputs) -> dict[str, Check]:

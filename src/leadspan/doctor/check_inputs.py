@@ -42,6 +42,7 @@ class CheckInputs:
         student: The student in float32.
         teacher: The teacher in float32; None where there is none, or a server runs it.
         sample: A few training examples, whole, all positions weighted.
+        excerpts: The beginnings of these, for what shows at any length: losses over long ones take minutes on a CPU.
         device: Where the models are.
     """
 
@@ -50,6 +51,7 @@ class CheckInputs:
     student: PreTrainedModel
     teacher: PreTrainedModel | None
     sample: list[Example]
+    excerpts: list[Example]
     device: torch.device
 
 

@@ -1,13 +1,14 @@
 """Checks of a recipe that run what they check: each with a verdict, a figure and a remedy.
 
-The models are run over a few training examples, uncut, through the same packing, forward pass and loss as training.
+The models are run over the beginnings of a few training examples, through the same packing, forward pass and loss as
+training.
 """
 
 import torch
 
 from leadspan.data.examples import Examples
 from leadspan.data.supervision import Supervision
-from leadspan.data.truncation import Full
+from leadspan.data.truncation import Budget, Full
 from leadspan.doctor.check_inputs import Check, CheckInputs
 from leadspan.doctor.fit_checks import (
     disk_and_memory,
@@ -18,7 +19,7 @@ from leadspan.doctor.fit_checks import (
     stored_targets,
     tokenizers,
 )
-from leadspan.doctor.loss_checks import invariance, labels, likelihoods, self_divergence
+from leadspan.doctor.loss_checks import EXCERPT_TOKENS, invariance, labels, likelihoods, self_divergence
 from leadspan.doctor.rollout_checks import rollouts
 from leadspan.inputs import prepare_data
 from leadspan.models.loading import load_model
@@ -58,9 +59,12 @@ def examine(recipe: Recipe, num_examples: int) -> list[Check]:
     teacher = None if local is None else freeze(load_model(local, torch.float32, is_frozen=True), device)
     everything = Supervision(prompt=1, cot=1, answer=1)
     stop = data.renderer.stop_token_id
-    uncut = Examples(data.splits.train, Full(), everything, stop, recipe.seed, "training set")
-    sample = [uncut[i] for i in range(min(num_examples, len(uncut)))]
-    inputs = CheckInputs(recipe, data, student, teacher, sample, device)
+    whole, begun = (
+        Examples(data.splits.train, policy, everything, stop, recipe.seed, "training set")
+        for policy in (Full(), Budget(num_tokens=EXCERPT_TOKENS))
+    )
+    sample, excerpts = ([rows[i] for i in range(min(num_examples, len(rows)))] for rows in (whole, begun))
+    inputs = CheckInputs(recipe, data, student, teacher, sample, excerpts, device)
     checks: list[Check] = []
     progress = Progress("checking", len(_CHECKS), "checks")
     for number, check in enumerate(_CHECKS):

@@ -15,6 +15,7 @@ from leadspan.models.heads import head_of
 from leadspan.models.loading import load_model
 from leadspan.teacher.live import freeze, live_targets
 
+EXCERPT_TOKENS = 256
 NUM_PACKED = 3
 """Examples that go through the models together and alone: enough to see each other, few enough for seconds on a CPU."""
 
@@ -43,12 +44,14 @@ def likelihoods(inputs: CheckInputs) -> Iterator[Check]:
     if inputs.teacher is None:
         yield Check(name, "skipped", "no teacher runs here")
         return
-    theirs, ours = (_totals(_loss(model, inputs, inputs.sample, None))[0] for model in (inputs.teacher, inputs.student))
+    theirs, ours = (
+        _totals(_loss(model, inputs, inputs.excerpts, None))[0] for model in (inputs.teacher, inputs.student)
+    )
     worse = theirs >= ours
     yield Check(
         name,
         "warning" if worse else "ok",
-        f"{theirs:.4g} and {ours:.4g} nats a token",
+        f"{theirs:.4g} and {ours:.4g} nats a token of the first {EXCERPT_TOKENS}",
         "these traces are not this teacher's: use its own, or a teacher that knows them" if worse else "",
     )
 
@@ -89,8 +92,7 @@ def invariance(inputs: CheckInputs) -> Iterator[Check]:
 
 
 def _shortest(inputs: CheckInputs, number: int = NUM_PACKED) -> list[Example]:
-    """The shortest examples of the sample, for what holds of any, however long."""
-    return sorted(inputs.sample, key=lambda example: len(example.input_ids))[:number]
+    return sorted(inputs.excerpts, key=lambda example: len(example.input_ids))[:number]
 
 
 def _loss(
