@@ -15,6 +15,7 @@ from leadspan.files import full_disk_reported
 from leadspan.inputs import PreparedData, checked_teacher, first_answers_of, prepare_data, training_inputs
 from leadspan.models.settings import Pretrained
 from leadspan.pipeline.directory import begin_evaluation, begin_run, check_resumed, claimed, finished_run
+from leadspan.pipeline.tracking import Trackers, outcome
 from leadspan.planning.prediction import break_point_fields, cost_model_of, predict, student_shape
 from leadspan.planning.rollouts import cost_of_rollouts
 from leadspan.planning.timing import Calibration
@@ -24,6 +25,7 @@ from leadspan.settings import load_json
 from leadspan.status import report_status
 from leadspan.training.checkpoints import check_fresh
 from leadspan.training.process import process_state
+from leadspan.training.settings import check_trackers
 from leadspan.training.train import train
 
 logger = logging.getLogger(__name__)
@@ -40,6 +42,7 @@ def run(recipe: Recipe, resume: bool = False) -> RunResult:
         LeadspanError: Whatever is wrong with the recipe, the data, the models or the run directory; what is refused
             before training begins leaves the directory as it was.
     """
+    check_trackers(recipe.training)
     for task in recipe.evaluation.tasks:
         warn_of_golds(task, load_task(task))  # a broken task is told before hours of training, not after
     with claimed(recipe.output):
@@ -68,26 +71,28 @@ def _run(recipe: Recipe, resume: bool) -> RunResult:
     report_status("loading models")
     inputs = training_inputs(recipe, data, teacher)
     begin = partial(begin_run, recipe, data.renderer, is_resumed=resume and check_resumed(recipe, data.renderer))
-    with full_disk_reported(directory, lambda: disk_bytes(student_shape(recipe))):
-        trained = train(inputs, recipe.training, recipe.loss, begin)
-    result = RunResult(
-        name=recipe.name,
-        label=recipe.label,
-        role=recipe.role,
-        control=recipe.trial.control if recipe.trial else None,
-        seed=recipe.seed,
-        recipe=recipe,
-        environment=environment(recipe.seed),
-        cut=data.examples.counts,
-        refused=data.splits.left_out,
-        prediction=prediction,
-        train=trained,
-    )
-    if process_state().is_main_process:
-        # The weights on disk are evaluated, not those in memory: they are what the user gets.
-        evaluations = evaluate(recipe, Pretrained(path=str(recipe.student_directory)), directory)
-        result = result.model_copy(update={"evaluations": evaluations})
-        save_run(result, directory)
+    with Trackers(recipe, prediction) as trackers:
+        with full_disk_reported(directory, lambda: disk_bytes(student_shape(recipe))):
+            trained = train(inputs, recipe.training, recipe.loss, begin, [trackers])
+        result = RunResult(
+            name=recipe.name,
+            label=recipe.label,
+            role=recipe.role,
+            control=recipe.trial.control if recipe.trial else None,
+            seed=recipe.seed,
+            recipe=recipe,
+            environment=environment(recipe.seed),
+            cut=data.examples.counts,
+            refused=data.splits.left_out,
+            prediction=prediction,
+            train=trained,
+        )
+        if process_state().is_main_process:
+            # The weights on disk are evaluated, not those in memory: they are what the user gets.
+            evaluations = evaluate(recipe, Pretrained(path=str(recipe.student_directory)), directory)
+            result = result.model_copy(update={"evaluations": evaluations})
+            save_run(result, directory)
+            trackers.log(outcome(result), trained.num_steps)
     return result
 
 
@@ -97,23 +102,29 @@ def run_untrained(recipe: Recipe) -> RunResult:
     Raises:
         LeadspanError: Whatever is wrong with the model, the tasks or the run directory.
     """
+    check_trackers(recipe.training)
     with claimed(recipe.output):
         if (recipe.output / RUN_FILE).exists() and not damage(recipe.output):
             raise RunError(f"{recipe.output}: it holds a finished run; give another output, or remove it")
         begin_evaluation(recipe)
         tokenizer = Pretrained(path=recipe.tokenizer_path, revision=recipe.tokenizer_revision)
-        evaluations = evaluate_model(recipe.student, tokenizer, recipe.data.rendering, recipe.evaluation, recipe.output)
-        result = RunResult(
-            name=recipe.name,
-            label=recipe.name,
-            role=recipe.role,
-            control=recipe.trial.control if recipe.trial else None,
-            seed=recipe.seed,
-            recipe=recipe,
-            environment=environment(recipe.seed),
-            evaluations=evaluations,
-        )
-        save_run(result, recipe.output)
+        with Trackers(recipe) as trackers:
+            trackers.start()
+            evaluations = evaluate_model(
+                recipe.student, tokenizer, recipe.data.rendering, recipe.evaluation, recipe.output
+            )
+            result = RunResult(
+                name=recipe.name,
+                label=recipe.name,
+                role=recipe.role,
+                control=recipe.trial.control if recipe.trial else None,
+                seed=recipe.seed,
+                recipe=recipe,
+                environment=environment(recipe.seed),
+                evaluations=evaluations,
+            )
+            save_run(result, recipe.output)
+            trackers.log(outcome(result), 0)
     return result
 
 

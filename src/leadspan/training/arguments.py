@@ -1,13 +1,11 @@
 """The arguments of `transformers.Trainer` that a run's settings and its plan amount to."""
 
-import os
 from pathlib import Path
-from typing import Any, cast
 
 import torch
 from transformers import TrainingArguments
 
-from leadspan.training.settings import TrainingSettings, check_trackers
+from leadspan.training.settings import TrainingSettings
 from leadspan.training.step_plan import StepPlan
 
 # `one_cycle` is set up by our Trainer; the name that Transformers sees only has to be harmless.
@@ -22,13 +20,7 @@ _SCHEDULES = {
 def training_arguments(
     directory: Path, settings: TrainingSettings, plan: StepPlan, seed: int, has_validation: bool, use_bf16: bool
 ) -> TrainingArguments:
-    """Transformers' arguments of a planned run in its directory.
-
-    Raises:
-        SettingsError: A tracker is not installed.
-    """
-    check_trackers(settings)
-    os.environ["TENSORBOARD_LOGGING_DIR"] = str(directory / "tensorboard")
+    """Transformers' arguments of a planned run in its directory."""
     arguments = TrainingArguments(
         output_dir=str(directory / "checkpoints"),
         use_cpu=not torch.accelerator.is_available(),
@@ -56,7 +48,7 @@ def training_arguments(
         save_steps=plan.checkpoint_every,
         metric_for_best_model="loss" if has_validation else None,
         greater_is_better=False if has_validation else None,
-        report_to=cast(Any, settings.report_to or "none"),
+        report_to="none",  # trackers get the recipe, not these arguments, and stay open for the evaluation
         dataloader_num_workers=settings.num_workers,
         seed=seed,
         disable_tqdm=True,

@@ -107,7 +107,7 @@ class TrainingSettings(Settings):
     log_every: int = Field(default=10, ge=1)
     """Steps between log lines."""
     report_to: list[Literal["tensorboard", "wandb", "trackio", "mlflow"]] = ["tensorboard"]
-    """Trackers that mirror `metrics.jsonl`."""
+    """Trackers that get the run's name, recipe, log lines, costs and evaluation (docs/trackers.md)."""
 
     profile: Profile | None = None
     """Record a few steps: a trace for `chrome://tracing` or Perfetto, and a table of the ten dearest operations. `{}`

@@ -1,14 +1,14 @@
 """One training run: load, plan, train, keep the best or the last weights, measure."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import PreTrainedModel, set_seed
+from transformers import PreTrainedModel, TrainerCallback, set_seed
 from transformers.trainer_callback import PrinterCallback
 from transformers.utils import logging as transformers_logging
 
@@ -85,6 +85,7 @@ def train(
     settings: TrainingSettings,
     loss: LossSettings,
     before_first_step: Callable[[], None] = lambda: None,
+    callbacks: Sequence[TrainerCallback] = (),
 ) -> TrainResult:
     """Train a student, from the last checkpoint of the run directory on, and write it to `student/` there.
 
@@ -93,6 +94,7 @@ def train(
         settings: Optimiser, batches, validation.
         loss: The objective.
         before_first_step: Called when the models run and fit each other, and nothing has been written.
+        callbacks: See every event of training behind the run's own callbacks, `metrics.jsonl` among them.
 
     Raises:
         ModelError: Student and teacher do not fit each other or the data.
@@ -126,6 +128,8 @@ def train(
     trainer.speed = Speed(counts, peak_flops(trainer.args, inputs.device))
     if checkpoint is not None:
         trainer.add_callback(TakesOver(trainer, checkpoint))
+    for callback in callbacks:
+        trainer.add_callback(callback)
     before_first_step()
     with deferred():
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))

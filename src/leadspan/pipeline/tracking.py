@@ -1,0 +1,224 @@
+"""Trackers that mirror a run while it goes on: its name, recipe and losses, then what came of it and what it cost."""
+
+import json
+import logging
+import os
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any
+
+from accelerate.tracking import GeneralTracker, MLflowTracker, TensorBoardTracker, TrackioTracker, WandBTracker
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.integrations.integration_utils import rewrite_logs
+
+from leadspan.errors import RunError
+from leadspan.files import write_atomically
+from leadspan.recipe import Recipe
+from leadspan.results import Prediction, RunResult
+from leadspan.settings import dump_yaml, flat
+from leadspan.training.process import process_state
+
+logger = logging.getLogger(__name__)
+
+PROJECT = "leadspan"
+"""Project (in MLflow: experiment) of a run where `WANDB_PROJECT` or `MLFLOW_EXPERIMENT_NAME` names no other."""
+TRACKERS_FILE = "trackers.json"
+"""In the run directory: the id that each tracker gave the run, to go on under after an interruption."""
+
+
+class Trackers(TrainerCallback):
+    """The trackers of one run, from its first step to its evaluation.
+
+    The record is `metrics.jsonl` and `run.json`. A tracker that cannot be opened ends the run before its first step;
+    one that fails later is left out from there on, with a warning.
+
+    Args:
+        recipe: The run; `training.report_to` names the trackers.
+        prediction: What it was predicted to cost, if that is known.
+    """
+
+    def __init__(self, recipe: Recipe, prediction: Prediction | None = None) -> None:
+        self.recipe, self.prediction = recipe, prediction
+        self._open: list[GeneralTracker] = []
+
+    def __enter__(self) -> "Trackers":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the trackers; those that show how a run ended are told whether it failed."""
+        for tracker in self._open:
+            try:
+                _close(tracker, has_failed=error is not None)
+            except Exception as fault:  # whatever a tracker raises, it is no fault of the run
+                _warn(tracker, fault)
+        self._open = []
+
+    def start(self, step: int = 0) -> None:
+        """Open the trackers, on the first rank.
+
+        Args:
+            step: Steps that are trained already: above 0 the trackers go on with what an interrupted run began.
+
+        Raises:
+            RunError: A tracker cannot be opened.
+        """
+        if not process_state().is_main_process:
+            return
+        file = self.recipe.output / TRACKERS_FILE
+        ids: dict[str, str] = json.loads(file.read_text(encoding="utf-8")) if step and file.exists() else {}
+        for name in self.recipe.training.report_to:
+            try:
+                tracker = _tracker(name, self.recipe, ids.get(name), step)
+                tracker.start()
+                self._open.append(tracker)
+                ids[name] = _store_recipe(tracker, self.recipe, is_new=name not in ids)
+            except Exception as error:  # each tracker raises its own kinds
+                raise RunError(
+                    f"training.report_to: {name} cannot be opened: {_first_line(error)}; mend that, work without a "
+                    f"server (WANDB_MODE=offline, no MLFLOW_TRACKING_URI), or leave {name} out"
+                ) from None
+        if ids:
+            write_atomically(file, json.dumps(ids, indent=1) + "\n")
+        self.log(planned(self.prediction), step)
+
+    def log(self, values: Mapping[str, float], step: int) -> None:
+        """Add figures to all that are open."""
+        for tracker in list(self._open if values else []):
+            try:
+                tracker.log(dict(values), step=step)
+            except Exception as error:  # a server that is gone must not end hours of training
+                self._open.remove(tracker)
+                _warn(tracker, error)
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Open them where training begins."""
+        self.start(state.global_step)
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Mirror a line of `metrics.jsonl`, under the names that Transformers gives: `train/NAME`, `eval/NAME`."""
+        self.log(rewrite_logs(logs or {}), state.global_step)
+
+
+def planned(prediction: Prediction | None) -> dict[str, float]:
+    """What a run was predicted to cost, as far as that is known: `cost/NAME_planned`."""
+    if prediction is None:
+        return {}
+    costs = {
+        "tokens": prediction.num_tokens,
+        "flops": prediction.flops.total,
+        "peak_memory_bytes": prediction.memory.total,
+        "seconds": prediction.seconds,
+        "money": prediction.money,
+    }
+    return {f"cost/{name}_planned": float(value) for name, value in costs.items() if value is not None}
+
+
+def outcome(result: RunResult) -> dict[str, float]:
+    """What a run kept, what it cost, and how it did on each task, as far as that is known."""
+    figures: dict[str, float | None] = {}
+    if result.cut is not None and result.cut.tokens_before:
+        figures["cut/tokens_kept"] = result.cut.tokens_after / result.cut.tokens_before
+        figures["cut/lost_stop"] = result.cut.lost_stop / max(result.cut.num_kept, 1)
+    if result.train is not None:
+        figures |= {
+            "cost/tokens": result.train.num_tokens,
+            "cost/flops": result.train.flops.total,
+            "cost/peak_memory_bytes": result.train.peak_memory_bytes,
+            "cost/seconds": result.train.steady_seconds,
+            "cost/energy_joules": result.train.energy_joules,
+        }
+    for evaluation in result.evaluations:
+        task = evaluation.task.replace(",", "")  # MLflow takes no comma
+        figures |= {
+            f"{task}/accuracy": evaluation.accuracy_strict.value,
+            f"{task}/accuracy_low": evaluation.accuracy_strict.low,
+            f"{task}/accuracy_high": evaluation.accuracy_strict.high,
+            f"{task}/accuracy_flexible": evaluation.accuracy_flexible.value,
+            f"{task}/termination_rate": evaluation.termination_rate.value,
+            f"{task}/tokens_mean": evaluation.tokens_mean,
+        }
+    return {name: float(value) for name, value in figures.items() if value is not None}
+
+
+def _tracker(name: str, recipe: Recipe, known_id: str | None, step: int) -> GeneralTracker:
+    """Accelerate's tracker, set up for a run but not opened."""
+    study, config = recipe.trial.study if recipe.trial else None, _config(recipe)
+    match name:
+        case "tensorboard":
+            # Points behind the checkpoint that is gone on from are drawn once.
+            return TensorBoardTracker("", recipe.output / name, purge_step=step + 1 if step else None)
+        case "wandb":
+            project, directory = os.environ.get("WANDB_PROJECT", PROJECT), os.environ.get("WANDB_DIR")
+            return WandBTracker(
+                project,
+                name=recipe.name,
+                group=study,
+                config=config,
+                id=known_id,
+                resume="allow",
+                dir=directory or str(recipe.output),
+            )
+        case "trackio":
+            return TrackioTracker(
+                PROJECT, name=recipe.name, group=study, config=config, resume="must" if known_id else "never"
+            )
+        case "mlflow":
+            return MLflowTracker(
+                PROJECT, run_name=recipe.name, run_id=known_id, tags={"study": study} if study else None
+            )
+    raise AssertionError(f"training.report_to names {name}")
+
+
+def _config(recipe: Recipe) -> dict[str, Any]:
+    return {"label": recipe.label, **recipe.model_dump(mode="json")}
+
+
+def _store_recipe(tracker: GeneralTracker, recipe: Recipe, is_new: bool) -> str:
+    """Give a tracker the recipe, where it has not got it when it was set up; the id that it gave the run."""
+    match tracker:
+        case TensorBoardTracker():
+            text = "".join(f"    {line}\n" for line in dump_yaml(recipe).splitlines())
+            tracker.tracker.add_text("recipe", f"{recipe.name}: {recipe.label}\n\n{text}", 0)
+            return ""
+        case MLflowTracker():
+            if is_new:
+                import mlflow  # pyright: ignore[reportMissingImports]  # not among our dependencies
+
+                tracker.store_init_configuration(dict(flat(_config(recipe))))
+                mlflow.log_text(dump_yaml(recipe), "recipe.yaml")
+            return tracker.tracker.info.run_id
+    return getattr(tracker.tracker, "id", "")
+
+
+def _close(tracker: GeneralTracker, has_failed: bool) -> None:
+    match tracker:
+        case WandBTracker():
+            tracker.tracker.finish(exit_code=int(has_failed))
+        case MLflowTracker():
+            import mlflow  # pyright: ignore[reportMissingImports]  # not among our dependencies
+
+            mlflow.end_run("FAILED" if has_failed else "FINISHED")
+        case _:
+            tracker.finish()
+
+
+def _warn(tracker: GeneralTracker, error: Exception) -> None:
+    logger.warning(
+        "training.report_to: %s: %s; it gets nothing more, metrics.jsonl and run.json have all",
+        tracker.name, _first_line(error),
+    )  # fmt: skip
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
