@@ -160,29 +160,35 @@ def _server() -> subprocess.Popen[bytes]:
 
 
 def serve() -> None:
-    """Start what is asked for on standard input, until it is closed."""
+    """Start what is asked for on standard input; when that is closed, nothing that was started goes on."""
     import leadspan.pipeline.capture
     import leadspan.pipeline.run  # noqa: F401
 
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
+    going_on: set[int] = set()
     while True:
         try:
             request = pickle.load(sys.stdin.buffer)
         except EOFError:
-            return
+            break
         if isinstance(request, _Job):
             answer: int | None = os.fork()
             if answer == 0:
                 answers.close()
                 _be(request)
+            going_on.add(answer)
         else:
             ended = os.waitid(os.P_PID, request.pid, request.options)
             answer = None
             if ended is not None:
+                going_on -= set() if request.options & os.WNOWAIT else {request.pid}
                 answer = ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status
         pickle.dump(answer, answers)
         answers.flush()
+    for pid in going_on:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(pid, signal.SIGKILL)
 
 
 def _be(job: _Job) -> NoReturn:

@@ -62,13 +62,22 @@ def test_the_recipes_own_policy_comes_first_and_shares_are_of_full(folder: Path)
         ("lead 0.7", True),
         ("full", False),
         ("lead 0.5", False),
+        ("mix 0.9 lead 0.7", False),
+        ("lead_answer 0.7", False),
     ]
-    own, full, half = (row.prediction for row in plan.rows)
+    own, full, half, mixed, answered = (row.prediction for row in plan.rows)
     assert half.num_tokens < own.num_tokens < full.num_tokens and half.flops.total < own.flops.total
     assert full.seconds == pytest.approx(full.flops.total / (121e12 * 0.5))
     assert full.money == pytest.approx(full.seconds * 3.6 / 3600)
     assert plan.rows[0].fitting == plan.rows[0].cut.num_kept  # so small that all fit
     shown = text_of(plan)
+    shown_ends = 1 - plan.rows[3].cut.lost_stop / plan.rows[3].cut.num_kept
+    for text in (
+        f"mix 0.9 lead 0.7 shows {percent(shown_ends)} of its examples' ends at "
+        f"{mixed.flops.total / own.flops.total:.2f} x",
+        f"lead_answer 0.7 shows {percent(1)} of its examples' ends at {answered.flops.total / own.flops.total:.2f} x",
+    ):
+        assert text in " ".join(shown.split())
     assert "lead 0.7 *" in shown and "Time: 50% of the peak of 1 x NVIDIA L4" in shown
     for row in plan.rows:
         assert sum(row.flops_saving.shares.values()) == pytest.approx(
@@ -81,7 +90,7 @@ def test_a_policy_that_leaves_nothing_is_left_out_and_said_unless_it_is_the_reci
     recipe = toy_recipe(folder)
     data = prepare_data(recipe)
     plan = plan_recipe(recipe, data, (Full(), Lead(p=0.01)))
-    assert [row.label for row in plan.rows] == ["lead 0.7", "full"]
+    assert [row.label for row in plan.rows] == ["lead 0.7", "full", "mix 0.9 lead 0.7", "lead_answer 0.7"]
     assert stop_warning({"lead 0.7": plan.rows[0].cut}) in sentences(plan)  # and full is not among them
     assert any(text.startswith("Left out: training set: lead 0.01 leaves no weighted") for text in sentences(plan))
     with pytest.raises(DataError, match="leaves no weighted position"):
@@ -177,7 +186,7 @@ def test_a_recipe_of_token_budgets_is_told_the_budget_that_fits(folder: Path) ->
 @pytest.mark.slow
 def test_steps_and_token_budgets_leave_the_cut_of_a_trace_what_it_is(folder: Path) -> None:
     plan = planned(folder, {}, batching={"kind": "tokens", "tokens_per_batch": 800})
-    full, half = plan.rows[1:]
+    full, half = plan.rows[1:3]
     assert half.prediction.num_tokens / full.prediction.num_tokens > 0.6  # the same budget in every step
     cut = 1 - half.cut.tokens_after / half.cut.tokens_before
     assert cut == pytest.approx(0.5, abs=0.01)
@@ -288,8 +297,8 @@ def test_the_break_point_of_the_traces_is_shown_and_written(folder: Path, tmp_pa
         tokens = len("<|im_start|>user\nadd 0 and 1<|im_end|>\n<|im_start|>assistant\n") - 35 + cot.index("77") + 5
         assert point.value == pytest.approx(tokens / (plan.rows[1].cut.tokens_before / 40), abs=0.03)
     shares = {name: [row.without_derivation for row in plan.rows] for name, plan in found.items()}
-    assert [share and share.value for share in shares["early"]] == [0, 0, 0]
-    assert [share and share.value for share in shares["late"]] == [1, 0, 1]  # lead 0.7, full, lead 0.5
+    assert [share and share.value for share in shares["early"][:3]] == [0, 0, 0]
+    assert [share and share.value for share in shares["late"][:3]] == [1, 0, 1]  # lead 0.7, full, lead 0.5
     told = " ".join(sentences(found["late"]))
     assert "expected to hurt: lead 0.7, lead 0.5." in told
     assert "First answers of 40 of 40 training traces: found 40, not found 0, no gold 0" in told

@@ -17,7 +17,7 @@ from leadspan.audit.settings import AuditSettings
 from leadspan.data.examples import count_cuts
 from leadspan.data.sections import Renderer
 from leadspan.data.supervision import lay_out
-from leadspan.data.truncation import Policy, cut_example
+from leadspan.data.truncation import Policy, cut_example, with_ends
 from leadspan.data.truncation.policy import CutCounts
 from leadspan.errors import DataError
 from leadspan.models.loading import load_tokenizer
@@ -128,12 +128,12 @@ def _entailment(traces: Sequence[Examined]) -> Entailment:
 
 
 def _policy_losses(settings: AuditSettings, traces: Sequence[Answered]) -> list[PolicyLoss]:
-    recipe_cut = settings.cut
-    compared = [policy for policy in settings.policies if recipe_cut is None or policy.label != recipe_cut.label]
-    policies = compared if recipe_cut is None else [recipe_cut, *compared]
+    own = settings.cut
+    of_recipe = [] if own is None else [own, *with_ends(own)]
+    policies = {policy.label: policy for policy in [*of_recipe, *settings.policies]}
     return [
-        PolicyLoss(label=policy.label, is_own=policy is recipe_cut, counts=_counts(policy, traces, settings))
-        for policy in policies
+        PolicyLoss(label=label, is_own=own is not None and label == own.label, counts=_counts(policy, traces, settings))
+        for label, policy in policies.items()
     ]
 
 

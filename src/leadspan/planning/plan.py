@@ -7,8 +7,8 @@ from typing import Any
 from leadspan.audit.prepared import Searched
 from leadspan.costs.devices import Device
 from leadspan.data.examples import Examples
-from leadspan.data.truncation import AnyPolicy, Full, Lead, Policy
-from leadspan.data.truncation.policy import CutCounts
+from leadspan.data.truncation import AnyPolicy, Full, Lead, Policy, with_ends
+from leadspan.data.truncation.policy import CutCounts, shows_few_ends
 from leadspan.errors import DataError
 from leadspan.inputs import PreparedData, checked_teacher, rollout_inputs, training_examples, training_inputs
 from leadspan.planning.calibration import calibrate
@@ -144,6 +144,8 @@ def plan_recipe(
 ) -> Plan:
     """Predict the cost of a recipe under its own policy and under others.
 
+    Where hardly an example of its own keeps an end, what shows the student ends is among them (`with_ends`).
+
     Args:
         recipe: The run.
         data: Its data.
@@ -158,14 +160,18 @@ def plan_recipe(
     models = _models(recipe, data)
     recipe_cut = [] if recipe.cut in policies else [recipe.cut]
     left_out: list[str] = []
-    with_examples = _sides(recipe, data, [*recipe_cut, *policies], left_out)
-    rows = tuple(
-        _row(recipe, data, models, examples, policy, calibration, searched) for policy, examples in with_examples
-    )
+
+    def rows_of(compared: Sequence[Policy]) -> list[PlanRow]:
+        sides = _sides(recipe, data, compared, left_out)
+        return [_row(recipe, data, models, examples, policy, calibration, searched) for policy, examples in sides]
+
+    rows = rows_of([*recipe_cut, *policies])
+    if recipe.rollout is None and any(row.is_recipes and shows_few_ends(row.cut) for row in rows):
+        rows += rows_of([policy for policy in with_ends(recipe.cut) if policy not in policies])
     batching = recipe.training.batching
     return Plan(
         name=recipe.name,
-        rows=rows,
+        rows=tuple(rows),
         device=recipe.plan.found_device,
         num_ranks=recipe.plan.num_ranks,
         examples_per_batch=batching.examples_per_batch if isinstance(batching, ByExamples) else None,

@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 from leadspan.audit.prepared import Searched
 from leadspan.costs.flops import FlopsByPart
 from leadspan.costs.memory import MemoryByPart
-from leadspan.data.truncation import Full, Lead
-from leadspan.data.truncation.policy import stop_warning
+from leadspan.data.truncation import Full, Lead, with_ends
+from leadspan.data.truncation.policy import shows_few_ends, stop_warning
 from leadspan.planning.plan import Plan, PlanRow
 from leadspan.planning.rollouts import RolloutCost
 from leadspan.planning.savings import MEASURES, Measure, Saving
@@ -46,10 +46,26 @@ def sentences(plan: Plan) -> list[str]:
     lines += _too_large(plan)
     lines += [f"Left out: {reason}." for reason in plan.left_out]
     if plan.rollouts is None and (warning := stop_warning({row.label: row.cut for row in plan.rows})):
-        lines.append(warning)
+        lines += [warning, *_prices_of_ends(plan)]
     if plan.searched is not None:
         lines += _break_point(plan.searched, plan.rows)
     return lines
+
+
+def _prices_of_ends(plan: Plan) -> list[str]:
+    """What it costs to show a student of the recipe's own cut how answers end."""
+    own = next(row for row in plan.rows if row.is_recipes)
+    prices = []
+    for policy in with_ends(own.policy):
+        row = next((row for row in plan.rows if row.policy == policy), None)
+        if row is not None and shows_few_ends(own.cut):
+            ends = percent(1 - row.cut.lost_stop / row.cut.num_kept)
+            more = row.prediction.flops.total / own.prediction.flops.total
+            prices.append(f"{row.label} shows {ends} of its examples' ends at {more:.2f} x the FLOPs")
+    if not prices:
+        return []
+    budget = "a thinking budget costs nothing in training, and its tokens whenever the student is asked"
+    return [f"Against {own.label}: {'; '.join(prices)}; {budget}."]
 
 
 def _rollouts(cost: RolloutCost) -> str:

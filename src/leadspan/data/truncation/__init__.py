@@ -17,6 +17,7 @@ from leadspan.data.truncation.combined import (
     SinglePolicy,
     cut_example,
     equal_window,
+    with_ends,
     with_proportion,
 )
 from leadspan.data.truncation.leads import Budget, Full, Lead, LeadAnswer, LeadCot, PostConclusion
@@ -45,5 +46,6 @@ __all__ = [
     "cut_example",
     "equal_window",
     "kept_tokens",
+    "with_ends",
     "with_proportion",
 ]

@@ -150,6 +150,14 @@ AnyPolicy = Annotated[
 ]
 
 
+def with_ends(policy: Policy) -> tuple[AnyPolicy, ...]:
+    """What shows a student of a cut how answers end: a tenth of the traces whole; after a lead, the answer, too."""
+    if isinstance(policy, Full | Mix | Schedule):
+        return ()
+    mixed = Mix.model_validate({"policy": policy.model_dump()})
+    return (mixed, LeadAnswer(p=policy.p)) if isinstance(policy, Lead | LeadCot) and policy.p else (mixed,)
+
+
 def with_proportion(policy: PolicyT, p: float) -> PolicyT:
     """The same policy with another `p`; of a mix, its policy's.
 

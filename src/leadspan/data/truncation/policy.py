@@ -55,6 +55,11 @@ STOP_REMEDY = (
 )
 
 
+def shows_few_ends(counts: CutCounts) -> bool:
+    """Whether hardly an example of a cut keeps its end of turn."""
+    return bool(counts.num_kept) and counts.num_kept - counts.lost_stop < FEW_ENDS * counts.num_kept
+
+
 def stop_warning(counts: Mapping[str, CutCounts]) -> str:
     """What has been seen of students whose examples hardly show an end, with the remedy; empty if none are such.
 
@@ -63,7 +68,7 @@ def stop_warning(counts: Mapping[str, CutCounts]) -> str:
     Args:
         counts: Of each cut, by its label.
     """
-    few = [label for label, n in counts.items() if n.num_kept and n.num_kept - n.lost_stop < FEW_ENDS * n.num_kept]
+    few = [label for label, of_cut in counts.items() if shows_few_ends(of_cut)]
     if not few:
         return ""
     return (
