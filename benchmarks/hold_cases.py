@@ -135,7 +135,7 @@ def comparable(directory: Path) -> dict[str, Any]:
 def _is_left_out(name: str) -> bool:
     parts = Path(name).parts
     of_a_way = "checkpoints" in parts or any(".damaged" in part or part.startswith(".") for part in parts)
-    return of_a_way or parts[-1] in ("recipe.yaml", "digests.json", "ranks.log", "identity.json")
+    return of_a_way or parts[-1] in ("recipe.yaml", "digests.json", "ranks.log", "identity.json", "README.md")
 
 
 def _content(path: Path) -> Any:

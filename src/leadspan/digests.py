@@ -41,6 +41,21 @@ def unseal(directory: Path) -> None:
     (directory / DIGESTS_FILE).unlink(missing_ok=True)
 
 
+def renew(directory: Path, name: str, content: bytes) -> None:
+    """Write one file of a directory anew, whose other files stay as they were sealed."""
+    path = directory / DIGESTS_FILE
+    if not path.exists():
+        write_atomically(directory / name, content)
+        return
+    digests = json.loads(path.read_text(encoding="utf-8"))
+    digests.pop(name, None)
+    # Without a digest while it is written: whenever that ends, nothing is at odds.
+    write_atomically(path, json.dumps(digests, indent=1) + "\n")
+    write_atomically(directory / name, content)
+    digests[name] = hashlib.sha256(content).hexdigest()
+    write_atomically(path, json.dumps(digests, indent=1) + "\n")
+
+
 def is_sealed(directory: Path) -> bool:
     """Whether all files of a directory were written."""
     return (directory / DIGESTS_FILE).exists()

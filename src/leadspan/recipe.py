@@ -87,6 +87,8 @@ class Recipe(Settings):
     """Optimiser, batches, validation."""
     evaluation: EvaluationSettings = EvaluationSettings()
     """What is evaluated after training."""
+    push: str | None = None
+    """Name on the Hugging Face Hub, `USER/MODEL`, under which student and card are uploaded when all is evaluated."""
     plan: PlanSettings = PlanSettings()
     """What a prediction of the cost is made for; changes no training."""
     trial: TrialId | None = None

@@ -20,6 +20,7 @@ from leadspan.models.settings import ModelSettings, Pretrained
 from leadspan.recipe import Recipe
 from leadspan.settings import Amount, Count, Settings, load_json
 from leadspan.statistics.intervals import Interval
+from leadspan.tables import CostName
 from leadspan.training.result import STUDENT_DIR, TrainResult
 
 RUN_FILE = "run.json"
@@ -111,6 +112,18 @@ class RunResult(Settings):
         if len(set(tasks)) < len(tasks):
             raise ValueError("evaluations name a task twice; each stands once")
         return self
+
+
+def predicted_and_measured(
+    prediction: Prediction | None, train: TrainResult
+) -> dict[CostName, tuple[float | None, float]]:
+    """Tokens, operations, time and memory; the time as if no step had to compile."""
+    return {
+        "tokens": (prediction and prediction.num_tokens, train.num_tokens),
+        "flops": (prediction and prediction.flops.total, train.flops.total),
+        "seconds": (prediction and prediction.seconds, train.steady_seconds),
+        "peak_memory_bytes": (prediction and prediction.memory.total, train.peak_memory_bytes),
+    }
 
 
 def save_run(result: RunResult, directory: Path) -> Path:

@@ -21,8 +21,7 @@ from leadspan.planning.ranks import what_would_fit
 from leadspan.planning.tables import plan_tables, sentences
 from leadspan.planning.timing import Calibration
 from leadspan.recipe import Recipe
-from leadspan.report.costs import predicted_and_measured
-from leadspan.results import load_run
+from leadspan.results import load_run, predicted_and_measured
 from leadspan.status import StatusHandler
 from leadspan.tables import percent, rich_table
 from leadspan.teacher.codecs import bytes_per_position

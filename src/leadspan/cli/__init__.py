@@ -15,6 +15,7 @@ from typing import NoReturn
 from leadspan.cli import (
     audit,
     capture,
+    card,
     chat,
     completion,
     demo,
@@ -26,6 +27,7 @@ from leadspan.cli import (
     plan,
     power,
     preview,
+    push,
     recipes,
     report,
     sample,
@@ -54,6 +56,8 @@ COMMANDS = {
     "evaluate": evaluate,
     "sample": sample,
     "chat": chat,
+    "card": card,
+    "push": push,
     "export": export,
     "study": study,
     "power": power,
@@ -73,6 +77,7 @@ _ELSEWHERE = {
     **dict.fromkeys(("new", "fetch", "create"), "init"),
     **dict.fromkeys(("sweep", "tune"), "study"),
     **dict.fromkeys(("compare", "plot"), "report"),
+    **dict.fromkeys(("upload", "publish"), "push"),
     "check": "doctor",
 }
 """What other programs call a command."""

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from leadspan.cli.output import add_json, add_set, console_beside, write_json
+from leadspan.text import print_plain
 
 if TYPE_CHECKING:
     from leadspan.cli.reading import Asked
@@ -66,10 +67,12 @@ def _evaluate(options: argparse.Namespace, asked: "Asked", settings: "Evaluation
     from leadspan.environment import environment
     from leadspan.errors import RunError
     from leadspan.evaluation.evaluate import evaluate_model
+    from leadspan.hub.card import write_card
     from leadspan.report.summary import run_summary
     from leadspan.results import RUN_FILE, RunResult, save_run
     from leadspan.status import PlainConsole, StatusLine
     from leadspan.tables import rich_table
+    from leadspan.training.result import STUDENT_DIR
 
     if (options.output / RUN_FILE).exists():
         raise RunError(f"--output {options.output}: it holds a finished run; give another directory")
@@ -84,6 +87,11 @@ def _evaluate(options: argparse.Namespace, asked: "Asked", settings: "Evaluation
         seed = settings.sampling.seed
         result = RunResult(name=label, label=label, role="base", seed=seed, recipe=None, **found)
     save_run(result, options.output)
+    if trained is not None and (Path(options.model) / STUDENT_DIR).is_dir() and trained.train is not None:
+        names = {evaluation.task for evaluation in results}
+        before = [evaluation for evaluation in trained.evaluations if evaluation.task not in names]
+        card = write_card(trained.model_copy(update={"evaluations": [*before, *results]}), Path(options.model))
+        print_plain(f"model card: {card}", error=True)
     console = console_beside(options.json)
     console.print(rich_table(run_summary(result)))
     console.print(f"samples: {options.output / 'samples'}", highlight=False, soft_wrap=True)

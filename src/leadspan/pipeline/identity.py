@@ -25,7 +25,7 @@ from leadspan.teacher.settings import NO_ACCESS, Served, StoredTargets
 from leadspan.traces.read import fingerprint
 
 _CHANGES_NO_TRAINING: dict[str, Any] = {
-    **dict.fromkeys(("name", "role", "output", "evaluation", "plan", "capture", "trial"), True),
+    **dict.fromkeys(("name", "role", "output", "evaluation", "plan", "capture", "trial", "push"), True),
     "data": {"cache_dir": True, "num_workers": True, "max_refused_share": True},
     "training": {"keep": True, "num_workers": True, "report_to": True},
     "teacher": NO_ACCESS,

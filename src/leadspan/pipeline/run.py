@@ -12,6 +12,8 @@ from leadspan.evaluation.evaluate import evaluate_model
 from leadspan.evaluation.result import EvalResult
 from leadspan.evaluation.tasks import load_task, warn_of_golds
 from leadspan.files import full_disk_reported
+from leadspan.hub.card import write_card
+from leadspan.hub.push import check_push, push_student
 from leadspan.inputs import PreparedData, checked_teacher, first_answers_of, prepare_data, training_inputs
 from leadspan.models.settings import Pretrained
 from leadspan.pipeline.directory import begin_evaluation, begin_run, check_resumed, claimed, finished_run
@@ -43,6 +45,8 @@ def run(recipe: Recipe, resume: bool = False) -> RunResult:
             before training begins leaves the directory as it was.
     """
     check_trackers(recipe.training)
+    if recipe.push is not None:
+        check_push(recipe.push)
     for task in recipe.evaluation.tasks:
         warn_of_golds(task, load_task(task))  # a broken task is told before hours of training, not after
     with claimed(recipe.output):
@@ -91,8 +95,12 @@ def _run(recipe: Recipe, resume: bool) -> RunResult:
             # The weights on disk are evaluated, not those in memory: they are what the user gets.
             evaluations = evaluate(recipe, Pretrained(path=str(recipe.student_directory)), directory)
             result = result.model_copy(update={"evaluations": evaluations})
+            write_card(result, directory)
             save_run(result, directory)
             trackers.log(outcome(result), trained.num_steps)
+            if recipe.push is not None:
+                report_status(f"uploading the student to {recipe.push}")
+                push_student(recipe.student_directory, recipe.push)
     return result
 
 

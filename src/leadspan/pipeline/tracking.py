@@ -14,7 +14,7 @@ from transformers.integrations.integration_utils import rewrite_logs
 from leadspan.errors import RunError
 from leadspan.files import write_atomically
 from leadspan.recipe import Recipe
-from leadspan.results import Prediction, RunResult
+from leadspan.results import Prediction, RunResult, predicted_and_measured
 from leadspan.settings import dump_yaml, flat
 from leadspan.training.process import process_state
 
@@ -131,13 +131,9 @@ def outcome(result: RunResult) -> dict[str, float]:
         figures["cut/tokens_kept"] = result.cut.tokens_after / result.cut.tokens_before
         figures["cut/lost_stop"] = result.cut.lost_stop / max(result.cut.num_kept, 1)
     if result.train is not None:
-        figures |= {
-            "cost/tokens": result.train.num_tokens,
-            "cost/flops": result.train.flops.total,
-            "cost/peak_memory_bytes": result.train.peak_memory_bytes,
-            "cost/seconds": result.train.steady_seconds,
-            "cost/energy_joules": result.train.energy_joules,
-        }
+        costs = predicted_and_measured(result.prediction, result.train)
+        figures |= {f"cost/{name}": measured for name, (_, measured) in costs.items()}
+        figures["cost/energy_joules"] = result.train.energy_joules
     for evaluation in result.evaluations:
         task = evaluation.task.replace(",", "")  # MLflow takes no comma
         figures |= {

@@ -14,7 +14,7 @@ from leadspan.recipe import Recipe
 from leadspan.results import RunResult
 from leadspan.settings import flat_settings
 
-_NOT_COMPARED = ("name", "seed", "output", "plan", "capture", "student.seed", "trial")
+_NOT_COMPARED = ("name", "seed", "output", "plan", "capture", "student.seed", "trial", "push")
 """Settings in which the seeds of one condition may differ: none of them changes what is learnt but by chance."""
 LENGTH = ("training.steps", "training.epochs", "data.num_train")
 """What the controls of equal length set for each seed by itself."""

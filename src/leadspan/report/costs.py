@@ -168,18 +168,6 @@ def shares(values: Settings | Mapping[str, float]) -> dict[str, float]:
     return {name: value / total for name, value in by_part.items()}
 
 
-def predicted_and_measured(
-    prediction: Prediction | None, train: TrainResult
-) -> dict[CostName, tuple[float | None, float]]:
-    """Tokens, operations, time and memory; the time as if no step had to compile."""
-    return {
-        "tokens": (prediction and prediction.num_tokens, train.num_tokens),
-        "flops": (prediction and prediction.flops.total, train.flops.total),
-        "seconds": (prediction and prediction.seconds, train.steady_seconds),
-        "peak_memory_bytes": (prediction and prediction.memory.total, train.peak_memory_bytes),
-    }
-
-
 def error_text(predicted: float | None, measured: float) -> str:
     """How far a prediction was off, as a share of the measurement, signed."""
     return MISSING if predicted is None or not measured else f"{100 * (predicted / measured - 1):+.0f} %"

@@ -11,7 +11,7 @@ from leadspan.study.record import StudyRecord
 from leadspan.study.settings import RayExecutor
 from leadspan.tables import MISSING
 
-_IDENTITY = ("name", "output", "seed", "trial")
+_IDENTITY = ("name", "output", "seed", "trial", "push")
 """Settings that name a run and change nothing else."""
 
 

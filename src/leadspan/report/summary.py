@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 from leadspan.data.truncation.policy import CutCounts, stop_warning
 from leadspan.evaluation.result import EvalResult
-from leadspan.report.costs import error_text, predicted_and_measured, shares
-from leadspan.results import Prediction, RunResult
+from leadspan.report.costs import error_text, shares
+from leadspan.results import Prediction, RunResult, predicted_and_measured
 from leadspan.tables import Block, CostName, percent_interval, quantity
 from leadspan.training.result import TrainResult
 

@@ -21,7 +21,9 @@ _SAMPLE_BYTES, _NUM_SAMPLES = 1 << 16, 64
 
 def without_places(recipe: Mapping[str, Any]) -> dict[str, Any]:
     """The dumped settings of a recipe without its name and without where it writes and what it reads lies."""
-    kept = {name: value for name, value in recipe.items() if name not in ("name", "output", "tokenizer", "trial")}
+    kept = {
+        name: value for name, value in recipe.items() if name not in ("name", "output", "tokenizer", "trial", "push")
+    }
     for name in ("student", "teacher", "targets"):
         kept[name] = _without_path(kept.get(name))
     kept["teacher"] = _without_access(kept["teacher"])

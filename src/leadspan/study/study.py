@@ -142,7 +142,7 @@ def _before(study: Study, study_file: Path) -> list[Trial]:
     for recipe in load_before(study, study_file):
         made_before = {trial.recipe.output: trial.fingerprint for trial in trials}
         fingerprint = Fingerprints(made_before).of(recipe)
-        identified = recipe.model_copy(update={"trial": TrialId(study=study.name, control="before")})
+        identified = recipe.model_copy(update={"trial": TrialId(study=study.name, control="before"), "push": None})
         trials.append(Trial(identified, fingerprint, control="before"))
     return trials
 

@@ -1,0 +1,60 @@
+"""Write the model card of a run's student anew: with further evaluations, and what it kept of the uncut student's."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from leadspan.text import print_plain
+
+if TYPE_CHECKING:
+    from leadspan.results import RunResult
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Run, its evaluations, the uncut run."""
+    parser.add_argument("run", type=Path, metavar="RUN", help="run directory of a trained student")
+    parser.add_argument(
+        "--evaluated", type=Path, nargs="+", default=[], metavar="DIR", help="outputs of `leadspan evaluate RUN`"
+    )
+    parser.add_argument(
+        "--full", type=Path, metavar="RUN", help="run of the same recipe without a cut, to compare with"
+    )
+
+
+def run(options: argparse.Namespace) -> None:
+    """Write the card, and say where it is."""
+    from leadspan.errors import RunError
+    from leadspan.hub.card import write_card
+    from leadspan.pipeline.directory import claimed
+    from leadspan.results import load_run
+
+    result = load_run(options.run)
+    check_trained(result, options.run)
+    evaluations = {evaluation.task: evaluation for evaluation in result.evaluations}
+    for directory in options.evaluated:
+        other = load_run(directory)
+        if other.recipe != result.recipe:
+            raise RunError(
+                f"{directory}: it evaluates another run than {options.run}; give the output of `evaluate RUN`"
+            )
+        evaluations |= {evaluation.task: evaluation for evaluation in other.evaluations}
+    full = load_run(options.full) if options.full else None
+    if full is not None and (full.policy is None or full.policy.kind != "full"):
+        raise RunError(
+            f"--full {options.full}: its student has not learnt from uncut traces; give one whose cut is full"
+        )
+    shown = result.model_copy(update={"evaluations": list(evaluations.values())})
+    with claimed(options.run):
+        print_plain(f"model card: {write_card(shown, options.run, full)}")
+
+
+def check_trained(result: "RunResult", directory: Path) -> None:
+    """Refuse a run that has trained no student.
+
+    Raises:
+        RunError: It was evaluated only.
+    """
+    from leadspan.errors import RunError
+
+    if result.train is None or result.recipe is None:
+        raise RunError(f"{directory}: it has trained no student; give the directory of a `leadspan distill`")

@@ -1,0 +1,186 @@
+"""The model card of a student: what it learnt from, what it kept, what it cost, how to use it.
+
+`README.md` in the student's directory, in the form the Hub reads (its metadata through `huggingface_hub`). Paths of the
+machine do not stand in it: of a local file or directory it has the name.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from huggingface_hub import EvalResult as CardResult
+from huggingface_hub import ModelCard, ModelCardData
+
+from leadspan.data.truncation.policy import FEW_ENDS, stop_warning
+from leadspan.digests import renew
+from leadspan.evaluation.result import EvalResult
+from leadspan.models.settings import ModelSettings, Pretrained
+from leadspan.recipe import Recipe
+from leadspan.results import RunResult, predicted_and_measured
+from leadspan.statistics.intervals import retention
+from leadspan.tables import Block, markdown_table, markdown_text, percent, percent_interval, points, quantity
+from leadspan.teacher.settings import Served
+from leadspan.training.result import STUDENT_DIR
+
+CARD_FILE = "README.md"
+_COST_WORDS = {"tokens": "tokens", "flops": "FLOPs", "seconds": "time", "peak_memory_bytes": "peak memory"}
+
+
+def write_card(result: RunResult, directory: Path, full: RunResult | None = None) -> Path:
+    """Write the card of a run's student, in its directory and under its digests.
+
+    Args:
+        result: The run, with the evaluations that the card is to show.
+        directory: Its run directory.
+        full: The run whose student learnt from uncut traces, for the retention.
+    """
+    student = directory / STUDENT_DIR
+    renew(student, CARD_FILE, str(model_card(result, full)).encode())
+    return student / CARD_FILE
+
+
+def model_card(result: RunResult, full: RunResult | None = None) -> ModelCard:
+    """The card of a run's student; `full` as in `write_card`."""
+    recipe = result.recipe
+    assert recipe is not None, "a student has a recipe"
+    data = ModelCardData(
+        base_model=_hub_name(recipe.student),
+        datasets=_dataset(recipe),
+        eval_results=[_card_result(recipe, evaluation) for evaluation in result.evaluations] or None,
+        library_name="transformers",
+        model_name=result.name,
+        pipeline_tag="text-generation",
+        tags=["leadspan", "knowledge-distillation", "reasoning", result.label],
+    )
+    parts = [f"# {markdown_text(result.name)}", _opening(result, recipe), *_sections(result, recipe, full)]
+    return ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(part for part in parts if part) + "\n")
+
+
+def _opening(result: RunResult, recipe: Recipe) -> str:
+    teacher = f" from {_teacher(recipe)}" if recipe.has_teacher else " by cross-entropy on the traces alone"
+    student = _model_name(recipe.student)
+    return (
+        f"{student[0].upper()}{student[1:]}, distilled{teacher} on traces under the cut `{result.label}` with leadspan "
+        f"{result.environment.get('leadspan', '')}."
+    )
+
+
+def _sections(result: RunResult, recipe: Recipe, full: RunResult | None) -> Iterator[str]:
+    yield "## Data and cut"
+    yield markdown_table(Block("", ("", ""), tuple(_data_rows(result, recipe)), num_text=2))
+    warning = stop_warning({result.label: result.cut}) if result.cut is not None and not result.is_on_policy else ""
+    yield f"**{markdown_text(warning)}**" if warning else ""
+    if result.evaluations:
+        yield "## Accuracy and termination"
+        yield _evaluations(result.evaluations, full)
+    if result.train is not None:
+        yield "## Cost of training"
+        rows = [
+            (_COST_WORDS[name], "" if planned is None else quantity(name, planned), quantity(name, measured))
+            for name, (planned, measured) in predicted_and_measured(result.prediction, result.train).items()
+        ]
+        if result.train.energy_joules is not None:
+            rows.append(("energy", "", quantity("energy_joules", result.train.energy_joules)))
+        yield markdown_table(Block("", ("", "planned", "measured"), tuple(rows)))
+        yield f"{result.train.num_steps:,} optimiser steps on {markdown_text(result.train.device)}, seed {result.seed}."
+    yield "## Use"
+    yield _use(result)
+    yield "## Versions"
+    yield ", ".join(f"{name} {markdown_text(value)}" for name, value in result.environment.items() if name != "seed")
+
+
+def _data_rows(result: RunResult, recipe: Recipe) -> Iterator[tuple[str, str]]:
+    yield "traces", Path(recipe.data.train.path).name if _is_local(recipe.data.train.path) else recipe.data.train.path
+    yield "cut", result.label
+    if result.cut is None:
+        return
+    cut = result.cut
+    share = f" ({percent(cut.tokens_after / cut.tokens_before)})" if cut.tokens_before else ""
+    yield "examples", f"{cut.num_kept:,} of {cut.num_examples:,}"
+    yield "tokens kept", f"{cut.tokens_after:,} of {cut.tokens_before:,}{share}"
+    yield "examples that keep their end of turn", f"{cut.num_kept - cut.lost_stop:,} of {cut.num_kept:,}"
+    yield "examples that keep their whole answer", f"{cut.num_kept - cut.lost_answer:,} of {cut.num_kept:,}"
+
+
+def _evaluations(evaluations: Sequence[EvalResult], full: RunResult | None) -> str:
+    """A row for each task; the retention where the uncut student was evaluated on the same problems."""
+    references = {reference.task: reference for reference in (full.evaluations if full else [])}
+    rows = [
+        (
+            evaluation.task,
+            f"{evaluation.num_problems} x {evaluation.samples_per_problem}",
+            percent_interval(evaluation.accuracy_strict),
+            _kept(evaluation, references.get(evaluation.task)),
+            percent_interval(evaluation.termination_rate),
+            f"{evaluation.tokens_mean:,.0f}",
+        )
+        for evaluation in evaluations
+    ]
+    header = ("task", "problems x samples", "accuracy", "of the uncut student's", "ended by itself", "tokens")
+    note = "Accuracy is the mean over problems and samples of finished, right answers. Brackets: 95 % intervals."
+    if full is None:
+        note += " No uncut student is known to compare with (`leadspan card --full RUN`)."
+    return f"{markdown_table(Block('', header, tuple(rows)))}\n\n{note}"
+
+
+def _kept(evaluation: EvalResult, reference: EvalResult | None) -> str:
+    if reference is None or reference.correct.keys() != evaluation.correct.keys() or not evaluation.correct:
+        return ""
+    kept = retention([evaluation.correct], [reference.correct])
+    return points(kept.difference) if kept.ratio is None else percent_interval(kept.ratio)
+
+
+def _use(result: RunResult) -> str:
+    text = """```python
+from transformers import pipeline
+
+generate = pipeline("text-generation", model="DIRECTORY OR NAME")
+print(generate([{"role": "user", "content": "What is 7 times 8?"}], max_new_tokens=1024)[0]["generated_text"][-1])
+```
+
+It is served as any other model of Transformers, for example `vllm serve NAME`."""
+    cut = result.cut
+    budgets = [evaluation.sampling.get("thinking_budget") for evaluation in result.evaluations]
+    budget = next((budget for budget in budgets if budget), None)
+    if budget or (cut is not None and cut.num_kept - cut.lost_stop < FEW_ENDS * cut.num_kept):
+        text += (
+            "\n\nFew of its examples showed where an answer ends, so give it a thinking budget, behind which its "
+            f"thinking is closed and the answer drawn: `leadspan chat NAME --thinking-budget {budget or 512}`."
+        )
+    return text
+
+
+def _card_result(recipe: Recipe, evaluation: EvalResult) -> CardResult:
+    task = next((task for task in recipe.evaluation.tasks if task.name == evaluation.task), None)
+    return CardResult(
+        task_type="text-generation",
+        dataset_type=task.path if task is not None and not _is_local(task.path) else evaluation.task,
+        dataset_name=evaluation.task,
+        metric_type="accuracy",
+        metric_name=f"avg@{evaluation.samples_per_problem}, {evaluation.answering}",
+        metric_value=round(evaluation.accuracy_strict.value, 4),
+    )
+
+
+def _dataset(recipe: Recipe) -> list[str] | None:
+    return None if _is_local(recipe.data.train.path) else [recipe.data.train.path]
+
+
+def _hub_name(model: ModelSettings) -> str | None:
+    return model.path if isinstance(model, Pretrained) and not _is_local(model.path) else None
+
+
+def _model_name(model: ModelSettings) -> str:
+    if isinstance(model, Pretrained):
+        return _hub_name(model) or f"`{Path(model.path).name}`"
+    return f"a {model.config.get('model_type', '')} model from random weights"
+
+
+def _teacher(recipe: Recipe) -> str:
+    teacher = recipe.teacher
+    if teacher is None:
+        return "stored targets"
+    return f"`{teacher.identity}`" if isinstance(teacher, Served) else _model_name(teacher)
+
+
+def _is_local(path: str) -> bool:
+    return Path(path).expanduser().exists() or path.startswith((".", "/", "~"))

@@ -1,0 +1,74 @@
+"""Uploads a student with its card to the Hugging Face Hub, or to a server of its protocol (`HF_ENDPOINT`)."""
+
+from pathlib import Path
+
+import httpx2
+from huggingface_hub import HfApi, get_token
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
+from huggingface_hub.utils import validate_repo_id
+
+from leadspan.digests import DIGESTS_FILE, fault
+from leadspan.errors import RunError, SettingsError
+
+
+def check_push(name: str) -> None:
+    """Refuse a name that the Hub cannot have, and an upload without a token.
+
+    Raises:
+        SettingsError: Says which.
+    """
+    try:
+        validate_repo_id(name)
+    except HFValidationError as error:
+        raise SettingsError(f"push: {name!r} is no name on the Hub ({error}); write it as USER/MODEL") from None
+    if get_token() is None:
+        raise SettingsError(f"push: {name}: there is no token of the Hub; run `hf auth login`, or set HF_TOKEN")
+
+
+def push_student(student: Path, name: str, private: bool | None = None) -> str:
+    """Upload a student's directory, its digests left out; the repository is made if it is not there.
+
+    Args:
+        student: Its directory.
+        name: `USER/MODEL`.
+        private: Whether a new repository is private; as the account has it when None.
+
+    Returns:
+        Address of the commit.
+
+    Raises:
+        SettingsError: As in `check_push`.
+        RunError: The student is damaged or not there, the Hub refuses it or cannot be reached; nothing here is changed.
+    """
+    check_push(name)
+    wrong = fault(student) if student.is_dir() else "there is no such directory"
+    if wrong:
+        raise RunError(f"{student}: {wrong}; push a whole student, `distill --resume` makes it anew")
+    api = HfApi(library_name="leadspan")
+    try:
+        api.create_repo(name, private=private, exist_ok=True)
+        commit = api.upload_folder(
+            repo_id=name, folder_path=student, ignore_patterns=[DIGESTS_FILE], commit_message="Student and model card"
+        )
+    except OfflineModeIsEnabled:
+        reason = "HF_HUB_OFFLINE is set; unset it"
+    except HfHubHTTPError as error:
+        reason = _refusal(error, name)
+    except (httpx2.HTTPError, OSError, ValueError) as error:
+        reason = f"{api.endpoint} cannot be reached ({_first_line(error)}); look at the network and at HF_ENDPOINT"
+    else:
+        return commit.commit_url
+    again = f"leadspan push {student.parent} {name}"
+    raise RunError(f"push {name}: {reason}; what is here is unchanged, go on with: {again}") from None
+
+
+def _refusal(error: HfHubHTTPError, name: str) -> str:
+    status = error.response.status_code
+    said = error.server_message or _first_line(error)
+    if status in (401, 403):
+        return f"refused ({status}: {said}); take a token that may write to {name}"
+    return f"refused ({status}: {said})"
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

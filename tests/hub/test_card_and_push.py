@@ -1,0 +1,126 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from huggingface_hub import ModelCard
+
+from leadspan.cli import main
+from leadspan.digests import DIGESTS_FILE, fault
+from leadspan.pipeline.run import run
+from leadspan.results import damage, load_run
+from leadspan.tables import quantity
+from recipes import toy_recipe
+from small_hub import TOKEN, SmallHub, small_hub
+from studies import EVALUATION, toy_task
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two steps, and one of the same recipe without a cut beside it: `run` and `full/run`."""
+    directory = tmp_path_factory.mktemp("trained")
+    evaluation = {"tasks": [toy_task(directory)], **EVALUATION}
+    run(toy_recipe(directory, steps=2, evaluation=evaluation))
+    run(toy_recipe(directory / "full", steps=2, evaluation=evaluation, cut={"kind": "full"}))
+    return directory
+
+
+def push(run_directory: Path, hub: SmallHub, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """`leadspan push RUN me/toy` in a process of its own, whose Hub is the small one."""
+    known = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "HUGGING"))}
+    known |= {
+        "HF_ENDPOINT": hub.url,
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_HOME": str(run_directory / "no_home"),
+        **environment,
+    }
+    command = [sys.executable, "-m", "leadspan", "push", str(run_directory), "me/toy", *arguments]
+    return subprocess.run(command, env=known, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.slow
+def test_the_card_says_what_a_student_learnt_from_kept_and_cost(trained: Path) -> None:
+    student, result = trained / "run" / "student", load_run(trained / "run")
+    card = ModelCard.load(student / "README.md")
+    assert card.data.library_name == "transformers" and card.data.base_model is None
+    (metric,) = card.data.eval_results or []
+    assert metric.metric_value == pytest.approx(result.evaluations[0].accuracy_strict.value, abs=1e-4)
+    assert result.cut is not None and result.train is not None and result.prediction is not None
+    planned, measured = (quantity("flops", cost.flops.total) for cost in (result.prediction, result.train))
+    for text in (
+        "| cut | lead 0.7 |",
+        f"| tokens kept | {result.cut.tokens_after:,} of {result.cut.tokens_before:,} (",
+        f"| FLOPs | {planned} | {measured} |",
+        "| toy | 3 x 1 | 0 [0, 56] % |",
+        "have been seen never to end their answers",
+        "--thinking-budget 512",
+        "distilled from a qwen3 model from random weights on traces under the cut `lead 0.7`",
+        f"torch {result.environment['torch']}",
+    ):
+        assert text in card.text, text
+    assert str(trained) not in card.content
+    assert fault(student) is None and damage(trained / "run") is None
+
+
+@pytest.mark.slow
+def test_a_card_is_made_anew_with_evaluations_and_a_reference(trained: Path, tmp_path: Path) -> None:
+    student, task = trained / "run" / "student", tmp_path / "second.jsonl"
+    task.write_text('{"problem": "add 1", "answer": "1"}\n')
+    sampling = ["--set", "sampling.max_new_tokens=4", "--set", "tasks.0.grader=exact"]
+    assert main(["evaluate", str(trained / "run"), str(task), "--output", str(tmp_path / "eval"), *sampling]) == 0
+    assert [result.dataset_name for result in ModelCard.load(student / "README.md").data.eval_results] == [
+        "toy",
+        "second",
+    ]
+    evaluated, full = ["--evaluated", str(tmp_path / "eval")], ["--full", str(trained / "full" / "run")]
+    assert main(["card", str(trained / "run"), *evaluated, *full]) == 0
+    card = ModelCard.load(student / "README.md")
+    assert [result.dataset_name for result in card.data.eval_results] == ["toy", "second"]
+    assert "points |" in card.text and "No uncut student" not in card.text  # 0 of 0 right: a difference, no ratio
+    assert main(["card", str(trained / "run"), "--full", str(trained / "run")]) == 2
+    assert damage(trained / "run") is None
+    (student / "README.md").write_text("changed by hand")
+    assert "README.md is not as it was written" in (damage(trained / "run") or "")
+    assert main(["card", str(trained / "run")]) == 0
+    assert damage(trained / "run") is None
+
+
+@pytest.mark.slow
+def test_a_push_uploads_the_student_and_its_card(trained: Path) -> None:
+    student = trained / "run" / "student"
+    with small_hub() as hub:
+        pushed = push(trained / "run", hub, "--private", HF_TOKEN=TOKEN)
+    assert (pushed.returncode, pushed.stdout) == (0, f"pushed: {hub.url}/me/toy/commit/c0ffee\n"), pushed.stderr
+    assert hub.private == {"me/toy": True} and hub.summaries == ["Student and model card"]
+    uploaded = {name: content for name, content in hub.files["me/toy"].items() if name != ".gitattributes"}
+    assert uploaded == {
+        path.name: path.read_bytes() for path in student.iterdir() if path.name not in (DIGESTS_FILE, ".cache")
+    }
+    assert {"README.md", "model.safetensors", "tokenizer.json"} <= uploaded.keys()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("refuse", "environment", "message"),
+    [
+        pytest.param(
+            "", {}, "push: me/toy: there is no token of the Hub; run `hf auth login`, or set HF_TOKEN", id="none"
+        ),
+        pytest.param("", {"HF_TOKEN": "hf_other"}, "refused (401: Invalid username or password.)", id="unknown"),
+        pytest.param("/commit/", {"HF_TOKEN": TOKEN}, "take a token that may write to me/toy", id="refused"),
+        pytest.param("", {"HF_TOKEN": TOKEN, "HF_ENDPOINT": "http://127.0.0.1:9"}, "cannot be reached", id="network"),
+        pytest.param("", {"HF_TOKEN": TOKEN, "HF_HUB_OFFLINE": "1"}, "HF_HUB_OFFLINE is set; unset it", id="offline"),
+    ],
+)
+def test_a_push_that_fails_says_why_in_a_line_and_loses_nothing(
+    trained: Path, refuse: str, environment: dict[str, str], message: str
+) -> None:
+    with small_hub() as hub:
+        hub.refuse = refuse
+        pushed = push(trained / "run", hub, **environment)
+    # above it stand what it does and the bar of an upload that had begun
+    last = pushed.stderr.strip().splitlines()[-1]
+    assert pushed.returncode == 2 and last.startswith("leadspan push: ") and message in last
+    assert "Traceback" not in pushed.stderr
+    assert damage(trained / "run") is None
