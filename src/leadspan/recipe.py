@@ -262,16 +262,21 @@ class Recipe(Settings):
             if name in parts and isinstance(model, Pretrained) and not is_own_tokenizer:
                 yield Source(f"{name}.path", model.path, "model")
         if "tasks" in parts:
-            for number, task in enumerate(self.evaluation.tasks):
-                yield Source(f"evaluation.tasks.{number}.path", task.path, "dataset")
+            yield from self._task_sources()
         if "targets" in parts and isinstance(self.targets, StoredTargets):
             yield Source("targets.path", str(self.targets.path), "path")
         if "calibration" in parts and self.plan.calibration is not None:
             yield Source("plan.calibration", str(self.plan.calibration), "path")
 
+    def _task_sources(self) -> Iterator[Source]:
+        for number, task in enumerate(self.evaluation.tasks):
+            if task.generated is None:
+                yield Source(f"evaluation.tasks.{number}.path", task.path, "dataset")
+
     def _prompt_sources(self) -> Iterator[Source]:
-        if self.rollout is not None and isinstance(self.rollout.prompts, TaskPrompts):
-            yield Source("rollout.prompts.task.path", self.rollout.prompts.task.path, "dataset")
+        prompts = self.rollout.prompts if self.rollout is not None else None
+        if isinstance(prompts, TaskPrompts) and prompts.task.generated is None:
+            yield Source("rollout.prompts.task.path", prompts.task.path, "dataset")
 
     @property
     def has_teacher(self) -> bool:

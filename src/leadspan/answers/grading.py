@@ -113,6 +113,25 @@ class MathGrader:
             flexible = self._grade_texts(items, golds, strict)
         return [Verdict(s, f, box) for s, f, box in zip(strict, flexible, boxes, strict=True)]
 
+    def grade_by_verifier(self, items: Sequence[GradeItem]) -> list[Verdict]:
+        """Grade by the verifiers of the data sets that made the problems; the gold of an item is its entry.
+
+        The answer is the last box behind the thinking, or all that stands there where there is no box.
+
+        Raises:
+            EvaluationError: A worker cannot start, or the grader is used outside its `with` block.
+        """
+        texts = ["" if thinks_to_the_end(item.text) else text_after_thinking(item.text) for item in items]
+        answers = [(text if last_boxed(text) is None else last_boxed(text) or "").strip() for text in texts]
+        questions: list[Question] = [("entry", answer, item.gold) for answer, item in zip(answers, items, strict=True)]
+        with self._lock:
+            decided = self._decide_all(question for question in questions if question[1])
+        outcomes: list[Outcome] = [decided.get(question, "no_answer") for question in questions]
+        return [
+            Verdict(outcome, outcome, answer or None) if item.finished else Verdict("no_answer", outcome, None)
+            for item, answer, outcome in zip(items, answers, outcomes, strict=True)
+        ]
+
     def grade_answers(self, answers: Sequence[str], golds: Sequence[str]) -> list[Outcome]:
         r"""Compare answers as they would stand in a `\boxed{}`, each with its gold, without limits on the text around.
 

@@ -21,6 +21,7 @@ from multiprocessing.connection import wait
 from typing import Literal, get_args
 
 from leadspan.answers.equality import Outcome, can_read, decide, decide_text
+from leadspan.answers.verifiers import verified
 from leadspan.errors import EvaluationError
 
 START_SECONDS = 120.0
@@ -29,9 +30,9 @@ WALL_FACTOR, WALL_SECONDS = 20.0, 30.0
 """Wall time of one question: so many times its processor time, and so much more. A machine loaded twenty times over
 still answers."""
 
-Question = tuple[Literal["answer", "text", "gold"], str, str]
+Question = tuple[Literal["answer", "text", "gold", "entry"], str, str]
 """What is asked: whether an answer equals a gold, whether what a text states does, whether a gold can be read at all
-(`right` or `unparsed`); then the answer or text, and the gold."""
+(`right` or `unparsed`), whether a verifier takes an answer to its entry; then the answer or text, and the gold."""
 
 _REPLIES: Mapping[bytes, Outcome] = {outcome.encode() + b"\n": outcome for outcome in get_args(Outcome)}
 
@@ -56,6 +57,8 @@ def serve(item_seconds: float, memory_bytes: int) -> None:
             outcome = _outcome(*json.loads(line))
         except (MemoryError, RecursionError):
             outcome = "timeout"
+        except Exception:  # a verifier that cannot read an answer raises whatever its parser does
+            outcome = "unparsed"
         signal.setitimer(signal.ITIMER_PROF, 0)
         replies.write(outcome.encode() + b"\n")
 
@@ -63,6 +66,8 @@ def serve(item_seconds: float, memory_bytes: int) -> None:
 def _outcome(kind: str, text: str, gold: str) -> Outcome:
     if kind == "gold":
         return "right" if can_read(gold) else "unparsed"
+    if kind == "entry":
+        return verified(text, gold)
     return decide(text, gold) if kind == "answer" else decide_text(text, gold)
 
 

@@ -57,7 +57,7 @@ def _read(options: argparse.Namespace) -> "tuple[Asked, EvaluationSettings]":
     settings = validate(
         EvaluationSettings, {"system": recipe.evaluation.system if recipe else "", **values}, "evaluate"
     )
-    tasks = [Source("TASK", task.path, "dataset") for task in settings.tasks]
+    tasks = [Source("TASK", task.path, "dataset") for task in settings.tasks if task.generated is None]
     check_sources(tasks, "evaluate", known=tuple(BENCHMARKS))
     return asked, settings
 

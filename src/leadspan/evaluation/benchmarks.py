@@ -11,6 +11,10 @@ larger the set.
 from pathlib import Path
 from typing import Any
 
+GENERATED = "reasoning-gym:"
+"""Begins the path of a task whose problems reasoning-gym makes."""
+NUM_GENERATED = 100
+"""How many it makes where no `limit` says so."""
 BOXED = "Please reason step by step, and put your final answer within \\boxed{}."
 LETTER = "Please reason step by step, and put the letter of the right choice within \\boxed{}."
 
@@ -117,6 +121,8 @@ def task_values(text: str, limit: int | None = None) -> dict[str, Any]:
     """
     name, equals, path = text.partition("=")
     first = {} if limit is None else {"limit": limit}
+    if text.startswith(GENERATED):
+        return {"path": text, **first}
     if name in BENCHMARKS:
         return {"benchmark": name, **({"path": path} if equals else {}), **first}
     return {"name": Path(text).stem, "path": text, **first}

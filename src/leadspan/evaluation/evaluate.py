@@ -180,6 +180,11 @@ def _grade(
             return [choice_grade(item) for item in items]
         case "literal":
             return [literal_grade(item) for item in items]
+        case "reasoning_gym":
+            entries = [known[stored.problem_id].entry for stored in samples]
+            made = [replace(item, gold=entry) for item, entry in zip(items, entries, strict=True)]
+            with MathGrader(item_seconds=item_seconds) as grader:
+                return grader.grade_by_verifier(made)
         case "math":
             with MathGrader(item_seconds=item_seconds) as grader:
                 return grader.grade(items)

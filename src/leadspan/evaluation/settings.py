@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
-from leadspan.evaluation.benchmarks import BENCHMARKS
+from leadspan.evaluation.benchmarks import BENCHMARKS, BOXED, GENERATED
 from leadspan.faults import Rule
 from leadspan.settings import Settings
 from leadspan.traces.settings import TraceSource
@@ -46,7 +46,9 @@ class TaskSettings(Settings):
     """A known benchmark (see docs/evaluation.md): its settings stand for all that are not given here; its `split` and
     `subset` only where its `path` does."""
     path: str
-    """Local file or directory of records, or a Hub dataset name."""
+    """Local file or directory of records, a Hub dataset name, or `reasoning-gym:DATASET`, whose problems are made."""
+    options: dict[str, bool | int | float | str | list[Any] | dict[str, Any]] = {}
+    """Of `reasoning-gym:DATASET`: `seed` (0 when absent) and the data set's own, e.g. `{min_animals: 5}`."""
     split: str | None = None
     """Hub split; of a local path, the directory or the files whose name says it. `test` when absent; a local path whose
     names say no split is then read whole."""
@@ -62,17 +64,21 @@ class TaskSettings(Settings):
     """The choices, for `grader: choice`."""
     instruction: str = ""
     """Text appended to every problem, on lines of its own."""
-    grader: Literal["math", "exact", "choice", "literal"] = "math"
+    grader: Literal["math", "exact", "choice", "literal", "reasoning_gym"] = "math"
     """`math`: Math-Verify on the boxed answer; `exact`: the boxed answer, or the whole answer text where there is no
-    box, equals the reference; `choice`: the letter of the right choice; `literal`: equal as Python literals."""
+    box, equals the reference; `choice`: the letter of the right choice; `literal`: equal as Python literals;
+    `reasoning_gym`: the verifier of its data set scores the answer 1."""
     samples_per_problem: int = Field(default=1, ge=1)
     """Samples for each problem, unless `sampling.samples_per_problem` says otherwise."""
     limit: int | None = Field(default=None, ge=1)
-    """Use the first so many problems."""
+    """Use the first so many problems; of those that are made 100 when absent."""
 
     @model_validator(mode="before")
     @classmethod
     def _fill_from_benchmark(cls, values: Any) -> Any:  # Any: whatever the user wrote
+        if isinstance(values, dict) and str(values.get("path")).startswith(GENERATED):
+            name = values["path"].removeprefix(GENERATED)
+            return {"name": name, "grader": "reasoning_gym", "instruction": BOXED, **values}
         name = values.get("benchmark") if isinstance(values, dict) else None
         if name is None:
             return values
@@ -90,8 +96,15 @@ class TaskSettings(Settings):
         """Where its records are read from."""
         return TraceSource(path=self.path, split=self.split, subset=self.subset, limit=self.limit)
 
+    @property
+    def generated(self) -> str | None:
+        """The data set of reasoning-gym that makes its problems; None where they are read."""
+        return self.path.removeprefix(GENERATED) if self.path.startswith(GENERATED) else None
+
     def conflicts(self) -> Iterator[Rule]:
-        """Choices are graded."""
+        """Choices are graded; a verifier and options need what they belong to."""
+        if self.generated is None and (self.options or self.grader == "reasoning_gym"):
+            yield ("path", "options", "grader"), f"options and `grader: reasoning_gym` go with path: {GENERATED}DATASET"
         if (self.grader == "choice") != (self.choices is not None):
             yield ("grader", "choices"), "`grader: choice` and `choices` go together; give both or neither"
 

@@ -5,14 +5,16 @@ import logging
 import math
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from leadspan.answers.boxes import bare_gold, last_boxed
 from leadspan.answers.grading import MathGrader
 from leadspan.answers.numbers import as_number
+from leadspan.answers.verifiers import made_problems
 from leadspan.errors import DataError
+from leadspan.evaluation.benchmarks import NUM_GENERATED
 from leadspan.evaluation.choices import read_choice
 from leadspan.evaluation.settings import TaskSettings
 from leadspan.traces.read import read_records
@@ -35,26 +37,26 @@ class Problem:
         text: What the model is asked, instruction included.
         gold: Reference answer; the letter of the right choice where there are choices.
         choices: What the choices say, `A` first.
+        entry: Of a problem that reasoning-gym made: which it is, for its verifier.
     """
 
     problem_id: str
     text: str
     gold: str
     choices: tuple[str, ...] = ()
+    entry: str = ""
 
 
 def load_task(settings: TaskSettings) -> list[Problem]:
     """All problems of a task, in file order.
 
     Raises:
+        SettingsError: Its problems are made, and not as the task says.
         DataError: The source cannot be read, or a record is broken or lacks a column.
     """
     problems: dict[str, Problem] = {}
     counts: Counter[str] = Counter()
-    for record in read_records(settings.source, "test"):
-        if isinstance(record, Refusal):
-            raise DataError(f"task {settings.name}: {record.place}: {record.detail}; mend the record")
-        problem = _read(record.row, record.place, settings)
+    for problem in _read_all(settings) if settings.generated is None else _make_all(settings, settings.generated):
         counts[problem.problem_id] += 1
         if counts[problem.problem_id] > 1:  # some benchmarks repeat a problem
             problem = replace(problem, problem_id=f"{problem.problem_id}-{counts[problem.problem_id]}")
@@ -62,6 +64,21 @@ def load_task(settings: TaskSettings) -> list[Problem]:
     if not problems:
         raise DataError(f"task {settings.name}: {settings.path} holds no problem")
     return list(problems.values())
+
+
+def _read_all(settings: TaskSettings) -> Iterator[Problem]:
+    for record in read_records(settings.source, "test"):
+        if isinstance(record, Refusal):
+            raise DataError(f"task {settings.name}: {record.place}: {record.detail}; mend the record")
+        yield _read(record.row, record.place, settings)
+
+
+def _make_all(settings: TaskSettings, name: str) -> Iterator[Problem]:
+    number = settings.limit or NUM_GENERATED
+    for question, gold, entry in made_problems(name, settings.options, number, f"task {settings.name}"):
+        key = hashlib.sha256(f"{question}\0{gold}".encode()).hexdigest()[:16]
+        parts = [question, settings.instruction]
+        yield Problem(key, "\n\n".join(part for part in parts if part), gold, entry=entry)
 
 
 def warn_of_golds(settings: TaskSettings, problems: Sequence[Problem]) -> None:

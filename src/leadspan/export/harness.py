@@ -39,6 +39,11 @@ def literal_results(doc: Mapping[str, Any], results: Sequence[str | list[str]]) 
     return _results(doc, results, lambda items: [literal_grade(item) for item in items])
 
 
+def reasoning_gym_results(doc: Mapping[str, Any], results: Sequence[str | list[str]]) -> dict[str, float]:
+    """Grade by the verifier of the data set that made the problem; the gold is its entry."""
+    return _results(doc, results, _grader().grade_by_verifier)
+
+
 def _results(
     doc: Mapping[str, Any],
     results: Sequence[str | list[str]],

@@ -149,7 +149,7 @@ def _lines(task: TaskSettings, settings: EvaluationSettings, renderer: PromptRen
                 {
                     "problem_id": problem.problem_id,
                     "prompt": renderer.prompt_text([*before, {"role": "user", "content": problem.text}]),
-                    "gold": problem.gold,
+                    "gold": problem.entry or problem.gold,
                     "choices": list(problem.choices),
                     "think_open": renderer.rendering.think_open,
                     "think_close": renderer.rendering.think_close,

@@ -65,12 +65,17 @@ def identity_of(recipe: Recipe, renderer: Renderer) -> Identity:
         ModelError: A model cannot be read.
         TargetsError: There is no store where the recipe names one.
     """
-    sources = {"data.train": recipe.data.train}
+    sources, made = {"data.train": recipe.data.train}, ""
     if isinstance(recipe.data.validation, HeldOutSource):
         sources["data.validation"] = recipe.data.validation.source
     if recipe.rollout is not None and isinstance(recipe.rollout.prompts, TaskPrompts):
-        sources["rollout.prompts.task"] = recipe.rollout.prompts.task.source
+        task = recipe.rollout.prompts.task
+        if task.generated is None:
+            sources["rollout.prompts.task"] = task.source
+        else:
+            made = task.path  # what else it is made by stands among the settings
     contents = {name: fingerprint(source) for name, source in sources.items()}
+    contents |= {"rollout.prompts.task": made} if made else {}
     contents |= {"tokenizer": renderer.tokenizer_hash, "data.rendering.chat_template": renderer.template_hash}
     contents["student"] = content_id(recipe.student)
     if isinstance(recipe.targets, StoredTargets):
