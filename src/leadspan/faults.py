@@ -4,6 +4,7 @@ Rules between settings are looked at even where other settings are wrong: what i
 rules that involve it are passed over.
 """
 
+import contextlib
 import copy
 import difflib
 import itertools
@@ -11,10 +12,10 @@ import reprlib
 import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
@@ -25,7 +26,7 @@ Rule = tuple[tuple[str, ...], str]
 
 _Keys = tuple[str | int, ...]
 _MAX_ROUNDS, _MAX_NEAR, _CLOSE = 10, 3, 0.75
-_STAND_INS: dict[Any, Any] = {str: "unknown", Path: Path("unknown"), int: 1, float: 1.0}
+_STAND_INS: tuple[Any, ...] = (1, 0.5, "unknown", [], {})
 _MAPPING_FAULTS = ("model_type", "model_attributes_type", "dict_type", "dataclass_type")
 _repr = reprlib.Repr()
 _repr.maxstring = _repr.maxother = _repr.maxlong = 80
@@ -39,8 +40,27 @@ class Conflict(ValueError):
         self.section, self.rules = section, rules
 
 
-def all_faults(kind: type[BaseModel], values: Mapping[str, Any], error: ValidationError) -> list[str]:
-    """Every fault of the values, one a line: of each setting, then of rules between settings that are right.
+@dataclass
+class Faults:
+    """What is wrong with values.
+
+    Attributes:
+        lines: Every fault, one a line: of each setting, then of rules between settings that are right.
+        keys: The settings that are wrong by themselves.
+        mended: The settings as they would be without the faults; None where that is not known.
+    """
+
+    lines: list[str]
+    keys: set[_Keys]
+    mended: Any
+
+    def involve(self, key: str) -> bool:
+        """Whether a setting, given dotted, is wrong by itself or lies in or around one that is."""
+        return any(_overlap(tuple(key.split(".")), keys) for keys in self.keys)
+
+
+def all_faults(kind: type[BaseModel], values: Mapping[str, Any], error: ValidationError) -> Faults:
+    """Everything that is wrong with the values.
 
     Args:
         kind: The settings class that refused the values.
@@ -48,33 +68,40 @@ def all_faults(kind: type[BaseModel], values: Mapping[str, Any], error: Validati
         error: Its refusal.
     """
     mended: dict[str, Any] = copy.deepcopy(dict(values))
+    whole: Any = None
     paths = list(_paths(kind, values))
     lines: dict[str, dict[str, None]] = {}
     faulty: set[_Keys] = set()
     for later in range(_MAX_ROUNDS):
-        known = len(lines)
+        known, still = (len(lines), len(faulty)), set[_Keys]()
         for fault in error.errors(include_url=False):
             conflict = fault.get("ctx", {}).get("error")
             keys, models = _located(kind, values, fault)
             if isinstance(conflict, Conflict):
                 lines |= {line: {} for line in _between_right_ones(conflict, keys, faulty)}
                 _put(mended, keys, conflict.section)
+                whole = whole if keys else conflict.section
+            elif later and (stood_in := {other for other in faulty if _overlap(keys, other)}):
+                still |= stood_in
             elif not (models and fault["type"] == "string_type" and isinstance(fault["input"], Mapping)):
                 # where a union of text and settings was given a mapping, the settings are what was meant
-                if later and any(_overlap(keys, other) for other in faulty):
-                    continue  # it is what stands in for a faulty setting
-                place, text = _described(fault, keys, models, paths)
-                lines.setdefault(place, {})[text] = None
-                faulty.add(keys)
-                _mend(kind, mended, keys)
-        if len(lines) == known:
+                if not (later and fault["type"] == "missing"):  # what would say it, a kind or a benchmark, is wrong
+                    place, text = _described(fault, keys, models, paths)
+                    lines.setdefault(place, {})[text] = None
+                near = _near_tag(fault, models)
+                faulty.add((*keys, "kind") if near else keys)
+                _mend(kind, mended, keys, near)
+        for around in {keys[:-1] for keys in still if keys[:-1]}:  # nothing could stand in: leave out what is around
+            faulty.add(around)
+            _mend(kind, mended, around)
+        if (len(lines), len(faulty)) == known:
             break
         try:
-            kind.model_validate(mended)
+            whole = kind.model_validate(mended)
             break
         except ValidationError as left:
             error = left
-    return [place + " or ".join(texts) for place, texts in lines.items()]
+    return Faults([place + " or ".join(texts) for place, texts in lines.items()], faulty, whole)
 
 
 def _between_right_ones(conflict: Conflict, keys: _Keys, faulty: set[_Keys]) -> Iterator[str]:
@@ -128,14 +155,24 @@ def _described(fault: ErrorDetails, keys: _Keys, models: list[type[BaseModel]], 
     if fault["type"] == "union_tag_not_found":
         return f"{key}.kind: ", f"missing; one of {', '.join(tags)}"
     if fault["type"] == "union_tag_invalid":
-        tag = str(fault.get("ctx", {}).get("tag", ""))
-        near = difflib.get_close_matches(tag, tags, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        return f"{key}.kind = {_repr.repr(tag)}: ", f"{hint}one of {', '.join(tags)}"
+        near = _near_tag(fault, models)
+        hint = f"did you mean {near!r}? " if near else ""
+        return (
+            f"{key}.kind = {_repr.repr(str(fault.get('ctx', {}).get('tag', '')))}: ",
+            f"{hint}one of {', '.join(tags)}",
+        )
     if fault["type"] in _MAPPING_FAULTS:
         return f"{key} = {_repr.repr(value)}: ", f"settings are a mapping; write {_as_mapping(models, value)}"
     text = fault["msg"].removeprefix("Value error, ")
     return (f"{key}: " if value and isinstance(value, Mapping | BaseModel) else f"{key} = {_repr.repr(value)}: "), text
+
+
+def _near_tag(fault: ErrorDetails, models: list[type[BaseModel]]) -> str | None:
+    """The kind that an unknown one may have been meant for."""
+    if fault["type"] != "union_tag_invalid":
+        return None
+    tags = [str(tag) for tag in map(_tag_of, models) if tag is not None]
+    return next(iter(difflib.get_close_matches(str(fault.get("ctx", {}).get("tag", "")), tags, n=1, cutoff=0.5)), None)
 
 
 def _as_mapping(models: list[type[BaseModel]], value: Any) -> str:
@@ -189,35 +226,68 @@ def _paths(model: type[BaseModel], values: Any, before: _Keys = ()) -> Iterator[
                 yield from _paths(member, inner, keys)
 
 
-def _mend(kind: type[BaseModel], mended: dict[Any, Any], keys: _Keys) -> None:
-    """Take the default in place of a faulty setting; where it has none, something of its type."""
+def _mend(kind: type[BaseModel], mended: dict[Any, Any], keys: _Keys, near: str | None = None) -> None:
+    """Take the default in place of a faulty setting; where it has none, something that it may be.
+
+    Args:
+        kind: The settings class of the whole.
+        mended: The values, changed in place.
+        keys: The setting.
+        near: The kind that settings of an unknown kind are taken to be of, instead.
+    """
     models: list[type[BaseModel]] = [kind]
     node: Any = mended
     for number, key in enumerate(keys):
         field = next((model.model_fields[str(key)] for model in models if key in model.model_fields), None)
         below = _get(node, key)
-        last = number == len(keys) - 1 or not isinstance(below, dict) or (field is not None and _is_container(field))
-        if not isinstance(node, dict):
+        inner = [m for model in models if key in model.model_fields for m in _below(model, str(key))]
+        is_last = number == len(keys) - 1 or not isinstance(below, dict | list)
+        if near and number == len(keys) - 1 and isinstance(below, dict):
+            below["kind"] = near
             return
-        if last:
-            node.pop(key, None)
-            if field is not None and field.is_required():
-                node[key] = _stand_in(field.annotation)
+        if is_last or (field is not None and _is_container(field) and not inner):
+            _replace(node, key, field, models)
             return
-        owners = [model for model in models if key in model.model_fields]
-        candidates = [m for model in owners for m in _below(model, str(key))]
-        models = [m for m in candidates if _tag_of(m) == _get(below, "kind")] or candidates
+        if field is None or not _is_container(field):  # else the next key is a name or a number of the user's
+            candidates = inner or models
+            models = [m for m in candidates if _tag_of(m) == _get(below, "kind")] or candidates
+        else:
+            models = inner
         node = below
 
 
-def _stand_in(annotation: Any) -> Any:
-    """A value that fields of a type can hold, which nothing is checked of."""
-    models = models_in(annotation)
-    if not models or any(origin in (list, dict, tuple) for origin in _origins(annotation)):
-        return _STAND_INS.get(annotation)
-    required = {name: field for name, field in models[0].model_fields.items() if field.is_required()}
-    values = {name: _stand_in(field.annotation) for name, field in required.items()}
-    return _accepted(models[0].model_construct(**values))
+def _replace(node: Any, key: str | int, field: FieldInfo | None, models: list[type[BaseModel]]) -> None:
+    """Leave a value out, or put something right in its place where it must be there."""
+    if isinstance(node, list) and isinstance(key, int):
+        node[key] = _constructed(models[0])
+    elif isinstance(node, dict):
+        node.pop(key, None)
+        if field is not None and field.is_required():
+            node[key] = _stand_in(field)
+
+
+def _stand_in(field: FieldInfo) -> Any:
+    """A value that a field can hold; settings are such that nothing is checked of them."""
+    models = models_in(field.annotation)
+    if models and not _is_container(field):
+        return _constructed(models[0])
+    kind = field.annotation
+    if field.metadata:
+        kind = Annotated[kind, *field.metadata]  # pyright: ignore[reportInvalidTypeForm]  # made where it is used
+    checked: TypeAdapter[Any] = TypeAdapter(kind)  # pyright: ignore[reportArgumentType]
+    for value in (*_literals(field.annotation), *_STAND_INS):
+        with contextlib.suppress(ValidationError):
+            return checked.validate_python(value)
+    return None
+
+
+def _literals(annotation: Any) -> tuple[Any, ...]:
+    return typing.get_args(annotation) if typing.get_origin(annotation) is typing.Literal else ()
+
+
+def _constructed(model: type[BaseModel]) -> BaseModel:
+    required = {name: field for name, field in model.model_fields.items() if field.is_required()}
+    return _accepted(model.model_construct(**{name: _stand_in(field) for name, field in required.items()}))
 
 
 def _accepted(section: BaseModel) -> BaseModel:
@@ -273,7 +343,7 @@ def _shared(path: _Keys, keys: _Keys) -> int:
 
 def _overlap(a: _Keys, b: _Keys) -> bool:
     """Whether one place lies in the other."""
-    return all(x == y for x, y in zip(a, b, strict=False))
+    return all(str(x) == str(y) for x, y in zip(a, b, strict=False))
 
 
 def _dotted(keys: _Keys) -> str:

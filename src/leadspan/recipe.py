@@ -19,7 +19,7 @@ from leadspan.losses.defined import check_loss
 from leadspan.losses.settings import LossSettings, PolicyGradient
 from leadspan.models.settings import ModelSettings, Pretrained
 from leadspan.rollout.settings import RolloutSettings, TaskPrompts
-from leadspan.settings import Settings, load_settings
+from leadspan.settings import MoreFaults, Settings, load_settings
 from leadspan.sources import Source
 from leadspan.teacher.settings import (
     AnyTeacher,
@@ -256,7 +256,7 @@ class Recipe(Settings):
                 yield Source("data.validation.source.path", self.data.validation.source.path, "dataset")
             if self.data.rendering.chat_template is not None:
                 yield Source("data.rendering.chat_template", str(self.data.rendering.chat_template), "path")
-            yield Source("student.path" if self.tokenizer is None else "tokenizer", self.tokenizer_path, "model")
+            yield from self._tokenizer_sources()
         for name, model in (("student", self.student), ("teacher", self.teacher)):
             is_own_tokenizer = name == "student" and self.tokenizer is None and "data" in parts
             if name in parts and isinstance(model, Pretrained) and not is_own_tokenizer:
@@ -272,6 +272,10 @@ class Recipe(Settings):
         for number, task in enumerate(self.evaluation.tasks):
             if task.generated is None:
                 yield Source(f"evaluation.tasks.{number}.path", task.path, "dataset")
+
+    def _tokenizer_sources(self) -> Iterator[Source]:
+        if self.tokenizer is not None or isinstance(self.student, Pretrained):
+            yield Source("student.path" if self.tokenizer is None else "tokenizer", self.tokenizer_path, "model")
 
     def _prompt_sources(self) -> Iterator[Source]:
         prompts = self.rollout.prompts if self.rollout is not None else None
@@ -302,10 +306,17 @@ class Recipe(Settings):
         return self.student.revision if self.tokenizer is None and isinstance(self.student, Pretrained) else None
 
 
-def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
+def load_recipe(
+    path: Path | str, overrides: Sequence[str] = (), more_faults: MoreFaults[Recipe] | None = None
+) -> Recipe:
     """Read a recipe, with `key.sub=value` overrides.
+
+    Args:
+        path: The file.
+        overrides: `dotted.key=value`.
+        more_faults: Tells what else is wrong with it.
 
     Raises:
         SettingsError: The file cannot be read, or a setting breaks a rule; names every fault.
     """
-    return load_settings(Recipe, Path(path), overrides)
+    return load_settings(Recipe, Path(path), overrides, more_faults)

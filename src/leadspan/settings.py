@@ -10,7 +10,7 @@ import io
 import itertools
 import re
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Self, TypeVar
 
@@ -27,7 +27,7 @@ from pydantic_core import CoreSchema
 from ruamel.yaml import YAML
 
 from leadspan.errors import LeadspanError, SettingsError
-from leadspan.faults import Conflict, Rule, all_faults
+from leadspan.faults import Conflict, Faults, Rule, all_faults
 from leadspan.text import places_of_secrets
 from leadspan.yaml_text import MAX_DEPTH, not_text, parse_yaml, read_yaml_mapping
 
@@ -62,22 +62,30 @@ class Settings(BaseModel):
 _MAX_SHOWN = 20
 _IS_PAIR = re.compile(r"\w+:\S")
 SettingsT = TypeVar("SettingsT", bound=Settings)
+MoreFaults = Callable[[SettingsT, Callable[[str], bool]], Iterable[str]]
+"""What is wrong with settings besides their rules, one line each; of a dotted key, whether its setting is wrong by
+itself is known, and nothing more is to be said of it."""
 
 
-def load_settings(kind: type[SettingsT], path: Path, overrides: Sequence[str] = ()) -> SettingsT:
+def load_settings(
+    kind: type[SettingsT],
+    path: Path,
+    overrides: Sequence[str] = (),
+    more_faults: MoreFaults[SettingsT] | None = None,
+) -> SettingsT:
     """Read a YAML file, apply `key.sub=value` overrides, and validate.
 
     Args:
         kind: The settings class of the whole file.
         path: The file.
         overrides: `dotted.key=value`; the value is parsed as YAML.
+        more_faults: Tells what else is wrong with the settings.
 
     Raises:
         SettingsError: The file is missing or not a mapping, or any value breaks a rule; names every fault.
     """
     values = read_yaml_mapping(path, "recipe")
-    apply_overrides(values, overrides)
-    return validate(kind, values, str(path))
+    return validate(kind, values, str(path), more_faults, list(override_faults(values, overrides)))
 
 
 Count = Annotated[int, Field(ge=0, lt=2**127)]
@@ -124,22 +132,44 @@ def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> None:
     """Set `key.sub=value` in a nested mapping, in place; a number is the index of a list.
 
     Raises:
-        SettingsError: An override has no `=`, or leads below a value that has no keys.
+        SettingsError: An override has no `=`, or leads below a value that has no keys; names every such one.
     """
+    if faults := list(override_faults(values, overrides)):
+        raise SettingsError("\n  ".join(faults))
+
+
+def override_faults(values: dict[str, Any], overrides: Sequence[str]) -> Iterator[str]:
+    """Set `key.sub=value` in a nested mapping, in place, and tell of those that cannot be set."""
     given: dict[str, str] = {}
     for override in overrides:
         key, _, text = override.partition("=")
         if key in given and _IS_PAIR.match(text) and _IS_PAIR.match(given[key]):  # what a shell makes of key={a:b,c:d}
-            raise SettingsError(
+            yield (
                 f"override {key}: given as {given[key]!r} and as {text!r}; in a shell, quote a mapping as "
                 "'key={kind: value}'"
             )
         given[key] = text
-        _apply_override(values, override)
+        try:
+            _apply_override(values, override)
+        except SettingsError as error:
+            yield str(error)
 
 
-def validate(kind: type[SettingsT], values: Mapping[str, Any], source: str) -> SettingsT:
+def validate(
+    kind: type[SettingsT],
+    values: Mapping[str, Any],
+    source: str,
+    more_faults: MoreFaults[SettingsT] | None = None,
+    known: Sequence[str] = (),
+) -> SettingsT:
     """Validate a mapping against a settings class, with every fault in one message.
+
+    Args:
+        kind: The settings class.
+        values: The mapping.
+        source: What holds it, for the error.
+        more_faults: Tells what else is wrong with the settings, of which those that break a rule have a stand-in.
+        known: Faults that are known already.
 
     Raises:
         SettingsError: At least one value breaks a rule.
@@ -150,13 +180,19 @@ def validate(kind: type[SettingsT], values: Mapping[str, Any], source: str) -> S
             f"{source}: {', '.join(secrets)} holds a password or a token, which would be written into every run; take "
             "it out, and log in with `hf auth login` or set HF_TOKEN"
         )
+    faults, settings = Faults([], set(), None), None
     try:
-        return kind.model_validate(values)
+        settings = faults.mended = kind.model_validate(values)
     except ValidationError as error:
         faults = all_faults(kind, values, error)
-        head = f"{source}: {len(faults)} invalid setting{'s' if len(faults) > 1 else ''}"
-        more = [f"and {len(faults) - _MAX_SHOWN:,} more"] if len(faults) > _MAX_SHOWN else []
-        raise SettingsError("\n  ".join([head, *faults[:_MAX_SHOWN], *more])) from None
+    lines = [*known, *faults.lines]
+    if more_faults is not None and faults.mended is not None:
+        lines += more_faults(faults.mended, faults.involve)
+    if settings is not None and not lines:
+        return settings
+    head = f"{source}: {len(lines)} invalid setting{'s' if len(lines) > 1 else ''}"
+    more = [f"and {len(lines) - _MAX_SHOWN:,} more"] if len(lines) > _MAX_SHOWN else []
+    raise SettingsError("\n  ".join([head, *lines[:_MAX_SHOWN], *more]))
 
 
 def field_docstrings(kind: type[BaseModel]) -> dict[str, str]:

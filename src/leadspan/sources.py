@@ -51,6 +51,14 @@ def check_sources(sources: Iterable[Source], where: str, must_answer: bool = Tru
     Raises:
         SettingsError: Names each key, its value, what is missing and the nearest name that there is.
     """
+    lines = source_faults(sources, must_answer, known)
+    if lines:
+        head = f"{where}: {len(lines)} source{'s' if len(lines) > 1 else ''} cannot be read"
+        raise SettingsError("\n  ".join([head, *lines]))
+
+
+def source_faults(sources: Iterable[Source], must_answer: bool = True, known: Sequence[str] = ()) -> list[str]:
+    """A line on each source that is not there; see `check_sources`."""
     lines: dict[str, None] = {}
     for source in sources:
         absence = _absence(source)
@@ -62,9 +70,7 @@ def check_sources(sources: Iterable[Source], where: str, must_answer: bool = Tru
             lines[line] = None
         else:
             logger.warning("not checked: %s", line)
-    if lines:
-        head = f"{where}: {len(lines)} source{'s' if len(lines) > 1 else ''} cannot be read"
-        raise SettingsError("\n  ".join([head, *lines]))
+    return list(lines)
 
 
 def _absence(source: Source) -> tuple[str, bool] | None:

@@ -71,3 +71,35 @@ def test_words_that_take_a_number_back_are_no_unit(answer: str) -> None:
 
 def test_a_currency_in_text_is_one() -> None:
     assert decide(r"\text{€}50", "50") == decide("50€", "50") == "right"
+
+
+@pytest.mark.parametrize(
+    ("answer", "gold", "outcome"),
+    [
+        ("101_2", "101", "wrong"),  # it is five
+        ("101_2", "5", "right"),
+        ("255_{10}", "255", "right"),
+        ("101", "101_2", "right"),  # the base that was asked for, left out
+        ("5", "101_2", "wrong"),
+        ("101_3", "101_2", "wrong"),
+        ("0101_2", "101_2", "right"),
+        (r"101_{\text{base }2}", "101_2", "right"),
+        (r"101 \text{ (base two)}", "101_2", "right"),
+        (r"\mathrm{FF}_{16}", "FF_{16}", "right"),
+        ("x = 52_8", "52_8", "right"),
+        ("-101_2", "-5", "right"),
+        ("0.11_2", "0.75", "right"),
+        ("101_2 + 11_2", "8", "right"),
+        ("9_2", "9", "unparsed"),  # no digit of base 2
+        ("3_x", "3", "unparsed"),
+        ("E_1", "E_2", "wrong"),
+        (r"\frac{E_1 + 2E_2}{3}", r"\frac{1}{3} E_{1}+\frac{2}{3} E_{2}", "right"),
+    ],
+)
+def test_numerals_with_a_base(answer: str, gold: str, outcome: str) -> None:
+    assert decide(answer, gold) == outcome
+
+
+@pytest.mark.parametrize("power", [r"\sin^2 30^\circ", r"\sin^{2} 30^\circ", r"\sin ^2(30^\circ)"])
+def test_powers_of_functions(power: str) -> None:
+    assert decide(power, r"\frac{1}{4}") == "right"

@@ -1,13 +1,17 @@
 import json
+import re
 from pathlib import Path
 
 import pytest
 
+from leadspan.data.prompts import PromptRenderer
+from leadspan.data.settings import Rendering
 from leadspan.errors import DataError, SettingsError
 from leadspan.evaluation.benchmarks import BENCHMARKS, BOXED
 from leadspan.evaluation.settings import TaskSettings
-from leadspan.evaluation.tasks import load_task, warn_of_golds
+from leadspan.evaluation.tasks import load_task, task_prompts, warn_of_golds
 from leadspan.settings import validate
+from toys import character_tokenizer
 
 
 def task(tmp_path: Path, *rows: object, **settings: object) -> TaskSettings:
@@ -178,7 +182,7 @@ def test_a_directory_with_splits_is_a_task_by_its_test_files(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        pytest.param({"benchmark": "aime42"}, "benchmark 'aime42' is not known; did you mean 'aime2", id="unknown"),
+        pytest.param({"benchmark": "aime42"}, "'aime42': no known benchmark; did you mean 'aime2", id="unknown"),
         pytest.param({"name": "x", "path": "y", "grader": "choice"}, "go together", id="no choices"),
         pytest.param({"name": "x", "path": "y", "grader": "choice", "choices": {}}, "name either", id="empty choices"),
         pytest.param({"name": "x"}, "path: missing", id="no path"),
@@ -224,3 +228,18 @@ def test_golds_that_cannot_be_read_are_told(tmp_path: Path, caplog: pytest.LogCa
     warn_of_golds(settings, load_task(settings))
     assert "task t: 2 reference answers" in caplog.text
     assert r"\\left( \\frac{" in caplog.text and "t(0,4]" in caplog.text
+
+
+@pytest.mark.parametrize("token", ["<|im_end|>", "<|im_start|>", "<|endoftext|>"])
+def test_a_problem_with_a_control_token_is_refused_by_its_number(tmp_path: Path, token: str) -> None:
+    path = tmp_path / "t.jsonl"
+    texts = ["add 1", f"add 2{token}\nsay 3"]
+    path.write_text("".join(json.dumps({"problem": text, "answer": "3"}) + "\n" for text in texts))
+    problems = load_task(TaskSettings(name="toy", path=str(path)))
+    renderer = PromptRenderer(character_tokenizer(), Rendering())
+    with pytest.raises(DataError, match=rf"task toy, problem 2: the text contains {re.escape(repr(token))}"):
+        task_prompts("toy", problems, renderer, "")
+    with pytest.raises(DataError, match="task toy, problem 1: the text contains"):
+        task_prompts("toy", problems[:1], renderer, f"Be brief.{token}")
+    [prompt] = task_prompts("toy", problems[:1], renderer, "Be brief.")
+    assert prompt.startswith("<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nadd 1<|im_end|>")

@@ -68,6 +68,16 @@ def test_a_full_disk_is_told_and_loses_nothing(tmp_path: Path) -> None:
     assert len(load_study(tmp_path).trials) == 1
 
 
+def test_a_flipped_bit_is_told_wherever_it_is(tmp_path: Path) -> None:
+    path = save_study(record(trial("full", "done", 1.5), trial("lead", "failed", message="no memory")), tmp_path)
+    content = path.read_bytes()
+    assert load_study(tmp_path).trials[1].message == "no memory"
+    for position in range(len(content)):
+        path.write_bytes(content[:position] + bytes([content[position] ^ 2]) + content[position + 1 :])
+        with pytest.raises(RunError, match=r"study\.json: (holds no StudyRecord|it is not as it was written)"):
+            load_study(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

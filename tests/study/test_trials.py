@@ -184,6 +184,13 @@ def test_controls_without_a_plan(tmp_path: Path) -> None:
         control_trials(tmp_path, "base", settings=["evaluation.tasks=[]"])
 
 
+def test_a_study_without_a_task_is_refused_before_anything_runs(tmp_path: Path) -> None:
+    study, place = toy_study(tmp_path, settings=["evaluation.tasks=[]"])
+    with pytest.raises(SettingsError, match=r"study toy: evaluation.tasks of recipe.yaml is empty \(full, seed 0\)"):
+        plan_study(study, place)
+    assert not study.output.exists()
+
+
 def test_a_directory_follows_from_settings_and_data(tmp_path: Path) -> None:
     study, place = toy_study(tmp_path)
     recipe = conditions(study, load_base(study, place))[1].recipe

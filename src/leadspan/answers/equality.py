@@ -10,15 +10,17 @@ r"""Whether an answer says what the gold says.
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal
 
 from leadspan.answers.boxes import committed_boxes, last_boxed, stated_answers, without_boxes
 from leadspan.answers.comparing import equal
 from leadspan.answers.formulas import Listing, Quantity, Value
+from leadspan.answers.numbers import as_number, unassigned
 from leadspan.answers.quantities import letter_readings
 from leadspan.answers.reading import condition_of, readings
-from leadspan.answers.spelling import in_latex, respell, unwrap_commands
+from leadspan.answers.spelling import BASES, in_latex, respell, unwrap_commands
 
 Outcome = Literal["right", "wrong", "no_answer", "unparsed", "timeout"]
 _TEXT = re.compile(r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mbox|emph)\s*+\{([^{}]*+)\}")
@@ -38,7 +40,10 @@ _TIME = re.compile(
     r"(?P<hour>\d{1,2})(?::(?P<minute>[0-5]\d))?\s*+(?:\\text\s*+\{)?\s*+(?P<half>[AaPp])\.?\s?[Mm]\.?\s*+\}?\.?"
 )
 _CLOCK = re.compile(r"(?P<hour>[01]?\d|2[0-3]):(?P<minute>[0-5]\d)")
-_NUMERAL = re.compile(r"(\d[0-9A-Fa-f]*+)_\{?(\d++)\}?|([0-9A-F]++)_\{?(16)\}?")
+_NUMERAL = re.compile(
+    rf"(-?)([0-9a-z]{{1,400}}?)(?:\.([0-9a-z]{{1,400}}?))?(?:_(?:base)?|(?:in)?base)(\d{{1,2}}|{'|'.join(BASES)})",
+    re.IGNORECASE,
+)
 _LETTER = re.compile(r"\(?([A-J])\)?[.:]?")
 _CHOSEN = re.compile(
     r"(?:(?:the )?(?:option|choice|answer)(?: is)?:? *)?[(\[]?([A-Z])(?:[)\].:]|(?= -)|$)(?!\d).*+",
@@ -80,9 +85,8 @@ def decide(answer: str, gold: str) -> Outcome:
         return "right"
     if _NAME_OF_POINTS.fullmatch(spelled) and _NAME_OF_POINTS.fullmatch(gold_spelled):
         return "wrong"
-    numerals = numeral(spelled), numeral(gold_spelled)
-    if any(numerals):
-        return _either(_same_numerals(numerals, spelled, gold_spelled))
+    if numeral(spelled) or numeral(gold_spelled):
+        return _either(_same_numerals(spelled, gold_spelled))
     return _decide_as_maths(answer, gold, spelled)
 
 
@@ -110,12 +114,18 @@ def _says_letter(answer: str, gold: str) -> bool:
     return letter is not None and chosen_letter(answer) == letter
 
 
-def _same_numerals(numerals: tuple[tuple[str, str] | None, tuple[str, str] | None], answer: str, gold: str) -> bool:
-    """Whether two numerals have the same digits, and the same base where both state one."""
-    if all(numerals):
-        return numerals[0] == numerals[1]
-    stated, other = (numerals[0], gold) if numerals[0] else (numerals[1], answer)
-    return stated is not None and stated[0] == re.sub(r"[ ,]", "", other)
+def _same_numerals(answer: str, gold: str) -> bool:
+    """Whether one or two numerals that state a base are the same number, in the gold's base.
+
+    An answer may leave the base of the gold out. Where the gold has none it is a decimal number.
+    """
+    answer = unassigned(answer)
+    in_answer, in_gold = numeral(answer), numeral(gold)
+    if in_gold is None:
+        return in_answer is not None and in_answer.value == as_number(gold)
+    if in_answer is None:
+        return in_gold.digits == re.sub(r"[ ,]", "", answer).lstrip("0").upper()
+    return in_answer == in_gold
 
 
 def can_read(gold: str) -> bool:
@@ -227,10 +237,37 @@ def time_of_day(text: str) -> tuple[int, int] | None:
     return (hour, int(found["minute"] or 0)) if int(found["hour"]) <= 12 else None
 
 
-def numeral(text: str) -> tuple[str, str] | None:
-    """The digits and the base of a numeral that states one."""
-    found = _NUMERAL.fullmatch(text.replace(" ", ""))
-    return None if found is None else (found[1] or found[3], found[2] or found[4])
+@dataclass(frozen=True, slots=True)
+class Numeral:
+    """A numeral that states its base: sign and digits without leading zeros, its value, the base."""
+
+    digits: str
+    value: Fraction
+    base: int
+
+
+def numeral(text: str) -> Numeral | None:
+    r"""The numeral of a text that states a base and is nothing else; None where a digit is none of the base.
+
+    A letter alone is a digit in base 16 only, since `A_{12}` is a point.
+
+    >>> numeral("101_{2}").value, numeral(r"FF_{\text{base }16}").value, numeral("0.11 (base two)").value
+    (Fraction(5, 1), Fraction(255, 1), Fraction(3, 4))
+    """
+    found = _NUMERAL.fullmatch(re.sub(r"\\(?:text|overline|underline)(?![A-Za-z])|[\s{}(),~]", "", text))
+    if found is None:
+        return None
+    sign, whole, fraction, base_text = found.groups()
+    base = BASES.get(base_text.lower()) or int(base_text)
+    is_name = whole.isalpha() and fraction is None and (base != 16 or not whole.isupper())
+    if is_name or not 2 <= base <= 36:
+        return None
+    try:
+        value = Fraction(int(whole + (fraction or ""), base), base ** len(fraction or ""))
+    except ValueError:
+        return None
+    digits = f"{whole.lstrip('0')}.{fraction}" if fraction else whole.lstrip("0")
+    return Numeral(f"{sign}{digits}".upper(), -value if sign else value, base)
 
 
 def letter_of(gold: str) -> str | None:

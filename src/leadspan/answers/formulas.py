@@ -144,6 +144,7 @@ def enclosed(text: str) -> tuple[str, str, str] | None:
 LONGEST = 2_000
 """Characters of a formula that is read at all."""
 _DECIMAL = re.compile(r"(\d++)\.(\d++)")
+_BASED = re.compile(r"(?<![\w\\}.^])(\d++|\d[0-9A-F]++(?=\s*+_\s*+\{?\s*+16))\s*+_\s*+\{?\s*+(\w*+)\s*+\}?")
 _INDEX = re.compile(
     r"(?<!\\)(?P<base>\\[A-Za-z]++|[A-Za-z])\s*+_\s*+(?P<index>\{(?:[^{}]|\{[^{}]*+\})*+\}|\\[A-Za-z]++|\w)"
 )
@@ -192,6 +193,7 @@ def read_formula(text: str) -> tuple[Any, bool]:
 
 
 def _grammatical(text: str) -> str:
+    text = _BASED.sub(_in_decimal, text)
     text = _CIS.sub(lambda m: _cis(m[1] or m[2] or m[3]), text)
     text = _DEGREES.sub(r"(\1\\cdot\\frac{\\pi}{180})", text)
     text = _INDEX.sub(_with_index, text)
@@ -205,6 +207,14 @@ def _grammatical(text: str) -> str:
     text = _FACTOR.sub(r"\1\\cdot ", text)
     text = _DECIMAL.sub(lambda m: f"(\\frac{{{int(m[1] + m[2])}}}{{1{'0' * len(m[2])}}})", text)
     return text.strip()
+
+
+def _in_decimal(match: re.Match[str]) -> str:
+    """The decimal number of a numeral with a base; other numbers have no index."""
+    try:
+        return str(int(match[1], int(match[2])))
+    except ValueError:
+        raise UnreadableError(match[0]) from None
 
 
 def _cis(angle: str) -> str:

@@ -216,7 +216,8 @@ def _mixed(match: re.Match[str]) -> str:
     return f"({whole}+\\frac{{{above}}}{{{below}}})"
 
 
-_BASES = {word: base for base, word in enumerate(SMALL_NUMBERS) if base > 1} | {"sixteen": 16}
+BASES = {word: base for base, word in enumerate(SMALL_NUMBERS) if base > 1} | {"sixteen": 16}
+"""Bases by the words for them."""
 
 
 def _rule(
@@ -267,8 +268,8 @@ RULES: tuple[Rule, ...] = (
           r"(?P<above>\d++)\s*+/\s*+(?P<below>\d++)(?![\d/.])", _mixed, "MV#34", "2 1/2", r"(2+\frac{1}{2})"),
     _rule(r"(?<![\w.}])(?P<whole>\d++)(?:\s|\\[,;! ]|~)*+\\frac\{(?P<above>\d++)\}"
           r"\{(?P<below>\d++)\}", _mixed, "MATH golds", r"2\frac{1}{2}", r"(2+\frac{1}{2})"),
-    _rule(r"\(?\b(\d[0-9A-F]*+)\)?\s*+_\s*+\{?\s*+(?:\\text\{)?\s*+(" + "|".join(_BASES) + r")\s*+\}*+",
-          lambda m: f"{m[1]}_{{{_BASES[m[2]]}}}", "MATH golds", r"101_{\text{two}}", "101_{2}"),
+    _rule(r"\(?\b(\d[0-9A-F]*+)\)?\s*+_\s*+\{?\s*+(?:\\text\{)?\s*+(" + "|".join(BASES) + r")\s*+\}*+",
+          lambda m: f"{m[1]}_{{{BASES[m[2]]}}}", "MATH golds", r"101_{\text{two}}", "101_{2}"),
     _rule(r"\((\d[0-9A-F]*+)\)\s*+_\s*+\{?(\d++)\}?", r"\1_{\2}", "MATH golds", "(101)_2", "101_{2}"),
     _rule(r"^0([xbo])([0-9A-Fa-f]++)$", lambda m: f"{m[2]}_{{{ {'x': 16, 'b': 2, 'o': 8}[m[1]] }}}", "answers",
           "0b101", "101_{2}"),
@@ -307,6 +308,8 @@ RULES: tuple[Rule, ...] = (
     _rule(r"\*", r"\\cdot ", "Minerva golds", "2*x", r"2\cdot x"),
     _rule(r"\\sqrt\s*+\(([^()]*+)\)", r"\\sqrt{\1}", "MV#41", r"4\sqrt(2)", r"4\sqrt{2}"),
     _rule(r"\\sqrt\s*+(\d|[A-Za-z](?![A-Za-z]))", r"\\sqrt{\1}", "MATH golds", r"\sqrt2", r"\sqrt{2}"),
+    _rule(r"(\\(?:arc)?(?:sin|cos|tan|cot|sec|csc|sinh|cosh|tanh|log|ln))\s*+\^\s*+(\d)", r"\1^{\2}", "answers",
+          r"\sin^2 30^\circ", r"\sin^{2} 30\deg"),
     _rule(r"\\log\s*+_\s*+(\d++|[A-Za-z])(?=[\s(\\])", r"\\log_{\1}", "MATH answers", r"\log_2 8", r"\log_{2} 8"),
     _rule(r"\{\s*+(\w++)\s*+\\choose\s*+(\w++)\s*+\}", r"\\binom{\1}{\2}", "MATH", r"{5 \choose 2}", r"\binom{5}{2}"),
     _rule(r"\\lg(?![A-Za-z])", r"\\log_{10}", "answers", r"\lg 100", r"\log_{10} 100"),

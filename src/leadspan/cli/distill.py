@@ -20,10 +20,8 @@ def run(options: argparse.Namespace) -> None:
     """Resolve the recipe, then train or print it."""
     from leadspan.cli.reading import read_recipe
     from leadspan.settings import dump_yaml
-    from leadspan.training.settings import check_trackers
 
     recipe = read_recipe(options, must_answer=not options.dry_run)
-    check_trackers(recipe.training)
     if options.dry_run:
         print_plain(dump_yaml(recipe).rstrip("\n"))
         return

@@ -2,7 +2,7 @@
 
 import argparse
 import typing
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,18 +27,23 @@ def read_recipe(
         must_answer: Whether a name that only the Hub can have is refused when the Hub cannot be asked.
 
     Raises:
-        SettingsError: A setting breaks a rule, or names what is not there; names every fault.
+        SettingsError: A setting breaks a rule, or names what is not there or not installed; names every fault.
     """
     from leadspan.yaml_text import read_yaml_mapping
 
     read_yaml_mapping(options.recipe, "recipe")  # a mistyped path is answered before the settings are imported
     from leadspan.recipe import Part, load_recipe
-    from leadspan.sources import check_sources
+    from leadspan.sources import source_faults
+    from leadspan.training.settings import tracker_faults
 
-    recipe = load_recipe(options.recipe, options.overrides)
     wanted: Sequence[Part] = typing.get_args(Part) if parts is None else parts
-    check_sources(recipe.sources(wanted), str(options.recipe), must_answer)
-    return recipe
+
+    def not_there(recipe: "Recipe", is_faulty: Callable[[str], bool]) -> Iterator[str]:
+        yield from source_faults((s for s in recipe.sources(wanted) if not is_faulty(s.key)), must_answer)
+        if parts is None and not is_faulty("training.report_to"):
+            yield from tracker_faults(recipe.training)
+
+    return load_recipe(options.recipe, options.overrides, not_there)
 
 
 @dataclass(frozen=True)

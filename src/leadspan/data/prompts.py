@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from leadspan.data import assistant_turn
 from leadspan.data.settings import Rendering
-from leadspan.data.survival import Survival
+from leadspan.data.survival import Survival, texts_of
 from leadspan.data.templates import ChatTemplate, Message, TemplateRefusal
 from leadspan.errors import ModelError
 
@@ -27,6 +27,8 @@ _NOT_VARIABLES = {"messages", "tools", "documents", "add_generation_prompt", _CL
 _NOT_VARIABLES |= {f"{name}_token" for name in ("bos", "eos", "unk", "sep", "pad", "cls", "mask")}
 # Variables by which templates switch thinking: enable_thinking, thinking, reasoning_effort, ...
 _SWITCH = re.compile("think|reason", re.IGNORECASE)
+# Qwen's <|fim_middle|>, and DeepSeek's user token with its full-width bars: not marked special, yet of one id.
+_CONTROL = re.compile("<[|\uff5c].+[|\uff5c]>")
 _MAX_VALUES = 8  # of one variable to try; real templates compare one with three or four
 
 
@@ -61,13 +63,31 @@ class PromptRenderer:
         """The prompt with the generation header, as a model is given it; may end with the opening think tag.
 
         Raises:
-            TemplateRefusal: The template refuses the messages.
+            TemplateRefusal: The template refuses the messages, or a turn that no model wrote holds a control token.
             LostText: It leaves out some of their text.
             ModelError: It takes too long or too much memory.
         """
+        if token := self.control_token_in([message for message in messages if message["role"] != "assistant"]):
+            raise TemplateRefusal(
+                f"the text contains {token!r}, which tokenizer {self.name} reads as a control token; write it in "
+                "another way, or leave it out"
+            )
         [text] = self._chat.render([(messages, True)])
         self._survival.check(messages, text)
         return text
+
+    def control_token_in(self, messages: Sequence[Message]) -> str | None:
+        """The first special token that stands as text in a prompt; think tags may."""
+        text = "\n".join(texts_of(messages))
+        tags = (self.rendering.think_open, self.rendering.think_close)
+        return next((token for token in self.control_texts if token in text and token not in tags), None)
+
+    @cached_property
+    def control_texts(self) -> tuple[str, ...]:
+        """Text that the tokenizer reads as a control token: what it calls special, and what is written `<|...|>`."""
+        added = self.tokenizer.added_tokens_decoder  # pyright: ignore[reportAttributeAccessIssue]  # every tokenizer has it
+        shaped = {str(token) for token in added.values() if token.special or _CONTROL.fullmatch(str(token))}
+        return tuple(sorted(shaped | set(self.tokenizer.all_special_tokens)))
 
     def end_of_turn_ids(self) -> list[int]:
         """Ids of the tokens that end an assistant turn: the template's, then the tokenizer's end of sequence.

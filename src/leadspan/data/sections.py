@@ -7,7 +7,6 @@ Templates are checked: some drop the chain of thought from assistant turns, some
 
 import hashlib
 import json
-import re
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -24,15 +23,13 @@ from leadspan.data.assistant_turn import ANSWER, COT, QUESTION
 from leadspan.data.prompts import PromptRenderer
 from leadspan.data.settings import Rendering
 from leadspan.data.steps import step_starts
-from leadspan.data.survival import LostText, texts_of
+from leadspan.data.survival import LostText
 from leadspan.data.templates import TemplateRefusal
 from leadspan.data.truncation import Sections
 from leadspan.errors import ModelError
 from leadspan.traces.records import Refusal, Trace
 
 _PROBE = Trace(({"role": "user", "content": QUESTION},), COT, ANSWER)
-# Qwen's <|fim_middle|>, and DeepSeek's user token with its full-width bars: not marked special, yet of one id.
-_CONTROL = re.compile("<[|\uff5c].+[|\uff5c]>")
 _APPEND = "set data.rendering.assistant_turn: append (the template renders the prompt only)"
 _ANOTHER_TEMPLATE = "or give a template that keeps the chain of thought with data.rendering.chat_template: FILE"
 
@@ -268,18 +265,9 @@ class Renderer(PromptRenderer):
 
     def _control_token_in(self, trace: Trace) -> str | None:
         """The first special token that stands as text in a trace; a think tag may stand in a prompt."""
-        prompt = "\n".join(texts_of(trace.messages))
         learnt = f"{trace.cot}\n{trace.answer}"
-        tags = (self.rendering.think_open, self.rendering.think_close)
-        tokens = (*self._stop_texts, *self._control_texts)
-        return next((t for t in tokens if t in learnt or (t in prompt and t not in tags)), None)
-
-    @cached_property
-    def _control_texts(self) -> tuple[str, ...]:
-        """Text that the tokenizer reads as a control token: what it calls special, and what is written `<|...|>`."""
-        added = self.tokenizer.added_tokens_decoder  # pyright: ignore[reportAttributeAccessIssue]  # fast only
-        shaped = {str(token) for token in added.values() if token.special or _CONTROL.fullmatch(str(token))}
-        return tuple(sorted(shaped | set(self.tokenizer.all_special_tokens)))
+        in_learnt = (token for token in (*self._stop_texts, *self.control_texts) if token in learnt)
+        return next(in_learnt, None) or self.control_token_in(trace.messages)
 
 
 def _composed(value: Any) -> Any:

@@ -18,7 +18,7 @@ from leadspan.evaluation.samples import Key, SampleFile, StoredSample
 from leadspan.evaluation.sampling import Request, Sample, encode, loop_end
 from leadspan.evaluation.settings import EvaluationSettings, TaskSettings
 from leadspan.evaluation.subject import Subject, open_subject
-from leadspan.evaluation.tasks import Problem, load_task, warn_of_golds
+from leadspan.evaluation.tasks import Problem, load_task, task_prompts, warn_of_golds
 from leadspan.evaluation.thinking_budget import SUFFIX
 from leadspan.models.settings import ModelSettings, Pretrained
 from leadspan.status import Progress
@@ -65,8 +65,12 @@ def _evaluate_task(
 ) -> list[EvalResult]:
     """The result by itself, and where a budget of thinking is set, the result of samples that are made to answer."""
     number = settings.sampling.samples_per_problem or task.samples_per_problem
-    prompts = _prompts(subject, problems, number, settings.system)
-    requests = {key: Request(prompt, f"{key[0]}:{key[1]}") for key, prompt in prompts.items()}
+    prompts = task_prompts(task.name, problems, subject.renderer, settings.system)
+    requests = {
+        (problem.problem_id, i): Request(prompt, f"{problem.problem_id}:{i}")
+        for problem, prompt in zip(problems, prompts, strict=True)
+        for i in range(number)
+    }
     golds = {problem.problem_id: problem.gold for problem in problems}
     path = directory / "samples" / f"{task.name}.jsonl"
     file = SampleFile(path, subject.weights_hash, subject.drawn_with)
@@ -138,16 +142,6 @@ def _draw(
     if not samples.keys() >= requests.keys():
         raise EvaluationError(f"{file.path}: {len(requests) - len(samples)} samples were not drawn; evaluate again")
     return [samples[key] for key in requests]
-
-
-def _prompts(subject: Subject, problems: Sequence[Problem], number: int, system: str) -> dict[Key, str]:
-    """The prompt of every sample, problem by problem."""
-    before = [{"role": "system", "content": system}] if system else []
-    rendered = {
-        problem.problem_id: subject.renderer.prompt_text([*before, {"role": "user", "content": problem.text}])
-        for problem in problems
-    }
-    return {(problem, i): prompt for problem, prompt in rendered.items() for i in range(number)}
 
 
 def to_stored(key: Key, request: Request, sample: Sample, subject: Subject, seconds: float) -> StoredSample:

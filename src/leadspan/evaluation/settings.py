@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from leadspan.evaluation.benchmarks import BENCHMARKS, BOXED, GENERATED
 from leadspan.faults import Rule
@@ -80,16 +80,23 @@ class TaskSettings(Settings):
             name = values["path"].removeprefix(GENERATED)
             return {"name": name, "grader": "reasoning_gym", "instruction": BOXED, **values}
         name = values.get("benchmark") if isinstance(values, dict) else None
-        if name is None:
+        if not isinstance(name, str):
             return values
         if name not in BENCHMARKS:
-            near = difflib.get_close_matches(str(name), BENCHMARKS, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(BENCHMARKS)}"
-            raise ValueError(f"benchmark {name!r} is not known; {hint}")
+            return {"name": str(name), "path": "unknown", **values}  # of which the field itself is told
         known = BENCHMARKS[name]
         if values.get("path", known["path"]) != known["path"]:  # names of another data set's parts
             known = {key: value for key, value in known.items() if key not in ("split", "subset")}
         return {"name": name, **known, **values}
+
+    @field_validator("benchmark")
+    @classmethod
+    def _is_known(cls, name: str | None) -> str | None:
+        if name is not None and name not in BENCHMARKS:
+            near = difflib.get_close_matches(name, BENCHMARKS, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(BENCHMARKS)}"
+            raise ValueError(f"no known benchmark; {hint}")
+        return name
 
     @property
     def source(self) -> TraceSource:
@@ -167,4 +174,5 @@ class EvaluationSettings(Settings):
         """Names differ."""
         names = [task.name for task in self.tasks]
         for name in sorted({name for name in names if names.count(name) > 1}):
-            yield ("tasks",), f"two tasks are called {name!r}; give them different names (tasks.1.name)"
+            fields = tuple(f"tasks.{number}.name" for number, other in enumerate(names) if other == name)
+            yield fields, f"two tasks are called {name!r}; give them different names (tasks.1.name)"

@@ -7,18 +7,22 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from leadspan.answers.boxes import bare_gold, last_boxed
 from leadspan.answers.grading import MathGrader
 from leadspan.answers.numbers import as_number
 from leadspan.answers.verifiers import made_problems
+from leadspan.data.templates import TemplateRefusal
 from leadspan.errors import DataError
 from leadspan.evaluation.benchmarks import NUM_GENERATED
 from leadspan.evaluation.choices import read_choice
 from leadspan.evaluation.settings import TaskSettings
 from leadspan.traces.read import read_records
 from leadspan.traces.records import Refusal
+
+if TYPE_CHECKING:
+    from leadspan.data.prompts import PromptRenderer
 
 logger = logging.getLogger(__name__)
 
@@ -79,6 +83,22 @@ def _make_all(settings: TaskSettings, name: str) -> Iterator[Problem]:
         key = hashlib.sha256(f"{question}\0{gold}".encode()).hexdigest()[:16]
         parts = [question, settings.instruction]
         yield Problem(key, "\n\n".join(part for part in parts if part), gold, entry=entry)
+
+
+def task_prompts(task: str, problems: Sequence[Problem], renderer: "PromptRenderer", system: str) -> list[str]:
+    """The prompt of every problem, with the system message where there is one.
+
+    Raises:
+        DataError: A problem cannot be rendered as it stands; names it.
+    """
+    before = [{"role": "system", "content": system}] if system else []
+    prompts: list[str] = []
+    for number, problem in enumerate(problems, 1):
+        try:
+            prompts.append(renderer.prompt_text([*before, {"role": "user", "content": problem.text}]))
+        except TemplateRefusal as error:
+            raise DataError(f"task {task}, problem {number}: {error}") from None
+    return prompts
 
 
 def warn_of_golds(settings: TaskSettings, problems: Sequence[Problem]) -> None:

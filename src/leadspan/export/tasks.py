@@ -18,7 +18,7 @@ from typing import Any
 from leadspan.data.prompts import PromptRenderer
 from leadspan.errors import SettingsError
 from leadspan.evaluation.settings import EvaluationSettings, SamplingSettings, TaskSettings
-from leadspan.evaluation.tasks import load_task
+from leadspan.evaluation.tasks import load_task, task_prompts
 from leadspan.export.configs import to_yaml
 from leadspan.export.harness import METRICS
 from leadspan.files import file_names
@@ -142,13 +142,14 @@ def lighteval_command(tasks: list[str], model: str, sampling: SamplingSettings) 
 
 
 def _lines(task: TaskSettings, settings: EvaluationSettings, renderer: PromptRenderer) -> Iterator[str]:
-    before = [{"role": "system", "content": settings.system}] if settings.system else []
-    for problem in load_task(task):
+    problems = load_task(task)
+    prompts = task_prompts(task.name, problems, renderer, settings.system)
+    for problem, prompt in zip(problems, prompts, strict=True):
         yield (
             json.dumps(
                 {
                     "problem_id": problem.problem_id,
-                    "prompt": renderer.prompt_text([*before, {"role": "user", "content": problem.text}]),
+                    "prompt": prompt,
                     "gold": problem.entry or problem.gold,
                     "choices": list(problem.choices),
                     "think_open": renderer.rendering.think_open,

@@ -1,6 +1,7 @@
 """One recipe, start to end. The only place where the stages are put together; every decision is in a stage."""
 
 import logging
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from leadspan.environment import environment
 from leadspan.errors import LeadspanError, ModelError, RunError
 from leadspan.evaluation.evaluate import evaluate_model
 from leadspan.evaluation.result import EvalResult
-from leadspan.evaluation.tasks import load_task, warn_of_golds
+from leadspan.evaluation.tasks import Problem, load_task, task_prompts, warn_of_golds
 from leadspan.files import full_disk_reported
 from leadspan.hub.card import write_card
 from leadspan.hub.push import check_push, push_student
@@ -47,13 +48,14 @@ def run(recipe: Recipe, resume: bool = False) -> RunResult:
     check_trackers(recipe.training)
     if recipe.push is not None:
         check_push(recipe.push)
+    tasks = {task.name: load_task(task) for task in recipe.evaluation.tasks}
     for task in recipe.evaluation.tasks:
-        warn_of_golds(task, load_task(task))  # a broken task is told before hours of training, not after
+        warn_of_golds(task, tasks[task.name])  # a broken task is told before hours of training, not after
     with claimed(recipe.output):
-        return _run(recipe, resume)
+        return _run(recipe, tasks, resume)
 
 
-def _run(recipe: Recipe, resume: bool) -> RunResult:
+def _run(recipe: Recipe, tasks: Mapping[str, Sequence[Problem]], resume: bool) -> RunResult:
     directory = recipe.output
     if (directory / RUN_FILE).exists():
         if not resume:
@@ -67,6 +69,8 @@ def _run(recipe: Recipe, resume: bool) -> RunResult:
     teacher = checked_teacher(recipe)
     report_status("preparing data")
     data = prepare_data(recipe)
+    for name, problems in tasks.items():
+        task_prompts(name, problems, data.renderer, recipe.evaluation.system)  # so are problems that no prompt can hold
     warning = "" if recipe.rollout is not None else stop_warning({recipe.label: data.examples.counts})
     if warning and process_state().is_main_process:
         logger.warning("%s", warning)

@@ -10,7 +10,7 @@ from datasets import Dataset
 from leadspan.data.sections import Renderer
 from leadspan.errors import DataError
 from leadspan.evaluation.sampling import encode
-from leadspan.evaluation.tasks import load_task
+from leadspan.evaluation.tasks import load_task, task_prompts
 from leadspan.rollout.settings import RolloutSettings, TaskPrompts
 
 
@@ -69,9 +69,8 @@ def _of_traces(rows: Dataset, renderer: Renderer) -> Iterable[Prompt]:
 
 
 def _of_task(settings: TaskPrompts, renderer: Renderer) -> Iterable[Prompt]:
-    before = [{"role": "system", "content": settings.system}] if settings.system else []
-    for number, problem in enumerate(load_task(settings.task), 1):
-        text = renderer.prompt_text([*before, {"role": "user", "content": problem.text}])
+    prompts = task_prompts(settings.task.name, load_task(settings.task), renderer, settings.system)
+    for number, text in enumerate(prompts, 1):
         yield _prompt(encode(renderer.tokenizer, text), f"task {settings.task.name}, problem {number}")
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import logging
 import os
 import time
 from collections.abc import Mapping
@@ -13,12 +14,14 @@ from leadspan.recipe import Recipe
 from leadspan.results import IDENTITY_FILE, RUN_FILE, damage, load_run
 from leadspan.study.executors.local import Event
 from leadspan.study.fingerprint import without_places
-from leadspan.study.record import CaptureRecord, State, StudyRecord, TrialRecord, load_study, save_study
+from leadspan.study.record import STUDY_FILE, CaptureRecord, State, StudyRecord, TrialRecord, load_study, save_study
 from leadspan.study.settings import Study
 from leadspan.study.trials import SharedStore, Trial
 from leadspan.teacher.manifest import read_joined
 from leadspan.teacher.settings import StoredTargets
 from leadspan.traces.read import fingerprint
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,10 +89,13 @@ def planned_record(study: Study, plan: StudyPlan) -> StudyRecord:
     """
     earlier: dict[str, TrialRecord] = {}
     captured: dict[str, CaptureRecord] = {}
-    with contextlib.suppress(RunError):  # what is complete is read from the run directories
-        record = load_study(study.output)
-        earlier = {trial.fingerprint: trial for trial in record.trials}
-        captured = {capture.directory: capture for capture in record.captures}
+    if (study.output / STUDY_FILE).exists():
+        try:
+            record = load_study(study.output)
+            earlier = {trial.fingerprint: trial for trial in record.trials}
+            captured = {capture.directory: capture for capture in record.captures}
+        except RunError as error:  # what is complete is read from the run directories
+            logger.warning("%s; made anew", str(error).partition(";")[0])
     trials = [_record(trial, study.output, earlier.get(trial.fingerprint)) for trial in [*plan.before, *plan.trials]]
     return StudyRecord(
         name=study.name,

@@ -1,5 +1,6 @@
 """The file of a study: all its trials, how far each is, and where its run directory lies."""
 
+import hashlib
 from pathlib import Path
 from typing import Literal
 
@@ -82,6 +83,8 @@ class StudyRecord(Settings):
     """Stores that trials share, captured before them."""
     notes: list[str] = []
     """Controls that could not be made, and why."""
+    digest: str = ""
+    """SHA-256 of the file as it is with this left empty."""
 
     def of_state(self, state: State) -> list[TrialRecord]:
         """The trials of one state."""
@@ -95,8 +98,10 @@ def save_study(record: StudyRecord, directory: Path) -> Path:
         RunError: It cannot be written; what was there before is whole.
     """
     path = directory / STUDY_FILE
+    text = record.model_copy(update={"digest": ""}).model_dump_json(indent=1) + "\n"
+    before, key, after = text.rpartition('"digest": "')  # the last field
     try:
-        write_atomically(path, record.model_dump_json(indent=1) + "\n")
+        write_atomically(path, f"{before}{key}{hashlib.sha256(text.encode()).hexdigest()}{after}")
     except OSError as error:
         raise RunError(
             f"{path}: cannot be written ({error.strerror}); mend that and run the same command again, which keeps "
@@ -109,7 +114,11 @@ def load_study(directory: Path) -> StudyRecord:
     """Read the `study.json` of a study's directory.
 
     Raises:
-        RunError: There is none, or it is not one of ours.
+        RunError: There is none, it is not one of ours, or it is not as it was written.
     """
-    remedy = "give the directory of a `leadspan study`, or run the study again"
-    return load_json(StudyRecord, directory / STUDY_FILE, remedy, RunError)
+    path, remedy = directory / STUDY_FILE, "give the directory of a `leadspan study`, or run the study again"
+    record = load_json(StudyRecord, path, remedy, RunError)
+    written = path.read_bytes().replace(record.digest.encode(), b"")
+    if record.digest and hashlib.sha256(written).hexdigest() != record.digest:
+        raise RunError(f"{path}: it is not as it was written, its digest differs; {remedy}")
+    return record.model_copy(update={"digest": ""})

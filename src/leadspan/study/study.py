@@ -12,7 +12,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from leadspan.errors import RunError
+from leadspan.errors import RunError, SettingsError
 from leadspan.locks import locked
 from leadspan.recipe import Recipe, TrialId
 from leadspan.sources import check_sources
@@ -38,13 +38,18 @@ def plan_study(study: Study, study_file: Path, is_dry_run: bool = False) -> Stud
         is_dry_run: Let names pass that only the Hub can have where the Hub cannot be asked.
 
     Raises:
-        LeadspanError: A recipe cannot be read, a combination breaks a rule, or the data cannot be used.
+        LeadspanError: A recipe cannot be read, a combination breaks a rule or has no task, or the data cannot be used.
     """
     study.check_needs()
     before = _before(study, study_file)
     fingerprints = Fingerprints({trial.recipe.output: trial.fingerprint for trial in before})
     base = load_base(study, study_file)
     varied = conditions(study, base)
+    if untested := next((trial for trial in varied if not trial.recipe.evaluation.tasks), None):
+        raise SettingsError(
+            f"study {study.name}: evaluation.tasks of {study.recipe} is empty ({untested.title}), so that nothing "
+            "would be compared; add a task such as {benchmark: gsm8k}"
+        )
     _check_sources([trial.recipe for trial in [*before, *varied]], study, study_file, must_answer=not is_dry_run)
     # Controls are made for the conditions of `axes` alone; those of `more_axes` come behind them in the list.
     num_of_axes = len(conditions(study.model_copy(update={"more_axes": []}), base))

@@ -1,9 +1,11 @@
 """Settings of trace sources: where traces come from and in which format."""
 
+from collections.abc import Iterator
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
+from leadspan.faults import Rule
 from leadspan.settings import Settings
 
 FormatName = Literal[
@@ -48,21 +50,18 @@ class TraceSource(Settings):
     limit: int | None = Field(default=None, ge=1)
     """Read at most this many records."""
 
-    @model_validator(mode="after")
-    def _tags_in_pairs(self) -> "TraceSource":
-        if (self.think_open is None) != (self.think_close is None):
-            raise ValueError("think_open and think_close belong together; give both")
+    def conflicts(self) -> Iterator[Rule]:
+        """Tags come in pairs, and columns are those of one layout."""
+        tags = self.think_open, self.think_close
+        if None in tags and tags != (None, None):
+            yield ("think_open", "think_close"), "think_open and think_close belong together; give both"
         if self.think_open is not None and self.think_open == self.think_close:
-            raise ValueError(f"think_open and think_close are both {self.think_open!r}; they must differ")
-        return self
-
-    @model_validator(mode="after")
-    def _roles_of_one_layout(self) -> "TraceSource":
-        roles = self.columns.keys()
+            text = f"think_open and think_close are both {self.think_open!r}; they must differ"
+            yield ("think_open", "think_close"), text
         for role, others in (
             ("response", ("cot", "answer")),
             ("conversation", ("prompt", "cot", "answer", "response")),
         ):
-            if role in roles and (double := [other for other in others if other in roles]):
-                raise ValueError(f"columns: {role} holds what {' and '.join(double)} would hold; name one of them")
-        return self
+            if role in self.columns and (double := [other for other in others if other in self.columns]):
+                text = f"columns: {role} holds what {' and '.join(double)} would hold; name one of them"
+                yield ("columns",), text

@@ -122,14 +122,19 @@ class TrainingSettings(Settings):
             yield ("profile", "steps"), text
 
 
+def tracker_faults(settings: TrainingSettings) -> list[str]:
+    """A line on trackers that are not installed, where there are some."""
+    missing = [tracker for tracker in settings.report_to if importlib.util.find_spec(tracker) is None]
+    names = ", ".join(missing)
+    remedy = f"pip install {' '.join(missing)}, or leave it out"
+    return [f"training.report_to: {names}: not installed; {remedy}"] if missing else []
+
+
 def check_trackers(settings: TrainingSettings) -> None:
     """Refuse trackers that are not installed.
 
     Raises:
         SettingsError: Names them.
     """
-    missing = [tracker for tracker in settings.report_to if importlib.util.find_spec(tracker) is None]
-    if missing:
-        raise SettingsError(
-            f"training.report_to: {', '.join(missing)}: not installed; pip install {' '.join(missing)}, or leave it out"
-        )
+    if faults := tracker_faults(settings):
+        raise SettingsError(faults[0])
