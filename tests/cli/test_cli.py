@@ -5,8 +5,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
-from leadspan.cli import main
+from leadspan.cli import is_out_of_memory, main
 from leadspan.evaluation.result import EvalResult
 from leadspan.models.settings import Pretrained, RandomInit
 from leadspan.results import RunResult, save_run
@@ -254,3 +255,12 @@ def test_refusals_are_told_after_a_preview_as_before(tmp_path: Path, capsys: pyt
 
     assert main(["preview", str(tmp_path / "none.yaml")]) == 2
     assert "none.yaml: cannot be read" in capsys.readouterr().err
+
+
+def test_memory_that_runs_out_is_told_from_other_errors() -> None:
+    with pytest.raises(RuntimeError) as on_a_cpu:
+        torch.empty(2**60)
+    assert is_out_of_memory(on_a_cpu.value)
+    assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."))
+    assert is_out_of_memory(MemoryError())
+    assert not is_out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))

@@ -67,6 +67,11 @@ COMMANDS = {
 }
 GO_ON = {"distill": ("--resume",), "evaluate": (), "capture": (), "study": (), "demo": ()}
 """Commands that take up what an interrupted one has left, with the flags that this needs."""
+_LESS_MEMORY = {
+    **dict.fromkeys(("evaluate", "sample", "chat"), "lower sampling.batch_size or sampling.max_new_tokens"),
+    "capture": "lower capture.tokens_per_batch",
+}
+"""What lowers the memory of a command; of all others, what lowers that of training."""
 
 
 _ELSEWHERE = {
@@ -172,6 +177,15 @@ def _run(options: argparse.Namespace, arguments: list[str]) -> int:
         _leave_ranks()
     except LeadspanError as error:
         return _refuse(options.command, str(error))
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        remedy = _LESS_MEMORY.get(
+            options.command,
+            "see `leadspan plan`; lower data.max_tokens or the examples or tokens of training.batching, set "
+            "training.gradient_checkpointing: true, or read targets from a store",
+        )
+        return _refuse(options.command, f"out of memory ({str(error).strip().partition(chr(10))[0]}); {remedy}")
     except OSError as error:
         if error.filename is None:
             raise  # not about a file of the user's
@@ -186,6 +200,12 @@ def _run(options: argparse.Namespace, arguments: list[str]) -> int:
         _leave_ranks()
         return EXIT_CODE
     return 0
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out: Python's, a GPU's (by the name of Torch's class, so as not to import it) or a CPU's."""
+    is_of_device = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return is_of_device or "can't allocate memory" in str(error)
 
 
 def _how_to_go_on(command: str, arguments: list[str]) -> str:
