@@ -53,5 +53,7 @@ def run(options: argparse.Namespace) -> None:
             print_plain(
                 f"lighteval, in an environment of its own, with its own prompts and graders:\n  {tasks.lighteval}"
             )
+        if recipe.evaluation.sampling.thinking_budget is not None:
+            print_plain("neither can close thinking after sampling.thinking_budget: their figures are by itself")
         if tasks.without_lighteval:
             print_plain(f"not among lighteval's tasks: {', '.join(tasks.without_lighteval)}")
