@@ -1,9 +1,12 @@
 """Examples: a row under a policy and a supervision, as arrays ready for a batch."""
 
+import functools
 import itertools
 import logging
+import sys
+from array import array
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +14,7 @@ from datasets import Dataset
 
 from leadspan.data.prepare import sections_of
 from leadspan.data.selection import RandomTokens, draw_tokens
-from leadspan.data.supervision import APPENDED, SECTION_NAMES, Layout, Supervision, lay_out
+from leadspan.data.supervision import APPENDED, SECTION_NAMES, Layout, Layouts, Supervision, lay_out
 from leadspan.data.truncation import Cut, Policy, Sections, cut_example
 from leadspan.data.truncation.policy import CutCounts
 from leadspan.errors import DataError
@@ -20,6 +23,9 @@ logger = logging.getLogger(__name__)
 
 _MISSING_STEPS = "set data.rendering.step_delimiter to what stands between the steps of a chain of thought"
 NO_WEIGHT = "no weighted position is left"
+NO_COUNTS = CutCounts(num_examples=0, num_kept=0, tokens_before=0, tokens_after=0, weighted_tokens=0)
+ROWS_AT_ONCE = 1_000
+"""Rows whose borders are in memory at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,33 +83,48 @@ class Examples(Sequence[Example]):
         self.drawn = selection if isinstance(selection, RandomTokens) else None
         columns = ["prompt_end", "think_end", "cot_end", "num_tokens", "stop", "steps", "example_id", "teacher"]
         columns += ["first_answer"] if policy.needs_first_answer else []
-        table = rows.select_columns(columns)[:]
-        borders = [
-            sections_of({column: table[column][i] for column in columns if column not in ("example_id", "teacher")})
-            for i in range(len(rows))
-        ]
         self.num_stages = len(policy.stages)
-        cuts = [
-            [cut_example(stage, *row, seed) for row in zip(borders, table["example_id"], strict=True)]
-            for stage in policy.stages
-        ]
-        laid_out = [
-            [lay_out(sections, cut, supervision) for sections, cut in zip(borders, of_stage, strict=True)]
-            for of_stage in cuts
-        ]
-        for stage, layouts, of_stage in zip(policy.stages, laid_out, cuts, strict=True):
-            if not any(layout.segments for layout in layouts):
-                raise DataError(_nothing_left(name, stage, supervision, count_cuts(borders, of_stage, layouts)))
-        chained = itertools.chain.from_iterable
-        self.counts = count_cuts(borders * self.num_stages, list(chained(cuts)), list(chained(laid_out)))
+        stages = [Layouts() for _ in policy.stages]
+        counts = [NO_COUNTS for _ in policy.stages]
+        kept = array("q")
+        self.teachers: list[str] = []
+        # A part at a time: the borders of all traces at once would take more memory than what is kept of them.
+        for start in range(0, len(rows), ROWS_AT_ONCE):
+            table = rows.select_columns(columns)[start : start + ROWS_AT_ONCE]
+            ids = table.pop("example_id")
+            names = table.pop("teacher")
+            borders = [sections_of(dict(zip(table, row, strict=True))) for row in zip(*table.values(), strict=True)]
+            laid_out: list[list[Layout]] = []
+            for number, stage in enumerate(policy.stages):
+                cuts = [cut_example(stage, *row, seed) for row in zip(borders, ids, strict=True)]
+                laid_out.append([lay_out(*row, supervision) for row in zip(borders, cuts, strict=True)])
+                counts[number] = counts[number].plus(count_cuts(borders, cuts, laid_out[-1]))
+            for i, of_row in enumerate(zip(*laid_out, strict=True)):
+                if any(layout.segments for layout in of_row):
+                    kept.append(start + i)
+                    self.teachers.append(sys.intern(names[i]))
+                    for layouts, layout in zip(stages, of_row, strict=True):
+                        layouts.append(layout)
+        for stage, of_stage in zip(policy.stages, counts, strict=True):
+            if not of_stage.num_kept:
+                raise DataError(_nothing_left(name, stage, supervision, of_stage))
+        self.counts = functools.reduce(CutCounts.plus, counts)
         if policy.needs_steps:
             warn_of_missing_steps(name, policy, self.counts)
-        kept = [i for i in range(len(rows)) if any(layouts[i].segments for layouts in laid_out)]
         self.rows = rows.select(kept).with_format("numpy", columns=["input_ids", "example_id"])
-        self.layouts = [layouts[i] for layouts in laid_out for i in kept]
-        self.example_ids = [table["example_id"][i] for i in kept] * self.num_stages
-        self.teachers = [table["teacher"][i] for i in kept] * self.num_stages
-        self.lengths = [layout.num_tokens for layout in self.layouts]
+        self.layouts = stages[0]
+        for layout in itertools.chain.from_iterable(stages[1:]):
+            self.layouts.append(layout)
+        self.teachers *= self.num_stages
+        self.lengths = self.layouts.lengths
+
+    @property
+    def example_ids(self) -> Iterator[str]:
+        """Hash of the uncut token ids of every example."""
+        ids = self.rows.with_format(None).select_columns("example_id")
+        for _ in range(self.num_stages):
+            for start in range(0, len(ids), ROWS_AT_ONCE):
+                yield from ids[start : start + ROWS_AT_ONCE]["example_id"]
 
     def __len__(self) -> int:
         return len(self.layouts)

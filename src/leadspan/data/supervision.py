@@ -6,8 +6,9 @@ them are learnt; the two compose freely.
 """
 
 import itertools
+from array import array
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from pydantic import Field
@@ -93,6 +94,39 @@ class Layout:
         if self.segments and self.segments[0].weight > 0:
             counts[self.segments[0].weight] -= 1
         return +counts
+
+
+class Layouts(Sequence[Layout]):
+    """Layouts in some 80 bytes each, where objects would take 800: a layout is made when it is asked for."""
+
+    def __init__(self) -> None:
+        self._first = array("q", [0])  # the first segment of each layout, and one past the last
+        self._starts, self._ends, self._sections, self._weights = array("q"), array("q"), array("b"), array("d")
+        self._append_stop, self._shares = array("b"), array("d")
+        self.lengths = array("q")
+
+    def append(self, layout: Layout) -> None:
+        """Add one at the end."""
+        for segment in layout.segments:
+            self._starts.append(segment.start)
+            self._ends.append(segment.end)
+            self._sections.append(segment.section)
+            self._weights.append(segment.weight)
+        self._first.append(len(self._starts))
+        self._append_stop.append(layout.append_stop)
+        self._shares.append(layout.share)
+        self.lengths.append(layout.num_tokens)
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __getitem__(self, index: int) -> Layout:  # pyright: ignore[reportIncompatibleMethodOverride]  # no slices
+        index = range(len(self))[index]
+        segments = tuple(
+            Segment(self._starts[i], self._ends[i], self._sections[i], self._weights[i])
+            for i in range(self._first[index], self._first[index + 1])
+        )
+        return Layout(segments, bool(self._append_stop[index]), self._shares[index])
 
 
 def lay_out(sections: Sections, cut: Cut, supervision: Supervision) -> Layout:

@@ -1,5 +1,6 @@
 """What a store of the teacher's targets takes, what its capture costs once, and what it saves a run."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from leadspan.costs.flops import FlopsByPart, ModelShape, forward_attention, forward_body, forward_head
@@ -77,7 +78,7 @@ def store_cost(
     )
 
 
-def _passes(teacher: ModelShape, lengths: list[int], with_head: bool) -> int:
+def _passes(teacher: ModelShape, lengths: Sequence[int], with_head: bool) -> int:
     """Forward passes of the teacher over whole sequences, its head at every position but the last."""
     if teacher.is_head_only:
         return 0

@@ -58,11 +58,12 @@ class Sequences:
     def content_hash(self) -> str:
         """Hash of what is captured: which tokens of which trace, in order."""
         digest = hashlib.sha256()
+        ids = [list(examples.example_ids) for examples in self.sources]
         for source, row in self.locations:
             examples = self.sources[source]
             # Layouts, not tokens: what is kept of a trace by its id identifies them, without building a sequence.
             runs = _runs(examples.layouts[row])
-            digest.update(f"{examples.example_ids[row]} {runs} {examples.layouts[row].append_stop};".encode())
+            digest.update(f"{ids[source][row]} {runs} {examples.layouts[row].append_stop};".encode())
         return digest.hexdigest()[:32]
 
 

@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -45,6 +45,16 @@ class CutCounts(Settings):
     """Kept examples without an end-of-turn token."""
     without_steps: int = 0
     """Examples whose chain of thought is one step, since no border of steps is in it."""
+
+    def plus(self, other: "CutCounts") -> "CutCounts":
+        """Both sets of examples together."""
+
+        def summed(mine: Any, theirs: Any) -> Any:  # a number, or numbers by name
+            if isinstance(mine, dict):
+                return {name: mine.get(name, 0) + theirs.get(name, 0) for name in {**mine, **theirs}}
+            return mine + theirs
+
+        return CutCounts(**{name: summed(count, getattr(other, name)) for name, count in self})
 
 
 FEW_ENDS = 0.05
