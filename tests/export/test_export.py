@@ -72,7 +72,7 @@ def test_validation_is_exported_uncut(tmp_path: Path) -> None:
     saved = load_from_disk(str(tmp_path / "out" / "dataset"))["validation"]
     full = prepare_data(recipe).validation
     assert full is not None and written.num_validation == len(saved) == len(full)
-    assert [len(row) for row in saved["input_ids"]] == full.lengths
+    assert [len(row) for row in saved["input_ids"]] == list(full.lengths)
     assert not list((tmp_path / "out").glob(".*.arrow"))
 
 
