@@ -23,6 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Write the card, and say where it is."""
+    from leadspan.data.truncation import Full
     from leadspan.errors import RunError
     from leadspan.hub.card import write_card
     from leadspan.pipeline.directory import claimed
@@ -39,7 +40,7 @@ def run(options: argparse.Namespace) -> None:
             )
         evaluations |= {evaluation.task: evaluation for evaluation in other.evaluations}
     full = load_run(options.full) if options.full else None
-    if full is not None and (full.policy is None or full.policy.kind != "full"):
+    if full is not None and not isinstance(full.policy, Full):
         raise RunError(
             f"--full {options.full}: its student has not learnt from uncut traces; give one whose cut is full"
         )

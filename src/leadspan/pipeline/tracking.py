@@ -39,7 +39,7 @@ class Trackers(TrainerCallback):
 
     def __init__(self, recipe: Recipe, prediction: Prediction | None = None) -> None:
         self.recipe, self.prediction = recipe, prediction
-        self._open: list[GeneralTracker] = []
+        self._open: dict[str, GeneralTracker] = {}
 
     def __enter__(self) -> "Trackers":
         return self
@@ -48,12 +48,12 @@ class Trackers(TrainerCallback):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Close the trackers; those that show how a run ended are told whether it failed."""
-        for tracker in self._open:
+        for name, tracker in self._open.items():
             try:
                 _close(tracker, has_failed=error is not None)
             except Exception as fault:  # whatever a tracker raises, it is no fault of the run
-                _warn(tracker, fault)
-        self._open = []
+                _warn(name, fault)
+        self._open = {}
 
     def start(self, step: int = 0) -> None:
         """Open the trackers, on the first rank.
@@ -72,7 +72,7 @@ class Trackers(TrainerCallback):
             try:
                 tracker = _tracker(name, self.recipe, ids.get(name), step)
                 tracker.start()
-                self._open.append(tracker)
+                self._open[name] = tracker
                 ids[name] = _store_recipe(tracker, self.recipe, is_new=name not in ids)
             except Exception as error:  # each tracker raises its own kinds
                 raise RunError(
@@ -85,12 +85,12 @@ class Trackers(TrainerCallback):
 
     def log(self, values: Mapping[str, float], step: int) -> None:
         """Add figures to all that are open."""
-        for tracker in list(self._open if values else []):
+        for name, tracker in list(self._open.items() if values else []):
             try:
                 tracker.log(dict(values), step=step)
             except Exception as error:  # a server that is gone must not end hours of training
-                self._open.remove(tracker)
-                _warn(tracker, error)
+                del self._open[name]
+                _warn(name, error)
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -194,7 +194,9 @@ def _store_recipe(tracker: GeneralTracker, recipe: Recipe, is_new: bool) -> str:
                 tracker.store_init_configuration(dict(flat(_config(recipe))))
                 mlflow.log_text(dump_yaml(recipe), "recipe.yaml")
             return tracker.tracker.info.run_id
-    return getattr(tracker.tracker, "id", "")
+        case WandBTracker():
+            return tracker.tracker.id
+    return ""
 
 
 def _close(tracker: GeneralTracker, has_failed: bool) -> None:
@@ -209,10 +211,10 @@ def _close(tracker: GeneralTracker, has_failed: bool) -> None:
             tracker.finish()
 
 
-def _warn(tracker: GeneralTracker, error: Exception) -> None:
+def _warn(name: str, error: Exception) -> None:
     logger.warning(
         "training.report_to: %s: %s; it gets nothing more, metrics.jsonl and run.json have all",
-        tracker.name, _first_line(error),
+        name, _first_line(error),
     )  # fmt: skip
 
 
