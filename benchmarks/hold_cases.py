@@ -11,7 +11,7 @@ from benchmarks.store_world import qwen3
 _MEASURED = frozenset(
     (
         *("seconds", "step_seconds", "first_step_seconds", "typical_seconds", "peak_memory_bytes", "mfu"),
-        *("energy_joules", "checksum", "environment", "versions", "recipe", "study"),
+        *("energy_joules", "checksum", "digest", "environment", "versions", "recipe", "study"),
     )
 )
 """What clocks and meters say, and where things lie; a checksum is over these."""
