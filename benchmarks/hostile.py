@@ -62,6 +62,15 @@ LOOPS = (
     "{{ 1 // 0 }}",
     "{% set n = namespace(x='x') %}{% for i in range(60) %}{% set n.x = n.x + n.x %}{% endfor %}{{ n.x }}",
 )
+WEIGHTS = (
+    "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 12\n",
+    "<html>404 Not Found</html>",
+    "\0" * 8,
+    "\x02" + "\0" * 7 + "{}",
+    "\x7f" * 8 + "{}",
+    '\x3e\0\0\0\0\0\0\0{"lm_head.weight":{"dtype":"F32","shape":[-1],"data_offsets":[0,0]}}',
+)
+"""What stands in the place of a file of weights; a header's length comes first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,9 +102,12 @@ KINDS = {
         "template.jinja", ("preview", "recipe.yaml", "data.rendering.chat_template=template.jinja"), LOOPS
     ),
     "model": Kind("run/student/config.json", ("plan", "student.yaml")),
+    "weights": Kind("run/student/model.safetensors", ("plan", "student.yaml"), WEIGHTS),
+    "tokenizer_config": Kind("world/tokenizer/tokenizer_config.json", ("preview", "recipe.yaml")),
     "tokenizer": Kind("world/tokenizer/tokenizer.json", ("preview", "recipe.yaml")),
     "run": Kind("run/run.json", ("report", "run")),
     "metrics": Kind("run/metrics.jsonl", ("report", "run"), line=True),
+    "samples": Kind("run/samples/test.jsonl", ("report", "run"), line=True),
     "store": Kind("store/manifest.json", ("store", "verify", "store")),
 }
 
@@ -164,7 +176,7 @@ def make_valid(directory: Path) -> Path:
         "loss": {},
         "capture": {"path": "store"},
     }
-    student = {**recipe, "student": {"path": "run/student"}, "output": "again"}
+    student = {**recipe, "student": {"kind": "pretrained", "path": "run/student"}, "output": "again"}
     study = {"name": "valid", "recipe": "recipe.yaml", "output": "study", "axes": {"p": [0.5, 1.0]}, "seeds": [0, 1]}
     (directory / "template.jinja").write_text(TEMPLATE)
     for name, values in (
@@ -204,7 +216,9 @@ def damaged(content: bytes, kind: Kind, rng: random.Random) -> bytes:
         lambda: _with_bytes(
             content, rng, rng.choice((b"\0", b"\xff\xfe", b"\xed\xa0\x80", b"\x1b]0;x\x07", b"{" * 5000))
         ),
-        lambda: rng.choice((b"", b"null", b"[]", b"{}", b"\xef\xbb\xbf" + content, content.decode().encode("utf-16"))),
+        lambda: rng.choice(
+            (b"", b"null", b"[]", b"{}", b"\xef\xbb\xbf" + content, content.decode(errors="replace").encode("utf-16"))
+        ),
     ]
     if kind.inserts:
         ways += [

@@ -6,9 +6,10 @@ import pytest
 
 from leadspan.data.prompts import PromptRenderer
 from leadspan.data.settings import Rendering
-from leadspan.errors import DataError, SettingsError
+from leadspan.errors import DataError, EvaluationError, SettingsError
 from leadspan.evaluation.benchmarks import BENCHMARKS, BOXED
-from leadspan.evaluation.settings import TaskSettings
+from leadspan.evaluation.evaluate import check_prompts
+from leadspan.evaluation.settings import EvaluationSettings, TaskSettings
 from leadspan.evaluation.tasks import load_task, task_prompts, warn_of_golds
 from leadspan.settings import validate
 from toys import character_tokenizer
@@ -243,3 +244,16 @@ def test_a_problem_with_a_control_token_is_refused_by_its_number(tmp_path: Path,
         task_prompts("toy", problems[:1], renderer, f"Be brief.{token}")
     [prompt] = task_prompts("toy", problems[:1], renderer, "Be brief.")
     assert prompt.startswith("<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nadd 1<|im_end|>")
+
+
+def test_a_problem_too_long_for_the_window_is_refused_before_training(tmp_path: Path) -> None:
+    settings = task(tmp_path, {"problem": "add 1", "answer": "3"})
+    renderer = PromptRenderer(character_tokenizer(), Rendering())
+    problems, evaluation = load_task(settings), EvaluationSettings(tasks=[settings])
+    [prompt] = task_prompts("t", problems, renderer, "")
+    num_tokens = len(renderer.tokenizer(prompt, add_special_tokens=False)["input_ids"])  # type: ignore[arg-type]
+    check_prompts(settings, problems, renderer, evaluation, num_tokens + 1)
+    with pytest.raises(
+        EvaluationError, match=rf"its prompt has {num_tokens} tokens and the model's window {num_tokens};"
+    ):
+        check_prompts(settings, problems, renderer, evaluation, num_tokens)

@@ -112,6 +112,9 @@ DAMAGED = {
     "heads 0": (change("config.json", num_attention_heads=0), "model .*: "),
     "heads do not divide": (change("config.json", num_key_value_heads=3), "model .*: "),
     "layers without end": (change("config.json", num_hidden_layers=10**9), "num_hidden_layers = 1000000000"),
+    "no encoder": (change("config.json", is_encoder_decoder=True), "has no encoder"),
+    "no vocabulary": (change("config.json", vocab_size=0), "vocab_size = 0 is below 1"),
+    "no positions": (change("config.json", max_position_embeddings=-1), "max_position_embeddings = -1 is below 1"),
     "more layers than weights": (change("config.json", num_hidden_layers=9_999, layer_types=None), "9999 layers"),
     "one layer more": (change("config.json", num_hidden_layers=3, layer_types=None), "lack .* weights"),
     "vocabulary beyond memory": (change("config.json", vocab_size=10**12), "GB of memory"),
@@ -163,6 +166,7 @@ DAMAGED = {
     "tokenizer config truncated": (truncate("tokenizer_config.json", 0.5), "tokenizer_config.json is no valid JSON"),
     "tokenizer class unknown": (change("tokenizer_config.json", tokenizer_class=7), "tokenizer .*: "),
     "special token a number": (change("tokenizer_config.json", eos_token=7), "tokenizer .*: "),
+    "length no number": (change("tokenizer_config.json", model_max_length="x"), "model_max_length = .x. is no number"),
     "added token of a text id": (
         change("tokenizer_config.json", added_tokens_decoder={"x": {"content": "a"}}),
         "tokenizer .*: ",

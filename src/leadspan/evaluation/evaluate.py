@@ -9,13 +9,14 @@ from types import MappingProxyType
 
 from leadspan.answers.boxes import has_box, is_thinking_closed, with_usual_tags
 from leadspan.answers.grading import GradeItem, MathGrader, Verdict, exact_grade, literal_grade
+from leadspan.data.prompts import PromptRenderer
 from leadspan.data.settings import Rendering
 from leadspan.errors import EvaluationError
 from leadspan.evaluation.choices import choice_grade
 from leadspan.evaluation.metrics import Graded, evaluation_result
 from leadspan.evaluation.result import EvalResult
 from leadspan.evaluation.samples import Key, SampleFile, StoredSample
-from leadspan.evaluation.sampling import Request, Sample, encode, loop_end
+from leadspan.evaluation.sampling import Request, Sample, budgets, encode, loop_end, prompt_ids
 from leadspan.evaluation.settings import EvaluationSettings, TaskSettings
 from leadspan.evaluation.subject import Subject, open_subject
 from leadspan.evaluation.tasks import Problem, load_task, task_prompts, warn_of_golds
@@ -54,6 +55,24 @@ def evaluate_model(
     subject = open_subject(model_settings, tokenizer, rendering, settings.sampling)
     by_task = (_evaluate_task(subject, task, problems, settings, directory) for task, problems in tasks)
     return [result for results in by_task for result in results]
+
+
+def check_prompts(
+    task: TaskSettings,
+    problems: Sequence[Problem],
+    renderer: PromptRenderer,
+    settings: EvaluationSettings,
+    window: int | None,
+) -> None:
+    """Refuse problems that a model could not be asked, before it is trained.
+
+    Raises:
+        DataError: A problem cannot be rendered as it stands.
+        EvaluationError: Its prompt leaves no room for a new token in the model's window.
+    """
+    prompts = task_prompts(task.name, problems, renderer, settings.system)
+    requests = [Request(prompt, problem.problem_id) for problem, prompt in zip(problems, prompts, strict=True)]
+    budgets(requests, prompt_ids(renderer.tokenizer, requests), window, settings.sampling.max_new_tokens)
 
 
 def _evaluate_task(

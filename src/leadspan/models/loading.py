@@ -43,6 +43,11 @@ def load_tokenizer(path: str, revision: str | None = None) -> PreTrainedTokenize
     options = {} if file is None else {"gguf_file": file}
     with reading(f"tokenizer {path}"):
         tokenizer = AutoTokenizer.from_pretrained(directory, revision=revision, trust_remote_code=False, **options)
+    if not isinstance(tokenizer.model_max_length, int | float):
+        shown = repr(tokenizer.model_max_length)[:60]
+        raise ModelError(
+            f"tokenizer {path}: tokenizer_config.json: model_max_length = {shown} is no number; leave it out"
+        )
     if file is not None:
         return tokenizer
     files = {*tokenizer.vocab_files_names.values(), "tekken.json"}
@@ -201,6 +206,8 @@ def _gguf_config(path: str, file: str, revision: str | None, changed: int) -> Pr
 def _check_kind(config: PreTrainedConfig, name: str) -> None:
     if config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         raise ModelError(f"{name}: model_type {config.model_type} is no causal language model of Transformers")
+    if config.is_encoder_decoder and not hasattr(config, "decoder_layers"):  # Bart and its like have decoders to take
+        raise ModelError(f"{name}: is_encoder_decoder is true, and {config.model_type} has no encoder; leave it out")
     quantised = getattr(config, "quantization_config", None) or {}
     method = quantised.get("quant_method") if isinstance(quantised, dict) else quantised.quant_method
     if method is not None and method not in AUTO_QUANTIZER_MAPPING:

@@ -33,6 +33,7 @@ _NEVER = "leadspan never runs code from a model; give one whose architecture Tra
 _MAX_SETTINGS_BYTES = 32 << 20  # the index of a model of 500,000 tensors
 _MAX_TOKENIZER_BYTES = 512 << 20  # ten times the largest known
 _MAX_MODULES = 10_000  # layers or experts; each takes milliseconds to build, even without weights
+_AT_LEAST_ONE = ("vocab_size", "hidden_size", "max_position_embeddings")
 
 
 @contextlib.contextmanager
@@ -140,7 +141,7 @@ def read_json_object(path: Path, what: str) -> dict[str, Any] | None:
 
 
 def check_sizes(values: dict[str, Any], what: str) -> None:
-    """Refuse counts of layers and experts that no machine could build, before a library tries.
+    """Refuse counts of layers and experts that no machine could build, and sizes that none has, before a library tries.
 
     Raises:
         ModelError: Names the field and its value.
@@ -151,6 +152,8 @@ def check_sizes(values: dict[str, Any], what: str) -> None:
         counts_modules = "layer" in name or "expert" in name or "block" in name
         if counts_modules and isinstance(value, int) and value > _MAX_MODULES:
             raise ModelError(f"{what}: {name} = {value} is above {_MAX_MODULES}; no model has so many")
+        if name in _AT_LEAST_ONE and isinstance(value, int) and value < 1:
+            raise ModelError(f"{what}: {name} = {value} is below 1; no model has so few")
 
 
 def weight_shapes(directory: Path, what: str) -> dict[str, tuple[int, ...]] | None:

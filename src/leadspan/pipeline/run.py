@@ -9,13 +9,15 @@ from leadspan.costs.disk import disk_bytes
 from leadspan.data.truncation.policy import stop_warning
 from leadspan.environment import environment
 from leadspan.errors import LeadspanError, ModelError, RunError
-from leadspan.evaluation.evaluate import evaluate_model
+from leadspan.evaluation.evaluate import check_prompts, evaluate_model
 from leadspan.evaluation.result import EvalResult
-from leadspan.evaluation.tasks import Problem, load_task, task_prompts, warn_of_golds
+from leadspan.evaluation.sampling import window_of
+from leadspan.evaluation.tasks import Problem, load_task, warn_of_golds
 from leadspan.files import full_disk_reported
 from leadspan.hub.card import write_card
 from leadspan.hub.push import check_push, push_student
 from leadspan.inputs import PreparedData, checked_teacher, first_answers_of, prepare_data, training_inputs
+from leadspan.models.loading import load_config
 from leadspan.models.settings import Pretrained
 from leadspan.pipeline.directory import begin_evaluation, begin_run, check_resumed, claimed, finished_run
 from leadspan.pipeline.tracking import Trackers, outcome
@@ -69,8 +71,9 @@ def _run(recipe: Recipe, tasks: Mapping[str, Sequence[Problem]], resume: bool) -
     teacher = checked_teacher(recipe)
     report_status("preparing data")
     data = prepare_data(recipe)
-    for name, problems in tasks.items():
-        task_prompts(name, problems, data.renderer, recipe.evaluation.system)  # so are problems that no prompt can hold
+    window = window_of(load_config(recipe.student)) if tasks else None
+    for task in recipe.evaluation.tasks:
+        check_prompts(task, tasks[task.name], data.renderer, recipe.evaluation, window)
     warning = "" if recipe.rollout is not None else stop_warning({recipe.label: data.examples.counts})
     if warning and process_state().is_main_process:
         logger.warning("%s", warning)
