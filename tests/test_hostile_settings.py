@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 
 from leadspan.cli import main
-from leadspan.settings import dump_yaml, load_settings
+from leadspan.errors import RunError, SettingsError
+from leadspan.locks import locked
+from leadspan.settings import dump_yaml, load_settings, validate
 from leadspan.worlds.settings import WorldFiles
 from leadspan.yaml_text import MAX_CHARACTERS, MAX_DEPTH, MAX_VALUES
 
@@ -185,3 +187,18 @@ def test_the_largest_settings_are_read(tmp_path: Path) -> None:
     world = load_settings(WorldFiles, tmp_path / "world.yaml")
     (tmp_path / "again.yaml").write_text(dump_yaml(world.model_copy(update={"sets": {"a": world.sets["s599"]}})))
     assert load_settings(WorldFiles, tmp_path / "again.yaml").sets["a"].num_traces == 600
+
+
+@pytest.mark.parametrize(
+    ("output", "reason"), [("/proc/run", "No such file or directory"), ("/dev/null/run", "Not a directory")]
+)
+def test_an_output_that_no_file_system_makes_is_refused(output: str, reason: str) -> None:
+    with pytest.raises(OSError, match=reason), locked(Path(output) / ".lock", RunError):
+        raise AssertionError("it cannot be held")
+
+
+def test_a_world_that_would_never_be_made_is_refused() -> None:
+    world = {"kind": "multiplication", "base": 6, "max_digits": 2}
+    values = {"output": "w", "sets": {"a": {"world": world, "num_traces": 10**12, "num_problems": 10**9}}}
+    with pytest.raises(SettingsError, match=r"num_traces = 1000000000000: .*\n  sets.a.num_problems = 1000000000: "):
+        validate(WorldFiles, values, "world.yaml")

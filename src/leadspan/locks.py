@@ -10,6 +10,8 @@ from pathlib import Path
 from leadspan.errors import LeadspanError
 
 _held: set[int] = set()
+_MOST_LOST = 100
+"""How often in a row another process may remove a directory between our making it and our opening a file in it."""
 
 
 @contextmanager
@@ -42,12 +44,16 @@ def locked(path: Path, refusal: Callable[[str], LeadspanError]) -> Iterator[None
 
 
 def _acquired(path: Path, refusal: Callable[[str], LeadspanError]) -> int:
+    num_lost = 0
     while True:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         except FileNotFoundError:
-            continue  # its last holder has just removed the directory
+            num_lost += 1
+            if num_lost < _MOST_LOST:
+                continue  # its last holder has just removed the directory
+            raise  # a file system that makes none, such as /proc
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if _is_at(path, handle):

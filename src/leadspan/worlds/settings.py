@@ -19,9 +19,9 @@ class ProblemSet(Settings):
 
     world: AnyWorld
     """The world and the shape of its problems."""
-    num_traces: int = Field(default=8000, ge=1)
+    num_traces: int = Field(default=8000, ge=1, le=10_000_000)
     """Traces, written to `NAME.jsonl` with the columns prompt, cot, answer and gold."""
-    num_problems: int = Field(default=0, ge=0)
+    num_problems: int = Field(default=0, ge=0, le=10_000_000)
     """Held-out problems, written to `NAME_test.jsonl` with the columns problem and answer; 0 writes none."""
 
 
