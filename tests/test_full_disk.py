@@ -63,6 +63,15 @@ def test_a_failed_write_names_its_file_and_leaves_none(tmp_path: Path) -> None:
     assert not os.listdir(tmp_path)
 
 
+def test_a_pipe_or_a_device_is_written_to_and_not_replaced(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    write_atomically(pipe, "all of it")
+    assert os.read(reader, 100) == b"all of it" and pipe.is_fifo() and os.listdir(tmp_path) == ["pipe"]
+    os.close(reader)
+
+
 @pytest.mark.slow
 def test_report_and_world(tmp_path: Path, study: list[RunResult]) -> None:
     for trial in study:

@@ -66,12 +66,19 @@ def _of_disk(error: BaseException) -> tuple[str, str]:
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write a file under another name, let it reach the disk, and rename it; its directory is made."""
+    """Write a file under another name, let it reach the disk, and rename it; its directory is made.
+
+    A device or a pipe is written to as it is: a rename would put a file in its place.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
+    content = content.encode() if isinstance(content, str) else content
     staged = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        if path.exists() and not path.is_file():
+            path.write_bytes(content)
+            return
         with staged.open("wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         staged.replace(path)
