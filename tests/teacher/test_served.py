@@ -132,6 +132,7 @@ def shorter(answer: Any) -> Any:
         (lambda answer: {"choices": [{"prompt_logprobs": [None, {"1": None}]}]}, "no log-probabilities of the prompt"),
         (lambda answer: (400, "prompt_logprobs of 12 is above 10"), "status 400: prompt_logprobs of 12 is above 10"),
         (lambda answer: (307, ""), "refused with status 307"),
+        (lambda answer: (200, "[" * 100_000), "/v1/completions answers with JSON that is nested too deeply"),
     ],
 )
 def test_an_answer_that_is_none_is_refused_at_once(loopback, single: Batch, fault: Any, message: str) -> None:

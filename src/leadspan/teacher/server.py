@@ -126,6 +126,8 @@ class TeacherServer:
                 raise TargetsError(f"{self.name}: {path} is refused with {failure}")
         except LeadspanError:
             raise
+        except RecursionError:
+            raise TargetsError(f"{self.name}: {path} answers with JSON that is nested too deeply") from None
         except TimeoutError:
             failure = f"no answer in {self.settings.timeout:g} s"
         except (OSError, http.client.HTTPException, ValueError) as error:  # dead, dying, or cut off in its JSON
