@@ -39,6 +39,7 @@ NOT_RUN = {
     "make demo": "tests/test_demo.py runs the demo",
     "make test": "it is what runs this",
     "pip install .": "tests need an installed package",
+    "leadspan push": "needs the Hub; tests/hub pushes to a server of its protocol",
     "leadspan chat": "it reads what is typed; tests/cli/test_asking.py types",
     "torchrun --nproc-per-node 8 -m leadspan distill recipes/paper_bespoke_stratos.yaml": "needs GPUs and the Hub",
 }
