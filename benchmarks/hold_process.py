@@ -195,6 +195,9 @@ def _be(job: _Job) -> NoReturn:
     code = 1
     try:
         os.setsid()
+        signal.signal(
+            signal.SIGINT, signal.default_int_handler
+        )  # ignored where the tests themselves run behind a shell's &
         os.environ.clear()
         os.environ.update(job.environment)
         os.chdir(job.directory)
