@@ -238,6 +238,20 @@ def test_a_schedule_has_every_trace_once_per_stage(tmp_path: Path) -> None:
     assert examples.counts.num_examples == 48
 
 
+def test_rows_read_a_few_at_a_time_are_the_same_examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    policy = Schedule(policy=Lead(), start=0.89, end=1.0, num_stages=2)
+    answer_only = Supervision(prompt=0, cot=0, answer=1)
+    at_once, _ = toy_examples(tmp_path, policy, answer_only)
+    monkeypatch.setattr("leadspan.data.examples.ROWS_AT_ONCE", 5)  # 12 rows: two whole parts and the rest
+    parts, _ = toy_examples(tmp_path, policy, answer_only)
+    assert parts.counts == at_once.counts and parts.lengths == at_once.lengths and parts.teachers == at_once.teachers
+    assert list(parts.example_ids) == list(at_once.example_ids) and len(set(parts.example_ids)) == 12
+    assert list(parts.layouts) == list(at_once.layouts) and parts.layouts[-1] == at_once.layouts[len(at_once) - 1]
+    for index in parts.usable:
+        assert parts[index].input_ids.tolist() == at_once[index].input_ids.tolist()
+        assert parts[index].example_id == list(parts.example_ids)[index]
+
+
 def test_a_stage_may_lack_some_traces_but_not_all(tmp_path: Path) -> None:
     policy = Schedule(policy=Lead(), start=0.89, end=1.0, num_stages=2)
     answer_only = Supervision(prompt=0, cot=0, answer=1)

@@ -81,19 +81,12 @@ class Examples(Sequence[Example]):
         self.stop_token_id, self.seed = stop_token_id, seed
         selection = supervision.token_selection
         self.drawn = selection if isinstance(selection, RandomTokens) else None
-        columns = ["prompt_end", "think_end", "cot_end", "num_tokens", "stop", "steps", "example_id", "teacher"]
-        columns += ["first_answer"] if policy.needs_first_answer else []
         self.num_stages = len(policy.stages)
         stages = [Layouts() for _ in policy.stages]
         counts = [NO_COUNTS for _ in policy.stages]
         kept = array("q")
         self.teachers: list[str] = []
-        # A part at a time: the borders of all traces at once would take more memory than what is kept of them.
-        for start in range(0, len(rows), ROWS_AT_ONCE):
-            table = rows.select_columns(columns)[start : start + ROWS_AT_ONCE]
-            ids = table.pop("example_id")
-            names = table.pop("teacher")
-            borders = [sections_of(dict(zip(table, row, strict=True))) for row in zip(*table.values(), strict=True)]
+        for start, ids, names, borders in _parts(rows, policy.needs_first_answer):
             laid_out: list[list[Layout]] = []
             for number, stage in enumerate(policy.stages):
                 cuts = [cut_example(stage, *row, seed) for row in zip(borders, ids, strict=True)]
@@ -143,6 +136,17 @@ class Examples(Sequence[Example]):
         trace = slice(0, len(example.weights) - layout.append_stop)  # an appended end-of-turn token is always learnt
         example.weights[trace] = draw_tokens(example.weights[trace], self.drawn, example_id, self.seed)
         return example
+
+
+def _parts(rows: Dataset, with_first_answers: bool) -> Iterator[tuple[int, list[str], list[str], list[Sections]]]:
+    """First row, ids, teachers and borders of some rows at a time: all borders take more memory than all layouts."""
+    columns = ["prompt_end", "think_end", "cot_end", "num_tokens", "stop", "steps", "example_id", "teacher"]
+    selected = rows.select_columns(columns + ["first_answer"] * with_first_answers)
+    for start in range(0, len(rows), ROWS_AT_ONCE):
+        table = selected[start : start + ROWS_AT_ONCE]
+        ids, names = table.pop("example_id"), table.pop("teacher")
+        borders = [sections_of(dict(zip(table, row, strict=True))) for row in zip(*table.values(), strict=True)]
+        yield start, ids, names, borders
 
 
 def _nothing_left(name: str, policy: Policy, supervision: Supervision, counts: CutCounts) -> str:
