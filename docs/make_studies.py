@@ -17,6 +17,7 @@ from study_questions import QUESTIONS, Claim, Question
 
 from leadspan.data.supervision import Supervision
 from leadspan.errors import LeadspanError
+from leadspan.evaluation.thinking_budget import SUFFIX
 from leadspan.report.frontier import build_frontiers
 from leadspan.report.inputs import load_runs
 from leadspan.report.rows import Frontier, Row
@@ -36,11 +37,17 @@ MARGIN = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Study:
-    """A study's rows by task, for accuracy and for the derivation alone, and by the condition's name."""
+    """A study's rows by task, for accuracy and for the derivation alone, and by the condition's name.
+
+    `made_to_answer` has the same samples continued with a closed thinking; it is empty where no thinking budget was set.
+    `further` has the tasks on which every trial was evaluated besides its first.
+    """
 
     record: StudyRecord
     accuracy: list[Frontier]
     derivation: list[Frontier]
+    made_to_answer: list[Frontier]
+    further: list[Frontier]
 
     def rows(self, frontiers: Sequence[Frontier]) -> dict[str, Row]:
         """Rows by the name of their condition."""
@@ -59,7 +66,16 @@ def load(directory: Path) -> Study:
         LeadspanError: The study, its runs, its samples or its world cannot be read.
     """
     runs = [run for run in load_runs([directory]) if run.control != "before"]
-    return Study(load_study(directory), build_frontiers(runs), build_frontiers(with_derivations(runs)))
+    firsts = {run.evaluations[0].task for run in runs if run.evaluations}
+    frontiers = {frontier.task: frontier for frontier in build_frontiers(runs)}
+    made = {task for task in frontiers if task.endswith(SUFFIX)}
+    return Study(
+        record=load_study(directory),
+        accuracy=[frontiers[task] for task in frontiers if task in firsts],
+        derivation=[frontier for frontier in build_frontiers(with_derivations(runs)) if frontier.task in firsts],
+        made_to_answer=[frontiers[task] for task in frontiers if task.removesuffix(SUFFIX) in firsts and task in made],
+        further=[frontiers[task] for task in frontiers if task not in firsts | made],
+    )
 
 
 def figures(study: Study) -> str:

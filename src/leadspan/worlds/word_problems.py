@@ -56,6 +56,8 @@ class WordProblems(World):
     """Most sentences whose number is about something else."""
     largest: int = Field(default=99, ge=20)
     """No amount is above this."""
+    largest_change: int = Field(default=15, ge=3)
+    """No step adds or takes more than this; smaller sums are easier."""
 
     def conflicts(self) -> Iterator[Rule]:
         """Numbers of steps are in order."""
@@ -73,7 +75,7 @@ class WordProblems(World):
     @property
     def remedy(self) -> str:
         """How this world is made larger."""
-        return "widen min_steps, max_steps or largest"
+        return "widen min_steps, max_steps, largest or largest_change"
 
     def draw(self, rng: random.Random) -> Problem:
         """A story, and one way to think about it."""
@@ -100,18 +102,17 @@ class WordProblems(World):
             amount = rng.randint(4, 20)
             steps: list[_Step] = []
             for _ in range(rng.randint(self.min_steps, self.max_steps)):
-                step = _change(rng, amount)
+                step = self._change(rng, amount)
                 amount = step.after
                 steps.append(step)
             if all(1 <= step.after <= self.largest for step in steps) and amount not in {s.before for s in steps}:
                 return steps
 
-
-def _change(rng: random.Random, amount: int) -> _Step:
-    operator = rng.choice("+++---*")
-    number = rng.randint(2, 3) if operator == "*" else rng.randint(2, 15)
-    after = {"+": amount + number, "-": amount - number, "*": amount * number}[operator]
-    return _Step(amount, operator, number, after)
+    def _change(self, rng: random.Random, amount: int) -> _Step:
+        operator = rng.choice("+++---*")
+        number = rng.randint(2, 3) if operator == "*" else rng.randint(2, self.largest_change)
+        after = {"+": amount + number, "-": amount - number, "*": amount * number}[operator]
+        return _Step(amount, operator, number, after)
 
 
 @dataclass(frozen=True, slots=True)
