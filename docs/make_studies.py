@@ -12,12 +12,13 @@ from pathlib import Path
 
 import numpy as np
 from derivations import with_derivations
-from study_break_points import break_point_section, lead_mixes
+from study_break_points import break_point_section, lead_families
 from study_questions import QUESTIONS, Claim, Question
 
 from leadspan.data.supervision import Supervision
 from leadspan.errors import LeadspanError
 from leadspan.evaluation.thinking_budget import SUFFIX
+from leadspan.report.costs import Cost
 from leadspan.report.frontier import build_frontiers
 from leadspan.report.inputs import load_runs
 from leadspan.report.rows import Frontier, Row
@@ -26,7 +27,7 @@ from leadspan.results import RunResult
 from leadspan.statistics.intervals import NEAR_ZERO, Interval, retention, runs_mean
 from leadspan.statistics.resampling import USUAL, Scores, resample
 from leadspan.study.record import StudyRecord, load_study
-from leadspan.tables import MISSING, percent, percent_interval, points, quantity
+from leadspan.tables import MISSING, CostName, percent, percent_interval, points, quantity
 
 BEGIN, END = "<!-- begin: made by docs/make_studies.py -->", "<!-- end -->"
 TARGET = 0.9
@@ -39,7 +40,7 @@ MARGIN = 0.1
 class Study:
     """A study's rows by task, for accuracy and for the derivation alone, and by the condition's name.
 
-    `made_to_answer` has the same samples continued with a closed thinking; it is empty where no thinking budget was set.
+    `made_to_answer` has the same samples with their thinking closed; it is empty where no thinking budget was set.
     `further` has the tasks on which every trial was evaluated besides its first.
     """
 
@@ -83,8 +84,9 @@ def figures(study: Study) -> str:
     parts = [_provenance(study), *_saturation(study), break_point_section(study.accuracy, study.derivation, TARGET)]
     answers = [_answer(question, study) for question in QUESTIONS[study.accuracy[0].task]]
     parts += [answer for answer in answers if answer]
+    parts += [*_kept(study), *_further(study)]
     everything = _table(list(study.rows(study.accuracy)), study)
-    return "\n\n".join([*parts, _termination(study), "## All conditions", everything])
+    return "\n\n".join([*parts, _termination(study), "## All conditions", everything, _costs(study)])
 
 
 def _provenance(study: Study) -> str:
@@ -112,7 +114,7 @@ def _saturation(study: Study) -> list[str]:
     parts = ["## Does accuracy saturate in p?"]
     derived = study.rows(study.derivation)
     for frontier in study.accuracy:
-        for found in lead_mixes(frontier, TARGET):
+        for found in lead_families(frontier, TARGET):
             own = [row for row in frontier.rows if row.label in found.rows]
             names = [row.runs[0].name for row in own]
             full = frontier.row(own[0].reference)
@@ -137,6 +139,8 @@ def _from_where(rows: Sequence[Row]) -> str:
 def _answer(question: Question, study: Study) -> str:
     """Verdicts and figures; nothing where the study has none of the conditions."""
     kinds = {"accuracy": study.rows(study.accuracy), "derivation": study.rows(study.derivation)}
+    if study.made_to_answer:
+        kinds["made to answer"] = study.rows(study.made_to_answer)
     known = kinds["accuracy"]
     claims = [claim for claim in question.claims if {claim.left, claim.right} <= known.keys()]
     if not claims:
@@ -230,19 +234,75 @@ def _termination(study: Study) -> str:
     return "\n\n".join(["## Which policy terminates?", " ".join(told), table])
 
 
+def _kept(study: Study) -> list[str]:
+    """What each cut keeps of the uncut student, by every measure; nothing where no thinking was closed."""
+    if not study.made_to_answer:
+        return []
+    kinds = {
+        "accuracy": study.accuracy,
+        "made to answer": study.made_to_answer,
+        "derivation": study.derivation,
+    }
+    rows = {kind: study.rows(frontiers) for kind, frontiers in kinds.items()}
+    lines = [f"| condition | seeds | {' | '.join(kinds)} |", f"|:--|--:|{'--:|' * len(kinds)}"]
+    for row in study.students:
+        if row.retention is not None:
+            name = row.runs[0].name
+            cells = [f"`{name}`", str(len(row.seeds)), *(retention_text(by_name[name]) for by_name in rows.values())]
+            lines.append(f"| {' | '.join(cells)} |")
+    text = (
+        "Shares of what the student of uncut traces reaches by the same measure. Made to answer: thinking that has not "
+        "ended after the budget, or that loops, is closed, and the answer is generated behind it."
+    )
+    return ["## What is kept, by which measure?", text, "\n".join(lines)]
+
+
+def _further(study: Study) -> list[str]:
+    """Accuracy and termination on further tasks of the same trials."""
+    parts: list[str] = []
+    for frontier in study.further:
+        lines = ["| condition | seeds | accuracy | terminated |", "|:--|--:|--:|--:|"]
+        for row in frontier.rows:
+            scores = " | ".join(map(percent_interval, (row.accuracy, row.termination)))
+            lines.append(f"| `{row.runs[0].name}` | {len(row.seeds)} | {scores} |")
+        text = f"{frontier.rows[0].num_problems} problems, longer than any that was trained on."
+        parts += [f"## Task `{frontier.task}`", text, "\n".join(lines)]
+    return parts
+
+
+def _costs(study: Study) -> str:
+    """What training cost: means over seeds, each with its share of the uncut student's."""
+    names: tuple[CostName, ...] = ("tokens", "flops", "seconds", "peak_memory_bytes")
+    lines = ["| condition | tokens | FLOPs | training time | peak memory |", "|:--|--:|--:|--:|--:|"]
+    for row in study.students:
+        costs = row.costs or {}
+        cells = [_cost(name, costs[name]) if name in costs else MISSING for name in names]
+        lines.append(f"| `{row.runs[0].name}` | {' | '.join(cells)} |")
+    clocks = dict.fromkeys(frontier.clock for frontier in study.accuracy if frontier.clock)
+    return "\n\n".join(["## What it cost", "\n".join(lines), *clocks])
+
+
+def _cost(name: CostName, cost: Cost) -> str:
+    share = "" if cost.of_full is None else f" ({percent(cost.of_full)})"
+    return f"{quantity(name, cost.value)}{share}"
+
+
 def _table(names: Sequence[str], study: Study) -> str:
     accuracy, derivation = study.rows(study.accuracy), study.rows(study.derivation)
+    made = study.rows(study.made_to_answer)
     references = {row.reference for row in accuracy.values()}
+    scores = ["accuracy", *(["made to answer"] if made else []), "derivation right", "terminated"]
     lines = [
-        "| condition | seeds | accuracy | derivation right | terminated | of full's accuracy | tokens |",
-        "|:--|--:|--:|--:|--:|--:|--:|",
+        f"| condition | seeds | {' | '.join(scores)} | of full's accuracy | tokens |",
+        f"|:--|--:|{'--:|' * len(scores)}--:|--:|",
     ]
     for name in dict.fromkeys(names):
         row, costs = accuracy[name], accuracy[name].costs or {}
         tokens = quantity("tokens", costs["tokens"].value) if "tokens" in costs else MISSING
-        scores = (row.accuracy, derivation[name].accuracy, row.termination)
+        by_answer = [made[name].accuracy] if made else []
+        figures = (row.accuracy, *by_answer, derivation[name].accuracy, row.termination)
         kept = retention_text(row) if row.retention or row.label in references else MISSING
-        cells = [f"`{name}`", str(len(row.seeds)), *map(percent_interval, scores), kept, tokens]
+        cells = [f"`{name}`", str(len(row.seeds)), *map(percent_interval, figures), kept, tokens]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 

@@ -7,7 +7,7 @@ from statistics import fmean
 import numpy as np
 from numpy.typing import NDArray
 
-from leadspan.data.truncation import Lead, Mix
+from leadspan.data.truncation import Lead
 from leadspan.models.loading import load_tokenizer
 from leadspan.report.break_points import BreakPoint, break_points
 from leadspan.report.crossings import crossing
@@ -20,17 +20,19 @@ from leadspan.worlds.files import problems_of
 
 
 def break_point_section(accuracy: list[Frontier], derivation: list[Frontier], target: float) -> str:
-    """A table of all families of mixes of a lead, and whether the derivation's break points differ as predicted."""
+    """A table of all families of leads, and whether the derivation's break points differ as predicted."""
     lines = [
         "## Does the break point follow (|P| + f |CoT|) / T?",
         "f: share of the chain of thought through the first statement of the answer, by the world itself; P, "
-        "CoT, T: mean tokens of a trace; measured: the smallest p from which on a mix keeps "
+        "CoT, T: mean tokens of a trace; measured: the smallest p from which on a cut keeps "
         f"{percent(target)} of what the uncut student does. The intervals end at tested p.",
         "| traces | f | P | CoT | T | predicted | of the derivation | of accuracy |\n|:--|--:|--:|--:|--:|--:|:--|:--|",
     ]
     found: list[tuple[str, float | None, NDArray[np.float64]]] = []
     for frontier, derived in zip(accuracy, derivation, strict=True):
-        for by_accuracy, by_derivation in zip(lead_mixes(frontier, target), lead_mixes(derived, target), strict=True):
+        for by_accuracy, by_derivation in zip(
+            lead_families(frontier, target), lead_families(derived, target), strict=True
+        ):
             row = frontier.row(by_accuracy.rows[0])
             assert row is not None, "a break point has rows"
             name = f"{frontier.task}, `{row.runs[0].name.replace(f' {row.p:g}', '', 1)}`"
@@ -42,13 +44,13 @@ def break_point_section(accuracy: list[Frontier], derivation: list[Frontier], ta
     return "\n\n".join([*lines, *_moves(found)])
 
 
-def lead_mixes(frontier: Frontier, target: float) -> list[BreakPoint]:
-    """Families of mixes of a lead with at least two p, with a teacher."""
+def lead_families(frontier: Frontier, target: float) -> list[BreakPoint]:
+    """Families of leads, and of mixes of leads, with at least two p."""
     found = [point for point in break_points(frontier, target) if len(point.tested) > 1]
     return [
         point
         for point, row in ((point, frontier.row(point.rows[0])) for point in found)
-        if row and isinstance(row.runs[0].policy, Mix) and isinstance(row.runs[0].policy.policy, Lead)
+        if row and row.runs[0].policy is not None and isinstance(row.runs[0].policy.inner, Lead)
     ]
 
 
@@ -84,15 +86,15 @@ def _predicted(row: Row) -> tuple[list[str], float | None]:
     assert cut is not None and recipe is not None, "students have counts and recipes"
     prompt, cot = (cut.section_tokens_before[name] / cut.num_examples for name in ("prompt", "cot"))
     total = cut.tokens_before / cut.num_examples
-    first = _first_answer(Path(recipe.data.train.path))
+    first = _first_answer(Path(recipe.data.train.path), recipe.tokenizer_path)
     share = MISSING if first is None else f"{first / cot:.2f}"
     shown = [share, f"{prompt:.0f}", f"{cot:.0f}", f"{total:.0f}"]
     return shown, None if first is None else (prompt + first) / total
 
 
-def _first_answer(traces: Path) -> float | None:
+def _first_answer(traces: Path, tokenizer: str) -> float | None:
     """Mean tokens of the chain of thought, its opening tag included, through the first statement of the answer."""
     problems = problems_of(traces.parent, traces.stem, "train")
     texts = [f"<think>\n{problem.derivation}" for problem in problems if problem.first_answer is not None]
-    tokens = load_tokenizer(str(traces.parent / "tokenizer"))(texts)["input_ids"] if texts else []
+    tokens = load_tokenizer(tokenizer)(texts)["input_ids"] if texts else []
     return fmean(map(len, tokens)) if texts else None

@@ -1,4 +1,4 @@
-"""What the studies of the worlds ask, as comparisons of conditions by the names that the study gives them.
+"""What the studies ask, as comparisons of conditions by the names that the study gives them.
 
 The questions are those of Chen et al. (arXiv 2512.21002) and of what was written after it; saturation in p and the
 break point are asked of all mixes and need no list.
@@ -76,11 +76,43 @@ UNSTATED = Question(
     ),
     ("full", "full, CoT+A, unstated", "full, P+CoT+A, unstated"),
 )
+SHARES = ("0.98", "0.95", "0.9", "0.75")
+"""Shares of the traces that are cut, in the mixes of the pre-trained study; the rest of each is whole."""
+WHOLE_TRACES = Question(
+    "How many whole traces do endings take?",
+    _better(tuple((f"mix {share} lead 0.5", "lead 0.5") for share in SHARES)),
+    ("full", "base"),
+)
+ANSWERS = Question(
+    "Does an answer behind the cut replace whole traces?",
+    _better((("lead_answer 0.5", "lead 0.5"), ("lead_answer 0.5", "mix 0.9 lead 0.5"))),
+    ("full",),
+)
+TRAINING = Question(
+    "Do the learning rate and adapters change what a cut keeps?",
+    tuple(Claim(f"lead 0.5, {name}", "keeps more than", "lead 0.5") for name in ("a fifth of the rate", "LoRA")),
+    ("full", "full, a fifth of the rate", "full, LoRA"),
+)
+OWN_TEACHER = Question(
+    "Does a teacher change what a cut keeps?",
+    (Claim("lead 0.5, teacher", "keeps more than", "lead 0.5"),),
+    ("full", "full, teacher"),
+)
+COT = Question("Does supervision of the chain of thought alone keep it?", (Claim("full, CoT", "like", "full"),))
 TEACHER = Question(
     "Does the teacher matter?", (Claim("mix 0.9 lead 0.5", "better than", "mix 0.9 lead 0.5, cross-entropy"),)
 )
 
 QUESTIONS: dict[str, tuple[Question, ...]] = {
+    "stories": (
+        WHOLE_TRACES,
+        ANSWERS,
+        _window(("lead 0.5", "random_window 0.5")),
+        _equal_tokens("lead 0.5", "mix 0.9 lead 0.5"),
+        TRAINING,
+        OWN_TEACHER,
+        COT,
+    ),
     "checked": (
         ALIKE,
         _left_or_right(("mix 0.9 lead 0.5", "mix 0.9 tail 0.5")),

@@ -162,6 +162,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
     if not sys.stdout.isatty():
         os.environ.setdefault("COLUMNS", "140")  # tables in pipes and files are not squeezed into 80 characters
+    os.environ.setdefault("TQDM_DISABLE", "1")  # bars of libraries, such as Transformers' of a GGUF file; ours say more
     handler = logging.StreamHandler()
     handler.setFormatter(PlainFormatter("%(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
