@@ -23,6 +23,7 @@ NAMES = (
     "plan_memory",
     "sampling",
     "on_policy",
+    "on_policy_step",
     "coverage",
     "cli_help",
     "hold",

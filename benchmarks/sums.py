@@ -17,7 +17,7 @@ def tokenised_traces(
     tokenizer: PreTrainedTokenizerFast, number: int, seed: int, max_tokens: int
 ) -> Iterator[tuple[str, list[int], int]]:
     """Prompt text, token ids (the first `max_tokens`), and how many of them are prompt."""
-    for question, reply in _traces(number, seed, max_tokens // 12):
+    for question, reply in questions_and_replies(number, seed, max_tokens // 12):
         prompt = f"{_turn('user', question)}<|im_start|>assistant\n"
         ids = _ids(tokenizer, _turn("user", question) + _turn("assistant", reply))
         yield prompt, ids[:max_tokens], len(_ids(tokenizer, prompt))
@@ -34,7 +34,7 @@ def train_tokenizer(vocab_size: int) -> PreTrainedTokenizerFast:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    backend.train_from_iterator((text for trace in _traces(400, 123, 60) for text in trace), trainer)
+    backend.train_from_iterator((text for trace in questions_and_replies(400, 123, 60) for text in trace), trainer)
     return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|im_end|>", pad_token="<|endoftext|>")
 
 
@@ -56,7 +56,7 @@ def tiny_model(hidden_size: int, num_layers: int, vocab_size: int, seed: int) ->
     return RandomInit(config=config, seed=seed)
 
 
-def _traces(number: int, seed: int, max_steps: int) -> Iterator[tuple[str, str]]:
+def questions_and_replies(number: int, seed: int, max_steps: int) -> Iterator[tuple[str, str]]:
     """Question and reply: numbers are added one by one, each step in words."""
     draw = random.Random(seed).randint
     for _ in range(number):
