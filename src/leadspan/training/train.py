@@ -37,7 +37,7 @@ from leadspan.training.arguments import training_arguments
 from leadspan.training.callbacks import Clock, EnergyMeter, MetricsFile, Milestones, ProgressCallback
 from leadspan.training.checkpoints import check_best, checkpoint_to_resume, writing
 from leadspan.training.measured import layout_sizes, measured, peak_flops
-from leadspan.training.process import keep_freed_memory, process_device, process_state
+from leadspan.training.process import freed_memory_reused, process_device, process_state
 from leadspan.training.profiling import StepProfiler
 from leadspan.training.result import STUDENT_DIR, TrainResult
 from leadspan.training.settings import ByTokens, Lora, TrainingSettings
@@ -80,6 +80,7 @@ class TrainingInputs:
     steps: StepSource | None = None
 
 
+@freed_memory_reused()
 def train(
     inputs: TrainingInputs,
     settings: TrainingSettings,
@@ -102,8 +103,6 @@ def train(
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     device = process_device()
-    if device.type == "cpu":
-        keep_freed_memory()
     checkpoint = checkpoint_to_resume(inputs.directory, settings.keep == "best")
     memory = PeakMemory(device)
     # Before the models: adapters and randomly built weights are drawn with it.
