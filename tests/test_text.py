@@ -20,6 +20,9 @@ SECRETS = [
     "github_pat_11A_pass" + "x" * 20,
     "(glpat-pass4567890123456789)",
     "sk-pass" + "Z9" * 12,
+    "HF_TOKEN_" + TOKEN.replace("aB3aB3", "pass"),
+    "42" + TOKEN.replace("aB3aB3", "pass"),
+    "KEY_sk-pass" + "Z9" * 12,
 ]
 HARMLESS = [
     "hf_datasets/train", "runs/sk-a-name-of-a-run", "a@b.c", "token=5", "see https://host/a@b/c?page=2", "f(x) = y:z@w",
@@ -40,7 +43,11 @@ def test_other_text_stays_as_it_is(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "code", ["\x1b]0;title\x07", "\x1b[2J", "\x9b2J", "\u202e", "\u2066", "\r", "\x00", "\u2028", "\u200f", "\ud800"]
+    "code",
+    [
+        *("\x1b]0;title\x07", "\x1b[2J", "\x9b2J", "\u202e", "\u2066", "\r", "\x00", "\u2028", "\u200f", "\ud800"),
+        *("\u206a", "\ufff9", "\u180e", "\U000e0041", "\U000e0100", "\U0001d173", "\U0001bca0"),
+    ],
 )
 def test_no_control_code_is_left(code: str) -> None:
     assert code[0] not in plain(f"before{code}after")

@@ -10,10 +10,11 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-# Control codes but tab and line feed, separators that break lines elsewhere, marks that reorder or hide text, and
-# halves of surrogates, which no file can hold: they set titles, clear screens, break cells, show what is not there.
+# Control codes but tab and line feed, separators that break lines elsewhere, marks that reorder or hide text or carry
+# it unseen (tags, variation selectors of plane 14), and halves of surrogates, which no file can hold.
 _CONTROL = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]"
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
+    "\ud800-\udfff\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
 )
 _NAMES = "access_token|api_?key|auth|auth_token|key|passwd|password|pwd|secret|sig|signature|token|x-amz-[a-z-]+"
 # The user of a URL; a value of its query; tokens of Hugging Face, GitHub, GitLab, OpenAI, Slack and AWS, of which the
@@ -21,8 +22,8 @@ _NAMES = "access_token|api_?key|auth|auth_token|key|passwd|password|pwd|secret|s
 _SECRET = re.compile(
     r"(?P<user>(?<=://)[^\s/?#'\"<>\\]+(?=@))"
     rf"|(?P<name>[?&;#](?i:{_NAMES})=)[^\s&;#'\"<>\\]+"
-    r"|\b(?:hf_|gh[oprsu]_|AKIA)[A-Za-z0-9]{16,}"
-    r"|\b(?:github_pat_|glpat-|sk-|xox[abeprs]-)(?=[a-z_-]*[0-9A-Z])[A-Za-z0-9_-]{16,}"
+    r"|(?:hf_|gh[oprsu]_|\bAKIA)[A-Za-z0-9]{16,}"
+    r"|(?<![A-Za-z0-9])(?:github_pat_|glpat-|sk-|xox[abeprs]-)(?=[a-z_-]*[0-9A-Z])[A-Za-z0-9_-]{16,}"
 )
 HIDDEN = "***"
 

@@ -1,12 +1,14 @@
 """Traced activation memory beside what PyTorch's allocator gives out in real steps of the same models."""
 
 import itertools
+import logging
 
 import pytest
 import torch
 from benchmarks.memory import SavedBytes, allocated
 
 from leadspan.costs.memory import BatchSize
+from leadspan.errors import ModelError
 from leadspan.models.activations import student_activations, teacher_activations
 from leadspan.models.forward import final_hidden_states
 from leadspan.models.loading import load_model
@@ -135,3 +137,18 @@ def test_adapters_hold_nearly_what_all_weights_do() -> None:
         run(model)
     traced = student_activations(wide("qwen3"), use_bf16=False, checkpointing=False)
     assert 1.0 < traced.held * TOKENS / saved.activations < 1.25
+
+
+@pytest.mark.parametrize("fault", [float("nan"), -1.0])
+def test_a_model_that_cannot_be_traced_is_one_error(fault: float) -> None:
+    records: list[logging.LogRecord] = []
+    listener = logging.Handler()
+    listener.emit = records.append  # type: ignore[method-assign]
+    logger = logging.getLogger("torch._subclasses.fake_tensor")
+    logger.addHandler(listener)
+    try:
+        with pytest.raises(ModelError, match=r"model random qwen3 \(seed 0\): .*std"):
+            student_activations(RandomInit(config={**tiny().config, "initializer_range": fault}), False, False)
+    finally:
+        logger.removeHandler(listener)
+    assert not records

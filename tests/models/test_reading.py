@@ -246,6 +246,17 @@ BAD_CONFIGS = {
     "layers without end": ({**tiny().config, "num_hidden_layers": 10**8}, "num_hidden_layers = 100000000 is above"),
     "experts without end": ({"model_type": "qwen3_moe", "num_experts": 10**8}, "num_experts = 100000000 is above"),
     "beyond memory": ({**tiny().config, "hidden_size": 10**9}, "GB of memory"),
+    "integer beyond floats": ({**tiny().config, "x": [{"y": 10**400}]}, "y = a huge integer has more than 64 bits"),
+    "dropout above 1": ({**tiny().config, "attention_dropout": 1.5}, r"attention_dropout = 1\.5 is no probability"),
+    "dropout no number": ({**tiny().config, "attention_dropout": float("nan")}, "nan is no probability"),
+    "attention of a repository": (
+        {**tiny().config, "attn_implementation": "owner/kernel"},
+        "attn_implementation = 'owner/kernel' asks for code of a repository, and leadspan never runs code",
+    ),
+    "attention of a repository for a part": (
+        {**tiny().config, "text_config": {"_attn_implementation": "owner/kernel:f"}},
+        "_attn_implementation = 'owner/kernel:f' asks for code of a repository",
+    ),
     "no causal model": ({"model_type": "vit"}, "vit is no causal language model"),
 }
 

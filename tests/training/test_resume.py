@@ -1,5 +1,6 @@
 """Going on with a run: what it must be again, and who may write."""
 
+import importlib.util
 import os
 import shutil
 import signal
@@ -11,7 +12,7 @@ import pytest
 import torch
 from benchmarks import hold_process
 
-from leadspan.errors import ModelError, RunError
+from leadspan.errors import EvaluationError, ModelError, RunError
 from leadspan.locks import locked
 from leadspan.models.loading import load_model
 from leadspan.pipeline.run import run
@@ -124,6 +125,24 @@ def test_a_refused_new_run_leaves_no_directory(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no such file"):
         run(recipe.model_copy(update={"output": tmp_path / "deep" / "run"}))
     assert not (tmp_path / "deep").exists()
+
+
+@pytest.mark.parametrize(
+    "sampling, match",
+    [
+        ({"thinking_budget": 3, "max_new_tokens": 4}, "leave no token of sampling.max_new_tokens 4 for the answer"),
+        ({"engine": {"kind": "vllm"}}, r"vllm is not installed; pip install 'leadspan\[vllm\]'"),
+    ],
+)
+def test_sampling_that_no_model_could_be_asked_by_is_refused_before_training(
+    sampling: dict[str, object], match: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    present = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "vllm" else present(name))
+    recipe = toy_recipe(tmp_path, evaluation={"tasks": [toy_task(tmp_path)], "sampling": sampling})
+    with pytest.raises(EvaluationError, match=match):
+        run(recipe)
+    assert not recipe.output.exists()
 
 
 @pytest.mark.slow

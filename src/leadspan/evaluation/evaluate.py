@@ -17,10 +17,11 @@ from leadspan.evaluation.metrics import Graded, evaluation_result
 from leadspan.evaluation.result import EvalResult
 from leadspan.evaluation.samples import Key, SampleFile, StoredSample
 from leadspan.evaluation.sampling import Request, Sample, budgets, encode, loop_end, prompt_ids
-from leadspan.evaluation.settings import EvaluationSettings, TaskSettings
+from leadspan.evaluation.settings import EvaluationSettings, SamplingSettings, TaskSettings, Vllm
 from leadspan.evaluation.subject import Subject, open_subject
 from leadspan.evaluation.tasks import Problem, load_task, task_prompts, warn_of_golds
-from leadspan.evaluation.thinking_budget import SUFFIX
+from leadspan.evaluation.thinking_budget import SUFFIX, ThinkingBudget
+from leadspan.evaluation.vllm_engine import check_installed
 from leadspan.models.settings import ModelSettings, Pretrained
 from leadspan.status import Progress
 
@@ -73,6 +74,18 @@ def check_prompts(
     prompts = task_prompts(task.name, problems, renderer, settings.system)
     requests = [Request(prompt, problem.problem_id) for problem, prompt in zip(problems, prompts, strict=True)]
     budgets(requests, prompt_ids(renderer.tokenizer, requests), window, settings.sampling.max_new_tokens)
+
+
+def check_sampling(settings: SamplingSettings, renderer: PromptRenderer) -> None:
+    """Refuse settings by which no model could be asked, before one is trained.
+
+    Raises:
+        EvaluationError: The budget of thinking leaves no token for an answer, or the engine is not installed.
+    """
+    if settings.thinking_budget is not None:
+        ThinkingBudget.of(settings.thinking_budget, settings.max_new_tokens, renderer)
+    if isinstance(settings.engine, Vllm):
+        check_installed()
 
 
 def _evaluate_task(

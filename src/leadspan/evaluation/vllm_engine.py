@@ -8,6 +8,7 @@ seeds give other samples than Transformers' do; results say which engine drew th
 (docs.vllm.ai, version 0.15 and later).
 """
 
+import importlib.util
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
@@ -36,6 +37,19 @@ RunVllm = Callable[[list[list[int]], list[dict[str, Any]]], Sequence[Output]]
 """Token ids of prompts and the fields of their `SamplingParams` to outputs, in order."""
 
 
+_REMEDY = "pip install 'leadspan[vllm]', or use sampling.engine.kind=transformers"
+
+
+def check_installed() -> None:
+    """Refuse an engine that is not there, without starting it.
+
+    Raises:
+        EvaluationError: vLLM is not installed.
+    """
+    if importlib.util.find_spec("vllm") is None:
+        raise EvaluationError(f"sampling.engine: vllm is not installed; {_REMEDY}")
+
+
 def open_vllm(
     model: Pretrained, tokenizer: Pretrained, dtype: str, settings: SamplingSettings, engine: Vllm
 ) -> RunVllm:
@@ -52,10 +66,7 @@ def open_vllm(
     try:
         from vllm import LLM, SamplingParams  # pyright: ignore[reportMissingImports]  # an extra
     except ImportError as error:
-        raise EvaluationError(
-            f"sampling.engine: vLLM cannot be imported ({error}); pip install 'leadspan[vllm]', "
-            "or use sampling.engine.kind=transformers"
-        ) from None
+        raise EvaluationError(f"sampling.engine: vLLM cannot be imported ({error}); {_REMEDY}") from None
     llm = LLM(
         model=model.path,
         revision=model.revision,

@@ -10,6 +10,7 @@ Masks of sliding windows have two such dimensions and grow with the square of an
 apart, in a trace whose windows are shorter than the traced length, since an example that fits its window has none.
 """
 
+import logging
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -28,6 +29,9 @@ from leadspan.models.loading import build_untrained, load_config, name_of
 from leadspan.models.reading import reason
 from leadspan.models.settings import ModelSettings
 from leadspan.models.tracing import EXPERTS, Layers, config_key, traced_layers
+
+# What fails on fake tensors is raised; torch writes it out with a traceback as well.
+logging.getLogger("torch._subclasses.fake_tensor").setLevel(logging.CRITICAL)
 
 _LENGTH = 1009
 _WINDOW = 100

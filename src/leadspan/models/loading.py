@@ -25,7 +25,7 @@ from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING
 
 from leadspan.errors import ModelError
 from leadspan.models.layout import settle_layout
-from leadspan.models.reading import check_directory, check_sizes, check_written, reading, weight_shapes
+from leadspan.models.reading import check_directory, check_values, check_written, reading, weight_shapes
 from leadspan.models.settings import ModelSettings, Pretrained, RandomInit
 
 
@@ -189,7 +189,7 @@ def load_config(settings: ModelSettings) -> PreTrainedConfig:
     kind = values.pop("model_type", None)
     if kind is None:
         raise ModelError("random_init.config: model_type is missing; name a Transformers architecture, e.g. qwen3")
-    check_sizes(values, "random_init.config")
+    check_values(values, "random_init.config")
     with reading(f"random_init.config ({kind})"):
         config = AutoConfig.for_model(kind, **values)
     _check_kind(config, "random_init.config")

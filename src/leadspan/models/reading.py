@@ -29,7 +29,8 @@ _SETTINGS_FILES = (
     "pytorch_model.bin.index.json",
 )
 _OTHER_FILES = ("tokenizer.json", "vocab.json", "merges.txt", "tokenizer.model", "chat_template.jinja")
-_NEVER = "leadspan never runs code from a model; give one whose architecture Transformers has"
+_NO_CODE = "leadspan never runs code from a model"
+_NEVER = f"{_NO_CODE}; give one whose architecture Transformers has"
 _MAX_SETTINGS_BYTES = 32 << 20  # the index of a model of 500,000 tensors
 _MAX_TOKENIZER_BYTES = 512 << 20  # ten times the largest known
 _MAX_MODULES = 10_000  # layers or experts; each takes milliseconds to build, even without weights
@@ -140,20 +141,39 @@ def read_json_object(path: Path, what: str) -> dict[str, Any] | None:
     return values
 
 
-def check_sizes(values: dict[str, Any], what: str) -> None:
-    """Refuse counts of layers and experts that no machine could build, and sizes that none has, before a library tries.
+def check_values(values: dict[str, Any], what: str) -> None:
+    """Refuse values that no model has, at any depth of a config, before a library reads them.
+
+    They are counts of layers and experts that no machine could build, sizes below one, integers that no float holds,
+    dropout that is no probability, and implementations that a repository would bring.
 
     Raises:
         ModelError: Names the field and its value.
     """
     for name, value in values.items():
-        if isinstance(value, dict):
-            check_sizes(value, what)
-        counts_modules = "layer" in name or "expert" in name or "block" in name
-        if counts_modules and isinstance(value, int) and value > _MAX_MODULES:
-            raise ModelError(f"{what}: {name} = {value} is above {_MAX_MODULES}; no model has so many")
-        if name in _AT_LEAST_ONE and isinstance(value, int) and value < 1:
-            raise ModelError(f"{what}: {name} = {value} is below 1; no model has so few")
+        for inner in value if isinstance(value, list) else (value,):
+            if isinstance(inner, dict):
+                check_values(inner, what)
+            elif (wrong := _wrong(name, inner)) is not None:
+                shown = repr(inner) if not isinstance(inner, int) or inner.bit_length() <= 64 else "a huge integer"
+                raise ModelError(f"{what}: {name} = {shown} {wrong}")
+
+
+def _wrong(name: str, value: Any) -> str | None:  # Any: a plain value of JSON
+    """What is wrong with one value of a config."""
+    if isinstance(value, str):
+        is_foreign = name.endswith("_implementation") and "/" in value
+        return f"asks for code of a repository, and {_NO_CODE}; leave it out" if is_foreign else None
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return None
+    if isinstance(value, int) and value.bit_length() > 64:
+        return "has more than 64 bits; no model has such a value"
+    if name.endswith(("dropout", "dropout_prob", "dropout_rate", "pdrop")) and not 0 <= value <= 1:
+        return "is no probability; give one from 0 to 1"
+    counts_modules = "layer" in name or "expert" in name or "block" in name
+    if counts_modules and isinstance(value, int) and value > _MAX_MODULES:
+        return f"is above {_MAX_MODULES}; no model has so many"
+    return "is below 1; no model has so few" if name in _AT_LEAST_ONE and value < 1 else None
 
 
 def weight_shapes(directory: Path, what: str) -> dict[str, tuple[int, ...]] | None:
@@ -197,7 +217,7 @@ def _check_config(values: dict[str, Any] | None, path: str) -> None:
         raise ModelError(f"model {path}: it has no config.json; give a directory in Hugging Face form")
     kind = values.get("model_type")
     _refuse_code(values, f"model {path}", "config.json", isinstance(kind, str) and kind in CONFIG_MAPPING)
-    check_sizes(values, f"model {path}: config.json")
+    check_values(values, f"model {path}: config.json")
 
 
 def _refuse_code(values: dict[str, Any], what: str, name: str, is_known: bool) -> None:

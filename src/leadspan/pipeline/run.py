@@ -9,7 +9,7 @@ from leadspan.costs.disk import disk_bytes
 from leadspan.data.truncation.policy import stop_warning
 from leadspan.environment import environment
 from leadspan.errors import LeadspanError, ModelError, RunError
-from leadspan.evaluation.evaluate import check_prompts, evaluate_model
+from leadspan.evaluation.evaluate import check_prompts, check_sampling, evaluate_model
 from leadspan.evaluation.result import EvalResult
 from leadspan.evaluation.sampling import window_of
 from leadspan.evaluation.tasks import Problem, load_task, warn_of_golds
@@ -72,6 +72,8 @@ def _run(recipe: Recipe, tasks: Mapping[str, Sequence[Problem]], resume: bool) -
     report_status("preparing data")
     data = prepare_data(recipe)
     window = window_of(load_config(recipe.student)) if tasks else None
+    if tasks:
+        check_sampling(recipe.evaluation.sampling, data.renderer)
     for task in recipe.evaluation.tasks:
         check_prompts(task, tasks[task.name], data.renderer, recipe.evaluation, window)
     warning = "" if recipe.rollout is not None else stop_warning({recipe.label: data.examples.counts})
