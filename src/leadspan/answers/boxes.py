@@ -25,7 +25,7 @@ LONGEST = 20_000
 _BROKEN_BOX = re.compile(r"\\?\b(?:f|frame)?box(?:ed)?+\s*+[\[{(]?\s*+([^\[\](){}\n]{1,200})")
 _STATED = re.compile(
     r"\b(?i:answer|result)\b(?i: (?:is|was|equals|to be|(?:would|must|will|should) be))?+"
-    r"(?i: indeed| thus| simply| just)?+[ \t]*+:?+[ \t*]*+(?P<stated>[^\n]{1,200})"
+    r"(?i: indeed| thus| simply| just| not [^\s,]{1,40},? but)?+[ \t]*+:?+[ \t*]*+(?P<stated>[^\n]{1,200})"
 )
 _END = re.compile(r"(?<=[^\d\s])[.!?](?=\s|$)|(?<=\d)[.!?](?=\s|$)|\s(?:because|since|which|I hope)\b")
 

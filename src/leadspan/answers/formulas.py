@@ -150,6 +150,9 @@ _INDEX = re.compile(
 )
 _WITH_INDEX = re.compile(r"\\(?:log|sum|prod|int|oint|lim|max|min|binom|bigcup|bigcap|inf|sup)\b")
 _PRIME = re.compile(r"([A-Za-z]|\\[A-Za-z]++)\s*+((?:')++|\^\s*+\{?\s*+(?:\\prime\s*+)++\}?)")
+_POWER_OF_T = re.compile(
+    r"\^\s*+(?:T(?![A-Za-z])|\{\s*+T\s*+\})"
+)  # a transpose to the grammar, which drops it from a letter
 _LETTER = re.compile(r"\\[A-Za-z]++(?:\{[^{}]*+\})?|(?P<letter>[EI])|(?P<differential>d)")
 _DEGREES = re.compile(r"(\d++(?:\.\d++)?|(?<![\\A-Za-z])[A-Za-z]|\\[A-Za-z]++|\([^()]*+\))\s*+\\deg(?![A-Za-z])")
 _CIS = re.compile(
@@ -163,6 +166,7 @@ _UPRIGHT = re.compile(r"\\text\{\s*+([^{}]*?)\s*+\}")
 _HATS = re.compile(r"\\hat\{([ijk])\}")
 _UNREADABLE = re.compile(
     r"!!|\d\s*+'|\d\s++\d|\\[pb]?mod(?![a-z])|\\ldots|\\(?:text|mathit)\{\s*\}|\\text\{[^{}]*\b(?:or|and|not|otherwise|if)\b|[?@#`\"]"
+    r"|\\(?:vec|overrightarrow)\s*+\{[^{}]*\}\s*+\\times"  # a cross product, which the grammar multiplies
 )
 _CALCULUS = re.compile(
     r"\\frac\s*+\{\s*+(?:d|\\partial)[^{}]*+\}\s*+\{\s*+(?:d|\\partial)|\\int(?![a-z])|\\sum|\\prod|\\lim"
@@ -199,6 +203,7 @@ def _grammatical(text: str) -> str:
     text = _INDEX.sub(_with_index, text)
     text = _PRIME.sub(lambda m: _symbol(m[1] + "prime" * (m[2].count("'") + m[2].count("prime"))), text)
     text = _UPRIGHT.sub(lambda m: m[1] if len(m[1]) == 1 else _symbol(m[1]), text)
+    text = _POWER_OF_T.sub(r"^{1\\cdot T}", text)
     is_calculus = bool(_CALCULUS.search(text))  # elsewhere `d` is a letter, a differential to the grammar
     text = _LETTER.sub(
         lambda m: _symbol(m[0]) if m["letter"] or (m["differential"] and not is_calculus) else m[0], text

@@ -40,7 +40,7 @@ _NAME = re.compile(
     r"(?:\\text\s*+\{[^{}]*+\}|\\(?!sin|cos|tan|cot|sec|csc|log|ln|exp|frac|sqrt|pi\b)[A-Za-z]++(?:\{\s*+\w++\s*+\})?|[A-Za-z]"
     r"|\\angle\s*+[A-Z\s]++)(?:\s*+[A-Z])*+(?:\s*+_\s*+(?:\{[^{}]*+(?:\{[^{}]*+\}[^{}]*+)?\}|\\?\w++))?"
     r"(?:\s*+(?:'|\^\s*+\{?(?:\\prime|\*|-1)\}?))*+(?:\s*+\([^()=<>]*+\))?|\|\s*+[A-Z]{2}\s*+\||\[[A-Z]{3,}\]"
-    r"|\\overline\{\s*+[A-Z]{1,3}\s*+\}|[A-Za-z]{3,}(?: [A-Za-z]++)*+"
+    r"|\(\s*+[A-Za-z]\s*+(?:,\s*+[A-Za-z]\s*+)++\)|\\overline\{\s*+[A-Z]{1,3}\s*+\}|[A-Za-z]{3,}(?: [A-Za-z]++)*+"
     r"|\\frac\s*+\{\s*+(?:d|\\partial)?\s*+\w*+\s*+\}\s*+\{\s*+(?:d|\\partial)?\s*+\w*+\s*+\}"
 )
 _RADIX = re.compile(r"\\?\{(?P<name>[^:|,]*?)(?::|\|)(?P<condition>.+?)\\?\}", re.DOTALL)
@@ -177,6 +177,8 @@ def _bracketed(text: str, opening: str, inside: str, closing: str, depth: int) -
 
 
 def _equation(sides: list[str], depth: int) -> Value:
+    if re.fullmatch("(?![eiEI])[A-Za-z]", sides[-1]) and not _NAME.fullmatch(sides[0]):  # `12 = n`
+        sides = sides[::-1]
     right = _read(sides[-1], depth + 1)
     name = sides[0].strip()
     if _NAME.fullmatch(name) and not _VALUE_NAMES.fullmatch(name):

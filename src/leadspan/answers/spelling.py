@@ -75,7 +75,7 @@ def _script(characters: str, mark: str, table: dict[str, str]) -> str:
 _TEXT = "text|textrm|textnormal|textup|mbox|mathrm|operatorname|textsf|texttt|hbox|rm"
 _FONT = (
     "textbf|textit|mathbf|mathbb|boldsymbol|bm|mathsf|mathtt|mathit|mathnormal|underline|emph|fbox|boxed|mathop|"
-    "ensuremath|underbrace|overbrace|bf|it|pmb|bold|cancel|framebox|Large|large|small"
+    "ensuremath|underbrace|overbrace|bf|it|pmb|bold|cancel|framebox|Large|large|small|mathcal"
 )
 _COMMAND = re.compile(
     rf"\\(?:(?P<text>{_TEXT})|(?P<font>{_FONT})|(?P<coloured>textcolor|colorbox)|(?P<colour>color))\*?\s*+\{{"
@@ -179,8 +179,9 @@ def _digits_alone(match: re.Match[str]) -> str:
 
 
 def _written_out(match: re.Match[str]) -> str:
-    whole, decimals, word = match.groups()
-    return f"{Decimal(re.sub(r'[{},]', '', whole) + (decimals or '')) * MULTIPLES[word.lower()]:f}"
+    whole, decimals, text, word, text_ends = match.groups()
+    number = Decimal(re.sub(r"[{},]", "", whole) + (decimals or "")) * MULTIPLES[word.lower()]
+    return f"{number:f}{'' if text_ends else text or ''}"
 
 
 def _repeated(match: re.Match[str]) -> str:
@@ -230,11 +231,14 @@ RULES: tuple[Rule, ...] = (
     _rule(r"\\\\(?=[a-zA-Z])(?!(?:[^\\]|\\[^e]|\\e[^n])*+\\end)", r"\\", "MV normalize_latex", r"\\frac{1}{2}",
           r"\frac{1}{2}"),
     _rule(r"^\\text\{ ?[Yy]es ?[,.]? ?\}[,.]?(?=.)|^[Yy]es, ", "", "Minerva answers", r"\text{Yes, }n=4", "n=4"),
-    _rule(r"^\*\*(.+)\*\*$|^`([^`]+)`$", lambda m: m[1] or m[2], "answers", "**13**", "13"),
+    _rule(r"^\*\*(.+)\*\*$|^\*([^*]+)\*$|^`([^`]+)`$", lambda m: m[m.lastindex or 0], "answers", "**13**", "13"),
+    _rule(r"^(?:\\text\{ ?)?\([A-E]\)[.:]?(?: ?\}|\\?[ ~])(?=.)", "", "AMC answers", r"\textbf{(C) }12", "12"),
+    _rule(rf"^(?:\\text\{{ ?)?({'|'.join(SMALL_NUMBERS)})(?: ?\}})?$", lambda m: str(SMALL_NUMBERS.index(m[1])),
+          "answers", r"\text{five}", "5"),
     _rule(r"\\(?:left|right|[bB]igg?[lrm]?)(?![A-Za-z])\.?", "", "MATH golds", r"\left( 1, 2 \right)", "( 1, 2 )"),
     _rule(r"\\(?:[lr]vert|vert|mid)(?![A-Za-z])|\\\|", "|", "OlympiadBench golds", r"\lvert x\rvert", "| x|"),
     _rule(r"\\(?:displaystyle|textstyle|limits|small|large|Large|normalsize|strut|null|checkmark|square|blacksquare"
-          r"|boldmath|bf|rm|it|cal|tiny|noindent)(?![A-Za-z])|\\(?:hspace|vspace|phantom|mathstrut|label|tag)\*?"
+          r"|scriptstyle|LARGE|[hH]uge|footnotesize|boldmath|bf|rm|it|cal|tiny|noindent)(?![A-Za-z])|\\(?:hspace|vspace|phantom|mathstrut|label|tag)\*?"
           r"\{[^{}]*+\}", " ", "MV#37", r"13\hspace{1em}", "13"),
     _rule(r"\\[dtc]frac(?![A-Za-z])", r"\\frac", "MATH golds", r"\dfrac{1}{2}", r"\frac{1}{2}"),
     _rule(r"(?<=[\d.]) ?\\text\{ ?([eE]) ?\}(?=[-+]?\d)", r"\1", "answers", r"3\text{e}8", r"3\times 10^{8}"),
@@ -242,6 +246,8 @@ RULES: tuple[Rule, ...] = (
     # numbers
     _rule(rf"(?<![\d.,])\d{{1,3}}{_GROUP_SEPARATOR}\d{{3}}(?:(?:{_GROUP_SEPARATOR}|,)\d{{3}})*+(?![\d/])",
           _digits_alone, "opencompass#2647", r"9\,500", "9500"),
+    _rule(r"(?<![\d.,])\d{1,3}(?:(?:\.\d{3}){2,4}+|(?:'\d{3}){1,4}+)(?![\d.,'])", _digits_alone, "answers", "1.234.567",
+          "1234567"),
     _rule(rf"(\d)\s*+\^?\s*+(?:\{{\s*+\\text\{{\s*+{_ORDINAL_END}\s*+\}}\s*+\}}|\\text\{{\s*+{_ORDINAL_END}\s*+\}}"
           rf"|\{{\s*+{_ORDINAL_END}\s*+\}}|{_ORDINAL_END}\b)", r"\1 ", "MATH golds", r"12^{\text{th}}", "12"),
     _rule(r"(?<![\d.])(?P<whole>\d++)\.(?P<fixed>\d*?)(?:\\(?:overline|bar)\{?(?P<period>\d++)\}?"
@@ -259,8 +265,9 @@ RULES: tuple[Rule, ...] = (
     _rule(r"(?<=\d)\.(?=\s*+(?:[-+/*^)\]},;]|\\|$))", "", "Minerva golds", "-1./3", "-1/3"),
     _rule(r"(?<![\d.\w])(?=\.\d)", "0", "answers", "-.5", "-0.5"),
     _rule(
-          rf"(?<![\w.,/^}}])(\d{{1,3}}(?:(?:,|\{{,\}})\d{{3}}){{1,4}}|\d{{1,15}})(\.\d{{1,9}})?(?:{_SPACE}|\\text\{{)*+"
-          rf"((?i:{'|'.join(MULTIPLES)}))(?i:s?)\b", _written_out, "GSM8K answers", "5 million km", "5000000 km"),
+          rf"(?<![\w.,/^}}])(\d{{1,3}}(?:(?:,|\{{,\}})\d{{3}}){{1,4}}|\d{{1,15}})(\.\d{{1,9}})?{_SPACE}*+(\\text\{{)?{_SPACE}*+"
+          rf"((?i:{'|'.join(MULTIPLES)}))(?i:s?)\b(?(3)(\s*+\}})?)", _written_out, "GSM8K answers", "5 million km",
+          "5000000 km"),
     _rule(r"\\frac\s*+(\{[^{}]*+\}|\\[A-Za-z]++|\w)\s*+(\{[^{}]*+\}|\\[A-Za-z]++|\w)",
           lambda m: f"\\frac{{{m[1].strip('{} ')}}}{{{m[2].strip('{} ')}}}", "MATH golds", r"\frac\pi2",
           r"\frac{\pi}{2}"),
@@ -275,12 +282,14 @@ RULES: tuple[Rule, ...] = (
           "0b101", "101_{2}"),
     # money, percent, degrees and other units
     _rule(
-          r"(?:\bUS)?\\\$(?![A-Za-z])|\\text\s*+\{\s*+(?:USD|\\\$)\s*+\}|\bUSD\b|^\$(?=\s*+\d[^$]*$)|(?<=\s)\$(?=\d[^$]*$)",
+          r"(?:\bUS)?\\\$(?![A-Za-z])|\\text\s*+\{\s*+(?:USD|\\\$)\s*+\}|\bUSD\b|^\$(?=\s*+\d[^$]*$)",
           r"\\currency{dollars}", "GSM8K and MATH golds", r"\$18", r"18\text{ dollars}"),
+    _rule(r"^([^$]*\s)\$(?=\d[^$]*$)", r"\1\\currency{dollars}", "GSM8K answers", "She has $18",
+          r"She has 18\text{ dollars}"),
     _rule(r"\\text\s*+\{\s*+€\s*+\}|€|\\euro(?![A-Za-z])(?:\{\})?|\bEUR\b",
           r"\\currency{euros}", "answers", "€5", r"5\text{ euros}"),
     _rule(r"£|\\pounds(?![A-Za-z])|\bGBP\b", r"\\currency{pounds}", "answers", "£5", r"5\text{ pounds}"),
-    _rule(r"[¥₹₩₽¢]|\\textdollar(?![A-Za-z])", " ", "answers", "₹5", "5"),
+    _rule(r"[¥₹₩₽¢]|\\textdollar(?![A-Za-z])|\\text\{ ?Rs\.? ?\}|\bRs\b\.?", " ", "answers", "₹5", "5"),
     _rule(r"\\currency\{(\w++)\}\s*+(-?[\d,]++(?:\.\d++)?(?:\\text\{ ?\1\})?)(?:\s*+\b(?:dollars?|euros?|pounds?)\b)?",
           r"\2\\text{ \1}", "GSM8K golds", r"\$1,000 dollars", r"1,000\text{ dollars}"),
     _rule(r"\\currency\{(\w++)\}", r"\\text{ \1}", "answers", r"5\$", r"5\text{ dollars}"),
@@ -296,6 +305,8 @@ RULES: tuple[Rule, ...] = (
           r"5\text{ cm}"),
     _rule(r"\\(?:unit|si)\s*+\{([^{}]*+)\}", r"\\text{ \1}", "answers", r"5\unit{cm}", r"5\text{ cm}"),
     # functions and operators
+    _rule(rf"{_NOT_IN_WORD}(?:np|numpy|math|sympy)\.log(\d*+)(?=\()", lambda m: f"\\log_{{{m[1]}}}" if m[1] else r"\ln",
+          "Minerva golds", "np.log(5)", r"\ln(5)"),
     _rule(rf"{_NOT_IN_WORD}(?:np|numpy|math|sympy)\.(?=[a-z])", "", "Minerva golds", "np.arcsin(10/13)",
           r"\arcsin(10/13)"),
     _rule(rf"{_NOT_IN_WORD}a(sin|cos|tan)(?=\s*+\()", r"arc\1", "Minerva golds", "np.atan(2)", r"\arctan(2)"),
