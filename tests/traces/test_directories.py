@@ -115,6 +115,13 @@ def test_the_same_bytes_under_two_names_are_an_error(tmp_path: Path) -> None:
         list_files(tmp_path)
 
 
+def test_the_same_content_compressed_under_another_name_is_an_error(tmp_path: Path) -> None:
+    fill(tmp_path, ["a.jsonl", "b.jsonl"])
+    (tmp_path / "c.jsonl.gz").write_bytes(gzip.compress((tmp_path / "a.jsonl").read_bytes()))
+    with pytest.raises(DataError, match=r"holds a\.jsonl, c\.jsonl\.gz, which may be the same records twice"):
+        list_files(tmp_path)
+
+
 def test_metadata_beside_data_is_not_read(tmp_path: Path) -> None:
     fill(tmp_path, ["a.json", "dataset_infos.json", "state.json"])
     (tmp_path / "settings.json").write_text('{"tags": ["not", "records"]}')

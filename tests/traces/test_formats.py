@@ -182,6 +182,15 @@ ACCEPTED = [
         trace(USER_TURN, gold="60"),
         id="thinking in the solution, result beside it",
     ),
+    *(
+        pytest.param(
+            {"prompt": QUESTION, "response": THINK, "thinking": switch},
+            "prompt_response",
+            trace(USER_TURN),
+            id=f"switch {switch}",
+        )
+        for switch in ("on", "False", True)
+    ),
     pytest.param(
         {"messages": [SYSTEM_TURN, USER_TURN], "reasoning": COT, "answer": ANSWER, "model": "R1"},
         "columns",

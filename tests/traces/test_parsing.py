@@ -367,6 +367,27 @@ def with_reply(reply: object, **keys: str) -> dict[str, Any]:
         pytest.param(with_reply(THINK, finish_reason="length"), UNCLOSED, "'length'", id="reply cut off"),
         pytest.param(SYNTHETIC_1 | {"finish_reason": "LENGTH"}, UNCLOSED, "'LENGTH'", id="response cut off"),
         pytest.param(SYNTHETIC_1 | {"stop_reason": ["max_tokens"]}, UNCLOSED, "'max_tokens'", id="reason in a list"),
+        *(
+            pytest.param(SYNTHETIC_1 | {"finish_reason": why}, UNCLOSED, f"'{why}'", id=why)
+            for why in ("content_filter", "abort", "error", "incomplete", "tool_calls", "max_output_tokens", "SAFETY")
+        ),
+        *(
+            pytest.param(COLUMNS | {name: value}, UNCLOSED, f"'{name}'", id=f"{name} {value}")
+            for name, value in (
+                ("truncated", 1),
+                ("is_truncated", "true"),
+                ("completed", "False"),
+                ("status", "incomplete"),
+            )
+        ),
+        *(
+            pytest.param(COLUMNS | {name: value}, "a part of the question in a column of its own", name, id=name)
+            for name, value in (
+                ("history", [["Hi", "Hello"]]),
+                ("context", "Trains."),
+                ("options", {"A": "50", "B": "60"}),
+            )
+        ),
         pytest.param(COLUMNS | {"truncated": True}, UNCLOSED, "'truncated' is true", id="truncated"),
         pytest.param(
             OPENR1_MATH | {"finish_reasons": ["stop", "length", "length"]},
@@ -398,6 +419,16 @@ def with_reply(reply: object, **keys: str) -> dict[str, Any]:
 def test_rows_that_cannot_be_used_say_why(row: dict[str, Any], reason: str, detail: str) -> None:
     found_reason, found_detail = refusal(row)
     assert (found_reason, detail in found_detail) == (reason, True), found_detail
+
+
+@pytest.mark.parametrize("reason", ["stop", "end_turn", "eos", "STOP", "completed", 151645, None])
+def test_a_generation_that_ended_by_itself_is_read(reason: object) -> None:
+    assert read(SYNTHETIC_1 | {"finish_reason": reason, "status": "done"}) == trace(USER_TURN)
+
+
+def test_columns_whose_text_the_prompt_repeats_are_no_loss() -> None:
+    row = COLUMNS | {"context": "A train covers 150 km", "choices": ["", "km/h"], "history": [], "options": None}
+    assert read(row) == trace(USER_TURN, gold="60")
 
 
 def test_a_worked_solution_without_its_result_is_refused() -> None:

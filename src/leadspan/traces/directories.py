@@ -3,6 +3,7 @@
 Nothing that could hold records is passed over without a word: what is left out is listed with the reason.
 """
 
+import codecs
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from leadspan.errors import DataError
-from leadspan.traces.files import SUFFIXES, digest_file, first_byte, kind_of, reading, saved_files
+from leadspan.traces.files import SUFFIXES, digest_content, head, kind_of, reading, saved_files
 
 # Words that name a split in a file or directory name, as `datasets` reads them, and held-out data beside them.
 _SPLIT_WORDS = {
@@ -154,7 +155,7 @@ def _of_split(
 
 def _each_once(path: Path, files: Sequence[Path], passed_over: list[str]) -> Sequence[Path]:
     """The files, when no two of them are the same data in another form."""
-    objects = [file for file in files if kind_of(file) == ".json" and first_byte(file) != b"["]
+    objects = [file for file in files if kind_of(file) == ".json" and not _is_list(file)]
     if len(objects) < len(files):  # settings and metadata have a name of their own in every tool
         passed_over += [f"{file.relative_to(path)} (a JSON object beside files of records)" for file in objects]
         files = [file for file in files if file not in objects]
@@ -162,18 +163,22 @@ def _each_once(path: Path, files: Sequence[Path], passed_over: list[str]) -> Seq
     remedy = "which may be the same records twice; give one file as the path, or move the others away"
     if len(kinds) > 1:
         raise DataError(f"{path}: holds files of several kinds ({_are(files)}), {remedy}")
-    for pair in (_first_pair((file, file.with_name(_stem(file))) for file in files), _same_bytes(files)):
+    for pair in (_first_pair((file, file.with_name(_stem(file))) for file in files), _same_content(files)):
         if pair is not None:
             raise DataError(f"{path}: holds {_are(pair)}, {remedy}")
     return files
 
 
-def _same_bytes(files: Sequence[Path]) -> tuple[Path, Path] | None:
-    sizes = defaultdict(list)
+def _is_list(file: Path) -> bool:
+    return head(file).removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"[")
+
+
+def _same_content(files: Sequence[Path]) -> tuple[Path, Path] | None:
+    by_head = defaultdict(list)
     for file in files:
-        sizes[file.stat().st_size].append(file)
-    alike = [file for size, of_size in sizes.items() if size and len(of_size) > 1 for file in of_size]
-    return _first_pair((file, digest_file(file)) for file in alike)
+        by_head[head(file)].append(file)
+    alike = [file for begin, of_head in by_head.items() if begin and len(of_head) > 1 for file in of_head]
+    return _first_pair((file, digest_content(file)) for file in alike)
 
 
 def _first_pair(keyed: Iterable[tuple[Path, object]]) -> tuple[Path, Path] | None:

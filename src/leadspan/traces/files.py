@@ -73,14 +73,27 @@ def digest_file(path: Path) -> bytes:
         return hashlib.file_digest(handle, "sha256").digest()
 
 
-def first_byte(path: Path) -> bytes:
-    """The first byte of the content that is no white space; none of an empty file.
+def head(path: Path) -> bytes:
+    """The beginning of the content of a file, decompressed, up to 64 KiB.
 
     Raises:
         DataError: The file cannot be read.
     """
     with reading(path), _open(path) as handle:
-        return handle.read(1 << 16).removeprefix(codecs.BOM_UTF8).lstrip()[:1]
+        return handle.read(1 << 16)
+
+
+def digest_content(path: Path) -> bytes:
+    """SHA-256 over the content of a file, decompressed.
+
+    Raises:
+        DataError: The file cannot be read.
+    """
+    digest = hashlib.sha256()
+    with reading(path), _open(path) as handle:
+        while block := handle.read(1 << 20):
+            digest.update(block)
+    return digest.digest()
 
 
 def saved_files(path: Path) -> list[Path]:

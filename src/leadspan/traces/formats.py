@@ -12,9 +12,10 @@ from typing import Any
 from leadspan.traces import parsing
 from leadspan.traces.records import Refusal, Trace
 from leadspan.traces.settings import FormatName
-from leadspan.traces.turns import THINK_TAGS, Tags, check_record, holds_reply
+from leadspan.traces.turns import THINK_TAGS, Tags, check_prompt, check_record, holds_reply
 from leadspan.traces.values import Columns, Row, Unusable, value_of
 
+_SWITCHES = {"on", "off", "true", "false", "yes", "no"}
 Holds = Callable[[Any, Tags], bool]  # Any: whatever a row holds
 
 
@@ -42,6 +43,11 @@ def _has_thought_tags(value: Any, _tags: Tags) -> bool:
 def _is_nemotron(row: Row) -> bool:
     """Whether `input` is the whole prompt (Alpaca has an `instruction` too) and `reasoning` a mere switch."""
     return "instruction" not in row and row.get("reasoning") in (None, "on", "off")
+
+
+def _is_no_switch(value: Any, _tags: Tags) -> bool:
+    """Whether a value may be a chain of thought, and does not just say whether there is one."""
+    return not isinstance(value, bool) and (not isinstance(value, str) or value.strip().lower() not in _SWITCHES)
 
 
 def _has_result_marker(value: Any, _tags: Tags) -> bool:
@@ -165,7 +171,7 @@ FORMATS = (
         {"prompt": "messages|conversations|conversation", "cot": _COT, "answer": "answer|response"},
         parsing.read_columns,
         uses=_COLUMNS_USES,
-        holds={"prompt": _ends_with_question},
+        holds={"prompt": _ends_with_question, "cot": _is_no_switch},
         note=" (turns that end with the user's)",
     ),
     Format(
@@ -185,6 +191,7 @@ FORMATS = (
         },
         parsing.read_columns,
         uses=_COLUMNS_USES,
+        holds={"cot": _is_no_switch},
     ),
     Format(
         "prompt_response",
@@ -224,6 +231,7 @@ def parse(row: Row, layout: Layout, place: str) -> Trace | Refusal:
         trace = layout.form.read(row, layout.columns, layout.tags)
         if not any(turn["role"] == "user" and turn["content"].strip() for turn in trace.messages):
             raise Unusable("empty prompt", "no user turn with text")
+        check_prompt(row, layout.columns.values(), "\n".join(turn["content"] for turn in trace.messages))
         text = "".join((trace.cot, trace.answer, *(part for turn in trace.messages for part in turn.values())))
         if b"\0" in text.encode():
             raise Unusable("NUL character in the text", "it is no text, or was damaged")

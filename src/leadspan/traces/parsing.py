@@ -12,7 +12,7 @@ from typing import Any
 from leadspan.traces.records import Trace
 from leadspan.traces.turns import (
     Tags,
-    is_at_limit,
+    is_cut_off,
     read_prompt_turns,
     read_reply,
     separate,
@@ -66,7 +66,7 @@ def read_generations(row: Row, columns: Columns, tags: Tags) -> Trace:
     complete = _flags(row, columns.get("complete"), len(texts), absent=True)
     reasons = value_of(row, columns["finish"]) if "finish" in columns else None
     if isinstance(reasons, list) and len(reasons) == len(texts):
-        complete = [is_complete and not is_at_limit(why) for is_complete, why in zip(complete, reasons, strict=True)]
+        complete = [is_complete and not is_cut_off(why) for is_complete, why in zip(complete, reasons, strict=True)]
     list_of(row, columns["verified"])
     for verdict in (columns["verified"], columns.get("judged")):
         right = _flags(row, verdict, len(texts), absent=False)

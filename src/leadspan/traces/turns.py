@@ -4,7 +4,8 @@ What no chat template could render as text is refused and counted: a prompt that
 prompt.
 """
 
-from collections.abc import Sequence
+import re
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 from leadspan.traces.values import (
@@ -26,6 +27,7 @@ SOLUTION_TAGS = ("<|begin_of_solution|>", "<|end_of_solution|>")
 UNCLOSED = "chain of thought never closed"
 TAGS_TWICE = "think tags more than once"
 TEXT_BEFORE = "text before the chain of thought"
+PART_APART = "a part of the question in a column of its own"
 
 _ROLES = {name: name for name in ("system", "developer", "user", "assistant", "tool")}
 _ROLES |= dict.fromkeys(("gpt", "chatgpt", "bot", "model"), "assistant") | {"human": "user"}  # ShareGPT, Gemini
@@ -35,12 +37,17 @@ _NOT_TEXT_OF_RECORD = ("tools", "functions", *_MEDIA)
 _NOT_TEXT_OF_TURN = ("tool_calls", "function_call", "tools", "functions", *_MEDIA)
 _TEXT_PARTS = (None, "text", "input_text", "output_text")
 _THOUGHT_PARTS = ("thinking", "reasoning")
-# How servers and logs say that a generation ended at its length limit.
+# How servers and logs say that a generation did not end by itself.
 _FINISH = "finish_reason|stop_reason|finish_reasons"
-_AT_LIMIT = {"length", "max_tokens", "max_length", "max_new_tokens", "max_output_tokens", "model_length"}
+_CUT_OFF = re.compile(
+    "length|max|limit|trunc|incomplete|abort|cancel|error|fail|timeout|filter|safety|recitation|refus|pause|tool|function"
+)
 _WHEN_CUT = {"finished": False, "is_finished": False, "completed": False, "is_complete": False} | dict.fromkeys(
     ("truncated", "is_truncated"), True
 )
+_TRUTHS = {"false": False, "0": False, "no": False, "true": True, "1": True, "yes": True}
+# Columns that belong to the question, and that only some data sets repeat in it.
+_OF_PROMPT = ("history", "context", "passage", "choices", "options", "starter_code")
 
 
 def check_record(row: Row) -> None:
@@ -62,16 +69,43 @@ def check_finished(row: Row) -> None:
     reason = value_of(row, _FINISH)
     if isinstance(reason, list) and len(reason) == 1:
         reason = reason[0]
-    if is_at_limit(reason):
+    if is_cut_off(reason):
         raise Unusable(UNCLOSED, f"the finish reason is {reason!r}")
-    said = next((name for name, value in _WHEN_CUT.items() if row.get(name) is value), None)
+    if row.get("status") == "incomplete":
+        raise Unusable(UNCLOSED, "'status' is 'incomplete'")
+    said = next((name for name, value in _WHEN_CUT.items() if _TRUTHS.get(str(row.get(name)).lower()) is value), None)
     if said is not None:
         raise Unusable(UNCLOSED, f"{said!r} is {str(_WHEN_CUT[said]).lower()}")
 
 
-def is_at_limit(reason: Any) -> bool:
-    """Whether a finish reason says that the generation ended at its length limit."""
-    return isinstance(reason, str) and reason.lower() in _AT_LIMIT
+def is_cut_off(reason: Any) -> bool:
+    """Whether a finish reason says that the generation did not end by itself: at a limit, by a filter, for a tool."""
+    return isinstance(reason, str) and _CUT_OFF.search(reason.lower()) is not None
+
+
+def check_prompt(row: Row, used: Collection[str], prompt: str) -> None:
+    """Refuse a record with a part of its question in a column that is not read.
+
+    Args:
+        row: The record.
+        used: The columns that are read.
+        prompt: The text of its turns.
+
+    Raises:
+        Unusable: The text of such a column is not in the prompt.
+    """
+    for name in _OF_PROMPT:
+        if name not in used and any(text not in prompt for text in _texts_of(row.get(name))):
+            raise Unusable(PART_APART, f"{name!r} is not in the prompt; join the two")
+
+
+def _texts_of(value: Any) -> Iterator[str]:
+    """The texts in a value, keys aside."""
+    if isinstance(value, str):
+        yield value.strip()
+    elif isinstance(value, dict | list):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from _texts_of(inner)
 
 
 def read_prompt_turns(turns: Sequence[Any], column: str) -> list[dict[str, str]]:
