@@ -147,6 +147,13 @@ def test_append_is_refused_where_the_template_has_parts_that_it_would_leave_out(
     assert "`append` would leave some out" in refused(template, assistant_turn="append")
 
 
+def test_a_template_that_writes_no_text_is_not_mended_by_append() -> None:
+    parts_only = TEMPLATE.replace("{{ m.content }}", "{% for p in m.content %}{{ p.text }}{% endfor %}")
+    for turn in ("template", "append"):
+        message = refused(parts_only, assistant_turn=turn)
+        assert "give a template that keeps" in message and "assistant_turn: append" not in message
+
+
 def test_an_end_of_turn_has_to_be_needed_and_special() -> None:
     assert "set data.rendering.end_of_turn" in refused(NO_END, assistant_turn="append")
     assert "ends an assistant turn with '<|im_end|>' itself" in refused(TEMPLATE, end_of_turn="<|endoftext|>")

@@ -161,6 +161,28 @@ FAMILIES = {
         "<|start|>assistant<|im_middle|>",
         {"assistant_turn": "append"},
     ),
+    "Gemma 4, small: a channel in turns with a tool call only": Family(
+        "{% for m in messages %}<|turn>{{ m.role }}\n{% if m.reasoning_content and m.tool_calls %}<|channel>thought\n"
+        "{{ m.reasoning_content }}\n<channel|>{% endif %}{% for c in m.tool_calls or [] %}<|tool_call>"
+        "{{ c.function.name }}<tool_call|>{% endfor %}{{ m.content.split('<channel|>')[-1] | trim }}<turn|>\n"
+        "{% endfor %}{% if add_generation_prompt %}<|turn>assistant\n{% endif %}",
+        'set data.rendering.think_open: "<|channel>thought" and think_close: "<channel|>"',
+        "<|channel>thought\nFive.\n\nSo eleven.\n<channel|>It is 11.",
+        "<turn|>",
+        "<|turn>assistant\n",
+        {"think_open": "<|channel>thought", "think_close": "<channel|>", "assistant_turn": "append"},
+    ),
+    "Kimi K2 Thinking: a thought in turns with a tool call only": Family(
+        "{% for m in messages %}<|start|>{{ m.role }}<|im_middle|>{% if m.role == 'assistant' %}<think>"
+        "{{ m.reasoning_content if m.tool_calls }}</think>{{ m.content.split('</think>')[-1] }}{% else %}"
+        "{{ m.content }}{% endif %}<|end|>{% endfor %}"
+        "{% if add_generation_prompt %}<|start|>assistant<|im_middle|>{% endif %}",
+        "set data.rendering.assistant_turn: append",
+        "<think>Five.\n\nSo eleven.</think>It is 11.",
+        "<|end|>",
+        "<|start|>assistant<|im_middle|>",
+        {"assistant_turn": "append"},
+    ),
     "GLM: no end of turn": Family(
         "{% for m in messages %}<|{{ m.role }}|>\n{% if m.role == 'assistant' %}<think>{{ m.reasoning_content }}"
         "</think>\n{% endif %}{{ m.content }}{% endfor %}{% if add_generation_prompt %}<|assistant|>\n{% endif %}",

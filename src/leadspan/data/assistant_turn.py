@@ -37,7 +37,8 @@ class AssistantTurn:
         history: Between the user's text and that of an earlier assistant turn; None where it writes no such turn.
         next_turn: Between the text of an earlier assistant turn and that of the user who goes on; "" likewise.
         ending: Behind the text of a last assistant turn; None where it writes no such turn.
-        thought: Before and behind a chain of thought that is given apart from the answer; None where it drops that.
+        thought: Before and behind a chain of thought that is given apart from the answer; None where it drops that,
+            in turns with a tool call too.
         switched: What a variable of the template that switches thinking adds to the header; "" if there is none.
     """
 
@@ -82,6 +83,7 @@ def probe(template: ChatTemplate, rendering: Rendering, variants: Iterable[ChatT
     _, is_written, ending = _rendered(template, [*before, answered]).rpartition(ANSWER)
     thoughts = (_rendered(template, [*before, message_of(form, COT, ANSWER, rendering)]) for form in _APART)
     around = ((_between(text, QUESTION, COT), _between(text, COT, ANSWER)) for text in thoughts)
+    thought = next(((start, end) for start, end in around if start is not None and end is not None), None)
     headers = [_rendered(variant, before, is_prompt=True).rpartition(QUESTION)[2] for variant in variants]
     return AssistantTurn(
         user_end=_rendered(template, before).rpartition(QUESTION)[2],
@@ -89,7 +91,7 @@ def probe(template: ChatTemplate, rendering: Rendering, variants: Iterable[ChatT
         history=_between(conversation, QUESTION, ANSWER),
         next_turn=_between(conversation, ANSWER, _NEXT["content"]) or "",
         ending=ending if is_written else None,
-        thought=next(((start, end) for start, end in around if start is not None and end is not None), None),
+        thought=thought or _thought_beside_a_call(template, before),
         switched=_added_by_a_switch([header, *filter(None, headers)]),
     )
 
@@ -219,6 +221,22 @@ def _rendered(template: ChatTemplate, messages: Sequence[Message], is_prompt: bo
         return template.render([(messages, is_prompt)])[0]
     except TemplateRefusal:
         return ""
+
+
+def _thought_beside_a_call(template: ChatTemplate, before: Sequence[Message]) -> tuple[str, str] | None:
+    """What stands around a thought that a template writes only in turns with a tool call (Gemma 4, Kimi K2)."""
+    call = {"type": "function", "id": "call_0", "function": {"name": "addition", "arguments": {"first": 2}}}
+    turn = {"role": "assistant", "content": ANSWER, "tool_calls": [call]}
+    without = _rendered(template, [*before, turn])
+    text = _rendered(template, [*before, {**turn, "reasoning_content": COT, "reasoning": COT}])
+    start, end = _between(text, QUESTION, COT), _between(text, COT, ANSWER)
+    if start is not None and end is not None and "addition" in end:  # the call stands in between
+        rest, same = text.rpartition(COT)[2], len(_common_begin([text, without]))
+        alike = itertools.takewhile(
+            lambda pair: pair[0] == pair[1], zip(rest[::-1], without[same:][::-1], strict=False)
+        )
+        end = rest[: len(rest) - len(list(alike))]
+    return (start, end) if start is not None and end else None
 
 
 def _between(text: str, before: str, after: str) -> str | None:

@@ -31,6 +31,7 @@ from leadspan.traces.records import Refusal, Trace
 
 _PROBE = Trace(({"role": "user", "content": QUESTION},), COT, ANSWER)
 _APPEND = "set data.rendering.assistant_turn: append (the template renders the prompt only)"
+_PROMPT_LOST = "chat template drops part of the prompt"
 _ANOTHER_TEMPLATE = "or give a template that keeps the chain of thought with data.rendering.chat_template: FILE"
 
 
@@ -118,6 +119,8 @@ class Renderer(PromptRenderer):
                 return probe
             # What is said of the usual form, text in tags, tells most; the last one is tried for few templates.
             fault = probe.detail if form != assistant_turn.FORMS[-1] else fault
+        if self.rendering.assistant_turn == "append" or probe.reason == _PROMPT_LOST:
+            raise ModelError(f"{self._chat.name}: {fault}; {_ANOTHER_TEMPLATE}")
         remedy = assistant_turn.append_fault(self.turn, self.rendering) or _APPEND
         raise ModelError(f"{self._chat.name}: {fault}; {remedy}, {_ANOTHER_TEMPLATE}")
 
@@ -148,7 +151,7 @@ class Renderer(PromptRenderer):
         try:
             header, body = self._texts(trace)
         except LostText as error:
-            return Refusal("chat template drops part of the prompt", str(error), trace.place)
+            return Refusal(_PROMPT_LOST, str(error), trace.place)
         except TemplateRefusal as error:
             return Refusal("chat template refuses the conversation", str(error), trace.place)
         if not body.startswith(header):
