@@ -1,8 +1,8 @@
 """How a chat template begins, fills and ends an assistant turn, read from small conversations that it renders.
 
-A trace is learnt in the form in which the template writes it, or in none: a generation header that closes, empties or
-otherwise opens thinking, tags of the template's own, and an end of turn other than the tokenizer's are seen here,
-before a trace is rendered.
+A trace is learnt in the form in which the template writes it, or not at all. A generation header that closes, empties
+or otherwise opens thinking, think tags that differ from the settings, and an end of turn other than the tokenizer's
+are detected here, before any trace is rendered.
 """
 
 import itertools
@@ -23,7 +23,9 @@ _NEXT = {"role": "user", "content": "What is three plus three?"}
 # The forms in which templates take a chain of thought: under a key beside the answer, as a part of the content
 # (Ministral), as text in tags, and as text behind an opening tag that the template writes itself (Nemotron Nano 2).
 FORMS = ("keys", "parts", "text", "text after the opening tag")
+# Forms that give the chain of thought apart from the answer, so that the template itself writes the think tags.
 _APART = FORMS[:2]
+# Characters of a header that an error message quotes.
 _SHOWN = 60
 
 
@@ -56,8 +58,8 @@ def message_of(form: str, cot: str, answer: str, rendering: Rendering) -> dict[s
     if form == "keys":
         return {"role": "assistant", "content": answer, "reasoning_content": cot, "reasoning": cot}
     if form == "parts":
-        parts = [{"type": "thinking", "thinking": cot}, {"type": "text", "text": answer}]
-        return {"role": "assistant", "content": parts}
+        content = [{"type": "thinking", "thinking": cot}, {"type": "text", "text": answer}]
+        return {"role": "assistant", "content": content}
     opening = f"{rendering.think_open}\n" if form == "text" else ""
     return {"role": "assistant", "content": f"{opening}{cot}\n{rendering.think_close}\n\n{answer}"}
 
@@ -76,11 +78,13 @@ def probe(template: ChatTemplate, rendering: Rendering, variants: Iterable[ChatT
     try:
         before, [prompt] = [_USER], template.render([([_USER], True)])
     except TemplateRefusal:
+        # Some templates refuse a conversation without a system turn.
         before, [prompt] = [_SYSTEM, _USER], template.render([([_SYSTEM, _USER], True)])
     answered = {"role": "assistant", "content": ANSWER}
     header = prompt.rpartition(QUESTION)[2]
     conversation = _rendered(template, [*before, answered, _NEXT])
     _, is_written, ending = _rendered(template, [*before, answered]).rpartition(ANSWER)
+    # Generators: the second form is rendered only where the first one shows no thought.
     thoughts = (_rendered(template, [*before, message_of(form, COT, ANSWER, rendering)]) for form in _APART)
     around = ((_between(text, QUESTION, COT), _between(text, COT, ANSWER)) for text in thoughts)
     thought = next(((start, end) for start, end in around if start is not None and end is not None), None)
@@ -97,7 +101,7 @@ def probe(template: ChatTemplate, rendering: Rendering, variants: Iterable[ChatT
 
 
 def header_fault(turn: AssistantTurn, rendering: Rendering) -> str:
-    """Why a model cannot think behind the generation header, or what this opens the turn with; nothing if neither."""
+    """Why a model cannot think after the generation header, or what the header opens the turn with; "" if neither."""
     header = turn.header.removeprefix(turn.user_end).rstrip()
     closing = turn.thought[1].strip() if turn.thought else ""
     is_closed = any(text in header for text in (rendering.think_close, closing) if text)
@@ -118,6 +122,7 @@ def tags_fault(turn: AssistantTurn, rendering: Rendering) -> str:
         return "" if _fits(turn, rendering) else _thought_fault(turn, turn.thought)
     if not turn.switched or rendering.think_open in turn.switched or rendering.think_close in turn.switched:
         return ""
+    # An empty thought is an opening and a closing tag; the last bracket is where the closing one begins.
     border = max(turn.switched.rfind("<"), turn.switched.rfind("["), 0)
     opening, closing = turn.switched[:border].strip(), turn.switched[border:].strip()
     fault = (
@@ -127,7 +132,7 @@ def tags_fault(turn: AssistantTurn, rendering: Rendering) -> str:
 
 
 def append_fault(turn: AssistantTurn, rendering: Rendering) -> str:
-    """What is wrong with writing chain of thought and answer behind the generation header, if anything."""
+    """What is wrong with writing chain of thought and answer after the generation header; "" if nothing is."""
     if fault := header_fault(turn, rendering) or tags_fault(turn, rendering):
         return fault
     added, left_out = _beyond_the_begin(turn, rendering)
@@ -140,9 +145,9 @@ def append_fault(turn: AssistantTurn, rendering: Rendering) -> str:
 
 
 def spaces(turn: AssistantTurn, rendering: Rendering) -> tuple[str, str, str]:
-    """White space behind the opening tag, before the closing one and behind it, as the template writes it.
+    """White space after the opening tag, before the closing tag and after it, as the template writes it.
 
-    A template that writes no chain of thought says nothing of it: then as the Qwen3 and DeepSeek-R1 models write.
+    A template that writes no chain of thought shows none of this; then it is as the Qwen3 and DeepSeek-R1 models write.
     """
     if turn.thought is None or not _fits(turn, rendering):
         return "\n", "\n", "\n\n"
@@ -157,7 +162,8 @@ def end_of_turn(turn: AssistantTurn, special_texts: Iterable[str]) -> str | None
 
 
 def no_end_fault(turn: AssistantTurn, special_texts: Iterable[str], eos: str | None) -> str:
-    """That a template ends a turn with no special token, and which there are to take."""
+    """State that a template ends a turn with no special token, and name tokens that could end it."""
+    # A turn without an end is over where the next one begins, so the token there is the best candidate.
     following = _special_at_start(turn.next_turn, special_texts)
     examples = [f"{following!r}, with which its next turn begins"] if following else []
     examples += [f"{eos!r}, which ends a text for the tokenizer"] if eos and eos != following else []
@@ -249,6 +255,7 @@ def _common_begin(texts: list[str]) -> str:
     """What beginnings of a turn share, up to the end of a word or tag."""
     columns = itertools.takewhile(lambda column: len(set(column)) == 1, zip(*texts, strict=False))
     shared = "".join(column[0] for column in columns)
+    # Cut back to a border: two tags that begin with the same letters do not share these letters.
     return shared if shared in texts else shared[: max(shared.rfind(end) for end in "\n >]") + 1]
 
 
@@ -260,6 +267,7 @@ def _added_by_a_switch(headers: list[str]) -> str:
 
 
 def _special_at_start(text: str, special_texts: Iterable[str]) -> str | None:
+    # The longest: one special token may be a prefix of another.
     return max((special for special in special_texts if text.lstrip().startswith(special)), key=len, default=None)
 
 

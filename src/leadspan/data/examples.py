@@ -84,17 +84,20 @@ class Examples(Sequence[Example]):
         self.num_stages = len(policy.stages)
         stages = [Layouts() for _ in policy.stages]
         counts = [NO_COUNTS for _ in policy.stages]
-        kept = array("q")
+        # Row numbers in 8 bytes each; a list of int objects would take four times as much.
+        usable_rows = array("q")
         self.teachers: list[str] = []
-        for start, ids, names, borders in _parts(rows, policy.needs_first_answer):
+        for start, ids, names, borders in _row_blocks(rows, policy.needs_first_answer):
             laid_out: list[list[Layout]] = []
             for number, stage in enumerate(policy.stages):
                 cuts = [cut_example(stage, *row, seed) for row in zip(borders, ids, strict=True)]
                 laid_out.append([lay_out(*row, supervision) for row in zip(borders, cuts, strict=True)])
                 counts[number] = counts[number].plus(count_cuts(borders, cuts, laid_out[-1]))
             for i, of_row in enumerate(zip(*laid_out, strict=True)):
+                # A row stays if any stage trains on it, so that row `i` has the same index in every stage.
                 if any(layout.segments for layout in of_row):
-                    kept.append(start + i)
+                    usable_rows.append(start + i)
+                    # Interned: millions of rows name a few teachers.
                     self.teachers.append(sys.intern(names[i]))
                     for layouts, layout in zip(stages, of_row, strict=True):
                         layouts.append(layout)
@@ -104,7 +107,8 @@ class Examples(Sequence[Example]):
         self.counts = functools.reduce(CutCounts.plus, counts)
         if policy.needs_steps:
             warn_of_missing_steps(name, policy, self.counts)
-        self.rows = rows.select(kept).with_format("numpy", columns=["input_ids", "example_id"])
+        self.rows = rows.select(usable_rows).with_format("numpy", columns=["input_ids", "example_id"])
+        # Stage after stage, which is the order that `plan_staged` counts on.
         self.layouts = stages[0]
         for layout in itertools.chain.from_iterable(stages[1:]):
             self.layouts.append(layout)
@@ -138,7 +142,7 @@ class Examples(Sequence[Example]):
         return example
 
 
-def _parts(rows: Dataset, with_first_answers: bool) -> Iterator[tuple[int, list[str], list[str], list[Sections]]]:
+def _row_blocks(rows: Dataset, with_first_answers: bool) -> Iterator[tuple[int, list[str], list[str], list[Sections]]]:
     """First row, ids, teachers and borders of some rows at a time: all borders take more memory than all layouts."""
     columns = ["prompt_end", "think_end", "cot_end", "num_tokens", "stop", "steps", "example_id", "teacher"]
     selected = rows.select_columns(columns + ["first_answer"] * with_first_answers)
@@ -160,7 +164,7 @@ def _nothing_left(name: str, policy: Policy, supervision: Supervision, counts: C
 
 
 def warn_of_missing_steps(name: str, policy: Policy, counts: CutCounts) -> None:
-    """Say so where half of the examples or more have no border at which a policy could cut."""
+    """Warn where at least half of the examples have no step border at which a policy could cut."""
     if 2 * counts.without_steps >= counts.num_examples > 0:
         logger.warning(
             "%s: %s cuts between steps, but the chains of thought of %d of %d examples are one step each; %s",
@@ -181,6 +185,7 @@ def build_example(
         ids.append(np.array([stop_token_id]))
         weights.append(np.ones(1, dtype=np.float32))
         section_ids.append(np.array([APPENDED], dtype=np.int8))
+        # The appended token has no position of its own: it counts to the tenth of the token that it follows.
         positions.append(positions[-1][-1:])
     all_weights = np.concatenate(weights)
     all_weights[0] = 0.0  # nothing predicts the first token
@@ -190,7 +195,7 @@ def build_example(
 
 
 def count_cuts(borders: Sequence[Sections], cuts: Sequence[Cut], layouts: Sequence[Layout]) -> CutCounts:
-    """What was kept, dropped and lost, from the borders of whole sequences, their cuts and the layouts left of them."""
+    """Count what was kept, dropped and lost, from the borders of uncut sequences, their cuts and their layouts."""
     before: Counter[str] = Counter()
     after: Counter[str] = Counter()
     lost: Counter[str] = Counter()
@@ -223,17 +228,17 @@ def count_cuts(borders: Sequence[Sections], cuts: Sequence[Cut], layouts: Sequen
 
 
 def _lost(sections: Sections, layout: Layout) -> list[str]:
-    def whole(start: int, end: int) -> bool:
-        kept = sum(max(0, min(end, s.end) - max(start, s.start)) for s in layout.segments)
-        return kept == end - start
+    def is_complete(start: int, end: int) -> bool:
+        num_present = sum(max(0, min(end, s.end) - max(start, s.start)) for s in layout.segments)
+        return num_present == end - start
 
     lost = []
-    if not whole(0, sections.prompt_end):
+    if not is_complete(0, sections.prompt_end):
         lost.append("question")
-    if not whole(sections.think_end, sections.cot_end):
+    if not is_complete(sections.think_end, sections.cot_end):
         lost.append("think_end")
-    if not whole(sections.cot_end, sections.stop):
+    if not is_complete(sections.cot_end, sections.stop):
         lost.append("answer")
-    if not layout.append_stop and not whole(sections.stop, sections.stop + 1):
+    if not layout.append_stop and not is_complete(sections.stop, sections.stop + 1):
         lost.append("stop")
     return lost

@@ -180,9 +180,8 @@ def plan_staged(
 ) -> list[list[int]]:
     """Batches of a run whose cut changes from stage to stage, over one stream of reshuffled epochs.
 
-    An epoch goes on where a stage ends, with the cut of the next one, so that no trace is seen twice in an epoch. A
-    trace of length 0 is passed over in that stage. With one stage and a token budget this is
-    `plan_by_tokens`.
+    Where a stage ends within an epoch, the epoch goes on with the cut of the next stage, so that no trace is seen twice
+    in it. A trace of length 0 is skipped in that stage. With one stage and a token budget this is `plan_by_tokens`.
 
     Args:
         lengths: Tokens of each example, stage after stage: trace `i` in stage `k` is example `k * num_traces + i`;
@@ -210,6 +209,7 @@ def plan_staged(
                 epoch += 1
                 remaining = _shuffled(range(num_traces), seed, epoch)
                 continue
+            # Whole packs only: what the stage has no room for stays in the epoch and is packed anew with the next cut.
             if batch_size is None:
                 taken = _shuffled(best_fit(lengths, max_tokens, usable), seed, epoch)[: end - len(plan)]
                 plan += taken

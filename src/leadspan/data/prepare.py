@@ -29,7 +29,9 @@ from leadspan.traces.settings import TraceSource
 
 logger = logging.getLogger(__name__)
 
+# Part of the cache key: raised whenever the meaning of a column changes, so that older caches are not read.
 _SCHEMA = "7"
+# Traces that are rendered and tokenised in one call, and sent to a worker at once.
 _BATCH = 64
 FEATURES = Features(
     {
@@ -89,6 +91,7 @@ def prepare(source: TraceSource, renderer: Renderer, settings: DataSettings) -> 
         "\0".join((_SCHEMA, fingerprint(source), source.model_dump_json(), renderer.fingerprint)).encode()
     ).hexdigest()[:32]
     directory = cache_root(settings) / "traces" / key
+    # Checked before each use: a disk that lost bytes would otherwise change tokens in silence.
     if directory.exists() and (wrong := _wrong(directory)):
         logger.warning("%s: %s; made anew", directory, wrong)
         _remove(directory)
@@ -97,16 +100,16 @@ def prepare(source: TraceSource, renderer: Renderer, settings: DataSettings) -> 
     summary = json.loads((directory / "summary.json").read_text())
     rows = Dataset.from_file(str(directory / "rows.arrow"))
     counter = RefusalCounter(summary["num_read"], Counter(summary["refused"]))
-    counter.examples |= {reason: Refusal(reason, *found) for reason, found in summary["examples"].items()}
+    counter.examples |= {reason: Refusal(reason, *example) for reason, example in summary["examples"].items()}
     counter.check(settings.max_refused_share, source.path)  # the limit is no part of the key
     return Prepared(rows, dict(counter.counts), counter.num_read)
 
 
 def split(settings: DataSettings, renderer: Renderer, seed: int) -> Splits:
-    """Prepare the training source, hold out the validation part, and draw the asked-for numbers.
+    """Prepare the training source, hold out the validation part, and draw the requested numbers.
 
     Raises:
-        DataError: A part is empty or has fewer traces than asked for.
+        DataError: A part is empty or has fewer traces than requested.
     """
     prepared = prepare(settings.train, renderer, settings)
     left_out, held_out = dict(prepared.refused), dict[str, int]()
@@ -114,9 +117,9 @@ def split(settings: DataSettings, renderer: Renderer, seed: int) -> Splits:
     if isinstance(settings.validation, HeldOutShare):
         train, validation = _hold_out(train, settings.validation.share, seed)
     elif isinstance(settings.validation, HeldOutSource):
-        held = prepare(settings.validation.source, renderer, settings)
-        held_out = dict(held.refused)
-        validation = _of_fitting_length(held.rows, settings, held_out)
+        prepared_validation = prepare(settings.validation.source, renderer, settings)
+        held_out = dict(prepared_validation.refused)
+        validation = _of_fitting_length(prepared_validation.rows, settings, held_out)
         _warn_of_shared(train, validation, settings.validation.source.path)
     train = _draw(train, settings.num_train, seed, "data.num_train", left_out)
     if validation is not None:
@@ -126,14 +129,14 @@ def split(settings: DataSettings, renderer: Renderer, seed: int) -> Splits:
 
 
 def sections_of(row: dict[str, object]) -> Sections:
-    """The section borders stored in a row, with its first answer where that was looked for."""
+    """The section borders stored in a row, with its first answer where one was searched for."""
     names = ("prompt_end", "think_end", "cot_end", "num_tokens", "stop")
     stated: Any = row.get("first_answer")
     return Sections(*(int(str(row[name])) for name in names), steps=tuple(row["steps"]), first_answer=stated)  # pyright: ignore[reportArgumentType]  # an Arrow list
 
 
 def cache_root(settings: DataSettings) -> Path:
-    """Where what is derived from traces is kept."""
+    """Directory of everything that is derived from traces and can be derived again."""
     if settings.cache_dir is not None:
         return settings.cache_dir
     return Path(os.environ.get("LEADSPAN_CACHE") or Path.home() / ".cache" / "leadspan")
@@ -145,7 +148,8 @@ def _wrong(directory: Path) -> str | None:
 
 
 def _remove(directory: Path) -> None:
-    """Take a directory out of the cache at once; who reads it still has its files open."""
+    """Remove a directory from the cache at once; processes that read it keep their open files."""
+    # Renamed first, because deleting many files takes time in which another process could read half of them.
     doomed = directory.with_name(f"{directory.name}.{os.getpid()}.damaged")
     with contextlib.suppress(FileNotFoundError):  # another process was faster
         directory.rename(doomed)
@@ -154,6 +158,7 @@ def _remove(directory: Path) -> None:
 
 def _write(source: TraceSource, renderer: Renderer, settings: DataSettings, directory: Path) -> None:
     """Fill a cache directory; it appears under its name only when complete."""
+    # With the process id in its name, so that two processes may fill the same cache at once; the first one wins.
     staged = directory.with_name(f"{directory.name}.{os.getpid()}")
     shutil.rmtree(staged, ignore_errors=True)
     staged.mkdir(parents=True)
@@ -166,9 +171,10 @@ def _write(source: TraceSource, renderer: Renderer, settings: DataSettings, dire
                 progress.report(counter.num_read)
             writer.finalize()
         counter.check(settings.max_refused_share, source.path)
-        examples = {reason: [found.detail, found.place] for reason, found in counter.examples.items()}
+        examples = {reason: [refusal.detail, refusal.place] for reason, refusal in counter.examples.items()}
         summary = {"num_read": counter.num_read, "refused": dict(counter.counts), "examples": examples}
         (staged / "summary.json").write_text(json.dumps(summary))
+        # Hashes come last and the directory appears by a rename, so a directory under this name is complete.
         seal(staged)
         if not directory.exists():
             staged.rename(directory)
@@ -200,6 +206,7 @@ _worker_renderer: list[Renderer] = []
 
 
 def _set_renderer(renderer: Renderer) -> None:
+    # The worker processes share the cores already.
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     _worker_renderer[:] = [renderer]
 
@@ -256,17 +263,18 @@ def _of_fitting_length(rows: Dataset, settings: DataSettings, left_out: dict[str
 def _hold_out(rows: Dataset, share: float, seed: int) -> tuple[Dataset, Dataset]:
     """Split by question: the questions with the lowest hash of (seed, question) are held out."""
     questions = rows["question_id"][:]
+    # By hash rather than by position: the order of the source does not matter, and added traces move few questions.
     ordered = sorted(set(questions), key=lambda q: hashlib.sha256(f"{seed}:{q}".encode()).digest())
-    held = set(ordered[: max(1, round(share * len(ordered)))])
-    train = [i for i, q in enumerate(questions) if q not in held]
-    return rows.select(train), rows.select([i for i, q in enumerate(questions) if q in held])
+    held_out = set(ordered[: max(1, round(share * len(ordered)))])
+    train = [i for i, q in enumerate(questions) if q not in held_out]
+    return rows.select(train), rows.select([i for i, q in enumerate(questions) if q in held_out])
 
 
 def _warn_of_shared(train: Dataset, validation: Dataset, name: str) -> None:
-    """A validation source is taken as it is, but a loss on questions that are trained on is no validation loss."""
-    asked = set(validation["question_id"][:])
-    if shared := len(asked & set(train["question_id"][:])):
-        logger.warning("%s: %d of its %d questions are in the training source too", name, shared, len(asked))
+    """Warn of questions in both sources: a loss on questions that are trained on is no validation loss."""
+    questions = set(validation["question_id"][:])
+    if shared := len(questions & set(train["question_id"][:])):
+        logger.warning("%s: %d of its %d questions are in the training source too", name, shared, len(questions))
 
 
 def _draw(rows: Dataset, number: int | None, seed: int, name: str, left_out: dict[str, int]) -> Dataset:

@@ -1,4 +1,4 @@
-"""Prompts in a model's own chat template: what evaluation needs of it, and training too."""
+"""Prompts in a model's own chat template, for training and for evaluation."""
 
 import difflib
 import json
@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 _TEMPLATE_BYTES = 1 << 20  # the longest real templates have some 20 kB
 _BYTE_ORDER_MARK = "\N{ZERO WIDTH NO-BREAK SPACE}"
 _CLOCK = "strftime_now"
-# What templates read beside their own variables.
+# What every template may read and no setting may give: the messages, functions and special tokens.
 _NOT_VARIABLES = {"messages", "tools", "documents", "add_generation_prompt", _CLOCK}
 _NOT_VARIABLES |= {f"{name}_token" for name in ("bos", "eos", "unk", "sep", "pad", "cls", "mask")}
 # Variables by which templates switch thinking: enable_thinking, thinking, reasoning_effort, ...
@@ -33,7 +33,7 @@ _MAX_VALUES = 8  # of one variable to try; real templates compare one with three
 
 
 class PromptRenderer:
-    """Renders prompts for one tokenizer; asks little of how the template treats finished assistant turns."""
+    """Renders prompts for one tokenizer, and requires little of how its template writes finished assistant turns."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, rendering: Rendering):
         """Find the chat template and try it on small conversations.
@@ -67,6 +67,7 @@ class PromptRenderer:
             LostText: It leaves out some of their text.
             ModelError: It takes too long or too much memory.
         """
+        # An assistant turn that a model wrote may hold such tokens rightly; from a user they would forge a turn.
         if token := self.control_token_in([message for message in messages if message["role"] != "assistant"]):
             raise TemplateRefusal(
                 f"the text contains {token!r}, which tokenizer {self.name} reads as a control token; write it in "
@@ -102,12 +103,12 @@ class PromptRenderer:
         return list(dict.fromkeys(int(i) for i in (first, self.tokenizer.eos_token_id) if isinstance(i, int)))
 
     def header_fault(self) -> str:
-        """Why the generation header does not let a model think, with the remedy; nothing where it does."""
+        """Why the generation header does not let a model think, with the remedy; "" where it does."""
         fault = assistant_turn.header_fault(self.turn, self.rendering)
         return f"{fault}{self._variable_that_opens()}" if fault else ""
 
     def unknown_variables(self) -> str:
-        """Which variables of the settings the template does not read, with those that it does; nothing if none."""
+        """Which variables of the settings the template does not read, and which it does; "" if it reads all."""
         readable = sorted(self._own_variables)
         unknown = [name for name in self.rendering.template_variables if name not in self._names_read]
         if not unknown:
@@ -159,9 +160,9 @@ class PromptRenderer:
         return [True, False, *self._names_read[name]][:_MAX_VALUES]
 
     def _variable_that_opens(self) -> str:
-        """The variable of the template that mends its generation header, if there is one; what switches thinking first.
+        """How to set a template variable so that the generation header lets a model think; "" if none does.
 
-        It is looked for by trying; the variables that are set stay as they are.
+        Found by trial, variables that switch thinking first; the variables that the settings give stay as they are.
         """
         free = self._own_variables - self.rendering.template_variables.keys()
         ordered = sorted(free, key=lambda variable: (not _SWITCH.search(variable), variable))

@@ -2,7 +2,7 @@
 
 The whole conversation is rendered once with the chat template and tokenised once; section borders are character offsets
 mapped to tokens. Nothing is ever tokenised again after a cut: byte-pair encoding does not split at section borders.
-Templates are checked: some drop the chain of thought from assistant turns, some empty it.
+Templates are checked on a probe: some drop the chain of thought from assistant turns, some write it empty.
 """
 
 import hashlib
@@ -29,6 +29,7 @@ from leadspan.data.truncation import Sections
 from leadspan.errors import ModelError
 from leadspan.traces.records import Refusal, Trace
 
+# A conversation of two steps with known texts: what a template does to it, it does to every trace.
 _PROBE = Trace(({"role": "user", "content": QUESTION},), COT, ANSWER)
 _APPEND = "set data.rendering.assistant_turn: append (the template renders the prompt only)"
 _PROMPT_LOST = "chat template drops part of the prompt"
@@ -97,16 +98,16 @@ class Renderer(PromptRenderer):
     def _end_of_turn(self) -> str | None:
         """The special token that ends the assistant turn: the template's, or where it writes none, the setting's."""
         written = assistant_turn.end_of_turn(self.turn, self._special_texts)
-        given = self.rendering.end_of_turn
-        if given is None:
+        configured = self.rendering.end_of_turn
+        if configured is None:
             return written
-        if written is not None and written != given:
+        if written is not None and written != configured:
             fault = f"the template ends an assistant turn with {written!r} itself; leave the setting out"
-        elif given not in self._special_texts:
+        elif configured not in self._special_texts:
             fault = f"it is no special token of {self.name}; take one that is, such as {self.tokenizer.eos_token!r}"
         else:
-            return given
-        raise ModelError(f"data.rendering.end_of_turn = {given!r}: {fault}")
+            return configured
+        raise ModelError(f"data.rendering.end_of_turn = {configured!r}: {fault}")
 
     def _check_template(self) -> RenderedText:
         """Render the probe in the form in which the template writes a chain of thought."""
@@ -117,7 +118,7 @@ class Renderer(PromptRenderer):
             probe = self.render(_PROBE)
             if isinstance(probe, RenderedText):
                 return probe
-            # What is said of the usual form, text in tags, tells most; the last one is tried for few templates.
+            # The fault of the usual form, text in tags, says most; the last form is tried for a few templates only.
             fault = probe.detail if form != assistant_turn.FORMS[-1] else fault
         if self.rendering.assistant_turn == "append" or probe.reason == _PROMPT_LOST:
             raise ModelError(f"{self._chat.name}: {fault}; {_ANOTHER_TEMPLATE}")
@@ -154,6 +155,7 @@ class Renderer(PromptRenderer):
             return Refusal(_PROMPT_LOST, str(error), trace.place)
         except TemplateRefusal as error:
             return Refusal("chat template refuses the conversation", str(error), trace.place)
+        # Sections are offsets into `body`, so the prompt that a model is asked with must be its beginning.
         if not body.startswith(header):
             detail = "the rendered prompt with its generation header is not a prefix of the whole conversation"
             return Refusal("chat template changes the prompt", detail, trace.place)
@@ -166,7 +168,7 @@ class Renderer(PromptRenderer):
     def tokenise_marked(
         self, rendered: Sequence[RenderedText], traces: Sequence[Trace], marks: Sequence[Sequence[int]]
     ) -> list[tuple[Rendered, tuple[int, ...]]]:
-        """The same, and for each text the indices of the tokens that hold some of its characters.
+        """Tokenise as `tokenise` does, and give for each text the indices of the tokens that hold marked characters.
 
         Args:
             rendered: Texts.
@@ -216,7 +218,10 @@ class Renderer(PromptRenderer):
 
     @property
     def _template_parts(self) -> tuple[str, ...]:
-        """Settings that change nothing are left out, so that stores of before there were any stay in use."""
+        """The template and the settings that bear on it, less those at their defaults.
+
+        Leaving these out keeps stores in use that were captured before a setting existed.
+        """
         unused = {"chat_template"} | {
             name for name in ("template_variables", "end_of_turn") if not getattr(self.rendering, name)
         }
@@ -230,7 +235,7 @@ class Renderer(PromptRenderer):
         return replace(trace, **{name: _composed(getattr(trace, name)) for name in ("messages", "cot", "answer")})
 
     def _texts(self, trace: Trace) -> tuple[str, str]:
-        """The prompt with its generation header, less an opening think tag that this may bring, and all of the text."""
+        """The prompt with its generation header, less the opening think tag if it has one, and the whole text."""
         opening, closing = self.rendering.think_open, self.rendering.think_close
         if self.rendering.assistant_turn == "append":
             header = self._without_opening(self.prompt_text(trace.messages))
@@ -251,6 +256,8 @@ class Renderer(PromptRenderer):
     def _locate(self, trace: Trace, text: str, prompt_end: int) -> RenderedText | Refusal:
         opening, closing = self.rendering.think_open, self.rendering.think_close
         at = prompt_end
+        # The four texts must follow each other, with nothing but white space between them: anything else means that
+        # the template changed the trace.
         marks: list[int] = []
         for part in (opening, trace.cot.strip(), closing, trace.answer.strip()):
             at = _skip_space(text, at)
@@ -293,8 +300,8 @@ def _skip_space(text: str, at: int) -> int:
     return at
 
 
-def _hash(*parts: str) -> str:
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+def _hash(*texts: str) -> str:
+    return hashlib.sha256("\0".join(texts).encode()).hexdigest()
 
 
 def _to_tokens(batch: BatchEncoding, index: int, text: RenderedText, trace: Trace) -> Rendered:
@@ -304,6 +311,7 @@ def _to_tokens(batch: BatchEncoding, index: int, text: RenderedText, trace: Trac
         return batch.token_to_chars(index, token).start  # pyright: ignore[reportOptionalMemberAccess]  # it has some
 
     def first_token_at(char: int) -> int:
+        # A token that begins before the border and ends behind it belongs to the earlier section.
         return bisect_left(range(len(input_ids)), char, key=start_of)
 
     sections = Sections(
@@ -314,5 +322,6 @@ def _to_tokens(batch: BatchEncoding, index: int, text: RenderedText, trace: Trac
         stop=first_token_at(text.stop),
         steps=tuple(dict.fromkeys(first_token_at(char) for char in text.steps)),
     )
+    # Of the token ids, so that a store recognises a sequence whatever file it came from.
     example_id = hashlib.sha256(input_ids.tobytes()).hexdigest()[:32]
     return Rendered(input_ids, sections, example_id, hashlib.sha256(trace.question.encode()).hexdigest()[:16])

@@ -76,6 +76,7 @@ def draw_tokens(weights: np.ndarray, selection: RandomTokens, example_id: str, s
         example_id: Identifies the example.
         seed: Seed of the run.
     """
+    # A stream of its own: the policy draws from (seed, example_id), and the two draws must not be tied.
     rng = random.Random(f"{seed}:{example_id}:tokens")
     selected = np.zeros_like(weights)
     for weight in np.unique(weights[weights > 0]):

@@ -40,7 +40,7 @@ class NoValidation(Settings):
 Validation = Annotated[HeldOutShare | HeldOutSource | NoValidation, Field(discriminator="kind")]
 
 
-# What every template is given to render: no setting may stand for it.
+# Names under which every template gets its input; no setting may replace them.
 _GIVEN = {"messages", "tools", "documents", "add_generation_prompt"}
 
 
@@ -56,12 +56,12 @@ class Rendering(Settings):
     template_variables: dict[str, bool | int | float | str] = {}
     """Variables that the chat template reads, for training and evaluation, e.g. `{enable_thinking: true}`."""
     date: datetime.date = datetime.date(2025, 1, 1)
-    """Date for a template that asks for today's; the clock is never read, so that data, stores and
-    evaluations of any day agree."""
+    """Date for a template that reads today's date; the clock is never read, so that data, stores and
+    evaluations are the same on every day."""
     think_open: str = Field(default="<think>", min_length=1)
     """Opening tag of the chain of thought in the rendered conversation: the one that the template writes."""
     think_close: str = Field(default="</think>", min_length=1)
-    """Closing tag; with all that the template writes between chain of thought and answer."""
+    """Closing tag, including all that the template writes between chain of thought and answer."""
     end_of_turn: str | None = Field(default=None, min_length=1)
     """Special token that ends the assistant turn, for templates that write none."""
     step_delimiter: str = Field(default="\n\n", min_length=1)
@@ -99,7 +99,7 @@ class DataSettings(Settings):
     num_workers: int = Field(default=1, ge=1)
     """Processes that render and tokenise; one process still uses every core through the tokenizer's own threads."""
     cache_dir: Path | None = None
-    """Where tokenised traces are kept for reuse; `$LEADSPAN_CACHE` or `~/.cache/leadspan` when absent."""
+    """Where tokenised traces are stored for reuse; `$LEADSPAN_CACHE` or `~/.cache/leadspan` when absent."""
 
     def conflicts(self) -> Iterator[Rule]:
         """Lengths are in order."""

@@ -92,6 +92,7 @@ class Layout:
             if segment.weight > 0:
                 counts[segment.weight] += segment.end - segment.start
         if self.segments and self.segments[0].weight > 0:
+            # The first token of a row has no prediction, so its weight never counts.
             counts[self.segments[0].weight] -= 1
         return +counts
 

@@ -1,4 +1,4 @@
-"""Whether all that a prompt says is in its rendering: templates drop roles, turns and keys that they do not know."""
+"""Checks that a rendering holds all the text of its prompt: templates drop roles, turns and keys unknown to them."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -8,7 +8,7 @@ from leadspan.data.templates import ChatTemplate, Message, TemplateRefusal
 
 # Keys that tie turns together or name a kind; templates need not write them.
 _WITHOUT_TEXT = {"role", "id", "tool_call_id", "index", "type"}
-# An earlier turn's thought: templates leave it out, as the model is to be asked without it.
+# The thought of an earlier turn: templates leave it out, since models are trained to answer without seeing it.
 _THOUGHT = {"reasoning_content", "reasoning", "thinking"}
 
 
@@ -20,7 +20,7 @@ class Survival:
     """Looks for the text of every turn in rendered prompts of one template."""
 
     def __init__(self, template: ChatTemplate, think_close: str):
-        """Start with no conversation seen.
+        """Start before any conversation was checked.
 
         Args:
             template: Renders the prompts.
@@ -37,14 +37,14 @@ class Survival:
             LostText: The text of a turn, or of one of its keys, is not in the rendering.
         """
         for number, message in enumerate(messages):
-            for part in self._parts(message):
+            for part in self._texts_to_find(message):
                 if not _is_in(part, text):
                     raise LostText(self._describe(number, message, part))
         number = self._dropped_turn(messages)
         if number is not None:
             raise LostText(self._describe(number, messages[number], messages[number]["content"]))
 
-    def _parts(self, message: Message) -> Iterator[str]:
+    def _texts_to_find(self, message: Message) -> Iterator[str]:
         is_assistant = message["role"] == "assistant"
         for key, value in message.items():
             if is_assistant and key == "content" and isinstance(value, str):
@@ -59,6 +59,7 @@ class Survival:
         """
         has_text = [isinstance(m.get("content"), str) and bool(m["content"].strip()) for m in messages]
         shape = tuple(f"{message['role']} {flag}" for message, flag in zip(messages, has_text, strict=True))
+        # Whether a turn is dropped depends on roles and order alone, so one rendering answers for all such prompts.
         if shape not in self._dropped:
             sentences = [f"This sentence is number {number}." for number in range(len(messages))]
             marked = [
@@ -94,6 +95,7 @@ def texts_of(value: Any) -> Iterator[str]:
 
 
 def _is_in(part: str, text: str) -> bool:
+    # Templates write tool calls as JSON, escaped or not; the slice takes the quotation marks off.
     return part in text or json.dumps(part, ensure_ascii=False)[1:-1] in text or json.dumps(part)[1:-1] in text
 
 

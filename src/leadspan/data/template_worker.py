@@ -3,7 +3,7 @@
 A chat template is a program from elsewhere. It runs here, in a process of its own that its caller can lose: processor
 time beyond the limit ends the process, whatever it is doing, and memory beyond the limit is refused by the system.
 The process imports jinja and the standard library alone, so that it starts at once, and it never reads the clock: what
-a template is told about time or chance is the same on every day.
+a template learns of time or chance is the same on every day.
 
 **Source**: `transformers.utils.chat_template_utils`, whose environment, filters and names these are; a test compares
 the two.
@@ -32,6 +32,7 @@ CHARACTERS_PER_SECOND = 10_000_000  # more time for what is long: real templates
 MEMORY_BYTES = 1 << 29  # beyond what the process has when it starts
 FREE_CHARACTERS = 100_000  # what a template may add of its own; real ones add some thousands
 GROWTH = 8  # and how often it may repeat what it is given; escapes of JSON take up to six characters for one
+# Compiled templates in memory: one per template and date, a few in any run.
 _NUM_TEMPLATES = 64
 _REASONING_KEYS = ("reasoning_content", "thinking", "reasoning")
 
@@ -62,7 +63,10 @@ def _to_json(
 
 def _environment(now: str) -> ImmutableSandboxedEnvironment:
     environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationTag, jinja2.ext.loopcontrols]
+        # As Transformers sets them; other values move line ends, and with them token ids.
+        trim_blocks=True,
+        lstrip_blocks=True,
+        extensions=[_GenerationTag, jinja2.ext.loopcontrols],
     )
     environment.filters["tojson"] = _to_json
     environment.globals["raise_exception"] = _raise_exception
@@ -86,9 +90,10 @@ def _render(request: dict[str, Any]) -> list[str]:
     template = _compiled(request["template"], request["now"])
     texts = []
     for messages, add_generation_prompt in request["conversations"]:
+        # The `random` filter of jinja draws from this generator.
         random.seed(0)
-        known = {"tools": None, "documents": None, "add_generation_prompt": add_generation_prompt}
-        text = template.render({"messages": [_prepared(m) for m in messages], **known, **request["variables"]})
+        standard = {"tools": None, "documents": None, "add_generation_prompt": add_generation_prompt}
+        text = template.render({"messages": [_prepared(m) for m in messages], **standard, **request["variables"]})
         limit = FREE_CHARACTERS + GROWTH * len(str(messages))
         if len(text) > limit:
             raise MemoryError(f"it writes {len(text)} characters, more than {limit} for this conversation")
@@ -111,7 +116,7 @@ def _names_read(tree: nodes.Template) -> dict[str, list[str]]:
 
 
 def answer(request: dict[str, Any]) -> tuple[str, Any]:
-    """Do one thing that is asked for.
+    """Answer one request.
 
     Args:
         request: `template`, `now` (an ISO date), and either `conversations` (pairs of messages and whether the

@@ -1,4 +1,4 @@
-"""Chat templates, run in a process that can be lost: one process for all templates of this one."""
+"""Chat templates, run in a child process that may be killed: one such process for all templates of this one."""
 
 import atexit
 import contextlib
@@ -28,13 +28,13 @@ class TemplateRefusal(ModelError):
 
 @dataclass(frozen=True, slots=True)
 class ChatTemplate:
-    """A chat template with all it reads beside the messages.
+    """A chat template with everything that it reads, messages apart.
 
     Attributes:
-        name: What to call it in an error.
+        name: Its name in error messages.
         text: The jinja source.
         variables: Special tokens of the tokenizer, and the template's own variables.
-        date: The date that it is given for today's.
+        date: The date that it reads as today's.
     """
 
     name: str
@@ -49,8 +49,8 @@ class ChatTemplate:
             TemplateRefusal: The template cannot be run, or refuses a conversation.
             ModelError: It takes too long or too much memory.
         """
-        given = [([dict(message) for message in messages], header) for messages, header in conversations]
-        return self._ask({"conversations": given, "variables": dict(self.variables)})
+        as_dicts = [([dict(message) for message in messages], header) for messages, header in conversations]
+        return self._ask({"conversations": as_dicts, "variables": dict(self.variables)})
 
     def names_read(self) -> dict[str, list[str]]:
         """The variables and functions that the template reads and does not set itself, with texts it compares them to.
@@ -73,12 +73,13 @@ class ChatTemplate:
 
 
 class _Process:
-    """The process that runs templates: started when first needed, started anew when it was lost."""
+    """The process that runs templates: started when first needed, and restarted after it was lost."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._connection: Connection | None = None
+        # The process id that started the child: after a fork both hold these objects, and one only may use them.
         self._owner = 0
 
     def ask(self, request: dict[str, Any]) -> tuple[str, Any]:
@@ -112,6 +113,8 @@ class _Process:
             return self._connection
         self.stop()  # after a fork it is the other process's, and only its connection is closed here
         here, there = multiprocessing.Pipe()
+        # By file and not by module, so that the process imports jinja and the standard library alone. `-P` keeps the
+        # script's directory off the import path: the modules beside it must not shadow the standard library's.
         command = [sys.executable, "-P", str(Path(template_worker.__file__)), str(there.fileno())]
         with there:
             self._process = subprocess.Popen(

@@ -19,12 +19,12 @@ SinglePolicy = Annotated[
 
 
 class Mix(Policy):
-    """Any policy for most traces; a stated share, drawn once per example from the seed, stays whole."""
+    """Any policy for most traces; a fixed share of them, drawn once per example from the seed, stays whole."""
 
     kind: Literal["mix"] = "mix"
     """Tag."""
     policy: SinglePolicy
-    """What the others get."""
+    """Policy of all other traces."""
     whole_share: float = Field(default=0.1, gt=0, lt=1)
     """Probability of a trace to stay whole."""
 
@@ -69,6 +69,7 @@ class Mix(Policy):
 
     def cut(self, sections: Sections, rng: random.Random) -> Cut:
         """Draw, then apply."""
+        # The share is drawn first, so that the same traces stay whole under every inner policy.
         chosen = Full() if rng.random() < self.whole_share else self.policy
         return chosen.cut(sections, rng)
 
@@ -125,12 +126,13 @@ class Schedule(Policy):
 
     def spans(self, sections: Sections, rng: random.Random) -> tuple[Span, ...]:
         """All that is kept at any stage."""
+        # As in training: the cut of every stage draws from the same seed anew.
         state = rng.getstate()
-        kept: list[Span] = []
+        spans: list[Span] = []
         for stage in self.stages:
             rng.setstate(state)
-            kept += stage.cut(sections, rng).spans
-        return tuple(sorted(kept))
+            spans += stage.cut(sections, rng).spans
+        return tuple(sorted(spans))
 
 
 AnyPolicy = Annotated[

@@ -105,11 +105,11 @@ class LeadAnswer(Policy):
     is not taught to end thinking early."""
 
     def conflicts(self) -> Iterator[Rule]:
-        """There is one amount, and a range ascends."""
+        """Exactly one amount is given, and a range ascends."""
         names = ("p", "num_tokens", "p_range")
-        given = [name for name in names if getattr(self, name) is not None]
-        if len(given) != 1:
-            yield names, f"give exactly one of p, num_tokens, p_range (given: {', '.join(given) or 'none'})"
+        amounts = [name for name in names if getattr(self, name) is not None]
+        if len(amounts) != 1:
+            yield names, f"give exactly one of p, num_tokens, p_range (given: {', '.join(amounts) or 'none'})"
         if self.p_range is not None and self.p_range[0] > self.p_range[1]:
             yield ("p_range",), f"p_range {self.p_range}: the first must not exceed the second"
 
@@ -122,6 +122,7 @@ class LeadAnswer(Policy):
 
     def spans(self, sections: Sections, rng: random.Random) -> tuple[Span, ...]:
         """`[0, P + lead of C)` and `[closing tag, T)`."""
+        # Never into the closing tag: the second span begins there, and `tidy` joins the two when nothing is cut.
         end = min(self._cot_end(sections, rng), sections.think_end)
         return ((0, end), (sections.think_end, sections.num_tokens))
 
@@ -183,18 +184,19 @@ class PostConclusion(Policy):
 
     @property
     def needs_first_answer(self) -> bool:
-        """It does."""
+        """Yes: the cut is where the answer is first stated."""
         return True
 
     @property
     def needs_steps(self) -> bool:
-        """It does."""
+        """Yes: the step that states the answer is kept whole."""
         return True
 
     def spans(self, sections: Sections, rng: random.Random) -> tuple[Span, ...]:
         """`[0, end of the step)` and, with `ending: answer`, `[closing tag, T)`."""
         if sections.first_answer is None:
             return ((0, sections.num_tokens),) if self.if_absent == "whole" else ()
+        # The next step begins where the stating one ends; in the last step, that is the closing tag.
         end = min((step for step in sections.steps if step > sections.first_answer), default=sections.think_end)
         if self.ending == "answer":
             return ((0, end), (sections.think_end, sections.num_tokens))

@@ -46,7 +46,7 @@ class CutCounts(Settings):
     without_steps: int = 0
     """Examples whose chain of thought is one step, since no border of steps is in it."""
 
-    def plus(self, other: "CutCounts") -> "CutCounts":
+    def plus(self, counts: "CutCounts") -> "CutCounts":
         """Both sets of examples together."""
 
         def summed(mine: Any, theirs: Any) -> Any:  # a number, or numbers by name
@@ -54,11 +54,12 @@ class CutCounts(Settings):
                 return {name: mine.get(name, 0) + theirs.get(name, 0) for name in {**mine, **theirs}}
             return mine + theirs
 
-        return CutCounts(**{name: summed(count, getattr(other, name)) for name, count in self})
+        return CutCounts(**{name: summed(count, getattr(counts, name)) for name, count in self})
 
 
 FEW_ENDS = 0.05
-"""A cut whose examples show an end less often is warned of: of the demo's students the one that ended had seen 10 %."""
+"""Share of examples that keep their end of turn below which a cut draws a warning: of the demo's students only the one
+that saw 10 % of such examples ended its answers."""
 STOP_REMEDY = (
     "leave a share of the traces whole (cut: {kind: mix, policy: ..., whole_share: 0.1}), and see with "
     "sampling.thinking_budget what a student answers where its thinking is closed for it"
@@ -66,12 +67,12 @@ STOP_REMEDY = (
 
 
 def shows_few_ends(counts: CutCounts) -> bool:
-    """Whether hardly an example of a cut keeps its end of turn."""
+    """Whether fewer than `FEW_ENDS` of the kept examples keep their end of turn."""
     return bool(counts.num_kept) and counts.num_kept - counts.lost_stop < FEW_ENDS * counts.num_kept
 
 
 def stop_warning(counts: Mapping[str, CutCounts]) -> str:
-    """What has been seen of students whose examples hardly show an end, with the remedy; empty if none are such.
+    """What happened to students whose examples hardly show an end of turn, with the remedy; "" if no cut is such.
 
     Source: `leadspan demo` and docs/studies, students trained from nothing: none of a plain lead cut ever ended.
 
@@ -151,12 +152,12 @@ class Policy(Settings):
 
     @property
     def proportion(self) -> float | None:
-        """Its `p`, of a mix that of its policy; None without one, and where it changes or is drawn."""
+        """Its `p` (of a mix, that of the inner policy); None if it has none, or if it is drawn or changes."""
         return getattr(self, "p", None)
 
     @property
     def inner(self) -> "Policy":
-        """The policy that cuts: of a mix or a schedule theirs, else itself."""
+        """The policy that cuts: the inner one of a mix or a schedule, else itself."""
         return self
 
     @property
@@ -166,7 +167,7 @@ class Policy(Settings):
 
     @property
     def nears_full(self) -> bool:
-        """Whether its cut comes near the uncut trace as the proportion does 1: where no `p` below 1 loses the stop."""
+        """Whether the cut approaches the uncut trace as `p` approaches 1; not so where every `p` < 1 loses the stop."""
         return self.keeps_answer
 
     @property
@@ -226,6 +227,7 @@ def tidy(spans: tuple[Span, ...]) -> tuple[Span, ...]:
     for start, end in spans:
         if start >= end:
             continue
+        # Adjacent spans join too, so that a whole sequence is one span and counts as uncut.
         if joined and start <= joined[-1][1]:
             joined[-1] = (joined[-1][0], max(end, joined[-1][1]))
         else:

@@ -34,10 +34,10 @@ class Tail(Policy):
 
     def spans(self, sections: Sections, rng: random.Random) -> tuple[Span, ...]:
         """`[T - k, T)` with `k = max(1, floor(p T))`, or `[0, P)` and `[T - (k - P), T)`."""
-        kept, total = kept_tokens(self.p, sections.num_tokens), sections.num_tokens
+        num_kept, total = kept_tokens(self.p, sections.num_tokens), sections.num_tokens
         if not self.keep_prompt:
-            return ((total - kept, total),)
-        return ((0, sections.prompt_end), (total - max(0, kept - sections.prompt_end), total))
+            return ((total - num_kept, total),)
+        return ((0, sections.prompt_end), (total - max(0, num_kept - sections.prompt_end), total))
 
 
 class Middle(EndsEarly):
@@ -69,9 +69,9 @@ class Middle(EndsEarly):
         """`[(T - k) // 2, (T + k) // 2)`, or the same of what follows the prompt with `k - P`."""
         start = sections.prompt_end if self.keep_prompt else 0
         rest = sections.num_tokens - start
-        kept = max(0, kept_tokens(self.p, sections.num_tokens) - start)
-        first = start + (rest - kept) // 2
-        return ((0, start), (first, first + kept))
+        num_kept = max(0, kept_tokens(self.p, sections.num_tokens) - start)
+        first = start + (rest - num_kept) // 2
+        return ((0, start), (first, first + num_kept))
 
 
 class RandomWindow(EndsEarly):
@@ -97,6 +97,7 @@ class RandomWindow(EndsEarly):
 
     def spans(self, sections: Sections, rng: random.Random) -> tuple[Span, ...]:
         """`[0, P)` and `[a, a + w)`, `a` uniform over the positions that fit."""
+        # The window replaces a lead of the same `p`, whose tokens include the prompt: hence the subtraction.
         cot = sections.cot_end - sections.prompt_end
         width = min(cot, max(0, kept_tokens(self.p, sections.num_tokens) - sections.prompt_end))
         start = sections.prompt_end + rng.randint(0, cot - width)
@@ -118,7 +119,7 @@ class Endpoints(Policy):
     """Steps kept from the beginning and from the end."""
 
     def conflicts(self) -> Iterator[Rule]:
-        """There is one amount."""
+        """Exactly one amount is given."""
         if (self.p is None) == (self.num_steps is None):
             yield ("p", "num_steps"), "give exactly one of p and num_steps"
 
@@ -129,7 +130,7 @@ class Endpoints(Policy):
 
     @property
     def needs_steps(self) -> bool:
-        """It does."""
+        """Yes: it keeps whole steps only."""
         return True
 
     def spans(self, sections: Sections, rng: random.Random) -> tuple[Span, ...]:
@@ -139,12 +140,13 @@ class Endpoints(Policy):
         return ((0, marks[first]), (marks[max(first, last)], sections.num_tokens))
 
     def _first_and_last(self, marks: list[int], cot_tokens: int) -> tuple[int, int]:
-        """Borders after the first steps and before the last ones, as places in `marks`."""
+        """Borders after the first steps and before the last ones, as indices into `marks`."""
         final = len(marks) - 1
         if self.num_steps is not None:
             return min(self.num_steps[0], final), max(0, final - self.num_steps[1])
+        # Half of the tokens for the beginning, rounded down to whole steps; what these leave unused goes to the end.
         room = kept_tokens(self.p or 0.0, cot_tokens)
         first = max(1, max((i for i, mark in enumerate(marks) if mark - marks[0] <= room // 2), default=0))
-        left = room - (marks[first] - marks[0])
-        last = min((i for i, mark in enumerate(marks) if marks[-1] - mark <= left), default=final)
+        num_left = room - (marks[first] - marks[0])
+        last = min((i for i, mark in enumerate(marks) if marks[-1] - mark <= num_left), default=final)
         return first, min(final - 1, last)
