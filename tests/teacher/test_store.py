@@ -240,7 +240,7 @@ def test_a_store_of_another_format_is_refused(tmp_path: Path) -> None:
 def test_a_loss_that_a_store_does_not_define_is_refused_from_its_manifest_alone(tmp_path: Path) -> None:
     recipe, _ = captured(tmp_path, codec={"kind": "top_k", "k": 5}, temperatures=[1.0, 2.0])
     for loss, message in (
-        ({"temperature": 3.0}, r"store: loss\.temperature is 3, and kept are the normalisers of 1, 2"),
+        ({"temperature": 3.0}, r"store: loss\.temperature is 3, and only the normalisers at 1, 2 are kept"),
         ({"divergence": {"kind": "adaptive_kl"}}, r"store: loss\.divergence is adaptive_kl, which is not defined"),
     ):
         changed = Recipe.model_validate(stored(recipe, tmp_path / "run").model_dump() | {"loss": loss})

@@ -83,7 +83,7 @@ def chunked_loss(
     # The matrix products here run outside autocast, so the type that autocast would choose is taken by hand.
     if torch.is_autocast_enabled(hidden.device.type):
         hidden = hidden.to(torch.get_autocast_dtype(hidden.device.type))
-    if not torch.is_grad_enabled():  # an autograd function is told of its inputs, not of the mode
+    if not torch.is_grad_enabled():  # an autograd function sees whether its inputs need a gradient, not the mode
         hidden, head = hidden.detach(), head.detach()
     wide = torch.promote_types(hidden.dtype, torch.float32)
     # Dividing the weights divides loss and gradients at once, before anything is rounded to a narrow type.
@@ -99,6 +99,7 @@ def default_chunk(device: torch.device, num_entries: int) -> int:
     """Positions a chunk, for a vocabulary of `num_entries`."""
     if device.type == "cuda":
         return _CUDA_CHUNK_TOKENS
+    # 4 bytes a logit; at least 16 rows, however large the vocabulary.
     return max(16, _CPU_CHUNK_BYTES // (4 * num_entries))
 
 
@@ -125,6 +126,7 @@ class _ChunkedLoss(torch.autograd.Function):
         # One buffer serves all chunks. It starts at 0 because compiled blocks also read the rows behind the last one.
         z_s = hard.new_zeros(rows.blocks.buffer_rows(min(size, len(labels))), num_entries)
         z_t = None if teacher is None else torch.zeros_like(z_s)
+        # The head's gradient is summed over chunks, hence float32; each row of `d_hidden` is written once.
         d_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         d_head = hard.new_zeros(head.shape) if ctx.needs_input_grad[1] else None
         statistics = hard.new_empty(len(labels), len(ROW_COLUMNS))

@@ -1,4 +1,4 @@
-"""Which losses and token selections are defined on what a store keeps, or a server returns, of a distribution."""
+"""Which losses and token selections are defined on what a store keeps, or a server returns, of each distribution."""
 
 from collections.abc import Collection
 
@@ -21,7 +21,7 @@ _OVER_A_TAIL = (
 def check_loss(
     loss: LossSettings, selection: TokenSelection | None, kept_targets: KeptTargets | None, where: str
 ) -> None:
-    """Refuse a loss or a token selection that what a store keeps does not define.
+    """Refuse a loss or a token selection that is not defined on what a store keeps.
 
     Args:
         loss: The loss.
@@ -49,8 +49,8 @@ def check_loss(
         if kept_targets.engine != "transformers":
             remedy = f"{kept_targets.engine} returns no others: run or capture the teacher with Transformers"
         raise TargetsError(
-            f"{where}: loss.temperature is {loss.temperature:g}, and kept are the normalisers of "
-            f"{', '.join(f'{t:g}' for t in kept_targets.temperatures)}; {remedy}, or train at one of these"
+            f"{where}: loss.temperature is {loss.temperature:g}, and only the normalisers at "
+            f"{', '.join(f'{t:g}' for t in kept_targets.temperatures)} are kept; {remedy}, or train at one of these"
         )
     try:
         check_defined(
@@ -61,10 +61,10 @@ def check_loss(
 
 
 def needs_all_tokens(where: str) -> str:
-    """That a support of some tokens does not say how likely a stop is."""
+    """The message that a support of a few tokens does not give the probability of a stop."""
     return (
-        f"loss.stop is event, and {where} keeps some tokens of each distribution only, so that the probability of "
-        "every end-of-turn token is not known; take a live teacher, capture hidden targets, or set loss.stop: tokens"
+        f"loss.stop is event, and {where} keeps only a few tokens of each distribution, so the probabilities of the "
+        "end-of-turn tokens may be missing; take a live teacher, capture hidden targets, or set loss.stop: tokens"
     )
 
 
@@ -91,7 +91,7 @@ def check_defined(is_drawn: bool, tails: Collection[float], divergence: AnyDiver
             )
     elif _needs_log_tail(divergence) and temperature not in tails:
         raise TargetsError(
-            f"loss.divergence is {divergence.kind} at temperature {temperature:g}, which asks for the logarithm of the "
+            f"loss.divergence is {divergence.kind} at temperature {temperature:g}, which needs the logarithm of the "
             "tail's mass, and the sparse targets do not keep that mass at this temperature; "
             "set loss.temperature=1, another divergence, or capture anew, with this temperature in capture.temperatures"
         )
@@ -103,7 +103,7 @@ def check_defined(is_drawn: bool, tails: Collection[float], divergence: AnyDiver
 
 
 def _needs_log_tail(divergence: AnyDivergence) -> bool:
-    """Whether a tail of the teacher that is rounded to nothing makes the divergence infinite."""
+    """Whether the divergence is infinite where the teacher's tail is rounded to 0."""
     match divergence:
         case ReverseKl():
             return True

@@ -1,4 +1,4 @@
-"""Which row part a loss needs: by what there is of a teacher, and by what the device offers."""
+"""Which row part a loss needs, by the kind of the teacher's targets and by what the device offers."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -43,12 +43,12 @@ class ChunkRows(Protocol):
         hard: torch.Tensor,
         soft: torch.Tensor,
     ) -> torch.Tensor:
-        """Overwrite the first `n` rows of `z_s` by their gradient; give their statistics, [n, len(ROW_COLUMNS)].
+        """Overwrite the first `n` rows of `z_s` with their gradient; return their statistics, [n, len(ROW_COLUMNS)].
 
         Args:
             z_s: The student's raw logits, the buffer of a whole chunk.
             z_t: The teacher's, with dense targets.
-            part: The chunk's place among all positions.
+            part: The positions of the chunk among all positions.
             labels: Tokens to predict, [n].
             hard: Weights of the cross-entropy, [n].
             soft: Weights of the divergence, [n].
@@ -135,7 +135,7 @@ def _kernel(
 
 @dataclass(frozen=True, slots=True)
 class _Dense:
-    """All of the vocabulary, with a teacher's logits beside the student's or without."""
+    """The whole vocabulary, with a teacher's logits or without."""
 
     blocks: Blocks
 
@@ -154,7 +154,7 @@ class _Dense:
 
 @dataclass(frozen=True, slots=True)
 class _DrawnToken:
-    """One number of the teacher's a position: the log-probability of the label, known or from its logits."""
+    """One number of the teacher per position: the log-probability of the label, stored or from its logits."""
 
     blocks: Blocks
     of_teacher: LogitTransform | None
@@ -180,7 +180,7 @@ class _DrawnToken:
 
 @dataclass(frozen=True, slots=True)
 class _Sparse:
-    """A support: split off, compared, and its gradient put back."""
+    """A support of a few tokens: its logits are taken out, compared, and replaced by their gradient."""
 
     blocks: Blocks
     transform: LogitTransform

@@ -1,11 +1,11 @@
 """Divergences between teacher and student per position, with closed-form gradients.
 
 Notation: `p` and `q` are the distributions of teacher and student over one set of outcomes: the vocabulary, or a
-support with its tail as one outcome. A gradient is with respect to
-the student's *tempered logits* `z_s / T`, of which `q = softmax(z_s / T)`; through `dq_i / dz_j = q_i (1[i=j] - q_j)` a
-divergence with `h_i = dD / dq_i` has `dD / dz_j = q_j (h_j - sum_i q_i h_i)`. An outcome of probability 0 contributes
-its limit. A divergence of equal distributions is 0: the teacher's entropy is part of it. Values are in nats where there
-is a logarithm, and never carry the factor `T^2`.
+support with its tail as one outcome. A gradient is with respect to the student's *tempered logits* `z_s / T`, of which
+`q = softmax(z_s / T)`; through `dq_i / dz_j = q_i (1[i=j] - q_j)` a divergence with `h_i = dD / dq_i` has
+`dD / dz_j = q_j (h_j - sum_i q_i h_i)`. An outcome of probability 0 contributes its limit. A divergence of equal
+distributions is 0: the teacher's entropy is part of it. Values are in nats where there is a logarithm, and never carry
+the factor `T^2`.
 """
 
 from collections.abc import Callable
@@ -31,6 +31,7 @@ class Distribution(NamedTuple):
     @classmethod
     def of(cls, logits: Float[torch.Tensor, "N V"]) -> "Distribution":
         """`softmax(logits)`."""
+        # Two functions: log(softmax) is -inf where the probability underflows, and exp(log_softmax) loses digits.
         return cls(torch.softmax(logits, dim=-1), torch.log_softmax(logits, dim=-1))
 
 
@@ -74,7 +75,7 @@ def with_one_stop(
     ends = torch.tensor(end_ids, device=student_logits.device)
 
     def merged(logits: torch.Tensor) -> Distribution:
-        """The outcome stands in the column of the first token; the other columns have probability 0."""
+        """The merged outcome takes the column of the first token; the columns of the others get probability 0."""
         stop = logits.index_select(1, ends).logsumexp(-1, keepdim=True)
         columns = torch.cat([stop, torch.full_like(logits[:, : len(end_ids) - 1], -torch.inf)], dim=1)
         return Distribution.of(logits.index_copy(1, ends, columns))

@@ -55,10 +55,10 @@ def batch_loss(
 ) -> LossOutput:
     """`sum_i w_i ((1 - l) CE_i + l T^2 D_i)` over the weighted positions of a batch, and `sum_i w_i`.
 
-    Of rollouts that an earlier student drew, `D_i` has the factor `drawn_ratios` besides; the weight sum has not.
+    For rollouts that an earlier student drew, `D_i` is multiplied by `drawn_ratios` as well; the weight sum is not.
 
     An appended end-of-turn token has a hard target only, at its full weight: the teacher would not stop there. With a
-    selection both sums are over the selected positions; the metrics are over all weighted ones nevertheless.
+    selection both sums are over the selected positions; the metrics are still over all weighted ones.
 
     Source: Chen et al., arXiv 2512.21002 (the mix); Hinton et al., arXiv 1503.02531 (the factor `T^2`).
     """
@@ -111,12 +111,16 @@ def drawn_ratios(log_probs: torch.Tensor, old: torch.Tensor, batch: Batch, setti
         batch: The batch.
         settings: Divergence and cap.
     """
+    # A token that was not drawn has the ratio 1, so its logarithm is 0.
     ratios = (log_probs.double() - old.double()).nan_to_num(nan=0.0)
     borders = torch.tensor(batch["borders"], device=ratios.device)
     starts = torch.searchsorted(batch["positions"], borders[:-1])  # the first weighted position of each example
+    # One running sum over the packed row; what an example began with is subtracted below. float64 keeps that exact
+    # enough over thousands of tokens.
     sums = torch.cat([ratios.new_zeros(1), ratios.cumsum(0)])
     example = torch.bucketize(batch["positions"], borders[1:], right=True)
     upto = sums[1:] if isinstance(settings.divergence, PolicyGradient) else sums[:-1]
+    # Capped before the exponential, which could overflow.
     return (upto - sums[starts][example]).clamp_max(math.log(settings.ratio_cap)).exp().to(log_probs.dtype)
 
 

@@ -1,4 +1,4 @@
-"""Token selection by what the models say: scores per position, an exact share of every group, exact ties.
+"""Token selection by scores of the models: an exact share of every group of positions, with ties decided by order.
 
 The scores come from a first pass of the loss over the same hidden states, without gradients; the positions that are not
 selected are left out of the second. Student and teacher run once.

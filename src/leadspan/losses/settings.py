@@ -86,10 +86,11 @@ class AdaptiveKl(Settings):
 
 
 class PolicyGradient(Settings):
-    """The reverse KL by the drawn token alone, for teachers that return one number a token (REINFORCE).
+    """The reverse KL by the drawn token alone, for teachers that return one number per token (REINFORCE).
 
-    Its gradient is that of `-A log q[y]` at the drawn token `y`, the advantage `A = log p[y] - log q[y]` taken as
-    given; over many draws its mean is the gradient of `KL(q || p)`, and that of its value is `KL(q || p)`.
+    Its gradient is that of `-A log q[y]` at the drawn token `y`, with the advantage `A = log p[y] - log q[y]` held
+    constant; over many draws the mean of the gradient is the gradient of `KL(q || p)`, and the mean of the value is
+    `KL(q || p)`.
     """
 
     kind: Literal["policy_gradient"] = "policy_gradient"
@@ -124,13 +125,13 @@ class LossSettings(Settings):
     temperature: float = Field(default=1.0, gt=0)
     """Divides the logits of both models in the divergence; the cross-entropy is always at temperature 1."""
     stop: Literal["tokens", "event"] | None = None
-    """Ends of a turn in the divergence: `tokens`, each token by itself; `event`, all tokens that end a turn for
-    student, teacher or data are one outcome, so that a teacher with another end-of-turn token than the student's does
-    not teach it never to stop. The cross-entropy keeps the data's token. `event` needs the whole distribution of a
-    teacher that the recipe names. Absent: `event` with a rollout, else `tokens`."""
+    """How the divergence treats tokens that end a turn. `tokens`: each token by itself. `event`: all tokens that end a
+    turn for student, teacher or data are one outcome, so that a teacher whose end-of-turn token is not the student's
+    does not teach the student never to stop. The cross-entropy keeps the data's token. `event` needs the whole
+    distribution of a teacher that the recipe names. Absent: `event` with a rollout, else `tokens`."""
     ratio_cap: float = Field(default=2.0, ge=1)
-    """Where the ratio is cut off by which positions of older rollouts are weighed: the student's probability of what
-    it drew, now and when it drew it (`rollout.steps_per_draw`)."""
+    """Upper limit of the ratio that weighs positions of older rollouts: the student's probability of the drawn tokens
+    now, divided by that at the time of the draw (`rollout.steps_per_draw`)."""
     chunk_tokens: int | None = Field(default=None, ge=1)
     """Positions projected to the vocabulary at a time; chosen for the device when absent."""
     compiled: bool | None = None
@@ -138,7 +139,7 @@ class LossSettings(Settings):
     the vocabulary and the presence of a compiler when absent."""
 
     def conflicts(self) -> Iterator[Rule]:
-        """A drawn token has its probability at the temperature of the draw."""
+        """A policy gradient is at temperature 1, where the probabilities of drawn tokens are stored."""
         if isinstance(self.divergence, PolicyGradient) and self.temperature != 1:
             text = (
                 f"divergence is policy_gradient at temperature {self.temperature:g}, and its probabilities are those "

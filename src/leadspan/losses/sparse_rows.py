@@ -1,7 +1,7 @@
-"""The row part of the loss against sparse targets: a support of `k` tokens a position instead of the vocabulary.
+"""The row part of the loss against sparse targets: a support of `k` tokens per position instead of the vocabulary.
 
 The student's logits are split once into the support [C, k] and the rest; the rest is left in place, with -inf at the
-support, so that its mass is a sum of what it is made of and never `1 - sum`.
+support, so that its mass is a sum of its own terms and never `1 - sum`, which would cancel.
 
 A head of the distribution (top-k, top-p) is compared as `k + 1` outcomes, the last being the tail on both sides. By
 the data-processing inequality an f-divergence of that is a lower bound of the full one, with equality when the tail is
@@ -23,7 +23,7 @@ from leadspan.teacher.targets import SparseTargets
 
 
 def tail_mass(targets: SparseTargets, log_probs: torch.Tensor, temperature: float) -> torch.Tensor:
-    """Mass of the tail, [m]: as kept, else `1 - sum_K p`, and 0 where rounded log-probabilities exceed 1 together."""
+    """Mass of the tail, [m]: as stored, else `1 - sum_K p`, and 0 where rounded log-probabilities sum to above 1."""
     stored_mass = targets.tail_mass.get(temperature)
     return (
         (1 - log_probs.double().exp().sum(-1)).clamp_min(0).to(log_probs.dtype) if stored_mass is None else stored_mass
@@ -38,12 +38,12 @@ def split_support(
     Args:
         z_s: Raw logits, changed in place.
         token_ids: The support.
-        is_used: Which places of the support are used, [C, k]; the first of a row always is.
+        is_used: Which slots of the support are used, [C, k]; the first of a row always is.
 
     Returns:
-        The support's raw logits, and its ids with unused places pointing to the row's first token.
+        The support's raw logits, and its ids with unused slots pointing to the row's first token.
     """
-    # An unused place points to the row's first token, so that scattering -inf there a second time changes nothing.
+    # An unused slot points to the row's first token, so that scattering -inf there a second time changes nothing.
     ids = torch.where(is_used, token_ids, token_ids[:, :1])
     support = z_s.gather(1, ids)
     z_s.scatter_(1, ids, -torch.inf)
@@ -72,7 +72,7 @@ def tail_rows(transform: LogitTransform, divergence: AnyDivergence, temperature:
         tail_lse, lse = _logsumexps(tail, head, temperature)
         log_q = torch.cat([head / temperature - lse, tail_lse - lse], dim=1)
         q = Distribution(log_q.exp(), log_q)
-        # A support of the whole vocabulary has no tail; what rounding left of its mass is none.
+        # A support of the whole vocabulary has no tail; a mass that rounding left there must not count.
         has_tail = is_used.sum(-1) < z_s.shape[1]
         rest = torch.where(has_tail, tail_mass, 0.0)[:, None]
         p = Distribution(torch.cat([log_p.exp(), rest], dim=1), torch.cat([log_p, rest.log()], dim=1))
@@ -121,7 +121,7 @@ def sampled_rows(transform: LogitTransform, temperature: float) -> RowPart:
 def _transformed(
     transform: LogitTransform, z_s: torch.Tensor, support: torch.Tensor, is_used: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits of the tail (-inf at the support) and of the support (-inf in unused places)."""
+    """Logits of the tail (-inf at the support) and of the support (-inf in unused slots)."""
     # -inf was put at the support by `split_support`; a transform such as a softcap would make it finite.
     is_tail = z_s > -torch.inf
     tail = torch.where(is_tail, transform.logits(z_s), -torch.inf)
@@ -149,8 +149,13 @@ def _finish(
     label_logits: Rows,
     hard: Rows,
 ) -> tuple[Rows, Rows]:
-    """Add the cross-entropy's gradient but for its one-hot part and write both; the label's log q and the entropy."""
+    """Add the cross-entropy's gradient except for its one-hot part, write both gradients in place of the logits.
+
+    Returns:
+        The label's log-probability and the student's entropy, at temperature 1.
+    """
     lse = _logsumexps(*logits, 1.0)[1]
+    # `lse - sum q z` is the entropy of softmax(z): no logarithm of a probability that may underflow.
     entropy = lse[:, 0]
     for target, values, soft_gradient in zip((z_s, support), logits, soft_gradients, strict=True):
         q = _softmax(values, lse)

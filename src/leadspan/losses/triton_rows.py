@@ -14,6 +14,7 @@ from leadspan.losses.rows import ROW_COLUMNS, RowPart
 from leadspan.models.heads import LogitTransform
 
 KERNEL_DIVERGENCES = ("forward_kl", "reverse_kl")
+# Logits of one row that a program holds at a time, and the warps that share them.
 _BLOCK = 4096
 _WARPS = 8
 
@@ -76,6 +77,7 @@ def _rows_kernel(
     S_HAS_CAP: tl.constexpr, T_HAS_CAP: tl.constexpr,
 ):  # fmt: skip
     """Statistics and gradient of one row."""
+    # 64 bits: row times stride can exceed 2^31.
     row = tl.program_id(0).to(tl.int64)
     s_row, t_row = s_ptr + row * s_stride, t_ptr + row * t_stride
     label = tl.load(label_ptr + row)

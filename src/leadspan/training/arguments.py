@@ -1,4 +1,4 @@
-"""The arguments of `transformers.Trainer` that a run's settings and its plan amount to."""
+"""The arguments of `transformers.Trainer` for a run's settings and its plan."""
 
 from pathlib import Path
 

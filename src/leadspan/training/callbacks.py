@@ -28,7 +28,8 @@ class MetricsFile(TrainerCallback):
 
     JSON has no infinity and no NaN: such a value is written as null.
 
-    Where training begins, the record becomes the one that the checkpoint keeps, whatever was written behind it.
+    Where training begins, the file is rewritten with the lines that the checkpoint keeps: a killed process may have
+    written lines of later steps, and these steps are trained again.
     """
 
     def __init__(self, path: Path):
@@ -52,6 +53,7 @@ class MetricsFile(TrainerCallback):
         """Write one line; a loss that is not finite ends the run."""
         if not state.is_world_process_zero or not logs:
             return
+        # The line comes before the error, so that the record shows where the loss diverged.
         with self.path.open("a") as file:
             file.write(_line(state.global_step, logs))
         loss = logs.get("loss", 0.0)
@@ -63,7 +65,7 @@ class MetricsFile(TrainerCallback):
 
 
 def _line(step: float, logs: dict[str, float]) -> str:
-    """One line, its keys in an order that does not depend on where they come from."""
+    """One line of JSON, with sorted keys."""
     # Sorted, so that lines compare whichever callback wrote a key first; null for what is not finite, since JSON has
     # no infinity.
     values = {key: value for key, value in sorted(_finite(logs).items()) if key != "step"}
@@ -77,8 +79,8 @@ def _finite(logs: dict[str, Any]) -> dict[str, Any]:
 class Clock(TrainerCallback, ExportableState):
     """Wall time of all optimiser steps, without validation and checkpoints, and of their parts.
 
-    The device is waited for where a step begins and ends, not in between: there CUDA's own events mark the parts, so
-    that measuring does not slow a step down. Kept in checkpoints and restored.
+    The clock waits for the device where a step begins and ends, and not in between: CUDA events mark the parts there,
+    so that measuring does not slow a step down. The state is kept in checkpoints and restored.
     """
 
     def __init__(
@@ -95,6 +97,7 @@ class Clock(TrainerCallback, ExportableState):
         self.durations: list[float] = durations or []
         self.parts: dict[str, float] = parts or {}
         self._start = 0.0
+        # Name, start and end of the parts of the step under way; their times are read once the step has ended.
         self._spans: list[tuple[str, Any, Any]] = []
         self._lap = (0, 0.0)
         self._before = 0.0
@@ -131,7 +134,7 @@ class Clock(TrainerCallback, ExportableState):
         return lap
 
     def drop(self) -> None:
-        """Forget the parts since the last step: they belong to no step."""
+        """Forget the parts since the last step: those of a validation belong to no step."""
         self._spans.clear()
 
     def on_step_begin(
@@ -157,8 +160,8 @@ class Clock(TrainerCallback, ExportableState):
         self._spans.clear()
 
     def by_part(self) -> StepSeconds:
-        """Where the time of all steps went; what is left of a micro-batch is its backward pass."""
-        # The backward pass cannot be timed by itself without a wait in between, so it is what the others leave.
+        """Where the time of all steps went; the rest of a micro-batch is its backward pass."""
+        # The backward pass cannot be timed by itself without a wait in between, so it is what remains of the others.
         teacher, forward = self.parts.get("teacher", 0.0), self.parts.get("student_forward", 0.0)
         batches, rollout = self.parts.get("micro_batch", 0.0), self.parts.get("rollout", 0.0)
         return StepSeconds(
@@ -167,6 +170,7 @@ class Clock(TrainerCallback, ExportableState):
             teacher=teacher,
             student_forward=forward,
             backward=max(0.0, batches - teacher - forward),
+            # Clamped, since the parts and the whole are read from different clocks.
             optimizer=max(0.0, self.seconds - batches - rollout),
         )
 
@@ -191,7 +195,7 @@ class EnergyMeter(TrainerCallback, ExportableState):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Note where the counter stands."""
+        """Read the counter for the first time."""
         self._counter = EnergyCounter.of(args.device)
         self._start = 0.0 if self._counter is None else self._counter.read()
 
@@ -211,7 +215,7 @@ class Milestones(TrainerCallback):
 
 
 def _mark() -> Any:
-    """A moment: on CUDA an event in the queue, else the clock."""
+    """A point in time: on CUDA an event in the queue, else the clock."""
     if not torch.cuda.is_available():
         return time.perf_counter()
     # An event is queued behind the work and costs no wait; its time is read when the step has ended.
@@ -225,13 +229,13 @@ def _between(start: Any, end: Any) -> float:
 
 
 def _wait_for_device() -> None:
-    """Let queued work end, so that it is counted where it belongs."""
+    """Wait until queued work has ended, so that its time is counted where it belongs."""
     if torch.accelerator.is_available():
         torch.accelerator.synchronize()
 
 
 class ProgressCallback(TrainerCallback):
-    """Reports steps, time left, loss and speed as the status, and how far a validation is."""
+    """Reports steps, time left, loss and speed on the status line, and the progress of a validation."""
 
     def __init__(self, stage: str = "training"):
         self.stage = stage
@@ -253,7 +257,7 @@ class ProgressCallback(TrainerCallback):
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Start to count where this process starts to train."""
+        """Start to count at the step where this process starts to train."""
         self._steps = self._steps or Progress(self.stage, state.max_steps, "steps", state.global_step)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:

@@ -1,4 +1,4 @@
-"""Checkpoints of a run: sealed with the digests of their files, told apart by their step, gone on from when whole."""
+"""Checkpoints of a run: sealed with the digests of their files, named by their step, resumed from only when whole."""
 
 import json
 import logging
@@ -15,14 +15,14 @@ from leadspan.training.process import process_state
 
 logger = logging.getLogger(__name__)
 
+# Words of torch's messages where a write fails: it raises a RuntimeError, not an OSError.
 _TORCH_WRITER = ("inline_container", "PytorchStreamWriter", "iostream error")
-"""What its messages name where a write fails: it raises no `OSError`."""
-_KEPT = 2
-"""The last one to go on from, and the best or the one before."""
+# Checkpoints on disk: the last one, to resume from, and the best one or the one before the last.
+_NUM_KEPT = 2
 
 
 def step_directories(directory: Path) -> list[Path]:
-    """Checkpoints of a run directory, written to the end or not, oldest first."""
+    """Checkpoints of a run directory, complete or not, oldest first."""
     steps = [d for d in (directory / "checkpoints").glob("checkpoint-*") if d.name.rpartition("-")[2].isdecimal()]
     return sorted(steps, key=_step)
 
@@ -31,7 +31,7 @@ def check_fresh(directory: Path) -> None:
     """Refuse to train anew in a directory that holds the checkpoints of a run.
 
     Raises:
-        RunError: It does.
+        RunError: It holds some.
     """
     steps = [_step(d) for d in step_directories(directory) if is_sealed(d) or (d / "trainer_state.json").exists()]
     if steps:
@@ -44,13 +44,14 @@ def check_fresh(directory: Path) -> None:
 def checkpoint_to_resume(directory: Path, needs_best: bool) -> Path | None:
     """The last whole checkpoint of a run directory, or None.
 
-    One that a killed process left half-written or half-removed is removed. One that is damaged, or whose best step is
-    gone, is set aside with a warning that names what is wrong.
+    A checkpoint that a killed process left half-written or half-removed is deleted. One that is damaged, or whose best
+    step is gone, is renamed to `*.damaged` with a warning that names the fault.
 
     Args:
         directory: The run directory.
         needs_best: The weights of the best step are kept at the end.
     """
+    # One rank changes the directory, and the others read it only after that.
     if process_state().is_main_process:
         _leave_whole(directory, needs_best)
     process_state().wait_for_everyone()
@@ -58,7 +59,7 @@ def checkpoint_to_resume(directory: Path, needs_best: bool) -> Path | None:
 
 
 def check_best(checkpoint: Path) -> None:
-    """Look into the checkpoint of the best step, before its weights are taken.
+    """Check the checkpoint of the best step, before its weights are loaded.
 
     Raises:
         RunError: It is gone or damaged.
@@ -73,10 +74,10 @@ def check_best(checkpoint: Path) -> None:
 
 @contextmanager
 def writing(directory: Path) -> Iterator[None]:
-    """Turn what torch and safetensors raise where a file cannot be written into one error.
+    """Turn the errors of torch and safetensors for a file that cannot be written into one error.
 
     Raises:
-        RunError: A file could not be written to its end; says how much room there is.
+        RunError: A file could not be written completely; says how much space is free.
     """
     try:
         yield
@@ -95,20 +96,21 @@ def remove_old(directory: Path, best_step: int | None) -> None:
     """Remove all checkpoints but the last and the best, or the two last."""
     *earlier, last = step_directories(directory)
     best = [d for d in earlier if _step(d) == best_step]
-    to_keep = {last, *(best or earlier[1 - _KEPT :])}
+    to_keep = {last, *(best or earlier[1 - _NUM_KEPT :])}
     for checkpoint in earlier:
         if checkpoint not in to_keep:
-            unseal(checkpoint)  # first, so that one that is half removed counts as none
+            unseal(checkpoint)  # first, so that a checkpoint that is half removed does not count as one
             shutil.rmtree(checkpoint)
 
 
 def _leave_whole(directory: Path, needs_best: bool) -> None:
-    """Take away what cannot be gone on from, the latest first."""
+    """Remove or set aside the checkpoints that cannot be resumed from, beginning with the latest."""
     for checkpoint in step_directories(directory):
         if not is_sealed(checkpoint):
             logger.warning("removing %s: it was not written to the end", checkpoint)
             shutil.rmtree(checkpoint)
     set_aside = False
+    # Only up to the first whole one: hashing gigabytes of older checkpoints would delay every resume.
     for checkpoint in reversed(step_directories(directory)):
         wrong = _wrong(checkpoint) or (_wrong_of_best(checkpoint) if needs_best else None)
         if wrong is None:

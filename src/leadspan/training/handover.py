@@ -1,6 +1,7 @@
-"""What a process leaves to the one that goes on from its checkpoint, beside what Transformers keeps there.
+"""State that a process leaves in a checkpoint for the process that resumes from it, in addition to Transformers'.
 
-With the sums since the last log line, the next line is a mean over the same steps as in a run without a break.
+It holds the sums since the last log line, so that the next line is a mean over the same steps as in a run without a
+break.
 """
 
 import json
@@ -13,14 +14,14 @@ _FILE = "handover.json"
 
 @dataclass(frozen=True)
 class Handover:
-    """What is handed over.
+    """The state.
 
     Attributes:
-        loss: Losses of the steps since the last log line, the mean over ranks.
+        loss: Sum of the losses of the steps since the last log line, the mean over ranks.
         last_logged: Step of the last log line.
-        totals: Row quantities by section and place since the last log line, over all ranks.
+        totals: Row quantities by section and tenth since the last log line, over all ranks.
         peak_memory_bytes: Peak memory of training up to the checkpoint, on the first rank.
-        steps: What a `StepSource` has made for steps to come.
+        steps: State of a `StepSource`: what it has made for later steps.
     """
 
     loss: float
@@ -35,5 +36,5 @@ class Handover:
 
     @classmethod
     def of(cls, checkpoint: Path) -> "Handover":
-        """That of a whole checkpoint."""
+        """Read that of a complete checkpoint."""
         return cls(**json.loads((checkpoint / _FILE).read_text(encoding="utf-8")))

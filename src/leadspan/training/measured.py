@@ -56,7 +56,7 @@ def measured(trainer: DistillationTrainer, speed: Speed, saved_step: int, memory
 
 
 def _counted(steps: Sequence[StepCounts], seconds: float) -> dict[str, Any]:
-    """What some steps did and cost, by the fields that a run and its stages have in common."""
+    """Counts and costs of some steps: the fields that `TrainResult` and `StageCost` share."""
     return {
         "num_steps": len(steps),
         "num_examples": sum(step.examples for step in steps),
@@ -78,11 +78,11 @@ def _stages(steps: Sequence[StepCounts], clock: Clock) -> list[StageCost]:
 
 
 def typical_seconds(durations: Sequence[float], flops: Sequence[int]) -> float | None:
-    """Time of a run from the median time per operation of its steps; None where steps were not all timed.
+    """Time of a run from the median time per operation of its steps; None where not all steps were timed.
 
-    The median is over steps, of seconds / operations, and the time is that times all operations: steps of other
-    lengths weigh as much as they should, and a burst of other load on the machine, which slows some steps, weighs
-    nothing. The first step, which compiles and warms up, is left out where there are more.
+    The median of seconds / operations over the steps, times all operations. So steps of different lengths count by
+    their work, and a burst of other load on the machine, which slows a few steps, does not count. The first step,
+    which compiles and warms up, is left out where there are more.
 
     >>> typical_seconds([9.0, 1.0, 2.0, 30.0], [1, 1, 2, 1])
     5.0
@@ -104,7 +104,7 @@ def layout_sizes(examples: Examples, selection: ScoredSelection | None) -> list[
 
 
 def peak_flops(arguments: TrainingArguments, stated: Device | None) -> float | None:
-    """Operations a second of all ranks' devices, as stated or by the name of the GPU."""
+    """Peak operations per second of all ranks' devices, as stated or by the name of the GPU."""
     device = stated
     if device is None and arguments.device.type == "cuda":
         properties = torch.cuda.get_device_properties(arguments.device)
@@ -122,7 +122,7 @@ def _energy(trainer: DistillationTrainer) -> float | None:
 
 
 def device_name(device: torch.device, num_ranks: int) -> str:
-    """What trains, and how many of it."""
+    """Name of the training device and the number of ranks."""
     if device.type == "cuda":
         return f"{num_ranks} x {torch.cuda.get_device_name(device)}"
     return f"{num_ranks} x {device.type} ({torch.get_num_threads()} threads)"

@@ -1,4 +1,4 @@
-"""This process among those of a run."""
+"""This process as a rank of a distributed run."""
 
 import contextlib
 import ctypes
@@ -30,9 +30,9 @@ def process_state() -> PartialState:
 
 
 def leave_ranks() -> None:
-    """End this process's part in the group, after its last collective; nothing where there is none.
+    """Leave the process group, after the last collective; does nothing where there is no group.
 
-    A group that is left to the interpreter's end can abort the process there, although its work is done.
+    A group that is still open when the interpreter ends can abort the process, although its work is done.
     **Source**: PyTorch, `torch.distributed`, "Shutdown".
     """
     gc.collect()  # sharded weights hold the group

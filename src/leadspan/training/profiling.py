@@ -13,11 +13,12 @@ from leadspan.training.settings import Profile
 
 logger = logging.getLogger(__name__)
 
+# Rows of the table; the trace has every operation.
 NUM_PARTS = 10
 
 
 class StepProfiler(TrainerCallback):
-    """Profiles the steps after some others and writes `trace-RANK.json.gz` and `parts-RANK.md`."""
+    """Profiles a few steps after the skipped ones, and writes `trace-RANK.json.gz` and `parts-RANK.md`."""
 
     def __init__(self, settings: Profile, directory: Path, rank: int):
         self.settings, self.directory, self.rank = settings, directory, rank
@@ -27,7 +28,7 @@ class StepProfiler(TrainerCallback):
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Begin to record behind the steps to skip."""
+        """Start recording after the skipped steps."""
         if self._num_steps == self.settings.skip:
             activities = {ProfilerActivity.CPU}
             activities |= {ProfilerActivity.CUDA} if args.device.type == "cuda" else set()
@@ -35,7 +36,7 @@ class StepProfiler(TrainerCallback):
             self._profile.start()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """End behind the last step to record."""
+        """Stop after the last step to record."""
         self._num_steps += 1
         if self._num_steps == self.settings.skip + self.settings.steps:
             self._write()
@@ -43,7 +44,7 @@ class StepProfiler(TrainerCallback):
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Write what a run that was shorter has recorded."""
+        """Write what was recorded of a run that ended before the last step to record."""
         self._write()
         if self._num_steps <= self.settings.skip:
             logger.warning(
@@ -66,10 +67,11 @@ class StepProfiler(TrainerCallback):
 
 
 def dearest_parts(recorded: profile) -> str:
-    """A Markdown table of the operations that took most time by themselves, without those they called.
+    """A Markdown table of the operations that took the most time, without the operations that they called.
 
     The time is the device's where one was recorded, else the processor's; shares are of all operations.
     """
+    # Annotations, such as the clock's parts, span operations that are in the table already.
     events = [event for event in recorded.key_averages() if not event.is_user_annotation]
     on_device = any(event.self_device_time_total for event in events)
 

@@ -83,7 +83,7 @@ class TrainResult(Settings):
     device: str
     """Device name and number of ranks."""
     precision: Literal["float32", "bfloat16"] | None = None
-    """What it computed in, over float32 weights; absent in results of earlier versions."""
+    """Type of the computation; weights are float32. Absent in results of earlier versions."""
     num_ranks: Count | None = None
     """Processes that trained together; absent in results of earlier versions."""
     step_seconds: StepSeconds | None = None
@@ -91,27 +91,27 @@ class TrainResult(Settings):
     first_step_seconds: Amount | None = None
     """Wall time of the first optimiser step, which compiles, allocates and warms up; part of `seconds`."""
     typical_seconds: Amount | None = None
-    """Wall time of the training loop had every operation taken the median time per operation over the steps: what
-    times of runs are compared by, as other work that slows some steps down does not change it."""
+    """Wall time of the training loop if every operation took the median time per operation over the steps. Times of
+    runs are compared by it, since other work on the machine that slows some steps does not change it."""
     mfu: Amount | None = None
-    """Model FLOPs utilisation: FLOPs without recomputation, a second, as a share of the peak of all ranks' devices
+    """Model FLOPs utilisation: FLOPs per second without recomputation, as a share of the peak of all ranks' devices
     (Chowdhery et al., arXiv 2204.02311, appendix B); absent where no peak is known or stated."""
     energy_joules: Amount | None = None
     """Energy of the GPUs of all ranks from the first step to the last, validations included; absent without NVML."""
 
     @property
     def steady_seconds(self) -> float:
-        """Wall time with the first step taken to last as long as the others on average: what a prediction is of."""
+        """Wall time if the first step took as long as the others on average; this is what a prediction predicts."""
         if self.first_step_seconds is None or self.num_steps < 2:
             return self.seconds
         return (self.seconds - self.first_step_seconds) * self.num_steps / (self.num_steps - 1)
 
     @property
     def tokens_per_second(self) -> float:
-        """Tokens through the student's forward pass a second; 0 for a run without steps."""
+        """Tokens per second through the student's forward pass; 0 for a run without steps."""
         return self.num_tokens / self.seconds if self.seconds else 0.0
 
     @property
     def flops_per_second(self) -> float:
-        """Counted operations, recomputation included, a second."""
+        """Counted operations per second, recomputation included."""
         return self.flops.total / self.seconds if self.seconds else 0.0

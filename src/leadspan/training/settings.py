@@ -22,7 +22,7 @@ class ByExamples(Settings):
     """Examples packed into one forward pass on one rank; the rest is gradient accumulation."""
 
     def conflicts(self) -> Iterator[Rule]:
-        """A step is whole batches."""
+        """A step is a whole number of batches."""
         step, batch = self.examples_per_step, self.examples_per_batch
         if step % batch:
             text = f"examples_per_step {step} is no multiple of examples_per_batch {batch}"
@@ -90,8 +90,8 @@ class TrainingSettings(Settings):
     max_grad_norm: float = Field(default=1.0, ge=0)
     """Gradient norm clipping; 0 switches it off."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """`auto`: bfloat16 autocast over float32 weights on a CUDA device that has it, and on a CPU with AMX-BF16 or
-    AVX512-BF16 for models of 100 million parameters or more; else float32. `run.json` has which it was."""
+    """`auto`: bfloat16 autocast over float32 weights on a CUDA device that supports it, and on a CPU with AMX-BF16 or
+    AVX512-BF16 for models of 100 million parameters or more; else float32. `run.json` records which was used."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, one more forward pass."""
     lora: Lora | None = None
@@ -110,11 +110,11 @@ class TrainingSettings(Settings):
     """Trackers that get the run's name, recipe, log lines, costs and evaluation (docs/trackers.md)."""
 
     profile: Profile | None = None
-    """Record a few steps: a trace for `chrome://tracing` or Perfetto, and a table of the ten dearest operations. `{}`
-    takes the defaults."""
+    """Profile a few steps: a trace for `chrome://tracing` or Perfetto, and a table of the ten costliest operations.
+    `{}` takes the defaults."""
 
     def conflicts(self) -> Iterator[Rule]:
-        """Training has one length, and what is profiled lies in it."""
+        """Training has one length, and the profiled steps lie within it."""
         if (self.epochs is None) == (self.steps is None):
             yield ("epochs", "steps"), "give exactly one of epochs and steps"
         if self.profile is not None and self.steps is not None and self.profile.skip >= self.steps:

@@ -1,4 +1,4 @@
-"""Speed of training by log line: tokens and operations a second, and their share of the devices' peak."""
+"""Speed of training by log line: tokens and operations per second, and their share of the devices' peak."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -36,7 +36,7 @@ class Speed:
     peak_flops: float | None
 
     def figures(self, first: int, last: int, seconds: float) -> dict[str, float]:
-        """Of the steps from `first` up to `last`, which took some time; none of no step.
+        """Figures of the steps from `first` up to `last`, which took `seconds`; none where there is no step.
 
         `speed/mfu` is as in `TrainResult.mfu`: operations without recomputation, as a share of the peak.
         """

@@ -74,7 +74,7 @@ def plan_steps(
 
 
 def _steps_per_epoch(batching: Batching, lengths: Sequence[int], num_stages: int) -> float:
-    """Harmonic mean over the stages: each has as many of the run's steps as the others, not of its epochs."""
+    """Harmonic mean over the stages, which share the steps of a run equally, and not its epochs."""
     num_traces = len(lengths) // num_stages
     steps: list[float] = []
     for offset in range(0, len(lengths), num_traces):

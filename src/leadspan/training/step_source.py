@@ -11,7 +11,7 @@ from leadspan.training.speed import StepCounts
 
 
 class StepSource(Protocol):
-    """Makes the examples of a step when it begins, from the student as it is then."""
+    """Makes the examples of a step when the step begins, with the student as it is then."""
 
     @property
     def num_examples(self) -> int:
@@ -20,7 +20,7 @@ class StepSource(Protocol):
 
     @property
     def counts(self) -> list[StepCounts]:
-        """What the steps made so far, or recalled, do."""
+        """Counts of the steps that were made or recalled so far."""
         ...
 
     @property
@@ -29,21 +29,21 @@ class StepSource(Protocol):
         ...
 
     def loss_at(self, step: int) -> LossSettings | None:
-        """The objective of a step, where it is not the run's."""
+        """The objective of a step; None where it is that of the run."""
         ...
 
     def prepare(
         self, shapes: tuple[ModelShape, ModelShape | None], num_steps: int, recompute: bool, use_bf16: bool
     ) -> None:
-        """Learn what a step costs, and how it is computed."""
+        """Receive the shapes and options by which the cost of a step is counted."""
         ...
 
     def recall(self, step: int) -> None:
-        """Learn what the steps before this one were, where training goes on from a checkpoint."""
+        """Read back what the steps before this one were, when training resumes from a checkpoint."""
         ...
 
     def state(self) -> dict[str, Any]:
-        """What is made for steps to come, all ranks; for JSON."""
+        """What was made for later steps, on all ranks, as JSON values."""
         ...
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -55,11 +55,11 @@ class StepSource(Protocol):
         ...
 
     def learn_of(self, agreement: torch.Tensor) -> None:
-        """Take what a micro-batch of the step showed (`losses.objective.LossOutput`)."""
+        """Receive the agreement of a micro-batch of the step (`losses.objective.LossOutput`)."""
         ...
 
     def end_step(self) -> None:
-        """Write down what the step was; all its micro-batches are through."""
+        """Record the step, after all its micro-batches."""
         ...
 
     def figures(self, first: int, last: int) -> dict[str, float]:

@@ -63,7 +63,7 @@ class TrainingInputs:
         seed: Seed of order, dropout and adapters.
         device: Figures of the device, when they are stated.
         selection: What the objective selects among the weighted positions by the models' scores, or None.
-        end_ids: Tokens that end a turn and are one outcome in the divergence; none where each is by itself.
+        end_ids: Tokens that end a turn and are one outcome in the divergence; empty where each is its own outcome.
         steps: Makes the examples of each step when it begins; None where they are the training examples.
     """
 
@@ -91,11 +91,11 @@ def train(
     """Train a student, from the last checkpoint of the run directory on, and write it to `student/` there.
 
     Args:
-        inputs: Models, data and place of the run.
+        inputs: Models, data and directory of the run.
         settings: Optimiser, batches, validation.
         loss: The objective.
-        before_first_step: Called when the models run and fit each other, and nothing has been written.
-        callbacks: See every event of training behind the run's own callbacks, `metrics.jsonl` among them.
+        before_first_step: Called once the models are loaded and checked, before anything is written.
+        callbacks: Get every event of training after the run's own callbacks, such as that of `metrics.jsonl`.
 
     Raises:
         ModelError: Student and teacher do not fit each other or the data.
@@ -104,6 +104,7 @@ def train(
     transformers_logging.disable_progress_bar()
     device = process_device()
     checkpoint = checkpoint_to_resume(inputs.directory, settings.keep == "best")
+    # Begins before the models are loaded: what the process holds by then is subtracted from the peak.
     memory = PeakMemory(device)
     # Before the models: adapters and randomly built weights are drawn with it.
     set_seed(inputs.seed)
@@ -132,6 +133,7 @@ def train(
     for callback in callbacks:
         trainer.add_callback(callback)
     before_first_step()
+    # A signal to end is noted and takes effect after the step, when a checkpoint is written.
     with deferred():
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
         if trainer.state.global_step < plan.num_steps:
@@ -189,7 +191,7 @@ def with_adapters(student: PreTrainedModel, settings: Lora) -> PeftModel:
 
 
 def adapter_params(model: torch.nn.Module) -> int:
-    """Weights of a model's adapters: all that is trained of it."""
+    """Number of trained weights of a model with adapters: those of the adapters alone."""
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
@@ -232,7 +234,7 @@ def _trainer(
 
 
 def _keep(trainer: DistillationTrainer, settings: TrainingSettings, plan: StepPlan) -> int:
-    """Leave the best or the last weights in the model; returns their step."""
+    """Load the best weights into the model, or leave the last ones; returns their step."""
     best = trainer.state.best_global_step
     if settings.keep == "last" or not best or best == plan.num_steps:
         return plan.num_steps
@@ -244,7 +246,7 @@ def _keep(trainer: DistillationTrainer, settings: TrainingSettings, plan: StepPl
 
 
 def _write_student(trainer: DistillationTrainer, inputs: TrainingInputs) -> None:
-    """Write the student in Hugging Face form; adapters are kept beside it and merged into it."""
+    """Write the student in Hugging Face form; adapters are saved to `adapter/` and merged into it."""
     if not trainer.is_world_process_zero():
         return
     model = trainer.accelerator.unwrap_model(trainer.model)

@@ -114,8 +114,7 @@ class DistillationTrainer(Trainer):
         # Ranks must make the same number of collective calls; repeated batches at the end are not counted twice
         # (`num_validation_batches`).
         self.validation_plan = validation_plan + validation_plan[-1:] * (-len(validation_plan) % self.args.world_size)
-        # Tells Transformers that `compute_loss` divides by the whole step's weight: it must not divide by the micro-
-        # batches.
+        # `compute_loss` divides by the weight of the whole step, so Transformers must not divide by micro-batches.
         self.loss_is_scaled_for_ga = True
         self.is_one_cycle = one_cycle
         self.teacher = teacher
@@ -150,15 +149,18 @@ class DistillationTrainer(Trainer):
         )
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> torch.Tensor:
-        """Weight sum of an optimiser step over its micro-batches and all ranks; on the way, whether one is to end."""
+        """Weight sum of an optimiser step over its micro-batches and all ranks."""
+        # In the same reduction: how many ranks got a signal to end, so that all of them stop at the same step.
         rank_weight = torch.stack([self._weight_of(batch) for batch in batch_samples]).sum().to(device)
-        asked = torch.full_like(rank_weight, float(is_asked_to_end()))
-        weight, self._num_asked = cast(torch.Tensor, self.accelerator.reduce(torch.stack([rank_weight, asked]), "sum"))
+        end_requested = torch.full_like(rank_weight, float(is_asked_to_end()))
+        weight, self._num_asked = cast(
+            torch.Tensor, self.accelerator.reduce(torch.stack([rank_weight, end_requested]), "sum")
+        )
         return weight
 
     @property
     def is_to_end(self) -> bool:
-        """Whether a signal asks for the end; of several ranks, whether one was asked before the step began."""
+        """Whether a signal asks for the end; with several ranks, whether any of them got one before the step."""
         return is_asked_to_end() if self.args.world_size == 1 else bool(self._num_asked)
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> Any:
@@ -260,7 +262,7 @@ class DistillationTrainer(Trainer):
         super().log(logs, start_time)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        """Write a checkpoint with what the next process needs, seal it, and remove those it stands for."""
+        """Write a checkpoint with the state that the next process needs, seal it, and remove those it replaces."""
         directory = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
         handover = Handover(
             loss=float(self._summed(self._tr_loss)) / self.args.world_size,
@@ -279,7 +281,7 @@ class DistillationTrainer(Trainer):
         self.accelerator.wait_for_everyone()
 
     def take_over(self, handover: Handover) -> None:
-        """Go on with what a checkpoint hands over; sums over all ranks become the first rank's."""
+        """Continue with the state of a checkpoint; sums over all ranks go to the first rank."""
         self._tr_loss.fill_(handover.loss)
         self._globalstep_last_logged = self._last_figures = handover.last_logged
         self._earlier_peak = handover.peak_memory_bytes
@@ -319,13 +321,13 @@ class DistillationTrainer(Trainer):
 
 
 class EndsSteps(TrainerCallback):
-    """Lets the source of a step write it down, and ends training behind it once a signal asks for that."""
+    """Lets the source of a step record it, and ends training after the step once a signal asks for that."""
 
     def __init__(self, trainer: DistillationTrainer):
         self.trainer = trainer
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Write the step down before any checkpoint of it; ask the trainer to save and to stop."""
+        """Record the step before any checkpoint of it; make the trainer save and stop where a signal asks for it."""
         if self.trainer.steps is not None:
             self.trainer.steps.end_step()
         if self.trainer.is_to_end:
@@ -333,16 +335,16 @@ class EndsSteps(TrainerCallback):
 
 
 def _nothing(items: list[Any]) -> dict[str, Any]:
-    """Stands for a micro-batch that its step makes."""
+    """An empty placeholder for a micro-batch that the step makes itself."""
     return {}
 
 
 class TakesOver(TrainerCallback):
-    """Hands a trainer over what its checkpoint keeps, once the trainer has set its own sums to nothing."""
+    """Gives a trainer the state of its checkpoint, after the trainer has reset its own sums."""
 
     def __init__(self, trainer: DistillationTrainer, checkpoint: Path):
         self.trainer, self.checkpoint = trainer, checkpoint
 
     def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
-        """Hand it over."""
+        """Restore the state."""
         self.trainer.take_over(Handover.of(self.checkpoint))
