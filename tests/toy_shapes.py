@@ -17,7 +17,7 @@ TEACHER = replace(SHAPE, num_params=1000, vocab_size=12)
 MODEL = MemoryModel(
     student=SHAPE,
     teacher=None,
-    student_activations=ActivationBytes(held=100, peak=130),
+    student_activations=ActivationBytes(retained=100, peak=130),
     teacher_activations=None,
     use_bf16=False,
     chunk_tokens=6,

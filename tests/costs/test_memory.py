@@ -14,7 +14,7 @@ def test_the_moment_of_the_loss_by_hand() -> None:
 
 
 def test_a_live_teacher_adds_weights_hidden_states_and_a_chunk() -> None:
-    live = replace(MODEL, teacher=TEACHER, teacher_activations=ActivationBytes(held=16, peak=5000))
+    live = replace(MODEL, teacher=TEACHER, teacher_activations=ActivationBytes(retained=16, peak=5000))
     batch = BatchSize(tokens=20, weighted=10)
     found = live.by_phase(batch)
     assert found["loss"].teacher == 4 * 1000
@@ -25,21 +25,21 @@ def test_a_live_teacher_adds_weights_hidden_states_and_a_chunk() -> None:
 
 
 def test_scored_positions_are_held_beside_copies_of_the_selected() -> None:
-    live = replace(MODEL, teacher=TEACHER, teacher_activations=ActivationBytes(held=16, peak=50))
+    live = replace(MODEL, teacher=TEACHER, teacher_activations=ActivationBytes(retained=16, peak=50))
     plain, scored = (live.by_phase(BatchSize(20, 3, scored))["loss"] for scored in (0, 10))
     assert scored.activations - plain.activations == 10 * 4 * 4 + 10 * 4 * 4  # states of both models
     assert (plain.logits, scored.logits) == (2 * 3 * 12 * 4 * 11 // 10, 2 * 6 * 12 * 4 * 11 // 10)
 
 
 def test_masks_by_hand() -> None:
-    layers = ActivationBytes(held=100, peak=130, window=4, held_pair=2, peak_pair=2, masked=90, masked_pair=5)
+    layers = ActivationBytes(retained=100, peak=130, window=4, retained_pair=2, peak_pair=2, masked=90, masked_pair=5)
     short, mixed = BatchSize(8, 8, 0, (4, 4)), BatchSize(13, 13, 0, (3, 10))
-    assert (layers.held_by(short), layers.peak_of(short)) == (800, 1040)
-    assert layers.held_by(mixed) == 1300 + 2 * 100
+    assert (layers.retained_by(short), layers.peak_of(short)) == (800, 1040)
+    assert layers.retained_by(mixed) == 1300 + 2 * 100
     assert layers.peak_of(mixed) == max(130 * 13 + 2 * 100, 90 * 13 + 5 * 100)
     two = BatchSize(30, 30, 0, (10, 20))  # the masks of both are held, that of the longer is being made
     assert layers.peak_of(two) == max(130 * 30 + 2 * 500, 90 * 30 + 2 * 500 + 3 * 400)
-    assert layers.held_by(BatchSize(13, 13)) == 1300 + 2 * 169  # lengths not given: one example
+    assert layers.retained_by(BatchSize(13, 13)) == 1300 + 2 * 169  # lengths not given: one example
 
 
 def test_gradients_that_are_kept_stand_beside_everything() -> None:

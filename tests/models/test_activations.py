@@ -90,7 +90,7 @@ def test_scores_that_exist_grow_with_the_square_of_an_example() -> None:
     ids, kept = torch.zeros(1, 800, dtype=torch.long), torch.arange(800)
     _, held = allocated(lambda: final_hidden_states(model, ids, positions, borders, kept), torch.device("cpu"))
     traced = student_activations(settings, False, False)
-    assert traced.held_by(BatchSize(800, 800, 0, lengths)) == pytest.approx(held, rel=0.05)
+    assert traced.retained_by(BatchSize(800, 800, 0, lengths)) == pytest.approx(held, rel=0.05)
 
 
 @pytest.mark.slow
@@ -116,7 +116,7 @@ def test_masks_of_sliding_windows_grow_with_the_square_of_an_example(
     peak, gradients = allocated(lambda: forward().sum().backward(), torch.device("cpu"))
     traced, batch = student_activations(settings, False, checkpointing), BatchSize(tokens, tokens, 0, lengths)
     assert traced.window == window
-    assert traced.held_by(batch) == pytest.approx(held, rel=0.05)
+    assert traced.retained_by(batch) == pytest.approx(held, rel=0.05)
     assert peak * 0.95 - gradients <= traced.peak_of(batch) <= peak * 1.05
 
 

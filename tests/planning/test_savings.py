@@ -49,7 +49,7 @@ def test_operations_of_the_naive_run_and_of_ours_by_hand() -> None:
 
 
 def test_memory_falls_with_every_measure() -> None:
-    live = replace(MODEL, teacher=TEACHER, teacher_activations=ActivationBytes(held=16, peak=50), chunk_tokens=1)
+    live = replace(MODEL, teacher=TEACHER, teacher_activations=ActivationBytes(retained=16, peak=50), chunk_tokens=1)
     naive = memory_with(On(), LOAD, live)
     for measure in MEASURES:
         assert memory_with(On([measure]), LOAD, live) < naive

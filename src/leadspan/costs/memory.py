@@ -57,35 +57,36 @@ class ActivationBytes:
     """What one token takes in the layers below the head, and what the masks of sliding windows add.
 
     Attributes:
-        held: At the end of the forward pass: what backward needs.
-        peak: At the highest moment of the forward and backward pass, `held` included.
+        retained: At the end of the forward pass: what backward needs.
+        peak: At the highest moment of the forward and backward pass, `retained` included.
         window: Sliding window of the layers that have one; 0 where examples of any length have masks or scores of all
             pairs; None where none has.
-        held_pair: Of the masks of an example longer than the window, by pair of its positions (`T^2` in all), at the
-            end of the forward pass.
+        retained_pair: Masks of an example longer than the window, by pair of its positions (`T^2` in all), at the end
+            of the forward pass.
         peak_pair: The same at the moment of `peak`.
         masked: What one token takes at the moment at which masks take most.
         masked_pair: Of the masks at that moment.
     """
 
-    held: int
+    retained: int
     peak: int
     window: int | None = None
-    held_pair: float = 0.0
+    retained_pair: float = 0.0
     peak_pair: float = 0.0
     masked: int = 0
     masked_pair: float = 0.0
 
-    def held_by(self, batch: "BatchSize") -> int:
+    def retained_by(self, batch: "BatchSize") -> int:
         """Bytes a micro-batch holds at the end of the forward pass."""
-        return self.held * batch.tokens + round(self.held_pair * sum(self._pairs(batch)))
+        return self.retained * batch.tokens + round(self.retained_pair * sum(self._pairs(batch)))
 
     def peak_of(self, batch: "BatchSize") -> int:
         """Bytes of a micro-batch at the highest moment: attention makes the mask of one example at a time."""
         pairs = self._pairs(batch)
         moments = [(self.peak, self.peak_pair), (self.masked, self.masked_pair)]
         return max(
-            token * batch.tokens + round(self.held_pair * sum(pairs) + (pair - self.held_pair) * max(pairs, default=0))
+            token * batch.tokens
+            + round(self.retained_pair * sum(pairs) + (pair - self.retained_pair) * max(pairs, default=0))
             for token, pair in moments
         )
 
@@ -173,7 +174,7 @@ class MemoryModel:
             hidden += states * self.teacher.hidden_size * width
         return self._always(
             gradients=self._kept_gradients + self._head_gradient,
-            activations=self.student_activations.held_by(batch) + hidden,
+            activations=self.student_activations.retained_by(batch) + hidden,
             logits=self._chunks(min(self.chunk_tokens, max(batch.weighted, batch.scored))),
             casts=self._cast_weights,
         )
@@ -189,7 +190,7 @@ class MemoryModel:
             activations=self.student_activations.peak_of(batch),
             casts=self._cast_weights,
         )
-        layer = self.student_activations.peak_of(batch) - self.student_activations.held_by(batch)
+        layer = self.student_activations.peak_of(batch) - self.student_activations.retained_by(batch)
         tied = self._head_gradient if self.student.is_tied else 0
         end = self._always(gradients=self._gradients + tied, activations=layer)
         return max(start, end, key=lambda memory: memory.total)

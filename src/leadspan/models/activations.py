@@ -5,9 +5,10 @@ The pass runs the model's own layers with PyTorch's own autograd, autocast and c
 moment is what the real step holds. Instead of a formula by architecture, such as that of Korthikanti et al.
 (arXiv 2205.05198, section 4), which knows one kind of layer in one precision.
 
-Tokens are told from weights by their number: tensors with a dimension that is a multiple of the traced length, a prime.
-Masks of sliding windows have two such dimensions and grow with the square of an example's length; they are counted
-apart, in a trace whose windows are shorter than the traced length, since an example that fits its window has none.
+The traced length is a prime, so a tensor with a dimension that is a multiple of it counts tokens, and all others belong
+to weights. Masks of sliding windows have two such dimensions and grow with the square of an example's length. They are
+counted separately, in a trace whose windows are shorter than the traced length, since an example that fits its window
+has no mask.
 """
 
 import logging
@@ -30,12 +31,12 @@ from leadspan.models.reading import reason
 from leadspan.models.settings import ModelSettings
 from leadspan.models.tracing import EXPERTS, Layers, config_key, traced_layers
 
-# What fails on fake tensors is raised; torch writes it out with a traceback as well.
+# A failure on fake tensors is raised; torch would log it with a traceback as well.
 logging.getLogger("torch._subclasses.fake_tensor").setLevel(logging.CRITICAL)
 
-_LENGTH = 1009
-_WINDOW = 100
-_FEW = 8
+_LENGTH = 1009  # a prime that divides no size of a model
+_WINDOW = 100  # sliding windows are shortened to this, so that the traced length is beyond them
+_FEW = 8  # positions, where a layer goes through them one by one
 _MIN_UNIT = 64  # chunks of a gated delta rule, which no config names
 
 # By config, precision, and checkpointing (None for a teacher): prediction, plan and doctor of a run all ask.
@@ -43,10 +44,10 @@ _TRACED: dict[tuple[str, bool, bool | None], ActivationBytes] = {}
 
 
 def student_activations(settings: ModelSettings, use_bf16: bool, checkpointing: bool) -> ActivationBytes:
-    """Bytes a token of a training step holds, without those of the head and the loss.
+    """Activation bytes per token of a training step, without the head and the loss.
 
-    All weights are taken to be trained. Low-rank adapters hold the same inputs of linear layers, their own narrow
-    outputs, and less of the norms, so that a few per cent too much are predicted for them.
+    Assumes that all weights are trained. Low-rank adapters keep the same inputs of linear layers, their own narrow
+    outputs, and less of the norms, so the prediction for them is a few per cent too high.
 
     Args:
         settings: The student; its weights are not read.
@@ -60,7 +61,7 @@ def student_activations(settings: ModelSettings, use_bf16: bool, checkpointing: 
     key = (config_key(config), use_bf16, checkpointing)
     if key in _TRACED:
         return _TRACED[key]
-    layers = traced_layers(config)  # not within the mode of fake tensors
+    layers = traced_layers(config)  # outside the mode of fake tensors
 
     def passes(length: int, by_token: bool) -> tuple[tuple[int, int], "_Alive"]:
         model = _fake_model(settings, layers, torch.float32).train()
@@ -69,16 +70,16 @@ def student_activations(settings: ModelSettings, use_bf16: bool, checkpointing: 
         with _Alive(by_token) as alive, _named(settings):
             with torch.autocast("cpu", dtype=torch.bfloat16, enabled=use_bf16):
                 hidden = _run(model, length)
-            held = alive.now, alive.now_masks
+            retained = alive.now, alive.now_masks
             hidden.sum().backward()
-        return held, alive
+        return retained, alive
 
     with FakeTensorMode():
         return _TRACED.setdefault(key, _measured(settings, layers, passes))
 
 
 def teacher_activations(settings: ModelSettings, use_bf16: bool) -> ActivationBytes:
-    """Bytes a token of a frozen teacher's forward pass takes: at its peak, and of the hidden states left."""
+    """Bytes per token of a frozen teacher's forward pass: at its peak, and of the final hidden states."""
     config = load_config(settings)
     key = (config_key(config), use_bf16, None)
     if key in _TRACED:
@@ -98,23 +99,23 @@ def teacher_activations(settings: ModelSettings, use_bf16: bool) -> ActivationBy
 def _measured(
     settings: ModelSettings, layers: Layers | None, passes: Callable[[int, bool], tuple[tuple[int, int], "_Alive"]]
 ) -> ActivationBytes:
-    """By token and by pair, of what is held and of the peaks.
+    """Bytes by token and by pair of tokens, of what is retained and of the peaks.
 
-    Layers that carry a state cut a sequence into chunks, or go through it position by position; so tensors are not told
-    by the length, and it is the difference between two lengths that says what a token takes.
+    Layers that carry a state cut a sequence into chunks, or go through it position by position. Their tensors do not
+    show the length in a dimension, so the difference between two lengths gives the bytes per token.
     """
     text = load_config(settings).get_text_config()
     if layers is not None and layers.has_others:
         return _by_difference(text, passes)
-    held, alive = passes(_LENGTH, True)
+    retained, alive = passes(_LENGTH, True)
     is_explicit = layers is None or any(call.is_explicit for call in layers.attention)
     window = 0 if is_explicit else getattr(text, "sliding_window", None)
     has_masks = alive.most_masks[1] > 0
     return ActivationBytes(
-        held=round(held[0] / _LENGTH),
+        retained=round(retained[0] / _LENGTH),
         peak=round(alive.most[0] / _LENGTH),
         window=window if has_masks else None,
-        held_pair=held[1] / _LENGTH**2,
+        retained_pair=retained[1] / _LENGTH**2,
         peak_pair=alive.most[1] / _LENGTH**2,
         masked=round(alive.most_masks[0] / _LENGTH) if has_masks else 0,
         masked_pair=alive.most_masks[1] / _LENGTH**2,
@@ -122,18 +123,18 @@ def _measured(
 
 
 def _by_difference(text: Any, passes: Callable[[int, bool], tuple[tuple[int, int], "_Alive"]]) -> ActivationBytes:
-    """What a token takes: the difference between two lengths, over theirs.
+    """Bytes per token: the difference of two traces, divided by the difference of their lengths.
 
-    Where more positions are more operations, a layer goes through them one by one, and a few are enough (and would be
-    slow to trace if they were many); else the lengths are whole chunks.
+    Where a longer sequence needs more operations, a layer goes through positions one by one: then a few positions are
+    enough, and many would be slow to trace. Else the lengths are whole chunks.
     """
     unit = _FEW
     (short, low), (long, high) = (passes(length, False) for length in (unit, 2 * unit))
     if high.operations == low.operations:
         unit = max([_MIN_UNIT, *(size for name, size in vars(text).items() if _is_chunk(name, size))])
         (short, low), (long, high) = (passes(length, False) for length in (unit, 2 * unit))
-    held_by_token, peak = (long[0] - short[0]) // unit, (high.most[0] - low.most[0]) // unit
-    return ActivationBytes(held=held_by_token, peak=max(peak, held_by_token))
+    retained_by_token, peak = (long[0] - short[0]) // unit, (high.most[0] - low.most[0]) // unit
+    return ActivationBytes(retained=retained_by_token, peak=max(peak, retained_by_token))
 
 
 def _is_chunk(name: str, size: Any) -> bool:
@@ -159,7 +160,7 @@ def _run(model: PreTrainedModel, length: int) -> torch.Tensor:
 
 
 class _named:
-    """Turn what a model's code cannot do with fake tensors into an error that names the model."""
+    """Turn an error of a model's code on fake tensors into one that names the model."""
 
     def __init__(self, settings: ModelSettings):
         self.name = name_of(settings)
@@ -204,6 +205,7 @@ class _Alive(TorchDispatchMode):
         self._known.add(storage)
         size = storage.nbytes()
         self._add(size, is_mask)
+        # Called when autograd drops its last reference: that is when the real memory would be freed.
         weakref.finalize(storage, self._add, -size, is_mask)
 
     def _add(self, size: int, is_mask: bool) -> None:

@@ -1,8 +1,7 @@
 """Attention over a packed row, one example at a time: cost `sum(T_i^2)`, no mask, no crossing.
 
 Registered with Transformers under `ATTENTION`, so that any model that takes an attention implementation by name can
-use it.
-It computes packed rows only: without example borders it refuses, since a padded batch would need a mask.
+use it. It computes packed rows only, and refuses to run without example borders, since a padded batch needs a mask.
 """
 
 import itertools
@@ -87,7 +86,7 @@ def _explicit(
     softcap: float | None,
     sinks: torch.Tensor | None,
 ) -> torch.Tensor:
-    """Attention of one example with what no fused kernel of the CPU has; its scores `[heads, T, T]` exist.
+    """Attention of one example with a soft cap or sinks, which no fused kernel has; forms the scores `[heads, T, T]`.
 
     Scores are capped as `cap tanh(score / cap)` (Gemma 2). A sink is one more score per head, which takes part in the
     softmax and has no value (gpt-oss).

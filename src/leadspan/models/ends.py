@@ -31,5 +31,5 @@ def load_end_ids(settings: ModelSettings) -> list[int]:
 
 def _ids(config: GenerationConfig | None) -> list[int]:
     end_ids = None if config is None else config.eos_token_id
-    several = end_ids if isinstance(end_ids, list) else [end_ids]
-    return sorted({token for token in several if isinstance(token, int)})
+    id_list = end_ids if isinstance(end_ids, list) else [end_ids]
+    return sorted({token for token in id_list if isinstance(token, int)})

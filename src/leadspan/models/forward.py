@@ -18,7 +18,7 @@ Layout = Literal["packed", "padded", "alone"]
 """`packed`: the row as it is, its attention example by example. `padded`: examples of nearly one length side by side,
 through the model's own attention. `alone`: one example at a time."""
 
-LAYOUT = "leadspan_layout"  # name of the attribute that a loaded model has it in
+LAYOUT = "leadspan_layout"  # attribute of a loaded model that holds its layout
 
 _MAX_PADDING = 0.1  # of a padded batch's tokens: above it, more passes are cheaper than more padding
 
@@ -65,8 +65,8 @@ def groups_of(borders: tuple[int, ...], layout: Layout) -> list[list[int]]:
     groups: list[list[int]] = []
     for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
         last = groups[-1] if groups and layout == "padded" else []
-        whole = (len(last) + 1) * lengths[last[0]] if last else 0
-        if last and sum(lengths[i] for i in last) + lengths[index] >= (1 - _MAX_PADDING) * whole:
+        padded_tokens = (len(last) + 1) * lengths[last[0]] if last else 0
+        if last and sum(lengths[i] for i in last) + lengths[index] >= (1 - _MAX_PADDING) * padded_tokens:
             last.append(index)
         else:
             groups.append([index])
@@ -76,7 +76,7 @@ def groups_of(borders: tuple[int, ...], layout: Layout) -> list[list[int]]:
 def body_of(model: PreTrainedModel) -> nn.Module:
     """Everything below the head.
 
-    Transformers' `get_decoder` goes by names, and of some models returns the head or the model itself.
+    Transformers' `get_decoder` goes by attribute names, and for some models returns the head or the model itself.
     """
     body = model.get_decoder()
     if isinstance(body, PreTrainedModel) and body is not model:
@@ -88,6 +88,7 @@ def _packed(
     model: PreTrainedModel, input_ids: torch.Tensor, position_ids: torch.Tensor, borders: tuple[int, ...]
 ) -> torch.Tensor:
     longest = max(end - start for start, end in itertools.pairwise(borders))
+    # Flash attention takes borders as tensors (`cu_seq_lens_*`), `packed_attention` as `example_borders`.
     cumulative = torch.tensor(borders, dtype=torch.int32).to(input_ids.device, non_blocking=True)
     output = body_of(model)(
         input_ids=input_ids,
@@ -107,31 +108,32 @@ def _in_groups(
 ) -> torch.Tensor:
     """Hidden states of a row whose examples go through the model's own attention, group by group.
 
-    Padding stands behind an example, where no causal layer sees it: neither attention, which looks back, nor a state,
+    Padding comes after an example, where no causal layer sees it: neither attention, which looks back, nor a state,
     which is carried forward. So there is no mask.
     """
-    more = _passes_of_others(model, len(groups))  # before the first pass, so that all ranks ask at one moment
-    parts: dict[int, torch.Tensor] = {}
+    more = _passes_of_others(model, len(groups))  # before the first pass, so that all ranks reduce at the same point
+    hidden_of: dict[int, torch.Tensor] = {}
     for group in groups:
         rows = [input_ids[0, borders[i] : borders[i + 1]] for i in group]
         _restart_rotary(model)
         hidden = body_of(model)(
             input_ids=nn.utils.rnn.pad_sequence(rows, batch_first=True), use_cache=False
         ).last_hidden_state
-        parts |= {i: hidden[row, : len(rows[row])] for row, i in enumerate(group)}
-    whole = torch.cat([parts[i] for i in range(len(borders) - 1)])
+        hidden_of |= {i: hidden[row, : len(rows[row])] for row, i in enumerate(group)}
+    states = torch.cat([hidden_of[i] for i in range(len(borders) - 1)])
+    # Passes that add 0: sharded weights are gathered by all ranks together, so every rank makes as many passes.
     for _ in range(more):
-        whole = whole + 0 * body_of(model)(input_ids=input_ids[:, :1], use_cache=False).last_hidden_state.sum()
-    return whole
+        states = states + 0 * body_of(model)(input_ids=input_ids[:, :1], use_cache=False).last_hidden_state.sum()
+    return states
 
 
-def _passes_of_others(model: nn.Module, own: int) -> int:
-    """How many more passes another rank makes over its row: sharded weights are gathered by all ranks at once."""
+def _passes_of_others(model: nn.Module, num_passes: int) -> int:
+    """How many passes this rank lacks of the most that any rank makes; 0 where weights are not sharded."""
     if not any(isinstance(parameter, DTensor) for parameter in model.parameters()):
         return 0
-    most = torch.tensor(own, device=next(model.parameters()).device)
+    most = torch.tensor(num_passes, device=next(model.parameters()).device)
     torch.distributed.all_reduce(most, torch.distributed.ReduceOp.MAX)
-    return int(most) - own
+    return int(most) - num_passes
 
 
 def _restart_rotary(model: nn.Module) -> None:

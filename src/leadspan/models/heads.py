@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from leadspan.errors import ModelError
 
-# fields of configs: Cohere's, Falcon-H1's; Gemma's, RecurrentGemma's, xLSTM's
+# Config fields that scale or cap logits: of Cohere and Falcon-H1; of Gemma, RecurrentGemma and xLSTM.
 _FACTORS = ("logit_scale", "lm_head_multiplier")
 _CAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")
 
@@ -68,8 +68,8 @@ def head_weight(model: PreTrainedModel) -> Float[torch.Tensor, "V d"]:
     with the parameters it gathers itself.
     """
     head = head_of(model)
-    weight = _whole(head.weight)
-    return weight if head.bias is None else torch.cat([weight, _whole(head.bias)[:, None]], dim=1)
+    weight = _full_tensor(head.weight)
+    return weight if head.bias is None else torch.cat([weight, _full_tensor(head.bias)[:, None]], dim=1)
 
 
 def with_ones(model: PreTrainedModel, hidden: Float[torch.Tensor, "m d"]) -> Float[torch.Tensor, "m d"]:
@@ -79,13 +79,14 @@ def with_ones(model: PreTrainedModel, hidden: Float[torch.Tensor, "m d"]) -> Flo
     return torch.cat([hidden, hidden.new_ones(len(hidden), 1)], dim=1)
 
 
-def _whole(parameter: torch.Tensor) -> torch.Tensor:
+def _full_tensor(parameter: torch.Tensor) -> torch.Tensor:
     if not isinstance(parameter, DTensor):
         return parameter
-    whole = parameter.full_tensor(grad_placements=[Partial() for _ in parameter.placements])
-    if whole.requires_grad:
-        whole.register_hook(lambda gradient: gradient / parameter.device_mesh.size())
-    return whole
+    full = parameter.full_tensor(grad_placements=[Partial() for _ in parameter.placements])
+    if full.requires_grad:
+        # The gather's backward pass sums gradients over the ranks; FSDP averages them.
+        full.register_hook(lambda gradient: gradient / parameter.device_mesh.size())
+    return full
 
 
 def transform_of(model: PreTrainedModel) -> LogitTransform:

@@ -1,4 +1,4 @@
-"""Which weights a model has, from its files, without loading it."""
+"""The identity of a model's weights, from its files, without loading it."""
 
 import hashlib
 from pathlib import Path
@@ -41,7 +41,7 @@ def weights_id(settings: ModelSettings) -> str:
 
 
 def content_id(settings: ModelSettings) -> str:
-    """The same of any model that can be loaded: one on the Hub, which need not be here yet, goes by its commit.
+    """`weights_id` for any model that can be loaded: one on the Hub, which may not be downloaded yet, has its commit.
 
     Raises:
         ModelError: It cannot be read.

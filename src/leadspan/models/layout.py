@@ -1,8 +1,8 @@
-"""How the rows of a batch go through a model, found by running it: no list of architectures is kept.
+"""How the rows of a batch go through a model, found by running it: there is no list of architectures.
 
-A few tokens are run through the model's own attention, by themselves, and through each layout of a row. The first
-layout that gives every example the hidden states it has by itself is taken; a model that looks ahead, or whose logits
-are not those of its hidden states and head, is refused.
+A few tokens go through the model alone, with its own attention, and through each layout of a row. The first layout that
+gives every example the hidden states that it has alone is chosen. A model that looks ahead, or whose logits are not
+those of its hidden states and head, is refused.
 """
 
 import contextlib
@@ -24,8 +24,8 @@ from leadspan.models.reading import reading
 
 logger = logging.getLogger(__name__)
 
-_LENGTHS = 5, 7, 6
-_SHORT = 8  # what lengths in a config are lowered to, so that short examples lie on both sides of them
+_LENGTHS = 5, 7, 6  # tokens of the examples in a row
+_SHORT = 8  # lengths in a config are lowered to this, so that short examples lie on both sides of them
 _LENGTHS_AROUND = 5, 13, 9, 8  # the last two would share a padded batch
 _LENGTH_FIELDS = ("position_embeddings", "seq_len", "window", "chunk_size")
 _NARROW_TOLERANCE = 3e-2  # bfloat16 rounds to 4e-3 in every layer
@@ -35,7 +35,7 @@ _UNFIT = "it does not run on a few tokens, so values of its config do not fit ea
 
 
 def settle_layout(model: PreTrainedModel, attention: str, name: str) -> None:
-    """Choose how rows go through a model, and leave it with the attention for that.
+    """Choose how rows go through a model, and set the attention for it.
 
     Args:
         model: Loaded, with any attention.
@@ -43,7 +43,7 @@ def settle_layout(model: PreTrainedModel, attention: str, name: str) -> None:
         name: Begins messages, e.g. `model PATH`.
 
     Raises:
-        ModelError: No layout gives its own results, or the loss does not know its logits.
+        ModelError: The model is not causal, does not run, or computes logits that the loss does not know.
     """
     head_of(model)
     with torch.no_grad(), _quiet(), reading(f"{name}: {_UNFIT}"):
@@ -51,17 +51,17 @@ def settle_layout(model: PreTrainedModel, attention: str, name: str) -> None:
         was_training = probe.training
         probe.eval()
         with _wide(probe):
-            own = _own_attention(probe)
+            own_attention = _own_attention(probe)
             _check_causal(probe, name)
             _check_logits(probe, name)
-            layout = _first_exact(probe, ("packed", "padded") if attention != "own" else ("padded",), own)
+            layout = _first_exact(probe, ("packed", "padded") if attention != "own" else ("padded",), own_attention)
         probe.train(was_training)
     if layout != "packed" and attention.startswith("flash"):
         raise ModelError(
             f"{name}: its examples depend on each other in a packed row whatever the attention; leave out attention: "
             f"{attention}, and they go through the model {_WORDS[layout]}"
         )
-    chosen = own if layout != "packed" else attention if attention.startswith("flash") else ATTENTION
+    chosen = own_attention if layout != "packed" else attention if attention.startswith("flash") else ATTENTION
     with _quiet(), reading(name):
         model.set_attn_implementation(chosen)
     setattr(model, LAYOUT, layout)
@@ -70,10 +70,10 @@ def settle_layout(model: PreTrainedModel, attention: str, name: str) -> None:
 
 
 def _probe(model: PreTrainedModel) -> PreTrainedModel:
-    """What is run: the model, or while it is small a copy whose weights let every layer matter.
+    """The model to run: the model itself, or for a small one a copy whose weights make every layer matter.
 
-    In a small model with the usual first weights, layers add too little to the embeddings for what leaks through one
-    of them to be seen, and some are zero. Large ones come trained.
+    With the usual initial weights, the layers of a small model add too little to the embeddings to show what leaks
+    through one of them, and some layers are zero. Large models come trained.
     """
     if model.device.type != "cpu" or sum(p.numel() for p in model.parameters()) > _MAX_PROBE_WEIGHTS:
         return model
@@ -88,21 +88,21 @@ def _probe(model: PreTrainedModel) -> PreTrainedModel:
 _WORDS = {"packed": "in one row", "padded": "in padded batches", "alone": "one at a time"}
 
 
-def _first_exact(model: PreTrainedModel, layouts: tuple[Layout, ...], own: str) -> Layout:
+def _first_exact(model: PreTrainedModel, layouts: tuple[Layout, ...], own_attention: str) -> Layout:
     for layout in layouts:
-        with contextlib.suppress(Exception):  # what a layout cannot run, it does not fit
-            if _is_exact(model, layout, own, _LENGTHS):
+        with contextlib.suppress(Exception):  # a layout that the model cannot run does not fit it
+            if _is_exact(model, layout, own_attention, _LENGTHS):
                 with _shortened(model):
-                    if _is_exact(model, layout, own, _LENGTHS_AROUND):
+                    if _is_exact(model, layout, own_attention, _LENGTHS_AROUND):
                         return layout
-    model.set_attn_implementation(own)
+    model.set_attn_implementation(own_attention)
     return "alone"
 
 
-def _is_exact(model: PreTrainedModel, layout: Layout, own: str, lengths: tuple[int, ...]) -> bool:
-    """Whether every example of a row has the hidden states that it has by itself through the model's own attention."""
+def _is_exact(model: PreTrainedModel, layout: Layout, own_attention: str, lengths: tuple[int, ...]) -> bool:
+    """Whether every example of a row has the hidden states that it has alone, through the model's own attention."""
     rows = [_tokens(model, length, start) for start, length in enumerate(lengths)]
-    model.set_attn_implementation(own)
+    model.set_attn_implementation(own_attention)
     try:
         expected = torch.cat([_in_layout(model, [row], "alone") for row in rows])
     except (RuntimeError, IndexError, ValueError):
@@ -121,32 +121,32 @@ def _in_layout(model: PreTrainedModel, rows: list[torch.Tensor], layout: Layout)
     borders = [0]
     for row in rows:
         borders.append(borders[-1] + len(row))
-    kept = torch.arange(borders[-1], device=model.device)
+    positions_to_keep = torch.arange(borders[-1], device=model.device)
     setattr(model, LAYOUT, layout)
-    return final_hidden_states(model, torch.cat(rows)[None], positions[None], tuple(borders), kept)
+    return final_hidden_states(model, torch.cat(rows)[None], positions[None], tuple(borders), positions_to_keep)
 
 
 def _own_attention(model: PreTrainedModel) -> str:
     """The model's own attention: PyTorch's kernel where it computes what Transformers' plain form does."""
-    found = {}
+    hidden = {}
     for attention in ("eager", "sdpa"):
         with contextlib.suppress(Exception):
             model.set_attn_implementation(attention)
             with _shortened(model):
-                found[attention] = _in_layout(model, [_tokens(model, _LENGTHS_AROUND[1], 0)], "alone")
-    if "eager" not in found:
+                hidden[attention] = _in_layout(model, [_tokens(model, _LENGTHS_AROUND[1], 0)], "alone")
+    if "eager" not in hidden:
         model.set_attn_implementation("eager")
-        _in_layout(model, [_tokens(model, _LENGTHS[1], 0)], "alone")  # says what is wrong
+        _in_layout(model, [_tokens(model, _LENGTHS[1], 0)], "alone")  # raises the error that was suppressed above
         return "eager"
-    same = "sdpa" in found and _difference(found["sdpa"], found["eager"]) < _tolerance(model)
+    same = "sdpa" in hidden and _difference(hidden["sdpa"], hidden["eager"]) < _tolerance(model)
     model.set_attn_implementation("sdpa" if same else "eager")
     return "sdpa" if same else "eager"
 
 
 def _check_causal(model: PreTrainedModel, name: str) -> None:
     row = _tokens(model, _LENGTHS[1], 0)
-    whole, start = (_in_layout(model, [some], "alone") for some in (row, row[: _LENGTHS[0]]))
-    ahead = _difference(whole[: len(start)], start)
+    full, start = (_in_layout(model, [some], "alone") for some in (row, row[: _LENGTHS[0]]))
+    ahead = _difference(full[: len(start)], start)
     if not ahead < _tolerance(model):
         raise ModelError(
             f"{name}: a position changes with what follows it (relative difference {ahead:.2g}), so the model is not "
@@ -157,9 +157,9 @@ def _check_causal(model: PreTrainedModel, name: str) -> None:
 def _check_logits(model: PreTrainedModel, name: str) -> None:
     row = _tokens(model, _LENGTHS[1], 0)
     hidden = _in_layout(model, [row], "alone")
-    whole: Any = model(input_ids=row[None], use_cache=False)
+    output: Any = model(input_ids=row[None], use_cache=False)
     ours = transform_of(model).logits(hidden.to(_wide_type(hidden)) @ head_weight(model).to(_wide_type(hidden)).T)
-    apart = _difference(whole.logits[0], ours)
+    apart = _difference(output.logits[0], ours)
     if not apart < _tolerance(model):
         raise ModelError(
             f"{name}: its logits are not those of its hidden states and head (relative difference {apart:.2g}), "
@@ -172,9 +172,9 @@ def _tokens(model: PreTrainedModel, length: int, start: int) -> torch.Tensor:
     return (torch.arange(length, device=model.device) * 3 + start + 2) % rows
 
 
-def _difference(found: torch.Tensor, expected: torch.Tensor) -> float:
+def _difference(actual: torch.Tensor, expected: torch.Tensor) -> float:
     wide = _wide_type(expected)
-    return float((found.to(wide) - expected.to(wide)).norm() / expected.to(wide).norm())
+    return float((actual.to(wide) - expected.to(wide)).norm() / expected.to(wide).norm())
 
 
 def _wide_type(tensor: torch.Tensor) -> torch.dtype:
@@ -187,7 +187,7 @@ def _tolerance(model: PreTrainedModel) -> float:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without Transformers' warnings that an attention cannot be set, which is found out by trying."""
+    """Silence Transformers' warnings that an attention cannot be set: this module tries, and sees for itself."""
     warner = logging.getLogger("transformers.modeling_utils")
     was_disabled, warner.disabled = warner.disabled, True
     try:
@@ -198,7 +198,7 @@ def _quiet() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _wide(model: PreTrainedModel) -> Iterator[None]:
-    """Compute in float32 for a while, where memory allows: bfloat16 would hide what is below a few per cent."""
+    """Compute in float32 inside the block, where memory allows: bfloat16 would hide errors below a few per cent."""
     narrow = [t for t in (*model.parameters(), *model.buffers()) if t.is_floating_point() and t.dtype.itemsize < 4]
     needed = 2 * sum(t.nbytes for t in narrow)
     if (
@@ -220,7 +220,7 @@ def _wide(model: PreTrainedModel) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _shortened(model: nn.Module) -> Iterator[None]:
-    """Lower the lengths in a model's config and modules at which it changes what it does, for a while.
+    """Inside the block, lower the lengths at which a model changes its behaviour, in its config and modules.
 
     Such are windows, chunks of attention, and the original length of scaled rotary embeddings. With thresholds of a few
     tokens, examples of a few tokens lie on both sides of them.
@@ -228,13 +228,14 @@ def _shortened(model: nn.Module) -> Iterator[None]:
     modules = list(model.modules())
     configs = {id(config): config for module in modules for config in _configs(getattr(module, "config", None))}
     fields = [vars(owner) for owner in (*modules, *configs.values())]
-    fields += [found for values in fields for found in _dicts(values.get("rope_parameters"))]
+    fields += [nested for values in fields for nested in _dicts(values.get("rope_parameters"))]
     lowered = [
         (values, key, value)
         for values in fields
         for key, value in values.items()
         if isinstance(value, int) and value > _SHORT and any(part in key for part in _LENGTH_FIELDS)
     ]
+    # Rotary embeddings change their own buffers when they see a longer sequence, so these are restored as well.
     rotary = [module for module in modules if hasattr(module, "rope_type")]
     before = [
         (vars(module).copy(), {k: v.clone() for k, v in module.named_buffers(recurse=False)}) for module in rotary
@@ -256,10 +257,10 @@ def _shortened(model: nn.Module) -> Iterator[None]:
 def _configs(config: Any) -> list[Any]:
     if config is None or not hasattr(config, "sub_configs"):
         return []
-    return [config, *(found for name in config.sub_configs for found in _configs(getattr(config, name, None)))]
+    return [config, *(nested for name in config.sub_configs for nested in _configs(getattr(config, name, None)))]
 
 
 def _dicts(value: Any) -> list[dict[str, Any]]:
     if not isinstance(value, dict):
         return []
-    return [value, *(found for inner in value.values() for found in _dicts(inner))]
+    return [value, *(nested for inner in value.values() for nested in _dicts(inner))]

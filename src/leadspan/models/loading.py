@@ -88,27 +88,27 @@ def load_own_tokenizer(settings: ModelSettings) -> PreTrainedTokenizerBase | Non
 
 
 def name_of(settings: ModelSettings) -> str:
-    """How to call a model in messages and results."""
+    """Name of a model in messages and results."""
     if isinstance(settings, Pretrained):
         return settings.path
     return f"random {settings.config.get('model_type', 'model')} (seed {settings.seed})"
 
 
 def _title(settings: ModelSettings) -> str:
-    """The same, for the beginning of an error."""
+    """Name of a model at the beginning of an error message."""
     if isinstance(settings, Pretrained):
         return f"model {settings.path}"
     return f"random_init.config ({settings.config.get('model_type')})"
 
 
 def check_vocabularies(
-    data: PreTrainedTokenizerBase, own: dict[str, PreTrainedTokenizerBase | None], rows: dict[str, int]
+    data: PreTrainedTokenizerBase, own_tokenizers: dict[str, PreTrainedTokenizerBase | None], rows: dict[str, int]
 ) -> None:
-    """Check that every model means the same as the data by every token id, and that its head has a row for it.
+    """Check that every token id means the same to every model and the data, and that each head has a row for it.
 
     Args:
         data: Tokenizer that renders the data.
-        own: Each model's own tokenizer by role, or None when it has none.
+        own_tokenizers: Each model's own tokenizer by role, or None when it has none.
         rows: Rows of each model's head by role.
 
     Raises:
@@ -122,7 +122,7 @@ def check_vocabularies(
                 f"{role}: its head has {count} rows, the tokenizer {needed} token ids; "
                 "take the tokenizer that belongs to the models, or resize the embeddings"
             )
-    for role, tokenizer in own.items():
+    for role, tokenizer in own_tokenizers.items():
         theirs = tokenizer.get_vocab() if tokenizer is not None else ours
         if theirs == ours:
             continue
@@ -142,13 +142,13 @@ def save_student(
     stop_token_id: int,
     directory: Path,
 ) -> None:
-    """Write a model in Hugging Face form, ready to be loaded and to stop.
+    """Write a model in Hugging Face form, ready to load, with a generation config that makes it stop.
 
     The tokenizer carries the chat template it was trained with; the generation config names *all* end-of-turn ids,
     since the one of the chat template is missing from base checkpoints, whose students would otherwise never stop.
     """
-    known = model.generation_config.eos_token_id if model.generation_config else None
-    before = known if isinstance(known, list) else [known]
+    configured = model.generation_config.eos_token_id if model.generation_config else None
+    before = configured if isinstance(configured, list) else [configured]
     stops = dict.fromkeys(i for i in (stop_token_id, tokenizer.eos_token_id, *before) if i is not None)
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else stop_token_id
     model.generation_config = GenerationConfig(
@@ -206,7 +206,7 @@ def _gguf_config(path: str, file: str, revision: str | None, changed: int) -> Pr
 def _check_kind(config: PreTrainedConfig, name: str) -> None:
     if config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         raise ModelError(f"{name}: model_type {config.model_type} is no causal language model of Transformers")
-    if config.is_encoder_decoder and not hasattr(config, "decoder_layers"):  # Bart and its like have decoders to take
+    if config.is_encoder_decoder and not hasattr(config, "decoder_layers"):  # the decoder of Bart and its like loads
         raise ModelError(f"{name}: is_encoder_decoder is true, and {config.model_type} has no encoder; leave it out")
     quantised = getattr(config, "quantization_config", None) or {}
     method = quantised.get("quant_method") if isinstance(quantised, dict) else quantised.quant_method
@@ -230,6 +230,7 @@ def _build(settings: RandomInit, dtype: torch.dtype) -> PreTrainedModel:
     config = load_config(settings)
     name = _title(settings)
     _check_fit(config, settings, dtype)
+    # The global generator stays as it is: whether a model is built here must not change later draws.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         return build_untrained(config, name, dtype=dtype)
@@ -267,10 +268,10 @@ def _read(settings: Pretrained, dtype: torch.dtype, is_frozen: bool) -> PreTrain
 
 
 def _quantized(settings: Pretrained, dtype: torch.dtype, is_frozen: bool) -> dict[str, Any]:
-    """Options of `from_pretrained` for weights that are packed, in a file or on loading.
+    """Options of `from_pretrained` for quantised weights, in a GGUF file or quantised on loading.
 
     Raises:
-        ModelError: They cannot be here.
+        ModelError: This machine cannot quantise on loading.
     """
     if settings.gguf_file is not None:
         return {"gguf_file": settings.gguf_file, "quantization_config": GgufConfig(dequantize=not is_frozen)}

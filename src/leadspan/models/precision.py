@@ -1,4 +1,4 @@
-"""In which precision a model computes on this machine where its recipe leaves that open."""
+"""The precision in which a model computes on this machine where its recipe leaves that open."""
 
 from typing import Literal
 
@@ -10,12 +10,12 @@ from leadspan.models.shapes import shape_from
 Precision = Literal["auto", "float32", "bfloat16"]
 
 MIN_CPU_PARAMS = 100_000_000
-"""On a CPU, models of so many parameters compute in bfloat16. Measured with 135 million on two cores with AMX: 500
-tokens a second against 200 in float32, training; where the gain ends below that was not measured."""
+"""Parameters from which a model computes in bfloat16 on a CPU. Measured with 135 million on two cores with AMX: 500
+tokens per second in training, against 200 in float32; smaller models were not measured."""
 
 
 def uses_bf16(precision: Precision, model: ModelSettings) -> bool:
-    """Whether a model computes in bfloat16 here: as asked for, else where the device has it and the model gains by it.
+    """Whether a model computes in bfloat16 here: as set, else where the device supports it and the model is faster.
 
     Training keeps float32 weights, and bfloat16 comes in by autocast; models that are only read have bfloat16 weights.
 

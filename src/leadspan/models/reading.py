@@ -1,6 +1,6 @@
-"""Directories in Hugging Face form, looked over before a library reads them.
+"""Checks of a directory in Hugging Face form before a library reads it.
 
-No code of theirs runs, and a fault of theirs is one error that names the file.
+No code of such a directory runs, and a fault in it is one error that names the file.
 """
 
 import contextlib
@@ -39,7 +39,7 @@ _AT_LEAST_ONE = ("vocab_size", "hidden_size", "max_position_embeddings")
 
 @contextlib.contextmanager
 def reading(what: str) -> Iterator[None]:
-    """Turn whatever a library raises over a file or a config into one error.
+    """Turn any error that a library raises over a file or a config into one error.
 
     Libraries that read model files raise whatever the first wrong value happens to break: assertions, attribute and
     index errors, errors of recursion, and panics of Rust, which are no `Exception`.
@@ -61,10 +61,11 @@ def reading(what: str) -> Iterator[None]:
 
 
 def reason(error: BaseException) -> str:
-    """What an error of another library says, in one line, with its type where the words alone say little."""
+    """The message of another library's error in one line, with its type where the words alone say little."""
     if "trust_remote_code" in str(error):  # of a Hub model, whose files are looked over by Transformers alone
         return f"auto_map asks for code that comes with it, and {_NEVER}"
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [""]
+    # Some messages begin with a line such as "Errors:", and the second line says which.
     line = lines[1] if len(lines) > 1 and lines[0].endswith(":") else lines[0]
     line = line if len(line) <= 300 else f"{line[:300]}..."
     if isinstance(error, OSError | ValueError) and " " in line:
@@ -73,9 +74,9 @@ def reason(error: BaseException) -> str:
 
 
 def check_directory(path: str, role: str, gguf_file: str | None = None) -> None:
-    """Look a directory over: it is there, its files are regular, JSON where they should be, and ask for no code.
+    """Check a directory: it exists, its files are regular, JSON files parse, and none asks for code of its own.
 
-    What is no directory may be a Hub name, `owner/name`, and is left to Transformers.
+    A path that is no directory may be a Hub name, `owner/name`, and is left to Transformers.
 
     Args:
         path: Directory or Hub name.
@@ -103,12 +104,12 @@ def check_directory(path: str, role: str, gguf_file: str | None = None) -> None:
             if name == "config.json" and role == "model":
                 _check_config(values, path)
             elif values is not None and name == "tokenizer_config.json":
-                known = isinstance(kind := values.get("tokenizer_class"), str) and tokenizer_class_from_name(kind)
-                _refuse_code(values, f"{role} {path}", name, bool(known))
+                has_class = isinstance(kind := values.get("tokenizer_class"), str) and tokenizer_class_from_name(kind)
+                _refuse_code(values, f"{role} {path}", name, bool(has_class))
 
 
 def check_written(directory: Path, names: Iterable[str], what: str) -> None:
-    """Hold files of a student that leadspan has written against their digests.
+    """Compare the files of a student that leadspan has written with their digests.
 
     Raises:
         ModelError: One is missing or damaged.
@@ -202,7 +203,7 @@ def weight_shapes(directory: Path, what: str) -> dict[str, tuple[int, ...]] | No
 
 
 def _check_gguf(file: Path, what: str) -> None:
-    """Refuse what is no GGUF file, before a library maps it into memory."""
+    """Refuse a file that is not in GGUF form, before a library maps it into memory."""
     if importlib.util.find_spec("gguf") is None:
         raise ModelError(f"{what}: gguf_file {file.name} needs the package gguf; pip install 'leadspan[gguf]'")
     if _size_of(file, what) is None:
@@ -221,7 +222,7 @@ def _check_config(values: dict[str, Any] | None, path: str) -> None:
 
 
 def _refuse_code(values: dict[str, Any], what: str, name: str, is_known: bool) -> None:
-    """Refuse what only its own code could read; where Transformers has the class too, that class is taken."""
+    """Refuse a model that only its own code could read; where Transformers has the class too, that class is used."""
     if "auto_map" not in values or is_known:
         return
     raise ModelError(

@@ -1,4 +1,4 @@
-"""What a model costs, read from its modules: the shape of the FLOP and memory counts, with or without weights.
+"""The shape of a model for FLOP and memory counts, read from its modules, with or without weights.
 
 A model whose weights are not needed is built on PyTorch's meta device by its own Transformers class, so that whatever
 an architecture does to its config (tied heads, experts, windows, odd layers) is counted as it is.
@@ -17,6 +17,7 @@ from leadspan.models.loading import build_untrained, load_config, name_of
 from leadspan.models.settings import ModelSettings
 from leadspan.models.tracing import traced_layers
 
+# Names of one thing in the configs of different architectures.
 _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
 _EXPERTS_PER_TOKEN = ("num_experts_per_tok", "top_k_experts", "moe_k")
 
@@ -32,7 +33,7 @@ def shape_from(settings: ModelSettings) -> ModelShape:
 
 
 def shape_of(model: PreTrainedModel) -> ModelShape:
-    """Read the shape that the cost counts need from a model's modules and config; its weights are not looked at.
+    """Read the shape for the cost counts from a model's modules and config; the values of its weights are not read.
 
     Linear weights are all two-dimensional parameters but those of embeddings and the head (a router's among them);
     stacked experts are three-dimensional, and a token passes `k / E` of them. A convolution along the sequence does as
@@ -56,7 +57,7 @@ def shape_of(model: PreTrainedModel) -> ModelShape:
 
 
 def _attention_dims(config: Any) -> tuple[int, ...]:
-    """Of a model whose layers cannot be traced: `heads * head_dim` of every layer that its config calls attention."""
+    """For a model whose layers cannot be traced: `heads * head_dim` of every layer that its config calls attention."""
     if not (kinds := _attention_kinds(config)):
         return ()
     heads: int = config.num_attention_heads
@@ -100,7 +101,7 @@ def _last_params(layer: nn.Module) -> int:
 
 
 def _first(config: Any, names: tuple[str, ...]) -> int:
-    return next((found for name in names if (found := getattr(config, name, None))), 0)
+    return next((value for name in names if (value := getattr(config, name, None))), 0)
 
 
 def _layers(model: PreTrainedModel) -> Iterator[nn.Module]:

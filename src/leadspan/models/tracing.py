@@ -1,4 +1,4 @@
-"""One forward pass without values: which attention a model's layers ask for, and what state they carry.
+"""One forward pass without values: which attention a model's layers use, and what state they carry.
 
 Read from the model's own code on PyTorch's meta device, so that a layer counts as what it computes, whatever its config
 calls it.
@@ -25,7 +25,7 @@ _LENGTH = 16
 
 @dataclass(frozen=True, slots=True)
 class AttentionCall:
-    """What one layer asks of its attention.
+    """The attention of one layer.
 
     Attributes:
         dim: `heads * head_dim`; where scores and values have different widths (latent attention), their mean.
@@ -57,9 +57,9 @@ _TRACED: dict[str, Layers | None] = {}  # by config
 
 
 def traced_layers(config: PreTrainedConfig) -> Layers | None:
-    """Run a model of a config without values; None where its code does not run so, or has an attention of its own.
+    """Run a model of a config without values; None where its code needs values, or has an attention of its own.
 
-    A config is traced once in a process: costs, memory and shapes of a run all ask for it.
+    A config is traced once per process, since costs, memory and shapes of a run all need it.
     """
     key = config_key(config)
     if key not in _TRACED:
@@ -68,7 +68,7 @@ def traced_layers(config: PreTrainedConfig) -> Layers | None:
 
 
 def config_key(config: PreTrainedConfig) -> str:
-    """Text that is the same for equal configs only: what is traced once in a process is kept by it."""
+    """Text that is equal for equal configs only: the key of traces in this process."""
     return f"{type(config).__name__} {config.to_json_string(use_diff=False)}"
 
 
@@ -121,8 +121,8 @@ def _experts_without_values(
     num_tokens, top_k = top_k_index.shape
 
     def project(rows: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        one = weight[0].T if self.is_transposed else weight[0]
-        return nn.functional.linear(rows.to(one.dtype), one)
+        first_expert = weight[0].T if self.is_transposed else weight[0]
+        return nn.functional.linear(rows.to(first_expert.dtype), first_expert)
 
     rows = hidden_states[torch.arange(num_tokens * top_k) // top_k]
     inner = project(rows, self.gate_up_proj if self.has_gate else self.up_proj)

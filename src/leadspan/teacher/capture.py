@@ -1,6 +1,6 @@
 """Running a capture: load the teacher, describe the store in its manifest, fill the store.
 
-A `CaptureJob` has plain settings and the sequences, so that whatever composes it (a recipe, a study) stays above.
+A `CaptureJob` holds plain settings and the sequences; it knows nothing of the recipe or study that composes it.
 """
 
 import time
@@ -36,12 +36,12 @@ from leadspan.teacher.targets import DenseTargets
 from leadspan.teacher.vllm_engine import VllmEngine
 
 KL_SAMPLE = 256
-"""Positions on which a store's codec is measured before its capture: seconds of work, for one line in the manifest."""
+"""Positions on which the codec of a store is measured before its capture: it takes seconds, for one manifest field."""
 
 
 @dataclass(frozen=True)
 class CaptureJob:
-    """What a capture is made of.
+    """Everything that a capture needs.
 
     Attributes:
         settings: What is stored, and how.
@@ -52,7 +52,7 @@ class CaptureJob:
         plan: Its packs and shards.
         dtype: Type the teacher computes in.
         device: Device of this process.
-        ranks: This process among others.
+        ranks: This process as one of several.
         seed: Seed of the measured sample.
         directory: The store; None for a job that is only estimated.
     """
@@ -71,7 +71,7 @@ class CaptureJob:
 
 
 def run_capture(job: CaptureJob) -> Manifest:
-    """Fill the store of a job, or what of it is missing.
+    """Fill the store of a job, or the missing part of it.
 
     Raises:
         SettingsError: The job names no store.
@@ -89,6 +89,7 @@ def run_capture(job: CaptureJob) -> Manifest:
     if ranks.rank:
         ranks.wait()  # until the first rank has claimed the store and set damaged shards aside
         return fill_store(directory, manifest, job.plan, job.sequences, _engine(job, teacher), ranks, started)
+    # A new store only: one that is resumed has its measurement in the manifest.
     if teacher is not None and not (directory / MANIFEST_FILE).exists():
         report_status("measuring the codec")
         measured = estimate_capture(job, teacher, KL_SAMPLE, (job.settings.codec,)).codecs[0]
@@ -96,12 +97,13 @@ def run_capture(job: CaptureJob) -> Manifest:
         manifest = manifest.model_copy(update={"kl_lost": measured.kl_lost})
     with claimed(directory, manifest) as manifest:
         head_path = directory / HEAD_FILE
+        # Gigabytes for a large vocabulary, so a head that is there and whole is not written again.
         if manifest.head is not None and not (head_path.exists() and file_hash(head_path) == manifest.head.sha256):
             write_atomically(head_path, head)
         for path in foreign_files(directory):
-            report_status(f"{path}: no shard, left alone")
+            report_status(f"{path}: not a shard, ignored")
         for path in set_aside_damaged(directory):
-            report_status(f"{path}: damaged, set aside and made anew")
+            report_status(f"{path}: damaged, moved aside and captured again")
         ranks.wait()
         return fill_store(directory, manifest, job.plan, job.sequences, _engine(job, teacher), ranks, started)
 
@@ -109,17 +111,17 @@ def run_capture(job: CaptureJob) -> Manifest:
 def estimate_capture(
     job: CaptureJob, teacher: PreTrainedModel, sample_positions: int, codecs: Sequence[Codec] = COMMON_CODECS
 ) -> Estimate:
-    """What codecs take and lose on a sample; KL is against the recipe's student at its start."""
+    """Size and loss of codecs on a sample; the KL is against the recipe's student before training."""
     student = freeze(load_model(job.student, job.dtype), job.device)
     num_tokens = _num_tokens(job, head_shape(teacher)[0])
     return estimate(teacher, student, job.sequences, job.settings, codecs, num_tokens, sample_positions, job.seed)
 
 
 def load_teacher(job: CaptureJob) -> PreTrainedModel:
-    """The frozen teacher on its device, checked against the data's vocabulary and for what a prefix needs.
+    """The frozen teacher on its device, checked against the data's vocabulary and for outputs that a prefix shares.
 
     Raises:
-        ModelError: It does not fit, or is not here.
+        ModelError: It does not fit the data, or runs on a server.
     """
     if isinstance(job.teacher, Served):
         raise ModelError(
@@ -175,7 +177,7 @@ def _describe(job: CaptureJob, teacher: PreTrainedModel | None) -> tuple[Manifes
 
 
 def _flops(job: CaptureJob) -> int | None:
-    """Operations of the forward pass over all sequences; the head only where logits are asked for."""
+    """Operations of the forward pass over all sequences; the head counts only where logits are needed."""
     if isinstance(job.teacher, Served):
         return None
     try:
@@ -209,6 +211,6 @@ def _pretrained(job: CaptureJob) -> Pretrained:
         raise ModelError("capture.engine: vllm loads weights from a directory or the Hub; the teacher has none")
     if job.teacher.gguf_file is not None or job.teacher.quantization is not None:
         raise ModelError(
-            "capture.engine: vllm is given no gguf_file and no quantization here; set capture.engine=transformers"
+            "capture.engine: vllm supports neither gguf_file nor quantization here; set capture.engine=transformers"
         )
     return job.teacher

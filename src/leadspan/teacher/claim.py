@@ -1,4 +1,4 @@
-"""Taking a store for a capture: one process at a time, one plan, no leftovers of a killed one."""
+"""Claiming a store for a capture: one process at a time, one plan, and no leftovers of a killed process."""
 
 import re
 from collections.abc import Iterator
@@ -20,20 +20,19 @@ from leadspan.teacher.manifest import (
 )
 
 _LOCK_FILE, _DAMAGED_DIR = "capture.lock", "damaged"
-# A shard's name holds its number in the plan and the first half of its SHA-256: existence under that name means it is
-# whole.
+# A shard's name holds its number in the plan and the first half of its SHA-256: a file under such a name is complete.
 _SHARD = re.compile(r"(?P<number>\d{5,})-(?P<digest>[0-9a-f]{32})\.arrow")
 
 
 @contextmanager
 def claimed(directory: Path, manifest: Manifest) -> Iterator[Manifest]:
-    """Take a store for this capture: a lock for as long as it lasts, the manifest, no leftovers of a killed one.
+    """Claim a store: lock it while the capture runs, write its manifest, remove the leftovers of a killed capture.
 
     Yields:
-        The manifest to go on with: the one that is there, if it describes the same capture.
+        The manifest to use: that of the store, if it describes the same capture.
 
     Raises:
-        TargetsError: Another process captures into it, it holds another capture, or the directory holds other things.
+        TargetsError: Another process captures into it, it holds another capture, or the directory is no store.
     """
 
     def refusal(holder: str) -> TargetsError:
@@ -60,27 +59,28 @@ def _begin(directory: Path, manifest: Manifest) -> Manifest:
     else:
         write_manifest(manifest, directory)
     (directory / SHARDS_DIR).mkdir(exist_ok=True)
+    # Safe under the lock: no other process is writing here.
     for temporary in (*directory.glob(".*.tmp"), *(directory / SHARDS_DIR).glob(".*.tmp")):
         temporary.unlink()
     return manifest
 
 
 def finished_shards(directory: Path) -> dict[int, Path]:
-    """Shards of a store that were written to their end, by number; files with other names are none."""
+    """Complete shards of a store, by number; files with other names do not count."""
     named = ((_SHARD.fullmatch(path.name), path) for path in (directory / SHARDS_DIR).glob("*"))
     return {int(match["number"]): path for match, path in named if match}
 
 
 def foreign_files(directory: Path) -> list[Path]:
-    """Files among the shards of a store that are none."""
+    """Files in the shard directory of a store that are not shards."""
     return sorted(path for path in (directory / SHARDS_DIR).glob("*") if not _SHARD.fullmatch(path.name))
 
 
 def set_aside_damaged(directory: Path) -> list[Path]:
-    """Hash all finished shards of a store, and move those that do not have the hash of their name to `damaged/`.
+    """Hash all finished shards of a store, and move those that do not match the hash in their name to `damaged/`.
 
     Returns:
-        Where they were.
+        Their former paths.
     """
     paths = list(finished_shards(directory).values())
     # Hashing releases the interpreter lock, so threads read several shards at once.
@@ -93,13 +93,13 @@ def set_aside_damaged(directory: Path) -> list[Path]:
 
 
 def has_hash_of_name(path: Path, digest: str) -> bool:
-    """Whether a shard's SHA-256 is the one that its name begins."""
+    """Whether a shard's SHA-256 begins with the digest in its name."""
     match = _SHARD.fullmatch(path.name)
     return match is not None and digest.startswith(match["digest"])
 
 
 def set_aside(path: Path, directory: Path) -> Path:
-    """Move a damaged file or part into `damaged/` of a store, where nothing is read; earlier ones stay."""
+    """Move a damaged file or part into `damaged/` of a store, from where nothing is read; earlier ones stay there."""
     (directory / _DAMAGED_DIR).mkdir(exist_ok=True)
     number = sum(1 for _ in (directory / _DAMAGED_DIR).iterdir())
     return path.rename(directory / _DAMAGED_DIR / f"{number}-{path.name}")

@@ -20,7 +20,8 @@ from leadspan.teacher.settings import Sampled, SparseCodec, TopK, TopP
 
 Arrays = dict[str, np.ndarray]
 
-# Blocks of tokens whose maxima, or sums, are looked at first: 64 makes both levels of a vocabulary of 150,000 short.
+# Tokens of a block whose maximum, or sum, is looked at first: with 64, a vocabulary of 150,000 is a short list of
+# blocks, and a block is a short list of tokens.
 _BLOCK = 64
 
 
@@ -95,6 +96,7 @@ def encode(
             # A token is kept while the mass *before* it is below `p`, so that the kept mass reaches `p`.
             keep[:, 1:] = mass[:, :-1] < codec.p
     if not isinstance(codec, TopK):
+        # Top-k has the same number everywhere and stores none.
         arrays["num_entries"] = keep.sum(1).to(torch.int32).cpu().numpy().astype(np.uint16)
     # Rounding may lift the log-probability of an almost certain token above 0, which a packed entry cannot hold.
     log_probs = (logits.gather(1, ids) - distribution.logsumexp[:, None]).clamp_(max=0.0)
@@ -126,10 +128,10 @@ def decode(arrays: Arrays, codec: SparseCodec) -> Arrays:
 
     Args:
         arrays: Columns as `encode` returns them.
-        codec: What they were made by.
+        codec: The codec that made them.
 
     Returns:
-        Arrays [N, k]; unused places have id 0, log-probability -inf and weight 0.
+        Arrays [N, k]; unused slots have id 0, log-probability -inf and weight 0.
     """
     num_positions = len(arrays["label_log_prob"])
     if "entries" in arrays:
@@ -165,6 +167,7 @@ def bytes_per_position(codec: SparseCodec, num_temperatures: int, num_tokens: in
         support: Mean entries of a position; ignored for `top_k`.
     """
     entry = (4 if codec.precision == "packed" else 8) + isinstance(codec, Sampled)
+    # Token id, section, outside mass, entropy (float16), log-probability of the label, normalisers.
     fixed = 4 + 1 + 4 + 2 + 4 + 4 * num_temperatures
     if not isinstance(codec, Sampled):
         fixed += 4 * (num_temperatures - 1)

@@ -20,13 +20,13 @@ from leadspan.teacher.shards import PER_ENTRY, sequence_hash
 from leadspan.teacher.targets import DenseTargets
 
 _CPU_CHUNK_BYTES, _CUDA_CHUNK_TOKENS = 32 << 20, 2048
-_CPU_SLAB_BYTES = 4 << 20  # of logits, so that all passes over them find them in the cache
+_CPU_SLAB_BYTES = 4 << 20  # of logits, so that every pass over them reads from the cache
 # NumPy has no bfloat16: its bits travel as uint16.
 _NUMPY_OF = {torch.float32: np.float32, torch.float16: np.float16, torch.bfloat16: np.uint16}
 
 
 class TransformersEngine:
-    """Runs a frozen teacher over packs and encodes what it says."""
+    """Runs a frozen teacher over packs and encodes its distributions."""
 
     def __init__(self, teacher: PreTrainedModel, settings: CaptureSettings, num_tokens: int):
         """Take a teacher.
@@ -138,7 +138,7 @@ def uniform_offsets(sequences: Sequence[Example], codec: object) -> torch.Tensor
     if not isinstance(codec, Sampled):
         return None
     drawn = [
-        # Seeded by the sequence itself: packs, ranks and resumes may order sequences as they like.
+        # Seeded by the sequence itself: packs, ranks and resumes may order sequences in any way.
         np.random.default_rng([codec.seed, *np.frombuffer(sequence_hash(e.input_ids), dtype="<u4").tolist()]).random(
             len(e.input_ids) - 1
         )

@@ -44,7 +44,7 @@ _LOG_PROBS = -((np.arange(_TOP_CODE + 1) / _TOP_CODE) ** 2 * _RANGE).astype(np.f
 
 
 def at_positions(values: np.ndarray, positions: np.ndarray, num_positions: int, sizes: np.ndarray | None) -> np.ndarray:
-    """Values of some positions; a view where these are one run.
+    """Values of some positions; a view of the array where the positions are consecutive.
 
     Args:
         values: Values of all positions, the same number for each, or `sizes` of each.

@@ -20,7 +20,7 @@ from leadspan.teacher.settings import CaptureSettings, Codec, Hidden, Sampled, S
 from leadspan.teacher.targets import DenseTargets
 
 COMMON_CODECS: tuple[Codec, ...] = (TopK(k=20), TopK(k=50), TopK(k=100), TopP(), Sampled(), Hidden())
-"""What a dry run puts beside the settings' own codec."""
+"""Codecs that a dry run compares with that of the settings."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class CodecEstimate:
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """What a capture will take.
+    """Estimated size and speed of a capture.
 
     Attributes:
         num_sequences: Sequences.
@@ -75,10 +75,10 @@ def estimate(
     sample_positions: int,
     seed: int,
 ) -> Estimate:
-    """Run teacher and student over a drawn sample, and the settings' codec and others over what the teacher says."""
+    """Run teacher and student over a drawn sample, and encode the teacher's output with several codecs."""
     sample = _sample(sequences, sample_positions, seed)
     engine = TransformersEngine(teacher, settings, num_tokens)
-    engine(sample[:1])  # the first run of a model is slower than all others
+    engine(sample[:1])  # warm-up: the first run of a model is slower than all others
     start = time.perf_counter()
     engine(sample)
     seconds = time.perf_counter() - start
@@ -87,7 +87,7 @@ def estimate(
     positions = sum(n - 1 for n in sequences.lengths)
     estimates = []
     for codec, kl_lost, support in zip(codecs, losses, supports, strict=True):
-        # Sizes of supports that the data decides are those of the sample.
+        # Where the data decides the size of a support (top-p, sampled), that of the sample is taken.
         size = _size(codec, settings, num_tokens, support, teacher)
         error = float(kl_lost.std(ddof=1) / len(kl_lost) ** 0.5) if len(kl_lost) > 1 else 0.0
         total = size * positions + (_head_bytes(teacher) if isinstance(codec, Hidden) else 0)
@@ -171,6 +171,8 @@ def _sparse_kl(
     ratio = torch.where(used, log_p - log_q.gather(1, decoded["token_ids"]), 0.0)
     if isinstance(codec, Sampled):
         return torch.linalg.vecdot(decoded["sample_weights"].double(), ratio), int(used.sum())
+    # The student's mass outside the support: its probabilities with those of the support subtracted in place, then
+    # summed, since 1 minus the support's sum would cancel.
     off = log_q.exp()
     off.scatter_add_(1, decoded["token_ids"], torch.where(used, -off.gather(1, decoded["token_ids"]), 0.0))
     outside, rest = torch.from_numpy(arrays["outside"]).to(log_q), off.sum(1)

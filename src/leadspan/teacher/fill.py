@@ -23,7 +23,7 @@ from leadspan.teacher.shards import ShardReader, ShardWriter
 
 
 class Engine(Protocol):
-    """What runs the teacher over a pack."""
+    """Runs the teacher over a pack."""
 
     def __call__(self, sequences: Sequence[Example]) -> list[Arrays]:
         """The stored columns of every sequence of a pack, besides `input_ids` and `section`."""
@@ -32,7 +32,7 @@ class Engine(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Ranks:
-    """This process among those that capture together.
+    """This process as one of those that capture together.
 
     Attributes:
         rank: Its number.
@@ -69,15 +69,15 @@ def fill_store(
     ranks: Ranks,
     started: float | None = None,
 ) -> Manifest:
-    """Compute the shards that are missing, and finish the store.
+    """Compute the missing shards, and complete the store.
 
     Args:
         directory: The store; `claimed` by the first rank, with its manifest written.
-        manifest: What the store is.
+        manifest: The store's description.
         plan: Packs and shards.
-        sequences: What the plan counts.
+        sequences: The sequences that the plan refers to.
         engine: Runs the teacher.
-        ranks: This process among others; rank `r` of `R` takes every `R`-th missing shard.
+        ranks: This process as one of several; rank `r` of `R` takes every `R`-th missing shard.
         started: When the clock of this attempt began (`time.perf_counter`); now when absent.
 
     Raises:
@@ -126,7 +126,7 @@ def _capture_shard(
     rate: CaptureRate,
     writing: ThreadPoolExecutor,
 ) -> None:
-    """One shard; a pack is written while the teacher runs over the next."""
+    """Capture one shard; each pack is written while the teacher runs over the next one."""
     pending: Future[None] | None = None
     with ShardWriter(directory, number, manifest) as writer:
         try:
@@ -183,5 +183,5 @@ def _cannot_write(directory: Path, error: OSError, plan: CapturePlan, missing: l
     num_missing = sum(number not in finished_shards(directory) for number in missing)
     return CacheError(
         f"{directory}: cannot be written ({error.strerror}); {len(plan.shards) - num_missing} of {len(plan.shards)} "
-        "shards are whole and kept; free space and run `leadspan capture` again, it goes on with the others"
+        "shards are complete; free space and run `leadspan capture` again, which continues with the others"
     )

@@ -1,4 +1,4 @@
-"""A live teacher: frozen, in eval mode, run beside the student on the same packed rows."""
+"""A live teacher: frozen, in eval mode, run in the training process on the same packed rows as the student."""
 
 import types
 from typing import Any, cast

@@ -1,4 +1,4 @@
-"""What a store says of itself: one JSON file that names the teacher, the data's tokenizer, the codec and the shards."""
+"""The manifest of a store: one JSON file that names the teacher, the data's tokenizer, the codec and the shards."""
 
 import json
 from pathlib import Path
@@ -17,6 +17,7 @@ DRAWN_FILE = "rollouts.jsonl"
 """Whole rollouts of the student, in a store of the teacher's targets on them."""
 # A format is read by the version that wrote it, or refused: a store is cheap to make again, wrong targets are not.
 _FORMAT: Literal[2] = 2
+# Fields that change while a capture goes on, or between equal captures: they are no part of what a store is.
 _PROGRESS = (
     "complete",
     "shards",
@@ -99,7 +100,7 @@ class Manifest(Settings):
     kl_lost: float | None = None
     """KL the codec loses on a sample, nats per position, as `--dry-run` measures it; None when it was not measured."""
     seconds: float = 0.0
-    """Wall time of the capture, all attempts, without what a killed one did after its last whole shard."""
+    """Wall time of the capture over all attempts, without the time that a killed one spent on an unfinished shard."""
     flops: int | None = None
     """Operations of the teacher's forward pass over all positions; None where its shape is not known."""
     versions: dict[str, str] = {}
@@ -119,7 +120,7 @@ class Manifest(Settings):
         return KeptTargets(codec, tuple(self.temperatures), self.engine)
 
     def identity(self) -> dict[str, Any]:
-        """What a store is, without how far it is and where its teacher lies."""
+        """The fields that identify a store, without its progress and the location of its teacher."""
         return self.model_dump(mode="json", exclude={*_PROGRESS, *_NAMES})
 
 
@@ -169,10 +170,10 @@ def read_parts(directory: Path) -> dict[Path, Manifest]:
     if (directory / MANIFEST_FILE).exists():
         return {directory: read_manifest(directory)}
     manifests = {path.parent: read_manifest(path.parent) for path in sorted(directory.glob(f"*/{MANIFEST_FILE}"))}
-    # A part whose capture goes on serves nothing yet; the others do.
+    # A part whose capture is incomplete serves nothing yet; the others do.
     complete = {path: manifest for path, manifest in manifests.items() if manifest.complete}
     if manifests and not complete:
-        raise TargetsError(f"{directory}: its capture has not ended; run the same command again, it goes on")
+        raise TargetsError(f"{directory}: its capture is incomplete; run the same command again to continue it")
     return complete or {directory: read_manifest(directory)}
 
 
@@ -212,12 +213,12 @@ def check_same(actual: dict[str, Any], expected: dict[str, Any], where: str) -> 
         TargetsError: Names every field that differs, with both values.
     """
     differing = [
-        f"{name} is {_shown(actual.get(name))}, wanted {_shown(value)}"
+        f"{name} is {_shown(actual.get(name))}, expected {_shown(value)}"
         for name, value in expected.items()
         if actual.get(name) != value
     ]
     if differing:
-        raise TargetsError(f"{where}: {'; '.join(differing)}; take the store of these settings, or capture anew")
+        raise TargetsError(f"{where}: {'; '.join(differing)}; use a store of these settings, or capture a new one")
 
 
 def _shown(value: Any) -> str:

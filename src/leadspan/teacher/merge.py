@@ -1,4 +1,4 @@
-"""Joining stores of one teacher, tokenizer, template and codec into one; a sequence that several hold is kept once."""
+"""Joins stores of one teacher, tokenizer, template and codec into one, with one row for each distinct sequence."""
 
 import hashlib
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ def merge_stores(paths: Sequence[Path], output: Path) -> Manifest:
     stores = [TargetStore(path) for path in paths]
     first = stores[0].manifest
     for store in stores:
-        check_same(store.manifest.identity(), first.identity(), f"{store.directory} beside {stores[0].directory}")
+        check_same(store.manifest.identity(), first.identity(), f"{store.directory} and {stores[0].directory}")
         store.verify()
     if output.exists() and any(output.iterdir()):
         raise TargetsError(f"{output}: not empty; give a new directory")
@@ -32,7 +32,7 @@ def merge_stores(paths: Sequence[Path], output: Path) -> Manifest:
     with claimed(output, first.model_copy(update={"plan_hash": plans, "complete": False, "shards": []})) as manifest:
         if first.head is not None:
             write_atomically(output / HEAD_FILE, (next(iter(stores[0].parts)) / HEAD_FILE).read_bytes())
-        # Stores may overlap: a sequence that several have is written once.
+
         seen: set[bytes] = set()
         shards = [
             ShardReader(path, part_manifest)

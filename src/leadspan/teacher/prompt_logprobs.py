@@ -19,15 +19,15 @@ PromptLogprobs = Sequence[Mapping[int, float] | None]
 """Nothing for the first token, then for each token of the prompt a mapping from token id to log-probability, of the
 likeliest tokens and of the token itself."""
 
-# 1 less the sum of float32 log-probabilities' exponentials is known to about this; a tail of 0 would make divergences
-# infinite that ask for its logarithm.
+# Precision of 1 minus the sum of float32 probabilities; a tail of 0 would make divergences infinite that need its
+# logarithm.
 _LEAST_TAIL = 2.0**-24
 _MASS_TOLERANCE = 1e-3  # log-probabilities that a server computed in bfloat16 may add up to a little more than 1
 
 
 @dataclass(frozen=True, slots=True)
 class Support:
-    """What is known of the distributions over one sequence.
+    """The likeliest tokens at every position of one sequence.
 
     Attributes:
         token_ids: The likeliest tokens by falling log-probability, int64, [T - 1, k].

@@ -1,6 +1,6 @@
 """Which sequences to capture, and the plan of a capture: sequences into packs, packs into shards.
 
-Of every trace the longest sequence that any cut needs is captured, and each context that is no prefix of it once.
+For every trace, the longest sequence that any cut needs is captured, and once each context that is not a prefix of it.
 """
 
 import hashlib
@@ -61,14 +61,14 @@ class Sequences:
         ids = [list(examples.example_ids) for examples in self.sources]
         for source, row in self.locations:
             examples = self.sources[source]
-            # Layouts, not tokens: what is kept of a trace by its id identifies them, without building a sequence.
+            # Layouts, not tokens: the trace's id and the kept ranges identify a sequence without building it.
             runs = _runs(examples.layouts[row])
             digest.update(f"{ids[source][row]} {runs} {examples.layouts[row].append_stop};".encode())
         return digest.hexdigest()[:32]
 
 
 def longest_sequences(sources: Sequence[Examples]) -> Sequences:
-    """Of the sequences of all sources those that no other one serves.
+    """The sequences of all sources that no other sequence serves.
 
     A sequence of `n` tokens needs the teacher at its first `n - 1`; it is served by any sequence of the same trace that
     begins with these and is at least as long. Sequences of a single token predict nothing and are left out.

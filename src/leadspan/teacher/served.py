@@ -1,4 +1,4 @@
-"""A served teacher as the teacher's side of training, and as the engine of a capture."""
+"""A served teacher, as the source of targets in training and as the engine of a capture."""
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
@@ -20,6 +20,7 @@ from leadspan.teacher.server import TeacherServer
 from leadspan.teacher.settings import AnyTeacher, KeptTargets, Served, ServedTeacher, TopK
 from leadspan.teacher.targets import SparseTargets, Targets
 
+# Texts on which tokenizers commonly differ: digits, spaces, punctuation, characters of two and more bytes, code.
 _CHAT = ({"role": "user", "content": "What is 17 + 25?"},)
 _TEXT = "What is 17 + 25?\n\nLet x = 3.5e-2, so f(x) \u2264 \u00e9\u4e16\u754c;\tthen\n    return {x: [1, 2]}"
 
@@ -47,13 +48,13 @@ class Servers:
         return server
 
     def check_tokenizers(self, renderer: Renderer) -> int | None:
-        """Hold the tokenizer of each against the data's; gives the shortest window, where they tell."""
+        """Compare the tokenizer of each with the data's; returns the shortest window, where the servers report one."""
         windows = [check_tokenizer(server, renderer) for server in self._by_name.values()]
         return min((window for window in windows if window is not None), default=None)
 
 
 class RemoteTeacher:
-    """A teacher that runs on a server: `k` log-probabilities a position, asked for as batches come."""
+    """A teacher that runs on a server: `k` log-probabilities per position, requested batch by batch."""
 
     def __init__(self, settings: Served):
         self.settings, self.servers = settings, Servers(settings)
@@ -68,13 +69,13 @@ class RemoteTeacher:
         return self.settings.kept_targets
 
     def shape(self) -> None:
-        """Nothing of it computes here."""
+        """None: the server computes."""
 
     def activations(self, use_bf16: bool) -> None:
-        """Nothing of it is in memory here."""
+        """None: the server has the memory."""
 
     def check_origin(self, renderer: Renderer, teacher: AnyTeacher | None) -> None:
-        """Compare the server's tokenizer, and where it shows one its chat template, with those of the data."""
+        """Compare the server's tokenizer, and its chat template if it applies one, with those of the data."""
         self._window = self.servers.check_tokenizers(renderer)
 
     def check_serves(self, examples: Examples, indices: Sequence[int]) -> None:
@@ -82,7 +83,7 @@ class RemoteTeacher:
         for name in {examples.teachers[i] for i in indices}:
             self.servers.of(name)
         longest = max((examples.lengths[i] for i in indices), default=0)
-        # the server has to draw one token behind the prompt
+        # The server must generate at least one token after the prompt.
         if self._window is not None and longest >= self._window:
             raise TargetsError(
                 f"teacher {self.settings.identity}: its window has {self._window} tokens, and an example {longest} "
@@ -94,7 +95,7 @@ class RemoteTeacher:
         """There is nothing to load."""
 
     def shared_tokens(self, student_rows: int, tokenizer_size: int) -> int | None:
-        """All rows of the student's head: what is not among the teacher's likeliest tokens is one outcome for both."""
+        """None, so all rows of the student's head: tokens outside the teacher's support are one outcome for both."""
         self._num_tokens = student_rows
         return None
 
@@ -104,11 +105,11 @@ class RemoteTeacher:
 
     @property
     def collator(self) -> Callable[[Sequence[Example]], Batch]:
-        """Packs examples; their targets are asked for when the batch is there."""
+        """Packs examples; their targets are requested once the batch is made."""
         return pack
 
     def ask_ahead(self, batches: Sequence[Batch]) -> None:
-        """Ask for the targets of batches that will come, so that the server works while the student does."""
+        """Request the targets of later batches, so that the server works while the student does."""
         for batch in batches:
             for name, input_ids, _ in _sequences(batch):
                 if (key := (name, input_ids.tobytes())) not in self._pending:
@@ -118,16 +119,16 @@ class RemoteTeacher:
         """The likeliest tokens at the weighted positions of a batch, with the mass of all others.
 
         Raises:
-            TargetsError: The server does not answer, or with something else.
+            TargetsError: The server does not answer, or its answer is unusable.
         """
         sequences = list(_sequences(batch))
-        asked = [
+        futures = [
             self._pending.pop((name, ids.tobytes()), None) or self.servers.of(name).ask(ids.tolist(), self.settings.k)
             for name, ids, _ in sequences
         ]
         supports = [
             (read_support(future.result(), ids, self.settings.k, self.servers.of(name).name, "teacher.k"), positions)
-            for future, (name, ids, positions) in zip(asked, sequences, strict=True)
+            for future, (name, ids, positions) in zip(futures, sequences, strict=True)
         ]
 
         def joined(column: str) -> torch.Tensor:
@@ -135,12 +136,13 @@ class RemoteTeacher:
             return torch.from_numpy(rows).to(self._device)
 
         token_ids, log_probs = joined("token_ids"), joined("log_probs")
-        # rows of the teacher's head that the student's has not: part of the tail, whose mass they join
+        # Tokens of the teacher's head that the student's head lacks join the tail.
         is_beyond, outside = token_ids >= self._num_tokens, joined("outside")
         outside += torch.where(is_beyond, log_probs.exp(), 0.0).sum(1)
         return SparseTargets(
             token_ids=torch.where(is_beyond, 0, token_ids),
             log_probs=torch.where(is_beyond, -torch.inf, log_probs),
+            # The server returns log p and no logits, so the normaliser is that of log p: 0.
             logsumexp={1.0: torch.zeros_like(outside)},
             sample_weights=None,
             num_tokens=self._num_tokens,
@@ -150,7 +152,7 @@ class RemoteTeacher:
 
 
 class ServedEngine:
-    """Asks a served teacher for packs of sequences, for a capture."""
+    """Requests packs of sequences from a served teacher, for a capture."""
 
     def __init__(self, settings: Served, codec: TopK, num_tokens: int, renderer: Renderer):
         """Compare the server's tokenizer with the data's.
@@ -167,9 +169,9 @@ class ServedEngine:
     def __call__(self, sequences: Sequence[Example]) -> list[Arrays]:
         """The stored columns of every sequence."""
         k, servers = self.codec.k, [self.servers.of(example.teacher) for example in sequences]
-        asked = [server.ask(e.input_ids.tolist(), k) for server, e in zip(servers, sequences, strict=True)]
+        futures = [server.ask(e.input_ids.tolist(), k) for server, e in zip(servers, sequences, strict=True)]
         rows = []
-        for server, future, example in zip(servers, asked, sequences, strict=True):
+        for server, future, example in zip(servers, futures, sequences, strict=True):
             support = read_support(future.result(), example.input_ids, k, server.name, "capture.codec.k")
             highest = int(support.token_ids.max(initial=0))
             if highest >= self.num_tokens:
@@ -182,10 +184,10 @@ class ServedEngine:
 
 
 def check_tokenizer(server: TeacherServer, renderer: Renderer) -> int | None:
-    """Hold a server's tokenizer against the data's; gives its window, where it tells.
+    """Compare a server's tokenizer with the data's; returns its window, where the server reports one.
 
-    A text with every added token goes through both, and a conversation through both chat templates. A server without
-    `/tokenize` is asked for the log-probabilities of the text instead, which name its tokens.
+    Both tokenise a text with every added token, and both chat templates render a conversation. A server without
+    `/tokenize` returns log-probabilities of the text instead, which name its tokens.
 
     Raises:
         TargetsError: Token ids differ, or there is no answer.
@@ -194,15 +196,15 @@ def check_tokenizer(server: TeacherServer, renderer: Renderer) -> int | None:
     added = sorted(map(str, tokenizer.added_tokens_decoder.values()))  # pyright: ignore[reportAttributeAccessIssue]  # every tokenizer has it
     text = _TEXT + "".join(added) + renderer.prompt_text(_CHAT)
     ours = _ids(tokenizer, text)
-    told = server.tokenize(text)
-    if told is None:
+    tokenized = server.tokenize(text)
+    if tokenized is None:
         answer = server.score(text, 1)
         same = len(answer) == len(ours) and all(
             entry is None or token in entry for entry, token in zip(answer, ours, strict=True)
         )
         theirs = ours if same else []
     else:
-        theirs = told[0]
+        theirs = tokenized[0]
     if theirs != ours:
         pairs = itertools.zip_longest(theirs, ours, fillvalue="none")
         at, there, here = next((at, there, here) for at, (there, here) in enumerate(pairs) if there != here)
@@ -210,7 +212,7 @@ def check_tokenizer(server: TeacherServer, renderer: Renderer) -> int | None:
             f"{server.name}: its tokenizer is not that of the data: of a text with the data's special tokens, token "
             f"{at} is {there} there and {here} here; models distilled over the vocabulary need one tokenizer"
         )
-    if told is not None and server.settings.check_template:
+    if tokenized is not None and server.settings.check_template:
         chat = server.tokenize(_CHAT)
         if chat is not None and chat[0] != _ids(tokenizer, renderer.prompt_text(_CHAT)):
             raise TargetsError(
@@ -218,7 +220,7 @@ def check_tokenizer(server: TeacherServer, renderer: Renderer) -> int | None:
                 f"{tokenizer.decode(chat[0])!r} there, {renderer.prompt_text(_CHAT)!r} here; set "
                 "data.rendering.chat_template to the server's, or teacher.check_template: false where that is meant"
             )
-    return None if told is None else told[1]
+    return None if tokenized is None else tokenized[1]
 
 
 def _ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:

@@ -1,4 +1,4 @@
-"""The client of a served teacher: requests that are repeated, and the shapes in which servers answer.
+"""The client of a served teacher: requests with retries, and the answer formats of the servers.
 
 **Sources**: vLLM's OpenAI-compatible server (`vllm/entrypoints/openai/completion/protocol.py`: `prompt` as token ids,
 `prompt_logprobs`; in the answer `choices[0].prompt_logprobs`, null for the first token, then mappings from the token id
@@ -23,13 +23,14 @@ from leadspan.teacher.settings import ServedTeacher
 
 logger = logging.getLogger(__name__)
 
+# Statuses of a server that is busy, restarting or behind a proxy that lost it: the same request may succeed later.
 _MAY_PASS = frozenset({408, 425, 429, 500, 502, 503, 504})
-_FIRST_WAIT, _LONGEST_WAIT = 0.5, 30.0
-_SHOWN = 300
+_FIRST_WAIT, _LONGEST_WAIT = 0.5, 30.0  # seconds
+_SHOWN = 300  # characters of an error page in a message
 
 
 class TeacherServer:
-    """A server with a teacher. Requests run in threads; where one fails for good, so do the others, at once."""
+    """A server with a teacher. Requests run in threads; once one fails for good, all others fail at once too."""
 
     def __init__(self, settings: ServedTeacher):
         self.settings = settings
@@ -39,7 +40,7 @@ class TeacherServer:
         self._failure: LeadspanError | None = None
 
     def ask(self, input_ids: Sequence[int], k: int) -> "Future[PromptLogprobs]":
-        """Ask for the `k` likeliest tokens at every position of a sequence, in a thread."""
+        """Request the `k` likeliest tokens at every position of a sequence, in a thread."""
         return self._pool.submit(self.score, input_ids, k)
 
     def score(self, prompt: Sequence[int] | str, k: int) -> PromptLogprobs:
@@ -50,7 +51,7 @@ class TeacherServer:
             k: Tokens.
 
         Raises:
-            TargetsError: There is no such answer.
+            TargetsError: The server does not answer with log-probabilities.
             SettingsError: The server's key is not in the environment.
         """
         model, read = self.settings.model, _read_vllm
@@ -72,7 +73,7 @@ class TeacherServer:
             ) from None
 
     def tokenize(self, text: str | Sequence[Mapping[str, str]]) -> tuple[list[int], int | None] | None:
-        """The server's token ids of a text or of a conversation, and its window; None where it offers no such thing.
+        """The server's token ids of a text or of a conversation, and its window; None where it has no `/tokenize`.
 
         Raises:
             TargetsError: There is no answer.
@@ -89,7 +90,7 @@ class TeacherServer:
             return None
 
     def _post(self, path: str, body: dict[str, Any], unless: Sequence[int] = ()) -> Any:
-        """What the server answers, as JSON; None for a status in `unless`."""
+        """The server's answer as JSON; None for a status in `unless`."""
         number, wait = self.settings.retries + 1, _FIRST_WAIT
         failure = ""
         for attempt in range(1, number + 1):
@@ -103,6 +104,7 @@ class TeacherServer:
                 return answer
             if attempt < number:
                 logger.warning("%s: %s (%d of %d); again in %g s", self.name, failure, attempt, number, wait)
+                # Not `time.sleep`: this wait ends as soon as another request has failed for good.
                 self._has_failed.wait(wait)
                 wait = min(_LONGEST_WAIT, 2 * wait)
         raise self._failed(
@@ -113,7 +115,7 @@ class TeacherServer:
         )
 
     def _attempt(self, path: str, content: bytes, unless: Sequence[int]) -> tuple[Any, str]:
-        """An answer, or why there is none though another attempt may have one."""
+        """An answer, or the reason why there is none where another attempt may succeed."""
         try:
             status, text = self._send(path, content)
             if status == 200:
@@ -141,15 +143,15 @@ class TeacherServer:
         return self._failure
 
     def _send(self, path: str, content: bytes) -> tuple[int, bytes]:
-        # http.client follows no redirect, so that the key goes to the named host alone
-        parts = urlsplit(self.settings.url)
-        kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-        connection = kind(parts.hostname or "", parts.port, timeout=self.settings.timeout)
+        # http.client follows no redirect, so the key goes to the named host alone.
+        url = urlsplit(self.settings.url)
+        kind = http.client.HTTPSConnection if url.scheme == "https" else http.client.HTTPConnection
+        connection = kind(url.hostname or "", url.port, timeout=self.settings.timeout)
         headers = {"Content-Type": "application/json"}
         if self.settings.api_key_env is not None:
             headers["Authorization"] = f"Bearer {self._key}"
         try:
-            connection.request("POST", f"{parts.path}{path}", content, headers)
+            connection.request("POST", f"{url.path}{path}", content, headers)
             response = connection.getresponse()
             return response.status, response.read()
         finally:
@@ -178,5 +180,5 @@ def _read_sglang(answer: Any) -> PromptLogprobs:
     tokens, tops = meta["input_token_logprobs"], meta["input_top_logprobs"]
     rows: list[dict[int, float] | None] = [None]
     for (log_prob, token, *_), top in zip(tokens[1:], tops[1:], strict=True):
-        rows.append({int(other): float(said) for said, other, *_ in top} | {int(token): float(log_prob)})
+        rows.append({int(likely): float(said) for said, likely, *_ in top} | {int(token): float(log_prob)})
     return rows

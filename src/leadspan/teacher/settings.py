@@ -1,4 +1,4 @@
-"""Settings of the teacher's side: a served teacher, where targets come from in training, how a store is captured."""
+"""Settings of the teacher: served teachers, the source of targets in training, and how a store is captured."""
 
 import re
 from collections.abc import Iterator
@@ -142,33 +142,33 @@ class ServedTeacher(Settings):
     """`vllm`: `/v1/completions` with `prompt_logprobs`, as other OpenAI-compatible servers may have it. `sglang`:
     `/generate` with `input_ids`."""
     k: int = Field(default=20, ge=1)
-    """Likeliest tokens asked for at every position in training (a capture asks for `capture.codec.k`); all others are
+    """Likeliest tokens requested at every position in training (a capture requests `capture.codec.k`); all others are
     one bucket. vLLM returns as many as its `--max-logprobs` allows, 20 unless raised."""
     end_ids: list[Annotated[int, Field(ge=0)]] = []
     """Tokens with which the teacher ends a turn; those of data and student when empty."""
     check_template: bool = True
-    """Whether the server's chat template must write prompts as the data's does; compared where it has `/tokenize`."""
+    """Whether the server's chat template must render prompts as the data's does; compared where it has `/tokenize`."""
     api_key_env: str | None = None
-    """Name of an environment variable with the key that the server asks for; it is written nowhere."""
+    """Name of an environment variable with the key that the server requires; the key itself is written nowhere."""
     timeout: float = Field(default=120.0, gt=0)
     """Seconds without a byte of an answer after which a request has failed."""
     retries: int = Field(default=5, ge=0)
-    """How often a request is repeated that failed for a reason that may pass: no connection, no answer in time, a busy
-    or broken server. Waits double from half a second up to 30."""
+    """How often a request is repeated after a failure that may pass: no connection, no answer in time, a busy or
+    broken server. Waits double from half a second up to 30."""
     concurrency: int = Field(default=16, ge=1)
     """Requests under way at once, per rank."""
 
     @field_validator("url")
     @classmethod
     def _root_of_server(cls, url: str) -> str:
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+        address = urlsplit(url)
+        if address.scheme not in ("http", "https") or not address.hostname or address.query or address.fragment:
             raise ValueError("no address of a server; write http://HOST:PORT or https://HOST")
         return url.rstrip("/").removesuffix("/v1")
 
     def conflicts(self) -> Iterator[Rule]:
-        """No key is among the settings."""
-        # here and not by a pattern of the field, whose refusal would print the value
+        """The settings hold the name of a variable, never a key."""
+        # Checked here and not by a pattern of the field, whose error message would print the value.
         if self.api_key_env is not None and not re.fullmatch("[A-Z_][A-Z0-9_]*", self.api_key_env):
             text = "api_key_env is no name of an environment variable (A-Z, 0-9, _); a key itself stands in no recipe"
             yield ("api_key_env",), text
@@ -180,7 +180,7 @@ class ServedTeacher(Settings):
 
     @property
     def identity(self) -> str:
-        """What stands for its weights: nothing but the name can be asked of a server."""
+        """Stands for the hash of its weights: a server reports no more than a name."""
         return f"served as {self.model}"
 
 
@@ -193,7 +193,7 @@ class ServedTeachers(Settings):
     """The teachers, by the names in that column."""
 
     def conflicts(self) -> Iterator[Rule]:
-        """Their answers make one batch."""
+        """All have the same `k`, since their answers go into one batch."""
         if len(numbers := {teacher.k for teacher in self.by_name.values()}) > 1:
             yield ("by_name",), f"k is one of {sorted(numbers)} by teacher, and one batch has one: give all the same"
 
@@ -214,14 +214,14 @@ class ServedTeachers(Settings):
 
     @property
     def identity(self) -> str:
-        """What stands for their weights."""
+        """Stands for the hash of their weights."""
         return ", ".join(f"{name} {teacher.identity}" for name, teacher in sorted(self.by_name.items()))
 
 
 Served = ServedTeacher | ServedTeachers
 
 SERVER_ACCESS = frozenset({"url", "check_template", "api_key_env", "timeout", "retries", "concurrency"})
-"""Settings of a served teacher that say how it is reached, and change nothing of what it says."""
+"""Settings of a served teacher that say how it is reached, and do not change its answers."""
 NO_ACCESS: dict[str, Any] = {**dict.fromkeys(SERVER_ACCESS, True), "by_name": {"__all__": SERVER_ACCESS}}
 """The same for `model_dump(exclude=...)` of any teacher."""
 
@@ -236,17 +236,17 @@ class CaptureSettings(Settings):
     codec: Codec = TopK()
     """What is kept of a position's distribution; `leadspan capture --dry-run` prints the size and loss of each."""
     cuts: list[AnyPolicy] = []
-    """Cuts the store is to serve, the recipe's own when empty. Of each trace the longest is captured: a causal
-    teacher's outputs on a prefix are the prefix of its outputs. Cuts that change the context are captured besides."""
+    """Cuts that the store must serve; that of the recipe when empty. For each trace the longest one is captured, since
+    a causal teacher's outputs on a prefix are the prefix of its outputs; so are cuts that change the context."""
     temperatures: list[Annotated[float, Field(gt=0)]] = [1.0]
     """Temperatures whose normalisers are kept (4 bytes a position each); sparse codecs serve these only."""
     vocabulary: Literal["head", "tokenizer"] = "head"
-    """Tokens the distribution is over: all rows of the teacher's head, or those the tokenizer has, for students whose
-    head is padded otherwise."""
+    """Tokens the distribution is over: all rows of the teacher's head, or those of the tokenizer, for students whose
+    head is padded to another size."""
     tokens_per_batch: int = Field(default=8192, ge=2)
     """Token budget of a pack; longer sequences are packs of their own."""
     positions_per_shard: int = Field(default=2**18, ge=1)
-    """Positions after which a shard is closed; what a kill loses at most, per rank."""
+    """Positions after which a shard is closed: the most that a kill loses, per rank."""
     chunk_tokens: int | None = Field(default=None, ge=1)
     """Positions projected to the vocabulary at a time; chosen for the device when absent."""
     engine: Engine = "transformers"

@@ -24,8 +24,8 @@ KEY_COLUMNS = ("example_id", "sequence_hash", "checksum")
 PER_ENTRY = frozenset({"entries", "token_ids", "log_probs", "counts"})
 SUFFIX = ".arrow"
 REMEDY = (
-    "run the command that captured it again (`leadspan capture` or `leadspan study`): it sets damaged shards aside and "
-    "makes anew what is gone"
+    "run the command that captured it again (`leadspan capture` or `leadspan study`): it moves damaged shards aside "
+    "and captures them again"
 )
 _HIDDEN_TYPES = {"float32": pa.float32(), "float16": pa.float16(), "bfloat16": pa.uint16()}
 
@@ -125,7 +125,7 @@ class ShardWriter:
 
 
 class _HashingFile:
-    """A file that is hashed as it is written."""
+    """A file that is hashed as it is written, so that a shard of gigabytes is not read again for its name."""
 
     def __init__(self, path: Path):
         self._file = path.open("wb")
@@ -149,6 +149,7 @@ class _HashingFile:
 
     def finish(self) -> tuple[int, str]:
         self._file.flush()
+        # On disk before the rename: after a power cut a complete name must not stand for an empty file.
         os.fsync(self._file.fileno())
         size = self._file.tell()
         self._file.close()
@@ -157,7 +158,7 @@ class _HashingFile:
     def abandon(self) -> None:
         try:
             self._file.close()
-        except OSError:
+        except OSError:  # closing flushes, which fails again on a full disk
             self._file.raw.close()
 
 

@@ -1,7 +1,7 @@
-"""Where the teacher's targets come from in training: a live teacher, a store of its targets, or nowhere.
+"""Sources of the teacher's targets in training: a live teacher, a store of its targets, or none.
 
-A source says what it can serve and what it costs before anything is loaded. Training then calls `load` and `prepare`
-once, and `targets` on every batch that `collator` made.
+A source can be asked what it serves and what it costs before anything is loaded. Training then calls `load` and
+`prepare` once, and `targets` on every batch that `collator` made.
 """
 
 import functools
@@ -44,7 +44,7 @@ class TeacherSource(Protocol):
         ...
 
     def shape(self) -> ModelShape | None:
-        """What of it computes and holds weights in training: a live teacher, or its head beside stored hidden states.
+        """Shape of the part that computes in training: a live teacher, or the head applied to stored hidden states.
 
         Raises:
             ModelError: The config of a live teacher cannot be read.
@@ -63,10 +63,10 @@ class TeacherSource(Protocol):
         ...
 
     def check_origin(self, renderer: Renderer, teacher: AnyTeacher | None) -> None:
-        """Check that the targets are of a run's tokenizer, template and, where the recipe names one, teacher.
+        """Check that the targets belong to a run's tokenizer, template and, where the recipe names one, teacher.
 
         Raises:
-            TargetsError: Names each that differs.
+            TargetsError: Names each of them that differs.
         """
         ...
 
@@ -75,7 +75,7 @@ class TeacherSource(Protocol):
 
         Raises:
             TargetsError: One of them is not served.
-            CacheError: What serves one of them is damaged.
+            CacheError: The row that serves one of them is damaged.
         """
         ...
 
@@ -110,7 +110,7 @@ class TeacherSource(Protocol):
         ...
 
     def ask_ahead(self, batches: Sequence[Batch]) -> None:
-        """Begin to fetch the targets of the batches of a step, where they are not here."""
+        """Start fetching the targets of the batches of a step, where they come from another machine."""
         ...
 
     def targets(self, batch: Batch) -> Targets | None:
@@ -119,16 +119,16 @@ class TeacherSource(Protocol):
 
 
 class NoTeacher:
-    """Cross-entropy only."""
+    """A recipe without a teacher: cross-entropy only."""
 
     kept_targets = None
 
     def shape(self) -> ModelShape | None:
-        """Nothing computes."""
+        """None: nothing computes."""
         return None
 
     def activations(self, use_bf16: bool) -> ActivationBytes | None:
-        """There is no forward pass."""
+        """None: there is no forward pass."""
         return None
 
     def check_origin(self, renderer: Renderer, teacher: AnyTeacher | None) -> None:
@@ -153,7 +153,7 @@ class NoTeacher:
         return pack
 
     def ask_ahead(self, batches: Sequence[Batch]) -> None:
-        """There is nothing to ask."""
+        """There is nothing to fetch."""
 
     def targets(self, batch: Batch) -> Targets | None:
         """The recipe has no teacher."""
@@ -161,7 +161,7 @@ class NoTeacher:
 
 
 class LiveTeacher:
-    """A frozen teacher that runs beside the student on the same packed rows."""
+    """A frozen teacher that runs in the training process on the same packed rows as the student."""
 
     kept_targets = None
 
@@ -211,7 +211,7 @@ class LiveTeacher:
         return pack
 
     def ask_ahead(self, batches: Sequence[Batch]) -> None:
-        """They are computed here."""
+        """Nothing to fetch: targets are computed here."""
 
     def targets(self, batch: Batch) -> Targets | None:
         """The teacher's hidden states and head."""
@@ -220,7 +220,7 @@ class LiveTeacher:
 
 
 class StoredTeacher:
-    """A store: its rows travel with the batch; the teacher's head, where there is one, is loaded once."""
+    """A store of targets: its rows come with each batch; the teacher's head, if it has one, is loaded once."""
 
     def __init__(self, directory: Path):
         """Read the manifest of a store.
@@ -270,7 +270,7 @@ class StoredTeacher:
         self._head = self.store.load_head()
         if self.manifest.kl_lost is not None:
             logger.info(
-                "%s of %s loses %.3g nats of KL a position, against the student it was captured for",
+                "%s of %s loses %.3g nats of KL per position, against the student it was captured for",
                 self.manifest.codec.label,
                 self._directory,
                 self.manifest.kl_lost,
@@ -301,7 +301,7 @@ class StoredTeacher:
         return functools.partial(_pack_with_rows, self.store)
 
     def ask_ahead(self, batches: Sequence[Batch]) -> None:
-        """They travel with the batches."""
+        """Nothing to fetch: targets come with the batches."""
 
     def targets(self, batch: Batch) -> Targets | None:
         """The stored rows of the batch, with the head."""

@@ -42,7 +42,7 @@ class TargetStore:
         self.directory = directory
         self.manifest = read_joined(directory)
         if not self.manifest.complete:
-            raise TargetsError(f"{directory}: its capture has not ended; run `leadspan capture` again, it goes on")
+            raise TargetsError(f"{directory}: its capture is incomplete; run `leadspan capture` again to continue it")
         self.parts = read_parts(directory)
         self._shards = [
             ShardReader(path, manifest) for part, manifest in self.parts.items() for path in shard_paths(part, manifest)
@@ -71,7 +71,7 @@ class TargetStore:
         return isinstance(self.manifest.codec, Hidden)
 
     def read(self, example: Example, positions: np.ndarray) -> Arrays:
-        """What is stored of some positions of an example; views of the mapped file where the positions are one run.
+        """Stored columns of some positions of an example; views of the mapped file where positions are consecutive.
 
         Args:
             example: The example, after any cut.
@@ -92,8 +92,9 @@ class TargetStore:
             name: at_positions(values, positions, num_positions, sizes if name in PER_ENTRY else None)
             for name, values in row.items()
         }
-        if "label_log_prob" in columns:  # an appended end of turn is not the token that followed when it was captured
-            # The stored label is the token of the capture; under a cut the student may be asked for another one.
+        if "label_log_prob" in columns:
+            # The stored value is that of the token that followed in the capture. Where a cut appends an end of turn,
+            # the label is another token, whose log-probability is not known.
             is_same = following[positions] == example.input_ids[positions + 1]
             columns["label_log_prob"] = np.where(is_same, columns["label_log_prob"], np.float32(np.nan))
         return columns
@@ -124,7 +125,7 @@ class TargetStore:
         return None
 
     def check_serves(self, examples: Sequence[Example], indices: Iterable[int]) -> None:
-        """Look some examples up, and read what they will be given once, row by row.
+        """Look up some examples, and check each row that serves them against its checksum.
 
         Raises:
             TargetsError: One of them is not served.
@@ -149,7 +150,8 @@ class TargetStore:
         normalisers = {t: columns.get(logsumexp_column(t)) for t in self.manifest.temperatures}
         tensors = cast(SparseRows, as_tensors(decode(columns, self.manifest.codec)))
         num_rows = len(columns["label_log_prob"])
-        # an engine that returns log-probabilities alone leaves the logits free up to a constant: they are log p
+        # An engine that returns log p only leaves the logits free up to a constant: log p serves as logits, with a
+        # normaliser of 0.
         tensors["logsumexp"] = {
             t: torch.zeros(num_rows) if values is None else torch.from_numpy(values)
             for t, values in normalisers.items()
@@ -162,7 +164,7 @@ class TargetStore:
         return tensors
 
     def targets(self, stored: StoredRows, head: torch.Tensor | None) -> Targets:
-        """What the loss takes, from `collate`'s tensors (on any device) and the teacher's head."""
+        """Targets for the loss, from the tensors of `collate` (on any device) and the teacher's head."""
         if "hidden" in stored:
             entry = self.manifest.head
             assert entry is not None and head is not None, "checked by load_head"

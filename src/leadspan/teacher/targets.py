@@ -1,4 +1,4 @@
-"""What the student imitates at the weighted positions of a batch. Knows nothing of where it is kept."""
+"""What the student imitates at the weighted positions of a batch, wherever it comes from."""
 
 from dataclasses import dataclass, field, replace
 
@@ -31,21 +31,21 @@ class DenseTargets:
 
 @dataclass(frozen=True, slots=True)
 class SparseTargets:
-    """The teacher's distribution on a support of at most `k` tokens a position.
+    """The teacher's distribution on a support of at most `k` tokens per position.
 
     Two kinds. Without `sample_weights` the support is the head of the distribution (top-k or top-p), and all other
     tokens are one bucket, the tail, of mass `1 - sum_K p`. With `sample_weights` the support was drawn, and
     `E[sum_i w_i f(token_i)] = sum_j p_j f(j)` for any `f` (Anshumann et al., arXiv 2503.16870, section 4).
 
     Attributes:
-        token_ids: The support, [m, k]; distinct within a row. Unused places hold any id, with log-probability -inf.
-        log_probs: The teacher's `log p` at temperature 1 over its full vocabulary, [m, k]; -inf in unused places.
+        token_ids: The support, [m, k]; distinct within a row. Unused slots hold any id, with log-probability -inf.
+        log_probs: The teacher's `log p` at temperature 1 over its full vocabulary, [m, k]; -inf in unused slots.
         logsumexp: `logsumexp(z_t / T)` per position by temperature, [m] each. 1.0 is always there; `T` other than 1
             needs its own: `log p_T = (log p_1 + logsumexp_1) / T - logsumexp_T`.
-        sample_weights: Importance weights of a drawn support at temperature 1, [m, k]; 0 in unused places.
+        sample_weights: Importance weights of a drawn support at temperature 1, [m, k]; 0 in unused slots.
         num_tokens: Size of the teacher's vocabulary the distribution is over.
-        tail_mass: Mass of the tail, [m], by temperature, where it was kept. `1 - sum_K p` in float32 knows no tail
-            below 1e-7, which matters to a divergence that asks for `log p` of the tail.
+        tail_mass: Mass of the tail, [m], by temperature, where it was kept. `1 - sum_K p` in float32 resolves no tail
+            below 1e-7, which matters to a divergence that needs `log p` of the tail.
         entropy: The teacher's entropy at temperature 1, [m], for metrics; None where it was not kept.
         label_log_probs: The teacher's `log p` of the token that follows, [m], for metrics; None where it was not kept.
     """

@@ -45,7 +45,7 @@ class VllmEngine:
         supports = []
         for output, example in zip(outputs, sequences, strict=True):
             answer = output.prompt_logprobs and [
-                entry and {token: found.logprob for token, found in entry.items()} for entry in output.prompt_logprobs
+                entry and {token: top.logprob for token, top in entry.items()} for entry in output.prompt_logprobs
             ]
             supports.append(read_support(answer, example.input_ids, self.codec.k, "vllm", "capture.codec.k"))
         return [support.columns(self.codec.precision) for support in supports]
