@@ -72,8 +72,8 @@ def fault(directory: Path, names: Iterable[str] | None = None) -> str | None:
         return None
     try:
         digests = json.loads((directory / DIGESTS_FILE).read_text(encoding="utf-8"))
-        asked = digests.keys() if names is None else digests.keys() & set(names)
-        expected = {str(name): str(digests[name]) for name in sorted(asked)}
+        to_check = digests.keys() if names is None else digests.keys() & set(names)
+        expected = {str(name): str(digests[name]) for name in sorted(to_check)}
     except (OSError, ValueError, AttributeError):
         return f"{DIGESTS_FILE} is damaged"
     for name, digest in expected.items():
@@ -81,10 +81,10 @@ def fault(directory: Path, names: Iterable[str] | None = None) -> str | None:
             status = (directory / name).stat()
             if not stat.S_ISREG(status.st_mode):  # a pipe would be waited for without end
                 return f"{name} is no file"
-            found = _known_hash(directory / name, status.st_ino, status.st_size, status.st_mtime_ns)
+            known_hash = _known_hash(directory / name, status.st_ino, status.st_size, status.st_mtime_ns)
         except (OSError, ValueError):  # ValueError: a damaged name
             return f"{name} is missing or cannot be read"
-        if found != digest:
+        if known_hash != digest:
             return f"{name} is not as it was written, its digest differs"
     return None
 

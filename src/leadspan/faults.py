@@ -68,47 +68,47 @@ def all_faults(kind: type[BaseModel], values: Mapping[str, Any], error: Validati
         error: Its refusal.
     """
     mended: dict[str, Any] = copy.deepcopy(dict(values))
-    whole: Any = None
+    section: Any = None
     paths = list(_paths(kind, values))
     lines: dict[str, dict[str, None]] = {}
     faulty: set[_Keys] = set()
     for later in range(_MAX_ROUNDS):
-        known, still = (len(lines), len(faulty)), set[_Keys]()
+        num_known, still = (len(lines), len(faulty)), set[_Keys]()
         for fault in error.errors(include_url=False):
             conflict = fault.get("ctx", {}).get("error")
             keys, models = _located(kind, values, fault)
             if isinstance(conflict, Conflict):
                 lines |= {line: {} for line in _between_right_ones(conflict, keys, faulty)}
                 _put(mended, keys, conflict.section)
-                whole = whole if keys else conflict.section
-            elif later and (stood_in := {other for other in faulty if _overlap(keys, other)}):
+                section = section if keys else conflict.section
+            elif later and (stood_in := {bad_keys for bad_keys in faulty if _overlap(keys, bad_keys)}):
                 still |= stood_in
             elif not (models and fault["type"] == "string_type" and isinstance(fault["input"], Mapping)):
                 # where a union of text and settings was given a mapping, the settings are what was meant
                 if not (later and fault["type"] == "missing"):  # what would say it, a kind or a benchmark, is wrong
-                    place, text = _described(fault, keys, models, paths)
-                    lines.setdefault(place, {})[text] = None
+                    path, text = _described(fault, keys, models, paths)
+                    lines.setdefault(path, {})[text] = None
                 near = _near_tag(fault, models)
                 faulty.add((*keys, "kind") if near else keys)
                 _mend(kind, mended, keys, near)
         for around in {keys[:-1] for keys in still if keys[:-1]}:  # nothing could stand in: leave out what is around
             faulty.add(around)
             _mend(kind, mended, around)
-        if (len(lines), len(faulty)) == known:
+        if (len(lines), len(faulty)) == num_known:
             break
         try:
-            whole = kind.model_validate(mended)
+            section = kind.model_validate(mended)
             break
-        except ValidationError as left:
-            error = left
-    return Faults([place + " or ".join(texts) for place, texts in lines.items()], faulty, whole)
+        except ValidationError as remaining:
+            error = remaining
+    return Faults([path + " or ".join(texts) for path, texts in lines.items()], faulty, section)
 
 
 def _between_right_ones(conflict: Conflict, keys: _Keys, faulty: set[_Keys]) -> Iterator[str]:
     """The rules of a section that involve no setting that is wrong by itself."""
     for fields, text in conflict.rules:
         named = [(*keys, *field.split(".")) for field in fields]
-        if not any(_overlap(place, other) for place in named for other in faulty):
+        if not any(_overlap(field_keys, bad_keys) for field_keys in named for bad_keys in faulty):
             yield f"{_dotted(keys)}: {text}" if keys else text
 
 

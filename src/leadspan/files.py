@@ -39,15 +39,15 @@ def full_disk_reported(directory: Path, needed: Callable[[], int] | None = None)
         reason, path = _of_disk(error)
         if not reason:
             raise
-        place = Path(path or directory)
-        existing = next(parent for parent in (place, *place.absolute().parents) if parent.exists())
+        target = Path(path or directory)
+        existing = next(parent for parent in (target, *target.absolute().parents) if parent.exists())
         free = shutil.disk_usage(existing).free
         takes = ""
         if needed is not None:
             with contextlib.suppress(LeadspanError):  # a model that cannot be counted can still be trained
                 takes = f", and about {needed() / 1e9:.3g} GB are needed in all"
         raise RunError(
-            f"{place}: cannot be written ({reason}); {free / 1e9:.3g} GB are free there{takes}; make room or lift the "
+            f"{target}: cannot be written ({reason}); {free / 1e9:.3g} GB are free there{takes}; make room or lift the "
             "limit, then resume, or give another output"
         ) from error
 

@@ -189,8 +189,8 @@ def end_ids(recipe: Recipe, renderer: Renderer) -> tuple[int, ...]:
     models = [recipe.student, *([] if recipe.local_teacher is None else [recipe.local_teacher])]
     of_models = [token for model in models for token in load_end_ids(model)]
     of_server = recipe.teacher.end_ids if isinstance(recipe.teacher, Served) else []
-    known = dict.fromkeys([*renderer.end_of_turn_ids(), *of_models, *of_server])
-    return tuple(token for token in known if token < len(renderer.tokenizer))  # what is beyond is compared by no loss
+    ids = dict.fromkeys([*renderer.end_of_turn_ids(), *of_models, *of_server])
+    return tuple(token for token in ids if token < len(renderer.tokenizer))  # what is beyond is compared by no loss
 
 
 def scored_selection(recipe: Recipe) -> ScoredSelection | None:

@@ -58,11 +58,11 @@ def model_at(path: str) -> Pretrained:
     return Pretrained(path=path, gguf_file=packed[0].name if packed else None)
 
 
-def recipe_text(wanted: Wanted, schema: str) -> str:
+def recipe_text(choices: Wanted, schema: str) -> str:
     """A recipe in YAML, with comments on what was seen of traces, tokenizer and machine.
 
     Args:
-        wanted: Traces, models and task.
+        choices: Traces, models and task.
         schema: Path or address of the JSON schema, for the first line.
 
     Raises:
@@ -70,10 +70,10 @@ def recipe_text(wanted: Wanted, schema: str) -> str:
         ModelError: A model cannot be read, no chat template at hand keeps a chain of thought, or the two models have
             different tokenizers.
     """
-    traces, layout, counter = _read_sample(wanted.traces)
-    renderer, whose = _renderer(wanted)
-    if wanted.teacher is not None:
-        teacher = load_tokenizer(wanted.teacher.tokenizer_path)
+    traces, layout, counter = _read_sample(choices.traces)
+    renderer, whose = _renderer(choices)
+    if choices.teacher is not None:
+        teacher = load_tokenizer(choices.teacher.tokenizer_path)
         try:
             check_vocabularies(renderer.tokenizer, {"teacher": teacher}, {})
         except ModelError as error:
@@ -81,25 +81,28 @@ def recipe_text(wanted: Wanted, schema: str) -> str:
     lengths = sorted(_lengths(traces, renderer))
     if not lengths:
         raise ModelError(f"{renderer.name}: its chat template can render none of the {len(traces):,} traces looked at")
-    window = window_of(load_config(wanted.student))
+    window = window_of(load_config(choices.student))
     longest = 2 ** max(6, (lengths[int(0.95 * (len(lengths) - 1))] - 1).bit_length())
     max_tokens = min(longest, window or longest)
     template = string.Template(Path(__file__).with_name("recipes").joinpath("init/recipe.yaml").read_text("utf-8"))
     text = template.substitute(
         schema=schema,
-        name=_quoted(wanted.name),
-        output=_quoted(f"runs/{wanted.name}"),
+        name=_quoted(choices.name),
+        output=_quoted(f"runs/{choices.name}"),
         records="\n".join(_about_records(layout, counter)),
-        train=f"{{path: {_quoted(wanted.traces)}, format: {layout.form.name}}}",
+        train=f"{{path: {_quoted(choices.traces)}, format: {layout.form.name}}}",
         lengths=f"  # Of {len(lengths):,} traces the median has {lengths[len(lengths) // 2]:,} tokens, the longest "
         f"{lengths[-1]:,}; longer ones than\n  # max_tokens are left out and counted"
         + (f" (the student's window: {window:,})." if window else "."),
         max_tokens=max_tokens,
         rendering="\n".join(_about_rendering(renderer)),
-        models="\n".join(_models(wanted, whose)),
-        loss=f"loss: {{kl_weight: {0.5 if wanted.teacher else 0}, temperature: 1}}"
-        + ("   # half KL from the teacher, half cross-entropy" if wanted.teacher else "   # no teacher: cross-entropy"),
-        task=_mapping(wanted.task),
+        models="\n".join(_models(choices, whose)),
+        loss=(
+            "loss: {kl_weight: 0.5, temperature: 1}   # half KL from the teacher, half cross-entropy"
+            if choices.teacher
+            else "loss: {kl_weight: 0, temperature: 1}   # no teacher: cross-entropy"
+        ),
+        task=_mapping(choices.task),
         max_new_tokens=max_tokens,
         thinking_budget=max_tokens // 2,
         plan=_plan(),
@@ -125,10 +128,10 @@ def _read_sample(path: str) -> tuple[list[Trace], Layout, RefusalCounter]:
     return traces, layout, counter
 
 
-def _renderer(wanted: Wanted) -> tuple[Renderer, str]:
+def _renderer(choices: Wanted) -> tuple[Renderer, str]:
     """The first of the models' tokenizers and of the ways to render that keeps a chain of thought, and whose it is."""
     fault: ModelError | None = None
-    for role, model in (("student", wanted.student), ("teacher", wanted.teacher)):
+    for role, model in (("student", choices.student), ("teacher", choices.teacher)):
         for turn in ("template", "append") if model is not None else ():
             assert model is not None, "see above"
             try:
@@ -142,8 +145,8 @@ def _renderer(wanted: Wanted) -> tuple[Renderer, str]:
 
 def _lengths(traces: list[Trace], renderer: Renderer) -> Iterator[int]:
     rendered = [(text, trace) for trace in traces if isinstance(text := renderer.render(trace), RenderedText)]
-    texts, whole = zip(*rendered, strict=True) if rendered else ((), ())
-    return (len(tokens.input_ids) for tokens in renderer.tokenise(texts, whole))
+    texts, uncut = zip(*rendered, strict=True) if rendered else ((), ())
+    return (len(tokens.input_ids) for tokens in renderer.tokenise(texts, uncut))
 
 
 def _about_records(layout: Layout, counter: RefusalCounter) -> Iterator[str]:
@@ -166,11 +169,11 @@ def _about_rendering(renderer: Renderer) -> Iterator[str]:
         yield "  rendering: {assistant_turn: append}"
 
 
-def _models(wanted: Wanted, whose: str) -> Iterator[str]:
-    if whose == "teacher" and wanted.teacher is not None:
+def _models(choices: Wanted, whose: str) -> Iterator[str]:
+    if whose == "teacher" and choices.teacher is not None:
         yield "# The student's tokenizer has no chat template that keeps a chain of thought."
-        yield f"tokenizer: {_quoted(wanted.teacher.tokenizer_path)}"
-    for role, model in (("student", wanted.student), ("teacher", wanted.teacher)):
+        yield f"tokenizer: {_quoted(choices.teacher.tokenizer_path)}"
+    for role, model in (("student", choices.student), ("teacher", choices.teacher)):
         if model is not None:
             values = model.model_dump(exclude_unset=True, exclude_none=True)
             yield f"{role}: {_mapping({'kind': 'pretrained', **values})}"

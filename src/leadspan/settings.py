@@ -121,8 +121,8 @@ def load_json(
             raise
         if isinstance(error, ValidationError):
             fault = error.errors(include_url=False)[0]
-            place = ".".join(str(part) for part in fault["loc"]) or "(top level)"
-            reason = f"holds no {kind.__name__} ({place}: {fault['msg']})"
+            field = ".".join(str(part) for part in fault["loc"]) or "(top level)"
+            reason = f"holds no {kind.__name__} ({field}: {fault['msg']})"
         else:
             reason = f"cannot be read ({getattr(error, 'strerror', None) or error})"
         raise error_type(f"{path}: {reason}; {remedy}") from None
@@ -139,16 +139,16 @@ def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> None:
 
 
 def override_faults(values: dict[str, Any], overrides: Sequence[str]) -> Iterator[str]:
-    """Set `key.sub=value` in a nested mapping, in place, and tell of those that cannot be set."""
-    given: dict[str, str] = {}
+    """Set `key.sub=value` in a nested mapping, in place, and yield the fault of each that cannot be set."""
+    texts: dict[str, str] = {}
     for override in overrides:
         key, _, text = override.partition("=")
-        if key in given and _IS_PAIR.match(text) and _IS_PAIR.match(given[key]):  # what a shell makes of key={a:b,c:d}
+        if key in texts and _IS_PAIR.match(text) and _IS_PAIR.match(texts[key]):  # what a shell makes of key={a:b,c:d}
             yield (
-                f"override {key}: given as {given[key]!r} and as {text!r}; in a shell, quote a mapping as "
+                f"override {key}: given as {texts[key]!r} and as {text!r}; in a shell, quote a mapping as "
                 "'key={kind: value}'"
             )
-        given[key] = text
+        texts[key] = text
         try:
             _apply_override(values, override)
         except SettingsError as error:
@@ -160,7 +160,7 @@ def validate(
     values: Mapping[str, Any],
     source: str,
     more_faults: MoreFaults[SettingsT] | None = None,
-    known: Sequence[str] = (),
+    earlier_faults: Sequence[str] = (),
 ) -> SettingsT:
     """Validate a mapping against a settings class, with every fault in one message.
 
@@ -169,7 +169,7 @@ def validate(
         values: The mapping.
         source: What holds it, for the error.
         more_faults: Tells what else is wrong with the settings, of which those that break a rule have a stand-in.
-        known: Faults that are known already.
+        earlier_faults: Lines of faults that were found before, which come first.
 
     Raises:
         SettingsError: At least one value breaks a rule.
@@ -185,7 +185,7 @@ def validate(
         settings = faults.mended = kind.model_validate(values)
     except ValidationError as error:
         faults = all_faults(kind, values, error)
-    lines = [*known, *faults.lines]
+    lines = [*earlier_faults, *faults.lines]
     if more_faults is not None and faults.mended is not None:
         lines += more_faults(faults.mended, faults.involve)
     if settings is not None and not lines:

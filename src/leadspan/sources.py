@@ -39,25 +39,27 @@ class Source:
     kind: Literal["model", "dataset", "path"]
 
 
-def check_sources(sources: Iterable[Source], where: str, must_answer: bool = True, known: Sequence[str] = ()) -> None:
-    """Refuse settings that name what is not there, all of them together.
+def check_sources(
+    sources: Iterable[Source], where: str, must_answer: bool = True, known_names: Sequence[str] = ()
+) -> None:
+    """Refuse settings that name files, models or data sets that do not exist, all in one message.
 
     Args:
         sources: What the settings name.
         where: What holds the settings, for the error.
         must_answer: Refuse what only the Hub could have when the Hub cannot be asked; else that is logged.
-        known: Names a user may have meant, besides those on disk.
+        known_names: Names a user may have meant, besides those on disk.
 
     Raises:
         SettingsError: Names each key, its value, what is missing and the nearest name that there is.
     """
-    lines = source_faults(sources, must_answer, known)
+    lines = source_faults(sources, must_answer, known_names)
     if lines:
         head = f"{where}: {len(lines)} source{'s' if len(lines) > 1 else ''} cannot be read"
         raise SettingsError("\n  ".join([head, *lines]))
 
 
-def source_faults(sources: Iterable[Source], must_answer: bool = True, known: Sequence[str] = ()) -> list[str]:
+def source_faults(sources: Iterable[Source], must_answer: bool = True, known_names: Sequence[str] = ()) -> list[str]:
     """A line on each source that is not there; see `check_sources`."""
     lines: dict[str, None] = {}
     for source in sources:
@@ -65,7 +67,7 @@ def source_faults(sources: Iterable[Source], must_answer: bool = True, known: Se
         if absence is None:
             continue
         reason, is_certain = absence
-        line = f"{source.key} = {source.name!r}: {reason}{_hint(source.name, known)}"
+        line = f"{source.key} = {source.name!r}: {reason}{_hint(source.name, known_names)}"
         if is_certain or must_answer:
             lines[line] = None
         else:
@@ -114,25 +116,25 @@ def _hub_absence(name: str, kind: str) -> tuple[str, bool] | None:
     return None
 
 
-def _hint(name: str, known: Sequence[str]) -> str:
+def _hint(name: str, known_names: Sequence[str]) -> str:
     """The name that may have been meant: one of the known ones, or what lies where the path leaves the disk."""
-    by_letters = {_letters(other): other for other in known}
+    by_letters = {_letters(known_name): known_name for known_name in known_names}
     near = difflib.get_close_matches(_letters(name), list(by_letters), n=1, cutoff=0.75)
     if near:
         return f"; did you mean {by_letters[near[0]]!r}?"
     try:
-        parts = Path(name).expanduser().parts
-        for number, part in enumerate(parts):
-            directory = Path(*parts[:number])
+        path_parts = Path(name).expanduser().parts
+        for number, part in enumerate(path_parts):
+            directory = Path(*path_parts[:number])
             if (directory / part).exists():
                 continue
             close = difflib.get_close_matches(part, os.listdir(directory), n=1)
             if close:
-                return f"; did you mean {str(directory.joinpath(close[0], *parts[number + 1 :]))!r}?"
+                return f"; did you mean {str(directory.joinpath(close[0], *path_parts[number + 1 :]))!r}?"
             break
     except (OSError, ValueError, RuntimeError):
         pass
-    return f"; known names: {', '.join(known)}" if known else "; mend the path"
+    return f"; known names: {', '.join(known_names)}" if known_names else "; mend the path"
 
 
 def _letters(name: str) -> str:

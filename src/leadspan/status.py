@@ -78,8 +78,8 @@ class Progress:
             return
         new = done - self._begun
         seconds = (now - self._start) * (self.total - done) / new if new > 0 else 0.0
-        left = f", {duration(seconds)} left" if seconds else ""
-        text = f"{self.stage}: {done:,}/{self.total:,} {self.unit}{detail}{left}"
+        remaining = f", {duration(seconds)} left" if seconds else ""
+        text = f"{self.stage}: {done:,}/{self.total:,} {self.unit}{detail}{remaining}"
         _logger.info("%s", text, extra={"share": done / self.total})
 
 

@@ -45,13 +45,13 @@ def test_absurd_golds_do_no_harm(gold: str) -> None:
 
 
 def test_no_gold_states_nothing() -> None:
-    assert find_candidates("So it is 5.", "What?", Gold("", "none")).found == ()
+    assert find_candidates("So it is 5.", "What?", Gold("", "none")).candidates == ()
 
 
 def test_a_choice_is_stated_by_its_letter_or_by_its_text() -> None:
     question = "Which shape is it?\n(A) Line\n(B) Circle\n(C) Plane"
     for cot, at in (("It is indeed a plane. So the answer is (C).", "plane"), ("So the answer is (C), a plane.", "C)")):
-        found = find_candidates(cot, question, Gold("\\text{(C)}", "record")).found
+        found = find_candidates(cot, question, Gold("\\text{(C)}", "record")).candidates
         assert cot[found[0].start :].startswith(at)
 
 
@@ -64,7 +64,7 @@ def test_algebra_settles_what_spelling_leaves_open() -> None:
     with MathGrader(1) as grader:
         first, num_undecided = resolve(found, grader)
     assert (first[0], first[2], num_undecided) == (1, None, 0)
-    assert first[1] is not None and found[1].found[first[1]].text == "(0, 5]"
+    assert first[1] is not None and found[1].candidates[first[1]].text == "(0, 5]"
 
 
 def labels() -> list[dict[str, str | int]]:
@@ -109,7 +109,7 @@ def test_agreement_with_labels_of_real_traces(shared: Path) -> None:
         first, _ = resolve(found, grader)
     differing: set[str] = set()
     for row, trace, candidates, i in zip(rows, labelled, found, first, strict=True):
-        at, wanted = None if i is None else candidates.found[i].start, row.get("position")
+        at, wanted = None if i is None else candidates.candidates[i].start, row.get("position")
         agrees = at is None and wanted is None
         if at is not None and wanted is not None:
             agrees = is_near(trace.cot, at, int(wanted), tokenizer)

@@ -122,5 +122,5 @@ def test_the_command_audits_a_file_of_another_layout(tmp_path: Path, capsys: pyt
     ],
 )
 def test_where_a_statement_ends(cot: str, gold: str, through: str | None) -> None:
-    found = find_candidates(cot, "", Gold(bare_gold(gold), "record")).found
+    found = find_candidates(cot, "", Gold(bare_gold(gold), "record")).candidates
     assert (found[0].end if found else None) == (None if through is None else len(through))

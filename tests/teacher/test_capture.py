@@ -153,8 +153,8 @@ def test_a_capture_over_a_damaged_shard_makes_it_anew(tmp_path: Path) -> None:
     said: list[str] = []
     with StatusHandler(said.append):
         run_capture(prepare_capture(recipe))
-    assert f"{bad}: damaged, set aside and made anew" in said
-    assert {f"{path}: no shard, left alone" for path in foreign} < set(said)
+    assert f"{bad}: damaged, moved aside and captured again" in said
+    assert {f"{path}: not a shard, ignored" for path in foreign} < set(said)
     after = shards(store.directory)
     assert bad.read_bytes() == content and (store.directory / "damaged" / f"0-{bad.name}").exists()
     assert {name for name, time in after.items() if before.get(name) != time} == {bad.name, *(p.name for p in foreign)}

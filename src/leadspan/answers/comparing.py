@@ -31,11 +31,11 @@ def equal(answer: Value, gold: Value) -> bool:
     if isinstance(answer, Equation) and isinstance(gold, Equation):
         return _equal_equations(answer, gold)
     if isinstance(answer, Equation) or isinstance(gold, Equation):
-        equation, other = (answer, gold) if isinstance(answer, Equation) else (gold, answer)
+        equation, plain = (answer, gold) if isinstance(answer, Equation) else (gold, answer)
         assert isinstance(equation, Equation)
         if not equation.name and not _is_computation(equation):
             return False
-        return equal(equation.right, other) if equation is answer else equal(other, equation.right)
+        return equal(equation.right, plain) if equation is answer else equal(plain, equation.right)
     if isinstance(answer, Region) or isinstance(gold, Region):
         return _equal_regions(answer, gold)
     if isinstance(answer, Inequality) or isinstance(gold, Inequality):
@@ -62,18 +62,18 @@ def _equal_equations(answer: Equation, gold: Equation) -> bool:
     if not all(isinstance(side, Quantity) and not side.units for side in sides):
         return equal(answer.left, gold.left) and equal(answer.right, gold.right)
     values = [side.value for side in sides if isinstance(side, Quantity)]
-    one, other = values[0] - values[1], values[2] - values[3]
-    return _proportional(one, other, may_change_sign=True) or _same_derivative(one, other)
+    first, second = values[0] - values[1], values[2] - values[3]
+    return _proportional(first, second, may_change_sign=True) or _same_derivative(first, second)
 
 
-def _same_derivative(one: Any, other: Any) -> bool:
+def _same_derivative(first: Any, second: Any) -> bool:
     """Whether both differences, set to zero, give the same derivative: a differential equation times any factor."""
     import sympy
 
-    for derivative in one.atoms(sympy.Derivative) & other.atoms(sympy.Derivative):
+    for derivative in first.atoms(sympy.Derivative) & second.atoms(sympy.Derivative):
         symbol = sympy.Dummy()
         solved = []
-        for difference in (one, other):
+        for difference in (first, second):
             terms = sympy.expand(difference).xreplace({derivative: symbol})
             factor = terms.coeff(symbol, 1)
             solved.append(None if factor == 0 or factor.has(symbol) else symbol - terms / factor)
@@ -106,16 +106,16 @@ def _as_region(value: Value) -> Region | None:
     return Region(sympy.FiniteSet(*numbers)) if value.brackets in ("", "{}") else None
 
 
-def _equal_sets(one: Any, other: Any) -> bool:
+def _equal_sets(first: Any, second: Any) -> bool:
     import sympy
 
-    one, other = one.doit(), other.doit()
-    if one == other:
+    first, second = first.doit(), second.doit()
+    if first == second:
         return True
-    parts = [list(s.args) if isinstance(s, sympy.Union) else [s] for s in (one, other)]
-    if len(parts[0]) == len(parts[1]):
-        return _match([_bounds(part) for part in parts[0]], [_bounds(part) for part in parts[1]], _equal_bounds)
-    return bool(one.symmetric_difference(other).is_empty)
+    members = [list(s.args) if isinstance(s, sympy.Union) else [s] for s in (first, second)]
+    if len(members[0]) == len(members[1]):
+        return _match([_bounds(part) for part in members[0]], [_bounds(part) for part in members[1]], _equal_bounds)
+    return bool(first.symmetric_difference(second).is_empty)
 
 
 def _bounds(part: Any) -> tuple[str, list[Any]]:
@@ -128,27 +128,27 @@ def _bounds(part: Any) -> tuple[str, list[Any]]:
     return str(part), []
 
 
-def _equal_bounds(one: tuple[str, list[Any]], other: tuple[str, list[Any]]) -> bool:
-    if one[0] != other[0] or len(one[1]) != len(other[1]):
+def _equal_bounds(first: tuple[str, list[Any]], second: tuple[str, list[Any]]) -> bool:
+    if first[0] != second[0] or len(first[1]) != len(second[1]):
         return False
-    if one[0] == "numbers":
-        return _match(one[1], other[1], _equal_values)
-    return all(map(_equal_values, one[1], other[1]))
+    if first[0] == "numbers":
+        return _match(first[1], second[1], _equal_values)
+    return all(map(_equal_values, first[1], second[1]))
 
 
 def _equal_inequalities(answer: Inequality, gold: Inequality) -> bool:
-    def is_same(one: tuple[Any, str], other: tuple[Any, str]) -> bool:
-        return one[1] == other[1] and _proportional(one[0], other[0], may_change_sign=one[1] == "!=")
+    def is_same(first: tuple[Any, str], second: tuple[Any, str]) -> bool:
+        return first[1] == second[1] and _proportional(first[0], second[0], may_change_sign=first[1] == "!=")
 
     return len(answer.relations) == len(gold.relations) and _match(answer.relations, gold.relations, is_same)
 
 
 def _equal_listings(answer: Value, gold: Value) -> bool:
     if not isinstance(answer, Listing) or not isinstance(gold, Listing):
-        listing, other = (answer, gold) if isinstance(answer, Listing) else (gold, answer)
+        listing, plain = (answer, gold) if isinstance(answer, Listing) else (gold, answer)
         assert isinstance(listing, Listing)
         return len(listing.items) == 1 and equal(
-            *((listing.items[0], other) if listing is answer else (other, listing.items[0]))
+            *((listing.items[0], plain) if listing is answer else (plain, listing.items[0]))
         )
     items, gold_items = _items(answer), _items(gold)
     if len(items) != len(gold_items):
@@ -172,20 +172,20 @@ def _items(listing: Listing) -> list[Value]:
         return list(listing.items)
     different: list[Value] = []
     for item in listing.items:
-        if not any(equal(item, other) for other in different):
+        if not any(equal(item, earlier) for earlier in different):
             different.append(item)
     return different
 
 
-def _match(ones: Sequence[Any], others: Sequence[Any], is_same: Any) -> bool:
-    """Whether each item of one side has its own on the other, in whatever order."""
-    left = list(others)
-    for one in ones:
-        at = next((i for i, other in enumerate(left) if is_same(one, other)), None)
+def _match(first_items: Sequence[Any], second_items: Sequence[Any], is_same: Any) -> bool:
+    """Whether the items of both sides can be paired, each with an equal one, in any order."""
+    unmatched = list(second_items)
+    for item in first_items:
+        at = next((i for i, candidate in enumerate(unmatched) if is_same(item, candidate)), None)
         if at is None:
             return False
-        left.pop(at)
-    return not left
+        unmatched.pop(at)
+    return not unmatched
 
 
 def _equal_quantities(answer: Quantity, gold: Quantity) -> bool:
@@ -223,7 +223,7 @@ def _equal_values(answer: Any, gold: Any, has_decimal: bool = False) -> bool:
         if not (isinstance(answer, sympy.MatrixBase) and isinstance(gold, sympy.MatrixBase)):
             return False
         return answer.shape == gold.shape and all(
-            _equal_values(one, other, has_decimal) for one, other in zip(answer.flat(), gold.flat(), strict=True)
+            _equal_values(first, second, has_decimal) for first, second in zip(answer.flat(), gold.flat(), strict=True)
         )
     if not (isinstance(answer, sympy.Expr) and isinstance(gold, sympy.Expr)):
         return False
@@ -242,13 +242,13 @@ def _with_rates(value: Any) -> Any:
     return value.xreplace({rate: sympy.Symbol(str(rate)) for rate in rates})
 
 
-def _equal_numbers(one: Any, other: Any, has_decimal: bool) -> bool:
-    rationals = _rational(one), _rational(other)
+def _equal_numbers(first: Any, second: Any, has_decimal: bool) -> bool:
+    rationals = _rational(first), _rational(second)
     if None not in rationals and (rationals[0] == rationals[1] or all(map(_is_finite_decimal, rationals))):
         return bool(rationals[0] == rationals[1])
-    if not (one.is_number and other.is_number):
-        return _equal_by_algebra(one, other)
-    values = [complex_part for value in (one, other) for complex_part in [value.evalf(_DIGITS)]]
+    if not (first.is_number and second.is_number):
+        return _equal_by_algebra(first, second)
+    values = [complex_part for value in (first, second) for complex_part in [value.evalf(_DIGITS)]]
     if not all(value.is_number and value.is_finite for value in values):
         return bool(values[0] == values[1])
     tolerance = _SAME
@@ -257,7 +257,7 @@ def _equal_numbers(one: Any, other: Any, has_decimal: bool) -> bool:
     elif None not in rationals:
         return False
     size = max(abs(value) for value in values)
-    return bool(size == 0 or abs((one - other).evalf(_DIGITS)) <= tolerance * size)
+    return bool(size == 0 or abs((first - second).evalf(_DIGITS)) <= tolerance * size)
 
 
 def _rational(value: Any) -> Any:
@@ -283,19 +283,19 @@ def _is_finite_decimal(value: Any) -> bool:
     return rest == 1
 
 
-def _equal_at_points(one: Any, other: Any) -> bool | None:
+def _equal_at_points(first: Any, second: Any) -> bool | None:
     """Whether formulas have the same values at points drawn from a fixed seed; None where too few have one."""
-    pairs = _at_points(one, other)
+    pairs = _at_points(first, second)
     if pairs is None:
         return None
     return all(abs(a - b) <= 1e-20 * max(abs(a), abs(b), 1e-10) for a, b in pairs)
 
 
-def _at_points(one: Any, other: Any) -> list[tuple[Any, Any]] | None:
+def _at_points(first: Any, second: Any) -> list[tuple[Any, Any]] | None:
     import sympy
 
-    names = sorted(one.free_symbols | other.free_symbols, key=lambda symbol: symbol.name)
-    may_be_complex = one.has(sympy.I) or other.has(sympy.I)
+    names = sorted(first.free_symbols | second.free_symbols, key=lambda symbol: symbol.name)
+    may_be_complex = first.has(sympy.I) or second.has(sympy.I)
     generator = random.Random(0)
     pairs: list[tuple[Any, Any]] = []
     for i in range(_POINTS):
@@ -304,7 +304,7 @@ def _at_points(one: Any, other: Any) -> list[tuple[Any, Any]] | None:
             name: sympy.Rational(generator.randint(100, 3000), 997) * (1 if i % 2 == 0 else generator.choice((1, -1)))
             for name in names
         }
-        values = [formula.subs(point).evalf(30) for formula in (one, other)]
+        values = [formula.subs(point).evalf(30) for formula in (first, second)]
         if not all(value.is_number and value.is_finite for value in values):
             if i == 0 and not all(value.is_number for value in values):
                 return None
@@ -314,23 +314,23 @@ def _at_points(one: Any, other: Any) -> list[tuple[Any, Any]] | None:
     return pairs if len(pairs) >= _ENOUGH else None
 
 
-def _proportional(one: Any, other: Any, may_change_sign: bool) -> bool:
+def _proportional(first: Any, second: Any, may_change_sign: bool) -> bool:
     """Whether one formula is a constant times the other."""
-    pairs = _at_points(one, other)
+    pairs = _at_points(first, second)
     if pairs is None or any(b == 0 for _, b in pairs):
-        return _equal_values(one, other) or (may_change_sign and _equal_values(one, -other))
+        return _equal_values(first, second) or (may_change_sign and _equal_values(first, -second))
     ratios = [a / b for a, b in pairs]
     if any(abs(after - before) > 1e-18 * abs(before) for before, after in itertools.pairwise(ratios)):
         return False
     return bool(ratios[0] != 0 and (may_change_sign or ratios[0] > 0))
 
 
-def _equal_by_algebra(one: Any, other: Any) -> bool:
+def _equal_by_algebra(answer: Any, gold: Any) -> bool:
     """Math-Verify's comparison, for what has no value at a point: sums, derivatives, functions without a definition."""
     from math_verify import verify
 
     try:
-        return verify([other], [one], timeout_seconds=0, raise_on_error=True)
+        return verify([gold], [answer], timeout_seconds=0, raise_on_error=True)
     except (MemoryError, RecursionError):
         raise
     except Exception:  # sympy raises all kinds where two things cannot be compared

@@ -229,12 +229,12 @@ def _fold(text: str) -> str:
 def time_of_day(text: str) -> tuple[int, int] | None:
     """Hour (of 24) and minute, None where it states no half of the day and no hour beyond twelve."""
     text = " ".join(text.replace("{:}", ":").replace("\\,", " ").replace("\\ ", " ").replace("~", " ").split())
-    found = _TIME.fullmatch(text)
-    if found is None:
+    match = _TIME.fullmatch(text)
+    if match is None:
         clock = _CLOCK.fullmatch(text)
         return (int(clock["hour"]), int(clock["minute"])) if clock and int(clock["hour"]) > 12 else None
-    hour = int(found["hour"]) % 12 + (12 if found["half"] in "Pp" else 0)
-    return (hour, int(found["minute"] or 0)) if int(found["hour"]) <= 12 else None
+    hour = int(match["hour"]) % 12 + (12 if match["half"] in "Pp" else 0)
+    return (hour, int(match["minute"] or 0)) if int(match["hour"]) <= 12 else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,26 +254,26 @@ def numeral(text: str) -> Numeral | None:
     >>> numeral("101_{2}").value, numeral(r"FF_{\text{base }16}").value, numeral("0.11 (base two)").value
     (Fraction(5, 1), Fraction(255, 1), Fraction(3, 4))
     """
-    found = _NUMERAL.fullmatch(re.sub(r"\\(?:text|overline|underline)(?![A-Za-z])|[\s{}(),~]", "", text))
-    if found is None:
+    match = _NUMERAL.fullmatch(re.sub(r"\\(?:text|overline|underline)(?![A-Za-z])|[\s{}(),~]", "", text))
+    if match is None:
         return None
-    sign, whole, fraction, base_text = found.groups()
+    sign, integer, fraction, base_text = match.groups()
     base = BASES.get(base_text.lower()) or int(base_text)
-    is_name = whole.isalpha() and fraction is None and (base != 16 or not whole.isupper())
+    is_name = integer.isalpha() and fraction is None and (base != 16 or not integer.isupper())
     if is_name or not 2 <= base <= 36:
         return None
     try:
-        value = Fraction(int(whole + (fraction or ""), base), base ** len(fraction or ""))
+        value = Fraction(int(integer + (fraction or ""), base), base ** len(fraction or ""))
     except ValueError:
         return None
-    digits = f"{whole.lstrip('0')}.{fraction}" if fraction else whole.lstrip("0")
+    digits = f"{integer.lstrip('0')}.{fraction}" if fraction else integer.lstrip("0")
     return Numeral(f"{sign}{digits}".upper(), -value if sign else value, base)
 
 
 def letter_of(gold: str) -> str | None:
     r"""The letter of a gold that is one of the letters A to J, in brackets or not."""
-    found = _LETTER.fullmatch(plain_text(gold))
-    return None if found is None else found[1]
+    match = _LETTER.fullmatch(plain_text(gold))
+    return None if match is None else match[1]
 
 
 def chosen_letter(answer: str) -> str | None:
@@ -283,5 +283,5 @@ def chosen_letter(answer: str) -> str | None:
     ('B', 'B', 'B', None)
     """
     text = re.sub(r"^[*`$]+|[*`$]+$", "", " ".join(_TEXT.sub(r" \1 ", unwrap_commands(answer)).split()))
-    found = _CHOSEN.fullmatch(text)
-    return found[1].upper() if found and (found[1].isupper() or len(text) == 1) else None
+    match = _CHOSEN.fullmatch(text)
+    return match[1].upper() if match and (match[1].isupper() or len(text) == 1) else None

@@ -82,10 +82,10 @@ def stated_expressions(cot: str, gold: str, question: str) -> Iterator[Candidate
         gold: The gold, without delimiters.
         question: The question; an expression that it contains is restated, not stated.
     """
-    target, asked = literal(gold), literal(question)
-    parts = names(target)
+    target, in_question = literal(gold), literal(question)
+    symbols = names(target)
     start = 0
-    yield from _equations(cot, target, parts) if "=" in target else _listings(cot, gold)
+    yield from _equations(cot, target, symbols) if "=" in target else _listings(cot, gold)
     for relation in _RELATION.finditer(cot):
         if relation.end() <= start:  # what opens behind the relation before holds this one: the same expression
             continue
@@ -95,9 +95,9 @@ def stated_expressions(cot: str, gold: str, question: str) -> Iterator[Candidate
         if not text:
             continue
         form = literal(text)
-        if form in asked and not _is_concluded(cot, relation):
+        if form in in_question and not _is_concluded(cot, relation):
             continue
-        if form == target or _may_equal(form, target, parts):
+        if form == target or _may_equal(form, target, symbols):
             yield Candidate(start, start + len(text), as_latex(text), form == target)
 
 
@@ -116,22 +116,22 @@ def stated_words(cot: str, gold: str, question: str) -> Iterator[tuple[int, int]
     if not word:
         return
     pattern = re.compile(rf"(?<!\w){re.escape(word)}(?!\w)", re.IGNORECASE if len(word) > 1 else 0)
-    others = _other_candidates(question, word)
+    competing = _other_candidates(question, word)
     for match in pattern.finditer(cot):
         before = cot[max(0, match.start() - 160) : match.start()]
         if len(word) == 1:
             if _LETTER.search(before):
                 yield match.span()
-        elif match.start() > len(cot) - min(_CLOSING, len(cot) // 5) or _names(cot, match, before, others):
+        elif match.start() > len(cot) - min(_CLOSING, len(cot) // 5) or _names(cot, match, before, competing):
             yield match.span()
 
 
-def _equations(cot: str, target: str, parts: frozenset[str]) -> Iterator[Candidate]:
+def _equations(cot: str, target: str, symbols: frozenset[str]) -> Iterator[Candidate]:
     """Formulas and lines with one equals sign and the letters of the gold, where that is an equation itself."""
     for formula in _FORMULA.finditer(cot):
         text = next(part for part in formula.groups() if part is not None).strip()
         form = literal(text)
-        if text.count("=") == 1 and (form == target or names(form) == parts):
+        if text.count("=") == 1 and (form == target or names(form) == symbols):
             yield Candidate(formula.start(), formula.end(), as_latex(text), form == target)
 
 
@@ -150,32 +150,34 @@ def _is_concluded(cot: str, relation: re.Match[str]) -> bool:
     return relation[0].startswith("\\boxed") or bool(_INFERS.search(sentence))
 
 
-def _names(cot: str, match: re.Match[str], before: str, others: re.Pattern[str] | None) -> bool:
+def _names(cot: str, match: re.Match[str], before: str, competing: re.Pattern[str] | None) -> bool:
     sentence = re.split(r"(?<=[.!?])\s|\n", before)[-1]
     after = cot[match.end() : match.end() + 80]
     if (
         after.startswith(("'s", "\u2019s"))
         or _DOUBTS.search(sentence)
-        or (others and (others.search(sentence) or others.match(_LISTED.sub("", after))))
+        or (competing and (competing.search(sentence) or competing.match(_LISTED.sub("", after))))
     ):
         return False
     if _NAMING.search(before):
         return bool(re.match(r"\W*(?:[.,;?!\n)}*\"']|$)", after))
-    if others is None and _CONCLUDES.search(sentence):
+    if competing is None and _CONCLUDES.search(sentence):
         return True
     return bool(_SUPERLATIVE.search(re.split(r"[.!?\n,]", after)[0]))
 
 
 def _other_candidates(question: str, word: str) -> re.Pattern[str] | None:
     """Names the question offers besides the gold: capitalised like it, or listed with it in brackets or by `or`."""
-    found: set[str] = set()
+    candidates: set[str] = set()
     if word[0].isupper():
-        found |= set(re.findall(r"(?<![.?!]\s)(?<!^)\b[A-Z][a-z]{2,}\b", question))
+        candidates |= set(re.findall(r"(?<![.?!]\s)(?<!^)\b[A-Z][a-z]{2,}\b", question))
     for listing in re.findall(r"\b(?:\w++, ){1,30}\w++,? or \w++|\b\w++ or \w++", question):
         if re.search(rf"\b{re.escape(word)}\b", listing, re.IGNORECASE):
-            found |= set(re.findall(r"\w+", listing)) - {"or"}
-    found = {name for name in found if name.casefold() != word.casefold()}
-    return re.compile("|".join(rf"\b{re.escape(name)}\b" for name in sorted(found)), re.IGNORECASE) if found else None
+            candidates |= set(re.findall(r"\w+", listing)) - {"or"}
+    candidates = {name for name in candidates if name.casefold() != word.casefold()}
+    if not candidates:
+        return None
+    return re.compile("|".join(rf"\b{re.escape(name)}\b" for name in sorted(candidates)), re.IGNORECASE)
 
 
 def _expression_at(cot: str, start: int, gold: str) -> str:
@@ -201,9 +203,9 @@ def _expression_at(cot: str, start: int, gold: str) -> str:
     return cot[start:at].strip()
 
 
-def _may_equal(form: str, target: str, parts: frozenset[str]) -> bool:
-    if not form or len(form) > 3 * len(target) + 20 or names(form) != parts:
+def _may_equal(form: str, target: str, symbols: frozenset[str]) -> bool:
+    if not form or len(form) > 3 * len(target) + 20 or names(form) != symbols:
         return False
     if num_numerals(form) > num_numerals(target):  # not worked out yet
         return False
-    return bool(parts) or form[0] in "([{-\\" or "," in form
+    return bool(symbols) or form[0] in "([{-\\" or "," in form

@@ -42,11 +42,11 @@ class Candidates:
 
     Attributes:
         gold: The gold.
-        found: Candidates in order; the last one is certain where any is.
+        candidates: In order; the last one is certain where any is.
     """
 
     gold: Gold
-    found: tuple[Candidate, ...]
+    candidates: tuple[Candidate, ...]
 
 
 def gold_of(trace: Trace) -> Gold:
@@ -74,17 +74,17 @@ def find_candidates(cot: str, question: str, gold: Gold) -> Candidates:
         question: The question it answers.
         gold: The right answer; nothing is found for an empty one.
     """
-    found: list[Candidate] = []
+    candidates: list[Candidate] = []
     forms: set[str] = set()
     for candidate in _statements(cot, question, gold.text) if gold.text else ():
         form = literal(candidate.text)
         if candidate.is_equal:
-            found.append(candidate)
+            candidates.append(candidate)
             break
         if form not in forms and len(forms) < MOST_CANDIDATES:
             forms.add(form)
-            found.append(candidate)
-    return Candidates(gold, tuple(found))
+            candidates.append(candidate)
+    return Candidates(gold, tuple(candidates))
 
 
 def resolve(all_candidates: Sequence[Candidates], grader: MathGrader) -> tuple[list[int | None], int]:
@@ -95,20 +95,20 @@ def resolve(all_candidates: Sequence[Candidates], grader: MathGrader) -> tuple[l
         grader: An open pool of Math-Verify workers; none is started where no candidate is open.
 
     Returns:
-        Its place in `found`, or None, for each trace; and how many comparisons broke the limits.
+        Its index in `candidates`, or None, for each trace; and how many comparisons broke the limits.
     """
     unsure = [
-        (c.text, candidates.gold.text) for candidates in all_candidates for c in candidates.found if not c.is_equal
+        (c.text, candidates.gold.text) for candidates in all_candidates for c in candidates.candidates if not c.is_equal
     ]
     answers, golds = [text for text, _ in unsure], [gold for _, gold in unsure]
     verdicts = grader.grade_answers(answers, golds) if unsure else []
     remaining = iter(verdicts)
-    first = [_first_right(candidates.found, remaining) for candidates in all_candidates]
+    first = [_first_right(candidates.candidates, remaining) for candidates in all_candidates]
     return first, verdicts.count("timeout")
 
 
-def _first_right(found: Sequence[Candidate], verdicts: Iterator[Outcome]) -> int | None:
-    is_right = [candidate.is_equal or next(verdicts) == "right" for candidate in found]
+def _first_right(candidates: Sequence[Candidate], verdicts: Iterator[Outcome]) -> int | None:
+    is_right = [candidate.is_equal or next(verdicts) == "right" for candidate in candidates]
     return is_right.index(True) if True in is_right else None
 
 
@@ -137,5 +137,5 @@ def _plain_words(gold: str) -> str:
 
 def _option(question: str, letter: str) -> str:
     """What a multiple-choice question says behind a letter."""
-    found = re.search(rf"\({letter}\)\W*(?:text\{{)?([^(\n\\}}]+)", question)
-    return found[1].strip() if found else ""
+    option = re.search(rf"\({letter}\)\W*(?:text\{{)?([^(\n\\}}]+)", question)
+    return option[1].strip() if option else ""

@@ -111,17 +111,17 @@ def split(text: str, scanner: re.Pattern[str]) -> tuple[list[str], list[str]]:
     >>> split(r"(1,2), x \text{ and } 3", SEPARATORS)
     (['(1,2)', 'x', '3'], [',', '\\text{ and }'])
     """
-    parts, cuts, depth, start = [], [], 0, 0
+    pieces, cuts, depth, start = [], [], 0, 0
     for mark in scanner.finditer(text):
         if mark["open"]:
             depth += 1
         elif mark["close"]:
             depth -= 1
         elif mark["cut"] and depth == 0:
-            parts.append(text[start : mark.start()].strip())
+            pieces.append(text[start : mark.start()].strip())
             cuts.append(mark[0])
             start = mark.end()
-    return [*parts, text[start:].strip()], cuts
+    return [*pieces, text[start:].strip()], cuts
 
 
 def enclosed(text: str) -> tuple[str, str, str] | None:

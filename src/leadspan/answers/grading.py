@@ -239,8 +239,8 @@ def _compare_literals(answer: str, gold: str) -> Outcome:
         answer = answer[:10_000]
         for spelling in (answer, re.sub(r"\\([{}_%#$&])", r"\1", answer)):
             with contextlib.suppress(ValueError, SyntaxError):
-                found = _literal(spelling)
-                return "right" if type(found) is type(right) and found == right else "wrong"
+                value = _literal(spelling)
+                return "right" if type(value) is type(right) and value == right else "wrong"
     except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
         pass
     return "unparsed"
@@ -252,8 +252,8 @@ def _literal(text: str) -> object:
         return ast.literal_eval(text)
 
 
-def _checked_gold(item: GradeItem, place: str) -> str:
+def _checked_gold(item: GradeItem, grader: str) -> str:
     gold = bare_gold(item.gold)
     if not gold:
-        raise DataError(f"{place}: gold is {item.gold!r}; grading needs a right answer, so leave this problem out")
+        raise DataError(f"{grader}: gold is {item.gold!r}; grading needs a right answer, so leave this problem out")
     return gold

@@ -172,8 +172,8 @@ def _value_of(match: re.Match[str]) -> Fraction | None:
 
 def _numeral_start(match: re.Match[str]) -> int:
     """Its first digit, or the backslash of its fraction: behind signs, white space and currency."""
-    given = [match.start(group) for group in ("whole", "digits") if match[group] is not None]
-    return given[0] if given else match.string.index("\\", match.end() - len(match[0].lstrip("-−–$ \t\n£€")))
+    starts = [match.start(group) for group in ("whole", "digits") if match[group] is not None]
+    return starts[0] if starts else match.string.index("\\", match.end() - len(match[0].lstrip("-−–$ \t\n£€")))
 
 
 def _decimal(digits: str) -> Fraction:

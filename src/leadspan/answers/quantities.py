@@ -75,14 +75,14 @@ def unit_of(spelled: str) -> Any:
     return product if product != 1 else None
 
 
-def ratio_of(unit: Any, other: Any) -> Any:
+def ratio_of(unit: Any, target: Any) -> Any:
     """How many of the other unit one unit is, exactly; None where they measure different things."""
     import sympy
     from sympy.physics.units import Quantity as Unit
     from sympy.physics.units import convert_to
     from sympy.physics.units.definitions import ampere, candela, kelvin, kilogram, meter, mole, radian, second
 
-    ratio = sympy.nsimplify(convert_to(unit / other, [meter, kilogram, second, ampere, mole, candela, kelvin, radian]))
+    ratio = sympy.nsimplify(convert_to(unit / target, [meter, kilogram, second, ampere, mole, candela, kelvin, radian]))
     ratio = ratio.subs(radian, 1)
     return None if ratio.has(Unit) else ratio
 
@@ -98,8 +98,8 @@ def _named(name: str) -> Any:
             number, base = _MORE_UNITS[spelling]
             quantities = [getattr(known, part, None) or known.Quantity(part) for part in base.split("/")]
             return sympy.Rational(number) * quantities[0] / (quantities[1] if len(quantities) > 1 else 1)
-    found = None if name == "percent" else getattr(known, _MORE_NAMES.get(name, name), None)
-    return found if isinstance(found, known.Quantity) else None
+    unit = None if name == "percent" else getattr(known, _MORE_NAMES.get(name, name), None)
+    return unit if isinstance(unit, known.Quantity) else None
 
 
 _CARDINALS = (
@@ -168,13 +168,13 @@ def letter_readings(text: str) -> list[Quantity]:
     """What a number means whose last letter is a unit or a multiple: `5 m`, `70k`."""
     import sympy
 
-    found = _LETTER_TAIL.fullmatch(text)
-    if found is None:
+    match = _LETTER_TAIL.fullmatch(text)
+    if match is None:
         return []
-    value, has_decimal = read_formula(found["value"])
-    if found["multiple"]:
-        return [Quantity(value * sympy.Integer(_MULTIPLES[found["multiple"]]), has_decimal)]
-    letters = re.findall(_WORD + "+", found["unit"])
+    value, has_decimal = read_formula(match["value"])
+    if match["multiple"]:
+        return [Quantity(value * sympy.Integer(_MULTIPLES[match["multiple"]]), has_decimal)]
+    letters = re.findall(_WORD + "+", match["unit"])
     return [Quantity(value, has_decimal)] if letters[0] in _LETTERS else []
 
 
@@ -220,15 +220,15 @@ def _is_word(word: str) -> bool:
 
 def _compound(text: str) -> Quantity:
     """Several quantities of one kind one after the other: 5 feet 6 inches."""
-    parts = list(_PARTS.finditer(text))
+    matches = list(_PARTS.finditer(text))
     rest = _PARTS.sub("", text)
-    if len(parts) < 2 or (not _BETWEEN.fullmatch(rest) and not all(map(_BETWEEN.fullmatch, _PARTS.split(text)[::3]))):
+    if len(matches) < 2 or (not _BETWEEN.fullmatch(rest) and not all(map(_BETWEEN.fullmatch, _PARTS.split(text)[::3]))):
         raise UnreadableError(text)
-    units = [unit_of(re.sub(r"\\text\s*+\{\s*+([^{}]*?)[\s,]*(?:\band)?\s*\}", r"\1", part[2])) for part in parts]
+    units = [unit_of(re.sub(r"\\text\s*+\{\s*+([^{}]*?)[\s,]*(?:\band)?\s*\}", r"\1", part[2])) for part in matches]
     if any(unit is None for unit in units):
         raise UnreadableError(text)
     ratios = [ratio_of(unit, units[0]) for unit in units]
-    values = [read_formula(part[1]) for part in parts]
+    values = [read_formula(part[1]) for part in matches]
     if any(ratio is None for ratio in ratios):
         raise UnreadableError(text)
     total = sum(value * ratio for (value, _), ratio in zip(values, ratios, strict=True))

@@ -69,27 +69,27 @@ def readings(answer: str) -> list[Value]:
 def condition_of(answer: str) -> str:
     """What stands behind `where`, `for`, `if` and their like, without white space."""
     text = respell(answer)
-    found = _CONDITION.search(text)
-    return "" if found is None else re.sub(r"\s|\\text|[{}]", "", text[found.start() :])
+    match = _CONDITION.search(text)
+    return "" if match is None else re.sub(r"\s|\\text|[{}]", "", text[match.start() :])
 
 
 def _read(text: str, depth: int = 0) -> Value:
     if depth > 8 or not text:
         raise UnreadableError(text)
     text = _without_condition(text) if depth == 0 else text
-    parts, cuts = split(text, SEPARATORS)
-    if any(_is_inequality(part) for part in parts):
-        return read_inequality(parts, cuts)
-    if len(parts) > 1:
+    pieces, cuts = split(text, SEPARATORS)
+    if any(_is_inequality(part) for part in pieces):
+        return read_inequality(pieces, cuts)
+    if len(pieces) > 1:
         if not (compound := _compound(text)):
-            return Listing(_items(parts, cuts, depth), "")
+            return Listing(_items(pieces, cuts, depth), "")
         return compound
     return _item(text, depth)
 
 
 def _without_condition(text: str) -> str:
-    found = _CONDITION.search(text)
-    return text if found is None or found.start() == 0 else text[: found.start()].strip(" ,.;")
+    match = _CONDITION.search(text)
+    return text if match is None or match.start() == 0 else text[: match.start()].strip(" ,.;")
 
 
 def _compound(text: str) -> Value | None:
@@ -107,20 +107,20 @@ def _is_inequality(text: str) -> bool:
     return len(split(text, RELATIONS)[0]) > 1
 
 
-def _items(parts: list[str], cuts: list[str], depth: int) -> tuple[Value, ...]:
+def _items(pieces: list[str], cuts: list[str], depth: int) -> tuple[Value, ...]:
     """The items of a list; an ellipsis stands for the numbers that go on as those before it."""
-    if len(parts) > MOST_ITEMS:
-        raise UnreadableError(", ".join(parts[:3]))
+    if len(pieces) > MOST_ITEMS:
+        raise UnreadableError(", ".join(pieces[:3]))
     items: list[Value] = []
     ellipsis_at = None
-    for i, part in enumerate(parts):
+    for i, part in enumerate(pieces):
         if i and cuts[i - 1].startswith("\\ldots"):
             ellipsis_at = len(items)
         if part:
             item = _read(part, depth + 1)
             items += item.items if isinstance(item, Listing) and "\\pm" in part and not item.brackets else [item]
         elif not _is_empty_allowed(cuts, i):
-            raise UnreadableError(", ".join(parts))
+            raise UnreadableError(", ".join(pieces))
     if ellipsis_at is not None:
         return _continued(items, ellipsis_at)
     return tuple(items)
@@ -165,12 +165,12 @@ def _item(text: str, depth: int) -> Value:
 
 
 def _bracketed(text: str, opening: str, inside: str, closing: str, depth: int) -> Value:
-    parts, cuts = split(inside, SEPARATORS)
+    pieces, cuts = split(inside, SEPARATORS)
     kind = {"\\{": "{", "\\langle": "<"}.get(opening, opening) + {"\\}": "}", "\\rangle": ">"}.get(closing, closing)
     if kind == "{}" and not inside:
         return read_set("\\emptyset")
-    if len(parts) > 1:
-        return Listing(_items(parts, cuts, depth), kind)
+    if len(pieces) > 1:
+        return Listing(_items(pieces, cuts, depth), kind)
     if kind in ("{}", "[]", "()"):
         return _read(inside, depth + 1)
     raise UnreadableError(text)
@@ -246,33 +246,33 @@ def _real(numbers: Any) -> Any:
     return numbers
 
 
-def read_inequality(parts: list[str], cuts: list[str]) -> Value:
+def read_inequality(pieces: list[str], cuts: list[str]) -> Value:
     """Inequalities that hold together, or of which one holds.
 
     Behind a comma they hold together, unless no number meets all of them: then one of them is meant.
 
     Args:
-        parts: The inequalities, chains such as `1 < x < 2` among them; equations too.
+        pieces: The inequalities, chains such as `1 < x < 2` among them; equations too.
         cuts: What stands between them.
 
     Raises:
         UnreadableError: One of them is none.
     """
-    if not all(parts):
-        raise UnreadableError(", ".join(parts))
-    chains = [_relations(part) for part in parts]
+    if not all(pieces):
+        raise UnreadableError(", ".join(pieces))
+    chains = [_relations(part) for part in pieces]
     names = {symbol for chain in chains for left, _, right in chain for symbol in (left - right).free_symbols}
     if len(names) != 1:
         if len(chains) > 1 and any("or" in cut for cut in cuts):
-            raise UnreadableError(", ".join(parts))
+            raise UnreadableError(", ".join(pieces))
         return Inequality(tuple(_normal(*relation) for chain in chains for relation in chain))
     symbol = names.pop()
     regions = [_solutions(chain, symbol) for chain in chains]
-    whole = regions[0]
+    solutions = regions[0]
     for region, cut in zip(regions[1:], cuts, strict=True):
-        both = whole & region
-        whole = whole | region if "or" in cut or ("and" not in cut and both.is_empty) else both
-    return Region(whole, symbol.name)
+        both = solutions & region
+        solutions = solutions | region if "or" in cut or ("and" not in cut and both.is_empty) else both
+    return Region(solutions, symbol.name)
 
 
 def _relations(text: str) -> list[tuple[Any, str, Any]]:

@@ -62,8 +62,8 @@ def in_latex(text: str) -> str:
 
 
 def _vulgar_fraction(match: re.Match[str]) -> str:
-    parts = unicodedata.decomposition(match[0]).split()[1:]
-    above, _, below = "".join(chr(int(part, 16)) for part in parts).partition("\u2044")
+    codes = unicodedata.decomposition(match[0]).split()[1:]
+    above, _, below = "".join(chr(int(part, 16)) for part in codes).partition("\u2044")
     return f"\\frac{{{above}}}{{{below}}}"
 
 
@@ -179,24 +179,24 @@ def _digits_alone(match: re.Match[str]) -> str:
 
 
 def _written_out(match: re.Match[str]) -> str:
-    whole, decimals, text, word, text_ends = match.groups()
-    number = Decimal(re.sub(r"[{},]", "", whole) + (decimals or "")) * MULTIPLES[word.lower()]
+    integer, decimals, text, word, text_ends = match.groups()
+    number = Decimal(re.sub(r"[{},]", "", integer) + (decimals or "")) * MULTIPLES[word.lower()]
     return f"{number:f}{'' if text_ends else text or ''}"
 
 
 def _repeated(match: re.Match[str]) -> str:
     r"""The fraction of a repeating decimal: 0.1\overline{6} is 1/6."""
-    whole, fixed, period = (match[name] or "" for name in ("whole", "fixed", "period"))
+    integer, fixed, period = (match[name] or "" for name in ("whole", "fixed", "period"))
     if not period:  # 0.\dot{1}4285\dot{7}
         period = f"{match['first']}{match['between']}{match['last']}" if match["last"] else match["first"]
     shift = 10 ** len(fixed)
-    value = Fraction(int(whole + fixed), shift) + Fraction(int(period), shift * (10 ** len(period) - 1))
+    value = Fraction(int(integer + fixed), shift) + Fraction(int(period), shift * (10 ** len(period) - 1))
     return f"\\frac{{{value.numerator}}}{{{value.denominator}}}"
 
 
 def _continued(match: re.Match[str]) -> str:
     """The fraction of a decimal that goes on: `0.333...` repeats the shortest period its last digits show twice."""
-    whole, decimals = match["whole"], match["decimals"]
+    integer, decimals = match["whole"], match["decimals"]
     for length in range(1, len(decimals) // 2 + 1):
         period = decimals[-length:]
         if decimals.endswith(period * (3 if length == 1 else 2)):
@@ -204,17 +204,17 @@ def _continued(match: re.Match[str]) -> str:
             while start >= length and decimals[start - length : start] == period:
                 start -= length
             fixed = decimals[:start]
-            value = Fraction(int(whole + fixed), 10 ** len(fixed))
+            value = Fraction(int(integer + fixed), 10 ** len(fixed))
             value += Fraction(int(period), 10 ** len(fixed) * (10**length - 1))
             return f"\\frac{{{value.numerator}}}{{{value.denominator}}}"
     return match[0]
 
 
 def _mixed(match: re.Match[str]) -> str:
-    whole, above, below = match["whole"], match["above"], match["below"]
+    integer, above, below = match["whole"], match["above"], match["below"]
     if int(above) >= int(below) and int(above):
         return match[0]
-    return f"({whole}+\\frac{{{above}}}{{{below}}})"
+    return f"({integer}+\\frac{{{above}}}{{{below}}})"
 
 
 BASES = {word: base for base, word in enumerate(SMALL_NUMBERS) if base > 1} | {"sixteen": 16}

@@ -129,9 +129,9 @@ class Question:
         sentences = _SENTENCE_END.split(text)
         asking = " ".join(sentence for sentence in sentences if _COUNTED.search(sentence))
         counted = frozenset(_stem(match[1]) for match in _COUNTABLE.finditer(text)) if asking else frozenset()
-        asked = {match["formula"] or match["bare"] or match["last"] for match in _ASKED.finditer(text)}
-        others = counted - frozenset(map(_stem, re.findall(r"[^\W\d_]{3,}", asking)))
-        return cls(values, others, asked.pop() if len(asked) == 1 else None)
+        variables = {match["formula"] or match["bare"] or match["last"] for match in _ASKED.finditer(text)}
+        other_nouns = counted - frozenset(map(_stem, re.findall(r"[^\W\d_]{3,}", asking)))
+        return cls(values, other_nouns, variables.pop() if len(variables) == 1 else None)
 
 
 def first_stated_number(cot: str, value: Fraction, question: Question) -> Number | None:
@@ -150,19 +150,19 @@ def first_stated_number(cot: str, value: Fraction, question: Question) -> Number
     Returns:
         The number as it stands there, or None.
     """
-    found = _graded(cot, numbers(cot), value, question)
-    if not found and value not in question.values:
-        found = _graded(cot, small_number_words(cot), value, question)
+    statements = _graded(cot, numbers(cot), value, question)
+    if not statements and value not in question.values:
+        statements = _graded(cot, small_number_words(cot), value, question)
     if question.variable is not None:
         same = (number for number in numbers(cot) if number.value == value)
-        own = next((number for number in same if _is_given_to_it(cot, number, question)), None)
-        if own is not None:
-            return own
-        found = [one for one in found if _given_to(cot, one[0]) is None] or found
-    firm = [number for number, grade in found if grade > _WEAK]
+        assigned = next((number for number in same if _is_given_to_it(cot, number, question)), None)
+        if assigned is not None:
+            return assigned
+        statements = [statement for statement in statements if _given_to(cot, statement[0]) is None] or statements
+    firm = [number for number, grade in statements if grade > _WEAK]
     if value.denominator != 1 and firm:  # a fraction hardly ever comes up by accident
         return firm[0]
-    resting = next((n for n, grade in found if grade == _BOXED_GRADE or _comes_to_rest(cot, n)), None)
+    resting = next((n for n, grade in statements if grade == _BOXED_GRADE or _comes_to_rest(cot, n)), None)
     if resting is not None:
         return _first_of_passage(cot, resting, firm)
     return firm[0] if firm else None
@@ -183,8 +183,8 @@ def _is_given_to_it(cot: str, number: Number, question: Question) -> bool:
     return not _is_supposed(sentence) and (number.value not in question.values or bool(_COMPUTED.search(sentence)))
 
 
-def _graded(cot: str, found: Iterator[Number], value: Fraction, question: Question) -> list[tuple[Number, int]]:
-    same = (n for n in found if n.value == value and not (n.is_quotient and value.denominator == 1))
+def _graded(cot: str, candidates: Iterator[Number], value: Fraction, question: Question) -> list[tuple[Number, int]]:
+    same = (n for n in candidates if n.value == value and not (n.is_quotient and value.denominator == 1))
     return [(number, grade) for number in same if (grade := _grade(cot, number, question))]
 
 
@@ -193,8 +193,8 @@ def _first_of_passage(cot: str, resting: Number, firm: list[Number]) -> Number:
     for earlier in firm:
         between = cot[earlier.end : resting.start]
         if earlier.start < resting.start and len(between) < _AHEAD:
-            others = (n for n in numbers(between) if n.value != resting.value and _is_result(between, n))
-            if next(others, None) is None:
+            other_results = (n for n in numbers(between) if n.value != resting.value and _is_result(between, n))
+            if next(other_results, None) is None:
                 return earlier
     return resting
 
@@ -203,10 +203,10 @@ def _comes_to_rest(cot: str, number: Number) -> bool:
     """Whether a check, a conclusion or the end follows a result before another result does."""
     after = cot[number.end : number.end + _AHEAD]
     rest = _RESTS.search(after)
-    other = next((n for n in numbers(after) if n.value != number.value and _is_result(after, n)), None)
+    next_result = next((n for n in numbers(after) if n.value != number.value and _is_result(after, n)), None)
     if rest is None:
-        return other is None
-    return other is None or rest.start() < other.start
+        return next_result is None
+    return next_result is None or rest.start() < next_result.start
 
 
 def _is_result(text: str, number: Number) -> bool:

@@ -51,7 +51,7 @@ def run_audit(settings: AuditSettings, num_workers: int = 1) -> AuditResult:
     report_status("comparing answers")
     answered, num_undecided = settle([trace.located for trace in traces], num_workers, settings.item_seconds)
     report_status("looking for duplicates")
-    places = [answer.place for answer in answered]
+    locations = [answer.place for answer in answered]
     return AuditResult(
         source=source.path,
         tokenizer=renderer.name,
@@ -73,10 +73,10 @@ def run_audit(settings: AuditSettings, num_workers: int = 1) -> AuditResult:
             [answer.example_id for answer in answered],
             [answer.question_id for answer in answered],
             [t.signature for t in traces],
-            places,
+            locations,
             settings.near_duplicate,
         ),
-        contamination=summarise(examiner.tasks, (trace.shared for trace in traces), places),
+        contamination=summarise(examiner.tasks, (trace.shared for trace in traces), locations),
         seconds=time.perf_counter() - begun,
     )
 
@@ -128,11 +128,12 @@ def _entailment(traces: Sequence[Examined]) -> Entailment:
 
 
 def _policy_losses(settings: AuditSettings, traces: Sequence[Answered]) -> list[PolicyLoss]:
-    own = settings.cut
-    of_recipe = [] if own is None else [own, *with_ends(own)]
+    recipe_cut = settings.cut
+    of_recipe = [] if recipe_cut is None else [recipe_cut, *with_ends(recipe_cut)]
     policies = {policy.label: policy for policy in [*of_recipe, *settings.policies]}
+    own_label = None if recipe_cut is None else recipe_cut.label
     return [
-        PolicyLoss(label=label, is_own=own is not None and label == own.label, counts=_counts(policy, traces, settings))
+        PolicyLoss(label=label, is_own=label == own_label, counts=_counts(policy, traces, settings))
         for label, policy in policies.items()
     ]
 

@@ -89,21 +89,21 @@ def shared_with(prompt: str, index: TaskIndex) -> dict[Question, float]:
 
 
 def summarise(
-    index: TaskIndex, shared: Iterable[Mapping[Question, float]], places: Sequence[str]
+    index: TaskIndex, shared: Iterable[Mapping[Question, float]], locations: Sequence[str]
 ) -> list[Contamination]:
     """One record per task from what each trace shares.
 
     Args:
         index: The tasks.
         shared: What `shared_with` gave for each trace.
-        places: Where each trace stands.
+        locations: Where each trace stands.
     """
     best: defaultdict[Question, _Best] = defaultdict(_Best)
     for i, shares_of_trace in enumerate(shared):
         for question, share in shares_of_trace.items():
             best[question].traces.add(i)
             if share > best[question].share:
-                best[question].share, best[question].place = share, places[i]
+                best[question].share, best[question].place = share, locations[i]
     return [_of_task(t, index, best) for t in range(len(index.names))]
 
 

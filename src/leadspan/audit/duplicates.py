@@ -30,7 +30,7 @@ def signature(text: str) -> np.ndarray:
 
 
 def find_duplicates(
-    example_ids: Sequence[str], questions: Sequence[str], signatures: Sequence[np.ndarray], places: Sequence[str],
+    example_ids: Sequence[str], questions: Sequence[str], signatures: Sequence[np.ndarray], locations: Sequence[str],
     threshold: float,
 ) -> Duplicates:  # fmt: skip
     """Count traces that repeat an earlier one; of a group of equals all but the first are counted.
@@ -39,7 +39,7 @@ def find_duplicates(
         example_ids: Hash of the token ids of each trace.
         questions: Hash of its question.
         signatures: MinHash values of its chain of thought and answer.
-        places: Where it stands.
+        locations: Where it stands.
         threshold: Estimated Jaccard similarity from which two are near duplicates.
     """
     index = MinHashLSH(threshold=threshold, num_perm=NUM_PERM)
@@ -52,13 +52,13 @@ def find_duplicates(
         hashes.append(minhash)
         if example_id in exact:
             num_exact += 1
-            pairs.append((places[i], places[exact[example_id]]))
+            pairs.append((locations[i], locations[exact[example_id]]))
             continue
         exact[example_id] = i
         earlier = [int(str(key)) for key in index.query(minhash) if minhash.jaccard(hashes[int(str(key))]) >= threshold]
         if earlier:
             num_near += 1
-            pairs.append((places[i], places[min(earlier)]))
+            pairs.append((locations[i], locations[min(earlier)]))
         index.insert(str(i), minhash)
     return Duplicates(
         num_questions=len(set(questions)), num_exact=num_exact, num_near=num_near, threshold=threshold,

@@ -90,7 +90,7 @@ class Locator:
             for trace, text, start in zip(traces, texts, starts, strict=True)
         ]
         marks = [
-            [start + at for c in f.found for at in (c.start, c.end - 1)]
+            [start + at for c in f.candidates for at in (c.start, c.end - 1)]
             for start, f in zip(starts, trace_results, strict=True)
         ]
         tokens = self.renderer.tokenise_marked(texts, traces, marks)

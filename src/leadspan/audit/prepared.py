@@ -168,9 +168,9 @@ def _of_row(row: Any, answers: dict[str, tuple[GoldSource, int | None, int | Non
 
 def _located(rows: Dataset, settings: DataSettings, renderer: Renderer, deadline: float) -> list[Located]:
     """The rows' traces, searched, one for each distinct row; fewer where the deadline comes first."""
-    ids, places = set(rows["example_id"][:]), set(rows["place"][:])
+    ids, locations = set(rows["example_id"][:]), set(rows["place"][:])
     by_id: dict[str, Located] = {}
-    for located in examine_all(_at(settings, places, deadline), Locator(renderer), settings.num_workers):
+    for located in examine_all(_at(settings, locations, deadline), Locator(renderer), settings.num_workers):
         if isinstance(located, Located) and located.example_id in ids:
             by_id[located.example_id] = located
         if time.monotonic() >= deadline:
@@ -183,12 +183,12 @@ def _located(rows: Dataset, settings: DataSettings, renderer: Renderer, deadline
     return list(by_id.values())
 
 
-def _at(settings: DataSettings, places: set[str], deadline: float) -> Iterator[Trace]:
+def _at(settings: DataSettings, locations: set[str], deadline: float) -> Iterator[Trace]:
     """The traces at some places of the training source, until the deadline."""
     for item in read_traces(settings.train):
         if time.monotonic() >= deadline:
             return
-        if not isinstance(item, Refusal) and item.place in places:
+        if not isinstance(item, Refusal) and item.place in locations:
             yield item
 
 

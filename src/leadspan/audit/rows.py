@@ -12,7 +12,7 @@ _BARS = " ▁▂▃▄▅▆▇█"
 
 def blocks(result: AuditResult) -> list[Block]:
     """The whole page, top to bottom; parts without figures are left out."""
-    own = any(policy.is_own for policy in result.policies)
+    has_own = any(policy.is_own for policy in result.policies)
     warning = stop_warning({policy.label: policy.counts for policy in result.policies})
     blocks_shown = [
         Block("Traces", (), tuple(_records(result))),
@@ -28,7 +28,7 @@ def blocks(result: AuditResult) -> list[Block]:
             "Traces that lose, per policy",
             ("policy", "tokens kept", "question", "end of thinking", "answer", "stop", "every weighted position"),
             tuple(map(_policy, result.policies)),
-            "\n".join(filter(None, ["* the policy of the recipe" if own else "", warning])),
+            "\n".join(filter(None, ["* the policy of the recipe" if has_own else "", warning])),
         ),
         Block("Repetition, duplicates, contamination", (), tuple(_hygiene(result))),
     ]
@@ -152,8 +152,8 @@ def _of(count: int, total: int) -> str:
     return f"{count:,} ({count / total:.1%})" if total else f"{count:,}"
 
 
-def _examples(places: list[str]) -> str:
-    return f", e.g. {', '.join(places[:2])}" if places else ""
+def _examples(locations: list[str]) -> str:
+    return f", e.g. {', '.join(locations[:2])}" if locations else ""
 
 
 def _quantiles(summary: Distribution, form: str) -> str:

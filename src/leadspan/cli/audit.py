@@ -82,8 +82,8 @@ def _settings(options: argparse.Namespace) -> "AuditSettings":
         apply_overrides(values, options.overrides)
     if options.limit is not None:
         values["data"]["train"]["limit"] = options.limit
-    known = [task["name"] for task in values.get("tasks", [])]
-    values["tasks"] = values.get("tasks", []) + [_task(path, known) for path in options.tasks]
+    task_names = [task["name"] for task in values.get("tasks", [])]
+    values["tasks"] = values.get("tasks", []) + [_task(path, task_names) for path in options.tasks]
     apply_overrides(values, options.thresholds)
     settings = validate(AuditSettings, values, "audit")
     check_sources([*sources, *further], options.data)
@@ -108,11 +108,11 @@ def _from_recipe(options: argparse.Namespace) -> "tuple[dict[str, Any], list[Sou
     return values, [source for source in sources if source.key not in counted_with]
 
 
-def _task(path: str, known: list[str]) -> dict[str, str]:
+def _task(path: str, task_names: list[str]) -> dict[str, str]:
     """A task named after its file; a number tells it from others of that name."""
     stem = "".join(char if char.isalnum() or char in "_-. " else "-" for char in Path(path).stem) or "task"
-    name = next(n for i in range(1, len(known) + 2) if (n := stem if i == 1 else f"{stem}-{i}") not in known)
-    known.append(name)
+    name = next(n for i in range(1, len(task_names) + 2) if (n := stem if i == 1 else f"{stem}-{i}") not in task_names)
+    task_names.append(name)
     return {"name": name, "path": path}
 
 

@@ -45,9 +45,9 @@ def run(options: argparse.Namespace) -> None:
         job = prepare_capture(recipe)
         if options.dry_run:
             report_status("measuring a sample")
-            found = estimate_capture(job, load_teacher(job), options.sample)
-            shown = _table(found, found.positions_per_second * state.num_processes)
-            values = {**asdict(found), "codecs": [_as_json(row) for row in found.codecs]}
+            estimate = estimate_capture(job, load_teacher(job), options.sample)
+            shown = _table(estimate, estimate.positions_per_second * state.num_processes)
+            values = {**asdict(estimate), "codecs": [_as_json(row) for row in estimate.codecs]}
         else:
             manifest = run_capture(job)
             shown, values = _summary(manifest, job.directory), manifest.model_dump(mode="json")
@@ -68,24 +68,25 @@ def _summary(manifest: "Manifest", directory: Path | None) -> str:
     )
 
 
-def _table(found: "Estimate", speed: float) -> "Table":
+def _table(estimate: "Estimate", speed: float) -> "Table":
     from rich.table import Table
 
     from leadspan.status import duration
 
-    left = duration(found.num_positions / speed)
+    remaining = duration(estimate.num_positions / speed)
     table = Table(
-        title=f"{found.num_sequences:,} sequences, {found.num_positions:,} positions; "
-        f"about {left} at {speed:,.0f} tokens/s with {found.codecs[0].codec.label}",
-        caption=f"KL lost: of {found.kl:.4g} nats a position between teacher and student at its start, at temperature "
-        f"1, on {found.sample_positions:,} positions; ± one standard error. The first codec is that of capture.codec.",
+        title=f"{estimate.num_sequences:,} sequences, {estimate.num_positions:,} positions; "
+        f"about {remaining} at {speed:,.0f} tokens/s with {estimate.codecs[0].codec.label}",
+        caption=f"KL lost: of {estimate.kl:.4g} nats per position between teacher and untrained student, at "
+        f"temperature 1, on {estimate.sample_positions:,} positions; ± one standard error. The first codec is "
+        "capture.codec.",
         title_justify="left",
         caption_justify="left",
         show_edge=False,
     )
     for name in ("codec", "entries", "bytes a position", "store", "KL lost"):
         table.add_column(name, justify="left" if name == "codec" else "right")
-    for row in found.codecs:
+    for row in estimate.codecs:
         table.add_row(
             row.codec.label,
             f"{row.support:,.1f}",

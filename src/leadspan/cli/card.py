@@ -33,12 +33,12 @@ def run(options: argparse.Namespace) -> None:
     check_trained(result, options.run)
     evaluations = {evaluation.task: evaluation for evaluation in result.evaluations}
     for directory in options.evaluated:
-        other = load_run(directory)
-        if other.recipe != result.recipe:
+        reference = load_run(directory)
+        if reference.recipe != result.recipe:
             raise RunError(
                 f"{directory}: it evaluates another run than {options.run}; give the output of `evaluate RUN`"
             )
-        evaluations |= {evaluation.task: evaluation for evaluation in other.evaluations}
+        evaluations |= {evaluation.task: evaluation for evaluation in reference.evaluations}
     full = load_run(options.full) if options.full else None
     if full is not None and not isinstance(full.policy, Full):
         raise RunError(

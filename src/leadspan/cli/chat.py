@@ -25,7 +25,7 @@ def run(options: argparse.Namespace) -> None:
     console, errors = PlainConsole(), PlainConsole(stderr=True)
     with StatusLine(errors):
         report_status("loading")
-        subjects = {asked.name: asked.open(settings) for asked in models}
+        subjects = {model.name: model.open(settings) for model in models}
     begin = [{"role": "system", "content": options.system}] if options.system else []
     turns = {name: list(begin) for name in subjects}
     while (line := _line()) is not None:

@@ -35,11 +35,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Build the settings from the options; hold the directory, and evaluate into it."""
-    asked, settings = _read(options)
+    evaluated, settings = _read(options)
     from leadspan.pipeline.directory import claimed
 
     with claimed(options.output):
-        _evaluate(options, asked, settings)
+        _evaluate(options, evaluated, settings)
 
 
 def _read(options: argparse.Namespace) -> "tuple[Asked, EvaluationSettings]":
@@ -52,17 +52,17 @@ def _read(options: argparse.Namespace) -> "tuple[Asked, EvaluationSettings]":
 
     values: dict[str, Any] = {"tasks": [task_values(task, options.limit) for task in options.tasks]}
     apply_overrides(values, options.overrides)
-    asked = read_model(options.model, values.pop("rendering", None))
-    recipe = asked.run.recipe if asked.run else None
+    evaluated = read_model(options.model, values.pop("rendering", None))
+    recipe = evaluated.run.recipe if evaluated.run else None
     settings = validate(
         EvaluationSettings, {"system": recipe.evaluation.system if recipe else "", **values}, "evaluate"
     )
     tasks = [Source("TASK", task.path, "dataset") for task in settings.tasks if task.generated is None]
-    check_sources(tasks, "evaluate", known=tuple(BENCHMARKS))
-    return asked, settings
+    check_sources(tasks, "evaluate", known_names=tuple(BENCHMARKS))
+    return evaluated, settings
 
 
-def _evaluate(options: argparse.Namespace, asked: "Asked", settings: "EvaluationSettings") -> None:
+def _evaluate(options: argparse.Namespace, evaluated: "Asked", settings: "EvaluationSettings") -> None:
     """Evaluate, write `run.json`, print the table."""
     from leadspan.environment import environment
     from leadspan.errors import RunError
@@ -76,16 +76,16 @@ def _evaluate(options: argparse.Namespace, asked: "Asked", settings: "Evaluation
 
     if (options.output / RUN_FILE).exists():
         raise RunError(f"--output {options.output}: it holds a finished run; give another directory")
-    trained = asked.run
+    trained = evaluated.run
     with StatusLine(PlainConsole(stderr=True)):
-        results = evaluate_model(asked.model, asked.tokenizer, asked.rendering, settings, options.output)
-    found = {"environment": environment(settings.sampling.seed), "evaluations": results}
+        results = evaluate_model(evaluated.model, evaluated.tokenizer, evaluated.rendering, settings, options.output)
+    record = {"environment": environment(settings.sampling.seed), "evaluations": results}
     if trained is not None:
-        result = trained.model_copy(update=found | ({"label": options.label} if options.label else {}))
+        result = trained.model_copy(update=record | ({"label": options.label} if options.label else {}))
     else:
         label = options.label or Path(options.model).name
         seed = settings.sampling.seed
-        result = RunResult(name=label, label=label, role="base", seed=seed, recipe=None, **found)
+        result = RunResult(name=label, label=label, role="base", seed=seed, recipe=None, **record)
     save_run(result, options.output)
     if trained is not None and (Path(options.model) / STUDENT_DIR).is_dir() and trained.train is not None:
         names = {evaluation.task for evaluation in results}

@@ -25,8 +25,8 @@ def run(options: argparse.Namespace) -> None:
     from leadspan.cli.reading import read_recipe
     from leadspan.recipe import Part
 
-    parts: tuple[Part, ...] = ("data", "tasks")
-    recipe = read_recipe(options, parts if options.what == "all" else [part for part in parts if part == options.what])
+    sections: tuple[Part, ...] = ("data", "tasks")
+    recipe = read_recipe(options, sections if options.what == "all" else [s for s in sections if s == options.what])
     from datasets import disable_progress_bars
 
     from leadspan.export.datasets import check_exportable, export_data

@@ -51,11 +51,11 @@ def run(options: argparse.Namespace) -> None:
         raise SettingsError(f"--output {options.output}: it is there already; give another, or --force to replace it")
     _ask(options)
     task = task_values(options.task or "gsm8k", NUM_PROBLEMS)
-    wanted = [Source("TRACES", options.traces, "dataset"), Source("--student", options.student, "model")]
-    wanted += [Source("--teacher", options.teacher, "model")] if options.teacher else []
-    check_sources(wanted, "init")
+    sources = [Source("TRACES", options.traces, "dataset"), Source("--student", options.student, "model")]
+    sources += [Source("--teacher", options.teacher, "model")] if options.teacher else []
+    check_sources(sources, "init")
     path = validate(TaskSettings, task, "init: --task").path
-    check_sources([Source("--task", path, "dataset")], "init", known=tuple(BENCHMARKS))
+    check_sources([Source("--task", path, "dataset")], "init", known_names=tuple(BENCHMARKS))
     from leadspan.files import write_atomically
     from leadspan.new_recipe import Wanted, model_at, recipe_text
     from leadspan.status import PlainConsole, StatusLine, report_status

@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The claim, what is expected to be true, and the plans to look at."""
-    told = "; the runs tell it where they are given"
+    from_runs = "; estimated where runs are given"
     parser.add_argument("--claim", type=float, help="retention to show with the interval's lower end (0.91)")
-    parser.add_argument("--retention", type=float, help="true retention that is expected (0.95)" + told)
-    parser.add_argument("--accuracy", type=float, help="accuracy of the full student (0.5)" + told)
-    parser.add_argument("--between", type=float, help="share of the variance that lies between problems (0.6)" + told)
-    parser.add_argument("--correlation", type=float, help="of the students' chances over problems (0.9)" + told)
-    parser.add_argument("--seed-sd", type=float, help="of accuracy from training seed to seed (0.01)" + told)
+    parser.add_argument("--retention", type=float, help="true retention that is expected (0.95)" + from_runs)
+    parser.add_argument("--accuracy", type=float, help="accuracy of the full student (0.5)" + from_runs)
+    parser.add_argument("--between", type=float, help="share of the variance between problems (0.6)" + from_runs)
+    parser.add_argument("--correlation", type=float, help="of the students' chances over problems (0.9)" + from_runs)
+    parser.add_argument("--seed-sd", type=float, help="of accuracy from training seed to seed (0.01)" + from_runs)
     parser.add_argument("--level", type=float, help="confidence level of the interval (0.95)")
     parser.add_argument("--power", type=float, help="probability of showing the claim (0.8)")
     parser.add_argument("--samples", type=int, nargs="+", default=[1, 4, 16, 64], help="samples a problem (1 4 16 64)")
@@ -44,16 +44,16 @@ def run(options: argparse.Namespace) -> None:
     from leadspan.statistics.power import Claim
     from leadspan.statistics.power_from_runs import expected_from
 
-    given = {name: getattr(options, name) for name in Claim.model_fields if getattr(options, name) is not None}
+    stated = {name: getattr(options, name) for name in Claim.model_fields if getattr(options, name) is not None}
     if (options.full is None) != (options.policy is None):
         raise SettingsError("power: --full and --policy go together; give finished runs of both students")
     if min(*options.samples, *options.seeds, *options.problems, 1) < 1:
         raise SettingsError("power: --samples, --seeds and --problems are numbers from 1 upwards")
     if options.full is None:
-        claim = validate(Claim, given, "power")
+        claim = validate(Claim, stated, "power")
     else:
         policy, full = (_scores(paths, options.task) for paths in (options.policy, options.full))
-        claim = expected_from(policy, full, given)
+        claim = expected_from(policy, full, stated)
     console = console_beside(options.json)
     console.print(_sentence(claim), highlight=False)
     console.print(_needed(claim, options.samples, options.seeds))
@@ -135,8 +135,8 @@ def _scores(paths: Sequence[Path], task: str | None) -> "list[Scores]":
 
     scores: list[Scores] = []
     for path in paths:
-        found = [result for result in load_run(path).evaluations if task in (None, result.task)]
-        if len(found) != 1:
-            raise RunError(f"{path}: {len(found)} evaluations fit; name the task with --task")
-        scores.append(found[0].correct)
+        results = [result for result in load_run(path).evaluations if task in (None, result.task)]
+        if len(results) != 1:
+            raise RunError(f"{path}: {len(results)} evaluations fit; name the task with --task")
+        scores.append(results[0].correct)
     return scores

@@ -19,7 +19,7 @@ def run(options: argparse.Namespace) -> None:
     from leadspan.cli.reading import read_model, read_recipe
 
     recipe = read_recipe(options, ["data", "student"] if options.loss else ["data"])
-    asked = read_model(options.model).model if options.model else recipe.student
+    student = read_model(options.model).model if options.model else recipe.student
     from leadspan.cli.show import counts_block, legend, record_panel
     from leadspan.inputs import prepare_data
     from leadspan.status import PlainConsole, StatusLine, report_status
@@ -32,7 +32,7 @@ def run(options: argparse.Namespace) -> None:
     if options.loss:
         from leadspan.cli.show_losses import loss_panels
 
-        for panel in loss_panels(recipe, data, asked, options.records):
+        for panel in loss_panels(recipe, data, student, options.records):
             console.print(panel)
         return
     console.print(legend())

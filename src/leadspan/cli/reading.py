@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 
 def read_recipe(
-    options: argparse.Namespace, parts: "Sequence[Part] | None" = None, must_answer: bool = True
+    options: argparse.Namespace, required: "Sequence[Part] | None" = None, must_answer: bool = True
 ) -> "Recipe":
     """The recipe of `options.recipe` and `options.overrides`.
 
     Args:
         options: Of a command that takes a recipe.
-        parts: What the command reads of it; all of it when absent.
+        required: Sections that the command reads; all of them when absent.
         must_answer: Whether a name that only the Hub can have is refused when the Hub cannot be asked.
 
     Raises:
@@ -36,11 +36,11 @@ def read_recipe(
     from leadspan.sources import source_faults
     from leadspan.training.settings import tracker_faults
 
-    wanted: Sequence[Part] = typing.get_args(Part) if parts is None else parts
+    checked: Sequence[Part] = typing.get_args(Part) if required is None else required
 
     def not_there(recipe: "Recipe", is_faulty: Callable[[str], bool]) -> Iterator[str]:
-        yield from source_faults((s for s in recipe.sources(wanted) if not is_faulty(s.key)), must_answer)
-        if parts is None and not is_faulty("training.report_to"):
+        yield from source_faults((s for s in recipe.sources(checked) if not is_faulty(s.key)), must_answer)
+        if required is None and not is_faulty("training.report_to"):
             yield from tracker_faults(recipe.training)
 
     return load_recipe(options.recipe, options.overrides, not_there)

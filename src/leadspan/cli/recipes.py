@@ -58,5 +58,5 @@ def _with_named(name: str, texts: dict[str, str]) -> list[str]:
     names = [name]
     for each in names:  # grows while it is gone through
         files = dict.fromkeys(re.findall(r"(\w+)\.yaml", texts[each]))
-        names += [other for other in files if other in texts and other not in names]
+        names += [recipe for recipe in files if recipe in texts and recipe not in names]
     return names

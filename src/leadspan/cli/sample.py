@@ -88,7 +88,7 @@ def _side_by_side(prompt: str, names: Sequence[str], answers: "list[Answers]") -
     table = Table(title=prompt, title_justify="left", show_lines=True)
     for name in names:
         table.add_column(name, overflow="fold", ratio=1)
-    table.add_row(*(Text.assemble(one.drawn.text, "\n", (how_it_ended(one), "dim")) for one, _ in answers))
+    table.add_row(*(Text.assemble(sample.drawn.text, "\n", (how_it_ended(sample), "dim")) for sample, _ in answers))
     if any(closed for _, closed in answers):
         table.add_row(
             *(

@@ -72,5 +72,5 @@ def _to_capture(store: "SharedStore", is_read: bool) -> str:
 def _captured(capture: "CaptureRecord") -> str:
     size = "" if capture.num_bytes is None else f", {capture.num_bytes / 1e9:,.3g} GB"
     took = "" if capture.seconds is None else f", captured once in {capture.seconds:,.0f} s"
-    held = "" if capture.num_positions is None else f"; {capture.num_positions:,} positions"
-    return f"{capture.name}: served {capture.num_trials} trials{held}{size}{took}"
+    positions = "" if capture.num_positions is None else f"; {capture.num_positions:,} positions"
+    return f"{capture.name}: served {capture.num_trials} trials{positions}{size}{took}"

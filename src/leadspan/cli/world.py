@@ -23,10 +23,10 @@ def run(options: argparse.Namespace) -> None:
     from leadspan.worlds.files import write_world
     from leadspan.worlds.settings import WorldFiles
 
-    wanted = load_settings(WorldFiles, options.recipe, options.overrides)
+    files = load_settings(WorldFiles, options.recipe, options.overrides)
     console = PlainConsole()
-    console.print(_table(write_world(wanted)))
-    console.print(f"world: {wanted.output}", highlight=False, soft_wrap=True)
+    console.print(_table(write_world(files)))
+    console.print(f"world: {files.output}", highlight=False, soft_wrap=True)
 
 
 def _table(record: "WorldRecord") -> "Table":
@@ -35,9 +35,9 @@ def _table(record: "WorldRecord") -> "Table":
     table = Table(title=f"seed {record.seed}", title_justify="left", show_edge=False)
     for name in ("set", "world", "traces", "held out", "first answer after"):
         table.add_column(name, justify="left" if name in ("set", "world") else "right")
-    for name, found in record.sets.items():
-        asked, share = found.settings, found.first_answer
-        numbers = (f"{asked.num_traces:,}", f"{asked.num_problems:,}")
+    for name, problem_set in record.sets.items():
+        settings, share = problem_set.settings, problem_set.first_answer
+        numbers = (f"{settings.num_traces:,}", f"{settings.num_problems:,}")
         after = "not in the chain of thought" if share is None else f"{share:.0%} of the chain of thought"
-        table.add_row(name, asked.world.kind, *numbers, after)
+        table.add_row(name, settings.world.kind, *numbers, after)
     return table

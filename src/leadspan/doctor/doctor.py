@@ -59,11 +59,11 @@ def examine(recipe: Recipe, num_examples: int) -> list[Check]:
     teacher = None if local is None else freeze(load_model(local, torch.float32, is_frozen=True), device)
     everything = Supervision(prompt=1, cot=1, answer=1)
     stop = data.renderer.stop_token_id
-    whole, begun = (
+    complete, begun = (
         Examples(data.splits.train, policy, everything, stop, recipe.seed, "training set")
         for policy in (Full(), Budget(num_tokens=EXCERPT_TOKENS))
     )
-    sample, excerpts = ([rows[i] for i in range(min(num_examples, len(rows)))] for rows in (whole, begun))
+    sample, excerpts = ([rows[i] for i in range(min(num_examples, len(rows)))] for rows in (complete, begun))
     inputs = CheckInputs(recipe, data, student, teacher, sample, excerpts, device)
     checks: list[Check] = []
     progress = Progress("checking", len(_CHECKS), "checks")

@@ -94,8 +94,8 @@ def _drawn(inputs: CheckInputs, made_of: RolloutInputs) -> list[Rollout]:
     drawn = draw_rollouts(twin, made_of, [(0, turn) for turn in turns], use_bf16=False)
     limits = cap, made_of.window
     return [
-        to_rollout(turn, made_of.prompts[turn.prompt], one.ids, made_of.stop_ids, limits)
-        for turn, one in zip(turns, drawn, strict=True)
+        to_rollout(turn, made_of.prompts[turn.prompt], sample.ids, made_of.stop_ids, limits)
+        for turn, sample in zip(turns, drawn, strict=True)
     ]
 
 

@@ -49,7 +49,7 @@ class Choice:
 
 
 def read_choice(
-    row: dict[str, Any], problem: str, answer: str, answer_column: str, settings: Choices, place: str
+    row: dict[str, Any], problem: str, answer: str, answer_column: str, settings: Choices, where: str
 ) -> Choice:
     """The choices of a record and which is right.
 
@@ -59,19 +59,19 @@ def read_choice(
     Raises:
         DataError: A column is missing or holds no choices, the answer is none of them, or it is text that could be two.
     """
-    texts, labels = _texts(row, settings, place)
+    texts, labels = _texts(row, settings, where)
     if not 2 <= len(texts) <= len(LETTERS):
-        raise DataError(f"{place}: {len(texts)} choices; multiple choice needs 2 to {len(LETTERS)}")
+        raise DataError(f"{where}: {len(texts)} choices; multiple choice needs 2 to {len(LETTERS)}")
     right = _right_index(answer, texts, labels, settings, answer_column)
     is_index = right is not None and answer.isdigit() and answer not in labels
     if is_index and isinstance(row.get(answer_column), str) and answer in texts and texts.index(answer) != right:
         raise DataError(
-            f"{place}: the answer {answer!r} is the text of one choice and the number of another; give its letter, or "
+            f"{where}: the answer {answer!r} is the text of one choice and the number of another; give its letter, or "
             "make its column one of numbers"
         )
     if right is None or not 0 <= right < len(texts):
         raise DataError(
-            f"{place}: the answer {answer[:60]!r} is none of the {len(texts)} choices "
+            f"{where}: the answer {answer[:60]!r} is none of the {len(texts)} choices "
             f"({', '.join(labels)}; numbers from {settings.first}); mend the record, or set choices.first"
         )
     if not settings.shuffle:
@@ -98,7 +98,7 @@ def choice_grade(item: GradeItem) -> Verdict:
     letter = None if box is None else _letter_of(box, item.choices)
     strict = "no_answer" if committed is None else _judge(letter, item.gold)
     if letter is None:
-        stated = [one or other for one, other in _STATED.findall(text[-_LONGEST:])]
+        stated = [named or final for named, final in _STATED.findall(text[-_LONGEST:])]
         letter = stated[-1] if stated else _letter_of(text, item.choices) if box is None else None
     flexible = "no_answer" if letter is None and box is None else _judge(letter, item.gold)
     return Verdict(strict, flexible, committed)
@@ -124,13 +124,13 @@ def _spelled(text: str) -> str:
     return re.sub(r"\\text\{([^{}]*)\}|[{}]", r"\1", compact(respell(text))).casefold()
 
 
-def _texts(row: dict[str, Any], settings: Choices, place: str) -> tuple[list[str], list[str]]:
+def _texts(row: dict[str, Any], settings: Choices, where: str) -> tuple[list[str], list[str]]:
     """Choices and their labels."""
     if settings.texts:
         return list(settings.texts), list(LETTERS[: len(settings.texts)])
     missing = [name for name in settings.columns if row.get(name) is None]
     if missing:
-        raise DataError(f"{place}: no choice in column {missing[0]} (columns: {', '.join(row)}); set choices.columns")
+        raise DataError(f"{where}: no choice in column {missing[0]} (columns: {', '.join(row)}); set choices.columns")
     if len(settings.columns) > 1:
         return [str(row[name]).strip() for name in settings.columns], list(LETTERS[: len(settings.columns)])
     value = row[settings.columns[0]]
@@ -138,7 +138,7 @@ def _texts(row: dict[str, Any], settings: Choices, place: str) -> tuple[list[str
         return [str(text).strip() for text in value["text"]], [str(label).strip() for label in value["label"]]
     if isinstance(value, list) and all(isinstance(text, str) for text in value):
         return [text.strip() for text in value], list(LETTERS[: len(value)])
-    raise DataError(f"{place}: column {settings.columns[0]} is no list of choices; set choices.columns")
+    raise DataError(f"{where}: column {settings.columns[0]} is no list of choices; set choices.columns")
 
 
 def _right_index(

@@ -112,9 +112,9 @@ def _evaluate_task(
         continued = subject.thinking_budget.requests(samples)
         as_it_is = {stored.key: replace(stored, seconds=0.0) for stored in samples if stored.key not in continued}
         file = SampleFile(path.with_name(f"{task.name}{SUFFIX}.jsonl"), subject.weights_hash, subject.answered_with)
-        made = _draw(subject, requests | continued, file, golds, as_it_is)
-        result = _grade_and_count(subject, task, problems, made, file, settings)
-        shares = {"answering": "made to answer", "closed_for_rate": len(continued) / len(made)}
+        answered = _draw(subject, requests | continued, file, golds, as_it_is)
+        result = _grade_and_count(subject, task, problems, answered, file, settings)
+        shares = {"answering": "made to answer", "closed_for_rate": len(continued) / len(answered)}
         results.append(result.model_copy(update={"task": task.name + SUFFIX, **shares}))
     return [result.model_copy(update={"samples_file": f"samples/{result.task}.jsonl"}) for result in results]
 
@@ -152,13 +152,13 @@ def _draw(
     requests: Mapping[Key, Request],
     file: SampleFile,
     golds: Mapping[str, str],
-    known: Mapping[Key, StoredSample] = MappingProxyType({}),
+    reused: Mapping[Key, StoredSample] = MappingProxyType({}),
 ) -> list[StoredSample]:
     """All samples, problem by problem: the known, those of the file, and the missing ones drawn and written there."""
     samples = file.read(requests)
     if samples:
         logger.info("%s: going on from %d of %d samples", file.path, len(samples), len(requests))
-    samples |= known
+    samples |= reused
     missing = {key: request for key, request in requests.items() if key not in samples}
     keys = list(missing)
     progress = Progress("evaluating", len(requests), f"samples of {file.path.stem}", len(samples))
@@ -194,9 +194,9 @@ def _grade(
     texts: Sequence[str],
     item_seconds: float,
 ) -> list[Verdict]:
-    known = {problem.problem_id: problem for problem in problems}
+    by_id = {problem.problem_id: problem for problem in problems}
     items = [
-        GradeItem(text, known[stored.problem_id].gold, stored.is_finished, known[stored.problem_id].choices)
+        GradeItem(text, by_id[stored.problem_id].gold, stored.is_finished, by_id[stored.problem_id].choices)
         for stored, text in zip(samples, texts, strict=True)
     ]
     match task.grader:
@@ -207,10 +207,10 @@ def _grade(
         case "literal":
             return [literal_grade(item) for item in items]
         case "reasoning_gym":
-            entries = [known[stored.problem_id].entry for stored in samples]
-            made = [replace(item, gold=entry) for item, entry in zip(items, entries, strict=True)]
+            entries = [by_id[stored.problem_id].entry for stored in samples]
+            with_entries = [replace(item, gold=entry) for item, entry in zip(items, entries, strict=True)]
             with MathGrader(item_seconds=item_seconds) as grader:
-                return grader.grade_by_verifier(made)
+                return grader.grade_by_verifier(with_entries)
         case "math":
             with MathGrader(item_seconds=item_seconds) as grader:
                 return grader.grade(items)

@@ -122,10 +122,10 @@ def _numbers(num_samples: int) -> list[int]:
 def _votes(drawn: Sequence[Graded]) -> tuple[np.ndarray, np.ndarray]:
     """Class of each sample's answer, -1 without one, and how right each class is."""
     answers = [normalise(g.verdict.extracted) if g.verdict.extracted and g.stored.is_finished else None for g in drawn]
-    known = {answer: number for number, answer in enumerate(dict.fromkeys(a for a in answers if a is not None))}
-    classes = np.array([-1 if answer is None else known[answer] for answer in answers])
+    class_of = {answer: number for number, answer in enumerate(dict.fromkeys(a for a in answers if a is not None))}
+    classes = np.array([-1 if answer is None else class_of[answer] for answer in answers])
     is_right = np.array([graded.is_right for graded in drawn], dtype=float)
-    return classes, np.array([is_right[classes == number].mean() for number in range(len(known))])
+    return classes, np.array([is_right[classes == number].mean() for number in range(len(class_of))])
 
 
 def _majority(classes: np.ndarray, right: np.ndarray, k: int) -> float:

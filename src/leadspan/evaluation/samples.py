@@ -82,7 +82,7 @@ class SampleFile:
         """
         if not self.path.exists():
             return {}
-        found: dict[Key, StoredSample] = {}
+        samples: dict[Key, StoredSample] = {}
         *lines, rest = self.path.read_bytes().split(
             b"\n"
         )  # rest, without a line end: the process died while writing it
@@ -95,7 +95,7 @@ class SampleFile:
             request = requests.get(stored.key)
             if request is None or request.prompt != stored.prompt:
                 raise self._refusal(number, f"it belongs to another task or prompt (problem {stored.problem_id})")
-            found[stored.key] = stored
+            samples[stored.key] = stored
         if damaged:
             aside = self.path.with_suffix(".jsonl.damaged")
             logger.warning(
@@ -107,9 +107,9 @@ class SampleFile:
             )
             write_atomically(aside, b"".join(lines[number - 1] + b"\n" for number in damaged))
         if damaged or rest:
-            whole = (line + b"\n" for line, row in zip(lines, rows, strict=True) if row is not None)
-            write_atomically(self.path, b"".join(whole))
-        return found
+            intact = (line + b"\n" for line, row in zip(lines, rows, strict=True) if row is not None)
+            write_atomically(self.path, b"".join(intact))
+        return samples
 
     def append(self, samples: Iterable[StoredSample], golds: Mapping[str, str]) -> None:
         """Write samples behind those that are there."""

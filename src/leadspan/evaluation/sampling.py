@@ -104,10 +104,10 @@ def to_sample(tokenizer: PreTrainedTokenizerBase, new_ids: Sequence[int], stop_t
     """New token ids up to the first that ends the turn, as a sample."""
     stops = set(stop_token_ids)
     end = next((i for i, token in enumerate(new_ids) if token in stops), None)
-    kept = list(new_ids if end is None else new_ids[:end])
-    text = cast(str, tokenizer.decode(kept, skip_special_tokens=False))
-    num_tokens = len(kept) if end is None else end + 1
-    return Sample(text, num_tokens, "length" if end is None else "stop", loop_end(kept) is not None)
+    before_stop = list(new_ids if end is None else new_ids[:end])
+    text = cast(str, tokenizer.decode(before_stop, skip_special_tokens=False))
+    num_tokens = len(before_stop) if end is None else end + 1
+    return Sample(text, num_tokens, "length" if end is None else "stop", loop_end(before_stop) is not None)
 
 
 def loop_end(ids: Sequence[int]) -> int | None:

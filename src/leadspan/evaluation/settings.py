@@ -84,10 +84,10 @@ class TaskSettings(Settings):
             return values
         if name not in BENCHMARKS:
             return {"name": str(name), "path": "unknown", **values}  # of which the field itself is told
-        known = BENCHMARKS[name]
-        if values.get("path", known["path"]) != known["path"]:  # names of another data set's parts
-            known = {key: value for key, value in known.items() if key not in ("split", "subset")}
-        return {"name": name, **known, **values}
+        defaults = BENCHMARKS[name]
+        if values.get("path", defaults["path"]) != defaults["path"]:  # names of another data set's parts
+            defaults = {key: value for key, value in defaults.items() if key not in ("split", "subset")}
+        return {"name": name, **defaults, **values}
 
     @field_validator("benchmark")
     @classmethod
@@ -174,5 +174,5 @@ class EvaluationSettings(Settings):
         """Names differ."""
         names = [task.name for task in self.tasks]
         for name in sorted({name for name in names if names.count(name) > 1}):
-            fields = tuple(f"tasks.{number}.name" for number, other in enumerate(names) if other == name)
+            fields = tuple(f"tasks.{number}.name" for number, task_name in enumerate(names) if task_name == name)
             yield fields, f"two tasks are called {name!r}; give them different names (tasks.1.name)"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from leadspan.answers.boxes import bare_gold, last_boxed
 from leadspan.answers.grading import MathGrader
 from leadspan.answers.numbers import as_number
-from leadspan.answers.verifiers import made_problems
+from leadspan.answers.verifiers import generated_problems
 from leadspan.data.templates import TemplateRefusal
 from leadspan.errors import DataError
 from leadspan.evaluation.benchmarks import NUM_GENERATED
@@ -79,10 +79,10 @@ def _read_all(settings: TaskSettings) -> Iterator[Problem]:
 
 def _make_all(settings: TaskSettings, name: str) -> Iterator[Problem]:
     number = settings.limit or NUM_GENERATED
-    for question, gold, entry in made_problems(name, settings.options, number, f"task {settings.name}"):
+    for question, gold, entry in generated_problems(name, settings.options, number, f"task {settings.name}"):
         key = hashlib.sha256(f"{question}\0{gold}".encode()).hexdigest()[:16]
-        parts = [question, settings.instruction]
-        yield Problem(key, "\n\n".join(part for part in parts if part), gold, entry=entry)
+        paragraphs = [question, settings.instruction]
+        yield Problem(key, "\n\n".join(part for part in paragraphs if part), gold, entry=entry)
 
 
 def task_prompts(task: str, problems: Sequence[Problem], renderer: "PromptRenderer", system: str) -> list[str]:
@@ -116,81 +116,81 @@ def warn_of_golds(settings: TaskSettings, problems: Sequence[Problem]) -> None:
         )  # fmt: skip
 
 
-def _read(row: dict[str, Any], place: str, settings: TaskSettings) -> Problem:
-    problem = _problem(row, place, settings)
-    column, gold = _answer(row, place, settings)
+def _read(row: dict[str, Any], where: str, settings: TaskSettings) -> Problem:
+    problem = _problem(row, where, settings)
+    column, gold = _answer(row, where, settings)
     choice = None
     if settings.choices is not None:
-        choice = read_choice(row, problem, gold, column, settings.choices, f"task {settings.name}: {place}")
+        choice = read_choice(row, problem, gold, column, settings.choices, f"task {settings.name}: {where}")
         gold = choice.letter
-    parts = [problem, choice.prompt() if choice else "", settings.instruction]
-    told = problem if choice is None else f"{problem}\n\n{choice.prompt()}"
+    paragraphs = [problem, choice.prompt() if choice else "", settings.instruction]
+    statement = problem if choice is None else f"{problem}\n\n{choice.prompt()}"
     try:
-        key = hashlib.sha256(f"{told}\0{gold}".encode()).hexdigest()[:16]
+        key = hashlib.sha256(f"{statement}\0{gold}".encode()).hexdigest()[:16]
     except UnicodeEncodeError as error:
         half = f"U+{ord(error.object[error.start]):04X}"
         raise DataError(
-            f"task {settings.name}: {place}: {half} is one half of a character, which is no text; mend the record"
+            f"task {settings.name}: {where}: {half} is one half of a character, which is no text; mend the record"
         ) from None
-    return Problem(key, "\n\n".join(part for part in parts if part), gold, choice.texts if choice else ())
+    return Problem(key, "\n\n".join(part for part in paragraphs if part), gold, choice.texts if choice else ())
 
 
-def _problem(row: dict[str, Any], place: str, settings: TaskSettings) -> str:
+def _problem(row: dict[str, Any], where: str, settings: TaskSettings) -> str:
     """The named column, or the text with its columns filled in."""
     if settings.problem is None or not _FIELD.search(settings.problem):
-        return _value(row, settings.problem, _PROBLEM, place, "problem", settings.name)[1]
+        return _value(row, settings.problem, _PROBLEM, where, "problem", settings.name)[1]
     for column in _FIELD.findall(settings.problem):
         if column not in row:
-            raise _missing(row, place, "problem", column, settings.name)
-    return _FIELD.sub(lambda found: _text(row[found[1]], found[1], place, settings.name), settings.problem).strip()
+            raise _missing(row, where, "problem", column, settings.name)
+    return _FIELD.sub(lambda found: _text(row[found[1]], found[1], where, settings.name), settings.problem).strip()
 
 
-def _answer(row: dict[str, Any], place: str, settings: TaskSettings) -> tuple[str, str]:
+def _answer(row: dict[str, Any], where: str, settings: TaskSettings) -> tuple[str, str]:
     """Column and reference answer."""
     usual = [name for name in _ANSWER if row.get(name) is not None]
     if settings.answer is None and not usual and row.get(_SOLUTION) is not None:
         box = last_boxed(str(row[_SOLUTION]))
         if box is None:
             raise DataError(
-                f"task {settings.name}: {place}: no answer column, and no box in column {_SOLUTION}; "
+                f"task {settings.name}: {where}: no answer column, and no box in column {_SOLUTION}; "
                 "name the column of the answer with `answer: COLUMN`"
             )
         column, gold = _SOLUTION, box
     else:
-        column, gold = _value(row, settings.answer, _ANSWER, place, "answer", settings.name)
+        column, gold = _value(row, settings.answer, _ANSWER, where, "answer", settings.name)
     gold = gold.rpartition("####")[2].strip()
     if not bare_gold(gold):
-        raise DataError(f"task {settings.name}: {place}: the reference answer is empty; leave the record out")
+        raise DataError(f"task {settings.name}: {where}: the reference answer is empty; leave the record out")
     return column, gold
 
 
 def _value(
-    row: dict[str, Any], named: str | None, usual: tuple[str, ...], place: str, role: str, task: str
+    row: dict[str, Any], named: str | None, usual: tuple[str, ...], where: str, role: str, task: str
 ) -> tuple[str, str]:
     """The first of the columns that holds something, and its text."""
     names = (named,) if named is not None else usual
-    found = next((name for name in names if row.get(name) is not None), None)
-    if found is None:
-        raise _missing(row, place, role, " or ".join(names), task)
-    return found, _text(row[found], found, place, task)
+    column = next((name for name in names if row.get(name) is not None), None)
+    if column is None:
+        raise _missing(row, where, role, " or ".join(names), task)
+    return column, _text(row[column], column, where, task)
 
 
-def _missing(row: dict[str, Any], place: str, role: str, columns: str, task: str) -> DataError:
+def _missing(row: dict[str, Any], where: str, role: str, columns: str, task: str) -> DataError:
     return DataError(
-        f"task {task}: {place}: no {role} in column {columns} (columns: {', '.join(row)}); "
+        f"task {task}: {where}: no {role} in column {columns} (columns: {', '.join(row)}); "
         f"name the right one with `{role}: COLUMN`"
     )
 
 
-def _text(value: Any, column: str, place: str, task: str) -> str:
+def _text(value: Any, column: str, where: str, task: str) -> str:
     if isinstance(value, list) and len(value) == 1:
         value = value[0]
     if value is None:
         return ""
     if not isinstance(value, str | int | float):
-        raise DataError(f"task {task}: {place}: column {column} is {type(value).__name__}, not text or a number")
+        raise DataError(f"task {task}: {where}: column {column} is {type(value).__name__}, not text or a number")
     if isinstance(value, float) and not math.isfinite(value):
-        raise DataError(f"task {task}: {place}: column {column} is {value}, no number to compare with; mend the record")
+        raise DataError(f"task {task}: {where}: column {column} is {value}, no number to compare with; mend the record")
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     return str(value).strip()

@@ -101,13 +101,15 @@ def generate(
     caps = budgets(requests, prompts, window, settings.max_new_tokens)
     portion = 8 * settings.batch_size
     for start in range(0, len(requests), portion):
-        places = range(start, min(start + portion, len(requests)))
-        fields = [sampling_fields(requests[i].key, caps[i], stop_token_ids, settings) for i in places]
-        outputs = run([prompts[i] for i in places], fields)
-        if len(outputs) != len(places):
-            raise EvaluationError(f"vLLM returned {len(outputs)} outputs for {len(places)} prompts; report its version")
+        indices = range(start, min(start + portion, len(requests)))
+        fields = [sampling_fields(requests[i].key, caps[i], stop_token_ids, settings) for i in indices]
+        outputs = run([prompts[i] for i in indices], fields)
+        if len(outputs) != len(indices):
+            raise EvaluationError(
+                f"vLLM returned {len(outputs)} outputs for {len(indices)} prompts; try another version"
+            )
         yield {
-            i: _read(output, requests[i], tokenizer, stop_token_ids) for i, output in zip(places, outputs, strict=True)
+            i: _read(output, requests[i], tokenizer, stop_token_ids) for i, output in zip(indices, outputs, strict=True)
         }
 
 
@@ -130,8 +132,8 @@ def _read(
     output: Output, request: Request, tokenizer: PreTrainedTokenizerBase, stop_token_ids: Sequence[int]
 ) -> Sample:
     if len(output.outputs) != 1 or output.outputs[0].finish_reason not in ("stop", "length"):
-        found = [completion.finish_reason for completion in output.outputs]
-        raise EvaluationError(f"problem {request.key}: vLLM finished it with {found}, not with one stop or length")
+        reasons = [completion.finish_reason for completion in output.outputs]
+        raise EvaluationError(f"problem {request.key}: vLLM finished it with {reasons}, not with one stop or length")
     completion: Completion = output.outputs[0]
     ids = list(completion.token_ids)
     sample = to_sample(tokenizer, ids, stop_token_ids)

@@ -51,8 +51,8 @@ def model_card(result: RunResult, full: RunResult | None = None) -> ModelCard:
         pipeline_tag="text-generation",
         tags=["leadspan", "knowledge-distillation", "reasoning", result.label],
     )
-    parts = [f"# {markdown_text(result.name)}", _opening(result, recipe), *_sections(result, recipe, full)]
-    return ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(part for part in parts if part) + "\n")
+    sections = [f"# {markdown_text(result.name)}", _opening(result, recipe), *_sections(result, recipe, full)]
+    return ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(part for part in sections if part) + "\n")
 
 
 def _opening(result: RunResult, recipe: Recipe) -> str:
@@ -109,7 +109,7 @@ def _evaluations(evaluations: Sequence[EvalResult], full: RunResult | None) -> s
             evaluation.task,
             f"{evaluation.num_problems} x {evaluation.samples_per_problem}",
             percent_interval(evaluation.accuracy_strict),
-            _kept(evaluation, references.get(evaluation.task)),
+            _retention(evaluation, references.get(evaluation.task)),
             percent_interval(evaluation.termination_rate),
             f"{evaluation.tokens_mean:,.0f}",
         )
@@ -122,11 +122,11 @@ def _evaluations(evaluations: Sequence[EvalResult], full: RunResult | None) -> s
     return f"{markdown_table(Block('', header, tuple(rows)))}\n\n{note}"
 
 
-def _kept(evaluation: EvalResult, reference: EvalResult | None) -> str:
+def _retention(evaluation: EvalResult, reference: EvalResult | None) -> str:
     if reference is None or reference.correct.keys() != evaluation.correct.keys() or not evaluation.correct:
         return ""
-    kept = retention([evaluation.correct], [reference.correct])
-    return points(kept.difference) if kept.ratio is None else percent_interval(kept.ratio)
+    share = retention([evaluation.correct], [reference.correct])
+    return points(share.difference) if share.ratio is None else percent_interval(share.ratio)
 
 
 def _use(result: RunResult) -> str:

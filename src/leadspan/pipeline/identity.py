@@ -65,7 +65,7 @@ def identity_of(recipe: Recipe, renderer: Renderer) -> Identity:
         ModelError: A model cannot be read.
         TargetsError: There is no store where the recipe names one.
     """
-    sources, made = {"data.train": recipe.data.train}, ""
+    sources, own_output = {"data.train": recipe.data.train}, ""
     if isinstance(recipe.data.validation, HeldOutSource):
         sources["data.validation"] = recipe.data.validation.source
     if recipe.rollout is not None and isinstance(recipe.rollout.prompts, TaskPrompts):
@@ -73,9 +73,9 @@ def identity_of(recipe: Recipe, renderer: Renderer) -> Identity:
         if task.generated is None:
             sources["rollout.prompts.task"] = task.source
         else:
-            made = task.path  # what else it is made by stands among the settings
+            own_output = task.path  # what else it is made by stands among the settings
     contents = {name: fingerprint(source) for name, source in sources.items()}
-    contents |= {"rollout.prompts.task": made} if made else {}
+    contents |= {"rollout.prompts.task": own_output} if own_output else {}
     contents |= {"tokenizer": renderer.tokenizer_hash, "data.rendering.chat_template": renderer.template_hash}
     contents["student"] = content_id(recipe.student)
     if isinstance(recipe.targets, StoredTargets):

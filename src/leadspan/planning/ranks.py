@@ -63,7 +63,7 @@ def rank_costs(live: CostModel, examples: Examples) -> tuple[RankCost, ...]:
     """
     has_teacher = live.memory.teacher is not None and live.memory.teacher_activations is not None
     placements: tuple[TeacherPlacement | None, ...] = PLACEMENTS if has_teacher else (None,)
-    return tuple(_cost(live, examples, sharding, place) for sharding in SHARDINGS for place in placements)
+    return tuple(_cost(live, examples, sharding, placement) for sharding in SHARDINGS for placement in placements)
 
 
 def _cost(live: CostModel, examples: Examples, sharding: Sharding, placement: TeacherPlacement | None) -> RankCost:

@@ -112,7 +112,7 @@ def rollout_cost(model: CostModel, inputs: RolloutInputs, calibration: Calibrati
         teacher_flops=teacher,
         training_flops=flops.total - teacher - drawing,
         mean_longest=sum(longest) / len(longest),
-        whole_flops=_whole(model, inputs),
+        whole_flops=_num_full(model, inputs),
         drawing_seconds=drawing_seconds,
     )
 
@@ -164,11 +164,11 @@ def measure_drawing(inputs: RolloutInputs, student: ModelShape, use_bf16: bool) 
             continue
         prompts = [inputs.prompts[turn.prompt] for _, turn in rows]
         limits = tokens, inputs.window
-        made = [
-            to_rollout(turn, prompt, one.ids, inputs.stop_ids, limits)
-            for (_, turn), prompt, one in zip(rows, prompts, drawn, strict=True)
+        rollouts = [
+            to_rollout(turn, prompt, rollout.ids, inputs.stop_ids, limits)
+            for (_, turn), prompt, rollout in zip(rows, prompts, drawn, strict=True)
         ]
-        work.append(batch_work(student, [(len(one.prompt.ids), len(one.new_ids)) for one in made]))
+        work.append(batch_work(student, [(len(rollout.prompt.ids), len(rollout.new_ids)) for rollout in rollouts]))
         seconds.append(lasted)
     return fit_drawing(work, seconds)
 
@@ -203,7 +203,7 @@ def _examples(inputs: RolloutInputs, number: int, is_whole: bool = False) -> Ite
         yield 0, 0, ExampleSize(layout.num_tokens, layout.num_weighted)
 
 
-def _whole(model: CostModel, inputs: RolloutInputs) -> int:
+def _num_full(model: CostModel, inputs: RolloutInputs) -> int:
     steps = [list(_examples(inputs, number, is_whole=True)) for number in range(inputs.course.num_steps)]
     trained = _training_flops(model, inputs, [[size for *_, size in step] for step in steps])
     drawn = [(prompt, new) for step in steps for prompt, new, _ in step if new]

@@ -54,30 +54,30 @@ def sentences(plan: Plan) -> list[str]:
 
 def _prices_of_ends(plan: Plan) -> list[str]:
     """What it costs to show a student of the recipe's own cut how answers end."""
-    own = next(row for row in plan.rows if row.is_recipes)
+    recipe_row = next(row for row in plan.rows if row.is_recipes)
     prices = []
-    for policy in with_ends(own.policy):
+    for policy in with_ends(recipe_row.policy):
         row = next((row for row in plan.rows if row.policy == policy), None)
-        if row is not None and shows_few_ends(own.cut):
+        if row is not None and shows_few_ends(recipe_row.cut):
             ends = percent(1 - row.cut.lost_stop / row.cut.num_kept)
-            more = row.prediction.flops.total / own.prediction.flops.total
+            more = row.prediction.flops.total / recipe_row.prediction.flops.total
             prices.append(f"{row.label} shows {ends} of its examples' ends at {more:.2f} x the FLOPs")
     if not prices:
         return []
     budget = "a thinking budget costs nothing in training, and its tokens whenever the student is asked"
-    return [f"Against {own.label}: {'; '.join(prices)}; {budget}."]
+    return [f"Against {recipe_row.label}: {'; '.join(prices)}; {budget}."]
 
 
 def _rollouts(cost: RolloutCost) -> str:
     """What rollouts cost by part, beside the same run with all of them at full length."""
     total = cost.prediction.flops.total
-    parts = {
+    columns = {
         "prompts in drawing": cost.prefill_flops,
         "new tokens in drawing": cost.decode_flops,
         "teacher": cost.teacher_flops,
         "training": cost.training_flops,
     }
-    shown = ", ".join(f"{name} {percent(flops / total)}" for name, flops in parts.items())
+    shown = ", ".join(f"{name} {percent(flops / total)}" for name, flops in columns.items())
     seconds, times = cost.prediction.seconds, ""
     if seconds is not None and cost.drawing_seconds is not None:
         times = (

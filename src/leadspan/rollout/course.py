@@ -90,8 +90,8 @@ class Course:
                 is_whole = _first(self.settings.whole_share, rollout + 1) > _first(self.settings.whole_share, rollout)
                 cap = self.settings.max_new_tokens if is_whole else horizon
                 turns.append(Turn(prompt, sample, cap, is_whole))
-        places = range(before * samples, of_traces * samples)
-        traces = tuple(self.traces[_in_turn(len(self.traces), at, f"{self.seed}:traces")] for at in places)
+        indices = range(before * samples, of_traces * samples)
+        traces = tuple(self.traces[_in_turn(len(self.traces), at, f"{self.seed}:traces")] for at in indices)
         return StepCourse(horizon, tuple(turns), traces)
 
     @property
@@ -117,8 +117,8 @@ def _first(share: float, number: int) -> int:
 
 def _in_turn(number: int, at: int, seed: str) -> int:
     """Item `at` of an endless stream over `number` items, reshuffled with every pass."""
-    passes, place = divmod(at, number)
-    return _order(number, f"{seed}:{passes}")[place]
+    passes, index = divmod(at, number)
+    return _order(number, f"{seed}:{passes}")[index]
 
 
 @functools.lru_cache(maxsize=4)

@@ -62,7 +62,7 @@ def draw_rollouts(
     )
     if isinstance(model, VllmDrawing):
         keys, texts = [inputs.key(*turn) for turn in turns], [prompt.ids for prompt in prompts]
-        return [Drawn(*one) for one in model.draw(texts, caps, keys, inputs.stop_ids, sampling, with_log_probs)]
+        return [Drawn(*fields) for fields in model.draw(texts, caps, keys, inputs.stop_ids, sampling, with_log_probs)]
     drawn: dict[int, Drawn] = {}
     for indices in batches_of_like_length([prompt.ids for prompt in prompts], settings.batch_size):
         log_probs: list[list[float]] = [[] for _ in indices]

@@ -74,5 +74,5 @@ def _of_task(settings: TaskPrompts, renderer: Renderer) -> Iterable[Prompt]:
         yield _prompt(encode(renderer.tokenizer, text), f"task {settings.task.name}, problem {number}")
 
 
-def _prompt(ids: Sequence[int], place: str) -> Prompt:
-    return Prompt(tuple(ids), hashlib.sha256(np.asarray(ids, dtype=np.int32).tobytes()).hexdigest()[:16], place)
+def _prompt(ids: Sequence[int], location: str) -> Prompt:
+    return Prompt(tuple(ids), hashlib.sha256(np.asarray(ids, dtype=np.int32).tobytes()).hexdigest()[:16], location)

@@ -73,7 +73,7 @@ class RolloutRecord:
         step = len(numbers)
         lines = self.path.read_bytes().splitlines(keepends=True) if self.path.exists() else []
         steps: list[list[RolloutLine]] = [[] for _ in range(step)]
-        kept = 0
+        num_kept_bytes = 0
         for number, line in enumerate(lines, 1):
             try:
                 read = RolloutLine(**json.loads(line))
@@ -82,14 +82,14 @@ class RolloutRecord:
             if not (isinstance(read.step, int) and 0 <= read.step < step):
                 break
             steps[read.step].append(read)
-            kept = number
-        for number, (wanted, of_step) in enumerate(zip(numbers, steps, strict=True)):
-            if len(of_step) != wanted:
+            num_kept_bytes = number
+        for number, (expected, of_step) in enumerate(zip(numbers, steps, strict=True)):
+            if len(of_step) != expected:
                 raise RunError(
-                    f"{self.path}: {len(of_step)} of {wanted} rollouts of step {number} are left, {_DAMAGED}"
+                    f"{self.path}: {len(of_step)} of {expected} rollouts of step {number} are left, {_DAMAGED}"
                 )
         if writes:
-            write_atomically(self.path, b"".join(lines[:kept]))
+            write_atomically(self.path, b"".join(lines[:num_kept_bytes]))
         return steps
 
     def append(self, lines: Iterable[RolloutLine]) -> None:

@@ -94,8 +94,8 @@ def overlaps(
     new = np.flatnonzero(example.weights > 0) - prompt_tokens
     is_known = (new >= 0) & ~np.isnan(agreement)
     at_end = is_known & (new >= end_of(horizon)) & (new < horizon)
-    whole, end = (float(agreement[mask].mean()) if mask.any() else None for mask in (is_known, at_end))
-    return whole, end
+    overall, end = (float(agreement[mask].mean()) if mask.any() else None for mask in (is_known, at_end))
+    return overall, end
 
 
 def room(turn: Turn, prompt: Prompt, window: int | None) -> int:
@@ -119,12 +119,12 @@ class RowMaker:
     budget: int
     seed: int
 
-    def example(self, rollout: Rollout, whole: Sequence[int] | None = None) -> Example:
+    def example(self, rollout: Rollout, captured: Sequence[int] | None = None) -> Example:
         """Prompt and new tokens; none but the new ones, and the prompt where it is supervised, has a weight.
 
         Args:
             rollout: The rollout.
-            whole: New tokens of the stored one that it begins, by which its targets are looked up.
+            captured: New tokens of the stored rollout that it is a prefix of, by which its targets are looked up.
         """
         prompt, new = rollout.prompt.ids, rollout.new_ids
         cot = self.cot_tokens(new)
@@ -134,7 +134,7 @@ class RowMaker:
         weights[0] = 0.0  # nothing predicts the first token
         ids = np.array([*prompt, *new], dtype=np.int64)
         tenths = (10 * np.arange(len(ids)) // (len(prompt) + self.budget)).astype(np.int8)
-        uncut = np.array([*prompt, *(new if whole is None else whole)], dtype=np.int32)
+        uncut = np.array([*prompt, *(new if captured is None else captured)], dtype=np.int32)
         example_id = hashlib.sha256(uncut.tobytes()).hexdigest()[:32]
         selection = self.supervision.token_selection
         if isinstance(selection, RandomTokens):

@@ -149,8 +149,8 @@ class Rollouts:
             if self._twin is None:
                 self._twin = self._drawing_model(student)
             drawn = draw_rollouts(self._twin, self.inputs, turns, self._use_bf16, with_log_probs=len(steps) > 1)
-        for (n, turn), one in zip(turns, drawn, strict=True):
-            self._drawn[n][self.inputs.key(n, turn)] = one
+        for (n, turn), sample in zip(turns, drawn, strict=True):
+            self._drawn[n][self.inputs.key(n, turn)] = sample
 
     def _drawing_model(self, student: torch.nn.Module) -> PreTrainedModel | VllmDrawing:
         inputs, engine = self.inputs, self.inputs.course.settings.engine
@@ -167,7 +167,7 @@ class Rollouts:
 
     def restore(self, state: Mapping[str, Mapping[str, Any]]) -> None:
         """Go on with a `state`, which may have been a JSON text in between."""
-        self._drawn = {int(n): {key: Drawn(*one) for key, one in drawn.items()} for n, drawn in state.items()}
+        self._drawn = {int(n): {key: Drawn(*fields) for key, fields in drawn.items()} for n, drawn in state.items()}
 
     def _rollout(self, turn: Turn, drawn: Drawn) -> Rollout:
         inputs = self.inputs
@@ -176,8 +176,8 @@ class Rollouts:
 
     def _made(self, rollout: Rollout) -> tuple[Rollout, Example]:
         stored = self.inputs.stored
-        whole = None if stored is None else stored[rollout.prompt.key, rollout.turn.sample]
-        return rollout, self.inputs.rows.example(rollout, whole)
+        captured = None if stored is None else stored[rollout.prompt.key, rollout.turn.sample]
+        return rollout, self.inputs.rows.example(rollout, captured)
 
     def learn_of(self, agreement: torch.Tensor) -> None:
         """Take what a micro-batch of the step showed, in their order.
@@ -259,7 +259,7 @@ class Rollouts:
         selection = self.inputs.rows.supervision.token_selection
         is_scored = selection is not None and not isinstance(selection, RandomTokens)
         sizes = [ExampleSize(line.prompt_tokens + line.tokens, line.weighted, line.scored) for line in lines]
-        sizes += [ExampleSize(one.num_tokens, one.num_weighted, one.num_scored * is_scored) for one in layouts]
+        sizes += [ExampleSize(each.num_tokens, each.num_weighted, each.num_scored * is_scored) for each in layouts]
         flops = self.inputs.training_flops(step, self._shapes, sizes, self._recomputes)
         drawing = self.inputs.drawing_flops(self._shapes[0], [(line.prompt_tokens, line.tokens) for line in lines])
         flops = flops.model_copy(update={"rollout": drawing})

@@ -59,9 +59,9 @@ def drawn_rollouts(
         with path.open("a", encoding="utf-8") as file:
             for (_, turn), drawn in zip(portion, draw_rollouts(student, inputs, portion, use_bf16), strict=True):
                 prompt = inputs.prompts[turn.prompt]
-                whole = to_rollout(turn, prompt, drawn.ids, inputs.stop_ids, (budget, inputs.window)).new_ids
-                new_ids[prompt.key, turn.sample] = list(whole)
-                file.write(json.dumps({"prompt": prompt.key, "sample": turn.sample, "ids": whole}) + "\n")
+                ids = to_rollout(turn, prompt, drawn.ids, inputs.stop_ids, (budget, inputs.window)).new_ids
+                new_ids[prompt.key, turn.sample] = list(ids)
+                file.write(json.dumps({"prompt": prompt.key, "sample": turn.sample, "ids": ids}) + "\n")
     return new_ids
 
 

@@ -21,20 +21,20 @@ _SAMPLE_BYTES, _NUM_SAMPLES = 1 << 16, 64
 
 def without_places(recipe: Mapping[str, Any]) -> dict[str, Any]:
     """The dumped settings of a recipe without its name and without where it writes and what it reads lies."""
-    kept = {
+    values = {
         name: value for name, value in recipe.items() if name not in ("name", "output", "tokenizer", "trial", "push")
     }
     for name in ("student", "teacher", "targets"):
-        kept[name] = _without_path(kept.get(name))
-    kept["teacher"] = _without_access(kept["teacher"])
-    data = {name: value for name, value in (kept.get("data") or {}).items() if name != "cache_dir"}
+        values[name] = _without_path(values.get(name))
+    values["teacher"] = _without_access(values["teacher"])
+    data = {name: value for name, value in (values.get("data") or {}).items() if name != "cache_dir"}
     data["train"] = _without_path(data.get("train"))
     if "source" in (data.get("validation") or {}):
         data["validation"] = data["validation"] | {"source": _without_path(data["validation"]["source"])}
     data["rendering"] = {k: v for k, v in (data.get("rendering") or {}).items() if k != "chat_template"}
-    evaluation = kept.get("evaluation") or {}
+    evaluation = values.get("evaluation") or {}
     tasks = [_without_path(task) for task in evaluation.get("tasks") or []]
-    return kept | {"data": data, "evaluation": evaluation | {"tasks": tasks}}
+    return values | {"data": data, "evaluation": evaluation | {"tasks": tasks}}
 
 
 class Fingerprints:

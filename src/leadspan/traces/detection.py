@@ -29,19 +29,19 @@ def detect(source: TraceSource, records: Sequence[Record]) -> list[Layout]:
     Raises:
         DataError: No format fits, or the named one lacks columns; tells what was found and what is needed.
     """
-    known = _candidates(source)
+    formats = _candidates(source)
     tags = THINK_TAGS if source.think_open is None else ((source.think_open, source.think_close or ""),)
     rows = [record.row for record in records]
     there = {name for row in rows for name in row}
     is_named = source.format is not None or bool(source.columns)
-    layout = _best(known, rows, tags, is_named) if there.issuperset(source.columns.values()) else None
+    layout = _best(formats, rows, tags, is_named) if there.issuperset(source.columns.values()) else None
     if layout is None:
-        raise DataError(_describe_misfit(known, source, records[0], there))
+        raise DataError(_describe_misfit(formats, source, records[0], there))
     layouts = []
     while layout is not None:
         layouts.append(layout)
         rows = [] if is_named else [row for row in rows if not layouts[-1].claims(row)]
-        layout = _best(known, rows, tags, is_named) if rows else None
+        layout = _best(formats, rows, tags, is_named) if rows else None
     return layouts
 
 
@@ -52,22 +52,22 @@ def layout_of(row: Row, layouts: Sequence[Layout]) -> Layout:
 
 def _candidates(source: TraceSource) -> list[Format]:
     """The formats that the settings leave, with the columns that they name."""
-    wanted = source.format
-    if source.columns and wanted is not None and wanted not in _MAPPABLE:
+    format_name = source.format
+    if source.columns and format_name is not None and format_name not in _MAPPABLE:
         names = ", ".join(f"`format: {name}`" for name in _MAPPABLE)
-        raise DataError(f"{source.path}: `columns` belongs to {names}, not to `format: {wanted}`; drop one")
-    names = _MAPPABLE if source.columns and wanted is None else (wanted,)
-    known = [form for form in FORMATS if wanted is None or wanted in (form.name, *form.also)]
+        raise DataError(f"{source.path}: `columns` belongs to {names}, not to `format: {format_name}`; drop one")
+    names = _MAPPABLE if source.columns and format_name is None else (format_name,)
+    formats = [form for form in FORMATS if format_name is None or format_name in (form.name, *form.also)]
     if source.columns:
-        known = [
+        formats = [
             form
-            for form in known
+            for form in formats
             if form.name in names and source.columns.keys() <= form.needs.keys() | form.uses.keys()
         ]
-    if not known:
-        layout = f"`format: {wanted}` has" if wanted else f"one of {', '.join(_MAPPABLE)} has"
+    if not formats:
+        layout = f"`format: {format_name}` has" if format_name else f"one of {', '.join(_MAPPABLE)} has"
         raise DataError(f"{source.path}: no {layout} all the roles {', '.join(source.columns)} of `columns`; drop some")
-    return [form.renamed(source.columns) for form in known]
+    return [form.renamed(source.columns) for form in formats]
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +94,7 @@ class _Rule:
         return next((name for name, number in numbers.items() if number and 2 * number >= most), "")
 
 
-def _best(known: Sequence[Format], rows: Sequence[Row], tags: Tags, is_named: bool) -> Layout | None:
+def _best(formats: Sequence[Format], rows: Sequence[Row], tags: Tags, is_named: bool) -> Layout | None:
     """The first format that fits at least half as many rows as the one that fits most, with its columns.
 
     Where the settings name the layout, columns of other content, and in the end empty ones, are taken too: their rows
@@ -105,7 +105,7 @@ def _best(known: Sequence[Format], rows: Sequence[Row], tags: Tags, is_named: bo
             continue
         rule = _Rule(tags, needs_value, needs_content)
         layouts: list[tuple[int, Layout]] = []
-        for form in known:
+        for form in formats:
             needed = {role: rule.fullest(rows, names, form, role) for role, names in form.needs.items()}
             number = sum(
                 all(rule.fills(row, column, form, role) for role, column in needed.items())
@@ -130,11 +130,11 @@ def _used(form: Format, needed: Columns, rows: Sequence[Row]) -> Columns:
     return uses
 
 
-def _describe_misfit(known: Sequence[Format], source: TraceSource, first: Record, there: set[str]) -> str:
+def _describe_misfit(formats: Sequence[Format], source: TraceSource, first: Record, there: set[str]) -> str:
     names = [name.encode("utf-8", "backslashreplace").decode()[:60] for name in first.row]
     columns = ", ".join(names[:_SHOWN_COLUMNS]) + (", ..." if len(names) > _SHOWN_COLUMNS else "") or "(none)"
     fit = f"are not those of the format {source.format!r}" if source.format else "are not those of any known format"
-    needed = [f"  {form.name}: {', '.join(form.needs.values())}{form.note}" for form in known]
+    needed = [f"  {form.name}: {', '.join(form.needs.values())}{form.note}" for form in formats]
     mapped = [f"  columns: {role} is to be {name!r}" for role, name in source.columns.items() if name not in there]
     return "\n".join(
         [

@@ -191,9 +191,9 @@ def _first_pair(keyed: Iterable[tuple[Path, object]]) -> tuple[Path, Path] | Non
     return None
 
 
-def _split_of(parts: Sequence[str]) -> str | None:
+def _split_of(names: Sequence[str]) -> str | None:
     """The split that the outermost of some directory and file names says; None where it says none or several."""
-    for part in parts:
+    for part in names:
         said = [split for split, pattern in _NAMED.items() if pattern.search(part)]
         if said:
             return said[0] if len(said) == 1 else None

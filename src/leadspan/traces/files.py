@@ -133,7 +133,7 @@ def _open(path: Path) -> BinaryIO:
     return io.BufferedReader(cast(io.RawIOBase, stream))
 
 
-def _place(path: Path, number: int) -> str:
+def _location(path: Path, number: int) -> str:
     """Where a record stands; bytes of a name that are no UTF-8 are escaped, since places are stored as text."""
     return f"{path.name.encode('utf-8', 'backslashreplace').decode()}:{number}"
 
@@ -149,20 +149,20 @@ def _read_jsonl(path: Path) -> Iterator[Record | Refusal]:
             if len(line) > LONGEST_RECORD:
                 while line and not line.endswith(b"\n"):
                     line = handle.readline(LONGEST_RECORD)
-                yield Refusal("too long a line", f"it has more than {LONGEST_RECORD:,} bytes", _place(path, number))
+                yield Refusal("too long a line", f"it has more than {LONGEST_RECORD:,} bytes", _location(path, number))
             elif line := line.removeprefix(codecs.BOM_UTF8).strip():  # files that were joined have marks inside
-                yield _decode(line, _place(path, number))
+                yield _decode(line, _location(path, number))
 
 
-def _decode(line: bytes, place: str) -> Record | Refusal:
+def _decode(line: bytes, location: str) -> Record | Refusal:
     try:
-        return _as_record(json.loads(line.decode("utf-8")), place)
+        return _as_record(json.loads(line.decode("utf-8")), location)
     except UnicodeDecodeError as error:
-        return Refusal("not valid UTF-8", f"byte {error.start + 1} of the line is {line[error.start]:#x}", place)
+        return Refusal("not valid UTF-8", f"byte {error.start + 1} of the line is {line[error.start]:#x}", location)
     except ValueError as error:
-        return Refusal("not valid JSON", _reason(error), place)
+        return Refusal("not valid JSON", _reason(error), location)
     except RecursionError:
-        return Refusal("nested too deeply", "lists or objects in each other without end", place)
+        return Refusal("nested too deeply", "lists or objects in each other without end", location)
 
 
 def _reason(error: ValueError) -> str:
@@ -175,18 +175,18 @@ def _reason(error: ValueError) -> str:
     )
 
 
-def _as_record(value: object, place: str) -> Record | Refusal:
+def _as_record(value: object, location: str) -> Record | Refusal:
     if not isinstance(value, dict):
-        return Refusal("not a JSON object", f"{type(value).__name__} in place of columns and values", place)
+        return Refusal("not a JSON object", f"{type(value).__name__} in place of columns and values", location)
     if next(iter(value), "").startswith(BYTE_ORDER_MARK):  # of a table that was read with its mark
         value = {name.removeprefix(BYTE_ORDER_MARK): of_column for name, of_column in value.items()}
-    return Record(value, place)
+    return Record(value, location)
 
 
 def _read_json(path: Path) -> Iterator[Record | Refusal]:
     try:
         for number, row in enumerate(records_of(lambda: _open(path)), 1):
-            yield _as_record(row, _place(path, number))
+            yield _as_record(row, _location(path, number))
     except UnicodeDecodeError:
         raise
     except ValueError as error:
@@ -217,7 +217,7 @@ def _rows(batches: Iterable[pa.RecordBatch], path: Path) -> Iterator[Record]:
         batch.validate(full=True)  # a damaged offset would be followed to wherever it points
         for start in range(0, batch.num_rows, _ROWS_AT_ONCE):
             for row in batch.slice(start, _ROWS_AT_ONCE).to_pylist():
-                yield Record(row, _place(path, next(numbers)))
+                yield Record(row, _location(path, next(numbers)))
 
 
 _READERS: dict[str, Callable[[Path], Iterator[Record | Refusal]]] = {

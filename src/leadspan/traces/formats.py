@@ -218,13 +218,13 @@ FORMATS = (
 )
 
 
-def parse(row: Row, layout: Layout, place: str) -> Trace | Refusal:
+def parse(row: Row, layout: Layout, location: str) -> Trace | Refusal:
     """Turn one row into a trace, or say why it cannot be one.
 
     Args:
         row: The record.
         layout: Its format with its columns.
-        place: Where it stands.
+        location: Where it stands.
     """
     try:
         check_record(row)
@@ -236,9 +236,9 @@ def parse(row: Row, layout: Layout, place: str) -> Trace | Refusal:
         if b"\0" in text.encode():
             raise Unusable("NUL character in the text", "it is no text, or was damaged")
     except Unusable as fault:
-        return Refusal(fault.reason, fault.detail, place)
+        return Refusal(fault.reason, fault.detail, location)
     except UnicodeEncodeError:
-        return Refusal("not valid UTF-8", "the text has one half of a surrogate pair", place)
+        return Refusal("not valid UTF-8", "the text has one half of a surrogate pair", location)
     except RecursionError:
-        return Refusal("nested too deeply", "lists in lists without end, where text is needed", place)
-    return replace(trace, place=place)
+        return Refusal("nested too deeply", "lists in lists without end, where text is needed", location)
+    return replace(trace, place=location)

@@ -58,10 +58,10 @@ class TraceSource(Settings):
         if self.think_open is not None and self.think_open == self.think_close:
             text = f"think_open and think_close are both {self.think_open!r}; they must differ"
             yield ("think_open", "think_close"), text
-        for role, others in (
+        for role, excluded in (
             ("response", ("cot", "answer")),
             ("conversation", ("prompt", "cot", "answer", "response")),
         ):
-            if role in self.columns and (double := [other for other in others if other in self.columns]):
+            if role in self.columns and (double := [name for name in excluded if name in self.columns]):
                 text = f"columns: {role} holds what {' and '.join(double)} would hold; name one of them"
                 yield ("columns",), text

@@ -172,8 +172,8 @@ def split_reasoning(text: str, tags: Tags = THINK_TAGS) -> tuple[str, str]:
     counts = {tag: text.count(tag) for tag in tags_in(text, (*tags, *THINK_TAGS))}
     families = [pair for pair in dict.fromkeys((*tags, *THINK_TAGS)) if not counts.keys().isdisjoint(pair)]
     if not families or not set(families) & set(tags):
-        wanted = ", ".join(tag for pair in tags for tag in pair)
-        raise Unusable("no think tags", f"none of {wanted} in {shown(text)}")
+        tag_names = ", ".join(tag for pair in tags for tag in pair)
+        raise Unusable("no think tags", f"none of {tag_names} in {shown(text)}")
     if len(families) > 1 or max(counts.values()) > 1:
         raise Unusable(TAGS_TWICE, ", ".join(f"{count} x {tag}" for tag, count in counts.items()))
     opening, closing = families[0]

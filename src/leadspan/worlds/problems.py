@@ -50,8 +50,8 @@ class Problem:
         """
         lines = text.removeprefix("<think>").lstrip("\n")
         if self.equations:
-            found = [match.replace(" ", "") for match in _EQUATION.findall(lines)]
-            return found[: len(self.equations)] == [equation.replace(" ", "") for equation in self.equations]
+            equations = [match.replace(" ", "") for match in _EQUATION.findall(lines)]
+            return equations[: len(self.equations)] == [equation.replace(" ", "") for equation in self.equations]
         return lines.startswith(self.derivation) and lines[len(self.derivation) :][:1] in ("", "\n", "<")
 
 

@@ -158,6 +158,6 @@ class _Writer:
             case "amounts":
                 return f"{', '.join(str(step.before) for step in self.steps)}, {self.words['a']}."
         used = ", ".join(str(number) for number in (self.steps[0].before, *(step.number for step in self.steps)))
-        told = [f"{self.say(phrasings.USED, used=used)}."]
-        told += [f"The {self.say(phrasings.UNUSED, unused=number)}" for number in self.unused]
-        return " ".join(told)
+        sentences = [f"{self.say(phrasings.USED, used=used)}."]
+        sentences += [f"The {self.say(phrasings.UNUSED, unused=number)}" for number in self.unused]
+        return " ".join(sentences)

@@ -97,7 +97,7 @@ def run_local(trials: Sequence[Trial], executor: LocalExecutor) -> Generator[Eve
                     receiver.close()
                 yield event
     finally:
-        _end([left.process for left in running.values()])
+        _end([unfinished.process for unfinished in running.values()])
 
 
 def _end(processes: Sequence[multiprocessing.process.BaseProcess]) -> None:
