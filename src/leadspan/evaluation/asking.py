@@ -1,4 +1,4 @@
-"""Questions to a model outside of any task: what it answers by itself, and with its thinking closed for it."""
+"""Questions to a model outside of any task: its own answers, and its answers after its thinking was closed for it."""
 
 from collections.abc import Mapping, Sequence
 
@@ -13,7 +13,8 @@ def ask(subject: Subject, conversations: Sequence[Sequence[Message]]) -> list[tu
     """Answers to conversations that end with a user's turn.
 
     Returns:
-        For each what was drawn; and where a budget of thinking is set and closed it, the same thought with an answer.
+        For each conversation the drawn answer; and, where a thinking budget closed its thinking, the same thought with
+        an answer, else None.
 
     Raises:
         EvaluationError: A prompt leaves no room for a new token in the model's window.

@@ -1,8 +1,8 @@
-"""Known benchmarks: where each stands, its columns, its prompt, how it is graded, how many samples are usual.
+"""Known benchmarks: location, columns, prompt, grader and usual number of samples of each.
 
 A row holds settings of a task (`TaskSettings`) under the benchmark's name; a new benchmark is a row. A local file in
-the same layout takes the place of the Hub name by `path`, and of `split` and `subset` with it. Where no column is
-named, the usual names are looked for.
+the same layout replaces the Hub name by `path`, and `split` and `subset` with it. Where no column is named, the usual
+names are tried.
 
 Sources: the data set cards of the Hub names below. Samples: 64 for the AIME sets as in arXiv 2512.21002, fewer the
 larger the set.

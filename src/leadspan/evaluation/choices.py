@@ -14,8 +14,10 @@ from leadspan.errors import DataError
 from leadspan.evaluation.settings import Choices
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+# Characters of a box, and at the end of a text, that are searched for an answer: patterns over a long text are slow.
 _LONGEST = 2_000
-"""Characters of a box, and at the end of a text, in which an answer is looked for."""
+# One letter. `A` and `I` before a word in lower case are an article and a pronoun ("the answer is a number"), unless
+# that word gives a reason ("the answer is A because").
 _ONE = r"(?:[B-HJ-Z]|[AI](?! (?!(?:because|since|as|and|which|is|for|by|due|from|based)\b)[a-z]))(?![A-Za-z']|\.\d)"
 _OPENING = r"(?:[\s*$`(\[]|\\\(|\\(?:text|mathrm|mathbf|textbf)\{)*+"
 _STATED = re.compile(
@@ -76,6 +78,7 @@ def read_choice(
         )
     if not settings.shuffle:
         return Choice(tuple(texts), right)
+    # By a hash and not by a seed: every model and every run sees the same order.
     order = sorted(range(len(texts)), key=lambda i: hashlib.sha256(f"{problem}\0{texts[i]}".encode()).digest())
     return Choice(tuple(texts[i] for i in order), order.index(right))
 
@@ -83,9 +86,9 @@ def read_choice(
 def choice_grade(item: GradeItem) -> Verdict:
     r"""Grade the letter a text chooses.
 
-    Strict: the last box of a finished answer says the letter (`B`, `(B)`, `Option B`, `B. text`, `B - text`) or the
-    text of one choice. Flexible: that box, finished or not; else, where it says neither, the last "answer is B" of the
-    answer; else an answer that is nothing but the letter or a choice's text.
+    Strict: the last box of a finished answer holds the letter (`B`, `(B)`, `Option B`, `B. text`, `B - text`) or the
+    text of one choice. Flexible: that box, finished or not; where it holds neither, the last "answer is B" of the
+    answer; else an answer that is nothing but the letter or the text of a choice.
 
     Raises:
         DataError: The gold is empty.
@@ -114,6 +117,7 @@ def _letter_of(answer: str, choices: Sequence[str]) -> str | None:
         return None
     letter, spelled = chosen_letter(answer), _spelled(answer)
     same = [i for i, text in enumerate(choices) if _spelled(text) == spelled]
+    # A lone letter is a letter, even where it is the text of a choice; a longer answer is the choice with that text.
     is_alone = len(re.sub(r"\W", "", spelled)) == 1
     if letter is not None and letter in LETTERS[: len(choices)] and (is_alone or len(same) != 1):
         return letter

@@ -1,4 +1,4 @@
-"""One model on tasks: draw, keep every sample, grade, count. Interrupted, it goes on where it was."""
+"""Evaluation of one model on tasks: draw samples, store each, grade and count. An interrupted one resumes."""
 
 import logging
 import time
@@ -42,17 +42,17 @@ def evaluate_model(
         tokenizer: Path and revision of its tokenizer, whose chat template renders the prompts.
         rendering: How prompts are rendered and thinking is tagged.
         settings: Tasks and sampling.
-        directory: `samples/` is written here, one line per sample; samples that an interrupted evaluation left there
-            are taken up.
+        directory: `samples/` is written here, one line per sample; samples of an interrupted evaluation are reused.
 
     Raises:
         ModelError: Model or tokenizer cannot be used.
         DataError: A task cannot be read.
-        EvaluationError: A prompt does not fit the model's window, or the samples that are there are another's.
+        EvaluationError: A prompt does not fit the model's window, or the samples there belong to another evaluation.
     """
     tasks = [(task, load_task(task)) for task in settings.tasks]
     for task, problems in tasks:
         warn_of_golds(task, problems)
+    # After the tasks were read: a broken file is reported before a model is loaded.
     subject = open_subject(model_settings, tokenizer, rendering, settings.sampling)
     by_task = (_evaluate_task(subject, task, problems, settings, directory) for task, problems in tasks)
     return [result for results in by_task for result in results]
@@ -95,7 +95,7 @@ def _evaluate_task(
     settings: EvaluationSettings,
     directory: Path,
 ) -> list[EvalResult]:
-    """The result by itself, and where a budget of thinking is set, the result of samples that are made to answer."""
+    """The result of the samples as drawn and, where a thinking budget is set, of those that are made to answer."""
     number = settings.sampling.samples_per_problem or task.samples_per_problem
     prompts = task_prompts(task.name, problems, subject.renderer, settings.system)
     requests = {
@@ -110,6 +110,7 @@ def _evaluate_task(
     results = [_grade_and_count(subject, task, problems, samples, file, settings)]
     if subject.thinking_budget is not None:
         continued = subject.thinking_budget.requests(samples)
+        # Samples that closed their thinking themselves count in both results; their time counts in the first one only.
         as_it_is = {stored.key: replace(stored, seconds=0.0) for stored in samples if stored.key not in continued}
         file = SampleFile(path.with_name(f"{task.name}{SUFFIX}.jsonl"), subject.weights_hash, subject.answered_with)
         answered = _draw(subject, requests | continued, file, golds, as_it_is)
@@ -154,7 +155,7 @@ def _draw(
     golds: Mapping[str, str],
     reused: Mapping[Key, StoredSample] = MappingProxyType({}),
 ) -> list[StoredSample]:
-    """All samples, problem by problem: the known, those of the file, and the missing ones drawn and written there."""
+    """All samples, problem by problem: the reused ones, those of the file, and the missing ones, drawn and stored."""
     samples = file.read(requests)
     if samples:
         logger.info("%s: going on from %d of %d samples", file.path, len(samples), len(requests))
@@ -165,6 +166,7 @@ def _draw(
     progress.report(len(samples))
     start = time.perf_counter()
     for batch in subject.generate(list(missing.values())):
+        # Samples of a batch are drawn together, so each gets an equal share of its time.
         seconds = (time.perf_counter() - start) / len(batch)
         new = [to_stored(keys[i], missing[keys[i]], batch[i], subject, seconds) for i in sorted(batch)]
         file.append(new, golds)
@@ -177,7 +179,7 @@ def _draw(
 
 
 def to_stored(key: Key, request: Request, sample: Sample, subject: Subject, seconds: float) -> StoredSample:
-    """A sample with what it continues in front, and whether its thinking was closed."""
+    """A sample as it is stored: with the text that it continues, and whether its thinking was closed."""
     tokenizer, tags = subject.renderer.tokenizer, subject.renderer.rendering
     if request.begun:
         text = f"{tokenizer.decode(list(request.begun), skip_special_tokens=False)}{sample.text}"

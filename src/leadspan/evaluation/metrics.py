@@ -15,7 +15,7 @@ from leadspan.evaluation.settings import SamplingSettings, TaskSettings
 from leadspan.statistics.intervals import Interval, bootstrap_mean, bootstrap_share
 
 MAJORITY_DRAWS = 500
-"""Subsets of the samples that estimate maj@k where k is below their number."""
+"""Subsets of the samples from which maj@k is estimated, where k is less than their number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,11 +133,13 @@ def _majority(classes: np.ndarray, right: np.ndarray, k: int) -> float:
         return 0.0
     subsets = classes[None]
     if k < len(classes):
+        # Sorting random numbers gives a permutation per row; its first k entries are a subset without repeats.
         order = np.random.default_rng(0).random((MAJORITY_DRAWS, len(classes))).argsort(axis=1)
         subsets = classes[order[:, :k]]
     counts = (subsets[:, :, None] == np.arange(len(right))).sum(axis=1)
     most = counts.max(axis=1, keepdims=True)
     wins = (counts == most) & (most > 0)
+    # Tied classes share the outcome; a subset without any vote has no winner and scores 0.
     scores = (wins * right).sum(axis=1) / np.maximum(wins.sum(axis=1), 1)
     return float(scores.mean())
 

@@ -33,7 +33,7 @@ class EvalResult(Settings):
     accuracy_strict: Interval
     """avg@n: share of samples whose finished answer is right, mean over problems."""
     accuracy_flexible: Interval
-    """Share of samples in which a right answer can be found anywhere."""
+    """Share of samples that hold a right answer anywhere."""
     accuracy_finished: Interval | None = None
     """Strict accuracy among the samples that ended with thinking closed; absent where none did."""
     pass_at: dict[str, Interval] = {}

@@ -1,8 +1,8 @@
-"""The file of drawn samples: written as they come, read again after an interruption, never mixed up.
+"""The file of drawn samples: written as they come, and read again after an interruption.
 
-One JSON object a line. Each names the weights it was drawn from and a hash of everything else that decides what is
-drawn, so that nothing is graded under another model's name or other settings; and each has a checksum, so that a
-damaged one is drawn again.
+One JSON object per line. Each names the weights it was drawn from and a hash of everything else that decides what is
+drawn, so that nothing is graded under another model's name or other settings. Each has a checksum, so that a damaged
+line is drawn again.
 """
 
 import json
@@ -26,7 +26,7 @@ Key = tuple[str, int]
 
 @dataclass(frozen=True, slots=True)
 class StoredSample:
-    """One sample as it stands in the file.
+    """One sample, as stored in the file.
 
     Attributes:
         problem_id: Which problem.
@@ -70,12 +70,12 @@ class SampleFile:
     drawn_with: str
 
     def read(self, requests: Mapping[Key, Request]) -> dict[Key, StoredSample]:
-        """What an earlier, interrupted evaluation has drawn.
+        """The samples that an interrupted evaluation has drawn.
 
-        A half-written last line is taken off the file; damaged lines are moved to a file beside it, with a warning.
+        A half-written last line is cut off the file; damaged lines are moved to another file, with a warning.
 
         Args:
-            requests: Every sample that is wanted.
+            requests: All samples of the evaluation.
 
         Raises:
             EvaluationError: A line belongs to other weights, settings, prompts or problems.
@@ -83,9 +83,8 @@ class SampleFile:
         if not self.path.exists():
             return {}
         samples: dict[Key, StoredSample] = {}
-        *lines, rest = self.path.read_bytes().split(
-            b"\n"
-        )  # rest, without a line end: the process died while writing it
+        # `rest` has no line end: the process died while writing it.
+        *lines, rest = self.path.read_bytes().split(b"\n")
         rows = [_intact(line) for line in lines]
         damaged = [number for number, row in enumerate(rows, 1) if row is None]
         for number, row in enumerate(rows, 1):
@@ -112,7 +111,7 @@ class SampleFile:
         return samples
 
     def append(self, samples: Iterable[StoredSample], golds: Mapping[str, str]) -> None:
-        """Write samples behind those that are there."""
+        """Append samples to the file."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a", encoding="utf-8") as file:
             file.writelines(self._line(stored, golds[stored.problem_id]) for stored in samples)
@@ -120,7 +119,7 @@ class SampleFile:
     def write_graded(
         self, samples: Iterable[StoredSample], verdicts: Iterable[Verdict], golds: Mapping[str, str]
     ) -> None:
-        """Replace the file by the same samples in order, with their verdicts."""
+        """Rewrite the file with the same samples in order, and their verdicts."""
         staged = self.path.with_suffix(".jsonl.tmp")
         with staged.open("w", encoding="utf-8") as file:
             for stored, verdict in zip(samples, verdicts, strict=True):

@@ -1,6 +1,6 @@
-"""Answers from a model: batched generation with Transformers, every sample on a random stream of its own.
+"""Answers from a model: batched generation with Transformers, every sample with its own random stream.
 
-What engines have in common (requests, samples, the budget of the window, stops, loops) stands here too.
+The parts that engines share (requests, samples, the budget of the window, stops, loops) are here too.
 """
 
 import hashlib
@@ -67,16 +67,17 @@ class Sample:
 
 
 Generate = Callable[[Sequence[Request]], Iterator[dict[int, Sample]]]
-"""Draws requests; yields finished samples, by place of their request, as they come."""
+"""Draws requests; yields finished samples, by the index of their request, as they come."""
 
 
 def seed_of(key: str, seed: int) -> int:
     """Seed of one sample's random stream, 63 bits."""
+    # 63 bits: generators take signed 64-bit seeds.
     return int.from_bytes(hashlib.sha256(f"{seed}:{key}".encode()).digest()[:8], "big") >> 1
 
 
 def budgets(requests: Sequence[Request], prompts: Sequence[Sequence[int]], window: int | None, most: int) -> list[int]:
-    """New tokens that may still be drawn for each request: `most` less those begun, or what the window leaves.
+    """New tokens that may still be drawn for each request: `most` minus those begun, or what fits the window.
 
     Args:
         requests: The requests.
@@ -113,8 +114,8 @@ def to_sample(tokenizer: PreTrainedTokenizerBase, new_ids: Sequence[int], stop_t
 def loop_end(ids: Sequence[int]) -> int | None:
     """Number of tokens after which some run of `LOOP_TOKENS` tokens has occurred `LOOP_REPEATS` times; None if never.
 
-    The criterion of repeated n-grams for loops of reasoning models, overlaps counted; the two numbers are this tool's
-    own. Runs are compared by a polynomial hash modulo 2^64.
+    The usual criterion of repeated n-grams, overlaps counted; the two numbers are a choice of this project. Runs are
+    compared by a polynomial hash modulo 2^64.
     """
     num_runs = len(ids) - LOOP_TOKENS + 1
     if num_runs < LOOP_REPEATS:
@@ -124,13 +125,14 @@ def loop_end(ids: Sequence[int]) -> int | None:
     for offset in range(LOOP_TOKENS):  # the multiplier is Knuth's for 64-bit congruential generators (MMIX)
         hashes = hashes * np.uint64(6364136223846793005) + tokens[offset : offset + num_runs]
     order = np.argsort(hashes, kind="stable")  # equal runs together, each group in the order of the text
+    # Two entries that are LOOP_REPEATS - 1 apart in this order and equal enclose as many equal runs.
     earlier, later = order[: 1 - LOOP_REPEATS], order[LOOP_REPEATS - 1 :]
     last_repeats = later[hashes[earlier] == hashes[later]]
     return int(last_repeats.min()) + LOOP_TOKENS if len(last_repeats) else None
 
 
 def window_of(config: PreTrainedConfig) -> int | None:
-    """Positions a model has, where its config tells."""
+    """Positions of a model, where its config states them."""
     return getattr(config.get_text_config(), "max_position_embeddings", None)
 
 
@@ -163,6 +165,7 @@ class SeededSampling(LogitsProcessor):
         scores = scores.float() / self.temperature
         for keep in self.filters:
             scores = keep(cast(Any, None), cast(Any, scores))
+        # -log(Exp(1)) is Gumbel noise.
         noise = torch.stack(
             [torch.empty(scores.shape[1], device=scores.device).exponential_(generator=g) for g in self.generators]
         )
@@ -174,14 +177,14 @@ class SeededSampling(LogitsProcessor):
         return scores
 
     def keep_rows(self, rows: Sequence[int]) -> None:
-        """Go on with these rows of the batch only."""
+        """Keep only these rows of the batch."""
         self.generators = [self.generators[row] for row in rows]
         if self.log_probs is not None:
             self.log_probs = [self.log_probs[row] for row in rows]
 
 
 class OnlyFirst(LogitsProcessor):
-    """Leaves out the rows of a padded head that stand for no token."""
+    """Masks the rows of a padded head that are no tokens."""
 
     def __init__(self, num_tokens: int):
         self.num_tokens = num_tokens
@@ -198,7 +201,7 @@ def generate(
     settings: SamplingSettings,
     requests: Sequence[Request],
 ) -> Iterator[dict[int, Sample]]:
-    """Draw one sample per request, batch by batch, prompts of like length together.
+    """Draw one sample per request, in batches of prompts of similar length.
 
     Args:
         model: A model with Transformers' own attention.
@@ -240,19 +243,19 @@ def draw(
     num_tokens: int | None = None,
     log_probs: list[list[float]] | None = None,
 ) -> list[list[int]]:
-    """New token ids of each row, up to its cap or beyond; what follows a stop token has no meaning.
+    """New token ids of each row, up to its cap or beyond; tokens after a stop token have no meaning.
 
-    Rows leave the batch when they have ended, every `PORTION` tokens; the cache goes on without them.
+    Every `PORTION` tokens, rows that have ended leave the batch, and the cache continues without them.
 
     Args:
         model: A model with Transformers' own attention; its generation config is replaced.
         prompts: Token ids.
         caps: Most new tokens of each row.
-        keys: Of each row's random stream.
+        keys: Key of each row's random stream.
         stop_token_ids: Tokens that end a turn.
         settings: Sampling.
-        num_tokens: Draw among the first so many token ids only; among all rows of the head when None.
-        log_probs: A list a row, to which the log-probability of each new token is added, as it was drawn.
+        num_tokens: Draw among the first `num_tokens` token ids only; among all rows of the head when None.
+        log_probs: One list per row, to which the log-probability of each drawn token is appended.
     """
     pad, stops = stop_token_ids[0], set(stop_token_ids)
     ids, mask = _padded_left(prompts, pad, model.device)

@@ -13,19 +13,19 @@ from leadspan.traces.settings import TraceSource
 
 
 class Choices(Settings):
-    """Where the choices of a multiple-choice task stand: in one column, in several, or here."""
+    """Where the choices of a multiple-choice task come from: one column, several, or these settings."""
 
     columns: list[str] = []
     """One column that holds all choices (a list of texts, or lists `text` and `label`), or one column for each."""
     texts: list[str] = []
     """The choices themselves, where every problem has the same."""
     first: int = Field(default=0, ge=0, le=1)
-    """What number the first choice has, where the answer is a number."""
+    """Number of the first choice, where the answer is a number."""
     shuffle: bool = False
     """Order the choices by a hash of problem and choice, for sources that always name the right one first."""
 
     def conflicts(self) -> Iterator[Rule]:
-        """Choices come from one place."""
+        """Choices come from columns or from texts."""
         if bool(self.columns) == bool(self.texts):
             yield ("columns", "texts"), "name either the columns of the choices or their texts"
 
@@ -83,7 +83,7 @@ class TaskSettings(Settings):
         if not isinstance(name, str):
             return values
         if name not in BENCHMARKS:
-            return {"name": str(name), "path": "unknown", **values}  # of which the field itself is told
+            return {"name": str(name), "path": "unknown", **values}  # the field `benchmark` reports the fault
         defaults = BENCHMARKS[name]
         if values.get("path", defaults["path"]) != defaults["path"]:  # names of another data set's parts
             defaults = {key: value for key, value in defaults.items() if key not in ("split", "subset")}
@@ -109,7 +109,7 @@ class TaskSettings(Settings):
         return self.path.removeprefix(GENERATED) if self.path.startswith(GENERATED) else None
 
     def conflicts(self) -> Iterator[Rule]:
-        """Choices are graded; a verifier and options need what they belong to."""
+        """Choices go with their grader, options and a verifier with generated problems."""
         if self.generated is None and (self.options or self.grader == "reasoning_gym"):
             yield ("path", "options", "grader"), f"options and `grader: reasoning_gym` go with path: {GENERATED}DATASET"
         if (self.grader == "choice") != (self.choices is not None):
@@ -117,14 +117,14 @@ class TaskSettings(Settings):
 
 
 class Batched(Settings):
-    """Transformers, batch after batch; samples that have ended leave their batch."""
+    """Transformers, batch by batch; samples that have ended leave their batch."""
 
     kind: Literal["transformers"] = "transformers"
     """Tag."""
 
 
 class Vllm(Settings):
-    """vLLM (`pip install leadspan[vllm]`); its draws differ from the other's, seed for seed."""
+    """vLLM (`pip install leadspan[vllm]`); with the same seed its draws differ from those of Transformers."""
 
     kind: Literal["vllm"] = "vllm"
     """Tag."""
@@ -144,8 +144,8 @@ class SamplingSettings(Settings):
     max_new_tokens: int = Field(default=32768, ge=1)
     """Cap on new tokens; lowered where prompt and new tokens would not fit the model's window."""
     thinking_budget: int | None = Field(default=None, ge=1)
-    """Makes every sample answer: after so many tokens of thinking, or where it loops, the closing tag is put in and the
-    answer drawn. Its figures stand beside those of the samples by themselves, which stay as they are."""
+    """Makes every sample answer: after this many tokens of thinking, or where it loops, the closing tag is inserted and
+    the answer is drawn. These figures are reported in addition to those of the samples as drawn."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Type of the weights that samples are drawn from; `auto` as in `training.precision`."""
     samples_per_problem: int | None = Field(default=None, ge=1)
@@ -171,7 +171,7 @@ class EvaluationSettings(Settings):
     """Processor time for grading one answer."""
 
     def conflicts(self) -> Iterator[Rule]:
-        """Names differ."""
+        """Task names differ."""
         names = [task.name for task in self.tasks]
         for name in sorted({name for name in names if names.count(name) > 1}):
             fields = tuple(f"tasks.{number}.name" for number, task_name in enumerate(names) if task_name == name)

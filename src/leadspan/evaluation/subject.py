@@ -1,4 +1,4 @@
-"""The model under evaluation: loaded once, with what renders its prompts, what ends its turns and what draws."""
+"""The model under evaluation: loaded once, with its prompt renderer, its stop tokens and its sampling engine."""
 
 import hashlib
 import json
@@ -24,12 +24,13 @@ from leadspan.models.settings import ModelSettings, Pretrained
 
 logger = logging.getLogger(__name__)
 
+# Settings that change no sample: each draws from its own stream, and the precision is in the hash as used.
 _NOT_DECIDING = {"batch_size", "samples_per_problem", "thinking_budget", "precision"}
 
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """A model that can be asked.
+    """A loaded model with all that is needed to sample from it.
 
     Attributes:
         name: Path or name.
@@ -108,7 +109,7 @@ def _with_vllm(
     dtype: str,
     settings: SamplingSettings,
 ) -> Generate:
-    """VLLM on the same weights; the model loaded here gave their hash and is dropped."""
+    """VLLM on the same weights; the model that was loaded here gave their hash and is released."""
     if not isinstance(model_settings, Pretrained):
         raise EvaluationError("sampling.engine: vLLM reads a model directory or Hub name; save the model first")
     assert isinstance(settings.engine, Vllm)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+# Usual column names, in order of preference.
 _PROBLEM = ("problem", "question", "prompt", "Problem", "Question", "input")
 _ANSWER = ("gold", "answer", "final_answer", "Answer", "target", "expected_answer")
 _SOLUTION = "solution"
@@ -37,11 +38,11 @@ class Problem:
     """One problem of a task.
 
     Attributes:
-        problem_id: Hash of problem and reference answer; a repeated problem has its number behind it.
-        text: What the model is asked, instruction included.
+        problem_id: Hash of problem and reference answer; a repeated problem has its number appended.
+        text: The prompt text, instruction included.
         gold: Reference answer; the letter of the right choice where there are choices.
         choices: What the choices say, `A` first.
-        entry: Of a problem that reasoning-gym made: which it is, for its verifier.
+        entry: For a problem of reasoning-gym: the entry of its data set, for its verifier.
     """
 
     problem_id: str
@@ -55,7 +56,7 @@ def load_task(settings: TaskSettings) -> list[Problem]:
     """All problems of a task, in file order.
 
     Raises:
-        SettingsError: Its problems are made, and not as the task says.
+        SettingsError: Its problems cannot be generated with these options.
         DataError: The source cannot be read, or a record is broken or lacks a column.
     """
     problems: dict[str, Problem] = {}

@@ -1,8 +1,8 @@
 """Samples that are made to answer: thinking is closed for them after a budget of tokens, or where it loops.
 
-What a server does that is given a budget: the text that stands between thought and answer in the model's own turns is
-put in behind the tokens of the budget, and the model goes on from there. A model that has learnt to reason and not to
-stop is told apart from one that cannot reason, since both kinds of figures rest on the same thinking.
+This is what a server with a thinking budget does: after the tokens of the budget it inserts the text that separates
+thought and answer in the model's own turns, and the model continues from there. Both kinds of figures rest on the same
+thinking, so a model that has learnt to reason but not to stop differs from one that cannot reason.
 
 **Source**: budgets of thinking as Qwen3 describes them (arXiv 2505.09388, section 4.7).
 """
@@ -28,7 +28,7 @@ class ThinkingBudget:
 
     Attributes:
         num_tokens: Most tokens of thinking.
-        closing: Token ids from the end of a thought to the begin of the answer.
+        closing: Token ids from the end of a thought to the beginning of the answer.
         think_open: The opening tag.
         think_close: The closing tag.
         tokenizer: The model's tokenizer.
@@ -42,7 +42,7 @@ class ThinkingBudget:
 
     @classmethod
     def of(cls, num_tokens: int, max_new_tokens: int, renderer: PromptRenderer) -> "ThinkingBudget":
-        """The budget in the form of a template: between thought and answer stands what the template writes there.
+        """The budget with the closing text of a template: what the template writes between thought and answer.
 
         Raises:
             EvaluationError: Budget and closing tag leave no token for an answer.
@@ -59,9 +59,9 @@ class ThinkingBudget:
         return cls(num_tokens, closing, rendering.think_open, rendering.think_close, renderer.tokenizer)
 
     def requests(self, samples: Iterable[StoredSample]) -> dict[Key, Request]:
-        """What is to be drawn on: the begin of every sample whose thinking has to be closed for it.
+        """Requests that continue every sample whose thinking has to be closed for it.
 
-        Thinking that was closed within the budget stays as it is, whatever follows.
+        Thinking that the model closed within the budget stays as it is, whatever follows.
         """
         requests: dict[Key, Request] = {}
         for stored in samples:

@@ -1,7 +1,7 @@
 """Answers from a model through vLLM: continuous batching on a GPU, one seed per sample.
 
-Not part of an installation without the extra: `pip install leadspan[vllm]`. vLLM draws with its own generators, so that
-seeds give other samples than Transformers' do; results say which engine drew them.
+Needs the extra: `pip install leadspan[vllm]`. vLLM draws with its own generators, so the same seed gives other samples
+than with Transformers; results name the engine.
 
 **Source**: vLLM's offline interface, `LLM.generate` with token prompts and one `SamplingParams` a prompt, returning
 `RequestOutput`s in the order of the prompts, each with `outputs[0].token_ids` and `.finish_reason`
@@ -60,7 +60,7 @@ def open_vllm(
     """
     if model.gguf_file is not None or model.quantization is not None:
         raise EvaluationError(
-            "sampling.engine: vllm is given no gguf_file and no quantization here; "
+            "sampling.engine: vllm supports neither gguf_file nor quantization here; "
             "use sampling.engine.kind=transformers"
         )
     try:

@@ -1,4 +1,4 @@
-"""Rates of this machine on a recipe's own models and data, from a few real optimiser steps."""
+"""Measured rates of this machine on a recipe's own models and data, from a few real optimiser steps."""
 
 import tempfile
 from collections.abc import Sequence
@@ -36,7 +36,7 @@ from leadspan.training.trainer import DistillationTrainer, attach_objective
 
 
 class _Laps(Clock):
-    """A clock that keeps every step's time, and how high memory has been up to its end."""
+    """A clock that records the time of every step, and the peak of memory up to its end."""
 
     def __init__(self, memory: PeakMemory) -> None:
         super().__init__()
@@ -79,9 +79,9 @@ class _Course:
 def calibrate(
     inputs: TrainingInputs, model: CostModel, loss: LossSettings, sides: Sequence[Examples], num_rounds: int = 4
 ) -> Calibration:
-    """Train for a few steps and fit rates to their times; nothing is written, the weights are thrown away.
+    """Train for a few steps and fit rates to their times; nothing is written, and the weights are discarded.
 
-    The first step of each side is not counted: it allocates, and the very first makes the optimiser's moments.
+    The first step of each side is not counted: it allocates, and the very first creates the optimiser's moments.
 
     Args:
         inputs: Models and data of the recipe, as for training.

@@ -10,7 +10,7 @@ _MOST_TOKENS = 1 << 20  # no model has positions for more
 
 
 def largest_batch(model: MemoryModel, examples: Sequence[ExampleSize], limit: int) -> int:
-    """How many examples fit into one micro-batch, whichever they are: the most expensive ones are taken.
+    """How many examples fit into one micro-batch, whichever they are: the most expensive ones are assumed.
 
     Args:
         model: What the peak depends on.
@@ -27,8 +27,8 @@ def largest_batch(model: MemoryModel, examples: Sequence[ExampleSize], limit: in
 def largest_budget(model: MemoryModel, examples: Sequence[ExampleSize], limit: int) -> int:
     """The largest token budget of a micro-batch that fits, whatever is packed into it.
 
-    A pack is taken to be examples as long as the longest, with as many weighted and scored positions a token as the
-    example that has most. An example longer than the budget is a pack of its own.
+    Assumes packs of examples as long as the longest, with as many weighted and scored positions per token as the
+    densest example. An example longer than the budget is a pack by itself.
 
     Args:
         model: What the peak depends on.
@@ -54,7 +54,7 @@ def largest_budget(model: MemoryModel, examples: Sequence[ExampleSize], limit: i
 
 
 def longest_example(model: MemoryModel, examples: Sequence[ExampleSize], limit: int) -> int:
-    """Tokens of the longest example that fits by itself, with as many positions a token as the densest has; or 0."""
+    """Tokens of the longest example that fits by itself, with as many positions per token as the densest; or 0."""
     weighted, scored = (max(example[i] / max(1, example.tokens) for example in examples) for i in (1, 2))
 
     def does_fit(tokens: int) -> bool:

@@ -56,8 +56,8 @@ class PlanRow:
         store: Size of a store for it, and what it costs and saves; None where nothing is known of the teacher.
         without_derivation: Share of the searched traces whose first statement of the answer it cuts, of those that have
             one; None where none has, or none was searched.
-        remedy: What would let it fit the named device, where not one example does; else empty.
-        ranks: Ways to place the run on its devices, of the recipe's own policy where there are several; else none.
+        remedy: How to make it fit the named device, where not one example does; else empty.
+        ranks: Ways to place the run on its devices, for the recipe's own policy where there are several; else none.
     """
 
     policy: Policy
@@ -91,11 +91,11 @@ class Plan:
         num_ranks: Devices.
         examples_per_batch: Examples of a micro-batch; None when batches are filled with tokens.
         precision: `bfloat16` or `float32`, in which the planned run trains.
-        codec: What the sizes of stores are of.
+        codec: Codec for which the sizes of stores are computed.
         reads_store: Whether the recipe's targets come from a store.
         knows_teacher: Whether the costs of a live teacher are known, against which a store saves.
-        currency: Sign of the price.
-        searched: Where traces first state the right answer; None when that was not asked for.
+        currency: Currency symbol.
+        searched: Where traces first state the right answer; None when that was not searched for.
         left_out: Policies that leave nothing to learn, and why.
         rollouts: What the rollouts of the recipe cost at most; None without any.
         served: The teacher, where a server runs it.
@@ -144,7 +144,8 @@ def plan_recipe(
 ) -> Plan:
     """Predict the cost of a recipe under its own policy and under others.
 
-    Where hardly an example of its own keeps an end, what shows the student ends is among them (`with_ends`).
+    Where hardly an example of the recipe's own policy keeps its end of turn, policies that show the student ends are
+    added (`with_ends`).
 
     Args:
         recipe: The run.
@@ -210,7 +211,7 @@ def _models(recipe: Recipe, data: PreparedData) -> _Models:
 def _sides(
     recipe: Recipe, data: PreparedData, policies: Sequence[Policy], left_out: list[str]
 ) -> Iterator[tuple[Policy, Examples]]:
-    """The examples of each policy; one other than the recipe's own that leaves nothing is left out, and says why."""
+    """The examples of each policy; one that leaves nothing to learn is left out, unless it is the recipe's own."""
     for policy in policies:
         try:
             yield policy, training_examples(recipe, data.splits, data.renderer, policy)

@@ -1,4 +1,4 @@
-"""What a run will cost, from its settings, its examples and its models' configs; no weights are read."""
+"""Predicts the cost of a run from its settings, its examples and its models' configs; no weights are read."""
 
 import hashlib
 from dataclasses import asdict, dataclass, replace
@@ -57,7 +57,7 @@ class CostModel:
 
     @property
     def fingerprint(self) -> str:
-        """What a calibration of the step time depends on: models, precision, checkpointing, selection by scores."""
+        """Hash of what a calibration depends on: models, precision, checkpointing, selection by scores."""
         # Ranks, sharding, chunk and accumulation change the memory of a step, not its rates.
         memory = replace(self.memory, num_ranks=1, sharding="none", chunk_tokens=0, accumulates=False)
         selection = self.selection and self.selection.kind
@@ -198,7 +198,7 @@ def budget_that_fits(model: CostModel, examples: Examples, memory_bytes: int) ->
 
 
 def with_store(model: CostModel, keeps_head: bool) -> CostModel:
-    """The costs of reading a store instead of running the teacher; one of hidden states keeps the teacher's head."""
+    """The costs with a store in place of the teacher; with stored hidden states, the teacher's head remains."""
 
     def head_of(teacher: ModelShape | None) -> ModelShape | None:
         return head_only(teacher.hidden_size, teacher.vocab_size) if keeps_head and teacher is not None else None
@@ -237,7 +237,7 @@ def sizes_of(model: CostModel, plan: StepPlan, examples: Examples) -> list[list[
 
 
 def check_calibration(calibration: Calibration, model: CostModel) -> None:
-    """Refuse rates that were measured on something else.
+    """Refuse rates that were measured on other models or settings.
 
     Raises:
         SettingsError: Other models, another precision, or other checkpointing.
@@ -245,7 +245,7 @@ def check_calibration(calibration: Calibration, model: CostModel) -> None:
     if calibration.fingerprint != model.fingerprint:
         raise SettingsError(
             f"plan.calibration: measured on {calibration.device} with other models, another precision, other "
-            "checkpointing or another token selection than this recipe's; measure anew with leadspan plan --calibrate"
+            "checkpointing or another token selection than this recipe's; measure again with leadspan plan --calibrate"
         )
 
 
@@ -267,7 +267,7 @@ def _batches_per_step(training: TrainingSettings) -> int:
 
 
 def _will_use_bf16(recipe: Recipe, machine: PlanSettings) -> bool:
-    """As the run on the planned machine will decide; without a device it is this one."""
+    """Whether the run will use bfloat16 on the planned device; without a device, on this machine."""
     device, precision = machine.found_device, recipe.training.precision
     if precision == "auto" and device is not None:
         return device.bfloat16
@@ -275,7 +275,7 @@ def _will_use_bf16(recipe: Recipe, machine: PlanSettings) -> bool:
 
 
 def break_point_fields(search: Searched) -> dict[str, Any]:
-    """What a prediction says of the break point."""
+    """The fields of a `Prediction` on the break point."""
     return {
         "break_point": search.summary.lsp_star,
         "break_point_traces": search.summary.num_traces,

@@ -1,7 +1,7 @@
-"""A run on several devices, on paper: memory and traffic of a rank by sharding and place of the teacher.
+"""Predicted memory and traffic of one rank of a run on several devices, by sharding and placement of the teacher.
 
-A step stays as it is set, so that more ranks share its micro-batches: the work of a rank shrinks with their number, its
-traffic does not. Sending is taken to overlap with computing, and to limit the step from where it takes longer.
+The size of a step is fixed, so more ranks share its micro-batches: the work of a rank shrinks with their number, its
+traffic does not. Sending is assumed to overlap with computing, and to limit the step where it takes longer.
 """
 
 import math
@@ -55,7 +55,7 @@ class RankCost:
 
 
 def rank_costs(live: CostModel, examples: Examples) -> tuple[RankCost, ...]:
-    """Every sharding with every place of the teacher, on the ranks of the plan.
+    """Every sharding with every placement of the teacher, on the ranks of the plan.
 
     Args:
         live: Costs of the recipe, with a live teacher where one is known.
@@ -68,7 +68,7 @@ def rank_costs(live: CostModel, examples: Examples) -> tuple[RankCost, ...]:
 
 def _cost(live: CostModel, examples: Examples, sharding: Sharding, placement: TeacherPlacement | None) -> RankCost:
     machine, ranks = live.machine, live.machine.num_ranks
-    # A student whose teacher is elsewhere gets its hidden states and has its head, as beside a store of them.
+    # A student whose teacher runs on other ranks receives its hidden states and holds its head, as with a store.
     model = live if placement in ("beside", None) else with_store(live, keeps_head=placement == "ranks")
     memory = replace(model.memory, sharding=sharding)
     sizes = layout_sizes(examples, live.selection)
@@ -112,7 +112,7 @@ def _step_flops(model: CostModel, step: Sequence[Sequence[ExampleSize]]) -> int:
 
 
 def what_would_fit(recipe: Recipe, model: CostModel, examples: Examples, limit: int) -> str:
-    """What to set so that the longest example fits a device, found by predicting; where nothing does, what length does.
+    """Settings with which the longest example is predicted to fit a device; where none do, the length that would fit.
 
     Args:
         recipe: The run.

@@ -1,7 +1,7 @@
-"""What drawing and learning from rollouts costs at most: every rollout taken to reach its cap.
+"""Upper bound of the cost of drawing and learning from rollouts: every rollout is assumed to reach its cap.
 
-One that ends its turn before costs less; how many do, only the student can tell. The cache of keys and values that a
-batch of rollouts needs is not part of the memory.
+A rollout that ends its turn earlier costs less; how many do is not known before training. The memory leaves out the
+cache of keys and values that a batch of rollouts needs.
 """
 
 import time
@@ -27,8 +27,9 @@ from leadspan.rollout.inputs import RolloutInputs
 from leadspan.rollout.rows import to_rollout
 from leadspan.training.process import process_device
 
+# Measured draws: share of the rows of a batch (at least one row), and new tokens. Few and many rows, short and long,
+# so that the rates per pass, row and operation can be separated.
 _DRAWS = ((0.0, 64), (1.0, 8), (1.0, 64), (0.5, 32))
-"""Share of the rows of a batch and new tokens of the draws that are measured; one row at least."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,7 @@ class RolloutCost:
         decode_flops: Operations of the student on new tokens, in drawing.
         teacher_flops: Operations of the teacher.
         training_flops: Operations of the student in training.
-        mean_longest: New tokens of a step's longest rollout, on average; what a step waits for.
+        mean_longest: Mean over steps of the new tokens of the longest rollout, for which the step waits.
         whole_flops: Operations of the same run with every rollout at full length.
         drawing_seconds: Wall time of drawing; None without a calibration that has measured it.
     """

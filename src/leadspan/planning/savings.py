@@ -1,4 +1,4 @@
-"""Where a saving comes from: the cut, the chunked loss, a store of the teacher's targets, packing.
+"""Attributes a saving to its causes: the cut, the chunked loss, a store of the teacher's targets, packing.
 
 The four are switched on one by one over a naive run: whole sequences, padded to the longest of each batch, logits of
 all positions of both models at once, a live teacher. What one of them saves depends on what is on already (a store
@@ -22,7 +22,7 @@ On = frozenset[Measure]
 
 @dataclass(frozen=True, slots=True)
 class Saving:
-    """What the measures save of one cost.
+    """How much of one cost the measures save.
 
     Attributes:
         naive: The cost of the naive run.

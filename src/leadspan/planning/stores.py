@@ -1,4 +1,4 @@
-"""What a store of the teacher's targets takes, what its capture costs once, and what it saves a run."""
+"""Size of a store of the teacher's targets, the cost of its capture, and what it saves a run."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -95,7 +95,7 @@ def _num_bytes(kept_targets: KeptTargets, teacher: ModelShape, positions: int, u
     if isinstance(codec, Hidden):
         width_of_run = 2 if use_bf16 else 4
         width = {"teacher": width_of_run, "float32": 4, "bfloat16": 2}[codec.dtype]
-        # 4 bytes of token id, 1 of section, then the hidden state
+        # 4 bytes of token id, 1 of section, then the hidden state.
         return positions * (4 + 1 + width * teacher.hidden_size) + width_of_run * teacher.head_params
     tokens = teacher.vocab_size
     most = 0 if isinstance(codec, TopK) else codec.num_samples if isinstance(codec, Sampled) else codec.max_tokens

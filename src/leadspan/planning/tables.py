@@ -1,4 +1,4 @@
-"""A plan as text: tables for the terminal, and the sentences a user decides by. All are computed from the rows."""
+"""A plan as text: tables for the terminal, and sentences on what the figures mean, all computed from the rows."""
 
 from collections.abc import Callable, Sequence
 
@@ -53,7 +53,7 @@ def sentences(plan: Plan) -> list[str]:
 
 
 def _prices_of_ends(plan: Plan) -> list[str]:
-    """What it costs to show a student of the recipe's own cut how answers end."""
+    """The cost of showing a student of the recipe's own cut how answers end."""
     recipe_row = next(row for row in plan.rows if row.is_recipes)
     prices = []
     for policy in with_ends(recipe_row.policy):
@@ -69,7 +69,7 @@ def _prices_of_ends(plan: Plan) -> list[str]:
 
 
 def _rollouts(cost: RolloutCost) -> str:
-    """What rollouts cost by part, beside the same run with all of them at full length."""
+    """The cost of rollouts by part, and its share of the same run with all rollouts at full length."""
     total = cost.prediction.flops.total
     columns = {
         "prompts in drawing": cost.prefill_flops,
@@ -159,7 +159,7 @@ def _by_part(
 
 
 def _ranks(plan: Plan, row: PlanRow) -> Block:
-    """Each sharding with each place of the teacher: what a rank holds, sends and takes."""
+    """Memory, traffic and time of a rank for each sharding and placement of the teacher."""
     rows: list[tuple[str, ...]] = []
     for cost in row.ranks:
         teacher = {"beside": "beside it", "ranks": f"{cost.teacher_ranks} more ranks", "store": "store", None: MISSING}
@@ -230,7 +230,7 @@ def _bills(plan: Plan, full: PlanRow) -> list[str]:
 
 
 def _by_cut(full: PlanRow, row: PlanRow, store: StoreCost | None) -> str:
-    """What the cut takes of the traces and saves of the bill, beside what a store would."""
+    """Share of the traces' tokens that a cut removes and of the FLOPs that it saves, compared with a store."""
     total = full.prediction.flops.total
     saved = total - row.prediction.flops.total
     cut = f"{row.label} cuts {percent(1 - _share_kept(row))} of the traces' tokens"
@@ -273,7 +273,7 @@ def _too_large(plan: Plan) -> Sequence[str]:
 
 
 def _break_point(searched: Searched, rows: Sequence[PlanRow]) -> list[str]:
-    """LSP* and what it is taken from, or why there is none."""
+    """LSP* and the traces it is estimated from, or why there is none."""
     summary = searched.summary
     where = f"{summary.num_traces:,} of {searched.num_rows:,} training traces"
     counts = ", ".join(f"{name} {count:,}" for name, count in summary.outcomes.items())

@@ -1,9 +1,10 @@
-"""Time of optimiser steps, from steps that were measured.
+"""Predicts the time of optimiser steps from measured ones.
 
 The model is a sum of non-negative terms, each a count times a rate: steps, micro-batches, operations of the linear
 layers, of attention, and of the head. A term whose rate would be negative is left out; among all choices of terms the
 one with the least absolute relative error over the measured steps is taken: relative, so that short steps count as much
-as long ones; absolute and not squared, so that a step that compiled or met another load does not bend the rates.
+as long ones; absolute and not squared, so that an outlier (a step that compiled, or ran under other load) does not bend
+the rates.
 The head has a rate of its own because its products are large and its rows stream through memory; steps have one because
 of the optimiser, micro-batches because of what a forward pass costs before its first token.
 """
@@ -73,9 +74,9 @@ class Calibration(Settings):
     largest_error: float
     """Largest relative error of the rates on the measured steps themselves."""
     memory_offset: float = Field(default=0.0, ge=0)
-    """Bytes the process takes whatever the batch, beyond the predicted."""
+    """Bytes that the process takes beyond the prediction, independent of the batch."""
     memory_factor: float = Field(default=1.0, ge=0)
-    """Measured growth of the peak by predicted byte: what an allocator keeps of freed blocks."""
+    """Measured growth of the peak per predicted byte: an allocator holds on to freed blocks."""
     drawing: dict[str, float] = {}
     """Of rollouts: seconds per pass of a batch, per row in a pass, and per operation, by term."""
 
@@ -114,8 +115,8 @@ def fit_drawing(batches: Sequence[DrawingWork], seconds: Sequence[float]) -> dic
 def fit_memory(predicted: Sequence[int], measured: Sequence[int]) -> tuple[float, float]:
     """Offset and factor, neither negative, from predicted to measured peaks.
 
-    Where the process grew by nothing, having had room from before, a peak tells nothing; if all are so, no more is
-    predicted than the tensors.
+    A peak of 0, where the process already had enough memory, says nothing and is left out; without any other peak, the
+    prediction is that of the tensors alone.
     """
     pairs = [(size, peak) for size, peak in zip(predicted, measured, strict=True) if peak > 0]
     if not pairs:

@@ -1,4 +1,4 @@
-"""Intervals for mean scores, and retention: the share of one model's score that another one keeps.
+"""Intervals for mean scores, and retention: one model's score as a share of another's.
 
 A score is a number in [0, 1] for one sample of one problem. A mean is over problems, each with the mean of
 its own samples; where a model was trained several times, also over its runs. All draws come from a seed: the
@@ -42,14 +42,15 @@ _WILSON = "Wilson score over problems, as all scores are equal"
 _RUNS = ", runs above (Student's t)"
 _RARE = ", what is rare by Wilson's score"
 FEW = 5
-"""Outcomes on fewer problems than this are rare: resampling shows too little of what they may amount to."""
+"""Outcomes on fewer problems than this are rare: resamples hardly vary in them, so their intervals would be too
+narrow."""
 
 
 class Retention(Settings):
-    """How much of the full student's score a policy's student keeps."""
+    """The score of a policy's student as a share of the full student's."""
 
     ratio: Interval | None
-    """The share kept; absent when refused."""
+    """The share; absent when refused."""
     difference: Interval
     """Policy minus full, always given."""
     reason: str | None = None
@@ -167,6 +168,7 @@ def resampled_retention(policy: Model, full: Model, level: float) -> Retention:
     difference = _difference_interval(policy, full, level)
     if accuracy.low <= NEAR_ZERO:
         return _refuse(difference, "accuracy", accuracy.low)
+    # Draws of few runs may be negative, see `resample`; no accuracy is.
     ratio = _ratio_interval(policy, full, np.maximum(policy.draws, 0), full.draws, accuracy, policy.mean / full.mean)
     return Retention(ratio=_bounded(ratio, 0.0, 1 / accuracy.low), difference=difference)
 
@@ -246,6 +248,7 @@ def _widened(interval: Interval, first: Model, second: Model, unit: float = 1.0)
         if _num_above_zero(amounts) >= FEW:
             continue
         rare = wilson(float(amounts.mean()), len(amounts), interval.level)
+        # What the resamples show of this side already; only the excess of Wilson's interval over it is added.
         seen = NormalDist().inv_cdf((1 + interval.level) / 2) ** 2 * float(amounts.var()) / len(amounts)
         more, less = (max(0.0, end**2 - seen) for end in (rare.high - rare.value, rare.value - rare.low))
         up, down = (up + more, down + less) if side == 1 else (up + less, down + more)
@@ -263,7 +266,7 @@ def _sides(first: Model, second: Model) -> list[tuple[int, NDArray[np.float64]]]
 
 
 def num_rare_sides(first: Model, second: Model) -> int:
-    """How many of the two, being better and being worse, are seen on fewer than `FEW` problems."""
+    """How many of the two sides, better and worse, occur on fewer than `FEW` problems."""
     return sum(_num_above_zero(amounts) < FEW for _, amounts in _sides(first, second))
 
 
@@ -284,5 +287,6 @@ def _has_spread(draws: NDArray[np.float64]) -> bool:
 
 
 def _percentile(value: float, draws: NDArray[np.float64], level: float, method: str) -> Interval:
+    # Each quantile is one of the draws, never a value between two of them; ratios may be infinite.
     low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2], method="inverted_cdf")
     return Interval(value=value, low=float(low), high=float(high), level=level, method=method)

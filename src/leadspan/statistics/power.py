@@ -1,12 +1,13 @@
-"""How many problems, samples and seeds a claim about retention needs, before anything is trained.
+"""The number of problems, samples and seeds that a claim about retention needs, before anything is trained.
 
-The claim "the policy keeps at least c" counts as shown when the lower end of retention's interval is at least c. How
-often that happens at a true retention r follows from the standard error of the ratio m_policy / m_full, taken to
-first order (delta method):
+The claim "retention is at least c" counts as shown when the lower end of the interval of retention is at least c. How
+often that happens at a true retention r follows from the standard error of the ratio m_policy / m_full, to first order
+(delta method):
 
     a^2 * SE^2 = B / P + W / (P * n * S) + R / S
 
-with P problems, n samples a problem and S seeds a student, a the full student's accuracy, b = r * a the policy's, and
+with P problems, n samples per problem and S seeds per student, a the full student's accuracy, b = r * a the policy's,
+and
 
     B = Var(q - r p)                     how differently the two fare from problem to problem,
     W = E[q (1 - q)] + r^2 E[p (1 - p)]  the chance of single answers,
@@ -42,7 +43,7 @@ _NORMAL = NormalDist()
 
 
 class Claim(Settings):
-    """What is to be shown, and what is expected to be true."""
+    """The claim to show, and what is expected to be true."""
 
     claim: float = Field(default=0.91, gt=0)
     """Retention to show: its interval's lower end has to reach this."""
@@ -63,7 +64,7 @@ class Claim(Settings):
     """Probability with which the claim should be shown."""
 
     def conflicts(self) -> Iterator[Rule]:
-        """The claim can be true, and the accuracy one."""
+        """The expected retention is above the claim, and the policy's accuracy below 1."""
         if self.retention <= self.claim:
             text = (
                 f"the expected retention {self.retention:g} is not above the claim {self.claim:g}: no number of "
@@ -99,7 +100,7 @@ def variance_terms(claim: Claim) -> VarianceTerms:
 
 
 def standard_error(claim: Claim, num_problems: int, num_samples: int, num_seeds: int) -> float:
-    """Standard error of retention; with one seed, of the trained models, as `chance_to_show` has it."""
+    """Standard error of retention; with one seed, that of the trained models alone, as in `chance_to_show`."""
     terms = variance_terms(claim)
     draws = num_problems * num_samples * num_seeds
     seeds = terms.seeds / num_seeds if num_seeds > 1 else 0.0
@@ -122,7 +123,7 @@ def chance_to_show(claim: Claim, num_problems: int, num_samples: int, num_seeds:
 
 
 def problems_needed(claim: Claim, num_samples: int, num_seeds: int, at_most: int = 1_000_000) -> int | None:
-    """The fewest problems with which the claim is shown as often as `claim.power` asks, None beyond `at_most`.
+    """The fewest problems with which the claim is shown with probability `claim.power`; None beyond `at_most`.
 
     Sizes are doubled until one suffices and then halved in between: with two or three seeds the probability can fall
     again towards very many problems, as the samples' noise no longer hides what the runs happen to differ by.
@@ -178,6 +179,7 @@ def _seen_spread(claim: Claim, noise: float, freedom: int) -> NDArray[np.float64
         # A floor far below any variance of scores: it keeps 0 / 0 out, and changes no quotient.
         share = np.sqrt(np.maximum(0, 1 - of_samples / np.maximum(seen, 1e-300)))
         scaled.append(share * sqrt(total) * deviation)
+    # Sorted and averaged in 200 groups: the mean over them is what `chance_to_show` takes.
     deviations_seen = np.sqrt(((scaled[0] - scaled[1]) ** 2).sum(axis=0) / freedom)
     return np.sort(deviations_seen).reshape(200, -1).mean(axis=1)
 
@@ -231,6 +233,7 @@ def _mixture_quantile(spreads: Sequence[float], weights: Sequence[float], tail: 
     low, high = 0.0, 1.0
     while below(high) < tail:
         low, high = high, 2 * high
+    # 30 halvings reach 1e-9 of the bracket.
     for _ in range(30):
         middle = (low + high) / 2
         low, high = (middle, high) if below(middle) < tail else (low, middle)

@@ -1,4 +1,4 @@
-"""What finished runs say of the spread that a claim is planned with: the method of moments, see `power`."""
+"""Estimates of the spread that a claim is planned with, from finished runs, by the method of moments (see `power`)."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from leadspan.statistics.resampling import Runs, Scores, runs_of, score_tables
 
 
 def expected_from(policy: Runs, full: Runs, stated: Mapping[str, float]) -> Claim:
-    """A claim with what finished runs say of accuracy, retention, spread, correlation and seeds in place of guesses.
+    """A claim whose accuracy, retention, spread, correlation and seed spread are estimated from finished runs.
 
     Moments: a problem's answers, pooled over runs, give its chance and, unbiased, the variance of a single answer;
     that variance over the number of answers is taken off the variance of the chances. `seed_sd` keeps its default where
@@ -22,7 +22,7 @@ def expected_from(policy: Runs, full: Runs, stated: Mapping[str, float]) -> Clai
     Args:
         policy: Scores of the policy's student, one run or several.
         full: Scores of the full student on the same problems.
-        stated: Fields of the claim that are known better; they take precedence.
+        stated: Fields of the claim that are stated; they take precedence.
 
     Raises:
         EvaluationError: The problems differ, a problem has fewer than two answers, or the runs contradict the claim.

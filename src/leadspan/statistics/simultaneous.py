@@ -16,7 +16,7 @@ from leadspan.statistics.intervals import Interval, drawn_ratios, num_rare_sides
 from leadspan.statistics.resampling import USUAL, Bootstrap, Model, Runs, resample
 
 DRAWS_BEYOND = 16
-"""Resamples that lie beyond an end of the strictest interval at least: fewer would not tell where it is."""
+"""Fewest resamples beyond an end of the strictest interval: with fewer, that end would be too uncertain."""
 
 
 class SimultaneousInterval(Interval):
@@ -79,7 +79,7 @@ def simultaneous_retention(
 
 
 def _resampled(policy: Runs, full: Runs, bootstrap: Bootstrap) -> tuple[Model, Model]:
-    # the full student comes first: the order of its problems is then that of every pair, and resamples are shared
+    # The full student comes first: the order of its problems is then that of every pair, and resamples are shared.
     full_model, policy_model = resample({"full": full, "policy": policy}, bootstrap)
     return policy_model, full_model
 

@@ -1,4 +1,4 @@
-"""What a study is doing: which trials run, of how many, how many failed, and the time left."""
+"""The display of a running study: which trials run, of how many, how many failed, and the time left."""
 
 import time
 from collections.abc import Sequence
@@ -37,7 +37,7 @@ class Board:
             self.live.stop()
 
     def said(self, title: str, text: str) -> None:
-        """A trial told what it is doing."""
+        """Show a trial's status line."""
         self.running[title] = text
         if not self.live and time.monotonic() - self._printed_at >= LOG_SECONDS:
             self._print("\n".join(f"  {running}  {doing}" for running, doing in self.running.items()))
@@ -50,7 +50,7 @@ class Board:
     def changed(
         self, record: StudyRecord, title: str, kind: Literal["started", "said", "done", "failed"], text: str
     ) -> None:
-        """A trial started or ended."""
+        """Show that a trial started or ended."""
         self.record = record
         if kind == "started":
             self.running[title] = "starting"
@@ -80,9 +80,9 @@ def headline(record: StudyRecord) -> str:
 
 
 def seconds_left(record: StudyRecord) -> float | None:
-    """Time left: each trial to come as long as complete ones of its condition took, or else as all of them on average.
+    """Time left, if each remaining trial takes as long as complete ones of its condition, or else of all conditions.
 
-    Trials that run at the same time share it; None before the first trial is complete.
+    Divided by the number of trials that run at the same time; None before the first trial is complete.
     """
     # By condition: cuts differ in time by design, seeds do not.
     took: dict[str, list[float]] = {}

@@ -47,7 +47,7 @@ class PlannedRun:
 
 
 class RunPlanner:
-    """Predicts the steps and tokens of runs; caches the prepared data of recent recipes."""
+    """Predicts the steps and tokens of runs; keeps the prepared data of recent recipes in memory."""
 
     def __init__(self, num_kept: int = 2):
         self.num_kept = num_kept
@@ -79,7 +79,7 @@ class RunPlanner:
 def controls(
     study: Study, conditions: Sequence[Trial], plan: RunPlanner, more: Sequence[Trial] = ()
 ) -> tuple[list[Trial], list[str]]:
-    """The control trials a study asks for, for every seed, and what could not be made of it.
+    """The control trials of a study for every seed, and notes on controls that yield none.
 
     Args:
         study: The study.
@@ -114,7 +114,7 @@ def _equal_tokens(study: Study, conditions: Sequence[Trial], plan: RunPlanner) -
 
 
 def _longer(condition: Trial, plan: RunPlanner) -> Trial | None:
-    """The condition with as many traces and steps as make up the tokens of the uncut run; None where it has them."""
+    """The condition with traces and steps for as many tokens as the uncut run; None where it has them already."""
     recipe = condition.recipe
     goal, planned = plan(_changed(recipe, cut=Full())), plan(recipe)
     # More traces first, more steps then: a longer run on the same traces would be a different question.

@@ -1,4 +1,4 @@
-"""What identifies a trial: its resolved settings and the content of the local files it reads."""
+"""The identity of a trial: its resolved settings and the content of the local files that it reads."""
 
 import hashlib
 import json
@@ -20,7 +20,7 @@ _SAMPLE_BYTES, _NUM_SAMPLES = 1 << 16, 64
 
 
 def without_places(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """The dumped settings of a recipe without its name and without where it writes and what it reads lies."""
+    """The dumped settings of a recipe without its name and without the paths that it writes to and reads from."""
     values = {
         name: value for name, value in recipe.items() if name not in ("name", "output", "tokenizer", "trial", "push")
     }
@@ -45,19 +45,19 @@ class Fingerprints:
 
         Args:
             made_before: Run directories of recipes that the study runs first, and stores it captures, with their
-                fingerprints. What lies below one of them is identified by how it is made, whether it has been made yet
-                or not.
+                fingerprints. Files below one of them are identified by the recipe that makes them, whether they exist
+                yet or not.
         """
         self.made_before = dict(made_before)
         self._known: dict[str, str] = {}
 
     def of(self, recipe: Recipe) -> str:
-        """SHA-256 over a recipe, name and places aside, and over the local data, models and tokenizers it names.
+        """SHA-256 over a recipe without names and paths, and over the local data, models and tokenizers that it names.
 
-        What is on disk goes by its content, so that a study can be moved; what is not there goes by its name. A store
-        goes by what its manifest says of teacher, tokenizer, template and codec.
+        Files on disk enter by their content, so that a study can be moved; anything else enters by its name. A store
+        enters by the teacher, tokenizer, template and codec of its manifest.
 
-        Models and tokenizers go by the names, sizes and evenly spaced samples (4 MiB in all) of their files: any
+        Models and tokenizers enter by the names, sizes and evenly spaced samples (4 MiB in all) of their files: any
         training changes every part of them.
 
         Raises:

@@ -1,4 +1,4 @@
-"""The record of a study on disk: what is complete, what failed, what runs."""
+"""Keeps the record of a study on disk: which trials are complete, failed or running."""
 
 import contextlib
 import json
@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class StudyPlan:
-    """What a study will run.
+    """Everything that a study will run.
 
     Attributes:
         before: Runs that come first, one after the other.
@@ -55,11 +55,11 @@ def is_done(trial: Trial) -> bool:
     if not (directory / RUN_FILE).exists():
         return False
     if trial.control == "before" and damage(directory):
-        return False  # what builds on it would be refused; running it again makes it anew
+        return False  # trials that build on it would be refused; running it again replaces it
     try:
         stored = load_run(directory).recipe
     except RunError:
-        return False  # running it again will say what is wrong, or makes it anew
+        return False  # running it again reports the fault, or replaces it
     stored_settings = {} if stored is None else stored.model_dump(mode="json")
     expected, stored_settings = without_places(trial.recipe.model_dump(mode="json")), without_places(stored_settings)
     differing = sorted(key for key in expected if expected[key] != stored_settings.get(key))
@@ -74,7 +74,7 @@ def is_done(trial: Trial) -> bool:
 
 
 def _is_of_other_traces(recipe: Recipe, directory: Path) -> bool:
-    """Whether a run was trained on traces of another content, of which its directory's name says nothing."""
+    """Whether a run was trained on traces of other content; the name of its directory does not show that."""
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # nothing is known of runs that trained nothing
         trained_on = json.loads((directory / IDENTITY_FILE).read_bytes())["contents"]["data.train"]
         return Path(recipe.data.train.path).exists() and trained_on != fingerprint(recipe.data.train)
@@ -82,7 +82,7 @@ def _is_of_other_traces(recipe: Recipe, directory: Path) -> bool:
 
 
 def planned_record(study: Study, plan: StudyPlan) -> StudyRecord:
-    """The record before anything runs: what is complete, what failed the last time, what is to be done.
+    """The record before anything runs: which trials are complete, failed the last time, or wait.
 
     Raises:
         RunError: A run that comes first, or a trial, has a finished run of another recipe in its directory.
@@ -107,7 +107,7 @@ def planned_record(study: Study, plan: StudyPlan) -> StudyRecord:
 
 
 def capture_record(store: SharedStore, output: Path, earlier: Mapping[str, CaptureRecord]) -> CaptureRecord:
-    """What is known of a store: `waiting` until it has been looked at, with the counts of what it holds already.
+    """The record of a store: `waiting` until it is checked, with the counts of what it holds already.
 
     Args:
         store: The store.
@@ -159,11 +159,11 @@ class Keeper:
         save_study(self.record, self.output)
 
     def state(self, trial: Trial) -> State:
-        """How far a trial is."""
+        """The state of a trial."""
         return self.record.trials[self.indices[trial.fingerprint]].state
 
     def note_capture(self, number: int, store: SharedStore, state: State, message: str = "") -> None:
-        """Take down what happened to a store."""
+        """Record what happened to a store."""
         capture = capture_record(store, self.output, {c.directory: c for c in self.record.captures})
         captures = list(self.record.captures)
         captures[number] = capture.model_copy(update={"state": state, "message": message})
@@ -171,7 +171,7 @@ class Keeper:
         save_study(self.record, self.output)
 
     def note(self, trial: Trial, event: Event) -> None:
-        """Take down what happened to a trial."""
+        """Record what happened to a trial."""
         # A trial that starts again forgets how it failed.
         changes: dict[str, object] = {"state": "running", "message": "", "seconds": None}
         if event.kind == "started":

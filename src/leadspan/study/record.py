@@ -1,4 +1,4 @@
-"""The file of a study: all its trials, how far each is, and where its run directory lies."""
+"""The file of a study: all its trials, with the state and the run directory of each."""
 
 import hashlib
 from pathlib import Path
@@ -27,15 +27,15 @@ class TrialRecord(Settings):
     axes: list[str] = []
     """What the condition varies besides the cut, in the words of the study's axes."""
     note: str = ""
-    """What a reader must know about it."""
+    """Remark for readers of results."""
     directory: str
     """Run directory, relative to the study's."""
     fingerprint: str
     """Identifies settings and data."""
     state: State
-    """How far it is; `running` in a study that is not being run means that it was interrupted."""
+    """Its state; `running` in a study that is not being run means that it was interrupted."""
     message: str = ""
-    """What a failed trial died of."""
+    """Why a failed trial failed."""
     seconds: Amount | None = None
     """Wall time of the trial, the last attempt alone."""
 
@@ -46,20 +46,20 @@ class TrialRecord(Settings):
 
 
 class CaptureRecord(Settings):
-    """A store that trials of a study share: what it cost, once, beside what the trials cost."""
+    """A store that trials of a study share, and its cost, which is paid once for all of them."""
 
     name: str
     """Name and codec."""
     directory: str
     """The store, relative to the study's directory."""
     state: State
-    """How far it is."""
+    """Its state."""
     message: str = ""
-    """What a failed capture died of."""
+    """Why a failed capture failed."""
     num_trials: Count
     """Trials that read it."""
     num_positions: Count | None = None
-    """Positions it holds; absent before it is captured, as the rest is."""
+    """Positions it holds; absent before it is captured, like the following fields."""
     num_bytes: Count | None = None
     """Size of its shards."""
     seconds: Amount | None = None
@@ -95,10 +95,11 @@ def save_study(record: StudyRecord, directory: Path) -> Path:
     """Write `study.json` atomically.
 
     Raises:
-        RunError: It cannot be written; what was there before is whole.
+        RunError: It cannot be written; the file that was there before is intact.
     """
     path = directory / STUDY_FILE
     text = record.model_copy(update={"digest": ""}).model_dump_json(indent=1) + "\n"
+    # The digest is inserted as text: it is over the file as it is with an empty digest.
     before, key, after = text.rpartition('"digest": "')  # the last field
     try:
         write_atomically(path, f"{before}{key}{hashlib.sha256(text.encode()).hexdigest()}{after}")

@@ -1,4 +1,4 @@
-"""Settings of a study: one recipe varied along axes, over seeds, beside the controls that make the answer honest."""
+"""Settings of a study: one recipe varied along axes, over seeds, with the controls that a fair comparison needs."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,12 +19,12 @@ Changes = dict[str, Any]
 
 
 class Axes(Settings):
-    """What is varied; every combination is a condition. A name stands for its value in tables."""
+    """What is varied; every combination is a condition. Tables show a value by its name."""
 
     cut: list[AnyPolicy] = []
     """Policies; the recipe's own `cut` when empty. Retention needs `full` among them."""
     p: list[Annotated[float, Field(gt=0, le=1)]] = []
-    """Proportions at which every policy that has a `p` is taken."""
+    """Proportions at which every policy with a `p` is run."""
     supervision: dict[str, Changes] = {}
     """Changes to `supervision` by name."""
     loss: dict[str, Changes] = {}
@@ -43,7 +43,7 @@ class Axes(Settings):
 
 
 class LocalExecutor(Settings):
-    """Trials in processes of their own on this machine."""
+    """Trials on this machine, each in its own process."""
 
     kind: Literal["local"] = "local"
     """Tag."""
@@ -102,7 +102,7 @@ Executor = Annotated[LocalExecutor | RayExecutor, Field(discriminator="kind")]
 
 
 class Study(Settings):
-    """A recipe, what is varied of it, and what it is compared with."""
+    """A recipe, what is varied, and the controls it is compared with."""
 
     name: str
     """Name of the study."""
@@ -113,15 +113,15 @@ class Study(Settings):
     settings: list[str] = []
     """Settings that replace the recipe's in all trials, as on the command line: `[training.epochs=1]`."""
     before: list[Before] = []
-    """Recipes that are run first, one after the other, each for what the trials need (a teacher, a base student); a
-    path stands for a recipe as it is."""
+    """Recipes that are run first, one after the other, to make what the trials need (a teacher, a base student); a
+    path is a recipe without changes."""
     axes: Axes = Axes()
     """What is varied."""
     more_axes: list[Axes] = []
-    """Further sets of axes, each crossed by itself, for what need not be combined with everything else. They have the
-    seeds and, of the controls, `base` and `teacher`; a condition that occurs twice is run once."""
+    """Further sets of axes, each crossed by itself, for variations that need not be combined with all others. They get
+    the seeds and, of the controls, `base` and `teacher`; a condition that occurs twice is run once."""
     needs: dict[Path, str] = {}
-    """Files and directories that must be there before the study can be planned, each with the command that makes it."""
+    """Files and directories that must exist before the study can be planned, each with the command that makes it."""
     seeds: list[Annotated[int, Field(ge=0, lt=2**32)]] = [0, 1, 2]
     """Seeds of every condition."""
     controls: list[Control] = []
@@ -130,9 +130,9 @@ class Study(Settings):
     window of the same length for each `lead`. `cross_entropy`: each condition without its teacher. `base`, `teacher`:
     the students and the teacher evaluated as they are."""
     store: CaptureSettings | None = None
-    """A store of the teacher's targets that all trials read, captured once, before them; absent, each trial runs its
-    teacher. `path` is the directory below which stores lie, one for each teacher and tokenizer; `store` in the study's
-    directory when absent. The trials' own cuts are captured, and `cuts` besides."""
+    """A store of the teacher's targets that all trials read, captured once, before them; if absent, each trial runs its
+    teacher. `path` is the directory of the stores, one for each teacher and tokenizer; `store` in the study's directory
+    when absent. The cuts of the trials are captured, and `cuts` in addition."""
     executor: Executor = LocalExecutor()
     """Where trials run."""
 
@@ -149,10 +149,10 @@ class Study(Settings):
             yield ("seeds",), "seeds is empty; give at least one, three or more for intervals over seeds"
 
     def check_needs(self) -> None:
-        """Refuse to go on without what the study says it needs.
+        """Refuse to continue without the files that the study needs.
 
         Raises:
-            SettingsError: Something is not there; names the commands that make it.
+            SettingsError: A file is missing; names the commands that make them.
         """
         missing = {path: command for path, command in self.needs.items() if not path.exists()}
         if missing:

@@ -1,9 +1,9 @@
 """Stores that the trials of a study share: a teacher runs once, over all that its trials need.
 
 A trial with a live teacher becomes one that reads a store, and nothing else of it changes. There is a store for each
-teacher, tokenizer, template and precision among the trials. It holds of every trace the longest cut that a trial needs,
-validation traces whole, and each context of its own (`tail`, `middle`, `random_window`, ...) besides. When the study
-grows, what its store does not serve yet is captured into another part of it.
+teacher, tokenizer, template and precision among the trials. For every trace it holds the longest cut that a trial
+needs, validation traces whole, and in addition each cut with another context (`tail`, `middle`, `random_window`, ...).
+When the study grows, what its store does not serve yet is captured into another part of it.
 """
 
 import hashlib
@@ -31,7 +31,7 @@ from leadspan.teacher.settings import CaptureSettings, Served, StoredTargets
 from leadspan.teacher.store import TargetStore
 from leadspan.training.process import leave_ranks, process_state
 
-# 8 hex digits tell four billion apart: a study has a handful of stores.
+# 8 hex digits distinguish four billion stores; a study has a handful.
 _ID_DIGITS = 8
 _VALUES = {"codec", "temperatures", "vocabulary", "engine"}
 """Settings that say what is stored; the others say how."""
@@ -40,12 +40,12 @@ _VALUES = {"codec", "temperatures", "vocabulary", "engine"}
 def share_stores(
     study: Study, trials: Sequence[Trial], fingerprints: Fingerprints
 ) -> tuple[list[Trial], list[SharedStore]]:
-    """Let the trials that have a teacher read a store, and say which stores that takes.
+    """Let the trials that have a teacher read a store, and list the stores.
 
     Args:
         study: A study with a `store`.
-        trials: Its trials, not placed yet.
-        fingerprints: Told of the stores.
+        trials: Its trials, without run directories yet.
+        fingerprints: Receives the fingerprints of the stores.
 
     Raises:
         SettingsError: A recipe has a store of its own.
@@ -85,7 +85,7 @@ def share_stores(
 
 
 def missing(store: SharedStore) -> CaptureJob | None:
-    """What is to be captured, besides what its whole parts serve; None when these serve every trial.
+    """The capture of what the complete parts of a store do not serve; None when they serve every trial.
 
     Raises:
         LeadspanError: The data of a trial cannot be prepared.
@@ -95,16 +95,16 @@ def missing(store: SharedStore) -> CaptureJob | None:
     complete = [part for part in _stores_in(store.directory).values() if part is not None]
     # What complete parts serve is left out, so that a study that grows captures the difference.
     job = prepare_capture(capturing, [*settings.cuts, first.cut], store.recipes[1:], complete)
-    # a part of the store is named after its plan, so that a resumed capture meets its own shards
+    # A part of the store is named after its plan, so that a resumed capture finds its own shards.
     part = store.directory / job.plan.content_hash[:_ID_DIGITS]
     return replace(job, directory=part) if len(job.sequences) else None
 
 
 def capture_shared(store: SharedStore) -> None:
-    """Capture what a store does not serve yet, or nothing; a damaged part is mended, or set aside and replaced.
+    """Capture what a store does not serve yet, if anything; a damaged part is repaired, or moved aside and replaced.
 
     Raises:
-        LeadspanError: Whatever is wrong with the data, the teacher or the store.
+        LeadspanError: The data, the teacher or the store cannot be used.
     """
     state = process_state()
     if state.is_main_process:
@@ -139,7 +139,7 @@ def _stores_in(directory: Path) -> dict[Path, TargetStore | None]:
 
 
 def _set_parts_aside(directory: Path, job: CaptureJob | None) -> None:
-    """Move damaged parts out of a store, but the one that the capture goes on with."""
+    """Move damaged parts out of a store, except the one that the capture continues."""
     for path, part in _stores_in(directory).items():
         is_mended = job is not None and path == job.directory and _is_readable(path)
         if part is None and not is_mended:

@@ -1,8 +1,8 @@
 """A study from start to end: plan the trials, skip what is complete, run the rest, keep the record.
 
-Complete is a trial whose run directory holds a finished run of exactly its recipe. The directory's name ends in the
-fingerprint of settings and data, so a changed study makes new trials and reuses the others. A failed trial is kept in
-the record, does not stop the others, and is tried again from its last checkpoint when the study is run again.
+A trial is complete when its run directory holds a finished run of exactly its recipe. The directory's name ends in the
+fingerprint of settings and data, so a changed study makes new trials and reuses the others. A failed trial stays in the
+record, does not stop the others, and is tried again from its last checkpoint when the study is run again.
 """
 
 import contextlib
@@ -29,13 +29,13 @@ from leadspan.study.trials import SharedStore, Trial, conditions, load_base, loa
 def plan_study(study: Study, study_file: Path, is_dry_run: bool = False) -> StudyPlan:
     """Resolve all trials of a study.
 
-    Controls of equal length are planned on the data, which may need the tokenizer of a student that is trained first:
-    they are left to a note until the runs that come first are complete.
+    Controls of equal length are planned on the data, which may need the tokenizer of a student that is trained first.
+    Until the runs that come first are complete, notes stand in for these controls.
 
     Args:
         study: The study.
         study_file: Its file, which the paths of its recipes start from.
-        is_dry_run: Let names pass that only the Hub can have where the Hub cannot be asked.
+        is_dry_run: Accept names of the Hub where the Hub cannot be reached.
 
     Raises:
         LeadspanError: A recipe cannot be read, a combination breaks a rule or has no task, or the data cannot be used.
@@ -81,7 +81,7 @@ def plan_study(study: Study, study_file: Path, is_dry_run: bool = False) -> Stud
 def _shared(
     study: Study, trials: list[Trial], fingerprints: Fingerprints, before: Sequence[Trial], notes: list[str]
 ) -> tuple[list[Trial], list[SharedStore]]:
-    """The trials as they read the study's stores, and the stores; as they are in a study without."""
+    """The trials, reading the study's stores if it has any, and these stores."""
     if study.store is None:
         return trials, []
     if not all(is_done(trial) for trial in before):
@@ -93,7 +93,7 @@ def _shared(
 
 
 def _check_sources(recipes: Sequence[Recipe], study: Study, study_file: Path, must_answer: bool) -> None:
-    """Refuse to begin where recipes read what is not there, and what no run before them makes."""
+    """Refuse to begin where recipes read files that do not exist and that no earlier run makes."""
     outputs = [recipe.output.absolute() for recipe in recipes]
     stores = [(study.store.path or study.output).absolute()] if study.store is not None else []
     sources = dict.fromkeys(source for recipe in recipes for source in recipe.sources())
@@ -106,7 +106,7 @@ def _check_sources(recipes: Sequence[Recipe], study: Study, study_file: Path, mu
 
 
 def run_study(study: Study, study_file: Path, console: Console) -> StudyRecord:
-    """Run what is not complete yet.
+    """Run the trials of a study that are not complete yet.
 
     Args:
         study: The study.
@@ -153,7 +153,7 @@ def _before(study: Study, study_file: Path) -> list[Trial]:
 
 
 def _capture(study: Study, plan: StudyPlan, keeper: Keeper, console: Console) -> None:
-    """Fill the stores that trials wait for; one that serves them all is found to, and left alone.
+    """Fill the stores that trials wait for; a store that serves them all already is left as it is.
 
     Raises:
         RunError: A capture failed.
@@ -178,7 +178,7 @@ def _capture(study: Study, plan: StudyPlan, keeper: Keeper, console: Console) ->
 
 
 def _whole_machine(executor: Executor) -> Executor:
-    """What a capture may use: all that the trials at one time may."""
+    """The executor of a capture, which may use what all concurrent trials may use together."""
     if isinstance(executor, RayExecutor):
         return executor
     number, threads = executor.trials_at_once, executor.threads_per_trial

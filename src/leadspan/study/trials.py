@@ -1,4 +1,4 @@
-"""From a study to its trials: every combination of the axes, for every seed, as a resolved recipe with a place."""
+"""From a study to its trials: every combination of the axes, for every seed, as a resolved recipe with a directory."""
 
 import copy
 import itertools
@@ -24,7 +24,7 @@ class SharedStore(Settings):
     """A store that several trials read."""
 
     directory: Path
-    """Where it is."""
+    """Its directory."""
     fingerprint: str
     """Identifies teacher, tokenizer, template, precision and what is kept of a distribution."""
     settings: CaptureSettings
@@ -48,8 +48,8 @@ class Trial:
         task: `evaluate` trains nothing: the starting weights are evaluated as they are. `capture` fills a store.
         control: The control it belongs to; None for a condition of the axes.
         axes: What the condition varies besides the cut, in the words of the study's axes.
-        note: What a reader must know about it.
-        store: What to capture.
+        note: Remark for readers of results.
+        store: The store to capture.
     """
 
     recipe: Recipe
@@ -127,7 +127,7 @@ def over_seeds(study: Study, trial: Trial) -> list[Trial]:
 def placed(trial: Trial, study: Study, fingerprints: Fingerprints) -> Trial:
     """The trial with its fingerprint, and the run directory that follows from it.
 
-    A changed setting or changed data gives another directory, so that no run is ever taken for another.
+    Changed settings or data give another directory, so that one run is never mistaken for another.
     """
     fingerprint = fingerprints.of(trial.recipe)
     # 80 characters keep the directory below the file systems' limit of 255 with seed and fingerprint.
@@ -152,7 +152,7 @@ def load_before(study: Study, study_file: Path) -> list[Recipe]:
 
 
 def without_teacher(values: dict[str, Any]) -> None:
-    """Leave the teacher out, in place: the cross-entropy of the traces is all that is learnt."""
+    """Remove the teacher, in place: the student learns from the cross-entropy of the traces alone."""
     values["loss"] = {**(values.get("loss") or {}), "kl_weight": 0}
     values["teacher"] = None
     values["targets"] = {"kind": "live"}
@@ -177,7 +177,7 @@ def _combinations(axes: Axes, base: dict[str, Any]) -> Iterator[tuple[list[str],
 
 
 def _policies(axes: Axes) -> list[Policy]:
-    """Policies at every proportion; those without one as they are."""
+    """Policies at every proportion; those without one once."""
     policies: list[Policy] = []
     for policy in axes.cut:
         has_p = policy.proportion is not None
@@ -200,7 +200,7 @@ def _setter(section: str, value: Any) -> Callable[[dict[str, Any]], None]:
 
 
 def _merged(old: Any, new: Any) -> Any:
-    """Nested mappings key by key; one that names another `kind` replaces."""
+    """Merge nested mappings key by key; a mapping of another `kind` replaces the old one."""
     # Fields of one kind mean nothing to another, so a new kind replaces the whole mapping.
     if not isinstance(old, dict) or not isinstance(new, dict) or new.get("kind", old.get("kind")) != old.get("kind"):
         return new

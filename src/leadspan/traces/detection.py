@@ -1,8 +1,8 @@
-"""Which layouts a source has, told from many of its rows.
+"""The layouts of a source, detected from many of its rows.
 
-One row decides nothing: a format is chosen that fits most rows, and its columns are those that most rows fill, in the
+No single row decides: the format is chosen that fits most rows, and its columns are those that most rows fill, in the
 order of preference. A row that lacks one of them is refused by itself. Rows that have none of the columns of the chosen
-layout, as where files of several data sets lie together, may have a layout of their own.
+layout, for example where files of several data sets lie together, may have another layout.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,9 @@ from leadspan.traces.settings import TraceSource
 from leadspan.traces.turns import THINK_TAGS, Tags
 from leadspan.traces.values import Columns, Row, is_missing
 
+# Formats whose columns the settings may name; the others have fixed names.
 _MAPPABLE = ("columns", "prompt_response", "messages")
+# Columns that an error message lists.
 _SHOWN_COLUMNS = 40
 
 
@@ -27,7 +29,7 @@ def detect(source: TraceSource, records: Sequence[Record]) -> list[Layout]:
         records: Many of its rows, at least one.
 
     Raises:
-        DataError: No format fits, or the named one lacks columns; tells what was found and what is needed.
+        DataError: No format fits, or the named one lacks columns; lists the columns of the source and those needed.
     """
     formats = _candidates(source)
     tags = THINK_TAGS if source.think_open is None else ((source.think_open, source.think_close or ""),)
@@ -46,7 +48,7 @@ def detect(source: TraceSource, records: Sequence[Record]) -> list[Layout]:
 
 
 def layout_of(row: Row, layouts: Sequence[Layout]) -> Layout:
-    """The first layout of which a row has a column, else that of most rows, which says what the row lacks."""
+    """The first layout of which a row has a column, else that of most rows, whose refusal says what the row lacks."""
     return next((layout for layout in layouts if layout.claims(row)), layouts[0])
 
 
@@ -72,7 +74,7 @@ def _candidates(source: TraceSource) -> list[Format]:
 
 @dataclass(frozen=True, slots=True)
 class _Rule:
-    """When a row counts as filling a column: it has it, with a value, and with what the format wants there."""
+    """When a row counts as filling a column: it has the column, a value in it, and content that the format needs."""
 
     tags: Tags
     needs_value: bool
@@ -91,6 +93,7 @@ class _Rule:
         """The first column that at least half as many rows fill as the one that most rows fill; "" where none is."""
         numbers = {name: sum(self.fills(row, name, form, role) for row in rows) for name in names.split("|")}
         most = max(numbers.values())
+        # Half as many is enough for a preferred name: rows may leave a good column empty now and then.
         return next((name for name, number in numbers.items() if number and 2 * number >= most), "")
 
 
@@ -100,6 +103,7 @@ def _best(formats: Sequence[Format], rows: Sequence[Row], tags: Tags, is_named: 
     Where the settings name the layout, columns of other content, and in the end empty ones, are taken too: their rows
     are refused, each with its reason.
     """
+    # From the strictest rule to the laxest: what a lax rule alone accepts is taken only where the settings name it.
     for needs_value, needs_content in ((True, True), (True, False), (False, True), (False, False)):
         if not (needs_content or is_named):
             continue

@@ -1,6 +1,6 @@
-"""Which files of a local path are read: those of the split that is asked for, each record once.
+"""Which files of a local path are read: those of the requested split, each record once.
 
-Nothing that could hold records is passed over without a word: what is left out is listed with the reason.
+No file that could hold records is skipped in silence: skipped files are listed with the reason.
 """
 
 import codecs
@@ -20,6 +20,7 @@ _SPLIT_WORDS = {
     "test": "test|testing|eval|evaluation|heldout|holdout",
 }
 _NAMED = {split: re.compile(rf"(?<![^\W\d_])(?:{words})(?![^\W\d_])", re.I) for split, words in _SPLIT_WORDS.items()}
+# Names that `datasets` writes, and files that lie in data sets without being data.
 _SHARD = re.compile(r"-\d{5}-of-\d{5}")
 _METADATA = {"dataset_dict.json", "dataset_info.json", "dataset_infos.json", "state.json", "croissant.json"}
 _DOCUMENT = re.compile(r"[._].*|(readme|licen[cs]e|notice|citation)\b.*|.*\.(md|py|ya?ml)", re.I)
@@ -43,9 +44,9 @@ def list_files(path: Path, split: str | None = None, subset: str | None = None, 
 
     Args:
         path: A file, a directory of files, or what `Dataset` or `DatasetDict` wrote with `save_to_disk`.
-        split: The split to read. Where it is absent, `usual` is read of a path that has splits.
+        split: The split to read. Where it is absent and the path has splits, `usual` is read.
         subset: The directory in `path` to read.
-        usual: The split that is read where none is asked for.
+        usual: The split that is read where `split` is absent.
 
     Raises:
         DataError: Nothing can be read, the split or the subset is not there, or files may hold the same records.
@@ -136,6 +137,7 @@ def _of_split(
     for file in files:
         by_split[_split_of(file.relative_to(path).with_name(_stem(file)).parts)].append(file)
     if split is not None:
+        # A split of exactly this name first, e.g. `test_hard`; else files whose name only contains a word for it.
         exact = [file for file in files if split in (_base(file), *file.relative_to(path).parts[:-1])]
         chosen = exact or by_split.get(_split_of((split,)), [])
         if not chosen and by_split.keys() == {None} and split == usual:
@@ -154,7 +156,7 @@ def _of_split(
 
 
 def _each_once(path: Path, files: Sequence[Path], passed_over: list[str]) -> Sequence[Path]:
-    """The files, when no two of them are the same data in another form."""
+    """The files, refused where two of them may hold the same records in another form."""
     objects = [file for file in files if kind_of(file) == ".json" and not _is_list(file)]
     if len(objects) < len(files):  # settings and metadata have a name of their own in every tool
         passed_over += [f"{file.relative_to(path)} (a JSON object beside files of records)" for file in objects]
@@ -174,6 +176,7 @@ def _is_list(file: Path) -> bool:
 
 
 def _same_content(files: Sequence[Path]) -> tuple[Path, Path] | None:
+    # Heads first: hashing every file of a large data set would take minutes.
     by_head = defaultdict(list)
     for file in files:
         by_head[head(file)].append(file)

@@ -1,7 +1,7 @@
 """Rows of one local file: JSON lines and JSON, plain or compressed, Parquet and Arrow.
 
-Files are read piece by piece, so that memory does not grow with them. A line that is no record is a
-refusal; a file that is broken as a whole is an error, since nobody can tell how many records it should hold.
+Files are read in pieces, so that memory does not grow with their size. A line that is no record is a refusal; a file
+that is broken as a whole is an error, since it is unknown how many records it should hold.
 """
 
 import codecs
@@ -24,13 +24,14 @@ from leadspan.traces.json_documents import LONGEST_RECORD, records_of
 from leadspan.traces.records import Refusal
 from leadspan.traces.values import BYTE_ORDER_MARK
 
+# Rows of an Arrow batch that are converted to Python at a time: long traces take much memory as objects.
 _ROWS_AT_ONCE = 64
 _COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}  # Arrow's names
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A row as it stands in the source.
+    """A row of the source.
 
     Attributes:
         row: Column name to value.
@@ -113,7 +114,7 @@ def saved_files(path: Path) -> list[Path]:
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Turn what a missing or broken file or directory raises into one message that names it."""
+    """Turn the errors of a missing or broken file or directory into one error that names it."""
     try:
         yield
     except DataError:
@@ -166,7 +167,7 @@ def _decode(line: bytes, location: str) -> Record | Refusal:
 
 
 def _reason(error: ValueError) -> str:
-    """Why a text is no JSON; Python's own text on numbers that are too long speaks of Python's settings."""
+    """Why a text is no JSON; Python's message for numbers that are too long would advise changing Python's settings."""
     is_number = "integer string conversion" in str(error)
     return (
         f"not valid JSON: a whole number of more than {sys.get_int_max_str_digits()} digits"

@@ -1,8 +1,8 @@
 """Record layouts of reasoning data sets, as one table.
 
-The table is tried from top to bottom, so a layout that contains another one stands above it: OpenR1-Math has
-`messages` too, and s1K an empty `cot`. A new data set is a new row here, and a new reader only if none of the
-five fits. Which layout and which columns a source has is told from many of its rows, never from one.
+The table is tried from top to bottom, so a layout that contains another one comes before it: OpenR1-Math has
+`messages` too, and s1K an empty `cot`. A new data set is a new row here, and needs a new reader only if none of the
+five fits. The layout and columns of a source are detected from many of its rows, never from one.
 """
 
 from collections.abc import Callable, Mapping
@@ -64,9 +64,9 @@ class Format:
         read: Makes a trace, without its place, of a row, the columns of its roles and the think tags.
         uses: Columns that are read from the rows that have them.
         also: Other names of the same layout.
-        holds: What the column of a role must hold, beyond anything, for the format to be detected.
-        fits: What a row must satisfy beyond having the columns, for the format to be detected.
-        note: The same in words, for messages.
+        holds: Test of the content of a role's column that the format needs to be detected.
+        fits: Test of a whole row that the format needs to be detected, besides having the columns.
+        note: These tests in words, for messages.
     """
 
     name: FormatName
@@ -224,7 +224,7 @@ def parse(row: Row, layout: Layout, location: str) -> Trace | Refusal:
     Args:
         row: The record.
         layout: Its format with its columns.
-        location: Where it stands.
+        location: Its file and line, for messages.
     """
     try:
         check_record(row)

@@ -1,4 +1,4 @@
-"""The records of a JSON document, one after the other: memory does not grow with the document.
+"""The records of a JSON document, one after the other, in memory that does not grow with the document.
 
 A document is one list of records, or an object with one list among its values.
 """
@@ -12,6 +12,7 @@ from typing import Any, BinaryIO
 
 LONGEST_RECORD = 1 << 26
 """Characters or bytes of a record, some ten million tokens; what is longer is no trace, but another kind of file."""
+# Bytes that are read at a time, at least.
 _CHUNK = 1 << 20
 _SPACE = re.compile(r"[ \t\n\r]*")
 _DECODER = json.JSONDecoder()
@@ -41,11 +42,12 @@ def records_of(open_document: Callable[[], BinaryIO]) -> Iterator[Any]:
 
 
 class _Document:
-    """A text of which the part in work is held, with what is read of it."""
+    """A text that is read in pieces; only the piece being parsed is in memory."""
 
     def __init__(self, handle: BinaryIO):
         self._handle = handle
         self._decode = codecs.getincrementaldecoder("utf-8-sig")().decode
+        # The piece, the position in it, characters dropped before it, and whether it reaches to the end of the text.
         self._text, self._at, self._dropped, self._is_whole = "", 0, 0, False
 
     def items(self) -> Iterator[Any]:
@@ -131,7 +133,7 @@ class _Document:
             self._read_on()
 
     def _read_on(self) -> None:
-        """Drop what is done, and hold twice of what is in work, so that a long value is parsed only a few times."""
+        """Drop the parsed part and double the rest, so that a long value is parsed only a few times."""
         data = self._handle.read(max(_CHUNK, len(self._text) - self._at))
         self._is_whole = not data
         self._dropped += self._at

@@ -1,4 +1,4 @@
-"""One row to one trace: the five shapes in which data sets keep a prompt, a chain of thought and an answer.
+"""Readers of one row into one trace: the five forms in which data sets store prompt, chain of thought and answer.
 
 A reader takes a row, the columns of its roles and the think tags of its source, and raises `Unusable` where the row
 cannot become a trace. Whether an answer is right matters only where a data set offers several generations with its own
@@ -47,7 +47,7 @@ def read_columns(row: Row, columns: Columns, tags: Tags) -> Trace:
 
 
 def read_response(row: Row, columns: Columns, tags: Tags) -> Trace:
-    """A prompt, and a response that holds chain of thought and answer: one text, or turns, the last of which does."""
+    """A prompt, and a response with chain of thought and answer in it: one text, or turns that end with the reply."""
     switch = columns.get("switch")
     if switch is not None and row.get(switch) == "off":
         raise Unusable("reasoning switched off", f"the column {switch!r} is 'off'")

@@ -1,6 +1,6 @@
 """Traces of a source, one after the other: local files, a directory of them, or a data set on the Hub.
 
-A record is read when it is asked for, and becomes a trace or a refusal whose reason is counted.
+Records are read lazily, and each becomes a trace or a refusal whose reason is counted.
 """
 
 import hashlib
@@ -27,10 +27,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_SAMPLE = 512
-"""Records from which the layouts of a source are told."""
-_SAMPLED_FILES = 16
-_NAMED_FILES = 8
+_SAMPLE = 512  # records from which the layouts of a source are detected
+_SAMPLED_FILES = 16  # files of a directory that the sample comes from
+_NAMED_FILES = 8  # files that a message names
 _HUB_NAME = re.compile(r"\w[\w.-]*(/[\w.-]+)?")
 
 
@@ -63,11 +62,11 @@ class RefusalCounter:
                 yield item
 
     def check(self, max_refused_share: float, name: str) -> None:
-        """Refuse a source of which too little can be used.
+        """Refuse a source with too few usable records.
 
         Args:
             max_refused_share: Largest accepted share of refused records, from 0 to 1.
-            name: What to call the source.
+            name: Name of the source in messages.
 
         Raises:
             DataError: More than that share was refused, or nothing usable was read; names every reason.
@@ -95,13 +94,13 @@ class RefusalCounter:
 
 
 def read_traces(source: TraceSource) -> Iterator[Trace | Refusal]:
-    """Read the traces of a source, in its order; the columns of many records tell the format.
+    """Read the traces of a source, in its order; the format is detected from the columns of many records.
 
     Raises:
         DataError: While iterating: the source cannot be read, or its columns fit no format.
     """
     layouts, teacher = None, source.columns.get("teacher")
-    # of any layout, so that it is no part of those that are told from the columns
+    # The column of teachers belongs to any layout, so it takes no part in detecting one.
     source = source.model_copy(update={"columns": {k: v for k, v in source.columns.items() if k != "teacher"}})
     for record in read_records(source):
         if isinstance(record, Refusal):

@@ -1,4 +1,4 @@
-"""The frozen types of the data stage, one at each border."""
+"""A trace, and the refusal of a record that cannot become one."""
 
 from dataclasses import dataclass, field
 from unicodedata import normalize
@@ -29,7 +29,7 @@ class Trace:
 
     @property
     def question(self) -> str:
-        """What is asked, for splits by question: the user's turns, whatever the system prompt and the line breaks."""
+        """The user's turns, for splits by question; system prompt and line breaks do not matter."""
         turns = (message["content"] for message in self.messages if message["role"] == "user")
         return "\0".join(" ".join(normalize("NFC", turn).split()) for turn in turns)
 

@@ -32,6 +32,7 @@ PART_APART = "a part of the question in a column of its own"
 _ROLES = {name: name for name in ("system", "developer", "user", "assistant", "tool")}
 _ROLES |= dict.fromkeys(("gpt", "chatgpt", "bot", "model"), "assistant") | {"human": "user"}  # ShareGPT, Gemini
 _REASONING = "reasoning_content|reasoning|thinking"
+# Keys whose content no text can replace.
 _MEDIA = ("image", "images", "audio", "audios", "video", "videos", "documents")
 _NOT_TEXT_OF_RECORD = ("tools", "functions", *_MEDIA)
 _NOT_TEXT_OF_TURN = ("tool_calls", "function_call", "tools", "functions", *_MEDIA)
@@ -42,6 +43,7 @@ _FINISH = "finish_reason|stop_reason|finish_reasons"
 _CUT_OFF = re.compile(
     "length|max|limit|trunc|incomplete|abort|cancel|error|fail|timeout|filter|safety|recitation|refus|pause|tool|function"
 )
+# Flags, each with the value that says that a generation was cut off.
 _WHEN_CUT = {"finished": False, "is_finished": False, "completed": False, "is_complete": False} | dict.fromkeys(
     ("truncated", "is_truncated"), True
 )
@@ -192,7 +194,7 @@ def separate(cot: str, answer: str, names: tuple[str, str], tags: Tags) -> tuple
     """Chain of thought and answer that stand apart, and so have no think tags.
 
     Raises:
-        Unusable: One of the two has, or is blank.
+        Unusable: One of the two has think tags, or is blank.
     """
     for name, text in zip(names, (cot, answer), strict=True):
         if inside := tags_in(text, (*tags, *THINK_TAGS)):

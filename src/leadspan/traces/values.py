@@ -41,7 +41,7 @@ def is_missing(value: Any) -> bool:
 
 
 def says_something(value: Any) -> bool:
-    """Whether a value is anything but missing, false, empty, or the JSON of that."""
+    """Whether a value has content: neither missing, false, empty, nor the JSON text of an empty value."""
     return not is_missing(value) and bool(value) and value not in ("[]", "{}", "null")
 
 
@@ -71,7 +71,7 @@ def text_or_number(value: Any, column: str) -> str:
 
 
 def list_of(row: Row, column: str) -> list[Any]:
-    """The list in a column; turns that stand as one list for each key, as `datasets` keeps them, become dictionaries.
+    """The list in a column; turns stored as one list per key, as `datasets` does, become dictionaries.
 
     Raises:
         Unusable: It is no list.

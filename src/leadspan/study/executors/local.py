@@ -1,8 +1,8 @@
-"""Trials in processes of their own on this machine, some at a time.
+"""Trials on this machine, each in its own process, several at a time.
 
-A process of its own gives a trial its own peak memory and keeps a crash from taking the others along. The processes are
-forked from a server that has torch and Transformers loaded and nothing else, so that starting one costs no import. They
-end with the process that started them, however that ends.
+In its own process a trial has its own peak memory, and a crash does not affect the others. The processes are forked
+from a server that has torch and Transformers loaded and nothing else, so that starting one costs no import. They end
+with the process that started them, however that ends.
 """
 
 import ctypes
@@ -40,9 +40,9 @@ class Event:
     """Something that happened to a trial.
 
     Attributes:
-        trial: Place of the trial in the list that was given.
-        kind: `started`, `said` (what it is doing), `done`, or `failed`.
-        text: What was said, or what the trial died of.
+        trial: Index of the trial in the list of trials.
+        kind: `started`, `said` (a status line), `done`, or `failed`.
+        text: The status line, or why the trial failed.
     """
 
     trial: int
@@ -52,7 +52,7 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """What a trial may use.
+    """The share of the machine that a trial may use.
 
     Attributes:
         threads: CPU threads; None leaves them as they are.
@@ -73,10 +73,10 @@ class _Running:
 
 
 def run_local(trials: Sequence[Trial], executor: LocalExecutor) -> Generator[Event, None, None]:
-    """Run trials on this machine, in order, and tell what happens to them.
+    """Run trials on this machine, in order, and yield what happens to them.
 
-    Closing the iterator ends what runs in good order: trainings finish their step and write a checkpoint. Interrupted
-    once more meanwhile, it kills them.
+    Closing the iterator ends running trials in good order: trainings finish their step and write a checkpoint. A second
+    interrupt meanwhile kills them.
     """
     waiting = deque(range(len(trials)))
     free = slots(executor)
@@ -101,7 +101,7 @@ def run_local(trials: Sequence[Trial], executor: LocalExecutor) -> Generator[Eve
 
 
 def _end(processes: Sequence[multiprocessing.process.BaseProcess]) -> None:
-    """Ask processes to end, and wait until they have; not SIGTERM, of which they may have got one already."""
+    """Signal processes to end, and wait for them; not by SIGTERM, which they may have received already."""
     try:
         for process in processes:
             if process.is_alive() and process.pid is not None:
@@ -115,7 +115,7 @@ def _end(processes: Sequence[multiprocessing.process.BaseProcess]) -> None:
 
 
 def run_trial(recipe: Recipe) -> RunResult:
-    """Run one recipe in a process of its own.
+    """Run one recipe in its own process.
 
     Raises:
         RunError: The trial failed; with its message, or its traceback when that is a defect of leadspan.
@@ -129,10 +129,10 @@ def run_trial(recipe: Recipe) -> RunResult:
 
 
 def slots(executor: LocalExecutor) -> list[Slot]:
-    """One slot for each trial at a time, with its share of the machine.
+    """One slot per concurrent trial, with its share of the machine.
 
     Raises:
-        RunError: There are fewer GPUs than asked for.
+        RunError: There are fewer GPUs than the slots need.
     """
     number, each = executor.trials_at_once, executor.gpus_per_trial
     threads = executor.threads_per_trial
@@ -179,7 +179,7 @@ def _capture(store: SharedStore, num_ranks: int) -> None:
 
 
 def _run_ranks(file: Path, content: str, num_ranks: int, arguments: list[str]) -> None:
-    """Write a file and run `torchrun ...` on it, with a log beside it, ended with this process.
+    """Write a file and run `torchrun ...` on it, with a log in the same directory; it ends when this process does.
 
     Raises:
         RunError: It failed; with the message of its first rank, or the end of its log.
@@ -211,7 +211,7 @@ def _end_with_starter() -> None:
 
 
 def explained(error: BaseException, directory: Path) -> str:
-    """One message for what a trial died of; the traceback only where leadspan did not foresee it."""
+    """One message for the failure of a trial; a traceback only where the error is not one of leadspan's own."""
     if isinstance(error, LeadspanError):
         text = str(error)
     elif isinstance(error, OSError) and error.strerror:
@@ -270,7 +270,7 @@ def _work_in_process(trial: Trial, slot: Slot, sender: multiprocessing.connectio
 
 
 def _end_with_parent() -> None:
-    """A study that was killed must leave no trial behind that writes where its successor does."""
+    """End with the study: a trial that outlives it would write into the directory of its successor."""
     parent = multiprocessing.parent_process()
     assert parent is not None, "trials are started by a study"
     parent.join()

@@ -1,4 +1,4 @@
-"""Trials as tasks of a Ray cluster: one worker process each, with the cores and GPUs that Ray assigns to it."""
+"""Trials as tasks of a Ray cluster: one worker process per trial, with the cores and GPUs that Ray assigns."""
 
 import os
 import socket
@@ -17,14 +17,14 @@ _POLL_SECONDS = 0.2
 
 
 def run_on_ray(trials: Sequence[Trial], executor: RayExecutor) -> Generator[Event, None, None]:
-    """Run trials on a Ray cluster, in order as far as there is room, and tell what happens to them.
+    """Run trials on a Ray cluster, in order as far as there is room, and yield what happens to them.
 
-    Closing the iterator cancels what runs. A cluster that was started here is stopped at the end.
+    Closing the iterator cancels running trials. A cluster that was started here is stopped at the end.
 
     Raises:
         RunError: Ray is not installed, the cluster cannot be reached, or it never has room for one trial.
     """
-    # Ray reports usage to its makers unless it is told not to.
+    # Ray sends usage statistics to its developers unless this is set.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         import ray
@@ -50,7 +50,7 @@ def _connect(ray: Any, executor: RayExecutor) -> None:
 
 
 def _check_room(nodes: Sequence[Mapping[str, float]], executor: RayExecutor) -> None:
-    """A trial runs on one node: Ray would wait for ever for a node that has room for it."""
+    """Refuse a trial that fits on no node: Ray would wait forever for one."""
     resources = {"CPU": executor.cpus_per_trial, "GPU": executor.gpus_per_trial}
     if any(all(node.get(name, 0) >= number for name, number in resources.items()) for node in nodes):
         return
@@ -97,7 +97,7 @@ def _ended(ray: Any, reference: Any, number: int) -> Event:
 
 
 def _work_on_node(number: int, trial: Trial, directory: str, executor: RayExecutor, said: Any) -> str | None:
-    """The task: runs one trial and returns what it died of, or None."""
+    """The Ray task: runs one trial and returns why it failed, or None."""
     try:
         os.chdir(directory)
     except OSError as error:
