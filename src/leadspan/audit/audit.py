@@ -1,4 +1,4 @@
-"""The audit of a trace source: what a run would learn from, what a cut would remove, where it would start to hurt."""
+"""The audit of a trace source: its contents, what each cut would remove, and where a cut would start to hurt."""
 
 import logging
 import time
@@ -27,6 +27,7 @@ from leadspan.traces.records import Refusal
 from leadspan.traces.turns import UNCLOSED
 
 logger = logging.getLogger(__name__)
+# Locations that the result names for each finding.
 _MOST_EXAMPLES = 5
 
 
@@ -93,7 +94,7 @@ def _examine(settings: AuditSettings, examiner: Examiner, num_workers: int) -> t
 
 
 def _why_training_stops(counter: RefusalCounter, settings: AuditSettings) -> str | None:
-    """What a run would say to these records; lengths out of bounds are left out of it, as a run only counts them."""
+    """Why a run on these records would refuse to start, if it would; lengths out of bounds are no reason for it."""
     only_length = ("shorter than ", "longer than ")
     unusable = Counter({reason: n for reason, n in counter.counts.items() if not reason.startswith(only_length)})
     try:

@@ -2,8 +2,9 @@
 
 A lead cut of p keeps the first `kept = max(1, floor(p T))` tokens. It keeps the derivation of a trace when it keeps the
 token at which the chain of thought first states the answer. With f the share of the chain of thought in front of that
-token, its place is `|P| + f |CoT|`, and the break point is LSP* = (|P| + f |CoT|) / T: below it this trace teaches no
-derivation. For a set of traces LSP* is the mean, and the share of traces without a derivation at p is its distribution.
+token, it is at `|P| + f |CoT|`, and the break point is LSP* = (|P| + f |CoT|) / T: below it this trace teaches no
+derivation. For a set of traces LSP* is the mean, and the share of traces without a derivation at p is the distribution
+function of the single values.
 
 Source: the project's own prediction, from the observation of Chen et al. (arXiv 2512.21002) that the first correct
 derivation falls near the middle of a trace.
@@ -47,7 +48,7 @@ class Stated:
 
 
 def summarise_first_answers(traces: Sequence[Answered], num_undecided: int, seed: int) -> FirstAnswers:
-    """Outcomes, positions, LSP* and what each p leaves without a derivation.
+    """Outcomes, positions, LSP*, and the share of traces that each p leaves without a derivation.
 
     Args:
         traces: Every trace.

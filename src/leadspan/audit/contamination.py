@@ -1,6 +1,6 @@
-"""Questions of evaluation tasks that stand among the prompts: shared n-grams of words, counted by question.
+"""Questions of evaluation tasks that occur among the prompts: shared n-grams of words, counted by question.
 
-Source: n-grams of 13 words as in Brown et al., arXiv 2005.14165, appendix C; a question with fewer words is looked
+Source: n-grams of 13 words as in Brown et al., arXiv 2005.14165, appendix C; a question with fewer words is searched
 for as a whole, and one with fewer than five not at all. Words are compared without case and punctuation; a letter of a
 script without spaces counts as two thirds of a word, so 13 words are 20 Chinese characters. Only prompts are searched,
 since a trace is trained on with its question or not at all.
@@ -15,6 +15,7 @@ from leadspan.audit.overlap import WORD, phrases, thirds_of_words, words
 from leadspan.evaluation.settings import TaskSettings
 from leadspan.evaluation.tasks import load_task
 
+# Shorter questions ("What is 2 + 3?") occur in prompts by chance.
 FEWEST_WORDS = 5
 _MOST_EXAMPLES = 5
 _SHOWN_CHARS = 80
@@ -91,12 +92,12 @@ def shared_with(prompt: str, index: TaskIndex) -> dict[Question, float]:
 def summarise(
     index: TaskIndex, shared: Iterable[Mapping[Question, float]], locations: Sequence[str]
 ) -> list[Contamination]:
-    """One record per task from what each trace shares.
+    """One record per task, from the questions that each trace shares.
 
     Args:
         index: The tasks.
-        shared: What `shared_with` gave for each trace.
-        locations: Where each trace stands.
+        shared: Result of `shared_with` for each trace.
+        locations: File and line of each trace.
     """
     best: defaultdict[Question, _Best] = defaultdict(_Best)
     for i, shares_of_trace in enumerate(shared):

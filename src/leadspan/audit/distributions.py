@@ -10,6 +10,8 @@ from leadspan.statistics.intervals import Interval, bootstrap_mean
 from leadspan.statistics.resampling import Bootstrap
 
 NUM_BINS = 20
+# Draws of a bootstrap (questions times resamples) at most, so that an audit of a million questions takes seconds; and
+# the fewest resamples that still give an interval.
 _MOST_DRAWS = 20_000_000
 _FEWEST_RESAMPLES = 200
 
@@ -27,6 +29,7 @@ def distribution(values: Sequence[float], low: float | None = None, high: float 
     array = np.asarray(values, dtype=np.float64)
     first = float(array.min()) if low is None else low
     last = float(array.max()) if high is None else high
+    # 1e-9: values that are all equal still need a bin of some width.
     counts, edges = np.histogram(array, bins=NUM_BINS, range=(first, max(last, first + 1e-9)))
     p10, p50, p90, p99 = (float(value) for value in np.percentile(array, [10, 50, 90, 99]))
     return Distribution(
@@ -38,7 +41,7 @@ def distribution(values: Sequence[float], low: float | None = None, high: float 
 def mean_by_question(values: Sequence[float], questions: Sequence[str], seed: int) -> Interval:
     """Mean over questions of the mean over their traces, with a bootstrap interval over questions.
 
-    Traces of one question are not independent, so questions are what is drawn (`evaluation.statistics.bootstrap_mean`).
+    Traces of one question are not independent, so questions are resampled (`statistics.intervals.bootstrap_mean`).
 
     Args:
         values: One value in [0, 1] per trace; at least one.

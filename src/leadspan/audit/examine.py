@@ -1,4 +1,4 @@
-"""One trace after the other: everything an audit needs of a single trace."""
+"""Everything that an audit needs of a single trace."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,18 +19,18 @@ from leadspan.traces.records import Refusal, Trace
 
 @dataclass(frozen=True, slots=True)
 class Examined:
-    """What one trace contributes.
+    """The findings of one trace.
 
     Attributes:
-        located: Its place, sections, and where it states its answer or may do so.
+        located: Its location, its sections, and where it states its answer or may do so.
         numbers: Distinct numbers of the prompt, and those that the chain of thought repeats.
         words: Distinct content words of the prompt, and those that the chain of thought repeats.
-        answer_stands: Whether its own final answer stands in the chain of thought; None where it has none in a box.
+        answer_stands: Whether its own final answer occurs in the chain of thought; None where it has none in a box.
         has_loop: Whether the chain of thought loops.
         repeated_sentences: Share of its sentences that repeat an earlier one.
         signature: MinHash values of chain of thought and answer.
         shared: Questions of tasks that share n-grams with the prompt.
-        gold_fault: Why the record's reference answer is none, where it has a column for it.
+        gold_fault: Why the record has no reference answer, where it has a column for it.
     """
 
     located: Located
@@ -46,7 +46,7 @@ class Examined:
 
 @dataclass(frozen=True)
 class Examiner:
-    """What examining needs beside the traces."""
+    """Examines traces, with the renderer, the settings and the tasks of an audit."""
 
     renderer: Renderer
     settings: AuditSettings
@@ -55,9 +55,9 @@ class Examiner:
     def examine(self, batch: Sequence[Trace | Refusal]) -> list[Examined | Refusal]:
         """Render, tokenise and examine a batch; refusals come first."""
         located, refused = Locator(self.renderer).locate(batch)
-        return [*refused, *(self._one(*parts_of_trace) for parts_of_trace in located)]
+        return [*refused, *(self._examine(*parts_of_trace) for parts_of_trace in located)]
 
-    def _one(self, trace: Trace, rendered: Rendered, located: Located) -> Examined | Refusal:
+    def _examine(self, trace: Trace, rendered: Rendered, located: Located) -> Examined | Refusal:
         sections, limits = rendered.sections, self.settings
         if sections.num_tokens < limits.data.min_tokens:
             return Refusal(
@@ -80,7 +80,7 @@ class Examiner:
 
 
 def _answer_stands(trace: Trace) -> bool | None:
-    """Whether the trace's last box, or an answer that is one number, stands anywhere in the chain of thought."""
+    """Whether the trace's last box, or an answer that is one number, occurs anywhere in the chain of thought."""
     stated = (last_boxed(trace.answer) or "").strip() or (trace.answer if as_number(trace.answer) is not None else "")
     if not stated:
         return None

@@ -1,4 +1,4 @@
-"""What an audit found, as plain data: written as JSON, printed in the terminal, shown in reports. Loads no torch."""
+"""The findings of an audit as plain data: written as JSON, shown in the terminal and in reports. Loads no torch."""
 
 from pathlib import Path
 
@@ -34,7 +34,7 @@ class Distribution(Settings):
 
 
 class CutShare(Settings):
-    """What a lead cut leaves without a derivation."""
+    """Share of traces that a lead cut leaves without a derivation."""
 
     p: float
     """Lead-span proportion."""
@@ -60,7 +60,7 @@ class FirstAnswers(Settings):
     lsp_star_values: Distribution | None = None
     """The same for every trace."""
     cuts: list[CutShare] = []
-    """What each p leaves without a derivation."""
+    """Share of traces that each p leaves without a derivation."""
 
     @property
     def num_traces(self) -> int:
@@ -81,7 +81,7 @@ class Entailment(Settings):
     prompt_words: float | None
     """Share of the prompt's distinct content words that the chain of thought repeats, mean over traces."""
     answer_stands: float | None
-    """Share of traces whose own final answer stands in the chain of thought, stated or not, of those that have one."""
+    """Share of traces whose own final answer occurs in the chain of thought, stated or not, of those that have one."""
 
 
 class PolicyLoss(Settings):
@@ -101,7 +101,7 @@ class Repetition(Settings):
     num_loops: Count
     """Traces with a loop in their chain of thought."""
     examples: list[str] = []
-    """Where some of them stand."""
+    """Locations of some of them."""
     repeated_sentences: float
     """Share of sentences of at least five words that repeat an earlier one of their trace, mean over traces."""
 
@@ -131,7 +131,7 @@ class SharedQuestion(Settings):
     place: str
     """The trace that shares most with it."""
     share: float
-    """Share of the question's n-grams that stand in that prompt."""
+    """Share of the question's n-grams that occur in that prompt."""
 
 
 class Contamination(Settings):
@@ -142,13 +142,13 @@ class Contamination(Settings):
     num_questions: Count
     """Questions of the task."""
     num_too_short: Count
-    """Questions with fewer than five words, which are not looked for."""
+    """Questions with fewer than five words, which are not searched for."""
     num_shared: Count
     """Questions that share an n-gram with a prompt."""
     num_traces: Count
     """Traces whose prompt shares an n-gram with a question of the task."""
     ngram_words: Count
-    """Words of an n-gram; shorter questions are looked for whole."""
+    """Words of an n-gram; shorter questions are searched for as a whole."""
     examples: list[SharedQuestion] = []
     """Questions that share most."""
 
@@ -157,9 +157,9 @@ class AuditResult(Settings):
     """All that an audit found."""
 
     source: str
-    """What was audited."""
+    """Source that was audited."""
     tokenizer: str
-    """Whose tokens were counted."""
+    """Tokenizer that counted the tokens."""
     num_read: Count
     """Records read."""
     num_traces: Count
@@ -167,7 +167,7 @@ class AuditResult(Settings):
     refused: dict[str, Count] = {}
     """Records that could not, by reason; lengths out of bounds included."""
     refusal_examples: dict[str, str] = {}
-    """Place and detail of one record of each reason."""
+    """Location and detail of one record of each reason."""
     num_unclosed: Count = 0
     """Refused records whose chain of thought never closes."""
     stops_training: str | None = None
@@ -179,7 +179,7 @@ class AuditResult(Settings):
     num_without_steps: int = 0
     """Traces whose chain of thought is one step, so that no policy can cut it between steps."""
     gold_faults: dict[str, int] = {}
-    """Traces without a reference answer although their source has a column for it, by what that holds."""
+    """Traces without a reference answer although their source has a column for it, by the kind of its content."""
     first_answers: FirstAnswers
     """First-answer positions and the predicted break point."""
     entailment: Entailment

@@ -1,4 +1,4 @@
-"""Rendered traces with the tokens at which each states its right answer, or may do so; in processes where asked for."""
+"""Rendered traces with the tokens at which each states its right answer, or may do so; optionally in processes."""
 
 import itertools
 import math
@@ -20,7 +20,7 @@ BATCH = 32
 ITEM_SECONDS = 2.0
 """Limit for comparing one candidate answer by algebra."""
 SETTLED_TOGETHER = 8
-"""Traces settled at a time where there is a deadline, which loses at most as many."""
+"""Traces settled at a time where there is a deadline: the most whose comparisons it can waste."""
 ResultT = TypeVar("ResultT", covariant=True)
 
 
@@ -29,7 +29,7 @@ class Located:
     """One usable trace.
 
     Attributes:
-        place: Where it stands.
+        place: Its file and line.
         example_id: Hash of its token ids.
         question_id: Hash of its question.
         sections: Section borders.
@@ -50,7 +50,7 @@ class Answered:
     """One usable trace, and where it states its right answer.
 
     Attributes:
-        place: Where it stands.
+        place: Its file and line.
         example_id: Hash of its token ids.
         question_id: Hash of its question.
         sections: Section borders, with the last token of the first statement.
@@ -73,7 +73,7 @@ class Locator:
     renderer: Renderer
 
     def locate(self, batch: Sequence[Trace | Refusal]) -> tuple[list[tuple[Trace, Rendered, Located]], list[Refusal]]:
-        """Render, tokenise and search a batch; refusals apart."""
+        """Render, tokenise and search a batch; refusals are returned separately."""
         refused: list[Refusal] = []
         usable: list[tuple[Trace, RenderedText]] = []
         for item in batch:
@@ -101,7 +101,7 @@ class Locator:
         return located, refused
 
     def examine(self, batch: Sequence[Trace | Refusal]) -> list[Located | Refusal]:
-        """The same as one list, for `examine_all`."""
+        """Results of `locate` as one list, for `examine_all`."""
         located, refused = self.locate(batch)
         return [*refused, *(trace for _, _, trace in located)]
 
@@ -117,7 +117,7 @@ class Examines(Protocol, Generic[ResultT]):
 def settle(
     located: Sequence[Located], num_workers: int, item_seconds: float = ITEM_SECONDS, deadline: float = math.inf
 ) -> tuple[list[Answered], int]:
-    """The first candidate of each trace that equals its gold; what spelling leaves open is settled by Math-Verify.
+    """The first candidate of each trace that equals its gold; where spelling does not decide, Math-Verify does.
 
     Args:
         located: Every trace with its candidates.
@@ -137,7 +137,7 @@ def settle(
             together = located[start : start + step]
             first, num_timeouts = resolve([answer.candidates for answer in together], grader)
             if time.monotonic() >= deadline:
-                break  # comparisons of these may not have been made, and a trace counts whole or not at all
+                break  # some comparisons of these traces may be missing, and a trace counts fully or not at all
             answered += [_answered(answer, i) for answer, i in zip(together, first, strict=True)]
             num_undecided += num_timeouts
     return answered, num_undecided

@@ -1,7 +1,7 @@
-"""What two texts share: numbers, content words, n-grams of words.
+"""Overlap of two texts: numbers, content words, n-grams of words.
 
-In scripts that set no spaces between words (Chinese, Japanese, Thai, Lao, Khmer, Burmese, Tibetan) every letter is a
-word of its own.
+In scripts that set no spaces between words (Chinese, Japanese, Thai, Lao, Khmer, Burmese, Tibetan) every letter counts
+as a word.
 """
 
 import re
@@ -22,6 +22,7 @@ _WORD = re.compile(rf"{_LETTER.pattern}|[^\W_{_UNSPACED}]+")
 _CONTENT = re.compile(rf"[^\W\d_{_UNSPACED}]{{3,}}")
 # Word of a spaced script and letter of an unspaced one, in thirds of a word: modern Chinese has 1.5 characters a word.
 WORD, _LETTER_THIRDS = 3, 2
+# Words of three letters or more that say nothing of a prompt's content.
 _FUNCTION_WORDS = frozenset(
     [
         "the",

@@ -65,7 +65,7 @@ class Searched:
 
 
 class _Known(Settings):
-    """A file of the cache."""
+    """A file of the cache: first answers of some rows."""
 
     found: dict[str, tuple[GoldSource, int | None, int | None]]
     """By the row's hash: where its right answer is from, first and last token of the statement."""
@@ -147,7 +147,7 @@ def _read(path: Path, ids: set[str]) -> _Known | None:
             raise ValueError("its checksum is not that of its content")
         cached = _Known.model_validate(values)
     except (OSError, ValueError, AttributeError, KeyError, TypeError) as error:
-        logger.warning("%s: damaged (%s), so it is made anew", path, type(error).__name__)
+        logger.warning("%s: damaged (%s), so it is computed again", path, type(error).__name__)
         return None
     return cached if cached.found.keys() == ids else None
 
@@ -178,13 +178,13 @@ def _located(rows: Dataset, settings: DataSettings, renderer: Renderer, deadline
     if len(by_id) < len(ids) and time.monotonic() < deadline:
         raise CacheError(
             f"{settings.train.path}: {len(ids) - len(by_id)} of {len(ids)} prepared rows are not in it; "
-            "it has changed meanwhile, so start again"
+            "the file has changed meanwhile, so start again"
         )
     return list(by_id.values())
 
 
 def _at(settings: DataSettings, locations: set[str], deadline: float) -> Iterator[Trace]:
-    """The traces at some places of the training source, until the deadline."""
+    """The traces at some locations of the training source, until the deadline."""
     for item in read_traces(settings.train):
         if time.monotonic() >= deadline:
             return

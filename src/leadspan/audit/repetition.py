@@ -7,7 +7,7 @@ import numpy as np
 from leadspan.audit.overlap import WORD, thirds_of_words, words
 
 LONGEST_PERIOD = 256
-"""Loops of more tokens per turn are not looked for."""
+"""Longest period of a loop that is detected, in tokens."""
 _SENTENCE = re.compile("[.!?\n\u3002\uff0e\uff01\uff1f]+")  # Chinese full stop and full-width marks among them
 _FEWEST_WORDS = 5
 
@@ -24,10 +24,12 @@ def has_loop(input_ids: np.ndarray, num_repeats: int, num_tokens: int) -> bool:
         num_tokens: Tokens that all turns together must cover.
     """
     for period in range(1, min(LONGEST_PERIOD, len(input_ids) // num_repeats) + 1):
+        # A loop of n tokens with period d has n - d positions at which ids[i] = ids[i + d].
         needed = max(period * num_repeats, num_tokens) - period
         if needed > len(input_ids) - period:
             continue
         differs = np.flatnonzero(input_ids[period:] != input_ids[:-period])
+        # Runs without a difference lie between neighbouring differences, and before the first and after the last one.
         gaps = np.diff(differs, prepend=-1, append=len(input_ids) - period) - 1
         if gaps.max() >= needed:
             return True

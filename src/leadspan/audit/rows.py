@@ -11,7 +11,7 @@ _BARS = " ▁▂▃▄▅▆▇█"
 
 
 def blocks(result: AuditResult) -> list[Block]:
-    """The whole page, top to bottom; parts without figures are left out."""
+    """All blocks, top to bottom, without those that have no figures."""
     has_own = any(policy.is_own for policy in result.policies)
     warning = stop_warning({policy.label: policy.counts for policy in result.policies})
     blocks_shown = [

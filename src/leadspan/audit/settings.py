@@ -1,4 +1,4 @@
-"""What an audit looks at, and its thresholds."""
+"""Settings of an audit: its inputs and its thresholds."""
 
 from pydantic import Field
 
@@ -17,14 +17,14 @@ DEFAULT_POLICIES: tuple[AnyPolicy, ...] = (
     Tail(p=0.5),
     RandomWindow(p=0.5),
 )
-"""Policies shown where no other is given, and beside the one of a recipe."""
+"""Policies that an audit shows by default, in addition to that of a recipe."""
 
 
 class AuditSettings(Settings):
     """One audit: traces, tokenizer, cuts, tasks, thresholds."""
 
     data: DataSettings
-    """Traces and rendering; the training source is audited, validation and drawn numbers are not."""
+    """Traces and rendering; only the training source is audited, whole."""
     tokenizer: str
     """Tokenizer that counts the tokens."""
     revision: str | None = None
@@ -36,7 +36,7 @@ class AuditSettings(Settings):
     supervision: Supervision = Supervision()
     """Weights by which a position counts as weighted."""
     tasks: list[TaskSettings] = []
-    """Evaluation tasks to look for among the prompts."""
+    """Evaluation tasks whose problems are searched for among the prompts."""
     seed: int = 0
     """Seed of random cuts and of the bootstrap."""
     ngram_words: int = Field(default=13, ge=5)
@@ -44,8 +44,8 @@ class AuditSettings(Settings):
     near_duplicate: float = Field(default=0.8, gt=0, le=1)
     """Jaccard similarity of word 5-grams from which two traces are near duplicates (Lee et al., arXiv 2107.06499)."""
     loop_repeats: int = Field(default=4, ge=2)
-    """Times in a row that the same tokens must come to be a loop."""
+    """How often in a row the same tokens must occur to be a loop."""
     loop_tokens: int = Field(default=64, ge=2)
-    """Tokens that a loop must cover in all."""
+    """Tokens that a loop must cover in total."""
     item_seconds: float = Field(default=2.0, gt=0)
     """Limit for comparing one candidate answer by algebra."""

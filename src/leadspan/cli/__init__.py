@@ -66,12 +66,12 @@ COMMANDS = {
     "completion": completion,
 }
 GO_ON = {"distill": ("--resume",), "evaluate": (), "capture": (), "study": (), "demo": ()}
-"""Commands that take up what an interrupted one has left, with the flags that this needs."""
+"""Commands that resume what an interrupted one has left, with the flags that they need for it."""
 _LESS_MEMORY = {
     **dict.fromkeys(("evaluate", "sample", "chat"), "lower sampling.batch_size or sampling.max_new_tokens"),
     "capture": "lower capture.tokens_per_batch",
 }
-"""What lowers the memory of a command; of all others, what lowers that of training."""
+"""Remedies when a command runs out of memory; for all others, the remedy is that of training."""
 
 
 _ELSEWHERE = {
@@ -85,11 +85,11 @@ _ELSEWHERE = {
     **dict.fromkeys(("upload", "publish"), "push"),
     "check": "doctor",
 }
-"""What other programs call a command."""
+"""Names of similar commands in other programs."""
 
 
 class _Parser(argparse.ArgumentParser):
-    """Says what is wrong with the arguments in plain text."""
+    """Reports faults of the arguments in plain text, with the command that was probably meant."""
 
     def error(self, message: str) -> NoReturn:
         if invalid := re.match(r"argument COMMAND: invalid choice: '(.*)' \(", message):
@@ -131,7 +131,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _as_override(words: Sequence[str]) -> str:
-    """How settings that were given as options are written."""
+    """A hint on how settings are written, where they were given as options."""
     from leadspan.other_tools import here_called
 
     name, _, value = next((word for word in words if word.startswith("--")), "").removeprefix("--").partition("=")
@@ -156,8 +156,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Returns:
-        0; 2 when something the user gave or left on disk is wrong, said in one message on standard error; 130 on
-        Ctrl-C and 143 on SIGTERM, with what to type to go on.
+        0; 2 when the user's input or a file is at fault, with one message on standard error; 130 on Ctrl-C and 143 on
+        SIGTERM, with the command that resumes.
     """
     options = parse(arguments)
     if not sys.stdout.isatty():
@@ -189,7 +189,7 @@ def _run(options: argparse.Namespace, arguments: list[str]) -> int:
         return _refuse(options.command, f"out of memory ({str(error).strip().partition(chr(10))[0]}); {remedy}")
     except OSError as error:
         if error.filename is None:
-            raise  # not about a file of the user's
+            raise  # not about one of the user's files
         return _refuse(options.command, f"{error.filename}: {error.strerror}; mend the path")
     except KeyboardInterrupt:
         print_plain(f"leadspan {options.command}: interrupted{_how_to_go_on(options.command, arguments)}", error=True)
@@ -204,13 +204,14 @@ def _run(options: argparse.Namespace, arguments: list[str]) -> int:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out: Python's, a GPU's (by the name of Torch's class, so as not to import it) or a CPU's."""
+    """Whether memory ran out, in Python, on a GPU or on a CPU."""
+    # By the name of torch's class: importing torch here would slow down every command that fails.
     is_of_device = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
     return is_of_device or "can't allocate memory" in str(error)
 
 
 def _how_to_go_on(command: str, arguments: list[str]) -> str:
-    """What to type to go on, of commands that take up what is there."""
+    """The command line that resumes, for commands that can."""
     if command not in GO_ON:
         return ""
     flags = [flag for flag in GO_ON[command] if flag not in arguments]

@@ -14,12 +14,14 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Recipe or traces, overrides, tokenizer, tasks, output."""
-    parser.add_argument("data", metavar="DATA", help="YAML recipe; or trace file, directory of them, or Hub name")
+    parser.add_argument(
+        "data", metavar="DATA", help="YAML recipe; or trace file, directory of trace files, or Hub name"
+    )
     parser.add_argument(
         "overrides",
         nargs="*",
         metavar="key.sub=value",
-        help="settings that replace the recipe's, or the data's defaults",
+        help="settings that replace those of the recipe, or the defaults for the data",
     )
     parser.add_argument("--tokenizer", help="tokenizer that counts the tokens (needed for traces without a recipe)")
     parser.add_argument(
@@ -28,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="FILE",
-        help="further task to look for among prompts",
+        help="further task whose problems are searched for among the prompts",
     )
     parser.add_argument("--limit", type=int, help="read at most this many records")
     add_json(parser)
@@ -56,7 +58,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _settings(options: argparse.Namespace) -> "AuditSettings":
-    """What is to be audited, from a recipe or from options alone."""
+    """The settings of the audit, from a recipe or from options alone."""
     from leadspan.yaml_text import read_yaml_mapping
 
     is_recipe = Path(options.data).suffix.lower() in (".yaml", ".yml")
@@ -109,7 +111,7 @@ def _from_recipe(options: argparse.Namespace) -> "tuple[dict[str, Any], list[Sou
 
 
 def _task(path: str, task_names: list[str]) -> dict[str, str]:
-    """A task named after its file; a number tells it from others of that name."""
+    """A task named after its file, with a number appended where the name is taken."""
     stem = "".join(char if char.isalnum() or char in "_-. " else "-" for char in Path(path).stem) or "task"
     name = next(n for i in range(1, len(task_names) + 2) if (n := stem if i == 1 else f"{stem}-{i}") not in task_names)
     task_names.append(name)

@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Capture, or estimate what it would take."""
+    """Capture, or estimate size and time of the capture."""
     from leadspan.cli.reading import read_recipe
     from leadspan.errors import SettingsError
 

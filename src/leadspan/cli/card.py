@@ -1,4 +1,4 @@
-"""Write the model card of a run's student anew: with further evaluations, and what it kept of the uncut student's."""
+"""Rewrite the model card of a run's student, with further evaluations and its retention against the uncut student."""
 
 import argparse
 from pathlib import Path
@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Write the card, and say where it is."""
+    """Write the card, and print its path."""
     from leadspan.data.truncation import Full
     from leadspan.errors import RunError
     from leadspan.hub.card import write_card
@@ -50,10 +50,10 @@ def run(options: argparse.Namespace) -> None:
 
 
 def check_trained(result: "RunResult", directory: Path) -> None:
-    """Refuse a run that has trained no student.
+    """Refuse a run without training.
 
     Raises:
-        RunError: It was evaluated only.
+        RunError: The run only evaluated a model.
     """
     from leadspan.errors import RunError
 

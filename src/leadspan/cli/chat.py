@@ -1,4 +1,4 @@
-"""Talk to trained students on the terminal; /new begins again, Ctrl-D ends."""
+"""Talk to trained students on the terminal; /new starts a new conversation, Ctrl-D ends."""
 
 import argparse
 import sys

@@ -1,10 +1,10 @@
-"""Print a script by which a shell completes commands and options: `source <(leadspan completion bash)`."""
+"""Print a script for shell completion of commands and options: `source <(leadspan completion bash)`."""
 
 import argparse
 from collections.abc import Iterator
 
 _SHELLS = ("bash", "zsh", "fish")
-# Words of a command that are files complete as files: -o default falls back to them.
+# `-o default` completes file names where no word fits.
 _BASH = """\
 _leadspan() {{
   local word=${{COMP_WORDS[COMP_CWORD]}} words=

@@ -1,4 +1,4 @@
-"""Train a teacher, a base and six students on the spot, and show what each cut kept."""
+"""Train a teacher, a base model and six students on this machine, and show the retention of each cut."""
 
 import argparse
 from pathlib import Path

@@ -10,9 +10,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Recipe, overrides, resume, dry run."""
     parser.add_argument("recipe", type=Path, help="YAML recipe")
     parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help="settings that replace the recipe's")
-    parser.add_argument("--resume", action="store_true", help="go on from the last complete checkpoint")
+    parser.add_argument("--resume", action="store_true", help="continue from the last complete checkpoint")
     parser.add_argument(
-        "--dry-run", action="store_true", help="check the recipe and that what it names is there, print it, and stop"
+        "--dry-run", action="store_true", help="check the recipe and the files it names, print it, and stop"
     )
 
 

@@ -40,7 +40,7 @@ def run(options: argparse.Namespace) -> None:
     write_json([asdict(check) for check in checks], options.json)
     failed = sum(check.verdict == "failed" for check in checks)
     if failed:
-        raise RunError(f"{failed} of {len(checks)} checks failed; the remedies stand beside them")
+        raise RunError(f"{failed} of {len(checks)} checks failed; see their remedies in the table")
 
 
 def _table(checks: "list[Check]") -> "Table":

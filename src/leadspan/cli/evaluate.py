@@ -1,4 +1,4 @@
-"""Evaluate a model on tasks: accuracy, termination, token counts, every sample kept."""
+"""Evaluate a model on tasks: accuracy, termination, token counts; every sample is stored."""
 
 import argparse
 from pathlib import Path
@@ -25,16 +25,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--output",
         type=Path,
         required=True,
-        help="directory for run.json and samples; interrupted, the same command goes on",
+        help="directory for run.json and samples; after an interruption, the same command resumes",
     )
-    parser.add_argument("--limit", type=int, help="evaluate the first so many problems of each task")
+    parser.add_argument("--limit", type=int, help="evaluate only this many problems of each task")
     add_json(parser)
-    parser.add_argument("--label", help="how to call the model in tables")
+    parser.add_argument("--label", help="name of the model in tables")
     add_set(parser, "a setting: sampling.temperature=0, tasks.0.instruction='...', rendering.assistant_turn=append")
 
 
 def run(options: argparse.Namespace) -> None:
-    """Build the settings from the options; hold the directory, and evaluate into it."""
+    """Build the settings from the options; claim the output directory, and evaluate into it."""
     evaluated, settings = _read(options)
     from leadspan.pipeline.directory import claimed
 
@@ -43,7 +43,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _read(options: argparse.Namespace) -> "tuple[Asked, EvaluationSettings]":
-    """The model and the settings that the options name; what they name is there."""
+    """The model and the settings that the options name, after a check that their files exist."""
     from leadspan.cli.reading import read_model
     from leadspan.evaluation.benchmarks import BENCHMARKS, task_values
     from leadspan.evaluation.settings import EvaluationSettings

@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Write what is asked for and print what it holds."""
+    """Write the requested files and print what they hold."""
     from leadspan.cli.reading import read_recipe
     from leadspan.recipe import Part
 

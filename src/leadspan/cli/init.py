@@ -1,4 +1,4 @@
-"""Write a commented recipe for traces and models of your own, from what they hold."""
+"""Write a commented recipe for your own traces and models, after a look at them."""
 
 import argparse
 import sys
@@ -27,17 +27,19 @@ _ASKED = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Traces, models, task, and where the recipe goes."""
-    parser.add_argument("traces", nargs="?", help="trace file, directory of them, or Hub data set; asked for if absent")
+    parser.add_argument(
+        "traces", nargs="?", help="trace file, directory of trace files, or Hub data set; asked for if absent"
+    )
     parser.add_argument("--student", help="directory, Hub name or GGUF file of the model to train")
-    parser.add_argument("--teacher", help="the same of the model to imitate; without one the traces alone teach")
+    parser.add_argument("--teacher", help="directory, Hub name or GGUF file of the model to imitate; optional")
     parser.add_argument("--task", help="known benchmark, BENCHMARK=FILE, or file of problems (gsm8k)")
     parser.add_argument("--name", help="name of the run (that of the recipe's file)")
     parser.add_argument("--output", type=Path, default=Path("recipe.yaml"), help="recipe to write (recipe.yaml)")
-    parser.add_argument("--force", action="store_true", help="replace a recipe that is there")
+    parser.add_argument("--force", action="store_true", help="replace an existing recipe")
 
 
 def run(options: argparse.Namespace) -> None:
-    """Ask for what is missing, look at all of it, write recipe and schema, and say what comes next."""
+    """Ask for missing inputs, examine them, write recipe and schema, and print the next commands."""
     import json
 
     from leadspan.errors import SettingsError
@@ -66,7 +68,7 @@ def run(options: argparse.Namespace) -> None:
         name = options.name or options.output.stem
         text = recipe_text(Wanted(options.traces, model_at(options.student), teacher, task, name), SCHEMA_FILE)
     write_atomically(options.output, text)
-    load_recipe(options.output)  # what is written is a recipe
+    load_recipe(options.output)  # check that what was written is a valid recipe
     schema = options.output.with_name(SCHEMA_FILE)
     write_atomically(schema, json.dumps(json_schema(Recipe), indent=1) + "\n")
     print_plain(f"wrote {options.output}, and {schema} for editors; then")
@@ -76,7 +78,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _ask(options: argparse.Namespace) -> None:
-    """Ask on a terminal for what was not given, refuse elsewhere what is needed."""
+    """Ask on a terminal for missing options; elsewhere refuse to run without the required ones."""
     from leadspan.errors import SettingsError
 
     is_asked = sys.stdin.isatty() and None in (options.traces, options.student)

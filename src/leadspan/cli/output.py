@@ -15,24 +15,24 @@ STANDARD_OUTPUT = "-"
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:
-    """The option that writes what a command prints as figures."""
+    """Add the option that writes the printed figures as JSON."""
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures as JSON; - is standard output")
 
 
 def add_set(parser: argparse.ArgumentParser, what: str, name: str = "overrides") -> None:
-    """The option that sets settings of a command without a recipe, under a name among the options."""
+    """Add the option that changes settings of a command without a recipe; `name` is its attribute of the options."""
     parser.add_argument("--set", dest=name, action="append", default=[], metavar="key=value", help=what)
 
 
 def console_beside(json_path: Path | None) -> "PlainConsole":
-    """Where tables go: to standard output, or to standard error where the JSON takes that."""
+    """The console for tables: standard output, or standard error where the JSON goes to standard output."""
     from leadspan.status import PlainConsole
 
     return PlainConsole(stderr=str(json_path) == STANDARD_OUTPUT)
 
 
 def write_json(values: Any, path: Path | None) -> None:  # Any: plain values
-    """Write plain values as JSON to a file, whose directory is made, or to standard output; nothing without a path."""
+    """Write plain values as JSON to a file, creating its directory, or to standard output; no-op without a path."""
     from leadspan.files import write_atomically
 
     text = json.dumps(values, indent=1) + "\n"

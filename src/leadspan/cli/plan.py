@@ -24,8 +24,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--calibrate",
         action="store_true",
-        help="measure the time: run a few real steps of the recipe's models and data on this machine, and keep the "
-        "rates in plan.calibration, if it is set",
+        help="measure the time: run a few real steps of the recipe's models and data on this machine, and write the "
+        "rates to plan.calibration, if it is set",
     )
     add_json(parser)
 

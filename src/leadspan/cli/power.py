@@ -1,4 +1,4 @@
-"""How many problems, samples and seeds a claim about retention needs."""
+"""Compute how many problems, samples and seeds a claim about retention needs."""
 
 import argparse
 import itertools
@@ -22,8 +22,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--retention", type=float, help="true retention that is expected (0.95)" + from_runs)
     parser.add_argument("--accuracy", type=float, help="accuracy of the full student (0.5)" + from_runs)
     parser.add_argument("--between", type=float, help="share of the variance between problems (0.6)" + from_runs)
-    parser.add_argument("--correlation", type=float, help="of the students' chances over problems (0.9)" + from_runs)
-    parser.add_argument("--seed-sd", type=float, help="of accuracy from training seed to seed (0.01)" + from_runs)
+    parser.add_argument(
+        "--correlation", type=float, help="correlation of the students' chances over problems (0.9)" + from_runs
+    )
+    parser.add_argument(
+        "--seed-sd", type=float, help="standard deviation of accuracy between training seeds (0.01)" + from_runs
+    )
     parser.add_argument("--level", type=float, help="confidence level of the interval (0.95)")
     parser.add_argument("--power", type=float, help="probability of showing the claim (0.8)")
     parser.add_argument("--samples", type=int, nargs="+", default=[1, 4, 16, 64], help="samples a problem (1 4 16 64)")
@@ -38,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Print how many problems are needed, and what given numbers of them can show."""
+    """Print how many problems are needed, and what plans of given size can show."""
     from leadspan.errors import SettingsError
     from leadspan.settings import validate
     from leadspan.statistics.power import Claim
@@ -67,7 +71,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _as_json(claim: "Claim", options: argparse.Namespace) -> dict[str, Any]:
-    """The claim, the problems that it needs, null where no number is enough, and what plans can show."""
+    """The claim, the number of problems that it needs (null where none is enough), and what plans can show."""
     from leadspan.statistics.power import chance_to_show, problems_needed, standard_error
 
     sides = list(itertools.product(options.samples, options.seeds))

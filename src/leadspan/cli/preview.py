@@ -1,4 +1,4 @@
-"""Show on real records what a recipe keeps and weighs, before any training."""
+"""Show on real records what a recipe keeps and how it weighs it, before any training."""
 
 import argparse
 from pathlib import Path
@@ -10,8 +10,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help="settings that replace the recipe's")
     parser.add_argument("--records", type=int, default=2, help="training records to show (2)")
     parser.add_argument("--chars", type=int, default=400, help="characters shown of a long run (400); 0 shows all")
-    parser.add_argument("--loss", action="store_true", help="show the loss of every token of the whole records")
-    parser.add_argument("--model", metavar="RUN", help="run or model whose loss it is (the recipe's student)")
+    parser.add_argument("--loss", action="store_true", help="show the loss of every token of the uncut records")
+    parser.add_argument("--model", metavar="RUN", help="run or model that computes the loss (the recipe's student)")
 
 
 def run(options: argparse.Namespace) -> None:

@@ -9,7 +9,7 @@ from leadspan.text import print_plain
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Run, name, visibility."""
     parser.add_argument("run", type=Path, metavar="RUN", help="run directory of a trained student")
-    parser.add_argument("name", metavar="NAME", help="USER/MODEL on the Hub; it is made if it is not there")
+    parser.add_argument("name", metavar="NAME", help="USER/MODEL on the Hub; created if it does not exist")
     parser.add_argument("--private", action="store_true", help="make a new repository private")
 
 

@@ -1,4 +1,4 @@
-"""Recipes, models and runs as commands read them: validated, and what they name is there, before large imports."""
+"""Recipes, models and runs as commands read them: validated, with the files they name, before large imports."""
 
 import argparse
 import typing
@@ -24,14 +24,15 @@ def read_recipe(
     Args:
         options: Of a command that takes a recipe.
         required: Sections that the command reads; all of them when absent.
-        must_answer: Whether a name that only the Hub can have is refused when the Hub cannot be asked.
+        must_answer: Whether a name of the Hub is refused when the Hub cannot be reached.
 
     Raises:
-        SettingsError: A setting breaks a rule, or names what is not there or not installed; names every fault.
+        SettingsError: A setting breaks a rule, or names something that does not exist or is not installed; names every
+            fault.
     """
     from leadspan.yaml_text import read_yaml_mapping
 
-    read_yaml_mapping(options.recipe, "recipe")  # a mistyped path is answered before the settings are imported
+    read_yaml_mapping(options.recipe, "recipe")  # a mistyped path is reported before the slow import of the settings
     from leadspan.recipe import Part, load_recipe
     from leadspan.sources import source_faults
     from leadspan.training.settings import tracker_faults
@@ -48,14 +49,14 @@ def read_recipe(
 
 @dataclass(frozen=True)
 class Asked:
-    """A model that is asked something.
+    """A model that answers prompts.
 
     Attributes:
         name: As the user gave it.
         model: Its weights.
         tokenizer: Its tokenizer.
-        rendering: How its prompts are rendered: as the run that trained it rendered them.
-        run: The run that trained it, where one did.
+        rendering: How its prompts are rendered: as in the run that trained it, if there was one.
+        run: The run that trained it, or None.
     """
 
     name: str
@@ -102,7 +103,7 @@ def read_model(name: str, rendering: object = None) -> Asked:
 
 
 def student_of(run: "RunResult", directory: Path) -> "Pretrained":
-    """What a run trained; what it evaluated as it was, for a run without training."""
+    """The student that a run trained; for a run without training, the model that it evaluated."""
     from leadspan.models.settings import Pretrained
     from leadspan.training.result import STUDENT_DIR
 

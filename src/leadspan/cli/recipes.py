@@ -1,4 +1,4 @@
-"""List the recipes that come with leadspan, print one, or copy it with those that it names."""
+"""List the recipes that come with leadspan, print one, or copy it with the recipes that it names."""
 
 import argparse
 import itertools
@@ -13,7 +13,7 @@ RECIPES = Path(__file__).parents[1] / "recipes"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Which recipe, and where to."""
     parser.add_argument("name", nargs="?", metavar="NAME", help="recipe to print or copy; all are listed if absent")
-    parser.add_argument("--output", type=Path, metavar="DIR", help="directory to copy it to, with those that it names")
+    parser.add_argument("--output", type=Path, metavar="DIR", help="directory to copy it to, with the recipes it names")
 
 
 def run(options: argparse.Namespace) -> None:
@@ -54,9 +54,9 @@ def _summary(text: str) -> str:
 
 
 def _with_named(name: str, texts: dict[str, str]) -> list[str]:
-    """A recipe, and those whose files it or one of them names."""
+    """A recipe, and the recipes that it names, directly or through others."""
     names = [name]
-    for each in names:  # grows while it is gone through
+    for each in names:  # grows while the loop runs
         files = dict.fromkeys(re.findall(r"(\w+)\.yaml", texts[each]))
         names += [recipe for recipe in files if recipe in texts and recipe not in names]
     return names

@@ -27,9 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="file to write, for png a directory (report.html, .md, .json, report-figures); - prints it",
     )
     parser.add_argument("--title", default="What the cut kept, and what it cost", help="title of the page")
-    parser.add_argument(
-        "--target", type=float, default=0.9, help="share of the uncut run's accuracy that has to be kept (0.9)"
-    )
+    parser.add_argument("--target", type=float, default=0.9, help="retention that a cut must reach, as a share (0.9)")
     parser.add_argument(
         "--cost",
         choices=("time", "memory", "flops", "tokens", "energy", "money"),
@@ -43,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         default=[],
         metavar="FILE",
-        help="JSON of `leadspan audit` to show; audit.json in the directories given is found by itself",
+        help="JSON of `leadspan audit` to show; audit.json in the given directories is found automatically",
     )
     parser.add_argument(
         "--samples", type=int, default=4, help="problems shown side by side for each cut policy and task (4)"

@@ -1,4 +1,4 @@
-"""Ask trained students something: the answers of several side by side, with and without a thinking budget."""
+"""Send prompts to trained students: the answers of several side by side, with and without a thinking budget."""
 
 import argparse
 from collections.abc import Sequence
@@ -21,22 +21,24 @@ MAX_NEW_TOKENS = 1024
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Student, prompts, and how answers are drawn."""
     parser.add_argument("model", metavar="RUN", help="run directory, model directory or Hub name")
-    parser.add_argument("prompts", nargs="+", metavar="PROMPT", help="what to ask")
+    parser.add_argument("prompts", nargs="+", metavar="PROMPT", help="prompt to answer")
     add_sampling(parser)
     add_json(parser)
 
 
 def add_sampling(parser: argparse.ArgumentParser) -> None:
     """Further students, and how answers are drawn."""
-    parser.add_argument("--against", action="append", default=[], metavar="RUN", help="ask this one too")
-    parser.add_argument("--thinking-budget", type=int, metavar="N", help="close thinking after so many tokens, too")
+    parser.add_argument("--against", action="append", default=[], metavar="RUN", help="further model to compare with")
+    parser.add_argument(
+        "--thinking-budget", type=int, metavar="N", help="also answer with thinking closed after N tokens"
+    )
     parser.add_argument("--max-new-tokens", type=int, default=MAX_NEW_TOKENS, metavar="N", help="cap (1024)")
     parser.add_argument("--system", default="", help="system message before every prompt")
     add_set(parser, "a setting of sampling: temperature=0, seed=1, top_p=0.9")
 
 
 def run(options: argparse.Namespace) -> None:
-    """Ask every student everything, and print the answers side by side."""
+    """Send every prompt to every student, and print the answers side by side."""
     models, settings = read(options)
     from leadspan.evaluation.asking import ask
     from leadspan.status import PlainConsole, StatusLine, report_status
@@ -73,7 +75,7 @@ def read(options: argparse.Namespace) -> "tuple[list[Asked], SamplingSettings]":
 
 
 def how_it_ended(sample: "StoredSample") -> str:
-    """Tokens, and whether the turn was ended."""
+    """Tokens, and whether the turn ended."""
     ended = "ended" if sample.drawn.finish_reason == "stop" else "not ended"
     loops = ", loops" if sample.drawn.loops else ""
     return f"{sample.drawn.num_tokens:,} tokens, {ended}{loops}" + (

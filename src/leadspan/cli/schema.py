@@ -1,4 +1,4 @@
-"""Print the JSON schema of recipes, studies or worlds, by which editors complete keys and mark faults."""
+"""Print the JSON schema of recipes, studies or worlds, with which editors complete keys and mark faults."""
 
 import argparse
 

@@ -18,7 +18,7 @@ _WEIGHTED, _CONTEXT, _CUT = "bold", "", "dim strike"
 
 
 def legend() -> Text:
-    """What the colours and faces mean."""
+    """The meaning of colours and styles."""
     text = Text("sections: ")
     for section, colour in _COLOURS.items():
         text.append(f"{SECTION_NAMES[section]} ", style=colour)
@@ -28,7 +28,7 @@ def legend() -> Text:
 
 
 def record_panel(examples: Examples, index: int, tokenizer: PreTrainedTokenizerBase, max_chars: int) -> Panel:
-    """One record: its whole text by section, with what is cut, kept and weighed.
+    """One record: its whole text by section, with cut, kept and weighted parts marked.
 
     Args:
         examples: Examples under a policy.
@@ -77,7 +77,7 @@ def _share(name: str, after: int, before: int) -> tuple[str, str, str, str]:
 
 
 def _runs(sections: Sections, layout: Layout) -> Iterator[tuple[int, int, int, str]]:
-    """The whole sequence as runs of one section and one fate."""
+    """The whole sequence as runs of tokens with one section and one style."""
     at = 0
     for segment in layout.segments:
         yield from _cut_runs(at, segment.start, sections)

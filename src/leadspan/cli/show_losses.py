@@ -17,8 +17,8 @@ from leadspan.recipe import Recipe
 from leadspan.teacher.live import freeze
 from leadspan.training.process import process_device
 
+# Upper bounds in nats, which are probabilities of 90, 50, 10 and 1 per cent.
 _STEPS = ((0.1, "dim"), (0.7, ""), (2.3, "yellow"), (4.6, "red"), (float("inf"), "bold white on red"))
-"""Upper bounds in nats: a probability of 90, 50, 10 and 1 percent."""
 _MOST_SURPRISING = 8
 
 
@@ -41,7 +41,7 @@ def loss_panels(recipe: Recipe, data: PreparedData, model: ModelSettings, num_re
 
 
 def _coloured(example: Example, losses: list[float], data: PreparedData) -> Group:
-    """The text, the mean of each section, and the tokens that surprise most; nothing predicts the first token."""
+    """The text, the mean loss of each section, and the tokens of highest loss; nothing predicts the first token."""
     texts = [str(data.renderer.tokenizer.decode([token])) for token in example.input_ids.tolist()]
     body = Text(texts[0], style="dim")
     for text, loss in zip(texts[1:], losses, strict=True):

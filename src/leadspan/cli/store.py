@@ -16,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "action",
         choices=("inspect", "verify", "merge"),
-        help="inspect: print what a store says of itself; verify: check every file, row and hash; "
+        help="inspect: print the manifest of a store; verify: check every file, row and hash; "
         "merge: join stores of one teacher and codec",
     )
     parser.add_argument("stores", nargs="+", type=Path, metavar="STORE", help="directory of a store")
@@ -53,7 +53,7 @@ def _table(manifest: "Manifest", path: Path) -> "Block":
 
     size = sum(shard.num_bytes for shard in manifest.shards)
     rows = {
-        "complete": "yes" if manifest.complete else "no: run `leadspan capture` again, it goes on",
+        "complete": "yes" if manifest.complete else "no: run `leadspan capture` again to continue",
         "teacher": manifest.teacher + (f" at {manifest.teacher_revision}" if manifest.teacher_revision else ""),
         "weights": manifest.weights_hash,
         "tokenizer": manifest.tokenizer_hash,

@@ -1,4 +1,4 @@
-"""Run a study: one recipe varied along axes, over seeds, beside its controls; what is complete is skipped."""
+"""Run a study: one recipe varied along axes, over seeds, with its controls; complete trials are skipped."""
 
 import argparse
 from pathlib import Path
@@ -15,7 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Study, overrides, dry run."""
     parser.add_argument("recipe", type=Path, metavar="STUDY", help="YAML file of the study")
     parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help="settings that replace the study's")
-    parser.add_argument("--dry-run", action="store_true", help="list the trials, controls and what is done, and stop")
+    parser.add_argument("--dry-run", action="store_true", help="list trials and controls with their state, and stop")
     add_json(parser)
 
 

@@ -1,4 +1,4 @@
-"""What the doctor looks at, and what it finds."""
+"""Inputs and results of the doctor's checks."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,13 +17,13 @@ Verdict = Literal["ok", "warning", "failed", "skipped"]
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One check and what came of it.
+    """The result of one check.
 
     Attributes:
         name: What was checked.
-        verdict: `warning`: training runs, and may not give what is hoped for.
-        figure: What was found.
-        remedy: What to do; empty when all is well.
+        verdict: `warning`: training runs, but its result may disappoint.
+        figure: The measured value.
+        remedy: What to do; empty where the check passed.
     """
 
     name: str
@@ -34,7 +34,7 @@ class Check:
 
 @dataclass(frozen=True)
 class CheckInputs:
-    """What the checks look at.
+    """Everything that the checks may read.
 
     Attributes:
         recipe: The recipe.
@@ -42,8 +42,8 @@ class CheckInputs:
         student: The student in float32.
         teacher: The teacher in float32; None where there is none, or a server runs it.
         sample: A few training examples, whole, all positions weighted.
-        excerpts: The beginnings of these, for what shows at any length: losses over long ones take minutes on a CPU.
-        device: Where the models are.
+        excerpts: The beginnings of these, for faults that show at any length: long losses take minutes on a CPU.
+        device: Device of the models.
     """
 
     recipe: Recipe

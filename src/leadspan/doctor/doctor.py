@@ -1,4 +1,4 @@
-"""Checks of a recipe that run what they check: each with a verdict, a figure and a remedy.
+"""Checks of a recipe that run the real code: each gives a verdict, a figure and a remedy.
 
 The models are run over the beginnings of a few training examples, through the same packing, forward pass and loss as
 training.
@@ -63,6 +63,7 @@ def examine(recipe: Recipe, num_examples: int) -> list[Check]:
         Examples(data.splits.train, policy, everything, stop, recipe.seed, "training set")
         for policy in (Full(), Budget(num_tokens=EXCERPT_TOKENS))
     )
+    # Uncut and with all positions weighted: the checks look for faults in any section.
     sample, excerpts = ([rows[i] for i in range(min(num_examples, len(rows)))] for rows in (complete, begun))
     inputs = CheckInputs(recipe, data, student, teacher, sample, excerpts, device)
     checks: list[Check] = []

@@ -1,4 +1,4 @@
-"""Checks of what must fit each other: tokenizers, templates, heads, the end of a turn, the store, disk and memory."""
+"""Checks that the parts of a recipe fit together: tokenizers, templates, heads, ends of turns, store, disk, memory."""
 
 import shutil
 import time
@@ -22,7 +22,7 @@ from leadspan.planning.prediction import cost_model_of, predict, student_shape
 from leadspan.teacher.settings import Served
 from leadspan.teacher.targets import SparseTargets
 
-# Of a teacher's mass: what a divergence over a support leaves unseen of the shape of its distributions.
+# Share of a teacher's mass outside the support from which the doctor warns: its distribution there is not seen.
 _MUCH_TAIL = 0.1
 
 
@@ -34,7 +34,7 @@ def tokenizers(inputs: CheckInputs) -> Iterator[Check]:
     yield Check(f"data: assistant turn ({form.assistant_turn})", "ok", turn)
     for role, settings, model in models_of(inputs):
         if not isinstance(settings, Pretrained):
-            yield Check(f"{role}: tokenizer and template", "skipped", "built from a config, it has none of its own")
+            yield Check(f"{role}: tokenizer and template", "skipped", "built from a config, so it has neither")
             continue
         try:
             tokenizer = load_tokenizer(settings.tokenizer_path, settings.revision)
@@ -44,7 +44,7 @@ def tokenizers(inputs: CheckInputs) -> Iterator[Check]:
             continue
         yield Check(f"{role}: tokenizer", "ok", f"{len(tokenizer):,} tokens, those of the data equal")
         same = tokenizer.chat_template == renderer.template
-        remedy = "traces are rendered otherwise than it was trained; set tokenizer or data.rendering.chat_template"
+        remedy = "it was trained with another template; set tokenizer or data.rendering.chat_template"
         yield Check(
             f"{role}: template", "ok" if same else "warning", "equal" if same else "differs", "" if same else remedy
         )
@@ -57,14 +57,14 @@ def tokenizers(inputs: CheckInputs) -> Iterator[Check]:
             f"data ends turns with {stop}, its generation config with {sorted(stops)}",
             ""
             if knows
-            else "the student is given all of them when it is written"
+            else "all of them are written into the student's generation config"
             if role == "student"
-            else "its traces may end otherwise than the data's",
+            else "its traces may end with another token than the data's",
         )
 
 
 def ends_of_turns(inputs: CheckInputs) -> Iterator[Check]:
-    """The tokens that end a turn for data, student and teacher, against each other."""
+    """Compare the tokens that end a turn for data, student and teacher."""
     name, recipe, tokenizer = "end-of-turn tokens", inputs.recipe, inputs.data.renderer.tokenizer
     of_models = {role: frozenset(load_end_ids(settings)) for role, settings, _ in models_of(inputs)}
     if isinstance(recipe.teacher, Served):
@@ -78,12 +78,12 @@ def ends_of_turns(inputs: CheckInputs) -> Iterator[Check]:
         yield Check(name, "ok", f"{shown}; one outcome in the divergence")
         return
     differ = recipe.teacher is not None and len(set(by_role.values())) > 1
-    remedy = "a teacher that ends turns otherwise teaches the student not to end its own: set loss.stop: event"
+    remedy = "a teacher with another end-of-turn token teaches the student not to end its turns: set loss.stop: event"
     yield Check(name, "warning" if differ else "ok", shown, remedy if differ else "")
 
 
 def padding(inputs: CheckInputs) -> Iterator[Check]:
-    """Rows of each head against the tokenizer's ids."""
+    """Compare the rows of each head with the tokenizer's ids."""
     size = max(inputs.data.renderer.tokenizer.get_vocab().values()) + 1
     rows = {role: head_of(model).weight.shape[0] for role, _, model in models_of(inputs)}
     shown = ", ".join(f"{role} {count:,}" for role, count in rows.items())
@@ -111,7 +111,7 @@ def end_of_turn(inputs: CheckInputs) -> Iterator[Check]:
 
 
 def stored_targets(inputs: CheckInputs) -> Iterator[Check]:
-    """The store of a recipe: of this data and teacher, whole where it is read, serving every example."""
+    """The store of a recipe: captured from this data and teacher, undamaged, and serving every example."""
     name = "store matches the data"
     try:
         teacher = checked_teacher(inputs.recipe)
@@ -131,7 +131,7 @@ def stored_targets(inputs: CheckInputs) -> Iterator[Check]:
 
 
 def served_teacher(inputs: CheckInputs) -> Iterator[Check]:
-    """A teacher behind a server: it answers, with the data's tokens, and little mass is beyond its likeliest ones."""
+    """A served teacher: it answers, with the data's tokens, and little mass lies outside its likeliest ones."""
     recipe, name = inputs.recipe, "served teacher answers"
     if not isinstance(recipe.teacher, Served) or recipe.store_path is not None:
         return
@@ -143,14 +143,14 @@ def served_teacher(inputs: CheckInputs) -> Iterator[Check]:
         targets = source.targets(pack(inputs.sample))
         seconds = time.perf_counter() - started
     except LeadspanError as error:
-        yield Check(name, "failed", str(error), "start the server, or mend what it says")
+        yield Check(name, "failed", str(error), "start the server, or fix the fault that it reports")
         return
     assert isinstance(targets, SparseTargets) and targets.label_log_probs is not None, "as servers answer"
     tail, nll = float(targets.tail_mass[1.0].mean()), -float(targets.label_log_probs.mean())
     yield Check(
         name,
         "warning" if tail > _MUCH_TAIL else "ok",
-        f"{len(targets.label_log_probs):,} positions in {seconds:.2g} s, {nll:.4g} nats a token on the traces; "
+        f"{len(targets.label_log_probs):,} positions in {seconds:.2g} s, {nll:.4g} nats per token on the traces; "
         f"{tail:.2%} of the mass is beyond its {recipe.teacher.k} likeliest tokens",
         "raise teacher.k, as far as the server allows" if tail > _MUCH_TAIL else "",
     )
@@ -168,6 +168,7 @@ def disk_and_memory(inputs: CheckInputs) -> Iterator[Check]:
     except LeadspanError as error:  # of a store, or of a model that cannot be traced
         yield Check("memory is enough", "skipped", str(error))
         return
+    # The doctor's own models, in float32, will be gone when training starts.
     loaded = sum(4 * sum(p.numel() for p in model.parameters()) for _, _, model in models_of(inputs))
     if inputs.device.type == "cuda":
         available = torch.cuda.mem_get_info(inputs.device)[0] + loaded
@@ -181,7 +182,7 @@ def disk_and_memory(inputs: CheckInputs) -> Iterator[Check]:
 
 
 def _fits(name: str, needed: int, free: int, what: str, remedy: str) -> Check:
-    """Enough is a tenth more than needed."""
+    """Compare the needed bytes with the free ones; a warning where less than a tenth would be left over."""
     verdict: Verdict = "failed" if needed > free else "warning" if 1.1 * needed > free else "ok"
     figure = f"{needed / 1e9:.3g} GB for {what}; {free / 1e9:.3g} GB free"
     return Check(f"{name} is enough", verdict, figure, "" if verdict == "ok" else remedy)

@@ -17,12 +17,12 @@ from leadspan.teacher.live import freeze, live_targets
 
 EXCERPT_TOKENS = 256
 NUM_PACKED = 3
-"""Examples that go through the models together and alone: enough to see each other, few enough for seconds on a CPU."""
+"""Examples that are packed and compared with each one alone: enough to show leaks, few enough for seconds on a CPU."""
 
 
 @torch.no_grad()
 def self_divergence(inputs: CheckInputs) -> Iterator[Check]:
-    """KL of the teacher from itself, the teacher taken for the student, through packing, forward pass and loss."""
+    """KL of the teacher from itself, with the teacher as student, through packing, forward pass and loss."""
     name = "KL(teacher, teacher) is 0"
     if inputs.teacher is None:
         yield Check(name, "skipped", "no teacher runs here")
@@ -32,14 +32,14 @@ def self_divergence(inputs: CheckInputs) -> Iterator[Check]:
     yield Check(
         name,
         "failed" if bad else "ok",
-        f"{kl:.2g} nats a position",
+        f"{kl:.2g} nats per position",
         "the loss or the forward pass of this architecture is wrong; please report it" if bad else "",
     )
 
 
 @torch.no_grad()
 def likelihoods(inputs: CheckInputs) -> Iterator[Check]:
-    """The traces should be likelier to the teacher than to the student, else there is nothing to learn from it."""
+    """The traces should be likelier under the teacher than under the student, else it has nothing to teach."""
     name = "teacher's NLL on the traces below the student's"
     if inputs.teacher is None:
         yield Check(name, "skipped", "no teacher runs here")
@@ -51,14 +51,14 @@ def likelihoods(inputs: CheckInputs) -> Iterator[Check]:
     yield Check(
         name,
         "warning" if worse else "ok",
-        f"{theirs:.4g} and {ours:.4g} nats a token of the first {EXCERPT_TOKENS}",
+        f"{theirs:.4g} and {ours:.4g} nats per token of the first {EXCERPT_TOKENS}",
         "these traces are not this teacher's: use its own, or a teacher that knows them" if worse else "",
     )
 
 
 @torch.no_grad()
 def labels(inputs: CheckInputs) -> Iterator[Check]:
-    """Cross-entropy of the loss against Transformers' own, which shifts labels itself, on one sequence."""
+    """Compare the cross-entropy with Transformers' own, which shifts labels itself, on one sequence."""
     [example] = _shortest(inputs, 1)
     ours = _totals(_loss(inputs.student, inputs, [example], None))[0]
     ids = torch.from_numpy(example.input_ids)[None].to(inputs.device)
@@ -75,7 +75,7 @@ def labels(inputs: CheckInputs) -> Iterator[Check]:
 
 @torch.no_grad()
 def invariance(inputs: CheckInputs) -> Iterator[Check]:
-    """The loss of a pack against the sum of its examples' losses, each alone: what accumulation adds up."""
+    """Compare the loss of a pack with the sum of its examples' losses, each computed alone."""
     sample = _shortest(inputs)
     together = _loss(inputs.student, inputs, sample, inputs.teacher)
     alone = [_loss(inputs.student, inputs, [example], inputs.teacher) for example in sample]

@@ -1,4 +1,4 @@
-"""Checks of on-policy recipes: a few rollouts of the student as it begins, and what the teacher says of them."""
+"""Checks of on-policy recipes: a few rollouts of the untrained student, and the teacher's distributions on them."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -19,19 +19,19 @@ from leadspan.rollout.rows import Rollout, overlaps, to_rollout
 from leadspan.teacher.live import live_targets, teacher_logits
 from leadspan.teacher.settings import LiveTargets
 
+# Rollouts and their most new tokens: enough that some of them end, few enough for a CPU.
 _NUM, _TOKENS = 32, 512
-"""Rollouts that are looked at, and their most new tokens: enough that ends are among them, few enough for a CPU."""
+# Probability or overlap below which the doctor warns.
 _LOW = 0.5
-"""Probability or overlap below which the doctor warns."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Look:
-    """What is seen of a rollout.
+    """Measurements on one rollout.
 
     Attributes:
         overlap: Share of its positions at which the likeliest tokens of student and teacher are the same.
-        opens: Probability of the student, and of the teacher, that it begins with a think tag.
+        opens: Probability under the student, and under the teacher, that the rollout begins with a think tag.
         stop: The teacher's probability of ending the turn where the student does: with any end-of-turn token, and with
             the student's own; None where nothing ended it.
     """
@@ -43,7 +43,7 @@ class _Look:
 
 @torch.no_grad()
 def rollouts(inputs: CheckInputs) -> Iterator[Check]:
-    """Whether the student ends, whether the teacher would end there too, whether both think, and how they agree."""
+    """Whether the student ends its turns, whether the teacher would end there too, whether both think alike."""
     recipe = inputs.recipe
     if recipe.rollout is None or inputs.teacher is None:
         return
@@ -64,10 +64,10 @@ def rollouts(inputs: CheckInputs) -> Iterator[Check]:
         )
     overlap = float(np.mean([look.overlap for look in looks]))
     yield Check(
-        "student and teacher hold the same tokens for likeliest on rollouts",
+        "student and teacher agree on the likeliest tokens of rollouts",
         "ok" if overlap >= _LOW else "warning",
         f"at {overlap:.1%} of the positions of {len(looks)} rollouts",
-        "" if overlap >= _LOW else "the teacher says little of what it would not write: begin with rollout.cold_start",
+        "" if overlap >= _LOW else "the teacher would hardly write such text: begin with rollout.cold_start",
     )
 
 

@@ -1,7 +1,7 @@
-"""The model card of a student: what it learnt from, what it kept, what it cost, how to use it.
+"""The model card of a student: its training data and cut, its accuracy and retention, its cost, and how to use it.
 
-`README.md` in the student's directory, in the form the Hub reads (its metadata through `huggingface_hub`). Paths of the
-machine do not stand in it: of a local file or directory it has the name.
+`README.md` in the student's directory, in the form that the Hub reads (its metadata through `huggingface_hub`). It
+shows no path of this machine: a local file or directory appears by its name.
 """
 
 from collections.abc import Iterator, Sequence
@@ -26,10 +26,10 @@ _COST_WORDS = {"tokens": "tokens", "flops": "FLOPs", "seconds": "time", "peak_me
 
 
 def write_card(result: RunResult, directory: Path, full: RunResult | None = None) -> Path:
-    """Write the card of a run's student, in its directory and under its digests.
+    """Write the card of a run's student into its directory, and renew its digest.
 
     Args:
-        result: The run, with the evaluations that the card is to show.
+        result: The run, with the evaluations that the card shows.
         directory: Its run directory.
         full: The run whose student learnt from uncut traces, for the retention.
     """
@@ -102,7 +102,7 @@ def _data_rows(result: RunResult, recipe: Recipe) -> Iterator[tuple[str, str]]:
 
 
 def _evaluations(evaluations: Sequence[EvalResult], full: RunResult | None) -> str:
-    """A row for each task; the retention where the uncut student was evaluated on the same problems."""
+    """A row for each task, with the retention where the uncut student was evaluated on the same problems."""
     references = {reference.task: reference for reference in (full.evaluations if full else [])}
     rows = [
         (

@@ -1,4 +1,4 @@
-"""Uploads a student with its card to the Hugging Face Hub, or to a server of its protocol (`HF_ENDPOINT`)."""
+"""Uploads a student with its card to the Hugging Face Hub, or to another server of that protocol (`HF_ENDPOINT`)."""
 
 from pathlib import Path
 
@@ -26,19 +26,19 @@ def check_push(name: str) -> None:
 
 
 def push_student(student: Path, name: str, private: bool | None = None) -> str:
-    """Upload a student's directory, its digests left out; the repository is made if it is not there.
+    """Upload a student's directory without its digests; creates the repository if it does not exist.
 
     Args:
         student: Its directory.
         name: `USER/MODEL`.
-        private: Whether a new repository is private; as the account has it when None.
+        private: Whether a new repository is private; the account's default when None.
 
     Returns:
         Address of the commit.
 
     Raises:
         SettingsError: As in `check_push`.
-        RunError: The student is damaged or not there, the Hub refuses it or cannot be reached; nothing here is changed.
+        RunError: The student is missing or damaged, or the Hub refuses it or cannot be reached; no local file changes.
     """
     check_push(name)
     wrong = fault(student) if student.is_dir() else "there is no such directory"
@@ -59,7 +59,7 @@ def push_student(student: Path, name: str, private: bool | None = None) -> str:
     else:
         return commit.commit_url
     again = f"leadspan push {student.parent} {name}"
-    raise RunError(f"push {name}: {reason}; what is here is unchanged, go on with: {again}") from None
+    raise RunError(f"push {name}: {reason}; the local files are unchanged, try again with: {again}") from None
 
 
 def _refusal(error: HfHubHTTPError, name: str) -> str:

@@ -1,4 +1,4 @@
-"""The capture job of one recipe, or of several that share a store: the sequences that they need of their teacher."""
+"""The capture job of one recipe, or of several that share a store: the sequences that their teacher must run over."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -43,14 +43,14 @@ def prepare_capture(
     """Find the sequences to capture, and plan them.
 
     Args:
-        recipe: The recipe; validation is captured whole, as it is validated.
-        cuts: Cuts the store is to serve; the recipe's `capture.cuts`, or its own cut, when empty.
+        recipe: The recipe; validation traces are captured uncut, since validation uses them so.
+        cuts: Cuts that the store must serve; the recipe's `capture.cuts`, or its own cut, when empty.
         other_recipes: Further recipes to serve, each with its own data, seed and cut; of the same teacher and
             tokenizer.
-        stored: What these stores serve already is left out.
+        stored: Stores whose sequences are left out.
 
     Raises:
-        LeadspanError: Whatever is wrong with the recipes or the data; a store that its own loss could not use.
+        LeadspanError: The recipes or the data cannot be used, or a loss is not defined on what the store would keep.
     """
     if recipe.teacher is None:
         raise SettingsError("teacher: missing; a capture runs the teacher, so the recipe must name it")
@@ -92,7 +92,7 @@ def prepare_capture(
 
 
 def _check_teachers(sources: Sequence[Examples]) -> None:
-    """Refuse one trace of two teachers: a store tells traces apart by their tokens."""
+    """Refuse a trace with two teachers: a store distinguishes traces by their tokens alone."""
     teachers: dict[str, str] = {}
     for examples in sources:
         for example_id, name in zip(examples.example_ids, examples.teachers, strict=True):
@@ -104,7 +104,7 @@ def _check_teachers(sources: Sequence[Examples]) -> None:
 
 
 def _rollouts(recipe: Recipe, settings: RolloutSettings, directory: Path | None) -> Examples:
-    """Whole rollouts of the student as it begins, drawn by the first rank, and kept in the store."""
+    """Whole rollouts of the untrained student, drawn by the first rank and written into the store."""
     if directory is None:
         raise SettingsError("capture.path: missing; rollouts are kept in the store when they are drawn")
     if isinstance(settings.engine, Vllm):
@@ -157,7 +157,7 @@ def _sources(needs: Sequence[tuple[Recipe, Policy]]) -> tuple[Renderer, list[Exa
 def _cut_traces(
     recipe: Recipe, splits: Splits, renderer: Renderer, cuts: Sequence[Policy], may_be_empty: bool
 ) -> Iterator[Examples]:
-    """Training traces under each cut; of one among several that leaves nothing its own trial will say so."""
+    """Training traces under each cut; one among several that leaves nothing is skipped, since its own trial fails."""
     for cut in cuts:
         try:
             rows = training_rows(recipe, splits, renderer, cut)

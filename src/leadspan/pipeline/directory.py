@@ -1,4 +1,4 @@
-"""A run directory: held by one process at a time, begun once, gone on with only as what it was begun as."""
+"""A run directory: claimed by one process at a time, started once, and resumed only with the same recipe and inputs."""
 
 import itertools
 from collections.abc import Iterator
@@ -25,10 +25,10 @@ _LOCK_FILE = ".lock"
 
 @contextmanager
 def claimed(directory: Path) -> Iterator[None]:
-    """Hold a run directory, for all ranks together.
+    """Lock a run directory, for all ranks together.
 
     Raises:
-        RunError: Another process holds it.
+        RunError: Another process has locked it.
     """
 
     def refusal(holder: str) -> RunError:
@@ -41,10 +41,10 @@ def claimed(directory: Path) -> Iterator[None]:
 
 
 def finished_run(recipe: Recipe) -> RunResult:
-    """What a finished run of this recipe has left.
+    """The result of a finished run of this recipe.
 
     Raises:
-        RunError: The run is another's, or was evaluated with other settings.
+        RunError: The directory holds the run of another recipe, or one that was evaluated with other settings.
     """
     directory = recipe.output
     result = load_run(directory)
@@ -61,10 +61,10 @@ def finished_run(recipe: Recipe) -> RunResult:
 
 
 def check_resumed(recipe: Recipe, renderer: Renderer) -> bool:
-    """Whether there are checkpoints to go on from; holds the recipe against what they were made with.
+    """Whether there are checkpoints to resume from; checks that they belong to this recipe and its inputs.
 
     Raises:
-        RunError: The run was begun with another recipe or other inputs.
+        RunError: The run was started with another recipe or other inputs.
     """
     has_checkpoints = bool(step_directories(recipe.output))
     if has_checkpoints and process_state().is_main_process:
@@ -73,26 +73,26 @@ def check_resumed(recipe: Recipe, renderer: Renderer) -> bool:
 
 
 def begin_run(recipe: Recipe, renderer: Renderer, is_resumed: bool) -> None:
-    """Write what a run is; the first write into its directory."""
+    """Write the identity and the recipe of a run; the first write into its directory."""
     if process_state().is_main_process:
         directory = recipe.output
         if is_resumed:
             _keep_samples(directory, _drawn_alike(recipe))
         else:
-            _keep_samples(directory, set())  # they are another model's
+            _keep_samples(directory, set())  # none: samples that are there belong to another model
             write_identity(identity_of(recipe, renderer), directory)
         write_atomically(directory / RECIPE_FILE, dump_yaml(recipe))
     process_state().wait_for_everyone()
 
 
 def begin_evaluation(recipe: Recipe) -> None:
-    """Write the recipe of a run that is evaluated only; samples that an interrupted one drew alike are kept."""
+    """Write the recipe of an evaluation without training; samples of an interrupted one with equal settings stay."""
     _keep_samples(recipe.output, _drawn_alike(recipe))
     write_atomically(recipe.output / RECIPE_FILE, dump_yaml(recipe))
 
 
 def _drawn_alike(recipe: Recipe) -> set[str]:
-    """Names of the tasks whose samples are drawn now as they were when the directory was last written."""
+    """Names of the tasks whose samples would be drawn with the same settings as when the directory was written."""
     try:
         before = load_recipe(recipe.output / RECIPE_FILE).evaluation
     except SettingsError:
@@ -105,7 +105,7 @@ def _drawn_alike(recipe: Recipe) -> set[str]:
 
 
 def _keep_samples(directory: Path, names: set[str]) -> None:
-    """Move the samples of all other tasks into a folder of their own."""
+    """Move the samples of all other tasks to a directory `samples.old-N`."""
     samples = directory / "samples"
     moved = [path for path in sorted(samples.glob("*")) if path.stem.removesuffix(SUFFIX) not in names]
     if not moved:

@@ -1,7 +1,7 @@
-"""What a run is: the settings that change its training, and the content of what it is trained from.
+"""The identity of a run: the settings that change its training, and the content of its inputs.
 
-Written once into the run directory, before training; a resume is held against it. What changes no training is no part
-of it: evaluation, plan, capture, trackers, numbers of processes, and where things lie.
+Written once into the run directory, before training; a resume is compared with it. Settings that do not change training
+are left out: evaluation, plan, capture, trackers, numbers of processes, and paths.
 """
 
 import json
@@ -30,7 +30,8 @@ _CHANGES_NO_TRAINING: dict[str, Any] = {
     "training": {"keep": True, "num_workers": True, "report_to": True},
     "teacher": NO_ACCESS,
 }
-_TOLD_BY_CONTENT: dict[str, Any] = {
+# Paths and names whose content is hashed instead, so that a run may resume after its inputs have moved.
+_HASHED_BY_CONTENT: dict[str, Any] = {
     "tokenizer": True,
     "student": {"path", "revision"},
     "teacher": {"path", "revision"},
@@ -41,7 +42,7 @@ _TOLD_BY_CONTENT: dict[str, Any] = {
 
 
 class Identity(Settings):
-    """What a run is."""
+    """The identity of a run."""
 
     settings: dict[str, Any]
     """Settings that change its training, by dotted name."""
@@ -49,7 +50,7 @@ class Identity(Settings):
     """Fingerprints of traces, tokenizer, chat template, starting weights and the teacher or its store, by setting."""
 
     def differences(self, now: "Identity") -> list[str]:
-        """What is another now, each in words."""
+        """The differences from another identity, each in words."""
         differences = [
             f"{name} was {_shown(self.settings, name)}, is {_shown(now.settings, name)}"
             for name in _changed(self.settings, now.settings)
@@ -73,7 +74,7 @@ def identity_of(recipe: Recipe, renderer: Renderer) -> Identity:
         if task.generated is None:
             sources["rollout.prompts.task"] = task.source
         else:
-            own_output = task.path  # what else it is made by stands among the settings
+            own_output = task.path  # its options are among the settings
     contents = {name: fingerprint(source) for name, source in sources.items()}
     contents |= {"rollout.prompts.task": own_output} if own_output else {}
     contents |= {"tokenizer": renderer.tokenizer_hash, "data.rendering.chat_template": renderer.template_hash}
@@ -85,8 +86,8 @@ def identity_of(recipe: Recipe, renderer: Renderer) -> Identity:
         contents["teacher"] = teacher.identity if isinstance(teacher, Served) else content_id(teacher)
     values = recipe.model_dump(mode="json", exclude=_CHANGES_NO_TRAINING)
     if isinstance(recipe.targets, StoredTargets):
-        del values["teacher"]  # not loaded; the store says of which weights it is
-    return Identity(settings=dict(flat(_without(values, _TOLD_BY_CONTENT))), contents=contents)
+        del values["teacher"]  # not loaded; the store's manifest has the hash of its weights
+    return Identity(settings=dict(flat(_without(values, _HASHED_BY_CONTENT))), contents=contents)
 
 
 def write_identity(identity: Identity, directory: Path) -> None:
@@ -95,7 +96,7 @@ def write_identity(identity: Identity, directory: Path) -> None:
 
 
 def check_identity(now: Identity, directory: Path) -> None:
-    """Hold a resume against what the run was started with.
+    """Compare a resumed run with the one that was started.
 
     Raises:
         RunError: Another recipe, or other inputs; names all that differs. Or there is no readable identity.
@@ -105,11 +106,11 @@ def check_identity(now: Identity, directory: Path) -> None:
         begun = Identity.model_validate_json(path.read_bytes())
     except OSError:
         raise RunError(
-            f"{path}: not found, so it cannot be told what the run was started with; give another output"
+            f"{path}: not found, so the recipe that the run was started with is unknown; give another output"
         ) from None
     except ValidationError:
         raise RunError(
-            f"{path}: damaged, so it cannot be told what the run was started with; give another output"
+            f"{path}: damaged, so the recipe that the run was started with is unknown; give another output"
         ) from None
     differences = begun.differences(now)
     if differences:

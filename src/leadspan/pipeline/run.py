@@ -1,4 +1,4 @@
-"""One recipe, start to end. The only place where the stages are put together; every decision is in a stage."""
+"""One recipe from start to end. Only here are the stages put together; every decision is made in a stage."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -41,18 +41,18 @@ def run(recipe: Recipe, resume: bool = False) -> RunResult:
 
     Args:
         recipe: The run.
-        resume: Go on from the last whole checkpoint; a finished run is returned as it is.
+        resume: Continue from the last complete checkpoint; the result of a finished run is returned.
 
     Raises:
-        LeadspanError: Whatever is wrong with the recipe, the data, the models or the run directory; what is refused
-            before training begins leaves the directory as it was.
+        LeadspanError: The recipe, the data, the models or the run directory cannot be used; an error before training
+            leaves the directory as it was.
     """
     check_trackers(recipe.training)
     if recipe.push is not None:
         check_push(recipe.push)
     tasks = {task.name: load_task(task) for task in recipe.evaluation.tasks}
     for task in recipe.evaluation.tasks:
-        warn_of_golds(task, tasks[task.name])  # a broken task is told before hours of training, not after
+        warn_of_golds(task, tasks[task.name])  # a broken task is reported before hours of training, not after
     with claimed(recipe.output):
         return _run(recipe, tasks, resume)
 
@@ -65,7 +65,7 @@ def _run(recipe: Recipe, tasks: Mapping[str, Sequence[Problem]], resume: bool) -
         wrong = damage(directory)
         if wrong is None:
             return finished_run(recipe)
-        logger.warning("%s: %s; made anew from the last whole checkpoint", directory, wrong)
+        logger.warning("%s: %s; the run is repeated from the last complete checkpoint", directory, wrong)
     if not resume:
         check_fresh(directory)
     teacher = checked_teacher(recipe)
@@ -79,7 +79,7 @@ def _run(recipe: Recipe, tasks: Mapping[str, Sequence[Problem]], resume: bool) -
     warning = "" if recipe.rollout is not None else stop_warning({recipe.label: data.examples.counts})
     if warning and process_state().is_main_process:
         logger.warning("%s", warning)
-    # Before training and never after it: a prediction that has seen the run is none.
+    # Before training, so that the prediction cannot have seen the run.
     prediction = _predict(recipe, data)
     report_status("loading models")
     inputs = training_inputs(recipe, data, teacher)
@@ -114,10 +114,10 @@ def _run(recipe: Recipe, tasks: Mapping[str, Sequence[Problem]], resume: bool) -
 
 
 def run_untrained(recipe: Recipe) -> RunResult:
-    """Evaluate the starting weights of a recipe as they are, and write `run.json`.
+    """Evaluate the starting weights of a recipe without training, and write `run.json`.
 
     Raises:
-        LeadspanError: Whatever is wrong with the model, the tasks or the run directory.
+        LeadspanError: The model, the tasks or the run directory cannot be used.
     """
     check_trackers(recipe.training)
     with claimed(recipe.output):
@@ -153,7 +153,7 @@ def evaluate(recipe: Recipe, model: Pretrained, directory: Path) -> list[EvalRes
 
 
 def _predict(recipe: Recipe, data: PreparedData) -> Prediction | None:
-    """The cost of a run that is about to begin; a model whose cost cannot be predicted can still be trained."""
+    """Predict the cost of a run; None where that is impossible, since the model can be trained all the same."""
     state = process_state()
     if not state.is_main_process:
         return None

@@ -1,4 +1,4 @@
-"""Trackers that mirror a run while it goes on: its name, recipe and losses, then what came of it and what it cost."""
+"""Trackers that mirror a run: its name, recipe and losses while it trains, then its evaluation and its cost."""
 
 import json
 import logging
@@ -23,18 +23,18 @@ logger = logging.getLogger(__name__)
 PROJECT = "leadspan"
 """Project (in MLflow: experiment) of a run where `WANDB_PROJECT` or `MLFLOW_EXPERIMENT_NAME` names no other."""
 TRACKERS_FILE = "trackers.json"
-"""In the run directory: the id that each tracker gave the run, to go on under after an interruption."""
+"""File in the run directory with the id that each tracker gave the run, under which a resumed run continues."""
 
 
 class Trackers(TrainerCallback):
     """The trackers of one run, from its first step to its evaluation.
 
-    The record is `metrics.jsonl` and `run.json`. A tracker that cannot be opened ends the run before its first step;
-    one that fails later is left out from there on, with a warning.
+    The record of a run is `metrics.jsonl` and `run.json`. A tracker that cannot be opened ends the run before its first
+    step; one that fails later is dropped with a warning.
 
     Args:
         recipe: The run; `training.report_to` names the trackers.
-        prediction: What it was predicted to cost, if that is known.
+        prediction: Its predicted cost, if known.
     """
 
     def __init__(self, recipe: Recipe, prediction: Prediction | None = None) -> None:
@@ -47,11 +47,11 @@ class Trackers(TrainerCallback):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Close the trackers; those that show how a run ended are told whether it failed."""
+        """Close the trackers, and report a failure to those that show how a run ended."""
         for name, tracker in self._open.items():
             try:
                 _close(tracker, has_failed=error is not None)
-            except Exception as fault:  # whatever a tracker raises, it is no fault of the run
+            except Exception as fault:  # an error of a tracker must not fail the run
                 _warn(name, fault)
         self._open = {}
 
@@ -59,7 +59,7 @@ class Trackers(TrainerCallback):
         """Open the trackers, on the first rank.
 
         Args:
-            step: Steps that are trained already: above 0 the trackers go on with what an interrupted run began.
+            step: Steps that are trained already; above 0 the trackers continue the interrupted run.
 
         Raises:
             RunError: A tracker cannot be opened.
@@ -84,7 +84,7 @@ class Trackers(TrainerCallback):
         self.log(planned(self.prediction), step)
 
     def log(self, values: Mapping[str, float], step: int) -> None:
-        """Add figures to all that are open."""
+        """Send figures to all open trackers."""
         for name, tracker in list(self._open.items() if values else []):
             try:
                 tracker.log(dict(values), step=step)
@@ -95,7 +95,7 @@ class Trackers(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Open them where training begins."""
+        """Open the trackers where training begins."""
         self.start(state.global_step)
 
     def on_log(
@@ -111,7 +111,7 @@ class Trackers(TrainerCallback):
 
 
 def planned(prediction: Prediction | None) -> dict[str, float]:
-    """What a run was predicted to cost, as far as that is known: `cost/NAME_planned`."""
+    """The known predicted costs of a run: `cost/NAME_planned`."""
     if prediction is None:
         return {}
     costs = {
@@ -125,7 +125,7 @@ def planned(prediction: Prediction | None) -> dict[str, float]:
 
 
 def outcome(result: RunResult) -> dict[str, float]:
-    """What a run kept, what it cost, and how it did on each task, as far as that is known."""
+    """The known results of a run: tokens kept, costs, and figures of each task."""
     figures: dict[str, float | None] = {}
     if result.cut is not None and result.cut.tokens_before:
         figures["cut/tokens_kept"] = result.cut.tokens_after / result.cut.tokens_before
@@ -152,7 +152,7 @@ def _tracker(name: str, recipe: Recipe, known_id: str | None, step: int) -> Gene
     study, config = recipe.trial.study if recipe.trial else None, _config(recipe)
     match name:
         case "tensorboard":
-            # Points behind the checkpoint that is gone on from are drawn once.
+            # Points after the checkpoint are removed: the resumed run writes them again.
             return TensorBoardTracker("", recipe.output / name, purge_step=step + 1 if step else None)
         case "wandb":
             project, directory = os.environ.get("WANDB_PROJECT", PROJECT), os.environ.get("WANDB_DIR")
@@ -181,7 +181,7 @@ def _config(recipe: Recipe) -> dict[str, Any]:
 
 
 def _store_recipe(tracker: GeneralTracker, recipe: Recipe, is_new: bool) -> str:
-    """Give a tracker the recipe, where it has not got it when it was set up; the id that it gave the run."""
+    """Give a tracker the recipe, unless it got it when it was set up; returns the id that it gave the run."""
     match tracker:
         case TensorBoardTracker():
             text = "".join(f"    {line}\n" for line in dump_yaml(recipe).splitlines())

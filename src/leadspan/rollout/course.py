@@ -1,8 +1,8 @@
 """Which prompts, traces and lengths every step of a run has, decided by its number alone.
 
-Nothing is carried from step to step but overlaps, by which an adaptive horizon goes and which the record keeps: a run
-that goes on from a checkpoint has the steps it would have had.
-Shares are kept exactly over the run: of the first `n` items `floor(share * n)` are of the kind.
+Only overlaps carry over from step to step: an adaptive horizon follows them, and the record stores them. So a resumed
+run has the same steps as one without a break. Shares are exact over the run: of the first `n` items, `floor(share * n)`
+are of the kind.
 """
 
 import functools
@@ -17,13 +17,13 @@ from leadspan.rollout.settings import RolloutSettings
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One rollout that is to be drawn.
+    """One rollout to draw.
 
     Attributes:
         prompt: Number of the prompt.
         sample: Number of the sample among those of the prompt in this step.
         cap: Most new tokens.
-        is_whole: Whether it goes on to the full length.
+        is_whole: Whether it may reach the full length, whatever the horizon.
     """
 
     prompt: int
@@ -34,10 +34,10 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class StepCourse:
-    """What is in a step.
+    """The content of a step.
 
     Attributes:
-        horizon: New tokens after which rollouts that do not go to the full length are ended.
+        horizon: New tokens after which rollouts are ended, unless they are whole.
         turns: Rollouts.
         traces: Indices of training examples.
     """
@@ -53,7 +53,7 @@ class Course:
 
     Attributes:
         settings: Shares and horizon.
-        num_prompts: Prompts there are.
+        num_prompts: Number of prompts.
         traces: Indices of the training examples that may be mixed in.
         examples_per_step: Examples of a step, all ranks; a multiple of the samples of a prompt.
         num_steps: Steps of the run.
@@ -68,11 +68,11 @@ class Course:
     seed: int
 
     def step(self, number: int, overlaps: Sequence[float | None] = ()) -> StepCourse:
-        """What is in a step.
+        """The content of a step.
 
         Args:
             number: Of the step, from 0.
-            overlaps: Of the steps before; an adaptive horizon goes by them.
+            overlaps: Of the steps before; an adaptive horizon follows them.
         """
         samples, per_step, cold = self.settings.samples_per_prompt, self._groups, self.settings.num_cold_steps
         rule, budget = self.settings.horizon, self.settings.max_new_tokens
@@ -86,6 +86,7 @@ class Course:
         for group in range(first, first + per_step - (of_traces - before)):
             prompt = _in_turn(self.num_prompts, group, f"{self.seed}:prompts")
             for sample in range(samples):
+                # Numbered over the whole run, so that a share below one per step is still exact over many steps.
                 rollout = group * samples + sample
                 is_whole = _first(self.settings.whole_share, rollout + 1) > _first(self.settings.whole_share, rollout)
                 cap = self.settings.max_new_tokens if is_whole else horizon
@@ -100,7 +101,7 @@ class Course:
         return [(prompt, s) for prompt in range(self.num_prompts) for s in range(self.settings.samples_per_prompt)]
 
     def _trace_groups(self, num_steps: int) -> int:
-        """Groups of traces in the first steps: all of a cold start's, and a share of those behind it."""
+        """Groups of traces in the first steps: all groups of a cold start, and a share of those after it."""
         cold = min(num_steps, self.settings.num_cold_steps)
         return cold * self._groups + _first(self.settings.trace_share, (num_steps - cold) * self._groups)
 
@@ -111,7 +112,8 @@ class Course:
 
 
 def _first(share: float, number: int) -> int:
-    """How many of the first `number` items are of a kind that has this share."""
+    """How many of the first `number` items are of a kind with this share."""
+    # The decimal as written: 0.29 * 100 is below 29 in binary.
     return int(Fraction(str(share)) * number)
 
 

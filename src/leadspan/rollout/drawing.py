@@ -1,4 +1,4 @@
-"""Drawing: what the student, as it is now, writes to some prompts."""
+"""Drawing rollouts: the student, as it is now, continues prompts."""
 
 import copy
 from collections.abc import Sequence
@@ -26,8 +26,8 @@ class Drawn(NamedTuple):
     """What was drawn for a turn.
 
     Attributes:
-        ids: New token ids, up to the cap or beyond; what follows an end of turn has no meaning.
-        log_probs: Log-probability with which each was drawn; empty where that was not asked for.
+        ids: New token ids, up to the cap or beyond; tokens after an end of turn have no meaning.
+        log_probs: Log-probability with which each was drawn; empty where it was not requested.
     """
 
     ids: list[int]
@@ -41,20 +41,21 @@ def draw_rollouts(
     use_bf16: bool,
     with_log_probs: bool = False,
 ) -> list[Drawn]:
-    """What a student writes, turn by turn.
+    """Draw the rollouts of some turns, in their order.
 
     Args:
-        model: The student, with Transformers' own attention, or vLLM that follows it.
+        model: The student, with Transformers' own attention, or a vLLM engine with its weights.
         inputs: Prompts, stops, settings.
-        turns: What is to be drawn, each with the step that it is for.
-        use_bf16: Whether it computes in bfloat16.
-        with_log_probs: Whether to note how likely each token was.
+        turns: The turns to draw, each with its step.
+        use_bf16: Whether the student computes in bfloat16.
+        with_log_probs: Whether to return the log-probability of each token.
     """
     settings, window = inputs.course.settings, inputs.window
     prompts = [inputs.prompts[turn.prompt] for _, turn in turns]
     caps = [room(turn, prompt, window) for (_, turn), prompt in zip(turns, prompts, strict=True)]
     sampling = SamplingSettings(
         temperature=settings.temperature,
+        # No nucleus and no top-k: the rollouts must be draws from the student's own distribution.
         top_p=1.0,
         max_new_tokens=settings.max_new_tokens,
         batch_size=settings.batch_size,
@@ -83,9 +84,9 @@ def draw_rollouts(
 
 
 def drawing_twin(student: torch.nn.Module, settings: ModelSettings) -> PreTrainedModel:
-    """The student with Transformers' own attention, in evaluation mode, over the same weights: a copy of no weight.
+    """The student with Transformers' own attention, in evaluation mode, sharing all weights with the trained model.
 
-    Its weights are those that the optimiser changes in place, so that it needs no update.
+    The optimiser changes these weights in place, so the twin needs no update.
 
     Raises:
         ModelError: The student's weights are sharded.
@@ -94,7 +95,7 @@ def drawing_twin(student: torch.nn.Module, settings: ModelSettings) -> PreTraine
     if any(isinstance(parameter, DTensor) for parameter in base.parameters()):
         raise ModelError("rollout: the student's weights are sharded, and rollouts need them whole; use DDP")
     twin = cast(PreTrainedModel, copy.deepcopy(base, {id(parameter): parameter for parameter in base.parameters()}))
-    vars(twin).pop("forward", None)  # the objective's
+    vars(twin).pop("forward", None)  # that of the objective
     vars(twin).pop(LAYOUT, None)
     with torch.device("meta"):
         plain = build_untrained(load_config(settings), f"model {name_of(settings)}")

@@ -1,8 +1,8 @@
-"""Horizons: after how many new tokens a rollout ends, step by step.
+"""Horizons: the number of new tokens after which a rollout ends, for each step.
 
-A horizon is a frozen settings object with one pure method, from the number of the step to the number of tokens. It
-keeps nothing, so that a run that goes on from a checkpoint has the horizon it would have had. The adaptive one follows
-from the overlaps of the steps before, which the record of rollouts has.
+A horizon is a frozen settings object with one pure method, from the number of the step to the number of tokens. It has
+no state, so a resumed run has the same horizons as one without a break. The adaptive one follows from the overlaps of
+the steps before, which the record of rollouts stores.
 
 **Sources**: a fixed budget, ESR (arXiv 2605.27028, N = 100); a share of the full length, TOPD, and stairs, POPD (arXiv
 2605.31490); linear growth in steps of 256 tokens, Reasoning Prefixes (arXiv 2602.15260); by overlap, after Prune-OPD
@@ -68,7 +68,7 @@ class ShareHorizon(Settings):
 
     @property
     def longest(self) -> int:
-        """Within the full length by itself."""
+        """1: a share is always within the full length."""
         return 1
 
     def at(self, step: int, num_steps: int, budget: int) -> int:
@@ -93,10 +93,10 @@ class LinearHorizon(Settings):
     end: Tokens = 2048
     """New tokens in the last step."""
     multiple: Tokens = 256
-    """Few different lengths, so that little is compiled anew."""
+    """Lengths are multiples of this: with few different lengths, little is compiled again."""
 
     def conflicts(self) -> Iterator[Rule]:
-        """Something changes."""
+        """The horizon changes."""
         if self.start == self.end:
             yield ("start", "end"), f"start and end are both {self.start}, so nothing changes; take kind: fixed"
 
@@ -155,9 +155,8 @@ class AdaptiveHorizon(Settings):
     """Grows where student and teacher agree near the horizon's end, and shrinks where they do not.
 
     The overlap is the share of positions at which the student's likeliest token is the teacher's, over the last quarter
-    of the horizon (`end_share`), the mean over a step's rollouts that come so far. A step in which none does changes
-    nothing. What the teacher says of a text that it would not have written is worth little, so that there the horizon
-    comes back.
+    of the horizon, averaged over the rollouts of a step that reach it. A step without such a rollout changes nothing.
+    On text that the teacher would not have written its distribution is of little use, so the horizon shrinks there.
     """
 
     kind: Literal["adaptive"] = "adaptive"
@@ -165,16 +164,16 @@ class AdaptiveHorizon(Settings):
     start: Tokens = 256
     """New tokens in the first step."""
     least: Tokens = 64
-    """Never fewer new tokens; never more than the full length."""
+    """Fewest new tokens; the most is the full length."""
     change: Tokens = 64
-    """New tokens that a step adds or takes."""
+    """New tokens that a step adds or removes."""
     low: float = Field(default=0.6, ge=0, le=1)
     """Overlap below which the horizon shrinks."""
     high: float = Field(default=0.8, ge=0, le=1)
-    """Overlap from which on it grows."""
+    """Overlap from which the horizon grows."""
 
     def conflicts(self) -> Iterator[Rule]:
-        """Bounds are in order."""
+        """The bounds are ordered."""
         if self.least > self.start:
             yield ("least", "start"), f"least is {self.least} and start {self.start}: raise start or lower least"
         if self.low > self.high:
@@ -191,13 +190,13 @@ class AdaptiveHorizon(Settings):
         return self.start
 
     def after(self, overlaps: Sequence[float | None], budget: int) -> int:
-        """New tokens of a rollout behind some steps.
+        """New tokens of a rollout after some steps.
 
         >>> AdaptiveHorizon(start=100, least=50, change=40).after([0.9, None, 0.7, 0.1, 0.1, 0.1], 130)
         50
 
         Args:
-            overlaps: Of each step; None where no rollout came so far.
+            overlaps: Of each step; None where no rollout reached the last quarter.
             budget: New tokens of a rollout at full length.
         """
         horizon = self.start
@@ -209,7 +208,7 @@ class AdaptiveHorizon(Settings):
 
 
 def end_of(horizon: int) -> int:
-    """New tokens before the last quarter of a horizon, in which overlaps are looked at."""
+    """New tokens before the last quarter of a horizon, over which overlaps are measured."""
     return horizon - -(-horizon // 4)
 
 

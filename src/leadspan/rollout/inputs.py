@@ -1,4 +1,4 @@
-"""What rollouts are made of: all that does not change while a run trains."""
+"""The inputs of rollouts that do not change while a run trains."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -24,8 +24,8 @@ class RolloutInputs:
     """All that rollouts need besides the student's weights.
 
     Attributes:
-        course: What is in every step.
-        prompts: What the student is asked.
+        course: The content of every step.
+        prompts: The prompts that the student continues.
         traces: Training examples that may be mixed in.
         rows: Makes examples of rollouts.
         stop_ids: Tokens that end a turn, for student, teacher or data.
@@ -35,7 +35,7 @@ class RolloutInputs:
         window: Positions of the student, where it has a limit.
         cold_loss: The objective of a cold start; None without one.
         collate: Packs examples, with the targets of a store.
-        stored: Rollouts of a store, in whose place nothing is drawn; None where the student draws.
+        stored: Rollouts of a store, which are used instead of drawing; None where the student draws.
     """
 
     course: Course
@@ -57,7 +57,7 @@ class RolloutInputs:
         return self.course.settings.num_cold_steps
 
     def drawn_with(self, step: int) -> range:
-        """The steps whose rollouts are drawn at once with those of a step, this one included."""
+        """The steps whose rollouts are drawn together with those of a step, this one included."""
         settings, cold = self.course.settings, self.num_cold_steps
         if step < cold:
             return range(step, step + 1)
@@ -65,11 +65,11 @@ class RolloutInputs:
         return range(first, min(first + settings.steps_per_draw, self.course.num_steps))
 
     def is_stale(self, step: int) -> bool:
-        """Whether the student has learnt since the rollouts of a step were drawn."""
+        """Whether the student was updated after the rollouts of a step were drawn."""
         return step != self.drawn_with(step).start
 
     def key(self, step: int, turn: Turn) -> str:
-        """Of a rollout's random stream."""
+        """Key of a rollout's random stream."""
         return f"rollout:{step}:{self.prompts[turn.prompt].key}:{turn.sample}"
 
     def drawing_flops(self, student: ModelShape, rollouts: Sequence[tuple[int, int]]) -> int:
@@ -77,7 +77,7 @@ class RolloutInputs:
         return 0 if self.stored is not None else rollout_flops(student, rollouts)
 
     def loss_at(self, step: int) -> LossSettings | None:
-        """The objective of a step, where it is not the run's."""
+        """The objective of a step; None where it is that of the run."""
         return self.cold_loss if step < self.num_cold_steps else None
 
     def training_flops(

@@ -1,4 +1,4 @@
-"""What the student is asked in rollouts, as token ids: the prompts of the traces, or the problems of a task."""
+"""The prompts of rollouts as token ids: those of the traces, or the problems of a task."""
 
 import hashlib
 from collections.abc import Iterable, Sequence
@@ -19,10 +19,10 @@ class Prompt:
     """One prompt.
 
     Attributes:
-        ids: Token ids, generation header and an opening think tag that this brings included.
+        ids: Token ids, including the generation header and an opening think tag in it.
         key: Hash of the ids.
         place: Where it comes from, for messages.
-        teacher: Which of several teachers reads what is written to it.
+        teacher: Name of the teacher that scores its rollouts, where there are several.
     """
 
     ids: tuple[int, ...]

@@ -1,6 +1,6 @@
-"""The record of all rollouts of a run: one JSON object a line, in the order of steps, written when their step ends.
+"""The record of all rollouts of a run: one JSON object per line, in the order of steps, written when a step ends.
 
-Where training goes on from a checkpoint, what was written for later steps is taken away, and comes again as it was.
+When training resumes from a checkpoint, the lines of later steps are removed; the steps write the same lines again.
 """
 
 import json
@@ -29,13 +29,13 @@ class RolloutLine:
         tokens: New tokens, one that ends the turn included.
         weighted: Positions with a loss.
         scored: Positions that the models' scores select from; 0 where they select none.
-        cap: Most new tokens it might have had.
-        whole: Whether it was to go on to the full length.
+        cap: Most new tokens that it could have.
+        whole: Whether it could reach the full length, whatever the horizon.
         ending: What ended it.
-        text: What was written, special tokens kept.
+        text: The drawn text, with special tokens.
         overlap: Share of the weighted new tokens at which the student's likeliest token was the teacher's; None where
             that is not known.
-        end_overlap: The same over the last quarter of the step's horizon; None of a rollout that ended before, too.
+        end_overlap: The same over the last quarter of the step's horizon; None for a rollout that ended before it, too.
     """
 
     step: int
@@ -61,11 +61,11 @@ class RolloutRecord:
         self.path = path
 
     def begin(self, numbers: Sequence[int], writes: bool) -> list[list[RolloutLine]]:
-        """Take away what belongs to later steps; gives what stays, step by step.
+        """Remove the lines of later steps; return the other lines by step.
 
         Args:
-            numbers: How many rollouts each step had, up to where training goes on.
-            writes: Whether to change the file, as one process of several does; else it is read alone.
+            numbers: How many rollouts each step had, up to where training resumes.
+            writes: Whether to change the file, which one process of several does; else it is only read.
 
         Raises:
             RunError: A rollout of an earlier step is missing or damaged.
@@ -78,7 +78,7 @@ class RolloutRecord:
             try:
                 read = RolloutLine(**json.loads(line))
             except (ValueError, TypeError):
-                break  # a line that a killed process has left half written, or damage; told by what is missing
+                break  # half written by a killed process, or damaged; the counts below show what is missing
             if not (isinstance(read.step, int) and 0 <= read.step < step):
                 break
             steps[read.step].append(read)

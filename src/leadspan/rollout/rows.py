@@ -1,7 +1,7 @@
-"""A rollout as an ordinary example: prompt and what the student wrote, with sections and weights.
+"""A rollout as an ordinary example: the prompt and the student's tokens, with sections and weights.
 
-A row that was ended by its horizon, the full length or the window has no end target: its last token is one like any
-other, and it never counts as ended.
+A row that was ended by its horizon, the full length or the window has no end-of-turn target: its last token is an
+ordinary one, and the row never counts as ended.
 """
 
 import hashlib
@@ -28,10 +28,10 @@ Ending = Literal["stop", "horizon", "budget", "window"]
 
 @dataclass(frozen=True, slots=True)
 class Rollout:
-    """What the student wrote.
+    """A drawn rollout.
 
     Attributes:
-        turn: What was to be drawn.
+        turn: The turn it was drawn for.
         prompt: The prompt.
         new_ids: New token ids, the token that ended the turn included.
         ending: What ended it.
@@ -56,18 +56,19 @@ def to_rollout(
     """Take drawn ids up to the first that ends the turn, or to the cap.
 
     Args:
-        turn: What was to be drawn.
+        turn: The turn it was drawn for.
         prompt: The prompt.
-        drawn: New token ids, up to the cap or beyond; what follows an end of turn has no meaning.
+        drawn: New token ids, up to the cap or beyond; tokens after an end of turn have no meaning.
         stop_ids: Tokens that end a turn.
         limits: The full length, and the model's window where it has one.
-        log_probs: With which the ids were drawn, where that is needed.
+        log_probs: Log-probabilities with which the ids were drawn, where they are needed.
     """
     budget, window = limits
     cap = room(turn, prompt, window)
     end = next((i + 1 for i, token in enumerate(drawn[:cap]) if token in stop_ids), None)
     if end is not None:
         return Rollout(turn, prompt, tuple(drawn[:end]), "stop", tuple(log_probs[:end]))
+    # The tightest of the three limits ended it.
     ending: Ending = "window" if cap < turn.cap else "horizon" if cap < budget else "budget"
     return Rollout(turn, prompt, tuple(drawn[:cap]), ending, tuple(log_probs[:cap]))
 
@@ -83,7 +84,7 @@ def old_log_probs(example: Example, rollout: Rollout | None) -> np.ndarray:
 def overlaps(
     example: Example, prompt_tokens: int, agreement: np.ndarray, horizon: int
 ) -> tuple[float | None, float | None]:
-    """Share of new tokens at which the likeliest tokens were the same: of all, and in the last quarter of the horizon.
+    """Share of new tokens at which the likeliest tokens agree: over all, and over the last quarter of the horizon.
 
     Args:
         example: Made of a rollout.
@@ -120,7 +121,7 @@ class RowMaker:
     seed: int
 
     def example(self, rollout: Rollout, captured: Sequence[int] | None = None) -> Example:
-        """Prompt and new tokens; none but the new ones, and the prompt where it is supervised, has a weight.
+        """Prompt and new tokens; the new ones have weights, and the prompt where it is supervised.
 
         Args:
             rollout: The rollout.
@@ -134,6 +135,7 @@ class RowMaker:
         weights[0] = 0.0  # nothing predicts the first token
         ids = np.array([*prompt, *new], dtype=np.int64)
         tenths = (10 * np.arange(len(ids)) // (len(prompt) + self.budget)).astype(np.int8)
+        # A store knows a rollout by the hash of its full length, of which this one may be a prefix.
         uncut = np.array([*prompt, *(new if captured is None else captured)], dtype=np.int32)
         example_id = hashlib.sha256(uncut.tobytes()).hexdigest()[:32]
         selection = self.supervision.token_selection
@@ -153,8 +155,8 @@ class RowMaker:
     def cot_tokens(self, new_ids: Sequence[int]) -> int:
         """How many of the new tokens are chain of thought, its closing tag included.
 
-        All of them, where thinking is not closed; none, where it was never opened: neither by the prompt nor by the
-        first words, of which a short rollout may hold the begin of a tag only.
+        All of them where thinking is not closed; none where it was never opened, neither by the prompt nor by the first
+        characters, which in a short rollout may be only the beginning of a tag.
         """
         tags = self.renderer.rendering
         text = self.text(new_ids)
@@ -169,5 +171,5 @@ class RowMaker:
         return cast(str, self.renderer.tokenizer.decode(list(ids), skip_special_tokens=False))
 
     def _first(self, ids: Sequence[int], holds: Callable[[str], bool]) -> int:
-        """The least number of tokens whose text holds something."""
+        """The smallest number of tokens whose text passes a test."""
         return bisect_left(range(len(ids) + 1), True, key=lambda length: holds(self.text(ids[:length])))

@@ -1,4 +1,4 @@
-"""Settings of rollouts: what the student writes itself in training, and how far."""
+"""Settings of rollouts: text that the student generates in training, and its length."""
 
 from collections.abc import Iterator
 from typing import Annotated, Literal
@@ -20,7 +20,7 @@ class TracePrompts(Settings):
 
 
 class TaskPrompts(Settings):
-    """The problems of a task; its reference answers are not read by the training."""
+    """The problems of a task; training does not use its reference answers."""
 
     kind: Literal["task"] = "task"
     """Tag."""
@@ -31,51 +31,51 @@ class TaskPrompts(Settings):
 
 
 class ColdStart(Settings):
-    """A first stage in which the student learns from the traces under `cut` alone: off-policy, nothing is drawn."""
+    """A first, off-policy stage in which the student learns from the traces under `cut` alone."""
 
     steps: int = Field(ge=1)
-    """Optimiser steps of it, of those of the run."""
+    """Optimiser steps of this stage; they count among those of the run."""
     kl_weight: Share = 0.5
-    """As `loss.kl_weight`, in these steps; with 0 they learn the tokens of the traces alone."""
+    """`loss.kl_weight` in these steps; with 0 they learn from the tokens of the traces alone."""
     divergence: AnyDivergence = ForwardKl()
-    """As `loss.divergence`, in these steps."""
+    """`loss.divergence` in these steps."""
 
 
 class RolloutSettings(Settings):
-    """On-policy distillation: in every step the student writes, and learns from the teacher's view of what it wrote.
+    """On-policy distillation: the student generates text in every step, and learns from the teacher's targets on it.
 
     A step has `training.batching.examples_per_step` examples: traces by `trace_share`, the rest rollouts.
     Source: GKD, Agarwal et al., arXiv 2306.13649; over a prefix, arXiv 2602.15260 and 2605.31490.
     """
 
     prompts: Annotated[TracePrompts | TaskPrompts, Field(discriminator="kind")] = TracePrompts()
-    """What the student is asked."""
+    """The prompts that the student continues."""
     samples_per_prompt: int = Field(default=1, ge=1)
     """Rollouts of each prompt in a step."""
     max_new_tokens: int = Field(default=2048, ge=1)
     """Full length: most new tokens of a rollout; lowered where prompt and new tokens would not fit the window."""
     horizon: AnyHorizon = FixedHorizon()
-    """After how many new tokens a rollout is ended, in each step."""
+    """Number of new tokens after which a rollout is ended, in each step."""
     whole_share: float = Field(default=0.0, ge=0, le=1)
-    """Share of the rollouts that go on to the full length, whatever the horizon: they teach where to stop."""
+    """Share of the rollouts that may reach the full length, whatever the horizon: they teach where to stop."""
     trace_share: float = Field(default=0.0, ge=0, lt=1)
     """Share of traces under `cut` among the examples; GKD's lambda is 1 less this."""
     steps_per_draw: int = Field(default=1, ge=1)
-    """Optimiser steps whose rollouts are drawn at once, before the first of them: larger batches, and weights that are
-    a little older. Positions are then weighed by how much likelier they are now (`loss.ratio_cap`)."""
+    """Optimiser steps whose rollouts are drawn together, before the first of them: batches are larger, and the drawing
+    weights a little older. Positions are then weighted by how much likelier they are now (`loss.ratio_cap`)."""
     cold_start: ColdStart | None = None
-    """Steps before the first rollout; absent: none. Shares and horizon begin behind them."""
+    """Steps before the first rollout; absent: none. Shares and horizon start after them."""
     temperature: float = Field(default=1.0, gt=0)
-    """Of the student's draws; nothing but the temperature changes its distribution."""
+    """Temperature of the student's draws; nothing else changes its distribution."""
     batch_size: int = Field(default=32, ge=1)
     """Rollouts drawn at a time by Transformers; does not change what is drawn."""
     engine: Annotated[Batched | Vllm, Field(discriminator="kind")] = Batched()
-    """What draws. vLLM needs its extra, a GPU that it shares with the training (its share is
+    """Engine that draws. vLLM needs its extra, a GPU that it shares with training (its share is
     `options: {gpu_memory_utilization: ...}`), one process, and a student without adapters; its weights are updated in
     place before every step."""
 
     def conflicts(self) -> Iterator[Rule]:
-        """The horizon lies within the full length; draws of several steps are the student's own."""
+        """The horizon lies within the full length; draws of several steps are at temperature 1."""
         if self.steps_per_draw > 1 and self.temperature != 1:
             text = (
                 f"steps_per_draw is {self.steps_per_draw} and temperature {self.temperature:g}: the ratio of new to "
@@ -96,7 +96,7 @@ class RolloutSettings(Settings):
 
     @property
     def has_traces(self) -> bool:
-        """Whether the student learns from traces, too."""
+        """Whether the student also learns from traces."""
         return self.trace_share > 0 or self.cold_start is not None
 
     @property

@@ -1,7 +1,6 @@
 """The examples of every step, made when the step begins: rollouts of the student as it is then, and traces.
 
-What is drawn depends on the student's weights and on `(seed, step, prompt, sample)`, not on batches, ranks or what was
-drawn before.
+A draw depends on the student's weights and on `(seed, step, prompt, sample)`, not on batches, ranks or earlier draws.
 """
 
 import itertools
@@ -56,11 +55,11 @@ class Rollouts:
         return self.inputs.num_cold_steps
 
     def loss_at(self, step: int) -> LossSettings | None:
-        """The objective of a step, where it is not the run's."""
+        """The objective of a step; None where it is that of the run."""
         return self.inputs.loss_at(step)
 
     def prepare(self, shapes: Shapes, num_steps: int, recompute: bool, use_bf16: bool) -> None:
-        """Learn what a step costs, and how it is computed.
+        """Receive the shapes and options by which the cost of a step is counted.
 
         Args:
             shapes: Of the student and the live teacher.
@@ -72,10 +71,10 @@ class Rollouts:
         self._shapes, self._recomputes, self._use_bf16 = shapes, recompute, use_bf16
 
     def recall(self, step: int) -> None:
-        """Read what the steps before this one were, and take away what was written for later ones.
+        """Read the record of the steps before this one, and remove the lines of later ones.
 
         Raises:
-            RunError: The record of an earlier step is not there or damaged.
+            RunError: The record of an earlier step is missing or damaged.
         """
         if self._is_recalled:
             return
@@ -126,7 +125,7 @@ class Rollouts:
         return packed
 
     def _course(self, step: int) -> StepCourse:
-        """What is in a step; an adaptive horizon goes by the steps before its rollouts were drawn."""
+        """The content of a step; an adaptive horizon follows the steps that ended before its rollouts were drawn."""
         return self.inputs.course.step(step, self._overlaps[: self.inputs.drawn_with(step).start])
 
     def _groups(self, step: int) -> list[list[Turn | int]]:
@@ -137,7 +136,7 @@ class Rollouts:
         return groups[state.process_index :: state.num_processes]
 
     def _draw(self, step: int, student: torch.nn.Module) -> None:
-        """Draw this rank's rollouts of a step, and of those that are drawn with it."""
+        """Draw this rank's rollouts of a step, and of the steps that are drawn together with it."""
         steps = self.inputs.drawn_with(step)
         turns = [(n, item) for n in steps for group in self._groups(n) for item in group if isinstance(item, Turn)]
         self._drawn = {n: {} for n in steps}
@@ -159,14 +158,14 @@ class Rollouts:
         return drawing_twin(student, inputs.student)
 
     def state(self) -> dict[str, dict[str, Drawn]]:
-        """What was drawn, by all ranks, for steps that are yet to come."""
+        """Draws of all ranks for later steps."""
         rank_states = [self._drawn]
         if process_state().num_processes > 1:
             rank_states = gather_object(rank_states)
         return {str(n): {k: v for drawn in rank_states for k, v in drawn[n].items()} for n in self._drawn}
 
     def restore(self, state: Mapping[str, Mapping[str, Any]]) -> None:
-        """Go on with a `state`, which may have been a JSON text in between."""
+        """Restore a `state`, which may have passed through JSON."""
         self._drawn = {int(n): {key: Drawn(*fields) for key, fields in drawn.items()} for n, drawn in state.items()}
 
     def _rollout(self, turn: Turn, drawn: Drawn) -> Rollout:
@@ -180,7 +179,7 @@ class Rollouts:
         return rollout, self.inputs.rows.example(rollout, captured)
 
     def learn_of(self, agreement: torch.Tensor) -> None:
-        """Take what a micro-batch of the step showed, in their order.
+        """Receive the agreement of the next micro-batch of the step.
 
         Args:
             agreement: At its weighted positions 1 where the likeliest tokens of student and teacher were the same.
@@ -188,7 +187,7 @@ class Rollouts:
         self._agreements.append(agreement)
 
     def end_step(self) -> None:
-        """Write the rollouts of the step, and what was learnt of them, to the record."""
+        """Write the rollouts of the step with their overlaps to the record."""
         step, state = len(self._lines) - 1, process_state()
         horizon = self._course(step).horizon
         shown: dict[str, tuple[float | None, float | None]] = {}
@@ -210,7 +209,7 @@ class Rollouts:
             self._record.append(self._lines[step])
 
     def figures(self, first: int, last: int) -> dict[str, float]:
-        """Of the rollouts of the steps from `first` up to `last`, for a log line."""
+        """Figures of the rollouts of the steps from `first` up to `last`, for a log line."""
         lines = [line for of_step in self._lines[first:last] for line in of_step]
         if not lines:
             return {}
@@ -224,7 +223,7 @@ class Rollouts:
         return {f"rollout/{name}": value for name, value in figures.items()}
 
     def _add(self, step: int) -> None:
-        """Add a step, all ranks' rollouts in the order of its turns."""
+        """Add the record and counts of a step, with the rollouts of all ranks in the order of its turns."""
         batches = self._batches
         lines = [self._line(step, rollout, example) for batch in batches for rollout, example in batch if rollout]
         if process_state().num_processes > 1:

@@ -1,7 +1,7 @@
-"""Rollouts of a store: drawn once from the student as it begins, whole, and kept beside the teacher's targets on them.
+"""Rollouts of a store: drawn once at full length from the untrained student, and stored with the teacher's targets.
 
-What a causal teacher says of a prefix does not depend on what follows it, so that one store of whole rollouts serves
-every horizon. Training from it is the offline form of on-policy distillation (Lightning OPD, arXiv 2604.13010).
+A causal teacher's targets on a prefix do not depend on what follows it, so one store of whole rollouts serves every
+horizon. Training from it is the offline form of on-policy distillation (Lightning OPD, arXiv 2604.13010).
 """
 
 import json
@@ -21,23 +21,22 @@ from leadspan.rollout.drawing import draw_rollouts
 from leadspan.rollout.inputs import RolloutInputs, WholeIds
 from leadspan.rollout.rows import to_rollout
 
-_BATCHES = 8
-"""Batches that are drawn before they are written: what a kill loses."""
+_BATCHES = 8  # drawn between two writes to the file: the most that a kill loses
 
 
 def drawn_rollouts(
     inputs: RolloutInputs, path: Path, load_student: Callable[[], PreTrainedModel], use_bf16: bool
 ) -> WholeIds:
-    """Draw what is not yet in a file: `samples_per_prompt` whole rollouts of every prompt.
+    """Draw the rollouts that are missing in a file: `samples_per_prompt` whole ones of every prompt.
 
     Args:
         inputs: Prompts, stops, settings.
-        path: The file; begun where it is not there.
+        path: The file; created where it does not exist.
         load_student: Loads the student, with Transformers' own attention.
         use_bf16: Whether it computes in bfloat16.
 
     Raises:
-        TargetsError: The file is of rollouts that were drawn otherwise.
+        TargetsError: The rollouts of the file were drawn with other settings.
         CacheError: It is damaged.
     """
     header, new_ids = _read(path) if path.exists() else (_header(inputs), {})
@@ -66,7 +65,7 @@ def drawn_rollouts(
 
 
 def stored_rollouts(inputs: RolloutInputs, path: Path) -> WholeIds:
-    """What a file holds, which must be all that a run asks for.
+    """The rollouts of a file, which must be all that a run needs.
 
     Raises:
         TargetsError: There is none, or its rollouts are of other prompts, shorter, or of another temperature.
