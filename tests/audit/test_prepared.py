@@ -60,7 +60,7 @@ def test_what_was_found_is_kept_and_goes_with_the_rows(tmp_path: Path) -> None:
     shuffled = with_first_answers(prepared, settings, renderer).select([3, 1])
     assert shuffled["first_answer"][:] == [first[3], first[1]]
     write(path, rows[:2])
-    with pytest.raises(CacheError, match="2 of 3 prepared rows are not in it; it has changed meanwhile"):
+    with pytest.raises(CacheError, match="2 of 3 prepared rows are not in it; the file has changed meanwhile"):
         search_first_answers(prepared.select([1, 2, 3]), settings, renderer, 0)
 
 
