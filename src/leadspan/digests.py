@@ -1,6 +1,7 @@
-"""Digests of files, kept beside them, so that one that is damaged or missing is told before it is used.
+"""Digests of the files of a directory, by which a damaged or missing file is detected before it is used.
 
-A directory is sealed when all its files are written: `digests.json` comes last, so that without it nothing is whole.
+A directory is sealed when all its files are written: `digests.json` comes last, so a directory without it is not
+complete.
 """
 
 import functools
@@ -37,19 +38,19 @@ def seal(directory: Path, names: Iterable[str] | None = None, later: Mapping[str
 
 
 def unseal(directory: Path) -> None:
-    """Take the digests away, before a file of the directory is written anew or removed."""
+    """Remove the digests, before a file of the directory is rewritten or removed."""
     (directory / DIGESTS_FILE).unlink(missing_ok=True)
 
 
 def renew(directory: Path, name: str, content: bytes) -> None:
-    """Write one file of a directory anew, whose other files stay as they were sealed."""
+    """Rewrite one file of a sealed directory; its other files keep their digests."""
     path = directory / DIGESTS_FILE
     if not path.exists():
         write_atomically(directory / name, content)
         return
     digests = json.loads(path.read_text(encoding="utf-8"))
     digests.pop(name, None)
-    # Without a digest while it is written: whenever that ends, nothing is at odds.
+    # Without a digest while it is written, so that a kill at any point leaves no contradiction.
     write_atomically(path, json.dumps(digests, indent=1) + "\n")
     write_atomically(directory / name, content)
     digests[name] = hashlib.sha256(content).hexdigest()

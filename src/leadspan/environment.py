@@ -1,4 +1,4 @@
-"""What a run was made with: versions, platform, commit, date."""
+"""The environment of a run: versions, platform, commit, date."""
 
 import importlib.metadata
 import platform

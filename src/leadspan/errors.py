@@ -6,7 +6,7 @@ them without a traceback and exits with code 2. A message gives the place, the v
 
 
 class LeadspanError(Exception):
-    """Anything that is wrong with what the user gave, or with what was found on disk."""
+    """Any fault of the user's input, or of files on disk."""
 
 
 class SettingsError(LeadspanError, ValueError):
@@ -26,7 +26,7 @@ class TargetsError(LeadspanError, ValueError):
 
 
 class CacheError(LeadspanError, RuntimeError):
-    """Something leadspan keeps for reuse that is damaged."""
+    """A damaged file that leadspan stores for reuse."""
 
 
 class RunError(LeadspanError, RuntimeError):

@@ -1,7 +1,7 @@
-"""What is wrong with settings, in words: each key as it was written, the value, the rule, and the nearest right key.
+"""Faults of settings in words: each key as it was written, the value, the rule, and the nearest valid key.
 
-Rules between settings are looked at even where other settings are wrong: what is wrong is taken for its default, and
-rules that involve it are passed over.
+Rules between settings are checked even where other settings are wrong: a wrong setting is replaced by its default, and
+rules that involve it are skipped.
 """
 
 import contextlib
@@ -22,10 +22,13 @@ from pydantic_core import ErrorDetails
 from leadspan.other_tools import here_called
 
 Rule = tuple[tuple[str, ...], str]
-"""Settings that do not go together, as dotted keys below their section, and why."""
+"""Settings that contradict each other, as dotted keys below their section, and why."""
 
 _Keys = tuple[str | int, ...]
+# Rounds of validation, as replacing one fault may uncover others; similar keys that a message names; and how similar
+# they must be (`difflib`).
 _MAX_ROUNDS, _MAX_NEAR, _CLOSE = 10, 3, 0.75
+# Tried in turn for a required setting without a default, until one is valid.
 _STAND_INS: tuple[Any, ...] = (1, 0.5, "unknown", [], {})
 _MAPPING_FAULTS = ("model_type", "model_attributes_type", "dict_type", "dataclass_type")
 _repr = reprlib.Repr()
@@ -33,7 +36,7 @@ _repr.maxstring = _repr.maxother = _repr.maxlong = 80
 
 
 class Conflict(ValueError):
-    """Settings of one section, each right by itself, that break rules between them."""
+    """Settings of one section that are valid one by one, and together break a rule."""
 
     def __init__(self, section: BaseModel, rules: Sequence[Rule]):
         super().__init__("; ".join(text for _, text in rules))
@@ -45,9 +48,9 @@ class Faults:
     """What is wrong with values.
 
     Attributes:
-        lines: Every fault, one a line: of each setting, then of rules between settings that are right.
+        lines: Every fault, one per line: of single settings, then of rules between valid settings.
         keys: The settings that are wrong by themselves.
-        mended: The settings as they would be without the faults; None where that is not known.
+        mended: The settings with defaults in place of the faults; None where that fails.
     """
 
     lines: list[str]
@@ -55,7 +58,7 @@ class Faults:
     mended: Any
 
     def involve(self, key: str) -> bool:
-        """Whether a setting, given dotted, is wrong by itself or lies in or around one that is."""
+        """Whether a setting, given as a dotted key, is wrong by itself, or is inside or around one that is."""
         return any(_overlap(tuple(key.split(".")), keys) for keys in self.keys)
 
 
@@ -84,14 +87,15 @@ def all_faults(kind: type[BaseModel], values: Mapping[str, Any], error: Validati
             elif later and (stood_in := {bad_keys for bad_keys in faulty if _overlap(keys, bad_keys)}):
                 still |= stood_in
             elif not (models and fault["type"] == "string_type" and isinstance(fault["input"], Mapping)):
-                # where a union of text and settings was given a mapping, the settings are what was meant
-                if not (later and fault["type"] == "missing"):  # what would say it, a kind or a benchmark, is wrong
+                # Where a union of text and settings gets a mapping, the settings were meant.
+                # In a later round, a missing key may be one that a wrong `kind` or benchmark would have filled in.
+                if not (later and fault["type"] == "missing"):
                     path, text = _described(fault, keys, models, paths)
                     lines.setdefault(path, {})[text] = None
                 near = _near_tag(fault, models)
                 faulty.add((*keys, "kind") if near else keys)
                 _mend(kind, mended, keys, near)
-        for around in {keys[:-1] for keys in still if keys[:-1]}:  # nothing could stand in: leave out what is around
+        for around in {keys[:-1] for keys in still if keys[:-1]}:  # no stand-in is valid: leave out the whole section
             faulty.add(around)
             _mend(kind, mended, around)
         if (len(lines), len(faulty)) == num_known:
@@ -143,7 +147,7 @@ def _located(
 
 
 def _described(fault: ErrorDetails, keys: _Keys, models: list[type[BaseModel]], paths: list[_Keys]) -> tuple[str, str]:
-    """What stands before the colon, and what behind it."""
+    """The text before the colon of a message, and the text after it."""
     key, value = _dotted(keys) or "(all)", fault["input"]
     if fault["type"] == "extra_forbidden":
         return f"{key}: unknown key; ", _nearest(keys, models, paths)
@@ -227,7 +231,7 @@ def _paths(model: type[BaseModel], values: Any, before: _Keys = ()) -> Iterator[
 
 
 def _mend(kind: type[BaseModel], mended: dict[Any, Any], keys: _Keys, near: str | None = None) -> None:
-    """Take the default in place of a faulty setting; where it has none, something that it may be.
+    """Replace a faulty setting by its default; where it has none, by some valid value.
 
     Args:
         kind: The settings class of the whole.
@@ -267,7 +271,7 @@ def _replace(node: Any, key: str | int, field: FieldInfo | None, models: list[ty
 
 
 def _stand_in(field: FieldInfo) -> Any:
-    """A value that a field can hold; settings are such that nothing is checked of them."""
+    """A valid value of a field; for settings, an object that is not validated."""
     models = models_in(field.annotation)
     if models and not _is_container(field):
         return _constructed(models[0])
@@ -291,7 +295,7 @@ def _constructed(model: type[BaseModel]) -> BaseModel:
 
 
 def _accepted(section: BaseModel) -> BaseModel:
-    """The section, not to be asked for its conflicts: they are told, or it stands for settings that are missing."""
+    """The section, marked so that its conflicts are not reported again, or not at all where it is a stand-in."""
     if hasattr(section, "_is_accepted"):
         setattr(section, "_is_accepted", True)  # noqa: B010  # a private attribute of settings, which mypy-like tools see
     return section
@@ -342,7 +346,7 @@ def _shared(path: _Keys, keys: _Keys) -> int:
 
 
 def _overlap(a: _Keys, b: _Keys) -> bool:
-    """Whether one place lies in the other."""
+    """Whether one of two key paths is a prefix of the other, or equal to it."""
     return all(str(x) == str(y) for x, y in zip(a, b, strict=False))
 
 

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, also after a power cut."""
+"""Files that are either complete or absent, even after a power cut."""
 
 import contextlib
 import errno
@@ -13,7 +13,7 @@ from pathlib import Path
 from leadspan.errors import LeadspanError, RunError
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
-# What libraries make of these, in errors of their own: safetensors keeps the number, PyTorch's archive writer does not.
+# Messages of libraries for these errors: safetensors keeps the error number, PyTorch's archive writer does not.
 _FULL_TEXT = re.compile(
     rf"os error ({'|'.join(map(str, _FULL))})\b|No space left on|PytorchStreamWriter failed writing|"
     r"iostream error|inline_container\.cc:\d+\] \. unexpected pos"
@@ -22,14 +22,14 @@ _FULL_TEXT = re.compile(
 
 @contextlib.contextmanager
 def full_disk_reported(directory: Path, needed: Callable[[], int] | None = None) -> Iterator[None]:
-    """Turn the error of a disk that is full or cannot be written, whichever library raises it, into one of ours.
+    """Turn the error of a full or unwritable disk, whichever library raises it, into a `RunError`.
 
     Args:
-        directory: Where is written, unless the error names a file.
-        needed: Tells the bytes that all of it takes.
+        directory: Where files are written, unless the error names one.
+        needed: Computes the bytes that are needed in total.
 
     Raises:
-        RunError: Says what is free, what is needed, and that the work can go on.
+        RunError: Says how much space is free and needed, and that the work can be resumed.
     """
     try:
         yield
@@ -66,7 +66,7 @@ def _of_disk(error: BaseException) -> tuple[str, str]:
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write a file under another name, let it reach the disk, and rename it; its directory is made.
+    """Write a file under another name, flush it to disk, and rename it; creates its directory.
 
     A device or a pipe is written to as it is: a rename would put a file in its place.
     """
@@ -91,7 +91,7 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 
 
 def sync_directory(directory: Path) -> None:
-    """Let a rename in a directory reach the disk, where the file system can be asked to."""
+    """Flush a rename in a directory to disk, where the file system supports that."""
     try:
         handle = os.open(directory, os.O_RDONLY)
     except PermissionError:
@@ -106,7 +106,7 @@ def sync_directory(directory: Path) -> None:
 
 
 def file_names(names: Sequence[str], joint: str) -> list[str]:
-    """Names of letters, digits and underscores for files; those that would be one end in a hash of the whole name.
+    """File names of letters, digits and underscores; names that would collide end in a hash of the whole name.
 
     Letters of different case are the same to some file systems.
 

@@ -13,7 +13,7 @@ from typing import Any
 
 
 def fork_server(preload: Sequence[str] = ()) -> ForkServerContext:
-    """Processes forked from a server, to which Ctrl-C on the terminal means nothing: this process ends them.
+    """Processes forked from a server that ignore Ctrl-C on the terminal: this process ends them.
 
     Args:
         preload: Modules that the server imports once for all of them.
@@ -33,7 +33,7 @@ def fork_server(preload: Sequence[str] = ()) -> ForkServerContext:
 
 
 def _end_server(owner: int) -> None:
-    """End the server with the process that owns it: while it imports, it would not see that nobody is left."""
+    """End the server with the process that owns it: while it imports modules, it would not notice by itself."""
     server: Any = multiprocessing.forkserver._forkserver  # its fields are not in the type stubs
     pid = getattr(server, "_forkserver_pid", None)
     if pid is not None and os.getpid() == owner:

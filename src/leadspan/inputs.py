@@ -1,4 +1,4 @@
-"""What the stages get of a recipe: examples, the cost model, targets, training inputs; every decision is in a stage."""
+"""The inputs of the stages, from a recipe: examples, targets, training and rollout inputs. Decides nothing itself."""
 
 import logging
 from dataclasses import dataclass, replace
@@ -190,7 +190,9 @@ def end_ids(recipe: Recipe, renderer: Renderer) -> tuple[int, ...]:
     of_models = [token for model in models for token in load_end_ids(model)]
     of_server = recipe.teacher.end_ids if isinstance(recipe.teacher, Served) else []
     ids = dict.fromkeys([*renderer.end_of_turn_ids(), *of_models, *of_server])
-    return tuple(token for token in ids if token < len(renderer.tokenizer))  # what is beyond is compared by no loss
+    return tuple(
+        token for token in ids if token < len(renderer.tokenizer)
+    )  # ids beyond the tokenizer's take part in no loss
 
 
 def scored_selection(recipe: Recipe) -> ScoredSelection | None:
@@ -200,7 +202,7 @@ def scored_selection(recipe: Recipe) -> ScoredSelection | None:
 
 
 def teacher_source(recipe: Recipe) -> TeacherSource:
-    """The teacher's side of a recipe; of a store the manifest alone is read.
+    """The source of a recipe's targets; of a store, only the manifest is read.
 
     Raises:
         TargetsError: There is no store where the recipe names one.
@@ -214,7 +216,7 @@ def teacher_source(recipe: Recipe) -> TeacherSource:
 
 
 def checked_teacher(recipe: Recipe) -> TeacherSource:
-    """The teacher's side of a recipe, whose targets define the recipe's loss and token selection.
+    """The source of a recipe's targets, checked to define the recipe's loss and token selection.
 
     Raises:
         TargetsError: There is no store where the recipe names one, or it does not keep what these need.
@@ -231,8 +233,8 @@ def check_served(teacher: TeacherSource, recipe: Recipe, data: PreparedData) -> 
     """Check that a teacher's targets are those of a recipe's data, and that this rank's examples have them.
 
     Raises:
-        TargetsError: They are of something else, or an example has none.
-        CacheError: What an example needs of the store is damaged.
+        TargetsError: They belong to other data, or an example has none.
+        CacheError: A row of the store that an example needs is damaged.
     """
     teacher.check_origin(data.renderer, recipe.teacher)
     state = process_state()

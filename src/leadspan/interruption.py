@@ -1,7 +1,7 @@
-"""Ending in good order: on SIGTERM and SIGUSR1, which schedulers send, and on Ctrl-C, with processes of our own.
+"""Ending in good order: on SIGTERM and SIGUSR1, which schedulers send, and on Ctrl-C, with child processes.
 
-The first SIGTERM raises `Terminated`, or, where that is deferred, is asked after by who can end better: a training
-finishes its step and writes a checkpoint. A second one ends the process at once. SIGUSR1 asks the same, however often.
+The first SIGTERM raises `Terminated`. Where that is deferred, the code checks for it instead: training finishes its
+step and writes a checkpoint. A second SIGTERM ends the process at once; SIGUSR1 never does, however often it comes.
 """
 
 import multiprocessing
@@ -17,11 +17,11 @@ from types import FrameType, TracebackType
 
 EXIT_CODE = 128 + signal.SIGTERM
 _ECHO_SECONDS = 1.0
-"""Torchrun passes a SIGTERM on that its ranks may have got themselves: within this time it is the same one."""
+"""Torchrun forwards a SIGTERM that its ranks may have received themselves: within this time it is the same one."""
 
 
 class Terminated(BaseException):
-    """This process is to end; the message says what it has left. No `Exception`, as `KeyboardInterrupt` is none."""
+    """This process must end; the message says what it leaves behind. No `Exception`, like `KeyboardInterrupt`."""
 
 
 @dataclass
@@ -36,7 +36,7 @@ _state = _State()
 
 @contextmanager
 def listening() -> Iterator[None]:
-    """Mind the signals while the context lasts; outside the main thread, which gets none, nothing changes."""
+    """Handle the signals inside the context; outside the main thread, which alone gets signals, nothing changes."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -52,7 +52,7 @@ def listening() -> Iterator[None]:
 
 @contextmanager
 def deferred() -> Iterator[None]:
-    """Raise no `Terminated` before the end of the context; what runs in it looks at `is_asked_to_end`."""
+    """Delay `Terminated` to the end of the context; the code inside checks `is_asked_to_end`."""
     _state.num_deferring += 1
     try:
         yield
@@ -70,7 +70,7 @@ def is_asked_to_end() -> bool:
 def prepare_data_worker(worker: int = 0) -> None:
     """Let a data worker outlive a scheduler's first SIGTERM, because the step needs it; a second one ends it.
 
-    It has nothing to say where the process that it serves is gone; what goes wrong in its work goes there.
+    It prints no error where the process that it serves has ended; errors of its work are raised there.
     """
 
     def end_next_time(number: int, frame: FrameType | None) -> None:
@@ -85,7 +85,7 @@ def prepare_data_worker(worker: int = 0) -> None:
 
 
 def end_data_workers() -> None:
-    """Kill what the interpreter would end with one SIGTERM and wait for: a data worker outlives the first one."""
+    """Kill data workers: the interpreter would send one SIGTERM and wait, and they outlive the first one."""
     for child in multiprocessing.active_children():
         if child.daemon:
             child.kill()
@@ -104,7 +104,7 @@ def _on_signal(number: int, frame: FrameType | None) -> None:
 
 
 def _leave_signals_to_parent() -> None:
-    """A forked child leaves Ctrl-C to its parent and ends on SIGTERM as any program."""
+    """In a forked child: leave Ctrl-C to the parent, and end on SIGTERM like any program."""
     if _state.is_listening:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)

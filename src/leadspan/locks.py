@@ -1,4 +1,4 @@
-"""One process at a time in a directory, however the one before it ended."""
+"""A lock for one process at a time in a directory, however the process before it ended."""
 
 import contextlib
 import fcntl
@@ -11,15 +11,15 @@ from leadspan.errors import LeadspanError
 
 _held: set[int] = set()
 _MOST_LOST = 100
-"""How often in a row another process may remove a directory between our making it and our opening a file in it."""
+"""How often in a row another process may remove a directory between its creation and the opening of a file in it."""
 
 
 @contextmanager
 def locked(path: Path, refusal: Callable[[str], LeadspanError]) -> Iterator[None]:
-    """Hold a lock file, which names this process, for as long as the context lasts; then remove it.
+    """Hold a lock file, which names this process, inside the context; then remove it.
 
-    The system lets go of the lock when the process ends, however that ends, so the file of a dead process is taken
-    over. Directories that were made for the lock and hold nothing else at the end are removed with it.
+    The system releases the lock when the process ends, however it ends, so the lock file of a dead process is reused.
+    Directories that were created for the lock and hold nothing else at the end are removed with it.
 
     Args:
         path: The lock file; its directory is made.

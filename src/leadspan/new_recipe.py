@@ -1,4 +1,4 @@
-"""A first recipe for traces and models of one's own: what they hold is read, and a commented recipe written for it."""
+"""A first recipe for a user's traces and models: examines them, and writes a commented recipe."""
 
 import itertools
 import json
@@ -33,12 +33,12 @@ _PLAIN = re.compile(r"[A-Za-z_./~][\w./~@-]*")
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What a recipe is to be made of.
+    """The user's choices for a recipe.
 
     Attributes:
         traces: Local path or Hub name.
-        student: Where the student starts from.
-        teacher: What it imitates, or None for cross-entropy alone.
+        student: Starting weights of the student.
+        teacher: The teacher, or None for cross-entropy alone.
         task: Settings of an evaluation task.
         name: Name of the run.
     """
@@ -59,7 +59,7 @@ def model_at(path: str) -> Pretrained:
 
 
 def recipe_text(choices: Wanted, schema: str) -> str:
-    """A recipe in YAML, with comments on what was seen of traces, tokenizer and machine.
+    """A recipe in YAML, with comments on the traces, the tokenizer and the machine.
 
     Args:
         choices: Traces, models and task.
@@ -82,6 +82,7 @@ def recipe_text(choices: Wanted, schema: str) -> str:
     if not lengths:
         raise ModelError(f"{renderer.name}: its chat template can render none of the {len(traces):,} traces looked at")
     window = window_of(load_config(choices.student))
+    # The power of two above the length of 95 % of the traces.
     longest = 2 ** max(6, (lengths[int(0.95 * (len(lengths) - 1))] - 1).bit_length())
     max_tokens = min(longest, window or longest)
     template = string.Template(Path(__file__).with_name("recipes").joinpath("init/recipe.yaml").read_text("utf-8"))

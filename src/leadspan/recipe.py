@@ -57,7 +57,7 @@ class Recipe(Settings):
     name: str
     """Name of the run in results and reports."""
     role: Literal["student", "base", "teacher"] = "student"
-    """What the trained model is to the others of a report: only students are compared by their cut."""
+    """Role of the trained model in a report: only students are compared by their cut."""
     seed: int = Field(default=0, ge=0, lt=2**32)
     """Seed of everything that is drawn: split, random cuts, order, dropout."""
     output: Path
@@ -69,8 +69,8 @@ class Recipe(Settings):
     student: ModelSettings
     """Starting weights."""
     teacher: AnyTeacher | None = None
-    """The teacher, run here or behind a server; needed unless `loss.kl_weight` is 0 or `targets` is a store. Beside a
-    store it is not loaded, and the store must be of its weights."""
+    """The teacher, run here or on a server; needed unless `loss.kl_weight` is 0 or `targets` is a store. With a store
+    it is not loaded, and the store must have been captured from its weights."""
     targets: TargetSource = LiveTargets()
     """Where the teacher's targets come from."""
     capture: CaptureSettings = CaptureSettings()
@@ -78,7 +78,7 @@ class Recipe(Settings):
     cut: AnyPolicy = Lead(p=0.5)
     """Truncation policy of the training traces; validation is never cut."""
     rollout: RolloutSettings | None = None
-    """On-policy distillation: what the student writes itself in training. Absent: it learns from the traces alone."""
+    """On-policy distillation: text that the student generates in training. Absent: it learns from the traces alone."""
     supervision: Supervision = Supervision()
     """Weight of the loss per section."""
     loss: LossSettings = LossSettings()
@@ -90,12 +90,12 @@ class Recipe(Settings):
     push: str | None = None
     """Name on the Hugging Face Hub, `USER/MODEL`, under which student and card are uploaded when all is evaluated."""
     plan: PlanSettings = PlanSettings()
-    """What a prediction of the cost is made for; changes no training."""
+    """The machine for which the cost is predicted; does not change training."""
     trial: TrialId | None = None
     """Set by `leadspan study` for its trials: which of them the run is."""
 
     def conflicts(self) -> Iterator[Rule]:
-        """Teacher, targets, loss, token selection, rollouts and tokenizer fit each other."""
+        """Teacher, targets, loss, token selection, rollouts and tokenizer fit together."""
         if self.rollout is not None:
             yield from self._rollout_conflicts(self.rollout)
         if isinstance(self.loss.divergence, PolicyGradient):
@@ -136,7 +136,7 @@ class Recipe(Settings):
             yield ("tokenizer", "student"), text
 
     def _policy_gradient_conflicts(self) -> Iterator[Rule]:
-        """What is learnt of single draws is learnt of the student's own, token by token."""
+        """A policy gradient needs tokens that the student has just drawn, and each end-of-turn token by itself."""
         rollout, kind = self.rollout, "policy_gradient"
         if rollout is None or rollout.trace_share or self.targets.kind == "store":
             text = f"{kind} learns of tokens that the student has just drawn: give a rollout, without traces or a store"
@@ -239,7 +239,7 @@ class Recipe(Settings):
 
     @property
     def loss_with_stop(self) -> LossSettings:
-        """The loss, which says itself what a stop is."""
+        """The loss with its `stop` resolved."""
         return self.loss.model_copy(update={"stop": "event" if self.merges_stops else "tokens"})
 
     @property
@@ -314,7 +314,7 @@ def load_recipe(
     Args:
         path: The file.
         overrides: `dotted.key=value`.
-        more_faults: Tells what else is wrong with it.
+        more_faults: Finds further faults of the recipe.
 
     Raises:
         SettingsError: The file cannot be read, or a setting breaks a rule; names every fault.

@@ -1,4 +1,4 @@
-"""What runs leave behind: the only schema of a run directory.
+"""The results of runs: the only schema of a run directory.
 
 Every later reader (tables, frontier, report) reads these types and nothing else. A run directory holds
 `run.json` (one `RunResult`), `metrics.jsonl`, `samples/*.jsonl`, and the trained model under `student/`.
@@ -30,7 +30,7 @@ SAMPLES_DIR = "samples"
 
 
 class Prediction(Settings):
-    """What a run was predicted to cost before it began."""
+    """The predicted cost of a run, computed before it began."""
 
     num_steps: Count
     """Optimiser steps."""
@@ -46,7 +46,7 @@ class Prediction(Settings):
     """Wall time of the training loop, without loading and validation; absent without a calibration or a stated peak.
     The first step counts as any other, although it also compiles and allocates (`TrainResult.steady_seconds`)."""
     seconds_source: str | None = None
-    """What the time was predicted from."""
+    """Basis of the predicted time."""
     money: Amount | None = None
     """Price of that time on all ranks; absent without a time or a price."""
     break_point: Interval | None = None
@@ -56,11 +56,11 @@ class Prediction(Settings):
     break_point_traces: Count | None = None
     """Traces that were searched for it, those without a right answer or a statement included."""
     break_point_left: Count | None = None
-    """Traces that were to be searched too and were left when `plan.break_point_seconds` was spent."""
+    """Traces that remained unsearched when `plan.break_point_seconds` was spent."""
 
 
 class RunResult(Settings):
-    """One run: its recipe, what it trained, what it cost, what came out."""
+    """One run: its recipe, its training, its cost and its evaluations."""
 
     schema_version: Literal[2] = 2
     """Version of this schema."""
@@ -73,9 +73,9 @@ class RunResult(Settings):
     control: str | None = None
     """The control of a study that the run is; absent for its conditions and for runs outside a study."""
     seed: int
-    """Seed of the recipe, of a model that was only evaluated that of its sampling."""
+    """Seed of the recipe; for a model that was only evaluated, the seed of its sampling."""
     recipe: Recipe | None
-    """The resolved recipe; null for a model that no recipe of ours has trained."""
+    """The resolved recipe; null for a model that leadspan has not trained."""
     environment: dict[str, str]
     """Versions, commit, platform, seed."""
     cut: CutCounts | None = None
@@ -83,7 +83,7 @@ class RunResult(Settings):
     refused: dict[str, Count] = {}
     """Records of the trace source that could not be used, by reason."""
     prediction: Prediction | None = None
-    """What training was predicted to cost, before it began."""
+    """Predicted cost of the training, computed before it began."""
     train: TrainResult | None = None
     """Training, absent for base and teacher."""
     evaluations: list[EvalResult] = Field(default_factory=list)
@@ -96,12 +96,12 @@ class RunResult(Settings):
 
     @property
     def is_on_policy(self) -> bool:
-        """Whether its student learnt from what it wrote itself, whatever traces it had besides."""
+        """Whether its student learnt from its own rollouts, with or without traces."""
         return self.recipe is not None and self.recipe.rollout is not None
 
     @property
     def start(self) -> ModelSettings | None:
-        """The weights that it began from, or that were evaluated as they are; None where it names none."""
+        """The weights that it started from, or that were evaluated untrained; None where it names none."""
         if self.recipe:
             return self.recipe.student
         return Pretrained(path=self.evaluations[0].model) if self.evaluations else None
@@ -127,7 +127,7 @@ def predicted_and_measured(
 
 
 def save_run(result: RunResult, directory: Path) -> Path:
-    """Write `run.json` atomically, after the digests of it and of the record and the samples beside it."""
+    """Write `run.json` atomically, after the digests of it, of the metrics and of the samples."""
     path, content = directory / RUN_FILE, (result.model_dump_json(indent=1) + "\n").encode()
     directory.mkdir(parents=True, exist_ok=True)
     beside = [METRICS_FILE, *(evaluation.samples_file for evaluation in result.evaluations)]
@@ -155,7 +155,7 @@ def damage(directory: Path) -> str | None:
 
 
 def check_written(path: Path) -> None:
-    """Hold a file of a finished run against its digest.
+    """Compare a file of a finished run with its digest.
 
     Raises:
         RunError: It is damaged.

@@ -1,7 +1,7 @@
 """Settings: one frozen pydantic base, and YAML 1.2 plus dotted overrides to a typed object.
 
-Every fault of a file is reported at once, each with its path, the value, the rule and, for a misspelt key, the nearest
-key there is.
+All faults of a file are reported at once, each with its path, the value, the rule and, for a misspelt key, the nearest
+valid key.
 """
 
 import ast
@@ -63,8 +63,8 @@ _MAX_SHOWN = 20
 _IS_PAIR = re.compile(r"\w+:\S")
 SettingsT = TypeVar("SettingsT", bound=Settings)
 MoreFaults = Callable[[SettingsT, Callable[[str], bool]], Iterable[str]]
-"""What is wrong with settings besides their rules, one line each; of a dotted key, whether its setting is wrong by
-itself is known, and nothing more is to be said of it."""
+"""Finds faults of settings beyond their rules, one line each. It gets a test of whether a dotted key is already known
+to be wrong, so that nothing more is reported of it."""
 
 
 def load_settings(
@@ -79,7 +79,7 @@ def load_settings(
         kind: The settings class of the whole file.
         path: The file.
         overrides: `dotted.key=value`; the value is parsed as YAML.
-        more_faults: Tells what else is wrong with the settings.
+        more_faults: Finds further faults of the settings.
 
     Raises:
         SettingsError: The file is missing or not a mapping, or any value breaks a rule; names every fault.
@@ -89,7 +89,7 @@ def load_settings(
 
 
 Count = Annotated[int, Field(ge=0, lt=2**127)]
-"""A number of things in a file: within what arithmetic with floats can hold."""
+"""A count in a file, small enough for arithmetic with floats."""
 Amount = Annotated[float, Field(ge=0, lt=2.0**127)]
 """A measured amount in a file."""
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -104,11 +104,11 @@ def load_json(
     Args:
         kind: Its class.
         path: The file.
-        remedy: What the reader of an error can do.
-        error_type: What is raised.
+        remedy: Remedy for the error message.
+        error_type: Type of the error.
 
     Raises:
-        LeadspanError: The file cannot be read, or is of another kind; of the type given.
+        LeadspanError: The file cannot be read, or is of another kind; of type `error_type`.
     """
     try:
         if path.exists() and not path.is_file():  # a pipe would be waited for without end
@@ -168,7 +168,7 @@ def validate(
         kind: The settings class.
         values: The mapping.
         source: What holds it, for the error.
-        more_faults: Tells what else is wrong with the settings, of which those that break a rule have a stand-in.
+        more_faults: Finds further faults; gets the settings with a stand-in for each value that breaks a rule.
         earlier_faults: Lines of faults that were found before, which come first.
 
     Raises:

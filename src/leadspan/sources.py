@@ -1,7 +1,7 @@
-"""Local paths and Hub names in settings: whether each is there, answered before anything large is loaded.
+"""Local paths and Hub names in settings: checks that each exists, before anything large is loaded.
 
-What exists on disk is taken as it is. What does not, and could be no Hub name, is a mistyped path. Of the rest, the
-Hub's caches know what was downloaded; else the Hub is asked once, without retries.
+A name that exists on disk is accepted. One that does not, and cannot be a Hub name, is a mistyped path. Of the rest,
+those in the Hub's caches are accepted; else the Hub is asked once, without retries.
 """
 
 import difflib
@@ -26,12 +26,12 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """What a setting names, to be read.
+    """A file, model or data set that a setting names.
 
     Attributes:
         key: The setting, dotted.
         name: Local path, or Hub name.
-        kind: What the Hub would have under the name; `path` is local only.
+        kind: Kind of the Hub repository; `path` is local only.
     """
 
     key: str
@@ -45,9 +45,9 @@ def check_sources(
     """Refuse settings that name files, models or data sets that do not exist, all in one message.
 
     Args:
-        sources: What the settings name.
-        where: What holds the settings, for the error.
-        must_answer: Refuse what only the Hub could have when the Hub cannot be asked; else that is logged.
+        sources: The sources that the settings name.
+        where: Origin of the settings, for the error.
+        must_answer: Refuse a name of the Hub when the Hub cannot be reached; else it is logged.
         known_names: Names a user may have meant, besides those on disk.
 
     Raises:
@@ -76,7 +76,7 @@ def source_faults(sources: Iterable[Source], must_answer: bool = True, known_nam
 
 
 def _absence(source: Source) -> tuple[str, bool] | None:
-    """Why a source cannot be read, and whether that is certain; None where it can, or where reading will tell."""
+    """Why a source cannot be read, and whether that is certain; None where it can, or where only reading shows."""
     try:
         path = Path(source.name).expanduser()
         if path.exists():
@@ -101,7 +101,7 @@ def _hub_absence(name: str, kind: str) -> tuple[str, bool] | None:
     try:
         HfApi().repo_info(name, repo_type=kind, timeout=_SECONDS)
     except GatedRepoError:
-        return None  # it exists; loading says how to be let in
+        return None  # it exists; the error of loading says how to get access
     except RepositoryNotFoundError:
         return f"no such local path, and the Hub shows no {_SHOWN_AS[kind]} of this name", True
     except HfHubHTTPError:
@@ -117,7 +117,7 @@ def _hub_absence(name: str, kind: str) -> tuple[str, bool] | None:
 
 
 def _hint(name: str, known_names: Sequence[str]) -> str:
-    """The name that may have been meant: one of the known ones, or what lies where the path leaves the disk."""
+    """The name that may have been meant: a known name, or a file next to the first part of the path that is missing."""
     by_letters = {_letters(known_name): known_name for known_name in known_names}
     near = difflib.get_close_matches(_letters(name), list(by_letters), n=1, cutoff=0.75)
     if near:
@@ -138,5 +138,5 @@ def _hint(name: str, known_names: Sequence[str]) -> str:
 
 
 def _letters(name: str) -> str:
-    """A name without what is typed in several ways: `AIME-2024` and `aime24` are near each other."""
+    """A name without case, punctuation and century: `AIME-2024` and `aime24` become equal."""
     return re.sub(r"[^a-z0-9]|(?<!\d)20(?=\d\d$)", "", name.lower())

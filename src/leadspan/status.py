@@ -1,4 +1,4 @@
-"""What is being done, on a terminal and elsewhere."""
+"""Status of the work in progress, for a terminal and for logs."""
 
 import logging
 import math
@@ -16,9 +16,9 @@ from rich.text import Text
 from leadspan.text import plain
 
 STATUS_SECONDS = 0.2
-"""A stage that counts reports its status this often: fast enough to look alive, too seldom to cost time."""
+"""Interval between reports of a stage that counts: short enough to look alive, long enough to cost no time."""
 LOG_SECONDS = 30.0
-"""Where nothing moves, a line of a stage that goes on is written this often."""
+"""Interval between lines of a running stage where the output is no terminal."""
 _BAR_WIDTH = 24
 _logger = logging.getLogger("leadspan.status")
 _logger.setLevel(logging.INFO)
@@ -26,7 +26,7 @@ _logger.propagate = False  # several lines a second: they are for a status line,
 
 
 class PlainConsole(Console):
-    """A console on which text is shown as it is: brackets are no markup, and `leadspan.text.plain` has gone over it."""
+    """A console that shows text literally: brackets are no markup, and `leadspan.text.plain` cleans it."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(markup=False, emoji=False, **options)
@@ -43,32 +43,32 @@ class PlainConsole(Console):
 
 
 def report_status(text: str) -> None:
-    """Log what is being done, as `stage: detail`; nothing is shown unless a `StatusHandler` is open."""
+    """Log the current stage as `stage: detail`; nothing is shown unless a `StatusHandler` is open."""
     _logger.info("%s", text)
 
 
 def report_detail(text: str) -> None:
-    """Log how far the step is that was reported last, to be shown behind it."""
+    """Log the progress within the stage that was reported last, to be shown after it."""
     _logger.info("%s", text, extra={"is_detail": True})
 
 
 class Progress:
-    """How far a stage is, and the time left; reported a few times a second at most, and where it ends."""
+    """Reports the progress of a stage and the time left, a few times per second at most, and at its end."""
 
     def __init__(self, stage: str, total: int | None, unit: str, done: int = 0):
         """Start the clock.
 
         Args:
-            stage: What is done.
-            total: How many there are of what is counted; None where nobody knows.
+            stage: Name of the stage.
+            total: Total number of units; None where it is unknown.
             unit: What is counted.
-            done: How many were done before.
+            done: Units that were done before.
         """
         self.stage, self.total, self.unit = stage, total, unit
         self._begun, self._start, self._reported_at = done, time.perf_counter(), -math.inf
 
     def report(self, done: int, detail: str = "") -> None:
-        """Report that so many are done; what is left is expected to take as long a piece as what was done here."""
+        """Report the units done; the time left assumes that the rest is as fast as the units done since the start."""
         now = time.perf_counter()
         if now - self._reported_at < STATUS_SECONDS and done != self.total:
             return
@@ -112,7 +112,7 @@ class StatusHandler(logging.Handler):
 
 
 class StatusLine(StatusHandler):
-    """A line that moves on a terminal, with a bar where the end is known; elsewhere a line a stage, now and then."""
+    """A live line on a terminal, with a bar where the total is known; elsewhere a line per stage and now and then."""
 
     def __init__(self, console: Console, title: str = ""):
         super().__init__(self._update)
@@ -153,7 +153,7 @@ class StatusLine(StatusHandler):
 
 
 def duration(seconds: float) -> str:
-    """Hours, minutes and seconds in words; seconds only below ten minutes.
+    """Hours, minutes and seconds in words; seconds are shown below ten minutes only.
 
     >>> duration(75), duration(600), duration(7384)
     ('1 min 15 s', '10 min', '2 h 3 min')

@@ -1,4 +1,4 @@
-"""Tables, and numbers as a reader sees them: shares, differences and costs, with their intervals and units.
+"""Tables, and formatted numbers: shares, differences and costs, with their intervals and units.
 
 A table is a `Block`. It has three renderings: `rich_table` for a terminal, `markdown_table`, and the macro `block` of
 the report's templates for HTML.

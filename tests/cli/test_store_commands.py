@@ -33,7 +33,7 @@ def test_capture_inspect_verify_and_merge_from_the_command_line(
     shard.write_bytes(bytes(content))
     assert main(["store", "verify", store]) == 2
     error = capsys.readouterr().err
-    assert shard.name in error and "sets damaged shards aside" in error and "Traceback" not in error
+    assert shard.name in error and "moves damaged shards aside" in error and "Traceback" not in error
 
 
 @pytest.mark.parametrize(

@@ -169,7 +169,7 @@ def test_a_damaged_row_is_told_before_models_are_loaded(tmp_path: Path) -> None:
     said: list[str] = []
     with (
         StatusHandler(said.append),
-        pytest.raises(CacheError, match=r"arrow: damaged \(.*it sets damaged shards aside"),
+        pytest.raises(CacheError, match=r"arrow: damaged \(.*it moves damaged shards aside"),
     ):
         run(stored(recipe, tmp_path / "run"))
     assert said[-1] == "looking up targets"

@@ -185,7 +185,7 @@ def test_damaged_prepared_data_is_named_and_made_anew(
     for spoil in (flip, Path.unlink):
         spoil(kept / name)
         assert prepare(settings.train, renderer, settings).rows.to_list() == before
-        assert caplog.text.count(f"{kept}: ") == 1 and "; the run is repeated" in caplog.text
+        assert caplog.text.count(f"{kept}: ") == 1 and "; tokenised again" in caplog.text
         caplog.clear()
     assert list((tmp_path / "cache" / "traces").iterdir()) == [kept]
 

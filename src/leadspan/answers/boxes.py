@@ -1,4 +1,4 @@
-r"""Which part of a text is its answer: what follows the thinking, and the `\boxed{}` it commits itself to."""
+r"""The part of a text that is its answer: the text after the thinking, and the `\boxed{}` that it commits itself to."""
 
 import re
 from collections.abc import Iterator
@@ -12,10 +12,10 @@ _BETWEEN = re.compile(
     r"(?:\\(?:quad|qquad)(?![A-Za-z])|\\text\s*+\{\s*+(?:and|or)?\s*+\}|\b(?:and|or)\b"
     r"|(?<![A-Za-z])[A-Za-z](?:_\{?\w++\}?)?\s*+(?:=|\\in(?![A-Za-z]))|[\s$,;.:&*()\[\]\\-])*+"
 )
-"""What stands between the boxes of a list: separators, and the names of variables."""
+"""Text between the boxes of a list: separators, and the names of variables."""
 _COMMAND = re.compile(r"\\+(?:boxed|fbox|framebox)\s*+\{?$")
 _DOLLARS = re.compile(r"^\$(?!\d[^$]*$)|(?<!\\)\$$|(?<=\$)\s*\.$")
-"""Delimiters at either end; not the sign of an amount, nor the full stop of an answer without them."""
+"""Delimiters at either end; not the dollar sign of an amount, nor a full stop without delimiters."""
 _LONGEST_GOLD = 2_000
 """Characters of a gold that may have delimiters around it."""
 _FURTHEST = 70
@@ -31,12 +31,12 @@ _END = re.compile(r"(?<=[^\d\s])[.!?](?=\s|$)|(?<=\d)[.!?](?=\s|$)|\s(?:because|
 
 
 def text_after_thinking(text: str) -> str:
-    """What follows the last closing think tag; all of the text where there is none."""
+    """The text after the last closing think tag; all of it where there is none."""
     return text.rpartition("</think>")[2]
 
 
 def thinks_to_the_end(text: str) -> bool:
-    """Whether thinking was opened in the text, for the first time or again, and not closed after that."""
+    """Whether the last `<think>` of the text is never closed."""
     return text.rfind("<think>") > text.rfind("</think>")
 
 
@@ -80,6 +80,7 @@ def committed_boxes(text: str) -> str | None:
     if not boxes:
         return last_boxed(text)
     run = [boxes.pop()]
+    # Backwards from the last box: what comes before a correction ("or rather") is no part of the answer.
     while boxes and _are_listed(text, boxes[-1], run[0]):
         run.insert(0, boxes.pop())
     return ", ".join(dict.fromkeys(text[box].strip() for box in run))
@@ -99,7 +100,8 @@ def _start(box: slice) -> int:
 
 
 def _boxes(text: str) -> list[slice]:
-    """Where the contents of boxes stand, in the order in which they close."""
+    """Ranges of the contents of boxes, in the order in which they close."""
+    # Every brace is counted, not only those of boxes: `\frac{1}{2}` inside a box must not close it.
     opened: list[tuple[int, bool]] = []
     boxes: list[slice] = []
     for mark in _BOX.finditer(text):
@@ -143,9 +145,9 @@ def bare_gold(gold: str) -> str:
 
 
 def stated_answers(text: str) -> Iterator[str]:
-    """What stands in a box that does not close, what a text calls its answer, and what Math-Verify finds.
+    """Candidates in order: the content of a box that does not close, what a text calls its answer, Math-Verify's finds.
 
-    What is called the answer goes before what Math-Verify finds only where no number follows it.
+    What a text calls its answer comes before Math-Verify's finds only where no number follows it.
 
     >>> next(stated_answers("First 4. So the answer is five."))
     '5'

@@ -1,4 +1,4 @@
-"""Whether two values are equal: exactly, but for decimals that stand for numbers without a finite one."""
+"""Whether two values are equal: exactly, except for decimals that approximate numbers without a finite decimal."""
 
 import itertools
 import random
@@ -14,19 +14,21 @@ IRRATIONAL_TOLERANCE = 1e-9
 """Share by which a decimal may miss an irrational number: 3.14159265 is not pi, 3.1415926536 is."""
 _SAME = 1e-40
 """Share of the larger one up to which two numbers computed to 60 digits are the same."""
+# Decimal digits to which numbers are evaluated.
 _DIGITS = 60
 _MAX_LOG = 50_000
 """Natural logarithm of the largest power or factorial that is computed in full."""
 _POINTS = 12
 """Points at which formulas are compared; four with a value on both sides are enough."""
+# Points with a value that a comparison needs.
 _ENOUGH = 4
 
 
 def equal(answer: Value, gold: Value) -> bool:
-    """Whether an answer says what the gold says.
+    """Whether an answer has the same meaning as the gold.
 
-    A name in front of an equals sign counts only where both have one. A list without brackets has no order, nor has a
-    set; pairs and vectors have one.
+    A name before an equals sign counts only where both have one. A list without brackets has no order, and neither has
+    a set; pairs and vectors are ordered.
     """
     if isinstance(answer, Equation) and isinstance(gold, Equation):
         return _equal_equations(answer, gold)
@@ -63,6 +65,7 @@ def _equal_equations(answer: Equation, gold: Equation) -> bool:
         return equal(answer.left, gold.left) and equal(answer.right, gold.right)
     values = [side.value for side in sides if isinstance(side, Quantity)]
     first, second = values[0] - values[1], values[2] - values[3]
+    # `2x = y` and `4x - 2y = 0` are the same line: both differences vanish at the same points.
     return _proportional(first, second, may_change_sign=True) or _same_derivative(first, second)
 
 
@@ -114,6 +117,7 @@ def _equal_sets(first: Any, second: Any) -> bool:
         return True
     members = [list(s.args) if isinstance(s, sympy.Union) else [s] for s in (first, second)]
     if len(members[0]) == len(members[1]):
+        # Part by part: bounds may be written differently, and `_equal_values` decides whether they are the same.
         return _match([_bounds(part) for part in members[0]], [_bounds(part) for part in members[1]], _equal_bounds)
     return bool(first.symmetric_difference(second).is_empty)
 
@@ -204,7 +208,7 @@ def _equal_quantities(answer: Quantity, gold: Quantity) -> bool:
 
 
 def _ratios(quantity: Quantity) -> list[Any]:
-    """What a number without a unit may mean beside the value as written: another unit of a compound, radians."""
+    """Factors by which a number without a unit may be meant: another unit of a compound, radians."""
     import sympy
 
     ratios = [ratio_of(quantity.units[0], unit) for unit in quantity.units[1:]]
@@ -214,7 +218,7 @@ def _ratios(quantity: Quantity) -> list[Any]:
 
 
 def _equal_values(answer: Any, gold: Any, has_decimal: bool = False) -> bool:
-    """Whether two sympy objects are equal; formulas are compared at points, and what has no value there by algebra."""
+    """Whether two sympy objects are equal; formulas are compared at points, and by algebra where they have no value."""
     import sympy
 
     if answer == gold:
@@ -235,7 +239,7 @@ def _equal_values(answer: Any, gold: Any, has_decimal: bool = False) -> bool:
 
 
 def _with_rates(value: Any) -> Any:
-    """The value with a symbol for each dy/dx, which sympy would work out to be 0, as if y were a constant."""
+    """The value with a symbol for each dy/dx, which sympy would evaluate to 0, as if y were a constant."""
     import sympy
 
     rates = (part for part in value.atoms(sympy.Derivative) if part.expr.is_Symbol and part.expr not in part.variables)
@@ -299,7 +303,8 @@ def _at_points(first: Any, second: Any) -> list[tuple[Any, Any]] | None:
     generator = random.Random(0)
     pairs: list[tuple[Any, Any]] = []
     for i in range(_POINTS):
-        # positive ones first: roots and logarithms have a value there
+        # Positive numbers at every second point: roots and logarithms have a value there. Fractions over a prime avoid
+        # points at which formulas agree by accident, such as 0 and 1.
         point = {
             name: sympy.Rational(generator.randint(100, 3000), 997) * (1 if i % 2 == 0 else generator.choice((1, -1)))
             for name in names
@@ -320,13 +325,14 @@ def _proportional(first: Any, second: Any, may_change_sign: bool) -> bool:
     if pairs is None or any(b == 0 for _, b in pairs):
         return _equal_values(first, second) or (may_change_sign and _equal_values(first, -second))
     ratios = [a / b for a, b in pairs]
+    # Values have 30 digits, of which cancellation may take some.
     if any(abs(after - before) > 1e-18 * abs(before) for before, after in itertools.pairwise(ratios)):
         return False
     return bool(ratios[0] != 0 and (may_change_sign or ratios[0] > 0))
 
 
 def _equal_by_algebra(answer: Any, gold: Any) -> bool:
-    """Math-Verify's comparison, for what has no value at a point: sums, derivatives, functions without a definition."""
+    """Math-Verify's comparison, for formulas without a value at a point: sums, derivatives, undefined functions."""
     from math_verify import verify
 
     try:

@@ -1,10 +1,10 @@
-r"""Whether an answer says what the gold says.
+r"""Whether an answer has the same meaning as the gold.
 
 - Text equal to the gold (LaTeX spacing and `\text{}` aside) is right, without any algebra.
 - A gold made of words (`\text{(C)}`, `Evelyn`) is compared as words, case, article and plural aside.
 - Numerals with a base, times of day and letters of choices are compared as such.
-- All else is read as maths (`reading`) and compared (`comparing`). An answer is read whole or not at all: no part of it
-  is taken for the answer.
+- All else is read as maths (`reading`) and compared (`comparing`). An answer is read whole or not at all, so a part of
+  it is never taken for the whole.
 - A gold that cannot be read is compared as text without spaces and braces.
 """
 
@@ -28,6 +28,7 @@ _SPACING = re.compile(r"\\(?:left|right|displaystyle)(?![A-Za-z])|\\[,;: ()\[\]]
 _WORDS = re.compile(r"\(?[^\W\d_](?:[^\W\d_]|[ ,.'&-])*+\)?")
 _BARE_WORDS = re.compile(r"(?=[^\W\d_ ]*+(?: [^\W\d_]*+)*+$)(?=.*[^\W\d_]{3})[^\W\d_](?:[^\W\d_]| )*+")
 _ARTICLE = re.compile(r"^(?:an?|the)\s++(?=\w\w)")
+# Each row means one thing; words are folded as `_fold` does.
 _SYNONYMS = (
     frozenset(("no solution", "no real solution", "none", "empty set", "the empty set", r"\emptyset", r"\{\}")),
     frozenset(("does not exist", "dne", "undefined", "not defined", "doesn't exist")),
@@ -83,6 +84,7 @@ def decide(answer: str, gold: str) -> Outcome:
     spelled, gold_spelled = respell(answer), respell(gold)
     if spelled == gold_spelled != "":
         return "right"
+    # AB and BA as products of letters would be equal; as names of points they were compared as text above.
     if _NAME_OF_POINTS.fullmatch(spelled) and _NAME_OF_POINTS.fullmatch(gold_spelled):
         return "wrong"
     if numeral(spelled) or numeral(gold_spelled):
@@ -94,6 +96,7 @@ def _decide_as_maths(answer: str, gold: str, spelled: str) -> Outcome:
     gold_values = readings(gold)
     values: list[Value] = readings(answer)
     if any(isinstance(value, Quantity | Listing) for value in gold_values) and not _has_letters(gold_values):
+        # `5m` is a product where the gold has letters; against a number it is five metres.
         values += letter_readings(spelled)
         if _DECIMAL_COMMA.fullmatch(spelled) and not any(isinstance(value, Listing) for value in gold_values):
             values += readings(spelled.replace(",", "."))
@@ -139,8 +142,8 @@ def can_read(gold: str) -> bool:
 def decide_text(text: str, gold: str) -> Outcome:
     """Compare the answer that a text states, wherever it states it, with the gold.
 
-    What stands in its last boxes goes first, then what it calls its answer and what Math-Verify finds outside its
-    boxes: the first that can be read decides.
+    The content of its last boxes comes first, then what it calls its answer and what Math-Verify finds outside its
+    boxes; the first that can be read decides.
 
     Args:
         text: The text.
@@ -184,14 +187,14 @@ def normalise(answer: str) -> str:
 
 
 def plain_text(text: str) -> str:
-    """Text without LaTeX spacing, text wrappers and white space that separates no two words."""
+    """Text without LaTeX spacing, text wrappers, and white space except between words."""
     text = _TEXT.sub(r"\1", text.replace("\\!", "").replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac"))
     words = " ".join(_SPACING.sub(" ", text).split())
     return re.sub(r" ?([^\w ]) ?", r"\1", words).rstrip(".")
 
 
 def compact(text: str) -> str:
-    r"""Text without braces around one character, what `plain_text` drops, and white space but between digits.
+    r"""Text without braces around one character, what `plain_text` drops, and white space except between digits.
 
     >>> compact(r"m_{\max } = n^{2}"), compact(r"\dfrac{1}{2} , x"), compact("2 1/2")
     ('m_{\\max}=n^2', '\\frac{1}{2},x', '2 1/2')
@@ -208,13 +211,13 @@ def is_words(gold: str) -> bool:
 
 
 def same_words(answer: str, gold: str) -> bool:
-    """Whether two answers are the same words, or say the same of a set, a limit or a truth."""
+    """Whether two answers are the same words, or synonyms for a set, a limit or a truth value."""
     folded = [_fold(text) for text in (answer, gold)]
     return folded[0] == folded[1] or any(folded[0] in group and folded[1] in group for group in _SYNONYMS)
 
 
 def has_synonyms(gold: str) -> bool:
-    """Whether a gold is one of the words, or the symbols for them, that `same_words` knows others for."""
+    """Whether a gold is one of the words or symbols for which `same_words` knows synonyms."""
     return any(_fold(gold) in group for group in _SYNONYMS)
 
 
@@ -223,11 +226,12 @@ def _fold(text: str) -> str:
     text = plain_text(unwrap_commands(in_latex(text))).strip().rstrip(".!,;")
     text = text[1:-1] if re.fullmatch(r"\([\w ]+\)", text) else text
     folded = _ARTICLE.sub("", text if text.startswith("\\") else text.casefold())
+    # The plural of a short word or of one in -ss is not formed by its last letter alone.
     return folded if len(folded) < 4 or folded.endswith("ss") else folded.removesuffix("s")
 
 
 def time_of_day(text: str) -> tuple[int, int] | None:
-    """Hour (of 24) and minute, None where it states no half of the day and no hour beyond twelve."""
+    """Hour (of 24) and minute; None where the text states neither a half of the day nor an hour beyond twelve."""
     text = " ".join(text.replace("{:}", ":").replace("\\,", " ").replace("\\ ", " ").replace("~", " ").split())
     match = _TIME.fullmatch(text)
     if match is None:

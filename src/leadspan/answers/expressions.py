@@ -1,9 +1,9 @@
 r"""Where a chain of thought states an answer that is no number: an expression, an interval, a set, a tuple, words.
 
-Expressions are read where something comes out (behind a relation such as `=`, behind `is`, in a `\boxed{}`, behind a
-word that concludes), up to the end of the formula or the clause. Words count where the answer is named as such: in a
-box, at the end of a clause behind `is` and its like, behind a word that concludes, or with a superlative, and no
-other candidate of the question in between.
+Expressions are read where a result follows (after a relation such as `=`, after `is`, in a `\boxed{}`, after a word
+that concludes), up to the end of the formula or the clause. Words count where the answer is named as such: in a box, at
+the end of a clause after `is` and the like, after a word that concludes, or with a superlative, and without another
+candidate of the question in between.
 """
 
 import re
@@ -32,6 +32,7 @@ _MATRIX = re.compile(r"\\begin\{\w+\}.*?\\end\{\w+\}", re.DOTALL)
 _FORMULA = re.compile(
     r"\\\[(.{1,2000}?)\\\]|\\\((.{1,2000}?)\\\)|(?<!\$)\$++([^$\n]++)\$++|^([^$\n]{3,80})$", re.DOTALL | re.MULTILINE
 )
+# Characters of an expression at most; and of the end of a chain of thought, where naming a word is concluding.
 _LONGEST = 240
 _CLOSING = 200
 _CONCLUDES = re.compile(
@@ -63,7 +64,7 @@ class Candidate:
         start: Its first character.
         end: Behind its last character.
         text: The expression as written.
-        is_equal: Whether it has the literal form of the gold; if not, algebra has to tell.
+        is_equal: Whether it has the literal form of the gold; if not, algebra must decide.
     """
 
     start: int

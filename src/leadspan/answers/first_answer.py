@@ -1,9 +1,9 @@
 r"""The first-answer position: where a chain of thought first states the right answer.
 
 The gold comes from the record, else from the trace itself: its last `\boxed{}`, or an answer that is one number.
-Numbers are compared as exact fractions and words as text. Other golds are compared by their literal form, and what
-that leaves open goes to Math-Verify, in processes that can be killed: only candidates in front of the first literal
-match, since a later one cannot be the first.
+Numbers are compared as exact fractions and words as text. Other golds are compared by their literal form; candidates
+that this does not decide go to Math-Verify, in processes that can be killed. Only candidates before the first literal
+match are compared, since a later one cannot be the first.
 """
 
 import re
@@ -21,7 +21,7 @@ from leadspan.traces.records import Trace
 
 GoldSource = Literal["record", "own boxed answer", "own answer", "none"]
 MOST_CANDIDATES = 40
-"""Distinct candidates of one trace that are compared by algebra; its first ones, in order."""
+"""Most distinct candidates of one trace that are compared by algebra: its first ones, in order."""
 LONGEST_GOLD = 200
 """A longer reference answer without a box is a worked solution, not an answer."""
 _LATEX = re.compile(r"\\[A-Za-z]+|[{}$]")
@@ -67,7 +67,7 @@ def gold_of(trace: Trace) -> Gold:
 
 
 def find_candidates(cot: str, question: str, gold: Gold) -> Candidates:
-    """Where a chain of thought states, or may state, its gold: up to the first place that is certain.
+    """Where a chain of thought states, or may state, its gold: up to the first certain statement.
 
     Args:
         cot: The chain of thought.
@@ -114,6 +114,7 @@ def _first_right(candidates: Sequence[Candidate], verdicts: Iterator[Outcome]) -
 
 def _statements(cot: str, question: str, gold: str) -> Iterator[Candidate]:
     if _CHOICE.fullmatch(words := _plain_words(gold)):
+        # A choice may be stated by its letter or by its text; whichever comes first counts.
         option = _option(question, words.strip("()"))
         letters = [Candidate(*span, gold, True) for span in stated_words(cot, words, question)]
         spelt = _statements(cot, question, option) if len(option) > 1 else ()
@@ -136,6 +137,6 @@ def _plain_words(gold: str) -> str:
 
 
 def _option(question: str, letter: str) -> str:
-    """What a multiple-choice question says behind a letter."""
+    """The text of a choice in a multiple-choice question."""
     option = re.search(rf"\({letter}\)\W*(?:text\{{)?([^(\n\\}}]+)", question)
     return option[1].strip() if option else ""

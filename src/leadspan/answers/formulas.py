@@ -1,7 +1,7 @@
-r"""Formulas: what answers are read as, how they are cut into parts, and one formula of LaTeX as a sympy object.
+r"""Formulas: the types that answers are read as, how a text is split into parts, and one LaTeX formula in sympy.
 
-The grammar is latex2sympy2_extended's, which Math-Verify uses. What that grammar reads as something else, or not at
-all, is spelt in another way first: decimals (as exact fractions), indices, primes, the letters `E` and `I`, degrees.
+The grammar is that of latex2sympy2_extended, which Math-Verify uses. Notation that this grammar misreads or cannot read
+is rewritten first: decimals (as exact fractions), indices, primes, the letters `E` and `I`, degrees.
 """
 
 import re
@@ -10,7 +10,7 @@ from typing import Any
 
 
 class UnreadableError(Exception):
-    """A text that cannot be read as maths, all of it."""
+    """A text that cannot be read as maths as a whole."""
 
 
 @dataclass(frozen=True)
@@ -21,8 +21,8 @@ class Quantity:
         value: A sympy expression or matrix; decimals are exact fractions.
         has_decimal: Whether a decimal was written in it, which may be rounded.
         units: Units it may be in, as `units.unit_of` returns them: several for a compound such as 5 feet 6 inches,
-            whose value is in the first; empty without a unit, or where only words stand behind it.
-        is_percent: Whether a percent sign stands behind it.
+            whose value is in the first; empty without a unit, or where only words follow it.
+        is_percent: Whether a percent sign follows it.
     """
 
     value: Any
@@ -46,7 +46,7 @@ class Listing:
 
 @dataclass(frozen=True)
 class Equation:
-    """What stands on the two sides of an equals sign; of a chain the first and the last.
+    """The two sides of an equals sign; of a chain, the first and the last.
 
     Attributes:
         name: The left side as text where it names what is computed (`x`, `f(x)`, `m_{max}`), else empty.
@@ -106,7 +106,7 @@ SET_OPERATIONS = _scanner(_SETS)
 
 
 def split(text: str, scanner: re.Pattern[str]) -> tuple[list[str], list[str]]:
-    r"""The parts of a text, and what stands between them; brackets of all kinds are kept whole.
+    r"""The parts of a text and the separators between them; separators within brackets do not count.
 
     >>> split(r"(1,2), x \text{ and } 3", SEPARATORS)
     (['(1,2)', 'x', '3'], [',', '\\text{ and }'])
@@ -174,7 +174,7 @@ _CALCULUS = re.compile(
 
 
 def read_formula(text: str) -> tuple[Any, bool]:
-    r"""The sympy object of a formula, and whether a decimal stands in it.
+    r"""The sympy object of a formula, and whether it contains a decimal.
 
     Args:
         text: As `respell` writes it.
@@ -197,6 +197,7 @@ def read_formula(text: str) -> tuple[Any, bool]:
 
 
 def _grammatical(text: str) -> str:
+    # In this order: a numeral with a base looks like an index, and a symbol's name must not be rewritten again.
     text = _BASED.sub(_in_decimal, text)
     text = _CIS.sub(lambda m: _cis(m[1] or m[2] or m[3]), text)
     text = _DEGREES.sub(r"(\1\\cdot\\frac{\\pi}{180})", text)

@@ -1,9 +1,9 @@
 r"""Grading: a pool of Math-Verify workers, and exact match.
 
-Two scores. *Strict* grades the last `\boxed{...}` behind the closing think tag of a finished answer: what the
-text commits itself to. *Flexible* grades whatever Math-Verify finds in the text behind the thinking, finished
-or not, and in the whole text where thinking never closed; what is right by the strict score is right by it.
-What equals what is settled in `equality`; limits of time and memory are kept in `pool`.
+Two scores. *Strict* grades the last `\boxed{...}` after the closing think tag of a finished answer: what the text
+commits itself to. *Flexible* grades whatever Math-Verify finds in the text after the thinking, finished or not, and in
+the whole text where thinking never closed; an answer that is right by the strict score is right by it too. `equality`
+decides what is equal; `pool` enforces limits of time and memory.
 """
 
 import ast
@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class GradeItem:
-    """One generated text and what it should say."""
+    """One generated text and its right answer."""
 
     text: str
     """The generation as decoded, think tags included, end-of-turn token left out."""
@@ -45,7 +45,7 @@ class GradeItem:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What became of one item under the two scores."""
+    """The outcome of one item under the two scores."""
 
     strict: Outcome
     """Of the answer a finished text commits itself to."""
@@ -56,7 +56,7 @@ class Verdict:
 
 
 class MathGrader:
-    """A pool of Math-Verify workers, started when first needed and gone when the `with` block ends.
+    """A pool of Math-Verify workers, started when first needed and ended with the `with` block.
 
     May be used from any thread; calls take turns.
     """
@@ -75,11 +75,12 @@ class MathGrader:
             item_seconds: Processor time for one comparison, after which its worker is ended; verdicts do not depend on
                 the load of the machine.
             memory_bytes: Address space of one worker (kept on Linux only).
-            deadline: Moment of `time.monotonic` from which no comparison is begun; what is left counts as timeout.
+            deadline: Time of `time.monotonic` after which no comparison starts; the rest counts as timeout.
         """
         num_workers = num_workers or min(8, os.cpu_count() or 1)
         self._deadline = deadline
         self._workers = [Worker(item_seconds, memory_bytes) for _ in range(num_workers)]
+        # Last in, first out: a few questions keep a few workers busy, and start no more.
         self._idle: queue.LifoQueue[Worker] = queue.LifoQueue()
         for worker in self._workers:
             self._idle.put(worker)
@@ -97,7 +98,7 @@ class MathGrader:
                 worker.stop()
 
     def grade(self, items: Sequence[GradeItem]) -> list[Verdict]:
-        """Grade items side by side; a question that occurs twice is decided once.
+        """Grade items in parallel; a question that occurs twice is decided once.
 
         Returns:
             One verdict per item, in the order of the items.
@@ -114,9 +115,9 @@ class MathGrader:
         return [Verdict(s, f, box) for s, f, box in zip(strict, flexible, boxes, strict=True)]
 
     def grade_by_verifier(self, items: Sequence[GradeItem]) -> list[Verdict]:
-        """Grade by the verifiers of the data sets that made the problems; the gold of an item is its entry.
+        """Grade by the verifiers of the data sets that generated the problems; the gold of an item is its entry.
 
-        The answer is the last box behind the thinking, or all that stands there where there is no box.
+        The answer is the last box after the thinking, or all of that text where there is no box.
 
         Raises:
             EvaluationError: A worker cannot start, or the grader is used outside its `with` block.
@@ -133,7 +134,7 @@ class MathGrader:
         ]
 
     def grade_answers(self, answers: Sequence[str], golds: Sequence[str]) -> list[Outcome]:
-        r"""Compare answers as they would stand in a `\boxed{}`, each with its gold, without limits on the text around.
+        r"""Compare answers, each as if it were the content of a `\boxed{}`, with their golds.
 
         Raises:
             EvaluationError: A worker cannot start, or the grader is used outside its `with` block.
@@ -187,7 +188,7 @@ class MathGrader:
 
 
 def committed_answer(item: GradeItem) -> str | None:
-    """The content of the last boxes behind the thinking of a finished text; None where there are none.
+    """The content of the last boxes after the thinking of a finished text; None where there are none.
 
     Boxes with nothing but separators between them are one list.
     """
@@ -200,8 +201,8 @@ def exact_grade(item: GradeItem) -> Verdict:
     r"""Grade by equality, for tasks whose answer has one spelling.
 
     The last `\boxed{}` behind the closing think tag, or all of that text where there is no box, must equal the gold,
-    white space folded. The strict score asks for a finished text, the flexible one does not; thinking that never closes
-    leaves no answer to either.
+    white space folded. The strict score needs a finished text, the flexible one does not; thinking that never closes
+    leaves no answer for either.
 
     Raises:
         DataError: The gold is empty.
@@ -236,6 +237,7 @@ def _compare_literals(answer: str, gold: str) -> Outcome:
         return "right"
     try:
         right = _literal(gold)
+        # Parsing is recursive, and a loop may have written megabytes.
         answer = answer[:10_000]
         for spelling in (answer, re.sub(r"\\([{}_%#$&])", r"\1", answer)):
             with contextlib.suppress(ValueError, SyntaxError):

@@ -1,4 +1,4 @@
-r"""Answers in plain text and LaTeX, brought into a form in which equal ones can be told without algebra.
+r"""Answers in plain text and LaTeX, in forms by which most equal ones are recognised without algebra.
 
 Two forms. A *number* is an exact fraction: `64,800`, `\frac{13}{15}`, `137\frac{1}{2}`, `$12.50`, `1e-3`, `10\%`
 (which is 10 here) and `90^\circ`. Anything else has a *literal* form: LaTeX without spacing, wrappers, products and
@@ -32,7 +32,7 @@ _UNITS = re.compile(
     r"(?:\s|\\[ ,;])*+(?:\\(?:text|mbox|textrm|mathrm|operatorname)\s*\{[^{}]*\}|[^\W\d_]{2,}+[. ]*+|\\?%|"
     r"°)++(?:\s*\^\s*\{?\d\}?)?\s*"
 )
-"""Nothing is given back once taken: a word can be split into words in exponentially many ways."""
+"""Possessive (`++`): with backtracking, a word could be split into words in exponentially many ways."""
 _DEGREES = re.compile(r"(?<!\s)\s*+(?:\^\s*\{?\s*\\circ\s*\}?|°|\\degree|\bdegrees?\b)")
 _ASSIGNED = re.compile(r"\s*(?:\\?[A-Za-z]+(?:_\{?\w+\}?)?(?:\(\w+\))?)\s*(?:=|\\in\b|∈)\s*(?=\S)")
 
@@ -49,6 +49,7 @@ _RESPELT = (
     (re.compile(r"\\(?:le|ge)q(?![a-z])"), lambda m: m[0][:-1]),
     (re.compile(r"((?<![\w}\\])\w+|\\[a-z]+)/(\w+)(?![\w{])"), r"\\frac{\1}{\2}"),
 )  # fmt: skip
+# Characters of a numeral that is converted, and the largest power of ten: more would take seconds.
 _LONGEST = 400
 _SINGLE = re.compile(r"(?<=[\^_])\{(\w)\}")
 _MATRIX = re.compile(r"\\(?:begin|end)\{\w+\}")
@@ -72,7 +73,7 @@ class Number:
 
 
 def numbers(text: str) -> Iterator[Number]:
-    """The numerals of a text, in order; exponents, indices and parts of names are none.
+    """The numerals of a text, in order; exponents, indices and parts of names do not count.
 
     >>> [str(n.value) for n in numbers("from 1,200 to -3.5, and x^2 of 16/27")]
     ['1200', '-7/2', '16/27']
@@ -109,7 +110,7 @@ def as_number(answer: str) -> Fraction | None:
 
 
 def unassigned(answer: str) -> str:
-    """An answer without the name of the variable it is given to: `x = 5` is `5`."""
+    """An answer without the variable that it is assigned to: `x = 5` becomes `5`."""
     bare = bare_gold(answer)
     match = _ASSIGNED.match(bare)
     return bare[match.end() :] if match and "=" not in bare[match.end() :] else bare
@@ -146,7 +147,7 @@ def names(text: str) -> frozenset[str]:
 
 
 def num_numerals(text: str) -> int:
-    """How many runs of digits an expression has: of two equal ones the simpler has fewer."""
+    """How many runs of digits an expression has: of two equal expressions, the simpler one has fewer."""
     return len(re.findall(r"\d+(?:\.\d+)?", text))
 
 

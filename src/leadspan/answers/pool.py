@@ -1,9 +1,9 @@
 """One process that compares answers, at the other end of a pipe, and can be killed.
 
 Math-Verify's own time limit is an alarm: it fails off the main thread and cannot interrupt C code such as the
-power of a huge integer. Here the kernel keeps the limit, of processor time, so that no verdict depends on what else
-the machine does; a limit of wall time, far behind it, is for a worker that waits. One that overruns is ended and
-replaced, as is one that dies or runs out of memory, and its question counts as `timeout`.
+power of a huge integer. Here the kernel enforces a limit of processor time, so that no verdict depends on the load of
+the machine; a much longer limit of wall time is for a worker that waits. A worker that exceeds a limit, dies or runs
+out of memory is replaced, and its question counts as `timeout`.
 
 Workers are fresh interpreters rather than `multiprocessing` children, because those import the caller's main
 module once more, and torch with it. An idle worker ends with its pipe, a busy one whose parent is gone with its limit.
@@ -49,7 +49,7 @@ def serve(item_seconds: float, memory_bytes: int) -> None:
         import resource
 
         resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
-    decide("x + 1", "2\\text{ cm}")  # loads sympy and the grammar, for which the first question shall not be charged
+    decide("x + 1", "2\\text{ cm}")  # loads sympy and the grammar, so that the first question does not pay for it
     replies.write(b"ready\n")
     for line in sys.stdin.buffer:
         signal.setitimer(signal.ITIMER_PROF, item_seconds)

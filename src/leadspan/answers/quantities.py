@@ -1,4 +1,4 @@
-r"""A number or formula with what stands behind it: a unit, or words that do not change its value."""
+r"""A number or formula with the text after it: a unit, or words that do not change its value."""
 
 import itertools
 import re
@@ -22,7 +22,7 @@ _MORE_NAMES = {
     "kilos": "kilogram", "kilo": "kilogram", "ml": "milliliter", "mL": "milliliter", "l": "liter", "L": "liter",
     "amps": "ampere", "amp": "ampere", "deg": "degree", "kgs": "kilogram", "gms": "gram",
 }  # fmt: skip
-"""Names that sympy does not know, or reads otherwise."""
+"""Names that sympy does not know, or reads as another unit."""
 _MORE_UNITS: dict[str, tuple[str, str]] = {
     "dollar": ("1", "dollar"), "buck": ("1", "dollar"), "cent": ("1/100", "dollar"), "euro": ("1", "euro"),
     "week": ("604800", "second"), "month": ("1", "month"), "fortnight": ("1209600", "second"),
@@ -40,7 +40,7 @@ _MORE_UNITS: dict[str, tuple[str, str]] = {
     "kcal": ("1000", "cal"), "decade": ("120", "month"), "century": ("1200", "month"),
     "year": ("12", "month"), "yr": ("12", "month"), "acre": ("1", "acre"),
 }  # fmt: skip
-"""More units: how many of which other unit they are; one that sympy does not know either stands for itself."""
+"""More units: a factor and another unit; a unit that sympy does not know stands for itself."""
 _GLUED = frozenset((
     "km", "cm", "mm", "nm", "dm", "mi", "ft", "yd", "kg", "mg", "lb", "lbs", "oz", "ml", "mL", "kJ", "kN", "kW", "MW",
     "kPa", "Pa", "Hz", "kHz", "MHz", "GHz", "kV", "mV", "mA", "eV", "keV", "MeV", "GeV", "ms", "mph", "kph", "kmh",
@@ -76,7 +76,7 @@ def unit_of(spelled: str) -> Any:
 
 
 def ratio_of(unit: Any, target: Any) -> Any:
-    """How many of the other unit one unit is, exactly; None where they measure different things."""
+    """How many target units one unit is, exactly; None where they measure different things."""
     import sympy
     from sympy.physics.units import Quantity as Unit
     from sympy.physics.units import convert_to
@@ -165,7 +165,7 @@ def read_quantity(text: str) -> Quantity:
 
 
 def letter_readings(text: str) -> list[Quantity]:
-    """What a number means whose last letter is a unit or a multiple: `5 m`, `70k`."""
+    """Readings of a number whose last letter is a unit or a multiple: `5 m`, `70k`."""
     import sympy
 
     match = _LETTER_TAIL.fullmatch(text)
@@ -200,7 +200,7 @@ def _with_unit(text: str) -> Quantity:
 
 
 def _is_unit(words: str, tail: str, value: str, is_glued: bool) -> bool:
-    """Whether words behind a value leave it as it is, and are no letters of a product."""
+    """Whether words after a value do not change it, and are no letters of a product."""
     if _CHANGES_VALUE.search(words) or re.match(r"\s*+(?:squared|cubed)\b", words):
         return False
     if "\\deg" in tail and _FUNCTION.search(value):

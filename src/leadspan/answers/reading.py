@@ -1,6 +1,6 @@
-r"""What an answer says: lists, equations, sets of numbers, inequalities and quantities, of all of its text or of none.
+r"""Reads an answer as lists, equations, sets of numbers, inequalities and quantities, as a whole or not at all.
 
-A part of an answer is never taken for the whole: where something is left over, the answer cannot be read.
+A part of an answer is never taken for the whole: where text is left over, the answer cannot be read.
 """
 
 import itertools
@@ -49,7 +49,7 @@ _MATRIX = re.compile(r"\\begin\{[pbvB]?(?:matrix|array)\}")
 
 
 def readings(answer: str) -> list[Value]:
-    """What an answer may mean, the likeliest meaning first; nothing where it cannot be read.
+    """Possible meanings of an answer, the likeliest first; empty where it cannot be read.
 
     Commas between groups of three digits separate thousands or items; `2 and 1/2` is a mixed number or a list.
     """
@@ -67,13 +67,14 @@ def readings(answer: str) -> list[Value]:
 
 
 def condition_of(answer: str) -> str:
-    """What stands behind `where`, `for`, `if` and their like, without white space."""
+    """The condition after `where`, `for`, `if` and the like, without white space."""
     text = respell(answer)
     match = _CONDITION.search(text)
     return "" if match is None else re.sub(r"\s|\\text|[{}]", "", text[match.start() :])
 
 
 def _read(text: str, depth: int = 0) -> Value:
+    # Eight levels of brackets are more than any answer has; beyond, recursion would be the only outcome.
     if depth > 8 or not text:
         raise UnreadableError(text)
     text = _without_condition(text) if depth == 0 else text
@@ -93,7 +94,7 @@ def _without_condition(text: str) -> str:
 
 
 def _compound(text: str) -> Value | None:
-    """A quantity in two units, such as 2 hours and 30 minutes, which a separator may stand in."""
+    """A quantity in two units, such as 2 hours and 30 minutes, which may contain a separator."""
     if not re.search(r"(?:and\b|,).*\d.*[A-Za-z]", text):
         return None
     try:
@@ -108,7 +109,7 @@ def _is_inequality(text: str) -> bool:
 
 
 def _items(pieces: list[str], cuts: list[str], depth: int) -> tuple[Value, ...]:
-    """The items of a list; an ellipsis stands for the numbers that go on as those before it."""
+    """The items of a list; an ellipsis stands for the numbers that continue those before it."""
     if len(pieces) > MOST_ITEMS:
         raise UnreadableError(", ".join(pieces[:3]))
     items: list[Value] = []
@@ -127,7 +128,7 @@ def _items(pieces: list[str], cuts: list[str], depth: int) -> tuple[Value, ...]:
 
 
 def _is_empty_allowed(cuts: list[str], i: int) -> bool:
-    """Whether nothing may stand between two separators: `3, and 4` has two, an ellipsis may have commas around."""
+    """Whether the text between two separators may be empty: `3, and 4` has two, and commas may surround an ellipsis."""
     neighbours = cuts[max(0, i - 1) : i + 1]
     return len(neighbours) == 2 and any(cut[0] not in ",;" for cut in neighbours)
 
@@ -208,7 +209,7 @@ def _as_value(quantity: Quantity) -> Value:
 
 
 def _vector(formula: tuple[Any, bool]) -> Value:
-    """A row or column as a list; other matrices stay what they are."""
+    """A row or column as a list; other matrices unchanged."""
     matrix, has_decimal = formula
     if 1 in matrix.shape:
         return Listing(tuple(Quantity(entry, has_decimal) for entry in matrix), "<>")
@@ -307,7 +308,7 @@ def _solutions(chain: list[tuple[Any, str, Any]], symbol: Any) -> Any:
 
 
 def _solution(relation: Any, symbol: Any) -> Any:
-    """What meets one relation; that with the variable alone on one side is seen without solving it."""
+    """The numbers that satisfy a relation; with the variable alone on one side no solver is needed."""
     import sympy
 
     if relation in (True, False):

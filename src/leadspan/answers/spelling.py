@@ -1,8 +1,8 @@
-r"""Answers in one spelling: characters of Unicode as LaTeX, commands for looks dropped, then a table of rules.
+r"""Answers in one spelling: Unicode characters as LaTeX, formatting commands dropped, then a table of rules.
 
-Each rule of the table has its source and an example, which a test checks; they stand in the order in which they are
-applied. Sources: Math-Verify 0.9 and its issues (`MV`), the golds of MATH, OlympiadBench and Minerva, reports to other
-graders, and answers of models to these benchmarks (`answers`).
+Each rule of the table has its source and an example, which a test checks. Rules are applied in the order of the table.
+Sources: Math-Verify 0.9 and its issues (`MV`), the golds of MATH, OlympiadBench and Minerva, reports to other graders,
+and answers of models to these benchmarks (`answers`).
 """
 
 import re
@@ -88,7 +88,7 @@ _NUMERIC = re.compile(r"[-+\s\d.,/:%()]+")
 
 
 def unwrap_commands(text: str) -> str:
-    r"""The text without commands for looks, and with `\text{}` for every command that sets words upright.
+    r"""The text without formatting commands, and with `\text{}` for every command that sets words upright.
 
     The hats and bold letters of unit vectors, and the letters of sets of numbers, stay.
 
@@ -128,7 +128,7 @@ def _changed(command: re.Match[str], end: int, instead: str) -> list[tuple[int, 
 
 
 def _closing_braces(text: str) -> dict[int, int]:
-    """Where the brace that opens at a place closes; escaped braces are no braces."""
+    """Position of the closing brace by that of the opening one; escaped braces do not count."""
     opened: list[int] = []
     closing: dict[int, int] = {}
     for mark in re.finditer(r"\\.|[{}]", text, re.DOTALL):
@@ -160,9 +160,9 @@ class Rule:
     """One spelling that is rewritten.
 
     Attributes:
-        pattern: What it looks like.
-        replacement: What stands instead, as `re.sub` takes it.
-        source: Where it was seen.
+        pattern: The spelling.
+        replacement: Its replacement, as `re.sub` takes it.
+        source: Where the spelling was seen.
         example: An answer with it.
         becomes: The example after all rules.
     """

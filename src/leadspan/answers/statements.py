@@ -1,10 +1,10 @@
 r"""Where a chain of thought states a given value, rather than merely contains it.
 
-A value is stated where something comes out as it: behind `=`, behind `is`, `gives`, `leaves` and their like, in a
-`\boxed{}`, in a sentence that concludes (`So 41 would be the answer`). It is not stated where it goes in: in a
-restated question, as a factor or a term, as the number of a step or of a list item, behind `if` or `suppose`, or
-before a noun the question does not ask for (`14 days` where candies are counted). A value that the question itself
-names needs more than `is`: a computation before it, or words that conclude.
+A value is stated where it is a result: after `=`, after `is`, `gives`, `leaves` and the like, in a `\boxed{}`, in a
+sentence that concludes (`So 41 would be the answer`). It is not stated where it is an input: in a restated question, as
+a factor or a term, as the number of a step or of a list item, after `if` or `suppose`, or before a noun that the
+question does not ask for (`14 days` where candies are counted). A value that the question itself names needs more than
+`is`: a computation before it, or words that conclude.
 """
 
 import re
@@ -101,7 +101,10 @@ _GIVEN_TO = re.compile(
     r"(?![^\n]*(?:[,;:]|[.!?]\s|\b(?:so|then|thus|therefore|hence|and)\b))[^\n]*$",
     re.IGNORECASE,
 )
+# How firmly a number is stated.
 _NOT_STATED, _WEAK, _FIRM, _BOXED_GRADE = range(4)
+# Characters that a rule reads: before a number, right after it, ahead to the next result, and at the end of a chain of
+# thought, where a mention of the value is a conclusion.
 _REACH = 160
 _NEAR = 60
 _AHEAD = 400
@@ -110,11 +113,11 @@ _CLOSING = 200
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What the rules need of a question.
+    """The features of a question that the rules use.
 
     Attributes:
         values: The numbers it names.
-        other_nouns: Where it asks how many there are of something: what else it counts.
+        other_nouns: Nouns that it counts besides the one that it asks for; empty where it asks for no count.
         variable: The one variable whose value it asks for, or None.
     """
 
@@ -135,12 +138,12 @@ class Question:
 
 
 def first_stated_number(cot: str, value: Fraction, question: Question) -> Number | None:
-    """Where a chain of thought first states a number as a result that it comes to rest with.
+    """Where a chain of thought first states a number as a result that it rests with.
 
-    Where the question asks for one variable, what is given to it is the answer, and what is given to another is none.
-    Otherwise the derivation rests where the next thing that follows is a check, a conclusion or the end, and not
-    another result. What is left over are intermediate results that happen to have the value; the first of them
-    counts only where nothing else does. Numbers written as words count where there are none in digits.
+    Where the question asks for one variable, a value assigned to it is the answer, and one assigned to another variable
+    is not. Otherwise the derivation rests where a check, a conclusion or the end follows before another result does.
+    The remaining statements are intermediate results that happen to have the value; the first of them counts only where
+    nothing else does. Numbers written as words count where there are none in digits.
 
     Args:
         cot: The chain of thought.
@@ -148,7 +151,7 @@ def first_stated_number(cot: str, value: Fraction, question: Question) -> Number
         question: The question it answers.
 
     Returns:
-        The number as it stands there, or None.
+        The number with its position, or None.
     """
     statements = _graded(cot, numbers(cot), value, question)
     if not statements and value not in question.values:
@@ -175,7 +178,7 @@ def _given_to(cot: str, number: Number) -> str | None:
 
 
 def _is_given_to_it(cot: str, number: Number, question: Question) -> bool:
-    """Whether it ends an equation of the variable that is asked for; a value that is known needs a computation."""
+    """Whether it ends an equation of the requested variable; a value from the question needs a computation."""
     if _given_to(cot, number) != question.variable or not _is_result(cot, number):
         return False
     before = cot[max(0, number.start - _REACH) : number.start]
@@ -189,7 +192,7 @@ def _graded(cot: str, candidates: Iterator[Number], value: Fraction, question: Q
 
 
 def _first_of_passage(cot: str, resting: Number, firm: list[Number]) -> Number:
-    """The earliest statement from which the same value leads to this one without another result in between."""
+    """The earliest firm statement of the value with no other result between it and the resting one."""
     for earlier in firm:
         between = cot[earlier.end : resting.start]
         if earlier.start < resting.start and len(between) < _AHEAD:

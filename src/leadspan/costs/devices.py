@@ -1,8 +1,8 @@
 """Peak throughput and memory of common GPUs, and a device of the user's own figures.
 
-Peaks are dense bfloat16 matrix products with float32 accumulation; makers often print twice as much, for sparse
-matrices. Memory is the number on the box in units of 10^9 bytes; the cards hold about as many GiB, and the difference
-of up to 7 % stands for the driver's context, the allocator's fragmentation and the workspaces of kernels.
+Peaks are for dense bfloat16 matrix products with float32 accumulation; vendors often print twice as much, for sparse
+matrices. Memory is the advertised number in units of 10^9 bytes; the cards have about as many GiB, and the difference
+of up to 7 % allows for the driver's context, the allocator's fragmentation and the workspaces of kernels.
 
 Sources, all NVIDIA's: datasheets of A100, H100, H200, L4, L40S, A10, A10G and HGX B200; whitepapers of the Ampere GA102
 (RTX 3090, RTX A6000), Ada (RTX 4090) and Blackwell (RTX 5090) architectures, rows "Peak BF16 Tensor TFLOPS with FP32
@@ -16,10 +16,10 @@ from leadspan.settings import Settings
 
 
 class Device(Settings):
-    """A device by its own figures."""
+    """A device with its figures."""
 
     name: str = "own device"
-    """What to call it."""
+    """Name of the device in tables."""
     peak_tflops: float = Field(gt=0)
     """Peak throughput in the precision of the run, 10^12 operations a second."""
     memory_gb: float = Field(gt=0)
@@ -80,7 +80,7 @@ def find_device(device: str | Device) -> Device:
 
 
 def recognise(name: str, memory_bytes: int) -> Device | None:
-    """The preset of a device as CUDA names it; the memory tells variants of one name apart.
+    """The preset for a device name of CUDA; the memory distinguishes variants of one name.
 
     >>> recognise("NVIDIA A100-SXM4-80GB", 85_000_000_000).name
     'NVIDIA A100 80GB'

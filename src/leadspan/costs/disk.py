@@ -1,4 +1,4 @@
-"""What a run leaves on disk, from the student's shape."""
+"""Disk space of a run, from the student's shape."""
 
 from leadspan.costs.flops import ModelShape
 
@@ -8,5 +8,5 @@ _CHECKPOINT, _STUDENT = 12, 4  # bytes a parameter: weights and two moments in f
 
 
 def disk_bytes(student: ModelShape) -> int:
-    """Bytes of the checkpoints of a run, which hold what is trained, and of the student that it leaves."""
+    """Bytes of the checkpoints of a run, which hold the trained weights, and of its final student."""
     return NUM_CHECKPOINTS * _CHECKPOINT * student.trained_params + _STUDENT * student.num_params

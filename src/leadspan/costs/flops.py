@@ -65,7 +65,7 @@ class FlopsByPart(Settings):
 
 @dataclass(frozen=True, slots=True)
 class ModelShape:
-    """What the counts need to know of a model.
+    """The figures of a model that the counts need.
 
     Attributes:
         linear_params: Weights of the linear layers a token passes, head and embeddings left out; of a mixture of
@@ -112,7 +112,7 @@ class ModelShape:
 
 
 class ExampleSize(NamedTuple):
-    """What the counts need to know of an example.
+    """The figures of an example that the counts need.
 
     Attributes:
         tokens: Through the forward pass.

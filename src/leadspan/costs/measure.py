@@ -24,7 +24,7 @@ class PeakMemory:
 
     def __init__(self, device: torch.device):
         self.device = device
-        # Interpreter and libraries are not the run's: only what grows from here counts.
+        # Interpreter and libraries do not belong to the run: only growth from here on counts.
         self._before = psutil.Process().memory_info().rss
         if _STATUS.exists():
             Path("/proc/self/clear_refs").write_text("5")  # Linux: the peak starts anew from here

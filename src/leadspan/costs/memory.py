@@ -33,13 +33,13 @@ class MemoryByPart(Settings):
     optimizer: Count = 0
     """Moments of the optimiser."""
     activations: Count = 0
-    """What the layers of student or teacher hold, and the hidden states at weighted positions."""
+    """Activations of the layers of student or teacher, and the hidden states at weighted positions."""
     logits: Count = 0
     """Chunks of logits."""
     teacher: Count = 0
     """Weights of a live teacher."""
     process: Count = 0
-    """What a calibration measured beyond the tensors: libraries, and blocks the allocator keeps; 0 without one."""
+    """Memory beyond the tensors, as calibrated: libraries, and blocks that the allocator keeps; 0 uncalibrated."""
 
     @property
     def total(self) -> int:
@@ -54,7 +54,7 @@ _WIDE, _NARROW, _MOMENTS = 4, 2, 8
 
 @dataclass(frozen=True, slots=True)
 class ActivationBytes:
-    """What one token takes in the layers below the head, and what the masks of sliding windows add.
+    """Bytes of one token in the layers below the head, and bytes that masks of sliding windows add.
 
     Attributes:
         retained: At the end of the forward pass: what backward needs.
@@ -121,7 +121,7 @@ class BatchSize:
 
 @dataclass(frozen=True, slots=True)
 class MemoryModel:
-    """All that the peak depends on but the batch.
+    """Everything that the peak depends on, except the batch.
 
     Attributes:
         student: Its shape, adapters included.
@@ -252,6 +252,7 @@ class MemoryModel:
     def _chunks(self, rows: int) -> int:
         """Float32 logits of the student and of a live teacher, and a tenth for what the loss needs by row."""
         models = [self.student] if self.teacher is None else [self.student, self.teacher]
+        # The tenth is an allowance for what the row part makes block by block.
         return len(models) * rows * max(model.vocab_size for model in models) * _WIDE * 11 // 10
 
     def _share(self, size: int) -> int:

@@ -1,4 +1,4 @@
-"""What one rank sends to others in an optimiser step, in bytes, from shapes and its micro-batches.
+"""Bytes that one rank sends to others in an optimiser step, from shapes and its micro-batches.
 
 Collectives are counted as their ring algorithms send them (Patarasuk and Yuan, Bandwidth optimal all-reduce algorithms
 for clusters of workstations, 2009): of `S` bytes and `N` ranks, an all-gather or a reduce-scatter takes

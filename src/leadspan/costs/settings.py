@@ -13,7 +13,7 @@ from leadspan.settings import Settings
 
 
 class PlanSettings(Settings):
-    """What `leadspan plan` needs to know of the machine; it changes no training."""
+    """The machine that `leadspan plan` predicts for; does not change training."""
 
     device: str | Device | None = None
     """A preset (`h100-sxm`, `a100-80gb`, `rtx-4090`, ...) or own figures, `{peak_tflops: 100, memory_gb: 24}`."""
@@ -24,17 +24,18 @@ class PlanSettings(Settings):
     price_per_hour: float | None = Field(default=None, ge=0)
     """Price of one device for an hour, in any currency; 0 is a price."""
     currency: str = "$"
-    """Sign of the price."""
+    """Currency symbol."""
     num_ranks: int = Field(default=1, ge=1)
     """Devices of the planned run."""
     sharding: Literal["none", "ddp", "fsdp2"] | None = None
     """What the ranks share; with one rank nothing (`none`), with several `ddp` when absent."""
     bandwidth_gb: float | None = Field(default=None, gt=0)
-    """What one of several devices can send to the others, 10^9 bytes a second, to find from how many of them on the
-    network limits a step: about 450 by the NVLink of an H100, 50 by InfiniBand of 400 Gbit/s, 25 by PCIe 4.0 x16."""
+    """Bandwidth from one of several devices to the others, 10^9 bytes per second, from which the number of devices is
+    found at which the network limits a step: about 450 for the NVLink of an H100, 50 for InfiniBand of 400 Gbit/s, 25
+    for PCIe 4.0 x16."""
     break_point_seconds: float = Field(default=60.0, ge=0, allow_inf_nan=False)
-    """Time for finding the first answers that the predicted break point is taken from, of up to 400 training traces;
-    traces not decided by then are left out of it and counted. 0 predicts no break point."""
+    """Time to search up to 400 training traces for the first answers from which the break point is predicted; traces
+    not decided by then are left out and counted. 0 predicts no break point."""
 
     @field_validator("device")
     @classmethod
@@ -43,11 +44,11 @@ class PlanSettings(Settings):
             if device is not None:
                 find_device(device)
         except SettingsError as error:
-            raise ValueError(str(error).partition(": ")[2]) from None  # the value is told with the key
+            raise ValueError(str(error).partition(": ")[2]) from None  # the value is shown with the key
         return device
 
     def conflicts(self) -> Iterator[Rule]:
-        """A utilisation is one of a device, and several ranks share a model somehow."""
+        """A utilisation needs a device, and several ranks need a sharding."""
         if self.utilisation is not None and self.device is None:
             yield ("utilisation", "device"), "utilisation is a share of a device's peak; give a device too"
         if self.sharding == "none" and self.num_ranks > 1:

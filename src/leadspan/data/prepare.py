@@ -93,7 +93,7 @@ def prepare(source: TraceSource, renderer: Renderer, settings: DataSettings) -> 
     directory = cache_root(settings) / "traces" / key
     # Checked before each use: a disk that lost bytes would otherwise change tokens in silence.
     if directory.exists() and (wrong := _wrong(directory)):
-        logger.warning("%s: %s; made anew", directory, wrong)
+        logger.warning("%s: %s; tokenised again", directory, wrong)
         _remove(directory)
     if not directory.exists():
         _write(source, renderer, settings, directory)
