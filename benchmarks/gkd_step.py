@@ -10,16 +10,12 @@ are compared.
 """
 
 import importlib.util
-import json
-import os
 import statistics
-import subprocess
-import sys
 from collections.abc import Sequence
 from typing import Any
 
 from benchmarks.memory import MIB
-from benchmarks.record import ROOT, Figure, Outcome, RecordError, Spread
+from benchmarks.record import Figure, Outcome, RecordError, Spread, side_in_process
 from benchmarks.timing import paired_ratio
 
 SIDES = ("leadspan", "trl")
@@ -56,21 +52,12 @@ def compared(sizes: Sequence[tuple[int, int, int, float | None, float | None]], 
         runs: Runs = {side: [] for side in SIDES}
         for _ in range(num_rounds):
             for side in SIDES:
-                runs[side].append(_run_side(side, vocab_size, num_steps, *shapes))
+                runs[side].append(side_in_process("benchmarks.gkd_sides", side, vocab_size, num_steps, *shapes))
         sides |= _spreads(vocab_size, runs)
         figures += _figures(vocab_size, runs, *targets)
         details[f"V={vocab_size}: untrained loss"] = {side: runs[side][0]["untrained_loss"] for side in SIDES}
         settings[f"V={vocab_size}"] = {"steps": num_steps, "rounds": num_rounds, "threads": runs["trl"][0]["threads"]}
     return Outcome(" ".join((__doc__ or "").split()), settings, sides, figures, runs["trl"][0]["gpu"], details)
-
-
-def _run_side(side: str, *sizes: int) -> dict[str, Any]:
-    command = [sys.executable, "-m", "benchmarks.gkd_sides", side, *map(str, sizes)]
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RecordError(f"{side}, vocabulary {sizes[0]}: failed\n{done.stderr[-2000:]}")
-    return json.loads(done.stdout.splitlines()[-1])
 
 
 def _spreads(vocab_size: int, runs: Runs) -> dict[str, Spread]:
@@ -100,10 +87,9 @@ def _figures(vocab_size: int, runs: Runs, time_target: float | None, memory_targ
     ]
 
 
-def step_ratio(runs: Runs, key: str) -> float:
-    """Leadspan's figure over TRL's: the median over rounds, of the median of a round where it has several."""
-    ours, theirs = ([_middle(measured[key]) for measured in runs[side]] for side in SIDES)
-    return paired_ratio(ours, theirs)
+def step_ratio(runs: Runs, key: str, above: str = "leadspan", below: str = "trl") -> float:
+    """One side's figure over the other's: the median over rounds, of the median of a round where it has several."""
+    return paired_ratio(*([_middle(measured[key]) for measured in runs[side]] for side in (above, below)))
 
 
 def _middle(value: list[float] | float) -> float:

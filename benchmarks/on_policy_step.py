@@ -9,9 +9,8 @@ collating count wherever they happen. The time ratio is the median over rounds o
 Memory is the peak of the resident set while training runs less the resident set just before.
 """
 
+import itertools
 import json
-import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -26,7 +25,7 @@ from transformers.utils import logging
 from benchmarks.gkd_step import Runs, step_ratio
 from benchmarks.memory import MIB, peak_resident, reset_peak_resident
 from benchmarks.plans import TEMPLATE
-from benchmarks.record import ROOT, Figure, Outcome, RecordError, Spread
+from benchmarks.record import Figure, Outcome, Spread, side_in_process
 from benchmarks.steps import step_options
 from benchmarks.sums import questions_and_replies, tiny_model, tokenised_traces, train_tokenizer
 
@@ -52,7 +51,7 @@ def run() -> Outcome:
         runs: Runs = {side: [] for side in SIDES}
         for _ in range(num_rounds):
             for side in SIDES:
-                runs[side].append(_run_side(side, vocab_size, WARM_UP + num_steps))
+                runs[side].append(side_in_process("benchmarks.on_policy_step", side, vocab_size, WARM_UP + num_steps))
         name = f"V={vocab_size}"
         for side, rounds in runs.items():
             sides[f"{name}: {side}, step"] = Spread.of([s for r in rounds for s in r["wall_seconds"]])
@@ -69,15 +68,6 @@ def run() -> Outcome:
         "teacher": "128 x 4 layers",
     }
     return Outcome(" ".join((__doc__ or "").split()), settings, sides, figures, None, details)
-
-
-def _run_side(side: str, *sizes: int) -> dict[str, Any]:
-    command = [sys.executable, "-m", "benchmarks.on_policy_step", side, *map(str, sizes)]
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RecordError(f"{side}, vocabulary {sizes[0]}: failed\n{done.stderr[-2000:]}")
-    return json.loads(done.stdout.splitlines()[-1])
 
 
 class _Watch(TrainerCallback):
@@ -105,7 +95,7 @@ def main() -> None:
     train: Callable[[Path, int, int, _Watch], list[float]] = _leadspan if side == "leadspan" else _trl
     with tempfile.TemporaryDirectory() as directory:
         losses = train(Path(directory), vocab_size, num_steps, watch)
-    steps = [end - begin for begin, end in zip(watch.ends, watch.ends[1:], strict=False)]
+    steps = [end - begin for begin, end in itertools.pairwise(watch.ends)]
     print(json.dumps({"wall_seconds": steps[WARM_UP - 1 :], "memory_growth": watch.growth, "losses": losses}))
 
 

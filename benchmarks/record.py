@@ -10,6 +10,7 @@ import platform
 import re
 import statistics
 import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -125,6 +126,20 @@ def record(name: str, outcome: Outcome, begun: Start, folder: Path = RESULTS) ->
     path = folder / f"{name.replace('/', '-')}-{_slug(device)}.json"
     path.write_text(json.dumps(_rounded(entry), indent=2) + "\n", encoding="utf-8")
     return path
+
+
+def side_in_process(module: str, *arguments: object) -> Any:
+    """Run one side of a benchmark, `python -m MODULE ARGUMENTS`, in a fresh process; the JSON of its last line.
+
+    Raises:
+        RecordError: It failed.
+    """
+    command = [sys.executable, "-m", module, *map(str, arguments)]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RecordError(f"{' '.join(command[2:])}: failed\n{done.stderr[-2000:]}")
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def commit(root: Path = ROOT) -> str:

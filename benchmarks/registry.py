@@ -12,6 +12,7 @@ NAMES = (
     "audit",
     "packing",
     "cut_step",
+    "bare_loop",
     "gkd_step",
     "loss_time",
     "loss_memory",

@@ -34,8 +34,8 @@ def timed_training(trainer: Trainer) -> StepTimer:
     return timer
 
 
-def step_options(output: str, num_steps: int, learning_rate: float = 1e-3) -> dict[str, Any]:
-    """Arguments both trainers get: float32, one device, constant learning rate, nothing saved or reported."""
+def step_options(output: str, num_steps: int, learning_rate: float = 1e-3, bf16: bool = False) -> dict[str, Any]:
+    """Arguments both trainers get: one device, constant learning rate, nothing saved or reported."""
     return {
         "output_dir": output,
         "max_steps": num_steps,
@@ -46,16 +46,16 @@ def step_options(output: str, num_steps: int, learning_rate: float = 1e-3) -> di
         "save_strategy": "no",
         "report_to": "none",
         "use_cpu": not torch.cuda.is_available(),
-        "bf16": False,
+        "bf16": bf16,
         "disable_tqdm": True,
         "dataloader_pin_memory": False,
         "seed": 0,
     }
 
 
-def plan_arguments(output: str, num_steps: int) -> TrainingArguments:
-    """Arguments for a trainer that is given its batches as a plan."""
-    return TrainingArguments(**step_options(output, num_steps), remove_unused_columns=False)
+def plan_arguments(output: str, num_steps: int, **options: Any) -> TrainingArguments:
+    """Arguments for a trainer that is given its batches as a plan; `options` as of `step_options`."""
+    return TrainingArguments(**step_options(output, num_steps, **options), remove_unused_columns=False)
 
 
 def device_and_gpu() -> tuple[torch.device, str | None]:
