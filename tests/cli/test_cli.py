@@ -113,7 +113,7 @@ def test_figures_go_to_standard_output_alone(tmp_path: Path, capsys: pytest.Capt
     path = write_recipe(toy_recipe(tmp_path), tmp_path / "r.yaml")
     assert main(["plan", str(path), "--cut", "{kind: full}", "--json", "-"]) == 0
     labels = [row["label"] for row in json.loads(capsys.readouterr().out)["rows"]]
-    assert labels == ["lead 0.7", "full", "mix 0.9 lead 0.7", "lead_answer 0.7"]
+    assert labels == ["lead 0.7", "full", "mix 0.75 lead 0.7", "lead_answer 0.7"]
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

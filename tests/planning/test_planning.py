@@ -61,7 +61,7 @@ def test_the_recipes_own_policy_comes_first_and_shares_are_of_full(folder: Path)
         ("lead 0.7", True),
         ("full", False),
         ("lead 0.5", False),
-        ("mix 0.9 lead 0.7", False),
+        ("mix 0.75 lead 0.7", False),
         ("lead_answer 0.7", False),
     ]
     own, full, half, mixed, answered = (row.prediction for row in plan.rows)
@@ -72,7 +72,7 @@ def test_the_recipes_own_policy_comes_first_and_shares_are_of_full(folder: Path)
     shown = text_of(plan)
     shown_ends = 1 - plan.rows[3].cut.lost_stop / plan.rows[3].cut.num_kept
     for text in (
-        f"mix 0.9 lead 0.7 shows {percent(shown_ends)} of its examples' ends at "
+        f"mix 0.75 lead 0.7 shows {percent(shown_ends)} of its examples' ends at "
         f"{mixed.flops.total / own.flops.total:.2f} x",
         f"lead_answer 0.7 shows {percent(1)} of its examples' ends at {answered.flops.total / own.flops.total:.2f} x",
     ):
@@ -89,7 +89,7 @@ def test_a_policy_that_leaves_nothing_is_left_out_and_said_unless_it_is_the_reci
     recipe = toy_recipe(folder)
     data = prepare_data(recipe)
     plan = plan_recipe(recipe, data, (Full(), Lead(p=0.01)))
-    assert [row.label for row in plan.rows] == ["lead 0.7", "full", "mix 0.9 lead 0.7", "lead_answer 0.7"]
+    assert [row.label for row in plan.rows] == ["lead 0.7", "full", "mix 0.75 lead 0.7", "lead_answer 0.7"]
     assert stop_warning({"lead 0.7": plan.rows[0].cut}) in sentences(plan)  # and full is not among them
     assert any(text.startswith("Left out: training set: lead 0.01 leaves no weighted") for text in sentences(plan))
     with pytest.raises(DataError, match="leaves no weighted position"):

@@ -153,10 +153,13 @@ AnyPolicy = Annotated[
 
 
 def with_ends(policy: Policy) -> tuple[AnyPolicy, ...]:
-    """What shows a student of a cut how answers end: a tenth of the traces whole; after a lead, the answer, too."""
+    """What shows a student of a cut how answers end: a share of the traces whole; after a lead, the answer, too.
+
+    **Source** of the share: docs/studies/pretrained.md, where a quarter was enough and a tenth was not.
+    """
     if isinstance(policy, Full | Mix | Schedule):
         return ()
-    mixed = Mix.model_validate({"policy": policy.model_dump()})
+    mixed = Mix.model_validate({"policy": policy.model_dump(), "whole_share": 0.25})
     return (mixed, LeadAnswer(p=policy.p)) if isinstance(policy, Lead | LeadCot) and policy.p else (mixed,)
 
 

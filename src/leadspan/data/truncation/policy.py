@@ -61,8 +61,9 @@ FEW_ENDS = 0.05
 """Share of examples that keep their end of turn below which a cut draws a warning: of the demo's students only the one
 that saw 10 % of such examples ended its answers."""
 STOP_REMEDY = (
-    "leave a share of the traces whole (cut: {kind: mix, policy: ..., whole_share: 0.1}), and see with "
-    "sampling.thinking_budget what a student answers where its thinking is closed for it"
+    "leave a share of the traces whole (cut: {kind: mix, policy: ..., whole_share: 0.25}; 0.1 was too little for a "
+    "pre-trained student after 320 traces) or keep the answer behind the cut (cut: {kind: lead_answer, p: ...}), and "
+    "see with sampling.thinking_budget what a student answers where its thinking is closed for it"
 )
 
 
@@ -74,7 +75,7 @@ def shows_few_ends(counts: CutCounts) -> bool:
 def stop_warning(counts: Mapping[str, CutCounts]) -> str:
     """What happened to students whose examples hardly show an end of turn, with the remedy; "" if no cut is such.
 
-    Source: `leadspan demo` and docs/studies, students trained from nothing: none of a plain lead cut ever ended.
+    Source: `leadspan demo` and docs/studies: none of a plain lead cut ever ended, trained from nothing or pre-trained.
 
     Args:
         counts: Of each cut, by its label.
