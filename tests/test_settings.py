@@ -253,7 +253,7 @@ def test_overrides_index_lists() -> None:
 def test_the_recipe_of_the_readme_is_valid() -> None:
     text = (Path(__file__).parents[1] / "README.md").read_text()
     values = parse_yaml(text.split("```yaml\n")[1].split("```")[0], "README.md")
-    assert validate(Recipe, values, "README.md").cut.label == "mix 0.9 lead 0.5"
+    assert validate(Recipe, values, "README.md").cut.label == "mix 0.75 lead 0.5"
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ def test_a_recipe_is_written_for_what_traces_and_models_hold(words: list[str], t
     assert recipe.data.rendering.assistant_turn == "template" and recipe.tokenizer is None
     # the longest trace has 163 characters; lengths go up to a power of two
     assert recipe.data.max_tokens == recipe.evaluation.sampling.max_new_tokens == 256
-    assert recipe.loss.kl_weight == 0.5 and recipe.cut.label == "mix 0.9 lead 0.5"
+    assert recipe.loss.kl_weight == 0.5 and recipe.cut.label == "mix 0.75 lead 0.5"
     assert [(task.name, task.path, task.limit) for task in recipe.evaluation.tasks] == [("task", "task.jsonl", 100)]
     schema = (tmp_path / "new" / "mine.yaml").read_text().splitlines()[0].partition("$schema=")[2]
     assert json.loads((tmp_path / "new" / schema).read_text())["properties"].keys() == Recipe.model_fields.keys()
