@@ -154,6 +154,20 @@ def test_a_template_that_writes_no_text_is_not_mended_by_append() -> None:
         assert "give a template that keeps" in message and "assistant_turn: append" not in message
 
 
+def test_a_turn_goes_on_from_where_the_generation_header_ends() -> None:
+    template = writes("reasoning", "<think>", "\n</think>\n\n").replace(HEADER, HEADER + "<think>\n")
+    message = refused(template)
+    assert r"ends with '|>assistant\n<think>\n', and a turn does not go on from there" in message
+    assert "assistant_turn: append" in message
+    assert rendered(template, assistant_turn="append") == f"{START}<think>\none\n\ntwo\n</think>\n\nyes.<|im_end|>"
+
+
+def test_a_generation_header_behind_finished_conversations_is_a_fault() -> None:
+    always = TEMPLATE.replace("{% if add_generation_prompt %}", "{% if true %}")
+    assert "writes its generation header behind finished conversations too" in refused(always)
+    assert rendered(always, assistant_turn="append") == f"{START}<think>\none\n\ntwo\n</think>\n\nyes.<|im_end|>"
+
+
 def test_an_end_of_turn_has_to_be_needed_and_special() -> None:
     assert "set data.rendering.end_of_turn" in refused(NO_END, assistant_turn="append")
     assert "ends an assistant turn with '<|im_end|>' itself" in refused(TEMPLATE, end_of_turn="<|endoftext|>")

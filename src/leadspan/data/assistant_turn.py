@@ -149,11 +149,28 @@ def spaces(turn: AssistantTurn, rendering: Rendering) -> tuple[str, str, str]:
 
     A template that writes no chain of thought shows none of this; then it is as the Qwen3 and DeepSeek-R1 models write.
     """
+    opened = _space_behind_opening(turn, rendering)
     if turn.thought is None or not _fits(turn, rendering):
-        return "\n", "\n", "\n\n"
+        return opened or "\n", "\n", "\n\n"
     before, behind = turn.thought
     start, end = behind.split(rendering.think_close.strip())
-    return before[len(before.rstrip()) :], start, end
+    after_opening = before[len(before.rstrip()) :]
+    return after_opening if after_opening.startswith(opened) else opened, start, end
+
+
+def _space_behind_opening(turn: AssistantTurn, rendering: Rendering) -> str:
+    """White space with which a generation header ends that opens thinking; a model is asked behind it."""
+    bare = turn.header.rstrip()
+    return turn.header[len(bare) :] if bare.endswith(rendering.think_open.strip()) else ""
+
+
+def ending_fault(turn: AssistantTurn) -> str:
+    """That a template asks for another turn behind a finished conversation; nothing where it does not."""
+    begin = (turn.history or "").strip()
+    names_a_role = any(role in begin.lower() for role in ("assistant", "model"))  # and is no end of turn alone
+    if not names_a_role or turn.ending is None or not turn.ending.strip().endswith(begin):
+        return ""
+    return f"it writes its generation header behind finished conversations too, which end with {_shown(turn.ending)}"
 
 
 def end_of_turn(turn: AssistantTurn, special_texts: Iterable[str]) -> str | None:
@@ -186,7 +203,7 @@ def _thought_fault(turn: AssistantTurn, thought: tuple[str, str]) -> str:
     begin = _common_begin([turn.header, thought[0], *([] if turn.history is None else [turn.history])])
     opening, closing = thought[0][len(begin) :].strip(), thought[1].strip()
     fault = f"it writes the chain of thought between {opening!r} and {closing!r}, not the think tags of data.rendering"
-    if not closing:
+    if not closing or COT in closing:
         return fault
     if not opening:
         return (

@@ -117,7 +117,13 @@ class Renderer(PromptRenderer):
             self._form = form
             probe = self.render(_PROBE)
             if isinstance(probe, RenderedText):
-                return probe
+                asked = self.prompt_text(_PROBE.messages)
+                if probe.text.startswith(asked):
+                    return probe
+                fault = (
+                    f"its generation header ends with {asked[-20:]!r}, and a turn does not go on from there; {_APPEND}"
+                )
+                raise ModelError(f"{self._chat.name}: {fault}, {_ANOTHER_TEMPLATE}")
             # The fault of the usual form, text in tags, says most; the last form is tried for a few templates only.
             fault = probe.detail if form != assistant_turn.FORMS[-1] else fault
         if self.rendering.assistant_turn == "append" or probe.reason == _PROMPT_LOST:
@@ -131,6 +137,8 @@ class Renderer(PromptRenderer):
         if fault := self.header_fault() or assistant_turn.tags_fault(self.turn, self.rendering):
             return fault
         if is_append and (fault := assistant_turn.append_fault(self.turn, self.rendering)):
+            return fault
+        if not is_append and (fault := assistant_turn.ending_fault(self.turn)):
             return fault
         if self._end is None and (is_append or self.turn.ending is not None):
             eos = self.tokenizer.eos_token
