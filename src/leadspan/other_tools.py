@@ -1,4 +1,4 @@
-"""Names that TRL, Axolotl, LLaMA-Factory and Transformers have for settings, and what they are here.
+"""Names of settings in TRL, Axolotl, LLaMA-Factory and Transformers, and their equivalents here.
 
 Sources: TRL's `SFTConfig`, `GKDConfig` and Transformers' `TrainingArguments`; Axolotl's configuration reference;
 LLaMA-Factory's `hparams`. A value is a dotted key of a recipe, or says what is done instead.
@@ -138,5 +138,5 @@ OTHER_NAMES: dict[str, str] = {
 
 
 def here_called(name: str) -> str:
-    """What a setting of another program is here; empty where the name is none that is known."""
+    """The equivalent here of a setting of another program; empty for an unknown name."""
     return OTHER_NAMES.get(name.replace("-", "_").lower(), "")

@@ -1,4 +1,4 @@
-"""Text that came from outside, made fit to be shown: the one place for consoles, logs, Markdown and pages.
+"""Untrusted text, made safe to display: the single place for consoles, logs, Markdown and pages.
 
 Traces, names, models and error messages are written by others. What a terminal would obey, what reorders text on a
 page, and what gives access to something is replaced before it is shown.
@@ -52,7 +52,7 @@ def plain_values(value: Any) -> Any:  # Any: plain JSON
 
 
 def places_of_secrets(value: Any, path: str = "") -> Iterator[str]:
-    """Dotted names of the nested values that hold a password or a token; one as it was hidden is none."""
+    """Dotted names of the nested values that hold a password or a token; already hidden values do not count."""
     if isinstance(value, Mapping):
         for key, inner in value.items():
             yield from places_of_secrets(inner, f"{path}.{key}".lstrip("."))

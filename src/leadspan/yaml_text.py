@@ -30,7 +30,7 @@ _NO_TEXT = re.compile("[\x00\ud800-\udfff]")
 
 
 class _BoundedComposer(Composer):
-    """Counts values and depth while it reads, each alias as all that it stands for."""
+    """Counts values and depth while it reads; an alias counts as much as the node that it repeats."""
 
     def __init__(self, loader: Any = None) -> None:
         super().__init__(loader)
@@ -69,7 +69,7 @@ class _BoundedComposer(Composer):
 
 
 class _PlainConstructor(SafeConstructor):
-    """Names the line of a value that its tag, or what it looks like, promises and its text does not keep."""
+    """Names the line of a value whose text does not fit its tag or its apparent type."""
 
     def construct_object(self, node: Any, deep: bool = False) -> Any:
         try:
@@ -112,7 +112,7 @@ def parse_yaml(text: str, source: str) -> Any:
         values = yaml.load(text)
     except YAMLError as error:
         raise SettingsError(f"{source}: not valid YAML: {_explained(error)}") from None
-    except (ValueError, OverflowError):  # the scanner makes characters of escapes without looking
+    except (ValueError, OverflowError):  # the scanner converts escapes to characters without a range check
         raise SettingsError(f"{source}: not valid YAML: an escape such as \\U names no character") from None
     return _plain(values, source, "")
 
@@ -149,7 +149,7 @@ def read_yaml_mapping(path: Path, what: str) -> dict[str, Any]:
 
 
 def not_text(text: str) -> str:
-    """The first character that no file and no path can hold, as `U+D800`; empty where there is none."""
+    """The first character that no file or path can contain, such as `U+D800`; empty where there is none."""
     character = _NO_TEXT.search(text)
     return f"U+{ord(character[0]):04X}" if character else ""
 

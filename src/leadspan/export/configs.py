@@ -52,7 +52,7 @@ class Exported:
 
     @property
     def remarks(self) -> list[str]:
-        """What the settings cannot say."""
+        """The properties of the recipe that these settings cannot express."""
         training = self.recipe.training
         remarks = ["Cross-entropy on the truncated traces alone: no teacher takes part."]
         if self.model == _NO_MODEL:
@@ -174,7 +174,7 @@ CONFIGS: dict[str, Callable[[Exported], str]] = {
     "axolotl.yaml": axolotl_yaml,
     "llama_factory.yaml": llama_factory_yaml,
 }
-"""Name of each file and what writes it."""
+"""Name of each file and the function that writes it."""
 
 
 def _length_of_run(exported: Exported, epochs: str, steps: str) -> dict[str, Any]:

@@ -106,7 +106,7 @@ def export_data(recipe: Recipe, directory: Path) -> Written:
 
 
 def check_exportable(recipe: Recipe) -> None:
-    """Refuse what a label for each position cannot say.
+    """Refuse recipes that labels alone cannot express.
 
     Raises:
         SettingsError: Names the setting and what to do.

@@ -1,4 +1,4 @@
-"""Grading inside EleutherAI's lm-evaluation-harness: what the task files of `leadspan export` call.
+"""Grading inside EleutherAI's lm-evaluation-harness: the functions that the task files of `leadspan export` call.
 
 The harness draws the answers and calls one of the functions of this module for each problem, so that an exported task
 is graded as `leadspan evaluate` grades it. Two things differ: the harness does not tell how an answer ended, so that
@@ -16,7 +16,7 @@ from leadspan.answers.grading import GradeItem, MathGrader, Verdict, exact_grade
 from leadspan.evaluation.choices import choice_grade
 
 METRICS = ("accuracy_strict", "accuracy_flexible", "thinking_closed")
-"""What the functions return for a problem: means over its samples."""
+"""The metrics that the functions return for a problem: means over its samples."""
 
 
 def math_results(doc: Mapping[str, Any], results: Sequence[str | list[str]]) -> dict[str, float]:
@@ -40,7 +40,7 @@ def literal_results(doc: Mapping[str, Any], results: Sequence[str | list[str]]) 
 
 
 def reasoning_gym_results(doc: Mapping[str, Any], results: Sequence[str | list[str]]) -> dict[str, float]:
-    """Grade by the verifier of the data set that made the problem; the gold is its entry."""
+    """Grade by the verifier of the data set that generated the problem; the gold is the data set's entry."""
     return _results(doc, results, _grader().grade_by_verifier)
 
 

@@ -90,7 +90,7 @@ def export_tasks(recipe: Recipe, directory: Path, model: str) -> WrittenTasks:
 
 
 def task_yaml(name: str, task: TaskSettings, sampling: SamplingSettings, problems: Path) -> str:
-    """The file of one task: its problems, how answers are drawn, and what grades them."""
+    """The file of one task: its problems, the sampling settings and the grading function."""
     repeats = sampling.samples_per_problem or task.samples_per_problem
     drawn: dict[str, Any] = {"do_sample": sampling.temperature > 0, "max_gen_toks": sampling.max_new_tokens}
     if sampling.temperature > 0:
@@ -116,7 +116,7 @@ def task_yaml(name: str, task: TaskSettings, sampling: SamplingSettings, problem
 
 
 def harness_command(names: list[str], directory: Path, model: str, sampling: SamplingSettings) -> str:
-    """The command that runs exported tasks; prompts are rendered already, so that no template is applied."""
+    """The command that runs exported tasks. It applies no chat template, because the prompts are already rendered."""
     return shlex.join(
         [
             *("lm_eval", "--model", "hf", "--model_args", f"pretrained={model},dtype=auto"),

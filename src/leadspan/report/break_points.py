@@ -6,21 +6,21 @@ least t there and at every larger p, that is
 
     p* = p_k + (p_{k+1} - p_k) (t - r_k) / (r_{k+1} - r_k),    k the last tested p with r_k < t,
 
-a straight line between two tested p. The interval does not lean on that line: in every bootstrap resample of the
+a straight line between two tested p. The interval does not depend on that line: in every bootstrap resample of the
 problems (the same for all members, runs as a level above) p* lies somewhere in [p_k, p_{k+1}], and the interval reaches
 from the (1 - level) / 2 quantile of the lower ends to the (1 + level) / 2 quantile of the upper ends. It reaches
-farther where the retention at a tested p has an interval of its own, which holds more than resamples show, around the
+farther where the interval of the retention at a single tested p, which covers more than resampling shows, includes the
 target. Where every tested p of a resample keeps the target its lower end is 0, as nothing smaller was tried. Where the
 largest tested p does not keep the target there is no value: beyond it is the uncut run alone, and no line to it was
 tested.
 
-A cut that takes the end-of-turn token away at every p below 1, as a plain lead does without an appended stop, or the
-answer at every p, as a window of the chain of thought does, has no curve that leads to the uncut run. Of such a family
+A cut that removes the end-of-turn token at every p below 1, as a plain lead does without an appended stop, or the
+answer at every p, as a window of the chain of thought does, has no curve that leads to the uncut run. For such a family
 the end 1 says only that nothing larger was tried.
 
 The prediction is LSP* = (|P| + f |CoT|) / T from the first-answer positions of the traces, the mean over the family's
-runs. It speaks of a lead cut, so that other families have none. It says where derivations begin to be whole, and the
-measurement where the target is reached: they need not agree at every target.
+runs. It is defined for lead cuts only. It says where derivations begin to be complete, and the measurement where the
+target is reached: they need not agree at every target.
 
 **Source**: the percentile bootstrap, Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapter 13; the
 definition is the project's own.
@@ -52,7 +52,7 @@ class BreakPoint(Settings):
     family: str
     """What its members share, such as `lead`."""
     target: float
-    """Retention that is asked for."""
+    """Retention to keep."""
     tested: tuple[float, ...]
     """The tested `p`, ascending: those below 1, and 1 itself where that is not the uncut run."""
     rows: tuple[str, ...]
@@ -139,7 +139,9 @@ def _measured(rows: Sequence[Row], full: Row, target: float, bootstrap: Bootstra
     cuts = np.array([*(row.p for row in rows), 1.0], dtype=float)
     of_full = models[full.label]
     means = np.array([[models[row.label].mean / of_full.mean] for row in rows] + [[1.0]])
+    # The resamples are paired: draw i of every policy and of the uncut run holds the same problems.
     drawn = np.stack([_ratios(models[row.label].draws, of_full.draws) for row in rows] + [np.ones_like(of_full.draws)])
+    # `retention` widens its intervals where few problems separate the models, which resamples alone do not show.
     ratios = (retention(scores[row.label], scores[full.label], bootstrap).ratio for row in rows)
     alone = [ratio for ratio in ratios if ratio is not None]
     assert len(alone) == len(rows), "the uncut run refuses all ratios or none"
@@ -181,7 +183,7 @@ def _policy(row: Row) -> Policy:
 
 
 def _ratios(policy: NDArray[np.float64], full: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Retention in every resample; without bound where a resample has nothing to keep."""
+    """Retention in every resample; infinite where the uncut run solved nothing in the resample."""
     return np.divide(np.maximum(policy, 0), full, out=np.full_like(policy, np.inf), where=full > 0)
 
 
@@ -215,7 +217,7 @@ def _predicted(runs: Sequence[RunResult]) -> Interval | None:
 
 
 def _family_names(families: Sequence[Sequence[Row]]) -> list[str]:
-    """The family of the cut and the axes of the study; with the labels of its rows where that does not part them."""
+    """The family of the cut and the axes of the study, followed by the labels of its rows where several share that."""
     names: list[str] = []
     for rows in families:
         recipe = rows[0].runs[0].recipe

@@ -1,4 +1,4 @@
-"""What the figures draw, in display units: read as JSON by the script in the page, and by the drawing of PNG files.
+"""The data of the figures, in display units: read as JSON by the page's script, and by the drawing of PNG files.
 
 Shares are percentages; intervals are `[value, low, high]`.
 """
@@ -38,7 +38,7 @@ PART_TITLES = {"data": "fetching data", "total": "total, not known by part"}
 
 
 def chart_data(report: Report) -> dict[str, Any]:
-    """Everything the figures draw."""
+    """The data of all figures."""
     colours = policy_colours(report)
     students = [(report.policies[label], run) for label, run in report.runs.items() if run.role == "student"]
     return {
@@ -62,7 +62,7 @@ def policy_colours(report: Report) -> dict[str, int | None]:
     rows = [row for task in report.tasks for row in task.rows]
     roles = {row.policy: row.role for row in rows}
     roles |= {report.policies[label]: run.role for label, run in report.runs.items() if run.train}
-    # The uncut run is drawn in ink on every figure, so that the eye finds what the others are compared with.
+    # The uncut run is drawn in ink on every figure, so that a reader finds the baseline at once.
     reference = next((row.reference for row in rows if row.reference), None)
     students = [policy for policy, role in roles.items() if role == "student" and policy != reference]
     numbers: dict[str, int | None] = {policy: number for number, policy in enumerate(students, start=1)}
@@ -70,7 +70,7 @@ def policy_colours(report: Report) -> dict[str, int | None]:
 
 
 def short(label: str) -> str:
-    """A label with the paths in it cut to their last two parts.
+    """A label with the paths in it shortened to their last two components.
 
     >>> short("base 1: runs/study/before/base/student")
     'base 1: \N{HORIZONTAL ELLIPSIS}/base/student'
@@ -133,13 +133,13 @@ def _with_unit(title: str, unit: str) -> str:
 
 
 def validation_losses(report: Report) -> dict[str, dict[str, float]]:
-    """Validation loss by step of every run that has any, by the run's label."""
+    """Label to validation loss by step, for every run that has a validation set."""
     trained = {label: run.train for label, run in report.runs.items() if run.train}
     return {label: train.validation_loss for label, train in trained.items() if train.validation_loss}
 
 
 def _split_charts(students: Sequence[tuple[str, RunResult]]) -> list[tuple[str, dict[str, Any]]]:
-    """Operations, time and memory by part, of the runs that know them."""
+    """Operations, time and memory by part, for the runs that recorded them."""
     trained = [(policy, run.train, run.prediction) for policy, run in students if run.train]
     flops = [(policy, train.flops, prediction and prediction.flops) for policy, train, prediction in trained]
     seconds = [

@@ -1,4 +1,4 @@
-"""Which runs are seeds of one condition, and how conditions are called.
+"""Which runs are seeds of one condition, and the names of conditions.
 
 Both are read from the recipes that the runs carry: renaming a run or moving its directory changes no number.
 """
@@ -15,9 +15,9 @@ from leadspan.results import RunResult
 from leadspan.settings import flat_settings
 
 _NOT_COMPARED = ("name", "seed", "output", "plan", "capture", "student.seed", "trial", "push")
-"""Settings in which the seeds of one condition may differ: none of them changes what is learnt but by chance."""
+"""Settings in which the seeds of one condition may differ: they change what is learnt only by chance, or not at all."""
 LENGTH = ("training.steps", "training.epochs", "data.num_train")
-"""What the controls of equal length set for each seed by itself."""
+"""Settings that the controls of equal length choose separately for each seed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class Condition:
 
     @property
     def role(self) -> Literal["student", "base", "teacher"]:
-        """What its models are to the others."""
+        """The part that its models play in the comparison."""
         return self.runs[0].role
 
     @property
@@ -54,7 +54,7 @@ class Condition:
 
     @property
     def start(self) -> str:
-        """The starting weights, whatever the seed of those that are drawn."""
+        """The starting weights; for randomly initialised ones without their seed."""
         model = self.runs[0].start
         return model.model_dump_json(exclude={"seed"}) if model else ""
 
@@ -73,7 +73,7 @@ class Condition:
 def find_conditions(runs: Sequence[RunResult]) -> list[Condition]:
     """Group runs by their recipes, in the order in which they first appear.
 
-    Two runs of one recipe and one seed are no two seeds: they stay apart, by name where that differs.
+    Two runs of one recipe with the same seed are separate conditions, named apart where their names differ.
     """
     keys = [_key(run) for run in runs]
     num_runs = Counter((key, run.seed) for key, run in zip(keys, runs, strict=True))
@@ -139,7 +139,7 @@ def flat(recipe: Recipe | None) -> dict[str, Any]:
 
 
 def without(settings: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
-    """Settings but those named, and those below them."""
+    """All settings except those named and those nested in them."""
     return {
         key: value
         for key, value in settings.items()
@@ -148,6 +148,6 @@ def without(settings: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]
 
 
 def num_differing(first: Mapping[str, Any], second: Mapping[str, Any], ignored: Sequence[str] = ()) -> int:
-    """In how many settings two flat recipes differ, apart from some."""
+    """The number of settings in which two flat recipes differ, without the ignored ones."""
     first, second = without(first, ignored), without(second, ignored)
     return sum(first.get(key) != second.get(key) for key in first.keys() | second.keys())

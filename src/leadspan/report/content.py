@@ -32,7 +32,7 @@ def build_report(
     cost: CostName = "seconds",
     samples_per_policy: int = 4,
 ) -> Report:
-    """Everything a report shows on a set of runs.
+    """All content of a report on a set of runs.
 
     Args:
         inputs: Runs, studies, audits.
@@ -89,7 +89,7 @@ def _task(frontier: Frontier, target: float, cost: CostName) -> TaskFigures:
 
 
 def _references(frontiers: Sequence[Frontier]) -> dict[str, str]:
-    """Label of each run of a cut student to that of the uncut run of its seed, or of the first uncut run."""
+    """Label of each run of a cut student to that of the uncut run of the same seed, else of the first uncut run."""
     references: dict[str, str] = {}
     for frontier in frontiers:
         for row in frontier.students:

@@ -1,4 +1,4 @@
-"""What training cost: over seeds, as a share of the uncut run's, by part, and as it was predicted before the runs."""
+"""Training costs: over seeds, as a share of the uncut run's, by part, and as predicted before the runs."""
 
 from collections.abc import Mapping, Sequence
 from statistics import fmean, stdev
@@ -24,7 +24,7 @@ COST_OPTIONS: dict[str, CostName] = {
 COST_WORDS: dict[CostName, str] = {**{name: word for word, name in COST_OPTIONS.items()}, "flops": "FLOPs"}
 """Names of the costs in a sentence."""
 MAX_RATE_RATIO = 1.5
-"""Runs alike whose operations a second differ by more than this shared their device with other work."""
+"""Similar runs whose operations per second differ by more than this factor shared their device with other work."""
 
 
 class Cost(Settings):
@@ -40,19 +40,19 @@ class Cost(Settings):
     of_full: float | None
     """The mean as a share of the reference's mean, both over the compared seeds; null without a reference."""
     predicted: float | None
-    """Mean of what was predicted before the runs; null where one of them has no prediction of it."""
+    """Mean of the predictions made before the runs; null where a run has none."""
     error: float | None
-    """How far the prediction is off, predicted / measured - 1; null where there is none."""
+    """Relative error of the prediction, predicted / measured - 1; null where there is none."""
 
 
 def costs_over(
     runs: Sequence[RunResult], compared: Sequence[RunResult] = (), full: Sequence[RunResult] = ()
 ) -> dict[CostName, Cost]:
-    """Costs of the runs of one condition; a cost that one run lacks is left out.
+    """Costs of the runs of one condition; a cost that one run lacks is omitted.
 
     Args:
         runs: All runs of the condition, whose values and predictions are taken.
-        compared: Those of them that are compared with the reference: of the seeds that retention compares too.
+        compared: The runs that are compared with the reference: those of the seeds over which retention is computed.
         full: The reference's runs of those seeds.
     """
     of_compared, of_full = _measured_by_all(compared), _measured_by_all(full)
@@ -82,7 +82,7 @@ def _measured_by_all(runs: Sequence[RunResult]) -> dict[CostName, list[float]]:
 
 
 def _measured_costs(run: RunResult) -> dict[CostName, float]:
-    """What a run cost, by measurement; empty where nothing was trained.
+    """The measured costs of a run; empty where nothing was trained.
 
     Money is the price of an hour of one device, times ranks, times hours of the training loop.
     """
@@ -90,7 +90,7 @@ def _measured_costs(run: RunResult) -> dict[CostName, float]:
     if train is None:
         return {}
     costs: dict[CostName, float] = {
-        # Bursts of other work on the machine do not move the typical time; runs of earlier versions lack it.
+        # Bursts of other work on the machine do not change the typical time; runs of earlier versions lack it.
         "seconds": train.typical_seconds or train.seconds,
         "peak_memory_bytes": train.peak_memory_bytes,
         "flops": train.flops.total,
@@ -105,7 +105,7 @@ def _measured_costs(run: RunResult) -> dict[CostName, float]:
 
 
 def _predicted_costs(prediction: Prediction | None) -> dict[CostName, float]:
-    """What a run was predicted to cost; empty where nothing was predicted."""
+    """The predicted costs of a run; empty where nothing was predicted."""
     if prediction is None:
         return {}
     costs: dict[CostName, float | None] = {
@@ -119,7 +119,7 @@ def _predicted_costs(prediction: Prediction | None) -> dict[CostName, float]:
 
 
 def currency_of(runs: Sequence[RunResult]) -> str:
-    """Sign of the money of some runs; several are all named."""
+    """Currency of the runs, or all their currencies, joined by a slash."""
     signs = [run.recipe.plan.currency for run in runs if run.recipe and "money" in _measured_costs(run)]
     return "/".join(dict.fromkeys(signs))
 
@@ -127,9 +127,9 @@ def currency_of(runs: Sequence[RunResult]) -> str:
 def clock_fault(runs: Sequence[RunResult]) -> str | None:
     """Why the times of training runs cannot be compared, or None where they can.
 
-    Runs are alike that train one student on one device and all have a live teacher, or all have none. Their operations
-    a second differ by how well short sequences fill the device, and by no more than `MAX_RATE_RATIO`. Where they differ
-    by more, or the devices differ, times say more about the machine than about the cuts.
+    Runs are similar if they train the same student on the same device, and all have a live teacher or none has. Their
+    operations per second differ by how well short sequences fill the device, but by no more than `MAX_RATE_RATIO`.
+    Where they differ by more, or the devices differ, times say more about the machine than about the cuts.
     """
     trained = [(run, run.train) for run in runs if run.train is not None]
     devices = list(dict.fromkeys(train.device for _, train in trained))
@@ -141,7 +141,7 @@ def clock_fault(runs: Sequence[RunResult]) -> str | None:
         student = run.start.model_dump_json(exclude={"seed"}) if run.start else ""
         if seconds:
             groups.setdefault((student, train.flops.teacher_body > 0), []).append(train.flops.total / seconds)
-    # A rate of seeds alike and of cuts alike: what differs most between them is how long their sequences are.
+    # Seeds and cuts are in one group: what differs most between them is the length of their sequences.
     for rates in groups.values():
         if max(rates) > MAX_RATE_RATIO * min(rates):
             slow, fast = (f"{quantity('flops', rate)}/s" for rate in (min(rates), max(rates)))
@@ -153,7 +153,7 @@ def clock_fault(runs: Sequence[RunResult]) -> str | None:
 
 
 def mean_by_part(splits: Sequence[Settings | Mapping[str, float] | None]) -> dict[str, float] | None:
-    """Mean of each part over the runs of a policy; None where a run lacks them, as a mean of some would mislead."""
+    """Mean of each part over the runs of a policy; None where a run has no parts: a mean of the rest would mislead."""
     by_run = [dict(split) for split in splits if split is not None]
     if not by_run or len(by_run) < len(splits):
         return None
@@ -169,7 +169,7 @@ def shares(values: Settings | Mapping[str, float]) -> dict[str, float]:
 
 
 def error_text(predicted: float | None, measured: float) -> str:
-    """How far a prediction was off, as a share of the measurement, signed."""
+    """The signed error of a prediction, as a share of the measurement."""
     return MISSING if predicted is None or not measured else f"{100 * (predicted / measured - 1):+.0f} %"
 
 
@@ -184,6 +184,7 @@ def speed_figures(train: TrainResult) -> dict[str, str]:
         "energy": MISSING if train.energy_joules is None else f"{train.energy_joules / 3.6e6:.3g} kWh",
     }
     if train.first_step_seconds is not None:
+        # The first step also compiles and allocates, so the typical step leaves it out.
         figures["first step"] = quantity("seconds", train.first_step_seconds)
     return figures | {name.replace("_", " "): percent(share) for name, share in shares(train.step_seconds).items()}
 

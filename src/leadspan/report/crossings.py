@@ -1,4 +1,4 @@
-"""Where piecewise linear curves reach a target for good: the arithmetic of break points, see `break_points`."""
+"""Where piecewise linear curves reach a target and stay at or above it: the arithmetic of `break_points`."""
 
 from collections.abc import Sequence
 
@@ -9,11 +9,11 @@ from leadspan.statistics.intervals import Interval
 
 
 def crossing(cuts: NDArray[np.float64], ratios: NDArray[np.float64], target: float) -> NDArray[np.float64]:
-    """Where a piecewise linear curve is at the target and stays there to its right.
+    """Where a piecewise linear curve reaches the target for the last time, to stay at or above it.
 
     Args:
         cuts: `[K]`, ascending.
-        ratios: `[K, curves]`; the last cut meets the target.
+        ratios: `[K, curves]`; the last cut reaches the target.
         target: The height.
 
     Returns:
@@ -31,7 +31,7 @@ def crossing(cuts: NDArray[np.float64], ratios: NDArray[np.float64], target: flo
 def bracket(
     cuts: NDArray[np.float64], ratios: NDArray[np.float64], target: float
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The neighbouring cuts between which each curve reaches the target for good; 0 and the first where all do."""
+    """The neighbouring cuts between which each curve reaches the target to stay; 0 and the first where all cuts do."""
     last = last_below(ratios, target)
     return np.where(last < 0, 0.0, cuts[np.maximum(last, 0)]), cuts[last + 1]
 
@@ -43,13 +43,14 @@ def bracket_interval(
 
     Args:
         cuts: `[K]`, ascending.
-        drawn: `[K, resamples]`; the last cut meets the target in each.
+        drawn: `[K, resamples]`; the last cut reaches the target in each.
         target: The height.
         level: Coverage of the interval, e.g. 0.95.
     """
     low, high = bracket(cuts, drawn, target)
     shares = ((1 - level) / 2, (1 + level) / 2)
     ends = zip((low, high), shares, strict=True)
+    # `inverted_cdf` returns a tested cut or 0, where interpolation would return a p that nobody tested.
     first, last = (float(np.quantile(values, share, method="inverted_cdf")) for values, share in ends)
     return first, last
 
@@ -66,8 +67,8 @@ def widen_to_significant(
         ends: What resampling found.
 
     Returns:
-        At most the last cut that is surely below the target, 0 without one; at least the first from which on every
-        cut is surely at it, the last one without.
+        The lower end is at most the last cut whose interval lies below the target (0 without one); the upper end is
+        at least the first cut from which on every interval lies at or above it (the last cut without one).
     """
     below = [cut for cut, ratio in zip(cuts, ratios, strict=False) if ratio.high < target]
     unsure = [i for i, ratio in enumerate(ratios) if ratio.low < target]

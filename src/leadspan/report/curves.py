@@ -1,4 +1,4 @@
-"""Figures by section and by tenth of the conversation, read from the `metrics.jsonl` of runs. Nothing is computed."""
+"""Metrics by section and by tenth of the conversation, read from the `metrics.jsonl` of runs. Nothing is computed."""
 
 import math
 import re
@@ -24,7 +24,7 @@ MEASURES = {
 """Column of `metrics.jsonl` to its name: means over positions, defined in docs/losses.md."""
 NUM_TENTHS = 10
 MAX_POINTS = 100
-"""Log lines kept of a longer curve, evenly spaced; the first and the last are always among them."""
+"""Points of a longer curve that are drawn, evenly spaced, with the first and the last: a page stays small."""
 
 MeasuredOn = Literal["training batches", "validation set"]
 _T = TypeVar("_T")
@@ -33,10 +33,10 @@ _KEY = re.compile(r"(?P<validation>eval_)?(?P<measure>[a-z_]+)/(?P<group>[a-z]+|
 
 
 class RunCurves(Settings):
-    """One run's figures by section and by tenth of the uncut conversation, on one kind of data.
+    """The metrics of one run by section and by tenth of the uncut conversation, on one kind of data.
 
-    On training batches each figure is a mean since the log line before, over what the policy left; on the validation
-    set a mean over full sequences.
+    On training batches each value is a mean since the previous log line, over the tokens that the policy left; on the
+    validation set it is a mean over full sequences.
     """
 
     label: str
@@ -50,13 +50,13 @@ class RunCurves(Settings):
     steps: list[int]
     """Optimiser steps of the log lines."""
     sections: dict[str, dict[str, list[float | None]]]
-    """Measure to section to its figure at each of the steps; null where no position of that section was weighted."""
+    """Metric to section to its value at each step; null where no position of that section had a weight."""
     tenths: dict[str, list[float | None]]
-    """Measure to its ten figures at the last step, from the first tenth of the conversation to the last."""
+    """Metric to its ten values at the last step, from the first tenth of the conversation to the last."""
 
 
 def run_curves(named: Sequence[NamedRun]) -> tuple[list[RunCurves], list[str]]:
-    """The curves of every run that was trained against a teacher, and the damaged files that hold none."""
+    """The curves of every run that was trained against a teacher, and a sentence for each damaged file."""
     curves: list[RunCurves] = []
     refused: list[str] = []
     for entry in named:
@@ -80,13 +80,13 @@ def absent_metrics(named: Sequence[NamedRun]) -> list[str]:
 
 
 def read_metrics(path: Path) -> list[tuple[int, dict[str, float | None]]]:
-    """The step and the figures of every log line of a run; figures that are not finite become null.
+    """The step and the values of every log line of a run; values that are not finite become null.
 
     Raises:
         RunError: It cannot be read, or a line is no log line.
     """
     check_written(path)  # a figure from a damaged file would look like any other
-    remedy = "mend the file, or remove it to report without it"
+    remedy = "repair the file, or remove it to report without it"
     steps: list[tuple[int, dict[str, float | None]]] = []
     number = 0
     try:
@@ -112,6 +112,7 @@ def thinned(lines: Sequence[_T], limit: int = MAX_POINTS) -> list[_T]:
 
 
 def _step(value: Any) -> int:  # Any: log lines are plain JSON
+    # `type`, not `isinstance`: JSON's true is an instance of int.
     if type(value) is not int or not 0 <= value < 2**63:
         raise ValueError("a step is a number of steps")
     return value
@@ -149,7 +150,7 @@ def _curves(
 
 
 def _figures(line: Mapping[str, float | None], is_validation: bool) -> dict[tuple[str, str], float | None]:
-    """The figures of a log line on one kind of data, by measure and group."""
+    """The values of a log line on one kind of data, by metric and group."""
     matches = [match for key in line if (match := _KEY.fullmatch(key))]
     return {
         (match["measure"], match["group"]): line[match.string]

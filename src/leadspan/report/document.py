@@ -1,4 +1,4 @@
-"""What a report shows, top to bottom, made once for all renderings: the answer, the rows of each task, the evidence."""
+"""The content of a report from top to bottom, built once for all formats: answers, rows of each task, evidence."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -35,7 +35,7 @@ def sections(report: Report, charts: Mapping[str, Any]) -> list[Section]:
 
 
 def _answer(report: Report) -> Section:
-    # Tasks on which bases and teachers alone were evaluated answer nothing about cuts.
+    # A task on which only bases and teachers were evaluated says nothing about cuts.
     answered = [task for task in report.tasks if task.has_students] or report.tasks
     elements: list[Element] = [Prose(INTRODUCTION)]
     for task in answered:
@@ -149,7 +149,7 @@ def rows_block(task: TaskFigures, rows: Sequence[Row], title: str, width: int | 
             a page.
     """
     is_page = width is None
-    # Below 110 columns a terminal shows what the recommendation rests on; a name alone would wrap otherwise.
+    # Below 110 columns a terminal shows only the evidence of the recommendation, so that names do not wrap.
     columns = [
         _Column("Accuracy", lambda row: _share(row.accuracy)),
         _Column("Terminated", lambda row: _share(row.termination)),

@@ -1,4 +1,4 @@
-"""The elements that a report is made of. Markdown leaves out figures, and what is of the page alone."""
+"""The elements of a report. Markdown omits figures and the elements that only the page has."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ class Choice:
     """Buttons above a figure, of which one is chosen.
 
     Attributes:
-        name: What the script of the page knows them by.
+        name: Identifier of the buttons in the page's script.
         title: What is chosen.
         options: Value to words; the first is chosen at first.
         draws: Identifiers of the figures that follow it, separated by spaces.
@@ -84,7 +84,7 @@ class Fold:
 
 @dataclass(frozen=True, slots=True)
 class PageOnly:
-    """An element with a template of its own, which Markdown leaves out: `pairs` of samples, or all `runs`."""
+    """An element with its own template, which Markdown omits: `pairs` of samples, or all `runs`."""
 
     template: Literal["pairs", "runs"]
 

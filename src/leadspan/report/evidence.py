@@ -152,7 +152,7 @@ def _curve_elements(report: Report, trained_on: str) -> Iterator[Element]:
         f"Divergence is {kinds}. On the validation set all policies are measured on the same uncut sequences; on "
         "training batches each policy on what it kept, so that a tenth that it cut has no figure."
     )
-    # Validation first where there is any: there all policies are measured on the same text.
+    # Validation comes first where there is any, because it measures all policies on the same text.
     measured_on = list(dict.fromkeys(curve.measured_on for curve in curves))[::-1]
     both, dashes = "tenths-0 sections-0", " Seeds of a policy differ in dash." if len(policies) < len(curves) else ""
     choices = (
@@ -198,7 +198,7 @@ def _tenths(curves: list[RunCurves], measure: str) -> Iterator[Element]:
     title = f"{MEASURES[measure]} by tenth of the conversation"
     if rows:
         block = Block(title, header, tuple(rows), num_text=2, policies=tuple(curve.policy for curve in shown))
-        # The two that most readers look for are open; the others repeat them in other units.
+        # Most readers look for these two, so they are open; the others repeat them in other units.
         yield block if measure in ("divergence", "agreement") else Fold(title, (block,))
 
 

@@ -1,7 +1,7 @@
-"""From finished runs to the frontier: quality, termination and cost of every condition, against the uncut one's.
+"""From finished runs to the frontier: quality, termination and cost of every condition, compared with the uncut one.
 
-Seeds are a level: the runs of one recipe under several seeds are one row, whose intervals hold how runs differ as well
-as problems and samples. What a row is compared with follows from the recipes, see `references`.
+Seeds are a level of resampling: the runs of one recipe with several seeds are one row, whose intervals cover variation
+between runs, problems and samples. The recipes decide what a row is compared with, see `references`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -37,7 +37,7 @@ def build_frontiers(runs: Sequence[RunResult]) -> list[Frontier]:
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
-    """A condition that was evaluated on the task, with the runs that were, on the same problems."""
+    """A condition on one task, with those of its runs that were evaluated on the same problems."""
 
     condition: Condition
     label: str
@@ -84,13 +84,13 @@ def _frontier(task: str, conditions: Sequence[Condition]) -> Frontier:
     rows = _with_simultaneous(rows, entries)
     excluded = [label for entry in entries.values() for label in entry.excluded]
     notes = [f"{label} was evaluated on other problems than its other seeds, and is left out." for label in excluded]
-    # Base and teacher were trained for other ends, or not here: their clocks are compared with nothing.
+    # Base and teacher were trained for another purpose, or elsewhere: their times are compared with nothing.
     clock = clock_fault([run for row in rows if row.role == "student" for run in row.runs])
     return Frontier(task, tuple(rows), (*notes, *notes_on(rows, clock)), clock)
 
 
 def _entry(task: str, condition: Condition) -> _Entry | None:
-    """The runs of a condition on a task; those on other problems than the first are left out, and named."""
+    """The runs of a condition on a task; those on other problems than the first are excluded and named."""
     runs: list[tuple[str, RunResult, EvalResult]] = []
     excluded: list[str] = []
     for label, run in zip(condition.labels(), condition.runs, strict=True):
@@ -109,7 +109,7 @@ def _entry(task: str, condition: Condition) -> _Entry | None:
 
 
 def _row(entry: _Entry, reference: _Entry | None, base: _Entry | None) -> Row:
-    """The row of a condition, or of one of its runs, which is compared with the reference's run of its seed."""
+    """The row of a condition, or of a single run, which is compared with the reference's run of the same seed."""
     first, result, evaluations = entry.runs[0], entry.evaluations[0], entry.evaluations
     is_reference = reference is not None and reference.condition is entry.condition
     compared = None if is_reference else reference
@@ -150,7 +150,7 @@ def _over_runs(
     interval: Callable[[EvalResult], Interval],
     scores: Callable[[EvalResult], Scores],
 ) -> Interval:
-    """The recorded interval of a single run; of several, runs as a level above problems and samples."""
+    """The recorded interval of a single run; for several, runs are resampled as a level above problems and samples."""
     intervals = [interval(result) for result in evaluations]
     if len(intervals) == 1:
         return intervals[0]
@@ -166,7 +166,7 @@ def _over_runs(
 
 
 def shared_seeds(first: Sequence[int], second: Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Which seeds of two conditions to compare: those both have, or all of both where they share none."""
+    """The seeds of two conditions to compare: the shared ones, or all of both where they share none."""
     both = tuple(seed for seed in first if seed in second)
     return (both, both) if both else (tuple(first), tuple(second))
 
@@ -178,14 +178,14 @@ def _retention(entry: _Entry, full: _Entry) -> RowRetention:
 
 def _gain(entry: _Entry, full: _Entry, base: _Entry) -> RowRetention:
     seeds, of_full = shared_seeds(entry.seeds, full.seeds)
-    # A base that is evaluated once serves all seeds; one of each seed is paired with the student of that seed.
+    # A base that was evaluated once serves all seeds; several are paired with the students of the same seeds.
     _, of_base = shared_seeds(seeds, base.seeds) if len(base.runs) > 1 else ((), base.seeds)
     scores = entry.scores(seeds), full.scores(of_full), base.scores(of_base)
     return _or_refused(seeds, lambda: base_normalised_retention(*scores))
 
 
 def _or_refused(seeds: tuple[int, ...], compute: Callable[[], Retention]) -> RowRetention:
-    """Retention, or the reason why it cannot be computed, such as other problems."""
+    """Retention, or the reason why it cannot be computed, such as different problems."""
     try:
         result = compute()
     except EvaluationError as error:
@@ -194,7 +194,7 @@ def _or_refused(seeds: tuple[int, ...], compute: Callable[[], Retention]) -> Row
 
 
 def _with_simultaneous(rows: Sequence[Row], entries: Mapping[str, _Entry]) -> list[Row]:
-    """The rows, candidates of a recommendation with an interval for all those compared with one uncut run together."""
+    """The rows; candidates of a recommendation get an interval that is simultaneous over those of one uncut run."""
     pairs: dict[str, dict[str, tuple[Runs, Runs]]] = {}
     for row in rows:
         if row.is_candidate and row.reference and row.retention and row.retention.ratio:

@@ -1,4 +1,4 @@
-"""What a report is made from, read from disk: finished runs with their directories, studies, audits."""
+"""The inputs of a report, read from disk: finished runs with their directories, studies, audits."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -35,7 +35,7 @@ class ReportInputs:
 
 @dataclass(frozen=True, slots=True)
 class NamedRun:
-    """A run under the names the page gives it.
+    """A run with its names on the page.
 
     Attributes:
         label: Unique among the runs: the policy, with the seed where several runs share it.
@@ -54,7 +54,7 @@ class NamedRun:
 
 @dataclass(frozen=True, slots=True)
 class _Stored:
-    """The finished runs of a path with their directories, the reasons for files refused, and its study if it is one."""
+    """The finished runs of a path with their directories, the reasons for refused files, and the study, if any."""
 
     runs: tuple[tuple[Path, RunResult], ...] = ()
     refused: tuple[str, ...] = ()
@@ -87,7 +87,7 @@ def _stored_at(path: Path) -> _Stored:
 
 
 def _as_recorded(run: RunResult, study: StudyRecord, trial: TrialRecord) -> RunResult:
-    """The run under the identity its study knows it by: a study that was changed may have renamed a condition."""
+    """The run with the identity that its study records: a study that was changed may have renamed a condition."""
     identity = TrialId(study=study.name, axes=trial.axes, control=trial.control)
     recipe = run.recipe and run.recipe.model_copy(update={"trial": identity})
     return run.model_copy(update={"name": trial.name, "control": trial.control, "recipe": recipe})

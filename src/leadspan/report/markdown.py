@@ -32,7 +32,7 @@ def _rendered(elements: Iterable[Element]) -> Iterator[str]:
             case Heading():
                 yield f"### {_line(element.text)}"
             case _:
-                pass  # figures, samples and recipes are of the page
+                pass  # only the page shows figures, samples and recipes
 
 
 def _line(text: str) -> str:

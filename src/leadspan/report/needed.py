@@ -1,4 +1,4 @@
-"""What a plan would need to show a target that no policy is shown to reach, if what was seen is true."""
+"""The sample size that would show a target that no policy is shown to reach, if the observed values are true."""
 
 from leadspan.errors import EvaluationError, SettingsError
 from leadspan.report.rows import Frontier, Row
@@ -8,11 +8,11 @@ from leadspan.statistics.power_from_runs import expected_from
 from leadspan.tables import percent
 
 MIN_SEEDS = 2
-"""One seed shows nothing of how seeds differ, so that none is proposed."""
+"""One seed says nothing about the variation between seeds, so a plan has at least two."""
 
 
 def sample_size_needed(frontier: Frontier, row: Row, target: float) -> str:
-    """Problems and seeds that would show the target, with what was assumed; empty where nothing can be said."""
+    """Problems and seeds that would show the target, with the assumptions; empty where nothing can be said."""
     assert row.retention and row.retention.ratio, "the caller picks compared rows"
     if row.retention.ratio.value <= target:
         return (
@@ -29,7 +29,7 @@ def sample_size_needed(frontier: Frontier, row: Row, target: float) -> str:
     # As many seeds as now, then more: 20 is where Student's t is close to the normal, and more seeds gain little.
     for number in dict.fromkeys((seeds, 2 * seeds, 4 * seeds, 20)):
         problems = problems_needed(claim, samples, number)
-        # A plan of more than 20 times the problems is none that anybody would run.
+        # Nobody would run a plan of more than 20 times the problems.
         if problems is not None and problems <= 20 * row.num_problems:
             size = f"{problems:,} problems with {samples} sample{'s' * (samples > 1)} each and {number} seeds"
             chance = f"with a probability of {percent(claim.power)} ({command})"

@@ -7,7 +7,7 @@ from leadspan.teacher.settings import Served, StoredTargets
 
 
 def notes_on(rows: Sequence[Row], clock: str | None) -> list[str]:
-    """One sentence for each thing that stands against a comparison of the rows, or that says how it was made.
+    """One sentence for each reservation about comparing the rows, and for each choice behind the comparison.
 
     Args:
         rows: All rows of a task.
@@ -51,7 +51,7 @@ def _has_teacher(row: Row) -> bool:
 
 
 def _seed_notes(rows: Sequence[Row]) -> list[str]:
-    """Rows whose comparison leaves out a run of theirs or of their reference's, or pairs different seeds."""
+    """Rows whose comparison omits a run of theirs or of their reference's, or pairs different seeds."""
     seeds = {row.label: tuple(row.seeds) for row in rows}
     labels: dict[str, list[str]] = {}
     for row in rows:

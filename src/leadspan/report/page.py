@@ -1,8 +1,8 @@
 """The page: one HTML file that answers first and needs no network.
 
-Instead of a notebook or a served dashboard: a file that can be mailed, archived beside the runs, printed, and
-opened in ten years. The part of plotly.js that draws points, lines and bars is embedded once, compressed; the content
-security policy of the page forbids all loads.
+One file, instead of a notebook or a served dashboard, can be mailed, archived with the runs, printed, and opened in ten
+years. The part of plotly.js that draws points, lines and bars is embedded once, compressed; the content security policy
+of the page forbids all loads.
 """
 
 import base64
@@ -35,7 +35,7 @@ def render_page(report: Report) -> str:
         # Markup is made of plain text already.
         finalize=lambda value: plain(value) if isinstance(value, str) and not isinstance(value, Markup) else value,
     )
-    environment.policies["json.dumps_kwargs"] = {}  # the order of parts is theirs, not the alphabet's
+    environment.policies["json.dumps_kwargs"] = {}  # Jinja sorts keys by default, but parts have an order of their own
     environment.filters |= {
         "sentence": sentence,
         "name": lambda label: short(label).replace(" %", _NO_BREAK),
@@ -45,7 +45,7 @@ def render_page(report: Report) -> str:
         "pretty": lambda recipe: json.dumps(recipe.model_dump(mode="json"), indent=2, ensure_ascii=False),
         "type_name": lambda part: type(part).__name__,
     }
-    # The script reads these texts as they are, so control codes and secrets go before they are put in.
+    # The script shows these texts unchanged, so control codes and secrets are removed here.
     data = plain_values(chart_data(report))
     script = "\n".join(['"use strict";', "(async () => {", *((_ASSETS / name).read_text("utf-8") for name in _SCRIPTS)])
     return environment.get_template("page.html.jinja").render(
@@ -73,7 +73,7 @@ def sentence(text: str) -> Markup:
 
 
 def sorted_by(cell: str) -> str:
-    """What a cell is sorted by: the number it knows, else the first number in it with its prefix, else its text.
+    """The sort key of a cell: its value, else the first number in it with its unit prefix, else its text.
 
     >>> sorted_by("1,234.5 (50 %)"), sorted_by("12 GFLOP/s"), sorted_by("lead 0.5")
     ('1234.5', '12000000000.0', 'lead 0.5')

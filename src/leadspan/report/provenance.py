@@ -1,4 +1,4 @@
-"""Where figures come from: devices, dates, versions, settings, and what is missing."""
+"""Where the numbers come from: devices, dates, versions and settings."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ _IDENTITY = ("name", "output", "seed", "trial", "push")
 
 
 class Measured(Settings):
-    """What all figures were measured on."""
+    """The devices, dates, seeds and versions behind all numbers of a report."""
 
     devices: list[str]
     """Devices of training, with the number of ranks."""
@@ -39,7 +39,7 @@ class SettingsOverview(Settings):
     """Settings and versions of the students."""
 
     differing: dict[str, dict[str, str]]
-    """Dotted setting, or version in parentheses, to label to its value, where it is not the same in all students."""
+    """Dotted setting, or version in parentheses, to label to value, where the students differ."""
     common: dict[str, str]
     """Those that are the same in all students."""
 
@@ -69,7 +69,7 @@ def measured(runs: Sequence[RunResult]) -> Measured:
 
 
 def settings_overview(named: Sequence[NamedRun]) -> SettingsOverview:
-    """Settings and versions of the students, what differs between them apart; names of runs are left out."""
+    """Settings and versions of the students, shared ones and differing ones; names of runs are omitted."""
     flat = {entry.label: _all_settings(entry.run) for entry in named if entry.run.role == "student"}
     keys = dict.fromkeys(key for values in flat.values() for key in values)
     table = {key: {label: values.get(key, MISSING) for label, values in flat.items()} for key in keys}
@@ -86,7 +86,7 @@ def _all_settings(run: RunResult) -> dict[str, str]:
 
 
 def remarks(record: StudyRecord) -> list[str]:
-    """How many trials of a study ran at a time, and what must be known of single conditions."""
+    """How many trials of a study ran at the same time, and the notes on single conditions."""
     executor = record.study.executor
     is_ray, at_once = isinstance(executor, RayExecutor), getattr(executor, "trials_at_once", 1)
     where = "on a Ray cluster, where several may share a node" if is_ray else f"{at_once} at once"

@@ -2,10 +2,10 @@
 
 Shown means that the lower end of retention's interval is at the target or above it, with an interval that holds
 together with those of all policies it was chosen among (`statistics.simultaneous`): the best of many looks better than
-it is, and the interval of each alone would show some policy too often. A policy that costs no less than its uncut run,
-or whose saving is unclear, is not recommended. The sentence brings its evidence: problems, samples, seeds, both
-intervals, what was saved, and how often the student ends its answers. With it goes what the retention of a chosen
-policy means, how the policy does against its controls, and, where nothing is shown, what a showing would take.
+it is, and with separate intervals some policy would pass too often by chance. A policy that costs no less than its
+uncut run, or whose saving is unclear, is not recommended. The sentence states its evidence: problems, samples, seeds,
+both intervals, the saving, and how often the student ends its answers. Further sentences say what the retention of a
+chosen policy means, how the policy compares with its controls, and, where nothing is shown, what sample would show it.
 """
 
 from collections.abc import Sequence
@@ -45,24 +45,24 @@ class Answer(Settings):
     sentence: str
     """The answer with its evidence."""
     selection: str = ""
-    """What the retention of a policy that was chosen among several means; empty where it was not chosen."""
+    """How to read the retention of a policy that was chosen among several; empty where it was not chosen."""
     needed: str = ""
-    """What it would take to show the target; empty where it is shown, or where nothing can be said."""
+    """The sample that would show the target; empty where it is shown, or where nothing can be said."""
     against_controls: list[str] = []
     """One sentence for each control of `closest`."""
 
     @property
     def text(self) -> str:
-        """All of it, as a paragraph."""
+        """The whole answer, as a paragraph."""
         return " ".join(filter(None, (self.sentence, self.selection, self.needed, *self.against_controls)))
 
 
 def recommend(frontier: Frontier, target: float = 0.9, cost: CostName = "seconds") -> list[Answer]:
     """The cheapest policy whose simultaneous lower bound of retention reaches a target, if it costs less than uncut.
 
-    Policies that are compared with different uncut runs, such as those of several students, are answered apart: first
-    comes the answer of the uncut run with the most policies (the first of equals). Controls, random windows among
-    them, are no candidates; nor is a policy with a refused ratio, or compared with nothing.
+    Policies that are compared with different uncut runs, such as those of several students, get separate answers. The
+    answer of the uncut run with the most policies comes first (the first of equals). Controls, which include random
+    windows, are no candidates; nor is a policy whose ratio was refused, or that is compared with nothing.
 
     Args:
         frontier: All conditions on one task.
@@ -86,7 +86,7 @@ def recommend(frontier: Frontier, target: float = 0.9, cost: CostName = "seconds
 
 
 def ranking_cost(frontier: Frontier, cost: CostName) -> CostName:
-    """The cost that ranks the rows: the one asked for, or FLOPs where that is time and the clock does not allow it.
+    """The cost that ranks the rows: the requested one, or FLOPs in place of times that cannot be compared.
 
     Raises:
         SettingsError: A trained row lacks the cost.
@@ -105,7 +105,7 @@ def _answer(frontier: Frontier, policies: list[Row], target: float, cost: CostNa
         return _nothing(frontier, policies)
     shown = [row for row, _ in ratios if _lower_bound(row) >= target]
     chosen = next((row for row in shown if saves(frontier, row, cost)), None)
-    # A policy that is shown to keep the target but saves nothing is named before one that only keeps more.
+    # A policy that is shown to keep the target but saves nothing is named before one that merely keeps the most.
     closest = chosen or (shown[0] if shown else max(ratios, key=lambda pair: pair[1])[0])
     word, share, outcome = COST_WORDS[cost], percent(target), _outcome(frontier, closest, target, cost)
     full = closest.reference
@@ -158,7 +158,10 @@ def control_sentence(row: Row, control: ControlComparison) -> str:
 
 
 def _selection(row: Row, num_compared: int) -> str:
-    """What the retention of a policy means that was chosen among several because it did well."""
+    """How to read the retention of a policy that was chosen among several because it did well.
+
+    The best of several measured values is above its own expectation on average (the winner's curse).
+    """
     together = row.retention and row.retention.simultaneous
     if num_compared == 1 or not together:
         return ""
@@ -170,7 +173,7 @@ def _selection(row: Row, num_compared: int) -> str:
 
 
 def _outcome(frontier: Frontier, row: Row, target: float, cost: CostName) -> str:
-    """What a policy kept, saved and ended."""
+    """The retention and the saving of a policy, and the share of its answers that ended."""
     assert row.retention and row.retention.ratio, "the caller picks compared rows"
     ratio = row.retention.simultaneous or row.retention.ratio
     # One decimal more where the lower end would otherwise read as the target itself.
@@ -184,7 +187,7 @@ def _outcome(frontier: Frontier, row: Row, target: float, cost: CostName) -> str
 
 
 def _evidence(row: Row, retention: RowRetention, ratio: Interval) -> str:
-    """What retention rests on: the interval of all policies together, that of this one, problems, samples, seeds."""
+    """The evidence of a retention: the simultaneous interval, that of this policy alone, problems, samples, seeds."""
     counts = [
         (row.num_problems, "problem"),
         (row.samples_per_problem, "sample"),

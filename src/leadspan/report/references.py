@@ -1,6 +1,6 @@
-"""What each condition is compared with: the uncut student, the base it began from, its controls.
+"""The comparisons of each condition: with the uncut student, the base it began from, and its controls.
 
-All of it follows from the recipes; a run's name and directory decide nothing.
+They follow from the recipes alone; the name and the directory of a run have no influence.
 """
 
 from collections.abc import Sequence
@@ -17,16 +17,16 @@ def find_references(conditions: Sequence[Condition]) -> dict[str, Condition | No
     """The uncut student that each condition is compared with, by the condition's name.
 
     A candidate is trained on uncut traces, is no control, and has learnt from a teacher, unless no run at all has one:
-    what cross-entropy alone, or a run of another length, reaches is no yardstick of a distillation. A student is
-    compared with a candidate of the same starting weights, among several with the one whose recipe differs in the
-    fewest settings (the first of equals). A candidate that no cut is compared with is no yardstick either, and is
-    compared like any other student; where there is no cut at all, the first candidate stays one. A base is compared
-    with the uncut student that began from it, a teacher with none.
+    cross-entropy alone, or a run of another length, is no baseline for a distillation. A student is compared with a
+    candidate of the same starting weights; among several, with the one whose recipe differs in the fewest settings (the
+    first of equals). A candidate that no cut is compared with is no baseline either, and is compared like any other
+    student; where there is no cut at all, the first candidate stays the baseline. A base is compared with the uncut
+    student that began from it, a teacher with none.
     """
     students = [condition for condition in conditions if condition.role == "student"]
     settings = {student.name: flat(student.recipe) for student in students}
     fulls = [student for student in students if student.is_full and student.control is None]
-    # Cross-entropy alone is the yardstick of a study in which no run has a teacher.
+    # Cross-entropy alone is the baseline of a study in which no run has a teacher.
     if any(student.has_teacher for student in students):
         fulls = [full for full in fulls if full.has_teacher]
 
@@ -51,7 +51,7 @@ def find_references(conditions: Sequence[Condition]) -> dict[str, Condition | No
 
 
 def base_of(condition: Condition, conditions: Sequence[Condition]) -> Condition | None:
-    """The starting weights of a student, evaluated: those of its recipe, or those a run of the role `base` wrote."""
+    """The evaluated starting weights of a student: those of its recipe, or those that a run of role `base` wrote."""
     bases = [base for base in conditions if base.role == "base"]
     start = condition.runs[0].start
     for base in bases:
@@ -64,7 +64,7 @@ def base_of(condition: Condition, conditions: Sequence[Condition]) -> Condition 
 
 
 def counterparts(condition: Condition, conditions: Sequence[Condition]) -> list[tuple[str, Condition]]:
-    """The controls of a policy among the conditions: the same recipe but for what the control is about."""
+    """The controls of a policy among the conditions: the same recipe except for what the control changes."""
     recipe = condition.recipe
     if recipe is None or condition.role != "student" or condition.control is not None or condition.is_full:
         return []
@@ -86,7 +86,7 @@ def counterparts(condition: Condition, conditions: Sequence[Condition]) -> list[
 
 
 def _serves_as(candidate: Condition, control: str, condition: Condition) -> bool:
-    """Whether a condition is the control, or one of the axes that amounts to it."""
+    """Whether a condition is the control, or a point of the study's axes that is the same as the control."""
     if candidate.control is not None or control in ("equal_tokens", "equal_steps"):
         return candidate.control == control
     return control == "random_window" or (condition.has_teacher and not candidate.has_teacher)

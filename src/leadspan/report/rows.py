@@ -1,4 +1,4 @@
-"""What a frontier is made of: one row for each condition on one task. The rows are a part of the report's schema."""
+"""The rows of a frontier: one for each condition on one task. They are part of the report's schema."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -25,10 +25,10 @@ class RowRetention(Settings):
     reason: str | None = None
     """Why retention was refused."""
     seeds: tuple[int, ...] = ()
-    """Seeds that were compared: those both have, or all where they share none."""
+    """Seeds that were compared: the shared ones, or all where none is shared."""
     simultaneous: SimultaneousInterval | None = None
-    """Retention with an interval that holds together with those of all policies that are compared with the same uncut
-    run; null for what is no candidate of a recommendation."""
+    """Retention with an interval that is simultaneous over all policies that are compared with the same uncut run;
+    null for a row that is no candidate of a recommendation."""
 
 
 class ControlComparison(Settings):
@@ -41,7 +41,7 @@ class ControlComparison(Settings):
     difference: Interval | None
     """Accuracy of the policy minus that of the control, paired; null where the problems differ."""
     p_value: float | None = None
-    """Of the sign-flip test on the same problems; null with the difference."""
+    """P-value of the sign-flip test on the same problems; null where the difference is."""
 
     @property
     def outcome(self) -> Literal["better", "worse", "unclear"]:
@@ -59,7 +59,7 @@ class Row(Settings):
     policy: str
     """The condition, without the seed."""
     role: Literal["student", "base", "teacher"]
-    """What the models are to the others."""
+    """The part that the models play in the comparison."""
     control: str | None
     """Which control of a study it is; null for a policy."""
     p: float | None
@@ -69,7 +69,7 @@ class Row(Settings):
     num_problems: int
     """Problems of the task."""
     samples_per_problem: int
-    """Samples of each, of one run."""
+    """Samples of each problem in one run."""
     accuracy: Interval
     """Strict accuracy, mean over runs."""
     termination: Interval
@@ -79,13 +79,13 @@ class Row(Settings):
     tokens_p50: float
     """Median number of new tokens, mean over runs."""
     reference: str | None
-    """Label of the uncut condition it is compared with; null for that condition itself and for teachers."""
+    """Label of the uncut condition that the row is compared with; null for that condition itself and for teachers."""
     is_reference: bool
     """Whether other rows are compared with this one."""
     retention: RowRetention | None
-    """Accuracy against the reference's; null without one."""
+    """Accuracy as a share of the reference's; null without a reference."""
     base: str | None
-    """Label of the base that gains are counted from."""
+    """Label of the base from which gains are measured."""
     gain: RowRetention | None
     """Base-normalised retention: (row - base) / (reference - base)."""
     costs: dict[CostName, Cost] | None
@@ -106,7 +106,7 @@ class Row(Settings):
 
     @property
     def is_candidate(self) -> bool:
-        """Whether it may be recommended: a student of a cut that is no control, asked for as one or as an axis."""
+        """Whether it may be recommended: a student of a cut that is no control, neither by name nor by its settings."""
         is_cut = self.role == "student" and self.cut_kind != "full"
         policy = self.runs[0].policy
         return is_cut and self.control is None and policy is not None and not isinstance(policy.inner, RandomWindow)
@@ -142,7 +142,7 @@ class Frontier:
 
     @property
     def currency(self) -> str:
-        """Sign of the money among the costs."""
+        """Currency of the costs in money."""
         return currency_of([run for row in self.rows for run in row.runs])
 
     def row(self, label: str | None) -> Row | None:

@@ -23,7 +23,7 @@ Outcome = Literal["only the uncut right", "only the cut right", "both wrong", "b
 OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 """In the order in which pairs are chosen."""
 HEAD_CHARS, TAIL_CHARS = 3000, 2000
-"""What is shown of a longer text: where two students part, and where an answer would stand."""
+"""Characters shown of a longer text: the beginning, where two students diverge, and the end, where answers are."""
 Key = tuple[str, int]
 
 
@@ -45,7 +45,7 @@ class Sample(Settings):
     num_left_out: int = 0
     """Characters between the two."""
     num_shared: int = 0
-    """Characters of `text` that both students wrote alike from the beginning."""
+    """Length of the common prefix of both students' texts, in characters."""
 
 
 class Pair(Settings):
@@ -137,7 +137,7 @@ class DamagedSamples(RunError):
 
 
 class _Line(Settings):
-    """What is needed of a line of a file of samples."""
+    """The fields of a sample that the comparison reads."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -192,7 +192,7 @@ class _Drawn:
         return entries
 
     def at(self, offset: int) -> _Line:
-        # The first reading noted where each line begins, so that this one reads nothing else.
+        # The first pass recorded the offset of each line, so that this pass reads only the chosen lines.
         with self.path.open("rb") as file:
             file.seek(offset)
             return _Line.model_validate_json(file.readline())

@@ -1,6 +1,6 @@
-"""What a policy saves against its uncut run, in words.
+"""The savings of a policy against its uncut run, in words.
 
-A cost that varies over seeds by as much as the policy saves of it is called unclear.
+A saving that is no larger than the variation over seeds is called unclear.
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ _SAME = 0.005
 
 @dataclass(frozen=True, slots=True)
 class _Saving:
-    """One cost of a policy and of its uncut run, `share` the mean of the one as a share of the other's."""
+    """One cost of a policy and of its uncut run; `share` is the ratio of their means."""
 
     name: CostName
     cost: Cost
@@ -30,11 +30,11 @@ class _Saving:
 
     @property
     def is_same(self) -> bool:
-        """Whether both read alike."""
+        """Whether both are the same when rounded to percent."""
         return abs(1 - self.share) < _SAME
 
     def figures(self, between: str) -> str:
-        """`7 s ± 1 s instead of 10 s ± 1 s, sd over seeds`, without the spread where there is none to see."""
+        """`7 s ± 1 s instead of 10 s ± 1 s, sd over seeds`, without a standard deviation that rounds to nothing."""
         texts: list[str] = []
         for cost in (self.cost, self.full):
             is_spread = cost.sd is not None and cost.sd > _SAME * cost.value
@@ -44,7 +44,7 @@ class _Saving:
 
 
 def saves(frontier: Frontier, row: Row, cost: CostName) -> bool | None:
-    """Whether a policy costs less than its uncut run; None where they read alike or seeds differ by as much."""
+    """Whether a policy costs less than its uncut run; None where the difference is within rounding or seed noise."""
     saving = _saving(frontier, row, cost)
     if saving is None or saving.is_same or not saving.is_clear:
         return None
@@ -60,7 +60,7 @@ def saved_text(frontier: Frontier, row: Row, cost: CostName) -> str:
     chosen = _saving(frontier, row, cost)
     is_plain = chosen is not None and chosen.is_clear and chosen.share < 1
     names: tuple[CostName, ...] = (cost, "tokens" if cost != "tokens" else "seconds")
-    # Where the cost does not speak for the policy, a reader wants to know what else might.
+    # Where this cost gives no reason to choose the policy, a reader wants to know whether another does.
     names = names if is_plain else (*names, "tokens", "flops")
     savings = [saving for name in dict.fromkeys(names) if (saving := _saving(frontier, row, name)) is not None]
     clear = [saving for saving in savings if saving.is_clear and not saving.is_same]

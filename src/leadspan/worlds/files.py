@@ -1,4 +1,4 @@
-"""A world on disk: traces, tasks and a tokenizer, in the formats everybody reads."""
+"""A world on disk: traces, tasks and a tokenizer, in common formats."""
 
 import json
 from collections.abc import Iterable
@@ -14,17 +14,17 @@ WORLD_FILE = "world.json"
 
 
 class SetRecord(Settings):
-    """What was written of one set."""
+    """The record of one written set."""
 
     settings: ProblemSet
-    """The set as asked for."""
+    """The settings of the set."""
     first_answer: float | None
     """Mean share of the chain of thought, in characters, through the first statement of the answer; absent where the
     chain of thought never states it."""
 
 
 class WorldRecord(Settings):
-    """The record beside the files of a world, `world.json`."""
+    """The record of a world, `world.json` in its directory."""
 
     seed: int
     """Seed of the draw."""
@@ -109,7 +109,7 @@ def write_task(problems: Iterable[Problem], path: Path) -> Path:
 
 
 def _keep(record: WorldRecord, path: Path) -> None:
-    """Write the record, unless another one is there: a study may have been run on that world."""
+    """Write the record, and refuse to replace a different one: a study may have been run on that world."""
     if path.exists() and load_json(WorldRecord, path) != record:
         raise RunError(f"{path}: the directory holds a world of other settings; give another output, or remove it")
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -41,7 +41,7 @@ class Multiplication(World):
     num_checks: int = Field(default=0, ge=0)
     """How often the chain of thought repeats its derivation; more of it moves the first answer forward in the trace."""
     answer_in_cot: bool = True
-    """Whether the chain of thought ends with the product, or leaves putting it together to the answer."""
+    """Whether the chain of thought ends with the product; otherwise only the answer states it."""
 
     def conflicts(self) -> Iterator[Rule]:
         """Lengths are in order."""
@@ -106,7 +106,7 @@ def digits(number: int, base: int) -> str:
 
 
 def lettered(text: str) -> str:
-    """Digits from the lowest up, each behind the letter of its place.
+    """Digits from the lowest up, each after the letter of its place.
 
     >>> lettered("331")
     'a3b3c1'

@@ -1,4 +1,4 @@
-"""Settings of a world's files: which sets of problems are written where."""
+"""Settings of a world's files: the sets of problems and where they are written."""
 
 from pathlib import Path
 from typing import Annotated

@@ -53,7 +53,7 @@ class WordProblems(World):
     max_steps: int = Field(default=3, ge=1, le=20)
     """Most changes of the amount."""
     max_distractors: int = Field(default=1, ge=0, le=7)
-    """Most sentences whose number is about something else."""
+    """Most distractor sentences, whose number is irrelevant to the question."""
     largest: int = Field(default=99, ge=20)
     """No amount is above this."""
     largest_change: int = Field(default=15, ge=3)
