@@ -70,6 +70,8 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 
     A device or a pipe is written to as it is: a rename would put a file in its place.
     """
+    if not path.name:
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     content = content.encode() if isinstance(content, str) else content
     staged = path.with_name(f".{path.name}.{os.getpid()}.tmp")

@@ -1,8 +1,12 @@
+import re
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from leadspan.errors import RunError
+from leadspan.losses import rows as row_parts
 from leadspan.losses.chunked import RowLosses, chunked_loss
 from leadspan.losses.divergences import DIVERGENCES, from_logits
 from leadspan.losses.settings import AdaptiveKl, ForwardKl, JensenShannon, LossSettings, ReverseKl
@@ -299,3 +303,25 @@ def test_the_compiled_loss_is_the_plain_one(divergence: dict) -> None:
         torch.testing.assert_close(gradients, plain_gradients, rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(rows.student_entropy, plain_rows.student_entropy)
         assert rows.agreement.tolist() == plain_rows.agreement.tolist()
+
+
+@pytest.mark.parametrize(
+    "kind, said, shown",
+    [
+        (
+            "BackendCompilerFailed",
+            "raised:\nCommand:\ng++ x.hpp\n\nOutput:\ng++: File size limit\nsee",
+            "g++: File size",
+        ),
+        ("InductorError", "InvalidCxxCompiler: No working C++ compiler\n\nSet X=1", "InvalidCxxCompiler: No working C"),
+    ],
+)
+def test_a_compiler_that_fails_is_one_error(kind: str, said: str, shown: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(*_: object, **__: object) -> None:
+        raise type(kind, (RuntimeError,), {})(said)
+
+    monkeypatch.setattr(torch, "compile", lambda part, **_: failing)
+    part = row_parts.compiled.__wrapped__(lambda: None)
+    with pytest.raises(RunError, match=re.escape(shown)) as caught:
+        part(torch.zeros(1))
+    assert "set loss.compiled: false" in str(caught.value) and "\n" not in str(caught.value)

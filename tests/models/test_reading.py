@@ -2,6 +2,7 @@
 
 import io
 import json
+import logging
 import os
 import shutil
 import sys
@@ -16,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from leadspan.errors import ModelError
 from leadspan.models.loading import load_model, load_tokenizer, save_student
 from leadspan.models.settings import Pretrained, RandomInit
+from leadspan.text import PlainFormatter
 from toys import TEMPLATE, character_tokenizer, tiny
 
 
@@ -93,6 +95,10 @@ def void(_: object) -> None:
 
 EMBEDDING = "model.embed_tokens.weight"
 DAMAGED = {
+    "config of another vocabulary": (
+        change("config.json", vocab_size=5),
+        r"(embed_tokens|lm_head).weight has shape \(\d+, \d+\) in its files and \(5, \d+\) by its config.json",
+    ),
     "config missing": (remove("config.json"), "no config.json"),
     "config empty": (write("config.json", ""), "config.json is no valid JSON"),
     "config truncated": (truncate("config.json", 0.5), "config.json is no valid JSON"),
@@ -184,6 +190,29 @@ def test_a_damaged_directory_is_one_error(name: str, sound: Path, tmp_path: Path
     with pytest.raises(ModelError, match=message) as error:
         load(directory)
     assert str(directory) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_names_of_tensors_reach_no_terminal_as_they_are(
+    sound: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    directory, said = tmp_path / "model", io.StringIO()
+    shutil.copytree(sound, directory)
+    weights(lambda tensors: tensors.update({"\x1b]0;title\x07": torch.zeros(1)}))(directory)
+    listener = logging.StreamHandler(said)
+    logging.getLogger("transformers").addHandler(listener)
+    try:
+        load(directory)
+    finally:
+        logging.getLogger("transformers").removeHandler(listener)
+    assert said.getvalue() == ""
+    [record] = [record for record in caplog.records if record.name == "leadspan.models.loading"]
+    assert (
+        PlainFormatter("%(message)s")
+        .format(record)
+        .endswith(
+            "1 tensors of its files are not used, \N{REPLACEMENT CHARACTER}]0;title\N{REPLACEMENT CHARACTER} among them"
+        )
+    )
 
 
 class MakesDirectory:

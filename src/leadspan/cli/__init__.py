@@ -167,8 +167,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     handler.setFormatter(PlainFormatter("%(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     logging.getLogger("leadspan").setLevel(logging.INFO if int(os.environ.get("RANK", "0")) == 0 else logging.ERROR)
+    written = list(sys.argv[1:] if arguments is None else arguments)
+    if any("\0" in word for word in written):  # no shell passes one on, Python does
+        return _refuse(options.command, "an argument holds U+0000, which no text and no path has; leave it out")
     with listening():
-        return _run(options, list(sys.argv[1:] if arguments is None else arguments))
+        return _run(options, written)
 
 
 def _run(options: argparse.Namespace, arguments: list[str]) -> int:

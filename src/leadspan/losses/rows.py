@@ -8,6 +8,7 @@ over rows that do not know each other, run over blocks of rows so small that the
 import functools
 import logging
 import shutil
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -15,6 +16,7 @@ import torch
 import torch.nn.functional as F  # the field's name
 from jaxtyping import Float, Int
 
+from leadspan.errors import RunError
 from leadspan.losses.divergences import DIVERGENCES, Distribution, from_logits, with_one_stop
 from leadspan.losses.settings import AnyDivergence
 from leadspan.models.heads import LogitTransform
@@ -29,6 +31,8 @@ _COMPILED_VOCABULARY = 1024
 _BLOCK_ELEMENTS = {"cpu": 1 << 18, "cuda": 1 << 26}
 # Compiled blocks on a CPU: small enough for the cache, few enough that calls do not show.
 _BLOCKS_PER_CHUNK = 32
+# Of `torch._dynamo` and `torch._inductor`, whose import takes seconds.
+_COMPILER_FAILED = "BackendCompilerFailed", "InductorError"
 Logits = Float[torch.Tensor, "C V"]
 Rows = Float[torch.Tensor, "C"]  # a dimension name
 RowPart = Callable[..., torch.Tensor]
@@ -152,11 +156,28 @@ class Blocks:
 
 @functools.lru_cache(maxsize=32)
 def compiled(build: Callable[..., RowPart], *arguments: object) -> RowPart:
-    """A row part, compiled for one shape of chunk; kept, so that a run compiles once."""
-    part = build(*arguments)
-    return torch.compile(  # pyright: ignore[reportCallIssue]  # the stubs lack the last two options
-        part, fullgraph=True, dynamic=False, isolate_recompiles=True, recompile_limit=64
+    """A row part, compiled for one shape of chunk; kept, so that a run compiles once.
+
+    Raises:
+        RunError: When it is called and the compiler fails: a full disk, headers that are missing.
+    """
+    part = torch.compile(  # pyright: ignore[reportCallIssue]  # the stubs lack the last two options
+        build(*arguments), fullgraph=True, dynamic=False, isolate_recompiles=True, recompile_limit=64
     )
+
+    def rows(*tensors: torch.Tensor) -> torch.Tensor:
+        try:
+            return part(*tensors)
+        except RuntimeError as error:
+            if type(error).__name__ not in _COMPILER_FAILED:
+                raise
+            said = str(error).partition("Output:\n")[2] or str(error)
+            raise RunError(
+                f"the loss cannot be compiled ({said.strip().splitlines()[0][:200]}); set loss.compiled: false, or see "
+                f"that the C++ compiler works and {tempfile.gettempdir()} has room"
+            ) from error
+
+    return rows
 
 
 def should_compile(setting: bool | None, num_entries: int, device: torch.device) -> bool:

@@ -46,7 +46,7 @@ def settle_layout(model: PreTrainedModel, attention: str, name: str) -> None:
         ModelError: The model is not causal, does not run, or computes logits that the loss does not know.
     """
     head_of(model)
-    with torch.no_grad(), _quiet(), reading(f"{name}: {_UNFIT}"):
+    with torch.no_grad(), reading(f"{name}: {_UNFIT}"):
         probe = _probe(model)
         was_training = probe.training
         probe.eval()
@@ -62,7 +62,7 @@ def settle_layout(model: PreTrainedModel, attention: str, name: str) -> None:
             f"{attention}, and they go through the model {_WORDS[layout]}"
         )
     chosen = own_attention if layout != "packed" else attention if attention.startswith("flash") else ATTENTION
-    with _quiet(), reading(name):
+    with reading(name):
         model.set_attn_implementation(chosen)
     setattr(model, LAYOUT, layout)
     if layout != "packed":
@@ -183,17 +183,6 @@ def _wide_type(tensor: torch.Tensor) -> torch.dtype:
 
 def _tolerance(model: PreTrainedModel) -> float:
     return _TOLERANCE if model.dtype.itemsize >= 4 else _NARROW_TOLERANCE
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence Transformers' warnings that an attention cannot be set: this module tries, and sees for itself."""
-    warner = logging.getLogger("transformers.modeling_utils")
-    was_disabled, warner.disabled = warner.disabled, True
-    try:
-        yield
-    finally:
-        warner.disabled = was_disabled
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ import copy
 import functools
 import hashlib
 import importlib.util
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,8 @@ from leadspan.errors import ModelError
 from leadspan.models.layout import settle_layout
 from leadspan.models.reading import check_directory, check_values, check_written, reading, weight_shapes
 from leadspan.models.settings import ModelSettings, Pretrained, RandomInit
+
+logger = logging.getLogger(__name__)
 
 
 def load_tokenizer(path: str, revision: str | None = None) -> PreTrainedTokenizerBase:
@@ -252,12 +255,20 @@ def _read(settings: Pretrained, dtype: torch.dtype, is_frozen: bool) -> PreTrain
             revision=settings.revision,
             dtype=dtype,
             trust_remote_code=False,
+            ignore_mismatched_sizes=True,  # they are refused below, by name
             output_loading_info=True,
             **options,
         )
     model, info = loaded
     if settings.gguf_file is not None and not is_frozen:
         vars(model.config).pop("quantization_config", None)  # its weights are plain now, and can be saved
+    for key, in_file, expected in sorted(info["mismatched_keys"]):
+        raise ModelError(
+            f"{name}: {key} has shape {tuple(in_file)} in its files and {tuple(expected)} by its config.json; they are "
+            "of another model"
+        )
+    if unused := sorted(info["unexpected_keys"]):
+        logger.warning("%s: %d tensors of its files are not used, %s among them", name, len(unused), unused[0])
     missing = sorted(info["missing_keys"])
     if missing:
         raise ModelError(

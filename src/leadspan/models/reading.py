@@ -14,6 +14,7 @@ from typing import Any
 from safetensors import safe_open
 from transformers import CONFIG_MAPPING
 from transformers.models.auto.tokenization_auto import tokenizer_class_from_name
+from transformers.utils import logging as transformers_logging
 
 from leadspan.digests import DIGESTS_FILE, fault
 from leadspan.errors import LeadspanError, ModelError
@@ -42,7 +43,8 @@ def reading(what: str) -> Iterator[None]:
     """Turn any error that a library raises over a file or a config into one error.
 
     Libraries that read model files raise whatever the first wrong value happens to break: assertions, attribute and
-    index errors, errors of recursion, and panics of Rust, which are no `Exception`.
+    index errors, errors of recursion, and panics of Rust, which are no `Exception`. Warnings of Transformers
+    are not shown: they name what stands in the files as it stands there.
 
     Args:
         what: Begins the message, e.g. `model PATH`.
@@ -50,6 +52,8 @@ def reading(what: str) -> Iterator[None]:
     Raises:
         ModelError: In place of any other error but those of leadspan and an interruption.
     """
+    before = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
     try:
         yield
     except (LeadspanError, MemoryError):
@@ -58,6 +62,8 @@ def reading(what: str) -> Iterator[None]:
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
         raise ModelError(f"{what}: {reason(error)}") from None
+    finally:
+        transformers_logging.set_verbosity(before)
 
 
 def reason(error: BaseException) -> str:
