@@ -113,6 +113,7 @@ class Renderer(PromptRenderer):
         """Render the probe in the form in which the template writes a chain of thought."""
         if fault := self._fault():
             raise ModelError(f"{self._chat.name}: {fault}; {_ANOTHER_TEMPLATE}")
+        reason = ""
         for form in assistant_turn.FORMS:
             self._form = form
             probe = self.render(_PROBE)
@@ -125,8 +126,8 @@ class Renderer(PromptRenderer):
                 )
                 raise ModelError(f"{self._chat.name}: {fault}, {_ANOTHER_TEMPLATE}")
             # The fault of the usual form, text in tags, says most; the last form is tried for a few templates only.
-            fault = probe.detail if form != assistant_turn.FORMS[-1] else fault
-        if self.rendering.assistant_turn == "append" or probe.reason == _PROMPT_LOST:
+            fault, reason = (probe.detail if form != assistant_turn.FORMS[-1] else fault), probe.reason
+        if self.rendering.assistant_turn == "append" or reason == _PROMPT_LOST:
             raise ModelError(f"{self._chat.name}: {fault}; {_ANOTHER_TEMPLATE}")
         remedy = assistant_turn.append_fault(self.turn, self.rendering) or _APPEND
         raise ModelError(f"{self._chat.name}: {fault}; {remedy}, {_ANOTHER_TEMPLATE}")
