@@ -75,7 +75,7 @@ def test_what_is_held_and_the_peak(name: str, use_bf16: bool, checkpointing: boo
     peak, gradients = allocated(lambda: forward().sum().backward(), torch.device("cpu"))
     casts = 2 * sum(p.numel() for p in model.parameters() if p.dim() == 2) if use_bf16 else 0
     traced = student_activations(wide(name), use_bf16, checkpointing)
-    assert traced.held * TOKENS == pytest.approx(held, rel=0.1, abs=casts)
+    assert traced.retained * TOKENS == pytest.approx(held, rel=0.1, abs=casts)
     assert traced.peak * TOKENS <= peak * 1.05
     assert traced.peak * TOKENS + gradients + casts >= peak * 0.95
 
@@ -127,7 +127,7 @@ def test_a_teacher_takes_one_layer_at_a_time() -> None:
         peak, left = allocated(lambda: run(model), torch.device("cpu"))
     traced = teacher_activations(wide("qwen3"), use_bf16=False)
     assert traced.peak * TOKENS == pytest.approx(peak, rel=0.1)
-    assert traced.held * TOKENS == pytest.approx(left, rel=0.05)
+    assert traced.retained * TOKENS == pytest.approx(left, rel=0.05)
 
 
 def test_adapters_hold_nearly_what_all_weights_do() -> None:
@@ -136,7 +136,7 @@ def test_adapters_hold_nearly_what_all_weights_do() -> None:
     with SavedBytes(model.parameters()).watching() as saved:
         run(model)
     traced = student_activations(wide("qwen3"), use_bf16=False, checkpointing=False)
-    assert 1.0 < traced.held * TOKENS / saved.activations < 1.25
+    assert 1.0 < traced.retained * TOKENS / saved.activations < 1.25
 
 
 @pytest.mark.parametrize("fault", [float("nan"), -1.0])
