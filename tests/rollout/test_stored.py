@@ -45,7 +45,8 @@ def test_training_from_stored_rollouts_is_live_training_on_them_at_every_horizon
         assert results[0].final_loss == pytest.approx(results[1].final_loss, rel=1e-5)
         assert results[1].flops.rollout == results[1].flops.teacher_body == 0
         for name, tensor in weights[0].items():
-            torch.testing.assert_close(weights[1][name], tensor)
+            # Adam's first step is the learning rate by the gradient's sign, softened near 0, where rounding shows.
+            torch.testing.assert_close(weights[1][name], tensor, rtol=1e-5, atol=5e-5)
 
 
 @pytest.mark.slow

@@ -221,7 +221,7 @@ def test_a_store_is_not_added_to_by_another_capture(tmp_path: Path, changes: dic
 def test_a_store_of_another_teacher_tokenizer_or_template_is_not_trained_from(tmp_path: Path) -> None:
     recipe, store = captured(tmp_path)
     other = stored(recipe, tmp_path / "run").model_copy(update={"teacher": tiny(hidden=48, seed=9)})
-    with pytest.raises(TargetsError, match=r"captured from random qwen3 \(seed 2\): weights_hash is .* wanted"):
+    with pytest.raises(TargetsError, match=r"captured from random qwen3 \(seed 2\): weights_hash is .* expected"):
         run(other)
     from toys import TEMPLATE, character_tokenizer
 
