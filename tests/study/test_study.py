@@ -84,6 +84,7 @@ def test_a_changed_study_makes_new_trials_and_keeps_the_others(tmp_path: Path) -
     assert [trial.state for trial in run_study(study, place, QUIET).trials] == ["done", "done"]
     after = finished(tmp_path)
     assert before.items() < after.items() and len(after) == 3
+    assert not list((tmp_path / "study").rglob("checkpoint-*"))  # of finished trials
     assert [run.label for run in load_runs([study.output])] == ["full", "lead 0.6"]
 
 
@@ -109,8 +110,10 @@ def test_a_failed_trial_is_shown_stops_no_other_and_is_tried_again(
     assert main(["study", str(place), "--dry-run"]) == 0
     assert "failed: lead 0.01, seed 0" in capsys.readouterr().out
     written.unlink()  # there is space again
-    assert main(["study", str(place)]) == 2
+    assert main(["study", str(place), "keep_checkpoints=true"]) == 2
     assert load_study(study.output).trials[2].state == "done"
+    with_checkpoints = [path.parent.parent.name for path in study.output.rglob("checkpoint-*")]
+    assert set(with_checkpoints) == {full_disk.recipe.output.name}
 
 
 @pytest.mark.slow

@@ -135,6 +135,8 @@ class Study(Settings):
     when absent. The cuts of the trials are captured, and `cuts` in addition."""
     executor: Executor = LocalExecutor()
     """Where trials run."""
+    keep_checkpoints: bool = False
+    """Keep the checkpoints of finished trials, three times the size of a student or more; students always stay."""
 
     @field_validator("seeds", "controls")
     @classmethod

@@ -6,6 +6,7 @@ record, does not stop the others, and is tried again from its last checkpoint wh
 """
 
 import contextlib
+import shutil
 from collections.abc import Generator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -191,6 +192,10 @@ def _whole_machine(executor: Executor) -> Executor:
 
 def _execute(study: Study, trials: Sequence[Trial], keeper: Keeper, console: Console) -> None:
     to_run = [trial for trial in trials if keeper.state(trial) != "done"]
+    if not study.keep_checkpoints:
+        for trial in trials:
+            if keeper.state(trial) == "done":  # a study that was killed may have left some
+                _remove_checkpoints(trial)
     with Board(console, keeper.record) as board, contextlib.closing(_events(study, to_run)) as events:
         for event in events:
             trial = to_run[event.trial]
@@ -198,7 +203,13 @@ def _execute(study: Study, trials: Sequence[Trial], keeper: Keeper, console: Con
                 board.said(trial.title, event.text)
                 continue
             keeper.note(trial, event)
+            if event.kind == "done" and not study.keep_checkpoints:
+                _remove_checkpoints(trial)
             board.changed(keeper.record, trial.title, event.kind, event.text)
+
+
+def _remove_checkpoints(trial: Trial) -> None:
+    shutil.rmtree(trial.recipe.output / "checkpoints", ignore_errors=True)
 
 
 def _events(study: Study, trials: Sequence[Trial]) -> Generator[Event, None, None]:
