@@ -87,8 +87,8 @@ def _predicted(row: Row) -> tuple[list[str], float | None]:
     prompt, cot = (cut.section_tokens_before[name] / cut.num_examples for name in ("prompt", "cot"))
     total = cut.tokens_before / cut.num_examples
     traces = Path(recipe.data.train.path)
-    of_world = traces.parent / "tokenizer"  # worlds of a small grammar have one of their own
-    first = _first_answer(traces, str(of_world) if of_world.is_dir() else recipe.tokenizer_path)
+    students, of_world = Path(recipe.tokenizer_path), traces.parent / "tokenizer"
+    first = _first_answer(traces, str(students if students.exists() else of_world))
     share = MISSING if first is None else f"{first / cot:.2f}"
     shown = [share, f"{prompt:.0f}", f"{cot:.0f}", f"{total:.0f}"]
     return shown, None if first is None else (prompt + first) / total
