@@ -86,9 +86,7 @@ def _predicted(row: Row) -> tuple[list[str], float | None]:
     assert cut is not None and recipe is not None, "students have counts and recipes"
     prompt, cot = (cut.section_tokens_before[name] / cut.num_examples for name in ("prompt", "cot"))
     total = cut.tokens_before / cut.num_examples
-    traces = Path(recipe.data.train.path)
-    students, of_world = Path(recipe.tokenizer_path), traces.parent / "tokenizer"
-    first = _first_answer(traces, str(students if students.exists() else of_world))
+    first = _first_answer(Path(recipe.data.train.path), recipe.tokenizer_path)
     share = MISSING if first is None else f"{first / cot:.2f}"
     shown = [share, f"{prompt:.0f}", f"{cot:.0f}", f"{total:.0f}"]
     return shown, None if first is None else (prompt + first) / total

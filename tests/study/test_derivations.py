@@ -50,6 +50,7 @@ def run_in(make_run: Callable[..., RunResult]) -> RunIn:
         output = place / f"{name}-{seed}"
         settings = {
             "output": str(output),
+            "tokenizer": str(place / "world" / "tokenizer"),
             "evaluation": {"tasks": [task.model_dump(mode="json")]},
             "data": {"train": {"path": str(place / "world" / "long.jsonl")}},
             "supervision": {"prompt": 0.0, "cot": 1.0, "answer": 1.0},
