@@ -61,8 +61,8 @@ FEW_ENDS = 0.05
 """Share of examples that keep their end of turn below which a cut draws a warning: of the demo's students only the one
 that saw 10 % of such examples ended its answers."""
 STOP_REMEDY = (
-    "leave a share of the traces whole (cut: {kind: mix, policy: ..., whole_share: 0.25}; 0.1 was too little for a "
-    "pre-trained student after 320 traces) or keep the answer behind the cut (cut: {kind: lead_answer, p: ...}), and "
+    "leave a share of the traces whole (cut: {kind: mix, policy: ..., whole_share: 0.25}; 0.1 was too little for "
+    "one of two pre-trained students) or keep the answer behind the cut (cut: {kind: lead_answer, p: ...}), and "
     "see with sampling.thinking_budget what a student answers where its thinking is closed for it"
 )
 
