@@ -34,7 +34,7 @@ from leadspan.teacher.source import NoTeacher
 from leadspan.training.process import freed_memory_reused
 from leadspan.training.trainer import DistillationTrainer, attach_objective
 
-ROWS, LENGTH, NUM_PROMPT, WARM_UP, STEPS, ROUNDS = 4, 286, 114, 3, 8, 3
+ROWS, LENGTH, NUM_PROMPT, WARM_UP, STEPS, ROUNDS = 4, 286, 114, 2, 6, 2
 SHAPE = {
     "model_type": "llama",
     "vocab_size": 49_152,
