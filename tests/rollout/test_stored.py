@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from test_on_policy import lines, on_policy
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from leadspan.errors import SettingsError, TargetsError
 from leadspan.pipeline.capture import prepare_capture
@@ -31,22 +31,30 @@ def test_training_from_stored_rollouts_is_live_training_on_them_at_every_horizon
     store = tmp_path / "store"
     stored = with_changes(live, output=str(tmp_path / "stored"), targets={"kind": "store", "path": str(store)})
     run_capture(prepare_capture(with_changes(live, capture={"path": str(store), **HIDDEN})))
+    gradients: list[torch.Tensor] = []
+
+    def keep(optimiser: torch.optim.Optimizer, *_: Any) -> None:
+        weights = [weight for group in optimiser.param_groups for weight in group["params"]]
+        gradients.append(torch.cat([weight.grad.flatten() for weight in weights]))
+
     for horizon in (2, 9):
         rollout = {**live.model_dump(mode="json")["rollout"], "horizon": {"kind": "fixed", "tokens": horizon}}
-        weights, results, records = [], [], []
+        results, records = [], []
+        gradients.clear()
         for recipe in (live, stored):
+            handle = register_optimizer_step_pre_hook(keep)
             result = run(with_changes(recipe, rollout=rollout))
+            handle.remove()
             records.append(lines(recipe.output))
-            weights.append(load_file(recipe.output / "student" / "model.safetensors"))
             results.append(result.train)
             shutil.rmtree(recipe.output)
         assert records[0] == records[1]
         assert {line["cap"] for line in records[0]} == {horizon, 24}
         assert results[0].final_loss == pytest.approx(results[1].final_loss, rel=1e-5)
         assert results[1].flops.rollout == results[1].flops.teacher_body == 0
-        for name, tensor in weights[0].items():
-            # Adam's first step is the learning rate by the gradient's sign, softened near 0, where rounding shows.
-            torch.testing.assert_close(weights[1][name], tensor, rtol=1e-5, atol=5e-5)
+        # Not the weights: Adam's first step divides a gradient by its size, and near 0 that shows rounding.
+        ours, theirs = gradients
+        assert (ours - theirs).norm() < 1e-5 * ours.norm()
 
 
 @pytest.mark.slow
