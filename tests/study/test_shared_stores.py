@@ -152,7 +152,7 @@ def test_a_failed_capture_stops_the_study_with_one_message(tmp_path: Path) -> No
     place.write_text(dump_yaml(study))
     assert main(["study", str(place)]) == 2
     record = load_study(study.output)
-    assert record.captures[0].state == "failed" and "no store and not empty" in record.captures[0].message
+    assert record.captures[0].state == "failed" and "not empty and not a store" in record.captures[0].message
     assert {t.state for t in record.trials} == {"waiting"}
     (job.directory / "mine.txt").unlink()
     assert {t.state for t in run_study(study, place, QUIET).trials} == {"done"}

@@ -278,7 +278,7 @@ def test_a_directory_that_is_no_store_and_a_missing_path_are_refused(tmp_path: P
     assert recipe.capture.path is not None
     recipe.capture.path.mkdir()
     (recipe.capture.path / "notes.txt").write_text("mine")
-    with pytest.raises(TargetsError, match="no store and not empty"):
+    with pytest.raises(TargetsError, match="not empty and not a store"):
         capture_of(recipe)
     with pytest.raises(SettingsError, match=r"capture\.path: missing"):
         run_capture(prepare_capture(toy_recipe(tmp_path)))

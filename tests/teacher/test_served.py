@@ -208,7 +208,7 @@ def test_another_template_is_refused_unless_that_is_meant() -> None:
     model = load_model(tiny(hidden=48, seed=2), torch.float32, for_training=False)
     renderer = Renderer(character_tokenizer(), Rendering())
     with serving(model, character_tokenizer(TEMPLATE.replace("<|im_end|>\n", "<|im_end|>"))) as server:
-        with pytest.raises(TargetsError, match=r"chat template writes prompts otherwise .*check_template: false"):
+        with pytest.raises(TargetsError, match=r"chat template writes prompts differently .*check_template: false"):
             check_tokenizer(teacher(server).servers.of(""), renderer)
         check_tokenizer(teacher(server, check_template=False).servers.of(""), renderer)
 
@@ -240,7 +240,7 @@ def test_an_example_beyond_the_servers_window_is_refused(loopback, tmp_path: Pat
             },
             "not defined with the tail as one outcome",
         ),
-        ({"teacher": {"url": "host:8000"}}, "no address of a server"),
+        ({"teacher": {"url": "host:8000"}}, "not the address of a server"),
         ({"capture": {"engine": "server", "codec": {"kind": "hidden"}}}, "engine server returns the likeliest tokens"),
     ],
 )

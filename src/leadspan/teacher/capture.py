@@ -23,12 +23,12 @@ from leadspan.models.loading import check_vocabularies, load_config, load_model,
 from leadspan.models.settings import ModelSettings, Pretrained
 from leadspan.models.shapes import shape_from
 from leadspan.status import report_status
-from leadspan.teacher.claim import claimed, foreign_files, set_aside_damaged
+from leadspan.teacher.claim import claimed, finished_shards, set_aside_damaged
 from leadspan.teacher.engine import TransformersEngine, check_causal, head_file, hidden_dtype
 from leadspan.teacher.estimate import COMMON_CODECS, Estimate, estimate
 from leadspan.teacher.fill import Engine, Ranks, check_space, fill_store
 from leadspan.teacher.live import freeze
-from leadspan.teacher.manifest import HEAD_FILE, MANIFEST_FILE, Manifest
+from leadspan.teacher.manifest import HEAD_FILE, MANIFEST_FILE, SHARDS_DIR, Manifest
 from leadspan.teacher.sequences import CapturePlan, Sequences
 from leadspan.teacher.served import ServedEngine
 from leadspan.teacher.settings import AnyTeacher, CaptureSettings, Codec, Hidden, Served, TopK
@@ -100,7 +100,7 @@ def run_capture(job: CaptureJob) -> Manifest:
         # Gigabytes for a large vocabulary, so a head that is there and whole is not written again.
         if manifest.head is not None and not (head_path.exists() and file_hash(head_path) == manifest.head.sha256):
             write_atomically(head_path, head)
-        for path in foreign_files(directory):
+        for path in sorted({*(directory / SHARDS_DIR).iterdir()} - {*finished_shards(directory).values()}):
             report_status(f"{path}: not a shard, ignored")
         for path in set_aside_damaged(directory):
             report_status(f"{path}: damaged, moved aside and captured again")
@@ -141,6 +141,7 @@ def _describe(job: CaptureJob, teacher: PreTrainedModel | None) -> tuple[Manifes
     dtype = str(job.dtype).removeprefix("torch.")
     if isinstance(job.teacher, Served):
         name = identity = job.teacher.identity
+        # A server does not report its head: log-probabilities are read for the rows of the student's.
         rows, width, dtype = shape_from(job.student).vocab_size, 0, "that of the server"
     else:
         name, identity = name_of(job.teacher), weights_id(job.teacher)

@@ -32,7 +32,7 @@ def claimed(directory: Path, manifest: Manifest) -> Iterator[Manifest]:
         The manifest to use: that of the store, if it describes the same capture.
 
     Raises:
-        TargetsError: Another process captures into it, it holds another capture, or the directory is no store.
+        TargetsError: Another process captures into it, it holds another capture, or the directory is not a store.
     """
 
     def refusal(holder: str) -> TargetsError:
@@ -41,39 +41,31 @@ def claimed(directory: Path, manifest: Manifest) -> Iterator[Manifest]:
         )
 
     with locked(directory / _LOCK_FILE, refusal):
-        yield _begin(directory, manifest)
-
-
-def _begin(directory: Path, manifest: Manifest) -> Manifest:
-    if (directory / MANIFEST_FILE).exists():
-        existing = read_manifest(directory)
-        check_same(existing.identity(), manifest.identity(), str(directory))
-        if existing.plan_hash != manifest.plan_hash:
-            raise TargetsError(
-                f"{directory}: it holds other sequences (plan {existing.plan_hash}, now {manifest.plan_hash}): "
-                "traces, cuts, seed and sizes of packs and shards must stay; give another capture.path"
-            )
-        manifest = existing
-    elif any(path.name not in (_LOCK_FILE, DRAWN_FILE) for path in directory.iterdir()):
-        raise TargetsError(f"{directory}: it is no store and not empty; give another capture.path")
-    else:
-        write_manifest(manifest, directory)
-    (directory / SHARDS_DIR).mkdir(exist_ok=True)
-    # Safe under the lock: no other process is writing here.
-    for temporary in (*directory.glob(".*.tmp"), *(directory / SHARDS_DIR).glob(".*.tmp")):
-        temporary.unlink()
-    return manifest
+        if (directory / MANIFEST_FILE).exists():
+            existing = read_manifest(directory)
+            check_same(existing.identity(), manifest.identity(), str(directory))
+            if existing.plan_hash != manifest.plan_hash:
+                raise TargetsError(
+                    f"{directory}: it holds other sequences (plan {existing.plan_hash}, now {manifest.plan_hash}): "
+                    "traces, cuts, seed and sizes of packs and shards must stay; give another capture.path"
+                )
+            manifest = existing
+        # The lock is there already, and rollouts may have been drawn before the capture.
+        elif any(path.name not in (_LOCK_FILE, DRAWN_FILE) for path in directory.iterdir()):
+            raise TargetsError(f"{directory}: it is not empty and not a store; give another capture.path")
+        else:
+            write_manifest(manifest, directory)
+        (directory / SHARDS_DIR).mkdir(exist_ok=True)
+        # Safe under the lock: no other process is writing here.
+        for temporary in (*directory.glob(".*.tmp"), *(directory / SHARDS_DIR).glob(".*.tmp")):
+            temporary.unlink()
+        yield manifest
 
 
 def finished_shards(directory: Path) -> dict[int, Path]:
     """Complete shards of a store, by number; files with other names do not count."""
     named = ((_SHARD.fullmatch(path.name), path) for path in (directory / SHARDS_DIR).glob("*"))
     return {int(match["number"]): path for match, path in named if match}
-
-
-def foreign_files(directory: Path) -> list[Path]:
-    """Files in the shard directory of a store that are not shards."""
-    return sorted(path for path in (directory / SHARDS_DIR).glob("*") if not _SHARD.fullmatch(path.name))
 
 
 def set_aside_damaged(directory: Path) -> list[Path]:
@@ -101,5 +93,6 @@ def has_hash_of_name(path: Path, digest: str) -> bool:
 def set_aside(path: Path, directory: Path) -> Path:
     """Move a damaged file or part into `damaged/` of a store, from where nothing is read; earlier ones stay there."""
     (directory / _DAMAGED_DIR).mkdir(exist_ok=True)
+    # Numbered, since a shard that is captured again may be damaged again under the same name.
     number = sum(1 for _ in (directory / _DAMAGED_DIR).iterdir())
     return path.rename(directory / _DAMAGED_DIR / f"{number}-{path.name}")

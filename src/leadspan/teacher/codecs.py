@@ -8,7 +8,6 @@ minus the outside mass, which is kept in float32.
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -47,7 +46,7 @@ def moments(logits: Float[torch.Tensor, "N V"]) -> Moments:
 
     `sum` adds in cascade; PyTorch's softmax on the CPU does not, and over 151,936 tokens is off by 1.5e-5.
     """
-    peak = logits.amax(-1)
+    peak = logits.amax(-1)  # subtracted, so that no exponential overflows
     exponentials = (logits - peak[:, None]).exp_()
     total = exponentials.sum(-1).double()
     logsumexp = (peak + total.log()).to(logits.dtype)
@@ -153,7 +152,11 @@ def decode(arrays: Arrays, codec: SparseCodec) -> Arrays:
         assert counts is not None, "drawn supports have counts"
         return {"token_ids": ids, "log_probs": log_probs, "sample_weights": counts / codec.num_samples}
     if codec.precision == "packed":
-        log_probs = _with_mass(log_probs, arrays["outside"])
+        # Rounded entries: each row is shifted so that its mass is exactly `1 - outside`. A row without mass stays.
+        inside = np.exp(log_probs).sum(1, dtype=np.float64)
+        target_mass = 1.0 - arrays["outside"].astype(np.float64)
+        shift = np.where(target_mass > 0, np.log(np.maximum(target_mass, np.finfo(np.float64).tiny) / inside), 0.0)
+        log_probs = np.minimum(log_probs + shift.astype(np.float32)[:, None], np.float32(0.0))
     return {"token_ids": ids, "log_probs": log_probs}
 
 
@@ -170,18 +173,10 @@ def bytes_per_position(codec: SparseCodec, num_temperatures: int, num_tokens: in
     # Token id, section, outside mass, entropy (float16), log-probability of the label, normalisers.
     fixed = 4 + 1 + 4 + 2 + 4 + 4 * num_temperatures
     if not isinstance(codec, Sampled):
-        fixed += 4 * (num_temperatures - 1)
+        fixed += 4 * (num_temperatures - 1)  # outside masses at the other temperatures
     if isinstance(codec, TopK):
         return fixed + min(codec.k, num_tokens) * entry
-    return fixed + 2 + support * entry
-
-
-def _with_mass(log_probs: np.ndarray, outside: np.ndarray) -> np.ndarray:
-    """Shift each row so that its mass is exactly `1 - outside`; a row whose mass is all outside stays."""
-    inside = np.exp(log_probs).sum(1, dtype=np.float64)
-    target_mass = 1.0 - outside.astype(np.float64)
-    shift = np.where(target_mass > 0, np.log(np.maximum(target_mass, np.finfo(np.float64).tiny) / inside), 0.0)
-    return np.minimum(log_probs + shift.astype(np.float32)[:, None], np.float32(0.0))
+    return fixed + 2 + support * entry  # 2: the number of entries
 
 
 def _largest(logits: torch.Tensor, k: int) -> torch.Tensor:
@@ -219,6 +214,7 @@ def _draw(masses: torch.Tensor, number: int, offsets: torch.Tensor) -> tuple[tor
     ids = block * _BLOCK + torch.searchsorted(within, rest[:, :, None], right=True)[:, :, 0]
     is_last = torch.ones_like(ids, dtype=torch.bool)
     is_last[:, :-1] = ids[:, 1:] != ids[:, :-1]
+    # Points ascend, so equal ids are neighbours: a count is the distance to the last draw of the token before.
     last_indices = torch.where(is_last, torch.arange(1, number + 1, device=ids.device), 0)
     previous = torch.cummax(torch.nn.functional.pad(last_indices, (1, 0))[:, :-1], dim=1).values
     return ids, torch.where(is_last, last_indices - previous, 0)
@@ -251,8 +247,3 @@ def _outside(
         rest.scatter_(1, ids[small], remainder.expand_as(ids[small]))
         outside[small] = rest.sum(1, dtype=torch.float64) / total[small]
     return outside.clamp_(min=0.0).float().cpu().numpy()
-
-
-def as_tensors(arrays: Arrays) -> dict[str, Any]:
-    """Arrays as tensors that share their memory."""
-    return {name: torch.from_numpy(array) for name, array in arrays.items()}

@@ -44,15 +44,13 @@ class TransformersEngine:
         batch = on_device(pack(sequences), self.teacher.device)
         targets = live_targets(self.teacher, batch)
         codec = self.settings.codec
+        num_positions = [len(example.input_ids) - 1 for example in sequences]
         if isinstance(codec, Hidden):
-            arrays = {"hidden": _as_numpy(targets.hidden.to(self.hidden_dtype))}
-        else:
-            arrays = self._encode(targets, batch["labels"], uniform_offsets(sequences, codec))
-        return split_rows(arrays, [len(example.input_ids) - 1 for example in sequences], PER_ENTRY)
-
-    def _encode(self, targets: DenseTargets, labels: torch.Tensor, offsets: torch.Tensor | None) -> Arrays:
-        codec = self.settings.codec
-        assert not isinstance(codec, Hidden), "encoded by itself"
+            hidden = targets.hidden.to(self.hidden_dtype).reshape(-1).cpu()
+            kind = _NUMPY_OF[hidden.dtype]
+            array = hidden.view(torch.int16).numpy().view(kind) if kind is np.uint16 else hidden.numpy()
+            return _split_rows({"hidden": array.copy()}, num_positions)
+        labels, offsets = batch["labels"], uniform_offsets(sequences, codec)
         size = self.settings.chunk_tokens or default_chunk(targets.head)
         slabs: list[Arrays] = []
         for start in range(0, len(labels), size):
@@ -65,19 +63,13 @@ class TransformersEngine:
                 drawn = None if offsets is None else offsets[positions]
                 slab_logits = logits[first : first + slab]
                 slabs.append(encode(slab_logits, labels[positions], codec, self.settings.temperatures, drawn))
-        return {name: np.concatenate([part[name] for part in slabs]) for name in slabs[0]}
+        columns = {name: np.concatenate([part[name] for part in slabs]) for name in slabs[0]}
+        return _split_rows(columns, num_positions)
 
 
-def split_rows(arrays: Arrays, num_positions: Sequence[int], per_entry: frozenset[str]) -> list[Arrays]:
-    """Cut the columns of a pack into those of its sequences.
-
-    Args:
-        arrays: Columns of all positions, one after the other.
-        num_positions: Positions of each sequence.
-        per_entry: Columns with one value per entry; where `num_entries` is there, it says how many a position has.
-    """
+def _split_rows(arrays: Arrays, num_positions: Sequence[int]) -> list[Arrays]:
+    """Cut the columns of a pack, all positions one after the other, into those of its sequences."""
     ends = [0, *itertools.accumulate(num_positions)]
-    total = ends[-1]
     sizes = arrays.get("num_entries")
     entry_ends = ends
     if sizes is not None:
@@ -85,8 +77,9 @@ def split_rows(arrays: Arrays, num_positions: Sequence[int], per_entry: frozense
         entry_ends = [running[end] for end in ends]
     rows: list[Arrays] = [{} for _ in num_positions]
     for name, values in arrays.items():
-        by_entry = name in per_entry and sizes is not None
-        width = 1 if by_entry else len(values) // total
+        by_entry = name in PER_ENTRY and sizes is not None
+        # All other columns have the same number of values at every position.
+        width = 1 if by_entry else len(values) // ends[-1]
         marks = entry_ends if by_entry else ends
         for row, (start, end) in zip(rows, itertools.pairwise(marks), strict=True):
             row[name] = values[start * width : end * width]
@@ -103,6 +96,7 @@ def hidden_dtype(settings: CaptureSettings, teacher: torch.dtype) -> torch.dtype
 
 def head_file(targets: DenseTargets, num_tokens: int) -> tuple[bytes, HeadEntry]:
     """Content of the file of the teacher's head, and its entry in the manifest."""
+    # The first rows only, as in the distribution: what lies behind them is padding of the vocabulary.
     content = save({"weight": targets.head.detach()[:num_tokens].cpu().contiguous()})
     entry = HeadEntry(sha256=hashlib.sha256(content).hexdigest(), scale=targets.scale, softcap=targets.softcap)
     return content, entry
@@ -118,8 +112,8 @@ def check_causal(teacher: PreTrainedModel, longest: int, name: str) -> None:
     parameters = getattr(config, "rope_parameters", None) or {}
     for rope in (parameters, *(value for value in parameters.values() if isinstance(value, dict))):  # or by layer type
         original = rope.get("original_max_position_embeddings") or config.max_position_embeddings
-        # These types choose frequencies by the length of the whole sequence, so a prefix of the outputs is no output
-        # of the prefix.
+        # These types choose frequencies by the length of the whole sequence, so a prefix of the outputs is not the
+        # output of the prefix.
         if rope.get("rope_type") in ("dynamic", "longrope") and longest > original:
             raise ModelError(
                 f"teacher {name}: its {rope['rope_type']} position embedding changes with sequences longer than "
@@ -130,6 +124,7 @@ def check_causal(teacher: PreTrainedModel, longest: int, name: str) -> None:
 
 def default_chunk(head: torch.Tensor) -> int:
     """Positions projected at a time."""
+    # 4 bytes a logit; at least 16 rows, however large the vocabulary.
     return _CUDA_CHUNK_TOKENS if head.is_cuda else max(16, _CPU_CHUNK_BYTES // (4 * head.shape[0]))
 
 
@@ -145,9 +140,3 @@ def uniform_offsets(sequences: Sequence[Example], codec: object) -> torch.Tensor
         for e in sequences
     ]
     return torch.from_numpy(np.concatenate(drawn))
-
-
-def _as_numpy(hidden: torch.Tensor) -> np.ndarray:
-    kind = _NUMPY_OF[hidden.dtype]
-    tensor = hidden.reshape(-1).cpu()
-    return (tensor.view(torch.int16).numpy().view(kind) if kind is np.uint16 else tensor.numpy()).copy()

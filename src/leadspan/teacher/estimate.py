@@ -17,7 +17,6 @@ from leadspan.teacher.engine import TransformersEngine, default_chunk, hidden_dt
 from leadspan.teacher.live import live_targets, teacher_logits
 from leadspan.teacher.sequences import Sequences
 from leadspan.teacher.settings import CaptureSettings, Codec, Hidden, Sampled, SparseCodec, TopK, TopP
-from leadspan.teacher.targets import DenseTargets
 
 COMMON_CODECS: tuple[Codec, ...] = (TopK(k=20), TopK(k=50), TopK(k=100), TopP(), Sampled(), Hidden())
 """Codecs that a dry run compares with that of the settings."""
@@ -82,16 +81,21 @@ def estimate(
     start = time.perf_counter()
     engine(sample)
     seconds = time.perf_counter() - start
+    # The settings' own codec may be among the others: each is measured once.
     codecs = list({codec.model_dump_json(): codec for codec in (settings.codec, *other_codecs)}.values())
     losses, full, supports = _losses(teacher, student, sample, codecs, settings, num_tokens)
-    positions = sum(n - 1 for n in sequences.lengths)
+    positions = sum(n - 1 for n in sequences.lengths)  # the last token of a sequence is only predicted
     estimates = []
     for codec, kl_lost, support in zip(codecs, losses, supports, strict=True):
         # Where the data decides the size of a support (top-p, sampled), that of the sample is taken.
-        size = _size(codec, settings, num_tokens, support, teacher)
+        if isinstance(codec, Hidden):
+            # Token id, section, and the states; the head is stored once.
+            size = 4 + 1 + head_shape(teacher)[1] * _dtype_of(codec, settings, teacher).itemsize
+            once = math.prod(head_shape(teacher)) * head_of(teacher).weight.element_size()
+        else:
+            size, once = bytes_per_position(codec, len(settings.temperatures), num_tokens, support), 0
         error = float(kl_lost.std(ddof=1) / len(kl_lost) ** 0.5) if len(kl_lost) > 1 else 0.0
-        total = size * positions + (_head_bytes(teacher) if isinstance(codec, Hidden) else 0)
-        estimates.append(CodecEstimate(codec, size, total, support, float(kl_lost.mean()), error))
+        estimates.append(CodecEstimate(codec, size, size * positions + once, support, float(kl_lost.mean()), error))
     sampled = sum(len(e.input_ids) - 1 for e in sample)
     return Estimate(len(sequences), positions, sampled / seconds, sampled, float(full.mean()), estimates)
 
@@ -132,13 +136,17 @@ def _losses(
     for start in range(0, len(labels), size):
         rows = slice(start, start + size)
         logits = teacher_logits(theirs, rows, shared)
+        # float64: a codec may lose 1e-6 nats, the difference of two divergences of about one.
         log_p = torch.log_softmax(logits.double(), dim=-1)
         log_q = torch.log_softmax(teacher_logits(ours, rows, shared).double(), dim=-1)
         kl = torch.linalg.vecdot(log_p.exp(), log_p - log_q)
         full.append(kl.cpu().numpy())
         for number, codec in enumerate(codecs):
             if isinstance(codec, Hidden):
-                rounded = _rounded(theirs, rows, shared, _dtype_of(codec, settings, teacher))
+                # Log-probabilities from hidden states rounded to the type they are stored in.
+                rounded_hidden = theirs.hidden[rows].to(_dtype_of(codec, settings, teacher)).to(theirs.hidden.dtype)
+                rounded_logits = teacher_logits(replace(theirs, hidden=rounded_hidden), slice(None), shared)
+                rounded = torch.log_softmax(rounded_logits.double(), dim=-1)
                 stored = torch.linalg.vecdot(rounded.exp(), rounded - log_q)
                 entries[number] += shared * len(kl)
             else:
@@ -167,7 +175,7 @@ def _sparse_kl(
     arrays = encode(logits, labels, codec, settings.temperatures, offsets)
     decoded = {name: torch.from_numpy(a).to(logits.device) for name, a in decode(arrays, codec).items()}
     log_p = decoded["log_probs"].double()
-    used = torch.isfinite(log_p)
+    used = torch.isfinite(log_p)  # unused slots have -inf
     ratio = torch.where(used, log_p - log_q.gather(1, decoded["token_ids"]), 0.0)
     if isinstance(codec, Sampled):
         return torch.linalg.vecdot(decoded["sample_weights"].double(), ratio), int(used.sum())
@@ -180,22 +188,5 @@ def _sparse_kl(
     return torch.linalg.vecdot(log_p.exp(), ratio) + tail, int(used.sum())
 
 
-def _rounded(targets: DenseTargets, rows: slice, num_tokens: int, dtype: torch.dtype) -> torch.Tensor:
-    """Log-probabilities from hidden states rounded to the type they are stored in."""
-    hidden = targets.hidden[rows].to(dtype).to(targets.hidden.dtype)
-    stored = DenseTargets(hidden, targets.head, targets.scale, targets.softcap)
-    return torch.log_softmax(teacher_logits(stored, slice(None), num_tokens).double(), dim=-1)
-
-
-def _size(codec: Codec, settings: CaptureSettings, num_tokens: int, support: float, teacher: PreTrainedModel) -> float:
-    if isinstance(codec, Hidden):
-        return 4 + 1 + head_shape(teacher)[1] * _dtype_of(codec, settings, teacher).itemsize
-    return bytes_per_position(codec, len(settings.temperatures), num_tokens, support)
-
-
 def _dtype_of(codec: Hidden, settings: CaptureSettings, teacher: PreTrainedModel) -> torch.dtype:
     return hidden_dtype(settings.model_copy(update={"codec": codec}), teacher.dtype)
-
-
-def _head_bytes(teacher: PreTrainedModel) -> int:
-    return math.prod(head_shape(teacher)) * head_of(teacher).weight.element_size()

@@ -98,7 +98,12 @@ def fill_store(
                     manifest = _timed(manifest, before, clock)
                     write_manifest(manifest, directory)
             except OSError as error:
-                raise _cannot_write(directory, error, plan, missing) from None
+                num_missing = sum(number not in finished_shards(directory) for number in missing)
+                raise CacheError(
+                    f"{directory}: cannot be written ({error.strerror}); {len(plan.shards) - num_missing} of "
+                    f"{len(plan.shards)} shards are complete; free space and run `leadspan capture` again, which "
+                    "continues with the others"
+                ) from None
     ranks.wait()
     if ranks.rank == 0:
         finished = finished_shards(directory)
@@ -139,6 +144,7 @@ def _capture_shard(
                 pending = writing.submit(_write, writer, pack, rows)
                 rate.add(sum(len(example.input_ids) - 1 for example in pack))
         finally:
+            # Also after an error: the writer must not be closed while a thread still writes.
             if pending is not None:
                 pending.result()
         writer.close()
@@ -177,11 +183,3 @@ def check_space(directory: Path, num_bytes: float) -> None:
             f"{directory}: the store takes about {num_bytes / 1e9:.3g} GB, {free / 1e9:.3g} GB are free; "
             "free space, choose a smaller capture.codec, or another capture.path"
         )
-
-
-def _cannot_write(directory: Path, error: OSError, plan: CapturePlan, missing: list[int]) -> CacheError:
-    num_missing = sum(number not in finished_shards(directory) for number in missing)
-    return CacheError(
-        f"{directory}: cannot be written ({error.strerror}); {len(plan.shards) - num_missing} of {len(plan.shards)} "
-        "shards are complete; free space and run `leadspan capture` again, which continues with the others"
-    )

@@ -17,7 +17,7 @@ DRAWN_FILE = "rollouts.jsonl"
 """Whole rollouts of the student, in a store of the teacher's targets on them."""
 # A format is read by the version that wrote it, or refused: a store is cheap to make again, wrong targets are not.
 _FORMAT: Literal[2] = 2
-# Fields that change while a capture goes on, or between equal captures: they are no part of what a store is.
+# Fields that change while a capture goes on, or between equal captures: they are not part of what a store is.
 _PROGRESS = (
     "complete",
     "shards",
@@ -115,6 +115,7 @@ class Manifest(Settings):
     def kept_targets(self) -> KeptTargets:
         """What is kept of a distribution; hidden states with the type they were written in."""
         codec = self.codec
+        # `dtype: teacher` names no type; float16 and bfloat16 take the same memory and count as one.
         if isinstance(codec, Hidden) and self.hidden_dtype is not None:
             codec = Hidden(dtype="float32" if self.hidden_dtype == "float32" else "bfloat16")
         return KeptTargets(codec, tuple(self.temperatures), self.engine)
@@ -186,6 +187,7 @@ def read_joined(directory: Path) -> Manifest:
     """
     manifests_of = read_parts(directory)
     manifests = list(manifests_of.values())
+    # Parts of one store differ in their sequences only, so the first one's description is that of all.
     first = manifests[0]
     for path, manifest in manifests_of.items():
         check_same(manifest.identity(), first.identity(), str(path))
@@ -223,4 +225,5 @@ def check_same(actual: dict[str, Any], expected: dict[str, Any], where: str) -> 
 
 def _shown(value: Any) -> str:
     text = json.dumps(value)
+    # A codec or a list of temperatures fits; a long text would hide the other fields.
     return text if len(text) <= 120 else text[:117] + "..."

@@ -66,7 +66,9 @@ def read_support(answer: PromptLogprobs | None, input_ids: np.ndarray, k: int, w
         raise TargetsError(f"{who} returned {num_returned} prompt log-probabilities for {len(input_ids)} tokens")
     shape = (len(input_ids) - 1, k)
     ids, log_probs, labels = np.empty(shape, np.int64), np.empty(shape), np.empty(shape[0])
+    # The first token has no log-probability, since nothing precedes it.
     for t, (entry, token) in enumerate(zip(answer[1:], input_ids[1:].tolist(), strict=True)):
+        # Servers add the prompt's own token to the likeliest; it is cut off where it is not among them.
         likeliest = sorted(entry.items(), key=lambda item: -item[1])[:k] if entry else []
         if len(likeliest) < k or entry is None or token not in entry:
             has = "with" if entry and token in entry else "without"

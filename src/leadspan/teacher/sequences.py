@@ -86,7 +86,11 @@ def longest_sequences(sources: Sequence[Examples]) -> Sequences:
         contexts: list[tuple[int, ...]] = []
         # Longest first: whatever a longer sequence begins with is served by it already.
         for source, row in sorted(candidates, key=lambda at: -sources[at[0]].lengths[at[1]]):
-            context = _context(sources[source].layouts[row])
+            context = _runs(sources[source].layouts[row])
+            if not sources[source].layouts[row].append_stop:
+                # The last token is only predicted; an appended end of turn is not part of the runs.
+                *rest, start, end = context
+                context = (*rest, start, end - 1) if end - 1 > start else tuple(rest)
             if not any(_begins(longer, context) for longer in contexts):
                 contexts.append(context)
                 locations.append((source, row))
@@ -118,6 +122,7 @@ class CapturePlan:
 def plan_capture(sequences: Sequences, settings: CaptureSettings, seed: int) -> CapturePlan:
     """Pack the sequences as training packs examples, and group the packs into shards."""
     lengths = sequences.lengths
+    # A sequence beyond the budget is a pack of its own, so the budget is never below the longest.
     packs = plan_by_tokens(lengths, max(settings.tokens_per_batch, *lengths, 0), None, seed)
     shards: list[tuple[int, int]] = []
     start, positions = 0, 0
@@ -126,6 +131,7 @@ def plan_capture(sequences: Sequences, settings: CaptureSettings, seed: int) -> 
         if positions >= settings.positions_per_shard or number == len(packs) - 1:
             shards.append((start, number + 1))
             start, positions = number + 1, 0
+    # A zero byte stands in none of the three, so different plans never join to the same text.
     content = "\0".join((sequences.content_hash, str(packs), str(shards)))
     return CapturePlan(packs, shards, lengths, hashlib.sha256(content.encode()).hexdigest()[:32])
 
@@ -141,18 +147,10 @@ def _runs(layout: Layout) -> tuple[int, ...]:
     return tuple(borders)
 
 
-def _context(layout: Layout) -> tuple[int, ...]:
-    """Runs of all kept tokens but the last one, which is only predicted."""
-    borders = _runs(layout)
-    if layout.append_stop:
-        return borders
-    *rest, start, end = borders
-    return (*rest, start, end - 1) if end - 1 > start else tuple(rest)
-
-
 def _begins(longer: tuple[int, ...], shorter: tuple[int, ...]) -> bool:
     """Whether the tokens of some runs begin with those of others."""
     if not shorter:
         return True
+    # All borders are equal but the last one: there the longer sequence may go on.
     head, last_end = shorter[:-1], shorter[-1]
     return longer[: len(head)] == head and len(longer) > len(head) and longer[len(head)] >= last_end

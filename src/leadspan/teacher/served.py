@@ -1,7 +1,7 @@
 """A served teacher, as the source of targets in training and as the engine of a capture."""
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from typing import cast
 
@@ -11,13 +11,14 @@ from accelerate import Accelerator
 from transformers import PreTrainedTokenizerBase
 
 from leadspan.data.examples import Example, Examples
-from leadspan.data.packing import Batch, pack
+from leadspan.data.packing import Batch
 from leadspan.data.sections import Renderer
 from leadspan.errors import TargetsError
 from leadspan.teacher.codecs import Arrays
 from leadspan.teacher.prompt_logprobs import PromptLogprobs, read_support
 from leadspan.teacher.server import TeacherServer
 from leadspan.teacher.settings import AnyTeacher, KeptTargets, Served, ServedTeacher, TopK
+from leadspan.teacher.source import TeacherSource
 from leadspan.teacher.targets import SparseTargets, Targets
 
 # Texts on which tokenizers commonly differ: digits, spaces, punctuation, characters of two and more bytes, code.
@@ -53,7 +54,7 @@ class Servers:
         return min((window for window in windows if window is not None), default=None)
 
 
-class RemoteTeacher:
+class RemoteTeacher(TeacherSource):
     """A teacher that runs on a server: `k` log-probabilities per position, requested batch by batch."""
 
     def __init__(self, settings: Served):
@@ -67,12 +68,6 @@ class RemoteTeacher:
     def kept_targets(self) -> KeptTargets:
         """The likeliest tokens at temperature 1."""
         return self.settings.kept_targets
-
-    def shape(self) -> None:
-        """None: the server computes."""
-
-    def activations(self, use_bf16: bool) -> None:
-        """None: the server has the memory."""
 
     def check_origin(self, renderer: Renderer, teacher: AnyTeacher | None) -> None:
         """Compare the server's tokenizer, and its chat template if it applies one, with those of the data."""
@@ -91,9 +86,6 @@ class RemoteTeacher:
                 "longer window"
             )
 
-    def load(self, dtype: torch.dtype, tokenizer: PreTrainedTokenizerBase) -> None:
-        """There is nothing to load."""
-
     def shared_tokens(self, student_rows: int, tokenizer_size: int) -> int | None:
         """None, so all rows of the student's head: tokens outside the teacher's support are one outcome for both."""
         self._num_tokens = student_rows
@@ -102,11 +94,6 @@ class RemoteTeacher:
     def prepare(self, accelerator: Accelerator) -> None:
         """Targets go where training runs."""
         self._device = accelerator.device
-
-    @property
-    def collator(self) -> Callable[[Sequence[Example]], Batch]:
-        """Packs examples; their targets are requested once the batch is made."""
-        return pack
 
     def ask_ahead(self, batches: Sequence[Batch]) -> None:
         """Request the targets of later batches, so that the server works while the student does."""
@@ -122,6 +109,7 @@ class RemoteTeacher:
             TargetsError: The server does not answer, or its answer is unusable.
         """
         sequences = list(_sequences(batch))
+        # Requested ahead in training; a validation asks for the first time here.
         futures = [
             self._pending.pop((name, ids.tobytes()), None) or self.servers.of(name).ask(ids.tolist(), self.settings.k)
             for name, ids, _ in sequences
@@ -169,6 +157,7 @@ class ServedEngine:
     def __call__(self, sequences: Sequence[Example]) -> list[Arrays]:
         """The stored columns of every sequence."""
         k, servers = self.codec.k, [self.servers.of(example.teacher) for example in sequences]
+        # All requests go out before the first answer is read, so that the server can batch them.
         futures = [server.ask(e.input_ids.tolist(), k) for server, e in zip(servers, sequences, strict=True)]
         rows = []
         for server, future, example in zip(servers, futures, sequences, strict=True):
@@ -209,14 +198,14 @@ def check_tokenizer(server: TeacherServer, renderer: Renderer) -> int | None:
         pairs = itertools.zip_longest(theirs, ours, fillvalue="none")
         at, there, here = next((at, there, here) for at, (there, here) in enumerate(pairs) if there != here)
         raise TargetsError(
-            f"{server.name}: its tokenizer is not that of the data: of a text with the data's special tokens, token "
-            f"{at} is {there} there and {here} here; models distilled over the vocabulary need one tokenizer"
+            f"{server.name}: its tokenizer is not that of the data: token {at} of a text with the data's special "
+            f"tokens is {there} there and {here} here; models distilled over the vocabulary need one tokenizer"
         )
     if tokenized is not None and server.settings.check_template:
         chat = server.tokenize(_CHAT)
         if chat is not None and chat[0] != _ids(tokenizer, renderer.prompt_text(_CHAT)):
             raise TargetsError(
-                f"{server.name}: its chat template writes prompts otherwise than the data's: "
+                f"{server.name}: its chat template writes prompts differently from the data's: "
                 f"{tokenizer.decode(chat[0])!r} there, {renderer.prompt_text(_CHAT)!r} here; set "
                 "data.rendering.chat_template to the server's, or teacher.check_template: false where that is meant"
             )
@@ -234,4 +223,5 @@ def _sequences(batch: Batch) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
     for name, start, first, end in zip(batch["teachers"], batch["borders"], borders, borders[1:], strict=False):
         if first < end:
             weighted = positions[first:end] - start
+            # Up to the token that the last weighted position predicts.
             yield name, input_ids[start : start + weighted[-1] + 2], weighted

@@ -14,6 +14,7 @@ import os
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -56,6 +57,7 @@ class TeacherServer:
         """
         model, read = self.settings.model, _read_vllm
         body: dict[str, Any] = {"model": model, "prompt": prompt, "prompt_logprobs": k, "max_tokens": 1}
+        # The data's special tokens are in the prompt already.
         body |= {"temperature": 1.0, "add_special_tokens": False}
         path = "/v1/completions"
         if self.settings.api == "sglang":
@@ -83,6 +85,7 @@ class TeacherServer:
             body["prompt"] = text
         else:
             body |= {"messages": list(text), "add_generation_prompt": True}
+        # What servers without the path, or without a chat template, answer with.
         answer = self._post("/tokenize", body, unless=(400, 404, 405, 422, 501))
         try:
             return None if answer is None else ([int(i) for i in answer["tokens"]], answer.get("max_model_len"))
@@ -117,7 +120,16 @@ class TeacherServer:
     def _attempt(self, path: str, content: bytes, unless: Sequence[int]) -> tuple[Any, str]:
         """An answer, or the reason why there is none where another attempt may succeed."""
         try:
-            status, text = self._send(path, content)
+            # http.client follows no redirect, so the key goes to the named host alone.
+            url = urlsplit(self.settings.url)
+            kind = http.client.HTTPSConnection if url.scheme == "https" else http.client.HTTPConnection
+            headers = {"Content-Type": "application/json"}
+            if self.settings.api_key_env is not None:
+                headers["Authorization"] = f"Bearer {self._key}"
+            with closing(kind(url.hostname or "", url.port, timeout=self.settings.timeout)) as connection:
+                connection.request("POST", f"{url.path}{path}", content, headers)
+                response = connection.getresponse()
+                status, text = response.status, response.read()
             if status == 200:
                 return json.loads(text), ""
             if status in unless:
@@ -142,21 +154,6 @@ class TeacherServer:
         self._has_failed.set()
         return self._failure
 
-    def _send(self, path: str, content: bytes) -> tuple[int, bytes]:
-        # http.client follows no redirect, so the key goes to the named host alone.
-        url = urlsplit(self.settings.url)
-        kind = http.client.HTTPSConnection if url.scheme == "https" else http.client.HTTPConnection
-        connection = kind(url.hostname or "", url.port, timeout=self.settings.timeout)
-        headers = {"Content-Type": "application/json"}
-        if self.settings.api_key_env is not None:
-            headers["Authorization"] = f"Bearer {self._key}"
-        try:
-            connection.request("POST", f"{url.path}{path}", content, headers)
-            response = connection.getresponse()
-            return response.status, response.read()
-        finally:
-            connection.close()
-
     @property
     def _key(self) -> str:
         name = self.settings.api_key_env
@@ -166,6 +163,7 @@ class TeacherServer:
         return key
 
     def _without_key(self, text: str) -> str:
+        # A server or proxy may repeat the request in its error page.
         return text.replace(self._key, "***") if self.settings.api_key_env is not None else text
 
 
@@ -180,5 +178,6 @@ def _read_sglang(answer: Any) -> PromptLogprobs:
     tokens, tops = meta["input_token_logprobs"], meta["input_top_logprobs"]
     rows: list[dict[int, float] | None] = [None]
     for (log_prob, token, *_), top in zip(tokens[1:], tops[1:], strict=True):
+        # The prompt's own token is added, since it need not be among the likeliest.
         rows.append({int(likely): float(said) for said, likely, *_ in top} | {int(token): float(log_prob)})
     return rows

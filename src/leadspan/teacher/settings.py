@@ -59,6 +59,7 @@ class TopP(Settings):
     """Tag."""
     p: float = Field(default=0.98, gt=0, le=1)
     """Mass to reach."""
+    # The number of entries is stored in 16 bits.
     max_tokens: int = Field(default=256, ge=1, le=65535)
     """Tokens kept at most; where they do not reach `p`, the rest stays in the tail."""
     precision: Precision = "packed"
@@ -80,6 +81,7 @@ class Sampled(Settings):
 
     kind: Literal["sampled"] = "sampled"
     """Tag."""
+    # A count is stored in one byte.
     num_samples: int = Field(default=50, ge=1, le=255)
     """Draws per position; the support is the distinct ones."""
     seed: int = Field(default=0, ge=0, lt=2**32)
@@ -163,14 +165,15 @@ class ServedTeacher(Settings):
     def _root_of_server(cls, url: str) -> str:
         address = urlsplit(url)
         if address.scheme not in ("http", "https") or not address.hostname or address.query or address.fragment:
-            raise ValueError("no address of a server; write http://HOST:PORT or https://HOST")
+            raise ValueError("not the address of a server; write http://HOST:PORT or https://HOST")
+        # Clients of OpenAI's interface give the address with /v1; paths are added to the root here.
         return url.rstrip("/").removesuffix("/v1")
 
     def conflicts(self) -> Iterator[Rule]:
         """The settings hold the name of a variable, never a key."""
         # Checked here and not by a pattern of the field, whose error message would print the value.
         if self.api_key_env is not None and not re.fullmatch("[A-Z_][A-Z0-9_]*", self.api_key_env):
-            text = "api_key_env is no name of an environment variable (A-Z, 0-9, _); a key itself stands in no recipe"
+            text = "api_key_env is not the name of an environment variable (A-Z, 0-9, _); a recipe never holds the key"
             yield ("api_key_env",), text
 
     @property
@@ -195,7 +198,7 @@ class ServedTeachers(Settings):
     def conflicts(self) -> Iterator[Rule]:
         """All have the same `k`, since their answers go into one batch."""
         if len(numbers := {teacher.k for teacher in self.by_name.values()}) > 1:
-            yield ("by_name",), f"k is one of {sorted(numbers)} by teacher, and one batch has one: give all the same"
+            yield ("by_name",), f"the teachers have different k: {sorted(numbers)}; give them all the same"
 
     @property
     def k(self) -> int:
@@ -256,7 +259,7 @@ class CaptureSettings(Settings):
     def conflicts(self) -> Iterator[Rule]:
         """Log-probabilities are kept at temperature 1, and the engine can return what is kept."""
         if 1.0 not in self.temperatures:
-            text = f"temperatures {self.temperatures}: 1.0 is missing, and log-probabilities are kept at it"
+            text = f"temperatures {self.temperatures}: 1.0 is missing, at which log-probabilities are kept"
             yield ("temperatures",), text
         is_plain = self.codec.kind == "top_k" and self.temperatures == [1.0] and self.vocabulary == "head"
         if self.engine != "transformers" and not is_plain:

@@ -27,6 +27,7 @@ REMEDY = (
     "run the command that captured it again (`leadspan capture` or `leadspan study`): it moves damaged shards aside "
     "and captures them again"
 )
+# Arrow has no bfloat16: its bits are stored as unsigned integers.
 _HIDDEN_TYPES = {"float32": pa.float32(), "float16": pa.float16(), "bfloat16": pa.uint16()}
 
 
@@ -119,7 +120,7 @@ class ShardWriter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is not None:
+        if kind is not None:  # a shard that was not closed does not count
             self._file.abandon()
             self._staged.unlink(missing_ok=True)
 
@@ -169,7 +170,7 @@ class ShardReader:
         """Map the file.
 
         Raises:
-            CacheError: It is no Arrow file of this store.
+            CacheError: It is not an Arrow file of this store.
         """
         self.path, self.names = path, list(columns_of(manifest))
         try:
@@ -215,15 +216,11 @@ class ShardReader:
         """The stored hash of a row's token ids."""
         return self._batch(batch).column("sequence_hash")[row].as_py()
 
-    def num_rows(self) -> int:
-        """Sequences in the shard."""
-        return sum(self._batch(n).num_rows for n in range(self._file.num_record_batches))
-
     def _batch(self, number: int) -> pa.RecordBatch:
         if number not in self._batches:
             try:
                 batch = self._file.get_batch(number)
-                batch.validate()
+                batch.validate()  # lengths and buffers, in constant time; checksums see the values
             except (OSError, pa.ArrowException) as error:
                 raise damaged(self.path, f"record batch {number}: {_first_line(error)}") from None
             self._batches[number] = batch

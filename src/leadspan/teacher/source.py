@@ -8,7 +8,7 @@ import functools
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Protocol, cast
+from typing import cast
 
 import torch
 from accelerate import Accelerator
@@ -35,13 +35,16 @@ from leadspan.teacher.targets import Targets
 logger = logging.getLogger(__name__)
 
 
-class TeacherSource(Protocol):
-    """The teacher's side of training, the same to the trainer whether the teacher is live, stored or absent."""
+class TeacherSource:
+    """The teacher's side of training, the same to the trainer whether the teacher is live, stored, served or absent.
+
+    Each kind of teacher overrides what it has; what it leaves out does nothing, as it is without a teacher.
+    """
 
     @property
     def kept_targets(self) -> KeptTargets | None:
         """What is kept of each distribution, which limits the losses it serves; None where nothing is stored."""
-        ...
+        return None
 
     def shape(self) -> ModelShape | None:
         """Shape of the part that computes in training: a live teacher, or the head applied to stored hidden states.
@@ -49,7 +52,7 @@ class TeacherSource(Protocol):
         Raises:
             ModelError: The config of a live teacher cannot be read.
         """
-        ...
+        return None
 
     def activations(self, use_bf16: bool) -> ActivationBytes | None:
         """Memory of its forward pass; None where there is none.
@@ -60,7 +63,7 @@ class TeacherSource(Protocol):
         Raises:
             ModelError: A live teacher cannot be traced.
         """
-        ...
+        return None
 
     def check_origin(self, renderer: Renderer, teacher: AnyTeacher | None) -> None:
         """Check that the targets belong to a run's tokenizer, template and, where the recipe names one, teacher.
@@ -68,7 +71,6 @@ class TeacherSource(Protocol):
         Raises:
             TargetsError: Names each of them that differs.
         """
-        ...
 
     def check_serves(self, examples: Examples, indices: Sequence[int]) -> None:
         """Check that there are targets for some examples.
@@ -77,7 +79,6 @@ class TeacherSource(Protocol):
             TargetsError: One of them is not served.
             CacheError: The row that serves one of them is damaged.
         """
-        ...
 
     def load(self, dtype: torch.dtype, tokenizer: PreTrainedTokenizerBase) -> None:
         """Load what training needs of it.
@@ -90,7 +91,6 @@ class TeacherSource(Protocol):
             ModelError: The teacher cannot be loaded, or its vocabulary is not the data's.
             CacheError: The stored head is missing or damaged.
         """
-        ...
 
     def shared_tokens(self, student_rows: int, tokenizer_size: int) -> int | None:
         """How many tokens the heads of teacher and student are compared on; None for all rows of the student's head.
@@ -98,72 +98,30 @@ class TeacherSource(Protocol):
         Raises:
             TargetsError: The heads are padded differently, and the stored distributions include the padding.
         """
-        ...
+        return None
 
     def prepare(self, accelerator: Accelerator) -> None:
         """Put what was loaded where training runs, sharded among the ranks if the student is."""
-        ...
 
     @property
     def collator(self) -> Callable[[Sequence[Example]], Batch]:
         """Packs examples into a batch; runs in the processes that load data."""
-        ...
-
-    def ask_ahead(self, batches: Sequence[Batch]) -> None:
-        """Start fetching the targets of the batches of a step, where they come from another machine."""
-        ...
-
-    def targets(self, batch: Batch) -> Targets | None:
-        """What the student imitates at the weighted positions of a batch; None where there is no teacher."""
-        ...
-
-
-class NoTeacher:
-    """A recipe without a teacher: cross-entropy only."""
-
-    kept_targets = None
-
-    def shape(self) -> ModelShape | None:
-        """None: nothing computes."""
-        return None
-
-    def activations(self, use_bf16: bool) -> ActivationBytes | None:
-        """None: there is no forward pass."""
-        return None
-
-    def check_origin(self, renderer: Renderer, teacher: AnyTeacher | None) -> None:
-        """There is nothing to check."""
-
-    def check_serves(self, examples: Examples, indices: Sequence[int]) -> None:
-        """Every example is served: none needs a target."""
-
-    def load(self, dtype: torch.dtype, tokenizer: PreTrainedTokenizerBase) -> None:
-        """There is nothing to load."""
-
-    def shared_tokens(self, student_rows: int, tokenizer_size: int) -> int | None:
-        """The student's head is compared with no other."""
-        return None
-
-    def prepare(self, accelerator: Accelerator) -> None:
-        """There is nothing to place."""
-
-    @property
-    def collator(self) -> Callable[[Sequence[Example]], Batch]:
-        """Packs examples, without targets."""
         return pack
 
     def ask_ahead(self, batches: Sequence[Batch]) -> None:
-        """There is nothing to fetch."""
+        """Start fetching the targets of the batches of a step, where they come from another machine."""
 
     def targets(self, batch: Batch) -> Targets | None:
-        """The recipe has no teacher."""
+        """What the student imitates at the weighted positions of a batch; None where there is no teacher."""
         return None
 
 
-class LiveTeacher:
-    """A frozen teacher that runs in the training process on the same packed rows as the student."""
+class NoTeacher(TeacherSource):
+    """A recipe without a teacher: cross-entropy only."""
 
-    kept_targets = None
+
+class LiveTeacher(TeacherSource):
+    """A frozen teacher that runs in the training process on the same packed rows as the student."""
 
     def __init__(self, settings: ModelSettings, model: PreTrainedModel | None = None):
         """Take a teacher.
@@ -182,12 +140,6 @@ class LiveTeacher:
         """Of the forward pass up to the final hidden states, traced without weights."""
         return teacher_activations(self.settings, use_bf16)
 
-    def check_origin(self, renderer: Renderer, teacher: AnyTeacher | None) -> None:
-        """Its vocabulary is checked when it is loaded."""
-
-    def check_serves(self, examples: Examples, indices: Sequence[int]) -> None:
-        """A live teacher serves every example."""
-
     def load(self, dtype: torch.dtype, tokenizer: PreTrainedTokenizerBase) -> None:
         """Load and freeze the model, and compare its vocabulary with the data's."""
         self.model = freeze(load_model(self.settings, dtype, is_frozen=True))
@@ -205,21 +157,13 @@ class LiveTeacher:
         prepared = accelerator.prepare_model(cast(torch.nn.Module, self.model), evaluation_mode=True)
         self.model = cast(PreTrainedModel, prepared)
 
-    @property
-    def collator(self) -> Callable[[Sequence[Example]], Batch]:
-        """Packs examples; their targets are computed from the batch."""
-        return pack
-
-    def ask_ahead(self, batches: Sequence[Batch]) -> None:
-        """Nothing to fetch: targets are computed here."""
-
     def targets(self, batch: Batch) -> Targets | None:
         """The teacher's hidden states and head."""
         assert self.model is not None, "loaded before"
         return live_targets(self.model, batch)
 
 
-class StoredTeacher:
+class StoredTeacher(TeacherSource):
     """A store of targets: its rows come with each batch; the teacher's head, if it has one, is loaded once."""
 
     def __init__(self, directory: Path):
@@ -249,10 +193,6 @@ class StoredTeacher:
         is_dense = isinstance(self.manifest.codec, Hidden)
         return head_only(self.manifest.hidden_size, self.manifest.num_tokens) if is_dense else None
 
-    def activations(self, use_bf16: bool) -> ActivationBytes | None:
-        """The forward pass was made when the store was captured."""
-        return None
-
     def check_origin(self, renderer: Renderer, teacher: AnyTeacher | None) -> None:
         """Compare the manifest with tokenizer, template and teacher of the run."""
         expected = {"tokenizer_hash": renderer.tokenizer_hash, "template_hash": renderer.template_hash}
@@ -281,6 +221,7 @@ class StoredTeacher:
         stored_tokens = self.manifest.num_tokens
         if stored_tokens == student_rows:
             return None
+        # Hidden states give logits of any rows; sparse log-probabilities are normalised over those of the capture.
         if self.store.is_dense or stored_tokens == tokenizer_size:
             return tokenizer_size
         raise TargetsError(
@@ -299,9 +240,6 @@ class StoredTeacher:
         """Packs examples with their stored rows; the head stays out of the processes that load data."""
         # A partial pickles, and the store in it pickles as its path: worker processes map the files themselves.
         return functools.partial(_pack_with_rows, self.store)
-
-    def ask_ahead(self, batches: Sequence[Batch]) -> None:
-        """Nothing to fetch: targets come with the batches."""
 
     def targets(self, batch: Batch) -> Targets | None:
         """The stored rows of the batch, with the head."""

@@ -19,7 +19,7 @@ from leadspan.data.packing import SparseRows, StoredRows
 from leadspan.digests import file_hash
 from leadspan.errors import CacheError, TargetsError
 from leadspan.teacher.claim import has_hash_of_name
-from leadspan.teacher.codecs import Arrays, as_tensors, decode, logsumexp_column, outside_column
+from leadspan.teacher.codecs import Arrays, decode, logsumexp_column, outside_column
 from leadspan.teacher.entries import at_positions
 from leadspan.teacher.manifest import HEAD_FILE, SHARDS_DIR, Manifest, read_joined, read_parts
 from leadspan.teacher.settings import Hidden
@@ -47,6 +47,7 @@ class TargetStore:
         self._shards = [
             ShardReader(path, manifest) for part, manifest in self.parts.items() for path in shard_paths(part, manifest)
         ]
+        # Several rows of one trace: a cut that changes the context has a sequence of its own.
         self._rows: dict[bytes, list[tuple[int, int, int]]] = defaultdict(list)
         for number, shard in enumerate(self._shards):
             for batch, row, example_id in shard.sequences():
@@ -102,7 +103,7 @@ class TargetStore:
     def find(self, example: Example) -> tuple[int, int, int]:
         """Shard, record batch and row whose sequence begins with all of an example's tokens but the last.
 
-        The last token is only predicted: it is no context of any position with a loss.
+        The last token is only predicted: it is not the context of any position with a loss.
 
         Raises:
             TargetsError: There is none; names the example and both hashes.
@@ -120,6 +121,7 @@ class TargetStore:
         context = example.input_ids[:-1]
         for location in self._rows.get(bytes.fromhex(example.example_id), []):
             captured = self._shards[location[0]].input_ids(*location[1:])
+            # Longer by one at least: the last token of a captured sequence has no position of its own.
             if len(captured) > len(context) and np.array_equal(captured[: len(context)], context):
                 return location
         return None
@@ -141,14 +143,17 @@ class TargetStore:
 
     def collate(self, examples: Sequence[Example]) -> StoredRows:
         """Stored targets at the weighted positions of a batch, as tensors in the order of `pack`."""
+        # Position t predicts token t + 1, so a weighted token is looked up one position before it.
         rows = [self.read(example, np.flatnonzero(example.weights > 0) - 1) for example in examples]
         columns = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
         if self.is_dense:
+            # bfloat16 was written as its bits; the view gives them their type back.
             hidden = torch.from_numpy(columns["hidden"]).view(_DTYPES[str(self.manifest.hidden_dtype)])
             return {"hidden": hidden.view(-1, self.manifest.hidden_size)}
         assert not isinstance(self.manifest.codec, Hidden), "dense above"
         normalisers = {t: columns.get(logsumexp_column(t)) for t in self.manifest.temperatures}
-        tensors = cast(SparseRows, as_tensors(decode(columns, self.manifest.codec)))
+        decoded = decode(columns, self.manifest.codec)
+        tensors = cast(SparseRows, {name: torch.from_numpy(array) for name, array in decoded.items()})
         num_rows = len(columns["label_log_prob"])
         # An engine that returns log p only leaves the logits free up to a constant: log p serves as logits, with a
         # normaliser of 0.
@@ -197,7 +202,20 @@ class TargetStore:
         Raises:
             CacheError: Names every damaged file.
         """
-        faults = [fault for number in range(len(self._shards)) for fault in self._faults(number)]
+        faults: list[str] = []
+        for shard in self._shards:
+            if not has_hash_of_name(shard.path, file_hash(shard.path)):
+                faults.append(str(damaged(shard.path, "its SHA-256 is not that of its name")))
+                continue
+            try:
+                for batch, row, _ in shard.sequences():
+                    shard.check(batch, row)
+                    if sequence_hash(shard.input_ids(batch, row)) != shard.sequence_hash(batch, row):
+                        raise damaged(
+                            shard.path, f"row {row} of record batch {batch}: its token ids do not have their hash"
+                        )
+            except CacheError as error:
+                faults.append(str(error))
         for part, manifest in self.parts.items() if self.is_dense else ():
             try:
                 read_head(part, manifest)
@@ -206,19 +224,6 @@ class TargetStore:
         if faults:
             raise CacheError("\n  ".join([f"{self.directory}: {len(faults)} damaged", *faults]))
         return len(self)
-
-    def _faults(self, number: int) -> list[str]:
-        shard = self._shards[number]
-        if not has_hash_of_name(shard.path, file_hash(shard.path)):
-            return [str(damaged(shard.path, "its SHA-256 is not that of its name"))]
-        try:
-            for batch, row, _ in shard.sequences():
-                shard.check(batch, row)
-                if sequence_hash(shard.input_ids(batch, row)) != shard.sequence_hash(batch, row):
-                    raise damaged(shard.path, f"row {row} of record batch {batch}: token ids without their hash")
-        except CacheError as error:
-            return [str(error)]
-        return []
 
     def _refusal(self, example: Example) -> str:
         context, locations = example.input_ids[:-1], self._rows.get(bytes.fromhex(example.example_id), [])

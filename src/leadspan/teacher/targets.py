@@ -91,11 +91,12 @@ class SparseTargets:
             )
         shift = self.logsumexp[1.0] / temperature - self.logsumexp[temperature]
         log_probs = self.log_probs / temperature + shift[:, None]
-        # A drawn support is no set of outcomes: its mass need not be that of the head.
+        # A drawn support is not a set of outcomes: its mass need not be that of the head.
         if self.sample_weights is not None or temperature not in self.tail_mass:
             return log_probs
         target_mass, inside = 1 - self.tail_mass[temperature].double(), log_probs.double().exp().sum(-1)
         has_mass = (target_mass > 0) & (inside > 0)
+        # Clamped, so that the logarithm is finite in the branch that `where` does not take.
         correction = torch.where(has_mass, (target_mass / inside).clamp_min(1e-300).log(), 0.0)
         return (log_probs + correction.to(log_probs.dtype)[:, None]).clamp_max(0.0)
 
