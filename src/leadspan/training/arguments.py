@@ -52,7 +52,7 @@ def training_arguments(
         dataloader_num_workers=settings.num_workers,
         seed=seed,
         disable_tqdm=True,
-        # Our batches are no columns of a `datasets` table.
+        # Our batches are not columns of a `datasets` table.
         remove_unused_columns=False,
         # Every weight takes part in every step, and the search costs a pass over the graph.
         ddp_find_unused_parameters=False,

@@ -68,12 +68,12 @@ def _line(step: float, logs: dict[str, float]) -> str:
     """One line of JSON, with sorted keys."""
     # Sorted, so that lines compare whichever callback wrote a key first; null for what is not finite, since JSON has
     # no infinity.
-    values = {key: value for key, value in sorted(_finite(logs).items()) if key != "step"}
+    values = {
+        key: None if isinstance(value, float) and not math.isfinite(value) else value
+        for key, value in sorted(logs.items())
+        if key != "step"
+    }
     return json.dumps({"step": step, **values}, allow_nan=False) + "\n"
-
-
-def _finite(logs: dict[str, Any]) -> dict[str, Any]:
-    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in logs.items()}
 
 
 class Clock(TrainerCallback, ExportableState):
@@ -99,8 +99,8 @@ class Clock(TrainerCallback, ExportableState):
         self._start = 0.0
         # Name, start and end of the parts of the step under way; their times are read once the step has ended.
         self._spans: list[tuple[str, Any, Any]] = []
-        self._lap = (0, 0.0)
-        self._before = 0.0
+        self._lap = (0, 0.0)  # steps and seconds since the last log line
+        self._before = 0.0  # seconds spent on the next step before it begins
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps."""
@@ -149,6 +149,7 @@ class Clock(TrainerCallback, ExportableState):
         _wait_for_device()
         lasted, self._before = time.perf_counter() - self._start + self._before, 0.0
         self.seconds += lasted
+        # The last of these steps leaves the time of the whole stage.
         if state.global_step <= self.num_cold_steps:
             self.cold_seconds = self.seconds
         self.durations.append(lasted)
@@ -179,7 +180,7 @@ class EnergyMeter(TrainerCallback, ExportableState):
     """Energy of this rank's GPU from the first step to the last, by NVML's counter; kept in checkpoints."""
 
     def __init__(self, joules: float = 0.0) -> None:
-        self.joules = joules
+        self.joules = joules  # of the processes before this one
         self._counter: EnergyCounter | None = None
         self._start = 0.0
 
@@ -209,6 +210,7 @@ class Milestones(TrainerCallback):
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Ask for a validation at the last step, and for a log line before a checkpoint."""
+        # Transformers validates at multiples of `eval_steps` only, and the last step need not be one.
         is_last = state.global_step == state.max_steps
         control.should_evaluate |= is_last and args.eval_strategy != "no"
         control.should_log |= is_last or control.should_evaluate or state.global_step % args.save_steps == 0
@@ -272,6 +274,7 @@ class ProgressCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Report batches of a validation."""
+        # Transformers calls this for every batch and has no event for the beginning of a validation.
         progress, done = self._validation or (Progress("validating", len(kwargs["eval_dataloader"]), "batches"), 0)
         progress.report(done + 1)
         self._validation = None if done + 1 == progress.total else (progress, done + 1)

@@ -1,11 +1,16 @@
-"""Checkpoints of a run: sealed with the digests of their files, named by their step, resumed from only when whole."""
+"""Checkpoints of a run: sealed with the digests of their files, named by their step, resumed from only when whole.
+
+Beside the files of Transformers, a checkpoint holds a `Handover` to the process that resumes from it.
+"""
 
 import json
 import logging
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 
@@ -19,6 +24,38 @@ logger = logging.getLogger(__name__)
 _TORCH_WRITER = ("inline_container", "PytorchStreamWriter", "iostream error")
 # Checkpoints on disk: the last one, to resume from, and the best one or the one before the last.
 _NUM_KEPT = 2
+_HANDOVER_FILE = "handover.json"
+
+
+@dataclass(frozen=True)
+class Handover:
+    """State that a process leaves for the next one, in addition to Transformers'.
+
+    It holds the sums since the last log line, so that the next line is a mean over the same steps as in a run without a
+    break.
+
+    Attributes:
+        loss: Sum of the losses of the steps since the last log line, the mean over ranks.
+        last_logged: Step of the last log line.
+        totals: Row quantities by section and tenth since the last log line, over all ranks.
+        peak_memory_bytes: Peak memory of training up to the checkpoint, on the first rank.
+        steps: State of a `StepSource`: what it has made for later steps.
+    """
+
+    loss: float
+    last_logged: int
+    totals: list[list[float]]
+    peak_memory_bytes: int
+    steps: dict[str, Any]
+
+    def write(self, checkpoint: Path) -> None:
+        """Add it to a checkpoint."""
+        (checkpoint / _HANDOVER_FILE).write_text(json.dumps(asdict(self)), encoding="utf-8")
+
+    @classmethod
+    def of(cls, checkpoint: Path) -> "Handover":
+        """Read that of a complete checkpoint."""
+        return cls(**json.loads((checkpoint / _HANDOVER_FILE).read_text(encoding="utf-8")))
 
 
 def step_directories(directory: Path) -> list[Path]:
@@ -28,7 +65,7 @@ def step_directories(directory: Path) -> list[Path]:
 
 
 def check_fresh(directory: Path) -> None:
-    """Refuse to train anew in a directory that holds the checkpoints of a run.
+    """Refuse to start training in a directory that holds the checkpoints of a run.
 
     Raises:
         RunError: It holds some.
@@ -115,7 +152,11 @@ def _leave_whole(directory: Path, needs_best: bool) -> None:
         wrong = _wrong(checkpoint) or (_wrong_of_best(checkpoint) if needs_best else None)
         if wrong is None:
             break
-        logger.warning("%s: %s; set aside as %s", checkpoint, wrong, _set_aside(checkpoint).name)
+        aside = checkpoint.with_name(f"{checkpoint.name}.damaged")
+        if aside.exists():  # of an earlier resume from the same step
+            shutil.rmtree(aside)
+        checkpoint.rename(aside)
+        logger.warning("%s: %s; set aside as %s", checkpoint, wrong, aside.name)
         set_aside = True
     if set_aside:
         usable = step_directories(directory)
@@ -136,13 +177,6 @@ def _wrong_of_best(checkpoint: Path) -> str | None:
         return None
     wrong = _wrong(checkpoint.with_name(f"checkpoint-{best}"))
     return wrong and f"its best step is {best}, and of checkpoint-{best} {wrong}"
-
-
-def _set_aside(checkpoint: Path) -> Path:
-    aside = checkpoint.with_name(f"{checkpoint.name}.damaged")
-    if aside.exists():
-        shutil.rmtree(aside)
-    return checkpoint.rename(aside)
 
 
 def _step(checkpoint: Path) -> int:

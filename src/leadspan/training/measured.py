@@ -28,7 +28,7 @@ def measured(trainer: DistillationTrainer, speed: Speed, saved_step: int, memory
         saved_step: Step whose weights were kept.
         memory_source: What measured the peak of memory.
     """
-    history = trainer.state.log_history
+    history = trainer.state.log_history  # restored from the checkpoint, so it is that of the whole run
     losses = [line["loss"] for line in history if "loss" in line]
     clock = next(c for c in trainer.callback_handler.callbacks if isinstance(c, Clock))
     flops = [step.flops.total for step in speed.steps]

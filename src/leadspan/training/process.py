@@ -61,7 +61,7 @@ def freed_memory_reused() -> Iterator[None]:
         return
     library.mallopt(_MMAP_MAX, 0)
     library.mallopt(_TRIM_THRESHOLD, -1)
-    library.mallopt(_TOP_PAD, 256 << 20)
+    library.mallopt(_TOP_PAD, 256 << 20)  # fewer calls to the kernel while the heap grows to its size
     try:
         yield
     finally:

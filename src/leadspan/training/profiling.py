@@ -78,7 +78,7 @@ def dearest_parts(recorded: profile) -> str:
     def seconds(event: Any) -> float:
         return (event.self_device_time_total if on_device else event.self_cpu_time_total) / 1e6
 
-    total = sum(map(seconds, events)) or 1.0
+    total = sum(map(seconds, events)) or 1.0  # of nothing recorded, all shares are 0
     rows = [
         f"| {event.key.replace('|', ' ')} | {seconds(event):.4f} | {seconds(event) / total:.1%} | {event.count:,} |"
         for event in sorted(events, key=seconds, reverse=True)[:NUM_PARTS]

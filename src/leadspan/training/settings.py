@@ -25,13 +25,8 @@ class ByExamples(Settings):
         """A step is a whole number of batches."""
         step, batch = self.examples_per_step, self.examples_per_batch
         if step % batch:
-            text = f"examples_per_step {step} is no multiple of examples_per_batch {batch}"
+            text = f"examples_per_step {step} is not a multiple of examples_per_batch {batch}"
             yield ("examples_per_step", "examples_per_batch"), text
-
-    @property
-    def batches_per_step(self) -> int:
-        """Micro-batches per optimiser step, over all ranks."""
-        return self.examples_per_step // self.examples_per_batch
 
 
 class ByTokens(Settings):

@@ -42,7 +42,10 @@ def plan_steps(
             fewer steps than stages.
     """
     batching = settings.batching
-    per_step = batching.batches_per_step
+    if isinstance(batching, ByExamples):
+        per_step = batching.examples_per_step // batching.examples_per_batch
+    else:
+        per_step = batching.batches_per_step
     steps_per_epoch = _steps_per_epoch(batching, lengths, num_stages)
     if per_step % num_ranks:
         raise SettingsError(
@@ -60,6 +63,7 @@ def plan_steps(
     # Borders are rounded down at the step, not at the micro-batch: a stage never ends inside an optimiser step.
     ends = [stage * num_steps // num_stages * per_step for stage in range(num_stages + 1)]
     batches = [end - start for start, end in itertools.pairwise(ends)]
+    # Planned for all ranks at once, so that any number of them takes the same steps.
     if isinstance(batching, ByExamples):
         plan = plan_staged(lengths, batches, seed, batching.examples_per_batch)
     else:
@@ -75,6 +79,7 @@ def _steps_per_epoch(batching: Batching, lengths: Sequence[int], num_stages: int
     num_traces = len(lengths) // num_stages
     steps: list[float] = []
     for offset in range(0, len(lengths), num_traces):
+        # Length 0: the cut of this stage leaves the example no weighted position, and it is in no batch.
         usable = [i for i in range(offset, offset + num_traces) if lengths[i]]
         if isinstance(batching, ByExamples):
             steps.append(len(usable) / batching.examples_per_step)

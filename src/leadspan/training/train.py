@@ -116,22 +116,17 @@ def train(
     if settings.lora is not None:
         model = with_adapters(student, settings.lora)
         shapes = replace(shapes[0], adapter_params=adapter_params(model)), shapes[1]
-    examples = inputs.examples
     plan = planned(inputs, settings)
-    trainer = _trainer(inputs, settings, plan, model, use_bf16)
+    trainer = _trainer(inputs, settings, plan, model, use_bf16, checkpoint, callbacks)
     trainer.memory = memory
     if inputs.steps is None:
         # Counted from the plan, not during training: it costs no time, and holds for a resumed run as well.
-        sizes, batches = layout_sizes(examples, inputs.selection), plan.accumulation * trainer.args.world_size
+        sizes, batches = layout_sizes(inputs.examples, inputs.selection), plan.accumulation * trainer.args.world_size
         counts = step_counts(sizes, plan.plan, batches, shapes, settings.gradient_checkpointing)
     else:
         counts = inputs.steps.counts
         inputs.steps.prepare(shapes, plan.num_steps, settings.gradient_checkpointing, use_bf16)
     trainer.speed = Speed(counts, peak_flops(trainer.args, inputs.device))
-    if checkpoint is not None:
-        trainer.add_callback(TakesOver(trainer, checkpoint))
-    for callback in callbacks:
-        trainer.add_callback(callback)
     before_first_step()
     # A signal to end is noted and takes effect after the step, when a checkpoint is written.
     with deferred():
@@ -179,7 +174,7 @@ def with_adapters(student: PreTrainedModel, settings: Lora) -> PeftModel:
     """
     config = LoraConfig(
         r=settings.r,
-        lora_alpha=cast(int, settings.alpha),
+        lora_alpha=cast(int, settings.alpha),  # annotated as int, used as a factor
         lora_dropout=settings.dropout,
         target_modules=settings.target_modules,
         task_type="CAUSAL_LM",
@@ -201,6 +196,8 @@ def _trainer(
     plan: StepPlan,
     model: torch.nn.Module,
     use_bf16: bool,
+    checkpoint: Path | None,
+    callbacks: Sequence[TrainerCallback],
 ) -> DistillationTrainer:
     validation_plan: list[list[int]] = []
     if inputs.validation is not None:
@@ -222,6 +219,7 @@ def _trainer(
     )
     # It prints every log line to the console; the status line and metrics.jsonl have them.
     trainer.remove_callback(PrinterCallback)
+    # In the order in which they hear of every event.
     trainer.add_callback(MetricsFile(inputs.directory / "metrics.jsonl"))
     trainer.add_callback(EndsSteps(trainer))
     trainer.add_callback(Clock(num_cold_steps=0 if inputs.steps is None else inputs.steps.num_cold_steps))
@@ -230,6 +228,10 @@ def _trainer(
     trainer.add_callback(ProgressCallback())
     if settings.profile is not None:
         trainer.add_callback(StepProfiler(settings.profile, inputs.directory / "profile", trainer.args.process_index))
+    if checkpoint is not None:
+        trainer.add_callback(TakesOver(trainer, checkpoint))
+    for callback in callbacks:
+        trainer.add_callback(callback)
     return trainer
 
 
@@ -255,6 +257,6 @@ def _write_student(trainer: DistillationTrainer, inputs: TrainingInputs) -> None
         model = model.merge_and_unload()
     renderer = inputs.renderer
     target = inputs.directory / STUDENT_DIR
-    unseal(target)
+    unseal(target)  # while files are replaced, an old seal would vouch for a mixture
     save_student(model, renderer.tokenizer, renderer.template_for_others, renderer.stop_token_id, target)
     seal(target)

@@ -24,8 +24,7 @@ from leadspan.losses.settings import LossSettings, PolicyGradient
 from leadspan.teacher.source import TeacherSource
 from leadspan.teacher.targets import Targets
 from leadspan.training.callbacks import Clock
-from leadspan.training.checkpoints import remove_old, writing
-from leadspan.training.handover import Handover
+from leadspan.training.checkpoints import Handover, remove_old, writing
 from leadspan.training.speed import Speed
 from leadspan.training.step_source import StepSource
 
@@ -39,8 +38,8 @@ def attach_objective(
 ) -> None:
     """Let the student's own `forward` compute the loss when it is given a `batch`.
 
-    Tokens are selected in training mode only: validation counts every weighted position. Traces are no draws of the
-    student, so that under `policy_gradient` they are validated by cross-entropy.
+    Tokens are selected in training mode only: validation counts every weighted position. Traces are not draws of
+    the student, so under `policy_gradient` they are validated by cross-entropy.
 
     The loss must run inside `forward`: data-parallel and sharding wrappers average gradients and gather weights
     through the hooks of that call, and calling the inner module around them silently skips both.
@@ -125,7 +124,7 @@ class DistillationTrainer(Trainer):
         """The planned micro-batches, dealt to the ranks in turn; empty ones where each step makes its own."""
         if self.steps is not None:
             num_batches = len(self.plan) // self.accelerator.num_processes
-            return DataLoader(cast(Any, range(num_batches)), collate_fn=_nothing)
+            return DataLoader(cast(Any, range(num_batches)), collate_fn=lambda _: {})
         return self._loader(self.train_dataset, self.plan)
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
@@ -150,8 +149,12 @@ class DistillationTrainer(Trainer):
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> torch.Tensor:
         """Weight sum of an optimiser step over its micro-batches and all ranks."""
+        weights = [
+            batch["weights"].sum() if self.selection is None else selected_weight(batch, self.selection.share)
+            for batch in batch_samples
+        ]
+        rank_weight = torch.stack(weights).sum().to(device)
         # In the same reduction: how many ranks got a signal to end, so that all of them stop at the same step.
-        rank_weight = torch.stack([self._weight_of(batch) for batch in batch_samples]).sum().to(device)
         end_requested = torch.full_like(rank_weight, float(is_asked_to_end()))
         weight, self._num_asked = cast(
             torch.Tensor, self.accelerator.reduce(torch.stack([rank_weight, end_requested]), "sum")
@@ -190,15 +193,6 @@ class DistillationTrainer(Trainer):
     @property
     def _clock(self) -> Clock | None:
         return next((c for c in self.callback_handler.callbacks if isinstance(c, Clock)), None)
-
-    def _speed_figures(self) -> dict[str, float]:
-        if self._clock is None or self.speed is None:
-            return {}
-        num_steps, seconds = self._clock.lap()
-        return self.speed.figures(self.state.global_step - num_steps, self.state.global_step, seconds)
-
-    def _weight_of(self, batch: Batch) -> torch.Tensor:
-        return batch["weights"].sum() if self.selection is None else selected_weight(batch, self.selection.share)
 
     def compute_loss(
         self,
@@ -253,7 +247,9 @@ class DistillationTrainer(Trainer):
         if "train_runtime" in logs:
             return
         if "loss" in logs:
-            logs |= self._speed_figures()
+            if self._clock is not None and self.speed is not None:
+                num_steps, seconds = self._clock.lap()
+                logs |= self.speed.figures(self.state.global_step - num_steps, self.state.global_step, seconds)
             if self.steps is not None:
                 logs |= self.steps.figures(self._last_figures, self.state.global_step)
                 self._last_figures = self.state.global_step
@@ -264,6 +260,7 @@ class DistillationTrainer(Trainer):
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """Write a checkpoint with the state that the next process needs, seal it, and remove those it replaces."""
         directory = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
+        # On every rank, since the sums are collective calls; only the first rank writes.
         handover = Handover(
             loss=float(self._summed(self._tr_loss)) / self.args.world_size,
             last_logged=self._globalstep_last_logged,
@@ -276,12 +273,13 @@ class DistillationTrainer(Trainer):
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
             handover.write(directory)
-            seal(directory)
+            seal(directory)  # last, since it vouches for all files
             remove_old(directory.parents[1], self.state.best_global_step)
         self.accelerator.wait_for_everyone()
 
     def take_over(self, handover: Handover) -> None:
         """Continue with the state of a checkpoint; sums over all ranks go to the first rank."""
+        # Each rank gets the mean: Transformers averages the sums of the ranks when it logs.
         self._tr_loss.fill_(handover.loss)
         self._globalstep_last_logged = self._last_figures = handover.last_logged
         self._earlier_peak = handover.peak_memory_bytes
@@ -299,6 +297,7 @@ class DistillationTrainer(Trainer):
         """Transformers' schedules, or one cycle over the same warm-up."""
         optimizer = optimizer or self.optimizer
         if self.is_one_cycle and self.lr_scheduler is None:
+            # OneCycleLR divides by the length of the warm-up, which must not be 0.
             warmup = max(self.args.warmup_steps, 1) / num_training_steps
             self.lr_scheduler = OneCycleLR(
                 optimizer, self.args.learning_rate, num_training_steps, pct_start=warmup, cycle_momentum=False
@@ -332,11 +331,6 @@ class EndsSteps(TrainerCallback):
             self.trainer.steps.end_step()
         if self.trainer.is_to_end:
             control.should_save = control.should_training_stop = True
-
-
-def _nothing(items: list[Any]) -> dict[str, Any]:
-    """An empty placeholder for a micro-batch that the step makes itself."""
-    return {}
 
 
 class TakesOver(TrainerCallback):
