@@ -109,8 +109,8 @@ def test_a_frozen_teacher_says_the_same(tmp_path: Path) -> None:
     ("content", "message"),
     [
         pytest.param(None, "gguf_file tiny.gguf is not there", id="missing"),
-        pytest.param(b"", "gguf_file tiny.gguf is no GGUF file", id="empty"),
-        pytest.param(b"{}", "gguf_file tiny.gguf is no GGUF file", id="another file"),
+        pytest.param(b"", "gguf_file tiny.gguf is not a GGUF file", id="empty"),
+        pytest.param(b"{}", "gguf_file tiny.gguf is not a GGUF file", id="another file"),
         pytest.param(b"GGUF\x03\0\0\0", "model .*tiny.gguf", id="cut off"),
     ],
 )

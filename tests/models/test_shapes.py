@@ -127,7 +127,7 @@ def test_a_config_that_is_none_is_told() -> None:
         shape_from(Pretrained(path="./missing"))
     with pytest.raises(ModelError, match="model_type is missing"):
         shape_from(RandomInit(config={}))
-    with pytest.raises(ModelError, match="t5 is no causal language model"):
+    with pytest.raises(ModelError, match="t5 is not a causal language model"):
         shape_from(RandomInit(config={"model_type": "t5"}))
 
 

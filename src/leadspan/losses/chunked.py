@@ -146,7 +146,7 @@ class _ChunkedLoss(torch.autograd.Function):
                 if d_head is not None:
                     _accumulate(d_head[:num_entries], dz.T, hidden[part])
         ctx.gradients, ctx.head_dtype = (d_hidden, d_head), head.dtype
-        ctx.mark_non_differentiable(statistics)
+        ctx.mark_non_differentiable(statistics)  # metrics; autograd would ask `backward` for their gradient
         weighted = torch.stack([hard, soft * temperature**2], dim=1)
         # Columns 0 and 1 are cross-entropy and divergence; `where`, because a position without weight may have no
         # divergence (NaN).

@@ -93,7 +93,7 @@ def check_defined(is_drawn: bool, tails: Collection[float], divergence: AnyDiver
         raise TargetsError(
             f"loss.divergence is {divergence.kind} at temperature {temperature:g}, which needs the logarithm of the "
             "tail's mass, and the sparse targets do not keep that mass at this temperature; "
-            "set loss.temperature=1, another divergence, or capture anew, with this temperature in capture.temperatures"
+            "set loss.temperature=1 or another divergence, or capture with this temperature in capture.temperatures"
         )
     elif divergence.kind not in _OVER_A_TAIL:
         raise TargetsError(

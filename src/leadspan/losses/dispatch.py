@@ -17,13 +17,16 @@ from leadspan.losses.rows import (
     compiled,
     dense_rows,
     hard_rows,
+    has_compiler,
     policy_rows,
-    should_compile,
 )
 from leadspan.losses.settings import LossSettings, PolicyGradient
 from leadspan.losses.sparse_rows import sampled_rows, split_support, tail_mass, tail_rows
 from leadspan.models.heads import LogitTransform
 from leadspan.teacher.targets import DenseTargets, SparseTargets, Targets
+
+# Below this vocabulary a run ends before the compiler has paid for itself.
+_COMPILED_VOCABULARY = 1024
 
 
 class ChunkRows(Protocol):
@@ -62,7 +65,7 @@ def chunk_rows(
     targets: Targets | None,
     shape: tuple[int, int],
     device: torch.device,
-    end_ids: tuple[int, ...] = (),
+    end_ids: tuple[int, ...],
 ) -> ChunkRows:
     """Choose and build the row part of a loss.
 
@@ -77,9 +80,11 @@ def chunk_rows(
     Raises:
         TargetsError: The targets do not define this divergence, or not at this temperature, or not this outcome.
     """
-    # `shape` is (positions of a chunk, vocabulary).
-    is_compiled = should_compile(settings.compiled, shape[1], device)
-    size = block_size(device, shape[1], shape[0], is_compiled)
+    chunk_size, num_entries = shape
+    is_compiled = settings.compiled
+    if is_compiled is None:
+        is_compiled = num_entries >= _COMPILED_VOCABULARY and has_compiler(device.type)
+    size = block_size(device, num_entries, chunk_size, is_compiled)
 
     def blocks(build: Callable[..., RowPart], *arguments: object) -> Blocks:
         return Blocks(compiled(build, *arguments) if is_compiled else build(*arguments), size, is_compiled)
@@ -94,7 +99,7 @@ def chunk_rows(
         kernel = _kernel(settings, transform, of_teacher, device) if len(end_ids) < 2 else None
         if kernel is not None:
             # The kernel walks each row by itself and needs no scratch, so the whole chunk is one block.
-            return _Dense(Blocks(kernel, shape[0], is_compiled=False))
+            return _Dense(Blocks(kernel, chunk_size, is_compiled=False))
         return _Dense(blocks(dense_rows, transform, of_teacher, settings.divergence, temperature, end_ids))
     if len(end_ids) > 1:
         raise TargetsError(needs_all_tokens("the targets"))

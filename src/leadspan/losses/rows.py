@@ -25,8 +25,6 @@ logger = logging.getLogger(__name__)
 
 # The order of the columns is that of `statistics_of` and of the Triton kernel's stores.
 ROW_COLUMNS = ("cross_entropy", "divergence", "student_entropy", "teacher_entropy", "agreement", "teacher_nll")
-# Below this vocabulary a run ends before the compiler has paid for itself.
-_COMPILED_VOCABULARY = 1024
 # Uncompiled blocks: 1 MiB of float32 stays in a core's cache; on a GPU large blocks make launches negligible.
 _BLOCK_ELEMENTS = {"cpu": 1 << 18, "cuda": 1 << 26}
 # Compiled blocks on a CPU: small enough for the cache, few enough that calls do not show.
@@ -85,7 +83,7 @@ def dense_rows(
 def policy_rows(transform: LogitTransform) -> RowPart:
     """`policy_gradient`: value `log q[label] - log p[label]`, gradient `(log q[label] - log p[label]) (onehot - q)`.
 
-    A value is no loss here: differentiated, it would have the gradient `onehot - q`, of mean 0 and without the teacher.
+    The value is not a loss: differentiated, it would have the gradient `onehot - q`, of mean 0 and without the teacher.
     """
 
     def rows(z_s: Logits, labels: torch.Tensor, log_p_label: Rows, hard: Rows, soft: Rows) -> torch.Tensor:
@@ -171,6 +169,7 @@ def compiled(build: Callable[..., RowPart], *arguments: object) -> RowPart:
         except RuntimeError as error:
             if type(error).__name__ not in _COMPILER_FAILED:
                 raise
+            # The compiler's own message stands behind its command, which fills a screen.
             said = str(error).partition("Output:\n")[2] or str(error)
             raise RunError(
                 f"the loss cannot be compiled ({said.strip().splitlines()[0][:200]}); set loss.compiled: false, or see "
@@ -180,19 +179,13 @@ def compiled(build: Callable[..., RowPart], *arguments: object) -> RowPart:
     return rows
 
 
-def should_compile(setting: bool | None, num_entries: int, device: torch.device) -> bool:
-    """Whether to compile: as set, else when the vocabulary is large and the device has a compiler."""
-    if setting is not None:
-        return setting
-    return num_entries >= _COMPILED_VOCABULARY and _has_compiler(device.type)
-
-
 @functools.cache
-def _has_compiler(device: str) -> bool:
-    has_compiler = device == "cuda" or any(map(shutil.which, ("g++", "clang++", "c++")))
-    if not has_compiler:
-        logger.warning("no C++ compiler found: the loss runs uncompiled, with the same figures, several times slower")
-    return has_compiler
+def has_compiler(device: str) -> bool:
+    """Whether the kind of device has a compiler; warns once where it has none."""
+    if device == "cuda" or any(map(shutil.which, ("g++", "clang++", "c++"))):
+        return True
+    logger.warning("no C++ compiler found: the loss runs uncompiled, with the same figures, several times slower")
+    return False
 
 
 def statistics_of(

@@ -71,7 +71,7 @@ def student_activations(settings: ModelSettings, use_bf16: bool, checkpointing: 
             with torch.autocast("cpu", dtype=torch.bfloat16, enabled=use_bf16):
                 hidden = _run(model, length)
             retained = alive.now, alive.now_masks
-            hidden.sum().backward()
+            hidden.sum().backward()  # any scalar: the head and the loss are counted elsewhere
         return retained, alive
 
     with FakeTensorMode():
@@ -131,14 +131,11 @@ def _by_difference(text: Any, passes: Callable[[int, bool], tuple[tuple[int, int
     unit = _FEW
     (short, low), (long, high) = (passes(length, False) for length in (unit, 2 * unit))
     if high.operations == low.operations:
-        unit = max([_MIN_UNIT, *(size for name, size in vars(text).items() if _is_chunk(name, size))])
+        chunks = [size for name, size in vars(text).items() if "chunk_size" in name or name == "block_size"]
+        unit = max([_MIN_UNIT, *(size for size in chunks if isinstance(size, int))])
         (short, low), (long, high) = (passes(length, False) for length in (unit, 2 * unit))
     retained_by_token, peak = (long[0] - short[0]) // unit, (high.most[0] - low.most[0]) // unit
     return ActivationBytes(retained=retained_by_token, peak=max(peak, retained_by_token))
-
-
-def _is_chunk(name: str, size: Any) -> bool:
-    return ("chunk_size" in name or name == "block_size") and isinstance(size, int)
 
 
 def _fake_model(settings: ModelSettings, layers: Layers | None, dtype: torch.dtype) -> PreTrainedModel:
@@ -150,7 +147,7 @@ def _fake_model(settings: ModelSettings, layers: Layers | None, dtype: torch.dty
     if layers is not None and not layers.has_others:
         return build_untrained(config, name, dtype=dtype, attn_implementation=ATTENTION, experts_implementation=EXPERTS)
     model = build_untrained(config, name, dtype=dtype, experts_implementation=EXPERTS)
-    setattr(model, LAYOUT, "alone")
+    setattr(model, LAYOUT, "alone")  # layers with a state mix the examples of a packed row
     return model
 
 
@@ -200,7 +197,7 @@ class _Alive(TorchDispatchMode):
         return output
 
     def _count(self, storage: torch.UntypedStorage, is_mask: bool) -> None:
-        if storage in self._known:
+        if storage in self._known:  # a view: its memory is counted already
             return
         self._known.add(storage)
         size = storage.nbytes()

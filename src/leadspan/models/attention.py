@@ -54,7 +54,7 @@ def packed_attention(
     if example_borders is None or attention_mask is not None:
         raise ModelError(
             f"{type(module).__name__}: loaded with attention: packed, it takes packed rows with example borders only; "
-            "load it anew with Transformers' default attention to generate or to use padded batches"
+            "load it again with Transformers' default attention to generate or to use padded batches"
         )
     outputs = []
     for start, end in itertools.pairwise(example_borders):
@@ -100,16 +100,18 @@ def _explicit(
     mask = _window_mask(length, window, query.device)
     if mask is None:
         mask = torch.ones(length, length, dtype=torch.bool, device=query.device).tril()
+    # After the soft cap, which would make -inf finite.
     scores = scores.masked_fill(~mask, -torch.inf)
     if sinks is not None:
         scores = torch.cat([scores, sinks.to(scores)[None, :, None, None].expand(-1, -1, length, 1)], dim=-1)
+    # In float32 at least, as Transformers' plain form; the sink's own weight is dropped.
     weights = scores.softmax(-1, dtype=torch.promote_types(scores.dtype, torch.float32))[..., :length]
     return F.dropout(weights.to(values.dtype), dropout) @ values
 
 
 def _window_mask(length: int, window: int | None, device: torch.device) -> torch.Tensor | None:
     if window is None or length <= window:
-        return None
+        return None  # a mask would keep SDPA from its causal kernel
     distance = torch.arange(length, device=device)[:, None] - torch.arange(length, device=device)
     return (distance >= 0) & (distance < window)
 

@@ -32,4 +32,5 @@ def load_end_ids(settings: ModelSettings) -> list[int]:
 def _ids(config: GenerationConfig | None) -> list[int]:
     end_ids = None if config is None else config.eos_token_id
     id_list = end_ids if isinstance(end_ids, list) else [end_ids]
+    # A config may hold one id, a list, or None, alone or within the list.
     return sorted({token for token in id_list if isinstance(token, int)})

@@ -63,6 +63,7 @@ def groups_of(borders: tuple[int, ...], layout: Layout) -> list[list[int]]:
     """
     lengths = [end - start for start, end in itertools.pairwise(borders)]
     groups: list[list[int]] = []
+    # Longest first: the first of a group sets its width, and neighbours in length waste the least padding.
     for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
         last = groups[-1] if groups and layout == "padded" else []
         padded_tokens = (len(last) + 1) * lengths[last[0]] if last else 0
@@ -119,6 +120,7 @@ def _in_groups(
         hidden = body_of(model)(
             input_ids=nn.utils.rnn.pad_sequence(rows, batch_first=True), use_cache=False
         ).last_hidden_state
+        # Padding is cut off, and each example goes back to its number in the row.
         hidden_of |= {i: hidden[row, : len(rows[row])] for row, i in enumerate(group)}
     states = torch.cat([hidden_of[i] for i in range(len(borders) - 1)])
     # Passes that add 0: sharded weights are gathered by all ranks together, so every rank makes as many passes.

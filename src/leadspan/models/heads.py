@@ -44,7 +44,7 @@ def head_of(model: PreTrainedModel) -> nn.Linear:
     """The projection to the vocabulary.
 
     Raises:
-        ModelError: It is no linear layer.
+        ModelError: It is not a linear layer.
     """
     head = model.get_output_embeddings()
     if not isinstance(head, nn.Linear):

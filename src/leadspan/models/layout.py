@@ -52,8 +52,7 @@ def settle_layout(model: PreTrainedModel, attention: str, name: str) -> None:
         probe.eval()
         with _wide(probe):
             own_attention = _own_attention(probe)
-            _check_causal(probe, name)
-            _check_logits(probe, name)
+            _check_outputs(probe, name)
             layout = _first_exact(probe, ("packed", "padded") if attention != "own" else ("padded",), own_attention)
         probe.train(was_training)
     if layout != "packed" and attention.startswith("flash"):
@@ -143,20 +142,17 @@ def _own_attention(model: PreTrainedModel) -> str:
     return "sdpa" if same else "eager"
 
 
-def _check_causal(model: PreTrainedModel, name: str) -> None:
+def _check_outputs(model: PreTrainedModel, name: str) -> None:
+    """Refuse a model that looks ahead, or whose logits are not those of its hidden states and head."""
     row = _tokens(model, _LENGTHS[1], 0)
-    full, start = (_in_layout(model, [some], "alone") for some in (row, row[: _LENGTHS[0]]))
-    ahead = _difference(full[: len(start)], start)
+    hidden, start = (_in_layout(model, [tokens], "alone") for tokens in (row, row[: _LENGTHS[0]]))
+    ahead = _difference(hidden[: len(start)], start)
+    # `not <`, here and below, so that NaN is refused as well.
     if not ahead < _tolerance(model):
         raise ModelError(
             f"{name}: a position changes with what follows it (relative difference {ahead:.2g}), so the model is not "
             "causal and would see the tokens it is to predict; use another model, or a config of it that is causal"
         )
-
-
-def _check_logits(model: PreTrainedModel, name: str) -> None:
-    row = _tokens(model, _LENGTHS[1], 0)
-    hidden = _in_layout(model, [row], "alone")
     output: Any = model(input_ids=row[None], use_cache=False)
     ours = transform_of(model).logits(hidden.to(_wide_type(hidden)) @ head_weight(model).to(_wide_type(hidden)).T)
     apart = _difference(output.logits[0], ours)
@@ -169,6 +165,7 @@ def _check_logits(model: PreTrainedModel, name: str) -> None:
 
 def _tokens(model: PreTrainedModel, length: int, start: int) -> torch.Tensor:
     rows = head_of(model).weight.shape[0]
+    # Steps of 3 from different starts, so that no two examples of a row are the same text.
     return (torch.arange(length, device=model.device) * 3 + start + 2) % rows
 
 

@@ -49,7 +49,7 @@ def load_tokenizer(path: str, revision: str | None = None) -> PreTrainedTokenize
     if not isinstance(tokenizer.model_max_length, int | float):
         shown = repr(tokenizer.model_max_length)[:60]
         raise ModelError(
-            f"tokenizer {path}: tokenizer_config.json: model_max_length = {shown} is no number; leave it out"
+            f"tokenizer {path}: tokenizer_config.json: model_max_length = {shown} is not a number; leave it out"
         )
     if file is not None:
         return tokenizer
@@ -71,9 +71,17 @@ def load_model(
         for_training: Settle how packed rows go through it; else leave Transformers' default attention, for generation.
 
     Raises:
-        ModelError: It cannot be read, is no causal language model, or computes logits that the loss does not know.
+        ModelError: It cannot be read, is not a causal language model, or computes logits that the loss does not know.
     """
-    model = _build(settings, dtype) if isinstance(settings, RandomInit) else _read(settings, dtype, is_frozen)
+    if isinstance(settings, RandomInit):
+        config = load_config(settings)
+        _check_fit(config, settings, dtype)
+        # The global generator stays as it is: whether a model is built here must not change later draws.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(settings.seed)
+            model = build_untrained(config, _title(settings), dtype=dtype)
+    else:
+        model = _read(settings, dtype, is_frozen)
     if getattr(model.config, "rescale_every", 0):
         model.config.rescale_every = 0  # RWKV halves its weights in evaluation, against overflow of float16 alone
     if for_training:
@@ -118,7 +126,7 @@ def check_vocabularies(
         ModelError: Names the first token that differs, or the head that is too small.
     """
     ours = data.get_vocab()
-    needed = max(ours.values()) + 1
+    needed = max(ours.values()) + 1  # ids may have gaps, so the number of tokens is not enough
     for role, count in rows.items():
         if count < needed:
             raise ModelError(
@@ -181,6 +189,7 @@ def load_config(settings: ModelSettings) -> PreTrainedConfig:
         check_directory(settings.path, "model", settings.gguf_file)
         if settings.gguf_file is not None:
             file = Path(settings.path) / settings.gguf_file
+            # Part of the key of the cache; copied, since callers change a config.
             changed = file.stat().st_mtime_ns if file.exists() else 0
             config = copy.deepcopy(_gguf_config(settings.path, settings.gguf_file, settings.revision, changed))
         else:
@@ -208,7 +217,7 @@ def _gguf_config(path: str, file: str, revision: str | None, changed: int) -> Pr
 
 def _check_kind(config: PreTrainedConfig, name: str) -> None:
     if config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
-        raise ModelError(f"{name}: model_type {config.model_type} is no causal language model of Transformers")
+        raise ModelError(f"{name}: model_type {config.model_type} is not a causal language model of Transformers")
     if config.is_encoder_decoder and not hasattr(config, "decoder_layers"):  # the decoder of Bart and its like loads
         raise ModelError(f"{name}: is_encoder_decoder is true, and {config.model_type} has no encoder; leave it out")
     quantised = getattr(config, "quantization_config", None) or {}
@@ -227,16 +236,6 @@ def build_untrained(config: PreTrainedConfig, name: str, **options: Any) -> PreT
     """
     with reading(name):
         return AutoModelForCausalLM.from_config(config, trust_remote_code=False, **options)
-
-
-def _build(settings: RandomInit, dtype: torch.dtype) -> PreTrainedModel:
-    config = load_config(settings)
-    name = _title(settings)
-    _check_fit(config, settings, dtype)
-    # The global generator stays as it is: whether a model is built here must not change later draws.
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(settings.seed)
-        return build_untrained(config, name, dtype=dtype)
 
 
 def _read(settings: Pretrained, dtype: torch.dtype, is_frozen: bool) -> PreTrainedModel:
@@ -309,6 +308,7 @@ def _check_fit(config: PreTrainedConfig, settings: ModelSettings, dtype: torch.d
     """Refuse an attention that is not installed, and weights above the machine's memory, before they are made."""
     name = _title(settings)
     flash = {"attn_implementation": settings.attention} if settings.attention.startswith("flash") else {}
+    # A copy: building a model sets the attention in its config.
     with torch.device("meta"):
         model = build_untrained(copy.deepcopy(config), name, dtype=dtype, **flash)
     needed, present = sum(p.nbytes for p in model.parameters()), psutil.virtual_memory().total

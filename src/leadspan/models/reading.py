@@ -43,7 +43,7 @@ def reading(what: str) -> Iterator[None]:
     """Turn any error that a library raises over a file or a config into one error.
 
     Libraries that read model files raise whatever the first wrong value happens to break: assertions, attribute and
-    index errors, errors of recursion, and panics of Rust, which are no `Exception`. Warnings of Transformers
+    index errors, errors of recursion, and panics of Rust, which are not an `Exception`. Warnings of Transformers
     are not shown: they name what stands in the files as it stands there.
 
     Args:
@@ -82,7 +82,7 @@ def reason(error: BaseException) -> str:
 def check_directory(path: str, role: str, gguf_file: str | None = None) -> None:
     """Check a directory: it exists, its files are regular, JSON files parse, and none asks for code of its own.
 
-    A path that is no directory may be a Hub name, `owner/name`, and is left to Transformers.
+    A path that is not a directory may be a Hub name, `owner/name`, and is left to Transformers.
 
     Args:
         path: Directory or Hub name.
@@ -108,7 +108,11 @@ def check_directory(path: str, role: str, gguf_file: str | None = None) -> None:
         for name in _SETTINGS_FILES:
             values = read_json_object(directory / name, f"{role} {path}")
             if name == "config.json" and role == "model":
-                _check_config(values, path)
+                if values is None:
+                    raise ModelError(f"model {path}: it has no config.json; give a directory in Hugging Face form")
+                kind = values.get("model_type")
+                _refuse_code(values, f"model {path}", name, isinstance(kind, str) and kind in CONFIG_MAPPING)
+                check_values(values, f"model {path}: config.json")
             elif values is not None and name == "tokenizer_config.json":
                 has_class = isinstance(kind := values.get("tokenizer_class"), str) and tokenizer_class_from_name(kind)
                 _refuse_code(values, f"{role} {path}", name, bool(has_class))
@@ -123,8 +127,8 @@ def check_written(directory: Path, names: Iterable[str], what: str) -> None:
     wrong = fault(directory, names)
     if wrong:
         raise ModelError(
-            f"{what}: {wrong}; `leadspan distill` with --resume writes the student of a run anew; if it was changed on "
-            f"purpose, remove {DIGESTS_FILE}"
+            f"{what}: {wrong}; `leadspan distill` with --resume writes the student of a run again; if it was changed "
+            f"on purpose, remove {DIGESTS_FILE}"
         )
 
 
@@ -132,19 +136,21 @@ def read_json_object(path: Path, what: str) -> dict[str, Any] | None:
     """The object of a small JSON file, or None where there is no such file.
 
     Raises:
-        ModelError: It is no regular file, too large, no JSON, or no object.
+        ModelError: It is not a regular file, too large, or not a JSON object.
     """
     if _size_of(path, what, _MAX_SETTINGS_BYTES) is None:
         return None
-    remedy = "save or download it anew"
+    remedy = "save or download it again"
     try:
         values = json.loads(path.read_bytes())
     except RecursionError:
         raise ModelError(f"{what}: {path.name} is nested too deeply; {remedy}") from None
     except ValueError as error:
-        raise ModelError(f"{what}: {path.name} is no valid JSON ({reason(error)}); {remedy}") from None
+        raise ModelError(f"{what}: {path.name} is not valid JSON ({reason(error)}); {remedy}") from None
     if not isinstance(values, dict):
-        raise ModelError(f"{what}: {path.name} holds {_kind(values)}, not an object of settings; {remedy}")
+        kinds = {list: "a list", str: "text", int: "a number", float: "a number", bool: "a truth value"}
+        kind = kinds.get(type(values), "null")
+        raise ModelError(f"{what}: {path.name} holds {kind}, not an object of settings; {remedy}")
     return values
 
 
@@ -152,7 +158,7 @@ def check_values(values: dict[str, Any], what: str) -> None:
     """Refuse values that no model has, at any depth of a config, before a library reads them.
 
     They are counts of layers and experts that no machine could build, sizes below one, integers that no float holds,
-    dropout that is no probability, and implementations that a repository would bring.
+    dropout that is not a probability, and implementations that a repository would bring.
 
     Raises:
         ModelError: Names the field and its value.
@@ -171,12 +177,12 @@ def _wrong(name: str, value: Any) -> str | None:  # Any: a plain value of JSON
     if isinstance(value, str):
         is_foreign = name.endswith("_implementation") and "/" in value
         return f"asks for code of a repository, and {_NO_CODE}; leave it out" if is_foreign else None
-    if not isinstance(value, int | float) or isinstance(value, bool):
+    if not isinstance(value, int | float) or isinstance(value, bool):  # True is an int to Python
         return None
     if isinstance(value, int) and value.bit_length() > 64:
         return "has more than 64 bits; no model has such a value"
     if name.endswith(("dropout", "dropout_prob", "dropout_rate", "pdrop")) and not 0 <= value <= 1:
-        return "is no probability; give one from 0 to 1"
+        return "is not a probability; give one from 0 to 1"
     counts_modules = "layer" in name or "expert" in name or "block" in name
     if counts_modules and isinstance(value, int) and value > _MAX_MODULES:
         return f"is above {_MAX_MODULES}; no model has so many"
@@ -201,7 +207,7 @@ def weight_shapes(directory: Path, what: str) -> dict[str, tuple[int, ...]] | No
     for name in names:
         if _size_of(directory / name, what) is None:
             raise ModelError(
-                f"{what}: {name}, which model.safetensors.index.json names, is not there; download it anew"
+                f"{what}: {name}, which model.safetensors.index.json names, is not there; download it again"
             )
         with reading(f"{what}: {name} is damaged"), safe_open(directory / name, framework="pt") as tensors:
             shapes |= {key: tuple(tensors.get_slice(key).get_shape()) for key in tensors.keys()}  # noqa: SIM118
@@ -216,15 +222,7 @@ def _check_gguf(file: Path, what: str) -> None:
         raise ModelError(f"{what}: gguf_file {file.name} is not there; give the name of a file in it")
     with file.open("rb") as content:
         if content.read(4) != b"GGUF":
-            raise ModelError(f"{what}: gguf_file {file.name} is no GGUF file; download it anew")
-
-
-def _check_config(values: dict[str, Any] | None, path: str) -> None:
-    if values is None:
-        raise ModelError(f"model {path}: it has no config.json; give a directory in Hugging Face form")
-    kind = values.get("model_type")
-    _refuse_code(values, f"model {path}", "config.json", isinstance(kind, str) and kind in CONFIG_MAPPING)
-    check_values(values, f"model {path}: config.json")
+            raise ModelError(f"{what}: gguf_file {file.name} is not a GGUF file; download it again")
 
 
 def _refuse_code(values: dict[str, Any], what: str, name: str, is_known: bool) -> None:
@@ -242,15 +240,10 @@ def _size_of(path: Path, what: str, most: int | None = None) -> int | None:
         status = path.stat()
     except FileNotFoundError:
         if path.is_symlink():
-            raise ModelError(f"{what}: {path.name} is a link to a file that is not there; download it anew") from None
+            raise ModelError(f"{what}: {path.name} is a link to a file that is not there; download it again") from None
         return None
     if not stat.S_ISREG(status.st_mode):
-        raise ModelError(f"{what}: {path.name} is no regular file; give a directory in Hugging Face form")
+        raise ModelError(f"{what}: {path.name} is not a regular file; give a directory in Hugging Face form")
     if most is not None and status.st_size > most:
-        raise ModelError(f"{what}: {path.name} has {status.st_size} bytes, above {most}; save or download it anew")
+        raise ModelError(f"{what}: {path.name} has {status.st_size} bytes, above {most}; save or download it again")
     return status.st_size
-
-
-def _kind(value: Any) -> str:
-    kinds = {list: "a list", str: "text", int: "a number", float: "a number", bool: "a truth value"}
-    return kinds.get(type(value), "null")

@@ -4,7 +4,6 @@ A model whose weights are not needed is built on PyTorch's meta device by its ow
 an architecture does to its config (tied heads, experts, windows, odd layers) is counted as it is.
 """
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -15,7 +14,7 @@ from leadspan.costs.flops import ModelShape
 from leadspan.models.heads import head_of, head_shape
 from leadspan.models.loading import build_untrained, load_config, name_of
 from leadspan.models.settings import ModelSettings
-from leadspan.models.tracing import traced_layers
+from leadspan.models.tracing import AttentionCall, traced_layers
 
 # Names of one thing in the configs of different architectures.
 _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
@@ -40,45 +39,38 @@ def shape_of(model: PreTrainedModel) -> ModelShape:
     many products for a token as it has weights. What layers do along the sequence is traced.
     """
     config = model.config.get_text_config()
-    head, layers = head_of(model), list(_layers(model))
+    # The decoder layers are the longest list of modules.
+    layers = max((m for m in model.modules() if isinstance(m, nn.ModuleList)), key=len, default=())
     traced = traced_layers(model.config)
+    attention = _attention_by_config(config) if traced is None else traced.attention
     return ModelShape(
         linear_params=_linear_params(model, config),
-        attention_dims=_attention_dims(config) if traced is None else tuple(call.dim for call in traced.attention),
-        windows=_windows(config) if traced is None else tuple(call.window for call in traced.attention),
+        attention_dims=tuple(call.dim for call in attention),
+        windows=tuple(call.window for call in attention),
         state_size=0 if traced is None else traced.state_size,
         hidden_size=head_shape(model)[1],
         vocab_size=head_shape(model)[0],
         num_params=sum(p.numel() for p in model.parameters()),
-        is_tied=head.weight is getattr(model.get_input_embeddings(), "weight", None),
+        is_tied=head_of(model).weight is getattr(model.get_input_embeddings(), "weight", None),
         last_params=sum(_last_params(layer) for layer in layers),
         layer_params=max((sum(p.numel() for p in layer.parameters()) for layer in layers), default=0),
     )
 
 
-def _attention_dims(config: Any) -> tuple[int, ...]:
-    """For a model whose layers cannot be traced: `heads * head_dim` of every layer that its config calls attention."""
-    if not (kinds := _attention_kinds(config)):
-        return ()
-    heads: int = config.num_attention_heads
-    head_dim: int = getattr(config, "head_dim", None) or config.hidden_size // heads
-    return (heads * head_dim,) * len(kinds)
-
-
-def _windows(config: Any) -> tuple[int | None, ...]:
-    window = getattr(config, "sliding_window", None)
-    has_kinds = bool(getattr(config, "layer_types", None))
-    return tuple(
-        window if window and (kind == "sliding_attention" or not has_kinds) else None
-        for kind in _attention_kinds(config)
-    )
-
-
-def _attention_kinds(config: Any) -> list[str]:
-    if getattr(config, "num_attention_heads", None) is None:
+def _attention_by_config(config: Any) -> list[AttentionCall]:
+    """For a model whose layers cannot be traced: every layer that its config calls attention."""
+    heads: int | None = getattr(config, "num_attention_heads", None)
+    if heads is None:
         return []  # xLSTM's heads are of its cells
-    kinds = getattr(config, "layer_types", None) or ["full_attention"] * config.num_hidden_layers
-    return [kind for kind in kinds if "attention" in kind and "linear" not in kind]
+    head_dim: int = getattr(config, "head_dim", None) or config.hidden_size // heads
+    window = getattr(config, "sliding_window", None) or None
+    # Without kinds of layers, a window is that of all.
+    kinds = getattr(config, "layer_types", None) or ["sliding_attention"] * config.num_hidden_layers
+    return [
+        AttentionCall(heads * head_dim, window if kind == "sliding_attention" else None, is_explicit=False)
+        for kind in kinds
+        if "attention" in kind and "linear" not in kind
+    ]
 
 
 def _linear_params(model: PreTrainedModel, config: Any) -> int:
@@ -102,9 +94,3 @@ def _last_params(layer: nn.Module) -> int:
 
 def _first(config: Any, names: tuple[str, ...]) -> int:
     return next((value for name in names if (value := getattr(config, name, None))), 0)
-
-
-def _layers(model: PreTrainedModel) -> Iterator[nn.Module]:
-    """The decoder layers: the longest list of modules."""
-    lists = [m for m in model.modules() if isinstance(m, nn.ModuleList)]
-    return iter(max(lists, key=len)) if lists else iter(())

@@ -20,7 +20,7 @@ from leadspan.models.forward import body_of
 EXPERTS = "leadspan_trace"
 """Routed experts that need no values."""
 _ATTENTION = "leadspan_recorded"
-_LENGTH = 16
+_LENGTH = 16  # positions: enough for every layer to run, and the counts do not depend on it
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,18 +62,12 @@ def traced_layers(config: PreTrainedConfig) -> Layers | None:
     A config is traced once per process, since costs, memory and shapes of a run all need it.
     """
     key = config_key(config)
-    if key not in _TRACED:
-        _TRACED[key] = _traced(copy.deepcopy(config))
-    return _TRACED[key]
-
-
-def config_key(config: PreTrainedConfig) -> str:
-    """Text that is equal for equal configs only: the key of traces in this process."""
-    return f"{type(config).__name__} {config.to_json_string(use_diff=False)}"
-
-
-def _traced(config: PreTrainedConfig) -> Layers | None:
+    if key in _TRACED:
+        return _TRACED[key]
+    _TRACED[key] = None
+    config = copy.deepcopy(config)  # building a model sets the attention in its config
     calls: list[AttentionCall] = []
+    # Any error means that the code needs values: models raise whatever their first use of one happens to break.
     with contextlib.suppress(Exception), torch.device("meta"), torch.no_grad():
         model = AutoModelForCausalLM.from_config(
             config, attn_implementation=_ATTENTION, experts_implementation=EXPERTS, trust_remote_code=False
@@ -82,8 +76,13 @@ def _traced(config: PreTrainedConfig) -> Layers | None:
         output = body_of(model)(input_ids=ids, use_cache=True, attention_calls=calls)
         state = sum(_state_size(value) for name, value in output.items() if name != "last_hidden_state")
         layers = config.get_text_config().num_hidden_layers
-        return Layers(tuple(calls), state, len(calls) < layers) if calls or state else None
-    return None
+        _TRACED[key] = Layers(tuple(calls), state, len(calls) < layers) if calls or state else None
+    return _TRACED[key]
+
+
+def config_key(config: PreTrainedConfig) -> str:
+    """Text that is equal for equal configs only: the key of traces in this process."""
+    return f"{type(config).__name__} {config.to_json_string(use_diff=False)}"
 
 
 def _state_size(cache: Any) -> int:
