@@ -39,26 +39,26 @@ class Device(Settings):
         return self.peak_tflops * 1e12
 
 
-def _gpu(name: str, peak_tflops: float, memory_gb: float) -> Device:
-    return Device(name=name, peak_tflops=peak_tflops, memory_gb=memory_gb)
-
-
+_GPUS = {
+    "a100-40gb": ("NVIDIA A100 40GB", 312, 40),
+    "a100-80gb": ("NVIDIA A100 80GB", 312, 80),
+    "h100-sxm": ("NVIDIA H100 SXM", 989, 80),
+    "h100-pcie": ("NVIDIA H100 PCIe", 756, 80),
+    "h100-nvl": ("NVIDIA H100 NVL", 835, 94),
+    "h200": ("NVIDIA H200", 989, 141),
+    "b200": ("NVIDIA B200", 2250, 180),
+    "l4": ("NVIDIA L4", 121, 24),
+    "l40s": ("NVIDIA L40S", 362, 48),
+    "a10": ("NVIDIA A10", 125, 24),
+    "a10g": ("NVIDIA A10G", 70, 24),
+    "a6000": ("NVIDIA RTX A6000", 155, 48),
+    "rtx-3090": ("NVIDIA GeForce RTX 3090", 71, 24),
+    "rtx-4090": ("NVIDIA GeForce RTX 4090", 165, 24),
+    "rtx-5090": ("NVIDIA GeForce RTX 5090", 209.5, 32),
+}
 DEVICES = {
-    "a100-40gb": _gpu("NVIDIA A100 40GB", 312, 40),
-    "a100-80gb": _gpu("NVIDIA A100 80GB", 312, 80),
-    "h100-sxm": _gpu("NVIDIA H100 SXM", 989, 80),
-    "h100-pcie": _gpu("NVIDIA H100 PCIe", 756, 80),
-    "h100-nvl": _gpu("NVIDIA H100 NVL", 835, 94),
-    "h200": _gpu("NVIDIA H200", 989, 141),
-    "b200": _gpu("NVIDIA B200", 2250, 180),
-    "l4": _gpu("NVIDIA L4", 121, 24),
-    "l40s": _gpu("NVIDIA L40S", 362, 48),
-    "a10": _gpu("NVIDIA A10", 125, 24),
-    "a10g": _gpu("NVIDIA A10G", 70, 24),
-    "a6000": _gpu("NVIDIA RTX A6000", 155, 48),
-    "rtx-3090": _gpu("NVIDIA GeForce RTX 3090", 71, 24),
-    "rtx-4090": _gpu("NVIDIA GeForce RTX 4090", 165, 24),
-    "rtx-5090": _gpu("NVIDIA GeForce RTX 5090", 209.5, 32),
+    key: Device(name=name, peak_tflops=peak_tflops, memory_gb=memory_gb)
+    for key, (name, peak_tflops, memory_gb) in _GPUS.items()
 }
 """Presets by the name a recipe gives."""
 
@@ -90,6 +90,7 @@ def recognise(name: str, memory_bytes: int) -> Device | None:
     best, most = None, 0
     for key, device in DEVICES.items():
         key_words = set(key.split("-")) - {"40gb", "80gb", "sxm"}  # memory decides; NVIDIA leaves SXM out of some names
+        # 15 %: CUDA reports a few per cent more or less than advertised; variants of one name differ by half.
         if key_words <= words and abs(memory_bytes / device.memory_bytes - 1) < 0.15 and len(key_words) > most:
             best, most = device, len(key_words)
     return best

@@ -146,6 +146,7 @@ def forward_body(shape: ModelShape, length: int) -> int:
     return (2 * shape.linear_params + _PER_STATE * shape.state_size) * length
 
 
+# Many examples share a length, and every trial of a study counts them again.
 @functools.lru_cache(maxsize=1 << 16)
 def forward_attention(shape: ModelShape, length: int) -> int:
     """Scores and weighted values of one example, forward: `4 * heads * head_dim * positions_seen` per layer."""
@@ -169,7 +170,7 @@ def rollout_flops(student: ModelShape, rollouts: Iterable[tuple[int, int]]) -> i
     """
     total = 0
     for prompt, new in rollouts:
-        length = prompt + new - 1
+        length = prompt + new - 1  # the last new token is not read again
         linear = forward_body(student, length) + 2 * student.adapter_params * length
         total += linear + forward_attention(student, length) + forward_head(student, new)
     return total

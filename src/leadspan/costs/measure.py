@@ -35,7 +35,14 @@ class PeakMemory:
         """Bytes."""
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device)
-        return max(0, _peak_resident_bytes() - self._before)
+        if _STATUS.exists():
+            # VmHWM can be reset (clear_refs above); `ru_maxrss` cannot, and holds the peak of the whole process.
+            line = next(line for line in _STATUS.read_text().splitlines() if line.startswith("VmHWM"))
+            peak = int(line.split()[1]) * 1024
+        else:
+            unit = 1 if sys.platform == "darwin" else 1024
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+        return max(0, peak - self._before)
 
     @property
     def source(self) -> MemorySource:
@@ -66,7 +73,7 @@ class EnergyCounter:
             pynvml.nvmlInit()
             uuid = torch.cuda.get_device_properties(device).uuid  # visible devices may be numbered anew, ids are not
             counter = cls(pynvml, pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}"))
-            counter.read()
+            counter.read()  # raises here, where the GPU has no counter, and not in the middle of a run
         except pynvml.NVMLError as error:
             logger.info("energy is not measured: NVML says %s", error)
             return None
@@ -75,12 +82,3 @@ class EnergyCounter:
     def read(self) -> float:
         """Joules."""
         return self._nvml.nvmlDeviceGetTotalEnergyConsumption(self._handle) / 1000
-
-
-def _peak_resident_bytes() -> int:
-    if _STATUS.exists():
-        # VmHWM can be reset (clear_refs above); `ru_maxrss` cannot, and holds the peak of the whole process.
-        line = next(line for line in _STATUS.read_text().splitlines() if line.startswith("VmHWM"))
-        return int(line.split()[1]) * 1024
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit  # since the process began

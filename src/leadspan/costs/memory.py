@@ -12,6 +12,8 @@ linear weight that the graph holds. DDP adds its buckets, as large as the gradie
 moments among the ranks, and gathers two layers (the next is prefetched), one layer's gradients, and the root group of
 embedding and head (PyTorch's `fully_shard` reference). Excluded: the device's context, the allocator's fragmentation,
 and the workspaces of kernels.
+
+The disk space of a run is that of its checkpoints and of its final student.
 """
 
 import math
@@ -49,7 +51,9 @@ class MemoryByPart(Settings):
 
 Sharding = Literal["none", "ddp", "fsdp2"]
 
-_WIDE, _NARROW, _MOMENTS = 4, 2, 8
+_WIDE, _NARROW, _MOMENTS = 4, 2, 8  # bytes a weight: float32, bfloat16, and AdamW's two moments in float32
+NUM_CHECKPOINTS = 3
+"""At most: the best one, the last one, and one that is being written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,12 +174,17 @@ class MemoryModel:
         states = batch.scored + batch.weighted
         # The states of all positions, and the gradient of those with a loss.
         hidden = (states + batch.weighted) * self.student.hidden_size * width
+        vocab_size = self.student.vocab_size
         if self.teacher is not None:
             hidden += states * self.teacher.hidden_size * width
+            # Each has a chunk of logits, as wide as the wider of the two.
+            vocab_size = 2 * max(vocab_size, self.teacher.vocab_size)
+        rows = min(self.chunk_tokens, max(batch.weighted, batch.scored))
         return self._always(
             gradients=self._kept_gradients + self._head_gradient,
             activations=self.student_activations.retained_by(batch) + hidden,
-            logits=self._chunks(min(self.chunk_tokens, max(batch.weighted, batch.scored))),
+            # float32, and a tenth as an allowance for what the row part makes block by block.
+            logits=rows * vocab_size * _WIDE * 11 // 10,
             casts=self._cast_weights,
         )
 
@@ -196,22 +205,27 @@ class MemoryModel:
         return max(start, end, key=lambda memory: memory.total)
 
     def _always(self, gradients: int, activations: int = 0, logits: int = 0, casts: int = 0) -> MemoryByPart:
-        student, teacher = self.student, self.teacher
-        width = _NARROW if self.use_bf16 else _WIDE
+        student, teacher, width = self.student, self.teacher, _NARROW if self.use_bf16 else _WIDE
+        teacher_bytes = 0 if teacher is None else width * teacher.num_params
+        gathered = 0
+        if self.sharding == "fsdp2":
+            # The root's weights (embedding and head) stay gathered, the next layer is prefetched, and one layer's
+            # gradient is reduced at a time.
+            gathered = _WIDE * (student.head_params * (1 if student.is_tied else 2) + 3 * student.layer_params)
+        # A stored head is whole on every rank.
+        if teacher is not None and self.sharding == "fsdp2" and not teacher.is_head_only:
+            # As of the student, without a gradient.
+            root = teacher.head_params * (1 if teacher.is_tied else 2)
+            teacher_bytes = self._share(teacher_bytes) + width * (root + 2 * teacher.layer_params)
         return MemoryByPart(
             # float32 weights are sharded; what FSDP gathers and what autocast casts exists beside them.
-            weights=self._share(_WIDE * (student.num_params + student.adapter_params)) + casts + self._gathered,
+            weights=self._share(_WIDE * (student.num_params + student.adapter_params)) + casts + gathered,
             gradients=gradients + (self._gradients if self.sharding == "ddp" else 0),
             optimizer=self._share(_MOMENTS * student.trained_params),
             activations=activations,
             logits=logits,
-            teacher=0 if teacher is None else self._teacher(width * teacher.num_params),
+            teacher=teacher_bytes,
         )
-
-    def _teacher(self, size: int) -> int:
-        """A stored head is whole on every rank."""
-        assert self.teacher is not None, "the caller asks for its weights"
-        return size if self.teacher.is_head_only else self._share(size) + self._gathered_teacher
 
     @property
     def _gradients(self) -> int:
@@ -233,28 +247,6 @@ class MemoryModel:
             return 0
         return _NARROW * (self.student.linear_params + self.student.head_params)
 
-    @property
-    def _gathered(self) -> int:
-        """Unsharded weights of FSDP2: embedding and head, two layers, and the gradient of one."""
-        if self.sharding != "fsdp2":
-            return 0
-        # FSDP2 keeps the root's weights gathered, prefetches the next layer, and reduces one gradient at a time.
-        root = self.student.head_params * (1 if self.student.is_tied else 2)
-        return _WIDE * (root + 3 * self.student.layer_params)
-
-    @property
-    def _gathered_teacher(self) -> int:
-        if self.sharding != "fsdp2" or self.teacher is None:
-            return 0
-        root = self.teacher.head_params * (1 if self.teacher.is_tied else 2)
-        return (_NARROW if self.use_bf16 else _WIDE) * (root + 2 * self.teacher.layer_params)
-
-    def _chunks(self, rows: int) -> int:
-        """Float32 logits of the student and of a live teacher, and a tenth for what the loss needs by row."""
-        models = [self.student] if self.teacher is None else [self.student, self.teacher]
-        # The tenth is an allowance for what the row part makes block by block.
-        return len(models) * rows * max(model.vocab_size for model in models) * _WIDE * 11 // 10
-
     def _share(self, size: int) -> int:
         return math.ceil(size / self.num_ranks) if self.sharding == "fsdp2" else size
 
@@ -262,3 +254,8 @@ class MemoryModel:
 def highest(model: MemoryModel, batches: Sequence[BatchSize]) -> MemoryByPart:
     """Memory by part of the micro-batch that needs most."""
     return max((model.peak(batch) for batch in set(batches)), key=lambda memory: memory.total)
+
+
+def disk_bytes(student: ModelShape) -> int:
+    """Bytes of the checkpoints of a run, which hold the trained weights, and of its final student."""
+    return NUM_CHECKPOINTS * (_WIDE + _MOMENTS) * student.trained_params + _WIDE * student.num_params

@@ -65,6 +65,7 @@ def traffic(
         return num_bytes * (ranks - 1) // ranks
 
     if memory.sharding == "ddp":
+        # An all-reduce is a reduce-scatter and an all-gather.
         return Traffic(gradients=2 * sent(4 * student.trained_params), teacher=hidden)
     # accelerate lets FSDP2 gather and reduce in the type of the run.
     weights = narrow * (student.num_params + student.adapter_params)

@@ -52,19 +52,22 @@ def rollouts(inputs: CheckInputs) -> Iterator[Check]:
     yield _ends(looks, recipe.merges_stops)
     student, teacher = (float(np.mean([look.opens[i] for look in looks])) for i in (0, 1))
     if not made_of.rows.renderer.opening:  # else the prompt opens the thinking of both
-        figure = f"probability {student:.2g} for the student, {teacher:.2g} for the teacher"
-        yield Check.of(
+        differ = abs(student - teacher) > _LOW
+        yield Check(
             "student and teacher think alike",
-            not abs(student - teacher) > _LOW,
-            f"a rollout begins with a think tag with {figure}",
-            "take a chat template that opens or closes the thinking of both (data.rendering.chat_template)",
+            "warning" if differ else "ok",
+            f"a rollout begins with a think tag with probability {student:.2g} for the student, {teacher:.2g} for the "
+            "teacher",
+            "take a chat template that opens or closes the thinking of both (data.rendering.chat_template)"
+            if differ
+            else "",
         )
     overlap = float(np.mean([look.overlap for look in looks]))
-    yield Check.of(
+    yield Check(
         "student and teacher agree on the likeliest tokens of rollouts",
-        overlap >= _LOW,
+        "ok" if overlap >= _LOW else "warning",
         f"at {overlap:.1%} of the positions of {len(looks)} rollouts",
-        "the teacher would hardly write such text: begin with rollout.cold_start",
+        "" if overlap >= _LOW else "the teacher would hardly write such text: begin with rollout.cold_start",
     )
 
 
@@ -81,7 +84,7 @@ def _ends(looks: list[_Look], merges_stops: bool) -> Check:
     if not merges_stops and of_token < _LOW * of_any:
         return Check(name, "warning", figure, "the student is taught not to end its turns: set loss.stop: event")
     remedy = "the student ends where the teacher would go on: it will learn to write longer, up to max_new_tokens"
-    return Check.of(name, of_any >= _LOW, figure, remedy)
+    return Check(name, "ok" if of_any >= _LOW else "warning", figure, "" if of_any >= _LOW else remedy)
 
 
 def _drawn(inputs: CheckInputs, made_of: RolloutInputs) -> list[Rollout]:

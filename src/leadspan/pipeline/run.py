@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from leadspan.costs.disk import disk_bytes
+from leadspan.costs.memory import disk_bytes
 from leadspan.data.truncation.policy import stop_warning
 from leadspan.environment import environment
 from leadspan.errors import LeadspanError, ModelError, RunError

@@ -81,16 +81,18 @@ class Course:
         else:
             horizon = rule.at(max(0, number - cold), self.num_steps - cold, budget)
         of_traces, before = self._trace_groups(number + 1), self._trace_groups(number)
+        # Rollouts are numbered on from the steps before, so that the shares hold over the run and not step by step.
         first = number * per_step - before  # groups of rollouts in the steps before
         turns = []
         for group in range(first, first + per_step - (of_traces - before)):
             prompt = _in_turn(self.num_prompts, group, f"{self.seed}:prompts")
             for sample in range(samples):
-                # Numbered over the whole run, so that a share below one per step is still exact over many steps.
                 rollout = group * samples + sample
+                # The one at which the count of whole rollouts goes up.
                 is_whole = _first(self.settings.whole_share, rollout + 1) > _first(self.settings.whole_share, rollout)
                 cap = self.settings.max_new_tokens if is_whole else horizon
                 turns.append(Turn(prompt, sample, cap, is_whole))
+        # A group of traces has as many examples as a prompt has samples, so steps of any mix are equally large.
         indices = range(before * samples, of_traces * samples)
         traces = tuple(self.traces[_in_turn(len(self.traces), at, f"{self.seed}:traces")] for at in indices)
         return StepCourse(horizon, tuple(turns), traces)
@@ -123,6 +125,7 @@ def _in_turn(number: int, at: int, seed: str) -> int:
     return _order(number, f"{seed}:{passes}")[index]
 
 
+# Prompts and traces, each at the border of two passes: four orders are in use at a time.
 @functools.lru_cache(maxsize=4)
 def _order(number: int, seed: str) -> tuple[int, ...]:
     order = list(range(number))

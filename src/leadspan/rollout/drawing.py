@@ -64,6 +64,7 @@ def draw_rollouts(
     if isinstance(model, VllmDrawing):
         keys, texts = [inputs.key(*turn) for turn in turns], [prompt.ids for prompt in prompts]
         return [Drawn(*fields) for fields in model.draw(texts, caps, keys, inputs.stop_ids, sampling, with_log_probs)]
+    # Batched by length for speed alone: every rollout has a random stream of its own.
     drawn: dict[int, Drawn] = {}
     for indices in batches_of_like_length([prompt.ids for prompt in prompts], settings.batch_size):
         log_probs: list[list[float]] = [[] for _ in indices]
@@ -94,9 +95,11 @@ def drawing_twin(student: torch.nn.Module, settings: ModelSettings) -> PreTraine
     base = student.get_base_model() if isinstance(student, PeftModel) else student
     if any(isinstance(parameter, DTensor) for parameter in base.parameters()):
         raise ModelError("rollout: the student's weights are sharded, and rollouts need them whole; use DDP")
+    # The memo says that the weights are copied already: modules are new, parameters are the student's.
     twin = cast(PreTrainedModel, copy.deepcopy(base, {id(parameter): parameter for parameter in base.parameters()}))
     vars(twin).pop("forward", None)  # that of the objective
     vars(twin).pop(LAYOUT, None)
+    # Transformers chooses an attention when it builds a model; the student's was chosen for packed rows.
     with torch.device("meta"):
         plain = build_untrained(load_config(settings), f"model {name_of(settings)}")
     twin.set_attn_implementation(cast(str, plain.config._attn_implementation))

@@ -77,6 +77,7 @@ class ShareHorizon(Settings):
         >>> ShareHorizon(share=0.1).at(0, 10, 2048)
         204
         """
+        # The decimal as written: 0.29 * 100 is below 29 in binary.
         return max(1, int(Fraction(str(self.share)) * budget))
 
 
@@ -116,6 +117,7 @@ class LinearHorizon(Settings):
         >>> [LinearHorizon(start=100, end=1000).at(k, 5, 4096) for k in range(5)]
         [256, 512, 768, 1000, 1000]
         """
+        # A fraction, so that a step that is due at a multiple does not miss it by a rounding.
         exact = self.start + Fraction((self.end - self.start) * step, max(1, num_steps - 1))
         return min(self.longest, -(-exact // self.multiple) * self.multiple)
 
@@ -202,14 +204,10 @@ class AdaptiveHorizon(Settings):
         horizon = self.start
         for overlap in overlaps:
             if overlap is not None:
+                # Between the two overlaps the horizon stays.
                 change = self.change * ((overlap >= self.high) - (overlap < self.low))
                 horizon = min(budget, max(self.least, horizon + change))
         return horizon
-
-
-def end_of(horizon: int) -> int:
-    """New tokens before the last quarter of a horizon, over which overlaps are measured."""
-    return horizon - -(-horizon // 4)
 
 
 AnyHorizon = Annotated[

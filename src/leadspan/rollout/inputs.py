@@ -61,6 +61,7 @@ class RolloutInputs:
         settings, cold = self.course.settings, self.num_cold_steps
         if step < cold:
             return range(step, step + 1)
+        # Counted from the first step after the cold start; the last draw of a run may be for fewer steps.
         first = step - (step - cold) % settings.steps_per_draw
         return range(first, min(first + settings.steps_per_draw, self.course.num_steps))
 
@@ -85,6 +86,7 @@ class RolloutInputs:
     ) -> FlopsByPart:
         """Operations of training on the examples of a step; old rollouts pass the student's head once more."""
         loss = self.loss_at(step)
+        # A cold start on the tokens alone runs no teacher.
         student, teacher = shapes if loss is None or loss.kl_weight else (shapes[0], None)
         flops = training_flops(student, teacher, examples, recompute)
         again = forward_head(student, sum(size.weighted for size in examples)) * self.is_stale(step)

@@ -1,8 +1,9 @@
 """The prompts of rollouts as token ids: those of the traces, or the problems of a task."""
 
 import hashlib
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from datasets import Dataset
@@ -45,10 +46,19 @@ def rollout_prompts(
     Raises:
         DataError: A prompt leaves no room for a new token in the window, or the task cannot be read.
     """
+    candidates: list[Prompt] = []
     if isinstance(settings.prompts, TaskPrompts):
-        candidates = _of_task(settings.prompts, renderer)
+        task, system = settings.prompts.task, settings.prompts.system
+        for number, text in enumerate(task_prompts(task.name, load_task(task), renderer, system), 1):
+            candidates.append(_prompt(encode(renderer.tokenizer, text), f"task {task.name}, problem {number}"))
     else:
-        candidates = _of_traces(rows, renderer)
+        # The opening think tag, where the template writes it before the student does.
+        opening = encode(renderer.tokenizer, renderer.opening)
+        columns: Any = rows.select_columns(["input_ids", "prompt_end", "place", "teacher"]).with_format("numpy")
+        for row in columns:
+            ids = [*row["input_ids"][: row["prompt_end"]].tolist(), *opening]
+            candidates.append(_prompt(ids, str(row["place"]), str(row["teacher"])))
+    # Several traces may answer one prompt; each teacher scores its own rollouts of it.
     prompts = list({(prompt.key, prompt.teacher): prompt for prompt in candidates}.values())
     full = [prompt for prompt in prompts if window is not None and len(prompt.ids) >= window]
     if full:
@@ -60,19 +70,6 @@ def rollout_prompts(
     return prompts
 
 
-def _of_traces(rows: Dataset, renderer: Renderer) -> Iterable[Prompt]:
-    opening = encode(renderer.tokenizer, renderer.opening)
-    columns = rows.select_columns(["input_ids", "prompt_end", "place", "teacher"]).with_format("numpy")
-    for row in columns:
-        ids = [*row["input_ids"][: row["prompt_end"]].tolist(), *opening]  # pyright: ignore[reportArgumentType, reportCallIssue]  # a row of numpy
-        yield replace(_prompt(ids, str(row["place"])), teacher=str(row["teacher"]))  # pyright: ignore[reportArgumentType, reportCallIssue]
-
-
-def _of_task(settings: TaskPrompts, renderer: Renderer) -> Iterable[Prompt]:
-    prompts = task_prompts(settings.task.name, load_task(settings.task), renderer, settings.system)
-    for number, text in enumerate(prompts, 1):
-        yield _prompt(encode(renderer.tokenizer, text), f"task {settings.task.name}, problem {number}")
-
-
-def _prompt(ids: Sequence[int], location: str) -> Prompt:
-    return Prompt(tuple(ids), hashlib.sha256(np.asarray(ids, dtype=np.int32).tobytes()).hexdigest()[:16], location)
+def _prompt(ids: Sequence[int], place: str, teacher: str = "") -> Prompt:
+    key = hashlib.sha256(np.asarray(ids, dtype=np.int32).tobytes()).hexdigest()[:16]
+    return Prompt(tuple(ids), key, place, teacher)

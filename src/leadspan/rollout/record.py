@@ -13,7 +13,7 @@ from leadspan.files import write_atomically
 from leadspan.rollout.rows import Ending
 
 ROLLOUTS_FILE = "rollouts.jsonl"
-_DAMAGED = "so what the earlier steps cost is not known; train anew in another output"
+_DAMAGED = "so what the earlier steps cost is not known; start again in another output"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,7 @@ class RolloutRecord:
         step = len(numbers)
         lines = self.path.read_bytes().splitlines(keepends=True) if self.path.exists() else []
         steps: list[list[RolloutLine]] = [[] for _ in range(step)]
-        num_kept_bytes = 0
+        num_lines = 0  # of the steps before, in their order at the beginning of the file
         for number, line in enumerate(lines, 1):
             try:
                 read = RolloutLine(**json.loads(line))
@@ -82,14 +82,14 @@ class RolloutRecord:
             if not (isinstance(read.step, int) and 0 <= read.step < step):
                 break
             steps[read.step].append(read)
-            num_kept_bytes = number
+            num_lines = number
         for number, (expected, of_step) in enumerate(zip(numbers, steps, strict=True)):
             if len(of_step) != expected:
                 raise RunError(
                     f"{self.path}: {len(of_step)} of {expected} rollouts of step {number} are left, {_DAMAGED}"
                 )
         if writes:
-            write_atomically(self.path, b"".join(lines[:num_kept_bytes]))
+            write_atomically(self.path, b"".join(lines[:num_lines]))
         return steps
 
     def append(self, lines: Iterable[RolloutLine]) -> None:

@@ -19,7 +19,6 @@ from leadspan.data.selection import RandomTokens, draw_tokens
 from leadspan.data.supervision import ANSWER, COT, PROMPT, Supervision
 from leadspan.data.truncation import kept_tokens
 from leadspan.rollout.course import Turn
-from leadspan.rollout.horizon import end_of
 from leadspan.rollout.prompts import Prompt
 
 Ending = Literal["stop", "horizon", "budget", "window"]
@@ -77,6 +76,7 @@ def old_log_probs(example: Example, rollout: Rollout | None) -> np.ndarray:
     """Log-probability with which the token of each weighted position was drawn; NaN of tokens that were not."""
     if rollout is None:
         return np.full(int((example.weights > 0).sum()), np.nan, np.float32)
+    # The prompt may have weights, but was not drawn.
     drawn = [*[np.nan] * len(rollout.prompt.ids), *rollout.log_probs]
     return np.array(drawn, np.float32)[example.weights > 0]
 
@@ -92,9 +92,10 @@ def overlaps(
         agreement: At its weighted positions 1 where they were the same, else 0; NaN where that is not known.
         horizon: Of the step.
     """
-    new = np.flatnonzero(example.weights > 0) - prompt_tokens
+    new = np.flatnonzero(example.weights > 0) - prompt_tokens  # below 0 in a supervised prompt
     is_known = (new >= 0) & ~np.isnan(agreement)
-    at_end = is_known & (new >= end_of(horizon)) & (new < horizon)
+    # The last quarter, rounded up. Whole rollouts go on beyond the horizon, where they say nothing of it.
+    at_end = is_known & (new >= horizon - -(-horizon // 4)) & (new < horizon)
     overall, end = (float(agreement[mask].mean()) if mask.any() else None for mask in (is_known, at_end))
     return overall, end
 
@@ -134,6 +135,7 @@ class RowMaker:
         weights = by_section[sections]
         weights[0] = 0.0  # nothing predicts the first token
         ids = np.array([*prompt, *new], dtype=np.int64)
+        # Of the full length, so that a tenth is the same part of a rollout whatever its horizon.
         tenths = (10 * np.arange(len(ids)) // (len(prompt) + self.budget)).astype(np.int8)
         # A store knows a rollout by the hash of its full length, of which this one may be a prefix.
         uncut = np.array([*prompt, *(new if captured is None else captured)], dtype=np.int32)
@@ -148,6 +150,7 @@ class RowMaker:
         selection, weights = self.supervision.token_selection, example.weights[example.weights > 0]
         if selection is None or isinstance(selection, RandomTokens):
             return ExampleSize(len(example.input_ids), len(weights))
+        # As `losses.selection`: a share of every group of equal weight, and at least one of each.
         groups = np.unique(weights, return_counts=True)[1]
         selected = sum(kept_tokens(selection.share, int(number)) for number in groups)
         return ExampleSize(len(example.input_ids), selected, len(weights))
@@ -162,6 +165,7 @@ class RowMaker:
         text = self.text(new_ids)
         if tags.think_close in text:
             return self._first(new_ids, lambda begun: tags.think_close in begun)
+        # A text that is still empty, or half a tag, may yet become a chain of thought.
         begun = text.strip()
         opens = bool(self.renderer.opening) or begun.startswith(tags.think_open) or tags.think_open.startswith(begun)
         return len(new_ids) if opens else 0
@@ -172,4 +176,5 @@ class RowMaker:
 
     def _first(self, ids: Sequence[int], holds: Callable[[str], bool]) -> int:
         """The smallest number of tokens whose text passes a test."""
+        # Decoded again and again, since a tag may be split among tokens; once a text passes, all longer ones do.
         return bisect_left(range(len(ids) + 1), True, key=lambda length: holds(self.text(ids[:length])))

@@ -103,6 +103,7 @@ class RolloutSettings(Settings):
     def label(self) -> str:
         """Short name of the condition."""
         shares = [("whole", self.whole_share), ("traces", self.trace_share)]
+        # Shares of 0 are left out: a name says what differs from the plain rollout.
         cold = [f"from step {self.num_cold_steps}"] if self.cold_start is not None else []
         shown = [f"{share:g} {name}" for name, share in shares if share]
         return ", ".join([f"rollout {self.horizon.label}", *cold, *shown])

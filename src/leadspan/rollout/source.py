@@ -80,6 +80,7 @@ class Rollouts:
             return
         self._is_recalled = True
         courses = [self.inputs.course.step(number) for number in range(step)]  # horizons do not matter here
+        # The first process rewrites the file before the others read it.
         with process_state().main_process_first():
             writes = process_state().is_main_process
             self._lines = self._record.begin([len(course.turns) for course in courses], writes)
@@ -95,21 +96,24 @@ class Rollouts:
             RunError: No rollout or trace of the step has a position with a loss.
         """
         self.recall(step)
-        if step not in self._drawn:
+        if step not in self._drawn:  # drawn with an earlier step, or restored from a checkpoint
             self._draw(step, student)
         groups, drawn = self._groups(step), self._drawn.pop(step)
-        rollouts = {
-            turn: self._rollout(turn, drawn[self.inputs.key(step, turn)])
-            for group in groups
-            for turn in group
-            if isinstance(turn, Turn)
-        }
-        self._batches = [
-            [(None, self.inputs.traces[i]) if isinstance(i, int) else self._made(rollouts[i]) for i in group]
-            for group in groups
-        ]
+        inputs = self.inputs
+        limits = inputs.course.settings.max_new_tokens, inputs.window
+        self._batches = [[] for _ in groups]
+        for group, batch in zip(groups, self._batches, strict=True):
+            for item in group:
+                if isinstance(item, int):
+                    batch.append((None, inputs.traces[item]))
+                    continue
+                prompt, (new_ids, log_probs) = inputs.prompts[item.prompt], drawn[inputs.key(step, item)]
+                rollout = to_rollout(item, prompt, new_ids, inputs.stop_ids, limits, log_probs)
+                captured = None if inputs.stored is None else inputs.stored[prompt.key, item.sample]
+                batch.append((rollout, inputs.rows.example(rollout, captured)))
         self._agreements.clear()
         self._add(step)
+        # Asked of all ranks' examples, so that all of them raise.
         if not self.counts[-1].weighted:
             raise RunError(
                 f"step {step}: no example has a position with a loss; give the sections that the student writes a "
@@ -145,17 +149,15 @@ class Rollouts:
         if self.inputs.stored is not None:
             drawn = [Drawn(self.inputs.stored[self.inputs.prompts[t.prompt].key, t.sample], []) for _, t in turns]
         else:
-            if self._twin is None:
-                self._twin = self._drawing_model(student)
+            if self._twin is None:  # once a run: both kinds follow the student's weights
+                engine, origin = self.inputs.course.settings.engine, self.inputs.student
+                if isinstance(engine, Vllm):
+                    self._twin = VllmDrawing(origin, student, engine, self.inputs.window, self._use_bf16)
+                else:
+                    self._twin = drawing_twin(student, origin)
             drawn = draw_rollouts(self._twin, self.inputs, turns, self._use_bf16, with_log_probs=len(steps) > 1)
         for (n, turn), sample in zip(turns, drawn, strict=True):
             self._drawn[n][self.inputs.key(n, turn)] = sample
-
-    def _drawing_model(self, student: torch.nn.Module) -> PreTrainedModel | VllmDrawing:
-        inputs, engine = self.inputs, self.inputs.course.settings.engine
-        if isinstance(engine, Vllm):
-            return VllmDrawing(inputs.student, student, engine, inputs.window, self._use_bf16)
-        return drawing_twin(student, inputs.student)
 
     def state(self) -> dict[str, dict[str, Drawn]]:
         """Draws of all ranks for later steps."""
@@ -167,16 +169,6 @@ class Rollouts:
     def restore(self, state: Mapping[str, Mapping[str, Any]]) -> None:
         """Restore a `state`, which may have passed through JSON."""
         self._drawn = {int(n): {key: Drawn(*fields) for key, fields in drawn.items()} for n, drawn in state.items()}
-
-    def _rollout(self, turn: Turn, drawn: Drawn) -> Rollout:
-        inputs = self.inputs
-        limits = inputs.course.settings.max_new_tokens, inputs.window
-        return to_rollout(turn, inputs.prompts[turn.prompt], drawn.ids, inputs.stop_ids, limits, drawn.log_probs)
-
-    def _made(self, rollout: Rollout) -> tuple[Rollout, Example]:
-        stored = self.inputs.stored
-        captured = None if stored is None else stored[rollout.prompt.key, rollout.turn.sample]
-        return rollout, self.inputs.rows.example(rollout, captured)
 
     def learn_of(self, agreement: torch.Tensor) -> None:
         """Receive the agreement of the next micro-batch of the step.
@@ -192,11 +184,13 @@ class Rollouts:
         horizon = self._course(step).horizon
         shown: dict[str, tuple[float | None, float | None]] = {}
         for batch, agreement in zip(self._batches, self._agreements, strict=True):
+            # Agreements come for the packed row; they are cut into those of its examples.
             ends = list(itertools.accumulate(int((example.weights > 0).sum()) for _, example in batch))[:-1]
             for (rollout, example), values in zip(batch, np.split(agreement.cpu().numpy(), ends), strict=True):
                 if rollout is not None:
                     key = self.inputs.key(step, rollout.turn)
                     shown[key] = overlaps(example, len(rollout.prompt.ids), values, horizon)
+        # Every process keeps all overlaps, since an adaptive horizon is decided on each.
         if state.num_processes > 1:
             shown = {key: value for of_rank in gather_object([shown]) for key, value in of_rank.items()}
         keys = [self.inputs.key(step, turn) for turn in self._course(step).turns]  # the order of the lines
@@ -230,6 +224,7 @@ class Rollouts:
             lines = gather_object(lines)
         course = self._course(step)
         turn_numbers = {self.inputs.key(step, turn): i for i, turn in enumerate(course.turns)}
+        # By the turns, not by rank: any number of ranks writes the same record.
         lines.sort(key=lambda line: turn_numbers[f"rollout:{step}:{line.prompt}:{line.sample}"])
         self._lines.append(lines)
         self.counts.append(self._count(step, course, lines))

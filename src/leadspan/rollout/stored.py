@@ -42,12 +42,13 @@ def drawn_rollouts(
     header, new_ids = _read(path) if path.exists() else (_header(inputs), {})
     if header != _header(inputs):
         raise TargetsError(f"{path}: drawn with {header}, now {_header(inputs)}; give another capture.path")
+    # Written again without a half-written last line; the new rollouts are appended to it.
     lines = [{"prompt": key, "sample": sample, "ids": ids} for (key, sample), ids in new_ids.items()]
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, "".join(json.dumps(line) + "\n" for line in (header, *lines)))
     budget = inputs.course.settings.max_new_tokens
     turns = [
-        (0, Turn(prompt, sample, budget, True))
+        (0, Turn(prompt, sample, budget, True))  # step 0 in the key of every random stream
         for prompt, sample in inputs.course.stored_turns
         if (inputs.prompts[prompt].key, sample) not in new_ids
     ]
@@ -78,8 +79,9 @@ def stored_rollouts(inputs: RolloutInputs, path: Path) -> WholeIds:
     if header["temperature"] != needed["temperature"] or header["max_new_tokens"] < needed["max_new_tokens"]:
         raise TargetsError(
             f"{path}: drawn with {header}, and rollout asks for {needed}: the temperature must be the same and "
-            "max_new_tokens no greater; change rollout, or capture anew"
+            "max_new_tokens no greater; change rollout, or capture again"
         )
+    # The seed may differ: any draws from the same distribution will do.
     missing = sum((inputs.prompts[p].key, sample) not in new_ids for p, sample in inputs.course.stored_turns)
     if missing:
         raise TargetsError(
@@ -99,6 +101,7 @@ def rollout_rows(inputs: RolloutInputs, new_ids: WholeIds) -> Dataset:
         example = inputs.rows.example(to_rollout(turn, prompt, ids, inputs.stop_ids, (len(ids), None)))
         cot_end = len(example.input_ids) - int((example.section_ids == ANSWER).sum())
         prompt_end = cot_end - int((example.section_ids == COT).sum())
+        # The closing tag counts as chain of thought, so both borders are the same.
         borders = {"prompt_end": prompt_end, "think_end": cot_end, "cot_end": cot_end}
         tokens = len(example.input_ids)
         row = {"input_ids": example.input_ids, **borders, "stop": tokens - 1, "steps": [], "num_tokens": tokens}

@@ -24,8 +24,6 @@ from leadspan.training.process import process_device, process_state
 
 # The engine's process unpickles handles of the GPU's memory; they come from this process alone.
 _UNPICKLES = "VLLM_ALLOW_INSECURE_SERIALIZATION"
-
-
 _REMEDY = "pip install 'leadspan[vllm]', or use rollout.engine.kind=transformers"
 
 
@@ -144,7 +142,7 @@ class _Client:
         self._llm.start_weight_update()
 
     def update_weights(self, update_info: dict[str, Any]) -> None:
-        """Handles of GPU memory are no messages; pickled, as vLLM's own HTTP client sends them, they are."""
+        """Pickle the handles of GPU memory, as vLLM's own HTTP client does: a message holds plain values only."""
         handles = update_info.get("ipc_handles")
         if handles is not None:
             pickled = base64.b64encode(pickle.dumps(handles)).decode()
