@@ -2,6 +2,7 @@
 
 import argparse
 import difflib
+import importlib
 import logging
 import os
 import re
@@ -12,59 +13,17 @@ from importlib import metadata
 from pathlib import Path
 from typing import NoReturn
 
-from leadspan.cli import (
-    audit,
-    capture,
-    card,
-    chat,
-    completion,
-    demo,
-    distill,
-    doctor,
-    evaluate,
-    export,
-    init,
-    plan,
-    power,
-    preview,
-    push,
-    recipes,
-    report,
-    sample,
-    schema,
-    store,
-    study,
-    world,
-)
 from leadspan.errors import LeadspanError
 from leadspan.files import full_disk_reported
 from leadspan.interruption import EXIT_CODE, Terminated, listening
 from leadspan.text import PlainFormatter, plain, print_plain
 
-COMMANDS = {
-    "demo": demo,
-    "init": init,
-    "recipes": recipes,
-    "world": world,
-    "preview": preview,
-    "audit": audit,
-    "plan": plan,
-    "capture": capture,
-    "store": store,
-    "doctor": doctor,
-    "distill": distill,
-    "evaluate": evaluate,
-    "sample": sample,
-    "chat": chat,
-    "card": card,
-    "push": push,
-    "export": export,
-    "study": study,
-    "power": power,
-    "report": report,
-    "schema": schema,
-    "completion": completion,
-}
+_NAMES = """
+demo init recipes world preview audit plan capture store doctor distill evaluate sample chat card push export study
+power report schema completion
+"""
+"""Commands in the order of the help; each is a module of this name, with `add_arguments` and `run`."""
+COMMANDS = {name: importlib.import_module(f"leadspan.cli.{name}") for name in _NAMES.split()}
 GO_ON = {"distill": ("--resume",), "evaluate": (), "capture": (), "study": (), "demo": ()}
 """Commands that resume what an interrupted one has left, with the flags that they need for it."""
 _LESS_MEMORY = {
@@ -72,8 +31,6 @@ _LESS_MEMORY = {
     "capture": "lower capture.tokens_per_batch",
 }
 """Remedies when a command runs out of memory; for all others, the remedy is that of training."""
-
-
 _ELSEWHERE = {
     **dict.fromkeys(("train", "sft", "gkd", "fit", "finetune", "fine-tune", "run"), "distill"),
     **dict.fromkeys(("eval", "test", "benchmark"), "evaluate"),
@@ -123,21 +80,19 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     options, rest = parser.parse_known_args(arguments)
     takes_overrides = "recipe" in options or "data" in options
     if rest and (not takes_overrides or any(word.startswith("-") for word in rest)):
-        hint = _as_override(rest) if "overrides" in options else ""
+        hint = ""
+        if "overrides" in options:  # a setting that was given as an option, as in other programs
+            from leadspan.other_tools import here_called
+
+            name, _, value = next((word for word in rest if word.startswith("--")), "")[2:].partition("=")
+            key = here_called(name) or (name if "." in name else "")
+            is_setting = key and " " not in key
+            example = f"{key.partition(',')[0]}={value or '...'}" if is_setting else "training.learning_rate=1e-5"
+            hint = f"; settings have no dashes: {example}"
         parser.error(f"unrecognized arguments: {' '.join(rest)}{hint}")
     if rest:
         options.overrides += rest
     return options
-
-
-def _as_override(words: Sequence[str]) -> str:
-    """A hint on how settings are written, where they were given as options."""
-    from leadspan.other_tools import here_called
-
-    name, _, value = next((word for word in words if word.startswith("--")), "").removeprefix("--").partition("=")
-    key = here_called(name) or (name if "." in name else "")
-    example = f"{key.partition(',')[0]}={value or '...'}" if key and " " not in key else "training.learning_rate=1e-5"
-    return f"; settings have no dashes: {example}"
 
 
 def _leave_ranks() -> None:
@@ -193,7 +148,7 @@ def _run(options: argparse.Namespace, arguments: list[str]) -> int:
     except OSError as error:
         if error.filename is None:
             raise  # not about one of the user's files
-        return _refuse(options.command, f"{error.filename}: {error.strerror}; mend the path")
+        return _refuse(options.command, f"{error.filename}: {error.strerror}; correct the path")
     except KeyboardInterrupt:
         print_plain(f"leadspan {options.command}: interrupted{_how_to_go_on(options.command, arguments)}", error=True)
         return 130

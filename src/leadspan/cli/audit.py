@@ -1,15 +1,14 @@
 """Audit traces before training: lengths, first answers, the predicted break point, losses per cut, duplicates."""
 
 import argparse
+import itertools
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from leadspan.cli.output import add_json, add_set, console_beside, write_json
 
 if TYPE_CHECKING:
-    from leadspan.audit.findings import AuditResult
     from leadspan.audit.settings import AuditSettings
-    from leadspan.sources import Source
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,11 +48,16 @@ def run(options: argparse.Namespace) -> None:
     workers = options.workers or min(8, os.cpu_count() or 1)
     settings = _settings(options)
     from leadspan.audit.audit import run_audit
+    from leadspan.audit.rows import blocks
     from leadspan.status import PlainConsole, StatusLine
+    from leadspan.tables import rich_table
 
     with StatusLine(PlainConsole(stderr=True)):
         result = run_audit(settings, workers)
-    _print(result, console_beside(options.json))
+    console = console_beside(options.json)
+    console.print(f"{result.source}, tokens of {result.tokenizer}", highlight=False)
+    for block in blocks(result):
+        console.print(rich_table(block), highlight=False)
     write_json(result.model_dump(mode="json"), options.json)
 
 
@@ -72,7 +76,21 @@ def _settings(options: argparse.Namespace) -> "AuditSettings":
     further = [Source("--task", path, "dataset") for path in options.tasks]
     further += [Source("--tokenizer", options.tokenizer, "model")] if options.tokenizer else []
     if is_recipe:
-        values, sources = _from_recipe(options)
+        from leadspan.recipe import load_recipe
+
+        recipe = load_recipe(Path(options.data), options.overrides)
+        values = {
+            "data": recipe.data.model_dump(mode="json"),
+            "tokenizer": options.tokenizer or recipe.tokenizer_path,
+            "revision": None if options.tokenizer else recipe.tokenizer_revision,
+            "cut": recipe.cut.model_dump(mode="json"),
+            "supervision": recipe.supervision.model_dump(mode="json"),
+            "tasks": [task.model_dump(mode="json") for task in recipe.evaluation.tasks],
+            "seed": recipe.seed,
+        }
+        # The tokenizer of the command line stands in for the recipe's, which then need not exist.
+        unused = ("tokenizer", "student.path") if options.tokenizer else ()
+        sources = [source for source in recipe.sources(["data", "tasks"]) if source.key not in unused]
     elif options.tokenizer is None:
         raise SettingsError(
             f"{options.data}: traces alone have no tokenizer to count tokens with; add --tokenizer PATH_OR_HUB_NAME "
@@ -84,45 +102,13 @@ def _settings(options: argparse.Namespace) -> "AuditSettings":
         apply_overrides(values, options.overrides)
     if options.limit is not None:
         values["data"]["train"]["limit"] = options.limit
-    task_names = [task["name"] for task in values.get("tasks", [])]
-    values["tasks"] = values.get("tasks", []) + [_task(path, task_names) for path in options.tasks]
+    tasks = values.setdefault("tasks", [])
+    for path in options.tasks:  # each is named after its file, with a number where the name is taken
+        stem = "".join(char if char.isalnum() or char in "_-. " else "-" for char in Path(path).stem) or "task"
+        candidates = (stem if number == 1 else f"{stem}-{number}" for number in itertools.count(1))
+        taken = {task["name"] for task in tasks}
+        tasks.append({"name": next(name for name in candidates if name not in taken), "path": path})
     apply_overrides(values, options.thresholds)
     settings = validate(AuditSettings, values, "audit")
     check_sources([*sources, *further], options.data)
     return settings
-
-
-def _from_recipe(options: argparse.Namespace) -> "tuple[dict[str, Any], list[Source]]":  # Any: nested plain values
-    from leadspan.recipe import load_recipe
-
-    recipe = load_recipe(Path(options.data), options.overrides)
-    sources = recipe.sources(["data", "tasks"])
-    values = {
-        "data": recipe.data.model_dump(mode="json"),
-        "tokenizer": options.tokenizer or recipe.tokenizer_path,
-        "revision": None if options.tokenizer else recipe.tokenizer_revision,
-        "cut": recipe.cut.model_dump(mode="json"),
-        "supervision": recipe.supervision.model_dump(mode="json"),
-        "tasks": [task.model_dump(mode="json") for task in recipe.evaluation.tasks],
-        "seed": recipe.seed,
-    }
-    counted_with = ("tokenizer", "student.path") if options.tokenizer else ()
-    return values, [source for source in sources if source.key not in counted_with]
-
-
-def _task(path: str, task_names: list[str]) -> dict[str, str]:
-    """A task named after its file, with a number appended where the name is taken."""
-    stem = "".join(char if char.isalnum() or char in "_-. " else "-" for char in Path(path).stem) or "task"
-    name = next(n for i in range(1, len(task_names) + 2) if (n := stem if i == 1 else f"{stem}-{i}") not in task_names)
-    task_names.append(name)
-    return {"name": name, "path": path}
-
-
-def _print(result: "AuditResult", console: Any) -> None:  # Any: rich is imported when the command runs
-    """One page of tables."""
-    from leadspan.audit.rows import blocks
-    from leadspan.tables import rich_table
-
-    console.print(f"{result.source}, tokens of {result.tokenizer}", highlight=False)
-    for block in blocks(result):
-        console.print(rich_table(block), highlight=False)

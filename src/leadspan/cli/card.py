@@ -2,12 +2,8 @@
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from leadspan.text import print_plain
-
-if TYPE_CHECKING:
-    from leadspan.results import RunResult
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,7 +26,8 @@ def run(options: argparse.Namespace) -> None:
     from leadspan.results import load_run
 
     result = load_run(options.run)
-    check_trained(result, options.run)
+    if result.train is None or result.recipe is None:
+        raise RunError(f"{options.run}: it has trained no student; give the directory of a `leadspan distill`")
     evaluations = {evaluation.task: evaluation for evaluation in result.evaluations}
     for directory in options.evaluated:
         reference = load_run(directory)
@@ -47,15 +44,3 @@ def run(options: argparse.Namespace) -> None:
     shown = result.model_copy(update={"evaluations": list(evaluations.values())})
     with claimed(options.run):
         print_plain(f"model card: {write_card(shown, options.run, full)}")
-
-
-def check_trained(result: "RunResult", directory: Path) -> None:
-    """Refuse a run without training.
-
-    Raises:
-        RunError: The run only evaluated a model.
-    """
-    from leadspan.errors import RunError
-
-    if result.train is None or result.recipe is None:
-        raise RunError(f"{directory}: it has trained no student; give the directory of a `leadspan distill`")

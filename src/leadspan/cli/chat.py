@@ -3,21 +3,18 @@
 import argparse
 import sys
 
+from leadspan.cli.sample import add_sampling, how_it_ended, read
 from leadspan.text import print_plain
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Student, and how answers are drawn."""
-    from leadspan.cli.sample import add_sampling
-
     parser.add_argument("model", metavar="RUN", help="run directory, model directory or Hub name")
     add_sampling(parser)
 
 
 def run(options: argparse.Namespace) -> None:
     """Answer line by line; each student sees its own answers, without their thinking."""
-    from leadspan.cli.sample import how_it_ended, read
-
     models, settings = read(options)
     from leadspan.evaluation.asking import ask
     from leadspan.status import PlainConsole, StatusLine, report_status

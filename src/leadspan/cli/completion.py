@@ -27,19 +27,19 @@ def run(options: argparse.Namespace) -> None:
     from leadspan.cli import build_parser
     from leadspan.text import print_plain
 
-    commands = dict(_commands(build_parser()))
+    actions = build_parser()._actions  # argparse has no public way to the commands of a parser
+    commands = next(action.choices for action in actions if isinstance(action, argparse._SubParsersAction))
     if options.shell == "fish":
-        print_plain("\n".join(_fish(commands)))
+        for name, command in commands.items():
+            summary = (command.description or "").splitlines()[0].replace("'", "")
+            print_plain(f"complete -c leadspan -n __fish_use_subcommand -f -a {name} -d '{summary}'")
+            for word in _words(command):
+                kind = f"-l {word[2:]}" if word.startswith("--") else f"-a {word}"
+                print_plain(f"complete -c leadspan -n '__fish_seen_subcommand_from {name}' {kind}")
         return
     cases = (f'    {name}) words="{" ".join(_words(command))}" ;;' for name, command in commands.items())
     script = _BASH.format(commands=" ".join(commands), cases="\n".join(cases))
     print_plain((_ZSH_START if options.shell == "zsh" else "") + script)
-
-
-def _commands(parser: argparse.ArgumentParser) -> Iterator[tuple[str, argparse.ArgumentParser]]:
-    for action in parser._actions:
-        if isinstance(action, argparse._SubParsersAction):
-            yield from action.choices.items()
 
 
 def _words(command: argparse.ArgumentParser) -> Iterator[str]:
@@ -47,12 +47,3 @@ def _words(command: argparse.ArgumentParser) -> Iterator[str]:
     for action in command._actions:
         yield from (option for option in action.option_strings if option.startswith("--"))
         yield from () if action.option_strings else (str(choice) for choice in action.choices or ())
-
-
-def _fish(commands: dict[str, argparse.ArgumentParser]) -> Iterator[str]:
-    for name, command in commands.items():
-        summary = (command.description or "").splitlines()[0].replace("'", "")
-        yield f"complete -c leadspan -n __fish_use_subcommand -f -a {name} -d '{summary}'"
-        for word in _words(command):
-            kind = f"-l {word[2:]}" if word.startswith("--") else f"-a {word}"
-            yield f"complete -c leadspan -n '__fish_seen_subcommand_from {name}' {kind}"

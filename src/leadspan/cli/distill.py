@@ -1,15 +1,14 @@
 """Train a student from a recipe, evaluate it, and write a run directory."""
 
 import argparse
-from pathlib import Path
 
+from leadspan.cli.reading import add_recipe, read_recipe
 from leadspan.text import print_plain
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Recipe, overrides, resume, dry run."""
-    parser.add_argument("recipe", type=Path, help="YAML recipe")
-    parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help="settings that replace the recipe's")
+    add_recipe(parser)
     parser.add_argument("--resume", action="store_true", help="continue from the last complete checkpoint")
     parser.add_argument(
         "--dry-run", action="store_true", help="check the recipe and the files it names, print it, and stop"
@@ -18,7 +17,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Resolve the recipe, then train or print it."""
-    from leadspan.cli.reading import read_recipe
     from leadspan.settings import dump_yaml
 
     recipe = read_recipe(options, must_answer=not options.dry_run)

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from leadspan.cli.output import add_json, add_set, console_beside, write_json
+from leadspan.cli.reading import Asked, read_model
 from leadspan.text import print_plain
 
 if TYPE_CHECKING:
-    from leadspan.cli.reading import Asked
     from leadspan.evaluation.settings import EvaluationSettings
 
 
@@ -34,17 +34,48 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Build the settings from the options; claim the output directory, and evaluate into it."""
+    """Build the settings from the options, evaluate, write `run.json` and the card of a trained student."""
     evaluated, settings = _read(options)
+    from leadspan.environment import environment
+    from leadspan.errors import RunError
+    from leadspan.evaluation.evaluate import evaluate_model
+    from leadspan.hub.card import write_card
     from leadspan.pipeline.directory import claimed
+    from leadspan.report.summary import run_summary
+    from leadspan.results import RUN_FILE, RunResult, save_run
+    from leadspan.status import PlainConsole, StatusLine
+    from leadspan.tables import rich_table
+    from leadspan.training.result import STUDENT_DIR
 
+    trained = evaluated.run
     with claimed(options.output):
-        _evaluate(options, evaluated, settings)
+        if (options.output / RUN_FILE).exists():
+            raise RunError(f"--output {options.output}: it holds a finished run; give another directory")
+        with StatusLine(PlainConsole(stderr=True)):
+            results = evaluate_model(
+                evaluated.model, evaluated.tokenizer, evaluated.rendering, settings, options.output
+            )
+        record = {"environment": environment(settings.sampling.seed), "evaluations": results}
+        if trained is not None:
+            result = trained.model_copy(update=record | ({"label": options.label} if options.label else {}))
+        else:
+            label = options.label or Path(options.model).name
+            seed = settings.sampling.seed
+            result = RunResult(name=label, label=label, role="base", seed=seed, recipe=None, **record)
+        save_run(result, options.output)
+        if trained is not None and (Path(options.model) / STUDENT_DIR).is_dir() and trained.train is not None:
+            names = {evaluation.task for evaluation in results}
+            before = [evaluation for evaluation in trained.evaluations if evaluation.task not in names]
+            card = write_card(trained.model_copy(update={"evaluations": [*before, *results]}), Path(options.model))
+            print_plain(f"model card: {card}", error=True)
+        console = console_beside(options.json)
+        console.print(rich_table(run_summary(result)))
+        console.print(f"samples: {options.output / 'samples'}", highlight=False, soft_wrap=True)
+        write_json(result.model_dump(mode="json"), options.json)
 
 
 def _read(options: argparse.Namespace) -> "tuple[Asked, EvaluationSettings]":
     """The model and the settings that the options name, after a check that their files exist."""
-    from leadspan.cli.reading import read_model
     from leadspan.evaluation.benchmarks import BENCHMARKS, task_values
     from leadspan.evaluation.settings import EvaluationSettings
     from leadspan.settings import apply_overrides, validate
@@ -60,39 +91,3 @@ def _read(options: argparse.Namespace) -> "tuple[Asked, EvaluationSettings]":
     tasks = [Source("TASK", task.path, "dataset") for task in settings.tasks if task.generated is None]
     check_sources(tasks, "evaluate", known_names=tuple(BENCHMARKS))
     return evaluated, settings
-
-
-def _evaluate(options: argparse.Namespace, evaluated: "Asked", settings: "EvaluationSettings") -> None:
-    """Evaluate, write `run.json`, print the table."""
-    from leadspan.environment import environment
-    from leadspan.errors import RunError
-    from leadspan.evaluation.evaluate import evaluate_model
-    from leadspan.hub.card import write_card
-    from leadspan.report.summary import run_summary
-    from leadspan.results import RUN_FILE, RunResult, save_run
-    from leadspan.status import PlainConsole, StatusLine
-    from leadspan.tables import rich_table
-    from leadspan.training.result import STUDENT_DIR
-
-    if (options.output / RUN_FILE).exists():
-        raise RunError(f"--output {options.output}: it holds a finished run; give another directory")
-    trained = evaluated.run
-    with StatusLine(PlainConsole(stderr=True)):
-        results = evaluate_model(evaluated.model, evaluated.tokenizer, evaluated.rendering, settings, options.output)
-    record = {"environment": environment(settings.sampling.seed), "evaluations": results}
-    if trained is not None:
-        result = trained.model_copy(update=record | ({"label": options.label} if options.label else {}))
-    else:
-        label = options.label or Path(options.model).name
-        seed = settings.sampling.seed
-        result = RunResult(name=label, label=label, role="base", seed=seed, recipe=None, **record)
-    save_run(result, options.output)
-    if trained is not None and (Path(options.model) / STUDENT_DIR).is_dir() and trained.train is not None:
-        names = {evaluation.task for evaluation in results}
-        before = [evaluation for evaluation in trained.evaluations if evaluation.task not in names]
-        card = write_card(trained.model_copy(update={"evaluations": [*before, *results]}), Path(options.model))
-        print_plain(f"model card: {card}", error=True)
-    console = console_beside(options.json)
-    console.print(rich_table(run_summary(result)))
-    console.print(f"samples: {options.output / 'samples'}", highlight=False, soft_wrap=True)
-    write_json(result.model_dump(mode="json"), options.json)

@@ -3,13 +3,13 @@
 import argparse
 from pathlib import Path
 
+from leadspan.cli.reading import add_recipe, read_recipe
 from leadspan.text import print_plain
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Recipe, overrides, what to write and where."""
-    parser.add_argument("recipe", type=Path, help="YAML recipe")
-    parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help="settings that replace the recipe's")
+    add_recipe(parser)
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="directory to write")
     parser.add_argument(
         "--what",
@@ -22,7 +22,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Write the requested files and print what they hold."""
-    from leadspan.cli.reading import read_recipe
     from leadspan.recipe import Part
 
     sections: tuple[Part, ...] = ("data", "tasks")

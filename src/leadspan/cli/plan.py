@@ -1,10 +1,10 @@
 """Predict tokens, FLOPs, memory, time and money of a recipe under several policies, before any training."""
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from leadspan.cli.output import add_json, console_beside, write_json
+from leadspan.cli.reading import add_recipe, read_recipe
 
 if TYPE_CHECKING:
     from leadspan.recipe import Part
@@ -12,8 +12,7 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Recipe, overrides, policies, calibration, file."""
-    parser.add_argument("recipe", type=Path, help="YAML recipe; its section `plan` names device and price")
-    parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help="settings that replace the recipe's")
+    add_recipe(parser, "YAML recipe; its section `plan` names device and price")
     parser.add_argument(
         "--cut",
         action="append",
@@ -32,8 +31,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Read the data and the models' configs, and print the tables."""
-    from leadspan.cli.reading import read_recipe
-
     measured: list[Part] = [] if options.calibrate else ["calibration"]
     recipe = read_recipe(options, ["data", "student", "teacher", *measured])
     from leadspan.inputs import first_answers_of, prepare_data

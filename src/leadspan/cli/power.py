@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any
 from leadspan.cli.output import add_json, console_beside, write_json
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from leadspan.statistics.power import Claim
     from leadspan.statistics.resampling import Scores
+    from leadspan.tables import Block
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,8 +44,9 @@ def run(options: argparse.Namespace) -> None:
     """Print how many problems are needed, and what plans of given size can show."""
     from leadspan.errors import SettingsError
     from leadspan.settings import validate
-    from leadspan.statistics.power import Claim
+    from leadspan.statistics.power import Claim, problems_needed
     from leadspan.statistics.power_from_runs import expected_from
+    from leadspan.tables import Block, rich_table
 
     stated = {name: getattr(options, name) for name in Claim.model_fields if getattr(options, name) is not None}
     if (options.full is None) != (options.policy is None):
@@ -59,14 +59,26 @@ def run(options: argparse.Namespace) -> None:
         policy, full = (_scores(paths, options.task) for paths in (options.policy, options.full))
         claim = expected_from(policy, full, stated)
     console = console_beside(options.json)
-    console.print(_sentence(claim), highlight=False)
-    console.print(_needed(claim, options.samples, options.seeds))
+    console.print(
+        f"Claim: retention of at least {claim.claim:.0%}, with the lower end of a {claim.level:.0%} interval, shown "
+        f"with a probability of {claim.power:.0%}.\n"
+        f"Expected: retention {claim.retention:.1%}, accuracy of the full student {claim.accuracy:.1%}, "
+        f"{claim.between:.0%} of the variance between problems, correlation {claim.correlation:.2f}, "
+        f"accuracy varies by {100 * claim.seed_sd:.1f} points from seed to seed.\n",
+        highlight=False,
+    )
+    rows = []
+    for count in options.samples:
+        sizes = [problems_needed(claim, count, number) for number in options.seeds]
+        rows.append((str(count), *("no number" if size is None else f"{size:,}" for size in sizes)))
+    seeds = ["1 seed *" if number == 1 else f"{number} seeds" for number in options.seeds]
+    console.print(rich_table(Block("Problems needed", ("samples a problem", *seeds), tuple(rows), num_text=0)))
     console.print(
         "* about the two trained models only; the spread between seeds is left out\n"
         "no number: the seeds alone vary too much for the claim",
         highlight=False,
     )
-    console.print(_shown(claim, options.problems, options.samples, options.seeds))
+    console.print(rich_table(_shown(claim, options.problems, options.samples, options.seeds)))
     write_json(_as_json(claim, options), options.json)
 
 
@@ -90,47 +102,20 @@ def _as_json(claim: "Claim", options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _sentence(claim: "Claim") -> str:
-    return (
-        f"Claim: retention of at least {claim.claim:.0%}, with the lower end of a {claim.level:.0%} interval, shown "
-        f"with a probability of {claim.power:.0%}.\n"
-        f"Expected: retention {claim.retention:.1%}, accuracy of the full student {claim.accuracy:.1%}, "
-        f"{claim.between:.0%} of the variance between problems, correlation {claim.correlation:.2f}, "
-        f"accuracy varies by {100 * claim.seed_sd:.1f} points from seed to seed.\n"
-    )
-
-
-def _needed(claim: "Claim", samples: Sequence[int], seeds: Sequence[int]) -> "Table":
-    from rich.table import Table
-
-    from leadspan.statistics.power import problems_needed
-
-    table = Table(title="Problems needed", title_justify="left", show_edge=False)
-    table.add_column("samples a problem", justify="right")
-    for number in seeds:
-        table.add_column("1 seed *" if number == 1 else f"{number} seeds", justify="right")
-    for count in samples:
-        cells = [problems_needed(claim, count, number) for number in seeds]
-        table.add_row(str(count), *("no number" if cell is None else f"{cell:,}" for cell in cells))
-    return table
-
-
-def _shown(claim: "Claim", problems: Sequence[int], samples: Sequence[int], seeds: Sequence[int]) -> "Table":
-    from rich.table import Table
-
+def _shown(claim: "Claim", problems: Sequence[int], samples: Sequence[int], seeds: Sequence[int]) -> "Block":
+    """What plans can show, for the fewest and the most samples, one seed and the fewest of several."""
     from leadspan.statistics.power import chance_to_show, standard_error
+    from leadspan.tables import Block
 
-    table = Table(title="\nWhat a plan can show", title_justify="left", show_edge=False)
-    for name in ("problems", "samples", "seeds", "standard error of retention", "probability of showing the claim"):
-        table.add_column(name, justify="right")
     few, many = min(seeds), min((number for number in seeds if number > 1), default=min(seeds))
-    plans = [(size, count, number) for size in problems for count in samples for number in dict.fromkeys((few, many))]
-    for size, count, number in plans:
-        if count in (min(samples), max(samples)):
-            error, chance = standard_error(claim, size, count, number), chance_to_show(claim, size, count, number)
-            mark = " *" if number == 1 else ""
-            table.add_row(f"{size:,}", str(count), f"{number}{mark}", f"{error:.3f}", f"{chance:.0%}")
-    return table
+    counts = [count for count in samples if count in (min(samples), max(samples))]
+    rows = []
+    for size, count, number in itertools.product(problems, counts, dict.fromkeys((few, many))):
+        error, chance = standard_error(claim, size, count, number), chance_to_show(claim, size, count, number)
+        mark = " *" if number == 1 else ""
+        rows.append((f"{size:,}", str(count), f"{number}{mark}", f"{error:.3f}", f"{chance:.0%}"))
+    header = ("problems", "samples", "seeds", "standard error of retention", "probability of showing the claim")
+    return Block("\nWhat a plan can show", header, tuple(rows), num_text=0)
 
 
 def _scores(paths: Sequence[Path], task: str | None) -> "list[Scores]":

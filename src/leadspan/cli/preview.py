@@ -1,13 +1,13 @@
 """Show on real records what a recipe keeps and how it weighs it, before any training."""
 
 import argparse
-from pathlib import Path
+
+from leadspan.cli.reading import add_recipe, read_model, read_recipe
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Recipe, overrides, number of records."""
-    parser.add_argument("recipe", type=Path, help="YAML recipe")
-    parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help="settings that replace the recipe's")
+    add_recipe(parser)
     parser.add_argument("--records", type=int, default=2, help="training records to show (2)")
     parser.add_argument("--chars", type=int, default=400, help="characters shown of a long run (400); 0 shows all")
     parser.add_argument("--loss", action="store_true", help="show the loss of every token of the uncut records")
@@ -16,11 +16,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Prepare the data of the recipe and print it."""
-    from leadspan.cli.reading import read_model, read_recipe
-
     recipe = read_recipe(options, ["data", "student"] if options.loss else ["data"])
     student = read_model(options.model).model if options.model else recipe.student
-    from leadspan.cli.show import counts_block, legend, record_panel
+    from leadspan.cli.show import counts_block, legend, loss_panels, record_panel
     from leadspan.inputs import prepare_data
     from leadspan.status import PlainConsole, StatusLine, report_status
     from leadspan.tables import rich_table
@@ -30,8 +28,6 @@ def run(options: argparse.Namespace) -> None:
         report_status("preparing data")
         data = prepare_data(recipe)
     if options.loss:
-        from leadspan.cli.show_losses import loss_panels
-
         for panel in loss_panels(recipe, data, student, options.records):
             console.print(panel)
         return

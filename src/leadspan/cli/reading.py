@@ -1,4 +1,7 @@
-"""Recipes, models and runs as commands read them: validated, with the files they name, before large imports."""
+"""Recipes, models and runs as commands read them: validated, and the files they name looked for, before large imports.
+
+Functions import what they need, so that `leadspan --help` and a mistyped path are answered at once.
+"""
 
 import argparse
 import typing
@@ -14,6 +17,17 @@ if TYPE_CHECKING:
     from leadspan.models.settings import Pretrained
     from leadspan.recipe import Part, Recipe
     from leadspan.results import RunResult
+
+
+def add_recipe(
+    parser: argparse.ArgumentParser,
+    meaning: str = "YAML recipe",
+    of: str = "the recipe's",
+    metavar: str | None = None,
+) -> None:
+    """Add the arguments of a file of settings and of `key.sub=value` overrides of it."""
+    parser.add_argument("recipe", type=Path, metavar=metavar, help=meaning)
+    parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help=f"settings that replace {of}")
 
 
 def read_recipe(

@@ -34,14 +34,18 @@ def run(options: argparse.Namespace) -> None:
     if name not in texts:
         near = difflib.get_close_matches(name, texts, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(texts)}"
-        raise SettingsError(f"recipes: {options.name!r} is none of them; {hint}")
+        raise SettingsError(f"recipes: there is no recipe {options.name!r}; {hint}")
     if options.output is None:
         print_plain(texts[name].rstrip("\n"))
         return
-    copies = {options.output / f"{each}.yaml": texts[each] for each in _with_named(name, texts)}
+    names = [name]
+    for each in names:  # grows while the loop runs: a recipe may name others, and they further ones
+        mentioned = dict.fromkeys(re.findall(r"(\w+)\.yaml", texts[each]))
+        names += [other for other in mentioned if other in texts and other not in names]
+    copies = {options.output / f"{each}.yaml": texts[each] for each in names}
     for path, text in copies.items():
         if path.exists() and path.read_text(encoding="utf-8") != text:
-            raise SettingsError(f"{path}: it is there already, and another; give another --output")
+            raise SettingsError(f"{path}: exists already, with other content; give another --output")
     for path, text in copies.items():
         write_atomically(path, text)
         print_plain(f"wrote {path}")
@@ -51,12 +55,3 @@ def _summary(text: str) -> str:
     """The first sentence of a recipe's comment."""
     first = itertools.takewhile(re.compile(r"# \S").match, text.splitlines()[:2])
     return re.split(r"[.:](?= [A-Z]|$)", " ".join(line.removeprefix("# ") for line in first))[0]
-
-
-def _with_named(name: str, texts: dict[str, str]) -> list[str]:
-    """A recipe, and the recipes that it names, directly or through others."""
-    names = [name]
-    for each in names:  # grows while the loop runs
-        files = dict.fromkeys(re.findall(r"(\w+)\.yaml", texts[each]))
-        names += [recipe for recipe in files if recipe in texts and recipe not in names]
-    return names

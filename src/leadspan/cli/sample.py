@@ -1,19 +1,14 @@
 """Send prompts to trained students: the answers of several side by side, with and without a thinking budget."""
 
 import argparse
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from leadspan.cli.output import add_json, add_set, console_beside, write_json
+from leadspan.cli.reading import Asked, read_model
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
-    from leadspan.cli.reading import Asked
     from leadspan.evaluation.samples import StoredSample
     from leadspan.evaluation.settings import SamplingSettings
-
-    Answers = tuple[StoredSample, StoredSample | None]
 
 MAX_NEW_TOKENS = 1024
 
@@ -40,31 +35,47 @@ def add_sampling(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Send every prompt to every student, and print the answers side by side."""
     models, settings = read(options)
+    from dataclasses import asdict
+
+    from rich.table import Table
+    from rich.text import Text
+
     from leadspan.evaluation.asking import ask
     from leadspan.status import PlainConsole, StatusLine, report_status
 
     system = [{"role": "system", "content": options.system}] if options.system else []
     conversations = [[*system, {"role": "user", "content": prompt}] for prompt in options.prompts]
-    answers: list[list[Answers]] = []
     with StatusLine(PlainConsole(stderr=True)):
+        by_model: list[list[tuple[StoredSample, StoredSample | None]]] = []
         for asked in models:
             report_status(f"asking {asked.name}")
-            answers.append(ask(asked.open(settings), conversations))
-    names = [asked.name for asked in models]
-    for number, prompt in enumerate(options.prompts):
-        shown = _side_by_side(prompt, names, [of_model[number] for of_model in answers])
-        console_beside(options.json).print(shown)
-    rows = [
-        {"model": name, "prompt": prompt, **_as_json(by_itself, "by_itself"), **_as_json(closed, "thinking_closed")}
-        for name, of_model in zip(names, answers, strict=True)
-        for prompt, (by_itself, closed) in zip(options.prompts, of_model, strict=True)
-    ]
+            by_model.append(ask(asked.open(settings), conversations))
+    for prompt, answers in zip(options.prompts, zip(*by_model, strict=True), strict=True):
+        table = Table(title=prompt, title_justify="left", show_lines=True)
+        for asked in models:
+            table.add_column(asked.name, overflow="fold", ratio=1)
+        table.add_row(*(Text.assemble(answer.drawn.text, "\n", (how_it_ended(answer), "dim")) for answer, _ in answers))
+        if any(closed for _, closed in answers):
+            second_row = (
+                Text.assemble(closed.drawn.text, "\n", (f"thinking closed: {how_it_ended(closed)}", "dim"))
+                if closed
+                else Text("as above: it closed its thinking itself", style="dim")
+                for _, closed in answers
+            )
+            table.add_row(*second_row)
+        console_beside(options.json).print(table)
+    rows: list[dict[str, Any]] = []  # Any: plain values
+    for asked, answers in zip(models, by_model, strict=True):
+        for prompt, pair in zip(options.prompts, answers, strict=True):
+            rows.append({"model": asked.name, "prompt": prompt})
+            for name, sample in zip(("by_itself", "thinking_closed"), pair, strict=True):
+                if sample is not None:
+                    rows[-1][name] = {**asdict(sample.drawn), "thinking_closed": sample.thinking_closed}
     write_json(rows, options.json)
 
 
 def read(options: argparse.Namespace) -> "tuple[list[Asked], SamplingSettings]":
     """The students and the sampling that the options name."""
-    from leadspan.cli.reading import read_model
     from leadspan.evaluation.settings import SamplingSettings
     from leadspan.settings import apply_overrides, validate
 
@@ -78,32 +89,5 @@ def how_it_ended(sample: "StoredSample") -> str:
     """Tokens, and whether the turn ended."""
     ended = "ended" if sample.drawn.finish_reason == "stop" else "not ended"
     loops = ", loops" if sample.drawn.loops else ""
-    return f"{sample.drawn.num_tokens:,} tokens, {ended}{loops}" + (
-        "" if sample.thinking_closed else ", still thinking"
-    )
-
-
-def _side_by_side(prompt: str, names: Sequence[str], answers: "list[Answers]") -> "Table":
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(title=prompt, title_justify="left", show_lines=True)
-    for name in names:
-        table.add_column(name, overflow="fold", ratio=1)
-    table.add_row(*(Text.assemble(sample.drawn.text, "\n", (how_it_ended(sample), "dim")) for sample, _ in answers))
-    if any(closed for _, closed in answers):
-        table.add_row(
-            *(
-                Text.assemble(closed.drawn.text, "\n", (f"thinking closed: {how_it_ended(closed)}", "dim"))
-                if closed
-                else Text("as above: it closed its thinking itself", style="dim")
-                for _, closed in answers
-            )
-        )
-    return table
-
-
-def _as_json(sample: "StoredSample | None", name: str) -> dict[str, Any]:
-    from dataclasses import asdict
-
-    return {} if sample is None else {name: {**asdict(sample.drawn), "thinking_closed": sample.thinking_closed}}
+    thinks = "" if sample.thinking_closed else ", still thinking"
+    return f"{sample.drawn.num_tokens:,} tokens, {ended}{loops}{thinks}"

@@ -1,20 +1,33 @@
-"""How records and counts look in a terminal."""
+"""How `preview` shows records, the losses of their tokens, and counts in a terminal."""
 
 from collections.abc import Iterator
 
+import torch
+from rich.console import Group
 from rich.panel import Panel
 from rich.text import Text
 from transformers import PreTrainedTokenizerBase
 
 from leadspan.data.examples import Examples
+from leadspan.data.packing import on_device, pack
 from leadspan.data.prepare import sections_of
-from leadspan.data.supervision import ANSWER, COT, PROMPT, SECTION_NAMES, Layout
-from leadspan.data.truncation import Sections
+from leadspan.data.supervision import ANSWER, COT, PROMPT, SECTION_NAMES, Layout, Supervision
+from leadspan.data.truncation import Full, Sections
 from leadspan.data.truncation.policy import CutCounts
+from leadspan.inputs import PreparedData
+from leadspan.losses.objective import token_losses
+from leadspan.models.loading import load_model, name_of
+from leadspan.models.settings import ModelSettings
+from leadspan.recipe import Recipe
 from leadspan.tables import Block
+from leadspan.teacher.live import freeze
+from leadspan.training.process import process_device
 
 _COLOURS = {PROMPT: "cyan", COT: "yellow", ANSWER: "green"}
 _WEIGHTED, _CONTEXT, _CUT = "bold", "", "dim strike"
+# Upper bounds in nats, which are probabilities of 90, 50, 10 and 1 per cent.
+_LOSS_STYLES = ((0.1, "dim"), (0.7, ""), (2.3, "yellow"), (4.6, "red"), (float("inf"), "bold white on red"))
+_MOST_SURPRISING = 8
 
 
 def legend() -> Text:
@@ -41,8 +54,11 @@ def record_panel(examples: Examples, index: int, tokenizer: PreTrainedTokenizerB
     body = Text()
     for start, end, section, face in _runs(sections, layout):
         text = str(tokenizer.decode(row["input_ids"][start:end]))
-        body.append(_shortened(text, max_chars), style=f"{_COLOURS[section]} {face}")
-        if max_chars and len(text) > max_chars:
+        is_long = 0 < max_chars < len(text)
+        half = max_chars // 2
+        shown = f"{text[:half]} [...] {text[-half:]}" if is_long else text
+        body.append(shown, style=f"{_COLOURS[section]} {face}")
+        if is_long:
             body.append(f" [{end - start} tokens] ", style="reverse")
     if layout.append_stop:
         body.append(str(tokenizer.decode([examples.stop_token_id])), style="magenta bold")
@@ -50,13 +66,46 @@ def record_panel(examples: Examples, index: int, tokenizer: PreTrainedTokenizerB
     return Panel(body, title=Text(title), title_align="left")
 
 
+def loss_panels(recipe: Recipe, data: PreparedData, model: ModelSettings, num_records: int) -> list[Panel | Text]:
+    """A legend, and the first training records, whole, each token coloured by its negative log-likelihood.
+
+    Below each: the mean loss of its sections, and the tokens of highest loss. Nothing predicts the first token.
+    """
+    device = process_device()
+    loaded = freeze(load_model(model, torch.float32), device)
+    everything = Supervision(prompt=1, cot=1, answer=1)
+    uncut = Examples(data.splits.train, Full(), everything, data.renderer.stop_token_id, recipe.seed, "training set")
+    legend = Text(f"-log likelihood of each token to {name_of(model)}, nats: ")
+    for bound, style in _LOSS_STYLES:
+        legend.append(f"below {bound:g}" if bound < float("inf") else "above", style=style).append("  ")
+    panels: list[Panel | Text] = [legend]
+    for index in range(min(num_records, len(uncut))):
+        example = uncut[index]
+        losses = token_losses(loaded, on_device(pack([example]), device)).tolist()
+        first, *texts = [str(data.renderer.tokenizer.decode([token])) for token in example.input_ids.tolist()]
+        body = Text(first, style="dim")
+        for text, loss in zip(texts, losses, strict=True):
+            body.append(text, style=next(style for bound, style in _LOSS_STYLES if loss < bound))
+        sections = example.section_ids[1:].tolist()
+        means = []
+        for number, name in enumerate(SECTION_NAMES):
+            values = [loss for section, loss in zip(sections, losses, strict=True) if section == number]
+            means += [f"{name} {sum(values) / len(values):.3f}"] if values else []
+        dearest = sorted(zip(losses, texts, strict=True), reverse=True)[:_MOST_SURPRISING]
+        shown = ", ".join(f"{text!r} {loss:.1f}" for loss, text in dearest)
+        summary = Text(f"mean by section: {', '.join(means)}\nmost surprising: {shown}", style="italic")
+        title = Text(str(uncut.rows.with_format(None)[index]["place"]))
+        panels.append(Panel(Group(body, summary), title=title, title_align="left"))
+    return panels
+
+
 def counts_block(label: str, counts: CutCounts, left_out: dict[str, int]) -> Block:
     """Tokens by section before and after the cut, what was lost, and which examples were not used."""
-    rows = [
-        _share(f"{name} tokens", counts.section_tokens_after.get(name, 0), before)
-        for name, before in counts.section_tokens_before.items()
-    ]
-    rows.append(_share("all tokens", counts.tokens_after, counts.tokens_before))
+    rows: list[tuple[str, ...]] = []
+    before, after = counts.section_tokens_before, counts.section_tokens_after
+    totals = {"all": (counts.tokens_before, counts.tokens_after)}
+    for name, (old, new) in ({name: (number, after.get(name, 0)) for name, number in before.items()} | totals).items():
+        rows.append((f"{name} tokens", f"{old:,}", f"{new:,}", f"{new / old:.1%}" if old else ""))
     rows.append(("weighted positions", "", f"{counts.weighted_tokens:,}", ""))
     for name in ("lost_question", "lost_think_end", "lost_answer", "lost_stop"):
         lost = getattr(counts, name)
@@ -70,10 +119,6 @@ def counts_block(label: str, counts: CutCounts, left_out: dict[str, int]) -> Blo
         rows.append((f"left out: {reason}", "", f"{number:,} examples", ""))
     title = f"{label} on {counts.num_examples} training examples"
     return Block(title, ("", "before", "after", "kept"), tuple(rows))
-
-
-def _share(name: str, after: int, before: int) -> tuple[str, str, str, str]:
-    return name, f"{before:,}", f"{after:,}", f"{after / before:.1%}" if before else ""
 
 
 def _runs(sections: Sections, layout: Layout) -> Iterator[tuple[int, int, int, str]]:
@@ -92,10 +137,3 @@ def _cut_runs(start: int, end: int, sections: Sections) -> Iterator[tuple[int, i
         a, b = max(start, first), min(end, last)
         if a < b:
             yield a, b, section, _CUT
-
-
-def _shortened(text: str, max_chars: int) -> str:
-    if not max_chars or len(text) <= max_chars:
-        return text
-    half = max_chars // 2
-    return f"{text[:half]} [...] {text[-half:]}"

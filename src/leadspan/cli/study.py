@@ -1,20 +1,14 @@
 """Run a study: one recipe varied along axes, over seeds, with its controls; complete trials are skipped."""
 
 import argparse
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 from leadspan.cli.output import add_json, console_beside, write_json
-
-if TYPE_CHECKING:
-    from leadspan.study.record import CaptureRecord
-    from leadspan.study.trials import SharedStore
+from leadspan.cli.reading import add_recipe
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Study, overrides, dry run."""
-    parser.add_argument("recipe", type=Path, metavar="STUDY", help="YAML file of the study")
-    parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help="settings that replace the study's")
+    add_recipe(parser, "YAML file of the study", "the study's", "STUDY")
     parser.add_argument("--dry-run", action="store_true", help="list trials and controls with their state, and stop")
     add_json(parser)
 
@@ -31,22 +25,35 @@ def run(options: argparse.Namespace) -> None:
 
     study = load_settings(Study, options.recipe, options.overrides)
     console = console_beside(options.json)
+    lines: list[str] = []
     if options.dry_run:
         plan = plan_study(study, options.recipe, is_dry_run=True)
         record = planned_record(study, plan)
-        lines = [_to_capture(store, all(map(is_done, plan.readers(store)))) for store in plan.stores]
+        for store in plan.stores:
+            from leadspan.study.shared_stores import missing  # loads torch, for studies that have a store
+
+            job = None if all(map(is_done, plan.readers(store))) else missing(store)
+            lines.append(f"{store.title}: serves {len(store.recipes)} trials; ")
+            if job is None:
+                lines[-1] += "nothing is to be captured"
+                continue
+            apart, positions = job.sequences.num_apart, sum(n - 1 for n in job.plan.lengths)
+            whose = f", {apart:,} of them for cuts that change the context" if apart else ""
+            lines[-1] += f"{len(job.sequences):,} sequences, {positions:,} positions are to be captured{whose}"
     else:
         record = run_study(study, options.recipe, console)
-        lines = [_captured(capture) for capture in record.captures]
+        for capture in record.captures:
+            positions = "" if capture.num_positions is None else f"; {capture.num_positions:,} positions"
+            size = "" if capture.num_bytes is None else f", {capture.num_bytes / 1e9:,.3g} GB"
+            took = "" if capture.seconds is None else f", captured once in {capture.seconds:,.0f} s"
+            lines.append(f"{capture.name}: served {capture.num_trials} trials{positions}{size}{took}")
+    failed = record.of_state("failed")
+    lines += [f"not made: {note}" for note in record.notes]
+    lines += [f"failed: {trial.title}: {trial.message}" for trial in failed]
     console.print(rich_table(trials_block(record)))
     for line in lines:
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
-    for note in record.notes:
-        console.print(f"not made: {note}", highlight=False, markup=False, soft_wrap=True)
-    for trial in record.of_state("failed"):
-        console.print(f"failed: {trial.title}: {trial.message}", highlight=False, markup=False, soft_wrap=True)
+        console.print(line, highlight=False, soft_wrap=True)
     write_json(record.model_dump(mode="json"), options.json)
-    failed = record.of_state("failed")
     if failed and not options.dry_run:
         raise RunError(
             f"{len(failed)} of {len(record.trials)} trials failed, {failed[0].title} first; the same command tries "
@@ -54,23 +61,3 @@ def run(options: argparse.Namespace) -> None:
         )
     if not options.dry_run:
         console.print(f"leadspan report {study.output}", highlight=False, soft_wrap=True)
-
-
-def _to_capture(store: "SharedStore", is_read: bool) -> str:
-    from leadspan.study.shared_stores import missing
-
-    job = None if is_read else missing(store)
-    served = f"{store.title}: serves {len(store.recipes)} trials"
-    if job is None:
-        return f"{served}; nothing is to be captured"
-    apart = job.sequences.num_apart
-    positions = sum(n - 1 for n in job.plan.lengths)
-    whose = f", {apart:,} of them for cuts that change the context" if apart else ""
-    return f"{served}; {len(job.sequences):,} sequences, {positions:,} positions are to be captured{whose}"
-
-
-def _captured(capture: "CaptureRecord") -> str:
-    size = "" if capture.num_bytes is None else f", {capture.num_bytes / 1e9:,.3g} GB"
-    took = "" if capture.seconds is None else f", captured once in {capture.seconds:,.0f} s"
-    positions = "" if capture.num_positions is None else f"; {capture.num_positions:,} positions"
-    return f"{capture.name}: served {capture.num_trials} trials{positions}{size}{took}"
