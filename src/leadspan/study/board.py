@@ -1,9 +1,9 @@
 """The display of a running study: which trials run, of how many, how many failed, and the time left."""
 
 import time
-from collections.abc import Sequence
+from statistics import fmean
 from types import TracebackType
-from typing import Literal, Self
+from typing import Self
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -11,6 +11,7 @@ from rich.spinner import Spinner
 from rich.text import Text
 
 from leadspan.status import LOG_SECONDS, duration
+from leadspan.study.executors.local import Event
 from leadspan.study.record import StudyRecord, TrialRecord
 from leadspan.tables import Block
 
@@ -36,37 +37,29 @@ class Board:
         if self.live:
             self.live.stop()
 
-    def said(self, title: str, text: str) -> None:
-        """Show a trial's status line."""
-        self.running[title] = text
-        if not self.live and time.monotonic() - self._printed_at >= LOG_SECONDS:
-            self._print("\n".join(f"  {running}  {doing}" for running, doing in self.running.items()))
-        self._draw()
-
-    def _print(self, text: str | Text) -> None:
-        self._printed_at = time.monotonic()
-        self.console.print(text, soft_wrap=True, highlight=False)
-
-    def changed(
-        self, record: StudyRecord, title: str, kind: Literal["started", "said", "done", "failed"], text: str
-    ) -> None:
-        """Show that a trial started or ended."""
+    def show(self, record: StudyRecord, title: str, event: Event) -> None:
+        """Show that a trial started, reported its status, or ended."""
         self.record = record
-        if kind == "started":
+        if event.kind == "said":
+            self.running[title] = event.text
+            if not self.live and time.monotonic() - self._printed_at >= LOG_SECONDS:
+                self._print("\n".join(f"  {running}  {doing}" for running, doing in self.running.items()))
+        elif event.kind == "started":
             self.running[title] = "starting"
             if not self.live:
                 self._print(Text.assemble((headline(record), "dim"), f"  {title}"))
         else:
             self.running.pop(title, None)
-            outcome = ("failed", "red") if kind == "failed" else ("done", "")
-            last = text.strip().splitlines()[-1:] or [""]
+            outcome = ("failed", "red") if event.kind == "failed" else ("done", "")
+            last = event.text.strip().splitlines()[-1:] or [""]
             self._print(Text.assemble(outcome, f"  {title}  {last[0]}".rstrip()))
-        self._draw()
-
-    def _draw(self) -> None:
         if self.live:
-            lines = [Spinner("dots", text=Text(f"{title}: {text}")) for title, text in self.running.items()]
-            self.live.update(Group(Text(headline(self.record), style="bold"), *lines))
+            lines = [Spinner("dots", text=Text(f"{running}: {doing}")) for running, doing in self.running.items()]
+            self.live.update(Group(Text(headline(record), style="bold"), *lines))
+
+    def _print(self, text: str | Text) -> None:
+        self._printed_at = time.monotonic()
+        self.console.print(text, soft_wrap=True, highlight=False)
 
 
 def headline(record: StudyRecord) -> str:
@@ -93,15 +86,18 @@ def seconds_left(record: StudyRecord) -> float | None:
     if not all_seconds:
         return None
     to_come = [*record.of_state("running"), *record.of_state("waiting")]
-    total = sum(_mean(took.get(trial.name, all_seconds)) for trial in to_come)
+    total = sum(fmean(took.get(trial.name, all_seconds)) for trial in to_come)
     # Trials at a time share the wall clock.
     return total / max(1, len(record.of_state("running")))
 
 
 def trials_block(record: StudyRecord) -> Block:
     """Every trial with its state, condition by condition."""
+    groups: dict[tuple[str, str | None], list[TrialRecord]] = {}
+    for trial in record.trials:
+        groups.setdefault((trial.name, trial.control), []).append(trial)
     rows: list[tuple[str, ...]] = []
-    for trials in _by_name(record.trials):
+    for trials in groups.values():
         first = trials[0]
         states = [trial.state for trial in trials]
         done, failed = states.count("done"), states.count("failed")
@@ -111,14 +107,3 @@ def trials_block(record: StudyRecord) -> Block:
         rows.append((first.name, seeds, first.control or "", "; ".join(notes), *numbers))
     header = ("trial", "seeds", "control", "note", "done", "failed", "to do")
     return Block(f"{record.name}: {headline(record)}", header, tuple(rows), num_text=4)
-
-
-def _by_name(trials: Sequence[TrialRecord]) -> list[list[TrialRecord]]:
-    groups: dict[tuple[str, str | None], list[TrialRecord]] = {}
-    for trial in trials:
-        groups.setdefault((trial.name, trial.control), []).append(trial)
-    return list(groups.values())
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)

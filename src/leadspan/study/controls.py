@@ -8,6 +8,7 @@ whether the teacher does; `base` what the student could do before.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 from leadspan.data.truncation import Full, equal_window
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 NEED_A_PLAN: frozenset[Control] = frozenset({"equal_tokens", "equal_steps"})
 """Controls that need the data of the recipe."""
 _OF_ALL: frozenset[Control] = frozenset({"base", "teacher"})
+# Recipes whose data stay in memory: a cut and the uncut run that it is compared with.
+_NUM_PREPARED = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,31 +52,26 @@ class PlannedRun:
 class RunPlanner:
     """Predicts the steps and tokens of runs; keeps the prepared data of recent recipes in memory."""
 
-    def __init__(self, num_kept: int = 2):
-        self.num_kept = num_kept
+    def __init__(self) -> None:
         self._prepared: dict[str, PreparedData] = {}
 
     def __call__(self, recipe: Recipe) -> PlannedRun:
         """Prepare the data of a recipe (or reuse it) and plan its run, as training would on one rank."""
+        from leadspan.inputs import prepare_data
         from leadspan.training.step_plan import plan_steps
 
-        data = self._data(recipe)
+        key = recipe.model_dump_json(include={"seed", "data", "tokenizer", "student", "cut", "supervision"})
+        if key not in self._prepared:
+            # Dictionaries keep their order, so the first key is the oldest.
+            while len(self._prepared) >= _NUM_PREPARED:
+                del self._prepared[next(iter(self._prepared))]
+            self._prepared[key] = prepare_data(recipe)
+        data = self._prepared[key]
         examples, not_drawn = data.examples, data.splits.left_out.get("not drawn", 0)
         plan = plan_steps(recipe.training, examples.lengths, 1, recipe.seed, examples.num_stages)
         num_tokens = sum(examples.lengths[i] for batch in plan.plan for i in batch)
         num_traces, num_examples = len(data.splits.train), sum(map(len, plan.plan))
         return PlannedRun(num_tokens, plan.num_steps, num_examples, num_traces, num_traces + not_drawn)
-
-    def _data(self, recipe: Recipe) -> "PreparedData":
-        from leadspan.inputs import prepare_data
-
-        key = recipe.model_dump_json(include={"seed", "data", "tokenizer", "student", "cut", "supervision"})
-        if key not in self._prepared:
-            # Dictionaries keep their order, so the first key is the oldest.
-            while len(self._prepared) >= self.num_kept:
-                del self._prepared[next(iter(self._prepared))]
-            self._prepared[key] = prepare_data(recipe)
-        return self._prepared[key]
 
 
 def controls(
@@ -104,37 +102,30 @@ def controls(
 
 
 def _equal_tokens(study: Study, conditions: Sequence[Trial], plan: RunPlanner) -> list[Trial]:
-    return [
-        trial
-        for condition in conditions
-        if not isinstance(condition.recipe.cut, Full)
-        for seeded in over_seeds(study, condition)
-        if (trial := _longer(seeded, plan)) is not None
-    ]
-
-
-def _longer(condition: Trial, plan: RunPlanner) -> Trial | None:
-    """The condition with traces and steps for as many tokens as the uncut run; None where it has them already."""
-    recipe = condition.recipe
-    goal, planned = plan(_changed(recipe, cut=Full())), plan(recipe)
-    # More traces first, more steps then: a longer run on the same traces would be a different question.
-    num_needed = math.ceil(planned.num_traces * goal.num_tokens / planned.num_tokens)
-    if recipe.data.num_train is not None:
-        num_traces = min(max(num_needed, planned.num_traces), planned.num_available)
-        recipe = _changed(recipe, data=recipe.data.model_copy(update={"num_train": num_traces}))
-    else:
+    """Each cut with traces and steps for as many tokens as the uncut run; none where it has them already."""
+    trials: list[Trial] = []
+    cuts = (condition for condition in conditions if not isinstance(condition.recipe.cut, Full))
+    for trial in (seeded for condition in cuts for seeded in over_seeds(study, condition)):
+        recipe = trial.recipe
+        goal, planned = plan(_changed(recipe, cut=Full())), plan(recipe)
         num_traces = planned.num_traces
-    num_steps = _closest(goal.num_tokens, planned, lambda steps: plan(_of_length(recipe, steps)).num_tokens)
-    if num_steps == planned.num_steps and num_traces == planned.num_traces:
-        return None
-    longer = _of_length(recipe, num_steps).model_copy(update={"name": f"{recipe.name}, equal tokens"})
-    note = f"{num_steps} steps on {num_traces:,} traces"
-    times = plan(longer).num_examples / num_traces
-    # 5 % more repeats than in the cut run itself are not worth a note.
-    if times > 1.05 * max(1.0, planned.num_examples / planned.num_traces):
-        all_there_are = ", which are all there are" if num_traces == planned.num_available else ""
-        note += f"{all_there_are}: each is seen {times:.2g} times"
-    return replace(condition, recipe=longer, control="equal_tokens", note=note)
+        # More traces first, more steps then: a longer run on the same traces would be a different question.
+        if recipe.data.num_train is not None:
+            num_needed = math.ceil(planned.num_traces * goal.num_tokens / planned.num_tokens)
+            num_traces = min(max(num_needed, planned.num_traces), planned.num_available)
+            recipe = _changed(recipe, data=recipe.data.model_copy(update={"num_train": num_traces}))
+        num_steps = _closest(goal.num_tokens, planned, lambda steps, r=recipe: plan(_of_length(r, steps)).num_tokens)
+        if num_steps == planned.num_steps and num_traces == planned.num_traces:
+            continue
+        longer = _changed(_of_length(recipe, num_steps), name=f"{recipe.name}, equal tokens")
+        note = f"{num_steps} steps on {num_traces:,} traces"
+        times = plan(longer).num_examples / num_traces
+        # 5 % more repeats than in the cut run itself are not worth a note.
+        if times > 1.05 * max(1.0, planned.num_examples / planned.num_traces):
+            all_there_are = ", which are all there are" if num_traces == planned.num_available else ""
+            note += f"{all_there_are}: each is seen {times:.2g} times"
+        trials.append(replace(trial, recipe=longer, control="equal_tokens", note=note))
+    return trials
 
 
 def _closest(goal: int, start: PlannedRun, tokens_of: Callable[[int], int]) -> int:
@@ -192,15 +183,9 @@ def _cross_entropy(study: Study, conditions: Sequence[Trial], plan: RunPlanner) 
     return trials
 
 
-def _base(study: Study, conditions: Sequence[Trial], plan: RunPlanner) -> list[Trial]:
-    return _evaluated(conditions, "base")
-
-
-def _teacher(study: Study, conditions: Sequence[Trial], plan: RunPlanner) -> list[Trial]:
-    return _evaluated(conditions, "teacher")
-
-
-def _evaluated(conditions: Sequence[Trial], role: Literal["base", "teacher"]) -> list[Trial]:
+def _evaluated(
+    role: Literal["base", "teacher"], study: Study, conditions: Sequence[Trial], plan: RunPlanner
+) -> list[Trial]:
     """Every distinct student, or teacher, evaluated without training."""
     by_model: dict[str, Recipe] = {}
     for recipe in (condition.recipe for condition in conditions):
@@ -238,8 +223,8 @@ _MAKERS: dict[Control, Callable[[Study, Sequence[Trial], RunPlanner], list[Trial
     "equal_steps": _equal_steps,
     "random_window": _random_window,
     "cross_entropy": _cross_entropy,
-    "base": _base,
-    "teacher": _teacher,
+    "base": partial(_evaluated, "base"),
+    "teacher": partial(_evaluated, "teacher"),
 }
 _NOTHING: dict[Control, str] = {
     "equal_tokens": "every condition trains on as many tokens as the uncut run already",

@@ -13,7 +13,6 @@ from leadspan.teacher.manifest import read_joined
 from leadspan.teacher.settings import NO_ACCESS, SERVER_ACCESS, AnyTeacher
 from leadspan.traces.files import digest_file
 from leadspan.traces.read import fingerprint as fingerprint_traces
-from leadspan.traces.settings import TraceSource
 
 # 4 MiB a file: training changes every part of a weights file, so samples show it, at a fraction of the time.
 _SAMPLE_BYTES, _NUM_SAMPLES = 1 << 16, 64
@@ -76,41 +75,40 @@ class Fingerprints:
         if store is not None:
             del settings["targets"]
         contents = [json.dumps(settings, sort_keys=True)]
-        contents += [] if store is None else [self._store(store)]
-        contents += [self._traces(source) for source in sources]
+        if store is not None:
+            planned = self.made_before.get(store)
+            contents.append(planned or json.dumps(read_joined(store).identity(), sort_keys=True))
+        for source in sources:
+            if source.path not in self._known:
+                is_local = Path(source.path).exists()
+                self._known[source.path] = fingerprint_traces(source) if is_local else source.path
+            contents.append(self._known[source.path])
         contents += [self._content(Path(path)) for path in paths if path]
         return hashlib.sha256("\0".join(contents).encode()).hexdigest()
-
-    def _traces(self, source: TraceSource) -> str:
-        if source.path not in self._known:
-            is_local = Path(source.path).exists()
-            self._known[source.path] = fingerprint_traces(source) if is_local else source.path
-        return self._known[source.path]
 
     def of_model(self, model: AnyTeacher) -> str:
         """A hash of a model's settings and, of one on disk, of its files."""
         path = _path(model)
         return model.model_dump_json(exclude={"path": True, **NO_ACCESS}) + (self._content(Path(path)) if path else "")
 
-    def _store(self, path: Path) -> str:
-        fingerprint = self.made_before.get(path)
-        return json.dumps(read_joined(path).identity(), sort_keys=True) if fingerprint is None else fingerprint
-
     def _content(self, path: Path) -> str:
         """A hash of what is there, or of how it will be made; a name on the Hub itself."""
-        fingerprint = next(
-            (
-                fingerprint
-                for directory, fingerprint in self.made_before.items()
-                if path.absolute().is_relative_to(directory.absolute())
-            ),
-            None,
-        )
-        if fingerprint is not None:
-            return fingerprint
-        if str(path) not in self._known:
-            self._known[str(path)] = _content(path)
-        return self._known[str(path)]
+        for directory, fingerprint in self.made_before.items():
+            if path.absolute().is_relative_to(directory.absolute()):
+                return fingerprint
+        key = str(path)
+        if key not in self._known:
+            if not path.exists():
+                self._known[key] = key
+            elif path.is_file():
+                self._known[key] = digest_file(path).hex()
+            else:
+                digest = hashlib.sha256()
+                for file in sorted(path.iterdir()):
+                    if file.is_file():
+                        digest.update(file.name.encode() + _sampled(file))
+                self._known[key] = digest.hexdigest()
+        return self._known[key]
 
 
 def _without_path(values: Any) -> Any:
@@ -127,18 +125,6 @@ def _without_access(values: Any) -> Any:
 
 def _path(model: AnyTeacher) -> str | None:
     return model.path if isinstance(model, Pretrained) else None
-
-
-def _content(path: Path) -> str:
-    if not path.exists():
-        return str(path)
-    if path.is_file():
-        return digest_file(path).hex()
-    digest = hashlib.sha256()
-    for file in sorted(path.iterdir()):
-        if file.is_file():
-            digest.update(file.name.encode() + _sampled(file))
-    return digest.hexdigest()
 
 
 def _sampled(file: Path) -> bytes:

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from leadspan.errors import LeadspanError, RunError
-from leadspan.recipe import Recipe
 from leadspan.results import IDENTITY_FILE, RUN_FILE, damage, load_run
 from leadspan.study.executors.local import Event
 from leadspan.study.fingerprint import without_places
@@ -63,22 +62,19 @@ def is_done(trial: Trial) -> bool:
     stored_settings = {} if stored is None else stored.model_dump(mode="json")
     expected, stored_settings = without_places(trial.recipe.model_dump(mode="json")), without_places(stored_settings)
     differing = sorted(key for key in expected if expected[key] != stored_settings.get(key))
-    if trial.control == "before" and not differing and _is_of_other_traces(trial.recipe, directory):
-        differing = ["traces"]
+    if trial.control == "before" and not differing:
+        # The name of its directory does not show the content of its traces; of runs without training nothing is known.
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            trained_on = json.loads((directory / IDENTITY_FILE).read_bytes())["contents"]["data.train"]
+            source = trial.recipe.data.train
+            if Path(source.path).exists() and trained_on != fingerprint(source):
+                differing = ["traces"]
     if differing:
         raise RunError(
             f"{directory}: it holds a finished run of another recipe (its {', '.join(differing)} differ); "
             "give that recipe another output, or remove the directory"
         )
     return True
-
-
-def _is_of_other_traces(recipe: Recipe, directory: Path) -> bool:
-    """Whether a run was trained on traces of other content; the name of its directory does not show that."""
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # nothing is known of runs that trained nothing
-        trained_on = json.loads((directory / IDENTITY_FILE).read_bytes())["contents"]["data.train"]
-        return Path(recipe.data.train.path).exists() and trained_on != fingerprint(recipe.data.train)
-    return False
 
 
 def planned_record(study: Study, plan: StudyPlan) -> StudyRecord:
@@ -95,7 +91,7 @@ def planned_record(study: Study, plan: StudyPlan) -> StudyRecord:
             earlier = {trial.fingerprint: trial for trial in record.trials}
             captured = {capture.directory: capture for capture in record.captures}
         except RunError as error:  # what is complete is read from the run directories
-            logger.warning("%s; made anew", str(error).partition(";")[0])
+            logger.warning("%s; it is written anew", str(error).partition(";")[0])
     trials = [_record(trial, study.output, earlier.get(trial.fingerprint)) for trial in [*plan.before, *plan.trials]]
     return StudyRecord(
         name=study.name,

@@ -69,7 +69,9 @@ def share_stores(
         where = f"store.codec {settings.codec.label}, {trial.title}"
         check_loss(recipe.loss, recipe.supervision.token_selection, settings.kept_targets, where)
         fingerprint = _identity(recipe, settings, fingerprints, renderers)
-        directory = (settings.path or study.output / "store") / f"{_slug(recipe)}-{fingerprint[:_ID_DIGITS]}"
+        name = recipe.teacher.identity if isinstance(recipe.teacher, Served) else name_of(recipe.teacher)
+        slug = re.sub(r"[^\w.+-]+", "-", Path(name).name).strip("-").lower()[:40]
+        directory = (settings.path or study.output / "store") / f"{slug}-{fingerprint[:_ID_DIGITS]}"
         capture = CaptureSettings.model_validate(settings.model_dump(include=_VALUES))
         reading = recipe.model_copy(update={"targets": StoredTargets(path=directory), "capture": capture})
         store = stores.get(fingerprint)
@@ -117,7 +119,11 @@ def capture_shared(store: SharedStore) -> None:
     job = missing(store)
     state.wait_for_everyone()  # all have seen the same parts before one of these moves
     if state.is_main_process:
-        _set_parts_aside(store.directory, job)
+        for path, part in _stores_in(store.directory).items():
+            # A capture repairs the part that it continues, if it can read the manifest.
+            is_continued = job is not None and path == job.directory and _is_readable(path)
+            if part is None and not is_continued:
+                report_status(f"{path}: damaged, set aside as {set_aside(path, store.directory)}")
     state.wait_for_everyone()
     if job is not None:
         run_capture(job)
@@ -136,14 +142,6 @@ def _stores_in(directory: Path) -> dict[Path, TargetStore | None]:
         except CacheError:
             stores[path] = None
     return stores
-
-
-def _set_parts_aside(directory: Path, job: CaptureJob | None) -> None:
-    """Move damaged parts out of a store, except the one that the capture continues."""
-    for path, part in _stores_in(directory).items():
-        is_mended = job is not None and path == job.directory and _is_readable(path)
-        if part is None and not is_mended:
-            report_status(f"{path}: damaged, set aside as {set_aside(path, directory)}")
 
 
 def _is_readable(part: Path) -> bool:
@@ -169,12 +167,6 @@ def _identity(
         settings.model_dump_json(include=_VALUES),
     )
     return hashlib.sha256("\0".join(contents).encode()).hexdigest()
-
-
-def _slug(recipe: Recipe) -> str:
-    assert recipe.teacher is not None, "the caller picks recipes with a teacher"
-    name = recipe.teacher.identity if isinstance(recipe.teacher, Served) else name_of(recipe.teacher)
-    return re.sub(r"[^\w.+-]+", "-", Path(name).name).strip("-").lower()[:40]
 
 
 def main(path: str) -> int:

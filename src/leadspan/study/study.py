@@ -168,11 +168,10 @@ def _capture(study: Study, plan: StudyPlan, keeper: Keeper, console: Console) ->
         job = Trial(store.recipes[0], task="capture", store=store)
         with Board(console, keeper.record) as board, contextlib.closing(_events(alone, [job])) as events:
             for event in events:
-                if event.kind == "said":
-                    board.said(job.title, event.text)
-                    continue
-                keeper.note_capture(number, store, "running" if event.kind == "started" else event.kind, event.text)
-                board.changed(keeper.record, job.title, event.kind, event.text)
+                if event.kind != "said":
+                    state = "running" if event.kind == "started" else event.kind
+                    keeper.note_capture(number, store, state, event.text)
+                board.show(keeper.record, job.title, event)
         failed = keeper.record.captures[number]
         if failed.state == "failed":
             raise RunError(f"{failed.name}, which {failed.num_trials} trials need, failed: {failed.message}")
@@ -199,13 +198,11 @@ def _execute(study: Study, trials: Sequence[Trial], keeper: Keeper, console: Con
     with Board(console, keeper.record) as board, contextlib.closing(_events(study, to_run)) as events:
         for event in events:
             trial = to_run[event.trial]
-            if event.kind == "said":
-                board.said(trial.title, event.text)
-                continue
-            keeper.note(trial, event)
+            if event.kind != "said":
+                keeper.note(trial, event)
             if event.kind == "done" and not study.keep_checkpoints:
                 _remove_checkpoints(trial)
-            board.changed(keeper.record, trial.title, event.kind, event.text)
+            board.show(keeper.record, trial.title, event)
 
 
 def _remove_checkpoints(trial: Trial) -> None:

@@ -4,7 +4,7 @@ import copy
 import itertools
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -159,44 +159,29 @@ def without_teacher(values: dict[str, Any]) -> None:
 
 
 def _combinations(axes: Axes, base: dict[str, Any]) -> Iterator[tuple[list[str], dict[str, Any]]]:
-    changes: list[list[tuple[str, Callable[[dict[str, Any]], None]]]] = [
-        [("", _setter("cut", cut.model_dump(mode="json"))) for cut in _policies(axes)] or [("", lambda values: None)]
-    ]
-    for section in ("supervision", "loss", "student", "data", "settings"):
-        named: Mapping[str, Any] = getattr(axes, section)
-        if named:
-            changes.append([(name, _setter(section, value)) for name, value in named.items()])
-    for combination in itertools.product(*changes):
-        values = copy.deepcopy(base)
-        for _, change in combination:
-            change(values)
-        loss = values.get("loss")
-        if isinstance(loss, dict) and loss.get("kl_weight") == 0:
-            without_teacher(values)
-        yield [name for name, _ in combination if name], values
-
-
-def _policies(axes: Axes) -> list[Policy]:
-    """Policies at every proportion; those without one once."""
+    """Names and recipe values of every combination of the axes; a policy is no name, since its label says it."""
     policies: list[Policy] = []
     for policy in axes.cut:
         has_p = policy.proportion is not None
         policies += [with_proportion(policy, p) for p in axes.p] if has_p and axes.p else [policy]
-    return policies
-
-
-def _setter(section: str, value: Any) -> Callable[[dict[str, Any]], None]:
-    plain: Any = value.model_dump(mode="json") if isinstance(value, Settings) else value
-
-    def change(values: dict[str, Any]) -> None:
-        if section == "settings":
-            apply_overrides(values, plain)
-        elif section in ("cut", "student"):
-            values[section] = plain
-        else:
-            values[section] = _merged(values.get(section) or {}, plain)
-
-    return change
+    changes: list[list[tuple[str, str, Any]]] = [[("", "cut", policy) for policy in policies]]
+    for section in ("supervision", "loss", "student", "data", "settings"):
+        changes.append([(name, section, value) for name, value in getattr(axes, section).items()])
+    # In this order, `settings` last: they may change what the other axes have set.
+    for combination in itertools.product(*filter(None, changes)):
+        values = copy.deepcopy(base)
+        for _, section, value in combination:
+            new: Any = value.model_dump(mode="json") if isinstance(value, Settings) else value
+            if section == "settings":
+                apply_overrides(values, new)
+            elif section in ("cut", "student"):
+                values[section] = new
+            else:
+                values[section] = _merged(values.get(section) or {}, new)
+        loss = values.get("loss")
+        if isinstance(loss, dict) and loss.get("kl_weight") == 0:
+            without_teacher(values)
+        yield [name for name, _, _ in combination if name], values
 
 
 def _merged(old: Any, new: Any) -> Any:

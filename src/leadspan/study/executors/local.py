@@ -7,8 +7,6 @@ with the process that started them, however that ends.
 
 import ctypes
 import multiprocessing
-import multiprocessing.connection
-import multiprocessing.process
 import os
 import signal
 import subprocess
@@ -18,6 +16,8 @@ import traceback
 from collections import deque
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Literal
 
@@ -29,7 +29,7 @@ from leadspan.results import RunResult, load_run
 from leadspan.settings import dump_yaml
 from leadspan.status import StatusHandler, report_status
 from leadspan.study.settings import LocalExecutor
-from leadspan.study.trials import SharedStore, Trial
+from leadspan.study.trials import Trial
 from leadspan.text import plain
 
 RANKS_LOG = "ranks.log"
@@ -69,7 +69,7 @@ class Slot:
 class _Running:
     trial: int
     slot: Slot
-    process: multiprocessing.process.BaseProcess
+    process: BaseProcess
 
 
 def run_local(trials: Sequence[Trial], executor: LocalExecutor) -> Generator[Event, None, None]:
@@ -80,17 +80,22 @@ def run_local(trials: Sequence[Trial], executor: LocalExecutor) -> Generator[Eve
     """
     waiting = deque(range(len(trials)))
     free = slots(executor)
-    running: dict[multiprocessing.connection.Connection, _Running] = {}
+    running: dict[Connection, _Running] = {}
     try:
         while waiting or running:
             while waiting and free:
                 number, slot = waiting.popleft(), free.pop(0)
-                receiver, process = _start(trials[number], slot)
+                # Forked from a server with torch loaded: starting costs no import, and CUDA is not initialised yet.
+                context = fork_server(["leadspan.pipeline.run"])
+                receiver, sender = context.Pipe(duplex=False)
+                process = context.Process(target=_work_in_process, args=(trials[number], slot, sender))
+                process.start()
+                sender.close()
                 running[receiver] = _Running(number, slot, process)
                 yield Event(number, "started")
             # A pipe that closes without `failed` is ready too: its process has ended or was killed.
-            for receiver in multiprocessing.connection.wait(list(running)):
-                assert isinstance(receiver, multiprocessing.connection.Connection)
+            for receiver in wait(list(running)):
+                assert isinstance(receiver, Connection)
                 event = _next_event(receiver, running[receiver])
                 if event.kind != "said":
                     free.append(running.pop(receiver).slot)
@@ -100,7 +105,7 @@ def run_local(trials: Sequence[Trial], executor: LocalExecutor) -> Generator[Eve
         _end([unfinished.process for unfinished in running.values()])
 
 
-def _end(processes: Sequence[multiprocessing.process.BaseProcess]) -> None:
+def _end(processes: Sequence[BaseProcess]) -> None:
     """Signal processes to end, and wait for them; not by SIGTERM, which they may have received already."""
     try:
         for process in processes:
@@ -141,7 +146,12 @@ def slots(executor: LocalExecutor) -> list[Slot]:
     # GPUs are not shared out: every trial sees all of them.
     if each is None:
         return [Slot(threads, None, executor.ranks_per_trial)] * number
-    devices = _visible_gpus() if each else []
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    devices = [device for device in (visible or "").split(",") if device]
+    if each and visible is None:
+        import torch
+
+        devices = [str(number) for number in range(torch.cuda.device_count())]
     if each * number > len(devices):
         raise RunError(
             f"executor: {number} trials at once with {each} GPUs each need {number * each}, and {len(devices)} are "
@@ -156,26 +166,23 @@ def run_in_process(trial: Trial, num_ranks: int = 1) -> None:
     from leadspan.pipeline.run import run, run_untrained
 
     if trial.store is not None:
-        _capture(trial.store, num_ranks)
+        from leadspan.study.shared_stores import capture_shared
+
+        if num_ranks == 1:
+            capture_shared(trial.store)
+            return
+        file = trial.store.directory / "needs.json"
+        report_status(f"capturing on {num_ranks} ranks, see {file.with_name(RANKS_LOG)}")
+        arguments = ["-m", "leadspan.study.shared_stores", str(file)]
+        _run_ranks(file, trial.store.model_dump_json(indent=1), num_ranks, arguments)
     elif trial.task == "evaluate":
         run_untrained(trial.recipe)
     elif num_ranks > 1:
         file = trial.recipe.output / "trial.yaml"
-        report_status(f"training on {num_ranks} ranks, see {trial.recipe.output / RANKS_LOG}")
+        report_status(f"training on {num_ranks} ranks, see {file.with_name(RANKS_LOG)}")
         _run_ranks(file, dump_yaml(trial.recipe), num_ranks, ["-m", "leadspan", "distill", str(file), "--resume"])
     else:
         run(trial.recipe, resume=True)
-
-
-def _capture(store: SharedStore, num_ranks: int) -> None:
-    from leadspan.study.shared_stores import capture_shared
-
-    if num_ranks == 1:
-        capture_shared(store)
-        return
-    file = store.directory / "needs.json"
-    report_status(f"capturing on {num_ranks} ranks, see {store.directory / RANKS_LOG}")
-    _run_ranks(file, store.model_dump_json(indent=1), num_ranks, ["-m", "leadspan.study.shared_stores", str(file)])
 
 
 def _run_ranks(file: Path, content: str, num_ranks: int, arguments: list[str]) -> None:
@@ -190,8 +197,12 @@ def _run_ranks(file: Path, content: str, num_ranks: int, arguments: list[str]) -
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={num_ranks}"]
     with log.open("w") as opened:
         # A log on disk, not a pipe: a pipe that nobody reads fills up and stops the ranks.
+        # PR_SET_PDEATHSIG (Linux): the system sends torchrun SIGTERM when the process that started it ends.
         ranks = subprocess.Popen(
-            [*command, *arguments], stdout=opened, stderr=subprocess.STDOUT, preexec_fn=_end_with_starter
+            [*command, *arguments],
+            stdout=opened,
+            stderr=subprocess.STDOUT,
+            preexec_fn=lambda: ctypes.CDLL(None).prctl(1, signal.SIGTERM),
         )
         try:
             ranks.wait()
@@ -205,11 +216,6 @@ def _run_ranks(file: Path, content: str, num_ranks: int, arguments: list[str]) -
         raise RunError("\n".join(errors[:1] or lines[-20:]))
 
 
-def _end_with_starter() -> None:
-    """Have the system send SIGTERM to this process, a torchrun, when the one that started it ends (Linux)."""
-    ctypes.CDLL(None).prctl(1, signal.SIGTERM)
-
-
 def explained(error: BaseException, directory: Path) -> str:
     """One message for the failure of a trial; a traceback only where the error is not one of leadspan's own."""
     if isinstance(error, LeadspanError):
@@ -221,19 +227,7 @@ def explained(error: BaseException, directory: Path) -> str:
     return plain(text)
 
 
-def _start(
-    trial: Trial, slot: Slot
-) -> tuple[multiprocessing.connection.Connection, multiprocessing.process.BaseProcess]:
-    # Forked from a server with torch loaded: starting a trial costs no import, and CUDA is not initialised yet.
-    context = fork_server(["leadspan.pipeline.run"])
-    receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_work_in_process, args=(trial, slot, sender))
-    process.start()
-    sender.close()
-    return receiver, process
-
-
-def _next_event(receiver: multiprocessing.connection.Connection, running: _Running) -> Event:
+def _next_event(receiver: Connection, running: _Running) -> Event:
     try:
         kind, text = receiver.recv()
         if kind == "said":
@@ -247,7 +241,7 @@ def _next_event(receiver: multiprocessing.connection.Connection, running: _Runni
     return Event(running.trial, "failed" if kind == "failed" else "done", text)
 
 
-def _work_in_process(trial: Trial, slot: Slot, sender: multiprocessing.connection.Connection) -> None:
+def _work_in_process(trial: Trial, slot: Slot, sender: Connection) -> None:
     # Nothing tells a child on every system that its parent has died, so a thread waits for it.
     threading.Thread(target=_end_with_parent, daemon=True).start()
     if slot.gpus is not None:
@@ -275,12 +269,3 @@ def _end_with_parent() -> None:
     assert parent is not None, "trials are started by a study"
     parent.join()
     os._exit(1)
-
-
-def _visible_gpus() -> list[str]:
-    listed = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if listed is not None:
-        return [device for device in listed.split(",") if device]
-    import torch
-
-    return [str(i) for i in range(torch.cuda.device_count())]

@@ -32,21 +32,18 @@ def run_on_ray(trials: Sequence[Trial], executor: RayExecutor) -> Generator[Even
         raise RunError("executor: ray is not installed; pip install 'leadspan[ray]', or executor.kind: local") from None
     owns_cluster = not ray.is_initialized()
     if owns_cluster:
-        _connect(ray, executor)
+        try:
+            options: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
+            options |= {"include_dashboard": False} if executor.address is None else {}
+            ray.init(address=executor.address or "local", **options)
+        except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+            raise RunError(f"executor.address = {executor.address}: no Ray cluster answers there ({error})") from None
     try:
         _check_room([node["Resources"] for node in ray.nodes() if node["Alive"]], executor)
         yield from _run(ray, trials, executor)
     finally:
         if owns_cluster:
             ray.shutdown()
-
-
-def _connect(ray: Any, executor: RayExecutor) -> None:
-    try:
-        options = {"include_dashboard": False} if executor.address is None else {}
-        ray.init(address=executor.address or "local", log_to_driver=False, logging_level="error", **options)
-    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
-        raise RunError(f"executor.address = {executor.address}: no Ray cluster answers there ({error})") from None
 
 
 def _check_room(nodes: Sequence[Mapping[str, float]], executor: RayExecutor) -> None:
