@@ -1,5 +1,6 @@
 """The environment of a run: versions, platform, commit, date."""
 
+import contextlib
 import importlib.metadata
 import platform
 import subprocess
@@ -8,21 +9,18 @@ from pathlib import Path
 
 
 def environment(seed: int) -> dict[str, str]:
-    """Versions, platform, commit and date of a run."""
-    packages = (
-        "leadspan",
-        "torch",
-        "transformers",
-        "accelerate",
-        "datasets",
-        "tokenizers",
-        "peft",
-        "math-verify",
-    )
+    """Versions, platform and date of a run, and the commit of the source tree, `+` when it has changes."""
+    packages = ("leadspan", "torch", "transformers", "accelerate", "datasets", "tokenizers", "peft", "math-verify")
     versions = {name: importlib.metadata.version(name) for name in packages}
-    commit = _commit()
-    if commit:
-        versions["commit"] = commit
+    here = Path(__file__).parent
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
+
+    # Only of a checkout of leadspan itself: an installed package may lie below another project's repository.
+    with contextlib.suppress(OSError, subprocess.CalledProcessError):
+        git("ls-files", "--error-unmatch", __file__)
+        versions["commit"] = git("rev-parse", "HEAD")[:12] + ("+" if git("status", "--porcelain") else "")
     return {
         **versions,
         "python": platform.python_version(),
@@ -30,15 +28,3 @@ def environment(seed: int) -> dict[str, str]:
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "seed": str(seed),
     }
-
-
-def _commit() -> str | None:
-    """Commit of the source tree leadspan runs from, `+` when it has changes; None outside a checkout."""
-    here = Path(__file__).parent
-    try:
-        subprocess.run(["git", "ls-files", "--error-unmatch", __file__], cwd=here, capture_output=True, check=True)
-        head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True)
-        changes = subprocess.run(["git", "status", "--porcelain"], cwd=here, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return head.stdout.strip()[:12] + ("+" if changes.stdout.strip() else "")

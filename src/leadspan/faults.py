@@ -81,8 +81,7 @@ def all_faults(kind: type[BaseModel], values: Mapping[str, Any], error: Validati
             conflict = fault.get("ctx", {}).get("error")
             keys, models = _located(kind, values, fault)
             if isinstance(conflict, Conflict):
-                lines |= {line: {} for line in _between_right_ones(conflict, keys, faulty)}
-                _put(mended, keys, conflict.section)
+                lines |= {line: {} for line in _accept(conflict, mended, keys, faulty)}
                 section = section if keys else conflict.section
             elif later and (stood_in := {bad_keys for bad_keys in faulty if _overlap(keys, bad_keys)}):
                 still |= stood_in
@@ -108,8 +107,13 @@ def all_faults(kind: type[BaseModel], values: Mapping[str, Any], error: Validati
     return Faults([path + " or ".join(texts) for path, texts in lines.items()], faulty, section)
 
 
-def _between_right_ones(conflict: Conflict, keys: _Keys, faulty: set[_Keys]) -> Iterator[str]:
-    """The rules of a section that involve no setting that is wrong by itself."""
+def _accept(conflict: Conflict, mended: dict[str, Any], keys: _Keys, faulty: set[_Keys]) -> Iterator[str]:
+    """The broken rules of a section that involve no setting that is wrong by itself; they are not reported again."""
+    node: Any = mended
+    for key in keys[:-1]:
+        node = _get(node, key)
+    if keys and _holds(node, keys[-1]):
+        node[keys[-1]] = _accepted(conflict.section)
     for fields, text in conflict.rules:
         named = [(*keys, *field.split(".")) for field in fields]
         if not any(_overlap(field_keys, bad_keys) for field_keys in named for bad_keys in faulty):
@@ -279,14 +283,11 @@ def _stand_in(field: FieldInfo) -> Any:
     if field.metadata:
         kind = Annotated[kind, *field.metadata]  # pyright: ignore[reportInvalidTypeForm]  # made where it is used
     checked: TypeAdapter[Any] = TypeAdapter(kind)  # pyright: ignore[reportArgumentType]
-    for value in (*_literals(field.annotation), *_STAND_INS):
+    literals = typing.get_args(field.annotation) if typing.get_origin(field.annotation) is typing.Literal else ()
+    for value in (*literals, *_STAND_INS):
         with contextlib.suppress(ValidationError):
             return checked.validate_python(value)
     return None
-
-
-def _literals(annotation: Any) -> tuple[Any, ...]:
-    return typing.get_args(annotation) if typing.get_origin(annotation) is typing.Literal else ()
 
 
 def _constructed(model: type[BaseModel]) -> BaseModel:
@@ -299,14 +300,6 @@ def _accepted(section: BaseModel) -> BaseModel:
     if hasattr(section, "_is_accepted"):
         setattr(section, "_is_accepted", True)  # noqa: B010  # a private attribute of settings, which mypy-like tools see
     return section
-
-
-def _put(mended: dict[str, Any], keys: _Keys, section: BaseModel) -> None:
-    node: Any = mended
-    for key in keys[:-1]:
-        node = _get(node, key)
-    if keys and _holds(node, keys[-1]):
-        node[keys[-1]] = _accepted(section)
 
 
 def _is_container(field: FieldInfo) -> bool:

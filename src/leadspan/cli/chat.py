@@ -16,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Answer line by line; each student sees its own answers, without their thinking."""
     models, settings = read(options)
-    from leadspan.evaluation.asking import ask
+    from leadspan.evaluation.evaluate import ask
     from leadspan.status import PlainConsole, StatusLine, report_status
 
     console, errors = PlainConsole(), PlainConsole(stderr=True)

@@ -40,7 +40,7 @@ def run(options: argparse.Namespace) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from leadspan.evaluation.asking import ask
+    from leadspan.evaluation.evaluate import ask
     from leadspan.status import PlainConsole, StatusLine, report_status
 
     system = [{"role": "system", "content": options.system}] if options.system else []

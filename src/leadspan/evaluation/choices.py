@@ -64,7 +64,17 @@ def read_choice(
     texts, labels = _texts(row, settings, where)
     if not 2 <= len(texts) <= len(LETTERS):
         raise DataError(f"{where}: {len(texts)} choices; multiple choice needs 2 to {len(LETTERS)}")
-    right = _right_index(answer, texts, labels, settings, answer_column)
+    right: int | None = None
+    if len(settings.columns) > 1 and answer_column in settings.columns:
+        right = settings.columns.index(answer_column)
+    elif answer in labels:
+        right = labels.index(answer)
+    elif answer in ("True", "False"):
+        right = int(answer == "True")
+    elif answer.isdigit():
+        right = int(answer) - settings.first
+    elif answer in texts:
+        right = texts.index(answer)
     is_index = right is not None and answer.isdigit() and answer not in labels
     if is_index and isinstance(row.get(answer_column), str) and answer in texts and texts.index(answer) != right:
         raise DataError(
@@ -143,17 +153,3 @@ def _texts(row: dict[str, Any], settings: Choices, where: str) -> tuple[list[str
     if isinstance(value, list) and all(isinstance(text, str) for text in value):
         return [text.strip() for text in value], list(LETTERS[: len(value)])
     raise DataError(f"{where}: column {settings.columns[0]} is no list of choices; set choices.columns")
-
-
-def _right_index(
-    answer: str, texts: Sequence[str], labels: Sequence[str], settings: Choices, answer_column: str
-) -> int | None:
-    if len(settings.columns) > 1 and answer_column in settings.columns:
-        return settings.columns.index(answer_column)
-    if answer in labels:
-        return labels.index(answer)
-    if answer in ("True", "False"):
-        return int(answer == "True")
-    if answer.isdigit():
-        return int(answer) - settings.first
-    return texts.index(answer) if answer in texts else None

@@ -1,4 +1,7 @@
-"""Evaluation of one model on tasks: draw samples, store each, grade and count. An interrupted one resumes."""
+"""Evaluation of one model on tasks: draw samples, store each, grade and count. An interrupted one resumes.
+
+`ask` draws answers to single questions, outside of any task.
+"""
 
 import logging
 import time
@@ -11,6 +14,7 @@ from leadspan.answers.boxes import has_box, is_thinking_closed, with_usual_tags
 from leadspan.answers.grading import GradeItem, MathGrader, Verdict, exact_grade, literal_grade
 from leadspan.data.prompts import PromptRenderer
 from leadspan.data.settings import Rendering
+from leadspan.data.templates import Message
 from leadspan.errors import EvaluationError
 from leadspan.evaluation.choices import choice_grade
 from leadspan.evaluation.metrics import Graded, evaluation_result
@@ -56,6 +60,25 @@ def evaluate_model(
     subject = open_subject(model_settings, tokenizer, rendering, settings.sampling)
     by_task = (_evaluate_task(subject, task, problems, settings, directory) for task, problems in tasks)
     return [result for results in by_task for result in results]
+
+
+def ask(subject: Subject, conversations: Sequence[Sequence[Message]]) -> list[tuple[StoredSample, StoredSample | None]]:
+    """Answers to conversations that end with a user's turn.
+
+    Returns:
+        For each conversation the drawn answer; and, where a thinking budget closed its thinking, the same thought with
+        an answer, else None.
+
+    Raises:
+        EvaluationError: A prompt leaves no room for a new token in the model's window.
+        TemplateRefusal: The chat template refuses a conversation.
+    """
+    prompts = [subject.renderer.prompt_text(messages) for messages in conversations]
+    # The key names the question, so that two models, or the same one twice, draw with the same noise.
+    drawn = _drawn(subject, {(str(i), 0): Request(prompt, f"ask:{i}") for i, prompt in enumerate(prompts)})
+    budget = subject.thinking_budget
+    closed = {} if budget is None else _drawn(subject, budget.requests(drawn.values()))
+    return [(sample, closed.get(key)) for key, sample in drawn.items()]
 
 
 def check_prompts(
@@ -176,6 +199,13 @@ def _draw(
     if not samples.keys() >= requests.keys():
         raise EvaluationError(f"{file.path}: {len(requests) - len(samples)} samples were not drawn; evaluate again")
     return [samples[key] for key in requests]
+
+
+def _drawn(subject: Subject, requests: Mapping[Key, Request]) -> dict[Key, StoredSample]:
+    keys, samples = list(requests), dict[Key, StoredSample]()
+    for batch in subject.generate(list(requests.values())) if keys else ():
+        samples |= {keys[i]: to_stored(keys[i], requests[keys[i]], sample, subject, 0.0) for i, sample in batch.items()}
+    return {key: samples[key] for key in keys}
 
 
 def to_stored(key: Key, request: Request, sample: Sample, subject: Subject, seconds: float) -> StoredSample:

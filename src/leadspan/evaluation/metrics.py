@@ -49,8 +49,10 @@ def evaluation_result(
     flat = [graded for drawn in problems for graded in drawn]
     lengths = np.array([graded.stored.drawn.num_tokens for graded in flat])
     correct: Marks = {drawn[0].stored.problem_id: [1 if g.is_right else 0 for g in drawn] for drawn in problems}
+    ends = [graded.stored.drawn.finish_reason for graded in flat]
     terminated: Marks = {
-        drawn[0].stored.problem_id: [1 if _ended(g, "stop") else 0 for g in drawn] for drawn in problems
+        drawn[0].stored.problem_id: [1 if g.stored.drawn.finish_reason == "stop" else 0 for g in drawn]
+        for drawn in problems
     }
     finished = [sum(graded.stored.is_finished for graded in drawn) for drawn in problems]
     return EvalResult(
@@ -66,7 +68,7 @@ def evaluation_result(
         pass_at=pass_at(list(correct.values())),
         majority_at=majority_at(problems),
         termination_rate=bootstrap_mean(list(terminated.values())),
-        cap_hit_rate=_share([_ended(graded, "length") for graded in flat]),
+        cap_hit_rate=_share([end == "length" for end in ends]),
         thinking_closed_rate=_share([graded.stored.thinking_closed for graded in flat]),
         loop_rate=_share([graded.stored.drawn.loops for graded in flat]),
         no_box_rate=None if task.grader == "exact" else _share([not graded.has_box for graded in flat]),
@@ -105,7 +107,15 @@ def majority_at(problems: Sequence[Sequence[Graded]]) -> dict[str, Interval]:
 
     **Source**: Wang et al., Self-Consistency, arXiv 2203.11171, section 2.
     """
-    votes = [_votes(drawn) for drawn in problems]
+    votes: list[tuple[np.ndarray, np.ndarray]] = []
+    for drawn in problems:
+        # The class of each sample's answer, -1 without one; and how right each class is.
+        voting = [g.verdict.extracted if g.stored.is_finished else None for g in drawn]
+        answers = [normalise(answer) if answer else None for answer in voting]
+        class_of = {answer: number for number, answer in enumerate(dict.fromkeys(a for a in answers if a is not None))}
+        classes = np.array([-1 if answer is None else class_of[answer] for answer in answers])
+        is_right = np.array([graded.is_right for graded in drawn], dtype=float)
+        votes.append((classes, np.array([is_right[classes == number].mean() for number in range(len(class_of))])))
     return {
         str(k): bootstrap_mean([[_majority(classes, right, k)] for classes, right in votes])
         for k in _numbers(len(problems[0]))
@@ -117,15 +127,6 @@ def _numbers(num_samples: int) -> list[int]:
     """1, 2, 4, ... up to the number of samples, which comes last; none where there is one sample."""
     powers = [2**i for i in range(num_samples.bit_length()) if 2**i < num_samples]
     return [*powers, num_samples] if num_samples > 1 else []
-
-
-def _votes(drawn: Sequence[Graded]) -> tuple[np.ndarray, np.ndarray]:
-    """Class of each sample's answer, -1 without one, and how right each class is."""
-    answers = [normalise(g.verdict.extracted) if g.verdict.extracted and g.stored.is_finished else None for g in drawn]
-    class_of = {answer: number for number, answer in enumerate(dict.fromkeys(a for a in answers if a is not None))}
-    classes = np.array([-1 if answer is None else class_of[answer] for answer in answers])
-    is_right = np.array([graded.is_right for graded in drawn], dtype=float)
-    return classes, np.array([is_right[classes == number].mean() for number in range(len(class_of))])
 
 
 def _majority(classes: np.ndarray, right: np.ndarray, k: int) -> float:
@@ -142,10 +143,6 @@ def _majority(classes: np.ndarray, right: np.ndarray, k: int) -> float:
     # Tied classes share the outcome; a subset without any vote has no winner and scores 0.
     scores = (wins * right).sum(axis=1) / np.maximum(wins.sum(axis=1), 1)
     return float(scores.mean())
-
-
-def _ended(graded: Graded, reason: str) -> bool:
-    return graded.stored.drawn.finish_reason == reason
 
 
 def _share(flags: Sequence[bool]) -> float:

@@ -8,7 +8,6 @@ from functools import partial
 from typing import Any, Literal
 
 import torch
-from transformers import PreTrainedModel
 
 from leadspan.data.prompts import PromptRenderer
 from leadspan.data.settings import Rendering
@@ -72,17 +71,25 @@ def open_subject(
     precision = "bfloat16" if uses_bf16(settings.precision, model_settings) else "float32"
     dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
     model = load_model(model_settings, dtype, for_training=False).eval()
-    weights, stops = weights_hash(model), stop_token_ids(model, renderer)
+    weights = weights_hash(model)
+    # Every id that ends a turn: the chat template's, the tokenizer's and the generation config's.
+    stops = list(dict.fromkeys([*renderer.end_of_turn_ids(), *end_ids_of(model)]))
     if not stops:
         raise EvaluationError(
             f"model {name_of(model_settings)}: neither chat template, tokenizer nor generation config names a token "
             "that ends a turn, so no sample would end; set the tokenizer's eos_token"
         )
     if isinstance(settings.engine, Vllm):
-        generate = _with_vllm(model, model_settings, tokenizer, renderer, stops, precision, settings)
+        if not isinstance(model_settings, Pretrained):
+            raise EvaluationError("sampling.engine: vLLM reads a model directory or Hub name; save the model first")
+        # The model that was loaded here gave the hash of the same weights, and is released.
+        run = vllm_engine.open_vllm(model_settings, tokenizer, precision, settings, settings.engine)
+        window = sampling.window_of(model.config)
+        generate = partial(vllm_engine.generate, run, renderer.tokenizer, stops, window, settings)
     else:
         generate = partial(sampling.generate, model.to(device), renderer.tokenizer, stops, settings)  # pyright: ignore[reportArgumentType]  # .to is typed for str
-    drawn_with = _drawn_with(settings, stops, dtype)
+    deciding = settings.model_dump(mode="json", exclude=_NOT_DECIDING)
+    drawn_with = _hash([deciding, sorted(stops), str(dtype)])
     return Subject(
         name=name_of(model_settings),
         weights_hash=weights,
@@ -93,38 +100,6 @@ def open_subject(
         precision=precision,
         thinking_budget=budget,
     )
-
-
-def stop_token_ids(model: PreTrainedModel, renderer: PromptRenderer) -> list[int]:
-    """Every id that ends a turn: the chat template's, the tokenizer's and the generation config's."""
-    return list(dict.fromkeys([*renderer.end_of_turn_ids(), *end_ids_of(model)]))
-
-
-def _with_vllm(
-    model: PreTrainedModel,
-    model_settings: ModelSettings,
-    tokenizer: Pretrained,
-    renderer: PromptRenderer,
-    stops: list[int],
-    dtype: str,
-    settings: SamplingSettings,
-) -> Generate:
-    """VLLM on the same weights; the model that was loaded here gave their hash and is released."""
-    if not isinstance(model_settings, Pretrained):
-        raise EvaluationError("sampling.engine: vLLM reads a model directory or Hub name; save the model first")
-    assert isinstance(settings.engine, Vllm)
-    window = sampling.window_of(model.config)
-    run = vllm_engine.open_vllm(model_settings, tokenizer, dtype, settings, settings.engine)
-    return partial(vllm_engine.generate, run, renderer.tokenizer, stops, window, settings)
-
-
-def _drawn_with(settings: SamplingSettings, stops: list[int], dtype: torch.dtype) -> str:
-    """Hash of all settings that can change a sample: neither batch size, number of samples nor what comes after it.
-
-    The precision is that of the weights, whether it was asked for or not.
-    """
-    deciding = settings.model_dump(mode="json", exclude=_NOT_DECIDING)
-    return _hash([deciding, sorted(stops), str(dtype)])
 
 
 def _hash(values: list[Any]) -> str:

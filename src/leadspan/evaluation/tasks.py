@@ -5,7 +5,7 @@ import logging
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -59,9 +59,22 @@ def load_task(settings: TaskSettings) -> list[Problem]:
         SettingsError: Its problems cannot be generated with these options.
         DataError: The source cannot be read, or a record is broken or lacks a column.
     """
+    drawn: list[Problem] = []
+    if settings.generated is None:
+        for record in read_records(settings.source, "test"):
+            if isinstance(record, Refusal):
+                raise DataError(f"task {settings.name}: {record.place}: {record.detail}; mend the record")
+            drawn.append(_read(record.row, record.place, settings))
+    else:
+        number = settings.limit or NUM_GENERATED
+        where = f"task {settings.name}"
+        for question, gold, entry in generated_problems(settings.generated, settings.options, number, where):
+            key = hashlib.sha256(f"{question}\0{gold}".encode()).hexdigest()[:16]
+            text = "\n\n".join(filter(None, (question, settings.instruction)))
+            drawn.append(Problem(key, text, gold, entry=entry))
     problems: dict[str, Problem] = {}
     counts: Counter[str] = Counter()
-    for problem in _read_all(settings) if settings.generated is None else _make_all(settings, settings.generated):
+    for problem in drawn:
         counts[problem.problem_id] += 1
         if counts[problem.problem_id] > 1:  # some benchmarks repeat a problem
             problem = replace(problem, problem_id=f"{problem.problem_id}-{counts[problem.problem_id]}")
@@ -69,21 +82,6 @@ def load_task(settings: TaskSettings) -> list[Problem]:
     if not problems:
         raise DataError(f"task {settings.name}: {settings.path} holds no problem")
     return list(problems.values())
-
-
-def _read_all(settings: TaskSettings) -> Iterator[Problem]:
-    for record in read_records(settings.source, "test"):
-        if isinstance(record, Refusal):
-            raise DataError(f"task {settings.name}: {record.place}: {record.detail}; mend the record")
-        yield _read(record.row, record.place, settings)
-
-
-def _make_all(settings: TaskSettings, name: str) -> Iterator[Problem]:
-    number = settings.limit or NUM_GENERATED
-    for question, gold, entry in generated_problems(name, settings.options, number, f"task {settings.name}"):
-        key = hashlib.sha256(f"{question}\0{gold}".encode()).hexdigest()[:16]
-        paragraphs = [question, settings.instruction]
-        yield Problem(key, "\n\n".join(part for part in paragraphs if part), gold, entry=entry)
 
 
 def task_prompts(task: str, problems: Sequence[Problem], renderer: "PromptRenderer", system: str) -> list[str]:
@@ -118,7 +116,15 @@ def warn_of_golds(settings: TaskSettings, problems: Sequence[Problem]) -> None:
 
 
 def _read(row: dict[str, Any], where: str, settings: TaskSettings) -> Problem:
-    problem = _problem(row, where, settings)
+    columns = _FIELD.findall(settings.problem or "")
+    if settings.problem is None or not columns:
+        problem = _value(row, settings.problem, _PROBLEM, where, "problem", settings.name)[1]
+    else:  # a text with columns in braces
+        for column in columns:
+            if column not in row:
+                raise _missing(row, where, "problem", column, settings.name)
+        texts = {column: _text(row[column], column, where, settings.name) for column in columns}
+        problem = _FIELD.sub(lambda match: texts[match[1]], settings.problem).strip()
     column, gold = _answer(row, where, settings)
     choice = None
     if settings.choices is not None:
@@ -134,16 +140,6 @@ def _read(row: dict[str, Any], where: str, settings: TaskSettings) -> Problem:
             f"task {settings.name}: {where}: {half} is one half of a character, which is no text; mend the record"
         ) from None
     return Problem(key, "\n\n".join(part for part in paragraphs if part), gold, choice.texts if choice else ())
-
-
-def _problem(row: dict[str, Any], where: str, settings: TaskSettings) -> str:
-    """The named column, or the text with its columns filled in."""
-    if settings.problem is None or not _FIELD.search(settings.problem):
-        return _value(row, settings.problem, _PROBLEM, where, "problem", settings.name)[1]
-    for column in _FIELD.findall(settings.problem):
-        if column not in row:
-            raise _missing(row, where, "problem", column, settings.name)
-    return _FIELD.sub(lambda found: _text(row[found[1]], found[1], where, settings.name), settings.problem).strip()
 
 
 def _answer(row: dict[str, Any], where: str, settings: TaskSettings) -> tuple[str, str]:

@@ -65,18 +65,13 @@ class ThinkingBudget:
         """
         requests: dict[Key, Request] = {}
         for stored in samples:
-            ids = encode(self.tokenizer, stored.drawn.text)
-            length = self._length(stored, ids)
-            if length is not None:
-                key = f"{stored.problem_id}:{stored.sample}:answer"
-                requests[stored.key] = Request(stored.prompt, key, (*ids[:length], *self.closing))
-        return requests
-
-    def _length(self, stored: StoredSample, ids: list[int]) -> int | None:
-        """Number of tokens after which thinking is closed; None where it was closed by then."""
-        if stored.thinking_closed:
             text = stored.drawn.text
-            thinking = text[: text.find(self.think_close, max(text.rfind(self.think_open), 0))]
-            if self.think_close not in text or len(encode(self.tokenizer, thinking)) <= self.num_tokens:
-                return None
-        return min(self.num_tokens, len(ids), loop_end(ids) or self.num_tokens)
+            if stored.thinking_closed:
+                thinking = text[: text.find(self.think_close, max(text.rfind(self.think_open), 0))]
+                if self.think_close not in text or len(encode(self.tokenizer, thinking)) <= self.num_tokens:
+                    continue
+            ids = encode(self.tokenizer, text)
+            length = min(self.num_tokens, len(ids), loop_end(ids) or self.num_tokens)
+            key = f"{stored.problem_id}:{stored.sample}:answer"
+            requests[stored.key] = Request(stored.prompt, key, (*ids[:length], *self.closing))
+        return requests
