@@ -103,6 +103,33 @@ TEACHER = Question(
     "Does the teacher matter?", (Claim("mix 0.9 lead 0.5", "better than", "mix 0.9 lead 0.5, cross-entropy"),)
 )
 
+SHORT = "full, horizon 80"
+"""Half of a trace's length; rollouts are compared by what they learn from, so their cut is `full`."""
+HORIZONS = Question(
+    "Does a short horizon keep what full rollouts gain?",
+    tuple(Claim(f"full, horizon {tokens}", "like", "full, horizon 200") for tokens in ("16", "80", "16 to 160")),
+    ("base", "teacher"),
+)
+OFF_POLICY = Question(
+    "Are rollouts better than traces, at equal steps?",
+    _better((("full, horizon 200", "full"), (SHORT, "lead 0.5"), (SHORT, "mix 0.9 lead 0.5"))),
+)
+CUT_THEN_PREFIX = Question(
+    "Is a cut and then a prefix better than either?",
+    _better(tuple(("mix 0.9 lead 0.5, then horizon 80", other) for other in ("mix 0.9 lead 0.5", SHORT))),
+    ("full", "full, horizon 200"),
+)
+WHOLE_ROLLOUTS = Question(
+    "Does a share of full rollouts matter?", _better(((f"{SHORT}, a tenth whole", SHORT),)), ("full, horizon 200",)
+)
+MORE_STEPS = Question(
+    "What do equal tokens change for a horizon?",
+    (
+        Claim(f"{SHORT}, equal tokens", "better than", SHORT),
+        Claim(f"{SHORT}, equal tokens", "like", "full, horizon 200"),
+    ),
+)
+
 QUESTIONS: dict[str, tuple[Question, ...]] = {
     "stories": (
         WHOLE_TRACES,
@@ -112,6 +139,15 @@ QUESTIONS: dict[str, tuple[Question, ...]] = {
         TRAINING,
         OWN_TEACHER,
         COT,
+    ),
+    "long problems": (
+        HORIZONS,
+        OFF_POLICY,
+        CUT_THEN_PREFIX,
+        WHOLE_ROLLOUTS,
+        MORE_STEPS,
+        _window(("lead 0.5", "random_window 0.5"), ("mix 0.9 lead 0.5", "mix 0.9 random_window 0.5")),
+        _equal_tokens("lead 0.5", "mix 0.9 lead 0.5"),
     ),
     "checked": (
         ALIKE,

@@ -1,15 +1,19 @@
-"""Worker processes that leave Ctrl-C to the process that started them."""
+"""Worker processes that leave Ctrl-C to the process that started them, and a function run over batches in them."""
 
 import atexit
 import contextlib
+import itertools
 import multiprocessing
 import multiprocessing.forkserver
 import multiprocessing.resource_tracker
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from multiprocessing.context import ForkServerContext
-from typing import Any
+from typing import Any, TypeVar
+
+ItemT = TypeVar("ItemT")
+ResultT = TypeVar("ResultT")
 
 
 def fork_server(preload: Sequence[str] = ()) -> ForkServerContext:
@@ -30,6 +34,42 @@ def fork_server(preload: Sequence[str] = ()) -> ForkServerContext:
     atexit.unregister(_end_server)
     atexit.register(_end_server, os.getpid())
     return context
+
+
+def in_batches(
+    function: Callable[[list[ItemT]], ResultT], items: Iterable[ItemT], batch_size: int, num_workers: int
+) -> Iterator[ResultT]:
+    """Results of a function over batches of items, in their order.
+
+    Args:
+        function: Sent to every process once.
+        items: Read a few batches ahead, never all at once.
+        batch_size: Items of a batch.
+        num_workers: Processes; fewer batches than one for each are computed in this process.
+    """
+    stream = iter(items)
+    batches = iter(lambda: list(itertools.islice(stream, batch_size)), [])
+    group = list(itertools.islice(batches, num_workers))
+    if num_workers == 1 or len(group) < num_workers:
+        yield from map(function, itertools.chain(group, batches))
+        return
+    with fork_server().Pool(num_workers, initializer=_begin, initargs=(function,)) as pool:
+        while group:
+            yield from pool.imap(_compute, group)
+            group = list(itertools.islice(batches, 8 * num_workers))  # bounded: imap would read the whole source
+
+
+_worker_function: list[Callable[[Any], Any]] = []
+
+
+def _begin(function: Callable[[Any], Any]) -> None:
+    # The worker processes share the cores already.
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    _worker_function[:] = [function]
+
+
+def _compute(batch: list[Any]) -> Any:
+    return _worker_function[0](batch)
 
 
 def _end_server(owner: int) -> None:

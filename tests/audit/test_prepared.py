@@ -105,6 +105,15 @@ def test_when_the_time_is_spent_the_rest_is_left_and_nothing_is_kept(tmp_path: P
     assert search_first_answers(rows, settings, renderer, 0, seconds=0) == whole  # known, so no time is needed
 
 
+def test_answers_that_other_rules_gave_are_looked_for_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, settings, renderer = stating(tmp_path / "t.jsonl", tmp_path / "cache", 3)
+    read = Path.read_bytes
+    for edited in ("", "statements.py", "locate.py"):
+        monkeypatch.setattr(Path, "read_bytes", lambda path, name=edited: read(path) + b"#" * (path.name == name))
+        search_first_answers(rows, settings, renderer, 0)
+    assert len(list((tmp_path / "cache" / "first_answers").iterdir())) == 3
+
+
 @pytest.mark.slow
 def test_traces_count_whole_or_not_at_all_where_comparisons_are_left(tmp_path: Path) -> None:
     path = tmp_path / "t.jsonl"

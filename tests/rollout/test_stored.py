@@ -16,6 +16,7 @@ from leadspan.pipeline.run import run
 from leadspan.recipe import Recipe
 from leadspan.settings import validate
 from leadspan.teacher.capture import run_capture
+from leadspan.teacher.merge import merge_stores
 
 HIDDEN = {"codec": {"kind": "hidden"}}
 
@@ -81,6 +82,23 @@ def test_a_capture_that_was_killed_goes_on_drawing_and_what_a_store_lacks_is_tol
         targets = {"kind": "store", "path": str(store)}
         with pytest.raises(TargetsError, match=message):
             run(with_changes(recipe, rollout=rollout | changes, targets=targets))
+
+
+@pytest.mark.slow
+def test_joined_stores_keep_their_rollouts(tmp_path: Path) -> None:
+    stores = []
+    for samples, name in enumerate(("first", "second"), 1):
+        capture = {"path": str(tmp_path / name), **HIDDEN}
+        run_capture(prepare_capture(on_policy(tmp_path, {"samples_per_prompt": samples}, capture=capture)))
+        stores.append(tmp_path / name)
+    merge_stores(stores, tmp_path / "both")
+    texts = [(path / "rollouts.jsonl").read_text() for path in (*stores, tmp_path / "both")]
+    assert set(texts[2].splitlines()) == set(texts[1].splitlines()) > set(texts[0].splitlines())
+    assert len(texts[2].splitlines()) == 1 + 2 * 32
+    (stores[0] / "rollouts.jsonl").write_text(texts[0].replace('"temperature": 1.0', '"temperature": 0.5'))
+    with pytest.raises(TargetsError, match=r"rollouts drawn with different settings.*first.*0\.5"):
+        merge_stores(stores, tmp_path / "never")
+    assert not (tmp_path / "never").exists()
 
 
 def test_a_store_is_shared_by_no_recipes_with_rollouts(tmp_path: Path) -> None:

@@ -17,8 +17,7 @@ from leadspan.audit.settings import AuditSettings
 from leadspan.data.examples import count_cuts
 from leadspan.data.sections import Renderer
 from leadspan.data.supervision import lay_out
-from leadspan.data.truncation import Policy, cut_example, with_ends
-from leadspan.data.truncation.policy import CutCounts
+from leadspan.data.truncation import cut_example, with_ends
 from leadspan.errors import DataError
 from leadspan.models.loading import load_tokenizer
 from leadspan.status import Progress, report_status
@@ -53,6 +52,7 @@ def run_audit(settings: AuditSettings, num_workers: int = 1) -> AuditResult:
     answered, num_undecided = settle([trace.located for trace in traces], num_workers, settings.item_seconds)
     report_status("looking for duplicates")
     locations = [answer.place for answer in answered]
+    looping = [trace.located.place for trace in traces if trace.has_loop]
     return AuditResult(
         source=source.path,
         tokenizer=renderer.name,
@@ -69,7 +69,11 @@ def run_audit(settings: AuditSettings, num_workers: int = 1) -> AuditResult:
         first_answers=summarise_first_answers(answered, num_undecided, settings.seed),
         entailment=_entailment(traces),
         policies=_policy_losses(settings, answered),
-        repetition=_repetition(traces),
+        repetition=Repetition(
+            num_loops=len(looping),
+            examples=looping[:_MOST_EXAMPLES],
+            repeated_sentences=fmean(trace.repeated_sentences for trace in traces),
+        ),
         duplicates=find_duplicates(
             [answer.example_id for answer in answered],
             [answer.question_id for answer in answered],
@@ -94,7 +98,8 @@ def _examine(settings: AuditSettings, examiner: Examiner, num_workers: int) -> t
 
 
 def _why_training_stops(counter: RefusalCounter, settings: AuditSettings) -> str | None:
-    """Why a run on these records would refuse to start, if it would; lengths out of bounds are no reason for it."""
+    """Why a run on these records would refuse to start, if it would."""
+    # Training leaves lengths out of bounds aside without counting them as refused.
     only_length = ("shorter than ", "longer than ")
     unusable = Counter({reason: n for reason, n in counter.counts.items() if not reason.startswith(only_length)})
     try:
@@ -133,24 +138,11 @@ def _policy_losses(settings: AuditSettings, traces: Sequence[Answered]) -> list[
     of_recipe = [] if recipe_cut is None else [recipe_cut, *with_ends(recipe_cut)]
     policies = {policy.label: policy for policy in [*of_recipe, *settings.policies]}
     own_label = None if recipe_cut is None else recipe_cut.label
-    return [
-        PolicyLoss(label=label, is_own=label == own_label, counts=_counts(policy, traces, settings))
-        for label, policy in policies.items()
-    ]
-
-
-def _counts(policy: Policy, traces: Sequence[Answered], settings: AuditSettings) -> CutCounts:
-    of_stages = [(stage, trace) for stage in policy.stages for trace in traces]
-    borders = [trace.sections for _, trace in of_stages]
-    cuts = [cut_example(stage, t.sections, t.example_id, settings.seed) for stage, t in of_stages]
-    layouts = [lay_out(sections, cut, settings.supervision) for sections, cut in zip(borders, cuts, strict=True)]
-    return count_cuts(borders, cuts, layouts)
-
-
-def _repetition(traces: Sequence[Examined]) -> Repetition:
-    looping = [trace.located.place for trace in traces if trace.has_loop]
-    return Repetition(
-        num_loops=len(looping),
-        examples=looping[:_MOST_EXAMPLES],
-        repeated_sentences=fmean(trace.repeated_sentences for trace in traces),
-    )
+    losses: list[PolicyLoss] = []
+    for label, policy in policies.items():
+        of_stages = [(stage, trace) for stage in policy.stages for trace in traces]
+        borders = [trace.sections for _, trace in of_stages]
+        cuts = [cut_example(stage, t.sections, t.example_id, settings.seed) for stage, t in of_stages]
+        layouts = [lay_out(sections, cut, settings.supervision) for sections, cut in zip(borders, cuts, strict=True)]
+        losses.append(PolicyLoss(label=label, is_own=label == own_label, counts=count_cuts(borders, cuts, layouts)))
+    return losses

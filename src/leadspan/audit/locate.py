@@ -2,17 +2,16 @@
 
 import itertools
 import math
-import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Generic, Protocol, TypeVar, cast
+from typing import Generic, Protocol, TypeVar
 
 from leadspan.answers.first_answer import Candidates, GoldSource, find_candidates, gold_of, resolve
 from leadspan.answers.grading import MathGrader
 from leadspan.data.sections import Rendered, RenderedText, Renderer
 from leadspan.data.truncation import Sections
-from leadspan.fork_server import fork_server
+from leadspan.fork_server import in_batches
 from leadspan.traces.records import Refusal, Trace
 
 BATCH = 32
@@ -94,10 +93,11 @@ class Locator:
             for start, f in zip(starts, trace_results, strict=True)
         ]
         tokens = self.renderer.tokenise_marked(texts, traces, marks)
-        located = [
-            (trace, rendered, _located(trace, rendered, candidates, positions))
-            for trace, (rendered, positions), candidates in zip(traces, tokens, trace_results, strict=True)
-        ]
+        located: list[tuple[Trace, Rendered, Located]] = []
+        for trace, (rendered, positions), candidates in zip(traces, tokens, trace_results, strict=True):
+            ids = (trace.place, rendered.example_id, rendered.question_id)
+            ends = tuple(zip(positions[::2], positions[1::2], strict=True))
+            located.append((trace, rendered, Located(*ids, rendered.sections, candidates, ends)))
         return located, refused
 
     def examine(self, batch: Sequence[Trace | Refusal]) -> list[Located | Refusal]:
@@ -138,15 +138,13 @@ def settle(
             first, num_timeouts = resolve([answer.candidates for answer in together], grader)
             if time.monotonic() >= deadline:
                 break  # some comparisons of these traces may be missing, and a trace counts fully or not at all
-            answered += [_answered(answer, i) for answer, i in zip(together, first, strict=True)]
+            for trace, candidate in zip(together, first, strict=True):
+                position, last = (None, None) if candidate is None else trace.tokens[candidate]
+                sections, source = replace(trace.sections, first_answer=last), trace.candidates.gold.source
+                ids = (trace.place, trace.example_id, trace.question_id)
+                answered.append(Answered(*ids, sections, source, position))
             num_undecided += num_timeouts
     return answered, num_undecided
-
-
-def _answered(located: Located, candidate: int | None) -> Answered:
-    first, last = (None, None) if candidate is None else located.tokens[candidate]
-    sections, source = replace(located.sections, first_answer=last), located.candidates.gold.source
-    return Answered(located.place, located.example_id, located.question_id, sections, source, first)
 
 
 def examine_all(items: Iterable[Trace | Refusal], examiner: Examines[ResultT], num_workers: int) -> Iterator[ResultT]:
@@ -157,16 +155,7 @@ def examine_all(items: Iterable[Trace | Refusal], examiner: Examines[ResultT], n
         examiner: What to do with a batch; it is sent to the processes.
         num_workers: Processes; fewer traces than one batch for each are examined in this one.
     """
-    batches = _batched(iter(items))
-    first = list(itertools.islice(batches, num_workers))
-    if num_workers == 1 or len(first) < num_workers:
-        yield from itertools.chain.from_iterable(map(examiner.examine, itertools.chain(first, batches)))
-        return
-    with fork_server().Pool(num_workers, initializer=_set_examiner, initargs=(examiner,)) as pool:
-        while first:
-            for result in pool.imap(_examine_in_worker, first):
-                yield from cast(Sequence[ResultT], result)
-            first = list(itertools.islice(batches, 8 * num_workers))  # bounded: imap would read the whole source
+    yield from itertools.chain.from_iterable(in_batches(examiner.examine, items, BATCH, num_workers))
 
 
 def question_of(trace: Trace) -> str:
@@ -174,30 +163,8 @@ def question_of(trace: Trace) -> str:
     return next(message["content"] for message in reversed(trace.messages) if message["role"] == "user")
 
 
-def _located(trace: Trace, rendered: Rendered, candidates: Candidates, positions: tuple[int, ...]) -> Located:
-    tokens = tuple(zip(positions[::2], positions[1::2], strict=True))
-    return Located(trace.place, rendered.example_id, rendered.question_id, rendered.sections, candidates, tokens)
-
-
 def _cot_start(text: RenderedText, think_open: str) -> int:
     """Where the chain of thought begins in a rendered conversation, behind its tag and white space."""
     start = text.text.index(think_open, text.prompt_end) + len(think_open)
     inside = text.text[start : text.think_end]
     return start + len(inside) - len(inside.lstrip())
-
-
-def _batched(items: Iterator[Trace | Refusal]) -> Iterator[list[Trace | Refusal]]:
-    while batch := list(itertools.islice(items, BATCH)):
-        yield batch
-
-
-_worker_examiner: list[Examines[object]] = []
-
-
-def _set_examiner(examiner: Examines[object]) -> None:
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    _worker_examiner[:] = [examiner]
-
-
-def _examine_in_worker(batch: list[Trace | Refusal]) -> Sequence[object]:
-    return _worker_examiner[0].examine(batch)

@@ -5,7 +5,6 @@ and matched to rows by place and by the hash of their ids. What was found is kep
 rows and by the code of the rules.
 """
 
-import functools
 import hashlib
 import json
 import logging
@@ -19,6 +18,7 @@ from typing import Any, cast
 
 from datasets import Dataset
 
+from leadspan.answers import first_answer
 from leadspan.answers.first_answer import GoldSource
 from leadspan.audit.break_point import summarise_first_answers, without_derivation
 from leadspan.audit.findings import FirstAnswers
@@ -133,8 +133,13 @@ def _answered(
         cached = _Known(found=answers, num_undecided=num_undecided)
         if answers.keys() == ids:
             _write(cached, path)
-    plain = cast(Iterable[Any], rows.remove_columns("input_ids").with_format(None))  # Any: Arrow rows
-    return [_of_row(row, cached.found) for row in plain if row["example_id"] in cached.found], cached.num_undecided
+    traces: list[Answered] = []
+    for row in cast(Iterable[Any], rows.remove_columns("input_ids").with_format(None)):  # Any: Arrow rows
+        if row["example_id"] in cached.found:
+            source, position, last = cached.found[row["example_id"]]
+            sections = replace(sections_of(row), first_answer=last)
+            traces.append(Answered(row["place"], row["example_id"], row["question_id"], sections, source, position))
+    return traces, cached.num_undecided
 
 
 def _read(path: Path, ids: set[str]) -> _Known | None:
@@ -158,12 +163,6 @@ def _write(cached: _Known, path: Path) -> None:
         write_atomically(path, json.dumps(values | {"checksum": checksum(values)}))
     except OSError as error:
         raise CacheError(f"{path}: cannot be written ({error}); make room there, or set data.cache_dir") from None
-
-
-def _of_row(row: Any, answers: dict[str, tuple[GoldSource, int | None, int | None]]) -> Answered:  # Any: an Arrow row
-    source, position, last = answers[row["example_id"]]
-    sections = replace(sections_of(row), first_answer=last)
-    return Answered(row["place"], row["example_id"], row["question_id"], sections, source, position)
 
 
 def _located(rows: Dataset, settings: DataSettings, renderer: Renderer, deadline: float) -> list[Located]:
@@ -194,12 +193,7 @@ def _at(settings: DataSettings, locations: set[str], deadline: float) -> Iterato
 
 def _key(rows: Dataset, renderer: Renderer) -> str:
     """Hash of rows, their right answers, the renderer and the rules' own code."""
-    contents: Sequence[str] = (_rules(), renderer.fingerprint, *rows["example_id"][:], *map(str, rows["gold"][:]))
+    files = [*Path(__file__).parent.glob("*.py"), *Path(first_answer.__file__).parent.glob("*.py")]
+    rules = hashlib.sha256(b"\0".join(file.read_bytes() for file in sorted(files))).hexdigest()
+    contents: Sequence[str] = (rules, renderer.fingerprint, *rows["example_id"][:], *map(str, rows["gold"][:]))
     return hashlib.sha256("\0".join(contents).encode()).hexdigest()[:32]
-
-
-@functools.cache
-def _rules() -> str:
-    """Hash of the code that finds first answers."""
-    files = sorted(Path(__file__).parent.glob("*.py"))
-    return hashlib.sha256(b"\0".join(file.read_bytes() for file in files)).hexdigest()

@@ -2,9 +2,8 @@
 
 from collections.abc import Iterator
 
-from leadspan.audit.findings import AuditResult, Contamination, Distribution, FirstAnswers, PolicyLoss
+from leadspan.audit.findings import AuditResult, Distribution, FirstAnswers, PolicyLoss
 from leadspan.data.truncation.policy import stop_warning
-from leadspan.statistics.intervals import Interval
 from leadspan.tables import Block
 
 _BARS = " ▁▂▃▄▅▆▇█"
@@ -14,6 +13,17 @@ def blocks(result: AuditResult) -> list[Block]:
     """All blocks, top to bottom, without those that have no figures."""
     has_own = any(policy.is_own for policy in result.policies)
     warning = stop_warning({policy.label: policy.counts for policy in result.policies})
+    answers = result.first_answers
+    reading = "LSP* = (|P| + f |CoT|) / T: a lead cut below it is predicted to remove derivations and to hurt"
+    if answers.lsp_star is None:
+        reading = "no chain of thought states a right answer, so no break point can be predicted"
+    left_out = [f"{100 * cut.without_derivation.value:.0f} %" for cut in answers.cuts]
+    entailment = {
+        "numbers of the prompt that it repeats": result.entailment.prompt_numbers,
+        "traces that repeat every number": result.entailment.all_prompt_numbers,
+        "content words of the prompt that it repeats": result.entailment.prompt_words,
+        "traces whose final answer stands in it": result.entailment.answer_stands,
+    }
     blocks_shown = [
         Block("Traces", (), tuple(_records(result))),
         Block(
@@ -21,9 +31,17 @@ def blocks(result: AuditResult) -> list[Block]:
             ("section", "mean", "p10", "p50", "p90", "p99", "histogram, from smallest to largest"),
             tuple(_lengths(name, summary) for name, summary in result.tokens.items()),
         ),
-        Block("First answer", (), tuple(_first_answers(result.first_answers)), _reading(result.first_answers)),
-        Block("Lead cuts", *_cuts(result.first_answers)),
-        Block("Does the chain of thought say what prompt and answer say?", (), tuple(_entailment(result))),
+        Block("First answer", (), tuple(_first_answers(answers)), reading),
+        Block(
+            "Lead cuts",
+            ("lead p", *(f"{cut.p:g}" for cut in answers.cuts)),
+            (("traces left without a derivation", *left_out),) if left_out else (),
+        ),
+        Block(
+            "Does the chain of thought say what prompt and answer say?",
+            (),
+            tuple((name, f"{share:.1%}") for name, share in entailment.items() if share is not None),
+        ),
         Block(
             "Traces that lose, per policy",
             ("policy", "tokens kept", "question", "end of thinking", "answer", "stop", "every weighted position"),
@@ -78,36 +96,13 @@ def _first_answers(answers: FirstAnswers) -> Iterator[tuple[str, ...]]:
     if answers.share_of_cot is not None:
         yield "share f of the CoT", f"{_quantiles(answers.share_of_cot, '.2f')}   0 {sparkline(answers.share_of_cot)} 1"
     if answers.lsp_star is not None and answers.lsp_star_values is not None:
-        yield "predicted break point LSP*", _interval(answers.lsp_star)
+        point = answers.lsp_star
+        interval = f"{point.value:.2f} [{point.low:.2f}, {point.high:.2f}] at {point.level:.0%}"
+        yield "predicted break point LSP*", interval
         yield (
             "LSP* of the traces",
             f"{_quantiles(answers.lsp_star_values, '.2f')}   0 {sparkline(answers.lsp_star_values)} 1",
         )
-
-
-def _reading(answers: FirstAnswers) -> str:
-    if answers.lsp_star is None:
-        return "no chain of thought states a right answer, so no break point can be predicted"
-    return "LSP* = (|P| + f |CoT|) / T: a lead cut below it is predicted to remove derivations and to hurt"
-
-
-def _cuts(answers: FirstAnswers) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:
-    if not answers.cuts:
-        return (), ()
-    header = ("lead p", *(f"{cut.p:g}" for cut in answers.cuts))
-    shares = tuple(f"{100 * cut.without_derivation.value:.0f} %" for cut in answers.cuts)
-    return header, (("traces left without a derivation", *shares),)
-
-
-def _entailment(result: AuditResult) -> Iterator[tuple[str, ...]]:
-    entailment = result.entailment
-    named = {
-        "numbers of the prompt that it repeats": entailment.prompt_numbers,
-        "traces that repeat every number": entailment.all_prompt_numbers,
-        "content words of the prompt that it repeats": entailment.prompt_words,
-        "traces whose final answer stands in it": entailment.answer_stands,
-    }
-    return ((name, f"{share:.1%}") for name, share in named.items() if share is not None)
 
 
 def _policy(policy: PolicyLoss) -> tuple[str, ...]:
@@ -134,18 +129,14 @@ def _hygiene(result: AuditResult) -> Iterator[tuple[str, ...]]:
     near = _of(copies.num_near, result.num_traces) + f" at Jaccard {copies.threshold:g} or more"
     yield "near duplicates", near + _examples([f"{trace} like {copy}" for trace, copy in copies.examples])
     for task in result.contamination:
-        yield f"task {task.task}", _contamination(task)
-
-
-def _contamination(task: Contamination) -> str:
-    shared = _of(task.num_shared, task.num_questions)
-    text = f"{shared} of its questions share {task.ngram_words} words in a row with a prompt"
-    if task.num_shared:
-        example = f", e.g. {task.examples[0].place}: {task.examples[0].start!r}" if task.examples else ""
-        text += f" ({task.num_traces:,} traces{example})"
-    if task.num_too_short:
-        text += f"; {task.num_too_short:,} too short to look for"
-    return text
+        shared = _of(task.num_shared, task.num_questions)
+        text = f"{shared} of its questions share {task.ngram_words} words in a row with a prompt"
+        if task.num_shared:
+            example = f", e.g. {task.examples[0].place}: {task.examples[0].start!r}" if task.examples else ""
+            text += f" ({task.num_traces:,} traces{example})"
+        if task.num_too_short:
+            text += f"; {task.num_too_short:,} too short to look for"
+        yield f"task {task.task}", text
 
 
 def _of(count: int, total: int) -> str:
@@ -159,7 +150,3 @@ def _examples(locations: list[str]) -> str:
 def _quantiles(summary: Distribution, form: str) -> str:
     names = ("mean", "p10", "p50", "p90")
     return ", ".join(f"{name} {getattr(summary, name):{form}}" for name in names)
-
-
-def _interval(interval: Interval) -> str:
-    return f"{interval.value:.2f} [{interval.low:.2f}, {interval.high:.2f}] at {interval.level:.0%}"

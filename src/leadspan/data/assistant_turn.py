@@ -89,6 +89,9 @@ def probe(template: ChatTemplate, rendering: Rendering, variants: Iterable[ChatT
     around = ((_between(text, QUESTION, COT), _between(text, COT, ANSWER)) for text in thoughts)
     thought = next(((start, end) for start, end in around if start is not None and end is not None), None)
     headers = [_rendered(variant, before, is_prompt=True).rpartition(QUESTION)[2] for variant in variants]
+    longest = max([header, *headers], key=len)
+    # What a switch adds is what the longest header has beyond the shortest one that it begins with.
+    begins = [text for text in (header, *filter(None, headers)) if text != longest and longest.startswith(text)]
     return AssistantTurn(
         user_end=_rendered(template, before).rpartition(QUESTION)[2],
         header=header,
@@ -96,7 +99,7 @@ def probe(template: ChatTemplate, rendering: Rendering, variants: Iterable[ChatT
         next_turn=_between(conversation, ANSWER, _NEXT["content"]) or "",
         ending=ending if is_written else None,
         thought=thought or _thought_beside_a_call(template, before),
-        switched=_added_by_a_switch([header, *filter(None, headers)]),
+        switched=longest.removeprefix(min(begins, key=len)).strip() if begins else "",
     )
 
 
@@ -149,19 +152,15 @@ def spaces(turn: AssistantTurn, rendering: Rendering) -> tuple[str, str, str]:
 
     A template that writes no chain of thought shows none of this; then it is as the Qwen3 and DeepSeek-R1 models write.
     """
-    opened = _space_behind_opening(turn, rendering)
+    # White space with which a generation header ends that opens thinking: a model is asked behind it.
+    bare = turn.header.rstrip()
+    opened = turn.header[len(bare) :] if bare.endswith(rendering.think_open.strip()) else ""
     if turn.thought is None or not _fits(turn, rendering):
         return opened or "\n", "\n", "\n\n"
     before, behind = turn.thought
     start, end = behind.split(rendering.think_close.strip())
     after_opening = before[len(before.rstrip()) :]
     return after_opening if after_opening.startswith(opened) else opened, start, end
-
-
-def _space_behind_opening(turn: AssistantTurn, rendering: Rendering) -> str:
-    """White space with which a generation header ends that opens thinking; a model is asked behind it."""
-    bare = turn.header.rstrip()
-    return turn.header[len(bare) :] if bare.endswith(rendering.think_open.strip()) else ""
 
 
 def ending_fault(turn: AssistantTurn) -> str:
@@ -274,13 +273,6 @@ def _common_begin(texts: list[str]) -> str:
     shared = "".join(column[0] for column in columns)
     # Cut back to a border: two tags that begin with the same letters do not share these letters.
     return shared if shared in texts else shared[: max(shared.rfind(end) for end in "\n >]") + 1]
-
-
-def _added_by_a_switch(headers: list[str]) -> str:
-    """What the longest of some generation headers has beyond the shortest that it begins with."""
-    longest = max(headers, key=len)
-    begins = [header for header in headers if header != longest and longest.startswith(header)]
-    return longest.removeprefix(min(begins, key=len)).strip() if begins else ""
 
 
 def _special_at_start(text: str, special_texts: Iterable[str]) -> str | None:

@@ -228,6 +228,8 @@ def count_cuts(borders: Sequence[Sections], cuts: Sequence[Cut], layouts: Sequen
 
 
 def _lost(sections: Sections, layout: Layout) -> list[str]:
+    """Names of what a cut removes at least in part."""
+
     def is_complete(start: int, end: int) -> bool:
         num_present = sum(max(0, min(end, s.end) - max(start, s.start)) for s in layout.segments)
         return num_present == end - start

@@ -1,14 +1,13 @@
 """Traces to tokenised, sectioned rows in Arrow: once per source, tokenizer and template, then reused by fingerprint."""
 
 import contextlib
+import functools
 import hashlib
-import itertools
 import json
 import logging
 import os
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from leadspan.data.settings import DataSettings, HeldOutShare, HeldOutSource
 from leadspan.data.truncation import Sections
 from leadspan.digests import DIGESTS_FILE, fault, is_sealed, seal
 from leadspan.errors import DataError
-from leadspan.fork_server import fork_server
+from leadspan.fork_server import in_batches
 from leadspan.status import Progress
 from leadspan.traces.read import RefusalCounter, fingerprint, read_traces
 from leadspan.traces.records import Refusal, Trace
@@ -92,9 +91,14 @@ def prepare(source: TraceSource, renderer: Renderer, settings: DataSettings) -> 
     ).hexdigest()[:32]
     directory = cache_root(settings) / "traces" / key
     # Checked before each use: a disk that lost bytes would otherwise change tokens in silence.
-    if directory.exists() and (wrong := _wrong(directory)):
+    if directory.exists() and (wrong := fault(directory) if is_sealed(directory) else f"{DIGESTS_FILE} is missing"):
         logger.warning("%s: %s; tokenised again", directory, wrong)
-        _remove(directory)
+        # Renamed first, because deleting many files takes time in which another process could read half of them; one
+        # that reads it now keeps its open files.
+        doomed = directory.with_name(f"{directory.name}.{os.getpid()}.damaged")
+        with contextlib.suppress(FileNotFoundError):  # another process was faster
+            directory.rename(doomed)
+        shutil.rmtree(doomed, ignore_errors=True)
     if not directory.exists():
         _write(source, renderer, settings, directory)
     summary = json.loads((directory / "summary.json").read_text())
@@ -120,7 +124,11 @@ def split(settings: DataSettings, renderer: Renderer, seed: int) -> Splits:
         prepared_validation = prepare(settings.validation.source, renderer, settings)
         held_out = dict(prepared_validation.refused)
         validation = _of_fitting_length(prepared_validation.rows, settings, held_out)
-        _warn_of_shared(train, validation, settings.validation.source.path)
+        questions = set(validation["question_id"][:])
+        # A loss on questions that are trained on is no validation loss.
+        if shared := len(questions & set(train["question_id"][:])):
+            path = settings.validation.source.path
+            logger.warning("%s: %d of its %d questions are in the training source too", path, shared, len(questions))
     train = _draw(train, settings.num_train, seed, "data.num_train", left_out)
     if validation is not None:
         validation = _draw(validation, settings.num_validation, seed, "data.num_validation", held_out)
@@ -142,20 +150,6 @@ def cache_root(settings: DataSettings) -> Path:
     return Path(os.environ.get("LEADSPAN_CACHE") or Path.home() / ".cache" / "leadspan")
 
 
-def _wrong(directory: Path) -> str | None:
-    """What is wrong with a directory of the cache, if anything."""
-    return fault(directory) if is_sealed(directory) else f"{DIGESTS_FILE} is missing"
-
-
-def _remove(directory: Path) -> None:
-    """Remove a directory from the cache at once; processes that read it keep their open files."""
-    # Renamed first, because deleting many files takes time in which another process could read half of them.
-    doomed = directory.with_name(f"{directory.name}.{os.getpid()}.damaged")
-    with contextlib.suppress(FileNotFoundError):  # another process was faster
-        directory.rename(doomed)
-    shutil.rmtree(doomed, ignore_errors=True)
-
-
 def _write(source: TraceSource, renderer: Renderer, settings: DataSettings, directory: Path) -> None:
     """Fill a cache directory; it appears under its name only when complete."""
     # With the process id in its name, so that two processes may fill the same cache at once; the first one wins.
@@ -166,8 +160,9 @@ def _write(source: TraceSource, renderer: Renderer, settings: DataSettings, dire
     try:
         progress = Progress(f"tokenising {source.path}", None, "records")
         with ArrowWriter(path=str(staged / "rows.arrow"), features=FEATURES) as writer:
-            for batch in _render_all(source, renderer, settings.num_workers, counter):
-                writer.write_batch(batch)
+            render = functools.partial(_render_batch, renderer)
+            for result in in_batches(render, read_traces(source), _BATCH, settings.num_workers):
+                writer.write_batch(_columns(result, counter))
                 progress.report(counter.num_read)
             writer.finalize()
         counter.check(settings.max_refused_share, source.path)
@@ -181,38 +176,6 @@ def _write(source: TraceSource, renderer: Renderer, settings: DataSettings, dire
     finally:
         shutil.rmtree(staged, ignore_errors=True)
     logger.info("tokenised %s: %d records, %d refused", source.path, counter.num_read, sum(counter.counts.values()))
-
-
-def _render_all(
-    source: TraceSource, renderer: Renderer, num_workers: int, counter: RefusalCounter
-) -> Iterator[dict[str, list[object]]]:
-    batches = _batched(read_traces(source), _BATCH)
-    if num_workers == 1:
-        results: Iterable[list[Refusal | tuple[Rendered, Trace]]] = (_render_batch(renderer, b) for b in batches)
-        yield from (_columns(result, counter) for result in results)
-        return
-    with fork_server().Pool(num_workers, initializer=_set_renderer, initargs=(renderer,)) as pool:
-        while group := list(itertools.islice(batches, 8 * num_workers)):  # bounded: imap would read the whole source
-            for result in pool.imap(_render_in_worker, group):
-                yield _columns(result, counter)
-
-
-def _batched(items: Iterator[Trace | Refusal], size: int) -> Iterator[list[Trace | Refusal]]:
-    while batch := list(itertools.islice(items, size)):
-        yield batch
-
-
-_worker_renderer: list[Renderer] = []
-
-
-def _set_renderer(renderer: Renderer) -> None:
-    # The worker processes share the cores already.
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    _worker_renderer[:] = [renderer]
-
-
-def _render_in_worker(batch: list[Trace | Refusal]) -> list[Refusal | tuple[Rendered, Trace]]:
-    return _render_batch(_worker_renderer[0], batch)
 
 
 def _render_batch(renderer: Renderer, batch: list[Trace | Refusal]) -> list[Refusal | tuple[Rendered, Trace]]:
@@ -268,13 +231,6 @@ def _hold_out(rows: Dataset, share: float, seed: int) -> tuple[Dataset, Dataset]
     held_out = set(ordered[: max(1, round(share * len(ordered)))])
     train = [i for i, q in enumerate(questions) if q not in held_out]
     return rows.select(train), rows.select([i for i, q in enumerate(questions) if q in held_out])
-
-
-def _warn_of_shared(train: Dataset, validation: Dataset, name: str) -> None:
-    """Warn of questions in both sources: a loss on questions that are trained on is no validation loss."""
-    questions = set(validation["question_id"][:])
-    if shared := len(questions & set(train["question_id"][:])):
-        logger.warning("%s: %d of its %d questions are in the training source too", name, shared, len(questions))
 
 
 def _draw(rows: Dataset, number: int | None, seed: int, name: str, left_out: dict[str, int]) -> Dataset:

@@ -48,7 +48,10 @@ class PromptRenderer:
         self._chat = self._chat_template({})
         try:
             self._names_read = self._chat.names_read()
-            self.turn = assistant_turn.probe(self._chat, rendering, self._switched())
+            # With each variable that may switch thinking set to each value worth trying.
+            switches = [name for name in sorted(self._own_variables) if _SWITCH.search(name)]
+            variants = [self._chat_template({name: value}) for name in switches for value in self._values_of(name)]
+            self.turn = assistant_turn.probe(self._chat, rendering, variants)
         except TemplateRefusal as error:
             variable = "if a variable is missing, set it with data.rendering.template_variables, else "
             remedy = "give another template with data.rendering.chat_template: FILE"
@@ -149,11 +152,6 @@ class PromptRenderer:
         variables = {**self.tokenizer.special_tokens_map, **self.rendering.template_variables, **more_variables}
         name = f"chat template {self.rendering.chat_template or f'of {self.name}'}"
         return ChatTemplate(name, self.template, variables, self.rendering.date)
-
-    def _switched(self) -> list[ChatTemplate]:
-        """The template with each variable that may switch thinking set to each value worth trying."""
-        switches = (name for name in sorted(self._own_variables) if _SWITCH.search(name))
-        return [self._chat_template({name: value}) for name in switches for value in self._values_of(name)]
 
     def _values_of(self, name: str) -> list[Any]:
         """Values worth trying for a variable: both truths, and what the template compares it with."""

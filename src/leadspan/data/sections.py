@@ -155,8 +155,13 @@ class Renderer(PromptRenderer):
         Raises:
             ModelError: The template takes too long or too much memory.
         """
-        trace = self._normalised(trace)
-        if (token := self._control_token_in(trace)) is not None:
+        # Where the tokenizer composes characters, so that decoding gives the rendered text.
+        if isinstance(self.tokenizer.backend_tokenizer.normalizer, NFC):  # pyright: ignore[reportAttributeAccessIssue, reportOptionalMemberAccess]  # fast only
+            trace = replace(trace, **{name: _composed(getattr(trace, name)) for name in ("messages", "cot", "answer")})
+        learnt = f"{trace.cot}\n{trace.answer}"
+        in_learnt = (token for token in (*self._stop_texts, *self.control_texts) if token in learnt)
+        # A think tag may stand in a prompt.
+        if (token := next(in_learnt, None) or self.control_token_in(trace.messages)) is not None:
             return Refusal("control token in the text", f"the text contains {token!r}", trace.place)
         try:
             header, body = self._texts(trace)
@@ -189,10 +194,13 @@ class Renderer(PromptRenderer):
         batch = self.tokenizer(
             [r.text for r in rendered], add_special_tokens=False, return_attention_mask=False, verbose=False
         )
-        return [
-            (_to_tokens(batch, i, text, trace), tuple(_token_of(batch, i, char, len(text.text)) for char in chars))
-            for i, (text, trace, chars) in enumerate(zip(rendered, traces, marks, strict=True))
-        ]
+        results: list[tuple[Rendered, tuple[int, ...]]] = []
+        for i, (text, trace, chars) in enumerate(zip(rendered, traces, marks, strict=True)):
+            # The token that holds a character, or the next one, where a tokenizer drops the character.
+            behind = ((batch.char_to_token(i, at) for at in range(char, len(text.text))) for char in chars)
+            tokens = tuple(next(token for token in candidates if token is not None) for candidates in behind)
+            results.append((_to_tokens(batch, i, text, trace), tokens))
+        return results
 
     @cached_property
     def opening(self) -> str:
@@ -237,12 +245,6 @@ class Renderer(PromptRenderer):
         unused |= set() if self.reads_clock else {"date"}
         return self.template, self.rendering.model_dump_json(exclude=unused)
 
-    def _normalised(self, trace: Trace) -> Trace:
-        """Compose characters before rendering where the tokenizer does, so that decoding gives the rendered text."""
-        if not isinstance(self.tokenizer.backend_tokenizer.normalizer, NFC):  # pyright: ignore[reportAttributeAccessIssue, reportOptionalMemberAccess]  # fast only
-            return trace
-        return replace(trace, **{name: _composed(getattr(trace, name)) for name in ("messages", "cot", "answer")})
-
     def _texts(self, trace: Trace) -> tuple[str, str]:
         """The prompt with its generation header, less the opening think tag if it has one, and the whole text."""
         opening, closing = self.rendering.think_open, self.rendering.think_close
@@ -282,12 +284,6 @@ class Renderer(PromptRenderer):
         steps = step_starts(text, marks[1], marks[2], self.rendering.step_delimiter)
         return RenderedText(text, prompt_end, marks[2], marks[2] + len(closing), stop, steps)
 
-    def _control_token_in(self, trace: Trace) -> str | None:
-        """The first special token that stands as text in a trace; a think tag may stand in a prompt."""
-        learnt = f"{trace.cot}\n{trace.answer}"
-        in_learnt = (token for token in (*self._stop_texts, *self.control_texts) if token in learnt)
-        return next(in_learnt, None) or self.control_token_in(trace.messages)
-
 
 def _composed(value: Any) -> Any:
     if isinstance(value, str):
@@ -295,12 +291,6 @@ def _composed(value: Any) -> Any:
     if isinstance(value, dict):
         return {_composed(key): _composed(inner) for key, inner in value.items()}
     return type(value)(_composed(inner) for inner in value) if isinstance(value, list | tuple) else value
-
-
-def _token_of(batch: BatchEncoding, index: int, char: int, end: int) -> int:
-    """The token that holds a character, or the next one, where a tokenizer drops the character."""
-    tokens = (batch.char_to_token(index, position) for position in range(char, end))
-    return next(token for token in tokens if token is not None)
 
 
 def _skip_space(text: str, at: int) -> int:
@@ -316,12 +306,9 @@ def _hash(*texts: str) -> str:
 def _to_tokens(batch: BatchEncoding, index: int, text: RenderedText, trace: Trace) -> Rendered:
     input_ids = np.asarray(batch["input_ids"][index], dtype=np.int32)  # pyright: ignore[reportArgumentType, reportIndexIssue]
 
-    def start_of(token: int) -> int:
-        return batch.token_to_chars(index, token).start  # pyright: ignore[reportOptionalMemberAccess]  # it has some
-
     def first_token_at(char: int) -> int:
         # A token that begins before the border and ends behind it belongs to the earlier section.
-        return bisect_left(range(len(input_ids)), char, key=start_of)
+        return bisect_left(range(len(input_ids)), char, key=lambda token: batch.token_to_chars(index, token).start)  # pyright: ignore[reportOptionalMemberAccess]  # every token has characters
 
     sections = Sections(
         prompt_end=first_token_at(text.prompt_end),

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pydantic import Field
 
 from leadspan.data.selection import TokenSelection
-from leadspan.data.truncation import Cut, Sections, Span, kept_tokens
+from leadspan.data.truncation import Cut, Sections, kept_tokens
 from leadspan.faults import Rule
 from leadspan.settings import Settings
 
@@ -137,32 +137,24 @@ def lay_out(sections: Sections, cut: Cut, supervision: Supervision) -> Layout:
     token has no loss whatever its weight, since nothing predicts it. An appended end-of-turn token never follows a cut
     inside the prompt: that would teach to end before the question is asked.
     """
-    segments = [
-        Segment(start, end, section, supervision.of(section) if weighted else 0.0)
-        for span in cut.spans
-        for start, end, section, weighted in _pieces(span, sections, cut.unweighted)
-    ]
+    borders = (
+        (PROMPT, 0, sections.prompt_end),
+        (COT, sections.prompt_end, sections.cot_end),
+        (ANSWER, sections.cot_end, sections.num_tokens),
+    )
+    no_loss = cut.unweighted or (0, 0)
+    segments: list[Segment] = []
+    for span, (section, section_start, section_end) in itertools.product(cut.spans, borders):
+        start, end = max(span[0], section_start), min(span[1], section_end)
+        if start < end:
+            # Split around the range without a loss.
+            marks = sorted({start, end, *(mark for mark in no_loss if start < mark < end)})
+            for first, last in itertools.pairwise(marks):
+                is_masked = no_loss[0] <= first and last <= no_loss[1]
+                segments.append(Segment(first, last, section, 0.0 if is_masked else supervision.of(section)))
     append_stop = cut.append_stop and bool(segments) and segments[-1].section != PROMPT
     while segments and segments[-1].weight == 0 and not append_stop:
         segments.pop()
     selection = supervision.token_selection
     layout = Layout(tuple(segments), append_stop, 1.0 if selection is None else selection.share)
     return layout if layout.num_weighted > 0 else Layout((), False)
-
-
-def _pieces(span: Span, sections: Sections, unweighted: Span | None) -> list[tuple[int, int, int, bool]]:
-    """Split a span at section borders and around an unweighted range."""
-    borders = {
-        (0, sections.prompt_end): PROMPT,
-        (sections.prompt_end, sections.cot_end): COT,
-        (sections.cot_end, sections.num_tokens): ANSWER,
-    }
-    pieces: list[tuple[int, int, int, bool]] = []
-    for (first, last), section in borders.items():
-        start, end = max(span[0], first), min(span[1], last)
-        marks = sorted({start, end, *(m for m in unweighted or () if start < m < end)})
-        for a, b in itertools.pairwise(marks):
-            masked = unweighted is not None and unweighted[0] <= a and b <= unweighted[1]
-            if start < end:
-                pieces.append((a, b, section, not masked))
-    return pieces

@@ -38,7 +38,9 @@ class Survival:
         """
         for number, message in enumerate(messages):
             for part in self._texts_to_find(message):
-                if not _is_in(part, text):
+                # Templates write tool calls as JSON, escaped or not; the slice takes the quotation marks off.
+                spellings = (part, json.dumps(part, ensure_ascii=False)[1:-1], json.dumps(part)[1:-1])
+                if not any(spelling in text for spelling in spellings):
                     raise LostText(self._describe(number, message, part))
         number = self._dropped_turn(messages)
         if number is not None:
@@ -72,8 +74,10 @@ class Survival:
         return self._dropped[shape]
 
     def _describe(self, number: int, message: Message, part: Any) -> str:
+        text = str(part).strip()
+        shown = text if len(text) <= 60 else text[:57] + "..."
         return (
-            f"{self._template.name}: the text of turn {number + 1} ({message['role']!r}), {_shown(part)}, is not in "
+            f"{self._template.name}: the text of turn {number + 1} ({message['role']!r}), {shown!r}, is not in "
             "the rendered prompt; give it a role that the template knows, or a template that knows this one "
             "(data.rendering.chat_template: FILE)"
         )
@@ -92,13 +96,3 @@ def texts_of(value: Any) -> Iterator[str]:
         yield value.strip()
     elif value is not None:
         yield json.dumps(value)
-
-
-def _is_in(part: str, text: str) -> bool:
-    # Templates write tool calls as JSON, escaped or not; the slice takes the quotation marks off.
-    return part in text or json.dumps(part, ensure_ascii=False)[1:-1] in text or json.dumps(part)[1:-1] in text
-
-
-def _shown(part: Any) -> str:
-    text = str(part).strip()
-    return repr(text if len(text) <= 60 else text[:57] + "...")

@@ -31,6 +31,11 @@ class Check:
     figure: str
     remedy: str = ""
 
+    @classmethod
+    def of(cls, name: str, passes: bool, figure: str, remedy: str, fault: Verdict = "warning") -> "Check":
+        """`ok`, or a fault with its remedy."""
+        return cls(name, "ok", figure) if passes else cls(name, fault, figure, remedy)
+
 
 @dataclass(frozen=True)
 class CheckInputs:

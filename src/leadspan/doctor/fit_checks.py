@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 import psutil
 import torch
-from transformers import PreTrainedModel
 
 from leadspan.costs.memory import NUM_CHECKPOINTS, disk_bytes
 from leadspan.data.packing import pack
@@ -45,11 +44,9 @@ def tokenizers(inputs: CheckInputs) -> Iterator[Check]:
         yield Check(f"{role}: tokenizer", "ok", f"{len(tokenizer):,} tokens, those of the data equal")
         same = tokenizer.chat_template == renderer.template
         remedy = "it was trained with another template; set tokenizer or data.rendering.chat_template"
-        yield Check(
-            f"{role}: template", "ok" if same else "warning", "equal" if same else "differs", "" if same else remedy
-        )
-        stops = _stops(model, tokenizer.eos_token_id)
-        stop = renderer.stop_token_id
+        yield Check.of(f"{role}: template", same, "equal" if same else "differs", remedy)
+        eos, stop = tokenizer.eos_token_id, renderer.stop_token_id
+        stops = set(end_ids_of(model)) or ({eos} if isinstance(eos, int) else set())
         knows = stop in stops
         yield Check(
             f"{role}: stop token",
@@ -77,9 +74,8 @@ def ends_of_turns(inputs: CheckInputs) -> Iterator[Check]:
     if recipe.merges_stops:
         yield Check(name, "ok", f"{shown}; one outcome in the divergence")
         return
-    differ = recipe.teacher is not None and len(set(by_role.values())) > 1
     remedy = "a teacher with another end-of-turn token teaches the student not to end its turns: set loss.stop: event"
-    yield Check(name, "warning" if differ else "ok", shown, remedy if differ else "")
+    yield Check.of(name, recipe.teacher is None or len(set(by_role.values())) == 1, shown, remedy)
 
 
 def padding(inputs: CheckInputs) -> Iterator[Check]:
@@ -102,12 +98,8 @@ def end_of_turn(inputs: CheckInputs) -> Iterator[Check]:
     usable = examples.usable[:1000]
     number = len(usable)
     taught = sum(bool((e.input_ids[e.weights > 0] == stop).any()) for e in (examples[i] for i in usable))
-    yield Check(
-        "end of turn is supervised",
-        "ok" if taught else "warning",
-        f"{taught / number:.1%} of {number:,} training examples",
-        "" if taught else f"it may never stop: {STOP_REMEDY}",
-    )
+    figure = f"{taught / number:.1%} of {number:,} training examples"
+    yield Check.of("end of turn is supervised", taught > 0, figure, f"it may never stop: {STOP_REMEDY}")
 
 
 def stored_targets(inputs: CheckInputs) -> Iterator[Check]:
@@ -147,13 +139,11 @@ def served_teacher(inputs: CheckInputs) -> Iterator[Check]:
         return
     assert isinstance(targets, SparseTargets) and targets.label_log_probs is not None, "as servers answer"
     tail, nll = float(targets.tail_mass[1.0].mean()), -float(targets.label_log_probs.mean())
-    yield Check(
-        name,
-        "warning" if tail > _MUCH_TAIL else "ok",
+    figure = (
         f"{len(targets.label_log_probs):,} positions in {seconds:.2g} s, {nll:.4g} nats per token on the traces; "
-        f"{tail:.2%} of the mass is beyond its {recipe.teacher.k} likeliest tokens",
-        "raise teacher.k, as far as the server allows" if tail > _MUCH_TAIL else "",
+        f"{tail:.2%} of the mass is beyond its {recipe.teacher.k} likeliest tokens"
     )
+    yield Check.of(name, not tail > _MUCH_TAIL, figure, "raise teacher.k, as far as the server allows")
 
 
 def disk_and_memory(inputs: CheckInputs) -> Iterator[Check]:
@@ -183,10 +173,6 @@ def disk_and_memory(inputs: CheckInputs) -> Iterator[Check]:
 
 def _fits(name: str, needed: int, free: int, what: str, remedy: str) -> Check:
     """Compare the needed bytes with the free ones; a warning where less than a tenth would be left over."""
-    verdict: Verdict = "failed" if needed > free else "warning" if 1.1 * needed > free else "ok"
     figure = f"{needed / 1e9:.3g} GB for {what}; {free / 1e9:.3g} GB free"
-    return Check(f"{name} is enough", verdict, figure, "" if verdict == "ok" else remedy)
-
-
-def _stops(model: PreTrainedModel, eos_token_id: object) -> set[int]:
-    return set(end_ids_of(model)) or ({eos_token_id} if isinstance(eos_token_id, int) else set())
+    fault: Verdict = "failed" if needed > free else "warning"
+    return Check.of(f"{name} is enough", 1.1 * needed <= free, figure, remedy, fault)

@@ -52,22 +52,19 @@ def rollouts(inputs: CheckInputs) -> Iterator[Check]:
     yield _ends(looks, recipe.merges_stops)
     student, teacher = (float(np.mean([look.opens[i] for look in looks])) for i in (0, 1))
     if not made_of.rows.renderer.opening:  # else the prompt opens the thinking of both
-        differ = abs(student - teacher) > _LOW
-        yield Check(
+        figure = f"probability {student:.2g} for the student, {teacher:.2g} for the teacher"
+        yield Check.of(
             "student and teacher think alike",
-            "warning" if differ else "ok",
-            f"a rollout begins with a think tag with probability {student:.2g} for the student, {teacher:.2g} for the "
-            "teacher",
-            "take a chat template that opens or closes the thinking of both (data.rendering.chat_template)"
-            if differ
-            else "",
+            not abs(student - teacher) > _LOW,
+            f"a rollout begins with a think tag with {figure}",
+            "take a chat template that opens or closes the thinking of both (data.rendering.chat_template)",
         )
     overlap = float(np.mean([look.overlap for look in looks]))
-    yield Check(
+    yield Check.of(
         "student and teacher agree on the likeliest tokens of rollouts",
-        "ok" if overlap >= _LOW else "warning",
+        overlap >= _LOW,
         f"at {overlap:.1%} of the positions of {len(looks)} rollouts",
-        "" if overlap >= _LOW else "the teacher would hardly write such text: begin with rollout.cold_start",
+        "the teacher would hardly write such text: begin with rollout.cold_start",
     )
 
 
@@ -84,7 +81,7 @@ def _ends(looks: list[_Look], merges_stops: bool) -> Check:
     if not merges_stops and of_token < _LOW * of_any:
         return Check(name, "warning", figure, "the student is taught not to end its turns: set loss.stop: event")
     remedy = "the student ends where the teacher would go on: it will learn to write longer, up to max_new_tokens"
-    return Check(name, "ok" if of_any >= _LOW else "warning", figure, "" if of_any >= _LOW else remedy)
+    return Check.of(name, of_any >= _LOW, figure, remedy)
 
 
 def _drawn(inputs: CheckInputs, made_of: RolloutInputs) -> list[Rollout]:

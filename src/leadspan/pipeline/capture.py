@@ -1,6 +1,6 @@
 """The capture job of one recipe, or of several that share a store: the sequences that their teacher must run over."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
@@ -8,7 +8,6 @@ import torch
 from transformers import PreTrainedModel
 
 from leadspan.data.examples import Examples
-from leadspan.data.prepare import Splits
 from leadspan.data.sections import Renderer
 from leadspan.data.supervision import Supervision
 from leadspan.data.truncation import Full, Policy
@@ -92,10 +91,10 @@ def prepare_capture(
 
 
 def _check_teachers(sources: Sequence[Examples]) -> None:
-    """Refuse a trace with two teachers: a store distinguishes traces by their tokens alone."""
     teachers: dict[str, str] = {}
     for examples in sources:
         for example_id, name in zip(examples.example_ids, examples.teachers, strict=True):
+            # A store distinguishes traces by their tokens alone, so a trace has one teacher.
             if teachers.setdefault(example_id, name) != name:
                 raise DataError(
                     f"example {example_id}: its trace names the teachers {teachers[example_id]!r} and {name!r}, and a "
@@ -147,21 +146,15 @@ def _sources(needs: Sequence[tuple[Recipe, Policy]]) -> tuple[Renderer, list[Exa
                     f"{recipe.name}: its {name} is not that of {first.name}; capture a store of its own"
                 )
         stop, seed = renderer.stop_token_id, recipe.seed
-        if recipe.rollout is None or recipe.rollout.has_traces:
-            sources += _cut_traces(recipe, splits, renderer, list(by_policy), len(needs) > 1)
+        has_traces = recipe.rollout is None or recipe.rollout.has_traces
+        for cut in by_policy if has_traces else ():
+            try:
+                rows = training_rows(recipe, splits, renderer, cut)
+                sources.append(Examples(rows, cut, _EVERYTHING, stop, seed, "training set"))
+            except DataError:
+                # One cut among several that leaves nothing is skipped: its own trial fails, and the others need theirs.
+                if len(needs) == 1:
+                    raise
         if splits.validation is not None:
             sources.append(Examples(splits.validation, Full(), _EVERYTHING, stop, seed, "validation set"))
     return renderers[0], sources
-
-
-def _cut_traces(
-    recipe: Recipe, splits: Splits, renderer: Renderer, cuts: Sequence[Policy], may_be_empty: bool
-) -> Iterator[Examples]:
-    """Training traces under each cut; one among several that leaves nothing is skipped, since its own trial fails."""
-    for cut in cuts:
-        try:
-            rows = training_rows(recipe, splits, renderer, cut)
-            yield Examples(rows, cut, _EVERYTHING, renderer.stop_token_id, recipe.seed, "training set")
-        except DataError:
-            if not may_be_empty:
-                raise

@@ -14,7 +14,6 @@ from pydantic import ValidationError
 from leadspan.data.sections import Renderer
 from leadspan.data.settings import HeldOutSource
 from leadspan.errors import RunError
-from leadspan.files import write_atomically
 from leadspan.models.identity import content_id
 from leadspan.recipe import Recipe
 from leadspan.results import IDENTITY_FILE
@@ -88,11 +87,6 @@ def identity_of(recipe: Recipe, renderer: Renderer) -> Identity:
     if isinstance(recipe.targets, StoredTargets):
         del values["teacher"]  # not loaded; the store's manifest has the hash of its weights
     return Identity(settings=dict(flat(_without(values, _HASHED_BY_CONTENT))), contents=contents)
-
-
-def write_identity(identity: Identity, directory: Path) -> None:
-    """Write the identity of a run that is about to be trained."""
-    write_atomically(directory / IDENTITY_FILE, identity.model_dump_json(indent=1) + "\n")
 
 
 def check_identity(now: Identity, directory: Path) -> None:

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-import torch
+from torch.utils.data import ConcatDataset
 from transformers import TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_utils import SaveStrategy, set_seed
@@ -27,11 +27,7 @@ from leadspan.training.callbacks import Clock, ProgressCallback
 from leadspan.training.measured import device_name, layout_sizes
 from leadspan.training.process import process_device, process_state
 from leadspan.training.step_plan import StepPlan
-from leadspan.training.train import (
-    TrainingInputs,
-    load_models,
-    with_adapters,
-)
+from leadspan.training.train import TrainingInputs, load_models, with_adapters
 from leadspan.training.trainer import DistillationTrainer, attach_objective
 
 
@@ -104,7 +100,11 @@ def calibrate(
 
     # Of the rising part every second step: the first of each side allocates.
     counted = [step for step in range(len(course.order)) if step >= course.num_rising or step % 2]
-    work = [_work(model, sizes(step)) for step in counted]
+    work: list[StepWork] = []
+    for batches in map(sizes, counted):
+        examples = [example for batch in batches for example in batch]
+        flops = training_flops(model.student, model.teacher, examples, model.training.gradient_checkpointing)
+        work.append(StepWork.of(flops, len(batches)))
     rates, error = fit_rates(work, [laps.seconds_of[step] for step in counted])
     # The peak after the second step of each side; it never falls, hence the running maximum of the predictions.
     risen = range(1, course.num_rising, 2)
@@ -122,12 +122,6 @@ def calibrate(
     )
 
 
-def _work(model: CostModel, batches: list[list[ExampleSize]]) -> StepWork:
-    examples = [example for batch in batches for example in batch]
-    flops = training_flops(model.student, model.teacher, examples, model.training.gradient_checkpointing)
-    return StepWork.of(flops, len(batches))
-
-
 def _check(model: CostModel, student: ModelSettings) -> None:
     if process_state().num_processes > 1:
         raise SettingsError("plan --calibrate: measures one rank; start it without torchrun")
@@ -136,7 +130,7 @@ def _check(model: CostModel, student: ModelSettings) -> None:
         raise SettingsError(
             f"plan --calibrate: plan.device = {model.machine.device!r} trains in {_precision(use_bf16)} and this "
             f"machine in {_precision(not use_bf16)}; calibrate on the device itself, or set "
-            "training.precision, or the own figures' bfloat16"
+            "training.precision, or bfloat16 among the figures of plan.device"
         )
 
 
@@ -153,9 +147,7 @@ def _course(model: CostModel, sides: Sequence[Examples], num_rounds: int) -> _Co
         start = number * accumulation % len(plans[side].plan)
         return [[i + offsets[side] for i in batch] for batch in plans[side].plan[start : start + accumulation]]
 
-    # Sides ascend by length here, so that each new peak belongs to the side that set it.
     rising = [(side, number) for side in range(len(sides)) for number in range(2)]
-    # Then the sides take turns, so that load on the machine that drifts affects all of them equally.
     turns = [(side, 2 + number) for number in range(num_rounds) for side in range(len(sides))]
     order = rising + turns
     plan = [batch for side, number in order for batch in step(side, number)]
@@ -174,7 +166,7 @@ def _train(inputs: TrainingInputs, model: CostModel, loss: LossSettings, course:
     plan = StepPlan(num_steps, course.accumulation, course.plan, num_steps, num_steps)
     arguments = training_arguments(inputs.directory, settings, plan, inputs.seed, False, model.memory.use_bf16)
     arguments.save_strategy = SaveStrategy.NO
-    examples: Any = _Joined(course.sides)
+    examples: Any = ConcatDataset(cast(Any, course.sides))
     trainer = DistillationTrainer(
         trained, inputs.teacher, examples, None, course.plan, [], arguments, selection=inputs.selection
     )
@@ -184,17 +176,3 @@ def _train(inputs: TrainingInputs, model: CostModel, loss: LossSettings, course:
     trainer.add_callback(ProgressCallback("calibrating"))
     trainer.train()
     return laps, device_name(arguments.device, arguments.world_size)
-
-
-class _Joined(torch.utils.data.Dataset[Any]):
-    """Several sets of examples, one after the other."""
-
-    def __init__(self, sides: Sequence[Examples]):
-        self._examples = [(side, i) for side in sides for i in range(len(side))]
-
-    def __len__(self) -> int:
-        return len(self._examples)
-
-    def __getitem__(self, index: int) -> Any:
-        side, i = self._examples[index]
-        return side[i]

@@ -12,12 +12,11 @@ from leadspan.data.truncation.policy import CutCounts, shows_few_ends
 from leadspan.errors import DataError
 from leadspan.inputs import PreparedData, checked_teacher, rollout_inputs, training_examples, training_inputs
 from leadspan.planning.calibration import calibrate
+from leadspan.planning.fitting import largest_batch, largest_budget
 from leadspan.planning.prediction import (
     CostModel,
     break_point_fields,
-    budget_that_fits,
     cost_model_of,
-    fits,
     predict,
     savings,
     with_store,
@@ -32,6 +31,7 @@ from leadspan.results import Prediction
 from leadspan.settings import Settings, load_json, validate
 from leadspan.statistics.intervals import Interval
 from leadspan.teacher.settings import Codec, Hidden, LiveTargets, Served
+from leadspan.training.measured import layout_sizes
 from leadspan.training.settings import ByExamples
 from leadspan.yaml_text import parse_yaml
 
@@ -152,7 +152,7 @@ def plan_recipe(
         data: Its data.
         policies: To compare with the recipe's own, which comes first unless it is among them.
         calibration: Measured rates.
-        searched: First answers of its traces (`pipeline.first_answers_of`); None shows no break point.
+        searched: First answers of its traces (`inputs.first_answers_of`); None shows no break point.
 
     Raises:
         LeadspanError: A model's config cannot be read, the recipe's own policy leaves nothing to learn, or the
@@ -279,19 +279,24 @@ def _row(
     if searched is not None:
         prediction = prediction.model_copy(update=break_point_fields(searched))
     is_recipes = policy == recipe.cut
-    fitting = None if device is None else fits(model, examples, device.memory_bytes)
+    fitting, fitting_tokens, remedy = None, None, ""
+    if device is not None:
+        sizes = layout_sizes(examples, model.selection)
+        fitting = largest_batch(model.memory, sizes, device.memory_bytes)
+        fitting_tokens = largest_budget(model.memory, sizes, device.memory_bytes)
+        remedy = "" if fitting else what_would_fit(recipe, model, examples, device.memory_bytes)
     return PlanRow(
         policy=policy,
         is_recipes=is_recipes,
         cut=examples.counts,
         prediction=prediction,
         fitting=fitting,
-        fitting_tokens=None if device is None else budget_that_fits(model, examples, device.memory_bytes),
+        fitting_tokens=fitting_tokens,
         longest=max(examples.lengths),
         flops_saving=flops_saving,
         memory_saving=memory_saving,
         store=store_cost(recipe, models.live, data, examples, prediction.flops),
         without_derivation=searched and searched.without_derivation(policy),
-        remedy="" if fitting or device is None else what_would_fit(recipe, model, examples, device.memory_bytes),
+        remedy=remedy,
         ranks=rank_costs(models.live, examples) if is_recipes and recipe.plan.num_ranks > 1 else (),
     )

@@ -20,15 +20,13 @@ from leadspan.models.activations import student_activations
 from leadspan.models.loading import build_untrained, load_config, name_of
 from leadspan.models.precision import uses_bf16
 from leadspan.models.shapes import shape_from
-from leadspan.planning.fitting import largest_batch, largest_budget
 from leadspan.planning.savings import Saving, Workload, flops_with, memory_with, saving
 from leadspan.planning.timing import Calibration, StepWork
 from leadspan.recipe import Recipe
 from leadspan.results import Prediction
 from leadspan.teacher.settings import Hidden
-from leadspan.teacher.source import TeacherSource
 from leadspan.training.measured import layout_sizes
-from leadspan.training.settings import ByExamples, TrainingSettings
+from leadspan.training.settings import TrainingSettings
 from leadspan.training.step_plan import StepPlan, plan_steps
 from leadspan.training.train import adapter_params, with_adapters
 
@@ -78,15 +76,21 @@ def cost_model_of(recipe: Recipe, renderer: Renderer, num_ranks: int | None = No
         CacheError: The manifest of the recipe's store is damaged.
     """
     machine = recipe.plan if num_ranks is None else recipe.plan.model_copy(update={"num_ranks": num_ranks})
-    training, selection = recipe.training, scored_selection(recipe)
-    use_bf16 = _will_use_bf16(recipe, machine)
+    device, training = machine.found_device, recipe.training
+    if training.precision == "auto" and device is not None:
+        use_bf16 = device.bfloat16
+    else:
+        use_bf16 = uses_bf16(training.precision, recipe.student)
     student = student_shape(recipe)
-    source = _known_source(recipe)
-    teacher = _head_to_capture(recipe) if source is None else source.shape()
+    try:
+        source = teacher_source(recipe)
+        teacher = source.shape()
+    except TargetsError:  # the store is yet to be captured
+        source, teacher = None, _head_to_capture(recipe)
     entries = student.vocab_size
     if teacher is not None and teacher.vocab_size != student.vocab_size:
         entries = len(renderer.tokenizer)
-    on_gpu = torch.cuda.is_available() if machine.found_device is None else machine.found_device.bfloat16
+    on_gpu = torch.cuda.is_available() if device is None else device.bfloat16
     chunk = recipe.loss.chunk_tokens or default_chunk(torch.device("cuda" if on_gpu else "cpu"), entries)
     memory = MemoryModel(
         student=student,
@@ -95,13 +99,14 @@ def cost_model_of(recipe: Recipe, renderer: Renderer, num_ranks: int | None = No
         teacher_activations=None if source is None else source.activations(use_bf16),
         use_bf16=use_bf16,
         chunk_tokens=chunk,
-        accumulates=_batches_per_step(training) > machine.num_ranks,
+        accumulates=training.batching.batches_per_step > machine.num_ranks,
         num_ranks=machine.num_ranks,
         sharding=machine.shared,
     )
     # Only the shared tokens are computed and counted; padding rows of a head take memory all the same.
     counted_teacher = None if teacher is None else replace(teacher, vocab_size=entries)
     counted_student = replace(student, vocab_size=entries)
+    selection = scored_selection(recipe)
     return CostModel(counted_student, counted_teacher, memory, training, machine, recipe.seed, selection)
 
 
@@ -119,14 +124,6 @@ def student_shape(recipe: Recipe) -> ModelShape:
         untrained = build_untrained(load_config(recipe.student), f"model {name_of(recipe.student)}")
         wrapped = with_adapters(untrained, recipe.training.lora)
     return replace(student, adapter_params=adapter_params(wrapped))
-
-
-def _known_source(recipe: Recipe) -> TeacherSource | None:
-    """The teacher's side of a recipe; None where its store is yet to be captured."""
-    try:
-        return teacher_source(recipe)
-    except TargetsError:
-        return None
 
 
 def _head_to_capture(recipe: Recipe) -> ModelShape | None:
@@ -150,16 +147,11 @@ def predict(model: CostModel, examples: Examples, calibration: Calibration | Non
         SettingsError: The calibration is of other models or another setting.
     """
     plan, ranks = planned(model, examples), model.machine.num_ranks
-    batches = sizes_of(model, plan, examples)
-    steps = [
-        training_flops(
-            model.student,
-            model.teacher,
-            [example for batch in group for example in batch],
-            model.training.gradient_checkpointing,
-        )
-        for group in _groups(batches, plan.accumulation * ranks)
-    ]
+    batches, per_step = sizes_of(model, plan, examples), plan.accumulation * ranks
+    steps: list[FlopsByPart] = []
+    for start in range(0, len(batches), per_step):
+        step = [example for batch in batches[start : start + per_step] for example in batch]
+        steps.append(training_flops(model.student, model.teacher, step, model.training.gradient_checkpointing))
     flops = FlopsByPart(**{part: sum(getattr(step, part) for step in steps) for part in FlopsByPart.model_fields})
     memory = highest(model.memory, [BatchSize.of(batch) for batch in batches])
     seconds, source = None, None
@@ -173,8 +165,7 @@ def predict(model: CostModel, examples: Examples, calibration: Calibration | Non
         # Without measured rates the time is a roofline with a stated share of the peak.
         seconds = flops.total / (device.peak_flops * utilisation * ranks)
         source = f"{utilisation:.0%} of the peak of {ranks} x {device.name}"
-    # The price is per device and hour.
-    price = model.machine.price_per_hour
+    price = model.machine.price_per_hour  # of one device
     return Prediction(
         num_steps=plan.num_steps,
         num_tokens=sum(example.tokens for batch in batches for example in batch),
@@ -185,16 +176,6 @@ def predict(model: CostModel, examples: Examples, calibration: Calibration | Non
         seconds_source=source,
         money=None if seconds is None or price is None else price * ranks * seconds / 3600,
     )
-
-
-def fits(model: CostModel, examples: Examples, memory_bytes: int) -> int:
-    """Examples that fit into one micro-batch whichever they are; 0 when the longest does not fit alone."""
-    return largest_batch(model.memory, layout_sizes(examples, model.selection), memory_bytes)
-
-
-def budget_that_fits(model: CostModel, examples: Examples, memory_bytes: int) -> int:
-    """Largest `tokens_per_batch` that fits whatever is packed; 0 when the longest example does not fit alone."""
-    return largest_budget(model.memory, layout_sizes(examples, model.selection), memory_bytes)
 
 
 def with_store(model: CostModel, keeps_head: bool) -> CostModel:
@@ -253,25 +234,6 @@ def _share(flops: FlopsByPart, batches: int, ranks: int) -> StepWork:
     """One rank's part of a step."""
     work = StepWork.of(flops, batches)
     return work.model_copy(update={part: getattr(work, part) // ranks for part in ("linear", "attention", "head")})
-
-
-def _groups(batches: list[list[ExampleSize]], size: int) -> list[list[list[ExampleSize]]]:
-    return [batches[start : start + size] for start in range(0, len(batches), size)]
-
-
-def _batches_per_step(training: TrainingSettings) -> int:
-    batching = training.batching
-    if isinstance(batching, ByExamples):
-        return batching.examples_per_step // batching.examples_per_batch
-    return batching.batches_per_step
-
-
-def _will_use_bf16(recipe: Recipe, machine: PlanSettings) -> bool:
-    """Whether the run will use bfloat16 on the planned device; without a device, on this machine."""
-    device, precision = machine.found_device, recipe.training.precision
-    if precision == "auto" and device is not None:
-        return device.bfloat16
-    return uses_bf16(precision, recipe.student)
 
 
 def break_point_fields(search: Searched) -> dict[str, Any]:

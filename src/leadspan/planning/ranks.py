@@ -14,10 +14,9 @@ from leadspan.costs.network import TeacherPlacement, Traffic, traffic
 from leadspan.data.examples import Examples
 from leadspan.models.activations import student_activations
 from leadspan.planning.fitting import largest_batch, longest_example
-from leadspan.planning.prediction import CostModel, with_store
+from leadspan.planning.prediction import CostModel, planned, sizes_of, with_store
 from leadspan.recipe import Recipe
 from leadspan.training.measured import layout_sizes
-from leadspan.training.step_plan import plan_steps
 
 SHARDINGS: tuple[Sharding, ...] = ("ddp", "fsdp2")
 PLACEMENTS: tuple[TeacherPlacement, ...] = ("beside", "ranks", "store")
@@ -71,9 +70,8 @@ def _cost(live: CostModel, examples: Examples, sharding: Sharding, placement: Te
     # A student whose teacher runs on other ranks receives its hidden states and holds its head, as with a store.
     model = live if placement in ("beside", None) else with_store(live, keeps_head=placement == "ranks")
     memory = replace(model.memory, sharding=sharding)
-    sizes = layout_sizes(examples, live.selection)
-    plan = plan_steps(live.training, examples.lengths, ranks, live.seed, examples.num_stages)
-    batches = [[sizes[i] for i in batch] for batch in plan.plan]
+    plan = planned(live, examples)
+    batches = sizes_of(live, plan, examples)
     step = batches[: plan.accumulation * ranks]
     teacher = None if placement is None else live.memory.teacher
 
@@ -102,7 +100,9 @@ def _cost(live: CostModel, examples: Examples, sharding: Sharding, placement: Te
         network_seconds=network,
         network_bound_from=bound,
         teacher_ranks=math.ceil((_step_flops(live, step) - flops) * ranks / flops) if placement == "ranks" else 0,
-        longest=None if device is None else longest_example(memory, sizes, device.memory_bytes),
+        longest=None
+        if device is None
+        else longest_example(memory, layout_sizes(examples, live.selection), device.memory_bytes),
     )
 
 

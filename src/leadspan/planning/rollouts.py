@@ -7,6 +7,7 @@ cache of keys and values that a batch of rollouts needs.
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from statistics import fmean
 from typing import cast
 
 import torch
@@ -27,6 +28,8 @@ from leadspan.rollout.inputs import RolloutInputs
 from leadspan.rollout.rows import to_rollout
 from leadspan.training.process import process_device
 
+_Step = Sequence[tuple[int, int, ExampleSize]]
+"""Tokens of the prompt, new tokens, and size of every example of a step; a trace has no new token."""
 # Measured draws: share of the rows of a batch (at least one row), and new tokens. Few and many rows, short and long,
 # so that the rates per pass, row and operation can be separated.
 _DRAWS = ((0.0, 64), (1.0, 8), (1.0, 64), (0.5, 32))
@@ -61,39 +64,44 @@ class RolloutCost:
     drawing_seconds: float | None
 
 
-def rollout_cost(model: CostModel, inputs: RolloutInputs, calibration: Calibration | None = None) -> RolloutCost:
-    """The bound for a recipe with rollouts.
+def cost_of_rollouts(
+    recipe: Recipe, data: PreparedData, model: CostModel, calibration: Calibration | None = None
+) -> RolloutCost:
+    """The bound for a recipe that has rollouts.
 
     Args:
+        recipe: The run.
+        data: Its data.
         model: Models and machine.
-        inputs: Prompts, traces, and what is in every step.
         calibration: Measured rates; time is predicted with those of drawing, and for one rank.
 
     Raises:
         SettingsError: The calibration is of other models or another setting.
+        DataError: A prompt leaves no room in the student's window, or the task of the prompts cannot be read.
+        ModelError: The config of a model cannot be read.
     """
-    steps = [list(_examples(inputs, number)) for number in range(inputs.course.num_steps)]
+    assert recipe.rollout is not None, "asked for with rollouts"
+    inputs = rollout_inputs(recipe, data, recipe.rollout)
+    numbers = range(inputs.course.num_steps)
+    steps = [list(_examples(inputs, number)) for number in numbers]
+    flops = _flops(model, inputs, steps)
+    whole_flops = _flops(model, inputs, [list(_examples(inputs, number, is_whole=True)) for number in numbers]).total
     drawn = [(prompt, new) for step in steps for prompt, new, _ in step if new]
-    sizes = [[size for *_, size in step] for step in steps]
-    flops = _training_flops(model, inputs, sizes)
-    drawing = inputs.drawing_flops(model.student, drawn)
     # A prompt by itself is a rollout of one token, less that token's place in the head.
     prefill = inputs.drawing_flops(model.student, [(prompt, 1) for prompt, _ in drawn])
-    flops = flops.model_copy(update={"rollout": drawing})
     teacher = flops.teacher_body + flops.teacher_attention + flops.teacher_head
-    per_batch = inputs.examples_per_batch
-    batches = [step[i : i + per_batch] for step in sizes for i in range(0, len(step), per_batch)]
+    sizes, per_batch = [[size for *_, size in step] for step in steps], inputs.examples_per_batch
     drawing_seconds, seconds = None, None
-    if calibration is not None and model.machine.num_ranks == 1 and (calibration.drawing or not drawing):
+    if calibration is not None and model.machine.num_ranks == 1 and (calibration.drawing or not flops.rollout):
         check_calibration(calibration, model)
-        batches_of_step = [-(-len(step) // per_batch) for step in sizes]
+        drawing_seconds = calibration.drawing_seconds(_drawing_work(model, inputs, steps))
+        shapes, recompute = (model.student, model.teacher), model.training.gradient_checkpointing
         work = [
-            StepWork.of(_training_flops(model, inputs, [step], number), count)
-            for number, (step, count) in enumerate(zip(sizes, batches_of_step, strict=True))
+            StepWork.of(inputs.training_flops(number, shapes, step, recompute), -(-len(step) // per_batch))
+            for number, step in enumerate(sizes)
         ]
-        rows = [[(prompt, new) for prompt, new, _ in step if new] for step in steps]
-        drawing_seconds = calibration.drawing_seconds(_drawing_work(model, inputs, rows))
         seconds = drawing_seconds + calibration.seconds(work)
+    batches = [step[i : i + per_batch] for step in sizes for i in range(0, len(step), per_batch)]
     prediction = Prediction(
         num_steps=len(steps),
         num_tokens=sum(size.tokens for step in sizes for size in step),
@@ -103,31 +111,28 @@ def rollout_cost(model: CostModel, inputs: RolloutInputs, calibration: Calibrati
         seconds=seconds,
         seconds_source=None if seconds is None else "calibration of training and drawing; every rollout at its cap",
     )
-    longest = [max((new for _, new, _ in step), default=0) for step in steps]
     return RolloutCost(
         prediction=prediction,
         num_rollouts=len(drawn),
         new_tokens=sum(new for _, new in drawn),
         prefill_flops=prefill,
-        decode_flops=drawing - prefill,
+        decode_flops=flops.rollout - prefill,
         teacher_flops=teacher,
-        training_flops=flops.total - teacher - drawing,
-        mean_longest=sum(longest) / len(longest),
-        whole_flops=_num_full(model, inputs),
+        training_flops=flops.total - teacher - flops.rollout,
+        mean_longest=fmean(max((new for _, new, _ in step), default=0) for step in steps),
+        whole_flops=whole_flops,
         drawing_seconds=drawing_seconds,
     )
 
 
-def _drawing_work(
-    model: CostModel, inputs: RolloutInputs, steps: Sequence[Sequence[tuple[int, int]]]
-) -> list[DrawingWork]:
+def _drawing_work(model: CostModel, inputs: RolloutInputs, steps: Sequence[_Step]) -> list[DrawingWork]:
     """Of every batch that is drawn at once, prompts of like length together."""
     size, work = inputs.course.settings.batch_size, []
     for number in range(len(steps)):
         together = inputs.drawn_with(number)
         if number != together.start or inputs.stored is not None:
             continue
-        rows = sorted(row for n in together for row in steps[n])
+        rows = sorted((prompt, new) for n in together for prompt, new, _ in steps[n] if new)
         work += [batch_work(model.student, rows[i : i + size]) for i in range(0, len(rows), size)]
     return work
 
@@ -174,21 +179,8 @@ def measure_drawing(inputs: RolloutInputs, student: ModelShape, use_bf16: bool) 
     return fit_drawing(work, seconds)
 
 
-def cost_of_rollouts(
-    recipe: Recipe, data: PreparedData, model: CostModel, calibration: Calibration | None = None
-) -> RolloutCost:
-    """The bound for a recipe that has rollouts.
-
-    Raises:
-        DataError: A prompt leaves no room in the student's window, or the task of the prompts cannot be read.
-        ModelError: The config of a model cannot be read.
-    """
-    assert recipe.rollout is not None, "asked for with rollouts"
-    return rollout_cost(model, rollout_inputs(recipe, data, recipe.rollout), calibration)
-
-
 def _examples(inputs: RolloutInputs, number: int, is_whole: bool = False) -> Iterator[tuple[int, int, ExampleSize]]:
-    """Tokens of the prompt, new tokens, and size of every example of a step; a trace has no new token."""
+    """The examples of a step, as the course orders them; whole: with every rollout at full length."""
     # An adaptive horizon is at most what it is where every step lets it grow.
     course, supervision = inputs.course.step(number, [1.0] * number), inputs.rows.supervision
     selection = supervision.token_selection
@@ -204,19 +196,12 @@ def _examples(inputs: RolloutInputs, number: int, is_whole: bool = False) -> Ite
         yield 0, 0, ExampleSize(layout.num_tokens, layout.num_weighted)
 
 
-def _num_full(model: CostModel, inputs: RolloutInputs) -> int:
-    steps = [list(_examples(inputs, number, is_whole=True)) for number in range(inputs.course.num_steps)]
-    trained = _training_flops(model, inputs, [[size for *_, size in step] for step in steps])
-    drawn = [(prompt, new) for step in steps for prompt, new, _ in step if new]
-    return trained.total + inputs.drawing_flops(model.student, drawn)
-
-
-def _training_flops(
-    model: CostModel, inputs: RolloutInputs, steps: Sequence[Sequence[ExampleSize]], first: int = 0
-) -> FlopsByPart:
-    """Operations of training in some steps, without drawing."""
-    recompute = model.training.gradient_checkpointing
-    return FlopsByPart.added(
-        inputs.training_flops(number, (model.student, model.teacher), sizes, recompute)
-        for number, sizes in enumerate(steps, first)
+def _flops(model: CostModel, inputs: RolloutInputs, steps: Sequence[_Step]) -> FlopsByPart:
+    """Operations of training on some steps from the first on, and of drawing their rollouts."""
+    shapes, recompute = (model.student, model.teacher), model.training.gradient_checkpointing
+    trained = FlopsByPart.added(
+        inputs.training_flops(number, shapes, [size for *_, size in step], recompute)
+        for number, step in enumerate(steps)
     )
+    drawn = [(prompt, new) for step in steps for prompt, new, _ in step if new]
+    return trained.model_copy(update={"rollout": inputs.drawing_flops(model.student, drawn)})

@@ -75,7 +75,7 @@ def flops_with(
 ) -> int:
     """Operations of a run with some of the measures; padding and positions without a loss count as they would.
 
-    `stored_teacher` is what a store leaves of the teacher: its head beside hidden states, else nothing.
+    `stored_teacher` is what a store leaves of the teacher: its head where hidden states are stored, else nothing.
     """
     examples = [example for batch in _shaped(on, load) for example in batch]
     return training_flops(student, stored_teacher if "store" in on else teacher, examples, recompute).total
@@ -90,16 +90,11 @@ def memory_with(on: On, load: Workload, model: MemoryModel, stored_teacher: Mode
     if "store" in on:
         model = replace(model, teacher=stored_teacher, teacher_activations=None)
     peak = 0
-    for batch in _shaped(on, load):
-        peak = max(peak, _with_logits(on, model, BatchSize.of(batch)))
-    return peak
-
-
-def _with_logits(on: On, model: MemoryModel, size: BatchSize) -> int:
-    if "chunked_loss" not in on:
+    for size in map(BatchSize.of, _shaped(on, load)):
         # One chunk of all weighted positions is the unchunked loss.
-        model = replace(model, chunk_tokens=size.weighted)
-    return model.peak(size).total
+        of_batch = model if "chunked_loss" in on else replace(model, chunk_tokens=size.weighted)
+        peak = max(peak, of_batch.peak(size).total)
+    return peak
 
 
 def _shaped(on: On, load: Workload) -> list[list[ExampleSize]]:

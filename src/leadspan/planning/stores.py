@@ -18,8 +18,9 @@ class StoreCost:
     """A store of the teacher's targets at every position that training passes through, each trace once.
 
     Attributes:
-        num_bytes: Its rows as `teacher.shards` writes them, and the head beside hidden states; keys, offsets and the
-            validation set come on top. Of `top_p` and `sampled`, whose supports the data decides, the most it can be.
+        num_bytes: Its rows as `teacher.shards` writes them, and the head where hidden states are stored; keys, offsets
+            and the validation set come on top. Of `top_p` and `sampled`, whose supports the data decides, the most that
+            it can be.
         capture_flops: One forward pass of the teacher over these traces and the uncut validation set; 0 where the
             teacher is not known.
         validation_flops: Part of `capture_flops` that is the validation set.
@@ -57,7 +58,7 @@ def store_cost(
         model: Its costs with a live teacher, where one is known.
         data: Its data, for the validation set.
         examples: Under the policy.
-        flops: Of training on them beside a live teacher.
+        flops: Of training on them with a live teacher.
     """
     teacher = model.memory.teacher
     if teacher is None:

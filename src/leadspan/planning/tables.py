@@ -92,25 +92,11 @@ def _rollouts(cost: RolloutCost) -> str:
     )
 
 
-def money(plan: Plan, value: float | None) -> str:
-    """A price with its sign."""
-    return MISSING if value is None else f"{plan.currency}{value:,.2f}"
-
-
 def _costs(plan: Plan) -> Block:
     where = f"{plan.num_ranks} x {plan.device.name}" if plan.device else f"{plan.num_ranks} x a device without figures"
-    header = [
-        "policy",
-        "tokens",
-        "",
-        "FLOPs",
-        "",
-        "peak\nmemory",
-        "time",
-        "money",
-        "largest\nbatch",
-        _store_header(plan),
-    ]
+    # The supports of `top_p` and `sampled` are the data's, so the sizes of their stores are limits.
+    store = "store\n" + plan.codec.label.replace(" ", "\n") + "\nat most" * (plan.codec.kind in ("top_p", "sampled"))
+    header = ["policy", "tokens", "", "FLOPs", "", "peak\nmemory", "time", "money", "largest\nbatch", store]
     header += ["deriv-\nation\ncut"] if plan.searched else []
     reference = next((row for row in plan.rows if isinstance(row.policy, Full)), plan.rows[0]).prediction
     rows: list[tuple[str, ...]] = []
@@ -124,7 +110,7 @@ def _costs(plan: Plan) -> Block:
             percent(prediction.flops.total / reference.flops.total),
             quantity("peak_memory_bytes", prediction.memory.total),
             MISSING if prediction.seconds is None else quantity("seconds", prediction.seconds),
-            money(plan, prediction.money),
+            MISSING if prediction.money is None else f"{plan.currency}{prediction.money:,.2f}",
             MISSING if row.fitting is None else f"{row.fitting:,}" if row.fitting else "none fits",
             MISSING if row.store is None else quantity("peak_memory_bytes", row.store.num_bytes),
         )
@@ -135,12 +121,6 @@ def _costs(plan: Plan) -> Block:
         "whichever they are."
     )
     return Block(f"{plan.name} on {where}, {plan.precision}", tuple(header), tuple(rows), note)
-
-
-def _store_header(plan: Plan) -> str:
-    """What is stored; the supports of `top_p` and `sampled` are the data's, so their sizes are limits."""
-    label = plan.codec.label.replace(" ", "\n")
-    return f"store\n{label}" + ("\nat most" if plan.codec.kind in ("top_p", "sampled") else "")
 
 
 def _by_part(
@@ -205,21 +185,16 @@ def _savings(plan: Plan, cost: str, saving_of: Callable[[PlanRow], Saving]) -> B
     )
 
 
-def _bill(full: PlanRow) -> str:
-    flops = full.prediction.flops
+def _bills(plan: Plan, full: PlanRow) -> list[str]:
+    """The bill of the uncut run, and what a store and each cut save of it."""
+    flops, total = full.prediction.flops, full.prediction.flops.total
     attention = flops.student_attention + flops.teacher_attention
     teacher = flops.teacher_body + flops.teacher_attention + flops.teacher_head
     mean = full.cut.tokens_after / max(1, full.cut.num_kept)
-    text = f"Uncut, at {mean:,.0f} tokens a trace, attention is {percent(attention / flops.total)} of the FLOPs"
-    return text + (f" and the teacher {percent(teacher / flops.total)}." if teacher else ".")
-
-
-def _bills(plan: Plan, full: PlanRow) -> list[str]:
-    """The bill of the uncut run, and what a store and each cut save of it."""
+    bill = f"Uncut, at {mean:,.0f} tokens a trace, attention is {percent(attention / total)} of the FLOPs"
+    bills = [bill + (f" and the teacher {percent(teacher / total)}." if teacher else ".")]
     store = None if plan.reads_store or not plan.knows_teacher else full.store
-    bills = [_bill(full)]
     if store is not None:
-        total = full.prediction.flops.total
         bills.append(
             f"A store of the teacher's targets ({plan.codec.label}) saves {percent(store.saved_flops / total)} of the "
             f"uncut run's FLOPs after a capture that costs {percent(store.capture_flops / total)} of them once "

@@ -7,18 +7,19 @@ from pathlib import Path
 from leadspan.errors import TargetsError
 from leadspan.files import write_atomically
 from leadspan.teacher.claim import claimed
-from leadspan.teacher.manifest import HEAD_FILE, SHARDS_DIR, Manifest, check_same, write_manifest
+from leadspan.teacher.manifest import DRAWN_FILE, HEAD_FILE, SHARDS_DIR, Manifest, check_same, write_manifest
 from leadspan.teacher.shards import ShardReader, ShardWriter
 from leadspan.teacher.store import TargetStore, shard_paths
 
 
 def merge_stores(paths: Sequence[Path], output: Path) -> Manifest:
-    """Write a new store with the rows of all.
+    """Write a new store with the rows of all, and their rollouts where they have any.
 
     Every source is verified first. A shard of the result is a shard of a source without the rows that came before.
 
     Raises:
-        TargetsError: They are not of one teacher, tokenizer, template and codec, or the output is not empty.
+        TargetsError: They are not of one teacher, tokenizer, template and codec, their rollouts were drawn with other
+            settings, or the output is not empty.
         CacheError: A source is damaged.
     """
     stores = [TargetStore(path) for path in paths]
@@ -28,10 +29,13 @@ def merge_stores(paths: Sequence[Path], output: Path) -> Manifest:
         store.verify()
     if output.exists() and any(output.iterdir()):
         raise TargetsError(f"{output}: not empty; give a new directory")
+    rollouts = _joined_rollouts([path / DRAWN_FILE for path in paths])
     plans = hashlib.sha256(" ".join(store.manifest.plan_hash for store in stores).encode()).hexdigest()[:32]
     with claimed(output, first.model_copy(update={"plan_hash": plans, "complete": False, "shards": []})) as manifest:
         if first.head is not None:
             write_atomically(output / HEAD_FILE, (next(iter(stores[0].parts)) / HEAD_FILE).read_bytes())
+        if rollouts:
+            write_atomically(output / DRAWN_FILE, "".join(line + "\n" for line in rollouts))
         seen: set[bytes] = set()
         shards = [
             ShardReader(path, part_manifest)
@@ -62,3 +66,13 @@ def merge_stores(paths: Sequence[Path], output: Path) -> Manifest:
         )
         write_manifest(manifest, output)
     return manifest
+
+
+def _joined_rollouts(paths: Sequence[Path]) -> list[str]:
+    """The header that all files of rollouts share, and their lines, each once; nothing where there is no file."""
+    files = {path: path.read_text(encoding="utf-8").splitlines() for path in paths if path.exists()}
+    headers = {lines[0]: path for path, lines in files.items()}
+    if len(headers) > 1:
+        different = "; ".join(f"{path}: {header}" for header, path in headers.items())
+        raise TargetsError(f"rollouts drawn with different settings cannot be joined: {different}")
+    return list(dict.fromkeys(line for lines in files.values() for line in lines))

@@ -28,6 +28,11 @@ class ByExamples(Settings):
             text = f"examples_per_step {step} is not a multiple of examples_per_batch {batch}"
             yield ("examples_per_step", "examples_per_batch"), text
 
+    @property
+    def batches_per_step(self) -> int:
+        """Micro-batches per optimiser step, over all ranks."""
+        return self.examples_per_step // self.examples_per_batch
+
 
 class ByTokens(Settings):
     """Best-fit packs up to a token budget; a fixed number of packs per optimiser step."""

@@ -42,10 +42,7 @@ def plan_steps(
             fewer steps than stages.
     """
     batching = settings.batching
-    if isinstance(batching, ByExamples):
-        per_step = batching.examples_per_step // batching.examples_per_batch
-    else:
-        per_step = batching.batches_per_step
+    per_step = batching.batches_per_step
     steps_per_epoch = _steps_per_epoch(batching, lengths, num_stages)
     if per_step % num_ranks:
         raise SettingsError(

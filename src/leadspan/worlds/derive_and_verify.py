@@ -28,6 +28,7 @@ from leadspan.worlds.problems import Problem, World
 class DeriveAndVerify(World):
     """Short programs over digits."""
 
+    remedy = "widen min_variables, max_variables or num_names"
     kind: Literal["derive_and_verify"] = "derive_and_verify"
     """Tag."""
     min_variables: int = Field(default=2, ge=2)
@@ -47,16 +48,6 @@ class DeriveAndVerify(World):
             shown = ", ".join(f"{name} {number}" for name, number in zip(names, numbers, strict=True))
             yield names, f"{shown}: they must ascend"
 
-    @property
-    def label(self) -> str:
-        """`derive_and_verify`."""
-        return self.kind
-
-    @property
-    def remedy(self) -> str:
-        """How this world is made larger."""
-        return "widen min_variables, max_variables or num_names"
-
     def draw(self, rng: random.Random) -> Problem:
         """A list of assignments, each from the variable before."""
         number = rng.randint(self.min_variables, self.max_variables)
@@ -71,21 +62,6 @@ class DeriveAndVerify(World):
             equations.append(f"{name}={before}{operator}{before if digit is None else digit}")
             lines.append(f"{equations[-1]}={operand}{operator}{right}={value}")
             values.append(value)
-        return self._write(names, values, equations, lines)
-
-    def _step(self, rng: random.Random) -> tuple[str, int | None]:
-        """An operator and a digit, or None for the variable itself, which give different values different results.
-
-        So all answers are equally frequent, and no line tells the answer by itself, as `x-x` and `x*0` would.
-        """
-        operator = rng.choice("+-*")
-        if operator == "*":
-            return operator, rng.choice([n for n in range(1, self.modulus) if gcd(n, self.modulus) == 1])
-        if operator == "+" and self.modulus % 2 and rng.random() < 0.5:
-            return operator, None
-        return operator, rng.randrange(self.modulus)
-
-    def _write(self, names: list[str], values: list[int], equations: list[str], lines: list[str]) -> Problem:
         derivation = "\n".join(lines)
         cot = [derivation]
         for _ in range(self.num_checks):
@@ -94,6 +70,20 @@ class DeriveAndVerify(World):
         cot.append(f"{names[-1]}={values[-1]}")
         prompt = ";".join([*equations, f"{names[-1]}?"])
         return Problem(prompt, "\n".join(cot), str(values[-1]), first_answer=len(derivation))
+
+    def _step(self, rng: random.Random) -> tuple[str, int | None]:
+        """An operator and a digit, or None for the variable itself, which give different values different results.
+
+        So all answers are equally frequent, and no line tells the answer by itself, as `x-x` and `x*0` would.
+        """
+        operator = rng.choice("+-*")
+        if operator == "*":
+            # Only what has an inverse keeps different values different.
+            return operator, rng.choice([n for n in range(1, self.modulus) if gcd(n, self.modulus) == 1])
+        # `x+x` does so modulo odd numbers alone.
+        if operator == "+" and self.modulus % 2 and rng.random() < 0.5:
+            return operator, None
+        return operator, rng.randrange(self.modulus)
 
 
 def evaluate(operand: int, operator: str, right: int, modulus: int) -> int:

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
 from leadspan.errors import RunError
@@ -32,12 +31,6 @@ class WorldRecord(Settings):
     """The sets by name."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Drawn:
-    traces: list[Problem]
-    held_out: list[Problem]
-
-
 def write_world(settings: WorldFiles) -> WorldRecord:
     """Draw all sets, then write them, with a tokenizer that has all their characters, and the record of it.
 
@@ -47,17 +40,23 @@ def write_world(settings: WorldFiles) -> WorldRecord:
     """
     from leadspan.worlds.tokenizer import build_tokenizer
 
-    drawn = {name: _draw(problem_set, settings.seed) for name, problem_set in settings.sets.items()}
-    sets = {
-        name: SetRecord(settings=settings.sets[name], first_answer=first_answer_share(problems.traces))
-        for name, problems in drawn.items()
-    }
-    record = WorldRecord(seed=settings.seed, sets=sets)
-    _keep(record, settings.output / WORLD_FILE)
-    for name, problems in drawn.items():
-        write_traces(problems.traces, settings.output / f"{name}.jsonl")
-        if problems.held_out:
-            write_task(problems.held_out, settings.output / f"{name}_test.jsonl")
+    held_out: dict[str, list[Problem]] = {}
+    traces: dict[str, list[Problem]] = {}
+    sets: dict[str, SetRecord] = {}
+    for name, problem_set in settings.sets.items():
+        held_out[name] = problem_set.world.problems(problem_set.num_problems, settings.seed, "test")
+        traces[name] = problem_set.world.problems(problem_set.num_traces, settings.seed, "train")
+        sets[name] = SetRecord(settings=problem_set, first_answer=first_answer_share(traces[name]))
+    record, path = WorldRecord(seed=settings.seed, sets=sets), settings.output / WORLD_FILE
+    # A study may have been run on the world that is there, so only an equal one is written again.
+    if path.exists() and load_json(WorldRecord, path) != record:
+        raise RunError(f"{path}: the directory holds a world of other settings; give another output, or remove it")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(record.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    for name in sets:
+        write_traces(traces[name], settings.output / f"{name}.jsonl")
+        if held_out[name]:
+            write_task(held_out[name], settings.output / f"{name}_test.jsonl")
     build_tokenizer().save_pretrained(str(settings.output / "tokenizer"))
     return record
 
@@ -106,20 +105,6 @@ def write_traces(problems: Iterable[Problem], path: Path) -> Path:
 def write_task(problems: Iterable[Problem], path: Path) -> Path:
     """Problems as JSON lines with the columns problem and answer."""
     return _write(path, ({"problem": p.prompt, "answer": p.answer} for p in problems))
-
-
-def _keep(record: WorldRecord, path: Path) -> None:
-    """Write the record, and refuse to replace a different one: a study may have been run on that world."""
-    if path.exists() and load_json(WorldRecord, path) != record:
-        raise RunError(f"{path}: the directory holds a world of other settings; give another output, or remove it")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(record.model_dump_json(indent=1) + "\n", encoding="utf-8")
-
-
-def _draw(problem_set: ProblemSet, seed: int) -> _Drawn:
-    world = problem_set.world
-    held_out = world.problems(problem_set.num_problems, seed, "test")
-    return _Drawn(world.problems(problem_set.num_traces, seed, "train"), held_out)
 
 
 def _write(path: Path, rows: Iterable[dict[str, str]]) -> Path:

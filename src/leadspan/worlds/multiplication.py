@@ -28,6 +28,7 @@ from leadspan.worlds.problems import Problem, World
 class Multiplication(World):
     """Long multiplication."""
 
+    remedy = "widen min_digits, max_digits, multiplicand_digits or base"
     kind: Literal["multiplication"] = "multiplication"
     """Tag."""
     min_digits: int = Field(default=2, ge=1)
@@ -48,16 +49,6 @@ class Multiplication(World):
         if self.min_digits > self.max_digits:
             text = f"min_digits {self.min_digits}, max_digits {self.max_digits}: they must ascend"
             yield ("min_digits", "max_digits"), text
-
-    @property
-    def label(self) -> str:
-        """`multiplication`."""
-        return self.kind
-
-    @property
-    def remedy(self) -> str:
-        """How this world is made larger."""
-        return "widen min_digits, max_digits, multiplicand_digits or base"
 
     def draw(self, rng: random.Random) -> Problem:
         """A multiplicand and a multiplier, neither with a leading zero."""

@@ -6,7 +6,7 @@ import random
 import re
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -58,6 +58,8 @@ class Problem:
 class World(Settings):
     """Base of the worlds: their shape is their settings."""
 
+    remedy: ClassVar[str]
+    """How this world is made larger."""
     num_checks: int = Field(default=1, ge=0)
     """How often the chain of thought repeats its derivation; more of it moves the first answer forward in the trace."""
 
@@ -72,18 +74,20 @@ class World(Settings):
         Raises:
             SettingsError: The world has too few distinct problems.
         """
-        rng = random.Random(f"{self.label}:{seed}")
+        kind = str(getattr(self, "kind", ""))
+        rng = random.Random(f"{kind}:{seed}")
         by_prompt: dict[str, Problem] = {}
         for tried in itertools.count():
             if len(by_prompt) == number:
                 return list(by_prompt.values())
+            # Far more tries than a world with enough problems needs, few enough to end within seconds.
             if tried > 100 * number + 1000:
                 break
             problem = self.draw(rng)
             if split_of(problem.prompt) == split:
                 by_prompt.setdefault(problem.prompt, problem)
         raise SettingsError(
-            f"{self.label}: {number} distinct {split} problems were asked for and {len(by_prompt)} found; "
+            f"{kind}: {number} distinct {split} problems were asked for and {len(by_prompt)} found; "
             f"{self.remedy}, or ask for fewer"
         )
 
@@ -91,19 +95,10 @@ class World(Settings):
     def draw(self, rng: random.Random) -> Problem:
         """One problem."""
 
-    @property
-    @abstractmethod
-    def label(self) -> str:
-        """Name of the world; part of the seed of its draws."""
-
-    @property
-    @abstractmethod
-    def remedy(self) -> str:
-        """How this world is made larger."""
-
 
 def split_of(prompt: str) -> Split:
     """The split a prompt belongs to."""
+    # 26 of 256: a tenth.
     return "test" if hashlib.sha256(prompt.encode()).digest()[0] < 26 else "train"
 
 

@@ -38,14 +38,11 @@ class _Step:
     def __str__(self) -> str:
         return f"{self.before} {self.operator} {self.number} = {self.after}"
 
-    @property
-    def backwards(self) -> str:
-        return f"{self.after} {_UNDO[self.operator]} {self.number} = {self.before}"
-
 
 class WordProblems(World):
     """Stories about amounts, in many phrasings."""
 
+    remedy = "widen min_steps, max_steps, largest or largest_change"
     kind: Literal["word_problems"] = "word_problems"
     """Tag."""
     min_steps: int = Field(default=2, ge=1)
@@ -66,16 +63,6 @@ class WordProblems(World):
                 ("min_steps", "max_steps"),
                 f"min_steps {self.min_steps}, max_steps {self.max_steps}: they must ascend",
             )
-
-    @property
-    def label(self) -> str:
-        """`word_problems`."""
-        return self.kind
-
-    @property
-    def remedy(self) -> str:
-        """How this world is made larger."""
-        return "widen min_steps, max_steps, largest or largest_change"
 
     def draw(self, rng: random.Random) -> Problem:
         """A story, and one way to think about it."""
@@ -102,17 +89,14 @@ class WordProblems(World):
             amount = rng.randint(4, 20)
             steps: list[_Step] = []
             for _ in range(rng.randint(self.min_steps, self.max_steps)):
-                step = self._change(rng, amount)
-                amount = step.after
-                steps.append(step)
+                # Products grow fast, so they are drawn once in seven.
+                operator = rng.choice("+++---*")
+                number = rng.randint(2, 3) if operator == "*" else rng.randint(2, self.largest_change)
+                after = {"+": amount + number, "-": amount - number, "*": amount * number}[operator]
+                steps.append(_Step(amount, operator, number, after))
+                amount = after
             if all(1 <= step.after <= self.largest for step in steps) and amount not in {s.before for s in steps}:
                 return steps
-
-    def _change(self, rng: random.Random, amount: int) -> _Step:
-        operator = rng.choice("+++---*")
-        number = rng.randint(2, 3) if operator == "*" else rng.randint(2, self.largest_change)
-        after = {"+": amount + number, "-": amount - number, "*": amount * number}[operator]
-        return _Step(amount, operator, number, after)
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +138,8 @@ class _Writer:
             case "again":
                 return f"{', '.join(map(str, self.steps))}."
             case "backwards":
-                return f"{', '.join(step.backwards for step in reversed(self.steps))}."
+                undone = [f"{s.after} {_UNDO[s.operator]} {s.number} = {s.before}" for s in reversed(self.steps)]
+                return f"{', '.join(undone)}."
             case "amounts":
                 return f"{', '.join(str(step.before) for step in self.steps)}, {self.words['a']}."
         used = ", ".join(str(number) for number in (self.steps[0].before, *(step.number for step in self.steps)))

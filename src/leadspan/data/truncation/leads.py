@@ -122,8 +122,12 @@ class LeadAnswer(Policy):
 
     def spans(self, sections: Sections, rng: random.Random) -> tuple[Span, ...]:
         """`[0, P + lead of C)` and `[closing tag, T)`."""
+        num_kept = self.num_tokens
+        if num_kept is None:
+            share = rng.uniform(*self.p_range) if self.p_range is not None else self.p or 0.0
+            num_kept = kept_tokens(share, sections.cot_end - sections.prompt_end)
         # Never into the closing tag: the second span begins there, and `tidy` joins the two when nothing is cut.
-        end = min(self._cot_end(sections, rng), sections.think_end)
+        end = min(align_end(sections.prompt_end + num_kept, sections, self.align), sections.think_end)
         return ((0, end), (sections.think_end, sections.num_tokens))
 
     def cut(self, sections: Sections, rng: random.Random) -> Cut:
@@ -131,14 +135,6 @@ class LeadAnswer(Policy):
         spans = tidy(self.spans(sections, rng))
         masked = self.stop == "mask_think_end" and len(spans) > 1
         return Cut(spans, unweighted=(sections.think_end, sections.cot_end) if masked else None)
-
-    def _cot_end(self, sections: Sections, rng: random.Random) -> int:
-        if self.num_tokens is not None:
-            end = sections.prompt_end + self.num_tokens
-        else:
-            share = rng.uniform(*self.p_range) if self.p_range is not None else self.p or 0.0
-            end = sections.prompt_end + kept_tokens(share, sections.cot_end - sections.prompt_end)
-        return align_end(end, sections, self.align)
 
 
 class Budget(EndsEarly):

@@ -136,17 +136,15 @@ class Endpoints(Policy):
     def spans(self, sections: Sections, rng: random.Random) -> tuple[Span, ...]:
         """`[0, end of the first steps)` and `[start of the last steps, T)`."""
         marks = [sections.prompt_end, *(s for s in sections.steps if s < sections.think_end), sections.think_end]
-        first, last = self._first_and_last(marks, sections.cot_end - sections.prompt_end)
-        return ((0, marks[first]), (marks[max(first, last)], sections.num_tokens))
-
-    def _first_and_last(self, marks: list[int], cot_tokens: int) -> tuple[int, int]:
-        """Borders after the first steps and before the last ones, as indices into `marks`."""
         final = len(marks) - 1
+        # Borders after the first steps and before the last ones, as indices into `marks`.
         if self.num_steps is not None:
-            return min(self.num_steps[0], final), max(0, final - self.num_steps[1])
-        # Half of the tokens for the beginning, rounded down to whole steps; what these leave unused goes to the end.
-        room = kept_tokens(self.p or 0.0, cot_tokens)
-        first = max(1, max((i for i, mark in enumerate(marks) if mark - marks[0] <= room // 2), default=0))
-        num_left = room - (marks[first] - marks[0])
-        last = min((i for i, mark in enumerate(marks) if marks[-1] - mark <= num_left), default=final)
-        return first, min(final - 1, last)
+            first, last = min(self.num_steps[0], final), max(0, final - self.num_steps[1])
+        else:
+            # Half of the tokens for the beginning, rounded down to whole steps; what these leave goes to the end.
+            room = kept_tokens(self.p or 0.0, sections.cot_end - sections.prompt_end)
+            first = max(1, max((i for i, mark in enumerate(marks) if mark - marks[0] <= room // 2), default=0))
+            num_left = room - (marks[first] - marks[0])
+            last = min((i for i, mark in enumerate(marks) if marks[-1] - mark <= num_left), default=final)
+            last = min(final - 1, last)
+        return ((0, marks[first]), (marks[max(first, last)], sections.num_tokens))
