@@ -212,7 +212,7 @@ def test_ranks_must_divide_a_step() -> None:
     settings = TrainingSettings(steps=2)
     with pytest.raises(SettingsError, match=r"8 batches per step do not divide among 3 ranks"):
         plan_steps(settings, [5] * 10, num_ranks=3, seed=0)
-    with pytest.raises(ValueError, match="no multiple"):
+    with pytest.raises(ValueError, match="is not a multiple"):
         TrainingSettings.model_validate(
             {"steps": 1, "batching": {"kind": "examples", "examples_per_step": 8, "examples_per_batch": 3}}
         )
