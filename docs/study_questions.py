@@ -120,7 +120,9 @@ CUT_THEN_PREFIX = Question(
     ("full", "full, horizon 200"),
 )
 WHOLE_ROLLOUTS = Question(
-    "Does a share of full rollouts matter?", _better(((f"{SHORT}, a tenth whole", SHORT),)), ("full, horizon 200",)
+    "Does a share of full rollouts, or of traces, matter?",
+    _better(tuple((f"{SHORT}, {share}", SHORT) for share in ("a tenth whole", "half traces"))),
+    ("full, horizon 200", "full"),
 )
 MORE_STEPS = Question(
     "What do equal tokens change for a horizon?",
