@@ -29,9 +29,11 @@ from leadspan.results import load_run
 from leadspan.settings import validate
 from leadspan.status import STATUS_SECONDS, StatusHandler
 from leadspan.teacher.live import live_targets
+from leadspan.teacher.source import NoTeacher
 from leadspan.training.callbacks import MetricsFile, ProgressCallback
 from leadspan.training.settings import TrainingSettings
 from leadspan.training.step_plan import plan_steps
+from leadspan.training.trainer import DistillationTrainer
 from recipes import metrics, toy_recipe, write_recipe
 from toys import tiny
 
@@ -160,6 +162,29 @@ def test_one_cycle_peaks_after_its_warm_up(tmp_path: Path) -> None:
     rates = [line["learning_rate"] for line in metrics(recipe.output) if "loss" in line]
     assert max(rates) == pytest.approx(recipe.training.learning_rate) and rates.index(max(rates)) in (2, 3)
     assert rates[-1] < 0.01 * max(rates)
+
+
+@pytest.mark.parametrize(
+    ("num_steps", "warmup_steps", "expected"),
+    [
+        pytest.param(4, 0, [1.0, 0.75, 0.25, 0.0], id="no warm-up"),
+        pytest.param(4, 1, [1.0, 0.75, 0.25, 0.0], id="of one step"),
+        pytest.param(3, 3, [0.04, 1.0, 0.0], id="of all steps"),
+        pytest.param(5, 3, [0.04, 0.52, 1.0, 0.5, 0.0], id="of some steps"),
+    ],
+)
+def test_one_cycle_has_any_warm_up(tmp_path: Path, num_steps: int, warmup_steps: int, expected: list[float]) -> None:
+    """Cosine from a 25th of the rate up to the rate, and down to a 10,000th of that 25th."""
+    arguments = TrainingArguments(str(tmp_path), learning_rate=1.0, warmup_steps=warmup_steps, use_cpu=True)
+    nothing: Any = []
+    trainer = DistillationTrainer(torch.nn.Linear(1, 1), NoTeacher(), nothing, None, [], [], arguments, one_cycle=True)
+    trainer.create_optimizer_and_scheduler(num_steps)
+    rates = []
+    for _ in range(num_steps):
+        rates += trainer.lr_scheduler.get_last_lr()[:1]
+        trainer.optimizer.step()
+        trainer.lr_scheduler.step()
+    assert rates == pytest.approx(expected, abs=1e-5)
 
 
 def test_a_profile_has_the_steps_asked_for_and_the_ten_dearest_operations(tmp_path: Path) -> None:

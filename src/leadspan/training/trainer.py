@@ -297,10 +297,16 @@ class DistillationTrainer(Trainer):
         """Transformers' schedules, or one cycle over the same warm-up."""
         optimizer = optimizer or self.optimizer
         if self.is_one_cycle and self.lr_scheduler is None:
-            # OneCycleLR divides by the length of the warm-up, which must not be 0.
-            warmup = max(self.args.warmup_steps, 1) / num_training_steps
+            # OneCycleLR divides by the steps between the first and the peak, and between the peak and the last. A peak
+            # at the first step lies a little before it; the last step is never the peak.
+            warmup = min(self.args.warmup_steps, num_training_steps - 1)
+            warmup = warmup if warmup > 1 else 1 - 1e-9
             self.lr_scheduler = OneCycleLR(
-                optimizer, self.args.learning_rate, num_training_steps, pct_start=warmup, cycle_momentum=False
+                optimizer,
+                self.args.learning_rate,
+                num_training_steps,
+                pct_start=warmup / num_training_steps,
+                cycle_momentum=False,
             )
         return super().create_scheduler(num_training_steps, optimizer)
 
