@@ -47,6 +47,8 @@ class Prediction(Settings):
     The first step counts as any other, although it also compiles and allocates (`TrainResult.steady_seconds`)."""
     seconds_source: str | None = None
     """Basis of the predicted time."""
+    is_bound: bool = False
+    """Whether the costs are upper bounds: every rollout is assumed to reach its cap."""
     money: Amount | None = None
     """Price of that time on all ranks; absent without a time or a price."""
     break_point: Interval | None = None

@@ -15,7 +15,7 @@ from leadspan.inputs import prepare_data
 from leadspan.models.loading import load_model
 from leadspan.models.shapes import shape_of
 from leadspan.pipeline.run import run
-from leadspan.planning.plan import plan_recipe
+from leadspan.planning.plan import calibration_of, plan_recipe
 from leadspan.planning.prediction import cost_model_of
 from leadspan.planning.rollouts import batch_work
 from leadspan.planning.tables import sentences
@@ -71,6 +71,10 @@ def test_the_bound_is_met_where_no_rollout_ends_before_its_cap(tmp_path: Path) -
     timed = plan_recipe(recipe, data, [], Calibration(device="here", fingerprint=fingerprint, num_steps=1, **rates))
     assert timed.rollouts is not None  # in every step the longest is a whole one of 24 tokens, at half a second each
     assert (timed.rollouts.drawing_seconds, timed.rollouts.prediction.seconds) == (4 * 12, 4 * 12 + 4 * 3)
+    rates["rollout_lengths"] = [3, None]
+    expected = plan_recipe(recipe, data, [], Calibration(device="here", fingerprint=fingerprint, num_steps=1, **rates))
+    assert expected.rollouts is not None and cost.prediction.is_bound and not expected.rollouts.prediction.is_bound
+    assert expected.rollouts.prediction.memory == cost.prediction.memory
     assert f"{cost.num_rollouts} of at most {cost.new_tokens} new tokens in 4 steps" in " ".join(sentences(plan))
     result = run(recipe)
     drawn = lines(recipe.output)
@@ -80,3 +84,15 @@ def test_the_bound_is_met_where_no_rollout_ends_before_its_cap(tmp_path: Path) -
     assert cost.prediction.num_tokens - result.train.num_tokens == short
     assert cost.prediction.num_weighted_tokens - result.train.num_weighted_tokens == short
     assert result.train.flops.rollout <= cost.prediction.flops.rollout
+    lengths = [min(line["cap"], (3, 24)[index % 2]) for index, line in enumerate(drawn)]
+    assert expected.rollouts.new_tokens == sum(lengths)
+
+
+@pytest.mark.slow
+def test_a_calibration_draws_the_first_rollouts_of_the_run_for_their_lengths(tmp_path: Path) -> None:
+    recipe = on_policy(tmp_path, {"horizon": {"kind": "fixed", "tokens": 24}, "temperature": 3.0}, steps=1)
+    calibration = calibration_of(recipe, prepare_data(recipe), [recipe.cut], True)
+    assert calibration is not None
+    run(recipe)
+    drawn = [line["tokens"] if line["ending"] == "stop" else None for line in lines(recipe.output)]
+    assert calibration.rollout_lengths[: len(drawn)] == drawn and any(drawn)

@@ -241,8 +241,8 @@ def calibration_of(recipe: Recipe, data: PreparedData, policies: Sequence[Policy
     calibration = calibrate(training_inputs(recipe, data, checked_teacher(recipe)), model, recipe.loss, sides)
     if recipe.rollout is not None and recipe.store_path is None:
         inputs = rollout_inputs(recipe, data, recipe.rollout)
-        drawing = measure_drawing(inputs, model.student, model.memory.use_bf16)
-        calibration = calibration.model_copy(update={"drawing": drawing})
+        drawing, lengths = measure_drawing(inputs, model.student, model.memory.use_bf16)
+        calibration = calibration.model_copy(update={"drawing": drawing, "rollout_lengths": lengths})
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(calibration.model_dump_json(indent=1) + "\n", encoding="utf-8")

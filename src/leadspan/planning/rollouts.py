@@ -1,7 +1,8 @@
-"""Upper bound of the cost of drawing and learning from rollouts: every rollout is assumed to reach its cap.
+"""Cost of drawing and learning from rollouts: an upper bound, or what a calibration lets expect.
 
-A rollout that ends its turn earlier costs less; how many do is not known before training. The memory leaves out the
-cache of keys and values that a batch of rollouts needs.
+A rollout that ends its turn before its cap costs less. Without a calibration every rollout is assumed to reach its cap;
+a calibration has drawn some from the student as it begins, and lengths are taken from those. The memory is a bound
+either way, and leaves out the cache of keys and values that a batch of rollouts needs.
 """
 
 import time
@@ -23,9 +24,10 @@ from leadspan.planning.prediction import CostModel, check_calibration
 from leadspan.planning.timing import Calibration, DrawingWork, StepWork, fit_drawing
 from leadspan.recipe import Recipe
 from leadspan.results import Prediction
+from leadspan.rollout.course import Turn
 from leadspan.rollout.drawing import draw_rollouts
 from leadspan.rollout.inputs import RolloutInputs
-from leadspan.rollout.rows import to_rollout
+from leadspan.rollout.rows import Rollout, to_rollout
 from leadspan.training.process import process_device
 
 _Step = Sequence[tuple[int, int, ExampleSize]]
@@ -33,14 +35,15 @@ _Step = Sequence[tuple[int, int, ExampleSize]]
 # Measured draws: share of the rows of a batch (at least one row), and new tokens. Few and many rows, short and long,
 # so that the rates per pass, row and operation can be separated.
 _DRAWS = ((0.0, 64), (1.0, 8), (1.0, 64), (0.5, 32))
+_NUM_LENGTHS = 32  # rollouts drawn for their lengths: their mean is then known to about a tenth
 
 
 @dataclass(frozen=True, slots=True)
 class RolloutCost:
-    """A bound of the cost of a run with rollouts.
+    """The predicted cost of a run with rollouts.
 
     Attributes:
-        prediction: Of the run.
+        prediction: Of the run; `prediction.is_bound` where every rollout is assumed to reach its cap.
         num_rollouts: Rollouts.
         new_tokens: Their new tokens.
         prefill_flops: Operations of the student on prompts, in drawing.
@@ -67,13 +70,13 @@ class RolloutCost:
 def cost_of_rollouts(
     recipe: Recipe, data: PreparedData, model: CostModel, calibration: Calibration | None = None
 ) -> RolloutCost:
-    """The bound for a recipe that has rollouts.
+    """The cost of a recipe that has rollouts: a bound, or with a calibration's lengths an expectation.
 
     Args:
         recipe: The run.
         data: Its data.
         model: Models and machine.
-        calibration: Measured rates; time is predicted with those of drawing, and for one rank.
+        calibration: Measured rates and lengths; time is predicted with those of drawing, and for one rank.
 
     Raises:
         SettingsError: The calibration is of other models or another setting.
@@ -82,10 +85,11 @@ def cost_of_rollouts(
     """
     assert recipe.rollout is not None, "asked for with rollouts"
     inputs = rollout_inputs(recipe, data, recipe.rollout)
+    lengths = calibration.rollout_lengths if calibration is not None and inputs.stored is None else []
     numbers = range(inputs.course.num_steps)
-    steps = [list(_examples(inputs, number)) for number in numbers]
+    steps = [list(_examples(inputs, number, lengths)) for number in numbers]
     flops = _flops(model, inputs, steps)
-    whole_flops = _flops(model, inputs, [list(_examples(inputs, number, is_whole=True)) for number in numbers]).total
+    whole_flops = _flops(model, inputs, [list(_examples(inputs, n, lengths, is_whole=True)) for n in numbers]).total
     drawn = [(prompt, new) for step in steps for prompt, new, _ in step if new]
     # A prompt by itself is a rollout of one token, less that token's place in the head.
     prefill = inputs.drawing_flops(model.student, [(prompt, 1) for prompt, _ in drawn])
@@ -101,7 +105,8 @@ def cost_of_rollouts(
             for number, step in enumerate(sizes)
         ]
         seconds = drawing_seconds + calibration.seconds(work)
-    batches = [step[i : i + per_batch] for step in sizes for i in range(0, len(step), per_batch)]
+    longest = [[size for *_, size in _examples(inputs, number, [])] for number in numbers]
+    batches = [step[i : i + per_batch] for step in longest for i in range(0, len(step), per_batch)]
     prediction = Prediction(
         num_steps=len(steps),
         num_tokens=sum(size.tokens for step in sizes for size in step),
@@ -109,7 +114,8 @@ def cost_of_rollouts(
         flops=flops,
         memory=highest(model.memory, [BatchSize.of(batch) for batch in batches]),
         seconds=seconds,
-        seconds_source=None if seconds is None else "calibration of training and drawing; every rollout at its cap",
+        seconds_source=None if seconds is None else "calibration of training and drawing",
+        is_bound=not lengths,
     )
     return RolloutCost(
         prediction=prediction,
@@ -149,45 +155,64 @@ def batch_work(student: ModelShape, rows: Sequence[tuple[int, int]]) -> DrawingW
     return DrawingWork(passes, stay, rollout_flops(student, rows))
 
 
-def measure_drawing(inputs: RolloutInputs, student: ModelShape, use_bf16: bool) -> dict[str, float]:
-    """Rates of this machine, from draws of few and many rows, short and long; the first of each kind is not counted.
+def measure_drawing(
+    inputs: RolloutInputs, student: ModelShape, use_bf16: bool
+) -> tuple[dict[str, float], list[int | None]]:
+    """Rates of this machine, and lengths of the run's first rollouts.
+
+    Rates are those of draws of few and many rows, short and long; the first of each kind is not counted.
 
     Args:
         inputs: Prompts, stops, settings.
         student: Its shape.
         use_bf16: Whether the run computes in bfloat16.
+
+    Returns:
+        Rates by term, and new tokens of some rollouts up to the longest cap of the run; None: not ended by then.
     """
     plain = load_model(inputs.student, torch.float32, for_training=False)
     model = cast(PreTrainedModel, cast(torch.nn.Module, plain).to(process_device())).eval()
-    turns = inputs.course.step(inputs.num_cold_steps).turns[: inputs.course.settings.batch_size]
-    work, seconds = [], []
-    for tries, (num_rows, tokens) in enumerate(_DRAWS * 3):
-        rows = [(0, replace(turn, cap=tokens)) for turn in turns[: max(1, round(num_rows * len(turns)))]]
-        start = time.perf_counter()
-        drawn = draw_rollouts(model, inputs, rows, use_bf16)
-        lasted = time.perf_counter() - start
-        if tries < len(_DRAWS):
-            continue
-        prompts = [inputs.prompts[turn.prompt] for _, turn in rows]
-        limits = tokens, inputs.window
+
+    def draw(turns: Sequence[Turn], cap: int) -> tuple[list[Rollout], float]:
+        begun = time.perf_counter()
+        drawn = draw_rollouts(model, inputs, [(0, replace(turn, cap=cap)) for turn in turns], use_bf16)
+        lasted = time.perf_counter() - begun
         rollouts = [
-            to_rollout(turn, prompt, rollout.ids, inputs.stop_ids, limits)
-            for (_, turn), prompt, rollout in zip(rows, prompts, drawn, strict=True)
+            to_rollout(turn, inputs.prompts[turn.prompt], rollout.ids, inputs.stop_ids, (cap, inputs.window))
+            for turn, rollout in zip(turns, drawn, strict=True)
         ]
-        work.append(batch_work(student, [(len(rollout.prompt.ids), len(rollout.new_ids)) for rollout in rollouts]))
-        seconds.append(lasted)
-    return fit_drawing(work, seconds)
+        return rollouts, lasted
+
+    numbers = range(inputs.num_cold_steps, inputs.course.num_steps)
+    turns = [turn for number in numbers for turn in inputs.course.step(number, [1.0] * number).turns]
+    together = turns[: min(inputs.course.settings.batch_size, len(inputs.course.step(inputs.num_cold_steps).turns))]
+    work, seconds = [], []
+    for tries, (share, cap) in enumerate(_DRAWS * 3):
+        rollouts, lasted = draw(together[: max(1, round(share * len(together)))], cap)
+        if tries >= len(_DRAWS):
+            work.append(batch_work(student, [(len(rollout.prompt.ids), len(rollout.new_ids)) for rollout in rollouts]))
+            seconds.append(lasted)
+    rollouts, _ = draw(turns[:_NUM_LENGTHS], max(turn.cap for turn in turns))
+    lengths = [len(rollout.new_ids) if rollout.ending == "stop" else None for rollout in rollouts]
+    return fit_drawing(work, seconds), lengths
 
 
-def _examples(inputs: RolloutInputs, number: int, is_whole: bool = False) -> Iterator[tuple[int, int, ExampleSize]]:
-    """The examples of a step, as the course orders them; whole: with every rollout at full length."""
+def _examples(
+    inputs: RolloutInputs, number: int, lengths: Sequence[int | None], is_whole: bool = False
+) -> Iterator[tuple[int, int, ExampleSize]]:
+    """The examples of a step, as the course orders them, with rollouts of some lengths in turn; none given: at the cap.
+
+    Whole: with every rollout at full length, unless it ends before.
+    """
     # An adaptive horizon is at most what it is where every step lets it grow.
     course, supervision = inputs.course.step(number, [1.0] * number), inputs.rows.supervision
     selection = supervision.token_selection
-    for turn in course.turns:
+    for index, turn in enumerate(course.turns, number * len(course.turns)):
         prompt = inputs.prompts[turn.prompt]
         new = inputs.rows.budget if is_whole else turn.cap
         new = new if inputs.window is None else min(new, inputs.window - len(prompt.ids))
+        length = lengths[index % len(lengths)] if lengths else None
+        new = new if length is None else min(new, length)
         weighted = new + (len(prompt.ids) - 1) * (supervision.prompt > 0)
         selected = weighted if selection is None else kept_tokens(selection.share, weighted)
         yield len(prompt.ids), new, ExampleSize(len(prompt.ids) + new, selected)

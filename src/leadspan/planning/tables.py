@@ -79,14 +79,15 @@ def _rollouts(cost: RolloutCost) -> str:
     }
     shown = ", ".join(f"{name} {percent(flops / total)}" for name, flops in columns.items())
     seconds, times = cost.prediction.seconds, ""
+    most = "at most " if cost.prediction.is_bound else "about "
     if seconds is not None and cost.drawing_seconds is not None:
         times = (
-            f" At most {quantity('seconds', seconds)}: {quantity('seconds', cost.drawing_seconds)} of drawing, "
-            f"{quantity('seconds', seconds - cost.drawing_seconds)} of training with the teacher."
+            f" {most.capitalize()}{quantity('seconds', seconds)}: {quantity('seconds', cost.drawing_seconds)} "
+            f"of drawing, {quantity('seconds', seconds - cost.drawing_seconds)} of training with the teacher."
         )
     return (
-        f"Rollouts: the recipe's own run draws {cost.num_rollouts:,} of at most {cost.new_tokens:,} new tokens in "
-        f"{cost.prediction.num_steps:,} steps, at most {quantity('flops', total)} FLOPs ({shown}), "
+        f"Rollouts: the recipe's own run draws {cost.num_rollouts:,} of {most}{cost.new_tokens:,} new tokens in "
+        f"{cost.prediction.num_steps:,} steps, {most}{quantity('flops', total)} FLOPs ({shown}), "
         f"{percent(total / cost.whole_flops)} of those with every rollout at full length; a step waits for its longest "
         f"one, {cost.mean_longest:,.0f} tokens on average.{times} The rows above are of its traces alone."
     )

@@ -79,6 +79,8 @@ class Calibration(Settings):
     """Measured growth of the peak per predicted byte: an allocator holds on to freed blocks."""
     drawing: dict[str, float] = {}
     """Of rollouts: seconds per pass of a batch, per row in a pass, and per operation, by term."""
+    rollout_lengths: list[int | None] = []
+    """New tokens of rollouts that the student drew as it begins; null: not ended by the longest cap of the run."""
 
     def seconds(self, steps: Sequence[StepWork]) -> float:
         """Predicted wall time of steps."""

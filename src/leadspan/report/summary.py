@@ -37,7 +37,8 @@ def _training(train: TrainResult, prediction: Prediction | None) -> Iterator[tup
     for name, (predicted, measured) in predicted_and_measured(prediction, train).items():
         texts[name] = quantity(name, measured)
         if predicted is not None:
-            texts[name] += f", predicted {quantity(name, predicted)} ({error_text(predicted, measured)})"
+            kind = "predicted at most" if prediction is not None and prediction.is_bound else "predicted"
+            texts[name] += f", {kind} {quantity(name, predicted)} ({error_text(predicted, measured)})"
     yield "trained", f"{train.num_steps} steps, {train.num_examples} examples"
     yield "tokens", texts["tokens"]
     yield "time", f"{texts['seconds']} ({train.tokens_per_second:,.0f} tokens/s on {train.device})"
