@@ -5,7 +5,7 @@ import signal
 import time
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -179,11 +179,13 @@ def test_one_cycle_has_any_warm_up(tmp_path: Path, num_steps: int, warmup_steps:
     nothing: Any = []
     trainer = DistillationTrainer(torch.nn.Linear(1, 1), NoTeacher(), nothing, None, [], [], arguments, one_cycle=True)
     trainer.create_optimizer_and_scheduler(num_steps)
+    optimizer, scheduler = cast(torch.optim.Optimizer, trainer.optimizer), trainer.lr_scheduler
+    assert scheduler is not None
     rates = []
     for _ in range(num_steps):
-        rates += trainer.lr_scheduler.get_last_lr()[:1]
-        trainer.optimizer.step()
-        trainer.lr_scheduler.step()
+        rates += scheduler.get_last_lr()[:1]
+        optimizer.step()
+        scheduler.step()
     assert rates == pytest.approx(expected, abs=1e-5)
 
 

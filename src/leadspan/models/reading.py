@@ -93,6 +93,7 @@ def check_directory(path: str, role: str, gguf_file: str | None = None) -> None:
         ModelError: Names the file and what is wrong with it.
     """
     directory = Path(path)
+    # A Hub name has one slash at most.
     is_local = path.count("/") > 1 or path.startswith((".", "/", "~")) or directory.exists()
     if not is_local:
         return

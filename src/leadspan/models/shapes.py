@@ -87,6 +87,7 @@ def _linear_params(model: PreTrainedModel, config: Any) -> int:
 
 def _last_params(layer: nn.Module) -> int:
     """Weights of a feed-forward layer's last projection, unless a norm follows it."""
+    # A norm needs the projection's output in the backward pass, so checkpointing recomputes it.
     last = getattr(getattr(layer, "mlp", None), "down_proj", None)
     is_followed = any(hasattr(layer, name) for name in ("post_feedforward_layernorm", "post_mlp_layernorm"))
     return last.weight.numel() if isinstance(last, nn.Linear) and not is_followed else 0

@@ -61,7 +61,7 @@ def draw_rollouts(
         batch_size=settings.batch_size,
         seed=inputs.course.seed,
     )
-    if isinstance(model, VllmDrawing):
+    if isinstance(model, VllmDrawing):  # makes its own batches
         keys, texts = [inputs.key(*turn) for turn in turns], [prompt.ids for prompt in prompts]
         return [Drawn(*fields) for fields in model.draw(texts, caps, keys, inputs.stop_ids, sampling, with_log_probs)]
     # Batched by length for speed alone: every rollout has a random stream of its own.

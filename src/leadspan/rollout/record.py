@@ -83,6 +83,7 @@ class RolloutRecord:
                 break
             steps[read.step].append(read)
             num_lines = number
+        # The expected counts are not those of the file, so a lost line is noticed.
         for number, (expected, of_step) in enumerate(zip(numbers, steps, strict=True)):
             if len(of_step) != expected:
                 raise RunError(

@@ -38,6 +38,7 @@ class Rollouts:
     def __init__(self, inputs: RolloutInputs):
         self.inputs = inputs
         self.num_examples = inputs.course.num_prompts * inputs.course.settings.samples_per_prompt
+        self.num_cold_steps = inputs.num_cold_steps
         self.counts: list[StepCounts] = []
         self._lines: list[list[RolloutLine]] = []
         self._overlaps: list[float | None] = []
@@ -48,11 +49,6 @@ class Rollouts:
         self._twin: PreTrainedModel | VllmDrawing | None = None
         self._shapes: Shapes | None = None
         self._recomputes = self._use_bf16 = self._is_recalled = False
-
-    @property
-    def num_cold_steps(self) -> int:
-        """Steps before the first rollout."""
-        return self.inputs.num_cold_steps
 
     def loss_at(self, step: int) -> LossSettings | None:
         """The objective of a step; None where it is that of the run."""
@@ -135,6 +131,7 @@ class Rollouts:
     def _groups(self, step: int) -> list[list[Turn | int]]:
         """Turns and traces of this rank's micro-batches."""
         course, size, state = self._course(step), self.inputs.examples_per_batch, process_state()
+        # Dealt to the ranks micro-batch by micro-batch, as planned batches are.
         items: list[Turn | int] = [*course.turns, *course.traces]
         groups = [items[i : i + size] for i in range(0, len(items), size)]
         return groups[state.process_index :: state.num_processes]
@@ -146,7 +143,7 @@ class Rollouts:
         self._drawn = {n: {} for n in steps}
         if not turns:
             return
-        if self.inputs.stored is not None:
+        if self.inputs.stored is not None:  # whole rollouts, of which each step takes the beginning
             drawn = [Drawn(self.inputs.stored[self.inputs.prompts[t.prompt].key, t.sample], []) for _, t in turns]
         else:
             if self._twin is None:  # once a run: both kinds follow the student's weights
@@ -155,6 +152,7 @@ class Rollouts:
                     self._twin = VllmDrawing(origin, student, engine, self.inputs.window, self._use_bf16)
                 else:
                     self._twin = drawing_twin(student, origin)
+            # Only draws that are used after an update need their old probabilities.
             drawn = draw_rollouts(self._twin, self.inputs, turns, self._use_bf16, with_log_probs=len(steps) > 1)
         for (n, turn), sample in zip(turns, drawn, strict=True):
             self._drawn[n][self.inputs.key(n, turn)] = sample

@@ -117,6 +117,7 @@ def _header(inputs: RolloutInputs) -> dict[str, Any]:
 
 def _read(path: Path) -> tuple[dict[str, Any], WholeIds]:
     """Header and rollouts; a last line that a killed process has left half written is passed over."""
+    # A complete line ends in a newline: what follows the last one is unfinished, or empty.
     header, *lines = path.read_text(encoding="utf-8").split("\n")[:-1]
     try:
         read = [json.loads(line) for line in lines]
