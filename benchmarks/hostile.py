@@ -2,8 +2,8 @@
 
 Small valid files are made by the tool itself; each case damages one of them, as text or as a value, and gives it to a
 command in a forked process. What counts is how the command ends: with success (the damage was none to it) or with exit
-code 2 and one message, within five seconds of processor time. Anything else is a traceback or a hang. The cases of a
-kind are drawn from its seed, so that a failure is found again by its number.
+code 2 and one message, within five seconds of processor time. Anything else is a traceback or a hang. A case is drawn
+from its kind and number, so that a failure is found again; other numbers (`LEADSPAN_HOSTILE_FIRST`) are other cases.
 """
 
 import copy
@@ -26,6 +26,7 @@ from benchmarks.record import Figure, Outcome
 from leadspan.cli import main
 
 CASES_PER_KIND = 100
+FIRST = int(os.environ.get("LEADSPAN_HOSTILE_FIRST", "0"))
 CPU_SECONDS = 5  # to refuse what is wrong
 WORK_SECONDS = 60  # of processor time, to do what was not damaged
 WALL_SECONDS = 300  # behind the limits of processor time: a process that sleeps for ever
@@ -71,6 +72,10 @@ WEIGHTS = (
     '\x3e\0\0\0\0\0\0\0{"lm_head.weight":{"dtype":"F32","shape":[-1],"data_offsets":[0,0]}}',
 )
 """What stands in the place of a file of weights; a header's length comes first."""
+EVALUATE = (
+    *("evaluate", "run/student", f"world/{SET}_test.jsonl", "--output", "evaluated"),
+    *("--set", "sampling.max_new_tokens=2", "--set", "tasks.0.grader=exact"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +107,7 @@ KINDS = {
         "template.jinja", ("preview", "recipe.yaml", "data.rendering.chat_template=template.jinja"), LOOPS
     ),
     "model": Kind("run/student/config.json", ("plan", "student.yaml")),
-    "weights": Kind("run/student/model.safetensors", ("plan", "student.yaml"), WEIGHTS),
+    "weights": Kind("run/student/model.safetensors", EVALUATE, WEIGHTS),
     "tokenizer_config": Kind("world/tokenizer/tokenizer_config.json", ("preview", "recipe.yaml")),
     "tokenizer": Kind("world/tokenizer/tokenizer.json", ("preview", "recipe.yaml")),
     "run": Kind("run/run.json", ("report", "run")),
@@ -126,8 +131,9 @@ def run() -> Outcome:
     with tempfile.TemporaryDirectory() as directory:
         valid = make_valid(Path(directory) / "valid")
         for name in KINDS:
-            endings[name] = [try_case(valid, name, number) for number in range(CASES_PER_KIND)]
-            for number, ending in enumerate(endings[name]):
+            numbers = range(FIRST, FIRST + CASES_PER_KIND)
+            endings[name] = [try_case(valid, name, number) for number in numbers]
+            for number, ending in zip(numbers, endings[name], strict=True):
                 if ending.fault:
                     print(f"{name} {number}: {ending.fault}\n{ending.text[-1500:]}", file=sys.stderr)
     flat = [ending for kind in endings.values() for ending in kind]
@@ -135,7 +141,7 @@ def run() -> Outcome:
     refused = sum(ending.is_refused for ending in flat)
     return Outcome(
         method="each case damages one valid file and is given to one command, in a process of its own",
-        settings={"cases": len(flat), "kinds": list(KINDS), "processor seconds": CPU_SECONDS},
+        settings={"cases": len(flat), "first": FIRST, "kinds": list(KINDS), "processor seconds": CPU_SECONDS},
         sides={},
         figures=[
             Figure("tracebacks", faults["traceback"], target=0),
@@ -213,9 +219,7 @@ def damaged(content: bytes, kind: Kind, rng: random.Random) -> bytes:
     ways: list[Callable[[], bytes]] = [
         lambda: content[: rng.randrange(len(content))],
         lambda: _with_bytes(content, rng, bytes(rng.randrange(256) for _ in range(rng.choice((1, 4, 64))))),
-        lambda: _with_bytes(
-            content, rng, rng.choice((b"\0", b"\xff\xfe", b"\xed\xa0\x80", b"\x1b]0;x\x07", b"{" * 5000))
-        ),
+        lambda: _with_bytes(content, rng, rng.choice(BYTES)),
         lambda: rng.choice(
             (b"", b"null", b"[]", b"{}", b"\xef\xbb\xbf" + content, content.decode(errors="replace").encode("utf-16"))
         ),
@@ -247,9 +251,7 @@ def _with_value(content: bytes, kind: Kind, rng: random.Random) -> bytes:
         if way == "remove":
             del container[key]
         elif way == "add" and isinstance(container, dict):
-            container[rng.choice(("", "kind", "seed", "\x1b[1m", "x" * 300, f"{key}s"))] = copy.deepcopy(
-                rng.choice(VALUES)
-            )
+            container[rng.choice((*KEYS, f"{key}s"))] = copy.deepcopy(rng.choice(VALUES))
         else:
             container[key] = copy.deepcopy(rng.choice(VALUES))
     lines[index] = json.dumps(document, ensure_ascii=rng.random() < 0.5).encode("utf-8", "surrogatepass")

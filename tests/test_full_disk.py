@@ -5,6 +5,8 @@ import json
 import os
 import resource
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,7 +17,10 @@ from leadspan.cli import main
 from leadspan.errors import RunError
 from leadspan.files import full_disk_reported, write_atomically
 from leadspan.results import RunResult, load_run, save_run
+from leadspan.status import StatusHandler, report_status
 from recipes import toy_recipe, without_times, write_recipe
+
+ENVIRONMENT = {"PYTHONPATH": str(Path(__file__).parents[1] / "src")}
 
 
 def one_error(ended: Ended) -> str:
@@ -112,3 +117,26 @@ def test_a_run_that_found_the_disk_full_resumes_to_the_same(tmp_path: Path) -> N
 def test_a_path_that_names_no_file_is_one_error(path: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["power", "--claim", "0.91", "--json", path]) == 2
     assert f"leadspan power: {'an argument holds ' if path[1:] else ''}{said}" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+def test_an_output_that_nobody_reads_or_that_is_full_is_no_traceback() -> None:
+    command = [sys.executable, "-m", "leadspan"]
+    with open("/dev/full", "w") as full:
+        ended = subprocess.run([*command, "recipes"], stdout=full, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
+        assert ended.returncode == 2 and "cannot be written (No space left" in ended.stderr
+        assert len(ended.stderr.splitlines()) == 1
+        assert subprocess.run([*command, "plan", "no.yaml"], stderr=full, env=ENVIRONMENT).returncode == 2
+    read, write = os.pipe()
+    os.close(read)
+    for arguments in (["recipes"], ["schema", "recipe"]):
+        ended = subprocess.run([*command, *arguments], stdout=write, stderr=subprocess.PIPE, env=ENVIRONMENT)
+        assert (ended.returncode, ended.stderr) == (141, b"")
+
+
+def test_the_work_goes_on_when_the_terminal_has_closed() -> None:
+    def closed(text: str) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with StatusHandler(closed):
+        report_status("training")

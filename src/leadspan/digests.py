@@ -75,7 +75,7 @@ def fault(directory: Path, names: Iterable[str] | None = None) -> str | None:
         digests = json.loads((directory / DIGESTS_FILE).read_text(encoding="utf-8"))
         to_check = digests.keys() if names is None else digests.keys() & set(names)
         expected = {str(name): str(digests[name]) for name in sorted(to_check)}
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, AttributeError, RecursionError):
         return f"{DIGESTS_FILE} is damaged"
     for name, digest in expected.items():
         try:
@@ -96,9 +96,36 @@ def file_hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def beginning_hash(path: Path, size: int) -> str | None:
+    """SHA-256 of the first bytes of a file that grows; None where it cannot be read or has fewer."""
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb") as file:
+            while size and (piece := file.read(min(size, 1 << 20))):
+                digest.update(piece)
+                size -= len(piece)
+    except OSError:
+        return None
+    return None if size else digest.hexdigest()
+
+
 def checksum(values: Mapping[str, Any]) -> str:
     """SHA-256 of plain JSON values, whatever their order."""
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def with_checksum(values: Mapping[str, Any]) -> str:
+    """One line of JSON of plain values, and the checksum of these."""
+    return json.dumps({**values, "checksum": checksum(values)}, ensure_ascii=False) + "\n"
+
+
+def checked_line(line: bytes) -> dict[str, Any] | None:
+    """The values of a line of `with_checksum`; None where they do not have the checksum that it states."""
+    try:
+        values = json.loads(line)
+        return values if values.pop("checksum") == checksum(values) else None
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
+        return None
 
 
 def _synced_hash(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""Worker processes that leave Ctrl-C to the process that started them, and a function run over batches in them."""
+"""Worker processes that leave Ctrl-C and hang-ups to the process that started them; a function over batches in them."""
 
 import atexit
 import contextlib
@@ -17,7 +17,7 @@ ResultT = TypeVar("ResultT")
 
 
 def fork_server(preload: Sequence[str] = ()) -> ForkServerContext:
-    """Processes forked from a server that ignore Ctrl-C on the terminal: this process ends them.
+    """Processes forked from a server that ignore SIGINT and SIGHUP of the terminal: this process ends them.
 
     Args:
         preload: Modules that the server imports once for all of them.
@@ -25,9 +25,10 @@ def fork_server(preload: Sequence[str] = ()) -> ForkServerContext:
     context = multiprocessing.get_context("forkserver")
     if preload:
         context.set_forkserver_preload(list(preload))
-    multiprocessing.resource_tracker.ensure_running()  # now, because it lifts the block that the server is to inherit
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
     try:
+        multiprocessing.resource_tracker.ensure_running()  # first, because it lifts a block of SIGINT
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         multiprocessing.forkserver.ensure_running()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)

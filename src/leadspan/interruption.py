@@ -1,9 +1,12 @@
-"""Ending in good order: on SIGTERM and SIGUSR1, which schedulers send, and on Ctrl-C, with child processes.
+"""Ending in good order: on SIGTERM and SIGUSR1, which schedulers send, on SIGHUP of a terminal that closes, on Ctrl-C.
 
-The first SIGTERM raises `Terminated`. Where that is deferred, the code checks for it instead: training finishes its
-step and writes a checkpoint. A second SIGTERM ends the process at once; SIGUSR1 never does, however often it comes.
+The first of the signals but Ctrl-C raises `Terminated`. Where that is deferred, the code checks for it instead:
+training finishes its step and writes a checkpoint. A second SIGTERM ends the process at once; the others never do,
+however often they come.
 """
 
+import contextlib
+import importlib
 import multiprocessing
 import os
 import signal
@@ -14,8 +17,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType, TracebackType
+from typing import Any, NoReturn
 
 EXIT_CODE = 128 + signal.SIGTERM
+_SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 _ECHO_SECONDS = 1.0
 """Torchrun forwards a SIGTERM that its ranks may have received themselves: within this time it is the same one."""
 
@@ -36,11 +41,15 @@ _state = _State()
 
 @contextmanager
 def listening() -> Iterator[None]:
-    """Handle the signals inside the context; outside the main thread, which alone gets signals, nothing changes."""
+    """Handle the signals inside the context; outside the main thread, which alone gets signals, nothing changes.
+
+    A signal that is ignored, such as SIGHUP under `nohup`, stays so.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.signal(number, _on_signal) for number in (signal.SIGTERM, signal.SIGUSR1)}
+    handled = [number for number in _SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, _on_signal) for number in handled}
     _state.is_listening, _state.asked_at = True, None
     try:
         yield
@@ -68,7 +77,7 @@ def is_asked_to_end() -> bool:
 
 
 def prepare_data_worker(worker: int = 0) -> None:
-    """Let a data worker outlive a scheduler's first SIGTERM, because the step needs it; a second one ends it.
+    """Let a data worker outlive the first SIGTERM and any SIGHUP, because the step needs it; a second SIGTERM ends it.
 
     It prints no error where the process that it serves has ended; errors of its work are raised there.
     """
@@ -81,6 +90,7 @@ def prepare_data_worker(worker: int = 0) -> None:
             sys.__excepthook__(kind, error, trace)
 
     signal.signal(signal.SIGTERM, end_next_time)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     sys.excepthook = show
 
 
@@ -96,19 +106,31 @@ def _on_signal(number: int, frame: FrameType | None) -> None:
     if _state.asked_at is not None:
         is_echo = "TORCHELASTIC_RUN_ID" in os.environ and now - _state.asked_at < _ECHO_SECONDS
         if number == signal.SIGTERM and not is_echo:
-            os._exit(EXIT_CODE)
+            _end_at_once()
         return
     _state.asked_at = now
     if not _state.num_deferring:
         raise Terminated
 
 
+def _end_at_once() -> NoReturn:
+    """End without any cleaning up but that of named semaphores, which would be told of as leaked."""
+    with contextlib.suppress(Exception):
+        util: Any = importlib.import_module("multiprocessing.util")  # these names are in no type stubs
+        synchronize: Any = importlib.import_module("multiprocessing.synchronize")
+        for finalizer in list(util._finalizer_registry.values()):
+            if finalizer._callback is synchronize.SemLock._cleanup:
+                finalizer()
+    os._exit(EXIT_CODE)
+
+
 def _leave_signals_to_parent() -> None:
     """In a forked child: leave Ctrl-C to the parent, and end on SIGTERM like any program."""
     if _state.is_listening:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        signal.signal(signal.SIGUSR1, signal.SIG_DFL)
+        for number in _SIGNALS:
+            if signal.getsignal(number) == _on_signal:
+                signal.signal(number, signal.SIG_DFL)
 
 
 os.register_at_fork(after_in_child=_leave_signals_to_parent)

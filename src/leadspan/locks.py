@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import os
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,10 +24,11 @@ def locked(path: Path, refusal: Callable[[str], LeadspanError]) -> Iterator[None
 
     Args:
         path: The lock file; its directory is made.
-        refusal: The error to raise, from the process id of the holder.
+        refusal: The error to raise, from the process id of the holder, and its host where that is another one.
 
     Raises:
         LeadspanError: Another process holds it.
+        OSError: The file cannot be made, or its file system has no locks.
     """
     missing = [directory for directory in path.parents if not directory.exists()]
     handle = _acquired(path, refusal)
@@ -58,13 +60,21 @@ def _acquired(path: Path, refusal: Callable[[str], LeadspanError]) -> int:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if _is_at(path, handle):
                 os.ftruncate(handle, 0)
-                os.write(handle, str(os.getpid()).encode())
+                os.write(handle, f"{os.getpid()} {socket.gethostname()}".encode())
                 return handle
         except BlockingIOError:
-            holder = os.pread(handle, 32, 0).decode(errors="replace").strip()
+            holder = _holder(os.pread(handle, 300, 0).decode(errors="replace"))
             os.close(handle)
-            raise refusal(holder or "unknown") from None
+            raise refusal(holder) from None
+        except OSError as error:
+            os.close(handle)
+            raise OSError(error.errno, error.strerror, str(path)) from None
         os.close(handle)  # a holder has removed the file between our opening and our locking it
+
+
+def _holder(written: str) -> str:
+    pid, _, host = written.partition(" ")
+    return f"{pid or 'unknown'} on {host}" if host not in ("", socket.gethostname()) else pid or "unknown"
 
 
 def _is_at(path: Path, handle: int) -> bool:

@@ -21,11 +21,10 @@ from leadspan.recipe import Recipe
 from leadspan.settings import Amount, Count, Settings, load_json
 from leadspan.statistics.intervals import Interval
 from leadspan.tables import CostName
-from leadspan.training.result import STUDENT_DIR, TrainResult
+from leadspan.training.result import ADAPTER_DIR, STUDENT_DIR, TrainResult
 
 RUN_FILE = "run.json"
 METRICS_FILE = "metrics.jsonl"
-IDENTITY_FILE = "identity.json"
 SAMPLES_DIR = "samples"
 
 
@@ -152,8 +151,19 @@ def load_run(directory: Path) -> RunResult:
 
 def damage(directory: Path) -> str | None:
     """What is wrong with the files of a finished run, in words, if anything."""
-    wrong = fault(directory / STUDENT_DIR)
-    return f"{STUDENT_DIR}: {wrong}" if wrong else fault(directory)
+    for name in (STUDENT_DIR, ADAPTER_DIR):
+        if wrong := fault(directory / name):
+            return f"{name}: {wrong}"
+    return fault(directory) or _missing(directory)
+
+
+def _missing(directory: Path) -> str | None:
+    """The student of a run that trained one and has none."""
+    try:
+        trained = load_run(directory).train
+    except RunError:  # of another version; whoever reads it next says so
+        return None
+    return None if trained is None or (directory / STUDENT_DIR).exists() else f"{STUDENT_DIR} is missing"
 
 
 def check_written(path: Path) -> None:

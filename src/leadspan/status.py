@@ -1,5 +1,6 @@
 """Status of the work in progress, for a terminal and for logs."""
 
+import contextlib
 import logging
 import math
 import time
@@ -40,6 +41,12 @@ class PlainConsole(Console):
             renderable.plain = plain(renderable.plain)
         for segment in super().render(renderable, options):
             yield segment if segment.control else Segment(plain(segment.text), segment.style)
+
+    def on_broken_pipe(self) -> None:
+        """Where nobody reads any more: show nothing from then on, and raise `BrokenPipeError` for standard output."""
+        self.quiet = True
+        if not self.stderr:
+            raise
 
 
 def report_status(text: str) -> None:
@@ -99,7 +106,8 @@ class StatusHandler(logging.Handler):
             text = f"{self._doing}; {text}" if self._doing else text
         else:
             self._doing, self.share = text, getattr(record, "share", None)
-        self._show(text)
+        with contextlib.suppress(OSError):  # a terminal that has closed is no reason to end the work
+            self._show(text)
 
     def __enter__(self) -> Self:
         _logger.addHandler(self)

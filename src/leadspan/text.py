@@ -4,6 +4,7 @@ Traces, names, models and error messages are written by others. What a terminal 
 page, and what gives access to something is replaced before it is shown.
 """
 
+import contextlib
 import logging
 import re
 import sys
@@ -64,9 +65,12 @@ def places_of_secrets(value: Any, path: str = "") -> Iterator[str]:
 
 
 def print_plain(text: str = "", error: bool = False) -> None:
-    """Write a line of text to standard output, or to standard error."""
-    stream = sys.stderr if error else sys.stdout
-    stream.write(plain(text) + "\n")
+    """Write a line of text to standard output, or to standard error, where a failure to write changes nothing."""
+    if not error:
+        sys.stdout.write(plain(text) + "\n")
+        return
+    with contextlib.suppress(OSError):  # a terminal that has closed, or a log on a full disk
+        sys.stderr.write(plain(text) + "\n")
 
 
 class PlainFormatter(logging.Formatter):

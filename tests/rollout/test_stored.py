@@ -10,12 +10,13 @@ import torch
 from test_on_policy import lines, on_policy
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from leadspan.errors import SettingsError, TargetsError
+from leadspan.errors import CacheError, SettingsError, TargetsError
 from leadspan.pipeline.capture import prepare_capture
 from leadspan.pipeline.run import run
 from leadspan.recipe import Recipe
 from leadspan.settings import validate
 from leadspan.teacher.capture import run_capture
+from leadspan.teacher.claim import store_locked
 from leadspan.teacher.merge import merge_stores
 
 HIDDEN = {"codec": {"kind": "hidden"}}
@@ -59,7 +60,9 @@ def test_training_from_stored_rollouts_is_live_training_on_them_at_every_horizon
 
 
 @pytest.mark.slow
-def test_a_capture_that_was_killed_goes_on_drawing_and_what_a_store_lacks_is_told(tmp_path: Path) -> None:
+def test_a_capture_that_was_killed_goes_on_drawing_and_what_a_store_lacks_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     store = tmp_path / "store"
     recipe = on_policy(tmp_path, capture={"path": str(store), **HIDDEN})
     whole = prepare_capture(recipe).sequences
@@ -74,6 +77,19 @@ def test_a_capture_that_was_killed_goes_on_drawing_and_what_a_store_lacks_is_tol
     with pytest.raises(TargetsError, match=r"drawn with .*24"):
         prepare_capture(longer)
     run_capture(prepare_capture(recipe))
+    lines_drawn = drawn.splitlines(keepends=True)
+    for number in (0, 7):  # a line that says how they were drawn, and one of them
+        bits = bytearray(lines_drawn[number].encode())
+        bits[-1 - len(lines_drawn[number]) // 2] ^= 1
+        damaged = [*lines_drawn[:number], bits.decode(), *lines_drawn[number + 1 :]]
+        (store / "rollouts.jsonl").write_text("".join(damaged))
+        with pytest.raises(CacheError, match=f"damaged in 1 lines, first line {number + 1}; run `leadspan capture`"):
+            run(with_changes(recipe, targets={"kind": "store", "path": str(store)}))
+        assert prepare_capture(recipe).sequences.content_hash == whole.content_hash
+        assert f"damaged in 1 lines, first line {number + 1}; drawn again" in caplog.text
+        assert (store / "rollouts.jsonl").read_text() == drawn
+    with store_locked(store), pytest.raises(TargetsError, match=r"another process .* captures into it"):
+        prepare_capture(recipe)
     for changes, message in (
         ({"max_new_tokens": 25}, "max_new_tokens no greater"),
         ({"temperature": 0.5}, "temperature must be the same"),

@@ -17,7 +17,7 @@ from leadspan.models.settings import Pretrained
 from leadspan.pipeline.run import run
 from leadspan.recipe import Recipe
 from leadspan.report.curves import read_metrics
-from leadspan.results import load_run
+from leadspan.results import damage, load_run
 from leadspan.training.checkpoints import check_best, checkpoint_to_resume, remove_old, step_directories
 from recipes import toy_recipe, without_times
 from studies import EVALUATION, toy_task
@@ -94,7 +94,8 @@ def test_a_checkpoint_whose_best_step_is_gone_is_not_gone_on_from(
     ):
         check_best(best)
     assert checkpoint_to_resume(copied.output, needs_best=False) == last
-    shutil.rmtree(best)
+    assert "checkpoint-4: model.safetensors is not as it was written" in caplog.text
+    assert steps(copied) == ["checkpoint-6"]
     assert checkpoint_to_resume(copied.output, needs_best=True) is None
     assert "its best step is 4, and of checkpoint-4 it is gone" in caplog.text
 
@@ -119,6 +120,25 @@ def test_the_oldest_checkpoints_are_told_by_their_step(copied: Recipe) -> None:
     shutil.copytree(checkpoints / "checkpoint-4", checkpoints / "checkpoint-9")
     remove_old(copied.output, best_step=10)
     assert steps(copied) == ["checkpoint-9", "checkpoint-10"]
+
+
+def test_every_damaged_checkpoint_is_named_and_where_nothing_is_said_none_is(
+    copied: Recipe, caplog: pytest.LogCaptureFixture
+) -> None:
+    earlier, last = step_directories(copied.output)
+    assert checkpoint_to_resume(copied.output, needs_best=True) == last and not caplog.text
+    flip(earlier / "scheduler.pt")
+    assert checkpoint_to_resume(copied.output, needs_best=True) == last
+    assert "checkpoint-4: scheduler.pt is not as it was written" in caplog.text
+    assert "going on from step 6" in caplog.text and steps(copied) == ["checkpoint-6"]
+
+
+def test_a_student_that_is_gone_is_damage_and_digests_that_are_no_json_are_named(copied: Recipe) -> None:
+    assert damage(copied.output) is None
+    shutil.rmtree(copied.output / "student")
+    assert damage(copied.output) == "student is missing"
+    (copied.output / "digests.json").write_text("[" * 200_000)
+    assert damage(copied.output) == "digests.json is damaged"
 
 
 @pytest.mark.slow

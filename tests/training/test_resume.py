@@ -1,9 +1,12 @@
 """Going on with a run: what it must be again, and who may write."""
 
+import errno
+import fcntl
 import importlib.util
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +15,7 @@ import pytest
 import torch
 from benchmarks import hold_process
 
+from leadspan.digests import seal
 from leadspan.errors import EvaluationError, ModelError, RunError
 from leadspan.locks import locked
 from leadspan.models.loading import load_model
@@ -165,6 +169,50 @@ def test_a_run_directory_has_one_writer_and_a_dead_one_is_followed(tmp_path: Pat
     assert (recipe.output / ".lock").exists()
     run(recipe)
     assert not (recipe.output / ".lock").exists()
+
+
+def test_a_lock_names_the_host_of_its_holder_and_a_file_system_without_locks_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with locked(tmp_path / ".lock", RunError):
+        with pytest.raises(RunError, match=rf"^{os.getpid()}$"), locked(tmp_path / ".lock", RunError):
+            pass
+        monkeypatch.setattr(socket, "gethostname", lambda: "here")
+        (tmp_path / ".lock").write_text("17 there")
+        with pytest.raises(RunError, match=r"^17 on there$"), locked(tmp_path / ".lock", RunError):
+            pass
+
+    def refused(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refused)
+    with pytest.raises(OSError, match="No locks available") as caught, locked(tmp_path / ".lock", RunError):
+        pass
+    assert caught.value.filename == str(tmp_path / ".lock")
+
+
+@pytest.mark.slow
+def test_a_damaged_identity_is_taken_from_the_last_checkpoint(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    recipe = unfinished(tmp_path, checkpoint_every=1)
+    identity = recipe.output / "identity.json"
+    whole = identity.read_text()
+    for damaged in (whole.replace('"seed": 0', '"seed": 1'), whole[:99], None):
+        identity.unlink() if damaged is None else identity.write_text(damaged)
+        with pytest.raises(RunError, match=r"\(seed was 0, is 9\)"):
+            run(recipe.model_copy(update={"seed": 9}), resume=True)
+        assert identity.read_text() == damaged if damaged else not identity.exists()
+        said = "not found" if damaged is None else "damaged"
+        assert f"{identity}: {said}; that of checkpoint-2 is taken" in caplog.text
+        caplog.clear()
+        run(recipe, resume=True)
+        assert identity.read_text() == whole
+        (recipe.output / "run.json").unlink()
+    for copied in (recipe.output / "checkpoints").glob("*/identity.json"):
+        copied.unlink()
+        seal(copied.parent)
+    identity.write_text(whole.replace('"seed": 0', '"seed": 1'))
+    with pytest.raises(RunError, match=r"identity\.json: damaged, so the recipe .* is unknown; give another output"):
+        run(recipe, resume=True)
 
 
 def test_a_forked_child_does_not_keep_the_lock_of_its_parent(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Ending in good order on SIGTERM and Ctrl-C, and going on from there."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -28,6 +29,29 @@ def test_a_signal_raises_at_once_or_where_it_is_deferred_at_the_end() -> None:
             os.kill(os.getpid(), signal.SIGUSR1)
             os.kill(os.getpid(), signal.SIGUSR1)
             assert is_asked_to_end()
+
+
+def test_a_terminal_that_closes_ends_a_process_in_order_unless_it_is_told_to_ignore_that() -> None:
+    for number, ended in ((signal.SIG_DFL, pytest.raises(Terminated)), (signal.SIG_IGN, contextlib.nullcontext())):
+        before = signal.signal(signal.SIGHUP, number)
+        try:
+            with listening(), ended, deferred():
+                os.kill(os.getpid(), signal.SIGHUP)
+                os.kill(os.getpid(), signal.SIGHUP)
+                assert is_asked_to_end() == (number == signal.SIG_DFL)
+        finally:
+            signal.signal(signal.SIGHUP, before)
+
+
+def test_ctrl_c_while_the_program_is_read_prints_no_traceback() -> None:
+    code = (
+        "import builtins, sys\nfrom leadspan.__main__ import main\nread = builtins.__import__\n"
+        "def interrupted(name, *rest):\n"
+        "    if name == 'difflib':\n        raise KeyboardInterrupt\n    return read(name, *rest)\n"
+        "builtins.__import__ = interrupted\nsys.exit(main())"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": SRC}, capture_output=True, text=True)
+    assert (ended.returncode, ended.stderr) == (130, "")
 
 
 def test_a_second_sigterm_ends_the_process_at_once(tmp_path: Path) -> None:
@@ -59,7 +83,8 @@ def test_a_run_that_is_asked_to_end_finishes_its_step_and_goes_on_as_if_it_had_n
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("number", "code", "last"), [(signal.SIGTERM, 143, "in a checkpoint"), (signal.SIGINT, 130, "")]
+    ("number", "code", "last"),
+    [(signal.SIGTERM, 143, "in a checkpoint"), (signal.SIGHUP, 143, "in a checkpoint"), (signal.SIGINT, 130, "")],
 )
 def test_signals_to_a_run_with_data_workers_and_all_its_processes(
     tmp_path: Path, number: signal.Signals, code: int, last: str

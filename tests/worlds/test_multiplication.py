@@ -1,3 +1,4 @@
+import itertools
 import random
 import re
 
@@ -96,6 +97,14 @@ def test_checks_move_the_first_answer_and_leaving_it_out_removes_it() -> None:
     shares = [first_answer_share(Multiplication(num_checks=n).problems(30, 0, "train")) for n in (0, 1, 2)]
     assert shares[0] == 1 and shares[1] == pytest.approx(0.5, abs=0.05) and shares[2] == pytest.approx(1 / 3, abs=0.05)
     assert first_answer_share(Multiplication(answer_in_cot=False, num_checks=1).problems(5, 0, "train")) is None
+
+
+def test_a_world_with_too_few_problems_is_told_however_many_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    draws, draw = itertools.count(), Multiplication.draw
+    monkeypatch.setattr(Multiplication, "draw", lambda self, rng: (next(draws) and None) or draw(self, rng))
+    with pytest.raises(SettingsError, match=r"multiplication: 1000000 distinct train problems"):
+        Multiplication(base=2, min_digits=1, max_digits=3).problems(1_000_000, 0, "train")
+    assert next(draws) < 20_000
 
 
 @pytest.mark.slow

@@ -2,11 +2,13 @@
 
 import argparse
 import difflib
+import errno
 import importlib
 import logging
 import os
 import re
 import shlex
+import signal
 import sys
 from collections.abc import Sequence
 from importlib import metadata
@@ -112,7 +114,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
         0; 2 when the user's input or a file is at fault, with one message on standard error; 130 on Ctrl-C and 143 on
-        SIGTERM, with the command that resumes.
+        SIGTERM or SIGHUP, with the command that resumes; 141 where nobody reads standard output.
     """
     options = parse(arguments)
     if not sys.stdout.isatty():
@@ -126,13 +128,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if any("\0" in word for word in written):  # no shell passes one on, Python does
         return _refuse(options.command, "an argument holds U+0000, which no text and no path has; leave it out")
     with listening():
-        return _run(options, written)
+        code = _run(options, written)
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:  # the code says it; the interpreter would try to write the rest at its end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    return code
 
 
 def _run(options: argparse.Namespace, arguments: list[str]) -> int:
     try:
         with full_disk_reported(Path(getattr(options, "output", None) or ".")):
             COMMANDS[options.command].run(options)
+            sys.stdout.flush()
         _leave_ranks()
     except LeadspanError as error:
         return _refuse(options.command, str(error))
@@ -146,6 +155,8 @@ def _run(options: argparse.Namespace, arguments: list[str]) -> int:
         )
         return _refuse(options.command, f"out of memory ({str(error).strip().partition(chr(10))[0]}); {remedy}")
     except OSError as error:
+        if error.filename is None and error.errno in (errno.EPIPE, errno.EIO):
+            return 128 + signal.SIGPIPE  # nobody reads standard output any more
         if error.filename is None:
             raise  # not about one of the user's files
         return _refuse(options.command, f"{error.filename}: {error.strerror}; correct the path")

@@ -5,7 +5,6 @@ drawn, so that nothing is graded under another model's name or other settings. E
 line is drawn again.
 """
 
-import json
 import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from leadspan.answers.grading import Verdict
-from leadspan.digests import checksum
+from leadspan.digests import checked_line, with_checksum
 from leadspan.errors import EvaluationError
 from leadspan.evaluation.sampling import Request, Sample
 from leadspan.files import write_atomically
@@ -85,7 +84,7 @@ class SampleFile:
         samples: dict[Key, StoredSample] = {}
         # `rest` has no line end: the process died while writing it.
         *lines, rest = self.path.read_bytes().split(b"\n")
-        rows = [_intact(line) for line in lines]
+        rows = [checked_line(line) for line in lines]
         damaged = [number for number, row in enumerate(rows, 1) if row is None]
         for number, row in enumerate(rows, 1):
             if row is None:
@@ -139,7 +138,7 @@ class SampleFile:
             "gold": gold,
             **(verdict or {}),
         }
-        return json.dumps(record | {"checksum": checksum(record)}, ensure_ascii=False) + "\n"
+        return with_checksum(record)
 
     def _stored(self, row: dict[str, Any], number: int) -> StoredSample:
         try:
@@ -161,12 +160,3 @@ class SampleFile:
             f"{self.path}:{number}: {why}; resume with the model, task and settings it was begun with, or give another "
             "output directory"
         )
-
-
-def _intact(line: bytes) -> dict[str, Any] | None:
-    """The values of a line whose checksum is right."""
-    try:
-        row = json.loads(line)
-        return row if row.pop("checksum") == checksum(row) else None
-    except (ValueError, KeyError, AttributeError, TypeError):
-        return None

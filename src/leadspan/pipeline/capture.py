@@ -19,9 +19,10 @@ from leadspan.models.loading import load_model
 from leadspan.models.precision import uses_bf16
 from leadspan.recipe import Recipe
 from leadspan.rollout.settings import RolloutSettings
-from leadspan.rollout.stored import drawn_rollouts, rollout_rows
+from leadspan.rollout.stored import drawn_rollouts, rollout_rows, stored_rollouts
 from leadspan.status import report_status
 from leadspan.teacher.capture import CaptureJob
+from leadspan.teacher.claim import store_locked
 from leadspan.teacher.fill import Ranks
 from leadspan.teacher.manifest import DRAWN_FILE
 from leadspan.teacher.sequences import longest_sequences, plan_capture
@@ -116,10 +117,13 @@ def _rollouts(recipe: Recipe, settings: RolloutSettings, directory: Path | None)
         student = load_model(recipe.student, torch.float32, for_training=False).eval()
         return cast(PreTrainedModel, cast(torch.nn.Module, student).to(process_device()))
 
+    path, use_bf16 = directory / DRAWN_FILE, uses_bf16(recipe.training.precision, recipe.student)
     with process_state().main_process_first():
-        new_ids = drawn_rollouts(
-            inputs, directory / DRAWN_FILE, load_student, uses_bf16(recipe.training.precision, recipe.student)
-        )
+        if process_state().is_main_process:
+            with store_locked(directory):
+                new_ids = drawn_rollouts(inputs, path, load_student, use_bf16)
+        else:
+            new_ids = stored_rollouts(inputs, path)
     rows = rollout_rows(inputs, new_ids)
     return Examples(rows, Full(), _EVERYTHING, data.renderer.stop_token_id, recipe.seed, "rollouts")
 

@@ -11,9 +11,9 @@ from leadspan.evaluation.thinking_budget import SUFFIX
 from leadspan.files import full_disk_reported, write_atomically
 from leadspan.inputs import load_renderer
 from leadspan.locks import locked
-from leadspan.pipeline.identity import check_identity, identity_of
+from leadspan.pipeline.identity import check_identity, identity_of, is_identified, write_identity
 from leadspan.recipe import Recipe, load_recipe
-from leadspan.results import IDENTITY_FILE, RunResult, load_run
+from leadspan.results import RunResult, load_run
 from leadspan.settings import dump_yaml
 from leadspan.status import report_status
 from leadspan.training.checkpoints import step_directories
@@ -80,8 +80,8 @@ def begin_run(recipe: Recipe, renderer: Renderer, is_resumed: bool) -> None:
             _keep_samples(directory, _drawn_alike(recipe))
         else:
             _keep_samples(directory, set())  # none: samples that are there belong to another model
-            identity = identity_of(recipe, renderer)
-            write_atomically(directory / IDENTITY_FILE, identity.model_dump_json(indent=1) + "\n")
+        if not is_resumed or not is_identified(directory):
+            write_identity(identity_of(recipe, renderer), directory)
         write_atomically(directory / RECIPE_FILE, dump_yaml(recipe))
     process_state().wait_for_everyone()
 

@@ -5,23 +5,27 @@ are left out: evaluation, plan, capture, trackers, numbers of processes, and pat
 """
 
 import json
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from leadspan.data.sections import Renderer
 from leadspan.data.settings import HeldOutSource
+from leadspan.digests import checksum
 from leadspan.errors import RunError
+from leadspan.files import write_atomically
 from leadspan.models.identity import content_id
 from leadspan.recipe import Recipe
-from leadspan.results import IDENTITY_FILE
 from leadspan.rollout.settings import TaskPrompts
 from leadspan.settings import Settings, flat
 from leadspan.teacher.manifest import read_joined
 from leadspan.teacher.settings import NO_ACCESS, Served, StoredTargets
 from leadspan.traces.read import fingerprint
+from leadspan.training.checkpoints import identity_files
+from leadspan.training.result import IDENTITY_FILE
+
+logger = logging.getLogger(__name__)
 
 _CHANGES_NO_TRAINING: dict[str, Any] = {
     **dict.fromkeys(("name", "role", "output", "evaluation", "plan", "capture", "trial", "push"), True),
@@ -89,29 +93,59 @@ def identity_of(recipe: Recipe, renderer: Renderer) -> Identity:
     return Identity(settings=dict(flat(_without(values, _HASHED_BY_CONTENT))), contents=contents)
 
 
+def write_identity(identity: Identity, directory: Path) -> None:
+    """Write the identity of a run that is about to be trained, with a checksum."""
+    values = identity.model_dump(mode="json")
+    write_atomically(directory / IDENTITY_FILE, json.dumps(values | {"checksum": checksum(values)}, indent=1) + "\n")
+
+
 def check_identity(now: Identity, directory: Path) -> None:
     """Compare a resumed run with the one that was started.
 
     Raises:
         RunError: Another recipe, or other inputs; names all that differs. Or there is no readable identity.
     """
-    path = directory / IDENTITY_FILE
-    try:
-        begun = Identity.model_validate_json(path.read_bytes())
-    except OSError:
-        raise RunError(
-            f"{path}: not found, so the recipe that the run was started with is unknown; give another output"
-        ) from None
-    except ValidationError:
-        raise RunError(
-            f"{path}: damaged, so the recipe that the run was started with is unknown; give another output"
-        ) from None
-    differences = begun.differences(now)
+    differences = _begun(directory).differences(now)
     if differences:
         raise RunError(
             f"{directory}: the run was started with another recipe or other inputs ({'; '.join(differences)}); resume "
             "with what it was started with, or give another output"
         )
+
+
+def is_identified(directory: Path) -> bool:
+    """Whether a run directory has a whole identity."""
+    return isinstance(_read(directory / IDENTITY_FILE), Identity)
+
+
+def _begun(directory: Path) -> Identity:
+    """The identity that was written when the run was started; a damaged one is taken from the last whole checkpoint.
+
+    Raises:
+        RunError: There is no whole one.
+    """
+    path, *copies = identity_files(directory)
+    identity = _read(path)
+    if isinstance(identity, Identity):
+        return identity
+    for copied in copies:
+        if isinstance(whole := _read(copied), Identity):
+            logger.warning("%s: %s; that of %s is taken", path, identity, copied.parent.name)
+            return whole
+    raise RunError(f"{path}: {identity}, so the recipe that the run was started with is unknown; give another output")
+
+
+def _read(path: Path) -> Identity | str:
+    """The identity in a file, or what is wrong with it."""
+    try:
+        values = json.loads(path.read_bytes())
+        if values.pop("checksum", None) not in (None, checksum(values)):  # earlier versions wrote none
+            return "damaged"
+        return Identity.model_validate(values)
+    except OSError:
+        return "not found"
+    except (ValueError, AttributeError, TypeError, RecursionError):  # pydantic's is a ValueError
+        return "damaged"
 
 
 def _changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

@@ -3,6 +3,7 @@
 When training resumes from a checkpoint, the lines of later steps are removed; the steps write the same lines again.
 """
 
+import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -59,6 +60,7 @@ class RolloutRecord:
 
     def __init__(self, path: Path):
         self.path = path
+        self._num_bytes, self._digest = 0, hashlib.sha256()
 
     def begin(self, numbers: Sequence[int], writes: bool) -> list[list[RolloutLine]]:
         """Remove the lines of later steps; return the other lines by step.
@@ -89,12 +91,20 @@ class RolloutRecord:
                 raise RunError(
                     f"{self.path}: {len(of_step)} of {expected} rollouts of step {number} are left, {_DAMAGED}"
                 )
+        content = b"".join(lines[:num_lines])
+        self._num_bytes, self._digest = len(content), hashlib.sha256(content)
         if writes:
-            write_atomically(self.path, b"".join(lines[:num_lines]))
+            write_atomically(self.path, content)
         return steps
 
     def append(self, lines: Iterable[RolloutLine]) -> None:
         """Write the rollouts of a step."""
-        text = "".join(json.dumps(asdict(line), ensure_ascii=False) + "\n" for line in lines)
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(text)
+        content = "".join(json.dumps(asdict(line), ensure_ascii=False) + "\n" for line in lines).encode()
+        with self.path.open("ab") as file:
+            file.write(content)
+        self._num_bytes += len(content)
+        self._digest.update(content)
+
+    def written(self) -> tuple[str, int, str]:
+        """Name of the file, its size in bytes and its SHA-256, as it stands now."""
+        return self.path.name, self._num_bytes, self._digest.hexdigest()

@@ -164,6 +164,10 @@ class Rollouts:
             rank_states = gather_object(rank_states)
         return {str(n): {k: v for drawn in rank_states for k, v in drawn[n].items()} for n in self._drawn}
 
+    def recorded(self) -> tuple[str, int, str]:
+        """Name, size and SHA-256 of the record as it stands."""
+        return self._record.written()
+
     def restore(self, state: Mapping[str, Mapping[str, Any]]) -> None:
         """Restore a `state`, which may have passed through JSON."""
         self._drawn = {int(n): {key: Drawn(*fields) for key, fields in drawn.items()} for n, drawn in state.items()}

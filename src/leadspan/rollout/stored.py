@@ -4,8 +4,8 @@ A causal teacher's targets on a prefix do not depend on what follows it, so one 
 horizon. Training from it is the offline form of on-policy distillation (Lightning OPD, arXiv 2604.13010).
 """
 
-import json
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 
 from leadspan.data.prepare import FEATURES
 from leadspan.data.supervision import ANSWER, COT
+from leadspan.digests import checked_line, with_checksum
 from leadspan.errors import CacheError, TargetsError
 from leadspan.files import write_atomically
 from leadspan.rollout.course import Turn
@@ -21,13 +22,15 @@ from leadspan.rollout.drawing import draw_rollouts
 from leadspan.rollout.inputs import RolloutInputs, WholeIds
 from leadspan.rollout.rows import to_rollout
 
+logger = logging.getLogger(__name__)
+
 _BATCHES = 8  # drawn between two writes to the file: the most that a kill loses
 
 
 def drawn_rollouts(
     inputs: RolloutInputs, path: Path, load_student: Callable[[], PreTrainedModel], use_bf16: bool
 ) -> WholeIds:
-    """Draw the rollouts that are missing in a file: `samples_per_prompt` whole ones of every prompt.
+    """Draw the rollouts that a file lacks or has damaged: `samples_per_prompt` whole ones of every prompt.
 
     Args:
         inputs: Prompts, stops, settings.
@@ -37,15 +40,15 @@ def drawn_rollouts(
 
     Raises:
         TargetsError: The rollouts of the file were drawn with other settings.
-        CacheError: It is damaged.
     """
-    header, new_ids = _read(path) if path.exists() else (_header(inputs), {})
+    header, new_ids, damaged = _read(path) if path.exists() else (None, {}, [])
+    header = header or _header(inputs)
     if header != _header(inputs):
         raise TargetsError(f"{path}: drawn with {header}, now {_header(inputs)}; give another capture.path")
+    if damaged:
+        logger.warning("%s: damaged in %d lines, first line %d; drawn again", path, len(damaged), damaged[0])
     # Written again without a half-written last line; the new rollouts are appended to it.
-    lines = [{"prompt": key, "sample": sample, "ids": ids} for (key, sample), ids in new_ids.items()]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, "".join(json.dumps(line) + "\n" for line in (header, *lines)))
+    _write(path, header, new_ids)
     budget = inputs.course.settings.max_new_tokens
     turns = [
         (0, Turn(prompt, sample, budget, True))  # step 0 in the key of every random stream
@@ -61,7 +64,10 @@ def drawn_rollouts(
                 prompt = inputs.prompts[turn.prompt]
                 ids = to_rollout(turn, prompt, drawn.ids, inputs.stop_ids, (budget, inputs.window)).new_ids
                 new_ids[prompt.key, turn.sample] = list(ids)
-                file.write(json.dumps({"prompt": prompt.key, "sample": turn.sample, "ids": ids}) + "\n")
+                file.write(_line(prompt.key, turn.sample, ids))
+    if damaged:  # as if they had been drawn in their turn
+        new_ids = {key: new_ids[key] for key in _needed(inputs)} | new_ids
+        _write(path, header, new_ids)
     return new_ids
 
 
@@ -74,7 +80,12 @@ def stored_rollouts(inputs: RolloutInputs, path: Path) -> WholeIds:
     """
     if not path.exists():
         raise TargetsError(f"{path}: not found; run `leadspan capture` with the rollout of this recipe")
-    header, new_ids = _read(path)
+    header, new_ids, damaged = _read(path)
+    if header is None or damaged:
+        raise CacheError(
+            f"{path}: damaged in {len(damaged)} lines, first line {damaged[0]}; run `leadspan capture` again, which "
+            "draws them again"
+        )
     needed = _header(inputs)
     if header["temperature"] != needed["temperature"] or header["max_new_tokens"] < needed["max_new_tokens"]:
         raise TargetsError(
@@ -82,11 +93,12 @@ def stored_rollouts(inputs: RolloutInputs, path: Path) -> WholeIds:
             "max_new_tokens no greater; change rollout, or capture again"
         )
     # The seed may differ: any draws from the same distribution will do.
-    missing = sum((inputs.prompts[p].key, sample) not in new_ids for p, sample in inputs.course.stored_turns)
+    keys = _needed(inputs)
+    missing = sum(key not in new_ids for key in keys)
     if missing:
         raise TargetsError(
-            f"{path}: {missing} of {len(inputs.course.stored_turns)} rollouts are not there; capture with these "
-            "prompts and rollout.samples_per_prompt"
+            f"{path}: {missing} of {len(keys)} rollouts are not there; capture with these prompts and "
+            "rollout.samples_per_prompt"
         )
     return new_ids
 
@@ -115,12 +127,28 @@ def _header(inputs: RolloutInputs) -> dict[str, Any]:
     return {"temperature": settings.temperature, "max_new_tokens": settings.max_new_tokens, "seed": inputs.course.seed}
 
 
-def _read(path: Path) -> tuple[dict[str, Any], WholeIds]:
-    """Header and rollouts; a last line that a killed process has left half written is passed over."""
-    # A complete line ends in a newline: what follows the last one is unfinished, or empty.
-    header, *lines = path.read_text(encoding="utf-8").split("\n")[:-1]
-    try:
-        read = [json.loads(line) for line in lines]
-        return json.loads(header), {(line["prompt"], line["sample"]): line["ids"] for line in read}
-    except (ValueError, KeyError, TypeError):
-        raise CacheError(f"{path}: damaged; remove it and capture again") from None
+def _needed(inputs: RolloutInputs) -> list[tuple[str, int]]:
+    """Prompt and sample of every rollout, in the order of the file."""
+    return [(inputs.prompts[prompt].key, sample) for prompt, sample in inputs.course.stored_turns]
+
+
+def _line(prompt: str, sample: int, ids: Sequence[int]) -> str:
+    return with_checksum({"prompt": prompt, "sample": sample, "ids": list(ids)})
+
+
+def _write(path: Path, header: Mapping[str, Any], new_ids: WholeIds) -> None:
+    lines = (_line(prompt, sample, ids) for (prompt, sample), ids in new_ids.items())
+    write_atomically(path, "".join([with_checksum(header), *lines]))
+
+
+def _read(path: Path) -> tuple[dict[str, Any] | None, WholeIds, list[int]]:
+    """Header, rollouts and numbers of damaged lines; without a whole header, nothing of the file counts.
+
+    A last line that a killed process has left half written is passed over.
+    """
+    lines = [checked_line(line) for line in path.read_bytes().split(b"\n")[:-1]]
+    header = lines[0] if lines else None
+    if header is None:
+        return None, {}, [1]
+    damaged = [number for number, line in enumerate(lines, 1) if line is None]
+    return header, {(line["prompt"], line["sample"]): line["ids"] for line in lines[1:] if line is not None}, damaged

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from leadspan.errors import LeadspanError, RunError
-from leadspan.results import IDENTITY_FILE, RUN_FILE, damage, load_run
+from leadspan.results import RUN_FILE, damage, load_run
 from leadspan.study.executors.local import Event
 from leadspan.study.fingerprint import without_places
 from leadspan.study.record import STUDY_FILE, CaptureRecord, State, StudyRecord, TrialRecord, load_study, save_study
@@ -19,6 +19,7 @@ from leadspan.study.trials import SharedStore, Trial
 from leadspan.teacher.manifest import read_joined
 from leadspan.teacher.settings import StoredTargets
 from leadspan.traces.read import fingerprint
+from leadspan.training.result import IDENTITY_FILE
 
 logger = logging.getLogger(__name__)
 

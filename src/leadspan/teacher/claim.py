@@ -25,6 +25,23 @@ _SHARD = re.compile(r"(?P<number>\d{5,})-(?P<digest>[0-9a-f]{32})\.arrow")
 
 
 @contextmanager
+def store_locked(directory: Path) -> Iterator[None]:
+    """Lock a store, so that one process at a time writes into it.
+
+    Raises:
+        TargetsError: Another process captures into it.
+    """
+
+    def refusal(holder: str) -> TargetsError:
+        return TargetsError(
+            f"{directory}: another process (id {holder}) captures into it; wait, or give another capture.path"
+        )
+
+    with locked(directory / _LOCK_FILE, refusal):
+        yield
+
+
+@contextmanager
 def claimed(directory: Path, manifest: Manifest) -> Iterator[Manifest]:
     """Claim a store: lock it while the capture runs, write its manifest, remove the leftovers of a killed capture.
 
@@ -34,13 +51,7 @@ def claimed(directory: Path, manifest: Manifest) -> Iterator[Manifest]:
     Raises:
         TargetsError: Another process captures into it, it holds another capture, or the directory is not a store.
     """
-
-    def refusal(holder: str) -> TargetsError:
-        return TargetsError(
-            f"{directory}: another process (id {holder}) captures into it; wait, or give another capture.path"
-        )
-
-    with locked(directory / _LOCK_FILE, refusal):
+    with store_locked(directory):
         if (directory / MANIFEST_FILE).exists():
             existing = read_manifest(directory)
             check_same(existing.identity(), manifest.identity(), str(directory))

@@ -14,9 +14,10 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from leadspan.digests import fault, is_sealed, unseal
+from leadspan.digests import beginning_hash, fault, is_sealed, seal, unseal
 from leadspan.errors import RunError
 from leadspan.training.process import process_state
+from leadspan.training.result import IDENTITY_FILE
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +41,7 @@ class Handover:
         totals: Row quantities by section and tenth since the last log line, over all ranks.
         peak_memory_bytes: Peak memory of training up to the checkpoint, on the first rank.
         steps: State of a `StepSource`: what it has made for later steps.
+        recorded: Name, size and SHA-256 of what a `StepSource` had recorded beside the checkpoints; None without one.
     """
 
     loss: float
@@ -47,6 +49,7 @@ class Handover:
     totals: list[list[float]]
     peak_memory_bytes: int
     steps: dict[str, Any]
+    recorded: tuple[str, int, str] | None = None
 
     def write(self, checkpoint: Path) -> None:
         """Add it to a checkpoint."""
@@ -81,8 +84,9 @@ def check_fresh(directory: Path) -> None:
 def checkpoint_to_resume(directory: Path, needs_best: bool) -> Path | None:
     """The last whole checkpoint of a run directory, or None.
 
-    A checkpoint that a killed process left half-written or half-removed is deleted. One that is damaged, or whose best
-    step is gone, is renamed to `*.damaged` with a warning that names the fault.
+    A checkpoint that a killed process left half-written or half-removed is deleted. One that is damaged, whose best
+    step is gone, or whose record of earlier steps is damaged is renamed to `*.damaged` with a warning that names the
+    fault.
 
     Args:
         directory: The run directory.
@@ -129,6 +133,20 @@ def writing(directory: Path) -> Iterator[None]:
         ) from None
 
 
+def complete(checkpoint: Path) -> None:
+    """Seal a checkpoint, with a copy of the identity of its run."""
+    identity = checkpoint.parents[1] / IDENTITY_FILE
+    if identity.exists():
+        shutil.copyfile(identity, checkpoint / IDENTITY_FILE)
+    seal(checkpoint)
+
+
+def identity_files(directory: Path) -> list[Path]:
+    """The identity of a run, and the copies of it in whole checkpoints, latest first."""
+    whole = [d for d in reversed(step_directories(directory)) if is_sealed(d) and not fault(d, [IDENTITY_FILE])]
+    return [directory / IDENTITY_FILE, *(checkpoint / IDENTITY_FILE for checkpoint in whole)]
+
+
 def remove_old(directory: Path, best_step: int | None) -> None:
     """Remove all checkpoints but the last and the best, or the two last."""
     *earlier, last = step_directories(directory)
@@ -142,23 +160,27 @@ def remove_old(directory: Path, best_step: int | None) -> None:
 
 def _leave_whole(directory: Path, needs_best: bool) -> None:
     """Remove or set aside the checkpoints that cannot be resumed from, beginning with the latest."""
+    is_changed = False
     for checkpoint in step_directories(directory):
         if not is_sealed(checkpoint):
             logger.warning("removing %s: it was not written to the end", checkpoint)
             shutil.rmtree(checkpoint)
-    set_aside = False
-    # Only up to the first whole one: hashing gigabytes of older checkpoints would delay every resume.
+            is_changed = True
+    is_used = False
     for checkpoint in reversed(step_directories(directory)):
-        wrong = _wrong(checkpoint) or (_wrong_of_best(checkpoint) if needs_best else None)
+        wrong = _wrong(checkpoint) or _wrong_record(checkpoint)
+        if needs_best and not is_used:  # that of an earlier one may have been replaced since
+            wrong = wrong or _wrong_of_best(checkpoint)
         if wrong is None:
-            break
+            is_used = True
+            continue
         aside = checkpoint.with_name(f"{checkpoint.name}.damaged")
         if aside.exists():  # of an earlier resume from the same step
             shutil.rmtree(aside)
         checkpoint.rename(aside)
         logger.warning("%s: %s; set aside as %s", checkpoint, wrong, aside.name)
-        set_aside = True
-    if set_aside:
+        is_changed = True
+    if is_changed:
         usable = step_directories(directory)
         logger.warning(
             "going on from %s", f"step {_step(usable[-1])}" if usable else "the start: no checkpoint is whole"
@@ -169,6 +191,17 @@ def _wrong(checkpoint: Path) -> str | None:
     if not checkpoint.exists():
         return "it is gone"
     return fault(checkpoint) if is_sealed(checkpoint) else "it was not written to the end"
+
+
+def _wrong_record(checkpoint: Path) -> str | None:
+    """What is wrong with the record that a resume from a whole checkpoint reads."""
+    recorded = Handover.of(checkpoint).recorded
+    if recorded is None:
+        return None
+    name, size, digest = recorded
+    if beginning_hash(checkpoint.parents[1] / name, size) == digest:
+        return None
+    return f"{name}, up to its step, is not as it was written"
 
 
 def _wrong_of_best(checkpoint: Path) -> str | None:

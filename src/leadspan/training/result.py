@@ -11,6 +11,10 @@ StepNumber = Annotated[str, Field(pattern=r"^[0-9]{1,18}$")]
 
 STUDENT_DIR = "student"
 """Where in a run directory the trained model is written."""
+ADAPTER_DIR = "adapter"
+"""Where its adapters are, if it was trained with some."""
+IDENTITY_FILE = "identity.json"
+"""What a run is, in its directory and in its checkpoints."""
 
 
 class StepSeconds(Settings):

@@ -46,6 +46,10 @@ class StepSource(Protocol):
         """What was made for later steps, on all ranks, as JSON values."""
         ...
 
+    def recorded(self) -> tuple[str, int, str]:
+        """Name, size and SHA-256 of the file in the run directory that `recall` reads, as it stands."""
+        ...
+
     def restore(self, state: dict[str, Any]) -> None:
         """Go on with a `state`."""
         ...

@@ -39,7 +39,7 @@ from leadspan.training.checkpoints import check_best, checkpoint_to_resume, writ
 from leadspan.training.measured import layout_sizes, measured, peak_flops
 from leadspan.training.process import freed_memory_reused, process_device, process_state
 from leadspan.training.profiling import StepProfiler
-from leadspan.training.result import STUDENT_DIR, TrainResult
+from leadspan.training.result import ADAPTER_DIR, STUDENT_DIR, TrainResult
 from leadspan.training.settings import ByTokens, Lora, TrainingSettings
 from leadspan.training.speed import Speed, step_counts
 from leadspan.training.step_plan import StepPlan, plan_steps
@@ -253,7 +253,10 @@ def _write_student(trainer: DistillationTrainer, inputs: TrainingInputs) -> None
         return
     model = trainer.accelerator.unwrap_model(trainer.model)
     if isinstance(model, PeftModel):
-        model.save_pretrained(str(inputs.directory / "adapter"))
+        adapter = inputs.directory / ADAPTER_DIR
+        unseal(adapter)
+        model.save_pretrained(str(adapter))
+        seal(adapter)
         model = model.merge_and_unload()
     renderer = inputs.renderer
     target = inputs.directory / STUDENT_DIR

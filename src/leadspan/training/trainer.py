@@ -15,7 +15,6 @@ from leadspan.costs.measure import PeakMemory
 from leadspan.data.examples import Examples
 from leadspan.data.packing import Batch, pack
 from leadspan.data.selection import ScoredSelection
-from leadspan.digests import seal
 from leadspan.interruption import end_data_workers, is_asked_to_end, prepare_data_worker
 from leadspan.losses.objective import GROUPS, LossOutput, batch_loss, group_means
 from leadspan.losses.rows import ROW_COLUMNS
@@ -24,7 +23,7 @@ from leadspan.losses.settings import LossSettings, PolicyGradient
 from leadspan.teacher.source import TeacherSource
 from leadspan.teacher.targets import Targets
 from leadspan.training.callbacks import Clock
-from leadspan.training.checkpoints import Handover, remove_old, writing
+from leadspan.training.checkpoints import Handover, complete, remove_old, writing
 from leadspan.training.speed import Speed
 from leadspan.training.step_source import StepSource
 
@@ -267,13 +266,14 @@ class DistillationTrainer(Trainer):
             totals=self._summed(self.totals.to(self.args.device)).tolist(),
             peak_memory_bytes=self.peak_memory_bytes,
             steps={} if self.steps is None else self.steps.state(),
+            recorded=None if self.steps is None else self.steps.recorded(),
         )
         with writing(directory):
             super()._save_checkpoint(model, trial)
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
             handover.write(directory)
-            seal(directory)  # last, since it vouches for all files
+            complete(directory)  # last, since it vouches for all files
             remove_old(directory.parents[1], self.state.best_global_step)
         self.accelerator.wait_for_everyone()
 

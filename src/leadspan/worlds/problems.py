@@ -1,7 +1,6 @@
 """What a world is: problems drawn from a seed, each with a chain of thought that is right by construction."""
 
 import hashlib
-import itertools
 import random
 import re
 from abc import abstractmethod
@@ -77,15 +76,16 @@ class World(Settings):
         kind = str(getattr(self, "kind", ""))
         rng = random.Random(f"{kind}:{seed}")
         by_prompt: dict[str, Problem] = {}
-        for tried in itertools.count():
+        num_in_vain = 0
+        # Far more draws without a new problem than a world with enough of them has, few enough to end within seconds.
+        while num_in_vain <= 100 * len(by_prompt) + 1000:
             if len(by_prompt) == number:
                 return list(by_prompt.values())
-            # Far more tries than a world with enough problems needs, few enough to end within seconds.
-            if tried > 100 * number + 1000:
-                break
             problem = self.draw(rng)
-            if split_of(problem.prompt) == split:
-                by_prompt.setdefault(problem.prompt, problem)
+            is_new = problem.prompt not in by_prompt and split_of(problem.prompt) == split
+            if is_new:
+                by_prompt[problem.prompt] = problem
+            num_in_vain = 0 if is_new else num_in_vain + 1
         raise SettingsError(
             f"{kind}: {number} distinct {split} problems were asked for and {len(by_prompt)} found; "
             f"{self.remedy}, or ask for fewer"

@@ -23,7 +23,7 @@ from typing import Literal
 
 from leadspan.errors import LeadspanError, RunError
 from leadspan.fork_server import fork_server
-from leadspan.interruption import EXIT_CODE, Terminated, listening
+from leadspan.interruption import EXIT_CODE, Terminated, end_data_workers, listening
 from leadspan.recipe import Recipe
 from leadspan.results import RunResult, load_run
 from leadspan.settings import dump_yaml
@@ -244,6 +244,8 @@ def _next_event(receiver: Connection, running: _Running) -> Event:
 def _work_in_process(trial: Trial, slot: Slot, sender: Connection) -> None:
     # Nothing tells a child on every system that its parent has died, so a thread waits for it.
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    # As in a process of its own. Locks of a fork server's children have names, which a kill would leave behind.
+    multiprocessing.set_start_method("fork", force=True)
     if slot.gpus is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = slot.gpus
     if slot.threads is not None:
@@ -256,7 +258,8 @@ def _work_in_process(trial: Trial, slot: Slot, sender: Connection) -> None:
         with listening(), StatusHandler(lambda text: sender.send(("said", text))):
             run_in_process(trial, slot.ranks)
     except Terminated:
-        os._exit(EXIT_CODE)
+        end_data_workers()
+        sys.exit(EXIT_CODE)
     except BaseException as error:
         sender.send(("failed", explained(error, trial.recipe.output)))
     finally:
