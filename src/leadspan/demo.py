@@ -1,8 +1,8 @@
-"""The demo: a reasoning student distilled on cut traces, from nothing, on a CPU, in minutes.
+"""The demo: reasoning students distilled on cut traces, from nothing, on a CPU, in minutes.
 
 It is a study of a generated world (`recipes/demo`): a teacher trained on long problems; a small base trained on short
-ones, so that it knows how to finish; then one student per policy, distilled from the teacher on long traces. All are
-evaluated on the same held-out long problems. What is printed is what was measured.
+ones, so that it knows how to finish; then one student for each policy, distilled from the teacher on long traces. All
+are evaluated on the same held-out long problems. The demo prints only what it has measured.
 """
 
 import json
@@ -37,12 +37,12 @@ SIZES = {
 
 
 def run_demo(directory: Path, seed: int, **sizes: int) -> StudyRecord:
-    """Write the recipes and the world of the demo, run its study, and write its report; one that was stopped goes on.
+    """Write the recipes and the world of the demo, run its study, and write its report; continues an interrupted demo.
 
     Args:
-        directory: New directory for recipes, world, runs and `report.html`, or that of a demo that was stopped.
-        seed: Seed of the world, the weights and the order.
-        sizes: Other numbers than those of `SIZES`.
+        directory: New directory for recipes, world, runs and `report.html`, or that of an interrupted demo.
+        seed: Seed of the world, the weights and the order of the examples.
+        sizes: Numbers that replace those of `SIZES`.
 
     Raises:
         RunError: The directory holds something else, or the teacher or the base could not be trained.
@@ -51,9 +51,9 @@ def run_demo(directory: Path, seed: int, **sizes: int) -> StudyRecord:
     start = time.monotonic()
     study_file = write_recipes(directory, seed, **sizes)
     console.print(
-        "A world of small derivations: a prompt of assignments, a chain of thought that derives and verifies line by "
-        "line, an answer. A teacher learns long problems from scratch and a base short ones; then the teacher is "
-        f"distilled into a student per cut. The recipes are in {study_file.parent}.\n",
+        "The demo generates small derivations: a prompt of assignments, a chain of thought that derives and verifies "
+        "line by line, and an answer. A teacher learns long problems from scratch, a base learns short ones, and then "
+        f"one student for each cut is distilled from the teacher. The recipes are in {study_file.parent}.\n",
         highlight=False,
     )
     write_world(load_settings(WorldFiles, study_file.with_name("world.yaml"), []))
@@ -75,7 +75,7 @@ def write_recipes(directory: Path, seed: int, **sizes: int) -> Path:
     """Write the recipes of the demo into `recipes/` of a directory.
 
     Args:
-        directory: New, empty, or with the recipes of the same demo.
+        directory: New, empty, or that of a demo with the same seed and sizes.
         seed: As for `run_demo`.
         sizes: As for `run_demo`.
 
@@ -85,14 +85,15 @@ def write_recipes(directory: Path, seed: int, **sizes: int) -> Path:
     Raises:
         RunError: The directory holds something else.
     """
-    # the base has a seed of its own, so that its weights are no part of the teacher's
-    quoted = json.dumps(str(directory), ensure_ascii=False)[1:-1]  # a path may hold what ends a text in YAML
+    # The base gets another seed, so that its first weights are not the teacher's.
+    quoted = json.dumps(str(directory), ensure_ascii=False)[1:-1]  # a path may hold what ends a string in YAML
     values = {"directory": quoted, "seed": seed, "base_seed": seed + 1, **SIZES, **sizes}
     templates = Path(__file__).with_name("recipes") / "demo"
     recipes = {
         directory / "recipes" / path.name: string.Template(path.read_text(encoding="utf-8")).substitute(values)
         for path in sorted(templates.glob("*.yaml"))
     }
+    # An interrupted demo is continued only where every recipe is the same: other numbers would be another demo.
     is_new = not directory.exists() or not any(directory.iterdir())
     for path, text in recipes.items():
         if not is_new and (not path.exists() or path.read_text(encoding="utf-8") != text):

@@ -1,6 +1,6 @@
 """The results of runs: the only schema of a run directory.
 
-Every later reader (tables, frontier, report) reads these types and nothing else. A run directory holds
+All later readers (tables, frontier, report) read these types and nothing else. A run directory holds
 `run.json` (one `RunResult`), `metrics.jsonl`, `samples/*.jsonl`, and the trained model under `student/`.
 """
 
@@ -45,17 +45,17 @@ class Prediction(Settings):
     """Wall time of the training loop, without loading and validation; absent without a calibration or a stated peak.
     The first step counts as any other, although it also compiles and allocates (`TrainResult.steady_seconds`)."""
     seconds_source: str | None = None
-    """Basis of the predicted time."""
+    """What the predicted time is based on: a calibration, or a stated share of a device's peak."""
     is_bound: bool = False
     """Whether the costs are upper bounds: every rollout is assumed to reach its cap."""
     money: Amount | None = None
-    """Price of that time on all ranks; absent without a time or a price."""
+    """Price of that time on all ranks, in `plan.currency`; absent without a time or a price."""
     break_point: Interval | None = None
     """LSP*, the share of a sequence below which a lead cut is predicted to hurt: mean of (|P| + f |CoT|) / T over the
-    training traces whose chain of thought states the right answer, f the share before its first statement. Absent where
-    none does."""
+    training traces whose chain of thought states the right answer, where f is the share of the chain before its first
+    statement. Absent where no trace states it."""
     break_point_traces: Count | None = None
-    """Traces that were searched for it, those without a right answer or a statement included."""
+    """Traces that were searched for it, including those without a right answer or a statement."""
     break_point_left: Count | None = None
     """Traces that remained unsearched when `plan.break_point_seconds` was spent."""
 
@@ -70,15 +70,15 @@ class RunResult(Settings):
     label: str
     """Short label of the condition, e.g. `lead 0.5`."""
     role: Literal["student", "base", "teacher"] = "student"
-    """A distilled student, the untrained-further base, or the teacher."""
+    """A distilled student, the base that it started from, or the teacher."""
     control: str | None = None
-    """The control of a study that the run is; absent for its conditions and for runs outside a study."""
+    """Which control of a study the run is; absent for the study's conditions and for runs outside a study."""
     seed: int
     """Seed of the recipe; for a model that was only evaluated, the seed of its sampling."""
     recipe: Recipe | None
-    """The resolved recipe; null for a model that leadspan has not trained."""
+    """The resolved recipe; null for a model that was not trained by leadspan."""
     environment: dict[str, str]
-    """Versions, commit, platform, seed."""
+    """Versions, commit, platform, date and seed."""
     cut: CutCounts | None = None
     """Counts of the cut on the training set."""
     refused: dict[str, Count] = {}
@@ -86,23 +86,23 @@ class RunResult(Settings):
     prediction: Prediction | None = None
     """Predicted cost of the training, computed before it began."""
     train: TrainResult | None = None
-    """Training, absent for base and teacher."""
+    """Measured figures of the training; absent for base and teacher."""
     evaluations: list[EvalResult] = Field(default_factory=list)
-    """Evaluations, one per task."""
+    """Evaluations, one for each task."""
 
     @property
     def policy(self) -> Policy | None:
-        """The cut of a student's recipe; None for base, teacher, and models of no recipe."""
+        """The cut of a student's recipe; None for base, teacher, and models without a recipe."""
         return self.recipe.cut if self.recipe and self.role == "student" else None
 
     @property
     def is_on_policy(self) -> bool:
-        """Whether its student learnt from its own rollouts, with or without traces."""
+        """Whether the student learnt from its own rollouts, with or without traces."""
         return self.recipe is not None and self.recipe.rollout is not None
 
     @property
     def start(self) -> ModelSettings | None:
-        """The weights that it started from, or that were evaluated untrained; None where it names none."""
+        """The weights that training started from, or that were evaluated untrained; None where the run names none."""
         if self.recipe:
             return self.recipe.student
         return Pretrained(path=self.evaluations[0].model) if self.evaluations else None
@@ -111,14 +111,14 @@ class RunResult(Settings):
     def _one_result_a_task(self) -> "RunResult":
         tasks = [result.task for result in self.evaluations]
         if len(set(tasks)) < len(tasks):
-            raise ValueError("evaluations name a task twice; each stands once")
+            raise ValueError("evaluations name a task twice; name each once")
         return self
 
 
 def predicted_and_measured(
     prediction: Prediction | None, train: TrainResult
 ) -> dict[CostName, tuple[float | None, float]]:
-    """Tokens, operations, time and memory; the time as if no step had to compile."""
+    """Tokens, operations, time and memory; the measured time counts the first step, which compiles, as a usual one."""
     return {
         "tokens": (prediction and prediction.num_tokens, train.num_tokens),
         "flops": (prediction and prediction.flops.total, train.flops.total),
@@ -131,8 +131,9 @@ def save_run(result: RunResult, directory: Path) -> Path:
     """Write `run.json` atomically, after the digests of it, of the metrics and of the samples."""
     path, content = directory / RUN_FILE, (result.model_dump_json(indent=1) + "\n").encode()
     directory.mkdir(parents=True, exist_ok=True)
-    beside = [METRICS_FILE, *(evaluation.samples_file for evaluation in result.evaluations)]
-    seal(directory, [name for name in beside if name and (directory / name).exists()], {RUN_FILE: content})
+    names = [METRICS_FILE, *(evaluation.samples_file for evaluation in result.evaluations)]
+    seal(directory, [name for name in names if name and (directory / name).exists()], {RUN_FILE: content})
+    # Last: a run directory counts as finished as soon as it has this file.
     write_atomically(path, content)
     return path
 
@@ -141,16 +142,16 @@ def load_run(directory: Path) -> RunResult:
     """Read the `run.json` of a run directory.
 
     Raises:
-        RunError: There is none, it is damaged, or it is not one of this version.
+        RunError: There is none, it is damaged, or another version wrote it.
     """
     if (directory / RUN_FILE).exists():
         check_written(directory / RUN_FILE)
-    remedy = "give a directory that a finished `leadspan distill` or `evaluate` of this version has written"
+    remedy = "give a directory that a finished `leadspan distill` or `evaluate` of this version wrote"
     return load_json(RunResult, directory / RUN_FILE, remedy, RunError)
 
 
 def damage(directory: Path) -> str | None:
-    """What is wrong with the files of a finished run, in words, if anything."""
+    """What is wrong with the files of a finished run, as a sentence; None where all are undamaged."""
     for name in (STUDENT_DIR, ADAPTER_DIR):
         if wrong := fault(directory / name):
             return f"{name}: {wrong}"
@@ -170,14 +171,15 @@ def check_written(path: Path) -> None:
     """Compare a file of a finished run with its digest.
 
     Raises:
-        RunError: It is damaged.
+        RunError: The file is damaged.
     """
     wrong = written_fault(path)
     if wrong:
-        raise RunError(f"{path}: {wrong}; take it from a copy, or, if it was changed on purpose, remove {DIGESTS_FILE}")
+        raise RunError(f"{path}: {wrong}; restore it from a copy, or if it was meant to change, remove {DIGESTS_FILE}")
 
 
 def written_fault(path: Path) -> str | None:
-    """What is wrong with a file of a finished run, in words, by its digest."""
+    """What is wrong with a file of a finished run by its digest, as a sentence; None where it is undamaged."""
+    # Samples lie one level below the digests of their run.
     directory = path.parents[1] if path.parent.name == SAMPLES_DIR else path.parent
     return fault(directory, [str(path.relative_to(directory))])

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 CostName = Literal["seconds", "peak_memory_bytes", "flops", "tokens", "energy_joules", "money"]
 MISSING = "\N{EN DASH}"
 
+# From the largest on: `unit_for` takes the first that fits. The last one serves everything smaller.
 _UNITS: dict[CostName, tuple[tuple[float, str], ...]] = {
     "seconds": ((3600.0, "h"), (60.0, "min"), (1.0, "s")),
     "peak_memory_bytes": ((2.0**30, "GiB"), (2.0**20, "MiB"), (2.0**10, "KiB"), (1.0, "B")),
@@ -35,12 +36,12 @@ _UNITS: dict[CostName, tuple[tuple[float, str], ...]] = {
 
 
 class Cell(str):
-    """Text of a cell, with the number that a reader sorts its column by."""
+    """Text of a cell, with the number by which a reader sorts its column; None sorts last."""
 
     value: float | None
 
     def __new__(cls, text: str, value: float | None = None) -> "Cell":
-        """Make a cell of its text and its number."""
+        """Make a cell from its text and its number."""
         cell = super().__new__(cls, text)
         cell.value = value
         return cell
@@ -52,11 +53,11 @@ class Block:
 
     Attributes:
         title: Its heading.
-        header: Names of the columns; empty where the first column names the row.
-        rows: Cells as text; a `Cell` says what it is sorted by.
+        header: Names of the columns; empty for a list of names and values.
+        rows: Cells as text; a `Cell` also has the number that it is sorted by.
         note: A sentence on how to read it; may be empty.
-        num_text: How many columns, from the left, hold text and not numbers.
-        policies: The policy of each row, for its colour; empty where rows are of no policy.
+        num_text: How many columns, counted from the left, hold text; the others hold numbers.
+        policies: The policy of each row, for its colour; empty where rows belong to no policy.
     """
 
     title: str
@@ -67,11 +68,11 @@ class Block:
     policies: tuple[str, ...] = ()
 
 
-_NAME_WIDTH = 13  # columns of a terminal that a text keeps, however narrow it is
+_NAME_WIDTH = 13  # columns of a terminal that a text gets at least, the length of `random_window`
 
 
 def rich_table(block: Block) -> "Table":
-    """A block for a terminal."""
+    """A block as a table of rich, for a terminal."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -89,14 +90,14 @@ def rich_table(block: Block) -> "Table":
     )
     num_text = block.num_text if block.header else len(block.rows[0])
     for index, _ in enumerate(block.header or block.rows[0]):
-        # Numbers stay on one line, and a row keeps its name; a terminal too narrow breaks heads and long texts.
+        # Numbers are never broken, and the name of a row stays legible: a narrow terminal breaks heads and long texts.
         is_number = index >= num_text
         longest = max((len(row[index]) for row in block.rows), default=0)
         name = block.header[index] if block.header else ""
         width = longest if is_number else min(longest, _NAME_WIDTH)
         table.add_column(name, justify="right" if is_number else "left", min_width=width)
     for row in block.rows:
-        table.add_row(*map(Text, row))
+        table.add_row(*map(Text, row))  # as `Text`: square brackets in a string would be markup of rich
     return table
 
 
@@ -112,7 +113,7 @@ def markdown_table(block: Block) -> str:
 
 
 def markdown_text(text: str) -> str:
-    r"""One line of text that is no HTML, no link or image, and ends no cell.
+    r"""Text on one line, escaped so that Markdown reads no HTML, link, image or end of a cell in it.
 
     >>> markdown_text("a|b <i> [x](y)")
     'a\\|b &lt;i&gt; [x]\\(y)'
@@ -122,7 +123,7 @@ def markdown_text(text: str) -> str:
 
 def percent(share: float) -> str:
     """A share as a whole percentage, `46 %`."""
-    return f"{share * 100:z.0f} %"
+    return f"{share * 100:z.0f} %"  # z: no minus before a zero
 
 
 def percent_interval(interval: Interval, digits: int = 0) -> str:
@@ -138,8 +139,8 @@ def points(interval: Interval) -> str:
 
 
 def unit_for(cost: CostName, largest: float) -> tuple[float, str]:
-    """Divisor and unit in which a cost up to `largest` reads well; a time of 90 s stays in seconds."""
-    floor = 2 if cost == "seconds" else 1
+    """Divisor and unit for a cost up to `largest`: the largest unit of which there is at least one, for time two."""
+    floor = 2 if cost == "seconds" else 1  # 90 s reads better than 1.5 min
     return next(((size, unit) for size, unit in _UNITS[cost] if largest >= floor * size), _UNITS[cost][-1])
 
 

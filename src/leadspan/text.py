@@ -1,7 +1,7 @@
-"""Untrusted text, made safe to display: the single place for consoles, logs, Markdown and pages.
+"""Untrusted text made safe to display, for consoles, logs, Markdown and pages alike.
 
-Traces, names, models and error messages are written by others. What a terminal would obey, what reorders text on a
-page, and what gives access to something is replaced before it is shown.
+Traces, names, models and error messages are written by others. Control codes, which a terminal would obey, marks that
+reorder or hide text, and passwords and tokens are replaced before anything is shown.
 """
 
 import contextlib
@@ -11,15 +11,15 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-# Control codes but tab and line feed, separators that break lines elsewhere, marks that reorder or hide text or carry
-# it unseen (tags, variation selectors of plane 14), and halves of surrogates, which no file can hold.
+# Control codes except tab and line feed, separators that some programs break lines at, marks that reorder or hide text
+# or smuggle it in unseen (tags, variation selectors of plane 14), and halves of surrogates, which no file can hold.
 _CONTROL = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
     "\ud800-\udfff\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
 )
 _NAMES = "access_token|api_?key|auth|auth_token|key|passwd|password|pwd|secret|sig|signature|token|x-amz-[a-z-]+"
-# The user of a URL; a value of its query; tokens of Hugging Face, GitHub, GitLab, OpenAI, Slack and AWS, of which the
-# shortest has 20 characters.
+# The user of a URL; a value of its query; tokens of Hugging Face, GitHub, GitLab, OpenAI, Slack and AWS, all of 20
+# characters or more: a lower bound would hide ordinary words such as `sk-learn`.
 _SECRET = re.compile(
     r"(?P<user>(?<=://)[^\s/?#'\"<>\\]+(?=@))"
     rf"|(?P<name>[?&;#](?i:{_NAMES})=)[^\s&;#'\"<>\\]+"
@@ -30,7 +30,7 @@ HIDDEN = "***"
 
 
 def plain(text: str) -> str:
-    """The text with control codes as U+FFFD, and passwords and tokens as asterisks.
+    """The text with every control code replaced by U+FFFD, and every password and token by asterisks.
 
     >>> plain("https://me:pass@host/x?token=abc&page=2")
     'https://***@host/x?token=***&page=2'
@@ -39,12 +39,13 @@ def plain(text: str) -> str:
 
 
 def without_secrets(text: str) -> str:
-    """The text with passwords and tokens as asterisks."""
+    """The text with every password and token replaced by asterisks."""
+    # The name of a query's value stays: it says what was hidden, and gives access to nothing.
     return _SECRET.sub(lambda match: (match["name"] or "") + HIDDEN, text)
 
 
 def plain_values(value: Any) -> Any:  # Any: plain JSON
-    """Nested values with all of their text made plain."""
+    """Nested values with all of their text, keys included, made plain."""
     if isinstance(value, str):
         return plain(value)
     if isinstance(value, Mapping):
@@ -74,8 +75,8 @@ def print_plain(text: str = "", error: bool = False) -> None:
 
 
 class PlainFormatter(logging.Formatter):
-    """Log lines of plain text."""
+    """Formats log lines as usual, and makes them plain."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Format as usual, then make it plain."""
+        """The line as plain text."""
         return plain(super().format(record))

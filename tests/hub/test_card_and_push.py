@@ -105,10 +105,10 @@ def test_a_push_uploads_the_student_and_its_card(trained: Path) -> None:
     ("refuse", "environment", "message"),
     [
         pytest.param(
-            "", {}, "push: me/toy: there is no token of the Hub; run `hf auth login`, or set HF_TOKEN", id="none"
+            "", {}, "push: me/toy: there is no token for the Hub; run `hf auth login`, or set HF_TOKEN", id="none"
         ),
         pytest.param("", {"HF_TOKEN": "hf_other"}, "refused (401: Invalid username or password.)", id="unknown"),
-        pytest.param("/commit/", {"HF_TOKEN": TOKEN}, "take a token that may write to me/toy", id="refused"),
+        pytest.param("/commit/", {"HF_TOKEN": TOKEN}, "use a token that may write to me/toy", id="refused"),
         pytest.param("", {"HF_TOKEN": TOKEN, "HF_ENDPOINT": "http://127.0.0.1:9"}, "cannot be reached", id="network"),
         pytest.param("", {"HF_TOKEN": TOKEN, "HF_HUB_OFFLINE": "1"}, "HF_HUB_OFFLINE is set; unset it", id="offline"),
     ],

@@ -1,7 +1,7 @@
 """Files of settings that train on an exported data set: TRL, Axolotl, LLaMA-Factory.
 
-They carry over what the recipe says of the optimiser and the length of the run. The longest exported example is the
-length limit of each, so that no trainer cuts again. All three average the loss over the labels of a step, as leadspan
+They take the optimiser and the length of the run from the recipe. Their length limit is the longest exported example,
+so that no trainer cuts again. All three average the loss over the labels of a step, as leadspan
 does.
 """
 
@@ -18,6 +18,7 @@ from leadspan.models.settings import Pretrained
 from leadspan.recipe import Recipe
 from leadspan.training.settings import ByExamples
 
+# All three pass the name on to Transformers, which has no one_cycle; `remarks` says so.
 _SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup", "one_cycle": "cosine"}
 _NO_MODEL = "DIRECTORY-OF-THE-STUDENT"
 
@@ -40,7 +41,7 @@ class Exported:
 
     @property
     def model(self) -> str:
-        """Starting weights; a placeholder for a student that the recipe builds from a config."""
+        """Starting weights, as a path or a name; a placeholder for a student that the recipe builds from a config."""
         student = self.recipe.student
         return student.path if isinstance(student, Pretrained) else _NO_MODEL
 
@@ -56,13 +57,13 @@ class Exported:
         training = self.recipe.training
         remarks = ["Cross-entropy on the truncated traces alone: no teacher takes part."]
         if self.model == _NO_MODEL:
-            remarks.append("The recipe builds its student from a config: save it somewhere and name the place.")
+            remarks.append(f"The recipe builds its student from a config: save it, and write its path for {_NO_MODEL}.")
         if training.lora is not None:
             remarks.append("The recipe trains LoRA adapters; these settings train all weights.")
         if not isinstance(training.batching, ByExamples):
             remarks.append("The recipe packs to a token budget; a step here has 8 examples instead.")
         if training.schedule == "one_cycle":
-            remarks.append("The recipe's one_cycle schedule is not offered here; cosine stands for it.")
+            remarks.append("The recipe's one_cycle schedule is not available here; cosine replaces it.")
         return remarks
 
 
@@ -72,17 +73,8 @@ def trl_script(exported: Exported) -> str:
     options: dict[str, Any] = {
         "output_dir": str(exported.directory / "trl"),
         "max_length": exported.longest,
-        "packing": False,
-        **_length_of_run(exported, "num_train_epochs", "max_steps"),
-        "per_device_train_batch_size": 1,
-        "gradient_accumulation_steps": exported.examples_per_step,
-        "learning_rate": training.learning_rate,
-        "lr_scheduler_type": _SCHEDULES[training.schedule],
-        "warmup_steps": training.warmup_share,
-        "weight_decay": training.weight_decay,
-        "adam_beta1": training.betas[0],
-        "adam_beta2": training.betas[1],
-        "max_grad_norm": training.max_grad_norm,
+        "packing": False,  # packed rows would need flash attention, which keeps them apart
+        **_optimisation(exported, warmup="warmup_steps"),  # Transformers takes a number below 1 as a share
         "gradient_checkpointing": training.gradient_checkpointing,
         "seed": exported.recipe.seed,
     }
@@ -122,17 +114,8 @@ def axolotl_yaml(exported: Exported) -> str:
         "output_dir": str(exported.directory / "axolotl"),
         "sequence_len": exported.longest,
         "sample_packing": False,
-        **_length_of_run(exported, "num_epochs", "max_steps"),
-        "micro_batch_size": 1,
-        "gradient_accumulation_steps": exported.examples_per_step,
         "optimizer": "adamw_torch",
-        "learning_rate": training.learning_rate,
-        "lr_scheduler": _SCHEDULES[training.schedule],
-        "warmup_ratio": training.warmup_share,
-        "weight_decay": training.weight_decay,
-        "adam_beta1": training.betas[0],
-        "adam_beta2": training.betas[1],
-        "max_grad_norm": training.max_grad_norm,
+        **_optimisation(exported, epochs="num_epochs", batch="micro_batch_size", schedule="lr_scheduler"),
         "gradient_checkpointing": training.gradient_checkpointing,
         "bf16": "auto" if training.precision != "float32" else False,
         "seed": exported.recipe.seed,
@@ -141,29 +124,19 @@ def axolotl_yaml(exported: Exported) -> str:
 
 
 def llama_factory_yaml(exported: Exported) -> str:
-    """Settings of `llamafactory-cli train`; `dataset` must be given and is not read beside `tokenized_path`."""
-    training = exported.recipe.training
+    """Settings of `llamafactory-cli train`."""
     values: dict[str, Any] = {
         "model_name_or_path": exported.model,
         "stage": "sft",
         "do_train": True,
         "finetuning_type": "full",
         "template": "empty",
-        "dataset": "leadspan",
+        "dataset": "leadspan",  # required, and not read where `tokenized_path` is given
         "tokenized_path": str(exported.directory / "dataset"),
         "cutoff_len": exported.longest,
         "output_dir": str(exported.directory / "llama-factory"),
-        **_length_of_run(exported, "num_train_epochs", "max_steps"),
-        "per_device_train_batch_size": 1,
-        "gradient_accumulation_steps": exported.examples_per_step,
-        "learning_rate": training.learning_rate,
-        "lr_scheduler_type": _SCHEDULES[training.schedule],
-        "warmup_ratio": training.warmup_share,
-        "weight_decay": training.weight_decay,
-        "adam_beta1": training.betas[0],
-        "adam_beta2": training.betas[1],
-        "max_grad_norm": training.max_grad_norm,
-        "bf16": training.precision != "float32",
+        **_optimisation(exported),  # gradient checkpointing is on by default there
+        "bf16": exported.recipe.training.precision != "float32",
         "seed": exported.recipe.seed,
     }
     return _comment(exported) + to_yaml(values)
@@ -177,9 +150,28 @@ CONFIGS: dict[str, Callable[[Exported], str]] = {
 """Name of each file and the function that writes it."""
 
 
-def _length_of_run(exported: Exported, epochs: str, steps: str) -> dict[str, Any]:
+def _optimisation(
+    exported: Exported,
+    epochs: str = "num_train_epochs",
+    batch: str = "per_device_train_batch_size",
+    schedule: str = "lr_scheduler_type",
+    warmup: str = "warmup_ratio",
+) -> dict[str, Any]:
+    """The optimiser and the length of the run, under the names that a trainer has for them."""
     training = exported.recipe.training
-    return {epochs: training.epochs} if training.epochs is not None else {steps: training.steps}
+    length = {"max_steps": training.steps} if training.epochs is None else {epochs: training.epochs}
+    return {
+        **length,
+        batch: 1,  # no padding, whatever the lengths; accumulation makes steps of the recipe's size
+        "gradient_accumulation_steps": exported.examples_per_step,
+        "learning_rate": training.learning_rate,
+        schedule: _SCHEDULES[training.schedule],
+        warmup: training.warmup_share,
+        "weight_decay": training.weight_decay,
+        "adam_beta1": training.betas[0],
+        "adam_beta2": training.betas[1],
+        "max_grad_norm": training.max_grad_norm,
+    }
 
 
 def _comment(exported: Exported) -> str:

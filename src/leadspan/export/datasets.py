@@ -1,14 +1,14 @@
 """The truncated traces of a recipe as data sets that TRL, Axolotl and LLaMA-Factory train on, token for token.
 
-All three take token ids that are there already: TRL's `SFTTrainer` any data set with a column `input_ids` (and keeps
-its `labels`), Axolotl one with exactly `input_ids`, `attention_mask` and `labels`, LLaMA-Factory a saved `DatasetDict`
-at `tokenized_path`. So ids are exported and no text is: a trace that is cut behind its rendering cannot be written as a
-conversation, since templates close or drop a chain of thought without an end, and text tokenised again need not give
-the same ids. A label is the token's id where the position has a loss and -100 where it has none.
+All three accept rows that are already tokenised: TRL's `SFTTrainer` takes any data set with a column `input_ids` (and
+uses its `labels`), Axolotl one with exactly `input_ids`, `attention_mask` and `labels`, LLaMA-Factory a saved
+`DatasetDict` at `tokenized_path`. So we export ids and no text: a trace that was cut after it was rendered cannot be
+written as a conversation, since templates close or drop an unfinished chain of thought, and text that is tokenised
+again need not give the same ids. A label is the token's id where the position has a loss and -100 where it has none.
 
-What goes along is the data alone: these trainers learn by cross-entropy on one label a position. The teacher does not
-go along; weights other than 0 and 1, a selection of tokens that asks a model, and a cut that changes over training are
-errors.
+Only the data is exported. These trainers learn by cross-entropy on one label for each position, so the teacher is left
+out, and weights other than 0 and 1, a token selection that asks a model, and a cut that changes over training are
+refused.
 
 **Source**: TRL 1.16, docstring of `SFTTrainer`; Axolotl, docs/dataset-formats/tokenized; LLaMA-Factory,
 data/loader.py.
@@ -50,8 +50,8 @@ class Written:
         num_validation: Validation examples, uncut.
         num_tokens: Tokens of the training examples.
         num_labels: Positions with a loss among them.
-        counts: What the cut took and what it dropped, by reason.
-        left_out: Records that were left out before the cut, by reason.
+        counts: What the cut removed, and the examples that it dropped by reason.
+        left_out: Number of records that were left out before the cut, by reason.
     """
 
     files: tuple[Path, ...]
@@ -71,7 +71,7 @@ def export_data(recipe: Recipe, directory: Path) -> Written:
 
     Args:
         recipe: The recipe; its cut, supervision and tokenizer decide what is written.
-        directory: Where to write; it is made.
+        directory: Where to write; created if it is missing.
 
     Raises:
         SettingsError: The recipe asks for something that labels cannot hold.
@@ -81,6 +81,7 @@ def export_data(recipe: Recipe, directory: Path) -> Written:
     data = prepare_data(recipe)
     sets = {"train": data.examples} | ({"validation": data.validation} if data.validation is not None else {})
     directory.mkdir(parents=True, exist_ok=True)
+    # Rows go through a file of their own, because a data set in memory could be larger than the machine's.
     staged = {name: directory / f".{name}.arrow" for name in sets}
     splits = {name: write_rows(examples, staged[name]) for name, examples in sets.items()}
     DatasetDict({**splits}).save_to_disk(directory / "dataset")
@@ -89,6 +90,7 @@ def export_data(recipe: Recipe, directory: Path) -> Written:
         files.append(directory / f"{name}.parquet")
         rows.to_parquet(files[-1])
         staged[name].unlink()
+    # The tokens of validation count too: a trainer would cut them at the same limit.
     longest = max(max(examples.lengths) for examples in sets.values())
     exported = Exported(directory, recipe, longest, has_validation="validation" in sets)
     for file, text in CONFIGS.items():
@@ -109,13 +111,12 @@ def check_exportable(recipe: Recipe) -> None:
     """Refuse recipes that labels alone cannot express.
 
     Raises:
-        SettingsError: Names the setting and what to do.
+        SettingsError: A weight is neither 0 nor 1, a model selects the tokens, or the cut changes over training.
     """
     weights = {name: getattr(recipe.supervision, name) for name in ("prompt", "cot", "answer")}
-    part = {name: weight for name, weight in weights.items() if weight not in (0, 1)}
-    if part:
-        shown = ", ".join(f"supervision.{name}={weight:g}" for name, weight in part.items())
-        raise SettingsError(f"export: {shown}: a label is learnt or not; set the weights to 0 or 1")
+    fractions = [f"supervision.{name}={weight:g}" for name, weight in weights.items() if weight not in (0, 1)]
+    if fractions:
+        raise SettingsError(f"export: {', '.join(fractions)}: a label is learnt or not; set the weights to 0 or 1")
     selection = recipe.supervision.token_selection
     if selection is not None and not isinstance(selection, RandomTokens):
         raise SettingsError(

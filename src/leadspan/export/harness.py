@@ -1,8 +1,8 @@
 """Grading inside EleutherAI's lm-evaluation-harness: the functions that the task files of `leadspan export` call.
 
 The harness draws the answers and calls one of the functions of this module for each problem, so that an exported task
-is graded as `leadspan evaluate` grades it. Two things differ: the harness does not tell how an answer ended, so that
-one whose thinking is closed counts as finished even where the cap on new tokens cut it off behind; and its random
+is graded as `leadspan evaluate` grades it. Two things differ. The harness does not pass on how an answer ended, so an
+answer that closes its thinking counts as finished even where the cap on new tokens cut it off later. And its random
 streams are not those of `SeededSampling`.
 """
 
@@ -20,7 +20,7 @@ METRICS = ("accuracy_strict", "accuracy_flexible", "thinking_closed")
 
 
 def math_results(doc: Mapping[str, Any], results: Sequence[str | list[str]]) -> dict[str, float]:
-    """Grade with Math-Verify in killable processes, which stay up until the harness ends."""
+    """Grade with Math-Verify in killable processes, which run until the harness ends."""
     return _results(doc, results, _grader().grade)
 
 
@@ -66,6 +66,7 @@ def _results(
         for text, is_closed in zip(texts, closed, strict=True)
     ]
     verdicts = grade(items)
+    # Booleans count as 0 and 1: the harness then averages the means of all problems.
     sums = {
         "accuracy_strict": sum(verdict.strict == "right" for verdict in verdicts),
         "accuracy_flexible": sum(verdict.flexible == "right" for verdict in verdicts),
@@ -78,5 +79,6 @@ def _results(
 def _grader() -> MathGrader:
     grader = MathGrader(item_seconds=10.0)
     grader.__enter__()
+    # The harness offers no hook at its end, and processes left running would keep it from ending.
     atexit.register(grader.__exit__, None, None, None)
     return grader

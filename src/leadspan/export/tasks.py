@@ -1,23 +1,22 @@
 """The tasks of a recipe for other evaluation programs: lm-evaluation-harness files, and a lighteval command.
 
-An exported task holds the prompts themselves, rendered by the recipe's template, and names leadspan's own graders (see
-`leadspan.export.harness`): the harness sends what `leadspan evaluate` sends and counts what it counts. lighteval is
-given its own versions of the tasks it has, so that its numbers are those of its prompts and graders; it pins versions
-of its packages that do not go with leadspan's, and belongs into an environment of its own.
+An exported task holds the prompts, rendered by the recipe's template, and names leadspan's graders (see
+`leadspan.export.harness`): the harness sends the prompts that `leadspan evaluate` sends, and grades as it does. For
+lighteval the command names lighteval's own versions of the tasks, so its numbers depend on its prompts and graders. It
+pins versions of packages that conflict with leadspan's, so install it in an environment of its own.
 
 **Source**: lm-evaluation-harness 0.4.13, `TaskConfig`; lighteval 0.13, `lighteval accelerate` and its task registry.
 """
 
 import json
 import shlex
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from leadspan.data.prompts import PromptRenderer
 from leadspan.errors import SettingsError
-from leadspan.evaluation.settings import EvaluationSettings, SamplingSettings, TaskSettings
+from leadspan.evaluation.settings import SamplingSettings, TaskSettings
 from leadspan.evaluation.tasks import load_task, task_prompts
 from leadspan.export.configs import to_yaml
 from leadspan.export.harness import METRICS
@@ -33,7 +32,7 @@ LIGHTEVAL_TASKS = {
     "gpqa": "gpqa:diamond",
     "mmlu_pro": "mmlu_pro",
 }
-"""Benchmarks that lighteval generates answers for, under its names."""
+"""Benchmarks for which lighteval generates answers, with its names for them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +43,8 @@ class WrittenTasks:
         files: Task files and their problems.
         names: Names of the tasks in the harness.
         harness: The command that runs them.
-        lighteval: The command for the tasks lighteval has; None where it has none of them.
-        without_lighteval: Tasks it does not have.
+        lighteval: The command for those tasks that lighteval has; None where it has none of them.
+        without_lighteval: Tasks that it lacks.
     """
 
     files: tuple[Path, ...]
@@ -59,8 +58,8 @@ def export_tasks(recipe: Recipe, directory: Path, model: str) -> WrittenTasks:
     """Write the tasks of a recipe for the harness, and the commands that evaluate a model on them.
 
     Args:
-        recipe: The recipe; its tasks, template and sampling are what is written.
-        directory: Where to write; it is made.
+        recipe: The recipe, with the tasks, the template and the sampling.
+        directory: Where to write; created if it is missing.
         model: Directory or name of the model that the commands evaluate.
 
     Raises:
@@ -75,10 +74,22 @@ def export_tasks(recipe: Recipe, directory: Path, model: str) -> WrittenTasks:
     files: list[Path] = []
     names = [f"leadspan_{name}" for name in file_names([task.name for task in settings.tasks], "_")]
     for name, task in zip(names, settings.tasks, strict=True):
-        problems = directory / f"{name}.jsonl"
-        problems.write_text("".join(_lines(task, settings, renderer)), encoding="utf-8")
-        files += [problems, directory / f"{name}.yaml"]
-        files[-1].write_text(task_yaml(name, task, settings.sampling, problems), encoding="utf-8")
+        problems = load_task(task)
+        prompts = task_prompts(task.name, problems, renderer, settings.system)
+        rows = [
+            {
+                "problem_id": problem.problem_id,
+                "prompt": prompt,
+                "gold": problem.entry or problem.gold,
+                "choices": list(problem.choices),
+                "think_open": renderer.rendering.think_open,
+                "think_close": renderer.rendering.think_close,
+            }
+            for problem, prompt in zip(problems, prompts, strict=True)
+        ]
+        files += [directory / f"{name}.jsonl", directory / f"{name}.yaml"]
+        files[-2].write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+        files[-1].write_text(task_yaml(name, task, settings.sampling, files[-2]), encoding="utf-8")
     task_names = [LIGHTEVAL_TASKS[task.benchmark] for task in settings.tasks if task.benchmark in LIGHTEVAL_TASKS]
     return WrittenTasks(
         files=tuple(files),
@@ -104,15 +115,16 @@ def task_yaml(name: str, task: TaskSettings, sampling: SamplingSettings, problem
         "output_type": "generate_until",
         "doc_to_text": "{{prompt}}",
         "doc_to_target": "{{gold}}",
-        "generation_kwargs": {"until": [], **drawn},
+        "generation_kwargs": {"until": [], **drawn},  # an empty list: only the end-of-turn token ends an answer
         "num_fewshot": 0,
         "repeats": repeats,
+        # Without a filter of its own the harness grades the first sample alone.
         "filter_list": [{"name": "all", "filter": [{"function": "take_first_k", "k": repeats}]}],
         "metric_list": [{"metric": name, "aggregation": "mean", "higher_is_better": True} for name in METRICS],
         "metadata": {"version": 1.0},
     }
-    grading = f"process_results: !function leadspan.export.harness.{task.grader}_results\n"
-    return to_yaml(values) + grading
+    # A tag of the harness, written as text because the YAML writer would quote it.
+    return to_yaml(values) + f"process_results: !function leadspan.export.harness.{task.grader}_results\n"
 
 
 def harness_command(names: list[str], directory: Path, model: str, sampling: SamplingSettings) -> str:
@@ -139,23 +151,3 @@ def lighteval_command(tasks: list[str], model: str, sampling: SamplingSettings) 
     generation = ",".join(f"{name}:{value}" for name, value in drawn.items())
     arguments = f"model_name={model},generation_parameters={{{generation}}}"
     return shlex.join(["lighteval", "accelerate", arguments, ",".join(f"{task}|0" for task in tasks)])
-
-
-def _lines(task: TaskSettings, settings: EvaluationSettings, renderer: PromptRenderer) -> Iterator[str]:
-    problems = load_task(task)
-    prompts = task_prompts(task.name, problems, renderer, settings.system)
-    for problem, prompt in zip(problems, prompts, strict=True):
-        yield (
-            json.dumps(
-                {
-                    "problem_id": problem.problem_id,
-                    "prompt": prompt,
-                    "gold": problem.entry or problem.gold,
-                    "choices": list(problem.choices),
-                    "think_open": renderer.rendering.think_open,
-                    "think_close": renderer.rendering.think_close,
-                },
-                ensure_ascii=False,
-            )
-            + "\n"
-        )

@@ -1,7 +1,7 @@
 """The model card of a student: its training data and cut, its accuracy and retention, its cost, and how to use it.
 
-`README.md` in the student's directory, in the form that the Hub reads (its metadata through `huggingface_hub`). It
-shows no path of this machine: a local file or directory appears by its name.
+It is `README.md` in the student's directory, in the form that the Hub reads (its metadata through `huggingface_hub`).
+It shows no path of this machine: a local file or directory appears by its name.
 """
 
 from collections.abc import Iterator, Sequence
@@ -26,12 +26,12 @@ _COST_WORDS = {"tokens": "tokens", "flops": "FLOPs", "seconds": "time", "peak_me
 
 
 def write_card(result: RunResult, directory: Path, full: RunResult | None = None) -> Path:
-    """Write the card of a run's student into its directory, and renew its digest.
+    """Write the card of a run's student into its directory, and renew the digest of the card.
 
     Args:
         result: The run, with the evaluations that the card shows.
         directory: Its run directory.
-        full: The run whose student learnt from uncut traces, for the retention.
+        full: The run whose student learnt from uncut traces; without it the card shows no retention.
     """
     student = directory / STUDENT_DIR
     renew(student, CARD_FILE, str(model_card(result, full)).encode())
@@ -44,29 +44,28 @@ def model_card(result: RunResult, full: RunResult | None = None) -> ModelCard:
     assert recipe is not None, "a student has a recipe"
     data = ModelCardData(
         base_model=_hub_name(recipe.student),
-        datasets=_dataset(recipe),
+        datasets=None if _is_local(recipe.data.train.path) else [recipe.data.train.path],
         eval_results=[_card_result(recipe, evaluation) for evaluation in result.evaluations] or None,
         library_name="transformers",
         model_name=result.name,
         pipeline_tag="text-generation",
         tags=["leadspan", "knowledge-distillation", "reasoning", result.label],
     )
-    sections = [f"# {markdown_text(result.name)}", _opening(result, recipe), *_sections(result, recipe, full)]
-    return ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(part for part in sections if part) + "\n")
-
-
-def _opening(result: RunResult, recipe: Recipe) -> str:
-    teacher = f" from {_teacher(recipe)}" if recipe.has_teacher else " by cross-entropy on the traces alone"
-    student = _model_name(recipe.student)
-    return (
-        f"{student[0].upper()}{student[1:]}, distilled{teacher} on traces under the cut `{result.label}` with leadspan "
-        f"{result.environment.get('leadspan', '')}."
-    )
+    sections = filter(None, _sections(result, recipe, full))
+    return ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(sections) + "\n")
 
 
 def _sections(result: RunResult, recipe: Recipe, full: RunResult | None) -> Iterator[str]:
+    yield f"# {markdown_text(result.name)}"
+    teacher = f" from {_teacher(recipe)}" if recipe.has_teacher else " by cross-entropy on the traces alone"
+    student = _model_name(recipe.student)
+    yield (
+        f"{student[0].upper()}{student[1:]}, distilled{teacher} on traces under the cut `{result.label}` with leadspan "
+        f"{result.environment.get('leadspan', '')}."
+    )
     yield "## Data and cut"
     yield markdown_table(Block("", ("", ""), tuple(_data_rows(result, recipe)), num_text=2))
+    # The warning speaks of cut traces; a student of its own rollouts learns endings from those.
     warning = stop_warning({result.label: result.cut}) if result.cut is not None and not result.is_on_policy else ""
     yield f"**{markdown_text(warning)}**" if warning else ""
     if result.evaluations:
@@ -123,6 +122,7 @@ def _evaluations(evaluations: Sequence[EvalResult], full: RunResult | None) -> s
 
 
 def _retention(evaluation: EvalResult, reference: EvalResult | None) -> str:
+    # Without single answers, or on other problems, the two cannot be paired.
     if reference is None or reference.correct.keys() != evaluation.correct.keys() or not evaluation.correct:
         return ""
     share = retention([evaluation.correct], [reference.correct])
@@ -137,19 +137,21 @@ generate = pipeline("text-generation", model="DIRECTORY OR NAME")
 print(generate([{"role": "user", "content": "What is 7 times 8?"}], max_new_tokens=1024)[0]["generated_text"][-1])
 ```
 
-It is served as any other model of Transformers, for example `vllm serve NAME`."""
+It can be served like any other Transformers model, for example with `vllm serve NAME`."""
     cut = result.cut
     budgets = [evaluation.sampling.get("thinking_budget") for evaluation in result.evaluations]
     budget = next((budget for budget in budgets if budget), None)
+    # Where few examples end, the student may think on for ever; the warning of a report draws the same line.
     if budget or (cut is not None and cut.num_kept - cut.lost_stop < FEW_ENDS * cut.num_kept):
         text += (
-            "\n\nFew of its examples showed where an answer ends, so give it a thinking budget, behind which its "
-            f"thinking is closed and the answer drawn: `leadspan chat NAME --thinking-budget {budget or 512}`."
+            "\n\nFew of its examples showed where an answer ends, so give it a thinking budget, after which its "
+            f"thinking is closed and it answers: `leadspan chat NAME --thinking-budget {budget or 512}`."
         )
     return text
 
 
 def _card_result(recipe: Recipe, evaluation: EvalResult) -> CardResult:
+    # The Hub groups results by data set, so a task with a public source goes by the name of that.
     task = next((task for task in recipe.evaluation.tasks if task.name == evaluation.task), None)
     return CardResult(
         task_type="text-generation",
@@ -159,10 +161,6 @@ def _card_result(recipe: Recipe, evaluation: EvalResult) -> CardResult:
         metric_name=f"avg@{evaluation.samples_per_problem}, {evaluation.answering}",
         metric_value=round(evaluation.accuracy_strict.value, 4),
     )
-
-
-def _dataset(recipe: Recipe) -> list[str] | None:
-    return None if _is_local(recipe.data.train.path) else [recipe.data.train.path]
 
 
 def _hub_name(model: ModelSettings) -> str | None:
@@ -183,4 +181,5 @@ def _teacher(recipe: Recipe) -> str:
 
 
 def _is_local(path: str) -> bool:
+    # A path that exists no longer, or not here, is still known by how it begins.
     return Path(path).expanduser().exists() or path.startswith((".", "/", "~"))

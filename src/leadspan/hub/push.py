@@ -12,17 +12,17 @@ from leadspan.errors import RunError, SettingsError
 
 
 def check_push(name: str) -> None:
-    """Refuse a name that the Hub cannot have, and an upload without a token.
+    """Refuse a name that is not valid on the Hub, and an upload without a token.
 
     Raises:
-        SettingsError: Says which.
+        SettingsError: The name is not valid, or no token is stored.
     """
     try:
         validate_repo_id(name)
     except HFValidationError as error:
-        raise SettingsError(f"push: {name!r} is no name on the Hub ({error}); write it as USER/MODEL") from None
+        raise SettingsError(f"push: {name!r} is no valid name on the Hub ({error}); write it as USER/MODEL") from None
     if get_token() is None:
-        raise SettingsError(f"push: {name}: there is no token of the Hub; run `hf auth login`, or set HF_TOKEN")
+        raise SettingsError(f"push: {name}: there is no token for the Hub; run `hf auth login`, or set HF_TOKEN")
 
 
 def push_student(student: Path, name: str, private: bool | None = None) -> str:
@@ -43,7 +43,7 @@ def push_student(student: Path, name: str, private: bool | None = None) -> str:
     check_push(name)
     wrong = fault(student) if student.is_dir() else "there is no such directory"
     if wrong:
-        raise RunError(f"{student}: {wrong}; push a whole student, `distill --resume` makes it anew")
+        raise RunError(f"{student}: {wrong}; only an undamaged student can be pushed: `distill --resume` makes it anew")
     api = HfApi(library_name="leadspan")
     try:
         api.create_repo(name, private=private, exist_ok=True)
@@ -55,7 +55,7 @@ def push_student(student: Path, name: str, private: bool | None = None) -> str:
     except HfHubHTTPError as error:
         reason = _refusal(error, name)
     except (httpx2.HTTPError, OSError, ValueError) as error:
-        reason = f"{api.endpoint} cannot be reached ({_first_line(error)}); look at the network and at HF_ENDPOINT"
+        reason = f"{api.endpoint} cannot be reached ({_first_line(error)}); check the network and HF_ENDPOINT"
     else:
         return commit.commit_url
     again = f"leadspan push {student.parent} {name}"
@@ -64,10 +64,8 @@ def push_student(student: Path, name: str, private: bool | None = None) -> str:
 
 def _refusal(error: HfHubHTTPError, name: str) -> str:
     status = error.response.status_code
-    said = error.server_message or _first_line(error)
-    if status in (401, 403):
-        return f"refused ({status}: {said}); take a token that may write to {name}"
-    return f"refused ({status}: {said})"
+    remedy = f"; use a token that may write to {name}" if status in (401, 403) else ""
+    return f"refused ({status}: {error.server_message or _first_line(error)}){remedy}"
 
 
 def _first_line(error: Exception) -> str:

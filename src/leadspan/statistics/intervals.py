@@ -124,10 +124,11 @@ def bootstrap_share(hits: Sequence[float], trials: Sequence[float], bootstrap: B
     num_hits, num_trials = np.asarray(hits, dtype=float), np.asarray(trials, dtype=float)
     if num_trials.sum() == 0:
         return None
-    drawn = drawn_means(num_trials, bootstrap)
+    drawn = drawn_means(num_trials, bootstrap)  # the same problems as the hits': both use the seed of the bootstrap
     shares = drawn_means(num_hits, bootstrap)[drawn > 0] / drawn[drawn > 0]
     value = float(num_hits.sum() / num_trials.sum())
     if not _has_spread(shares):
+        # Problems are the independent trials; samples of one problem are not.
         return wilson(value, int(np.count_nonzero(num_trials)), bootstrap.level)
     return _percentile(value, shares, bootstrap.level, "percentile bootstrap over problems")
 
@@ -166,6 +167,7 @@ def resampled_retention(policy: Model, full: Model, level: float) -> Retention:
     """`retention` of models that are resampled on the same problems already."""
     accuracy = _mean_interval(full, level)
     difference = _difference_interval(policy, full, level)
+    # Not the value: an accuracy that may be near zero gives a ratio that may be anything.
     if accuracy.low <= NEAR_ZERO:
         return _refuse(difference, "accuracy", accuracy.low)
     # Draws of few runs may be negative, see `resample`; no accuracy is.
@@ -201,7 +203,7 @@ def base_normalised_retention(
     difference = _difference_interval(policy, full, bootstrap.level)
     if full_gain.low <= NEAR_ZERO:
         return _refuse(difference, "gain over the base", full_gain.low)
-    gains = np.maximum(policy.draws, 0) - base.draws
+    gains = np.maximum(policy.draws, 0) - base.draws  # may be negative: a policy can be worse than its base
     value = (policy.mean - base.mean) / full_gain.value
     ratio = _ratio_interval(policy, full, gains, full.draws - base.draws, full_gain, value)
     return Retention(ratio=ratio, difference=difference)
@@ -220,6 +222,7 @@ def _mean_interval(model: Model, level: float) -> Interval:
         return wilson(model.mean, model.num_problems, level)
     interval = _percentile(model.mean, model.draws, level, _BOOTSTRAP + _runs_note(model))
     if min(_num_above_zero(model.problem_means), _num_above_zero(1 - model.problem_means)) < FEW:
+        # Only ever wider: where resampling already covers Wilson's interval, its ends stay.
         rare = wilson(model.mean, model.num_problems, level)
         ends = {"low": min(interval.low, rare.low), "high": max(interval.high, rare.high)}
         interval = interval.model_copy(update={**ends, "method": interval.method + _RARE})
@@ -271,7 +274,7 @@ def num_rare_sides(first: Model, second: Model) -> int:
 
 
 def _num_above_zero(amounts: NDArray[np.float64]) -> int:
-    return int(np.count_nonzero(amounts > 1e-12))
+    return int(np.count_nonzero(amounts > 1e-12))  # means of samples that are equal on paper differ by about 1e-16
 
 
 def _bounded(interval: Interval, lowest: float, highest: float) -> Interval:

@@ -117,8 +117,19 @@ def chance_to_show(claim: Claim, num_problems: int, num_samples: int, num_seeds:
     error = standard_error(claim, num_problems, num_samples, num_seeds)
     if error == 0:
         return 1.0
+    terms, tail = variance_terms(claim), (1 + claim.level) / 2
+    noise = terms.answers / (num_problems * num_samples)
+    normal = sqrt(terms.problems / num_problems + noise / num_seeds)
+    # Distances from the estimate to the interval's lower end, all equally probable: z for problems and answers, t for
+    # the spread of runs, which differs with what the runs happen to show.
+    if num_seeds == 1:
+        widths = [_NORMAL.inv_cdf(tail) * normal / claim.accuracy]
+    else:
+        runs = _seen_spread(claim, noise, num_seeds - 1) / sqrt(num_seeds)
+        angles, quantiles = _mixed_quantiles(num_seeds - 1, tail)
+        hypotenuses = np.hypot(normal, runs) * np.interp(np.arctan2(runs, normal), angles, quantiles)
+        widths = (hypotenuses / claim.accuracy).tolist()
     margin = claim.retention - claim.claim
-    widths = _widths(claim, num_problems, num_samples, num_seeds)
     return fmean(_NORMAL.cdf((margin - width) / error) for width in widths)
 
 
@@ -141,23 +152,6 @@ def problems_needed(claim: Claim, num_samples: int, num_seeds: int, at_most: int
         middle = (low + high) // 2
         low, high = (low, middle) if is_enough(middle) else (middle + 1, high)
     return high
-
-
-def _widths(claim: Claim, num_problems: int, num_samples: int, num_seeds: int) -> list[float]:
-    """Distances from the estimate to the interval's lower end, all equally probable.
-
-    z for problems and answers, t for the spread of runs, which differs with what the runs happen to show.
-    """
-    terms = variance_terms(claim)
-    tail = (1 + claim.level) / 2
-    noise = terms.answers / (num_problems * num_samples)
-    normal = sqrt(terms.problems / num_problems + noise / num_seeds)
-    if num_seeds == 1:
-        return [_NORMAL.inv_cdf(tail) * normal / claim.accuracy]
-    runs = _seen_spread(claim, noise, num_seeds - 1) / sqrt(num_seeds)
-    angles, quantiles = _mixed_quantiles(num_seeds - 1, tail)
-    widths = np.hypot(normal, runs) * np.interp(np.arctan2(runs, normal), angles, quantiles) / claim.accuracy
-    return widths.tolist()
 
 
 def _seen_spread(claim: Claim, noise: float, freedom: int) -> NDArray[np.float64]:
@@ -192,19 +186,19 @@ def _deviations(freedom: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]
     chance where samples have no noise. The second is drawn.
     """
     variances, weights = _variance_law(freedom, 8001)
-    number = 8000
+    number = 8000  # 200 groups of 40, see `_seen_spread`
     generator = np.random.default_rng(0)
     quantiles = (generator.permutation(number) + 0.5) / number
     lengths = np.exp(np.interp(quantiles, np.cumsum(weights) - weights / 2, np.log(freedom * variances)) / 2)
-    beside = np.sqrt(generator.chisquare(freedom - 1, number)) if freedom > 1 else np.zeros(number)
-    return np.stack([lengths, np.zeros(number)]), np.stack([generator.standard_normal(number), beside])
+    across = np.sqrt(generator.chisquare(freedom - 1, number)) if freedom > 1 else np.zeros(number)
+    return np.stack([lengths, np.zeros(number)]), np.stack([generator.standard_normal(number), across])
 
 
 @cache
 def _variance_law(freedom: int, number: int = 201) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Values of V = chi2 / freedom and their probabilities, from the density of log V at equal distances."""
     logs = np.linspace(-30, 10, number) * sqrt(2 / freedom)  # in about standard deviations of log V
-    density = freedom / 2 * (logs - np.exp(logs))
+    density = freedom / 2 * (logs - np.exp(logs))  # without the constant, which the division below cancels
     weights = np.exp(density - density.max())
     return np.exp(logs), weights / weights.sum()
 
@@ -216,7 +210,7 @@ def _mixed_quantiles(freedom: int, tail: float) -> tuple[NDArray[np.float64], ND
     T is Z / sqrt(V), so that given V the sum is normal with the variance cos^2 + sin^2 / V.
     """
     variances, weights = _variance_law(freedom)
-    angles = np.linspace(0, pi / 2, 33)
+    angles = np.linspace(0, pi / 2, 33)  # the quantile is smooth in the angle, so few suffice to interpolate between
     quantiles: list[float] = []
     for angle in angles:
         spreads = np.sqrt(np.cos(angle) ** 2 + np.sin(angle) ** 2 / variances)

@@ -29,6 +29,7 @@ def expected_from(policy: Runs, full: Runs, stated: Mapping[str, float]) -> Clai
     """
     both = {"policy": policy, "full": full}
     score_tables(both)  # refuses runs on different problems
+    # The policy's chances in the order of the full student's: runs may list the same problems in different orders.
     sides = [_moments(name, runs_of(runs)) for name, runs in both.items()]
     of_policy, of_full = (np.array([side.chances[problem] for problem in sides[1].chances]) for side in sides)
     spread = sqrt(sides[0].between * sides[1].between)
@@ -63,12 +64,14 @@ def _moments(name: str, runs: Sequence[Scores]) -> _Moments:
         )
     within = np.array([answers.var(ddof=1) for answers in pooled.values()])
     chances = np.array([answers.mean() for answers in pooled.values()])
+    # Chances vary by the noise of their own answers too; what is left may be below 0 by chance.
     between = max(0.0, float(chances.var(ddof=1) - (within / num_answers).mean()))
     if between + within.mean() == 0:
         raise EvaluationError(f"power: {name} answers every problem alike, so its runs show no spread to plan with")
     seeds = None
     if len(runs) > 1:
         means = [np.mean([np.mean(samples) for samples in run.values()]) for run in runs]
+        # The runs' means differ by the noise of their answers, even where seeds make no difference.
         noise = within.mean() / (num_answers.mean() / len(runs)) / len(pooled)
         seeds = max(0.0, float(np.var(means, ddof=1) - noise))
     return _Moments(dict(zip(pooled, chances.tolist(), strict=True)), between, float(within.mean()), seeds)

@@ -110,7 +110,20 @@ def score_tables(models: Mapping[str, Runs]) -> dict[str, list[NDArray[np.float6
         EvaluationError: As `resample`.
     """
     named = {name: runs_of(scores) for name, scores in models.items()}
-    first = _shared_problems(named)
+    (first_name, first_runs), *_ = named.items()
+    first = next(iter(first_runs), {})
+    for name, runs in named.items():
+        if not runs:
+            raise EvaluationError(f"{name}: there are no runs; give the scores of at least one")
+        for number, scores in enumerate(runs):
+            missing, extra = sorted(first.keys() - scores.keys()), sorted(scores.keys() - first.keys())
+            if missing or extra:
+                run_name = name if number == 0 else f"{name}, run {number + 1}"
+                raise EvaluationError(
+                    f"{first_name} and {run_name} were scored on different problems: {run_name} lacks {len(missing)} "
+                    f"{missing[:3]} and has {len(extra)} more {extra[:3]}; evaluate both on the same problems"
+                )
+    # Problems in the order of the first run: draw i of every model then counts the same problems.
     return {
         name: [_score_table(name, {problem: scores[problem] for problem in first}) for scores in runs]
         for name, runs in named.items()
@@ -126,14 +139,15 @@ def drawn_means(values: NDArray[np.float64], bootstrap: Bootstrap) -> NDArray[np
 def _counts(num_problems: int, num_resamples: int, seed: int) -> NDArray[np.uint16]:
     """How often each problem is drawn in each resample, `[resamples, problems]`.
 
-    The same for every model of a comparison, and for every comparison on so many problems, hence kept.
+    The same for every model of a comparison, and for every comparison on so many problems, hence cached.
     """
+    # The second number of the seed separates these draws from those of the runs in `_draws`.
     generator = np.random.default_rng([seed, 0])
-    counts = np.empty((num_resamples, num_problems), np.uint16)
+    counts = np.empty((num_resamples, num_problems), np.uint16)  # two bytes: 4,000 x 10,000 take 80 MB
     for row in counts:
         drawn = (generator.random(num_problems) * num_problems).astype(np.int64)
         row[:] = np.bincount(drawn, minlength=num_problems)
-    counts.flags.writeable = False
+    counts.flags.writeable = False  # all callers share the cached array
     return counts
 
 
@@ -146,12 +160,13 @@ def _means(values: NDArray[np.float64], counts: NDArray[np.uint16], block: int =
 def _draws(
     tables: Sequence[NDArray[np.float64]], counts: NDArray[np.uint16], bootstrap: Bootstrap
 ) -> NDArray[np.float64]:
-    """The mean over runs in each resample."""
+    """The mean over runs in each resample; see the formula of `resample`."""
     means = np.stack([np.nanmean(table, axis=1) for table in tables])
     drawn = np.stack([_means(run, counts) for run in means])
     num_runs, centre = len(means), drawn.mean(axis=0)
     if num_runs == 1:
         return centre
+    # Seeded by the number of runs, so that models with equally many share g and t and stay paired.
     generator = np.random.default_rng([bootstrap.seed, 1, num_runs])
     multipliers = generator.standard_normal(drawn.shape)
     scale = np.sqrt((num_runs - 1) / generator.chisquare(num_runs - 1, drawn.shape[1]))
@@ -164,6 +179,7 @@ def _share_of_runs(means: NDArray[np.float64]) -> float:
     num_runs, num_problems = means.shape
     of_runs, of_problems = means.mean(axis=1, keepdims=True), means.mean(axis=0, keepdims=True)
     variance = float(of_runs.var(ddof=1))
+    # Without a spread there is nothing to share out; one problem leaves no residual to estimate the noise from.
     if variance == 0 or num_problems == 1:
         return 1.0
     residual = float(((means - of_runs - of_problems + means.mean()) ** 2).sum())
@@ -181,25 +197,3 @@ def _score_table(name: str, scores: Scores) -> NDArray[np.float64]:
             raise EvaluationError(f"{shown}; give at least one sample, each with a score from 0 to 1")
         row[: len(samples)] = samples
     return table
-
-
-def _shared_problems(named: Mapping[str, Sequence[Scores]]) -> Sequence[str]:
-    """The problems, in the order of the first run; every run must have the same."""
-    (first_name, first_runs), *_ = named.items()
-    first = next(iter(first_runs), {})
-    for name, runs in named.items():
-        if not runs:
-            raise EvaluationError(f"{name}: there are no runs; give the scores of at least one")
-        for number, scores in enumerate(runs):
-            run_name = name if number == 0 else f"{name}, run {number + 1}"
-            _require_same_problems(first_name, first, run_name, scores)
-    return list(first)
-
-
-def _require_same_problems(first_name: str, first: Scores, name: str, scores: Scores) -> None:
-    missing, extra = sorted(first.keys() - scores.keys()), sorted(scores.keys() - first.keys())
-    if missing or extra:
-        raise EvaluationError(
-            f"{first_name} and {name} were scored on different problems: {name} lacks {len(missing)} "
-            f"{missing[:3]} and has {len(extra)} more {extra[:3]}; evaluate both on the same problems"
-        )

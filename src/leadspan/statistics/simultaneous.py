@@ -59,10 +59,11 @@ def simultaneous_retention(
         return {}
     enough = ceil(2 * DRAWS_BEYOND * len(pairs) / (1 - bootstrap.level))
     bootstrap = replace(bootstrap, num_resamples=max(bootstrap.num_resamples, enough))
-    models = {name: _resampled(policy, full, bootstrap) for name, (policy, full) in pairs.items()}
+    # The full student comes first: the order of its problems is then that of every pair, and resamples are shared.
+    models = {name: resample({"full": full, "policy": policy}, bootstrap) for name, (policy, full) in pairs.items()}
     level_alone = _level_of_each(list(models.values()), bootstrap.level)
     intervals: dict[str, SimultaneousInterval] = {}
-    for name, (policy, full) in models.items():
+    for name, (full, policy) in models.items():
         alone, wide = (resampled_retention(policy, full, level).ratio for level in (bootstrap.level, level_alone))
         if alone is None or wide is None:
             continue
@@ -78,19 +79,14 @@ def simultaneous_retention(
     return intervals
 
 
-def _resampled(policy: Runs, full: Runs, bootstrap: Bootstrap) -> tuple[Model, Model]:
-    # The full student comes first: the order of its problems is then that of every pair, and resamples are shared.
-    full_model, policy_model = resample({"full": full, "policy": policy}, bootstrap)
-    return policy_model, full_model
-
-
-def _level_of_each(models: Sequence[tuple[Model, Model]], level: float) -> float:
-    """The level of every interval alone at which the intervals of all policies hold together."""
+def _level_of_each(models: Sequence[Sequence[Model]], level: float) -> float:
+    """The level of every interval alone at which the intervals of all pairs of full and policy hold together."""
     beyond = 1 - level
-    strictest = beyond / len(models)
-    if any(num_rare_sides(policy, full) for policy, full in models):
+    strictest = beyond / len(models)  # Bonferroni
+    # Resamples say little of a side that few problems show, so their depths would be too optimistic there.
+    if any(num_rare_sides(policy, full) for full, policy in models):
         return 1 - strictest
-    depths = [_depths(drawn_ratios(np.maximum(policy.draws, 0), full.draws)) for policy, full in models]
+    depths = [_depths(drawn_ratios(np.maximum(policy.draws, 0), full.draws)) for full, policy in models]
     share = float(np.quantile(np.min(depths, axis=0), beyond, method="inverted_cdf"))
     return 1 - min(max(share, strictest), beyond)
 
