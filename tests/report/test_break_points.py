@@ -105,14 +105,14 @@ def test_the_sentence_names_the_uncut_run_and_says_why_nothing_was_predicted(mak
     assert found.predicted is None and found.measured is not None
     assert [break_point_sentence(found)] == [
         "mix 0.9 lead: keeps 90 % of full, checked's accuracy from p = 0.63 (95 % interval: from 0.50 to 0.75) on; not "
-        "predicted: these runs were made without a prediction of their costs, which it is part of."
+        "predicted: it is part of the prediction of costs, which these runs lack."
     ]
     tails = only(mixes(make_run, {0.25: 90, 0.5: 297}, "tail"))
-    assert tails.not_predicted == "LSP* speaks of leads alone"
+    assert tails.not_predicted == "LSP* is defined for leads only"
 
 
 @pytest.mark.parametrize(
-    ("traces", "reason"), [(None, "without a search for the first answer"), (40, "no trace was found to state")]
+    ("traces", "reason"), [(None, "were not searched for their first answer"), (40, "no trace was found to state")]
 )
 def test_runs_that_found_no_first_answer_say_why(make_run: MakeRun, traces: int | None, reason: str) -> None:
     values = {"num_steps": 1, "num_tokens": 1, "num_weighted_tokens": 1, "flops": {}, "memory": {}}
@@ -142,7 +142,7 @@ def test_a_dip_at_the_last_tested_place_names_those_that_kept_it(make_run: MakeR
 def test_the_uncut_run_is_no_end_of_a_lead_that_takes_the_stop_away(make_run: MakeRun) -> None:
     found = only(runs_of(make_run, {0.25: 90, 0.5: 150}))
     assert found.measured is None and found.reason is not None and not found.is_continuous
-    assert "full is not what these cuts lead to at p = 1" in found.reason and "uncut" not in found.reason
+    assert "these cuts do not become full at p = 1" in found.reason and "uncut" not in found.reason
     (sentence,) = [break_point_sentence(found)]
     assert "(interval: from 0.50 on; nothing above 0.5 was tried)" in sentence and "to uncut" not in sentence
     inside = only(runs_of(make_run, {0.25: 90, 0.5: 268, 0.75: 272}))  # the last is noisy too
@@ -196,5 +196,5 @@ def test_the_prediction_of_a_lead_stands_beside_the_measurement(make_run: MakeRu
     found = only(runs)
     assert found.predicted is not None and found.predicted.value == pytest.approx(0.55)  # of three and three runs
     assert [break_point_sentence(found)][0].endswith(
-        "; derivations were predicted to be whole from 0.55 [0.40, 0.70] on."
+        "; derivations were predicted to be complete from 0.55 [0.40, 0.70] on."
     )

@@ -131,7 +131,7 @@ def test_retention_is_over_the_seeds_that_both_have(make_run: MakeRun) -> None:
     kept = row_of(runs, "lead 0.5").retention
     assert kept is not None and kept.ratio is not None and kept.seeds == (1, 2)
     assert kept.ratio.value == pytest.approx(15 / 30)  # not of the mean of all three
-    assert only(runs).notes == ("lead 0.5: compared with full over the seeds both have (1, 2).",)
+    assert only(runs).notes == ("lead 0.5: compared with full over the shared seeds (1, 2).",)
 
 
 def test_costs_are_a_share_over_the_seeds_that_retention_compares(make_run: MakeRun) -> None:
@@ -151,8 +151,8 @@ def test_rows_compared_over_the_same_seeds_share_a_note_and_equal_seeds_need_non
     runs += [make_run("lead 0.5", 15, seed=seed) for seed in range(3)]
     runs += [make_run(label, 15, {"kind": "lead", "p": float(label[5:])}, seed=2) for label in ("lead 0.6", "lead 0.7")]
     assert only(runs).notes == (
-        "base: compared with full over the seeds both have (0).",
-        "lead 0.6, lead 0.7: compared with full over the seeds both have (2).",
+        "base: compared with full over the shared seeds (0).",
+        "lead 0.6, lead 0.7: compared with full over the shared seeds (2).",
     )
 
 
@@ -160,7 +160,7 @@ def test_seeds_without_an_uncut_run_are_left_out_of_the_comparison_and_it_is_sai
     runs = [make_run("full", 40, FULL), *(make_run("lead 0.5", right, seed=s) for s, right in enumerate((10, 30)))]
     kept = row_of(runs, "lead 0.5").retention
     assert kept is not None and kept.ratio is not None and kept.ratio.value == pytest.approx(10 / 40)
-    assert only(runs).notes == ("lead 0.5: compared with full over the seeds both have (0).",)
+    assert only(runs).notes == ("lead 0.5: compared with full over the shared seeds (0).",)
 
 
 def test_without_a_shared_seed_all_runs_are_compared(make_run: MakeRun) -> None:
@@ -168,7 +168,7 @@ def test_without_a_shared_seed_all_runs_are_compared(make_run: MakeRun) -> None:
     kept = row_of(runs, "lead 0.5").retention
     assert kept is not None and kept.ratio is not None and kept.ratio.value == pytest.approx(15 / 30)
     assert only(runs).notes == (
-        "lead 0.5: no seed is also one of full, so its seeds (7) are compared with those of full (0, 1).",
+        "lead 0.5: no seed is shared with full, so its seeds (7) are compared with those of full (0, 1).",
     )
 
 
@@ -282,7 +282,7 @@ def test_by_cost_puts_the_cheapest_first_and_rows_without_costs_last(study: list
 
 
 def test_runs_without_an_evaluation_are_refused(make_run: MakeRun) -> None:
-    with pytest.raises(RunError, match="1 runs without an evaluation among them; evaluate one"):
+    with pytest.raises(RunError, match="no run has an evaluation; evaluate one"):
         build_frontiers([make_run("full", 30, FULL, tasks=())])
 
 

@@ -86,7 +86,7 @@ def test_audits_are_found_beside_runs_and_taken_once(study: list[RunResult], tmp
     gathered = read_inputs([tmp_path / "full"], [beside, other])
     assert len(gathered.audits) == 2
     page = render_page(build_report(gathered))
-    assert 'id="audit"' in page and "traces of the study, tokens of toy" in page
+    assert 'id="audit"' in page and "traces of the study, in tokens of toy" in page
     assert "sentences said before in their trace" in page and "25.0%" in page
 
 

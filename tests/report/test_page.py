@@ -3,15 +3,19 @@ from collections.abc import Callable
 
 import pytest
 
+from leadspan.costs.flops import FlopsByPart
+from leadspan.costs.memory import MemoryByPart
 from leadspan.errors import RunError
-from leadspan.report.charts import chart_data, policy_colours
+from leadspan.report.charts import chart_data, policy_colours, policy_styles
 from leadspan.report.content import build_report
 from leadspan.report.document import INTRODUCTION
+from leadspan.report.drawing import PALETTE
 from leadspan.report.inputs import ReportInputs
 from leadspan.report.page import render_page, sorted_by
 from leadspan.report.schema import Report
 from leadspan.results import RunResult
 from leadspan.study.record import CaptureRecord, StudyRecord, TrialRecord
+from leadspan.training.result import StepSeconds
 from made_runs import made_study, pretrained
 
 MakeRun = Callable[..., RunResult]
@@ -169,6 +173,21 @@ def test_energy_and_money_are_axes_where_all_runs_know_them(make_run: MakeRun, r
     assert "money" not in report_of(runs).tasks[0].cost_names
 
 
+def test_every_part_of_a_bar_has_a_colour() -> None:
+    parts = {"total", *FlopsByPart.model_fields, *MemoryByPart.model_fields, *StepSeconds.model_fields}
+    assert {part for part in parts if part.replace("_", "-") not in PALETTE} == set()
+
+
+def test_a_policy_has_one_colour_and_marker_on_the_page_and_in_files(
+    make_run: MakeRun, report_of: Callable[..., Report]
+) -> None:
+    cuts = [make_run(f"lead 0.{p:02}", 9, {"kind": "lead", "p": p / 100}) for p in range(1, 8)]
+    styles = policy_styles(report_of([make_run("base", 6, role="base"), make_run("full", 30, FULL), *cuts]))
+    assert styles["base"] == {"colour": "muted", "marker": 0} and styles["full"] == {"colour": "ink", "marker": 0}
+    assert styles["lead 0.06"] == {"colour": "policy-6", "marker": 0}
+    assert styles["lead 0.07"] == {"colour": "policy-1", "marker": 1}
+
+
 def test_a_policy_keeps_its_colour_over_seeds(make_run: MakeRun, report_of: Callable[..., Report]) -> None:
     runs = [make_run("base", 6, role="base")]
     for seed in (0, 1):
@@ -219,7 +238,7 @@ def test_captures_and_missing_trials_are_shown(study: list[RunResult], report_of
 
 
 def test_no_runs_are_refused() -> None:
-    with pytest.raises(RunError, match="0 runs without an evaluation"):
+    with pytest.raises(RunError, match="no run has an evaluation"):
         build_report(ReportInputs((), ()))
 
 

@@ -98,7 +98,7 @@ def test_the_closest_is_named_when_none_meets_the_target(study: list[RunResult])
     assert found.sentence.startswith(
         "No policy is shown to keep 90 % of full's accuracy; lead 0.5 comes closest: it kept 50 ["
     )
-    assert found.needed.startswith("At the 50 % seen no number of problems or seeds shows 90 %")
+    assert found.needed.startswith("At the 50 % measured, no number of problems or seeds will show 90 %")
 
 
 def test_what_a_showing_would_need_is_told_by_the_runs(make_run: MakeRun) -> None:
@@ -106,7 +106,7 @@ def test_what_a_showing_would_need_is_told_by_the_runs(make_run: MakeRun) -> Non
     runs += [make_run("lead 0.5", 116 - seed % 2, num_problems=200, seed=seed) for seed in range(3)]
     found = answer(only(runs), 0.95)
     assert found.recommended is None
-    assert found.needed.startswith("If what was seen is true,") and "`leadspan power`" in found.needed
+    assert found.needed.startswith("If what was measured is true,") and "`leadspan power`" in found.needed
 
 
 def test_a_low_end_just_under_the_target_does_not_read_as_the_target(make_run: MakeRun) -> None:
@@ -144,7 +144,7 @@ def test_a_policy_that_costs_more_than_the_uncut_run_is_not_recommended(make_run
     runs = sized(two(make_run), {"full": [600], "lead 0.5": [800]})
     found = by_memory(runs)
     assert (found.recommended, found.closest, found.needed) == (None, "lead 0.5", "")
-    assert "full is the cheapest by it" in found.sentence
+    assert "full is the cheapest by memory" in found.sentence
     assert "saved 50 % of the tokens (500 instead of 1 k) and 50 % of the FLOPs" in found.sentence
     assert "added 33 % of the memory (800 B instead of 600 B)" in found.sentence
     assert answer(only(runs), 0.8, "tokens").recommended == "lead 0.5"
@@ -245,15 +245,15 @@ def by_chance(make_run: MakeRun, samples: int, num_problems: int) -> Frontier:
         (
             1,
             400,
-            "and, as these runs do not show it, we assume that 60 % of the variance of answers lies between "
-            "problems, the two students' chances have a correlation of 0.9 over problems and accuracy has a standard "
-            "deviation of 1 percentage points between seeds, ",
+            "60 % of the variance of answers lies between problems, the two students' chances have a correlation of "
+            "0.9 over problems and accuracy has a standard deviation of 1 percentage point between seeds (assumed, as "
+            "these runs do not show it), ",
         ),
         (
             4,
             200,
-            "and accuracy has a standard deviation of 1 percentage points between seeds, which one seed does not "
-            "show, ",
+            "accuracy has a standard deviation of 1 percentage point between seeds (assumed, as one seed does not show "
+            "it), ",
         ),
     ],
 )
@@ -265,7 +265,7 @@ def test_what_the_runs_cannot_tell_is_said_to_be_assumed(
     assert kept is not None and kept.ratio is not None
     target = (kept.ratio.value + kept.ratio.low) / 2
     needed = answer(frontier, target).needed
-    assert needed.startswith(f"If what was seen is true {assumed}")
+    assert needed.startswith(f"If what was measured is true, and if {assumed}")
     (seeds,) = re.findall(r" and (\d+) seeds would show it", needed)
     assert int(seeds) >= 2
 
@@ -290,7 +290,7 @@ def test_controls_are_no_candidates_and_stand_beside(make_run: MakeRun) -> None:
 
 
 def test_a_cost_that_one_run_lacks_is_refused(study: list[RunResult]) -> None:
-    with pytest.raises(SettingsError, match=r"cost money: not known of every run \(time, memory, FLOPs, tokens are\)"):
+    with pytest.raises(SettingsError, match=r"cost money: not known for every run \(time, memory, FLOPs, tokens are\)"):
         answer(only(study), cost="money")
 
 

@@ -92,7 +92,7 @@ def test_without_matplotlib_png_says_what_to_install(study: list[RunResult], tmp
         pytest.param(["--target", "1.5"], "--target 1.5: must be a share above 0 and at most 1", id="target"),
         pytest.param(["--samples", "-1"], "--samples -1: must be 0 or more", id="samples"),
         pytest.param(["--audit", "none.json"], "none.json: not found", id="audit"),
-        pytest.param(["--cost", "money"], "cost money: not known of every run", id="cost"),
+        pytest.param(["--cost", "money"], "cost money: not known for every run", id="cost"),
     ],
 )
 def test_bad_options_are_told_in_one_message(

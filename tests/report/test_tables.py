@@ -186,7 +186,7 @@ def test_a_cut_without_ends_explains_that_a_student_compared_with_none_does_not_
     assert run.cut is not None
     without = run.cut.model_copy(update={"num_kept": 40, "lost_stop": 39})
     (warning,) = stop_warnings(only([run.model_copy(update={"cut": without})]))
-    assert warning.startswith("It ended 0 % of its answers") and STOP_REMEDY in warning
+    assert "ended 0 % of its answers" in warning and STOP_REMEDY in warning
     with_some = run.cut.model_copy(update={"num_kept": 40, "lost_stop": 38})
     assert STOP_REMEDY not in stop_warnings(only([run.model_copy(update={"cut": with_some})]))[0]
 

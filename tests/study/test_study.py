@@ -69,7 +69,7 @@ def test_a_study_with_controls_and_a_report(tmp_path: Path, capsys: pytest.Captu
     assert main(["report", str(tmp_path / "study"), *options]) == 0
     assert "No policy " in capsys.readouterr().out  # untrained in so few steps: nothing is kept
     assert main(["report", str(tmp_path / "study"), "--cost", "energy"]) == 2
-    assert "cost energy: not known of every run" in capsys.readouterr().err
+    assert "cost energy: not known for every run" in capsys.readouterr().err
     assert "lead 0.5, cross-entropy" in (tmp_path / "r.html").read_text()
     before = finished(tmp_path)
     assert main(["study", str(place)]) == 0 and finished(tmp_path) == before

@@ -1,4 +1,4 @@
-"""From which share of a trace on a cut keeps the target: predicted before training, measured after.
+"""The break point of a family of cuts: the share of a trace from which on the target is kept, predicted and measured.
 
 The policies of a study that differ in nothing but `p` are a family. Over its tested `p_1 < ... < p_K`, with the uncut
 run at 1, retention r(p) is a curve with r(1) = 1. Its break point for a target t is the smallest p such that r is at
@@ -18,9 +18,9 @@ A cut that removes the end-of-turn token at every p below 1, as a plain lead doe
 answer at every p, as a window of the chain of thought does, has no curve that leads to the uncut run. For such a family
 the end 1 says only that nothing larger was tried.
 
-The prediction is LSP* = (|P| + f |CoT|) / T from the first-answer positions of the traces, the mean over the family's
-runs. It is defined for lead cuts only. It says where derivations begin to be complete, and the measurement where the
-target is reached: they need not agree at every target.
+The prediction, made before training, is LSP* = (|P| + f |CoT|) / T from the first-answer positions of the traces, the
+mean over the family's runs. It is defined for lead cuts only. It says from where on derivations are complete, and the
+measurement says from where on the target is reached: the two need not agree at every target.
 
 **Source**: the percentile bootstrap, Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapter 13; the
 definition is the project's own.
@@ -40,7 +40,7 @@ from leadspan.report.crossings import bracket_interval, crossing, last_below, wi
 from leadspan.report.rows import Frontier, Row
 from leadspan.results import RunResult
 from leadspan.settings import Settings
-from leadspan.statistics.intervals import Interval, retention
+from leadspan.statistics.intervals import Interval, drawn_ratios, retention
 from leadspan.statistics.resampling import USUAL, Bootstrap, Scores, resample
 
 METHOD = "paired bootstrap of the tested p between which retention reaches the target"
@@ -66,8 +66,8 @@ class BreakPoint(Settings):
     reference: str = "the uncut run"
     """Label of the uncut run."""
     between: tuple[float, float] | None = None
-    """Ends of the interval, with or without a value: 0 where nothing smaller was tried, 1 for the uncut run; null where
-    nothing could be compared."""
+    """Ends of the interval, given even where `measured` is null: 0 where nothing smaller was tried, 1 for the uncut
+    run; null where nothing could be compared."""
     not_predicted: str | None = None
     """Why there is no prediction."""
     is_continuous: bool = True
@@ -84,13 +84,14 @@ class _Measured:
 def break_points(frontier: Frontier, target: float = 0.9, bootstrap: Bootstrap = USUAL) -> list[BreakPoint]:
     """The break point of every family of a frontier, in the order of the rows.
 
-    A family has two tested `p` or more, 1 not counted where it is the uncut run; controls are no members. It is
-    compared with its own uncut run; one without is left out.
+    A family has at least two tested `p`, not counting a 1 that is the uncut run. Controls are no members. Families
+    without an uncut run are left out.
     """
     families: dict[str, list[Row]] = {}
     for row in frontier.students:
         if row.control is not None or row.p is None or row.reference is None:
             continue
+        # A cut of p = 1 that keeps the answer is the uncut run under another name.
         if row.p < 1 or not _policy(row).keeps_answer:
             families.setdefault(family_key(row.runs[0]), []).append(row)
     tested = [sorted(rows, key=lambda row: row.p or 0.0) for rows in families.values() if len(rows) > 1]
@@ -101,8 +102,8 @@ def break_points(frontier: Frontier, target: float = 0.9, bootstrap: Bootstrap =
 def _break_point(name: str, rows: Sequence[Row], frontier: Frontier, target: float, bootstrap: Bootstrap) -> BreakPoint:
     full = frontier.row(rows[0].reference)
     assert full is not None, "a reference has a row"
-    measured = _measured(rows, full, target, bootstrap)
-    predicted = _predicted([run for row in rows for run in row.runs])
+    measured, runs = _measured(rows, full, target, bootstrap), [run for row in rows for run in row.runs]
+    predicted = _predicted(runs)
     return BreakPoint(
         family=name,
         target=target,
@@ -113,7 +114,7 @@ def _break_point(name: str, rows: Sequence[Row], frontier: Frontier, target: flo
         reason=measured.reason,
         reference=full.label,
         between=measured.between,
-        not_predicted=None if predicted else _why_not_predicted([run for row in rows for run in row.runs]),
+        not_predicted=None if predicted else _why_not_predicted(runs),
         is_continuous=_policy(rows[0]).nears_full,
     )
 
@@ -140,7 +141,8 @@ def _measured(rows: Sequence[Row], full: Row, target: float, bootstrap: Bootstra
     of_full = models[full.label]
     means = np.array([[models[row.label].mean / of_full.mean] for row in rows] + [[1.0]])
     # The resamples are paired: draw i of every policy and of the uncut run holds the same problems.
-    drawn = np.stack([_ratios(models[row.label].draws, of_full.draws) for row in rows] + [np.ones_like(of_full.draws)])
+    ratios_drawn = [drawn_ratios(np.maximum(models[row.label].draws, 0), of_full.draws) for row in rows]
+    drawn = np.stack([*ratios_drawn, np.ones_like(of_full.draws)])
     # `retention` widens its intervals where few problems separate the models, which resamples alone do not show.
     ratios = (retention(scores[row.label], scores[full.label], bootstrap).ratio for row in rows)
     alone = [ratio for ratio in ratios if ratio is not None]
@@ -165,14 +167,14 @@ def _why_not_measured(rows: Sequence[Row], full: Row, ratios: NDArray[np.float64
         )
     if last < len(rows) - 1:
         return None
-    met = [f"{p:g}" for p, ratio in zip(tested, ratios, strict=False) if ratio >= target]
-    outcome = f"{', '.join(met)} kept it, but {tested[-1]:g}, the largest tested p, does not"
-    outcome = outcome if met else f"no tested p up to {tested[-1]:g} keeps it"
+    reached = [f"{p:g}" for p, ratio in zip(tested, ratios, strict=False) if ratio >= target]
+    outcome = f"{', '.join(reached)} kept it, but {tested[-1]:g}, the largest tested p, does not"
+    outcome = outcome if reached else f"no tested p up to {tested[-1]:g} keeps it"
     if _policy(rows[0]).nears_full:
         return f"{outcome}: it lies between {tested[-1]:g} and uncut"
     return (
-        f"{outcome}, and {full.label} is not what these cuts lead to at p = 1, as each of them takes the end-of-turn "
-        "token or the answer away"
+        f"{outcome}, and these cuts do not become {full.label} at p = 1, because each of them removes the end-of-turn "
+        "token or the answer"
     )
 
 
@@ -182,13 +184,8 @@ def _policy(row: Row) -> Policy:
     return policy
 
 
-def _ratios(policy: NDArray[np.float64], full: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Retention in every resample; infinite where the uncut run solved nothing in the resample."""
-    return np.divide(np.maximum(policy, 0), full, out=np.full_like(policy, np.inf), where=full > 0)
-
-
 def _scores(row: Row, seeds: Sequence[int]) -> list[Scores]:
-    """Scores of the runs of some seeds, of all runs where no seed is shared."""
+    """Scores of the runs of these seeds; of all runs where there are none."""
     runs = zip(row.seeds, row.evaluations, strict=True)
     return [result.correct for seed, result in runs if not seeds or seed in seeds]
 
@@ -199,16 +196,16 @@ def _is_lead(run: RunResult) -> bool:
 
 def _why_not_predicted(runs: Sequence[RunResult]) -> str:
     if not _is_lead(runs[0]):
-        return "LSP* speaks of leads alone"
+        return "LSP* is defined for leads only"
     if all(run.prediction is None for run in runs):
-        return "these runs were made without a prediction of their costs, which it is part of"
+        return "it is part of the prediction of costs, which these runs lack"
     if all(run.prediction is None or run.prediction.break_point_traces is None for run in runs):
-        return "these runs were made without a search for the first answer in their traces"
+        return "the traces of these runs were not searched for their first answer"
     return "no trace was found to state its right answer in the chain of thought"
 
 
 def _predicted(runs: Sequence[RunResult]) -> Interval | None:
-    """Mean of the predictions and of their ends; they differ little, as seeds only split the same traces anew."""
+    """Mean of the predictions and of their ends; seeds differ little, because they only split the same traces anew."""
     points = [run.prediction.break_point for run in runs if run.prediction and run.prediction.break_point]
     if not points or not _is_lead(runs[0]):
         return None
@@ -217,7 +214,7 @@ def _predicted(runs: Sequence[RunResult]) -> Interval | None:
 
 
 def _family_names(families: Sequence[Sequence[Row]]) -> list[str]:
-    """The family of the cut and the axes of the study, followed by the labels of its rows where several share that."""
+    """The family of the cut and the axes of the study, and the labels of the rows where several share those."""
     names: list[str] = []
     for rows in families:
         recipe = rows[0].runs[0].recipe

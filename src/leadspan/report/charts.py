@@ -1,4 +1,4 @@
-"""The data of the figures, in display units: read as JSON by the page's script, and by the drawing of PNG files.
+"""The data of the figures, in display units: for the page's script, as JSON, and for the drawing of PNG files.
 
 Shares are percentages; intervals are `[value, low, high]`.
 """
@@ -19,8 +19,10 @@ from leadspan.statistics.intervals import Interval
 from leadspan.tables import CostName, percent, unit_for
 from leadspan.text import plain
 
-NUM_COLOURS = 6
-"""Policy colours in style.css; further policies reuse them with another marker."""
+NUM_COLOURS, NUM_MARKERS = 6, 5
+"""Colours of policies in style.css, and markers; further policies reuse the colours with another marker."""
+LOG_FACTOR = 50
+"""Curves whose values span more than this factor are drawn on a logarithmic axis."""
 COST_TITLES: dict[CostName, str] = {
     "seconds": "Training time",
     "peak_memory_bytes": "Peak memory",
@@ -34,20 +36,25 @@ QUALITY_TITLES = {
     "retention": "Share of the uncut student's accuracy (%)",
     "termination": "Terminated (% of samples)",
 }
-PART_TITLES = {"data": "fetching data", "total": "total, not known by part"}
+AXIS_TITLES = {
+    "rates": "Share of samples (%)",
+    "tenths": "Position in the uncut conversation (%)",
+    "steps": "Optimiser steps",
+    "validation": "Validation loss (nat per token)",
+}
+PART_TITLES = {"data": "fetching data", "total": "total, parts unknown"}
 
 
 def chart_data(report: Report) -> dict[str, Any]:
     """The data of all figures."""
-    colours = policy_colours(report)
+    # How a base or a teacher was trained says nothing about cuts.
     students = [(report.policies[label], run) for label, run in report.runs.items() if run.role == "student"]
     return {
-        "num_colours": NUM_COLOURS,
-        "colours": colours,
-        "quality": QUALITY_TITLES,
-        "tasks": [_task_chart(task, colours) for task in report.tasks],
+        "styles": policy_styles(report),
+        "titles": {**QUALITY_TITLES, **AXIS_TITLES, **MEASURES},
+        "log_factor": LOG_FACTOR,
+        "tasks": [_task_chart(task) for task in report.tasks],
         "splits": {name: chart for name, chart in _split_charts(students) if chart["bars"]},
-        "measures": MEASURES,
         "curves": [curve.model_dump(exclude={"divergence_kind"}) for curve in report.curves],
         "validation": [
             {"label": label, "policy": report.policies[label], "steps": sorted(map(int, losses))}
@@ -58,7 +65,7 @@ def chart_data(report: Report) -> dict[str, Any]:
 
 
 def policy_colours(report: Report) -> dict[str, int | None]:
-    """Colour number of each policy: null for base and teacher, 0 (ink) for the first uncut reference, then 1, 2, ..."""
+    """Colour number of each policy: None for base and teacher, 0 (ink) for the first uncut reference, then 1, 2, ..."""
     rows = [row for task in report.tasks for row in task.rows]
     roles = {row.policy: row.role for row in rows}
     roles |= {report.policies[label]: run.role for label, run in report.runs.items() if run.train}
@@ -67,6 +74,17 @@ def policy_colours(report: Report) -> dict[str, int | None]:
     students = [policy for policy, role in roles.items() if role == "student" and policy != reference]
     numbers: dict[str, int | None] = {policy: number for number, policy in enumerate(students, start=1)}
     return {policy: numbers.get(policy, 0 if policy == reference else None) for policy in roles}
+
+
+def policy_styles(report: Report) -> dict[str, dict[str, Any]]:
+    """Colour, a name in style.css, and number of the marker of each policy, for the page and for PNG files."""
+    return {
+        policy: {
+            "colour": "muted" if number is None else f"policy-{(number - 1) % NUM_COLOURS + 1}" if number else "ink",
+            "marker": (number - 1) // NUM_COLOURS % NUM_MARKERS if number else 0,
+        }
+        for policy, number in policy_colours(report).items()
+    }
 
 
 def short(label: str) -> str:
@@ -78,7 +96,7 @@ def short(label: str) -> str:
     return re.sub(r"(?:[^\s/]*/){2,}([^\s/]+/[^\s/]+)", "\N{HORIZONTAL ELLIPSIS}/\\1", plain(label))
 
 
-def _task_chart(task: TaskFigures, colours: Mapping[str, int | None]) -> dict[str, Any]:
+def _task_chart(task: TaskFigures) -> dict[str, Any]:
     # One unit for all points of an axis, that of the largest: single runs are drawn on it too.
     rows = [row for row in [*task.rows, *task.single_runs] if row.costs]
     units: dict[CostName, tuple[float, str]] = {
@@ -94,7 +112,6 @@ def _task_chart(task: TaskFigures, colours: Mapping[str, int | None]) -> dict[st
         "rows": [
             {
                 **_point(row, units, task.currency),
-                "colour": colours[row.policy],
                 "runs": [_point(run, units, task.currency) for run in task.single_runs if run.policy == row.policy],
             }
             for row in task.rows
@@ -104,6 +121,11 @@ def _task_chart(task: TaskFigures, colours: Mapping[str, int | None]) -> dict[st
 
 def _point(row: Row, units: Mapping[CostName, tuple[float, str]], currency: str) -> dict[str, Any]:
     costs: dict[CostName, Cost] = {name: row.costs[name] for name in units if row.costs and name in row.costs}
+    texts = {
+        name: amount(cost.value, name, currency)
+        + (f", {percent(cost.of_full)} of the uncut" if cost.of_full is not None else "")
+        for name, cost in costs.items()
+    }
     return {
         "label": short(row.label),
         "policy": row.policy,
@@ -115,13 +137,8 @@ def _point(row: Row, units: Mapping[CostName, tuple[float, str]], currency: str)
         "retention_text": retention_text(row),
         "costs": {name: cost.value / units[name][0] for name, cost in costs.items()},
         "cost_sds": {name: cost.sd / units[name][0] for name, cost in costs.items() if cost.sd},
-        "cost_texts": {name: _cost_text(name, cost, currency) for name, cost in costs.items()},
+        "cost_texts": texts,
     }
-
-
-def _cost_text(name: CostName, cost: Cost, currency: str) -> str:
-    share = f", {percent(cost.of_full)} of the uncut" if cost.of_full is not None else ""
-    return amount(cost.value, name, currency) + share
 
 
 def _percentages(interval: Interval) -> list[float]:
@@ -133,7 +150,7 @@ def _with_unit(title: str, unit: str) -> str:
 
 
 def validation_losses(report: Report) -> dict[str, dict[str, float]]:
-    """Label to validation loss by step, for every run that has a validation set."""
+    """Label to validation loss by step, for every run with a validation set."""
     trained = {label: run.train for label, run in report.runs.items() if run.train}
     return {label: train.validation_loss for label, train in trained.items() if train.validation_loss}
 

@@ -15,7 +15,7 @@ from leadspan.results import RunResult
 from leadspan.settings import flat_settings
 
 _NOT_COMPARED = ("name", "seed", "output", "plan", "capture", "student.seed", "trial", "push")
-"""Settings in which the seeds of one condition may differ: they change what is learnt only by chance, or not at all."""
+"""Settings in which the seeds of one condition may differ: they change the student only by chance, or not at all."""
 LENGTH = ("training.steps", "training.epochs", "data.num_train")
 """Settings that the controls of equal length choose separately for each seed."""
 
@@ -34,7 +34,7 @@ class Condition:
 
     @property
     def role(self) -> Literal["student", "base", "teacher"]:
-        """The part that its models play in the comparison."""
+        """The part that its models play in the comparison: distilled student, base or teacher."""
         return self.runs[0].role
 
     @property
@@ -75,13 +75,18 @@ def find_conditions(runs: Sequence[RunResult]) -> list[Condition]:
 
     Two runs of one recipe with the same seed are separate conditions, named apart where their names differ.
     """
-    keys = [_key(run) for run in runs]
+    keys: list[str] = []
+    for run in runs:
+        control = control_of(run)
+        # Such a control trains as long as the uncut run of its seed does, which differs a little from seed to seed.
+        settings = without(flat(run.recipe), LENGTH if control in ("equal_tokens", "equal_steps") else ())
+        keys.append(json.dumps([run.role, control, run.label, settings], sort_keys=True))
     num_runs = Counter((key, run.seed) for key, run in zip(keys, runs, strict=True))
     repeated_keys = {key for (key, _), number in num_runs.items() if number > 1}
     groups: dict[tuple[str, str, int], list[RunResult]] = {}
     repeats: Counter[tuple[str, str, int]] = Counter()
     for key, run in zip(keys, runs, strict=True):
-        # A recipe that was run twice with one seed: the name may say what the recipe does not.
+        # A recipe that was run twice with one seed: the names may say what the recipes do not.
         name = run.name if key in repeated_keys else ""
         number = repeats[key, name, run.seed]
         repeats[key, name, run.seed] += 1
@@ -91,7 +96,7 @@ def find_conditions(runs: Sequence[RunResult]) -> list[Condition]:
 
 
 def control_of(run: RunResult) -> str | None:
-    """Which control a run is: as its study recorded it, or `base` and `teacher` by their role; else None."""
+    """Which control a run is: what its study recorded, else `base` or `teacher` by its role, else None."""
     return run.control or (run.role if run.role != "student" else None)
 
 
@@ -100,15 +105,8 @@ def family_key(run: RunResult) -> str:
     return json.dumps(without(flat(run.recipe), ("cut.p", "cut.policy.p")), sort_keys=True)
 
 
-def _key(run: RunResult) -> str:
-    control = control_of(run)
-    # Such a control trains as long as the uncut run of its seed does, which differs a little from seed to seed.
-    settings = without(flat(run.recipe), LENGTH if control in ("equal_tokens", "equal_steps") else ())
-    return json.dumps([run.role, control, run.label, settings], sort_keys=True)
-
-
 def _names(groups: Sequence[tuple[RunResult, ...]]) -> list[str]:
-    """A study's own name of the trial; else the label, or the run's name where conditions share the label.
+    """The name that a study gave the trial; else the label, with the run's name where conditions share the label.
 
     Numbered where they share that too.
     """
@@ -116,7 +114,9 @@ def _names(groups: Sequence[tuple[RunResult, ...]]) -> list[str]:
     names: list[str] = []
     for runs in groups:
         first = runs[0]
-        is_condition = all(map(_is_trial, runs)) and len({run.name for run in runs}) == 1
+        # A study gives all seeds of a condition one name; runs outside a study are named one by one.
+        are_trials = all(run.control is not None or (run.recipe and run.recipe.trial) is not None for run in runs)
+        is_condition = are_trials and len({run.name for run in runs}) == 1
         # A run's name that begins with the label says all that the label says.
         says_all = is_condition or first.name.startswith(first.label)
         full_name = first.name if says_all else f"{first.label} ({first.name})"
@@ -126,11 +126,6 @@ def _names(groups: Sequence[tuple[RunResult, ...]]) -> list[str]:
         seen[name] += 1
         names[index] = f"{name} #{seen[name]}" if repeated[name] > 1 else name
     return names
-
-
-def _is_trial(run: RunResult) -> bool:
-    """Whether the name of the run is that of a study's condition, the same for all seeds."""
-    return run.control is not None or (run.recipe is not None and run.recipe.trial is not None)
 
 
 def flat(recipe: Recipe | None) -> dict[str, Any]:
@@ -148,6 +143,6 @@ def without(settings: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]
 
 
 def num_differing(first: Mapping[str, Any], second: Mapping[str, Any], ignored: Sequence[str] = ()) -> int:
-    """The number of settings in which two flat recipes differ, without the ignored ones."""
+    """The number of settings in which two flat recipes differ, not counting the ignored ones."""
     first, second = without(first, ignored), without(second, ignored)
     return sum(first.get(key) != second.get(key) for key in first.keys() | second.keys())

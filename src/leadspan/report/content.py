@@ -1,4 +1,4 @@
-"""Builds a report from the frontier, the runs and their files. Nothing is estimated here."""
+"""Builds a report from the frontier, the runs and their files, and estimates nothing itself."""
 
 from collections.abc import Sequence
 
@@ -37,9 +37,9 @@ def build_report(
     Args:
         inputs: Runs, studies, audits.
         title: Heading.
-        target: Retention that the recommended policy must be sure to reach.
-        cost: The cost by which it is the cheapest; the first that the figures show.
-        samples_per_policy: Pairs of samples to show of each cut policy and task; 0 for none.
+        target: Retention that the recommended policy is shown to reach.
+        cost: The cost that ranks the policies; the figures show it first.
+        samples_per_policy: Pairs of samples to show for each cut policy and task; 0 for none.
 
     Raises:
         RunError: There is no run, or none was evaluated.
@@ -50,11 +50,13 @@ def build_report(
     curves, no_curves = run_curves(named)
     pairs, no_pairs = comparisons(named, _references(frontiers), samples_per_policy) if samples_per_policy else ([], [])
     policies = {row.label: row.policy for frontier in frontiers for row in frontier.rows}
+    # Tasks with students come first: the others say nothing about cuts.
+    tasks = sorted((_task(frontier, target, cost) for frontier in frontiers), key=lambda task: not task.has_students)
     return Report(
         title=title,
         target=target,
         measured=measured(inputs.runs),
-        tasks=sorted((_task(frontier, target, cost) for frontier in frontiers), key=lambda task: not task.has_students),
+        tasks=tasks,
         studies=list(inputs.studies),
         curves=curves,
         audits=list(inputs.audits),
@@ -89,7 +91,7 @@ def _task(frontier: Frontier, target: float, cost: CostName) -> TaskFigures:
 
 
 def _references(frontiers: Sequence[Frontier]) -> dict[str, str]:
-    """Label of each run of a cut student to that of the uncut run of the same seed, else of the first uncut run."""
+    """Label of each run of a cut student to that of the uncut run with the same seed, else of the first uncut run."""
     references: dict[str, str] = {}
     for frontier in frontiers:
         for row in frontier.students:

@@ -1,4 +1,4 @@
-"""Training costs: over seeds, as a share of the uncut run's, by part, and as predicted before the runs."""
+"""Training costs: means over seeds, as a share of the uncut run's, by part, and as predicted before the runs."""
 
 from collections.abc import Mapping, Sequence
 from statistics import fmean, stdev
@@ -31,8 +31,8 @@ class Cost(Settings):
     """One cost of training a condition."""
 
     values: tuple[float, ...]
-    """Measured, one for each run, in the order of the seeds: seconds, bytes, operations, tokens, joules, or units of
-    the recipe's currency."""
+    """The measured cost of each run, in the order of the seeds: seconds, bytes, operations, tokens, joules, or units
+    of the recipe's currency."""
     value: float
     """Mean over the runs."""
     sd: float | None
@@ -51,7 +51,7 @@ def costs_over(
     """Costs of the runs of one condition; a cost that one run lacks is omitted.
 
     Args:
-        runs: All runs of the condition, whose values and predictions are taken.
+        runs: All runs of the condition; the values and the predictions are theirs.
         compared: The runs that are compared with the reference: those of the seeds over which retention is computed.
         full: The reference's runs of those seeds.
     """
@@ -61,7 +61,7 @@ def costs_over(
     for name, values in _measured_by_all(runs).items():
         mean = fmean(values)
         of_runs = [prediction[name] for prediction in predictions if name in prediction]
-        predicted = fmean(of_runs) if len(of_runs) == len(runs) else None
+        predicted = fmean(of_runs) if len(of_runs) == len(runs) else None  # a mean over other runs is no prediction
         full_mean = fmean(of_full[name]) if name in of_full else 0.0
         costs[name] = Cost(
             values=tuple(values),
@@ -119,7 +119,7 @@ def _predicted_costs(prediction: Prediction | None) -> dict[CostName, float]:
 
 
 def currency_of(runs: Sequence[RunResult]) -> str:
-    """Currency of the runs, or all their currencies, joined by a slash."""
+    """The currency of the runs, or all their currencies, joined by a slash."""
     signs = [run.recipe.plan.currency for run in runs if run.recipe and "money" in _measured_costs(run)]
     return "/".join(dict.fromkeys(signs))
 
@@ -141,7 +141,7 @@ def clock_fault(runs: Sequence[RunResult]) -> str | None:
         student = run.start.model_dump_json(exclude={"seed"}) if run.start else ""
         if seconds:
             groups.setdefault((student, train.flops.teacher_body > 0), []).append(train.flops.total / seconds)
-    # Seeds and cuts are in one group: what differs most between them is the length of their sequences.
+    # Seeds and cuts are in one group: the greatest difference between them is the length of their sequences.
     for rates in groups.values():
         if max(rates) > MAX_RATE_RATIO * min(rates):
             slow, fast = (f"{quantity('flops', rate)}/s" for rate in (min(rates), max(rates)))
@@ -157,7 +157,7 @@ def mean_by_part(splits: Sequence[Settings | Mapping[str, float] | None]) -> dic
     by_run = [dict(split) for split in splits if split is not None]
     if not by_run or len(by_run) < len(splits):
         return None
-    names = dict.fromkeys(name for split in by_run for name in split)
+    names = dict.fromkeys(name for split in by_run for name in split)  # ordered, unlike a set
     return {name: fmean(split.get(name, 0.0) for split in by_run) for name in names}
 
 
@@ -174,7 +174,7 @@ def error_text(predicted: float | None, measured: float) -> str:
 
 
 def speed_figures(train: TrainResult) -> dict[str, str]:
-    """Speed, utilisation, energy, and the parts' shares of the step time; empty where they were not measured."""
+    """Speed, utilisation, energy, and the share of each part in the step time; empty where they were not measured."""
     if train.step_seconds is None:
         return {}
     figures = {
@@ -184,7 +184,7 @@ def speed_figures(train: TrainResult) -> dict[str, str]:
         "energy": MISSING if train.energy_joules is None else f"{train.energy_joules / 3.6e6:.3g} kWh",
     }
     if train.first_step_seconds is not None:
-        # The first step also compiles and allocates, so the typical step leaves it out.
+        # Shown apart, because it also compiles and allocates.
         figures["first step"] = quantity("seconds", train.first_step_seconds)
     return figures | {name.replace("_", " "): percent(share) for name, share in shares(train.step_seconds).items()}
 
@@ -193,11 +193,12 @@ def amount(value: float, cost: CostName, currency: str = "") -> str:
     """A cost with its unit; money with its currency."""
     if cost != "money":
         return quantity(cost, value)
-    return f"{value:,.2f} {currency}".rstrip() if value >= 1 else f"{value:.2g} {currency}".rstrip()
+    number = f"{value:,.2f}" if value >= 1 else f"{value:.2g}"  # small runs cost fractions of a cent
+    return f"{number} {currency}".rstrip()
 
 
 def relative_text(cost: Cost) -> str:
-    """The mean as a share of the uncut run's, `50 ± 14 %`: with its standard deviation where that is half a percent."""
+    """The mean as a share of the uncut run's, `50 ± 14 %`, with its standard deviation unless that rounds to 0."""
     assert cost.of_full is not None, "the caller picks costs with a reference"
     spread = 100 * cost.of_full * (cost.sd or 0.0) / cost.value if cost.value else 0.0
     return percent(cost.of_full) if spread < 0.5 else f"{100 * cost.of_full:.0f} ± {spread:.0f} %"

@@ -1,4 +1,4 @@
-"""Where piecewise linear curves reach a target and stay at or above it: the arithmetic of `break_points`."""
+"""Where piecewise linear curves reach a target and remain at or above it: the arithmetic of `break_points`."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ from leadspan.statistics.intervals import Interval
 
 
 def crossing(cuts: NDArray[np.float64], ratios: NDArray[np.float64], target: float) -> NDArray[np.float64]:
-    """Where a piecewise linear curve reaches the target for the last time, to stay at or above it.
+    """Where a piecewise linear curve reaches the target for the last time, and remains at or above it.
 
     Args:
         cuts: `[K]`, ascending.
@@ -22,7 +22,7 @@ def crossing(cuts: NDArray[np.float64], ratios: NDArray[np.float64], target: flo
     last, columns = last_below(ratios, target), np.arange(ratios.shape[1])
     below = np.maximum(last, 0)
     low, high = ratios[below, columns], ratios[below + 1, columns]
-    # A curve that is nowhere below the target divides by whatever its first step is; it is set to NaN after.
+    # A curve that is nowhere below the target may divide by 0 here; the last line sets it to NaN.
     with np.errstate(divide="ignore", invalid="ignore"):
         p = cuts[below] + (cuts[below + 1] - cuts[below]) * (target - low) / (high - low)
     return np.where(last < 0, np.nan, p)
@@ -31,7 +31,10 @@ def crossing(cuts: NDArray[np.float64], ratios: NDArray[np.float64], target: flo
 def bracket(
     cuts: NDArray[np.float64], ratios: NDArray[np.float64], target: float
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The neighbouring cuts between which each curve reaches the target to stay; 0 and the first where all cuts do."""
+    """The neighbouring cuts between which each curve reaches the target for the last time.
+
+    They are 0 and the first cut for a curve that is nowhere below the target.
+    """
     last = last_below(ratios, target)
     return np.where(last < 0, 0.0, cuts[np.maximum(last, 0)]), cuts[last + 1]
 
@@ -48,11 +51,10 @@ def bracket_interval(
         level: Coverage of the interval, e.g. 0.95.
     """
     low, high = bracket(cuts, drawn, target)
-    shares = ((1 - level) / 2, (1 + level) / 2)
-    ends = zip((low, high), shares, strict=True)
     # `inverted_cdf` returns a tested cut or 0, where interpolation would return a p that nobody tested.
-    first, last = (float(np.quantile(values, share, method="inverted_cdf")) for values, share in ends)
-    return first, last
+    first = np.quantile(low, (1 - level) / 2, method="inverted_cdf")
+    last = np.quantile(high, (1 + level) / 2, method="inverted_cdf")
+    return float(first), float(last)
 
 
 def widen_to_significant(
@@ -64,12 +66,13 @@ def widen_to_significant(
         cuts: `[K]`, ascending; the last one is the uncut run.
         ratios: Retention at the other cuts.
         target: The height.
-        ends: What resampling found.
+        ends: The bracket from resampling.
 
     Returns:
         The lower end is at most the last cut whose interval lies below the target (0 without one); the upper end is
         at least the first cut from which on every interval lies at or above it (the last cut without one).
     """
+    # The uncut run, the last cut, has no interval of its own.
     below = [cut for cut, ratio in zip(cuts, ratios, strict=False) if ratio.high < target]
     unsure = [i for i, ratio in enumerate(ratios) if ratio.low < target]
     first_sure = float(cuts[unsure[-1] + 1]) if unsure else float(cuts[0])
@@ -77,7 +80,7 @@ def widen_to_significant(
 
 
 def last_below(ratios: NDArray[np.float64], target: float) -> NDArray[np.int64]:
-    """Index of the last cut with less than the target, -1 where there is none."""
+    """Index of the last cut below the target, for each curve; -1 where there is none."""
     # Ratios of means that are equal on paper differ by about 1e-16.
     below = ratios < target - 1e-12
     return np.where(below.any(axis=0), len(ratios) - 1 - below[::-1].argmax(axis=0), -1)

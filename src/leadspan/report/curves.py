@@ -1,4 +1,4 @@
-"""Metrics by section and by tenth of the conversation, read from the `metrics.jsonl` of runs. Nothing is computed."""
+"""Metrics by section and by tenth of the conversation, read from the `metrics.jsonl` of runs."""
 
 import math
 import re
@@ -21,10 +21,10 @@ MEASURES = {
     "teacher_nll": "Teacher's NLL of the data (nat)",
     "agreement": "Agreement (share of positions)",
 }
-"""Column of `metrics.jsonl` to its name: means over positions, defined in docs/losses.md."""
+"""Column of `metrics.jsonl` to its name on the page: means over positions, defined in docs/losses.md."""
 NUM_TENTHS = 10
 MAX_POINTS = 100
-"""Points of a longer curve that are drawn, evenly spaced, with the first and the last: a page stays small."""
+"""Points that are drawn of a longer curve, evenly spaced, with the first and the last: they keep the page small."""
 
 MeasuredOn = Literal["training batches", "validation set"]
 _T = TypeVar("_T")
@@ -35,7 +35,7 @@ _KEY = re.compile(r"(?P<validation>eval_)?(?P<measure>[a-z_]+)/(?P<group>[a-z]+|
 class RunCurves(Settings):
     """The metrics of one run by section and by tenth of the uncut conversation, on one kind of data.
 
-    On training batches each value is a mean since the previous log line, over the tokens that the policy left; on the
+    On training batches each value is a mean since the previous log line, over the tokens that the policy keeps; on the
     validation set it is a mean over full sequences.
     """
 
@@ -46,11 +46,11 @@ class RunCurves(Settings):
     measured_on: MeasuredOn
     """Training batches as cut, or uncut validation sequences."""
     divergence_kind: str
-    """`loss.divergence.kind` of the recipe: what `divergence` is."""
+    """`loss.divergence.kind` of the recipe, in words: which divergence it is."""
     steps: list[int]
     """Optimiser steps of the log lines."""
     sections: dict[str, dict[str, list[float | None]]]
-    """Metric to section to its value at each step; null where no position of that section had a weight."""
+    """Metric to section to value at each step; null where no position of that section had a weight."""
     tenths: dict[str, list[float | None]]
     """Metric to its ten values at the last step, from the first tenth of the conversation to the last."""
 
@@ -68,13 +68,14 @@ def run_curves(named: Sequence[NamedRun]) -> tuple[list[RunCurves], list[str]]:
         except RunError as error:
             refused.append(f"{entry.label}: no curves: {error}")
             continue
+        # Runs without a teacher log no divergence, and have nothing to compare here.
         kinds: tuple[MeasuredOn, ...] = ("training batches", "validation set")
         curves += [curve for kind in kinds if "divergence" in (curve := _curves(entry, lines, kind)).sections]
     return curves, refused
 
 
 def absent_metrics(named: Sequence[NamedRun]) -> list[str]:
-    """One sentence for each trained run without a record of its training."""
+    """One sentence for each trained run without a log of its training."""
     lacking = [entry for entry in named if entry.run.train and not (entry.directory / METRICS_FILE).exists()]
     return [f"{entry.label}: no {METRICS_FILE}, so no curves" for entry in lacking]
 
@@ -83,7 +84,7 @@ def read_metrics(path: Path) -> list[tuple[int, dict[str, float | None]]]:
     """The step and the values of every log line of a run; values that are not finite become null.
 
     Raises:
-        RunError: It cannot be read, or a line is no log line.
+        RunError: The file is damaged or cannot be read, or a line is no log line.
     """
     check_written(path)  # a figure from a damaged file would look like any other
     remedy = "repair the file, or remove it to report without it"
@@ -91,7 +92,7 @@ def read_metrics(path: Path) -> list[tuple[int, dict[str, float | None]]]:
     number = 0
     try:
         if not path.is_file():
-            raise RunError(f"{path}: is no file; {remedy}")
+            raise RunError(f"{path}: is not a file; {remedy}")
         with path.open("rb") as file:
             for number, line in enumerate(file, 1):  # noqa: B007  # the number of the line that fails
                 values = _LINE.validate_json(line)
@@ -105,7 +106,7 @@ def read_metrics(path: Path) -> list[tuple[int, dict[str, float | None]]]:
 
 
 def thinned(lines: Sequence[_T], limit: int = MAX_POINTS) -> list[_T]:
-    """At most `limit` lines, evenly spaced, the first and the last among them."""
+    """At most `limit` lines, evenly spaced, with the first and the last."""
     if len(lines) <= limit:
         return list(lines)
     return [lines[round(i * (len(lines) - 1) / (limit - 1))] for i in range(limit)]
@@ -130,6 +131,7 @@ def _curves(
     entry: NamedRun, lines: Iterable[tuple[int, Mapping[str, float | None]]], measured_on: MeasuredOn
 ) -> RunCurves:
     parsed = [(step, _figures(line, measured_on == "validation set")) for step, line in lines]
+    # Lines of the other kind of data have no figures here, and would thin out those that do.
     shown = thinned([(step, figures) for step, figures in parsed if figures])
     sections: dict[str, dict[str, list[float | None]]] = {}
     for measure, group in dict.fromkeys(pair for _, figures in shown for pair in figures):

@@ -1,4 +1,4 @@
-"""The content of a report from top to bottom, built once for all formats: answers, rows of each task, evidence."""
+"""The sections of a report from top to bottom, built once for all formats: answers, rows of each task, evidence."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,25 +10,25 @@ from leadspan.report.elements import Bullets, Choice, Element, Fold, Heading, Pl
 from leadspan.report.evidence import evidence_sections
 from leadspan.report.rows import Row
 from leadspan.report.schema import Report, TaskFigures
-from leadspan.report.sentences import controls_note, gain_text, measured_text, retention_text
+from leadspan.report.sentences import measured_text, retention_text
 from leadspan.statistics.intervals import Interval
 from leadspan.tables import MISSING, Block, Cell, CostName, percent, percent_interval, points
 
 INTRODUCTION = (
-    "Small language models, the students, were trained on what a large one wrote while it solved problems, most of "
-    "them on only a part of each text. This page says how much of the accuracy each part kept, and what its training "
-    "cost."
+    "Small language models, the students, were trained on texts that a large model wrote while it solved problems, "
+    "most of them on only a part of each text. This page shows how much of the accuracy each part kept, and what the "
+    "training cost."
 )
 NUM_FINDINGS = 6
-"""Findings that are shown before the others are folded away."""
+"""Number of findings that are shown before the others are folded away."""
 
 
 def sections(report: Report, charts: Mapping[str, Any]) -> list[Section]:
-    """The document of a report.
+    """The sections of a report.
 
     Args:
-        report: What it says.
-        charts: What its figures draw, see `chart_data`.
+        report: Its content.
+        charts: The data of its figures, see `chart_data`.
     """
     tasks = [_task(report, task, index, charts["tasks"][index]) for index, task in enumerate(report.tasks)]
     return [_answer(report), *tasks, *evidence_sections(report, charts)]
@@ -60,41 +60,36 @@ def _answer(report: Report) -> Section:
         if num_complete < len(study.trials) or study.notes:
             no_controls = f", and {len(study.notes)} of its controls could not be made" if study.notes else ""
             complete = f"{num_complete} of {len(study.trials)} trials of the study {study.name} are complete"
-            text = f"{complete}{no_controls}"
-            elements.append(Prose(f"{text}: see missing trials for the reasons.", "warning"))
+            text = f"{complete}{no_controls}; the reasons are under Missing trials."
+            elements.append(Prose(text, "warning"))
     if report.damaged:
-        elements += [Prose("Damaged files, whose figures are not here:", "warning"), Bullets(tuple(report.damaged))]
+        elements += [Prose("These files are damaged, and their figures are left out:", "warning")]
+        elements += [Bullets(tuple(report.damaged))]
     return Section("answer", "Answer", "Answer", tuple(elements))
 
 
 def _task(report: Report, task: TaskFigures, index: int, chart: Mapping[str, Any]) -> Section:
     measured_on = f"Measured on {task.task}, {task.sample_size}; {report.measured.sentence}."
     level = percent(task.rows[0].accuracy.level)
-    elements: list[Element] = [*([_frontier_plot(task, index, chart, level, measured_on)] if task.cost_names else [])]
+    elements: list[Element] = [_frontier_plot(task, index, chart, level, measured_on)] if task.cost_names else []
     elements.append(rows_block(task, task.rows, f"All policies on {task.task}"))
-    elements.append(
-        Prose(f"{measured_on} Costs are shares of the uncut student's, with the amount in brackets.", "note")
-    )
-    elements += [Prose(caption, "note") for caption in task.captions]
+    shares = "Costs are shares of the uncut student's, with the amounts in brackets."
+    elements += [Prose(f"{measured_on} {shares}", "note"), *(Prose(caption, "note") for caption in task.captions)]
     if task.single_runs:
-        note = Prose("Each run against the uncut run of its seed, with intervals over problems.", "note")
+        note = Prose("Each run is compared with the uncut run of its seed; intervals are over problems.", "note")
         block = rows_block(task, task.single_runs, f"Single runs on {task.task}")
-        elements.append(Fold(f"Every run alone ({len(task.single_runs)})", (block, note)))
+        elements.append(Fold(f"Every single run ({len(task.single_runs)})", (block, note)))
     if task.break_points:
         elements.append(_break_points_block(report, task, level))
     if any(row.against_controls for row in task.rows):
-        elements.append(_controls_block(task))
+        elements.append(_controls_block(task, level))
     bars = (
-        f"Share of right answers and of samples that ended with an end-of-turn token, with {level} intervals: a policy "
-    )
-    bars += (
-        "that scores low and stops seldom may know more than it can finish saying. The numbers are in the table above."
+        f"Share of right answers, and of samples that ended with an end-of-turn token, with {level} intervals. A "
+        "student that is seldom right and seldom ends may know more than it finishes saying. The numbers are in the "
+        "table above."
     )
     rates_label = "Bars of strict accuracy and termination rate for each policy"
-    elements += [
-        Heading("Accuracy and termination"),
-        Plot("rates", index, rates_label, f"{bars} {measured_on}"),
-    ]
+    elements += [Heading("Accuracy and termination"), Plot("rates", index, rates_label, f"{bars} {measured_on}")]
     title = "Quality and cost" + (f": {task.task}" if len(report.tasks) > 1 else "")
     return Section("frontier" if index == 0 else f"frontier-of-{index}", title, "" if index else title, tuple(elements))
 
@@ -105,16 +100,18 @@ def _frontier_plot(task: TaskFigures, index: int, chart: Mapping[str, Any], leve
         del qualities["retention"]
     assert set(qualities) <= set(QUALITY_TITLES), "every quality has an axis"
     students = [row for row in task.rows if row.role == "student"]
-    caption = [f"Quality against the measured cost of training, with {level} intervals; up and to the left is better."]
-    caption.append("The dotted line joins the policies that no cheaper one beats.")
+    caption = [
+        f"Quality against the measured cost of training, with {level} intervals; up and to the left is better.",
+        "The dotted line joins the policies that no cheaper policy beats.",
+    ]
     if task.clock:
-        caption.append(f"Times are not to be compared, as {task.clock}.")
+        caption.append(f"Times cannot be compared, because {task.clock}.")
     if task.single_runs:
-        caption.append("Small points are single runs, horizontal bars one standard deviation of the cost.")
+        caption.append("Small points are single runs; horizontal bars are one standard deviation of the cost.")
     if any(row.control for row in students):
         caption.append("Hollow points are controls.")
     if len(students) < len(task.rows):
-        caption.append("Base and teacher are lines: their training is no cost of the cut.")
+        caption.append("Base and teacher are drawn as lines, because their training is no cost of a cut.")
     return Plot(
         kind="frontier",
         index=index,
@@ -131,7 +128,7 @@ def _frontier_plot(task: TaskFigures, index: int, chart: Mapping[str, Any], leve
 
 @dataclass(frozen=True, slots=True)
 class _Column:
-    """A column of the table of rows; a terminal of fewer columns than `from_width` leaves it out."""
+    """A column of the table of rows, which a terminal narrower than `from_width` leaves out."""
 
     header: str
     cell: Callable[[Row], str]
@@ -143,45 +140,41 @@ def rows_block(task: TaskFigures, rows: Sequence[Row], title: str, width: int | 
 
     Args:
         task: Their task.
-        rows: The rows, in the order to show.
+        rows: The rows, in the order in which they are shown.
         title: Heading.
         width: Columns of a terminal, which shows costs as shares alone and, where it is narrow, fewer of them; None for
             a page.
     """
     is_page = width is None
     # Below 110 columns a terminal shows only the evidence of the recommendation, so that names do not wrap.
+    widths: dict[CostName, int] = {"tokens": 0, "seconds": 0, "peak_memory_bytes": 110, "flops": 110}
+    if task.clock:  # times that cannot be compared make room for the operations that can
+        widths |= {"seconds": 130, "flops": 0}
+    costs = dict.fromkeys(task.cost_names, 0) if is_page else widths
+    titles = COST_TITLES if is_page else _SHORT_TITLES
     columns = [
         _Column("Accuracy", lambda row: _share(row.accuracy)),
         _Column("Terminated", lambda row: _share(row.termination)),
         _Column("Of the uncut\naccuracy", _retention_cell),
-        _Column(
-            "Of the uncut\ngain",
-            lambda row: _share(row.gain.ratio) if row.gain and row.gain.ratio else gain_text(row),
-            130,
-        ),
-        *(
-            _Column(
-                COST_TITLES[name] if is_page else _SHORT[name], _cost_cell(name, task.currency, is_page), from_width
-            )
-            for name, from_width in _cost_columns(task, is_page)
-        ),
+        _Column("Of the uncut\ngain", lambda row: _share(row.gain.ratio if row.gain else None), 130),
+        *(_Column(titles[name], _cost_cell(name, task.currency, is_page), costs[name]) for name in costs),
         *([_Column("Cap hit", lambda row: Cell(percent(row.cap_hit_rate), row.cap_hit_rate))] if is_page else []),
         _Column("Answer\ntokens", lambda row: Cell(f"{row.tokens_p50:,.0f}", row.tokens_p50), 110),
     ]
-    shown = [column for column in columns if width is None or width >= column.from_width]
     # Where every row is one run, the column would say 1 throughout.
-    seeds = is_page and any(len(row.seeds) > 1 for row in rows)
-    header = ["Policy", *(["Seeds"] if seeds else []), *(column.header for column in shown)]
-    cells = [[row.label, *([str(len(row.seeds))] if seeds else []), *(c.cell(row) for c in shown)] for row in rows]
+    if is_page and any(len(row.seeds) > 1 for row in rows):
+        columns.insert(0, _Column("Seeds", lambda row: str(len(row.seeds))))
+    columns = [column for column in columns if width is None or width >= column.from_width]
+    header = ["Policy", *(column.header for column in columns)]
     return Block(
         title=title,
         header=tuple(name.replace("\n", " ") if is_page else name for name in header),
-        rows=tuple(map(tuple, cells)),
+        rows=tuple((row.label, *(column.cell(row) for column in columns)) for row in rows),
         policies=tuple(row.policy for row in rows),
     )
 
 
-_SHORT: dict[CostName, str] = {
+_SHORT_TITLES: dict[CostName, str] = {
     "tokens": "Train\ntokens",
     "seconds": "Time",
     "peak_memory_bytes": "Memory",
@@ -189,18 +182,8 @@ _SHORT: dict[CostName, str] = {
 }
 
 
-def _cost_columns(task: TaskFigures, is_page: bool) -> list[tuple[CostName, int]]:
-    """The costs to show, with the width of a terminal from which it shows them."""
-    if is_page:
-        return [(name, 0) for name in task.cost_names]
-    widths: dict[CostName, int] = {"tokens": 0, "seconds": 0, "peak_memory_bytes": 110, "flops": 110}
-    if task.clock:  # times that cannot be compared make room for the operations that can
-        widths |= {"seconds": 130, "flops": 0}
-    return list(widths.items())
-
-
-def _share(interval: Interval) -> Cell:
-    return Cell(percent_interval(interval), interval.value)
+def _share(interval: Interval | None) -> Cell:
+    return Cell(percent_interval(interval), interval.value) if interval else Cell(MISSING)
 
 
 def _retention_cell(row: Row) -> Cell:
@@ -231,15 +214,15 @@ def _break_points_block(report: Report, task: TaskFigures, level: str) -> Block:
             predicted = f"{point.predicted.value:.2f} [{point.predicted.low:.2f}, {point.predicted.high:.2f}]"
         rows.append((point.family, ", ".join(f"{p:g}" for p in point.tested), measured_text(point), predicted))
     note = (
-        f"Measured: the smallest p from which on a family keeps {percent(report.target)} of the uncut accuracy, on "
-        "straight lines between tested p. Predicted before training: LSP* = (|P| + f |CoT|) / T, from where the traces "
-        f"first state their answer; for leads alone. Intervals of {level}."
+        f"Measured: the smallest p from which on a family keeps {percent(report.target)} of the uncut accuracy, with "
+        "straight lines between the tested p. Predicted before training, for leads only: LSP* = (|P| + f |CoT|) / T, "
+        f"where f is the share of the chain of thought before it first states the answer. Intervals of {level}."
     )
     header = ("Family", "Tested p", "Measured", "Predicted (LSP*)")
     return Block(f"Break points on {task.task}", header, tuple(rows), note, num_text=4)
 
 
-def _controls_block(task: TaskFigures) -> Block:
+def _controls_block(task: TaskFigures, level: str) -> Block:
     pairs = [(row, control) for row in task.rows for control in row.against_controls]
     rows = [
         (
@@ -256,7 +239,8 @@ def _controls_block(task: TaskFigures) -> Block:
         title=f"Against the controls on {task.task}",
         header=("Policy", "Control", "Its row", "Outcome", "Accuracy, policy minus control", "p"),
         rows=tuple(rows),
-        note=controls_note(task.rows[0].accuracy.level),
+        note=f"Paired differences on the same problems, with {level} intervals; the outcome is unclear where the "
+        "interval holds 0. p: sign-flip test over problems, which is about these runs and not about other seeds.",
         num_text=4,
         policies=tuple(row.policy for row, _ in pairs),
     )

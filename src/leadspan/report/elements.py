@@ -1,4 +1,4 @@
-"""The elements of a report. Markdown omits figures and the elements that only the page has."""
+"""The elements of a report. Markdown omits the figures, and the elements that only the page has."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,13 +24,13 @@ class Bullets:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """Buttons above a figure, of which one is chosen.
+    """Radio buttons above a figure.
 
     Attributes:
         name: Identifier of the buttons in the page's script.
-        title: What is chosen.
-        options: Value to words; the first is chosen at first.
-        draws: Identifiers of the figures that follow it, separated by spaces.
+        title: What a reader chooses.
+        options: Value to words; the first one is chosen in a new page.
+        draws: Identifiers of the figures that are drawn again, separated by spaces.
     """
 
     name: str
@@ -46,13 +46,13 @@ class Plot:
     Attributes:
         kind: Which figure, see `assets/figures.js`.
         index: Which of that kind.
-        label: What it shows, for those who do not see it.
+        label: What it shows, for screen readers.
         caption: How to read it, and what it was measured on.
         choices: What a reader can choose.
         group: Name of its legend; empty without one.
         policies: Entries of the legend, in order.
-        num_shown: How many of them are drawn at first.
-        bar_parts: Parts of stacked bars to their words, for a legend of their colours.
+        num_shown: How many of them a new page draws.
+        bar_parts: Parts of stacked bars to their names, for a legend of their colours.
     """
 
     kind: str
@@ -94,7 +94,7 @@ Element = Prose | Bullets | Plot | Heading | Block | Fold | PageOnly
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """A section of the page, with its entry in the table of contents; the entry is empty for one without."""
+    """A section of the page, with its entry in the table of contents; an empty entry is not listed."""
 
     anchor: str
     title: str

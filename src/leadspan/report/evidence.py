@@ -1,10 +1,12 @@
 """The sections of a report below its answers: costs, curves, cuts, traces, samples, missing trials, settings."""
 
 from collections.abc import Iterator, Mapping
+from itertools import chain
 from typing import Any
 
+from leadspan.audit.findings import AuditResult
 from leadspan.audit.rows import blocks
-from leadspan.report.charts import COST_TITLES, validation_losses
+from leadspan.report.charts import AXIS_TITLES, COST_TITLES, validation_losses
 from leadspan.report.costs import error_text, shares, speed_figures
 from leadspan.report.curves import MEASURES, NUM_TENTHS, RunCurves
 from leadspan.report.elements import Bullets, Choice, Element, Fold, Heading, PageOnly, Plot, Prose, Section
@@ -17,12 +19,12 @@ from leadspan.tables import MISSING, Block, Cell, CostName, percent, quantity
 
 _NO_RESULT = {"running": "still running, or interrupted", "waiting": "not run yet"}
 MAX_LINES = 8
-"""Policies drawn at first in figures of one line for each run; the legend adds the others."""
+"""Number of policies that figures with a line for each run draw at first; the legend adds the others."""
 SECTION_WORDS = {"cot": "Chain of thought", "answer": "Answer", "prompt": "Prompt", "appended": "Appended stop"}
 _SPLITS = [
     ("flops", "FLOPs", "Operations by part, counted from the models' shapes and the length of every example."),
-    ("seconds", "Time", "Wall time of all steps by part on the first rank, fetching data included."),
-    ("memory", "Memory", "Peak memory of training; its parts are known to the prediction only."),
+    ("seconds", "Time", "Wall time of all steps by part on the first rank, including the time to fetch data."),
+    ("memory", "Memory", "Peak memory of training; only the prediction knows its parts."),
 ]
 
 
@@ -34,7 +36,7 @@ def evidence_sections(report: Report, charts: Mapping[str, Any]) -> list[Section
         ("divergence", "Divergence"): _curve_elements(report, trained_on) if report.curves else (),
         ("validation", "Validation loss"): _validation_elements(report, trained_on),
         ("cut", "What was cut"): _cut_elements(report),
-        ("audit", "The traces"): _audit_elements(report),
+        ("audit", "The traces"): (element for audit in report.audits for element in _audit_elements(audit)),
         ("samples", "Samples side by side"): _sample_elements(report) if report.comparisons else (),
         ("missing", "Missing trials"): (part for study in report.studies for part in _study_elements(study)),
         ("settings", "Settings and versions"): _settings_elements(report),
@@ -60,24 +62,29 @@ def _cost_elements(report: Report, charts: Mapping[str, Any], trained_on: str) -
         text = f"{caption} {predicted}{means} {trained_on}"
         yield Plot("split", name, label, text, bar_parts=chart["parts"])
         bars = [(bar, shares(bar["parts"])) for bar in chart["bars"]]
-        rows = [
-            (
-                bar["label"],
-                bar["kind"],
-                *(
-                    Cell(f"{bar['parts'][part]:.3g} ({percent(share)})", bar["parts"][part])
-                    for part, share in of_bar.items()
-                ),
-            )
-            for bar, of_bar in bars
-        ]
+        rows: list[tuple[str, ...]] = []
+        for bar, of_bar in bars:
+            values = [(bar["parts"][part], percent(share)) for part, share in of_bar.items()]
+            cells = [Cell(f"{value:.3g} ({share})", value) for value, share in values]
+            rows.append((bar["label"], bar["kind"], *cells))
         header = ("Policy", "Kind", *chart["parts"].values())
         policies = tuple(bar["policy"] for bar in chart["bars"])
         yield Block(f"{chart['title']} by part", header, tuple(rows), num_text=2, policies=policies)
     yield from _run_costs(report, trained_on)
     for study in report.studies:
-        if study.captures:
-            yield _captures(study)
+        rows = []
+        for capture in study.captures:
+            costs = (capture.seconds, capture.flops, capture.num_bytes)
+            cells = map(_amount, ("seconds", "flops", "peak_memory_bytes"), costs)
+            rows.append((capture.name, capture.state, str(capture.num_trials), *cells))
+        if rows:
+            note = "Captured once, before the trials that read them; the cost of no trial includes it."
+            header = ("Store", "State", "Trials", "Time", "FLOPs", "Size")
+            yield Block(f"Targets captured for {study.name}", header, tuple(rows), note, num_text=2)
+
+
+def _amount(name: CostName, value: float | None) -> Cell:
+    return Cell(MISSING) if value is None else Cell(quantity(name, value), value)
 
 
 def _run_costs(report: Report, trained_on: str) -> Iterator[Element]:
@@ -90,15 +97,21 @@ def _run_costs(report: Report, trained_on: str) -> Iterator[Element]:
     ]
     if compared:
         titles = [COST_TITLES[name] for name in compared[0][2]]
-        header = ("Run", *(f"{title}{word}" for title in titles for word in (", predicted", ", measured", ", error")))
+        rows: list[tuple[str, ...]] = []
+        for label, _, costs in compared:
+            triples = [
+                (_amount(name, predicted), _amount(name, actual), error_text(predicted, actual))
+                for name, (predicted, actual) in costs.items()
+            ]
+            rows.append((label, *chain.from_iterable(triples)))
         yield Block(
             title="Predicted and measured",
-            header=header,
-            rows=tuple((label, *_compared_cells(costs)) for label, _, costs in compared),
-            note="The error is predicted / measured - 1. Predicted before the run from the models' configs and the "
-            "length of every example; the time from a calibration or from a stated share of a device's peak, where the "
-            "recipe has one. Validation is in neither time; the first step, which compiles and warms up, counts "
-            f"as long as the others. {trained_on}",
+            header=("Run", *(f"{title}, {word}" for title in titles for word in ("predicted", "measured", "error"))),
+            rows=tuple(rows),
+            note="The error is predicted / measured - 1. Costs were predicted before the run, from the models' configs "
+            "and the length of every example; time also needs a calibration, or a device and its utilisation, in the "
+            "recipe. Neither time includes validation. Both count the first step, which compiles and warms up, as long "
+            f"as an average step. {trained_on}",
             policies=tuple(policy for _, policy, _ in compared),
         )
     speeds = [(label, policy, speed_figures(run.train)) for label, policy, run in runs if run.train]
@@ -109,37 +122,11 @@ def _run_costs(report: Report, trained_on: str) -> Iterator[Element]:
             title="Speed",
             header=("Run", *names),
             rows=tuple((label, *(figures.get(name, MISSING) for name in names)) for label, _, figures in speeds),
-            note="Parts are shares of the wall time of all steps on the first rank. The student's forward pass forms "
-            "the gradients of the head too; backward includes recomputation. The first step compiles and warms up. MFU "
-            f"is absent where no peak of the device is known. {trained_on}",
+            note="Parts are shares of the wall time of all steps on the first rank. The student's forward pass "
+            "includes the gradients of the head, and its backward pass includes recomputation. The first step compiles "
+            f"and warms up. MFU is missing where the peak of the device is unknown. {trained_on}",
             policies=tuple(policy for _, policy, _ in speeds),
         )
-
-
-def _compared_cells(costs: Mapping[CostName, tuple[float | None, float]]) -> Iterator[str]:
-    for name, (predicted, measured) in costs.items():
-        yield MISSING if predicted is None else Cell(quantity(name, predicted), predicted)
-        yield Cell(quantity(name, measured), measured)
-        yield error_text(predicted, measured)
-
-
-def _captures(study: StudyRecord) -> Block:
-    costs: tuple[CostName, ...] = ("seconds", "flops", "peak_memory_bytes")
-    rows = [
-        (
-            capture.name,
-            capture.state,
-            str(capture.num_trials),
-            *(
-                MISSING if value is None else Cell(quantity(cost, value), value)
-                for cost, value in zip(costs, (capture.seconds, capture.flops, capture.num_bytes), strict=True)
-            ),
-        )
-        for capture in study.captures
-    ]
-    note = "Captured once, before the trials that read them; in the cost of no trial."
-    header = ("Store", "State", "Trials", "Time", "FLOPs", "Size")
-    return Block(f"Targets captured for {study.name}", header, tuple(rows), note, num_text=2)
 
 
 def _curve_elements(report: Report, trained_on: str) -> Iterator[Element]:
@@ -150,18 +137,14 @@ def _curve_elements(report: Report, trained_on: str) -> Iterator[Element]:
     kinds = " or ".join(dict.fromkeys(curve.divergence_kind for curve in curves if curve.divergence_kind))
     words = (
         f"Divergence is {kinds}. On the validation set all policies are measured on the same uncut sequences; on "
-        "training batches each policy on what it kept, so that a tenth that it cut has no figure."
+        "training batches each policy is measured on the tokens that it kept, so a tenth that it cut has no value."
     )
     # Validation comes first where there is any, because it measures all policies on the same text.
     measured_on = list(dict.fromkeys(curve.measured_on for curve in curves))[::-1]
-    both, dashes = "tenths-0 sections-0", " Seeds of a policy differ in dash." if len(policies) < len(curves) else ""
+    dashes = " Seeds of a policy have different dashes." if len(policies) < len(curves) else ""
+    both, titles = "tenths-0 sections-0", {name: MEASURES[name].split(" (")[0] for name in MEASURES if name in measures}
     choices = (
-        Choice(
-            "measure",
-            "Figure",
-            {name: word.split(" (")[0] for name, word in MEASURES.items() if name in measures},
-            both,
-        ),
+        Choice("measure", "Metric", titles, both),
         Choice("measured_on", "Measured on", {kind: kind.capitalize() for kind in measured_on}, both),
     )
     yield Heading("By tenth of the conversation")
@@ -179,16 +162,25 @@ def _curve_elements(report: Report, trained_on: str) -> Iterator[Element]:
     for measure in measures:
         yield from _tenths(curves, measure)
     yield Heading("By section, over training")
+    named = {name: word for name, word in SECTION_WORDS.items() if name in sections}
     yield Plot(
         kind="sections",
         index=0,
         label="Lines of divergence over training steps for each policy; a table of the numbers follows",
-        caption=f"Mean over the positions of the section since the log line before. {words} {trained_on}",
-        choices=(
-            Choice("section", "Section", {n: w for n, w in SECTION_WORDS.items() if n in sections}, "sections-0"),
-        ),
+        caption=f"Mean over the positions of the section since the previous log line. {words} {trained_on}",
+        choices=(Choice("section", "Section", named, "sections-0"),),
     )
-    yield Fold("All numbers by section", (_steps_block(curves, measures),))
+    rows = tuple(
+        (
+            *(curve.label, curve.measured_on, MEASURES[measure]),
+            *(SECTION_WORDS.get(section, section), _series(curve.steps, values)),
+        )
+        for curve in curves
+        for measure in measures
+        for section, values in curve.sections.get(measure, {}).items()
+    )
+    header = ("Run", "On", "Metric", "Section", "Step: value")
+    yield Fold("All numbers by section", (Block("Metrics by section", header, rows, num_text=5),))
 
 
 def _tenths(curves: list[RunCurves], measure: str) -> Iterator[Element]:
@@ -206,22 +198,6 @@ def _figure(value: float | None) -> str:
     return MISSING if value is None else Cell(f"{value:.3g}", value)
 
 
-def _steps_block(curves: list[RunCurves], measures: list[str]) -> Block:
-    rows = [
-        (
-            curve.label,
-            curve.measured_on,
-            MEASURES[measure],
-            SECTION_WORDS.get(section, section),
-            _series(curve.steps, values),
-        )
-        for curve in curves
-        for measure in measures
-        for section, values in curve.sections.get(measure, {}).items()
-    ]
-    return Block("Figures by section", ("Run", "On", "Figure", "Section", "Step: figure"), tuple(rows), num_text=5)
-
-
 def _series(steps: list[int], values: list[float | None] | list[float]) -> str:
     return ", ".join(f"{step}: {_figure(value)}" for step, value in zip(steps, values, strict=True))
 
@@ -235,7 +211,7 @@ def _validation_elements(report: Report, trained_on: str) -> Iterator[Element]:
         kind="validation",
         index=0,
         label="Lines of validation loss over training steps for each policy; a table of the numbers follows",
-        caption=f"Loss on full, uncut validation sequences at each optimiser step measured. {trained_on}",
+        caption=f"Loss on full, uncut validation sequences at the optimiser steps with a validation. {trained_on}",
         group="validation",
         policies=tuple(dict.fromkeys(policies)),
         num_shown=MAX_LINES,
@@ -244,7 +220,7 @@ def _validation_elements(report: Report, trained_on: str) -> Iterator[Element]:
         (label, _series(sorted(map(int, of_run)), [of_run[step] for step in sorted(of_run, key=int)]))
         for label, of_run in losses.items()
     )
-    block = Block("Validation loss (nat per token)", ("Run", "Step: loss"), rows, num_text=2, policies=tuple(policies))
+    block = Block(AXIS_TITLES["validation"], ("Run", "Step: loss"), rows, num_text=2, policies=tuple(policies))
     yield Fold("All numbers", (block,))
 
 
@@ -272,8 +248,8 @@ def _cut_elements(report: Report) -> Iterator[Element]:
         title="Tokens kept, and examples that lost a part",
         header=("Policy", "Tokens kept", *(f"Of {name} tokens" for name in names), *ends),
         rows=tuple(rows),
-        note="Counted on the training set before training, every example once. An example has lost a part when any "
-        "token of it was cut.",
+        note="Counted once for every example of the training set, before training. An example has lost a part where "
+        "any token of it was cut.",
         policies=tuple(report.policies[label] for label in counts),
     )
     # Runs of one trace file refuse the same records: they share a line.
@@ -296,10 +272,9 @@ def _kept_share(after: int, before: int, with_amount: bool = False) -> str:
     return Cell(percent(after / before) + text, after / before)
 
 
-def _audit_elements(report: Report) -> Iterator[Element]:
-    for audit in report.audits:
-        yield Prose(f"{audit.source}, tokens of {audit.tokenizer}", "note")
-        yield from blocks(audit)
+def _audit_elements(audit: AuditResult) -> Iterator[Element]:
+    yield Prose(f"{audit.source}, in tokens of {audit.tokenizer}", "note")
+    yield from blocks(audit)
 
 
 def _sample_elements(report: Report) -> Iterator[Element]:
@@ -312,8 +287,8 @@ def _sample_elements(report: Report) -> Iterator[Element]:
         title="Pairs of samples by which student was right",
         header=("Cut student", "Task", "Uncut student", *OUTCOMES),
         rows=rows,
-        note="Pairs of samples on the same problem with the same number, by strict score; the first run of each policy "
-        f"against the uncut run of its seed. {sizes}.",
+        note="A pair is two samples with the same number on the same problem, by strict score: one of the first run of "
+        f"the policy, one of the uncut run of its seed. {sizes}.",
         num_text=3,
         policies=tuple(pair.policy for pair in report.comparisons),
     )
@@ -339,12 +314,12 @@ def _settings_elements(report: Report) -> Iterator[Element]:
     if differing:
         by_policy = report.settings.by_policy(report.policies)
         rows = tuple((policy, *values) for policy, values in by_policy.items())
-        note = "Versions are in parentheses. Names and output directories are left out."
+        note = "Names in parentheses are versions. Names of runs and output directories are left out."
         header = ("Policy", *differing)
         block = Block("Settings that differ", header, rows, note, num_text=len(header), policies=tuple(by_policy))
         yield Fold(summary, (block,), is_open=True)
     else:
-        yield Prose("Every student had the same settings and versions.", "note")
+        yield Prose("All students had the same settings and versions.", "note")
     if common:
         block = Block("Settings of all students", ("Setting", "Value"), tuple(common.items()), num_text=2)
         yield Fold(f"What all students have in common ({len(common)})", (block,))

@@ -1,7 +1,7 @@
 """From finished runs to the frontier: quality, termination and cost of every condition, compared with the uncut one.
 
-Seeds are a level of resampling: the runs of one recipe with several seeds are one row, whose intervals cover variation
-between runs, problems and samples. The recipes decide what a row is compared with, see `references`.
+Seeds are a level of resampling: the runs of one recipe with several seeds make one row, whose intervals cover the
+variation between runs, problems and samples. The recipes decide what a row is compared with, see `references`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -23,14 +23,14 @@ from leadspan.statistics.simultaneous import simultaneous_retention
 
 
 def build_frontiers(runs: Sequence[RunResult]) -> list[Frontier]:
-    """One frontier per evaluated task, tasks and conditions in the order given.
+    """One frontier for each evaluated task; tasks and conditions keep their order.
 
     Raises:
         RunError: There is no run, or none was evaluated.
     """
     tasks = list(dict.fromkeys(evaluation.task for run in runs for evaluation in run.evaluations))
     if not tasks:
-        raise RunError(f"{len(runs)} runs without an evaluation among them; evaluate one before comparing")
+        raise RunError("no run has an evaluation; evaluate one before comparing")
     conditions = find_conditions(runs)
     return [_frontier(task, conditions) for task in tasks]
 
@@ -58,11 +58,6 @@ class _Entry:
         """Strict scores of the runs of some seeds."""
         return [result.correct for run, result in zip(self.runs, self.evaluations, strict=True) if run.seed in seeds]
 
-    def alone(self) -> list["_Entry"]:
-        """An entry for each run."""
-        columns = zip(self.labels, self.runs, self.evaluations, strict=True)
-        return [_Entry(self.condition, label, (run,), (result,), (label,)) for label, run, result in columns]
-
 
 def _frontier(task: str, conditions: Sequence[Condition]) -> Frontier:
     entries = {condition.name: entry for condition in conditions if (entry := _entry(task, condition)) is not None}
@@ -73,18 +68,17 @@ def _frontier(task: str, conditions: Sequence[Condition]) -> Frontier:
         reference, base = references[name], base_of(entry.condition, evaluated)
         full_entry = entries[reference.name] if reference else None
         base_entry = entries[base.name] if base and entry.condition.role == "student" else None
-        alone = entry.alone() if len(entry.runs) > 1 else []
-        controls = [(kind, entries[control.name]) for kind, control in counterparts(entry.condition, evaluated)]
         row = _row(entry, full_entry, base_entry)
-        changes = {
-            "single_runs": tuple(_row(single, full_entry, base_entry) for single in alone) or (row,),
-            "against_controls": [_against(entry, kind, control) for kind, control in controls],
-        }
-        rows.append(row.model_copy(update=changes))
+        columns = zip(entry.labels, entry.runs, entry.evaluations, strict=True)
+        alone = [_Entry(entry.condition, label, (run,), (result,), (label,)) for label, run, result in columns]
+        single_runs = tuple(_row(single, full_entry, base_entry) for single in alone) if len(alone) > 1 else (row,)
+        pairs = counterparts(entry.condition, evaluated)
+        controls = [_against(entry, kind, entries[control.name]) for kind, control in pairs]
+        rows.append(row.model_copy(update={"single_runs": single_runs, "against_controls": controls}))
     rows = _with_simultaneous(rows, entries)
     excluded = [label for entry in entries.values() for label in entry.excluded]
     notes = [f"{label} was evaluated on other problems than its other seeds, and is left out." for label in excluded]
-    # Base and teacher were trained for another purpose, or elsewhere: their times are compared with nothing.
+    # Base and teacher were trained for another purpose, or elsewhere: nothing is compared with their times.
     clock = clock_fault([run for row in rows if row.role == "student" for run in row.runs])
     return Frontier(task, tuple(rows), (*notes, *notes_on(rows, clock)), clock)
 
@@ -109,11 +103,17 @@ def _entry(task: str, condition: Condition) -> _Entry | None:
 
 
 def _row(entry: _Entry, reference: _Entry | None, base: _Entry | None) -> Row:
-    """The row of a condition, or of a single run, which is compared with the reference's run of the same seed."""
+    """The row of a condition, or of a single run: that is compared with the reference's run of the same seed."""
     first, result, evaluations = entry.runs[0], entry.evaluations[0], entry.evaluations
     is_reference = reference is not None and reference.condition is entry.condition
     compared = None if is_reference else reference
-    gain = _gain(entry, compared, base) if compared and base and base.condition is not entry.condition else None
+    gain = None
+    if compared and base and base.condition is not entry.condition:
+        seeds, of_full = shared_seeds(entry.seeds, compared.seeds)
+        # A base that was evaluated once serves all seeds; several are paired with the students of the same seeds.
+        _, of_base = shared_seeds(seeds, base.seeds) if len(base.runs) > 1 else ((), base.seeds)
+        scores = entry.scores(seeds), compared.scores(of_full), base.scores(of_base)
+        gain = _or_refused(seeds, lambda: base_normalised_retention(*scores))
     is_student = first.role == "student"
     costs = {}
     if is_student and reference is not None:
@@ -176,14 +176,6 @@ def _retention(entry: _Entry, full: _Entry) -> RowRetention:
     return _or_refused(seeds, lambda: retention(entry.scores(seeds), full.scores(of_full)))
 
 
-def _gain(entry: _Entry, full: _Entry, base: _Entry) -> RowRetention:
-    seeds, of_full = shared_seeds(entry.seeds, full.seeds)
-    # A base that was evaluated once serves all seeds; several are paired with the students of the same seeds.
-    _, of_base = shared_seeds(seeds, base.seeds) if len(base.runs) > 1 else ((), base.seeds)
-    scores = entry.scores(seeds), full.scores(of_full), base.scores(of_base)
-    return _or_refused(seeds, lambda: base_normalised_retention(*scores))
-
-
 def _or_refused(seeds: tuple[int, ...], compute: Callable[[], Retention]) -> RowRetention:
     """Retention, or the reason why it cannot be computed, such as different problems."""
     try:
@@ -195,24 +187,27 @@ def _or_refused(seeds: tuple[int, ...], compute: Callable[[], Retention]) -> Row
 
 def _with_simultaneous(rows: Sequence[Row], entries: Mapping[str, _Entry]) -> list[Row]:
     """The rows; candidates of a recommendation get an interval that is simultaneous over those of one uncut run."""
+    # Students of different uncut runs are never chosen among each other, so each group has its own level.
     pairs: dict[str, dict[str, tuple[Runs, Runs]]] = {}
     for row in rows:
         if row.is_candidate and row.reference and row.retention and row.retention.ratio:
             entry, full = entries[row.label], entries[row.reference]
             seeds, of_full = shared_seeds(entry.seeds, full.seeds)
             pairs.setdefault(row.reference, {})[row.label] = (entry.scores(seeds), full.scores(of_full))
-    intervals = {
-        label: interval for group in pairs.values() for label, interval in simultaneous_retention(group).items()
-    }
-    return [
-        row.model_copy(update={"retention": row.retention.model_copy(update={"simultaneous": intervals[row.label]})})
-        if row.retention and row.label in intervals
-        else row
-        for row in rows
-    ]
+    groups = [simultaneous_retention(group) for group in pairs.values()]
+    intervals = {label: interval for group in groups for label, interval in group.items()}
+
+    def widened(row: Row) -> Row:
+        if row.retention is None or row.label not in intervals:
+            return row
+        together = row.retention.model_copy(update={"simultaneous": intervals[row.label]})
+        return row.model_copy(update={"retention": together})
+
+    return list(map(widened, rows))
 
 
 def _against(entry: _Entry, kind: str, control: _Entry) -> ControlComparison:
+    """The policy against one control, both by the interval of the difference and by a test."""
     difference = _retention(entry, control).difference
     seeds, of_control = shared_seeds(entry.seeds, control.seeds)
     p_value = None if difference is None else sign_flip_test(entry.scores(seeds), control.scores(of_control)).p_value

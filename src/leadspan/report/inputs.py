@@ -1,6 +1,6 @@
 """The inputs of a report, read from disk: finished runs with their directories, studies, audits."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,12 +17,12 @@ class ReportInputs:
     """Everything a report reads.
 
     Attributes:
-        runs: Finished runs, in the order to show.
-        directories: The directory of each: its metrics and samples are there, too.
-        studies: Studies among the paths given, for the trials that have no result.
+        runs: Finished runs, in the order in which they are shown.
+        directories: The directory of each run, with its metrics and samples.
+        studies: Studies among the paths, for the trials that have no result.
         audits: Audits of the traces.
-        skipped: Paths among those given that hold no run.
-        refused: Damaged files, each with the reason; what they hold is in no figure.
+        skipped: Paths that hold no run.
+        refused: Damaged files, each with the reason; their content is in no figure.
     """
 
     runs: tuple[RunResult, ...]
@@ -35,7 +35,7 @@ class ReportInputs:
 
 @dataclass(frozen=True, slots=True)
 class NamedRun:
-    """A run with its names on the page.
+    """A run with the names that it has on the page.
 
     Attributes:
         label: Unique among the runs: the policy, with the seed where several runs share it.
@@ -62,7 +62,7 @@ class _Stored:
 
 
 def _stored_at(path: Path) -> _Stored:
-    """The runs of a path: its own, the complete trials of a study, or those one level below."""
+    """The runs of a path: the complete trials of a study, the run in it, or those one level below."""
     study: StudyRecord | None = None
     trials: dict[Path, TrialRecord | None]
     if (path / STUDY_FILE).exists():
@@ -80,21 +80,20 @@ def _stored_at(path: Path) -> _Stored:
     for directory, trial in trials.items():
         try:
             run = load_run(directory)
-            runs.append((directory, _as_recorded(run, study, trial) if study and trial else run))
         except RunError as error:
             refused.append(str(error))
+            continue
+        if study and trial:
+            # The record has the last word on a trial's identity: a study that was changed may have renamed a condition.
+            identity = TrialId(study=study.name, axes=trial.axes, control=trial.control)
+            recipe = run.recipe and run.recipe.model_copy(update={"trial": identity})
+            run = run.model_copy(update={"name": trial.name, "control": trial.control, "recipe": recipe})
+        runs.append((directory, run))
     return _Stored(tuple(runs), tuple(refused), study)
 
 
-def _as_recorded(run: RunResult, study: StudyRecord, trial: TrialRecord) -> RunResult:
-    """The run with the identity that its study records: a study that was changed may have renamed a condition."""
-    identity = TrialId(study=study.name, axes=trial.axes, control=trial.control)
-    recipe = run.recipe and run.recipe.model_copy(update={"trial": identity})
-    return run.model_copy(update={"name": trial.name, "control": trial.control, "recipe": recipe})
-
-
 def load_runs(paths: Sequence[Path]) -> list[RunResult]:
-    """Read the runs that paths stand for, as `read_inputs` does; all of them must be whole.
+    """Read runs as `read_inputs` does, and refuse damaged ones.
 
     Raises:
         RunError: A path holds no run, or a file cannot be read.
@@ -110,12 +109,12 @@ def read_inputs(paths: Sequence[Path], audits: Sequence[Path] = ()) -> ReportInp
 
     Args:
         paths: Run directories, directories of them, or studies' directories. An `audit.json` in one is read too. Among
-            several, those that hold no run are skipped; a run that two of them hold counts once. A damaged file is
-            refused by name, and the rest stands.
+            several paths, those that hold no run are skipped; a run that two of them hold counts once. A damaged file
+            is named in `refused`, and everything else is read.
         audits: Further files that `leadspan audit --json` wrote.
 
     Raises:
-        RunError: A path is not there, none holds a run that can be read, or a file of `audits` is no audit.
+        RunError: A path does not exist, none holds a readable run, or a file of `audits` is no audit.
     """
     stored = {path: _stored_at(path) for path in dict.fromkeys(paths)}
     # Keyed by the resolved path: a study and one of its trials may both be given.
@@ -123,7 +122,13 @@ def read_inputs(paths: Sequence[Path], audits: Sequence[Path] = ()) -> ReportInp
     refused = list(dict.fromkeys(reason for at in stored.values() for reason in at.refused))
     missing = [path for path in stored if not path.exists()]
     if missing or not runs:
-        raise RunError("\n".join(refused) if refused and not missing else _no_run([*missing, *stored][0], stored))
+        if refused and not missing:
+            raise RunError("\n".join(refused))
+        path = [*missing, *stored][0]
+        study = stored[path].study
+        if study is not None:
+            raise RunError(f"{path}: none of the {len(study.trials)} trials of the study is complete; run the study")
+        raise RunError(f"{path}: no {RUN_FILE} in it or one level below; give a run directory or its parent")
     directories = [directory for directory, _ in runs.values()]
     loaded = {path.resolve(): load_audit(path) for path in audits}
     for path in (directory / AUDIT_FILE for directory in [*stored, *directories]):
@@ -142,15 +147,9 @@ def read_inputs(paths: Sequence[Path], audits: Sequence[Path] = ()) -> ReportInp
     )
 
 
-def _no_run(path: Path, stored: Mapping[Path, _Stored]) -> str:
-    study = stored[path].study
-    if study is not None:
-        return f"{path}: none of the {len(study.trials)} trials of the study is complete; run the study"
-    return f"{path}: no {RUN_FILE} in it or one level below; give a run directory or its parent"
-
-
 def named_runs(inputs: ReportInputs) -> list[NamedRun]:
-    """All runs under the names of the frontier's rows, in the order given."""
+    """All runs with the names of the frontier's rows, in the order of the inputs."""
+    # By identity: two runs may have equal contents.
     names = {
         id(run): (label, condition.name)
         for condition in find_conditions(inputs.runs)

@@ -1,4 +1,4 @@
-"""The report as Markdown: its sentences, and tables ready for a paper."""
+"""The report as Markdown: its sentences, and its tables ready for a paper."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -11,7 +11,7 @@ from leadspan.tables import Block, markdown_table, markdown_text
 
 
 def render_markdown(report: Report) -> str:
-    """The report as GitHub Markdown. Samples are counted, not quoted; recipes are in the JSON."""
+    """The report as GitHub Markdown, with counts of the samples but no texts, and without the recipes (see JSON)."""
     lines = [f"# {_line(report.title)}", _line(f"Measured on {report.measured.sentence}.")]
     for section in sections(report, chart_data(report)):
         lines += [f"## {_line(section.title)}", *_rendered(section.elements)]
@@ -32,9 +32,9 @@ def _rendered(elements: Iterable[Element]) -> Iterator[str]:
             case Heading():
                 yield f"### {_line(element.text)}"
             case _:
-                pass  # only the page shows figures, samples and recipes
+                pass  # figures, samples and recipes are on the page alone
 
 
 def _line(text: str) -> str:
-    """A line of text that begins no list, heading, quote, code or table."""
+    """A line of text, escaped so that it begins no list, heading, quote, code or table."""
     return re.sub(r"^(?=[-+*#>=~|]|\d+[.)]\s|```)", r"\\", markdown_text(text))

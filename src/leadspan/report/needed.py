@@ -12,12 +12,12 @@ MIN_SEEDS = 2
 
 
 def sample_size_needed(frontier: Frontier, row: Row, target: float) -> str:
-    """Problems and seeds that would show the target, with the assumptions; empty where nothing can be said."""
+    """The problems and seeds that would show the target, with the assumptions; empty where nothing can be said."""
     assert row.retention and row.retention.ratio, "the caller picks compared rows"
     if row.retention.ratio.value <= target:
         return (
-            f"At the {percent(row.retention.ratio.value)} seen no number of problems or seeds shows {percent(target)}: "
-            "keep more of the traces, or ask for less."
+            f"At the {percent(row.retention.ratio.value)} measured, no number of problems or seeds will show "
+            f"{percent(target)}: keep more of the traces, or lower the target."
         )
     together = row.retention.simultaneous
     level = together.level_alone if together else Claim().level
@@ -33,12 +33,12 @@ def sample_size_needed(frontier: Frontier, row: Row, target: float) -> str:
         if problems is not None and problems <= 20 * row.num_problems:
             size = f"{problems:,} problems with {samples} sample{'s' * (samples > 1)} each and {number} seeds"
             chance = f"with a probability of {percent(claim.power)} ({command})"
-            return f"If what was seen is true{assumed}, {size} would show it {chance}."
-    return f"If what was seen is true{assumed}, showing it takes many times more problems and seeds ({command})."
+            return f"If what was measured is true{assumed}, {size} would show it {chance}."
+    return f"If what was measured is true{assumed}, showing it takes many times more problems and seeds ({command})."
 
 
 def _claim(frontier: Frontier, row: Row, claim_settings: dict[str, float]) -> tuple[Claim | None, str]:
-    """The claim, None where the runs contradict it, and what is assumed because the runs do not show it."""
+    """The claim, None where the runs contradict it, and the assumptions in place of what the runs do not show."""
     full = frontier.row(row.reference)
     assert full is not None and row.retention and row.retention.ratio, "a compared row has a reference"
     policy, reference = ([dict(result.correct) for result in side.evaluations] for side in (row, full))
@@ -46,7 +46,7 @@ def _claim(frontier: Frontier, row: Row, claim_settings: dict[str, float]) -> tu
     try:
         claim = expected_from(policy, reference, claim_settings)
         several = max(len(policy), len(reference)) > 1
-        return claim, "" if several else f" and {_seed_sd(claim)}, which one seed does not show"
+        return claim, "" if several else f", and if {_seed_sd(claim)} (assumed, as one seed does not show it)"
     except EvaluationError:
         pass  # the runs hold too little to estimate the spread from
     except SettingsError:
@@ -57,8 +57,9 @@ def _claim(frontier: Frontier, row: Row, claim_settings: dict[str, float]) -> tu
         return None, ""  # such as an accuracy of 1
     spread = f"{percent(claim.between)} of the variance of answers lies between problems"
     correlation = f"the two students' chances have a correlation of {claim.correlation:g} over problems"
-    return claim, (f" and, as these runs do not show it, we assume that {spread}, {correlation} and {_seed_sd(claim)}")
+    return claim, f", and if {spread}, {correlation} and {_seed_sd(claim)} (assumed, as these runs do not show it)"
 
 
 def _seed_sd(claim: Claim) -> str:
-    return f"accuracy has a standard deviation of {100 * claim.seed_sd:g} percentage points between seeds"
+    points = 100 * claim.seed_sd
+    return f"accuracy has a standard deviation of {points:g} percentage point{'s' * (points != 1)} between seeds"

@@ -1,8 +1,8 @@
-"""The page: one HTML file that answers first and needs no network.
+"""The page: one HTML file that begins with the answer and needs no network.
 
-One file, instead of a notebook or a served dashboard, can be mailed, archived with the runs, printed, and opened in ten
-years. The part of plotly.js that draws points, lines and bars is embedded once, compressed; the content security policy
-of the page forbids all loads.
+A single file, unlike a notebook or a served dashboard, can be mailed, archived with the runs, printed, and opened in
+ten years. The part of plotly.js that draws points, lines and bars is embedded once, compressed; the content security
+policy of the page forbids it to load anything.
 """
 
 import base64
@@ -13,7 +13,7 @@ from importlib import resources
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from leadspan.report.charts import NUM_COLOURS, chart_data, policy_colours, short
+from leadspan.report.charts import chart_data, policy_styles, short
 from leadspan.report.document import sections
 from leadspan.report.schema import Report
 from leadspan.tables import Cell, percent_interval
@@ -32,7 +32,7 @@ def render_page(report: Report) -> str:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-        # Markup is made of plain text already.
+        # Markup was made from plain text already, and escaping it again would show its tags.
         finalize=lambda value: plain(value) if isinstance(value, str) and not isinstance(value, Markup) else value,
     )
     environment.policies["json.dumps_kwargs"] = {}  # Jinja sorts keys by default, but parts have an order of their own
@@ -52,8 +52,7 @@ def render_page(report: Report) -> str:
         report=report,
         sections=sections(report, data),
         chart_data=data,
-        colours=policy_colours(report),
-        num_colours=NUM_COLOURS,
+        styles=policy_styles(report),
         policy_of=report.policies,
         style=Markup((_ASSETS / "style.css").read_text("utf-8")),
         script=Markup(script + "\n})();"),
@@ -62,11 +61,12 @@ def render_page(report: Report) -> str:
 
 
 def sentence(text: str) -> Markup:
-    """Text as HTML: escaped, commands in backticks as code, no line break before a percent sign or within `[1, 2]`.
+    """Text as HTML: escaped, text in backticks as code, no line break before a percent sign or within `[1, 2]`.
 
     >>> sentence("<b> (`leadspan power`)")
     Markup('&lt;b&gt; (<code>leadspan power</code>)')
     """
+    # Escaped first, so that nothing in the text can be markup; backticks and brackets survive that.
     marked = re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(plain(text))))
     unbroken = re.sub(r"\[[-+\d., ]+\]", lambda interval: interval[0].replace(" ", "\N{NO-BREAK SPACE}"), marked)
     return Markup(unbroken.replace(" %", _NO_BREAK))
@@ -80,6 +80,7 @@ def sorted_by(cell: str) -> str:
     """
     if isinstance(cell, Cell):
         return "" if cell.value is None else str(cell.value)
+    # Texts without a value, such as speeds, are ordered by what a reader sees.
     number = re.match(r"([-+]?[\d,]*\.?\d+(?:e[-+]?\d+)?)\s*(?:([kMGTPE])FLOP)?", cell)
     if not number:
         return cell

@@ -1,4 +1,4 @@
-"""Where the numbers come from: devices, dates, versions and settings."""
+"""The origin of the numbers: devices, dates, versions and settings."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -12,20 +12,20 @@ from leadspan.study.settings import RayExecutor
 from leadspan.tables import MISSING
 
 _IDENTITY = ("name", "output", "seed", "trial", "push")
-"""Settings that name a run and change nothing else."""
+"""Settings that identify a run or say where it goes, and change no number."""
 
 
 class Measured(Settings):
     """The devices, dates, seeds and versions behind all numbers of a report."""
 
     devices: list[str]
-    """Devices of training, with the number of ranks."""
+    """Devices that trained the students, with the number of ranks."""
     dates: list[str]
     """First and last day of the runs, or the only one."""
     seeds: list[int]
     """Seeds of the students."""
     versions: dict[str, list[str]]
-    """Package, commit or platform to the versions of all runs."""
+    """Package, commit or platform to the versions in the order in which runs name them."""
 
     @property
     def sentence(self) -> str:
@@ -36,15 +36,15 @@ class Measured(Settings):
 
 
 class SettingsOverview(Settings):
-    """Settings and versions of the students."""
+    """The settings and versions of the students."""
 
     differing: dict[str, dict[str, str]]
-    """Dotted setting, or version in parentheses, to label to value, where the students differ."""
+    """The settings in which students differ: dotted name, or name of a version in parentheses, to label to value."""
     common: dict[str, str]
-    """Those that are the same in all students."""
+    """The settings that all students share."""
 
     def by_policy(self, policy_of: Mapping[str, str]) -> dict[str, list[str]]:
-        """What differs, a row for each policy: the values of its runs, each once."""
+        """The differing settings as a row for each policy: the values of its runs, each once."""
         labels: dict[str, list[str]] = {}
         for label in next(iter(self.differing.values()), {}):
             labels.setdefault(policy_of[label], []).append(label)
@@ -69,8 +69,14 @@ def measured(runs: Sequence[RunResult]) -> Measured:
 
 
 def settings_overview(named: Sequence[NamedRun]) -> SettingsOverview:
-    """Settings and versions of the students, shared ones and differing ones; names of runs are omitted."""
-    flat = {entry.label: _all_settings(entry.run) for entry in named if entry.run.role == "student"}
+    """The settings and versions of the students, without the names of runs."""
+    flat: dict[str, dict[str, str]] = {}
+    for label, run in ((entry.label, entry.run) for entry in named if entry.run.role == "student"):
+        settings = without(flat_settings(run.recipe), _IDENTITY) if run.recipe else {}
+        shown = {name: value if isinstance(value, str) else json.dumps(value) for name, value in settings.items()}
+        # In parentheses, so that a package cannot be mistaken for a setting.
+        versions = {f"({key})": value for key, value in run.environment.items() if key not in ("date", "seed")}
+        flat[label] = shown | versions
     keys = dict.fromkeys(key for values in flat.values() for key in values)
     table = {key: {label: values.get(key, MISSING) for label, values in flat.items()} for key in keys}
     differing = {key: values for key, values in table.items() if len(set(values.values())) > 1}
@@ -78,18 +84,11 @@ def settings_overview(named: Sequence[NamedRun]) -> SettingsOverview:
     return SettingsOverview(differing=differing, common=common)
 
 
-def _all_settings(run: RunResult) -> dict[str, str]:
-    versions = {f"({key})": value for key, value in run.environment.items() if key not in ("date", "seed")}
-    settings = without(flat_settings(run.recipe), _IDENTITY) if run.recipe else {}
-    shown = {name: value if isinstance(value, str) else json.dumps(value) for name, value in settings.items()}
-    return {**shown, **versions}
-
-
 def remarks(record: StudyRecord) -> list[str]:
-    """How many trials of a study ran at the same time, and the notes on single conditions."""
+    """Sentences on trials of a study that ran at the same time, and the notes on single conditions."""
     executor = record.study.executor
     is_ray, at_once = isinstance(executor, RayExecutor), getattr(executor, "trials_at_once", 1)
-    where = "on a Ray cluster, where several may share a node" if is_ray else f"{at_once} at once"
-    shared = [f"trials ran {where}: they slowed each other down, and their times show it"]
+    where = "on a Ray cluster, where several may share a node" if is_ray else f"{at_once} at a time"
+    shared = [f"Trials ran {where} and slowed each other down, so their times are too long."]
     notes = dict.fromkeys(f"{trial.name}: {trial.note}" for trial in record.trials if trial.note)
     return [*(shared if is_ray or at_once > 1 else []), *notes]

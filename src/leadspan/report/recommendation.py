@@ -1,11 +1,11 @@
 """The answer of a study in one sentence: the cheapest policy shown to keep the target, or that none is.
 
-Shown means that the lower end of retention's interval is at the target or above it, with an interval that holds
-together with those of all policies it was chosen among (`statistics.simultaneous`): the best of many looks better than
-it is, and with separate intervals some policy would pass too often by chance. A policy that costs no less than its
-uncut run, or whose saving is unclear, is not recommended. The sentence states its evidence: problems, samples, seeds,
-both intervals, the saving, and how often the student ends its answers. Further sentences say what the retention of a
-chosen policy means, how the policy compares with its controls, and, where nothing is shown, what sample would show it.
+A policy is shown to keep the target where the lower end of its retention's interval reaches it. The intervals of all
+policies among which it was chosen hold together (`statistics.simultaneous`): the best of many looks better than it is,
+and with separate intervals some policy would pass too often by chance. A policy that costs no less than its uncut run,
+or whose saving is unclear, is not recommended. The sentence states its evidence: problems, samples, seeds, both
+intervals, the saving, and how often the student ends its answers. Further sentences say how to read the retention of a
+chosen policy, how it compares with its controls, and, where nothing is shown, what sample would show it.
 """
 
 from collections.abc import Sequence
@@ -14,10 +14,9 @@ from math import inf
 from leadspan.errors import SettingsError
 from leadspan.report.costs import COST_WORDS
 from leadspan.report.needed import sample_size_needed
-from leadspan.report.rows import ControlComparison, Frontier, Row, RowRetention, by_cost
+from leadspan.report.rows import ControlComparison, Frontier, Row, by_cost
 from leadspan.report.savings import saved_text, saves
 from leadspan.settings import Settings
-from leadspan.statistics.intervals import Interval
 from leadspan.tables import CostName, percent, percent_interval, points
 
 _CONTROL_WORDS = {
@@ -29,7 +28,7 @@ _CONTROL_WORDS = {
 _VERBS = {
     "better": "beats",
     "worse": "is worse than",
-    "unclear": "is neither better nor worse, as far as is shown, than",
+    "unclear": "is not shown to be better or worse than",
 }
 
 
@@ -37,17 +36,17 @@ class Answer(Settings):
     """What is recommended among the policies that are compared with one uncut run."""
 
     recommended: str | None
-    """Label of the cheapest policy whose retention's simultaneous lower bound reaches the target and that costs less
-    than its uncut run; null where none does."""
+    """Label of the cheapest policy whose simultaneous lower bound of retention reaches the target and that costs less
+    than its uncut run; null where there is none."""
     closest: str | None
-    """The recommended policy, or else the cheapest that is shown to reach the target, or else the one that keeps the
-    most; null where none was compared."""
+    """The recommended policy, else the cheapest that is shown to reach the target, else the one that keeps the most;
+    null where none was compared."""
     sentence: str
     """The answer with its evidence."""
     selection: str = ""
-    """How to read the retention of a policy that was chosen among several; empty where it was not chosen."""
+    """How to read the retention of a policy that was chosen among several; empty for one that was not."""
     needed: str = ""
-    """The sample that would show the target; empty where it is shown, or where nothing can be said."""
+    """The sample that would show the target; empty where it is shown already, or where nothing can be said."""
     against_controls: list[str] = []
     """One sentence for each control of `closest`."""
 
@@ -61,16 +60,16 @@ def recommend(frontier: Frontier, target: float = 0.9, cost: CostName = "seconds
     """The cheapest policy whose simultaneous lower bound of retention reaches a target, if it costs less than uncut.
 
     Policies that are compared with different uncut runs, such as those of several students, get separate answers. The
-    answer of the uncut run with the most policies comes first (the first of equals). Controls, which include random
+    answer for the uncut run with the most policies comes first (the first of equals). Controls, which include random
     windows, are no candidates; nor is a policy whose ratio was refused, or that is compared with nothing.
 
     Args:
         frontier: All conditions on one task.
         target: Share of the uncut run's accuracy to keep, above 0.
-        cost: The cost that orders the policies; FLOPs stand in for times that cannot be compared.
+        cost: The cost that ranks the policies; FLOPs replace times that cannot be compared.
 
     Raises:
-        SettingsError: The target is no share, or a trained row lacks that cost.
+        SettingsError: The target is not above 0, or a trained row lacks that cost.
     """
     if not 0 < target < inf:
         raise SettingsError(f"target {target:g}: give a share of the uncut run's accuracy above 0, such as 0.9")
@@ -94,7 +93,7 @@ def ranking_cost(frontier: Frontier, cost: CostName) -> CostName:
     if frontier.cost_names and cost not in frontier.cost_names:
         names = ", ".join(COST_WORDS[name] for name in frontier.cost_names)
         remedy = "money needs plan.price_per_hour in every recipe, energy a GPU with NVML"
-        raise SettingsError(f"cost {COST_WORDS[cost]}: not known of every run ({names} are); {remedy}")
+        raise SettingsError(f"cost {COST_WORDS[cost]}: not known for every run ({names} are); {remedy}")
     return "flops" if cost == "seconds" and frontier.clock else cost
 
 
@@ -103,7 +102,8 @@ def _answer(frontier: Frontier, policies: list[Row], target: float, cost: CostNa
     ratios = [(row, row.retention.ratio.value) for row in policies if row.retention and row.retention.ratio]
     if not ratios:
         return _nothing(frontier, policies)
-    shown = [row for row, _ in ratios if _lower_bound(row) >= target]
+    bounds = [(row, row.retention.simultaneous) for row, _ in ratios if row.retention]
+    shown = [row for row, together in bounds if together and together.low >= target]
     chosen = next((row for row in shown if saves(frontier, row, cost)), None)
     # A policy that is shown to keep the target but saves nothing is named before one that merely keeps the most.
     closest = chosen or (shown[0] if shown else max(ratios, key=lambda pair: pair[1])[0])
@@ -112,14 +112,13 @@ def _answer(frontier: Frontier, policies: list[Row], target: float, cost: CostNa
     if chosen:
         sentence = f"The cheapest policy by {word} shown to keep {share} of {full}'s accuracy is {chosen.label}: it "
     elif shown:
-        is_dearer = saves(frontier, closest, cost) is False
-        saving = (
-            f"saves {word} here, so that {full} is the cheapest by it" if is_dearer else f"is shown to save {word} here"
-        )
+        saving = f"is shown to save {word} here"
+        if saves(frontier, closest, cost) is False:
+            saving = f"saves {word} here, so {full} is the cheapest by {word}"
         sentence = f"No policy shown to keep {share} of {full}'s accuracy {saving}: {closest.label} "
     else:
         sentence = f"No policy is shown to keep {share} of {full}'s accuracy; {closest.label} comes closest: it "
-    controls = [control_sentence(closest, control) for control in closest.against_controls]
+    controls = [_control_sentence(closest, control) for control in closest.against_controls]
     return Answer(
         recommended=chosen.label if chosen else None,
         closest=closest.label,
@@ -128,10 +127,6 @@ def _answer(frontier: Frontier, policies: list[Row], target: float, cost: CostNa
         needed="" if shown else sample_size_needed(frontier, closest, target),
         against_controls=controls or [f"No control of {closest.label} was run."],
     )
-
-
-def _lower_bound(row: Row) -> float:
-    return row.retention.simultaneous.low if row.retention and row.retention.simultaneous else -inf
 
 
 def _nothing(frontier: Frontier, policies: Sequence[Row]) -> Answer:
@@ -149,11 +144,10 @@ def _nothing(frontier: Frontier, policies: Sequence[Row]) -> Answer:
     return Answer(recommended=None, closest=None, sentence=f"No policy can be recommended: {reason}.{text}")
 
 
-def control_sentence(row: Row, control: ControlComparison) -> str:
-    """A policy against one control, as a sentence."""
+def _control_sentence(row: Row, control: ControlComparison) -> str:
     name = f"{control.label} ({_CONTROL_WORDS.get(control.control, control.control)})"
     if control.difference is None:
-        return f"{row.label} cannot be compared with {name}: other problems."
+        return f"{row.label} cannot be compared with {name}: they were evaluated on different problems."
     return f"{row.label} {_VERBS[control.outcome]} {name}: {points(control.difference)}."
 
 
@@ -166,38 +160,34 @@ def _selection(row: Row, num_compared: int) -> str:
     if num_compared == 1 or not together:
         return ""
     return (
-        f"{row.label} was chosen among {num_compared} policies because it did well here, and such a policy on average "
-        f"keeps less than it shows: {percent(together.value)} is no forecast. Plan with the lower end, "
-        f"{percent(together.low)}, and evaluate {row.label} again on new seeds or problems."
+        f"{row.label} was chosen among {num_compared} policies because it did well here. Such a policy does less well "
+        f"on average when it is evaluated again, so {percent(together.value)} is no forecast: plan with the lower end, "
+        f"{percent(together.low)}, and evaluate {row.label} on new seeds or problems."
     )
 
 
 def _outcome(frontier: Frontier, row: Row, target: float, cost: CostName) -> str:
-    """The retention and the saving of a policy, and the share of its answers that ended."""
+    """The retention of a policy with its evidence, the saving, and the share of its answers that ended."""
     assert row.retention and row.retention.ratio, "the caller picks compared rows"
-    ratio = row.retention.simultaneous or row.retention.ratio
-    # One decimal more where the lower end would otherwise read as the target itself.
-    digits = 1 if round(100 * ratio.low) == round(100 * target) else 0
-    full = frontier.row(row.reference)
-    of_full = f" ({full.label}: {percent(full.termination.value)})" if full else ""
-    return (
-        f"kept {percent_interval(ratio, digits)} ({_evidence(row, row.retention, row.retention.ratio)})"
-        f"{saved_text(frontier, row, cost)}; it ended {percent(row.termination.value)} of its answers{of_full}"
-    )
-
-
-def _evidence(row: Row, retention: RowRetention, ratio: Interval) -> str:
-    """The evidence of a retention: the simultaneous interval, that of this policy alone, problems, samples, seeds."""
+    ratio, together = row.retention.ratio, row.retention.simultaneous
     counts = [
         (row.num_problems, "problem"),
         (row.samples_per_problem, "sample"),
-        (len(retention.seeds) or len(row.seeds), "seed"),
+        (len(row.retention.seeds) or len(row.seeds), "seed"),
     ]
     size = " x ".join(f"{number:,} {word}{'s' * (number != 1)}" for number, word in counts)
-    interval, together = f"{percent(ratio.level)} interval", retention.simultaneous
+    interval = f"{percent(ratio.level)} interval"
     if together is None:
-        return f"{interval} of this policy alone; {size}"
-    if together.num_policies == 1:
-        return f"{interval}; {size}"
-    alone = f"[{100 * ratio.low:.0f}, {100 * ratio.high:.0f}]"
-    return f"{interval} for all {together.num_policies} policies together, {alone} for this one alone; {size}"
+        interval += " of this policy alone"
+    elif together.num_policies > 1:
+        alone = f"[{100 * ratio.low:.0f}, {100 * ratio.high:.0f}]"
+        interval += f" for all {together.num_policies} policies together, {alone} for this one alone"
+    shown = together or ratio
+    # One decimal more where the lower end would otherwise read as the target itself.
+    digits = 1 if round(100 * shown.low) == round(100 * target) else 0
+    full = frontier.row(row.reference)
+    of_full = f" ({full.label}: {percent(full.termination.value)})" if full else ""
+    return (
+        f"kept {percent_interval(shown, digits)} ({interval}; {size})"
+        f"{saved_text(frontier, row, cost)}; it ended {percent(row.termination.value)} of its answers{of_full}"
+    )

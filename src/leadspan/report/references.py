@@ -1,6 +1,6 @@
-"""The comparisons of each condition: with the uncut student, the base it began from, and its controls.
+"""What each condition is compared with: the uncut student, the base that it began from, and its controls.
 
-They follow from the recipes alone; the name and the directory of a run have no influence.
+The recipes alone decide this; the name and the directory of a run have no influence.
 """
 
 from collections.abc import Sequence
@@ -16,12 +16,12 @@ _TEACHER = ("teacher", "targets", "loss.kl_weight")
 def find_references(conditions: Sequence[Condition]) -> dict[str, Condition | None]:
     """The uncut student that each condition is compared with, by the condition's name.
 
-    A candidate is trained on uncut traces, is no control, and has learnt from a teacher, unless no run at all has one:
+    A candidate was trained on uncut traces, is no control, and learnt from a teacher, unless no run at all has one:
     cross-entropy alone, or a run of another length, is no baseline for a distillation. A student is compared with a
     candidate of the same starting weights; among several, with the one whose recipe differs in the fewest settings (the
-    first of equals). A candidate that no cut is compared with is no baseline either, and is compared like any other
-    student; where there is no cut at all, the first candidate stays the baseline. A base is compared with the uncut
-    student that began from it, a teacher with none.
+    first of equals). A candidate with which no cut is compared is no baseline, and is compared like any other student;
+    where there is no cut at all, the first candidate is the baseline. A base is compared with the uncut student that
+    began from it, a teacher with none.
     """
     students = [condition for condition in conditions if condition.role == "student"]
     settings = {student.name: flat(student.recipe) for student in students}
@@ -38,10 +38,10 @@ def find_references(conditions: Sequence[Condition]) -> dict[str, Condition | No
         siblings = [student for student in students if student.start == weights]
         candidates = [full for full in fulls if full.start == weights]
         names = {nearest(student, candidates).name for student in siblings if candidates and not student.is_full}
-        used = [full for full in candidates if full.name in names] or candidates[:1]
+        baselines = [full for full in candidates if full.name in names] or candidates[:1]
         for student in siblings:
-            is_used = any(student is full for full in used)
-            references[student.name] = student if is_used else nearest(student, used) if used else None
+            is_baseline = any(student is full for full in baselines)
+            references[student.name] = student if is_baseline else nearest(student, baselines) if baselines else None
     for condition in conditions:
         if condition.role != "student":
             is_base = condition.role == "base"
@@ -51,7 +51,7 @@ def find_references(conditions: Sequence[Condition]) -> dict[str, Condition | No
 
 
 def base_of(condition: Condition, conditions: Sequence[Condition]) -> Condition | None:
-    """The evaluated starting weights of a student: those of its recipe, or those that a run of role `base` wrote."""
+    """The evaluated starting weights of a student: those that its recipe names, or that a run of role `base` wrote."""
     bases = [base for base in conditions if base.role == "base"]
     start = condition.runs[0].start
     for base in bases:
@@ -69,6 +69,7 @@ def counterparts(condition: Condition, conditions: Sequence[Condition]) -> list[
     if recipe is None or condition.role != "student" or condition.control is not None or condition.is_full:
         return []
     settings, window = flat(recipe), equal_window(recipe.cut)
+    # What the recipe of each control looks like, and the settings that the control changes.
     controls: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
         "equal_tokens": (settings, LENGTH),
         "equal_steps": (settings, LENGTH),
@@ -76,17 +77,15 @@ def counterparts(condition: Condition, conditions: Sequence[Condition]) -> list[
     if window is not None:
         controls["random_window"] = flat(recipe.model_copy(update={"cut": window})), ()
     controls["cross_entropy"] = settings, _TEACHER
-    return [
-        (control, candidate)
-        for control, (expected, ignored) in controls.items()
-        for candidate in conditions
-        if candidate is not condition and candidate.role == "student" and _serves_as(candidate, control, condition)
-        if num_differing(expected, flat(candidate.recipe), ignored) == 0
-    ]
-
-
-def _serves_as(candidate: Condition, control: str, condition: Condition) -> bool:
-    """Whether a condition is the control, or a point of the study's axes that is the same as the control."""
-    if candidate.control is not None or control in ("equal_tokens", "equal_steps"):
-        return candidate.control == control
-    return control == "random_window" or (condition.has_teacher and not candidate.has_teacher)
+    pairs: list[tuple[str, Condition]] = []
+    others = [candidate for candidate in conditions if candidate is not condition and candidate.role == "student"]
+    for control, (expected, ignored) in controls.items():
+        for candidate in others:
+            if candidate.control is not None or control in ("equal_tokens", "equal_steps"):
+                is_control = candidate.control == control
+            else:
+                # A point of the study's axes may be the same as the control, without its name.
+                is_control = control == "random_window" or (condition.has_teacher and not candidate.has_teacher)
+            if is_control and num_differing(expected, flat(candidate.recipe), ignored) == 0:
+                pairs.append((control, candidate))
+    return pairs

@@ -21,9 +21,9 @@ class RowRetention(Settings):
     ratio: Interval | None
     """Retention; null where it was refused."""
     difference: Interval | None
-    """The row's accuracy minus the other's; null where the problems differ."""
+    """The row's accuracy minus the other row's; null where the problems differ."""
     reason: str | None = None
-    """Why retention was refused."""
+    """Why retention was refused; null where it was not."""
     seeds: tuple[int, ...] = ()
     """Seeds that were compared: the shared ones, or all where none is shared."""
     simultaneous: SimultaneousInterval | None = None
@@ -61,9 +61,9 @@ class Row(Settings):
     role: Literal["student", "base", "teacher"]
     """The part that the models play in the comparison."""
     control: str | None
-    """Which control of a study it is; null for a policy."""
+    """Which control of a study the row is; null for a policy."""
     p: float | None
-    """Proportion of the cut, or of the policy in a mix, where it has one."""
+    """Proportion of the cut, or of the policy in a mix; null where it has none."""
     seeds: list[int]
     """Seeds of its runs, ascending."""
     num_problems: int
@@ -75,7 +75,7 @@ class Row(Settings):
     termination: Interval
     """Share of samples that ended with an end-of-turn token, mean over runs."""
     cap_hit_rate: float
-    """Share of samples that ran into the new-token cap, mean over runs."""
+    """Share of samples that ran into the cap on new tokens, mean over runs."""
     tokens_p50: float
     """Median number of new tokens, mean over runs."""
     reference: str | None
@@ -85,9 +85,9 @@ class Row(Settings):
     retention: RowRetention | None
     """Accuracy as a share of the reference's; null without a reference."""
     base: str | None
-    """Label of the base from which gains are measured."""
+    """Label of the base from which gains are measured; null without one."""
     gain: RowRetention | None
-    """Base-normalised retention: (row - base) / (reference - base)."""
+    """Base-normalised retention, (row - base) / (reference - base); null without a base."""
     costs: dict[CostName, Cost] | None
     """Costs of training by name; null for base and teacher."""
     against_controls: list[ControlComparison] = []
@@ -107,6 +107,7 @@ class Row(Settings):
     @property
     def is_candidate(self) -> bool:
         """Whether it may be recommended: a student of a cut that is no control, neither by name nor by its settings."""
+        # A random window among a study's axes does the work of a control, whatever it is called.
         is_cut = self.role == "student" and self.cut_kind != "full"
         policy = self.runs[0].policy
         return is_cut and self.control is None and policy is not None and not isinstance(policy.inner, RandomWindow)
@@ -135,14 +136,14 @@ class Frontier:
 
     @property
     def cost_names(self) -> tuple[CostName, ...]:
-        """Costs that every trained row has."""
+        """Costs that every trained row has; empty where no row was trained."""
         costs_of_rows = [row.costs for row in self.rows if row.costs]
         names = (*COST_NAMES, *RARE_COSTS) if costs_of_rows else ()
         return tuple(name for name in names if all(name in costs for costs in costs_of_rows))
 
     @property
     def currency(self) -> str:
-        """Currency of the costs in money."""
+        """Currency of the costs in money; empty where there are none."""
         return currency_of([run for row in self.rows for run in row.runs])
 
     def row(self, label: str | None) -> Row | None:
@@ -151,5 +152,5 @@ class Frontier:
 
 
 def by_cost(rows: list[Row], cost: CostName) -> list[Row]:
-    """The rows, cheapest first; rows without that cost come last."""
+    """The rows, cheapest first, and rows without that cost last."""
     return sorted(rows, key=lambda row: row.costs[cost].value if row.costs and cost in row.costs else float("inf"))

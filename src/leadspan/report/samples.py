@@ -1,8 +1,8 @@
-"""The uncut student and a cut one on the same problems, from the samples that the runs stored.
+"""The uncut student and a cut student on the same problems, from the samples that the runs stored.
 
-Shown are few pairs, chosen by a rule that looks for no outcome: in turn one on which only the uncut student was
-right, one on which only the cut one was, one with neither, one with both; of each kind first the pair whose answers
-differ most in length.
+Few pairs are shown, chosen by a rule that favours no outcome: in turn one on which only the uncut student was right,
+one on which only the cut student was, one on which neither was, one on which both were; of each kind first the pair
+whose answers differ most in length.
 """
 
 import os
@@ -21,50 +21,57 @@ from leadspan.settings import Count, Settings
 
 Outcome = Literal["only the uncut right", "only the cut right", "both wrong", "both right"]
 OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
-"""In the order in which pairs are chosen."""
+"""The outcomes in the order in which pairs are chosen."""
 HEAD_CHARS, TAIL_CHARS = 3000, 2000
 """Characters shown of a longer text: the beginning, where two students diverge, and the end, where answers are."""
 Key = tuple[str, int]
+"""Problem id and number of the sample."""
+_OUTCOME_OF: dict[tuple[bool, bool], Outcome] = {
+    (True, False): "only the uncut right",
+    (False, True): "only the cut right",
+    (False, False): "both wrong",
+    (True, True): "both right",
+}
 
 
 class Sample(Settings):
-    """What one student wrote."""
+    """One answer of one student."""
 
     verdict: str
     """Strict outcome: right, wrong, no_answer, unparsed or timeout."""
     extracted: str | None
-    """The answer behind the verdict, as written."""
+    """The graded answer, as written; null where none was recognised."""
     num_tokens: int
     """New tokens."""
     finish_reason: str
     """`stop` for an end-of-turn token, `length` for the cap."""
     text: str
-    """The text, or its first `HEAD_CHARS` characters."""
+    """The text, or the first `HEAD_CHARS` characters of a longer one."""
     end: str = ""
-    """The last `TAIL_CHARS` characters of a longer text."""
+    """The last `TAIL_CHARS` characters of a longer text; else empty."""
     num_left_out: int = 0
-    """Characters between the two."""
+    """Number of characters between the two."""
     num_shared: int = 0
     """Length of the common prefix of both students' texts, in characters."""
 
 
 class Pair(Settings):
-    """One problem, answered by both students; samples of the same number have the same seed."""
+    """One problem, answered by both students; samples with the same number have the same seed."""
 
     problem_id: str
-    """The problem."""
+    """Identifier of the problem."""
     sample: int
     """Number of the sample."""
     prompt: str
-    """Prompt as rendered, or its last `HEAD_CHARS` characters."""
+    """The rendered prompt, or its last `HEAD_CHARS` characters."""
     gold: str
     """The right answer."""
     outcome: Outcome
     """Which of the two was right."""
     uncut: Sample
-    """The student trained on whole traces."""
+    """The answer of the student trained on whole traces."""
     cut: Sample
-    """The other."""
+    """The answer of the student trained on cut traces."""
 
 
 class Comparison(Settings):
@@ -77,22 +84,22 @@ class Comparison(Settings):
     cut: str
     """Label of the cut student."""
     policy: str
-    """Its policy, without the seed."""
+    """Policy of the cut student, without the seed."""
     counts: dict[Outcome, int]
-    """Pairs of samples by which of the two was right."""
+    """Number of pairs of samples by which of the two students was right."""
     pairs: list[Pair]
-    """Those chosen to be shown."""
+    """The pairs to show."""
 
 
 def comparisons(
     named: Sequence[NamedRun], references: Mapping[str, str], per_policy: int
 ) -> tuple[list[Comparison], list[str]]:
-    """One comparison for each cut policy and task, of its first run that can be compared; and the damaged files.
+    """One comparison for each cut policy and task, of the first run that can be compared; and the damaged files.
 
     Args:
         named: All runs.
-        references: Label of a cut student to the label of the uncut one it is compared with.
-        per_policy: Pairs to show of each.
+        references: Label of each cut student to the label of the uncut one with which it is compared.
+        per_policy: Number of pairs to show of each policy.
     """
     by_label = {entry.label: entry for entry in named}
     compared: dict[tuple[str, str], Comparison] = {}
@@ -105,6 +112,7 @@ def comparisons(
             if key in compared or of_uncut is None or _lacks_samples(uncut, of_uncut) or _lacks_samples(cut, result):
                 continue
             sides = _Drawn(uncut, of_uncut), _Drawn(cut, result)
+            # One damaged file of the uncut student would be named again for every policy.
             if any(side.path in refused for side in sides):
                 continue
             try:
@@ -155,6 +163,8 @@ class _Line(Settings):
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
+    """One line of a file of samples."""
+
     is_right: bool
     num_tokens: int
     offset: int
@@ -162,7 +172,7 @@ class _Entry:
 
 @dataclass(frozen=True, slots=True)
 class _Drawn:
-    """The samples of one run on one task. Files may be large: they are read twice, and only what is shown is kept."""
+    """The samples of one run on one task; files may be large, so texts are read only where they are shown."""
 
     entry: NamedRun
     result: EvalResult
@@ -202,8 +212,8 @@ def _comparison(uncut: _Drawn, cut: _Drawn, number: int) -> Comparison:
     of_uncut, of_cut = uncut.index(), cut.index()
     pairs = {key: (of_uncut[key], of_cut[key]) for key in of_uncut.keys() & of_cut.keys()}
     kinds: dict[Outcome, list[Key]] = {outcome: [] for outcome in OUTCOMES}
-    for key, entries in pairs.items():
-        kinds[_outcome(*entries)].append(key)
+    for key, (first, second) in pairs.items():
+        kinds[_OUTCOME_OF[first.is_right, second.is_right]].append(key)
     chosen = _chosen(kinds, {key: abs(first.num_tokens - second.num_tokens) for key, (first, second) in pairs.items()})
     return Comparison(
         task=cut.result.task,
@@ -218,20 +228,8 @@ def _comparison(uncut: _Drawn, cut: _Drawn, number: int) -> Comparison:
     )
 
 
-def _outcome(uncut: _Entry, cut: _Entry) -> Outcome:
-    match uncut.is_right, cut.is_right:
-        case True, False:
-            return "only the uncut right"
-        case False, True:
-            return "only the cut right"
-        case False, False:
-            return "both wrong"
-        case _:
-            return "both right"
-
-
 def _chosen(kinds: Mapping[Outcome, list[Key]], difference: Mapping[Key, int]) -> list[tuple[Outcome, Key]]:
-    """Kinds in turn; in each the greatest difference in length first, then the first by problem and number."""
+    """The kinds in turn; of each kind the pair with the greatest difference in length first, then by problem."""
     ordered = {kind: sorted(keys, key=lambda key: (-difference[key], key)) for kind, keys in kinds.items()}
     chosen: list[tuple[Outcome, Key]] = []
     for turn in range(max(map(len, ordered.values()))):

@@ -1,4 +1,4 @@
-"""The savings of a policy against its uncut run, in words.
+"""What a policy saves against its uncut run, in words.
 
 A saving that is no larger than the variation over seeds is called unclear.
 """
@@ -25,7 +25,7 @@ class _Saving:
 
     @property
     def is_clear(self) -> bool:
-        """Whether the means differ by more than the standard deviation of a difference of two single runs."""
+        """Whether the means differ by more than the standard deviation of the difference between two single runs."""
         return abs(self.cost.value - self.full.value) > hypot(self.cost.sd or 0.0, self.full.sd or 0.0)
 
     @property
@@ -58,14 +58,17 @@ def saved_text(frontier: Frontier, row: Row, cost: CostName) -> str:
     save the cost, or that is unclear, it adds FLOPs too.
     """
     chosen = _saving(frontier, row, cost)
-    is_plain = chosen is not None and chosen.is_clear and chosen.share < 1
+    saves_it = chosen is not None and chosen.is_clear and chosen.share < 1
     names: tuple[CostName, ...] = (cost, "tokens" if cost != "tokens" else "seconds")
     # Where this cost gives no reason to choose the policy, a reader wants to know whether another does.
-    names = names if is_plain else (*names, "tokens", "flops")
+    names = names if saves_it else (*names, "tokens", "flops")
     savings = [saving for name in dict.fromkeys(names) if (saving := _saving(frontier, row, name)) is not None]
     clear = [saving for saving in savings if saving.is_clear and not saving.is_same]
-    verbs = {"saved": [s for s in clear if s.share < 1], "added": [s for s in clear if s.share > 1]}
-    changes = [f"{verb} {' and '.join(map(_change, moved))}" for verb, moved in verbs.items() if moved]
+    changes: list[str] = []
+    for verb, moved in (("saved", [s for s in clear if s.share < 1]), ("added", [s for s in clear if s.share > 1])):
+        of_costs = [f"{percent(abs(1 - s.share))} of the {COST_WORDS[s.name]}" for s in moved]
+        texts = [f"{text} ({s.figures('instead of')})" for text, s in zip(of_costs, moved, strict=True)]
+        changes += [f"{verb} {' and '.join(texts)}"] if texts else []
     text = f" and {', but '.join(changes)}" if changes else ""
     same = [f"the same {COST_WORDS[s.name]} ({s.figures('and')})" for s in savings if s.is_same]
     unclear = [
@@ -80,12 +83,7 @@ def _saving(frontier: Frontier, row: Row, name: CostName) -> _Saving | None:
     if name == "seconds" and frontier.clock:
         return None  # such times say more about the machine than about the policy
     full = frontier.row(row.reference)
-    cost = (row.costs or {}).get(name)
-    of_full = (full.costs or {}).get(name) if full else None
-    return (
-        None if cost is None or of_full is None or cost.of_full is None else _Saving(name, cost, of_full, cost.of_full)
-    )
-
-
-def _change(saving: _Saving) -> str:
-    return f"{percent(abs(1 - saving.share))} of the {COST_WORDS[saving.name]} ({saving.figures('instead of')})"
+    cost, of_full = ((side.costs or {}).get(name) if side else None for side in (row, full))
+    if cost is None or of_full is None or cost.of_full is None:
+        return None
+    return _Saving(name, cost, of_full, cost.of_full)

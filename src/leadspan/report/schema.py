@@ -1,4 +1,4 @@
-"""Everything a report says, as one typed object: the page, Markdown, figures and JSON are made from it."""
+"""All content of a report as one typed object, from which the page, Markdown, figures and JSON are made."""
 
 from typing import Literal
 
@@ -21,66 +21,67 @@ class TaskFigures(Settings):
     task: str
     """Task name."""
     answers: list[Answer]
-    """The answer; further ones for policies that are compared with another uncut run, such as another student's."""
+    """The answers: one for each uncut run with which policies are compared, such as those of two students."""
     cuts_explained: list[str]
-    """What the names of the students' cuts mean, one sentence for each kind."""
+    """One sentence on each kind of cut that explains its name."""
     warnings: list[str]
-    """What a reader must know before the findings."""
+    """Sentences on what makes the findings doubtful, such as students that do not end their answers."""
     findings: list[str]
     """One sentence for each student."""
     break_points: list[BreakPoint]
-    """From which p on each family of policies keeps the target: measured, and predicted before training."""
+    """The p from which on each family of policies keeps the target, as measured and as predicted before training."""
     break_point_sentences: list[str]
-    """The same as sentences."""
+    """The break points as sentences."""
     sample_size: str
     """Problems, samples and seeds behind the rows."""
     captions: list[str]
-    """How the intervals were made, refused retentions, notes."""
+    """How the intervals were made, why retentions were refused, and notes on comparing the rows."""
     clock: str | None
     """Why the times of the runs cannot be compared, so that FLOPs rank them; null where they can."""
     cost_names: list[CostName]
-    """Costs that every trained row has, the one that ranks the rows first: the axes of the frontier."""
+    """Costs that every trained row has, beginning with the one that ranks the rows: the axes of the frontier."""
     currency: str
-    """Sign of the money among the costs."""
+    """Currency of the costs in money; empty where no cost is in money."""
     rows: list[Row]
-    """One for each condition, seeds aggregated."""
+    """One row for each condition, over all its seeds."""
     single_runs: list[Row]
-    """One for each run of the conditions that have several seeds."""
+    """One row for each run of a condition with several seeds."""
 
     @property
     def has_students(self) -> bool:
-        """Whether a student was evaluated on it, not bases and teachers alone."""
+        """Whether a student was evaluated on the task, and not only bases and teachers."""
         return any(row.role == "student" for row in self.rows)
 
 
 class Report(Settings):
-    """All that a report shows."""
+    """All content of a report."""
 
     schema_version: Literal[2] = 2
     """Version of this schema."""
     title: str
     """Heading."""
     target: float
-    """Retention that the recommended policy must be sure to reach."""
+    """Retention that the recommended policy is shown to reach."""
     measured: Measured
-    """What all figures were measured on."""
+    """Devices, dates, seeds and versions behind all figures."""
     tasks: list[TaskFigures]
     """Answer, frontier and rows of each task."""
     studies: list[StudyRecord]
-    """The studies as their records are: how far each trial is, why it failed, controls that could not be made."""
+    """The records of the studies: the state of each trial, why it failed, controls that could not be made."""
     curves: list[RunCurves]
-    """Divergence and its companions by section and by tenth of the conversation."""
+    """Divergence and the other metrics of training, by section and by tenth of the conversation."""
     audits: list[AuditResult]
     """Audits of the traces."""
     comparisons: list[Comparison]
     """Samples of the uncut and the cut students side by side."""
     damaged: list[str] = []
-    """Files that are not what they should be, each with the reason; what they hold is in no figure."""
+    """Damaged files, each with the reason; their content is in no figure."""
     absent: list[str]
-    """Files of runs that are not there, and what is therefore not shown."""
+    """Missing files of runs, and what is not shown because of them."""
     settings: SettingsOverview
-    """What differs between the students, and what does not."""
+    """The settings in which the students differ, and those that they share."""
     policies: dict[str, str]
     """The condition of every row and run, by its label."""
     runs: dict[str, RunResult]
-    """Every run by its label as its `run.json` is: costs by part, what was cut and refused, losses, all settings."""
+    """The `run.json` of every run by its label: costs by part, counts of the cut and of refused records, losses, all
+    settings."""

@@ -1,11 +1,10 @@
-"""What the rows of a frontier say, one sentence at a time.
+"""The findings of a frontier as sentences.
 
-The sentences are computed from the rows and expect no outcome: a cut may keep everything or nothing.
+The sentences are computed from the rows and presume no outcome: a cut may keep everything or nothing.
 """
 
 from collections import Counter
-from collections.abc import Callable, Sequence
-from typing import Literal
+from collections.abc import Callable, Iterator, Sequence
 
 from leadspan.data.truncation import Budget, Full, Lead, LeadAnswer, LeadCot, Mix, Policy, RandomWindow, Tail
 from leadspan.data.truncation.policy import STOP_REMEDY, stop_warning
@@ -19,15 +18,15 @@ from leadspan.statistics.resampling import Scores
 from leadspan.tables import MISSING, CostName, percent, percent_interval, points
 
 MIN_TERMINATION_RATE = 0.9
-"""An uncut run that ends a smaller share of its answers gets a warning: cuts that end less cannot be judged by it."""
+"""An uncut run that ends a smaller share of its answers gets a warning: it cannot show that a cut ends fewer."""
 MUCH_LESS = 0.1
-"""A student that ends so many fewer of its answers than its uncut run, in share, has not learned to end them."""
+"""A student has not learnt to end its answers if it ends a share of them that is this much below its uncut run's."""
 MAX_EXAMPLES = 2
-"""Mixes that are named as ending their answers."""
+"""Number of mixes that are named as examples of students that end their answers."""
 
 
 def sample_size(frontier: Frontier) -> str:
-    """How much the rows were measured on, `240 problems x 1 sample x 3 seeds`; several sizes are all named."""
+    """The problems, samples and seeds behind the rows, `240 problems x 1 sample x 3 seeds`; all sizes are named."""
     sizes = dict.fromkeys((row.num_problems, row.samples_per_problem) for row in frontier.rows)
     text = " or ".join(f"{problems:,} problems x {num} sample{'s' * (num > 1)}" for problems, num in sizes)
     numbers = sorted({len(row.seeds) for row in frontier.students} or {1})
@@ -36,7 +35,7 @@ def sample_size(frontier: Frontier) -> str:
 
 
 def retention_text(row: Row) -> str:
-    """Retention, or the difference where it was refused, or that others are compared with the row."""
+    """Retention; the difference where it was refused; `reference` for a row with which others are compared."""
     if row.retention is None:
         return "reference" if row.is_reference else MISSING
     if row.retention.ratio:
@@ -44,28 +43,24 @@ def retention_text(row: Row) -> str:
     return points(row.retention.difference) if row.retention.difference else MISSING
 
 
-def gain_text(row: Row) -> str:
-    """Base-normalised retention, or a dash where there is none."""
-    return percent_interval(row.gain.ratio) if row.gain and row.gain.ratio else MISSING
-
-
 def cuts_explained(rows: Sequence[Row]) -> list[str]:
-    """One sentence for the first student of each kind of cut: what its name means."""
+    """One sentence on the meaning of its name for the first student of each kind of cut."""
     sentences: dict[str, str] = {}
     for row in rows:
         policy = row.runs[0].policy
         if row.role == "student" and policy is not None:
+            # Students of one kind differ in their share alone, which the first sentence explains.
             kind = f"{getattr(policy, 'kind', '')} {getattr(policy.inner, 'kind', '')}"
-            sentences.setdefault(kind, f"`{row.label}` learned from {_cut_words(policy)}.")
+            sentences.setdefault(kind, f"`{row.label}` learnt from {_cut_words(policy)}.")
     return list(sentences.values())
 
 
 def _cut_words(policy: Policy) -> str:
-    """What a cut keeps of a trace, for a reader who knows no policy by its name."""
+    """The part of a trace that a cut keeps, for a reader who does not know the names of policies."""
     share = "" if policy.proportion is None else percent(policy.proportion)
     match policy:
         case Mix():
-            return f"{_cut_words(policy.policy)}, but {percent(policy.whole_share)} of the traces were kept whole"
+            return f"{_cut_words(policy.policy)}; {percent(policy.whole_share)} of the traces were left whole"
         case Full():
             return "whole traces: prompt, chain of thought and answer"
         case Lead():
@@ -75,17 +70,19 @@ def _cut_words(policy: Policy) -> str:
         case LeadAnswer():
             return f"the prompt, the first {share or 'part'} of each chain of thought, and the answer"
         case Tail():
-            return f"the last tokens of each trace, {share} of them"
+            return f"the last {share} of the tokens of each trace"
         case RandomWindow():
-            return f"the prompt and a random window of each chain of thought, as long as the lead of {share}"
+            return (
+                f"the prompt and a random window of each chain of thought, of the length that a lead of {share} keeps"
+            )
         case Budget():
             return f"the first {policy.num_tokens:,} tokens of each trace"
         case _:
-            return f"the part of each trace that its policy `{policy.label}` keeps (docs/cuts.md)"
+            return f"the part of each trace that the policy `{policy.label}` keeps (see docs/cuts.md)"
 
 
 def captions(frontier: Frontier) -> list[str]:
-    """What belongs under a table of the rows: how the intervals were made, refused retentions, the notes."""
+    """The sentences under a table of the rows: how the intervals were made, refused retentions, the notes."""
     rows = frontier.rows
     ratios = [row.retention.ratio or row.retention.difference for row in rows if row.retention]
     intervals = [*(row.accuracy for row in rows), *(row.termination for row in rows), *filter(None, ratios)]
@@ -93,13 +90,17 @@ def captions(frontier: Frontier) -> list[str]:
     refused = dict.fromkeys(row.retention.reason for row in rows if row.retention and row.retention.reason)
     without_gain = dict.fromkeys(row.gain.reason for row in rows if row.gain and row.gain.reason)
     one_seed = [row.label for row in rows if row.role == "student" and len(row.seeds) == 1]
-    coverage = f", which for {', '.join(one_seed)} do not cover how seeds differ" if one_seed else ", seeds included"
+    level = percent(rows[0].accuracy.level)
     if all(len(row.seeds) == 1 for row in rows):
-        coverage = ", which do not cover how seeds differ"
+        coverage = ", which do not cover the variation between seeds"
+    elif one_seed:
+        coverage = f", which for {', '.join(one_seed)} do not cover the variation between seeds"
+    else:
+        coverage = ", which cover the variation between seeds"
     return [
-        f"Intervals of {percent(rows[0].accuracy.level)}{coverage}: {methods}.",
-        *(f"Retention refused: {reason}." for reason in refused),
-        *(f"Share of the gain refused: {reason}." for reason in without_gain),
+        f"Intervals of {level}{coverage}: {methods}.",
+        *(f"Retention was refused: {reason}." for reason in refused),
+        *(f"The share of the gain was refused: {reason}." for reason in without_gain),
         *frontier.notes,
     ]
 
@@ -108,49 +109,49 @@ def findings(frontier: Frontier) -> list[str]:
     """One sentence for each student compared with an uncut run; without an uncut run, for each student."""
     students = {row.label: row for row in frontier.students}
     compared = [row for row in students.values() if row.retention] or list(students.values())
-    return [_finding(row, students.get(row.reference or ""), bool(frontier.clock)) for row in compared]
+    # Times that cannot be compared are replaced by the operations, which can.
+    second: tuple[CostName, str] = ("flops", "FLOPs") if frontier.clock else ("seconds", "time")
+    return [_finding(row, students.get(row.reference or ""), (("tokens", "tokens"), second)) for row in compared]
 
 
-def _finding(row: Row, full: Row | None, is_without_time: bool) -> str:
-    counted = "problems" if row.samples_per_problem == 1 else "samples"
-    ended = f"it terminated on {percent(row.termination.value)} of {counted}"
+def _finding(row: Row, full: Row | None, costs: Sequence[tuple[CostName, str]]) -> str:
+    ended = f"it ended {percent(row.termination.value)} of its answers"
     if row.retention is None or full is None:
-        return f"{row.label} reached {percent_interval(row.accuracy)} accuracy; {ended}."
+        return f"{row.label} reached an accuracy of {percent_interval(row.accuracy)}; {ended}."
     if row.retention.ratio:
         outcome = f"kept {percent_interval(row.retention.ratio)} of {full.policy}'s accuracy"
     elif row.retention.difference:
         outcome = f"scored {points(row.retention.difference)} against {full.policy} (retention refused)"
     else:
-        outcome = f"reached {percent_interval(row.accuracy)} accuracy (not comparable with {full.policy})"
-    names: dict[CostName, str] = {"tokens": "tokens"}
-    names |= {"flops": "FLOPs"} if is_without_time else {"seconds": "time"}
+        outcome = f"reached an accuracy of {percent_interval(row.accuracy)} (not comparable with {full.policy})"
     shares = [
         f"{relative_text(row.costs[name])} of the {word}"
-        for name, word in names.items()
+        for name, word in costs
         if row.costs and row.costs[name].of_full is not None
     ]
-    costs = f" at {' and '.join(shares)}" if shares else ""
-    return f"{row.label} {outcome}{costs}; {ended} ({full.policy}: {percent(full.termination.value)})."
+    at_costs = f" at {' and '.join(shares)}" if shares else ""
+    return f"{row.label} {outcome}{at_costs}; {ended} ({full.policy}: {percent(full.termination.value)})."
 
 
 def teacher_warnings(frontier: Frontier) -> list[str]:
-    """One sentence for each teacher that is shown to be worse than an uncut student; none where no student is uncut."""
+    """One sentence for each teacher that is shown to be worse than an uncut student."""
     warnings: list[str] = []
     for teacher in (row for row in frontier.rows if row.role == "teacher"):
         for full in (row for row in frontier.students if row.is_reference):
             gap = _difference(teacher, full, lambda result: result.correct)
             if gap is not None and gap.high < 0:
                 warnings.append(
-                    f"The teacher solves less than its student: {teacher.label} {percent_interval(teacher.accuracy)} "
-                    f"of {frontier.task}, {full.label} {percent_interval(full.accuracy)} ({points(gap)}). Check the "
-                    "teacher's weights, chat template and max_new_tokens before comparing cuts."
+                    f"The teacher solves fewer problems of {frontier.task} than its student: {teacher.label} "
+                    f"{percent_interval(teacher.accuracy)}, {full.label} {percent_interval(full.accuracy)} "
+                    f"({points(gap)}). Check the teacher's weights, chat template and max_new_tokens before comparing "
+                    "cuts."
                 )
                 break
     return warnings
 
 
 def stop_warnings(frontier: Frontier) -> list[str]:
-    """Sentences on uncut runs that end few of their answers, and on students that end far fewer than theirs."""
+    """Sentences on uncut runs that end few of their answers, and on students that end far fewer."""
     students = frontier.students
     alone = [row for row in students if row.reference is None]
     warnings = [_few_ended(row) for row in alone if row.termination.value < MIN_TERMINATION_RATE]
@@ -158,73 +159,58 @@ def stop_warnings(frontier: Frontier) -> list[str]:
         compared = [row for row in students if row.reference == full.label]
         behind = [row for row in compared if _ends_much_less(row, full)]
         if behind:
-            ending = [row for row in compared if row not in behind]
             rates = ", ".join(f"{row.label} ({percent(row.termination.value)})" for row in behind)
-            remedies = "; ".join(filter(None, (_remedy(kind, behind, ending) for kind in ("cut", "mix", "full"))))
             full_rate = f"{full.label} ({percent(full.termination.value)})"
+            remedies = "; ".join(_remedies(behind, [row for row in compared if row not in behind]))
             warnings.append(f"{rates} ended far fewer answers than {full_rate}; {remedies}.")
     return warnings
 
 
 def _few_ended(row: Row) -> str:
     """A student that is compared with no other, and ends few of its answers."""
-    run = row.runs[0]
-    # What was seen of cuts says nothing of rollouts.
+    run, ended = row.runs[0], percent(row.termination.value)
+    # The warning is about cut traces; a student of its own rollouts learns endings from those.
     warning = stop_warning({row.label: run.cut}) if run.cut is not None and not run.is_on_policy else ""
     if warning:
-        return f"It ended {percent(row.termination.value)} of its answers. {warning}"
+        return f"{row.label} ended {ended} of its answers. {warning}"
     return (
-        f"{row.label} ended only {percent(row.termination.value)} of its answers, and {percent(row.cap_hit_rate)} ran "
-        "into the cap on new tokens: raise max_new_tokens if they are cut short, as a cut cannot be shown to end less "
-        "than that."
+        f"{row.label} ended only {ended} of its answers, and {percent(row.cap_hit_rate)} ran into the cap on new "
+        "tokens: raise max_new_tokens if they are cut short; until then cuts cannot be judged by how many answers end."
     )
 
 
 def _ends_much_less(row: Row, full: Row) -> bool:
-    """Ten points less, and not by chance where single answers are known."""
+    """Whether a student ends fewer answers by `MUCH_LESS` or more, and not by chance."""
     if row.termination.value > full.termination.value - MUCH_LESS:
         return False
+    # Results without single answers have no interval of the difference; their rates have to do.
     gap = _difference(row, full, lambda result: result.terminated)
     return gap is None or gap.high < 0
 
 
-def _remedy(kind: Literal["cut", "mix", "full"], behind: Sequence[Row], ending: Sequence[Row]) -> str:
-    """What helps cuts, mixes, or uncut traces under another supervision to end; empty where none is behind."""
-    kinds = {row.cut_kind if row.cut_kind in ("mix", "full") else "cut" for row in behind}
-    if kind not in kinds:
-        return ""
-    if kind == "cut":
-        mixes = sorted(
-            (row for row in ending if row.cut_kind == "mix" and row.control is None),
-            key=lambda row: -row.termination.value,
-        )
-        examples = [
-            f"{row.label} ended {percent(row.termination.value)} of its answers" for row in mixes[:MAX_EXAMPLES]
-        ]
-        return ", ".join(examples) or STOP_REMEDY
-    if kind == "mix":
-        return "give the mixes more whole traces (cut.whole_share) or more steps"
-    return "for those on uncut traces, see that the end of the answer is supervised (supervision.answer)"
+def _remedies(behind: Sequence[Row], ending: Sequence[Row]) -> Iterator[str]:
+    """What helps the students behind to end their answers; other students of the study are the best example."""
+    kinds = {row.cut_kind for row in behind}
+    if kinds - {"mix", "full"}:
+        mixes = [row for row in ending if row.cut_kind == "mix" and row.control is None]
+        best = sorted(mixes, key=lambda row: -row.termination.value)[:MAX_EXAMPLES]
+        examples = [f"{row.label} ended {percent(row.termination.value)} of its answers" for row in best]
+        yield ", ".join(examples) or STOP_REMEDY
+    if "mix" in kinds:
+        yield "give the mixes more whole traces (cut.whole_share) or more steps"
+    if "full" in kinds:
+        yield "for students of uncut traces, check that the end of the answer is supervised (supervision.answer)"
 
 
 def _difference(first: Row, second: Row, scores: Callable[[EvalResult], Scores]) -> Interval | None:
     """Mean score of one row minus another's, paired by problem; None where single answers are not known of both."""
     of_first, of_second = ([scores(result) for result in row.evaluations] for row in (first, second))
-    # Results without single scores can be shown, and not compared problem by problem.
     if not all([*of_first, *of_second]):
         return None
     try:
         return retention(of_first, of_second).difference
     except EvaluationError:  # other problems
         return None
-
-
-def controls_note(level: float) -> str:
-    """What the figures of a table of policies against their controls are."""
-    return (
-        f"Paired differences on the same problems, with {percent(level)} intervals; the outcome is unclear where the "
-        "interval holds 0. p: sign-flip test over problems, which speaks of these runs alone and not of other seeds."
-    )
 
 
 def measured_text(point: BreakPoint) -> str:
@@ -236,7 +222,7 @@ def measured_text(point: BreakPoint) -> str:
 
 
 def break_point_sentence(point: BreakPoint) -> str:
-    """Where a family reaches the target, and what was predicted."""
+    """From where on a family keeps the target, and what was predicted."""
     if point.measured is None:
         target = f"{percent(point.target)} of {point.reference}'s accuracy"
         text = f"{point.family}: no break point for {target}: {point.reason}"
@@ -247,12 +233,11 @@ def break_point_sentence(point: BreakPoint) -> str:
     if point.predicted is None:
         return f"{text}; not predicted: {point.not_predicted}." if point.not_predicted else f"{text}."
     ends = f"{point.predicted.value:.2f} [{point.predicted.low:.2f}, {point.predicted.high:.2f}]"
-    return f"{text}; derivations were predicted to be whole from {ends} on."
+    return f"{text}; derivations were predicted to be complete from {ends} on."
 
 
 def _ends_text(point: BreakPoint, low: float, high: float) -> str:
-    """The ends of the interval; an end of 0 or 1 was not measured, and the text says that nothing there was tried."""
-    # The interval may reach past what was tested, where a bound is no measurement.
+    """The ends of the interval; where one is 0 or 1, beyond the tested p, that nothing there was tried."""
     untried = [f"nothing below {point.tested[0]:g} was tried"] if low == 0 else []
     if high == 1 and not point.is_continuous:
         untried += [f"nothing above {point.tested[-1]:g} was tried"] if point.tested[-1] < 1 else []

@@ -1,8 +1,8 @@
-"""One run in a terminal: what was trained, what it cost, what came out."""
+"""The summary of one run in a terminal: its cut, its training and its evaluations."""
 
 from collections.abc import Iterator
 
-from leadspan.data.truncation.policy import CutCounts, stop_warning
+from leadspan.data.truncation.policy import stop_warning
 from leadspan.evaluation.result import EvalResult
 from leadspan.report.costs import error_text, shares
 from leadspan.results import Prediction, RunResult, predicted_and_measured
@@ -11,25 +11,25 @@ from leadspan.training.result import TrainResult
 
 
 def run_summary(result: RunResult) -> Block:
-    """One run's measured figures, a name and a value in each row."""
+    """The measured figures of one run, a name and a value in each row."""
     rows: list[tuple[str, str]] = []
-    if result.cut is not None:
-        rows += _cut(result.cut, result.refused)
-        if not result.is_on_policy and (warning := stop_warning({result.label: result.cut})):
+    cut = result.cut
+    if cut is not None:
+        share = f" ({cut.tokens_after / cut.tokens_before:.1%})" if cut.tokens_before else ""
+        rows += [
+            ("tokens kept", f"{cut.tokens_after:,} of {cut.tokens_before:,}{share}, {cut.num_kept} examples"),
+            ("lost question / end of thinking", f"{cut.lost_question} / {cut.lost_think_end} examples"),
+            ("lost answer / stop token", f"{cut.lost_answer} / {cut.lost_stop} examples"),
+            *(("left out", f"{number} x {reason}") for reason, number in {**cut.dropped, **result.refused}.items()),
+        ]
+        # The warning is about cut traces; a student of its own rollouts learns endings from those.
+        if not result.is_on_policy and (warning := stop_warning({result.label: cut})):
             rows.append(("warning", warning))
     if result.train is not None:
         rows += _training(result.train, result.prediction)
     for evaluation in result.evaluations:
         rows += _evaluation(evaluation)
     return Block(f"{result.name}: {result.label}", (), tuple(rows or [("nothing", "neither trained nor evaluated")]))
-
-
-def _cut(cut: CutCounts, refused: dict[str, int]) -> Iterator[tuple[str, str]]:
-    share = f" ({cut.tokens_after / cut.tokens_before:.1%})" if cut.tokens_before else ""
-    yield "tokens kept", f"{cut.tokens_after:,} of {cut.tokens_before:,}{share}, {cut.num_kept} examples"
-    yield "lost question / end of thinking", f"{cut.lost_question} / {cut.lost_think_end} examples"
-    yield "lost answer / stop token", f"{cut.lost_answer} / {cut.lost_stop} examples"
-    yield from (("left out", f"{number} x {reason}") for reason, number in {**cut.dropped, **refused}.items())
 
 
 def _training(train: TrainResult, prediction: Prediction | None) -> Iterator[tuple[str, str]]:
@@ -44,7 +44,7 @@ def _training(train: TrainResult, prediction: Prediction | None) -> Iterator[tup
     yield "time", f"{texts['seconds']} ({train.tokens_per_second:,.0f} tokens/s on {train.device})"
     if train.step_seconds is not None:
         by_part = shares(train.step_seconds).items()
-        yield "of it", ", ".join(f"{name.replace('_', ' ')} {share:.0%}" for name, share in by_part)
+        yield "time by part", ", ".join(f"{name.replace('_', ' ')} {share:.0%}" for name, share in by_part)
     yield "peak memory", f"{texts['peak_memory_bytes']} ({train.memory_source})"
     yield "FLOPs", f"{texts['flops']}, {quantity('flops', train.flops_per_second)}/s"
     if train.mfu is not None:
@@ -64,6 +64,7 @@ def _evaluation(result: EvalResult) -> Iterator[tuple[str, str]]:
     if result.accuracy_finished is not None:
         yield f"{task}: accuracy given finished", percent_interval(result.accuracy_finished)
     for name, values in (("pass", result.pass_at), ("maj", result.majority_at)):
+        # pass@1 and maj@1 are the accuracy above.
         shown = [f"@{k} {percent_interval(value)}" for k, value in values.items() if k != "1"]
         if shown:
             yield f"{task}: {name}", ", ".join(shown)
@@ -71,5 +72,5 @@ def _evaluation(result: EvalResult) -> Iterator[tuple[str, str]]:
     yield f"{task}: hit the cap / closed thinking", f"{result.cap_hit_rate:.1%} / {result.thinking_closed_rate:.1%}"
     if result.loop_rate is not None and result.no_box_rate is not None:
         yield f"{task}: loops / no box", f"{result.loop_rate:.1%} / {result.no_box_rate:.1%}"
-    tokens = f"{result.tokens_mean:.0f} mean, {result.tokens_p50:.0f} median, {result.tokens_p95:.0f} at 95 %"
+    tokens = f"mean {result.tokens_mean:.0f}, median {result.tokens_p50:.0f}, 95th percentile {result.tokens_p95:.0f}"
     yield f"{task}: new tokens", tokens

@@ -17,8 +17,8 @@ def write_report(report: Report, path: Path, format: Format = "html") -> list[Pa
     """Write a report, each file atomically.
 
     Args:
-        report: What it says.
-        path: The file to write, for `png` a directory; directories are made.
+        report: The report.
+        path: The file to write, for `png` a directory; missing directories are created.
         format: `html`: one self-contained page; `md`: sentences and tables; `json`: the `Report` itself; `png`: its
             figures, one file each.
 

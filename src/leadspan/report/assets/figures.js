@@ -4,14 +4,8 @@ const DASHES = ["solid", "dash", "dot", "dashdot"];
 const NARROW = 560;
 
 const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
-const colourOf = (policy) => {
-  const number = data.colours[policy] ?? null;
-  return css(number === null ? "muted" : number === 0 ? "ink" : `policy-${((number - 1) % data.num_colours) + 1}`);
-};
-const symbolOf = (policy) => {
-  const number = data.colours[policy];
-  return SYMBOLS[number ? Math.floor((number - 1) / data.num_colours) % SYMBOLS.length : 0];
-};
+const colourOf = (policy) => css(data.styles[policy]?.colour ?? "muted");
+const symbolOf = (policy) => SYMBOLS[data.styles[policy]?.marker ?? 0];
 const shownIn = (group) => {
   const hidden = new Set([...document.querySelectorAll(`.legend[data-group="${group}"] [aria-pressed=false]`)].map((node) => node.dataset.policy));
   return ({ policy }) => !hidden.has(policy);
@@ -69,7 +63,7 @@ function frontier(task, index, width) {
   const reach = (name) => points.flatMap((point) => [point[name], ...point.marks.map((mark) => mark[name === "high" ? 1 : 0])]);
   layout.xaxis.title.text = task.axes[cost];
   layout.xaxis.range = [0, 1.15 * (Math.max(0, ...reach("right")) || 1)];
-  layout.yaxis.title.text = data.quality[quality];
+  layout.yaxis.title.text = data.titles[quality];
   layout.yaxis.range = [0, 1.1 * Math.max(...reach("high"), ...lines.map(({ y }) => y), 1)];
   layout.shapes = lines.map(({ row, y }) => ({
     type: "line", xref: "paper", x0: 0, x1: 1, y0: y, y1: y, layer: "below",
@@ -122,7 +116,7 @@ function rates(task, index, width) {
   const layout = baseLayout(width, 68);
   rowAxis(layout, rows.map((row) => row.label), width, rows.length > 12 ? 36 : 56);
   layout.xaxis = { ...layout.xaxis, range: [0, 104], dtick: 20 };
-  layout.xaxis.title.text = "Share of samples (%)";
+  layout.xaxis.title.text = data.titles.rates;
   Object.assign(layout, { barmode: "group", bargap: 0.34, bargroupgap: 0.08 });
   const colours = rows.map((row) => colourOf(row.policy));
   const bars = (name, key, pattern) => ({
@@ -158,7 +152,7 @@ function split(chart, index, width) {
 function lineFigure(width, lines, xTitle, yTitle) {
   const layout = baseLayout(width, width < NARROW ? 300 : 360);
   const values = lines.flatMap(({ y }) => y).filter((value) => value > 0);
-  const isLog = values.length > 0 && Math.max(...values) > 50 * Math.min(...values);
+  const isLog = values.length > 0 && Math.max(...values) > data.log_factor * Math.min(...values);
   layout.margin.l = 68;
   layout.xaxis.title.text = xTitle;
   layout.yaxis.title.text = yTitle + (isLog ? ", log scale" : "");
@@ -185,7 +179,7 @@ function tenths(_, index, width) {
   const measure = choice.get("measure", "divergence");
   const x = Array.from({ length: 10 }, (_, tenth) => `${10 * tenth}–${10 * tenth + 10}`);
   const lines = chosenCurves(measure).map((curve) => ({ ...curve, x, y: curve.tenths[measure] }));
-  const drawn = lineFigure(width, lines, "Place in the uncut conversation (%)", data.measures[measure]);
+  const drawn = lineFigure(width, lines, data.titles.tenths, data.titles[measure]);
   Object.assign(drawn.layout.xaxis, { type: "category", categoryorder: "array", categoryarray: x, range: [-0.3, 9.3], tickangle: 0, tickmode: "linear", tick0: 0, dtick: width < NARROW ? 2 : 1 });
   return drawn;
 }
@@ -194,12 +188,12 @@ function sections(_, index, width) {
   const [measure, section] = [choice.get("measure", "divergence"), choice.get("section", "cot")];
   const lines = chosenCurves(measure).filter((curve) => section in curve.sections[measure])
     .map((curve) => ({ ...curve, x: curve.steps, y: curve.sections[measure][section] }));
-  return lineFigure(width, lines, "Optimiser steps", data.measures[measure]);
+  return lineFigure(width, lines, data.titles.steps, data.titles[measure]);
 }
 
 function validation(curves, index, width) {
   const lines = curves.filter(shownIn("validation")).map((curve) => ({ ...curve, x: curve.steps, y: curve.losses }));
-  return lineFigure(width, lines, "Optimiser steps", "Validation loss (nat per token)");
+  return lineFigure(width, lines, data.titles.steps, data.titles.validation);
 }
 
 const FIGURES = {
