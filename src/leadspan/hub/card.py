@@ -64,40 +64,37 @@ def _sections(result: RunResult, recipe: Recipe, full: RunResult | None) -> Iter
         f"{result.environment.get('leadspan', '')}."
     )
     yield "## Data and cut"
-    yield markdown_table(Block("", ("", ""), tuple(_data_rows(result, recipe)), num_text=2))
+    source, cut = recipe.data.train.path, result.cut
+    rows = [("traces", Path(source).name if _is_local(source) else source), ("cut", result.label)]
+    if cut is not None:
+        share = f" ({percent(cut.tokens_after / cut.tokens_before)})" if cut.tokens_before else ""
+        rows += [
+            ("examples", f"{cut.num_kept:,} of {cut.num_examples:,}"),
+            ("tokens kept", f"{cut.tokens_after:,} of {cut.tokens_before:,}{share}"),
+            ("examples that keep their end of turn", f"{cut.num_kept - cut.lost_stop:,} of {cut.num_kept:,}"),
+            ("examples that keep their whole answer", f"{cut.num_kept - cut.lost_answer:,} of {cut.num_kept:,}"),
+        ]
+    yield markdown_table(Block("", ("", ""), tuple(rows), num_text=2))
     # The warning speaks of cut traces; a student of its own rollouts learns endings from those.
-    warning = stop_warning({result.label: result.cut}) if result.cut is not None and not result.is_on_policy else ""
+    warning = stop_warning({result.label: cut}) if cut is not None and not result.is_on_policy else ""
     yield f"**{markdown_text(warning)}**" if warning else ""
     if result.evaluations:
         yield "## Accuracy and termination"
         yield _evaluations(result.evaluations, full)
     if result.train is not None:
         yield "## Cost of training"
-        rows = [
+        costs = [
             (_COST_WORDS[name], "" if planned is None else quantity(name, planned), quantity(name, measured))
             for name, (planned, measured) in predicted_and_measured(result.prediction, result.train).items()
         ]
         if result.train.energy_joules is not None:
-            rows.append(("energy", "", quantity("energy_joules", result.train.energy_joules)))
-        yield markdown_table(Block("", ("", "planned", "measured"), tuple(rows)))
+            costs.append(("energy", "", quantity("energy_joules", result.train.energy_joules)))
+        yield markdown_table(Block("", ("", "planned", "measured"), tuple(costs)))
         yield f"{result.train.num_steps:,} optimiser steps on {markdown_text(result.train.device)}, seed {result.seed}."
     yield "## Use"
     yield _use(result)
     yield "## Versions"
     yield ", ".join(f"{name} {markdown_text(value)}" for name, value in result.environment.items() if name != "seed")
-
-
-def _data_rows(result: RunResult, recipe: Recipe) -> Iterator[tuple[str, str]]:
-    yield "traces", Path(recipe.data.train.path).name if _is_local(recipe.data.train.path) else recipe.data.train.path
-    yield "cut", result.label
-    if result.cut is None:
-        return
-    cut = result.cut
-    share = f" ({percent(cut.tokens_after / cut.tokens_before)})" if cut.tokens_before else ""
-    yield "examples", f"{cut.num_kept:,} of {cut.num_examples:,}"
-    yield "tokens kept", f"{cut.tokens_after:,} of {cut.tokens_before:,}{share}"
-    yield "examples that keep their end of turn", f"{cut.num_kept - cut.lost_stop:,} of {cut.num_kept:,}"
-    yield "examples that keep their whole answer", f"{cut.num_kept - cut.lost_answer:,} of {cut.num_kept:,}"
 
 
 def _evaluations(evaluations: Sequence[EvalResult], full: RunResult | None) -> str:

@@ -155,8 +155,8 @@ def rows_block(task: TaskFigures, rows: Sequence[Row], title: str, width: int | 
     columns = [
         _Column("Accuracy", lambda row: _share(row.accuracy)),
         _Column("Terminated", lambda row: _share(row.termination)),
-        _Column("Of the uncut\naccuracy", _retention_cell),
-        _Column("Of the uncut\ngain", lambda row: _share(row.gain.ratio if row.gain else None), 130),
+        _Column("Of the uncut\naccuracy", lambda row: _share(row.retention and row.retention.ratio, row)),
+        _Column("Of the uncut\ngain", lambda row: _share(row.gain and row.gain.ratio), 130),
         *(_Column(titles[name], _cost_cell(name, task.currency, is_page), costs[name]) for name in costs),
         *([_Column("Cap hit", lambda row: Cell(percent(row.cap_hit_rate), row.cap_hit_rate))] if is_page else []),
         _Column("Answer\ntokens", lambda row: Cell(f"{row.tokens_p50:,.0f}", row.tokens_p50), 110),
@@ -182,13 +182,10 @@ _SHORT_TITLES: dict[CostName, str] = {
 }
 
 
-def _share(interval: Interval | None) -> Cell:
-    return Cell(percent_interval(interval), interval.value) if interval else Cell(MISSING)
-
-
-def _retention_cell(row: Row) -> Cell:
-    ratio = row.retention.ratio if row.retention else None
-    return Cell(retention_text(row), ratio.value if ratio else None)
+def _share(interval: Interval | None, row: Row | None = None) -> Cell:
+    if interval is None:
+        return Cell(retention_text(row) if row else MISSING)
+    return Cell(percent_interval(interval), interval.value)
 
 
 def _cost_cell(name: CostName, currency: str, is_page: bool) -> Callable[[Row], Cell]:

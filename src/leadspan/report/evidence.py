@@ -4,7 +4,6 @@ from collections.abc import Iterator, Mapping
 from itertools import chain
 from typing import Any
 
-from leadspan.audit.findings import AuditResult
 from leadspan.audit.rows import blocks
 from leadspan.report.charts import AXIS_TITLES, COST_TITLES, validation_losses
 from leadspan.report.costs import error_text, shares, speed_figures
@@ -36,7 +35,10 @@ def evidence_sections(report: Report, charts: Mapping[str, Any]) -> list[Section
         ("divergence", "Divergence"): _curve_elements(report, trained_on) if report.curves else (),
         ("validation", "Validation loss"): _validation_elements(report, trained_on),
         ("cut", "What was cut"): _cut_elements(report),
-        ("audit", "The traces"): (element for audit in report.audits for element in _audit_elements(audit)),
+        ("audit", "The traces"): chain.from_iterable(
+            (Prose(f"{audit.source}, in tokens of {audit.tokenizer}", "note"), *blocks(audit))
+            for audit in report.audits
+        ),
         ("samples", "Samples side by side"): _sample_elements(report) if report.comparisons else (),
         ("missing", "Missing trials"): (part for study in report.studies for part in _study_elements(study)),
         ("settings", "Settings and versions"): _settings_elements(report),
@@ -47,7 +49,7 @@ def evidence_sections(report: Report, charts: Mapping[str, Any]) -> list[Section
 
 def _cost_elements(report: Report, charts: Mapping[str, Any], trained_on: str) -> Iterator[Element]:
     trained = [report.policies[label] for label, run in report.runs.items() if run.train]
-    has_seeds = len(trained) > len(set(trained))  # more runs than policies
+    has_seeds = len(trained) > len(set(trained))
     means = " Means over the seeds of a policy; every run is in the tables." if has_seeds else ""
     for name, title, caption in _SPLITS:
         chart = charts["splits"].get(name)
@@ -216,6 +218,7 @@ def _validation_elements(report: Report, trained_on: str) -> Iterator[Element]:
         policies=tuple(dict.fromkeys(policies)),
         num_shown=MAX_LINES,
     )
+    # Steps are keys of JSON, and so strings: they are ordered as numbers.
     rows = tuple(
         (label, _series(sorted(map(int, of_run)), [of_run[step] for step in sorted(of_run, key=int)]))
         for label, of_run in losses.items()
@@ -228,6 +231,7 @@ def _cut_elements(report: Report) -> Iterator[Element]:
     counts = {label: run.cut for label, run in report.runs.items() if run.cut}
     if not counts:
         return
+    # Not every template has every section, such as a system prompt.
     names = list(dict.fromkeys(name for cut in counts.values() for name in cut.section_tokens_before))
     rows: list[tuple[str, ...]] = []
     for label, cut in counts.items():
@@ -252,7 +256,7 @@ def _cut_elements(report: Report) -> Iterator[Element]:
         "any token of it was cut.",
         policies=tuple(report.policies[label] for label in counts),
     )
-    # Runs of one trace file refuse the same records: they share a line.
+    # Runs of one trace file refuse the same records, so they share a line.
     runs_of: dict[tuple[str, int], list[str]] = {}
     for label, run in report.runs.items():
         for reason, number in run.refused.items():
@@ -270,11 +274,6 @@ def _kept_share(after: int, before: int, with_amount: bool = False) -> str:
         return MISSING
     text = f" ({quantity('tokens', after)} of {quantity('tokens', before)})" if with_amount else ""
     return Cell(percent(after / before) + text, after / before)
-
-
-def _audit_elements(audit: AuditResult) -> Iterator[Element]:
-    yield Prose(f"{audit.source}, in tokens of {audit.tokenizer}", "note")
-    yield from blocks(audit)
 
 
 def _sample_elements(report: Report) -> Iterator[Element]:

@@ -116,6 +116,7 @@ def _row(entry: _Entry, reference: _Entry | None, base: _Entry | None) -> Row:
         gain = _or_refused(seeds, lambda: base_normalised_retention(*scores))
     is_student = first.role == "student"
     costs = {}
+    # A base or a teacher is trained for another purpose: its cost is no cost of a cut.
     if is_student and reference is not None:
         seeds, of_full = shared_seeds(entry.seeds, reference.seeds)
         costs = costs_over(entry.runs, entry.of_seeds(seeds), reference.of_seeds(of_full))
@@ -196,14 +197,13 @@ def _with_simultaneous(rows: Sequence[Row], entries: Mapping[str, _Entry]) -> li
             pairs.setdefault(row.reference, {})[row.label] = (entry.scores(seeds), full.scores(of_full))
     groups = [simultaneous_retention(group) for group in pairs.values()]
     intervals = {label: interval for group in groups for label, interval in group.items()}
-
-    def widened(row: Row) -> Row:
-        if row.retention is None or row.label not in intervals:
-            return row
-        together = row.retention.model_copy(update={"simultaneous": intervals[row.label]})
-        return row.model_copy(update={"retention": together})
-
-    return list(map(widened, rows))
+    widened: list[Row] = []
+    for row in rows:
+        share = row.retention
+        if share is not None and row.label in intervals:
+            share = share.model_copy(update={"simultaneous": intervals[row.label]})
+        widened.append(row.model_copy(update={"retention": share}))
+    return widened
 
 
 def _against(entry: _Entry, kind: str, control: _Entry) -> ControlComparison:

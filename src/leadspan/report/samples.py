@@ -147,7 +147,7 @@ class DamagedSamples(RunError):
 class _Line(Settings):
     """The fields of a sample that the comparison reads."""
 
-    model_config = ConfigDict(extra="ignore")
+    model_config = ConfigDict(extra="ignore")  # samples have many more fields, which later versions may change
 
     problem_id: str
     sample: Count
@@ -215,40 +215,40 @@ def _comparison(uncut: _Drawn, cut: _Drawn, number: int) -> Comparison:
     for key, (first, second) in pairs.items():
         kinds[_OUTCOME_OF[first.is_right, second.is_right]].append(key)
     chosen = _chosen(kinds, {key: abs(first.num_tokens - second.num_tokens) for key, (first, second) in pairs.items()})
+    shown: list[Pair] = []
+    for outcome, key in chosen[:number]:
+        first, second = uncut.at(pairs[key][0].offset), cut.at(pairs[key][1].offset)
+        shared = len(os.path.commonprefix([first.text, second.text]))  # noqa: RUF071  # texts, not paths
+        shown.append(
+            Pair(
+                problem_id=second.problem_id,
+                sample=second.sample,
+                prompt=second.prompt[-HEAD_CHARS:],  # the end, where the problem is: a system prompt comes before it
+                gold=second.gold,
+                outcome=outcome,
+                uncut=_sample(first, shared),
+                cut=_sample(second, shared),
+            )
+        )
     return Comparison(
         task=cut.result.task,
         uncut=uncut.entry.label,
         cut=cut.entry.label,
         policy=cut.entry.policy,
         counts={outcome: len(keys) for outcome, keys in kinds.items()},
-        pairs=[
-            _pair(outcome, uncut.at(pairs[key][0].offset), cut.at(pairs[key][1].offset))
-            for outcome, key in chosen[:number]
-        ],
+        pairs=shown,
     )
 
 
 def _chosen(kinds: Mapping[Outcome, list[Key]], difference: Mapping[Key, int]) -> list[tuple[Outcome, Key]]:
     """The kinds in turn; of each kind the pair with the greatest difference in length first, then by problem."""
+    # By problem among equals: the same runs always show the same pairs.
     ordered = {kind: sorted(keys, key=lambda key: (-difference[key], key)) for kind, keys in kinds.items()}
     chosen: list[tuple[Outcome, Key]] = []
     for turn in range(max(map(len, ordered.values()))):
         for kind in OUTCOMES:
             chosen.extend((kind, key) for key in ordered[kind][turn : turn + 1])
     return chosen
-
-
-def _pair(outcome: Outcome, uncut: _Line, cut: _Line) -> Pair:
-    shared = len(os.path.commonprefix([uncut.text, cut.text]))  # noqa: RUF071  # texts, not paths
-    return Pair(
-        problem_id=cut.problem_id,
-        sample=cut.sample,
-        prompt=cut.prompt[-HEAD_CHARS:],
-        gold=cut.gold,
-        outcome=outcome,
-        uncut=_sample(uncut, shared),
-        cut=_sample(cut, shared),
-    )
 
 
 def _sample(row: _Line, shared: int) -> Sample:

@@ -72,9 +72,7 @@ def _cut_words(policy: Policy) -> str:
         case Tail():
             return f"the last {share} of the tokens of each trace"
         case RandomWindow():
-            return (
-                f"the prompt and a random window of each chain of thought, of the length that a lead of {share} keeps"
-            )
+            return f"the prompt and a random window of each chain of thought, as long as a lead of {share} would keep"
         case Budget():
             return f"the first {policy.num_tokens:,} tokens of each trace"
         case _:

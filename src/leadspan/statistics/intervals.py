@@ -219,11 +219,11 @@ def _refuse(difference: Interval, quantity: str, low: float) -> Retention:
 
 def _mean_interval(model: Model, level: float) -> Interval:
     if not _has_spread(model.draws):
-        return wilson(model.mean, model.num_problems, level)
+        return wilson(model.mean, len(model.problem_means), level)
     interval = _percentile(model.mean, model.draws, level, _BOOTSTRAP + _runs_note(model))
     if min(_num_above_zero(model.problem_means), _num_above_zero(1 - model.problem_means)) < FEW:
         # Only ever wider: where resampling already covers Wilson's interval, its ends stay.
-        rare = wilson(model.mean, model.num_problems, level)
+        rare = wilson(model.mean, len(model.problem_means), level)
         ends = {"low": min(interval.low, rare.low), "high": max(interval.high, rare.high)}
         interval = interval.model_copy(update={**ends, "method": interval.method + _RARE})
     return _bounded(interval, 0.0, 1.0)

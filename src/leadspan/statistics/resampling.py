@@ -59,11 +59,6 @@ class Model:
         """`[problems]`, means over runs of the means over samples."""
         return np.mean([np.nanmean(table, axis=1) for table in self.tables], axis=0)
 
-    @property
-    def num_problems(self) -> int:
-        """Problems."""
-        return len(self.tables[0])
-
 
 def runs_of(scores: Runs) -> list[Scores]:
     """The runs, one or several, as a list."""
