@@ -16,8 +16,7 @@ from leadspan.errors import RunError
 from leadspan.files import write_atomically
 from leadspan.report.content import build_report
 from leadspan.report.inputs import read_inputs
-from leadspan.report.terminal import print_report
-from leadspan.report.write import write_report
+from leadspan.report.write import print_report, write_report
 from leadspan.settings import load_settings
 from leadspan.status import PlainConsole
 from leadspan.study.record import StudyRecord

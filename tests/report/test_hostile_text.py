@@ -10,8 +10,7 @@ from leadspan.report.content import build_report
 from leadspan.report.inputs import ReportInputs, read_inputs
 from leadspan.report.markdown import render_markdown
 from leadspan.report.schema import Report
-from leadspan.report.terminal import print_report
-from leadspan.report.write import write_report
+from leadspan.report.write import print_report, write_report
 from leadspan.results import RunResult
 from leadspan.status import PlainConsole
 from leadspan.study.record import StudyRecord, TrialRecord, save_study

@@ -15,7 +15,7 @@ from leadspan.report.markdown import render_markdown
 from leadspan.report.rows import Frontier
 from leadspan.report.schema import Report
 from leadspan.report.sentences import captions, retention_text, stop_warnings, teacher_warnings
-from leadspan.report.terminal import print_report
+from leadspan.report.write import print_report
 from leadspan.results import RunResult
 from leadspan.statistics.intervals import Interval
 from leadspan.tables import Block, Cell, CostName, markdown_table, percent_interval, points, quantity, rich_table

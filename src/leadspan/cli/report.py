@@ -54,8 +54,7 @@ def run(options: argparse.Namespace) -> None:
     from leadspan.report.content import build_report
     from leadspan.report.costs import COST_OPTIONS
     from leadspan.report.inputs import read_inputs
-    from leadspan.report.terminal import print_report
-    from leadspan.report.write import report_text, write_report
+    from leadspan.report.write import print_report, report_text, write_report
 
     if not 0 < options.target <= 1:
         raise SettingsError(f"--target {options.target}: must be a share above 0 and at most 1, such as 0.9")

@@ -127,6 +127,7 @@ def _measured(rows: Sequence[Row], full: Row, target: float, bootstrap: Bootstra
     # Two points above one p would be no curve.
     if len({row.p for row in rows}) < len(rows):
         return _Measured(reason=f"one p was tested twice ({', '.join(row.label for row in rows)}); give each once")
+    # A seed that one member lacks would break the pairing of the others.
     seeds = [seed for seed in full.seeds if all(seed in row.seeds for row in rows)]
     scores = {row.label: _scores(row, seeds) for row in [full, *rows]}
     try:

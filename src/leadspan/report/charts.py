@@ -93,6 +93,7 @@ def short(label: str) -> str:
     >>> short("base 1: runs/study/before/base/student")
     'base 1: \N{HORIZONTAL ELLIPSIS}/base/student'
     """
+    # Two components tell runs apart; a whole path would fit beside no point of a figure.
     return re.sub(r"(?:[^\s/]*/){2,}([^\s/]+/[^\s/]+)", "\N{HORIZONTAL ELLIPSIS}/\\1", plain(label))
 
 
@@ -142,6 +143,7 @@ def _point(row: Row, units: Mapping[CostName, tuple[float, str]], currency: str)
 
 
 def _percentages(interval: Interval) -> list[float]:
+    # Three decimals are more than a figure shows, and keep the page small.
     return [round(100 * end, 3) for end in (interval.value, interval.low, interval.high)]
 
 

@@ -91,6 +91,7 @@ def find_conditions(runs: Sequence[RunResult]) -> list[Condition]:
         number = repeats[key, name, run.seed]
         repeats[key, name, run.seed] += 1
         groups.setdefault((key, name, number), []).append(run)
+    # By seed, since models with equally many runs are paired run by run.
     ordered = [tuple(sorted(group, key=lambda run: run.seed)) for group in groups.values()]
     return [Condition(name, group) for name, group in zip(_names(ordered), ordered, strict=True)]
 

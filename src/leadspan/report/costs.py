@@ -76,6 +76,7 @@ def costs_over(
 
 def _measured_by_all(runs: Sequence[RunResult]) -> dict[CostName, list[float]]:
     """The measured costs that every run has, one value for each run."""
+    # A cost that some runs lack is left out, since a mean over the others would be one of other seeds.
     by_run = [_measured_costs(run) for run in runs]
     names = by_run[0] if by_run else {}
     return {name: [costs[name] for costs in by_run] for name in names if all(name in costs for costs in by_run)}
@@ -181,7 +182,7 @@ def speed_figures(train: TrainResult) -> dict[str, str]:
         "tokens/s": f"{train.tokens_per_second:,.0f}",
         "FLOP/s": f"{quantity('flops', train.flops_per_second)}/s",
         "MFU": MISSING if train.mfu is None else f"{100 * train.mfu:.1f} %",
-        "energy": MISSING if train.energy_joules is None else f"{train.energy_joules / 3.6e6:.3g} kWh",
+        "energy": MISSING if train.energy_joules is None else f"{train.energy_joules / 3.6e6:.3g} kWh",  # 3.6e6 J
     }
     if train.first_step_seconds is not None:
         # Shown apart, because it also compiles and allocates.

@@ -29,6 +29,7 @@ MAX_POINTS = 100
 MeasuredOn = Literal["training batches", "validation set"]
 _T = TypeVar("_T")
 _LINE = TypeAdapter(dict[str, Any])
+# Such as `divergence/cot`, `eval_divergence/tenth_3`; all other keys of a log line are of no section.
 _KEY = re.compile(r"(?P<validation>eval_)?(?P<measure>[a-z_]+)/(?P<group>[a-z]+|tenth_\d)")
 
 

@@ -44,6 +44,7 @@ def _answer(report: Report) -> Section:
             rest = " ".join(filter(None, [answer.selection, answer.needed, *answer.against_controls]))
             elements += [Prose(answer.sentence, "lead"), *([Prose(rest)] if rest else [])]
         elements += [Prose(warning, "warning") for warning in task.warnings]
+        # A break point that is neither measured nor predicted is in the table alone.
         located = [
             sentence
             for point, sentence in zip(task.break_points, task.break_point_sentences, strict=True)
@@ -90,12 +91,14 @@ def _task(report: Report, task: TaskFigures, index: int, chart: Mapping[str, Any
     )
     rates_label = "Bars of strict accuracy and termination rate for each policy"
     elements += [Heading("Accuracy and termination"), Plot("rates", index, rates_label, f"{bars} {measured_on}")]
+    # Of several tasks the first alone is in the table of contents, which is one line.
     title = "Quality and cost" + (f": {task.task}" if len(report.tasks) > 1 else "")
     return Section("frontier" if index == 0 else f"frontier-of-{index}", title, "" if index else title, tuple(elements))
 
 
 def _frontier_plot(task: TaskFigures, index: int, chart: Mapping[str, Any], level: str, measured_on: str) -> Plot:
     qualities = {"accuracy": "Accuracy", "retention": "Of the uncut accuracy", "termination": "Termination"}
+    # Without an uncut run the choice would draw an empty figure.
     if not any(row["retention"] for row in chart["rows"]):
         del qualities["retention"]
     assert set(qualities) <= set(QUALITY_TITLES), "every quality has an axis"

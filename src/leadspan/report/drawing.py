@@ -24,7 +24,7 @@ PALETTE: dict[str, str] = dict(re.findall(r"--([a-z0-9-]+): (#[0-9a-f]{6});", _S
 INK, MUTED = PALETTE["ink"], PALETTE["muted"]
 MARKERS = ("o", "s", "D", "^", "P")
 """In the order of the symbols in figures.js."""
-DPI = 200
+DPI = 200  # sharp in print at the width of a column
 
 
 def draw_figures(report: Report, directory: Path) -> list[Path]:
@@ -84,6 +84,7 @@ def _style(policy: str, data: Mapping[str, Any]) -> tuple[str, str]:
 
 def _frontier(task: Mapping[str, Any], cost: str, data: Mapping[str, Any]) -> "Figure":
     figure, axes = _axes()
+    # Points are drawn over the axes (`clip_on`, `zorder`), so that one at 0 is seen whole.
     for row in task["rows"]:
         value, low, high = row["accuracy"]
         colour, marker = _style(row["policy"], data)

@@ -155,6 +155,7 @@ def _over_runs(
     intervals = [interval(result) for result in evaluations]
     if len(intervals) == 1:
         return intervals[0]
+    # Results without single answers cannot be resampled.
     if all(scores(result) for result in evaluations):
         return runs_mean([scores(result) for result in evaluations])
     return Interval(
@@ -168,6 +169,7 @@ def _over_runs(
 
 def shared_seeds(first: Sequence[int], second: Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """The seeds of two conditions to compare: the shared ones, or all of both where they share none."""
+    # Runs of one seed saw the same data in the same order, so what the seed does to both cancels.
     both = tuple(seed for seed in first if seed in second)
     return (both, both) if both else (tuple(first), tuple(second))
 
@@ -208,6 +210,7 @@ def _with_simultaneous(rows: Sequence[Row], entries: Mapping[str, _Entry]) -> li
 
 def _against(entry: _Entry, kind: str, control: _Entry) -> ControlComparison:
     """The policy against one control, both by the interval of the difference and by a test."""
+    # The interval says by how much the two differ over seeds, the test whether these runs do.
     difference = _retention(entry, control).difference
     seeds, of_control = shared_seeds(entry.seeds, control.seeds)
     p_value = None if difference is None else sign_flip_test(entry.scores(seeds), control.scores(of_control)).p_value

@@ -74,6 +74,7 @@ def _stored_at(path: Path) -> _Stored:
     elif (path / RUN_FILE).exists():
         trials = {path: None}
     else:
+        # Sorted, because the order of a directory differs between machines.
         trials = {file.parent: None for file in sorted(path.glob(f"*/{RUN_FILE}"))}
     runs: list[tuple[Path, RunResult]] = []
     refused: list[str] = []

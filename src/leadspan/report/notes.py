@@ -17,6 +17,7 @@ def notes_on(rows: Sequence[Row], clock: str | None) -> list[str]:
     notes = [*_reference_notes(students), *_seed_notes(rows)]
     if clock:
         notes.append(f"Times are not compared, because {clock}; policies are ranked by FLOPs instead.")
+    # A process counts what it holds, an allocator what it handed out.
     sources = dict.fromkeys(run.train.memory_source for row in students for run in row.runs if run.train)
     if len(sources) > 1:
         notes.append(f"Peak memory was measured in different ways ({'; '.join(sources)}) and cannot be compared.")

@@ -20,6 +20,7 @@ from leadspan.tables import Cell, percent_interval
 from leadspan.text import plain, plain_values
 
 _ASSETS = resources.files("leadspan.report") / "assets"
+# labels.js defines what figures.js uses; page.js draws as soon as it runs, so it comes last.
 _SCRIPTS = ("labels.js", "figures.js", "page.js")
 _NO_BREAK = "\N{NO-BREAK SPACE}%"
 

@@ -57,6 +57,7 @@ class SettingsOverview(Settings):
 def measured(runs: Sequence[RunResult]) -> Measured:
     """Devices, dates, seeds and versions as the runs recorded them."""
     dates = sorted({run.environment["date"][:10] for run in runs if "date" in run.environment})
+    # The date and the seed are shown in their own right.
     keys = dict.fromkeys(key for run in runs for key in run.environment if key not in ("date", "seed"))
     return Measured(
         devices=list(dict.fromkeys(run.train.device for run in runs if run.train)),

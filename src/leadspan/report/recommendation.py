@@ -80,6 +80,7 @@ def recommend(frontier: Frontier, target: float = 0.9, cost: CostName = "seconds
     groups = [
         [row for row in policies if row.reference == full.label] for full in frontier.rows if full.label in references
     ]
+    # The uncut run with the most policies is the one that the study is about.
     answers = [_answer(frontier, rows, target, cost) for rows in sorted(groups, key=lambda rows: -len(rows))]
     return answers or [_nothing(frontier, policies)]
 

@@ -34,6 +34,7 @@ def find_references(conditions: Sequence[Condition]) -> dict[str, Condition | No
         return min(candidates, key=lambda full: num_differing(settings[condition.name], settings[full.name]))
 
     references: dict[str, Condition | None] = {}
+    # Students of other starting weights are other students, whatever their recipes share.
     for weights in dict.fromkeys(student.start for student in students):
         siblings = [student for student in students if student.start == weights]
         candidates = [full for full in fulls if full.start == weights]

@@ -252,6 +252,7 @@ def _chosen(kinds: Mapping[Outcome, list[Key]], difference: Mapping[Key, int]) -
 
 
 def _sample(row: _Line, shared: int) -> Sample:
+    # A text up to the length of both ends together is shown whole.
     num_left_out = max(0, len(row.text) - HEAD_CHARS - TAIL_CHARS)
     head = row.text[:HEAD_CHARS] if num_left_out else row.text
     return Sample(

@@ -63,6 +63,7 @@ def saved_text(frontier: Frontier, row: Row, cost: CostName) -> str:
     # Where this cost gives no reason to choose the policy, a reader wants to know whether another does.
     names = names if saves_it else (*names, "tokens", "flops")
     savings = [saving for name in dict.fromkeys(names) if (saving := _saving(frontier, row, name)) is not None]
+    # What is within rounding or seed noise is no saving, and is said apart.
     clear = [saving for saving in savings if saving.is_clear and not saving.is_same]
     changes: list[str] = []
     for verb, moved in (("saved", [s for s in clear if s.share < 1]), ("added", [s for s in clear if s.share > 1])):
