@@ -35,7 +35,7 @@ def test_text_is_made_plain_before_it_is_wrapped() -> None:
 
 def test_a_status_line_takes_brackets() -> None:
     console = PlainConsole(file=io.StringIO(), width=80, force_terminal=True)
-    with StatusLine(console, "trial [/b]"):
+    with StatusLine(console):
         report_status("training: [/INST]")
 
 

@@ -29,29 +29,17 @@ if TYPE_CHECKING:
     from leadspan.recipe import Recipe, load_recipe
     from leadspan.results import RunResult, load_run
 
+# A table and not imports, which would load torch; every other public name is a truncation policy.
 _HOMES = {
-    "leadspan.data.truncation": (
-        "Budget",
-        "Endpoints",
-        "Full",
-        "Lead",
-        "LeadAnswer",
-        "LeadCot",
-        "Middle",
-        "Mix",
-        "PostConclusion",
-        "RandomWindow",
-        "Schedule",
-        "Sections",
-        "Tail",
-    ),
-    "leadspan.data.supervision": ("Supervision",),
-    "leadspan.recipe": ("Recipe", "load_recipe"),
-    "leadspan.results": ("RunResult", "load_run"),
-    "leadspan.pipeline.run": ("run",),
+    "Supervision": "leadspan.data.supervision",
+    "Recipe": "leadspan.recipe",
+    "load_recipe": "leadspan.recipe",
+    "RunResult": "leadspan.results",
+    "load_run": "leadspan.results",
+    "run": "leadspan.pipeline.run",
 }
-_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
+# Written out, because type checkers read no computed list.
 __all__ = [
     "Budget",
     "Endpoints",
@@ -77,6 +65,6 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """Load a public name when it is first used, so that importing leadspan loads no torch."""
-    if name not in _HOME_OF:
+    if name not in __all__:
         raise AttributeError(f"module 'leadspan' has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOME_OF[name]), name)
+    return getattr(importlib.import_module(_HOMES.get(name, "leadspan.data.truncation")), name)

@@ -58,9 +58,11 @@ def run_demo(directory: Path, seed: int, **sizes: int) -> StudyRecord:
     write_world(load_settings(WorldFiles, study_file.with_name("world.yaml"), []))
     record = run_study(load_settings(Study, study_file, []), study_file, console)
     report = build_report(read_inputs([directory]), "leadspan demo: what each cut kept, and what it cost")
+    # An empty line between the study's board and the report.
     console.print()
     print_report(report, console)
     (path,) = write_report(report, directory / "report.html")
+    # The report shows complete runs alone.
     for trial in record.of_state("failed"):
         console.print(Text.assemble(("missing:", "red"), f" {trial.title}: {trial.message}"))
     minutes = (time.monotonic() - start) / 60

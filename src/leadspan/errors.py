@@ -5,6 +5,7 @@ them without a traceback and exits with code 2. A message gives the place, the v
 """
 
 
+# One base, so that the command line needs one `except` for all faults of the user.
 class LeadspanError(Exception):
     """Any fault of the user's input, or of files on disk."""
 

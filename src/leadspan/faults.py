@@ -75,6 +75,7 @@ def all_faults(kind: type[BaseModel], values: Mapping[str, Any], error: Validati
     paths = list(_paths(kind, values))
     lines: dict[str, dict[str, None]] = {}
     faulty: set[_Keys] = set()
+    # Each round replaces what was wrong and validates again, so that rules between the rest are checked too.
     for later in range(_MAX_ROUNDS):
         num_known, still = (len(lines), len(faulty)), set[_Keys]()
         for fault in error.errors(include_url=False):
@@ -131,12 +132,14 @@ def _located(
     kind: type[BaseModel], values: Mapping[str, Any], fault: ErrorDetails
 ) -> tuple[_Keys, list[type[BaseModel]]]:
     """The keys that lead to a fault, without the tags that pydantic puts between them, and the classes there."""
+    # Pydantic puts the tag of a union's member into the path, which is no key of the file.
     models, keys, node, follows_union = [kind], [], values, False
     final = len(fault["loc"]) - 1
     for number, part in enumerate(fault["loc"]):
         below = [m for model in models if part in model.model_fields for m in _below(model, str(part))]
         tagged = [model for model in models if part in (_tag_of(model), model.__name__)]
         is_field = any(part in model.model_fields for model in models)
+        # The last part of a missing or unknown key is a key, although no class or value shows it.
         is_new = number == final and fault["type"] in ("missing", "extra_forbidden")
         if tagged and follows_union:  # before fields: a class may have one that is called as its tag is
             models, follows_union = tagged, False
@@ -159,6 +162,7 @@ def _described(fault: ErrorDetails, keys: _Keys, models: list[type[BaseModel]], 
         return f"{key}: ", "keys are text"
     if fault["type"] == "missing":
         return f"{key}: ", "missing, and it has no default"
+    # A class without a `kind` is the member of no tagged union.
     tags = [str(tag) for tag in dict.fromkeys(map(_tag_of, models)) if tag is not None]
     if fault["type"] == "union_tag_not_found":
         return f"{key}.kind: ", f"missing; one of {', '.join(tags)}"
@@ -187,8 +191,10 @@ def _as_mapping(models: list[type[BaseModel]], value: Any) -> str:
     """How a bare value would be written as the settings it may stand for."""
     for model in models:
         tag = _tag_of(model)
+        # The name of a kind, as in `cut: full`.
         if tag is not None and value == tag:
             return f"{{kind: {value}}}"
+        # A bare path, as in `student: org/model`.
         if isinstance(value, str) and "path" in model.model_fields and "/" in value:
             return f"{{{f'kind: {tag}, ' if tag else ''}path: {value}}}"
     model = models[0] if models else None
@@ -201,11 +207,13 @@ def _nearest(keys: _Keys, models: list[type[BaseModel]], paths: list[_Keys]) -> 
     unknown = str(keys[-1])
     here = sorted({name for model in models for name in model.model_fields})
     paths = sorted(paths, key=lambda path: (-_shared(path, keys), len(path)))
+    # The same name elsewhere is likelier than a similar name here: settings are put into the wrong section.
     same = [path for path in paths if path[-1] == unknown]
     closest = max((_shared(path, keys) for path in same), default=0)
     same = [path for path in same if _shared(path, keys) == closest][:_MAX_NEAR]
     if same:
         return f"did you mean {' or '.join(_dotted(path) for path in same)}?"
+    # A name of another program comes before a similar name: `lr` is not `loss`.
     translated = here_called(unknown)
     if translated:
         return translated if translated.startswith("not used") else f"in a recipe it is {translated}"
@@ -235,14 +243,7 @@ def _paths(model: type[BaseModel], values: Any, before: _Keys = ()) -> Iterator[
 
 
 def _mend(kind: type[BaseModel], mended: dict[Any, Any], keys: _Keys, near: str | None = None) -> None:
-    """Replace a faulty setting by its default; where it has none, by some valid value.
-
-    Args:
-        kind: The settings class of the whole.
-        mended: The values, changed in place.
-        keys: The setting.
-        near: The kind that settings of an unknown kind are taken to be of, instead.
-    """
+    """Replace a faulty setting by its default or else some valid value, or settings of an unknown kind by `near`."""
     models: list[type[BaseModel]] = [kind]
     node: Any = mended
     for number, key in enumerate(keys):
@@ -250,6 +251,7 @@ def _mend(kind: type[BaseModel], mended: dict[Any, Any], keys: _Keys, near: str 
         below = _get(node, key)
         inner = [m for model in models if key in model.model_fields for m in _below(model, str(key))]
         is_last = number == len(keys) - 1 or not isinstance(below, dict | list)
+        # Settings of a misspelt kind are checked as the kind that was probably meant.
         if near and number == len(keys) - 1 and isinstance(below, dict):
             below["kind"] = near
             return
@@ -291,6 +293,7 @@ def _stand_in(field: FieldInfo) -> Any:
 
 
 def _constructed(model: type[BaseModel]) -> BaseModel:
+    # Optional fields have defaults, so the required ones make a whole.
     required = {name: field for name, field in model.model_fields.items() if field.is_required()}
     return _accepted(model.model_construct(**{name: _stand_in(field) for name, field in required.items()}))
 

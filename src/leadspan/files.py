@@ -40,6 +40,7 @@ def full_disk_reported(directory: Path, needed: Callable[[], int] | None = None)
         if not reason:
             raise
         target = Path(path or directory)
+        # Free space is that of the nearest directory that exists.
         existing = next(parent for parent in (target, *target.absolute().parents) if parent.exists())
         free = shutil.disk_usage(existing).free
         takes = ""
@@ -54,6 +55,7 @@ def full_disk_reported(directory: Path, needed: Callable[[], int] | None = None)
 
 def _of_disk(error: BaseException) -> tuple[str, str]:
     """The reason and, where it is known, the file of an error, or of what it came from; empty where it is another."""
+    # Libraries wrap the error of the system, some without its number.
     seen: BaseException | None = error
     while seen is not None:
         if isinstance(seen, OSError) and seen.errno in _FULL:
@@ -74,6 +76,7 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     content = content.encode() if isinstance(content, str) else content
+    # The process id keeps two writers of one file apart; the dot hides the file from readers of the directory.
     staged = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         if path.exists() and not path.is_file():

@@ -63,6 +63,7 @@ def prepare_data(recipe: Recipe) -> PreparedData:
     examples = training_examples(recipe, splits, renderer, recipe.cut)
     validation = None
     if splits.validation is not None:
+        # Validation losses of all runs are over the same tokens.
         of_all = recipe.supervision.model_copy(update={"token_selection": None})
         validation = Examples(splits.validation, Full(), of_all, stop, seed, "validation set")
     return PreparedData(renderer, splits, examples, validation)
@@ -143,9 +144,8 @@ def rollout_inputs(recipe: Recipe, data: PreparedData, settings: RolloutSettings
     """What the rollouts of a recipe are made of.
 
     Raises:
-        SettingsError: A cold start leaves no step for them.
+        SettingsError: A cold start leaves no step for them, or vLLM is to draw and cannot here.
         DataError: A prompt leaves no room in the student's window, or the task of the prompts cannot be read.
-        SettingsError: vLLM is to draw, and cannot here.
         ModelError: The config of a model cannot be read.
         TargetsError: The store that the recipe trains from lacks one of them.
         CacheError: What it has of them is damaged.
@@ -156,6 +156,7 @@ def rollout_inputs(recipe: Recipe, data: PreparedData, settings: RolloutSettings
     prompts = rollout_prompts(settings, data.splits.train, data.renderer, window)
     batching, seed = recipe.training.batching, recipe.seed
     assert isinstance(batching, ByExamples), "checked with the recipe"
+    # Every prompt counts as length 1: steps are counted in examples, and no length is known yet.
     plan = plan_steps(recipe.training, [1] * len(prompts) * settings.samples_per_prompt, 1, seed)
     traces, cold = data.examples.usable, settings.cold_start
     if settings.num_cold_steps >= plan.num_steps:
@@ -186,6 +187,7 @@ def end_ids(recipe: Recipe, renderer: Renderer) -> tuple[int, ...]:
     Raises:
         ModelError: The config of a model cannot be read.
     """
+    # All of them, since a model may end turns with a token that the data do not use.
     models = [recipe.student, *([] if recipe.local_teacher is None else [recipe.local_teacher])]
     of_models = [token for model in models for token in load_end_ids(model)]
     of_server = recipe.teacher.end_ids if isinstance(recipe.teacher, Served) else []
@@ -198,6 +200,7 @@ def end_ids(recipe: Recipe, renderer: Renderer) -> tuple[int, ...]:
 def scored_selection(recipe: Recipe) -> ScoredSelection | None:
     """A token selection that needs the models' outputs."""
     selection = recipe.supervision.token_selection
+    # A random selection is drawn with the examples, before any model is asked.
     return None if isinstance(selection, RandomTokens) else selection
 
 
@@ -222,6 +225,7 @@ def checked_teacher(recipe: Recipe) -> TeacherSource:
         TargetsError: There is no store where the recipe names one, or it does not keep what these need.
         CacheError: Its manifest is damaged.
     """
+    # The recipe's own rules cover live and served teachers; what a store keeps shows in its manifest.
     source = teacher_source(recipe)
     if recipe.store_path is not None:  # of a served teacher the recipe has been checked by itself
         selection = recipe.supervision.token_selection
@@ -230,7 +234,7 @@ def checked_teacher(recipe: Recipe) -> TeacherSource:
 
 
 def check_served(teacher: TeacherSource, recipe: Recipe, data: PreparedData) -> None:
-    """Check that a teacher's targets are those of a recipe's data, and that this rank's examples have them.
+    """Check that a teacher's targets belong to a recipe's data, and that they cover this rank's examples.
 
     Raises:
         TargetsError: They belong to other data, or an example has none.
@@ -238,6 +242,7 @@ def check_served(teacher: TeacherSource, recipe: Recipe, data: PreparedData) -> 
     """
     teacher.check_origin(data.renderer, recipe.teacher)
     state = process_state()
+    # Without traces among the rollouts no target of them is read.
     has_traces = recipe.rollout is None or recipe.rollout.has_traces
     for examples in (data.examples if has_traces else None, data.validation):
         if examples is not None:

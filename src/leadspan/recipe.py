@@ -13,7 +13,7 @@ from leadspan.data.settings import DataSettings, HeldOutSource
 from leadspan.data.supervision import Supervision
 from leadspan.data.truncation import AnyPolicy, Lead, Schedule
 from leadspan.errors import TargetsError
-from leadspan.evaluation.settings import EvaluationSettings
+from leadspan.evaluation.settings import EvaluationSettings, TaskSettings
 from leadspan.faults import Rule
 from leadspan.losses.defined import check_loss
 from leadspan.losses.settings import LossSettings, PolicyGradient
@@ -100,6 +100,7 @@ class Recipe(Settings):
             yield from self._rollout_conflicts(self.rollout)
         if isinstance(self.loss.divergence, PolicyGradient):
             yield from self._policy_gradient_conflicts()
+        # A rule names the settings it involves: it is not checked where one of them is wrong by itself.
         is_stored = isinstance(self.targets, StoredTargets)
         if isinstance(self.student, Pretrained) and self.student.quantization is not None:
             text = (
@@ -119,7 +120,7 @@ class Recipe(Settings):
         if self.loss.stop == "event" and (self.teacher is None or self.loss.kl_weight == 0):
             text = (
                 "loss.stop is event with no teacher to say which tokens end its turns: name the teacher "
-                "(beside a store, too), or set loss.stop: tokens"
+                "(with a store, too), or set loss.stop: tokens"
             )
             yield ("loss.stop", "teacher"), text
         if isinstance(self.teacher, Served) and not is_stored:
@@ -139,7 +140,7 @@ class Recipe(Settings):
         """A policy gradient needs tokens that the student has just drawn, and each end-of-turn token by itself."""
         rollout, kind = self.rollout, "policy_gradient"
         if rollout is None or rollout.trace_share or self.targets.kind == "store":
-            text = f"{kind} learns of tokens that the student has just drawn: give a rollout, without traces or a store"
+            text = f"{kind} learns from tokens that the student has just drawn: give a rollout, no traces, no store"
             yield ("loss.divergence", "rollout", "targets"), text
         if self.loss.stop != "tokens":
             text = f"{kind} knows the teacher's probability of one token, not of every end of a turn: set tokens"
@@ -156,6 +157,7 @@ class Recipe(Settings):
                 f"teacher.kind is {teacher.kind}, and the problems of a task name none: take prompts: {{kind: traces}}"
             )
             yield ("teacher", "rollout.prompts"), text
+        # Chosen by rollouts, not by the user, so the message says how to leave it.
         if self.merges_stops and self.loss.stop is None:
             text = (
                 f"{where}: the server returns the likeliest tokens only, so that the probability of every end-of-turn "
@@ -163,6 +165,7 @@ class Recipe(Settings):
                 "student and a teacher that end turns with the same tokens"
             )
             yield ("teacher", "loss.stop", "rollout"), text
+        # A cold start learns from the same teacher with a divergence of its own.
         losses, cold = {"loss": self.loss}, None if self.rollout is None else self.rollout.cold_start
         if cold is not None and cold.kl_weight:
             losses["rollout.cold_start"] = self.loss.model_copy(update={"divergence": cold.divergence})
@@ -175,7 +178,7 @@ class Recipe(Settings):
     def _rollout_conflicts(self, rollout: RolloutSettings) -> Iterator[Rule]:
         """Rollouts have a live teacher, a loss that needs nothing else, and steps of a known number of examples."""
         if isinstance(self.targets, StoredTargets) and rollout.steps_per_draw > 1:
-            text = "rollouts of a store are not drawn by the student that learns of them: set steps_per_draw: 1"
+            text = "rollouts of a store are not drawn by the student that learns from them: set steps_per_draw: 1"
             yield ("rollout.steps_per_draw", "targets"), text
         if self.loss.kl_weight != 1:
             text = (
@@ -192,11 +195,12 @@ class Recipe(Settings):
             yield ("rollout", "training.batching"), text
         elif batching.examples_per_step % rollout.samples_per_prompt:
             text = (
-                f"training.batching.examples_per_step {batching.examples_per_step} is no multiple of "
+                f"training.batching.examples_per_step {batching.examples_per_step} is not a multiple of "
                 f"rollout.samples_per_prompt {rollout.samples_per_prompt}"
             )
             yield ("rollout.samples_per_prompt", "training.batching.examples_per_step"), text
         supervision = self.supervision
+        # A reused draw is weighed by the tokens drawn with it, some of which a partial loss would not count.
         is_partial = supervision.token_selection is not None or not (supervision.cot and supervision.answer)
         if rollout.steps_per_draw > 1 and is_partial:
             text = (
@@ -205,8 +209,9 @@ class Recipe(Settings):
             )
             yield ("rollout.steps_per_draw", "supervision"), text
         if rollout.cold_start is not None and isinstance(rollout.cold_start.divergence, PolicyGradient):
-            text = "traces are no draws of the student's, of which policy_gradient learns: take another divergence"
+            text = "policy_gradient learns from tokens of the student, which traces are not: take another divergence"
             yield ("rollout.cold_start.divergence",), text
+        # vLLM gets the weights under the names of a model directory, which adapters and GGUF lack.
         is_plain = isinstance(self.student, Pretrained) and self.student.gguf_file is None and not self.training.lora
         if rollout.engine.kind == "vllm" and not is_plain:
             text = (
@@ -215,12 +220,13 @@ class Recipe(Settings):
             )
             yield ("rollout.engine", "student", "training.lora"), text
         if rollout.has_traces and isinstance(self.cut, Schedule):
-            text = "cut.kind is schedule, and traces beside rollouts keep one cut: take the scheduled policy itself"
+            text = "cut.kind is schedule, and with rollouts the traces keep one cut: take the scheduled policy"
             yield ("rollout", "cut"), text
 
     @property
     def label(self) -> str:
         """Short name of the condition."""
+        # Base and teacher are not cut, so their role says all.
         if self.role != "student":
             return self.role
         if self.rollout is None:
@@ -229,7 +235,7 @@ class Recipe(Settings):
 
     @property
     def local_teacher(self) -> ModelSettings | None:
-        """The teacher, where it is none that a server runs."""
+        """The teacher, unless a server runs it."""
         return None if isinstance(self.teacher, Served) else self.teacher
 
     @property
@@ -249,38 +255,32 @@ class Recipe(Settings):
 
     def sources(self, parts: Sequence[Part] = typing.get_args(Part)) -> Iterator[Source]:
         """Paths and Hub names that parts of the recipe read."""
-        if "data" in parts:
-            yield from self._prompt_sources()
-            yield Source("data.train.path", self.data.train.path, "dataset")
-            if isinstance(self.data.validation, HeldOutSource):
-                yield Source("data.validation.source.path", self.data.validation.source.path, "dataset")
-            if self.data.rendering.chat_template is not None:
-                yield Source("data.rendering.chat_template", str(self.data.rendering.chat_template), "path")
-            yield from self._tokenizer_sources()
-        for name, model in (("student", self.student), ("teacher", self.teacher)):
-            is_own_tokenizer = name == "student" and self.tokenizer is None and "data" in parts
-            if name in parts and isinstance(model, Pretrained) and not is_own_tokenizer:
-                yield Source(f"{name}.path", model.path, "model")
-        if "tasks" in parts:
-            yield from self._task_sources()
-        if "targets" in parts and isinstance(self.targets, StoredTargets):
-            yield Source("targets.path", str(self.targets.path), "path")
-        if "calibration" in parts and self.plan.calibration is not None:
-            yield Source("plan.calibration", str(self.plan.calibration), "path")
-
-    def _task_sources(self) -> Iterator[Source]:
-        for number, task in enumerate(self.evaluation.tasks):
-            if task.generated is None:
-                yield Source(f"evaluation.tasks.{number}.path", task.path, "dataset")
-
-    def _tokenizer_sources(self) -> Iterator[Source]:
-        if self.tokenizer is not None or isinstance(self.student, Pretrained):
-            yield Source("student.path" if self.tokenizer is None else "tokenizer", self.tokenizer_path, "model")
-
-    def _prompt_sources(self) -> Iterator[Source]:
         prompts = self.rollout.prompts if self.rollout is not None else None
-        if isinstance(prompts, TaskPrompts) and prompts.task.generated is None:
-            yield Source("rollout.prompts.task.path", prompts.task.path, "dataset")
+        prompt_task = prompts.task if isinstance(prompts, TaskPrompts) else None
+        held_out = self.data.validation.source if isinstance(self.data.validation, HeldOutSource) else None
+        student, teacher = (
+            model.path if isinstance(model, Pretrained) else None for model in (self.student, self.teacher)
+        )
+        # The tokenizer is one of the data: the student's own, where no other is named.
+        own_tokenizer = self.tokenizer_path if student is not None and self.tokenizer is None else None
+        named: list[tuple[Part, str, str | Path | None, Literal["model", "dataset", "path"]]] = [
+            ("data", "rollout.prompts.task.path", _read_from(prompt_task), "dataset"),
+            ("data", "data.train.path", self.data.train.path, "dataset"),
+            ("data", "data.validation.source.path", held_out and held_out.path, "dataset"),
+            ("data", "data.rendering.chat_template", self.data.rendering.chat_template, "path"),
+            ("data", "student.path" if own_tokenizer else "tokenizer", own_tokenizer or self.tokenizer, "model"),
+            ("student", "student.path", None if own_tokenizer and "data" in parts else student, "model"),
+            ("teacher", "teacher.path", teacher, "model"),
+            *(
+                ("tasks", f"evaluation.tasks.{number}.path", _read_from(task), "dataset")
+                for number, task in enumerate(self.evaluation.tasks)
+            ),
+            ("targets", "targets.path", self.store_path, "path"),
+            ("calibration", "plan.calibration", self.plan.calibration, "path"),
+        ]
+        for part, key, name, kind in named:
+            if part in parts and name is not None:
+                yield Source(key, str(name), kind)
 
     @property
     def has_teacher(self) -> bool:
@@ -294,7 +294,7 @@ class Recipe(Settings):
 
     @property
     def tokenizer_path(self) -> str:
-        """Where the tokenizer comes from."""
+        """Path or Hub name of the tokenizer."""
         if self.tokenizer is not None:
             return self.tokenizer
         assert isinstance(self.student, Pretrained), "checked above"
@@ -304,6 +304,11 @@ class Recipe(Settings):
     def tokenizer_revision(self) -> str | None:
         """Hub revision of the tokenizer: the student's, where the tokenizer is its own."""
         return self.student.revision if self.tokenizer is None and isinstance(self.student, Pretrained) else None
+
+
+def _read_from(task: TaskSettings | None) -> str | None:
+    """Where the records of a task are read from; None where its problems are generated."""
+    return task.path if task is not None and task.generated is None else None
 
 
 def load_recipe(

@@ -41,6 +41,7 @@ class Settings(BaseModel):
 
     @classmethod
     def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        # Not by `use_attribute_docstrings`, see `field_docstrings`.
         schema = handler(core_schema)
         properties = schema.get("properties", {})
         for name, text in field_docstrings(cls).items():
@@ -63,8 +64,8 @@ _MAX_SHOWN = 20
 _IS_PAIR = re.compile(r"\w+:\S")
 SettingsT = TypeVar("SettingsT", bound=Settings)
 MoreFaults = Callable[[SettingsT, Callable[[str], bool]], Iterable[str]]
-"""Finds faults of settings beyond their rules, one line each. It gets a test of whether a dotted key is already known
-to be wrong, so that nothing more is reported of it."""
+"""Finds faults of settings beyond their rules, one line each. Its second argument tests whether a dotted key is already
+reported as wrong, so that no further fault of it is reported."""
 
 
 def load_settings(
@@ -84,7 +85,7 @@ def load_settings(
     Raises:
         SettingsError: The file is missing or not a mapping, or any value breaks a rule; names every fault.
     """
-    values = read_yaml_mapping(path, "recipe")
+    values = read_yaml_mapping(path)
     return validate(kind, values, str(path), more_faults, list(override_faults(values, overrides)))
 
 
@@ -112,16 +113,18 @@ def load_json(
     """
     try:
         if path.exists() and not path.is_file():  # a pipe would be waited for without end
-            raise error_type(f"{path}: is no file; {remedy}")
+            raise error_type(f"{path}: is not a file; {remedy}")
         return kind.model_validate_json(path.read_bytes())
     except FileNotFoundError:
         raise error_type(f"{path}: not found; {remedy}") from None
     except (OSError, ValueError) as error:
+        # The refusal above is a ValueError, too.
         if isinstance(error, LeadspanError):
             raise
         if isinstance(error, ValidationError):
             fault = error.errors(include_url=False)[0]
             field = ".".join(str(part) for part in fault["loc"]) or "(top level)"
+            # The first fault is enough: the file was written by a program.
             reason = f"holds no {kind.__name__} ({field}: {fault['msg']})"
         else:
             reason = f"cannot be read ({getattr(error, 'strerror', None) or error})"
@@ -174,12 +177,14 @@ def validate(
     Raises:
         SettingsError: At least one value breaks a rule.
     """
+    # Before anything else, since messages quote values.
     secrets = list(places_of_secrets(values))
     if secrets:
         raise SettingsError(
             f"{source}: {', '.join(secrets)} holds a password or a token, which would be written into every run; take "
             "it out, and log in with `hf auth login` or set HF_TOKEN"
         )
+    # Rules beyond the class see stand-ins for wrong values, so that all faults are reported at once.
     faults, settings = Faults([], set(), None), None
     try:
         settings = faults.mended = kind.model_validate(values)
@@ -235,6 +240,7 @@ def flat(values: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any
 def dump_yaml(settings: Settings) -> str:
     """The settings as a YAML document that `load_settings` reads back to an equal object."""
     stream = io.StringIO()
+    # Block style, in the order of the fields, as recipes are written.
     yaml = YAML(typ="safe", pure=True)
     yaml.default_flow_style = False
     yaml.sort_base_mapping_type_on_output = False  # pyright: ignore[reportAttributeAccessIssue]  # untyped option

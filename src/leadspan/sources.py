@@ -60,7 +60,7 @@ def check_sources(
 
 
 def source_faults(sources: Iterable[Source], must_answer: bool = True, known_names: Sequence[str] = ()) -> list[str]:
-    """A line on each source that is not there; see `check_sources`."""
+    """A line for each source that does not exist; see `check_sources`."""
     lines: dict[str, None] = {}
     for source in sources:
         absence = _absence(source)
@@ -82,7 +82,8 @@ def _absence(source: Source) -> tuple[str, bool] | None:
         if path.exists():
             return None
     except (OSError, ValueError, RuntimeError) as error:  # too long a name, a NUL byte in it, no home directory
-        return f"is no path ({error})", True
+        return f"is not a path ({error})", True
+    # What ends like a file, or has too many parts, is no name of the Hub: it need not be asked.
     if source.kind == "path" or path.suffix.lower() in _FILE_SUFFIXES or not _HUB_NAME.fullmatch(source.name):
         return "no such file or directory", True
     return _hub_absence(source.name, source.kind)
@@ -93,12 +94,14 @@ def _hub_absence(name: str, kind: str) -> tuple[str, bool] | None:
     from huggingface_hub import HfApi, constants
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, OfflineModeIsEnabled, RepositoryNotFoundError
 
+    # The data set library may have prepared it without a snapshot of its repository.
     prepared = Path(os.environ.get("HF_DATASETS_CACHE", Path(constants.HF_HOME) / "datasets"))
     caches = [Path(constants.HF_HUB_CACHE) / f"{kind}s--{name.replace('/', '--')}"]
     caches += [prepared / name.replace("/", "___")] if kind == "dataset" else []
     if any(cached.exists() for cached in caches):
         return None
     try:
+        # One small request, which tells a missing or private name from a good one.
         HfApi().repo_info(name, repo_type=kind, timeout=_SECONDS)
     except GatedRepoError:
         return None  # it exists; the error of loading says how to get access
@@ -118,7 +121,9 @@ def _hub_absence(name: str, kind: str) -> tuple[str, bool] | None:
 
 def _hint(name: str, known_names: Sequence[str]) -> str:
     """The name that may have been meant: a known name, or a file next to the first part of the path that is missing."""
+    # Case and punctuation are what users get wrong in names of benchmarks.
     by_letters = {_letters(known_name): known_name for known_name in known_names}
+    # Known names first: `AIME-2024` is a benchmark before it is a directory.
     near = difflib.get_close_matches(_letters(name), list(by_letters), n=1, cutoff=0.75)
     if near:
         return f"; did you mean {by_letters[near[0]]!r}?"
@@ -134,7 +139,7 @@ def _hint(name: str, known_names: Sequence[str]) -> str:
             break
     except (OSError, ValueError, RuntimeError):
         pass
-    return f"; known names: {', '.join(known_names)}" if known_names else "; mend the path"
+    return f"; known names: {', '.join(known_names)}" if known_names else "; correct the path"
 
 
 def _letters(name: str) -> str:

@@ -122,19 +122,16 @@ class StatusHandler(logging.Handler):
 class StatusLine(StatusHandler):
     """A live line on a terminal, with a bar where the total is known; elsewhere a line per stage and now and then."""
 
-    def __init__(self, console: Console, title: str = ""):
+    def __init__(self, console: Console):
         super().__init__(self._update)
         self.console = console
-        self.title = f"{title}: " if title else ""
-        self.status = console.status(Text(title)) if console.is_terminal else None
+        self.status = console.status("") if console.is_terminal else None
         self._stages: set[str] = set()
         self._printed_at = 0.0
 
     def __enter__(self) -> Self:
         if self.status:
             self.status.start()
-        elif self.title:
-            self.console.print(self.title.removesuffix(": "), highlight=False)
         return super().__enter__()
 
     def __exit__(
@@ -148,7 +145,7 @@ class StatusLine(StatusHandler):
         if self.status:
             line = Table.grid(padding=(0, 1))
             bar = [] if self.share is None else [ProgressBar(total=1, completed=self.share, width=_BAR_WIDTH)]
-            line.add_row(*bar, Text(self.title + text))
+            line.add_row(*bar, Text(text))
             self.status.update(line)
             return
         stage, now = text.partition(":")[0], time.perf_counter()
@@ -157,7 +154,7 @@ class StatusLine(StatusHandler):
             self._stages.add(stage)
             self._printed_at = now
             shown = text if is_due and not is_new else stage
-            self.console.print(f"  {shown}" if self.title else shown, style="dim", highlight=False, soft_wrap=True)
+            self.console.print(shown, style="dim", highlight=False, soft_wrap=True)
 
 
 def duration(seconds: float) -> str:

@@ -150,6 +150,7 @@ def quantity(cost: CostName, value: float) -> str:
     >>> quantity("seconds", 150.0)
     '2.5 min'
     """
+    # Three figures: more would be noise in any measured cost.
     size, unit = unit_for(cost, value)
     number = f"{value / size:,.0f}" if value >= 100 * size else f"{value / size:.3g}"
     return f"{number} {unit}".rstrip()

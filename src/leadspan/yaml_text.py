@@ -77,7 +77,7 @@ class _PlainConstructor(SafeConstructor):
         except (ValueError, TypeError, LookupError, ArithmeticError, AttributeError, AssertionError) as error:
             kind = str(node.tag).rpartition(":")[2]
             reason = str(error).partition(";")[0] or type(error).__name__
-            raise ConstructorError(None, None, f"this is no {kind} ({reason[:100]})", node.start_mark) from None
+            raise ConstructorError(None, None, f"not a valid {kind} ({reason[:100]})", node.start_mark) from None
 
 
 class _CoreResolver(VersionedResolver):
@@ -103,6 +103,7 @@ def parse_yaml(text: str, source: str) -> Any:
     """
     if len(text) > MAX_CHARACTERS:
         raise SettingsError(f"{source}: {len(text):,} characters; settings have at most {MAX_CHARACTERS:,}")
+    # YAML 1.1 reads `no` and `1:30` as a truth value and a number.
     directive = _OTHER_VERSION.search(text)
     if directive:
         raise SettingsError(f"{source}: {directive[0].strip()[:40]!r}: settings are YAML 1.2; leave the line out")
@@ -117,24 +118,21 @@ def parse_yaml(text: str, source: str) -> Any:
     return _plain(values, source, "")
 
 
-def read_yaml_mapping(path: Path, what: str) -> dict[str, Any]:
+def read_yaml_mapping(path: Path) -> dict[str, Any]:
     """Read a file of settings.
-
-    Args:
-        path: The file.
-        what: What it is called in an error, such as `recipe`.
 
     Raises:
         SettingsError: It cannot be read, or does not hold a mapping of plain values.
     """
-    remedy = f"give the path of a {what} file"
+    remedy = "give the path of a recipe file"
     try:
         mode = os.stat(path).st_mode
         if stat.S_ISDIR(mode):
             raise SettingsError(f"{path}: is a directory; {remedy}")
         if not stat.S_ISREG(mode):  # a pipe may never end, and reading a device may never begin
-            raise SettingsError(f"{path}: is no regular file; {remedy}")
+            raise SettingsError(f"{path}: is not a regular file; {remedy}")
         with path.open("rb") as file:
+            # UTF-8 has at most four bytes a character, and one more shows that the file is too long.
             content = file.read(4 * MAX_CHARACTERS + 1)
         text = content.decode("utf-8-sig")
     except OSError as error:
@@ -144,7 +142,7 @@ def read_yaml_mapping(path: Path, what: str) -> dict[str, Any]:
     values = parse_yaml(text, str(path))
     if not isinstance(values, dict):
         shown = "empty" if values is None else f"a {_NAMES.get(type(values), 'number')}"
-        raise SettingsError(f"{path}: is {shown}; a {what} is a mapping of settings, as lines of `key: value`")
+        raise SettingsError(f"{path}: is {shown}; a recipe is a mapping of settings, as lines of `key: value`")
     return values
 
 
@@ -168,6 +166,7 @@ def _plain(value: Any, source: str, key: str) -> Any:
         return [_plain(inner, source, f"{key}.{i}".lstrip(".")) for i, inner in enumerate(value)]
     if isinstance(value, str) and not_text(value):
         raise SettingsError(f"{source}: {key or 'the value'} holds {not_text(value)}, which no text has; leave it out")
+    # Python refuses to print integers of thousands of digits.
     if isinstance(value, int) and value.bit_length() > MAX_INTEGER_BITS:
         raise SettingsError(
             f"{source}: {key or 'the value'} is an integer of {value.bit_length():,} bits; "

@@ -138,9 +138,9 @@ def test_shuffled_choices_put_the_right_one_everywhere(tmp_path: Path) -> None:
         pytest.param({"question": "q", "answer": 1}, "no choice in column choices", id="no choices"),
         pytest.param({"question": "q", "choices": ["x"], "answer": 0}, "1 choices; multiple choice needs", id="one"),
         pytest.param(
-            {"question": "q", "choices": ["x", "y"], "answer": 2}, "'2' is none of the 2 choices", id="beyond"
+            {"question": "q", "choices": ["x", "y"], "answer": 2}, "'2' is not one of the 2 choices", id="beyond"
         ),
-        pytest.param({"question": "q", "choices": "xy", "answer": 1}, "is no list of choices", id="text"),
+        pytest.param({"question": "q", "choices": "xy", "answer": 1}, "is not a list of choices", id="text"),
         pytest.param(
             {"question": "q", "choices": ["2", "1", "7"], "answer": "2"}, "text of one choice and the number", id="both"
         ),

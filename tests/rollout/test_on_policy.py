@@ -197,23 +197,26 @@ def test_a_horizon_of_one_token_trains_and_adapters_draw_under_checkpointing_too
                 "loss": {"kl_weight": 1, "divergence": {"kind": "policy_gradient"}, "stop": "tokens"},
                 "rollout": {"trace_share": 0.5},
             },
-            "learns of tokens that the student has just drawn: give a rollout, without traces",
+            "learns from tokens that the student has just drawn: give a rollout, no traces, no store",
         ),
         (
             {"rollout": {"cold_start": {"steps": 1, "divergence": {"kind": "policy_gradient"}}}},
-            "traces are no draws of the student's",
+            "learns from tokens of the student, which traces are not",
         ),
         ({"rollout": {"steps_per_draw": 2}, "supervision": {"answer": 0}}, "weighed by all tokens drawn before them"),
         ({"loss": {"kl_weight": 0.5}}, "tokens that it drew itself, which says nothing of the teacher: set loss.kl_w"),
         ({"targets": {"kind": "store", "path": "s"}, "rollout": {"steps_per_draw": 2}}, "set steps_per_draw: 1"),
         ({"batching": {"kind": "tokens"}}, "lengths of rollouts are not known before they are drawn: set kind: exam"),
-        ({"rollout": {"samples_per_prompt": 3}}, "examples_per_step 8 is no multiple of rollout.samples_per_prompt 3"),
+        (
+            {"rollout": {"samples_per_prompt": 3}},
+            "examples_per_step 8 is not a multiple of rollout.samples_per_prompt 3",
+        ),
         (
             {
                 "rollout": {"trace_share": 0.5},
                 "cut": {"kind": "schedule", "policy": {"kind": "lead"}, "start": 0.5, "end": 1},
             },
-            "cut.kind is schedule, and traces beside rollouts keep one cut",
+            "cut.kind is schedule, and with rollouts the traces keep one cut",
         ),
     ],
 )

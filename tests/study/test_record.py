@@ -74,7 +74,7 @@ def test_a_flipped_bit_is_told_wherever_it_is(tmp_path: Path) -> None:
     assert load_study(tmp_path).trials[1].message == "no memory"
     for position in range(len(content)):
         path.write_bytes(content[:position] + bytes([content[position] ^ 2]) + content[position + 1 :])
-        with pytest.raises(RunError, match=r"study\.json: (holds no StudyRecord|it is not as it was written)"):
+        with pytest.raises(RunError, match=r"study\.json: (holds no StudyRecord|it was changed after it was written)"):
             load_study(tmp_path)
 
 

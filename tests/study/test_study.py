@@ -224,7 +224,7 @@ def _is_alive(pid: int) -> bool:
 
 def test_what_a_study_needs_is_named_with_the_command_that_makes_it(tmp_path: Path) -> None:
     study, place = toy_study(tmp_path, needs={str(tmp_path / "world"): "leadspan world w.yaml"})
-    with pytest.raises(SettingsError, match=r"world: not there yet; run `leadspan world w\.yaml` first"):
+    with pytest.raises(SettingsError, match=r"world: missing; run `leadspan world w\.yaml` first"):
         plan_study(study, place)
     (tmp_path / "world").mkdir()
     assert len(plan_study(study, place).trials) == 2

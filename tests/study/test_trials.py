@@ -84,7 +84,7 @@ def test_axes_change_what_they_say_and_no_more(tmp_path: Path) -> None:
             id="p without a policy in a mix",
         ),
         pytest.param({"seeds": []}, r"seeds is empty", id="no seeds"),
-        pytest.param({"seeds": [1, 1]}, r"each may be given once", id="a seed twice"),
+        pytest.param({"seeds": [1, 1]}, r"each may be given only once", id="a seed twice"),
         pytest.param({"controls": ["equal_time"]}, r"controls.0 = 'equal_time'", id="unknown control"),
     ],
 )

@@ -47,6 +47,7 @@ def run(options: argparse.Namespace) -> None:
         raise SettingsError(f"--workers {options.workers}: must be at least 1")
     workers = options.workers or min(8, os.cpu_count() or 1)
     settings = _settings(options)
+    # Imports of torch wait until the settings are known to be valid.
     from leadspan.audit.audit import run_audit
     from leadspan.audit.rows import blocks
     from leadspan.status import PlainConsole, StatusLine
@@ -67,7 +68,7 @@ def _settings(options: argparse.Namespace) -> "AuditSettings":
 
     is_recipe = Path(options.data).suffix.lower() in (".yaml", ".yml")
     if is_recipe:
-        read_yaml_mapping(Path(options.data), "recipe")  # a mistyped path is answered before the settings are imported
+        read_yaml_mapping(Path(options.data))  # a mistyped path is answered before the settings are imported
     from leadspan.audit.settings import AuditSettings
     from leadspan.errors import SettingsError
     from leadspan.settings import apply_overrides, validate

@@ -26,9 +26,11 @@ def run(options: argparse.Namespace) -> None:
     """Capture, or estimate size and time of the capture."""
     from leadspan.errors import SettingsError
 
+    # One position has no standard error.
     if options.sample < 2:
         raise SettingsError(f"--sample {options.sample}: give at least 2 positions")
     recipe = read_recipe(options, ["data", "student", "teacher"] if options.dry_run else ["data", "teacher"])
+    # Imports of torch wait until the recipe is known to be valid.
     from leadspan.pipeline.capture import prepare_capture
     from leadspan.status import PlainConsole, StatusLine, report_status
     from leadspan.tables import rich_table
@@ -36,6 +38,7 @@ def run(options: argparse.Namespace) -> None:
     from leadspan.training.process import process_state
 
     state = process_state()
+    # Under torchrun every rank runs this command, and one of them prints.
     console = PlainConsole(stderr=True, quiet=not state.is_main_process)
     with StatusLine(console):
         report_status("preparing data")

@@ -35,6 +35,7 @@ def run(options: argparse.Namespace) -> None:
             raise RunError(
                 f"{directory}: it evaluates another run than {options.run}; give the output of `evaluate RUN`"
             )
+        # A later evaluation of a task replaces the one at the end of training.
         evaluations |= {evaluation.task: evaluation for evaluation in reference.evaluations}
     full = load_run(options.full) if options.full else None
     if full is not None and not isinstance(full.policy, Full):
@@ -42,5 +43,6 @@ def run(options: argparse.Namespace) -> None:
             f"--full {options.full}: its student has not learnt from uncut traces; give one whose cut is full"
         )
     shown = result.model_copy(update={"evaluations": list(evaluations.values())})
+    # A run that is being written must not get a second writer.
     with claimed(options.run):
         print_plain(f"model card: {write_card(shown, options.run, full)}")

@@ -42,12 +42,14 @@ def run(options: argparse.Namespace) -> None:
             console.print(
                 f"({'thinking closed: ' if closed else ''}{how_it_ended(answer)})", style="dim", highlight=False
             )
+            # The thinking is left out of the next prompt, as chat templates leave it out.
             said = answer.drawn.text.rpartition(subject.renderer.rendering.think_close)[2].strip()
             turns[name].append({"role": "assistant", "content": said})
 
 
 def _line() -> str | None:
-    """The next line of the user; None where there is none."""
+    """The next line of the user; None at the end of input."""
+    # `input` prints a prompt and edits the line, which a pipe does not need.
     if sys.stdin.isatty():
         try:
             return input("> ").strip()

@@ -43,7 +43,8 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _words(command: argparse.ArgumentParser) -> Iterator[str]:
-    """Options, and the choices of arguments that are no options."""
+    """Options, and the choices of positional arguments."""
     for action in command._actions:
+        # Long options alone: short ones need no completion.
         yield from (option for option in action.option_strings if option.startswith("--"))
         yield from () if action.option_strings else (str(choice) for choice in action.choices or ())

@@ -23,6 +23,7 @@ def run(options: argparse.Namespace) -> None:
     if options.dry_run:
         print_plain(dump_yaml(recipe).rstrip("\n"))
         return
+    # Imports of torch wait until the recipe is known to be valid.
     from leadspan.pipeline.run import run as run_recipe
     from leadspan.report.summary import run_summary
     from leadspan.status import PlainConsole, StatusLine
@@ -30,6 +31,7 @@ def run(options: argparse.Namespace) -> None:
     from leadspan.training.process import process_state
 
     state = process_state()
+    # Under torchrun every rank runs this command, and one of them prints.
     console = PlainConsole(stderr=True, quiet=not state.is_main_process)
     with StatusLine(console):
         result = run_recipe(recipe, options.resume)

@@ -26,6 +26,7 @@ def run(options: argparse.Namespace) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    # Imports of torch wait until the recipe is known to be valid.
     from leadspan.doctor.doctor import examine
     from leadspan.status import PlainConsole, StatusLine
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from leadspan.cli.output import add_json, add_set, console_beside, write_json
-from leadspan.cli.reading import Asked, read_model
+from leadspan.cli.reading import ReadModel, read_model
 from leadspan.text import print_plain
 
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ def run(options: argparse.Namespace) -> None:
 
     trained = evaluated.run
     with claimed(options.output):
+        # A finished evaluation is not resumed; an interrupted one has no run.json yet.
         if (options.output / RUN_FILE).exists():
             raise RunError(f"--output {options.output}: it holds a finished run; give another directory")
         with StatusLine(PlainConsole(stderr=True)):
@@ -64,6 +65,7 @@ def run(options: argparse.Namespace) -> None:
             result = RunResult(name=label, label=label, role="base", seed=seed, recipe=None, **record)
         save_run(result, options.output)
         if trained is not None and (Path(options.model) / STUDENT_DIR).is_dir() and trained.train is not None:
+            # The card shows every task of the student, with its latest result.
             names = {evaluation.task for evaluation in results}
             before = [evaluation for evaluation in trained.evaluations if evaluation.task not in names]
             card = write_card(trained.model_copy(update={"evaluations": [*before, *results]}), Path(options.model))
@@ -74,13 +76,14 @@ def run(options: argparse.Namespace) -> None:
         write_json(result.model_dump(mode="json"), options.json)
 
 
-def _read(options: argparse.Namespace) -> "tuple[Asked, EvaluationSettings]":
+def _read(options: argparse.Namespace) -> "tuple[ReadModel, EvaluationSettings]":
     """The model and the settings that the options name, after a check that their files exist."""
     from leadspan.evaluation.benchmarks import BENCHMARKS, task_values
     from leadspan.evaluation.settings import EvaluationSettings
     from leadspan.settings import apply_overrides, validate
     from leadspan.sources import Source, check_sources
 
+    # Overrides change the tasks that the options name, so they come second.
     values: dict[str, Any] = {"tasks": [task_values(task, options.limit) for task in options.tasks]}
     apply_overrides(values, options.overrides)
     evaluated = read_model(options.model, values.pop("rendering", None))

@@ -26,6 +26,7 @@ def run(options: argparse.Namespace) -> None:
 
     sections: tuple[Part, ...] = ("data", "tasks")
     recipe = read_recipe(options, sections if options.what == "all" else [s for s in sections if s == options.what])
+    # Imports of torch wait until the recipe is known to be valid.
     from datasets import disable_progress_bars
 
     from leadspan.export.datasets import check_exportable, export_data
@@ -43,6 +44,7 @@ def run(options: argparse.Namespace) -> None:
         for reason, number in {**data.counts.dropped, **data.left_out}.items():
             print_plain(f"left out: {number:,} x {reason}")
         print_plain("\n".join(f"wrote {file}" for file in data.files))
+    # A recipe without tasks is fine, unless tasks alone were asked for.
     if options.what == "tasks" or (options.what == "all" and recipe.evaluation.tasks):
         model = options.model or str(recipe.output / STUDENT_DIR)
         tasks = export_tasks(recipe, options.output / "tasks", model)

@@ -8,6 +8,7 @@ from leadspan.text import print_plain
 
 SCHEMA_FILE = "recipe.schema.json"
 NUM_PROBLEMS = 100
+# The next commands, in the order in which to run them, with what each shows.
 _STEPS = {
     "audit {}": "lengths, where answers come first, what each cut loses",
     "preview {}": "sections, cut and weights on real records",
@@ -50,25 +51,28 @@ def run(options: argparse.Namespace) -> None:
     from leadspan.sources import Source, check_sources
 
     if options.output.exists() and not options.force:
-        raise SettingsError(f"--output {options.output}: it is there already; give another, or --force to replace it")
+        raise SettingsError(f"--output {options.output}: it exists already; give another, or --force to replace it")
     _ask(options)
     task = task_values(options.task or "gsm8k", NUM_PROBLEMS)
+    # Named after the options, since there is no recipe yet.
     sources = [Source("TRACES", options.traces, "dataset"), Source("--student", options.student, "model")]
     sources += [Source("--teacher", options.teacher, "model")] if options.teacher else []
     check_sources(sources, "init")
     path = validate(TaskSettings, task, "init: --task").path
     check_sources([Source("--task", path, "dataset")], "init", known_names=tuple(BENCHMARKS))
+    # Imports of torch wait until the inputs are known to exist.
+    from leadspan.cli.new_recipe import RecipeChoices, model_at, recipe_text
     from leadspan.files import write_atomically
-    from leadspan.new_recipe import Wanted, model_at, recipe_text
     from leadspan.status import PlainConsole, StatusLine, report_status
 
     with StatusLine(PlainConsole(stderr=True)):
         report_status(f"looking at {options.traces} and {options.student}")
         teacher = model_at(options.teacher) if options.teacher else None
         name = options.name or options.output.stem
-        text = recipe_text(Wanted(options.traces, model_at(options.student), teacher, task, name), SCHEMA_FILE)
+        choices = RecipeChoices(options.traces, model_at(options.student), teacher, task, name)
+        text = recipe_text(choices, SCHEMA_FILE)
     write_atomically(options.output, text)
-    load_recipe(options.output)  # check that what was written is a valid recipe
+    load_recipe(options.output)  # a recipe that is written is valid, or the command fails here
     schema = options.output.with_name(SCHEMA_FILE)
     write_atomically(schema, json.dumps(json_schema(Recipe), indent=1) + "\n")
     print_plain(f"wrote {options.output}, and {schema} for editors; then")
@@ -81,6 +85,7 @@ def _ask(options: argparse.Namespace) -> None:
     """Ask on a terminal for missing options; elsewhere refuse to run without the required ones."""
     from leadspan.errors import SettingsError
 
+    # A script must not wait for an answer.
     is_asked = sys.stdin.isatty() and None in (options.traces, options.student)
     for key, question in _ASKED.items():
         if is_asked and getattr(options, key) is None:

@@ -35,6 +35,7 @@ def write_json(values: Any, path: Path | None) -> None:  # Any: plain values
     """Write plain values as JSON to a file, creating its directory, or to standard output; no-op without a path."""
     from leadspan.files import write_atomically
 
+    # Not by `print_plain`: the JSON holds texts as they are, for programs.
     text = json.dumps(values, indent=1) + "\n"
     if str(path) == STANDARD_OUTPUT:
         sys.stdout.write(text)

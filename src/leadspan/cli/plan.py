@@ -31,8 +31,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Read the data and the models' configs, and print the tables."""
+    # With --calibrate the file of rates is written, so it need not exist.
     measured: list[Part] = [] if options.calibrate else ["calibration"]
     recipe = read_recipe(options, ["data", "student", "teacher", *measured])
+    # Imports of torch wait until the recipe is known to be valid.
     from leadspan.inputs import first_answers_of, prepare_data
     from leadspan.planning.plan import GRID, calibration_of, parse_policy, plan_recipe
     from leadspan.planning.tables import plan_tables, sentences

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The claim, what is expected to be true, and the plans to look at."""
+    """The claim, what is expected, and the plans to judge."""
     from_runs = "; estimated where runs are given"
     parser.add_argument("--claim", type=float, help="retention to show with the interval's lower end (0.91)")
     parser.add_argument("--retention", type=float, help="true retention that is expected (0.95)" + from_runs)
@@ -48,6 +48,7 @@ def run(options: argparse.Namespace) -> None:
     from leadspan.statistics.power_from_runs import expected_from
     from leadspan.tables import Block, rich_table
 
+    # What is not given is estimated from runs, or has its default.
     stated = {name: getattr(options, name) for name in Claim.model_fields if getattr(options, name) is not None}
     if (options.full is None) != (options.policy is None):
         raise SettingsError("power: --full and --policy go together; give finished runs of both students")
@@ -86,6 +87,7 @@ def _as_json(claim: "Claim", options: argparse.Namespace) -> dict[str, Any]:
     """The claim, the number of problems that it needs (null where none is enough), and what plans can show."""
     from leadspan.statistics.power import chance_to_show, problems_needed, standard_error
 
+    # All plans, while the printed table shows the extremes alone.
     sides = list(itertools.product(options.samples, options.seeds))
     plans = ((size, *side) for size in options.problems for side in sides)
     return {
@@ -124,6 +126,7 @@ def _scores(paths: Sequence[Path], task: str | None) -> "list[Scores]":
 
     scores: list[Scores] = []
     for path in paths:
+        # With one task in the run there is no need to name it.
         results = [result for result in load_run(path).evaluations if task in (None, result.task)]
         if len(results) != 1:
             raise RunError(f"{path}: {len(results)} evaluations fit; name the task with --task")

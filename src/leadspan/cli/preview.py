@@ -18,6 +18,7 @@ def run(options: argparse.Namespace) -> None:
     """Prepare the data of the recipe and print it."""
     recipe = read_recipe(options, ["data", "student"] if options.loss else ["data"])
     student = read_model(options.model).model if options.model else recipe.student
+    # Imports of torch wait until the recipe is known to be valid.
     from leadspan.cli.show import counts_block, legend, loss_panels, record_panel
     from leadspan.inputs import prepare_data
     from leadspan.status import PlainConsole, StatusLine, report_status

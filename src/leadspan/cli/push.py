@@ -24,5 +24,6 @@ def run(options: argparse.Namespace) -> None:
     load_run(options.run)
     with StatusLine(PlainConsole(stderr=True)):
         report_status(f"uploading {options.run / STUDENT_DIR} to {options.name}")
+        # Without --private the Hub's own default holds for a new repository.
         commit = push_student(options.run / STUDENT_DIR, options.name, options.private or None)
     print_plain(f"pushed: {commit}")

@@ -46,7 +46,7 @@ def read_recipe(
     """
     from leadspan.yaml_text import read_yaml_mapping
 
-    read_yaml_mapping(options.recipe, "recipe")  # a mistyped path is reported before the slow import of the settings
+    read_yaml_mapping(options.recipe)  # a mistyped path is reported before the slow import of the settings
     from leadspan.recipe import Part, load_recipe
     from leadspan.sources import source_faults
     from leadspan.training.settings import tracker_faults
@@ -62,7 +62,7 @@ def read_recipe(
 
 
 @dataclass(frozen=True)
-class Asked:
+class ReadModel:
     """A model that answers prompts.
 
     Attributes:
@@ -86,7 +86,7 @@ class Asked:
         return open_subject(self.model, self.tokenizer, self.rendering, settings)
 
 
-def read_model(name: str, rendering: object = None) -> Asked:
+def read_model(name: str, rendering: object = None) -> ReadModel:
     """A run's student, or a model by directory or Hub name.
 
     Args:
@@ -94,7 +94,7 @@ def read_model(name: str, rendering: object = None) -> Asked:
         rendering: Settings of the rendering that replace the run's.
 
     Raises:
-        SettingsError: There is none.
+        SettingsError: Neither exists.
     """
     from leadspan.data.settings import Rendering
     from leadspan.models.settings import Pretrained
@@ -109,11 +109,13 @@ def read_model(name: str, rendering: object = None) -> Asked:
     values |= rendering if isinstance(rendering, dict) else {}
     model = student_of(run, directory) if run else validate(Pretrained, {"path": name}, "model")
     tokenizer = model
+    # A trained student has its tokenizer in its directory; a run that only evaluated may have used another one.
     if recipe is not None and recipe.tokenizer is not None and not (run and run.train):
         tokenizer = Pretrained(path=recipe.tokenizer)
+    # Model and tokenizer mostly have one path: one fault is enough.
     names = dict.fromkeys(("MODEL", pretrained.path) for pretrained in (model, tokenizer))
     check_sources([Source(key, path, "model") for key, path in names], name)
-    return Asked(name, model, tokenizer, validate(Rendering, values, "rendering"), run)
+    return ReadModel(name, model, tokenizer, validate(Rendering, values, "rendering"), run)
 
 
 def student_of(run: "RunResult", directory: Path) -> "Pretrained":
@@ -121,6 +123,7 @@ def student_of(run: "RunResult", directory: Path) -> "Pretrained":
     from leadspan.models.settings import Pretrained
     from leadspan.training.result import STUDENT_DIR
 
+    # Nothing was trained here: the weights are where the run read them.
     if run.train is None and isinstance(run.start, Pretrained) and not (directory / STUDENT_DIR).exists():
         return run.start
     return Pretrained(path=str(directory / STUDENT_DIR))

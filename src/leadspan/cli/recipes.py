@@ -41,9 +41,10 @@ def run(options: argparse.Namespace) -> None:
     names = [name]
     for each in names:  # grows while the loop runs: a recipe may name others, and they further ones
         mentioned = dict.fromkeys(re.findall(r"(\w+)\.yaml", texts[each]))
-        names += [other for other in mentioned if other in texts and other not in names]
+        names += [recipe for recipe in mentioned if recipe in texts and recipe not in names]
     copies = {options.output / f"{each}.yaml": texts[each] for each in names}
     for path, text in copies.items():
+        # All are checked before the first is written.
         if path.exists() and path.read_text(encoding="utf-8") != text:
             raise SettingsError(f"{path}: exists already, with other content; give another --output")
     for path, text in copies.items():

@@ -56,6 +56,7 @@ def run(options: argparse.Namespace) -> None:
     from leadspan.report.inputs import read_inputs
     from leadspan.report.write import print_report, report_text, write_report
 
+    # Before the runs are read, which may take long.
     if not 0 < options.target <= 1:
         raise SettingsError(f"--target {options.target}: must be a share above 0 and at most 1, such as 0.9")
     is_printed = str(options.output) == STANDARD_OUTPUT
@@ -65,9 +66,11 @@ def run(options: argparse.Namespace) -> None:
         raise SettingsError(f"--samples {options.samples}: must be 0 or more")
     inputs = read_inputs(options.runs, options.audits)
     report = build_report(inputs, options.title, options.target, COST_OPTIONS[options.cost], options.samples)
+    # With the report on standard output, the tables go to standard error.
     print_report(report, console_beside(options.output))
     for path in inputs.skipped:
         print_plain(f"skipped: {path}: no run in it", error=is_printed)
+    # Always on standard error: what is left out must not go unseen.
     for text in report.damaged:
         print_plain(f"damaged, and left out: {text}", error=True)
     for trial in (trial for study in report.studies for trial in study.trials if trial.state != "done"):

@@ -4,12 +4,13 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from leadspan.cli.output import add_json, add_set, console_beside, write_json
-from leadspan.cli.reading import Asked, read_model
+from leadspan.cli.reading import ReadModel, read_model
 
 if TYPE_CHECKING:
     from leadspan.evaluation.samples import StoredSample
     from leadspan.evaluation.settings import SamplingSettings
 
+# Far fewer than in an evaluation: someone waits for the answer.
 MAX_NEW_TOKENS = 1024
 
 
@@ -47,13 +48,13 @@ def run(options: argparse.Namespace) -> None:
     conversations = [[*system, {"role": "user", "content": prompt}] for prompt in options.prompts]
     with StatusLine(PlainConsole(stderr=True)):
         by_model: list[list[tuple[StoredSample, StoredSample | None]]] = []
-        for asked in models:
-            report_status(f"asking {asked.name}")
-            by_model.append(ask(asked.open(settings), conversations))
+        for model in models:
+            report_status(f"asking {model.name}")
+            by_model.append(ask(model.open(settings), conversations))
     for prompt, answers in zip(options.prompts, zip(*by_model, strict=True), strict=True):
         table = Table(title=prompt, title_justify="left", show_lines=True)
-        for asked in models:
-            table.add_column(asked.name, overflow="fold", ratio=1)
+        for model in models:
+            table.add_column(model.name, overflow="fold", ratio=1)
         table.add_row(*(Text.assemble(answer.drawn.text, "\n", (how_it_ended(answer), "dim")) for answer, _ in answers))
         if any(closed for _, closed in answers):
             second_row = (
@@ -65,16 +66,16 @@ def run(options: argparse.Namespace) -> None:
             table.add_row(*second_row)
         console_beside(options.json).print(table)
     rows: list[dict[str, Any]] = []  # Any: plain values
-    for asked, answers in zip(models, by_model, strict=True):
+    for model, answers in zip(models, by_model, strict=True):
         for prompt, pair in zip(options.prompts, answers, strict=True):
-            rows.append({"model": asked.name, "prompt": prompt})
+            rows.append({"model": model.name, "prompt": prompt})
             for name, sample in zip(("by_itself", "thinking_closed"), pair, strict=True):
                 if sample is not None:
                     rows[-1][name] = {**asdict(sample.drawn), "thinking_closed": sample.thinking_closed}
     write_json(rows, options.json)
 
 
-def read(options: argparse.Namespace) -> "tuple[list[Asked], SamplingSettings]":
+def read(options: argparse.Namespace) -> "tuple[list[ReadModel], SamplingSettings]":
     """The students and the sampling that the options name."""
     from leadspan.evaluation.settings import SamplingSettings
     from leadspan.settings import apply_overrides, validate

@@ -49,12 +49,14 @@ def record_panel(examples: Examples, index: int, tokenizer: PreTrainedTokenizerB
         tokenizer: Decodes the ids.
         max_chars: Long runs show this many characters of their two ends; 0 shows all.
     """
+    # Under a schedule there are several examples of each row, stage by stage.
     row = examples.rows.with_format(None)[index % len(examples.rows)]
     sections, layout = sections_of(row), examples.layouts[index]
     body = Text()
     for start, end, section, face in _runs(sections, layout):
         text = str(tokenizer.decode(row["input_ids"][start:end]))
         is_long = 0 < max_chars < len(text)
+        # Both ends of a run show its borders, which is what a preview is for.
         half = max_chars // 2
         shown = f"{text[:half]} [...] {text[-half:]}" if is_long else text
         body.append(shown, style=f"{_COLOURS[section]} {face}")
@@ -72,6 +74,7 @@ def loss_panels(recipe: Recipe, data: PreparedData, model: ModelSettings, num_re
     Below each: the mean loss of its sections, and the tokens of highest loss. Nothing predicts the first token.
     """
     device = process_device()
+    # In float32: a few records need no speed.
     loaded = freeze(load_model(model, torch.float32), device)
     everything = Supervision(prompt=1, cot=1, answer=1)
     uncut = Examples(data.splits.train, Full(), everything, data.renderer.stop_token_id, recipe.seed, "training set")

@@ -36,6 +36,7 @@ def run(options: argparse.Namespace) -> None:
         for store in options.stores:
             PlainConsole().print(rich_table(_table(read_joined(store), store)))
         return
+    # `inspect` needs no torch.
     from leadspan.teacher.merge import merge_stores
     from leadspan.teacher.store import TargetStore
 

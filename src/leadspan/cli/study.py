@@ -54,6 +54,7 @@ def run(options: argparse.Namespace) -> None:
     for line in lines:
         console.print(line, highlight=False, soft_wrap=True)
     write_json(record.model_dump(mode="json"), options.json)
+    # After table and JSON: a failed trial does not hold back the results of the others.
     if failed and not options.dry_run:
         raise RunError(
             f"{len(failed)} of {len(record.trials)} trials failed, {failed[0].title} first; the same command tries "

@@ -22,6 +22,7 @@ def run(options: argparse.Namespace) -> None:
     record = write_world(files)
     rows: list[tuple[str, ...]] = []
     for name, problem_set in record.sets.items():
+        # Where traces first state their answer decides which cuts can work.
         settings, share = problem_set.settings, problem_set.first_answer
         after = "not in the chain of thought" if share is None else f"{share:.0%} of the chain of thought"
         rows.append((name, settings.world.kind, f"{settings.num_traces:,}", f"{settings.num_problems:,}", after))

@@ -59,11 +59,13 @@ def read_choice(
     its column is one of the choices' own, that one.
 
     Raises:
-        DataError: A column is missing or holds no choices, the answer is none of them, or it is text that could be two.
+        DataError: A column is missing or holds no choices, or the answer names none of them, or two.
     """
+    # Labels may differ from letters: ARC has both `A` and `1`.
     texts, labels = _texts(row, settings, where)
     if not 2 <= len(texts) <= len(LETTERS):
         raise DataError(f"{where}: {len(texts)} choices; multiple choice needs 2 to {len(LETTERS)}")
+    # From the surest reading to the least: a column, a label, a truth value, a number, a text.
     right: int | None = None
     if len(settings.columns) > 1 and answer_column in settings.columns:
         right = settings.columns.index(answer_column)
@@ -75,6 +77,7 @@ def read_choice(
         right = int(answer) - settings.first
     elif answer in texts:
         right = texts.index(answer)
+    # A digit may be both the number of one choice and the text of another.
     is_index = right is not None and answer.isdigit() and answer not in labels
     if is_index and isinstance(row.get(answer_column), str) and answer in texts and texts.index(answer) != right:
         raise DataError(
@@ -83,8 +86,8 @@ def read_choice(
         )
     if right is None or not 0 <= right < len(texts):
         raise DataError(
-            f"{where}: the answer {answer[:60]!r} is none of the {len(texts)} choices "
-            f"({', '.join(labels)}; numbers from {settings.first}); mend the record, or set choices.first"
+            f"{where}: the answer {answer[:60]!r} is not one of the {len(texts)} choices "
+            f"({', '.join(labels)}; numbers from {settings.first}); correct the record, or set choices.first"
         )
     if not settings.shuffle:
         return Choice(tuple(texts), right)
@@ -103,6 +106,7 @@ def choice_grade(item: GradeItem) -> Verdict:
     Raises:
         DataError: The gold is empty.
     """
+    # An empty gold would equal an empty answer.
     if not bare_gold(item.gold):
         raise DataError(f"choice: gold is {item.gold!r}; grading needs the letter of the right choice")
     text = text_after_thinking(item.text)
@@ -111,6 +115,7 @@ def choice_grade(item: GradeItem) -> Verdict:
     letter = None if box is None else _letter_of(box, item.choices)
     strict = "no_answer" if committed is None else _judge(letter, item.gold)
     if letter is None:
+        # The last statement counts: a text may weigh several choices first.
         stated = [named or final for named, final in _STATED.findall(text[-_LONGEST:])]
         letter = stated[-1] if stated else _letter_of(text, item.choices) if box is None else None
     flexible = "no_answer" if letter is None and box is None else _judge(letter, item.gold)
@@ -125,6 +130,7 @@ def _letter_of(answer: str, choices: Sequence[str]) -> str | None:
     """The letter an answer stands for, by itself or as the text of exactly one choice."""
     if len(answer) > _LONGEST:
         return None
+    # The text may be that of several choices, and then names none.
     letter, spelled = chosen_letter(answer), _spelled(answer)
     same = [i for i, text in enumerate(choices) if _spelled(text) == spelled]
     # A lone letter is a letter, even where it is the text of a choice; a longer answer is the choice with that text.
@@ -152,4 +158,4 @@ def _texts(row: dict[str, Any], settings: Choices, where: str) -> tuple[list[str
         return [str(text).strip() for text in value["text"]], [str(label).strip() for label in value["label"]]
     if isinstance(value, list) and all(isinstance(text, str) for text in value):
         return [text.strip() for text in value], list(LETTERS[: len(value)])
-    raise DataError(f"{where}: column {settings.columns[0]} is no list of choices; set choices.columns")
+    raise DataError(f"{where}: column {settings.columns[0]} is not a list of choices; set choices.columns")

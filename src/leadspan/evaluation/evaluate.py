@@ -88,7 +88,7 @@ def check_prompts(
     settings: EvaluationSettings,
     window: int | None,
 ) -> None:
-    """Refuse problems that a model could not be asked, before it is trained.
+    """Refuse problems that a model cannot be given, before it is trained.
 
     Raises:
         DataError: A problem cannot be rendered as it stands.
@@ -100,13 +100,14 @@ def check_prompts(
 
 
 def check_sampling(settings: SamplingSettings, renderer: PromptRenderer) -> None:
-    """Refuse settings by which no model could be asked, before one is trained.
+    """Refuse settings with which no answer could be drawn, before a model is trained.
 
     Raises:
         EvaluationError: The budget of thinking leaves no token for an answer, or the engine is not installed.
     """
     if settings.thinking_budget is not None:
         ThinkingBudget.of(settings.thinking_budget, settings.max_new_tokens, renderer)
+    # Found here, not after hours of training.
     if isinstance(settings.engine, Vllm):
         check_installed()
 
@@ -159,10 +160,12 @@ def _grade_and_count(
     ]
     verdicts = _grade(task, problems, samples, texts, settings.item_seconds)
     file.write_graded(samples, verdicts, {problem.problem_id: problem.gold for problem in problems})
+    # A box counts only where the thinking was closed: before that it is no answer.
     graded = [
         Graded(sample, verdict, sample.thinking_closed and has_box(text))
         for sample, verdict, text in zip(samples, verdicts, texts, strict=True)
     ]
+    # Every problem has the same number of samples, in order.
     number = len(samples) // len(problems)
     by_problem = [graded[i : i + number] for i in range(0, len(graded), number)]
     sampling = settings.sampling.model_copy(update={"precision": subject.precision})
@@ -181,7 +184,7 @@ def _draw(
     """All samples, problem by problem: the reused ones, those of the file, and the missing ones, drawn and stored."""
     samples = file.read(requests)
     if samples:
-        logger.info("%s: going on from %d of %d samples", file.path, len(samples), len(requests))
+        logger.info("%s: resuming after %d of %d samples", file.path, len(samples), len(requests))
     samples |= reused
     missing = {key: request for key, request in requests.items() if key not in samples}
     keys = list(missing)
@@ -202,6 +205,7 @@ def _draw(
 
 
 def _drawn(subject: Subject, requests: Mapping[Key, Request]) -> dict[Key, StoredSample]:
+    # In the order of the requests, although batches come by length.
     keys, samples = list(requests), dict[Key, StoredSample]()
     for batch in subject.generate(list(requests.values())) if keys else ():
         samples |= {keys[i]: to_stored(keys[i], requests[keys[i]], sample, subject, 0.0) for i, sample in batch.items()}
@@ -209,8 +213,9 @@ def _drawn(subject: Subject, requests: Mapping[Key, Request]) -> dict[Key, Store
 
 
 def to_stored(key: Key, request: Request, sample: Sample, subject: Subject, seconds: float) -> StoredSample:
-    """A sample as it is stored: with the text that it continues, and whether its thinking was closed."""
+    """A sample as it is stored: with the text that it continued, and whether its thinking was closed."""
     tokenizer, tags = subject.renderer.tokenizer, subject.renderer.rendering
+    # A continued sample is stored as one text, so that it is graded and counted like any other.
     if request.begun:
         text = f"{tokenizer.decode(list(request.begun), skip_special_tokens=False)}{sample.text}"
         loops = loop_end(encode(tokenizer, text)) is not None

@@ -125,6 +125,7 @@ def majority_at(problems: Sequence[Sequence[Graded]]) -> dict[str, Interval]:
 
 def _numbers(num_samples: int) -> list[int]:
     """1, 2, 4, ... up to the number of samples, which comes last; none where there is one sample."""
+    # Powers of two are evenly spaced on the logarithmic axis of pass@k plots.
     powers = [2**i for i in range(num_samples.bit_length()) if 2**i < num_samples]
     return [*powers, num_samples] if num_samples > 1 else []
 
@@ -132,6 +133,7 @@ def _numbers(num_samples: int) -> list[int]:
 def _majority(classes: np.ndarray, right: np.ndarray, k: int) -> float:
     if len(right) == 0:
         return 0.0
+    # With all samples there is one subset, and nothing is drawn.
     subsets = classes[None]
     if k < len(classes):
         # Sorting random numbers gives a permutation per row; its first k entries are a subset without repeats.

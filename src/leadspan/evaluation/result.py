@@ -71,11 +71,12 @@ class EvalResult(Settings):
     def _figures_fit(self) -> "EvalResult":
         shares = [self.accuracy_strict, self.accuracy_flexible, self.termination_rate]
         shares += [self.accuracy_finished] if self.accuracy_finished else []
+        # A report must not compute with figures of a file that was edited or damaged.
         if not all(0 <= end <= 1 for share in shares for end in (share.value, share.low, share.high)):
-            raise ValueError("an accuracy or rate is no share between 0 and 1")
+            raise ValueError("an accuracy or rate is not a share between 0 and 1")
         for scores in (self.correct, self.terminated):
             if scores and len(scores) != self.num_problems:
                 raise ValueError(f"scores of {len(scores)} problems where num_problems is {self.num_problems}")
             if any(len(each) != self.samples_per_problem for each in scores.values()):
-                raise ValueError(f"a problem has not the {self.samples_per_problem} scores of samples_per_problem")
+                raise ValueError(f"a problem has other than samples_per_problem = {self.samples_per_problem} scores")
         return self

@@ -106,6 +106,7 @@ def to_sample(tokenizer: PreTrainedTokenizerBase, new_ids: Sequence[int], stop_t
     stops = set(stop_token_ids)
     end = next((i for i, token in enumerate(new_ids) if token in stops), None)
     before_stop = list(new_ids if end is None else new_ids[:end])
+    # Special tokens stay: the tags of thinking may be among them.
     text = cast(str, tokenizer.decode(before_stop, skip_special_tokens=False))
     num_tokens = len(before_stop) if end is None else end + 1
     return Sample(text, num_tokens, "length" if end is None else "stop", loop_end(before_stop) is not None)
@@ -154,6 +155,7 @@ class SeededSampling(LogitsProcessor):
         self.temperature = settings.temperature
         self.log_probs = log_probs
         self.filters: list[LogitsProcessor] = []
+        # Temperature, then top_k, then top_p: the order of Transformers.
         if settings.top_k is not None:
             self.filters.append(TopKLogitsWarper(settings.top_k))
         if settings.top_p < 1:
@@ -169,6 +171,7 @@ class SeededSampling(LogitsProcessor):
         noise = torch.stack(
             [torch.empty(scores.shape[1], device=scores.device).exponential_(generator=g) for g in self.generators]
         )
+        # Log-probabilities are of the distribution, before the noise.
         scores, probable = scores - noise.log(), scores
         if self.log_probs is not None:
             chosen = scores.argmax(-1, keepdim=True)
@@ -184,7 +187,7 @@ class SeededSampling(LogitsProcessor):
 
 
 class OnlyFirst(LogitsProcessor):
-    """Masks the rows of a padded head that are no tokens."""
+    """Masks the rows that pad an output head beyond the tokenizer's tokens."""
 
     def __init__(self, num_tokens: int):
         self.num_tokens = num_tokens
@@ -257,6 +260,7 @@ def draw(
         num_tokens: Draw among the first `num_tokens` token ids only; among all rows of the head when None.
         log_probs: One list per row, to which the log-probability of each drawn token is appended.
     """
+    # Any id may pad, since padded positions are masked.
     pad, stops = stop_token_ids[0], set(stop_token_ids)
     ids, mask = _padded_left(prompts, pad, model.device)
     sampling = SeededSampling(keys, settings, model.device, log_probs) if settings.temperature > 0 else None
@@ -265,6 +269,7 @@ def draw(
     new: list[list[int]] = [[] for _ in prompts]
     rows, cache, portion, start = list(range(len(prompts))), None, PORTION, time.perf_counter()
     while rows:
+        # The row that may go on longest sets the length; `to_sample` cuts the others.
         config = GenerationConfig(
             do_sample=False,
             max_new_tokens=min(portion, max(caps[row] - len(new[row]) for row in rows)),
@@ -304,7 +309,8 @@ def _padded_left(prompts: list[list[int]], pad: int, device: torch.device) -> tu
 
 
 def batches_of_like_length(prompts: Sequence[Sequence[int]], size: int) -> Iterator[list[int]]:
-    """Indices in batches of prompts of like length, shortest first."""
+    """Indices in batches of prompts of similar length, shortest first."""
+    # Rows of one length need no padding, which costs time and memory.
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     for start in range(0, len(order), size):
         yield order[start : start + size]

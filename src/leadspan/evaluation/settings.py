@@ -76,6 +76,7 @@ class TaskSettings(Settings):
     @model_validator(mode="before")
     @classmethod
     def _fill_from_benchmark(cls, values: Any) -> Any:  # Any: whatever the user wrote
+        # Defaults come first and the user's values last, so that each default can be replaced.
         if isinstance(values, dict) and str(values.get("path")).startswith(GENERATED):
             name = values["path"].removeprefix(GENERATED)
             return {"name": name, "grader": "reasoning_gym", "instruction": BOXED, **values}
@@ -172,6 +173,7 @@ class EvaluationSettings(Settings):
 
     def conflicts(self) -> Iterator[Rule]:
         """Task names differ."""
+        # Samples and results are stored by name.
         names = [task.name for task in self.tasks]
         for name in sorted({name for name in names if names.count(name) > 1}):
             fields = tuple(f"tasks.{number}.name" for number, task_name in enumerate(names) if task_name == name)

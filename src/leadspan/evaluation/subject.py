@@ -67,10 +67,12 @@ def open_subject(
             logger.warning("evaluating %s: %s", name_of(model_settings), fault)
     most = settings.thinking_budget
     budget = None if most is None else ThinkingBudget.of(most, settings.max_new_tokens, renderer)
+    # Evaluation runs on one device; training spreads over several.
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     precision = "bfloat16" if uses_bf16(settings.precision, model_settings) else "float32"
     dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
     model = load_model(model_settings, dtype, for_training=False).eval()
+    # Of the loaded weights, so that no other model's samples are resumed under the same path.
     weights = weights_hash(model)
     # Every id that ends a turn: the chat template's, the tokenizer's and the generation config's.
     stops = list(dict.fromkeys([*renderer.end_of_turn_ids(), *end_ids_of(model)]))
@@ -88,6 +90,7 @@ def open_subject(
         generate = partial(vllm_engine.generate, run, renderer.tokenizer, stops, window, settings)
     else:
         generate = partial(sampling.generate, model.to(device), renderer.tokenizer, stops, settings)  # pyright: ignore[reportArgumentType]  # .to is typed for str
+    # Samples resume only where all that decides them is the same.
     deciding = settings.model_dump(mode="json", exclude=_NOT_DECIDING)
     drawn_with = _hash([deciding, sorted(stops), str(dtype)])
     return Subject(

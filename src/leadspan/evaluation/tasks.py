@@ -63,7 +63,7 @@ def load_task(settings: TaskSettings) -> list[Problem]:
     if settings.generated is None:
         for record in read_records(settings.source, "test"):
             if isinstance(record, Refusal):
-                raise DataError(f"task {settings.name}: {record.place}: {record.detail}; mend the record")
+                raise DataError(f"task {settings.name}: {record.place}: {record.detail}; correct the record")
             drawn.append(_read(record.row, record.place, settings))
     else:
         number = settings.limit or NUM_GENERATED
@@ -102,6 +102,7 @@ def task_prompts(task: str, problems: Sequence[Problem], renderer: "PromptRender
 
 def warn_of_golds(settings: TaskSettings, problems: Sequence[Problem]) -> None:
     """Warn of reference answers of a math task that cannot be read, and so are compared as text alone."""
+    # Plain numbers can always be read; the others go to the parser in worker processes.
     golds = dict.fromkeys(problem.gold for problem in problems if as_number(problem.gold) is None)
     if settings.grader != "math" or not golds:
         return
@@ -137,7 +138,7 @@ def _read(row: dict[str, Any], where: str, settings: TaskSettings) -> Problem:
     except UnicodeEncodeError as error:
         half = f"U+{ord(error.object[error.start]):04X}"
         raise DataError(
-            f"task {settings.name}: {where}: {half} is one half of a character, which is no text; mend the record"
+            f"task {settings.name}: {where}: {half} is half of a character, which is not text; correct the record"
         ) from None
     return Problem(key, "\n\n".join(part for part in paragraphs if part), gold, choice.texts if choice else ())
 
@@ -155,6 +156,7 @@ def _answer(row: dict[str, Any], where: str, settings: TaskSettings) -> tuple[st
         column, gold = _SOLUTION, box
     else:
         column, gold = _value(row, settings.answer, _ANSWER, where, "answer", settings.name)
+    # GSM8K ends its solutions in `#### answer`.
     gold = gold.rpartition("####")[2].strip()
     if not bare_gold(gold):
         raise DataError(f"task {settings.name}: {where}: the reference answer is empty; leave the record out")
@@ -180,6 +182,7 @@ def _missing(row: dict[str, Any], where: str, role: str, columns: str, task: str
 
 
 def _text(value: Any, column: str, where: str, task: str) -> str:
+    # OlympiadBench has lists of one answer.
     if isinstance(value, list) and len(value) == 1:
         value = value[0]
     if value is None:
@@ -187,7 +190,8 @@ def _text(value: Any, column: str, where: str, task: str) -> str:
     if not isinstance(value, str | int | float):
         raise DataError(f"task {task}: {where}: column {column} is {type(value).__name__}, not text or a number")
     if isinstance(value, float) and not math.isfinite(value):
-        raise DataError(f"task {task}: {where}: column {column} is {value}, no number to compare with; mend the record")
+        raise DataError(f"task {task}: {where}: column {column} is {value}, which no answer equals; correct the record")
+    # A column of floats holds 3 as 3.0, which a text would not equal.
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     return str(value).strip()

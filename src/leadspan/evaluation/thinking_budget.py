@@ -48,6 +48,7 @@ class ThinkingBudget:
             EvaluationError: Budget and closing tag leave no token for an answer.
         """
         rendering = renderer.rendering
+        # What stands around the tag in the model's own turns, so that the answer begins where it has learnt to begin.
         _, before, behind = spaces(renderer.turn, rendering)
         text = f"{before}{rendering.think_close}{behind}"
         closing = tuple(encode(renderer.tokenizer, text))
@@ -67,10 +68,12 @@ class ThinkingBudget:
         for stored in samples:
             text = stored.drawn.text
             if stored.thinking_closed:
+                # The first closing tag behind the last opening one ends the thinking.
                 thinking = text[: text.find(self.think_close, max(text.rfind(self.think_open), 0))]
                 if self.think_close not in text or len(encode(self.tokenizer, thinking)) <= self.num_tokens:
                     continue
             ids = encode(self.tokenizer, text)
+            # Whichever comes first: the budget, the end of the text, or the end of a loop's tenth run.
             length = min(self.num_tokens, len(ids), loop_end(ids) or self.num_tokens)
             key = f"{stored.problem_id}:{stored.sample}:answer"
             requests[stored.key] = Request(stored.prompt, key, (*ids[:length], *self.closing))

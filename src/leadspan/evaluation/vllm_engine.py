@@ -41,7 +41,7 @@ _REMEDY = "pip install 'leadspan[vllm]', or use sampling.engine.kind=transformer
 
 
 def check_installed() -> None:
-    """Refuse an engine that is not there, without starting it.
+    """Refuse vLLM where it is not installed, without starting it.
 
     Raises:
         EvaluationError: vLLM is not installed.
@@ -67,6 +67,7 @@ def open_vllm(
         from vllm import LLM, SamplingParams  # pyright: ignore[reportMissingImports]  # an extra
     except ImportError as error:
         raise EvaluationError(f"sampling.engine: vLLM cannot be imported ({error}); {_REMEDY}") from None
+    # Precision, window and batch are ours; `options` may set anything else.
     llm = LLM(
         model=model.path,
         revision=model.revision,
@@ -78,6 +79,7 @@ def open_vllm(
     )
 
     def run(prompts: list[list[int]], fields: list[dict[str, Any]]) -> Sequence[Output]:
+        # As token ids, so that vLLM's tokenizer adds nothing.
         inputs = [{"prompt_token_ids": prompt} for prompt in prompts]
         return llm.generate(inputs, [SamplingParams(**values) for values in fields], use_tqdm=False)
 
@@ -95,10 +97,11 @@ def generate(
     """Draw one sample per request, in portions of eight full batches, so that an interruption loses little.
 
     Raises:
-        EvaluationError: A prompt leaves no room for a new token, or vLLM returned something else than was asked for.
+        EvaluationError: A prompt leaves no room for a new token, or vLLM did not finish every one.
     """
     prompts = prompt_ids(tokenizer, requests)
     caps = budgets(requests, prompts, window, settings.max_new_tokens)
+    # Samples are stored after each portion.
     portion = 8 * settings.batch_size
     for start in range(0, len(requests), portion):
         indices = range(start, min(start + portion, len(requests)))
@@ -136,6 +139,7 @@ def _read(
         raise EvaluationError(f"problem {request.key}: vLLM finished it with {reasons}, not with one stop or length")
     completion: Completion = output.outputs[0]
     ids = list(completion.token_ids)
+    # Read as the other engine's samples are, and compared with what vLLM says.
     sample = to_sample(tokenizer, ids, stop_token_ids)
     if sample.finish_reason != completion.finish_reason:
         raise EvaluationError(

@@ -24,6 +24,7 @@ class Board:
         self.record = record
         self.running: dict[str, str] = {}
         self._printed_at = 0.0
+        # Transient: at the end the block leaves the terminal, and the lines printed above it stay.
         self.live = Live(console=console, refresh_per_second=4, transient=True) if console.is_terminal else None
 
     def __enter__(self) -> Self:
@@ -51,6 +52,7 @@ class Board:
         else:
             self.running.pop(title, None)
             outcome = ("failed", "red") if event.kind == "failed" else ("done", "")
+            # The last line of a traceback is its message.
             last = event.text.strip().splitlines()[-1:] or [""]
             self._print(Text.assemble(outcome, f"  {title}  {last[0]}".rstrip()))
         if self.live:
@@ -93,6 +95,7 @@ def seconds_left(record: StudyRecord) -> float | None:
 
 def trials_block(record: StudyRecord) -> Block:
     """Every trial with its state, condition by condition."""
+    # Seeds of one condition share a row.
     groups: dict[tuple[str, str | None], list[TrialRecord]] = {}
     for trial in record.trials:
         groups.setdefault((trial.name, trial.control), []).append(trial)

@@ -129,7 +129,7 @@ def _equal_tokens(study: Study, conditions: Sequence[Trial], plan: RunPlanner) -
 
 
 def _closest(goal: int, start: PlannedRun, tokens_of: Callable[[int], int]) -> int:
-    """The number of steps whose tokens come closest to the goal; tokens grow with the steps."""
+    """The number of steps whose tokens come closest to the goal; assumes that more steps have more tokens."""
     low, high = 1, max(2, start.num_steps)
     # Doubling, then bisection: a plan of a large data set takes seconds, and its length is not known.
     while tokens_of(high) < goal:
@@ -162,6 +162,7 @@ def _random_window(study: Study, conditions: Sequence[Trial], plan: RunPlanner) 
             changed = _changed(condition.recipe, cut=window, name=", ".join([window.label, *condition.axes]))
             windows.setdefault(_settings_of(changed), replace(condition, recipe=changed, control="random_window"))
     for condition in conditions:
+        # A window that is a condition of the study already is not run twice.
         windows.pop(_settings_of(condition.recipe), None)
     return [trial for window in windows.values() for trial in over_seeds(study, window)]
 
@@ -177,6 +178,7 @@ def _cross_entropy(study: Study, conditions: Sequence[Trial], plan: RunPlanner) 
         if recipe.teacher is None:
             continue
         values = recipe.model_dump(mode="json") | {"name": f"{recipe.name}, cross-entropy"}
+        # By values, since the recipe is validated anew without its teacher.
         without_teacher(values)
         taught_by_traces = validate(Recipe, values, f"study {study.name}, control cross_entropy")
         trials += over_seeds(study, replace(condition, recipe=taught_by_traces, control="cross_entropy"))
@@ -194,9 +196,12 @@ def _evaluated(
             continue
         if not recipe.evaluation.tasks:
             raise SettingsError(f"controls: {role} is evaluated only, and the recipe has no evaluation.tasks; add one")
+        # Nothing is trained, so that cuts must not make several runs of one model.
         changed = _changed(recipe, student=model, role=role, cut=Full(), name=role)
+        # All that decides the figures of a model that is not trained.
         by_model.setdefault(f"{model} {recipe.evaluation} {recipe.data.rendering} {recipe.tokenizer}", changed)
     if len(by_model) > 1:
+        # Names must differ, or two models would share a row.
         numbered = [_changed(r, name=f"{role} {n}: {_model_name(r)}") for n, r in enumerate(by_model.values(), 1)]
         return [Trial(recipe, task="evaluate", control=role) for recipe in numbered]
     return [Trial(recipe, task="evaluate", control=role) for recipe in by_model.values()]

@@ -20,6 +20,7 @@ _SAMPLE_BYTES, _NUM_SAMPLES = 1 << 16, 64
 
 def without_places(recipe: Mapping[str, Any]) -> dict[str, Any]:
     """The dumped settings of a recipe without its name and without the paths that it writes to and reads from."""
+    # Names and paths change no number; what lies at the paths enters by its content, in `Fingerprints.of`.
     values = {
         name: value for name, value in recipe.items() if name not in ("name", "output", "tokenizer", "trial", "push")
     }
@@ -93,6 +94,7 @@ class Fingerprints:
 
     def _content(self, path: Path) -> str:
         """A hash of what is there, or of how it will be made; a name on the Hub itself."""
+        # Trained weights may differ in their last bits from machine to machine; the recipe that makes them does not.
         for directory, fingerprint in self.made_before.items():
             if path.absolute().is_relative_to(directory.absolute()):
                 return fingerprint
@@ -112,7 +114,7 @@ class Fingerprints:
 
 
 def _without_path(values: Any) -> Any:
-    """A mapping without its `path`; what is none as it is."""
+    """A mapping without its `path`; other values unchanged."""
     return {name: value for name, value in values.items() if name != "path"} if isinstance(values, dict) else values
 
 

@@ -27,7 +27,7 @@ class TrialRecord(Settings):
     axes: list[str] = []
     """What the condition varies besides the cut, in the words of the study's axes."""
     note: str = ""
-    """Remark for readers of results."""
+    """Remark that reports show."""
     directory: str
     """Run directory, relative to the study's."""
     fingerprint: str
@@ -84,7 +84,7 @@ class StudyRecord(Settings):
     notes: list[str] = []
     """Controls that could not be made, and why."""
     digest: str = ""
-    """SHA-256 of the file as it is with this left empty."""
+    """SHA-256 of the file with this field empty."""
 
     def of_state(self, state: State) -> list[TrialRecord]:
         """The trials of one state."""
@@ -105,7 +105,7 @@ def save_study(record: StudyRecord, directory: Path) -> Path:
         write_atomically(path, f"{before}{key}{hashlib.sha256(text.encode()).hexdigest()}{after}")
     except OSError as error:
         raise RunError(
-            f"{path}: cannot be written ({error.strerror}); mend that and run the same command again, which keeps "
+            f"{path}: cannot be written ({error.strerror}); correct that and run the same command again, which keeps "
             "every complete trial"
         ) from None
     return path
@@ -115,11 +115,12 @@ def load_study(directory: Path) -> StudyRecord:
     """Read the `study.json` of a study's directory.
 
     Raises:
-        RunError: There is none, it is not one of ours, or it is not as it was written.
+        RunError: There is none, it is not a study record, or its digest shows that it was changed.
     """
     path, remedy = directory / STUDY_FILE, "give the directory of a `leadspan study`, or run the study again"
     record = load_json(StudyRecord, path, remedy, RunError)
+    # The digest is taken out as text, as it was put in.
     written = path.read_bytes().replace(record.digest.encode(), b"")
     if record.digest and hashlib.sha256(written).hexdigest() != record.digest:
-        raise RunError(f"{path}: it is not as it was written, its digest differs; {remedy}")
+        raise RunError(f"{path}: it was changed after it was written (its digest differs); {remedy}")
     return record.model_copy(update={"digest": ""})

@@ -38,6 +38,7 @@ class Axes(Settings):
 
     def conflicts(self) -> Iterator[Rule]:
         """Every proportion is used."""
+        # Proportions without such a policy would be ignored in silence.
         if self.p and not any(policy.proportion for policy in self.cut):
             yield ("p", "cut"), "axes.p is given, but no policy of axes.cut has a p; add one, such as {kind: lead}"
 
@@ -58,6 +59,7 @@ class LocalExecutor(Settings):
 
     def conflicts(self) -> Iterator[Rule]:
         """There is a GPU for each rank."""
+        # Unless given, every trial sees all GPUs, and the ranks share them out.
         gpus, ranks = self.gpus_per_trial, self.ranks_per_trial
         if gpus and gpus != ranks:
             text = f"gpus_per_trial {gpus}, ranks_per_trial {ranks}: a rank uses one GPU, so they must be equal"
@@ -142,7 +144,7 @@ class Study(Settings):
     @classmethod
     def _no_repeats(cls, values: list[Any]) -> list[Any]:
         if len(set(values)) < len(values):
-            raise ValueError("each may be given once")
+            raise ValueError("each may be given only once")
         return values
 
     def conflicts(self) -> Iterator[Rule]:
@@ -156,8 +158,9 @@ class Study(Settings):
         Raises:
             SettingsError: A file is missing; names the commands that make them.
         """
+        # Each command is named once, although it may make several files.
         missing = {path: command for path, command in self.needs.items() if not path.exists()}
         if missing:
             paths = ", ".join(str(path) for path in missing)
             commands = ", ".join(f"`{command}`" for command in dict.fromkeys(missing.values()))
-            raise SettingsError(f"study {self.name}: {paths}: not there yet; run {commands} first")
+            raise SettingsError(f"study {self.name}: {paths}: missing; run {commands} first")

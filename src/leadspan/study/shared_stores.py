@@ -40,19 +40,19 @@ _VALUES = {"codec", "temperatures", "vocabulary", "engine"}
 def share_stores(
     study: Study, trials: Sequence[Trial], fingerprints: Fingerprints
 ) -> tuple[list[Trial], list[SharedStore]]:
-    """Let the trials that have a teacher read a store, and list the stores.
+    """Make the trials that have a teacher read stores, and list these.
 
     Args:
         study: A study with a `store`.
         trials: Its trials, without run directories yet.
-        fingerprints: Receives the fingerprints of the stores.
+        fingerprints: The stores' fingerprints are added to its `made_before`.
 
     Raises:
         SettingsError: A recipe has a store of its own.
-        TargetsError: The codec does not define a trial's loss, or its temperature is not kept.
+        TargetsError: The codec does not define a trial's loss, or the store does not keep its temperature.
         ModelError: A tokenizer cannot be loaded.
     """
-    assert study.store is not None, "asked for by studies that have one"
+    assert study.store is not None, "called for studies that have one"
     settings = study.store
     renderers: dict[str, tuple[str, str]] = {}
     stores: dict[str, SharedStore] = {}
@@ -63,6 +63,7 @@ def share_stores(
             raise SettingsError(
                 f"store: {trial.title} reads {recipe.store_path} already (targets); leave one of the two out"
             )
+        # Trials without training or without a teacher read no store.
         if trial.task != "distill" or recipe.teacher is None:
             shared.append(trial)
             continue
@@ -75,6 +76,7 @@ def share_stores(
         capture = CaptureSettings.model_validate(settings.model_dump(include=_VALUES))
         reading = recipe.model_copy(update={"targets": StoredTargets(path=directory), "capture": capture})
         store = stores.get(fingerprint)
+        # A store serves all trials of its identity, whatever their cuts.
         stores[fingerprint] = SharedStore(
             directory=directory,
             fingerprint=fingerprint,
@@ -157,9 +159,11 @@ def _identity(
 ) -> str:
     assert recipe.teacher is not None, "the caller picks recipes with a teacher"
     key = f"{recipe.tokenizer_path} {recipe.tokenizer_revision} {recipe.data.rendering}"
+    # Trials mostly share a tokenizer, which takes seconds to load.
     if key not in renderers:
         renderer = Renderer(load_tokenizer(recipe.tokenizer_path, recipe.tokenizer_revision), recipe.data.rendering)
         renderers[key] = renderer.tokenizer_hash, renderer.template_hash
+    # Everything that a stored number depends on.
     contents = (
         fingerprints.of_model(recipe.teacher),
         *renderers[key],

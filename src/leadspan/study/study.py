@@ -94,7 +94,7 @@ def _shared(
 
 
 def _check_sources(recipes: Sequence[Recipe], study: Study, study_file: Path, must_answer: bool) -> None:
-    """Refuse to begin where recipes read files that do not exist and that no earlier run makes."""
+    """Refuse recipes that read files which neither exist nor are made by the study."""
     outputs = [recipe.output.absolute() for recipe in recipes]
     stores = [(study.store.path or study.output).absolute()] if study.store is not None else []
     sources = dict.fromkeys(source for recipe in recipes for source in recipe.sources())
@@ -154,11 +154,12 @@ def _before(study: Study, study_file: Path) -> list[Trial]:
 
 
 def _capture(study: Study, plan: StudyPlan, keeper: Keeper, console: Console) -> None:
-    """Fill the stores that trials wait for; a store that serves them all already is left as it is.
+    """Capture the stores that trials read; one whose trials are all complete is not opened.
 
     Raises:
         RunError: A capture failed.
     """
+    # Captures run one at a time, before any trial.
     alone = study.model_copy(update={"executor": _whole_machine(study.executor)})
     for number, store in enumerate(plan.stores):
         # Checked before the store is opened: a finished study needs no store any more.
@@ -178,7 +179,7 @@ def _capture(study: Study, plan: StudyPlan, keeper: Keeper, console: Console) ->
 
 
 def _whole_machine(executor: Executor) -> Executor:
-    """The executor of a capture, which may use what all concurrent trials may use together."""
+    """The executor of a capture, which may use as much as all concurrent trials together."""
     if isinstance(executor, RayExecutor):
         return executor
     number, threads = executor.trials_at_once, executor.threads_per_trial

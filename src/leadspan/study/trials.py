@@ -79,7 +79,7 @@ def load_base(study: Study, study_file: Path) -> dict[str, Any]:
         SettingsError: The recipe cannot be read.
     """
     # Plain values, not a Recipe: an axis may complete what the recipe alone leaves out.
-    values = read_yaml_mapping(study_file.parent / study.recipe, "recipe")
+    values = read_yaml_mapping(study_file.parent / study.recipe)
     values.setdefault("name", study.name)
     values["output"] = str(study.output)
     apply_overrides(values, study.settings)
@@ -134,6 +134,7 @@ def placed(trial: Trial, study: Study, fingerprints: Fingerprints) -> Trial:
     slug = re.sub(r"[^\w.+-]+", "-", trial.recipe.name).strip("-").lower()[:80]
     seed = "" if trial.task == "evaluate" else f"-seed{trial.recipe.seed}"
     directory = study.output / "trials" / f"{slug}{seed}-{fingerprint[:8]}"
+    # The fingerprint identifies the run; the rest of the name is for readers.
     existing = sorted(directory.parent.glob(f"*{seed}-{fingerprint[:8]}"))  # its condition may have had another name
     directory = existing[0] if existing and not directory.exists() else directory
     # The run writes into run.json which trial it is, so that no reader has to take a name or a path apart.
@@ -159,7 +160,7 @@ def without_teacher(values: dict[str, Any]) -> None:
 
 
 def _combinations(axes: Axes, base: dict[str, Any]) -> Iterator[tuple[list[str], dict[str, Any]]]:
-    """Names and recipe values of every combination of the axes; a policy is no name, since its label says it."""
+    """Names and recipe values of every combination of the axes; its policy is not among the names."""
     policies: list[Policy] = []
     for policy in axes.cut:
         has_p = policy.proportion is not None
@@ -169,6 +170,7 @@ def _combinations(axes: Axes, base: dict[str, Any]) -> Iterator[tuple[list[str],
         changes.append([(name, section, value) for name, value in getattr(axes, section).items()])
     # In this order, `settings` last: they may change what the other axes have set.
     for combination in itertools.product(*filter(None, changes)):
+        # Each combination changes values of its own.
         values = copy.deepcopy(base)
         for _, section, value in combination:
             new: Any = value.model_dump(mode="json") if isinstance(value, Settings) else value

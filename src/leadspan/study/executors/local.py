@@ -211,6 +211,7 @@ def _run_ranks(file: Path, content: str, num_ranks: int, arguments: list[str]) -
             ranks.wait()
             raise
     if ranks.returncode:
+        # A rank writes its fault as one line; what has no such line ends in a traceback.
         lines = log.read_text(errors="replace").splitlines()
         errors = [line for line in lines if line.startswith(("leadspan distill: ", "leadspan capture: "))]
         raise RunError("\n".join(errors[:1] or lines[-20:]))
@@ -235,6 +236,7 @@ def _next_event(receiver: Connection, running: _Running) -> Event:
     except (EOFError, OSError):
         kind, text = "ended", ""
     running.process.join()
+    # A process that is killed sends nothing: its exit code is all that there is.
     code = running.process.exitcode
     if kind != "failed" and code:
         kind, text = "failed", f"its process ended with exit code {code} (-9: killed, often for memory)"

@@ -68,6 +68,7 @@ def _run(ray: Any, trials: Sequence[Trial], executor: RayExecutor) -> Generator[
     task = ray.remote(num_cpus=executor.cpus_per_trial, num_gpus=executor.gpus_per_trial, max_calls=1, max_retries=0)(
         _work_on_node
     )
+    # The working directory goes along, since recipes have relative paths.
     pending = {
         task.remote(number, trial, str(Path.cwd()), executor, said): number for number, trial in enumerate(trials)
     }
@@ -78,6 +79,7 @@ def _run(ray: Any, trials: Sequence[Trial], executor: RayExecutor) -> Generator[
             for reference in ready:
                 yield _ended(ray, reference, pending.pop(reference))
     finally:
+        # Ray does not stop tasks whose results nobody waits for.
         for reference in pending:
             ray.cancel(reference, force=True)
         said.shutdown(force=True)
@@ -101,6 +103,7 @@ def _work_on_node(number: int, trial: Trial, directory: str, executor: RayExecut
         return f"{directory} on {socket.gethostname()}: {error.strerror}; all nodes must see the study's files"
     import torch
 
+    # Ray reserves cores but does not bind a process to them.
     torch.set_num_threads(executor.cpus_per_trial)
     said.put(Event(number, "started"))
     try:

@@ -32,7 +32,7 @@ _PLAIN = re.compile(r"[A-Za-z_./~][\w./~@-]*")
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class RecipeChoices:
     """The user's choices for a recipe.
 
     Attributes:
@@ -58,7 +58,7 @@ def model_at(path: str) -> Pretrained:
     return Pretrained(path=path, gguf_file=packed[0].name if packed else None)
 
 
-def recipe_text(choices: Wanted, schema: str) -> str:
+def recipe_text(choices: RecipeChoices, schema: str) -> str:
     """A recipe in YAML, with comments on the traces, the tokenizer and the machine.
 
     Args:
@@ -84,13 +84,19 @@ def recipe_text(choices: Wanted, schema: str) -> str:
     window = window_of(load_config(choices.student))
     # The power of two above the length of 95 % of the traces.
     longest = 2 ** max(6, (lengths[int(0.95 * (len(lengths) - 1))] - 1).bit_length())
+    # No longer than the window: positions behind it were never trained.
     max_tokens = min(longest, window or longest)
-    template = string.Template(Path(__file__).with_name("recipes").joinpath("init/recipe.yaml").read_text("utf-8"))
+    columns = ", ".join(f"{role} in {column!r}" for role, column in layout.columns.items())
+    about_records = [f"  # {counter.num_read:,} records looked at: {columns}."]
+    for reason, number in counter.counts.most_common():
+        place = counter.examples[reason].place
+        about_records.append(f"  # {number:,} of them cannot be used: {reason}, e.g. {place}.")
+    template = string.Template((Path(__file__).parents[1] / "recipes/init/recipe.yaml").read_text("utf-8"))
     text = template.substitute(
         schema=schema,
         name=_quoted(choices.name),
         output=_quoted(f"runs/{choices.name}"),
-        records="\n".join(_about_records(layout, counter)),
+        records="\n".join(about_records),
         train=f"{{path: {_quoted(choices.traces)}, format: {layout.form.name}}}",
         lengths=f"  # Of {len(lengths):,} traces the median has {lengths[len(lengths) // 2]:,} tokens, the longest "
         f"{lengths[-1]:,}; longer ones than\n  # max_tokens are left out and counted"
@@ -116,6 +122,7 @@ def _read_sample(path: str) -> tuple[list[Trace], Layout, RefusalCounter]:
     source = TraceSource(path=path)
     records = list(itertools.islice(read_records(source), NUM_SAMPLED))
     rows = [record for record in records if isinstance(record, Record)]
+    # What is refused is shown in the recipe, with an example.
     counter = RefusalCounter()
     if not rows:
         for refusal in records:
@@ -129,7 +136,7 @@ def _read_sample(path: str) -> tuple[list[Trace], Layout, RefusalCounter]:
     return traces, layout, counter
 
 
-def _renderer(choices: Wanted) -> tuple[Renderer, str]:
+def _renderer(choices: RecipeChoices) -> tuple[Renderer, str]:
     """The first of the models' tokenizers and of the ways to render that keeps a chain of thought, and whose it is."""
     fault: ModelError | None = None
     for role, model in (("student", choices.student), ("teacher", choices.teacher)):
@@ -150,13 +157,6 @@ def _lengths(traces: list[Trace], renderer: Renderer) -> Iterator[int]:
     return (len(tokens.input_ids) for tokens in renderer.tokenise(texts, uncut))
 
 
-def _about_records(layout: Layout, counter: RefusalCounter) -> Iterator[str]:
-    columns = ", ".join(f"{role} in {column!r}" for role, column in layout.columns.items())
-    yield f"  # {counter.num_read:,} records looked at: {columns}."
-    for reason, number in counter.counts.most_common():
-        yield f"  # {number:,} of them cannot be used: {reason}, e.g. {counter.examples[reason].place}."
-
-
 def _about_rendering(renderer: Renderer) -> Iterator[str]:
     form = renderer.rendering
     tokenizer: PreTrainedTokenizerBase = renderer.tokenizer
@@ -170,7 +170,7 @@ def _about_rendering(renderer: Renderer) -> Iterator[str]:
         yield "  rendering: {assistant_turn: append}"
 
 
-def _models(choices: Wanted, whose: str) -> Iterator[str]:
+def _models(choices: RecipeChoices, whose: str) -> Iterator[str]:
     if whose == "teacher" and choices.teacher is not None:
         yield "# The student's tokenizer has no chat template that keeps a chain of thought."
         yield f"tokenizer: {_quoted(choices.teacher.tokenizer_path)}"
@@ -181,6 +181,7 @@ def _models(choices: Wanted, whose: str) -> Iterator[str]:
 
 
 def _plan() -> str:
+    # As a comment: without a GPU here, the machine to plan for is not known.
     if not torch.cuda.is_available():
         return (
             "# This machine has no GPU: `leadspan plan --calibrate` measures the time of a few real steps here; for "
