@@ -122,7 +122,6 @@ def predicted_and_measured(
     return {
         "tokens": (prediction and prediction.num_tokens, train.num_tokens),
         "flops": (prediction and prediction.flops.total, train.flops.total),
-        # The first step compiles, which is paid once and which no prediction contains.
         "seconds": (prediction and prediction.seconds, train.steady_seconds),
         "peak_memory_bytes": (prediction and prediction.memory.total, train.peak_memory_bytes),
     }
