@@ -6,7 +6,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from leadspan.errors import ModelError
 from leadspan.models.loading import (
-    check_vocabularies,
+    check_vocabulary,
     load_model,
     load_tokenizer,
     save_student,
@@ -68,17 +68,16 @@ def test_a_model_that_transforms_its_logits_in_its_own_way_is_refused() -> None:
 
 def test_vocabularies() -> None:
     ours = character_tokenizer()
-    check_vocabularies(
-        ours, {"student": None, "teacher": character_tokenizer()}, {"student": VOCAB, "teacher": VOCAB + 5}
-    )
+    check_vocabulary(ours, "student", None, VOCAB)
+    check_vocabulary(ours, "teacher", character_tokenizer(), VOCAB + 5)
     with pytest.raises(ModelError, match=rf"teacher: its head has 10 rows, the tokenizer {VOCAB} token ids"):
-        check_vocabularies(ours, {}, {"student": VOCAB, "teacher": 10})
+        check_vocabulary(ours, "teacher", None, 10)
     other = character_tokenizer()
     backend = other.backend_tokenizer.to_str().replace('"a":5', '"a":6').replace('"b":6', '"b":5')
     other = type(other)(tokenizer_object=type(other.backend_tokenizer).from_str(backend))
     for role in ("student", "teacher"):
         with pytest.raises(ModelError, match=f"token id 5 is 'a' in the data and 'b' for the {role}"):
-            check_vocabularies(ours, {role: other}, {"student": VOCAB})
+            check_vocabulary(ours, role, other, VOCAB)
     assert ALPHABET[0] == "a"
 
 

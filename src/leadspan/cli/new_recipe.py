@@ -17,7 +17,7 @@ from leadspan.data.sections import RenderedText, Renderer
 from leadspan.data.settings import Rendering
 from leadspan.errors import ModelError
 from leadspan.evaluation.sampling import window_of
-from leadspan.models.loading import check_vocabularies, load_config, load_tokenizer
+from leadspan.models.loading import check_vocabulary, load_config, load_tokenizer
 from leadspan.models.settings import Pretrained
 from leadspan.traces.detection import detect
 from leadspan.traces.files import Record
@@ -75,7 +75,7 @@ def recipe_text(choices: RecipeChoices, schema: str) -> str:
     if choices.teacher is not None:
         teacher = load_tokenizer(choices.teacher.tokenizer_path)
         try:
-            check_vocabularies(renderer.tokenizer, {"teacher": teacher}, {})
+            check_vocabulary(renderer.tokenizer, "teacher", teacher, None)
         except ModelError as error:
             raise ModelError(f"{error}; or leave the teacher out, and train on the traces alone") from None
     lengths = sorted(_lengths(traces, renderer))

@@ -15,7 +15,7 @@ from leadspan.errors import LeadspanError, ModelError
 from leadspan.inputs import check_served, checked_teacher
 from leadspan.models.ends import end_ids_of, load_end_ids
 from leadspan.models.heads import head_of
-from leadspan.models.loading import check_vocabularies, load_tokenizer
+from leadspan.models.loading import check_vocabulary, load_tokenizer
 from leadspan.models.settings import Pretrained
 from leadspan.planning.prediction import cost_model_of, predict, student_shape
 from leadspan.teacher.settings import Served
@@ -37,7 +37,7 @@ def tokenizers(inputs: CheckInputs) -> Iterator[Check]:
             continue
         try:
             tokenizer = load_tokenizer(settings.tokenizer_path, settings.revision)
-            check_vocabularies(renderer.tokenizer, {role: tokenizer}, {role: head_of(model).weight.shape[0]})
+            check_vocabulary(renderer.tokenizer, role, tokenizer, head_of(model).weight.shape[0])
         except ModelError as error:
             yield Check(f"{role}: tokenizer", "failed", str(error), "take models of one tokenizer")
             continue

@@ -6,6 +6,7 @@ and ranks. So 1 x 8, 2 x 4 and 8 x 1 examples, any packing and any number of ran
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -74,19 +75,12 @@ def batch_loss(
     options = {"transform": transform_of(student), "vocab_size": vocab_size, "end_ids": end_ids}
     old = batch.get("drawn_log_probs")
     if old is not None:
-        zero = torch.zeros_like(weights)
-        with torch.no_grad():
-            _, now = chunked_loss(
-                hidden, head, None, labels, zero, zero, settings, transform_of(student), vocab_size=vocab_size
-            )
-            soft = soft * drawn_ratios(-now.cross_entropy, old, batch, settings)
+        now = _row_losses(hidden, head, None, labels, settings, **options)
+        soft = soft * drawn_ratios(-now.cross_entropy, old, batch, settings)
     if selection is None:
         loss_sum, rows = chunked_loss(hidden, head, targets, labels, hard, soft, settings, **options)
         return LossOutput(loss_sum, weights.sum(), _totals(rows, sections, batch["tenths"]), rows.agreement)
-    # The scores need the heads but no gradient; with weights of 0 this pass gives the row quantities alone.
-    with torch.no_grad():
-        zero = torch.zeros_like(weights)
-        _, rows = chunked_loss(hidden, head, targets, labels, zero, zero, settings, **options)
+    rows = _row_losses(hidden, head, targets, labels, settings, **options)
     keep = select(rows, batch, selection)
     selected_targets = None if targets is None else targets.select(keep)
     loss_sum, _ = chunked_loss(
@@ -128,10 +122,22 @@ def drawn_ratios(log_probs: torch.Tensor, old: torch.Tensor, batch: Batch, setti
 def token_losses(model: PreTrainedModel, batch: Batch) -> Float[torch.Tensor, "m"]:  # a dimension name
     """`-log q[label]` at each weighted position of a batch, nats."""
     hidden = final_hidden_states(model, batch["input_ids"], batch["position_ids"], batch["borders"], batch["positions"])
-    zero = torch.zeros_like(batch["weights"])
     settings, transform = LossSettings(kl_weight=0), transform_of(model)
-    _, rows = chunked_loss(hidden, head_weight(model), None, batch["labels"], zero, zero, settings, transform)
-    return rows.cross_entropy
+    return _row_losses(hidden, head_weight(model), None, batch["labels"], settings, transform=transform).cross_entropy
+
+
+@torch.no_grad()
+def _row_losses(
+    hidden: torch.Tensor,
+    head: torch.Tensor,
+    targets: Targets | None,
+    labels: torch.Tensor,
+    settings: LossSettings,
+    **options: Any,  # of `chunked_loss`
+) -> RowLosses:
+    """The row quantities alone: a pass with weights of 0 needs the heads, and no gradient."""
+    zero = hidden.new_zeros(len(labels))
+    return chunked_loss(hidden, head, targets, labels, zero, zero, settings, **options)[1]
 
 
 def _totals(rows: RowLosses, sections: torch.Tensor, tenths: torch.Tensor) -> torch.Tensor:

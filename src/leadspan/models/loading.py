@@ -112,38 +112,38 @@ def _title(settings: ModelSettings) -> str:
     return f"random_init.config ({settings.config.get('model_type')})"
 
 
-def check_vocabularies(
-    data: PreTrainedTokenizerBase, own_tokenizers: dict[str, PreTrainedTokenizerBase | None], rows: dict[str, int]
+def check_vocabulary(
+    data: PreTrainedTokenizerBase, role: str, own_tokenizer: PreTrainedTokenizerBase | None, num_rows: int | None
 ) -> None:
-    """Check that every token id means the same to every model and the data, and that each head has a row for it.
+    """Check that every token id means the same to a model and the data, and that the model's head has a row for it.
 
     Args:
         data: Tokenizer that renders the data.
-        own_tokenizers: Each model's own tokenizer by role, or None when it has none.
-        rows: Rows of each model's head by role.
+        role: What the model is, for messages: `student` or `teacher`.
+        own_tokenizer: The model's own tokenizer, or None when it has none.
+        num_rows: Rows of the model's head; None where they are not known.
 
     Raises:
         ModelError: Names the first token that differs, or the head that is too small.
     """
     ours = data.get_vocab()
     needed = max(ours.values()) + 1  # ids may have gaps, so the number of tokens is not enough
-    for role, count in rows.items():
-        if count < needed:
+    if num_rows is not None and num_rows < needed:
+        raise ModelError(
+            f"{role}: its head has {num_rows} rows, the tokenizer {needed} token ids; "
+            "take the tokenizer that belongs to the models, or resize the embeddings"
+        )
+    theirs = ours if own_tokenizer is None else own_tokenizer.get_vocab()
+    if theirs == ours:
+        return
+    # The model may know more tokens than the data: only those of the data must agree.
+    by_id = {index: token for token, index in theirs.items()}
+    for token, index in sorted(ours.items(), key=lambda item: item[1]):
+        if by_id.get(index) != token:
             raise ModelError(
-                f"{role}: its head has {count} rows, the tokenizer {needed} token ids; "
-                "take the tokenizer that belongs to the models, or resize the embeddings"
+                f"the {role}'s vocabulary is not that of the data: token id {index} is {token!r} in the data and "
+                f"{by_id.get(index)!r} for the {role}; models distilled over the vocabulary need one tokenizer"
             )
-    for role, tokenizer in own_tokenizers.items():
-        theirs = tokenizer.get_vocab() if tokenizer is not None else ours
-        if theirs == ours:
-            continue
-        by_id = {index: token for token, index in theirs.items()}
-        for token, index in sorted(ours.items(), key=lambda item: item[1]):
-            if by_id.get(index) != token:
-                raise ModelError(
-                    f"the {role}'s vocabulary is not that of the data: token id {index} is {token!r} in the data and "
-                    f"{by_id.get(index)!r} for the {role}; models distilled over the vocabulary need one tokenizer"
-                )
 
 
 def save_student(

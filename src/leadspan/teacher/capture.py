@@ -19,7 +19,7 @@ from leadspan.errors import ModelError, SettingsError
 from leadspan.files import write_atomically
 from leadspan.models.heads import head_shape, head_weight, transform_of
 from leadspan.models.identity import weights_id
-from leadspan.models.loading import check_vocabularies, load_config, load_model, load_own_tokenizer, name_of
+from leadspan.models.loading import check_vocabulary, load_config, load_model, load_own_tokenizer, name_of
 from leadspan.models.settings import ModelSettings, Pretrained
 from leadspan.models.shapes import shape_from
 from leadspan.status import report_status
@@ -129,8 +129,7 @@ def load_teacher(job: CaptureJob) -> PreTrainedModel:
             "none; capture without it"
         )
     teacher = freeze(load_model(job.teacher, job.dtype, is_frozen=True), job.device)
-    tokenizers, num_rows = {"teacher": load_own_tokenizer(job.teacher)}, {"teacher": head_shape(teacher)[0]}
-    check_vocabularies(job.renderer.tokenizer, tokenizers, num_rows)
+    check_vocabulary(job.renderer.tokenizer, "teacher", load_own_tokenizer(job.teacher), head_shape(teacher)[0])
     check_causal(teacher, max(job.plan.lengths), name_of(job.teacher))
     return teacher
 

@@ -23,7 +23,7 @@ from leadspan.errors import TargetsError
 from leadspan.models.activations import teacher_activations
 from leadspan.models.heads import head_of
 from leadspan.models.identity import weights_id
-from leadspan.models.loading import check_vocabularies, load_model, load_own_tokenizer
+from leadspan.models.loading import check_vocabulary, load_model, load_own_tokenizer
 from leadspan.models.settings import ModelSettings
 from leadspan.models.shapes import shape_from, shape_of
 from leadspan.teacher.live import freeze, live_targets
@@ -144,8 +144,8 @@ class LiveTeacher(TeacherSource):
         """Load and freeze the model, and compare its vocabulary with the data's."""
         self.model = freeze(load_model(self.settings, dtype, is_frozen=True))
         # Checked after loading: only the head says how many tokens the model scores.
-        rows = head_of(self.model).weight.shape[0]
-        check_vocabularies(tokenizer, {"teacher": load_own_tokenizer(self.settings)}, {"teacher": rows})
+        num_rows = head_of(self.model).weight.shape[0]
+        check_vocabulary(tokenizer, "teacher", load_own_tokenizer(self.settings), num_rows)
 
     def shared_tokens(self, student_rows: int, tokenizer_size: int) -> int | None:
         """The tokenizer's tokens, where the two heads are padded differently."""

@@ -23,12 +23,7 @@ from leadspan.errors import ModelError
 from leadspan.interruption import Terminated, deferred
 from leadspan.losses.settings import LossSettings
 from leadspan.models.heads import head_of
-from leadspan.models.loading import (
-    check_vocabularies,
-    load_model,
-    load_own_tokenizer,
-    save_student,
-)
+from leadspan.models.loading import check_vocabulary, load_model, load_own_tokenizer, save_student
 from leadspan.models.precision import uses_bf16
 from leadspan.models.settings import ModelSettings
 from leadspan.models.shapes import shape_of
@@ -161,7 +156,7 @@ def load_models(inputs: TrainingInputs, use_bf16: bool) -> tuple[PreTrainedModel
     # nothing.
     student = load_model(inputs.student, torch.float32)
     num_rows = head_of(student).weight.shape[0]
-    check_vocabularies(tokenizer, {"student": load_own_tokenizer(inputs.student)}, {"student": num_rows})
+    check_vocabulary(tokenizer, "student", load_own_tokenizer(inputs.student), num_rows)
     inputs.teacher.load(torch.bfloat16 if use_bf16 else torch.float32, tokenizer)
     return student, inputs.teacher.shared_tokens(num_rows, len(tokenizer))
 
