@@ -191,7 +191,7 @@ class MemoryModel:
     def _in_backward(self, batch: BatchSize) -> MemoryByPart:
         """At its start all activations and the head's gradient; at its end all gradients and one layer's activations.
 
-        The head's gradient exists twice when backward scales it; a tied head's meets the embedding's at the end.
+        The head's gradient exists twice when backward scales it; at the end a tied head's is added to the embedding's.
         """
         # The head's gradient came out of the forward pass; backward scales it into a second copy.
         start = self._always(
@@ -218,7 +218,7 @@ class MemoryModel:
             root = teacher.head_params * (1 if teacher.is_tied else 2)
             teacher_bytes = self._share(teacher_bytes) + width * (root + 2 * teacher.layer_params)
         return MemoryByPart(
-            # float32 weights are sharded; what FSDP gathers and what autocast casts exists beside them.
+            # float32 weights are sharded; what FSDP gathers and what autocast casts come on top.
             weights=self._share(_WIDE * (student.num_params + student.adapter_params)) + casts + gathered,
             gradients=gradients + (self._gradients if self.sharding == "ddp" else 0),
             optimizer=self._share(_MOMENTS * student.trained_params),

@@ -19,7 +19,7 @@ from leadspan.losses.settings import LossSettings
 from leadspan.models.heads import LogitTransform
 from leadspan.teacher.targets import DenseTargets, Targets
 
-# 64 MiB of logits keep a CPU's cores busy and fit beside the activations; 2048 rows fill a GPU's matrix units, and
+# 64 MiB of logits keep a CPU's cores busy and leave room for the activations; 2048 rows fill a GPU's matrix units, and
 # more rows only cost memory.
 _CPU_CHUNK_BYTES = 64 << 20
 _CUDA_CHUNK_TOKENS = 2048
@@ -123,7 +123,7 @@ class _ChunkedLoss(torch.autograd.Function):
         # Sparse targets bring the teacher's probabilities with them; only dense ones need its logits here.
         teacher = (targets.hidden, targets.head) if isinstance(targets, DenseTargets) else None
         teacher_weight = None if teacher is None else _factor(teacher[1][:num_entries].to(teacher[0].dtype))
-        # One buffer serves all chunks. It starts at 0 because compiled blocks also read the rows behind the last one.
+        # One buffer serves all chunks. It starts at 0 because compiled blocks also read the rows after the last one.
         z_s = hard.new_zeros(rows.blocks.buffer_rows(min(size, len(labels))), num_entries)
         z_t = None if teacher is None else torch.zeros_like(z_s)
         # The head's gradient is summed over chunks, hence float32; each row of `d_hidden` is written once.
@@ -161,7 +161,7 @@ class _ChunkedLoss(torch.autograd.Function):
             )
         d_total, (d_hidden, d_head) = gradients[0], ctx.gradients
         keeps_graph = torch._C._autograd._get_current_graph_task_keep_graph()  # pyright: ignore[reportAttributeAccessIssue]
-        if not keeps_graph:  # kept under gradcheck, for one: the gradients will be asked for again
+        if not keeps_graph:  # kept, as by gradcheck: another backward pass needs them
             ctx.gradients = None
         scaled = [None if g is None else _scaled(g, d_total, in_place=not keeps_graph) for g in (d_hidden, d_head)]
         return scaled[0], None if scaled[1] is None else scaled[1].to(ctx.head_dtype), *(None,) * 7

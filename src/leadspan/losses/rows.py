@@ -135,7 +135,7 @@ class Blocks:
         """Statistics [n, len(ROW_COLUMNS)] of the first `n` rows of a chunk.
 
         Args:
-            buffers: Logits and what else is overwritten, [>= n, ...]; rows behind `n` are scratch.
+            buffers: Logits and what else is overwritten, [>= n, ...]; rows after the first `n` are scratch.
             per_row: What belongs to each row, [n, ...].
         """
         length, statistics = len(per_row[0]), []
@@ -169,10 +169,10 @@ def compiled(build: Callable[..., RowPart], *arguments: object) -> RowPart:
         except RuntimeError as error:
             if type(error).__name__ not in _COMPILER_FAILED:
                 raise
-            # The compiler's own message stands behind its command, which fills a screen.
-            said = str(error).partition("Output:\n")[2] or str(error)
+            # The compiler's own message comes after its command, which fills a screen.
+            message = (str(error).partition("Output:\n")[2] or str(error)).strip().splitlines()[0]
             raise RunError(
-                f"the loss cannot be compiled ({said.strip().splitlines()[0][:200]}); set loss.compiled: false, or see "
+                f"the loss cannot be compiled ({message[:200]}); set loss.compiled: false, or see "
                 f"that the C++ compiler works and {tempfile.gettempdir()} has room"
             ) from error
 

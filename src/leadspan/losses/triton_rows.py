@@ -22,7 +22,7 @@ _WARPS = 8
 def triton_dense_rows(
     transform: LogitTransform, teacher_transform: LogitTransform, divergence: str, temperature: float
 ) -> RowPart:
-    """The kernel behind the interface of `leadspan.losses.rows.dense_rows`."""
+    """The kernel with the interface of `leadspan.losses.rows.dense_rows`."""
     options: dict[str, Any] = {
         "temperature": temperature,
         "s_scale": transform.scale,

@@ -45,7 +45,7 @@ def final_hidden_states(
         positions: Positions to keep.
 
     Returns:
-        As `head_weight` takes them: with a one behind each where the head has a bias.
+        As `head_weight` takes them: with a 1 appended to each where the head has a bias.
     """
     layout = layout_of(model)
     if layout == "packed":

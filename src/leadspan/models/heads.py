@@ -73,7 +73,7 @@ def head_weight(model: PreTrainedModel) -> Float[torch.Tensor, "V d"]:
 
 
 def with_ones(model: PreTrainedModel, hidden: Float[torch.Tensor, "m d"]) -> Float[torch.Tensor, "m d"]:
-    """Hidden states as `head_weight` takes them: with a one behind each where the head has a bias."""
+    """Hidden states as `head_weight` takes them: with a 1 appended to each where the head has a bias."""
     if head_of(model).bias is None:
         return hidden
     return torch.cat([hidden, hidden.new_ones(len(hidden), 1)], dim=1)

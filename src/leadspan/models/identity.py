@@ -34,7 +34,7 @@ def weights_id(settings: ModelSettings) -> str:
         raise ModelError(f"model {settings.path}: no {names} in {directory}; give a model's directory")
     if settings.quantization is not None:
         digest.update(f"{settings.quantization};".encode())
-    # Names without directories: a model is the same wherever it lies.
+    # Names without directories: a model is the same in any directory.
     for path in files:
         with path.open("rb") as file:
             digest.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()};".encode())

@@ -44,7 +44,7 @@ def reading(what: str) -> Iterator[None]:
 
     Libraries that read model files raise whatever the first wrong value happens to break: assertions, attribute and
     index errors, errors of recursion, and panics of Rust, which are not an `Exception`. Warnings of Transformers
-    are not shown: they name what stands in the files as it stands there.
+    are not shown, since they quote the files unchecked.
 
     Args:
         what: Begins the message, e.g. `model PATH`.

@@ -164,10 +164,10 @@ class RowMaker:
         tags = self.renderer.rendering
         text = self.text(new_ids)
         if tags.think_close in text:
-            return self._first(new_ids, lambda begun: tags.think_close in begun)
+            return self._first(new_ids, lambda start: tags.think_close in start)
         # A text that is still empty, or half a tag, may yet become a chain of thought.
-        begun = text.strip()
-        opens = bool(self.renderer.opening) or begun.startswith(tags.think_open) or tags.think_open.startswith(begun)
+        start = text.strip()
+        opens = bool(self.renderer.opening) or start.startswith(tags.think_open) or tags.think_open.startswith(start)
         return len(new_ids) if opens else 0
 
     def text(self, ids: Sequence[int]) -> str:

@@ -96,7 +96,7 @@ def hidden_dtype(settings: CaptureSettings, teacher: torch.dtype) -> torch.dtype
 
 def head_file(targets: DenseTargets, num_tokens: int) -> tuple[bytes, HeadEntry]:
     """Content of the file of the teacher's head, and its entry in the manifest."""
-    # The first rows only, as in the distribution: what lies behind them is padding of the vocabulary.
+    # The first rows only, as in the distribution: what follows them is padding of the vocabulary.
     content = save({"weight": targets.head.detach()[:num_tokens].cpu().contiguous()})
     entry = HeadEntry(sha256=hashlib.sha256(content).hexdigest(), scale=targets.scale, softcap=targets.softcap)
     return content, entry

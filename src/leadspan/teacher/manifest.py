@@ -29,7 +29,7 @@ _PROGRESS = (
     "seconds",
     "flops",
 )
-_NAMES = ("teacher", "teacher_revision")  # a teacher is its weights, wherever they lie
+_NAMES = ("teacher", "teacher_revision")  # a teacher is its weights, in any directory
 
 
 class HeadEntry(Settings):
@@ -47,7 +47,7 @@ class ShardEntry(Settings):
     """One Arrow file."""
 
     name: str
-    """File name; the part behind the dash is the start of its SHA-256."""
+    """File name; the part after the dash is the start of its SHA-256."""
     num_rows: int
     """Captured sequences in it."""
     num_positions: int

@@ -53,9 +53,9 @@ def read_support(answer: PromptLogprobs | None, input_ids: np.ndarray, k: int, w
     Args:
         answer: What an engine returned for the sequence.
         input_ids: The sequence, [T].
-        k: Tokens asked for.
+        k: Tokens requested.
         who: The engine, for errors.
-        setting: The setting that says how many tokens are asked for.
+        setting: The setting that says how many tokens are requested.
 
     Raises:
         TargetsError: The answer is of another length or of other tokens, has fewer than `k`, or holds no

@@ -18,7 +18,7 @@ from leadspan.teacher.store import TargetStore
 
 @dataclass(frozen=True, slots=True)
 class Sequences:
-    """Sequences to run the teacher over, built when they are asked for.
+    """Sequences to run the teacher over, built on access.
 
     Attributes:
         sources: Examples under one cut each.
@@ -131,7 +131,7 @@ def plan_capture(sequences: Sequences, settings: CaptureSettings, seed: int) -> 
         if positions >= settings.positions_per_shard or number == len(packs) - 1:
             shards.append((start, number + 1))
             start, positions = number + 1, 0
-    # A zero byte stands in none of the three, so different plans never join to the same text.
+    # None of the three contains a zero byte, so different plans never join to the same text.
     content = "\0".join((sequences.content_hash, str(packs), str(shards)))
     return CapturePlan(packs, shards, lengths, hashlib.sha256(content.encode()).hexdigest()[:32])
 

@@ -169,7 +169,7 @@ class TeacherServer:
 
 def _read_vllm(answer: Any) -> PromptLogprobs:
     entries = answer["choices"][0]["prompt_logprobs"]
-    return [entry and {int(token): float(said["logprob"]) for token, said in entry.items()} for entry in entries]
+    return [entry and {int(token): float(value["logprob"]) for token, value in entry.items()} for entry in entries]
 
 
 def _read_sglang(answer: Any) -> PromptLogprobs:
@@ -179,5 +179,5 @@ def _read_sglang(answer: Any) -> PromptLogprobs:
     rows: list[dict[int, float] | None] = [None]
     for (log_prob, token, *_), top in zip(tokens[1:], tops[1:], strict=True):
         # The prompt's own token is added, since it need not be among the likeliest.
-        rows.append({int(likely): float(said) for said, likely, *_ in top} | {int(token): float(log_prob)})
+        rows.append({int(i): float(log_p) for log_p, i, *_ in top} | {int(token): float(log_prob)})
     return rows

@@ -18,7 +18,7 @@ Precision = Literal["packed", "float32"]
 
 
 class LiveTargets(Settings):
-    """The teacher runs beside the student."""
+    """The teacher runs in the process that trains the student."""
 
     kind: Literal["live"] = "live"
     """Tag."""

@@ -188,7 +188,7 @@ class StoredTeacher(TeacherSource):
         return self.manifest.kept_targets
 
     def shape(self) -> ModelShape | None:
-        """The head beside hidden states; nothing for a sparse codec."""
+        """The head that is applied to stored hidden states; None for a sparse codec."""
         # Sparse targets hold probabilities already; hidden states need the head's weights and its products.
         is_dense = isinstance(self.manifest.codec, Hidden)
         return head_only(self.manifest.hidden_size, self.manifest.num_tokens) if is_dense else None

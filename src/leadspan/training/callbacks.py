@@ -111,7 +111,7 @@ class Clock(TrainerCallback, ExportableState):
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
-        """Time what is done inside as a part; parts may lie within each other."""
+        """Time the block as a part; parts may be nested."""
         start = _mark()
         with record_function(name):  # a profile shows the parts by their names
             yield
@@ -119,7 +119,7 @@ class Clock(TrainerCallback, ExportableState):
 
     @contextmanager
     def before_step(self, name: str) -> Iterator[None]:
-        """Time what is done for the next step before it begins, as a part that counts as the step's time."""
+        """Time a block before the next step begins, as a part that counts towards the time of that step."""
         _wait_for_device()
         start = time.perf_counter()
         yield

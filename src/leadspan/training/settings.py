@@ -108,7 +108,7 @@ class TrainingSettings(Settings):
     keep: Literal["best", "last"] = "best"
     """Which weights become the student: lowest validation loss, or the last."""
     num_workers: int = Field(default=0, ge=0)
-    """Processes that assemble batches beside training, on each rank; with 0 training does it itself."""
+    """Processes on each rank that assemble batches while it trains; with 0 the training process does it."""
     log_every: int = Field(default=10, ge=1)
     """Steps between log lines."""
     report_to: list[Literal["tensorboard", "wandb", "trackio", "mlflow"]] = ["tensorboard"]
