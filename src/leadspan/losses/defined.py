@@ -83,13 +83,19 @@ def check_defined(is_drawn: bool, tails: Collection[float], divergence: AnyDiver
     """
     if divergence.kind == "policy_gradient":  # of the drawn token, whose probability is always kept
         return
+    # These are infinite where the teacher's tail is rounded to 0.
+    needs_log_tail = (
+        isinstance(divergence, ReverseKl)
+        or (isinstance(divergence, JensenShannon) and divergence.beta == 1)
+        or (isinstance(divergence, SkewReverseKl) and divergence.alpha == 0)
+    )
     if is_drawn:
         if divergence.kind != "forward_kl":
             raise TargetsError(
                 f"loss.divergence is {divergence.kind}, and a sampled support estimates the forward KL only; "
                 "set loss.divergence={kind: forward_kl}, or capture top_k, top_p or hidden targets"
             )
-    elif _needs_log_tail(divergence) and temperature not in tails:
+    elif needs_log_tail and temperature not in tails:
         raise TargetsError(
             f"loss.divergence is {divergence.kind} at temperature {temperature:g}, which needs the logarithm of the "
             "tail's mass, and the sparse targets do not keep that mass at this temperature; "
@@ -100,16 +106,3 @@ def check_defined(is_drawn: bool, tails: Collection[float], divergence: AnyDiver
             f"loss.divergence is {divergence.kind}, which is not defined with the tail as one outcome; "
             f"set one of {', '.join(_OVER_A_TAIL)}, or capture hidden targets"
         )
-
-
-def _needs_log_tail(divergence: AnyDivergence) -> bool:
-    """Whether the divergence is infinite where the teacher's tail is rounded to 0."""
-    match divergence:
-        case ReverseKl():
-            return True
-        case JensenShannon():
-            return divergence.beta == 1
-        case SkewReverseKl():
-            return divergence.alpha == 0
-        case _:
-            return False

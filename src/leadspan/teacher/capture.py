@@ -3,6 +3,7 @@
 A `CaptureJob` holds plain settings and the sequences; it knows nothing of the recipe or study that composes it.
 """
 
+import contextlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -153,6 +154,14 @@ def _describe(job: CaptureJob, teacher: PreTrainedModel | None) -> tuple[Manifes
         weight, transform = head_weight(teacher), transform_of(teacher)
         targets = DenseTargets(weight.new_empty(0, width), weight, transform.scale, transform.cap)
         content, entry = head_file(targets, _num_tokens(job, rows))
+    flops = None
+    with contextlib.suppress(ModelError):  # a shape that cannot be read is no reason not to capture
+        if not isinstance(job.teacher, Served):
+            shape, lengths = shape_from(job.teacher), job.plan.lengths
+            flops = sum(forward_body(shape, n) + forward_attention(shape, n) for n in lengths)
+            # Hidden states are stored before the head, so nothing is projected.
+            if not isinstance(settings.codec, Hidden):
+                flops += sum(forward_head(shape, n - 1) for n in lengths)
     manifest = Manifest(
         teacher=name,
         teacher_revision=job.teacher.revision if isinstance(job.teacher, Pretrained) else None,
@@ -170,26 +179,10 @@ def _describe(job: CaptureJob, teacher: PreTrainedModel | None) -> tuple[Manifes
         plan_hash=job.plan.content_hash,
         num_sequences=len(job.sequences),
         num_positions=sum(n - 1 for n in job.plan.lengths),
-        flops=_flops(job),
+        flops=flops,
         versions=environment(job.seed),
     )
     return manifest, content
-
-
-def _flops(job: CaptureJob) -> int | None:
-    """Operations of the forward pass over all sequences; the head counts only where logits are needed."""
-    if isinstance(job.teacher, Served):
-        return None
-    try:
-        shape = shape_from(job.teacher)
-    except ModelError:
-        return None
-    # Hidden states are stored before the head, so nothing is projected.
-    with_head = not isinstance(job.settings.codec, Hidden)
-    return sum(
-        forward_body(shape, n) + forward_attention(shape, n) + with_head * forward_head(shape, n - 1)
-        for n in job.plan.lengths
-    )
 
 
 def _engine(job: CaptureJob, teacher: PreTrainedModel | None) -> Engine:
