@@ -102,8 +102,8 @@ def break_points(frontier: Frontier, target: float = 0.9, bootstrap: Bootstrap =
 def _break_point(name: str, rows: Sequence[Row], frontier: Frontier, target: float, bootstrap: Bootstrap) -> BreakPoint:
     full = frontier.row(rows[0].reference)
     assert full is not None, "a reference has a row"
-    measured, runs = _measured(rows, full, target, bootstrap), [run for row in rows for run in row.runs]
-    predicted = _predicted(runs)
+    measured = _measured(rows, full, target, bootstrap)
+    predicted, not_predicted = _predicted([run for row in rows for run in row.runs])
     return BreakPoint(
         family=name,
         target=target,
@@ -114,7 +114,7 @@ def _break_point(name: str, rows: Sequence[Row], frontier: Frontier, target: flo
         reason=measured.reason,
         reference=full.label,
         between=measured.between,
-        not_predicted=None if predicted else _why_not_predicted(runs),
+        not_predicted=not_predicted,
         is_continuous=_policy(rows[0]).nears_full,
     )
 
@@ -191,27 +191,22 @@ def _scores(row: Row, seeds: Sequence[int]) -> list[Scores]:
     return [result.correct for seed, result in runs if not seeds or seed in seeds]
 
 
-def _is_lead(run: RunResult) -> bool:
-    return run.policy is not None and isinstance(run.policy.inner, Lead)
-
-
-def _why_not_predicted(runs: Sequence[RunResult]) -> str:
-    if not _is_lead(runs[0]):
-        return "LSP* is defined for leads only"
-    if all(run.prediction is None for run in runs):
-        return "it is part of the prediction of costs, which these runs lack"
-    if all(run.prediction is None or run.prediction.break_point_traces is None for run in runs):
-        return "the traces of these runs were not searched for their first answer"
-    return "no trace was found to state its right answer in the chain of thought"
-
-
-def _predicted(runs: Sequence[RunResult]) -> Interval | None:
-    """Mean of the predictions and of their ends; seeds differ little, because they only split the same traces anew."""
-    points = [run.prediction.break_point for run in runs if run.prediction and run.prediction.break_point]
-    if not points or not _is_lead(runs[0]):
-        return None
-    ends = {name: fmean(getattr(interval, name) for interval in points) for name in ("value", "low", "high")}
-    return points[0].model_copy(update=ends)
+def _predicted(runs: Sequence[RunResult]) -> tuple[Interval | None, str | None]:
+    """LSP* of the runs of a family, or why there is none."""
+    policy = runs[0].policy
+    if policy is None or not isinstance(policy.inner, Lead):
+        return None, "LSP* is defined for leads only"
+    predictions = [run.prediction for run in runs if run.prediction]
+    if not predictions:
+        return None, "it is part of the prediction of costs, which these runs lack"
+    points = [prediction.break_point for prediction in predictions if prediction.break_point]
+    if points:
+        # Means of the ends too: seeds differ little, because they only split the same traces anew.
+        ends = {name: fmean(getattr(interval, name) for interval in points) for name in ("value", "low", "high")}
+        return points[0].model_copy(update=ends), None
+    if all(prediction.break_point_traces is None for prediction in predictions):
+        return None, "the traces of these runs were not searched for their first answer"
+    return None, "no trace was found to state its right answer in the chain of thought"
 
 
 def _family_names(families: Sequence[Sequence[Row]]) -> list[str]:
