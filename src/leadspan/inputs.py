@@ -1,6 +1,7 @@
 """The inputs of the stages, from a recipe: examples, targets, training and rollout inputs. Decides nothing itself."""
 
 import logging
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from datasets import Dataset
@@ -26,6 +27,7 @@ from leadspan.rollout.settings import RolloutSettings
 from leadspan.rollout.source import Rollouts
 from leadspan.rollout.stored import stored_rollouts
 from leadspan.rollout.vllm_engine import check_can_draw
+from leadspan.sources import Source, source_faults
 from leadspan.status import report_status
 from leadspan.teacher.manifest import DRAWN_FILE
 from leadspan.teacher.served import RemoteTeacher
@@ -79,6 +81,18 @@ def prepare_splits(recipe: Recipe) -> tuple[Renderer, Splits]:
 def load_renderer(recipe: Recipe) -> Renderer:
     """Tokenizer and template of a recipe's data."""
     return Renderer(load_tokenizer(recipe.tokenizer_path, recipe.tokenizer_revision), recipe.data.rendering)
+
+
+def check_renderings(recipes: Iterable[Recipe]) -> None:
+    """Let the tokenizers of recipes that can be loaded render a conversation, as training does first.
+
+    Raises:
+        ModelError: A template does not give what a recipe trains on, or does not read one of its variables.
+    """
+    first = {(r.tokenizer_path, r.tokenizer_revision, r.data.rendering.model_dump_json()): r for r in recipes}
+    for recipe in first.values():
+        if not source_faults([Source("tokenizer", recipe.tokenizer_path, "model")]):
+            load_renderer(recipe)
 
 
 def training_examples(recipe: Recipe, splits: Splits, renderer: Renderer, policy: Policy) -> Examples:

@@ -103,3 +103,77 @@ def test_numerals_with_a_base(answer: str, gold: str, outcome: str) -> None:
 @pytest.mark.parametrize("power", [r"\sin^2 30^\circ", r"\sin^{2} 30^\circ", r"\sin ^2(30^\circ)"])
 def test_powers_of_functions(power: str) -> None:
     assert decide(power, r"\frac{1}{4}") == "right"
+
+
+@pytest.mark.parametrize(
+    ("answer", "gold", "outcome"),
+    [
+        (r"n^2 \text{ for even } n", "n^2", "wrong"),
+        (r"n^2 \text{ for } n = 3", "n^2", "wrong"),
+        (r"\frac{k\pi}{2} \text{ where } k \text{ is odd}", r"\frac{k\pi}{2}", "wrong"),
+        (r"10 \text{ when } x = 5", "10", "right"),  # where the value is attained
+        (r"p^2 \text{ where } p \text{ is prime}", "p^2", "right"),
+        (r"\frac{1}{s + a} \quad \text{for } s > -a", r"\frac{1}{s+a}", "right"),
+        (r"x^2 \text{ for all } x, y > 0", "x^2", "right"),
+        (r"3 \text{ if } n \text{ is even}, 4 \text{ if } n \text{ is odd}", "3", "unparsed"),
+        (r"n \text{ if } n > 0, 0 \text{ otherwise}", "n", "unparsed"),
+        ("n^2", r"n^2 \text{ if } n \text{ is even}, n^2 - 1 \text{ if } n \text{ is odd}", "wrong"),
+    ],
+)
+def test_one_case_of_several_is_not_the_answer(answer: str, gold: str, outcome: str) -> None:
+    assert decide(answer, gold) == outcome
+
+
+@pytest.mark.parametrize(
+    ("answer", "gold", "outcome"),
+    [
+        ("20 m/s", "72 km/h", "right"),
+        ("72 km/h", "20 m/s", "right"),
+        ("20 m/s", "20 km/h", "wrong"),
+        ("20 m/s", "20", "right"),
+        ("5 m", "500 cm", "right"),
+        (r"500\text{ cm}", "5 m", "right"),
+        ("5 m", r"5\text{ s}", "wrong"),
+        ("5 m", "5 s", "wrong"),
+        ("100 g", r"0.1\text{ kg}", "right"),
+        ("2 h", r"120 \text{ min}", "right"),
+        ("5m", "5", "wrong"),  # a product
+        ("5", "5m", "wrong"),
+    ],
+)
+def test_units_of_one_letter_convert(answer: str, gold: str, outcome: str) -> None:
+    assert decide(answer, gold) == outcome
+
+
+@pytest.mark.parametrize(
+    ("answer", "gold", "outcome"),
+    [
+        ("3+4j", "3+4i", "right"),
+        ("3+4i", "3+4j", "right"),
+        ("(1+2j)^2", "-3+4i", "right"),
+        (r"\{2+j, 2-j\}", r"2 \pm i", "right"),
+        ("3-4j", "3+4i", "wrong"),
+        ("2i+3j", "2i+3", "wrong"),
+        ("4j", "4", "wrong"),
+    ],
+)
+def test_the_imaginary_unit_of_engineers(answer: str, gold: str, outcome: str) -> None:
+    assert decide(answer, gold) == outcome
+
+
+@pytest.mark.parametrize(
+    ("text", "boxes"),
+    [
+        (r"(a) \boxed{1} (b) \boxed{2}", "1, 2"),
+        ("(a) $\\boxed{1}$\n\n(b) $\\boxed{2}$\n\n(c) $\\boxed{3}$", "1, 2, 3"),
+        ("**Part (a):** \\boxed{1}\n\n**Part (b):** The sum is \\boxed{2}", "1, 2"),
+        ("1. \\boxed{1}\n2. \\boxed{2}", "1, 2"),
+        (r"i) \boxed{1}, ii) \boxed{2}", "1, 2"),
+        (r"Part a: \boxed{1}. Part b: \boxed{2}.", "1, 2"),
+        (r"\boxed{1} (a) is wrong, so it is \boxed{2}", "2"),
+        (r"Step 1: \boxed{3}. Step 2: \boxed{4}", "4"),
+        (r"\boxed{5} a \boxed{6}", "6"),
+    ],
+)
+def test_labelled_boxes_are_one_list(text: str, boxes: str) -> None:
+    assert committed_boxes(text) == boxes

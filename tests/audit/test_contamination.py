@@ -2,7 +2,7 @@ import json
 from pathlib import Path
 
 from leadspan.audit.contamination import TaskIndex, index_tasks, shared_with, summarise
-from leadspan.audit.overlap import words
+from leadspan.data.questions import words
 from leadspan.evaluation.settings import TaskSettings
 
 LONG = "Ann has twelve red apples and gives four of them to Bob who eats one at once today"

@@ -1,4 +1,5 @@
-from leadspan.audit.overlap import content_stems, ngrams, phrases, shared_numbers, shared_words, thirds_of_words, words
+from leadspan.audit.overlap import content_stems, ngrams, phrases, shared_numbers, shared_words, thirds_of_words
+from leadspan.data.questions import words
 
 
 def test_words_and_ngrams() -> None:

@@ -12,9 +12,11 @@ from leadspan.cli import is_out_of_memory, main
 from leadspan.evaluation.result import EvalResult
 from leadspan.models.settings import Pretrained, RandomInit
 from leadspan.results import RunResult, save_run
+from leadspan.settings import dump_yaml
 from leadspan.statistics.intervals import bootstrap_mean
 from made_runs import made_recipe
 from recipes import toy_recipe, write_recipe
+from studies import toy_study
 
 
 def test_help_loads_neither_torch_nor_transformers() -> None:
@@ -34,6 +36,21 @@ def test_dry_run_prints_the_resolved_recipe(tmp_path: Path, capsys: pytest.Captu
     path = write_recipe(toy_recipe(tmp_path), tmp_path / "r.yaml")
     assert main(["distill", str(path), "--dry-run", "cut.p=0.3"]) == 0
     assert "p: 0.3" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", [["distill", "--dry-run"], ["plan"], ["study", "--dry-run"]], ids=" ".join)
+def test_a_template_variable_that_is_not_read_is_refused_before_training(
+    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    variables = "data.rendering.template_variables={enable_thinkin: true}"
+    if command[0] == "study":
+        study, place = toy_study(tmp_path, settings=[variables])
+        place.write_text(dump_yaml(study))
+        arguments = [str(place)]
+    else:
+        arguments = [str(write_recipe(toy_recipe(tmp_path), tmp_path / "r.yaml")), variables]
+    assert main([command[0], *arguments, *command[1:]]) == 2
+    assert "the template does not read 'enable_thinkin'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -288,6 +288,26 @@ def test_a_thought_of_an_earlier_turn_may_go_and_its_answer_may_not() -> None:
     assert isinstance(cuts.render(Trace(messages, "c", "a")), Refusal)
 
 
+@pytest.mark.parametrize(
+    ("content", "lost"),
+    [
+        ("<think>a</think>It is seven.</think>Yes.", "It is seven."),
+        ("a</think>It is seven.</think>Yes.", "It is seven."),
+        ("Let me see. <think>a</think>Yes.", "Let me see."),
+        ("<think>a</think>It is seven.<think>b</think>Yes.", "It is seven."),
+        ("<think>a</think>Yes.", ""),
+        ("a</think>Yes.", ""),
+    ],
+)
+def test_what_an_earlier_turn_says_beside_its_thought_may_not_go(content: str, lost: str) -> None:
+    messages = (*TRACE.messages, {"role": "assistant", "content": content}, {"role": "user", "content": "sure?"})
+    text = Renderer(character_tokenizer(DROPS_COT), Rendering(assistant_turn="append")).render(
+        Trace(messages, "c", "a")
+    )
+    assert isinstance(text, Refusal) == bool(lost)
+    assert not isinstance(text, Refusal) or lost in text.detail
+
+
 @pytest.mark.shared
 def test_the_real_tokenizer_drops_developer_turns(shared: Path) -> None:
     from transformers import AutoTokenizer

@@ -16,7 +16,18 @@ from leadspan.traces.records import Trace
 pytestmark = pytest.mark.shared
 
 TRACE = Trace(({"role": "user", "content": "What is 5 + 6?"},), "Five.\n\nSo eleven.", "It is 11.", place="t.jsonl:1")
-SPECIALS = ["<|user|>", "<|assistant|>", "<turn|>", "<|turn>", "<|channel>", "<channel|>", "<seed:eos>", "[/INST]"]
+SPECIALS = [
+    "<|inner_prefix|>",
+    "<|inner_suffix|>",
+    "<|user|>",
+    "<|assistant|>",
+    "<turn|>",
+    "<|turn>",
+    "<|channel>",
+    "<channel|>",
+    "<seed:eos>",
+    "[/INST]",
+]
 SPECIALS += [
     "<|start|>",
     "<|end|>",
@@ -202,6 +213,38 @@ FAMILIES = {
         "<|end|>",
         "<|assistant|>",
         {"template_variables": {"reasoning_effort": "high"}, "think_open": "<think:a>", "think_close": "</think:a>"},
+    ),
+    "Apertus: blocks of the content": Family(
+        "{% for m in messages %}<|{{ m.role }}|>{% if m.content is string %}{{ m.content }}{% else %}"
+        "{% for b in m.content.blocks %}{% if b.type == 'thoughts' %}<|inner_prefix|>{{ b.text }}{% else %}"
+        "<|inner_suffix|>{{ b.text }}{% endif %}{% endfor %}{% endif %}<|end|>{% endfor %}"
+        "{% if add_generation_prompt %}<|assistant|>{% endif %}",
+        'set data.rendering.think_open: "<|inner_prefix|>" and think_close: "<|inner_suffix|>"',
+        "<|inner_prefix|>Five.\n\nSo eleven.<|inner_suffix|>It is 11.",
+        "<|end|>",
+        "<|assistant|>",
+        {"think_open": "<|inner_prefix|>", "think_close": "<|inner_suffix|>"},
+    ),
+    "Apriel 1.5: tags that a variable alone writes, behind the answer": Family(
+        "{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}{% if add_thoughts and m.thought %}<thinking>"
+        "{{ m.thought }}</thinking>{% endif %}<|end|>\n{% endfor %}{% if add_generation_prompt %}<|assistant|>\n"
+        "{% endif %}",
+        "its source has '<thinking>', '</thinking>', not the think tags of data.rendering; set "
+        "data.rendering.think_open and think_close",
+        "<thinking>\nFive.\n\nSo eleven.\n</thinking>\n\nIt is 11.",
+        "<|end|>",
+        "<|assistant|>\n",
+        {"think_open": "<thinking>", "think_close": "</thinking>"},
+    ),
+    "Gemma 4, version 2: turns drop a channel that no key fills": Family(
+        "{% for m in messages %}<|turn>{{ m.role }}\n"
+        "{{ m.content.split('<channel|>')[-1] | trim if '<|channel>' in m.content else m.content }}<turn|>\n"
+        "{% endfor %}{% if add_generation_prompt %}<|turn>assistant\n{% endif %}",
+        "its source has '<channel|>', '<|channel>', not the think tags of data.rendering",
+        "<|channel>thought\nFive.\n\nSo eleven.\n<channel|>\n\nIt is 11.",
+        "<turn|>",
+        "<|turn>assistant\n",
+        {"think_open": "<|channel>thought", "think_close": "<channel|>", "assistant_turn": "append"},
     ),
     "Nemotron Nano: the header opens, and turns repeat it": Family(
         "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.role == 'assistant' and loop.last %}<think>\n"

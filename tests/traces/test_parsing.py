@@ -220,6 +220,20 @@ def test_a_generation_that_was_cut_off_is_passed_over() -> None:
     assert isinstance(result, Trace) and result.answer.endswith("Later.")
 
 
+@pytest.mark.parametrize(
+    "flag",
+    [{"weight": 0}, {"weight": 0.0}, {"weight": "0"}, {"train": False}, {"training": "false"}],
+    ids=lambda flag: str(flag),
+)
+def test_a_reply_that_is_not_to_be_learnt_is_refused(flag: dict[str, object]) -> None:
+    turns = [{"role": "user", "content": "2 + 2?"}, {"role": "assistant", "content": THINK, **flag}]
+    refused = read({"messages": turns})
+    assert isinstance(refused, Refusal) and refused.reason == "turn that is not to be learnt"
+    assert isinstance(read({"messages": [turns[0], {**turns[1], next(iter(flag)): 1}]}), Trace)
+    earlier = [turns[0], {"role": "assistant", "content": "four", **flag}, turns[0], {**turns[1], next(iter(flag)): 1}]
+    assert isinstance(read({"messages": earlier}), Trace)
+
+
 def test_what_is_nested_without_end_is_refused() -> None:
     content: object = "deep"
     for _ in range(sys.getrecursionlimit()):

@@ -10,9 +10,12 @@ _BOX = re.compile(
 )
 _BETWEEN = re.compile(
     r"(?:\\(?:quad|qquad)(?![A-Za-z])|\\text\s*+\{\s*+(?:and|or)?\s*+\}|\b(?:and|or)\b"
-    r"|(?<![A-Za-z])[A-Za-z](?:_\{?\w++\}?)?\s*+(?:=|\\in(?![A-Za-z]))|[\s$,;.:&*()\[\]\\-])*+"
+    r"|(?<![A-Za-z])[A-Za-z](?:_\{?\w++\}?)?\s*+(?:=|\\in(?![A-Za-z]))"
+    r"|(?:\b[Pp]art\s*+\(?|\(|(?<![^\s*]))(?:[a-h]|i{1,3}|iv|v|[1-9])(?:\)|\.(?=\s)|(?=[*:]))"
+    r"(?:[*:\s]*+[A-Za-z ]{0,30}\b(?:is|are|equals)\b)?"
+    r"|[\s$,;.:&*()\[\]\\-])*+"
 )
-"""Text between the boxes of a list: separators, and the names of variables."""
+"""Text between the boxes of a list: separators, names of variables, and labels of parts such as `(b)`."""
 _COMMAND = re.compile(r"\\+(?:boxed|fbox|framebox)\s*+\{?$")
 _DOLLARS = re.compile(r"^\$(?!\d[^$]*$)|(?<!\\)\$$|(?<=\$)\s*\.$")
 """Delimiters at either end; not the dollar sign of an amount, nor a full stop without delimiters."""
@@ -75,6 +78,8 @@ def committed_boxes(text: str) -> str | None:
 
     >>> committed_boxes(r"x = \boxed{3} and y = \boxed{4}"), committed_boxes(r"\boxed{6}, or rather \boxed{5}")
     ('3, 4', '5')
+    >>> committed_boxes(r"(a) \boxed{6} (b) The sum is \boxed{7}")
+    '6, 7'
     """
     boxes = sorted((box for box in _boxes(text) if text[box].strip()), key=_start)
     if not boxes:

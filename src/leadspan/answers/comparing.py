@@ -12,16 +12,12 @@ FRACTION_TOLERANCE = 1.0001e-6
 """Share by which a decimal may miss a fraction that has no finite decimal: 0.333333 is 1/3."""
 IRRATIONAL_TOLERANCE = 1e-9
 """Share by which a decimal may miss an irrational number: 3.14159265 is not pi, 3.1415926536 is."""
-_SAME = 1e-40
-"""Share of the larger one up to which two numbers computed to 60 digits are the same."""
-# Decimal digits to which numbers are evaluated.
-_DIGITS = 60
+# Decimal digits to which numbers are evaluated, and the share of the larger one up to which two of them are the same.
+_DIGITS, _SAME = 60, 1e-40
 _MAX_LOG = 50_000
 """Natural logarithm of the largest power or factorial that is computed in full."""
-_POINTS = 12
-"""Points at which formulas are compared; four with a value on both sides are enough."""
-# Points with a value that a comparison needs.
-_ENOUGH = 4
+# Points at which formulas are compared, and points with a value on both sides that are enough.
+_POINTS, _ENOUGH = 12, 4
 
 
 def equal(answer: Value, gold: Value) -> bool:
@@ -195,8 +191,13 @@ def _match(first_items: Sequence[Any], second_items: Sequence[Any], is_same: Any
 def _equal_quantities(answer: Quantity, gold: Quantity) -> bool:
     has_decimal = answer.has_decimal or gold.has_decimal
     values = [answer.value]
-    if answer.is_percent != gold.is_percent:
-        values = [answer.value, answer.value / 100 if answer.is_percent else answer.value * 100]
+    if (answer.is_percent and gold.units) or (gold.is_percent and answer.units):
+        return False
+    if answer.is_percent and not gold.is_percent:
+        # A gold beyond 1 may be what was asked for in percent; one below it is a share.
+        values = [answer.value / 100, *(values if gold.value.is_number and abs(gold.value) > 1 else ())]
+    elif gold.is_percent and not answer.is_percent:
+        values += [answer.value * 100]
     elif answer.units and gold.units:
         ratio = ratio_of(answer.units[0], gold.units[0])
         values = [] if ratio is None else [answer.value * ratio]
@@ -232,6 +233,7 @@ def _equal_values(answer: Any, gold: Any, has_decimal: bool = False) -> bool:
     if not (isinstance(answer, sympy.Expr) and isinstance(gold, sympy.Expr)):
         return False
     answer, gold = _with_rates(answer), _with_rates(gold)
+    answer, gold = _with_one_imaginary_unit(answer, gold), _with_one_imaginary_unit(gold, answer)
     if not answer.free_symbols and not gold.free_symbols:
         return _equal_numbers(answer, gold, has_decimal)
     at_points = _equal_at_points(answer, gold)
@@ -246,13 +248,21 @@ def _with_rates(value: Any) -> Any:
     return value.xreplace({rate: sympy.Symbol(str(rate)) for rate in rates})
 
 
+def _with_one_imaginary_unit(value: Any, other: Any) -> Any:
+    """The value with the engineers' `j` as the imaginary unit, where the other one has that unit and it has not."""
+    import sympy
+
+    is_given = value.has(sympy.I) or not other.has(sympy.I) or any(symbol.name == "j" for symbol in other.free_symbols)
+    return value if is_given else value.xreplace({name: sympy.I for name in value.free_symbols if name.name == "j"})
+
+
 def _equal_numbers(first: Any, second: Any, has_decimal: bool) -> bool:
     rationals = _rational(first), _rational(second)
     if None not in rationals and (rationals[0] == rationals[1] or all(map(_is_finite_decimal, rationals))):
         return bool(rationals[0] == rationals[1])
     if not (first.is_number and second.is_number):
         return _equal_by_algebra(first, second)
-    values = [complex_part for value in (first, second) for complex_part in [value.evalf(_DIGITS)]]
+    values = [value.evalf(_DIGITS) for value in (first, second)]
     if not all(value.is_number and value.is_finite for value in values):
         return bool(values[0] == values[1])
     tolerance = _SAME
@@ -290,9 +300,7 @@ def _is_finite_decimal(value: Any) -> bool:
 def _equal_at_points(first: Any, second: Any) -> bool | None:
     """Whether formulas have the same values at points drawn from a fixed seed; None where too few have one."""
     pairs = _at_points(first, second)
-    if pairs is None:
-        return None
-    return all(abs(a - b) <= 1e-20 * max(abs(a), abs(b), 1e-10) for a, b in pairs)
+    return None if pairs is None else all(abs(a - b) <= 1e-20 * max(abs(a), abs(b), 1e-10) for a, b in pairs)
 
 
 def _at_points(first: Any, second: Any) -> list[tuple[Any, Any]] | None:
@@ -300,8 +308,7 @@ def _at_points(first: Any, second: Any) -> list[tuple[Any, Any]] | None:
 
     names = sorted(first.free_symbols | second.free_symbols, key=lambda symbol: symbol.name)
     may_be_complex = first.has(sympy.I) or second.has(sympy.I)
-    generator = random.Random(0)
-    pairs: list[tuple[Any, Any]] = []
+    generator, pairs = random.Random(0), list[tuple[Any, Any]]()
     for i in range(_POINTS):
         # Positive numbers at every second point: roots and logarithms have a value there. Fractions over a prime avoid
         # points at which formulas agree by accident, such as 0 and 1.

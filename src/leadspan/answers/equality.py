@@ -9,18 +9,19 @@ r"""Whether an answer has the same meaning as the gold.
 """
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal
 
 from leadspan.answers.boxes import committed_boxes, last_boxed, stated_answers, without_boxes
 from leadspan.answers.comparing import equal
+from leadspan.answers.conditions import condition_of
 from leadspan.answers.formulas import Listing, Quantity, Value
+from leadspan.answers.notation import in_latex, unwrap_commands
 from leadspan.answers.numbers import as_number, unassigned
 from leadspan.answers.quantities import letter_readings
-from leadspan.answers.reading import condition_of, readings
-from leadspan.answers.spelling import BASES, in_latex, respell, unwrap_commands
+from leadspan.answers.reading import readings
+from leadspan.answers.spelling import BASES, respell
 
 Outcome = Literal["right", "wrong", "no_answer", "unparsed", "timeout"]
 _TEXT = re.compile(r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mbox|emph)\s*+\{([^{}]*+)\}")
@@ -46,6 +47,7 @@ _NUMERAL = re.compile(
     re.IGNORECASE,
 )
 _LETTER = re.compile(r"\(?([A-J])\)?[.:]?")
+_LABEL = re.compile(r"(?:\\text(?:bf)?\{ ?)?\((?P<letter>[A-J])\)[ .:~\\}]++(?=.)")
 _CHOSEN = re.compile(
     r"(?:(?:the )?(?:option|choice|answer)(?: is)?:? *)?[(\[]?([A-Z])(?:[)\].:]|(?= -)|$)(?!\d).*+",
     re.IGNORECASE | re.DOTALL,
@@ -76,6 +78,9 @@ def decide(answer: str, gold: str) -> Outcome:
         return _either(same_words(answer, gold) or _says_letter(answer, gold))
     if _says_letter(answer, gold):
         return "right"
+    labels = _LABEL.match(answer), _LABEL.match(gold)
+    if labels[0] and labels[1] and labels[0]["letter"] != labels[1]["letter"]:
+        return "wrong"
     times = time_of_day(answer), time_of_day(gold)
     if None not in times:
         return _either(times[0] == times[1])
@@ -95,21 +100,24 @@ def decide(answer: str, gold: str) -> Outcome:
 def _decide_as_maths(answer: str, gold: str, spelled: str) -> Outcome:
     gold_values = readings(gold)
     values: list[Value] = readings(answer)
-    if any(isinstance(value, Quantity | Listing) for value in gold_values) and not _has_letters(gold_values):
-        # `5m` is a product where the gold has letters; against a number it is five metres.
-        values += letter_readings(spelled)
+    # `5 m` is a product where the other side has letters; against a number or a quantity it is five metres.
+    units, gold_units = letter_readings(spelled), letter_readings(respell(gold))
+    if any(quantity.units for quantity in (*values, *units) if isinstance(quantity, Quantity)):
+        gold_values += gold_units
+    if any(isinstance(value, Listing) or _is_number(value) for value in gold_values):
+        values += units
         if _DECIMAL_COMMA.fullmatch(spelled) and not any(isinstance(value, Listing) for value in gold_values):
             values += readings(spelled.replace(",", "."))
     if not values:
         return "unparsed" if gold_values else "wrong"
-    conditions = condition_of(answer), condition_of(gold)
-    if all(conditions) and conditions[0] != conditions[1]:
+    (condition, is_one_case), (gold_condition, _) = condition_of(answer), condition_of(gold)
+    if condition != gold_condition and condition and (gold_condition or is_one_case):
         return "wrong"
     return _either(any(equal(value, gold_value) for gold_value in gold_values for value in values))
 
 
-def _has_letters(values: Sequence[Value]) -> bool:
-    return any(isinstance(value, Quantity) and (value.units or value.value.free_symbols) for value in values)
+def _is_number(value: Value) -> bool:
+    return isinstance(value, Quantity) and not value.value.free_symbols
 
 
 def _says_letter(answer: str, gold: str) -> bool:

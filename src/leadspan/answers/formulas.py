@@ -149,6 +149,7 @@ _INDEX = re.compile(
     r"(?<!\\)(?P<base>\\[A-Za-z]++|[A-Za-z])\s*+_\s*+(?P<index>\{(?:[^{}]|\{[^{}]*+\})*+\}|\\[A-Za-z]++|\w)"
 )
 _WITH_INDEX = re.compile(r"\\(?:log|sum|prod|int|oint|lim|max|min|binom|bigcup|bigcap|inf|sup)\b")
+_INVERSE = re.compile(r"(?<![A-Za-z\\])([fghFGH])\s*+\^\s*+\{\s*+-1\s*+\}(?=\s*+\()")
 _PRIME = re.compile(r"([A-Za-z]|\\[A-Za-z]++)\s*+((?:')++|\^\s*+\{?\s*+(?:\\prime\s*+)++\}?)")
 _POWER_OF_T = re.compile(
     r"\^\s*+(?:T(?![A-Za-z])|\{\s*+T\s*+\})"
@@ -202,6 +203,7 @@ def _grammatical(text: str) -> str:
     text = _CIS.sub(lambda m: _cis(m[1] or m[2] or m[3]), text)
     text = _DEGREES.sub(r"(\1\\cdot\\frac{\\pi}{180})", text)
     text = _INDEX.sub(_with_index, text)
+    text = _INVERSE.sub(lambda m: _symbol(m[1] + "inverse"), text)
     text = _PRIME.sub(lambda m: _symbol(m[1] + "prime" * (m[2].count("'") + m[2].count("prime"))), text)
     text = _UPRIGHT.sub(lambda m: m[1] if len(m[1]) == 1 else _symbol(m[1]), text)
     text = _POWER_OF_T.sub(r"^{1\\cdot T}", text)

@@ -10,7 +10,7 @@ from leadspan.answers.formulas import Quantity, UnreadableError, read_formula
 
 _FACTOR = re.compile(
     r"(?P<over>/|\bper\b)|(?:(?P<before>square|sq|cubic|cu)\.? )?(?P<name>[^\W\d_]+)"
-    r"(?:\^\{?(?P<power>-?\d)\}?|(?P<digit>[23])\b| (?P<after>squared|cubed)\b)?"
+    r"(?:\s*+\^\s*+\{?\s*+(?P<power>-?\d)\s*+\}?|(?P<digit>[23])\b| (?P<after>squared|cubed)\b)?"
 )
 _POWERS = {"square": 2, "sq": 2, "squared": 2, "cubic": 3, "cu": 3, "cubed": 3}
 _MORE_NAMES = {
@@ -37,7 +37,10 @@ _MORE_UNITS: dict[str, tuple[str, str]] = {
     "hertz": ("1", "hertz"), "Hz": ("1", "hertz"), "eV": ("1", "electronvolt"), "keV": ("1000", "electronvolt"),
     "MeV": ("1000000", "electronvolt"), "GeV": ("1000000000", "electronvolt"), "mol": ("1", "mole"),
     "cal": ("1", "cal"),
-    "kcal": ("1000", "cal"), "decade": ("120", "month"), "century": ("1200", "month"),
+    "kcal": ("1000", "cal"), "Wh": ("3600", "joule"), "kWh": ("3600000", "joule"), "MJ": ("1000000", "joule"),
+    "GJ": ("1000000000", "joule"), "mJ": ("1/1000", "joule"), "mW": ("1/1000", "watt"), "GW": ("1000000000", "watt"),
+    "MPa": ("1000000", "pascal"), "GPa": ("1000000000", "pascal"), "hPa": ("100", "pascal"),
+    "decade": ("120", "month"), "century": ("1200", "month"),
     "year": ("12", "month"), "yr": ("12", "month"), "acre": ("1", "acre"),
 }  # fmt: skip
 """More units: a factor and another unit; a unit that sympy does not know stands for itself."""
@@ -174,8 +177,10 @@ def letter_readings(text: str) -> list[Quantity]:
     value, has_decimal = read_formula(match["value"])
     if match["multiple"]:
         return [Quantity(value * sympy.Integer(_MULTIPLES[match["multiple"]]), has_decimal)]
-    letters = re.findall(_WORD + "+", match["unit"])
-    return [Quantity(value, has_decimal)] if letters[0] in _LETTERS else []
+    if re.findall(_WORD + "+", match["unit"])[0] not in _LETTERS:
+        return []
+    unit = unit_of(match["unit"])
+    return [Quantity(value, has_decimal, () if unit is None else (unit,))]
 
 
 def _sentence_or_formula(text: str) -> Quantity:

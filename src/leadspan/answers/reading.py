@@ -7,6 +7,7 @@ import itertools
 import re
 from typing import Any
 
+from leadspan.answers.conditions import without_condition
 from leadspan.answers.formulas import (
     EQUALS,
     RELATIONS,
@@ -32,10 +33,6 @@ _AND_FRACTION = re.compile(
     r"(?<![\d.,])(\d++)\s*+(?:\\text\s*+\{\s*+and\s*+\}|and)\s*+(\\frac\{\d++\}\{\d++\}|\d++/\d++)(?!\d)"
 )
 _INDIAN = re.compile(r"^-?\d{1,2}(?:,\d{2})+,\d{3}$")
-_CONDITION = re.compile(
-    r"\s*+,?\s*+(?:\\text\s*+\{[\s,(]*+(?:for|where|if|when|whenever|provided|with|such that|as long as)\b|"
-    r"(?<![A-Za-z\\])(?:for|where|if|when|provided|with)\s|\(?\s*\\pmod|\\quad|(?<![A-Za-z\\])[A-Za-z]\s*+\\in\s*+\\mathbb)"
-)
 _NAME = re.compile(
     r"(?:\\text\s*+\{[^{}]*+\}|\\(?!sin|cos|tan|cot|sec|csc|log|ln|exp|frac|sqrt|pi\b)[A-Za-z]++(?:\{\s*+\w++\s*+\})?|[A-Za-z]"
     r"|\\angle\s*+[A-Z\s]++)(?:\s*+[A-Z])*+(?:\s*+_\s*+(?:\{[^{}]*+(?:\{[^{}]*+\}[^{}]*+)?\}|\\?\w++))?"
@@ -66,18 +63,11 @@ def readings(answer: str) -> list[Value]:
     return values
 
 
-def condition_of(answer: str) -> str:
-    """The condition after `where`, `for`, `if` and the like, without white space."""
-    text = respell(answer)
-    match = _CONDITION.search(text)
-    return "" if match is None else re.sub(r"\s|\\text|[{}]", "", text[match.start() :])
-
-
 def _read(text: str, depth: int = 0) -> Value:
     # Eight levels of brackets are more than any answer has; beyond, recursion would be the only outcome.
     if depth > 8 or not text:
         raise UnreadableError(text)
-    text = _without_condition(text) if depth == 0 else text
+    text = without_condition(text) if depth == 0 else text
     pieces, cuts = split(text, SEPARATORS)
     if any(_is_inequality(part) for part in pieces):
         return read_inequality(pieces, cuts)
@@ -86,11 +76,6 @@ def _read(text: str, depth: int = 0) -> Value:
             return Listing(_items(pieces, cuts, depth), "")
         return compound
     return _item(text, depth)
-
-
-def _without_condition(text: str) -> str:
-    match = _CONDITION.search(text)
-    return text if match is None or match.start() == 0 else text[: match.start()].strip(" ,.;")
 
 
 def _compound(text: str) -> Value | None:
@@ -159,7 +144,7 @@ def _item(text: str, depth: int) -> Value:
     if brackets is not None:
         return _bracketed(text, *brackets, depth)
     if _MATRIX.match(text):
-        return _vector(read_formula(text))
+        return _as_value(Quantity(*read_formula(text)))  # a determinant is a number
     if re.search(r"\\pm|\\mp", text):
         return _both_signs(text, depth)
     return _as_value(read_quantity(text))

@@ -11,12 +11,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from leadspan.audit.findings import Contamination, SharedQuestion
-from leadspan.audit.overlap import WORD, phrases, thirds_of_words, words
+from leadspan.audit.overlap import WORD, phrases, thirds_of_words
+from leadspan.data.questions import FEWEST_WORDS, words
 from leadspan.evaluation.settings import TaskSettings
 from leadspan.evaluation.tasks import load_task
 
-# Shorter questions ("What is 2 + 3?") occur in prompts by chance.
-FEWEST_WORDS = 5
 _MOST_EXAMPLES = 5
 _SHOWN_CHARS = 80
 

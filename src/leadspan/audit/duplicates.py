@@ -11,7 +11,8 @@ import numpy as np
 from datasketch import MinHash, MinHashLSH
 
 from leadspan.audit.findings import Duplicates
-from leadspan.audit.overlap import ngrams, words
+from leadspan.audit.overlap import ngrams
+from leadspan.data.questions import words
 
 # 128 permutations estimate a similarity to about 0.04 (standard error of a mean of 128 matches at 0.8).
 NUM_PERM = 128

@@ -74,7 +74,7 @@ class Examiner:
             has_loop=has_loop(cot_ids, limits.loop_repeats, limits.loop_tokens),
             repeated_sentences=repeated_share(trace.cot),
             signature=signature(f"{trace.cot}\n{trace.answer}"),
-            shared=shared_with(prompt, self.tasks),
+            shared=shared_with("\n".join(message["content"] for message in trace.messages), self.tasks),
             gold_fault=trace.gold_fault,
         )
 

@@ -10,16 +10,10 @@ from itertools import accumulate, pairwise
 from unicodedata import normalize
 
 from leadspan.answers.numbers import numbers, small_number_words
+from leadspan.data.questions import LETTER, UNSPACED
 
-_UNSPACED = (
-    "\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff"  # Thai, Lao, Tibetan; Burmese; Khmer
-    "\u3040-\u30ff\u31f0-\u31ff"  # Hiragana, Katakana
-    "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af"  # Chinese characters
-)
-_LETTER = re.compile(rf"(?![\W_])[{_UNSPACED}]")
-_RUN = re.compile(rf"(?:{_LETTER.pattern})+")
-_WORD = re.compile(rf"{_LETTER.pattern}|[^\W_{_UNSPACED}]+")
-_CONTENT = re.compile(rf"[^\W\d_{_UNSPACED}]{{3,}}")
+_RUN = re.compile(rf"(?:{LETTER.pattern})+")
+_CONTENT = re.compile(rf"[^\W\d_{UNSPACED}]{{3,}}")
 # Word of a spaced script and letter of an unspaced one, in thirds of a word: modern Chinese has 1.5 characters a word.
 WORD, _LETTER_THIRDS = 3, 2
 # Words of three letters or more that say nothing of a prompt's content.
@@ -32,15 +26,6 @@ _FUNCTION_TEXT = (
 )
 _FUNCTION_WORDS = frozenset(_FUNCTION_TEXT.split())
 _ENDINGS = ("ing", "ed", "es", "s")
-
-
-def words(text: str) -> list[str]:
-    r"""The words of a text, numbers included, folded to lower case and to plain forms of its letters.
-
-    >>> words("How many eggs, 3 or 4?"), words("x\uff1d3\u4e2a\u82f9")
-    (['how', 'many', 'eggs', '3', 'or', '4'], ['x', '3', '个', '苹'])
-    """
-    return _WORD.findall(normalize("NFKC", text).casefold())
 
 
 def thirds_of_words(tokens: Sequence[str]) -> int:
@@ -66,7 +51,7 @@ def phrases(tokens: Sequence[str], thirds: int) -> Iterator[str]:
 
 
 def _thirds(token: str) -> int:
-    return _LETTER_THIRDS if _LETTER.match(token) else WORD
+    return _LETTER_THIRDS if LETTER.match(token) else WORD
 
 
 def content_stems(text: str) -> set[str]:

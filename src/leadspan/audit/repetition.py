@@ -4,7 +4,8 @@ import re
 
 import numpy as np
 
-from leadspan.audit.overlap import WORD, thirds_of_words, words
+from leadspan.audit.overlap import WORD, thirds_of_words
+from leadspan.data.questions import words
 
 LONGEST_PERIOD = 256
 """Longest period of a loop that is detected, in tokens."""

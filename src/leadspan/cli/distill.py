@@ -11,7 +11,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_recipe(parser)
     parser.add_argument("--resume", action="store_true", help="continue from the last complete checkpoint")
     parser.add_argument(
-        "--dry-run", action="store_true", help="check the recipe and the files it names, print it, and stop"
+        "--dry-run",
+        action="store_true",
+        help="check the recipe, the files it names and the chat template, print it, and stop",
     )
 
 
@@ -21,6 +23,9 @@ def run(options: argparse.Namespace) -> None:
 
     recipe = read_recipe(options, must_answer=not options.dry_run)
     if options.dry_run:
+        from leadspan.inputs import check_renderings
+
+        check_renderings([recipe])
         print_plain(dump_yaml(recipe).rstrip("\n"))
         return
     # Imports of torch wait until the recipe is known to be valid.

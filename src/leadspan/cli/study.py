@@ -27,7 +27,10 @@ def run(options: argparse.Namespace) -> None:
     console = console_beside(options.json)
     lines: list[str] = []
     if options.dry_run:
+        from leadspan.inputs import check_renderings
+
         plan = plan_study(study, options.recipe, is_dry_run=True)
+        check_renderings(trial.recipe for trial in plan.trials)
         record = planned_record(study, plan)
         for store in plan.stores:
             from leadspan.study.shared_stores import missing  # loads torch, for studies that have a store

@@ -7,6 +7,7 @@ are detected here, before any trace is rendered.
 
 import itertools
 import json
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,10 +22,17 @@ _USER = {"role": "user", "content": QUESTION}
 _SYSTEM = {"role": "system", "content": "Add the numbers."}
 _NEXT = {"role": "user", "content": "What is three plus three?"}
 # The forms in which templates take a chain of thought: under a key beside the answer, as a part of the content
-# (Ministral), as text in tags, and as text behind an opening tag that the template writes itself (Nemotron Nano 2).
-FORMS = ("keys", "parts", "text", "text after the opening tag")
+# (Ministral), as a block of it (Apertus), as text in tags, and as text behind an opening tag that the template writes
+# itself (Nemotron Nano 2).
+FORMS = ("keys", "parts", "blocks", "text", "text after the opening tag")
 # Forms that give the chain of thought apart from the answer, so that the template itself writes the think tags.
-_APART = FORMS[:2]
+_APART = FORMS[:3]
+_NAMED_TAG = re.compile(
+    r"<\|?/?(?:[a-z]+:)?[a-z_]*(?:think|thought|reason|channel|inner)[a-z_]*\|?>|\[/?THINK\]|◁/?think▷"
+    r"|\[BEGIN FINAL RESPONSE\]",
+    re.IGNORECASE,
+)
+"""Think tags as families write them: Gemma 4's channels, Apertus' inner text, Kimi's, Apriel's final response."""
 # Characters of a header that an error message quotes.
 _SHOWN = 60
 
@@ -42,6 +50,7 @@ class AssistantTurn:
         thought: Before and behind a chain of thought that is given apart from the answer; None where it drops that,
             in turns with a tool call too.
         switched: What a variable of the template that switches thinking adds to the header; "" if there is none.
+        named: Think tags that stand in the template's source, written or not.
     """
 
     user_end: str
@@ -51,6 +60,7 @@ class AssistantTurn:
     ending: str | None
     thought: tuple[str, str] | None
     switched: str
+    named: tuple[str, ...] = ()
 
 
 def message_of(form: str, cot: str, answer: str, rendering: Rendering) -> dict[str, Any]:
@@ -60,6 +70,9 @@ def message_of(form: str, cot: str, answer: str, rendering: Rendering) -> dict[s
     if form == "parts":
         content = [{"type": "thinking", "thinking": cot}, {"type": "text", "text": answer}]
         return {"role": "assistant", "content": content}
+    if form == "blocks":
+        blocks = [{"type": "thoughts", "text": cot}, {"type": "response", "text": answer}]
+        return {"role": "assistant", "content": {"blocks": blocks}}
     opening = f"{rendering.think_open}\n" if form == "text" else ""
     return {"role": "assistant", "content": f"{opening}{cot}\n{rendering.think_close}\n\n{answer}"}
 
@@ -100,6 +113,7 @@ def probe(template: ChatTemplate, rendering: Rendering, variants: Iterable[ChatT
         ending=ending if is_written else None,
         thought=thought or _thought_beside_a_call(template, before),
         switched=longest.removeprefix(min(begins, key=len)).strip() if begins else "",
+        named=tuple(dict.fromkeys(_NAMED_TAG.findall(template.text))),
     )
 
 
@@ -132,6 +146,16 @@ def tags_fault(turn: AssistantTurn, rendering: Rendering) -> str:
         f"a variable of it writes {turn.switched!r} into the generation header, not the think tags of data.rendering"
     )
     return f"{fault}; {_set_tags(opening or closing, closing if opening else 'the tag that belongs to it')}"
+
+
+def source_fault(turn: AssistantTurn, rendering: Rendering) -> str:
+    """That a template shows no thought and its source has think tags, none of them those of the settings."""
+    if turn.thought or not turn.named or any(tag in rendering.think_open + rendering.think_close for tag in turn.named):
+        return ""
+    return (
+        f"its source has {', '.join(map(repr, turn.named))}, not the think tags of data.rendering; set "
+        "data.rendering.think_open and think_close to what its model writes around a chain of thought"
+    )
 
 
 def append_fault(turn: AssistantTurn, rendering: Rendering) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 from datasets import Dataset, Features, List, Value
 from datasets.arrow_writer import ArrowWriter
 
+from leadspan.data.questions import same_questions
 from leadspan.data.sections import Rendered, RenderedText, Renderer
 from leadspan.data.settings import DataSettings, HeldOutShare, HeldOutSource
 from leadspan.data.truncation import Sections
@@ -29,7 +30,7 @@ from leadspan.traces.settings import TraceSource
 logger = logging.getLogger(__name__)
 
 # Part of the cache key: raised whenever the meaning of a column changes, so that older caches are not read.
-_SCHEMA = "7"
+_SCHEMA = "8"
 # Traces that are rendered and tokenised in one call, and sent to a worker at once.
 _BATCH = 64
 FEATURES = Features(
@@ -43,6 +44,7 @@ FEATURES = Features(
         "num_tokens": Value("int32"),
         "example_id": Value("string"),
         "question_id": Value("string"),
+        "question": Value("string"),
         "place": Value("string"),
         "gold": Value("string"),
         "teacher": Value("string"),
@@ -124,9 +126,10 @@ def split(settings: DataSettings, renderer: Renderer, seed: int) -> Splits:
         prepared_validation = prepare(settings.validation.source, renderer, settings)
         held_out = dict(prepared_validation.refused)
         validation = _of_fitting_length(prepared_validation.rows, settings, held_out)
-        questions = set(validation["question_id"][:])
+        first_ids = same_questions(_questions(train) | _questions(validation))
+        in_train, questions = ({first_ids[i] for i in rows["question_id"][:]} for rows in (train, validation))
         # A loss on questions that are trained on is no validation loss.
-        if shared := len(questions & set(train["question_id"][:])):
+        if shared := len(questions & in_train):
             path = settings.validation.source.path
             logger.warning("%s: %d of its %d questions are in the training source too", path, shared, len(questions))
     train = _draw(train, settings.num_train, seed, "data.num_train", left_out)
@@ -205,6 +208,7 @@ def _columns(result: list[Refusal | tuple[Rendered, Trace]], counter: RefusalCou
         columns["input_ids"].append(rendered.input_ids)
         columns["example_id"].append(rendered.example_id)
         columns["question_id"].append(rendered.question_id)
+        columns["question"].append(rendered.question)
         columns["place"].append(trace.place)
         columns["gold"].append(trace.gold)
         columns["teacher"].append(trace.teacher)
@@ -225,12 +229,17 @@ def _of_fitting_length(rows: Dataset, settings: DataSettings, left_out: dict[str
 
 def _hold_out(rows: Dataset, share: float, seed: int) -> tuple[Dataset, Dataset]:
     """Split by question: the questions with the lowest hash of (seed, question) are held out."""
-    questions = rows["question_id"][:]
+    first_ids = same_questions(_questions(rows))
+    questions = [first_ids[question] for question in rows["question_id"][:]]
     # By hash rather than by position: the order of the source does not matter, and added traces move few questions.
     ordered = sorted(set(questions), key=lambda q: hashlib.sha256(f"{seed}:{q}".encode()).digest())
     held_out = set(ordered[: max(1, round(share * len(ordered)))])
     train = [i for i, q in enumerate(questions) if q not in held_out]
     return rows.select(train), rows.select([i for i, q in enumerate(questions) if q in held_out])
+
+
+def _questions(rows: Dataset) -> dict[str, str]:
+    return dict(zip(rows["question_id"][:], rows["question"][:], strict=True))
 
 
 def _draw(rows: Dataset, number: int | None, seed: int, name: str, left_out: dict[str, int]) -> Dataset:

@@ -56,7 +56,7 @@ class PromptRenderer:
             variable = "if a variable is missing, set it with data.rendering.template_variables, else "
             remedy = "give another template with data.rendering.chat_template: FILE"
             raise ModelError(f"{error}; {variable if 'is undefined' in str(error) else ''}{remedy}") from None
-        self._survival = Survival(self._chat, rendering.think_close)
+        self._survival = Survival(self._chat, rendering.think_open, rendering.think_close)
         if self.reads_clock and "date" not in rendering.model_fields_set:
             logger.warning(
                 "%s: it asks for the date and is given data.rendering.date: %s", self._chat.name, rendering.date

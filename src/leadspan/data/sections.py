@@ -21,6 +21,7 @@ from transformers import BatchEncoding, PreTrainedTokenizerBase
 from leadspan.data import assistant_turn
 from leadspan.data.assistant_turn import ANSWER, COT, QUESTION
 from leadspan.data.prompts import PromptRenderer
+from leadspan.data.questions import folded_sentences
 from leadspan.data.settings import Rendering
 from leadspan.data.steps import step_starts
 from leadspan.data.survival import LostText
@@ -65,13 +66,15 @@ class Rendered:
         input_ids: Token ids, int32, shape [T].
         sections: Section borders in tokens.
         example_id: Hash of the token ids.
-        question_id: Hash of what the user asks, for splits by question.
+        question_id: Hash of what the user asks.
+        question: What the user asks, as `folded_sentences` writes it, for splits by question.
     """
 
     input_ids: np.ndarray
     sections: Sections
     example_id: str
     question_id: str
+    question: str
 
 
 class Renderer(PromptRenderer):
@@ -138,6 +141,8 @@ class Renderer(PromptRenderer):
         if fault := self.header_fault() or assistant_turn.tags_fault(self.turn, self.rendering):
             return fault
         if is_append and (fault := assistant_turn.append_fault(self.turn, self.rendering)):
+            return fault
+        if fault := assistant_turn.source_fault(self.turn, self.rendering):
             return fault
         if not is_append and (fault := assistant_turn.ending_fault(self.turn)):
             return fault
@@ -320,4 +325,5 @@ def _to_tokens(batch: BatchEncoding, index: int, text: RenderedText, trace: Trac
     )
     # Of the token ids, so that a store recognises a sequence whatever file it came from.
     example_id = hashlib.sha256(input_ids.tobytes()).hexdigest()[:32]
-    return Rendered(input_ids, sections, example_id, hashlib.sha256(trace.question.encode()).hexdigest()[:16])
+    question_id = hashlib.sha256(trace.question.encode()).hexdigest()[:16]
+    return Rendered(input_ids, sections, example_id, question_id, folded_sentences(trace.question))

@@ -19,15 +19,16 @@ class LostText(TemplateRefusal):
 class Survival:
     """Looks for the text of every turn in rendered prompts of one template."""
 
-    def __init__(self, template: ChatTemplate, think_close: str):
+    def __init__(self, template: ChatTemplate, think_open: str, think_close: str):
         """Start before any conversation was checked.
 
         Args:
             template: Renders the prompts.
-            think_close: Closing think tag; what stands before it in an earlier assistant turn may be left out.
+            think_open: Opening think tag; a thought of an earlier assistant turn may be left out.
+            think_close: Closing think tag.
         """
         self._template = template
-        self._think_close = think_close
+        self._think_open, self._think_close = think_open, think_close
         self._dropped: dict[tuple[str, ...], int | None] = {}
 
     def check(self, messages: Sequence[Message], text: str) -> None:
@@ -50,9 +51,19 @@ class Survival:
         is_assistant = message["role"] == "assistant"
         for key, value in message.items():
             if is_assistant and key == "content" and isinstance(value, str):
-                yield value.rpartition(self._think_close)[2].strip()
+                yield from self._outside_of_thoughts(value)
             elif key not in _WITHOUT_TEXT and not (is_assistant and key in _THOUGHT):
                 yield from texts_of(value)
+
+    def _outside_of_thoughts(self, text: str) -> Iterator[str]:
+        """What an earlier assistant turn says outside of think tags; its opening tag may stand in the prompt before."""
+        if self._think_open not in text.partition(self._think_close)[0]:
+            text = text.partition(self._think_close)[2] if self._think_close in text else text
+        while self._think_open in text:
+            before, _, rest = text.partition(self._think_open)
+            yield before.strip()
+            text = rest.partition(self._think_close)[2]
+        yield text.strip()
 
     def _dropped_turn(self, messages: Sequence[Message]) -> int | None:
         """The first turn that the template drops for its role and its place among the others, or None.

@@ -117,7 +117,7 @@ def rollout_rows(inputs: RolloutInputs, new_ids: WholeIds) -> Dataset:
         borders = {"prompt_end": prompt_end, "think_end": cot_end, "cot_end": cot_end}
         tokens = len(example.input_ids)
         row = {"input_ids": example.input_ids, **borders, "stop": tokens - 1, "steps": [], "num_tokens": tokens}
-        names = {"example_id": example.example_id, "question_id": prompt.key, "place": prompt.place}
+        names = {"example_id": example.example_id, "question_id": prompt.key, "question": "", "place": prompt.place}
         rows.append({**row, **names, "teacher": example.teacher, "gold": ""})
     return Dataset.from_list(rows, features=FEATURES)
 

@@ -47,6 +47,8 @@ _CUT_OFF = re.compile(
 _WHEN_CUT = {"finished": False, "is_finished": False, "completed": False, "is_complete": False} | dict.fromkeys(
     ("truncated", "is_truncated"), True
 )
+# Keys by which a turn is left out of training, with the values that do: OpenAI's and Mistral's, Axolotl's.
+_UNTRAINED = {"weight": (0, "0"), "train": (False, "false"), "training": (False, "false")}
 _TRUTHS = {"false": False, "0": False, "no": False, "true": True, "1": True, "yes": True}
 # Columns that belong to the question, and that only some data sets repeat in it.
 _OF_PROMPT = ("history", "context", "passage", "choices", "options", "starter_code")
@@ -137,6 +139,8 @@ def read_reply(turn: Any, column: str, tags: Tags) -> tuple[str, str]:
     if message["role"] != "assistant":
         raise Unusable("no assistant turn last", f"the last turn of {column!r} is {message['role']!r}")
     check_finished(turn)
+    if value := next((name for name in _UNTRAINED if turn.get(name) in _UNTRAINED[name]), None):
+        raise Unusable("turn that is not to be learnt", f"the last turn of {column!r} has {value!r} {turn[value]!r}")
     text = message["content"]
     if reasoning is None or (reasoning == "" and tags_in(text, tags)):
         return split_reasoning(text, tags)
