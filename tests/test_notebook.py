@@ -43,6 +43,7 @@ def test_the_notebook_trains_three_students_and_compares_them(tmp_path: Path, mo
     assert sum("image/png" in shown for shown in data) == 2
     (table,) = (shown["text/plain"] for shown in data if "text/html" in shown)
     assert all(f"{number:,}" in table for number in tokens)
+    assert "TqdmWarning" not in "".join(output["text"] for output in outputs if output.get("name") == "stderr")
     printed = "".join(output["text"] for output in outputs if output.get("name") == "stdout")
     with (tmp_path / "runs" / "notebook" / "world" / "sums.jsonl").open() as traces:
         assert f"prompt: {json.loads(next(traces))['prompt']!r}" in printed

@@ -269,8 +269,13 @@ def test_the_recipe_of_the_readme_is_valid() -> None:
         ("training.bf16=true", "in a recipe it is training.precision"),
         ("output_dir=x", "in a recipe it is output"),
         ("datasets=[]", "in a recipe it is data.train.path"),
-        ("load_in_4bit=true", "unknown key; not used: weights are not quantised"),
+        ("load_in_4bit=true", "in a recipe it is student.quantization: bitsandbytes_4bit"),
+        ("beta=0.5", "in a recipe it is loss.divergence: {kind: jensen_shannon"),
+        ("do_train=true", "unknown key; not used: `leadspan distill` trains"),
+        ("push_to_hub=true", "in a recipe it is push"),
+        ("lmbda=0.5", "in a recipe it is rollout"),
         ("gradient_checkpointing=true", "did you mean training.gradient_checkpointing"),
+        ("training.warmup_share=50", "warmup_share = 50: Input should be less than or equal to 1; write 0.5 for 50 %"),
     ],
 )
 def test_names_of_other_tools_are_answered_with_ours(recipe: Path, override: str, message: str) -> None:

@@ -60,12 +60,16 @@ def test_progress_tells_the_time_left_at_the_speed_of_this_process() -> None:
         report_detail("64 tokens")
         assert handler.share == 0.5
         Progress("reading", None, "records").report(1200)
-        assert handler.share is None
+        unlike = Progress("checking", 4, "checks", are_alike=False)
+        unlike._start -= 10
+        unlike.report(1, ", labels")
+        assert handler.share == 0.25
         progress.report(8)
     assert lines == [
         "training: 4/8 steps, loss 1.5, 20 s left",
         "training: 4/8 steps, loss 1.5, 20 s left; 64 tokens",
         "reading: 1,200 records",
+        "checking: 1/4 checks, labels",
         "training: 8/8 steps",
     ]
 

@@ -9,6 +9,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from leadspan.audit.audit import run_audit
+    from leadspan.audit.settings import AuditSettings
     from leadspan.data.supervision import Supervision
     from leadspan.data.truncation import (
         Budget,
@@ -25,22 +27,42 @@ if TYPE_CHECKING:
         Sections,
         Tail,
     )
+    from leadspan.inputs import prepare_data
     from leadspan.pipeline.run import run
+    from leadspan.planning.plan import plan_recipe
     from leadspan.recipe import Recipe, load_recipe
+    from leadspan.report.content import build_report
+    from leadspan.report.inputs import read_inputs
     from leadspan.results import RunResult, load_run
+    from leadspan.statistics.intervals import base_normalised_retention, retention
+    from leadspan.statistics.sign_flip import sign_flip_test
+    from leadspan.worlds.files import write_world
+    from leadspan.worlds.settings import WorldFiles
 
 # A table and not imports, which would load torch; every other public name is a truncation policy.
 _HOMES = {
+    "AuditSettings": "leadspan.audit.settings",
     "Supervision": "leadspan.data.supervision",
     "Recipe": "leadspan.recipe",
-    "load_recipe": "leadspan.recipe",
     "RunResult": "leadspan.results",
+    "WorldFiles": "leadspan.worlds.settings",
+    "base_normalised_retention": "leadspan.statistics.intervals",
+    "build_report": "leadspan.report.content",
+    "load_recipe": "leadspan.recipe",
     "load_run": "leadspan.results",
+    "plan_recipe": "leadspan.planning.plan",
+    "prepare_data": "leadspan.inputs",
+    "read_inputs": "leadspan.report.inputs",
+    "retention": "leadspan.statistics.intervals",
     "run": "leadspan.pipeline.run",
+    "run_audit": "leadspan.audit.audit",
+    "sign_flip_test": "leadspan.statistics.sign_flip",
+    "write_world": "leadspan.worlds.files",
 }
 
 # Written out, because type checkers read no computed list.
 __all__ = [
+    "AuditSettings",
     "Budget",
     "Endpoints",
     "Full",
@@ -57,9 +79,19 @@ __all__ = [
     "Sections",
     "Supervision",
     "Tail",
+    "WorldFiles",
+    "base_normalised_retention",
+    "build_report",
     "load_recipe",
     "load_run",
+    "plan_recipe",
+    "prepare_data",
+    "read_inputs",
+    "retention",
     "run",
+    "run_audit",
+    "sign_flip_test",
+    "write_world",
 ]
 
 
@@ -68,3 +100,8 @@ def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'leadspan' has no attribute {name!r}")
     return getattr(importlib.import_module(_HOMES.get(name, "leadspan.data.truncation")), name)
+
+
+def __dir__() -> list[str]:
+    """The public names, for completion."""
+    return __all__

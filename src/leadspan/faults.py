@@ -176,6 +176,9 @@ def _described(fault: ErrorDetails, keys: _Keys, models: list[type[BaseModel]], 
     if fault["type"] in _MAPPING_FAULTS:
         return f"{key} = {_repr.repr(value)}: ", f"settings are a mapping; write {_as_mapping(models, value)}"
     text = fault["msg"].removeprefix("Value error, ")
+    if fault["type"].startswith("less_than") and isinstance(value, int | float) and 1 < value <= 100:
+        is_share = 1 in (fault.get("ctx", {}).get("le"), fault.get("ctx", {}).get("lt"))
+        text += f"; write {value / 100:g} for {value:g} %" if is_share else ""
     return (f"{key}: " if value and isinstance(value, Mapping | BaseModel) else f"{key} = {_repr.repr(value)}: "), text
 
 

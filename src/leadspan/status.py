@@ -62,7 +62,7 @@ def report_detail(text: str) -> None:
 class Progress:
     """Reports the progress of a stage and the time left, a few times per second at most, and at its end."""
 
-    def __init__(self, stage: str, total: int | None, unit: str, done: int = 0):
+    def __init__(self, stage: str, total: int | None, unit: str, done: int = 0, are_alike: bool = True):
         """Start the clock.
 
         Args:
@@ -70,8 +70,10 @@ class Progress:
             total: Total number of units; None where it is unknown.
             unit: What is counted.
             done: Units that were done before.
+            are_alike: Whether they take about the same time each; else no time left is shown.
         """
         self.stage, self.total, self.unit = stage, total, unit
+        self._are_alike = are_alike
         self._begun, self._start, self._reported_at = done, time.perf_counter(), -math.inf
 
     def report(self, done: int, detail: str = "") -> None:
@@ -85,7 +87,7 @@ class Progress:
             return
         new = done - self._begun
         seconds = (now - self._start) * (self.total - done) / new if new > 0 else 0.0
-        remaining = f", {duration(seconds)} left" if seconds else ""
+        remaining = f", {duration(seconds)} left" if seconds and self._are_alike else ""
         text = f"{self.stage}: {done:,}/{self.total:,} {self.unit}{detail}{remaining}"
         _logger.info("%s", text, extra={"share": done / self.total})
 

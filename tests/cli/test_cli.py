@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from leadspan.cli import is_out_of_memory, main
+from leadspan.cli import is_out_of_memory, main, parse
+from leadspan.cli.evaluate import read as read_evaluation
+from leadspan.errors import SettingsError
 from leadspan.evaluation.result import EvalResult
 from leadspan.models.settings import Pretrained, RandomInit
 from leadspan.results import RunResult, save_run
@@ -112,7 +114,40 @@ def test_a_setting_written_as_an_option_is_told_how_it_is_written(
     assert hint in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("word", "meant"), [("train", "distill"), ("evaluat", "evaluate"), ("generate", "sample")])
+def test_no_command_at_all_is_told_where_to_begin(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main([])
+    assert "name a command; `leadspan init` writes a recipe" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["sampling.temperature=0", "tasks.0.limit=3"],
+        ["--set", "sampling.temperature=0", "tasks.0.limit=3"],
+        ["--set", "sampling.temperature=0", "--set", "tasks.0.limit=3"],
+    ],
+)
+def test_settings_of_an_evaluation_need_no_option_each(tmp_path: Path, words: list[str]) -> None:
+    for name in ("model", "tasks.jsonl"):
+        (tmp_path / name).touch()
+    model, tasks = tmp_path / "model", tmp_path / "tasks.jsonl"
+    _, settings = read_evaluation(parse(["evaluate", str(model), str(tasks), "--output", "e", *words]))
+    (task,) = settings.tasks
+    assert (settings.sampling.temperature, task.path, task.limit) == (0, str(tasks), 3)
+
+
+def test_words_that_are_no_settings_are_no_tasks_either(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        parse(["evaluate", "m", "t", "--output", "e", "--set", "a=1", "b"])
+    assert "unrecognized arguments: b" in capsys.readouterr().err
+    with pytest.raises(SettingsError, match="there is no task beside the settings tasks"):
+        read_evaluation(parse(["evaluate", str(tmp_path), "tasks.0.limit=3", "--output", "e"]))
+
+
+@pytest.mark.parametrize(
+    ("word", "meant"), [("train", "distill"), ("trein", "distill"), ("Evaluat", "evaluate"), ("generate", "sample")]
+)
 def test_commands_of_other_programs_are_told_what_they_are_here(
     word: str, meant: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -266,6 +301,25 @@ def test_what_a_run_evaluated_as_it_was_is_evaluated_again() -> None:
     assert student_of(run, Path("runs/base")) == Pretrained(path="org/base", revision="v2")
     drawn = run.model_copy(update={"recipe": recipe.model_copy(update={"student": RandomInit(config={})})})
     assert student_of(drawn, Path("runs/base")) == Pretrained(path="runs/base/student")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "warning"),
+    [
+        ([], ""),
+        (
+            ["data.train.think_open=<r>", "data.train.think_close=</r>"],
+            "warning: data.train.think_open: neither '<r>' nor '</r>' is in the first records of ",
+        ),
+    ],
+)
+def test_preview_warns_of_tags_that_no_record_has(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], overrides: list[str], warning: str
+) -> None:
+    path = write_recipe(toy_recipe(tmp_path), tmp_path / "r.yaml")
+    assert main(["preview", str(path), "--records", "1", *overrides]) == 0
+    error = capsys.readouterr().err
+    assert warning in error if warning else "warning" not in error
 
 
 def test_refusals_are_told_after_a_preview_as_before(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,6 +12,8 @@ def test_a_preset_by_name_or_own_figures() -> None:
     assert find_device(own) is own and own.memory_bytes == 8_000_000_000 and own.peak_flops == 1.5e12
     with pytest.raises(SettingsError, match="'h1000': no preset of this name; take one of a100-40gb"):
         find_device("h1000")
+    with pytest.raises(SettingsError, match=r"did you mean 'rtx-4090'\? Else take one of"):
+        find_device("rtx4090")
 
 
 @pytest.mark.parametrize(

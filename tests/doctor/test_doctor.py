@@ -5,10 +5,11 @@ import pytest
 import torch
 
 from leadspan.cli import main
-from leadspan.doctor import fit_checks
+from leadspan.doctor import fit_checks, loss_checks
 from leadspan.doctor.check_inputs import Check
 from leadspan.doctor.doctor import examine
 from leadspan.inputs import prepare_data
+from leadspan.losses.objective import batch_loss
 from leadspan.models.loading import load_model, save_student
 from leadspan.planning.prediction import cost_model_of, predict
 from recipes import toy_recipe, write_recipe
@@ -97,3 +98,35 @@ def test_the_command_prints_checks_and_fails_with_them(tmp_path: Path, capsys: p
     assert "memory is enough" in shown and "warning" in shown
     assert main(["doctor", str(path), "cut={kind: full}"]) == 2
     assert "1 of" in capsys.readouterr().err
+
+
+def test_losses_are_computed_at_every_fourth_position_but_for_the_labels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts: list[int] = []
+
+    def counted(student, batch, *rest):
+        counts.append(len(batch["positions"]))
+        return batch_loss(student, batch, *rest)
+
+    monkeypatch.setattr(loss_checks, "batch_loss", counted)
+    recipe = toy_recipe(tmp_path)
+    examine(recipe, 4)
+    rows = prepare_data(recipe).splits.train
+    # whole traces of fewer than EXCERPT_TOKENS tokens; the first token of each has no loss
+    sizes = [len(rows[i]["input_ids"]) - 1 for i in range(4)]
+    assert max(sizes) < loss_checks.EXCERPT_TOKENS
+    fourths = [-(-size // 4) for size in sizes]
+    shortest = sorted(fourths)[:3]
+    # the teacher on itself, all excerpts, the labels, a pack and each of its examples alone
+    assert counts == [sum(shortest), sum(fourths), min(sizes), sum(shortest), *shortest]
+
+
+def test_the_tokenizer_of_the_data_is_not_read_again_for_a_model_of_the_same_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer = character_tokenizer(TEMPLATE)
+    save_student(load_model(tiny(), torch.float32), tokenizer, TEMPLATE, 0, tmp_path / "student")
+    recipe = toy_recipe(tmp_path, student={"kind": "pretrained", "path": str(tmp_path / "student")}, tokenizer=None)
+    monkeypatch.setattr(fit_checks, "load_tokenizer", lambda *_: pytest.fail("read again"))
+    assert examined(recipe)["student: tokenizer"].verdict == "ok"

@@ -8,9 +8,11 @@ from huggingface_hub import ModelCard
 
 from leadspan.cli import main
 from leadspan.digests import DIGESTS_FILE, fault
+from leadspan.hub.card import uncut_beside, write_card
 from leadspan.pipeline.run import run
-from leadspan.results import damage, load_run
+from leadspan.results import RunResult, damage, load_run, save_run
 from leadspan.tables import quantity
+from made_runs import FULL, MakeRun
 from recipes import toy_recipe
 from small_hub import TOKEN, SmallHub, small_hub
 from studies import EVALUATION, toy_task
@@ -124,3 +126,25 @@ def test_a_push_that_fails_says_why_in_a_line_and_loses_nothing(
     assert pushed.returncode == 2 and last.startswith("leadspan push: ") and message in last
     assert "Traceback" not in pushed.stderr
     assert damage(trained / "run") is None
+
+
+def test_the_uncut_run_beside_a_run_is_compared_with_by_itself(tmp_path: Path, make_run: MakeRun) -> None:
+    def write(result: RunResult, directory: str, has_student: bool = True) -> RunResult:
+        save_run(result, tmp_path / directory)
+        if has_student:
+            (tmp_path / directory / "student").mkdir()
+        return result
+
+    cut = write(make_run("lead 0.5", 15), "cut")
+    write(make_run("full", 30, FULL, settings={"training": {"learning_rate": 1e-4}}), "another_recipe")
+    write(make_run("full", 30, FULL, settings={"evaluation": {"tasks": [{"benchmark": "gsm8k"}]}}), "eval", False)
+    write(make_run("lead 0.25", 5, {"kind": "lead", "p": 0.25}), "cut_deeper")
+    assert uncut_beside(cut, tmp_path / "cut") is None
+    assert "No uncut student is known" in write_card(cut, tmp_path / "cut").read_text()
+    full = write(make_run("full", 30, FULL, name="whole", tasks=["toy"]), "whole")
+    assert uncut_beside(cut, tmp_path / "cut") == full
+    assert uncut_beside(full, tmp_path / "whole") is None
+    text = write_card(cut, tmp_path / "cut").read_text()
+    assert "The uncut student is that of the run whole." in text
+    # 15 of the 40 problems are right, of which the uncut student has 30 right: a half
+    assert "| toy | 40 x 1 | 38 [32, 44] % | 50 [" in text

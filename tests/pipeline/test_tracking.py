@@ -188,3 +188,34 @@ def test_a_tracker_that_cannot_be_opened_ends_the_run_and_one_that_fails_later_d
         Trackers(recipe) as it,
     ):
         it.start()
+
+
+def test_tensorboard_has_a_row_of_settings_and_figures(tmp_path: Path) -> None:
+    from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+
+    recipe = tracked_recipe(tmp_path, "tensorboard")
+    with Trackers(recipe) as trackers:
+        trackers.start()
+    record = EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
+    plugin = {
+        name: HParamsPluginData.FromString(content) for name, content in record.PluginTagToContent("hparams").items()
+    }
+    assert set(plugin) == {
+        "_hparams_/experiment",
+        "_hparams_/session_start_info",
+        "_hparams_/session_end_info",
+    }
+    settings = plugin["_hparams_/session_start_info"].session_start_info.hparams
+    assert settings["label"].string_value == "lead 0.7"
+    assert (settings["cut.p"].number_value, settings["loss.kl_weight"].number_value) == (0.7, 0.5)
+    assert settings["training.learning_rate"].number_value == 1e-2
+    assert "output" not in settings and "training.log_every" not in settings
+    figures = [info.name.tag for info in plugin["_hparams_/experiment"].experiment.metric_infos]
+    assert figures == [
+        "toy/accuracy",
+        "toy/termination_rate",
+        "cost/tokens",
+        "cost/flops",
+        "cost/seconds",
+        "cost/peak_memory_bytes",
+    ]

@@ -13,7 +13,7 @@ from datasets.arrow_writer import ArrowWriter
 
 from leadspan.data.settings import DataSettings
 from leadspan.errors import DataError
-from leadspan.traces.read import RefusalCounter, fingerprint, read_traces
+from leadspan.traces.read import RefusalCounter, fingerprint, read_traces, tags_warning
 from leadspan.traces.records import Refusal, Trace
 from leadspan.traces.settings import TraceSource
 
@@ -268,3 +268,32 @@ def test_the_fingerprint_of_a_directory_follows_each_of_its_files(tmp_path: Path
     (tmp_path / "notes.txt").write_text("not read")
     assert len(set(keys)) == 4
     assert fingerprint(source) == keys[-1]
+
+
+@pytest.mark.parametrize(
+    ("row", "tags", "rendered", "setting"),
+    [
+        (reply("<think>2 + 2 is 4</think>4"), None, ("<think>", "</think>"), None),
+        (reply("<r>2 + 2 is 4</r>4"), ("<r>", "</r>"), ("<think>", "</think>"), None),
+        (reply("2 + 2 is 4</r>4"), ("<r>", "</r>"), ("<think>", "</think>"), None),  # the prompt opens it
+        (good(1), ("<r>", "</r>"), ("<think>", "</think>"), "data.train.think_open: neither '<r>' nor '</r>'"),
+        (good(1), None, ("<r>", "</r>"), None),  # no tags in the records: any tag may be written
+        (
+            reply("<think>2 + 2 is 4</think>4"),
+            None,
+            ("<r>", "</r>"),
+            "data.rendering.think_open: '<r>' is what the student will write, and the records have '<think>'",
+        ),
+    ],
+)
+def test_tags_of_the_settings_that_no_record_has_are_warned_of(
+    write: Callable[..., str],
+    row: dict[str, Any],
+    tags: tuple[str, str] | None,
+    rendered: tuple[str, str],
+    setting: str | None,
+) -> None:
+    opening, closing = tags or (None, None)
+    source = TraceSource(path=write(row), think_open=opening, think_close=closing)
+    warning = tags_warning(source, rendered)
+    assert warning is None if setting is None else (warning or "").startswith(setting)

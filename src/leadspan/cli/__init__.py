@@ -52,11 +52,13 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         if invalid := re.match(r"argument COMMAND: invalid choice: '(.*)' \(", message):
-            near = difflib.get_close_matches(invalid[1], COMMANDS, n=1)
-            meant = _ELSEWHERE.get(invalid[1].lower()) or (near[0] if near else "")
+            near = difflib.get_close_matches(invalid[1].lower(), [*COMMANDS, *_ELSEWHERE], n=1)
+            meant = _ELSEWHERE.get(near[0], near[0]) if near else ""
             message = f"there is no command {invalid[1]!r}; " + (
                 f"did you mean leadspan {meant}?" if meant else f"there are {', '.join(COMMANDS)}"
             )
+        elif message.endswith("required: COMMAND"):
+            message = "name a command; `leadspan init` writes a recipe for your traces, `leadspan --help` lists all"
         super().error(plain(message))
 
 
@@ -81,6 +83,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = build_parser()
     options, rest = parser.parse_known_args(arguments)
     takes_overrides = "recipe" in options or "data" in options
+    if "overrides" in options:  # `--set a=1 b=2`
+        takes_overrides |= all(re.match(r"[\w.]+=", word) for word in rest)
     if rest and (not takes_overrides or any(word.startswith("-") for word in rest)):
         hint = ""
         if "overrides" in options:  # a setting that was given as an option, as in other programs
@@ -120,6 +124,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not sys.stdout.isatty():
         os.environ.setdefault("COLUMNS", "140")  # tables in pipes and files are not squeezed into 80 characters
     os.environ.setdefault("TQDM_DISABLE", "1")  # bars of libraries, such as Transformers' of a GGUF file; ours say more
+    # Without a GPU, torch says so in its own words where it first compiles.
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
     handler = logging.StreamHandler()
     handler.setFormatter(PlainFormatter("%(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])

@@ -13,7 +13,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--evaluated", type=Path, nargs="+", default=[], metavar="DIR", help="outputs of `leadspan evaluate RUN`"
     )
     parser.add_argument(
-        "--full", type=Path, metavar="RUN", help="run of the same recipe without a cut, to compare with"
+        "--full",
+        type=Path,
+        metavar="RUN",
+        help="run of the same recipe without a cut, to compare with (one in the same directory)",
     )
 
 

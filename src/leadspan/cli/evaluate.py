@@ -1,6 +1,7 @@
 """Evaluate a model on tasks: accuracy, termination, token counts; every sample is stored."""
 
 import argparse
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "tasks",
         nargs="+",
         metavar="TASK",
-        help="known benchmark (aime24, math500, gpqa, ...), BENCHMARK=FILE, file of problems, or Hub dataset name",
+        help="known benchmark (aime24, math500, gpqa, ...), BENCHMARK=FILE, file of problems, or Hub dataset name; "
+        "also a setting, as with --set",
     )
     parser.add_argument(
         "--output",
@@ -35,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Build the settings from the options, evaluate, write `run.json` and the card of a trained student."""
-    evaluated, settings = _read(options)
+    evaluated, settings = read(options)
     from leadspan.environment import environment
     from leadspan.errors import RunError
     from leadspan.evaluation.evaluate import evaluate_model
@@ -76,21 +78,27 @@ def run(options: argparse.Namespace) -> None:
         write_json(result.model_dump(mode="json"), options.json)
 
 
-def _read(options: argparse.Namespace) -> "tuple[ReadModel, EvaluationSettings]":
+def read(options: argparse.Namespace) -> "tuple[ReadModel, EvaluationSettings]":
     """The model and the settings that the options name, after a check that their files exist."""
+    from leadspan.errors import SettingsError
     from leadspan.evaluation.benchmarks import BENCHMARKS, task_values
     from leadspan.evaluation.settings import EvaluationSettings
     from leadspan.settings import apply_overrides, validate
     from leadspan.sources import Source, check_sources
 
+    names = {*EvaluationSettings.model_fields, "rendering"}
+    overrides = [word for word in options.tasks if "=" in word and re.split("[.=]", word)[0] in names]
+    tasks = [task for task in options.tasks if task not in overrides]
+    if not tasks:
+        raise SettingsError(f"there is no task beside the settings {' '.join(overrides)}; name a benchmark or a file")
     # Overrides change the tasks that the options name, so they come second.
-    values: dict[str, Any] = {"tasks": [task_values(task, options.limit) for task in options.tasks]}
-    apply_overrides(values, options.overrides)
+    values: dict[str, Any] = {"tasks": [task_values(task, options.limit) for task in tasks]}
+    apply_overrides(values, [*overrides, *options.overrides])
     evaluated = read_model(options.model, values.pop("rendering", None))
     recipe = evaluated.run.recipe if evaluated.run else None
     settings = validate(
         EvaluationSettings, {"system": recipe.evaluation.system if recipe else "", **values}, "evaluate"
     )
-    tasks = [Source("TASK", task.path, "dataset") for task in settings.tasks if task.generated is None]
-    check_sources(tasks, "evaluate", known_names=tuple(BENCHMARKS))
+    sources = [Source("TASK", task.path, "dataset") for task in settings.tasks if task.generated is None]
+    check_sources(sources, "evaluate", known_names=tuple(BENCHMARKS))
     return evaluated, settings

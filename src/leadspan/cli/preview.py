@@ -3,6 +3,7 @@
 import argparse
 
 from leadspan.cli.reading import add_recipe, read_model, read_recipe
+from leadspan.text import print_plain
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,11 +24,15 @@ def run(options: argparse.Namespace) -> None:
     from leadspan.inputs import prepare_data
     from leadspan.status import PlainConsole, StatusLine, report_status
     from leadspan.tables import rich_table
+    from leadspan.traces.read import tags_warning
 
     console = PlainConsole()
     with StatusLine(PlainConsole(stderr=True)):
         report_status("preparing data")
         data = prepare_data(recipe)
+    form = recipe.data.rendering
+    if warning := tags_warning(recipe.data.train, (form.think_open, form.think_close)):
+        print_plain(f"warning: {warning}", error=True)
     if options.loss:
         for panel in loss_panels(recipe, data, student, options.records):
             console.print(panel)

@@ -20,8 +20,8 @@ def run(options: argparse.Namespace) -> None:
     from leadspan.status import PlainConsole, StatusLine, report_status
     from leadspan.training.result import STUDENT_DIR
 
-    check_push(options.name)
     load_run(options.run)
+    check_push(options.name)
     with StatusLine(PlainConsole(stderr=True)):
         report_status(f"uploading {options.run / STUDENT_DIR} to {options.name}")
         # Without --private the Hub's own default holds for a new repository.

@@ -9,6 +9,8 @@ Sources, all NVIDIA's: datasheets of A100, H100, H200, L4, L40S, A10, A10G and H
 Accumulate".
 """
 
+import difflib
+
 from pydantic import Field
 
 from leadspan.errors import SettingsError
@@ -72,8 +74,10 @@ def find_device(device: str | Device) -> Device:
     if isinstance(device, Device):
         return device
     if device.lower() not in DEVICES:
+        near = difflib.get_close_matches(device.lower(), DEVICES, n=1, cutoff=0.75)
+        hint = f"did you mean {near[0]!r}? Else " if near else ""
         raise SettingsError(
-            f"{device!r}: no preset of this name; take one of {', '.join(DEVICES)}, "
+            f"{device!r}: no preset of this name; {hint}take one of {', '.join(DEVICES)}, "
             "or give {peak_tflops: ..., memory_gb: ...}"
         )
     return DEVICES[device.lower()]

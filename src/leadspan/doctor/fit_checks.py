@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import psutil
 import torch
+from transformers import PreTrainedTokenizerBase
 
 from leadspan.costs.memory import NUM_CHECKPOINTS, disk_bytes
 from leadspan.data.packing import pack
@@ -36,7 +37,7 @@ def tokenizers(inputs: CheckInputs) -> Iterator[Check]:
             yield Check(f"{role}: tokenizer and template", "skipped", "built from a config, so it has neither")
             continue
         try:
-            tokenizer = load_tokenizer(settings.tokenizer_path, settings.revision)
+            tokenizer = _tokenizer_of(settings, inputs)
             check_vocabulary(renderer.tokenizer, role, tokenizer, head_of(model).weight.shape[0])
         except ModelError as error:
             yield Check(f"{role}: tokenizer", "failed", str(error), "take models of one tokenizer")
@@ -169,6 +170,14 @@ def disk_and_memory(inputs: CheckInputs) -> Iterator[Check]:
         "store, ...}, which needs no teacher in memory"
     )
     yield _fits("memory", needed, available, "the largest step of training", remedy)
+
+
+def _tokenizer_of(settings: Pretrained, inputs: CheckInputs) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model: that of the data where both come from one directory, else read again."""
+    recipe = inputs.recipe
+    if (settings.tokenizer_path, settings.revision) == (recipe.tokenizer_path, recipe.tokenizer_revision):
+        return inputs.data.renderer.tokenizer
+    return load_tokenizer(settings.tokenizer_path, settings.revision)
 
 
 def _fits(name: str, needed: int, free: int, what: str, remedy: str) -> Check:

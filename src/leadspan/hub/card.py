@@ -6,16 +6,19 @@ It shows no path of this machine: a local file or directory appears by its name.
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import EvalResult as CardResult
 from huggingface_hub import ModelCard, ModelCardData
 
+from leadspan.data.truncation import Full
 from leadspan.data.truncation.policy import FEW_ENDS, stop_warning
 from leadspan.digests import renew
+from leadspan.errors import RunError
 from leadspan.evaluation.result import EvalResult
 from leadspan.models.settings import ModelSettings, Pretrained
 from leadspan.recipe import Recipe
-from leadspan.results import RunResult, predicted_and_measured
+from leadspan.results import RUN_FILE, RunResult, load_run, predicted_and_measured
 from leadspan.statistics.intervals import retention
 from leadspan.tables import Block, markdown_table, markdown_text, percent, percent_interval, points, quantity
 from leadspan.teacher.settings import Served
@@ -31,11 +34,39 @@ def write_card(result: RunResult, directory: Path, full: RunResult | None = None
     Args:
         result: The run, with the evaluations that the card shows.
         directory: Its run directory.
-        full: The run whose student learnt from uncut traces; without it the card shows no retention.
+        full: The run whose student learnt from uncut traces, for the retention; when absent, the one beside it.
     """
+    full = full or uncut_beside(result, directory)
     student = directory / STUDENT_DIR
     renew(student, CARD_FILE, str(model_card(result, full)).encode())
     return student / CARD_FILE
+
+
+def uncut_beside(result: RunResult, directory: Path) -> RunResult | None:
+    """The run of the same recipe without its cut, in a directory beside a run's; the first by name, None without one.
+
+    Names, tasks and what changes no weights may differ.
+    """
+    if result.recipe is None or isinstance(result.policy, Full):
+        return None
+    ours = _but_for_the_cut(result.recipe)
+    for file in sorted(directory.absolute().parent.glob(f"*/{RUN_FILE}")):
+        if not (file.parent / STUDENT_DIR).is_dir():
+            continue  # an evaluation of a run, which repeats its recipe
+        try:
+            other = load_run(file.parent)
+        except RunError:
+            continue
+        if isinstance(other.policy, Full) and other.recipe and _but_for_the_cut(other.recipe) == ours:
+            return other
+    return None
+
+
+def _but_for_the_cut(recipe: Recipe) -> dict[str, Any]:
+    """The settings that two students of one comparison share."""
+    values = recipe.model_dump(mode="json", exclude={"name", "output", "cut", "evaluation", "plan", "push", "trial"})
+    del values["training"]["report_to"]
+    return values
 
 
 def model_card(result: RunResult, full: RunResult | None = None) -> ModelCard:
@@ -115,6 +146,8 @@ def _evaluations(evaluations: Sequence[EvalResult], full: RunResult | None) -> s
     note = "Accuracy is the mean over problems and samples of finished, right answers. Brackets: 95 % intervals."
     if full is None:
         note += " No uncut student is known to compare with (`leadspan card --full RUN`)."
+    else:
+        note += f" The uncut student is that of the run {markdown_text(full.name)}."
     return f"{markdown_table(Block('', header, tuple(rows)))}\n\n{note}"
 
 

@@ -26,6 +26,25 @@ TRACKERS_FILE = "trackers.json"
 """File in the run directory with the id that each tracker gave the run, under which a resumed run continues."""
 
 
+_HPARAMS = (
+    "label",
+    "seed",
+    "cut.",
+    "student.path",
+    "teacher.path",
+    "supervision.",
+    "loss.kl_weight",
+    "loss.temperature",
+    "loss.divergence.kind",
+    "training.epochs",
+    "training.steps",
+    "training.learning_rate",
+    "training.batching.",
+)
+"""What the settings in TensorBoard's HParams tab begin with."""
+_COSTS = ("cost/tokens", "cost/flops", "cost/seconds", "cost/peak_memory_bytes")
+
+
 class Trackers(TrainerCallback):
     """The trackers of one run, from its first step to its evaluation.
 
@@ -186,6 +205,8 @@ def _store_recipe(tracker: GeneralTracker, recipe: Recipe, is_new: bool) -> str:
         case TensorBoardTracker():
             text = "".join(f"    {line}\n" for line in dump_yaml(recipe).splitlines())
             tracker.tracker.add_text("recipe", f"{recipe.name}: {recipe.label}\n\n{text}", 0)
+            if is_new:
+                _add_hparams(tracker, recipe)
             return ""
         case MLflowTracker():
             if is_new:
@@ -199,8 +220,29 @@ def _store_recipe(tracker: GeneralTracker, recipe: Recipe, is_new: bool) -> str:
     return ""
 
 
+def _add_hparams(tracker: TensorBoardTracker, recipe: Recipe) -> None:
+    """A row of TensorBoard's HParams tab: main settings, and by name the figures that the run will log."""
+    from torch.utils.tensorboard.summary import hparams  # needs tensorboard
+
+    settings = {
+        name: value if isinstance(value, str | int | float) else str(value)
+        for name, value in flat(_config(recipe))
+        if name.startswith(_HPARAMS) and value is not None
+    }
+    tasks = [task.name.replace(",", "") for task in recipe.evaluation.tasks]
+    metrics = [f"{task}/{figure}" for task in tasks for figure in ("accuracy", "termination_rate")] + list(_COSTS)
+    for summary in hparams(settings, dict.fromkeys(metrics, 0.0))[:2]:  # the third says that the run has ended
+        tracker.tracker.file_writer.add_summary(summary)
+
+
 def _close(tracker: GeneralTracker, has_failed: bool) -> None:
     match tracker:
+        case TensorBoardTracker():
+            from torch.utils.tensorboard.summary import hparams
+
+            if not has_failed:
+                tracker.tracker.file_writer.add_summary(hparams({}, {})[2])  # that the run has ended well
+            tracker.finish()
         case WandBTracker():
             tracker.tracker.finish(exit_code=int(has_failed))
         case MLflowTracker():

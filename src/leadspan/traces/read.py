@@ -21,6 +21,7 @@ from leadspan.traces.files import Record, digest_file, kind_of, read_file
 from leadspan.traces.formats import parse
 from leadspan.traces.records import Refusal, Trace
 from leadspan.traces.settings import TraceSource
+from leadspan.traces.turns import THINK_TAGS, tags_in, texts_of
 
 if TYPE_CHECKING:
     import datasets
@@ -153,6 +154,34 @@ def fingerprint(source: TraceSource) -> str:
     for file in listing.files:
         digest.update(f"{kind_of(file)}{file.suffix.lower()}".encode() + digest_file(file))
     return digest.hexdigest()
+
+
+def tags_warning(source: TraceSource, rendered: tuple[str, str]) -> str | None:
+    """A warning of think tags in the settings that are in no record that is looked at; None if there is none.
+
+    Args:
+        source: The source.
+        rendered: The tags that the student will write.
+
+    Raises:
+        DataError: The source cannot be read.
+    """
+    if source.think_open is None and rendered in THINK_TAGS:
+        return None
+    tags = THINK_TAGS if source.think_open is None else [(source.think_open, source.think_close or "")]
+    in_records = {tag for record in _sample(source) for text in texts_of(record.row) for tag in tags_in(text, tags)}
+    if source.think_open is None:
+        other = next((tag for pair in tags for tag in pair if tag in in_records), None)
+        return other and (
+            f"data.rendering.think_open: {rendered[0]!r} is what the student will write, and the records have "
+            f"{other!r}; tags of the records are set with data.train.think_open and think_close"
+        )
+    if in_records:
+        return None
+    return (
+        f"data.train.think_open: neither {source.think_open!r} nor {source.think_close!r} is in the first records of "
+        f"{source.path}; where the chain of thought has a column of its own, leave both out"
+    )
 
 
 def _sample(source: TraceSource) -> list[Record]:

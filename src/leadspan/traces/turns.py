@@ -99,17 +99,17 @@ def check_prompt(row: Row, used: Collection[str], prompt: str) -> None:
         Unusable: The text of such a column is not in the prompt.
     """
     for name in _OF_PROMPT:
-        if name not in used and any(text not in prompt for text in _texts_of(row.get(name))):
+        if name not in used and any(text not in prompt for text in texts_of(row.get(name))):
             raise Unusable(PART_APART, f"{name!r} is not in the prompt; join the two")
 
 
-def _texts_of(value: Any) -> Iterator[str]:
+def texts_of(value: Any) -> Iterator[str]:
     """The texts in a value, keys aside."""
     if isinstance(value, str):
         yield value.strip()
     elif isinstance(value, dict | list):
         for inner in value.values() if isinstance(value, dict) else value:
-            yield from _texts_of(inner)
+            yield from texts_of(inner)
 
 
 def read_prompt_turns(turns: Sequence[Any], column: str) -> list[dict[str, str]]:
