@@ -22,6 +22,7 @@ from ruamel.yaml.resolver import VersionedResolver
 from leadspan.errors import SettingsError
 
 # The largest study here has some 200 values, 8 deep, in 4,000 characters; the parser reads 10,000 values a second.
+_OF_DATA = (".jsonl", ".parquet", ".arrow", ".gz", ".zst")
 MAX_CHARACTERS, MAX_VALUES, MAX_DEPTH, MAX_INTEGER_BITS = 200_000, 5_000, 40, 64
 _PLAIN_TAGS = frozenset(f"tag:yaml.org,2002:{name}" for name in ("str", "int", "float", "bool", "null", "seq", "map"))
 _OTHER_VERSION = re.compile(r"^%YAML\s+(?!1\.2\s*$).*", re.MULTILINE)
@@ -125,6 +126,8 @@ def read_yaml_mapping(path: Path) -> dict[str, Any]:
         SettingsError: It cannot be read, or does not hold a mapping of plain values.
     """
     remedy = "give the path of a recipe file"
+    if path.suffix.lower() in _OF_DATA and path.is_file():
+        raise SettingsError(f"{path}: holds data, no recipe; `leadspan init {path}` writes a recipe for traces")
     try:
         mode = os.stat(path).st_mode
         if stat.S_ISDIR(mode):

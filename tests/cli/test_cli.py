@@ -77,6 +77,10 @@ def test_a_template_variable_that_is_not_read_is_refused_before_training(
         pytest.param(["distill", "{recipe}", "--dry-run", "training.report_to=[trackio]"], "report_to", id="tracker"),
         pytest.param(["distill", "{recipe}", "cut=kind:lead", "cut=p:0.3"], "quote a mapping", id="split by the shell"),
         pytest.param(["report", "{folder}", "--output", "-", "--format", "png"], "figures are files", id="png to -"),
+        pytest.param(["preview", "{folder}/traces.jsonl"], "holds data, no recipe; `leadspan init ", id="traces"),
+        pytest.param(["preview", "{recipe}", "--records", "-1"], "give numbers from 0 upwards", id="no records"),
+        pytest.param(["study", "{recipe}"], "is a recipe, no study; name it in", id="recipe as a study"),
+        pytest.param(["power", "--claim", "91"], "the claim 91 (a share: 0.91 is 91 %)", id="per cent"),
         pytest.param(["power", "--samples", "0"], "are numbers from 1 upwards", id="no samples"),
         pytest.param(["power", "--full", "{folder}"], "--full and --policy go together", id="one side only"),
         pytest.param(["power", "--full", "{folder}", "--policy", "{folder}"], "run.json", id="no run"),
@@ -96,6 +100,13 @@ def test_bad_input_is_one_message_and_exit_code_2(
     error = capsys.readouterr().err
     assert any(word in error for word in message.split("|"))
     assert "Traceback" not in error
+
+
+def test_a_study_is_no_recipe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    study = tmp_path / "study.yaml"
+    study.write_text("name: s\noutput: o\nrecipe: r.yaml\n")
+    assert main(["plan", str(study)]) == 2
+    assert f"is a study; run it with `leadspan study {study}`" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -59,7 +59,15 @@ def run(options: argparse.Namespace) -> None:
     sources += [Source("--teacher", options.teacher, "model")] if options.teacher else []
     check_sources(sources, "init")
     path = validate(TaskSettings, task, "init: --task").path
-    check_sources([Source("--task", path, "dataset")], "init", known_names=tuple(BENCHMARKS))
+    try:
+        check_sources([Source("--task", path, "dataset")], "init", known_names=tuple(BENCHMARKS))
+    except SettingsError as error:
+        if "path" in task or "benchmark" not in task:
+            raise
+        raise SettingsError(
+            f"{error}\n  a benchmark is read from the Hub, unless a file of its problems is named: "
+            f"--task {task['benchmark']}=FILE"
+        ) from None
     # Imports of torch wait until the inputs are known to exist.
     from leadspan.cli.new_recipe import RecipeChoices, model_at, recipe_text
     from leadspan.files import write_atomically

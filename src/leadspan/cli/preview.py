@@ -17,6 +17,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Prepare the data of the recipe and print it."""
+    from leadspan.errors import SettingsError
+
+    if options.records < 0 or options.chars < 0:
+        raise SettingsError(f"--records {options.records} --chars {options.chars}: give numbers from 0 upwards")
     recipe = read_recipe(options, ["data", "student"] if options.loss else ["data"])
     student = read_model(options.model).model if options.model else recipe.student
     # Imports of torch wait until the recipe is known to be valid.

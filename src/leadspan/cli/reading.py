@@ -44,9 +44,13 @@ def read_recipe(
         SettingsError: A setting breaks a rule, or names something that does not exist or is not installed; names every
             fault.
     """
+    from leadspan.errors import SettingsError
     from leadspan.yaml_text import read_yaml_mapping
 
-    read_yaml_mapping(options.recipe)  # a mistyped path is reported before the slow import of the settings
+    # A mistyped path, and the file of another command, are reported before the slow import of the settings.
+    values = read_yaml_mapping(options.recipe)
+    if "recipe" in values and "student" not in values:
+        raise SettingsError(f"{options.recipe}: is a study; run it with `leadspan study {options.recipe}`")
     from leadspan.recipe import Part, load_recipe
     from leadspan.sources import source_faults
     from leadspan.training.settings import tracker_faults

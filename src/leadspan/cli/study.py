@@ -15,7 +15,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Plan the study, then list it or run it; failed trials are an error at the end."""
-    from leadspan.errors import RunError
+    from leadspan.errors import RunError, SettingsError
+    from leadspan.yaml_text import read_yaml_mapping
+
+    values = read_yaml_mapping(options.recipe)
+    if "student" in values and "recipe" not in values:
+        raise SettingsError(
+            f"{options.recipe}: is a recipe, no study; name it in `recipe:` of a study (docs/study.md), or run it with "
+            f"`leadspan distill {options.recipe}`"
+        )
     from leadspan.settings import load_settings
     from leadspan.study.board import trials_block
     from leadspan.study.keeper import is_done, planned_record

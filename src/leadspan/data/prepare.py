@@ -244,8 +244,9 @@ def _questions(rows: Dataset) -> dict[str, str]:
 
 def _draw(rows: Dataset, number: int | None, seed: int, name: str, left_out: dict[str, int]) -> Dataset:
     if len(rows) == 0:
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in left_out.items())
         raise DataError(
-            f"{name.replace('num_', '')}: no trace is left; left out so far: {left_out or 'nothing'}; "
+            f"{name.replace('num_', '')}: no trace is left; left out so far: {reasons or 'nothing'}; "
             "give more traces, or widen data.min_tokens and data.max_tokens, or a smaller data.validation.share"
         )
     if number is None:

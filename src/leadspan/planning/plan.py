@@ -6,6 +6,7 @@ from typing import Any
 
 from leadspan.audit.prepared import Searched
 from leadspan.costs.devices import Device
+from leadspan.costs.memory import disk_bytes
 from leadspan.data.examples import Examples
 from leadspan.data.truncation import AnyPolicy, Full, Lead, Policy, with_ends
 from leadspan.data.truncation.policy import CutCounts, shows_few_ends
@@ -19,6 +20,7 @@ from leadspan.planning.prediction import (
     cost_model_of,
     predict,
     savings,
+    student_shape,
     with_store,
 )
 from leadspan.planning.ranks import RankCost, rank_costs, what_would_fit
@@ -95,6 +97,7 @@ class Plan:
         reads_store: Whether the recipe's targets come from a store.
         knows_teacher: Whether the costs of a live teacher are known, against which a store saves.
         currency: Currency symbol.
+        disk_bytes: Most bytes of the run directory: checkpoints and student.
         searched: Where traces first state the right answer; None when that was not searched for.
         left_out: Policies that leave nothing to learn, and why.
         rollouts: What the rollouts of the recipe cost at most; None without any.
@@ -111,6 +114,7 @@ class Plan:
     reads_store: bool
     knows_teacher: bool
     currency: str
+    disk_bytes: int
     searched: Searched | None = None
     left_out: tuple[str, ...] = ()
     rollouts: RolloutCost | None = None
@@ -181,6 +185,7 @@ def plan_recipe(
         reads_store=recipe.store_path is not None,
         knows_teacher=models.live.memory.teacher_activations is not None,
         currency=recipe.plan.currency,
+        disk_bytes=disk_bytes(student_shape(recipe)),
         searched=searched,
         left_out=tuple(left_out),
         rollouts=None if recipe.rollout is None else cost_of_rollouts(recipe, data, models.of_recipe, calibration),

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 from leadspan.audit.prepared import Searched
 from leadspan.costs.flops import FlopsByPart
-from leadspan.costs.memory import MemoryByPart
+from leadspan.costs.memory import NUM_CHECKPOINTS, MemoryByPart
 from leadspan.data.truncation import Full, Lead, with_ends
 from leadspan.data.truncation.policy import shows_few_ends, stop_warning
 from leadspan.planning.plan import Plan, PlanRow
@@ -43,6 +43,8 @@ def sentences(plan: Plan) -> list[str]:
             f"No time: run with --calibrate on this machine, or state {missing}. "
             "No money without a time and plan.price_per_hour."
         )
+    size = quantity("peak_memory_bytes", plan.disk_bytes)
+    lines.append(f"Disk: up to {size} in the run directory, for {NUM_CHECKPOINTS} checkpoints and the student.")
     lines += _too_large(plan)
     lines += [f"Left out: {reason}." for reason in plan.left_out]
     if plan.rollouts is None and (warning := stop_warning({row.label: row.cut for row in plan.rows})):
@@ -94,7 +96,7 @@ def _rollouts(cost: RolloutCost) -> str:
 
 
 def _costs(plan: Plan) -> Block:
-    where = f"{plan.num_ranks} x {plan.device.name}" if plan.device else f"{plan.num_ranks} x a device without figures"
+    where = f"{plan.num_ranks} x {plan.device.name}" if plan.device else "a device without figures"
     # The supports of `top_p` and `sampled` are the data's, so the sizes of their stores are limits.
     store = "store\n" + plan.codec.label.replace(" ", "\n") + "\nat most" * (plan.codec.kind in ("top_p", "sampled"))
     header = ["policy", "tokens", "", "FLOPs", "", "peak\nmemory", "time", "money", "largest\nbatch", store]
@@ -118,8 +120,8 @@ def _costs(plan: Plan) -> Block:
         cut_share = MISSING if row.without_derivation is None else percent(row.without_derivation.value)
         rows.append((*cells, cut_share) if plan.searched else cells)
     note = (
-        "* the recipe's own; shares are of full. Largest batch: examples of a micro-batch that fit the device, "
-        "whichever they are."
+        "* the recipe's own; shares are of full. Largest batch: examples per micro-batch that fit the device, even the "
+        "longest."
     )
     return Block(f"{plan.name} on {where}, {plan.precision}", tuple(header), tuple(rows), note)
 
@@ -177,7 +179,7 @@ def _savings(plan: Plan, cost: str, saving_of: Callable[[PlanRow], Saving]) -> B
         cells = (f"{percent(saving.shares[measure])} ({percent(saving.alone[measure])})" for measure in shown)
         rows.append((row.label, *cells, percent(sum(saving.shares.values()))))
     return Block(
-        title=f"Saved of the {cost} of a naive run, by what saves it (by itself in brackets)",
+        title=f"{cost[0].upper()}{cost[1:]} saved against a naive run, by technique (alone, in brackets)",
         header=("policy", *map(_SAVED_BY.__getitem__, shown), "all four" if plan.knows_teacher else "all three"),
         rows=tuple(rows),
         note="Naive: whole sequences padded to the longest of their batch, logits of all positions at once"
@@ -214,7 +216,7 @@ def _by_cut(full: PlanRow, row: PlanRow, store: StoreCost | None) -> str:
     if store is None:
         return text + "."
     once, shared = _saved_share(saved, store.net_flops), _saved_share(saved, store.saved_flops)
-    return f"{text}: {once} a store net of its capture, {shared} one that is captured already."
+    return f"{text}: {once} a store saves on its first run, {shared} on later ones."
 
 
 def _saved_share(saved: int, reference: int) -> str:
@@ -264,7 +266,7 @@ def _break_point(searched: Searched, rows: Sequence[PlanRow]) -> list[str]:
     if point is None:
         return [f"No break point LSP*: of {where} none states its right answer in the chain of thought ({counts})."]
     below = [row.label for row in rows if isinstance(row.policy, Lead) and _share_kept(row) < point.low]
-    verdict = f"expected to hurt: {', '.join(below)}" if below else "no lead cut here lies below it"
+    verdict = f"cuts that take derivations away: {', '.join(below)}" if below else "no lead cut here lies below it"
     return [
         f"Predicted break point LSP*: {point.value:.2f} [{point.low:.2f}, {point.high:.2f}]; {verdict}.",
         f"First answers of {where}: {counts}; right answers from: {sources}. "
