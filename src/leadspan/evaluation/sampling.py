@@ -21,6 +21,7 @@ from transformers import (
     TopKLogitsWarper,
     TopPLogitsWarper,
 )
+from transformers.generation.utils import GenerateDecoderOnlyOutput
 
 from leadspan.errors import EvaluationError
 from leadspan.evaluation.settings import SamplingSettings
@@ -32,6 +33,9 @@ LOOP_TOKENS, LOOP_REPEATS = 30, 10
 PORTION = 64
 """Tokens after which rows that have ended leave a batch: few enough that little is computed for rows that are over,
 enough that starting `generate` again (some milliseconds) does not count."""
+
+# Transformers 5.24 has given the argument and the output another name, and warns of the earlier one.
+_CACHE = "cache" if "cache" in GenerateDecoderOnlyOutput.__dataclass_fields__ else "past_key_values"
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,7 +284,7 @@ def draw(
         )
         model.generation_config = config  # else unset fields would come from the one shipped with the weights
         output = cast(Any, model).generate(
-            ids, attention_mask=mask, past_key_values=cache, generation_config=config, logits_processor=processors
+            ids, attention_mask=mask, generation_config=config, logits_processor=processors, **{_CACHE: cache}
         )
         drawn = output.sequences[:, ids.shape[1] :]
         for row, tokens in zip(rows, drawn.tolist(), strict=True):
@@ -289,7 +293,7 @@ def draw(
         report_detail(f"{max(map(len, new)):,} tokens, {len(rows)} of {len(new)} go on, {speed:,.0f} tokens/s")
         going = [i for i, row in enumerate(rows) if len(new[row]) < caps[row] and stops.isdisjoint(new[row])]
         ids, mask = output.sequences[going], torch.cat([mask, torch.ones_like(drawn)], dim=1)[going]
-        cache = output.past_key_values
+        cache = getattr(output, _CACHE)
         if cache is None:  # a purely recurrent model keeps its state to itself: draw the rest in one go
             portion = settings.max_new_tokens
         elif len(going) < len(rows):
