@@ -275,7 +275,7 @@ def test_the_recipe_of_the_readme_is_valid() -> None:
         ("push_to_hub=true", "in a recipe it is push"),
         ("lmbda=0.5", "in a recipe it is rollout"),
         ("gradient_checkpointing=true", "did you mean training.gradient_checkpointing"),
-        ("training.warmup_share=50", "warmup_share = 50: Input should be less than or equal to 1; write 0.5 for 50 %"),
+        ("training.warmup_share=50", "warmup_share = 50: Input should be less than 1; write 0.5 for 50 %"),
     ],
 )
 def test_names_of_other_tools_are_answered_with_ours(recipe: Path, override: str, message: str) -> None:

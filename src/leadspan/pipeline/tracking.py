@@ -232,7 +232,7 @@ def _add_hparams(tracker: TensorBoardTracker, recipe: Recipe) -> None:
     tasks = [task.name.replace(",", "") for task in recipe.evaluation.tasks]
     metrics = [f"{task}/{figure}" for task in tasks for figure in ("accuracy", "termination_rate")] + list(_COSTS)
     for summary in hparams(settings, dict.fromkeys(metrics, 0.0))[:2]:  # the third says that the run has ended
-        tracker.tracker.file_writer.add_summary(summary)
+        tracker.tracker._get_file_writer().add_summary(summary)
 
 
 def _close(tracker: GeneralTracker, has_failed: bool) -> None:
@@ -241,7 +241,7 @@ def _close(tracker: GeneralTracker, has_failed: bool) -> None:
             from torch.utils.tensorboard.summary import hparams
 
             if not has_failed:
-                tracker.tracker.file_writer.add_summary(hparams({}, {})[2])  # that the run has ended well
+                tracker.tracker._get_file_writer().add_summary(hparams({}, {})[2])  # that the run has ended well
             tracker.finish()
         case WandBTracker():
             tracker.tracker.finish(exit_code=int(has_failed))
