@@ -261,7 +261,7 @@ def _read(settings: Pretrained, dtype: torch.dtype, is_frozen: bool) -> PreTrain
     model, info = loaded
     if settings.gguf_file is not None and not is_frozen:
         vars(model.config).pop("quantization_config", None)  # its weights are plain now, and can be saved
-    for key, in_file, expected in sorted(info["mismatched_keys"]):
+    for key, in_file, expected in sorted(info["mismatched_keys"]):  # the first says enough
         raise ModelError(
             f"{name}: {key} has shape {tuple(in_file)} in its files and {tuple(expected)} by its config.json; they are "
             "of another model"

@@ -119,6 +119,7 @@ class LinearHorizon(Settings):
         """
         # A fraction, so that a step that is due at a multiple does not miss it by a rounding.
         exact = self.start + Fraction((self.end - self.start) * step, max(1, num_steps - 1))
+        # `-(-a // b)` rounds up.
         return min(self.longest, -(-exact // self.multiple) * self.multiple)
 
 

@@ -72,7 +72,7 @@ class Rollouts:
         Raises:
             RunError: The record of an earlier step is missing or damaged.
         """
-        if self._is_recalled:
+        if self._is_recalled:  # every step asks for it, and the record is read once
             return
         self._is_recalled = True
         courses = [self.inputs.course.step(number) for number in range(step)]  # horizons do not matter here
@@ -209,6 +209,7 @@ class Rollouts:
         lines = [line for of_step in self._lines[first:last] for line in of_step]
         if not lines:
             return {}
+        # The horizon may change within a log line; the others are means over its rollouts.
         figures = {"horizon": float(self._course(last - 1).horizon)}
         figures["tokens"] = sum(line.tokens for line in lines) / len(lines)
         for name in ("overlap", "end_overlap"):
