@@ -264,8 +264,7 @@ def draw(
         num_tokens: Draw among the first `num_tokens` token ids only; among all rows of the head when None.
         log_probs: One list per row, to which the log-probability of each drawn token is appended.
     """
-    # Any id may pad, since padded positions are masked.
-    pad, stops = stop_token_ids[0], set(stop_token_ids)
+    pad, stops = stop_token_ids[0], set(stop_token_ids)  # any id may pad: padded positions are masked
     ids, mask = _padded_left(prompts, pad, model.device)
     sampling = SeededSampling(keys, settings, model.device, log_probs) if settings.temperature > 0 else None
     only_tokens = [] if num_tokens is None else [OnlyFirst(num_tokens)]
@@ -273,7 +272,6 @@ def draw(
     new: list[list[int]] = [[] for _ in prompts]
     rows, cache, portion, start = list(range(len(prompts))), None, PORTION, time.perf_counter()
     while rows:
-        # The row that may go on longest sets the length; `to_sample` cuts the others.
         config = GenerationConfig(
             do_sample=False,
             max_new_tokens=min(portion, max(caps[row] - len(new[row]) for row in rows)),
