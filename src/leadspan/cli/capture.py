@@ -51,7 +51,7 @@ def run(options: argparse.Namespace) -> None:
             values = {**asdict(estimate), "codecs": codecs}
         else:
             manifest = run_capture(job)
-            values, size = manifest.model_dump(mode="json"), sum(shard.num_bytes for shard in manifest.shards)
+            values, size = manifest.model_dump(mode="json"), manifest.num_bytes
             each = size / max(1, manifest.num_positions)
             shown = (
                 f"store: {job.directory}: {manifest.codec.label}, {manifest.num_sequences:,} sequences, "

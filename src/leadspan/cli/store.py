@@ -52,7 +52,6 @@ def run(options: argparse.Namespace) -> None:
 def _table(manifest: "Manifest", path: Path) -> "Block":
     from leadspan.tables import Block
 
-    size = sum(shard.num_bytes for shard in manifest.shards)
     rows = {
         "complete": "yes" if manifest.complete else "no: run `leadspan capture` again to continue",
         "teacher": manifest.teacher + (f" at {manifest.teacher_revision}" if manifest.teacher_revision else ""),
@@ -66,7 +65,7 @@ def _table(manifest: "Manifest", path: Path) -> "Block":
         "sequences": f"{manifest.num_sequences:,}",
         "positions": f"{manifest.num_positions:,}",
         "shards": f"{len(manifest.shards):,}",
-        "bytes": f"{size:,} ({size / max(1, manifest.num_positions):.1f} a position)",
+        "bytes": f"{manifest.num_bytes:,} ({manifest.num_bytes / max(1, manifest.num_positions):.1f} a position)",
         "capture": f"{manifest.seconds:,.0f} s" + (f", {manifest.flops:.3g} operations" if manifest.flops else ""),
         "KL lost": "not measured" if manifest.kl_lost is None else f"{manifest.kl_lost:.3g} nats a position",
         "versions": ", ".join(f"{name} {version}" for name, version in manifest.versions.items()),

@@ -120,7 +120,7 @@ def capture_record(store: SharedStore, output: Path, earlier: Mapping[str, Captu
     return record.model_copy(
         update={
             "num_positions": manifest.num_positions,
-            "num_bytes": sum(shard.num_bytes for shard in manifest.shards),
+            "num_bytes": manifest.num_bytes,
             "seconds": manifest.seconds,
             "flops": manifest.flops,
         }

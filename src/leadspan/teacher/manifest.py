@@ -107,6 +107,11 @@ class Manifest(Settings):
     """Versions of the packages that wrote it."""
 
     @property
+    def num_bytes(self) -> int:
+        """Size of the shards."""
+        return sum(shard.num_bytes for shard in self.shards)
+
+    @property
     def tail_temperatures(self) -> list[float]:
         """Temperatures at which the mass outside the support is kept; a drawn support has no use for it."""
         return [1.0] if self.codec.kind == "sampled" else self.temperatures
