@@ -6,6 +6,7 @@ import hashlib
 import os
 import re
 import shutil
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -113,15 +114,21 @@ def sync_directory(directory: Path) -> None:
 def file_names(names: Sequence[str], joint: str) -> list[str]:
     """File names of letters, digits and underscores; names that would collide end in a hash of the whole name.
 
-    Letters of different case are the same to some file systems.
+    Letters of different case, and the same letter in different forms, are the same to some file systems.
 
     >>> file_names(["long problems", "short", "long-problems"], "_")
     ['long_problems_ee71d6', 'short', 'long_problems_09b99c']
     """
-    plain = [re.sub(r"\W+", joint, name).strip(joint) for name in names]
-    number = Counter(map(str.lower, plain))
+    simple = [re.sub(r"\W+", joint, name).strip(joint) for name in names]
     hashes = [hashlib.sha256(name.encode()).hexdigest()[:6] for name in names]
-    return [
-        name if name and number[name.lower()] == 1 else f"{name}{joint}{digits}".strip(joint)
-        for name, digits in zip(plain, hashes, strict=True)
+    hashed = [f"{name}{joint}{digits}".strip(joint) for name, digits in zip(simple, hashes, strict=True)]
+    number = Counter(map(_folded, simple))
+    chosen = [
+        name if name and number[_folded(name)] == 1 else other for name, other in zip(simple, hashed, strict=True)
     ]
+    # A name may end in what is another one's hash.
+    return chosen if len(set(map(_folded, chosen))) == len(chosen) else hashed
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFKC", name).casefold()

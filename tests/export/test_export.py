@@ -2,6 +2,7 @@ import json
 import shlex
 import subprocess
 import sys
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,14 @@ from ruamel.yaml import YAML
 
 from leadspan.cli import main
 from leadspan.errors import SettingsError
+from leadspan.evaluation.settings import EvaluationSettings
 from leadspan.export.datasets import export_data
 from leadspan.export.harness import METRICS, exact_results, math_results
 from leadspan.export.tasks import export_tasks
+from leadspan.files import file_names
 from leadspan.inputs import prepare_data
 from leadspan.recipe import Recipe
+from leadspan.settings import validate
 from recipes import toy_recipe, write_recipe
 from studies import toy_task
 
@@ -153,6 +157,19 @@ def test_tasks_whose_names_differ_in_signs_or_case_keep_files_of_their_own(tmp_p
     assert [yaml_of(path)["task"] for path in written.files[1::2]] == list(written.names)
     data_files = [yaml_of(path)["dataset_kwargs"]["data_files"]["test"] for path in written.files[1::2]]
     assert data_files == [str(path) for path in written.files[::2]]
+
+
+@pytest.mark.parametrize(
+    "names", [["Test", "test"], ["stra\u00dfe", "strasse"], ["\ufb01x", "fix"], ["a_b", "a b", "a_b_648fa9"]]
+)
+def test_names_that_a_file_system_may_take_for_one_are_files_of_their_own(names: list[str]) -> None:
+    folded = {unicodedata.normalize("NFKC", name).casefold() for name in file_names(names, "_")}
+    assert len(folded) == len(names)
+
+
+def test_a_name_that_no_file_can_have_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"tasks\.0\.name"):
+        validate(EvaluationSettings, {"tasks": [{**toy_task(tmp_path), "name": "x" * 256}]}, "evaluate")
 
 
 def test_the_commands_name_the_model_and_the_tasks(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from PIL import Image
 
 from leadspan.cli import main
 from leadspan.recipe import Recipe
+from leadspan.report.drawing import draw_figures
 from leadspan.report.markdown import render_markdown
 from leadspan.report.schema import Report
 from leadspan.report.write import write_report
@@ -66,6 +67,18 @@ def test_png_figures_are_drawn_and_none_is_empty(real_runs: list[Path], tmp_path
     for name in names:
         with Image.open(tmp_path / "figures" / name) as image:
             assert image.width > 800 and len(image.convert("RGB").getcolors(1 << 24) or []) > 10, name
+
+
+def test_tasks_whose_names_differ_in_case_have_figures_of_their_own(
+    study: list[RunResult], report_of: Callable[..., Report], tmp_path: Path
+) -> None:
+    report = report_of(study)
+    (task,) = report.tasks
+    paths = draw_figures(
+        report.model_copy(update={"tasks": [task, task.model_copy(update={"task": task.task.upper()})]}), tmp_path
+    )
+    assert len({path.name.casefold() for path in paths}) == len(paths)
+    assert sum(path.name.startswith("rates-") for path in paths) == 2
 
 
 @pytest.mark.slow

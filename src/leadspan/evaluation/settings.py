@@ -40,8 +40,8 @@ class TaskSettings(Settings):
 
     model_config = ConfigDict(json_schema_extra=_or_benchmark)
 
-    name: str = Field(pattern=r"^[\w. -]+$")
-    """Name of the task in results; the benchmark's when absent."""
+    name: str = Field(pattern=r"^[\w. -]+$", max_length=100)
+    """Name of the task in results, and of the file of its samples; the benchmark's when absent."""
     benchmark: str | None = None
     """A known benchmark (see docs/evaluation.md): its settings stand for all that are not given here; its `split` and
     `subset` only where its `path` does."""

@@ -42,7 +42,7 @@ def draw_figures(report: Report, directory: Path) -> list[Path]:
     data = plain_values(chart_data(report))
     directory.mkdir(parents=True, exist_ok=True)
     figures: dict[str, Figure] = {}
-    names = file_names([task["task"].lower() for task in data["tasks"]], "-")
+    names = [name.lower() for name in file_names([task["task"] for task in data["tasks"]], "-")]
     level = f"{report.tasks[0].rows[0].accuracy.level:.0%} intervals"
     notes = {"frontier": f"Bars: {level} of accuracy; one standard deviation of the cost over seeds. "}
     notes["rates"] = f"Bars: {level}. "
