@@ -144,6 +144,7 @@ def test_the_uncut_run_beside_a_run_is_compared_with_by_itself(tmp_path: Path, m
     full = write(make_run("full", 30, FULL, name="whole", tasks=["toy"]), "whole")
     assert uncut_beside(cut, tmp_path / "cut") == full
     assert uncut_beside(full, tmp_path / "whole") is None
+    assert "ncut student" not in write_card(full, tmp_path / "whole").read_text()
     text = write_card(cut, tmp_path / "cut").read_text()
     assert "The uncut student is that of the run whole." in text
     # 15 of the 40 problems are right, of which the uncut student has 30 right: a half

@@ -4,7 +4,7 @@ It is `README.md` in the student's directory, in the form that the Hub reads (it
 It shows no path of this machine: a local file or directory appears by its name.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +111,7 @@ def _sections(result: RunResult, recipe: Recipe, full: RunResult | None) -> Iter
     yield f"**{markdown_text(warning)}**" if warning else ""
     if result.evaluations:
         yield "## Accuracy and termination"
-        yield _evaluations(result.evaluations, full)
+        yield _evaluations(result, full)
     if result.train is not None:
         yield "## Cost of training"
         costs = [
@@ -128,25 +128,27 @@ def _sections(result: RunResult, recipe: Recipe, full: RunResult | None) -> Iter
     yield ", ".join(f"{name} {markdown_text(value)}" for name, value in result.environment.items() if name != "seed")
 
 
-def _evaluations(evaluations: Sequence[EvalResult], full: RunResult | None) -> str:
-    """A row for each task, with the retention where the uncut student was evaluated on the same problems."""
+def _evaluations(result: RunResult, full: RunResult | None) -> str:
+    """A row for each task; of a cut with the retention, where the uncut student was evaluated on the same problems."""
+    is_cut = not isinstance(result.policy, Full)
     references = {reference.task: reference for reference in (full.evaluations if full else [])}
     rows = [
         (
             evaluation.task,
             f"{evaluation.num_problems} x {evaluation.samples_per_problem}",
             percent_interval(evaluation.accuracy_strict),
-            _retention(evaluation, references.get(evaluation.task)),
+            *([_retention(evaluation, references.get(evaluation.task))] if is_cut else []),
             percent_interval(evaluation.termination_rate),
             f"{evaluation.tokens_mean:,.0f}",
         )
-        for evaluation in evaluations
+        for evaluation in result.evaluations
     ]
-    header = ("task", "problems x samples", "accuracy", "of the uncut student's", "ended by itself", "tokens")
+    retained = ["of the uncut student's"] if is_cut else []
+    header = ("task", "problems x samples", "accuracy", *retained, "ended by itself", "tokens")
     note = "Accuracy is the mean over problems and samples of finished, right answers. Brackets: 95 % intervals."
-    if full is None:
+    if is_cut and full is None:
         note += " No uncut student is known to compare with (`leadspan card --full RUN`)."
-    else:
+    elif full is not None:
         note += f" The uncut student is that of the run {markdown_text(full.name)}."
     return f"{markdown_table(Block('', header, tuple(rows)))}\n\n{note}"
 
