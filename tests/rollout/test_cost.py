@@ -75,7 +75,9 @@ def test_the_bound_is_met_where_no_rollout_ends_before_its_cap(tmp_path: Path) -
     expected = plan_recipe(recipe, data, [], Calibration(device="here", fingerprint=fingerprint, num_steps=1, **rates))
     assert expected.rollouts is not None and cost.prediction.is_bound and not expected.rollouts.prediction.is_bound
     assert expected.rollouts.prediction.memory == cost.prediction.memory
-    assert f"{cost.num_rollouts} of at most {cost.new_tokens} new tokens in 4 steps" in " ".join(sentences(plan))
+    assert f"{cost.num_rollouts}, at most {cost.new_tokens} new tokens together, in 4 steps" in " ".join(
+        sentences(plan)
+    )
     result = run(recipe)
     drawn = lines(recipe.output)
     assert result.prediction == cost.prediction and result.train is not None

@@ -88,8 +88,8 @@ def _rollouts(cost: RolloutCost) -> str:
             f"of drawing, {quantity('seconds', seconds - cost.drawing_seconds)} of training with the teacher."
         )
     return (
-        f"Rollouts: the recipe's own run draws {cost.num_rollouts:,} of {most}{cost.new_tokens:,} new tokens in "
-        f"{cost.prediction.num_steps:,} steps, {most}{quantity('flops', total)} FLOPs ({shown}), "
+        f"Rollouts: the recipe's own run draws {cost.num_rollouts:,}, {most}{cost.new_tokens:,} new tokens together, in "
+        f"{cost.prediction.num_steps:,} steps, {most}{quantity('flops', total)} ({shown}), "
         f"{percent(total / cost.whole_flops)} of those with every rollout at full length; a step waits for its longest "
         f"one, {cost.mean_longest:,.0f} tokens on average.{times} The rows above are of its traces alone."
     )
