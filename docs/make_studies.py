@@ -81,7 +81,9 @@ def load(directory: Path) -> Study:
 
 def figures(study: Study) -> str:
     """All questions of a study, answered from its complete trials."""
-    parts = [_provenance(study), *_saturation(study), break_point_section(study.accuracy, study.derivation, TARGET)]
+    parts = [_provenance(study)]
+    if any(lead_families(frontier, TARGET) for frontier in study.accuracy):
+        parts += [*_saturation(study), break_point_section(study.accuracy, study.derivation, TARGET)]
     answers = [_answer(question, study) for question in QUESTIONS[study.accuracy[0].task]]
     parts += [answer for answer in answers if answer]
     parts += [*_kept(study), *_further(study)]

@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 
 from leadspan.costs.flops import FlopsByPart
 from leadspan.costs.memory import MemoryByPart
-from leadspan.data.truncation.policy import CutCounts, Policy
+from leadspan.data.truncation.policy import CutCounts, Policy, stop_warning
 from leadspan.digests import DIGESTS_FILE, fault, seal
 from leadspan.errors import RunError
 from leadspan.evaluation.result import EvalResult
@@ -95,10 +95,11 @@ class RunResult(Settings):
         """The cut of a student's recipe; None for base, teacher, and models without a recipe."""
         return self.recipe.cut if self.recipe and self.role == "student" else None
 
-    @property
-    def is_on_policy(self) -> bool:
-        """Whether the student learnt from its own rollouts, with or without traces."""
-        return self.recipe is not None and self.recipe.rollout is not None
+    def end_warning(self, label: str) -> str:
+        """What was seen of students that learnt as this one did and did not end their answers; "" if nothing was."""
+        if self.recipe is not None and self.recipe.rollout is not None:
+            return self.recipe.rollout.short_warning
+        return stop_warning({label: self.cut}) if self.cut is not None else ""
 
     @property
     def start(self) -> ModelSettings | None:

@@ -37,6 +37,23 @@ def test_a_condition_of_a_study_is_called_by_its_whole_name_though_no_other_shar
     assert [one.name for one in found] == ["lead 0.8, unchecked", "teacher checked", "lead 0.5"]
 
 
+def test_rollouts_are_compared_with_uncut_traces_and_only_without_them_with_whole_rollouts(make_run: MakeRun) -> None:
+    def on_policy(name: str, horizon: dict[str, Any]) -> RunResult:
+        loss = {"kl_weight": 1, "divergence": {"kind": "reverse_kl"}}
+        return make_run(name, 9, FULL, name=name, settings={"rollout": {"horizon": horizon}, "loss": loss})
+
+    rollouts = [
+        on_policy("adaptive", {"kind": "adaptive"}),
+        on_policy("short", {"kind": "fixed", "tokens": 100}),
+        on_policy("growing", {"kind": "linear", "start": 100, "end": 2048}),
+        on_policy("whole", {"kind": "share", "share": 1}),
+    ]
+    names = [run.name for run in rollouts]
+    assert references(rollouts) == dict.fromkeys(names, "whole")
+    traces = [make_run("full", 9, FULL), make_run("lead 0.5", 5)]
+    assert references([*rollouts, *traces]) == dict.fromkeys([*names, "full", "lead 0.5"], "full")
+
+
 def test_a_name_that_tells_the_seeds_apart_is_no_condition_s(make_run: MakeRun) -> None:
     runs = [make_run("lead 0.5", 10, seed=seed, name=f"lead 0.5, seed {seed}") for seed in (0, 1)]
     assert [one.name for one in find_conditions(runs)] == ["lead 0.5"]

@@ -20,6 +20,8 @@ from leadspan.planning.prediction import cost_model_of
 from leadspan.planning.rollouts import batch_work
 from leadspan.planning.tables import sentences
 from leadspan.planning.timing import Calibration, DrawingWork, fit_drawing
+from leadspan.report.summary import run_summary
+from leadspan.results import RunResult
 from toys import tiny
 
 
@@ -98,3 +100,15 @@ def test_a_calibration_draws_the_first_rollouts_of_the_run_for_their_lengths(tmp
     run(recipe)
     drawn = [line["tokens"] if line["ending"] == "stop" else None for line in lines(recipe.output)]
     assert calibration.rollout_lengths[: len(drawn)] == drawn and any(drawn)
+
+
+def test_short_rollouts_alone_are_warned_of_in_plan_and_summary(tmp_path: Path) -> None:
+    recipe = on_policy(tmp_path, {"horizon": {"kind": "fixed", "tokens": 8}})
+    assert recipe.rollout is not None
+    warning = recipe.rollout.short_warning
+    assert "beyond 8 tokens" in warning and warning in sentences(plan_recipe(recipe, prepare_data(recipe), []))
+    result = RunResult(name="toy", label="rollout 8", seed=0, recipe=recipe, environment={})
+    assert ("warning", warning) in run_summary(result).rows
+    for remedy in ({"whole_share": 0.1}, {"trace_share": 0.5}, {"horizon": {"kind": "fixed", "tokens": 24}}):
+        changed = on_policy(tmp_path, {"horizon": {"kind": "fixed", "tokens": 8}, **remedy}).rollout
+        assert changed is not None and changed.short_warning == ""

@@ -12,7 +12,7 @@ from huggingface_hub import EvalResult as CardResult
 from huggingface_hub import ModelCard, ModelCardData
 
 from leadspan.data.truncation import Full
-from leadspan.data.truncation.policy import FEW_ENDS, stop_warning
+from leadspan.data.truncation.policy import FEW_ENDS
 from leadspan.digests import renew
 from leadspan.errors import RunError
 from leadspan.evaluation.result import EvalResult
@@ -106,8 +106,7 @@ def _sections(result: RunResult, recipe: Recipe, full: RunResult | None) -> Iter
             ("examples that keep their whole answer", f"{cut.num_kept - cut.lost_answer:,} of {cut.num_kept:,}"),
         ]
     yield markdown_table(Block("", ("", ""), tuple(rows), num_text=2))
-    # The warning speaks of cut traces; a student of its own rollouts learns endings from those.
-    warning = stop_warning({result.label: cut}) if cut is not None and not result.is_on_policy else ""
+    warning = result.end_warning(result.label)
     yield f"**{markdown_text(warning)}**" if warning else ""
     if result.evaluations:
         yield "## Accuracy and termination"

@@ -53,6 +53,7 @@ class RolloutCost:
         mean_longest: Mean over steps of the new tokens of the longest rollout, for which the step waits.
         whole_flops: Operations of the same run with every rollout at full length.
         drawing_seconds: Wall time of drawing; None without a calibration that has measured it.
+        warning: What to expect of students that learn from short rollouts alone; "" for others.
     """
 
     prediction: Prediction
@@ -65,6 +66,7 @@ class RolloutCost:
     mean_longest: float
     whole_flops: int
     drawing_seconds: float | None
+    warning: str
 
 
 def cost_of_rollouts(
@@ -128,6 +130,7 @@ def cost_of_rollouts(
         mean_longest=fmean(max((new for _, new, _ in step), default=0) for step in steps),
         whole_flops=whole_flops,
         drawing_seconds=drawing_seconds,
+        warning=recipe.rollout.short_warning,
     )
 
 

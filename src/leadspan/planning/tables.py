@@ -33,6 +33,7 @@ def sentences(plan: Plan) -> list[str]:
     full = next((row for row in plan.rows if isinstance(row.policy, Full)), None)
     lines = [] if full is None else _bills(plan, full)
     lines += [] if plan.rollouts is None else [_rollouts(plan.rollouts)]
+    lines += [plan.rollouts.warning] if plan.rollouts is not None and plan.rollouts.warning else []
     if plan.served is not None:
         lines.append(f"The teacher is {plan.served}: no figure here has its memory, its operations or its time.")
     times = dict.fromkeys(row.prediction.seconds_source for row in plan.rows)
@@ -88,8 +89,8 @@ def _rollouts(cost: RolloutCost) -> str:
             f"of drawing, {quantity('seconds', seconds - cost.drawing_seconds)} of training with the teacher."
         )
     return (
-        f"Rollouts: the recipe's own run draws {cost.num_rollouts:,}, {most}{cost.new_tokens:,} new tokens together, in "
-        f"{cost.prediction.num_steps:,} steps, {most}{quantity('flops', total)} ({shown}), "
+        f"Rollouts: the recipe's own run draws {cost.num_rollouts:,}, {most}{cost.new_tokens:,} new tokens together, "
+        f"in {cost.prediction.num_steps:,} steps, {most}{quantity('flops', total)} ({shown}), "
         f"{percent(total / cost.whole_flops)} of those with every rollout at full length; a step waits for its longest "
         f"one, {cost.mean_longest:,.0f} tokens on average.{times} The rows above are of its traces alone."
     )

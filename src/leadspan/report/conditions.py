@@ -60,8 +60,18 @@ class Condition:
 
     @property
     def is_full(self) -> bool:
-        """Whether its students were trained on uncut traces."""
-        return isinstance(self.runs[0].policy, Full)
+        """Whether its students were trained on uncut traces, and on no rollouts."""
+        return isinstance(self.runs[0].policy, Full) and not self.has_rollouts
+
+    @property
+    def has_rollouts(self) -> bool:
+        """Whether its students learnt from what they wrote themselves."""
+        return self.recipe is not None and self.recipe.rollout is not None
+
+    @property
+    def has_whole_rollouts(self) -> bool:
+        """Whether all its rollouts may reach the full length."""
+        return self.recipe is not None and self.recipe.rollout is not None and self.recipe.rollout.is_whole
 
     def labels(self) -> list[str]:
         """A label for each run: the condition, with the seed where it has several."""

@@ -16,16 +16,17 @@ _TEACHER = ("teacher", "targets", "loss.kl_weight")
 def find_references(conditions: Sequence[Condition]) -> dict[str, Condition | None]:
     """The uncut student that each condition is compared with, by the condition's name.
 
-    A candidate was trained on uncut traces, is no control, and learnt from a teacher, unless no run at all has one:
-    cross-entropy alone, or a run of another length, is no baseline for a distillation. A student is compared with a
-    candidate of the same starting weights; among several, with the one whose recipe differs in the fewest settings (the
-    first of equals). A candidate with which no cut is compared is no baseline, and is compared like any other student;
-    where there is no cut at all, the first candidate is the baseline. A base is compared with the uncut student that
-    began from it, a teacher with none.
+    A candidate is trained on uncut traces or, where no run is, on rollouts that no horizon ends. It is no control, and
+    has learnt from a teacher, unless no run at all has one: cross-entropy alone, or a run of another length, is no
+    baseline for a distillation. A student is compared with a candidate of the same starting weights; among several,
+    with the one whose recipe differs in the fewest settings (the first of equals). A candidate that no cut is compared
+    with is no baseline either, and is compared like any other student; where there is no cut at all, the first
+    candidate stays the baseline. A base is compared with the uncut student that began from it, a teacher with none.
     """
     students = [condition for condition in conditions if condition.role == "student"]
     settings = {student.name: flat(student.recipe) for student in students}
     fulls = [student for student in students if student.is_full and student.control is None]
+    fulls = fulls or [student for student in students if student.has_whole_rollouts and student.control is None]
     # Cross-entropy alone is the baseline of a study in which no run has a teacher.
     if any(student.has_teacher for student in students):
         fulls = [full for full in fulls if full.has_teacher]

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 
 from leadspan.data.truncation import Budget, Full, Lead, LeadAnswer, LeadCot, Mix, Policy, RandomWindow, Tail
-from leadspan.data.truncation.policy import STOP_REMEDY, stop_warning
+from leadspan.data.truncation.policy import STOP_REMEDY
 from leadspan.errors import EvaluationError
 from leadspan.evaluation.result import EvalResult
 from leadspan.report.break_points import BreakPoint
@@ -166,10 +166,8 @@ def stop_warnings(frontier: Frontier) -> list[str]:
 
 def _few_ended(row: Row) -> str:
     """A student that is compared with no other, and ends few of its answers."""
-    run, ended = row.runs[0], percent(row.termination.value)
-    # The warning is about cut traces; a student of its own rollouts learns endings from those.
-    warning = stop_warning({row.label: run.cut}) if run.cut is not None and not run.is_on_policy else ""
-    if warning:
+    ended = percent(row.termination.value)
+    if warning := row.runs[0].end_warning(row.label):
         return f"{row.label} ended {ended} of its answers. {warning}"
     return (
         f"{row.label} ended only {ended} of its answers, and {percent(row.cap_hit_rate)} ran into the cap on new "

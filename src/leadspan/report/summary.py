@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 
-from leadspan.data.truncation.policy import stop_warning
 from leadspan.evaluation.result import EvalResult
 from leadspan.report.costs import error_text, shares
 from leadspan.results import Prediction, RunResult, predicted_and_measured
@@ -22,9 +21,8 @@ def run_summary(result: RunResult) -> Block:
             ("lost answer / stop token", f"{cut.lost_answer} / {cut.lost_stop} examples"),
             *(("left out", f"{number} x {reason}") for reason, number in {**cut.dropped, **result.refused}.items()),
         ]
-        # The warning is about cut traces; a student of its own rollouts learns endings from those.
-        if not result.is_on_policy and (warning := stop_warning({result.label: cut})):
-            rows.append(("warning", warning))
+    if warning := result.end_warning(result.label):
+        rows.append(("warning", warning))
     if result.train is not None:
         rows += _training(result.train, result.prediction)
     for evaluation in result.evaluations:

@@ -95,6 +95,30 @@ class RolloutSettings(Settings):
         return 0 if self.cold_start is None else self.cold_start.steps
 
     @property
+    def is_whole(self) -> bool:
+        """Whether no horizon ends a rollout: it is the full length in the first and in the last step."""
+        if self.horizon.kind == "adaptive":
+            return False
+        return min(self.horizon.at(step, 2, self.max_new_tokens) for step in (0, 1)) >= self.max_new_tokens
+
+    @property
+    def short_warning(self) -> str:
+        """What happened to students of which every example ended at the horizon, with the remedy; "" for other runs.
+
+        Source: docs/studies/on_policy.md.
+        """
+        if self.horizon.kind == "adaptive" or self.whole_share or self.trace_share:
+            return ""
+        last = self.horizon.at(1, 2, self.max_new_tokens)
+        if last >= self.max_new_tokens:
+            return ""
+        return (
+            f"No rollout goes beyond {last} tokens, and students of such horizons have been seen to lose what lies "
+            "behind: later reasoning, answer, and end; leave a tenth of the rollouts whole (rollout.whole_share: "
+            "0.1) or take traces among them (rollout.trace_share: 0.5)."
+        )
+
+    @property
     def has_traces(self) -> bool:
         """Whether the student also learns from traces."""
         return self.trace_share > 0 or self.cold_start is not None
