@@ -173,6 +173,10 @@ def test_the_imaginary_unit_of_engineers(answer: str, gold: str, outcome: str) -
         (r"\boxed{1} (a) is wrong, so it is \boxed{2}", "2"),
         (r"Step 1: \boxed{3}. Step 2: \boxed{4}", "4"),
         (r"\boxed{5} a \boxed{6}", "6"),
+        (r"(a) \boxed{-2} (b) \boxed{-2}", "-2, -2"),
+        (r"\boxed{16}, \boxed{3}, \boxed{1}, \boxed{1}", "16, 3, 1, 1"),
+        ("\\boxed{6}\n\n\\boxed{6}", "6"),  # stated twice
+        (r"\boxed{6}, \boxed{7}; \boxed{6}, \boxed{7}", "6, 7"),
     ],
 )
 def test_labelled_boxes_are_one_list(text: str, boxes: str) -> None:

@@ -2,6 +2,7 @@ r"""The part of a text that is its answer: the text after the thinking, and the 
 
 import re
 from collections.abc import Iterator
+from itertools import pairwise
 
 from leadspan.answers.spelling import SMALL_NUMBERS, respell
 
@@ -16,6 +17,7 @@ _BETWEEN = re.compile(
     r"|[\s$,;.:&*()\[\]\\-])*+"
 )
 """Text between the boxes of a list: separators, names of variables, and labels of parts such as `(b)`."""
+_LABEL = re.compile(r"(?:[b-h]|ii|iii|iv|v|[2-9])(?:\)|\.\s|[*:])")
 _COMMAND = re.compile(r"\\+(?:boxed|fbox|framebox)\s*+\{?$")
 _DOLLARS = re.compile(r"^\$(?!\d[^$]*$)|(?<!\\)\$$|(?<=\$)\s*\.$")
 """Delimiters at either end; not the dollar sign of an amount, nor a full stop without delimiters."""
@@ -88,7 +90,17 @@ def committed_boxes(text: str) -> str | None:
     # Backwards from the last box: what comes before a correction ("or rather") is no part of the answer.
     while boxes and _are_listed(text, boxes[-1], run[0]):
         run.insert(0, boxes.pop())
-    return ", ".join(dict.fromkeys(text[box].strip() for box in run))
+    contents = [text[box].strip() for box in run]
+    if not any(_LABEL.search(text, box.stop, following.start) for box, following in pairwise(run)):
+        contents = _once(contents)
+    return ", ".join(contents)
+
+
+def _once(contents: list[str]) -> list[str]:
+    """The answers less their repetitions: a text may state all of them twice."""
+    num = len(contents)
+    sizes = (size for size in range(1, num) if num % size == 0 and contents == contents[:size] * (num // size))
+    return contents[: next(sizes, num)]
 
 
 def _are_listed(text: str, box: slice, following: slice) -> bool:
