@@ -94,6 +94,7 @@ def without_derivation(policy: Policy, traces: Sequence[Answered], seed: int) ->
             float(not any(start <= s.position < end for start, end in cut.spans))
             for s, cut in zip(stated, cuts, strict=True)
         ]
+    # Stage after stage, as `lost` is.
     return mean_by_question(lost, [s.trace.question_id for s in stated] * len(policy.stages), seed)
 
 

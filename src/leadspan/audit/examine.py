@@ -1,5 +1,6 @@
 """Everything that an audit needs of a single trace."""
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -55,9 +56,10 @@ class Examiner:
     def examine(self, batch: Sequence[Trace | Refusal]) -> list[Examined | Refusal]:
         """Render, tokenise and examine a batch; refusals come first."""
         located, refused = Locator(self.renderer).locate(batch)
-        return [*refused, *(self._examine(*parts_of_trace) for parts_of_trace in located)]
+        return [*refused, *itertools.starmap(self._examine, located)]
 
     def _examine(self, trace: Trace, rendered: Rendered, located: Located) -> Examined | Refusal:
+        # Training leaves the same traces aside for their length.
         sections, limits = rendered.sections, self.settings
         if sections.num_tokens < limits.data.min_tokens:
             return Refusal(
@@ -73,6 +75,7 @@ class Examiner:
             answer_stands=_answer_stands(trace),
             has_loop=has_loop(cot_ids, limits.loop_repeats, limits.loop_tokens),
             repeated_sentences=repeated_share(trace.cot),
+            # Without the prompt: answers of one question that differ are no duplicates.
             signature=signature(f"{trace.cot}\n{trace.answer}"),
             shared=shared_with("\n".join(message["content"] for message in trace.messages), self.tasks),
             gold_fault=trace.gold_fault,
@@ -84,6 +87,7 @@ def _answer_stands(trace: Trace) -> bool | None:
     stated = (last_boxed(trace.answer) or "").strip() or (trace.answer if as_number(trace.answer) is not None else "")
     if not stated:
         return None
+    # A number by its value: 1,000 stands there for 1000.
     value = as_number(stated)
     if value is not None:
         return any(number.value == value for number in numbers(trace.cot))

@@ -88,6 +88,7 @@ class Locator:
             find_candidates(text.text[start : text.think_end].rstrip(), question_of(trace), gold_of(trace))
             for trace, text, start in zip(traces, texts, starts, strict=True)
         ]
+        # First and last character of each candidate, whose tokens are looked for.
         marks = [
             [start + at for c in f.candidates for at in (c.start, c.end - 1)]
             for start, f in zip(starts, trace_results, strict=True)

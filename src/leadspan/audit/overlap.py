@@ -25,6 +25,7 @@ _FUNCTION_TEXT = (
     "against again also both few many much per one two out off through because while until here just let"
 )
 _FUNCTION_WORDS = frozenset(_FUNCTION_TEXT.split())
+# Longer ones before those that they end with.
 _ENDINGS = ("ing", "ed", "es", "s")
 
 
@@ -80,6 +81,7 @@ def shared_words(prompt: str, cot: str) -> tuple[int, int]:
 
 def _stem(word: str) -> str:
     for ending in _ENDINGS:
+        # Three letters must be left, so that `sing` and `bed` stay whole.
         if word.endswith(ending) and len(word) - len(ending) >= 3:
             return word.removesuffix(ending)
     return word

@@ -10,6 +10,7 @@ from leadspan.data.questions import words
 LONGEST_PERIOD = 256
 """Longest period of a loop that is detected, in tokens."""
 _SENTENCE = re.compile("[.!?\n\u3002\uff0e\uff01\uff1f]+")  # Chinese full stop and full-width marks among them
+# Shorter sentences ("Wait.", "So x = 2.") occur more than once in sound traces.
 _FEWEST_WORDS = 5
 
 

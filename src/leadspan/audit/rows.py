@@ -59,6 +59,7 @@ def sparkline(summary: Distribution) -> str:
     >>> sparkline(Distribution(count=7, mean=1, p10=0, p50=1, p90=2, p99=2, edges=[0, 1, 2, 3], counts=[4, 2, 1]))
     '█▄▂'
     """
+    # Rounded up, so that a bin with a single trace is seen.
     tallest = max(summary.counts) or 1
     return "".join(_BARS[-(-count * (len(_BARS) - 1) // tallest)] for count in summary.counts)
 

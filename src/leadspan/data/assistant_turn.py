@@ -196,15 +196,10 @@ def ending_fault(turn: AssistantTurn) -> str:
     return f"it writes its generation header behind finished conversations too, which end with {_shown(turn.ending)}"
 
 
-def end_of_turn(turn: AssistantTurn, special_texts: Iterable[str]) -> str | None:
-    """The special token that the template writes right behind the text of an assistant."""
-    return _special_at_start(turn.ending or "", special_texts)
-
-
 def no_end_fault(turn: AssistantTurn, special_texts: Iterable[str], eos: str | None) -> str:
     """State that a template ends a turn with no special token, and name tokens that could end it."""
     # A turn without an end is over where the next one begins, so the token there is the best candidate.
-    following = _special_at_start(turn.next_turn, special_texts)
+    following = special_at_start(turn.next_turn, special_texts)
     examples = [f"{following!r}, with which its next turn begins"] if following else []
     examples += [f"{eos!r}, which ends a text for the tokenizer"] if eos and eos != following else []
     such_as = f", such as {' or '.join(examples)}" if examples else ""
@@ -299,7 +294,8 @@ def _common_begin(texts: list[str]) -> str:
     return shared if shared in texts else shared[: max(shared.rfind(end) for end in "\n >]") + 1]
 
 
-def _special_at_start(text: str, special_texts: Iterable[str]) -> str | None:
+def special_at_start(text: str, special_texts: Iterable[str]) -> str | None:
+    """The special token with which a text begins, behind white space."""
     # The longest: one special token may be a prefix of another.
     return max((special for special in special_texts if text.lstrip().startswith(special)), key=len, default=None)
 

@@ -233,6 +233,7 @@ def _hold_out(rows: Dataset, share: float, seed: int) -> tuple[Dataset, Dataset]
     questions = [first_ids[question] for question in rows["question_id"][:]]
     # By hash rather than by position: the order of the source does not matter, and added traces move few questions.
     ordered = sorted(set(questions), key=lambda q: hashlib.sha256(f"{seed}:{q}".encode()).digest())
+    # One question at least, however small the share.
     held_out = set(ordered[: max(1, round(share * len(ordered)))])
     train = [i for i, q in enumerate(questions) if q not in held_out]
     return rows.select(train), rows.select([i for i, q in enumerate(questions) if q in held_out])

@@ -158,10 +158,8 @@ class PromptRenderer:
         return [True, False, *self._names_read[name]][:_MAX_VALUES]
 
     def _variable_that_opens(self) -> str:
-        """How to set a template variable so that the generation header lets a model think; "" if none does.
-
-        Found by trial, variables that switch thinking first; the variables that the settings give stay as they are.
-        """
+        """How to set a template variable so that the generation header lets a model think; "" if none does."""
+        # By trial, variables that switch thinking first; those that the settings give stay as they are.
         free = self._own_variables - self.rendering.template_variables.keys()
         ordered = sorted(free, key=lambda variable: (not _SWITCH.search(variable), variable))
         for name, value in [(variable, value) for variable in ordered for value in self._values_of(variable)]:

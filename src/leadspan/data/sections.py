@@ -100,7 +100,7 @@ class Renderer(PromptRenderer):
 
     def _end_of_turn(self) -> str | None:
         """The special token that ends the assistant turn: the template's, or where it writes none, the setting's."""
-        written = assistant_turn.end_of_turn(self.turn, self._special_texts)
+        written = assistant_turn.special_at_start(self.turn.ending or "", self._special_texts)
         configured = self.rendering.end_of_turn
         if configured is None:
             return written
@@ -240,10 +240,8 @@ class Renderer(PromptRenderer):
 
     @property
     def _template_parts(self) -> tuple[str, ...]:
-        """The template and the settings that bear on it, less those at their defaults.
-
-        Leaving these out keeps stores in use that were captured before a setting existed.
-        """
+        """The template and the settings that bear on it."""
+        # Less those at their defaults, so that stores stay in use that were captured before a setting existed.
         unused = {"chat_template"} | {
             name for name in ("template_variables", "end_of_turn") if not getattr(self.rendering, name)
         }

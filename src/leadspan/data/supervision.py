@@ -94,7 +94,7 @@ class Layout:
         if self.segments and self.segments[0].weight > 0:
             # The first token of a row has no prediction, so its weight never counts.
             counts[self.segments[0].weight] -= 1
-        return +counts
+        return +counts  # without counts of 0
 
 
 class Layouts(Sequence[Layout]):
@@ -122,7 +122,7 @@ class Layouts(Sequence[Layout]):
         return len(self.lengths)
 
     def __getitem__(self, index: int) -> Layout:  # pyright: ignore[reportIncompatibleMethodOverride]  # no slices
-        index = range(len(self))[index]
+        index = range(len(self))[index]  # from the end where negative, and an error beyond it, as of a list
         segments = tuple(
             Segment(self._starts[i], self._ends[i], self._sections[i], self._weights[i])
             for i in range(self._first[index], self._first[index + 1])

@@ -66,14 +66,12 @@ class Survival:
         yield text.strip()
 
     def _dropped_turn(self, messages: Sequence[Message]) -> int | None:
-        """The first turn that the template drops for its role and its place among the others, or None.
-
-        Sentences that occur nowhere else show it: a short turn may stand in the text of another one by chance.
-        """
+        """The first turn that the template drops for its role and its place among the others, or None."""
         has_text = [isinstance(m.get("content"), str) and bool(m["content"].strip()) for m in messages]
         shape = tuple(f"{message['role']} {flag}" for message, flag in zip(messages, has_text, strict=True))
         # Whether a turn is dropped depends on roles and order alone, so one rendering answers for all such prompts.
         if shape not in self._dropped:
+            # Sentences that occur nowhere else: a short turn may stand in the text of another one by chance.
             sentences = [f"This sentence is number {number}." for number in range(len(messages))]
             marked = [
                 {**message, "content": sentence} if flag else message

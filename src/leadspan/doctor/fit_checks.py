@@ -48,6 +48,7 @@ def tokenizers(inputs: CheckInputs) -> Iterator[Check]:
         yield Check.of(f"{role}: template", same, "equal" if same else "differs", remedy)
         eos, stop = tokenizer.eos_token_id, renderer.stop_token_id
         stops = set(end_ids_of(model)) or ({eos} if isinstance(eos, int) else set())
+        # A student that lacks it gets it: training writes its generation config.
         knows = stop in stops
         yield Check(
             f"{role}: stop token",
@@ -81,6 +82,7 @@ def ends_of_turns(inputs: CheckInputs) -> Iterator[Check]:
 
 def padding(inputs: CheckInputs) -> Iterator[Check]:
     """Compare the rows of each head with the tokenizer's ids."""
+    # Ids may have gaps, so that the largest one decides and not their number.
     size = max(inputs.data.renderer.tokenizer.get_vocab().values()) + 1
     rows = {role: head_of(model).weight.shape[0] for role, _, model in models_of(inputs)}
     shown = ", ".join(f"{role} {count:,}" for role, count in rows.items())
@@ -96,7 +98,7 @@ def padding(inputs: CheckInputs) -> Iterator[Check]:
 def end_of_turn(inputs: CheckInputs) -> Iterator[Check]:
     """How many examples teach the student to stop, after cut and supervision."""
     examples, stop = inputs.data.examples, inputs.data.renderer.stop_token_id
-    usable = examples.usable[:1000]
+    usable = examples.usable[:1000]  # enough for a share; the arrays of each are built for it
     number = len(usable)
     taught = sum(bool((e.input_ids[e.weights > 0] == stop).any()) for e in (examples[i] for i in usable))
     figure = f"{taught / number:.1%} of {number:,} training examples"

@@ -47,6 +47,7 @@ def rollouts(inputs: CheckInputs) -> Iterator[Check]:
     recipe = inputs.recipe
     if recipe.rollout is None or inputs.teacher is None:
         return
+    # With a live teacher: a store has nothing on rollouts that are drawn now.
     made_of = rollout_inputs(recipe.model_copy(update={"targets": LiveTargets()}), inputs.data, recipe.rollout)
     looks = [_look(inputs, made_of, rollout) for rollout in _drawn(inputs, made_of)]
     yield _ends(looks, recipe.merges_stops)
@@ -100,11 +101,13 @@ def _look(inputs: CheckInputs, made_of: RolloutInputs, rollout: Rollout) -> _Loo
     assert inputs.teacher is not None, "checked before"
     renderer, start = made_of.rows.renderer, len(rollout.prompt.ids)
     example = made_of.rows.example(rollout)
+    # Every new token and no other, whatever the recipe gives a weight.
     is_new = np.arange(len(example.weights)) >= start
     example = replace(example, weights=is_new.astype(np.float32))
     batch, size = on_device(pack([example]), inputs.device), len(renderer.tokenizer)
     teacher = live_targets(inputs.teacher, batch)
     agreement = batch_loss(inputs.student, batch, teacher, LossSettings(kl_weight=1), size).agreement
+    # The positions that predict the first new token, and the one that ends the turn.
     first, last = slice(0, 1), slice(len(batch["positions"]) - 1, None)
     opening = encode(renderer.tokenizer, renderer.rendering.think_open)[0]
     of_both = live_targets(inputs.student, batch), teacher

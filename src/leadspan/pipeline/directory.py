@@ -98,6 +98,7 @@ def _drawn_alike(recipe: Recipe) -> set[str]:
         before = load_recipe(recipe.output / RECIPE_FILE).evaluation
     except SettingsError:
         return set()
+    # These two are part of every draw, whatever the task.
     now = recipe.evaluation
     if (before.sampling, before.system) != (now.sampling, now.system):
         return set()

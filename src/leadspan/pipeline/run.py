@@ -47,12 +47,13 @@ def run(recipe: Recipe, resume: bool = False) -> RunResult:
         LeadspanError: The recipe, the data, the models or the run directory cannot be used; an error before training
             leaves the directory as it was.
     """
+    # What can fail for a name or a missing package is tried before hours of training, not after.
     check_trackers(recipe.training)
     if recipe.push is not None:
         check_push(recipe.push)
     tasks = {task.name: load_task(task) for task in recipe.evaluation.tasks}
     for task in recipe.evaluation.tasks:
-        warn_of_golds(task, tasks[task.name])  # a broken task is reported before hours of training, not after
+        warn_of_golds(task, tasks[task.name])
     with claimed(recipe.output):
         return _run(recipe, tasks, resume)
 

@@ -20,6 +20,7 @@ def largest_batch(model: MemoryModel, examples: Sequence[ExampleSize], limit: in
     Returns:
         The number, at most that of the examples; 0 when not even the most expensive one fits.
     """
+    # Sizes compare by their tokens first, and the longest examples take most.
     ordered = sorted(examples, reverse=True)
     return _largest(len(ordered), lambda number: model.peak(BatchSize.of(ordered[:number])).total <= limit)
 
@@ -50,6 +51,7 @@ def largest_budget(model: MemoryModel, examples: Sequence[ExampleSize], limit: i
         return model.peak(size).total <= limit
 
     num_tokens = _largest(sum(example.tokens for example in used), does_fit)
+    # An example is never split, so the most expensive one must fit whatever the budget.
     return num_tokens if largest_batch(model, examples, limit) else 0
 
 

@@ -171,6 +171,7 @@ def plan_recipe(
         return [_row(recipe, data, models, examples, policy, calibration, searched) for policy, examples in sides]
 
     rows = rows_of([*recipe_cut, *policies])
+    # A student with rollouts meets ends of turns in what it writes itself.
     if recipe.rollout is None and any(row.is_recipes and shows_few_ends(row.cut) for row in rows):
         rows += rows_of([policy for policy in with_ends(recipe.cut) if policy not in policies])
     batching = recipe.training.batching
@@ -277,7 +278,7 @@ def _row(
     searched: Searched | None,
 ) -> PlanRow:
     device, model = recipe.plan.found_device, models.of_recipe
-    same_rows = examples.rows.with_format(None)
+    same_rows = examples.rows.with_format(None)  # all columns: a cut needs the borders of the sections
     uncut = Examples(same_rows, Full(), recipe.supervision, examples.stop_token_id, recipe.seed, "training set, uncut")
     flops_saving, memory_saving = savings(models.live, models.stored, examples, uncut)
     prediction = predict(model, examples, calibration)

@@ -85,8 +85,12 @@ def cost_model_of(recipe: Recipe, renderer: Renderer, num_ranks: int | None = No
     try:
         source = teacher_source(recipe)
         teacher = source.shape()
-    except TargetsError:  # the store is yet to be captured
-        source, teacher = None, _head_to_capture(recipe)
+    except TargetsError:
+        # The store is yet to be captured; with hidden states, `capture` will write the teacher's head into it.
+        source, teacher = None, None
+        if recipe.local_teacher is not None and isinstance(recipe.capture.codec, Hidden):
+            shape = shape_from(recipe.local_teacher)
+            teacher = head_only(shape.hidden_size, shape.vocab_size)
     entries = student.vocab_size
     if teacher is not None and teacher.vocab_size != student.vocab_size:
         entries = len(renderer.tokenizer)
@@ -126,14 +130,6 @@ def student_shape(recipe: Recipe) -> ModelShape:
     return replace(student, adapter_params=adapter_params(wrapped))
 
 
-def _head_to_capture(recipe: Recipe) -> ModelShape | None:
-    """The teacher's head that `capture` would write into a recipe's store; None where it would write none."""
-    if recipe.local_teacher is None or not isinstance(recipe.capture.codec, Hidden):
-        return None
-    shape = shape_from(recipe.local_teacher)
-    return head_only(shape.hidden_size, shape.vocab_size)
-
-
 def predict(model: CostModel, examples: Examples, calibration: Calibration | None = None) -> Prediction:
     """Predict the cost of training on examples.
 
@@ -159,7 +155,10 @@ def predict(model: CostModel, examples: Examples, calibration: Calibration | Non
     if calibration is not None:
         check_calibration(calibration, model)
         # Ranks work side by side on equal shares, so the time of a step is that of one share.
-        seconds = calibration.seconds([_share(step, plan.accumulation, ranks) for step in steps])
+        work = [StepWork.of(step, plan.accumulation) for step in steps]
+        divided = [{part: getattr(step, part) // ranks for part in ("linear", "attention", "head")} for step in work]
+        shares = [step.model_copy(update=parts) for step, parts in zip(work, divided, strict=True)]
+        seconds = calibration.seconds(shares)
         source = f"calibration of {calibration.num_steps} steps on {calibration.device}"
     elif device is not None and utilisation is not None:
         # Without measured rates the time is a roofline with a stated share of the peak.
@@ -228,12 +227,6 @@ def check_calibration(calibration: Calibration, model: CostModel) -> None:
             f"plan.calibration: measured on {calibration.device} with other models, another precision, other "
             "checkpointing or another token selection than this recipe's; measure again with leadspan plan --calibrate"
         )
-
-
-def _share(flops: FlopsByPart, batches: int, ranks: int) -> StepWork:
-    """One rank's part of a step."""
-    work = StepWork.of(flops, batches)
-    return work.model_copy(update={part: getattr(work, part) // ranks for part in ("linear", "attention", "head")})
 
 
 def break_point_fields(search: Searched) -> dict[str, Any]:

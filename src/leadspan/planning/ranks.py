@@ -20,6 +20,7 @@ from leadspan.training.measured import layout_sizes
 
 SHARDINGS: tuple[Sharding, ...] = ("ddp", "fsdp2")
 PLACEMENTS: tuple[TeacherPlacement, ...] = ("beside", "ranks", "store")
+# Ranks to try where an example does not fit: powers of two, as devices are rented.
 _RANKS = (2, 4, 8, 16, 32, 64)
 
 
@@ -79,7 +80,9 @@ def _cost(live: CostModel, examples: Examples, sharding: Sharding, placement: Te
         of_rank = [BatchSize.of(batch) for batch in step[::num_ranks]]
         return traffic(replace(memory, num_ranks=num_ranks), teacher, placement or "store", of_rank)
 
+    # The teacher's devices keep up where their passes last no longer than a step of the students.
     flops = _step_flops(model, step)
+    teacher_ranks = math.ceil((_step_flops(live, step) - flops) * ranks / flops) if placement == "ranks" else 0
     device, compute, network, bound = machine.found_device, None, None, None
     if device is not None and machine.utilisation is not None:
         compute = flops / (ranks * device.peak_flops * machine.utilisation)
@@ -99,7 +102,7 @@ def _cost(live: CostModel, examples: Examples, sharding: Sharding, placement: Te
         compute_seconds=compute,
         network_seconds=network,
         network_bound_from=bound,
-        teacher_ranks=math.ceil((_step_flops(live, step) - flops) * ranks / flops) if placement == "ranks" else 0,
+        teacher_ranks=teacher_ranks,
         longest=None
         if device is None
         else longest_example(memory, layout_sizes(examples, live.selection), device.memory_bytes),

@@ -192,7 +192,7 @@ def measure_drawing(
     work, seconds = [], []
     for tries, (share, cap) in enumerate(_DRAWS * 3):
         rollouts, lasted = draw(together[: max(1, round(share * len(together)))], cap)
-        if tries >= len(_DRAWS):
+        if tries >= len(_DRAWS):  # the first draw of each kind allocates its memory
             work.append(batch_work(student, [(len(rollout.prompt.ids), len(rollout.new_ids)) for rollout in rollouts]))
             seconds.append(lasted)
     rollouts, _ = draw(turns[:_NUM_LENGTHS], max(turn.cap for turn in turns))

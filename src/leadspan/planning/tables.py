@@ -36,6 +36,7 @@ def sentences(plan: Plan) -> list[str]:
     lines += [plan.rollouts.warning] if plan.rollouts is not None and plan.rollouts.warning else []
     if plan.served is not None:
         lines.append(f"The teacher is {plan.served}: no figure here has its memory, its operations or its time.")
+    # Each source once, in the order of the rows.
     times = dict.fromkeys(row.prediction.seconds_source for row in plan.rows)
     lines += [f"Time: {source}; without loading, validation and evaluation." for source in times if source]
     if None in times:
@@ -236,6 +237,7 @@ def _too_large(plan: Plan) -> Sequence[str]:
             continue
         size = quantity("peak_memory_bytes", needed)
         text = f"{row.label} does not fit {plan.device.name}: its largest micro-batch needs {size} of {room}"
+        # No batch is small enough where even this does not fit.
         fixed = needed - row.prediction.memory.activations - row.prediction.memory.logits
         if row.fitting:
             remedy = (

@@ -72,10 +72,8 @@ class DeriveAndVerify(World):
         return Problem(prompt, "\n".join(cot), str(values[-1]), first_answer=len(derivation))
 
     def _step(self, rng: random.Random) -> tuple[str, int | None]:
-        """An operator and a digit, or None for the variable itself, which give different values different results.
-
-        So all answers are equally frequent, and no line tells the answer by itself, as `x-x` and `x*0` would.
-        """
+        """An operator and a digit, or None for the variable itself, which give different values different results."""
+        # So all answers are equally frequent, and no line tells the answer by itself, as `x-x` and `x*0` would.
         operator = rng.choice("+-*")
         if operator == "*":
             # Only what has an inverse keeps different values different.

@@ -72,6 +72,7 @@ class Multiplication(World):
         lines: list[str] = []
         carried, shown = 0, self._padded(multiplicand)
         for letter, digit in zip(string.ascii_lowercase, multiplier, strict=False):
+            # Padded to one digit more than the multiplicand has: a product with one digit, and the sum, may carry.
             partial = multiplicand * int(digit)
             running = partial + carried
             numbers = f"{self._padded(partial, 1)}+{self._padded(carried)}={self._padded(running, 1)}"
@@ -80,6 +81,7 @@ class Multiplication(World):
         return lines
 
     def _padded(self, number: int, more: int = 0) -> str:
+        # The lowest digit comes first, so zeros behind do not change the number.
         return digits(number, self.base).ljust(self.multiplicand_digits + more, "0")
 
 

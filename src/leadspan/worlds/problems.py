@@ -47,10 +47,12 @@ class Problem:
 
         Where words are free, its first equations are the right ones; else it begins with the very lines.
         """
+        # The tag is in the text where the prompt does not open the thinking.
         lines = text.removeprefix("<think>").lstrip("\n")
         if self.equations:
             equations = [match.replace(" ", "") for match in _EQUATION.findall(lines)]
             return equations[: len(self.equations)] == [equation.replace(" ", "") for equation in self.equations]
+        # The last line must end there: a derivation that ends in 4 is not one that ends in 42.
         return lines.startswith(self.derivation) and lines[len(self.derivation) :][:1] in ("", "\n", "<")
 
 

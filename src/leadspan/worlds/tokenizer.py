@@ -7,6 +7,7 @@ from transformers import PreTrainedTokenizerFast
 
 END_OF_TURN = "<|im_end|>"
 _SPECIAL = ("<|endoftext|>", "<|im_start|>", END_OF_TURN)
+# Tags and roles, and the word with which a trace of `derive_and_verify` begins to check itself.
 _WORDS = ("<think>", "</think>", "user", "assistant", "system", "check")
 _CHARACTERS = "\n " + string.digits + string.ascii_letters + string.punctuation
 _TEMPLATE = (
@@ -20,6 +21,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     """Special tokens, tags, roles and a few words as one token each, then printable ASCII; ChatML template."""
     vocabulary = {token: index for index, token in enumerate([*_SPECIAL, *_WORDS, *_CHARACTERS])}
     backend = Tokenizer(models.WordLevel(vocabulary, unk_token="?"))
+    # One token a character, but for the tokens that are added below.
     backend.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
     backend.decoder = decoders.Fuse()
     backend.add_special_tokens([AddedToken(token, normalized=False) for token in _SPECIAL])

@@ -95,6 +95,7 @@ class WordProblems(World):
                 after = {"+": amount + number, "-": amount - number, "*": amount * number}[operator]
                 steps.append(_Step(amount, operator, number, after))
                 amount = after
+            # An amount on the way that equals the last one would state the answer too early.
             if all(1 <= step.after <= self.largest for step in steps) and amount not in {s.before for s in steps}:
                 return steps
 

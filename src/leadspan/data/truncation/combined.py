@@ -115,6 +115,7 @@ class Schedule(Policy):
     def stages(self) -> tuple[Policy, ...]:
         """One policy per stage."""
         last = self.num_stages - 1
+        # Weighted and not stepped, so that the last stage has `end` itself.
         return tuple(
             with_proportion(self.policy, (self.start * (last - k) + self.end * k) / last) for k in range(last + 1)
         )

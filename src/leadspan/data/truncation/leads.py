@@ -26,11 +26,6 @@ class Full(Policy):
     kind: Literal["full"] = "full"
     """Tag."""
 
-    @property
-    def label(self) -> str:
-        """`full`."""
-        return "full"
-
     def spans(self, sections: Sections, rng: random.Random) -> tuple[Span, ...]:
         """`[0, T)`."""
         return ((0, sections.num_tokens),)
@@ -46,16 +41,6 @@ class Lead(EndsEarly):
     align: Literal["token", "step"] = "token"
     """`step`: move a cut inside the chain of thought back to the last step border."""
 
-    @property
-    def label(self) -> str:
-        """`lead p`."""
-        return f"lead {self.p:g}"
-
-    @property
-    def nears_full(self) -> bool:
-        """Not as it is, as every `p` below 1 loses the end-of-turn token; with an appended one it does."""
-        return self.stop != "none"
-
     def spans(self, sections: Sections, rng: random.Random) -> tuple[Span, ...]:
         """`[0, max(1, floor(p T)))`."""
         return ((0, align_end(kept_tokens(self.p, sections.num_tokens), sections, self.align)),)
@@ -70,11 +55,6 @@ class LeadCot(EndsEarly):
     """Share of the chain of thought."""
     align: Literal["token", "step"] = "token"
     """`step`: move the cut back to the last step border."""
-
-    @property
-    def label(self) -> str:
-        """`lead_cot p`."""
-        return f"lead_cot {self.p:g}"
 
     @property
     def keeps_answer(self) -> bool:
@@ -117,8 +97,8 @@ class LeadAnswer(Policy):
     def label(self) -> str:
         """`lead_answer` with its amount."""
         if self.p_range is not None:
-            return f"lead_answer {self.p_range[0]:g}-{self.p_range[1]:g}"
-        return f"lead_answer {self.p:g}" if self.p is not None else f"lead_answer {self.num_tokens} tokens"
+            return "lead_answer {:g}-{:g}".format(*self.p_range)
+        return super().label if self.p is not None else f"lead_answer {self.num_tokens} tokens"
 
     def spans(self, sections: Sections, rng: random.Random) -> tuple[Span, ...]:
         """`[0, P + lead of C)` and `[closing tag, T)`."""

@@ -142,9 +142,9 @@ class Policy(Settings):
         """Token ranges to keep; empty ones are allowed and dropped by `cut`."""
 
     @property
-    @abstractmethod
     def label(self) -> str:
         """Short name with the parameters that matter, for tables."""
+        return self.family if self.proportion is None else f"{self.family} {self.proportion:g}"
 
     @property
     def family(self) -> str:
@@ -197,6 +197,11 @@ class EndsEarly(Policy):
     stop: Literal["none", "append_eos"] = "none"
     """`append_eos`: where the end-of-turn token was cut, append one with a hard target (cross-entropy only, since the
     teacher would not stop there)."""
+
+    @property
+    def nears_full(self) -> bool:
+        """Not as it is, as every `p` below 1 loses the end-of-turn token; with an appended one it does."""
+        return self.keeps_answer and self.stop != "none"
 
     def cut(self, sections: Sections, rng: random.Random) -> Cut:
         """Apply the policy; append an end-of-turn token if asked for and lost."""

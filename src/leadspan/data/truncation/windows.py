@@ -60,11 +60,6 @@ class Middle(EndsEarly):
         """`middle`, and whether the prompt is lost."""
         return "middle" + ("" if self.keep_prompt else " no prompt")
 
-    @property
-    def nears_full(self) -> bool:
-        """Not as it is, as every `p` below 1 loses the end-of-turn token; with an appended one it does."""
-        return self.stop != "none"
-
     def spans(self, sections: Sections, rng: random.Random) -> tuple[Span, ...]:
         """`[(T - k) // 2, (T + k) // 2)`, or the same of what follows the prompt with `k - P`."""
         start = sections.prompt_end if self.keep_prompt else 0
@@ -84,11 +79,6 @@ class RandomWindow(EndsEarly):
     """Tag."""
     p: Proportion = 0.5
     """Share of the whole sequence, as of `lead`."""
-
-    @property
-    def label(self) -> str:
-        """`random_window p`."""
-        return f"random_window {self.p:g}"
 
     @property
     def keeps_answer(self) -> bool:
@@ -126,7 +116,7 @@ class Endpoints(Policy):
     @property
     def label(self) -> str:
         """`endpoints p`, or `endpoints FIRST+LAST steps`."""
-        return f"endpoints {self.p:g}" if self.num_steps is None else "endpoints {}+{} steps".format(*self.num_steps)
+        return super().label if self.num_steps is None else "endpoints {}+{} steps".format(*self.num_steps)
 
     @property
     def needs_steps(self) -> bool:
@@ -147,4 +137,5 @@ class Endpoints(Policy):
             num_left = room - (marks[first] - marks[0])
             last = min((i for i, mark in enumerate(marks) if marks[-1] - mark <= num_left), default=final)
             last = min(final - 1, last)
+        # Where the two ends meet, nothing between them is left out.
         return ((0, marks[first]), (marks[max(first, last)], sections.num_tokens))
