@@ -28,7 +28,7 @@ from ruamel.yaml import YAML
 
 from leadspan.errors import LeadspanError, SettingsError
 from leadspan.faults import Conflict, Faults, Rule, all_faults
-from leadspan.text import places_of_secrets
+from leadspan.text import places_of_secrets, shortened
 from leadspan.yaml_text import MAX_DEPTH, not_text, parse_yaml, read_yaml_mapping
 
 
@@ -250,8 +250,7 @@ def dump_yaml(settings: Settings) -> str:
 
 def _apply_override(values: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
-    shown = override if len(override) <= 100 else override[:97] + "..."
-    source = f"override {shown!r}"
+    source = f"override {shortened(override, 100)!r}"
     *parents, last = key.split(".")
     if not equals or not all((*parents, last)):
         raise SettingsError(f"{source}: write it as key.sub=value, for example training.epochs=1")

@@ -29,6 +29,11 @@ _SECRET = re.compile(
 HIDDEN = "***"
 
 
+def shortened(text: str, most: int) -> str:
+    """A text for a message: all of it, or its beginning and three dots, at most `most` characters."""
+    return text if len(text) <= most else text[: most - 3] + "..."
+
+
 def plain(text: str) -> str:
     """The text with every control code replaced by U+FFFD, and every password and token by asterisks.
 

@@ -164,7 +164,7 @@ def test_a_turn_goes_on_from_where_the_generation_header_ends() -> None:
 
 def test_a_generation_header_behind_finished_conversations_is_a_fault() -> None:
     always = TEMPLATE.replace("{% if add_generation_prompt %}", "{% if true %}")
-    assert "writes its generation header behind finished conversations too" in refused(always)
+    assert "writes its generation header after finished conversations too" in refused(always)
     assert rendered(always, assistant_turn="append") == f"{START}<think>\none\n\ntwo\n</think>\n\nyes.<|im_end|>"
 
 

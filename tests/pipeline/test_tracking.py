@@ -184,7 +184,7 @@ def test_a_tracker_that_cannot_be_opened_ends_the_run_and_one_that_fails_later_d
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     with (
-        pytest.raises(RunError, match=r"wandb cannot be opened: .*; mend that, work without a server"),
+        pytest.raises(RunError, match=r"wandb cannot be opened: .*; correct that, work without a server"),
         Trackers(recipe) as it,
     ):
         it.start()

@@ -87,7 +87,7 @@ def _answer_stands(trace: Trace) -> bool | None:
     stated = (last_boxed(trace.answer) or "").strip() or (trace.answer if as_number(trace.answer) is not None else "")
     if not stated:
         return None
-    # A number by its value: 1,000 stands there for 1000.
+    # A number by its value: 1,000 counts as 1000.
     value = as_number(stated)
     if value is not None:
         return any(number.value == value for number in numbers(trace.cot))

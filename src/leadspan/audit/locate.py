@@ -165,7 +165,7 @@ def question_of(trace: Trace) -> str:
 
 
 def _cot_start(text: RenderedText, think_open: str) -> int:
-    """Where the chain of thought begins in a rendered conversation, behind its tag and white space."""
+    """Where the chain of thought begins in a rendered conversation, after its tag and white space."""
     start = text.text.index(think_open, text.prompt_end) + len(think_open)
     inside = text.text[start : text.think_end]
     return start + len(inside) - len(inside.lstrip())

@@ -16,7 +16,7 @@ _RUN = re.compile(rf"(?:{LETTER.pattern})+")
 _CONTENT = re.compile(rf"[^\W\d_{UNSPACED}]{{3,}}")
 # Word of a spaced script and letter of an unspaced one, in thirds of a word: modern Chinese has 1.5 characters a word.
 WORD, _LETTER_THIRDS = 3, 2
-# Words of three letters or more that say nothing of a prompt's content.
+# Words of three letters or more that say nothing about a prompt's content.
 _FUNCTION_TEXT = (
     "the and for are was were has have had how what which who whom whose when where why that this these those with "
     "without from into onto upon than then there their they them his her hers him she you your our ours its not but "

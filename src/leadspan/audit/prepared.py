@@ -144,7 +144,7 @@ def _answered(
 
 
 def _read(path: Path, ids: set[str]) -> _Known | None:
-    """What is known of rows; a damaged file counts as none, since it can be made anew."""
+    """The first answers of rows in the cache; a damaged file counts as none, since they can be found again."""
     if not path.exists():
         return None
     try:

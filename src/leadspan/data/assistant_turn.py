@@ -21,8 +21,8 @@ ANSWER = "The answer is four."
 _USER = {"role": "user", "content": QUESTION}
 _SYSTEM = {"role": "system", "content": "Add the numbers."}
 _NEXT = {"role": "user", "content": "What is three plus three?"}
-# The forms in which templates take a chain of thought: under a key beside the answer, as a part of the content
-# (Ministral), as a block of it (Apertus), as text in tags, and as text behind an opening tag that the template writes
+# The forms in which templates take a chain of thought: under a key next to the answer, as a part of the content
+# (Ministral), as a block of it (Apertus), as text in tags, and as text after an opening tag that the template writes
 # itself (Nemotron Nano 2).
 FORMS = ("keys", "parts", "blocks", "text", "text after the opening tag")
 # Forms that give the chain of thought apart from the answer, so that the template itself writes the think tags.
@@ -47,7 +47,7 @@ class AssistantTurn:
         history: Between the user's text and that of an earlier assistant turn; None where it writes no such turn.
         next_turn: Between the text of an earlier assistant turn and that of the user who goes on; "" likewise.
         ending: Behind the text of a last assistant turn; None where it writes no such turn.
-        thought: Before and behind a chain of thought that is given apart from the answer; None where it drops that,
+        thought: Before and after a chain of thought that is given apart from the answer; None where it drops that,
             in turns with a tool call too.
         switched: What a variable of the template that switches thinking adds to the header; "" if there is none.
         named: Think tags that stand in the template's source, written or not.
@@ -176,7 +176,7 @@ def spaces(turn: AssistantTurn, rendering: Rendering) -> tuple[str, str, str]:
 
     A template that writes no chain of thought shows none of this; then it is as the Qwen3 and DeepSeek-R1 models write.
     """
-    # White space with which a generation header ends that opens thinking: a model is asked behind it.
+    # White space with which a generation header ends that opens thinking: a model goes on after it.
     bare = turn.header.rstrip()
     opened = turn.header[len(bare) :] if bare.endswith(rendering.think_open.strip()) else ""
     if turn.thought is None or not _fits(turn, rendering):
@@ -188,12 +188,12 @@ def spaces(turn: AssistantTurn, rendering: Rendering) -> tuple[str, str, str]:
 
 
 def ending_fault(turn: AssistantTurn) -> str:
-    """That a template asks for another turn behind a finished conversation; nothing where it does not."""
+    """State that a template asks for another turn after a finished conversation; "" where it does not."""
     begin = (turn.history or "").strip()
     names_a_role = any(role in begin.lower() for role in ("assistant", "model"))  # and is no end of turn alone
     if not names_a_role or turn.ending is None or not turn.ending.strip().endswith(begin):
         return ""
-    return f"it writes its generation header behind finished conversations too, which end with {_shown(turn.ending)}"
+    return f"it writes its generation header after finished conversations too, which end with {_shown(turn.ending)}"
 
 
 def no_end_fault(turn: AssistantTurn, special_texts: Iterable[str], eos: str | None) -> str:
@@ -265,13 +265,13 @@ def _rendered(template: ChatTemplate, messages: Sequence[Message], is_prompt: bo
 
 
 def _thought_beside_a_call(template: ChatTemplate, before: Sequence[Message]) -> tuple[str, str] | None:
-    """What stands around a thought that a template writes only in turns with a tool call (Gemma 4, Kimi K2)."""
+    """The text around a thought that a template writes only in turns with a tool call (Gemma 4, Kimi K2)."""
     call = {"type": "function", "id": "call_0", "function": {"name": "addition", "arguments": {"first": 2}}}
     turn = {"role": "assistant", "content": ANSWER, "tool_calls": [call]}
     without = _rendered(template, [*before, turn])
     text = _rendered(template, [*before, {**turn, "reasoning_content": COT, "reasoning": COT}])
     start, end = _between(text, QUESTION, COT), _between(text, COT, ANSWER)
-    if start is not None and end is not None and "addition" in end:  # the call stands in between
+    if start is not None and end is not None and "addition" in end:  # the call is in between
         rest, same = text.rpartition(COT)[2], len(_common_begin([text, without]))
         alike = itertools.takewhile(
             lambda pair: pair[0] == pair[1], zip(rest[::-1], without[same:][::-1], strict=False)
@@ -295,7 +295,7 @@ def _common_begin(texts: list[str]) -> str:
 
 
 def special_at_start(text: str, special_texts: Iterable[str]) -> str | None:
-    """The special token with which a text begins, behind white space."""
+    """The special token with which a text begins, after white space."""
     # The longest: one special token may be a prefix of another.
     return max((special for special in special_texts if text.lstrip().startswith(special)), key=len, default=None)
 

@@ -155,7 +155,7 @@ def best_fit(lengths: Sequence[int], max_tokens: int, order: Sequence[int]) -> l
 
 
 def plan_by_tokens(lengths: Sequence[int], max_tokens: int, num_batches: int | None, seed: int) -> list[list[int]]:
-    """Best-fit packs up to a token budget, reshuffled and packed anew every epoch.
+    """Best-fit packs up to a token budget, reshuffled and packed again every epoch.
 
     Args:
         lengths: Tokens of each example.
@@ -209,7 +209,7 @@ def plan_staged(
                 epoch += 1
                 remaining = _shuffled(range(num_traces), seed, epoch)
                 continue
-            # Whole packs only: what the stage has no room for stays in the epoch and is packed anew with the next cut.
+            # Whole packs only: what the stage has no room for stays in the epoch and is packed again with the next cut.
             if batch_size is None:
                 taken = _shuffled(best_fit(lengths, max_tokens, usable), seed, epoch)[: end - len(plan)]
                 plan += taken

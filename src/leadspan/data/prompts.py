@@ -81,7 +81,7 @@ class PromptRenderer:
         return text
 
     def control_token_in(self, messages: Sequence[Message]) -> str | None:
-        """The first special token that stands as text in a prompt; think tags may."""
+        """The first special token that occurs as text in a prompt; think tags may occur."""
         text = "\n".join(texts_of(messages))
         tags = (self.rendering.think_open, self.rendering.think_close)
         return next((token for token in self.control_texts if token in text and token not in tags), None)
@@ -96,7 +96,7 @@ class PromptRenderer:
     def end_of_turn_ids(self) -> list[int]:
         """Ids of the tokens that end an assistant turn: the template's, then the tokenizer's end of sequence.
 
-        The template's is the first special token behind the answer of a rendered conversation, or where it writes none,
+        The template's is the first special token after the answer of a rendered conversation, or where it writes none,
         the one of the settings.
         """
         behind = (self.turn.ending or "") + (self.rendering.end_of_turn or "")
@@ -124,7 +124,7 @@ class PromptRenderer:
     def template_for_others(self) -> str:
         """The template with the variables of the settings as its defaults.
 
-        A student is written with it, so that other tools ask it with the generation header that it was trained behind.
+        A student is written with it, so that other tools prompt it with the generation header that it was trained with.
         """
         defaults = (
             f"{{% if {name} is not defined %}}{{% set {name} = {json.dumps(value, ensure_ascii=False)} %}}{{% endif %}}"

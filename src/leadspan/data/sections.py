@@ -136,7 +136,7 @@ class Renderer(PromptRenderer):
         raise ModelError(f"{self._chat.name}: {fault}; {remedy}, {_ANOTHER_TEMPLATE}")
 
     def _fault(self) -> str:
-        """What is wrong with the form in which turns would be written, with the setting that mends it."""
+        """What is wrong with the form in which turns would be written, with the setting that corrects it."""
         is_append = self.rendering.assistant_turn == "append"
         if fault := self.header_fault() or assistant_turn.tags_fault(self.turn, self.rendering):
             return fault
@@ -202,14 +202,14 @@ class Renderer(PromptRenderer):
         results: list[tuple[Rendered, tuple[int, ...]]] = []
         for i, (text, trace, chars) in enumerate(zip(rendered, traces, marks, strict=True)):
             # The token that holds a character, or the next one, where a tokenizer drops the character.
-            behind = ((batch.char_to_token(i, at) for at in range(char, len(text.text))) for char in chars)
-            tokens = tuple(next(token for token in candidates if token is not None) for candidates in behind)
+            holders = ((batch.char_to_token(i, at) for at in range(char, len(text.text))) for char in chars)
+            tokens = tuple(next(token for token in candidates if token is not None) for candidates in holders)
             results.append((_to_tokens(batch, i, text, trace), tokens))
         return results
 
     @cached_property
     def opening(self) -> str:
-        """What the generation header writes of a chain of thought: its opening tag and the space behind; else ""."""
+        """What the generation header writes of a chain of thought: its opening tag and the space after it; else ""."""
         return self.turn.header[len(self._without_opening(self.turn.header)) :]
 
     @cached_property
@@ -310,7 +310,7 @@ def _to_tokens(batch: BatchEncoding, index: int, text: RenderedText, trace: Trac
     input_ids = np.asarray(batch["input_ids"][index], dtype=np.int32)  # pyright: ignore[reportArgumentType, reportIndexIssue]
 
     def first_token_at(char: int) -> int:
-        # A token that begins before the border and ends behind it belongs to the earlier section.
+        # A token that begins before the border and ends after it belongs to the earlier section.
         return bisect_left(range(len(input_ids)), char, key=lambda token: batch.token_to_chars(index, token).start)  # pyright: ignore[reportOptionalMemberAccess]  # every token has characters
 
     sections = Sections(

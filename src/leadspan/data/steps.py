@@ -1,4 +1,4 @@
-"""Where the steps of a chain of thought begin: behind a delimiter, whatever line ends and trailing blanks it has."""
+"""Where the steps of a chain of thought begin: after a delimiter, whatever line ends and trailing blanks it has."""
 
 import re
 from functools import cache

@@ -58,7 +58,7 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """The kept tokens of one example in order, nothing behind the last weighted one.
+    """The kept tokens of one example in order, nothing after the last weighted one.
 
     Attributes:
         segments: Kept runs; empty when no position has a weight.
@@ -131,9 +131,9 @@ class Layouts(Sequence[Layout]):
 
 
 def lay_out(sections: Sections, cut: Cut, supervision: Supervision) -> Layout:
-    """Weigh what a cut keeps, and drop everything behind the last weighted position.
+    """Weigh what a cut keeps, and drop everything after the last weighted position.
 
-    In a causal model a token behind the last weighted one cannot change the loss, so it is not computed. The very first
+    In a causal model a token after the last weighted one cannot change the loss, so it is not computed. The very first
     token has no loss whatever its weight, since nothing predicts it. An appended end-of-turn token never follows a cut
     inside the prompt: that would teach to end before the question is asked.
     """

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from leadspan.data.templates import ChatTemplate, Message, TemplateRefusal
+from leadspan.traces.values import shown
 
 # Keys that tie turns together or name a kind; templates need not write them.
 _WITHOUT_TEXT = {"role", "id", "tool_call_id", "index", "type"}
@@ -83,10 +84,8 @@ class Survival:
         return self._dropped[shape]
 
     def _describe(self, number: int, message: Message, part: Any) -> str:
-        text = str(part).strip()
-        shown = text if len(text) <= 60 else text[:57] + "..."
         return (
-            f"{self._template.name}: the text of turn {number + 1} ({message['role']!r}), {shown!r}, is not in "
+            f"{self._template.name}: the text of turn {number + 1} ({message['role']!r}), {shown(str(part))}, is not in "
             "the rendered prompt; give it a role that the template knows, or a template that knows this one "
             "(data.rendering.chat_template: FILE)"
         )

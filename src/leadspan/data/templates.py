@@ -18,6 +18,7 @@ from typing import Any
 from leadspan.data import template_worker
 from leadspan.data.template_worker import CPU_SECONDS, MEMORY_BYTES
 from leadspan.errors import ModelError
+from leadspan.text import shortened
 
 Message = Mapping[str, Any]  # Any: content is text, or parts; tool calls are whatever JSON holds
 
@@ -65,8 +66,7 @@ class ChatTemplate:
         outcome, content = _PROCESS.ask({"template": self.text, "now": self.date.isoformat(), **request})
         if outcome in ("texts", "names"):
             return content
-        shown = " ".join(str(content).split())
-        shown = shown if len(shown) <= 300 else shown[:297] + "..."
+        shown = shortened(" ".join(str(content).split()), 300)
         if outcome == "refused":
             raise TemplateRefusal(f"{self.name}: {shown or 'it raises an error without a message'}")
         raise ModelError(f"{self.name}: {shown}; give another one with data.rendering.chat_template: FILE")

@@ -87,7 +87,7 @@ def begin_run(recipe: Recipe, renderer: Renderer, is_resumed: bool) -> None:
 
 
 def begin_evaluation(recipe: Recipe) -> None:
-    """Write the recipe of an evaluation without training; samples of an interrupted one with equal settings stay."""
+    """Write the recipe of an evaluation without training; samples of an interrupted one with equal settings remain."""
     _keep_samples(recipe.output, _drawn_alike(recipe))
     write_atomically(recipe.output / RECIPE_FILE, dump_yaml(recipe))
 

@@ -21,6 +21,7 @@ from leadspan.rollout.settings import TaskPrompts
 from leadspan.settings import Settings, flat
 from leadspan.teacher.manifest import read_joined
 from leadspan.teacher.settings import NO_ACCESS, Served, StoredTargets
+from leadspan.text import shortened
 from leadspan.traces.read import fingerprint
 from leadspan.training.checkpoints import identity_files
 from leadspan.training.result import IDENTITY_FILE
@@ -166,5 +167,4 @@ def _without(values: dict[str, Any], names: Any) -> dict[str, Any]:  # Any: nest
 def _shown(settings: Mapping[str, Any], name: str) -> str:
     if name not in settings:
         return "absent"
-    text = json.dumps(settings[name])
-    return text if len(text) <= 80 else text[:77] + "..."
+    return shortened(json.dumps(settings[name]), 80)

@@ -95,7 +95,7 @@ class Trackers(TrainerCallback):
                 ids[name] = _store_recipe(tracker, self.recipe, is_new=name not in ids)
             except Exception as error:  # each tracker raises its own kinds
                 raise RunError(
-                    f"training.report_to: {name} cannot be opened: {_first_line(error)}; mend that, work without a "
+                    f"training.report_to: {name} cannot be opened: {_first_line(error)}; correct that, work without a "
                     f"server (WANDB_MODE=offline, no MLFLOW_TRACKING_URI), or leave {name} out"
                 ) from None
         if ids:

@@ -144,7 +144,7 @@ def _course(model: CostModel, sides: Sequence[Examples], num_rounds: int) -> _Co
     offsets = [sum(len(side) for side in sides[:number]) for number in range(len(sides))]
 
     def step(side: int, number: int) -> list[list[int]]:
-        # A plan with fewer steps begins anew: what is measured is their cost, not what they learn.
+        # A plan with fewer steps begins again: what is measured is their cost, not what they learn.
         start = number * accumulation % len(plans[side].plan)
         return [[i + offsets[side] for i in batch] for batch in plans[side].plan[start : start + accumulation]]
 

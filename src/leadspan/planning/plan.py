@@ -171,7 +171,7 @@ def plan_recipe(
         return [_row(recipe, data, models, examples, policy, calibration, searched) for policy, examples in sides]
 
     rows = rows_of([*recipe_cut, *policies])
-    # A student with rollouts meets ends of turns in what it writes itself.
+    # With rollouts the student also learns to end its turns from what it writes itself.
     if recipe.rollout is None and any(row.is_recipes and shows_few_ends(row.cut) for row in rows):
         rows += rows_of([policy for policy in with_ends(recipe.cut) if policy not in policies])
     batching = recipe.training.batching

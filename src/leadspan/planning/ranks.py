@@ -29,7 +29,7 @@ class RankCost:
     """One way to place a run on `num_ranks` devices that train.
 
     Attributes:
-        sharding: Of the student, and of a teacher beside it.
+        sharding: Of the student, and of a teacher on the same devices.
         placement: Of the teacher; None without one.
         num_ranks: Devices that train; those of a teacher on its own ranks come on top.
         memory: Of one rank, at the highest moment of the largest micro-batch.

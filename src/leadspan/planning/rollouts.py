@@ -85,7 +85,7 @@ def cost_of_rollouts(
         DataError: A prompt leaves no room in the student's window, or the task of the prompts cannot be read.
         ModelError: The config of a model cannot be read.
     """
-    assert recipe.rollout is not None, "asked for with rollouts"
+    assert recipe.rollout is not None, "the caller checks this"
     inputs = rollout_inputs(recipe, data, recipe.rollout)
     lengths = calibration.rollout_lengths if calibration is not None and inputs.stored is None else []
     numbers = range(inputs.course.num_steps)

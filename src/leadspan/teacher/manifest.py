@@ -11,6 +11,7 @@ from leadspan.errors import CacheError, TargetsError
 from leadspan.files import write_atomically
 from leadspan.settings import Settings
 from leadspan.teacher.settings import Codec, Engine, Hidden, KeptTargets
+from leadspan.text import shortened
 
 MANIFEST_FILE, SHARDS_DIR, HEAD_FILE = "manifest.json", "shards", "head.safetensors"
 DRAWN_FILE = "rollouts.jsonl"
@@ -229,6 +230,5 @@ def check_same(actual: dict[str, Any], expected: dict[str, Any], where: str) -> 
 
 
 def _shown(value: Any) -> str:
-    text = json.dumps(value)
     # A codec or a list of temperatures fits; a long text would hide the other fields.
-    return text if len(text) <= 120 else text[:117] + "..."
+    return shortened(json.dumps(value), 120)

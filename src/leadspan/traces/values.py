@@ -5,6 +5,8 @@ import reprlib
 from collections.abc import Mapping
 from typing import Any
 
+from leadspan.text import shortened
+
 Row = Mapping[str, Any]  # Any: whatever JSON or Arrow holds
 Columns = Mapping[str, str]  # role -> column
 
@@ -129,5 +131,4 @@ def kind_of_value(value: Any) -> str:
 
 def shown(text: str) -> str:
     """The beginning of a text, for messages."""
-    text = text.strip()
-    return repr(text if len(text) <= 60 else text[:57] + "...")
+    return repr(shortened(text.strip(), 60))

@@ -1,7 +1,7 @@
 """World `derive_and_verify`: short programs over digits, derived line by line, then verified.
 
 A problem is a list of assignments modulo a small number and asks for the last variable. The chain of thought first
-derives: every line restates its equation, substitutes and evaluates it. The answer first stands at the end of that.
+derives: every line restates its equation, substitutes and evaluates it. The answer is first stated at the end of that.
 Then it verifies: every line again, the list of all values, and the value asked for. So the share of the chain of
 thought before the first correct answer is known, and with it where a lead cut should start to hurt.
 

@@ -1,7 +1,7 @@
 """World `multiplication`: long multiplication, place by place, whose last sum may stay out of the chain of thought.
 
 A problem asks for the product of two numbers to a small base. Digits are written from the lowest place up; those of the
-multiplier and of the product each stand behind the letter of their place. The step of a place multiplies by its digit
+multiplier and of the product each follow the letter of their place. The step of a place multiplies by its digit
 and adds the running sum of the places before, of which the lowest digit is then settled: the digit of the product at
 that place. After the last place the settled digits and the last running sum are the product. So a step depends on its
 place, and the chain of thought holds all that is needed for the answer whether or not it states it.
@@ -81,7 +81,7 @@ class Multiplication(World):
         return lines
 
     def _padded(self, number: int, more: int = 0) -> str:
-        # The lowest digit comes first, so zeros behind do not change the number.
+        # The lowest digit comes first, so zeros at the end do not change the number.
         return digits(number, self.base).ljust(self.multiplicand_digits + more, "0")
 
 

@@ -27,7 +27,7 @@ class Problem:
         first_answer: Characters of the chain of thought through the first statement of the answer; None where it never
             states it.
         equations: What a right derivation has to say, in this order, where its words are free; else empty.
-        reply: What stands behind the chain of thought; the answer alone where empty.
+        reply: What follows the chain of thought; the answer alone where empty.
     """
 
     prompt: str

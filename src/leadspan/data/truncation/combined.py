@@ -127,7 +127,7 @@ class Schedule(Policy):
 
     def spans(self, sections: Sections, rng: random.Random) -> tuple[Span, ...]:
         """All that is kept at any stage."""
-        # As in training: the cut of every stage draws from the same seed anew.
+        # As in training: the cut of every stage draws from the same seed again.
         state = rng.getstate()
         spans: list[Span] = []
         for stage in self.stages:

@@ -111,7 +111,7 @@ class LeadAnswer(Policy):
         return ((0, end), (sections.think_end, sections.num_tokens))
 
     def cut(self, sections: Sections, rng: random.Random) -> Cut:
-        """Apply the policy; the closing tag loses its weight if asked for and the chain of thought was cut."""
+        """Apply the policy; the closing tag loses its weight where the settings say so and the chain of thought was cut."""
         spans = tidy(self.spans(sections, rng))
         masked = self.stop == "mask_think_end" and len(spans) > 1
         return Cut(spans, unweighted=(sections.think_end, sections.cot_end) if masked else None)
@@ -179,7 +179,7 @@ class PostConclusion(Policy):
         return ((0, end),)
 
     def cut(self, sections: Sections, rng: random.Random) -> Cut:
-        """Apply the policy; append an end-of-turn token if asked for and lost."""
+        """Apply the policy; append an end-of-turn token if the settings say so and it was lost."""
         spans = tidy(self.spans(sections, rng))
         if not spans:
             return Cut((), dropped="the chain of thought states no known answer")

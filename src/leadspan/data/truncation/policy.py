@@ -204,7 +204,7 @@ class EndsEarly(Policy):
         return self.keeps_answer and self.stop != "none"
 
     def cut(self, sections: Sections, rng: random.Random) -> Cut:
-        """Apply the policy; append an end-of-turn token if asked for and lost."""
+        """Apply the policy; append an end-of-turn token if the settings say so and it was lost."""
         spans = tidy(self.spans(sections, rng))
         lost = not any(start <= sections.stop < end for start, end in spans)
         return Cut(spans, append_stop=lost and self.stop == "append_eos")
