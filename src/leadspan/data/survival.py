@@ -85,8 +85,8 @@ class Survival:
 
     def _describe(self, number: int, message: Message, part: Any) -> str:
         return (
-            f"{self._template.name}: the text of turn {number + 1} ({message['role']!r}), {shown(str(part))}, is not in "
-            "the rendered prompt; give it a role that the template knows, or a template that knows this one "
+            f"{self._template.name}: the text of turn {number + 1} ({message['role']!r}), {shown(str(part))}, is not "
+            "in the rendered prompt; give it a role that the template knows, or a template that knows this one "
             "(data.rendering.chat_template: FILE)"
         )
 

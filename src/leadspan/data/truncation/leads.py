@@ -111,7 +111,7 @@ class LeadAnswer(Policy):
         return ((0, end), (sections.think_end, sections.num_tokens))
 
     def cut(self, sections: Sections, rng: random.Random) -> Cut:
-        """Apply the policy; the closing tag loses its weight where the settings say so and the chain of thought was cut."""
+        """Apply the policy; with `mask_think_end` the closing tag after a cut chain of thought has no loss."""
         spans = tidy(self.spans(sections, rng))
         masked = self.stop == "mask_think_end" and len(spans) > 1
         return Cut(spans, unweighted=(sections.think_end, sections.cot_end) if masked else None)
