@@ -136,6 +136,7 @@ def _entailment(traces: Sequence[Examined]) -> Entailment:
 def _policy_losses(settings: AuditSettings, traces: Sequence[Answered]) -> list[PolicyLoss]:
     recipe_cut = settings.cut
     of_recipe = [] if recipe_cut is None else [recipe_cut, *with_ends(recipe_cut)]
+    # By label, so that the recipe's own policy is counted once, where it comes first.
     policies = {policy.label: policy for policy in [*of_recipe, *settings.policies]}
     own_label = None if recipe_cut is None else recipe_cut.label
     losses: list[PolicyLoss] = []

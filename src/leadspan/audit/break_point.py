@@ -20,6 +20,7 @@ from leadspan.audit.locate import Answered
 from leadspan.data.truncation import Lead, Policy, cut_example
 from leadspan.statistics.intervals import Interval
 
+# Rounded, since 3 * 0.1 is not 0.3 in binary.
 PROPORTIONS = tuple(round(0.1 * step, 1) for step in range(1, 11))
 
 
@@ -69,6 +70,7 @@ def summarise_first_answers(traces: Sequence[Answered], num_undecided: int, seed
     if not stated:
         return counts
     cuts = [(p, without_derivation(Lead(p=p), traces, seed)) for p in PROPORTIONS]
+    # Shares have bins from 0 to 1, so that the histograms of two audits compare.
     shares = {
         "position_tokens": distribution([s.position - s.trace.sections.prompt_end for s in stated]),
         "share_of_cot": distribution([s.share_of_cot for s in stated], 0, 1),

@@ -18,6 +18,7 @@ from leadspan.data.questions import words
 NUM_PERM = 128
 SHINGLE_WORDS = 5
 _SCHEME = "affine32"
+# Its permutations are drawn once, for all signatures.
 _EMPTY = MinHash(num_perm=NUM_PERM, scheme=_SCHEME)
 _MOST_EXAMPLES = 5
 

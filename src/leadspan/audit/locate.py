@@ -73,16 +73,7 @@ class Locator:
 
     def locate(self, batch: Sequence[Trace | Refusal]) -> tuple[list[tuple[Trace, Rendered, Located]], list[Refusal]]:
         """Render, tokenise and search a batch; refusals are returned separately."""
-        refused: list[Refusal] = []
-        usable: list[tuple[Trace, RenderedText]] = []
-        for item in batch:
-            text = item if isinstance(item, Refusal) else self.renderer.render(item)
-            if isinstance(item, Trace) and isinstance(text, RenderedText):
-                usable.append((item, text))
-            else:
-                assert isinstance(text, Refusal)
-                refused.append(text)
-        traces, texts = [trace for trace, _ in usable], [text for _, text in usable]
+        traces, texts, refused = self.renderer.render_all(batch)
         starts = [_cot_start(text, self.renderer.rendering.think_open) for text in texts]
         trace_results = [
             find_candidates(text.text[start : text.think_end].rstrip(), question_of(trace), gold_of(trace))
@@ -93,6 +84,7 @@ class Locator:
             [start + at for c in f.candidates for at in (c.start, c.end - 1)]
             for start, f in zip(starts, trace_results, strict=True)
         ]
+        # One call for the batch: the tokenizer spreads it over the cores.
         tokens = self.renderer.tokenise_marked(texts, traces, marks)
         located: list[tuple[Trace, Rendered, Located]] = []
         for trace, (rendered, positions), candidates in zip(traces, tokens, trace_results, strict=True):

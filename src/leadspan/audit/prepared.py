@@ -188,6 +188,7 @@ def _at(settings: DataSettings, locations: set[str], deadline: float) -> Iterato
     for item in read_traces(settings.train):
         if time.monotonic() >= deadline:
             return
+        # No others are rendered and searched, which is what takes the time.
         if not isinstance(item, Refusal) and item.place in locations:
             yield item
 

@@ -16,7 +16,7 @@ from datasets import Dataset, Features, List, Value
 from datasets.arrow_writer import ArrowWriter
 
 from leadspan.data.questions import same_questions
-from leadspan.data.sections import Rendered, RenderedText, Renderer
+from leadspan.data.sections import Rendered, Renderer
 from leadspan.data.settings import DataSettings, HeldOutShare, HeldOutSource
 from leadspan.data.truncation import Sections
 from leadspan.digests import DIGESTS_FILE, fault, is_sealed, seal
@@ -182,16 +182,7 @@ def _write(source: TraceSource, renderer: Renderer, settings: DataSettings, dire
 
 
 def _render_batch(renderer: Renderer, batch: list[Trace | Refusal]) -> list[Refusal | tuple[Rendered, Trace]]:
-    texts: list[RenderedText] = []
-    traces: list[Trace] = []
-    refused: list[Refusal] = []
-    for item in batch:
-        text = item if isinstance(item, Refusal) else renderer.render(item)
-        if isinstance(text, Refusal) or isinstance(item, Refusal):
-            refused.append(text)  # pyright: ignore[reportArgumentType]  # a Refusal in either case
-        else:
-            texts.append(text)
-            traces.append(item)
+    traces, texts, refused = renderer.render_all(batch)
     return [*refused, *zip(renderer.tokenise(texts, traces), traces, strict=True)]
 
 

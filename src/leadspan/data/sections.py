@@ -180,6 +180,24 @@ class Renderer(PromptRenderer):
             return Refusal("chat template changes the prompt", detail, trace.place)
         return self._locate(trace, body, len(header))
 
+    def render_all(self, items: Sequence[Trace | Refusal]) -> tuple[list[Trace], list[RenderedText], list[Refusal]]:
+        """The traces that can be rendered, their texts, and the refusals, those among the items included.
+
+        Raises:
+            ModelError: The template takes too long or too much memory.
+        """
+        traces: list[Trace] = []
+        texts: list[RenderedText] = []
+        refused: list[Refusal] = []
+        for item in items:
+            text = item if isinstance(item, Refusal) else self.render(item)
+            if isinstance(item, Trace) and isinstance(text, RenderedText):
+                traces.append(item)
+                texts.append(text)
+            elif isinstance(text, Refusal):
+                refused.append(text)
+        return traces, texts, refused
+
     def tokenise(self, rendered: Sequence[RenderedText], traces: Sequence[Trace]) -> list[Rendered]:
         """Token ids and token sections of a batch of rendered texts; a straddling token goes to the earlier section."""
         return [tokens for tokens, _ in self.tokenise_marked(rendered, traces, [()] * len(rendered))]

@@ -84,6 +84,7 @@ def identity_of(recipe: Recipe, renderer: Renderer) -> Identity:
     contents |= {"tokenizer": renderer.tokenizer_hash, "data.rendering.chat_template": renderer.template_hash}
     contents["student"] = content_id(recipe.student)
     if isinstance(recipe.targets, StoredTargets):
+        # Sorted, so that equal identities are equal texts.
         contents["targets"] = json.dumps(read_joined(recipe.targets.path).identity(), sort_keys=True)
     elif recipe.teacher is not None:
         teacher = recipe.teacher

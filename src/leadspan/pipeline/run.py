@@ -125,6 +125,7 @@ def run_untrained(recipe: Recipe) -> RunResult:
         if (recipe.output / RUN_FILE).exists() and not damage(recipe.output):
             raise RunError(f"{recipe.output}: it holds a finished run; give another output, or remove it")
         begin_evaluation(recipe)
+        # Not the model's own: weights that are drawn at random come without a tokenizer.
         tokenizer = Pretrained(path=recipe.tokenizer_path, revision=recipe.tokenizer_revision)
         with Trackers(recipe) as trackers:
             trackers.start()

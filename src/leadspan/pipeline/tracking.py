@@ -85,6 +85,7 @@ class Trackers(TrainerCallback):
         """
         if not process_state().is_main_process:
             return
+        # A run that begins again at step 0 is a new one for the trackers.
         file = self.recipe.output / TRACKERS_FILE
         ids: dict[str, str] = json.loads(file.read_text(encoding="utf-8")) if step and file.exists() else {}
         for name in self.recipe.training.report_to:

@@ -67,10 +67,6 @@ class _Course:
     accumulation: int
     num_rising: int
 
-    def batches(self, step: int) -> list[list[int]]:
-        """Micro-batches of a step."""
-        return self.plan[step * self.accumulation : (step + 1) * self.accumulation]
-
 
 def calibrate(
     inputs: TrainingInputs, model: CostModel, loss: LossSettings, sides: Sequence[Examples], num_rounds: int = 4
@@ -91,12 +87,15 @@ def calibrate(
     """
     _check(model, inputs.student)
     course = _course(model, sorted(sides, key=lambda side: sum(side.lengths)), num_rounds)
+    # The trainer asks for a directory; nothing is saved in it.
     with tempfile.TemporaryDirectory() as directory:
         laps, device = _train(replace(inputs, directory=Path(directory)), model, loss, course)
+    # Numbered as in the plan: the examples of all sides, one after the other.
     sizes_of_examples = [size for side in course.sides for size in layout_sizes(side, model.selection)]
 
     def sizes(step: int) -> list[list[ExampleSize]]:
-        return [[sizes_of_examples[i] for i in batch] for batch in course.batches(step)]
+        start = step * course.accumulation
+        return [[sizes_of_examples[i] for i in batch] for batch in course.plan[start : start + course.accumulation]]
 
     # Of the rising part every second step: the first of each side allocates.
     counted = [step for step in range(len(course.order)) if step >= course.num_rising or step % 2]
@@ -127,15 +126,12 @@ def _check(model: CostModel, student: ModelSettings) -> None:
         raise SettingsError("plan --calibrate: measures one rank; start it without torchrun")
     use_bf16 = model.memory.use_bf16
     if uses_bf16(model.training.precision, student) != use_bf16:
+        planned_type, own_type = ("bfloat16", "float32") if use_bf16 else ("float32", "bfloat16")
         raise SettingsError(
-            f"plan --calibrate: plan.device = {model.machine.device!r} trains in {_precision(use_bf16)} and this "
-            f"machine in {_precision(not use_bf16)}; calibrate on the device itself, or set "
+            f"plan --calibrate: plan.device = {model.machine.device!r} trains in {planned_type} and this "
+            f"machine in {own_type}; calibrate on the device itself, or set "
             "training.precision, or bfloat16 among the figures of plan.device"
         )
-
-
-def _precision(use_bf16: bool) -> str:
-    return "bfloat16" if use_bf16 else "float32"
 
 
 def _course(model: CostModel, sides: Sequence[Examples], num_rounds: int) -> _Course:
@@ -164,6 +160,7 @@ def _train(inputs: TrainingInputs, model: CostModel, loss: LossSettings, course:
     attach_objective(student, loss, vocab_size, inputs.selection, inputs.end_ids)
     trained = student if settings.lora is None else with_adapters(student, settings.lora)
     num_steps = len(course.order)
+    # Validation and checkpoints come after the last step, so that no step's time has them in it.
     plan = StepPlan(num_steps, course.accumulation, course.plan, num_steps, num_steps)
     arguments = training_arguments(inputs.directory, settings, plan, inputs.seed, False, model.memory.use_bf16)
     arguments.save_strategy = SaveStrategy.NO

@@ -167,6 +167,7 @@ def plan_recipe(
     left_out: list[str] = []
 
     def rows_of(compared: Sequence[Policy]) -> list[PlanRow]:
+        # Made one after the other: the examples of all policies together would take too much memory.
         sides = _sides(recipe, data, compared, left_out)
         return [_row(recipe, data, models, examples, policy, calibration, searched) for policy, examples in sides]
 

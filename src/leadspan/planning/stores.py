@@ -94,6 +94,7 @@ def _passes(teacher: ModelShape, lengths: Sequence[int], with_head: bool) -> int
 def _num_bytes(kept_targets: KeptTargets, teacher: ModelShape, positions: int, use_bf16: bool) -> int:
     codec = kept_targets.codec
     if isinstance(codec, Hidden):
+        # Stored as the run computes, unless the codec names a type; the head always is.
         width_of_run = 2 if use_bf16 else 4
         width = {"teacher": width_of_run, "float32": 4, "bfloat16": 2}[codec.dtype]
         # 4 bytes of token id, 1 of section, then the hidden state.

@@ -101,6 +101,7 @@ def _costs(plan: Plan) -> Block:
     where = f"{plan.num_ranks} x {plan.device.name}" if plan.device else "a device without figures"
     # The supports of `top_p` and `sampled` are the data's, so the sizes of their stores are limits.
     store = "store\n" + plan.codec.label.replace(" ", "\n") + "\nat most" * (plan.codec.kind in ("top_p", "sampled"))
+    # Headers of two lines keep the table as narrow as a terminal.
     header = ["policy", "tokens", "", "FLOPs", "", "peak\nmemory", "time", "money", "largest\nbatch", store]
     header += ["deriv-\nation\ncut"] if plan.searched else []
     reference = next((row for row in plan.rows if isinstance(row.policy, Full)), plan.rows[0]).prediction

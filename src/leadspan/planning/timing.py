@@ -57,6 +57,7 @@ class DrawingWork(NamedTuple):
 
 # A residual below _FLAT counts as _FLAT, so that a step that fits exactly does not get all of the weight.
 _REWEIGHTINGS, _FLAT = 20, 1e-3
+# In the order of the columns of `_row`.
 _TERMS = ("step", "batch", "linear", "attention", "head")
 
 
@@ -93,6 +94,7 @@ class Calibration(Settings):
 
     def memory(self, predicted: MemoryByPart) -> MemoryByPart:
         """Predicted memory of the tensors with what the process adds."""
+        # The tensors are there whatever was measured, so what the process adds is never negative.
         measured = self.memory_offset + self.memory_factor * predicted.total
         return predicted.model_copy(update={"process": max(0, round(measured - predicted.total))})
 

@@ -82,6 +82,7 @@ def problems_of(directory: Path, name: str, split: Split) -> list[Problem]:
         raise RunError(f"{directory / WORLD_FILE}: it has no set {name} ({', '.join(record.sets)})")
     problem_set = record.sets[name].settings
     number = problem_set.num_traces if split == "train" else problem_set.num_problems
+    # The files hold no derivations, so the problems are drawn again; that they are the same is seen by their prompts.
     drawn = problem_set.world.problems(number, record.seed, split)
     column = "prompt" if split == "train" else "problem"
     try:

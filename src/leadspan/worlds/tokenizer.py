@@ -10,6 +10,7 @@ _SPECIAL = ("<|endoftext|>", "<|im_start|>", END_OF_TURN)
 # Tags and roles, and the word with which a trace of `derive_and_verify` begins to check itself.
 _WORDS = ("<think>", "</think>", "user", "assistant", "system", "check")
 _CHARACTERS = "\n " + string.digits + string.ascii_letters + string.punctuation
+# ChatML, without a line break after the last turn: a conversation ends with its end-of-turn token.
 _TEMPLATE = (
     "{% for message in messages %}{{ '<|im_start|>' + message.role + '\n' + message.content + '<|im_end|>' }}"
     "{{ '' if loop.last else '\n' }}{% endfor %}"

@@ -70,6 +70,7 @@ class WordProblems(World):
         name, she, her = rng.choice(phrasings.PEOPLE)
         words = {"name": name, "she": she, "her": her, "She": she.title(), "Her": her.title()}
         words |= {"things": rng.choice(phrasings.THINGS), "s": steps[0].before, "a": steps[-1].after}
+        # The numbers of distractors differ, so that each is named once.
         writer = _Writer(rng, words, steps, rng.sample(range(2, 20), rng.randint(0, self.max_distractors)))
         derivation = writer.derivation()
         checks = writer.checks(self.num_checks)
