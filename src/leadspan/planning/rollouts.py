@@ -100,13 +100,8 @@ def cost_of_rollouts(
     drawing_seconds, seconds = None, None
     if calibration is not None and model.machine.num_ranks == 1 and (calibration.drawing or not flops.rollout):
         check_calibration(calibration, model)
-        drawing_seconds = calibration.drawing_seconds(_drawing_work(model, inputs, steps))
-        shapes, recompute = (model.student, model.teacher), model.training.gradient_checkpointing
-        work = [
-            StepWork.of(inputs.training_flops(number, shapes, step, recompute), -(-len(step) // per_batch))
-            for number, step in enumerate(sizes)
-        ]
-        seconds = drawing_seconds + calibration.seconds(work)
+        drawing_seconds, training_seconds = _seconds(model, inputs, steps, calibration)
+        seconds = drawing_seconds + training_seconds
     longest = [[size for *_, size in _examples(inputs, number, [])] for number in numbers]
     batches = [step[i : i + per_batch] for step in longest for i in range(0, len(step), per_batch)]
     prediction = Prediction(
@@ -134,16 +129,22 @@ def cost_of_rollouts(
     )
 
 
-def _drawing_work(model: CostModel, inputs: RolloutInputs, steps: Sequence[_Step]) -> list[DrawingWork]:
-    """Of every batch that is drawn at once, prompts of like length together."""
-    size, work = inputs.course.settings.batch_size, []
-    for number in range(len(steps)):
+def _seconds(
+    model: CostModel, inputs: RolloutInputs, steps: Sequence[_Step], calibration: Calibration
+) -> tuple[float, float]:
+    """Predicted wall time of drawing, and of training on what is drawn."""
+    batch_size, batches = inputs.course.settings.batch_size, []
+    shapes, recompute = (model.student, model.teacher), model.training.gradient_checkpointing
+    work: list[StepWork] = []
+    for number, step in enumerate(steps):
         together = inputs.drawn_with(number)
-        if number != together.start or inputs.stored is not None:
-            continue
-        rows = sorted((prompt, new) for n in together for prompt, new, _ in steps[n] if new)
-        work += [batch_work(model.student, rows[i : i + size]) for i in range(0, len(rows), size)]
-    return work
+        if number == together.start and inputs.stored is None:
+            # Prompts of like length are drawn in one batch.
+            rows = sorted((prompt, new) for n in together for prompt, new, _ in steps[n] if new)
+            batches += [batch_work(model.student, rows[i : i + batch_size]) for i in range(0, len(rows), batch_size)]
+        flops = inputs.training_flops(number, shapes, [size for *_, size in step], recompute)
+        work.append(StepWork.of(flops, -(-len(step) // inputs.examples_per_batch)))
+    return calibration.drawing_seconds(batches), calibration.seconds(work)
 
 
 def batch_work(student: ModelShape, rows: Sequence[tuple[int, int]]) -> DrawingWork:
