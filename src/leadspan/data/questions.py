@@ -114,9 +114,9 @@ def _contained(cores: Iterable[Core]) -> Iterator[tuple[Core, Core]]:
     for core in cores:
         # Most words begin no indexed run, which the first two of them show at little cost.
         for i in (i for i, pair in enumerate(pairwise(core)) if pair in pairs):
-            for other, offset in (entry for size in sizes for entry in indexed.get(core[i : i + size], ())):
-                if i >= offset and other != core and core[i - offset : i - offset + len(other)] == other:
-                    holders[other].add(core)
+            for inner, offset in (entry for size in sizes for entry in indexed.get(core[i : i + size], ())):
+                if i >= offset and inner != core and core[i - offset : i - offset + len(inner)] == inner:
+                    holders[inner].add(core)
     for core, of_core in holders.items():
         if len(of_core) < _MOST_WORDINGS:
             yield from ((core, holder) for holder in of_core)
@@ -130,11 +130,11 @@ def _index(cores: Iterable[Core]) -> dict[Core, list[tuple[Core, int]]]:
         for core in cores:
             offset = int(share * max(0, len(core) - _INDEXED_WORDS))
             buckets[core[offset : offset + _INDEXED_WORDS]].append((core, offset))
-        left: list[Core] = []
+        crowded: list[Core] = []
         for run, entries in buckets.items():
             if len(entries) + len(indexed.get(run, ())) <= _BUCKET:
                 indexed.setdefault(run, []).extend(entries)
             else:
-                left += (core for core, _ in entries)
-        cores = left
+                crowded += (core for core, _ in entries)
+        cores = crowded
     return indexed
