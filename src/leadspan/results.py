@@ -153,6 +153,7 @@ def load_run(directory: Path) -> RunResult:
 
 def damage(directory: Path) -> str | None:
     """What is wrong with the files of a finished run, as a sentence; None where all are undamaged."""
+    # The student first: it is what a run is for, and has digests of its own, as it may be moved away alone.
     for name in (STUDENT_DIR, ADAPTER_DIR):
         if wrong := fault(directory / name):
             return f"{name}: {wrong}"

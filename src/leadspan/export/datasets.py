@@ -132,6 +132,7 @@ def check_exportable(recipe: Recipe) -> None:
 
 def write_rows(examples: Examples, file: Path) -> Dataset:
     """Examples in their order as rows of ids, ones, and labels, memory-mapped from an Arrow file."""
+    # `Dataset.from_list` would hold all rows in memory, as Python integers.
     with ArrowWriter(path=str(file), features=_FEATURES) as writer:
         for index in examples.usable:
             example = examples[index]

@@ -82,6 +82,7 @@ def model_card(result: RunResult, full: RunResult | None = None) -> ModelCard:
         pipeline_tag="text-generation",
         tags=["leadspan", "knowledge-distillation", "reasoning", result.label],
     )
+    # The Hub reads the metadata between the dashes, and shows the rest.
     sections = filter(None, _sections(result, recipe, full))
     return ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(sections) + "\n")
 
@@ -130,6 +131,7 @@ def _sections(result: RunResult, recipe: Recipe, full: RunResult | None) -> Iter
 def _evaluations(result: RunResult, full: RunResult | None) -> str:
     """A row for each task; of a cut with the retention, where the uncut student was evaluated on the same problems."""
     is_cut = not isinstance(result.policy, Full)
+    # Tasks are matched by name; `_retention` checks that their problems are the same.
     references = {reference.task: reference for reference in (full.evaluations if full else [])}
     rows = [
         (

@@ -48,7 +48,10 @@ def push_student(student: Path, name: str, private: bool | None = None) -> str:
     try:
         api.create_repo(name, private=private, exist_ok=True)
         commit = api.upload_folder(
-            repo_id=name, folder_path=student, ignore_patterns=[DIGESTS_FILE], commit_message="Student and model card"
+            repo_id=name,
+            folder_path=student,
+            ignore_patterns=[DIGESTS_FILE],  # they guard the local files; the Hub has its own
+            commit_message="Student and model card",
         )
     except OfflineModeIsEnabled:
         reason = "HF_HUB_OFFLINE is set; unset it"

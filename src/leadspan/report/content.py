@@ -98,6 +98,7 @@ def _references(frontiers: Sequence[Frontier]) -> dict[str, str]:
             full = frontier.row(row.reference)
             if full is None:
                 continue
+            # Samples of one number have the same seed in runs of one seed, so that only the students differ.
             by_seed = {single.seeds[0]: single.label for single in full.single_runs}
             first = next(iter(by_seed.values()))
             references |= {single.label: by_seed.get(single.seeds[0], first) for single in row.single_runs}

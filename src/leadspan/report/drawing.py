@@ -12,6 +12,7 @@ from leadspan.files import file_names
 from leadspan.report.charts import LOG_FACTOR, chart_data
 from leadspan.report.costs import COST_WORDS
 from leadspan.report.schema import Report
+from leadspan.tables import percent
 from leadspan.text import plain, plain_values
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def draw_figures(report: Report, directory: Path) -> list[Path]:
     directory.mkdir(parents=True, exist_ok=True)
     figures: dict[str, Figure] = {}
     names = [name.lower() for name in file_names([task["task"] for task in data["tasks"]], "-")]
-    level = f"{report.tasks[0].rows[0].accuracy.level:.0%} intervals"
+    level = f"{percent(report.tasks[0].rows[0].accuracy.level)} intervals"
     notes = {"frontier": f"Bars: {level} of accuracy; one standard deviation of the cost over seeds. "}
     notes["rates"] = f"Bars: {level}. "
     sizes = "; ".join(f"{task.task}, {task.sample_size}" for task in report.tasks)
@@ -64,10 +65,10 @@ def draw_figures(report: Report, directory: Path) -> list[Path]:
     return paths
 
 
-def _axes(width: float = 6.4, height: float = 3.8) -> "tuple[Figure, Axes]":
-    from matplotlib.figure import Figure
+def _axes(height: float = 3.8) -> "tuple[Figure, Axes]":
+    from matplotlib.figure import Figure  # not pyplot, which keeps every figure in memory and looks for a display
 
-    figure = Figure(figsize=(width, height), layout="constrained")
+    figure = Figure(figsize=(6.4, height), layout="constrained")
     axes = figure.subplots()
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(color="#e2e5e9", linewidth=0.7)

@@ -63,6 +63,7 @@ def _cost_elements(report: Report, charts: Mapping[str, Any], trained_on: str) -
         label = f"Stacked bars: {title} by part for each policy; a table of the numbers follows"
         text = f"{caption} {predicted}{means} {trained_on}"
         yield Plot("split", name, label, text, bar_parts=chart["parts"])
+        # Predicted shares have the same order of parts as measured ones, so one header serves both.
         bars = [(bar, shares(bar["parts"])) for bar in chart["bars"]]
         rows: list[tuple[str, ...]] = []
         for bar, of_bar in bars:

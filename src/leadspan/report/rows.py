@@ -138,6 +138,7 @@ class Frontier:
     def cost_names(self) -> tuple[CostName, ...]:
         """Costs that every trained row has; empty where no row was trained."""
         costs_of_rows = [row.costs for row in self.rows if row.costs]
+        # A cost that one row lacks cannot rank the rows, nor be an axis.
         names = (*COST_NAMES, *RARE_COSTS) if costs_of_rows else ()
         return tuple(name for name in names if all(name in costs for costs in costs_of_rows))
 

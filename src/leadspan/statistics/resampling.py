@@ -146,9 +146,10 @@ def _counts(num_problems: int, num_resamples: int, seed: int) -> NDArray[np.uint
     return counts
 
 
-def _means(values: NDArray[np.float64], counts: NDArray[np.uint16], block: int = 256) -> NDArray[np.float64]:
-    """Means of `[problems]` in each resample, a block at a time, as the product widens the counts."""
-    blocks = [counts[start : start + block] @ values for start in range(0, len(counts), block)]
+def _means(values: NDArray[np.float64], counts: NDArray[np.uint16]) -> NDArray[np.float64]:
+    """Means of `[problems]` in each resample."""
+    # In blocks, because the product makes a copy of the counts as floats, four times as large.
+    blocks = [counts[start : start + 256] @ values for start in range(0, len(counts), 256)]
     return np.concatenate(blocks) / len(values)
 
 
