@@ -214,7 +214,8 @@ def field_docstrings(kind: type[BaseModel]) -> dict[str, str]:
                 match statement, after:
                     case ast.AnnAssign(target=ast.Name(name)), ast.Expr(ast.Constant(str(text))):
                         docstrings[name] = inspect.cleandoc(text)
-    return docstrings
+    # A constant of a class, such as a `ClassVar`, is no field.
+    return {name: text for name, text in docstrings.items() if name in kind.model_fields}
 
 
 def json_schema(kind: type[Settings]) -> dict[str, Any]:
