@@ -127,7 +127,10 @@ def test_a_capture_goes_on_where_it_was_left_and_mends_what_is_gone(tmp_path: Pa
     assert shards(store.directory) == before
     gone = sorted(before)[1]
     (store.directory / "shards" / gone).unlink()
-    after = shards(capture_of(recipe).directory)
+    said: list[str] = []
+    with StatusHandler(said.append):
+        after = shards(capture_of(recipe).directory)
+    assert f"{store.directory / 'shards' / gone}: missing, captured again" in said
     assert after.keys() == before.keys()
     assert {name for name in after if after[name] != before[name]} == {gone}
 

@@ -22,6 +22,7 @@ from leadspan.costs.network import traffic
 from leadspan.data.packing import pack
 from leadspan.errors import ModelError, RunError, SettingsError
 from leadspan.inputs import end_ids, prepare_data
+from leadspan.models.loading import load_model
 from leadspan.models.shapes import shape_of
 from leadspan.pipeline.run import run
 from leadspan.recipe import Recipe
@@ -31,8 +32,9 @@ from leadspan.status import STATUS_SECONDS, StatusHandler
 from leadspan.teacher.live import live_targets
 from leadspan.teacher.source import NoTeacher
 from leadspan.training.callbacks import MetricsFile, ProgressCallback
-from leadspan.training.settings import TrainingSettings
+from leadspan.training.settings import Lora, TrainingSettings
 from leadspan.training.step_plan import plan_steps
+from leadspan.training.train import with_adapters
 from leadspan.training.trainer import DistillationTrainer
 from recipes import metrics, toy_recipe, write_recipe
 from toys import tiny
@@ -383,3 +385,10 @@ def test_ends_of_student_teacher_and_data_are_one_outcome(tmp_path: Path) -> Non
             line["eval_divergence/answer"] for line in metrics(recipe.output) if "eval_loss" in line
         )
     assert divergences["event"] < divergences["tokens"]
+
+
+def test_the_config_of_adapters_is_written_alike_by_every_process(tmp_path: Path) -> None:
+    model = with_adapters(load_model(tiny(), torch.float32), Lora(r=2))
+    model.save_pretrained(str(tmp_path))
+    modules = json.loads((tmp_path / "adapter_config.json").read_text())["target_modules"]
+    assert len(modules) == 14 and modules == sorted(modules)

@@ -103,6 +103,9 @@ def run_capture(job: CaptureJob) -> Manifest:
             write_atomically(head_path, head)
         for path in sorted({*(directory / SHARDS_DIR).iterdir()} - {*finished_shards(directory).values()}):
             report_status(f"{path}: not a shard, ignored")
+        for path in (directory / SHARDS_DIR / shard.name for shard in manifest.shards):
+            if not path.exists():
+                report_status(f"{path}: missing, captured again")
         for path in set_aside_damaged(directory):
             report_status(f"{path}: damaged, moved aside and captured again")
         ranks.wait()

@@ -30,6 +30,7 @@ _PROGRESS = (
     "seconds",
     "flops",
 )
+_ANEW = "what its shards are is not known, so remove the store and capture again, or give another capture.path"
 _NAMES = ("teacher", "teacher_revision")  # a teacher is its weights, in any directory
 
 
@@ -155,11 +156,11 @@ def read_manifest(directory: Path) -> Manifest:
             f"{path}: not found; give the directory of a store that `leadspan capture` has written"
         ) from None
     except (ValueError, KeyError, AttributeError, TypeError):
-        raise CacheError(f"{path}: damaged (no JSON object with a checksum); capture again") from None
+        raise CacheError(f"{path}: damaged (no JSON object with a checksum); {_ANEW}") from None
     if values.get("format_version") != _FORMAT:
         raise CacheError(f"{path}: format {values.get('format_version')}, this version reads {_FORMAT}; capture again")
     if stated != checksum(values):
-        raise CacheError(f"{path}: damaged (its checksum is not that of its content); capture again")
+        raise CacheError(f"{path}: damaged (its checksum is not that of its content); {_ANEW}")
     try:
         return Manifest.model_validate(values)
     except ValidationError as error:

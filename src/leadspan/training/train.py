@@ -175,9 +175,13 @@ def with_adapters(student: PreTrainedModel, settings: Lora) -> PeftModel:
         task_type="CAUSAL_LM",
     )
     try:
-        return cast(PeftModel, get_peft_model(student, config))
+        model = cast(PeftModel, get_peft_model(student, config))
     except ValueError as error:
         raise ModelError(f"training.lora: {error}") from None
+    resolved = cast(LoraConfig, model.peft_config["default"])
+    if isinstance(resolved.target_modules, set):
+        resolved.target_modules = sorted(resolved.target_modules)  # a set is saved in another order by every process
+    return model
 
 
 def adapter_params(model: torch.nn.Module) -> int:
