@@ -132,6 +132,16 @@ MORE_STEPS = Question(
     ),
 )
 
+PRETRAINED_HORIZONS = Question(
+    "What do rollouts keep of a pre-trained student, and traces of the same number?",
+    (
+        Claim("full, horizon 64", "like", "full, horizon 300"),
+        *_better(tuple(("full, horizon 300", other) for other in ("base", "full"))),
+        *_better((("full, horizon 64, half traces", "full, horizon 64"), ("lead 0.5", "full, horizon 64"))),
+    ),
+    ("mix 0.75 lead 0.5", "teacher"),
+)
+
 QUESTIONS: dict[str, tuple[Question, ...]] = {
     "stories": (
         WHOLE_TRACES,
@@ -141,6 +151,7 @@ QUESTIONS: dict[str, tuple[Question, ...]] = {
         TRAINING,
         OWN_TEACHER,
         COT,
+        PRETRAINED_HORIZONS,
     ),
     "long problems": (
         HORIZONS,
