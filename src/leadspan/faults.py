@@ -162,7 +162,6 @@ def _described(fault: ErrorDetails, keys: _Keys, models: list[type[BaseModel]], 
         return f"{key}: ", "keys are text"
     if fault["type"] == "missing":
         return f"{key}: ", "missing, and it has no default"
-    # A class without a `kind` is the member of no tagged union.
     tags = [str(tag) for tag in dict.fromkeys(map(_tag_of, models)) if tag is not None]
     if fault["type"] == "union_tag_not_found":
         return f"{key}.kind: ", f"missing; one of {', '.join(tags)}"
@@ -194,7 +193,6 @@ def _as_mapping(models: list[type[BaseModel]], value: Any) -> str:
     """How a bare value would be written as the settings it may stand for."""
     for model in models:
         tag = _tag_of(model)
-        # The name of a kind, as in `cut: full`.
         if tag is not None and value == tag:
             return f"{{kind: {value}}}"
         # A bare path, as in `student: org/model`.
@@ -296,7 +294,6 @@ def _stand_in(field: FieldInfo) -> Any:
 
 
 def _constructed(model: type[BaseModel]) -> BaseModel:
-    # Optional fields have defaults, so the required ones make a whole.
     required = {name: field for name, field in model.model_fields.items() if field.is_required()}
     return _accepted(model.model_construct(**{name: _stand_in(field) for name, field in required.items()}))
 
