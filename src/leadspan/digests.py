@@ -81,7 +81,7 @@ def fault(directory: Path, names: Iterable[str] | None = None) -> str | None:
         try:
             status = (directory / name).stat()
             if not stat.S_ISREG(status.st_mode):  # a pipe would be waited for without end
-                return f"{name} is no file"
+                return f"{name} is not a file"
             known_hash = _known_hash(directory / name, status.st_ino, status.st_size, status.st_mtime_ns)
         except (OSError, ValueError):  # ValueError: a damaged name
             return f"{name} is missing or cannot be read"

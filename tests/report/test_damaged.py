@@ -103,7 +103,7 @@ def test_what_is_no_file_is_refused_at_once(
     file.unlink()
     make(file)
     (reason,) = read_inputs([runs_at[0].parent]).refused
-    assert reason.startswith(f"{file}: ") and "is no file" in reason
+    assert reason.startswith(f"{file}: ") and "is not a file" in reason
 
 
 @pytest.mark.slow
