@@ -16,11 +16,12 @@ from leadspan.data.truncation.policy import stop_warning
 from leadspan.errors import CacheError, DataError, SettingsError
 from leadspan.inputs import first_answers_of, prepare_data
 from leadspan.models.loading import load_model
+from leadspan.models.settings import Pretrained
 from leadspan.pipeline.run import run
 from leadspan.planning.plan import Plan, calibration_of, parse_policy, plan_recipe
-from leadspan.planning.prediction import cost_model_of
+from leadspan.planning.prediction import cost_model_of, student_shape
 from leadspan.planning.ranks import what_would_fit
-from leadspan.planning.tables import plan_tables, sentences
+from leadspan.planning.tables import disk_of_study, plan_tables, sentences
 from leadspan.planning.timing import Calibration
 from leadspan.recipe import Recipe
 from leadspan.results import load_run, predicted_and_measured
@@ -436,3 +437,17 @@ def test_the_planned_size_of_a_store_is_that_of_a_real_one(tmp_path: Path) -> No
     assert planned_size is not None
     positions = planned_size.num_bytes / (per_position + 5)
     assert size == pytest.approx((positions + whole) * per_position, rel=0.001)
+
+
+def test_the_disk_of_a_study_is_its_students_and_the_checkpoints_of_trials_at_work(tmp_path: Path) -> None:
+    recipe, missing = toy_recipe(tmp_path), toy_recipe(tmp_path)
+    later = Pretrained(path=str(tmp_path / "later"))
+    missing = missing.model_copy(update={"student": later})
+    shape = student_shape(recipe)
+    student, checkpoints = 4 * shape.num_params, 3 * 12 * shape.num_params
+    shown = {num: quantity("peak_memory_bytes", num * checkpoints) for num in (1, 3)}
+    text = disk_of_study([recipe, recipe, recipe, missing], 1, False)
+    assert f"up to {quantity('peak_memory_bytes', 3 * student)} for the students of 3 trials" in text
+    assert f"{shown[1]} for checkpoints, until" in text and "1 more begin from students that are not there" in text
+    assert f"{shown[3]} for checkpoints, which stay" in disk_of_study([recipe] * 3, 1, True)
+    assert disk_of_study([], 1, False) == ""

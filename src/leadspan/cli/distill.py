@@ -1,6 +1,7 @@
 """Train a student from a recipe, evaluate it, and write a run directory."""
 
 import argparse
+import contextlib
 
 from leadspan.cli.reading import add_recipe, read_recipe
 from leadspan.text import print_plain
@@ -23,10 +24,17 @@ def run(options: argparse.Namespace) -> None:
 
     recipe = read_recipe(options, must_answer=not options.dry_run)
     if options.dry_run:
+        from leadspan.costs.memory import disk_bytes
+        from leadspan.errors import ModelError
         from leadspan.inputs import check_renderings
+        from leadspan.planning.prediction import student_shape
+        from leadspan.planning.tables import disk_of_run
 
         check_renderings([recipe])
         print_plain(dump_yaml(recipe).rstrip("\n"))
+        with contextlib.suppress(ModelError):  # a config behind a network that is not there
+            # Behind a `#`, so that what is printed is a recipe.
+            print_plain(f"# {disk_of_run(disk_bytes(student_shape(recipe)))}")
         return
     # Imports of torch wait until the recipe is known to be valid.
     from leadspan.pipeline.run import run as run_recipe

@@ -36,10 +36,15 @@ def run(options: argparse.Namespace) -> None:
     lines: list[str] = []
     if options.dry_run:
         from leadspan.inputs import check_renderings
+        from leadspan.planning.tables import disk_of_study
 
         plan = plan_study(study, options.recipe, is_dry_run=True)
         check_renderings(trial.recipe for trial in plan.trials)
         record = planned_record(study, plan)
+        trials = [trial for trial in (*plan.before, *plan.trials) if trial.task == "distill" and not is_done(trial)]
+        at_once = study.executor.trials_at_once if study.executor.kind == "local" else len(trials)
+        if disk := disk_of_study([trial.recipe for trial in trials], at_once, study.keep_checkpoints):
+            lines.append(disk)
         for store in plan.stores:
             from leadspan.study.shared_stores import missing  # loads torch, for studies that have a store
 

@@ -256,6 +256,6 @@ def highest(model: MemoryModel, batches: Sequence[BatchSize]) -> MemoryByPart:
     return max((model.peak(batch) for batch in set(batches)), key=lambda memory: memory.total)
 
 
-def disk_bytes(student: ModelShape) -> int:
+def disk_bytes(student: ModelShape, num_checkpoints: int = NUM_CHECKPOINTS) -> int:
     """Bytes of the checkpoints of a run, which hold the trained weights, and of its final student."""
-    return NUM_CHECKPOINTS * (_WIDE + _MOMENTS) * student.trained_params + _WIDE * student.num_params
+    return num_checkpoints * (_WIDE + _MOMENTS) * student.trained_params + _WIDE * student.num_params

@@ -3,14 +3,17 @@
 from collections.abc import Callable, Sequence
 
 from leadspan.audit.prepared import Searched
-from leadspan.costs.flops import FlopsByPart
-from leadspan.costs.memory import NUM_CHECKPOINTS, MemoryByPart
+from leadspan.costs.flops import FlopsByPart, ModelShape
+from leadspan.costs.memory import NUM_CHECKPOINTS, MemoryByPart, disk_bytes
 from leadspan.data.truncation import Full, Lead, with_ends
 from leadspan.data.truncation.policy import shows_few_ends, stop_warning
+from leadspan.errors import ModelError
 from leadspan.planning.plan import Plan, PlanRow
+from leadspan.planning.prediction import student_shape
 from leadspan.planning.rollouts import RolloutCost
 from leadspan.planning.savings import MEASURES, Measure, Saving
 from leadspan.planning.stores import StoreCost
+from leadspan.recipe import Recipe
 from leadspan.tables import MISSING, Block, percent, quantity
 
 _SAVED_BY: dict[Measure, str] = {"cut": "cut", "chunked_loss": "chunked loss", "store": "store", "packing": "packing"}
@@ -45,8 +48,7 @@ def sentences(plan: Plan) -> list[str]:
             f"No time: run with --calibrate on this machine, or state {missing}. "
             "No money without a time and plan.price_per_hour."
         )
-    size = quantity("peak_memory_bytes", plan.disk_bytes)
-    lines.append(f"Disk: up to {size} in the run directory, for {NUM_CHECKPOINTS} checkpoints and the student.")
+    lines.append(disk_of_run(plan.disk_bytes))
     lines += _too_large(plan)
     lines += [f"Left out: {reason}." for reason in plan.left_out]
     if plan.rollouts is None and (warning := stop_warning({row.label: row.cut for row in plan.rows})):
@@ -54,6 +56,42 @@ def sentences(plan: Plan) -> list[str]:
     if plan.searched is not None:
         lines += _break_point(plan.searched, plan.rows)
     return lines
+
+
+def disk_of_run(num_bytes: int) -> str:
+    """What a run leaves at most."""
+    size = quantity("peak_memory_bytes", num_bytes)
+    return f"Disk: up to {size} in the run directory, for {NUM_CHECKPOINTS} checkpoints and the student."
+
+
+def disk_of_study(recipes: Sequence[Recipe], num_at_once: int, keeps_checkpoints: bool) -> str:
+    """What the trials to come leave at most; "" without any.
+
+    Args:
+        recipes: Of the trials that train and are not complete.
+        num_at_once: Trials that run at a time.
+        keeps_checkpoints: Whether checkpoints of complete trials stay.
+    """
+    known: dict[str, ModelShape] = {}
+    shapes: list[ModelShape] = []
+    for recipe in recipes:
+        key = f"{recipe.student.model_dump_json(exclude={'seed'})} {recipe.training.lora}"
+        try:
+            shapes.append(known.get(key) or known.setdefault(key, student_shape(recipe)))
+        except ModelError:  # a student that a run of the study writes first, or one behind a network
+            continue
+    if not shapes:
+        return ""
+    students = sum(disk_bytes(shape, num_checkpoints=0) for shape in shapes)
+    held = sorted((disk_bytes(shape) - disk_bytes(shape, num_checkpoints=0) for shape in shapes), reverse=True)
+    checkpoints = quantity("peak_memory_bytes", sum(held if keeps_checkpoints else held[:num_at_once]))
+    when = "which stay (keep_checkpoints)" if keeps_checkpoints else "until a trial is complete"
+    missing = len(recipes) - len(shapes)
+    return (
+        f"Disk: up to {quantity('peak_memory_bytes', students)} for the students of {len(shapes)} trials to come, and "
+        f"{checkpoints} for checkpoints, {when}"
+        f"{f'; {missing} more begin from students that are not there yet' if missing else ''}."
+    )
 
 
 def _prices_of_ends(plan: Plan) -> list[str]:

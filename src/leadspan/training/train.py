@@ -1,6 +1,7 @@
 """One training run: load, plan, train, keep the best or the last weights, measure."""
 
 import logging
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -175,7 +176,10 @@ def with_adapters(student: PreTrainedModel, settings: Lora) -> PeftModel:
         task_type="CAUSAL_LM",
     )
     try:
-        model = cast(PeftModel, get_peft_model(student, config))
+        with warnings.catch_warnings():
+            # PEFT asks for a name that Transformers deprecates.
+            warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+            model = cast(PeftModel, get_peft_model(student, config))
     except ValueError as error:
         raise ModelError(f"training.lora: {error}") from None
     resolved = cast(LoraConfig, model.peft_config["default"])
