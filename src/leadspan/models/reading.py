@@ -6,6 +6,7 @@ No code of such a directory runs, and a fault in it is one error that names the 
 import contextlib
 import importlib.util
 import json
+import pickle
 import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -70,6 +71,8 @@ def reason(error: BaseException) -> str:
     """The message of another library's error in one line, with its type where the words alone say little."""
     if "trust_remote_code" in str(error):  # of a Hub model, whose files are looked over by Transformers alone
         return f"auto_map asks for code that comes with it, and {_NEVER}"
+    if isinstance(error, pickle.UnpicklingError):  # torch recommends to load it with its code
+        return f"its pickled weights hold something other than tensors, and {_NO_CODE}; save them as safetensors"
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [""]
     # Some messages begin with a line such as "Errors:", and the second line says which.
     line = lines[1] if len(lines) > 1 and lines[0].endswith(":") else lines[0]
