@@ -120,6 +120,7 @@ OVERRIDES = {
     "negative": ("seed=-1", "greater than or equal to 0"),
     "too large": ("seed=4294967296", "less than 4294967296"),
     "no whole number": ("seed=1.5", "seed = 1.5"),
+    "more samples than memory holds": ("evaluation.sampling={samples_per_problem: 1000000000}", "100000"),
     "date": ("seed=2020-01-01", "seed = '2020-01-01'"),
     "surrogate of the shell": ("name=\udcff", "U+DCFF"),
     "surrogate in a key": ("na\udcffme=1", "U+DCFF"),

@@ -68,7 +68,7 @@ class TaskSettings(Settings):
     """`math`: Math-Verify on the boxed answer; `exact`: the boxed answer, or the whole answer text where there is no
     box, equals the reference; `choice`: the letter of the right choice; `literal`: equal as Python literals;
     `reasoning_gym`: the verifier of its data set scores the answer 1."""
-    samples_per_problem: int = Field(default=1, ge=1)
+    samples_per_problem: int = Field(default=1, ge=1, le=100_000)
     """Samples for each problem, unless `sampling.samples_per_problem` says otherwise."""
     limit: int | None = Field(default=None, ge=1)
     """Use the first so many problems; of those that are made 100 when absent."""
@@ -149,7 +149,7 @@ class SamplingSettings(Settings):
     the answer is drawn. These figures are reported in addition to those of the samples as drawn."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Type of the weights that samples are drawn from; `auto` as in `training.precision`."""
-    samples_per_problem: int | None = Field(default=None, ge=1)
+    samples_per_problem: int | None = Field(default=None, ge=1, le=100_000)
     """Samples for each problem of every task; each task's own number when absent."""
     batch_size: int = Field(default=32, ge=1)
     """Sequences generated at a time; does not change what is drawn."""
