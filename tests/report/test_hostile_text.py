@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from leadspan.report.charts import short
 from leadspan.report.content import build_report
 from leadspan.report.inputs import ReportInputs, read_inputs
 from leadspan.report.markdown import render_markdown
@@ -74,3 +75,8 @@ def test_the_terminal_obeys_nothing(report: Report, capsys: pytest.CaptureFixtur
     print_report(report, PlainConsole())
     out = capsys.readouterr().out
     assert not [code for code in FORBIDDEN if code in out and code != "<script>alert"]
+
+
+@pytest.mark.parametrize("long", ["l" * 300_000, "/" * 300_000])
+def test_a_long_label_is_shortened_in_time_of_its_length(long: str) -> None:
+    assert short(f"{long} runs/study/base/student") == f"{long} \N{HORIZONTAL ELLIPSIS}/base/student"

@@ -54,6 +54,16 @@ def test_ctrl_c_while_the_program_is_read_prints_no_traceback() -> None:
     assert (ended.returncode, ended.stderr) == (130, "")
 
 
+def test_ctrl_c_while_the_program_ends_prints_no_traceback() -> None:
+    code = (
+        "import atexit, os, signal, sys, time\nfrom leadspan.__main__ import main\n"
+        "atexit.register(lambda: (os.kill(os.getpid(), signal.SIGINT), time.sleep(0.01)))\n"
+        "sys.argv = ['leadspan', 'completion', 'bash']\nsys.exit(main())"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": SRC}, capture_output=True, text=True)
+    assert (ended.returncode, ended.stderr) == (0, "")
+
+
 def test_a_second_sigterm_ends_the_process_at_once(tmp_path: Path) -> None:
     code = (
         "import os, signal, time\nfrom leadspan.interruption import deferred, listening\n"

@@ -94,7 +94,7 @@ def short(label: str) -> str:
     'base 1: \N{HORIZONTAL ELLIPSIS}/base/student'
     """
     # Two components tell runs apart; a whole path would fit beside no point of a figure.
-    return re.sub(r"(?:[^\s/]*/){2,}([^\s/]+/[^\s/]+)", "\N{HORIZONTAL ELLIPSIS}/\\1", plain(label))
+    return re.sub(r"(?<!\S)(?:[^\s/]*/){2,}([^\s/]+/[^\s/]+)", "\N{HORIZONTAL ELLIPSIS}/\\1", plain(label))
 
 
 def _task_chart(task: TaskFigures) -> dict[str, Any]:
