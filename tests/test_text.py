@@ -11,6 +11,7 @@ TOKEN = "hf_" + "aB3" * 11
 SECRETS = [
     "https://user:pass@huggingface.co/x",
     "https://pass@host",
+    "https:/user:pass@host/x",
     "git+ssh://git:pass%40x@host/x.git",
     "https://host/x?token=pass&page=2",
     "https://host/x?page=2&access_token=pass#here",

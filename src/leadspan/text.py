@@ -18,10 +18,10 @@ _CONTROL = re.compile(
     "\ud800-\udfff\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
 )
 _NAMES = "access_token|api_?key|auth|auth_token|key|passwd|password|pwd|secret|sig|signature|token|x-amz-[a-z-]+"
-# The user of a URL; a value of its query; tokens of Hugging Face, GitHub, GitLab, OpenAI, Slack and AWS, all of 20
-# characters or more: a lower bound would hide ordinary words such as `sk-learn`.
+# The user of a URL, also where a path has lost one slash of it; a value of its query; tokens of Hugging Face, GitHub,
+# GitLab, OpenAI, Slack and AWS, all of 20 characters or more: a lower bound would hide words such as `sk-learn`.
 _SECRET = re.compile(
-    r"(?P<user>(?<=://)[^\s/?#'\"<>\\]+(?=@))"
+    r"(?P<user>(?:(?<=://)|(?<=[a-z]:/))[^\s/?#'\"<>\\]+(?=@))"
     rf"|(?P<name>[?&;#](?i:{_NAMES})=)[^\s&;#'\"<>\\]+"
     r"|(?:hf_|gh[oprsu]_|\bAKIA)[A-Za-z0-9]{16,}"
     r"|(?<![A-Za-z0-9])(?:github_pat_|glpat-|sk-|xox[abeprs]-)(?=[a-z_-]*[0-9A-Z])[A-Za-z0-9_-]{16,}"

@@ -1,3 +1,4 @@
+import errno
 import multiprocessing
 import os
 import random
@@ -296,15 +297,24 @@ def test_a_teacher_whose_positions_change_with_the_length_is_refused(tmp_path: P
         captured(tmp_path, teacher=teacher.model_dump())
 
 
+def no_space(writer: ShardWriter) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
 @pytest.mark.slow
-def test_stores_of_one_teacher_merge_without_doubles(tmp_path: Path) -> None:
+def test_stores_of_one_teacher_merge_without_doubles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe, lead = captured(tmp_path)
     other = Recipe.model_validate(
         recipe.model_dump()
         | {"capture": recipe.capture.model_copy(update={"path": tmp_path / "full"}), "cut": {"kind": "full"}}
     )
     full = capture_of(other)
+    with monkeypatch.context() as context, pytest.raises(OSError, match="No space left"):
+        context.setattr(ShardWriter, "close", no_space)
+        merge_stores([lead.directory, full.directory], tmp_path / "merged")
     merged = merge_stores([lead.directory, full.directory], tmp_path / "merged")
+    with pytest.raises(TargetsError, match="not empty"):
+        merge_stores([lead.directory, full.directory], tmp_path / "merged")
     opened = TargetStore(tmp_path / "merged")
     # validation is captured whole in both, training cut in one and whole in the other
     assert opened.verify() == merged.num_sequences == len(lead) + len(full) - 8

@@ -7,7 +7,16 @@ from pathlib import Path
 from leadspan.errors import TargetsError
 from leadspan.files import write_atomically
 from leadspan.teacher.claim import claimed
-from leadspan.teacher.manifest import DRAWN_FILE, HEAD_FILE, SHARDS_DIR, Manifest, check_same, write_manifest
+from leadspan.teacher.manifest import (
+    DRAWN_FILE,
+    HEAD_FILE,
+    MANIFEST_FILE,
+    SHARDS_DIR,
+    Manifest,
+    check_same,
+    read_manifest,
+    write_manifest,
+)
 from leadspan.teacher.shards import ShardReader, ShardWriter
 from leadspan.teacher.store import TargetStore, shard_paths
 
@@ -15,7 +24,8 @@ from leadspan.teacher.store import TargetStore, shard_paths
 def merge_stores(paths: Sequence[Path], output: Path) -> Manifest:
     """Write a new store with the rows of all, and their rollouts where they have any.
 
-    Every source is verified first. A shard of the result is a shard of a source without the rows that came before.
+    Every source is verified first; an interrupted join of the same stores is begun again. A shard of the result is a
+    shard of a source without the rows that came before.
 
     Raises:
         TargetsError: They are not of one teacher, tokenizer, template and codec, their rollouts were drawn with other
@@ -27,7 +37,8 @@ def merge_stores(paths: Sequence[Path], output: Path) -> Manifest:
     for store in stores:
         check_same(store.manifest.identity(), first.identity(), f"{store.directory} and {stores[0].directory}")
         store.verify()
-    if output.exists() and any(output.iterdir()):
+    is_begun = (output / MANIFEST_FILE).exists() and not read_manifest(output).complete
+    if output.exists() and any(output.iterdir()) and not is_begun:
         raise TargetsError(f"{output}: not empty; give a new directory")
     rollouts = _joined_rollouts([path / DRAWN_FILE for path in paths])
     plans = hashlib.sha256(" ".join(store.manifest.plan_hash for store in stores).encode()).hexdigest()[:32]
