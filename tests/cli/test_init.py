@@ -2,6 +2,7 @@ import json
 from pathlib import Path
 
 import pytest
+from benchmarks.hold_process import run
 from transformers import AutoConfig
 
 from leadspan.cli import main
@@ -42,6 +43,13 @@ def test_a_recipe_is_written_for_what_traces_and_models_hold(words: list[str], t
     assert [(task.name, task.path, task.limit) for task in recipe.evaluation.tasks] == [("task", "task.jsonl", 100)]
     schema = (tmp_path / "new" / "mine.yaml").read_text().splitlines()[0].partition("$schema=")[2]
     assert json.loads((tmp_path / "new" / schema).read_text())["properties"].keys() == Recipe.model_fields.keys()
+
+
+@pytest.mark.slow
+def test_the_command_goes_on_where_the_disk_was_full(words: list[str], tmp_path: Path) -> None:
+    ended = run(tmp_path, words, max_bytes=20_000)  # room for the recipe, not for the schema
+    assert ended.code == 2 and "cannot be written" in ended.said and not (tmp_path / "recipe.yaml").exists()
+    assert main(words) == 0
 
 
 def test_a_template_that_drops_thinking_renders_the_prompt_alone(words: list[str], tmp_path: Path) -> None:

@@ -79,10 +79,10 @@ def run(options: argparse.Namespace) -> None:
         name = options.name or options.output.stem
         choices = RecipeChoices(options.traces, model_at(options.student), teacher, task, name)
         text = recipe_text(choices, SCHEMA_FILE)
-    write_atomically(options.output, text)
-    load_recipe(options.output)  # a recipe that is written is valid, or the command fails here
     schema = options.output.with_name(SCHEMA_FILE)
     write_atomically(schema, json.dumps(json_schema(Recipe), indent=1) + "\n")
+    write_atomically(options.output, text)  # last, since it is what the command asks not to be there
+    load_recipe(options.output)  # a recipe that is written is valid, or the command fails here
     print_plain(f"wrote {options.output}, and {schema} for editors; then")
     steps = {f"leadspan {step.format(options.output, name=name)}": meaning for step, meaning in _STEPS.items()}
     width = max(map(len, steps))
