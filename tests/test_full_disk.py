@@ -7,6 +7,7 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,20 @@ def test_what_libraries_make_of_a_full_disk_is_one_error(tmp_path: Path, error: 
 def test_other_errors_are_left_alone(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="os error 2 of another kind"), full_disk_reported(tmp_path):
         raise ValueError("os error 2 of another kind")
+
+
+def test_a_full_disk_in_a_thread_of_a_library_is_not_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(error: Exception) -> None:
+        raise error
+
+    shown: list[str] = []
+    monkeypatch.setattr(threading, "excepthook", lambda ended: shown.append(str(ended.exc_value)))
+    with full_disk_reported(tmp_path):
+        for error in (OSError(errno.ENOSPC, "No space left on device"), ValueError("of another kind")):
+            thread = threading.Thread(target=fail, args=[error])
+            thread.start()
+            thread.join()
+    assert shown == ["of another kind"]
 
 
 def test_a_failed_write_names_its_file_and_leaves_none(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import hashlib
 import os
 import re
 import shutil
+import threading
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -32,6 +33,14 @@ def full_disk_reported(directory: Path, needed: Callable[[], int] | None = None)
     Raises:
         RunError: Says how much space is free and needed, and that the work can be resumed.
     """
+    before = threading.excepthook
+
+    def show(ended: threading.ExceptHookArgs) -> None:
+        # Libraries that write in a thread raise the error of a full disk again at their next write.
+        if ended.exc_value is None or not _of_disk(ended.exc_value)[0]:
+            before(ended)
+
+    threading.excepthook = show
     try:
         yield
     except LeadspanError:
@@ -52,6 +61,8 @@ def full_disk_reported(directory: Path, needed: Callable[[], int] | None = None)
             f"{target}: cannot be written ({reason}); {free / 1e9:.3g} GB are free there{takes}; make room or lift the "
             "limit, then resume, or give another output"
         ) from error
+    finally:
+        threading.excepthook = before
 
 
 def _of_disk(error: BaseException) -> tuple[str, str]:

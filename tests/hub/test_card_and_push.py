@@ -8,7 +8,7 @@ from huggingface_hub import ModelCard
 
 from leadspan.cli import main
 from leadspan.digests import DIGESTS_FILE, fault
-from leadspan.hub.card import uncut_beside, write_card
+from leadspan.hub.card import model_card, uncut_beside, write_card
 from leadspan.pipeline.run import run
 from leadspan.results import RunResult, damage, load_run, save_run
 from leadspan.tables import quantity
@@ -63,6 +63,13 @@ def test_the_card_says_what_a_student_learnt_from_kept_and_cost(trained: Path) -
         assert text in card.text, text
     assert str(trained) not in card.content
     assert fault(student) is None and damage(trained / "run") is None
+
+
+@pytest.mark.slow
+def test_names_in_the_metadata_of_a_card_are_plain(trained: Path) -> None:
+    hostile = load_run(trained / "run").model_copy(update={"name": "a\u202eb", "label": "c\x1b[2Jd"})
+    data = model_card(hostile).data
+    assert [*data.tags[3:], data.model_name] == ["c\ufffd[2Jd", "a\ufffdb"]
 
 
 @pytest.mark.slow

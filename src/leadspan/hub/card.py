@@ -22,6 +22,7 @@ from leadspan.results import RUN_FILE, RunResult, load_run, predicted_and_measur
 from leadspan.statistics.intervals import retention
 from leadspan.tables import Block, markdown_table, markdown_text, percent, percent_interval, points, quantity
 from leadspan.teacher.settings import Served
+from leadspan.text import plain
 from leadspan.training.result import STUDENT_DIR
 
 CARD_FILE = "README.md"
@@ -78,9 +79,9 @@ def model_card(result: RunResult, full: RunResult | None = None) -> ModelCard:
         datasets=None if _is_local(recipe.data.train.path) else [recipe.data.train.path],
         eval_results=[_card_result(recipe, evaluation) for evaluation in result.evaluations] or None,
         library_name="transformers",
-        model_name=result.name,
+        model_name=plain(result.name),
         pipeline_tag="text-generation",
-        tags=["leadspan", "knowledge-distillation", "reasoning", result.label],
+        tags=["leadspan", "knowledge-distillation", "reasoning", plain(result.label)],
     )
     # The Hub reads the metadata between the dashes, and shows the rest.
     sections = filter(None, _sections(result, recipe, full))
