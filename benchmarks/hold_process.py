@@ -195,9 +195,9 @@ def _be(job: _Job) -> NoReturn:
     code = 1
     try:
         os.setsid()
-        signal.signal(
-            signal.SIGINT, signal.default_int_handler
-        )  # ignored where the tests themselves run behind a shell's &
+        # Ignored where the tests themselves run behind a shell's & or under nohup.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
         os.environ.clear()
         os.environ.update(job.environment)
         os.chdir(job.directory)
