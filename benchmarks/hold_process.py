@@ -98,7 +98,8 @@ def has_ended(pid: int) -> bool:
 def wait(pid: int, directory: Path, started: float) -> Ended:
     """Wait for a command's end."""
     code = _ask(_Question(pid, os.WEXITED))
-    said = (directory / f"{pid}.{_LOG}").read_text(errors="replace")
+    log = directory / f"{pid}.{_LOG}"
+    said = log.read_text(errors="replace") if log.exists() else ""  # killed before it opened its log
     return Ended(code, said, time.monotonic() - started)
 
 
