@@ -284,6 +284,10 @@ def test_a_directory_that_is_no_store_and_a_missing_path_are_refused(tmp_path: P
     (recipe.capture.path / "notes.txt").write_text("mine")
     with pytest.raises(TargetsError, match="not empty and not a store"):
         capture_of(recipe)
+    (recipe.capture.path / "notes.txt").unlink()
+    unnamed = recipe.capture.path / ".manifest.json.4711.tmp"
+    unnamed.write_text("{")  # of a capture that was killed before its manifest had its name
+    assert capture_of(recipe).manifest.complete and not unnamed.exists()
     with pytest.raises(SettingsError, match=r"capture\.path: missing"):
         run_capture(prepare_capture(toy_recipe(tmp_path)))
     with pytest.raises(CacheError, match=r"takes about 1e\+09 GB, .* are free"):

@@ -22,6 +22,8 @@ from leadspan.teacher.manifest import (
 _LOCK_FILE, _DAMAGED_DIR = "capture.lock", "damaged"
 # A shard's name holds its number in the plan and the first half of its SHA-256: a file under such a name is complete.
 _SHARD = re.compile(r"(?P<number>\d{5,})-(?P<digest>[0-9a-f]{32})\.arrow")
+# A file that was written, and whose process was killed before it gave it its name.
+_UNNAMED = re.compile(rf"\.({re.escape(MANIFEST_FILE)}|{re.escape(DRAWN_FILE)})\.\d+\.tmp")
 
 
 @contextmanager
@@ -62,7 +64,9 @@ def claimed(directory: Path, manifest: Manifest) -> Iterator[Manifest]:
                 )
             manifest = existing
         # The lock is there already, and rollouts may have been drawn before the capture.
-        elif any(path.name not in (_LOCK_FILE, DRAWN_FILE) for path in directory.iterdir()):
+        elif not all(
+            path.name in (_LOCK_FILE, DRAWN_FILE) or _UNNAMED.fullmatch(path.name) for path in directory.iterdir()
+        ):
             raise TargetsError(f"{directory}: it is not empty and not a store; give another capture.path")
         else:
             write_manifest(manifest, directory)
