@@ -10,6 +10,7 @@ import torch
 from test_on_policy import lines, on_policy
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
+from leadspan.digests import with_checksum
 from leadspan.errors import CacheError, SettingsError, TargetsError
 from leadspan.pipeline.capture import prepare_capture
 from leadspan.pipeline.run import run
@@ -111,9 +112,15 @@ def test_joined_stores_keep_their_rollouts(tmp_path: Path) -> None:
     texts = [(path / "rollouts.jsonl").read_text() for path in (*stores, tmp_path / "both")]
     assert set(texts[2].splitlines()) == set(texts[1].splitlines()) > set(texts[0].splitlines())
     assert len(texts[2].splitlines()) == 1 + 2 * 32
-    (stores[0] / "rollouts.jsonl").write_text(texts[0].replace('"temperature": 1.0', '"temperature": 0.5'))
+    header, rest = texts[0].split("\n", 1)
+    other = {key: value for key, value in json.loads(header).items() if key != "checksum"} | {"temperature": 0.5}
+    (stores[0] / "rollouts.jsonl").write_text(with_checksum(other) + rest)
     with pytest.raises(TargetsError, match=r"rollouts drawn with different settings.*first.*0\.5"):
         merge_stores(stores, tmp_path / "never")
+    for damaged, line in ((texts[0].replace('"ids": [', '"ids": [7, ', 1), 2), ("", 1)):
+        (stores[0] / "rollouts.jsonl").write_text(damaged)
+        with pytest.raises(CacheError, match=rf"first.rollouts\.jsonl: line {line} is damaged"):
+            merge_stores(stores, tmp_path / "never")
     assert not (tmp_path / "never").exists()
 
 

@@ -1,7 +1,6 @@
 """Train a student from a recipe, evaluate it, and write a run directory."""
 
 import argparse
-import contextlib
 
 from leadspan.cli.reading import add_recipe, read_recipe
 from leadspan.text import print_plain
@@ -32,9 +31,11 @@ def run(options: argparse.Namespace) -> None:
 
         check_renderings([recipe])
         print_plain(dump_yaml(recipe).rstrip("\n"))
-        with contextlib.suppress(ModelError):  # a config behind a network that is not there
-            # Behind a `#`, so that what is printed is a recipe.
-            print_plain(f"# {disk_of_run(disk_bytes(student_shape(recipe)))}")
+        try:
+            disk = disk_of_run(disk_bytes(student_shape(recipe)))
+        except ModelError as error:  # such as a config behind a network that is not there
+            disk = f"Disk: not known: {error}"
+        print_plain("".join(f"# {line}\n" for line in disk.splitlines()).rstrip("\n"))  # what is printed stays a recipe
         return
     # Imports of torch wait until the recipe is known to be valid.
     from leadspan.pipeline.run import run as run_recipe

@@ -1,9 +1,16 @@
 """Run a study: one recipe varied along axes, over seeds, with its controls; complete trials are skipped."""
 
 import argparse
+from typing import TYPE_CHECKING
 
 from leadspan.cli.output import add_json, console_beside, write_json
 from leadspan.cli.reading import add_recipe
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from leadspan.study.record import StudyRecord
+    from leadspan.study.settings import Study
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,36 +33,15 @@ def run(options: argparse.Namespace) -> None:
         )
     from leadspan.settings import load_settings
     from leadspan.study.board import trials_block
-    from leadspan.study.keeper import is_done, planned_record
     from leadspan.study.settings import Study
-    from leadspan.study.study import plan_study, run_study
+    from leadspan.study.study import run_study
     from leadspan.tables import rich_table
 
     study = load_settings(Study, options.recipe, options.overrides)
     console = console_beside(options.json)
     lines: list[str] = []
     if options.dry_run:
-        from leadspan.inputs import check_renderings
-        from leadspan.planning.tables import disk_of_study
-
-        plan = plan_study(study, options.recipe, is_dry_run=True)
-        check_renderings(trial.recipe for trial in plan.trials)
-        record = planned_record(study, plan)
-        trials = [trial for trial in (*plan.before, *plan.trials) if trial.task == "distill" and not is_done(trial)]
-        at_once = study.executor.trials_at_once if study.executor.kind == "local" else len(trials)
-        if disk := disk_of_study([trial.recipe for trial in trials], at_once, study.keep_checkpoints):
-            lines.append(disk)
-        for store in plan.stores:
-            from leadspan.study.shared_stores import missing  # loads torch, for studies that have a store
-
-            job = None if all(map(is_done, plan.readers(store))) else missing(store)
-            lines.append(f"{store.title}: serves {len(store.recipes)} trials; ")
-            if job is None:
-                lines[-1] += "nothing is to be captured"
-                continue
-            apart, positions = job.sequences.num_apart, sum(n - 1 for n in job.plan.lengths)
-            whose = f", {apart:,} of them for cuts that change the context" if apart else ""
-            lines[-1] += f"{len(job.sequences):,} sequences, {positions:,} positions are to be captured{whose}"
+        record, lines = _planned(study, options.recipe)
     else:
         record = run_study(study, options.recipe, console)
         for capture in record.captures:
@@ -78,3 +64,32 @@ def run(options: argparse.Namespace) -> None:
         )
     if not options.dry_run:
         console.print(f"leadspan report {study.output}", highlight=False, soft_wrap=True)
+
+
+def _planned(study: "Study", study_file: "Path") -> "tuple[StudyRecord, list[str]]":
+    """The trials of a dry run with their state, and what they need: disk, and stores to capture."""
+    from leadspan.inputs import check_renderings
+    from leadspan.planning.tables import disk_of_study
+    from leadspan.study.keeper import is_done, planned_record
+    from leadspan.study.study import plan_study
+
+    lines: list[str] = []
+    plan = plan_study(study, study_file, is_dry_run=True)
+    check_renderings(trial.recipe for trial in plan.trials)
+    record = planned_record(study, plan)
+    trials = [trial for trial in (*plan.before, *plan.trials) if trial.task == "distill" and not is_done(trial)]
+    at_once = study.executor.trials_at_once if study.executor.kind == "local" else len(trials)
+    if disk := disk_of_study([trial.recipe for trial in trials], at_once, study.keep_checkpoints):
+        lines.append(disk)
+    for store in plan.stores:
+        from leadspan.study.shared_stores import missing  # loads torch, for studies that have a store
+
+        job = None if all(map(is_done, plan.readers(store))) else missing(store)
+        lines.append(f"{store.title}: serves {len(store.recipes)} trials; ")
+        if job is None:
+            lines[-1] += "nothing is to be captured"
+            continue
+        apart, positions = job.sequences.num_apart, sum(n - 1 for n in job.plan.lengths)
+        whose = f", {apart:,} of them for cuts that change the context" if apart else ""
+        lines[-1] += f"{len(job.sequences):,} sequences, {positions:,} positions are to be captured{whose}"
+    return record, lines

@@ -65,7 +65,7 @@ def disk_of_run(num_bytes: int) -> str:
 
 
 def disk_of_study(recipes: Sequence[Recipe], num_at_once: int, keeps_checkpoints: bool) -> str:
-    """What the trials to come leave at most; "" without any.
+    """What the trials to come leave at most; "" where none is to come.
 
     Args:
         recipes: Of the trials that train and are not complete.
@@ -80,13 +80,13 @@ def disk_of_study(recipes: Sequence[Recipe], num_at_once: int, keeps_checkpoints
             shapes.append(known.get(key) or known.setdefault(key, student_shape(recipe)))
         except ModelError:  # a student that a run of the study writes first, or one behind a network
             continue
+    missing = len(recipes) - len(shapes)
     if not shapes:
-        return ""
+        return f"Disk: not known, since {missing} trials begin from students that are not there yet." if missing else ""
     students = sum(disk_bytes(shape, num_checkpoints=0) for shape in shapes)
     held = sorted((disk_bytes(shape) - disk_bytes(shape, num_checkpoints=0) for shape in shapes), reverse=True)
     checkpoints = quantity("peak_memory_bytes", sum(held if keeps_checkpoints else held[:num_at_once]))
     when = "which stay (keep_checkpoints)" if keeps_checkpoints else "until a trial is complete"
-    missing = len(recipes) - len(shapes)
     return (
         f"Disk: up to {quantity('peak_memory_bytes', students)} for the students of {len(shapes)} trials to come, and "
         f"{checkpoints} for checkpoints, {when}"

@@ -4,7 +4,8 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from leadspan.errors import TargetsError
+from leadspan.digests import checked_line
+from leadspan.errors import CacheError, TargetsError
 from leadspan.files import write_atomically
 from leadspan.teacher.claim import claimed
 from leadspan.teacher.manifest import (
@@ -81,9 +82,13 @@ def merge_stores(paths: Sequence[Path], output: Path) -> Manifest:
 
 def _joined_rollouts(paths: Sequence[Path]) -> list[str]:
     """The header that all files of rollouts share, and their lines, each once; nothing where there is no file."""
-    files = {path: path.read_text(encoding="utf-8").splitlines() for path in paths if path.exists()}
-    headers = {lines[0]: path for path, lines in files.items()}
+    files = {path: path.read_bytes().split(b"\n")[:-1] for path in paths if path.exists()}
+    for path, lines in files.items():
+        damaged = [number for number, line in enumerate(lines or [b""], 1) if checked_line(line) is None]
+        if damaged:
+            raise CacheError(f"{path}: line {damaged[0]} is damaged; run its `leadspan capture` again")
+    headers = {lines[0].decode(): path for path, lines in files.items()}
     if len(headers) > 1:
         different = "; ".join(f"{path}: {header}" for header, path in headers.items())
         raise TargetsError(f"rollouts drawn with different settings cannot be joined: {different}")
-    return list(dict.fromkeys(line for lines in files.values() for line in lines))
+    return list(dict.fromkeys(line.decode() for lines in files.values() for line in lines))
