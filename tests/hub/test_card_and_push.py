@@ -135,7 +135,9 @@ def test_a_push_that_fails_says_why_in_a_line_and_loses_nothing(
     assert damage(trained / "run") is None
 
 
-def test_the_uncut_run_beside_a_run_is_compared_with_by_itself(tmp_path: Path, make_run: MakeRun) -> None:
+def test_the_uncut_run_beside_a_run_is_compared_with_by_itself(
+    tmp_path: Path, make_run: MakeRun, caplog: pytest.LogCaptureFixture
+) -> None:
     def write(result: RunResult, directory: str, has_student: bool = True) -> RunResult:
         save_run(result, tmp_path / directory)
         if has_student:
@@ -154,5 +156,8 @@ def test_the_uncut_run_beside_a_run_is_compared_with_by_itself(tmp_path: Path, m
     assert "ncut student" not in write_card(full, tmp_path / "whole").read_text()
     text = write_card(cut, tmp_path / "cut").read_text()
     assert "The uncut student is that of the run whole." in text
+    (tmp_path / "whole" / "run.json").write_text("{}")
+    assert uncut_beside(cut, tmp_path / "cut") is None
+    assert f"not looked at for the uncut run: {tmp_path / 'whole' / 'run.json'}" in caplog.text
     # 15 of the 40 problems are right, of which the uncut student has 30 right: a half
     assert "| toy | 40 x 1 | 38 [32, 44] % | 50 [" in text

@@ -4,6 +4,7 @@ It is `README.md` in the student's directory, in the form that the Hub reads (it
 It shows no path of this machine: a local file or directory appears by its name.
 """
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ from leadspan.tables import Block, markdown_table, markdown_text, percent, perce
 from leadspan.teacher.settings import Served
 from leadspan.text import plain
 from leadspan.training.result import STUDENT_DIR
+
+logger = logging.getLogger(__name__)
 
 CARD_FILE = "README.md"
 _COST_WORDS = {"tokens": "tokens", "flops": "FLOPs", "seconds": "time", "peak_memory_bytes": "peak memory"}
@@ -56,7 +59,8 @@ def uncut_beside(result: RunResult, directory: Path) -> RunResult | None:
             continue  # an evaluation of a run, which repeats its recipe
         try:
             other = load_run(file.parent)
-        except RunError:
+        except RunError as error:
+            logger.warning("not looked at for the uncut run: %s", error)
             continue
         if isinstance(other.policy, Full) and other.recipe and _but_for_the_cut(other.recipe) == ours:
             return other
