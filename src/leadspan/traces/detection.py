@@ -6,7 +6,7 @@ layout, for example where files of several data sets lie together, may have anot
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from leadspan.errors import DataError
 from leadspan.traces.files import Record
@@ -55,21 +55,22 @@ def layout_of(row: Row, layouts: Sequence[Layout]) -> Layout:
 def _candidates(source: TraceSource) -> list[Format]:
     """The formats that the settings leave, with the columns that they name."""
     format_name = source.format
-    if source.columns and format_name is not None and format_name not in _MAPPABLE:
+    columns: Columns = {**source.columns}
+    if columns and format_name is not None and format_name not in _MAPPABLE:
         names = ", ".join(f"`format: {name}`" for name in _MAPPABLE)
         raise DataError(f"{source.path}: `columns` belongs to {names}, not to `format: {format_name}`; drop one")
-    names = _MAPPABLE if source.columns and format_name is None else (format_name,)
     formats = [form for form in FORMATS if format_name is None or format_name in (form.name, *form.also)]
-    if source.columns:
-        formats = [
-            form
-            for form in formats
-            if form.name in names and source.columns.keys() <= form.needs.keys() | form.uses.keys()
-        ]
+    if columns:
+        names = _MAPPABLE if format_name is None else (format_name,)
+        formats = [form for form in formats if form.name in names and columns.keys() <= {*form.needs, *form.uses}]
     if not formats:
         layout = f"`format: {format_name}` has" if format_name else f"one of {', '.join(_MAPPABLE)} has"
-        raise DataError(f"{source.path}: no {layout} all the roles {', '.join(source.columns)} of `columns`; drop some")
-    return [form.renamed(source.columns) for form in formats]
+        raise DataError(f"{source.path}: no {layout} all the roles {', '.join(columns)} of `columns`; drop some")
+
+    def named(roles: Columns) -> Columns:
+        return {role: columns.get(role, names) for role, names in roles.items()}
+
+    return [replace(form, needs=named(form.needs), uses=named(form.uses)) for form in formats]
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +104,7 @@ def _best(formats: Sequence[Format], rows: Sequence[Row], tags: Tags, is_named: 
     Where the settings name the layout, columns of other content, and in the end empty ones, are taken too: their rows
     are refused, each with its reason.
     """
+    optional = _Rule((), needs_value=True, needs_content=False)
     # From the strictest rule to the laxest: what a lax rule alone accepts is taken only where the settings name it.
     for needs_value, needs_content in ((True, True), (True, False), (False, True), (False, False)):
         if not (needs_content or is_named):
@@ -110,28 +112,22 @@ def _best(formats: Sequence[Format], rows: Sequence[Row], tags: Tags, is_named: 
         rule = _Rule(tags, needs_value, needs_content)
         layouts: list[tuple[int, Layout]] = []
         for form in formats:
-            needed = {role: rule.fullest(rows, names, form, role) for role, names in form.needs.items()}
+            columns = {role: rule.fullest(rows, names, form, role) for role, names in form.needs.items()}
             number = sum(
-                all(rule.fills(row, column, form, role) for role, column in needed.items())
+                all(rule.fills(row, column, form, role) for role, column in columns.items())
                 and (is_named or form.fits(row))
                 for row in rows
             )
-            if number or (is_named and all(needed.values()) and not (needs_value or needs_content)):
-                layouts.append((number, Layout(form, {**needed, **_used(form, needed, rows)}, tags)))
+            if number or (is_named and all(columns.values()) and not (needs_value or needs_content)):
+                # Optional columns that the rows have, none of them a needed one.
+                free = {r: [n for n in names.split("|") if n not in columns.values()] for r, names in form.uses.items()}
+                uses = {role: optional.fullest(rows, "|".join(names), form, role) for role, names in free.items()}
+                columns |= {role: column for role, column in uses.items() if column}
+                layouts.append((number, Layout(form, columns, tags)))
         if layouts:
             most = max(number for number, _ in layouts)
             return next(layout for number, layout in layouts if 2 * number >= most)
     return None
-
-
-def _used(form: Format, needed: Columns, rows: Sequence[Row]) -> Columns:
-    """The optional columns that the rows have, none of them a needed one."""
-    rule, uses = _Rule((), needs_value=True, needs_content=False), {}
-    for role, names in form.uses.items():
-        free = "|".join(name for name in names.split("|") if name not in needed.values())
-        if column := rule.fullest(rows, free, form, role):
-            uses[role] = column
-    return uses
 
 
 def _describe_misfit(formats: Sequence[Format], source: TraceSource, first: Record, there: set[str]) -> str:

@@ -5,8 +5,8 @@ No file that could hold records is skipped in silence: skipped files are listed 
 
 import codecs
 import re
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,28 +56,20 @@ def list_files(path: Path, split: str | None = None, subset: str | None = None, 
             _check_file(path, split, subset, usual)
             return Listing((path,))
         if subset is not None:
-            path = _subset(path, subset)
-        if (path / "dataset_dict.json").is_file():
-            return Listing(tuple(saved_files(_saved_split(path, split or usual))))
+            if not (path / subset).is_dir():
+                names = _are(_directories(path))
+                raise DataError(f"{path}: no directory {subset!r} in it for `subset`; there are {names}; mend `subset`")
+            path /= subset
+        if (path / "dataset_dict.json").is_file():  # what `DatasetDict` wrote, a directory for each split
+            saved = path / (split or usual)
+            if not saved.is_dir():
+                names = _are(_directories(path))
+                raise DataError(f"{saved}: no such split; set `split` to the name of a directory beside it ({names})")
+            return Listing(tuple(saved_files(saved)))
         passed_over: list[str] = []
         gathered = _gather(path, passed_over)
         chosen = _of_split(path, gathered, split, usual, passed_over)
         return Listing(tuple(_each_once(path, chosen, passed_over)), tuple(passed_over))
-
-
-def _subset(path: Path, name: str) -> Path:
-    if not (path / name).is_dir():
-        names = _are(_directories(path))
-        raise DataError(f"{path}: no directory {name!r} in it for `subset`; there are {names}; mend `subset`")
-    return path / name
-
-
-def _saved_split(path: Path, split: str) -> Path:
-    """The directory of a split of what `DatasetDict` wrote."""
-    if not (path / split).is_dir():
-        names = _are(_directories(path))
-        raise DataError(f"{path / split}: no such split; set `split` to the name of a directory beside it ({names})")
-    return path / split
 
 
 def _check_file(path: Path, split: str | None, subset: str | None, usual: str) -> None:
@@ -138,7 +130,8 @@ def _of_split(
         by_split[_split_of(file.relative_to(path).with_name(_stem(file)).parts)].append(file)
     if split is not None:
         # A split of exactly this name first, e.g. `test_hard`; else files whose name only contains a word for it.
-        exact = [file for file in files if split in (_base(file), *file.relative_to(path).parts[:-1])]
+        names = [(_SHARD.sub("", _stem(file)), *file.relative_to(path).parts[:-1]) for file in files]
+        exact = [file for file, own_names in zip(files, names, strict=True) if split in own_names]
         chosen = exact or by_split.get(_split_of((split,)), [])
         if not chosen and by_split.keys() == {None} and split == usual:
             chosen = files
@@ -157,7 +150,8 @@ def _of_split(
 
 def _each_once(path: Path, files: Sequence[Path], passed_over: list[str]) -> Sequence[Path]:
     """The files, refused where two of them may hold the same records in another form."""
-    objects = [file for file in files if kind_of(file) == ".json" and not _is_list(file)]
+    json_files = [file for file in files if kind_of(file) == ".json"]
+    objects = [file for file in json_files if not head(file).removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"[")]
     if len(objects) < len(files):  # settings and metadata have a name of their own in every tool
         passed_over += [f"{file.relative_to(path)} (a JSON object beside files of records)" for file in objects]
         files = [file for file in files if file not in objects]
@@ -165,33 +159,16 @@ def _each_once(path: Path, files: Sequence[Path], passed_over: list[str]) -> Seq
     remedy = "which may be the same records twice; give one file as the path, or move the others away"
     if len(kinds) > 1:
         raise DataError(f"{path}: holds files of several kinds ({_are(files)}), {remedy}")
-    for pair in (_first_pair((file, file.with_name(_stem(file))) for file in files), _same_content(files)):
-        if pair is not None:
-            raise DataError(f"{path}: holds {_are(pair)}, {remedy}")
-    return files
-
-
-def _is_list(file: Path) -> bool:
-    return head(file).removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"[")
-
-
-def _same_content(files: Sequence[Path]) -> tuple[Path, Path] | None:
     # Heads first: hashing every file of a large data set would take minutes.
-    by_head = defaultdict(list)
-    for file in files:
-        by_head[head(file)].append(file)
-    alike = [file for begin, of_head in by_head.items() if begin and len(of_head) > 1 for file in of_head]
-    return _first_pair((file, digest_content(file)) for file in alike)
-
-
-def _first_pair(keyed: Iterable[tuple[Path, object]]) -> tuple[Path, Path] | None:
-    """The first two files with one key."""
+    heads = {file: head(file) for file in files}
+    num_with = Counter(heads.values())
+    alike = [file for file, start in heads.items() if start and num_with[start] > 1]
     seen: dict[object, Path] = {}
-    for file, key in keyed:
-        if key in seen:
-            return seen[key], file
-        seen[key] = file
-    return None
+    for keyed in (((file.with_name(_stem(file)), file) for file in files), ((digest_content(f), f) for f in alike)):
+        for key, file in keyed:
+            if seen.setdefault(key, file) is not file:
+                raise DataError(f"{path}: holds {_are((seen[key], file))}, {remedy}")
+    return files
 
 
 def _split_of(names: Sequence[str]) -> str | None:
@@ -207,11 +184,6 @@ def _stem(file: Path) -> str:
     """The name without its suffixes of kind and compression."""
     lowered = file.name.lower()
     return next((file.name[: -len(suffix)] for suffix in SUFFIXES if lowered.endswith(suffix)), file.name)
-
-
-def _base(file: Path) -> str:
-    """The name that all shards of a split have, as `datasets` writes them."""
-    return _SHARD.sub("", _stem(file))
 
 
 def _directories(path: Path) -> list[Path]:

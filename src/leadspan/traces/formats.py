@@ -19,10 +19,6 @@ _SWITCHES = {"on", "off", "true", "false", "yes", "no"}
 Holds = Callable[[Any, Tags], bool]  # Any: whatever a row holds
 
 
-def _always(_row: Row) -> bool:
-    return True
-
-
 def _is_turns(value: Any, _tags: Tags) -> bool:
     return isinstance(value, list) or (
         isinstance(value, dict) and bool(value) and all(isinstance(part, list) for part in value.values())
@@ -35,23 +31,9 @@ def _ends_with_question(value: Any, _tags: Tags) -> bool:
     return isinstance(last, dict) and value_of(last, "role|from") in ("user", "human")
 
 
-def _has_thought_tags(value: Any, _tags: Tags) -> bool:
-    """Whether the last turn has the tags of the OpenThoughts family."""
-    return isinstance(value, list) and holds_reply(value, THINK_TAGS[1:])
-
-
-def _is_nemotron(row: Row) -> bool:
-    """Whether `input` is the whole prompt (Alpaca has an `instruction` too) and `reasoning` a mere switch."""
-    return "instruction" not in row and row.get("reasoning") in (None, "on", "off")
-
-
 def _is_no_switch(value: Any, _tags: Tags) -> bool:
     """Whether a value may be a chain of thought, and does not just say whether there is one."""
     return not isinstance(value, bool) and (not isinstance(value, str) or value.strip().lower() not in _SWITCHES)
-
-
-def _has_result_marker(value: Any, _tags: Tags) -> bool:
-    return isinstance(value, str) and "####" in value
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,16 +57,8 @@ class Format:
     uses: Columns = field(default_factory=dict)
     also: tuple[FormatName, ...] = ()
     holds: Mapping[str, Holds] = field(default_factory=dict)
-    fits: Callable[[Row], bool] = _always
+    fits: Callable[[Row], bool] = lambda _row: True
     note: str = ""
-
-    def renamed(self, columns: Mapping[Any, str]) -> "Format":  # Any: the roles are a Literal in the settings
-        """The same with other columns for some roles."""
-        return replace(
-            self,
-            needs={role: columns.get(role, names) for role, names in self.needs.items()},
-            uses={role: columns.get(role, names) for role, names in self.uses.items()},
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +122,8 @@ FORMATS = (
         {"prompt": "input", "response": "output"},
         parsing.read_response,
         uses={"system": "system_prompt", "switch": "reasoning"},
-        fits=_is_nemotron,
+        # `input` is the whole prompt, where Alpaca has an `instruction` too, and `reasoning` is a mere switch.
+        fits=lambda row: "instruction" not in row and row.get("reasoning") in (None, "on", "off"),
         note=" (and no instruction)",
     ),
     Format(
@@ -157,7 +132,8 @@ FORMATS = (
         parsing.read_conversation,
         uses=_CONVERSATION_USES,
         also=("bespoke_stratos",),
-        holds={"conversation": _has_thought_tags},
+        # The last turn has the tags of this family, not `<think>`.
+        holds={"conversation": lambda value, _: isinstance(value, list) and holds_reply(value, THINK_TAGS[1:])},
         note=" (with <|end_of_thought|>)",
     ),
     Format(
@@ -212,7 +188,7 @@ FORMATS = (
         "gsm8k",
         {"prompt": "question", "response": "answer"},
         parsing.read_worked_solution,
-        holds={"response": _has_result_marker},
+        holds={"response": lambda value, _: isinstance(value, str) and "####" in value},
         note=" (with ####)",
     ),
 )

@@ -86,12 +86,9 @@ class RefusalCounter:
         head = f"{name}: {num_refused} of {self.num_read} records ({share:.2%}) cannot be used, {rule}:"
         layout = "their layout with `format` or `columns`, their tags with `think_open` and `think_close`"
         remedy = f"Mend these records, or name {layout}{remedy}"
-        raise DataError("\n".join([head, *self._reasons(), remedy]))
-
-    def _reasons(self) -> Iterator[str]:
-        for reason, count in self.counts.most_common():
-            example = self.examples[reason]
-            yield f"  {count} x {reason}, e.g. {example.place}: {example.detail}"
+        examples = [(count, self.examples[reason]) for reason, count in self.counts.most_common()]
+        reasons = [f"  {count} x {first.reason}, e.g. {first.place}: {first.detail}" for count, first in examples]
+        raise DataError("\n".join([head, *reasons, remedy]))
 
 
 def read_traces(source: TraceSource) -> Iterator[Trace | Refusal]:
@@ -124,7 +121,15 @@ def read_records(source: TraceSource, usual_split: str = "train") -> Iterator[Re
     Raises:
         DataError: While iterating: the source cannot be read.
     """
-    return itertools.islice(_all_records(source, usual_split), source.limit)
+    path = _local_path(source)
+    if path is None:
+        rows = enumerate(_load_from_hub(source, usual_split), 1)
+        records = (Record(dict(row), f"{source.path}:{number}") for number, row in rows)
+    else:
+        listing = list_files(path, source.split, source.subset, usual_split)
+        _warn_of_passed_over(path, listing)
+        records = itertools.chain.from_iterable(map(read_file, listing.files))
+    yield from itertools.islice(records, source.limit)
 
 
 def list_source(source: TraceSource) -> Listing | None:
@@ -194,18 +199,6 @@ def _sample(source: TraceSource) -> list[Record]:
     files = listing.files[:: max(1, len(listing.files) // _SAMPLED_FILES)]
     heads = (itertools.islice(read_file(file), _SAMPLE // len(files)) for file in files)
     return [record for head in heads for record in head if isinstance(record, Record)]
-
-
-def _all_records(source: TraceSource, usual_split: str) -> Iterator[Record | Refusal]:
-    path = _local_path(source)
-    if path is not None:
-        listing = list_files(path, source.split, source.subset, usual_split)
-        _warn_of_passed_over(path, listing)
-        for file in listing.files:
-            yield from read_file(file)
-        return
-    for number, row in enumerate(_load_from_hub(source, usual_split), 1):
-        yield Record(dict(row), f"{source.path}:{number}")
 
 
 @cache  # once a process, however often a source is read

@@ -191,7 +191,14 @@ def split_reasoning(text: str, tags: Tags = THINK_TAGS) -> tuple[str, str]:
     before, _, cot = head.rpartition(opening)
     if before.strip():
         raise Unusable(TEXT_BEFORE, f"{shown(before)} stands before {opening}")
-    return filled(cot, "chain of thought"), filled(_without_solution_tags(answer), "answer")
+    cot = filled(cot, "chain of thought")
+    opening, closing = SOLUTION_TAGS
+    if opening in answer and closing not in answer:
+        raise Unusable("answer never closed", f"{opening} without {closing}")
+    answer = answer.strip().removeprefix(opening).removesuffix(closing)
+    if opening in answer or closing in answer:
+        raise Unusable("solution tags out of place", f"text outside {opening} ... {closing}, or one of them twice")
+    return cot, filled(answer, "answer")
 
 
 def separate(cot: str, answer: str, names: tuple[str, str], tags: Tags) -> tuple[str, str]:
@@ -266,13 +273,3 @@ def _check_text_only(row: Row, keys: Sequence[str], name: str) -> None:
     lost = next((key for key in keys if says_something(row.get(key))), None)
     if lost is not None:
         raise Unusable("tools or media, which no trace can carry", f"{name} has {lost!r}")
-
-
-def _without_solution_tags(answer: str) -> str:
-    opening, closing = SOLUTION_TAGS
-    if opening in answer and closing not in answer:
-        raise Unusable("answer never closed", f"{opening} without {closing}")
-    answer = answer.strip().removeprefix(opening).removesuffix(closing)
-    if opening in answer or closing in answer:
-        raise Unusable("solution tags out of place", f"text outside {opening} ... {closing}, or one of them twice")
-    return answer
