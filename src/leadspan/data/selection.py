@@ -29,21 +29,18 @@ class RandomTokens(_Selection):
     """A random share, drawn once per example from the seed: the control of the other selections."""
 
     kind: Literal["random"] = "random"
-    """Tag."""
 
 
 class ByStudentEntropy(_Scored):
     """By the entropy of the student's distribution at the position, in nats, at temperature 1."""
 
     kind: Literal["student_entropy"] = "student_entropy"
-    """Tag."""
 
 
 class ByTeacherEntropy(_Scored):
     """By the entropy of the teacher's distribution at the position, in nats, at temperature 1."""
 
     kind: Literal["teacher_entropy"] = "teacher_entropy"
-    """Tag."""
 
 
 class ByGap(_Scored):
@@ -53,14 +50,12 @@ class ByGap(_Scored):
     """
 
     kind: Literal["gap"] = "gap"
-    """Tag."""
 
 
 class ByDivergence(_Scored):
     """By the divergence of the student from the teacher at the position, as the loss computes it."""
 
     kind: Literal["divergence"] = "divergence"
-    """Tag."""
 
 
 ScoredSelection = ByStudentEntropy | ByTeacherEntropy | ByGap | ByDivergence

@@ -16,7 +16,6 @@ class HeldOutShare(Settings):
     """Validation questions held out of the training source; all traces of a question go to one side."""
 
     kind: Literal["share"] = "share"
-    """Tag."""
     share: float = Field(default=0.05, gt=0, lt=1)
     """Share of the questions."""
 
@@ -25,7 +24,6 @@ class HeldOutSource(Settings):
     """Validation traces of their own."""
 
     kind: Literal["source"] = "source"
-    """Tag."""
     source: TraceSource
     """Where they are."""
 
@@ -34,7 +32,6 @@ class NoValidation(Settings):
     """No validation; the last weights are kept."""
 
     kind: Literal["none"] = "none"
-    """Tag."""
 
 
 Validation = Annotated[HeldOutShare | HeldOutSource | NoValidation, Field(discriminator="kind")]

@@ -16,21 +16,18 @@ class ForwardKl(Settings):
     """`KL(p || q)`, the teacher's side first: covers what the teacher does (Hinton et al., arXiv 1503.02531)."""
 
     kind: Literal["forward_kl"] = "forward_kl"
-    """Tag."""
 
 
 class ReverseKl(Settings):
     """`KL(q || p)`, the student's side first: seeks the teacher's modes (Gu et al., arXiv 2306.08543)."""
 
     kind: Literal["reverse_kl"] = "reverse_kl"
-    """Tag."""
 
 
 class JensenShannon(Settings):
     """Generalised Jensen-Shannon divergence (Agarwal et al., arXiv 2306.13649)."""
 
     kind: Literal["jensen_shannon"] = "jensen_shannon"
-    """Tag."""
     beta: Share = 0.5
     """Weight of the teacher in the mixture; 0 is defined as forward, 1 as reverse KL."""
 
@@ -39,7 +36,6 @@ class SkewForwardKl(Settings):
     """`KL(p || alpha p + (1 - alpha) q)` (Ko et al., arXiv 2402.03898)."""
 
     kind: Literal["skew_forward_kl"] = "skew_forward_kl"
-    """Tag."""
     alpha: SkewShare = 0.1
     """Share of the teacher in the mixture."""
 
@@ -48,7 +44,6 @@ class SkewReverseKl(Settings):
     """`KL(q || alpha q + (1 - alpha) p)` (Ko et al., arXiv 2402.03898)."""
 
     kind: Literal["skew_reverse_kl"] = "skew_reverse_kl"
-    """Tag."""
     alpha: SkewShare = 0.1
     """Share of the student in the mixture."""
 
@@ -57,14 +52,12 @@ class TotalVariation(Settings):
     """Half the absolute difference (Wen et al., arXiv 2307.15190)."""
 
     kind: Literal["total_variation"] = "total_variation"
-    """Tag."""
 
 
 class AlphaBeta(Settings):
     """The alpha-beta divergence (Wang et al., arXiv 2505.04560): (1, 0) is forward, (0, 1) reverse KL."""
 
     kind: Literal["alpha_beta"] = "alpha_beta"
-    """Tag."""
     alpha: float = Field(default=0.2, ge=0)
     """Exponent of the teacher."""
     beta: float = Field(default=0.7, ge=0)
@@ -80,7 +73,6 @@ class AdaptiveKl(Settings):
     """Forward and reverse KL, weighed by where the two distributions differ (Wu et al., arXiv 2404.02657)."""
 
     kind: Literal["adaptive_kl"] = "adaptive_kl"
-    """Tag."""
     mass: float = Field(default=0.5, gt=0, lt=1)
     """Cumulative probability of the teacher's head."""
 
@@ -94,7 +86,6 @@ class PolicyGradient(Settings):
     """
 
     kind: Literal["policy_gradient"] = "policy_gradient"
-    """Tag."""
 
 
 AnyDivergence = Annotated[

@@ -18,7 +18,6 @@ class Pretrained(_Model):
     """Weights from a local directory or the Hub."""
 
     kind: Literal["pretrained"] = "pretrained"
-    """Tag."""
     path: str
     """Local directory in Hugging Face form, or a Hub name."""
     revision: str | None = None
@@ -39,7 +38,6 @@ class RandomInit(_Model):
     """A model built from a Transformers config with random weights: for tests and for training from scratch."""
 
     kind: Literal["random_init"] = "random_init"
-    """Tag."""
     config: dict[str, Any]
     """Fields of the Transformers config; `model_type` names the architecture."""
     seed: int = 0

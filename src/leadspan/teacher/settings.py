@@ -21,14 +21,12 @@ class LiveTargets(Settings):
     """The teacher runs in the process that trains the student."""
 
     kind: Literal["live"] = "live"
-    """Tag."""
 
 
 class StoredTargets(Settings):
     """The teacher's outputs are read from a store that `leadspan capture` has written; no teacher is loaded."""
 
     kind: Literal["store"] = "store"
-    """Tag."""
     path: Path
     """Directory of the store."""
 
@@ -40,7 +38,6 @@ class TopK(Settings):
     """The `k` likeliest tokens of every position; all others are one bucket, the tail."""
 
     kind: Literal["top_k"] = "top_k"
-    """Tag."""
     k: int = Field(default=50, ge=1)
     """Tokens kept; the whole vocabulary gives the exact divergence."""
     precision: Precision = "packed"
@@ -56,7 +53,6 @@ class TopP(Settings):
     """The fewest likeliest tokens whose mass reaches `p` (Holtzman et al., arXiv 1904.09751); others are the tail."""
 
     kind: Literal["top_p"] = "top_p"
-    """Tag."""
     p: float = Field(default=0.98, gt=0, le=1)
     """Mass to reach."""
     # The number of entries is stored in 16 bits.
@@ -80,7 +76,6 @@ class Sampled(Settings):
     """
 
     kind: Literal["sampled"] = "sampled"
-    """Tag."""
     # A count is stored in one byte.
     num_samples: int = Field(default=50, ge=1, le=255)
     """Draws per position; the support is the distinct ones."""
@@ -99,7 +94,6 @@ class Hidden(Settings):
     """Final hidden states, and once the teacher's head: the full distribution, without the teacher's body."""
 
     kind: Literal["hidden"] = "hidden"
-    """Tag."""
     dtype: Literal["teacher", "float32", "bfloat16"] = "teacher"
     """Type of the hidden states; `teacher`: the one the teacher computes in."""
 
@@ -135,7 +129,6 @@ class ServedTeacher(Settings):
     """A teacher behind an HTTP server that returns log-probabilities of the prompt's tokens: vLLM or SGLang."""
 
     kind: Literal["server"] = "server"
-    """Tag."""
     url: str
     """Address of the server, such as `http://host:8000`."""
     model: str = Field(min_length=1)
@@ -191,7 +184,6 @@ class ServedTeachers(Settings):
     """Several served teachers of one tokenizer; `data.train.columns.teacher` names the one of every trace."""
 
     kind: Literal["servers"] = "servers"
-    """Tag."""
     by_name: dict[str, ServedTeacher] = Field(min_length=1)
     """The teachers, by the names in that column."""
 

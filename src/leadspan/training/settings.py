@@ -15,7 +15,6 @@ class ByExamples(Settings):
     """A fixed number of examples per optimiser step, split into micro-batches of a fixed number."""
 
     kind: Literal["examples"] = "examples"
-    """Tag."""
     examples_per_step: int = Field(default=8, ge=1)
     """Examples per optimiser step, over all ranks."""
     examples_per_batch: int = Field(default=1, ge=1)
@@ -38,7 +37,6 @@ class ByTokens(Settings):
     """Best-fit packs up to a token budget; a fixed number of packs per optimiser step."""
 
     kind: Literal["tokens"] = "tokens"
-    """Tag."""
     tokens_per_batch: int = Field(default=8192, ge=1)
     """Token budget of one forward pass on one rank."""
     batches_per_step: int = Field(default=1, ge=1)

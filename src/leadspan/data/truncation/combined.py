@@ -12,17 +12,14 @@ from leadspan.data.truncation.windows import Endpoints, Middle, RandomWindow, Ta
 from leadspan.faults import Rule
 
 PolicyT = TypeVar("PolicyT", bound=Policy)
-SinglePolicy = Annotated[
-    Full | Lead | LeadCot | LeadAnswer | Budget | Tail | Middle | Endpoints | PostConclusion | RandomWindow,
-    Field(discriminator="kind"),
-]
+_Single = Full | Lead | LeadCot | LeadAnswer | Budget | Tail | Middle | Endpoints | PostConclusion | RandomWindow
+SinglePolicy = Annotated[_Single, Field(discriminator="kind")]
 
 
 class Mix(Policy):
     """Any policy for most traces; a fixed share of them, drawn once per example from the seed, stays whole."""
 
     kind: Literal["mix"] = "mix"
-    """Tag."""
     policy: SinglePolicy
     """Policy of all other traces."""
     whole_share: float = Field(default=0.1, gt=0, lt=1)
@@ -48,21 +45,6 @@ class Mix(Policy):
         """Its policy."""
         return self.policy
 
-    @property
-    def keeps_answer(self) -> bool:
-        """Whether its policy does."""
-        return self.policy.keeps_answer
-
-    @property
-    def needs_first_answer(self) -> bool:
-        """Whether its policy does."""
-        return self.policy.needs_first_answer
-
-    @property
-    def needs_steps(self) -> bool:
-        """Whether its policy does."""
-        return self.policy.needs_steps
-
     def spans(self, sections: Sections, rng: random.Random) -> tuple[Span, ...]:
         """Those of the drawn policy."""
         return self.cut(sections, rng).spans
@@ -70,8 +52,7 @@ class Mix(Policy):
     def cut(self, sections: Sections, rng: random.Random) -> Cut:
         """Draw, then apply."""
         # The share is drawn first, so that the same traces stay whole under every inner policy.
-        chosen = Full() if rng.random() < self.whole_share else self.policy
-        return chosen.cut(sections, rng)
+        return (Full() if rng.random() < self.whole_share else self.policy).cut(sections, rng)
 
 
 class Schedule(Policy):
@@ -81,7 +62,6 @@ class Schedule(Policy):
     """
 
     kind: Literal["schedule"] = "schedule"
-    """Tag."""
     policy: Annotated[
         Lead | LeadCot | LeadAnswer | Tail | Middle | Endpoints | RandomWindow | Mix, Field(discriminator="kind")
     ]
@@ -120,11 +100,6 @@ class Schedule(Policy):
             with_proportion(self.policy, (self.start * (last - k) + self.end * k) / last) for k in range(last + 1)
         )
 
-    @property
-    def needs_steps(self) -> bool:
-        """Whether its policy does."""
-        return self.policy.needs_steps
-
     def spans(self, sections: Sections, rng: random.Random) -> tuple[Span, ...]:
         """All that is kept at any stage."""
         # As in training: the cut of every stage draws from the same seed again.
@@ -136,21 +111,7 @@ class Schedule(Policy):
         return tuple(sorted(spans))
 
 
-AnyPolicy = Annotated[
-    Full
-    | Lead
-    | LeadCot
-    | LeadAnswer
-    | Budget
-    | Tail
-    | Middle
-    | Endpoints
-    | PostConclusion
-    | RandomWindow
-    | Mix
-    | Schedule,
-    Field(discriminator="kind"),
-]
+AnyPolicy = Annotated[_Single | Mix | Schedule, Field(discriminator="kind")]
 
 
 def with_ends(policy: Policy) -> tuple[AnyPolicy, ...]:

@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Iterator
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -24,7 +24,6 @@ class Full(Policy):
     """Keep everything."""
 
     kind: Literal["full"] = "full"
-    """Tag."""
 
     def spans(self, sections: Sections, rng: random.Random) -> tuple[Span, ...]:
         """`[0, T)`."""
@@ -35,7 +34,6 @@ class Lead(EndsEarly):
     """The lead span: the first `max(1, floor(p T))` tokens of the whole sequence (Chen et al., arXiv 2512.21002)."""
 
     kind: Literal["lead"] = "lead"
-    """Tag."""
     p: Proportion = 0.5
     """Lead-span proportion."""
     align: Literal["token", "step"] = "token"
@@ -50,16 +48,12 @@ class LeadCot(EndsEarly):
     """The whole prompt and the first `max(1, floor(p C))` tokens of the chain of thought."""
 
     kind: Literal["lead_cot"] = "lead_cot"
-    """Tag."""
     p: Proportion = 0.5
     """Share of the chain of thought."""
     align: Literal["token", "step"] = "token"
     """`step`: move the cut back to the last step border."""
 
-    @property
-    def keeps_answer(self) -> bool:
-        """It ends with the chain of thought."""
-        return False
+    _keeps_answer: ClassVar[bool] = False
 
     def spans(self, sections: Sections, rng: random.Random) -> tuple[Span, ...]:
         """`[0, P + max(1, floor(p C)))`."""
@@ -71,7 +65,6 @@ class LeadAnswer(Policy):
     """The whole prompt, a lead of the chain of thought, its closing tag, and the whole answer."""
 
     kind: Literal["lead_answer"] = "lead_answer"
-    """Tag."""
     p: Proportion | None = None
     """Share of the chain of thought; give exactly one of `p`, `num_tokens`, `p_range`."""
     num_tokens: int | None = Field(default=None, ge=1)
@@ -121,7 +114,6 @@ class Budget(EndsEarly):
     """The first `num_tokens` tokens of the whole sequence."""
 
     kind: Literal["budget"] = "budget"
-    """Tag."""
     num_tokens: int = Field(ge=1)
     """Tokens to keep."""
     align: Literal["token", "step"] = "token"
@@ -144,7 +136,6 @@ class PostConclusion(Policy):
     """
 
     kind: Literal["post_conclusion"] = "post_conclusion"
-    """Tag."""
     ending: Literal["answer", "none", "append_eos"] = "answer"
     """`answer`: the closing tag and the answer follow; `none`: nothing; `append_eos`: an end-of-turn token with a hard
     target."""
@@ -152,21 +143,15 @@ class PostConclusion(Policy):
     """A trace without a reference answer, or whose chain of thought never states it: leave it out (counted), or keep it
     whole."""
 
+    _needs_first_answer: ClassVar[bool] = True
+    # The step that states the answer is kept whole.
+    _needs_steps: ClassVar[bool] = True
+
     @property
     def label(self) -> str:
         """`post_conclusion`, with what differs from its defaults."""
         more = [] if self.ending == "answer" else [f"ending {self.ending}"]
         return ", ".join(["post_conclusion", *more, *(["else whole"] if self.if_absent == "whole" else [])])
-
-    @property
-    def needs_first_answer(self) -> bool:
-        """Yes: the cut is where the answer is first stated."""
-        return True
-
-    @property
-    def needs_steps(self) -> bool:
-        """Yes: the step that states the answer is kept whole."""
-        return True
 
     def spans(self, sections: Sections, rng: random.Random) -> tuple[Span, ...]:
         """`[0, end of the step)` and, with `ending: answer`, `[closing tag, T)`."""

@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -135,7 +135,12 @@ class Cut:
 
 
 class Policy(Settings):
-    """Base of the policies."""
+    """Base of the policies: one rule, `spans`, and what is known of it without any trace."""
+
+    # Of the policy that cuts. Those of a mix or a schedule are its inner policy's.
+    _keeps_answer: ClassVar[bool] = True
+    _needs_first_answer: ClassVar[bool] = False
+    _needs_steps: ClassVar[bool] = False
 
     @abstractmethod
     def spans(self, sections: Sections, rng: random.Random) -> tuple[Span, ...]:
@@ -144,12 +149,13 @@ class Policy(Settings):
     @property
     def label(self) -> str:
         """Short name with the parameters that matter, for tables."""
-        return self.family if self.proportion is None else f"{self.family} {self.proportion:g}"
+        p = "" if self.proportion is None else f" {self.proportion:g}"
+        return f"{getattr(self, 'kind', '')}{p}{'' if getattr(self, 'keep_prompt', True) else ' no prompt'}"
 
     @property
     def family(self) -> str:
         """The label without the proportion: what policies that differ in it alone share."""
-        return str(getattr(self, "kind", ""))
+        return f"{getattr(self, 'kind', '')}{'' if getattr(self, 'keep_prompt', True) else ' no prompt'}"
 
     @property
     def proportion(self) -> float | None:
@@ -164,7 +170,7 @@ class Policy(Settings):
     @property
     def keeps_answer(self) -> bool:
         """Whether it keeps the answer at a proportion of 1."""
-        return True
+        return self.inner._keeps_answer
 
     @property
     def nears_full(self) -> bool:
@@ -179,12 +185,12 @@ class Policy(Settings):
     @property
     def needs_first_answer(self) -> bool:
         """Whether the sections must say where the right answer is first stated."""
-        return False
+        return self.inner._needs_first_answer
 
     @property
     def needs_steps(self) -> bool:
         """Whether it cuts at the borders of steps."""
-        return getattr(self, "align", None) == "step"
+        return self.inner._needs_steps or getattr(self.inner, "align", None) == "step"
 
     def cut(self, sections: Sections, rng: random.Random) -> Cut:
         """Apply the policy to one sequence."""

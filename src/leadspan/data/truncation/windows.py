@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Iterator
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -16,21 +16,10 @@ class Tail(Policy):
     """The last tokens, as many as `lead` at the same `p` would keep; the prompt counts towards them when it is kept."""
 
     kind: Literal["tail"] = "tail"
-    """Tag."""
     p: Proportion = 0.5
     """Share of the whole sequence."""
     keep_prompt: bool = True
     """Keep the whole prompt and fill up from the end."""
-
-    @property
-    def label(self) -> str:
-        """`tail p`, and whether the prompt is lost."""
-        return f"tail {self.p:g}" + ("" if self.keep_prompt else " no prompt")
-
-    @property
-    def family(self) -> str:
-        """`tail`, and whether the prompt is lost."""
-        return "tail" + ("" if self.keep_prompt else " no prompt")
 
     def spans(self, sections: Sections, rng: random.Random) -> tuple[Span, ...]:
         """`[T - k, T)` with `k = max(1, floor(p T))`, or `[0, P)` and `[T - (k - P), T)`."""
@@ -44,21 +33,10 @@ class Middle(EndsEarly):
     """The central tokens, as many as `lead` at the same `p` would keep; the prompt counts when it is kept."""
 
     kind: Literal["middle"] = "middle"
-    """Tag."""
     p: Proportion = 0.5
     """Share of the whole sequence."""
     keep_prompt: bool = True
     """Keep the whole prompt and take the rest from the centre of what follows it."""
-
-    @property
-    def label(self) -> str:
-        """`middle p`, and whether the prompt is lost."""
-        return f"middle {self.p:g}" + ("" if self.keep_prompt else " no prompt")
-
-    @property
-    def family(self) -> str:
-        """`middle`, and whether the prompt is lost."""
-        return "middle" + ("" if self.keep_prompt else " no prompt")
 
     def spans(self, sections: Sections, rng: random.Random) -> tuple[Span, ...]:
         """`[(T - k) // 2, (T + k) // 2)`, or the same of what follows the prompt with `k - P`."""
@@ -76,14 +54,10 @@ class RandomWindow(EndsEarly):
     """
 
     kind: Literal["random_window"] = "random_window"
-    """Tag."""
     p: Proportion = 0.5
     """Share of the whole sequence, as of `lead`."""
 
-    @property
-    def keeps_answer(self) -> bool:
-        """It ends with the chain of thought."""
-        return False
+    _keeps_answer: ClassVar[bool] = False
 
     def spans(self, sections: Sections, rng: random.Random) -> tuple[Span, ...]:
         """`[0, P)` and `[a, a + w)`, `a` uniform over the positions that fit."""
@@ -101,12 +75,13 @@ class Endpoints(Policy):
     """
 
     kind: Literal["endpoints"] = "endpoints"
-    """Tag."""
     p: Proportion | None = None
     """Share of the chain of thought: from the beginning as many steps as fit into half of `floor(p C)` tokens, from the
     end as many as fit into what these leave; all at 1. Give exactly one of `p` and `num_steps`."""
     num_steps: tuple[NumSteps, NumSteps] | None = None
     """Steps kept from the beginning and from the end."""
+
+    _needs_steps: ClassVar[bool] = True
 
     def conflicts(self) -> Iterator[Rule]:
         """Exactly one amount is given."""
@@ -117,11 +92,6 @@ class Endpoints(Policy):
     def label(self) -> str:
         """`endpoints p`, or `endpoints FIRST+LAST steps`."""
         return super().label if self.num_steps is None else "endpoints {}+{} steps".format(*self.num_steps)
-
-    @property
-    def needs_steps(self) -> bool:
-        """Yes: it keeps whole steps only."""
-        return True
 
     def spans(self, sections: Sections, rng: random.Random) -> tuple[Span, ...]:
         """`[0, end of the first steps)` and `[start of the last steps, T)`."""
