@@ -2,7 +2,7 @@
 
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, cast
@@ -48,26 +48,6 @@ class _Laps(Clock):
         self.peaks.append(self.memory.read())
 
 
-@dataclass(frozen=True)
-class _Course:
-    """The order of the calibration steps: `order[i]` is `(side, step of that side)`.
-
-    Attributes:
-        order: The sides from the shortest to the longest, two steps each, so that every new peak belongs to the side
-            that set it. Then the sides take turns, so that machine load that drifts affects all of them equally.
-        plan: Micro-batches, as indices into the examples of all sides one after the other.
-        accumulation: Micro-batches of a step.
-        num_rising: Steps of the first, rising part.
-        sides: Examples of each side.
-    """
-
-    sides: Sequence[Examples]
-    order: list[tuple[int, int]]
-    plan: list[list[int]]
-    accumulation: int
-    num_rising: int
-
-
 def calibrate(
     inputs: TrainingInputs, model: CostModel, loss: LossSettings, sides: Sequence[Examples], num_rounds: int = 4
 ) -> Calibration:
@@ -86,19 +66,20 @@ def calibrate(
         SettingsError: Several processes were started, or the machine's precision is not that of the plan.
     """
     _check(model, inputs.student)
-    course = _course(model, sorted(sides, key=lambda side: sum(side.lengths)), num_rounds)
+    sides = sorted(sides, key=lambda side: sum(side.lengths))
+    course, num_rising = _course(model, sides, num_rounds), 2 * len(sides)
     # The trainer asks for a directory; nothing is saved in it.
     with tempfile.TemporaryDirectory() as directory:
-        laps, device = _train(replace(inputs, directory=Path(directory)), model, loss, course)
+        laps, device = _train(replace(inputs, directory=Path(directory)), model, loss, sides, course)
     # Numbered as in the plan: the examples of all sides, one after the other.
-    sizes_of_examples = [size for side in course.sides for size in layout_sizes(side, model.selection)]
+    sizes_of_examples = [size for side in sides for size in layout_sizes(side, model.selection)]
 
     def sizes(step: int) -> list[list[ExampleSize]]:
         start = step * course.accumulation
         return [[sizes_of_examples[i] for i in batch] for batch in course.plan[start : start + course.accumulation]]
 
     # Of the rising part every second step: the first of each side allocates.
-    counted = [step for step in range(len(course.order)) if step >= course.num_rising or step % 2]
+    counted = [step for step in range(course.num_steps) if step >= num_rising or step % 2]
     work: list[StepWork] = []
     for batches in map(sizes, counted):
         examples = [example for batch in batches for example in batch]
@@ -106,7 +87,7 @@ def calibrate(
         work.append(StepWork.of(flops, len(batches)))
     rates, error = fit_rates(work, [laps.seconds_of[step] for step in counted])
     # The peak after the second step of each side; it never falls, hence the running maximum of the predictions.
-    risen = range(1, course.num_rising, 2)
+    risen = range(1, num_rising, 2)
     batches = ([BatchSize.of(batch) for batch in sizes(step - 1) + sizes(step)] for step in risen)
     predicted = [highest(model.memory, few).total for few in batches]
     offset, factor = fit_memory(list(accumulate(predicted, max)), [laps.peaks[step] for step in risen])
@@ -134,7 +115,8 @@ def _check(model: CostModel, student: ModelSettings) -> None:
         )
 
 
-def _course(model: CostModel, sides: Sequence[Examples], num_rounds: int) -> _Course:
+def _course(model: CostModel, sides: Sequence[Examples], num_rounds: int) -> StepPlan:
+    """The calibration steps, their micro-batches as indices into the examples of all sides one after the other."""
     plans = [planned(model, side) for side in sides]
     accumulation = plans[0].accumulation * model.machine.num_ranks
     offsets = [sum(len(side) for side in sides[:number]) for number in range(len(sides))]
@@ -144,31 +126,31 @@ def _course(model: CostModel, sides: Sequence[Examples], num_rounds: int) -> _Co
         start = number * accumulation % len(plans[side].plan)
         return [[i + offsets[side] for i in batch] for batch in plans[side].plan[start : start + accumulation]]
 
-    rising = [(side, number) for side in range(len(sides)) for number in range(2)]
-    turns = [(side, 2 + number) for number in range(num_rounds) for side in range(len(sides))]
-    order = rising + turns
-    plan = [batch for side, number in order for batch in step(side, number)]
-    return _Course(sides, order, plan, accumulation, len(rising))
+    # From the shortest side to the longest, two steps each, so that every new peak belongs to the side that set it.
+    order = [(side, number) for side in range(len(sides)) for number in range(2)]
+    # Then the sides take turns, so that machine load that drifts affects all of them equally.
+    order += [(side, 2 + number) for number in range(num_rounds) for side in range(len(sides))]
+    batches = [batch for side, number in order for batch in step(side, number)]
+    # Validation and checkpoints come after the last step, so that no step's time has them in it.
+    return StepPlan(len(order), accumulation, batches, validate_every=len(order), checkpoint_every=len(order))
 
 
-def _train(inputs: TrainingInputs, model: CostModel, loss: LossSettings, course: _Course) -> tuple[_Laps, str]:
-    memory = PeakMemory(process_device())
+def _train(
+    inputs: TrainingInputs, model: CostModel, loss: LossSettings, sides: Sequence[Examples], course: StepPlan
+) -> tuple[_Laps, str]:
+    laps = _Laps(PeakMemory(process_device()))
     set_seed(inputs.seed)
     # A constant rate and no trackers: nothing but the cost of the steps is measured.
     settings = model.training.model_copy(update={"report_to": [], "schedule": "constant"})
     student, vocab_size = load_models(inputs, model.memory.use_bf16)
     attach_objective(student, loss, vocab_size, inputs.selection, inputs.end_ids)
     trained = student if settings.lora is None else with_adapters(student, settings.lora)
-    num_steps = len(course.order)
-    # Validation and checkpoints come after the last step, so that no step's time has them in it.
-    plan = StepPlan(num_steps, course.accumulation, course.plan, num_steps, num_steps)
-    arguments = training_arguments(inputs.directory, settings, plan, inputs.seed, False, model.memory.use_bf16)
+    arguments = training_arguments(inputs.directory, settings, course, inputs.seed, False, model.memory.use_bf16)
     arguments.save_strategy = SaveStrategy.NO
-    examples: Any = ConcatDataset(cast(Any, course.sides))
+    examples: Any = ConcatDataset(cast(Any, sides))
     trainer = DistillationTrainer(
         trained, inputs.teacher, examples, None, course.plan, [], arguments, selection=inputs.selection
     )
-    laps = _Laps(memory)
     trainer.remove_callback(PrinterCallback)  # it would print losses, which mean nothing here
     trainer.add_callback(laps)
     trainer.add_callback(ProgressCallback("calibrating"))

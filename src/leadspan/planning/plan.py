@@ -18,14 +18,15 @@ from leadspan.planning.prediction import (
     CostModel,
     break_point_fields,
     cost_model_of,
+    planned,
     predict,
-    savings,
+    sizes_of,
     student_shape,
     with_store,
 )
 from leadspan.planning.ranks import RankCost, rank_costs, what_would_fit
 from leadspan.planning.rollouts import RolloutCost, cost_of_rollouts, measure_drawing
-from leadspan.planning.savings import Saving
+from leadspan.planning.savings import Saving, Workload, flops_with, memory_with, saving
 from leadspan.planning.stores import StoreCost, planned_targets, store_cost
 from leadspan.planning.timing import Calibration
 from leadspan.recipe import Recipe
@@ -162,16 +163,21 @@ def plan_recipe(
         LeadspanError: A model's config cannot be read, the recipe's own policy leaves nothing to learn, or the
             calibration is of other models.
     """
-    models = _models(recipe, data)
-    recipe_cut = [] if recipe.cut in policies else [recipe.cut]
+    model = live = stored = cost_model_of(recipe, data.renderer)
+    if recipe.local_teacher is not None and recipe.store_path is not None:
+        # Read from a store as set, and with the live teacher for what the store saves.
+        live = cost_model_of(recipe.model_copy(update={"targets": LiveTargets()}), data.renderer)
+    elif recipe.local_teacher is not None:
+        stored = with_store(model, isinstance(recipe.capture.codec, Hidden))
+    models = model, live, stored
     left_out: list[str] = []
 
     def rows_of(compared: Sequence[Policy]) -> list[PlanRow]:
         # Made one after the other: the examples of all policies together would take too much memory.
         sides = _sides(recipe, data, compared, left_out)
-        return [_row(recipe, data, models, examples, policy, calibration, searched) for policy, examples in sides]
+        return [_row(recipe, data, models, side, policy, calibration, searched) for policy, side in sides]
 
-    rows = rows_of([*recipe_cut, *policies])
+    rows = rows_of(policies if recipe.cut in policies else [recipe.cut, *policies])
     # With rollouts the student also learns to end its turns from what it writes itself.
     if recipe.rollout is None and any(row.is_recipes and shows_few_ends(row.cut) for row in rows):
         rows += rows_of([policy for policy in with_ends(recipe.cut) if policy not in policies])
@@ -182,37 +188,17 @@ def plan_recipe(
         device=recipe.plan.found_device,
         num_ranks=recipe.plan.num_ranks,
         examples_per_batch=batching.examples_per_batch if isinstance(batching, ByExamples) else None,
-        precision="bfloat16" if models.of_recipe.memory.use_bf16 else "float32",
+        precision="bfloat16" if model.memory.use_bf16 else "float32",
         codec=planned_targets(recipe).codec,
         reads_store=recipe.store_path is not None,
-        knows_teacher=models.live.memory.teacher_activations is not None,
+        knows_teacher=live.memory.teacher_activations is not None,
         currency=recipe.plan.currency,
         disk_bytes=disk_bytes(student_shape(recipe)),
         searched=searched,
         left_out=tuple(left_out),
-        rollouts=None if recipe.rollout is None else cost_of_rollouts(recipe, data, models.of_recipe, calibration),
+        rollouts=None if recipe.rollout is None else cost_of_rollouts(recipe, data, model, calibration),
         served=recipe.teacher.identity if isinstance(recipe.teacher, Served) else None,
     )
-
-
-@dataclass(frozen=True, slots=True)
-class _Models:
-    """Costs of the recipe as it is, with a live teacher where one is named, and with a store."""
-
-    of_recipe: CostModel
-    live: CostModel
-    stored: CostModel
-
-
-def _models(recipe: Recipe, data: PreparedData) -> _Models:
-    of_recipe = cost_model_of(recipe, data.renderer)
-    if recipe.local_teacher is None:
-        return _Models(of_recipe, of_recipe, of_recipe)
-    # Read from a store as set, and with the live teacher for what the store saves.
-    if recipe.store_path is not None:
-        with_teacher = recipe.model_copy(update={"targets": LiveTargets()})
-        return _Models(of_recipe, cost_model_of(with_teacher, data.renderer), of_recipe)
-    return _Models(of_recipe, of_recipe, with_store(of_recipe, isinstance(recipe.capture.codec, Hidden)))
 
 
 def _sides(
@@ -272,16 +258,18 @@ class _OnePolicy(Settings):
 def _row(
     recipe: Recipe,
     data: PreparedData,
-    models: _Models,
+    models: tuple[CostModel, CostModel, CostModel],
     examples: Examples,
     policy: Policy,
     calibration: Calibration | None,
     searched: Searched | None,
 ) -> PlanRow:
-    device, model = recipe.plan.found_device, models.of_recipe
+    """The row of one policy, by the costs of the recipe as it is, with a live teacher if one is named, and a store."""
+    device, (model, live, stored) = recipe.plan.found_device, models
     same_rows = examples.rows.with_format(None)  # all columns: a cut needs the borders of the sections
     uncut = Examples(same_rows, Full(), recipe.supervision, examples.stop_token_id, recipe.seed, "training set, uncut")
-    flops_saving, memory_saving = savings(models.live, models.stored, examples, uncut)
+    plan, recompute = planned(live, examples), live.training.gradient_checkpointing
+    load = Workload(uncut=sizes_of(live, plan, uncut), cut=sizes_of(live, plan, examples))
     prediction = predict(model, examples, calibration)
     if searched is not None:
         prediction = prediction.model_copy(update=break_point_fields(searched))
@@ -300,10 +288,10 @@ def _row(
         fitting=fitting,
         fitting_tokens=fitting_tokens,
         longest=max(examples.lengths),
-        flops_saving=flops_saving,
-        memory_saving=memory_saving,
-        store=store_cost(recipe, models.live, data, examples, prediction.flops),
+        flops_saving=saving(lambda on: flops_with(on, load, live.student, live.teacher, recompute, stored.teacher)),
+        memory_saving=saving(lambda on: memory_with(on, load, live.memory, stored.memory.teacher)),
+        store=store_cost(recipe, live, data, examples, prediction.flops),
         without_derivation=searched and searched.without_derivation(policy),
         remedy=remedy,
-        ranks=rank_costs(models.live, examples) if is_recipes and recipe.plan.num_ranks > 1 else (),
+        ranks=rank_costs(live, examples) if is_recipes and recipe.plan.num_ranks > 1 else (),
     )

@@ -20,7 +20,6 @@ from leadspan.models.activations import student_activations
 from leadspan.models.loading import build_untrained, load_config, name_of
 from leadspan.models.precision import uses_bf16
 from leadspan.models.shapes import shape_from
-from leadspan.planning.savings import Saving, Workload, flops_with, memory_with, saving
 from leadspan.planning.timing import Calibration, StepWork
 from leadspan.recipe import Recipe
 from leadspan.results import Prediction
@@ -148,7 +147,7 @@ def predict(model: CostModel, examples: Examples, calibration: Calibration | Non
     for start in range(0, len(batches), per_step):
         step = [example for batch in batches[start : start + per_step] for example in batch]
         steps.append(training_flops(model.student, model.teacher, step, model.training.gradient_checkpointing))
-    flops = FlopsByPart(**{part: sum(getattr(step, part) for step in steps) for part in FlopsByPart.model_fields})
+    flops = FlopsByPart.added(steps)
     memory = highest(model.memory, [BatchSize.of(batch) for batch in batches])
     seconds, source = None, None
     device, utilisation = model.machine.found_device, model.machine.utilisation
@@ -156,9 +155,7 @@ def predict(model: CostModel, examples: Examples, calibration: Calibration | Non
         check_calibration(calibration, model)
         # Ranks work side by side on equal shares, so the time of a step is that of one share.
         work = [StepWork.of(step, plan.accumulation) for step in steps]
-        divided = [{part: getattr(step, part) // ranks for part in ("linear", "attention", "head")} for step in work]
-        shares = [step.model_copy(update=parts) for step, parts in zip(work, divided, strict=True)]
-        seconds = calibration.seconds(shares)
+        seconds = calibration.seconds([StepWork(batches, *(c // ranks for c in counts)) for batches, *counts in work])
         source = f"calibration of {calibration.num_steps} steps on {calibration.device}"
     elif device is not None and utilisation is not None:
         # Without measured rates the time is a roofline with a stated share of the peak.
@@ -185,24 +182,6 @@ def with_store(model: CostModel, keeps_head: bool) -> CostModel:
 
     memory = replace(model.memory, teacher=head_of(model.memory.teacher), teacher_activations=None)
     return replace(model, teacher=head_of(model.teacher), memory=memory)
-
-
-def savings(model: CostModel, stored: CostModel, examples: Examples, uncut: Examples) -> tuple[Saving, Saving]:
-    """Where the operations and the peak memory that are saved come from.
-
-    Args:
-        model: Models and machine, with a live teacher.
-        stored: The same with a store; `model` itself where no live teacher is known.
-        examples: Under the policy.
-        uncut: The same examples, uncut.
-    """
-    plan = planned(model, examples)
-    load = Workload(uncut=sizes_of(model, plan, uncut), cut=sizes_of(model, plan, examples))
-    recompute = model.training.gradient_checkpointing
-    return (
-        saving(lambda on: flops_with(on, load, model.student, model.teacher, recompute, stored.teacher)),
-        saving(lambda on: memory_with(on, load, model.memory, stored.memory.teacher)),
-    )
 
 
 def planned(model: CostModel, examples: Examples) -> StepPlan:

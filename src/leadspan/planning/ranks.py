@@ -18,8 +18,6 @@ from leadspan.planning.prediction import CostModel, planned, sizes_of, with_stor
 from leadspan.recipe import Recipe
 from leadspan.training.measured import layout_sizes
 
-SHARDINGS: tuple[Sharding, ...] = ("ddp", "fsdp2")
-PLACEMENTS: tuple[TeacherPlacement, ...] = ("beside", "ranks", "store")
 # Ranks to try where an example does not fit: powers of two, as devices are rented.
 _RANKS = (2, 4, 8, 16, 32, 64)
 
@@ -62,8 +60,9 @@ def rank_costs(live: CostModel, examples: Examples) -> tuple[RankCost, ...]:
         examples: Under the policy of the run.
     """
     has_teacher = live.memory.teacher is not None and live.memory.teacher_activations is not None
-    placements: tuple[TeacherPlacement | None, ...] = PLACEMENTS if has_teacher else (None,)
-    return tuple(_cost(live, examples, sharding, placement) for sharding in SHARDINGS for placement in placements)
+    placements: tuple[TeacherPlacement | None, ...] = ("beside", "ranks", "store") if has_teacher else (None,)
+    shardings: tuple[Sharding, ...] = ("ddp", "fsdp2")
+    return tuple(_cost(live, examples, sharding, placement) for sharding in shardings for placement in placements)
 
 
 def _cost(live: CostModel, examples: Examples, sharding: Sharding, placement: TeacherPlacement | None) -> RankCost:

@@ -1,9 +1,8 @@
 """Size of a store of the teacher's targets, the cost of its capture, and what it saves a run."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-from leadspan.costs.flops import FlopsByPart, ModelShape, forward_attention, forward_body, forward_head
+from leadspan.costs.flops import FlopsByPart, forward_attention, forward_body, forward_head
 from leadspan.data.examples import Examples
 from leadspan.errors import TargetsError
 from leadspan.inputs import PreparedData, teacher_source
@@ -67,38 +66,31 @@ def store_cost(
     # A policy that changes over training needs of every trace the longest stage; shorter ones are its prefixes.
     lengths = [max(by_stage[row::num_rows]) for row in range(num_rows)]
     kept_targets = planned_targets(recipe)
-    is_hidden = isinstance(kept_targets.codec, Hidden)
-    of_validation = [] if data.validation is None else data.validation.lengths
-    trained, validated = (_passes(teacher, split, not is_hidden) for split in (lengths, of_validation))
+    codec, is_hidden, tokens = kept_targets.codec, isinstance(kept_targets.codec, Hidden), teacher.vocab_size
     positions = sum(length - 1 for length in lengths)  # the last token predicts nothing that is trained
+    if isinstance(codec, Hidden):
+        # Stored as the run computes, unless the codec names a type; the head always is.
+        width_of_run = 2 if model.memory.use_bf16 else 4
+        width = {"teacher": width_of_run, "float32": 4, "bfloat16": 2}[codec.dtype]
+        # 4 bytes of token id, 1 of section, then the hidden state.
+        num_bytes = positions * (4 + 1 + width * teacher.hidden_size) + width_of_run * teacher.head_params
+    else:
+        most = 0 if isinstance(codec, TopK) else codec.num_samples if isinstance(codec, Sampled) else codec.max_tokens
+        per_position = bytes_per_position(codec, len(kept_targets.temperatures), tokens, min(most, tokens))
+        num_bytes = round(positions * per_position)
+    of_validation = [] if data.validation is None else data.validation.lengths
+    trained, validated = (
+        sum(
+            forward_body(teacher, length)
+            + forward_attention(teacher, length)
+            + (0 if is_hidden else forward_head(teacher, length - 1))
+            for length in ([] if teacher.is_head_only else split)  # a teacher without a body is not run
+        )
+        for split in (lengths, of_validation)
+    )
     return StoreCost(
-        num_bytes=_num_bytes(kept_targets, teacher, positions, model.memory.use_bf16),
+        num_bytes=num_bytes,
         capture_flops=trained + validated,
         validation_flops=validated,
         saved_flops=flops.teacher_body + flops.teacher_attention + (0 if is_hidden else flops.teacher_head),
     )
-
-
-def _passes(teacher: ModelShape, lengths: Sequence[int], with_head: bool) -> int:
-    """Forward passes of the teacher over whole sequences, its head at every position but the last."""
-    if teacher.is_head_only:
-        return 0
-    return sum(
-        forward_body(teacher, length)
-        + forward_attention(teacher, length)
-        + with_head * forward_head(teacher, length - 1)
-        for length in lengths
-    )
-
-
-def _num_bytes(kept_targets: KeptTargets, teacher: ModelShape, positions: int, use_bf16: bool) -> int:
-    codec = kept_targets.codec
-    if isinstance(codec, Hidden):
-        # Stored as the run computes, unless the codec names a type; the head always is.
-        width_of_run = 2 if use_bf16 else 4
-        width = {"teacher": width_of_run, "float32": 4, "bfloat16": 2}[codec.dtype]
-        # 4 bytes of token id, 1 of section, then the hidden state.
-        return positions * (4 + 1 + width * teacher.hidden_size) + width_of_run * teacher.head_params
-    tokens = teacher.vocab_size
-    most = 0 if isinstance(codec, TopK) else codec.num_samples if isinstance(codec, Sampled) else codec.max_tokens
-    return round(positions * bytes_per_position(codec, len(kept_targets.temperatures), tokens, min(most, tokens)))

@@ -12,7 +12,6 @@ from leadspan.planning.plan import Plan, PlanRow
 from leadspan.planning.prediction import student_shape
 from leadspan.planning.rollouts import RolloutCost
 from leadspan.planning.savings import MEASURES, Measure, Saving
-from leadspan.planning.stores import StoreCost
 from leadspan.recipe import Recipe
 from leadspan.tables import MISSING, Block, percent, quantity
 
@@ -52,7 +51,17 @@ def sentences(plan: Plan) -> list[str]:
     lines += _too_large(plan)
     lines += [f"Left out: {reason}." for reason in plan.left_out]
     if plan.rollouts is None and (warning := stop_warning({row.label: row.cut for row in plan.rows})):
-        lines += [warning, *_prices_of_ends(plan)]
+        lines.append(warning)
+        recipes, prices = next(row for row in plan.rows if row.is_recipes), []
+        # What it costs to show a student of the recipe's own cut how answers end.
+        for policy in with_ends(recipes.policy):
+            row = next((row for row in plan.rows if row.policy == policy), None)
+            if row is not None and shows_few_ends(recipes.cut):
+                ends = percent(1 - row.cut.lost_stop / row.cut.num_kept)
+                more = row.prediction.flops.total / recipes.prediction.flops.total
+                prices.append(f"{row.label} shows {ends} of its examples' ends at {more:.2f} x the FLOPs")
+        budget = "a thinking budget costs nothing in training, and its tokens whenever the student is asked"
+        lines += [f"Against {recipes.label}: {'; '.join(prices)}; {budget}."] if prices else []
     if plan.searched is not None:
         lines += _break_point(plan.searched, plan.rows)
     return lines
@@ -92,22 +101,6 @@ def disk_of_study(recipes: Sequence[Recipe], num_at_once: int, keeps_checkpoints
         f"{checkpoints} for checkpoints, {when}"
         f"{f'; {missing} more begin from students that are not there yet' if missing else ''}."
     )
-
-
-def _prices_of_ends(plan: Plan) -> list[str]:
-    """The cost of showing a student of the recipe's own cut how answers end."""
-    recipe_row = next(row for row in plan.rows if row.is_recipes)
-    prices = []
-    for policy in with_ends(recipe_row.policy):
-        row = next((row for row in plan.rows if row.policy == policy), None)
-        if row is not None and shows_few_ends(recipe_row.cut):
-            ends = percent(1 - row.cut.lost_stop / row.cut.num_kept)
-            more = row.prediction.flops.total / recipe_row.prediction.flops.total
-            prices.append(f"{row.label} shows {ends} of its examples' ends at {more:.2f} x the FLOPs")
-    if not prices:
-        return []
-    budget = "a thinking budget costs nothing in training, and its tokens whenever the student is asked"
-    return [f"Against {recipe_row.label}: {'; '.join(prices)}; {budget}."]
 
 
 def _rollouts(cost: RolloutCost) -> str:
@@ -245,23 +238,19 @@ def _bills(plan: Plan, full: PlanRow) -> list[str]:
             f"({percent(store.validation_flops / store.capture_flops)} of the capture is validation); "
             f"net {percent(store.net_flops / total)} where this run alone uses it."
         )
-    return bills + [_by_cut(full, row, store) for row in plan.rows if row is not full]
-
-
-def _by_cut(full: PlanRow, row: PlanRow, store: StoreCost | None) -> str:
-    """Share of the traces' tokens that a cut removes and of the FLOPs that it saves, compared with a store."""
-    total = full.prediction.flops.total
-    saved = total - row.prediction.flops.total
-    cut = f"{row.label} cuts {percent(1 - _share_kept(row))} of the traces' tokens"
-    text = f"{cut} and saves {percent(saved / total)} of the FLOPs"
-    if store is None:
-        return text + "."
-    once, shared = _saved_share(saved, store.net_flops), _saved_share(saved, store.saved_flops)
-    return f"{text}: {once} a store saves on its first run, {shared} on later ones."
-
-
-def _saved_share(saved: int, reference: int) -> str:
-    return "more than" if saved > reference else "less than" if saved < reference else "as much as"
+    for row in plan.rows:
+        if row is full:
+            continue
+        saved, than = total - row.prediction.flops.total, "."
+        if store is not None:
+            once, shared = (
+                "more than" if saved > by_store else "less than" if saved < by_store else "as much as"
+                for by_store in (store.net_flops, store.saved_flops)
+            )
+            than = f": {once} a store saves on its first run, {shared} on later ones."
+        cut = f"{row.label} cuts {percent(1 - _share_kept(row))} of the traces' tokens"
+        bills.append(f"{cut} and saves {percent(saved / total)} of the FLOPs{than}")
+    return bills
 
 
 def _too_large(plan: Plan) -> Sequence[str]:

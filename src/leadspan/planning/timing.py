@@ -21,17 +21,20 @@ from leadspan.costs.memory import MemoryByPart
 from leadspan.settings import Settings
 
 
-class StepWork(Settings):
-    """What one rank does in one optimiser step."""
+class StepWork(NamedTuple):
+    """What one rank does in one optimiser step.
+
+    Attributes:
+        batches: Micro-batches.
+        linear: Operations of the linear layers of student and teacher, recomputation included.
+        attention: Operations of attention.
+        head: Operations of the heads.
+    """
 
     batches: int
-    """Micro-batches."""
     linear: int
-    """Operations of the linear layers of student and teacher, recomputation included."""
     attention: int
-    """Operations of attention."""
     head: int
-    """Operations of the heads."""
 
     @classmethod
     def of(cls, flops: FlopsByPart, batches: int) -> "StepWork":
@@ -57,7 +60,7 @@ class DrawingWork(NamedTuple):
 
 # A residual below _FLAT counts as _FLAT, so that a step that fits exactly does not get all of the weight.
 _REWEIGHTINGS, _FLAT = 20, 1e-3
-# In the order of the columns of `_row`.
+# The step itself, which costs the same whatever is in it, then the fields of `StepWork`.
 _TERMS = ("step", "batch", "linear", "attention", "head")
 
 
@@ -86,9 +89,9 @@ class Calibration(Settings):
     def seconds(self, steps: Sequence[StepWork]) -> float:
         """Predicted wall time of steps."""
         rates = np.array([self.rates.get(term, 0.0) for term in _TERMS])
-        return float(sum(_row(step) @ rates for step in steps))
+        return float(sum(np.array([1, *step], dtype=np.float64) @ rates for step in steps))
 
-    def drawing_seconds(self, batches: Sequence["DrawingWork"]) -> float:
+    def drawing_seconds(self, batches: Sequence[DrawingWork]) -> float:
         """Predicted wall time of drawing batches of rollouts."""
         return sum(self.drawing.get(term, 0.0) * count for batch in batches for term, count in batch._asdict().items())
 
@@ -106,7 +109,7 @@ def fit_rates(steps: Sequence[StepWork], seconds: Sequence[float]) -> tuple[dict
         steps: What each step did.
         seconds: How long each took.
     """
-    rates, largest = _fit(np.array([_row(step) for step in steps]), np.array(seconds))
+    rates, largest = _fit(np.array([(1, *step) for step in steps], dtype=np.float64), np.array(seconds))
     return {term: float(rate) for term, rate in zip(_TERMS, rates, strict=True) if rate}, largest
 
 
@@ -169,7 +172,3 @@ def _least_absolute(rows: np.ndarray) -> np.ndarray:
         rates, *_ = np.linalg.lstsq(rows * weights[:, None], weights, rcond=None)
         weights = 1 / np.sqrt(np.maximum(np.abs(rows @ rates - 1), _FLAT))
     return rates
-
-
-def _row(step: StepWork) -> np.ndarray:
-    return np.array([1, step.batches, step.linear, step.attention, step.head], dtype=np.float64)
