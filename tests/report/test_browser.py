@@ -96,7 +96,9 @@ def requests(browser: Chrome) -> list[str]:
     messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
     sent = [message["params"] for message in messages if message["method"] == "Network.requestWillBeSent"]
     urls = [params["request"]["url"] for params in sent]
-    return [url for url in urls if not url.startswith(("chrome:", "data:"))]  # of the browser itself, from no network
+    return [
+        url for url in urls if not url.startswith(("chrome:", "chrome-untrusted:", "data:"))
+    ]  # of the browser itself, from no network
 
 
 @pytest.mark.parametrize("width", [PHONE, DESK])
@@ -122,6 +124,16 @@ def test_all_figures_are_drawn_without_errors_or_requests(
 
 def brightness(colour: str) -> float:
     return sum(float(part) for part in colour.split("(")[1].rstrip(")").split(",")[:3]) / 3
+
+
+def test_a_narrow_page_names_the_column_beside_each_value(
+    browser: Chrome, page_of: Callable, study: list[RunResult]
+) -> None:
+    names = "return [...arguments[0].cells].map((cell) => getComputedStyle(cell, '::before').content)"
+    for width, shown in ((PHONE, ['"Accuracy"', '"Terminated"']), (DESK, ["none", "none"])):
+        open_page(browser, page_of(study).path, width)
+        row = browser.execute_script("return document.querySelector('#frontier tbody tr')")
+        assert browser.execute_script(names, row)[1:3] == shown
 
 
 @pytest.mark.parametrize("width", [PHONE, DESK])

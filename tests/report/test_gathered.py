@@ -55,7 +55,7 @@ def test_a_study_stands_for_its_complete_trials_and_says_what_is_missing(make_ru
         ("mix, seed 0", "running"),
         ("budget, seed 0", "waiting"),
     ):
-        row = page[page.index(f'data-value="{cells[0]}"') :].split("</tr>")[0]
+        row = page[page.index(f">{cells[0]}</th>") :].split("</tr>")[0]
         assert all(cell in row for cell in cells)
 
 

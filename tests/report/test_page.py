@@ -15,6 +15,7 @@ from leadspan.report.page import render_page, sorted_by
 from leadspan.report.schema import Report
 from leadspan.results import RunResult
 from leadspan.study.record import CaptureRecord, StudyRecord, TrialRecord
+from leadspan.tables import Cell
 from leadspan.training.result import StepSeconds
 from made_runs import made_study, pretrained
 
@@ -31,6 +32,15 @@ def test_the_page_loads_nothing(study: list[RunResult], page_of: Callable) -> No
     assert all(target.startswith("#") for target in re.findall(r'\bhref="([^"]*)"', page.own))
     assert not re.search(r"https?:|//[a-z]+\.|@import|url\(|\bfetch\(|XMLHttpRequest|\bimport\b", page.own)
     assert "default-src 'none'" in page.own
+
+
+@pytest.mark.slow
+def test_a_page_of_many_runs_stays_small(make_run: MakeRun, page_of: Callable) -> None:
+    """A further run of two tasks adds its rows, its point and its recipe, and names no column and no sampling again."""
+    runs = [make_run("full", 30, FULL, seed=seed, tasks=("sums", "products")) for seed in range(12)]
+    few, many = (page_of(runs[:number]).source for number in (2, 12))
+    assert (len(many) - len(few)) / 10 < 5_500
+    assert many.count("  learning_rate: 0.001\n") == 12
 
 
 def test_a_sentence_for_strangers_and_the_answer_come_first(study: list[RunResult], page_of: Callable) -> None:
@@ -244,7 +254,9 @@ def test_no_runs_are_refused() -> None:
 
 @pytest.mark.parametrize(
     ("cell", "key"),
-    [("-3 %", "-3"), ("1,036", "1036"), ("1.5 kFLOP", "1500.0"), ("50 GFLOP/s", "50000000000.0"), ("-", "-")],
-)
+    [("-3 %", "-3"), ("1,036", "1036"), ("1.5 kFLOP", "1500.0"), ("50 GFLOP/s", "50000000000.0"), ("-", "-"),
+     (Cell("5.05 GiB", 5419192320.0), "5419192320"), (Cell("48 %", 0.475000001), "0.475"),
+     (Cell("0.31", 0.312), "0.31"), (Cell("1 %", None), "")],
+)  # fmt: skip
 def test_cells_are_sorted_by_their_number(cell: str, key: str) -> None:
     assert sorted_by(cell) == key

@@ -113,30 +113,39 @@ def _task_chart(task: TaskFigures) -> dict[str, Any]:
         "rows": [
             {
                 **_point(row, units, task.currency),
-                "runs": [_point(run, units, task.currency) for run in task.single_runs if run.policy == row.policy],
+                "runs": [_small_point(run, units) for run in task.single_runs if run.policy == row.policy],
             }
             for row in task.rows
         ],
     }
 
 
-def _point(row: Row, units: Mapping[CostName, tuple[float, str]], currency: str) -> dict[str, Any]:
+_Units = Mapping[CostName, tuple[float, str]]
+
+
+def _small_point(row: Row, units: _Units) -> dict[str, Any]:
+    """What is drawn of a single run, and of every row."""
+    return {
+        "label": short(row.label),
+        "accuracy": _percentages(row.accuracy),
+        "termination": _percentages(row.termination),
+        "retention": _percentages(row.retention.ratio) if row.retention and row.retention.ratio else None,
+        "costs": {name: row.costs[name].value / units[name][0] for name in units if row.costs and name in row.costs},
+    }
+
+
+def _point(row: Row, units: _Units, currency: str) -> dict[str, Any]:
     costs: dict[CostName, Cost] = {name: row.costs[name] for name in units if row.costs and name in row.costs}
     texts = {
         name: amount(cost.value, name, currency)
         + (f", {percent(cost.of_full)} of the uncut" if cost.of_full is not None else "")
         for name, cost in costs.items()
     }
-    return {
-        "label": short(row.label),
+    return _small_point(row, units) | {
         "policy": row.policy,
         "role": row.role,
         "is_control": row.control is not None,
-        "accuracy": _percentages(row.accuracy),
-        "termination": _percentages(row.termination),
-        "retention": _percentages(row.retention.ratio) if row.retention and row.retention.ratio else None,
         "retention_text": retention_text(row),
-        "costs": {name: cost.value / units[name][0] for name, cost in costs.items()},
         "cost_sds": {name: cost.sd / units[name][0] for name, cost in costs.items() if cost.sd},
         "cost_texts": texts,
     }

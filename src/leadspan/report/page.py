@@ -6,9 +6,9 @@ policy of the page forbids it to load anything.
 """
 
 import base64
-import json
 import re
 from importlib import resources
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
@@ -16,6 +16,7 @@ from markupsafe import Markup, escape
 from leadspan.report.charts import chart_data, policy_styles, short
 from leadspan.report.document import sections
 from leadspan.report.schema import Report
+from leadspan.settings import dump_yaml
 from leadspan.tables import Cell, percent_interval
 from leadspan.text import plain, plain_values
 
@@ -36,14 +37,15 @@ def render_page(report: Report) -> str:
         # Markup was made from plain text already, and escaping it again would show its tags.
         finalize=lambda value: plain(value) if isinstance(value, str) and not isinstance(value, Markup) else value,
     )
-    environment.policies["json.dumps_kwargs"] = {}  # Jinja sorts keys by default, but parts have an order of their own
+    # Jinja sorts keys by default, but parts have an order of their own; spaces would be a tenth of the figures' data.
+    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
     environment.filters |= {
         "sentence": sentence,
         "name": lambda label: short(label).replace(" %", _NO_BREAK),
         "sorted_by": sorted_by,
         "interval": percent_interval,
         "count": "{:,.0f}".format,
-        "pretty": lambda recipe: json.dumps(recipe.model_dump(mode="json"), indent=2, ensure_ascii=False),
+        "yaml": dump_yaml,
         "type_name": lambda part: type(part).__name__,
     }
     # The script shows these texts unchanged, so control codes and secrets are removed here.
@@ -52,13 +54,22 @@ def render_page(report: Report) -> str:
     return environment.get_template("page.html.jinja").render(
         report=report,
         sections=sections(report, data),
-        chart_data=data,
+        chart_data=_rounded(data),
         styles=policy_styles(report),
         policy_of=report.policies,
         style=Markup((_ASSETS / "style.css").read_text("utf-8")),
         script=Markup(script + "\n})();"),
         plotly=base64.b64encode((_ASSETS / "plotly-basic.min.js.gz").read_bytes()).decode(),
     )
+
+
+def _rounded(value: Any) -> Any:  # Any: plain JSON
+    """Nested values with every float to five figures: more than a figure shows, in half the bytes."""
+    if isinstance(value, dict):
+        return {key: _rounded(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_rounded(inner) for inner in value]
+    return float(f"{value:.5g}") if isinstance(value, float) else value
 
 
 def sentence(text: str) -> Markup:
@@ -80,7 +91,10 @@ def sorted_by(cell: str) -> str:
     ('1234.5', '12000000000.0', 'lead 0.5')
     """
     if isinstance(cell, Cell):
-        return "" if cell.value is None else str(cell.value)
+        # A text that is its number is its own key, and counts are whole; six figures tell all other cells apart.
+        if cell.value is None or re.fullmatch(r"-?\d+(\.\d+)?", cell):
+            return "" if cell.value is None else cell
+        return f"{cell.value:.6g}" if cell.value % 1 else f"{cell.value:.0f}"
     # Texts without a value, such as speeds, are ordered by what a reader sees.
     number = re.match(r"([-+]?[\d,]*\.?\d+(?:e[-+]?\d+)?)\s*(?:([kMGTPE])FLOP)?", cell)
     if not number:

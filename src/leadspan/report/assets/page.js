@@ -41,6 +41,11 @@ function sortBy(header) {
   header.setAttribute("aria-sort", direction);
 }
 
+// A narrow page shows a row as a card; the names of its columns are in the file once.
+for (const table of document.querySelectorAll(".scroll table")) {
+  const names = [...table.tHead.rows[0].cells].map((head) => head.textContent.trim());
+  for (const row of table.tBodies[0].rows) [...row.cells].forEach((cell, column) => (cell.dataset.name = names[column]));
+}
 for (const button of document.querySelectorAll(".sortable thead button")) {
   button.addEventListener("click", () => sortBy(button.closest("th")));
 }
