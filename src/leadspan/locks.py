@@ -58,30 +58,22 @@ def _acquired(path: Path, refusal: Callable[[str], LeadspanError]) -> int:
             raise  # a file system that makes none, such as /proc
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if _is_at(path, handle):
-                os.ftruncate(handle, 0)
-                os.write(handle, f"{os.getpid()} {socket.gethostname()}".encode())
-                return handle
+            # Otherwise a holder has removed the file between our opening and our locking it.
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(path.stat(), os.fstat(handle)):
+                    os.ftruncate(handle, 0)
+                    os.write(handle, f"{os.getpid()} {socket.gethostname()}".encode())
+                    return handle
         except BlockingIOError:
-            holder = _holder(os.pread(handle, 300, 0).decode(errors="replace"))
+            pid, _, host = os.pread(handle, 300, 0).decode(errors="replace").partition(" ")
             os.close(handle)
-            raise refusal(holder) from None
+            raise refusal(
+                f"{pid or 'unknown'} on {host}" if host not in ("", socket.gethostname()) else pid or "unknown"
+            ) from None
         except OSError as error:
             os.close(handle)
             raise OSError(error.errno, error.strerror, str(path)) from None
-        os.close(handle)  # a holder has removed the file between our opening and our locking it
-
-
-def _holder(written: str) -> str:
-    pid, _, host = written.partition(" ")
-    return f"{pid or 'unknown'} on {host}" if host not in ("", socket.gethostname()) else pid or "unknown"
-
-
-def _is_at(path: Path, handle: int) -> bool:
-    try:
-        return os.path.samestat(path.stat(), os.fstat(handle))
-    except FileNotFoundError:
-        return False
+        os.close(handle)
 
 
 def _let_go_in_child() -> None:

@@ -119,7 +119,7 @@ def test_traces_count_whole_or_not_at_all_where_comparisons_are_left(tmp_path: P
     path = tmp_path / "t.jsonl"
     rows, settings, renderer = stating(path, tmp_path / "cache")
     assert len(rows) == 20
-    examined = examine_all(read_traces(settings.train), Locator(renderer), 1)
+    examined = examine_all(read_traces(settings.train), Locator(renderer).examine, 1)
     located = [one for one in examined if isinstance(one, Located)]
     assert all(not candidate.is_equal for one in located for candidate in one.candidates.candidates)
     assert settle(located, 1, deadline=time.monotonic()) == ([], 0)

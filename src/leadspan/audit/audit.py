@@ -89,7 +89,7 @@ def run_audit(settings: AuditSettings, num_workers: int = 1) -> AuditResult:
 def _examine(settings: AuditSettings, examiner: Examiner, num_workers: int) -> tuple[list[Examined], RefusalCounter]:
     counter, traces = RefusalCounter(), []
     progress = Progress(f"reading {settings.data.train.path}", None, "records")
-    for item in examine_all(read_traces(settings.data.train), examiner, num_workers):
+    for item in examine_all(read_traces(settings.data.train), examiner.examine, num_workers):
         counter.add(item)
         progress.report(counter.num_read)
         if not isinstance(item, Refusal):

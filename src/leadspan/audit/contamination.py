@@ -104,24 +104,24 @@ def summarise(
             best[question].traces.add(i)
             if share > best[question].share:
                 best[question].share, best[question].place = share, locations[i]
-    return [_of_task(t, index, best) for t in range(len(index.names))]
-
-
-def _of_task(task: int, index: TaskIndex, best: Mapping[Question, _Best]) -> Contamination:
-    of_task = sorted((q for q in best if q[0] == task), key=lambda question: -best[question].share)
-    examples = [
-        SharedQuestion(
-            problem_id=index.problems[task][q][0], start=index.problems[task][q][1][:_SHOWN_CHARS],
-            place=best[task, q].place, share=best[task, q].share,
+    records: list[Contamination] = []
+    for t, (name, problems) in enumerate(zip(index.names, index.problems, strict=True)):
+        of_task = sorted((q for q in best if q[0] == t), key=lambda question: -best[question].share)
+        examples = [
+            SharedQuestion(
+                problem_id=problems[q][0], start=problems[q][1][:_SHOWN_CHARS],
+                place=best[t, q].place, share=best[t, q].share,
+            )
+            for _, q in of_task[:_MOST_EXAMPLES]
+        ]  # fmt: skip
+        record = Contamination(
+            task=name,
+            num_questions=len(problems),
+            num_too_short=sum(not index.sizes[t, q] for q in range(len(problems))),
+            num_shared=len(of_task),
+            num_traces=len({i for question in of_task for i in best[question].traces}),
+            ngram_words=index.ngram_words,
+            examples=examples,
         )
-        for _, q in of_task[:_MOST_EXAMPLES]
-    ]  # fmt: skip
-    return Contamination(
-        task=index.names[task],
-        num_questions=len(index.problems[task]),
-        num_too_short=sum(not index.sizes[task, q] for q in range(len(index.problems[task]))),
-        num_shared=len(of_task),
-        num_traces=len({i for question in of_task for i in best[question].traces}),
-        ngram_words=index.ngram_words,
-        examples=examples,
-    )
+        records.append(record)
+    return records

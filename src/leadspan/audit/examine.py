@@ -68,11 +68,20 @@ class Examiner:
         if limits.data.max_tokens is not None and sections.num_tokens > limits.data.max_tokens:
             return Refusal(f"longer than {limits.data.max_tokens} tokens", f"{sections.num_tokens} tokens", trace.place)
         prompt, cot_ids = question_of(trace), rendered.input_ids[sections.prompt_end : sections.cot_end]
+        # Its last box, or an answer that is one number.
+        stated = (last_boxed(trace.answer) or "").strip()
+        if not stated and as_number(trace.answer) is not None:
+            stated = trace.answer
+        value = as_number(stated)  # by value: 1,000 counts as 1000
+        if value is not None:
+            answer_stands = any(number.value == value for number in numbers(trace.cot))
+        else:
+            answer_stands = literal(stated).casefold() in literal(trace.cot).casefold() if stated else None
         return Examined(
             located=located,
             numbers=shared_numbers(prompt, trace.cot),
             words=shared_words(prompt, trace.cot),
-            answer_stands=_answer_stands(trace),
+            answer_stands=answer_stands,
             has_loop=has_loop(cot_ids, limits.loop_repeats, limits.loop_tokens),
             repeated_sentences=repeated_share(trace.cot),
             # Without the prompt: answers of one question that differ are no duplicates.
@@ -80,15 +89,3 @@ class Examiner:
             shared=shared_with("\n".join(message["content"] for message in trace.messages), self.tasks),
             gold_fault=trace.gold_fault,
         )
-
-
-def _answer_stands(trace: Trace) -> bool | None:
-    """Whether the trace's last box, or an answer that is one number, occurs anywhere in the chain of thought."""
-    stated = (last_boxed(trace.answer) or "").strip() or (trace.answer if as_number(trace.answer) is not None else "")
-    if not stated:
-        return None
-    # A number by its value: 1,000 counts as 1000.
-    value = as_number(stated)
-    if value is not None:
-        return any(number.value == value for number in numbers(trace.cot))
-    return literal(stated).casefold() in literal(trace.cot).casefold()

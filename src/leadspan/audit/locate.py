@@ -3,13 +3,13 @@
 import itertools
 import math
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Generic, Protocol, TypeVar
+from typing import TypeVar
 
 from leadspan.answers.first_answer import Candidates, GoldSource, find_candidates, gold_of, resolve
 from leadspan.answers.grading import MathGrader
-from leadspan.data.sections import Rendered, RenderedText, Renderer
+from leadspan.data.sections import Rendered, Renderer
 from leadspan.data.truncation import Sections
 from leadspan.fork_server import in_batches
 from leadspan.traces.records import Refusal, Trace
@@ -20,7 +20,7 @@ ITEM_SECONDS = 2.0
 """Limit for comparing one candidate answer by algebra."""
 SETTLED_TOGETHER = 8
 """Traces settled at a time where there is a deadline: the most whose comparisons it can waste."""
-ResultT = TypeVar("ResultT", covariant=True)
+ResultT = TypeVar("ResultT")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,16 +74,16 @@ class Locator:
     def locate(self, batch: Sequence[Trace | Refusal]) -> tuple[list[tuple[Trace, Rendered, Located]], list[Refusal]]:
         """Render, tokenise and search a batch; refusals are returned separately."""
         traces, texts, refused = self.renderer.render_all(batch)
-        starts = [_cot_start(text, self.renderer.rendering.think_open) for text in texts]
-        trace_results = [
-            find_candidates(text.text[start : text.think_end].rstrip(), question_of(trace), gold_of(trace))
-            for trace, text, start in zip(traces, texts, starts, strict=True)
-        ]
-        # First and last character of each candidate, whose tokens are looked for.
-        marks = [
-            [start + at for c in f.candidates for at in (c.start, c.end - 1)]
-            for start, f in zip(starts, trace_results, strict=True)
-        ]
+        think_open = self.renderer.rendering.think_open
+        trace_results: list[Candidates] = []
+        marks: list[list[int]] = []
+        for trace, text in zip(traces, texts, strict=True):
+            start = text.text.index(think_open, text.prompt_end) + len(think_open)
+            cot = text.text[start : text.think_end].lstrip()
+            trace_results.append(find_candidates(cot.rstrip(), question_of(trace), gold_of(trace)))
+            # First and last character of each candidate, whose tokens are looked for.
+            start = text.think_end - len(cot)
+            marks.append([start + at for c in trace_results[-1].candidates for at in (c.start, c.end - 1)])
         # One call for the batch: the tokenizer spreads it over the cores.
         tokens = self.renderer.tokenise_marked(texts, traces, marks)
         located: list[tuple[Trace, Rendered, Located]] = []
@@ -97,14 +97,6 @@ class Locator:
         """Results of `locate` as one list, for `examine_all`."""
         located, refused = self.locate(batch)
         return [*refused, *(trace for _, _, trace in located)]
-
-
-class Examines(Protocol, Generic[ResultT]):
-    """What `examine_all` can run."""
-
-    def examine(self, batch: Sequence[Trace | Refusal]) -> Sequence[ResultT]:
-        """Results of a batch, refusals among them."""
-        ...
 
 
 def settle(
@@ -140,24 +132,21 @@ def settle(
     return answered, num_undecided
 
 
-def examine_all(items: Iterable[Trace | Refusal], examiner: Examines[ResultT], num_workers: int) -> Iterator[ResultT]:
+def examine_all(
+    items: Iterable[Trace | Refusal],
+    examine: Callable[[Sequence[Trace | Refusal]], Sequence[ResultT]],
+    num_workers: int,
+) -> Iterator[ResultT]:
     """Examine every trace.
 
     Args:
         items: Traces and refusals, in the order of the source.
-        examiner: What to do with a batch; it is sent to the processes.
+        examine: Results of a batch, refusals among them; it is sent to the processes.
         num_workers: Processes; fewer traces than one batch for each are examined in this one.
     """
-    yield from itertools.chain.from_iterable(in_batches(examiner.examine, items, BATCH, num_workers))
+    return itertools.chain.from_iterable(in_batches(examine, items, BATCH, num_workers))
 
 
 def question_of(trace: Trace) -> str:
     """The last thing the user said."""
     return next(message["content"] for message in reversed(trace.messages) if message["role"] == "user")
-
-
-def _cot_start(text: RenderedText, think_open: str) -> int:
-    """Where the chain of thought begins in a rendered conversation, after its tag and white space."""
-    start = text.text.index(think_open, text.prompt_end) + len(think_open)
-    inside = text.text[start : text.think_end]
-    return start + len(inside) - len(inside.lstrip())

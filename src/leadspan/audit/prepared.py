@@ -6,12 +6,13 @@ rows and by the code of the rules.
 """
 
 import hashlib
+import itertools
 import json
 import logging
 import math
 import random
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -33,7 +34,7 @@ from leadspan.files import write_atomically
 from leadspan.settings import Settings
 from leadspan.statistics.intervals import Interval
 from leadspan.traces.read import read_traces
-from leadspan.traces.records import Refusal, Trace
+from leadspan.traces.records import Refusal
 
 logger = logging.getLogger(__name__)
 
@@ -170,7 +171,10 @@ def _located(rows: Dataset, settings: DataSettings, renderer: Renderer, deadline
     """The rows' traces, searched, one for each distinct row; fewer where the deadline comes first."""
     ids, locations = set(rows["example_id"][:]), set(rows["place"][:])
     by_id: dict[str, Located] = {}
-    for located in examine_all(_at(settings, locations, deadline), Locator(renderer), settings.num_workers):
+    items = itertools.takewhile(lambda _: time.monotonic() < deadline, read_traces(settings.train))
+    # No others are rendered and searched, which is what takes the time.
+    traces = (item for item in items if not isinstance(item, Refusal) and item.place in locations)
+    for located in examine_all(traces, Locator(renderer).examine, settings.num_workers):
         if isinstance(located, Located) and located.example_id in ids:
             by_id[located.example_id] = located
         if time.monotonic() >= deadline:
@@ -181,16 +185,6 @@ def _located(rows: Dataset, settings: DataSettings, renderer: Renderer, deadline
             "the file has changed meanwhile, so start again"
         )
     return list(by_id.values())
-
-
-def _at(settings: DataSettings, locations: set[str], deadline: float) -> Iterator[Trace]:
-    """The traces at some locations of the training source, until the deadline."""
-    for item in read_traces(settings.train):
-        if time.monotonic() >= deadline:
-            return
-        # No others are rendered and searched, which is what takes the time.
-        if not isinstance(item, Refusal) and item.place in locations:
-            yield item
 
 
 def _key(rows: Dataset, renderer: Renderer) -> str:

@@ -155,54 +155,38 @@ class MemoryModel:
 
     def by_phase(self, batch: BatchSize) -> dict[str, MemoryByPart]:
         """Memory by part in each phase of a step that can hold the peak."""
-        phases = {
-            "loss": self._at_loss(batch),
-            "backward": self._in_backward(batch),
-            "optimizer": self._always(gradients=self._gradients),
-        }
-        if self.teacher_activations is not None:
-            activations = self.teacher_activations.peak_of(batch)
-            phases["teacher"] = self._always(gradients=self._kept_gradients, activations=activations)
-        return phases
-
-    def _at_loss(self, batch: BatchSize) -> MemoryByPart:
-        """All activations held, hidden states of both models with their gradient, and a chunk of logits.
-
-        With a selection by scores: the states of all scored positions, and copies of the selected.
-        """
+        student, teacher = self.student, self.teacher
         width = _NARROW if self.use_bf16 else _WIDE
+        casts = _NARROW * (student.linear_params + student.head_params) if self.use_bf16 else 0
+        gradients = self._share(_WIDE * student.trained_params)
+        earlier = gradients if self.accumulates else 0  # of the micro-batches before
+        # The chunked loss forms it in the forward pass; a frozen head has none.
+        of_head = 0 if student.adapter_params else _WIDE * student.head_params
+        retained, peak = self.student_activations.retained_by(batch), self.student_activations.peak_of(batch)
+        # With a selection by scores: the states of all scored positions, and copies of the selected.
         states = batch.scored + batch.weighted
         # The states of all positions, and the gradient of those with a loss.
-        hidden = (states + batch.weighted) * self.student.hidden_size * width
-        vocab_size = self.student.vocab_size
-        if self.teacher is not None:
-            hidden += states * self.teacher.hidden_size * width
+        hidden = (states + batch.weighted) * student.hidden_size * width
+        vocab_size = student.vocab_size
+        if teacher is not None:
+            hidden += states * teacher.hidden_size * width
             # Each has a chunk of logits, as wide as the wider of the two.
-            vocab_size = 2 * max(vocab_size, self.teacher.vocab_size)
+            vocab_size = 2 * max(vocab_size, teacher.vocab_size)
         rows = min(self.chunk_tokens, max(batch.weighted, batch.scored))
-        return self._always(
-            gradients=self._kept_gradients + self._head_gradient,
-            activations=self.student_activations.retained_by(batch) + hidden,
-            # float32, and a tenth as an allowance for what the row part makes block by block.
-            logits=rows * vocab_size * _WIDE * 11 // 10,
-            casts=self._cast_weights,
-        )
-
-    def _in_backward(self, batch: BatchSize) -> MemoryByPart:
-        """At its start all activations and the head's gradient; at its end all gradients and one layer's activations.
-
-        The head's gradient exists twice when backward scales it; at the end a tied head's is added to the embedding's.
-        """
-        # The head's gradient came out of the forward pass; backward scales it into a second copy.
-        start = self._always(
-            gradients=self._kept_gradients + 2 * self._head_gradient,
-            activations=self.student_activations.peak_of(batch),
-            casts=self._cast_weights,
-        )
-        layer = self.student_activations.peak_of(batch) - self.student_activations.retained_by(batch)
-        tied = self._head_gradient if self.student.is_tied else 0
-        end = self._always(gradients=self._gradients + tied, activations=layer)
-        return max(start, end, key=lambda memory: memory.total)
+        # float32, and a tenth as an allowance for what the row part makes block by block.
+        logits = rows * vocab_size * _WIDE * 11 // 10
+        # Backward begins with all activations, and scales the head's gradient into a second copy. It ends with all
+        # gradients and one layer's activations, where a tied head's gradient is added to the embedding's.
+        start = self._always(earlier + 2 * of_head, peak, casts=casts)
+        end = self._always(gradients + (of_head if student.is_tied else 0), peak - retained)
+        phases = {
+            "loss": self._always(earlier + of_head, retained + hidden, logits, casts),
+            "backward": max(start, end, key=lambda memory: memory.total),
+            "optimizer": self._always(gradients),
+        }
+        if self.teacher_activations is not None:
+            phases["teacher"] = self._always(earlier, self.teacher_activations.peak_of(batch))
+        return phases
 
     def _always(self, gradients: int, activations: int = 0, logits: int = 0, casts: int = 0) -> MemoryByPart:
         student, teacher, width = self.student, self.teacher, _NARROW if self.use_bf16 else _WIDE
@@ -220,32 +204,13 @@ class MemoryModel:
         return MemoryByPart(
             # float32 weights are sharded; what FSDP gathers and what autocast casts come on top.
             weights=self._share(_WIDE * (student.num_params + student.adapter_params)) + casts + gathered,
-            gradients=gradients + (self._gradients if self.sharding == "ddp" else 0),
+            # DDP's buckets are as large as the gradients.
+            gradients=gradients + (_WIDE * student.trained_params if self.sharding == "ddp" else 0),
             optimizer=self._share(_MOMENTS * student.trained_params),
             activations=activations,
             logits=logits,
             teacher=teacher_bytes,
         )
-
-    @property
-    def _gradients(self) -> int:
-        return self._share(_WIDE * self.student.trained_params)
-
-    @property
-    def _kept_gradients(self) -> int:
-        """Those of the micro-batches before."""
-        return self._gradients if self.accumulates else 0
-
-    @property
-    def _head_gradient(self) -> int:
-        """Formed in the forward pass by the chunked loss; a frozen head has none."""
-        return 0 if self.student.adapter_params else _WIDE * self.student.head_params
-
-    @property
-    def _cast_weights(self) -> int:
-        if not self.use_bf16:
-            return 0
-        return _NARROW * (self.student.linear_params + self.student.head_params)
 
     def _share(self, size: int) -> int:
         return math.ceil(size / self.num_ranks) if self.sharding == "fsdp2" else size

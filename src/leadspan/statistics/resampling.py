@@ -95,7 +95,20 @@ def resample(models: Mapping[str, Runs], bootstrap: Bootstrap) -> list[Model]:
     """
     tables = score_tables(models)
     counts = _counts(len(next(iter(tables.values()))[0]), bootstrap.num_resamples, bootstrap.seed)
-    return [Model(of_model, _draws(of_model, counts, bootstrap)) for of_model in tables.values()]
+    models_drawn: list[Model] = []
+    for of_model in tables.values():
+        means = np.stack([np.nanmean(table, axis=1) for table in of_model])
+        drawn = np.stack([_means(run, counts) for run in means])
+        num_runs, draws = len(means), drawn.mean(axis=0)
+        if num_runs > 1:
+            # Seeded by the number of runs, so that models with equally many share g and t and stay paired.
+            generator = np.random.default_rng([bootstrap.seed, 1, num_runs])
+            multipliers = generator.standard_normal(drawn.shape)
+            scale = np.sqrt((num_runs - 1) / generator.chisquare(num_runs - 1, drawn.shape[1]))
+            spread = (multipliers * (drawn - draws)).sum(axis=0) / np.sqrt(num_runs * (num_runs - 1))
+            draws = draws + scale * _share_of_runs(means) * spread
+        models_drawn.append(Model(of_model, draws))
+    return models_drawn
 
 
 def score_tables(models: Mapping[str, Runs]) -> dict[str, list[NDArray[np.float64]]]:
@@ -136,7 +149,7 @@ def _counts(num_problems: int, num_resamples: int, seed: int) -> NDArray[np.uint
 
     The same for every model of a comparison, and for every comparison on so many problems, hence cached.
     """
-    # The second number of the seed separates these draws from those of the runs in `_draws`.
+    # The second number of the seed separates these draws from those of the runs in `resample`.
     generator = np.random.default_rng([seed, 0])
     counts = np.empty((num_resamples, num_problems), np.uint16)  # two bytes: 4,000 x 10,000 take 80 MB
     for row in counts:
@@ -151,23 +164,6 @@ def _means(values: NDArray[np.float64], counts: NDArray[np.uint16]) -> NDArray[n
     # In blocks, because the product makes a copy of the counts as floats, four times as large.
     blocks = [counts[start : start + 256] @ values for start in range(0, len(counts), 256)]
     return np.concatenate(blocks) / len(values)
-
-
-def _draws(
-    tables: Sequence[NDArray[np.float64]], counts: NDArray[np.uint16], bootstrap: Bootstrap
-) -> NDArray[np.float64]:
-    """The mean over runs in each resample; see the formula of `resample`."""
-    means = np.stack([np.nanmean(table, axis=1) for table in tables])
-    drawn = np.stack([_means(run, counts) for run in means])
-    num_runs, centre = len(means), drawn.mean(axis=0)
-    if num_runs == 1:
-        return centre
-    # Seeded by the number of runs, so that models with equally many share g and t and stay paired.
-    generator = np.random.default_rng([bootstrap.seed, 1, num_runs])
-    multipliers = generator.standard_normal(drawn.shape)
-    scale = np.sqrt((num_runs - 1) / generator.chisquare(num_runs - 1, drawn.shape[1]))
-    spread = (multipliers * (drawn - centre)).sum(axis=0) / np.sqrt(num_runs * (num_runs - 1))
-    return centre + scale * _share_of_runs(means) * spread
 
 
 def _share_of_runs(means: NDArray[np.float64]) -> float:

@@ -86,14 +86,13 @@ def _level_of_each(models: Sequence[Sequence[Model]], level: float) -> float:
     # Resamples say little of a side that few problems show, so their depths would be too optimistic there.
     if any(num_rare_sides(policy, full) for full, policy in models):
         return 1 - strictest
-    depths = [_depths(drawn_ratios(np.maximum(policy.draws, 0), full.draws)) for full, policy in models]
+    # How far out every draw lies, from nearly 0 for the extremes to 1 for the median; equal draws lie equally far.
+    depths: list[NDArray[np.float64]] = []
+    for full, policy in models:
+        draws = drawn_ratios(np.maximum(policy.draws, 0), full.draws)
+        ordered = np.sort(draws)
+        at_most = np.searchsorted(ordered, draws, "right") / len(draws)
+        at_least = 1 - np.searchsorted(ordered, draws, "left") / len(draws)
+        depths.append(np.minimum(2 * np.minimum(at_most, at_least), 1))
     share = float(np.quantile(np.min(depths, axis=0), beyond, method="inverted_cdf"))
     return 1 - min(max(share, strictest), beyond)
-
-
-def _depths(draws: NDArray[np.float64]) -> NDArray[np.float64]:
-    """How far out every draw lies, from nearly 0 for the extremes to 1 for the median; equal draws lie equally far."""
-    ordered = np.sort(draws)
-    at_most = np.searchsorted(ordered, draws, "right") / len(draws)
-    at_least = 1 - np.searchsorted(ordered, draws, "left") / len(draws)
-    return np.minimum(2 * np.minimum(at_most, at_least), 1)
