@@ -33,6 +33,7 @@ _NAMED_TAG = re.compile(
     re.IGNORECASE,
 )
 """Think tags as families write them: Gemma 4's channels, Apertus' inner text, Kimi's, Apriel's final response."""
+_NOT_THE_TAGS = "not the think tags of data.rendering"
 # Characters of a header that an error message quotes.
 _SHOWN = 60
 
@@ -136,26 +137,28 @@ def header_fault(turn: AssistantTurn, rendering: Rendering) -> str:
 def tags_fault(turn: AssistantTurn, rendering: Rendering) -> str:
     """What is wrong with the think tags of the settings, where the template writes its own."""
     if turn.thought is not None:
-        return "" if _fits(turn, rendering) else _thought_fault(turn, turn.thought)
-    if not turn.switched or rendering.think_open in turn.switched or rendering.think_close in turn.switched:
-        return ""
-    # An empty thought is an opening and a closing tag; the last bracket is where the closing one begins.
-    border = max(turn.switched.rfind("<"), turn.switched.rfind("["), 0)
-    opening, closing = turn.switched[:border].strip(), turn.switched[border:].strip()
-    fault = (
-        f"a variable of it writes {turn.switched!r} into the generation header, not the think tags of data.rendering"
-    )
-    return f"{fault}; {_set_tags(opening or closing, closing if opening else 'the tag that belongs to it')}"
-
-
-def source_fault(turn: AssistantTurn, rendering: Rendering) -> str:
-    """That a template shows no thought and its source has think tags, none of them those of the settings."""
-    if turn.thought or not turn.named or any(tag in rendering.think_open + rendering.think_close for tag in turn.named):
-        return ""
-    return (
-        f"its source has {', '.join(map(repr, turn.named))}, not the think tags of data.rendering; set "
-        "data.rendering.think_open and think_close to what its model writes around a chain of thought"
-    )
+        if _fits(turn, rendering):
+            return ""
+        before, behind = turn.thought
+        begin = _common_begin([turn.header, before, *([] if turn.history is None else [turn.history])])
+        opening, closing = before[len(begin) :].strip(), behind.strip()
+        fault = f"it writes the chain of thought between {opening!r} and {closing!r}, {_NOT_THE_TAGS}"
+        if not closing or COT in closing:
+            return fault
+        if not opening:
+            return (
+                f"{fault}; set data.rendering.think_open to the end of its generation header, {_shown(turn.header)}, "
+                f"that opens thinking, and think_close: {_quoted(closing)}"
+            )
+    else:
+        if not turn.switched or rendering.think_open in turn.switched or rendering.think_close in turn.switched:
+            return ""
+        # An empty thought is an opening and a closing tag; the last bracket is where the closing one begins.
+        border = max(turn.switched.rfind("<"), turn.switched.rfind("["), 0)
+        opening, closing = turn.switched[:border].strip(), turn.switched[border:].strip()
+        fault = f"a variable of it writes {turn.switched!r} into the generation header, {_NOT_THE_TAGS}"
+        opening, closing = opening or closing, closing if opening else "the tag that belongs to it"
+    return f"{fault}; set data.rendering.think_open: {_quoted(opening)} and think_close: {_quoted(closing)}"
 
 
 def append_fault(turn: AssistantTurn, rendering: Rendering) -> str:
@@ -187,17 +190,31 @@ def spaces(turn: AssistantTurn, rendering: Rendering) -> tuple[str, str, str]:
     return after_opening if after_opening.startswith(opened) else opened, start, end
 
 
-def ending_fault(turn: AssistantTurn) -> str:
-    """State that a template asks for another turn after a finished conversation; "" where it does not."""
-    begin = (turn.history or "").strip()
+def border_fault(
+    turn: AssistantTurn, rendering: Rendering, end: str | None, special_texts: Iterable[str], eos: str | None
+) -> str:
+    """What is wrong with the borders of a turn, where its header and its think tags show no fault; "" if nothing is.
+
+    Args:
+        turn: What the template writes around a turn.
+        rendering: The settings.
+        end: The special token that ends a turn, if there is one.
+        special_texts: All special tokens; one that could end a turn is named.
+        eos: The one that ends a text for the tokenizer.
+    """
+    # No thought was shown, so the tags in the template's source are all that there is to compare.
+    tags = rendering.think_open + rendering.think_close
+    if not turn.thought and turn.named and not any(tag in tags for tag in turn.named):
+        return (
+            f"its source has {', '.join(map(repr, turn.named))}, {_NOT_THE_TAGS}; set "
+            "data.rendering.think_open and think_close to what its model writes around a chain of thought"
+        )
+    is_append, begin = rendering.assistant_turn == "append", (turn.history or "").strip()
     names_a_role = any(role in begin.lower() for role in ("assistant", "model"))  # and is no end of turn alone
-    if not names_a_role or turn.ending is None or not turn.ending.strip().endswith(begin):
+    if not is_append and names_a_role and turn.ending is not None and turn.ending.strip().endswith(begin):
+        return f"it writes its generation header after finished conversations too, which end with {_shown(turn.ending)}"
+    if end is not None or (turn.ending is None and not is_append):
         return ""
-    return f"it writes its generation header after finished conversations too, which end with {_shown(turn.ending)}"
-
-
-def no_end_fault(turn: AssistantTurn, special_texts: Iterable[str], eos: str | None) -> str:
-    """State that a template ends a turn with no special token, and name tokens that could end it."""
     # A turn without an end is over where the next one begins, so the token there is the best candidate.
     following = special_at_start(turn.next_turn, special_texts)
     examples = [f"{following!r}, with which its next turn begins"] if following else []
@@ -215,24 +232,6 @@ def _fits(turn: AssistantTurn, rendering: Rendering) -> bool:
     opening, closing = rendering.think_open.strip(), rendering.think_close.strip()
     openings = {opening, "" if turn.header.rstrip().endswith(opening) else opening}  # Apriel leaves it to the header
     return before.startswith(begin) and before[len(begin) :].strip() in openings and behind.strip() == closing
-
-
-def _thought_fault(turn: AssistantTurn, thought: tuple[str, str]) -> str:
-    begin = _common_begin([turn.header, thought[0], *([] if turn.history is None else [turn.history])])
-    opening, closing = thought[0][len(begin) :].strip(), thought[1].strip()
-    fault = f"it writes the chain of thought between {opening!r} and {closing!r}, not the think tags of data.rendering"
-    if not closing or COT in closing:
-        return fault
-    if not opening:
-        return (
-            f"{fault}; set data.rendering.think_open to the end of its generation header, {_shown(turn.header)}, that "
-            f"opens thinking, and think_close: {_quoted(closing)}"
-        )
-    return f"{fault}; {_set_tags(opening, closing)}"
-
-
-def _set_tags(opening: str, closing: str) -> str:
-    return f"set data.rendering.think_open: {_quoted(opening)} and think_close: {_quoted(closing)}"
 
 
 def _beyond_the_begin(turn: AssistantTurn, rendering: Rendering) -> tuple[str, str]:

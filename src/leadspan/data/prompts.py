@@ -6,7 +6,6 @@ import logging
 import re
 from collections.abc import Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -106,9 +105,21 @@ class PromptRenderer:
         return list(dict.fromkeys(int(i) for i in (first, self.tokenizer.eos_token_id) if isinstance(i, int)))
 
     def header_fault(self) -> str:
-        """Why the generation header does not let a model think, with the remedy; "" where it does."""
+        """Why the generation header does not let a model think and the variable that would; "" where it does."""
         fault = assistant_turn.header_fault(self.turn, self.rendering)
-        return f"{fault}{self._variable_that_opens()}" if fault else ""
+        # By trial, variables that switch thinking first; those that the settings give stay as they are.
+        free = self._own_variables - self.rendering.template_variables.keys() if fault else set[str]()
+        ordered = sorted(free, key=lambda variable: (not _SWITCH.search(variable), variable))
+        for name, value in [(variable, value) for variable in ordered for value in self._values_of(variable)]:
+            try:
+                turn = assistant_turn.probe(self._chat_template({name: value}), self.rendering)
+            except TemplateRefusal:
+                continue
+            except ModelError:  # out of time or memory; so the others may be
+                break
+            if not assistant_turn.header_fault(turn, self.rendering):
+                return f"{fault}; set data.rendering.template_variables: {{{name}: {json.dumps(value)}}}"
+        return fault
 
     def unknown_variables(self) -> str:
         """Which variables of the settings the template does not read, and which it does; "" if it reads all."""
@@ -157,25 +168,21 @@ class PromptRenderer:
         """Values worth trying for a variable: both truths, and what the template compares it with."""
         return [True, False, *self._names_read[name]][:_MAX_VALUES]
 
-    def _variable_that_opens(self) -> str:
-        """How to set a template variable so that the generation header lets a model think; "" if none does."""
-        # By trial, variables that switch thinking first; those that the settings give stay as they are.
-        free = self._own_variables - self.rendering.template_variables.keys()
-        ordered = sorted(free, key=lambda variable: (not _SWITCH.search(variable), variable))
-        for name, value in [(variable, value) for variable in ordered for value in self._values_of(variable)]:
-            try:
-                turn = assistant_turn.probe(self._chat_template({name: value}), self.rendering)
-            except TemplateRefusal:
-                continue
-            except ModelError:  # out of time or memory; so the others may be
-                return ""
-            if not assistant_turn.header_fault(turn, self.rendering):
-                return f"; set data.rendering.template_variables: {{{name}: {json.dumps(value)}}}"
-        return ""
-
     def _read_template(self) -> str:
-        if self.rendering.chat_template is not None:
-            return _read_file(self.rendering.chat_template).removeprefix(_BYTE_ORDER_MARK)
+        if (path := self.rendering.chat_template) is not None:
+            setting = f"data.rendering.chat_template: {path}"
+            try:
+                if not path.is_file():  # a device or a pipe may never end
+                    raise ModelError(f"{setting} cannot be read (no such file)")
+                with path.open("rb") as file:
+                    content = file.read(_TEMPLATE_BYTES + 1)
+                if len(content) > _TEMPLATE_BYTES:
+                    raise ModelError(f"{setting} is larger than {_TEMPLATE_BYTES >> 20} MiB, so it is no chat template")
+                return content.decode("utf-8").replace("\r\n", "\n").removeprefix(_BYTE_ORDER_MARK)
+            except OSError as error:
+                raise ModelError(f"{setting} cannot be read ({error.strerror})") from None
+            except UnicodeDecodeError:
+                raise ModelError(f"{setting} is not UTF-8 text") from None
         template: Any = self.tokenizer.chat_template
         if isinstance(template, dict):  # several by name; Transformers takes this one
             template = template.get("default")
@@ -185,19 +192,3 @@ class PromptRenderer:
                 "--set rendering.chat_template=FILE), or take the tokenizer of the chat model of that family"
             )
         return template.removeprefix(_BYTE_ORDER_MARK)
-
-
-def _read_file(path: Path) -> str:
-    setting = f"data.rendering.chat_template: {path}"
-    try:
-        if not path.is_file():  # a device or a pipe may never end
-            raise ModelError(f"{setting} cannot be read (no such file)")
-        with path.open("rb") as file:
-            content = file.read(_TEMPLATE_BYTES + 1)
-        if len(content) > _TEMPLATE_BYTES:
-            raise ModelError(f"{setting} is larger than {_TEMPLATE_BYTES >> 20} MiB, so it is no chat template")
-        return content.decode("utf-8").replace("\r\n", "\n")
-    except OSError as error:
-        raise ModelError(f"{setting} cannot be read ({error.strerror})") from None
-    except UnicodeDecodeError:
-        raise ModelError(f"{setting} is not UTF-8 text") from None

@@ -76,7 +76,10 @@ def same_questions(texts: Mapping[str, str]) -> dict[str, str]:
     ids_of_core: defaultdict[Core, list[str]] = defaultdict(list)
     counts = Counter(sentence for text in texts.values() for sentence in set(text.split("\n")))
     for question, text in texts.items():
-        ids_of_core[_core(text, counts) or (question,)].append(question)
+        # Without sentences that many prompts have, unless too little would be left.
+        rest = " ".join(sentence for sentence in text.split("\n") if counts[sentence] < _COMMON).split()
+        core = tuple(rest if len(rest) >= FEWEST_WORDS else text.split())
+        ids_of_core[core or (question,)].append(question)
     first_of = {core: core for core in ids_of_core}
 
     def root(core: Core) -> Core:
@@ -97,12 +100,6 @@ def same_questions(texts: Mapping[str, str]) -> dict[str, str]:
         for same in by_words.values() if len(by_words) > _MOST_WORDINGS else (ids,):
             first_ids |= dict.fromkeys(same, min(same))
     return first_ids
-
-
-def _core(text: str, counts: Mapping[str, int]) -> Core:
-    """The words of a question without sentences that many prompts have, unless too little would be left."""
-    rest = " ".join(sentence for sentence in text.split("\n") if counts[sentence] < _COMMON).split()
-    return tuple(rest if len(rest) >= FEWEST_WORDS else text.split())
 
 
 def _contained(cores: Iterable[Core]) -> Iterator[tuple[Core, Core]]:

@@ -93,24 +93,20 @@ class Renderer(PromptRenderer):
             raise ModelError(f"tokenizer {self.name}: it is not a fast tokenizer, so it has no character offsets")
         if unknown := self.unknown_variables():
             raise ModelError(f"{self._chat.name}: {unknown}")
-        self._end = self._end_of_turn()
+        self._backend: Any = tokenizer.backend_tokenizer  # pyright: ignore[reportAttributeAccessIssue]  # of fast ones
+        # The special token that ends the assistant turn: the template's, or where it writes none, the setting's.
+        written = assistant_turn.special_at_start(self.turn.ending or "", self._special_texts)
+        self._end = rendering.end_of_turn or written
+        fault = ""
+        if written is not None and written != self._end:
+            fault = f"the template ends an assistant turn with {written!r} itself; leave the setting out"
+        elif self._end is not None and self._end not in self._special_texts:
+            fault = f"it is no special token of {self.name}; take one that is, such as {tokenizer.eos_token!r}"
+        if fault:
+            raise ModelError(f"data.rendering.end_of_turn = {self._end!r}: {fault}")
         self._stop_texts = tuple({str(text) for text in (tokenizer.eos_token, self._end) if text})
         self._form = "text"
         self._probe = self._check_template()
-
-    def _end_of_turn(self) -> str | None:
-        """The special token that ends the assistant turn: the template's, or where it writes none, the setting's."""
-        written = assistant_turn.special_at_start(self.turn.ending or "", self._special_texts)
-        configured = self.rendering.end_of_turn
-        if configured is None:
-            return written
-        if written is not None and written != configured:
-            fault = f"the template ends an assistant turn with {written!r} itself; leave the setting out"
-        elif configured not in self._special_texts:
-            fault = f"it is no special token of {self.name}; take one that is, such as {self.tokenizer.eos_token!r}"
-        else:
-            return configured
-        raise ModelError(f"data.rendering.end_of_turn = {configured!r}: {fault}")
 
     def _check_template(self) -> RenderedText:
         """Render the probe in the form in which the template writes a chain of thought."""
@@ -137,19 +133,13 @@ class Renderer(PromptRenderer):
 
     def _fault(self) -> str:
         """What is wrong with the form in which turns would be written, with the setting that corrects it."""
-        is_append = self.rendering.assistant_turn == "append"
-        if fault := self.header_fault() or assistant_turn.tags_fault(self.turn, self.rendering):
+        turn, rendering, eos = self.turn, self.rendering, self.tokenizer.eos_token
+        if fault := self.header_fault() or assistant_turn.tags_fault(turn, rendering):
             return fault
-        if is_append and (fault := assistant_turn.append_fault(self.turn, self.rendering)):
+        if rendering.assistant_turn == "append" and (fault := assistant_turn.append_fault(turn, rendering)):
             return fault
-        if fault := assistant_turn.source_fault(self.turn, self.rendering):
-            return fault
-        if not is_append and (fault := assistant_turn.ending_fault(self.turn)):
-            return fault
-        if self._end is None and (is_append or self.turn.ending is not None):
-            eos = self.tokenizer.eos_token
-            return assistant_turn.no_end_fault(self.turn, self._special_texts, eos if isinstance(eos, str) else None)
-        return ""
+        eos = eos if isinstance(eos, str) else None
+        return assistant_turn.border_fault(turn, rendering, self._end, self._special_texts, eos)
 
     def render(self, trace: Trace) -> RenderedText | Refusal:
         """Render one trace and find its sections by character.
@@ -161,7 +151,7 @@ class Renderer(PromptRenderer):
             ModelError: The template takes too long or too much memory.
         """
         # Where the tokenizer composes characters, so that decoding gives the rendered text.
-        if isinstance(self.tokenizer.backend_tokenizer.normalizer, NFC):  # pyright: ignore[reportAttributeAccessIssue, reportOptionalMemberAccess]  # fast only
+        if isinstance(self._backend.normalizer, NFC):
             trace = replace(trace, **{name: _composed(getattr(trace, name)) for name in ("messages", "cot", "answer")})
         learnt = f"{trace.cot}\n{trace.answer}"
         in_learnt = (token for token in (*self._stop_texts, *self.control_texts) if token in learnt)
@@ -169,16 +159,32 @@ class Renderer(PromptRenderer):
         if (token := next(in_learnt, None) or self.control_token_in(trace.messages)) is not None:
             return Refusal("control token in the text", f"the text contains {token!r}", trace.place)
         try:
-            header, body = self._texts(trace)
+            header, text = self._texts(trace)
         except LostText as error:
             return Refusal(_PROMPT_LOST, str(error), trace.place)
         except TemplateRefusal as error:
             return Refusal("chat template refuses the conversation", str(error), trace.place)
-        # Sections are offsets into `body`, so the prompt that a model is asked with must be its beginning.
-        if not body.startswith(header):
+        # Sections are offsets into the text, so the prompt that a model is asked with must be its beginning.
+        if not text.startswith(header):
             detail = "the rendered prompt with its generation header is not a prefix of the whole conversation"
             return Refusal("chat template changes the prompt", detail, trace.place)
-        return self._locate(trace, body, len(header))
+        # The four texts must follow each other, with nothing but white space between them: anything else means that
+        # the template changed the trace.
+        opening, closing = self.rendering.think_open, self.rendering.think_close
+        at, marks = len(header), list[int]()
+        for part in (opening, trace.cot.strip(), closing, trace.answer.strip()):
+            at = _skip_space(text, at)
+            if not text.startswith(part, at):
+                shown = text[at : at + 40]
+                detail = f"after the assistant header it should say {part[:40]!r} but says {shown!r}"
+                return Refusal("chat template changes the chain of thought", detail, trace.place)
+            marks.append(at)
+            at += len(part)
+        stop = _skip_space(text, at)
+        if not text.startswith(self._special_texts, stop):
+            return Refusal("no end-of-turn token", "no special token follows the answer", trace.place)
+        steps = step_starts(text, marks[1], marks[2], self.rendering.step_delimiter)
+        return RenderedText(text, len(header), marks[2], marks[2] + len(closing), stop, steps)
 
     def render_all(self, items: Sequence[Trace | Refusal]) -> tuple[list[Trace], list[RenderedText], list[Refusal]]:
         """The traces that can be rendered, their texts, and the refusals, those among the items included.
@@ -240,21 +246,17 @@ class Renderer(PromptRenderer):
     def fingerprint(self) -> str:
         """Hash of all that decides token ids and borders."""
         special = json.dumps(self.tokenizer.special_tokens_map, sort_keys=True)  # templates write them
-        return _hash(*self._tokenizer_parts, *self._template_parts, special)
+        return _hash(self._backend.to_str(), *self._template_parts, special)
 
     @cached_property
     def tokenizer_hash(self) -> str:
         """Hash of the tokenizer without its template."""
-        return _hash(*self._tokenizer_parts)
+        return _hash(self._backend.to_str())
 
     @cached_property
     def template_hash(self) -> str:
         """Hash of the chat template and the rendering settings."""
         return _hash(*self._template_parts)
-
-    @property
-    def _tokenizer_parts(self) -> tuple[str, ...]:
-        return (self.tokenizer.backend_tokenizer.to_str(),)  # pyright: ignore[reportAttributeAccessIssue, reportOptionalMemberAccess]  # fast only
 
     @property
     def _template_parts(self) -> tuple[str, ...]:
@@ -284,26 +286,6 @@ class Renderer(PromptRenderer):
     def _without_opening(self, header: str) -> str:
         bare = header.rstrip()
         return bare.removesuffix(self.rendering.think_open) if bare.endswith(self.rendering.think_open) else header
-
-    def _locate(self, trace: Trace, text: str, prompt_end: int) -> RenderedText | Refusal:
-        opening, closing = self.rendering.think_open, self.rendering.think_close
-        at = prompt_end
-        # The four texts must follow each other, with nothing but white space between them: anything else means that
-        # the template changed the trace.
-        marks: list[int] = []
-        for part in (opening, trace.cot.strip(), closing, trace.answer.strip()):
-            at = _skip_space(text, at)
-            if not text.startswith(part, at):
-                shown = text[at : at + 40]
-                detail = f"after the assistant header it should say {part[:40]!r} but says {shown!r}"
-                return Refusal("chat template changes the chain of thought", detail, trace.place)
-            marks.append(at)
-            at += len(part)
-        stop = _skip_space(text, at)
-        if not text.startswith(self._special_texts, stop):
-            return Refusal("no end-of-turn token", "no special token follows the answer", trace.place)
-        steps = step_starts(text, marks[1], marks[2], self.rendering.step_delimiter)
-        return RenderedText(text, prompt_end, marks[2], marks[2] + len(closing), stop, steps)
 
 
 def _composed(value: Any) -> Any:

@@ -39,7 +39,7 @@ class Survival:
             LostText: The text of a turn, or of one of its keys, is not in the rendering.
         """
         for number, message in enumerate(messages):
-            for part in self._texts_to_find(message):
+            for part in self._texts_of_turn(message):
                 # Templates write tool calls as JSON, escaped or not; the slice takes the quotation marks off.
                 spellings = (part, json.dumps(part, ensure_ascii=False)[1:-1], json.dumps(part)[1:-1])
                 if not any(spelling in text for spelling in spellings):
@@ -48,23 +48,21 @@ class Survival:
         if number is not None:
             raise LostText(self._describe(number, messages[number], messages[number]["content"]))
 
-    def _texts_to_find(self, message: Message) -> Iterator[str]:
+    def _texts_of_turn(self, message: Message) -> Iterator[str]:
+        """What must be found of a turn: of an earlier assistant turn only what it says outside of think tags."""
         is_assistant = message["role"] == "assistant"
         for key, value in message.items():
             if is_assistant and key == "content" and isinstance(value, str):
-                yield from self._outside_of_thoughts(value)
+                # The opening tag may stand in the prompt before.
+                if self._think_open not in value.partition(self._think_close)[0] and self._think_close in value:
+                    value = value.partition(self._think_close)[2]
+                while self._think_open in value:
+                    before, _, rest = value.partition(self._think_open)
+                    yield before.strip()
+                    value = rest.partition(self._think_close)[2]
+                yield value.strip()
             elif key not in _WITHOUT_TEXT and not (is_assistant and key in _THOUGHT):
                 yield from texts_of(value)
-
-    def _outside_of_thoughts(self, text: str) -> Iterator[str]:
-        """What an earlier assistant turn says outside of think tags; its opening tag may stand in the prompt before."""
-        if self._think_open not in text.partition(self._think_close)[0]:
-            text = text.partition(self._think_close)[2] if self._think_close in text else text
-        while self._think_open in text:
-            before, _, rest = text.partition(self._think_open)
-            yield before.strip()
-            text = rest.partition(self._think_close)[2]
-        yield text.strip()
 
     def _dropped_turn(self, messages: Sequence[Message]) -> int | None:
         """The first turn that the template drops for its role and its place among the others, or None."""

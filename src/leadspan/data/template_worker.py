@@ -9,6 +9,7 @@ a template learns of time or chance is the same on every day.
 the two.
 """
 
+import contextlib
 import json
 import os
 import random
@@ -86,22 +87,6 @@ def _prepared(message: dict[str, Any]) -> dict[str, Any]:
     return message if reasoning is None else {"thinking": reasoning, **message, "reasoning_content": reasoning}
 
 
-def _render(request: dict[str, Any]) -> list[str]:
-    template = _compiled(request["template"], request["now"])
-    texts = []
-    for messages, add_generation_prompt in request["conversations"]:
-        # The `random` filter of jinja draws from this generator.
-        random.seed(0)
-        standard = {"tools": None, "documents": None, "add_generation_prompt": add_generation_prompt}
-        text = template.render({"messages": [_prepared(m) for m in messages], **standard, **request["variables"]})
-        limit = FREE_CHARACTERS + GROWTH * len(str(messages))
-        if len(text) > limit:
-            raise MemoryError(f"it writes {len(text)} characters, more than {limit} for this conversation")
-        text.encode()  # raises where the template writes one half of a surrogate pair
-        texts.append(text)
-    return texts
-
-
 def _names_read(tree: nodes.Template) -> dict[str, list[str]]:
     """The names that a template reads without setting them, each with the texts that it compares it with."""
     compared: dict[str, list[str]] = {}
@@ -127,11 +112,22 @@ def answer(request: dict[str, Any]) -> tuple[str, Any]:
         and does not set, with the texts it compares them with; `refused` or `too large`, with a message.
     """
     try:
-        if "conversations" in request:
-            return "texts", _render(request)
-        environment = _environment(request["now"])
-        del environment.globals["strftime_now"]  # to be named too; jinja names nothing that the environment gives
-        return "names", _names_read(environment.parse(request["template"]))
+        if "conversations" not in request:
+            environment = _environment(request["now"])
+            del environment.globals["strftime_now"]  # to be named too; jinja names nothing that the environment gives
+            return "names", _names_read(environment.parse(request["template"]))
+        template, texts = _compiled(request["template"], request["now"]), []
+        for messages, add_generation_prompt in request["conversations"]:
+            # The `random` filter of jinja draws from this generator.
+            random.seed(0)
+            standard = {"tools": None, "documents": None, "add_generation_prompt": add_generation_prompt}
+            text = template.render({"messages": [_prepared(m) for m in messages], **standard, **request["variables"]})
+            limit = FREE_CHARACTERS + GROWTH * len(str(messages))
+            if len(text) > limit:
+                raise MemoryError(f"it writes {len(text)} characters, more than {limit} for this conversation")
+            text.encode()  # raises where the template writes one half of a surrogate pair
+            texts.append(text)
+        return "texts", texts
     except MemoryError as error:
         return "too large", str(error)
     except jinja2.TemplateSyntaxError as error:
@@ -142,31 +138,24 @@ def answer(request: dict[str, Any]) -> tuple[str, Any]:
         return "refused", f"{type(error).__name__}: {error}"
 
 
-def _limit_memory() -> None:
-    try:
-        with open("/proc/self/statm") as file:
-            used = int(file.read().split()[0]) * resource.getpagesize()
-    except OSError:  # only Linux tells; elsewhere the limit of the text's size is left
-        return
-    resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY_BYTES, resource.getrlimit(resource.RLIMIT_AS)[1]))
-
-
-def _serve(connection: Connection) -> None:
-    caller = os.getppid()
-    while os.getppid() == caller:
-        if not connection.poll(1.0):  # a caller that was killed may leave its end open in a process it had forked
-            continue
-        request = connection.recv()
-        seconds = CPU_SECONDS + len(str(request)) / CHARACTERS_PER_SECOND
-        signal.setitimer(signal.ITIMER_PROF, seconds)  # unhandled, so it ends the process wherever it is
-        reply = answer(request)
-        signal.setitimer(signal.ITIMER_PROF, 0)
-        connection.send(reply)
+def main(descriptor: int) -> None:
+    """Limit the memory of this process, and answer requests until the caller is gone."""
+    with contextlib.suppress(FileNotFoundError, PermissionError), open("/proc/self/statm") as file:
+        # Only Linux tells what is used; elsewhere the limit of the text's size is left.
+        used = int(file.read().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY_BYTES, resource.getrlimit(resource.RLIMIT_AS)[1]))
+    caller, connection = os.getppid(), Connection(descriptor)
+    with contextlib.suppress(EOFError, OSError):  # the caller is gone
+        while os.getppid() == caller:
+            if not connection.poll(1.0):  # a caller that was killed may leave its end open in a process it had forked
+                continue
+            request = connection.recv()
+            seconds = CPU_SECONDS + len(str(request)) / CHARACTERS_PER_SECOND
+            signal.setitimer(signal.ITIMER_PROF, seconds)  # unhandled, so it ends the process wherever it is
+            reply = answer(request)
+            signal.setitimer(signal.ITIMER_PROF, 0)
+            connection.send(reply)
 
 
 if __name__ == "__main__":
-    _limit_memory()
-    try:
-        _serve(Connection(int(sys.argv[1])))
-    except (EOFError, OSError):  # the caller is gone
-        sys.exit()
+    main(int(sys.argv[1]))

@@ -89,7 +89,14 @@ class _Process:
                 connection.send(request)
                 outcome, content = connection.recv()
             except (EOFError, ConnectionError):
-                return "lost", self._cause()
+                assert self._process is not None
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    self._process.wait(timeout=10)
+                status = self._process.returncode
+                self.stop()
+                if status == -signal.SIGPROF:
+                    return "lost", f"it takes more than {CPU_SECONDS:g} s of processor time, without end as it seems"
+                return "lost", f"the process that ran it ended with status {status}"
             except BaseException:
                 self.stop()  # its answer is still under way, and would be taken for the next one's
                 raise
@@ -127,17 +134,6 @@ class _Process:
             )
         self._connection, self._owner = here, os.getpid()
         return here
-
-    def _cause(self) -> str:
-        """Why the process was lost."""
-        assert self._process is not None
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(timeout=10)
-        status = self._process.returncode
-        self.stop()
-        if status == -signal.SIGPROF:
-            return f"it takes more than {CPU_SECONDS:g} s of processor time, without end as it seems"
-        return f"the process that ran it ended with status {status}"
 
 
 _PROCESS = _Process()
