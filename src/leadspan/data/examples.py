@@ -101,12 +101,8 @@ class Examples(Sequence[Example]):
                     self.teachers.append(sys.intern(names[i]))
                     for layouts, layout in zip(stages, of_row, strict=True):
                         layouts.append(layout)
-        for stage, of_stage in zip(policy.stages, counts, strict=True):
-            if not of_stage.num_kept:
-                raise DataError(_nothing_left(name, stage, supervision, of_stage))
         self.counts = functools.reduce(CutCounts.plus, counts)
-        if policy.needs_steps:
-            warn_of_missing_steps(name, policy, self.counts)
+        _check_counts(name, policy, supervision, counts, self.counts)
         self.rows = rows.select(usable_rows).with_format("numpy", columns=["input_ids", "example_id"])
         # Stage after stage, which is the order that `plan_staged` counts on.
         self.layouts = stages[0]
@@ -134,12 +130,24 @@ class Examples(Sequence[Example]):
     def __getitem__(self, index: int) -> Example:  # pyright: ignore[reportIncompatibleMethodOverride]  # no slices
         row, layout = self.rows[index % len(self.rows)], self.layouts[index]
         example_id = str(row["example_id"])
-        example = build_example(row["input_ids"], layout, self.stop_token_id, example_id, self.teachers[index])
-        if self.drawn is None:
-            return example
-        trace = slice(0, len(example.weights) - layout.append_stop)  # an appended end-of-turn token is always learnt
-        example.weights[trace] = draw_tokens(example.weights[trace], self.drawn, example_id, self.seed)
-        return example
+        runs = layout.segments
+        ids = [row["input_ids"][s.start : s.end] for s in runs]
+        weights = np.concatenate([np.full(s.end - s.start, s.weight, dtype=np.float32) for s in runs])
+        weights[0] = 0.0  # nothing predicts the first token
+        section_ids = [np.full(s.end - s.start, s.section, dtype=np.int8) for s in runs]
+        positions = [np.arange(s.start, s.end) for s in runs]
+        if self.drawn is not None:
+            weights = draw_tokens(weights, self.drawn, example_id, self.seed)
+        if layout.append_stop:
+            ids.append(np.array([self.stop_token_id]))
+            # Always learnt, whatever is drawn of the trace's own tokens.
+            weights = np.append(weights, np.float32(1.0))
+            section_ids.append(np.array([APPENDED], dtype=np.int8))
+            # The appended token has no position of its own: it counts to the tenth of the token that it follows.
+            positions.append(positions[-1][-1:])
+        tenths = (10 * np.concatenate(positions) // len(row["input_ids"])).astype(np.int8)
+        all_ids = np.concatenate(ids).astype(np.int64)
+        return Example(all_ids, weights, np.concatenate(section_ids), tenths, example_id, self.teachers[index])
 
 
 def _row_blocks(rows: Dataset, with_first_answers: bool) -> Iterator[tuple[int, list[str], list[str], list[Sections]]]:
@@ -153,45 +161,24 @@ def _row_blocks(rows: Dataset, with_first_answers: bool) -> Iterator[tuple[int, 
         yield start, ids, names, borders
 
 
-def _nothing_left(name: str, policy: Policy, supervision: Supervision, counts: CutCounts) -> str:
-    reasons = ", ".join(f"{number} x {reason}" for reason, number in counts.dropped.items())
-    return (
-        f"{name}: {policy.label} leaves no weighted position in any of {counts.num_examples} examples "
-        f"(weights prompt {supervision.prompt:g}, cot {supervision.cot:g}, answer {supervision.answer:g}; {reasons}); "
-        "keep more tokens or give a section that survives the cut a weight"
-        + (f"; {_MISSING_STEPS}" if policy.needs_steps and counts.without_steps else "")
-    )
-
-
-def warn_of_missing_steps(name: str, policy: Policy, counts: CutCounts) -> None:
-    """Warn where at least half of the examples have no step border at which a policy could cut."""
-    if 2 * counts.without_steps >= counts.num_examples > 0:
+def _check_counts(
+    name: str, policy: Policy, supervision: Supervision, by_stage: Sequence[CutCounts], counts: CutCounts
+) -> None:
+    """Refuse a stage that trains on nothing; warn where half of the examples have no step border to cut at."""
+    for stage, of_stage in zip(policy.stages, by_stage, strict=True):
+        if not of_stage.num_kept:
+            reasons = ", ".join(f"{number} x {reason}" for reason, number in of_stage.dropped.items())
+            weights = f"prompt {supervision.prompt:g}, cot {supervision.cot:g}, answer {supervision.answer:g}"
+            raise DataError(
+                f"{name}: {stage.label} leaves no weighted position in any of {of_stage.num_examples} examples "
+                f"(weights {weights}; {reasons}); keep more tokens or give a section that survives the cut a weight"
+                + (f"; {_MISSING_STEPS}" if stage.needs_steps and of_stage.without_steps else "")
+            )
+    if policy.needs_steps and 2 * counts.without_steps >= counts.num_examples > 0:
         logger.warning(
             "%s: %s cuts between steps, but the chains of thought of %d of %d examples are one step each; %s",
             *(name, policy.label, counts.without_steps, counts.num_examples, _MISSING_STEPS),
         )
-
-
-def build_example(
-    input_ids: np.ndarray, layout: Layout, stop_token_id: int, example_id: str, teacher: str = ""
-) -> Example:
-    """The arrays of one example: kept ids, weights before any token selection, sections and positions."""
-    runs = layout.segments
-    ids = [input_ids[s.start : s.end] for s in runs]
-    weights = [np.full(s.end - s.start, s.weight, dtype=np.float32) for s in runs]
-    section_ids = [np.full(s.end - s.start, s.section, dtype=np.int8) for s in runs]
-    positions = [np.arange(s.start, s.end) for s in runs]
-    if layout.append_stop:
-        ids.append(np.array([stop_token_id]))
-        weights.append(np.ones(1, dtype=np.float32))
-        section_ids.append(np.array([APPENDED], dtype=np.int8))
-        # The appended token has no position of its own: it counts to the tenth of the token that it follows.
-        positions.append(positions[-1][-1:])
-    all_weights = np.concatenate(weights)
-    all_weights[0] = 0.0  # nothing predicts the first token
-    tenths = (10 * np.concatenate(positions) // len(input_ids)).astype(np.int8)
-    all_ids = np.concatenate(ids).astype(np.int64)
-    return Example(all_ids, all_weights, np.concatenate(section_ids), tenths, example_id, teacher)
 
 
 def count_cuts(borders: Sequence[Sections], cuts: Sequence[Cut], layouts: Sequence[Layout]) -> CutCounts:
@@ -206,8 +193,16 @@ def count_cuts(borders: Sequence[Sections], cuts: Sequence[Cut], layouts: Sequen
         for s in layout.segments:
             after[SECTION_NAMES[s.section]] += s.end - s.start
         after["appended"] += layout.append_stop
-        if layout.segments:
-            lost.update(_lost(sections, layout))
+        parts = {
+            "question": (0, sections.prompt_end),
+            "think_end": (sections.think_end, sections.cot_end),
+            "answer": (sections.cot_end, sections.stop),
+            "stop": (sections.stop, sections.stop if layout.append_stop else sections.stop + 1),
+        }
+        # Lost where a cut removes at least a part; an appended end of turn stands for the trace's own.
+        for part, (start, end) in parts.items() if layout.segments else ():
+            num_present = sum(max(0, min(end, s.end) - max(start, s.start)) for s in layout.segments)
+            lost[part] += num_present != end - start
     num_kept = sum(1 for layout in layouts if layout.segments)
     reasons = [cut.dropped or NO_WEIGHT for cut, layout in zip(cuts, layouts, strict=True) if not layout.segments]
     return CutCounts(
@@ -225,22 +220,3 @@ def count_cuts(borders: Sequence[Sections], cuts: Sequence[Cut], layouts: Sequen
         lost_stop=lost["stop"],
         without_steps=sum(not sections.steps for sections in borders),
     )
-
-
-def _lost(sections: Sections, layout: Layout) -> list[str]:
-    """Names of what a cut removes at least in part."""
-
-    def is_complete(start: int, end: int) -> bool:
-        num_present = sum(max(0, min(end, s.end) - max(start, s.start)) for s in layout.segments)
-        return num_present == end - start
-
-    lost = []
-    if not is_complete(0, sections.prompt_end):
-        lost.append("question")
-    if not is_complete(sections.think_end, sections.cot_end):
-        lost.append("think_end")
-    if not is_complete(sections.cot_end, sections.stop):
-        lost.append("answer")
-    if not layout.append_stop and not is_complete(sections.stop, sections.stop + 1):
-        lost.append("stop")
-    return lost

@@ -8,6 +8,7 @@ import logging
 import os
 import shutil
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from datasets import Dataset, Features, List, Value
 from datasets.arrow_writer import ArrowWriter
 
 from leadspan.data.questions import same_questions
-from leadspan.data.sections import Rendered, Renderer
+from leadspan.data.sections import Renderer
 from leadspan.data.settings import DataSettings, HeldOutShare, HeldOutSource
 from leadspan.data.truncation import Sections
 from leadspan.digests import DIGESTS_FILE, fault, is_sealed, seal
@@ -121,7 +122,15 @@ def split(settings: DataSettings, renderer: Renderer, seed: int) -> Splits:
     left_out, held_out = dict(prepared.refused), dict[str, int]()
     train, validation = _of_fitting_length(prepared.rows, settings, left_out), None
     if isinstance(settings.validation, HeldOutShare):
-        train, validation = _hold_out(train, settings.validation.share, seed)
+        # By question: those with the lowest hash of (seed, question). So the order of the source does not matter, and
+        # added traces move few questions.
+        first_ids = same_questions(_questions(train))
+        questions = [first_ids[question] for question in train["question_id"][:]]
+        ordered = sorted(set(questions), key=lambda q: hashlib.sha256(f"{seed}:{q}".encode()).digest())
+        # One question at least, however small the share.
+        lowest = set(ordered[: max(1, round(settings.validation.share * len(ordered)))])
+        validation = train.select([i for i, q in enumerate(questions) if q in lowest])
+        train = train.select([i for i, q in enumerate(questions) if q not in lowest])
     elif isinstance(settings.validation, HeldOutSource):
         prepared_validation = prepare(settings.validation.source, renderer, settings)
         held_out = dict(prepared_validation.refused)
@@ -164,8 +173,10 @@ def _write(source: TraceSource, renderer: Renderer, settings: DataSettings, dire
         progress = Progress(f"tokenising {source.path}", None, "records")
         with ArrowWriter(path=str(staged / "rows.arrow"), features=FEATURES) as writer:
             render = functools.partial(_render_batch, renderer)
-            for result in in_batches(render, read_traces(source), _BATCH, settings.num_workers):
-                writer.write_batch(_columns(result, counter))
+            for columns, refused in in_batches(render, read_traces(source), _BATCH, settings.num_workers):
+                for item in (*refused, *columns["place"]):  # a place for each record that can be used
+                    counter.add(item)
+                writer.write_batch(columns)
                 progress.report(counter.num_read)
             writer.finalize()
         counter.check(settings.max_refused_share, source.path)
@@ -181,53 +192,25 @@ def _write(source: TraceSource, renderer: Renderer, settings: DataSettings, dire
     logger.info("tokenised %s: %d records, %d refused", source.path, counter.num_read, sum(counter.counts.values()))
 
 
-def _render_batch(renderer: Renderer, batch: list[Trace | Refusal]) -> list[Refusal | tuple[Rendered, Trace]]:
+def _render_batch(renderer: Renderer, batch: list[Trace | Refusal]) -> tuple[dict[str, list[object]], list[Refusal]]:
+    """The columns of the traces that can be used, and the refusals; runs in the worker processes."""
     traces, texts, refused = renderer.render_all(batch)
-    return [*refused, *zip(renderer.tokenise(texts, traces), traces, strict=True)]
-
-
-def _columns(result: list[Refusal | tuple[Rendered, Trace]], counter: RefusalCounter) -> dict[str, list[object]]:
-    columns: dict[str, list[object]] = {name: [] for name in FEATURES}
-    for item in result:
-        counter.add(item if isinstance(item, Refusal) else None)
-        if isinstance(item, Refusal):
-            continue
-        rendered, trace = item
-        sections = rendered.sections
-        for name in ("prompt_end", "think_end", "cot_end", "stop", "steps", "num_tokens"):
-            columns[name].append(getattr(sections, name))
-        columns["input_ids"].append(rendered.input_ids)
-        columns["example_id"].append(rendered.example_id)
-        columns["question_id"].append(rendered.question_id)
-        columns["question"].append(rendered.question)
-        columns["place"].append(trace.place)
-        columns["gold"].append(trace.gold)
-        columns["teacher"].append(trace.teacher)
-    return columns
+    rendered = renderer.tokenise(texts, traces)
+    borders: list[object] = [conversation.sections for conversation in rendered]
+    others: dict[str, Sequence[object]] = dict.fromkeys(
+        ("input_ids", "example_id", "question_id", "question"), rendered
+    )
+    others |= dict.fromkeys(("place", "gold", "teacher"), traces)
+    return {name: [getattr(item, name) for item in others.get(name, borders)] for name in FEATURES}, refused
 
 
 def _of_fitting_length(rows: Dataset, settings: DataSettings, left_out: dict[str, int]) -> Dataset:
     lengths = rows["num_tokens"][:]
     ceiling = settings.max_tokens or max(lengths)
-    short = sum(n < settings.min_tokens for n in lengths)
-    long = sum(n > ceiling for n in lengths)
-    if short:
-        left_out[f"shorter than {settings.min_tokens} tokens"] = short
-    if long:
-        left_out[f"longer than {ceiling} tokens"] = long
+    short, long = sum(n < settings.min_tokens for n in lengths), sum(n > ceiling for n in lengths)
+    reasons = {f"shorter than {settings.min_tokens} tokens": short, f"longer than {ceiling} tokens": long}
+    left_out |= {reason: number for reason, number in reasons.items() if number}
     return rows.select([i for i, n in enumerate(lengths) if settings.min_tokens <= n <= ceiling])
-
-
-def _hold_out(rows: Dataset, share: float, seed: int) -> tuple[Dataset, Dataset]:
-    """Split by question: the questions with the lowest hash of (seed, question) are held out."""
-    first_ids = same_questions(_questions(rows))
-    questions = [first_ids[question] for question in rows["question_id"][:]]
-    # By hash rather than by position: the order of the source does not matter, and added traces move few questions.
-    ordered = sorted(set(questions), key=lambda q: hashlib.sha256(f"{seed}:{q}".encode()).digest())
-    # One question at least, however small the share.
-    held_out = set(ordered[: max(1, round(share * len(ordered)))])
-    train = [i for i, q in enumerate(questions) if q not in held_out]
-    return rows.select(train), rows.select([i for i, q in enumerate(questions) if q in held_out])
 
 
 def _questions(rows: Dataset) -> dict[str, str]:
