@@ -57,13 +57,7 @@ class Examples(Sequence[Example]):
     """
 
     def __init__(
-        self,
-        rows: Dataset,
-        policy: Policy,
-        supervision: Supervision,
-        stop_token_id: int,
-        seed: int,
-        name: str,
+        self, rows: Dataset, policy: Policy, supervision: Supervision, stop_token_id: int, seed: int, name: str
     ):
         """Cut and weigh every row by its section borders alone.
 

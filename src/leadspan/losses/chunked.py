@@ -139,8 +139,11 @@ class _ChunkedLoss(torch.autograd.Function):
                     _project(teacher[0][part], teacher_weight, z_t[:length])
                 # From here on `z_s` holds the gradient of the logits: the row part overwrites it.
                 statistics[part] = rows(z_s, z_t, part, labels[part], hard[part], soft[part])
-                # The teacher's logits are used up, so their memory takes the narrow copy.
-                dz = _narrow(z_s[:length], hidden.dtype, z_t)
+                dz = z_s[:length]
+                if dz.dtype != hidden.dtype:
+                    # The teacher's logits are used up, so their memory takes the narrow copy.
+                    scratch = None if z_t is None else z_t.view(hidden.dtype)[:length, :num_entries]
+                    dz = dz.to(hidden.dtype) if scratch is None else scratch.copy_(dz)
                 if d_hidden is not None:
                     torch.mm(dz, narrow, out=d_hidden[part])
                 if d_head is not None:
@@ -163,16 +166,19 @@ class _ChunkedLoss(torch.autograd.Function):
         keeps_graph = torch._C._autograd._get_current_graph_task_keep_graph()  # pyright: ignore[reportAttributeAccessIssue]
         if not keeps_graph:  # kept, as by gradcheck: another backward pass needs them
             ctx.gradients = None
-        scaled = [None if g is None else _scaled(g, d_total, in_place=not keeps_graph) for g in (d_hidden, d_head)]
+        scaled: list[torch.Tensor | None] = []
+        for gradient in (d_hidden, d_head):
+            if gradient is None:
+                scaled.append(None)
+                continue
+            # The factor is not rounded to a narrow type of the gradient.
+            wide = torch.promote_types(gradient.dtype, torch.float32)
+            factor = d_total.to(wide)
+            if gradient.dtype != wide:
+                scaled.append((gradient.to(wide) * factor).to(gradient.dtype))
+            else:
+                scaled.append(gradient * factor if keeps_graph else gradient.mul_(factor))
         return scaled[0], None if scaled[1] is None else scaled[1].to(ctx.head_dtype), *(None,) * 7
-
-
-def _scaled(gradient: torch.Tensor, factor: torch.Tensor, in_place: bool) -> torch.Tensor:
-    """`gradient * factor`; the factor is not rounded to a narrow type of the gradient."""
-    wide = torch.promote_types(gradient.dtype, torch.float32)
-    if gradient.dtype != wide:
-        return (gradient.to(wide) * factor.to(wide)).to(gradient.dtype)
-    return gradient.mul_(factor.to(wide)) if in_place else gradient * factor.to(wide)
 
 
 def _factor(weight: torch.Tensor) -> torch.Tensor:
@@ -186,15 +192,6 @@ def _project(factor: torch.Tensor, weight: torch.Tensor, out: torch.Tensor) -> N
         torch.mm(factor, weight.T, out_dtype=out.dtype, out=out)
     else:
         torch.mm(factor.to(out.dtype), weight.to(out.dtype).T, out=out)
-
-
-def _narrow(gradient: torch.Tensor, dtype: torch.dtype, scratch: torch.Tensor | None) -> torch.Tensor:
-    """The logits' gradient in the type of the hidden states, in the teacher's chunk where there is one."""
-    if gradient.dtype == dtype:
-        return gradient
-    if scratch is None:
-        return gradient.to(dtype)
-    return scratch.view(dtype)[: len(gradient), : gradient.shape[1]].copy_(gradient)
 
 
 def _accumulate(total: torch.Tensor, left_factor: torch.Tensor, right_factor: torch.Tensor) -> None:

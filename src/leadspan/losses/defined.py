@@ -8,14 +8,7 @@ from leadspan.losses.settings import AnyDivergence, JensenShannon, LossSettings,
 from leadspan.teacher.settings import Hidden, KeptTargets, Sampled
 
 # f-divergences: with the tail as one outcome they are lower bounds of the full ones (data-processing inequality).
-_OVER_A_TAIL = (
-    "forward_kl",
-    "reverse_kl",
-    "jensen_shannon",
-    "skew_forward_kl",
-    "skew_reverse_kl",
-    "total_variation",
-)
+_OVER_A_TAIL = ("forward_kl", "reverse_kl", "jensen_shannon", "skew_forward_kl", "skew_reverse_kl", "total_variation")
 
 
 def check_loss(

@@ -2,24 +2,15 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 import torch.nn.functional as F  # the field's name
+from torch import Tensor
 from transformers.utils.import_utils import is_triton_available
 
 from leadspan.errors import TargetsError
 from leadspan.losses.defined import check_defined, needs_all_tokens
-from leadspan.losses.rows import (
-    Blocks,
-    RowPart,
-    block_size,
-    compiled,
-    dense_rows,
-    hard_rows,
-    has_compiler,
-    policy_rows,
-)
+from leadspan.losses.rows import Blocks, RowPart, block_size, compiled, dense_rows, hard_rows, has_compiler, policy_rows
 from leadspan.losses.settings import LossSettings, PolicyGradient
 from leadspan.losses.sparse_rows import sampled_rows, split_support, tail_mass, tail_rows
 from leadspan.models.heads import LogitTransform
@@ -29,23 +20,19 @@ from leadspan.teacher.targets import DenseTargets, SparseTargets, Targets
 _COMPILED_VOCABULARY = 1024
 
 
-class ChunkRows(Protocol):
-    """The row part of one chunk."""
+@dataclass(frozen=True, slots=True)
+class ChunkRows:
+    """The row part of one chunk: here over the whole vocabulary, with a teacher's logits or without.
 
-    @property
-    def blocks(self) -> Blocks:
-        """The arithmetic, and how many rows it takes at a time."""
-        ...
+    Attributes:
+        blocks: The arithmetic, and how many rows it takes at a time.
+    """
+
+    blocks: Blocks
 
     def __call__(
-        self,
-        z_s: torch.Tensor,
-        z_t: torch.Tensor | None,
-        part: slice,
-        labels: torch.Tensor,
-        hard: torch.Tensor,
-        soft: torch.Tensor,
-    ) -> torch.Tensor:
+        self, z_s: Tensor, z_t: Tensor | None, part: slice, labels: Tensor, hard: Tensor, soft: Tensor
+    ) -> Tensor:
         """Overwrite the first `n` rows of `z_s` with their gradient; return their statistics, [n, len(ROW_COLUMNS)].
 
         Args:
@@ -56,7 +43,62 @@ class ChunkRows(Protocol):
             hard: Weights of the cross-entropy, [n].
             soft: Weights of the divergence, [n].
         """
-        ...
+        return self.blocks((z_s,) if z_t is None else (z_s, z_t), (labels, hard, soft))
+
+
+@dataclass(frozen=True, slots=True)
+class _DrawnToken(ChunkRows):
+    """One number of the teacher per position: the log-probability of the label, stored or from its logits."""
+
+    of_teacher: LogitTransform | None
+    log_probs: Tensor | None
+
+    def __call__(
+        self, z_s: Tensor, z_t: Tensor | None, part: slice, labels: Tensor, hard: Tensor, soft: Tensor
+    ) -> Tensor:
+        if z_t is not None and self.of_teacher is not None:
+            teacher = self.of_teacher.logits(z_t[: len(labels)]).log_softmax(-1)
+            log_p = teacher.gather(1, labels[:, None]).squeeze(1)
+        else:
+            assert self.log_probs is not None, "checked by chunk_rows"
+            log_p = self.log_probs[part].to(z_s.dtype)
+        return self.blocks((z_s,), (labels, log_p, hard, soft))
+
+
+@dataclass(frozen=True, slots=True)
+class _Sparse(ChunkRows):
+    """A support of a few tokens: its logits are taken out, compared, and replaced by their gradient.
+
+    Attributes:
+        transform: What the student does to its logits.
+        targets: The teacher's side.
+        teacher: At the loss's temperature: log-probabilities, and the tail's mass or the weights of a drawn support.
+    """
+
+    transform: LogitTransform
+    targets: SparseTargets
+    teacher: tuple[Tensor, ...]
+
+    def __call__(
+        self, z_s: Tensor, z_t: Tensor | None, part: slice, labels: Tensor, hard: Tensor, soft: Tensor
+    ) -> Tensor:
+        targets, rows = self.targets, z_s[: len(labels)]
+        teacher = tuple(values[part].to(z_s.dtype) for values in self.teacher)
+        label_logits = rows.gather(1, labels[:, None]).squeeze(1)
+        support, ids = split_support(rows, targets.token_ids[part], teacher[0] > -torch.inf)
+        # Compiled blocks read whole blocks of every buffer, the support's rows included.
+        support = F.pad(support, (0, 0, 0, len(z_s) - len(rows)))
+        statistics = self.blocks((z_s, support), (*teacher, label_logits, hard, soft))
+        # The label may lie in the support or in the tail, so its part of the gradient is added after both are back.
+        onehot = self.transform.chain(-hard, self.transform.logits(label_logits))
+        rows.scatter_add_(1, ids, support[: len(rows)]).scatter_add_(1, labels[:, None], onehot[:, None])
+        if targets.entropy is not None:
+            # Column 3 of ROW_COLUMNS, the teacher's entropy: a support alone does not give it.
+            statistics[:, 3] = targets.entropy[part]
+        if targets.label_log_probs is not None:
+            # Column 5, the teacher's loss on the data's token, which need not be in the support.
+            statistics[:, 5] = -targets.label_log_probs[part]
+        return statistics
 
 
 def chunk_rows(
@@ -89,25 +131,25 @@ def chunk_rows(
     def blocks(build: Callable[..., RowPart], *arguments: object) -> Blocks:
         return Blocks(compiled(build, *arguments) if is_compiled else build(*arguments), size, is_compiled)
 
-    temperature = settings.temperature
     if targets is None:
-        return _Dense(blocks(hard_rows, transform))
-    if isinstance(settings.divergence, PolicyGradient):
+        return ChunkRows(blocks(hard_rows, transform))
+    divergence, temperature = settings.divergence, settings.temperature
+    if isinstance(divergence, PolicyGradient):
         return _drawn_token(blocks(policy_rows, transform), targets, end_ids)
     if isinstance(targets, DenseTargets):
         of_teacher = LogitTransform(targets.scale, targets.softcap)
         kernel = _kernel(settings, transform, of_teacher, device) if len(end_ids) < 2 else None
         if kernel is not None:
             # The kernel walks each row by itself and needs no scratch, so the whole chunk is one block.
-            return _Dense(Blocks(kernel, chunk_size, is_compiled=False))
-        return _Dense(blocks(dense_rows, transform, of_teacher, settings.divergence, temperature, end_ids))
+            return ChunkRows(Blocks(kernel, chunk_size, is_compiled=False))
+        return ChunkRows(blocks(dense_rows, transform, of_teacher, divergence, temperature, end_ids))
     if len(end_ids) > 1:
         raise TargetsError(needs_all_tokens("the targets"))
-    check_defined(targets.sample_weights is not None, targets.tail_mass, settings.divergence, temperature)
+    check_defined(targets.sample_weights is not None, targets.tail_mass, divergence, temperature)
     log_probs, weights = targets.tempered(temperature), targets.sample_weights
     if weights is None:
-        part = blocks(tail_rows, transform, settings.divergence, temperature)
-        return _Sparse(part, transform, targets, (log_probs, tail_mass(targets, log_probs, temperature)))
+        teacher = log_probs, tail_mass(targets, log_probs, temperature)
+        return _Sparse(blocks(tail_rows, transform, divergence, temperature), transform, targets, teacher)
     if temperature != 1.0:
         # Drawn at temperature 1 and used at another: importance weights p_T / p_1 keep the estimate unbiased.
         weights = torch.where(weights == 0, 0.0, weights * (log_probs - targets.log_probs).exp())
@@ -136,87 +178,3 @@ def _kernel(
 
     kind = settings.divergence.kind
     return triton_dense_rows(student, teacher, kind, settings.temperature) if kind in KERNEL_DIVERGENCES else None
-
-
-@dataclass(frozen=True, slots=True)
-class _Dense:
-    """The whole vocabulary, with a teacher's logits or without."""
-
-    blocks: Blocks
-
-    def __call__(
-        self,
-        z_s: torch.Tensor,
-        z_t: torch.Tensor | None,
-        part: slice,
-        labels: torch.Tensor,
-        hard: torch.Tensor,
-        soft: torch.Tensor,
-    ) -> torch.Tensor:
-        logits = (z_s,) if z_t is None else (z_s, z_t)
-        return self.blocks(logits, (labels, hard, soft))
-
-
-@dataclass(frozen=True, slots=True)
-class _DrawnToken:
-    """One number of the teacher per position: the log-probability of the label, stored or from its logits."""
-
-    blocks: Blocks
-    of_teacher: LogitTransform | None
-    log_probs: torch.Tensor | None
-
-    def __call__(
-        self,
-        z_s: torch.Tensor,
-        z_t: torch.Tensor | None,
-        part: slice,
-        labels: torch.Tensor,
-        hard: torch.Tensor,
-        soft: torch.Tensor,
-    ) -> torch.Tensor:
-        if z_t is not None and self.of_teacher is not None:
-            teacher = self.of_teacher.logits(z_t[: len(labels)]).log_softmax(-1)
-            log_p = teacher.gather(1, labels[:, None]).squeeze(1)
-        else:
-            assert self.log_probs is not None, "checked by chunk_rows"
-            log_p = self.log_probs[part].to(z_s.dtype)
-        return self.blocks((z_s,), (labels, log_p, hard, soft))
-
-
-@dataclass(frozen=True, slots=True)
-class _Sparse:
-    """A support of a few tokens: its logits are taken out, compared, and replaced by their gradient."""
-
-    blocks: Blocks
-    transform: LogitTransform
-    targets: SparseTargets
-    teacher: tuple[torch.Tensor, ...]
-    """At the loss's temperature: log-probabilities, and the tail's mass or the weights of a drawn support."""
-
-    def __call__(
-        self,
-        z_s: torch.Tensor,
-        z_t: torch.Tensor | None,
-        part: slice,
-        labels: torch.Tensor,
-        hard: torch.Tensor,
-        soft: torch.Tensor,
-    ) -> torch.Tensor:
-        targets, rows = self.targets, z_s[: len(labels)]
-        teacher = tuple(values[part].to(z_s.dtype) for values in self.teacher)
-        label_logits = rows.gather(1, labels[:, None]).squeeze(1)
-        support, ids = split_support(rows, targets.token_ids[part], teacher[0] > -torch.inf)
-        # Compiled blocks read whole blocks of every buffer, the support's rows included.
-        support = F.pad(support, (0, 0, 0, len(z_s) - len(rows)))
-        per_row = (*teacher, label_logits, hard, soft)
-        statistics = self.blocks((z_s, support), per_row)
-        # The label may lie in the support or in the tail, so its part of the gradient is added after both are back.
-        onehot = self.transform.chain(-hard, self.transform.logits(label_logits))
-        rows.scatter_add_(1, ids, support[: len(rows)]).scatter_add_(1, labels[:, None], onehot[:, None])
-        if targets.entropy is not None:
-            # Column 3 of ROW_COLUMNS, the teacher's entropy: a support alone does not give it.
-            statistics[:, 3] = targets.entropy[part]
-        if targets.label_log_probs is not None:
-            # Column 5, the teacher's loss on the data's token, which need not be in the support.
-            statistics[:, 5] = -targets.label_log_probs[part]
-        return statistics

@@ -35,7 +35,7 @@ class Distribution(NamedTuple):
         return cls(torch.softmax(logits, dim=-1), torch.log_softmax(logits, dim=-1))
 
 
-Divergence = Callable[[Distribution, Distribution], tuple[torch.Tensor, torch.Tensor]]
+Divergence = Callable[[Distribution, Distribution], ValueAndGradient]
 """`(student, teacher) -> (value [N], gradient [N, V])`."""
 
 
@@ -224,16 +224,10 @@ def _mixture(a: Distribution, b: Distribution, share: float) -> torch.Tensor:
     return (share * a.prob + (1 - share) * b.prob).clamp_min(torch.finfo(a.prob.dtype).tiny)
 
 
-DIVERGENCES: dict[str, Callable[..., tuple[torch.Tensor, torch.Tensor]]] = {
+DIVERGENCES: dict[str, Callable[..., ValueAndGradient]] = {
     function.__name__: function
     for function in (
-        forward_kl,
-        reverse_kl,
-        jensen_shannon,
-        skew_forward_kl,
-        skew_reverse_kl,
-        total_variation,
-        alpha_beta,
-        adaptive_kl,
+        *(forward_kl, reverse_kl, jensen_shannon, skew_forward_kl, skew_reverse_kl),
+        *(total_variation, alpha_beta, adaptive_kl),
     )
 }

@@ -88,18 +88,9 @@ class PolicyGradient(Settings):
     kind: Literal["policy_gradient"] = "policy_gradient"
 
 
-AnyDivergence = Annotated[
-    ForwardKl
-    | ReverseKl
-    | JensenShannon
-    | SkewForwardKl
-    | SkewReverseKl
-    | TotalVariation
-    | AlphaBeta
-    | AdaptiveKl
-    | PolicyGradient,
-    Field(discriminator="kind"),
-]
+# Functions of the two distributions; the policy gradient is one of a drawn token.
+_Exact = ForwardKl | ReverseKl | JensenShannon | SkewForwardKl | SkewReverseKl | TotalVariation | AlphaBeta | AdaptiveKl
+AnyDivergence = Annotated[_Exact | PolicyGradient, Field(discriminator="kind")]
 
 
 class LossSettings(Settings):

@@ -14,6 +14,7 @@ import functools
 
 import torch
 from jaxtyping import Float, Int
+from torch import Tensor
 
 from leadspan.losses.divergences import DIVERGENCES, Distribution
 from leadspan.losses.rows import RowPart, Rows, statistics_of
@@ -22,17 +23,16 @@ from leadspan.models.heads import LogitTransform
 from leadspan.teacher.targets import SparseTargets
 
 
-def tail_mass(targets: SparseTargets, log_probs: torch.Tensor, temperature: float) -> torch.Tensor:
+def tail_mass(targets: SparseTargets, log_probs: Tensor, temperature: float) -> Tensor:
     """Mass of the tail, [m]: as stored, else `1 - sum_K p`, and 0 where rounded log-probabilities sum to above 1."""
-    stored_mass = targets.tail_mass.get(temperature)
-    return (
-        (1 - log_probs.double().exp().sum(-1)).clamp_min(0).to(log_probs.dtype) if stored_mass is None else stored_mass
-    )
+    if (stored_mass := targets.tail_mass.get(temperature)) is not None:
+        return stored_mass
+    return (1 - log_probs.double().exp().sum(-1)).clamp_min(0).to(log_probs.dtype)
 
 
 def split_support(
-    z_s: Float[torch.Tensor, "C V"], token_ids: Int[torch.Tensor, "C k"], is_used: torch.Tensor
-) -> tuple[Float[torch.Tensor, "C k"], Int[torch.Tensor, "C k"]]:
+    z_s: Float[Tensor, "C V"], token_ids: Int[Tensor, "C k"], is_used: Tensor
+) -> tuple[Float[Tensor, "C k"], Int[Tensor, "C k"]]:
     """Take the support's logits out of `z_s`, leaving -inf in their place.
 
     Args:
@@ -59,14 +59,8 @@ def tail_rows(transform: LogitTransform, divergence: AnyDivergence, temperature:
     function = functools.partial(DIVERGENCES[divergence.kind], **divergence.model_dump(exclude={"kind"}))
 
     def rows(
-        z_s: torch.Tensor,
-        support: torch.Tensor,
-        log_p: torch.Tensor,
-        tail_mass: Rows,
-        label_logits: Rows,
-        hard: Rows,
-        soft: Rows,
-    ) -> torch.Tensor:
+        z_s: Tensor, support: Tensor, log_p: Tensor, tail_mass: Rows, label_logits: Rows, hard: Rows, soft: Rows
+    ) -> Tensor:
         is_used = log_p > -torch.inf
         tail, head = _transformed(transform, z_s, support, is_used)
         tail_lse, lse = _logsumexps(tail, head, temperature)
@@ -82,7 +76,7 @@ def tail_rows(transform: LogitTransform, divergence: AnyDivergence, temperature:
         # The gradient of the one tail outcome is dealt to its tokens in proportion to the student's probabilities.
         tail_soft = share * gradient[:, -1:] * _softmax(tail / temperature, tail_lse)
         soft_gradients = tail_soft, share * gradient[:, :-1]
-        statistics = _finish(transform, z_s, support, (tail, head), soft_gradients, label_logits, hard)
+        statistics = _finish(transform, (z_s, support), (tail, head), soft_gradients, label_logits, hard)
         # The teacher's most likely token is always in the support, the student's need not be.
         top = head.gather(1, log_p.argmax(-1, keepdim=True)).squeeze(1)
         agreement = top >= torch.maximum(tail.amax(-1), head.amax(-1))
@@ -95,14 +89,8 @@ def sampled_rows(transform: LogitTransform, temperature: float) -> RowPart:
     """Row part for a drawn support: `sum_i w_i (log p_i - log q_i)`."""
 
     def rows(
-        z_s: torch.Tensor,
-        support: torch.Tensor,
-        log_p: torch.Tensor,
-        weights: torch.Tensor,
-        label_logits: Rows,
-        hard: Rows,
-        soft: Rows,
-    ) -> torch.Tensor:
+        z_s: Tensor, support: Tensor, log_p: Tensor, weights: Tensor, label_logits: Rows, hard: Rows, soft: Rows
+    ) -> Tensor:
         is_used = log_p > -torch.inf
         tail, head = _transformed(transform, z_s, support, is_used)
         _, lse = _logsumexps(tail, head, temperature)
@@ -112,15 +100,13 @@ def sampled_rows(transform: LogitTransform, temperature: float) -> RowPart:
         share, total = (soft * temperature)[:, None], weights.sum(-1, keepdim=True)
         tail_soft = share * total * _softmax(tail / temperature, lse)
         head_soft = share * (total * log_q.exp() - weights)
-        statistics = _finish(transform, z_s, support, (tail, head), (tail_soft, head_soft), label_logits, hard)
+        statistics = _finish(transform, (z_s, support), (tail, head), (tail_soft, head_soft), label_logits, hard)
         return statistics_of(*statistics, value)
 
     return rows
 
 
-def _transformed(
-    transform: LogitTransform, z_s: torch.Tensor, support: torch.Tensor, is_used: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
+def _transformed(transform: LogitTransform, z_s: Tensor, support: Tensor, is_used: Tensor) -> tuple[Tensor, Tensor]:
     """Logits of the tail (-inf at the support) and of the support (-inf in unused slots)."""
     # -inf was put at the support by `split_support`; a transform such as a softcap would make it finite.
     is_tail = z_s > -torch.inf
@@ -128,24 +114,23 @@ def _transformed(
     return tail, torch.where(is_used, transform.logits(support), -torch.inf)
 
 
-def _logsumexps(tail: torch.Tensor, head: torch.Tensor, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
+def _logsumexps(tail: Tensor, head: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     """Log-normaliser of the tail, and of all, [C, 1] each."""
     tail_lse = torch.logsumexp(tail / temperature, dim=-1, keepdim=True)
     head_lse = torch.logsumexp(head / temperature, dim=-1, keepdim=True)
     return tail_lse, torch.logaddexp(tail_lse, head_lse)
 
 
-def _softmax(logits: torch.Tensor, lse: torch.Tensor) -> torch.Tensor:
+def _softmax(logits: Tensor, lse: Tensor) -> Tensor:
     """`exp(logits - lse)`, 0 where the logits are -inf."""
     return torch.where(logits > -torch.inf, (logits - lse).exp(), 0.0)
 
 
 def _finish(
     transform: LogitTransform,
-    z_s: torch.Tensor,
-    support: torch.Tensor,
-    logits: tuple[torch.Tensor, torch.Tensor],
-    soft_gradients: tuple[torch.Tensor, torch.Tensor],
+    targets: tuple[Tensor, Tensor],
+    logits: tuple[Tensor, Tensor],
+    soft_gradients: tuple[Tensor, Tensor],
     label_logits: Rows,
     hard: Rows,
 ) -> tuple[Rows, Rows]:
@@ -157,7 +142,7 @@ def _finish(
     lse = _logsumexps(*logits, 1.0)[1]
     # `lse - sum q z` is the entropy of softmax(z): no logarithm of a probability that may underflow.
     entropy = lse[:, 0]
-    for target, values, soft_gradient in zip((z_s, support), logits, soft_gradients, strict=True):
+    for target, values, soft_gradient in zip(targets, logits, soft_gradients, strict=True):
         q = _softmax(values, lse)
         entropy = entropy - torch.where(q == 0, 0.0, q * values).sum(-1)
         gradient = transform.chain(soft_gradient + hard[:, None] * q, values)

@@ -147,11 +147,7 @@ def check_vocabulary(
 
 
 def save_student(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    template: str,
-    stop_token_id: int,
-    directory: Path,
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, template: str, stop_token_id: int, directory: Path
 ) -> None:
     """Write a model in Hugging Face form, ready to load, with a generation config that makes it stop.
 

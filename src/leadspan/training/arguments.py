@@ -9,12 +9,7 @@ from leadspan.training.settings import TrainingSettings
 from leadspan.training.step_plan import StepPlan
 
 # `one_cycle` is set up by our Trainer; the name that Transformers sees only has to be harmless.
-_SCHEDULES = {
-    "one_cycle": "constant",
-    "cosine": "cosine",
-    "linear": "linear",
-    "constant": "constant_with_warmup",
-}
+_SCHEDULES = {"one_cycle": "constant", "cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
 
 
 def training_arguments(
