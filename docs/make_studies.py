@@ -16,11 +16,11 @@ from study_break_points import break_point_section, lead_families
 from study_questions import QUESTIONS, Claim, Question
 
 from leadspan.data.supervision import Supervision
-from leadspan.errors import LeadspanError
+from leadspan.errors import LeadspanError, RunError
 from leadspan.evaluation.thinking_budget import SUFFIX
 from leadspan.report.costs import Cost
 from leadspan.report.frontier import build_frontiers
-from leadspan.report.inputs import load_runs
+from leadspan.report.inputs import read_inputs
 from leadspan.report.rows import Frontier, Row
 from leadspan.report.sentences import retention_text
 from leadspan.results import RunResult
@@ -66,7 +66,10 @@ def load(directory: Path) -> Study:
     Raises:
         LeadspanError: The study, its runs, its samples or its world cannot be read.
     """
-    runs = [run for run in load_runs([directory]) if run.control != "before"]
+    inputs = read_inputs([directory])
+    if inputs.refused:
+        raise RunError("\n".join(inputs.refused))
+    runs = [run for run in inputs.runs if run.control != "before"]
     firsts = {run.evaluations[0].task for run in runs if run.evaluations}
     frontiers = {frontier.task: frontier for frontier in build_frontiers(runs)}
     made = {task for task in frontiers if task.endswith(SUFFIX)}

@@ -8,7 +8,7 @@ from leadspan.costs.memory import MemoryByPart
 from leadspan.errors import RunError
 from leadspan.report.conditions import find_conditions
 from leadspan.report.frontier import build_frontiers
-from leadspan.report.inputs import load_runs
+from leadspan.report.inputs import read_inputs
 from leadspan.report.rows import Frontier, Row, by_cost
 from leadspan.results import Prediction, RunResult, save_run
 from made_runs import UNTAUGHT
@@ -289,13 +289,14 @@ def test_runs_without_an_evaluation_are_refused(make_run: MakeRun) -> None:
 def test_runs_are_read_from_directories_and_from_their_parents(study: list[RunResult], tmp_path: Path) -> None:
     for position, run in enumerate(study):
         save_run(run, tmp_path / "study" / f"{position}")
-    assert load_runs([tmp_path / "study"]) == study
-    assert load_runs([tmp_path / "study" / "3", tmp_path / "study" / "0"]) == [study[3], study[0]]
+    assert list(read_inputs([tmp_path / "study"]).runs) == study
+    paths = [tmp_path / "study" / "3", tmp_path / "study" / "0"]
+    assert list(read_inputs(paths).runs) == [study[3], study[0]]
 
 
 def test_a_directory_without_runs_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"no run\.json in it or one level below"):
-        load_runs([tmp_path])
+        read_inputs([tmp_path])
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 from leadspan.costs.flops import FlopsByPart
 from leadspan.costs.memory import MemoryByPart
 from leadspan.errors import RunError
-from leadspan.report.charts import chart_data, policy_colours, policy_styles
+from leadspan.report.charts import chart_data, policy_styles
 from leadspan.report.content import build_report
 from leadspan.report.document import INTRODUCTION
 from leadspan.report.drawing import PALETTE
@@ -203,7 +203,8 @@ def test_a_policy_keeps_its_colour_over_seeds(make_run: MakeRun, report_of: Call
     for seed in (0, 1):
         runs += [make_run("lead 0.5", 9, seed=seed), make_run("full", 30, FULL, seed=seed)]
         runs += [make_run("b", 9, {"kind": "tail", "p": 0.5}, seed=seed)]
-    assert policy_colours(report_of(runs)) == {"base": None, "full": 0, "lead 0.5": 1, "b": 2}
+    colours = {policy: style["colour"] for policy, style in policy_styles(report_of(runs)).items()}
+    assert colours == {"base": "muted", "full": "ink", "lead 0.5": "policy-1", "b": "policy-2"}
 
 
 def test_settings_and_versions_that_differ_are_apart_from_the_common_ones(

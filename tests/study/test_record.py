@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from leadspan.errors import RunError
-from leadspan.report.inputs import load_runs
+from leadspan.report.inputs import read_inputs
 from leadspan.study.board import headline, seconds_left, trials_block
 from leadspan.study.record import STUDY_FILE, State, StudyRecord, TrialRecord, load_study, save_study
 from made_runs import made_study
@@ -96,10 +96,10 @@ def test_what_is_no_study_is_refused(tmp_path: Path, text: str | None, message: 
 def test_a_report_on_a_study_without_a_complete_trial_is_refused(tmp_path: Path) -> None:
     save_study(record(trial("full", "failed"), trial("lead", "waiting")), tmp_path)
     with pytest.raises(RunError, match="none of the 2 trials of the study is complete"):
-        load_runs([tmp_path])
+        read_inputs([tmp_path])
 
 
 def test_a_report_on_a_study_whose_runs_are_gone_is_refused(tmp_path: Path) -> None:
     save_study(record(trial("full", "done"), trial("lead", "waiting")), tmp_path)
     with pytest.raises(RunError, match=r"t.run\.json: not found"):
-        load_runs([tmp_path])
+        read_inputs([tmp_path])

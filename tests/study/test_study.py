@@ -12,7 +12,7 @@ from leadspan.cli import main
 from leadspan.errors import RunError, SettingsError
 from leadspan.locks import locked
 from leadspan.report.frontier import build_frontiers
-from leadspan.report.inputs import load_runs
+from leadspan.report.inputs import read_inputs
 from leadspan.settings import dump_yaml
 from leadspan.study.keeper import planned_record
 from leadspan.study.record import load_study
@@ -49,7 +49,7 @@ def test_a_study_with_controls_and_a_report(tmp_path: Path, capsys: pytest.Captu
         ("full, cross-entropy", "cross_entropy", "done"),
         ("lead 0.5, cross-entropy", "cross_entropy", "done"),
     }
-    runs = load_runs([tmp_path / "study"])
+    runs = read_inputs([tmp_path / "study"]).runs
     assert [run.name for run in runs] == [trial.name for trial in record.trials]
     base = runs[0]
     assert base.role == "base" and base.train is None and base.evaluations[0].num_problems == 3
@@ -85,7 +85,7 @@ def test_a_changed_study_makes_new_trials_and_keeps_the_others(tmp_path: Path) -
     after = finished(tmp_path)
     assert before.items() < after.items() and len(after) == 3
     assert not list((tmp_path / "study").rglob("checkpoint-*"))  # of finished trials
-    assert [run.label for run in load_runs([study.output])] == ["full", "lead 0.6"]
+    assert [run.label for run in read_inputs([study.output]).runs] == ["full", "lead 0.6"]
 
 
 @pytest.mark.slow

@@ -95,8 +95,17 @@ def break_points(frontier: Frontier, target: float = 0.9, bootstrap: Bootstrap =
         if row.p < 1 or not _policy(row).keeps_answer:
             families.setdefault(family_key(row.runs[0]), []).append(row)
     tested = [sorted(rows, key=lambda row: row.p or 0.0) for rows in families.values() if len(rows) > 1]
-    names = _family_names(tested)
-    return [_break_point(name, rows, frontier, target, bootstrap) for name, rows in zip(names, tested, strict=True)]
+    names: list[str] = []
+    for rows in tested:
+        recipe = rows[0].runs[0].recipe
+        axes = recipe.trial.axes if recipe and recipe.trial else []
+        names.append(", ".join([_policy(rows[0]).family, *axes]))
+    points: list[BreakPoint] = []
+    for name, rows in zip(names, tested, strict=True):
+        # Families that share the cut and the axes are told apart by their rows.
+        labels = f" ({'; '.join(row.label for row in rows)})" if names.count(name) > 1 else ""
+        points.append(_break_point(name + labels, rows, frontier, target, bootstrap))
+    return points
 
 
 def _break_point(name: str, rows: Sequence[Row], frontier: Frontier, target: float, bootstrap: Bootstrap) -> BreakPoint:
@@ -207,16 +216,3 @@ def _predicted(runs: Sequence[RunResult]) -> tuple[Interval | None, str | None]:
     if all(prediction.break_point_traces is None for prediction in predictions):
         return None, "the traces of these runs were not searched for their first answer"
     return None, "no trace was found to state its right answer in the chain of thought"
-
-
-def _family_names(families: Sequence[Sequence[Row]]) -> list[str]:
-    """The family of the cut and the axes of the study, and the labels of the rows where several share those."""
-    names: list[str] = []
-    for rows in families:
-        recipe = rows[0].runs[0].recipe
-        axes = recipe.trial.axes if recipe and recipe.trial else []
-        names.append(", ".join([_policy(rows[0]).family, *axes]))
-    return [
-        name if names.count(name) == 1 else f"{name} ({'; '.join(row.label for row in rows)})"
-        for name, rows in zip(names, families, strict=True)
-    ]

@@ -13,7 +13,6 @@ from leadspan.report.curves import MEASURES
 from leadspan.report.rows import Row
 from leadspan.report.schema import Report, TaskFigures
 from leadspan.report.sentences import retention_text
-from leadspan.results import RunResult
 from leadspan.settings import Settings
 from leadspan.statistics.intervals import Interval
 from leadspan.tables import CostName, percent, unit_for
@@ -49,12 +48,29 @@ def chart_data(report: Report) -> dict[str, Any]:
     """The data of all figures."""
     # How a base or a teacher was trained says nothing about cuts.
     students = [(report.policies[label], run) for label, run in report.runs.items() if run.role == "student"]
+    trained = [(policy, run.train, run.prediction) for policy, run in students if run.train]
+    flops = [(policy, train.flops, prediction and prediction.flops) for policy, train, prediction in trained]
+    seconds = [
+        (policy, train.step_seconds, _total(prediction and prediction.seconds))
+        for policy, train, prediction in trained
+        if train.step_seconds
+    ]
+    memory = [
+        (policy, _total(train.peak_memory_bytes), prediction.memory)
+        for policy, train, prediction in trained
+        if prediction
+    ]
+    splits = {
+        "flops": _split_chart("Training operations", "flops", flops),
+        "seconds": _split_chart("Time of all steps", "seconds", seconds),
+        "memory": _split_chart("Peak memory", "peak_memory_bytes", memory),
+    }
     return {
         "styles": policy_styles(report),
         "titles": {**QUALITY_TITLES, **AXIS_TITLES, **MEASURES},
         "log_factor": LOG_FACTOR,
         "tasks": [_task_chart(task) for task in report.tasks],
-        "splits": {name: chart for name, chart in _split_charts(students) if chart["bars"]},
+        "splits": {name: chart for name, chart in splits.items() if chart["bars"]},  # those that the runs recorded
         "curves": [curve.model_dump(exclude={"divergence_kind"}) for curve in report.curves],
         "validation": [
             {"label": label, "policy": report.policies[label], "steps": sorted(map(int, losses))}
@@ -64,27 +80,22 @@ def chart_data(report: Report) -> dict[str, Any]:
     }
 
 
-def policy_colours(report: Report) -> dict[str, int | None]:
-    """Colour number of each policy: None for base and teacher, 0 (ink) for the first uncut reference, then 1, 2, ..."""
+def policy_styles(report: Report) -> dict[str, dict[str, Any]]:
+    """Colour, a name in style.css, and number of the marker of each policy, for the page and for PNG files.
+
+    Bases and teachers are muted, the first uncut reference is in ink, and the others take the colours in turn.
+    """
     rows = [row for task in report.tasks for row in task.rows]
     roles = {row.policy: row.role for row in rows}
     roles |= {report.policies[label]: run.role for label, run in report.runs.items() if run.train}
-    # The uncut run is drawn in ink on every figure, so that a reader finds the baseline at once.
+    # Ink on every figure: a reader finds the baseline at once.
     reference = next((row.reference for row in rows if row.reference), None)
     students = [policy for policy, role in roles.items() if role == "student" and policy != reference]
-    numbers: dict[str, int | None] = {policy: number for number, policy in enumerate(students, start=1)}
-    return {policy: numbers.get(policy, 0 if policy == reference else None) for policy in roles}
-
-
-def policy_styles(report: Report) -> dict[str, dict[str, Any]]:
-    """Colour, a name in style.css, and number of the marker of each policy, for the page and for PNG files."""
-    return {
-        policy: {
-            "colour": "muted" if number is None else f"policy-{(number - 1) % NUM_COLOURS + 1}" if number else "ink",
-            "marker": (number - 1) // NUM_COLOURS % NUM_MARKERS if number else 0,
-        }
-        for policy, number in policy_colours(report).items()
-    }
+    styles = {policy: {"colour": "ink" if policy == reference else "muted", "marker": 0} for policy in roles}
+    for number, policy in enumerate(students):
+        marker, colour = divmod(number, NUM_COLOURS)
+        styles[policy] = {"colour": f"policy-{colour + 1}", "marker": marker % NUM_MARKERS}
+    return styles
 
 
 def short(label: str) -> str:
@@ -164,27 +175,6 @@ def validation_losses(report: Report) -> dict[str, dict[str, float]]:
     """Label to validation loss by step, for every run with a validation set."""
     trained = {label: run.train for label, run in report.runs.items() if run.train}
     return {label: train.validation_loss for label, train in trained.items() if train.validation_loss}
-
-
-def _split_charts(students: Sequence[tuple[str, RunResult]]) -> list[tuple[str, dict[str, Any]]]:
-    """Operations, time and memory by part, for the runs that recorded them."""
-    trained = [(policy, run.train, run.prediction) for policy, run in students if run.train]
-    flops = [(policy, train.flops, prediction and prediction.flops) for policy, train, prediction in trained]
-    seconds = [
-        (policy, train.step_seconds, _total(prediction and prediction.seconds))
-        for policy, train, prediction in trained
-        if train.step_seconds
-    ]
-    memory = [
-        (policy, _total(train.peak_memory_bytes), prediction.memory)
-        for policy, train, prediction in trained
-        if prediction
-    ]
-    return [
-        ("flops", _split_chart("Training operations", "flops", flops)),
-        ("seconds", _split_chart("Time of all steps", "seconds", seconds)),
-        ("memory", _split_chart("Peak memory", "peak_memory_bytes", memory)),
-    ]
 
 
 def _total(value: float | None) -> dict[str, float] | None:

@@ -60,13 +60,9 @@ class Condition:
 
     @property
     def is_full(self) -> bool:
-        """Whether its students were trained on uncut traces, and on no rollouts."""
-        return isinstance(self.runs[0].policy, Full) and not self.has_rollouts
-
-    @property
-    def has_rollouts(self) -> bool:
-        """Whether its students learnt from what they wrote themselves."""
-        return self.recipe is not None and self.recipe.rollout is not None
+        """Whether its students were trained on uncut traces, and on no rollouts of theirs."""
+        has_rollouts = self.recipe is not None and self.recipe.rollout is not None
+        return isinstance(self.runs[0].policy, Full) and not has_rollouts
 
     @property
     def has_whole_rollouts(self) -> bool:

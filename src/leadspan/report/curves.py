@@ -131,9 +131,14 @@ def _figure(value: Any) -> float | None:
 def _curves(
     entry: NamedRun, lines: Iterable[tuple[int, Mapping[str, float | None]]], measured_on: MeasuredOn
 ) -> RunCurves:
-    parsed = [(step, _figures(line, measured_on == "validation set")) for step, line in lines]
-    # Lines of the other kind of data have no figures here, and would thin out those that do.
-    shown = thinned([(step, figures) for step, figures in parsed if figures])
+    parsed: list[tuple[int, dict[tuple[str, str], float | None]]] = []
+    for step, line in lines:
+        matches = [match for key in line if (match := _KEY.fullmatch(key)) and match["measure"] in MEASURES]
+        of_kind = [match for match in matches if bool(match["validation"]) == (measured_on == "validation set")]
+        # Lines of the other kind of data have no figures here, and would thin out those that do.
+        if of_kind:
+            parsed.append((step, {(match["measure"], match["group"]): line[match.string] for match in of_kind}))
+    shown = thinned(parsed)
     sections: dict[str, dict[str, list[float | None]]] = {}
     for measure, group in dict.fromkeys(pair for _, figures in shown for pair in figures):
         if not group.startswith("tenth_"):
@@ -150,13 +155,3 @@ def _curves(
         sections=sections,
         tenths={name: [last.get((name, f"tenth_{i}")) for i in range(NUM_TENTHS)] for name in sections},
     )
-
-
-def _figures(line: Mapping[str, float | None], is_validation: bool) -> dict[tuple[str, str], float | None]:
-    """The values of a log line on one kind of data, by metric and group."""
-    matches = [match for key in line if (match := _KEY.fullmatch(key))]
-    return {
-        (match["measure"], match["group"]): line[match.string]
-        for match in matches
-        if match["measure"] in MEASURES and bool(match["validation"]) == is_validation
-    }

@@ -73,7 +73,17 @@ def _frontier(task: str, conditions: Sequence[Condition]) -> Frontier:
         alone = [_Entry(entry.condition, label, (run,), (result,), (label,)) for label, run, result in columns]
         single_runs = tuple(_row(single, full_entry, base_entry) for single in alone) if len(alone) > 1 else (row,)
         pairs = counterparts(entry.condition, evaluated)
-        controls = [_against(entry, kind, entries[control.name]) for kind, control in pairs]
+        controls: list[ControlComparison] = []
+        for kind, condition in pairs:
+            control = entries[condition.name]
+            # The interval says by how much the two differ over seeds, the test whether these runs do.
+            difference, p_value = _retention(entry, control).difference, None
+            if difference is not None:
+                seeds, of_control = shared_seeds(entry.seeds, control.seeds)
+                p_value = sign_flip_test(entry.scores(seeds), control.scores(of_control)).p_value
+            controls.append(
+                ControlComparison(control=kind, label=control.label, difference=difference, p_value=p_value)
+            )
         rows.append(row.model_copy(update={"single_runs": single_runs, "against_controls": controls}))
     rows = _with_simultaneous(rows, entries)
     excluded = [label for entry in entries.values() for label in entry.excluded]
@@ -206,12 +216,3 @@ def _with_simultaneous(rows: Sequence[Row], entries: Mapping[str, _Entry]) -> li
             share = share.model_copy(update={"simultaneous": intervals[row.label]})
         widened.append(row.model_copy(update={"retention": share}))
     return widened
-
-
-def _against(entry: _Entry, kind: str, control: _Entry) -> ControlComparison:
-    """The policy against one control, both by the interval of the difference and by a test."""
-    # The interval says by how much the two differ over seeds, the test whether these runs do.
-    difference = _retention(entry, control).difference
-    seeds, of_control = shared_seeds(entry.seeds, control.seeds)
-    p_value = None if difference is None else sign_flip_test(entry.scores(seeds), control.scores(of_control)).p_value
-    return ControlComparison(control=kind, label=control.label, difference=difference, p_value=p_value)

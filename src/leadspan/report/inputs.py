@@ -93,18 +93,6 @@ def _stored_at(path: Path) -> _Stored:
     return _Stored(tuple(runs), tuple(refused), study)
 
 
-def load_runs(paths: Sequence[Path]) -> list[RunResult]:
-    """Read runs as `read_inputs` does, and refuse damaged ones.
-
-    Raises:
-        RunError: A path holds no run, or a file cannot be read.
-    """
-    inputs = read_inputs(paths)
-    if inputs.refused:
-        raise RunError("\n".join(inputs.refused))
-    return list(inputs.runs)
-
-
 def read_inputs(paths: Sequence[Path], audits: Sequence[Path] = ()) -> ReportInputs:
     """Read runs, studies and audits.
 

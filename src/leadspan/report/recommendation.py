@@ -14,7 +14,7 @@ from math import inf
 from leadspan.errors import SettingsError
 from leadspan.report.costs import COST_WORDS
 from leadspan.report.needed import sample_size_needed
-from leadspan.report.rows import ControlComparison, Frontier, Row, by_cost
+from leadspan.report.rows import Frontier, Row, by_cost
 from leadspan.report.savings import saved_text, saves
 from leadspan.settings import Settings
 from leadspan.tables import CostName, percent, percent_interval, points
@@ -49,11 +49,6 @@ class Answer(Settings):
     """The sample that would show the target; empty where it is shown already, or where nothing can be said."""
     against_controls: list[str] = []
     """One sentence for each control of `closest`."""
-
-    @property
-    def text(self) -> str:
-        """The whole answer, as a paragraph."""
-        return " ".join(filter(None, (self.sentence, self.selection, self.needed, *self.against_controls)))
 
 
 def recommend(frontier: Frontier, target: float = 0.9, cost: CostName = "seconds") -> list[Answer]:
@@ -119,12 +114,29 @@ def _answer(frontier: Frontier, policies: list[Row], target: float, cost: CostNa
         sentence = f"No policy shown to keep {share} of {full}'s accuracy {saving}: {closest.label} "
     else:
         sentence = f"No policy is shown to keep {share} of {full}'s accuracy; {closest.label} comes closest: it "
-    controls = [_control_sentence(closest, control) for control in closest.against_controls]
+    together = closest.retention and closest.retention.simultaneous
+    selection = ""
+    if len(ratios) > 1 and together:
+        # The best of several measured values is above its own expectation on average (the winner's curse).
+        selection = (
+            f"{closest.label} was chosen among {len(ratios)} policies because it did well here. Such a policy does "
+            f"less well on average when it is evaluated again, so {percent(together.value)} is no forecast: plan with "
+            f"the lower end, {percent(together.low)}, and evaluate {closest.label} on new seeds or problems."
+        )
+    controls: list[str] = []
+    for control in closest.against_controls:
+        name = f"{control.label} ({_CONTROL_WORDS.get(control.control, control.control)})"
+        if control.difference is None:
+            controls.append(
+                f"{closest.label} cannot be compared with {name}: they were evaluated on different problems."
+            )
+        else:
+            controls.append(f"{closest.label} {_VERBS[control.outcome]} {name}: {points(control.difference)}.")
     return Answer(
         recommended=chosen.label if chosen else None,
         closest=closest.label,
         sentence=f"{sentence}{outcome}.",
-        selection=_selection(closest, len(ratios)),
+        selection=selection,
         needed="" if shown else sample_size_needed(frontier, closest, target),
         against_controls=controls or [f"No control of {closest.label} was run."],
     )
@@ -143,28 +155,6 @@ def _nothing(frontier: Frontier, policies: Sequence[Row]) -> Answer:
     )
     text = f" Difference in accuracy: {differences}." if differences else ""
     return Answer(recommended=None, closest=None, sentence=f"No policy can be recommended: {reason}.{text}")
-
-
-def _control_sentence(row: Row, control: ControlComparison) -> str:
-    name = f"{control.label} ({_CONTROL_WORDS.get(control.control, control.control)})"
-    if control.difference is None:
-        return f"{row.label} cannot be compared with {name}: they were evaluated on different problems."
-    return f"{row.label} {_VERBS[control.outcome]} {name}: {points(control.difference)}."
-
-
-def _selection(row: Row, num_compared: int) -> str:
-    """How to read the retention of a policy that was chosen among several because it did well.
-
-    The best of several measured values is above its own expectation on average (the winner's curse).
-    """
-    together = row.retention and row.retention.simultaneous
-    if num_compared == 1 or not together:
-        return ""
-    return (
-        f"{row.label} was chosen among {num_compared} policies because it did well here. Such a policy does less well "
-        f"on average when it is evaluated again, so {percent(together.value)} is no forecast: plan with the lower end, "
-        f"{percent(together.low)}, and evaluate {row.label} on new seeds or problems."
-    )
 
 
 def _outcome(frontier: Frontier, row: Row, target: float, cost: CostName) -> str:

@@ -214,7 +214,11 @@ def _comparison(uncut: _Drawn, cut: _Drawn, number: int) -> Comparison:
     kinds: dict[Outcome, list[Key]] = {outcome: [] for outcome in OUTCOMES}
     for key, (first, second) in pairs.items():
         kinds[_OUTCOME_OF[first.is_right, second.is_right]].append(key)
-    chosen = _chosen(kinds, {key: abs(first.num_tokens - second.num_tokens) for key, (first, second) in pairs.items()})
+    difference = {key: abs(first.num_tokens - second.num_tokens) for key, (first, second) in pairs.items()}
+    # By problem among equals: the same runs always show the same pairs.
+    ordered = {kind: sorted(keys, key=lambda key: (-difference[key], key)) for kind, keys in kinds.items()}
+    turns = range(max(map(len, kinds.values())))
+    chosen = [(kind, key) for turn in turns for kind in OUTCOMES for key in ordered[kind][turn : turn + 1]]
     shown: list[Pair] = []
     for outcome, key in chosen[:number]:
         first, second = uncut.at(pairs[key][0].offset), cut.at(pairs[key][1].offset)
@@ -238,17 +242,6 @@ def _comparison(uncut: _Drawn, cut: _Drawn, number: int) -> Comparison:
         counts={outcome: len(keys) for outcome, keys in kinds.items()},
         pairs=shown,
     )
-
-
-def _chosen(kinds: Mapping[Outcome, list[Key]], difference: Mapping[Key, int]) -> list[tuple[Outcome, Key]]:
-    """The kinds in turn; of each kind the pair with the greatest difference in length first, then by problem."""
-    # By problem among equals: the same runs always show the same pairs.
-    ordered = {kind: sorted(keys, key=lambda key: (-difference[key], key)) for kind, keys in kinds.items()}
-    chosen: list[tuple[Outcome, Key]] = []
-    for turn in range(max(map(len, ordered.values()))):
-        for kind in OUTCOMES:
-            chosen.extend((kind, key) for key in ordered[kind][turn : turn + 1])
-    return chosen
 
 
 def _sample(row: _Line, shared: int) -> Sample:

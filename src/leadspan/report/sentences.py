@@ -108,27 +108,31 @@ def findings(frontier: Frontier) -> list[str]:
     students = {row.label: row for row in frontier.students}
     compared = [row for row in students.values() if row.retention] or list(students.values())
     # Times that cannot be compared are replaced by the operations, which can.
-    second: tuple[CostName, str] = ("flops", "FLOPs") if frontier.clock else ("seconds", "time")
-    return [_finding(row, students.get(row.reference or ""), (("tokens", "tokens"), second)) for row in compared]
-
-
-def _finding(row: Row, full: Row | None, costs: Sequence[tuple[CostName, str]]) -> str:
-    ended = f"it ended {percent(row.termination.value)} of its answers"
-    if row.retention is None or full is None:
-        return f"{row.label} reached an accuracy of {percent_interval(row.accuracy)}; {ended}."
-    if row.retention.ratio:
-        outcome = f"kept {percent_interval(row.retention.ratio)} of {full.policy}'s accuracy"
-    elif row.retention.difference:
-        outcome = f"scored {points(row.retention.difference)} against {full.policy} (retention refused)"
-    else:
-        outcome = f"reached an accuracy of {percent_interval(row.accuracy)} (not comparable with {full.policy})"
-    shares = [
-        f"{relative_text(row.costs[name])} of the {word}"
-        for name, word in costs
-        if row.costs and row.costs[name].of_full is not None
-    ]
-    at_costs = f" at {' and '.join(shares)}" if shares else ""
-    return f"{row.label} {outcome}{at_costs}; {ended} ({full.policy}: {percent(full.termination.value)})."
+    costs: dict[CostName, str] = {"tokens": "tokens", **({"flops": "FLOPs"} if frontier.clock else {"seconds": "time"})}
+    sentences: list[str] = []
+    for row in compared:
+        full = students.get(row.reference or "")
+        ended = f"it ended {percent(row.termination.value)} of its answers"
+        outcome = f"reached an accuracy of {percent_interval(row.accuracy)}"
+        if row.retention is None or full is None:
+            sentences.append(f"{row.label} {outcome}; {ended}.")
+            continue
+        if row.retention.ratio:
+            outcome = f"kept {percent_interval(row.retention.ratio)} of {full.policy}'s accuracy"
+        elif row.retention.difference:
+            outcome = f"scored {points(row.retention.difference)} against {full.policy} (retention refused)"
+        else:
+            outcome += f" (not comparable with {full.policy})"
+        shares = [
+            f"{relative_text(row.costs[name])} of the {word}"
+            for name, word in costs.items()
+            if row.costs and row.costs[name].of_full is not None
+        ]
+        at_costs = f" at {' and '.join(shares)}" if shares else ""
+        sentences.append(
+            f"{row.label} {outcome}{at_costs}; {ended} ({full.policy}: {percent(full.termination.value)})."
+        )
+    return sentences
 
 
 def teacher_warnings(frontier: Frontier) -> list[str]:
@@ -152,36 +156,30 @@ def stop_warnings(frontier: Frontier) -> list[str]:
     """Sentences on uncut runs that end few of their answers, and on students that end far fewer."""
     students = frontier.students
     alone = [row for row in students if row.reference is None]
-    warnings = [_few_ended(row) for row in alone if row.termination.value < MIN_TERMINATION_RATE]
+    warnings: list[str] = []
+    for row in alone:
+        ended, capped = percent(row.termination.value), percent(row.cap_hit_rate)
+        if row.termination.value >= MIN_TERMINATION_RATE:
+            continue
+        if warning := row.runs[0].end_warning(row.label):
+            warnings.append(f"{row.label} ended {ended} of its answers. {warning}")
+        else:
+            warnings.append(
+                f"{row.label} ended only {ended} of its answers, and {capped} ran into the cap on new tokens: raise "
+                "max_new_tokens if they are cut short; until then cuts cannot be judged by how many answers end."
+            )
     for full in alone:
         compared = [row for row in students if row.reference == full.label]
-        behind = [row for row in compared if _ends_much_less(row, full)]
+        fewer = [row for row in compared if row.termination.value <= full.termination.value - MUCH_LESS]
+        # Only what is no chance; results without single answers have no interval, and their rates have to do.
+        gaps = [_difference(row, full, lambda result: result.terminated) for row in fewer]
+        behind = [row for row, gap in zip(fewer, gaps, strict=True) if gap is None or gap.high < 0]
         if behind:
             rates = ", ".join(f"{row.label} ({percent(row.termination.value)})" for row in behind)
             full_rate = f"{full.label} ({percent(full.termination.value)})"
             remedies = "; ".join(_remedies(behind, [row for row in compared if row not in behind]))
             warnings.append(f"{rates} ended far fewer answers than {full_rate}; {remedies}.")
     return warnings
-
-
-def _few_ended(row: Row) -> str:
-    """A student that is compared with no other, and ends few of its answers."""
-    ended = percent(row.termination.value)
-    if warning := row.runs[0].end_warning(row.label):
-        return f"{row.label} ended {ended} of its answers. {warning}"
-    return (
-        f"{row.label} ended only {ended} of its answers, and {percent(row.cap_hit_rate)} ran into the cap on new "
-        "tokens: raise max_new_tokens if they are cut short; until then cuts cannot be judged by how many answers end."
-    )
-
-
-def _ends_much_less(row: Row, full: Row) -> bool:
-    """Whether a student ends fewer answers by `MUCH_LESS` or more, and not by chance."""
-    if row.termination.value > full.termination.value - MUCH_LESS:
-        return False
-    # Results without single answers have no interval of the difference; their rates have to do.
-    gap = _difference(row, full, lambda result: result.terminated)
-    return gap is None or gap.high < 0
 
 
 def _remedies(behind: Sequence[Row], ending: Sequence[Row]) -> Iterator[str]:
