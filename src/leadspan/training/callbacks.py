@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch.profiler import record_function
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerState
 from transformers.trainer_callback import ExportableState
 
 from leadspan.costs.measure import EnergyCounter
@@ -26,8 +26,6 @@ logger = logging.getLogger(__name__)
 class MetricsFile(TrainerCallback):
     """Appends every log line to `metrics.jsonl`, the record that trackers mirror.
 
-    JSON has no infinity and no NaN: such a value is written as null.
-
     Where training begins, the file is rewritten with the lines that the checkpoint keeps: a killed process may have
     written lines of later steps, and these steps are trained again.
     """
@@ -35,21 +33,12 @@ class MetricsFile(TrainerCallback):
     def __init__(self, path: Path):
         self.path = path
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_begin(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Write the lines up to the step training starts from."""
         if state.is_world_process_zero:
             write_atomically(self.path, "".join(_line(line["step"], line) for line in state.log_history))
 
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, float] | None = None,
-        **kwargs: Any,
-    ) -> None:
+    def on_log(self, args: Any, state: TrainerState, control: Any, logs: Any = None, **kwargs: Any) -> None:
         """Write one line; a loss that is not finite ends the run."""
         if not state.is_world_process_zero or not logs:
             return
@@ -65,15 +54,10 @@ class MetricsFile(TrainerCallback):
 
 
 def _line(step: float, logs: dict[str, float]) -> str:
-    """One line of JSON, with sorted keys."""
-    # Sorted, so that lines compare whichever callback wrote a key first; null for what is not finite, since JSON has
-    # no infinity.
-    values = {
-        key: None if isinstance(value, float) and not math.isfinite(value) else value
-        for key, value in sorted(logs.items())
-        if key != "step"
-    }
-    return json.dumps({"step": step, **values}, allow_nan=False) + "\n"
+    """One line of JSON; null for what is not finite, since JSON has no infinity and no NaN."""
+    # Sorted, so that lines compare whichever callback wrote a key first.
+    finite = {key: None if isinstance(v, float) and not math.isfinite(v) else v for key, v in sorted(logs.items())}
+    return json.dumps({"step": step, **finite}, allow_nan=False) + "\n"
 
 
 class Clock(TrainerCallback, ExportableState):
@@ -104,10 +88,8 @@ class Clock(TrainerCallback, ExportableState):
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps."""
-        arguments = {"seconds": self.seconds, "parts": self.parts, "first_step": self.first_step}
-        arguments |= {"num_cold_steps": self.num_cold_steps, "cold_seconds": self.cold_seconds}
-        arguments |= {"durations": self.durations}
-        return {"args": arguments, "attributes": {}}
+        names = ("seconds", "parts", "first_step", "num_cold_steps", "cold_seconds", "durations")
+        return {"args": {name: getattr(self, name) for name in names}, "attributes": {}}
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
@@ -133,18 +115,16 @@ class Clock(TrainerCallback, ExportableState):
         lap, self._lap = self._lap, (0, 0.0)
         return lap
 
-    def drop(self) -> None:
+    def on_evaluate(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Forget the parts since the last step: those of a validation belong to no step."""
         self._spans.clear()
 
-    def on_step_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_step_begin(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Start the clock."""
         _wait_for_device()
         self._start = time.perf_counter()
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_step_end(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Stop the clock, and add up the parts."""
         _wait_for_device()
         lasted, self._before = time.perf_counter() - self._start + self._before, 0.0
@@ -157,22 +137,20 @@ class Clock(TrainerCallback, ExportableState):
         # Kept apart: the first step compiles and allocates.
         self.first_step = lasted if self.first_step is None else self.first_step
         for name, start, end in self._spans:
-            self.parts[name] = self.parts.get(name, 0.0) + _between(start, end)
+            span = start.elapsed_time(end) / 1000 if isinstance(start, torch.cuda.Event) else end - start
+            self.parts[name] = self.parts.get(name, 0.0) + span
         self._spans.clear()
 
     def by_part(self) -> StepSeconds:
         """Where the time of all steps went; the rest of a micro-batch is its backward pass."""
         # The backward pass cannot be timed by itself without a wait in between, so it is what remains of the others.
-        teacher, forward = self.parts.get("teacher", 0.0), self.parts.get("student_forward", 0.0)
-        batches, rollout = self.parts.get("micro_batch", 0.0), self.parts.get("rollout", 0.0)
+        timed = {name: self.parts.get(name, 0.0) for name in ("rollout", "data", "teacher", "student_forward")}
+        batches = self.parts.get("micro_batch", 0.0)
         return StepSeconds(
-            rollout=rollout,
-            data=self.parts.get("data", 0.0),
-            teacher=teacher,
-            student_forward=forward,
-            backward=max(0.0, batches - teacher - forward),
+            **timed,
+            backward=max(0.0, batches - timed["teacher"] - timed["student_forward"]),
             # Clamped, since the parts and the whole are read from different clocks.
-            optimizer=max(0.0, self.seconds - batches - rollout),
+            optimizer=max(0.0, self.seconds - batches - timed["rollout"]),
         )
 
 
@@ -193,9 +171,7 @@ class EnergyMeter(TrainerCallback, ExportableState):
         """Joules up to now; None where nothing can be read."""
         return None if self._counter is None else self.joules + self._counter.read() - self._start
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_begin(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Read the counter for the first time."""
         self._counter = EnergyCounter.of(args.device)
         self._start = 0.0 if self._counter is None else self._counter.read()
@@ -208,7 +184,7 @@ class Milestones(TrainerCallback):
     the same steps as an uninterrupted one.
     """
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_step_end(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Ask for a validation at the last step, and for a log line before a checkpoint."""
         # Transformers validates at multiples of `eval_steps` only, and the last step need not be one.
         is_last = state.global_step == state.max_steps
@@ -226,10 +202,6 @@ def _mark() -> Any:
     return event
 
 
-def _between(start: Any, end: Any) -> float:
-    return start.elapsed_time(end) / 1000 if isinstance(start, torch.cuda.Event) else end - start
-
-
 def _wait_for_device() -> None:
     """Wait until queued work has ended, so that its time is counted where it belongs."""
     if torch.accelerator.is_available():
@@ -245,24 +217,15 @@ class ProgressCallback(TrainerCallback):
         self._steps: Progress | None = None
         self._validation: tuple[Progress, int] | None = None
 
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, float] | None = None,
-        **kwargs: Any,
-    ) -> None:
+    def on_log(self, args: Any, state: TrainerState, control: Any, logs: Any = None, **kwargs: Any) -> None:
         """Remember loss and speed."""
         self.figures |= logs or {}
 
-    def on_step_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_step_begin(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Start to count at the step where this process starts to train."""
         self._steps = self._steps or Progress(self.stage, state.max_steps, "steps", state.global_step)
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_step_end(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Report steps, loss and speed."""
         loss, speed = self.figures.get("loss"), self.figures.get("speed/tokens_per_second")
         detail = "" if loss is None else f", loss {loss:.4f}"
@@ -270,9 +233,7 @@ class ProgressCallback(TrainerCallback):
         if self._steps is not None:
             self._steps.report(state.global_step, detail)
 
-    def on_prediction_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_prediction_step(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Report batches of a validation."""
         # Transformers calls this for every batch and has no event for the beginning of a validation.
         progress, done = self._validation or (Progress("validating", len(kwargs["eval_dataloader"]), "batches"), 0)

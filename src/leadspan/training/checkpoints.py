@@ -168,9 +168,8 @@ def _leave_whole(directory: Path, needs_best: bool) -> None:
             is_changed = True
     is_used = False
     for checkpoint in reversed(step_directories(directory)):
-        wrong = _wrong(checkpoint) or _wrong_record(checkpoint)
-        if needs_best and not is_used:  # that of an earlier one may have been replaced since
-            wrong = wrong or _wrong_of_best(checkpoint)
+        # The best step that an earlier one names may have been replaced since.
+        wrong = _wrong(checkpoint) or _wrong_besides(checkpoint, needs_best and not is_used)
         if wrong is None:
             is_used = True
             continue
@@ -193,20 +192,14 @@ def _wrong(checkpoint: Path) -> str | None:
     return fault(checkpoint) if is_sealed(checkpoint) else "it was not written to the end"
 
 
-def _wrong_record(checkpoint: Path) -> str | None:
-    """What is wrong with the record that a resume from a whole checkpoint reads."""
-    recorded = Handover.of(checkpoint).recorded
-    if recorded is None:
-        return None
-    name, size, digest = recorded
-    if beginning_hash(checkpoint.parents[1] / name, size) == digest:
-        return None
-    return f"{name}, up to its step, is not as it was written"
-
-
-def _wrong_of_best(checkpoint: Path) -> str | None:
+def _wrong_besides(checkpoint: Path, needs_best: bool) -> str | None:
+    """What is wrong outside of a whole checkpoint: with the record of earlier steps, and the checkpoint of the best."""
+    if (recorded := Handover.of(checkpoint).recorded) is not None:
+        name, size, digest = recorded
+        if beginning_hash(checkpoint.parents[1] / name, size) != digest:
+            return f"{name}, up to its step, is not as it was written"
     best = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))["best_global_step"]
-    if not best or best == _step(checkpoint):
+    if not needs_best or not best or best == _step(checkpoint):
         return None
     wrong = _wrong(checkpoint.with_name(f"checkpoint-{best}"))
     return wrong and f"its best step is {best}, and of checkpoint-{best} {wrong}"

@@ -30,11 +30,21 @@ def measured(trainer: DistillationTrainer, speed: Speed, saved_step: int, memory
     """
     history = trainer.state.log_history  # restored from the checkpoint, so it is that of the whole run
     losses = [line["loss"] for line in history if "loss" in line]
-    clock = next(c for c in trainer.callback_handler.callbacks if isinstance(c, Clock))
+    callbacks = trainer.callback_handler.callbacks
+    clock = next(c for c in callbacks if isinstance(c, Clock))
     flops = [step.flops.total for step in speed.steps]
+    cold, seconds = clock.num_cold_steps, clock.cold_seconds
+    stages = []
+    if cold:
+        stages.append(StageCost(name="cold start", **_counted(speed.steps[:cold], seconds)))
+        stages.append(StageCost(name="on-policy", **_counted(speed.steps[cold:], clock.seconds - seconds)))
+    joules = next(c for c in callbacks if isinstance(c, EnergyMeter)).total
+    # NaN survives the sum over ranks: one rank without a counter makes the total unknown, not too small.
+    energy = torch.tensor(math.nan if joules is None else joules, device=trainer.args.device)
+    energy = float(cast(torch.Tensor, trainer.accelerator.reduce(energy, "sum")))
     return TrainResult(
         **_counted(speed.steps, clock.seconds),
-        stages=_stages(speed.steps, clock),
+        stages=stages,
         peak_memory_bytes=trainer.peak_memory_bytes,
         memory_source=memory_source,
         first_loss=losses[0],
@@ -51,7 +61,7 @@ def measured(trainer: DistillationTrainer, speed: Speed, saved_step: int, memory
         typical_seconds=None if "rollout" in clock.parts else typical_seconds(clock.durations, flops),
         # By convention MFU leaves recomputation out, unlike `flops`.
         mfu=speed.figures(0, len(speed.steps), clock.seconds).get("speed/mfu"),
-        energy_joules=_energy(trainer),
+        energy_joules=None if math.isnan(energy) else energy,
     )
 
 
@@ -65,16 +75,6 @@ def _counted(steps: Sequence[StepCounts], seconds: float) -> dict[str, Any]:
         "seconds": seconds,
         "flops": FlopsByPart.added(step.flops for step in steps),
     }
-
-
-def _stages(steps: Sequence[StepCounts], clock: Clock) -> list[StageCost]:
-    cold, seconds = clock.num_cold_steps, clock.cold_seconds
-    if not cold:
-        return []
-    return [
-        StageCost(name="cold start", **_counted(steps[:cold], seconds)),
-        StageCost(name="on-policy", **_counted(steps[cold:], clock.seconds - seconds)),
-    ]
 
 
 def typical_seconds(durations: Sequence[float], flops: Sequence[int]) -> float | None:
@@ -97,10 +97,7 @@ def typical_seconds(durations: Sequence[float], flops: Sequence[int]) -> float |
 def layout_sizes(examples: Examples, selection: ScoredSelection | None) -> list[ExampleSize]:
     """Size of every example; positions are scored where a selection goes by scores."""
     is_scored = selection is not None
-    return [
-        ExampleSize(layout.num_tokens, layout.num_weighted, layout.num_scored * is_scored)
-        for layout in examples.layouts
-    ]
+    return [ExampleSize(each.num_tokens, each.num_weighted, each.num_scored * is_scored) for each in examples.layouts]
 
 
 def peak_flops(arguments: TrainingArguments, stated: Device | None) -> float | None:
@@ -110,15 +107,6 @@ def peak_flops(arguments: TrainingArguments, stated: Device | None) -> float | N
         properties = torch.cuda.get_device_properties(arguments.device)
         device = recognise(properties.name, properties.total_memory)
     return None if device is None else device.peak_flops * arguments.world_size
-
-
-def _energy(trainer: DistillationTrainer) -> float | None:
-    """Joules of all ranks' GPUs; None when one of them has no counter."""
-    rank_joules = next(c for c in trainer.callback_handler.callbacks if isinstance(c, EnergyMeter)).total
-    # NaN survives the sum over ranks: one rank without a counter makes the total unknown, not too small.
-    value = torch.tensor(math.nan if rank_joules is None else rank_joules, device=trainer.args.device)
-    joules = float(cast(torch.Tensor, trainer.accelerator.reduce(value, "sum")))
-    return None if math.isnan(joules) else joules
 
 
 def device_name(device: torch.device, num_ranks: int) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from torch.profiler import ProfilerActivity, profile
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerState
 
 from leadspan.files import write_atomically
 from leadspan.training.settings import Profile
@@ -25,9 +25,7 @@ class StepProfiler(TrainerCallback):
         self._profile: profile | None = None
         self._num_steps = 0  # of this process, so that a resumed run is profiled as well
 
-    def on_step_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_step_begin(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Start recording after the skipped steps."""
         if self._num_steps == self.settings.skip:
             activities = {ProfilerActivity.CPU}
@@ -35,15 +33,13 @@ class StepProfiler(TrainerCallback):
             self._profile = profile(activities=activities)
             self._profile.start()
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_step_end(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Stop after the last step to record."""
         self._num_steps += 1
         if self._num_steps == self.settings.skip + self.settings.steps:
             self._write()
 
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_end(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Write what was recorded of a run that ended before the last step to record."""
         self._write()
         if self._num_steps <= self.settings.skip:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from leadspan.data.packing import best_fit, plan_staged
 from leadspan.errors import SettingsError
-from leadspan.training.settings import Batching, ByExamples, TrainingSettings
+from leadspan.training.settings import ByExamples, TrainingSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +41,18 @@ def plan_steps(
         SettingsError: A step does not divide among the ranks, an example does not fit the token budget, or there are
             fewer steps than stages.
     """
-    batching = settings.batching
+    batching, num_traces = settings.batching, len(lengths) // num_stages
     per_step = batching.batches_per_step
-    steps_per_epoch = _steps_per_epoch(batching, lengths, num_stages)
+    steps: list[float] = []
+    for offset in range(0, len(lengths), num_traces):
+        # Length 0: the cut of this stage leaves the example no weighted position, and it is in no batch.
+        usable = [i for i in range(offset, offset + num_traces) if lengths[i]]
+        if isinstance(batching, ByExamples):
+            steps.append(len(usable) / batching.examples_per_step)
+        else:
+            steps.append(len(best_fit(lengths, batching.tokens_per_batch, usable)) / per_step)
+    # Harmonic mean over the stages, which share the steps of a run equally, and not its epochs.
+    steps_per_epoch = num_stages / sum(1 / number for number in steps)
     if per_step % num_ranks:
         raise SettingsError(
             f"training.batching: {per_step} batches per step do not divide among {num_ranks} ranks; "
@@ -69,17 +78,3 @@ def plan_steps(
     # Ten checkpoints a run: a kill costs at most a tenth of it.
     checkpoint_every = settings.checkpoint_every or math.ceil(num_steps / 10)
     return StepPlan(num_steps, per_step // num_ranks, plan, validate_every, checkpoint_every)
-
-
-def _steps_per_epoch(batching: Batching, lengths: Sequence[int], num_stages: int) -> float:
-    """Harmonic mean over the stages, which share the steps of a run equally, and not its epochs."""
-    num_traces = len(lengths) // num_stages
-    steps: list[float] = []
-    for offset in range(0, len(lengths), num_traces):
-        # Length 0: the cut of this stage leaves the example no weighted position, and it is in no batch.
-        usable = [i for i in range(offset, offset + num_traces) if lengths[i]]
-        if isinstance(batching, ByExamples):
-            steps.append(len(usable) / batching.examples_per_step)
-        else:
-            steps.append(len(best_fit(lengths, batching.tokens_per_batch, usable)) / batching.batches_per_step)
-    return num_stages / sum(1 / number for number in steps)

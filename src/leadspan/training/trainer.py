@@ -99,7 +99,7 @@ class DistillationTrainer(Trainer):
         self.speed: Speed | None = None  # with one, log lines have figures of it
         self.memory: PeakMemory | None = None
         self._earlier_peak = 0
-        self._num_asked = torch.zeros(())
+        self.num_asked = torch.zeros(())
         self._last_figures = 0
         self.plan, self.num_validation_batches = plan, len(validation_plan)
         super().__init__(
@@ -155,15 +155,10 @@ class DistillationTrainer(Trainer):
         rank_weight = torch.stack(weights).sum().to(device)
         # In the same reduction: how many ranks got a signal to end, so that all of them stop at the same step.
         end_requested = torch.full_like(rank_weight, float(is_asked_to_end()))
-        weight, self._num_asked = cast(
+        weight, self.num_asked = cast(
             torch.Tensor, self.accelerator.reduce(torch.stack([rank_weight, end_requested]), "sum")
         )
         return weight
-
-    @property
-    def is_to_end(self) -> bool:
-        """Whether a signal asks for the end; with several ranks, whether any of them got one before the step."""
-        return is_asked_to_end() if self.args.world_size == 1 else bool(self._num_asked)
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> Any:
         """The micro-batches of a step, timed."""
@@ -228,8 +223,6 @@ class DistillationTrainer(Trainer):
                     continue  # a repeat, so that every rank runs as many forward passes
                 sums += torch.stack([output.loss_sum, output.weight_sum]).to(sums)
                 totals += output.totals.to(totals)
-        if self._clock is not None:
-            self._clock.drop()
         sums, totals = self._summed(sums), self._summed(totals)
         metrics = {f"{metric_key_prefix}_loss": float(sums[0] / sums[1])}
         metrics |= {f"{metric_key_prefix}_{name}": value for name, value in group_means(totals).items()}
@@ -335,7 +328,8 @@ class EndsSteps(TrainerCallback):
         """Record the step before any checkpoint of it; make the trainer save and stop where a signal asks for it."""
         if self.trainer.steps is not None:
             self.trainer.steps.end_step()
-        if self.trainer.is_to_end:
+        # With several ranks, whether any of them got a signal before the step: all end at the same one.
+        if is_asked_to_end() if args.world_size == 1 else bool(self.trainer.num_asked):
             control.should_save = control.should_training_stop = True
 
 
