@@ -8,7 +8,7 @@ from leadspan.data.prompts import PromptRenderer
 from leadspan.data.settings import Rendering
 from leadspan.errors import DataError, EvaluationError, SettingsError
 from leadspan.evaluation.benchmarks import BENCHMARKS, BOXED
-from leadspan.evaluation.evaluate import check_prompts
+from leadspan.evaluation.evaluate import check_evaluation
 from leadspan.evaluation.settings import EvaluationSettings, TaskSettings
 from leadspan.evaluation.tasks import load_task, task_prompts, warn_of_golds
 from leadspan.settings import validate
@@ -252,8 +252,8 @@ def test_a_problem_too_long_for_the_window_is_refused_before_training(tmp_path: 
     problems, evaluation = load_task(settings), EvaluationSettings(tasks=[settings])
     [prompt] = task_prompts("t", problems, renderer, "")
     num_tokens = len(renderer.tokenizer(prompt, add_special_tokens=False)["input_ids"])  # type: ignore[arg-type]
-    check_prompts(settings, problems, renderer, evaluation, num_tokens + 1)
+    check_evaluation(evaluation, {settings.name: problems}, renderer, num_tokens + 1)
     with pytest.raises(
         EvaluationError, match=rf"its prompt has {num_tokens} tokens and the model's window {num_tokens};"
     ):
-        check_prompts(settings, problems, renderer, evaluation, num_tokens)
+        check_evaluation(evaluation, {settings.name: problems}, renderer, num_tokens)

@@ -21,7 +21,7 @@ from leadspan.evaluation.metrics import Graded, evaluation_result
 from leadspan.evaluation.result import EvalResult
 from leadspan.evaluation.samples import Key, SampleFile, StoredSample
 from leadspan.evaluation.sampling import Request, Sample, budgets, encode, loop_end, prompt_ids
-from leadspan.evaluation.settings import EvaluationSettings, SamplingSettings, TaskSettings, Vllm
+from leadspan.evaluation.settings import EvaluationSettings, TaskSettings, Vllm
 from leadspan.evaluation.subject import Subject, open_subject
 from leadspan.evaluation.tasks import Problem, load_task, task_prompts, warn_of_golds
 from leadspan.evaluation.thinking_budget import SUFFIX, ThinkingBudget
@@ -81,35 +81,31 @@ def ask(subject: Subject, conversations: Sequence[Sequence[Message]]) -> list[tu
     return [(sample, closed.get(key)) for key, sample in drawn.items()]
 
 
-def check_prompts(
-    task: TaskSettings,
-    problems: Sequence[Problem],
-    renderer: PromptRenderer,
-    settings: EvaluationSettings,
-    window: int | None,
+def check_evaluation(
+    settings: EvaluationSettings, tasks: Mapping[str, Sequence[Problem]], renderer: PromptRenderer, window: int | None
 ) -> None:
-    """Refuse problems that a model cannot be given, before it is trained.
+    """Refuse, before a model is trained, problems that it cannot be given and settings with which it cannot answer.
+
+    Args:
+        settings: How tasks are asked.
+        tasks: Problems by the name of their task.
+        renderer: Renders their prompts.
+        window: Positions of the model, where it has a limit.
 
     Raises:
         DataError: A problem cannot be rendered as it stands.
-        EvaluationError: Its prompt leaves no room for a new token in the model's window.
+        EvaluationError: A prompt leaves no room for a new token in the model's window, or the budget of thinking none
+            for an answer, or the engine is not installed.
     """
-    prompts = task_prompts(task.name, problems, renderer, settings.system)
-    requests = [Request(prompt, problem.problem_id) for problem, prompt in zip(problems, prompts, strict=True)]
-    budgets(requests, prompt_ids(renderer.tokenizer, requests), window, settings.sampling.max_new_tokens)
-
-
-def check_sampling(settings: SamplingSettings, renderer: PromptRenderer) -> None:
-    """Refuse settings with which no answer could be drawn, before a model is trained.
-
-    Raises:
-        EvaluationError: The budget of thinking leaves no token for an answer, or the engine is not installed.
-    """
-    if settings.thinking_budget is not None:
-        ThinkingBudget.of(settings.thinking_budget, settings.max_new_tokens, renderer)
-    # Found here, not after hours of training.
-    if isinstance(settings.engine, Vllm):
+    sampling = settings.sampling
+    if sampling.thinking_budget is not None:
+        ThinkingBudget.of(sampling.thinking_budget, sampling.max_new_tokens, renderer)
+    if isinstance(sampling.engine, Vllm):
         check_installed()
+    for name, problems in tasks.items():
+        prompts = task_prompts(name, problems, renderer, settings.system)
+        requests = [Request(prompt, problem.problem_id) for problem, prompt in zip(problems, prompts, strict=True)]
+        budgets(requests, prompt_ids(renderer.tokenizer, requests), window, sampling.max_new_tokens)
 
 
 def _evaluate_task(
@@ -129,15 +125,16 @@ def _evaluate_task(
     }
     golds = {problem.problem_id: problem.gold for problem in problems}
     path = directory / "samples" / f"{task.name}.jsonl"
-    file = SampleFile(path, subject.weights_hash, subject.drawn_with)
-    samples = _draw(subject, requests, file, golds)
+    file = SampleFile(path, subject.weights_hash, subject.drawn_with, golds)
+    samples = _draw(subject, requests, file)
     results = [_grade_and_count(subject, task, problems, samples, file, settings)]
     if subject.thinking_budget is not None:
         continued = subject.thinking_budget.requests(samples)
         # Samples that closed their thinking themselves count in both results; their time counts in the first one only.
         as_it_is = {stored.key: replace(stored, seconds=0.0) for stored in samples if stored.key not in continued}
-        file = SampleFile(path.with_name(f"{task.name}{SUFFIX}.jsonl"), subject.weights_hash, subject.answered_with)
-        answered = _draw(subject, requests | continued, file, golds, as_it_is)
+        path = path.with_name(f"{task.name}{SUFFIX}.jsonl")
+        file = SampleFile(path, subject.weights_hash, subject.answered_with, golds)
+        answered = _draw(subject, requests | continued, file, as_it_is)
         result = _grade_and_count(subject, task, problems, answered, file, settings)
         shares = {"answering": "made to answer", "closed_for_rate": len(continued) / len(answered)}
         results.append(result.model_copy(update={"task": task.name + SUFFIX, **shares}))
@@ -159,7 +156,7 @@ def _grade_and_count(
         for sample in samples
     ]
     verdicts = _grade(task, problems, samples, texts, settings.item_seconds)
-    file.write_graded(samples, verdicts, {problem.problem_id: problem.gold for problem in problems})
+    file.write_graded(samples, verdicts)
     # A box counts only where the thinking was closed: before that it is no answer.
     graded = [
         Graded(sample, verdict, sample.thinking_closed and has_box(text))
@@ -178,7 +175,6 @@ def _draw(
     subject: Subject,
     requests: Mapping[Key, Request],
     file: SampleFile,
-    golds: Mapping[str, str],
     reused: Mapping[Key, StoredSample] = MappingProxyType({}),
 ) -> list[StoredSample]:
     """All samples, problem by problem: the reused ones, those of the file, and the missing ones, drawn and stored."""
@@ -195,7 +191,7 @@ def _draw(
         # Samples of a batch are drawn together, so each gets an equal share of its time.
         seconds = (time.perf_counter() - start) / len(batch)
         new = [to_stored(keys[i], missing[keys[i]], batch[i], subject, seconds) for i in sorted(batch)]
-        file.append(new, golds)
+        file.append(new)
         samples |= {stored.key: stored for stored in new}
         progress.report(len(samples))
         start = time.perf_counter()

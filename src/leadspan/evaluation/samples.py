@@ -62,11 +62,13 @@ class SampleFile:
         path: The file.
         weights_hash: Hash of the weights that draw.
         drawn_with: Hash of sampling settings, engine, number type, stops.
+        golds: Reference answers by problem id, which are stored with the samples.
     """
 
     path: Path
     weights_hash: str
     drawn_with: str
+    golds: Mapping[str, str]
 
     def read(self, requests: Mapping[Key, Request]) -> dict[Key, StoredSample]:
         """The samples that an interrupted evaluation has drawn.
@@ -109,23 +111,20 @@ class SampleFile:
             write_atomically(self.path, b"".join(intact))
         return samples
 
-    def append(self, samples: Iterable[StoredSample], golds: Mapping[str, str]) -> None:
+    def append(self, samples: Iterable[StoredSample]) -> None:
         """Append samples to the file."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a", encoding="utf-8") as file:
-            file.writelines(self._line(stored, golds[stored.problem_id]) for stored in samples)
+            file.writelines(map(self._line, samples))
 
-    def write_graded(
-        self, samples: Iterable[StoredSample], verdicts: Iterable[Verdict], golds: Mapping[str, str]
-    ) -> None:
+    def write_graded(self, samples: Iterable[StoredSample], verdicts: Iterable[Verdict]) -> None:
         """Rewrite the file with the same samples in order, and their verdicts."""
         staged = self.path.with_suffix(".jsonl.tmp")
         with staged.open("w", encoding="utf-8") as file:
-            for stored, verdict in zip(samples, verdicts, strict=True):
-                file.write(self._line(stored, golds[stored.problem_id], asdict(verdict)))
+            file.writelines(self._line(*graded) for graded in zip(samples, verdicts, strict=True))
         staged.replace(self.path)
 
-    def _line(self, stored: StoredSample, gold: str, verdict: Mapping[str, Any] | None = None) -> str:
+    def _line(self, stored: StoredSample, verdict: Verdict | None = None) -> str:
         record = {
             "problem_id": stored.problem_id,
             "sample": stored.sample,
@@ -135,8 +134,8 @@ class SampleFile:
             **asdict(stored.drawn),
             "thinking_closed": stored.thinking_closed,
             "seconds": round(stored.seconds, 6),
-            "gold": gold,
-            **(verdict or {}),
+            "gold": self.golds[stored.problem_id],
+            **({} if verdict is None else asdict(verdict)),
         }
         return with_checksum(record)
 

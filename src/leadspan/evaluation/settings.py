@@ -30,15 +30,15 @@ class Choices(Settings):
             yield ("columns", "texts"), "name either the columns of the choices or their texts"
 
 
-def _or_benchmark(schema: dict[str, Any]) -> None:
-    """A known benchmark stands for name and path, too."""
-    schema["anyOf"] = [{"required": schema.pop("required")}, {"required": ["benchmark"]}]
-
-
 class TaskSettings(Settings):
     """Problems with reference answers."""
 
-    model_config = ConfigDict(json_schema_extra=_or_benchmark)
+    # A known benchmark stands for the required name and path.
+    model_config = ConfigDict(
+        json_schema_extra=lambda schema: schema.update(
+            anyOf=[{"required": schema.pop("required")}, {"required": ["benchmark"]}]
+        )
+    )
 
     name: str = Field(pattern=r"^[\w. -]+$", max_length=100)
     """Name of the task in results, and of the file of its samples; the benchmark's when absent."""

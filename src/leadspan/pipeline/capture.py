@@ -69,7 +69,15 @@ def prepare_capture(
     needs += [(other_recipe, other_recipe.cut) for other_recipe in other_recipes]
     directory = settings.path or recipe.store_path
     renderer, sources = _sources(needs)
-    _check_teachers(sources)
+    teachers: dict[str, str] = {}
+    traces = (trace for source in sources for trace in zip(source.example_ids, source.teachers, strict=True))
+    for example_id, name in traces:
+        # A store distinguishes traces by their tokens alone, so a trace has one teacher.
+        if teachers.setdefault(example_id, name) != name:
+            raise DataError(
+                f"example {example_id}: its trace names the teachers {teachers[example_id]!r} and {name!r}, and a "
+                "store keeps one answer to a text; leave one of the two out, or train with the teachers live"
+            )
     if recipe.rollout is not None:
         sources.insert(0, _rollouts(recipe, recipe.rollout, directory))
     sequences = longest_sequences(sources)
@@ -89,18 +97,6 @@ def prepare_capture(
         seed=recipe.seed,
         directory=directory,
     )
-
-
-def _check_teachers(sources: Sequence[Examples]) -> None:
-    teachers: dict[str, str] = {}
-    for examples in sources:
-        for example_id, name in zip(examples.example_ids, examples.teachers, strict=True):
-            # A store distinguishes traces by their tokens alone, so a trace has one teacher.
-            if teachers.setdefault(example_id, name) != name:
-                raise DataError(
-                    f"example {example_id}: its trace names the teachers {teachers[example_id]!r} and {name!r}, and a "
-                    "store keeps one answer to a text; leave one of the two out, or train with the teachers live"
-                )
 
 
 def _rollouts(recipe: Recipe, settings: RolloutSettings, directory: Path | None) -> Examples:

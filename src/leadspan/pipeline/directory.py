@@ -11,12 +11,11 @@ from leadspan.evaluation.thinking_budget import SUFFIX
 from leadspan.files import full_disk_reported, write_atomically
 from leadspan.inputs import load_renderer
 from leadspan.locks import locked
-from leadspan.pipeline.identity import check_identity, identity_of, is_identified, write_identity
+from leadspan.pipeline.identity import check_identity, identity_of, write_identity
 from leadspan.recipe import Recipe, load_recipe
 from leadspan.results import RunResult, load_run
 from leadspan.settings import dump_yaml
 from leadspan.status import report_status
-from leadspan.training.checkpoints import step_directories
 from leadspan.training.process import process_state
 
 RECIPE_FILE = "recipe.yaml"
@@ -60,29 +59,13 @@ def finished_run(recipe: Recipe) -> RunResult:
     return result
 
 
-def check_resumed(recipe: Recipe, renderer: Renderer) -> bool:
-    """Whether there are checkpoints to resume from; checks that they belong to this recipe and its inputs.
-
-    Raises:
-        RunError: The run was started with another recipe or other inputs.
-    """
-    has_checkpoints = bool(step_directories(recipe.output))
-    if has_checkpoints and process_state().is_main_process:
-        check_identity(identity_of(recipe, renderer), recipe.output)
-    return has_checkpoints
-
-
 def begin_run(recipe: Recipe, renderer: Renderer, is_resumed: bool) -> None:
     """Write the identity and the recipe of a run; the first write into its directory."""
     if process_state().is_main_process:
-        directory = recipe.output
-        if is_resumed:
-            _keep_samples(directory, _drawn_alike(recipe))
-        else:
-            _keep_samples(directory, set())  # none: samples that are there belong to another model
-        if not is_resumed or not is_identified(directory):
-            write_identity(identity_of(recipe, renderer), directory)
-        write_atomically(directory / RECIPE_FILE, dump_yaml(recipe))
+        # A new run keeps none: samples that are there belong to another model.
+        _keep_samples(recipe.output, _drawn_alike(recipe) if is_resumed else set())
+        write_identity(recipe, renderer, is_resumed)
+        write_atomically(recipe.output / RECIPE_FILE, dump_yaml(recipe))
     process_state().wait_for_everyone()
 
 

@@ -53,14 +53,6 @@ class Identity(Settings):
     contents: dict[str, str]
     """Fingerprints of traces, tokenizer, chat template, starting weights and the teacher or its store, by setting."""
 
-    def differences(self, now: "Identity") -> list[str]:
-        """The differences from another identity, each in words."""
-        differences = [
-            f"{name} was {_shown(self.settings, name)}, is {_shown(now.settings, name)}"
-            for name in _changed(self.settings, now.settings)
-        ]
-        return differences + [f"{name} has another content" for name in _changed(self.contents, now.contents)]
-
 
 def identity_of(recipe: Recipe, renderer: Renderer) -> Identity:
     """The identity of a run of a recipe, from the files as they are.
@@ -95,10 +87,12 @@ def identity_of(recipe: Recipe, renderer: Renderer) -> Identity:
     return Identity(settings=dict(flat(_without(values, _HASHED_BY_CONTENT))), contents=contents)
 
 
-def write_identity(identity: Identity, directory: Path) -> None:
-    """Write the identity of a run that is about to be trained, with a checksum."""
-    values = identity.model_dump(mode="json")
-    write_atomically(directory / IDENTITY_FILE, json.dumps(values | {"checksum": checksum(values)}, indent=1) + "\n")
+def write_identity(recipe: Recipe, renderer: Renderer, is_resumed: bool) -> None:
+    """Write the identity of a run that is about to be trained, with a checksum; a resumed one may have it already."""
+    path = recipe.output / IDENTITY_FILE
+    if not is_resumed or not isinstance(_read(path), Identity):
+        values = identity_of(recipe, renderer).model_dump(mode="json")
+        write_atomically(path, json.dumps(values | {"checksum": checksum(values)}, indent=1) + "\n")
 
 
 def check_identity(now: Identity, directory: Path) -> None:
@@ -107,17 +101,17 @@ def check_identity(now: Identity, directory: Path) -> None:
     Raises:
         RunError: Another recipe, or other inputs; names all that differs. Or there is no readable identity.
     """
-    differences = _begun(directory).differences(now)
+    begun = _begun(directory)
+    differences = [
+        f"{name} was {_shown(begun.settings, name)}, is {_shown(now.settings, name)}"
+        for name in _changed(begun.settings, now.settings)
+    ]
+    differences += [f"{name} has another content" for name in _changed(begun.contents, now.contents)]
     if differences:
         raise RunError(
             f"{directory}: the run was started with another recipe or other inputs ({'; '.join(differences)}); resume "
             "with what it was started with, or give another output"
         )
-
-
-def is_identified(directory: Path) -> bool:
-    """Whether a run directory has a whole identity."""
-    return isinstance(_read(directory / IDENTITY_FILE), Identity)
 
 
 def _begun(directory: Path) -> Identity:

@@ -9,7 +9,7 @@ from leadspan.costs.memory import disk_bytes
 from leadspan.data.truncation.policy import stop_warning
 from leadspan.environment import environment
 from leadspan.errors import LeadspanError, ModelError, RunError
-from leadspan.evaluation.evaluate import check_prompts, check_sampling, evaluate_model
+from leadspan.evaluation.evaluate import check_evaluation, evaluate_model
 from leadspan.evaluation.result import EvalResult
 from leadspan.evaluation.sampling import window_of
 from leadspan.evaluation.tasks import Problem, load_task, warn_of_golds
@@ -19,7 +19,8 @@ from leadspan.hub.push import check_push, push_student
 from leadspan.inputs import PreparedData, checked_teacher, first_answers_of, prepare_data, training_inputs
 from leadspan.models.loading import load_config
 from leadspan.models.settings import Pretrained
-from leadspan.pipeline.directory import begin_evaluation, begin_run, check_resumed, claimed, finished_run
+from leadspan.pipeline.directory import begin_evaluation, begin_run, claimed, finished_run
+from leadspan.pipeline.identity import check_identity, identity_of
 from leadspan.pipeline.tracking import Trackers, outcome
 from leadspan.planning.prediction import break_point_fields, cost_model_of, predict, student_shape
 from leadspan.planning.rollouts import cost_of_rollouts
@@ -28,7 +29,7 @@ from leadspan.recipe import Recipe
 from leadspan.results import RUN_FILE, Prediction, RunResult, damage, save_run
 from leadspan.settings import load_json
 from leadspan.status import report_status
-from leadspan.training.checkpoints import check_fresh
+from leadspan.training.checkpoints import check_fresh, step_directories
 from leadspan.training.process import process_state
 from leadspan.training.settings import check_trackers
 from leadspan.training.train import train
@@ -72,11 +73,8 @@ def _run(recipe: Recipe, tasks: Mapping[str, Sequence[Problem]], resume: bool) -
     teacher = checked_teacher(recipe)
     report_status("preparing data")
     data = prepare_data(recipe)
-    window = window_of(load_config(recipe.student)) if tasks else None
     if tasks:
-        check_sampling(recipe.evaluation.sampling, data.renderer)
-    for task in recipe.evaluation.tasks:
-        check_prompts(task, tasks[task.name], data.renderer, recipe.evaluation, window)
+        check_evaluation(recipe.evaluation, tasks, data.renderer, window_of(load_config(recipe.student)))
     warning = "" if recipe.rollout is not None else stop_warning({recipe.label: data.examples.counts})
     if warning and process_state().is_main_process:
         logger.warning("%s", warning)
@@ -84,7 +82,10 @@ def _run(recipe: Recipe, tasks: Mapping[str, Sequence[Problem]], resume: bool) -
     prediction = _predict(recipe, data)
     report_status("loading models")
     inputs = training_inputs(recipe, data, teacher)
-    begin = partial(begin_run, recipe, data.renderer, is_resumed=resume and check_resumed(recipe, data.renderer))
+    is_resumed = resume and bool(step_directories(directory))
+    if is_resumed and process_state().is_main_process:
+        check_identity(identity_of(recipe, data.renderer), directory)
+    begin = partial(begin_run, recipe, data.renderer, is_resumed)
     with Trackers(recipe, prediction) as trackers:
         with full_disk_reported(directory, lambda: disk_bytes(student_shape(recipe))):
             trained = train(inputs, recipe.training, recipe.loss, begin, [trackers])

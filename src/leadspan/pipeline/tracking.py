@@ -207,7 +207,19 @@ def _store_recipe(tracker: GeneralTracker, recipe: Recipe, is_new: bool) -> str:
             text = "".join(f"    {line}\n" for line in dump_yaml(recipe).splitlines())
             tracker.tracker.add_text("recipe", f"{recipe.name}: {recipe.label}\n\n{text}", 0)
             if is_new:
-                _add_hparams(tracker, recipe)
+                from torch.utils.tensorboard.summary import hparams  # needs tensorboard
+
+                # A row of the HParams tab: main settings, and by name the figures that the run will log.
+                settings = {
+                    name: value if isinstance(value, str | int | float) else str(value)
+                    for name, value in flat(_config(recipe))
+                    if name.startswith(_HPARAMS) and value is not None
+                }
+                tasks = [task.name.replace(",", "") for task in recipe.evaluation.tasks]
+                metrics = [f"{task}/{figure}" for task in tasks for figure in ("accuracy", "termination_rate")]
+                summaries = hparams(settings, dict.fromkeys([*metrics, *_COSTS], 0.0))
+                for summary in summaries[:2]:  # the third says that the run has ended
+                    tracker.tracker._get_file_writer().add_summary(summary)
             return ""
         case MLflowTracker():
             if is_new:
@@ -219,21 +231,6 @@ def _store_recipe(tracker: GeneralTracker, recipe: Recipe, is_new: bool) -> str:
         case WandBTracker():
             return tracker.tracker.id
     return ""
-
-
-def _add_hparams(tracker: TensorBoardTracker, recipe: Recipe) -> None:
-    """A row of TensorBoard's HParams tab: main settings, and by name the figures that the run will log."""
-    from torch.utils.tensorboard.summary import hparams  # needs tensorboard
-
-    settings = {
-        name: value if isinstance(value, str | int | float) else str(value)
-        for name, value in flat(_config(recipe))
-        if name.startswith(_HPARAMS) and value is not None
-    }
-    tasks = [task.name.replace(",", "") for task in recipe.evaluation.tasks]
-    metrics = [f"{task}/{figure}" for task in tasks for figure in ("accuracy", "termination_rate")] + list(_COSTS)
-    for summary in hparams(settings, dict.fromkeys(metrics, 0.0))[:2]:  # the third says that the run has ended
-        tracker.tracker._get_file_writer().add_summary(summary)
 
 
 def _close(tracker: GeneralTracker, has_failed: bool) -> None:

@@ -200,19 +200,18 @@ def _evaluated(
         changed = _changed(recipe, student=model, role=role, cut=Full(), name=role)
         # All that decides the figures of a model that is not trained.
         by_model.setdefault(f"{model} {recipe.evaluation} {recipe.data.rendering} {recipe.tokenizer}", changed)
-    if len(by_model) > 1:
-        # Names must differ, or two models would share a row.
-        numbered = [_changed(r, name=f"{role} {n}: {_model_name(r)}") for n, r in enumerate(by_model.values(), 1)]
-        return [Trial(recipe, task="evaluate", control=role) for recipe in numbered]
-    return [Trial(recipe, task="evaluate", control=role) for recipe in by_model.values()]
-
-
-def _model_name(recipe: Recipe) -> str:
-    """The model type, or the last part of the path, without the directory `student` in which every run has one."""
-    student = recipe.student
-    if not isinstance(student, Pretrained):
-        return str(student.config.get("model_type"))
-    return student.path.removesuffix("/student").rpartition("/")[2]
+    trials: list[Trial] = []
+    for number, recipe in enumerate(by_model.values(), 1):
+        model, name = recipe.student, role
+        if len(by_model) > 1:
+            # Names must differ, or two models would share a row. Every run has its model in a directory `student`.
+            if isinstance(model, Pretrained):
+                shown = model.path.removesuffix("/student").rpartition("/")[2]
+            else:
+                shown = model.config.get("model_type")
+            name = f"{role} {number}: {shown}"
+        trials.append(Trial(_changed(recipe, name=name), task="evaluate", control=role))
+    return trials
 
 
 def _of_length(recipe: Recipe, num_steps: int) -> Recipe:

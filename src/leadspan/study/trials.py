@@ -101,22 +101,17 @@ def conditions(study: Study, base: dict[str, Any]) -> list[Trial]:
         values["seed"] = study.seeds[0]
         recipe = validate(Recipe, values, ", ".join([f"study {study.name}", str(values.get("cut", "")), *names]))
         by_values.setdefault(recipe.model_dump_json(), Trial(recipe, axes=tuple(names)))
-    shared_names = Counter((trial.recipe.cut.label, trial.axes) for trial in by_values.values())
-    return [
-        _named(trial, is_unique=shared_names[trial.recipe.cut.label, trial.axes] == 1) for trial in by_values.values()
-    ]
-
-
-def _named(condition: Trial, is_unique: bool) -> Trial:
-    """The condition with its name: the label of its cut, and its axes.
-
-    A label leaves out the usual values of `stop` and `align`; where two cuts share it, the unusual values are added.
-    """
-    cut = condition.recipe.cut
-    unusual = {} if is_unique else cut.inner.model_dump(include={"stop", "align"}, exclude_defaults=True)
-    values = ", ".join(f"{key} {value}" for key, value in unusual.items())
-    name = ", ".join([f"{cut.label} ({values})" if values else cut.label, *condition.axes])
-    return replace(condition, recipe=condition.recipe.model_copy(update={"name": name}))
+    num_alike = Counter((trial.recipe.cut.label, trial.axes) for trial in by_values.values())
+    named: list[Trial] = []
+    for trial in by_values.values():
+        cut, shown = trial.recipe.cut, ""
+        if num_alike[cut.label, trial.axes] > 1:
+            # A label leaves out the usual values of `stop` and `align`; two cuts that share it differ in unusual ones.
+            unusual = cut.inner.model_dump(include={"stop", "align"}, exclude_defaults=True)
+            shown = ", ".join(f"{key} {value}" for key, value in unusual.items())
+        name = ", ".join([f"{cut.label} ({shown})" if shown else cut.label, *trial.axes])
+        named.append(replace(trial, recipe=trial.recipe.model_copy(update={"name": name})))
+    return named
 
 
 def over_seeds(study: Study, trial: Trial) -> list[Trial]:

@@ -39,24 +39,20 @@ def run_on_ray(trials: Sequence[Trial], executor: RayExecutor) -> Generator[Even
         except (ConnectionError, RuntimeError, ValueError, OSError) as error:
             raise RunError(f"executor.address = {executor.address}: no Ray cluster answers there ({error})") from None
     try:
-        _check_room([node["Resources"] for node in ray.nodes() if node["Alive"]], executor)
+        # A trial that fits on no node is refused: Ray would wait forever for one.
+        nodes: list[Mapping[str, float]] = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        resources = {"CPU": executor.cpus_per_trial, "GPU": executor.gpus_per_trial}
+        if not any(all(node.get(name, 0) >= number for name, number in resources.items()) for node in nodes):
+            request = ", ".join(f"{number:g} {name}s" for name, number in resources.items() if number)
+            shown = "; ".join(", ".join(f"{node.get(name, 0):g} {name}s" for name in resources) for node in nodes)
+            raise RunError(
+                f"executor: a trial is to have {request} on one node, and no node of the cluster has them ({shown}); "
+                "lower executor.cpus_per_trial or gpus_per_trial"
+            )
         yield from _run(ray, trials, executor)
     finally:
         if owns_cluster:
             ray.shutdown()
-
-
-def _check_room(nodes: Sequence[Mapping[str, float]], executor: RayExecutor) -> None:
-    """Refuse a trial that fits on no node: Ray would wait forever for one."""
-    resources = {"CPU": executor.cpus_per_trial, "GPU": executor.gpus_per_trial}
-    if any(all(node.get(name, 0) >= number for name, number in resources.items()) for node in nodes):
-        return
-    request = ", ".join(f"{number:g} {name}s" for name, number in resources.items() if number)
-    shown = "; ".join(", ".join(f"{node.get(name, 0):g} {name}s" for name in resources) for node in nodes)
-    raise RunError(
-        f"executor: a trial is to have {request} on one node, and no node of the cluster has them ({shown}); lower "
-        "executor.cpus_per_trial or gpus_per_trial"
-    )
 
 
 def _run(ray: Any, trials: Sequence[Trial], executor: RayExecutor) -> Generator[Event, None, None]:
@@ -77,22 +73,18 @@ def _run(ray: Any, trials: Sequence[Trial], executor: RayExecutor) -> Generator[
             ready, _ = ray.wait(list(pending), timeout=_POLL_SECONDS)
             yield from said.get_nowait_batch(said.qsize())  # of 0 it is an empty list
             for reference in ready:
-                yield _ended(ray, reference, pending.pop(reference))
+                try:
+                    failure = ray.get(reference)
+                except ray.exceptions.WorkerCrashedError:
+                    failure = "its process was killed, often for memory"
+                except ray.exceptions.RayError as error:
+                    failure = f"Ray: {error}"
+                yield Event(pending.pop(reference), "done" if failure is None else "failed", failure or "")
     finally:
         # Ray does not stop tasks whose results nobody waits for.
         for reference in pending:
             ray.cancel(reference, force=True)
         said.shutdown(force=True)
-
-
-def _ended(ray: Any, reference: Any, number: int) -> Event:
-    try:
-        failure = ray.get(reference)
-    except ray.exceptions.WorkerCrashedError:
-        return Event(number, "failed", "its process was killed, often for memory")
-    except ray.exceptions.RayError as error:
-        return Event(number, "failed", f"Ray: {error}")
-    return Event(number, "done") if failure is None else Event(number, "failed", failure)
 
 
 def _work_on_node(number: int, trial: Trial, directory: str, executor: RayExecutor, said: Any) -> str | None:
