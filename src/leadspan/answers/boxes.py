@@ -3,6 +3,7 @@ r"""The part of a text that is its answer: the text after the thinking, and the 
 import re
 from collections.abc import Iterator
 from itertools import pairwise
+from operator import attrgetter
 
 from leadspan.answers.spelling import SMALL_NUMBERS, respell
 
@@ -72,7 +73,7 @@ def last_boxed(text: str) -> str | None:
     boxes = _boxes(text)
     if not boxes:
         return None
-    return text[max((box for box in boxes if text[box].strip()), key=_start, default=boxes[-1])]
+    return text[max((box for box in boxes if text[box].strip()), key=attrgetter("start"), default=boxes[-1])]
 
 
 def committed_boxes(text: str) -> str | None:
@@ -83,37 +84,23 @@ def committed_boxes(text: str) -> str | None:
     >>> committed_boxes(r"(a) \boxed{6} (b) The sum is \boxed{7}")
     '6, 7'
     """
-    boxes = sorted((box for box in _boxes(text) if text[box].strip()), key=_start)
+    boxes = sorted((box for box in _boxes(text) if text[box].strip()), key=attrgetter("start"))
     if not boxes:
         return last_boxed(text)
     run = [boxes.pop()]
     # Backwards from the last box: what comes before a correction ("or rather") is no part of the answer.
-    while boxes and _are_listed(text, boxes[-1], run[0]):
+    while boxes and boxes[-1].stop <= run[0].start <= boxes[-1].stop + _FURTHEST:
+        gap = _COMMAND.sub("", text[boxes[-1].stop : run[0].start]).removeprefix("}")
+        if not _BETWEEN.fullmatch(gap):
+            break
         run.insert(0, boxes.pop())
     contents = [text[box].strip() for box in run]
     if not any(_LABEL.search(text, box.stop, following.start) for box, following in pairwise(run)):
-        contents = _once(contents)
+        # Without labels the same answers again are a repetition: a text may state all of them twice.
+        num = len(contents)
+        sizes = (size for size in range(1, num) if num % size == 0 and contents == contents[:size] * (num // size))
+        contents = contents[: next(sizes, num)]
     return ", ".join(contents)
-
-
-def _once(contents: list[str]) -> list[str]:
-    """The answers less their repetitions: a text may state all of them twice."""
-    num = len(contents)
-    sizes = (size for size in range(1, num) if num % size == 0 and contents == contents[:size] * (num // size))
-    return contents[: next(sizes, num)]
-
-
-def _are_listed(text: str, box: slice, following: slice) -> bool:
-    """Whether nothing but separators stands between two boxes; none lies within the other."""
-    between = text[box.stop : following.start]
-    if box.stop > following.start or len(between) > _FURTHEST:
-        return False
-    gap = _COMMAND.sub("", between).removeprefix("}")
-    return bool(_BETWEEN.fullmatch(gap))
-
-
-def _start(box: slice) -> int:
-    return int(box.start)
 
 
 def _boxes(text: str) -> list[slice]:
@@ -136,7 +123,7 @@ def _boxes(text: str) -> list[slice]:
 def without_boxes(text: str) -> str:
     """The text with its boxes emptied."""
     pieces, at = [], 0
-    for box in sorted(_boxes(text), key=_start):
+    for box in sorted(_boxes(text), key=attrgetter("start")):
         if box.start >= at:
             pieces.append(text[at : box.start])
             at = box.stop
@@ -178,12 +165,6 @@ def stated_answers(text: str) -> Iterator[str]:
     answer = str(SMALL_NUMBERS.index(answer.lower())) if answer.lower() in SMALL_NUMBERS else answer
     if is_last:
         yield answer
-    yield from _by_math_verify(text)
-    if answer and not is_last:
-        yield answer
-
-
-def _by_math_verify(text: str) -> list[str]:
     from math_verify import parse  # sympy takes a second to import; only workers pay for it
 
     try:
@@ -191,5 +172,7 @@ def _by_math_verify(text: str) -> list[str]:
     except (MemoryError, RecursionError):
         raise
     except Exception:  # sympy raises all kinds, for example on a number of more than 4300 digits
-        return []
-    return [respell(part) for part in extracted if isinstance(part, str)]
+        extracted = []
+    yield from (respell(part) for part in extracted if isinstance(part, str))
+    if answer and not is_last:
+        yield answer

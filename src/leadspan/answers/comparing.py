@@ -31,7 +31,11 @@ def equal(answer: Value, gold: Value) -> bool:
     if isinstance(answer, Equation) or isinstance(gold, Equation):
         equation, plain = (answer, gold) if isinstance(answer, Equation) else (gold, answer)
         assert isinstance(equation, Equation)
-        if not equation.name and not _is_computation(equation):
+        left = equation.left
+        # Without a name the left side must be a number that equals the right one, as in `2 + 3 = 5`.
+        if not equation.name and not (
+            isinstance(left, Quantity) and not getattr(left.value, "free_symbols", True) and equal(left, equation.right)
+        ):
             return False
         return equal(equation.right, plain) if equation is answer else equal(plain, equation.right)
     if isinstance(answer, Region) or isinstance(gold, Region):
@@ -41,14 +45,6 @@ def equal(answer: Value, gold: Value) -> bool:
     if isinstance(answer, Listing) or isinstance(gold, Listing):
         return _equal_listings(answer, gold)
     return _equal_quantities(answer, gold)
-
-
-def _is_computation(equation: Equation) -> bool:
-    """Whether the left side is a number that equals the right one, as in `2 + 3 = 5`."""
-    left = equation.left
-    if not isinstance(left, Quantity) or getattr(left.value, "free_symbols", True):
-        return False
-    return equal(left, equation.right)
 
 
 def _equal_equations(answer: Equation, gold: Equation) -> bool:
@@ -82,12 +78,21 @@ def _same_derivative(first: Any, second: Any) -> bool:
 
 
 def _equal_regions(answer: Value, gold: Value) -> bool:
-    regions = [_as_region(value) for value in (answer, gold)]
+    import sympy
+
+    regions = _as_region(answer), _as_region(gold)
     if regions[0] is None or regions[1] is None:
         return False
     if regions[0].name and regions[1].name and regions[0].name != regions[1].name:
         return False
-    return _equal_sets(regions[0].numbers, regions[1].numbers)
+    first, second = regions[0].numbers.doit(), regions[1].numbers.doit()
+    if first == second:
+        return True
+    members = [list(s.args) if isinstance(s, sympy.Union) else [s] for s in (first, second)]
+    if len(members[0]) == len(members[1]):
+        # Part by part: bounds may be written differently, and `_equal_values` decides whether they are the same.
+        return _match([_bounds(part) for part in members[0]], [_bounds(part) for part in members[1]], _equal_bounds)
+    return bool(first.symmetric_difference(second).is_empty)
 
 
 def _as_region(value: Value) -> Region | None:
@@ -103,19 +108,6 @@ def _as_region(value: Value) -> Region | None:
     if value.brackets in ("()", "[]", "(]", "[)") and len(numbers) == 2:
         return Region(sympy.Interval(numbers[0], numbers[1], value.brackets[0] == "(", value.brackets[1] == ")"))
     return Region(sympy.FiniteSet(*numbers)) if value.brackets in ("", "{}") else None
-
-
-def _equal_sets(first: Any, second: Any) -> bool:
-    import sympy
-
-    first, second = first.doit(), second.doit()
-    if first == second:
-        return True
-    members = [list(s.args) if isinstance(s, sympy.Union) else [s] for s in (first, second)]
-    if len(members[0]) == len(members[1]):
-        # Part by part: bounds may be written differently, and `_equal_values` decides whether they are the same.
-        return _match([_bounds(part) for part in members[0]], [_bounds(part) for part in members[1]], _equal_bounds)
-    return bool(first.symmetric_difference(second).is_empty)
 
 
 def _bounds(part: Any) -> tuple[str, list[Any]]:
@@ -236,8 +228,10 @@ def _equal_values(answer: Any, gold: Any, has_decimal: bool = False) -> bool:
     answer, gold = _with_one_imaginary_unit(answer, gold), _with_one_imaginary_unit(gold, answer)
     if not answer.free_symbols and not gold.free_symbols:
         return _equal_numbers(answer, gold, has_decimal)
-    at_points = _equal_at_points(answer, gold)
-    return _equal_by_algebra(answer, gold) if at_points is None else at_points
+    pairs = _at_points(answer, gold)
+    if pairs is None:
+        return _equal_by_algebra(answer, gold)
+    return all(abs(a - b) <= 1e-20 * max(abs(a), abs(b), 1e-10) for a, b in pairs)
 
 
 def _with_rates(value: Any) -> Any:
@@ -258,7 +252,10 @@ def _with_one_imaginary_unit(value: Any, other: Any) -> Any:
 
 def _equal_numbers(first: Any, second: Any, has_decimal: bool) -> bool:
     rationals = _rational(first), _rational(second)
-    if None not in rationals and (rationals[0] == rationals[1] or all(map(_is_finite_decimal, rationals))):
+    # Two finite decimals are compared exactly: their denominators divide a power of ten.
+    if None not in rationals and (
+        rationals[0] == rationals[1] or all(pow(10, int(r.q).bit_length(), int(r.q)) == 0 for r in rationals)
+    ):
         return bool(rationals[0] == rationals[1])
     if not (first.is_number and second.is_number):
         return _equal_by_algebra(first, second)
@@ -289,21 +286,8 @@ def _rational(value: Any) -> Any:
     return computed if isinstance(computed, sympy.Rational) else None
 
 
-def _is_finite_decimal(value: Any) -> bool:
-    rest = int(value.q)
-    for prime in (2, 5):
-        while rest % prime == 0:
-            rest //= prime
-    return rest == 1
-
-
-def _equal_at_points(first: Any, second: Any) -> bool | None:
-    """Whether formulas have the same values at points drawn from a fixed seed; None where too few have one."""
-    pairs = _at_points(first, second)
-    return None if pairs is None else all(abs(a - b) <= 1e-20 * max(abs(a), abs(b), 1e-10) for a, b in pairs)
-
-
 def _at_points(first: Any, second: Any) -> list[tuple[Any, Any]] | None:
+    """The values of two formulas at points drawn from a fixed seed; None where too few points have one."""
     import sympy
 
     names = sorted(first.free_symbols | second.free_symbols, key=lambda symbol: symbol.name)

@@ -104,7 +104,10 @@ def _decide_as_maths(answer: str, gold: str, spelled: str) -> Outcome:
     units, gold_units = letter_readings(spelled), letter_readings(respell(gold))
     if any(quantity.units for quantity in (*values, *units) if isinstance(quantity, Quantity)):
         gold_values += gold_units
-    if any(isinstance(value, Listing) or _is_number(value) for value in gold_values):
+    if any(
+        isinstance(value, Listing) or (isinstance(value, Quantity) and not value.value.free_symbols)
+        for value in gold_values
+    ):
         values += units
         if _DECIMAL_COMMA.fullmatch(spelled) and not any(isinstance(value, Listing) for value in gold_values):
             values += readings(spelled.replace(",", "."))
@@ -114,10 +117,6 @@ def _decide_as_maths(answer: str, gold: str, spelled: str) -> Outcome:
     if condition != gold_condition and condition and (gold_condition or is_one_case):
         return "wrong"
     return _either(any(equal(value, gold_value) for gold_value in gold_values for value in values))
-
-
-def _is_number(value: Value) -> bool:
-    return isinstance(value, Quantity) and not value.value.free_symbols
 
 
 def _says_letter(answer: str, gold: str) -> bool:

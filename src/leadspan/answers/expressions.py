@@ -49,6 +49,7 @@ _NAMING = re.compile(
     r"(?:\s|\.\.\.|…|\*\*|[\"'“(:$]|\\boxed\s*\{|\\text(?:bf)?\s*\{|\\\(|\bthe\b|\bdue\b|\ban?\b|\bindeed\b)*$",
     re.IGNORECASE,
 )  # fmt: skip
+_SENTENCE_START = re.compile(r"(?<=[.!?])\s|\n")
 _DOUBTS = re.compile(r"\b(?:if|suppose|whether|not|isn't)\b", re.IGNORECASE)
 _LISTED = re.compile(r"^\s*(?:,|\band\b|\bor\b)\s*(?:and |or )?")
 _LETTER = re.compile(
@@ -96,8 +97,11 @@ def stated_expressions(cot: str, gold: str, question: str) -> Iterator[Candidate
         if not text:
             continue
         form = literal(text)
-        if form in in_question and not _is_concluded(cot, relation):
-            continue
+        if form in in_question and not relation[0].startswith("\\boxed"):
+            # What the question says too is a result only in a box or in a sentence that infers.
+            sentence = _SENTENCE_START.split(cot[max(0, relation.start() - 160) : relation.start()])[-1]
+            if not _INFERS.search(sentence):
+                continue
         if form == target or _may_equal(form, target, symbols):
             yield Candidate(start, start + len(text), as_latex(text), form == target)
 
@@ -146,13 +150,8 @@ def _listings(cot: str, gold: str) -> Iterator[Candidate]:
             return
 
 
-def _is_concluded(cot: str, relation: re.Match[str]) -> bool:
-    sentence = re.split(r"(?<=[.!?])\s|\n", cot[max(0, relation.start() - 160) : relation.start()])[-1]
-    return relation[0].startswith("\\boxed") or bool(_INFERS.search(sentence))
-
-
 def _names(cot: str, match: re.Match[str], before: str, competing: re.Pattern[str] | None) -> bool:
-    sentence = re.split(r"(?<=[.!?])\s|\n", before)[-1]
+    sentence = _SENTENCE_START.split(before)[-1]
     after = cot[match.end() : match.end() + 80]
     if (
         after.startswith(("'s", "\u2019s"))

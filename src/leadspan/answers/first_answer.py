@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from leadspan.answers.boxes import bare_gold, last_boxed
-from leadspan.answers.equality import Outcome, is_words
+from leadspan.answers.equality import is_words
 from leadspan.answers.expressions import Candidate, stated_expressions, stated_words
 from leadspan.answers.grading import MathGrader
 from leadspan.answers.numbers import as_number, literal, unassigned
@@ -103,19 +103,18 @@ def resolve(all_candidates: Sequence[Candidates], grader: MathGrader) -> tuple[l
     answers, golds = [text for text, _ in unsure], [gold for _, gold in unsure]
     verdicts = grader.grade_answers(answers, golds) if unsure else []
     remaining = iter(verdicts)
-    first = [_first_right(candidates.candidates, remaining) for candidates in all_candidates]
+    first: list[int | None] = []
+    for candidates in all_candidates:
+        is_right = [candidate.is_equal or next(remaining) == "right" for candidate in candidates.candidates]
+        first.append(is_right.index(True) if True in is_right else None)
     return first, verdicts.count("timeout")
-
-
-def _first_right(candidates: Sequence[Candidate], verdicts: Iterator[Outcome]) -> int | None:
-    is_right = [candidate.is_equal or next(verdicts) == "right" for candidate in candidates]
-    return is_right.index(True) if True in is_right else None
 
 
 def _statements(cot: str, question: str, gold: str) -> Iterator[Candidate]:
     if _CHOICE.fullmatch(words := _plain_words(gold)):
         # A choice may be stated by its letter or by its text; whichever comes first counts.
-        option = _option(question, words.strip("()"))
+        match = re.search(rf"\({words.strip('()')}\)\W*(?:text\{{)?([^(\n\\}}]+)", question)
+        option = match[1].strip() if match else ""
         letters = [Candidate(*span, gold, True) for span in stated_words(cot, words, question)]
         spelt = _statements(cot, question, option) if len(option) > 1 else ()
         yield from sorted([*letters, *spelt], key=lambda candidate: candidate.start)
@@ -134,9 +133,3 @@ def _statements(cot: str, question: str, gold: str) -> Iterator[Candidate]:
 def _plain_words(gold: str) -> str:
     """A gold made of words without its LaTeX commands and braces."""
     return " ".join(_LATEX.sub(" ", gold).split()).strip(".")
-
-
-def _option(question: str, letter: str) -> str:
-    """The text of a choice in a multiple-choice question."""
-    option = re.search(rf"\({letter}\)\W*(?:text\{{)?([^(\n\\}}]+)", question)
-    return option[1].strip() if option else ""

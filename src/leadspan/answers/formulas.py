@@ -188,8 +188,13 @@ def read_formula(text: str) -> tuple[Any, bool]:
     """
     if len(text) > LONGEST or _UNREADABLE.search(text) or not text.strip():
         raise UnreadableError(text)
+    from latex2sympy2_extended import latex2sympy  # sympy takes a second to import; only workers pay for it
+    from latex2sympy2_extended.latex2sympy2 import ConversionConfig
+
+    reading: dict[str, Any] = {"is_real": True, "convert_degrees": False, "normalization_config": None}
+    reading["conversion_config"] = ConversionConfig(interpret_as_mixed_fractions=False, lowercase_symbols=False)
     try:
-        formula = _settled(_parse(_grammatical(text)), text)
+        formula = _settled(latex2sympy(_grammatical(text), **reading), text)
     except (MemoryError, RecursionError, UnreadableError):
         raise
     except Exception as error:  # the grammar raises bare exceptions, sympy all kinds
@@ -200,9 +205,9 @@ def read_formula(text: str) -> tuple[Any, bool]:
 def _grammatical(text: str) -> str:
     # In this order: a numeral with a base looks like an index, and a symbol's name must not be rewritten again.
     text = _BASED.sub(_in_decimal, text)
-    text = _CIS.sub(lambda m: _cis(m[1] or m[2] or m[3]), text)
+    text = _CIS.sub(lambda m: f"(\\cos({m[m.lastindex or 0]})+i\\cdot \\sin({m[m.lastindex or 0]}))", text)
     text = _DEGREES.sub(r"(\1\\cdot\\frac{\\pi}{180})", text)
-    text = _INDEX.sub(_with_index, text)
+    text = _INDEX.sub(lambda m: m[0] if _WITH_INDEX.match(m["base"]) else _symbol(f"{m['base']}sub{m['index']}"), text)
     text = _INVERSE.sub(lambda m: _symbol(m[1] + "inverse"), text)
     text = _PRIME.sub(lambda m: _symbol(m[1] + "prime" * (m[2].count("'") + m[2].count("prime"))), text)
     text = _UPRIGHT.sub(lambda m: m[1] if len(m[1]) == 1 else _symbol(m[1]), text)
@@ -225,28 +230,10 @@ def _in_decimal(match: re.Match[str]) -> str:
         raise UnreadableError(match[0]) from None
 
 
-def _cis(angle: str) -> str:
-    return f"(\\cos({angle})+i\\cdot \\sin({angle}))"
-
-
-def _with_index(match: re.Match[str]) -> str:
-    if _WITH_INDEX.match(match["base"]):
-        return match[0]
-    return _symbol(f"{match['base']}sub{match['index']}")
-
-
 def _symbol(name: str) -> str:
     """A command that the grammar reads as one symbol of this name; signs are spelt as letters."""
     plain = re.sub(r"[{}\s\\]|text", "", name)
     return "\\mathit{" + "".join(char if char.isalnum() and char.isascii() else f"u{ord(char)}" for char in plain) + "}"
-
-
-def _parse(text: str) -> Any:
-    from latex2sympy2_extended import latex2sympy  # sympy takes a second to import; only workers pay for it
-    from latex2sympy2_extended.latex2sympy2 import ConversionConfig
-
-    settings = ConversionConfig(interpret_as_mixed_fractions=False, lowercase_symbols=False)
-    return latex2sympy(text, is_real=True, convert_degrees=False, normalization_config=None, conversion_config=settings)
 
 
 def _settled(parsed: Any, text: str) -> Any:

@@ -16,7 +16,7 @@ import re
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Self
@@ -108,11 +108,19 @@ class MathGrader:
             EvaluationError: A worker cannot start, or the grader is used outside its `with` block.
         """
         golds = [_checked_gold(item, f"item {position}") for position, item in enumerate(items)]
-        boxes = [committed_answer(item) for item in items]
+        texts = [text_after_thinking(item.text) for item in items]
+        # Boxes with nothing but separators between them are one list.
+        boxes = [
+            (committed_boxes(text) or "").strip() if item.finished and not thinks_to_the_end(item.text) else ""
+            for item, text in zip(items, texts, strict=True)
+        ]
+        committed: list[Question] = [("answer", box, gold) for box, gold in zip(boxes, golds, strict=True)]
+        stated: list[Question] = [("text", text, gold) for text, gold in zip(texts, golds, strict=True)]
         with self._lock:
-            strict = self._grade_boxes(boxes, golds)
-            flexible = self._grade_texts(items, golds, strict)
-        return [Verdict(s, f, box) for s, f, box in zip(strict, flexible, boxes, strict=True)]
+            strict = self._decide_all(committed, [None if box else "no_answer" for box in boxes])
+            # What is right by the strict score is right by the flexible one.
+            flexible = self._decide_all(stated, ["right" if outcome == "right" else None for outcome in strict])
+        return [Verdict(s, f, box or None) for s, f, box in zip(strict, flexible, boxes, strict=True)]
 
     def grade_by_verifier(self, items: Sequence[GradeItem]) -> list[Verdict]:
         """Grade by the verifiers of the data sets that generated the problems; the gold of an item is its entry.
@@ -126,8 +134,7 @@ class MathGrader:
         answers = [(text if last_boxed(text) is None else last_boxed(text) or "").strip() for text in texts]
         questions: list[Question] = [("entry", answer, item.gold) for answer, item in zip(answers, items, strict=True)]
         with self._lock:
-            decided = self._decide_all(question for question in questions if question[1])
-        outcomes: list[Outcome] = [decided.get(question, "no_answer") for question in questions]
+            outcomes = self._decide_all(questions, [None if answer else "no_answer" for answer in answers])
         return [
             Verdict(outcome, outcome, answer or None) if item.finished else Verdict("no_answer", outcome, None)
             for item, answer, outcome in zip(items, answers, outcomes, strict=True)
@@ -139,8 +146,9 @@ class MathGrader:
         Raises:
             EvaluationError: A worker cannot start, or the grader is used outside its `with` block.
         """
+        questions: list[Question] = [("answer", answer, gold) for answer, gold in zip(answers, golds, strict=True)]
         with self._lock:
-            return self._grade_boxes(answers, golds)
+            return self._decide_all(questions)
 
     def unreadable(self, golds: Sequence[str]) -> list[int]:
         """Which golds can be compared with answers as text alone, since they cannot be read as maths or words.
@@ -150,32 +158,23 @@ class MathGrader:
         """
         questions: list[Question] = [("gold", "", bare_gold(gold)) for gold in golds]
         with self._lock:
-            decided = self._decide_all(questions)
-        return [i for i, question in enumerate(questions) if decided[question] != "right"]
+            outcomes = self._decide_all(questions)
+        return [i for i, outcome in enumerate(outcomes) if outcome != "right"]
 
-    def _grade_boxes(self, boxes: Sequence[str | None], golds: Sequence[str]) -> list[Outcome]:
-        questions: list[Question] = [("answer", box or "", gold) for box, gold in zip(boxes, golds, strict=True)]
-        decided = self._decide_all(q for q, box in zip(questions, boxes, strict=True) if box is not None)
-        return ["no_answer" if box is None else decided[q] for q, box in zip(questions, boxes, strict=True)]
-
-    def _grade_texts(
-        self, items: Sequence[GradeItem], golds: Sequence[str], strict: Sequence[Outcome]
+    def _decide_all(
+        self, questions: Sequence[Question], decided: Sequence[Outcome | None] | None = None
     ) -> list[Outcome]:
-        questions: list[Question] = [
-            ("text", text_after_thinking(item.text), gold) for item, gold in zip(items, golds, strict=True)
-        ]
-        decided = self._decide_all(q for q, s in zip(questions, strict, strict=True) if s != "right")
-        return [s if s == "right" else decided[q] for q, s in zip(questions, strict, strict=True)]
-
-    def _decide_all(self, questions: Iterable[Question]) -> dict[Question, Outcome]:
+        """The outcome of every question; those that are decided already are not asked."""
         if not self._is_open:
             raise EvaluationError("MathGrader.grade: the pool is closed; call it within `with MathGrader() as grader:`")
-        unique = list(dict.fromkeys(questions))
+        decided = decided or [None] * len(questions)
+        unique = list(dict.fromkeys(q for q, outcome in zip(questions, decided, strict=True) if outcome is None))
         with ThreadPoolExecutor(len(self._workers)) as threads:
             outcomes = list(threads.map(self._decide_one, unique))
         if num_given_up := outcomes.count("timeout"):
             logger.warning("%d of %d comparisons broke the limits and count as timeout", num_given_up, len(unique))
-        return dict(zip(unique, outcomes, strict=True))
+        answers = dict(zip(unique, outcomes, strict=True))
+        return [outcome or answers[question] for question, outcome in zip(questions, decided, strict=True)]
 
     def _decide_one(self, question: Question) -> Outcome:
         if time.monotonic() >= self._deadline:
@@ -185,16 +184,6 @@ class MathGrader:
             return worker.ask(question)
         finally:
             self._idle.put(worker)
-
-
-def committed_answer(item: GradeItem) -> str | None:
-    """The content of the last boxes after the thinking of a finished text; None where there are none.
-
-    Boxes with nothing but separators between them are one list.
-    """
-    if not item.finished or thinks_to_the_end(item.text):
-        return None
-    return (committed_boxes(text_after_thinking(item.text)) or "").strip() or None
 
 
 def exact_grade(item: GradeItem) -> Verdict:

@@ -105,17 +105,12 @@ def _items(pieces: list[str], cuts: list[str], depth: int) -> tuple[Value, ...]:
         if part:
             item = _read(part, depth + 1)
             items += item.items if isinstance(item, Listing) and "\\pm" in part and not item.brackets else [item]
-        elif not _is_empty_allowed(cuts, i):
+        # Only between two separators: `3, and 4` has two, and commas may surround an ellipsis.
+        elif not 0 < i < len(cuts) or all(cut[0] in ",;" for cut in cuts[i - 1 : i + 1]):
             raise UnreadableError(", ".join(pieces))
     if ellipsis_at is not None:
         return _continued(items, ellipsis_at)
     return tuple(items)
-
-
-def _is_empty_allowed(cuts: list[str], i: int) -> bool:
-    """Whether the text between two separators may be empty: `3, and 4` has two, and commas may surround an ellipsis."""
-    neighbours = cuts[max(0, i - 1) : i + 1]
-    return len(neighbours) == 2 and any(cut[0] not in ",;" for cut in neighbours)
 
 
 def _continued(items: list[Value], at: int) -> tuple[Value, ...]:
@@ -145,8 +140,12 @@ def _item(text: str, depth: int) -> Value:
         return _bracketed(text, *brackets, depth)
     if _MATRIX.match(text):
         return _as_value(Quantity(*read_formula(text)))  # a determinant is a number
-    if re.search(r"\\pm|\\mp", text):
-        return _both_signs(text, depth)
+    signs = re.findall(r"\\pm|\\mp", text)
+    if len(signs) > 2:
+        raise UnreadableError(text)
+    if signs:
+        upper, lower = text.replace("\\pm", "+").replace("\\mp", "-"), text.replace("\\pm", "-").replace("\\mp", "+")
+        return Listing((_read(upper.lstrip("+ "), depth + 1), _read(lower, depth + 1)), "")
     return _as_value(read_quantity(text))
 
 
@@ -173,32 +172,18 @@ def _equation(sides: list[str], depth: int) -> Value:
     return Equation("", _read(sides[0], depth + 1), right)
 
 
-def _both_signs(text: str, depth: int) -> Value:
-    if text.count("\\pm") + text.count("\\mp") > 2:
-        raise UnreadableError(text)
-    upper = re.sub(r"\\pm|\\mp", lambda m: "+" if m[0] == "\\pm" else "-", text)
-    lower = re.sub(r"\\pm|\\mp", lambda m: "-" if m[0] == "\\pm" else "+", text)
-    return Listing((_read(upper.lstrip("+ "), depth + 1), _read(lower, depth + 1)), "")
-
-
 def _as_value(quantity: Quantity) -> Value:
     import sympy
 
     if isinstance(quantity.value, sympy.FiniteSet | sympy.Tuple):
         return Listing(tuple(Quantity(value, quantity.has_decimal) for value in quantity.value.args), "")
     if isinstance(quantity.value, sympy.MatrixBase):
-        return _vector((quantity.value, quantity.has_decimal))
+        if 1 in quantity.value.shape:  # a row or a column is a list
+            return Listing(tuple(Quantity(entry, quantity.has_decimal) for entry in quantity.value), "<>")
+        return Quantity(quantity.value, quantity.has_decimal)
     if not isinstance(quantity.value, sympy.Expr):
         raise UnreadableError(str(type(quantity.value)))
     return quantity
-
-
-def _vector(formula: tuple[Any, bool]) -> Value:
-    """A row or column as a list; other matrices unchanged."""
-    matrix, has_decimal = formula
-    if 1 in matrix.shape:
-        return Listing(tuple(Quantity(entry, has_decimal) for entry in matrix), "<>")
-    return Quantity(matrix, has_decimal)
 
 
 _OPERATORS = {"<": "<", ">": ">", "\\le": "<=", "\\ge": ">=", "\\neq": "!="}
@@ -251,7 +236,14 @@ def read_inequality(pieces: list[str], cuts: list[str]) -> Value:
     if len(names) != 1:
         if len(chains) > 1 and any("or" in cut for cut in cuts):
             raise UnreadableError(", ".join(pieces))
-        return Inequality(tuple(_normal(*relation) for chain in chains for relation in chain))
+        # One direction for all: `a > b` as `b - a < 0`.
+        return Inequality(
+            tuple(
+                (right - left if operator.startswith(">") else left - right, operator.replace(">", "<"))
+                for chain in chains
+                for left, operator, right in chain
+            )
+        )
     symbol = names.pop()
     regions = [_solutions(chain, symbol) for chain in chains]
     solutions = regions[0]
@@ -275,11 +267,6 @@ def _relations(text: str) -> list[tuple[Any, str, Any]]:
         raise UnreadableError(text)
     kinds = [_OPERATORS.get(operator, operator) for operator in operators]
     return list(zip(values, kinds, values[1:], strict=False))
-
-
-def _normal(left: Any, operator: str, right: Any) -> tuple[Any, str]:
-    difference = right - left if operator.startswith(">") else left - right
-    return difference, operator.replace(">", "<")
 
 
 def _solutions(chain: list[tuple[Any, str, Any]], symbol: Any) -> Any:

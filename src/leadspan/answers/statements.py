@@ -227,7 +227,8 @@ def _grade(cot: str, number: Number, question: Question) -> int:
     if _GLUED.match(after) or _LISTED.match(after) or _GOES_ON.match(after) or _OPERAND_BEFORE.search(before):
         return _NOT_STATED
     sentence = before[_last_end(before) :]
-    if _is_supposed(sentence) or _counts_something_else(after, question):
+    noun = _FOLLOWING.match(after)
+    if _is_supposed(sentence) or (noun is not None and _stem(noun[1]) in question.other_nouns):
         return _NOT_STATED
     is_result = bool(_EQUALS.search(before) or _VERB.search(before))
     concludes = bool(_CONCLUDES.search(sentence)) and not _IN_LIST.search(before)
@@ -235,24 +236,16 @@ def _grade(cot: str, number: Number, question: Question) -> int:
         return _FIRM if is_result or concludes else _NOT_STATED
     if not is_result:
         return _FIRM if concludes and _ANSWER.search(after) else _NOT_STATED
-    if _sets_up(sentence):
+    # An equation that is still to be solved, such as `0.99*M =`.
+    equation = _EQUATION.search(sentence)
+    if equation is not None and re.search(r"\d", equation[1]) and _VARIABLE.search(equation[1]):
         return _NOT_STATED
     if number.start > len(cot) - min(_CLOSING, len(cot) // 5) or _INFERS.search(sentence) or _ANSWER.search(sentence):
         return _FIRM
-    if _is_computed(sentence, number.value):
+    # Computed from at least one other number.
+    if _COMPUTED.search(sentence) and any(n.value != number.value for n in numbers(sentence)):
         return _FIRM
     return _WEAK if concludes and _CLAUSE_END.match(after) else _NOT_STATED
-
-
-def _is_computed(sentence: str, value: Fraction) -> bool:
-    """Whether a sentence computes, from at least one other number, what stands at its end."""
-    return bool(_COMPUTED.search(sentence)) and any(n.value != value for n in numbers(sentence))
-
-
-def _sets_up(sentence: str) -> bool:
-    """Whether a sentence ends in an equation that is still to be solved, such as `0.99*M =`."""
-    equation = _EQUATION.search(sentence)
-    return equation is not None and bool(re.search(r"\d", equation[1])) and bool(_VARIABLE.search(equation[1]))
 
 
 def _last_end(text: str) -> int:
@@ -263,11 +256,6 @@ def _last_end(text: str) -> int:
 def _is_supposed(sentence: str) -> bool:
     supposed = _SUPPOSES.search(sentence)
     return supposed is not None and not _CONSEQUENCE.search(supposed[0])
-
-
-def _counts_something_else(after: str, question: Question) -> bool:
-    noun = _FOLLOWING.match(after)
-    return noun is not None and _stem(noun[1]) in question.other_nouns
 
 
 def _stem(word: str) -> str:
