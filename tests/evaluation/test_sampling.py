@@ -3,7 +3,7 @@ import torch
 
 from leadspan.errors import EvaluationError
 from leadspan.evaluation import sampling
-from leadspan.evaluation.sampling import Request, Sample, SeededSampling, generate, loop_end
+from leadspan.evaluation.sampling import OnlyFirst, Request, Sample, SeededSampling, generate, loop_end
 from leadspan.evaluation.settings import SamplingSettings
 from leadspan.models.loading import load_model
 from toys import SPECIALS, VOCAB, character_tokenizer, tiny
@@ -57,6 +57,25 @@ def test_draws_follow_the_distribution() -> None:
     assert set(
         SeededSampling(keys, nucleus, torch.device("cpu"))(torch.zeros(4000, 1), scores).argmax(-1).tolist()
     ) == {0}
+
+
+def test_padding_of_the_head_is_not_drawn() -> None:
+    scores = torch.tensor([[0.0, 0.0, 9.0, 9.0]]).repeat(200, 1)
+    settings = SamplingSettings(temperature=1.0, top_p=1.0)
+    draw_tokens = SeededSampling([str(i) for i in range(200)], settings, torch.device("cpu"))
+    ids = torch.zeros(200, 1)
+    assert set(draw_tokens(ids, OnlyFirst(2)(ids, scores)).argmax(-1).tolist()) == {0, 1}
+
+
+def test_the_probability_of_a_draw_is_that_at_temperature() -> None:
+    scores = torch.tensor([[2.0, 1.0, 0.0, -torch.inf]]).repeat(100, 1)
+    settings = SamplingSettings(temperature=0.5, top_p=1.0)
+    log_probs: list[list[float]] = [[] for _ in scores]
+    sampling = SeededSampling([str(i) for i in range(100)], settings, torch.device("cpu"), log_probs)
+    drawn = sampling(torch.zeros(100, 1), scores).argmax(-1)
+    expected = (scores[0] / 0.5).log_softmax(-1)[drawn]
+    torch.testing.assert_close(torch.tensor(log_probs)[:, 0], expected)
+    assert int(drawn.max()) < 3
 
 
 def test_stops_and_caps_are_told_apart() -> None:

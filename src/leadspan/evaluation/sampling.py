@@ -25,6 +25,7 @@ from transformers.generation.utils import GenerateDecoderOnlyOutput
 
 from leadspan.errors import EvaluationError
 from leadspan.evaluation.settings import SamplingSettings
+from leadspan.models.categorical import tokens_at
 from leadspan.status import report_detail
 
 LOOP_TOKENS, LOOP_REPEATS = 30, 10
@@ -142,11 +143,11 @@ def window_of(config: PreTrainedConfig) -> int | None:
 
 
 class SeededSampling(LogitsProcessor):
-    """Turns greedy choice into sampling, row by row: the argmax of `log-probability + Gumbel noise` is a draw.
+    """Turns greedy choice into sampling: the token under a uniform share of each row's cumulative distribution.
 
     Each row has its own generator, so what a sample says does not depend on its batch.
 
-    Source: Gumbel-max trick, Maddison et al., arXiv 1411.0030, section 2.
+    Source: inverse transform sampling, Devroye, Non-Uniform Random Variate Generation, 1986, section III.2.
     """
 
     def __init__(
@@ -167,21 +168,21 @@ class SeededSampling(LogitsProcessor):
         self.generators = [torch.Generator(device).manual_seed(seed_of(key, settings.seed)) for key in keys]
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        """Scores `[rows, V]` at temperature, among the tokens kept, with the noise of each row's own stream."""
-        scores = scores.float() / self.temperature
+        """Of each row of scores `[rows, V]` a 1 at the token drawn, at temperature and after filters, else 0."""
+        scores = scores.float()
+        if self.temperature != 1:  # whole vocabularies: a division by 1 is a tenth of a draw
+            scores = scores / self.temperature
         for keep in self.filters:
             scores = keep(cast(Any, None), cast(Any, scores))
-        # -log(Exp(1)) is Gumbel noise.
-        noise = torch.stack(
-            [torch.empty(scores.shape[1], device=scores.device).exponential_(generator=g) for g in self.generators]
-        )
-        # Log-probabilities are of the distribution, before the noise.
-        scores, probable = scores - noise.log(), scores
+        masses = (scores - scores.amax(-1, keepdim=True)).exp_()
+        # One number a row: as many as there are tokens, as Gumbel noise takes, cost more than the model where it is
+        # small and its vocabulary large.
+        shares = [torch.rand(1, dtype=torch.float64, device=g.device, generator=g) for g in self.generators]
+        chosen = tokens_at(masses, torch.stack(shares))
         if self.log_probs is not None:
-            chosen = scores.argmax(-1, keepdim=True)
-            for row, value in zip(self.log_probs, probable.log_softmax(-1).gather(1, chosen).tolist(), strict=True):
+            for row, value in zip(self.log_probs, scores.log_softmax(-1).gather(1, chosen).tolist(), strict=True):
                 row += value
-        return scores
+        return masses.zero_().scatter_(1, chosen, 1.0)
 
     def keep_rows(self, rows: Sequence[int]) -> None:
         """Keep only these rows of the batch."""
@@ -191,14 +192,14 @@ class SeededSampling(LogitsProcessor):
 
 
 class OnlyFirst(LogitsProcessor):
-    """Masks the rows that pad an output head beyond the tokenizer's tokens."""
+    """Leaves out the rows that pad an output head beyond the tokenizer's tokens."""
 
     def __init__(self, num_tokens: int):
         self.num_tokens = num_tokens
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        """Scores `[rows, V]`, -inf behind the tokens."""
-        return scores.index_fill(1, torch.arange(self.num_tokens, scores.shape[1], device=scores.device), -torch.inf)
+        """Scores `[rows, num_tokens]`."""
+        return scores[:, : self.num_tokens]
 
 
 def generate(

@@ -14,14 +14,11 @@ import torch
 from jaxtyping import Float
 
 from leadspan.errors import TargetsError
+from leadspan.models.categorical import BLOCK, in_blocks, tokens_at
 from leadspan.teacher.entries import pack_entries, unpack_entries
 from leadspan.teacher.settings import Sampled, SparseCodec, TopK, TopP
 
 Arrays = dict[str, np.ndarray]
-
-# Tokens of a block whose maximum, or sum, is looked at first: with 64, a vocabulary of 150,000 is a short list of
-# blocks, and a block is a short list of tokens.
-_BLOCK = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,35 +180,24 @@ def _largest(logits: torch.Tensor, k: int) -> torch.Tensor:
     """Ids of the `k` largest logits, largest first: the `k` blocks of 64 with the largest maxima hold them."""
     num_tokens = logits.shape[1]
     # So many blocks would be candidates that a plain top-k is faster.
-    if k * _BLOCK * 2 > num_tokens:
+    if k * BLOCK * 2 > num_tokens:
         return logits.topk(k, dim=-1).indices
-    padded = torch.nn.functional.pad(logits, (0, -num_tokens % _BLOCK), value=-math.inf)
-    blocks = padded.view(len(logits), -1, _BLOCK)
+    blocks = in_blocks(logits, -math.inf)
     best = blocks.amax(-1).topk(k, dim=-1).indices
-    candidates = blocks.gather(1, best[:, :, None].expand(-1, -1, _BLOCK)).flatten(1)
+    candidates = blocks.gather(1, best[:, :, None].expand(-1, -1, BLOCK)).flatten(1)
     index = candidates.topk(k, dim=-1).indices
-    return best.gather(1, index // _BLOCK) * _BLOCK + index % _BLOCK
+    return best.gather(1, index // BLOCK) * BLOCK + index % BLOCK
 
 
 def _draw(masses: torch.Tensor, number: int, offsets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Systematic sampling: the tokens under the points `(i + offset) / n` of the cumulative distribution.
 
-    The cumulative sums are in float64, first over blocks of 64 tokens, then within the blocks that a point falls into.
-
     Returns:
         Ids [N, n], ascending, and counts [N, n]: the whole count at a token's last draw, 0 at its others.
     """
-    blocks = torch.nn.functional.pad(masses, (0, -masses.shape[1] % _BLOCK)).view(len(masses), -1, _BLOCK)
-    ends = blocks.sum(-1, dtype=torch.float64).cumsum(-1)
     steps = torch.arange(number, device=masses.device, dtype=torch.float64)
     # Equal spacing gives counts of floor or ceil of `n p`: less variance than independent draws, and still unbiased.
-    points = (steps + offsets.to(steps)[:, None]) / number * ends[:, -1:]
-    block = torch.searchsorted(ends, points, right=True).clamp_(max=ends.shape[1] - 1)
-    before = torch.where(block > 0, ends.gather(1, (block - 1).clamp(min=0)), 0.0)
-    within = blocks.gather(1, block[:, :, None].expand(-1, -1, _BLOCK)).double().cumsum(-1)
-    # Rounding must not push a point past the end of its block.
-    rest = torch.minimum((points - before).clamp_(min=0.0), within[:, :, -1] * (1 - 1e-12))
-    ids = block * _BLOCK + torch.searchsorted(within, rest[:, :, None], right=True)[:, :, 0]
+    ids = tokens_at(masses, (steps + offsets.to(steps)[:, None]) / number)
     is_last = torch.ones_like(ids, dtype=torch.bool)
     is_last[:, :-1] = ids[:, 1:] != ids[:, :-1]
     # Points ascend, so equal ids are neighbours: a count is the distance to the last draw of the token before.
