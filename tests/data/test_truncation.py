@@ -25,7 +25,7 @@ from leadspan.data.truncation import (
     Tail,
     cut_example,
 )
-from leadspan.data.truncation.policy import CutCounts, stop_warning
+from leadspan.data.truncation.policy import CutCounts, drop_warning, stop_warning
 from leadspan.errors import SettingsError
 from leadspan.settings import Settings, validate
 
@@ -266,3 +266,14 @@ def test_cuts_of_which_hardly_an_example_shows_an_end_are_warned_of() -> None:
     warning = stop_warning(few)
     assert warning.startswith("lead 0.5, tail 0.5: ") and "whole_share" in warning and "thinking_budget" in warning
     assert stop_warning({"mix": few["mix"]}) == ""
+
+
+def test_cuts_that_drop_more_than_a_tenth_of_their_examples_are_warned_of_with_what_is_left() -> None:
+    def counts(num_kept: int, **dropped: int) -> CutCounts:
+        sizes = {"tokens_before": 9000, "tokens_after": 900, "weighted_tokens": 90}
+        return CutCounts(num_examples=1000, num_kept=num_kept, dropped=dropped, **sizes)
+
+    cuts = {"full": counts(1000), "lead 0.9": counts(900, short=100), "lead 0.25": counts(6, short=994)}
+    warning = drop_warning(cuts)
+    assert warning.startswith("lead 0.25 leaves 6 of 1,000 examples (994 x short).") and "lead_cot" in warning
+    assert drop_warning({"lead 0.9": cuts["lead 0.9"]}) == ""

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from leadspan.audit.findings import AuditResult, Distribution, FirstAnswers, PolicyLoss
-from leadspan.data.truncation.policy import stop_warning
+from leadspan.data.truncation.policy import cut_warnings
 from leadspan.tables import Block
 
 _BARS = " ▁▂▃▄▅▆▇█"
@@ -12,7 +12,7 @@ _BARS = " ▁▂▃▄▅▆▇█"
 def blocks(result: AuditResult) -> list[Block]:
     """All blocks, top to bottom, without those that have no figures."""
     has_own = any(policy.is_own for policy in result.policies)
-    warning = stop_warning({policy.label: policy.counts for policy in result.policies})
+    counts = {policy.label: policy.counts for policy in result.policies}
     answers = result.first_answers
     reading = "LSP* = (|P| + f |CoT|) / T: a lead cut below it is predicted to remove derivations and to hurt"
     if answers.lsp_star is None:
@@ -46,7 +46,7 @@ def blocks(result: AuditResult) -> list[Block]:
             "Traces that lose, per policy",
             ("policy", "tokens kept", "question", "end of thinking", "answer", "stop", "every weighted position"),
             tuple(map(_policy, result.policies)),
-            "\n".join(filter(None, ["* the policy of the recipe" if has_own else "", warning])),
+            "\n".join([*(["* the policy of the recipe"] if has_own else []), *cut_warnings(counts)]),
         ),
         Block("Repetition, duplicates, contamination", (), tuple(_hygiene(result))),
     ]

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from leadspan.costs.memory import disk_bytes
-from leadspan.data.truncation.policy import stop_warning
+from leadspan.data.truncation.policy import cut_warnings
 from leadspan.environment import environment
 from leadspan.errors import LeadspanError, ModelError, RunError
 from leadspan.evaluation.evaluate import check_evaluation, evaluate_model
@@ -75,8 +75,8 @@ def _run(recipe: Recipe, tasks: Mapping[str, Sequence[Problem]], resume: bool) -
     data = prepare_data(recipe)
     if tasks:
         check_evaluation(recipe.evaluation, tasks, data.renderer, window_of(load_config(recipe.student)))
-    warning = "" if recipe.rollout is not None else stop_warning({recipe.label: data.examples.counts})
-    if warning and process_state().is_main_process:
+    warnings = cut_warnings({recipe.label: data.examples.counts}) if recipe.rollout is None else []
+    for warning in warnings if process_state().is_main_process else ():
         logger.warning("%s", warning)
     # Before training, so that the prediction cannot have seen the run.
     prediction = _predict(recipe, data)

@@ -6,7 +6,7 @@ from leadspan.audit.prepared import Searched
 from leadspan.costs.flops import FlopsByPart, ModelShape
 from leadspan.costs.memory import NUM_CHECKPOINTS, MemoryByPart, disk_bytes
 from leadspan.data.truncation import Full, Lead, with_ends
-from leadspan.data.truncation.policy import shows_few_ends, stop_warning
+from leadspan.data.truncation.policy import cut_warnings, shows_few_ends
 from leadspan.errors import ModelError
 from leadspan.planning.plan import Plan, PlanRow
 from leadspan.planning.prediction import student_shape
@@ -50,8 +50,8 @@ def sentences(plan: Plan) -> list[str]:
     lines.append(disk_of_run(plan.disk_bytes))
     lines += _too_large(plan)
     lines += [f"Left out: {reason}." for reason in plan.left_out]
-    if plan.rollouts is None and (warning := stop_warning({row.label: row.cut for row in plan.rows})):
-        lines.append(warning)
+    if plan.rollouts is None:
+        lines += cut_warnings({row.label: row.cut for row in plan.rows})
         recipes, prices = next(row for row in plan.rows if row.is_recipes), []
         # What it costs to show a student of the recipe's own cut how answers end.
         for policy in with_ends(recipes.policy):
@@ -248,7 +248,9 @@ def _bills(plan: Plan, full: PlanRow) -> list[str]:
                 for by_store in (store.net_flops, store.saved_flops)
             )
             than = f": {once} a store saves on its first run, {shared} on later ones."
-        cut = f"{row.label} cuts {percent(1 - _share_kept(row))} of the traces' tokens"
+        dropped = row.cut.num_examples - row.cut.num_kept
+        with_traces = f", with {dropped:,} traces dropped," if dropped else ""
+        cut = f"{row.label} cuts {percent(1 - _share_kept(row))} of the traces' tokens{with_traces}"
         bills.append(f"{cut} and saves {percent(saved / total)} of the FLOPs{than}")
     return bills
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from leadspan.data.truncation.policy import drop_warning
 from leadspan.report.break_points import break_points
 from leadspan.report.curves import absent_metrics, run_curves
 from leadspan.report.frontier import build_frontiers
@@ -72,11 +73,12 @@ def build_report(
 def _task(frontier: Frontier, target: float, cost: CostName) -> TaskFigures:
     points = break_points(frontier, target)
     ranks_by = ranking_cost(frontier, cost)
+    counts = {row.label: row.runs[0].cut for row in frontier.rows if row.runs[0].cut is not None}
     return TaskFigures(
         task=frontier.task,
         answers=recommend(frontier, target, cost),
         cuts_explained=cuts_explained(frontier.rows),
-        warnings=[*teacher_warnings(frontier), *stop_warnings(frontier)],
+        warnings=[*teacher_warnings(frontier), *stop_warnings(frontier), *filter(None, [drop_warning(counts)])],
         findings=findings(frontier),
         break_points=points,
         break_point_sentences=[break_point_sentence(point) for point in points],

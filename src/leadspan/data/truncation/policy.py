@@ -89,6 +89,35 @@ def stop_warning(counts: Mapping[str, CutCounts]) -> str:
     )
 
 
+FEW_DROPPED = 0.1
+"""Share of the examples that a cut may drop without a warning."""
+
+
+def drop_warning(counts: Mapping[str, CutCounts]) -> str:
+    """Which cuts drop more than `FEW_DROPPED` of their examples, and why; "" if none does.
+
+    Args:
+        counts: Of each cut, by its label.
+    """
+    left = [
+        f"{label} leaves {cut.num_kept:,} of {cut.num_examples:,} examples "
+        f"({', '.join(f'{number:,} x {reason}' for reason, number in cut.dropped.items())})"
+        for label, cut in counts.items()
+        if cut.num_kept < (1 - FEW_DROPPED) * cut.num_examples
+    ]
+    if not left:
+        return ""
+    return (
+        f"{'; '.join(left)}. A run of as many steps repeats those that are left, so it differs from other cuts in its "
+        "examples too; keep more tokens, or cut the chain of thought alone (cut: {kind: lead_cot, p: ...})."
+    )
+
+
+def cut_warnings(counts: Mapping[str, CutCounts]) -> list[str]:
+    """What is known to go wrong with the students of these cuts: `drop_warning` and `stop_warning`."""
+    return [warning for warning in (drop_warning(counts), stop_warning(counts)) if warning]
+
+
 Span = tuple[int, int]
 Proportion = Annotated[float, Field(gt=0, le=1)]
 
