@@ -3,6 +3,7 @@ import json
 import math
 import signal
 import time
+import warnings
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -385,6 +386,16 @@ def test_ends_of_student_teacher_and_data_are_one_outcome(tmp_path: Path) -> Non
             line["eval_divergence/answer"] for line in metrics(recipe.output) if "eval_loss" in line
         )
     assert divergences["event"] < divergences["tokens"]
+
+
+def test_adapters_are_saved_without_a_look_at_the_hub(tmp_path: Path) -> None:
+    student = load_model(tiny(), torch.float32)
+    student.name_or_path = str(tmp_path / "a directory that has a GGUF file alone")
+    model = with_adapters(student, Lora(r=2))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.save_pretrained(str(tmp_path))
+    assert (tmp_path / "adapter_model.safetensors").exists()
 
 
 def test_the_config_of_adapters_is_written_alike_by_every_process(tmp_path: Path) -> None:

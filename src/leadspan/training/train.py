@@ -4,6 +4,7 @@ import logging
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -185,6 +186,8 @@ def with_adapters(student: PreTrainedModel, settings: Lora) -> PeftModel:
     resolved = cast(LoraConfig, model.peft_config["default"])
     if isinstance(resolved.target_modules, set):
         resolved.target_modules = sorted(resolved.target_modules)  # a set is saved in another order by every process
+    # "auto" would ask the Hub for the config of a directory that has a GGUF file alone. Embeddings are never resized.
+    model.save_pretrained = partial(model.save_pretrained, save_embedding_layers=False)
     return model
 
 
