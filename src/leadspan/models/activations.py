@@ -11,9 +11,10 @@ counted separately, in a trace whose windows are shorter than the traced length,
 has no mask.
 """
 
+import contextlib
 import logging
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -57,42 +58,38 @@ def student_activations(settings: ModelSettings, use_bf16: bool, checkpointing: 
     Raises:
         ModelError: The model's code cannot run without values.
     """
-    config = load_config(settings)
+    return _traced(settings, use_bf16, checkpointing)
+
+
+def teacher_activations(settings: ModelSettings, use_bf16: bool) -> ActivationBytes:
+    """Bytes per token of a frozen teacher's forward pass: at its peak, and of the final hidden states."""
+    return _traced(settings, use_bf16, None)
+
+
+def _traced(settings: ModelSettings, use_bf16: bool, checkpointing: bool | None) -> ActivationBytes:
+    """Those of a student; of a teacher where `checkpointing` is None."""
+    config, is_teacher = load_config(settings), checkpointing is None
     key = (config_key(config), use_bf16, checkpointing)
     if key in _TRACED:
         return _TRACED[key]
     layers = traced_layers(config)  # outside the mode of fake tensors
 
     def passes(length: int, by_token: bool) -> tuple[tuple[int, int], "_Alive"]:
-        model = _fake_model(settings, layers, torch.float32).train()
+        # A student's weights are float32 under autocast, a teacher's have the type of the run.
+        model = _fake_model(settings, layers, torch.bfloat16 if is_teacher and use_bf16 else torch.float32)
+        model.train(not is_teacher)
         if checkpointing:
             model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
         with _Alive(by_token) as alive, _named(settings):
-            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=use_bf16):
+            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=use_bf16 and not is_teacher):
                 hidden = _run(model, length)
+            if is_teacher:
+                return (hidden.nbytes, 0), alive
             retained = alive.now, alive.now_masks
             hidden.sum().backward()  # any scalar: the head and the loss are counted elsewhere
         return retained, alive
 
-    with FakeTensorMode():
-        return _TRACED.setdefault(key, _measured(settings, layers, passes))
-
-
-def teacher_activations(settings: ModelSettings, use_bf16: bool) -> ActivationBytes:
-    """Bytes per token of a frozen teacher's forward pass: at its peak, and of the final hidden states."""
-    config = load_config(settings)
-    key = (config_key(config), use_bf16, None)
-    if key in _TRACED:
-        return _TRACED[key]
-    layers = traced_layers(config)
-
-    def passes(length: int, by_token: bool) -> tuple[tuple[int, int], "_Alive"]:
-        model = _fake_model(settings, layers, torch.bfloat16 if use_bf16 else torch.float32).eval()
-        with _Alive(by_token) as alive, _named(settings):
-            hidden = _run(model, length)
-        return (hidden.nbytes, 0), alive
-
-    with FakeTensorMode(), torch.no_grad():
+    with FakeTensorMode(), torch.set_grad_enabled(not is_teacher):
         return _TRACED.setdefault(key, _measured(settings, layers, passes))
 
 
@@ -156,21 +153,16 @@ def _run(model: PreTrainedModel, length: int) -> torch.Tensor:
     return final_hidden_states(model, ids, positions[None], (0, length), positions)
 
 
-class _named:
+@contextlib.contextmanager
+def _named(settings: ModelSettings) -> Iterator[None]:
     """Turn an error of a model's code on fake tensors into one that names the model."""
-
-    def __init__(self, settings: ModelSettings):
-        self.name = name_of(settings)
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, RuntimeError | ValueError | TypeError | NotImplementedError):
-            raise ModelError(
-                f"model {self.name}: its activation memory cannot be predicted, since its code does not run without "
-                f"values ({reason(error)})"
-            ) from None
+    try:
+        yield
+    except (RuntimeError, ValueError, TypeError, NotImplementedError) as error:
+        raise ModelError(
+            f"model {name_of(settings)}: its activation memory cannot be predicted, since its code does not run "
+            f"without values ({reason(error)})"
+        ) from None
 
 
 class _Alive(TorchDispatchMode):

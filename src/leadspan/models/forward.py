@@ -112,7 +112,13 @@ def _in_groups(
     Padding comes after an example, where no causal layer sees it: neither attention, which looks back, nor a state,
     which is carried forward. So there is no mask.
     """
-    more = _passes_of_others(model, len(groups))  # before the first pass, so that all ranks reduce at the same point
+    num_passes = len(groups)
+    # Sharded weights are gathered by all ranks together, so every rank makes as many passes as any. Reduced before the
+    # first pass, so that all ranks reduce at the same point.
+    if any(isinstance(parameter, DTensor) for parameter in model.parameters()):
+        most = torch.tensor(num_passes, device=next(model.parameters()).device)
+        torch.distributed.all_reduce(most, torch.distributed.ReduceOp.MAX)
+        num_passes = int(most)
     hidden_of: dict[int, torch.Tensor] = {}
     for group in groups:
         rows = [input_ids[0, borders[i] : borders[i + 1]] for i in group]
@@ -123,19 +129,9 @@ def _in_groups(
         # Padding is cut off, and each example goes back to its number in the row.
         hidden_of |= {i: hidden[row, : len(rows[row])] for row, i in enumerate(group)}
     states = torch.cat([hidden_of[i] for i in range(len(borders) - 1)])
-    # Passes that add 0: sharded weights are gathered by all ranks together, so every rank makes as many passes.
-    for _ in range(more):
+    for _ in range(num_passes - len(groups)):  # passes that add 0
         states = states + 0 * body_of(model)(input_ids=input_ids[:, :1], use_cache=False).last_hidden_state.sum()
     return states
-
-
-def _passes_of_others(model: nn.Module, num_passes: int) -> int:
-    """How many passes this rank lacks of the most that any rank makes; 0 where weights are not sharded."""
-    if not any(isinstance(parameter, DTensor) for parameter in model.parameters()):
-        return 0
-    most = torch.tensor(num_passes, device=next(model.parameters()).device)
-    torch.distributed.all_reduce(most, torch.distributed.ReduceOp.MAX)
-    return int(most) - num_passes
 
 
 def _restart_rotary(model: nn.Module) -> None:

@@ -38,20 +38,28 @@ def shape_of(model: PreTrainedModel) -> ModelShape:
     stacked experts are three-dimensional, and a token passes `k / E` of them. A convolution along the sequence does as
     many products for a token as it has weights. What layers do along the sequence is traced.
     """
-    config = model.config.get_text_config()
+    config, head = model.config.get_text_config(), head_of(model)
     # The decoder layers are the longest list of modules.
     layers = max((m for m in model.modules() if isinstance(m, nn.ModuleList)), key=len, default=())
     traced = traced_layers(model.config)
     attention = _attention_by_config(config) if traced is None else traced.attention
+    outside = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)} | {id(head.weight)}
+    inside = [p for p in model.parameters() if id(p) not in outside]
+    convolutions = {id(m.weight) for m in model.modules() if isinstance(m, nn.Conv1d)}
+    linear_params = sum(p.numel() for p in inside if p.dim() == 2 or id(p) in convolutions)
+    if experts := _first(config, _EXPERTS):
+        stacked = (p for p in inside if p.dim() == 3 and p.shape[0] == experts and id(p) not in convolutions)
+        per_token = _first(config, _EXPERTS_PER_TOKEN) or 1
+        linear_params += sum(p.numel() for p in stacked) * per_token // experts
     return ModelShape(
-        linear_params=_linear_params(model, config),
+        linear_params=linear_params,
         attention_dims=tuple(call.dim for call in attention),
         windows=tuple(call.window for call in attention),
         state_size=0 if traced is None else traced.state_size,
         hidden_size=head_shape(model)[1],
         vocab_size=head_shape(model)[0],
         num_params=sum(p.numel() for p in model.parameters()),
-        is_tied=head_of(model).weight is getattr(model.get_input_embeddings(), "weight", None),
+        is_tied=head.weight is getattr(model.get_input_embeddings(), "weight", None),
         last_params=sum(_last_params(layer) for layer in layers),
         layer_params=max((sum(p.numel() for p in layer.parameters()) for layer in layers), default=0),
     )
@@ -71,18 +79,6 @@ def _attention_by_config(config: Any) -> list[AttentionCall]:
         for kind in kinds
         if "attention" in kind and "linear" not in kind
     ]
-
-
-def _linear_params(model: PreTrainedModel, config: Any) -> int:
-    outside = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)} | {id(head_of(model).weight)}
-    inside = [p for p in model.parameters() if id(p) not in outside]
-    convolutions = {id(m.weight) for m in model.modules() if isinstance(m, nn.Conv1d)}
-    plain = sum(p.numel() for p in inside if p.dim() == 2 or id(p) in convolutions)
-    experts = _first(config, _EXPERTS)
-    if not experts:
-        return plain
-    stacked = sum(p.numel() for p in inside if p.dim() == 3 and p.shape[0] == experts and id(p) not in convolutions)
-    return plain + stacked * (_first(config, _EXPERTS_PER_TOKEN) or 1) // experts
 
 
 def _last_params(layer: nn.Module) -> int:

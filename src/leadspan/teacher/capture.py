@@ -174,7 +174,7 @@ def _describe(job: CaptureJob, teacher: PreTrainedModel | None) -> tuple[Manifes
         engine=settings.engine,
         dtype=dtype,
         codec=settings.codec,
-        hidden_dtype=str(hidden_dtype(settings, job.dtype)).removeprefix("torch.") if entry else None,
+        hidden_dtype=str(hidden_dtype(settings.codec, job.dtype)).removeprefix("torch.") if entry else None,
         temperatures=sorted(set(settings.temperatures)),
         num_tokens=_num_tokens(job, rows),
         hidden_size=width,

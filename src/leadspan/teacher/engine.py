@@ -15,7 +15,7 @@ from leadspan.errors import ModelError
 from leadspan.teacher.codecs import Arrays, encode
 from leadspan.teacher.live import live_targets, teacher_logits
 from leadspan.teacher.manifest import HeadEntry
-from leadspan.teacher.settings import CaptureSettings, Hidden, Sampled
+from leadspan.teacher.settings import CaptureSettings, Codec, Hidden, Sampled
 from leadspan.teacher.shards import PER_ENTRY, sequence_hash
 from leadspan.teacher.targets import DenseTargets
 
@@ -37,7 +37,7 @@ class TransformersEngine:
             num_tokens: The first rows of the head that the distribution is over.
         """
         self.teacher, self.settings, self.num_tokens = teacher, settings, num_tokens
-        self.hidden_dtype = hidden_dtype(settings, teacher.dtype)
+        self.hidden_dtype = hidden_dtype(settings.codec, teacher.dtype)
 
     def __call__(self, sequences: Sequence[Example]) -> list[Arrays]:
         """The stored columns of every sequence."""
@@ -86,9 +86,8 @@ def _split_rows(arrays: Arrays, num_positions: Sequence[int]) -> list[Arrays]:
     return rows
 
 
-def hidden_dtype(settings: CaptureSettings, teacher: torch.dtype) -> torch.dtype:
+def hidden_dtype(codec: Codec, teacher: torch.dtype) -> torch.dtype:
     """Type in which hidden states are stored."""
-    codec = settings.codec
     if isinstance(codec, Hidden) and codec.dtype != "teacher":
         return {"float32": torch.float32, "bfloat16": torch.bfloat16}[codec.dtype]
     return teacher

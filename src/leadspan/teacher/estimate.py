@@ -90,7 +90,7 @@ def estimate(
         # Where the data decides the size of a support (top-p, sampled), that of the sample is taken.
         if isinstance(codec, Hidden):
             # Token id, section, and the states; the head is stored once.
-            size = 4 + 1 + head_shape(teacher)[1] * _dtype_of(codec, settings, teacher).itemsize
+            size = 4 + 1 + head_shape(teacher)[1] * hidden_dtype(codec, teacher.dtype).itemsize
             once = math.prod(head_shape(teacher)) * head_of(teacher).weight.element_size()
         else:
             size, once = bytes_per_position(codec, len(settings.temperatures), num_tokens, support), 0
@@ -144,7 +144,7 @@ def _losses(
         for number, codec in enumerate(codecs):
             if isinstance(codec, Hidden):
                 # Log-probabilities from hidden states rounded to the type they are stored in.
-                rounded_hidden = theirs.hidden[rows].to(_dtype_of(codec, settings, teacher)).to(theirs.hidden.dtype)
+                rounded_hidden = theirs.hidden[rows].to(hidden_dtype(codec, teacher.dtype)).to(theirs.hidden.dtype)
                 rounded_logits = teacher_logits(replace(theirs, hidden=rounded_hidden), slice(None), shared)
                 rounded = torch.log_softmax(rounded_logits.double(), dim=-1)
                 stored = torch.linalg.vecdot(rounded.exp(), rounded - log_q)
@@ -186,7 +186,3 @@ def _sparse_kl(
     outside, rest = torch.from_numpy(arrays["outside"]).to(log_q), off.sum(1)
     tail = torch.where(outside > 0, outside * (outside.clamp(min=1e-300) / rest.clamp(min=1e-300)).log(), 0.0)
     return torch.linalg.vecdot(log_p.exp(), ratio) + tail, int(used.sum())
-
-
-def _dtype_of(codec: Hidden, settings: CaptureSettings, teacher: PreTrainedModel) -> torch.dtype:
-    return hidden_dtype(settings.model_copy(update={"codec": codec}), teacher.dtype)

@@ -51,8 +51,8 @@ class Sequences:
 
     def without(self, store: TargetStore) -> "Sequences":
         """Those that a store does not serve."""
-        unserved = tuple(location for number, location in enumerate(self.locations) if not store.serves(self[number]))
-        return replace(self, locations=unserved)
+        unserved = (at for number, at in enumerate(self.locations) if store.location(self[number]) is None)
+        return replace(self, locations=tuple(unserved))
 
     @property
     def content_hash(self) -> str:

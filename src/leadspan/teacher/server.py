@@ -55,19 +55,30 @@ class TeacherServer:
             TargetsError: The server does not answer with log-probabilities.
             SettingsError: The server's key is not in the environment.
         """
-        model, read = self.settings.model, _read_vllm
-        body: dict[str, Any] = {"model": model, "prompt": prompt, "prompt_logprobs": k, "max_tokens": 1}
+        path, is_sglang = "/v1/completions", self.settings.api == "sglang"
+        body: dict[str, Any] = {"model": self.settings.model, "prompt": prompt, "prompt_logprobs": k, "max_tokens": 1}
         # The data's special tokens are in the prompt already.
         body |= {"temperature": 1.0, "add_special_tokens": False}
-        path = "/v1/completions"
-        if self.settings.api == "sglang":
-            path, read = "/generate", _read_sglang
+        if is_sglang:
+            path = "/generate"
             body = {"text" if isinstance(prompt, str) else "input_ids": prompt, "return_logprob": True}
             body |= {"logprob_start_len": 0, "top_logprobs_num": k}
             body["sampling_params"] = {"max_new_tokens": 1, "temperature": 1.0}
         answer = self._post(path, body)
         try:
-            return read(answer)
+            if not is_sglang:
+                entries = answer["choices"][0]["prompt_logprobs"]
+                return [e and {int(token): float(value["logprob"]) for token, value in e.items()} for e in entries]
+            # Both lists are as long as the prompt; entries of the first token have no log-probability.
+            tokens, tops = (answer["meta_info"][name] for name in ("input_token_logprobs", "input_top_logprobs"))
+            return [
+                None,
+                *(
+                    # The prompt's own token is added, since it need not be among the likeliest.
+                    {int(i): float(log_p) for log_p, i, *_ in top} | {int(token): float(log_prob)}
+                    for (log_prob, token, *_), top in zip(tokens[1:], tops[1:], strict=True)
+                ),
+            ]
         except (KeyError, IndexError, TypeError, ValueError, AttributeError):
             raise TargetsError(
                 f"{self.name}: the answer of {path} has no log-probabilities of the prompt; take a server that "
@@ -165,19 +176,3 @@ class TeacherServer:
     def _without_key(self, text: str) -> str:
         # A server or proxy may repeat the request in its error page.
         return text.replace(self._key, "***") if self.settings.api_key_env is not None else text
-
-
-def _read_vllm(answer: Any) -> PromptLogprobs:
-    entries = answer["choices"][0]["prompt_logprobs"]
-    return [entry and {int(token): float(value["logprob"]) for token, value in entry.items()} for entry in entries]
-
-
-def _read_sglang(answer: Any) -> PromptLogprobs:
-    """Both lists are as long as the prompt; entries of the first token have no log-probability."""
-    meta = answer["meta_info"]
-    tokens, tops = meta["input_token_logprobs"], meta["input_top_logprobs"]
-    rows: list[dict[int, float] | None] = [None]
-    for (log_prob, token, *_), top in zip(tokens[1:], tops[1:], strict=True):
-        # The prompt's own token is added, since it need not be among the likeliest.
-        rows.append({int(i): float(log_p) for log_p, i, *_ in top} | {int(token): float(log_prob)})
-    return rows

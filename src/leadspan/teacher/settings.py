@@ -104,9 +104,7 @@ class Hidden(Settings):
 
 
 SparseCodec = TopK | TopP | Sampled
-Codec = Annotated[TopK | TopP | Sampled | Hidden, Field(discriminator="kind")]
-
-
+Codec = Annotated[SparseCodec | Hidden, Field(discriminator="kind")]
 Engine = Literal["transformers", "vllm", "server"]
 
 
@@ -220,7 +218,7 @@ SERVER_ACCESS = frozenset({"url", "check_template", "api_key_env", "timeout", "r
 NO_ACCESS: dict[str, Any] = {**dict.fromkeys(SERVER_ACCESS, True), "by_name": {"__all__": SERVER_ACCESS}}
 """The same for `model_dump(exclude=...)` of any teacher."""
 
-AnyTeacher = Annotated[Pretrained | RandomInit | ServedTeacher | ServedTeachers, Field(discriminator="kind")]
+AnyTeacher = Annotated[Pretrained | RandomInit | Served, Field(discriminator="kind")]
 
 
 class CaptureSettings(Settings):

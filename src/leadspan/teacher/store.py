@@ -108,16 +108,13 @@ class TargetStore:
         Raises:
             TargetsError: There is none; names the example and both hashes.
         """
-        location = self._location(example)
+        location = self.location(example)
         if location is None:
             raise TargetsError(self._refusal(example))
         return location
 
-    def serves(self, example: Example) -> bool:
-        """Whether a captured sequence begins with all of an example's tokens but the last."""
-        return self._location(example) is not None
-
-    def _location(self, example: Example) -> tuple[int, int, int] | None:
+    def location(self, example: Example) -> tuple[int, int, int] | None:
+        """As `find`; None where there is none."""
         context = example.input_ids[:-1]
         for location in self._rows.get(bytes.fromhex(example.example_id), []):
             captured = self._shards[location[0]].input_ids(*location[1:])
