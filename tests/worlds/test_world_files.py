@@ -6,8 +6,8 @@ from transformers import AutoTokenizer
 
 from leadspan.cli import main
 from leadspan.errors import RunError, SettingsError
-from leadspan.settings import validate
-from leadspan.worlds.files import load_world, write_world
+from leadspan.settings import load_json, validate
+from leadspan.worlds.files import WORLD_FILE, WorldRecord, write_world
 from leadspan.worlds.settings import WorldFiles
 
 WORLD = """
@@ -33,7 +33,7 @@ def test_a_world_by_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert not (output / "unstated_test.jsonl").exists()
     assert not {row["prompt"] for row in traces} & {row["problem"] for row in held_out}
     assert AutoTokenizer.from_pretrained(output / "tokenizer").eos_token == "<|im_end|>"
-    record = load_world(output)
+    record = load_json(WorldRecord, output / WORLD_FILE)
     assert (record.seed, record.sets["stated"].first_answer, record.sets["unstated"].first_answer) == (3, 1.0, None)
     assert record.sets["stated"].settings.world.kind == "multiplication"
 

@@ -4,7 +4,7 @@ import argparse
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from leadspan.cli.output import add_json, console_beside, write_json
 
@@ -44,7 +44,7 @@ def run(options: argparse.Namespace) -> None:
     """Print how many problems are needed, and what plans of given size can show."""
     from leadspan.errors import SettingsError
     from leadspan.settings import validate
-    from leadspan.statistics.power import Claim, problems_needed
+    from leadspan.statistics.power import Claim, chance_to_show, problems_needed, standard_error
     from leadspan.statistics.power_from_runs import expected_from
     from leadspan.tables import Block, rich_table
 
@@ -80,28 +80,18 @@ def run(options: argparse.Namespace) -> None:
         highlight=False,
     )
     console.print(rich_table(_shown(claim, options.problems, options.samples, options.seeds)))
-    write_json(_as_json(claim, options), options.json)
-
-
-def _as_json(claim: "Claim", options: argparse.Namespace) -> dict[str, Any]:
-    """The claim, the number of problems that it needs (null where none is enough), and what plans can show."""
-    from leadspan.statistics.power import chance_to_show, problems_needed, standard_error
-
-    # All plans, while the printed table shows the extremes alone.
+    # All plans, while the printed table shows the extremes alone; null where no number of problems is enough.
     sides = list(itertools.product(options.samples, options.seeds))
-    plans = ((size, *side) for size in options.problems for side in sides)
-    return {
-        "claim": claim.model_dump(mode="json"),
-        "needed": [{"samples": n, "seeds": m, "problems": problems_needed(claim, n, m)} for n, m in sides],
-        "plans": [
-            {
-                **dict(zip(("problems", "samples", "seeds"), plan, strict=True)),
-                "standard_error": standard_error(claim, *plan),
-                "chance": chance_to_show(claim, *plan),
-            }
-            for plan in plans
-        ],
-    }
+    needed = [{"samples": n, "seeds": m, "problems": problems_needed(claim, n, m)} for n, m in sides]
+    plans = [
+        {
+            **dict(zip(("problems", "samples", "seeds"), plan, strict=True)),
+            "standard_error": standard_error(claim, *plan),
+            "chance": chance_to_show(claim, *plan),
+        }
+        for plan in ((size, *side) for size in options.problems for side in sides)
+    ]
+    write_json({"claim": claim.model_dump(mode="json"), "needed": needed, "plans": plans}, options.json)
 
 
 def _shown(claim: "Claim", problems: Sequence[int], samples: Sequence[int], seeds: Sequence[int]) -> "Block":

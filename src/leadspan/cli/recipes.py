@@ -28,7 +28,11 @@ def run(options: argparse.Namespace) -> None:
         if options.output is not None:
             raise SettingsError("recipes: --output needs the NAME of a recipe")
         width = max(map(len, texts))
-        print_plain("\n".join(f"{name:<{width}}  {_summary(text)}" for name, text in texts.items()))
+        for name, text in texts.items():
+            # The first sentence of the comment on top; a schema for editors is no part of it.
+            first = itertools.takewhile(re.compile(r"# \S").match, text.splitlines()[:2])
+            comment = " ".join(line.removeprefix("# ") for line in first)
+            print_plain(f"{name:<{width}}  {re.split(r'[.:](?= [A-Z]|$)', comment)[0]}")
         return
     name = options.name.removesuffix(".yaml")
     if name not in texts:
@@ -50,9 +54,3 @@ def run(options: argparse.Namespace) -> None:
     for path, text in copies.items():
         write_atomically(path, text)
         print_plain(f"wrote {path}")
-
-
-def _summary(text: str) -> str:
-    """The first sentence of a recipe's comment."""
-    first = itertools.takewhile(re.compile(r"# \S").match, text.splitlines()[:2])
-    return re.split(r"[.:](?= [A-Z]|$)", " ".join(line.removeprefix("# ") for line in first))[0]

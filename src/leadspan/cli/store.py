@@ -2,13 +2,8 @@
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from leadspan.text import print_plain
-
-if TYPE_CHECKING:
-    from leadspan.tables import Block
-    from leadspan.teacher.manifest import Manifest
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,14 +22,35 @@ def run(options: argparse.Namespace) -> None:
     """Inspect, verify or merge."""
     from leadspan.errors import SettingsError
     from leadspan.status import PlainConsole
-    from leadspan.tables import rich_table
+    from leadspan.tables import Block, rich_table
     from leadspan.teacher.manifest import read_joined
 
     if (options.action == "merge") != (options.output is not None):
         raise SettingsError(f"store {options.action}: --output goes with merge, and merge needs it")
     if options.action == "inspect":
         for store in options.stores:
-            PlainConsole().print(rich_table(_table(read_joined(store), store)))
+            manifest = read_joined(store)
+            each = manifest.num_bytes / max(1, manifest.num_positions)
+            took = f"{manifest.seconds:,.0f} s" + (f", {manifest.flops:.3g} operations" if manifest.flops else "")
+            rows = {
+                "complete": "yes" if manifest.complete else "no: run `leadspan capture` again to continue",
+                "teacher": manifest.teacher + (f" at {manifest.teacher_revision}" if manifest.teacher_revision else ""),
+                "weights": manifest.weights_hash,
+                "tokenizer": manifest.tokenizer_hash,
+                "template": manifest.template_hash,
+                "codec": manifest.codec.model_dump_json(),
+                "engine": f"{manifest.engine}, {manifest.dtype}",
+                "temperatures": ", ".join(f"{t:g}" for t in manifest.temperatures),
+                "vocabulary": f"{manifest.num_tokens:,}",
+                "sequences": f"{manifest.num_sequences:,}",
+                "positions": f"{manifest.num_positions:,}",
+                "shards": f"{len(manifest.shards):,}",
+                "bytes": f"{manifest.num_bytes:,} ({each:.1f} a position)",
+                "capture": took,
+                "KL lost": "not measured" if manifest.kl_lost is None else f"{manifest.kl_lost:.3g} nats a position",
+                "versions": ", ".join(f"{name} {version}" for name, version in manifest.versions.items()),
+            }
+            PlainConsole().print(rich_table(Block(str(store), (), tuple(rows.items()))))
         return
     # `inspect` needs no torch.
     from leadspan.teacher.merge import merge_stores
@@ -47,27 +63,3 @@ def run(options: argparse.Namespace) -> None:
         return
     merged = merge_stores(options.stores, options.output)
     print_plain(f"store: {options.output}: {merged.num_sequences:,} sequences, {merged.num_positions:,} positions")
-
-
-def _table(manifest: "Manifest", path: Path) -> "Block":
-    from leadspan.tables import Block
-
-    rows = {
-        "complete": "yes" if manifest.complete else "no: run `leadspan capture` again to continue",
-        "teacher": manifest.teacher + (f" at {manifest.teacher_revision}" if manifest.teacher_revision else ""),
-        "weights": manifest.weights_hash,
-        "tokenizer": manifest.tokenizer_hash,
-        "template": manifest.template_hash,
-        "codec": manifest.codec.model_dump_json(),
-        "engine": f"{manifest.engine}, {manifest.dtype}",
-        "temperatures": ", ".join(f"{t:g}" for t in manifest.temperatures),
-        "vocabulary": f"{manifest.num_tokens:,}",
-        "sequences": f"{manifest.num_sequences:,}",
-        "positions": f"{manifest.num_positions:,}",
-        "shards": f"{len(manifest.shards):,}",
-        "bytes": f"{manifest.num_bytes:,} ({manifest.num_bytes / max(1, manifest.num_positions):.1f} a position)",
-        "capture": f"{manifest.seconds:,.0f} s" + (f", {manifest.flops:.3g} operations" if manifest.flops else ""),
-        "KL lost": "not measured" if manifest.kl_lost is None else f"{manifest.kl_lost:.3g} nats a position",
-        "versions": ", ".join(f"{name} {version}" for name, version in manifest.versions.items()),
-    }
-    return Block(str(path), (), tuple(rows.items()))

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 import psutil
 import torch
-from transformers import PreTrainedTokenizerBase
 
 from leadspan.costs.memory import NUM_CHECKPOINTS, disk_bytes
 from leadspan.data.packing import pack
@@ -28,7 +27,8 @@ _MUCH_TAIL = 0.1
 
 def tokenizers(inputs: CheckInputs) -> Iterator[Check]:
     """Tokenizer, chat template and end of turn of each model against those that render the data."""
-    renderer = inputs.data.renderer
+    recipe, renderer = inputs.recipe, inputs.data.renderer
+    of_data = recipe.tokenizer_path, recipe.tokenizer_revision
     form, stop_text = renderer.rendering, renderer.tokenizer.convert_ids_to_tokens(renderer.stop_token_id)
     turn = f"chain of thought between {form.think_open!r} and {form.think_close!r}, end of turn {stop_text!r}"
     yield Check(f"data: assistant turn ({form.assistant_turn})", "ok", turn)
@@ -37,7 +37,8 @@ def tokenizers(inputs: CheckInputs) -> Iterator[Check]:
             yield Check(f"{role}: tokenizer and template", "skipped", "built from a config, so it has neither")
             continue
         try:
-            tokenizer = _tokenizer_of(settings, inputs)
+            is_same = (settings.tokenizer_path, settings.revision) == of_data  # then it has been read already
+            tokenizer = renderer.tokenizer if is_same else load_tokenizer(settings.tokenizer_path, settings.revision)
             check_vocabulary(renderer.tokenizer, role, tokenizer, head_of(model).weight.shape[0])
         except ModelError as error:
             yield Check(f"{role}: tokenizer", "failed", str(error), "take models of one tokenizer")
@@ -172,14 +173,6 @@ def disk_and_memory(inputs: CheckInputs) -> Iterator[Check]:
         "store, ...}, which needs no teacher in memory"
     )
     yield _fits("memory", needed, available, "the largest step of training", remedy)
-
-
-def _tokenizer_of(settings: Pretrained, inputs: CheckInputs) -> PreTrainedTokenizerBase:
-    """The tokenizer of a model: that of the data where both come from one directory, else read again."""
-    recipe = inputs.recipe
-    if (settings.tokenizer_path, settings.revision) == (recipe.tokenizer_path, recipe.tokenizer_revision):
-        return inputs.data.renderer.tokenizer
-    return load_tokenizer(settings.tokenizer_path, settings.revision)
 
 
 def _fits(name: str, needed: int, free: int, what: str, remedy: str) -> Check:

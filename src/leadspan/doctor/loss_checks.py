@@ -91,21 +91,20 @@ def _loss(
     stride: int = STRIDE,
 ) -> LossOutput:
     """The loss of some examples in one pack, at every `stride`-th position; half KL where there is a teacher."""
-    batch = on_device(pack([_thinned(example, stride) for example in examples]), inputs.device)
+    thinned: list[Example] = []
+    for example in examples:
+        # The other weights become 0, so that all tokens stay as context.
+        weights = np.zeros_like(example.weights)
+        chosen = np.flatnonzero(example.weights)[::stride]
+        weights[chosen] = example.weights[chosen]
+        thinned.append(replace(example, weights=weights))
+    batch = on_device(pack(thinned), inputs.device)
     targets = None if teacher is None else live_targets(teacher, batch)
     rows = {head_of(model).weight.shape[0] for model in (student, teacher) if model is not None}
     shared = len(inputs.data.renderer.tokenizer) if len(rows) > 1 else None
     # On a CPU compiling would take longer than the losses; on a GPU the kernel of training is what is checked.
     settings = LossSettings(kl_weight=0.5, compiled=None if inputs.device.type == "cuda" else False)
     return batch_loss(student, batch, targets, settings, shared)
-
-
-def _thinned(example: Example, stride: int) -> Example:
-    """An example with every `stride`-th of its weights, the others 0: all of its tokens are context."""
-    weights = np.zeros_like(example.weights)
-    chosen = np.flatnonzero(example.weights)[::stride]
-    weights[chosen] = example.weights[chosen]
-    return replace(example, weights=weights)
 
 
 def _totals(output: LossOutput) -> tuple[float, ...]:

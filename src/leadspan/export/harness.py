@@ -19,60 +19,29 @@ METRICS = ("accuracy_strict", "accuracy_flexible", "thinking_closed")
 """The metrics that the functions return for a problem: means over its samples."""
 
 
-def math_results(doc: Mapping[str, Any], results: Sequence[str | list[str]]) -> dict[str, float]:
-    """Grade with Math-Verify in killable processes, which run until the harness ends."""
-    return _results(doc, results, _grader().grade)
+def _by(grade: Callable[[list[GradeItem]], list[Verdict]]) -> Callable[..., dict[str, float]]:
+    """The harness's function of a grader: means over the samples of one problem."""
 
+    def results(doc: Mapping[str, Any], results: Sequence[str | list[str]]) -> dict[str, float]:
+        # `doc` is a line of the exported problems; a task that repeats has its texts in one list.
+        texts = [text for result in results for text in ([result] if isinstance(result, str) else result)]
+        tags = doc["think_open"], doc["think_close"]
+        closed = [is_thinking_closed(text, doc["prompt"], *tags) for text in texts]
+        choices = tuple(doc.get("choices") or ())
+        items = [
+            GradeItem(with_usual_tags(text, is_closed, *tags), doc["gold"], is_closed, choices)
+            for text, is_closed in zip(texts, closed, strict=True)
+        ]
+        verdicts = grade(items)
+        # Booleans count as 0 and 1: the harness then averages the means of all problems.
+        sums = {
+            "accuracy_strict": sum(verdict.strict == "right" for verdict in verdicts),
+            "accuracy_flexible": sum(verdict.flexible == "right" for verdict in verdicts),
+            "thinking_closed": sum(closed),
+        }
+        return {name: sums[name] / len(texts) for name in METRICS}
 
-def exact_results(doc: Mapping[str, Any], results: Sequence[str | list[str]]) -> dict[str, float]:
-    """Grade by equality with the reference."""
-    return _results(doc, results, lambda items: [exact_grade(item) for item in items])
-
-
-def choice_results(doc: Mapping[str, Any], results: Sequence[str | list[str]]) -> dict[str, float]:
-    """Grade the letter of a choice."""
-    return _results(doc, results, lambda items: [choice_grade(item) for item in items])
-
-
-def literal_results(doc: Mapping[str, Any], results: Sequence[str | list[str]]) -> dict[str, float]:
-    """Grade by equality as Python literals."""
-    return _results(doc, results, lambda items: [literal_grade(item) for item in items])
-
-
-def reasoning_gym_results(doc: Mapping[str, Any], results: Sequence[str | list[str]]) -> dict[str, float]:
-    """Grade by the verifier of the data set that generated the problem; the gold is the data set's entry."""
-    return _results(doc, results, _grader().grade_by_verifier)
-
-
-def _results(
-    doc: Mapping[str, Any],
-    results: Sequence[str | list[str]],
-    grade: Callable[[list[GradeItem]], list[Verdict]],
-) -> dict[str, float]:
-    """Means over the samples of one problem.
-
-    Args:
-        doc: A line of the exported problems.
-        results: What the harness drew: one text, or one list of texts where the task repeats.
-        grade: The grader.
-    """
-    texts = [text for result in results for text in ([result] if isinstance(result, str) else result)]
-    closed = [is_thinking_closed(text, doc["prompt"], doc["think_open"], doc["think_close"]) for text in texts]
-    choices = tuple(doc.get("choices") or ())
-    items = [
-        GradeItem(
-            with_usual_tags(text, is_closed, doc["think_open"], doc["think_close"]), doc["gold"], is_closed, choices
-        )
-        for text, is_closed in zip(texts, closed, strict=True)
-    ]
-    verdicts = grade(items)
-    # Booleans count as 0 and 1: the harness then averages the means of all problems.
-    sums = {
-        "accuracy_strict": sum(verdict.strict == "right" for verdict in verdicts),
-        "accuracy_flexible": sum(verdict.flexible == "right" for verdict in verdicts),
-        "thinking_closed": sum(closed),
-    }
-    return {name: sums[name] / len(texts) for name in METRICS}
+    return results
 
 
 @cache
@@ -82,3 +51,15 @@ def _grader() -> MathGrader:
     # The harness offers no hook at its end, and processes left running would keep it from ending.
     atexit.register(grader.__exit__, None, None, None)
     return grader
+
+
+math_results = _by(lambda items: _grader().grade(items))
+"""Grades with Math-Verify in killable processes, which run until the harness ends."""
+exact_results = _by(lambda items: list(map(exact_grade, items)))
+"""Grades by equality with the reference."""
+choice_results = _by(lambda items: list(map(choice_grade, items)))
+"""Grades the letter of a choice."""
+literal_results = _by(lambda items: list(map(literal_grade, items)))
+"""Grades by equality as Python literals."""
+reasoning_gym_results = _by(lambda items: _grader().grade_by_verifier(items))
+"""Grades by the verifier of the data set that generated the problem; the gold is the data set's entry."""

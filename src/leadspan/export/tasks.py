@@ -90,11 +90,18 @@ def export_tasks(recipe: Recipe, directory: Path, model: str) -> WrittenTasks:
         files += [directory / f"{name}.jsonl", directory / f"{name}.yaml"]
         files[-2].write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
         files[-1].write_text(task_yaml(name, task, settings.sampling, files[-2]), encoding="utf-8")
+    # No chat template: the prompts are already rendered.
+    harness = [
+        *("lm_eval", "--model", "hf", "--model_args", f"pretrained={model},dtype=auto"),
+        *("--tasks", ",".join(names), "--include_path", str(directory)),
+        *("--batch_size", str(settings.sampling.batch_size), "--seed", str(settings.sampling.seed), "--log_samples"),
+        *("--output_path", str(directory / "results")),
+    ]
     task_names = [LIGHTEVAL_TASKS[task.benchmark] for task in settings.tasks if task.benchmark in LIGHTEVAL_TASKS]
     return WrittenTasks(
         files=tuple(files),
         names=tuple(names),
-        harness=harness_command(names, directory, model, settings.sampling),
+        harness=shlex.join(harness),
         lighteval=lighteval_command(task_names, model, settings.sampling) if task_names else None,
         without_lighteval=tuple(task.name for task in settings.tasks if task.benchmark not in LIGHTEVAL_TASKS),
     )
@@ -125,18 +132,6 @@ def task_yaml(name: str, task: TaskSettings, sampling: SamplingSettings, problem
     }
     # A tag of the harness, written as text because the YAML writer would quote it.
     return to_yaml(values) + f"process_results: !function leadspan.export.harness.{task.grader}_results\n"
-
-
-def harness_command(names: list[str], directory: Path, model: str, sampling: SamplingSettings) -> str:
-    """The command that runs exported tasks. It applies no chat template, because the prompts are already rendered."""
-    return shlex.join(
-        [
-            *("lm_eval", "--model", "hf", "--model_args", f"pretrained={model},dtype=auto"),
-            *("--tasks", ",".join(names), "--include_path", str(directory)),
-            *("--batch_size", str(sampling.batch_size), "--seed", str(sampling.seed), "--log_samples"),
-            *("--output_path", str(directory / "results")),
-        ]
-    )
 
 
 def lighteval_command(tasks: list[str], model: str, sampling: SamplingSettings) -> str:

@@ -78,10 +78,24 @@ def model_card(result: RunResult, full: RunResult | None = None) -> ModelCard:
     """The card of a run's student; `full` as in `write_card`."""
     recipe = result.recipe
     assert recipe is not None, "a student has a recipe"
+    results: list[CardResult] = []
+    for evaluation in result.evaluations:
+        # The Hub groups results by data set, so a task with a public source goes by the name of that.
+        task = next((task for task in recipe.evaluation.tasks if task.name == evaluation.task), None)
+        results.append(
+            CardResult(
+                task_type="text-generation",
+                dataset_type=task.path if task is not None and not _is_local(task.path) else evaluation.task,
+                dataset_name=evaluation.task,
+                metric_type="accuracy",
+                metric_name=f"avg@{evaluation.samples_per_problem}, {evaluation.answering}",
+                metric_value=round(evaluation.accuracy_strict.value, 4),
+            )
+        )
     data = ModelCardData(
         base_model=_hub_name(recipe.student),
         datasets=None if _is_local(recipe.data.train.path) else [recipe.data.train.path],
-        eval_results=[_card_result(recipe, evaluation) for evaluation in result.evaluations] or None,
+        eval_results=results or None,
         library_name="transformers",
         model_name=plain(result.name),
         pipeline_tag="text-generation",
@@ -94,7 +108,10 @@ def model_card(result: RunResult, full: RunResult | None = None) -> ModelCard:
 
 def _sections(result: RunResult, recipe: Recipe, full: RunResult | None) -> Iterator[str]:
     yield f"# {markdown_text(result.name)}"
-    teacher = f" from {_teacher(recipe)}" if recipe.has_teacher else " by cross-entropy on the traces alone"
+    imitated = f"`{recipe.teacher.identity}`" if isinstance(recipe.teacher, Served) else "stored targets"
+    if recipe.local_teacher is not None:
+        imitated = _model_name(recipe.local_teacher)
+    teacher = f" from {imitated}" if recipe.has_teacher else " by cross-entropy on the traces alone"
     student = _model_name(recipe.student)
     yield (
         f"{student[0].upper()}{student[1:]}, distilled{teacher} on traces under the cut `{result.label}` with leadspan "
@@ -188,19 +205,6 @@ It can be served like any other Transformers model, for example with `vllm serve
     return text
 
 
-def _card_result(recipe: Recipe, evaluation: EvalResult) -> CardResult:
-    # The Hub groups results by data set, so a task with a public source goes by the name of that.
-    task = next((task for task in recipe.evaluation.tasks if task.name == evaluation.task), None)
-    return CardResult(
-        task_type="text-generation",
-        dataset_type=task.path if task is not None and not _is_local(task.path) else evaluation.task,
-        dataset_name=evaluation.task,
-        metric_type="accuracy",
-        metric_name=f"avg@{evaluation.samples_per_problem}, {evaluation.answering}",
-        metric_value=round(evaluation.accuracy_strict.value, 4),
-    )
-
-
 def _hub_name(model: ModelSettings) -> str | None:
     return model.path if isinstance(model, Pretrained) and not _is_local(model.path) else None
 
@@ -209,13 +213,6 @@ def _model_name(model: ModelSettings) -> str:
     if isinstance(model, Pretrained):
         return _hub_name(model) or f"`{Path(model.path).name}`"
     return f"a {model.config.get('model_type', '')} model from random weights"
-
-
-def _teacher(recipe: Recipe) -> str:
-    teacher = recipe.teacher
-    if teacher is None:
-        return "stored targets"
-    return f"`{teacher.identity}`" if isinstance(teacher, Served) else _model_name(teacher)
 
 
 def _is_local(path: str) -> bool:

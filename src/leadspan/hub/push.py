@@ -56,19 +56,15 @@ def push_student(student: Path, name: str, private: bool | None = None) -> str:
     except OfflineModeIsEnabled:
         reason = "HF_HUB_OFFLINE is set; unset it"
     except HfHubHTTPError as error:
-        reason = _refusal(error, name)
+        status = error.response.status_code
+        remedy = f"; use a token that may write to {name}" if status in (401, 403) else ""
+        reason = f"refused ({status}: {error.server_message or _first_line(error)}){remedy}"
     except (httpx2.HTTPError, OSError, ValueError) as error:
         reason = f"{api.endpoint} cannot be reached ({_first_line(error)}); check the network and HF_ENDPOINT"
     else:
         return commit.commit_url
     again = f"leadspan push {student.parent} {name}"
     raise RunError(f"push {name}: {reason}; the local files are unchanged, try again with: {again}") from None
-
-
-def _refusal(error: HfHubHTTPError, name: str) -> str:
-    status = error.response.status_code
-    remedy = f"; use a token that may write to {name}" if status in (401, 403) else ""
-    return f"refused ({status}: {error.server_message or _first_line(error)}){remedy}"
 
 
 def _first_line(error: Exception) -> str:

@@ -218,7 +218,9 @@ def _comparison(uncut: _Drawn, cut: _Drawn, number: int) -> Comparison:
     # By problem among equals: the same runs always show the same pairs.
     ordered = {kind: sorted(keys, key=lambda key: (-difference[key], key)) for kind, keys in kinds.items()}
     turns = range(max(map(len, kinds.values())))
-    chosen = [(kind, key) for turn in turns for kind in OUTCOMES for key in ordered[kind][turn : turn + 1]]
+    chosen: list[tuple[Outcome, Key]] = [
+        (kind, key) for turn in turns for kind in OUTCOMES for key in ordered[kind][turn : turn + 1]
+    ]
     shown: list[Pair] = []
     for outcome, key in chosen[:number]:
         first, second = uncut.at(pairs[key][0].offset), cut.at(pairs[key][1].offset)

@@ -61,15 +61,6 @@ def write_world(settings: WorldFiles) -> WorldRecord:
     return record
 
 
-def load_world(directory: Path) -> WorldRecord:
-    """The record of a world.
-
-    Raises:
-        SettingsError: There is none, or it is not one.
-    """
-    return load_json(WorldRecord, directory / WORLD_FILE)
-
-
 def problems_of(directory: Path, name: str, split: Split) -> list[Problem]:
     """The problems of a set of a world on disk, drawn again with their derivations.
 
@@ -77,7 +68,8 @@ def problems_of(directory: Path, name: str, split: Split) -> list[Problem]:
         SettingsError: There is no world.
         RunError: It has no such set, or the files hold other problems, as those that another version has drawn.
     """
-    record, path = load_world(directory), directory / (f"{name}.jsonl" if split == "train" else f"{name}_test.jsonl")
+    record = load_json(WorldRecord, directory / WORLD_FILE)
+    path = directory / (f"{name}.jsonl" if split == "train" else f"{name}_test.jsonl")
     if name not in record.sets:
         raise RunError(f"{directory / WORLD_FILE}: it has no set {name} ({', '.join(record.sets)})")
     problem_set = record.sets[name].settings

@@ -130,21 +130,20 @@ class _Writer:
         kinds: list[str] = []
         while len(kinds) < number:
             kinds += self.rng.sample(list(phrasings.CHECKS), len(phrasings.CHECKS))
-        return [
-            " ".join((self.say(phrasings.CHECKS[kind]), self._body(kind), self.say(phrasings.VERDICTS[kind])))
-            for kind in kinds[:number]
-        ]
-
-    def _body(self, kind: str) -> str:
-        match kind:
-            case "again":
-                return f"{', '.join(map(str, self.steps))}."
-            case "backwards":
-                undone = [f"{s.after} {_UNDO[s.operator]} {s.number} = {s.before}" for s in reversed(self.steps)]
-                return f"{', '.join(undone)}."
-            case "amounts":
-                return f"{', '.join(str(step.before) for step in self.steps)}, {self.words['a']}."
-        used = ", ".join(str(number) for number in (self.steps[0].before, *(step.number for step in self.steps)))
-        sentences = [f"{self.say(phrasings.USED, used=used)}."]
-        sentences += [f"The {self.say(phrasings.UNUSED, unused=number)}" for number in self.unused]
-        return " ".join(sentences)
+        texts: list[str] = []
+        for kind in kinds[:number]:
+            sentences = [self.say(phrasings.CHECKS[kind])]
+            match kind:
+                case "again":
+                    sentences.append(f"{', '.join(map(str, self.steps))}.")
+                case "backwards":
+                    undone = [f"{s.after} {_UNDO[s.operator]} {s.number} = {s.before}" for s in reversed(self.steps)]
+                    sentences.append(f"{', '.join(undone)}.")
+                case "amounts":
+                    sentences.append(f"{', '.join(str(step.before) for step in self.steps)}, {self.words['a']}.")
+                case _:  # which numbers count
+                    numbers = (self.steps[0].before, *(step.number for step in self.steps))
+                    sentences.append(f"{self.say(phrasings.USED, used=', '.join(map(str, numbers)))}.")
+                    sentences += [f"The {self.say(phrasings.UNUSED, unused=number)}" for number in self.unused]
+            texts.append(" ".join([*sentences, self.say(phrasings.VERDICTS[kind])]))
+        return texts
