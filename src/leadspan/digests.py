@@ -32,7 +32,8 @@ def seal(directory: Path, names: Iterable[str] | None = None, later: Mapping[str
         names = [str(path.relative_to(directory)) for path in paths if path.name != DIGESTS_FILE]
     names = sorted(names)
     with ThreadPoolExecutor() as pool:  # a checkpoint has few large files, and training waits for it
-        digests = dict(zip(names, pool.map(lambda name: _synced_hash(directory / name), names), strict=True))
+        hashes = pool.map(lambda name: file_hash(directory / name, is_synced=True), names)
+        digests = dict(zip(names, hashes, strict=True))
     digests |= {name: hashlib.sha256(content).hexdigest() for name, content in (later or {}).items()}
     write_atomically(directory / DIGESTS_FILE, json.dumps(digests, indent=1) + "\n")
 
@@ -48,6 +49,7 @@ def renew(directory: Path, name: str, content: bytes) -> None:
     if not path.exists():
         write_atomically(directory / name, content)
         return
+    # Other files keep the digests that they were sealed with.
     digests = json.loads(path.read_text(encoding="utf-8"))
     digests.pop(name, None)
     # Without a digest while it is written, so that a kill at any point leaves no contradiction.
@@ -90,9 +92,11 @@ def fault(directory: Path, names: Iterable[str] | None = None) -> str | None:
     return None
 
 
-def file_hash(path: Path) -> str:
-    """SHA-256 of a file, read in pieces."""
+def file_hash(path: Path, is_synced: bool = False) -> str:
+    """SHA-256 of a file, read in pieces; flushed to disk first if `is_synced`."""
     with path.open("rb") as file:
+        if is_synced:
+            os.fsync(file.fileno())
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -126,12 +130,6 @@ def checked_line(line: bytes) -> dict[str, Any] | None:
         return values if values.pop("checksum") == checksum(values) else None
     except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
         return None
-
-
-def _synced_hash(path: Path) -> str:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @functools.lru_cache(maxsize=4096)

@@ -20,9 +20,10 @@ from types import FrameType, TracebackType
 from typing import Any, NoReturn
 
 EXIT_CODE = 128 + signal.SIGTERM
+# Of schedulers and `kill`, of a terminal that closes, and of Slurm's warning before a time limit.
 _SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+# Torchrun forwards a SIGTERM that its ranks may have received themselves: within this time it is the same one.
 _ECHO_SECONDS = 1.0
-"""Torchrun forwards a SIGTERM that its ranks may have received themselves: within this time it is the same one."""
 
 
 class Terminated(BaseException):

@@ -10,9 +10,10 @@ from pathlib import Path
 
 from leadspan.errors import LeadspanError
 
+# Locks of this process, which a forked child must close.
 _held: set[int] = set()
+# How often in a row another process may remove a directory between its creation and the opening of a file in it.
 _MOST_LOST = 100
-"""How often in a row another process may remove a directory between its creation and the opening of a file in it."""
 
 
 @contextmanager

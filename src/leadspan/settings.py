@@ -60,7 +60,9 @@ class Settings(BaseModel):
         return self
 
 
+# Faults that one message lists.
 _MAX_SHOWN = 20
+# A key and its value without a space between, which YAML reads as text.
 _IS_PAIR = re.compile(r"\w+:\S")
 SettingsT = TypeVar("SettingsT", bound=Settings)
 MoreFaults = Callable[[SettingsT, Callable[[str], bool]], Iterable[str]]
@@ -261,7 +263,14 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
         raise SettingsError(f"{source}: {len(parents) + 1:,} keys deep; settings are at most {MAX_DEPTH} deep")
     node: Any = values
     for name in parents:
-        node = _child(node, name, source)
+        if isinstance(node, list):
+            node = node[_index(node, name, source)]
+        elif isinstance(node, dict):
+            below = {} if node.get(name) is None else node[name]
+            node[name] = below
+            node = below
+        else:
+            raise SettingsError(f"{source}: {name!r} lies below {node!r}, which has no keys to set")
     try:
         value = parse_yaml(text, source)
     except SettingsError as error:
@@ -273,16 +282,6 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
         node[last] = value
     else:
         raise SettingsError(f"{source}: {'.'.join(parents)} is {node!r}, which has no keys to set")
-
-
-def _child(node: Any, name: str, source: str) -> Any:
-    if isinstance(node, list):
-        return node[_index(node, name, source)]
-    if not isinstance(node, dict):
-        raise SettingsError(f"{source}: {name!r} lies below {node!r}, which has no keys to set")
-    if node.get(name) is None:
-        node[name] = {}
-    return node[name]
 
 
 def _index(node: list[Any], name: str, source: str) -> int:

@@ -24,9 +24,11 @@ from leadspan.errors import SettingsError
 # The largest study here has some 200 values, 8 deep, in 4,000 characters; the parser reads 10,000 values a second.
 _OF_DATA = (".jsonl", ".parquet", ".arrow", ".gz", ".zst")
 MAX_CHARACTERS, MAX_VALUES, MAX_DEPTH, MAX_INTEGER_BITS = 200_000, 5_000, 40, 64
+# Tags of plain values; those of dates, sets or Python objects have no use in settings.
 _PLAIN_TAGS = frozenset(f"tag:yaml.org,2002:{name}" for name in ("str", "int", "float", "bool", "null", "seq", "map"))
 _OTHER_VERSION = re.compile(r"^%YAML\s+(?!1\.2\s*$).*", re.MULTILINE)
 _NAMES: dict[type, str] = {list: "list", str: "text", bool: "truth value"}
+# No file name may hold NUL, and no encoding has half of a surrogate pair.
 _NO_TEXT = re.compile("[\x00\ud800-\udfff]")
 
 
@@ -46,7 +48,7 @@ class _BoundedComposer(Composer):
             raise ComposerError(None, None, f"tags such as {str(tag)[:60]!r} are not used here", event.start_mark)
         before, outer, self._deepest = self._num_values, self._deepest, self._level + 1
         self._level += 1
-        self._check(event)
+        self._check(event)  # on the way down too, so that endless nesting is stopped
         node = super().compose_node(parent, index)
         if isinstance(event, AliasEvent):
             if id(node) not in self._extents:

@@ -7,9 +7,11 @@ from operator import attrgetter
 
 from leadspan.answers.spelling import SMALL_NUMBERS, respell
 
+# A box with its opening brace or its bare content, any other escaped character, or a brace.
 _BOX = re.compile(
     r"(?<!\\)\\++(?:boxed|fbox|framebox)\s*+(?:\{|(?P<bare>\d++(?:\.\d++)?|[A-Za-z](?![A-Za-z])))|\\.|[{}]", re.DOTALL
 )
+# Text between the boxes of a list: separators, names of variables, and labels of parts such as `(b)`.
 _BETWEEN = re.compile(
     r"(?:\\(?:quad|qquad)(?![A-Za-z])|\\text\s*+\{\s*+(?:and|or)?\s*+\}|\b(?:and|or)\b"
     r"|(?<![A-Za-z])[A-Za-z](?:_\{?\w++\}?)?\s*+(?:=|\\in(?![A-Za-z]))"
@@ -17,22 +19,26 @@ _BETWEEN = re.compile(
     r"(?:[*:\s]*+[A-Za-z ]{0,30}\b(?:is|are|equals)\b)?"
     r"|[\s$,;.:&*()\[\]\\-])*+"
 )
-"""Text between the boxes of a list: separators, names of variables, and labels of parts such as `(b)`."""
+# The label of a second or later part, such as `(b)`: its answer may repeat that of an earlier part.
 _LABEL = re.compile(r"(?:[b-h]|ii|iii|iv|v|[2-9])(?:\)|\.\s|[*:])")
+# The command of the following box, at the end of the text between two contents.
 _COMMAND = re.compile(r"\\+(?:boxed|fbox|framebox)\s*+\{?$")
+# Delimiters at either end; not the dollar sign of an amount, nor a full stop without delimiters.
 _DOLLARS = re.compile(r"^\$(?!\d[^$]*$)|(?<!\\)\$$|(?<=\$)\s*\.$")
-"""Delimiters at either end; not the dollar sign of an amount, nor a full stop without delimiters."""
+# Characters of a gold that may have delimiters around it.
 _LONGEST_GOLD = 2_000
-"""Characters of a gold that may have delimiters around it."""
+# Characters between two boxes of one list. Source: `extract_boxed_content` of latex2sympy2_extended 1.11.
 _FURTHEST = 70
-"""Characters between two boxes of one list. Source: `extract_boxed_content` of latex2sympy2_extended 1.11."""
 LONGEST = 20_000
 """Characters at the end of a text in which Math-Verify looks for an answer."""
+# A box that does not close, or has lost its backslash or its braces.
 _BROKEN_BOX = re.compile(r"\\?\b(?:f|frame)?box(?:ed)?+\s*+[\[{(]?\s*+([^\[\](){}\n]{1,200})")
+# What a text calls its answer, to the end of the line.
 _STATED = re.compile(
     r"\b(?i:answer|result)\b(?i: (?:is|was|equals|to be|(?:would|must|will|should) be))?+"
     r"(?i: indeed| thus| simply| just| not [^\s,]{1,40},? but)?+[ \t]*+:?+[ \t*]*+(?P<stated>[^\n]{1,200})"
 )
+# Where a stated answer ends: at a full stop that is no decimal point, or before a reason.
 _END = re.compile(r"(?<=[^\d\s])[.!?](?=\s|$)|(?<=\d)[.!?](?=\s|$)|\s(?:because|since|which|I hope)\b")
 
 
@@ -161,6 +167,7 @@ def stated_answers(text: str) -> Iterator[str]:
         yield broken[-1].strip()
     statements = list(_STATED.finditer(text))
     answer = _END.split(statements[-1]["stated"])[0].strip(" *$:") if statements else ""
+    # A number behind the statement may be a correction of it.
     is_last = bool(answer) and not re.search(r"\d", text[statements[-1].start("stated") + len(answer) :])
     answer = str(SMALL_NUMBERS.index(answer.lower())) if answer.lower() in SMALL_NUMBERS else answer
     if is_last:

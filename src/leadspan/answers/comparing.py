@@ -14,8 +14,8 @@ IRRATIONAL_TOLERANCE = 1e-9
 """Share by which a decimal may miss an irrational number: 3.14159265 is not pi, 3.1415926536 is."""
 # Decimal digits to which numbers are evaluated, and the share of the larger one up to which two of them are the same.
 _DIGITS, _SAME = 60, 1e-40
+# Natural logarithm of the largest power or factorial that is computed in full.
 _MAX_LOG = 50_000
-"""Natural logarithm of the largest power or factorial that is computed in full."""
 # Points at which formulas are compared, and points with a value on both sides that are enough.
 _POINTS, _ENOUGH = 12, 4
 
@@ -65,6 +65,7 @@ def _same_derivative(first: Any, second: Any) -> bool:
     """Whether both differences, set to zero, give the same derivative: a differential equation times any factor."""
     import sympy
 
+    # Both are solved for each derivative that they have in common, where it occurs to the first power.
     for derivative in first.atoms(sympy.Derivative) & second.atoms(sympy.Derivative):
         symbol = sympy.Dummy()
         solved = []
@@ -153,6 +154,7 @@ def _equal_listings(answer: Value, gold: Value) -> bool:
         return answer.brackets in ("", "{}", "()", "[]") and _match(items, gold_items, equal)
     if "{}" in (answer.brackets, gold.brackets):
         return False
+    # Brackets of vectors are alike from three items on; two items in `[]` may be an interval.
     vectors = {"<>", "()", "[]"}
     same = answer.brackets in ("", gold.brackets) or (len(items) > 2 and {answer.brackets, gold.brackets} <= vectors)
     return (same or {answer.brackets, gold.brackets} == {"<>", "()"}) and all(map(equal, items, gold_items))
@@ -265,6 +267,7 @@ def _equal_numbers(first: Any, second: Any, has_decimal: bool) -> bool:
     tolerance = _SAME
     if has_decimal:
         tolerance = IRRATIONAL_TOLERANCE if None in rationals else FRACTION_TOLERANCE
+    # Without a decimal, rationals that differ are different.
     elif None not in rationals:
         return False
     size = max(abs(value) for value in values)
@@ -277,6 +280,7 @@ def _rational(value: Any) -> Any:
 
     if isinstance(value, sympy.Rational):
         return value
+    # The size of powers is estimated before anything is computed: a tower of powers would never end.
     for part in sympy.preorder_traversal(value):
         if isinstance(part, sympy.Pow | sympy.factorial):
             size = sympy.log(abs(part.evalf(5)))

@@ -5,15 +5,17 @@ import re
 from leadspan.answers.formulas import UnreadableError
 from leadspan.answers.spelling import respell
 
+# Where a condition begins: a word for one, a congruence, a wide space, or a variable in a set of numbers.
 _CONDITION = re.compile(
     r"\s*+,?\s*+(?:\\text\s*+\{[\s,(]*+(?:for|where|if|when|whenever|provided|with|such that|as long as)\b|"
     r"(?<![A-Za-z\\])(?:for|where|if|when|provided|with)\s|\(?\s*\\pmod|\\quad|(?<![A-Za-z\\])[A-Za-z]\s*+\\in\s*+\\mathbb)"
 )
+# A further case behind the first condition.
 _CASES = re.compile(r"(?:[,;]|\band\b|\\quad).*?\b(?:if|for|when|whenever)\b|\b(?:otherwise|else)\b", re.DOTALL)
+# Conditions that leave out most values of a variable: what holds under them is one case of several.
 _ONE_CASE = re.compile(
     r"\b(?:even|odd|divisible|multiples?|only|non-?integers?)\b|\\equiv|\\mid\b|^(?!.*\bwhere\b).*\b(?:prime|composite|perfect)\b"
 )
-"""Conditions that leave out most values of a variable: what holds under them is one case of several."""
 _ANY_INTEGER = re.compile(r"\bintegers?\b|\\mathbb\s*+\{?\s*+Z")
 _SOME_INTEGERS = re.compile(
     r"positive|negative|non-?zero|odd|even|prime|divisible|multiple|between|from|[<>=+^*-]|\\(?:le|ge|neq|setminus)\b"

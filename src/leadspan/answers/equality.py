@@ -25,9 +25,13 @@ from leadspan.answers.spelling import BASES, respell
 
 Outcome = Literal["right", "wrong", "no_answer", "unparsed", "timeout"]
 _TEXT = re.compile(r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mbox|emph)\s*+\{([^{}]*+)\}")
+# Marks of LaTeX that set space or size, and dollar signs.
 _SPACING = re.compile(r"\\(?:left|right|displaystyle)(?![A-Za-z])|\\[,;: ()\[\]]|\\?\$|~")
+# Words and nothing else, as they stand in a text command.
 _WORDS = re.compile(r"\(?[^\W\d_](?:[^\W\d_]|[ ,.'&-])*+\)?")
+# Outside a text command one word needs three letters: `ab` is a product.
 _BARE_WORDS = re.compile(r"(?=[^\W\d_ ]*+(?: [^\W\d_]*+)*+$)(?=.*[^\W\d_]{3})[^\W\d_](?:[^\W\d_]| )*+")
+# Before a word of two letters or more: `a b` may be a product.
 _ARTICLE = re.compile(r"^(?:an?|the)\s++(?=\w\w)")
 # Each row means one thing; words are folded as `_fold` does.
 _SYNONYMS = (
@@ -41,21 +45,26 @@ _SYNONYMS = (
 _TIME = re.compile(
     r"(?P<hour>\d{1,2})(?::(?P<minute>[0-5]\d))?\s*+(?:\\text\s*+\{)?\s*+(?P<half>[AaPp])\.?\s?[Mm]\.?\s*+\}?\.?"
 )
+# A clock of 24 hours.
 _CLOCK = re.compile(r"(?P<hour>[01]?\d|2[0-3]):(?P<minute>[0-5]\d)")
+# Sign, digits, digits behind the point, base; lengths are bounded, since conversion takes quadratic time.
 _NUMERAL = re.compile(
     rf"(-?)([0-9a-z]{{1,400}}?)(?:\.([0-9a-z]{{1,400}}?))?(?:_(?:base)?|(?:in)?base)(\d{{1,2}}|{'|'.join(BASES)})",
     re.IGNORECASE,
 )
 _LETTER = re.compile(r"\(?([A-J])\)?[.:]?")
+# The letter of a choice before the choice itself, as in `(B) 12`.
 _LABEL = re.compile(r"(?:\\text(?:bf)?\{ ?)?\((?P<letter>[A-J])\)[ .:~\\}]++(?=.)")
+# The letter that an answer chooses, whatever it says about the choice behind it.
 _CHOSEN = re.compile(
     r"(?:(?:the )?(?:option|choice|answer)(?: is)?:? *)?[(\[]?([A-Z])(?:[)\].:]|(?= -)|$)(?!\d).*+",
     re.IGNORECASE | re.DOTALL,
 )
 _NAME_OF_POINTS = re.compile("[A-Z]{2,}")
+# Three digits behind a comma would be a thousand.
 _DECIMAL_COMMA = re.compile(r"-?\d+,\d{1,2}")
+# Characters of an answer or a gold that is read as maths; longer ones are compared as text.
 _LONGEST = 2_000
-"""Characters of an answer or a gold that is read as maths; longer ones are compared as text."""
 
 
 def decide(answer: str, gold: str) -> Outcome:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from leadspan.answers.numbers import as_latex, literal, names, num_numerals
 
+# Relations and words that a result may follow.
 _RELATION = re.compile(
     r"=|≈|≡|\\approx(?![a-z])|\\equiv(?![a-z])|\\implies(?![a-z])|\\Rightarrow(?![a-z])|=>|⇒|→|∈|"
     r"\\in(?![a-z])|\\boxed\s*\{|"
@@ -19,9 +20,11 @@ _RELATION = re.compile(
     r"interval|set|pair|vector|matrix|expression|form|function|point|coordinates)\b:?",
     re.IGNORECASE,
 )
+# Delimiters and filling words between a relation and its result.
 _OPENERS = re.compile(
     r"(?:\s++|\\\(|\\\[|\$|\*\*|:|&|\\boxed\s*\{|\\text\s*\{|\\displaystyle|simply |just |indeed |exactly )*"
 )
+# Where an expression ends: another relation, the end of a formula or a clause, a word that is no function.
 _END = re.compile(
     r"[=≈⇒→\n$?!;]|\\\)|\\\]|\\(?:approx|implies|Rightarrow|quad|qquad|text\s*\{\s*(?:[a-z]{2,}))(?![a-z])|"
     r"[.:](?=\s|$)|(?:,|\*\*)(?=\s|$)|\.\*\*|(?<![\\A-Za-z])(?!(?:sqrt|sin|cos|tan|log|ln|exp|and|pi|cm|"
@@ -29,6 +32,7 @@ _END = re.compile(
 )
 _OPEN, _CLOSE = "([{", ")]}"
 _MATRIX = re.compile(r"\\begin\{\w+\}.*?\\end\{\w+\}", re.DOTALL)
+# A formula between delimiters, or a short line without any.
 _FORMULA = re.compile(
     r"\\\[(.{1,2000}?)\\\]|\\\((.{1,2000}?)\\\)|(?<!\$)\$++([^$\n]++)\$++|^([^$\n]{3,80})$", re.DOTALL | re.MULTILINE
 )
@@ -38,19 +42,23 @@ _CLOSING = 200
 _CONCLUDES = re.compile(
     r"\b(?:so|therefore|thus|hence|conclude|conclusion|answer|correct|means that|indeed|finally)\b", re.IGNORECASE
 )
+# Words that make a repetition of what the question says a result.
 _INFERS = re.compile(r"\b(?:therefore|thus|hence|conclude|conclusion|answer|simplifies|simplify)\b", re.IGNORECASE)
 _SUPERLATIVE = re.compile(
     r"\b(?:\w{3,}est|most|least|best|worst|more|less|correct|right|only one|wins?|first|last|fits|matches|works)\b",
     re.IGNORECASE,
 )
+# What stands right before a word that is named as the answer.
 _NAMING = re.compile(
     r"(?:\b(?:is|be|are|was|facing|faces|face|point(?:s|ing)?|describes?|represents?|reminds me of|forms?|"
     r"looks like|shape of|equation of|to(?:wards?)?|option|choice|answer|called|equals?)\b|[:=→])"
     r"(?:\s|\.\.\.|…|\*\*|[\"'“(:$]|\\boxed\s*\{|\\text(?:bf)?\s*\{|\\\(|\bthe\b|\bdue\b|\ban?\b|\bindeed\b)*$",
     re.IGNORECASE,
 )  # fmt: skip
+# Behind the end of a sentence or a line.
 _SENTENCE_START = re.compile(r"(?<=[.!?])\s|\n")
 _DOUBTS = re.compile(r"\b(?:if|suppose|whether|not|isn't)\b", re.IGNORECASE)
+# A separator: what follows it is an item of the same list.
 _LISTED = re.compile(r"^\s*(?:,|\band\b|\bor\b)\s*(?:and |or )?")
 _LETTER = re.compile(
     r"(?:answer|option|choice|boxed\s*\{|correct|select|choose)(?:\W|is|be|text|would|should|the)*$", re.IGNORECASE
@@ -102,7 +110,10 @@ def stated_expressions(cot: str, gold: str, question: str) -> Iterator[Candidate
             sentence = _SENTENCE_START.split(cot[max(0, relation.start() - 160) : relation.start()])[-1]
             if not _INFERS.search(sentence):
                 continue
-        if form == target or _may_equal(form, target, symbols):
+        # Algebra may equate forms of the same names, no longer and with no more numerals: more are not worked out yet.
+        is_likely = 0 < len(form) <= 3 * len(target) + 20 and num_numerals(form) <= num_numerals(target)
+        is_likely = is_likely and names(form) == symbols and (symbols or form[0] in "([{-\\" or "," in form)
+        if form == target or is_likely:
             yield Candidate(start, start + len(text), as_latex(text), form == target)
 
 
@@ -144,6 +155,7 @@ def _listings(cot: str, gold: str) -> Iterator[Candidate]:
     """Plain lists of numbers, which are also written as `x = 3, x = 5 and x = 7`."""
     items = [item.strip() for item in gold.split(",")]
     if len(items) > 1 and all(item.lstrip("-").isdigit() for item in items):
+        # Delimiters, and a name before each item.
         between = r"(?:\s|,|\band\b|\$|\\[()]|\w\s*=)*"
         for match in re.finditer(r"(?<![\d,-])" + between.join(map(re.escape, items)) + r"(?![\d,])", cot):
             yield Candidate(match.start(), match.end(), gold, True)
@@ -184,6 +196,7 @@ def _expression_at(cot: str, start: int, gold: str) -> str:
     """The expression that starts here, up to a relation, a delimiter, a word, or the end of a clause."""
     if matrix := _MATRIX.match(cot, start, start + _LONGEST):
         return matrix[0]
+    # A gold that is a list without brackets allows as many commas in the expression.
     commas = 0 if gold[:1] in _OPEN or gold.startswith("\\") else gold.count(",")
     depth, at, last = 0, start, min(len(cot), start + _LONGEST)
     while at < last:
@@ -201,11 +214,3 @@ def _expression_at(cot: str, start: int, gold: str) -> str:
                 break
         at += 1
     return cot[start:at].strip()
-
-
-def _may_equal(form: str, target: str, symbols: frozenset[str]) -> bool:
-    if not form or len(form) > 3 * len(target) + 20 or names(form) != symbols:
-        return False
-    if num_numerals(form) > num_numerals(target):  # not worked out yet
-        return False
-    return bool(symbols) or form[0] in "([{-\\" or "," in form

@@ -25,6 +25,7 @@ MOST_CANDIDATES = 40
 LONGEST_GOLD = 200
 """A longer reference answer without a box is a worked solution, not an answer."""
 _LATEX = re.compile(r"\\[A-Za-z]+|[{}$]")
+# The letter of a choice.
 _CHOICE = re.compile(r"\(?[A-J]\)?")
 
 

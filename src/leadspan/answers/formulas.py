@@ -144,31 +144,42 @@ def enclosed(text: str) -> tuple[str, str, str] | None:
 LONGEST = 2_000
 """Characters of a formula that is read at all."""
 _DECIMAL = re.compile(r"(\d++)\.(\d++)")
+# A numeral with its base as an index.
 _BASED = re.compile(r"(?<![\w\\}.^])(\d++|\d[0-9A-F]++(?=\s*+_\s*+\{?\s*+16))\s*+_\s*+\{?\s*+(\w*+)\s*+\}?")
+# A letter or a command with an index, which together are one name.
 _INDEX = re.compile(
     r"(?<!\\)(?P<base>\\[A-Za-z]++|[A-Za-z])\s*+_\s*+(?P<index>\{(?:[^{}]|\{[^{}]*+\})*+\}|\\[A-Za-z]++|\w)"
 )
+# Commands whose index is a base or a bound, and no part of a name.
 _WITH_INDEX = re.compile(r"\\(?:log|sum|prod|int|oint|lim|max|min|binom|bigcup|bigcap|inf|sup)\b")
+# The inverse of a function, which is no quotient.
 _INVERSE = re.compile(r"(?<![A-Za-z\\])([fghFGH])\s*+\^\s*+\{\s*+-1\s*+\}(?=\s*+\()")
+# A letter with primes, which is a name of its own.
 _PRIME = re.compile(r"([A-Za-z]|\\[A-Za-z]++)\s*+((?:')++|\^\s*+\{?\s*+(?:\\prime\s*+)++\}?)")
 _POWER_OF_T = re.compile(
     r"\^\s*+(?:T(?![A-Za-z])|\{\s*+T\s*+\})"
 )  # a transpose to the grammar, which drops it from a letter
 _LETTER = re.compile(r"\\[A-Za-z]++(?:\{[^{}]*+\})?|(?P<letter>[EI])|(?P<differential>d)")
+# An angle in degrees, which the grammar would take for radians.
 _DEGREES = re.compile(r"(\d++(?:\.\d++)?|(?<![\\A-Za-z])[A-Za-z]|\\[A-Za-z]++|\([^()]*+\))\s*+\\deg(?![A-Za-z])")
 _CIS = re.compile(
     r"\\cis\s*+(?:\(((?:[^()]|\([^()]*+\))*+)\)|\{([^{}]*+)\}|((?:\\frac\{[^{}]*+\}\{[^{}]*+\}|[\w.]++|\\pi)(?:\s*+\\deg)?))"
 )
+# Letters before a bracket that are factors; f, g, h and the like are functions.
 _FACTOR = re.compile(r"(?<![A-Za-z\\])([abcikmnrstxyz])\s*+(?=\()")
 _JUXTAPOSED = re.compile(
     r"(\)|(?<![\^_\d.{])\d++)\s*+(?=\()|(\))\s*+(?=\\(?:sin|cos|tan|log|ln|exp)\b)"
 )  # the grammar adds: `(2)(3)` is 5 to it
+# A name of several upright letters.
 _UPRIGHT = re.compile(r"\\text\{\s*+([^{}]*?)\s*+\}")
+# Unit vectors.
 _HATS = re.compile(r"\\hat\{([ijk])\}")
+# Notation that the grammar would read as something else.
 _UNREADABLE = re.compile(
     r"!!|\d\s*+'|\d\s++\d|\\[pb]?mod(?![a-z])|\\ldots|\\(?:text|mathit)\{\s*\}|\\text\{[^{}]*\b(?:or|and|not|otherwise|if)\b|[?@#`\"]"
     r"|\\(?:vec|overrightarrow)\s*+\{[^{}]*\}\s*+\\times"  # a cross product, which the grammar multiplies
 )
+# Derivatives, integrals, sums, products and limits.
 _CALCULUS = re.compile(
     r"\\frac\s*+\{\s*+(?:d|\\partial)[^{}]*+\}\s*+\{\s*+(?:d|\\partial)|\\int(?![a-z])|\\sum|\\prod|\\lim"
 )

@@ -29,8 +29,11 @@ _LOWERED = dict(zip("₀₁₂₃₄₅₆₇₈₉₊₋", "0123456789+-", stri
 _SCRIPTS = tuple(
     (mark, table, re.compile(f"[{re.escape(''.join(table))}]+")) for mark, table in (("^", _RAISED), ("_", _LOWERED))
 )
+# A root sign with its argument in brackets, in braces, or of one number or letter.
 _ROOT = re.compile(r"√\s*+(?:\(([^()]*+)\)|\{([^{}]*+)\}|(\d++(?:\.\d++)?|[A-Za-z]|\\[A-Za-z]++))")
+# Characters that are fractions, such as one half.
 _VULGAR = re.compile("[\u00bc-\u00be\u2150-\u215f\u2189]")
+# Full-width characters and mathematical alphabets.
 _COMPATIBLE = re.compile("[\uff01-\uff5e\U0001d400-\U0001d7ff]")
 
 
@@ -60,7 +63,9 @@ def _script(characters: str, mark: str, table: dict[str, str]) -> str:
     return f"{mark}{plain}" if len(plain) == 1 else f"{mark}{{{plain}}}"
 
 
+# Commands that set words upright.
 _TEXT = "text|textrm|textnormal|textup|mbox|mathrm|operatorname|textsf|texttt|hbox|rm"
+# Commands that change only how their argument looks.
 _FONT = (
     "textbf|textit|mathbf|mathbb|boldsymbol|bm|mathsf|mathtt|mathit|mathnormal|underline|emph|fbox|boxed|mathop|"
     "ensuremath|underbrace|overbrace|bf|it|pmb|bold|cancel|framebox|Large|large|small|mathcal"
@@ -70,7 +75,9 @@ _COMMAND = re.compile(
 )
 _NEXT_ARGUMENT = re.compile(r"\s*+\{")
 _TWO_LETTERS = re.compile(r"[A-Za-z]{2}")
+# The argument of a unit vector.
 _VECTORS = re.compile(r"\s*+(?:\\?[ijk](?:math)?)\s*+\}")
+# The argument of a set of numbers.
 _SETS = re.compile(r"\s*+[A-Z]\s*+\}")
 _NUMERIC = re.compile(r"[-+\s\d.,/:%()]+")
 

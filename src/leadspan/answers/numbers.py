@@ -15,6 +15,7 @@ from leadspan.answers.boxes import bare_gold
 from leadspan.answers.notation import COMMANDS, in_latex
 from leadspan.answers.spelling import SMALL_NUMBERS
 
+# Digits with separators of thousands in any LaTeX spelling, or without, and a decimal part.
 _DIGITS = r"\d{1,3}(?:(?:,|\{,\}|,\\!|\\,|\\!)\d{3}){1,100}(?!\d)(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+"
 _POWER_OF_TEN = (
     r"\s*+(?:\\times|\\cdot|×|·|\*|x)\s*+10\s*+\^\s*+\{?+\s*+(?P<power>[-−]?\d+)\s*+\}?"
@@ -29,20 +30,24 @@ _NUMBER = re.compile(
 _WORD = re.compile(rf"\b(?:{'|'.join(SMALL_NUMBERS)})\b", re.IGNORECASE)
 _SEPARATORS = re.compile(r"[{},\\!]")
 
+# Possessive (`++`): with backtracking, a word could be split into words in exponentially many ways.
 _UNITS = re.compile(
     r"(?:\s|\\[ ,;])*+(?:\\(?:text|mbox|textrm|mathrm|operatorname)\s*\{[^{}]*\}|[^\W\d_]{2,}+[. ]*+|\\?%|"
     r"°)++(?:\s*\^\s*\{?\d\}?)?\s*"
 )
-"""Possessive (`++`): with backtracking, a word could be split into words in exponentially many ways."""
+# Degrees directly behind a number.
 _DEGREES = re.compile(r"(?<!\s)\s*+(?:\^\s*\{?\s*\\circ\s*\}?|°|\\degree|\bdegrees?\b)")
+# A variable with its sign of equality or membership; something must follow.
 _ASSIGNED = re.compile(r"\s*(?:\\?[A-Za-z]+(?:_\{?\w+\}?)?(?:\(\w+\))?)\s*(?:=|\\in\b|∈)\s*(?=\S)")
 
+# Marks that change neither value nor structure of an expression.
 _DROPPED = re.compile(
     r"\\(?:left|right|displaystyle|limits|quad|qquad|times|cdot|big|Big|bigg|Bigg)(?![A-Za-z])|"
     r"\\[,;:! ()\[\]]|[$~*]|(?<!\\)\s"
 )
 _WRAPPER = re.compile(r"\\(?:text|textbf|textrm|mathrm|mathbf|mbox|vec|operatorname|boldsymbol|bm)\s*\{([^{}]*)\}")
 _ROOT = re.compile(r"√\s*\(([^()]*)\)|(?<!\\)\bsqrt\(([^()]*)\)|√\s*(\w+)|\\sqrt\s*(\d)")
+# The first three are applied by `as_latex`, the others by `literal` only.
 _RESPELT = (
     (re.compile(r"\\[dtc]frac"), r"\\frac"),
     (re.compile(r"\\frac(\d)(\d)"), r"\\frac{\1}{\2}"),
@@ -54,11 +59,13 @@ _RESPELT = (
 _LONGEST = 400
 _SINGLE = re.compile(r"(?<=[\^_])\{(\w)\}")
 _MATRIX = re.compile(r"\\(?:begin|end)\{\w+\}")
+# Commands that need no space before a letter, longest first; then any command; then single letters.
 _NAMES = re.compile(
     r"\\(?:sqrt|sin|cos|tan|cot|sec|csc|log|ln|exp|arctan|arcsin|arccos|infty|"
     + "|".join(map(re.escape, sorted(set(COMMANDS.values()), key=len, reverse=True)))
     + r")|\\[A-Za-z]+|[A-Za-z]"
 )
+# Commands by which two spellings of one expression may differ.
 _SHAPE_ONLY = frozenset((r"\frac", r"\le", r"\ge", r"\in", r"\cup", r"\pm", r"\times", r"\cdot"))
 
 
@@ -83,7 +90,11 @@ def numbers(text: str) -> Iterator[Number]:
         value = _value_of(match)
         if value is not None:
             is_negative = match["sign"] is not None and _is_unary(text, match.start())
-            start = match.start() if is_negative else _numeral_start(match)
+            start = match.start()
+            if not is_negative:
+                # Behind signs, white space and currency: its first digit, or the backslash of its fraction.
+                digits = [match.start(group) for group in ("whole", "digits") if match[group] is not None]
+                start = digits[0] if digits else text.index("\\", match.end() - len(match[0].lstrip("-−–$ \t\n£€")))
             yield Number(-value if is_negative else value, start, match.end(), match["divisor"] is not None)
 
 
@@ -170,12 +181,6 @@ def _value_of(match: re.Match[str]) -> Fraction | None:
     if not int(below):
         return None
     return (_decimal(match["whole"]) if match["whole"] else 0) + Fraction(int(above), int(below))
-
-
-def _numeral_start(match: re.Match[str]) -> int:
-    """Its first digit, or the backslash of its fraction: behind signs, white space and currency."""
-    starts = [match.start(group) for group in ("whole", "digits") if match[group] is not None]
-    return starts[0] if starts else match.string.index("\\", match.end() - len(match[0].lstrip("-−–$ \t\n£€")))
 
 
 def _decimal(digits: str) -> Fraction:

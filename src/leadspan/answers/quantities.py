@@ -8,11 +8,13 @@ from typing import Any
 
 from leadspan.answers.formulas import Quantity, UnreadableError, read_formula
 
+# A factor of a unit: its name and its power, in words, digits or braces.
 _FACTOR = re.compile(
     r"(?P<over>/|\bper\b)|(?:(?P<before>square|sq|cubic|cu)\.? )?(?P<name>[^\W\d_]+)"
     r"(?:\s*+\^\s*+\{?\s*+(?P<power>-?\d)\s*+\}?|(?P<digit>[23])\b| (?P<after>squared|cubed)\b)?"
 )
 _POWERS = {"square": 2, "sq": 2, "squared": 2, "cubic": 3, "cu": 3, "cubed": 3}
+# Names that sympy does not know, or reads as another unit.
 _MORE_NAMES = {
     "metre": "meter", "metres": "meter", "centimetre": "centimeter", "centimetres": "centimeter",
     "kilometre": "kilometer", "kilometres": "kilometer", "millimetre": "millimeter", "millimetres": "millimeter",
@@ -22,7 +24,7 @@ _MORE_NAMES = {
     "kilos": "kilogram", "kilo": "kilogram", "ml": "milliliter", "mL": "milliliter", "l": "liter", "L": "liter",
     "amps": "ampere", "amp": "ampere", "deg": "degree", "kgs": "kilogram", "gms": "gram",
 }  # fmt: skip
-"""Names that sympy does not know, or reads as another unit."""
+# More units: a factor and another unit; a unit that sympy does not know stands for itself.
 _MORE_UNITS: dict[str, tuple[str, str]] = {
     "dollar": ("1", "dollar"), "buck": ("1", "dollar"), "cent": ("1/100", "dollar"), "euro": ("1", "euro"),
     "week": ("604800", "second"), "month": ("1", "month"), "fortnight": ("1209600", "second"),
@@ -43,15 +45,14 @@ _MORE_UNITS: dict[str, tuple[str, str]] = {
     "decade": ("120", "month"), "century": ("1200", "month"),
     "year": ("12", "month"), "yr": ("12", "month"), "acre": ("1", "acre"),
 }  # fmt: skip
-"""More units: a factor and another unit; a unit that sympy does not know stands for itself."""
+# Abbreviations of two letters or more that are units without `\text` too; `ab` or `cd` are products.
 _GLUED = frozenset((
     "km", "cm", "mm", "nm", "dm", "mi", "ft", "yd", "kg", "mg", "lb", "lbs", "oz", "ml", "mL", "kJ", "kN", "kW", "MW",
     "kPa", "Pa", "Hz", "kHz", "MHz", "GHz", "kV", "mV", "mA", "eV", "keV", "MeV", "GeV", "ms", "mph", "kph", "kmh",
     "hr", "hrs", "min", "mins", "sec", "secs", "mol", "kcal", "in",
 ))  # fmt: skip
-"""Abbreviations of two letters or more that are units without `\\text` too; `ab` or `cd` are products."""
+# Units of one letter; they count only behind a space and a number, where the other answer is a number alone.
 _LETTERS = frozenset("mgshLNJWVAKCFl")
-"""Units of one letter; they count only behind a space and a number, where the other answer is a number alone."""
 
 
 def unit_of(spelled: str) -> Any:
@@ -109,6 +110,7 @@ _CARDINALS = (
     "one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|thirteen|fourteen|fifteen|sixteen|seventeen"
     "|eighteen|nineteen|twenty|thirty|forty|fifty|sixty|seventy|eighty|ninety"
 )
+# Words that may not stand around a number without changing what it says.
 _CHANGES_VALUE = re.compile(
     rf"(?i:\b(?:(?:dozen|hundred|thousand|million|billion|trillion|{_CARDINALS}|half|halves|third|quarter|fourth|fifth"
     r"|sixth|seventh|eighth|ninth|tenth|hundredth|thousandth|millionth|billionth)s?|percent|sqrt|root|sin|cos|tan|cot"
@@ -118,20 +120,24 @@ _CHANGES_VALUE = re.compile(
     r"|up|raised|power|choose|undefined|impossible|zero|inverse|reciprocal|(?:square|cube) of|wrong|incorrect|false"
     r"|invalid|cannot|extraneous|rejected|excluded|(?:is|does|are|was)n)\b)"
 )
-"""Words that may not stand around a number without changing what it says."""
 _WORD = r"[^\W\d_]"
 _UNIT_WORD = rf"\\text\s*+\{{[^{{}}]*+\}}|\\deg(?![A-Za-z])|(?<![\\A-Za-z]){_WORD}{{2,}}\.?"
 _EXPONENT = r"(?:\s*+\^\s*+\{?\s*+-?\d\s*+\}?|\s++(?:squared|cubed)\b)?"
+# Everything that may follow a value as its unit, to the end of the text.
 _TAIL = re.compile(
     rf"(?:\s|/|\\cdot(?![A-Za-z])|(?:{_UNIT_WORD}){_EXPONENT}|(?<=/){_WORD}(?![A-Za-z]){_EXPONENT}"
     rf"|(?<= )a (?={_WORD}{{2}})|(?<=\s)\(\s*+(?:{_WORD}{{2,}}\s*+)++\))++$"
 )
+# Where a unit may begin behind a value.
 _START = re.compile(rf"{_UNIT_WORD}|(?<=[\s\d])/(?=\s*+(?:\\text|[A-Za-z]{{2}}))|(?<=\s)\((?=\s*+{_WORD}{{2}})")
+# A number with one letter behind it: a multiple without a space, a unit with one.
 _LETTER_TAIL = re.compile(
     rf"(?P<value>-?[\d.]++(?:\s*+\\times 10\^(?:\{{-?\d++\}}|\d))?|-?\\frac\{{\d++\}}\{{\d++\}})"
     rf"(?:(?P<multiple>[kKMB])$|\s++(?P<unit>{_WORD}(?![A-Za-z])(?:\s*+(?:/|\\cdot)\s*+{_WORD}{{1,3}}(?![A-Za-z]))?{_EXPONENT})$)"
 )
+# Behind these an angle in degrees belongs to the argument.
 _FUNCTION = re.compile(r"\\(?:arc)?(?:sin|cos|tan|cot|sec|csc|cis)(?![A-Za-z])")
+# A number with its unit, one of several in a compound.
 _PARTS = re.compile(
     r"(-?\d++(?:\.\d++)?|-?\d*+\s*+\\frac\{\d++\}\{\d++\})\s*+(\\text\s*+\{[^{}]*+\}|[A-Za-z]{2,}|\\deg)"
 )
@@ -139,7 +145,9 @@ _BETWEEN = re.compile(r"\s*+(?:,|and\b|\\text\s*+\{\s*+(?:,|and|,\s*+and)\s*+\})
 _NUMBER = re.compile(
     r"(?<![\w.])-?(?:\d++(?:\.\d++)?(?:/\d++)?|\(\d++\+\\frac\{\d++\}\{\d++\}\)|\\frac\{-?\d++\}\{\d++\})"
 )
+# Words, punctuation and text commands, without any maths.
 _SENTENCE = re.compile(rf"(?:{_WORD}{{2,}}|(?<!\S)[aAI](?!\S)|[\s,.:;()'!-]|\\text\s*+\{{[^{{}}]*+\}}|\\%)*+")
+# Words of two letters; any others are products of letters.
 _SHORT_WORDS = frozenset((
     "of", "to", "in", "is", "it", "at", "on", "by", "he", "we", "me", "my", "as", "an", "be", "so", "us", "am", "do",
     "go", "if",

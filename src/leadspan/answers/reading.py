@@ -28,11 +28,15 @@ from leadspan.answers.spelling import respell
 
 MOST_ITEMS = 200
 """Items of one list, and numbers that an ellipsis may stand for."""
+# Groups of three digits, which are thousands or items of a list.
 _GROUPED = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})++(?![\d])")
+# A whole number and a fraction, which are a mixed number or a list.
 _AND_FRACTION = re.compile(
     r"(?<![\d.,])(\d++)\s*+(?:\\text\s*+\{\s*+and\s*+\}|and)\s*+(\\frac\{\d++\}\{\d++\}|\d++/\d++)(?!\d)"
 )
+# Groups of two digits before the last three, as in India.
 _INDIAN = re.compile(r"^-?\d{1,2}(?:,\d{2})+,\d{3}$")
+# The left side of an equation that only names what is computed.
 _NAME = re.compile(
     r"(?:\\text\s*+\{[^{}]*+\}|\\(?!sin|cos|tan|cot|sec|csc|log|ln|exp|frac|sqrt|pi\b)[A-Za-z]++(?:\{\s*+\w++\s*+\})?|[A-Za-z]"
     r"|\\angle\s*+[A-Z\s]++)(?:\s*+[A-Z])*+(?:\s*+_\s*+(?:\{[^{}]*+(?:\{[^{}]*+\}[^{}]*+)?\}|\\?\w++))?"
@@ -40,7 +44,9 @@ _NAME = re.compile(
     r"|\(\s*+[A-Za-z]\s*+(?:,\s*+[A-Za-z]\s*+)++\)|\\overline\{\s*+[A-Z]{1,3}\s*+\}|[A-Za-z]{3,}(?: [A-Za-z]++)*+"
     r"|\\frac\s*+\{\s*+(?:d|\\partial)?\s*+\w*+\s*+\}\s*+\{\s*+(?:d|\\partial)?\s*+\w*+\s*+\}"
 )
+# A set by its condition, such as the x with x > 2.
 _RADIX = re.compile(r"\\?\{(?P<name>[^:|,]*?)(?::|\|)(?P<condition>.+?)\\?\}", re.DOTALL)
+# Letters that stand for a number, and so name nothing.
 _VALUE_NAMES = re.compile(r"\\(?:pi|infty|emptyset|hbar)\b|e\b|i\b")
 _MATRIX = re.compile(r"\\begin\{[pbvB]?(?:matrix|array)\}")
 

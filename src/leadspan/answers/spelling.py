@@ -28,6 +28,7 @@ _ORDINAL_END = r"(?:st|nd|rd|th)"
 _SPACE = r"(?:\s|~|\\[ ,;:!]|\\q?quad(?![A-Za-z]))"
 _GROUP_SEPARATOR = r"(?:,\\[!,]|\{,\}(?:\\!)?|\\[,;:! ]|~| )"
 _NUMBER = r"\d++(?:\.\d++)?"
+# Commands that mark a vector.
 _HAT = r"\\(?:mathbf|boldsymbol|bm|vec|hat|textbf|widehat)"
 _NOT_IN_WORD = r"(?<![A-Za-z\\])"
 

@@ -14,9 +14,13 @@ from fractions import Fraction
 
 from leadspan.answers.numbers import Number, numbers, small_number_words
 
+# Delimiters between a relation and its number.
 _OPENERS = r"(?:\s|\*\*|\\\(|\\\[|\\boxed\s*\{|\\text\{|[$£€({~:]|\\\$|\\,|\\;|&)*"
+# A relation right before a number.
 _EQUALS = re.compile(rf"(?:=|≈|≡|\\approx|\\equiv|\\implies|\\Rightarrow|\\to|=>|⇒|→|➔)[-–—]?{_OPENERS}$")
+# A box that begins right before a number.
 _BOXED = re.compile(r"\\boxed\s*\{(?:\\text\s*\{)?[\s$\\]*$")
+# Words that a result follows.
 _VERBS = (
     r"is|are|was|be|being|equals?|equal(?:s|ing)? to|gives?|giving|gets?|getting|got|makes?|leaves?|leaving|"
     r"remains?|that's|it's|"
@@ -37,14 +41,17 @@ _CONCLUDES = re.compile(
     r"\b(?:so|therefore|thus|hence|then|meaning|means|which means|in total|altogether|answer|final)\b", re.IGNORECASE
 )
 _ANSWER = re.compile(r"\banswer\b|\bconclu", re.IGNORECASE)
+# An assumption that reaches to the end of the text before a number.
 _SUPPOSES = re.compile(
     r"\b(?:if|suppose|assum\w+|let's say|let us say|let me say|say|imagine|set|setting|for example|"
     r"for instance|e\.g\.|when|try|trying|whether|let (?!me\b|us\b))\b[^.;!?]*$",
     re.IGNORECASE,
 )
+# What lifts an assumption: something is concluded from it.
 _CONSEQUENCE = re.compile(
     r"\b(?:then|so|therefore|would be|that would|gives|that means|we get|thus)\b|=>|⇒|→|\\implies", re.IGNORECASE
 )
+# Signs and words of a computation.
 _COMPUTED = re.compile(
     r"[\d)}\]A-Za-z]\s*(?:[-+*/×÷·−–^]|\\times|\\cdot|\\div|\\binom|\\frac)\s*[\\($]*[\d({\[A-Za-z\\]|\\frac|"
     r"\\sqrt|√|\\binom|"
@@ -52,6 +59,7 @@ _COMPUTED = re.compile(
     r"square|count\w*|%|percent)\b|%",
     re.IGNORECASE,
 )
+# The number is the first operand of something that goes on.
 _GOES_ON = re.compile(
     r"\s*(?:\\?[)}\]$]|\\text\{[^{}]*\}|\s)*"
     r"(?:(?:[-+*/×÷·−–^]|\\times|\\cdot|\\div|\\frac|\\sqrt|√)\s*[\\({$]*[\dA-Za-z\\({]|[(\[]\s*\d|"
@@ -59,15 +67,21 @@ _GOES_ON = re.compile(
     r"% of|out of|of the|of them)\b)",
     re.IGNORECASE,
 )
+# The number is a coefficient or a part of a name.
 _GLUED = re.compile(r"(?:\\?[A-Za-z_(^'!]|\{\w| ?\\(?:sqrt|pi|alpha|theta|sin|cos|log|ln|frac)| ?√| ?[xyπ]\b|:\d)")
 _SENTENCE_END = re.compile(r"(?<![\d\s])[.!?](?=\s|$)|(?<=\d)[.!?](?=\s|$)|\n")
+# The noun that a number counts.
 _FOLLOWING = re.compile(r"\s*(?:\\?%|\\text\{\s*|\\?[)$]|\*\*)*\s*([^\W\d_]{3,})")
+# Further items of a list behind a number.
 _LISTED = re.compile(r"(?:\\?\$)?(?:\s?,\s?(?:and |or )?|\s(?:and|or)\s)(?:\\?\$)?[-−]?\d")
+# Items of a list before a number.
 _IN_LIST = re.compile(r"(?:\d,?|,) (?:and |or )?$")
+# The nouns that a question counts.
 _COUNTABLE = re.compile(
     r"(?:\d|\b(?:an?|each|per|every|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve)) ([^\W\d_]{3,})",
     re.IGNORECASE,
 )
+# Nouns of measures, which are no things that are counted.
 _UNIT = (
     r"hours?|minutes?|seconds?|days?|weeks?|months?|years?|feet|foot|inch\w*|miles?|meters?|pounds?|"
     r"dollars?|cents?|percent|degrees?"
@@ -78,11 +92,13 @@ _COUNTED = re.compile(
     r"should|can)",
     re.IGNORECASE,
 )
+# The number is the last operand of something that began before it.
 _OPERAND_BEFORE = re.compile(r"(?:[-+*/×÷·−^]|\\times|\\cdot|\\div)\s*[\\($£€]*\s*$")
 _INFERS = re.compile(r"\b(?:therefore|thus|hence|indeed|verif\w+|confident|in conclusion|final)\b", re.IGNORECASE)
 _EQUATION = re.compile(rf"([^=≈⇒→,;:\n]*)=[-–—]?{_OPENERS}$")
 _VARIABLE = re.compile(r"(?<![A-Za-z\\])[A-Za-z](?![A-Za-z{])")
 _CLAUSE_END = re.compile(r"(?:\s[^\W\d_]+)?\W*(?:[.?!]|\n|$)")
+# A derivation rests where one of these follows its result.
 _RESTS = re.compile(
     r"\b(?:wait|hold on|(?:double[- ])?check\w*|verif\w+|confirm\w*|make sure|alternatively|another way|"
     r"answer|final|question|problem|"
@@ -90,12 +106,14 @@ _RESTS = re.compile(
     r"matches|interesting)\b|\Z",
     re.IGNORECASE,
 )
+# The variable whose value is asked for.
 _ASKED = re.compile(
     r"\b(?:value of|find|determine|compute|calculate|evaluate|solve for|what is)\s+(?:the (?:\w+ )?value of\s+)?"
     r"(?:(?:\\\(|\$)\s*(?P<formula>[A-Za-z])\s*(?:\\\)|\$)|(?P<bare>[A-Za-z])(?=[.,;?]|$))|"
     r"(?:^|[;,\s])(?P<last>[A-Za-z])\?\s*$",
     re.IGNORECASE,
 )
+# The variable at the head of the equations that end right here.
 _GIVEN_TO = re.compile(
     r"(?:^|[,;:\n]|[.!?]\s|\b(?:so|then|thus|therefore|hence|and|is|have|get|that)\b)[\s$*\\(]*([A-Za-z])[\s$*\\)]*="
     r"(?![^\n]*(?:[,;:]|[.!?]\s|\b(?:so|then|thus|therefore|hence|and)\b))[^\n]*$",

@@ -89,6 +89,7 @@ def without_derivation(policy: Policy, traces: Sequence[Answered], seed: int) ->
     stated = _stated(traces)
     if not stated:
         return None
+    # 1 where a stage cuts the statement, else 0.
     lost: list[float] = []
     for stage in policy.stages:
         cuts = [cut_example(stage, s.trace.sections, s.trace.example_id, seed) for s in stated]

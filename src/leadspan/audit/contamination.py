@@ -55,12 +55,14 @@ def index_tasks(tasks: Sequence[TaskSettings], ngram_words: int) -> TaskIndex:
     Raises:
         DataError: A task cannot be read.
     """
+    # An instruction is common to all questions of a task, and would be found in many prompts.
     loaded = [load_task(task.model_copy(update={"instruction": ""})) for task in tasks]
     grams: defaultdict[int, defaultdict[str, list[Question]]] = defaultdict(lambda: defaultdict(list))
     sizes: dict[Question, int] = {}
     for t, problems in enumerate(loaded):
         for q, problem in enumerate(problems):
             tokens = words(problem.text)
+            # A question shorter than an n-gram is searched for as a whole.
             size = min(WORD * ngram_words, thirds_of_words(tokens))
             task_phrases = set(phrases(tokens, size)) if size >= WORD * FEWEST_WORDS else set()
             sizes[t, q] = len(task_phrases)
@@ -98,6 +100,7 @@ def summarise(
         shared: Result of `shared_with` for each trace.
         locations: File and line of each trace.
     """
+    # Of each question the trace that shares most with it, and all traces that share anything.
     best: defaultdict[Question, _Best] = defaultdict(_Best)
     for i, shares_of_trace in enumerate(shared):
         for question, share in shares_of_trace.items():

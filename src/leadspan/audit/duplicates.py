@@ -28,6 +28,7 @@ def signature(text: str) -> np.ndarray:
     tokens = words(text)
     shingles = set(ngrams(tokens, min(SHINGLE_WORDS, max(1, len(tokens)))))
     values = _EMPTY.copy()
+    # Sorted, so that the order of a set does not matter.
     values.update_batch([shingle.encode() for shingle in sorted(shingles)])
     return values.hashvalues
 

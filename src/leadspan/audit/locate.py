@@ -114,6 +114,7 @@ def settle(
         The traces that were settled before the deadline, in order, all where there is none; and how many of their
         comparisons broke the limit.
     """
+    # With no deadline all are settled in one call, which keeps every worker busy.
     step = len(located) or 1 if math.isinf(deadline) else SETTLED_TOGETHER
     answered: list[Answered] = []
     num_undecided = 0

@@ -12,7 +12,9 @@ from unicodedata import normalize
 from leadspan.answers.numbers import numbers, small_number_words
 from leadspan.data.questions import LETTER, UNSPACED
 
+# A run of letters of a script without spaces.
 _RUN = re.compile(rf"(?:{LETTER.pattern})+")
+# A word of a spaced script, of three letters or more.
 _CONTENT = re.compile(rf"[^\W\d_{UNSPACED}]{{3,}}")
 # Word of a spaced script and letter of an unspaced one, in thirds of a word: modern Chinese has 1.5 characters a word.
 WORD, _LETTER_THIRDS = 3, 2
@@ -31,7 +33,7 @@ _ENDINGS = ("ing", "ed", "es", "s")
 
 def thirds_of_words(tokens: Sequence[str]) -> int:
     """The length of a text in thirds of a word, so that texts of all scripts are measured alike."""
-    return sum(_thirds(token) for token in tokens)
+    return sum(map(_thirds, tokens))
 
 
 def ngrams(tokens: Sequence[str], size: int) -> Iterator[str]:
@@ -41,6 +43,7 @@ def ngrams(tokens: Sequence[str], size: int) -> Iterator[str]:
 
 def phrases(tokens: Sequence[str], thirds: int) -> Iterator[str]:
     """From every word on, the shortest run of at least so many thirds of a word; in spaced scripts n-grams of words."""
+    # Length of the text up to each word, in thirds of a word.
     ends = list(accumulate(map(_thirds, tokens), initial=0))
     end = 0
     for start, before in enumerate(ends):
@@ -61,6 +64,7 @@ def content_stems(text: str) -> set[str]:
     >>> sorted(content_stems("How many eggs does she need for the cooking?"))
     ['cook', 'egg', 'need']
     """
+    # Full-width letters count as the usual ones.
     text = normalize("NFKC", text).casefold()
     stems = {_stem(word) for word in _CONTENT.findall(text) if word not in _FUNCTION_WORDS}
     return stems.union(*(map("".join, pairwise(run)) for run in _RUN.findall(text)))

@@ -113,6 +113,7 @@ def search_first_answers(
     """
     number = len(rows)
     if number > SAMPLE:
+        # Sorted, so that rows are read in their order on disk.
         rows = rows.select(sorted(random.Random(seed).sample(range(number), SAMPLE)))
     traces, num_undecided = _answered(rows, settings, renderer, time.monotonic() + seconds)
     return Searched(traces, number, len(rows) - len(traces), summarise_first_answers(traces, num_undecided, seed), seed)
@@ -122,6 +123,7 @@ def _answered(
     rows: Dataset, settings: DataSettings, renderer: Renderer, deadline: float = math.inf
 ) -> tuple[list[Answered], int]:
     """The rows with their first answers, from the cache or found now; and how many comparisons broke the limits."""
+    # The name of the file is the key, so another version of rows or rules is another file.
     path = cache_root(settings) / "first_answers" / f"{_key(rows, renderer)}.json"
     ids = set(rows["example_id"][:])
     cached = _read(path, ids)
@@ -133,8 +135,12 @@ def _answered(
             answer.example_id: (answer.source, answer.position, answer.sections.first_answer) for answer in answered
         }
         cached = _Known(found=answers, num_undecided=num_undecided)
-        if answers.keys() == ids:  # a search that the deadline ended is not worth reading again
-            _write(cached, path)
+        values = cached.model_dump(mode="json")
+        try:
+            if answers.keys() == ids:  # a search that the deadline ended is not worth reading again
+                write_atomically(path, json.dumps(values | {"checksum": checksum(values)}))
+        except OSError as error:
+            raise CacheError(f"{path}: cannot be written ({error}); make room there, or set data.cache_dir") from None
     traces: list[Answered] = []
     for row in cast(Iterable[Any], rows.remove_columns("input_ids").with_format(None)):  # Any: Arrow rows
         if row["example_id"] in cached.found:
@@ -159,14 +165,6 @@ def _read(path: Path, ids: set[str]) -> _Known | None:
     return cached if cached.found.keys() == ids else None
 
 
-def _write(cached: _Known, path: Path) -> None:
-    try:
-        values = cached.model_dump(mode="json")
-        write_atomically(path, json.dumps(values | {"checksum": checksum(values)}))
-    except OSError as error:
-        raise CacheError(f"{path}: cannot be written ({error}); make room there, or set data.cache_dir") from None
-
-
 def _located(rows: Dataset, settings: DataSettings, renderer: Renderer, deadline: float) -> list[Located]:
     """The rows' traces, searched, one for each distinct row; fewer where the deadline comes first."""
     ids, locations = set(rows["example_id"][:]), set(rows["place"][:])
@@ -179,6 +177,7 @@ def _located(rows: Dataset, settings: DataSettings, renderer: Renderer, deadline
             by_id[located.example_id] = located
         if time.monotonic() >= deadline:
             break
+    # Without a deadline every row must come up again.
     if len(by_id) < len(ids) and time.monotonic() < deadline:
         raise CacheError(
             f"{settings.train.path}: {len(ids) - len(by_id)} of {len(ids)} prepared rows are not in it; "

@@ -6,6 +6,7 @@ from leadspan.audit.findings import AuditResult, Distribution, FirstAnswers, Pol
 from leadspan.data.truncation.policy import cut_warnings
 from leadspan.tables import Block
 
+# From an empty bin to a full one.
 _BARS = " ▁▂▃▄▅▆▇█"
 
 

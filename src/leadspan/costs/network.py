@@ -53,6 +53,7 @@ def traffic(
         batches: The rank's micro-batches of the step.
     """
     student, ranks = memory.student, memory.num_ranks
+    # Bytes of a number in the type of the run.
     narrow = 2 if memory.use_bf16 else 4
     hidden = 0
     if teacher is not None and placement == "ranks":

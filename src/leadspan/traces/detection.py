@@ -35,6 +35,7 @@ def detect(source: TraceSource, records: Sequence[Record]) -> list[Layout]:
     tags = THINK_TAGS if source.think_open is None else ((source.think_open, source.think_close or ""),)
     rows = [record.row for record in records]
     there = {name for row in rows for name in row}
+    # What the settings name is searched for in all rows, and its misfits are refused one by one.
     is_named = source.format is not None or bool(source.columns)
     layout = _best(formats, rows, tags, is_named) if there.issuperset(source.columns.values()) else None
     if layout is None:

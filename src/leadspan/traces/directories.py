@@ -19,6 +19,7 @@ _SPLIT_WORDS = {
     "validation": "validation|valid|val|dev",
     "test": "test|testing|eval|evaluation|heldout|holdout",
 }
+# Whole words only: `latest` holds no `test`.
 _NAMED = {split: re.compile(rf"(?<![^\W\d_])(?:{words})(?![^\W\d_])", re.I) for split, words in _SPLIT_WORDS.items()}
 # Names that `datasets` writes, and files that lie in data sets without being data.
 _SHARD = re.compile(r"-\d{5}-of-\d{5}")
@@ -104,6 +105,7 @@ def _gather(path: Path, passed_over: list[str]) -> list[Path]:
     if files:
         passed_over += [f"{directory.name}/ (a directory)" for directory in below]
         return files
+    # Several directories are one source only where each is a split.
     splits = [directory for directory in below if _split_of((directory.name,))]
     if len(below) > 1 and len(splits) < len(below):
         raise DataError(

@@ -61,6 +61,7 @@ def read_file(path: Path) -> Iterator[Record | Refusal]:
     kind = kind_of(path)
     assert kind is not None, "only files of records are listed"
     with reading(path):
+        # `reading` covers the whole iteration: a file may break at its last row.
         yield from _READERS[kind](path)
 
 
@@ -221,6 +222,7 @@ def _rows(batches: Iterable[pa.RecordBatch], path: Path) -> Iterator[Record]:
                 yield Record(row, _location(path, next(numbers)))
 
 
+# By the kind of file, whatever its compression.
 _READERS: dict[str, Callable[[Path], Iterator[Record | Refusal]]] = {
     ".jsonl": _read_jsonl,
     ".json": _read_json,

@@ -15,6 +15,7 @@ from leadspan.traces.settings import FormatName
 from leadspan.traces.turns import THINK_TAGS, Tags, check_prompt, check_record, holds_reply
 from leadspan.traces.values import Columns, Row, Unusable, value_of
 
+# Values of a column called `reasoning` or `thinking` that only turn it on or off.
 _SWITCHES = {"on", "off", "true", "false", "yes", "no"}
 Holds = Callable[[Any, Tags], bool]  # Any: whatever a row holds
 
@@ -80,10 +81,12 @@ class Layout:
         return any(self.columns[role] in row for role in self.form.needs)
 
 
+# Columns beside the turns of a conversation.
 _CONVERSATION_USES = {
     "system": "system|system_prompt",
     "gold": "gold|ground_truth|ground_truth_solution|reference_answer|expected_answer|answer",
 }
+# Names of the chain of thought in a column of its own, the clearest first.
 _COT = "cot|reasoning|thinking|reasoning_content|chain_of_thought|think|thought|rationale|reasoning_trace|Complex_CoT"
 _COLUMNS_USES = {"gold": "gold|ground_truth|reference_answer|expected_answer", "system": "system|system_prompt"}
 

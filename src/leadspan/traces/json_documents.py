@@ -14,7 +14,9 @@ LONGEST_RECORD = 1 << 26
 """Characters or bytes of a record, some ten million tokens; what is longer is no trace, but another kind of file."""
 # Bytes that are read at a time, at least.
 _CHUNK = 1 << 20
+# White space as JSON has it; `\s` would take more.
 _SPACE = re.compile(r"[ \t\n\r]*")
+# Decodes a value at a position, and says where it ends.
 _DECODER = json.JSONDecoder()
 # Errors of a text that ends too early point at its end, or at the begin of a word or number cut short.
 _LONGEST_WORD = 16
@@ -36,6 +38,7 @@ def records_of(open_document: Callable[[], BinaryIO]) -> Iterator[Any]:
         if document.next_character() != "{":
             yield from document.items()
             return
+        # Once through without yielding: whether it has one list alone is seen at its end.
         deque(document.items(), maxlen=0)
     with open_document() as handle:
         yield from _Document(handle).items()

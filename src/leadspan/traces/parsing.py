@@ -33,6 +33,7 @@ from leadspan.traces.values import (
 
 Reader = Callable[[Row, Columns, Tags], Trace]
 
+# GSM8K's annotations, such as `<<2*3=6>>`.
 _CALCULATOR = re.compile(r"<<[^<>]*>>")
 
 
@@ -55,6 +56,7 @@ def read_response(row: Row, columns: Columns, tags: Tags) -> Trace:
     response = value_of(row, name)
     if not isinstance(response, list):
         return _trace(_prompt(row, columns), *split_reasoning(text_of(response, name), tags), row, columns)
+    # An empty list has no reply either; `read_reply` says so.
     *before, reply = response or [None]
     prompt = [*_prompt(row, columns), *read_prompt_turns(before, name)]
     return _trace(prompt, *read_reply(reply, name, tags), row, columns)
@@ -68,6 +70,7 @@ def read_generations(row: Row, columns: Columns, tags: Tags) -> Trace:
     if isinstance(reasons, list) and len(reasons) == len(texts):
         complete = [is_complete and not is_cut_off(why) for is_complete, why in zip(complete, reasons, strict=True)]
     list_of(row, columns["verified"])
+    # A rule's verdict is surer than that of a judging model.
     for verdict in (columns["verified"], columns.get("judged")):
         right = _flags(row, verdict, len(texts), absent=False)
         both = (text for text, *flags in zip(texts, right, complete, strict=True) if all(flags))

@@ -31,6 +31,7 @@ logger = logging.getLogger(__name__)
 _SAMPLE = 512  # records from which the layouts of a source are detected
 _SAMPLED_FILES = 16  # files of a directory that the sample comes from
 _NAMED_FILES = 8  # files that a message names
+# A name, or an owner and a name.
 _HUB_NAME = re.compile(r"\w[\w.-]*(/[\w.-]+)?")
 
 
@@ -194,8 +195,10 @@ def _sample(source: TraceSource) -> list[Record]:
     listing = list_source(source)
     if listing is None:
         loaded = _load_from_hub(source)
+        # Evenly spaced, since neighbours in a data set are alike.
         step = max(1, len(loaded) // _SAMPLE)
         return [Record(dict(loaded[i]), f"{source.path}:{i + 1}") for i in range(0, len(loaded), step)]
+    # All over the directory, for the same reason.
     files = listing.files[:: max(1, len(listing.files) // _SAMPLED_FILES)]
     heads = (itertools.islice(read_file(file), _SAMPLE // len(files)) for file in files)
     return [record for head in heads for record in head if isinstance(record, Record)]

@@ -29,13 +29,16 @@ TAGS_TWICE = "think tags more than once"
 TEXT_BEFORE = "text before the chain of thought"
 PART_APART = "a part of the question in a column of its own"
 
+# Roles of OpenAI's chat format, and other programs' names for them.
 _ROLES = {name: name for name in ("system", "developer", "user", "assistant", "tool")}
 _ROLES |= dict.fromkeys(("gpt", "chatgpt", "bot", "model"), "assistant") | {"human": "user"}  # ShareGPT, Gemini
+# Keys of a turn that hold its chain of thought, as servers call them.
 _REASONING = "reasoning_content|reasoning|thinking"
 # Keys whose content no text can replace.
 _MEDIA = ("image", "images", "audio", "audios", "video", "videos", "documents")
 _NOT_TEXT_OF_RECORD = ("tools", "functions", *_MEDIA)
 _NOT_TEXT_OF_TURN = ("tool_calls", "function_call", "tools", "functions", *_MEDIA)
+# Types of the parts of a content, as OpenAI and Anthropic call them; None for a part without a type.
 _TEXT_PARTS = (None, "text", "input_text", "output_text")
 _THOUGHT_PARTS = ("thinking", "reasoning")
 # How servers and logs say that a generation did not end by itself.
@@ -49,6 +52,7 @@ _WHEN_CUT = {"finished": False, "is_finished": False, "completed": False, "is_co
 )
 # Keys by which a turn is left out of training, with the values that do: OpenAI's and Mistral's, Axolotl's.
 _UNTRAINED = {"weight": (0, "0"), "train": (False, "false"), "training": (False, "false")}
+# Truth values as text, where a data set stores all of its values so.
 _TRUTHS = {"false": False, "0": False, "no": False, "true": True, "1": True, "yes": True}
 # Columns that belong to the question, and that only some data sets repeat in it.
 _OF_PROMPT = ("history", "context", "passage", "choices", "options", "starter_code")
@@ -141,6 +145,7 @@ def read_reply(turn: Any, column: str, tags: Tags) -> tuple[str, str]:
     check_finished(turn)
     if value := next((name for name in _UNTRAINED if turn.get(name) in _UNTRAINED[name]), None):
         raise Unusable("turn that is not to be learnt", f"the last turn of {column!r} has {value!r} {turn[value]!r}")
+    # An empty reasoning key beside think tags in the text is a server's default.
     text = message["content"]
     if reasoning is None or (reasoning == "" and tags_in(text, tags)):
         return split_reasoning(text, tags)
@@ -180,6 +185,7 @@ def split_reasoning(text: str, tags: Tags = THINK_TAGS) -> tuple[str, str]:
     if not families or not set(families) & set(tags):
         tag_names = ", ".join(tag for pair in tags for tag in pair)
         raise Unusable("no think tags", f"none of {tag_names} in {shown(text)}")
+    # A second pair of tags makes it unclear which text is the chain of thought.
     if len(families) > 1 or max(counts.values()) > 1:
         raise Unusable(TAGS_TWICE, ", ".join(f"{count} x {tag}" for tag, count in counts.items()))
     opening, closing = families[0]

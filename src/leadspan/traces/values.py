@@ -13,6 +13,7 @@ Columns = Mapping[str, str]  # role -> column
 BYTE_ORDER_MARK = "\ufeff"
 MISTYPED = "missing or mistyped column"
 _EXACT_WHOLE = 2.0**53  # above it a float is no whole number that anybody wrote
+# Values in messages are cut short: a row may hold megabytes.
 _REPR = reprlib.Repr()
 _REPR.maxstring = _REPR.maxother = _REPR.maxlong = 60
 
@@ -79,6 +80,7 @@ def list_of(row: Row, column: str) -> list[Any]:
         Unusable: It is no list.
     """
     value = row.get(column)
+    # One list per key, of equal lengths: turns stored column by column.
     if isinstance(value, dict) and value and all(isinstance(part, list) for part in value.values()):
         lengths = {len(part) for part in value.values()}
         if len(lengths) == 1:
