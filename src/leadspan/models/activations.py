@@ -75,8 +75,17 @@ def _traced(settings: ModelSettings, use_bf16: bool, checkpointing: bool | None)
     layers = traced_layers(config)  # outside the mode of fake tensors
 
     def passes(length: int, by_token: bool) -> tuple[tuple[int, int], "_Alive"]:
+        shortened = load_config(settings)
+        text = shortened.get_text_config()
+        if getattr(text, "sliding_window", None):
+            text.sliding_window = min(text.sliding_window, _WINDOW)
         # A student's weights are float32 under autocast, a teacher's have the type of the run.
-        model = _fake_model(settings, layers, torch.bfloat16 if is_teacher and use_bf16 else torch.float32)
+        options: dict[str, Any] = {"dtype": torch.bfloat16 if is_teacher and use_bf16 else torch.float32}
+        is_packed = layers is not None and not layers.has_others
+        options |= {"attn_implementation": ATTENTION} if is_packed else {}
+        model = build_untrained(shortened, f"model {name_of(settings)}", experts_implementation=EXPERTS, **options)
+        if not is_packed:
+            setattr(model, LAYOUT, "alone")  # layers with a state mix the examples of a packed row
         model.train(not is_teacher)
         if checkpointing:
             model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
@@ -103,7 +112,16 @@ def _measured(
     """
     text = load_config(settings).get_text_config()
     if layers is not None and layers.has_others:
-        return _by_difference(text, passes)
+        unit = _FEW
+        (short, low), (long, high) = (passes(length, False) for length in (unit, 2 * unit))
+        # Where a longer sequence needs more operations, a layer goes through positions one by one: then a few are
+        # enough, and many would be slow to trace. Else the lengths are whole chunks.
+        if high.operations == low.operations:
+            chunks = [size for name, size in vars(text).items() if "chunk_size" in name or name == "block_size"]
+            unit = max([_MIN_UNIT, *(size for size in chunks if isinstance(size, int))])
+            (short, low), (long, high) = (passes(length, False) for length in (unit, 2 * unit))
+        by_token, peak = (long[0] - short[0]) // unit, (high.most[0] - low.most[0]) // unit
+        return ActivationBytes(retained=by_token, peak=max(peak, by_token))
     retained, alive = passes(_LENGTH, True)
     is_explicit = layers is None or any(call.is_explicit for call in layers.attention)
     window = 0 if is_explicit else getattr(text, "sliding_window", None)
@@ -119,36 +137,8 @@ def _measured(
     )
 
 
-def _by_difference(text: Any, passes: Callable[[int, bool], tuple[tuple[int, int], "_Alive"]]) -> ActivationBytes:
-    """Bytes per token: the difference of two traces, divided by the difference of their lengths.
-
-    Where a longer sequence needs more operations, a layer goes through positions one by one: then a few positions are
-    enough, and many would be slow to trace. Else the lengths are whole chunks.
-    """
-    unit = _FEW
-    (short, low), (long, high) = (passes(length, False) for length in (unit, 2 * unit))
-    if high.operations == low.operations:
-        chunks = [size for name, size in vars(text).items() if "chunk_size" in name or name == "block_size"]
-        unit = max([_MIN_UNIT, *(size for size in chunks if isinstance(size, int))])
-        (short, low), (long, high) = (passes(length, False) for length in (unit, 2 * unit))
-    retained_by_token, peak = (long[0] - short[0]) // unit, (high.most[0] - low.most[0]) // unit
-    return ActivationBytes(retained=retained_by_token, peak=max(peak, retained_by_token))
-
-
-def _fake_model(settings: ModelSettings, layers: Layers | None, dtype: torch.dtype) -> PreTrainedModel:
-    config = load_config(settings)
-    text = config.get_text_config()
-    if getattr(text, "sliding_window", None):
-        text.sliding_window = min(text.sliding_window, _WINDOW)
-    name = f"model {name_of(settings)}"
-    if layers is not None and not layers.has_others:
-        return build_untrained(config, name, dtype=dtype, attn_implementation=ATTENTION, experts_implementation=EXPERTS)
-    model = build_untrained(config, name, dtype=dtype, experts_implementation=EXPERTS)
-    setattr(model, LAYOUT, "alone")  # layers with a state mix the examples of a packed row
-    return model
-
-
 def _run(model: PreTrainedModel, length: int) -> torch.Tensor:
+    # A function of its own, so that its inputs do not count as alive after the pass.
     ids, positions = torch.zeros(1, length, dtype=torch.long), torch.arange(length)
     return final_hidden_states(model, ids, positions[None], (0, length), positions)
 

@@ -51,6 +51,12 @@ def shape_of(model: PreTrainedModel) -> ModelShape:
         stacked = (p for p in inside if p.dim() == 3 and p.shape[0] == experts and id(p) not in convolutions)
         per_token = _first(config, _EXPERTS_PER_TOKEN) or 1
         linear_params += sum(p.numel() for p in stacked) * per_token // experts
+    last_params = 0
+    for layer in layers:
+        # A norm needs the output of the projection before it in the backward pass, so checkpointing recomputes that.
+        last = getattr(getattr(layer, "mlp", None), "down_proj", None)
+        is_followed = any(hasattr(layer, name) for name in ("post_feedforward_layernorm", "post_mlp_layernorm"))
+        last_params += last.weight.numel() if isinstance(last, nn.Linear) and not is_followed else 0
     return ModelShape(
         linear_params=linear_params,
         attention_dims=tuple(call.dim for call in attention),
@@ -60,7 +66,7 @@ def shape_of(model: PreTrainedModel) -> ModelShape:
         vocab_size=head_shape(model)[0],
         num_params=sum(p.numel() for p in model.parameters()),
         is_tied=head.weight is getattr(model.get_input_embeddings(), "weight", None),
-        last_params=sum(_last_params(layer) for layer in layers),
+        last_params=last_params,
         layer_params=max((sum(p.numel() for p in layer.parameters()) for layer in layers), default=0),
     )
 
@@ -79,14 +85,6 @@ def _attention_by_config(config: Any) -> list[AttentionCall]:
         for kind in kinds
         if "attention" in kind and "linear" not in kind
     ]
-
-
-def _last_params(layer: nn.Module) -> int:
-    """Weights of a feed-forward layer's last projection, unless a norm follows it."""
-    # A norm needs the projection's output in the backward pass, so checkpointing recomputes it.
-    last = getattr(getattr(layer, "mlp", None), "down_proj", None)
-    is_followed = any(hasattr(layer, name) for name in ("post_feedforward_layernorm", "post_mlp_layernorm"))
-    return last.weight.numel() if isinstance(last, nn.Linear) and not is_followed else 0
 
 
 def _first(config: Any, names: tuple[str, ...]) -> int:

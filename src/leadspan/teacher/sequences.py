@@ -91,7 +91,10 @@ def longest_sequences(sources: Sequence[Examples]) -> Sequences:
                 # The last token is only predicted; an appended end of turn is not part of the runs.
                 *rest, start, end = context
                 context = (*rest, start, end - 1) if end - 1 > start else tuple(rest)
-            if not any(_begins(longer, context) for longer in contexts):
+            # A longer one that begins with it has the same borders but for the last: there it may go on.
+            head, end = context[:-1], context[-1]
+            longer = (run for run in contexts if run[: len(head)] == head and len(run) > len(head))
+            if not any(run[len(head)] >= end for run in longer):
                 contexts.append(context)
                 locations.append((source, row))
     return Sequences(tuple(sources), tuple(locations))
@@ -145,12 +148,3 @@ def _runs(layout: Layout) -> tuple[int, ...]:
         else:
             borders += [segment.start, segment.end]
     return tuple(borders)
-
-
-def _begins(longer: tuple[int, ...], shorter: tuple[int, ...]) -> bool:
-    """Whether the tokens of some runs begin with those of others."""
-    if not shorter:
-        return True
-    # All borders are equal but the last one: there the longer sequence may go on.
-    head, last_end = shorter[:-1], shorter[-1]
-    return longer[: len(head)] == head and len(longer) > len(head) and longer[len(head)] >= last_end

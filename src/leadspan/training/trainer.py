@@ -98,9 +98,9 @@ class DistillationTrainer(Trainer):
         self.selection, self.steps = selection, steps
         self.speed: Speed | None = None  # with one, log lines have figures of it
         self.memory: PeakMemory | None = None
-        self._earlier_peak = 0
+        self.earlier_peak = 0
         self.num_asked = torch.zeros(())
-        self._last_figures = 0
+        self.last_figures = 0
         self.plan, self.num_validation_batches = plan, len(validation_plan)
         super().__init__(
             model=student,  # pyright: ignore[reportArgumentType]  # a PEFT model is a Module
@@ -243,8 +243,8 @@ class DistillationTrainer(Trainer):
                 num_steps, seconds = self._clock.lap()
                 logs |= self.speed.figures(self.state.global_step - num_steps, self.state.global_step, seconds)
             if self.steps is not None:
-                logs |= self.steps.figures(self._last_figures, self.state.global_step)
-                self._last_figures = self.state.global_step
+                logs |= self.steps.figures(self.last_figures, self.state.global_step)
+                self.last_figures = self.state.global_step
             logs |= group_means(self._summed(self.totals.to(self.args.device)))
             self.totals.zero_()
         super().log(logs, start_time)
@@ -270,21 +270,10 @@ class DistillationTrainer(Trainer):
             remove_old(directory.parents[1], self.state.best_global_step)
         self.accelerator.wait_for_everyone()
 
-    def take_over(self, handover: Handover) -> None:
-        """Continue with the state of a checkpoint; sums over all ranks go to the first rank."""
-        # Each rank gets the mean: Transformers averages the sums of the ranks when it logs.
-        self._tr_loss.fill_(handover.loss)
-        self._globalstep_last_logged = self._last_figures = handover.last_logged
-        self._earlier_peak = handover.peak_memory_bytes
-        if self.steps is not None:
-            self.steps.restore(handover.steps)
-        if self.is_world_process_zero():
-            self.totals.copy_(torch.tensor(handover.totals, dtype=torch.float64))
-
     @property
     def peak_memory_bytes(self) -> int:
         """Peak memory of training, also of the processes before this one."""
-        return max(self._earlier_peak, 0 if self.memory is None else self.memory.read())
+        return max(self.earlier_peak, 0 if self.memory is None else self.memory.read())
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """Transformers' schedules, or one cycle over the same warm-up."""
@@ -340,5 +329,13 @@ class TakesOver(TrainerCallback):
         self.trainer, self.checkpoint = trainer, checkpoint
 
     def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
-        """Restore the state."""
-        self.trainer.take_over(Handover.of(self.checkpoint))
+        """Restore the state; sums over all ranks go to the first rank."""
+        trainer, handover = self.trainer, Handover.of(self.checkpoint)
+        # Each rank gets the mean: Transformers averages the sums of the ranks when it logs.
+        trainer._tr_loss.fill_(handover.loss)
+        trainer._globalstep_last_logged = trainer.last_figures = handover.last_logged
+        trainer.earlier_peak = handover.peak_memory_bytes
+        if trainer.steps is not None:
+            trainer.steps.restore(handover.steps)
+        if trainer.is_world_process_zero():
+            trainer.totals.copy_(torch.tensor(handover.totals, dtype=torch.float64))

@@ -10,6 +10,7 @@ Source: the lead-span rule is Chen et al., arXiv 2512.21002, "lead-span proporti
 and middle halves with the prompt under a switch of its own.
 """
 
+# ruff: noqa: F401  # other rooms import the names of this one from here
 from leadspan.data.truncation.combined import (
     AnyPolicy,
     Mix,
@@ -23,29 +24,3 @@ from leadspan.data.truncation.combined import (
 from leadspan.data.truncation.leads import Budget, Full, Lead, LeadAnswer, LeadCot, PostConclusion
 from leadspan.data.truncation.policy import Cut, Policy, Sections, Span, kept_tokens
 from leadspan.data.truncation.windows import Endpoints, Middle, RandomWindow, Tail
-
-__all__ = [
-    "AnyPolicy",
-    "Budget",
-    "Cut",
-    "Endpoints",
-    "Full",
-    "Lead",
-    "LeadAnswer",
-    "LeadCot",
-    "Middle",
-    "Mix",
-    "Policy",
-    "PostConclusion",
-    "RandomWindow",
-    "Schedule",
-    "Sections",
-    "SinglePolicy",
-    "Span",
-    "Tail",
-    "cut_example",
-    "equal_window",
-    "kept_tokens",
-    "with_ends",
-    "with_proportion",
-]
