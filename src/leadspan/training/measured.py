@@ -66,7 +66,7 @@ def measured(trainer: DistillationTrainer, speed: Speed, saved_step: int, memory
 
 
 def _counted(steps: Sequence[StepCounts], seconds: float) -> dict[str, Any]:
-    """Counts and costs of some steps: the fields that `TrainResult` and `StageCost` share."""
+    """The fields of `StepsCost`."""
     return {
         "num_steps": len(steps),
         "num_examples": sum(step.examples for step in steps),

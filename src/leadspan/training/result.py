@@ -34,44 +34,37 @@ class StepSeconds(Settings):
     """Clipping, update, and all else of a step."""
 
 
-class StageCost(Settings):
+class StepsCost(Settings):
+    """What some optimiser steps did and cost."""
+
+    num_steps: Count
+    """Optimiser steps."""
+    num_examples: Count
+    """Examples seen, repeats counted."""
+    num_tokens: Count
+    """Tokens through the student's forward pass."""
+    num_weighted_tokens: Count
+    """Positions with a loss."""
+    seconds: Amount
+    """Wall time of the training loop, drawing included, without loading and validation."""
+    flops: FlopsByPart
+    """Counted from the models' shapes and each example's own length."""
+
+
+class StageCost(StepsCost):
     """What one stage of a training run did and cost."""
 
     name: Literal["cold start", "on-policy"]
     """Whether the student learnt from traces alone, or from rollouts too."""
-    num_steps: Count
-    """Optimiser steps."""
-    num_examples: Count
-    """Examples seen, repeats counted."""
-    num_tokens: Count
-    """Tokens through the student's forward pass."""
-    num_weighted_tokens: Count
-    """Positions with a loss."""
-    seconds: Amount
-    """Wall time of its steps, drawing included."""
-    flops: FlopsByPart
-    """Counted operations."""
 
 
-class TrainResult(Settings):
+class TrainResult(StepsCost):
     """What one training run did and what it cost, as measured."""
 
-    num_steps: Count
-    """Optimiser steps."""
-    num_examples: Count
-    """Examples seen, repeats counted."""
-    num_tokens: Count
-    """Tokens through the student's forward pass."""
-    num_weighted_tokens: Count
-    """Positions with a loss."""
-    seconds: Amount
-    """Wall time of the training loop, without loading and validation."""
     peak_memory_bytes: Count
     """Peak memory of training above what the process held before the models were loaded."""
     memory_source: Literal["cuda allocator", "process resident set"]
     """What measured the peak."""
-    flops: FlopsByPart
-    """Counted from the models' shapes and each example's own length."""
     stages: list[StageCost] = []
     """The same by stage, where a cold start came before the rollouts."""
     first_loss: float
