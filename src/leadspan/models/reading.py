@@ -20,16 +20,9 @@ from transformers.utils import logging as transformers_logging
 from leadspan.digests import DIGESTS_FILE, fault
 from leadspan.errors import LeadspanError, ModelError
 
-_SETTINGS_FILES = (
-    "config.json",
-    "generation_config.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "adapter_config.json",
-    "model.safetensors.index.json",
-    "pytorch_model.bin.index.json",
-)
+_SETTINGS_FILES = ("config.json", "generation_config.json", "tokenizer_config.json", "special_tokens_map.json")
+_SETTINGS_FILES += ("added_tokens.json", "adapter_config.json")
+_SETTINGS_FILES += ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 _OTHER_FILES = ("tokenizer.json", "vocab.json", "merges.txt", "tokenizer.model", "chat_template.jinja")
 _NO_CODE = "leadspan never runs code from a model"
 _NEVER = f"{_NO_CODE}; give one whose architecture Transformers has"

@@ -19,19 +19,10 @@ DRAWN_FILE = "rollouts.jsonl"
 # A format is read by the version that wrote it, or refused: a store is cheap to make again, wrong targets are not.
 _FORMAT: Literal[2] = 2
 # Fields that change while a capture goes on, or between equal captures: they are not part of what a store is.
-_PROGRESS = (
-    "complete",
-    "shards",
-    "versions",
-    "plan_hash",
-    "num_sequences",
-    "num_positions",
-    "kl_lost",
-    "seconds",
-    "flops",
-)
+_PROGRESS = {"complete", "shards", "versions", "kl_lost", "seconds", "flops"}
+_PROGRESS |= {"plan_hash", "num_sequences", "num_positions"}
 _ANEW = "what its shards are is not known, so remove the store and capture again, or give another capture.path"
-_NAMES = ("teacher", "teacher_revision")  # a teacher is its weights, in any directory
+_NAMES = {"teacher", "teacher_revision"}  # a teacher is its weights, in any directory
 
 
 class HeadEntry(Settings):
@@ -129,7 +120,7 @@ class Manifest(Settings):
 
     def identity(self) -> dict[str, Any]:
         """The fields that identify a store, without its progress and the location of its teacher."""
-        return self.model_dump(mode="json", exclude={*_PROGRESS, *_NAMES})
+        return self.model_dump(mode="json", exclude=_PROGRESS | _NAMES)
 
 
 def write_manifest(manifest: Manifest, directory: Path) -> None:
