@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from leadspan.models.precision import MIN_CPU_PARAMS, Precision, cpu_has_bf16, uses_bf16
+from leadspan.models.precision import MIN_CPU_PARAMS, Precision, cpu_has_bf16, products_of, uses_bf16
 from leadspan.models.settings import RandomInit
 from leadspan.pipeline.run import run
 from recipes import toy_recipe
@@ -52,3 +52,24 @@ def test_a_run_in_bfloat16_trains_samples_and_says_so(tmp_path: Path) -> None:
     assert result.train is not None and result.train.precision == "bfloat16"
     assert result.evaluations[0].sampling["precision"] == "bfloat16"
     assert result.train.final_loss < result.train.first_loss
+
+
+def test_bfloat16_numbers_are_multiplied_without_rounding_their_sums() -> None:
+    """bfloat16 results would be off by 4e-3."""
+    torch.manual_seed(0)
+    left, right = torch.randn(64, 512).bfloat16(), torch.randn(512, 96).bfloat16()
+    before = torch.backends.mkldnn.matmul.fp32_precision
+    with products_of(torch.bfloat16):
+        assert torch.backends.mkldnn.matmul.fp32_precision == "bf16"
+        product = left.float() @ right.float()
+    torch.testing.assert_close(product.double(), left.double() @ right.double(), rtol=1e-5, atol=1e-4)
+    assert torch.backends.mkldnn.matmul.fp32_precision == before
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16])
+def test_other_numbers_are_multiplied_as_they_are(dtype: torch.dtype) -> None:
+    with products_of(dtype):
+        assert torch.backends.mkldnn.matmul.fp32_precision != "bf16"
+    with pytest.raises(RuntimeError), products_of(torch.bfloat16):
+        raise RuntimeError
+    assert torch.backends.mkldnn.matmul.fp32_precision != "bf16"

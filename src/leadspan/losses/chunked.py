@@ -17,6 +17,7 @@ from leadspan.losses.dispatch import ChunkRows, chunk_rows
 from leadspan.losses.rows import ROW_COLUMNS
 from leadspan.losses.settings import LossSettings
 from leadspan.models.heads import LogitTransform
+from leadspan.models.precision import products_of
 from leadspan.teacher.targets import DenseTargets, Targets
 
 # 64 MiB of logits keep a CPU's cores busy and leave room for the activations; 2048 rows fill a GPU's matrix units, and
@@ -191,7 +192,8 @@ def _project(factor: torch.Tensor, weight: torch.Tensor, out: torch.Tensor) -> N
     if factor.is_cuda and factor.dtype != out.dtype:
         torch.mm(factor, weight.T, out_dtype=out.dtype, out=out)
     else:
-        torch.mm(factor.to(out.dtype), weight.to(out.dtype).T, out=out)
+        with products_of(factor.dtype):
+            torch.mm(factor.to(out.dtype), weight.to(out.dtype).T, out=out)
 
 
 def _accumulate(total: torch.Tensor, left_factor: torch.Tensor, right_factor: torch.Tensor) -> None:
@@ -201,4 +203,5 @@ def _accumulate(total: torch.Tensor, left_factor: torch.Tensor, right_factor: to
     elif left_factor.is_cuda:
         torch.addmm(total, left_factor, right_factor, out_dtype=total.dtype, out=total)
     else:
-        total.addmm_(left_factor.to(total.dtype), right_factor.to(total.dtype))
+        with products_of(left_factor.dtype):
+            total.addmm_(left_factor.to(total.dtype), right_factor.to(total.dtype))

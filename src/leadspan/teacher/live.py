@@ -9,6 +9,7 @@ from transformers import PreTrainedModel
 from leadspan.data.packing import Batch
 from leadspan.models.forward import final_hidden_states
 from leadspan.models.heads import LogitTransform, head_weight, transform_of
+from leadspan.models.precision import products_of
 from leadspan.teacher.targets import DenseTargets
 
 
@@ -67,5 +68,6 @@ def teacher_logits(targets: DenseTargets, rows: slice, num_tokens: int | None = 
     if hidden.is_cuda and hidden.dtype != wide:
         product = torch.mm(hidden, head.T, out_dtype=wide)
     else:
-        product = hidden.to(wide) @ head.to(wide).T
+        with products_of(torch.promote_types(hidden.dtype, head.dtype)):
+            product = hidden.to(wide) @ head.to(wide).T
     return LogitTransform(targets.scale, targets.softcap).logits(product)
