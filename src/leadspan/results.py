@@ -157,16 +157,13 @@ def damage(directory: Path) -> str | None:
     for name in (STUDENT_DIR, ADAPTER_DIR):
         if wrong := fault(directory / name):
             return f"{name}: {wrong}"
-    return fault(directory) or _missing(directory)
-
-
-def _missing(directory: Path) -> str | None:
-    """The student of a run that trained one and has none."""
+    if wrong := fault(directory):
+        return wrong
     try:
-        trained = load_run(directory).train
+        has_trained = load_run(directory).train is not None
     except RunError:  # of another version; whoever reads it next says so
         return None
-    return None if trained is None or (directory / STUDENT_DIR).exists() else f"{STUDENT_DIR} is missing"
+    return f"{STUDENT_DIR} is missing" if has_trained and not (directory / STUDENT_DIR).exists() else None
 
 
 def check_written(path: Path) -> None:

@@ -209,14 +209,7 @@ def generate(
     settings: SamplingSettings,
     requests: Sequence[Request],
 ) -> Iterator[dict[int, Sample]]:
-    """Draw one sample per request, in batches of prompts of similar length.
-
-    Args:
-        model: A model with Transformers' own attention.
-        tokenizer: Its tokenizer.
-        stop_token_ids: Tokens that end a turn.
-        settings: Sampling.
-        requests: What to draw.
+    """Draw one sample per request from a model with Transformers' own attention, in batches of similar length.
 
     Raises:
         EvaluationError: A prompt leaves no room for a new token in the model's window; nothing has been drawn.

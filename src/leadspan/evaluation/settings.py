@@ -121,14 +121,12 @@ class Batched(Settings):
     """Transformers, batch by batch; samples that have ended leave their batch."""
 
     kind: Literal["transformers"] = "transformers"
-    """Tag."""
 
 
 class Vllm(Settings):
     """vLLM (`pip install leadspan[vllm]`); with the same seed its draws differ from those of Transformers."""
 
     kind: Literal["vllm"] = "vllm"
-    """Tag."""
     options: dict[str, bool | int | float | str] = {}
     """Passed on to `vllm.LLM`, e.g. `{tensor_parallel_size: 8, gpu_memory_utilization: 0.9}`."""
 

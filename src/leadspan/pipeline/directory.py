@@ -19,7 +19,6 @@ from leadspan.status import report_status
 from leadspan.training.process import process_state
 
 RECIPE_FILE = "recipe.yaml"
-_LOCK_FILE = ".lock"
 
 
 @contextmanager
@@ -29,12 +28,10 @@ def claimed(directory: Path) -> Iterator[None]:
     Raises:
         RunError: Another process has locked it.
     """
-
-    def refusal(holder: str) -> RunError:
-        return RunError(f"{directory}: another process (id {holder}) writes this run; wait for it, or stop it")
-
-    # One lock for all ranks: the first one holds it, the others follow its collectives.
-    lock = locked(directory / _LOCK_FILE, refusal) if process_state().is_main_process else nullcontext()
+    refusal = "{}: another process (id {}) writes this run; wait for it, or stop it"
+    lock = nullcontext()
+    if process_state().is_main_process:  # one lock for all ranks: the others follow the collectives of the first
+        lock = locked(directory / ".lock", lambda holder: RunError(refusal.format(directory, holder)))
     with full_disk_reported(directory), lock:
         yield
 

@@ -10,15 +10,9 @@ _MOST_TOKENS = 1 << 20  # no model has positions for more
 
 
 def largest_batch(model: MemoryModel, examples: Sequence[ExampleSize], limit: int) -> int:
-    """How many examples fit into one micro-batch, whichever they are: the most expensive ones are assumed.
+    """How many examples fit into one micro-batch of `limit` bytes, whichever they are: the most expensive are assumed.
 
-    Args:
-        model: What the peak depends on.
-        examples: Size of every example.
-        limit: Memory of the device in bytes.
-
-    Returns:
-        The number, at most that of the examples; 0 when not even the most expensive one fits.
+    At most the number of the examples; 0 when not even the most expensive one fits.
     """
     # Sizes compare by their tokens first, and the longest examples take most.
     ordered = sorted(examples, reverse=True)
@@ -29,15 +23,8 @@ def largest_budget(model: MemoryModel, examples: Sequence[ExampleSize], limit: i
     """The largest token budget of a micro-batch that fits, whatever is packed into it.
 
     Assumes packs of examples as long as the longest, with as many weighted and scored positions per token as the
-    densest example. An example longer than the budget is a pack by itself.
-
-    Args:
-        model: What the peak depends on.
-        examples: Size of every example.
-        limit: Memory of the device in bytes.
-
-    Returns:
-        Tokens, at most those of all examples; 0 when the most expensive example does not fit alone.
+    densest example. An example longer than the budget is a pack by itself. The budget is at most the tokens of all
+    examples; 0 when the most expensive one does not fit into `limit` bytes alone.
     """
     used = [example for example in examples if example.tokens]
     # The worst density of any example: a pack may consist of such examples alone.

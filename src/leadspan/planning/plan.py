@@ -149,15 +149,9 @@ def plan_recipe(
 ) -> Plan:
     """Predict the cost of a recipe under its own policy and under others.
 
-    Where hardly an example of the recipe's own policy keeps its end of turn, policies that show the student ends are
-    added (`with_ends`).
-
-    Args:
-        recipe: The run.
-        data: Its data.
-        policies: To compare with the recipe's own, which comes first unless it is among them.
-        calibration: Measured rates.
-        searched: First answers of its traces (`inputs.first_answers_of`); None shows no break point.
+    The recipe's own policy comes first, unless it is among those it is compared with. Where hardly an example of it
+    keeps its end of turn, policies that show the student ends are added (`with_ends`). A break point needs the first
+    answers of the traces (`inputs.first_answers_of`).
 
     Raises:
         LeadspanError: A model's config cannot be read, the recipe's own policy leaves nothing to learn, or the
@@ -215,13 +209,9 @@ def _sides(
 
 
 def calibration_of(recipe: Recipe, data: PreparedData, policies: Sequence[Policy], measure: bool) -> Calibration | None:
-    """Rates of the recipe's models: measured now, or read from `plan.calibration`, or None.
+    """Rates of the recipe's models: read from `plan.calibration`, or measured now in a few steps of each policy.
 
-    Args:
-        recipe: The run.
-        data: Its data.
-        policies: Those of the plan; a few steps of each are measured.
-        measure: Measure now; the rates are written to `plan.calibration`, if it is set.
+    Measured rates are written to `plan.calibration`, if it is set; None where there is nothing to read.
 
     Raises:
         LeadspanError: The models cannot be trained, or the file is not one of rates.

@@ -53,12 +53,7 @@ class RankCost:
 
 
 def rank_costs(live: CostModel, examples: Examples) -> tuple[RankCost, ...]:
-    """Every sharding with every placement of the teacher, on the ranks of the plan.
-
-    Args:
-        live: Costs of the recipe, with a live teacher where one is known.
-        examples: Under the policy of the run.
-    """
+    """Every sharding with every placement of a live teacher, where one is known, on the ranks of the plan."""
     has_teacher = live.memory.teacher is not None and live.memory.teacher_activations is not None
     placements: tuple[TeacherPlacement | None, ...] = ("beside", "ranks", "store") if has_teacher else (None,)
     shardings: tuple[Sharding, ...] = ("ddp", "fsdp2")
@@ -114,14 +109,7 @@ def _step_flops(model: CostModel, step: Sequence[Sequence[ExampleSize]]) -> int:
 
 
 def what_would_fit(recipe: Recipe, model: CostModel, examples: Examples, limit: int) -> str:
-    """Settings with which the longest example is predicted to fit a device; where none do, the length that would fit.
-
-    Args:
-        recipe: The run.
-        model: Its costs.
-        examples: Under the policy of the run.
-        limit: Memory of the device in bytes.
-    """
+    """Settings with which the longest example fits a device of `limit` bytes; if none do, the length that would fit."""
     sizes = layout_sizes(examples, model.selection)
     memories = {"": model.memory}
     if not model.training.gradient_checkpointing:

@@ -74,11 +74,7 @@ def cost_of_rollouts(
 ) -> RolloutCost:
     """The cost of a recipe that has rollouts: a bound, or with a calibration's lengths an expectation.
 
-    Args:
-        recipe: The run.
-        data: Its data.
-        model: Models and machine.
-        calibration: Measured rates and lengths; time is predicted with those of drawing, and for one rank.
+    Time is predicted with measured rates of drawing, and for one rank.
 
     Raises:
         SettingsError: The calibration is of other models or another setting.
@@ -90,8 +86,8 @@ def cost_of_rollouts(
     lengths = calibration.rollout_lengths if calibration is not None and inputs.stored is None else []
     numbers = range(inputs.course.num_steps)
     steps = [list(_examples(inputs, number, lengths)) for number in numbers]
-    flops = _flops(model, inputs, steps)
-    whole_flops = _flops(model, inputs, [list(_examples(inputs, n, lengths, is_whole=True)) for n in numbers]).total
+    trained, flops = _flops(model, inputs, steps)
+    _, whole_flops = _flops(model, inputs, [list(_examples(inputs, n, lengths, is_whole=True)) for n in numbers])
     drawn = [(prompt, new) for step in steps for prompt, new, _ in step if new]
     # A prompt by itself is a rollout of one token, less that token's place in the head.
     prefill = inputs.drawing_flops(model.student, [(prompt, 1) for prompt, _ in drawn])
@@ -100,8 +96,10 @@ def cost_of_rollouts(
     drawing_seconds, seconds = None, None
     if calibration is not None and model.machine.num_ranks == 1 and (calibration.drawing or not flops.rollout):
         check_calibration(calibration, model)
-        drawing_seconds, training_seconds = _seconds(model, inputs, steps, calibration)
-        seconds = drawing_seconds + training_seconds
+        drawing_seconds, work = calibration.drawing_seconds(_batches(model.student, inputs, steps)), []
+        for step, of_step in zip(steps, trained, strict=True):
+            work.append(StepWork.of(of_step, -(-len(step) // per_batch)))
+        seconds = drawing_seconds + calibration.seconds(work)
     longest = [[size for *_, size in _examples(inputs, number, [])] for number in numbers]
     batches = [step[i : i + per_batch] for step in longest for i in range(0, len(step), per_batch)]
     prediction = Prediction(
@@ -123,37 +121,26 @@ def cost_of_rollouts(
         teacher_flops=teacher,
         training_flops=flops.total - teacher - flops.rollout,
         mean_longest=fmean(max((new for _, new, _ in step), default=0) for step in steps),
-        whole_flops=whole_flops,
+        whole_flops=whole_flops.total,
         drawing_seconds=drawing_seconds,
         warning=recipe.rollout.short_warning,
     )
 
 
-def _seconds(
-    model: CostModel, inputs: RolloutInputs, steps: Sequence[_Step], calibration: Calibration
-) -> tuple[float, float]:
-    """Predicted wall time of drawing, and of training on what is drawn."""
-    batch_size, batches = inputs.course.settings.batch_size, []
-    shapes, recompute = (model.student, model.teacher), model.training.gradient_checkpointing
-    work: list[StepWork] = []
-    for number, step in enumerate(steps):
+def _batches(student: ModelShape, inputs: RolloutInputs, steps: Sequence[_Step]) -> list[DrawingWork]:
+    """The batches in which the rollouts of some steps are drawn; none where they come from a store."""
+    size, batches = inputs.course.settings.batch_size, []
+    for number in range(len(steps) if inputs.stored is None else 0):
         together = inputs.drawn_with(number)
-        if number == together.start and inputs.stored is None:
+        if number == together.start:
             # Prompts of like length are drawn in one batch.
             rows = sorted((prompt, new) for n in together for prompt, new, _ in steps[n] if new)
-            batches += [batch_work(model.student, rows[i : i + batch_size]) for i in range(0, len(rows), batch_size)]
-        flops = inputs.training_flops(number, shapes, [size for *_, size in step], recompute)
-        work.append(StepWork.of(flops, -(-len(step) // inputs.examples_per_batch)))
-    return calibration.drawing_seconds(batches), calibration.seconds(work)
+            batches += [batch_work(student, rows[i : i + size]) for i in range(0, len(rows), size)]
+    return batches
 
 
 def batch_work(student: ModelShape, rows: Sequence[tuple[int, int]]) -> DrawingWork:
-    """What drawing a batch takes; a row stays in it up to the end of the portion in which it ends.
-
-    Args:
-        student: Its shape.
-        rows: Tokens of the prompt, and new tokens, of each.
-    """
+    """What drawing rows of prompt and new tokens takes; a row stays in its batch to the end of its last portion."""
     passes = max(new for _, new in rows)
     stay = sum(min(passes, -(-new // PORTION) * PORTION) for _, new in rows)
     return DrawingWork(passes, stay, rollout_flops(student, rows))
@@ -165,11 +152,6 @@ def measure_drawing(
     """Rates of this machine, and lengths of the run's first rollouts.
 
     Rates are those of draws of few and many rows, short and long; the first of each kind is not counted.
-
-    Args:
-        inputs: Prompts, stops, settings.
-        student: Its shape.
-        use_bf16: Whether the run computes in bfloat16.
 
     Returns:
         Rates by term, and new tokens of some rollouts up to the longest cap of the run; None: not ended by then.
@@ -187,9 +169,9 @@ def measure_drawing(
         ]
         return rollouts, lasted
 
-    numbers = range(inputs.num_cold_steps, inputs.course.num_steps)
-    turns = [turn for number in numbers for turn in inputs.course.step(number, [1.0] * number).turns]
-    together = turns[: min(inputs.course.settings.batch_size, len(inputs.course.step(inputs.num_cold_steps).turns))]
+    course, cold = inputs.course, inputs.course.settings.num_cold_steps
+    turns = [turn for n in range(cold, course.num_steps) for turn in course.step(n, [1.0] * n).turns]
+    together = turns[: min(course.settings.batch_size, len(course.step(cold).turns))]
     work, seconds = [], []
     for tries, (share, cap) in enumerate(_DRAWS * 3):
         rollouts, lasted = draw(together[: max(1, round(share * len(together)))], cap)
@@ -225,12 +207,13 @@ def _examples(
         yield 0, 0, ExampleSize(layout.num_tokens, layout.num_weighted)
 
 
-def _flops(model: CostModel, inputs: RolloutInputs, steps: Sequence[_Step]) -> FlopsByPart:
-    """Operations of training on some steps from the first on, and of drawing their rollouts."""
+def _flops(model: CostModel, inputs: RolloutInputs, steps: Sequence[_Step]) -> tuple[list[FlopsByPart], FlopsByPart]:
+    """Operations of training on each of some steps from the first on, and of all together with drawing."""
     shapes, recompute = (model.student, model.teacher), model.training.gradient_checkpointing
-    trained = FlopsByPart.added(
+    trained = [
         inputs.training_flops(number, shapes, [size for *_, size in step], recompute)
         for number, step in enumerate(steps)
-    )
+    ]
     drawn = [(prompt, new) for step in steps for prompt, new, _ in step if new]
-    return trained.model_copy(update={"rollout": inputs.drawing_flops(model.student, drawn)})
+    drawing = inputs.drawing_flops(model.student, drawn)
+    return trained, FlopsByPart.added(trained).model_copy(update={"rollout": drawing})

@@ -52,12 +52,7 @@ def store_cost(
 ) -> StoreCost | None:
     """What a store for some examples costs and saves; None where nothing is known of the teacher.
 
-    Args:
-        recipe: The run.
-        model: Its costs with a live teacher, where one is known.
-        data: Its data, for the validation set.
-        examples: Under the policy.
-        flops: Of training on them with a live teacher.
+    `model` and `flops`, those of training on the examples, are with a live teacher, where one is known.
     """
     teacher = model.memory.teacher
     if teacher is None:

@@ -103,12 +103,7 @@ class Calibration(Settings):
 
 
 def fit_rates(steps: Sequence[StepWork], seconds: Sequence[float]) -> tuple[dict[str, float], float]:
-    """Non-negative rates that fit measured steps, and their largest relative error on these.
-
-    Args:
-        steps: What each step did.
-        seconds: How long each took.
-    """
+    """Non-negative rates that fit measured steps, by term, and their largest relative error on these."""
     rates, largest = _fit(np.array([(1, *step) for step in steps], dtype=np.float64), np.array(seconds))
     return {term: float(rate) for term, rate in zip(_TERMS, rates, strict=True) if rate}, largest
 

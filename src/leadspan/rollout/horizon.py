@@ -25,7 +25,6 @@ class FixedHorizon(Settings):
     """The same number of tokens in every step."""
 
     kind: Literal["fixed"] = "fixed"
-    """Tag."""
     tokens: Tokens = 256
     """New tokens."""
 
@@ -33,11 +32,6 @@ class FixedHorizon(Settings):
     def label(self) -> str:
         """The tokens."""
         return f"{self.tokens}"
-
-    @property
-    def longest(self) -> int:
-        """The tokens."""
-        return self.tokens
 
     def at(self, step: int, num_steps: int, budget: int) -> int:
         """New tokens of a rollout.
@@ -57,7 +51,6 @@ class ShareHorizon(Settings):
     """A share of the full length in every step."""
 
     kind: Literal["share"] = "share"
-    """Tag."""
     share: float = Field(default=0.1, gt=0, le=1)
     """Of `rollout.max_new_tokens`."""
 
@@ -65,11 +58,6 @@ class ShareHorizon(Settings):
     def label(self) -> str:
         """The share."""
         return f"share {self.share:g}"
-
-    @property
-    def longest(self) -> int:
-        """1: a share is always within the full length."""
-        return 1
 
     def at(self, step: int, num_steps: int, budget: int) -> int:
         """`max(1, floor(share * budget))`.
@@ -88,7 +76,6 @@ class LinearHorizon(Settings):
     """
 
     kind: Literal["linear"] = "linear"
-    """Tag."""
     start: Tokens = 256
     """New tokens in the first step."""
     end: Tokens = 2048
@@ -106,11 +93,6 @@ class LinearHorizon(Settings):
         """From where to where."""
         return f"{self.start}-{self.end}"
 
-    @property
-    def longest(self) -> int:
-        """The larger end."""
-        return max(self.start, self.end)
-
     def at(self, step: int, num_steps: int, budget: int) -> int:
         """New tokens of a rollout.
 
@@ -120,14 +102,13 @@ class LinearHorizon(Settings):
         # A fraction, so that a step that is due at a multiple does not miss it by a rounding.
         exact = self.start + Fraction((self.end - self.start) * step, max(1, num_steps - 1))
         # `-(-a // b)` rounds up.
-        return min(self.longest, -(-exact // self.multiple) * self.multiple)
+        return min(max(self.start, self.end), -(-exact // self.multiple) * self.multiple)
 
 
 class StairsHorizon(Settings):
     """`start + rise * floor(k / every)` in step `k` (from 0), up to the full length."""
 
     kind: Literal["stairs"] = "stairs"
-    """Tag."""
     start: Tokens = 256
     """New tokens in the first steps."""
     rise: Tokens = 256
@@ -139,11 +120,6 @@ class StairsHorizon(Settings):
     def label(self) -> str:
         """Start, rise, and width of a stair."""
         return f"{self.start} + {self.rise} every {self.every} steps"
-
-    @property
-    def longest(self) -> int:
-        """Where it begins; the full length bounds the rest."""
-        return self.start
 
     def at(self, step: int, num_steps: int, budget: int) -> int:
         """New tokens of a rollout.
@@ -163,7 +139,6 @@ class AdaptiveHorizon(Settings):
     """
 
     kind: Literal["adaptive"] = "adaptive"
-    """Tag."""
     start: Tokens = 256
     """New tokens in the first step."""
     least: Tokens = 64
@@ -186,11 +161,6 @@ class AdaptiveHorizon(Settings):
     def label(self) -> str:
         """Where it begins, and between which overlaps it stays."""
         return f"adaptive from {self.start}, overlap {self.low:g}-{self.high:g}"
-
-    @property
-    def longest(self) -> int:
-        """Where it begins; the full length bounds the rest."""
-        return self.start
 
     def after(self, overlaps: Sequence[float | None], budget: int) -> int:
         """New tokens of a rollout after some steps.

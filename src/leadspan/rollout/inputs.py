@@ -51,14 +51,9 @@ class RolloutInputs:
     collate: Callable[[Sequence[Example]], Batch] = pack
     stored: WholeIds | None = None
 
-    @property
-    def num_cold_steps(self) -> int:
-        """Steps before the first rollout."""
-        return self.course.settings.num_cold_steps
-
     def drawn_with(self, step: int) -> range:
         """The steps whose rollouts are drawn together with those of a step, this one included."""
-        settings, cold = self.course.settings, self.num_cold_steps
+        settings, cold = self.course.settings, self.course.settings.num_cold_steps
         if step < cold:
             return range(step, step + 1)
         # Counted from the first step after the cold start; the last draw of a run may be for fewer steps.
@@ -79,7 +74,7 @@ class RolloutInputs:
 
     def loss_at(self, step: int) -> LossSettings | None:
         """The objective of a step; None where it is that of the run."""
-        return self.cold_loss if step < self.num_cold_steps else None
+        return self.cold_loss if step < self.course.settings.num_cold_steps else None
 
     def training_flops(
         self, step: int, shapes: Shapes, examples: Sequence[ExampleSize], recompute: bool

@@ -6,7 +6,7 @@ ordinary one, and the row never counts as ended.
 
 import hashlib
 from bisect import bisect_left
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal, cast
 
@@ -54,13 +54,7 @@ def to_rollout(
 ) -> Rollout:
     """Take drawn ids up to the first that ends the turn, or to the cap.
 
-    Args:
-        turn: The turn it was drawn for.
-        prompt: The prompt.
-        drawn: New token ids, up to the cap or beyond; tokens after an end of turn have no meaning.
-        stop_ids: Tokens that end a turn.
-        limits: The full length, and the model's window where it has one.
-        log_probs: Log-probabilities with which the ids were drawn, where they are needed.
+    `limits` are the full length, and the model's window where it has one. Ids after an end of turn have no meaning.
     """
     budget, window = limits
     cap = room(turn, prompt, window)
@@ -124,9 +118,7 @@ class RowMaker:
     def example(self, rollout: Rollout, captured: Sequence[int] | None = None) -> Example:
         """Prompt and new tokens; the new ones have weights, and the prompt where it is supervised.
 
-        Args:
-            rollout: The rollout.
-            captured: New tokens of the stored rollout that it is a prefix of, by which its targets are looked up.
+        Targets are looked up by `captured`: the new tokens of the stored rollout that it is a prefix of.
         """
         prompt, new = rollout.prompt.ids, rollout.new_ids
         cot = self.cot_tokens(new)
@@ -164,7 +156,9 @@ class RowMaker:
         tags = self.renderer.rendering
         text = self.text(new_ids)
         if tags.think_close in text:
-            return self._first(new_ids, lambda start: tags.think_close in start)
+            # The fewest tokens whose text has the tag, which may be split among tokens; all longer ones have it, too.
+            lengths = range(len(new_ids) + 1)
+            return bisect_left(lengths, True, key=lambda length: tags.think_close in self.text(new_ids[:length]))
         # A text that is still empty, or half a tag, may yet become a chain of thought.
         start = text.strip()
         opens = bool(self.renderer.opening) or start.startswith(tags.think_open) or tags.think_open.startswith(start)
@@ -173,8 +167,3 @@ class RowMaker:
     def text(self, ids: Sequence[int]) -> str:
         """Token ids as text, special tokens kept."""
         return cast(str, self.renderer.tokenizer.decode(list(ids), skip_special_tokens=False))
-
-    def _first(self, ids: Sequence[int], holds: Callable[[str], bool]) -> int:
-        """The smallest number of tokens whose text passes a test."""
-        # Decoded again and again, since a tag may be split among tokens; once a text passes, all longer ones do.
-        return bisect_left(range(len(ids) + 1), True, key=lambda length: holds(self.text(ids[:length])))

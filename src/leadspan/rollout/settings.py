@@ -16,14 +16,12 @@ class TracePrompts(Settings):
     """The prompts of the training traces, each once."""
 
     kind: Literal["traces"] = "traces"
-    """Tag."""
 
 
 class TaskPrompts(Settings):
     """The problems of a task; training does not use its reference answers."""
 
     kind: Literal["task"] = "task"
-    """Tag."""
     task: TaskSettings
     """Where the problems are."""
     system: str = ""
@@ -82,9 +80,11 @@ class RolloutSettings(Settings):
                 "old probabilities is taken at temperature 1; set one of the two to 1"
             )
             yield ("steps_per_draw", "temperature"), text
-        if self.horizon.longest > self.max_new_tokens:
+        # The lengths that a horizon names; a share is always within the full length, which bounds what grows, too.
+        longest = max(self.horizon.model_dump(include={"tokens", "start", "end"}).values(), default=0)
+        if longest > self.max_new_tokens:
             text = (
-                f"the horizon reaches {self.horizon.longest} tokens and max_new_tokens is {self.max_new_tokens}: "
+                f"the horizon reaches {longest} tokens and max_new_tokens is {self.max_new_tokens}: "
                 "raise the one or lower the other"
             )
             yield ("horizon", "max_new_tokens"), text

@@ -38,7 +38,7 @@ class Rollouts:
     def __init__(self, inputs: RolloutInputs):
         self.inputs = inputs
         self.num_examples = inputs.course.num_prompts * inputs.course.settings.samples_per_prompt
-        self.num_cold_steps = inputs.num_cold_steps
+        self.num_cold_steps = inputs.course.settings.num_cold_steps
         self.counts: list[StepCounts] = []
         self._lines: list[list[RolloutLine]] = []
         self._overlaps: list[float | None] = []
@@ -55,14 +55,7 @@ class Rollouts:
         return self.inputs.loss_at(step)
 
     def prepare(self, shapes: Shapes, num_steps: int, recompute: bool, use_bf16: bool) -> None:
-        """Receive the shapes and options by which the cost of a step is counted.
-
-        Args:
-            shapes: Of the student and the live teacher.
-            num_steps: Optimiser steps of the run.
-            recompute: Whether gradient checkpointing is on.
-            use_bf16: Whether the run computes in bfloat16.
-        """
+        """Receive shapes, gradient checkpointing and precision, by which a step is drawn and its cost is counted."""
         assert num_steps == self.inputs.course.num_steps, "planned alike"
         self._shapes, self._recomputes, self._use_bf16 = shapes, recompute, use_bf16
 
@@ -115,13 +108,11 @@ class Rollouts:
                 f"step {step}: no example has a position with a loss; give the sections that the student writes a "
                 "weight (supervision.cot, supervision.answer)"
             )
-        return [self._packed(batch, self.inputs.is_stale(step)) for batch in self._batches]
-
-    def _packed(self, batch: Sequence[tuple[Rollout | None, Example]], is_stale: bool) -> Batch:
-        packed = self.inputs.collate([example for _, example in batch])
-        if is_stale:
-            old = [old_log_probs(example, rollout) for rollout, example in batch]
-            packed["drawn_log_probs"] = torch.from_numpy(np.concatenate(old))
+        packed = [inputs.collate([example for _, example in batch]) for batch in self._batches]
+        if inputs.is_stale(step):
+            for row, batch in zip(packed, self._batches, strict=True):
+                old = np.concatenate([old_log_probs(example, rollout) for rollout, example in batch])
+                row["drawn_log_probs"] = torch.from_numpy(old)
         return packed
 
     def _course(self, step: int) -> StepCourse:

@@ -41,10 +41,10 @@ def drawn_rollouts(
     Raises:
         TargetsError: The rollouts of the file were drawn with other settings.
     """
-    header, new_ids, damaged = _read(path) if path.exists() else (None, {}, [])
-    header = header or _header(inputs)
-    if header != _header(inputs):
-        raise TargetsError(f"{path}: drawn with {header}, now {_header(inputs)}; give another capture.path")
+    header = _header(inputs)
+    before, new_ids, damaged = _read(path) if path.exists() else (None, {}, [])
+    if before and before != header:
+        raise TargetsError(f"{path}: drawn with {before}, now {header}; give another capture.path")
     if damaged:
         logger.warning("%s: damaged in %d lines, first line %d; drawn again", path, len(damaged), damaged[0])
     # Written again without a half-written last line; the new rollouts are appended to it.

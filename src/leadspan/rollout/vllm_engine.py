@@ -120,13 +120,12 @@ class VllmDrawing:
         )
         if [len(output.outputs) for output in outputs] != [1] * len(prompts):
             raise ModelError(f"rollout.engine: vLLM returned {len(outputs)} outputs for {len(prompts)} prompts")
-        return [_read(output.outputs[0], with_log_probs) for output in outputs]
-
-
-def _read(drawn: Any, with_log_probs: bool) -> tuple[list[int], list[float]]:
-    ids = list(drawn.token_ids)
-    entries = zip(drawn.logprobs, ids, strict=True) if with_log_probs else ()
-    return ids, [float(entry[token].logprob) for entry, token in entries]
+        samples: list[tuple[list[int], list[float]]] = []
+        for drawn in (output.outputs[0] for output in outputs):
+            ids = list(drawn.token_ids)
+            entries = zip(drawn.logprobs, ids, strict=True) if with_log_probs else ()
+            samples.append((ids, [float(entry[token].logprob) for entry, token in entries]))
+        return samples
 
 
 class _Client:

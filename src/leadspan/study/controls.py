@@ -77,16 +77,13 @@ class RunPlanner:
 def controls(
     study: Study, conditions: Sequence[Trial], plan: RunPlanner, more: Sequence[Trial] = ()
 ) -> tuple[list[Trial], list[str]]:
-    """The control trials of a study for every seed, and notes on controls that yield none.
+    """The control trials of a study for every seed, without a directory yet, and notes on controls that yield none.
 
     Args:
         study: The study.
         conditions: The conditions of its `axes`, at the first seed.
         plan: Plans a run, for the controls of equal length.
         more: The conditions of its `more_axes`; their students and teachers are evaluated as they are, too.
-
-    Returns:
-        Trials without a directory yet, and notes.
 
     Raises:
         SettingsError: A control makes no sense for the recipe.
@@ -160,15 +157,12 @@ def _random_window(study: Study, conditions: Sequence[Trial], plan: RunPlanner) 
         window = equal_window(condition.recipe.cut)
         if window is not None:
             changed = _changed(condition.recipe, cut=window, name=", ".join([window.label, *condition.axes]))
-            windows.setdefault(_settings_of(changed), replace(condition, recipe=changed, control="random_window"))
+            settings = changed.model_dump_json(exclude={"name"})
+            windows.setdefault(settings, replace(condition, recipe=changed, control="random_window"))
     for condition in conditions:
         # A window that is a condition of the study already is not run twice.
-        windows.pop(_settings_of(condition.recipe), None)
+        windows.pop(condition.recipe.model_dump_json(exclude={"name"}), None)
     return [trial for window in windows.values() for trial in over_seeds(study, window)]
-
-
-def _settings_of(recipe: Recipe) -> str:
-    return recipe.model_dump_json(exclude={"name"})
 
 
 def _cross_entropy(study: Study, conditions: Sequence[Trial], plan: RunPlanner) -> list[Trial]:

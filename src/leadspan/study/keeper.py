@@ -106,10 +106,7 @@ def planned_record(study: Study, plan: StudyPlan) -> StudyRecord:
 def capture_record(store: SharedStore, output: Path, earlier: Mapping[str, CaptureRecord]) -> CaptureRecord:
     """The record of a store: `waiting` until it is checked, with the counts of what it holds already.
 
-    Args:
-        store: The store.
-        output: Directory of the study.
-        earlier: Records of an earlier time by directory, for a store that has been removed since.
+    One that has been removed since has those of its earlier record, by directory relative to the study's.
     """
     directory = os.path.relpath(store.directory, output)
     record = CaptureRecord(name=store.title, directory=directory, state="waiting", num_trials=len(store.recipes))

@@ -47,7 +47,6 @@ class LocalExecutor(Settings):
     """Trials on this machine, each in its own process."""
 
     kind: Literal["local"] = "local"
-    """Tag."""
     trials_at_once: int = Field(default=1, ge=1)
     """Trials that run at the same time."""
     threads_per_trial: int | None = Field(default=None, ge=1)
@@ -70,7 +69,6 @@ class RayExecutor(Settings):
     """Trials as tasks of a Ray cluster (extra `ray`). All nodes must see the study's files under the same paths."""
 
     kind: Literal["ray"] = "ray"
-    """Tag."""
     address: str | None = None
     """Address of a running cluster (`auto`, `ray://...`); when absent one is started on this machine."""
     cpus_per_trial: int = Field(default=1, ge=1)

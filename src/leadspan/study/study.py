@@ -31,12 +31,8 @@ def plan_study(study: Study, study_file: Path, is_dry_run: bool = False) -> Stud
     """Resolve all trials of a study.
 
     Controls of equal length are planned on the data, which may need the tokenizer of a student that is trained first.
-    Until the runs that come first are complete, notes stand in for these controls.
-
-    Args:
-        study: The study.
-        study_file: Its file, which the paths of its recipes start from.
-        is_dry_run: Accept names of the Hub where the Hub cannot be reached.
+    Until the runs that come first are complete, notes stand in for these controls. Paths of recipes start from the
+    study's file. A dry run accepts names of the Hub where the Hub cannot be reached.
 
     Raises:
         LeadspanError: A recipe cannot be read, a combination breaks a rule or has no task, or the data cannot be used.
@@ -107,12 +103,7 @@ def _check_sources(recipes: Sequence[Recipe], study: Study, study_file: Path, mu
 
 
 def run_study(study: Study, study_file: Path, console: Console) -> StudyRecord:
-    """Run the trials of a study that are not complete yet.
-
-    Args:
-        study: The study.
-        study_file: Its file.
-        console: Shows which trial runs, of how many, and the time left.
+    """Run the trials of a study that are not complete yet; the console shows which trial runs, and the time left.
 
     Returns:
         The record as it is at the end; failed trials are in it.
@@ -122,11 +113,8 @@ def run_study(study: Study, study_file: Path, console: Console) -> StudyRecord:
             written.
         LeadspanError: The study cannot be planned.
     """
-
-    def refusal(holder: str) -> RunError:
-        return RunError(f"{study.output}: another process (id {holder}) is running this study; wait for it, or stop it")
-
-    with locked(study.output / ".lock", refusal):
+    refusal = "{}: another process (id {}) is running this study; wait for it, or stop it"
+    with locked(study.output / ".lock", lambda holder: RunError(refusal.format(study.output, holder))):
         plan = plan_study(study, study_file)
         keeper = Keeper(study, plan)
         if plan.before:

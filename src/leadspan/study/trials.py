@@ -71,9 +71,7 @@ class Trial:
 def load_base(study: Study, study_file: Path) -> dict[str, Any]:
     """Values of the recipe that is varied, with the study's changes for all trials; not validated yet.
 
-    Args:
-        study: The study.
-        study_file: The study's own file, which relative paths of recipes start from.
+    A relative path of a recipe starts from the study's file.
 
     Raises:
         SettingsError: The recipe cannot be read.
