@@ -39,14 +39,9 @@ def evaluate_model(
     settings: EvaluationSettings,
     directory: Path,
 ) -> list[EvalResult]:
-    """Evaluate one model on every task of the settings.
+    """Evaluate one model on every task of the settings, with the chat template of a tokenizer.
 
-    Args:
-        model_settings: The model.
-        tokenizer: Path and revision of its tokenizer, whose chat template renders the prompts.
-        rendering: How prompts are rendered and thinking is tagged.
-        settings: Tasks and sampling.
-        directory: `samples/` is written here, one line per sample; samples of an interrupted evaluation are reused.
+    Samples are written below `samples/` of the directory, one line each; those of an interrupted evaluation are reused.
 
     Raises:
         ModelError: Model or tokenizer cannot be used.
@@ -228,10 +223,11 @@ def _grade(
     item_seconds: float,
 ) -> list[Verdict]:
     by_id = {problem.problem_id: problem for problem in problems}
-    items = [
-        GradeItem(text, by_id[stored.problem_id].gold, stored.is_finished, by_id[stored.problem_id].choices)
-        for stored, text in zip(samples, texts, strict=True)
-    ]
+    items: list[GradeItem] = []
+    for stored, text in zip(samples, texts, strict=True):
+        problem = by_id[stored.problem_id]
+        gold = problem.entry if task.grader == "reasoning_gym" else problem.gold
+        items.append(GradeItem(text, gold, stored.is_finished, problem.choices))
     match task.grader:
         case "exact":
             return [exact_grade(item) for item in items]
@@ -239,11 +235,6 @@ def _grade(
             return [choice_grade(item) for item in items]
         case "literal":
             return [literal_grade(item) for item in items]
-        case "reasoning_gym":
-            entries = [by_id[stored.problem_id].entry for stored in samples]
-            with_entries = [replace(item, gold=entry) for item, entry in zip(items, entries, strict=True)]
-            with MathGrader(item_seconds=item_seconds) as grader:
-                return grader.grade_by_verifier(with_entries)
-        case "math":
-            with MathGrader(item_seconds=item_seconds) as grader:
-                return grader.grade(items)
+    # The parser and the verifiers may run for ever, so they run in processes that can be killed.
+    with MathGrader(item_seconds=item_seconds) as grader:
+        return grader.grade(items) if task.grader == "math" else grader.grade_by_verifier(items)

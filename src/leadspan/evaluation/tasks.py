@@ -62,12 +62,12 @@ def load_task(settings: TaskSettings) -> list[Problem]:
     drawn: list[Problem] = []
     if settings.generated is None:
         for record in read_records(settings.source, "test"):
+            where = f"task {settings.name}: {record.place}"
             if isinstance(record, Refusal):
-                raise DataError(f"task {settings.name}: {record.place}: {record.detail}; correct the record")
-            drawn.append(_read(record.row, record.place, settings))
+                raise DataError(f"{where}: {record.detail}; correct the record")
+            drawn.append(_read(record.row, where, settings))
     else:
-        number = settings.limit or NUM_GENERATED
-        where = f"task {settings.name}"
+        number, where = settings.limit or NUM_GENERATED, f"task {settings.name}"
         for question, gold, entry in generated_problems(settings.generated, settings.options, number, where):
             key = hashlib.sha256(f"{question}\0{gold}".encode()).hexdigest()[:16]
             text = "\n\n".join(filter(None, (question, settings.instruction)))
@@ -119,17 +119,17 @@ def warn_of_golds(settings: TaskSettings, problems: Sequence[Problem]) -> None:
 def _read(row: dict[str, Any], where: str, settings: TaskSettings) -> Problem:
     columns = _FIELD.findall(settings.problem or "")
     if settings.problem is None or not columns:
-        problem = _value(row, settings.problem, _PROBLEM, where, "problem", settings.name)[1]
+        problem = _value(row, settings.problem, _PROBLEM, where, "problem")[1]
     else:  # a text with columns in braces
         for column in columns:
             if column not in row:
-                raise _missing(row, where, "problem", column, settings.name)
-        texts = {column: _text(row[column], column, where, settings.name) for column in columns}
+                raise _missing(row, where, "problem", column)
+        texts = {column: _text(row[column], column, where) for column in columns}
         problem = _FIELD.sub(lambda match: texts[match[1]], settings.problem).strip()
     column, gold = _answer(row, where, settings)
     choice = None
     if settings.choices is not None:
-        choice = read_choice(row, problem, gold, column, settings.choices, f"task {settings.name}: {where}")
+        choice = read_choice(row, problem, gold, column, settings.choices, where)
         gold = choice.letter
     paragraphs = [problem, choice.prompt() if choice else "", settings.instruction]
     statement = problem if choice is None else f"{problem}\n\n{choice.prompt()}"
@@ -137,9 +137,7 @@ def _read(row: dict[str, Any], where: str, settings: TaskSettings) -> Problem:
         key = hashlib.sha256(f"{statement}\0{gold}".encode()).hexdigest()[:16]
     except UnicodeEncodeError as error:
         half = f"U+{ord(error.object[error.start]):04X}"
-        raise DataError(
-            f"task {settings.name}: {where}: {half} is half of a character, which is not text; correct the record"
-        ) from None
+        raise DataError(f"{where}: {half} is half of a character, which is not text; correct the record") from None
     return Problem(key, "\n\n".join(part for part in paragraphs if part), gold, choice.texts if choice else ())
 
 
@@ -150,47 +148,44 @@ def _answer(row: dict[str, Any], where: str, settings: TaskSettings) -> tuple[st
         box = last_boxed(str(row[_SOLUTION]))
         if box is None:
             raise DataError(
-                f"task {settings.name}: {where}: no answer column, and no box in column {_SOLUTION}; "
-                "name the column of the answer with `answer: COLUMN`"
+                f"{where}: no answer column, and no box in column {_SOLUTION}; name the column of the answer with "
+                "`answer: COLUMN`"
             )
         column, gold = _SOLUTION, box
     else:
-        column, gold = _value(row, settings.answer, _ANSWER, where, "answer", settings.name)
+        column, gold = _value(row, settings.answer, _ANSWER, where, "answer")
     # GSM8K ends its solutions in `#### answer`.
     gold = gold.rpartition("####")[2].strip()
     if not bare_gold(gold):
-        raise DataError(f"task {settings.name}: {where}: the reference answer is empty; leave the record out")
+        raise DataError(f"{where}: the reference answer is empty; leave the record out")
     return column, gold
 
 
-def _value(
-    row: dict[str, Any], named: str | None, usual: tuple[str, ...], where: str, role: str, task: str
-) -> tuple[str, str]:
+def _value(row: dict[str, Any], named: str | None, usual: tuple[str, ...], where: str, role: str) -> tuple[str, str]:
     """The first of the columns that holds something, and its text."""
     names = (named,) if named is not None else usual
     column = next((name for name in names if row.get(name) is not None), None)
     if column is None:
-        raise _missing(row, where, role, " or ".join(names), task)
-    return column, _text(row[column], column, where, task)
+        raise _missing(row, where, role, " or ".join(names))
+    return column, _text(row[column], column, where)
 
 
-def _missing(row: dict[str, Any], where: str, role: str, columns: str, task: str) -> DataError:
+def _missing(row: dict[str, Any], where: str, role: str, columns: str) -> DataError:
     return DataError(
-        f"task {task}: {where}: no {role} in column {columns} (columns: {', '.join(row)}); "
-        f"name the right one with `{role}: COLUMN`"
+        f"{where}: no {role} in column {columns} (columns: {', '.join(row)}); name the right one with `{role}: COLUMN`"
     )
 
 
-def _text(value: Any, column: str, where: str, task: str) -> str:
+def _text(value: Any, column: str, where: str) -> str:
     # OlympiadBench has lists of one answer.
     if isinstance(value, list) and len(value) == 1:
         value = value[0]
     if value is None:
         return ""
     if not isinstance(value, str | int | float):
-        raise DataError(f"task {task}: {where}: column {column} is {type(value).__name__}, not text or a number")
+        raise DataError(f"{where}: column {column} is {type(value).__name__}, not text or a number")
     if isinstance(value, float) and not math.isfinite(value):
-        raise DataError(f"task {task}: {where}: column {column} is {value}, which no answer equals; correct the record")
+        raise DataError(f"{where}: column {column} is {value}, which no answer equals; correct the record")
     # A column of floats holds 3 as 3.0, which a text would not equal.
     if isinstance(value, float) and value.is_integer():
         value = int(value)

@@ -28,20 +28,21 @@ from leadspan.training.result import IDENTITY_FILE
 
 logger = logging.getLogger(__name__)
 
-_CHANGES_NO_TRAINING: dict[str, Any] = {
-    **dict.fromkeys(("name", "role", "output", "evaluation", "plan", "capture", "trial", "push"), True),
-    "data": {"cache_dir": True, "num_workers": True, "max_refused_share": True},
-    "training": {"keep": True, "num_workers": True, "report_to": True},
-    "teacher": NO_ACCESS,
-}
-# Paths and names whose content is hashed instead, so that a run may resume after its inputs have moved.
-_HASHED_BY_CONTENT: dict[str, Any] = {
-    "tokenizer": True,
+# Settings that change no training; and paths and names whose content is hashed instead, so that a run may resume after
+# its inputs have moved.
+_NOT_COMPARED: dict[str, Any] = {
+    **dict.fromkeys(("name", "role", "output", "evaluation", "plan", "capture", "trial", "push", "tokenizer"), True),
     "student": {"path", "revision"},
-    "teacher": {"path", "revision"},
+    "teacher": {**NO_ACCESS, "path": True, "revision": True},
     "targets": {"path"},
     "rollout": {"prompts": {"task": {"path"}}},
-    "data": {"train": {"path"}, "validation": {"source": {"path"}}, "rendering": {"chat_template"}},
+    "data": {
+        **dict.fromkeys(("cache_dir", "num_workers", "max_refused_share"), True),
+        "train": {"path"},
+        "validation": {"source": {"path"}},
+        "rendering": {"chat_template"},
+    },
+    "training": {"keep", "num_workers", "report_to"},
 }
 
 
@@ -81,10 +82,10 @@ def identity_of(recipe: Recipe, renderer: Renderer) -> Identity:
     elif recipe.teacher is not None:
         teacher = recipe.teacher
         contents["teacher"] = teacher.identity if isinstance(teacher, Served) else content_id(teacher)
-    values = recipe.model_dump(mode="json", exclude=_CHANGES_NO_TRAINING)
+    values = recipe.model_dump(mode="json", exclude=_NOT_COMPARED)
     if isinstance(recipe.targets, StoredTargets):
         del values["teacher"]  # not loaded; the store's manifest has the hash of its weights
-    return Identity(settings=dict(flat(_without(values, _HASHED_BY_CONTENT))), contents=contents)
+    return Identity(settings=dict(flat(values)), contents=contents)
 
 
 def write_identity(recipe: Recipe, renderer: Renderer, is_resumed: bool) -> None:
@@ -146,17 +147,6 @@ def _read(path: Path) -> Identity | str:
 
 def _changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     return [name for name in {**before, **now} if before.get(name) != now.get(name)]
-
-
-def _without(values: dict[str, Any], names: Any) -> dict[str, Any]:  # Any: nested mappings that end in sets of names
-    """Nested values without some; a section that is absent is left as it is."""
-    inner: dict[str, Any] = names if isinstance(names, dict) else dict.fromkeys(names, True)
-    remaining: dict[str, Any] = {}
-    for name, value in values.items():
-        if inner.get(name) is True:
-            continue
-        remaining[name] = _without(value, inner[name]) if name in inner and isinstance(value, dict) else value
-    return remaining
 
 
 def _shown(settings: Mapping[str, Any], name: str) -> str:

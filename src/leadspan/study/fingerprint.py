@@ -10,7 +10,7 @@ from leadspan.data.settings import HeldOutSource
 from leadspan.models.settings import Pretrained
 from leadspan.recipe import Recipe
 from leadspan.teacher.manifest import read_joined
-from leadspan.teacher.settings import NO_ACCESS, SERVER_ACCESS, AnyTeacher
+from leadspan.teacher.settings import NO_ACCESS, AnyTeacher
 from leadspan.traces.files import digest_file
 from leadspan.traces.read import fingerprint as fingerprint_traces
 
@@ -18,23 +18,20 @@ from leadspan.traces.read import fingerprint as fingerprint_traces
 _SAMPLE_BYTES, _NUM_SAMPLES = 1 << 16, 64
 
 
-def without_places(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """The dumped settings of a recipe without its name and without the paths that it writes to and reads from."""
-    # Names and paths change no number; what lies at the paths enters by its content, in `Fingerprints.of`.
-    values = {
-        name: value for name, value in recipe.items() if name not in ("name", "output", "tokenizer", "trial", "push")
-    }
-    for name in ("student", "teacher", "targets"):
-        values[name] = _without_path(values.get(name))
-    values["teacher"] = _without_access(values["teacher"])
-    data = {name: value for name, value in (values.get("data") or {}).items() if name != "cache_dir"}
-    data["train"] = _without_path(data.get("train"))
-    if "source" in (data.get("validation") or {}):
-        data["validation"] = data["validation"] | {"source": _without_path(data["validation"]["source"])}
-    data["rendering"] = {k: v for k, v in (data.get("rendering") or {}).items() if k != "chat_template"}
-    evaluation = values.get("evaluation") or {}
-    tasks = [_without_path(task) for task in evaluation.get("tasks") or []]
-    return values | {"data": data, "evaluation": evaluation | {"tasks": tasks}}
+# Names and paths change no number; what lies at the paths enters by its content, in `Fingerprints.of`.
+_PLACES: dict[str, Any] = {
+    **dict.fromkeys(("name", "output", "tokenizer", "trial", "push"), True),
+    "student": {"path"},
+    "teacher": {"path": True, **NO_ACCESS},
+    "targets": {"path"},
+    "data": {"cache_dir": True, "train": {"path"}, "validation": {"source": {"path"}}, "rendering": {"chat_template"}},
+    "evaluation": {"tasks": {"__all__": {"path"}}},
+}
+
+
+def without_places(recipe: Recipe) -> dict[str, Any]:
+    """The settings of a recipe without its name and without the paths that it writes to and reads from."""
+    return recipe.model_dump(mode="json", exclude=_PLACES)
 
 
 class Fingerprints:
@@ -70,9 +67,8 @@ class Fingerprints:
         paths = [recipe.tokenizer, *(_path(model) for model in (recipe.student, recipe.teacher) if model)]
         paths += [task.path for task in recipe.evaluation.tasks]
         paths.append(str(recipe.data.rendering.chat_template or ""))
-        # Name and output do not change a run, and a store counts by what its manifest says, wherever it lies.
-        store = recipe.store_path
-        settings = without_places(recipe.model_dump(mode="json"))
+        # A store counts by what its manifest says, wherever it lies.
+        store, settings = recipe.store_path, without_places(recipe)
         if store is not None:
             del settings["targets"]
         contents = [json.dumps(settings, sort_keys=True)]
@@ -111,18 +107,6 @@ class Fingerprints:
                         digest.update(file.name.encode() + _sampled(file))
                 self._known[key] = digest.hexdigest()
         return self._known[key]
-
-
-def _without_path(values: Any) -> Any:
-    """A mapping without its `path`; other values unchanged."""
-    return {name: value for name, value in values.items() if name != "path"} if isinstance(values, dict) else values
-
-
-def _without_access(values: Any) -> Any:
-    """Nested settings of a teacher without those that say how a server is reached."""
-    if not isinstance(values, dict):
-        return values
-    return {name: _without_access(value) for name, value in values.items() if name not in SERVER_ACCESS}
 
 
 def _path(model: AnyTeacher) -> str | None:

@@ -60,9 +60,8 @@ def is_done(trial: Trial) -> bool:
         stored = load_run(directory).recipe
     except RunError:
         return False  # running it again reports the fault, or replaces it
-    stored_settings = {} if stored is None else stored.model_dump(mode="json")
-    expected, stored_settings = without_places(trial.recipe.model_dump(mode="json")), without_places(stored_settings)
-    differing = sorted(key for key in expected if expected[key] != stored_settings.get(key))
+    expected, trained = without_places(trial.recipe), {} if stored is None else without_places(stored)
+    differing = sorted(key for key in expected if expected[key] != trained.get(key))
     if trial.control == "before" and not differing:
         # The name of its directory does not show the content of its traces; of runs without training nothing is known.
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
