@@ -74,6 +74,7 @@ def prepare_data(recipe: Recipe) -> PreparedData:
 def prepare_splits(recipe: Recipe) -> tuple[Renderer, Splits]:
     """Tokenise (or reuse) and split the data of a recipe."""
     renderer = load_renderer(recipe)
+    # The first process writes the cache, which the others then read.
     with process_state().main_process_first():
         return renderer, split(recipe.data, renderer, recipe.seed)
 
@@ -91,6 +92,7 @@ def check_renderings(recipes: Iterable[Recipe]) -> None:
     """
     first = {(r.tokenizer_path, r.tokenizer_revision, r.data.rendering.model_dump_json()): r for r in recipes}
     for recipe in first.values():
+        # A tokenizer that is not there has been reported by its path, or is made by a run that comes first.
         if not source_faults([Source("tokenizer", recipe.tokenizer_path, "model")]):
             load_renderer(recipe)
 

@@ -58,7 +58,7 @@ class Recipe(Settings):
     """Name of the run in results and reports."""
     role: Literal["student", "base", "teacher"] = "student"
     """Role of the trained model in a report: only students are compared by their cut."""
-    seed: int = Field(default=0, ge=0, lt=2**32)
+    seed: int = Field(default=0, ge=0, lt=2**32)  # numpy takes no larger one
     """Seed of everything that is drawn: split, random cuts, order, dropout."""
     output: Path
     """Run directory."""
@@ -108,6 +108,7 @@ class Recipe(Settings):
                 "leave it out, or quantise the teacher"
             )
             yield ("student.quantization",), text
+        # Refused, not ignored: nobody would see that a store was captured for nothing.
         if is_stored and self.loss.kl_weight == 0:
             text = "loss.kl_weight is 0, so the store of targets is not read; set targets: {kind: live}"
             yield ("targets", "loss.kl_weight"), text
@@ -186,6 +187,7 @@ class Recipe(Settings):
                 "tokens that it drew itself, which says nothing of the teacher: set loss.kl_weight: 1"
             )
             yield ("rollout", "loss.kl_weight"), text
+        # Prompts are dealt to the steps before anything is drawn, so a step has a number of examples, not of tokens.
         batching = self.training.batching
         if not isinstance(batching, ByExamples):
             text = (
@@ -314,12 +316,7 @@ def _read_from(task: TaskSettings | None) -> str | None:
 def load_recipe(
     path: Path | str, overrides: Sequence[str] = (), more_faults: MoreFaults[Recipe] | None = None
 ) -> Recipe:
-    """Read a recipe, with `key.sub=value` overrides.
-
-    Args:
-        path: The file.
-        overrides: `dotted.key=value`.
-        more_faults: Finds further faults of the recipe.
+    """Read a recipe, with `key.sub=value` overrides; `more_faults` finds further faults of it.
 
     Raises:
         SettingsError: The file cannot be read, or a setting breaks a rule; names every fault.

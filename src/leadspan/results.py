@@ -110,6 +110,7 @@ class RunResult(Settings):
 
     @model_validator(mode="after")
     def _one_result_a_task(self) -> "RunResult":
+        # Reports find a result by its task: of two, one would be left out in silence.
         tasks = [result.task for result in self.evaluations]
         if len(set(tasks)) < len(tasks):
             raise ValueError("evaluations name a task twice; name each once")
@@ -145,6 +146,7 @@ def load_run(directory: Path) -> RunResult:
     Raises:
         RunError: There is none, it is damaged, or another version wrote it.
     """
+    # By its digest first: what is read from a damaged file may still be valid.
     if (directory / RUN_FILE).exists():
         check_written(directory / RUN_FILE)
     remedy = "give a directory that a finished `leadspan distill` or `evaluate` of this version wrote"

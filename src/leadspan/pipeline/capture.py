@@ -106,6 +106,7 @@ def _rollouts(recipe: Recipe, settings: RolloutSettings, directory: Path | None)
     if isinstance(settings.engine, Vllm):
         raise SettingsError("rollout.engine: a capture draws with Transformers; leave vllm out")
     data = prepare_data(recipe)
+    # As with a live teacher: the inputs of a stored run would look for the rollouts that are drawn here.
     inputs = rollout_inputs(recipe.model_copy(update={"targets": LiveTargets()}), data, settings)
 
     def load_student() -> PreTrainedModel:

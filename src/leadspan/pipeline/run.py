@@ -158,7 +158,7 @@ def evaluate(recipe: Recipe, model: Pretrained, directory: Path) -> list[EvalRes
 def _predict(recipe: Recipe, data: PreparedData) -> Prediction | None:
     """Predict the cost of a run; None where that is impossible, since the model can be trained all the same."""
     state = process_state()
-    if not state.is_main_process:
+    if not state.is_main_process:  # it alone writes the result
         return None
     calibration = None if recipe.plan.calibration is None else load_json(Calibration, recipe.plan.calibration)
     try:
@@ -166,6 +166,7 @@ def _predict(recipe: Recipe, data: PreparedData) -> Prediction | None:
     except ModelError as error:
         logger.warning("no prediction: %s", error)
         return None
+    # Rollouts have no lengths yet, and the break point of the traces says nothing of them.
     if recipe.rollout is not None:
         return cost_of_rollouts(recipe, data, model, calibration).prediction
     prediction = predict(model, data.examples, calibration)

@@ -63,12 +63,9 @@ class CostModel:
 
 
 def cost_model_of(recipe: Recipe, renderer: Renderer, num_ranks: int | None = None) -> CostModel:
-    """Read the configs of a recipe's models, and trace their activations.
+    """Read the configs of a recipe's models, and trace their activations; ranks are `plan.num_ranks` unless given.
 
-    Args:
-        recipe: The run.
-        renderer: Of the data; heads of different sizes are compared on its tokenizer's ids.
-        num_ranks: Ranks of the run; `plan.num_ranks` when None.
+    Heads of different sizes are compared on the ids of the renderer's tokenizer.
 
     Raises:
         ModelError: A config cannot be read, or its model not be traced.
@@ -132,11 +129,8 @@ def student_shape(recipe: Recipe) -> ModelShape:
 def predict(model: CostModel, examples: Examples, calibration: Calibration | None = None) -> Prediction:
     """Predict the cost of training on examples.
 
-    Args:
-        model: Models and machine.
-        examples: Under the policy of the run.
-        calibration: Measured rates of this machine and these models; without them, the time is the operations over the
-            stated share of the device's peak, or absent.
+    Without measured rates of this machine and these models, the time is the operations over the stated share of the
+    device's peak, or absent.
 
     Raises:
         SettingsError: The calibration is of other models or another setting.

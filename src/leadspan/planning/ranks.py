@@ -4,6 +4,7 @@ The size of a step is fixed, so more ranks share its micro-batches: the work of 
 traffic does not. Sending is assumed to overlap with computing, and to limit the step where it takes longer.
 """
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -54,53 +55,47 @@ class RankCost:
 
 def rank_costs(live: CostModel, examples: Examples) -> tuple[RankCost, ...]:
     """Every sharding with every placement of a live teacher, where one is known, on the ranks of the plan."""
+    machine, ranks, device = live.machine, live.machine.num_ranks, live.machine.found_device
     has_teacher = live.memory.teacher is not None and live.memory.teacher_activations is not None
     placements: tuple[TeacherPlacement | None, ...] = ("beside", "ranks", "store") if has_teacher else (None,)
     shardings: tuple[Sharding, ...] = ("ddp", "fsdp2")
-    return tuple(_cost(live, examples, sharding, placement) for sharding in shardings for placement in placements)
-
-
-def _cost(live: CostModel, examples: Examples, sharding: Sharding, placement: TeacherPlacement | None) -> RankCost:
-    machine, ranks = live.machine, live.machine.num_ranks
-    # A student whose teacher runs on other ranks receives its hidden states and holds its head, as with a store.
-    model = live if placement in ("beside", None) else with_store(live, keeps_head=placement == "ranks")
-    memory = replace(model.memory, sharding=sharding)
-    plan = planned(live, examples)
+    plan, sizes = planned(live, examples), layout_sizes(examples, live.selection)
     batches = sizes_of(live, plan, examples)
     step = batches[: plan.accumulation * ranks]
-    teacher = None if placement is None else live.memory.teacher
-
-    def sent(num_ranks: int) -> Traffic:
-        of_rank = [BatchSize.of(batch) for batch in step[::num_ranks]]
-        return traffic(replace(memory, num_ranks=num_ranks), teacher, placement or "store", of_rank)
-
-    # The teacher's devices keep up where their passes last no longer than a step of the students.
-    flops = _step_flops(model, step)
-    teacher_ranks = math.ceil((_step_flops(live, step) - flops) * ranks / flops) if placement == "ranks" else 0
-    device, compute, network, bound = machine.found_device, None, None, None
-    if device is not None and machine.utilisation is not None:
-        compute = flops / (ranks * device.peak_flops * machine.utilisation)
-    if machine.bandwidth_gb is not None:
-        network = sent(ranks).total / (machine.bandwidth_gb * 1e9)
-    if compute is not None and machine.bandwidth_gb is not None:
-        # A step is shared by as many ranks as it has micro-batches, at most.
-        numbers = [2**i for i in range(1, len(step).bit_length())]
-        seconds = {n: sent(n).total / (machine.bandwidth_gb * 1e9) for n in numbers}
-        bound = next((n for n in numbers if seconds[n] > compute * ranks / n), None)
-    return RankCost(
-        sharding=sharding,
-        placement=placement,
-        num_ranks=ranks,
-        memory=highest(memory, [BatchSize.of(batch) for batch in batches]),
-        traffic=sent(ranks),
-        compute_seconds=compute,
-        network_seconds=network,
-        network_bound_from=bound,
-        teacher_ranks=teacher_ranks,
-        longest=None
-        if device is None
-        else longest_example(memory, layout_sizes(examples, live.selection), device.memory_bytes),
-    )
+    # A step is shared by as many ranks as it has micro-batches, at most.
+    numbers = [2**i for i in range(1, len(step).bit_length())]
+    costs: list[RankCost] = []
+    for sharding, placement in itertools.product(shardings, placements):
+        # A student whose teacher runs on other ranks receives its hidden states and holds its head, as with a store.
+        model = live if placement in ("beside", None) else with_store(live, keeps_head=placement == "ranks")
+        memory, teacher = replace(model.memory, sharding=sharding), None if placement is None else live.memory.teacher
+        sent: dict[int, Traffic] = {}
+        for n in (ranks, *numbers):
+            of_rank = [BatchSize.of(batch) for batch in step[::n]]
+            sent[n] = traffic(replace(memory, num_ranks=n), teacher, placement or "store", of_rank)
+        flops, compute, bound = _step_flops(model, step), None, None
+        if device is not None and machine.utilisation is not None:
+            compute = flops / (ranks * device.peak_flops * machine.utilisation)
+        seconds = {n: sent[n].total / (machine.bandwidth_gb * 1e9) for n in sent} if machine.bandwidth_gb else {}
+        if compute is not None and seconds:
+            bound = next((n for n in numbers if seconds[n] > compute * ranks / n), None)
+        # The teacher's devices keep up where their passes last no longer than a step of the students.
+        teacher_ranks = math.ceil((_step_flops(live, step) - flops) * ranks / flops) if placement == "ranks" else 0
+        costs.append(
+            RankCost(
+                sharding=sharding,
+                placement=placement,
+                num_ranks=ranks,
+                memory=highest(memory, [BatchSize.of(batch) for batch in batches]),
+                traffic=sent[ranks],
+                compute_seconds=compute,
+                network_seconds=seconds.get(ranks),
+                network_bound_from=bound,
+                teacher_ranks=teacher_ranks,
+                longest=None if device is None else longest_example(memory, sizes, device.memory_bytes),
+            )
+        )
+    return tuple(costs)
 
 
 def _step_flops(model: CostModel, step: Sequence[Sequence[ExampleSize]]) -> int:

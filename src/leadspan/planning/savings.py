@@ -46,11 +46,7 @@ class Workload:
 
 
 def saving(cost: Callable[[On], float]) -> Saving:
-    """Attribute a saving to the measures.
-
-    Args:
-        cost: The cost with a set of measures switched on.
-    """
+    """Attribute a saving to the measures, from the cost with a set of them switched on."""
     subsets = [On(measures) for size in range(5) for measures in itertools.combinations(MEASURES, size)]
     costs = {on: cost(on) for on in subsets}
     naive = costs[On()]

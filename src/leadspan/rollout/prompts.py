@@ -35,13 +35,7 @@ class Prompt:
 def rollout_prompts(
     settings: RolloutSettings, rows: Dataset, renderer: Renderer, window: int | None
 ) -> Sequence[Prompt]:
-    """The prompts of a run, each once, in the order of their source.
-
-    Args:
-        settings: Where they come from.
-        rows: Training rows as `prepare` writes them.
-        renderer: Tokenizer and template.
-        window: Positions of the student, where it has a limit.
+    """The prompts of a run, each once, in the order of their source: training rows, or the problems of a task.
 
     Raises:
         DataError: A prompt leaves no room for a new token in the window, or the task cannot be read.

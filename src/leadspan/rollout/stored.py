@@ -32,11 +32,7 @@ def drawn_rollouts(
 ) -> WholeIds:
     """Draw the rollouts that a file lacks or has damaged: `samples_per_prompt` whole ones of every prompt.
 
-    Args:
-        inputs: Prompts, stops, settings.
-        path: The file; created where it does not exist.
-        load_student: Loads the student, with Transformers' own attention.
-        use_bf16: Whether it computes in bfloat16.
+    The student is loaded only where one is missing, and has Transformers' own attention.
 
     Raises:
         TargetsError: The rollouts of the file were drawn with other settings.

@@ -47,14 +47,7 @@ class VllmDrawing:
     def __init__(
         self, student: ModelSettings, model: torch.nn.Module, engine: Vllm, window: int | None, use_bf16: bool
     ):
-        """Start vLLM with the student's config; its weights are those of `model` from the first draw on.
-
-        Args:
-            student: Where the student comes from.
-            model: The student in training, on a CUDA device.
-            engine: Options of `vllm.LLM`.
-            window: Positions of the student, where it has a limit.
-            use_bf16: Whether the run computes in bfloat16.
+        """Start vLLM with the student's config; from the first draw on its weights are those of `model`, in training.
 
         Raises:
             ModelError: vLLM is too old.
@@ -97,15 +90,9 @@ class VllmDrawing:
         settings: SamplingSettings,
         with_log_probs: bool = False,
     ) -> list[tuple[list[int], list[float]]]:
-        """New token ids for prompts, from the student's weights as they are now, with their log-probabilities.
+        """New token ids for prompts from the student's weights as they are now, up to the cap of each.
 
-        Args:
-            prompts: Token ids.
-            caps: Most new tokens of each.
-            keys: Names of the random streams.
-            stop_ids: Tokens that end a turn.
-            settings: Temperature and seed.
-            with_log_probs: Whether to give these at temperature 1; else there are none.
+        With their log-probabilities at temperature 1, or none. Each prompt has a random stream, which its key names.
 
         Raises:
             ModelError: vLLM returned something else than one sample for each prompt.
