@@ -3,7 +3,6 @@
 The sentences are computed from the rows and presume no outcome: a cut may keep everything or nothing.
 """
 
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 
 from leadspan.data.truncation import Budget, Full, Lead, LeadAnswer, LeadCot, Mix, Policy, RandomWindow, Tail
@@ -82,21 +81,22 @@ def _cut_words(policy: Policy) -> str:
 def captions(frontier: Frontier) -> list[str]:
     """The sentences under a table of the rows: how the intervals were made, refused retentions, the notes."""
     rows = frontier.rows
-    ratios = [row.retention.ratio or row.retention.difference for row in rows if row.retention]
-    intervals = [*(row.accuracy for row in rows), *(row.termination for row in rows), *filter(None, ratios)]
-    methods = "; ".join(method for method, _ in Counter(interval.method for interval in intervals).most_common())
     refused = dict.fromkeys(row.retention.reason for row in rows if row.retention and row.retention.reason)
     without_gain = dict.fromkeys(row.gain.reason for row in rows if row.gain and row.gain.reason)
     one_seed = [row.label for row in rows if row.role == "student" and len(row.seeds) == 1]
     level = percent(rows[0].accuracy.level)
+    above = ", runs above by Student's t"
     if all(len(row.seeds) == 1 for row in rows):
+        above = ""
         coverage = ", which do not cover the variation between seeds"
     elif one_seed:
         coverage = f", which for {', '.join(one_seed)} do not cover the variation between seeds"
     else:
         coverage = ", which cover the variation between seeds"
     return [
-        f"Intervals of {level}{coverage}: {methods}.",
+        # `Interval.method` in the JSON has the case of each figure.
+        f"Intervals of {level}{coverage}: bootstrap over problems, samples within{above}, paired where two are "
+        "compared; Wilson's score where outcomes are all equal or rare.",
         *(f"Retention was refused: {reason}." for reason in refused),
         *(f"The share of the gain was refused: {reason}." for reason in without_gain),
         *frontier.notes,
