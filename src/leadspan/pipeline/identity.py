@@ -126,9 +126,9 @@ def _begun(directory: Path) -> Identity:
     if isinstance(identity, Identity):
         return identity
     for copied in copies:
-        if isinstance(whole := _read(copied), Identity):
+        if isinstance(earlier := _read(copied), Identity):
             logger.warning("%s: %s; that of %s is taken", path, identity, copied.parent.name)
-            return whole
+            return earlier
     raise RunError(f"{path}: {identity}, so the recipe that the run was started with is unknown; give another output")
 
 

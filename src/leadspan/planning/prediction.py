@@ -170,12 +170,13 @@ def predict(model: CostModel, examples: Examples, calibration: Calibration | Non
 
 def with_store(model: CostModel, keeps_head: bool) -> CostModel:
     """The costs with a store in place of the teacher; with stored hidden states, the teacher's head remains."""
-
-    def head_of(teacher: ModelShape | None) -> ModelShape | None:
-        return head_only(teacher.hidden_size, teacher.vocab_size) if keeps_head and teacher is not None else None
-
-    memory = replace(model.memory, teacher=head_of(model.memory.teacher), teacher_activations=None)
-    return replace(model, teacher=head_of(model.teacher), memory=memory)
+    # Two heads: that of memory has all rows, that of the operations only those that are compared.
+    in_memory, counted = (
+        head_only(teacher.hidden_size, teacher.vocab_size) if keeps_head and teacher is not None else None
+        for teacher in (model.memory.teacher, model.teacher)
+    )
+    memory = replace(model.memory, teacher=in_memory, teacher_activations=None)
+    return replace(model, teacher=counted, memory=memory)
 
 
 def planned(model: CostModel, examples: Examples) -> StepPlan:

@@ -97,11 +97,11 @@ def _shaped(on: On, load: Workload) -> list[list[ExampleSize]]:
     """Batches as the measures leave them."""
     batches = load.cut if "cut" in on else load.uncut
     shaped = []
+    is_chunked = "chunked_loss" in on
     for batch in batches:
         # Without packing all examples are as long as their batch's longest. Without the chunked loss every position is
         # projected, once, so that a selection by scores needs no pass of its own.
         longest = max(example.tokens for example in batch)
         padded = [example if "packing" in on else example._replace(tokens=longest) for example in batch]
-        is_chunked = "chunked_loss" in on
         shaped.append([size if is_chunked else ExampleSize(size.tokens, size.tokens) for size in padded])
     return shaped

@@ -74,27 +74,22 @@ def disk_of_run(num_bytes: int) -> str:
 
 
 def disk_of_study(recipes: Sequence[Recipe], num_at_once: int, keeps_checkpoints: bool) -> str:
-    """What the trials to come leave at most; "" where none is to come.
-
-    Args:
-        recipes: Of the trials that train and are not complete.
-        num_at_once: Trials that run at a time.
-        keeps_checkpoints: Whether checkpoints of complete trials stay.
-    """
-    known: dict[str, ModelShape] = {}
+    """What the trials that train and are not complete leave at most; "" where there is none."""
+    shape_of: dict[str, ModelShape] = {}  # by student and adapters: seeds and cuts do not change a size
     shapes: list[ModelShape] = []
     for recipe in recipes:
         key = f"{recipe.student.model_dump_json(exclude={'seed'})} {recipe.training.lora}"
         try:
-            shapes.append(known.get(key) or known.setdefault(key, student_shape(recipe)))
+            shapes.append(shape_of.get(key) or shape_of.setdefault(key, student_shape(recipe)))
         except ModelError:  # a student that a run of the study writes first, or one behind a network
             continue
     missing = len(recipes) - len(shapes)
     if not shapes:
         return f"Disk: not known, since {missing} trials begin from students that are not there yet." if missing else ""
     students = sum(disk_bytes(shape, num_checkpoints=0) for shape in shapes)
-    held = sorted((disk_bytes(shape) - disk_bytes(shape, num_checkpoints=0) for shape in shapes), reverse=True)
-    checkpoints = quantity("peak_memory_bytes", sum(held if keeps_checkpoints else held[:num_at_once]))
+    # The largest first: any of them may run at the same time.
+    sizes = sorted((disk_bytes(shape) - disk_bytes(shape, num_checkpoints=0) for shape in shapes), reverse=True)
+    checkpoints = quantity("peak_memory_bytes", sum(sizes if keeps_checkpoints else sizes[:num_at_once]))
     when = "which stay (keep_checkpoints)" if keeps_checkpoints else "until a trial is complete"
     return (
         f"Disk: up to {quantity('peak_memory_bytes', students)} for the students of {len(shapes)} trials to come, and "
