@@ -83,9 +83,10 @@ def decide(answer: str, gold: str) -> Outcome:
     """
     if plain_text(answer) == plain_text(gold) != "" or compact(answer) == compact(gold) != "":
         return "right"
+    letter = letter_of(gold)
     if is_words(gold) or (has_synonyms(gold) and same_words(answer, gold)):
-        return _either(same_words(answer, gold) or _says_letter(answer, gold))
-    if _says_letter(answer, gold):
+        return _either(same_words(answer, gold) or (letter is not None and chosen_letter(answer) == letter))
+    if letter is not None and chosen_letter(answer) == letter:
         return "right"
     labels = _LABEL.match(answer), _LABEL.match(gold)
     if labels[0] and labels[1] and labels[0]["letter"] != labels[1]["letter"]:
@@ -126,11 +127,6 @@ def _decide_as_maths(answer: str, gold: str, spelled: str) -> Outcome:
     if condition != gold_condition and condition and (gold_condition or is_one_case):
         return "wrong"
     return _either(any(equal(value, gold_value) for gold_value in gold_values for value in values))
-
-
-def _says_letter(answer: str, gold: str) -> bool:
-    letter = letter_of(gold)
-    return letter is not None and chosen_letter(answer) == letter
 
 
 def _same_numerals(answer: str, gold: str) -> bool:

@@ -3,8 +3,10 @@ r"""Reads an answer as lists, equations, sets of numbers, inequalities and quant
 A part of an answer is never taken for the whole: where text is left over, the answer cannot be read.
 """
 
+import functools
 import itertools
 import re
+from operator import and_
 from typing import Any
 
 from leadspan.answers.conditions import without_condition
@@ -250,8 +252,13 @@ def read_inequality(pieces: list[str], cuts: list[str]) -> Value:
                 for left, operator, right in chain
             )
         )
-    symbol = names.pop()
-    regions = [_solutions(chain, symbol) for chain in chains]
+    import sympy
+
+    symbol, regions = names.pop(), list[Any]()
+    kinds = {"<": sympy.Lt, "<=": sympy.Le, "!=": sympy.Ne, ">": sympy.Gt, ">=": sympy.Ge, "==": sympy.Eq}
+    for chain in chains:
+        solved = (_solution(kinds[operator](left, right), symbol) for left, operator, right in chain)
+        regions.append(functools.reduce(and_, solved, sympy.S.Reals))
     solutions = regions[0]
     for region, cut in zip(regions[1:], cuts, strict=True):
         both = solutions & region
@@ -273,16 +280,6 @@ def _relations(text: str) -> list[tuple[Any, str, Any]]:
         raise UnreadableError(text)
     kinds = [_OPERATORS.get(operator, operator) for operator in operators]
     return list(zip(values, kinds, values[1:], strict=False))
-
-
-def _solutions(chain: list[tuple[Any, str, Any]], symbol: Any) -> Any:
-    import sympy
-
-    numbers: Any = sympy.S.Reals
-    for left, operator, right in chain:
-        relation = {"<": sympy.Lt, "<=": sympy.Le, "!=": sympy.Ne, ">": sympy.Gt, ">=": sympy.Ge, "==": sympy.Eq}
-        numbers = numbers & _solution(relation[operator](left, right), symbol)
-    return numbers
 
 
 def _solution(relation: Any, symbol: Any) -> Any:

@@ -117,8 +117,7 @@ def _section_lengths(traces: Sequence[Answered]) -> dict[str, Distribution]:
         "answer": [s.num_tokens - s.cot_end for s in borders],
         "all": [s.num_tokens for s in borders],
     }
-    distributions = {name: distribution(values) for name, values in lengths.items()}
-    return {name: summary for name, summary in distributions.items() if summary is not None}
+    return {name: summary for name, values in lengths.items() if (summary := distribution(values)) is not None}
 
 
 def _entailment(traces: Sequence[Examined]) -> Entailment:

@@ -7,7 +7,6 @@ rows and by the code of the rules.
 
 import hashlib
 import itertools
-import json
 import logging
 import math
 import random
@@ -28,7 +27,7 @@ from leadspan.data.prepare import cache_root, sections_of
 from leadspan.data.sections import Renderer
 from leadspan.data.settings import DataSettings
 from leadspan.data.truncation import Policy
-from leadspan.digests import checksum
+from leadspan.digests import checked_line, with_checksum
 from leadspan.errors import CacheError
 from leadspan.files import write_atomically
 from leadspan.settings import Settings
@@ -135,10 +134,9 @@ def _answered(
             answer.example_id: (answer.source, answer.position, answer.sections.first_answer) for answer in answered
         }
         cached = _Known(found=answers, num_undecided=num_undecided)
-        values = cached.model_dump(mode="json")
         try:
             if answers.keys() == ids:  # a search that the deadline ended is not worth reading again
-                write_atomically(path, json.dumps(values | {"checksum": checksum(values)}))
+                write_atomically(path, with_checksum(cached.model_dump(mode="json")))
         except OSError as error:
             raise CacheError(f"{path}: cannot be written ({error}); make room there, or set data.cache_dir") from None
     traces: list[Answered] = []
@@ -155,11 +153,8 @@ def _read(path: Path, ids: set[str]) -> _Known | None:
     if not path.exists():
         return None
     try:
-        values = json.loads(path.read_bytes())
-        if values.pop("checksum") != checksum(values):
-            raise ValueError("its checksum is not that of its content")
-        cached = _Known.model_validate(values)
-    except (OSError, ValueError, AttributeError, KeyError, TypeError) as error:
+        cached = _Known.model_validate(checked_line(path.read_bytes()))
+    except (OSError, ValueError) as error:
         logger.warning("%s: damaged (%s), so it is computed again", path, type(error).__name__)
         return None
     return cached if cached.found.keys() == ids else None

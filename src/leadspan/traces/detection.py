@@ -39,7 +39,14 @@ def detect(source: TraceSource, records: Sequence[Record]) -> list[Layout]:
     is_named = source.format is not None or bool(source.columns)
     layout = _best(formats, rows, tags, is_named) if there.issuperset(source.columns.values()) else None
     if layout is None:
-        raise DataError(_describe_misfit(formats, source, records[0], there))
+        names = [name.encode("utf-8", "backslashreplace").decode()[:60] for name in rows[0]]
+        columns = ", ".join(names[:_SHOWN_COLUMNS]) + (", ..." if len(names) > _SHOWN_COLUMNS else "") or "(none)"
+        form_name = f"the format {source.format!r}" if source.format else "any known format"
+        lines = [f"{records[0].place}: the columns {columns} are not those of {form_name}; needed are ('|' means or)"]
+        lines += [f"  {form.name}: {', '.join(form.needs.values())}{form.note}" for form in formats]
+        lines += [f"  columns: {role} is to be {name!r}" for role, name in source.columns.items() if name not in there]
+        remedy = "Name the layout with `format`, or map it with `columns: {prompt: ..., cot: ..., answer: ...}`"
+        raise DataError("\n".join([*lines, f"{remedy}, `{{prompt: ..., response: ...}}` or `{{conversation: ...}}`."]))
     layouts = []
     while layout is not None:
         layouts.append(layout)
@@ -129,20 +136,3 @@ def _best(formats: Sequence[Format], rows: Sequence[Row], tags: Tags, is_named: 
             most = max(number for number, _ in layouts)
             return next(layout for number, layout in layouts if 2 * number >= most)
     return None
-
-
-def _describe_misfit(formats: Sequence[Format], source: TraceSource, first: Record, there: set[str]) -> str:
-    names = [name.encode("utf-8", "backslashreplace").decode()[:60] for name in first.row]
-    columns = ", ".join(names[:_SHOWN_COLUMNS]) + (", ..." if len(names) > _SHOWN_COLUMNS else "") or "(none)"
-    fit = f"are not those of the format {source.format!r}" if source.format else "are not those of any known format"
-    needed = [f"  {form.name}: {', '.join(form.needs.values())}{form.note}" for form in formats]
-    mapped = [f"  columns: {role} is to be {name!r}" for role, name in source.columns.items() if name not in there]
-    return "\n".join(
-        [
-            f"{first.place}: the columns {columns} {fit}; needed are ('|' means or)",
-            *needed,
-            *mapped,
-            "Name the layout with `format`, or map it with `columns: {prompt: ..., cot: ..., answer: ...}`, "
-            "`{prompt: ..., response: ...}` or `{conversation: ...}`.",
-        ]
-    )

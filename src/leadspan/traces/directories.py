@@ -54,7 +54,18 @@ def list_files(path: Path, split: str | None = None, subset: str | None = None, 
     """
     with reading(path):
         if not path.is_dir():
-            _check_file(path, split, subset, usual)
+            if kind_of(path) is None:
+                kinds = ", ".join(SUFFIXES)
+                raise DataError(f"{path}: the suffix {path.suffix!r} is none of {kinds}; convert the file")
+            if path.exists() and not path.is_file():
+                raise DataError(f"{path}: is no regular file; write the records to one")
+            if subset is not None:
+                raise DataError(f"{path}: `subset: {subset}` is the name of a directory, this is a file; drop `subset`")
+            named = _split_of((_stem(path),))
+            if split not in (None, _stem(path)) and _split_of((split,)) != (named or usual):
+                says = f"its name says {named or 'none'}"
+                remedy = "drop `split`, or give the file of that split"
+                raise DataError(f"{path}: `split: {split}` is asked for, but {says}; {remedy}")
             return Listing((path,))
         if subset is not None:
             if not (path / subset).is_dir():
@@ -71,20 +82,6 @@ def list_files(path: Path, split: str | None = None, subset: str | None = None, 
         gathered = _gather(path, passed_over)
         chosen = _of_split(path, gathered, split, usual, passed_over)
         return Listing(tuple(_each_once(path, chosen, passed_over)), tuple(passed_over))
-
-
-def _check_file(path: Path, split: str | None, subset: str | None, usual: str) -> None:
-    if kind_of(path) is None:
-        raise DataError(f"{path}: the suffix {path.suffix!r} is none of {', '.join(SUFFIXES)}; convert the file")
-    if path.exists() and not path.is_file():
-        raise DataError(f"{path}: is no regular file; write the records to one")
-    if subset is not None:
-        raise DataError(f"{path}: `subset: {subset}` is the name of a directory, this is a file; drop `subset`")
-    named = _split_of((_stem(path),))
-    if split is None or split == _stem(path) or _split_of((split,)) == (named or usual):
-        return
-    says = f"its name says {named}" if named else "its name says none"
-    raise DataError(f"{path}: `split: {split}` is asked for, but {says}; drop `split`, or give the file of that split")
 
 
 def _gather(path: Path, passed_over: list[str]) -> list[Path]:

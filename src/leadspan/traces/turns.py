@@ -38,7 +38,7 @@ _REASONING = "reasoning_content|reasoning|thinking"
 _MEDIA = ("image", "images", "audio", "audios", "video", "videos", "documents")
 _NOT_TEXT_OF_RECORD = ("tools", "functions", *_MEDIA)
 _NOT_TEXT_OF_TURN = ("tool_calls", "function_call", "tools", "functions", *_MEDIA)
-# Types of the parts of a content, as OpenAI and Anthropic call them; None for a part without a type.
+# Types of the parts of a content, as servers call them; None for a part without a type.
 _TEXT_PARTS = (None, "text", "input_text", "output_text")
 _THOUGHT_PARTS = ("thinking", "reasoning")
 # How servers and logs say that a generation did not end by itself.
