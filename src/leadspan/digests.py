@@ -76,6 +76,7 @@ def fault(directory: Path, names: Iterable[str] | None = None) -> str | None:
     try:
         digests = json.loads((directory / DIGESTS_FILE).read_text(encoding="utf-8"))
         to_check = digests.keys() if names is None else digests.keys() & set(names)
+        # As text: a damaged file may hold anything.
         expected = {str(name): str(digests[name]) for name in sorted(to_check)}
     except (OSError, ValueError, AttributeError, RecursionError):
         return f"{DIGESTS_FILE} is damaged"

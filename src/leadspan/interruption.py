@@ -68,6 +68,7 @@ def deferred() -> Iterator[None]:
         yield
     finally:
         _state.num_deferring -= 1
+    # Contexts may be nested: the outermost one raises.
     if is_asked_to_end() and not _state.num_deferring:
         raise Terminated
 
@@ -105,6 +106,7 @@ def end_data_workers() -> None:
 def _on_signal(number: int, frame: FrameType | None) -> None:
     now = time.monotonic()
     if _state.asked_at is not None:
+        # A second SIGTERM ends at once, unless it is torchrun's copy of the first.
         is_echo = "TORCHELASTIC_RUN_ID" in os.environ and now - _state.asked_at < _ECHO_SECONDS
         if number == signal.SIGTERM and not is_echo:
             _end_at_once()

@@ -54,6 +54,7 @@ def find_duplicates(
     for i, example_id in enumerate(example_ids):
         minhash = MinHash(num_perm=NUM_PERM, hashvalues=signatures[i], permutations=_EMPTY.permutations, scheme=_SCHEME)
         hashes.append(minhash)
+        # An exact copy is no near duplicate too, so it is neither looked up nor indexed.
         if example_id in exact:
             num_exact += 1
             pairs.append((locations[i], locations[exact[example_id]]))

@@ -73,6 +73,7 @@ def content_stems(text: str) -> set[str]:
 def shared_numbers(prompt: str, cot: str) -> tuple[int, int]:
     """How many distinct numbers a prompt has, and how many the chain of thought repeats, in digits or in words."""
     in_prompt = {number.value for number in numbers(prompt)}
+    # Without numbers in the prompt the chain of thought, which is long, need not be read.
     said = {number.value for number in (*numbers(cot), *small_number_words(cot))} if in_prompt else set()
     return len(in_prompt), len(in_prompt & said)
 

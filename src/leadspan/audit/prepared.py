@@ -90,6 +90,7 @@ def with_first_answers(rows: Dataset, settings: DataSettings, renderer: Renderer
     """
     traces, _ = _answered(rows, settings, renderer)
     ends = [trace.sections.first_answer if trace.source == "record" else None for trace in traces]
+    # Rows that were searched before have the column already.
     without_column = rows.remove_columns("first_answer") if "first_answer" in rows.column_names else rows
     return without_column.add_column("first_answer", ends)  # pyright: ignore[reportCallIssue]  # a decorator gives the last argument
 

@@ -25,6 +25,7 @@ def blocks(result: AuditResult) -> list[Block]:
         "content words of the prompt that it repeats": result.entailment.prompt_words,
         "traces whose final answer stands in it": result.entailment.answer_stands,
     }
+    # All are built, and those without figures are dropped at the end.
     blocks_shown = [
         Block("Traces", (), tuple(_records(result))),
         Block(
@@ -109,6 +110,7 @@ def _first_answers(answers: FirstAnswers) -> Iterator[tuple[str, ...]]:
 
 def _policy(policy: PolicyLoss) -> tuple[str, ...]:
     counts = policy.counts
+    # Shares of the examples that keep any weight; the others are in the last column.
     lost = (counts.lost_question, counts.lost_think_end, counts.lost_answer, counts.lost_stop)
     shares = (f"{count / counts.num_kept:.0%}" if counts.num_kept else "" for count in lost)
     label = f"{policy.label} *" if policy.is_own else policy.label
