@@ -117,7 +117,7 @@ AnyPolicy = Annotated[_Single | Mix | Schedule, Field(discriminator="kind")]
 def with_ends(policy: Policy) -> tuple[AnyPolicy, ...]:
     """What shows a student of a cut how answers end: a share of the traces whole; after a lead, the answer, too.
 
-    **Source** of the share: docs/studies/pretrained.md, where a quarter was enough and a tenth for one of two students.
+    **Source** of the share: docs/studies/pretrained.md: a quarter was enough, a tenth for one of three students.
     """
     if isinstance(policy, Full | Mix | Schedule):
         return ()
