@@ -105,6 +105,7 @@ def _settings(options: argparse.Namespace) -> "AuditSettings":
         values["data"]["train"]["limit"] = options.limit
     tasks = values.setdefault("tasks", [])
     for path in options.tasks:  # each is named after its file, with a number where the name is taken
+        # A task's name becomes a file's, so only letters that every file system takes.
         stem = "".join(char if char.isalnum() or char in "_-. " else "-" for char in Path(path).stem) or "task"
         candidates = (stem if number == 1 else f"{stem}-{number}" for number in itertools.count(1))
         taken = {task["name"] for task in tasks}

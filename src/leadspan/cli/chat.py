@@ -34,6 +34,7 @@ def run(options: argparse.Namespace) -> None:
             turns[name].append({"role": "user", "content": line})
             with StatusLine(errors):
                 report_status("answering")
+                # With a budget the closed answer is what a user would see, so it is the one shown and remembered.
                 [(by_itself, closed)] = ask(subject, [turns[name]])
             answer = closed or by_itself
             if len(subjects) > 1:

@@ -95,6 +95,7 @@ def read(options: argparse.Namespace) -> "tuple[ReadModel, EvaluationSettings]":
     values: dict[str, Any] = {"tasks": [task_values(task, options.limit) for task in tasks]}
     apply_overrides(values, [*overrides, *options.overrides])
     evaluated = read_model(options.model, values.pop("rendering", None))
+    # A student hears the system message that it was compared under in its own run.
     recipe = evaluated.run.recipe if evaluated.run else None
     settings = validate(
         EvaluationSettings, {"system": recipe.evaluation.system if recipe else "", **values}, "evaluate"

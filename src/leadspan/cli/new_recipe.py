@@ -128,6 +128,7 @@ def _read_sample(path: str) -> tuple[list[Trace], Layout, RefusalCounter]:
         for refusal in records:
             counter.add(refusal)
         counter.check(0.0, path)  # always raises: nothing usable was read
+    # The most likely layout; the recipe names it, so that a user can correct it.
     layout = detect(source, rows)[0]
     items = (r if isinstance(r, Refusal) else parse(r.row, layout, r.place) for r in records)
     traces = list(counter.usable(items))
@@ -190,6 +191,7 @@ def _plan() -> str:
     name, memory = torch.cuda.get_device_name(), torch.cuda.get_device_properties(0).total_memory
     device = recognise(name, memory)
     key = next((key for key, preset in DEVICES.items() if preset == device), None)
+    # A device without a preset is described by what it says of itself; its speed is for the user to fill in.
     if key is None:
         return f"# plan: {{device: {{name: {_quoted(name)}, peak_tflops: ..., memory_gb: {memory / 1e9:.0f}}}}}"
     return f"plan: {{device: {key}, utilisation: 0.4}}   # --calibrate measures it instead"

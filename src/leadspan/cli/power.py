@@ -99,6 +99,7 @@ def _shown(claim: "Claim", problems: Sequence[int], samples: Sequence[int], seed
     from leadspan.statistics.power import chance_to_show, standard_error
     from leadspan.tables import Block
 
+    # One seed leaves the spread between seeds out, so a plan with several is shown beside it.
     few, many = min(seeds), min((number for number in seeds if number > 1), default=min(seeds))
     counts = [count for count in samples if count in (min(samples), max(samples))]
     rows = []

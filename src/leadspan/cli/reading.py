@@ -49,6 +49,7 @@ def read_recipe(
 
     # A mistyped path, and the file of another command, are reported before the slow import of the settings.
     values = read_yaml_mapping(options.recipe)
+    # A study names a recipe where a recipe names a student.
     if "recipe" in values and "student" not in values:
         raise SettingsError(f"{options.recipe}: is a study; run it with `leadspan study {options.recipe}`")
     from leadspan.recipe import Part, load_recipe

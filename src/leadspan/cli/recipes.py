@@ -23,6 +23,7 @@ def run(options: argparse.Namespace) -> None:
     from leadspan.errors import SettingsError
     from leadspan.files import write_atomically
 
+    # The recipes below a folder belong to commands (init, demo), and are not for copying.
     texts = {path.stem: path.read_text(encoding="utf-8") for path in sorted(RECIPES.glob("*.yaml"))}
     if options.name is None:
         if options.output is not None:

@@ -56,6 +56,7 @@ def run(options: argparse.Namespace) -> None:
         for model in models:
             table.add_column(model.name, overflow="fold", ratio=1)
         table.add_row(*(Text.assemble(answer.drawn.text, "\n", (how_it_ended(answer), "dim")) for answer, _ in answers))
+        # A second row only where the budget has closed a student's thinking.
         if any(closed for _, closed in answers):
             second_row = (
                 Text.assemble(closed.drawn.text, "\n", (f"thinking closed: {how_it_ended(closed)}", "dim"))

@@ -85,6 +85,7 @@ def loss_panels(recipe: Recipe, data: PreparedData, model: ModelSettings, num_re
     for index in range(min(num_records, len(uncut))):
         example = uncut[index]
         losses = token_losses(loaded, on_device(pack([example]), device)).tolist()
+        # Token by token: decoded together, a byte-pair tokenizer would join neighbours.
         first, *texts = [str(data.renderer.tokenizer.decode([token])) for token in example.input_ids.tolist()]
         body = Text(first, style="dim")
         for text, loss in zip(texts, losses, strict=True):

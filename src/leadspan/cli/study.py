@@ -78,6 +78,7 @@ def _planned(study: "Study", study_file: "Path") -> "tuple[StudyRecord, list[str
     check_renderings(trial.recipe for trial in plan.trials)
     record = planned_record(study, plan)
     trials = [trial for trial in (*plan.before, *plan.trials) if trial.task == "distill" and not is_done(trial)]
+    # A cluster may run all of them at once.
     at_once = study.executor.trials_at_once if study.executor.kind == "local" else len(trials)
     if disk := disk_of_study([trial.recipe for trial in trials], at_once, study.keep_checkpoints):
         lines.append(disk)

@@ -54,6 +54,7 @@ def examine(recipe: Recipe, num_examples: int) -> list[Check]:
     data = prepare_data(recipe)
     report_status("loading models")
     device = process_device()
+    # In float32, so that a difference is a fault and not rounding.
     student = freeze(load_model(recipe.student, torch.float32), device)
     local = recipe.local_teacher
     teacher = None if local is None else freeze(load_model(local, torch.float32, is_frozen=True), device)

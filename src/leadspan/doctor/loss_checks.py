@@ -71,6 +71,7 @@ def invariance(inputs: CheckInputs) -> Iterator[Check]:
     sample = _shortest(inputs)
     together = _loss(inputs.student, inputs, sample, inputs.teacher)
     alone = [_loss(inputs.student, inputs, [example], inputs.teacher) for example in sample]
+    # Sums over sums: means of unequal examples would differ without a fault.
     packed = float(together.loss_sum / together.weight_sum)
     summed = float(sum(o.loss_sum for o in alone) / sum(o.weight_sum for o in alone))
     difference = abs(packed - summed) / max(abs(summed), 1e-9)

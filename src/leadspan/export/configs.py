@@ -159,6 +159,7 @@ def _optimisation(
 ) -> dict[str, Any]:
     """The optimiser and the length of the run, under the names that a trainer has for them."""
     training = exported.recipe.training
+    # A recipe has steps or epochs, never both.
     length = {"max_steps": training.steps} if training.epochs is None else {epochs: training.epochs}
     return {
         **length,

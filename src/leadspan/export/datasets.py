@@ -113,6 +113,7 @@ def check_exportable(recipe: Recipe) -> None:
     Raises:
         SettingsError: A weight is neither 0 nor 1, a model selects the tokens, or the cut changes over training.
     """
+    # A label can be ignored or learnt, and nothing between.
     weights = {name: getattr(recipe.supervision, name) for name in ("prompt", "cot", "answer")}
     fractions = [f"supervision.{name}={weight:g}" for name, weight in weights.items() if weight not in (0, 1)]
     if fractions:

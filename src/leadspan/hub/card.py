@@ -69,6 +69,7 @@ def uncut_beside(result: RunResult, directory: Path) -> RunResult | None:
 
 def _but_for_the_cut(recipe: Recipe) -> dict[str, Any]:
     """The settings that two students of one comparison share."""
+    # Names and places change no weight; the cut is what the comparison is about.
     values = recipe.model_dump(mode="json", exclude={"name", "output", "cut", "evaluation", "plan", "push", "trial"})
     del values["training"]["report_to"]
     return values

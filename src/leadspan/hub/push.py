@@ -53,6 +53,7 @@ def push_student(student: Path, name: str, private: bool | None = None) -> str:
             ignore_patterns=[DIGESTS_FILE],  # they guard the local files; the Hub has its own
             commit_message="Student and model card",
         )
+    # Before the errors of the network, of which it is one.
     except OfflineModeIsEnabled:
         reason = "HF_HUB_OFFLINE is set; unset it"
     except HfHubHTTPError as error:

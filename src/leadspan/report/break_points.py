@@ -149,6 +149,7 @@ def _measured(rows: Sequence[Row], full: Row, target: float, bootstrap: Bootstra
     # The uncut run closes the curve at 1, where it keeps all of its own accuracy in every resample.
     cuts = np.array([*(row.p for row in rows), 1.0], dtype=float)
     of_full = models[full.label]
+    # One column: the curve that was measured, beside the resampled curves below.
     means = np.array([[models[row.label].mean / of_full.mean] for row in rows] + [[1.0]])
     # The resamples are paired: draw i of every policy and of the uncut run holds the same problems.
     ratios_drawn = [drawn_ratios(np.maximum(models[row.label].draws, 0), of_full.draws) for row in rows]
@@ -175,6 +176,7 @@ def _why_not_measured(rows: Sequence[Row], full: Row, ratios: NDArray[np.float64
             f"every tested p, from {tested[0]:g} on, keeps {target:.0%} of {full.label}'s accuracy: the break point is "
             f"at or below {tested[0]:g}; test smaller p"
         )
+    # A tested p behind the last one below the target reaches it: the line between the two is measured.
     if last < len(rows) - 1:
         return None
     reached = [f"{p:g}" for p, ratio in zip(tested, ratios, strict=False) if ratio >= target]
@@ -213,6 +215,7 @@ def _predicted(runs: Sequence[RunResult]) -> tuple[Interval | None, str | None]:
         # Means of the ends too: seeds differ little, because they only split the same traces anew.
         ends = {name: fmean(getattr(interval, name) for interval in points) for name in ("value", "low", "high")}
         return points[0].model_copy(update=ends), None
+    # Not searched, and searched in vain, have different remedies.
     if all(prediction.break_point_traces is None for prediction in predictions):
         return None, "the traces of these runs were not searched for their first answer"
     return None, "no trace was found to state its right answer in the chain of thought"

@@ -115,50 +115,39 @@ def _task_chart(task: TaskFigures) -> dict[str, Any]:
         name: unit_for(name, max(row.costs[name].value for row in rows if row.costs and name in row.costs))
         for name in task.cost_names
     }
-    return {
-        "task": task.task,
-        "axes": {
-            name: _with_unit(COST_TITLES[name], task.currency if name == "money" else unit)
-            for name, (_, unit) in units.items()
-        },
-        "rows": [
-            {
-                **_point(row, units, task.currency),
-                "runs": [_small_point(run, units) for run in task.single_runs if run.policy == row.policy],
-            }
-            for row in task.rows
-        ],
+    points: list[dict[str, Any]] = []
+    for row in task.rows:
+        costs: dict[CostName, Cost] = {name: row.costs[name] for name in units if row.costs and name in row.costs}
+        texts = {
+            name: amount(cost.value, name, task.currency)
+            + (f", {percent(cost.of_full)} of the uncut" if cost.of_full is not None else "")
+            for name, cost in costs.items()
+        }
+        of_row = {
+            "policy": row.policy,
+            "role": row.role,
+            "is_control": row.control is not None,
+            "retention_text": retention_text(row),
+            "cost_sds": {name: cost.sd / units[name][0] for name, cost in costs.items() if cost.sd},
+            "cost_texts": texts,
+            "runs": [_point(run, units) for run in task.single_runs if run.policy == row.policy],
+        }
+        points.append(_point(row, units) | of_row)
+    axes = {
+        name: _with_unit(COST_TITLES[name], task.currency if name == "money" else unit)
+        for name, (_, unit) in units.items()
     }
+    return {"task": task.task, "axes": axes, "rows": points}
 
 
-_Units = Mapping[CostName, tuple[float, str]]
-
-
-def _small_point(row: Row, units: _Units) -> dict[str, Any]:
-    """What is drawn of a single run, and of every row."""
+def _point(row: Row, units: Mapping[CostName, tuple[float, str]]) -> dict[str, Any]:
+    """What is drawn of a single run, and of every row: no more, since a page may have many runs."""
     return {
         "label": short(row.label),
         "accuracy": _percentages(row.accuracy),
         "termination": _percentages(row.termination),
         "retention": _percentages(row.retention.ratio) if row.retention and row.retention.ratio else None,
         "costs": {name: row.costs[name].value / units[name][0] for name in units if row.costs and name in row.costs},
-    }
-
-
-def _point(row: Row, units: _Units, currency: str) -> dict[str, Any]:
-    costs: dict[CostName, Cost] = {name: row.costs[name] for name in units if row.costs and name in row.costs}
-    texts = {
-        name: amount(cost.value, name, currency)
-        + (f", {percent(cost.of_full)} of the uncut" if cost.of_full is not None else "")
-        for name, cost in costs.items()
-    }
-    return _small_point(row, units) | {
-        "policy": row.policy,
-        "role": row.role,
-        "is_control": row.control is not None,
-        "retention_text": retention_text(row),
-        "cost_sds": {name: cost.sd / units[name][0] for name, cost in costs.items() if cost.sd},
-        "cost_texts": texts,
     }
 
 
@@ -195,6 +184,7 @@ def _split_chart(title: str, cost: CostName, rows: Sequence[tuple[str, _Parts, _
         )
         if by_part
     ]
+    # One unit for all bars, that of the longest.
     size, unit = unit_for(cost, max((sum(bar["parts"].values()) for bar in bars), default=0.0))
     names = dict.fromkeys(name for bar in bars for name, value in bar["parts"].items() if value)
     # Operations in the order of a step, student before teacher; the parts of time and memory as they are declared.

@@ -71,6 +71,7 @@ class Condition:
 
     def labels(self) -> list[str]:
         """A label for each run: the condition, with the seed where it has several."""
+        # A lone run needs no seed in its label.
         if len(self.runs) == 1:
             return [self.name]
         return [f"{self.name} (seed {run.seed})" for run in self.runs]
@@ -151,5 +152,6 @@ def without(settings: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]
 
 def num_differing(first: Mapping[str, Any], second: Mapping[str, Any], ignored: Sequence[str] = ()) -> int:
     """The number of settings in which two flat recipes differ, not counting the ignored ones."""
+    # A setting that one of them lacks differs too, unless the other has null there.
     first, second = without(first, ignored), without(second, ignored)
     return sum(first.get(key) != second.get(key) for key in first.keys() | second.keys())

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from leadspan.data.truncation.policy import drop_warning
 from leadspan.report.break_points import break_points
-from leadspan.report.curves import absent_metrics, run_curves
+from leadspan.report.curves import run_curves
 from leadspan.report.frontier import build_frontiers
 from leadspan.report.inputs import ReportInputs, named_runs
 from leadspan.report.provenance import measured, settings_overview
@@ -21,6 +21,7 @@ from leadspan.report.sentences import (
     stop_warnings,
     teacher_warnings,
 )
+from leadspan.results import METRICS_FILE
 from leadspan.tables import CostName
 
 TITLE = "What the cut kept, and what it cost"
@@ -50,6 +51,8 @@ def build_report(
     named = named_runs(inputs)
     curves, no_curves = run_curves(named)
     pairs, no_pairs = comparisons(named, _references(frontiers), samples_per_policy) if samples_per_policy else ([], [])
+    logless = [entry for entry in named if entry.run.train and not (entry.directory / METRICS_FILE).exists()]
+    absent = [f"{entry.label}: no {METRICS_FILE}, so no curves" for entry in logless]
     policies = {row.label: row.policy for frontier in frontiers for row in frontier.rows}
     # Tasks with students come first: the others say nothing about cuts.
     tasks = sorted((_task(frontier, target, cost) for frontier in frontiers), key=lambda task: not task.has_students)
@@ -63,7 +66,7 @@ def build_report(
         audits=list(inputs.audits),
         comparisons=pairs,
         damaged=[*inputs.refused, *no_curves, *no_pairs],
-        absent=[*absent_metrics(named), *(absent_samples(named) if samples_per_policy else [])],
+        absent=[*absent, *(absent_samples(named) if samples_per_policy else [])],
         settings=settings_overview(named),
         policies=policies | {entry.label: entry.policy for entry in named},
         runs={entry.label: entry.run for entry in named},
@@ -103,5 +106,6 @@ def _references(frontiers: Sequence[Frontier]) -> dict[str, str]:
             # Samples of one number have the same seed in runs of one seed, so that only the students differ.
             by_seed = {single.seeds[0]: single.label for single in full.single_runs}
             first = next(iter(by_seed.values()))
+            # Without a partner of its seed it is compared with the first: any uncut run says more than none.
             references |= {single.label: by_seed.get(single.seeds[0], first) for single in row.single_runs}
     return references

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from statistics import fmean, stdev
 
-from leadspan.results import Prediction, RunResult
+from leadspan.results import RunResult
 from leadspan.settings import Settings
 from leadspan.tables import MISSING, CostName, percent, quantity
 from leadspan.training.result import TrainResult
@@ -56,13 +56,24 @@ def costs_over(
         full: The reference's runs of those seeds.
     """
     of_compared, of_full = _measured_by_all(compared), _measured_by_all(full)
-    predictions = [_predicted_costs(run.prediction) for run in runs]
+    predictions: list[dict[CostName, float | None]] = [
+        {
+            "seconds": prediction.seconds,
+            "peak_memory_bytes": prediction.memory.total,
+            "flops": prediction.flops.total,
+            "tokens": prediction.num_tokens,
+            "money": prediction.money,
+        }
+        for prediction in (run.prediction for run in runs)
+        if prediction is not None
+    ]
     costs: dict[CostName, Cost] = {}
     for name, values in _measured_by_all(runs).items():
         mean = fmean(values)
-        of_runs = [prediction[name] for prediction in predictions if name in prediction]
+        of_runs = [value for prediction in predictions if (value := prediction.get(name)) is not None]
         predicted = fmean(of_runs) if len(of_runs) == len(runs) else None  # a mean over other runs is no prediction
         full_mean = fmean(of_full[name]) if name in of_full else 0.0
+        # A share needs the seeds that retention compares; value and spread are those of all runs.
         costs[name] = Cost(
             values=tuple(values),
             value=mean,
@@ -77,12 +88,12 @@ def costs_over(
 def _measured_by_all(runs: Sequence[RunResult]) -> dict[CostName, list[float]]:
     """The measured costs that every run has, one value for each run."""
     # A cost that some runs lack is left out, since a mean over the others would be one of other seeds.
-    by_run = [_measured_costs(run) for run in runs]
+    by_run = [measured_costs(run) for run in runs]
     names = by_run[0] if by_run else {}
     return {name: [costs[name] for costs in by_run] for name in names if all(name in costs for costs in by_run)}
 
 
-def _measured_costs(run: RunResult) -> dict[CostName, float]:
+def measured_costs(run: RunResult) -> dict[CostName, float]:
     """The measured costs of a run; empty where nothing was trained.
 
     Money is the price of an hour of one device, times ranks, times hours of the training loop.
@@ -97,32 +108,13 @@ def _measured_costs(run: RunResult) -> dict[CostName, float]:
         "flops": train.flops.total,
         "tokens": train.num_tokens,
     }
+    # Absent, not 0, where nothing measured it or no price is known: a mean would take 0 for a measurement.
     if train.energy_joules is not None:
         costs["energy_joules"] = train.energy_joules
     price = run.recipe.plan.price_per_hour if run.recipe else None
     if price is not None and train.num_ranks is not None:
         costs["money"] = float(price) * train.num_ranks * train.seconds / 3600
     return costs
-
-
-def _predicted_costs(prediction: Prediction | None) -> dict[CostName, float]:
-    """The predicted costs of a run; empty where nothing was predicted."""
-    if prediction is None:
-        return {}
-    costs: dict[CostName, float | None] = {
-        "seconds": prediction.seconds,
-        "peak_memory_bytes": prediction.memory.total,
-        "flops": prediction.flops.total,
-        "tokens": prediction.num_tokens,
-        "money": prediction.money,
-    }
-    return {name: value for name, value in costs.items() if value is not None}
-
-
-def currency_of(runs: Sequence[RunResult]) -> str:
-    """The currency of the runs, or all their currencies, joined by a slash."""
-    signs = [run.recipe.plan.currency for run in runs if run.recipe and "money" in _measured_costs(run)]
-    return "/".join(dict.fromkeys(signs))
 
 
 def clock_fault(runs: Sequence[RunResult]) -> str | None:

@@ -19,6 +19,7 @@ def crossing(cuts: NDArray[np.float64], ratios: NDArray[np.float64], target: flo
     Returns:
         `[curves]`, NaN for a curve that is nowhere below the target.
     """
+    # All curves at once: a resample is a column.
     last, columns = last_below(ratios, target), np.arange(ratios.shape[1])
     below = np.maximum(last, 0)
     low, high = ratios[below, columns], ratios[below + 1, columns]
@@ -83,4 +84,5 @@ def last_below(ratios: NDArray[np.float64], target: float) -> NDArray[np.int64]:
     """Index of the last cut below the target, for each curve; -1 where there is none."""
     # Ratios of means that are equal on paper differ by about 1e-16.
     below = ratios < target - 1e-12
+    # `argmax` finds the first, so the rows are read from the end.
     return np.where(below.any(axis=0), len(ratios) - 1 - below[::-1].argmax(axis=0), -1)

@@ -75,12 +75,6 @@ def run_curves(named: Sequence[NamedRun]) -> tuple[list[RunCurves], list[str]]:
     return curves, refused
 
 
-def absent_metrics(named: Sequence[NamedRun]) -> list[str]:
-    """One sentence for each trained run without a log of its training."""
-    lacking = [entry for entry in named if entry.run.train and not (entry.directory / METRICS_FILE).exists()]
-    return [f"{entry.label}: no {METRICS_FILE}, so no curves" for entry in lacking]
-
-
 def read_metrics(path: Path) -> list[tuple[int, dict[str, float | None]]]:
     """The step and the values of every log line of a run; values that are not finite become null.
 
@@ -108,6 +102,7 @@ def read_metrics(path: Path) -> list[tuple[int, dict[str, float | None]]]:
 
 def thinned(lines: Sequence[_T], limit: int = MAX_POINTS) -> list[_T]:
     """At most `limit` lines, evenly spaced, with the first and the last."""
+    # Rounding the places of even steps keeps both ends exact.
     if len(lines) <= limit:
         return list(lines)
     return [lines[round(i * (len(lines) - 1) / (limit - 1))] for i in range(limit)]

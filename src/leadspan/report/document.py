@@ -177,6 +177,7 @@ def rows_block(task: TaskFigures, rows: Sequence[Row], title: str, width: int | 
     )
 
 
+# For terminals, with a line break where a title would be wider than its numbers.
 _SHORT_TITLES: dict[CostName, str] = {
     "tokens": "Train\ntokens",
     "seconds": "Time",
@@ -209,6 +210,7 @@ def _cost_cell(name: CostName, currency: str, is_page: bool) -> Callable[[Row], 
 def _break_points_block(report: Report, task: TaskFigures, level: str) -> Block:
     rows: list[tuple[str, ...]] = []
     for point in task.break_points:
+        # The reason stands in the cell, since an empty one would ask for it.
         predicted = point.not_predicted or MISSING
         if point.predicted:
             predicted = f"{point.predicted.value:.2f} [{point.predicted.low:.2f}, {point.predicted.high:.2f}]"

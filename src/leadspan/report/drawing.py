@@ -71,6 +71,7 @@ def _axes(height: float = 3.8) -> "tuple[Figure, Axes]":
     figure = Figure(figsize=(6.4, height), layout="constrained")
     axes = figure.subplots()
     axes.spines[["top", "right"]].set_visible(False)
+    # Light and thin, behind the data.
     axes.grid(color="#e2e5e9", linewidth=0.7)
     axes.set_axisbelow(True)
     axes.tick_params(labelsize=8)
@@ -113,6 +114,7 @@ def _rates(task: Mapping[str, Any], data: Mapping[str, Any]) -> "Figure":
     rows = task["rows"]
     figure, axes = _axes(height=0.7 + 0.5 * len(rows))
     colours = [_style(row["policy"], data)[0] for row in rows]
+    # Two bars of 0.36 around each row, with a gap to the next one; hatching survives a print in grey.
     for offset, key, hatch in ((-0.2, "accuracy", None), (0.2, "termination", "///")):
         values = [row[key] for row in rows]
         axes.barh(
@@ -142,6 +144,7 @@ def _split(chart: Mapping[str, Any]) -> "Figure":
             )  # fmt: skip
             left += bar["parts"][part]
     for part, name in chart["parts"].items():
+        # An empty mark for the legend: a bar would have one entry for every policy.
         axes.plot([], [], color=PALETTE[part.replace("_", "-")], marker="s", linestyle="none", label=name)
     title = chart["title"] + ("; above measured, below (fainter) predicted" if has_both else ", measured")
     axes.set(xlabel=title, xlim=(0, None), ylim=(len(policies) - 0.5, -0.5))

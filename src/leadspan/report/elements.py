@@ -62,7 +62,7 @@ class Plot:
     choices: tuple[Choice, ...] = ()
     group: str = ""
     policies: tuple[str, ...] = ()
-    num_shown: int = 1000
+    num_shown: int = 1000  # more than any study has: all of them
     bar_parts: Mapping[str, str] | None = None
 
 

@@ -183,6 +183,7 @@ def _curve_elements(report: Report, trained_on: str) -> Iterator[Element]:
         for section, values in curve.sections.get(measure, {}).items()
     )
     header = ("Run", "On", "Metric", "Section", "Step: value")
+    # Folded: it repeats a figure, and is the longest table of a page.
     yield Fold("All numbers by section", (Block("Metrics by section", header, rows, num_text=5),))
 
 
@@ -236,6 +237,7 @@ def _cut_elements(report: Report) -> Iterator[Element]:
     names = list(dict.fromkeys(name for cut in counts.values() for name in cut.section_tokens_before))
     rows: list[tuple[str, ...]] = []
     for label, cut in counts.items():
+        # In the order of a trace, as in `ends`.
         lost = (cut.lost_question, cut.lost_think_end, cut.lost_answer, cut.lost_stop)
         reasons = "; ".join(f"{reason}: {number:,}" for reason, number in cut.dropped.items())
         rows.append(
@@ -271,6 +273,7 @@ def _cut_elements(report: Report) -> Iterator[Element]:
 
 
 def _kept_share(after: int, before: int, with_amount: bool = False) -> str:
+    # A section that no trace has, such as the answer of a data set without answers.
     if not before:
         return MISSING
     text = f" ({quantity('tokens', after)} of {quantity('tokens', before)})" if with_amount else ""

@@ -67,6 +67,7 @@ def _frontier(task: str, conditions: Sequence[Condition]) -> Frontier:
     for name, entry in entries.items():
         reference, base = references[name], base_of(entry.condition, evaluated)
         full_entry = entries[reference.name] if reference else None
+        # A gain over the base is a figure of students alone.
         base_entry = entries[base.name] if base and entry.condition.role == "student" else None
         row = _row(entry, full_entry, base_entry)
         columns = zip(entry.labels, entry.runs, entry.evaluations, strict=True)
@@ -106,6 +107,7 @@ def _entry(task: str, condition: Condition) -> _Entry | None:
                 excluded.append(label)
             else:
                 runs.append((label, run, result))
+    # A condition that was not evaluated on the task has no row there.
     if not runs:
         return None
     labels, same_runs, results = zip(*runs, strict=True)

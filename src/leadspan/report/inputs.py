@@ -81,6 +81,7 @@ def _stored_at(path: Path) -> _Stored:
     for directory, trial in trials.items():
         try:
             run = load_run(directory)
+        # One damaged run does not take the others with it.
         except RunError as error:
             refused.append(str(error))
             continue

@@ -21,6 +21,7 @@ def render_markdown(report: Report) -> str:
 def _rendered(elements: Iterable[Element]) -> Iterator[str]:
     for element in elements:  # what a page folds away is written out: a paper has no buttons
         match element:
+            # A quote is the nearest that Markdown has to a warning.
             case Prose():
                 yield ("> " if element.style == "warning" else "") + _line(element.text)
             case Bullets():

@@ -41,6 +41,7 @@ def _reference_notes(students: Sequence[Row]) -> list[str]:
     if alone:
         rule = "of the same student was distilled from a teacher and is no control"
         notes.append(f"Compared with no uncut run, because none {rule}: {', '.join(alone)}.")
+    # A reader has to know which of several baselines a row has.
     if len(references) > 1:
         rule = "each row is compared with the one whose recipe differs from its own in the fewest settings"
         notes.append(f"{len(references)} conditions are uncut ({', '.join(references)}): {rule}.")
@@ -55,6 +56,7 @@ def _seed_notes(rows: Sequence[Row]) -> list[str]:
         if row.retention is None or row.reference is None:
             continue
         compared, of_reference = row.retention.seeds, seeds[row.reference]
+        # All seeds were compared with their own: nothing to say.
         if compared == seeds[row.label] == of_reference:
             continue
         if set(compared) <= set(of_reference):

@@ -29,6 +29,7 @@ _NO_BREAK = "\N{NO-BREAK SPACE}%"
 def render_page(report: Report) -> str:
     """The page as HTML."""
     environment = Environment(
+        # Names and texts are others' words: everything is escaped, and a mistyped name in a template raises.
         loader=PackageLoader("leadspan.report"),
         autoescape=True,
         undefined=StrictUndefined,

@@ -79,6 +79,7 @@ def settings_overview(named: Sequence[NamedRun]) -> SettingsOverview:
         versions = {f"({key})": value for key, value in run.environment.items() if key not in ("date", "seed")}
         flat[label] = shown | versions
     keys = dict.fromkeys(key for values in flat.values() for key in values)
+    # A key that a run lacks, such as that of another kind of cut, counts as a difference.
     table = {key: {label: values.get(key, MISSING) for label, values in flat.items()} for key in keys}
     differing = {key: values for key, values in table.items() if len(set(values.values())) > 1}
     common = {key: next(iter(values.values())) for key, values in table.items() if key not in differing}

@@ -161,6 +161,7 @@ def _outcome(frontier: Frontier, row: Row, target: float, cost: CostName) -> str
     """The retention of a policy with its evidence, the saving, and the share of its answers that ended."""
     assert row.retention and row.retention.ratio, "the caller picks compared rows"
     ratio, together = row.retention.ratio, row.retention.simultaneous
+    # Intervals say little without the numbers that they rest on.
     counts = [
         (row.num_problems, "problem"),
         (row.samples_per_problem, "sample"),

@@ -7,7 +7,7 @@ from pydantic import Field
 
 from leadspan.data.truncation import RandomWindow
 from leadspan.evaluation.result import EvalResult
-from leadspan.report.costs import COST_NAMES, RARE_COSTS, Cost, currency_of
+from leadspan.report.costs import COST_NAMES, RARE_COSTS, Cost, measured_costs
 from leadspan.results import RunResult
 from leadspan.settings import Settings
 from leadspan.statistics.intervals import Interval
@@ -48,6 +48,7 @@ class ControlComparison(Settings):
         """Whether the interval of the difference lies above 0, below it, or around it."""
         if self.difference is not None and self.difference.low > 0:
             return "better"
+        # Both ends on one side of 0, or nothing is said.
         return "worse" if self.difference is not None and self.difference.high < 0 else "unclear"
 
 
@@ -144,8 +145,10 @@ class Frontier:
 
     @property
     def currency(self) -> str:
-        """Currency of the costs in money; empty where there are none."""
-        return currency_of([run for row in self.rows for run in row.runs])
+        """Currency of the costs in money, or all their currencies, joined by a slash; empty where there are none."""
+        runs = [run for row in self.rows for run in row.runs]
+        signs = [run.recipe.plan.currency for run in runs if run.recipe and "money" in measured_costs(run)]
+        return "/".join(dict.fromkeys(signs))
 
     def row(self, label: str | None) -> Row | None:
         """The row of that label, if there is one."""

@@ -102,6 +102,7 @@ def comparisons(
         per_policy: Number of pairs to show of each policy.
     """
     by_label = {entry.label: entry for entry in named}
+    # Seeds of a policy would show much the same pairs, so the first that can be compared stands for all.
     compared: dict[tuple[str, str], Comparison] = {}
     refused: dict[Path, str] = {}
     for label, reference in references.items():
@@ -133,6 +134,7 @@ def absent_samples(named: Sequence[NamedRun]) -> list[str]:
 
 
 def _lacks_samples(entry: NamedRun, result: EvalResult) -> bool:
+    # Samples are large, and often not copied along with a run.
     return result.samples_file is None or not os.path.isfile(entry.directory / result.samples_file)
 
 
@@ -209,6 +211,7 @@ class _Drawn:
 
 
 def _comparison(uncut: _Drawn, cut: _Drawn, number: int) -> Comparison:
+    # Both files are read in full here, so that damage anywhere in them is found before a pair is shown.
     of_uncut, of_cut = uncut.index(), cut.index()
     pairs = {key: (of_uncut[key], of_cut[key]) for key in of_uncut.keys() & of_cut.keys()}
     kinds: dict[Outcome, list[Key]] = {outcome: [] for outcome in OUTCOMES}

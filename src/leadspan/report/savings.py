@@ -26,6 +26,7 @@ class _Saving:
     @property
     def is_clear(self) -> bool:
         """Whether the means differ by more than the standard deviation of the difference between two single runs."""
+        # Variances add: the spread of a difference is the root of the sum of squares.
         return abs(self.cost.value - self.full.value) > hypot(self.cost.sd or 0.0, self.full.sd or 0.0)
 
     @property

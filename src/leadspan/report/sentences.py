@@ -3,7 +3,7 @@
 The sentences are computed from the rows and presume no outcome: a cut may keep everything or nothing.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 from leadspan.data.truncation import Budget, Full, Lead, LeadAnswer, LeadCot, Mix, Policy, RandomWindow, Tail
 from leadspan.data.truncation.policy import STOP_REMEDY
@@ -177,23 +177,20 @@ def stop_warnings(frontier: Frontier) -> list[str]:
         if behind:
             rates = ", ".join(f"{row.label} ({percent(row.termination.value)})" for row in behind)
             full_rate = f"{full.label} ({percent(full.termination.value)})"
-            remedies = "; ".join(_remedies(behind, [row for row in compared if row not in behind]))
-            warnings.append(f"{rates} ended far fewer answers than {full_rate}; {remedies}.")
+            remedies, kinds = list[str](), {row.cut_kind for row in behind}
+            if kinds - {"mix", "full"}:
+                # A mix of this study that does end is better advice than a rule.
+                mixes = [row for row in compared if row.cut_kind == "mix" and row.control is None and row not in behind]
+                best = sorted(mixes, key=lambda row: -row.termination.value)[:MAX_EXAMPLES]
+                examples = [f"{row.label} ended {percent(row.termination.value)} of its answers" for row in best]
+                remedies.append(", ".join(examples) or STOP_REMEDY)
+            if "mix" in kinds:
+                remedies.append("give the mixes more whole traces (cut.whole_share) or more steps")
+            if "full" in kinds:
+                end = "check that the end of the answer is supervised (supervision.answer)"
+                remedies.append(f"for students of uncut traces, {end}")
+            warnings.append(f"{rates} ended far fewer answers than {full_rate}; {'; '.join(remedies)}.")
     return warnings
-
-
-def _remedies(behind: Sequence[Row], ending: Sequence[Row]) -> Iterator[str]:
-    """What helps the students behind to end their answers; other students of the study are the best example."""
-    kinds = {row.cut_kind for row in behind}
-    if kinds - {"mix", "full"}:
-        mixes = [row for row in ending if row.cut_kind == "mix" and row.control is None]
-        best = sorted(mixes, key=lambda row: -row.termination.value)[:MAX_EXAMPLES]
-        examples = [f"{row.label} ended {percent(row.termination.value)} of its answers" for row in best]
-        yield ", ".join(examples) or STOP_REMEDY
-    if "mix" in kinds:
-        yield "give the mixes more whole traces (cut.whole_share) or more steps"
-    if "full" in kinds:
-        yield "for students of uncut traces, check that the end of the answer is supervised (supervision.answer)"
 
 
 def _difference(first: Row, second: Row, scores: Callable[[EvalResult], Scores]) -> Interval | None:
@@ -232,6 +229,7 @@ def break_point_sentence(point: BreakPoint) -> str:
 
 def _ends_text(point: BreakPoint, low: float, high: float) -> str:
     """The ends of the interval; where one is 0 or 1, beyond the tested p, that nothing there was tried."""
+    # 0 and 1 are no measurements but the ends of what can be tried.
     untried = [f"nothing below {point.tested[0]:g} was tried"] if low == 0 else []
     if high == 1 and not point.is_continuous:
         untried += [f"nothing above {point.tested[-1]:g} was tried"] if point.tested[-1] < 1 else []

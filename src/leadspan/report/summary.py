@@ -21,6 +21,7 @@ def run_summary(result: RunResult) -> Block:
             ("lost answer / stop token", f"{cut.lost_answer} / {cut.lost_stop} examples"),
             *(("left out", f"{number} x {reason}") for reason, number in {**cut.dropped, **result.refused}.items()),
         ]
+    # Before the figures that it puts in doubt.
     if warning := result.end_warning(result.label):
         rows.append(("warning", warning))
     if result.train is not None:

@@ -25,6 +25,7 @@ def print_report(report: Report, console: Console) -> None:
     """Write the table and the sentences of each task, the rows ordered by the cost that ranks the policies."""
     for task in report.tasks:
         rows: Sequence[Row] = by_cost(task.rows, task.cost_names[0]) if task.cost_names else task.rows
+        # The notes of the page become the caption, since a terminal has no place beside the table.
         block = rows_block(task, rows, f"{task.task}: {task.sample_size}", console.width)
         console.print(rich_table(replace(block, note="\n".join(task.captions))))
         answers = [text for a in task.answers for text in (a.sentence, a.needed, *a.against_controls)]

@@ -76,6 +76,7 @@ class World(Settings):
             SettingsError: The world has too few distinct problems.
         """
         kind = str(getattr(self, "kind", ""))
+        # Both splits draw the same stream and each takes its own, so neither depends on the other's size.
         rng = random.Random(f"{kind}:{seed}")
         by_prompt: dict[str, Problem] = {}
         num_in_vain = 0

@@ -127,6 +127,7 @@ class _Writer:
 
     def checks(self, number: int) -> list[str]:
         """Checks of different kinds, as long as there are some."""
+        # No kind comes again before all others have had their turn.
         kinds: list[str] = []
         while len(kinds) < number:
             kinds += self.rng.sample(list(phrasings.CHECKS), len(phrasings.CHECKS))
