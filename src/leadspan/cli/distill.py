@@ -21,6 +21,7 @@ def run(options: argparse.Namespace) -> None:
     """Resolve the recipe, then train or print it."""
     from leadspan.settings import dump_yaml
 
+    # A dry run is for machines without a network too.
     recipe = read_recipe(options, must_answer=not options.dry_run)
     if options.dry_run:
         from leadspan.costs.memory import disk_bytes

@@ -40,6 +40,7 @@ def run(options: argparse.Namespace) -> None:
         table.add_row(check.name, verdict, check.figure, check.remedy)
     console_beside(options.json).print(table)
     write_json([asdict(check) for check in checks], options.json)
+    # By its exit code, so that a script can stop before it trains.
     failed = sum(check.verdict == "failed" for check in checks)
     if failed:
         raise RunError(f"{failed} of {len(checks)} checks failed; see their remedies in the table")

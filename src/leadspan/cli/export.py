@@ -33,6 +33,7 @@ def run(options: argparse.Namespace) -> None:
     from leadspan.export.tasks import export_tasks
     from leadspan.training.result import STUDENT_DIR
 
+    # Bars of the library would stand between the lines that say what was written.
     disable_progress_bars()
     if options.what != "tasks":
         check_exportable(recipe)

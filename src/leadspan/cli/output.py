@@ -28,6 +28,7 @@ def console_beside(json_path: Path | None) -> "PlainConsole":
     """The console for tables: standard output, or standard error where the JSON goes to standard output."""
     from leadspan.status import PlainConsole
 
+    # What reads the JSON must get nothing else.
     return PlainConsole(stderr=str(json_path) == STANDARD_OUTPUT)
 
 

@@ -42,6 +42,7 @@ def run(options: argparse.Namespace) -> None:
             console.print(panel)
         return
     console.print(legend())
+    # The first records: what is shown must be found again in the file.
     for index in range(min(options.records, len(data.examples))):
         console.print(record_panel(data.examples, index, data.renderer.tokenizer, options.chars))
     console.print(rich_table(counts_block(recipe.cut.label, data.examples.counts, data.splits.left_out)))

@@ -20,6 +20,7 @@ def run(options: argparse.Namespace) -> None:
     from leadspan.status import PlainConsole, StatusLine, report_status
     from leadspan.training.result import STUDENT_DIR
 
+    # Only a finished run is pushed: one that still trains has no student yet.
     load_run(options.run)
     check_push(options.name)
     with StatusLine(PlainConsole(stderr=True)):

@@ -56,6 +56,7 @@ class Exported:
         """The properties of the recipe that these settings cannot express."""
         training = self.recipe.training
         remarks = ["Cross-entropy on the truncated traces alone: no teacher takes part."]
+        # Each of these would go unseen: the trainer would run, and train something else.
         if self.model == _NO_MODEL:
             remarks.append(f"The recipe builds its student from a config: save it, and write its path for {_NO_MODEL}.")
         if training.lora is not None:
@@ -186,6 +187,7 @@ def to_yaml(values: dict[str, Any]) -> str:
     stream = io.StringIO()
     writer = YAML()
     writer.default_flow_style = False
+    # A path is never broken over two lines.
     writer.width = 4096
     writer.dump(values, stream)
     return stream.getvalue()

@@ -80,6 +80,7 @@ def export_data(recipe: Recipe, directory: Path) -> Written:
     check_exportable(recipe)
     data = prepare_data(recipe)
     sets = {"train": data.examples} | ({"validation": data.validation} if data.validation is not None else {})
+    # After the data, so that a recipe at fault leaves no directory behind.
     directory.mkdir(parents=True, exist_ok=True)
     # Rows go through a file of their own, because a data set in memory could be larger than the machine's.
     staged = {name: directory / f".{name}.arrow" for name in sets}

@@ -25,6 +25,7 @@ def _by(grade: Callable[[list[GradeItem]], list[Verdict]]) -> Callable[..., dict
     def results(doc: Mapping[str, Any], results: Sequence[str | list[str]]) -> dict[str, float]:
         # `doc` is a line of the exported problems; a task that repeats has its texts in one list.
         texts = [text for result in results for text in ([result] if isinstance(result, str) else result)]
+        # The tags of the run's template, which differ from model to model.
         tags = doc["think_open"], doc["think_close"]
         closed = [is_thinking_closed(text, doc["prompt"], *tags) for text in texts]
         choices = tuple(doc.get("choices") or ())

@@ -74,6 +74,7 @@ def export_tasks(recipe: Recipe, directory: Path, model: str) -> WrittenTasks:
     files: list[Path] = []
     names = [f"leadspan_{name}" for name in file_names([task.name for task in settings.tasks], "_")]
     for name, task in zip(names, settings.tasks, strict=True):
+        # All that a task holds is written out, so that the harness reads no other version of a data set.
         problems = load_task(task)
         prompts = task_prompts(task.name, problems, renderer, settings.system)
         rows = [

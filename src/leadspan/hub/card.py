@@ -93,6 +93,7 @@ def model_card(result: RunResult, full: RunResult | None = None) -> ModelCard:
                 metric_value=round(evaluation.accuracy_strict.value, 4),
             )
         )
+    # Names are plain text on the Hub too: the metadata is YAML that others' programs read.
     data = ModelCardData(
         base_model=_hub_name(recipe.student),
         datasets=None if _is_local(recipe.data.train.path) else [recipe.data.train.path],
@@ -153,6 +154,7 @@ def _sections(result: RunResult, recipe: Recipe, full: RunResult | None) -> Iter
 
 def _evaluations(result: RunResult, full: RunResult | None) -> str:
     """A row for each task; of a cut with the retention, where the uncut student was evaluated on the same problems."""
+    # An uncut student is the reference itself, and has no column for it.
     is_cut = not isinstance(result.policy, Full)
     # Tasks are matched by name; `_retention` checks that their problems are the same.
     references = {reference.task: reference for reference in (full.evaluations if full else [])}

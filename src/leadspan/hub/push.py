@@ -40,6 +40,7 @@ def push_student(student: Path, name: str, private: bool | None = None) -> str:
         SettingsError: As in `check_push`.
         RunError: The student is missing or damaged, or the Hub refuses it or cannot be reached; no local file changes.
     """
+    # Again, though the command has asked before: a token may go while a run trains.
     check_push(name)
     wrong = fault(student) if student.is_dir() else "there is no such directory"
     if wrong:

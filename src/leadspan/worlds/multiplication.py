@@ -63,6 +63,7 @@ class Multiplication(World):
         product = lettered(digits(multiplicand * multiplier, self.base))
         steps = "\n".join(self._steps(multiplicand, digits(multiplier, self.base)))
         derivation = f"{steps}\n={product}" if self.answer_in_cot else steps
+        # A check repeats the derivation, answer and all, so the answer is first stated before any check.
         cot = "\n".join([derivation, *(f"check\n{derivation}" for _ in range(self.num_checks))])
         prompt = f"{self._padded(multiplicand)}*{lettered(digits(multiplier, self.base))}?"
         return Problem(prompt, cot, product, first_answer=len(derivation) if self.answer_in_cot else None)

@@ -11,6 +11,7 @@ from leadspan.worlds.multiplication import Multiplication
 from leadspan.worlds.word_problems import WordProblems
 
 AnyWorld = Annotated[DeriveAndVerify | Multiplication | WordProblems, Field(discriminator="kind")]
+# A set's name is that of its files, with `_test` behind it for those held out.
 SetName = Annotated[str, Field(pattern=r"^[a-z0-9_]+$")]
 
 

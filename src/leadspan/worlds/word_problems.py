@@ -117,6 +117,7 @@ class _Writer:
         events = [self.say(phrasings.EVENTS[step.operator], n=step.number) for step in self.steps]
         for number, text in zip(self.unused, self.rng.sample(phrasings.DISTRACTORS, len(self.unused)), strict=True):
             events.insert(self.rng.randint(0, len(events)), text.format(**self.words, n=number))
+        # The box is asked for last, where instructions of real data sets stand.
         start = self.say(phrasings.STARTS, n=self.steps[0].before)
         return " ".join([start, *events, self.say(phrasings.QUESTIONS), _BOX])
 
