@@ -69,15 +69,7 @@ def prepare_capture(
     needs += [(other_recipe, other_recipe.cut) for other_recipe in other_recipes]
     directory = settings.path or recipe.store_path
     renderer, sources = _sources(needs)
-    teachers: dict[str, str] = {}
-    traces = (trace for source in sources for trace in zip(source.example_ids, source.teachers, strict=True))
-    for example_id, name in traces:
-        # A store distinguishes traces by their tokens alone, so a trace has one teacher.
-        if teachers.setdefault(example_id, name) != name:
-            raise DataError(
-                f"example {example_id}: its trace names the teachers {teachers[example_id]!r} and {name!r}, and a "
-                "store keeps one answer to a text; leave one of the two out, or train with the teachers live"
-            )
+    _check_teachers(sources)
     if recipe.rollout is not None:
         sources.insert(0, _rollouts(recipe, recipe.rollout, directory))
     sequences = longest_sequences(sources)
@@ -97,6 +89,17 @@ def prepare_capture(
         seed=recipe.seed,
         directory=directory,
     )
+
+
+def _check_teachers(sources: Sequence[Examples]) -> None:
+    teachers: dict[str, str] = {}
+    for example_id, name in ((i, name) for s in sources for i, name in zip(s.example_ids, s.teachers, strict=True)):
+        # A store distinguishes traces by their tokens alone, so a trace has one teacher.
+        if teachers.setdefault(example_id, name) != name:
+            raise DataError(
+                f"example {example_id}: its trace names the teachers {teachers[example_id]!r} and {name!r}, and a "
+                "store keeps one answer to a text; leave one of the two out, or train with the teachers live"
+            )
 
 
 def _rollouts(recipe: Recipe, settings: RolloutSettings, directory: Path | None) -> Examples:
