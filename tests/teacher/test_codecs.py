@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from leadspan.errors import TargetsError
-from leadspan.teacher.codecs import decode, encode, pack_entries, unpack_entries
+from leadspan.teacher.codecs import decode, encode, moments, pack_entries, unpack_entries
 from leadspan.teacher.settings import Sampled, TopK, TopP
 
 QWEN3 = 151_936
@@ -142,3 +142,10 @@ def test_logits_that_are_not_finite_are_refused() -> None:
     logits[1, 4] = float("nan")
     with pytest.raises(TargetsError, match="logits are not finite"):
         encode(logits, zeros(logits), TopK(k=3), [1.0])
+
+
+def test_the_entropy_of_a_large_vocabulary_keeps_four_digits() -> None:
+    logits = torch.randn(20, 151_936, generator=torch.Generator().manual_seed(0)) * 3
+    log_probs = logits.double().log_softmax(-1)
+    expected = -(log_probs.exp() * log_probs).sum(-1)
+    torch.testing.assert_close(moments(logits).entropy.double(), expected, rtol=0, atol=4e-4)
