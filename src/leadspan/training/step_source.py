@@ -11,22 +11,17 @@ from leadspan.training.speed import StepCounts
 
 
 class StepSource(Protocol):
-    """Makes the examples of a step when the step begins, with the student as it is then."""
+    """Makes the examples of a step when the step begins, with the student as it is then.
 
-    @property
-    def num_examples(self) -> int:
-        """Examples of an epoch, for the length of a run."""
-        ...
+    Attributes:
+        num_examples: Examples of an epoch, for the length of a run.
+        counts: Counts of the steps that were made or recalled so far.
+        num_cold_steps: Steps of a first stage; 0 where there is one stage.
+    """
 
-    @property
-    def counts(self) -> list[StepCounts]:
-        """Counts of the steps that were made or recalled so far."""
-        ...
-
-    @property
-    def num_cold_steps(self) -> int:
-        """Steps of a first stage; 0 where there is one stage."""
-        ...
+    num_examples: int
+    counts: list[StepCounts]
+    num_cold_steps: int
 
     def loss_at(self, step: int) -> LossSettings | None:
         """The objective of a step; None where it is that of the run."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -187,7 +187,7 @@ def with_adapters(student: PreTrainedModel, settings: Lora) -> PeftModel:
     if isinstance(resolved.target_modules, set):
         resolved.target_modules = sorted(resolved.target_modules)  # a set is saved in another order by every process
     # "auto" would ask the Hub for the config of a directory that has a GGUF file alone. Embeddings are never resized.
-    model.save_pretrained = partial(model.save_pretrained, save_embedding_layers=False)
+    cast(Any, model).save_pretrained = partial(model.save_pretrained, save_embedding_layers=False)
     return model
 
 
