@@ -5,7 +5,7 @@ import pytest
 from leadspan.errors import SettingsError
 from leadspan.models.settings import Pretrained
 from leadspan.settings import validate
-from leadspan.text import PlainFormatter, places_of_secrets, plain, plain_values
+from leadspan.text import LogFormatter, PlainFormatter, places_of_secrets, plain, plain_values
 
 TOKEN = "hf_" + "aB3" * 11
 SECRETS = [
@@ -58,6 +58,18 @@ def test_no_control_code_is_left(code: str) -> None:
 def test_log_lines_are_plain() -> None:
     record = logging.LogRecord("x", logging.WARNING, "", 0, "%s", (f"{TOKEN} \x1b[2J",), None)
     assert PlainFormatter("%(message)s").format(record) == "*** \N{REPLACEMENT CHARACTER}[2J"
+
+
+@pytest.mark.parametrize(
+    ("name", "level", "line"),
+    [
+        ("leadspan.data.prepare", logging.INFO, "60 records"),
+        ("leadspan.data.prepare", logging.WARNING, "warning: 60 records"),
+        ("transformers", logging.WARNING, "warning: transformers: 60 records"),
+    ],
+)
+def test_log_lines_name_the_logger_of_other_libraries_alone(name: str, level: int, line: str) -> None:
+    assert LogFormatter().format(logging.LogRecord(name, level, "", 0, "%d records", (60,), None)) == line
 
 
 @pytest.mark.parametrize("text", SECRETS)

@@ -8,6 +8,7 @@ import contextlib
 import copy
 import difflib
 import itertools
+import re
 import reprlib
 import types
 import typing
@@ -19,7 +20,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from leadspan.other_tools import here_called
+from leadspan.other_tools import choice_meant, here_called
 
 Rule = tuple[tuple[str, ...], str]
 """Settings that contradict each other, as dotted keys below their section, and why."""
@@ -158,26 +159,25 @@ def _described(fault: ErrorDetails, keys: _Keys, models: list[type[BaseModel]], 
     key, value = _dotted(keys) or "(all)", fault["input"]
     if fault["type"] == "extra_forbidden":
         return f"{key}: unknown key; ", _nearest(keys, models, paths)
-    if fault["type"] == "invalid_key":
-        return f"{key}: ", "keys are text"
-    if fault["type"] == "missing":
-        return f"{key}: ", "missing, and it has no default"
+    if text := {"invalid_key": "keys are text", "missing": "missing, and it has no default"}.get(fault["type"]):
+        return f"{key}: ", text
     tags = [str(tag) for tag in dict.fromkeys(map(_tag_of, models)) if tag is not None]
     if fault["type"] == "union_tag_not_found":
         return f"{key}.kind: ", f"missing; one of {', '.join(tags)}"
     if fault["type"] == "union_tag_invalid":
-        near = _near_tag(fault, models)
-        hint = f"did you mean {near!r}? " if near else ""
-        return (
-            f"{key}.kind = {_repr.repr(str(fault.get('ctx', {}).get('tag', '')))}: ",
-            f"{hint}one of {', '.join(tags)}",
-        )
+        hint = f"did you mean {near!r}? " if (near := _near_tag(fault, models)) else ""
+        tag = _repr.repr(str(fault.get("ctx", {}).get("tag", "")))
+        return f"{key}.kind = {tag}: ", f"{hint}one of {', '.join(tags)}"
     if fault["type"] in _MAPPING_FAULTS:
         return f"{key} = {_repr.repr(value)}: ", f"settings are a mapping; write {_as_mapping(models, value)}"
     text = fault["msg"].removeprefix("Value error, ")
     if fault["type"].startswith("less_than") and isinstance(value, int | float) and 1 < value <= 100:
         is_share = 1 in (fault.get("ctx", {}).get("le"), fault.get("ctx", {}).get("lt"))
         text += f"; write {value / 100:g} for {value:g} %" if is_share else ""
+    if fault["type"] == "list_type":
+        text += f"; write [{_as_mapping(models, value) if models else value}]"
+    if fault["type"] == "literal_error" and (meant := choice_meant(str(value), re.findall(r"'(.*?)'", fault["msg"]))):
+        text += f"; did you mean {meant!r}?"
     return (f"{key}: " if value and isinstance(value, Mapping | BaseModel) else f"{key} = {_repr.repr(value)}: "), text
 
 
@@ -198,9 +198,11 @@ def _as_mapping(models: list[type[BaseModel]], value: Any) -> str:
         # A bare path, as in `student: org/model`.
         if isinstance(value, str) and "path" in model.model_fields and "/" in value:
             return f"{{{f'kind: {tag}, ' if tag else ''}path: {value}}}"
-    model = models[0] if models else None
-    first = next(iter(model.model_fields), "key") if model else "key"
-    return f"{{{first}: {(_tag_of(model) if model else None) or '...'}, ...}}"
+    fields = models[0].model_fields if models else {}
+    if isinstance(value, str) and "benchmark" in fields:  # a task
+        return f"{{benchmark: {value}}}"
+    tag = _tag_of(models[0]) if models else None
+    return f"{{kind: {tag}, ...}}" if tag else f"{{{next(iter(fields), 'key')}: ..., ...}}"
 
 
 def _nearest(keys: _Keys, models: list[type[BaseModel]], paths: list[_Keys]) -> str:
@@ -215,11 +217,9 @@ def _nearest(keys: _Keys, models: list[type[BaseModel]], paths: list[_Keys]) -> 
     if same:
         return f"did you mean {' or '.join(_dotted(path) for path in same)}?"
     # A name of another program comes before a similar name: `lr` is not `loss`.
-    translated = here_called(unknown)
-    if translated:
+    if translated := here_called(unknown):
         return translated if translated.startswith("not used") else f"in a recipe it is {translated}"
-    near = difflib.get_close_matches(unknown, here, n=1, cutoff=_CLOSE)
-    if near:
+    if near := difflib.get_close_matches(unknown, here, n=1, cutoff=_CLOSE):
         return f"did you mean {near[0]!r}?"
     elsewhere = difflib.get_close_matches(unknown, sorted({str(path[-1]) for path in paths}), n=1, cutoff=_CLOSE)
     if elsewhere:

@@ -12,7 +12,7 @@ from leadspan.data.selection import ByDivergence, ByGap, ByTeacherEntropy
 from leadspan.data.settings import DataSettings, HeldOutSource
 from leadspan.data.supervision import Supervision
 from leadspan.data.truncation import AnyPolicy, Lead, Schedule
-from leadspan.errors import TargetsError
+from leadspan.errors import SettingsError, TargetsError
 from leadspan.evaluation.settings import EvaluationSettings, TaskSettings
 from leadspan.faults import Rule
 from leadspan.losses.defined import check_loss
@@ -311,6 +311,22 @@ class Recipe(Settings):
 def _read_from(task: TaskSettings | None) -> str | None:
     """Where the records of a task are read from; None where its problems are generated."""
     return task.path if task is not None and task.generated is None else None
+
+
+def check_capture(recipe: Recipe) -> None:
+    """Refuse a recipe whose teacher cannot be captured.
+
+    Raises:
+        SettingsError: It has no teacher, or one that the engine does not run.
+    """
+    if recipe.teacher is None:
+        raise SettingsError("teacher: missing; a capture runs the teacher, so the recipe must name it")
+    engine, kind = recipe.capture.engine, recipe.teacher.kind
+    if (engine == "server") != isinstance(recipe.teacher, Served):
+        raise SettingsError(
+            f"capture.engine is {engine} with teacher.kind {kind}: a served teacher, and no other, is captured with "
+            "capture.engine: server"
+        )
 
 
 def load_recipe(

@@ -1,4 +1,4 @@
-"""Local paths and Hub names in settings: checks that each exists, before anything large is loaded.
+"""Local paths and Hub names in settings: checks that each exists, or can be written, before anything large is loaded.
 
 A name that exists on disk is accepted. One that does not, and cannot be a Hub name, is a mistyped path. Of the rest,
 those in the Hub's caches are accepted; else the Hub is asked once, without retries.
@@ -59,6 +59,37 @@ def check_sources(
         raise SettingsError("\n  ".join([head, *lines]))
 
 
+def output_fault(key: str, path: Path, is_directory: bool = True) -> str | None:
+    """A line that says why an output cannot be written; None where nothing is known against it.
+
+    Args:
+        key: The setting or option that names it.
+        path: Where it goes; its directories need not exist.
+        is_directory: Whether a directory is written there, else a file.
+    """
+    # `exists` of pathlib raises where a directory on the way is closed to the user.
+    parents = path.expanduser().absolute()
+    there = next(parent for parent in (parents, *parents.parents) if os.path.exists(parent))
+    if there != parents and not there.is_dir():
+        return f"{key} = {str(path)!r}: {there} is a file, so nothing can lie below it; give another path"
+    if there == parents and there.is_dir() != is_directory:
+        kinds = ("a file", "a directory") if is_directory else ("a directory", "a file")
+        return f"{key} = {str(path)!r}: is {kinds[0]}, and {kinds[1]} is to be written; give another path"
+    if not os.access(there, os.W_OK):
+        return f"{key} = {str(path)!r}: {there} cannot be written (permissions, or a read-only disk); give another path"
+    return None
+
+
+def check_output(key: str, path: Path, is_directory: bool = True) -> None:
+    """Refuse an output that cannot be written; see `output_fault`.
+
+    Raises:
+        SettingsError: Names the path and what is wrong with it.
+    """
+    if fault := output_fault(key, path, is_directory):
+        raise SettingsError(fault)
+
+
 def source_faults(sources: Iterable[Source], must_answer: bool = True, known_names: Sequence[str] = ()) -> list[str]:
     """A line for each source that does not exist; see `check_sources`."""
     lines: dict[str, None] = {}
@@ -67,7 +98,8 @@ def source_faults(sources: Iterable[Source], must_answer: bool = True, known_nam
         if absence is None:
             continue
         reason, is_certain = absence
-        line = f"{source.key} = {source.name!r}: {reason}{_hint(source.name, known_names)}"
+        remedy = "correct the path" if is_certain else "give a local path, or make the Hub reachable"
+        line = f"{source.key} = {source.name!r}: {reason}{_hint(source.name, known_names) or f'; {remedy}'}"
         if is_certain or must_answer:
             lines[line] = None
         else:
@@ -120,7 +152,7 @@ def _hub_absence(name: str, kind: str) -> tuple[str, bool] | None:
 
 
 def _hint(name: str, known_names: Sequence[str]) -> str:
-    """The name that may have been meant: a known name, or a file next to the first part of the path that is missing."""
+    """What may have been meant: a known name, or a file next to the first part of the path that is missing; else ""."""
     # Case and punctuation are what users get wrong in names of benchmarks.
     by_letters = {_letters(known_name): known_name for known_name in known_names}
     # Known names first: `AIME-2024` is a benchmark before it is a directory.
@@ -139,7 +171,7 @@ def _hint(name: str, known_names: Sequence[str]) -> str:
             break
     except (OSError, ValueError, RuntimeError):
         pass
-    return f"; known names: {', '.join(known_names)}" if known_names else "; correct the path"
+    return f"; known names: {', '.join(known_names)}" if known_names else ""
 
 
 def _letters(name: str) -> str:

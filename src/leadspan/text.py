@@ -85,3 +85,13 @@ class PlainFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """The line as plain text."""
         return plain(super().format(record))
+
+
+class LogFormatter(PlainFormatter):
+    """Formats log lines for a reader: the level but for information, and the logger only of other libraries."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line as plain text."""
+        level = "" if record.levelno == logging.INFO else f"{record.levelname.lower()}: "
+        library = "" if record.name.partition(".")[0] == "leadspan" else f"{record.name}: "
+        return f"{level}{plain(library)}{super().format(record)}"

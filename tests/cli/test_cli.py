@@ -80,7 +80,7 @@ def test_a_template_variable_that_is_not_read_is_refused_before_training(
         pytest.param(["report", "{folder}", "--output", "-", "--format", "png"], "figures are files", id="png to -"),
         pytest.param(["preview", "{folder}/traces.jsonl"], "holds data, no recipe; `leadspan init ", id="traces"),
         pytest.param(["preview", "{recipe}", "--records", "-1"], "give numbers from 0 upwards", id="no records"),
-        pytest.param(["study", "{recipe}"], "is a recipe, no study; name it in", id="recipe as a study"),
+        pytest.param(["study", "{recipe}"], "is a recipe, no study; run it with", id="recipe as a study"),
         pytest.param(["power", "--claim", "91"], "the claim 91 (a share: 0.91 is 91 %)", id="per cent"),
         pytest.param(["power", "--samples", "0"], "are numbers from 1 upwards", id="no samples"),
         pytest.param(["power", "--full", "{folder}"], "--full and --policy go together", id="one side only"),

@@ -15,10 +15,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import NoReturn
 
+from leadspan.cli.output import STANDARD_OUTPUT
 from leadspan.errors import LeadspanError
 from leadspan.files import full_disk_reported
 from leadspan.interruption import EXIT_CODE, Terminated, listening
-from leadspan.text import PlainFormatter, plain, print_plain
+from leadspan.sources import check_output
+from leadspan.text import LogFormatter, plain, print_plain
 
 _NAMES = """
 demo init recipes world preview audit plan capture store doctor distill evaluate sample chat card push export study
@@ -109,7 +111,7 @@ def _leave_ranks() -> None:
 
 
 def _refuse(command: str, message: str) -> int:
-    print_plain(f"leadspan {command}: {message}", error=True)
+    print_plain(f"leadspan {command}: {message.removeprefix(f'{command}: ')}", error=True)
     return 2
 
 
@@ -127,7 +129,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Without a GPU, torch says so in its own words where it first compiles.
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
     handler = logging.StreamHandler()
-    handler.setFormatter(PlainFormatter("%(levelname)s %(name)s: %(message)s"))
+    handler.setFormatter(LogFormatter())
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     logging.getLogger("leadspan").setLevel(logging.INFO if int(os.environ.get("RANK", "0")) == 0 else logging.ERROR)
     written = list(sys.argv[1:] if arguments is None else arguments)
@@ -145,6 +147,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace, arguments: list[str]) -> int:
     try:
+        figures = getattr(options, "json", None)
+        if figures is not None and str(figures) != STANDARD_OUTPUT:
+            check_output("--json", figures, is_directory=False)
         with full_disk_reported(Path(getattr(options, "output", None) or ".")):
             COMMANDS[options.command].run(options)
             sys.stdout.flush()

@@ -5,7 +5,7 @@ import itertools
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from leadspan.cli.output import add_json, add_set, console_beside, write_json
+from leadspan.cli.output import add_json, add_set, console_beside, load_libraries, write_json
 
 if TYPE_CHECKING:
     from leadspan.audit.settings import AuditSettings
@@ -19,6 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "overrides",
         nargs="*",
+        default=[],
         metavar="key.sub=value",
         help="settings that replace those of the recipe, or the defaults for the data",
     )
@@ -48,6 +49,7 @@ def run(options: argparse.Namespace) -> None:
     workers = options.workers or min(8, os.cpu_count() or 1)
     settings = _settings(options)
     # Imports of torch wait until the settings are known to be valid.
+    load_libraries()
     from leadspan.audit.audit import run_audit
     from leadspan.audit.rows import blocks
     from leadspan.status import PlainConsole, StatusLine

@@ -4,7 +4,7 @@ import argparse
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from leadspan.cli.output import add_json, console_beside, write_json
+from leadspan.cli.output import add_json, console_beside, load_libraries, write_json
 from leadspan.cli.reading import add_recipe, read_recipe
 
 if TYPE_CHECKING:
@@ -25,12 +25,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Capture, or estimate size and time of the capture."""
     from leadspan.errors import SettingsError
+    from leadspan.recipe import check_capture
 
     # One position has no standard error.
     if options.sample < 2:
         raise SettingsError(f"--sample {options.sample}: give at least 2 positions")
     recipe = read_recipe(options, ["data", "student", "teacher"] if options.dry_run else ["data", "teacher"])
+    check_capture(recipe)
     # Imports of torch wait until the recipe is known to be valid.
+    load_libraries()
     from leadspan.pipeline.capture import prepare_capture
     from leadspan.status import PlainConsole, StatusLine, report_status
     from leadspan.tables import rich_table

@@ -24,8 +24,6 @@ def run(options: argparse.Namespace) -> None:
     """Write the card, and print its path."""
     from leadspan.data.truncation import Full
     from leadspan.errors import RunError
-    from leadspan.hub.card import write_card
-    from leadspan.pipeline.directory import claimed
     from leadspan.results import load_run
 
     result = load_run(options.run)
@@ -46,6 +44,10 @@ def run(options: argparse.Namespace) -> None:
             f"--full {options.full}: its student has not learnt from uncut traces; give one whose cut is full"
         )
     shown = result.model_copy(update={"evaluations": list(evaluations.values())})
+    # These import torch, which waits until the runs are known to be there.
+    from leadspan.hub.card import write_card
+    from leadspan.pipeline.directory import claimed
+
     # A run that is being written must not get a second writer.
     with claimed(options.run):
         print_plain(f"model card: {write_card(shown, options.run, full)}")

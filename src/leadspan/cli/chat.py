@@ -3,6 +3,7 @@
 import argparse
 import sys
 
+from leadspan.cli.output import load_libraries
 from leadspan.cli.sample import add_sampling, how_it_ended, read
 from leadspan.text import print_plain
 
@@ -16,6 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Answer line by line; each student sees its own answers, without their thinking."""
     models, settings = read(options)
+    load_libraries()
     from leadspan.evaluation.evaluate import ask
     from leadspan.status import PlainConsole, StatusLine, report_status
 

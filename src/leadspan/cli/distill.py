@@ -2,6 +2,7 @@
 
 import argparse
 
+from leadspan.cli.output import load_libraries
 from leadspan.cli.reading import add_recipe, read_recipe
 from leadspan.text import print_plain
 
@@ -23,6 +24,8 @@ def run(options: argparse.Namespace) -> None:
 
     # A dry run is for machines without a network too.
     recipe = read_recipe(options, must_answer=not options.dry_run)
+    # Imports of torch wait until the recipe is known to be valid.
+    load_libraries()
     if options.dry_run:
         from leadspan.costs.memory import disk_bytes
         from leadspan.errors import ModelError
@@ -38,7 +41,6 @@ def run(options: argparse.Namespace) -> None:
             disk = f"Disk: not known: {error}"
         print_plain("".join(f"# {line}\n" for line in disk.splitlines()).rstrip("\n"))  # what is printed stays a recipe
         return
-    # Imports of torch wait until the recipe is known to be valid.
     from leadspan.pipeline.run import run as run_recipe
     from leadspan.report.summary import run_summary
     from leadspan.status import PlainConsole, StatusLine

@@ -3,7 +3,7 @@
 import argparse
 from dataclasses import asdict
 
-from leadspan.cli.output import add_json, console_beside, write_json
+from leadspan.cli.output import add_json, console_beside, load_libraries, write_json
 from leadspan.cli.reading import add_recipe, read_recipe
 
 _COLOURS = {"ok": "green", "warning": "yellow", "failed": "red", "skipped": "dim"}
@@ -27,6 +27,7 @@ def run(options: argparse.Namespace) -> None:
     from rich.text import Text
 
     # Imports of torch wait until the recipe is known to be valid.
+    load_libraries()
     from leadspan.doctor.doctor import examine
     from leadspan.status import PlainConsole, StatusLine
 

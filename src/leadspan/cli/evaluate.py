@@ -5,8 +5,9 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from leadspan.cli.output import add_json, add_set, console_beside, write_json
-from leadspan.cli.reading import ReadModel, read_model
+from leadspan.cli.output import add_json, add_set, console_beside, load_libraries, write_json
+from leadspan.cli.reading import ReadModel, check_tasks, read_model
+from leadspan.sources import check_output
 from leadspan.text import print_plain
 
 if TYPE_CHECKING:
@@ -37,7 +38,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Build the settings from the options, evaluate, write `run.json` and the card of a trained student."""
+    check_output("--output", options.output)
     evaluated, settings = read(options)
+    load_libraries()
     from leadspan.environment import environment
     from leadspan.errors import RunError
     from leadspan.evaluation.evaluate import evaluate_model
@@ -81,10 +84,9 @@ def run(options: argparse.Namespace) -> None:
 def read(options: argparse.Namespace) -> "tuple[ReadModel, EvaluationSettings]":
     """The model and the settings that the options name, after a check that their files exist."""
     from leadspan.errors import SettingsError
-    from leadspan.evaluation.benchmarks import BENCHMARKS, task_values
+    from leadspan.evaluation.benchmarks import task_values
     from leadspan.evaluation.settings import EvaluationSettings
     from leadspan.settings import apply_overrides, validate
-    from leadspan.sources import Source, check_sources
 
     names = {*EvaluationSettings.model_fields, "rendering"}
     overrides = [word for word in options.tasks if "=" in word and re.split("[.=]", word)[0] in names]
@@ -98,8 +100,7 @@ def read(options: argparse.Namespace) -> "tuple[ReadModel, EvaluationSettings]":
     # A student hears the system message that it was compared under in its own run.
     recipe = evaluated.run.recipe if evaluated.run else None
     settings = validate(
-        EvaluationSettings, {"system": recipe.evaluation.system if recipe else "", **values}, "evaluate"
+        EvaluationSettings, {"system": recipe.evaluation.system if recipe else "", **values}, "settings"
     )
-    sources = [Source("TASK", task.path, "dataset") for task in settings.tasks if task.generated is None]
-    check_sources(sources, "evaluate", known_names=tuple(BENCHMARKS))
+    check_tasks("TASK", settings.tasks)
     return evaluated, settings

@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from leadspan.cli.output import load_libraries
 from leadspan.cli.reading import add_recipe, read_recipe
 from leadspan.text import print_plain
 
@@ -23,10 +24,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Write the requested files and print what they hold."""
     from leadspan.recipe import Part
+    from leadspan.sources import check_output
 
+    check_output("--output", options.output)
     sections: tuple[Part, ...] = ("data", "tasks")
     recipe = read_recipe(options, sections if options.what == "all" else [s for s in sections if s == options.what])
     # Imports of torch wait until the recipe is known to be valid.
+    load_libraries()
     from datasets import disable_progress_bars
 
     from leadspan.export.datasets import check_exportable, export_data

@@ -4,6 +4,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from leadspan.cli.output import load_libraries
+from leadspan.cli.reading import check_tasks
 from leadspan.text import print_plain
 
 SCHEMA_FILE = "recipe.schema.json"
@@ -44,40 +46,37 @@ def run(options: argparse.Namespace) -> None:
     import json
 
     from leadspan.errors import SettingsError
-    from leadspan.evaluation.benchmarks import BENCHMARKS, task_values
+    from leadspan.evaluation.benchmarks import task_values
     from leadspan.evaluation.settings import TaskSettings
+    from leadspan.models.settings import pretrained_at
     from leadspan.recipe import Recipe, load_recipe
     from leadspan.settings import json_schema, validate
-    from leadspan.sources import Source, check_sources
+    from leadspan.sources import Source, check_output, check_sources
+    from leadspan.traces.read import check_layout
+    from leadspan.traces.settings import TraceSource
 
     if options.output.exists() and not options.force:
         raise SettingsError(f"--output {options.output}: it exists already; give another, or --force to replace it")
+    check_output("--output", options.output, is_directory=False)
     _ask(options)
     task = task_values(options.task or "gsm8k", NUM_PROBLEMS)
     # Named after the options, since there is no recipe yet.
     sources = [Source("TRACES", options.traces, "dataset"), Source("--student", options.student, "model")]
     sources += [Source("--teacher", options.teacher, "model")] if options.teacher else []
-    check_sources(sources, "init")
-    path = validate(TaskSettings, task, "init: --task").path
-    try:
-        check_sources([Source("--task", path, "dataset")], "init", known_names=tuple(BENCHMARKS))
-    except SettingsError as error:
-        if "path" in task or "benchmark" not in task:
-            raise
-        raise SettingsError(
-            f"{error}\n  a benchmark is read from the Hub, unless a file of its problems is named: "
-            f"--task {task['benchmark']}=FILE"
-        ) from None
+    check_sources(sources, str(options.output))
+    check_tasks("--task", [validate(TaskSettings, task, "--task")])
+    check_layout(TraceSource(path=options.traces))
     # Imports of torch wait until the inputs are known to exist.
-    from leadspan.cli.new_recipe import RecipeChoices, model_at, recipe_text
+    load_libraries()
+    from leadspan.cli.new_recipe import RecipeChoices, recipe_text
     from leadspan.files import write_atomically
     from leadspan.status import PlainConsole, StatusLine, report_status
 
     with StatusLine(PlainConsole(stderr=True)):
         report_status(f"looking at {options.traces} and {options.student}")
-        teacher = model_at(options.teacher) if options.teacher else None
+        teacher = pretrained_at(options.teacher) if options.teacher else None
         name = options.name or options.output.stem
-        choices = RecipeChoices(options.traces, model_at(options.student), teacher, task, name)
+        choices = RecipeChoices(options.traces, pretrained_at(options.student), teacher, task, name)
         text = recipe_text(choices, SCHEMA_FILE)
     schema = options.output.with_name(SCHEMA_FILE)
     write_atomically(schema, json.dumps(json_schema(Recipe), indent=1) + "\n")

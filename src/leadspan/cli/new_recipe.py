@@ -50,14 +50,6 @@ class RecipeChoices:
     name: str
 
 
-def model_at(path: str) -> Pretrained:
-    """A model by a directory, Hub name or GGUF file, also where this is the only file of weights in the directory."""
-    if path.endswith(".gguf"):
-        return Pretrained(path=str(Path(path).parent), gguf_file=Path(path).name)
-    packed = [] if (Path(path) / "config.json").exists() else sorted(Path(path).glob("*.gguf"))
-    return Pretrained(path=path, gguf_file=packed[0].name if packed else None)
-
-
 def recipe_text(choices: RecipeChoices, schema: str) -> str:
     """A recipe in YAML, with comments on the traces, the tokenizer and the machine.
 

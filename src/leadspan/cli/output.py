@@ -1,7 +1,9 @@
 """Figures of a command as JSON, in a file or on standard output."""
 
 import argparse
+import importlib
 import json
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +24,17 @@ def add_json(parser: argparse.ArgumentParser) -> None:
 def add_set(parser: argparse.ArgumentParser, what: str, name: str = "overrides") -> None:
     """Add the option that changes settings of a command without a recipe; `name` is its attribute of the options."""
     parser.add_argument("--set", dest=name, action="append", default=[], metavar="key=value", help=what)
+
+
+def load_libraries() -> None:
+    """Import torch and Transformers, which takes seconds, and say so first."""
+    from leadspan.status import PlainConsole, StatusLine, report_status
+
+    is_first = int(os.environ.get("RANK", "0")) == 0
+    with StatusLine(PlainConsole(stderr=True, quiet=not is_first)):
+        report_status("loading libraries")
+        importlib.import_module("torch")
+        importlib.import_module("transformers.generation")
 
 
 def console_beside(json_path: Path | None) -> "PlainConsole":

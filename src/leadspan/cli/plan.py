@@ -3,7 +3,7 @@
 import argparse
 from typing import TYPE_CHECKING
 
-from leadspan.cli.output import add_json, console_beside, write_json
+from leadspan.cli.output import add_json, console_beside, load_libraries, write_json
 from leadspan.cli.reading import add_recipe, read_recipe
 
 if TYPE_CHECKING:
@@ -34,14 +34,18 @@ def run(options: argparse.Namespace) -> None:
     # With --calibrate the file of rates is written, so it need not exist.
     measured: list[Part] = [] if options.calibrate else ["calibration"]
     recipe = read_recipe(options, ["data", "student", "teacher", *measured])
+    from leadspan.planning.policies import parse_policy
+
+    policies = [parse_policy(text) for text in options.cut or ()]
     # Imports of torch wait until the recipe is known to be valid.
+    load_libraries()
     from leadspan.inputs import first_answers_of, prepare_data
-    from leadspan.planning.plan import GRID, calibration_of, parse_policy, plan_recipe
+    from leadspan.planning.plan import GRID, calibration_of, plan_recipe
     from leadspan.planning.tables import plan_tables, sentences
     from leadspan.status import PlainConsole, StatusLine, report_status
     from leadspan.tables import rich_table
 
-    policies = GRID if options.cut is None else [parse_policy(text) for text in options.cut]
+    policies = policies or GRID
     with StatusLine(PlainConsole(stderr=True)):
         report_status("preparing data")
         data = prepare_data(recipe)

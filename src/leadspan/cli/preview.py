@@ -2,6 +2,7 @@
 
 import argparse
 
+from leadspan.cli.output import load_libraries
 from leadspan.cli.reading import add_recipe, read_model, read_recipe
 from leadspan.text import print_plain
 
@@ -24,6 +25,7 @@ def run(options: argparse.Namespace) -> None:
     recipe = read_recipe(options, ["data", "student"] if options.loss else ["data"])
     student = read_model(options.model).model if options.model else recipe.student
     # Imports of torch wait until the recipe is known to be valid.
+    load_libraries()
     from leadspan.cli.show import counts_block, legend, loss_panels, record_panel
     from leadspan.inputs import prepare_data
     from leadspan.status import PlainConsole, StatusLine, report_status

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from leadspan.data.settings import Rendering
-    from leadspan.evaluation.settings import SamplingSettings
+    from leadspan.data.settings import DataSettings, Rendering
+    from leadspan.evaluation.settings import SamplingSettings, TaskSettings
     from leadspan.evaluation.subject import Subject
     from leadspan.models.settings import Pretrained
     from leadspan.recipe import Part, Recipe
@@ -27,7 +27,29 @@ def add_recipe(
 ) -> None:
     """Add the arguments of a file of settings and of `key.sub=value` overrides of it."""
     parser.add_argument("recipe", type=Path, metavar=metavar, help=meaning)
-    parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help=f"settings that replace {of}")
+    parser.add_argument("overrides", nargs="*", default=[], metavar="key.sub=value", help=f"settings that replace {of}")
+
+
+def check_kind(path: Path, kind: str) -> None:
+    """Refuse a file of settings that belongs to another command.
+
+    Args:
+        path: The file.
+        kind: `recipe`, `study` or `world`.
+
+    Raises:
+        SettingsError: It cannot be read, or holds settings of another kind; names the command for these.
+    """
+    from leadspan.errors import SettingsError
+    from leadspan.yaml_text import read_yaml_mapping
+
+    keys = read_yaml_mapping(path).keys()
+    by_key = {"student": "recipe", "recipe": "study", "sets": "world"}  # of keys that only one kind has, the first
+    written = next((of for key, of in by_key.items() if key in keys), kind)
+    if written != kind:
+        run = {"recipe": "distill", "study": "study", "world": "world"}[written]
+        name = "; a study names it in `recipe:` (docs/study.md)" if (written, kind) == ("recipe", "study") else ""
+        raise SettingsError(f"{path}: is a {written}, no {kind}; run it with `leadspan {run} {path}`{name}")
 
 
 def read_recipe(
@@ -44,26 +66,68 @@ def read_recipe(
         SettingsError: A setting breaks a rule, or names something that does not exist or is not installed; names every
             fault.
     """
-    from leadspan.errors import SettingsError
-    from leadspan.yaml_text import read_yaml_mapping
-
     # A mistyped path, and the file of another command, are reported before the slow import of the settings.
-    values = read_yaml_mapping(options.recipe)
-    # A study names a recipe where a recipe names a student.
-    if "recipe" in values and "student" not in values:
-        raise SettingsError(f"{options.recipe}: is a study; run it with `leadspan study {options.recipe}`")
+    check_kind(options.recipe, "recipe")
     from leadspan.recipe import Part, load_recipe
-    from leadspan.sources import source_faults
+    from leadspan.sources import output_fault, source_faults
     from leadspan.training.settings import tracker_faults
 
     checked: Sequence[Part] = typing.get_args(Part) if required is None else required
 
     def not_there(recipe: "Recipe", is_faulty: Callable[[str], bool]) -> Iterator[str]:
-        yield from source_faults((s for s in recipe.sources(checked) if not is_faulty(s.key)), must_answer)
+        absent = source_faults((s for s in recipe.sources(checked) if not is_faulty(s.key)), must_answer)
+        yield from absent
+        if "data" in checked and not absent and not is_faulty("data"):
+            yield from layout_faults(recipe.data)
         if required is None and not is_faulty("training.report_to"):
             yield from tracker_faults(recipe.training)
+        if required is None and not is_faulty("output") and (fault := output_fault("output", recipe.output)):
+            yield fault
 
     return load_recipe(options.recipe, options.overrides, not_there)
+
+
+def layout_faults(data: "DataSettings") -> Iterator[str]:
+    """Why sources of traces cannot be read, after a look at some of their records."""
+    from leadspan.data.settings import HeldOutSource
+    from leadspan.errors import DataError
+    from leadspan.traces.read import check_layout
+
+    held_out = data.validation.source if isinstance(data.validation, HeldOutSource) else None
+    for key, source in (("data.train", data.train), ("data.validation.source", held_out)):
+        try:
+            if source is not None:
+                check_layout(source)
+        except DataError as error:
+            yield f"{key}: {error}"
+
+
+def check_tasks(key: str, tasks: "Sequence[TaskSettings]") -> None:
+    """Refuse tasks whose problems cannot be read.
+
+    Args:
+        key: The option or argument that names them.
+        tasks: The tasks.
+
+    Raises:
+        SettingsError: Names each, and for a benchmark how to read it from a file.
+    """
+    from leadspan.errors import SettingsError
+    from leadspan.evaluation.benchmarks import BENCHMARKS
+    from leadspan.sources import Source, source_faults
+
+    lines: list[str] = []
+    for task in tasks:
+        if task.generated is not None:
+            continue
+        source = [Source(key, task.path, "dataset")]
+        if task.benchmark is not None and task.path == BENCHMARKS[task.benchmark]["path"]:
+            remedy = f"; a file of its problems is named as {task.benchmark}=FILE"
+            lines += [f"{line}{remedy}" for line in source_faults(source)]
+        else:
+            lines += source_faults(source, known_names=tuple(BENCHMARKS))
+    if lines:
+        raise SettingsError("\n  ".join([f"{len(lines)} task{'s' if len(lines) > 1 else ''} cannot be read", *lines]))
 
 
 @dataclass(frozen=True)
@@ -102,17 +166,27 @@ def read_model(name: str, rendering: object = None) -> ReadModel:
         SettingsError: Neither exists.
     """
     from leadspan.data.settings import Rendering
-    from leadspan.models.settings import Pretrained
+    from leadspan.errors import SettingsError
+    from leadspan.models.settings import Pretrained, pretrained_at
     from leadspan.results import RUN_FILE, load_run
     from leadspan.settings import validate
     from leadspan.sources import Source, check_sources
 
     directory = Path(name)
+    if directory.is_file() and directory.suffix != ".gguf":
+        raise SettingsError(
+            f"MODEL = {name!r}: is a file; the model comes first: a run, a model directory or a Hub name"
+        )
     run = load_run(directory) if (directory / RUN_FILE).exists() else None
     recipe = run.recipe if run else None
     values: dict[str, Any] = recipe.data.rendering.model_dump(mode="json") if recipe else {}
     values |= rendering if isinstance(rendering, dict) else {}
-    model = student_of(run, directory) if run else validate(Pretrained, {"path": name}, "model")
+    model = student_of(run, directory) if run else pretrained_at(name)
+    if not run and directory.is_dir() and model.gguf_file is None and not (directory / "config.json").exists():
+        raise SettingsError(
+            f"MODEL = {name!r}: holds no {RUN_FILE} of a finished run, no config.json of a model and no GGUF file; "
+            "give a run, a model directory or a Hub name"
+        )
     tokenizer = model
     # A trained student has its tokenizer in its directory; a run that only evaluated may have used another one.
     if recipe is not None and recipe.tokenizer is not None and not (run and run.train):

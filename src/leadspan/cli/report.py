@@ -55,6 +55,7 @@ def run(options: argparse.Namespace) -> None:
     from leadspan.report.costs import COST_OPTIONS
     from leadspan.report.inputs import read_inputs
     from leadspan.report.write import print_report, report_text, write_report
+    from leadspan.sources import check_output
 
     # Before the runs are read, which may take long.
     if not 0 < options.target <= 1:
@@ -64,6 +65,9 @@ def run(options: argparse.Namespace) -> None:
         raise SettingsError("--output -: figures are files; give a directory, or another --format")
     if options.samples < 0:
         raise SettingsError(f"--samples {options.samples}: must be 0 or more")
+    output = options.output or Path(DEFAULT_OUTPUTS[options.format])
+    if not is_printed:
+        check_output("--output", output, is_directory=options.format == "png")
     inputs = read_inputs(options.runs, options.audits)
     report = build_report(inputs, options.title, options.target, COST_OPTIONS[options.cost], options.samples)
     # With the report on standard output, the tables go to standard error.
@@ -78,6 +82,5 @@ def run(options: argparse.Namespace) -> None:
     if is_printed:
         sys.stdout.write(report_text(report, options.format))
         return
-    output = options.output or Path(DEFAULT_OUTPUTS[options.format])
     for path in write_report(report, output, options.format):
         print_plain(f"report: {path}")

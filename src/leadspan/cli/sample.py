@@ -3,7 +3,7 @@
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from leadspan.cli.output import add_json, add_set, console_beside, write_json
+from leadspan.cli.output import add_json, add_set, console_beside, load_libraries, write_json
 from leadspan.cli.reading import ReadModel, read_model
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ def add_sampling(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Send every prompt to every student, and print the answers side by side."""
     models, settings = read(options)
+    load_libraries()
     from dataclasses import asdict
 
     from rich.table import Table

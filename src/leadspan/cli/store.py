@@ -26,7 +26,7 @@ def run(options: argparse.Namespace) -> None:
     from leadspan.teacher.manifest import read_joined
 
     if (options.action == "merge") != (options.output is not None):
-        raise SettingsError(f"store {options.action}: --output goes with merge, and merge needs it")
+        raise SettingsError(f"{options.action}: --output goes with merge, and merge needs it")
     if options.action == "inspect":
         for store in options.stores:
             manifest = read_joined(store)

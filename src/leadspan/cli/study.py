@@ -3,8 +3,8 @@
 import argparse
 from typing import TYPE_CHECKING
 
-from leadspan.cli.output import add_json, console_beside, write_json
-from leadspan.cli.reading import add_recipe
+from leadspan.cli.output import add_json, console_beside, load_libraries, write_json
+from leadspan.cli.reading import add_recipe, check_kind
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,22 +22,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Plan the study, then list it or run it; failed trials are an error at the end."""
-    from leadspan.errors import RunError, SettingsError
-    from leadspan.yaml_text import read_yaml_mapping
+    from leadspan.errors import RunError
 
-    values = read_yaml_mapping(options.recipe)
-    if "student" in values and "recipe" not in values:
-        raise SettingsError(
-            f"{options.recipe}: is a recipe, no study; name it in `recipe:` of a study (docs/study.md), or run it with "
-            f"`leadspan distill {options.recipe}`"
-        )
+    check_kind(options.recipe, "study")
     from leadspan.settings import load_settings
-    from leadspan.study.board import trials_block
+    from leadspan.sources import check_output
     from leadspan.study.settings import Study
+
+    study = load_settings(Study, options.recipe, options.overrides)
+    check_output("output", study.output)
+    check_kind(options.recipe.parent / study.recipe, "recipe")
+    # Imports of torch wait until the study and the file of its recipe are known to be valid.
+    load_libraries()
+    from leadspan.study.board import trials_block
     from leadspan.study.study import run_study
     from leadspan.tables import rich_table
 
-    study = load_settings(Study, options.recipe, options.overrides)
     console = console_beside(options.json)
     lines: list[str] = []
     if options.dry_run:

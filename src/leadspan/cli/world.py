@@ -2,7 +2,7 @@
 
 import argparse
 
-from leadspan.cli.reading import add_recipe
+from leadspan.cli.reading import add_recipe, check_kind
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -12,6 +12,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Write the world and show what was written."""
+    check_kind(options.recipe, "world")
     from leadspan.settings import load_settings
     from leadspan.status import PlainConsole
     from leadspan.tables import Block, rich_table

@@ -69,6 +69,7 @@ def reason(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [""]
     # Some messages begin with a line such as "Errors:", and the second line says which.
     line = lines[1] if len(lines) > 1 and lines[0].endswith(":") else lines[0]
+    line = " ".join(lines) if line.startswith("(1)") else line  # Transformers lists what a tokenizer may be made from
     line = line if len(line) <= 300 else f"{line[:300]}..."
     if isinstance(error, OSError | ValueError) and " " in line:
         return line

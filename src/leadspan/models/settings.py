@@ -1,5 +1,6 @@
 """Settings of one model: where its weights come from, and how it attends over packed batches."""
 
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -32,6 +33,14 @@ class Pretrained(_Model):
     def tokenizer_path(self) -> str:
         """Where its tokenizer is read from: the directory, Hub name, or GGUF file."""
         return self.path if self.gguf_file is None else f"{self.path}/{self.gguf_file}"
+
+
+def pretrained_at(path: str) -> Pretrained:
+    """A model by a directory, Hub name or GGUF file, also where this is the only file of weights in the directory."""
+    if path.endswith(".gguf"):
+        return Pretrained(path=str(Path(path).parent), gguf_file=Path(path).name)
+    packed = [] if (Path(path) / "config.json").exists() else sorted(Path(path).glob("*.gguf"))
+    return Pretrained(path=path, gguf_file=packed[0].name if packed else None)
 
 
 class RandomInit(_Model):

@@ -17,7 +17,7 @@ from leadspan.inputs import prepare_data, prepare_splits, rollout_inputs, traini
 from leadspan.losses.defined import check_loss
 from leadspan.models.loading import load_model
 from leadspan.models.precision import uses_bf16
-from leadspan.recipe import Recipe
+from leadspan.recipe import Recipe, check_capture
 from leadspan.rollout.settings import RolloutSettings
 from leadspan.rollout.stored import drawn_rollouts, rollout_rows, stored_rollouts
 from leadspan.status import report_status
@@ -26,7 +26,7 @@ from leadspan.teacher.claim import store_locked
 from leadspan.teacher.fill import Ranks
 from leadspan.teacher.manifest import DRAWN_FILE
 from leadspan.teacher.sequences import longest_sequences, plan_capture
-from leadspan.teacher.settings import LiveTargets, Served
+from leadspan.teacher.settings import LiveTargets
 from leadspan.teacher.store import TargetStore
 from leadspan.training.process import process_device, process_state
 
@@ -52,14 +52,9 @@ def prepare_capture(
     Raises:
         LeadspanError: The recipes or the data cannot be used, or a loss is not defined on what the store would keep.
     """
-    if recipe.teacher is None:
-        raise SettingsError("teacher: missing; a capture runs the teacher, so the recipe must name it")
+    check_capture(recipe)
+    assert recipe.teacher is not None, "checked above"
     settings = recipe.capture
-    if (settings.engine == "server") != isinstance(recipe.teacher, Served):
-        raise SettingsError(
-            f"capture.engine is {settings.engine} with teacher.kind {recipe.teacher.kind}: a served teacher, and no "
-            "other, is captured with capture.engine: server"
-        )
     if other_recipes and any(served.rollout for served in (recipe, *other_recipes)):
         raise SettingsError("rollout: no store is shared between recipes with rollouts; capture one for each")
     for served in (recipe, *other_recipes):

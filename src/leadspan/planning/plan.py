@@ -31,12 +31,11 @@ from leadspan.planning.stores import StoreCost, planned_targets, store_cost
 from leadspan.planning.timing import Calibration
 from leadspan.recipe import Recipe
 from leadspan.results import Prediction
-from leadspan.settings import Settings, load_json, validate
+from leadspan.settings import load_json
 from leadspan.statistics.intervals import Interval
 from leadspan.teacher.settings import Codec, Hidden, LiveTargets, Served
 from leadspan.training.measured import layout_sizes
 from leadspan.training.settings import ByExamples
-from leadspan.yaml_text import parse_yaml
 
 GRID: tuple[AnyPolicy, ...] = (Full(), *(Lead(p=p) for p in (0.75, 0.5, 0.25, 0.1)))
 """Policies a plan compares with the recipe's own."""
@@ -230,19 +229,6 @@ def calibration_of(recipe: Recipe, data: PreparedData, policies: Sequence[Policy
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(calibration.model_dump_json(indent=1) + "\n", encoding="utf-8")
     return calibration
-
-
-def parse_policy(text: str) -> AnyPolicy:
-    """A policy from YAML, as a recipe's `cut`.
-
-    Raises:
-        SettingsError: It is none.
-    """
-    return validate(_OnePolicy, {"cut": parse_yaml(text, f"--cut {text}")}, f"--cut {text}").cut
-
-
-class _OnePolicy(Settings):
-    cut: AnyPolicy
 
 
 def _row(

@@ -99,8 +99,7 @@ def read_traces(source: TraceSource) -> Iterator[Trace | Refusal]:
         DataError: While iterating: the source cannot be read, or its columns fit no format.
     """
     layouts, teacher = None, source.columns.get("teacher")
-    # The column of teachers belongs to any layout, so it takes no part in detecting one.
-    source = source.model_copy(update={"columns": {k: v for k, v in source.columns.items() if k != "teacher"}})
+    source = _without_teacher(source)
     for record in read_records(source):
         if isinstance(record, Refusal):
             yield record
@@ -110,6 +109,20 @@ def read_traces(source: TraceSource) -> Iterator[Trace | Refusal]:
         if teacher is not None and isinstance(trace, Trace):
             trace = replace(trace, teacher=str(record.row.get(teacher) or ""))
         yield trace
+
+
+def check_layout(source: TraceSource) -> None:
+    """Look at some records of a local source, so that what is no trace file is refused before anything large is loaded.
+
+    Raises:
+        DataError: The source cannot be read or is empty, or its columns fit no format.
+    """
+    if _local_path(source) is None:
+        return
+    if next(read_records(source), None) is None:
+        RefusalCounter().check(0, source.path)  # always raises: nothing was read
+    if records := _sample(source):
+        detect(_without_teacher(source), records)
 
 
 def read_records(source: TraceSource, usual_split: str = "train") -> Iterator[Record | Refusal]:
@@ -188,6 +201,11 @@ def tags_warning(source: TraceSource, rendered: tuple[str, str]) -> str | None:
         f"data.train.think_open: neither {source.think_open!r} nor {source.think_close!r} is in the first records of "
         f"{source.path}; where the chain of thought has a column of its own, leave both out"
     )
+
+
+def _without_teacher(source: TraceSource) -> TraceSource:
+    # The column of teachers belongs to any layout, so it takes no part in detecting one.
+    return source.model_copy(update={"columns": {k: v for k, v in source.columns.items() if k != "teacher"}})
 
 
 def _sample(source: TraceSource) -> list[Record]:

@@ -119,7 +119,7 @@ class TrainingSettings(Settings):
     def conflicts(self) -> Iterator[Rule]:
         """Training has one length, and the profiled steps lie within it."""
         if (self.epochs is None) == (self.steps is None):
-            yield ("epochs", "steps"), "give exactly one of epochs and steps"
+            yield ("epochs", "steps"), "give exactly one of epochs and steps, and set the other to null"
         if self.profile is not None and self.steps is not None and self.profile.skip >= self.steps:
             text = f"profile.skip {self.profile.skip} leaves none of the {self.steps} steps to record; lower it"
             yield ("profile", "steps"), text

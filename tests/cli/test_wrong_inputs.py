@@ -1,0 +1,121 @@
+"""Wrong inputs are answered in one message before anything large is imported."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from leadspan.cli import main
+from leadspan.sources import output_fault
+from recipes import toy_recipe, write_recipe
+
+CASES = {
+    "a file for a run": (
+        ["distill", "{recipe}", "--dry-run", "output={file}"],
+        "output = '{file}': is a file, and a directory is to be written; give another path",
+    ),
+    "a run below a file": (
+        ["distill", "{recipe}", "output={file}/run"],
+        "output = '{file}/run': {file} is a file, so nothing can lie below it",
+    ),
+    "a file for a study": (["study", "{study}", "--dry-run", "output={file}"], "output = '{file}': is a file"),
+    "a study without a recipe": (["study", "{study}", "recipe=none.yaml"], "none.yaml: cannot be read"),
+    "a file for an export": (["export", "{recipe}", "--output", "{file}"], "--output = '{file}': is a file"),
+    "a file for an evaluation": (["evaluate", "{empty}", "gsm8k", "--output", "{file}"], "--output = '{file}'"),
+    "a directory for a page": (
+        ["report", "{empty}", "--output", "{empty}"],
+        "--output = '{empty}': is a directory, and a file is to be written",
+    ),
+    "a directory for figures": (["plan", "{recipe}", "--json", "{empty}"], "--json = '{empty}': is a directory"),
+    "a recipe below a file": (["init", "--output", "{file}/r.yaml"], "--output = '{file}/r.yaml': {file} is a file"),
+    "no columns": (["doctor", "{recipe}", "data.train.path={columns}"], "the columns foo, bar are not those of any"),
+    "traces of another format": (
+        ["distill", "{recipe}", "data.train.path={columns}", "data.train.format=messages"],
+        "are not those of the format 'messages'",
+    ),
+    "an empty file": (["distill", "{recipe}", "data.train.path={nothing}"], "data.train: {nothing}: holds no records"),
+    "new recipe of no columns": (["init", "{columns}", "--student", "{empty}", "--task", "{columns}"], "foo, bar"),
+    "model and task swapped": (
+        ["evaluate", "{columns}", "{empty}", "--output", "{folder}/e"],
+        "MODEL = '{columns}': is a file; the model comes first",
+    ),
+    "a directory without a model": (["chat", "{empty}"], "MODEL = '{empty}': holds no run.json of a finished run"),
+    "a capture without a teacher": (["capture", "{recipe}", "loss.kl_weight=0", "teacher=null"], "teacher: missing;"),
+    "a bare cut to compare": (
+        ["plan", "{recipe}", "--cut", "lead"],
+        "--cut lead: 1 invalid setting",
+    ),
+    "a bare task": (
+        ["distill", "{recipe}", "evaluation.tasks=gsm8k"],
+        "evaluation.tasks = 'gsm8k': Input should be a valid list; write [{{benchmark: gsm8k}}]",
+    ),
+    "bare tasks": (["distill", "{recipe}", "evaluation.tasks=[gsm8k]"], "tasks.0 = 'gsm8k': settings are a mapping"),
+    "a bare teacher": (["distill", "{recipe}", "teacher=none"], "write {{kind: pretrained, ...}}"),
+    "a bare seed": (["study", "{study}", "seeds=3"], "seeds = 3: Input should be a valid list; write [3]"),
+    "a format of LLaMA-Factory": (
+        ["distill", "{recipe}", "data.train.format=sharegpt"],
+        "or 'gsm8k'; did you mean 'messages'?",
+    ),
+    "a precision of TRL": (["distill", "{recipe}", "training.precision=fp16"], "did you mean 'bfloat16'?"),
+    "a key of verl": (["distill", "{recipe}", "data.train_files=x"], "in a recipe it is data.train.path"),
+    "a key of ms-swift": (["distill", "{recipe}", "rlhf_type=gkd"], "in a recipe it is rollout: what the student"),
+    "steps and epochs": (
+        ["distill", "{recipe}", "training.epochs=2"],
+        "exactly one of epochs and steps, and set",
+    ),
+    "a recipe for a world": (["world", "{recipe}"], "is a recipe, no world; run it with `leadspan distill "),
+    "a world for a recipe": (["distill", "{world}"], "is a world, no recipe; run it with `leadspan world "),
+    "a store without an output": (["store", "merge", "{empty}"], "leadspan store: merge: --output goes with merge"),
+    "a card of no run": (["card", "{empty}"], "run.json: not found"),
+}
+
+
+def test_wrong_inputs_are_answered_before_torch_is_imported(tmp_path: Path) -> None:
+    names = {
+        "recipe": str(write_recipe(toy_recipe(tmp_path), tmp_path / "r.yaml")),
+        "file": str(tmp_path / "file"),
+        "empty": str(tmp_path / "empty"),
+        "nothing": str(tmp_path / "nothing.jsonl"),
+        "columns": str(tmp_path / "columns.jsonl"),
+        "study": str(tmp_path / "study.yaml"),
+        "world": str(tmp_path / "world.yaml"),
+        "folder": str(tmp_path),
+    }
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "nothing.jsonl").write_text("")
+    (tmp_path / "columns.jsonl").write_text('{"foo": "a", "bar": "b"}\n')
+    (tmp_path / "world.yaml").write_text("sets: {}\n")
+    (tmp_path / "study.yaml").write_text(
+        "name: s\noutput: s\nrecipe: r.yaml\naxes: {cut: [{kind: full}]}\nseeds: [0]\n"
+    )
+    commands = [[word.format(**names) for word in words] for words, _ in CASES.values()]
+    code = (
+        "import contextlib, io, json, sys\n"
+        "from leadspan.cli import main\n"
+        "for command in json.loads(sys.argv[1]):\n"
+        "    error = io.StringIO()\n"
+        "    with contextlib.redirect_stderr(error): code = main(command)\n"
+        "    print(json.dumps([code, 'torch' in sys.modules, error.getvalue()]))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, json.dumps(commands)], capture_output=True, text=True, check=True
+    )
+    answers = [json.loads(line) for line in done.stdout.splitlines()]
+    for (name, (_, message)), (code, has_torch, error) in zip(CASES.items(), answers, strict=True):
+        assert message.format(**names) in error, name
+        assert (code, has_torch) == (2, False), name
+
+
+def test_an_output_that_is_there_or_can_be_made_is_accepted(tmp_path: Path) -> None:
+    assert output_fault("output", tmp_path) is None
+    assert output_fault("output", tmp_path / "a" / "b") is None
+    assert output_fault("--json", tmp_path / "a.json", is_directory=False) is None
+
+
+def test_a_model_may_be_a_directory_of_one_packed_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "small.gguf").write_text("no model")
+    assert main(["sample", str(tmp_path), "hello"]) == 2
+    assert "gguf_file small.gguf is not a GGUF file" in capsys.readouterr().err
