@@ -84,7 +84,7 @@ _OTHER_NAMES_OF = {
     "training.log_every": "logging_steps",
     "training.checkpoint_every": "save_steps saves_per_epoch",
     "training.num_validations, of the whole run": "eval_steps evals_per_epoch eval_strategy",
-    "not used: the last and the best checkpoint are kept until a run is finished": "save_total_limit",
+    "training.keep_checkpoints; of a run that is not finished the last and the best stay": "save_total_limit",
     "training.keep: best": "load_best_model_at_end",
     "the option --resume of `leadspan distill`": "resume_from_checkpoint",
     "not used: `leadspan distill` trains, then evaluates": "do_train",

@@ -18,6 +18,7 @@ from leadspan.pipeline.run import run
 from leadspan.recipe import Recipe
 from leadspan.report.curves import read_metrics
 from leadspan.results import damage, load_run
+from leadspan.study.fingerprint import without_places
 from leadspan.training.checkpoints import check_best, checkpoint_to_resume, remove_old, step_directories
 from recipes import toy_recipe, without_times
 from studies import EVALUATION, toy_task
@@ -233,3 +234,17 @@ def student(recipe: Recipe) -> dict[str, bytes]:
     """Its files, but for the model card, which has times, and the digests, which have the card's."""
     paths = (recipe.output / "student").iterdir()
     return {path.name: path.read_bytes() for path in paths if path.name not in ("README.md", "digests.json")}
+
+
+@pytest.mark.slow
+def test_a_finished_run_keeps_no_checkpoints_where_it_is_asked_not_to(tmp_path: Path) -> None:
+    recipe = toy_recipe(tmp_path, steps=2, checkpoint_every=1, keep_checkpoints=False)
+    result = run(recipe)
+    assert not (recipe.output / "checkpoints").exists() and (recipe.student_directory / "config.json").exists()
+    left = recipe.output / "checkpoints" / "checkpoint-1" / "optimizer.pt"  # of a run that was killed at its end
+    left.parent.mkdir(parents=True)
+    left.write_bytes(b"moments")
+    keeping = recipe.model_copy(update={"training": recipe.training.model_copy(update={"keep_checkpoints": True})})
+    assert run(keeping, resume=True) == result and left.exists()  # the setting is no part of what a run is
+    assert run(recipe, resume=True) == result and not left.exists()
+    assert without_places(recipe) == without_places(keeping)

@@ -1,6 +1,7 @@
 """Train a student from a recipe, evaluate it, and write a run directory."""
 
 import argparse
+from pathlib import Path
 
 from leadspan.cli.output import load_libraries
 from leadspan.cli.reading import add_recipe, read_recipe
@@ -54,4 +55,17 @@ def run(options: argparse.Namespace) -> None:
         result = run_recipe(recipe, options.resume)
     if state.is_main_process:
         PlainConsole().print(rich_table(run_summary(result)))
-        print_plain(f"run directory: {recipe.output}")
+        print_plain(f"run directory: {recipe.output}{_checkpoints_in(recipe.output)}")
+
+
+def _checkpoints_in(directory: Path) -> str:
+    """What the checkpoints of a finished run take on disk, and how to be rid of them; "" where there are none."""
+    from leadspan.tables import quantity
+    from leadspan.training.result import CHECKPOINTS_DIR
+
+    checkpoints = directory / CHECKPOINTS_DIR
+    num_bytes = sum(path.stat().st_size for path in checkpoints.rglob("*") if path.is_file())
+    if not num_bytes:
+        return ""
+    size = quantity("peak_memory_bytes", num_bytes)
+    return f", of which {checkpoints} takes {size}; training.keep_checkpoints=false leaves none behind a finished run"

@@ -42,7 +42,7 @@ _NOT_COMPARED: dict[str, Any] = {
         "validation": {"source": {"path"}},
         "rendering": {"chat_template"},
     },
-    "training": {"keep", "num_workers", "report_to"},
+    "training": {"keep", "keep_checkpoints", "num_workers", "report_to"},
 }
 
 

@@ -31,6 +31,7 @@ from leadspan.settings import load_json
 from leadspan.status import report_status
 from leadspan.training.checkpoints import check_fresh, step_directories
 from leadspan.training.process import process_state
+from leadspan.training.result import remove_checkpoints
 from leadspan.training.settings import check_trackers
 from leadspan.training.train import train
 
@@ -66,7 +67,9 @@ def _run(recipe: Recipe, tasks: Mapping[str, Sequence[Problem]], resume: bool) -
             raise RunError(f"{directory}: it holds a finished run; give another output, or remove it")
         wrong = damage(directory)
         if wrong is None:
-            return finished_run(recipe)
+            result = finished_run(recipe)
+            _remove_unkept(recipe)  # of a run that was killed after its result was written
+            return result
         logger.warning("%s: %s; the run is repeated from the last complete checkpoint", directory, wrong)
     if not resume:
         check_fresh(directory)
@@ -108,11 +111,17 @@ def _run(recipe: Recipe, tasks: Mapping[str, Sequence[Problem]], resume: bool) -
             result = result.model_copy(update={"evaluations": evaluations})
             write_card(result, directory)
             save_run(result, directory)
+            _remove_unkept(recipe)
             trackers.log(outcome(result), trained.num_steps)
             if recipe.push is not None:
                 report_status(f"uploading the student to {recipe.push}")
                 push_student(recipe.student_directory, recipe.push)
     return result
+
+
+def _remove_unkept(recipe: Recipe) -> None:
+    if not recipe.training.keep_checkpoints and process_state().is_main_process:
+        remove_checkpoints(recipe.output)
 
 
 def run_untrained(recipe: Recipe) -> RunResult:

@@ -70,7 +70,10 @@ def sentences(plan: Plan) -> list[str]:
 def disk_of_run(num_bytes: int) -> str:
     """What a run leaves at most."""
     size = quantity("peak_memory_bytes", num_bytes)
-    return f"Disk: up to {size} in the run directory, for {NUM_CHECKPOINTS} checkpoints and the student."
+    return (
+        f"Disk: up to {size} in the run directory, for {NUM_CHECKPOINTS} checkpoints and the student; with "
+        "training.keep_checkpoints=false the checkpoints go when the run is finished."
+    )
 
 
 def disk_of_study(recipes: Sequence[Recipe], num_at_once: int, keeps_checkpoints: bool) -> str:

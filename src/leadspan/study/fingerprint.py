@@ -25,6 +25,7 @@ _PLACES: dict[str, Any] = {
     "teacher": {"path": True, **NO_ACCESS},
     "targets": {"path"},
     "data": {"cache_dir": True, "train": {"path"}, "validation": {"source": {"path"}}, "rendering": {"chat_template"}},
+    "training": {"keep_checkpoints"},
     "evaluation": {"tasks": {"__all__": {"path"}}},
 }
 

@@ -6,7 +6,6 @@ record, does not stop the others, and is tried again from its last checkpoint wh
 """
 
 import contextlib
-import shutil
 from collections.abc import Generator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +24,7 @@ from leadspan.study.keeper import Keeper, StudyPlan, is_done
 from leadspan.study.record import StudyRecord
 from leadspan.study.settings import Executor, LocalExecutor, RayExecutor, Study
 from leadspan.study.trials import SharedStore, Trial, conditions, load_base, load_before, over_seeds, placed
+from leadspan.training.result import remove_checkpoints
 
 
 def plan_study(study: Study, study_file: Path, is_dry_run: bool = False) -> StudyPlan:
@@ -183,19 +183,15 @@ def _execute(study: Study, trials: Sequence[Trial], keeper: Keeper, console: Con
     if not study.keep_checkpoints:
         for trial in trials:
             if keeper.state(trial) == "done":  # a study that was killed may have left some
-                _remove_checkpoints(trial)
+                remove_checkpoints(trial.recipe.output)
     with Board(console, keeper.record) as board, contextlib.closing(_events(study, to_run)) as events:
         for event in events:
             trial = to_run[event.trial]
             if event.kind != "said":
                 keeper.note(trial, event)
             if event.kind == "done" and not study.keep_checkpoints:
-                _remove_checkpoints(trial)
+                remove_checkpoints(trial.recipe.output)
             board.show(keeper.record, trial.title, event)
-
-
-def _remove_checkpoints(trial: Trial) -> None:
-    shutil.rmtree(trial.recipe.output / "checkpoints", ignore_errors=True)
 
 
 def _events(study: Study, trials: Sequence[Trial]) -> Generator[Event, None, None]:

@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from leadspan.digests import beginning_hash, fault, is_sealed, seal, unseal
 from leadspan.errors import RunError
 from leadspan.training.process import process_state
-from leadspan.training.result import IDENTITY_FILE
+from leadspan.training.result import CHECKPOINTS_DIR, IDENTITY_FILE
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ class Handover:
 
 def step_directories(directory: Path) -> list[Path]:
     """Checkpoints of a run directory, complete or not, oldest first."""
-    steps = [d for d in (directory / "checkpoints").glob("checkpoint-*") if d.name.rpartition("-")[2].isdecimal()]
+    steps = [d for d in (directory / CHECKPOINTS_DIR).glob("checkpoint-*") if d.name.rpartition("-")[2].isdecimal()]
     return sorted(steps, key=_step)
 
 

@@ -1,5 +1,7 @@
 """What one training run did and what it cost."""
 
+import shutil
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -13,6 +15,8 @@ STUDENT_DIR = "student"
 """Where in a run directory the trained model is written."""
 ADAPTER_DIR = "adapter"
 """Where its adapters are, if it was trained with some."""
+CHECKPOINTS_DIR = "checkpoints"
+"""Where the checkpoints are from which it resumes."""
 IDENTITY_FILE = "identity.json"
 """What a run is, in its directory and in its checkpoints."""
 
@@ -112,3 +116,8 @@ class TrainResult(StepsCost):
     def flops_per_second(self) -> float:
         """Counted operations per second, recomputation included."""
         return self.flops.total / self.seconds if self.seconds else 0.0
+
+
+def remove_checkpoints(directory: Path) -> None:
+    """Remove all checkpoints of a finished run."""
+    shutil.rmtree(directory / CHECKPOINTS_DIR, ignore_errors=True)

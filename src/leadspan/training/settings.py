@@ -103,6 +103,9 @@ class TrainingSettings(Settings):
     """Validations on full sequences, evenly spaced, the last one at the end; each also writes a checkpoint."""
     checkpoint_every: int | None = Field(default=None, ge=1)
     """Steps between checkpoints to resume from; a tenth of the run when absent. The last and the best are kept."""
+    keep_checkpoints: bool = True
+    """Keep the last two when the run is finished; each is three times the size of the student or more. With them a
+    damaged student is written again without training."""
     keep: Literal["best", "last"] = "best"
     """Which weights become the student: lowest validation loss, or the last."""
     num_workers: int = Field(default=0, ge=0)
