@@ -21,6 +21,12 @@ from recipes import toy_recipe, write_recipe
 from studies import toy_study
 
 
+def write_model_config(directory: Path) -> Path:
+    directory.mkdir()
+    (directory / "config.json").write_text("{}")
+    return directory
+
+
 def test_help_loads_neither_torch_nor_transformers() -> None:
     code = (
         "import sys, leadspan.cli as c, leadspan\n"
@@ -70,7 +76,7 @@ def test_a_template_variable_that_is_not_read_is_refused_before_training(
             id="no model",
         ),
         pytest.param(
-            ["evaluate", "{folder}", "no/such", "--output", "{folder}/e"],
+            ["evaluate", "{folder}/model", "no/such", "--output", "{folder}/e"],
             "TASK = 'no/such': no such local path",
             id="no task",
         ),
@@ -96,6 +102,7 @@ def test_bad_input_is_one_message_and_exit_code_2(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
 ) -> None:
     path = write_recipe(toy_recipe(tmp_path), tmp_path / "r.yaml")
+    write_model_config(tmp_path / "model")
     filled = [a.replace("{recipe}", str(path)).replace("{folder}", str(tmp_path)) for a in arguments]
     assert main(filled) == 2
     error = capsys.readouterr().err
@@ -107,7 +114,7 @@ def test_a_study_is_no_recipe(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     study = tmp_path / "study.yaml"
     study.write_text("name: s\noutput: o\nrecipe: r.yaml\n")
     assert main(["plan", str(study)]) == 2
-    assert f"is a study; run it with `leadspan study {study}`" in capsys.readouterr().err
+    assert f"is a study, no recipe; run it with `leadspan study {study}`" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -141,9 +148,8 @@ def test_no_command_at_all_is_told_where_to_begin(capsys: pytest.CaptureFixture[
     ],
 )
 def test_settings_of_an_evaluation_need_no_option_each(tmp_path: Path, words: list[str]) -> None:
-    for name in ("model", "tasks.jsonl"):
-        (tmp_path / name).touch()
-    model, tasks = tmp_path / "model", tmp_path / "tasks.jsonl"
+    model, tasks = write_model_config(tmp_path / "model"), tmp_path / "tasks.jsonl"
+    tasks.touch()
     _, settings = read_evaluation(parse(["evaluate", str(model), str(tasks), "--output", "e", *words]))
     (task,) = settings.tasks
     assert (settings.sampling.temperature, task.path, task.limit) == (0, str(tasks), 3)
@@ -204,7 +210,7 @@ def test_preview_shows_sections_cuts_and_losses(tmp_path: Path, capsys: pytest.C
     path = write_recipe(toy_recipe(tmp_path), tmp_path / "r.yaml")
     assert main(["preview", str(path), "--records", "1", "--chars", "0"]) == 0
     shown = capsys.readouterr().out
-    assert "traces.jsonl:" in shown and "tokens kept" in shown
+    assert "traces.jsonl:" in shown and "tokens kept" in shown and "[cut: " in shown.partition("tokens kept")[2]
     for name in (
         "lost question",
         "lost end of thinking",

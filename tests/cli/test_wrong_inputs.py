@@ -1,6 +1,7 @@
 """Wrong inputs are answered in one message before anything large is imported."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -113,6 +114,15 @@ def test_an_output_that_is_there_or_can_be_made_is_accepted(tmp_path: Path) -> N
     assert output_fault("output", tmp_path) is None
     assert output_fault("output", tmp_path / "a" / "b") is None
     assert output_fault("--json", tmp_path / "a.json", is_directory=False) is None
+
+
+@pytest.mark.slow
+def test_standard_output_is_for_figures_alone_whatever_transformers_prints() -> None:
+    code = "from leadspan.cli.output import load_libraries; load_libraries()"
+    environment = {**os.environ, "WANDB_MODE": "offline"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    assert done.stdout == ""
+    assert done.stderr.splitlines() == ["loading libraries", "[INFO] Running in WANDB offline mode"]
 
 
 def test_a_model_may_be_a_directory_of_one_packed_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -66,6 +66,14 @@ def test_the_card_says_what_a_student_learnt_from_kept_and_cost(trained: Path) -
 
 
 @pytest.mark.slow
+def test_the_card_of_a_student_that_saw_its_ends_does_not_say_otherwise(trained: Path) -> None:
+    result = load_run(trained / "full" / "run")
+    budgeted = result.evaluations[0].model_copy(update={"sampling": {"thinking_budget": 48}})
+    text = model_card(result.model_copy(update={"evaluations": [budgeted]})).text
+    assert "Few of its examples" not in text and "closed after 48 tokens, too: `leadspan chat NAME --" in text
+
+
+@pytest.mark.slow
 def test_names_in_the_metadata_of_a_card_are_plain(trained: Path) -> None:
     hostile = load_run(trained / "run").model_copy(update={"name": "a\u202eb", "label": "c\x1b[2Jd"})
     data = model_card(hostile).data

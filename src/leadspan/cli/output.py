@@ -1,6 +1,7 @@
 """Figures of a command as JSON, in a file or on standard output."""
 
 import argparse
+import contextlib
 import importlib
 import json
 import os
@@ -35,6 +36,10 @@ def load_libraries() -> None:
         report_status("loading libraries")
         importlib.import_module("torch")
         importlib.import_module("transformers.generation")
+        if os.environ.get("WANDB_MODE") == "offline":
+            # Transformers then prints a line on standard output, which may be for JSON alone.
+            with contextlib.redirect_stdout(sys.stderr):
+                importlib.import_module("transformers.integrations.integration_utils")
 
 
 def console_beside(json_path: Path | None) -> "PlainConsole":

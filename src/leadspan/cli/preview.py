@@ -43,8 +43,9 @@ def run(options: argparse.Namespace) -> None:
         for panel in loss_panels(recipe, data, student, options.records):
             console.print(panel)
         return
-    console.print(legend())
+    has_styles = console.color_system is not None
+    console.print(legend(has_styles))
     # The first records: what is shown must be found again in the file.
     for index in range(min(options.records, len(data.examples))):
-        console.print(record_panel(data.examples, index, data.renderer.tokenizer, options.chars))
+        console.print(record_panel(data.examples, index, data.renderer.tokenizer, options.chars, has_styles))
     console.print(rich_table(counts_block(recipe.cut.label, data.examples.counts, data.splits.left_out)))

@@ -30,8 +30,10 @@ _LOSS_STYLES = ((0.1, "dim"), (0.7, ""), (2.3, "yellow"), (4.6, "red"), (float("
 _MOST_SURPRISING = 8
 
 
-def legend() -> Text:
-    """The meaning of colours and styles."""
+def legend(has_styles: bool) -> Text:
+    """The meaning of colours and styles, or of the marks where the output has none."""
+    if not has_styles:
+        return Text("[cut: ...] is what the policy cuts away; a terminal with colours shows sections and weights, too")
     text = Text("sections: ")
     for section, colour in _COLOURS.items():
         text.append(f"{SECTION_NAMES[section]} ", style=colour)
@@ -40,7 +42,9 @@ def legend() -> Text:
     return text
 
 
-def record_panel(examples: Examples, index: int, tokenizer: PreTrainedTokenizerBase, max_chars: int) -> Panel:
+def record_panel(
+    examples: Examples, index: int, tokenizer: PreTrainedTokenizerBase, max_chars: int, has_styles: bool = True
+) -> Panel:
     """One record: its whole text by section, with cut, kept and weighted parts marked.
 
     Args:
@@ -48,6 +52,7 @@ def record_panel(examples: Examples, index: int, tokenizer: PreTrainedTokenizerB
         index: Which of them.
         tokenizer: Decodes the ids.
         max_chars: Long runs show this many characters of their two ends; 0 shows all.
+        has_styles: Whether the output shows styles; else what is cut is put in brackets.
     """
     # Under a schedule there are several examples of each row, stage by stage.
     row = examples.rows.with_format(None)[index % len(examples.rows)]
@@ -59,6 +64,8 @@ def record_panel(examples: Examples, index: int, tokenizer: PreTrainedTokenizerB
         # Both ends of a run show its borders, which is what a preview is for.
         half = max_chars // 2
         shown = f"{text[:half]} [...] {text[-half:]}" if is_long else text
+        if face == _CUT and not has_styles:
+            shown = f"[cut: {shown}]"
         body.append(shown, style=f"{_COLOURS[section]} {face}")
         if is_long:
             body.append(f" [{end - start} tokens] ", style="reverse")

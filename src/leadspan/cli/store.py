@@ -59,7 +59,8 @@ def run(options: argparse.Namespace) -> None:
     if options.action == "verify":
         for path in options.stores:
             store = TargetStore(path)
-            print_plain(f"{path}: {store.verify():,} rows in {len(store.manifest.shards):,} shards are whole")
+            shards = f"{len(store.manifest.shards):,} shard{'s' if len(store.manifest.shards) > 1 else ''}"
+            print_plain(f"{path}: {store.verify():,} rows in {shards} are whole")
         return
     merged = merge_stores(options.stores, options.output)
     print_plain(f"store: {options.output}: {merged.num_sequences:,} sequences, {merged.num_positions:,} positions")

@@ -113,7 +113,7 @@ def _sections(result: RunResult, recipe: Recipe, full: RunResult | None) -> Iter
     imitated = f"`{recipe.teacher.identity}`" if isinstance(recipe.teacher, Served) else "stored targets"
     if recipe.local_teacher is not None:
         imitated = _model_name(recipe.local_teacher)
-    teacher = f" from {imitated}" if recipe.has_teacher else " by cross-entropy on the traces alone"
+    teacher = f" from {imitated}" if recipe.has_teacher else " from no teacher but the traces"
     student = _model_name(recipe.student)
     yield (
         f"{student[0].upper()}{student[1:]}, distilled{teacher} on traces under the cut `{result.label}` with leadspan "
@@ -200,10 +200,15 @@ It can be served like any other Transformers model, for example with `vllm serve
     budgets = [evaluation.sampling.get("thinking_budget") for evaluation in result.evaluations]
     budget = next((budget for budget in budgets if budget), None)
     # Where few examples end, the student may think on for ever; the warning of a report draws the same line.
-    if budget or (cut is not None and cut.num_kept - cut.lost_stop < FEW_ENDS * cut.num_kept):
+    if cut is not None and cut.num_kept - cut.lost_stop < FEW_ENDS * cut.num_kept:
         text += (
             "\n\nFew of its examples showed where an answer ends, so give it a thinking budget, after which its "
             f"thinking is closed and it answers: `leadspan chat NAME --thinking-budget {budget or 512}`."
+        )
+    elif budget:
+        text += (
+            f"\n\nIt was evaluated with its thinking closed after {budget:,} tokens, too: "
+            f"`leadspan chat NAME --thinking-budget {budget}` does so."
         )
     return text
 

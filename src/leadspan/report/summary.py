@@ -43,7 +43,7 @@ def _training(train: TrainResult, prediction: Prediction | None) -> Iterator[tup
     yield "time", f"{texts['seconds']} ({train.tokens_per_second:,.0f} tokens/s on {train.device})"
     if train.step_seconds is not None:
         by_part = shares(train.step_seconds).items()
-        yield "time by part", ", ".join(f"{name.replace('_', ' ')} {share:.0%}" for name, share in by_part)
+        yield "time by part", ", ".join(f"{name.replace('_', ' ')} {share:.0%}" for name, share in by_part if share)
     yield "peak memory", f"{texts['peak_memory_bytes']} ({train.memory_source})"
     yield "FLOPs", f"{texts['flops']}, {quantity('flops', train.flops_per_second)}/s"
     if train.mfu is not None:
