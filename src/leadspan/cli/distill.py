@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from leadspan.cli.output import load_libraries
+from leadspan.cli.output import add_json, console_beside, load_libraries, write_json
 from leadspan.cli.reading import add_recipe, read_recipe
 from leadspan.text import print_plain
 
@@ -17,12 +17,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="check the recipe, the files it names and the chat template, print it, and stop",
     )
+    add_json(parser)
 
 
 def run(options: argparse.Namespace) -> None:
     """Resolve the recipe, then train or print it."""
+    from leadspan.errors import SettingsError
     from leadspan.settings import dump_yaml
 
+    if options.dry_run and options.json is not None:
+        raise SettingsError("--json: a dry run prints the recipe and measures nothing; leave one of the two out")
     # A dry run is for machines without a network too.
     recipe = read_recipe(options, must_answer=not options.dry_run)
     # Imports of torch wait until the recipe is known to be valid.
@@ -54,8 +58,11 @@ def run(options: argparse.Namespace) -> None:
     with StatusLine(console):
         result = run_recipe(recipe, options.resume)
     if state.is_main_process:
-        PlainConsole().print(rich_table(run_summary(result)))
-        print_plain(f"run directory: {recipe.output}{_checkpoints_in(recipe.output)}")
+        console = console_beside(options.json)
+        console.print(rich_table(run_summary(result)))
+        directory = f"run directory: {recipe.output}{_checkpoints_in(recipe.output)}"
+        console.print(directory, highlight=False, soft_wrap=True)
+        write_json(result.model_dump(mode="json"), options.json)
 
 
 def _checkpoints_in(directory: Path) -> str:

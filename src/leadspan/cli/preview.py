@@ -2,7 +2,7 @@
 
 import argparse
 
-from leadspan.cli.output import load_libraries
+from leadspan.cli.output import add_json, console_beside, load_libraries, write_json
 from leadspan.cli.reading import add_recipe, read_model, read_recipe
 from leadspan.text import print_plain
 
@@ -14,6 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--chars", type=int, default=400, help="characters shown of a long run (400); 0 shows all")
     parser.add_argument("--loss", action="store_true", help="show the loss of every token of the uncut records")
     parser.add_argument("--model", metavar="RUN", help="run or model that computes the loss (the recipe's student)")
+    add_json(parser)
 
 
 def run(options: argparse.Namespace) -> None:
@@ -32,16 +33,18 @@ def run(options: argparse.Namespace) -> None:
     from leadspan.tables import rich_table
     from leadspan.traces.read import tags_warning
 
-    console = PlainConsole()
+    console = console_beside(options.json)
     with StatusLine(PlainConsole(stderr=True)):
         report_status("preparing data")
         data = prepare_data(recipe)
     form = recipe.data.rendering
     if warning := tags_warning(recipe.data.train, (form.think_open, form.think_close)):
         print_plain(f"warning: {warning}", error=True)
+    counts = {"counts": data.examples.counts.model_dump(mode="json"), "left_out": data.splits.left_out}
     if options.loss:
         for panel in loss_panels(recipe, data, student, options.records):
             console.print(panel)
+        write_json(counts, options.json)
         return
     has_styles = console.color_system is not None
     console.print(legend(has_styles))
@@ -49,3 +52,4 @@ def run(options: argparse.Namespace) -> None:
     for index in range(min(options.records, len(data.examples))):
         console.print(record_panel(data.examples, index, data.renderer.tokenizer, options.chars, has_styles))
     console.print(rich_table(counts_block(recipe.cut.label, data.examples.counts, data.splits.left_out)))
+    write_json(counts, options.json)

@@ -2,7 +2,9 @@
 
 import argparse
 from pathlib import Path
+from typing import Any
 
+from leadspan.cli.output import add_json, console_beside, write_json
 from leadspan.text import print_plain
 
 
@@ -16,18 +18,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("stores", nargs="+", type=Path, metavar="STORE", help="directory of a store")
     parser.add_argument("--output", type=Path, help="directory of the joined store (merge)")
+    add_json(parser)
 
 
 def run(options: argparse.Namespace) -> None:
     """Inspect, verify or merge."""
     from leadspan.errors import SettingsError
-    from leadspan.status import PlainConsole
     from leadspan.tables import Block, rich_table
     from leadspan.teacher.manifest import read_joined
 
     if (options.action == "merge") != (options.output is not None):
         raise SettingsError(f"{options.action}: --output goes with merge, and merge needs it")
+    if options.json is not None and options.action != "inspect":
+        raise SettingsError(f"{options.action}: --json goes with inspect")
     if options.action == "inspect":
+        manifests: dict[str, Any] = {}  # Any: plain values
         for store in options.stores:
             manifest = read_joined(store)
             each = manifest.num_bytes / max(1, manifest.num_positions)
@@ -50,7 +55,9 @@ def run(options: argparse.Namespace) -> None:
                 "KL lost": "not measured" if manifest.kl_lost is None else f"{manifest.kl_lost:.3g} nats a position",
                 "versions": ", ".join(f"{name} {version}" for name, version in manifest.versions.items()),
             }
-            PlainConsole().print(rich_table(Block(str(store), (), tuple(rows.items()))))
+            manifests[str(store)] = manifest.model_dump(mode="json")
+            console_beside(options.json).print(rich_table(Block(str(store), (), tuple(rows.items()))))
+        write_json(manifests, options.json)
         return
     # `inspect` needs no torch.
     from leadspan.teacher.merge import merge_stores
