@@ -452,3 +452,11 @@ def test_the_disk_of_a_study_is_its_students_and_the_checkpoints_of_trials_at_wo
     assert f"{shown[1]} for checkpoints, until" in text and "1 more begin from students that are not there" in text
     assert f"{shown[3]} for checkpoints, which stay" in disk_of_study([recipe] * 3, 1, True)
     assert "not known, since 1 trials" in disk_of_study([missing], 1, False) and disk_of_study([], 1, False) == ""
+
+
+@pytest.mark.slow
+def test_a_column_that_no_policy_has_a_figure_in_is_not_shown(folder: Path) -> None:
+    costs = plan_tables(planned(folder, {}))[0]
+    assert not {"time", "money", "largest\nbatch"} & set(costs.header) and "Largest batch" not in costs.note
+    timed = plan_tables(planned(folder, {"device": "rtx-4090", "utilisation": 0.4}))[0]
+    assert {"time", "largest\nbatch"} <= set(timed.header) and "money" not in timed.header

@@ -151,11 +151,13 @@ def _costs(plan: Plan) -> Block:
         )
         cut_share = MISSING if row.without_derivation is None else percent(row.without_derivation.value)
         rows.append((*cells, cut_share) if plan.searched else cells)
-    note = (
-        "* the recipe's own; shares are of full. Largest batch: examples per micro-batch that fit the device, even the "
-        "longest."
-    )
-    return Block(f"{plan.name} on {where}, {plan.precision}", tuple(header), tuple(rows), note)
+    shown = [column for column in range(len(header)) if any(row[column] != MISSING for row in rows)]
+    note = "* the recipe's own; shares are of full."
+    if header.index("largest\nbatch") in shown:
+        note += " Largest batch: examples per micro-batch that fit the device, even the longest."
+    rows = [tuple(row[column] for column in shown) for row in rows]
+    title = f"{plan.name} on {where}, {plan.precision}"
+    return Block(title, tuple(header[column] for column in shown), tuple(rows), note)
 
 
 def _by_part(
