@@ -13,6 +13,7 @@ NAMES = (
     "packing",
     "cut_step",
     "bare_loop",
+    "one_by_one",
     "gkd_step",
     "loss_time",
     "loss_memory",

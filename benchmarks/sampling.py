@@ -2,8 +2,9 @@
 
 A random Qwen3-architecture model whose samples end by chance, so that most are short and some run into the cap. Both
 sides draw the same requests in the same batches, prompts of like length together; plain `generate` draws from torch's
-global generator, so that its samples are others of the same distribution, and tokens a second are compared. On a GPU
-the model is larger.
+global generator, so that its samples are others of the same distribution, and tokens a second are compared. Then the
+first fifth of the longest samples is closed as a thought and answers of up to 0.3 of the cap are drawn behind it, as a
+budget of thinking does, against samples of up to as many tokens behind the prompts alone. On a GPU the model is larger.
 """
 
 import statistics
@@ -14,15 +15,20 @@ from transformers import GenerationConfig, PreTrainedModel
 
 from benchmarks.record import Figure, Outcome, Spread
 from benchmarks.steps import device_and_gpu
+from benchmarks.timing import paired_ratio
 from leadspan.evaluation import sampling
+from leadspan.evaluation.samples import StoredSample
 from leadspan.evaluation.sampling import Request, Sample
 from leadspan.evaluation.settings import SamplingSettings
+from leadspan.evaluation.thinking_budget import ThinkingBudget
 from leadspan.models.loading import load_model
 from leadspan.models.settings import RandomInit
 
 BATCH = 16
 STOPS = 5
 """Ids of 500 that end a sample: one in a hundred tokens, by chance."""
+CLOSING = (496, 497, 498, 499)
+"""Ids that close a thought."""
 
 
 class Ids:
@@ -43,24 +49,39 @@ def run() -> Outcome:
 def measured(model: PreTrainedModel, num_requests: int, cap: int, num_rounds: int, gpu: str | None) -> Outcome:
     """Both sides in turn over some requests, samples of at most `cap` tokens."""
     prompts = [" ".join(str(STOPS + (i * j) % 400) for j in range(1, 20 + i % 30)) for i in range(num_requests)]
-    rates: dict[str, list[float]] = {"leadspan": [], "plain generate": []}
+    rates: dict[str, list[float]] = {name: [] for name in ("leadspan", "plain generate", "made to answer", "as many")}
     lengths: list[int] = []
+    plain = [Request(prompt, f"p{i}:0") for i, prompt in enumerate(prompts)]
     for round_number in range(num_rounds):
-        start = time.perf_counter()
-        samples = _ours(model, prompts, cap, seed=round_number)
-        rates["leadspan"].append(sum(sample.num_tokens for sample in samples) / (time.perf_counter() - start))
+
+        def rate(name: str, requests: list[Request], most: int, seed: int = round_number) -> list[Sample]:
+            start = time.perf_counter()
+            samples = _ours(model, requests, most, seed)
+            num_tokens = sum(s.num_tokens for s in samples)
+            rates[name].append(num_tokens / (time.perf_counter() - start))
+            return samples
+
+        samples = rate("leadspan", plain, cap)
         lengths += [sample.num_tokens for sample in samples]
         torch.manual_seed(round_number)
         start = time.perf_counter()
         num_tokens = _plain(model, prompts, cap)
         rates["plain generate"].append(num_tokens / (time.perf_counter() - start))
-    ratios = [ours / plain for ours, plain in zip(*rates.values(), strict=True)]
+        thought, answer = cap // 5, 3 * cap // 10
+        closed = _closed(prompts, samples, thought)
+        rate("made to answer", closed, thought + len(CLOSING) + answer)
+        rate("as many", [Request(request.prompt, request.key) for request in closed], answer)
     return Outcome(
         method=" ".join((__doc__ or "").split()),
         settings={"requests": num_requests, "batch": BATCH, "cap": cap, "layers": model.config.num_hidden_layers},
         sides={name: Spread.of(values, "tokens/s") for name, values in rates.items()},
         figures=[
-            Figure("tokens a second against plain generate", statistics.median(ratios), 1.0, "higher"),
+            Figure(
+                "tokens a second against plain generate", _ratio(rates, "leadspan", "plain generate"), 1.0, "higher"
+            ),
+            Figure(
+                "tokens a second, made to answer / plain", _ratio(rates, "made to answer", "as many"), 0.9, "higher"
+            ),
             Figure("mean length of a sample", statistics.mean(lengths), unit="tokens"),
             Figure("longest sample", max(lengths), unit="tokens"),
         ],
@@ -68,9 +89,23 @@ def measured(model: PreTrainedModel, num_requests: int, cap: int, num_rounds: in
     )
 
 
-def _ours(model: PreTrainedModel, prompts: list[str], cap: int, seed: int) -> list[Sample]:
+def _ratio(rates: dict[str, list[float]], above: str, below: str) -> float:
+    return paired_ratio(rates[above], rates[below])
+
+
+def _closed(prompts: list[str], samples: list[Sample], thought: int) -> list[Request]:
+    """Requests for answers behind the first `thought` tokens of the samples that are longer than that."""
+    budget = ThinkingBudget(thought, CLOSING, "<think>", "</think>", Ids())  # pyright: ignore[reportArgumentType]  # see `Ids`
+    thoughts = [
+        StoredSample(f"p{i}", 0, prompt, sample, thinking_closed=False, seconds=0.0)
+        for i, (prompt, sample) in enumerate(zip(prompts, samples, strict=True))
+        if sample.num_tokens > thought
+    ]
+    return list(budget.requests(thoughts).values())
+
+
+def _ours(model: PreTrainedModel, requests: list[Request], cap: int, seed: int) -> list[Sample]:
     settings = SamplingSettings(temperature=1.0, top_p=1.0, max_new_tokens=cap, batch_size=BATCH, seed=seed)
-    requests = [Request(prompt, f"p{i}:0") for i, prompt in enumerate(prompts)]
     batches = sampling.generate(model, Ids(), list(range(STOPS)), settings, requests)  # pyright: ignore[reportArgumentType]  # see `Ids`
     return [sample for batch in batches for sample in batch.values()]
 
