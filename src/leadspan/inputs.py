@@ -138,6 +138,7 @@ def training_inputs(recipe: Recipe, data: PreparedData, teacher: TeacherSource) 
     if teacher.kept_targets is not None:
         report_status("looking up targets")
     check_served(teacher, recipe, data)
+    teacher.end_ids = merged_ends(recipe, data.renderer)
     steps = None
     if recipe.rollout is not None:
         steps = Rollouts(replace(rollout_inputs(recipe, data, recipe.rollout), collate=teacher.collator))
@@ -151,7 +152,7 @@ def training_inputs(recipe: Recipe, data: PreparedData, teacher: TeacherSource) 
         seed=recipe.seed,
         device=recipe.plan.found_device,
         selection=scored_selection(recipe),
-        end_ids=end_ids(recipe, data.renderer) if recipe.merges_stops else (),
+        end_ids=teacher.end_ids,
         steps=steps,
     )
 
@@ -213,6 +214,16 @@ def end_ids(recipe: Recipe, renderer: Renderer) -> tuple[int, ...]:
     )  # ids beyond the tokenizer's take part in no loss
 
 
+def merged_ends(recipe: Recipe, renderer: Renderer) -> tuple[int, ...]:
+    """The tokens that are one outcome in the divergence; empty where each is its own outcome.
+
+    Raises:
+        ModelError: The config of a model cannot be read.
+    """
+    ids = end_ids(recipe, renderer) if recipe.merges_stops else ()
+    return ids if len(ids) > 1 else ()  # a single token is its own outcome either way
+
+
 def scored_selection(recipe: Recipe) -> ScoredSelection | None:
     """A token selection that needs the models' outputs."""
     selection = recipe.supervision.token_selection
@@ -259,7 +270,6 @@ def check_served(teacher: TeacherSource, recipe: Recipe, data: PreparedData) -> 
     teacher.check_origin(data.renderer, recipe.teacher)
     state = process_state()
     # Without traces among the rollouts no target of them is read.
-    has_traces = recipe.rollout is None or recipe.rollout.has_traces
-    for examples in (data.examples if has_traces else None, data.validation):
+    for examples in (data.examples if recipe.has_traces else None, data.validation):
         if examples is not None:
             teacher.check_serves(examples, examples.usable[state.process_index :: state.num_processes])

@@ -158,14 +158,6 @@ class Recipe(Settings):
                 f"teacher.kind is {teacher.kind}, and the problems of a task name none: take prompts: {{kind: traces}}"
             )
             yield ("teacher", "rollout.prompts"), text
-        # Chosen by rollouts, not by the user, so the message says how to leave it.
-        if self.merges_stops and self.loss.stop is None:
-            text = (
-                f"{where}: the server returns the likeliest tokens only, so that the probability of every end-of-turn "
-                "token, which loss.stop: event of rollouts needs, is not known: set loss.stop: tokens, and take a "
-                "student and a teacher that end turns with the same tokens"
-            )
-            yield ("teacher", "loss.stop", "rollout"), text
         # A cold start learns from the same teacher with a divergence of its own.
         losses, cold = {"loss": self.loss}, None if self.rollout is None else self.rollout.cold_start
         if cold is not None and cold.kl_weight:
@@ -249,6 +241,17 @@ class Recipe(Settings):
     def loss_with_stop(self) -> LossSettings:
         """The loss with its `stop` resolved."""
         return self.loss.model_copy(update={"stop": "event" if self.merges_stops else "tokens"})
+
+    @property
+    def has_traces(self) -> bool:
+        """Whether the student learns from traces."""
+        return self.rollout is None or self.rollout.has_traces
+
+    @property
+    def draws(self) -> str | None:
+        """What whole rollouts of the untrained student depend on besides student and data; None without a rollout."""
+        names = {"prompts", "samples_per_prompt", "max_new_tokens", "temperature"}
+        return self.rollout and f"{self.rollout.model_dump_json(include=names)}, seed {self.seed}"
 
     @property
     def store_path(self) -> Path | None:

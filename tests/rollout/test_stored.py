@@ -19,6 +19,7 @@ from leadspan.settings import validate
 from leadspan.teacher.capture import run_capture
 from leadspan.teacher.claim import store_locked
 from leadspan.teacher.merge import merge_stores
+from toys import tiny
 
 HIDDEN = {"codec": {"kind": "hidden"}}
 
@@ -124,7 +125,15 @@ def test_joined_stores_keep_their_rollouts(tmp_path: Path) -> None:
     assert not (tmp_path / "never").exists()
 
 
-def test_a_store_is_shared_by_no_recipes_with_rollouts(tmp_path: Path) -> None:
+def test_a_store_is_shared_by_recipes_that_draw_alike(tmp_path: Path) -> None:
     recipe = on_policy(tmp_path, capture={"path": str(tmp_path / "store"), **HIDDEN})
-    with pytest.raises(SettingsError, match="no store is shared between recipes with rollouts"):
-        prepare_capture(recipe, other_recipes=[recipe])
+    rollout = recipe.model_dump(mode="json")["rollout"]
+    for changes in (
+        {"rollout": rollout | {"temperature": 0.5}},
+        {"rollout": None, "loss": {"kl_weight": 0.5}},
+        {"seed": 3},
+        {"student": tiny(seed=5).model_dump(mode="json")},
+    ):
+        with pytest.raises(SettingsError, match="recipes of one store draw the same rollouts"):
+            prepare_capture(recipe, other_recipes=[with_changes(recipe, **changes)])
+    assert not (tmp_path / "store").exists()

@@ -10,6 +10,9 @@ from rich.console import Console
 
 from leadspan.cli import main
 from leadspan.errors import CacheError, SettingsError, TargetsError
+from leadspan.pipeline.capture import prepare_capture
+from leadspan.pipeline.run import run
+from leadspan.recipe import Recipe
 from leadspan.settings import dump_yaml
 from leadspan.status import StatusHandler
 from leadspan.study.record import load_study
@@ -17,6 +20,7 @@ from leadspan.study.settings import LocalExecutor
 from leadspan.study.shared_stores import capture_shared, missing
 from leadspan.study.study import _whole_machine, plan_study, run_study
 from leadspan.study.trials import SharedStore
+from leadspan.teacher.capture import run_capture
 from leadspan.teacher.settings import StoredTargets
 from leadspan.teacher.store import TargetStore
 from recipes import metrics
@@ -238,3 +242,60 @@ def test_a_capture_has_what_trials_at_one_time_have() -> None:
     assert _whole_machine(each) == LocalExecutor(trials_at_once=1, gpus_per_trial=8, ranks_per_trial=8)
     assert _whole_machine(LocalExecutor(trials_at_once=2)) == LocalExecutor()
     assert _whole_machine(LocalExecutor(trials_at_once=3, threads_per_trial=2)) == LocalExecutor(threads_per_trial=6)
+
+
+ON_POLICY = "loss={kl_weight: 1, divergence: {kind: reverse_kl}}"
+HORIZONS = {
+    name: [ON_POLICY, f"rollout={{max_new_tokens: 12, horizon: {{kind: fixed, tokens: {tokens}}}{more}}}"]
+    for name, tokens, more in (("horizon 3", 3, ", trace_share: 0.25"), ("horizon 8", 8, ""))
+}
+
+
+@pytest.mark.slow
+def test_whole_rollouts_are_drawn_once_for_every_horizon(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each trial is what a capture and a run of its recipe alone are."""
+    axes = {"cut": [{"kind": "full"}], "settings": HORIZONS}
+    study, place = with_store(tmp_path, axes=axes, more_axes=[{"cut": LEADS[:1]}], seeds=[0, 1])
+    place.write_text(dump_yaml(study))
+    assert main(["study", str(place), "--dry-run"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "32 rollouts are to be drawn, at most" in shown and shown.count("serves 2 trials") == 3
+    assert not (tmp_path / "study").exists()
+    plan = plan_study(study, place)
+    drawing = [store for store in plan.stores if store.recipes[0].rollout]
+    assert [len(store.recipes) for store in plan.stores] == [2, 2, 2] and len(drawing) == 2
+    # A capture that was killed while it drew goes on: half of a file, and half of its last line, are there.
+    capture_shared(drawing[0])
+    drawn = (drawing[0].directory / "rollouts.jsonl").read_text()
+    assert len(drawn.splitlines()) == 1 + 32
+    shutil.rmtree(drawing[0].directory)
+    drawing[0].directory.mkdir()
+    (drawing[0].directory / "rollouts.jsonl").write_text(drawn[: len(drawn) // 2])
+    part = missing(drawing[0], draws=False)
+    assert part is not None and 0 < len(part.undrawn) < 32
+    assert {trial.state for trial in run_study(study, place, QUIET).trials} == {"done"}
+    assert (drawing[0].directory / "rollouts.jsonl").read_text() == drawn
+    assert main(["study", str(place), "--dry-run"]) == 0 and "nothing is to be captured" in capsys.readouterr().out
+    for trial in plan.trials:
+        if trial.recipe.rollout is None:
+            continue
+        store = tmp_path / f"alone-{trial.recipe.seed}"
+        alone = trial.recipe.model_copy(update={"output": tmp_path / "alone", "targets": StoredTargets(path=store)})
+        if not store.exists():
+            values = alone.model_dump() | {"capture": {"path": store, "codec": {"kind": "hidden"}}}
+            # The store of one recipe: that of the traces too, which one of the trials mixes in.
+            mixed = values | {"rollout": {**values["rollout"], "trace_share": 0.25}}
+            run_capture(prepare_capture(Recipe.model_validate(mixed)))
+        run(alone)
+        for name in ("rollouts.jsonl", "samples.jsonl"):
+            assert [p.read_text() for p in alone.output.rglob(name)] == [
+                p.read_text() for p in trial.recipe.output.rglob(name)
+            ]
+        assert metrics(alone.output)[0]["loss"] == pytest.approx(metrics(trial.recipe.output)[0]["loss"], rel=1e-6)
+        shutil.rmtree(alone.output)
+
+
+def test_rollouts_that_cannot_be_stored_ones_are_refused_when_the_study_is_planned(tmp_path: Path) -> None:
+    axes = {"cut": LEADS[:1], "settings": {"x": [ON_POLICY, "rollout={steps_per_draw: 2}"]}}
+    with pytest.raises(SettingsError, match=r"full, x, seed 0(.|\n)*set steps_per_draw: 1"):
+        plan_study(*with_store(tmp_path, axes=axes))

@@ -46,7 +46,11 @@ class TeacherOnLoopback(ThreadingHTTPServer):
         if path == "/generate":
             tokens = [[None, ids[0], None], *([lp, token, None] for lp, token in zip(own, ids[1:], strict=True))]
             shown = [None, *([[lp, token, None] for lp, token in top] for top in tops)]
-            return {"text": "a", "meta_info": {"input_token_logprobs": tokens, "input_top_logprobs": shown}}
+            meta = {"input_token_logprobs": tokens, "input_top_logprobs": shown}
+            if named := body.get("token_ids_logprob"):
+                of_named = [[[float(row[i]), i, None] for i in named] for row in log_p[:-1]]
+                meta["input_token_ids_logprobs"] = [None, *of_named]
+            return {"text": "a", "meta_info": meta}
         rows = [
             {str(i): {"logprob": value, "rank": 1, "decoded_token": ""} for value, i in [*top, (lp, token)]}
             for top, lp, token in zip(tops, own, ids[1:], strict=True)

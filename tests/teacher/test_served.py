@@ -84,6 +84,28 @@ def test_the_values_are_those_of_the_teacher_run_here(loopback, batch: Batch, ap
     np.testing.assert_allclose(found.label_log_probs, arrays["label_log_prob"], atol=1e-5)
 
 
+@pytest.mark.parametrize("api", ["vllm", "sglang"])
+def test_ends_of_turns_are_in_the_support_as_far_as_the_server_names_them(loopback, batch: Batch, api: str) -> None:
+    """SGLang names those that it is asked for; vLLM the sequence's own token besides the likeliest."""
+    local = live_targets(freeze(load_model(tiny(hidden=48, seed=2), torch.float32)), batch)
+    log_p, labels = teacher_logits(local, slice(None)).log_softmax(-1), batch["labels"]
+    remote = teacher(loopback, api=api)
+    plain = remote.targets(batch)
+    ends = tuple(labels.bincount().topk(2).indices.tolist())  # often a label, seldom likely
+    remote.end_ids = ends
+    found = remote.targets(batch)
+    assert isinstance(found, SparseTargets) and isinstance(plain, SparseTargets)
+    assert torch.equal(found.token_ids[:, :K], plain.token_ids) and torch.equal(found.log_probs[:, :K], plain.log_probs)
+    for column, end in zip((K, K + 1), ends, strict=True):
+        is_listed = (plain.token_ids == end).any(1)
+        is_named = ~is_listed & ((labels == end) | torch.full_like(is_listed, api == "sglang"))
+        assert (found.token_ids[:, column] == end).all() and is_named.any() and (api == "sglang" or not is_named.all())
+        expected = torch.where(is_named, log_p[:, end], -torch.inf)
+        torch.testing.assert_close(found.log_probs[:, column], expected, atol=1e-5, rtol=0)
+    mass = found.log_probs.exp().sum(1) + found.tail_mass[1.0]
+    torch.testing.assert_close(mass, torch.ones_like(mass))
+
+
 def test_tokens_that_the_student_lacks_are_in_the_tail(loopback, batch: Batch) -> None:
     whole, remote = teacher(loopback).targets(batch), teacher(loopback)
     remote.shared_tokens(40, 40)
@@ -115,6 +137,15 @@ def valued(value: float) -> Any:
     return changed
 
 
+def of_token(name: str) -> Any:
+    def changed(answer: Any) -> Any:
+        row = answer["choices"][0]["prompt_logprobs"][4]
+        row[name] = {"logprob": max(value["logprob"] for value in row.values())}
+        return answer
+
+    return changed
+
+
 def shorter(answer: Any) -> Any:
     answer["choices"][0]["prompt_logprobs"].pop()
     return answer
@@ -128,6 +159,8 @@ def shorter(answer: Any) -> Any:
         (valued(float("nan")), "no log-probabilities at position 3: their exponentials add up to nan"),
         (valued(3.0), "no log-probabilities at position 3"),
         (shorter, "prompt log-probabilities for"),
+        (of_token("-4"), "tokens -4 to .* at position 3: no ids of tokens"),
+        (of_token("99999999999999999999"), "to 99999999999999999999 at position 3: no ids of tokens"),
         (lambda answer: {"choices": [{"text": "a"}]}, "no log-probabilities of the prompt"),
         (lambda answer: {"choices": [{"prompt_logprobs": [None, {"1": None}]}]}, "no log-probabilities of the prompt"),
         (lambda answer: (400, "prompt_logprobs of 12 is above 10"), "status 400: prompt_logprobs of 12 is above 10"),
@@ -229,10 +262,12 @@ def test_an_example_beyond_the_servers_window_is_refused(loopback, tmp_path: Pat
     ("changes", "message"),
     [
         ({"loss": {"temperature": 2}}, "server returns no others: run or capture the teacher with Transformers"),
-        ({"loss": {"stop": "event"}}, "set loss.stop: tokens"),
         ({"loss": {"divergence": {"kind": "adaptive_kl"}}}, "not defined with the tail as one outcome"),
         ({"supervision": {"token_selection": {"kind": "teacher_entropy", "share": 0.5}}}, "server returns no entropy"),
-        ({"loss": {"kl_weight": 1}, "rollout": {}}, "set loss.stop: tokens"),
+        (
+            {"loss": {"kl_weight": 1, "divergence": {"kind": "policy_gradient"}}, "rollout": {}},
+            "policy_gradient knows the teacher's probability of one token",
+        ),
         (
             {
                 "loss": {"kl_weight": 1, "stop": "tokens"},
@@ -241,6 +276,7 @@ def test_an_example_beyond_the_servers_window_is_refused(loopback, tmp_path: Pat
             "not defined with the tail as one outcome",
         ),
         ({"teacher": {"url": "host:8000"}}, "not the address of a server"),
+        ({"teacher": {"url": "http://host:99999"}}, "Port out of range 0-65535"),
         ({"capture": {"engine": "server", "codec": {"kind": "hidden"}}}, "engine server returns the likeliest tokens"),
     ],
 )

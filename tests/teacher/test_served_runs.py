@@ -118,6 +118,36 @@ def test_rollouts_learn_from_a_server_and_go_on_when_it_has_come_back(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("api", ["vllm", "sglang"])
+def test_a_stop_is_one_event_with_a_server_as_with_the_teacher_run_here(
+    loopback: TeacherOnLoopback, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, api: str
+) -> None:
+    """With all tokens listed it is the live teacher's loss; with all ends and most tokens it is little below that."""
+    monkeypatch.setattr("leadspan.inputs.load_end_ids", lambda settings: [5, 9])  # of models that have none
+    changes: dict[str, Any] = {
+        "loss": {"kl_weight": 1, "divergence": {"kind": "reverse_kl"}},
+        "rollout": {"max_new_tokens": 8, "trace_share": 0.25, "horizon": {"kind": "fixed", "tokens": 4}},
+        "data": {**toy_recipe(tmp_path).data.model_dump(), "validation": {"kind": "none"}},
+        "steps": 2,
+    }
+    live = toy_recipe(tmp_path, teacher=tiny(hidden=48, seed=2).model_dump(), **changes)
+    served = live.model_copy(update={"output": tmp_path / "served"})
+    k = loopback.model.config.vocab_size - (6 if api == "sglang" else 0)
+    served = Recipe.model_validate(served.model_dump() | {"teacher": of_server(loopback, k=k, api=api)})
+    tokens = Recipe.model_validate(served.model_dump() | {"loss": {**changes["loss"], "stop": "tokens"}})
+    run(live)
+    run(served)
+    losses = [without_times(recipe.output)[0]["loss"] for recipe in (live, served)]
+    if api == "sglang":
+        assert 0.9 * losses[0] < losses[1] < losses[0]
+        return
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+    shutil.rmtree(served.output)
+    run(tokens)
+    assert without_times(tokens.output)[0]["loss"] > 1.001 * losses[0]
+
+
+@pytest.mark.slow
 def test_the_doctor_asks_the_server(loopback: TeacherOnLoopback, tmp_path: Path) -> None:
     recipe = toy_recipe(tmp_path, teacher=of_server(loopback, k=80))
     checks = {check.name: check for check in examine(recipe, 4)}
@@ -125,6 +155,10 @@ def test_the_doctor_asks_the_server(loopback: TeacherOnLoopback, tmp_path: Path)
         checks["served teacher answers"].verdict == "ok" and "80 likeliest" in checks["served teacher answers"].figure
     )
     assert not [check for check in checks.values() if check.verdict == "failed"]
+    name, on_policy = "served teacher names all ends of a turn", {"kl_weight": 1, "stop": "event"}
+    for api, k, verdict in (("vllm", 12, "warning"), ("sglang", 12, "ok")):
+        asked = toy_recipe(tmp_path, teacher=of_server(loopback, k=k, api=api, end_ids=[5]), loss=on_policy)
+        assert {check.name: check for check in examine(asked, 4)}[name].verdict == verdict
     loopback.faults[:] = [lambda answer: (401, "no key")] * 20
     failed = {check.name: check for check in examine(recipe, 4)}["served teacher answers"]
     assert failed.verdict == "failed" and "status 401" in failed.figure

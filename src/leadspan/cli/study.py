@@ -85,12 +85,15 @@ def _planned(study: "Study", study_file: "Path") -> "tuple[StudyRecord, list[str
     for store in plan.stores:
         from leadspan.study.shared_stores import missing  # loads torch, for studies that have a store
 
-        job = None if all(map(is_done, plan.readers(store))) else missing(store)
+        job = None if all(map(is_done, plan.readers(store))) else missing(store, draws=False)
         lines.append(f"{store.title}: serves {len(store.recipes)} trials; ")
         if job is None:
             lines[-1] += "nothing is to be captured"
             continue
         apart, positions = job.sequences.num_apart, sum(n - 1 for n in job.plan.lengths)
         whose = f", {apart:,} of them for cuts that change the context" if apart else ""
+        if job.undrawn:
+            number, most = len(job.undrawn), sum(job.undrawn)
+            lines[-1] += f"{number:,} rollouts are to be drawn, at most {most:,} positions to capture; besides "
         lines[-1] += f"{len(job.sequences):,} sequences, {positions:,} positions are to be captured{whose}"
     return record, lines

@@ -12,7 +12,7 @@ from leadspan.data.packing import pack
 from leadspan.data.truncation.policy import STOP_REMEDY
 from leadspan.doctor.check_inputs import Check, CheckInputs, Verdict, models_of
 from leadspan.errors import LeadspanError, ModelError
-from leadspan.inputs import check_served, checked_teacher
+from leadspan.inputs import check_served, checked_teacher, merged_ends
 from leadspan.models.ends import end_ids_of, load_end_ids
 from leadspan.models.heads import head_of
 from leadspan.models.loading import check_vocabulary, load_tokenizer
@@ -135,6 +135,7 @@ def served_teacher(inputs: CheckInputs) -> Iterator[Check]:
         source = checked_teacher(recipe)
         check_served(source, recipe, inputs.data)
         source.shared_tokens(head_of(inputs.student).weight.shape[0], len(inputs.data.renderer.tokenizer))
+        source.end_ids = merged_ends(recipe, inputs.data.renderer)
         started = time.perf_counter()
         targets = source.targets(pack(inputs.sample))
         seconds = time.perf_counter() - started
@@ -148,6 +149,18 @@ def served_teacher(inputs: CheckInputs) -> Iterator[Check]:
         f"{tail:.2%} of the mass is beyond its {recipe.teacher.k} likeliest tokens"
     )
     yield Check.of(name, not tail > _MUCH_TAIL, figure, "raise teacher.k, as far as the server allows")
+    if source.end_ids:
+        yield _stops_listed(targets, source.end_ids)
+
+
+def _stops_listed(targets: SparseTargets, end_ids: tuple[int, ...]) -> Check:
+    """At how many positions a stop is an outcome of its own (`losses.sparse_rows.ends_apart`)."""
+    is_listed = torch.isin(targets.token_ids, torch.tensor(end_ids)) & (targets.log_probs > -torch.inf)
+    number = is_listed.sum(1)  # a token is in the support of a position once
+    some, every = int((number > 0).sum()), int((number == len(end_ids)).sum())
+    figure = f"at {every:,} of the {some:,} positions where it names an end-of-turn token it names all {len(end_ids)}"
+    remedy = "at the others a stop and the unlikely tokens are one outcome: raise teacher.k, or serve it with SGLang"
+    return Check.of("served teacher names all ends of a turn", every == some, figure, remedy)
 
 
 def disk_and_memory(inputs: CheckInputs) -> Iterator[Check]:

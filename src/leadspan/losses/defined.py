@@ -35,8 +35,8 @@ def check_loss(
         )
     if isinstance(kept_targets.codec, Hidden):  # the whole distribution, at any temperature
         return
-    if loss.stop == "event":
-        raise TargetsError(needs_all_tokens(where))
+    if loss.stop == "event" and isinstance(kept_targets.codec, Sampled):
+        raise TargetsError(needs_probabilities(where))
     if loss.temperature not in kept_targets.temperatures:
         remedy = f"capture with capture.temperatures: [1.0, {loss.temperature:g}]"
         if kept_targets.engine != "transformers":
@@ -53,11 +53,11 @@ def check_loss(
         raise TargetsError(f"{where}: {error}") from None
 
 
-def needs_all_tokens(where: str) -> str:
-    """The message that a support of a few tokens does not give the probability of a stop."""
+def needs_probabilities(where: str) -> str:
+    """The message that drawn tokens do not give the probability of a stop."""
     return (
-        f"loss.stop is event, and {where} keeps only a few tokens of each distribution, so the probabilities of the "
-        "end-of-turn tokens may be missing; take a live teacher, capture hidden targets, or set loss.stop: tokens"
+        f"loss.stop is event, and {where} keeps tokens that were drawn, not the probability of every end of a turn; "
+        "take a live teacher, capture top_k, top_p or hidden targets, or set loss.stop: tokens"
     )
 
 

@@ -9,10 +9,10 @@ from torch import Tensor
 from transformers.utils.import_utils import is_triton_available
 
 from leadspan.errors import TargetsError
-from leadspan.losses.defined import check_defined, needs_all_tokens
+from leadspan.losses.defined import check_defined, needs_probabilities
 from leadspan.losses.rows import Blocks, RowPart, block_size, compiled, dense_rows, hard_rows, has_compiler, policy_rows
 from leadspan.losses.settings import LossSettings, PolicyGradient
-from leadspan.losses.sparse_rows import sampled_rows, split_support, tail_mass, tail_rows
+from leadspan.losses.sparse_rows import ends_apart, sampled_rows, split_support, tail_mass, tail_rows
 from leadspan.models.heads import LogitTransform
 from leadspan.teacher.targets import DenseTargets, SparseTargets, Targets
 
@@ -72,12 +72,16 @@ class _Sparse(ChunkRows):
     Attributes:
         transform: What the student does to its logits.
         targets: The teacher's side.
+        token_ids: The support.
         teacher: At the loss's temperature: log-probabilities, and the tail's mass or the weights of a drawn support.
+        likeliest: The teacher's likeliest token, [m, 1]; None for a drawn support, which does not say it.
     """
 
     transform: LogitTransform
     targets: SparseTargets
+    token_ids: Tensor
     teacher: tuple[Tensor, ...]
+    likeliest: Tensor | None = None
 
     def __call__(
         self, z_s: Tensor, z_t: Tensor | None, part: slice, labels: Tensor, hard: Tensor, soft: Tensor
@@ -85,10 +89,11 @@ class _Sparse(ChunkRows):
         targets, rows = self.targets, z_s[: len(labels)]
         teacher = tuple(values[part].to(z_s.dtype) for values in self.teacher)
         label_logits = rows.gather(1, labels[:, None]).squeeze(1)
-        support, ids = split_support(rows, targets.token_ids[part], teacher[0] > -torch.inf)
+        of_likeliest = () if self.likeliest is None else (rows.gather(1, self.likeliest[part]),)
+        support, ids = split_support(rows, self.token_ids[part], teacher[0] > -torch.inf)
         # Compiled blocks read whole blocks of every buffer, the support's rows included.
         support = F.pad(support, (0, 0, 0, len(z_s) - len(rows)))
-        statistics = self.blocks((z_s, support), (*teacher, label_logits, hard, soft))
+        statistics = self.blocks((z_s, support), (*teacher, *of_likeliest, label_logits, hard, soft))
         # The label may lie in the support or in the tail, so its part of the gradient is added after both are back.
         onehot = self.transform.chain(-hard, self.transform.logits(label_logits))
         rows.scatter_add_(1, ids, support[: len(rows)]).scatter_add_(1, labels[:, None], onehot[:, None])
@@ -143,22 +148,36 @@ def chunk_rows(
             # The kernel walks each row by itself and needs no scratch, so the whole chunk is one block.
             return ChunkRows(Blocks(kernel, chunk_size, is_compiled=False))
         return ChunkRows(blocks(dense_rows, transform, of_teacher, divergence, temperature, end_ids))
-    if len(end_ids) > 1:
-        raise TargetsError(needs_all_tokens("the targets"))
     check_defined(targets.sample_weights is not None, targets.tail_mass, divergence, temperature)
+    num_ends = len(end_ids) if len(end_ids) > 1 else 0
+    if targets.sample_weights is None:
+        tail_part = blocks(tail_rows, transform, divergence, temperature, num_ends)
+        return _Sparse(tail_part, transform, targets, *_with_tail(targets, temperature, end_ids[:num_ends]))
+    if num_ends:
+        raise TargetsError(needs_probabilities("the store"))
     log_probs, weights = targets.tempered(temperature), targets.sample_weights
-    if weights is None:
-        teacher = log_probs, tail_mass(targets, log_probs, temperature)
-        return _Sparse(blocks(tail_rows, transform, divergence, temperature), transform, targets, teacher)
     if temperature != 1.0:
         # Drawn at temperature 1 and used at another: importance weights p_T / p_1 keep the estimate unbiased.
         weights = torch.where(weights == 0, 0.0, weights * (log_probs - targets.log_probs).exp())
-    return _Sparse(blocks(sampled_rows, transform, temperature), transform, targets, (log_probs, weights))
+    sampled_part = blocks(sampled_rows, transform, temperature)
+    return _Sparse(sampled_part, transform, targets, targets.token_ids, (log_probs, weights))
+
+
+def _with_tail(
+    targets: SparseTargets, temperature: float, end_ids: tuple[int, ...]
+) -> tuple[Tensor, tuple[Tensor, ...], Tensor]:
+    """Support, its log-probabilities with the tail's mass, and the likeliest token, which may be one of the ends."""
+    log_probs = targets.tempered(temperature)
+    likeliest = targets.token_ids.gather(1, log_probs.argmax(-1, keepdim=True))
+    support = targets.token_ids, log_probs, tail_mass(targets, log_probs, temperature)
+    if end_ids:
+        support = ends_apart(*support, end_ids)
+    return support[0], support[1:], likeliest
 
 
 def _drawn_token(part: Blocks, targets: Targets, end_ids: tuple[int, ...]) -> ChunkRows:
     if len(end_ids) > 1:
-        raise TargetsError(needs_all_tokens("divergence policy_gradient"))
+        raise TargetsError("divergence policy_gradient knows the probability of one token: set loss.stop: tokens")
     if isinstance(targets, DenseTargets):
         return _DrawnToken(part, LogitTransform(targets.scale, targets.softcap), None)
     if targets.label_log_probs is None:

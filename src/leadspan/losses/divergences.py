@@ -82,7 +82,9 @@ def with_one_stop(
 
     student, teacher = student_logits / temperature, teacher_logits / temperature
     value, gradient = divergence(merged(student), merged(teacher))
-    shares = torch.softmax(student.index_select(1, ends), dim=-1)
+    # Where a support has none of the tokens their logits are -inf, and 0 / 0 is a share of nothing.
+    of_ends = student.index_select(1, ends)
+    shares = torch.where(of_ends > -torch.inf, torch.softmax(of_ends, dim=-1), 0.0)
     return value, gradient.index_copy(1, ends, gradient.index_select(1, ends[:1]) * shares) / temperature
 
 

@@ -109,8 +109,9 @@ class LossSettings(Settings):
     stop: Literal["tokens", "event"] | None = None
     """How the divergence treats tokens that end a turn. `tokens`: each token by itself. `event`: all tokens that end a
     turn for student, teacher or data are one outcome, so that a teacher whose end-of-turn token is not the student's
-    does not teach the student never to stop. The cross-entropy keeps the data's token. `event` needs the whole
-    distribution of a teacher that the recipe names. Absent: `event` with a rollout, else `tokens`."""
+    does not teach the student never to stop. The cross-entropy keeps the data's token. `event` needs a teacher that the
+    recipe names; where it gives a few tokens of each distribution and lacks one of these, they and its tail are one
+    outcome. Absent: `event` with a rollout, else `tokens`."""
     ratio_cap: float = Field(default=2.0, ge=1)
     """Upper limit of the ratio that weighs positions of older rollouts: the student's probability of the drawn tokens
     now, divided by that at the time of the draw (`rollout.steps_per_draw`)."""

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from leadspan.losses.divergences import DIVERGENCES, Distribution
+from leadspan.losses.divergences import DIVERGENCES, Distribution, with_one_stop
 from leadspan.losses.rows import RowPart, Rows, statistics_of
 from leadspan.losses.settings import AnyDivergence
 from leadspan.models.heads import LogitTransform
@@ -30,6 +30,37 @@ def tail_mass(targets: SparseTargets, log_probs: Tensor, temperature: float) -> 
     return (1 - log_probs.double().exp().sum(-1)).clamp_min(0).to(log_probs.dtype)
 
 
+def ends_apart(
+    token_ids: Int[Tensor, "m k"],
+    log_probs: Float[Tensor, "m k"],
+    tail: Float[Tensor, "m"],  # a dimension name
+    end_ids: tuple[int, ...],
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Give the tokens that end a turn the last columns of the support, where all of them are in it.
+
+    In a row that lacks one of them, those that it has join the tail, where the others are: what is known of a stop
+    there is its mass with the tail's. Both are sums of known masses over a partition that is coarser than that with
+    one stop and single tokens, so that an f-divergence over it is a lower bound of the one over that.
+
+    Args:
+        token_ids: The support.
+        log_probs: The teacher's, -inf in unused slots.
+        tail: Mass of all other tokens.
+        end_ids: The tokens.
+
+    Returns:
+        The three with the end tokens apart, [m, k + len(end_ids)] and [m].
+    """
+    ends = torch.tensor(end_ids, device=token_ids.device)
+    is_end = (token_ids[..., None] == ends) & (log_probs > -torch.inf)[..., None]
+    of_ends = torch.where(is_end, log_probs[..., None], -torch.inf).amax(1)
+    has_all = (of_ends > -torch.inf).all(-1, keepdim=True)
+    tail = tail + torch.where(has_all, 0.0, of_ends.exp()).sum(-1)
+    others = torch.where(is_end.any(-1), -torch.inf, log_probs)
+    log_probs = torch.cat([others, torch.where(has_all, of_ends, -torch.inf)], dim=1)
+    return torch.cat([token_ids, ends.expand(len(token_ids), -1)], dim=1), log_probs, tail
+
+
 def split_support(
     z_s: Float[Tensor, "C V"], token_ids: Int[Tensor, "C k"], is_used: Tensor
 ) -> tuple[Float[Tensor, "C k"], Int[Tensor, "C k"]]:
@@ -38,20 +69,21 @@ def split_support(
     Args:
         z_s: Raw logits, changed in place.
         token_ids: The support.
-        is_used: Which slots of the support are used, [C, k]; the first of a row always is.
+        is_used: Which slots of the support are used, [C, k].
 
     Returns:
-        The support's raw logits, and its ids with unused slots pointing to the row's first token.
+        The support's raw logits, and its ids with unused slots pointing to a used token of the row, if it has one.
     """
-    # An unused slot points to the row's first token, so that scattering -inf there a second time changes nothing.
-    ids = torch.where(is_used, token_ids, token_ids[:, :1])
+    # An unused slot points to a used token, so that scattering -inf there a second time changes nothing.
+    ids = torch.where(is_used, token_ids, token_ids.gather(1, is_used.int().argmax(1, keepdim=True)))
     support = z_s.gather(1, ids)
-    z_s.scatter_(1, ids, -torch.inf)
+    # A row of which all is tail loses nothing: each of its slots points to the same token, and puts it back.
+    z_s.scatter_(1, ids, torch.where(is_used.any(1, keepdim=True), -torch.inf, support))
     return support, ids
 
 
-def tail_rows(transform: LogitTransform, divergence: AnyDivergence, temperature: float) -> RowPart:
-    """Row part for a head of the distribution with its tail as one outcome.
+def tail_rows(transform: LogitTransform, divergence: AnyDivergence, temperature: float, num_ends: int = 0) -> RowPart:
+    """Row part for a head of the distribution with its tail as one outcome; so are the last `num_ends` of the support.
 
     The returned function overwrites the masked logits `z_s` by the gradient of the tail, and `support` by that of the
     support.
@@ -59,26 +91,36 @@ def tail_rows(transform: LogitTransform, divergence: AnyDivergence, temperature:
     function = functools.partial(DIVERGENCES[divergence.kind], **divergence.model_dump(exclude={"kind"}))
 
     def rows(
-        z_s: Tensor, support: Tensor, log_p: Tensor, tail_mass: Rows, label_logits: Rows, hard: Rows, soft: Rows
+        z_s: Tensor,
+        support: Tensor,
+        log_p: Tensor,
+        tail_mass: Rows,
+        likeliest: Float[Tensor, "C 1"],
+        label_logits: Rows,
+        hard: Rows,
+        soft: Rows,
     ) -> Tensor:
         is_used = log_p > -torch.inf
         tail, head = _transformed(transform, z_s, support, is_used)
         tail_lse, lse = _logsumexps(tail, head, temperature)
         log_q = torch.cat([head / temperature - lse, tail_lse - lse], dim=1)
-        q = Distribution(log_q.exp(), log_q)
         # A support of the whole vocabulary has no tail; a mass that rounding left there must not count.
         has_tail = is_used.sum(-1) < z_s.shape[1]
         rest = torch.where(has_tail, tail_mass, 0.0)[:, None]
-        p = Distribution(torch.cat([log_p.exp(), rest], dim=1), torch.cat([log_p, rest.log()], dim=1))
-        value, gradient = function(q, p)
+        outcomes = torch.cat([log_p, rest.log()], dim=1)
+        if num_ends:
+            columns = tuple(range(log_p.shape[1] - num_ends, log_p.shape[1]))
+            value, gradient = with_one_stop(function, log_q, outcomes, 1.0, columns)
+        else:
+            p = Distribution(torch.cat([log_p.exp(), rest], dim=1), outcomes)
+            value, gradient = function(Distribution(log_q.exp(), log_q), p)
         gradient = torch.where(soft[:, None] == 0, 0.0, gradient)
         share = (soft * temperature)[:, None]
         # The gradient of the one tail outcome is dealt to its tokens in proportion to the student's probabilities.
         tail_soft = share * gradient[:, -1:] * _softmax(tail / temperature, tail_lse)
         soft_gradients = tail_soft, share * gradient[:, :-1]
         statistics = _finish(transform, (z_s, support), (tail, head), soft_gradients, label_logits, hard)
-        # The teacher's most likely token is always in the support, the student's need not be.
-        top = head.gather(1, log_p.argmax(-1, keepdim=True)).squeeze(1)
+        top = transform.logits(likeliest).squeeze(1)
         agreement = top >= torch.maximum(tail.amax(-1), head.amax(-1))
         return statistics_of(*statistics, value, agreement)
 

@@ -19,7 +19,7 @@ from leadspan.models.loading import load_model
 from leadspan.models.precision import uses_bf16
 from leadspan.recipe import Recipe, check_capture
 from leadspan.rollout.settings import RolloutSettings
-from leadspan.rollout.stored import drawn_rollouts, rollout_rows, stored_rollouts
+from leadspan.rollout.stored import drawn_rollouts, rollout_rows, rollouts_so_far, stored_rollouts
 from leadspan.status import report_status
 from leadspan.teacher.capture import CaptureJob
 from leadspan.teacher.claim import store_locked
@@ -39,15 +39,17 @@ def prepare_capture(
     cuts: Sequence[Policy] = (),
     other_recipes: Sequence[Recipe] = (),
     stored: Sequence[TargetStore] = (),
+    draws: bool = True,
 ) -> CaptureJob:
-    """Find the sequences to capture, and plan them.
+    """Find the sequences to capture, and plan them; the rollouts of a recipe that has some are drawn first.
 
     Args:
         recipe: The recipe; validation traces are captured uncut, since validation uses them so.
         cuts: Cuts that the store must serve; the recipe's `capture.cuts`, or its own cut, when empty.
         other_recipes: Further recipes to serve, each with its own data, seed and cut; of the same teacher and
-            tokenizer.
+            tokenizer, and with rollouts, the same draws.
         stored: Stores whose sequences are left out.
+        draws: Whether to draw rollouts; else those that are not there yet are counted in the job.
 
     Raises:
         LeadspanError: The recipes or the data cannot be used, or a loss is not defined on what the store would keep.
@@ -55,8 +57,13 @@ def prepare_capture(
     check_capture(recipe)
     assert recipe.teacher is not None, "checked above"
     settings = recipe.capture
-    if other_recipes and any(served.rollout for served in (recipe, *other_recipes)):
-        raise SettingsError("rollout: no store is shared between recipes with rollouts; capture one for each")
+    if any(
+        other.draws != recipe.draws or (recipe.rollout and other.student != recipe.student) for other in other_recipes
+    ):
+        raise SettingsError(
+            "rollout: recipes of one store draw the same rollouts: student, seed, and rollout.prompts, "
+            "samples_per_prompt, temperature and max_new_tokens must be equal; capture one for each"
+        )
     for served in (recipe, *other_recipes):
         selection = served.supervision.token_selection
         check_loss(served.loss_with_stop, selection, settings.kept_targets, f"capture.codec {settings.codec.label}")
@@ -65,8 +72,14 @@ def prepare_capture(
     directory = settings.path or recipe.store_path
     renderer, sources = _sources(needs)
     _check_teachers(sources)
-    if recipe.rollout is not None:
-        sources.insert(0, _rollouts(recipe, recipe.rollout, directory))
+    undrawn: list[int] = []
+    # Recipes of equal data have the same rollouts.
+    by_data = {served.model_dump_json(include={"data"}): served for served in (*other_recipes[::-1], recipe)}
+    for served in by_data.values():
+        if served.rollout is not None:
+            drawn, lacking = _rollouts(served, served.rollout, directory, draws)
+            sources[:0] = drawn
+            undrawn += lacking
     sequences = longest_sequences(sources)
     for store in stored:
         sequences = sequences.without(store)
@@ -83,6 +96,7 @@ def prepare_capture(
         ranks=Ranks(state.process_index, state.num_processes, state.wait_for_everyone),
         seed=recipe.seed,
         directory=directory,
+        undrawn=undrawn,
     )
 
 
@@ -97,8 +111,13 @@ def _check_teachers(sources: Sequence[Examples]) -> None:
             )
 
 
-def _rollouts(recipe: Recipe, settings: RolloutSettings, directory: Path | None) -> Examples:
-    """Whole rollouts of the untrained student, drawn by the first rank and written into the store."""
+def _rollouts(
+    recipe: Recipe, settings: RolloutSettings, directory: Path | None, draws: bool
+) -> tuple[list[Examples], list[int]]:
+    """Whole rollouts of the untrained student, drawn by the first rank and written into the store.
+
+    Where nothing is to be drawn those that are there, and the most positions of each that is not.
+    """
     if directory is None:
         raise SettingsError("capture.path: missing; rollouts are kept in the store when they are drawn")
     if isinstance(settings.engine, Vllm):
@@ -112,31 +131,35 @@ def _rollouts(recipe: Recipe, settings: RolloutSettings, directory: Path | None)
         student = load_model(recipe.student, torch.float32, for_training=False).eval()
         return cast(PreTrainedModel, cast(torch.nn.Module, student).to(process_device()))
 
-    path, use_bf16 = directory / DRAWN_FILE, uses_bf16(recipe.training.precision, recipe.student)
+    path, use_bf16, lacking = directory / DRAWN_FILE, uses_bf16(recipe.training.precision, recipe.student), []
     with process_state().main_process_first():
-        if process_state().is_main_process:
+        if not draws:
+            new_ids, lacking = rollouts_so_far(inputs, path)
+        elif process_state().is_main_process:
             with store_locked(directory):
                 new_ids = drawn_rollouts(inputs, path, load_student, use_bf16)
         else:
             new_ids = stored_rollouts(inputs, path)
+    if not new_ids:  # in a dry run
+        return [], lacking
     rows = rollout_rows(inputs, new_ids)
-    return Examples(rows, Full(), _EVERYTHING, data.renderer.stop_token_id, recipe.seed, "rollouts")
+    return [Examples(rows, Full(), _EVERYTHING, data.renderer.stop_token_id, recipe.seed, "rollouts")], lacking
 
 
 def _sources(needs: Sequence[tuple[Recipe, Policy]]) -> tuple[Renderer, list[Examples]]:
     """Training traces under each cut, all positions weighted, and validation traces whole; equal ones once."""
     first = needs[0][0]
-    by_data: dict[str, dict[Policy, Recipe]] = {}
+    by_data: dict[str, tuple[Recipe, dict[Policy, None]]] = {}
     for recipe, policy in needs:
         if recipe.teacher != first.teacher:
             raise SettingsError(f"{recipe.name}: its teacher is not that of {first.name}; capture a store of its own")
         key = f"{recipe.tokenizer_path} {recipe.tokenizer_revision} {recipe.model_dump_json(include={'data', 'seed'})}"
         # Recipes that differ in loss or training alone need the same sequences.
-        by_data.setdefault(key, {}).setdefault(policy, recipe)
+        policies = by_data.setdefault(key, (recipe, {}))[1]
+        policies |= dict.fromkeys([policy] if recipe.has_traces else [])
     sources: list[Examples] = []
     renderers: list[Renderer] = []
-    for by_policy in by_data.values():
-        recipe = next(iter(by_policy.values()))
+    for recipe, policies in by_data.values():
         renderer, splits = prepare_splits(recipe)
         renderers.append(renderer)
         for name in ("tokenizer_hash", "template_hash"):
@@ -145,8 +168,7 @@ def _sources(needs: Sequence[tuple[Recipe, Policy]]) -> tuple[Renderer, list[Exa
                     f"{recipe.name}: its {name} is not that of {first.name}; capture a store of its own"
                 )
         stop, seed = renderer.stop_token_id, recipe.seed
-        has_traces = recipe.rollout is None or recipe.rollout.has_traces
-        for cut in by_policy if has_traces else ():
+        for cut in policies:
             try:
                 rows = training_rows(recipe, splits, renderer, cut)
                 sources.append(Examples(rows, cut, _EVERYTHING, stop, seed, "training set"))

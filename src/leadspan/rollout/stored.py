@@ -20,7 +20,7 @@ from leadspan.files import write_atomically
 from leadspan.rollout.course import Turn
 from leadspan.rollout.drawing import draw_rollouts
 from leadspan.rollout.inputs import RolloutInputs, WholeIds
-from leadspan.rollout.rows import to_rollout
+from leadspan.rollout.rows import room, to_rollout
 
 logger = logging.getLogger(__name__)
 
@@ -67,6 +67,20 @@ def drawn_rollouts(
     return new_ids
 
 
+def rollouts_so_far(inputs: RolloutInputs, path: Path) -> tuple[WholeIds, list[int]]:
+    """The rollouts of a file that a capture would go on with, and the most positions of each that it would draw."""
+    header, new_ids, _ = _read(path) if path.exists() else (None, {}, [])
+    new_ids = new_ids if header == _header(inputs) else {}
+    lacking = [
+        room(Turn(prompt, sample, inputs.course.settings.max_new_tokens, True), inputs.prompts[prompt], inputs.window)
+        + len(inputs.prompts[prompt].ids)
+        - 1
+        for prompt, sample in inputs.course.stored_turns
+        if (inputs.prompts[prompt].key, sample) not in new_ids
+    ]
+    return new_ids, lacking
+
+
 def stored_rollouts(inputs: RolloutInputs, path: Path) -> WholeIds:
     """The rollouts of a file, which must be all that a run needs.
 
@@ -104,7 +118,8 @@ def rollout_rows(inputs: RolloutInputs, new_ids: WholeIds) -> Dataset:
     rows = []
     for index, sample in inputs.course.stored_turns:
         prompt = inputs.prompts[index]
-        ids = new_ids[prompt.key, sample]
+        if (ids := new_ids.get((prompt.key, sample))) is None:  # not drawn yet, in a dry run
+            continue
         turn = Turn(index, sample, len(ids), True)
         example = inputs.rows.example(to_rollout(turn, prompt, ids, inputs.stop_ids, (len(ids), None)))
         cot_end = len(example.input_ids) - int((example.section_ids == ANSWER).sum())

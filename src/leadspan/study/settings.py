@@ -132,7 +132,8 @@ class Study(Settings):
     store: CaptureSettings | None = None
     """A store of the teacher's targets that all trials read, captured once, before them; if absent, each trial runs its
     teacher. `path` is the directory of the stores, one for each teacher and tokenizer; `store` in the study's directory
-    when absent. The cuts of the trials are captured, and `cuts` in addition."""
+    when absent. The cuts of the trials are captured, and `cuts` in addition. Trials with a rollout learn from whole
+    rollouts of the untrained student, drawn once for all horizons (offline); leave it out to draw in training."""
     executor: Executor = LocalExecutor()
     """Where trials run."""
     keep_checkpoints: bool = False

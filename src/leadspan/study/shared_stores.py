@@ -4,6 +4,9 @@ A trial with a live teacher becomes one that reads a store, and nothing else of 
 teacher, tokenizer, template and precision among the trials. For every trace it holds the longest cut that a trial
 needs, validation traces whole, and in addition each cut with another context (`tail`, `middle`, `random_window`, ...).
 When the study grows, what its store does not serve yet is captured into another part of it.
+
+Whole rollouts of the untrained student are drawn once for all trials that differ in horizon, shares, loss or training
+alone, and these learn from their beginnings (`rollout.stored`): there is a store for each seed and way of drawing, too.
 """
 
 import hashlib
@@ -19,7 +22,7 @@ from leadspan.losses.defined import check_loss
 from leadspan.models.loading import load_tokenizer, name_of
 from leadspan.pipeline.capture import prepare_capture
 from leadspan.recipe import Recipe
-from leadspan.settings import load_json
+from leadspan.settings import load_json, validate
 from leadspan.status import report_status
 from leadspan.study.fingerprint import Fingerprints
 from leadspan.study.settings import Study
@@ -48,7 +51,7 @@ def share_stores(
         fingerprints: The stores' fingerprints are added to its `made_before`.
 
     Raises:
-        SettingsError: A recipe has a store of its own.
+        SettingsError: A recipe has a store of its own, or rollouts that cannot be those of a store.
         TargetsError: The codec does not define a trial's loss, or the store does not keep its temperature.
         ModelError: A tokenizer cannot be loaded.
     """
@@ -68,13 +71,15 @@ def share_stores(
             shared.append(trial)
             continue
         where = f"store.codec {settings.codec.label}, {trial.title}"
-        check_loss(recipe.loss, recipe.supervision.token_selection, settings.kept_targets, where)
+        check_loss(recipe.loss_with_stop, recipe.supervision.token_selection, settings.kept_targets, where)
         fingerprint = _identity(recipe, settings, fingerprints, renderers)
         name = recipe.teacher.identity if isinstance(recipe.teacher, Served) else name_of(recipe.teacher)
         slug = re.sub(r"[^\w.+-]+", "-", Path(name).name).strip("-").lower()[:40]
         directory = (settings.path or study.output / "store") / f"{slug}-{fingerprint[:_ID_DIGITS]}"
         capture = CaptureSettings.model_validate(settings.model_dump(include=_VALUES))
         reading = recipe.model_copy(update={"targets": StoredTargets(path=directory), "capture": capture})
+        if recipe.rollout is not None:  # some rollouts cannot be stored ones, which the recipe's rules say
+            validate(Recipe, reading.model_dump(mode="json"), f"store: {trial.title}")
         store = stores.get(fingerprint)
         # A store serves all trials of its identity, whatever their cuts.
         stores[fingerprint] = SharedStore(
@@ -88,20 +93,24 @@ def share_stores(
     return shared, list(stores.values())
 
 
-def missing(store: SharedStore) -> CaptureJob | None:
+def missing(store: SharedStore, draws: bool = True) -> CaptureJob | None:
     """The capture of what the complete parts of a store do not serve; None when they serve every trial.
+
+    Args:
+        store: The store.
+        draws: Whether to draw the rollouts that it lacks; else the job says how many these are.
 
     Raises:
         LeadspanError: The data of a trial cannot be prepared.
     """
     first, settings = store.recipes[0], store.settings
-    capturing = first.model_copy(update={"capture": settings})
+    capturing = first.model_copy(update={"capture": settings.model_copy(update={"path": store.directory})})
     complete = [part for part in _stores_in(store.directory).values() if part is not None]
     # What complete parts serve is left out, so that a study that grows captures the difference.
-    job = prepare_capture(capturing, [*settings.cuts, first.cut], store.recipes[1:], complete)
+    job = prepare_capture(capturing, [*settings.cuts, first.cut], store.recipes[1:], complete, draws)
     # A part of the store is named after its plan, so that a resumed capture finds its own shards.
     part = store.directory / job.plan.content_hash[:_ID_DIGITS]
-    return replace(job, directory=part) if len(job.sequences) else None
+    return replace(job, directory=part) if len(job.sequences) or job.undrawn else None
 
 
 def capture_shared(store: SharedStore) -> None:
@@ -169,6 +178,7 @@ def _identity(
         *renderers[key],
         recipe.training.precision,
         settings.model_dump_json(include=_VALUES),
+        *([] if recipe.draws is None else [fingerprints.of_model(recipe.student), recipe.draws]),
     )
     return hashlib.sha256("\0".join(contents).encode()).hexdigest()
 

@@ -56,6 +56,7 @@ class CaptureJob:
         ranks: This process as one of several.
         seed: Seed of the measured sample.
         directory: The store; None for a job that is only estimated.
+        undrawn: The most positions of each rollout that is to be drawn first; empty for a job that runs.
     """
 
     settings: CaptureSettings
@@ -69,6 +70,7 @@ class CaptureJob:
     ranks: Ranks
     seed: int
     directory: Path | None
+    undrawn: Sequence[int] = ()
 
 
 def run_capture(job: CaptureJob) -> Manifest:

@@ -30,8 +30,8 @@ class Support:
     """The likeliest tokens at every position of one sequence.
 
     Attributes:
-        token_ids: The likeliest tokens by falling log-probability, int64, [T - 1, k].
-        log_probs: Theirs, float32, [T - 1, k]; at most 0.
+        token_ids: The likeliest tokens by falling log-probability, int64, [T - 1, k]; then `end_ids`, where given.
+        log_probs: Theirs, float32; at most 0, and -inf of an end token that is unknown or among the likeliest.
         outside: Mass of all other tokens, float32, [T - 1]; at least 2^-24.
         label_log_probs: Log-probability of the sequence's own next token, float32, [T - 1].
     """
@@ -47,8 +47,15 @@ class Support:
         return packed | {"outside": self.outside, "label_log_prob": self.label_log_probs}
 
 
-def read_support(answer: PromptLogprobs | None, input_ids: np.ndarray, k: int, who: str, setting: str) -> Support:
-    """The `k` likeliest tokens of every position.
+def read_support(
+    answer: PromptLogprobs | None,
+    input_ids: np.ndarray,
+    k: int,
+    who: str,
+    setting: str,
+    end_ids: Sequence[int] = (),
+) -> Support:
+    """The `k` likeliest tokens of every position, and what the answer says of some others.
 
     Args:
         answer: What an engine returned for the sequence.
@@ -56,16 +63,18 @@ def read_support(answer: PromptLogprobs | None, input_ids: np.ndarray, k: int, w
         k: Tokens requested.
         who: The engine, for errors.
         setting: The setting that says how many tokens are requested.
+        end_ids: Tokens to keep besides, where the answer has them.
 
     Raises:
         TargetsError: The answer is of another length or of other tokens, has fewer than `k`, or holds no
-            log-probabilities.
+            log-probabilities or ids that no token has.
     """
     if answer is None or len(answer) != len(input_ids):
         num_returned = "none" if answer is None else len(answer)
         raise TargetsError(f"{who} returned {num_returned} prompt log-probabilities for {len(input_ids)} tokens")
-    shape = (len(input_ids) - 1, k)
+    shape = (len(input_ids) - 1, k + len(end_ids))
     ids, log_probs, labels = np.empty(shape, np.int64), np.empty(shape), np.empty(shape[0])
+    ids[:, k:] = end_ids
     # The first token has no log-probability, since nothing precedes it.
     for t, (entry, token) in enumerate(zip(answer[1:], input_ids[1:].tolist(), strict=True)):
         # Servers add the prompt's own token to the likeliest; it is cut off where it is not among them.
@@ -76,7 +85,13 @@ def read_support(answer: PromptLogprobs | None, input_ids: np.ndarray, k: int, w
                 f"{who} returned {len(likeliest)} of {k} tokens at position {t}, {has} the data's token {token}; "
                 f"it must return them all: lower {setting} or raise what the server allows (vLLM: --max-logprobs)"
             )
-        ids[t], log_probs[t] = zip(*likeliest, strict=True)
+        tokens, log_probs[t, :k] = zip(*likeliest, strict=True)
+        if not 0 <= min(tokens) <= max(tokens) < 2**31:
+            raise TargetsError(
+                f"{who} returned tokens {min(tokens)} to {max(tokens)} at position {t}: no ids of tokens"
+            )
+        ids[t, :k] = tokens
+        log_probs[t, k:] = [-np.inf if i in ids[t, :k] else entry.get(i, -np.inf) for i in end_ids]
         labels[t] = entry[token]
     mass = np.exp(log_probs).sum(1)
     is_wrong = ~np.isfinite(mass) | (mass > 1 + _MASS_TOLERANCE) | ~np.isfinite(labels)

@@ -100,22 +100,25 @@ class RemoteTeacher(TeacherSource):
         for batch in batches:
             for name, input_ids, _ in _sequences(batch):
                 if (key := (name, input_ids.tobytes())) not in self._pending:
-                    self._pending[key] = self.servers.of(name).ask(input_ids.tolist(), self.settings.k)
+                    self._pending[key] = self._ask(name, input_ids)
+
+    def _ask(self, name: str, input_ids: np.ndarray) -> Future[PromptLogprobs]:
+        return self.servers.of(name).ask(input_ids.tolist(), self.settings.k, self.end_ids)
 
     def targets(self, batch: Batch) -> Targets:
         """The likeliest tokens at the weighted positions of a batch, with the mass of all others.
+
+        Where the tokens that end a turn are one outcome, those of them that the server names are in the support too.
 
         Raises:
             TargetsError: The server does not answer, or its answer is unusable.
         """
         sequences = list(_sequences(batch))
         # Requested ahead in training; a validation asks for the first time here.
-        futures = [
-            self._pending.pop((name, ids.tobytes()), None) or self.servers.of(name).ask(ids.tolist(), self.settings.k)
-            for name, ids, _ in sequences
-        ]
+        futures = [self._pending.pop((name, ids.tobytes()), None) or self._ask(name, ids) for name, ids, _ in sequences]
+        k, ends = self.settings.k, self.end_ids
         supports = [
-            (read_support(future.result(), ids, self.settings.k, self.servers.of(name).name, "teacher.k"), positions)
+            (read_support(future.result(), ids, k, self.servers.of(name).name, "teacher.k", ends), positions)
             for future, (name, ids, positions) in zip(futures, sequences, strict=True)
         ]
 

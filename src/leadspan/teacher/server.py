@@ -4,7 +4,8 @@
 `prompt_logprobs`; in the answer `choices[0].prompt_logprobs`, null for the first token, then mappings from the token id
 as text to `{"logprob": ...}`; `/tokenize` with `prompt` or `messages`, answered with `tokens` and `max_model_len`).
 SGLang's native API (`/generate` with `input_ids`, `return_logprob`, `logprob_start_len`, `top_logprobs_num`; in the
-answer `meta_info.input_token_logprobs` and `.input_top_logprobs`, entries `[logprob, token id, text]`).
+answer `meta_info.input_token_logprobs` and `.input_top_logprobs`, entries `[logprob, token id, text]`; with
+`token_ids_logprob` also `.input_token_ids_logprobs`, the same entries for these tokens at every position).
 """
 
 import http.client
@@ -40,16 +41,17 @@ class TeacherServer:
         self._has_failed = threading.Event()
         self._failure: LeadspanError | None = None
 
-    def ask(self, input_ids: Sequence[int], k: int) -> "Future[PromptLogprobs]":
+    def ask(self, input_ids: Sequence[int], k: int, others: Sequence[int] = ()) -> "Future[PromptLogprobs]":
         """Request the `k` likeliest tokens at every position of a sequence, in a thread."""
-        return self._pool.submit(self.score, input_ids, k)
+        return self._pool.submit(self.score, input_ids, k, others)
 
-    def score(self, prompt: Sequence[int] | str, k: int) -> PromptLogprobs:
+    def score(self, prompt: Sequence[int] | str, k: int, others: Sequence[int] = ()) -> PromptLogprobs:
         """Log-probabilities of a prompt: of the `k` likeliest tokens of every position, and of the prompt's own.
 
         Args:
             prompt: Token ids, or a text that the server turns into some.
             k: Tokens.
+            others: Further tokens at every position, where the server's API can name them (SGLang's).
 
         Raises:
             TargetsError: The server does not answer with log-probabilities.
@@ -64,21 +66,19 @@ class TeacherServer:
             body = {"text" if isinstance(prompt, str) else "input_ids": prompt, "return_logprob": True}
             body |= {"logprob_start_len": 0, "top_logprobs_num": k}
             body["sampling_params"] = {"max_new_tokens": 1, "temperature": 1.0}
+            body |= {"token_ids_logprob": list(others)} if others else {}
         answer = self._post(path, body)
         try:
             if not is_sglang:
                 entries = answer["choices"][0]["prompt_logprobs"]
                 return [e and {int(token): float(value["logprob"]) for token, value in e.items()} for e in entries]
-            # Both lists are as long as the prompt; entries of the first token have no log-probability.
-            tokens, tops = (answer["meta_info"][name] for name in ("input_token_logprobs", "input_top_logprobs"))
-            return [
-                None,
-                *(
-                    # The prompt's own token is added, since it need not be among the likeliest.
-                    {int(i): float(log_p) for log_p, i, *_ in top} | {int(token): float(log_prob)}
-                    for (log_prob, token, *_), top in zip(tokens[1:], tops[1:], strict=True)
-                ),
-            ]
+            # The lists are as long as the prompt; entries of the first token have no log-probability.
+            meta = answer["meta_info"]
+            tokens, tops = meta["input_token_logprobs"], meta["input_top_logprobs"]
+            named = meta.get("input_token_ids_logprobs") or [[]] * len(tokens)
+            rows = zip(tokens[1:], tops[1:], named[1:], strict=True)
+            # The prompt's own token is added, since it need not be among the likeliest.
+            return [None, *({int(i): float(lp) for lp, i, *_ in (*top, *also, own)} for own, top, also in rows)]
         except (KeyError, IndexError, TypeError, ValueError, AttributeError):
             raise TargetsError(
                 f"{self.name}: the answer of {path} has no log-probabilities of the prompt; take a server that "

@@ -155,6 +155,7 @@ class ServedTeacher(Settings):
     @classmethod
     def _root_of_server(cls, url: str) -> str:
         address = urlsplit(url)
+        _ = address.port  # read for its error: a port that is no number, or beyond 65535
         if address.scheme not in ("http", "https") or not address.hostname or address.query or address.fragment:
             raise ValueError("not the address of a server; write http://HOST:PORT or https://HOST")
         # Clients of OpenAI's interface give the address with /v1; paths are added to the root here.

@@ -41,6 +41,9 @@ class TeacherSource:
     Each kind of teacher overrides what it has; what it leaves out does nothing, as it is without a teacher.
     """
 
+    end_ids: tuple[int, ...] = ()
+    """Tokens that are one outcome in the divergence; set before any target is asked for."""
+
     @property
     def kept_targets(self) -> KeptTargets | None:
         """What is kept of each distribution, which limits the losses it serves; None where nothing is stored."""
