@@ -81,9 +81,12 @@ def read_support(
         likeliest = sorted(entry.items(), key=lambda item: -item[1])[:k] if entry else []
         if len(likeliest) < k or entry is None or token not in entry:
             has = "with" if entry and token in entry else "without"
+            remedy = f"it must return them all: lower {setting} or raise what the server allows (vLLM: --max-logprobs)"
+            if len(likeliest) == k:  # it always returns the text's own token
+                remedy = "it answers for another text: look at what lies between, and at what it serves"
             raise TargetsError(
                 f"{who} returned {len(likeliest)} of {k} tokens at position {t}, {has} the data's token {token}; "
-                f"it must return them all: lower {setting} or raise what the server allows (vLLM: --max-logprobs)"
+                f"{remedy}"
             )
         tokens, log_probs[t, :k] = zip(*likeliest, strict=True)
         if not 0 <= min(tokens) <= max(tokens) < 2**31:
