@@ -95,23 +95,21 @@ def figures(study: Study) -> str:
 
 
 def _provenance(study: Study) -> str:
-    trials = study.record.trials
     runs: list[RunResult] = [run for row in study.students for run in row.runs]
     days = sorted({run.environment["date"][:10] for run in runs})
     devices = ", ".join(dict.fromkeys(run.train.device for run in runs if run.train))
     versions = ", ".join(f"{key} {runs[0].environment[key]}" for key in ("leadspan", "torch", "transformers"))
-    first, later = (
-        sum(trial.seconds or 0 for trial in trials if (trial.control == "before") == is_before)
-        for is_before in (True, False)
-    )
+    # Of the runs: the record has the time of a trial only in the sitting that ran it.
+    trained = sum(run.train.seconds for run in runs if run.train)
+    evaluated = sum(result.seconds or 0 for run in runs for result in run.evaluations)
     states = ", ".join(f"{len(study.record.of_state(state))} {state}" for state in ("done", "failed", "waiting"))
     return (
         f"Trials: {states}. Seeds {', '.join(map(str, study.record.study.seeds))}, of the order of examples and of "
         "random cuts; world, teacher and base are the same for all. "
         f"{study.students[0].num_problems} held-out problems a task, greedy. {devices}; {versions}; "
-        f"{' to '.join(dict.fromkeys((days[0], days[-1])))}. Wall time of the trials {quantity('seconds', later)} "
-        f"together, of the runs before them {quantity('seconds', first)}. Intervals of 95 % over problems and seeds; "
-        f"two scores are called alike when that of their difference lies within {percent(MARGIN)}."
+        f"{' to '.join(dict.fromkeys((days[0], days[-1])))}. Training took {quantity('seconds', trained)} "
+        f"together, sampling for evaluation {quantity('seconds', evaluated)}. Intervals of 95 % over problems and "
+        f"seeds; two scores are called alike when that of their difference lies within {percent(MARGIN)}."
     )
 
 
