@@ -111,6 +111,15 @@ def test_every_fault_is_told_at_once(recipe: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "override, path",
+    [("training.steps=true", "training.steps"), ("cut={kind: lead, p: true}", "cut.p"), ("seed=false", "seed")],
+)
+def test_true_is_no_number(recipe: Path, override: str, path: str) -> None:
+    with pytest.raises(SettingsError, match=rf"\n  {path}: true or false, where a number belongs"):
+        load_settings(Recipe, recipe, [override])
+
+
+@pytest.mark.parametrize(
     ("overrides", "messages"),
     [
         pytest.param(

@@ -192,7 +192,8 @@ def validate(
         settings = faults.mended = kind.model_validate(values)
     except ValidationError as error:
         faults = all_faults(kind, values, error)
-    lines = [*earlier_faults, *faults.lines]
+    truths = [path for path in _truth_for_numbers(values, faults.mended) if not faults.involve(path)]
+    lines = [*earlier_faults, *faults.lines, *(f"{path}: true or false, where a number belongs" for path in truths)]
     if more_faults is not None and faults.mended is not None:
         lines += more_faults(faults.mended, faults.involve)
     if settings is not None and not lines:
@@ -200,6 +201,19 @@ def validate(
     head = f"{source}: {len(lines)} invalid setting{'s' if len(lines) > 1 else ''}"
     more = [f"and {len(lines) - _MAX_SHOWN:,} more"] if len(lines) > _MAX_SHOWN else []
     raise SettingsError("\n  ".join([head, *lines[:_MAX_SHOWN], *more]))
+
+
+def _truth_for_numbers(values: Any, settings: Any, path: str = "") -> Iterator[str]:
+    """Paths of true and false that were read as 1 and 0. Pydantic's strict mode would refuse text for a path, too."""
+    if isinstance(values, bool) and isinstance(settings, int | float) and not isinstance(settings, bool):
+        yield path
+    elif isinstance(values, Mapping):
+        for key, value in values.items():
+            below = settings.get(key) if isinstance(settings, Mapping) else getattr(settings, str(key), None)
+            yield from _truth_for_numbers(value, below, f"{path}.{key}" if path else str(key))
+    elif isinstance(values, list) and isinstance(settings, list | tuple):
+        for i, (value, below) in enumerate(zip(values, settings, strict=False)):
+            yield from _truth_for_numbers(value, below, f"{path}.{i}")
 
 
 def field_docstrings(kind: type[BaseModel]) -> dict[str, str]:
