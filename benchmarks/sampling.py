@@ -2,13 +2,14 @@
 
 A random Qwen3-architecture model whose samples end by chance, so that most are short and some run into the cap. Both
 sides draw the same requests in the same batches, prompts of like length together; plain `generate` draws from torch's
-global generator, so that its samples are others of the same distribution, and tokens a second are compared. Then the
-first fifth of the longest samples is closed as a thought and answers of up to 0.3 of the cap are drawn behind it, as a
-budget of thinking does, against samples of up to as many tokens behind the prompts alone. On a GPU the model is larger.
+global generator, so that its samples are others of the same distribution, and tokens a second are compared. Further,
+thoughts of half of the cap are closed and answers of a quarter of it drawn behind them, as a budget of thinking does,
+against samples of as many tokens in one piece; few of either end before. On a GPU the model is larger.
 """
 
 import statistics
 import time
+from collections.abc import Sequence
 
 import torch
 from transformers import GenerationConfig, PreTrainedModel
@@ -52,25 +53,20 @@ def measured(model: PreTrainedModel, num_requests: int, cap: int, num_rounds: in
     rates: dict[str, list[float]] = {name: [] for name in ("leadspan", "plain generate", "made to answer", "as many")}
     lengths: list[int] = []
     plain = [Request(prompt, f"p{i}:0") for i, prompt in enumerate(prompts)]
+    thought, answer = cap // 2, cap // 4
     for round_number in range(num_rounds):
-
-        def rate(name: str, requests: list[Request], most: int, seed: int = round_number) -> list[Sample]:
+        # At least one token of a thought is cut, so that every sample that has not ended is made to answer.
+        sides = {
+            "leadspan": lambda seed=round_number: _ours(model, plain, cap, seed, range(STOPS)),
+            "plain generate": lambda seed=round_number: _plain(model, prompts, cap, seed),
+            "made to answer": lambda seed=round_number: _made_to_answer(model, plain, thought, answer, seed),
+            "as many": lambda seed=round_number: _ours(model, plain, thought + answer, seed, range(1)),
+        }
+        for name, draw in sides.items():
             start = time.perf_counter()
-            samples = _ours(model, requests, most, seed)
-            num_tokens = sum(s.num_tokens for s in samples)
-            rates[name].append(num_tokens / (time.perf_counter() - start))
-            return samples
-
-        samples = rate("leadspan", plain, cap)
-        lengths += [sample.num_tokens for sample in samples]
-        torch.manual_seed(round_number)
-        start = time.perf_counter()
-        num_tokens = _plain(model, prompts, cap)
-        rates["plain generate"].append(num_tokens / (time.perf_counter() - start))
-        thought, answer = cap // 5, 3 * cap // 10
-        closed = _closed(prompts, samples, thought)
-        rate("made to answer", closed, thought + len(CLOSING) + answer)
-        rate("as many", [Request(request.prompt, request.key) for request in closed], answer)
+            drawn = draw()
+            rates[name].append(sum(drawn) / (time.perf_counter() - start))
+            lengths += drawn if name == "leadspan" else []
     return Outcome(
         method=" ".join((__doc__ or "").split()),
         settings={"requests": num_requests, "batch": BATCH, "cap": cap, "layers": model.config.num_hidden_layers},
@@ -93,25 +89,32 @@ def _ratio(rates: dict[str, list[float]], above: str, below: str) -> float:
     return paired_ratio(rates[above], rates[below])
 
 
-def _closed(prompts: list[str], samples: list[Sample], thought: int) -> list[Request]:
-    """Requests for answers behind the first `thought` tokens of the samples that are longer than that."""
+def _made_to_answer(model: PreTrainedModel, requests: list[Request], thought: int, answer: int, seed: int) -> list[int]:
+    """Tokens drawn of thoughts that are closed after so many, and of the answers behind them."""
+    samples = _drawn(model, requests, thought + 1, seed, range(1))
     budget = ThinkingBudget(thought, CLOSING, "<think>", "</think>", Ids())  # pyright: ignore[reportArgumentType]  # see `Ids`
-    thoughts = [
-        StoredSample(f"p{i}", 0, prompt, sample, thinking_closed=False, seconds=0.0)
-        for i, (prompt, sample) in enumerate(zip(prompts, samples, strict=True))
+    closed = budget.requests(
+        StoredSample(f"p{i}", 0, request.prompt, sample, thinking_closed=False, seconds=0.0)
+        for i, (request, sample) in enumerate(zip(requests, samples, strict=True))
         if sample.num_tokens > thought
-    ]
-    return list(budget.requests(thoughts).values())
+    )
+    behind = thought + len(CLOSING)
+    answers = _drawn(model, list(closed.values()), behind + answer, seed, range(1))
+    return [*(s.num_tokens for s in samples), *(s.num_tokens for s in answers)]
 
 
-def _ours(model: PreTrainedModel, requests: list[Request], cap: int, seed: int) -> list[Sample]:
+def _ours(model: PreTrainedModel, requests: list[Request], cap: int, seed: int, ends: Sequence[int]) -> list[int]:
+    return [sample.num_tokens for sample in _drawn(model, requests, cap, seed, ends)]
+
+
+def _drawn(model: PreTrainedModel, requests: list[Request], cap: int, seed: int, ends: Sequence[int]) -> list[Sample]:
     settings = SamplingSettings(temperature=1.0, top_p=1.0, max_new_tokens=cap, batch_size=BATCH, seed=seed)
-    batches = sampling.generate(model, Ids(), list(range(STOPS)), settings, requests)  # pyright: ignore[reportArgumentType]  # see `Ids`
+    batches = sampling.generate(model, Ids(), list(ends), settings, requests)  # pyright: ignore[reportArgumentType]  # see `Ids`
     return [sample for batch in batches for sample in batch.values()]
 
 
 @torch.inference_mode()
-def _plain(model: PreTrainedModel, prompts: list[str], cap: int) -> int:
+def _plain(model: PreTrainedModel, prompts: list[str], cap: int, seed: int) -> list[int]:
     """Tokens drawn by `generate` up to the first stop of each row, batch by batch."""
     config = GenerationConfig(
         do_sample=True,
@@ -123,8 +126,9 @@ def _plain(model: PreTrainedModel, prompts: list[str], cap: int) -> int:
         pad_token_id=0,
         return_dict_in_generate=False,
     )
+    torch.manual_seed(seed)
     rows = sorted(([int(word) for word in prompt.split()] for prompt in prompts), key=len)
-    num_tokens = 0
+    lengths: list[int] = []
     for first in range(0, len(rows), BATCH):
         batch = rows[first : first + BATCH]
         longest = max(map(len, batch))
@@ -132,8 +136,8 @@ def _plain(model: PreTrainedModel, prompts: list[str], cap: int) -> int:
         mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in batch], device=model.device)
         new = model.generate(ids, attention_mask=mask, generation_config=config)[:, longest:]
         is_stop = new < STOPS
-        num_tokens += int((is_stop.cumsum(1) - is_stop.int() == 0).sum())
-    return num_tokens
+        lengths += (is_stop.cumsum(1) - is_stop.int() == 0).sum(1).tolist()
+    return lengths
 
 
 def random_model(device: torch.device, width: int, layers: int) -> PreTrainedModel:
