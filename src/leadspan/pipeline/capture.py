@@ -57,16 +57,14 @@ def prepare_capture(
     check_capture(recipe)
     assert recipe.teacher is not None, "checked above"
     settings = recipe.capture
-    if any(
-        other.draws != recipe.draws or (recipe.rollout and other.student != recipe.student) for other in other_recipes
-    ):
+    if any(o.draws != recipe.draws or (recipe.rollout and o.student != recipe.student) for o in other_recipes):
         raise SettingsError(
             "rollout: recipes of one store draw the same rollouts: student, seed, and rollout.prompts, "
             "samples_per_prompt, temperature and max_new_tokens must be equal; capture one for each"
         )
     for served in (recipe, *other_recipes):
-        selection = served.supervision.token_selection
-        check_loss(served.loss_with_stop, selection, settings.kept_targets, f"capture.codec {settings.codec.label}")
+        codec = f"capture.codec {settings.codec.label}"
+        check_loss(served.loss_with_stop, served.supervision.token_selection, settings.kept_targets, codec)
     needs = [(recipe, policy) for policy in cuts or settings.cuts or [recipe.cut]]
     needs += [(other_recipe, other_recipe.cut) for other_recipe in other_recipes]
     directory = settings.path or recipe.store_path
@@ -74,16 +72,14 @@ def prepare_capture(
     _check_teachers(sources)
     undrawn: list[int] = []
     # Recipes of equal data have the same rollouts.
-    by_data = {served.model_dump_json(include={"data"}): served for served in (*other_recipes[::-1], recipe)}
-    for served in by_data.values():
+    for served in {r.model_dump_json(include={"data"}): r for r in (*other_recipes[::-1], recipe)}.values():
         if served.rollout is not None:
             drawn, lacking = _rollouts(served, served.rollout, directory, draws)
             sources[:0] = drawn
             undrawn += lacking
-    sequences = longest_sequences(sources)
+    sequences, state = longest_sequences(sources), process_state()
     for store in stored:
         sequences = sequences.without(store)
-    state = process_state()
     return CaptureJob(
         settings=settings,
         teacher=recipe.teacher,

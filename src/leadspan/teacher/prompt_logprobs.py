@@ -48,12 +48,7 @@ class Support:
 
 
 def read_support(
-    answer: PromptLogprobs | None,
-    input_ids: np.ndarray,
-    k: int,
-    who: str,
-    setting: str,
-    end_ids: Sequence[int] = (),
+    answer: PromptLogprobs | None, input_ids: np.ndarray, k: int, who: str, setting: str, end_ids: Sequence[int] = ()
 ) -> Support:
     """The `k` likeliest tokens of every position, and what the answer says of some others.
 
