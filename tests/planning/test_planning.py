@@ -101,6 +101,17 @@ def test_a_policy_that_leaves_nothing_is_left_out_and_said_unless_it_is_the_reci
 
 
 @pytest.mark.slow
+def test_a_plan_says_which_cuts_drop_examples(folder: Path) -> None:
+    recipe = toy_recipe(folder, cut={"kind": "full"}, supervision={"prompt": 0, "cot": 0, "answer": 1})
+    plan = plan_recipe(recipe, prepare_data(recipe), (Full(), Lead(p=0.89)))
+    cut = next(row.cut for row in plan.rows if row.label == "lead 0.89")
+    assert 0 < cut.num_kept < 0.9 * cut.num_examples
+    shown = " ".join(sentences(plan))
+    assert f"lead 0.89 leaves {cut.num_kept} of {cut.num_examples} examples" in shown
+    assert f"with {cut.num_examples - cut.num_kept} traces dropped" in shown and "full leaves" not in shown
+
+
+@pytest.mark.slow
 def test_ranks_divide_the_time_and_not_the_bill(folder: Path) -> None:
     machine = {"device": "l4", "utilisation": 0.5, "price_per_hour": 1}
     one, two = (planned(folder, machine | {"num_ranks": n}).rows[1].prediction for n in (1, 2))

@@ -65,6 +65,15 @@ def test_markdown_is_as_it_was(several: list[RunResult], report_of: ReportOf) ->
     check_snapshot("report.md", render_markdown(report_of(several)))
 
 
+def test_a_cut_that_dropped_most_examples_is_said_on_the_page(several: list[RunResult], report_of: ReportOf) -> None:
+    student = next(run for run in several if run.label == "lead 0.5")
+    assert student.cut is not None
+    few = student.cut.model_copy(update={"num_kept": 6, "dropped": {"no weighted position is left": 35}})
+    changed = [run.model_copy(update={"cut": few}) if run is student else run for run in several]
+    said = f"{student.label} leaves 6 of 41 examples (35 x no weighted position is left)"
+    assert said in render_markdown(report_of(changed)) and said not in render_markdown(report_of(several))
+
+
 def test_the_text_of_the_page_is_as_it_was(several: list[RunResult], page_of: Callable) -> None:
     visible = re.sub(r"<(script|style|pre)\b.*?</\1>", "", page_of(several).source, flags=re.DOTALL)
     lines = (" ".join(unescape(re.sub(r"<[^>]+>", " ", line)).split()) for line in visible.splitlines())
