@@ -6,10 +6,9 @@ import pytest
 from leadspan.traces.detection import detect
 from leadspan.traces.files import Record
 from leadspan.traces.formats import parse
-from leadspan.traces.records import Refusal, Trace
+from leadspan.traces.records import Refusal, Trace, Unusable
 from leadspan.traces.settings import TraceSource
 from leadspan.traces.turns import split_reasoning
-from leadspan.traces.values import Unusable
 
 R1 = "<think>\nTwo and two.\n\nThat makes 4.\n</think>\n\nThe sum is \\boxed{4}.\n"
 SKY = (

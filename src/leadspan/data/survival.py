@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from leadspan.data.templates import ChatTemplate, Message, TemplateRefusal
-from leadspan.traces.values import shown
+from leadspan.traces.records import shown
 
 # Keys that tie turns together or name a kind; templates need not write them.
 _WITHOUT_TEXT = {"role", "id", "tool_call_id", "index", "type"}

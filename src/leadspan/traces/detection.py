@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 from leadspan.errors import DataError
 from leadspan.traces.files import Record
 from leadspan.traces.formats import FORMATS, Format, Layout
+from leadspan.traces.records import Columns, Row, is_missing
 from leadspan.traces.settings import TraceSource
 from leadspan.traces.turns import THINK_TAGS, Tags
-from leadspan.traces.values import Columns, Row, is_missing
 
 # Formats whose columns the settings may name; the others have fixed names.
 _MAPPABLE = ("columns", "prompt_response", "messages")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from leadspan.errors import DataError
-from leadspan.traces.files import SUFFIXES, digest_content, head, kind_of, reading, saved_files
+from leadspan.traces.files import SUFFIXES, digest_file, head, kind_of, reading, saved_files
 
 # Words that name a split in a file or directory name, as `datasets` reads them, and held-out data beside them.
 _SPLIT_WORDS = {
@@ -163,7 +163,7 @@ def _each_once(path: Path, files: Sequence[Path], passed_over: list[str]) -> Seq
     num_with = Counter(heads.values())
     alike = [file for file, start in heads.items() if start and num_with[start] > 1]
     seen: dict[object, Path] = {}
-    for keyed in (((file.with_name(_stem(file)), file) for file in files), ((digest_content(f), f) for f in alike)):
+    for keyed in (((file.with_name(_stem(file)), file) for file in files), ((digest_file(f, True), f) for f in alike)):
         for key, file in keyed:
             if seen.setdefault(key, file) is not file:
                 raise DataError(f"{path}: holds {_are((seen[key], file))}, {remedy}")

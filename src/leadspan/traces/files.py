@@ -21,8 +21,7 @@ import pyarrow.parquet as pq
 
 from leadspan.errors import DataError
 from leadspan.traces.json_documents import LONGEST_RECORD, records_of
-from leadspan.traces.records import Refusal
-from leadspan.traces.values import BYTE_ORDER_MARK
+from leadspan.traces.records import BYTE_ORDER_MARK, Refusal
 
 # Rows of an Arrow batch that are converted to Python at a time: long traces take much memory as objects.
 _ROWS_AT_ONCE = 64
@@ -65,13 +64,13 @@ def read_file(path: Path) -> Iterator[Record | Refusal]:
         yield from _READERS[kind](path)
 
 
-def digest_file(path: Path) -> bytes:
-    """SHA-256 over the bytes of a file.
+def digest_file(path: Path, decompressed: bool = False) -> bytes:
+    """SHA-256 over the bytes of a file, or over its content, decompressed.
 
     Raises:
         DataError: The file cannot be read.
     """
-    with reading(path), path.open("rb") as handle:
+    with reading(path), _open(path) if decompressed else path.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").digest()
 
 
@@ -83,19 +82,6 @@ def head(path: Path) -> bytes:
     """
     with reading(path), _open(path) as handle:
         return handle.read(1 << 16)
-
-
-def digest_content(path: Path) -> bytes:
-    """SHA-256 over the content of a file, decompressed.
-
-    Raises:
-        DataError: The file cannot be read.
-    """
-    digest = hashlib.sha256()
-    with reading(path), _open(path) as handle:
-        while block := handle.read(1 << 20):
-            digest.update(block)
-    return digest.digest()
 
 
 def saved_files(path: Path) -> list[Path]:
@@ -169,12 +155,9 @@ def _decode(line: bytes, location: str) -> Record | Refusal:
 
 def _reason(error: ValueError) -> str:
     """Why a text is no JSON; Python's message for numbers that are too long would advise changing Python's settings."""
-    is_number = "integer string conversion" in str(error)
-    return (
-        f"not valid JSON: a whole number of more than {sys.get_int_max_str_digits()} digits"
-        if is_number
-        else str(error)
-    )
+    if "integer string conversion" in str(error):
+        return f"not valid JSON: a whole number of more than {sys.get_int_max_str_digits()} digits"
+    return str(error)
 
 
 def _as_record(value: object, location: str) -> Record | Refusal:

@@ -10,10 +10,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from leadspan.traces import parsing
-from leadspan.traces.records import Refusal, Trace
+from leadspan.traces.records import Columns, Refusal, Row, Trace, Unusable, value_of
 from leadspan.traces.settings import FormatName
 from leadspan.traces.turns import THINK_TAGS, Tags, check_prompt, check_record, holds_reply
-from leadspan.traces.values import Columns, Row, Unusable, value_of
 
 # Values of a column called `reasoning` or `thinking` that only turn it on or off.
 _SWITCHES = {"on", "off", "true", "false", "yes", "no"}

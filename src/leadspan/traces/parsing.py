@@ -9,18 +9,10 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from leadspan.traces.records import Trace
-from leadspan.traces.turns import (
-    Tags,
-    is_cut_off,
-    read_prompt_turns,
-    read_reply,
-    separate,
-    split_reasoning,
-)
-from leadspan.traces.values import (
+from leadspan.traces.records import (
     Columns,
     Row,
+    Trace,
     Unusable,
     gold_of_value,
     list_of,
@@ -30,6 +22,7 @@ from leadspan.traces.values import (
     text_or_number,
     value_of,
 )
+from leadspan.traces.turns import Tags, is_cut_off, read_prompt_turns, read_reply, separate, split_reasoning
 
 Reader = Callable[[Row, Columns, Tags], Trace]
 

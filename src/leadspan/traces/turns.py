@@ -8,17 +8,7 @@ import re
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
-from leadspan.traces.values import (
-    MISTYPED,
-    Row,
-    Unusable,
-    filled,
-    kind_of_value,
-    says_something,
-    shown,
-    text_of,
-    value_of,
-)
+from leadspan.traces.records import MISTYPED, Row, Unusable, kind_of_value, says_something, shown, text_of, value_of
 
 Tags = Sequence[tuple[str, str]]
 
@@ -197,14 +187,14 @@ def split_reasoning(text: str, tags: Tags = THINK_TAGS) -> tuple[str, str]:
     before, _, cot = head.rpartition(opening)
     if before.strip():
         raise Unusable(TEXT_BEFORE, f"{shown(before)} stands before {opening}")
-    cot = filled(cot, "chain of thought")
+    cot = _filled(cot, "chain of thought")
     opening, closing = SOLUTION_TAGS
     if opening in answer and closing not in answer:
         raise Unusable("answer never closed", f"{opening} without {closing}")
     answer = answer.strip().removeprefix(opening).removesuffix(closing)
     if opening in answer or closing in answer:
         raise Unusable("solution tags out of place", f"text outside {opening} ... {closing}, or one of them twice")
-    return cot, filled(answer, "answer")
+    return cot, _filled(answer, "answer")
 
 
 def separate(cot: str, answer: str, names: tuple[str, str], tags: Tags) -> tuple[str, str]:
@@ -216,12 +206,19 @@ def separate(cot: str, answer: str, names: tuple[str, str], tags: Tags) -> tuple
     for name, text in zip(names, (cot, answer), strict=True):
         if inside := tags_in(text, (*tags, *THINK_TAGS)):
             raise Unusable(TAGS_TWICE, f"{inside[0]} in {name!r}, although the two parts stand apart")
-    return filled(cot, "chain of thought"), filled(answer, "answer")
+    return _filled(cot, "chain of thought"), _filled(answer, "answer")
 
 
 def tags_in(text: str, tags: Tags) -> list[str]:
     """The tags that stand in a text."""
     return list(dict.fromkeys(tag for pair in tags for tag in pair if tag in text))
+
+
+def _filled(text: str, part: str) -> str:
+    """Text without surrounding white space; a record is refused where nothing is left."""
+    if not (text := text.strip()):
+        raise Unusable(f"empty {part}", f"the {part} is blank")
+    return text
 
 
 def _read_turn(turn: Any, column: str) -> tuple[dict[str, str], str | None]:
