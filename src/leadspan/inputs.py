@@ -10,7 +10,7 @@ from leadspan.audit.prepared import Searched, search_first_answers, with_first_a
 from leadspan.data.examples import Examples
 from leadspan.data.prepare import Splits, split
 from leadspan.data.sections import Renderer
-from leadspan.data.selection import RandomTokens, ScoredSelection
+from leadspan.data.supervision import RandomTokens, ScoredSelection
 from leadspan.data.truncation import Full, Policy
 from leadspan.errors import SettingsError
 from leadspan.evaluation.sampling import window_of

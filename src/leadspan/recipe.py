@@ -8,9 +8,8 @@ from typing import Literal
 from pydantic import Field
 
 from leadspan.costs.settings import PlanSettings
-from leadspan.data.selection import ByDivergence, ByGap, ByTeacherEntropy
 from leadspan.data.settings import DataSettings, HeldOutSource
-from leadspan.data.supervision import Supervision
+from leadspan.data.supervision import ByDivergence, ByGap, ByTeacherEntropy, Supervision
 from leadspan.data.truncation import AnyPolicy, Lead, Schedule
 from leadspan.errors import SettingsError, TargetsError
 from leadspan.evaluation.settings import EvaluationSettings, TaskSettings

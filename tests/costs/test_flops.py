@@ -6,8 +6,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from leadspan.costs.flops import ExampleSize, FlopsByPart, ModelShape, positions_seen, training_flops
 from leadspan.data.packing import Batch, pack
-from leadspan.data.selection import ByGap, ScoredSelection
-from leadspan.data.supervision import Supervision
+from leadspan.data.supervision import ByGap, ScoredSelection, Supervision
 from leadspan.data.truncation import Full, Lead, LeadAnswer, Policy, Tail
 from leadspan.losses.objective import batch_loss
 from leadspan.losses.settings import LossSettings

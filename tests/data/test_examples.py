@@ -9,9 +9,8 @@ from leadspan.audit.prepared import with_first_answers
 from leadspan.data.examples import NO_WEIGHT, Examples
 from leadspan.data.prepare import prepare, sections_of, split
 from leadspan.data.sections import Renderer
-from leadspan.data.selection import ByGap, RandomTokens
 from leadspan.data.settings import DataSettings, HeldOutShare, HeldOutSource, NoValidation, Rendering
-from leadspan.data.supervision import APPENDED, Supervision
+from leadspan.data.supervision import APPENDED, ByGap, RandomTokens, Supervision
 from leadspan.data.truncation import (
     Budget,
     Endpoints,

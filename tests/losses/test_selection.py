@@ -6,8 +6,15 @@ import pytest
 import torch
 
 from leadspan.data.packing import pack
-from leadspan.data.selection import ByDivergence, ByGap, ByStudentEntropy, ByTeacherEntropy, ScoredSelection
-from leadspan.data.supervision import APPENDED, Supervision
+from leadspan.data.supervision import (
+    APPENDED,
+    ByDivergence,
+    ByGap,
+    ByStudentEntropy,
+    ByTeacherEntropy,
+    ScoredSelection,
+    Supervision,
+)
 from leadspan.data.truncation import Lead
 from leadspan.errors import TargetsError
 from leadspan.losses.chunked import RowLosses

@@ -13,8 +13,16 @@ import numpy as np
 from datasets import Dataset
 
 from leadspan.data.prepare import sections_of
-from leadspan.data.selection import RandomTokens, draw_tokens
-from leadspan.data.supervision import APPENDED, SECTION_NAMES, Layout, Layouts, Supervision, lay_out
+from leadspan.data.supervision import (
+    APPENDED,
+    SECTION_NAMES,
+    Layout,
+    Layouts,
+    RandomTokens,
+    Supervision,
+    draw_tokens,
+    lay_out,
+)
 from leadspan.data.truncation import Cut, Policy, Sections, cut_example
 from leadspan.data.truncation.policy import CutCounts
 from leadspan.errors import DataError

@@ -1,19 +1,25 @@
-"""Supervision: what each kept token weighs in the loss.
+"""Supervision: what each kept token weighs in the loss, and which of the weighted ones get one.
 
 One non-negative weight per section. The six conditions of Chen et al. (arXiv 2512.21002, the supervision ablation: A,
 P+A, CoT, CoT+A, P+CoT, P+CoT+A) are weights of 0 and 1. A cut decides which tokens are there; this decides which of
 them are learnt; the two compose freely.
+
+Where tokens are selected, positions of one example with one weight are a group, and of every group the same share is
+selected. So the number selected and the sum of their weights are known before any model has run, whatever the packing,
+and the loss is divided by the weight that was really learnt. An appended end-of-turn token is always learnt.
 """
 
 import itertools
+import random
 from array import array
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Annotated, Literal
 
+import numpy as np
 from pydantic import Field
 
-from leadspan.data.selection import TokenSelection
 from leadspan.data.truncation import Cut, Sections, kept_tokens
 from leadspan.faults import Rule
 from leadspan.settings import Settings
@@ -21,6 +27,53 @@ from leadspan.settings import Settings
 PROMPT, COT, ANSWER, APPENDED = 0, 1, 2, 3
 """Section ids of tokens; `APPENDED` marks an end-of-turn token that the trace itself does not have there."""
 SECTION_NAMES = ("prompt", "cot", "answer", "appended")
+
+
+class _Selection(Settings):
+    share: float = Field(gt=0, lt=1)
+    """Share of the weighted positions of every example: of `m` of one weight `max(1, floor(share * m))`."""
+
+
+class _Scored(_Selection):
+    keep: Literal["highest", "lowest"] = "highest"
+    """Which end of the scores is selected; among equal scores the earlier positions are."""
+
+
+class RandomTokens(_Selection):
+    """A random share, drawn once per example from the seed: the control of the other selections."""
+
+    kind: Literal["random"] = "random"
+
+
+class ByStudentEntropy(_Scored):
+    """By the entropy of the student's distribution at the position, in nats, at temperature 1."""
+
+    kind: Literal["student_entropy"] = "student_entropy"
+
+
+class ByTeacherEntropy(_Scored):
+    """By the entropy of the teacher's distribution at the position, in nats, at temperature 1."""
+
+    kind: Literal["teacher_entropy"] = "teacher_entropy"
+
+
+class ByGap(_Scored):
+    """By how much worse the student predicts the token: its cross-entropy less the teacher's, in nats.
+
+    Source: the excess loss of Lin et al., arXiv 2404.07965, section 2.2, with the teacher as the reference model.
+    """
+
+    kind: Literal["gap"] = "gap"
+
+
+class ByDivergence(_Scored):
+    """By the divergence of the student from the teacher at the position, as the loss computes it."""
+
+    kind: Literal["divergence"] = "divergence"
+
+
+ScoredSelection = ByStudentEntropy | ByTeacherEntropy | ByGap | ByDivergence
+TokenSelection = Annotated[RandomTokens | ScoredSelection, Field(discriminator="kind")]
 
 
 class Supervision(Settings):
@@ -158,3 +211,22 @@ def lay_out(sections: Sections, cut: Cut, supervision: Supervision) -> Layout:
     selection = supervision.token_selection
     layout = Layout(tuple(segments), append_stop, 1.0 if selection is None else selection.share)
     return layout if layout.num_weighted > 0 else Layout((), False)
+
+
+def draw_tokens(weights: np.ndarray, selection: RandomTokens, example_id: str, seed: int) -> np.ndarray:
+    """Weights of one example with those that were not drawn set to 0.
+
+    Args:
+        weights: Weight of every token, [n]; the draw depends on `(seed, example_id)` only.
+        selection: The share.
+        example_id: Identifies the example.
+        seed: Seed of the run.
+    """
+    # A stream of its own: the policy draws from (seed, example_id), and the two draws must not be tied.
+    rng = random.Random(f"{seed}:{example_id}:tokens")
+    selected = np.zeros_like(weights)
+    for weight in np.unique(weights[weights > 0]):
+        group = np.flatnonzero(weights == weight)
+        drawn = group[rng.sample(range(len(group)), kept_tokens(selection.share, len(group)))]
+        selected[drawn] = weight
+    return selected

@@ -22,7 +22,7 @@ from datasets import Dataset, DatasetDict, Features, Sequence, Value
 from datasets.arrow_writer import ArrowWriter
 
 from leadspan.data.examples import Examples
-from leadspan.data.selection import RandomTokens
+from leadspan.data.supervision import RandomTokens
 from leadspan.data.truncation.policy import CutCounts
 from leadspan.errors import SettingsError
 from leadspan.export.configs import CONFIGS, Exported

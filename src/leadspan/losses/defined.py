@@ -2,7 +2,7 @@
 
 from collections.abc import Collection
 
-from leadspan.data.selection import ByTeacherEntropy, TokenSelection
+from leadspan.data.supervision import ByTeacherEntropy, TokenSelection
 from leadspan.errors import TargetsError
 from leadspan.losses.settings import AnyDivergence, JensenShannon, LossSettings, ReverseKl, SkewReverseKl
 from leadspan.teacher.settings import Hidden, KeptTargets, Sampled

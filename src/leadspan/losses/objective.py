@@ -13,8 +13,7 @@ from jaxtyping import Float
 from transformers import PreTrainedModel
 
 from leadspan.data.packing import Batch
-from leadspan.data.selection import ScoredSelection
-from leadspan.data.supervision import APPENDED, SECTION_NAMES
+from leadspan.data.supervision import APPENDED, SECTION_NAMES, ScoredSelection
 from leadspan.losses.chunked import RowLosses, chunked_loss
 from leadspan.losses.rows import ROW_COLUMNS
 from leadspan.losses.selection import select

@@ -10,8 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 
 from leadspan.data.packing import Batch
-from leadspan.data.selection import ByDivergence, ByGap, ByStudentEntropy, ByTeacherEntropy, ScoredSelection
-from leadspan.data.supervision import APPENDED
+from leadspan.data.supervision import APPENDED, ByDivergence, ByGap, ByStudentEntropy, ByTeacherEntropy, ScoredSelection
 from leadspan.data.truncation import kept_tokens
 from leadspan.errors import TargetsError
 from leadspan.losses.chunked import RowLosses

@@ -12,7 +12,7 @@ from leadspan.costs.memory import BatchSize, MemoryModel, highest
 from leadspan.costs.settings import PlanSettings
 from leadspan.data.examples import Examples
 from leadspan.data.sections import Renderer
-from leadspan.data.selection import ScoredSelection
+from leadspan.data.supervision import ScoredSelection
 from leadspan.errors import SettingsError, TargetsError
 from leadspan.inputs import scored_selection, teacher_source
 from leadspan.losses.chunked import default_chunk

@@ -15,8 +15,7 @@ import numpy as np
 from leadspan.costs.flops import ExampleSize
 from leadspan.data.examples import Example
 from leadspan.data.sections import Renderer
-from leadspan.data.selection import RandomTokens, draw_tokens
-from leadspan.data.supervision import ANSWER, COT, PROMPT, Supervision
+from leadspan.data.supervision import ANSWER, COT, PROMPT, RandomTokens, Supervision, draw_tokens
 from leadspan.data.truncation import kept_tokens
 from leadspan.rollout.course import Turn
 from leadspan.rollout.prompts import Prompt

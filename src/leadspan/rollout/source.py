@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 from leadspan.costs.flops import ExampleSize
 from leadspan.data.examples import Example
 from leadspan.data.packing import Batch
-from leadspan.data.selection import RandomTokens
+from leadspan.data.supervision import RandomTokens
 from leadspan.errors import RunError
 from leadspan.evaluation.sampling import seed_of
 from leadspan.evaluation.settings import Vllm

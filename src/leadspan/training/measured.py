@@ -12,7 +12,7 @@ from leadspan.costs.devices import Device, recognise
 from leadspan.costs.flops import ExampleSize, FlopsByPart
 from leadspan.costs.measure import MemorySource
 from leadspan.data.examples import Examples
-from leadspan.data.selection import ScoredSelection
+from leadspan.data.supervision import ScoredSelection
 from leadspan.training.callbacks import Clock, EnergyMeter
 from leadspan.training.result import StageCost, TrainResult
 from leadspan.training.speed import Speed, StepCounts

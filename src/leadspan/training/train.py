@@ -19,7 +19,7 @@ from leadspan.costs.measure import PeakMemory
 from leadspan.data.examples import Examples
 from leadspan.data.packing import plan_by_tokens
 from leadspan.data.sections import Renderer
-from leadspan.data.selection import ScoredSelection
+from leadspan.data.supervision import ScoredSelection
 from leadspan.digests import seal, unseal
 from leadspan.errors import ModelError
 from leadspan.interruption import Terminated, deferred

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArgu
 from leadspan.costs.measure import PeakMemory
 from leadspan.data.examples import Examples
 from leadspan.data.packing import Batch, pack
-from leadspan.data.selection import ScoredSelection
+from leadspan.data.supervision import ScoredSelection
 from leadspan.interruption import end_data_workers, is_asked_to_end, prepare_data_worker
 from leadspan.losses.objective import GROUPS, LossOutput, batch_loss, group_means
 from leadspan.losses.rows import ROW_COLUMNS
