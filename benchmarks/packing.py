@@ -24,7 +24,7 @@ def run() -> Outcome:
     full, lead = _lengths()
     seconds = alternate(
         {
-            "best fit": lambda: plan_by_tokens(full, BUDGET, None, 0),
+            "best fit": lambda: plan_by_tokens(full, BUDGET, 0),
             "in file order": lambda: _in_order(full),
         },
         ROUNDS,
@@ -39,7 +39,7 @@ def run() -> Outcome:
             Figure("share filled in file order", sum(full) / (_in_order(full) * BUDGET), None, "higher"),
             Figure("share filled by padding batches of 8", _padded(full), None, "higher"),
         ],
-        details={"num_tokens": sum(full), "num_packs": len(plan_by_tokens(full, BUDGET, None, 0))},
+        details={"num_tokens": sum(full), "num_packs": len(plan_by_tokens(full, BUDGET, 0))},
     )
 
 
@@ -53,7 +53,7 @@ def _lengths() -> tuple[list[int], list[int]]:
 
 
 def _filled(lengths: Sequence[int]) -> float:
-    return sum(lengths) / (len(plan_by_tokens(lengths, BUDGET, None, 0)) * BUDGET)
+    return sum(lengths) / (len(plan_by_tokens(lengths, BUDGET, 0)) * BUDGET)
 
 
 def _in_order(lengths: Sequence[int]) -> int:

@@ -14,7 +14,7 @@ def test_best_fit_by_hand() -> None:
 
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=60), st.integers(50, 120), st.integers(0, 3))
 def test_packs_hold_every_example_once_within_the_budget(lengths: list[int], budget: int, seed: int) -> None:
-    packs = plan_by_tokens(lengths, budget, None, seed)
+    packs = plan_by_tokens(lengths, budget, seed)
     assert sorted(i for pack in packs for i in pack) == list(range(len(lengths)))
     assert all(sum(lengths[i] for i in pack) <= budget for pack in packs)
 
@@ -35,7 +35,8 @@ def test_a_step_has_the_same_examples_however_it_is_split(num: int, size: int, s
 
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=40), st.integers(1, 30), st.integers(0, 3))
 def test_one_stage_of_packs_is_the_plan_by_tokens(lengths: list[int], number: int, seed: int) -> None:
-    assert plan_staged(lengths, [number], seed, None, 60) == plan_by_tokens(lengths, 60, number, seed)
+    first_epoch = plan_by_tokens(lengths, 60, seed)
+    assert plan_staged(lengths, [number], seed, None, 60)[: len(first_epoch)] == first_epoch[:number]
 
 
 @given(
@@ -64,7 +65,7 @@ def test_stages_share_one_stream_of_epochs(
 
 
 def test_more_batches_go_on_into_the_next_epoch() -> None:
-    plan = plan_by_tokens([4, 4, 4], 8, 5, seed=0)
+    plan = plan_staged([4, 4, 4], [5], 0, None, 8)
     assert len(plan) == 5 and sorted(plan[0] + plan[1]) == [0, 1, 2] and sorted(plan[2] + plan[3]) == [0, 1, 2]
 
 

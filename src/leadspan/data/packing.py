@@ -154,25 +154,13 @@ def best_fit(lengths: Sequence[int], max_tokens: int, order: Sequence[int]) -> l
     return packs
 
 
-def plan_by_tokens(lengths: Sequence[int], max_tokens: int, num_batches: int | None, seed: int) -> list[list[int]]:
-    """Best-fit packs up to a token budget, reshuffled and packed again every epoch.
-
-    Args:
-        lengths: Tokens of each example.
-        max_tokens: Token budget of a batch.
-        num_batches: How many batches; those of one epoch when None.
-        seed: Seed of the order.
+def plan_by_tokens(lengths: Sequence[int], max_tokens: int, seed: int) -> list[list[int]]:
+    """Best-fit packs of the first epoch up to a token budget, in random order.
 
     Raises:
         SettingsError: An example is longer than the budget.
     """
-    plan: list[list[int]] = []
-    epoch = 0
-    while epoch == 0 or (num_batches is not None and len(plan) < num_batches):
-        packs = best_fit(lengths, max_tokens, _shuffled(range(len(lengths)), seed, epoch))
-        plan += _shuffled(packs, seed, epoch)
-        epoch += 1
-    return plan[:num_batches]
+    return _shuffled(best_fit(lengths, max_tokens, _shuffled(range(len(lengths)), seed, 0)), seed, 0)
 
 
 def plan_staged(
@@ -181,7 +169,8 @@ def plan_staged(
     """Batches of a run whose cut changes from stage to stage, over one stream of reshuffled epochs.
 
     Where a stage ends within an epoch, the epoch goes on with the cut of the next stage, so that no trace is seen twice
-    in it. A trace of length 0 is skipped in that stage. With one stage and a token budget this is `plan_by_tokens`.
+    in it. A trace of length 0 is skipped in that stage. The first epoch of one stage with a token budget is
+    `plan_by_tokens`.
 
     Args:
         lengths: Tokens of each example, stage after stage: trace `i` in stage `k` is example `k * num_traces + i`;

@@ -1,10 +1,13 @@
-"""Prompts in a model's own chat template, for training and for evaluation."""
+"""Prompts in a model's own chat template, for training and for evaluation, checked to hold all the text of their turns.
+
+Templates drop roles, turns and keys that they do not know, and a prompt that lost some of its text is another one.
+"""
 
 import difflib
 import json
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -12,9 +15,9 @@ from transformers import PreTrainedTokenizerBase
 
 from leadspan.data import assistant_turn
 from leadspan.data.settings import Rendering
-from leadspan.data.survival import Survival, texts_of
 from leadspan.data.templates import ChatTemplate, Message, TemplateRefusal
 from leadspan.errors import ModelError
+from leadspan.traces.records import shown
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +32,14 @@ _SWITCH = re.compile("think|reason", re.IGNORECASE)
 # Qwen's <|fim_middle|>, and DeepSeek's user token with its full-width bars: not marked special, yet of one id.
 _CONTROL = re.compile("<[|\uff5c].+[|\uff5c]>")
 _MAX_VALUES = 8  # of one variable to try; real templates compare one with three or four
+# Keys that tie turns together or name a kind; templates need not write them.
+_WITHOUT_TEXT = {"role", "id", "tool_call_id", "index", "type"}
+# The thought of an earlier turn: templates leave it out, since models are trained to answer without seeing it.
+_THOUGHT = {"reasoning_content", "reasoning", "thinking"}
+
+
+class LostText(TemplateRefusal):
+    """A prompt of which the chat template leaves something out."""
 
 
 class PromptRenderer:
@@ -55,7 +66,8 @@ class PromptRenderer:
             variable = "if a variable is missing, set it with data.rendering.template_variables, else "
             remedy = "give another template with data.rendering.chat_template: FILE"
             raise ModelError(f"{error}; {variable if 'is undefined' in str(error) else ''}{remedy}") from None
-        self._survival = Survival(self._chat, rendering.think_open, rendering.think_close)
+        # By roles and order of the turns of a prompt, the first turn that the template drops for them, or None.
+        self._dropped: dict[tuple[str, ...], int | None] = {}
         if self.reads_clock and "date" not in rendering.model_fields_set:
             logger.warning(
                 "%s: it asks for the date and is given data.rendering.date: %s", self._chat.name, rendering.date
@@ -76,8 +88,36 @@ class PromptRenderer:
                 "another way, or leave it out"
             )
         [text] = self._chat.render([(messages, True)])
-        self._survival.check(messages, text)
+        self.check_survival(messages, text)
         return text
+
+    def check_survival(self, messages: Sequence[Message], text: str) -> None:
+        """Compare a prompt with its rendering.
+
+        Raises:
+            LostText: The text of a turn, or of one of its keys, is not in the rendering.
+        """
+        for number, message in enumerate(messages):
+            for part in self._texts_of_turn(message):
+                # Templates write tool calls as JSON, escaped or not; the slice takes the quotation marks off.
+                spellings = (part, json.dumps(part, ensure_ascii=False)[1:-1], json.dumps(part)[1:-1])
+                if not any(spelling in text for spelling in spellings):
+                    raise self._lost(number, message, part)
+        has_text = [isinstance(m.get("content"), str) and bool(m["content"].strip()) for m in messages]
+        shape = tuple(f"{message['role']} {flag}" for message, flag in zip(messages, has_text, strict=True))
+        # Whether a turn is dropped depends on roles and order alone, so one rendering answers for all such prompts.
+        if shape not in self._dropped:
+            # Sentences that occur nowhere else: a short turn may stand in the text of another one by chance.
+            sentences = [f"This sentence is number {number}." for number in range(len(messages))]
+            marked = [
+                {**message, "content": sentence} if flag else message
+                for message, sentence, flag in zip(messages, sentences, has_text, strict=True)
+            ]
+            [text] = self._chat.render([(marked, True)])
+            lost = (i for i, sentence in enumerate(sentences) if has_text[i] and sentence not in text)
+            self._dropped[shape] = next(lost, None)
+        if (number := self._dropped[shape]) is not None:
+            raise self._lost(number, messages[number], messages[number]["content"])
 
     def control_token_in(self, messages: Sequence[Message]) -> str | None:
         """The first special token that occurs as text in a prompt; think tags may occur."""
@@ -168,6 +208,30 @@ class PromptRenderer:
         """Values worth trying for a variable: both truths, and what the template compares it with."""
         return [True, False, *self._names_read[name]][:_MAX_VALUES]
 
+    def _texts_of_turn(self, message: Message) -> Iterator[str]:
+        """What must be found of a turn: of an earlier assistant turn only what it says outside of think tags."""
+        is_assistant = message["role"] == "assistant"
+        opening, closing = self.rendering.think_open, self.rendering.think_close
+        for key, value in message.items():
+            if is_assistant and key == "content" and isinstance(value, str):
+                # The opening tag may stand in the prompt before.
+                if opening not in value.partition(closing)[0] and closing in value:
+                    value = value.partition(closing)[2]
+                while opening in value:
+                    before, _, rest = value.partition(opening)
+                    yield before.strip()
+                    value = rest.partition(closing)[2]
+                yield value.strip()
+            elif key not in _WITHOUT_TEXT and not (is_assistant and key in _THOUGHT):
+                yield from texts_of(value)
+
+    def _lost(self, number: int, message: Message, part: Any) -> LostText:
+        return LostText(
+            f"{self._chat.name}: the text of turn {number + 1} ({message['role']!r}), {shown(str(part))}, is not "
+            "in the rendered prompt; give it a role that the template knows, or a template that knows this one "
+            "(data.rendering.chat_template: FILE)"
+        )
+
     def _read_template(self) -> str:
         if (path := self.rendering.chat_template) is not None:
             setting = f"data.rendering.chat_template: {path}"
@@ -192,3 +256,18 @@ class PromptRenderer:
                 "--set rendering.chat_template=FILE), or take the tokenizer of the chat model of that family"
             )
         return template.removeprefix(_BYTE_ORDER_MARK)
+
+
+def texts_of(value: Any) -> Iterator[str]:
+    """The texts and numbers of a nested value, keys that tie turns together left out."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            if key not in _WITHOUT_TEXT:
+                yield from texts_of(inner)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            yield from texts_of(inner)
+    elif isinstance(value, str):
+        yield value.strip()
+    elif value is not None:
+        yield json.dumps(value)

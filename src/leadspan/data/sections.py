@@ -20,11 +20,10 @@ from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 from leadspan.data import assistant_turn
 from leadspan.data.assistant_turn import ANSWER, COT, QUESTION
-from leadspan.data.prompts import PromptRenderer
+from leadspan.data.prompts import LostText, PromptRenderer
 from leadspan.data.questions import folded_sentences
 from leadspan.data.settings import Rendering
 from leadspan.data.steps import step_starts
-from leadspan.data.survival import LostText
 from leadspan.data.templates import TemplateRefusal
 from leadspan.data.truncation import Sections
 from leadspan.errors import ModelError
@@ -110,9 +109,16 @@ class Renderer(PromptRenderer):
 
     def _check_template(self) -> RenderedText:
         """Render the probe in the form in which the template writes a chain of thought."""
-        if fault := self._fault():
+        # What is wrong with the form in which turns would be written, with the setting that corrects it.
+        turn, rendering, eos = self.turn, self.rendering, self.tokenizer.eos_token
+        fault, reason = self.header_fault() or assistant_turn.tags_fault(turn, rendering), ""
+        if not fault and rendering.assistant_turn == "append":
+            fault = assistant_turn.append_fault(turn, rendering)
+        if not fault:
+            eos = eos if isinstance(eos, str) else None
+            fault = assistant_turn.border_fault(turn, rendering, self._end, self._special_texts, eos)
+        if fault:
             raise ModelError(f"{self._chat.name}: {fault}; {_ANOTHER_TEMPLATE}")
-        reason = ""
         for form in assistant_turn.FORMS:
             self._form = form
             probe = self.render(_PROBE)
@@ -126,20 +132,10 @@ class Renderer(PromptRenderer):
                 raise ModelError(f"{self._chat.name}: {fault}, {_ANOTHER_TEMPLATE}")
             # The fault of the usual form, text in tags, says most; the last form is tried for a few templates only.
             fault, reason = (probe.detail if form != assistant_turn.FORMS[-1] else fault), probe.reason
-        if self.rendering.assistant_turn == "append" or reason == _PROMPT_LOST:
+        if rendering.assistant_turn == "append" or reason == _PROMPT_LOST:
             raise ModelError(f"{self._chat.name}: {fault}; {_ANOTHER_TEMPLATE}")
-        remedy = assistant_turn.append_fault(self.turn, self.rendering) or _APPEND
+        remedy = assistant_turn.append_fault(turn, rendering) or _APPEND
         raise ModelError(f"{self._chat.name}: {fault}; {remedy}, {_ANOTHER_TEMPLATE}")
-
-    def _fault(self) -> str:
-        """What is wrong with the form in which turns would be written, with the setting that corrects it."""
-        turn, rendering, eos = self.turn, self.rendering, self.tokenizer.eos_token
-        if fault := self.header_fault() or assistant_turn.tags_fault(turn, rendering):
-            return fault
-        if rendering.assistant_turn == "append" and (fault := assistant_turn.append_fault(turn, rendering)):
-            return fault
-        eos = eos if isinstance(eos, str) else None
-        return assistant_turn.border_fault(turn, rendering, self._end, self._special_texts, eos)
 
     def render(self, trace: Trace) -> RenderedText | Refusal:
         """Render one trace and find its sections by character.
@@ -278,7 +274,7 @@ class Renderer(PromptRenderer):
             return header, f"{header}{thought}{after_closing}{trace.answer}{self._end}"
         turn = assistant_turn.message_of(self._form, trace.cot, trace.answer, self.rendering)
         prompt, body = self._chat.render([(trace.messages, True), ([*trace.messages, turn], False)])
-        self._survival.check(trace.messages, prompt)
+        self.check_survival(trace.messages, prompt)
         if self.rendering.end_of_turn and not body.rstrip().endswith(self.rendering.end_of_turn):
             body += self.rendering.end_of_turn
         return self._without_opening(prompt), body

@@ -126,7 +126,7 @@ def plan_capture(sequences: Sequences, settings: CaptureSettings, seed: int) -> 
     """Pack the sequences as training packs examples, and group the packs into shards."""
     lengths = sequences.lengths
     # A sequence beyond the budget is a pack of its own, so the budget is never below the longest.
-    packs = plan_by_tokens(lengths, max(settings.tokens_per_batch, *lengths, 0), None, seed)
+    packs = plan_by_tokens(lengths, max(settings.tokens_per_batch, *lengths, 0), seed)
     shards: list[tuple[int, int]] = []
     start, positions = 0, 0
     for number, pack in enumerate(packs):

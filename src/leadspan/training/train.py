@@ -210,7 +210,7 @@ def _trainer(
         lengths = inputs.validation.lengths
         budget = settings.batching.tokens_per_batch if isinstance(settings.batching, ByTokens) else 0
         # Whole sequences may be longer than the training budget, which was made for cut ones.
-        validation_plan = plan_by_tokens(lengths, max(budget, *lengths, 0), None, inputs.seed)
+        validation_plan = plan_by_tokens(lengths, max(budget, *lengths, 0), inputs.seed)
     trainer = DistillationTrainer(
         model,
         inputs.teacher,

@@ -21,6 +21,16 @@ from leadspan.data.truncation.combined import (
     with_ends,
     with_proportion,
 )
-from leadspan.data.truncation.leads import Budget, Full, Lead, LeadAnswer, LeadCot, PostConclusion
 from leadspan.data.truncation.policy import Cut, Policy, Sections, Span, kept_tokens
-from leadspan.data.truncation.windows import Endpoints, Middle, RandomWindow, Tail
+from leadspan.data.truncation.single import (
+    Budget,
+    Endpoints,
+    Full,
+    Lead,
+    LeadAnswer,
+    LeadCot,
+    Middle,
+    PostConclusion,
+    RandomWindow,
+    Tail,
+)

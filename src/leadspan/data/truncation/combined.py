@@ -6,9 +6,19 @@ from typing import Annotated, Literal, TypeVar
 
 from pydantic import Field
 
-from leadspan.data.truncation.leads import Budget, Full, Lead, LeadAnswer, LeadCot, PostConclusion
 from leadspan.data.truncation.policy import Cut, Policy, Proportion, Sections, Span
-from leadspan.data.truncation.windows import Endpoints, Middle, RandomWindow, Tail
+from leadspan.data.truncation.single import (
+    Budget,
+    Endpoints,
+    Full,
+    Lead,
+    LeadAnswer,
+    LeadCot,
+    Middle,
+    PostConclusion,
+    RandomWindow,
+    Tail,
+)
 from leadspan.faults import Rule
 
 PolicyT = TypeVar("PolicyT", bound=Policy)
