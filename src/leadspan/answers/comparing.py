@@ -5,6 +5,9 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
+import sympy
+from math_verify import verify
+
 from leadspan.answers.formulas import Equation, Inequality, Listing, Quantity, Region, Value
 from leadspan.answers.quantities import ratio_of
 
@@ -28,23 +31,31 @@ def equal(answer: Value, gold: Value) -> bool:
     """
     if isinstance(answer, Equation) and isinstance(gold, Equation):
         return _equal_equations(answer, gold)
-    if isinstance(answer, Equation) or isinstance(gold, Equation):
-        equation, plain = (answer, gold) if isinstance(answer, Equation) else (gold, answer)
-        assert isinstance(equation, Equation)
-        left = equation.left
-        # Without a name the left side must be a number that equals the right one, as in `2 + 3 = 5`.
-        if not equation.name and not (
-            isinstance(left, Quantity) and not getattr(left.value, "free_symbols", True) and equal(left, equation.right)
-        ):
-            return False
-        return equal(equation.right, plain) if equation is answer else equal(plain, equation.right)
+    if isinstance(answer, Equation):
+        return _gives_its_right_side(answer) and equal(answer.right, gold)
+    if isinstance(gold, Equation):
+        return _gives_its_right_side(gold) and equal(answer, gold.right)
     if isinstance(answer, Region) or isinstance(gold, Region):
         return _equal_regions(answer, gold)
+    if isinstance(answer, Inequality) and isinstance(gold, Inequality):
+        return _match(answer.relations, gold.relations, _is_same_relation)
     if isinstance(answer, Inequality) or isinstance(gold, Inequality):
-        return isinstance(answer, Inequality) and isinstance(gold, Inequality) and _equal_inequalities(answer, gold)
-    if isinstance(answer, Listing) or isinstance(gold, Listing):
+        return False
+    if isinstance(answer, Listing) and isinstance(gold, Listing):
         return _equal_listings(answer, gold)
+    # A list of one item is that item.
+    if isinstance(answer, Listing):
+        return len(answer.items) == 1 and equal(answer.items[0], gold)
+    if isinstance(gold, Listing):
+        return len(gold.items) == 1 and equal(answer, gold.items[0])
     return _equal_quantities(answer, gold)
+
+
+def _gives_its_right_side(equation: Equation) -> bool:
+    """Whether it names what its right side is, or its left side is a number that equals it, as in `2 + 3 = 5`."""
+    if equation.name or not isinstance(equation.left, Quantity):
+        return bool(equation.name)
+    return not getattr(equation.left.value, "free_symbols", True) and equal(equation.left, equation.right)
 
 
 def _equal_equations(answer: Equation, gold: Equation) -> bool:
@@ -63,8 +74,6 @@ def _equal_equations(answer: Equation, gold: Equation) -> bool:
 
 def _same_derivative(first: Any, second: Any) -> bool:
     """Whether both differences, set to zero, give the same derivative: a differential equation times any factor."""
-    import sympy
-
     # Both are solved for each derivative that they have in common, where it occurs to the first power.
     for derivative in first.atoms(sympy.Derivative) & second.atoms(sympy.Derivative):
         symbol = sympy.Dummy()
@@ -79,8 +88,6 @@ def _same_derivative(first: Any, second: Any) -> bool:
 
 
 def _equal_regions(answer: Value, gold: Value) -> bool:
-    import sympy
-
     regions = _as_region(answer), _as_region(gold)
     if regions[0] is None or regions[1] is None:
         return False
@@ -92,13 +99,11 @@ def _equal_regions(answer: Value, gold: Value) -> bool:
     members = [list(s.args) if isinstance(s, sympy.Union) else [s] for s in (first, second)]
     if len(members[0]) == len(members[1]):
         # Part by part: bounds may be written differently, and `_equal_values` decides whether they are the same.
-        return _match([_bounds(part) for part in members[0]], [_bounds(part) for part in members[1]], _equal_bounds)
+        return _match(members[0], members[1], _is_same_part)
     return bool(first.symmetric_difference(second).is_empty)
 
 
 def _as_region(value: Value) -> Region | None:
-    import sympy
-
     if isinstance(value, Region):
         return value
     if isinstance(value, Quantity):
@@ -111,38 +116,20 @@ def _as_region(value: Value) -> Region | None:
     return Region(sympy.FiniteSet(*numbers)) if value.brackets in ("", "{}") else None
 
 
-def _bounds(part: Any) -> tuple[str, list[Any]]:
-    import sympy
-
-    if isinstance(part, sympy.Interval):
-        return f"interval {part.left_open} {part.right_open}", [part.start, part.end]
-    if isinstance(part, sympy.FiniteSet):
-        return "numbers", sorted(part.args, key=sympy.default_sort_key)
-    return str(part), []
-
-
-def _equal_bounds(first: tuple[str, list[Any]], second: tuple[str, list[Any]]) -> bool:
-    if first[0] != second[0] or len(first[1]) != len(second[1]):
-        return False
-    if first[0] == "numbers":
-        return _match(first[1], second[1], _equal_values)
-    return all(map(_equal_values, first[1], second[1]))
+def _is_same_part(first: Any, second: Any) -> bool:
+    if isinstance(first, sympy.Interval) and isinstance(second, sympy.Interval):
+        is_alike = (first.left_open, first.right_open) == (second.left_open, second.right_open)
+        return is_alike and _equal_values(first.start, second.start) and _equal_values(first.end, second.end)
+    if isinstance(first, sympy.FiniteSet) and isinstance(second, sympy.FiniteSet):
+        return _match(first.args, second.args, _equal_values)
+    return str(first) == str(second)
 
 
-def _equal_inequalities(answer: Inequality, gold: Inequality) -> bool:
-    def is_same(first: tuple[Any, str], second: tuple[Any, str]) -> bool:
-        return first[1] == second[1] and _proportional(first[0], second[0], may_change_sign=first[1] == "!=")
-
-    return len(answer.relations) == len(gold.relations) and _match(answer.relations, gold.relations, is_same)
+def _is_same_relation(first: tuple[Any, str], second: tuple[Any, str]) -> bool:
+    return first[1] == second[1] and _proportional(first[0], second[0], may_change_sign=first[1] == "!=")
 
 
-def _equal_listings(answer: Value, gold: Value) -> bool:
-    if not isinstance(answer, Listing) or not isinstance(gold, Listing):
-        listing, plain = (answer, gold) if isinstance(answer, Listing) else (gold, answer)
-        assert isinstance(listing, Listing)
-        return len(listing.items) == 1 and equal(
-            *((listing.items[0], plain) if listing is answer else (plain, listing.items[0]))
-        )
+def _equal_listings(answer: Listing, gold: Listing) -> bool:
     items, gold_items = _items(answer), _items(gold)
     if len(items) != len(gold_items):
         return False
@@ -204,8 +191,6 @@ def _equal_quantities(answer: Quantity, gold: Quantity) -> bool:
 
 def _ratios(quantity: Quantity) -> list[Any]:
     """Factors by which a number without a unit may be meant: another unit of a compound, radians."""
-    import sympy
-
     ratios = [ratio_of(quantity.units[0], unit) for unit in quantity.units[1:]]
     if len(quantity.units) == 1 and str(quantity.units[0]) == "degree":
         ratios.append(sympy.pi / 180)
@@ -214,8 +199,6 @@ def _ratios(quantity: Quantity) -> list[Any]:
 
 def _equal_values(answer: Any, gold: Any, has_decimal: bool = False) -> bool:
     """Whether two sympy objects are equal; formulas are compared at points, and by algebra where they have no value."""
-    import sympy
-
     if answer == gold:
         return True
     if isinstance(answer, sympy.MatrixBase) or isinstance(gold, sympy.MatrixBase):
@@ -238,16 +221,12 @@ def _equal_values(answer: Any, gold: Any, has_decimal: bool = False) -> bool:
 
 def _with_rates(value: Any) -> Any:
     """The value with a symbol for each dy/dx, which sympy would evaluate to 0, as if y were a constant."""
-    import sympy
-
     rates = (part for part in value.atoms(sympy.Derivative) if part.expr.is_Symbol and part.expr not in part.variables)
     return value.xreplace({rate: sympy.Symbol(str(rate)) for rate in rates})
 
 
 def _with_one_imaginary_unit(value: Any, other: Any) -> Any:
     """The value with the engineers' `j` as the imaginary unit, where the other one has that unit and it has not."""
-    import sympy
-
     is_given = value.has(sympy.I) or not other.has(sympy.I) or any(symbol.name == "j" for symbol in other.free_symbols)
     return value if is_given else value.xreplace({name: sympy.I for name in value.free_symbols if name.name == "j"})
 
@@ -276,8 +255,6 @@ def _equal_numbers(first: Any, second: Any, has_decimal: bool) -> bool:
 
 def _rational(value: Any) -> Any:
     """The value as a sympy.Rational, None where it is none or too large to compute."""
-    import sympy
-
     if isinstance(value, sympy.Rational):
         return value
     # The size of powers is estimated before anything is computed: a tower of powers would never end.
@@ -292,8 +269,6 @@ def _rational(value: Any) -> Any:
 
 def _at_points(first: Any, second: Any) -> list[tuple[Any, Any]] | None:
     """The values of two formulas at points drawn from a fixed seed; None where too few points have one."""
-    import sympy
-
     names = sorted(first.free_symbols | second.free_symbols, key=lambda symbol: symbol.name)
     may_be_complex = first.has(sympy.I) or second.has(sympy.I)
     generator, pairs = random.Random(0), list[tuple[Any, Any]]()
@@ -328,8 +303,6 @@ def _proportional(first: Any, second: Any, may_change_sign: bool) -> bool:
 
 def _equal_by_algebra(answer: Any, gold: Any) -> bool:
     """Math-Verify's comparison, for formulas without a value at a point: sums, derivatives, undefined functions."""
-    from math_verify import verify
-
     try:
         return verify([gold], [answer], timeout_seconds=0, raise_on_error=True)
     except (MemoryError, RecursionError):

@@ -13,14 +13,9 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal
 
-from leadspan.answers.boxes import committed_boxes, last_boxed, stated_answers, without_boxes
-from leadspan.answers.comparing import equal
-from leadspan.answers.conditions import condition_of
-from leadspan.answers.formulas import Listing, Quantity, Value
+from leadspan.answers.boxes import committed_boxes, condition_of, last_boxed, stated_answers, without_boxes
 from leadspan.answers.notation import in_latex, unwrap_commands
 from leadspan.answers.numbers import as_number, unassigned
-from leadspan.answers.quantities import letter_readings
-from leadspan.answers.reading import readings
 from leadspan.answers.spelling import BASES, respell
 
 Outcome = Literal["right", "wrong", "no_answer", "unparsed", "timeout"]
@@ -108,6 +103,12 @@ def decide(answer: str, gold: str) -> Outcome:
 
 
 def _decide_as_maths(answer: str, gold: str, spelled: str) -> Outcome:
+    # sympy takes a second to import; only workers pay for it.
+    from leadspan.answers.comparing import equal
+    from leadspan.answers.formulas import Listing, Quantity, Value
+    from leadspan.answers.quantities import letter_readings
+    from leadspan.answers.reading import readings
+
     gold_values = readings(gold)
     values: list[Value] = readings(answer)
     # `5 m` is a product where the other side has letters; against a number or a quantity it is five metres.
@@ -145,6 +146,8 @@ def _same_numerals(answer: str, gold: str) -> bool:
 
 def can_read(gold: str) -> bool:
     """Whether answers can be compared with a gold otherwise than as text."""
+    from leadspan.answers.reading import readings  # with sympy, as above
+
     return bool(
         is_words(gold) or has_synonyms(gold) or letter_of(gold) or time_of_day(gold)
         or (len(gold) <= _LONGEST and (numeral(respell(gold)) or readings(gold)))

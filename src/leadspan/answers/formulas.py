@@ -8,6 +8,10 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+import sympy
+from latex2sympy2_extended import latex2sympy
+from latex2sympy2_extended.latex2sympy2 import ConversionConfig
+
 
 class UnreadableError(Exception):
     """A text that cannot be read as maths as a whole."""
@@ -92,7 +96,6 @@ _SEPARATOR = (
 )
 _RELATION = r"\\(?:le|ge|neq)(?![A-Za-z])|[<>]"
 _EQUALS = r":?=|\\(?:equiv|approx)(?![A-Za-z])|\\in(?![A-Za-z])"
-_SETS = r"\\(?:cup|cap|setminus|backslash)(?![A-Za-z])"
 
 
 def _scanner(cut: str) -> re.Pattern[str]:
@@ -102,7 +105,6 @@ def _scanner(cut: str) -> re.Pattern[str]:
 SEPARATORS = _scanner(_SEPARATOR)
 RELATIONS = _scanner(_RELATION)
 EQUALS = _scanner(_EQUALS)
-SET_OPERATIONS = _scanner(_SETS)
 
 
 def split(text: str, scanner: re.Pattern[str]) -> tuple[list[str], list[str]]:
@@ -199,9 +201,6 @@ def read_formula(text: str) -> tuple[Any, bool]:
     """
     if len(text) > LONGEST or _UNREADABLE.search(text) or not text.strip():
         raise UnreadableError(text)
-    from latex2sympy2_extended import latex2sympy  # sympy takes a second to import; only workers pay for it
-    from latex2sympy2_extended.latex2sympy2 import ConversionConfig
-
     reading: dict[str, Any] = {"is_real": True, "convert_degrees": False, "normalization_config": None}
     reading["conversion_config"] = ConversionConfig(interpret_as_mixed_fractions=False, lowercase_symbols=False)
     try:
@@ -249,8 +248,6 @@ def _symbol(name: str) -> str:
 
 def _settled(parsed: Any, text: str) -> Any:
     """The parsed object with `i` as the imaginary unit, unless it counts something or is a unit vector."""
-    import sympy
-
     if isinstance(parsed, sympy.MatrixBase):
         return sympy.ImmutableMatrix(parsed.applyfunc(lambda entry: _settled(entry, text)))
     if not isinstance(parsed, sympy.Basic):
@@ -267,8 +264,6 @@ def _settled(parsed: Any, text: str) -> Any:
 
 def _as_vector(expression: Any) -> Any:
     """The components of a sum of unit vectors."""
-    import sympy
-
     units = [next((s for s in expression.free_symbols if s.name == f"hat{{{name}}}"), None) for name in "ijk"]
     components = [sympy.Integer(0) if unit is None else expression.expand().coeff(unit) for unit in units]
     rest = expression - sum(c * u for c, u in zip(components, units, strict=True) if u is not None)

@@ -130,15 +130,11 @@ class MathGrader:
         Raises:
             EvaluationError: A worker cannot start, or the grader is used outside its `with` block.
         """
-        texts = ["" if thinks_to_the_end(item.text) else text_after_thinking(item.text) for item in items]
-        answers = [(text if last_boxed(text) is None else last_boxed(text) or "").strip() for text in texts]
+        answers = [_last_box_or_all(item).strip() for item in items]
         questions: list[Question] = [("entry", answer, item.gold) for answer, item in zip(answers, items, strict=True)]
         with self._lock:
             outcomes = self._decide_all(questions, [None if answer else "no_answer" for answer in answers])
-        return [
-            Verdict(outcome, outcome, answer or None) if item.finished else Verdict("no_answer", outcome, None)
-            for item, answer, outcome in zip(items, answers, outcomes, strict=True)
-        ]
+        return [_verdict(*row) for row in zip(items, outcomes, answers, strict=True)]
 
     def grade_answers(self, answers: Sequence[str], golds: Sequence[str]) -> list[Outcome]:
         r"""Compare answers, each as if it were the content of a `\boxed{}`, with their golds.
@@ -214,10 +210,19 @@ def _fold(text: str) -> str:
 
 def _grade_by(compare: Callable[[str, str], Outcome], item: GradeItem, spell: Callable[[str], str] = _fold) -> Verdict:
     gold = spell(_checked_gold(item, "exact_grade"))
+    answer = spell(_last_box_or_all(item))
+    return _verdict(item, compare(answer, gold) if answer else "no_answer", answer)
+
+
+def _last_box_or_all(item: GradeItem) -> str:
+    """The last box after the thinking, or all of that text where there is no box."""
     text = "" if thinks_to_the_end(item.text) else text_after_thinking(item.text)
     box = last_boxed(text)
-    answer = spell(text if box is None else box)
-    outcome = compare(answer, gold) if answer else "no_answer"
+    return text if box is None else box
+
+
+def _verdict(item: GradeItem, outcome: Outcome, answer: str) -> Verdict:
+    """One outcome for both scores; the strict one needs a finished text."""
     return Verdict(outcome, outcome, answer or None) if item.finished else Verdict("no_answer", outcome, None)
 
 

@@ -16,7 +16,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from multiprocessing.connection import wait
 from typing import Literal, get_args
 
@@ -51,24 +51,19 @@ def serve(item_seconds: float, memory_bytes: int) -> None:
         resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
     decide("x + 1", "2\\text{ cm}")  # loads sympy and the grammar, so that the first question does not pay for it
     replies.write(b"ready\n")
+    deciders: dict[str, Callable[[str, str], Outcome]] = {"answer": decide, "text": decide_text, "entry": verified}
+    deciders["gold"] = lambda _, gold: "right" if can_read(gold) else "unparsed"
     for line in sys.stdin.buffer:
         signal.setitimer(signal.ITIMER_PROF, item_seconds)
         try:
-            outcome = _outcome(*json.loads(line))
+            kind, text, gold = json.loads(line)
+            outcome = deciders[kind](text, gold)
         except (MemoryError, RecursionError):
             outcome = "timeout"
         except Exception:  # a verifier that cannot read an answer raises whatever its parser does
             outcome = "unparsed"
         signal.setitimer(signal.ITIMER_PROF, 0)
         replies.write(outcome.encode() + b"\n")
-
-
-def _outcome(kind: str, text: str, gold: str) -> Outcome:
-    if kind == "gold":
-        return "right" if can_read(gold) else "unparsed"
-    if kind == "entry":
-        return verified(text, gold)
-    return decide(text, gold) if kind == "answer" else decide_text(text, gold)
 
 
 class Worker:

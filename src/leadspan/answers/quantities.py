@@ -6,6 +6,10 @@ from dataclasses import replace
 from functools import cache
 from typing import Any
 
+import sympy
+from sympy.physics import units as sympy_units
+from sympy.physics.units import convert_to
+
 from leadspan.answers.formulas import Quantity, UnreadableError, read_formula
 
 # A factor of a unit: its name and its power, in words, digits or braces.
@@ -13,6 +17,10 @@ _FACTOR = re.compile(
     r"(?P<over>/|\bper\b)|(?:(?P<before>square|sq|cubic|cu)\.? )?(?P<name>[^\W\d_]+)"
     r"(?:\s*+\^\s*+\{?\s*+(?P<power>-?\d)\s*+\}?|(?P<digit>[23])\b| (?P<after>squared|cubed)\b)?"
 )
+_BASE_UNITS = [
+    getattr(sympy_units, name)
+    for name in ("meter", "kilogram", "second", "ampere", "mole", "candela", "kelvin", "radian")
+]
 _POWERS = {"square": 2, "sq": 2, "squared": 2, "cubic": 3, "cu": 3, "cubed": 3}
 # Names that sympy does not know, or reads as another unit.
 _MORE_NAMES = {
@@ -61,8 +69,6 @@ def unit_of(spelled: str) -> Any:
     >>> unit_of("km/h") == unit_of("kilometers per hour"), unit_of("apples") is None
     (True, True)
     """
-    import sympy
-
     text = re.sub(r"\\(?:deg|circ)", " deg ", re.sub(r"\\cdot|[·*()]", " ", spelled)).replace("\\", " ")
     if re.sub(r"[\s.]", "", _FACTOR.sub("", text)):
         return None
@@ -81,29 +87,20 @@ def unit_of(spelled: str) -> Any:
 
 def ratio_of(unit: Any, target: Any) -> Any:
     """How many target units one unit is, exactly; None where they measure different things."""
-    import sympy
-    from sympy.physics.units import Quantity as Unit
-    from sympy.physics.units import convert_to
-    from sympy.physics.units.definitions import ampere, candela, kelvin, kilogram, meter, mole, radian, second
-
-    ratio = sympy.nsimplify(convert_to(unit / target, [meter, kilogram, second, ampere, mole, candela, kelvin, radian]))
-    ratio = ratio.subs(radian, 1)
-    return None if ratio.has(Unit) else ratio
+    ratio = sympy.nsimplify(convert_to(unit / target, _BASE_UNITS)).subs(sympy_units.radian, 1)
+    return None if ratio.has(sympy_units.Quantity) else ratio
 
 
 @cache
 def _named(name: str) -> Any:
     """The sympy quantity of a name or symbol, None where there is none."""
-    import sympy
-    import sympy.physics.units as known
-
     for spelling in (name, name.removesuffix("s"), name.removesuffix("es"), name.removesuffix("ies") + "y"):
         if spelling in _MORE_UNITS:
             number, base = _MORE_UNITS[spelling]
-            quantities = [getattr(known, part, None) or known.Quantity(part) for part in base.split("/")]
+            quantities = [getattr(sympy_units, part, None) or sympy_units.Quantity(part) for part in base.split("/")]
             return sympy.Rational(number) * quantities[0] / (quantities[1] if len(quantities) > 1 else 1)
-    unit = None if name == "percent" else getattr(known, _MORE_NAMES.get(name, name), None)
-    return unit if isinstance(unit, known.Quantity) else None
+    unit = None if name == "percent" else getattr(sympy_units, _MORE_NAMES.get(name, name), None)
+    return unit if isinstance(unit, sympy_units.Quantity) else None
 
 
 _CARDINALS = (
@@ -177,8 +174,6 @@ def read_quantity(text: str) -> Quantity:
 
 def letter_readings(text: str) -> list[Quantity]:
     """Readings of a number whose last letter is a unit or a multiple: `5 m`, `70k`."""
-    import sympy
-
     match = _LETTER_TAIL.fullmatch(text)
     if match is None:
         return []
@@ -192,10 +187,24 @@ def letter_readings(text: str) -> list[Quantity]:
 
 
 def _sentence_or_formula(text: str) -> Quantity:
-    try:
-        return _sentence(text)  # first, since a word is a product of letters to the grammar
-    except UnreadableError:
+    """The one number of a few words, none of which changes it, else a formula: to it a word is a product of letters."""
+    numbers = list(_NUMBER.finditer(text))
+    if len(numbers) != 1 or len(text) > 300:
         return Quantity(*read_formula(text))
+    before, after = text[: numbers[0].start()], text[numbers[0].end() :]
+    words = re.sub(r"\\text\s*+\{([^{}]*+)\}", r" \1 ", f"{before} {after}")
+    if (
+        re.search(r"\b(?:squared|cubed)\b", words)
+        or not (_SENTENCE.fullmatch(before) and _SENTENCE.fullmatch(after))
+        or _CHANGES_VALUE.search(words)
+        or (after and after[0].isalpha())
+        or not (bare := re.findall(rf"{_WORD}{{2,}}", words))
+        or not all(map(_is_word, bare))
+    ):
+        return Quantity(*read_formula(text))
+    value, has_decimal = read_formula(numbers[0][0])
+    unit = unit_of(re.sub(r"\\text\s*+\{([^{}]*+)\}", r"\1", after).strip(" ."))
+    return Quantity(value, has_decimal, () if unit is None else (unit,), "\\%" in after)
 
 
 def _with_unit(text: str) -> Quantity:
@@ -246,23 +255,3 @@ def _compound(text: str) -> Quantity:
         raise UnreadableError(text)
     total = sum(value * ratio for (value, _), ratio in zip(values, ratios, strict=True))
     return Quantity(total, any(has_decimal for _, has_decimal in values), tuple(units))
-
-
-def _sentence(text: str) -> Quantity:
-    """The one number of a few words, none of which changes it."""
-    numbers = list(_NUMBER.finditer(text))
-    if len(numbers) != 1 or len(text) > 300:
-        raise UnreadableError(text)
-    before, after = text[: numbers[0].start()], text[numbers[0].end() :]
-    words = re.sub(r"\\text\s*+\{([^{}]*+)\}", r" \1 ", f"{before} {after}")
-    if re.search(r"\b(?:squared|cubed)\b", words):
-        raise UnreadableError(text)
-    if not _SENTENCE.fullmatch(before) or not _SENTENCE.fullmatch(after) or _CHANGES_VALUE.search(words):
-        raise UnreadableError(text)
-    if (after and after[0].isalpha()) or not all(map(_is_word, re.findall(rf"{_WORD}{{2,}}", words))):
-        raise UnreadableError(text)
-    if not re.search(rf"{_WORD}{{2,}}", words):
-        raise UnreadableError(text)
-    value, has_decimal = read_formula(numbers[0][0])
-    unit = unit_of(re.sub(r"\\text\s*+\{([^{}]*+)\}", r"\1", after).strip(" ."))
-    return Quantity(value, has_decimal, () if unit is None else (unit,), "\\%" in after)

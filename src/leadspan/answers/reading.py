@@ -3,13 +3,16 @@ r"""Reads an answer as lists, equations, sets of numbers, inequalities and quant
 A part of an answer is never taken for the whole: where text is left over, the answer cannot be read.
 """
 
+import contextlib
 import functools
 import itertools
 import re
 from operator import and_
 from typing import Any
 
-from leadspan.answers.conditions import without_condition
+import sympy
+
+from leadspan.answers.boxes import without_condition
 from leadspan.answers.formulas import (
     EQUALS,
     RELATIONS,
@@ -72,29 +75,22 @@ def readings(answer: str) -> list[Value]:
 
 
 def _read(text: str, depth: int = 0) -> Value:
+    text = (without_condition(text) or "") if depth == 0 else text
     # Eight levels of brackets are more than any answer has; beyond, recursion would be the only outcome.
     if depth > 8 or not text:
         raise UnreadableError(text)
-    text = without_condition(text) if depth == 0 else text
     pieces, cuts = split(text, SEPARATORS)
     if any(_is_inequality(part) for part in pieces):
         return read_inequality(pieces, cuts)
-    if len(pieces) > 1:
-        if not (compound := _compound(text)):
-            return Listing(_items(pieces, cuts, depth), "")
-        return compound
-    return _item(text, depth)
-
-
-def _compound(text: str) -> Value | None:
-    """A quantity in two units, such as 2 hours and 30 minutes, which may contain a separator."""
-    if not re.search(r"(?:and\b|,).*\d.*[A-Za-z]", text):
-        return None
-    try:
-        quantity = read_quantity(text)
-    except UnreadableError:
-        return None
-    return quantity if len(quantity.units) > 1 else None
+    if len(pieces) == 1:
+        return _item(text, depth)
+    # A quantity in two units may contain a separator: 2 hours and 30 minutes.
+    if re.search(r"(?:and\b|,).*\d.*[A-Za-z]", text):
+        with contextlib.suppress(UnreadableError):
+            quantity = read_quantity(text)
+            if len(quantity.units) > 1:
+                return quantity
+    return Listing(_items(pieces, cuts, depth), "")
 
 
 def _is_inequality(text: str) -> bool:
@@ -137,14 +133,19 @@ def _continued(items: list[Value], at: int) -> tuple[Value, ...]:
 def _item(text: str, depth: int) -> Value:
     sides, _ = split(text, EQUALS)
     if len(sides) > 1:
-        return _equation(sides, depth)
-    if "\\cup" in text or "\\cap" in text or "\\setminus" in text or "\\mathbb" in text or "\\emptyset" in text:
+        if re.fullmatch("(?![eiEI])[A-Za-z]", sides[-1]) and not _NAME.fullmatch(sides[0]):  # `12 = n`
+            sides = sides[::-1]
+        right, name = _read(sides[-1], depth + 1), sides[0].strip()
+        if not _NAME.fullmatch(name) or _VALUE_NAMES.fullmatch(name):
+            return Equation("", _read(sides[0], depth + 1), right)
+        left = _read(name, depth + 1) if len(name) == 1 else None
+        return Equation(re.sub(r"[\s{}]|\\text|\\mathrm", "", name), left, right)
+    if any(command in text for command in ("\\cup", "\\cap", "\\setminus", "\\mathbb", "\\emptyset")):
         return read_set(text)
     builder = _RADIX.fullmatch(text)
     if builder and _is_inequality(builder["condition"]):
         return _read(builder["condition"], depth + 1)
-    brackets = enclosed(text)
-    if brackets is not None:
+    if brackets := enclosed(text):
         return _bracketed(text, *brackets, depth)
     if _MATRIX.match(text):
         return _as_value(Quantity(*read_formula(text)))  # a determinant is a number
@@ -169,20 +170,7 @@ def _bracketed(text: str, opening: str, inside: str, closing: str, depth: int) -
     raise UnreadableError(text)
 
 
-def _equation(sides: list[str], depth: int) -> Value:
-    if re.fullmatch("(?![eiEI])[A-Za-z]", sides[-1]) and not _NAME.fullmatch(sides[0]):  # `12 = n`
-        sides = sides[::-1]
-    right = _read(sides[-1], depth + 1)
-    name = sides[0].strip()
-    if _NAME.fullmatch(name) and not _VALUE_NAMES.fullmatch(name):
-        left = _read(name, depth + 1) if len(name) == 1 else None
-        return Equation(re.sub(r"[\s{}]|\\text|\\mathrm", "", name), left, right)
-    return Equation("", _read(sides[0], depth + 1), right)
-
-
 def _as_value(quantity: Quantity) -> Value:
-    import sympy
-
     if isinstance(quantity.value, sympy.FiniteSet | sympy.Tuple):
         return Listing(tuple(Quantity(value, quantity.has_decimal) for value in quantity.value.args), "")
     if isinstance(quantity.value, sympy.MatrixBase):
@@ -206,8 +194,6 @@ def read_set(text: str) -> Region:
     >>> read_set(r"(-\infty,2) \cup (2,\infty)").numbers == read_set(r"\mathbb{R} \setminus \{2\}").numbers
     True
     """
-    import sympy
-
     numbers, _ = read_formula(text.replace("\\backslash", "\\setminus"))
     if not isinstance(numbers, sympy.Set):
         raise UnreadableError(text)
@@ -216,8 +202,6 @@ def read_set(text: str) -> Region:
 
 def _real(numbers: Any) -> Any:
     """The set as sympy's own; a pair in a union is an open interval."""
-    import sympy
-
     if isinstance(numbers, sympy.FiniteSet):
         return sympy.FiniteSet(*numbers.args)
     if isinstance(numbers, sympy.Union | sympy.Intersection | sympy.Complement):
@@ -252,8 +236,6 @@ def read_inequality(pieces: list[str], cuts: list[str]) -> Value:
                 for left, operator, right in chain
             )
         )
-    import sympy
-
     symbol, regions = names.pop(), list[Any]()
     kinds = {"<": sympy.Lt, "<=": sympy.Le, "!=": sympy.Ne, ">": sympy.Gt, ">=": sympy.Ge, "==": sympy.Eq}
     for chain in chains:
@@ -273,8 +255,6 @@ def _relations(text: str) -> list[tuple[Any, str, Any]]:
         operators = ["=="] * len(operators) if all(operator == "=" for operator in operators) else []
     if not operators or not all(sides):
         raise UnreadableError(text)
-    import sympy
-
     values = [read_formula(side)[0] for side in sides]
     if not all(isinstance(value, sympy.Expr) for value in values):
         raise UnreadableError(text)
@@ -284,8 +264,6 @@ def _relations(text: str) -> list[tuple[Any, str, Any]]:
 
 def _solution(relation: Any, symbol: Any) -> Any:
     """The numbers that satisfy a relation; with the variable alone on one side no solver is needed."""
-    import sympy
-
     if relation in (True, False):
         return sympy.S.Reals if relation else sympy.S.EmptySet
     if relation.rhs == symbol and relation.lhs.is_number:

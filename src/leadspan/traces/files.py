@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -112,7 +112,7 @@ def reading(path: Path) -> Iterator[None]:
         raise DataError(f"{path}: cannot be read ({type(error).__name__}: {why}); mend or rewrite the file") from error
 
 
-def _open(path: Path) -> BinaryIO:
+def _open(path: Path) -> io.BufferedReader:
     """The decompressed bytes of a file."""
     compression = _COMPRESSIONS.get(path.suffix.lower())
     if compression is None:
