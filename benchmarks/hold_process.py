@@ -7,6 +7,7 @@ has trained, sampled or run tests do not survive a fork.
 import atexit
 import contextlib
 import functools
+import gc
 import os
 import pickle
 import re
@@ -165,6 +166,8 @@ def serve() -> None:
     import leadspan.pipeline.capture
     import leadspan.pipeline.run  # noqa: F401
 
+    gc.collect()
+    gc.freeze()  # a run of the Trainer asks for two whole collections: of what is imported they take half a second
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     going_on: set[int] = set()

@@ -61,10 +61,13 @@ def test_more_gpus_than_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.slow
 def test_a_trial_on_two_ranks(tmp_path: Path) -> None:
-    good, bad = toy_recipe(tmp_path / "good", steps=2), toy_recipe(tmp_path / "bad", cut={"kind": "lead", "p": 0.01})
+    good, bad = (toy_recipe(tmp_path / name, steps=2) for name in ("good", "bad"))
+    (tmp_path / "bad" / "traces.jsonl").write_text("")  # which its ranks say at once
     executor = LocalExecutor(ranks_per_trial=2, threads_per_trial=1)
     events = [event for event in run_local([Trial(good), Trial(bad)], executor) if event.kind in ("done", "failed")]
     assert [(event.trial, event.kind) for event in events] == [(0, "done"), (1, "failed")]
-    assert "lead 0.01 leaves no weighted position" in events[1].text and "\n" not in events[1].text
+    first, second = events[1].text.splitlines()
+    assert first.endswith("trial.yaml: 1 invalid setting")
+    assert second.startswith(f"  data.train: {tmp_path / 'bad' / 'traces.jsonl'}: holds no records")
     trained = load_run(good.output).train
     assert trained is not None and trained.device.startswith("2 x cpu")

@@ -6,6 +6,8 @@ with the process that started them, however that ends.
 """
 
 import ctypes
+import gc
+import itertools
 import multiprocessing
 import os
 import signal
@@ -211,10 +213,14 @@ def _run_ranks(file: Path, content: str, num_ranks: int, arguments: list[str]) -
             ranks.wait()
             raise
     if ranks.returncode:
-        # A rank writes its fault as one line; what has no such line ends in a traceback.
+        # A rank writes its fault as one line, and indented ones below it; what has no such line ends in a traceback.
         lines = log.read_text(errors="replace").splitlines()
-        errors = [line for line in lines if line.startswith(("leadspan distill: ", "leadspan capture: "))]
-        raise RunError("\n".join(errors[:1] or lines[-20:]))
+        starts = (i for i, line in enumerate(lines) if line.startswith(("leadspan distill: ", "leadspan capture: ")))
+        start = next(starts, None)
+        if start is None:
+            raise RunError("\n".join(lines[-20:]))
+        more = itertools.takewhile(lambda line: line.startswith("  "), lines[start + 1 :])
+        raise RunError("\n".join([lines[start], *more]))
 
 
 def explained(error: BaseException, directory: Path) -> str:
@@ -248,6 +254,7 @@ def _work_in_process(trial: Trial, slot: Slot, sender: Connection) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     # As in a process of its own. Locks of a fork server's children have names, which a kill would leave behind.
     multiprocessing.set_start_method("fork", force=True)
+    gc.freeze()  # the Trainer asks for whole collections: of what the server has imported they would take half a second
     if slot.gpus is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = slot.gpus
     if slot.threads is not None:
