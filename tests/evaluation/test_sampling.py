@@ -6,6 +6,7 @@ from leadspan.evaluation import sampling
 from leadspan.evaluation.sampling import OnlyFirst, Request, Sample, SeededSampling, generate, loop_end
 from leadspan.evaluation.settings import SamplingSettings
 from leadspan.models.loading import load_model
+from leadspan.models.settings import RandomInit
 from toys import SPECIALS, VOCAB, character_tokenizer, tiny
 
 STOP = SPECIALS.index("<|im_end|>")
@@ -78,6 +79,15 @@ def test_the_probability_of_a_draw_is_that_at_temperature() -> None:
     assert int(drawn.max()) < 3
 
 
+def test_a_temperature_near_zero_is_greedy() -> None:
+    """In float32 the scores at this temperature are infinite."""
+    log_probs: list[list[float]] = [[]]
+    settings = SamplingSettings(temperature=1e-40, top_p=0.9, top_k=3)
+    sampling = SeededSampling(["p"], settings, torch.device("cpu"), log_probs)
+    assert int(sampling(torch.zeros(1, 1), torch.tensor([[1.0, 5.0, 4.9, -3.0]])).argmax()) == 1
+    assert log_probs == [[0.0]]
+
+
 def test_stops_and_caps_are_told_apart() -> None:
     samples = draw(REQUESTS, max_new_tokens=150)
     assert {s.finish_reason for s in samples} <= {"stop", "length"}
@@ -97,6 +107,17 @@ def test_the_window_caps_new_tokens_and_never_the_prompt() -> None:
         match=r"problem p1:0: its prompt has 20 tokens and the model's window 20; prompts are never cut",
     ):
         collect(model, [Request("a" * 20, "p1:0")], [STOP], settings)
+
+
+def test_rows_that_reach_the_window_leave_their_batch() -> None:
+    """A model with learned positions has none for the token behind the window of a row with a long prompt."""
+    config = {"model_type": "gpt2", "vocab_size": VOCAB, "n_positions": 90, "n_embd": 32, "n_layer": 2, "n_head": 4}
+    model = load_model(RandomInit(config=config), torch.float32, for_training=False).eval()
+    settings = SamplingSettings(max_new_tokens=100, temperature=1.0)
+    requests = [Request("a" * number, f"p{number}:0") for number in (85, 5, 40)]
+    samples = collect(model, requests, [VOCAB - 1], settings)
+    assert samples == [collect(model, [request], [VOCAB - 1], settings)[0] for request in requests]
+    assert all(len(r.prompt) + s.num_tokens <= 90 for r, s in zip(requests, samples, strict=True))
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])

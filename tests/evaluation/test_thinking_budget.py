@@ -98,3 +98,11 @@ def test_a_budget_leaves_room_for_an_answer() -> None:
     renderer = PromptRenderer(character_tokenizer(OPENS), Rendering())
     with pytest.raises(EvaluationError, match=r"leave no token of sampling\.max_new_tokens 40"):
         ThinkingBudget.of(38, 40, renderer)
+
+
+def test_a_budget_that_the_window_has_no_room_for_is_refused_before_anything_is_drawn(tmp_path: Path) -> None:
+    """Prompts of 26 tokens, 40 of thinking and four that close it fill a window of 70."""
+    write_model(tmp_path / "m", OPENS, max_position_embeddings=70)
+    with pytest.raises(EvaluationError, match=r"prompt and closed thinking .* lower sampling\.thinking_budget"):
+        evaluate(tmp_path, tmp_path / "out", thinking_budget=40)
+    assert not (tmp_path / "out" / "samples").exists()

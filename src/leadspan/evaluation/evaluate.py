@@ -53,6 +53,8 @@ def evaluate_model(
         warn_of_golds(task, problems)
     # After the tasks were read: a broken file is reported before a model is loaded.
     subject = open_subject(model_settings, tokenizer, rendering, settings.sampling)
+    # Before the first task is drawn, since the last one may be refused.
+    check_evaluation(settings, {task.name: problems for task, problems in tasks}, subject.renderer, subject.window)
     by_task = (_evaluate_task(subject, task, problems, settings, directory) for task, problems in tasks)
     return [result for results in by_task for result in results]
 
@@ -93,14 +95,20 @@ def check_evaluation(
             for an answer, or the engine is not installed.
     """
     sampling = settings.sampling
+    # What an answer is preceded by at most: nothing, or thinking that was closed for it.
+    begun: list[tuple[int, ...]] = [()]
     if sampling.thinking_budget is not None:
-        ThinkingBudget.of(sampling.thinking_budget, sampling.max_new_tokens, renderer)
+        budget = ThinkingBudget.of(sampling.thinking_budget, sampling.max_new_tokens, renderer)
+        begun.append((*[0] * budget.num_tokens, *budget.closing))
     if isinstance(sampling.engine, Vllm):
         check_installed()
     for name, problems in tasks.items():
         prompts = task_prompts(name, problems, renderer, settings.system)
-        requests = [Request(prompt, problem.problem_id) for problem, prompt in zip(problems, prompts, strict=True)]
-        budgets(requests, prompt_ids(renderer.tokenizer, requests), window, sampling.max_new_tokens)
+        for ids in begun:
+            requests = [
+                Request(prompt, problem.problem_id, ids) for problem, prompt in zip(problems, prompts, strict=True)
+            ]
+            budgets(requests, prompt_ids(renderer.tokenizer, requests), window, sampling.max_new_tokens)
 
 
 def _evaluate_task(

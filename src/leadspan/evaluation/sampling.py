@@ -157,7 +157,8 @@ class SeededSampling(LogitsProcessor):
         device: torch.device,
         log_probs: list[list[float]] | None = None,
     ):
-        self.temperature = settings.temperature
+        # In float32 a division by less ends in infinities, and their difference in no number; this is greedy already.
+        self.temperature = max(settings.temperature, 1e-30)
         self.log_probs = log_probs
         self.filters: list[LogitsProcessor] = []
         # Temperature, then top_k, then top_p: the order of Transformers.
@@ -265,10 +266,14 @@ def draw(
     processors = LogitsProcessorList([*only_tokens, *([] if sampling is None else [sampling])])
     new: list[list[int]] = [[] for _ in prompts]
     rows, cache, portion, start = list(range(len(prompts))), None, PORTION, time.perf_counter()
+    window = window_of(model.config)
     while rows:
+        most = max(caps[row] - len(new[row]) for row in rows)
+        if window is not None:  # of the longest row: a model with learned positions has none beyond it
+            most = min(most, max(1, window - max(len(prompts[row]) + len(new[row]) for row in rows)))
         config = GenerationConfig(
             do_sample=False,
-            max_new_tokens=min(portion, max(caps[row] - len(new[row]) for row in rows)),
+            max_new_tokens=min(portion, most),
             eos_token_id=list(stop_token_ids),
             pad_token_id=pad,
             use_cache=True,

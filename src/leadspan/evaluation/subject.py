@@ -39,6 +39,7 @@ class Subject:
         renderer: Renders its prompts.
         generate: Draws samples.
         precision: Type of its weights.
+        window: Its positions, where it has a limit.
         thinking_budget: Closes their thinking; None where no sample is made to answer.
     """
 
@@ -49,6 +50,7 @@ class Subject:
     renderer: PromptRenderer
     generate: Generate
     precision: Literal["float32", "bfloat16"]
+    window: int | None
     thinking_budget: ThinkingBudget | None
 
 
@@ -81,12 +83,12 @@ def open_subject(
             f"model {name_of(model_settings)}: neither chat template, tokenizer nor generation config names a token "
             "that ends a turn, so no sample would end; set the tokenizer's eos_token"
         )
+    window = sampling.window_of(model.config)
     if isinstance(settings.engine, Vllm):
         if not isinstance(model_settings, Pretrained):
             raise EvaluationError("sampling.engine: vLLM reads a model directory or Hub name; save the model first")
         # The model that was loaded here gave the hash of the same weights, and is released.
         run = vllm_engine.open_vllm(model_settings, tokenizer, precision, settings, settings.engine)
-        window = sampling.window_of(model.config)
         generate = partial(vllm_engine.generate, run, renderer.tokenizer, stops, window, settings)
     else:
         generate = partial(sampling.generate, model.to(device), renderer.tokenizer, stops, settings)  # pyright: ignore[reportArgumentType]  # .to is typed for str
@@ -101,6 +103,7 @@ def open_subject(
         renderer=renderer,
         generate=generate,
         precision=precision,
+        window=window,
         thinking_budget=budget,
     )
 
