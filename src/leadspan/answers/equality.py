@@ -63,11 +63,7 @@ _LONGEST = 2_000
 
 
 def decide(answer: str, gold: str) -> Outcome:
-    r"""Compare one answer, as it stands in a box, with the gold.
-
-    Args:
-        answer: The answer.
-        gold: The right answer, as `bare_gold` returns it.
+    r"""Compare one answer, as it stands in a box, with the gold, as `bare_gold` returns it.
 
     Returns:
         `unparsed` where the gold can be read and the answer cannot. There is no time limit here.
@@ -155,14 +151,10 @@ def can_read(gold: str) -> bool:
 
 
 def decide_text(text: str, gold: str) -> Outcome:
-    """Compare the answer that a text states, wherever it states it, with the gold.
+    """Compare the answer that a text states, wherever it states it, with the gold, as `bare_gold` returns it.
 
     The content of its last boxes comes first, then what it calls its answer and what Math-Verify finds outside its
     boxes; the first that can be read decides.
-
-    Args:
-        text: The text.
-        gold: The right answer, as `bare_gold` returns it.
 
     Returns:
         `no_answer` where nothing is found. See `decide` for the rest, and for errors.

@@ -85,12 +85,8 @@ class Candidate:
 def stated_expressions(cot: str, gold: str, question: str) -> Iterator[Candidate]:
     """The expressions that are or may be the gold, in order.
 
-    What has other letters or commands than the gold, more numerals, or far more characters is left out.
-
-    Args:
-        cot: The chain of thought.
-        gold: The gold, without delimiters.
-        question: The question; an expression that it contains is restated, not stated.
+    What has other letters or commands than the gold (given without delimiters), more numerals, or far more characters
+    is left out. An expression that the question contains is restated, not stated.
     """
     target, in_question = literal(gold), literal(question)
     symbols = names(target)
@@ -118,15 +114,9 @@ def stated_expressions(cot: str, gold: str, question: str) -> Iterator[Candidate
 
 
 def stated_words(cot: str, gold: str, question: str) -> Iterator[tuple[int, int]]:
-    """Where the chain of thought names a text answer as the answer.
+    """Where the chain of thought names a text answer as the answer: first character, and the one behind the last.
 
-    Args:
-        cot: The chain of thought.
-        gold: The words.
-        question: The question; what it capitalises or lists beside the gold counts as another candidate.
-
-    Yields:
-        First character, and the one behind the last.
+    What the question capitalises or lists beside the gold counts as another candidate.
     """
     word = gold.strip("() ")
     if not word:

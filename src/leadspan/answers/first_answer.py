@@ -68,13 +68,7 @@ def gold_of(trace: Trace) -> Gold:
 
 
 def find_candidates(cot: str, question: str, gold: Gold) -> Candidates:
-    """Where a chain of thought states, or may state, its gold: up to the first certain statement.
-
-    Args:
-        cot: The chain of thought.
-        question: The question it answers.
-        gold: The right answer; nothing is found for an empty one.
-    """
+    """Where a chain of thought states, or may state, its gold, up to the first certain statement; "" nowhere."""
     candidates: list[Candidate] = []
     forms: set[str] = set()
     for candidate in _statements(cot, question, gold.text) if gold.text else ():
@@ -91,9 +85,7 @@ def find_candidates(cot: str, question: str, gold: Gold) -> Candidates:
 def resolve(all_candidates: Sequence[Candidates], grader: MathGrader) -> tuple[list[int | None], int]:
     """The first candidate of each trace that equals its gold.
 
-    Args:
-        all_candidates: Those of every trace.
-        grader: An open pool of Math-Verify workers; none is started where no candidate is open.
+    The grader is open, and starts a worker only where algebra must decide.
 
     Returns:
         Its index in `candidates`, or None, for each trace; and how many comparisons broke the limits.

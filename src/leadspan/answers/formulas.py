@@ -188,10 +188,7 @@ _CALCULUS = re.compile(
 
 
 def read_formula(text: str) -> tuple[Any, bool]:
-    r"""The sympy object of a formula, and whether it contains a decimal.
-
-    Args:
-        text: As `respell` writes it.
+    r"""The sympy object of a formula, as `respell` writes it, and whether it contains a decimal.
 
     Raises:
         UnreadableError: It is no formula, or too long to be one.

@@ -27,7 +27,8 @@ _TABLE = str.maketrans(_PLAIN | {char: f"\\{command} " for char, command in COMM
 _RAISED = dict(zip("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁼⁽⁾ⁿⁱ", "0123456789+-=()ni", strict=True))
 _LOWERED = dict(zip("₀₁₂₃₄₅₆₇₈₉₊₋", "0123456789+-", strict=True))
 _SCRIPTS = tuple(
-    (mark, table, re.compile(f"[{re.escape(''.join(table))}]+")) for mark, table in (("^", _RAISED), ("_", _LOWERED))
+    (mark, str.maketrans(table), re.compile(f"[{re.escape(''.join(table))}]+"))
+    for mark, table in (("^", _RAISED), ("_", _LOWERED))
 )
 # A root sign with its argument in brackets, in braces, or of one number or letter.
 _ROOT = re.compile(r"√\s*+(?:\(([^()]*+)\)|\{([^{}]*+)\}|(\d++(?:\.\d++)?|[A-Za-z]|\\[A-Za-z]++))")
@@ -48,7 +49,10 @@ def in_latex(text: str) -> str:
     text = _COMPATIBLE.sub(lambda match: unicodedata.normalize("NFKC", match[0]), text)
     text = _VULGAR.sub(_vulgar_fraction, text).translate(_TABLE)
     for mark, table, pattern in _SCRIPTS:
-        text = pattern.sub(lambda match, mark=mark, table=table: _script(match[0], mark, table), text)
+        # One character needs no braces.
+        text = pattern.sub(
+            lambda m, mark=mark, table=table: mark + (t if len(t := m[0].translate(table)) == 1 else f"{{{t}}}"), text
+        )
     return _ROOT.sub(lambda match: f"\\sqrt{{{next(group for group in match.groups() if group is not None)}}}", text)
 
 
@@ -56,11 +60,6 @@ def _vulgar_fraction(match: re.Match[str]) -> str:
     codes = unicodedata.decomposition(match[0]).split()[1:]
     above, _, below = "".join(chr(int(part, 16)) for part in codes).partition("\u2044")
     return f"\\frac{{{above}}}{{{below}}}"
-
-
-def _script(characters: str, mark: str, table: dict[str, str]) -> str:
-    plain = "".join(table[char] for char in characters)
-    return f"{mark}{plain}" if len(plain) == 1 else f"{mark}{{{plain}}}"
 
 
 # Commands that set words upright.
@@ -124,8 +123,7 @@ def _changed(command: re.Match[str], end: int, instead: str) -> list[tuple[int, 
 
 def _closing_braces(text: str) -> dict[int, int]:
     """Position of the closing brace by that of the opening one; escaped braces do not count."""
-    opened: list[int] = []
-    closing: dict[int, int] = {}
+    opened, closing = list[int](), dict[int, int]()
     for mark in re.finditer(r"\\.|[{}]", text, re.DOTALL):
         if mark[0] == "{":
             opened.append(mark.start())

@@ -46,12 +46,13 @@ _DROPPED = re.compile(
     r"\\[,;:! ()\[\]]|[$~*]|(?<!\\)\s"
 )
 _WRAPPER = re.compile(r"\\(?:text|textbf|textrm|mathrm|mathbf|mbox|vec|operatorname|boldsymbol|bm)\s*\{([^{}]*)\}")
-_ROOT = re.compile(r"√\s*\(([^()]*)\)|(?<!\\)\bsqrt\(([^()]*)\)|√\s*(\w+)|\\sqrt\s*(\d)")
-# The first three are applied by `as_latex`, the others by `literal` only.
+# What `as_latex` respells, and what `literal` respells besides.
 _RESPELT = (
     (re.compile(r"\\[dtc]frac"), r"\\frac"),
     (re.compile(r"\\frac(\d)(\d)"), r"\\frac{\1}{\2}"),
-    (_ROOT, lambda m: "\\sqrt{" + next((group for group in m.groups() if group), "") + "}"),
+    (re.compile(r"(?<!\\)\bsqrt\(([^()]*)\)|\\sqrt\s*(\d)"), lambda m: f"\\sqrt{{{m[1] or m[2] or ''}}}"),
+)  # fmt: skip
+_RESPELT_IN_LITERALS = (
     (re.compile(r"\\(?:le|ge)q(?![a-z])"), lambda m: m[0][:-1]),
     (re.compile(r"((?<![\w}\\])\w+|\\[a-z]+)/(\w+)(?![\w{])"), r"\\frac{\1}{\2}"),
 )  # fmt: skip
@@ -89,8 +90,11 @@ def numbers(text: str) -> Iterator[Number]:
     for match in _NUMBER.finditer(text):
         value = _value_of(match)
         if value is not None:
-            is_negative = match["sign"] is not None and _is_unary(text, match.start())
-            start = match.start()
+            start, before = match.start(), text[max(0, match.start() - 12) : match.start()].rstrip()
+            # A minus sign belongs to its number where no operand, hence no digit, bracket or lone letter, is before it.
+            is_unary = not before or before[-1] in "=([{,:<>+*/$"
+            is_unary = is_unary or bool(re.search(r"[^\W\d_]{2,}$", before) and text[start - 1].isspace())
+            is_negative = match["sign"] is not None and is_unary
             if not is_negative:
                 # Behind signs, white space and currency: its first digit, or the backslash of its fraction.
                 digits = [match.start(group) for group in ("whole", "digits") if match[group] is not None]
@@ -135,7 +139,7 @@ def literal(text: str) -> str:
     ('(\\frac{3}{2},-13)', '\\sqrt{5}', '4\\piG')
     """
     text = _DROPPED.sub("", _DEGREES.sub("", _WRAPPER.sub(r"\1", as_latex(text))))
-    for pattern, spelling in _RESPELT[3:]:
+    for pattern, spelling in _RESPELT_IN_LITERALS:
         text = pattern.sub(spelling, text)
     text = text.replace(r"\{", "{").replace(r"\}", "}")
     return _SINGLE.sub(r"\1", text).rstrip(".,;:?!")
@@ -148,7 +152,7 @@ def as_latex(text: str) -> str:
     '\\sqrt{5} \\pi '
     """
     text = in_latex(text)
-    for pattern, spelling in _RESPELT[:3]:
+    for pattern, spelling in _RESPELT:
         text = pattern.sub(spelling, text)
     return text
 
@@ -185,11 +189,3 @@ def _value_of(match: re.Match[str]) -> Fraction | None:
 
 def _decimal(digits: str) -> Fraction:
     return Fraction(_SEPARATORS.sub("", digits))
-
-
-def _is_unary(text: str, at: int) -> bool:
-    """Whether a minus sign belongs to its number: no operand, hence no digit, bracket or lone letter, before it."""
-    before = text[max(0, at - 12) : at].rstrip()
-    if not before or before[-1] in "=([{,:<>+*/$":
-        return True
-    return bool(re.search(r"[^\W\d_]{2,}$", before)) and text[at - 1].isspace()

@@ -162,14 +162,6 @@ def first_stated_number(cot: str, value: Fraction, question: Question) -> Number
     is not. Otherwise the derivation rests where a check, a conclusion or the end follows before another result does.
     The remaining statements are intermediate results that happen to have the value; the first of them counts only where
     nothing else does. Numbers written as words count where there are none in digits.
-
-    Args:
-        cot: The chain of thought.
-        value: The number.
-        question: The question it answers.
-
-    Returns:
-        The number with its position, or None.
     """
     statements = _graded(cot, numbers(cot), value, question)
     if not statements and value not in question.values:

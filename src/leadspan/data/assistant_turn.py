@@ -195,12 +195,7 @@ def border_fault(
 ) -> str:
     """What is wrong with the borders of a turn, where its header and its think tags show no fault; "" if nothing is.
 
-    Args:
-        turn: What the template writes around a turn.
-        rendering: The settings.
-        end: The special token that ends a turn, if there is one.
-        special_texts: All special tokens; one that could end a turn is named.
-        eos: The one that ends a text for the tokenizer.
+    `end` is the special token that ends a turn, `eos` the one that ends a text for the tokenizer, if there is one.
     """
     # No thought was shown, so the tags in the template's source are all that there is to compare.
     tags = rendering.think_open + rendering.think_close

@@ -209,10 +209,7 @@ class Renderer(PromptRenderer):
     ) -> list[tuple[Rendered, tuple[int, ...]]]:
         """Tokenise as `tokenise` does, and give for each text the indices of the tokens that hold marked characters.
 
-        Args:
-            rendered: Texts.
-            traces: The trace of each.
-            marks: Positions of characters in each, none of them white space.
+        Marks are positions of characters, none of them white space.
         """
         if not rendered:
             return []

@@ -8,13 +8,9 @@ _NO_SPACE = re.compile(r"\S")
 
 
 def step_starts(text: str, start: int, end: int, delimiter: str) -> tuple[int, ...]:
-    r"""First character of every step after the first, in a part of a text.
+    r"""First character of every step after the first in a chain of thought, the part `[start, end)` of a text.
 
-    Args:
-        text: The text.
-        start: Where the chain of thought begins in it.
-        end: Where it ends.
-        delimiter: What separates steps. A line end in it stands for one of any system, and for blanks before it.
+    A line end in the delimiter stands for one of any system, and for blanks before it.
 
     >>> step_starts("a\r\n \r\nb\n\n\nc\n", 0, 11, "\n\n")
     (6, 10)

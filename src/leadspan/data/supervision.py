@@ -214,14 +214,7 @@ def lay_out(sections: Sections, cut: Cut, supervision: Supervision) -> Layout:
 
 
 def draw_tokens(weights: np.ndarray, selection: RandomTokens, example_id: str, seed: int) -> np.ndarray:
-    """Weights of one example with those that were not drawn set to 0.
-
-    Args:
-        weights: Weight of every token, [n]; the draw depends on `(seed, example_id)` only.
-        selection: The share.
-        example_id: Identifies the example.
-        seed: Seed of the run.
-    """
+    """Weights of one example, [n], with those that were not drawn set to 0; drawn from `(seed, example_id)` only."""
     # A stream of its own: the policy draws from (seed, example_id), and the two draws must not be tied.
     rng = random.Random(f"{seed}:{example_id}:tokens")
     selected = np.zeros_like(weights)

@@ -197,13 +197,7 @@ FORMATS = (
 
 
 def parse(row: Row, layout: Layout, location: str) -> Trace | Refusal:
-    """Turn one row into a trace, or say why it cannot be one.
-
-    Args:
-        row: The record.
-        layout: Its format with its columns.
-        location: Its file and line, for messages.
-    """
+    """Turn one row into a trace, or say why it cannot be one; its location stands in messages."""
     try:
         check_record(row)
         trace = layout.form.read(row, layout.columns, layout.tags)

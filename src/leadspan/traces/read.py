@@ -128,9 +128,7 @@ def check_layout(source: TraceSource) -> None:
 def read_records(source: TraceSource, usual_split: str = "train") -> Iterator[Record | Refusal]:
     """Read the rows of a source, at most `source.limit` of them, refusals included.
 
-    Args:
-        source: The source.
-        usual_split: The split that is read of a source that has splits, where it asks for none.
+    Of a source that has splits and asks for none, the usual one is read.
 
     Raises:
         DataError: While iterating: the source cannot be read.
@@ -178,9 +176,7 @@ def fingerprint(source: TraceSource) -> str:
 def tags_warning(source: TraceSource, rendered: tuple[str, str]) -> str | None:
     """A warning of think tags in the settings that are in no record that is looked at; None if there is none.
 
-    Args:
-        source: The source.
-        rendered: The tags that the student will write.
+    `rendered` are the tags that the student will write.
 
     Raises:
         DataError: The source cannot be read.

@@ -82,12 +82,7 @@ def is_cut_off(reason: Any) -> bool:
 
 
 def check_prompt(row: Row, used: Collection[str], prompt: str) -> None:
-    """Refuse a record with a part of its question in a column that is not read.
-
-    Args:
-        row: The record.
-        used: The columns that are read.
-        prompt: The text of its turns.
+    """Refuse a record with a part of its question in a column that is not among the used ones.
 
     Raises:
         Unusable: The text of such a column is not in the prompt.
@@ -159,10 +154,6 @@ def split_reasoning(text: str, tags: Tags = THINK_TAGS) -> tuple[str, str]:
     """Split an assistant text into chain of thought and answer, without tags and surrounding white space.
 
     The opening tag may be absent, since some chat templates put it into the prompt.
-
-    Args:
-        text: The text.
-        tags: Opening and closing tags that it may have.
 
     Raises:
         Unusable: The tags are absent, unclosed, repeated or out of order, or one of the two parts is empty.

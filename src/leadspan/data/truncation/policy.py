@@ -73,12 +73,9 @@ def shows_few_ends(counts: CutCounts) -> bool:
 
 
 def stop_warning(counts: Mapping[str, CutCounts]) -> str:
-    """What happened to students whose examples hardly show an end of turn, with the remedy; "" if no cut is such.
+    """What happened to students of cuts (by label) that hardly show an end of turn, and the remedy; "" if none does.
 
     Source: `leadspan demo` and docs/studies: none of a plain lead cut ever ended, trained from nothing or pre-trained.
-
-    Args:
-        counts: Of each cut, by its label.
     """
     few = [label for label, of_cut in counts.items() if shows_few_ends(of_cut)]
     if not few:
@@ -94,11 +91,7 @@ FEW_DROPPED = 0.1
 
 
 def drop_warning(counts: Mapping[str, CutCounts]) -> str:
-    """Which cuts drop more than `FEW_DROPPED` of their examples, and why; "" if none does.
-
-    Args:
-        counts: Of each cut, by its label.
-    """
+    """Which cuts (by label) drop more than `FEW_DROPPED` of their examples, and why; "" if none does."""
     left = [
         f"{label} leaves {cut.num_kept:,} of {cut.num_examples:,} examples "
         f"({', '.join(f'{number:,} x {reason}' for reason, number in cut.dropped.items())})"
