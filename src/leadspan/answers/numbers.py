@@ -50,7 +50,10 @@ _WRAPPER = re.compile(r"\\(?:text|textbf|textrm|mathrm|mathbf|mbox|vec|operatorn
 _RESPELT = (
     (re.compile(r"\\[dtc]frac"), r"\\frac"),
     (re.compile(r"\\frac(\d)(\d)"), r"\\frac{\1}{\2}"),
-    (re.compile(r"(?<!\\)\bsqrt\(([^()]*)\)|\\sqrt\s*(\d)"), lambda m: f"\\sqrt{{{m[1] or m[2] or ''}}}"),
+    (
+        re.compile(r"(?<!\\)\bsqrt\(([^()]*)\)|√\s*(\w+)|\\sqrt\s*(\d)"),
+        lambda m: f"\\sqrt{{{m[1] or m[2] or m[3] or ''}}}",
+    ),
 )  # fmt: skip
 _RESPELT_IN_LITERALS = (
     (re.compile(r"\\(?:le|ge)q(?![a-z])"), lambda m: m[0][:-1]),
