@@ -16,14 +16,7 @@ from leadspan.answers.notation import in_latex, unwrap_commands
 SMALL_NUMBERS = (
     "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
 )  # fmt: skip
-MULTIPLES = {
-    "dozen": Decimal(12),
-    "hundred": Decimal("1e2"),
-    "thousand": Decimal("1e3"),
-    "million": Decimal("1e6"),
-    "billion": Decimal("1e9"),
-    "trillion": Decimal("1e12"),
-}
+MULTIPLES = {"dozen": "12", "hundred": "1e2", "thousand": "1e3", "million": "1e6", "billion": "1e9", "trillion": "1e12"}
 _ORDINAL_END = r"(?:st|nd|rd|th)"
 _SPACE = r"(?:\s|~|\\[ ,;:!]|\\q?quad(?![A-Za-z]))"
 _GROUP_SEPARATOR = r"(?:,\\[!,]|\{,\}(?:\\!)?|\\[,;:! ]|~| )"
@@ -58,7 +51,7 @@ def _digits_alone(match: re.Match[str]) -> str:
 
 def _written_out(match: re.Match[str]) -> str:
     integer, decimals, text, word, text_ends = match.groups()
-    number = Decimal(re.sub(r"[{},]", "", integer) + (decimals or "")) * MULTIPLES[word.lower()]
+    number = Decimal(re.sub(r"[{},]", "", integer) + (decimals or "")) * Decimal(MULTIPLES[word.lower()])
     return f"{number:f}{'' if text_ends else text or ''}"
 
 

@@ -37,18 +37,10 @@ _BATCH = 64
 FEATURES = Features(
     {
         "input_ids": List(Value("int32")),
-        "prompt_end": Value("int32"),
-        "think_end": Value("int32"),
-        "cot_end": Value("int32"),
-        "stop": Value("int32"),
+        **dict.fromkeys(("prompt_end", "think_end", "cot_end", "stop"), Value("int32")),
         "steps": List(Value("int32")),
         "num_tokens": Value("int32"),
-        "example_id": Value("string"),
-        "question_id": Value("string"),
-        "question": Value("string"),
-        "place": Value("string"),
-        "gold": Value("string"),
-        "teacher": Value("string"),
+        **dict.fromkeys(("example_id", "question_id", "question", "place", "gold", "teacher"), Value("string")),
     }
 )
 

@@ -7,7 +7,7 @@ import codecs
 import json
 import re
 from collections import deque
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO
 
 LONGEST_RECORD = 1 << 26
@@ -55,15 +55,24 @@ class _Document:
 
     def items(self) -> Iterator[Any]:
         """The items of the one list."""
+        num_lists = 0
         match self.next_character():
             case "[":
-                yield from self._list()
                 num_lists = 1
+                yield from (self._value() for _ in self._members("]"))
             case "{":
-                num_lists = yield from self._object()
+                for _ in self._members("}"):
+                    if not isinstance(self._value(), str):
+                        raise self._fault("a key is no text")
+                    if not self._is_next(":"):
+                        raise self._fault("Expecting ':'")
+                    if self.next_character() == "[":
+                        num_lists += 1
+                        yield from (self._value() for _ in self._members("]"))
+                    else:
+                        self._value()
             case _:
                 self._value()
-                num_lists = 0
         if self.next_character():
             raise self._fault("Extra data")
         if num_lists != 1:
@@ -78,44 +87,23 @@ class _Document:
                 return self._text[self._at : self._at + 1]
             self._read_on()
 
-    def _list(self) -> Iterator[Any]:
+    def _members(self, closing: str) -> Iterator[None]:
+        """Stop before each member of a list or an object, which the caller reads, up to the closing bracket."""
         self._at += 1
-        if self._is_next("]"):
+        if self._is_next(closing):
             return
         while True:
-            yield self._value()
-            if self._is_next("]"):
+            yield
+            if self._is_next(closing):
                 return
-            self._expect(",")
-
-    def _object(self) -> Generator[Any, None, int]:
-        """The items of all lists among the values; returns how many lists there are."""
-        num_lists = 0
-        self._at += 1
-        if self._is_next("}"):
-            return num_lists
-        while True:
-            if not isinstance(self._value(), str):
-                raise self._fault("a key is no text")
-            self._expect(":")
-            if self.next_character() == "[":
-                num_lists += 1
-                yield from self._list()
-            else:
-                self._value()
-            if self._is_next("}"):
-                return num_lists
-            self._expect(",")
+            if not self._is_next(","):
+                raise self._fault("Expecting ','")
 
     def _is_next(self, character: str) -> bool:
         """Take a character, if it is the next one."""
         is_next = self.next_character() == character
         self._at += is_next
         return is_next
-
-    def _expect(self, character: str) -> None:
-        if not self._is_next(character):
-            raise self._fault(f"Expecting {character!r}")
 
     def _value(self) -> Any:
         self.next_character()
