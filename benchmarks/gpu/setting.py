@@ -14,8 +14,7 @@ from benchmarks.record import RecordError
 from leadspan.data.examples import Examples
 from leadspan.data.supervision import Supervision
 from leadspan.data.truncation import Full, Policy
-from leadspan.models.attention import ATTENTION
-from leadspan.models.forward import LAYOUT
+from leadspan.models.forward import ATTENTION, LAYOUT
 from leadspan.models.loading import build_untrained, load_config
 from leadspan.models.settings import RandomInit
 

@@ -25,8 +25,7 @@ from leadspan.data.truncation import Full, Lead, Policy
 from leadspan.losses.chunked import default_chunk
 from leadspan.losses.settings import LossSettings
 from leadspan.models.activations import student_activations, teacher_activations
-from leadspan.models.attention import ATTENTION
-from leadspan.models.forward import final_hidden_states
+from leadspan.models.forward import ATTENTION, final_hidden_states
 from leadspan.models.loading import load_model
 from leadspan.models.settings import RandomInit
 from leadspan.models.shapes import shape_of

@@ -16,7 +16,7 @@ from leadspan.errors import SettingsError
 from leadspan.evaluation.sampling import window_of
 from leadspan.evaluation.settings import Vllm
 from leadspan.losses.defined import check_loss
-from leadspan.models.ends import load_end_ids
+from leadspan.models.identity import load_end_ids
 from leadspan.models.loading import load_config, load_tokenizer
 from leadspan.recipe import Recipe
 from leadspan.rollout.course import Course

@@ -18,8 +18,7 @@ from leadspan.data.supervision import (
 from leadspan.data.truncation import Lead
 from leadspan.errors import TargetsError
 from leadspan.losses.chunked import RowLosses
-from leadspan.losses.objective import batch_loss
-from leadspan.losses.selection import select, selected_weight
+from leadspan.losses.objective import batch_loss, select, selected_weight
 from leadspan.losses.settings import LossSettings
 from leadspan.models.loading import load_model
 from leadspan.teacher.live import freeze, live_targets

@@ -1,7 +1,7 @@
 import numpy as np
 import torch
 
-from leadspan.models.categorical import tokens_at
+from leadspan.models.heads import tokens_at
 
 
 def test_the_token_under_a_share() -> None:

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import torch
 
-from leadspan.models.ends import end_ids_of, load_end_ids
+from leadspan.models.identity import end_ids_of, load_end_ids
 from leadspan.models.loading import load_model, save_student
 from leadspan.models.settings import Pretrained
 from toys import TEMPLATE, character_tokenizer, tiny

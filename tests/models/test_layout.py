@@ -7,8 +7,7 @@ from transformers import AutoModelForCausalLM
 
 from architectures import tiny_config
 from leadspan.errors import ModelError
-from leadspan.models.attention import ATTENTION
-from leadspan.models.forward import body_of, final_hidden_states, groups_of, layout_of
+from leadspan.models.forward import ATTENTION, body_of, final_hidden_states, groups_of, layout_of
 from leadspan.models.loading import load_model
 from leadspan.models.settings import Pretrained, RandomInit
 from toys import tiny

@@ -13,8 +13,8 @@ from leadspan.data.truncation.policy import STOP_REMEDY
 from leadspan.doctor.check_inputs import Check, CheckInputs, Verdict, models_of
 from leadspan.errors import LeadspanError, ModelError
 from leadspan.inputs import check_served, checked_teacher, merged_ends
-from leadspan.models.ends import end_ids_of, load_end_ids
 from leadspan.models.heads import head_of
+from leadspan.models.identity import end_ids_of, load_end_ids
 from leadspan.models.loading import check_vocabulary, load_tokenizer
 from leadspan.models.settings import Pretrained
 from leadspan.planning.prediction import cost_model_of, predict, student_shape

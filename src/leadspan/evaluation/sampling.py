@@ -25,7 +25,7 @@ from transformers.generation.utils import GenerateDecoderOnlyOutput
 
 from leadspan.errors import EvaluationError
 from leadspan.evaluation.settings import SamplingSettings
-from leadspan.models.categorical import tokens_at
+from leadspan.models.heads import tokens_at
 from leadspan.status import report_detail
 
 LOOP_TOKENS, LOOP_REPEATS = 30, 10

@@ -16,7 +16,7 @@ from leadspan.evaluation import sampling, vllm_engine
 from leadspan.evaluation.sampling import Generate
 from leadspan.evaluation.settings import SamplingSettings, Vllm
 from leadspan.evaluation.thinking_budget import ThinkingBudget
-from leadspan.models.ends import end_ids_of
+from leadspan.models.identity import end_ids_of
 from leadspan.models.loading import load_model, load_tokenizer, name_of, weights_hash
 from leadspan.models.precision import uses_bf16
 from leadspan.models.settings import ModelSettings, Pretrained

@@ -6,7 +6,6 @@ operations in all; one less with a frozen head, one less without a teacher's hea
 one chunk of logits for each of student and teacher, whatever `N`.
 """
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,7 +13,7 @@ from jaxtyping import Float, Int
 from torch.autograd.function import once_differentiable
 
 from leadspan.losses.dispatch import ChunkRows, chunk_rows
-from leadspan.losses.rows import ROW_COLUMNS
+from leadspan.losses.rows import ROW_COLUMNS, RowLosses
 from leadspan.losses.settings import LossSettings
 from leadspan.models.heads import LogitTransform
 from leadspan.models.precision import products_of
@@ -24,27 +23,6 @@ from leadspan.teacher.targets import DenseTargets, Targets
 # more rows only cost memory.
 _CPU_CHUNK_BYTES = 64 << 20
 _CUDA_CHUNK_TOKENS = 2048
-
-
-@dataclass(frozen=True, slots=True)
-class RowLosses:
-    """Unweighted quantities per position, [N] each, for metrics; without gradient, NaN where there is no teacher.
-
-    Attributes:
-        cross_entropy: `-log q[label]`, nats.
-        divergence: `D(p, q)` at the loss's temperature, without `T^2`.
-        student_entropy: Nats, at temperature 1.
-        teacher_entropy: Nats, at temperature 1.
-        agreement: 1 where student and teacher have the same most likely token, else 0.
-        teacher_nll: `-log p[label]`, nats, at temperature 1.
-    """
-
-    cross_entropy: Float[torch.Tensor, "N"]  # a dimension name
-    divergence: Float[torch.Tensor, "N"]
-    student_entropy: Float[torch.Tensor, "N"]
-    teacher_entropy: Float[torch.Tensor, "N"]
-    agreement: Float[torch.Tensor, "N"]
-    teacher_nll: Float[torch.Tensor, "N"]
 
 
 def chunked_loss(

@@ -149,30 +149,22 @@ def chunk_rows(
             return ChunkRows(Blocks(kernel, chunk_size, is_compiled=False))
         return ChunkRows(blocks(dense_rows, transform, of_teacher, divergence, temperature, end_ids))
     check_defined(targets.sample_weights is not None, targets.tail_mass, divergence, temperature)
-    num_ends = len(end_ids) if len(end_ids) > 1 else 0
-    if targets.sample_weights is None:
-        tail_part = blocks(tail_rows, transform, divergence, temperature, num_ends)
-        return _Sparse(tail_part, transform, targets, *_with_tail(targets, temperature, end_ids[:num_ends]))
-    if num_ends:
+    num_ends, weights = len(end_ids) if len(end_ids) > 1 else 0, targets.sample_weights
+    if weights is not None and num_ends:
         raise TargetsError(needs_probabilities("the store"))
-    log_probs, weights = targets.tempered(temperature), targets.sample_weights
+    log_probs = targets.tempered(temperature)
+    if weights is None:
+        # Before the ends are set apart: the likeliest token may be one of them.
+        likeliest = targets.token_ids.gather(1, log_probs.argmax(-1, keepdim=True))
+        support = targets.token_ids, log_probs, tail_mass(targets, log_probs, temperature)
+        token_ids, *teacher = ends_apart(*support, end_ids) if num_ends else support
+        tail_part = blocks(tail_rows, transform, divergence, temperature, num_ends)
+        return _Sparse(tail_part, transform, targets, token_ids, tuple(teacher), likeliest)
     if temperature != 1.0:
         # Drawn at temperature 1 and used at another: importance weights p_T / p_1 keep the estimate unbiased.
         weights = torch.where(weights == 0, 0.0, weights * (log_probs - targets.log_probs).exp())
     sampled_part = blocks(sampled_rows, transform, temperature)
     return _Sparse(sampled_part, transform, targets, targets.token_ids, (log_probs, weights))
-
-
-def _with_tail(
-    targets: SparseTargets, temperature: float, end_ids: tuple[int, ...]
-) -> tuple[Tensor, tuple[Tensor, ...], Tensor]:
-    """Support, its log-probabilities with the tail's mass, and the likeliest token, which may be one of the ends."""
-    log_probs = targets.tempered(temperature)
-    likeliest = targets.token_ids.gather(1, log_probs.argmax(-1, keepdim=True))
-    support = targets.token_ids, log_probs, tail_mass(targets, log_probs, temperature)
-    if end_ids:
-        support = ends_apart(*support, end_ids)
-    return support[0], support[1:], likeliest
 
 
 def _drawn_token(part: Blocks, targets: Targets, end_ids: tuple[int, ...]) -> ChunkRows:

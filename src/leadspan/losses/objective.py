@@ -1,7 +1,11 @@
-"""The weighted loss sum and the weight sum of one micro-batch.
+"""The weighted loss sum and the weight sum of one micro-batch, over all weighted positions or those selected by scores.
 
 `DistillationTrainer.compute_loss` divides the first by the second, once per optimiser step and over all micro-batches
 and ranks. So 1 x 8, 2 x 4 and 8 x 1 examples, any packing and any number of ranks have the same gradient.
+
+A selection takes an exact share of every group of positions, with ties decided by order. Its scores come from a first
+pass of the loss over the same hidden states, without gradients; the positions that are not selected are left out of the
+second. Student and teacher run once.
 """
 
 import math
@@ -9,14 +13,19 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from transformers import PreTrainedModel
 
 from leadspan.data.packing import Batch
-from leadspan.data.supervision import APPENDED, SECTION_NAMES, ScoredSelection
-from leadspan.losses.chunked import RowLosses, chunked_loss
-from leadspan.losses.rows import ROW_COLUMNS
-from leadspan.losses.selection import select
+from leadspan.data.supervision import (
+    APPENDED,
+    SECTION_NAMES,
+    ScoredSelection,
+)
+from leadspan.data.truncation import kept_tokens
+from leadspan.errors import TargetsError
+from leadspan.losses.chunked import chunked_loss
+from leadspan.losses.rows import ROW_COLUMNS, RowLosses
 from leadspan.losses.settings import LossSettings, PolicyGradient
 from leadspan.models.forward import final_hidden_states
 from leadspan.models.heads import head_weight, transform_of
@@ -140,9 +149,8 @@ def _row_losses(
 
 
 def _totals(rows: RowLosses, sections: torch.Tensor, tenths: torch.Tensor) -> torch.Tensor:
-    columns = [getattr(rows, name) for name in ROW_COLUMNS]
     # NaN marks what is not known (no teacher, no stored entropy): it counts neither in the sum nor in the number.
-    quantities = torch.stack(columns, dim=1)
+    quantities = torch.stack(rows, dim=1)
     is_known = ~quantities.isnan()
     values = torch.cat([torch.where(is_known, quantities, 0.0), is_known.to(quantities)], dim=1)
     totals = values.new_zeros(len(GROUPS), values.shape[1]).index_add_(0, sections, values)
@@ -163,3 +171,57 @@ def group_means(totals: torch.Tensor) -> dict[str, float]:
             if number:
                 means[f"{column}/{group}"] = value / number
     return means
+
+
+def select(rows: RowLosses, batch: Batch, selection: ScoredSelection) -> Bool[torch.Tensor, "m"]:  # a dimension name
+    """Which weighted positions of a batch get the loss.
+
+    In every group, the `m` positions of one example and one weight, the `max(1, floor(share * m))` with the highest (or
+    lowest) scores; among equal scores the earlier ones. Appended end-of-turn tokens always.
+
+    Args:
+        rows: Losses of the weighted positions.
+        batch: The batch they belong to.
+        selection: Score, share, and which end of the scores.
+
+    Raises:
+        TargetsError: A score is not a number: the targets do not keep it, or the loss has diverged.
+    """
+    # All others are named as the quantity that they score by.
+    scores = rows.cross_entropy - rows.teacher_nll if selection.kind == "gap" else getattr(rows, selection.kind)
+    if (torch.isnan(scores) & (batch["section_ids"] != APPENDED)).any():
+        raise TargetsError(
+            f"supervision.token_selection: the {selection.kind} of a position is not known; the targets must keep it, "
+            "and the loss must be finite"
+        )
+    # Two stable sorts give a sort by (group, score, position) without a key that would round.
+    groups, quotas = _groups(batch, selection.share)
+    order = torch.argsort(scores, descending=selection.keep == "highest", stable=True)
+    order = order[torch.argsort(groups[order], stable=True)]  # by group, then by score, then by position
+    sizes = torch.bincount(groups, minlength=len(quotas))
+    starts = sizes.cumsum(0) - sizes
+    ranks = torch.arange(len(order), device=order.device) - starts[groups[order]]
+    selected = torch.empty_like(groups, dtype=torch.bool)
+    selected[order] = ranks < quotas[groups[order]]
+    return selected
+
+
+def selected_weight(batch: Batch, share: float) -> Float[torch.Tensor, ""]:
+    """Sum of the weights that a selection of this share leaves, known before any model has run."""
+    groups, quotas = _groups(batch, share)
+    weights = torch.zeros(len(quotas), dtype=batch["weights"].dtype, device=groups.device)
+    weights[groups] = batch["weights"]  # one weight in a group
+    return (weights * quotas).sum()
+
+
+def _groups(batch: Batch, share: float) -> tuple[Int[torch.Tensor, "m"], Int[torch.Tensor, "g"]]:
+    """Group of every weighted position, and how many of each group are selected."""
+    borders = torch.tensor(batch["borders"][1:], device=batch["positions"].device)
+    example = torch.bucketize(batch["positions"], borders, right=True)
+    is_appended = batch["section_ids"] == APPENDED
+    # float64 holds an example's number, a float32 weight and the mark exactly, so that equal groups are equal rows.
+    keys = torch.stack([example.double(), batch["weights"].double(), is_appended.double()], dim=1)
+    group_keys, groups, sizes = torch.unique(keys, dim=0, return_inverse=True, return_counts=True)
+    # by the exact rule of the cuts, so that planned and trained counts agree
+    quotas = torch.tensor([kept_tokens(share, size) for size in sizes.tolist()], device=sizes.device)
+    return groups, torch.where(group_keys[:, 2] > 0, sizes, quotas)

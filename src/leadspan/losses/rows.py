@@ -11,6 +11,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F  # the field's name
@@ -23,8 +24,6 @@ from leadspan.models.heads import LogitTransform
 
 logger = logging.getLogger(__name__)
 
-# The order of the columns is that of `statistics_of` and of the Triton kernel's stores.
-ROW_COLUMNS = ("cross_entropy", "divergence", "student_entropy", "teacher_entropy", "agreement", "teacher_nll")
 # Uncompiled blocks: 1 MiB of float32 stays in a core's cache; on a GPU large blocks make launches negligible.
 _BLOCK_ELEMENTS = {"cpu": 1 << 18, "cuda": 1 << 26}
 # Compiled blocks on a CPU: small enough for the cache, few enough that calls do not show.
@@ -34,6 +33,30 @@ _COMPILER_FAILED = "BackendCompilerFailed", "InductorError"
 Logits = Float[torch.Tensor, "C V"]
 Rows = Float[torch.Tensor, "C"]  # a dimension name
 RowPart = Callable[..., torch.Tensor]
+
+
+class RowLosses(NamedTuple):
+    """Unweighted quantities per position, [N] each, for metrics; without gradient, NaN where there is no teacher.
+
+    Attributes:
+        cross_entropy: `-log q[label]`, nats.
+        divergence: `D(p, q)` at the loss's temperature, without `T^2`.
+        student_entropy: Nats, at temperature 1.
+        teacher_entropy: Nats, at temperature 1.
+        agreement: 1 where student and teacher have the same most likely token, else 0.
+        teacher_nll: `-log p[label]`, nats, at temperature 1.
+    """
+
+    # The order is that of `statistics_of` and of the Triton kernel's stores.
+    cross_entropy: Float[torch.Tensor, "N"]  # a dimension name
+    divergence: Float[torch.Tensor, "N"]
+    student_entropy: Float[torch.Tensor, "N"]
+    teacher_entropy: Float[torch.Tensor, "N"]
+    agreement: Float[torch.Tensor, "N"]
+    teacher_nll: Float[torch.Tensor, "N"]
+
+
+ROW_COLUMNS = RowLosses._fields
 
 
 def hard_rows(transform: LogitTransform) -> RowPart:

@@ -11,10 +11,9 @@ counted separately, in a trace whose windows are shorter than the traced length,
 has no mask.
 """
 
-import contextlib
 import logging
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -25,12 +24,11 @@ from transformers import PreTrainedModel
 
 from leadspan.costs.memory import ActivationBytes
 from leadspan.errors import ModelError
-from leadspan.models.attention import ATTENTION
-from leadspan.models.forward import LAYOUT, final_hidden_states
+from leadspan.models.forward import ATTENTION, LAYOUT, final_hidden_states
 from leadspan.models.loading import build_untrained, load_config, name_of
 from leadspan.models.reading import reason
 from leadspan.models.settings import ModelSettings
-from leadspan.models.tracing import EXPERTS, Layers, config_key, traced_layers
+from leadspan.models.shapes import EXPERTS, Layers, config_key, traced_layers
 
 # A failure on fake tensors is raised; torch would log it with a traceback as well.
 logging.getLogger("torch._subclasses.fake_tensor").setLevel(logging.CRITICAL)
@@ -89,13 +87,19 @@ def _traced(settings: ModelSettings, use_bf16: bool, checkpointing: bool | None)
         model.train(not is_teacher)
         if checkpointing:
             model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
-        with _Alive(by_token) as alive, _named(settings):
-            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=use_bf16 and not is_teacher):
-                hidden = _run(model, length)
-            if is_teacher:
-                return (hidden.nbytes, 0), alive
-            retained = alive.now, alive.now_masks
-            hidden.sum().backward()  # any scalar: the head and the loss are counted elsewhere
+        try:
+            with _Alive(by_token) as alive:
+                with torch.autocast("cpu", dtype=torch.bfloat16, enabled=use_bf16 and not is_teacher):
+                    hidden = _run(model, length)
+                if is_teacher:
+                    return (hidden.nbytes, 0), alive
+                retained = alive.now, alive.now_masks
+                hidden.sum().backward()  # any scalar: the head and the loss are counted elsewhere
+        except (RuntimeError, ValueError, TypeError, NotImplementedError) as error:
+            raise ModelError(
+                f"model {name_of(settings)}: its activation memory cannot be predicted, since its code does not run "
+                f"without values ({reason(error)})"
+            ) from None
         return retained, alive
 
     with FakeTensorMode(), torch.set_grad_enabled(not is_teacher):
@@ -141,18 +145,6 @@ def _run(model: PreTrainedModel, length: int) -> torch.Tensor:
     # A function of its own, so that its inputs do not count as alive after the pass.
     ids, positions = torch.zeros(1, length, dtype=torch.long), torch.arange(length)
     return final_hidden_states(model, ids, positions[None], (0, length), positions)
-
-
-@contextlib.contextmanager
-def _named(settings: ModelSettings) -> Iterator[None]:
-    """Turn an error of a model's code on fake tensors into one that names the model."""
-    try:
-        yield
-    except (RuntimeError, ValueError, TypeError, NotImplementedError) as error:
-        raise ModelError(
-            f"model {name_of(settings)}: its activation memory cannot be predicted, since its code does not run "
-            f"without values ({reason(error)})"
-        ) from None
 
 
 class _Alive(TorchDispatchMode):

@@ -1,14 +1,16 @@
-"""The identity of a model's weights, from its files, without loading it."""
+"""What a model's files say without loading it: the identity of its weights, and the tokens that end its turns."""
 
 import hashlib
 from pathlib import Path
 
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from transformers import GenerationConfig, PreTrainedModel
 
 from leadspan.errors import ModelError
-from leadspan.models.loading import load_config
-from leadspan.models.settings import ModelSettings, RandomInit
+from leadspan.models.loading import load_config, name_of
+from leadspan.models.reading import reading
+from leadspan.models.settings import ModelSettings, Pretrained, RandomInit
 
 _WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 
@@ -62,3 +64,32 @@ def _directory(path: str, revision: str | None) -> Path:
             f"model {path}: not in the local cache, so its weights cannot be compared with those of a store; "
             "download it, or leave the teacher out of a recipe that trains from a store"
         ) from None
+
+
+def end_ids_of(model: PreTrainedModel) -> list[int]:
+    """Tokens with which a loaded model ends a turn, by its generation config, ascending."""
+    return _ids(model.generation_config)
+
+
+def load_end_ids(settings: ModelSettings) -> list[int]:
+    """The same of a model's generation config, or where it has none, of its config; no weights are read.
+
+    Raises:
+        ModelError: The config cannot be read.
+    """
+    config = load_config(settings)
+    if isinstance(settings, Pretrained):
+        with reading(f"model {settings.path}"):
+            try:
+                return _ids(GenerationConfig.from_pretrained(settings.path, revision=settings.revision or "main"))
+            except OSError:  # there is none, as with many base models
+                pass
+    with reading(f"model {name_of(settings)}"):
+        return _ids(GenerationConfig.from_model_config(config))
+
+
+def _ids(config: GenerationConfig | None) -> list[int]:
+    end_ids = None if config is None else config.eos_token_id
+    id_list = end_ids if isinstance(end_ids, list) else [end_ids]
+    # A config may hold one id, a list, or None, alone or within the list.
+    return sorted({token for token in id_list if isinstance(token, int)})

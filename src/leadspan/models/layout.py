@@ -17,8 +17,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from leadspan.errors import ModelError
-from leadspan.models.attention import ATTENTION
-from leadspan.models.forward import LAYOUT, Layout, final_hidden_states
+from leadspan.models.forward import ATTENTION, LAYOUT, Layout, final_hidden_states
 from leadspan.models.heads import head_of, head_weight, transform_of
 from leadspan.models.reading import reading
 

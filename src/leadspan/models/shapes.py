@@ -1,20 +1,142 @@
-"""The shape of a model for FLOP and memory counts, read from its modules, with or without weights.
+"""The shape of a model for FLOP and memory counts, read from its modules and from one forward pass without values.
 
-A model whose weights are not needed is built on PyTorch's meta device by its own Transformers class, so that whatever
-an architecture does to its config (tied heads, experts, windows, odd layers) is counted as it is.
+A model whose weights are not needed is built and run on PyTorch's meta device by its own Transformers class, so that
+whatever an architecture does to its config (tied heads, experts, windows, odd layers) is counted as it is.
 """
 
+import contextlib
+import copy
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from leadspan.costs.flops import ModelShape
+from leadspan.models.forward import body_of
 from leadspan.models.heads import head_of, head_shape
 from leadspan.models.loading import build_untrained, load_config, name_of
 from leadspan.models.settings import ModelSettings
-from leadspan.models.tracing import AttentionCall, traced_layers
+
+EXPERTS = "leadspan_trace"
+"""Routed experts that need no values."""
+_ATTENTION = "leadspan_recorded"
+_LENGTH = 16  # positions: enough for every layer to run, and the counts do not depend on it
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionCall:
+    """The attention of one layer.
+
+    Attributes:
+        dim: `heads * head_dim`; where scores and values have different widths (latent attention), their mean.
+        window: Sliding window, or None.
+        is_explicit: Whether it has a soft cap or sinks, so that its scores exist.
+    """
+
+    dim: int
+    window: int | None
+    is_explicit: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Layers:
+    """What a model's layers do along a sequence.
+
+    Attributes:
+        attention: One call for every layer of attention.
+        state_size: Elements of the states that layers carry from a position to the next.
+        has_others: Whether some layers have no attention.
+    """
+
+    attention: tuple[AttentionCall, ...]
+    state_size: int
+    has_others: bool
+
+
+_TRACED: dict[str, Layers | None] = {}  # by config
+
+
+def traced_layers(config: PreTrainedConfig) -> Layers | None:
+    """Run a model of a config without values; None where its code needs values, or has an attention of its own.
+
+    A config is traced once per process, since costs, memory and shapes of a run all need it.
+    """
+    key = config_key(config)
+    if key in _TRACED:
+        return _TRACED[key]
+    _TRACED[key] = None
+    config = copy.deepcopy(config)  # building a model sets the attention in its config
+    calls: list[AttentionCall] = []
+    # Any error means that the code needs values: models raise whatever their first use of one happens to break.
+    with contextlib.suppress(Exception), torch.device("meta"), torch.no_grad():
+        model = AutoModelForCausalLM.from_config(
+            config, attn_implementation=_ATTENTION, experts_implementation=EXPERTS, trust_remote_code=False
+        ).eval()
+        ids = torch.zeros(1, _LENGTH, dtype=torch.long)
+        output = body_of(model)(input_ids=ids, use_cache=True, attention_calls=calls)
+        state = sum(_state_size(value) for name, value in output.items() if name != "last_hidden_state")
+        layers = config.get_text_config().num_hidden_layers
+        _TRACED[key] = Layers(tuple(calls), state, len(calls) < layers) if calls or state else None
+    return _TRACED[key]
+
+
+def config_key(config: PreTrainedConfig) -> str:
+    """Text that is equal for equal configs only: the key of traces in this process."""
+    return f"{type(config).__name__} {config.to_json_string(use_diff=False)}"
+
+
+def _state_size(cache: Any) -> int:
+    """Elements of what is carried along: of Transformers' caches, of MiniMax's, and of RWKV's list of tensors."""
+    if isinstance(cache, list | tuple):
+        return sum(_state_size(value) for value in cache)
+    if isinstance(cache, torch.Tensor):
+        return cache.numel()
+    states = [
+        state for layer in getattr(cache, "layers", ()) for state in getattr(layer, "recurrent_states", {}).values()
+    ]
+    return _state_size([*states, *getattr(cache, "linear_cache", ())])
+
+
+def _recorded(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    attention_calls: list[AttentionCall] | None = None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    heads, width = query.shape[1], query.shape[-1] + value.shape[-1]
+    is_explicit = kwargs.get("softcap") is not None or kwargs.get("s_aux") is not None
+    if attention_calls is not None:
+        attention_calls.append(AttentionCall(heads * width // 2, kwargs.get("sliding_window"), is_explicit))
+    return query.new_empty(query.shape[0], query.shape[2], heads, value.shape[-1]), None
+
+
+def _experts_without_values(
+    self: Any, hidden_states: torch.Tensor, top_k_index: torch.Tensor, top_k_weights: torch.Tensor
+) -> torch.Tensor:
+    """Routed experts with the shapes of Transformers' `grouped_mm`, which needs values: every token to one expert."""
+    num_tokens, top_k = top_k_index.shape
+
+    def project(rows: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        first_expert = weight[0].T if self.is_transposed else weight[0]
+        return nn.functional.linear(rows.to(first_expert.dtype), first_expert)
+
+    rows = hidden_states[torch.arange(num_tokens * top_k) // top_k]
+    inner = project(rows, self.gate_up_proj if self.has_gate else self.up_proj)
+    inner = self._apply_gate(inner) if self.has_gate else self.act_fn(inner)
+    weighted = project(inner, self.down_proj) * top_k_weights.reshape(-1)[:, None]
+    restored = weighted[torch.arange(num_tokens * top_k)]
+    return restored.view(num_tokens, top_k, -1).sum(dim=1).to(hidden_states.dtype)
+
+
+ALL_EXPERTS_FUNCTIONS.register(EXPERTS, _experts_without_values)
+ALL_ATTENTION_FUNCTIONS.register(_ATTENTION, _recorded)
 
 # Names of one thing in the configs of different architectures.
 _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")

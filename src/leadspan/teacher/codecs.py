@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 
 from leadspan.errors import TargetsError
-from leadspan.models.categorical import BLOCK, in_blocks, tokens_at
+from leadspan.models.heads import BLOCK, in_blocks, tokens_at
 from leadspan.teacher.entries import pack_entries, unpack_entries
 from leadspan.teacher.settings import Sampled, SparseCodec, TopK, TopP
 

@@ -16,9 +16,8 @@ from leadspan.data.examples import Examples
 from leadspan.data.packing import Batch, pack
 from leadspan.data.supervision import ScoredSelection
 from leadspan.interruption import end_data_workers, is_asked_to_end, prepare_data_worker
-from leadspan.losses.objective import GROUPS, LossOutput, batch_loss, group_means
+from leadspan.losses.objective import GROUPS, LossOutput, batch_loss, group_means, selected_weight
 from leadspan.losses.rows import ROW_COLUMNS
-from leadspan.losses.selection import selected_weight
 from leadspan.losses.settings import LossSettings, PolicyGradient
 from leadspan.teacher.source import TeacherSource
 from leadspan.teacher.targets import Targets
