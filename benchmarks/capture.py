@@ -24,14 +24,12 @@ from leadspan.models.heads import head_shape, head_weight
 from leadspan.models.loading import load_model
 from leadspan.models.settings import RandomInit
 from leadspan.settings import validate
-from leadspan.teacher.claim import claimed
 from leadspan.teacher.engine import TransformersEngine, default_chunk, head_file
-from leadspan.teacher.fill import Ranks, fill_store
-from leadspan.teacher.live import freeze, live_targets, teacher_logits
+from leadspan.teacher.fill import Ranks, claimed, fill_store
 from leadspan.teacher.manifest import HEAD_FILE, Manifest
 from leadspan.teacher.sequences import Sequences, longest_sequences, plan_capture
 from leadspan.teacher.settings import CaptureSettings, Hidden, Sampled, TopK
-from leadspan.teacher.targets import DenseTargets
+from leadspan.teacher.targets import DenseTargets, freeze, live_targets, teacher_logits
 
 VOCAB, HIDDEN, LAYERS = 151_936, 1024, 8
 TARGETS = {"cpu": 0.85, "cuda": 0.9}

@@ -35,8 +35,8 @@ from leadspan.models.loading import load_model
 from leadspan.models.settings import RandomInit
 from leadspan.recipe import Recipe
 from leadspan.settings import load_settings
-from leadspan.teacher.live import freeze, live_targets
 from leadspan.teacher.source import LiveTeacher
+from leadspan.teacher.targets import freeze, live_targets
 from leadspan.training.trainer import DistillationTrainer, attach_objective
 
 TIME_TARGET, MEMORY_TARGET = 0.52, 0.55

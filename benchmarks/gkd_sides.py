@@ -26,8 +26,8 @@ from leadspan.data.supervision import COT, PROMPT
 from leadspan.losses.settings import LossSettings
 from leadspan.models.loading import load_model
 from leadspan.models.settings import RandomInit
-from leadspan.teacher.live import freeze
 from leadspan.teacher.source import LiveTeacher
+from leadspan.teacher.targets import freeze
 from leadspan.training.trainer import DistillationTrainer, attach_objective
 
 BATCH, MAX_TOKENS, WARM_UP = 4, 512, 2

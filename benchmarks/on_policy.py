@@ -24,8 +24,7 @@ from leadspan.inputs import prepare_data, rollout_inputs
 from leadspan.models.loading import load_model
 from leadspan.planning.plan import calibration_of
 from leadspan.recipe import Recipe
-from leadspan.rollout.drawing import draw_rollouts, drawing_twin
-from leadspan.rollout.inputs import RolloutInputs
+from leadspan.rollout.drawing import RolloutInputs, draw_rollouts, drawing_twin
 
 FULL, STEPS, ROUNDS = 320, 3, 3
 SHARES = (0.1, 1.0)

@@ -23,7 +23,7 @@ from leadspan.inputs import prepare_data, training_examples
 from leadspan.losses.objective import batch_loss
 from leadspan.models.loading import load_model
 from leadspan.planning.prediction import cost_model_of
-from leadspan.teacher.live import freeze, live_targets
+from leadspan.teacher.targets import freeze, live_targets
 
 SIZES = ((1, 1024), (3, 1024), (1, 2048))
 """Examples of a batch, and tokens of the longest trace."""

@@ -21,7 +21,7 @@ from leadspan.evaluation import sampling
 from leadspan.evaluation.samples import StoredSample
 from leadspan.evaluation.sampling import Request, Sample
 from leadspan.evaluation.settings import SamplingSettings
-from leadspan.evaluation.thinking_budget import ThinkingBudget
+from leadspan.evaluation.subject import ThinkingBudget
 from leadspan.models.loading import load_model
 from leadspan.models.settings import RandomInit
 

@@ -35,10 +35,10 @@ from leadspan.recipe import Recipe
 from leadspan.settings import validate
 from leadspan.teacher.capture import run_capture
 from leadspan.teacher.estimate import estimate
-from leadspan.teacher.live import freeze, live_targets
 from leadspan.teacher.settings import CaptureSettings
 from leadspan.teacher.source import StoredTeacher
-from leadspan.training.step_plan import plan_steps
+from leadspan.teacher.targets import freeze, live_targets
+from leadspan.training.steps import plan_steps
 from leadspan.training.trainer import DistillationTrainer, attach_objective
 
 BYTES_TARGET, HALF, READ_TARGET = 220, 0.5, 0.02

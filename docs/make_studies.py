@@ -17,7 +17,7 @@ from study_questions import QUESTIONS, Claim, Question
 
 from leadspan.data.supervision import Supervision
 from leadspan.errors import LeadspanError, RunError
-from leadspan.evaluation.thinking_budget import SUFFIX
+from leadspan.evaluation.subject import SUFFIX
 from leadspan.report.costs import Cost
 from leadspan.report.frontier import build_frontiers
 from leadspan.report.inputs import read_inputs

@@ -11,8 +11,8 @@ from benchmarks import capture as capturing
 from benchmarks import gkd_step, sampling
 from benchmarks.gpu.setting import Setting, built, mixed_lengths, qwen3, random_examples
 from benchmarks.record import ROOT, Figure, Outcome, RecordError, Spread
-from leadspan.teacher.live import freeze
 from leadspan.teacher.sequences import longest_sequences
+from leadspan.teacher.targets import freeze
 
 MARK = "@pytest.mark.gpu"
 CAPTURE = 0.9

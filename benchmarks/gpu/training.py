@@ -30,10 +30,10 @@ from leadspan.models.loading import load_model
 from leadspan.models.settings import RandomInit
 from leadspan.models.shapes import shape_of
 from leadspan.planning.timing import Calibration, StepWork, fit_rates
-from leadspan.teacher.live import freeze
 from leadspan.teacher.sequences import longest_sequences
 from leadspan.teacher.settings import Hidden, TopK
 from leadspan.teacher.source import LiveTeacher, NoTeacher, StoredTeacher, TeacherSource
+from leadspan.teacher.targets import freeze
 from leadspan.training.callbacks import Clock
 from leadspan.training.measured import layout_sizes, peak_flops
 from leadspan.training.trainer import DistillationTrainer, attach_objective

@@ -20,9 +20,8 @@ from leadspan.models.identity import load_end_ids
 from leadspan.models.loading import load_config, load_tokenizer
 from leadspan.recipe import Recipe
 from leadspan.rollout.course import Course
-from leadspan.rollout.inputs import RolloutInputs
-from leadspan.rollout.prompts import rollout_prompts
-from leadspan.rollout.rows import RowMaker
+from leadspan.rollout.drawing import RolloutInputs
+from leadspan.rollout.rows import RowMaker, rollout_prompts
 from leadspan.rollout.settings import RolloutSettings
 from leadspan.rollout.source import Rollouts
 from leadspan.rollout.stored import stored_rollouts
@@ -35,7 +34,7 @@ from leadspan.teacher.settings import Served
 from leadspan.teacher.source import LiveTeacher, NoTeacher, StoredTeacher, TeacherSource
 from leadspan.training.process import process_state
 from leadspan.training.settings import ByExamples
-from leadspan.training.step_plan import plan_steps
+from leadspan.training.steps import plan_steps
 from leadspan.training.train import TrainingInputs
 
 logger = logging.getLogger(__name__)

@@ -13,7 +13,7 @@ from leadspan.losses.settings import LossSettings
 from leadspan.models.loading import load_model
 from leadspan.models.settings import RandomInit
 from leadspan.models.shapes import shape_from, shape_of
-from leadspan.teacher.live import freeze, live_targets
+from leadspan.teacher.targets import freeze, live_targets
 from leadspan.training.measured import layout_sizes
 from leadspan.training.settings import Lora
 from leadspan.training.train import adapter_params, with_adapters

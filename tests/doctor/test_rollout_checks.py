@@ -11,7 +11,7 @@ from leadspan.inputs import prepare_data, rollout_inputs
 from leadspan.models.loading import load_model
 from leadspan.models.settings import RandomInit
 from leadspan.recipe import Recipe
-from leadspan.teacher.live import freeze
+from leadspan.teacher.targets import freeze
 from recipes import toy_recipe
 from toys import tiny
 

@@ -12,7 +12,7 @@ from leadspan.evaluation.evaluate import evaluate_model
 from leadspan.evaluation.samples import StoredSample
 from leadspan.evaluation.sampling import Sample
 from leadspan.evaluation.settings import EvaluationSettings
-from leadspan.evaluation.thinking_budget import ThinkingBudget
+from leadspan.evaluation.subject import ThinkingBudget
 from leadspan.models.settings import Pretrained
 from toys import ALPHABET, TEMPLATE, character_tokenizer
 

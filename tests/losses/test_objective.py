@@ -13,7 +13,7 @@ from leadspan.losses.settings import LossSettings
 from leadspan.models.heads import head_weight
 from leadspan.models.loading import load_model
 from leadspan.models.settings import ModelSettings, RandomInit
-from leadspan.teacher.live import freeze, live_targets
+from leadspan.teacher.targets import freeze, live_targets
 from toys import VOCAB, tiny, toy_examples
 
 SETTINGS = LossSettings(kl_weight=0.5, temperature=1.0)

@@ -21,7 +21,7 @@ from leadspan.losses.chunked import RowLosses
 from leadspan.losses.objective import batch_loss, select, selected_weight
 from leadspan.losses.settings import LossSettings
 from leadspan.models.loading import load_model
-from leadspan.teacher.live import freeze, live_targets
+from leadspan.teacher.targets import freeze, live_targets
 from toys import tiny, toy_examples
 
 SUPERVISION = Supervision(prompt=0, cot=1, answer=2)

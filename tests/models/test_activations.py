@@ -13,7 +13,7 @@ from leadspan.models.activations import student_activations, teacher_activations
 from leadspan.models.forward import final_hidden_states
 from leadspan.models.loading import load_model
 from leadspan.models.settings import RandomInit
-from leadspan.teacher.live import freeze
+from leadspan.teacher.targets import freeze
 from leadspan.training.settings import Lora
 from leadspan.training.train import with_adapters
 from toys import tiny

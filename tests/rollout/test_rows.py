@@ -19,10 +19,9 @@ from leadspan.losses.objective import batch_loss
 from leadspan.losses.settings import LossSettings, ReverseKl
 from leadspan.models.loading import load_model
 from leadspan.rollout.course import Turn
-from leadspan.rollout.prompts import Prompt, rollout_prompts
-from leadspan.rollout.rows import Rollout, RowMaker, overlaps, to_rollout
+from leadspan.rollout.rows import Prompt, Rollout, RowMaker, overlaps, rollout_prompts, to_rollout
 from leadspan.rollout.settings import RolloutSettings, TaskPrompts
-from leadspan.teacher.live import freeze, live_targets
+from leadspan.teacher.targets import freeze, live_targets
 from leadspan.traces.settings import TraceSource
 from toys import TEMPLATE, character_tokenizer, tiny, toy_examples
 

@@ -17,7 +17,7 @@ from leadspan.pipeline.run import run
 from leadspan.recipe import Recipe
 from leadspan.settings import validate
 from leadspan.teacher.capture import run_capture
-from leadspan.teacher.claim import store_locked
+from leadspan.teacher.fill import store_locked
 from leadspan.teacher.merge import merge_stores
 from toys import tiny
 

@@ -19,10 +19,9 @@ from leadspan.models.loading import load_model
 from leadspan.settings import validate
 from leadspan.teacher import server as client
 from leadspan.teacher.codecs import decode, encode
-from leadspan.teacher.live import freeze, live_targets, teacher_logits
 from leadspan.teacher.served import RemoteTeacher, check_tokenizer
 from leadspan.teacher.settings import ServedTeacher, ServedTeachers, TopK
-from leadspan.teacher.targets import SparseTargets
+from leadspan.teacher.targets import SparseTargets, freeze, live_targets, teacher_logits
 from recipes import toy_recipe
 from servers import TeacherOnLoopback, serving
 from toys import TEMPLATE, VOCAB, character_tokenizer, tiny, toy_examples

@@ -22,11 +22,10 @@ from leadspan.models.loading import load_model
 from leadspan.pipeline.capture import prepare_capture
 from leadspan.recipe import Recipe
 from leadspan.teacher.capture import run_capture
-from leadspan.teacher.live import freeze, live_targets, teacher_logits
 from leadspan.teacher.manifest import read_manifest
 from leadspan.teacher.merge import merge_stores
 from leadspan.teacher.store import TargetStore
-from leadspan.teacher.targets import DenseTargets, SparseTargets
+from leadspan.teacher.targets import DenseTargets, SparseTargets, freeze, live_targets, teacher_logits
 from stores import captured, copy_of, stored
 
 

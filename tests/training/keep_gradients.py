@@ -11,7 +11,7 @@ from leadspan.models.loading import load_model
 from leadspan.recipe import Recipe
 from leadspan.teacher.source import LiveTeacher
 from leadspan.training.process import leave_ranks, process_state
-from leadspan.training.step_plan import plan_steps
+from leadspan.training.steps import plan_steps
 from leadspan.training.trainer import DistillationTrainer, attach_objective
 
 

@@ -5,7 +5,7 @@ import pytest
 from leadspan.errors import SettingsError
 from leadspan.inputs import prepare_data
 from leadspan.pipeline.run import run
-from leadspan.training.step_plan import plan_steps
+from leadspan.training.steps import plan_steps
 from recipes import metrics, toy_recipe
 
 GAP = {"kind": "gap", "share": 0.25}

@@ -30,11 +30,11 @@ from leadspan.recipe import Recipe
 from leadspan.results import load_run
 from leadspan.settings import validate
 from leadspan.status import STATUS_SECONDS, StatusHandler
-from leadspan.teacher.live import live_targets
 from leadspan.teacher.source import NoTeacher
+from leadspan.teacher.targets import live_targets
 from leadspan.training.callbacks import MetricsFile, ProgressCallback
 from leadspan.training.settings import Lora, TrainingSettings
-from leadspan.training.step_plan import plan_steps
+from leadspan.training.steps import plan_steps
 from leadspan.training.train import with_adapters
 from leadspan.training.trainer import DistillationTrainer
 from recipes import metrics, toy_recipe, write_recipe

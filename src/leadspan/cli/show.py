@@ -20,7 +20,7 @@ from leadspan.models.loading import load_model, name_of
 from leadspan.models.settings import ModelSettings
 from leadspan.recipe import Recipe
 from leadspan.tables import Block
-from leadspan.teacher.live import freeze
+from leadspan.teacher.targets import freeze
 from leadspan.training.process import process_device
 
 _COLOURS = {PROMPT: "cyan", COT: "yellow", ANSWER: "green"}

@@ -25,7 +25,7 @@ from leadspan.inputs import prepare_data
 from leadspan.models.loading import load_model
 from leadspan.recipe import Recipe
 from leadspan.status import Progress, report_status
-from leadspan.teacher.live import freeze
+from leadspan.teacher.targets import freeze
 from leadspan.training.process import process_device
 
 _CHECKS = (

@@ -15,7 +15,7 @@ from leadspan.losses.rows import ROW_COLUMNS
 from leadspan.losses.settings import LossSettings
 from leadspan.models.heads import head_of
 from leadspan.models.loading import load_model
-from leadspan.teacher.live import freeze, live_targets
+from leadspan.teacher.targets import freeze, live_targets
 
 EXCERPT_TOKENS = 256
 NUM_PACKED = 3

@@ -13,11 +13,10 @@ from leadspan.inputs import rollout_inputs
 from leadspan.losses.objective import batch_loss
 from leadspan.losses.settings import LossSettings
 from leadspan.rollout.course import Turn
-from leadspan.rollout.drawing import draw_rollouts, drawing_twin
-from leadspan.rollout.inputs import RolloutInputs
+from leadspan.rollout.drawing import RolloutInputs, draw_rollouts, drawing_twin
 from leadspan.rollout.rows import Rollout, overlaps, to_rollout
-from leadspan.teacher.live import live_targets, teacher_logits
 from leadspan.teacher.settings import LiveTargets
+from leadspan.teacher.targets import live_targets, teacher_logits
 
 # Rollouts and their most new tokens: enough that some of them end, few enough for a CPU.
 _NUM, _TOKENS = 32, 512

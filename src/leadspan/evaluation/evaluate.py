@@ -22,9 +22,8 @@ from leadspan.evaluation.result import EvalResult
 from leadspan.evaluation.samples import Key, SampleFile, StoredSample
 from leadspan.evaluation.sampling import Request, Sample, budgets, encode, loop_end, prompt_ids
 from leadspan.evaluation.settings import EvaluationSettings, TaskSettings, Vllm
-from leadspan.evaluation.subject import Subject, open_subject
+from leadspan.evaluation.subject import SUFFIX, Subject, ThinkingBudget, open_subject
 from leadspan.evaluation.tasks import Problem, load_task, task_prompts, warn_of_golds
-from leadspan.evaluation.thinking_budget import SUFFIX, ThinkingBudget
 from leadspan.evaluation.vllm_engine import check_installed
 from leadspan.models.settings import ModelSettings, Pretrained
 from leadspan.status import Progress

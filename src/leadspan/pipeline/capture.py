@@ -22,8 +22,7 @@ from leadspan.rollout.settings import RolloutSettings
 from leadspan.rollout.stored import drawn_rollouts, rollout_rows, rollouts_so_far, stored_rollouts
 from leadspan.status import report_status
 from leadspan.teacher.capture import CaptureJob
-from leadspan.teacher.claim import store_locked
-from leadspan.teacher.fill import Ranks
+from leadspan.teacher.fill import Ranks, store_locked
 from leadspan.teacher.manifest import DRAWN_FILE
 from leadspan.teacher.sequences import longest_sequences, plan_capture
 from leadspan.teacher.settings import LiveTargets

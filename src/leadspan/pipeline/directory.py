@@ -7,7 +7,7 @@ from pathlib import Path
 
 from leadspan.data.sections import Renderer
 from leadspan.errors import RunError, SettingsError
-from leadspan.evaluation.thinking_budget import SUFFIX
+from leadspan.evaluation.subject import SUFFIX
 from leadspan.files import full_disk_reported, write_atomically
 from leadspan.inputs import load_renderer
 from leadspan.locks import locked

@@ -22,12 +22,11 @@ from leadspan.models.precision import uses_bf16
 from leadspan.models.settings import ModelSettings
 from leadspan.planning.prediction import CostModel, planned
 from leadspan.planning.timing import Calibration, StepWork, fit_memory, fit_rates
-from leadspan.training.arguments import training_arguments
 from leadspan.training.callbacks import Clock, ProgressCallback
 from leadspan.training.measured import device_name, layout_sizes
 from leadspan.training.process import process_device, process_state
-from leadspan.training.step_plan import StepPlan
-from leadspan.training.train import TrainingInputs, load_models, with_adapters
+from leadspan.training.steps import StepPlan
+from leadspan.training.train import TrainingInputs, load_models, training_arguments, with_adapters
 from leadspan.training.trainer import DistillationTrainer, attach_objective
 
 

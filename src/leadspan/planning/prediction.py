@@ -26,7 +26,7 @@ from leadspan.results import Prediction
 from leadspan.teacher.settings import Hidden
 from leadspan.training.measured import layout_sizes
 from leadspan.training.settings import TrainingSettings
-from leadspan.training.step_plan import StepPlan, plan_steps
+from leadspan.training.steps import StepPlan, plan_steps
 from leadspan.training.train import adapter_params, with_adapters
 
 

@@ -25,8 +25,7 @@ from leadspan.planning.timing import Calibration, DrawingWork, StepWork, fit_dra
 from leadspan.recipe import Recipe
 from leadspan.results import Prediction
 from leadspan.rollout.course import Turn
-from leadspan.rollout.drawing import draw_rollouts
-from leadspan.rollout.inputs import RolloutInputs
+from leadspan.rollout.drawing import RolloutInputs, draw_rollouts
 from leadspan.rollout.rows import Rollout, to_rollout
 from leadspan.training.process import process_device
 

@@ -23,17 +23,16 @@ from leadspan.evaluation.sampling import seed_of
 from leadspan.evaluation.settings import Vllm
 from leadspan.losses.settings import LossSettings
 from leadspan.rollout.course import StepCourse, Turn
-from leadspan.rollout.drawing import Drawn, draw_rollouts, drawing_twin
-from leadspan.rollout.inputs import RolloutInputs, Shapes
+from leadspan.rollout.drawing import Drawn, RolloutInputs, Shapes, draw_rollouts, drawing_twin
 from leadspan.rollout.record import ROLLOUTS_FILE, RolloutLine, RolloutRecord
 from leadspan.rollout.rows import Rollout, old_log_probs, overlaps, to_rollout
 from leadspan.rollout.vllm_engine import VllmDrawing
 from leadspan.training.process import process_state
-from leadspan.training.speed import StepCounts
+from leadspan.training.steps import StepCounts
 
 
 class Rollouts:
-    """Makes the micro-batches of a run step by step (`training.step_source.StepSource`)."""
+    """Makes the micro-batches of a run step by step (`training.steps.StepSource`)."""
 
     def __init__(self, inputs: RolloutInputs):
         self.inputs = inputs

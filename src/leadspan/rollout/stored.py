@@ -18,8 +18,7 @@ from leadspan.digests import checked_line, with_checksum
 from leadspan.errors import CacheError, TargetsError
 from leadspan.files import write_atomically
 from leadspan.rollout.course import Turn
-from leadspan.rollout.drawing import draw_rollouts
-from leadspan.rollout.inputs import RolloutInputs, WholeIds
+from leadspan.rollout.drawing import RolloutInputs, WholeIds, draw_rollouts
 from leadspan.rollout.rows import room, to_rollout
 
 logger = logging.getLogger(__name__)

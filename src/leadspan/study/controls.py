@@ -58,7 +58,7 @@ class RunPlanner:
     def __call__(self, recipe: Recipe) -> PlannedRun:
         """Prepare the data of a recipe (or reuse it) and plan its run, as training would on one rank."""
         from leadspan.inputs import prepare_data
-        from leadspan.training.step_plan import plan_steps
+        from leadspan.training.steps import plan_steps
 
         key = recipe.model_dump_json(include={"seed", "data", "tokenizer", "student", "cut", "supervision"})
         if key not in self._prepared:

@@ -28,7 +28,7 @@ from leadspan.study.fingerprint import Fingerprints
 from leadspan.study.settings import Study
 from leadspan.study.trials import SharedStore, Trial
 from leadspan.teacher.capture import CaptureJob, run_capture
-from leadspan.teacher.claim import set_aside, set_aside_damaged
+from leadspan.teacher.fill import set_aside, set_aside_damaged
 from leadspan.teacher.manifest import MANIFEST_FILE, read_manifest
 from leadspan.teacher.settings import CaptureSettings, Served, StoredTargets
 from leadspan.teacher.store import TargetStore

@@ -24,16 +24,15 @@ from leadspan.models.loading import check_vocabulary, load_config, load_model, l
 from leadspan.models.settings import ModelSettings, Pretrained
 from leadspan.models.shapes import shape_from
 from leadspan.status import report_status
-from leadspan.teacher.claim import claimed, finished_shards, set_aside_damaged
 from leadspan.teacher.engine import TransformersEngine, check_causal, head_file, hidden_dtype
 from leadspan.teacher.estimate import COMMON_CODECS, Estimate, estimate
-from leadspan.teacher.fill import Engine, Ranks, check_space, fill_store
-from leadspan.teacher.live import freeze
+from leadspan.teacher.fill import Engine, Ranks, check_space, claimed, fill_store, set_aside_damaged
 from leadspan.teacher.manifest import HEAD_FILE, MANIFEST_FILE, SHARDS_DIR, Manifest
 from leadspan.teacher.sequences import CapturePlan, Sequences
 from leadspan.teacher.served import ServedEngine
 from leadspan.teacher.settings import AnyTeacher, CaptureSettings, Codec, Hidden, Served, TopK
-from leadspan.teacher.targets import DenseTargets
+from leadspan.teacher.shards import finished_shards
+from leadspan.teacher.targets import DenseTargets, freeze
 from leadspan.teacher.vllm_engine import VllmEngine
 
 KL_SAMPLE = 256

@@ -13,11 +13,10 @@ from leadspan.data.examples import Example
 from leadspan.data.packing import on_device, pack
 from leadspan.errors import ModelError
 from leadspan.teacher.codecs import Arrays, encode
-from leadspan.teacher.live import live_targets, teacher_logits
 from leadspan.teacher.manifest import HeadEntry
 from leadspan.teacher.settings import CaptureSettings, Codec, Hidden, Sampled
 from leadspan.teacher.shards import PER_ENTRY, sequence_hash
-from leadspan.teacher.targets import DenseTargets
+from leadspan.teacher.targets import DenseTargets, live_targets, teacher_logits
 
 _CPU_CHUNK_BYTES, _CUDA_CHUNK_TOKENS = 32 << 20, 2048
 _CPU_SLAB_BYTES = 4 << 20  # of logits, so that every pass over them reads from the cache

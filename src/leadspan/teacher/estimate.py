@@ -14,9 +14,9 @@ from leadspan.data.packing import on_device, pack
 from leadspan.models.heads import head_of, head_shape
 from leadspan.teacher.codecs import bytes_per_position, decode, encode
 from leadspan.teacher.engine import TransformersEngine, default_chunk, hidden_dtype, uniform_offsets
-from leadspan.teacher.live import live_targets, teacher_logits
 from leadspan.teacher.sequences import Sequences
 from leadspan.teacher.settings import CaptureSettings, Codec, Hidden, Sampled, SparseCodec, TopK, TopP
+from leadspan.teacher.targets import live_targets, teacher_logits
 
 COMMON_CODECS: tuple[Codec, ...] = (TopK(k=20), TopK(k=50), TopK(k=100), TopP(), Sampled(), Hidden())
 """Codecs that a dry run compares with that of the settings."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from leadspan.digests import checked_line
 from leadspan.errors import CacheError, TargetsError
 from leadspan.files import write_atomically
-from leadspan.teacher.claim import claimed
+from leadspan.teacher.fill import claimed
 from leadspan.teacher.manifest import (
     DRAWN_FILE,
     HEAD_FILE,

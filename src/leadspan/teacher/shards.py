@@ -6,6 +6,7 @@ A row has the columns `example_id` and `sequence_hash` (16 bytes each), `checksu
 
 import hashlib
 import os
+import re
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,12 +18,14 @@ import pyarrow as pa
 from leadspan.errors import CacheError
 from leadspan.files import sync_directory
 from leadspan.teacher.codecs import Arrays, logsumexp_column, outside_column
-from leadspan.teacher.manifest import Manifest, ShardEntry
+from leadspan.teacher.manifest import SHARDS_DIR, Manifest, ShardEntry
 from leadspan.teacher.settings import Hidden, TopK
 
 KEY_COLUMNS = ("example_id", "sequence_hash", "checksum")
 PER_ENTRY = frozenset({"entries", "token_ids", "log_probs", "counts"})
 SUFFIX = ".arrow"
+# A shard's name holds its number in the plan and the first half of its SHA-256: a file under such a name is complete.
+_NAME = re.compile(rf"(?P<number>\d{{5,}})-(?P<digest>[0-9a-f]{{32}})\{SUFFIX}")
 REMEDY = (
     "run the command that captured it again (`leadspan capture` or `leadspan study`): it moves damaged shards aside "
     "and captures them again"
@@ -235,6 +238,18 @@ class ShardReader:
         if not 0 <= start <= end <= len(values):
             raise damaged(self.path, f"row {row} of record batch {batch}: {name} is [{start}, {end}) of {len(values)}")
         return values[start:end]
+
+
+def finished_shards(directory: Path) -> dict[int, Path]:
+    """Complete shards of a store, by number; files with other names do not count."""
+    named = ((_NAME.fullmatch(path.name), path) for path in (directory / SHARDS_DIR).glob("*"))
+    return {int(match["number"]): path for match, path in named if match}
+
+
+def has_hash_of_name(path: Path, digest: str) -> bool:
+    """Whether a shard's SHA-256 begins with the digest in its name."""
+    match = _NAME.fullmatch(path.name)
+    return match is not None and digest.startswith(match["digest"])
 
 
 def damaged(path: Path, fault: str) -> CacheError:

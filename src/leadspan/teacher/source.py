@@ -26,11 +26,10 @@ from leadspan.models.identity import weights_id
 from leadspan.models.loading import check_vocabulary, load_model, load_own_tokenizer
 from leadspan.models.settings import ModelSettings
 from leadspan.models.shapes import shape_from, shape_of
-from leadspan.teacher.live import freeze, live_targets
 from leadspan.teacher.manifest import check_same, read_joined
 from leadspan.teacher.settings import AnyTeacher, Hidden, KeptTargets, Served
 from leadspan.teacher.store import TargetStore
-from leadspan.teacher.targets import Targets
+from leadspan.teacher.targets import Targets, freeze, live_targets
 
 logger = logging.getLogger(__name__)
 

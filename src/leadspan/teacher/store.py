@@ -18,12 +18,11 @@ from leadspan.data.examples import Example
 from leadspan.data.packing import SparseRows, StoredRows
 from leadspan.digests import file_hash
 from leadspan.errors import CacheError, TargetsError
-from leadspan.teacher.claim import has_hash_of_name
 from leadspan.teacher.codecs import Arrays, decode, logsumexp_column, outside_column
 from leadspan.teacher.entries import at_positions
 from leadspan.teacher.manifest import HEAD_FILE, SHARDS_DIR, Manifest, read_joined, read_parts
 from leadspan.teacher.settings import Hidden
-from leadspan.teacher.shards import PER_ENTRY, REMEDY, ShardReader, damaged, sequence_hash
+from leadspan.teacher.shards import PER_ENTRY, REMEDY, ShardReader, damaged, has_hash_of_name, sequence_hash
 from leadspan.teacher.targets import DenseTargets, SparseTargets, Targets
 
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}

@@ -15,7 +15,7 @@ from leadspan.data.examples import Examples
 from leadspan.data.supervision import ScoredSelection
 from leadspan.training.callbacks import Clock, EnergyMeter
 from leadspan.training.result import StageCost, TrainResult
-from leadspan.training.speed import Speed, StepCounts
+from leadspan.training.steps import Speed, StepCounts
 from leadspan.training.trainer import DistillationTrainer
 
 

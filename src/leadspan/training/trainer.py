@@ -23,8 +23,7 @@ from leadspan.teacher.source import TeacherSource
 from leadspan.teacher.targets import Targets
 from leadspan.training.callbacks import Clock
 from leadspan.training.checkpoints import Handover, complete, remove_old, writing
-from leadspan.training.speed import Speed
-from leadspan.training.step_source import StepSource
+from leadspan.training.steps import Speed, StepSource
 
 
 def attach_objective(
@@ -131,7 +130,7 @@ class DistillationTrainer(Trainer):
 
     def _loader(self, dataset: Any, plan: list[list[int]]) -> DataLoader:
         """This rank's share of a plan; its length is a multiple of the number of ranks."""
-        # Micro-batch `i` belongs to rank `i % num_ranks`, as in `training.step_plan.StepPlan`.
+        # Micro-batch `i` belongs to rank `i % num_ranks`, as in `training.steps.StepPlan`.
         rank_plan = plan[self.accelerator.process_index :: self.accelerator.num_processes]
         if self.args.dataloader_num_workers:
             atexit.unregister(end_data_workers)

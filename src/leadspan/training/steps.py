@@ -1,0 +1,217 @@
+"""The steps of a run: how many they are, which examples are in each, and what each of them counts.
+
+`plan_steps` decides them before the run starts; a `StepSource` makes the examples of a step when it begins.
+"""
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+
+from leadspan.costs.flops import ExampleSize, FlopsByPart, ModelShape, training_flops
+from leadspan.data.packing import Batch, best_fit, plan_staged
+from leadspan.errors import SettingsError
+from leadspan.losses.settings import LossSettings
+from leadspan.training.settings import ByExamples, TrainingSettings
+
+
+@dataclass(frozen=True, slots=True)
+class StepPlan:
+    """The whole run, decided before it starts.
+
+    Attributes:
+        num_steps: Optimiser steps.
+        accumulation: Micro-batches per optimiser step on one rank.
+        plan: Micro-batches in order, all ranks; micro-batch `i` goes to rank `i % num_ranks`.
+        validate_every: Steps between validations.
+        checkpoint_every: Steps between checkpoints.
+    """
+
+    num_steps: int
+    accumulation: int
+    plan: list[list[int]]
+    validate_every: int
+    checkpoint_every: int
+
+
+def plan_steps(
+    settings: TrainingSettings, lengths: Sequence[int], num_ranks: int, seed: int, num_stages: int = 1
+) -> StepPlan:
+    """Plan a run over examples of the given lengths.
+
+    A cut that changes over training has its examples stage after stage (`data.examples.Examples`), each stage an equal
+    share of the optimiser steps; an epoch is then counted by the harmonic mean of the stages' steps per epoch.
+
+    Raises:
+        SettingsError: A step does not divide among the ranks, an example does not fit the token budget, or there are
+            fewer steps than stages.
+    """
+    batching, num_traces = settings.batching, len(lengths) // num_stages
+    per_step = batching.batches_per_step
+    steps: list[float] = []
+    for offset in range(0, len(lengths), num_traces):
+        # Length 0: the cut of this stage leaves the example no weighted position, and it is in no batch.
+        usable = [i for i in range(offset, offset + num_traces) if lengths[i]]
+        if isinstance(batching, ByExamples):
+            steps.append(len(usable) / batching.examples_per_step)
+        else:
+            steps.append(len(best_fit(lengths, batching.tokens_per_batch, usable)) / per_step)
+    # Harmonic mean over the stages, which share the steps of a run equally, and not its epochs.
+    steps_per_epoch = num_stages / sum(1 / number for number in steps)
+    if per_step % num_ranks:
+        raise SettingsError(
+            f"training.batching: {per_step} batches per step do not divide among {num_ranks} ranks; "
+            "choose a multiple of the number of ranks"
+        )
+    # 1e-9: in floating point 1.1 epochs of 50 steps are a little more than 55, and would be rounded up to 56.
+    num_steps = settings.steps or math.ceil((settings.epochs or 0) * steps_per_epoch - 1e-9)
+    if settings.schedule == "one_cycle" and num_steps < 2:
+        raise SettingsError("training.schedule: one_cycle needs at least 2 steps; take another one")
+    if num_steps < num_stages:
+        raise SettingsError(
+            f"cut.num_stages = {num_stages}: the run has only {num_steps} steps; lower it or train longer"
+        )
+    # Borders are rounded down at the step, not at the micro-batch: a stage never ends inside an optimiser step.
+    ends = [stage * num_steps // num_stages * per_step for stage in range(num_stages + 1)]
+    batches = [end - start for start, end in itertools.pairwise(ends)]
+    # Planned for all ranks at once, so that any number of them takes the same steps.
+    if isinstance(batching, ByExamples):
+        plan = plan_staged(lengths, batches, seed, batching.examples_per_batch)
+    else:
+        plan = plan_staged(lengths, batches, seed, None, batching.tokens_per_batch)
+    validate_every = math.ceil(num_steps / settings.num_validations)
+    # Ten checkpoints a run: a kill costs at most a tenth of it.
+    checkpoint_every = settings.checkpoint_every or math.ceil(num_steps / 10)
+    return StepPlan(num_steps, per_step // num_ranks, plan, validate_every, checkpoint_every)
+
+
+@dataclass(frozen=True, slots=True)
+class StepCounts:
+    """What one optimiser step does on all ranks.
+
+    Attributes:
+        examples: Examples.
+        tokens: Through the student's forward pass.
+        weighted: Positions with a loss.
+        flops: Operations.
+    """
+
+    examples: int
+    tokens: int
+    weighted: int
+    flops: FlopsByPart
+
+
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """Figures of the steps of a plan.
+
+    Attributes:
+        steps: All of them, in order.
+        peak_flops: Operations a second of all ranks' devices; None where that is not known.
+    """
+
+    steps: Sequence[StepCounts]
+    peak_flops: float | None
+
+    def figures(self, first: int, last: int, seconds: float) -> dict[str, float]:
+        """Figures of the steps from `first` up to `last`, which took `seconds`; none where there is no step.
+
+        `speed/mfu` is as in `TrainResult.mfu`: operations without recomputation, as a share of the peak.
+        """
+        done = self.steps[first:last]
+        if not done or seconds <= 0:
+            return {}
+        total = sum(step.flops.total for step in done)
+        figures = {
+            "speed/tokens_per_second": sum(step.tokens for step in done) / seconds,
+            "speed/flops_per_second": total / seconds,
+        }
+        if self.peak_flops is not None:
+            figures["speed/mfu"] = (total - sum(step.flops.recomputation for step in done)) / seconds / self.peak_flops
+        return figures
+
+
+def step_counts(
+    sizes: Sequence[ExampleSize],
+    plan: Sequence[Sequence[int]],
+    batches_per_step: int,
+    shapes: tuple[ModelShape, ModelShape | None],
+    recompute: bool,
+) -> list[StepCounts]:
+    """Tokens and operations of every step.
+
+    Args:
+        sizes: Of the examples.
+        plan: Examples of each micro-batch, all ranks.
+        batches_per_step: Micro-batches of a step, over all ranks.
+        shapes: Student and live teacher.
+        recompute: Whether gradient checkpointing is on.
+    """
+    counts = []
+    for start in range(0, len(plan), batches_per_step):
+        of_step = [sizes[i] for batch in plan[start : start + batches_per_step] for i in batch]
+        # All ranks' examples: the peak that MFU divides by is that of all ranks, too.
+        flops = training_flops(*shapes, of_step, recompute)
+        tokens, weighted = sum(size.tokens for size in of_step), sum(size.weighted for size in of_step)
+        counts.append(StepCounts(len(of_step), tokens, weighted, flops))
+    return counts
+
+
+class StepSource(Protocol):
+    """Makes the examples of a step when the step begins, with the student as it is then.
+
+    Attributes:
+        num_examples: Examples of an epoch, for the length of a run.
+        counts: Counts of the steps that were made or recalled so far.
+        num_cold_steps: Steps of a first stage; 0 where there is one stage.
+    """
+
+    num_examples: int
+    counts: list[StepCounts]
+    num_cold_steps: int
+
+    def loss_at(self, step: int) -> LossSettings | None:
+        """The objective of a step; None where it is that of the run."""
+        ...
+
+    def prepare(
+        self, shapes: tuple[ModelShape, ModelShape | None], num_steps: int, recompute: bool, use_bf16: bool
+    ) -> None:
+        """Receive the shapes and options by which the cost of a step is counted."""
+        ...
+
+    def recall(self, step: int) -> None:
+        """Read back what the steps before this one were, when training resumes from a checkpoint."""
+        ...
+
+    def state(self) -> dict[str, Any]:
+        """What was made for later steps, on all ranks, as JSON values."""
+        ...
+
+    def recorded(self) -> tuple[str, int, str]:
+        """Name, size and SHA-256 of the file in the run directory that `recall` reads, as it stands."""
+        ...
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on with a `state`."""
+        ...
+
+    def batches(self, step: int, student: torch.nn.Module) -> list[Batch]:
+        """This rank's micro-batches of a step, from 0."""
+        ...
+
+    def learn_of(self, agreement: torch.Tensor) -> None:
+        """Receive the agreement of a micro-batch of the step (`losses.objective.LossOutput`)."""
+        ...
+
+    def end_step(self) -> None:
+        """Record the step, after all its micro-batches."""
+        ...
+
+    def figures(self, first: int, last: int) -> dict[str, float]:
+        """Of the steps from `first` up to `last`, for a log line."""
+        ...
