@@ -59,7 +59,7 @@ def _example(generator: np.random.Generator) -> Example:
 def _targets(number: int) -> SparseTargets:
     logits = 3 * torch.randn(number, VOCABULARY, generator=torch.Generator().manual_seed(0))
     log_probs, ids = logits.log_softmax(-1).topk(SUPPORT, dim=-1)
-    return SparseTargets(ids, log_probs, {1.0: logits.logsumexp(-1)}, None, VOCABULARY)
+    return SparseTargets(ids, log_probs, {1.0: logits.logsumexp(-1)})
 
 
 def _step(batch: Batch, targets: SparseTargets | None, settings: LossSettings) -> Callable[[], None]:

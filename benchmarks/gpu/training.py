@@ -35,7 +35,8 @@ from leadspan.teacher.settings import Hidden, TopK
 from leadspan.teacher.source import LiveTeacher, NoTeacher, StoredTeacher, TeacherSource
 from leadspan.teacher.targets import freeze
 from leadspan.training.callbacks import Clock
-from leadspan.training.measured import layout_sizes, peak_flops
+from leadspan.training.measured import peak_flops
+from leadspan.training.steps import layout_sizes
 from leadspan.training.trainer import DistillationTrainer, attach_objective
 
 CUTS: tuple[Policy, ...] = (Full(), Lead(p=0.5), Lead(p=0.25), Lead(p=0.1))
@@ -255,7 +256,7 @@ def _trained(
     shapes, first = (shape_of(student), teacher.shape()), WARM_UP * len(examples)
     sides = {
         name: Side(
-            layout_sizes(side, None)[0],
+            layout_sizes(side.layouts, None)[0],
             shapes,
             timer.wall[first + i :: len(examples)],
             memory.peaks[first + i :: len(examples)],

@@ -14,8 +14,8 @@ from leadspan.models.loading import load_model
 from leadspan.models.settings import RandomInit
 from leadspan.models.shapes import shape_from, shape_of
 from leadspan.teacher.targets import freeze, live_targets
-from leadspan.training.measured import layout_sizes
 from leadspan.training.settings import Lora
+from leadspan.training.steps import layout_sizes
 from leadspan.training.train import adapter_params, with_adapters
 from toys import VOCAB, tiny, toy_examples
 
@@ -95,7 +95,7 @@ def test_the_scoring_pass_against_the_flop_counter(tmp_path_factory: pytest.Temp
     selection = ByGap(share=0.25)
     supervision = Supervision(token_selection=selection)
     examples, _ = toy_examples(tmp_path_factory.mktemp("data"), Lead(p=0.7), supervision)
-    sizes = layout_sizes(examples, selection)[:3]
+    sizes = layout_sizes(examples.layouts, selection)[:3]
     assert all(0 < size.weighted < size.scored / 3 for size in sizes)
     student = tiny(hidden=64, seed=1)
     shapes = shape_from(student), shape_from(tiny(hidden=48, seed=9))

@@ -55,7 +55,7 @@ def top_k(logits: torch.Tensor, k: int, unused: int = 0) -> SparseTargets:
         log_p[:, -unused:] = -torch.inf
     used = ids[:, : k - unused]
     masses = {t: (logits / t).softmax(-1).scatter(1, used, 0.0).sum(-1) for t in TEMPERATURES}
-    return SparseTargets(ids, log_p, normalisers(logits), None, logits.shape[-1], masses)
+    return SparseTargets(ids, log_p, normalisers(logits), None, masses)
 
 
 def dense(logits: torch.Tensor) -> DenseTargets:
@@ -164,7 +164,7 @@ def drawn(logits: torch.Tensor, number: int, proposal_power: float, g: torch.Gen
     found = counts.gather(1, ids)
     weights = found / number * (log_p.exp() / proposal).gather(1, ids)
     support = torch.where(found > 0, log_p.gather(1, ids), -torch.inf)
-    return SparseTargets(ids, support, normalisers(logits), torch.where(found > 0, weights, 0.0), logits.shape[-1])
+    return SparseTargets(ids, support, normalisers(logits), torch.where(found > 0, weights, 0.0))
 
 
 @pytest.mark.parametrize("temperature", TEMPERATURES)
@@ -186,7 +186,7 @@ def test_a_drawn_support_is_unbiased_where_a_renormalised_head_is_not(
 
     head = top_k(parts.teacher, 2)
     kept = head.log_probs - torch.logsumexp(head.log_probs, -1, keepdim=True)
-    renormalised = SparseTargets(head.token_ids, kept, normalisers(parts.teacher), kept.exp(), 8)
+    renormalised = SparseTargets(head.token_ids, kept, normalisers(parts.teacher), kept.exp())
     biased = parts.gradients(parts.loss(renormalised)[0])[0]
     at_one = parts.gradients(parts.loss(dense(parts.teacher))[0])[0]
     assert (biased - at_one).norm() > 10 * error.norm()
@@ -227,7 +227,7 @@ def test_a_tail_too_small_for_float32_needs_its_mass() -> None:
         exact = parts.loss(dense(parts.teacher), divergence=divergence)[1].divergence
         assert torch.isfinite(value) and all(torch.isfinite(g).all() for g in parts.gradients(value))
         assert (rows.divergence <= exact * 1.001).all() and (rows.divergence >= 0.8 * exact).all()
-        bare = SparseTargets(kept.token_ids, kept.log_probs, kept.logsumexp, None, V)
+        bare = SparseTargets(kept.token_ids, kept.log_probs, kept.logsumexp)
         with pytest.raises(TargetsError, match="do not keep that mass at this temperature"):
             parts.loss(bare, divergence=divergence)
 

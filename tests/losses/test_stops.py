@@ -103,7 +103,7 @@ def support(parts: Parts, k: int, temperature: float) -> SparseTargets:
     values, ids = log_p.topk(k)
     norms = {t: (logits / t).logsumexp(-1) for t in (1.0, temperature)}
     tails = {1.0: 1 - values.exp().sum(-1), temperature: 1 - of_tempered.gather(1, ids).exp().sum(-1)}
-    return SparseTargets(ids, values, norms, None, logits.shape[1], tails)
+    return SparseTargets(ids, values, norms, None, tails)
 
 
 @pytest.mark.parametrize("temperature", [0.7, 1.0])
@@ -169,7 +169,7 @@ def test_with_a_support_of_a_few_tokens_agreement_is_of_tokens_and_the_stop_a_lo
 def test_drawn_tokens_do_not_say_how_likely_a_stop_is() -> None:
     parts = Parts(n=3, v=13)
     ids, log_probs = torch.tensor([[0, 1]] * 3), torch.full((3, 2), 0.4, dtype=torch.float64).log()
-    parts.targets = SparseTargets(ids, log_probs, {1.0: torch.zeros(3)}, torch.full((3, 2), 0.5), 13)
+    parts.targets = SparseTargets(ids, log_probs, {1.0: torch.zeros(3)}, torch.full((3, 2), 0.5))
     with pytest.raises(TargetsError, match=r"loss\.stop is event.*live teacher, capture top_k.* or set loss"):
         loss(parts, settings())
 

@@ -31,7 +31,7 @@ from leadspan.tables import percent, quantity, rich_table
 from leadspan.teacher.codecs import bytes_per_position
 from leadspan.teacher.settings import TopK
 from leadspan.teacher.shards import columns_of
-from leadspan.training.measured import layout_sizes
+from leadspan.training.steps import layout_sizes
 from recipes import toy_recipe, write_recipe
 from stores import captured
 from toys import VOCAB, tiny
@@ -144,7 +144,7 @@ def test_a_trace_that_does_not_fit_is_told_what_would_let_it(folder: Path) -> No
     recipe = toy_recipe(folder, plan={"device": {"peak_tflops": 1, "memory_gb": 1}})
     data = prepare_data(recipe)
     model = cost_model_of(recipe, data.renderer)
-    alone = model.memory.peak(BatchSize.of(sorted(layout_sizes(data.examples, None))[-1:])).total
+    alone = model.memory.peak(BatchSize.of(sorted(layout_sizes(data.examples.layouts, None))[-1:])).total
     assert what_would_fit(recipe, model, data.examples, alone - 1) == "training.gradient_checkpointing: true fits"
     assert what_would_fit(recipe, model, data.examples, 1).endswith("set training.lora")
 

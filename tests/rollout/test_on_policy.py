@@ -303,7 +303,7 @@ def test_the_exact_gradient_is_the_mean_of_the_policy_gradients_of_many_samples(
     assert float(total) / len(drawn) == pytest.approx(float((log_p.exp() * (log_p - log_q)).sum()), abs=0.01)
     torch.testing.assert_close(rows.divergence, (log_p - log_q)[drawn])
     ids, certain = drawn[:, None], log_q[drawn][:, None]
-    sparse = SparseTargets(ids, certain, {1.0: 0 * one}, None, 6, label_log_probs=log_q[drawn])
+    sparse = SparseTargets(ids, certain, {1.0: 0 * one}, label_log_probs=log_q[drawn])
     torch.testing.assert_close(chunked_loss(logits, eye, sparse, drawn, 0 * one, one, loss)[0], total)
     error = estimates.std(0) / len(drawn) ** 0.5
     exact = exact_gradient(student, teacher, "reverse_kl")

@@ -39,7 +39,7 @@ class SparseRows(TypedDict):
         logsumexp: float32, [m], by temperature.
         tail_mass: float32, [m], by temperature.
         entropy: float32, [m]; where it was kept.
-        label_log_prob: float32, [m].
+        label_log_probs: float32, [m].
     """
 
     token_ids: torch.Tensor
@@ -48,7 +48,7 @@ class SparseRows(TypedDict):
     logsumexp: dict[float, torch.Tensor]
     tail_mass: dict[float, torch.Tensor]
     entropy: NotRequired[torch.Tensor]
-    label_log_prob: torch.Tensor
+    label_log_probs: torch.Tensor
 
 
 StoredRows = HiddenRows | SparseRows

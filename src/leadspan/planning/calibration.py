@@ -23,9 +23,9 @@ from leadspan.models.settings import ModelSettings
 from leadspan.planning.prediction import CostModel, planned
 from leadspan.planning.timing import Calibration, StepWork, fit_memory, fit_rates
 from leadspan.training.callbacks import Clock, ProgressCallback
-from leadspan.training.measured import device_name, layout_sizes
+from leadspan.training.measured import device_name
 from leadspan.training.process import process_device, process_state
-from leadspan.training.steps import StepPlan
+from leadspan.training.steps import StepPlan, layout_sizes
 from leadspan.training.train import TrainingInputs, load_models, training_arguments, with_adapters
 from leadspan.training.trainer import DistillationTrainer, attach_objective
 
@@ -71,7 +71,7 @@ def calibrate(
     with tempfile.TemporaryDirectory() as directory:
         laps, device = _train(replace(inputs, directory=Path(directory)), model, loss, sides, course)
     # Numbered as in the plan: the examples of all sides, one after the other.
-    sizes_of_examples = [size for side in sides for size in layout_sizes(side, model.selection)]
+    sizes_of_examples = [size for side in sides for size in layout_sizes(side.layouts, model.selection)]
 
     def sizes(step: int) -> list[list[ExampleSize]]:
         start = step * course.accumulation

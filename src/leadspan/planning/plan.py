@@ -34,8 +34,8 @@ from leadspan.results import Prediction
 from leadspan.settings import load_json
 from leadspan.statistics.intervals import Interval
 from leadspan.teacher.settings import Codec, Hidden, LiveTargets, Served
-from leadspan.training.measured import layout_sizes
 from leadspan.training.settings import ByExamples
+from leadspan.training.steps import layout_sizes
 
 GRID: tuple[AnyPolicy, ...] = (Full(), *(Lead(p=p) for p in (0.75, 0.5, 0.25, 0.1)))
 """Policies a plan compares with the recipe's own."""
@@ -252,7 +252,7 @@ def _row(
     is_recipes = policy == recipe.cut
     fitting, fitting_tokens, remedy = None, None, ""
     if device is not None:
-        sizes = layout_sizes(examples, model.selection)
+        sizes = layout_sizes(examples.layouts, model.selection)
         fitting = largest_batch(model.memory, sizes, device.memory_bytes)
         fitting_tokens = largest_budget(model.memory, sizes, device.memory_bytes)
         remedy = "" if fitting else what_would_fit(recipe, model, examples, device.memory_bytes)

@@ -24,9 +24,8 @@ from leadspan.planning.timing import Calibration, StepWork
 from leadspan.recipe import Recipe
 from leadspan.results import Prediction
 from leadspan.teacher.settings import Hidden
-from leadspan.training.measured import layout_sizes
 from leadspan.training.settings import TrainingSettings
-from leadspan.training.steps import StepPlan, plan_steps
+from leadspan.training.steps import StepPlan, layout_sizes, plan_steps
 from leadspan.training.train import adapter_params, with_adapters
 
 
@@ -186,7 +185,7 @@ def planned(model: CostModel, examples: Examples) -> StepPlan:
 
 def sizes_of(model: CostModel, plan: StepPlan, examples: Examples) -> list[list[ExampleSize]]:
     """Size of each example of each micro-batch, all ranks."""
-    sizes = layout_sizes(examples, model.selection)
+    sizes = layout_sizes(examples.layouts, model.selection)
     return [[sizes[i] for i in batch] for batch in plan.plan]
 
 

@@ -17,7 +17,7 @@ from leadspan.models.activations import student_activations
 from leadspan.planning.fitting import largest_batch, longest_example
 from leadspan.planning.prediction import CostModel, planned, sizes_of, with_store
 from leadspan.recipe import Recipe
-from leadspan.training.measured import layout_sizes
+from leadspan.training.steps import layout_sizes
 
 # Ranks to try where an example does not fit: powers of two, as devices are rented.
 _RANKS = (2, 4, 8, 16, 32, 64)
@@ -59,7 +59,7 @@ def rank_costs(live: CostModel, examples: Examples) -> tuple[RankCost, ...]:
     has_teacher = live.memory.teacher is not None and live.memory.teacher_activations is not None
     placements: tuple[TeacherPlacement | None, ...] = ("beside", "ranks", "store") if has_teacher else (None,)
     shardings: tuple[Sharding, ...] = ("ddp", "fsdp2")
-    plan, sizes = planned(live, examples), layout_sizes(examples, live.selection)
+    plan, sizes = planned(live, examples), layout_sizes(examples.layouts, live.selection)
     batches = sizes_of(live, plan, examples)
     step = batches[: plan.accumulation * ranks]
     # A step is shared by as many ranks as it has micro-batches, at most.
@@ -105,7 +105,7 @@ def _step_flops(model: CostModel, step: Sequence[Sequence[ExampleSize]]) -> int:
 
 def what_would_fit(recipe: Recipe, model: CostModel, examples: Examples, limit: int) -> str:
     """Settings with which the longest example fits a device of `limit` bytes; if none do, the length that would fit."""
-    sizes = layout_sizes(examples, model.selection)
+    sizes = layout_sizes(examples.layouts, model.selection)
     memories = {"": model.memory}
     if not model.training.gradient_checkpointing:
         recomputed = student_activations(recipe.student, model.memory.use_bf16, True)

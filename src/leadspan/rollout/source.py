@@ -28,7 +28,7 @@ from leadspan.rollout.record import ROLLOUTS_FILE, RolloutLine, RolloutRecord
 from leadspan.rollout.rows import Rollout, old_log_probs, overlaps, to_rollout
 from leadspan.rollout.vllm_engine import VllmDrawing
 from leadspan.training.process import process_state
-from leadspan.training.steps import StepCounts
+from leadspan.training.steps import StepCounts, layout_sizes
 
 
 class Rollouts:
@@ -242,16 +242,13 @@ class Rollouts:
     def _count(self, step: int, course: StepCourse, lines: list[RolloutLine]) -> StepCounts:
         """Tokens and operations of a step: drawing, and training on what was drawn and on the traces."""
         assert self._shapes is not None, "prepared before"
-        layouts = [self.inputs.traces.layouts[i] for i in course.traces]
         selection = self.inputs.rows.supervision.token_selection
-        is_scored = selection is not None and not isinstance(selection, RandomTokens)
         sizes = [ExampleSize(line.prompt_tokens + line.tokens, line.weighted, line.scored) for line in lines]
-        sizes += [ExampleSize(each.num_tokens, each.num_weighted, each.num_scored * is_scored) for each in layouts]
+        scored = None if isinstance(selection, RandomTokens) else selection
+        sizes += layout_sizes((self.inputs.traces.layouts[i] for i in course.traces), scored)
         flops = self.inputs.training_flops(step, self._shapes, sizes, self._recomputes)
         drawing = self.inputs.drawing_flops(self._shapes[0], [(line.prompt_tokens, line.tokens) for line in lines])
-        flops = flops.model_copy(update={"rollout": drawing})
-        tokens, weighted = sum(size.tokens for size in sizes), sum(size.weighted for size in sizes)
-        return StepCounts(len(sizes), tokens, weighted, flops)
+        return StepCounts.of(sizes, flops.model_copy(update={"rollout": drawing}))
 
 
 def _mean(lines: Sequence[RolloutLine], name: str) -> float | None:

@@ -135,8 +135,6 @@ class RemoteTeacher(TeacherSource):
             log_probs=torch.where(is_beyond, -torch.inf, log_probs),
             # The server returns log p and no logits, so the normaliser is that of log p: 0.
             logsumexp={1.0: torch.zeros_like(outside)},
-            sample_weights=None,
-            num_tokens=self._num_tokens,
             tail_mass={1.0: outside},
             label_log_probs=joined("label_log_probs"),
         )

@@ -107,10 +107,28 @@ class TargetStore:
         Raises:
             TargetsError: There is none; names the example and both hashes.
         """
-        location = self.location(example)
-        if location is None:
-            raise TargetsError(self._refusal(example))
-        return location
+        if (location := self.location(example)) is not None:
+            return location
+        context, locations = example.input_ids[:-1], self._rows.get(bytes.fromhex(example.example_id), [])
+        what = f"{self.directory}: example {example.example_id}, first {len(context)} tokens"
+        digest, remedy = f"(hash {sequence_hash(context).hex()})", "capture with this cut in capture.cuts"
+        if not locations:
+            raise TargetsError(
+                f"{what} {digest}: no sequence of this trace was captured; {remedy}, "
+                "from these traces with this tokenizer and template"
+            )
+        shard, batch, row = locations[0]
+        captured = self._shards[shard].input_ids(batch, row)
+        common = min(len(captured), len(context))
+        differ = np.flatnonzero(captured[:common] != context[:common])
+        length = f"{len(captured)} tokens, hash {self._shards[shard].sequence_hash(batch, row).hex()}"
+        rule = "is shorter than what is needed"
+        if len(differ):
+            rule = (
+                f"differs from it at token {differ[0]}: a cut that changes the context "
+                "(tail, middle, random_window, a changed mix) has outputs of its own"
+            )
+        raise TargetsError(f"{what} {digest}: the captured sequence ({length}) {rule}; {remedy}")
 
     def location(self, example: Example) -> tuple[int, int, int] | None:
         """As `find`; None where there is none."""
@@ -161,7 +179,7 @@ class TargetStore:
         tensors["tail_mass"] = {t: torch.from_numpy(columns[outside_column(t)]) for t in tail_temperatures}
         if "entropy" in columns:
             tensors["entropy"] = torch.from_numpy(columns["entropy"].astype(np.float32))
-        tensors["label_log_prob"] = torch.from_numpy(columns["label_log_prob"].astype(np.float32))
+        tensors["label_log_probs"] = torch.from_numpy(columns["label_log_prob"].astype(np.float32))
         return tensors
 
     def targets(self, stored: StoredRows, head: torch.Tensor | None) -> Targets:
@@ -170,16 +188,7 @@ class TargetStore:
             entry = self.manifest.head
             assert entry is not None and head is not None, "checked by load_head"
             return DenseTargets(stored["hidden"].to(head.dtype), head, entry.scale, entry.softcap)
-        return SparseTargets(
-            token_ids=stored["token_ids"],
-            log_probs=stored["log_probs"],
-            logsumexp=stored["logsumexp"],
-            sample_weights=stored.get("sample_weights"),
-            num_tokens=self.manifest.num_tokens,
-            tail_mass=stored["tail_mass"],
-            entropy=stored.get("entropy"),
-            label_log_probs=stored.get("label_log_prob"),
-        )
+        return SparseTargets(**stored)
 
     def load_head(self) -> torch.Tensor | None:
         """The teacher's head, [V, d]; None for sparse codecs.
@@ -220,30 +229,6 @@ class TargetStore:
         if faults:
             raise CacheError("\n  ".join([f"{self.directory}: {len(faults)} damaged", *faults]))
         return len(self)
-
-    def _refusal(self, example: Example) -> str:
-        context, locations = example.input_ids[:-1], self._rows.get(bytes.fromhex(example.example_id), [])
-        what = f"{self.directory}: example {example.example_id}, first {len(context)} tokens"
-        digest = f"(hash {sequence_hash(context).hex()})"
-        remedy = "capture with this cut in capture.cuts"
-        if not locations:
-            return (
-                f"{what} {digest}: no sequence of this trace was captured; {remedy}, "
-                "from these traces with this tokenizer and template"
-            )
-        shard, batch, row = locations[0]
-        captured = self._shards[shard].input_ids(batch, row)
-        common = min(len(captured), len(context))
-        differ = np.flatnonzero(captured[:common] != context[:common])
-        length = f"{len(captured)} tokens, hash {self._shards[shard].sequence_hash(batch, row).hex()}"
-        if len(differ):
-            rule = (
-                f"differs from it at token {differ[0]}: a cut that changes the context "
-                "(tail, middle, random_window, a changed mix) has outputs of its own"
-            )
-        else:
-            rule = "is shorter than what is needed"
-        return f"{what} {digest}: the captured sequence ({length}) {rule}; {remedy}"
 
 
 def shard_paths(directory: Path, manifest: Manifest) -> list[Path]:

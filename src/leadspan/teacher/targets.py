@@ -53,7 +53,6 @@ class SparseTargets:
         logsumexp: `logsumexp(z_t / T)` per position by temperature, [m] each. 1.0 is always there; `T` other than 1
             needs its own: `log p_T = (log p_1 + logsumexp_1) / T - logsumexp_T`.
         sample_weights: Importance weights of a drawn support at temperature 1, [m, k]; 0 in unused slots.
-        num_tokens: Size of the teacher's vocabulary the distribution is over.
         tail_mass: Mass of the tail, [m], by temperature, where it was kept. `1 - sum_K p` in float32 resolves no tail
             below 1e-7, which matters to a divergence that needs `log p` of the tail.
         entropy: The teacher's entropy at temperature 1, [m], for metrics; None where it was not kept.
@@ -63,8 +62,7 @@ class SparseTargets:
     token_ids: Int[torch.Tensor, "m k"]
     log_probs: Float[torch.Tensor, "m k"]
     logsumexp: dict[float, Float[torch.Tensor, "m"]]  # a dimension name
-    sample_weights: Float[torch.Tensor, "m k"] | None
-    num_tokens: int
+    sample_weights: Float[torch.Tensor, "m k"] | None = None
     tail_mass: dict[float, Float[torch.Tensor, "m"]] = field(default_factory=dict)
     entropy: Float[torch.Tensor, "m"] | None = None  # a dimension name
     label_log_probs: Float[torch.Tensor, "m"] | None = None  # a dimension name

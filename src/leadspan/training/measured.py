@@ -9,10 +9,8 @@ import torch
 from transformers import TrainingArguments
 
 from leadspan.costs.devices import Device, recognise
-from leadspan.costs.flops import ExampleSize, FlopsByPart
+from leadspan.costs.flops import FlopsByPart
 from leadspan.costs.measure import MemorySource
-from leadspan.data.examples import Examples
-from leadspan.data.supervision import ScoredSelection
 from leadspan.training.callbacks import Clock, EnergyMeter
 from leadspan.training.result import StageCost, TrainResult
 from leadspan.training.steps import Speed, StepCounts
@@ -92,12 +90,6 @@ def typical_seconds(durations: Sequence[float], flops: Sequence[int]) -> float |
     pairs = [(seconds, number) for seconds, number in zip(durations, flops, strict=True) if number]
     rates = [seconds / number for seconds, number in pairs[1:] or pairs]
     return median(rates) * sum(flops) if rates else None
-
-
-def layout_sizes(examples: Examples, selection: ScoredSelection | None) -> list[ExampleSize]:
-    """Size of every example; positions are scored where a selection goes by scores."""
-    is_scored = selection is not None
-    return [ExampleSize(each.num_tokens, each.num_weighted, each.num_scored * is_scored) for each in examples.layouts]
 
 
 def peak_flops(arguments: TrainingArguments, stated: Device | None) -> float | None:

@@ -5,7 +5,7 @@
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -13,6 +13,7 @@ import torch
 
 from leadspan.costs.flops import ExampleSize, FlopsByPart, ModelShape, training_flops
 from leadspan.data.packing import Batch, best_fit, plan_staged
+from leadspan.data.supervision import Layout, ScoredSelection
 from leadspan.errors import SettingsError
 from leadspan.losses.settings import LossSettings
 from leadspan.training.settings import ByExamples, TrainingSettings
@@ -104,6 +105,11 @@ class StepCounts:
     weighted: int
     flops: FlopsByPart
 
+    @classmethod
+    def of(cls, sizes: Sequence[ExampleSize], flops: FlopsByPart) -> "StepCounts":
+        """Those of a step with examples of some sizes."""
+        return cls(len(sizes), sum(size.tokens for size in sizes), sum(size.weighted for size in sizes), flops)
+
 
 @dataclass(frozen=True, slots=True)
 class Speed:
@@ -135,6 +141,12 @@ class Speed:
         return figures
 
 
+def layout_sizes(layouts: Iterable[Layout], selection: ScoredSelection | None) -> list[ExampleSize]:
+    """Sizes of examples by their layouts; positions are scored where a selection goes by scores."""
+    is_scored = selection is not None
+    return [ExampleSize(each.num_tokens, each.num_weighted, each.num_scored * is_scored) for each in layouts]
+
+
 def step_counts(
     sizes: Sequence[ExampleSize],
     plan: Sequence[Sequence[int]],
@@ -155,9 +167,7 @@ def step_counts(
     for start in range(0, len(plan), batches_per_step):
         of_step = [sizes[i] for batch in plan[start : start + batches_per_step] for i in batch]
         # All ranks' examples: the peak that MFU divides by is that of all ranks, too.
-        flops = training_flops(*shapes, of_step, recompute)
-        tokens, weighted = sum(size.tokens for size in of_step), sum(size.weighted for size in of_step)
-        counts.append(StepCounts(len(of_step), tokens, weighted, flops))
+        counts.append(StepCounts.of(of_step, training_flops(*shapes, of_step, recompute)))
     return counts
 
 

@@ -32,11 +32,11 @@ from leadspan.models.shapes import shape_of
 from leadspan.teacher.source import TeacherSource
 from leadspan.training.callbacks import Clock, EnergyMeter, MetricsFile, Milestones, ProgressCallback, StepProfiler
 from leadspan.training.checkpoints import check_best, checkpoint_to_resume, writing
-from leadspan.training.measured import layout_sizes, measured, peak_flops
+from leadspan.training.measured import measured, peak_flops
 from leadspan.training.process import freed_memory_reused, process_device, process_state
 from leadspan.training.result import ADAPTER_DIR, STUDENT_DIR, TrainResult
 from leadspan.training.settings import ByTokens, Lora, TrainingSettings
-from leadspan.training.steps import Speed, StepPlan, StepSource, plan_steps, step_counts
+from leadspan.training.steps import Speed, StepPlan, StepSource, layout_sizes, plan_steps, step_counts
 from leadspan.training.trainer import DistillationTrainer, EndsSteps, TakesOver, attach_objective
 
 logger = logging.getLogger(__name__)
@@ -114,7 +114,10 @@ def train(
     trainer.memory = memory
     if inputs.steps is None:
         # Counted from the plan, not during training: it costs no time, and holds for a resumed run as well.
-        sizes, batches = layout_sizes(inputs.examples, inputs.selection), plan.accumulation * trainer.args.world_size
+        sizes, batches = (
+            layout_sizes(inputs.examples.layouts, inputs.selection),
+            plan.accumulation * trainer.args.world_size,
+        )
         counts = step_counts(sizes, plan.plan, batches, shapes, settings.gradient_checkpointing)
     else:
         counts = inputs.steps.counts
