@@ -11,7 +11,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from leadspan.answers.boxes import has_box, is_thinking_closed, with_usual_tags
-from leadspan.answers.grading import GradeItem, MathGrader, Verdict, exact_grade, literal_grade
+from leadspan.answers.grading import GradeItem, MathGrader, exact_grade, literal_grade
 from leadspan.data.prompts import PromptRenderer
 from leadspan.data.settings import Rendering
 from leadspan.data.templates import Message
@@ -29,6 +29,8 @@ from leadspan.models.settings import ModelSettings, Pretrained
 from leadspan.status import Progress
 
 logger = logging.getLogger(__name__)
+
+_GRADERS = {"exact": exact_grade, "choice": choice_grade, "literal": literal_grade}  # those that always end soon
 
 
 def evaluate_model(
@@ -157,7 +159,17 @@ def _grade_and_count(
         with_usual_tags(sample.drawn.text, sample.thinking_closed, tags.think_open, tags.think_close)
         for sample in samples
     ]
-    verdicts = _grade(task, problems, samples, texts, settings.item_seconds)
+    by_id, items = {problem.problem_id: problem for problem in problems}, []
+    for stored, text in zip(samples, texts, strict=True):
+        problem = by_id[stored.problem_id]
+        gold = problem.entry if task.grader == "reasoning_gym" else problem.gold
+        items.append(GradeItem(text, gold, stored.is_finished, problem.choices))
+    if task.grader in _GRADERS:
+        verdicts = [_GRADERS[task.grader](item) for item in items]
+    else:
+        # The parser and the verifiers may run for ever, so they run in processes that can be killed.
+        with MathGrader(item_seconds=settings.item_seconds) as grader:
+            verdicts = grader.grade(items) if task.grader == "math" else grader.grade_by_verifier(items)
     file.write_graded(samples, verdicts)
     # A box counts only where the thinking was closed: before that it is no answer.
     graded = [
@@ -220,28 +232,3 @@ def to_stored(key: Key, request: Request, sample: Sample, subject: Subject, seco
         sample = replace(sample, text=text, num_tokens=len(request.begun) + sample.num_tokens, loops=loops)
     is_closed = is_thinking_closed(sample.text, request.prompt, tags.think_open, tags.think_close)
     return StoredSample(*key, request.prompt, sample, is_closed, seconds)
-
-
-def _grade(
-    task: TaskSettings,
-    problems: Sequence[Problem],
-    samples: Sequence[StoredSample],
-    texts: Sequence[str],
-    item_seconds: float,
-) -> list[Verdict]:
-    by_id = {problem.problem_id: problem for problem in problems}
-    items: list[GradeItem] = []
-    for stored, text in zip(samples, texts, strict=True):
-        problem = by_id[stored.problem_id]
-        gold = problem.entry if task.grader == "reasoning_gym" else problem.gold
-        items.append(GradeItem(text, gold, stored.is_finished, problem.choices))
-    match task.grader:
-        case "exact":
-            return [exact_grade(item) for item in items]
-        case "choice":
-            return [choice_grade(item) for item in items]
-        case "literal":
-            return [literal_grade(item) for item in items]
-    # The parser and the verifiers may run for ever, so they run in processes that can be killed.
-    with MathGrader(item_seconds=item_seconds) as grader:
-        return grader.grade(items) if task.grader == "math" else grader.grade_by_verifier(items)

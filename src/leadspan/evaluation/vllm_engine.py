@@ -30,7 +30,7 @@ class Completion(Protocol):
 class Output(Protocol):
     """What is read of `vllm.RequestOutput`."""
 
-    outputs: Sequence[Any]
+    outputs: Sequence[Completion]
 
 
 RunVllm = Callable[[list[list[int]], list[dict[str, Any]]], Sequence[Output]]
@@ -111,9 +111,20 @@ def generate(
             raise EvaluationError(
                 f"vLLM returned {len(outputs)} outputs for {len(indices)} prompts; try another version"
             )
-        yield {
-            i: _read(output, requests[i], tokenizer, stop_token_ids) for i, output in zip(indices, outputs, strict=True)
-        }
+        samples: dict[int, Sample] = {}
+        for i, output in zip(indices, outputs, strict=True):
+            reasons, who = [completion.finish_reason for completion in output.outputs], f"problem {requests[i].key}"
+            if reasons not in (["stop"], ["length"]):
+                raise EvaluationError(f"{who}: vLLM finished it with {reasons}, not with one stop or length")
+            ids = list(output.outputs[0].token_ids)
+            # Read as the other engine's samples are, and compared with what vLLM says.
+            samples[i] = to_sample(tokenizer, ids, stop_token_ids)
+            if samples[i].finish_reason != reasons[0]:
+                raise EvaluationError(
+                    f"{who}: vLLM says {reasons[0]!r} and its {len(ids)} tokens say {samples[i].finish_reason!r}; its "
+                    "stop tokens are not those of the tokenizer"
+                )
+        yield samples
 
 
 def sampling_fields(key: str, cap: int, stop_token_ids: Sequence[int], settings: SamplingSettings) -> dict[str, Any]:
@@ -129,21 +140,3 @@ def sampling_fields(key: str, cap: int, stop_token_ids: Sequence[int], settings:
         "ignore_eos": True,  # the stops are ours alone; the end of sequence is one of them
         "detokenize": False,
     }
-
-
-def _read(
-    output: Output, request: Request, tokenizer: PreTrainedTokenizerBase, stop_token_ids: Sequence[int]
-) -> Sample:
-    if len(output.outputs) != 1 or output.outputs[0].finish_reason not in ("stop", "length"):
-        reasons = [completion.finish_reason for completion in output.outputs]
-        raise EvaluationError(f"problem {request.key}: vLLM finished it with {reasons}, not with one stop or length")
-    completion: Completion = output.outputs[0]
-    ids = list(completion.token_ids)
-    # Read as the other engine's samples are, and compared with what vLLM says.
-    sample = to_sample(tokenizer, ids, stop_token_ids)
-    if sample.finish_reason != completion.finish_reason:
-        raise EvaluationError(
-            f"problem {request.key}: vLLM says {completion.finish_reason!r} and its {len(ids)} tokens say "
-            f"{sample.finish_reason!r}; its stop tokens are not those of the tokenizer"
-        )
-    return sample

@@ -44,12 +44,7 @@ def drawn_rollouts(
         logger.warning("%s: damaged in %d lines, first line %d; drawn again", path, len(damaged), damaged[0])
     # Written again without a half-written last line; the new rollouts are appended to it.
     _write(path, header, new_ids)
-    budget = inputs.course.settings.max_new_tokens
-    turns = [
-        (0, Turn(prompt, sample, budget, True))  # step 0 in the key of every random stream
-        for prompt, sample in inputs.course.stored_turns
-        if (inputs.prompts[prompt].key, sample) not in new_ids
-    ]
+    turns = [(0, turn) for turn in _missing(inputs, new_ids)]  # step 0 in the key of every random stream
     student, size = load_student() if turns else None, _BATCHES * inputs.course.settings.batch_size
     for start in range(0, len(turns), size):
         assert student is not None, "loaded above"
@@ -57,7 +52,7 @@ def drawn_rollouts(
         with path.open("a", encoding="utf-8") as file:
             for (_, turn), drawn in zip(portion, draw_rollouts(student, inputs, portion, use_bf16), strict=True):
                 prompt = inputs.prompts[turn.prompt]
-                ids = to_rollout(turn, prompt, drawn.ids, inputs.stop_ids, (budget, inputs.window)).new_ids
+                ids = to_rollout(turn, prompt, drawn.ids, inputs.stop_ids, (turn.cap, inputs.window)).new_ids
                 new_ids[prompt.key, turn.sample] = list(ids)
                 file.write(_line(prompt.key, turn.sample, ids))
     if damaged:  # as if they had been drawn in their turn
@@ -70,14 +65,8 @@ def rollouts_so_far(inputs: RolloutInputs, path: Path) -> tuple[WholeIds, list[i
     """The rollouts of a file that a capture would go on with, and the most positions of each that it would draw."""
     header, new_ids, _ = _read(path) if path.exists() else (None, {}, [])
     new_ids = new_ids if header == _header(inputs) else {}
-    lacking = [
-        room(Turn(prompt, sample, inputs.course.settings.max_new_tokens, True), inputs.prompts[prompt], inputs.window)
-        + len(inputs.prompts[prompt].ids)
-        - 1
-        for prompt, sample in inputs.course.stored_turns
-        if (inputs.prompts[prompt].key, sample) not in new_ids
-    ]
-    return new_ids, lacking
+    turns = [(turn, inputs.prompts[turn.prompt]) for turn in _missing(inputs, new_ids)]
+    return new_ids, [room(turn, prompt, inputs.window) + len(prompt.ids) - 1 for turn, prompt in turns]
 
 
 def stored_rollouts(inputs: RolloutInputs, path: Path) -> WholeIds:
@@ -135,6 +124,12 @@ def rollout_rows(inputs: RolloutInputs, new_ids: WholeIds) -> Dataset:
 def _header(inputs: RolloutInputs) -> dict[str, Any]:
     settings = inputs.course.settings
     return {"temperature": settings.temperature, "max_new_tokens": settings.max_new_tokens, "seed": inputs.course.seed}
+
+
+def _missing(inputs: RolloutInputs, new_ids: WholeIds) -> list[Turn]:
+    """The whole rollouts that are still to be drawn."""
+    cap, turns = inputs.course.settings.max_new_tokens, inputs.course.stored_turns
+    return [Turn(at, sample, cap, True) for at, sample in turns if (inputs.prompts[at].key, sample) not in new_ids]
 
 
 def _needed(inputs: RolloutInputs) -> list[tuple[str, int]]:

@@ -75,7 +75,16 @@ def estimate(
     seed: int,
 ) -> Estimate:
     """Run teacher and student over a drawn sample, and encode the teacher's output with several codecs."""
-    sample = _sample(sequences, sample_positions, seed)
+    sample: list[Example] = []
+    remaining = sample_positions
+    for index in np.random.default_rng(seed).permutation(len(sequences)).tolist():
+        example = sequences[index]
+        n = min(remaining + 1, len(example.input_ids))  # the last sequence is cut
+        arrays = {name: getattr(example, name)[:n] for name in ("input_ids", "weights", "section_ids", "tenths")}
+        sample.append(replace(example, **arrays))
+        remaining -= n - 1
+        if remaining <= 0:
+            break
     engine = TransformersEngine(teacher, settings, num_tokens)
     engine(sample[:1])  # warm-up: the first run of a model is slower than all others
     start = time.perf_counter()
@@ -98,21 +107,6 @@ def estimate(
         estimates.append(CodecEstimate(codec, size, size * positions + once, support, float(kl_lost.mean()), error))
     sampled = sum(len(e.input_ids) - 1 for e in sample)
     return Estimate(len(sequences), positions, sampled / seconds, sampled, float(full.mean()), estimates)
-
-
-def _sample(sequences: Sequences, num_positions: int, seed: int) -> list[Example]:
-    """Drawn sequences, the last one cut, up to a number of positions."""
-    sample: list[Example] = []
-    remaining = num_positions
-    for index in np.random.default_rng(seed).permutation(len(sequences)).tolist():
-        example = sequences[index]
-        n = min(remaining + 1, len(example.input_ids))
-        arrays = {name: getattr(example, name)[:n] for name in ("input_ids", "weights", "section_ids", "tenths")}
-        sample.append(replace(example, **arrays))
-        remaining -= n - 1
-        if remaining <= 0:
-            break
-    return sample
 
 
 @torch.no_grad()

@@ -93,10 +93,29 @@ def checkpoint_to_resume(directory: Path, needs_best: bool) -> Path | None:
         needs_best: The weights of the best step are kept at the end.
     """
     # One rank changes the directory, and the others read it only after that.
-    if process_state().is_main_process:
-        _leave_whole(directory, needs_best)
+    checkpoints = step_directories(directory) if process_state().is_main_process else []
+    half_written = [checkpoint for checkpoint in checkpoints if not is_sealed(checkpoint)]
+    for checkpoint in half_written:
+        logger.warning("removing %s: it was not written to the end", checkpoint)
+        shutil.rmtree(checkpoint)
+    is_changed, is_used = bool(half_written), False
+    for checkpoint in reversed([checkpoint for checkpoint in checkpoints if checkpoint not in half_written]):
+        # The best step that an earlier one names may have been replaced since.
+        wrong = _wrong(checkpoint) or _wrong_besides(checkpoint, needs_best and not is_used)
+        if wrong is None:
+            is_used = True
+            continue
+        aside = checkpoint.with_name(f"{checkpoint.name}.damaged")
+        if aside.exists():  # of an earlier resume from the same step
+            shutil.rmtree(aside)
+        checkpoint.rename(aside)
+        logger.warning("%s: %s; set aside as %s", checkpoint, wrong, aside.name)
+        is_changed = True
     process_state().wait_for_everyone()
-    return next(reversed(step_directories(directory)), None)
+    last = next(reversed(step_directories(directory)), None)
+    if is_changed:
+        logger.warning("going on from %s", f"step {_step(last)}" if last else "the start: no checkpoint is whole")
+    return last
 
 
 def check_best(checkpoint: Path) -> None:
@@ -156,34 +175,6 @@ def remove_old(directory: Path, best_step: int | None) -> None:
         if checkpoint not in to_keep:
             unseal(checkpoint)  # first, so that a checkpoint that is half removed does not count as one
             shutil.rmtree(checkpoint)
-
-
-def _leave_whole(directory: Path, needs_best: bool) -> None:
-    """Remove or set aside the checkpoints that cannot be resumed from, beginning with the latest."""
-    is_changed = False
-    for checkpoint in step_directories(directory):
-        if not is_sealed(checkpoint):
-            logger.warning("removing %s: it was not written to the end", checkpoint)
-            shutil.rmtree(checkpoint)
-            is_changed = True
-    is_used = False
-    for checkpoint in reversed(step_directories(directory)):
-        # The best step that an earlier one names may have been replaced since.
-        wrong = _wrong(checkpoint) or _wrong_besides(checkpoint, needs_best and not is_used)
-        if wrong is None:
-            is_used = True
-            continue
-        aside = checkpoint.with_name(f"{checkpoint.name}.damaged")
-        if aside.exists():  # of an earlier resume from the same step
-            shutil.rmtree(aside)
-        checkpoint.rename(aside)
-        logger.warning("%s: %s; set aside as %s", checkpoint, wrong, aside.name)
-        is_changed = True
-    if is_changed:
-        usable = step_directories(directory)
-        logger.warning(
-            "going on from %s", f"step {_step(usable[-1])}" if usable else "the start: no checkpoint is whole"
-        )
 
 
 def _wrong(checkpoint: Path) -> str | None:
