@@ -84,12 +84,6 @@ def check_evaluation(
 ) -> None:
     """Refuse, before a model is trained, problems that it cannot be given and settings with which it cannot answer.
 
-    Args:
-        settings: How tasks are asked.
-        tasks: Problems by the name of their task.
-        renderer: Renders their prompts.
-        window: Positions of the model, where it has a limit.
-
     Raises:
         DataError: A problem cannot be rendered as it stands.
         EvaluationError: A prompt leaves no room for a new token in the model's window, or the budget of thinking none

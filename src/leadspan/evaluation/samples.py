@@ -75,9 +75,6 @@ class SampleFile:
 
         A half-written last line is cut off the file; damaged lines are moved to another file, with a warning.
 
-        Args:
-            requests: All samples of the evaluation.
-
         Raises:
             EvaluationError: A line belongs to other weights, settings, prompts or problems.
         """

@@ -16,11 +16,7 @@ def check_loss(
 ) -> None:
     """Refuse a loss or a token selection that is not defined on what a store keeps.
 
-    Args:
-        loss: The loss.
-        selection: How positions are selected.
-        kept_targets: What is kept of each distribution; None of a teacher that runs here, which limits nothing.
-        where: The store, the settings of its capture, or the server, for errors.
+    `kept_targets` is None of a teacher that runs here, which limits nothing; `where` names store, capture or server.
 
     Raises:
         TargetsError: The loss's temperature is not kept, its divergence is not defined on what is kept, or positions
@@ -64,11 +60,7 @@ def needs_probabilities(where: str) -> str:
 def check_defined(is_drawn: bool, tails: Collection[float], divergence: AnyDivergence, temperature: float) -> None:
     """Refuse a divergence that a sparse support does not define.
 
-    Args:
-        is_drawn: Whether the support was drawn.
-        tails: Temperatures at which the mass of the tail was kept.
-        divergence: The divergence.
-        temperature: Its temperature.
+    `tails` are the temperatures at which the mass of the tail was kept.
 
     Raises:
         TargetsError: It is neither the policy gradient nor an f-divergence, it needs a tail that was not kept, or it is

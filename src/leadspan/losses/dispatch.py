@@ -116,13 +116,7 @@ def chunk_rows(
 ) -> ChunkRows:
     """Choose and build the row part of a loss.
 
-    Args:
-        settings: Divergence, temperature, whether to compile.
-        transform: What the student does to its logits.
-        targets: The teacher's side.
-        shape: Of a chunk: positions, and the vocabulary that is compared.
-        device: Where it runs.
-        end_ids: Tokens that are one outcome in the divergence.
+    `shape` is that of a chunk: its positions, and the vocabulary that is compared.
 
     Raises:
         TargetsError: The targets do not define this divergence, or not at this temperature, or not this outcome.

@@ -59,18 +59,11 @@ def with_one_stop(
     temperature: float,
     end_ids: tuple[int, ...],
 ) -> ValueAndGradient:
-    """A divergence in which some tokens are one outcome, and its gradient with respect to `z_s`.
+    """A divergence in which some tokens, two or more, are one outcome, and its gradient with respect to `z_s`.
 
     The outcome has the mass of its tokens, so its logit is `s = logsumexp` of theirs, and with `g` the gradient with
     respect to `s` each of them gets `g exp(z_e / T - s)`. Merging outcomes never raises an f-divergence, by the
     data-processing inequality (Csiszar, Studia Sci. Math. Hungarica 2, 1967).
-
-    Args:
-        divergence: The divergence.
-        student_logits: `z_s`.
-        teacher_logits: `z_t`.
-        temperature: Divides both.
-        end_ids: The tokens, two or more.
     """
     ends = torch.tensor(end_ids, device=student_logits.device)
 

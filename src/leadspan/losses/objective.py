@@ -161,8 +161,7 @@ def _totals(rows: RowLosses, sections: torch.Tensor, tenths: torch.Tensor) -> to
 def group_means(totals: torch.Tensor) -> dict[str, float]:
     """`COLUMN/GROUP`, the mean per position of each row quantity over each group that has positions.
 
-    Args:
-        totals: As in `LossOutput`, possibly of many batches.
+    `totals` are as in `LossOutput`, possibly of many batches.
     """
     means: dict[str, float] = {}
     sums, counts = totals.tensor_split(2, dim=1)
@@ -178,11 +177,6 @@ def select(rows: RowLosses, batch: Batch, selection: ScoredSelection) -> Bool[to
 
     In every group, the `m` positions of one example and one weight, the `max(1, floor(share * m))` with the highest (or
     lowest) scores; among equal scores the earlier ones. Appended end-of-turn tokens always.
-
-    Args:
-        rows: Losses of the weighted positions.
-        batch: The batch they belong to.
-        selection: Score, share, and which end of the scores.
 
     Raises:
         TargetsError: A score is not a number: the targets do not keep it, or the loss has diverged.

@@ -44,12 +44,7 @@ def final_hidden_states(
 ) -> Float[torch.Tensor, "m d"]:
     """Run everything below the head and keep the hidden states that predict a weighted token.
 
-    Args:
-        model: A causal language model loaded for training.
-        input_ids: Packed token ids.
-        position_ids: Positions, restarting with every example.
-        borders: Example borders in the row, from 0 to n.
-        positions: Positions to keep.
+    `borders` are those of the examples, from 0 to n; positions restart with every example.
 
     Returns:
         As `head_weight` takes them: with a 1 appended to each where the head has a bias.

@@ -36,10 +36,7 @@ _UNFIT = "it does not run on a few tokens, so values of its config do not fit ea
 def settle_layout(model: PreTrainedModel, attention: str, name: str) -> None:
     """Choose how rows go through a model, and set the attention for it.
 
-    Args:
-        model: Loaded, with any attention.
-        attention: `packed`, `own`, or one of flash attention, as in the settings.
-        name: Begins messages, e.g. `model PATH`.
+    `attention` is as in the settings; `name` begins messages, e.g. `model PATH`.
 
     Raises:
         ModelError: The model is not causal, does not run, or computes logits that the loss does not know.

@@ -45,9 +45,6 @@ def products_of(dtype: torch.dtype) -> Iterator[None]:
     otherwise; with AVX512-BF16 they take half of the time. No operator of PyTorch has narrow factors and a wide result
     on a CPU. Does nothing for another type, or where the processor does not multiply it.
     **Source**: PyTorch, `torch.backends.mkldnn.matmul.fp32_precision`.
-
-    Args:
-        dtype: Type whose numbers the factors are.
     """
     if dtype != torch.bfloat16:
         yield

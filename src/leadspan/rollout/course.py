@@ -70,9 +70,7 @@ class Course:
     def step(self, number: int, overlaps: Sequence[float | None] = ()) -> StepCourse:
         """The content of a step.
 
-        Args:
-            number: Of the step, from 0.
-            overlaps: Of the steps before; an adaptive horizon follows them.
+        `overlaps` are those of the steps before; an adaptive horizon follows them.
         """
         samples, per_step, cold = self.settings.samples_per_prompt, self._groups, self.settings.num_cold_steps
         rule, budget = self.settings.horizon, self.settings.max_new_tokens

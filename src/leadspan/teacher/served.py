@@ -144,14 +144,7 @@ class ServedEngine:
     """Requests packs of sequences from a served teacher, for a capture."""
 
     def __init__(self, settings: Served, codec: TopK, num_tokens: int, renderer: Renderer):
-        """Compare the server's tokenizer with the data's.
-
-        Args:
-            settings: The teacher.
-            codec: Tokens of a position, and their precision.
-            num_tokens: Tokens that the distributions are over.
-            renderer: Of the data.
-        """
+        """Compare the server's tokenizer with the data's; the distributions are over `num_tokens` tokens."""
         self.codec, self.num_tokens, self.servers = codec, num_tokens, Servers(settings)
         self.servers.check_tokenizers(renderer)
 

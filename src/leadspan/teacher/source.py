@@ -57,10 +57,7 @@ class TeacherSource:
         return None
 
     def activations(self, use_bf16: bool) -> ActivationBytes | None:
-        """Memory of its forward pass; None where there is none.
-
-        Args:
-            use_bf16: Whether the run trains in bfloat16.
+        """Memory of its forward pass, in bfloat16 or float32; None where there is none.
 
         Raises:
             ModelError: A live teacher cannot be traced.
@@ -83,11 +80,7 @@ class TeacherSource:
         """
 
     def load(self, dtype: torch.dtype, tokenizer: PreTrainedTokenizerBase) -> None:
-        """Load what training needs of it.
-
-        Args:
-            dtype: Type of a live teacher's weights.
-            tokenizer: The data's, whose token ids it must share.
+        """Load what training needs of it; a live teacher's weights have the type, and its token ids are the data's.
 
         Raises:
             ModelError: The teacher cannot be loaded, or its vocabulary is not the data's.
@@ -126,12 +119,7 @@ class LiveTeacher(TeacherSource):
     """A frozen teacher that runs in the training process on the same packed rows as the student."""
 
     def __init__(self, settings: ModelSettings, model: PreTrainedModel | None = None):
-        """Take a teacher.
-
-        Args:
-            settings: Where its weights come from.
-            model: The frozen model, if it is loaded already; `load` need not be called then.
-        """
+        """Take a teacher; where its frozen model is given, `load` need not be called."""
         self.settings, self.model = settings, model
 
     def shape(self) -> ModelShape | None:

@@ -73,9 +73,7 @@ class TargetStore:
     def read(self, example: Example, positions: np.ndarray) -> Arrays:
         """Stored columns of some positions of an example; views of the mapped file where positions are consecutive.
 
-        Args:
-            example: The example, after any cut.
-            positions: Positions in it, ascending, each before its last token.
+        Positions are ascending, and each is before the last token of the example, after any cut.
 
         Raises:
             TargetsError: No captured sequence begins with the example's tokens.

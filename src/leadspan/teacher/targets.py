@@ -116,10 +116,6 @@ def freeze(teacher: PreTrainedModel, device: torch.device | None = None) -> PreT
     """Put a teacher into eval mode without gradients, and let its own `forward` take a `batch`.
 
     Its hidden states must come from `forward`, since sharding wrappers gather weights in the hooks of that call.
-
-    Args:
-        teacher: The model.
-        device: Move it there, if given.
     """
     # Dropout off, no gradients: the same input gives the same targets in every epoch.
     teacher.eval()
@@ -141,12 +137,7 @@ def freeze(teacher: PreTrainedModel, device: torch.device | None = None) -> PreT
 
 @torch.no_grad()
 def live_targets(teacher: PreTrainedModel, batch: Batch) -> DenseTargets:
-    """The teacher's targets at the weighted positions of a batch; its logits are never formed here.
-
-    Args:
-        teacher: A frozen teacher (`freeze`), as it is or sharded.
-        batch: A packed row.
-    """
+    """The targets of a frozen teacher, sharded or not, at the weighted positions of a batch; no logits are formed."""
     # Called, not `teacher.forward`: FSDP gathers weights in the hooks of the call.
     hidden = teacher(batch=batch)
     transform = transform_of(teacher)
@@ -157,10 +148,7 @@ def live_targets(teacher: PreTrainedModel, batch: Batch) -> DenseTargets:
 def teacher_logits(targets: DenseTargets, rows: slice, num_tokens: int | None = None) -> torch.Tensor:
     """Logits of some positions, in float32 or wider, scaled and capped as the teacher does.
 
-    Args:
-        targets: Hidden states and head.
-        rows: Positions.
-        num_tokens: Of the first rows of the head only; all when None.
+    With `num_tokens`, of the first rows of the head only.
     """
     hidden, head = targets.hidden[rows], targets.head[:num_tokens]
     wide = torch.promote_types(hidden.dtype, torch.float32)

@@ -87,10 +87,6 @@ def checkpoint_to_resume(directory: Path, needs_best: bool) -> Path | None:
     A checkpoint that a killed process left half-written or half-removed is deleted. One that is damaged, whose best
     step is gone, or whose record of earlier steps is damaged is renamed to `*.damaged` with a warning that names the
     fault.
-
-    Args:
-        directory: The run directory.
-        needs_best: The weights of the best step are kept at the end.
     """
     # One rank changes the directory, and the others read it only after that.
     checkpoints = step_directories(directory) if process_state().is_main_process else []

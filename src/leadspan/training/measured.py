@@ -18,14 +18,7 @@ from leadspan.training.trainer import DistillationTrainer
 
 
 def measured(trainer: DistillationTrainer, speed: Speed, saved_step: int, memory_source: MemorySource) -> TrainResult:
-    """The result of a run that has ended.
-
-    Args:
-        trainer: After training.
-        speed: What its steps did.
-        saved_step: Step whose weights were kept.
-        memory_source: What measured the peak of memory.
-    """
+    """The result of a run that has ended."""
     history = trainer.state.log_history  # restored from the checkpoint, so it is that of the whole run
     losses = [line["loss"] for line in history if "loss" in line]
     callbacks = trainer.callback_handler.callbacks

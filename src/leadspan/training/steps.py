@@ -156,12 +156,7 @@ def step_counts(
 ) -> list[StepCounts]:
     """Tokens and operations of every step.
 
-    Args:
-        sizes: Of the examples.
-        plan: Examples of each micro-batch, all ranks.
-        batches_per_step: Micro-batches of a step, over all ranks.
-        shapes: Student and live teacher.
-        recompute: Whether gradient checkpointing is on.
+    `plan` and `batches_per_step` are of all ranks; the teacher's shape is that of a live one.
     """
     counts = []
     for start in range(0, len(plan), batches_per_step):

@@ -95,10 +95,9 @@ def train(
     """
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
-    device = process_device()
     checkpoint = checkpoint_to_resume(inputs.directory, settings.keep == "best")
     # Begins before the models are loaded: what the process holds by then is subtracted from the peak.
-    memory = PeakMemory(device)
+    memory = PeakMemory(process_device())
     # Before the models: adapters and randomly built weights are drawn with it.
     set_seed(inputs.seed)
     use_bf16 = uses_bf16(settings.precision, inputs.student)
@@ -114,10 +113,8 @@ def train(
     trainer.memory = memory
     if inputs.steps is None:
         # Counted from the plan, not during training: it costs no time, and holds for a resumed run as well.
-        sizes, batches = (
-            layout_sizes(inputs.examples.layouts, inputs.selection),
-            plan.accumulation * trainer.args.world_size,
-        )
+        sizes = layout_sizes(inputs.examples.layouts, inputs.selection)
+        batches = plan.accumulation * trainer.args.world_size
         counts = step_counts(sizes, plan.plan, batches, shapes, settings.gradient_checkpointing)
     else:
         counts = inputs.steps.counts
