@@ -107,11 +107,7 @@ def drawn_ratios(log_probs: torch.Tensor, old: torch.Tensor, batch: Batch, setti
     Source: importance sampling per decision, Precup et al., ICML 2000; cut off above as in Ionides, J. Comput. Graph.
     Stat. 17(2), 2008.
 
-    Args:
-        log_probs: The student's log-probability of each label now.
-        old: That at the time of the draw; NaN of tokens that were not drawn.
-        batch: The batch.
-        settings: Divergence and cap.
+    `old` is NaN of tokens that were not drawn.
     """
     # A token that was not drawn has the ratio 1, so its logarithm is 0.
     ratios = (log_probs.double() - old.double()).nan_to_num(nan=0.0)

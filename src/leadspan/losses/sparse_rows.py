@@ -42,11 +42,7 @@ def ends_apart(
     there is its mass with the tail's. Both are sums of known masses over a partition that is coarser than that with
     one stop and single tokens, so that an f-divergence over it is a lower bound of the one over that.
 
-    Args:
-        token_ids: The support.
-        log_probs: The teacher's, -inf in unused slots.
-        tail: Mass of all other tokens.
-        end_ids: The tokens.
+    `tail` is the mass of all tokens that are not in the support.
 
     Returns:
         The three with the end tokens apart, [m, k + len(end_ids)] and [m].
@@ -66,10 +62,7 @@ def split_support(
 ) -> tuple[Float[Tensor, "C k"], Int[Tensor, "C k"]]:
     """Take the support's logits out of `z_s`, leaving -inf in their place.
 
-    Args:
-        z_s: Raw logits, changed in place.
-        token_ids: The support.
-        is_used: Which slots of the support are used, [C, k].
+    `z_s` is changed in place; `is_used` says which slots of the support are used, [C, k].
 
     Returns:
         The support's raw logits, and its ids with unused slots pointing to a used token of the row, if it has one.

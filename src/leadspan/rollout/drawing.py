@@ -122,12 +122,7 @@ def draw_rollouts(
 ) -> list[Drawn]:
     """Draw the rollouts of some turns, in their order.
 
-    Args:
-        model: The student, with Transformers' own attention, or a vLLM engine with its weights.
-        inputs: Prompts, stops, settings.
-        turns: The turns to draw, each with its step.
-        use_bf16: Whether the student computes in bfloat16.
-        with_log_probs: Whether to return the log-probability of each token.
+    Each turn comes with its step. A student has Transformers' own attention; a vLLM engine has the student's weights.
     """
     settings, window = inputs.course.settings, inputs.window
     prompts = [inputs.prompts[turn.prompt] for _, turn in turns]

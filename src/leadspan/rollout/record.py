@@ -65,9 +65,8 @@ class RolloutRecord:
     def begin(self, numbers: Sequence[int], writes: bool) -> list[list[RolloutLine]]:
         """Remove the lines of later steps; return the other lines by step.
 
-        Args:
-            numbers: How many rollouts each step had, up to where training resumes.
-            writes: Whether to change the file, which one process of several does; else it is only read.
+        `numbers` says how many rollouts each step had, up to where training resumes. One process of several `writes`
+        the file; the others only read it.
 
         Raises:
             RunError: A rollout of an earlier step is missing or damaged.

@@ -138,11 +138,8 @@ def overlaps(
 ) -> tuple[float | None, float | None]:
     """Share of new tokens at which the likeliest tokens agree: over all, and over the last quarter of the horizon.
 
-    Args:
-        example: Made of a rollout.
-        prompt_tokens: Tokens of its prompt.
-        agreement: At its weighted positions 1 where they were the same, else 0; NaN where that is not known.
-        horizon: Of the step.
+    `agreement` is, at each weighted position of an example made of a rollout, 1 where they were the same, else 0; NaN
+    where that is not known.
     """
     new = np.flatnonzero(example.weights > 0) - prompt_tokens  # below 0 in a supervised prompt
     is_known = (new >= 0) & ~np.isnan(agreement)

@@ -162,14 +162,8 @@ def fill_store(
 ) -> Manifest:
     """Compute the missing shards, and complete the store.
 
-    Args:
-        directory: The store; `claimed` by the first rank, with its manifest written.
-        manifest: The store's description.
-        plan: Packs and shards.
-        sequences: The sequences that the plan refers to.
-        engine: Runs the teacher.
-        ranks: This process as one of several; rank `r` of `R` takes every `R`-th missing shard.
-        started: When the clock of this attempt began (`time.perf_counter`); now when absent.
+    The first rank has `claimed` the store, with its manifest. Rank `r` of `R` takes every `R`-th missing shard. The
+    clock of this attempt has `started` by `time.perf_counter`; now when absent.
 
     Raises:
         CacheError: The disk is full, or a file cannot be written.

@@ -83,12 +83,8 @@ def train(
 ) -> TrainResult:
     """Train a student, from the last checkpoint of the run directory on, and write it to `student/` there.
 
-    Args:
-        inputs: Models, data and directory of the run.
-        settings: Optimiser, batches, validation.
-        loss: The objective.
-        before_first_step: Called once the models are loaded and checked, before anything is written.
-        callbacks: Get every event of training after the run's own callbacks, such as that of `metrics.jsonl`.
+    `before_first_step` is called once the models are loaded and checked, before anything is written. `callbacks` get
+    every event of training after the run's own callbacks, such as that of `metrics.jsonl`.
 
     Raises:
         ModelError: Student and teacher do not fit each other or the data.
