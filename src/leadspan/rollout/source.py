@@ -100,7 +100,16 @@ class Rollouts:
                 captured = None if inputs.stored is None else inputs.stored[prompt.key, item.sample]
                 batch.append((rollout, inputs.rows.example(rollout, captured)))
         self._agreements.clear()
-        self._add(step)
+        # The record and counts of the step, with the rollouts of all ranks.
+        lines = [self._line(step, rollout, example) for b in self._batches for rollout, example in b if rollout]
+        if process_state().num_processes > 1:
+            lines = gather_object(lines)
+        course = self._course(step)
+        turn_numbers = {inputs.key(step, turn): i for i, turn in enumerate(course.turns)}
+        # In the order of the turns, not by rank: any number of ranks writes the same record.
+        lines.sort(key=lambda line: turn_numbers[f"rollout:{step}:{line.prompt}:{line.sample}"])
+        self._lines.append(lines)
+        self.counts.append(self._count(step, course, lines))
         # Asked of all ranks' examples, so that all of them raise.
         if not self.counts[-1].weighted:
             raise RunError(
@@ -208,19 +217,6 @@ class Rollouts:
         endings = Counter(line.ending for line in lines)
         figures |= {f"ended_by_{ending}": number / len(lines) for ending, number in sorted(endings.items())}
         return {f"rollout/{name}": value for name, value in figures.items()}
-
-    def _add(self, step: int) -> None:
-        """Add the record and counts of a step, with the rollouts of all ranks in the order of its turns."""
-        batches = self._batches
-        lines = [self._line(step, rollout, example) for batch in batches for rollout, example in batch if rollout]
-        if process_state().num_processes > 1:
-            lines = gather_object(lines)
-        course = self._course(step)
-        turn_numbers = {self.inputs.key(step, turn): i for i, turn in enumerate(course.turns)}
-        # By the turns, not by rank: any number of ranks writes the same record.
-        lines.sort(key=lambda line: turn_numbers[f"rollout:{step}:{line.prompt}:{line.sample}"])
-        self._lines.append(lines)
-        self.counts.append(self._count(step, course, lines))
 
     def _line(self, step: int, rollout: Rollout, example: Example) -> RolloutLine:
         turn, prompt, size = rollout.turn, rollout.prompt, self.inputs.rows.size(example)
