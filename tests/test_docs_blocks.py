@@ -143,8 +143,8 @@ def test_what_python_imports_and_overrides_is_there(block: Block, folder: Path) 
             load_recipe(*map(ast.literal_eval, node.args))
 
 
-def write_problems(name: str, number: int = 2) -> None:
-    """Problems in the place of a benchmark, in its layout."""
+def write_problems(name: str) -> None:
+    """A problem in the place of a benchmark, in its layout."""
     known: dict[str, Any] = BENCHMARKS[name]
     row: dict[str, Any] = {"problem": "add 1 to itself", "answer": "2"}
     if name == "gpqa":
@@ -152,8 +152,7 @@ def write_problems(name: str, number: int = 2) -> None:
         row = {"Question": "add 1 to itself", "Correct Answer": "2", **wrong}
     directory = Path(known["path"], known.get("subset") or "")
     directory.mkdir(parents=True)
-    lines = [json.dumps(row | {next(iter(row)): f"add {i} to itself"}) for i in range(number)]
-    (directory / f"{known.get('split', 'test')}.jsonl").write_text("\n".join(lines))
+    (directory / f"{known.get('split', 'test')}.jsonl").write_text(json.dumps(row))
 
 
 def run_commands(block: Block) -> None:
@@ -189,7 +188,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory, shared: Path) -> Iterato
         write_traces(folder / "traces.jsonl", 40)
         tokenizer = character_tokenizer()
         for seed, name in enumerate(("Qwen/Qwen3-0.6B-Base", "Qwen/Qwen3-8B", "Qwen/Qwen3-4B", "MODEL")):
-            model = load_model(tiny(seed=seed, max_position_embeddings=512), torch.float32)
+            model = load_model(tiny(seed=seed, max_position_embeddings=384), torch.float32)
             save_student(model, tokenizer, TEMPLATE, int(tokenizer.eos_token_id), folder / name)
         for name in ("aime24", "aime25", "math500", "gsm8k", "gpqa"):
             write_problems(name)
