@@ -9,7 +9,7 @@ from leadspan.audit.audit import run_audit
 from leadspan.audit.findings import AuditResult, load_audit
 from leadspan.audit.rows import blocks
 from leadspan.audit.settings import AuditSettings
-from leadspan.cli.output import write_json
+from leadspan.cli.options import write_json
 from leadspan.data.truncation import Budget, Lead
 from leadspan.errors import DataError, RunError
 from leadspan.settings import validate

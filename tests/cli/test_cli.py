@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from leadspan.cli import is_out_of_memory, main, parse
-from leadspan.cli.evaluate import read as read_evaluation
+from leadspan.cli.runs import read_evaluation
 from leadspan.errors import SettingsError
 from leadspan.evaluation.result import EvalResult
 from leadspan.models.settings import Pretrained, RandomInit
@@ -311,7 +311,7 @@ def test_power_from_finished_runs(tmp_path: Path, capsys: pytest.CaptureFixture[
 
 
 def test_what_a_run_evaluated_as_it_was_is_evaluated_again() -> None:
-    from leadspan.cli.reading import student_of
+    from leadspan.cli.options import student_of
 
     student = {"kind": "pretrained", "path": "org/base", "revision": "v2"}
     recipe = made_recipe({"student": student}, name="base", role="base")

@@ -6,7 +6,7 @@ from benchmarks.hold_process import run
 from transformers import AutoConfig
 
 from leadspan.cli import main
-from leadspan.cli.recipes import RECIPES
+from leadspan.cli.starting import RECIPES
 from leadspan.recipe import Recipe, load_recipe
 from leadspan.settings import load_settings
 from leadspan.study.settings import Study

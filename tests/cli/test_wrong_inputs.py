@@ -118,7 +118,7 @@ def test_an_output_that_is_there_or_can_be_made_is_accepted(tmp_path: Path) -> N
 
 @pytest.mark.slow
 def test_standard_output_is_for_figures_alone_whatever_transformers_prints() -> None:
-    code = "from leadspan.cli.output import load_libraries; load_libraries()"
+    code = "from leadspan.cli.options import load_libraries; load_libraries()"
     environment = {**os.environ, "WANDB_MODE": "offline"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
     assert done.stdout == ""

@@ -15,7 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import NoReturn
 
-from leadspan.cli.output import STANDARD_OUTPUT
+from leadspan.cli.options import REGISTERED, STANDARD_OUTPUT
 from leadspan.errors import LeadspanError
 from leadspan.files import full_disk_reported
 from leadspan.interruption import EXIT_CODE, Terminated, listening
@@ -26,8 +26,10 @@ _NAMES = """
 demo init recipes world preview audit plan capture store doctor distill evaluate sample chat card push export study
 power report schema completion
 """
-"""Commands in the order of the help; each is a module of this name, with `add_arguments` and `run`."""
-COMMANDS = {name: importlib.import_module(f"leadspan.cli.{name}") for name in _NAMES.split()}
+"""Commands in the order of the help; each is a function of this name."""
+for _module in ("starting", "before", "targets", "runs", "asking", "comparing"):
+    importlib.import_module(f"leadspan.cli.{_module}")
+COMMANDS = {name: REGISTERED[name] for name in _NAMES.split()}
 GO_ON = {"distill": ("--resume",), "evaluate": (), "capture": (), "study": (), "demo": ()}
 """Commands that resume what an interrupted one has left, with the flags that they need for it."""
 _LESS_MEMORY = {
@@ -73,10 +75,10 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"leadspan {metadata.version('leadspan')}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name, module in COMMANDS.items():
-        summary = (module.__doc__ or "").strip().splitlines()[0]
-        command = commands.add_parser(name, help=summary, description=module.__doc__)
-        module.add_arguments(command)
+    for name, command in COMMANDS.items():
+        of_command = commands.add_parser(name, help=command.summary, description=command.summary)
+        for names, options in command.arguments:
+            of_command.add_argument(*names, **options)
     return parser
 
 

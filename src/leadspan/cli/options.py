@@ -1,14 +1,24 @@
-"""Recipes, models and runs as commands read them: validated, and the files they name looked for, before large imports.
+"""What commands share: their arguments; recipes, models and tasks read before large imports; tables and figures.
 
 Functions import what they need, so that `leadspan --help` and a mistyped path are answered at once.
 """
 
 import argparse
+import contextlib
+import importlib
+import json
+import os
+import sys
 import typing
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from leadspan.errors import DataError, SettingsError
+from leadspan.files import write_atomically
+from leadspan.sources import Source, check_sources, output_fault, source_faults
+from leadspan.text import print_plain
 
 if TYPE_CHECKING:
     from leadspan.data.settings import DataSettings, Rendering
@@ -17,17 +27,57 @@ if TYPE_CHECKING:
     from leadspan.models.settings import Pretrained
     from leadspan.recipe import Part, Recipe
     from leadspan.results import RunResult
+    from leadspan.status import PlainConsole
+
+STANDARD_OUTPUT = "-"
+Run = Callable[[argparse.Namespace], None]
+Argument = tuple[tuple[str, ...], dict[str, Any]]
+"""Names and options of an argument, as `ArgumentParser.add_argument` takes them."""
 
 
-def add_recipe(
-    parser: argparse.ArgumentParser,
-    meaning: str = "YAML recipe",
-    of: str = "the recipe's",
-    metavar: str | None = None,
-) -> None:
-    """Add the arguments of a file of settings and of `key.sub=value` overrides of it."""
-    parser.add_argument("recipe", type=Path, metavar=metavar, help=meaning)
-    parser.add_argument("overrides", nargs="*", default=[], metavar="key.sub=value", help=f"settings that replace {of}")
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A command: its line in the help, its arguments, and what it does."""
+
+    summary: str
+    arguments: tuple[Argument, ...]
+    run: Run
+
+
+REGISTERED: dict[str, Command] = {}
+"""Commands by name, as their modules are imported."""
+
+
+def command(summary: str, *arguments: Argument) -> Callable[[Run], Run]:
+    """Make a function the command of its name."""
+
+    def register(run: Run) -> Run:
+        REGISTERED[run.__name__] = Command(summary, arguments, run)
+        return run
+
+    return register
+
+
+def argument(*names: str, **options: Any) -> Argument:  # Any: as argparse has them
+    """An argument of a command."""
+    return names, options
+
+
+JSON = argument("--json", type=Path, metavar="FILE", help="write the figures as JSON; - is standard output")
+"""The option that writes the printed figures as JSON."""
+
+
+def setting(what: str, name: str = "overrides") -> Argument:
+    """The option that changes settings of a command without a recipe; `name` is its attribute of the options."""
+    return argument("--set", dest=name, action="append", default=[], metavar="key=value", help=what)
+
+
+def recipe_file(
+    meaning: str = "YAML recipe", of: str = "the recipe's", metavar: str | None = None
+) -> tuple[Argument, Argument]:
+    """The arguments of a file of settings and of `key.sub=value` overrides of it."""
+    overrides = {"nargs": "*", "default": [], "metavar": "key.sub=value", "help": f"settings that replace {of}"}
+    return argument("recipe", type=Path, metavar=metavar, help=meaning), argument("overrides", **overrides)
 
 
 def check_kind(path: Path, kind: str) -> None:
@@ -40,7 +90,6 @@ def check_kind(path: Path, kind: str) -> None:
     Raises:
         SettingsError: It cannot be read, or holds settings of another kind; names the command for these.
     """
-    from leadspan.errors import SettingsError
     from leadspan.yaml_text import read_yaml_mapping
 
     keys = read_yaml_mapping(path).keys()
@@ -69,7 +118,6 @@ def read_recipe(
     # A mistyped path, and the file of another command, are reported before the slow import of the settings.
     check_kind(options.recipe, "recipe")
     from leadspan.recipe import Part, load_recipe
-    from leadspan.sources import output_fault, source_faults
     from leadspan.training.settings import tracker_faults
 
     checked: Sequence[Part] = typing.get_args(Part) if required is None else required
@@ -90,7 +138,6 @@ def read_recipe(
 def layout_faults(data: "DataSettings") -> Iterator[str]:
     """Why sources of traces cannot be read, after a look at some of their records."""
     from leadspan.data.settings import HeldOutSource
-    from leadspan.errors import DataError
     from leadspan.traces.read import check_layout
 
     held_out = data.validation.source if isinstance(data.validation, HeldOutSource) else None
@@ -112,9 +159,7 @@ def check_tasks(key: str, tasks: "Sequence[TaskSettings]") -> None:
     Raises:
         SettingsError: Names each, and for a benchmark how to read it from a file.
     """
-    from leadspan.errors import SettingsError
     from leadspan.evaluation.benchmarks import BENCHMARKS
-    from leadspan.sources import Source, source_faults
 
     lines: list[str] = []
     for task in tasks:
@@ -166,11 +211,9 @@ def read_model(name: str, rendering: object = None) -> ReadModel:
         SettingsError: Neither exists.
     """
     from leadspan.data.settings import Rendering
-    from leadspan.errors import SettingsError
     from leadspan.models.settings import Pretrained, pretrained_at
     from leadspan.results import RUN_FILE, load_run
     from leadspan.settings import validate
-    from leadspan.sources import Source, check_sources
 
     directory = Path(name)
     if directory.is_file() and directory.suffix != ".gguf":
@@ -206,3 +249,37 @@ def student_of(run: "RunResult", directory: Path) -> "Pretrained":
     if run.train is None and isinstance(run.start, Pretrained) and not (directory / STUDENT_DIR).exists():
         return run.start
     return Pretrained(path=str(directory / STUDENT_DIR))
+
+
+def load_libraries() -> None:
+    """Import torch and Transformers, which takes seconds, and say so; only once the input is known to be valid."""
+    from leadspan.status import PlainConsole, StatusLine, report_status
+
+    is_first = int(os.environ.get("RANK", "0")) == 0
+    with StatusLine(PlainConsole(stderr=True, quiet=not is_first)):
+        report_status("loading libraries")
+        importlib.import_module("torch")
+        importlib.import_module("transformers.generation")
+        if os.environ.get("WANDB_MODE") == "offline":
+            # Transformers then prints a line on standard output, which may be for JSON alone.
+            with contextlib.redirect_stdout(sys.stderr):
+                importlib.import_module("transformers.integrations.integration_utils")
+
+
+def console_beside(json_path: Path | None) -> "PlainConsole":
+    """The console for tables: standard output, or standard error where the JSON goes to standard output."""
+    from leadspan.status import PlainConsole
+
+    # What reads the JSON must get nothing else.
+    return PlainConsole(stderr=str(json_path) == STANDARD_OUTPUT)
+
+
+def write_json(values: Any, path: Path | None) -> None:  # Any: plain values
+    """Write plain values as JSON to a file, creating its directory, or to standard output; no-op without a path."""
+    # Not by `print_plain`: the JSON holds texts as they are, for programs.
+    text = json.dumps(values, indent=1) + "\n"
+    if str(path) == STANDARD_OUTPUT:
+        sys.stdout.write(text)
+    elif path is not None:
+        write_atomically(path, text)
+        print_plain(f"figures: {path}")

@@ -1,0 +1,290 @@
+"""Comparisons: the trials of a study, the size that a claim needs, and the report on finished runs."""
+
+import argparse
+import itertools
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from leadspan.cli.options import (
+    JSON,
+    STANDARD_OUTPUT,
+    argument,
+    check_kind,
+    command,
+    console_beside,
+    load_libraries,
+    recipe_file,
+    write_json,
+)
+from leadspan.errors import RunError, SettingsError
+from leadspan.sources import check_output
+from leadspan.text import print_plain
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from leadspan.statistics.power import Claim
+    from leadspan.statistics.resampling import Scores
+    from leadspan.study.record import StudyRecord
+    from leadspan.study.settings import Study
+    from leadspan.tables import Block
+
+DEFAULT_OUTPUTS = {"html": "report.html", "md": "report.md", "json": "report.json", "png": "report-figures"}
+
+_FROM_RUNS = "; estimated where runs are given"
+
+
+@command(
+    "Run a study: one recipe varied along axes, over seeds, with its controls; complete trials are skipped.",
+    *recipe_file("YAML file of the study", "the study's", "STUDY"),
+    argument("--dry-run", action="store_true", help="list trials and controls with their state, and stop"),
+    JSON,
+)
+def study(options: argparse.Namespace) -> None:
+    """Plan the study, then list it or run it; failed trials are an error at the end."""
+    check_kind(options.recipe, "study")
+    from leadspan.settings import load_settings
+    from leadspan.study.settings import Study
+
+    study = load_settings(Study, options.recipe, options.overrides)
+    check_output("output", study.output)
+    check_kind(options.recipe.parent / study.recipe, "recipe")
+
+    load_libraries()
+    from leadspan.study.board import trials_block
+    from leadspan.study.study import run_study
+    from leadspan.tables import rich_table
+
+    console = console_beside(options.json)
+    lines: list[str] = []
+    if options.dry_run:
+        record, lines = _planned(study, options.recipe)
+    else:
+        record = run_study(study, options.recipe, console)
+        for capture in record.captures:
+            positions = "" if capture.num_positions is None else f"; {capture.num_positions:,} positions"
+            size = "" if capture.num_bytes is None else f", {capture.num_bytes / 1e9:,.3g} GB"
+            took = "" if capture.seconds is None else f", captured once in {capture.seconds:,.0f} s"
+            lines.append(f"{capture.name}: served {capture.num_trials} trials{positions}{size}{took}")
+    failed = record.of_state("failed")
+    lines += [f"not made: {note}" for note in record.notes]
+    lines += [f"failed: {trial.title}: {trial.message}" for trial in failed]
+    console.print(rich_table(trials_block(record)))
+    for line in lines:
+        console.print(line, highlight=False, soft_wrap=True)
+    write_json(record.model_dump(mode="json"), options.json)
+    # After table and JSON: a failed trial does not hold back the results of the others.
+    if failed and not options.dry_run:
+        raise RunError(
+            f"{len(failed)} of {len(record.trials)} trials failed, {failed[0].title} first; the same command tries "
+            "them again and keeps what is complete"
+        )
+    if not options.dry_run:
+        console.print(f"leadspan report {study.output}", highlight=False, soft_wrap=True)
+
+
+def _planned(study: "Study", study_file: "Path") -> "tuple[StudyRecord, list[str]]":
+    """The trials of a dry run with their state, and what they need: disk, and stores to capture."""
+    from leadspan.inputs import check_renderings
+    from leadspan.planning.tables import disk_of_study
+    from leadspan.study.keeper import is_done, planned_record
+    from leadspan.study.study import plan_study
+
+    lines: list[str] = []
+    plan = plan_study(study, study_file, is_dry_run=True)
+    check_renderings(trial.recipe for trial in plan.trials)
+    record = planned_record(study, plan)
+    trials = [trial for trial in (*plan.before, *plan.trials) if trial.task == "distill" and not is_done(trial)]
+    # A cluster may run all of them at once.
+    at_once = study.executor.trials_at_once if study.executor.kind == "local" else len(trials)
+    if disk := disk_of_study([trial.recipe for trial in trials], at_once, study.keep_checkpoints):
+        lines.append(disk)
+    for store in plan.stores:
+        from leadspan.study.shared_stores import missing  # loads torch, for studies that have a store
+
+        job = None if all(map(is_done, plan.readers(store))) else missing(store, draws=False)
+        lines.append(f"{store.title}: serves {len(store.recipes)} trials; ")
+        if job is None:
+            lines[-1] += "nothing is to be captured"
+            continue
+        apart, positions = job.sequences.num_apart, sum(n - 1 for n in job.plan.lengths)
+        whose = f", {apart:,} of them for cuts that change the context" if apart else ""
+        if job.undrawn:
+            number, most = len(job.undrawn), sum(job.undrawn)
+            lines[-1] += f"{number:,} rollouts are to be drawn, at most {most:,} positions to capture; besides "
+        lines[-1] += f"{len(job.sequences):,} sequences, {positions:,} positions are to be captured{whose}"
+    return record, lines
+
+
+@command(
+    "Compute how many problems, samples and seeds a claim about retention needs.",
+    argument("--claim", type=float, help="retention to show with the interval's lower end (0.91)"),
+    argument("--retention", type=float, help="true retention that is expected (0.95)" + _FROM_RUNS),
+    argument("--accuracy", type=float, help="accuracy of the full student (0.5)" + _FROM_RUNS),
+    argument("--between", type=float, help="share of the variance between problems (0.6)" + _FROM_RUNS),
+    argument("--correlation", type=float, help="correlation of the students' chances over problems (0.9)" + _FROM_RUNS),
+    argument("--seed-sd", type=float, help="standard deviation of accuracy between training seeds (0.01)" + _FROM_RUNS),
+    argument("--level", type=float, help="confidence level of the interval (0.95)"),
+    argument("--power", type=float, help="probability of showing the claim (0.8)"),
+    argument("--samples", type=int, nargs="+", default=[1, 4, 16, 64], help="samples a problem (1 4 16 64)"),
+    argument("--seeds", type=int, nargs="+", default=[1, 3, 5, 10, 20], help="seeds a student (1 3 5 10 20)"),
+    argument("--problems", type=int, nargs="+", default=[30, 60, 500, 1319], help="sizes to judge (30 60 500 1319)"),
+    argument("--full", type=Path, nargs="+", metavar="RUN", help="finished runs of the full student"),
+    argument("--policy", type=Path, nargs="+", metavar="RUN", help="finished runs of the policy's student"),
+    argument("--task", help="task of the runs, where they have several"),
+    JSON,
+)
+def power(options: argparse.Namespace) -> None:
+    """Print how many problems are needed, and what plans of given size can show."""
+    from leadspan.settings import validate
+    from leadspan.statistics.power import Claim, chance_to_show, problems_needed, standard_error
+    from leadspan.statistics.power_from_runs import expected_from
+    from leadspan.tables import Block, rich_table
+
+    # What is not given is estimated from runs, or has its default.
+    stated = {name: getattr(options, name) for name in Claim.model_fields if getattr(options, name) is not None}
+    if (options.full is None) != (options.policy is None):
+        raise SettingsError("power: --full and --policy go together; give finished runs of both students")
+    if min(*options.samples, *options.seeds, *options.problems, 1) < 1:
+        raise SettingsError("power: --samples, --seeds and --problems are numbers from 1 upwards")
+    if options.full is None:
+        claim = validate(Claim, stated, "power")
+    else:
+        policy, full = (_scores(paths, options.task) for paths in (options.policy, options.full))
+        claim = expected_from(policy, full, stated)
+    console = console_beside(options.json)
+    console.print(
+        f"Claim: retention of at least {claim.claim:.0%}, with the lower end of a {claim.level:.0%} interval, shown "
+        f"with a probability of {claim.power:.0%}.\n"
+        f"Expected: retention {claim.retention:.1%}, accuracy of the full student {claim.accuracy:.1%}, "
+        f"{claim.between:.0%} of the variance between problems, correlation {claim.correlation:.2f}, "
+        f"accuracy varies by {100 * claim.seed_sd:.1f} points from seed to seed.\n",
+        highlight=False,
+    )
+    rows = []
+    for count in options.samples:
+        sizes = [problems_needed(claim, count, number) for number in options.seeds]
+        rows.append((str(count), *("no number" if size is None else f"{size:,}" for size in sizes)))
+    seeds = ["1 seed *" if number == 1 else f"{number} seeds" for number in options.seeds]
+    console.print(rich_table(Block("Problems needed", ("samples a problem", *seeds), tuple(rows), num_text=0)))
+    console.print(
+        "* about the two trained models only; the spread between seeds is left out\n"
+        "no number: the seeds alone vary too much for the claim",
+        highlight=False,
+    )
+    console.print(rich_table(_shown(claim, options.problems, options.samples, options.seeds)))
+    # All plans, while the printed table shows the extremes alone; null where no number of problems is enough.
+    sides = list(itertools.product(options.samples, options.seeds))
+    needed = [{"samples": n, "seeds": m, "problems": problems_needed(claim, n, m)} for n, m in sides]
+    plans = [
+        {
+            **dict(zip(("problems", "samples", "seeds"), plan, strict=True)),
+            "standard_error": standard_error(claim, *plan),
+            "chance": chance_to_show(claim, *plan),
+        }
+        for plan in ((size, *side) for size in options.problems for side in sides)
+    ]
+    write_json({"claim": claim.model_dump(mode="json"), "needed": needed, "plans": plans}, options.json)
+
+
+def _shown(claim: "Claim", problems: Sequence[int], samples: Sequence[int], seeds: Sequence[int]) -> "Block":
+    """What plans can show, for the fewest and the most samples, one seed and the fewest of several."""
+    from leadspan.statistics.power import chance_to_show, standard_error
+    from leadspan.tables import Block
+
+    # One seed leaves the spread between seeds out, so a plan with several is shown beside it.
+    few, many = min(seeds), min((number for number in seeds if number > 1), default=min(seeds))
+    counts = [count for count in samples if count in (min(samples), max(samples))]
+    rows = []
+    for size, count, number in itertools.product(problems, counts, dict.fromkeys((few, many))):
+        error, chance = standard_error(claim, size, count, number), chance_to_show(claim, size, count, number)
+        mark = " *" if number == 1 else ""
+        rows.append((f"{size:,}", str(count), f"{number}{mark}", f"{error:.3f}", f"{chance:.0%}"))
+    header = ("problems", "samples", "seeds", "standard error of retention", "probability of showing the claim")
+    return Block("\nWhat a plan can show", header, tuple(rows), num_text=0)
+
+
+def _scores(paths: Sequence[Path], task: str | None) -> "list[Scores]":
+    from leadspan.results import load_run
+
+    scores: list[Scores] = []
+    for path in paths:
+        # With one task in the run there is no need to name it.
+        results = [result for result in load_run(path).evaluations if task in (None, result.task)]
+        if len(results) != 1:
+            raise RunError(f"{path}: {len(results)} evaluations fit; name the task with --task")
+        scores.append(results[0].correct)
+    return scores
+
+
+@command(
+    "Compare runs: one self-contained HTML page, or its tables, figures and data for a paper.",
+    argument(
+        "runs", nargs="+", type=Path, metavar="RUN", help="run directory, a directory of them, or a study's directory"
+    ),
+    argument(
+        "--format",
+        choices=list(DEFAULT_OUTPUTS),
+        default="html",
+        help="html: the page; md: its tables; json: everything the page shows; png: its figures (extra `figures`)",
+    ),
+    argument(
+        "--output",
+        type=Path,
+        help="file to write, for png a directory (report.html, .md, .json, report-figures); - prints it",
+    ),
+    argument("--title", default="What the cut kept, and what it cost", help="title of the page"),
+    argument("--target", type=float, default=0.9, help="retention that a cut must reach, as a share (0.9)"),
+    argument(
+        "--cost",
+        choices=("time", "memory", "flops", "tokens", "energy", "money"),
+        default="time",
+        help="cost that orders the rows and the recommendation (time)",
+    ),
+    argument(
+        "--audit",
+        dest="audits",
+        action="append",
+        type=Path,
+        default=[],
+        metavar="FILE",
+        help="JSON of `leadspan audit` to show; audit.json in the given directories is found automatically",
+    ),
+    argument("--samples", type=int, default=4, help="problems shown side by side for each cut policy and task (4)"),
+)
+def report(options: argparse.Namespace) -> None:
+    """Load the runs, print the tables, write the report."""
+    from leadspan.report.content import build_report
+    from leadspan.report.costs import COST_OPTIONS
+    from leadspan.report.inputs import read_inputs
+    from leadspan.report.write import print_report, report_text, write_report
+
+    # Before the runs are read, which may take long.
+    if not 0 < options.target <= 1:
+        raise SettingsError(f"--target {options.target}: must be a share above 0 and at most 1, such as 0.9")
+    is_printed = str(options.output) == STANDARD_OUTPUT
+    if is_printed and options.format == "png":
+        raise SettingsError("--output -: figures are files; give a directory, or another --format")
+    if options.samples < 0:
+        raise SettingsError(f"--samples {options.samples}: must be 0 or more")
+    output = options.output or Path(DEFAULT_OUTPUTS[options.format])
+    if not is_printed:
+        check_output("--output", output, is_directory=options.format == "png")
+    inputs = read_inputs(options.runs, options.audits)
+    report = build_report(inputs, options.title, options.target, COST_OPTIONS[options.cost], options.samples)
+    # With the report on standard output, the tables go to standard error.
+    print_report(report, console_beside(options.output))
+    for path in inputs.skipped:
+        print_plain(f"skipped: {path}: no run in it", error=is_printed)
+    # Always on standard error: what is left out must not go unseen.
+    for text in report.damaged:
+        print_plain(f"damaged, and left out: {text}", error=True)
+    for trial in (trial for study in report.studies for trial in study.trials if trial.state != "done"):
+        print_plain(f"missing: {trial.title}: {trial.message or trial.state}", error=is_printed)
+    if is_printed:
+        sys.stdout.write(report_text(report, options.format))
+        return
+    for path in write_report(report, output, options.format):
+        print_plain(f"report: {path}")

@@ -1,0 +1,242 @@
+"""What one starts with: demo, recipes, worlds, and completion of the keys of files and the words of commands."""
+
+import argparse
+import difflib
+import itertools
+import json
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from leadspan.cli.options import argument, check_kind, check_tasks, command, load_libraries, recipe_file
+from leadspan.errors import SettingsError
+from leadspan.files import write_atomically
+from leadspan.sources import Source, check_output, check_sources
+from leadspan.text import print_plain
+
+SCHEMA_FILE = "recipe.schema.json"
+NUM_PROBLEMS = 100
+# The next commands, in the order in which to run them, with what each shows.
+_STEPS = {
+    "audit {}": "lengths, where answers come first, what each cut loses",
+    "preview {}": "sections, cut and weights on real records",
+    "plan {}": "tokens, FLOPs, memory",
+    "doctor {}": "checks, each with a remedy",
+    "distill {}": "the student of this cut",
+    "distill {} 'cut={{kind: full}}' name=full output=runs/{name}-full": "the one to compare it with",
+    "report runs/{name} runs/{name}-full": "what the cut kept, and what it cost",
+}
+_ASKED = {
+    "traces": "Traces (file, directory or Hub data set): ",
+    "student": "Student to train (directory or Hub name): ",
+    "teacher": "Teacher to imitate (directory or Hub name; empty for none): ",
+    "task": "Task to compare runs by (benchmark, BENCHMARK=FILE, or file; empty for gsm8k): ",
+}
+RECIPES = Path(__file__).parents[1] / "recipes"
+_FILES = ("recipe", "study", "world")
+_SHELLS = ("bash", "zsh", "fish")
+# `-o default` completes file names where no word fits.
+_BASH = """\
+_leadspan() {{
+  local word=${{COMP_WORDS[COMP_CWORD]}} words=
+  if [ "$COMP_CWORD" -eq 1 ]; then words="{commands}"; else case "${{COMP_WORDS[1]}}" in
+{cases}
+  esac; fi
+  COMPREPLY=($(compgen -W "$words" -- "$word"))
+}}
+complete -o default -F _leadspan leadspan"""
+_ZSH_START = "autoload -U +X compinit && compinit -i\nautoload -U +X bashcompinit && bashcompinit\n"
+
+
+@command(
+    "Train a teacher, a base model and six students on this machine, and show the retention of each cut.",
+    argument("--output", type=Path, default=Path("runs/demo"), help="directory of the demo (runs/demo)"),
+    argument("--seed", type=int, default=0, help="seed of world, weights and order (0)"),
+)
+def demo(options: argparse.Namespace) -> None:
+    """Run the demo."""
+    from leadspan.demo import run_demo
+
+    run_demo(options.output, options.seed)
+
+
+@command(
+    "Write a commented recipe for your own traces and models, after a look at them.",
+    argument("traces", nargs="?", help="trace file, directory of trace files, or Hub data set; asked for if absent"),
+    argument("--student", help="directory, Hub name or GGUF file of the model to train"),
+    argument("--teacher", help="directory, Hub name or GGUF file of the model to imitate; optional"),
+    argument("--task", help="known benchmark, BENCHMARK=FILE, or file of problems (gsm8k)"),
+    argument("--name", help="name of the run (that of the recipe's file)"),
+    argument("--output", type=Path, default=Path("recipe.yaml"), help="recipe to write (recipe.yaml)"),
+    argument("--force", action="store_true", help="replace an existing recipe"),
+)
+def init(options: argparse.Namespace) -> None:
+    """Ask for missing inputs, examine them, write recipe and schema, and print the next commands."""
+    from leadspan.evaluation.benchmarks import task_values
+    from leadspan.evaluation.settings import TaskSettings
+    from leadspan.models.settings import pretrained_at
+    from leadspan.recipe import Recipe, load_recipe
+    from leadspan.settings import json_schema, validate
+    from leadspan.traces.read import check_layout
+    from leadspan.traces.settings import TraceSource
+
+    if options.output.exists() and not options.force:
+        raise SettingsError(f"--output {options.output}: it exists already; give another, or --force to replace it")
+    check_output("--output", options.output, is_directory=False)
+    _ask(options)
+    task = task_values(options.task or "gsm8k", NUM_PROBLEMS)
+    # Named after the options, since there is no recipe yet.
+    sources = [Source("TRACES", options.traces, "dataset"), Source("--student", options.student, "model")]
+    sources += [Source("--teacher", options.teacher, "model")] if options.teacher else []
+    check_sources(sources, str(options.output))
+    check_tasks("--task", [validate(TaskSettings, task, "--task")])
+    check_layout(TraceSource(path=options.traces))
+
+    load_libraries()
+    from leadspan.cli.new_recipe import RecipeChoices, recipe_text
+    from leadspan.status import PlainConsole, StatusLine, report_status
+
+    with StatusLine(PlainConsole(stderr=True)):
+        report_status(f"looking at {options.traces} and {options.student}")
+        teacher = pretrained_at(options.teacher) if options.teacher else None
+        name = options.name or options.output.stem
+        choices = RecipeChoices(options.traces, pretrained_at(options.student), teacher, task, name)
+        text = recipe_text(choices, SCHEMA_FILE)
+    schema = options.output.with_name(SCHEMA_FILE)
+    write_atomically(schema, json.dumps(json_schema(Recipe), indent=1) + "\n")
+    write_atomically(options.output, text)  # last, since it is what the command asks not to be there
+    load_recipe(options.output)  # a recipe that is written is valid, or the command fails here
+    print_plain(f"wrote {options.output}, and {schema} for editors; then")
+    steps = {f"leadspan {step.format(options.output, name=name)}": meaning for step, meaning in _STEPS.items()}
+    width = max(map(len, steps))
+    print_plain("\n".join(f"  {step:<{width}}  # {meaning}" for step, meaning in steps.items()))
+
+
+def _ask(options: argparse.Namespace) -> None:
+    """Ask on a terminal for missing options; elsewhere refuse to run without the required ones."""
+    # A script must not wait for an answer.
+    is_asked = sys.stdin.isatty() and None in (options.traces, options.student)
+    for key, question in _ASKED.items():
+        if is_asked and getattr(options, key) is None:
+            setattr(options, key, input(question).strip() or None)
+    missing = [name for name in ("traces", "student") if getattr(options, name) is None]
+    if missing:
+        raise SettingsError(
+            f"init: {' and '.join(missing)} missing; write leadspan init TRACES --student MODEL [--teacher MODEL], or "
+            "run it on a terminal, where it asks"
+        )
+
+
+@command(
+    "List the recipes that come with leadspan, print one, or copy it with the recipes that it names.",
+    argument("name", nargs="?", metavar="NAME", help="recipe to print or copy; all are listed if absent"),
+    argument("--output", type=Path, metavar="DIR", help="directory to copy it to, with the recipes it names"),
+)
+def recipes(options: argparse.Namespace) -> None:
+    """List, print or copy."""
+    # The recipes below a folder belong to commands (init, demo), and are not for copying.
+    texts = {path.stem: path.read_text(encoding="utf-8") for path in sorted(RECIPES.glob("*.yaml"))}
+    if options.name is None:
+        if options.output is not None:
+            raise SettingsError("recipes: --output needs the NAME of a recipe")
+        width = max(map(len, texts))
+        for name, text in texts.items():
+            # The first sentence of the comment on top; a schema for editors is no part of it.
+            first = itertools.takewhile(re.compile(r"# \S").match, text.splitlines()[:2])
+            comment = " ".join(line.removeprefix("# ") for line in first)
+            print_plain(f"{name:<{width}}  {re.split(r'[.:](?= [A-Z]|$)', comment)[0]}")
+        return
+    name = options.name.removesuffix(".yaml")
+    if name not in texts:
+        near = difflib.get_close_matches(name, texts, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(texts)}"
+        raise SettingsError(f"recipes: there is no recipe {options.name!r}; {hint}")
+    if options.output is None:
+        print_plain(texts[name].rstrip("\n"))
+        return
+    names = [name]
+    for each in names:  # grows while the loop runs: a recipe may name others, and they further ones
+        mentioned = dict.fromkeys(re.findall(r"(\w+)\.yaml", texts[each]))
+        names += [recipe for recipe in mentioned if recipe in texts and recipe not in names]
+    copies = {options.output / f"{each}.yaml": texts[each] for each in names}
+    for path, text in copies.items():
+        # All are checked before the first is written.
+        if path.exists() and path.read_text(encoding="utf-8") != text:
+            raise SettingsError(f"{path}: exists already, with other content; give another --output")
+    for path, text in copies.items():
+        write_atomically(path, text)
+        print_plain(f"wrote {path}")
+
+
+@command(
+    "Write the files of a generated world: traces to train on, held-out problems, a tokenizer.",
+    *recipe_file("YAML file of the world's sets of problems", "the file's", "WORLD"),
+)
+def world(options: argparse.Namespace) -> None:
+    """Write the world and show what was written."""
+    check_kind(options.recipe, "world")
+    from leadspan.settings import load_settings
+    from leadspan.status import PlainConsole
+    from leadspan.tables import Block, rich_table
+    from leadspan.worlds.files import write_world
+    from leadspan.worlds.settings import WorldFiles
+
+    files = load_settings(WorldFiles, options.recipe, options.overrides)
+    record = write_world(files)
+    rows: list[tuple[str, ...]] = []
+    for name, problem_set in record.sets.items():
+        # Where traces first state their answer decides which cuts can work.
+        settings, share = problem_set.settings, problem_set.first_answer
+        after = "not in the chain of thought" if share is None else f"{share:.0%} of the chain of thought"
+        rows.append((name, settings.world.kind, f"{settings.num_traces:,}", f"{settings.num_problems:,}", after))
+    header = ("set", "world", "traces", "held out", "first answer after")
+    console = PlainConsole()
+    console.print(rich_table(Block(f"seed {record.seed}", header, tuple(rows), num_text=2)))
+    console.print(f"world: {files.output}", highlight=False, soft_wrap=True)
+
+
+@command(
+    "Print the JSON schema of recipes, studies or worlds, with which editors complete keys and mark faults.",
+    argument("file", nargs="?", choices=_FILES, default="recipe", help="kind of file (recipe)"),
+)
+def schema(options: argparse.Namespace) -> None:
+    """Print it on standard output."""
+    from leadspan.recipe import Recipe
+    from leadspan.settings import Settings, json_schema
+    from leadspan.study.settings import Study
+    from leadspan.worlds.settings import WorldFiles
+
+    kinds: dict[str, type[Settings]] = dict(zip(_FILES, (Recipe, Study, WorldFiles), strict=True))
+    print(json.dumps(json_schema(kinds[options.file]), indent=1))
+
+
+@command(
+    "Print a script for shell completion of commands and options: `source <(leadspan completion bash)`.",
+    argument("shell", choices=_SHELLS, help="bash, zsh, or fish: leadspan completion fish | source"),
+)
+def completion(options: argparse.Namespace) -> None:
+    """Print the script."""
+    from leadspan.cli import build_parser
+
+    actions = build_parser()._actions  # argparse has no public way to the commands of a parser
+    commands = next(action.choices for action in actions if isinstance(action, argparse._SubParsersAction))
+    if options.shell == "fish":
+        for name, parser in commands.items():
+            summary = (parser.description or "").splitlines()[0].replace("'", "")
+            print_plain(f"complete -c leadspan -n __fish_use_subcommand -f -a {name} -d '{summary}'")
+            for word in _words(parser):
+                kind = f"-l {word[2:]}" if word.startswith("--") else f"-a {word}"
+                print_plain(f"complete -c leadspan -n '__fish_seen_subcommand_from {name}' {kind}")
+        return
+    cases = (f'    {name}) words="{" ".join(_words(parser))}" ;;' for name, parser in commands.items())
+    script = _BASH.format(commands=" ".join(commands), cases="\n".join(cases))
+    print_plain((_ZSH_START if options.shell == "zsh" else "") + script)
+
+
+def _words(parser: argparse.ArgumentParser) -> Iterator[str]:
+    """Options, and the choices of positional arguments."""
+    for action in parser._actions:
+        # Long options alone: short ones need no completion.
+        yield from (option for option in action.option_strings if option.startswith("--"))
+        yield from () if action.option_strings else (str(choice) for choice in action.choices or ())
