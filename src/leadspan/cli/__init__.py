@@ -101,7 +101,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
             hint = f"; settings have no dashes: {example}"
         parser.error(f"unrecognized arguments: {' '.join(rest)}{hint}")
     if rest:
-        options.overrides += rest
+        options.overrides = [*options.overrides, *rest]  # the list of the default is that of every later call
     return options
 
 
