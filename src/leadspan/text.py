@@ -34,6 +34,11 @@ def shortened(text: str, most: int) -> str:
     return text if len(text) <= most else text[: most - 3] + "..."
 
 
+def first_line(error: Exception) -> str:
+    """The first line of an error's message; the name of its type where it has none."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 def plain(text: str) -> str:
     """The text with every control code replaced by U+FFFD, and every password and token by asterisks.
 

@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from leadspan.cli import main
-from leadspan.doctor import fit_checks, loss_checks
-from leadspan.doctor.check_inputs import Check
+from leadspan.doctor import doctor, fit_checks
 from leadspan.doctor.doctor import examine
+from leadspan.doctor.fit_checks import Check
 from leadspan.inputs import prepare_data
 from leadspan.losses.objective import batch_loss
 from leadspan.models.loading import load_model, save_student
@@ -109,13 +109,13 @@ def test_losses_are_computed_at_every_fourth_position_but_for_the_labels(
         counts.append(len(batch["positions"]))
         return batch_loss(student, batch, *rest)
 
-    monkeypatch.setattr(loss_checks, "batch_loss", counted)
+    monkeypatch.setattr(doctor, "batch_loss", counted)
     recipe = toy_recipe(tmp_path)
     examine(recipe, 4)
     rows = prepare_data(recipe).splits.train
     # whole traces of fewer than EXCERPT_TOKENS tokens; the first token of each has no loss
     sizes = [len(rows[i]["input_ids"]) - 1 for i in range(4)]
-    assert max(sizes) < loss_checks.EXCERPT_TOKENS
+    assert max(sizes) < doctor.EXCERPT_TOKENS
     fourths = [-(-size // 4) for size in sizes]
     shortest = sorted(fourths)[:3]
     # the teacher on itself, all excerpts, the labels, a pack and each of its examples alone

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from leadspan.doctor.check_inputs import Check, CheckInputs
-from leadspan.doctor.rollout_checks import _drawn, _look, rollouts
+from leadspan.doctor.doctor import _drawn, _look, rollouts
+from leadspan.doctor.fit_checks import Check, CheckInputs
 from leadspan.inputs import prepare_data, rollout_inputs
 from leadspan.models.loading import load_model
 from leadspan.models.settings import RandomInit

@@ -8,7 +8,7 @@ from huggingface_hub import ModelCard
 
 from leadspan.cli import main
 from leadspan.digests import DIGESTS_FILE, fault
-from leadspan.hub.card import model_card, uncut_beside, write_card
+from leadspan.hub import model_card, uncut_beside, write_card
 from leadspan.pipeline.run import run
 from leadspan.results import RunResult, damage, load_run, save_run
 from leadspan.tables import quantity

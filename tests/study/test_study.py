@@ -10,7 +10,7 @@ from rich.console import Console
 
 from leadspan.cli import main
 from leadspan.errors import RunError, SettingsError
-from leadspan.locks import locked
+from leadspan.files import locked
 from leadspan.report.frontier import build_frontiers
 from leadspan.report.inputs import read_inputs
 from leadspan.settings import dump_yaml

@@ -17,7 +17,7 @@ from benchmarks import hold_process
 
 from leadspan.digests import seal
 from leadspan.errors import EvaluationError, ModelError, RunError
-from leadspan.locks import locked
+from leadspan.files import locked
 from leadspan.models.loading import load_model
 from leadspan.pipeline.run import run
 from leadspan.recipe import Recipe
@@ -153,7 +153,7 @@ def test_sampling_that_no_model_could_be_asked_by_is_refused_before_training(
 def test_a_run_directory_has_one_writer_and_a_dead_one_is_followed(tmp_path: Path) -> None:
     recipe = toy_recipe(tmp_path, steps=1)
     code = (
-        "import sys, time\nfrom pathlib import Path\nfrom leadspan.locks import locked\n"
+        "import sys, time\nfrom pathlib import Path\nfrom leadspan.files import locked\n"
         f"with locked(Path({str(recipe.output)!r}) / '.lock', RuntimeError):\n"
         "    print('locked', flush=True)\n    time.sleep(600)"
     )

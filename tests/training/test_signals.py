@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from benchmarks import hold_process
 
-from leadspan.interruption import Terminated, deferred, is_asked_to_end, listening
 from leadspan.pipeline.run import run
+from leadspan.processes import Terminated, deferred, is_asked_to_end, listening
 from recipes import metrics, toy_recipe, without_times, write_recipe
 
 SRC = str(Path(__file__).parents[2] / "src")
@@ -66,7 +66,7 @@ def test_ctrl_c_while_the_program_ends_prints_no_traceback() -> None:
 
 def test_a_second_sigterm_ends_the_process_at_once(tmp_path: Path) -> None:
     code = (
-        "import os, signal, time\nfrom leadspan.interruption import deferred, listening\n"
+        "import os, signal, time\nfrom leadspan.processes import deferred, listening\n"
         "with listening(), deferred():\n"
         "    os.kill(os.getpid(), signal.SIGTERM)\n    print('goes on', flush=True)\n"
         "    os.kill(os.getpid(), signal.SIGTERM)\n    print('goes on still', flush=True)"
@@ -122,7 +122,7 @@ def test_data_workers_do_not_outlive_an_interpreter_that_still_holds_their_loade
     """As after Ctrl-C, when a traceback holds it: a worker takes the first SIGTERM for a scheduler's."""
     code = (
         "import atexit, sys, torch\nfrom torch.utils.data import DataLoader\n"
-        "from leadspan.interruption import end_data_workers, prepare_data_worker\n"
+        "from leadspan.processes import end_data_workers, prepare_data_worker\n"
         "rows = iter(DataLoader(range(100), num_workers=1, worker_init_fn=prepare_data_worker))\nnext(rows)\n"
         "sys.modules['held'] = rows\nrows._shutdown_workers = lambda: None\n"
         "atexit.register(end_data_workers)\n"
@@ -133,7 +133,7 @@ def test_data_workers_do_not_outlive_an_interpreter_that_still_holds_their_loade
 
 def test_a_fork_server_ends_with_its_process_although_it_still_imports() -> None:
     code = (
-        "import multiprocessing.forkserver\nfrom leadspan.fork_server import fork_server\n"
+        "import multiprocessing.forkserver\nfrom leadspan.processes import fork_server\n"
         "fork_server(['torch'])\nprint(multiprocessing.forkserver._forkserver._forkserver_pid)"
     )
     ended = subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": SRC}, capture_output=True, text=True)

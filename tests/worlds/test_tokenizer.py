@@ -10,8 +10,7 @@ from leadspan.traces.read import read_traces
 from leadspan.traces.records import Trace
 from leadspan.traces.settings import TraceSource
 from leadspan.worlds.derive_and_verify import DeriveAndVerify
-from leadspan.worlds.files import write_task, write_traces
-from leadspan.worlds.tokenizer import build_tokenizer
+from leadspan.worlds.files import build_tokenizer, write_task, write_traces
 
 
 def test_problems_survive_disk_template_and_tokenizer(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from leadspan.answers.first_answer import Candidates, GoldSource, find_candidate
 from leadspan.answers.grading import MathGrader
 from leadspan.data.sections import Rendered, Renderer
 from leadspan.data.truncation import Sections
-from leadspan.fork_server import in_batches
+from leadspan.processes import in_batches
 from leadspan.traces.records import Refusal, Trace
 
 BATCH = 32

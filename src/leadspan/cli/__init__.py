@@ -18,7 +18,7 @@ from typing import NoReturn
 from leadspan.cli.options import REGISTERED, STANDARD_OUTPUT
 from leadspan.errors import LeadspanError
 from leadspan.files import full_disk_reported
-from leadspan.interruption import EXIT_CODE, Terminated, listening
+from leadspan.processes import EXIT_CODE, Terminated, listening
 from leadspan.sources import check_output
 from leadspan.text import LogFormatter, plain, print_plain
 

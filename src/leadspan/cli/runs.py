@@ -121,7 +121,7 @@ def evaluate(options: argparse.Namespace) -> None:
     load_libraries()
     from leadspan.environment import environment
     from leadspan.evaluation.evaluate import evaluate_model
-    from leadspan.hub.card import write_card
+    from leadspan.hub import write_card
     from leadspan.pipeline.directory import claimed
     from leadspan.report.summary import run_summary
     from leadspan.results import RUN_FILE, RunResult, save_run
@@ -217,7 +217,7 @@ def card(options: argparse.Namespace) -> None:
         )
     shown = result.model_copy(update={"evaluations": list(evaluations.values())})
     # These import torch, which waits until the runs are known to be there.
-    from leadspan.hub.card import write_card
+    from leadspan.hub import write_card
     from leadspan.pipeline.directory import claimed
 
     # A run that is being written must not get a second writer.
@@ -233,7 +233,7 @@ def card(options: argparse.Namespace) -> None:
 )
 def push(options: argparse.Namespace) -> None:
     """Upload, and print the address of the commit."""
-    from leadspan.hub.push import check_push, push_student
+    from leadspan.hub import check_push, push_student
     from leadspan.results import load_run
     from leadspan.status import PlainConsole, StatusLine, report_status
     from leadspan.training.result import STUDENT_DIR

@@ -22,7 +22,7 @@ from leadspan.data.settings import DataSettings, HeldOutShare, HeldOutSource
 from leadspan.data.truncation import Sections
 from leadspan.digests import DIGESTS_FILE, fault, is_sealed, seal
 from leadspan.errors import DataError
-from leadspan.fork_server import in_batches
+from leadspan.processes import in_batches
 from leadspan.status import Progress
 from leadspan.traces.read import RefusalCounter, fingerprint, read_traces
 from leadspan.traces.records import Refusal, Trace

@@ -1,25 +1,84 @@
-"""Checks that the parts of a recipe fit together: tokenizers, templates, heads, ends of turns, store, disk, memory."""
+"""What checks read and say; and the checks that parts of a recipe fit together: tokenizers, ends, store, memory."""
 
 import shutil
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
 
 import psutil
 import torch
+from transformers import PreTrainedModel
 
 from leadspan.costs.memory import NUM_CHECKPOINTS, disk_bytes
+from leadspan.data.examples import Example
 from leadspan.data.packing import pack
 from leadspan.data.truncation.policy import STOP_REMEDY
-from leadspan.doctor.check_inputs import Check, CheckInputs, Verdict, models_of
 from leadspan.errors import LeadspanError, ModelError
-from leadspan.inputs import check_served, checked_teacher, merged_ends
+from leadspan.inputs import PreparedData, check_served, checked_teacher, merged_ends
 from leadspan.models.heads import head_of
 from leadspan.models.identity import end_ids_of, load_end_ids
 from leadspan.models.loading import check_vocabulary, load_tokenizer
-from leadspan.models.settings import Pretrained
+from leadspan.models.settings import ModelSettings, Pretrained
 from leadspan.planning.prediction import cost_model_of, predict, student_shape
+from leadspan.recipe import Recipe
 from leadspan.teacher.settings import Served
 from leadspan.teacher.targets import SparseTargets
+
+Verdict = Literal["ok", "warning", "failed", "skipped"]
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """The result of one check.
+
+    Attributes:
+        name: What was checked.
+        verdict: `warning`: training runs, but its result may disappoint.
+        figure: The measured value.
+        remedy: What to do; empty where the check passed.
+    """
+
+    name: str
+    verdict: Verdict
+    figure: str
+    remedy: str = ""
+
+    @classmethod
+    def of(cls, name: str, passes: bool, figure: str, remedy: str, fault: Verdict = "warning") -> "Check":
+        """`ok`, or a fault with its remedy."""
+        return cls(name, "ok", figure) if passes else cls(name, fault, figure, remedy)
+
+
+@dataclass(frozen=True)
+class CheckInputs:
+    """Everything that the checks may read.
+
+    Attributes:
+        recipe: The recipe.
+        data: Its data.
+        student: The student in float32.
+        teacher: The teacher in float32; None where there is none, or a server runs it.
+        sample: A few training examples, whole, all positions weighted.
+        excerpts: The beginnings of these, for faults that show at any length: long losses take minutes on a CPU.
+        device: Device of the models.
+    """
+
+    recipe: Recipe
+    data: PreparedData
+    student: PreTrainedModel
+    teacher: PreTrainedModel | None
+    sample: list[Example]
+    excerpts: list[Example]
+    device: torch.device
+
+
+def models_of(inputs: CheckInputs) -> Iterator[tuple[str, ModelSettings, PreTrainedModel]]:
+    """Role, settings and model of the student and, where there is one, the teacher."""
+    yield "student", inputs.recipe.student, inputs.student
+    if inputs.teacher is not None and inputs.recipe.local_teacher is not None:
+        yield "teacher", inputs.recipe.local_teacher, inputs.teacher
+
 
 # Share of a teacher's mass outside the support from which the doctor warns: its distribution there is not seen.
 _MUCH_TAIL = 0.1

@@ -1,24 +1,58 @@
-"""A run directory: claimed by one process at a time, started once, and resumed only with the same recipe and inputs."""
+"""A run directory: claimed by one process at a time, started once, and resumed only with the same recipe and inputs.
+
+The identity of a run is what it is resumed by: the settings that change its training, and the content of its inputs.
+It is written once, before training. Settings that do not change training are left out: evaluation, plan, capture,
+trackers, numbers of processes, and paths.
+"""
 
 import itertools
-from collections.abc import Iterator
+import json
+import logging
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
 from leadspan.data.sections import Renderer
+from leadspan.data.settings import HeldOutSource
+from leadspan.digests import checksum
 from leadspan.errors import RunError, SettingsError
 from leadspan.evaluation.subject import SUFFIX
-from leadspan.files import full_disk_reported, write_atomically
+from leadspan.files import full_disk_reported, locked, write_atomically
 from leadspan.inputs import load_renderer
-from leadspan.locks import locked
-from leadspan.pipeline.identity import check_identity, identity_of, write_identity
+from leadspan.models.identity import content_id
 from leadspan.recipe import Recipe, load_recipe
 from leadspan.results import RunResult, load_run
-from leadspan.settings import dump_yaml
+from leadspan.rollout.settings import TaskPrompts
+from leadspan.settings import Settings, dump_yaml, flat
 from leadspan.status import report_status
+from leadspan.teacher.manifest import read_joined
+from leadspan.teacher.settings import NO_ACCESS, Served, StoredTargets
+from leadspan.text import shortened
+from leadspan.traces.read import fingerprint
+from leadspan.training.checkpoints import identity_files
 from leadspan.training.process import process_state
+from leadspan.training.result import IDENTITY_FILE
+
+logger = logging.getLogger(__name__)
 
 RECIPE_FILE = "recipe.yaml"
+# Settings that change no training; and paths and names whose content is hashed instead, so that a run may resume after
+# its inputs have moved.
+_NOT_COMPARED: dict[str, Any] = {
+    **dict.fromkeys(("name", "role", "output", "evaluation", "plan", "capture", "trial", "push", "tokenizer"), True),
+    "student": {"path", "revision"},
+    "teacher": {**NO_ACCESS, "path": True, "revision": True},
+    "targets": {"path"},
+    "rollout": {"prompts": {"task": {"path"}}},
+    "data": {
+        **dict.fromkeys(("cache_dir", "num_workers", "max_refused_share"), True),
+        "train": {"path"},
+        "validation": {"source": {"path"}},
+        "rendering": {"chat_template"},
+    },
+    "training": {"keep", "keep_checkpoints", "num_workers", "report_to"},
+}
 
 
 @contextmanager
@@ -61,7 +95,10 @@ def begin_run(recipe: Recipe, renderer: Renderer, is_resumed: bool) -> None:
     if process_state().is_main_process:
         # A new run keeps none: samples that are there belong to another model.
         _keep_samples(recipe.output, _drawn_alike(recipe) if is_resumed else set())
-        write_identity(recipe, renderer, is_resumed)
+        path = recipe.output / IDENTITY_FILE
+        if not is_resumed or not isinstance(_read(path), Identity):  # a resumed run may have it already
+            values = identity_of(recipe, renderer).model_dump(mode="json")
+            write_atomically(path, json.dumps(values | {"checksum": checksum(values)}, indent=1) + "\n")
         write_atomically(recipe.output / RECIPE_FILE, dump_yaml(recipe))
     process_state().wait_for_everyone()
 
@@ -98,3 +135,104 @@ def _keep_samples(directory: Path, names: set[str]) -> None:
     aside.mkdir()
     for path in moved:
         path.rename(aside / path.name)
+
+
+class Identity(Settings):
+    """The identity of a run."""
+
+    settings: dict[str, Any]
+    """Settings that change its training, by dotted name."""
+    contents: dict[str, str]
+    """Fingerprints of traces, tokenizer, chat template, starting weights and the teacher or its store, by setting."""
+
+
+def identity_of(recipe: Recipe, renderer: Renderer) -> Identity:
+    """The identity of a run of a recipe, from the files as they are.
+
+    Raises:
+        DataError: A trace file cannot be read.
+        ModelError: A model cannot be read.
+        TargetsError: There is no store where the recipe names one.
+    """
+    sources, own_output = {"data.train": recipe.data.train}, ""
+    if isinstance(recipe.data.validation, HeldOutSource):
+        sources["data.validation"] = recipe.data.validation.source
+    if recipe.rollout is not None and isinstance(recipe.rollout.prompts, TaskPrompts):
+        task = recipe.rollout.prompts.task
+        if task.generated is None:
+            sources["rollout.prompts.task"] = task.source
+        else:
+            own_output = task.path  # its options are among the settings
+    contents = {name: fingerprint(source) for name, source in sources.items()}
+    contents |= {"rollout.prompts.task": own_output} if own_output else {}
+    contents |= {"tokenizer": renderer.tokenizer_hash, "data.rendering.chat_template": renderer.template_hash}
+    contents["student"] = content_id(recipe.student)
+    if isinstance(recipe.targets, StoredTargets):
+        # Sorted, so that equal identities are equal texts.
+        contents["targets"] = json.dumps(read_joined(recipe.targets.path).identity(), sort_keys=True)
+    elif recipe.teacher is not None:
+        teacher = recipe.teacher
+        contents["teacher"] = teacher.identity if isinstance(teacher, Served) else content_id(teacher)
+    values = recipe.model_dump(mode="json", exclude=_NOT_COMPARED)
+    if isinstance(recipe.targets, StoredTargets):
+        del values["teacher"]  # not loaded; the store's manifest has the hash of its weights
+    return Identity(settings=dict(flat(values)), contents=contents)
+
+
+def check_identity(now: Identity, directory: Path) -> None:
+    """Compare a resumed run with the one that was started.
+
+    Raises:
+        RunError: Another recipe, or other inputs; names all that differs. Or there is no readable identity.
+    """
+    begun = _begun(directory)
+    differences = [
+        f"{name} was {_shown(begun.settings, name)}, is {_shown(now.settings, name)}"
+        for name in _changed(begun.settings, now.settings)
+    ]
+    differences += [f"{name} has another content" for name in _changed(begun.contents, now.contents)]
+    if differences:
+        raise RunError(
+            f"{directory}: the run was started with another recipe or other inputs ({'; '.join(differences)}); resume "
+            "with what it was started with, or give another output"
+        )
+
+
+def _begun(directory: Path) -> Identity:
+    """The identity that was written when the run was started; a damaged one is taken from the last whole checkpoint.
+
+    Raises:
+        RunError: There is no whole one.
+    """
+    path, *copies = identity_files(directory)
+    identity = _read(path)
+    if isinstance(identity, Identity):
+        return identity
+    for copied in copies:
+        if isinstance(earlier := _read(copied), Identity):
+            logger.warning("%s: %s; that of %s is taken", path, identity, copied.parent.name)
+            return earlier
+    raise RunError(f"{path}: {identity}, so the recipe that the run was started with is unknown; give another output")
+
+
+def _read(path: Path) -> Identity | str:
+    """The identity in a file, or what is wrong with it."""
+    try:
+        values = json.loads(path.read_bytes())
+        if values.pop("checksum", None) not in (None, checksum(values)):  # earlier versions wrote none
+            return "damaged"
+        return Identity.model_validate(values)
+    except OSError:
+        return "not found"
+    except (ValueError, AttributeError, TypeError, RecursionError):  # pydantic's is a ValueError
+        return "damaged"
+
+
+def _changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    return [name for name in {**before, **now} if before.get(name) != now.get(name)]
+
+
+def _shown(settings: Mapping[str, Any], name: str) -> str:
+    if name not in settings:
+        return "absent"
+    return shortened(json.dumps(settings[name]), 80)

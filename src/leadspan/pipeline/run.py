@@ -14,13 +14,11 @@ from leadspan.evaluation.result import EvalResult
 from leadspan.evaluation.sampling import window_of
 from leadspan.evaluation.tasks import Problem, load_task, warn_of_golds
 from leadspan.files import full_disk_reported
-from leadspan.hub.card import write_card
-from leadspan.hub.push import check_push, push_student
+from leadspan.hub import check_push, push_student, write_card
 from leadspan.inputs import PreparedData, checked_teacher, first_answers_of, prepare_data, training_inputs
 from leadspan.models.loading import load_config
 from leadspan.models.settings import Pretrained
-from leadspan.pipeline.directory import begin_evaluation, begin_run, claimed, finished_run
-from leadspan.pipeline.identity import check_identity, identity_of
+from leadspan.pipeline.directory import begin_evaluation, begin_run, check_identity, claimed, finished_run, identity_of
 from leadspan.pipeline.tracking import Trackers, outcome
 from leadspan.planning.prediction import break_point_fields, cost_model_of, predict, student_shape
 from leadspan.planning.rollouts import cost_of_rollouts

@@ -16,6 +16,7 @@ from leadspan.files import write_atomically
 from leadspan.recipe import Recipe
 from leadspan.results import Prediction, RunResult, predicted_and_measured
 from leadspan.settings import dump_yaml, flat
+from leadspan.text import first_line
 from leadspan.training.process import process_state
 
 logger = logging.getLogger(__name__)
@@ -96,7 +97,7 @@ class Trackers(TrainerCallback):
                 ids[name] = _store_recipe(tracker, self.recipe, is_new=name not in ids)
             except Exception as error:  # each tracker raises its own kinds
                 raise RunError(
-                    f"training.report_to: {name} cannot be opened: {_first_line(error)}; correct that, work without a "
+                    f"training.report_to: {name} cannot be opened: {first_line(error)}; correct that, work without a "
                     f"server (WANDB_MODE=offline, no MLFLOW_TRACKING_URI), or leave {name} out"
                 ) from None
         if ids:
@@ -254,9 +255,5 @@ def _close(tracker: GeneralTracker, has_failed: bool) -> None:
 def _warn(name: str, error: Exception) -> None:
     logger.warning(
         "training.report_to: %s: %s; it gets nothing more, metrics.jsonl and run.json have all",
-        name, _first_line(error),
+        name, first_line(error),
     )  # fmt: skip
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

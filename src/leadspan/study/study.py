@@ -13,7 +13,7 @@ from pathlib import Path
 from rich.console import Console
 
 from leadspan.errors import RunError, SettingsError
-from leadspan.locks import locked
+from leadspan.files import locked
 from leadspan.recipe import Recipe, TrialId
 from leadspan.sources import check_sources
 from leadspan.study.board import Board

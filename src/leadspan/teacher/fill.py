@@ -17,7 +17,6 @@ from typing import Protocol
 from leadspan.data.examples import Example
 from leadspan.digests import file_hash
 from leadspan.errors import CacheError, TargetsError
-from leadspan.locks import locked
 from leadspan.status import Progress
 from leadspan.teacher.codecs import Arrays
 from leadspan.teacher.manifest import (

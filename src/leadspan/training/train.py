@@ -22,13 +22,13 @@ from leadspan.data.sections import Renderer
 from leadspan.data.supervision import ScoredSelection
 from leadspan.digests import seal, unseal
 from leadspan.errors import ModelError
-from leadspan.interruption import Terminated, deferred
 from leadspan.losses.settings import LossSettings
 from leadspan.models.heads import head_of
 from leadspan.models.loading import check_vocabulary, load_model, load_own_tokenizer, save_student
 from leadspan.models.precision import uses_bf16
 from leadspan.models.settings import ModelSettings
 from leadspan.models.shapes import shape_of
+from leadspan.processes import Terminated, deferred
 from leadspan.teacher.source import TeacherSource
 from leadspan.training.callbacks import Clock, EnergyMeter, MetricsFile, Milestones, ProgressCallback, StepProfiler
 from leadspan.training.checkpoints import check_best, checkpoint_to_resume, writing

@@ -15,10 +15,10 @@ from leadspan.costs.measure import PeakMemory
 from leadspan.data.examples import Examples
 from leadspan.data.packing import Batch, pack
 from leadspan.data.supervision import ScoredSelection
-from leadspan.interruption import end_data_workers, is_asked_to_end, prepare_data_worker
 from leadspan.losses.objective import GROUPS, LossOutput, batch_loss, group_means, selected_weight
 from leadspan.losses.rows import ROW_COLUMNS
 from leadspan.losses.settings import LossSettings, PolicyGradient
+from leadspan.processes import end_data_workers, is_asked_to_end, prepare_data_worker
 from leadspan.teacher.source import TeacherSource
 from leadspan.teacher.targets import Targets
 from leadspan.training.callbacks import Clock

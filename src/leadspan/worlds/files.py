@@ -1,15 +1,31 @@
-"""A world on disk: traces, tasks and a tokenizer, in common formats."""
+"""A world on disk: traces and tasks in common formats, and a real fast tokenizer, only small."""
 
 import json
+import string
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from leadspan.errors import RunError
 from leadspan.settings import Settings, load_json
 from leadspan.worlds.problems import Problem, Split, first_answer_share
 from leadspan.worlds.settings import ProblemSet, WorldFiles
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
 WORLD_FILE = "world.json"
+END_OF_TURN = "<|im_end|>"
+_SPECIAL = ("<|endoftext|>", "<|im_start|>", END_OF_TURN)
+# Tags and roles, and the word with which a trace of `derive_and_verify` begins to check itself.
+_WORDS = ("<think>", "</think>", "user", "assistant", "system", "check")
+_CHARACTERS = "\n " + string.digits + string.ascii_letters + string.punctuation
+# ChatML, without a line break after the last turn: a conversation ends with its end-of-turn token.
+_TEMPLATE = (
+    "{% for message in messages %}{{ '<|im_start|>' + message.role + '\n' + message.content + '<|im_end|>' }}"
+    "{{ '' if loop.last else '\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '\n<|im_start|>assistant\n' }}{% endif %}"
+)
 
 
 class SetRecord(Settings):
@@ -38,8 +54,6 @@ def write_world(settings: WorldFiles) -> WorldRecord:
         SettingsError: A world has too few distinct problems; nothing has been written then.
         RunError: The directory holds another world.
     """
-    from leadspan.worlds.tokenizer import build_tokenizer
-
     held_out: dict[str, list[Problem]] = {}
     traces: dict[str, list[Problem]] = {}
     sets: dict[str, SetRecord] = {}
@@ -106,3 +120,23 @@ def _write(path: Path, rows: Iterable[dict[str, str]]) -> Path:
         for row in rows:
             file.write(json.dumps(row) + "\n")
     return path
+
+
+def build_tokenizer() -> "PreTrainedTokenizerFast":
+    """Special tokens, tags, roles and a few words as one token each, then printable ASCII; ChatML template."""
+    # Here, so that the settings of a world need no Transformers.
+    from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    vocabulary = {token: index for index, token in enumerate([*_SPECIAL, *_WORDS, *_CHARACTERS])}
+    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="?"))
+    # One token a character, but for the tokens that are added below.
+    backend.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
+    backend.decoder = decoders.Fuse()
+    backend.add_special_tokens([AddedToken(token, normalized=False) for token in _SPECIAL])
+    backend.add_tokens([AddedToken(token, normalized=False) for token in _WORDS])
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend, eos_token=END_OF_TURN, pad_token="<|endoftext|>", model_max_length=512
+    )
+    tokenizer.chat_template = _TEMPLATE
+    return tokenizer

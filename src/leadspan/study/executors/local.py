@@ -24,8 +24,7 @@ from pathlib import Path
 from typing import Literal
 
 from leadspan.errors import LeadspanError, RunError
-from leadspan.fork_server import fork_server
-from leadspan.interruption import EXIT_CODE, Terminated, end_data_workers, listening
+from leadspan.processes import EXIT_CODE, Terminated, end_data_workers, fork_server, listening
 from leadspan.recipe import Recipe
 from leadspan.results import RunResult, load_run
 from leadspan.settings import dump_yaml

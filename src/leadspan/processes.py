@@ -1,24 +1,32 @@
-"""Ending in good order: on SIGTERM and SIGUSR1, which schedulers send, on SIGHUP of a terminal that closes, on Ctrl-C.
+"""Processes: forked from one server, and ended in good order.
 
-The first of the signals but Ctrl-C raises `Terminated`. Where that is deferred, the code checks for it instead:
-training finishes its step and writes a checkpoint. A second SIGTERM ends the process at once; the others never do,
-however often they come.
+Workers leave Ctrl-C and hang-ups to the process that started them. A process ends in good order on SIGTERM and SIGUSR1,
+which schedulers send, on SIGHUP of a terminal that closes, and on Ctrl-C. The first of the signals but Ctrl-C raises
+`Terminated`. Where that is deferred, the code checks for it instead: training finishes its step and writes a
+checkpoint. A second SIGTERM ends the process at once; the others never do, however often they come.
 """
 
+import atexit
 import contextlib
 import importlib
+import itertools
 import multiprocessing
+import multiprocessing.forkserver
+import multiprocessing.resource_tracker
 import os
 import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing.context import ForkServerContext
 from types import FrameType, TracebackType
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
+ItemT = TypeVar("ItemT")
+ResultT = TypeVar("ResultT")
 EXIT_CODE = 128 + signal.SIGTERM
 # Of schedulers and `kill`, of a terminal that closes, and of Slurm's warning before a time limit.
 _SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
@@ -137,3 +145,71 @@ def _leave_signals_to_parent() -> None:
 
 
 os.register_at_fork(after_in_child=_leave_signals_to_parent)
+
+
+def fork_server(preload: Sequence[str] = ()) -> ForkServerContext:
+    """Processes forked from a server that ignore SIGINT and SIGHUP of the terminal: this process ends them.
+
+    Args:
+        preload: Modules that the server imports once for all of them.
+    """
+    context = multiprocessing.get_context("forkserver")
+    if preload:
+        context.set_forkserver_preload(list(preload))
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+    try:
+        multiprocessing.resource_tracker.ensure_running()  # first, because it lifts a block of SIGINT
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        multiprocessing.forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    atexit.unregister(_end_server)
+    atexit.register(_end_server, os.getpid())
+    return context
+
+
+def in_batches(
+    function: Callable[[list[ItemT]], ResultT], items: Iterable[ItemT], batch_size: int, num_workers: int
+) -> Iterator[ResultT]:
+    """Results of a function over batches of items, in their order.
+
+    Args:
+        function: Sent to every process once.
+        items: Read a few batches ahead, never all at once.
+        batch_size: Items of a batch.
+        num_workers: Processes; fewer batches than one for each are computed in this process.
+    """
+    stream = iter(items)
+    batches = iter(lambda: list(itertools.islice(stream, batch_size)), [])
+    group = list(itertools.islice(batches, num_workers))
+    if num_workers == 1 or len(group) < num_workers:
+        yield from map(function, itertools.chain(group, batches))
+        return
+    with fork_server().Pool(num_workers, initializer=_begin, initargs=(function,)) as pool:
+        while group:
+            yield from pool.imap(_compute, group)
+            group = list(itertools.islice(batches, 8 * num_workers))  # bounded: imap would read the whole source
+
+
+_worker_function: list[Callable[[Any], Any]] = []
+
+
+def _begin(function: Callable[[Any], Any]) -> None:
+    # The worker processes share the cores already.
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    _worker_function[:] = [function]
+
+
+def _compute(batch: list[Any]) -> Any:
+    return _worker_function[0](batch)
+
+
+def _end_server(owner: int) -> None:
+    """End the server with the process that owns it: while it imports modules, it would not notice by itself."""
+    server: Any = multiprocessing.forkserver._forkserver  # its fields are not in the type stubs
+    pid = getattr(server, "_forkserver_pid", None)
+    if pid is not None and os.getpid() == owner:
+        server._forkserver_pid = None
+        with contextlib.suppress(ProcessLookupError, ChildProcessError):
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)

@@ -1,7 +1,9 @@
-"""The model card of a student: its training data and cut, its accuracy and retention, its cost, and how to use it.
+"""The model card of a student, and the upload of both to the Hugging Face Hub or a server of its protocol.
 
-It is `README.md` in the student's directory, in the form that the Hub reads (its metadata through `huggingface_hub`).
-It shows no path of this machine: a local file or directory appears by its name.
+The card says what the student was trained on and with which cut, its accuracy and retention, its cost, and how to use
+it. It is `README.md` in the student's directory, in the form that the Hub reads (its metadata through
+`huggingface_hub`), and shows no path of this machine: a local file or directory appears by its name. `HF_ENDPOINT`
+names another server.
 """
 
 import logging
@@ -9,13 +11,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx2
 from huggingface_hub import EvalResult as CardResult
-from huggingface_hub import ModelCard, ModelCardData
+from huggingface_hub import HfApi, ModelCard, ModelCardData, get_token
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
+from huggingface_hub.utils import validate_repo_id
 
 from leadspan.data.truncation import Full
 from leadspan.data.truncation.policy import FEW_ENDS
-from leadspan.digests import renew
-from leadspan.errors import RunError
+from leadspan.digests import DIGESTS_FILE, fault, renew
+from leadspan.errors import RunError, SettingsError
 from leadspan.evaluation.result import EvalResult
 from leadspan.models.settings import ModelSettings, Pretrained
 from leadspan.recipe import Recipe
@@ -23,7 +28,7 @@ from leadspan.results import RUN_FILE, RunResult, load_run, predicted_and_measur
 from leadspan.statistics.intervals import retention
 from leadspan.tables import Block, markdown_table, markdown_text, percent, percent_interval, points, quantity
 from leadspan.teacher.settings import Served
-from leadspan.text import plain
+from leadspan.text import first_line, plain
 from leadspan.training.result import STUDENT_DIR
 
 logger = logging.getLogger(__name__)
@@ -226,3 +231,61 @@ def _model_name(model: ModelSettings) -> str:
 def _is_local(path: str) -> bool:
     # A path that exists no longer, or not here, is still known by how it begins.
     return Path(path).expanduser().exists() or path.startswith((".", "/", "~"))
+
+
+def check_push(name: str) -> None:
+    """Refuse a name that is not valid on the Hub, and an upload without a token.
+
+    Raises:
+        SettingsError: The name is not valid, or no token is stored.
+    """
+    try:
+        validate_repo_id(name)
+    except HFValidationError as error:
+        raise SettingsError(f"push: {name!r} is no valid name on the Hub ({error}); write it as USER/MODEL") from None
+    if get_token() is None:
+        raise SettingsError(f"push: {name}: there is no token for the Hub; run `hf auth login`, or set HF_TOKEN")
+
+
+def push_student(student: Path, name: str, private: bool | None = None) -> str:
+    """Upload a student's directory without its digests; creates the repository if it does not exist.
+
+    Args:
+        student: Its directory.
+        name: `USER/MODEL`.
+        private: Whether a new repository is private; the account's default when None.
+
+    Returns:
+        Address of the commit.
+
+    Raises:
+        SettingsError: As in `check_push`.
+        RunError: The student is missing or damaged, or the Hub refuses it or cannot be reached; no local file changes.
+    """
+    # Again, though the command has asked before: a token may go while a run trains.
+    check_push(name)
+    wrong = fault(student) if student.is_dir() else "there is no such directory"
+    if wrong:
+        raise RunError(f"{student}: {wrong}; only an undamaged student can be pushed: `distill --resume` makes it anew")
+    api = HfApi(library_name="leadspan")
+    try:
+        api.create_repo(name, private=private, exist_ok=True)
+        commit = api.upload_folder(
+            repo_id=name,
+            folder_path=student,
+            ignore_patterns=[DIGESTS_FILE],  # they guard the local files; the Hub has its own
+            commit_message="Student and model card",
+        )
+    # Before the errors of the network, of which it is one.
+    except OfflineModeIsEnabled:
+        reason = "HF_HUB_OFFLINE is set; unset it"
+    except HfHubHTTPError as error:
+        status = error.response.status_code
+        remedy = f"; use a token that may write to {name}" if status in (401, 403) else ""
+        reason = f"refused ({status}: {error.server_message or first_line(error)}){remedy}"
+    except (httpx2.HTTPError, OSError, ValueError) as error:
+        reason = f"{api.endpoint} cannot be reached ({first_line(error)}); check the network and HF_ENDPOINT"
+    else:
+        return commit.commit_url
+    again = f"leadspan push {student.parent} {name}"
+    raise RunError(f"push {name}: {reason}; the local files are unchanged, try again with: {again}") from None
