@@ -64,8 +64,9 @@ def distill(options: argparse.Namespace) -> None:
     from leadspan.pipeline.run import run as run_recipe
     from leadspan.report.summary import run_summary
     from leadspan.status import PlainConsole, StatusLine
-    from leadspan.tables import rich_table
+    from leadspan.tables import quantity, rich_table
     from leadspan.training.process import process_state
+    from leadspan.training.result import CHECKPOINTS_DIR
 
     state = process_state()
     # Under torchrun every rank runs this command, and one of them prints.
@@ -75,22 +76,13 @@ def distill(options: argparse.Namespace) -> None:
     if state.is_main_process:
         console = console_beside(options.json)
         console.print(rich_table(run_summary(result)))
-        directory = f"run directory: {recipe.output}{_checkpoints_in(recipe.output)}"
+        directory, checkpoints = f"run directory: {recipe.output}", recipe.output / CHECKPOINTS_DIR
+        if num_bytes := sum(path.stat().st_size for path in checkpoints.rglob("*") if path.is_file()):
+            size = quantity("peak_memory_bytes", num_bytes)
+            directory += f", of which {checkpoints} takes {size}; training.keep_checkpoints=false leaves none behind "
+            directory += "a finished run"
         console.print(directory, highlight=False, soft_wrap=True)
         write_json(result.model_dump(mode="json"), options.json)
-
-
-def _checkpoints_in(directory: Path) -> str:
-    """What the checkpoints of a finished run take on disk, and how to be rid of them; "" where there are none."""
-    from leadspan.tables import quantity
-    from leadspan.training.result import CHECKPOINTS_DIR
-
-    checkpoints = directory / CHECKPOINTS_DIR
-    num_bytes = sum(path.stat().st_size for path in checkpoints.rglob("*") if path.is_file())
-    if not num_bytes:
-        return ""
-    size = quantity("peak_memory_bytes", num_bytes)
-    return f", of which {checkpoints} takes {size}; training.keep_checkpoints=false leaves none behind a finished run"
 
 
 @command(
@@ -270,14 +262,12 @@ def export(options: argparse.Namespace) -> None:
     load_libraries()
     from datasets import disable_progress_bars
 
-    from leadspan.export.datasets import check_exportable, export_data
+    from leadspan.export.datasets import export_data
     from leadspan.export.tasks import export_tasks
-    from leadspan.training.result import STUDENT_DIR
 
     # Bars of the library would stand between the lines that say what was written.
     disable_progress_bars()
     if options.what != "tasks":
-        check_exportable(recipe)
         data = export_data(recipe, options.output)
         print_plain(
             f"{data.num_train:,} training examples under {recipe.cut.label}: {data.num_tokens:,} tokens, "
@@ -288,7 +278,7 @@ def export(options: argparse.Namespace) -> None:
         print_plain("\n".join(f"wrote {file}" for file in data.files))
     # A recipe without tasks is fine, unless tasks alone were asked for.
     if options.what == "tasks" or (options.what == "all" and recipe.evaluation.tasks):
-        model = options.model or str(recipe.output / STUDENT_DIR)
+        model = options.model or str(recipe.student_directory)
         tasks = export_tasks(recipe, options.output / "tasks", model)
         print_plain("\n".join(f"wrote {file}" for file in tasks.files))
         print_plain(f"\nlm-evaluation-harness, in an environment that has leadspan too:\n  {tasks.harness}")

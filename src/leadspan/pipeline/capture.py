@@ -68,7 +68,14 @@ def prepare_capture(
     needs += [(other_recipe, other_recipe.cut) for other_recipe in other_recipes]
     directory = settings.path or recipe.store_path
     renderer, sources = _sources(needs)
-    _check_teachers(sources)
+    teachers: dict[str, str] = {}
+    for example_id, name in ((i, name) for s in sources for i, name in zip(s.example_ids, s.teachers, strict=True)):
+        # A store distinguishes traces by their tokens alone, so a trace has one teacher.
+        if teachers.setdefault(example_id, name) != name:
+            raise DataError(
+                f"example {example_id}: its trace names the teachers {teachers[example_id]!r} and {name!r}, and a "
+                "store keeps one answer to a text; leave one of the two out, or train with the teachers live"
+            )
     undrawn: list[int] = []
     # Recipes of equal data have the same rollouts.
     for served in {r.model_dump_json(include={"data"}): r for r in (*other_recipes[::-1], recipe)}.values():
@@ -93,17 +100,6 @@ def prepare_capture(
         directory=directory,
         undrawn=undrawn,
     )
-
-
-def _check_teachers(sources: Sequence[Examples]) -> None:
-    teachers: dict[str, str] = {}
-    for example_id, name in ((i, name) for s in sources for i, name in zip(s.example_ids, s.teachers, strict=True)):
-        # A store distinguishes traces by their tokens alone, so a trace has one teacher.
-        if teachers.setdefault(example_id, name) != name:
-            raise DataError(
-                f"example {example_id}: its trace names the teachers {teachers[example_id]!r} and {name!r}, and a "
-                "store keeps one answer to a text; leave one of the two out, or train with the teachers live"
-            )
 
 
 def _rollouts(

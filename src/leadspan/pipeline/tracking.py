@@ -4,7 +4,6 @@ import json
 import logging
 import os
 from collections.abc import Mapping
-from types import TracebackType
 from typing import Any
 
 from accelerate.tracking import GeneralTracker, MLflowTracker, TensorBoardTracker, TrackioTracker, WandBTracker
@@ -64,9 +63,7 @@ class Trackers(TrainerCallback):
     def __enter__(self) -> "Trackers":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, _: object, error: BaseException | None, *__: object) -> None:
         """Close the trackers, and report a failure to those that show how a run ended."""
         for name, tracker in self._open.items():
             try:

@@ -2,7 +2,6 @@
 
 import time
 from statistics import fmean
-from types import TracebackType
 from typing import Self
 
 from rich.console import Console, Group
@@ -19,9 +18,8 @@ from leadspan.tables import Block
 class Board:
     """A block of lines that moves on a terminal; a line per start and end of a trial elsewhere."""
 
-    def __init__(self, console: Console, record: StudyRecord):
+    def __init__(self, console: Console):
         self.console = console
-        self.record = record
         self.running: dict[str, str] = {}
         self._printed_at = 0.0
         # Transient: at the end the block leaves the terminal, and the lines printed above it stay.
@@ -32,15 +30,12 @@ class Board:
             self.live.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self.live:
             self.live.stop()
 
     def show(self, record: StudyRecord, title: str, event: Event) -> None:
         """Show that a trial started, reported its status, or ended."""
-        self.record = record
         if event.kind == "said":
             self.running[title] = event.text
             if not self.live and time.monotonic() - self._printed_at >= LOG_SECONDS:

@@ -155,7 +155,7 @@ def _capture(study: Study, plan: StudyPlan, keeper: Keeper, console: Console) ->
             keeper.note_capture(number, store, "done")
             continue
         job = Trial(store.recipes[0], task="capture", store=store)
-        with Board(console, keeper.record) as board, contextlib.closing(_events(alone, [job])) as events:
+        with Board(console) as board, contextlib.closing(_events(alone, [job])) as events:
             for event in events:
                 if event.kind != "said":
                     state = "running" if event.kind == "started" else event.kind
@@ -184,7 +184,7 @@ def _execute(study: Study, trials: Sequence[Trial], keeper: Keeper, console: Con
         for trial in trials:
             if keeper.state(trial) == "done":  # a study that was killed may have left some
                 remove_checkpoints(trial.recipe.output)
-    with Board(console, keeper.record) as board, contextlib.closing(_events(study, to_run)) as events:
+    with Board(console) as board, contextlib.closing(_events(study, to_run)) as events:
         for event in events:
             trial = to_run[event.trial]
             if event.kind != "said":

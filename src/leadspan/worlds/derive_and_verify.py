@@ -15,13 +15,11 @@ observe of real traces; the world makes it a setting.
 
 import random
 import string
-from collections.abc import Iterator
 from math import gcd
 from typing import Literal
 
 from pydantic import Field
 
-from leadspan.faults import Rule
 from leadspan.worlds.problems import Problem, World
 
 
@@ -29,6 +27,7 @@ class DeriveAndVerify(World):
     """Short programs over digits."""
 
     remedy = "widen min_variables, max_variables or num_names"
+    ascending = ("min_variables", "max_variables", "num_names")
     kind: Literal["derive_and_verify"] = "derive_and_verify"
     """Tag."""
     min_variables: int = Field(default=2, ge=2)
@@ -39,14 +38,6 @@ class DeriveAndVerify(World):
     """Values are digits below this."""
     num_names: int = Field(default=8, ge=2, le=26)
     """Variables are drawn in order from so many letters."""
-
-    def conflicts(self) -> Iterator[Rule]:
-        """There are names for all variables."""
-        names = ("min_variables", "max_variables", "num_names")
-        numbers = [getattr(self, name) for name in names]
-        if numbers != sorted(numbers):
-            shown = ", ".join(f"{name} {number}" for name, number in zip(names, numbers, strict=True))
-            yield names, f"{shown}: they must ascend"
 
     def draw(self, rng: random.Random) -> Problem:
         """A list of assignments, each from the variable before."""

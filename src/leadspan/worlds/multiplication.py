@@ -16,12 +16,10 @@ the answer says; with `answer_in_cot: false` it does not.
 
 import random
 import string
-from collections.abc import Iterator
 from typing import Literal
 
 from pydantic import Field
 
-from leadspan.faults import Rule
 from leadspan.worlds.problems import Problem, World
 
 
@@ -29,6 +27,7 @@ class Multiplication(World):
     """Long multiplication."""
 
     remedy = "widen min_digits, max_digits, multiplicand_digits or base"
+    ascending = ("min_digits", "max_digits")
     kind: Literal["multiplication"] = "multiplication"
     """Tag."""
     min_digits: int = Field(default=2, ge=1)
@@ -43,12 +42,6 @@ class Multiplication(World):
     """How often the chain of thought repeats its derivation; more of it moves the first answer forward in the trace."""
     answer_in_cot: bool = True
     """Whether the chain of thought ends with the product; otherwise only the answer states it."""
-
-    def conflicts(self) -> Iterator[Rule]:
-        """Lengths are in order."""
-        if self.min_digits > self.max_digits:
-            text = f"min_digits {self.min_digits}, max_digits {self.max_digits}: they must ascend"
-            yield ("min_digits", "max_digits"), text
 
     def draw(self, rng: random.Random) -> Problem:
         """A multiplicand and a multiplier, neither with a leading zero."""

@@ -4,12 +4,14 @@ import hashlib
 import random
 import re
 from abc import abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from pydantic import Field
 
 from leadspan.errors import SettingsError
+from leadspan.faults import Rule
 from leadspan.settings import Settings
 
 Split = Literal["train", "test"]
@@ -61,6 +63,8 @@ class World(Settings):
 
     remedy: ClassVar[str]
     """How this world is made larger."""
+    ascending: ClassVar[tuple[str, ...]]
+    """Settings none of which is above the next."""
     num_checks: int = Field(default=1, ge=0)
     """How often the chain of thought repeats its derivation; more of it moves the first answer forward in the trace."""
 
@@ -93,6 +97,13 @@ class World(Settings):
             f"{kind}: {number} distinct {split} problems were asked for and {len(by_prompt)} found; "
             f"{self.remedy}, or ask for fewer"
         )
+
+    def conflicts(self) -> Iterator[Rule]:
+        """Numbers are in order."""
+        names, numbers = self.ascending, [getattr(self, name) for name in self.ascending]
+        if numbers != sorted(numbers):
+            shown = ", ".join(f"{name} {number}" for name, number in zip(names, numbers, strict=True))
+            yield names, f"{shown}: they must ascend"
 
     @abstractmethod
     def draw(self, rng: random.Random) -> Problem:

@@ -14,13 +14,11 @@ A derivation is right when its equations are, whatever the words between them.
 """
 
 import random
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from pydantic import Field
 
-from leadspan.faults import Rule
 from leadspan.worlds import phrasings
 from leadspan.worlds.problems import Problem, World
 
@@ -43,6 +41,7 @@ class WordProblems(World):
     """Stories about amounts, in many phrasings."""
 
     remedy = "widen min_steps, max_steps, largest or largest_change"
+    ascending = ("min_steps", "max_steps")
     kind: Literal["word_problems"] = "word_problems"
     """Tag."""
     min_steps: int = Field(default=2, ge=1)
@@ -55,14 +54,6 @@ class WordProblems(World):
     """No amount is above this."""
     largest_change: int = Field(default=15, ge=3)
     """No step adds or takes more than this; smaller sums are easier."""
-
-    def conflicts(self) -> Iterator[Rule]:
-        """Numbers of steps are in order."""
-        if self.min_steps > self.max_steps:
-            yield (
-                ("min_steps", "max_steps"),
-                f"min_steps {self.min_steps}, max_steps {self.max_steps}: they must ascend",
-            )
 
     def draw(self, rng: random.Random) -> Problem:
         """A story, and one way to think about it."""
