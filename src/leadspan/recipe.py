@@ -34,9 +34,8 @@ from leadspan.training.settings import ByExamples, TrainingSettings
 
 Part = Literal["data", "student", "teacher", "tasks", "targets", "calibration"]
 """What of a recipe a command reads; `data` needs the tokenizer."""
-
-
-TrialControl = Literal["equal_tokens", "equal_steps", "random_window", "cross_entropy", "base", "teacher", "before"]
+Control = Literal["equal_tokens", "equal_steps", "random_window", "cross_entropy", "base", "teacher"]
+TrialControl = Literal[Control, "before"]
 
 
 class TrialId(Settings):

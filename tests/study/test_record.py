@@ -5,7 +5,7 @@ import pytest
 
 from leadspan.errors import RunError
 from leadspan.report.inputs import read_inputs
-from leadspan.study.board import headline, seconds_left, trials_block
+from leadspan.study.keeper import headline, seconds_left, trials_block
 from leadspan.study.record import STUDY_FILE, State, StudyRecord, TrialRecord, load_study, save_study
 from made_runs import made_study
 

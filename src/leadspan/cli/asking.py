@@ -14,6 +14,7 @@ from leadspan.cli.options import (
     load_libraries,
     read_model,
     setting,
+    status_line,
     write_json,
 )
 from leadspan.text import print_plain
@@ -51,11 +52,11 @@ def sample(options: argparse.Namespace) -> None:
     from rich.text import Text
 
     from leadspan.evaluation.evaluate import ask
-    from leadspan.status import PlainConsole, StatusLine, report_status
+    from leadspan.status import report_status
 
     system = [{"role": "system", "content": options.system}] if options.system else []
     conversations = [[*system, {"role": "user", "content": prompt}] for prompt in options.prompts]
-    with StatusLine(PlainConsole(stderr=True)):
+    with status_line():
         by_model: list[list[tuple[StoredSample, StoredSample | None]]] = []
         for model in models:
             report_status(f"asking {model.name}")
@@ -114,10 +115,10 @@ def chat(options: argparse.Namespace) -> None:
     models, settings = _read(options)
     load_libraries()
     from leadspan.evaluation.evaluate import ask
-    from leadspan.status import PlainConsole, StatusLine, report_status
+    from leadspan.status import PlainConsole, report_status
 
-    console, errors = PlainConsole(), PlainConsole(stderr=True)
-    with StatusLine(errors):
+    console = PlainConsole()
+    with status_line():
         report_status("loading")
         subjects = {model.name: model.open(settings) for model in models}
     begin = [{"role": "system", "content": options.system}] if options.system else []
@@ -129,7 +130,7 @@ def chat(options: argparse.Namespace) -> None:
             continue
         for name, subject in subjects.items():
             turns[name].append({"role": "user", "content": line})
-            with StatusLine(errors):
+            with status_line():
                 report_status("answering")
                 # With a budget the closed answer is what a user would see, so it is the one shown and remembered.
                 [(by_itself, closed)] = ask(subject, [turns[name]])

@@ -17,6 +17,7 @@ from leadspan.cli.options import (
     read_recipe,
     recipe_file,
     setting,
+    status_line,
     write_json,
 )
 from leadspan.errors import RunError, SettingsError
@@ -48,12 +49,12 @@ def preview(options: argparse.Namespace) -> None:
     load_libraries()
     from leadspan.cli.show import counts_block, legend, loss_panels, record_panel
     from leadspan.inputs import prepare_data
-    from leadspan.status import PlainConsole, StatusLine, report_status
+    from leadspan.status import report_status
     from leadspan.tables import rich_table
     from leadspan.traces.read import tags_warning
 
     console = console_beside(options.json)
-    with StatusLine(PlainConsole(stderr=True)):
+    with status_line():
         report_status("preparing data")
         data = prepare_data(recipe)
     form = recipe.data.rendering
@@ -108,10 +109,9 @@ def audit(options: argparse.Namespace) -> None:
     load_libraries()
     from leadspan.audit.audit import run_audit
     from leadspan.audit.rows import blocks
-    from leadspan.status import PlainConsole, StatusLine
     from leadspan.tables import rich_table
 
-    with StatusLine(PlainConsole(stderr=True)):
+    with status_line():
         result = run_audit(settings, workers)
     console = console_beside(options.json)
     console.print(f"{result.source}, tokens of {result.tokenizer}", highlight=False)
@@ -202,11 +202,11 @@ def plan(options: argparse.Namespace) -> None:
     from leadspan.inputs import first_answers_of, prepare_data
     from leadspan.planning.plan import GRID, calibration_of, plan_recipe
     from leadspan.planning.tables import plan_tables, sentences
-    from leadspan.status import PlainConsole, StatusLine, report_status
+    from leadspan.status import report_status
     from leadspan.tables import rich_table
 
     policies = policies or GRID
-    with StatusLine(PlainConsole(stderr=True)):
+    with status_line():
         report_status("preparing data")
         data = prepare_data(recipe)
         calibration = calibration_of(recipe, data, policies, options.calibrate)
@@ -240,9 +240,8 @@ def doctor(options: argparse.Namespace) -> None:
 
     load_libraries()
     from leadspan.doctor.doctor import examine
-    from leadspan.status import PlainConsole, StatusLine
 
-    with StatusLine(PlainConsole(stderr=True)):
+    with status_line():
         checks = examine(recipe, options.examples)
     table = Table("check", "verdict", "figure", "remedy", show_edge=False)
     for column in table.columns:

@@ -53,7 +53,7 @@ def study(options: argparse.Namespace) -> None:
     check_kind(options.recipe.parent / study.recipe, "recipe")
 
     load_libraries()
-    from leadspan.study.board import trials_block
+    from leadspan.study.keeper import trials_block
     from leadspan.study.study import run_study
     from leadspan.tables import rich_table
 

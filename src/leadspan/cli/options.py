@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from leadspan.models.settings import Pretrained
     from leadspan.recipe import Part, Recipe
     from leadspan.results import RunResult
-    from leadspan.status import PlainConsole
+    from leadspan.status import PlainConsole, StatusLine
 
 STANDARD_OUTPUT = "-"
 Run = Callable[[argparse.Namespace], None]
@@ -251,12 +251,18 @@ def student_of(run: "RunResult", directory: Path) -> "Pretrained":
     return Pretrained(path=str(directory / STUDENT_DIR))
 
 
+def status_line() -> "StatusLine":
+    """A status line on standard error; under torchrun every rank runs the command, and the first one shows it."""
+    from leadspan.status import PlainConsole, StatusLine
+
+    return StatusLine(PlainConsole(stderr=True, quiet=os.environ.get("RANK", "0") != "0"))
+
+
 def load_libraries() -> None:
     """Import torch and Transformers, which takes seconds, and say so; only once the input is known to be valid."""
-    from leadspan.status import PlainConsole, StatusLine, report_status
+    from leadspan.status import report_status
 
-    is_first = int(os.environ.get("RANK", "0")) == 0
-    with StatusLine(PlainConsole(stderr=True, quiet=not is_first)):
+    with status_line():
         report_status("loading libraries")
         importlib.import_module("torch")
         importlib.import_module("transformers.generation")

@@ -17,6 +17,7 @@ from leadspan.cli.options import (
     read_recipe,
     recipe_file,
     setting,
+    status_line,
     write_json,
 )
 from leadspan.errors import ModelError, RunError, SettingsError
@@ -63,15 +64,12 @@ def distill(options: argparse.Namespace) -> None:
         return
     from leadspan.pipeline.run import run as run_recipe
     from leadspan.report.summary import run_summary
-    from leadspan.status import PlainConsole, StatusLine
     from leadspan.tables import quantity, rich_table
     from leadspan.training.process import process_state
     from leadspan.training.result import CHECKPOINTS_DIR
 
     state = process_state()
-    # Under torchrun every rank runs this command, and one of them prints.
-    console = PlainConsole(stderr=True, quiet=not state.is_main_process)
-    with StatusLine(console):
+    with status_line():
         result = run_recipe(recipe, options.resume)
     if state.is_main_process:
         console = console_beside(options.json)
@@ -117,7 +115,6 @@ def evaluate(options: argparse.Namespace) -> None:
     from leadspan.pipeline.directory import claimed
     from leadspan.report.summary import run_summary
     from leadspan.results import RUN_FILE, RunResult, save_run
-    from leadspan.status import PlainConsole, StatusLine
     from leadspan.tables import rich_table
     from leadspan.training.result import STUDENT_DIR
 
@@ -126,7 +123,7 @@ def evaluate(options: argparse.Namespace) -> None:
         # A finished evaluation is not resumed; an interrupted one has no run.json yet.
         if (options.output / RUN_FILE).exists():
             raise RunError(f"--output {options.output}: it holds a finished run; give another directory")
-        with StatusLine(PlainConsole(stderr=True)):
+        with status_line():
             results = evaluate_model(
                 evaluated.model, evaluated.tokenizer, evaluated.rendering, settings, options.output
             )
@@ -227,13 +224,13 @@ def push(options: argparse.Namespace) -> None:
     """Upload, and print the address of the commit."""
     from leadspan.hub import check_push, push_student
     from leadspan.results import load_run
-    from leadspan.status import PlainConsole, StatusLine, report_status
+    from leadspan.status import report_status
     from leadspan.training.result import STUDENT_DIR
 
     # Only a finished run is pushed: one that still trains has no student yet.
     load_run(options.run)
     check_push(options.name)
-    with StatusLine(PlainConsole(stderr=True)):
+    with status_line():
         report_status(f"uploading {options.run / STUDENT_DIR} to {options.name}")
         # Without --private the Hub's own default holds for a new repository.
         commit = push_student(options.run / STUDENT_DIR, options.name, options.private or None)

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from leadspan.cli.options import argument, check_kind, check_tasks, command, load_libraries, recipe_file
+from leadspan.cli.options import argument, check_kind, check_tasks, command, load_libraries, recipe_file, status_line
 from leadspan.errors import SettingsError
 from leadspan.files import write_atomically
 from leadspan.sources import Source, check_output, check_sources
@@ -95,9 +95,9 @@ def init(options: argparse.Namespace) -> None:
 
     load_libraries()
     from leadspan.cli.new_recipe import RecipeChoices, recipe_text
-    from leadspan.status import PlainConsole, StatusLine, report_status
+    from leadspan.status import report_status
 
-    with StatusLine(PlainConsole(stderr=True)):
+    with status_line():
         report_status(f"looking at {options.traces} and {options.student}")
         teacher = pretrained_at(options.teacher) if options.teacher else None
         name = options.name or options.output.stem

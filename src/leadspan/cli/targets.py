@@ -13,6 +13,7 @@ from leadspan.cli.options import (
     load_libraries,
     read_recipe,
     recipe_file,
+    status_line,
     write_json,
 )
 from leadspan.errors import SettingsError
@@ -43,15 +44,13 @@ def capture(options: argparse.Namespace) -> None:
     check_capture(recipe)
     load_libraries()
     from leadspan.pipeline.capture import prepare_capture
-    from leadspan.status import PlainConsole, StatusLine, report_status
+    from leadspan.status import report_status
     from leadspan.tables import rich_table
     from leadspan.teacher.capture import estimate_capture, load_teacher, run_capture
     from leadspan.training.process import process_state
 
     state = process_state()
-    # Under torchrun every rank runs this command, and one of them prints.
-    console = PlainConsole(stderr=True, quiet=not state.is_main_process)
-    with StatusLine(console):
+    with status_line():
         report_status("preparing data")
         job = prepare_capture(recipe)
         if options.dry_run:

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from leadspan.costs.memory import disk_bytes
 from leadspan.data.truncation.policy import cut_warnings
@@ -90,19 +91,8 @@ def _run(recipe: Recipe, tasks: Mapping[str, Sequence[Problem]], resume: bool) -
     with Trackers(recipe, prediction) as trackers:
         with full_disk_reported(directory, lambda: disk_bytes(student_shape(recipe))):
             trained = train(inputs, recipe.training, recipe.loss, begin, [trackers])
-        result = RunResult(
-            name=recipe.name,
-            label=recipe.label,
-            role=recipe.role,
-            control=recipe.trial.control if recipe.trial else None,
-            seed=recipe.seed,
-            recipe=recipe,
-            environment=environment(recipe.seed),
-            cut=data.examples.counts,
-            refused=data.splits.left_out,
-            prediction=prediction,
-            train=trained,
-        )
+        counts, left_out = data.examples.counts, data.splits.left_out
+        result = _result(recipe, recipe.label, cut=counts, refused=left_out, prediction=prediction, train=trained)
         if process_state().is_main_process:
             # The weights on disk are evaluated, not those in memory: they are what the user gets.
             evaluations = evaluate(recipe, Pretrained(path=str(recipe.student_directory)), directory)
@@ -115,6 +105,12 @@ def _run(recipe: Recipe, tasks: Mapping[str, Sequence[Problem]], resume: bool) -
                 report_status(f"uploading the student to {recipe.push}")
                 push_student(recipe.student_directory, recipe.push)
     return result
+
+
+def _result(recipe: Recipe, label: str, **figures: Any) -> RunResult:  # Any: fields of a result
+    control, seed = recipe.trial.control if recipe.trial else None, recipe.seed
+    identity = {"name": recipe.name, "label": label, "role": recipe.role, "control": control, "seed": seed}
+    return RunResult(**identity, recipe=recipe, environment=environment(seed), **figures)
 
 
 def _remove_unkept(recipe: Recipe) -> None:
@@ -140,16 +136,7 @@ def run_untrained(recipe: Recipe) -> RunResult:
             evaluations = evaluate_model(
                 recipe.student, tokenizer, recipe.data.rendering, recipe.evaluation, recipe.output
             )
-            result = RunResult(
-                name=recipe.name,
-                label=recipe.name,
-                role=recipe.role,
-                control=recipe.trial.control if recipe.trial else None,
-                seed=recipe.seed,
-                recipe=recipe,
-                environment=environment(recipe.seed),
-                evaluations=evaluations,
-            )
+            result = _result(recipe, recipe.name, evaluations=evaluations)
             save_run(result, recipe.output)
             trackers.log(outcome(result), 0)
     return result

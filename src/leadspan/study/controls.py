@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Literal
 from leadspan.data.truncation import Full, equal_window
 from leadspan.errors import SettingsError
 from leadspan.models.settings import Pretrained
-from leadspan.recipe import Recipe
+from leadspan.recipe import Control, Recipe
 from leadspan.settings import Settings, validate
-from leadspan.study.settings import Control, Study
+from leadspan.study.settings import Study
 from leadspan.study.trials import Trial, over_seeds, without_teacher
 from leadspan.training.settings import ByTokens
 

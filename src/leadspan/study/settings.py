@@ -11,10 +11,10 @@ from leadspan.data.truncation import AnyPolicy
 from leadspan.errors import SettingsError
 from leadspan.faults import Rule
 from leadspan.models.settings import ModelSettings
+from leadspan.recipe import Control
 from leadspan.settings import Settings
 from leadspan.teacher.settings import CaptureSettings
 
-Control = Literal["equal_tokens", "equal_steps", "random_window", "cross_entropy", "base", "teacher"]
 Changes = dict[str, Any]
 
 

@@ -16,11 +16,10 @@ from leadspan.errors import RunError, SettingsError
 from leadspan.files import locked
 from leadspan.recipe import Recipe, TrialId
 from leadspan.sources import check_sources
-from leadspan.study.board import Board
 from leadspan.study.controls import NEED_A_PLAN, RunPlanner, controls
 from leadspan.study.executors.local import Event, run_local
 from leadspan.study.fingerprint import Fingerprints
-from leadspan.study.keeper import Keeper, StudyPlan, is_done
+from leadspan.study.keeper import Board, Keeper, StudyPlan, is_done
 from leadspan.study.record import StudyRecord
 from leadspan.study.settings import Executor, LocalExecutor, RayExecutor, Study
 from leadspan.study.trials import SharedStore, Trial, conditions, load_base, load_before, over_seeds, placed
