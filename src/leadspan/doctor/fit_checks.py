@@ -209,17 +209,15 @@ def served_teacher(inputs: CheckInputs) -> Iterator[Check]:
     )
     yield Check.of(name, not tail > _MUCH_TAIL, figure, "raise teacher.k, as far as the server allows")
     if source.end_ids:
-        yield _stops_listed(targets, source.end_ids)
-
-
-def _stops_listed(targets: SparseTargets, end_ids: tuple[int, ...]) -> Check:
-    """At how many positions a stop is an outcome of its own (`losses.sparse_rows.ends_apart`)."""
-    is_listed = torch.isin(targets.token_ids, torch.tensor(end_ids)) & (targets.log_probs > -torch.inf)
-    number = is_listed.sum(1)  # a token is in the support of a position once
-    some, every = int((number > 0).sum()), int((number == len(end_ids)).sum())
-    figure = f"at {every:,} of the {some:,} positions where it names an end-of-turn token it names all {len(end_ids)}"
-    remedy = "at the others a stop and the unlikely tokens are one outcome: raise teacher.k, or serve it with SGLang"
-    return Check.of("served teacher names all ends of a turn", every == some, figure, remedy)
+        # Where a stop is an outcome of its own (`losses.sparse_rows.ends_apart`).
+        is_end = torch.isin(targets.token_ids, torch.tensor(source.end_ids)) & (targets.log_probs > -torch.inf)
+        number, all_ends = is_end.sum(1), len(source.end_ids)  # a token is in the support of a position once
+        some, every = int((number > 0).sum()), int((number == all_ends).sum())
+        figure = f"at {every:,} of the {some:,} positions where it names an end-of-turn token it names all {all_ends}"
+        remedy = (
+            "at the others a stop and the unlikely tokens are one outcome: raise teacher.k, or serve it with SGLang"
+        )
+        yield Check.of("served teacher names all ends of a turn", every == some, figure, remedy)
 
 
 def disk_and_memory(inputs: CheckInputs) -> Iterator[Check]:

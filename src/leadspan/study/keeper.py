@@ -122,14 +122,8 @@ def capture_record(store: SharedStore, output: Path, earlier: Mapping[str, Captu
         manifest = read_joined(store.directory)
     except LeadspanError:
         return earlier[directory].model_copy(update={"state": "waiting"}) if directory in earlier else record
-    return record.model_copy(
-        update={
-            "num_positions": manifest.num_positions,
-            "num_bytes": manifest.num_bytes,
-            "seconds": manifest.seconds,
-            "flops": manifest.flops,
-        }
-    )
+    counts = ("num_positions", "num_bytes", "seconds", "flops")
+    return record.model_copy(update={name: getattr(manifest, name) for name in counts})
 
 
 def _record(trial: Trial, output: Path, earlier: TrialRecord | None) -> TrialRecord:
