@@ -9,7 +9,7 @@ import itertools
 import json
 import logging
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +94,7 @@ def begin_run(recipe: Recipe, renderer: Renderer, is_resumed: bool) -> None:
     """Write the identity and the recipe of a run; the first write into its directory."""
     if process_state().is_main_process:
         # A new run keeps none: samples that are there belong to another model.
-        _keep_samples(recipe.output, _drawn_alike(recipe) if is_resumed else set())
+        _set_samples_aside(recipe, keeps_alike=is_resumed)
         path = recipe.output / IDENTITY_FILE
         if not is_resumed or not isinstance(_read(path), Identity):  # a resumed run may have it already
             values = identity_of(recipe, renderer).model_dump(mode="json")
@@ -105,28 +105,25 @@ def begin_run(recipe: Recipe, renderer: Renderer, is_resumed: bool) -> None:
 
 def begin_evaluation(recipe: Recipe) -> None:
     """Write the recipe of an evaluation without training; samples of an interrupted one with equal settings remain."""
-    _keep_samples(recipe.output, _drawn_alike(recipe))
+    _set_samples_aside(recipe)
     write_atomically(recipe.output / RECIPE_FILE, dump_yaml(recipe))
 
 
-def _drawn_alike(recipe: Recipe) -> set[str]:
-    """Names of the tasks whose samples would be drawn with the same settings as when the directory was written."""
-    try:
+def _set_samples_aside(recipe: Recipe, keeps_alike: bool = True) -> None:
+    """Move samples to a directory `samples.old-N`.
+
+    Args:
+        recipe: The recipe that is about to be written into its directory.
+        keeps_alike: Keep those of tasks that would be drawn with the same settings as when the directory was written.
+    """
+    now, kept_tasks = recipe.evaluation, set[str]()
+    with suppress(SettingsError):
         before = load_recipe(recipe.output / RECIPE_FILE).evaluation
-    except SettingsError:
-        return set()
-    # These two are part of every draw, whatever the task.
-    now = recipe.evaluation
-    if (before.sampling, before.system) != (now.sampling, now.system):
-        return set()
-    tasks_before = {task.name: task for task in before.tasks}
-    return {task.name for task in now.tasks if tasks_before.get(task.name) == task}
-
-
-def _keep_samples(directory: Path, names: set[str]) -> None:
-    """Move the samples of all other tasks to a directory `samples.old-N`."""
-    samples = directory / "samples"
-    moved = [path for path in sorted(samples.glob("*")) if path.stem.removesuffix(SUFFIX) not in names]
+        # These two are part of every draw, whatever the task.
+        if keeps_alike and (before.sampling, before.system) == (now.sampling, now.system):
+            kept_tasks = {task.name for task in now.tasks if task in before.tasks}
+    samples = recipe.output / "samples"
+    moved = [path for path in sorted(samples.glob("*")) if path.stem.removesuffix(SUFFIX) not in kept_tasks]
     if not moved:
         return
     # Set aside, not deleted: samples of a large model cost hours.
