@@ -27,6 +27,7 @@ demo init recipes world preview audit plan capture store doctor distill evaluate
 power report schema completion
 """
 """Commands in the order of the help; each is a function of this name."""
+# A module registers its commands when it is imported.
 for _module in ("starting", "before", "targets", "runs", "asking", "comparing"):
     importlib.import_module(f"leadspan.cli.{_module}")
 COMMANDS = {name: REGISTERED[name] for name in _NAMES.split()}
