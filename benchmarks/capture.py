@@ -2,7 +2,8 @@
 
 A random model of the Qwen3 architecture (1,024 wide, 8 layers, vocabulary of 151,936) over DeepSeek-R1's traces. Bare:
 the packed forward pass and the logits, chunk by chunk, and nothing done with them (for `hidden`: no logits). Capture:
-the same with encoding, checksums and hashes, and the shard on disk. Ratios are of throughputs, median over rounds.
+the same with encoding, checksums and hashes, and the shard on disk, whose fixed cost (files made durable) spreads over
+fewer positions here than in a shard of a real capture. Ratios are of throughputs, median over rounds.
 """
 
 import tempfile
@@ -32,7 +33,7 @@ from leadspan.teacher.settings import CaptureSettings, Hidden, Sampled, TopK
 from leadspan.teacher.targets import DenseTargets, freeze, live_targets, teacher_logits
 
 VOCAB, HIDDEN, LAYERS = 151_936, 1024, 8
-TARGETS = {"cpu": 0.85, "cuda": 0.9}
+TARGETS = {"cpu": 0.95, "cuda": 0.9}
 CODECS = (TopK(), Sampled(), Hidden())
 AnyCodec = TopK | Sampled | Hidden
 
@@ -40,7 +41,7 @@ AnyCodec = TopK | Sampled | Hidden
 def run() -> Outcome:
     device, gpu = device_and_gpu()
     is_cuda = device.type == "cuda"
-    rounds, num_traces, tokens = (8, 64, 8192) if is_cuda else (3, 2, 192)
+    rounds, num_traces, tokens = (8, 64, 8192) if is_cuda else (3, 4, 384)
     settings = validate(RandomInit, qwen3(HIDDEN, LAYERS, VOCAB, 0), "benchmark")
     teacher = freeze(load_model(settings, torch.bfloat16 if is_cuda else torch.float32), device)
     with tempfile.TemporaryDirectory() as folder:
@@ -97,8 +98,8 @@ def _bare(teacher: PreTrainedModel, sequences: Sequences, with_logits: bool) -> 
 
 
 def _capture_anew(teacher: PreTrainedModel, sequences: Sequences, codec: AnyCodec, folder: str) -> None:
-    with tempfile.TemporaryDirectory(dir=folder) as store:
-        fill(teacher, sequences, codec, Path(store))
+    # The caller removes all stores at the end, so that no removal is timed.
+    fill(teacher, sequences, codec, Path(tempfile.mkdtemp(dir=folder)))
 
 
 def fill(

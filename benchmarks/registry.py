@@ -28,6 +28,7 @@ NAMES = (
     "on_policy_step",
     "coverage",
     "cli_help",
+    "start_up",
     "hold",
     "hostile",
 )
