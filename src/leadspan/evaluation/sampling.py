@@ -267,19 +267,15 @@ def draw(
     new: list[list[int]] = [[] for _ in prompts]
     rows, cache, portion, start = list(range(len(prompts))), None, PORTION, time.perf_counter()
     window = window_of(model.config)
+    config = GenerationConfig(
+        do_sample=False, eos_token_id=[*stops], pad_token_id=pad, use_cache=True, return_dict_in_generate=True
+    )
+    model.generation_config = config  # else unset fields would come from the one shipped with the weights
     while rows:
         most = max(caps[row] - len(new[row]) for row in rows)
         if window is not None:  # of the longest row: a model with learned positions has none beyond it
             most = min(most, max(1, window - max(len(prompts[row]) + len(new[row]) for row in rows)))
-        config = GenerationConfig(
-            do_sample=False,
-            max_new_tokens=min(portion, most),
-            eos_token_id=list(stop_token_ids),
-            pad_token_id=pad,
-            use_cache=True,
-            return_dict_in_generate=True,
-        )
-        model.generation_config = config  # else unset fields would come from the one shipped with the weights
+        config.max_new_tokens = min(portion, most)
         output = cast(Any, model).generate(
             ids, attention_mask=mask, generation_config=config, logits_processor=processors, **{_CACHE: cache}
         )

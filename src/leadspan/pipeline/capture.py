@@ -68,14 +68,7 @@ def prepare_capture(
     needs += [(other_recipe, other_recipe.cut) for other_recipe in other_recipes]
     directory = settings.path or recipe.store_path
     renderer, sources = _sources(needs)
-    teachers: dict[str, str] = {}
-    for example_id, name in ((i, name) for s in sources for i, name in zip(s.example_ids, s.teachers, strict=True)):
-        # A store distinguishes traces by their tokens alone, so a trace has one teacher.
-        if teachers.setdefault(example_id, name) != name:
-            raise DataError(
-                f"example {example_id}: its trace names the teachers {teachers[example_id]!r} and {name!r}, and a "
-                "store keeps one answer to a text; leave one of the two out, or train with the teachers live"
-            )
+    _check_one_teacher(sources)
     undrawn: list[int] = []
     # Recipes of equal data have the same rollouts.
     for served in {r.model_dump_json(include={"data"}): r for r in (*other_recipes[::-1], recipe)}.values():
@@ -170,3 +163,14 @@ def _sources(needs: Sequence[tuple[Recipe, Policy]]) -> tuple[Renderer, list[Exa
         if splits.validation is not None:
             sources.append(Examples(splits.validation, Full(), _EVERYTHING, stop, seed, "validation set"))
     return renderers[0], sources
+
+
+def _check_one_teacher(sources: Sequence[Examples]) -> None:
+    """Refuse a trace that names two teachers: a store distinguishes traces by their tokens alone."""
+    teachers: dict[str, str] = {}
+    for example_id, name in ((i, name) for s in sources for i, name in zip(s.example_ids, s.teachers, strict=True)):
+        if teachers.setdefault(example_id, name) != name:
+            raise DataError(
+                f"example {example_id}: its trace names the teachers {teachers[example_id]!r} and {name!r}, and a "
+                "store keeps one answer to a text; leave one of the two out, or train with the teachers live"
+            )
