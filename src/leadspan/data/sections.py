@@ -188,17 +188,10 @@ class Renderer(PromptRenderer):
         Raises:
             ModelError: The template takes too long or too much memory.
         """
-        traces: list[Trace] = []
-        texts: list[RenderedText] = []
-        refused: list[Refusal] = []
-        for item in items:
-            text = item if isinstance(item, Refusal) else self.render(item)
-            if isinstance(item, Trace) and isinstance(text, RenderedText):
-                traces.append(item)
-                texts.append(text)
-            elif isinstance(text, Refusal):
-                refused.append(text)
-        return traces, texts, refused
+        rendered = [(item, item if isinstance(item, Refusal) else self.render(item)) for item in items]
+        usable = [(t, text) for t, text in rendered if isinstance(t, Trace) and isinstance(text, RenderedText)]
+        refused = [refusal for _, refusal in rendered if isinstance(refusal, Refusal)]
+        return [trace for trace, _ in usable], [text for _, text in usable], refused
 
     def tokenise(self, rendered: Sequence[RenderedText], traces: Sequence[Trace]) -> list[Rendered]:
         """Token ids and token sections of a batch of rendered texts; a straddling token goes to the earlier section."""
