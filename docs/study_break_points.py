@@ -9,8 +9,7 @@ from numpy.typing import NDArray
 
 from leadspan.data.truncation import Lead
 from leadspan.models.loading import load_tokenizer
-from leadspan.report.break_points import BreakPoint, break_points
-from leadspan.report.crossings import crossing
+from leadspan.report.break_points import BreakPoint, break_points, crossing
 from leadspan.report.frontier import Frontier
 from leadspan.report.rows import Row
 from leadspan.report.sentences import measured_text

@@ -8,9 +8,8 @@ from typing import Any
 import pytest
 
 from leadspan.pipeline.run import run
-from leadspan.report.content import build_report
+from leadspan.report.content import Report, build_report
 from leadspan.report.inputs import ReportInputs, read_inputs
-from leadspan.report.schema import Report
 from leadspan.report.write import write_report
 from leadspan.results import RunResult, save_run
 from recipes import toy_recipe

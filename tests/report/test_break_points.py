@@ -3,8 +3,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from leadspan.report.break_points import BreakPoint, break_points
-from leadspan.report.crossings import bracket, crossing
+from leadspan.report.break_points import BreakPoint, bracket, break_points, crossing
 from leadspan.report.frontier import build_frontiers
 from leadspan.report.sentences import break_point_sentence, measured_text
 from leadspan.results import Prediction, RunResult

@@ -3,8 +3,7 @@ from typing import Any
 
 import pytest
 
-from leadspan.report.conditions import family_key, find_conditions
-from leadspan.report.references import base_of, counterparts, find_references
+from leadspan.report.conditions import base_of, counterparts, family_key, find_conditions, find_references
 from leadspan.results import RunResult
 from made_runs import UNTAUGHT, pretrained
 

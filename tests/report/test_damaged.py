@@ -13,9 +13,7 @@ from leadspan.digests import unseal
 from leadspan.errors import RunError
 from leadspan.report.content import build_report
 from leadspan.report.inputs import ReportInputs, read_inputs
-from leadspan.report.markdown import render_markdown
-from leadspan.report.page import render_page
-from leadspan.report.write import print_report
+from leadspan.report.write import print_report, render_markdown, render_page
 from leadspan.results import RunResult, save_run
 from leadspan.status import PlainConsole
 from leadspan.study.record import StudyRecord, TrialRecord, save_study

@@ -7,9 +7,8 @@ import pytest
 from leadspan.audit.findings import AuditResult
 from leadspan.errors import RunError
 from leadspan.report.content import build_report
-from leadspan.report.inputs import named_runs, read_inputs
-from leadspan.report.page import render_page
-from leadspan.report.provenance import remarks
+from leadspan.report.inputs import named_runs, read_inputs, remarks
+from leadspan.report.write import render_page
 from leadspan.results import RunResult, save_run
 from leadspan.study.record import StudyRecord, TrialRecord, save_study
 from made_runs import made_study

@@ -7,11 +7,9 @@ from pathlib import Path
 import pytest
 
 from leadspan.report.charts import short
-from leadspan.report.content import build_report
+from leadspan.report.content import Report, build_report
 from leadspan.report.inputs import ReportInputs, read_inputs
-from leadspan.report.markdown import render_markdown
-from leadspan.report.schema import Report
-from leadspan.report.write import print_report, write_report
+from leadspan.report.write import print_report, render_markdown, write_report
 from leadspan.results import RunResult
 from leadspan.status import PlainConsole
 from leadspan.study.record import StudyRecord, TrialRecord, save_study

@@ -10,10 +10,9 @@ from PIL import Image
 
 from leadspan.cli import main
 from leadspan.recipe import Recipe
+from leadspan.report.content import Report
 from leadspan.report.drawing import draw_figures
-from leadspan.report.markdown import render_markdown
-from leadspan.report.schema import Report
-from leadspan.report.write import write_report
+from leadspan.report.write import render_markdown, write_report
 from leadspan.results import RunResult
 from leadspan.tables import Block, markdown_table
 

@@ -7,8 +7,8 @@ import pytest
 
 from leadspan.report.content import build_report
 from leadspan.report.inputs import ReportInputs, read_inputs
-from leadspan.report.page import render_page
 from leadspan.report.samples import HEAD_CHARS, TAIL_CHARS, Comparison
+from leadspan.report.write import render_page
 from leadspan.results import RunResult
 
 MakeRun = Callable[..., RunResult]

@@ -9,13 +9,12 @@ import pytest
 from rich.console import Console
 
 from leadspan.data.truncation.policy import STOP_REMEDY
+from leadspan.report.content import Report
 from leadspan.report.document import rows_block
 from leadspan.report.frontier import build_frontiers
-from leadspan.report.markdown import render_markdown
 from leadspan.report.rows import Frontier
-from leadspan.report.schema import Report
 from leadspan.report.sentences import captions, retention_text, stop_warnings, teacher_warnings
-from leadspan.report.write import print_report
+from leadspan.report.write import print_report, render_markdown
 from leadspan.results import RunResult
 from leadspan.statistics.intervals import Interval
 from leadspan.tables import Block, Cell, CostName, markdown_table, percent_interval, points, quantity, rich_table

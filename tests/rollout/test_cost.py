@@ -20,7 +20,7 @@ from leadspan.planning.prediction import cost_model_of
 from leadspan.planning.rollouts import batch_work
 from leadspan.planning.tables import sentences
 from leadspan.planning.timing import Calibration, DrawingWork, fit_drawing
-from leadspan.report.summary import run_summary
+from leadspan.report.write import run_summary
 from leadspan.results import RunResult
 from toys import tiny
 

@@ -63,7 +63,7 @@ def distill(options: argparse.Namespace) -> None:
         print_plain("".join(f"# {line}\n" for line in disk.splitlines()).rstrip("\n"))  # what is printed stays a recipe
         return
     from leadspan.pipeline.run import run as run_recipe
-    from leadspan.report.summary import run_summary
+    from leadspan.report.write import run_summary
     from leadspan.tables import quantity, rich_table
     from leadspan.training.process import process_state
     from leadspan.training.result import CHECKPOINTS_DIR
@@ -113,7 +113,7 @@ def evaluate(options: argparse.Namespace) -> None:
     from leadspan.evaluation.evaluate import evaluate_model
     from leadspan.hub import write_card
     from leadspan.pipeline.directory import claimed
-    from leadspan.report.summary import run_summary
+    from leadspan.report.write import run_summary
     from leadspan.results import RUN_FILE, RunResult, save_run
     from leadspan.tables import rich_table
     from leadspan.training.result import STUDENT_DIR

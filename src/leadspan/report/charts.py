@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from leadspan.costs.flops import FlopsByPart
+from leadspan.report.content import Report, TaskFigures
 from leadspan.report.costs import Cost, amount, mean_by_part
 from leadspan.report.curves import MEASURES
 from leadspan.report.rows import Row
-from leadspan.report.schema import Report, TaskFigures
 from leadspan.report.sentences import retention_text
 from leadspan.settings import Settings
 from leadspan.statistics.intervals import Interval

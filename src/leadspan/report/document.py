@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from leadspan.report.charts import COST_TITLES, QUALITY_TITLES
+from leadspan.report.content import Report, TaskFigures
 from leadspan.report.costs import amount, relative_text
 from leadspan.report.elements import Bullets, Choice, Element, Fold, Heading, Plot, Prose, Section
 from leadspan.report.evidence import evidence_sections
 from leadspan.report.rows import Row
-from leadspan.report.schema import Report, TaskFigures
 from leadspan.report.sentences import measured_text, retention_text
 from leadspan.statistics.intervals import Interval
 from leadspan.tables import MISSING, Block, Cell, CostName, percent, percent_interval, points

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from leadspan.errors import RunError
 from leadspan.files import file_names
 from leadspan.report.charts import LOG_FACTOR, chart_data
+from leadspan.report.content import Report
 from leadspan.report.costs import COST_WORDS
-from leadspan.report.schema import Report
 from leadspan.tables import percent
 from leadspan.text import plain, plain_values
 

@@ -6,12 +6,12 @@ from typing import Any
 
 from leadspan.audit.rows import blocks
 from leadspan.report.charts import AXIS_TITLES, COST_TITLES, validation_losses
+from leadspan.report.content import Report
 from leadspan.report.costs import error_text, shares, speed_figures
 from leadspan.report.curves import MEASURES, NUM_TENTHS, RunCurves
 from leadspan.report.elements import Bullets, Choice, Element, Fold, Heading, PageOnly, Plot, Prose, Section
-from leadspan.report.provenance import remarks
+from leadspan.report.inputs import remarks
 from leadspan.report.samples import OUTCOMES
-from leadspan.report.schema import Report
 from leadspan.results import predicted_and_measured
 from leadspan.study.record import StudyRecord
 from leadspan.tables import MISSING, Block, Cell, CostName, percent, quantity

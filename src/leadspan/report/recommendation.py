@@ -9,15 +9,16 @@ chosen policy, how it compares with its controls, and, where nothing is shown, w
 """
 
 from collections.abc import Sequence
-from math import inf
+from dataclasses import dataclass
+from math import hypot, inf
 
-from leadspan.errors import SettingsError
-from leadspan.report.costs import COST_WORDS
-from leadspan.report.needed import sample_size_needed
+from leadspan.errors import EvaluationError, SettingsError
+from leadspan.report.costs import COST_WORDS, Cost
 from leadspan.report.rows import Frontier, Row, by_cost
-from leadspan.report.savings import saved_text, saves
-from leadspan.settings import Settings
-from leadspan.tables import CostName, percent, percent_interval, points
+from leadspan.settings import Settings, validate
+from leadspan.statistics.power import Claim, problems_needed
+from leadspan.statistics.power_from_runs import expected_from
+from leadspan.tables import CostName, percent, percent_interval, points, quantity
 
 _CONTROL_WORDS = {
     "equal_tokens": "the same cut trained on as many tokens as the uncut run",
@@ -183,3 +184,142 @@ def _outcome(frontier: Frontier, row: Row, target: float, cost: CostName) -> str
         f"kept {percent_interval(shown, digits)} ({interval}; {size})"
         f"{saved_text(frontier, row, cost)}; it ended {percent(row.termination.value)} of its answers{of_full}"
     )
+
+
+_SAME = 0.005
+"""Shares closer to 1 than this read as 100 %."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Saving:
+    """One cost of a policy and of its uncut run; `share` is the ratio of their means."""
+
+    name: CostName
+    cost: Cost
+    full: Cost
+    share: float
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether the means differ by more than the standard deviation of the difference between two single runs."""
+        # Variances add: the spread of a difference is the root of the sum of squares.
+        return abs(self.cost.value - self.full.value) > hypot(self.cost.sd or 0.0, self.full.sd or 0.0)
+
+    @property
+    def is_same(self) -> bool:
+        """Whether both are the same when rounded to percent."""
+        return abs(1 - self.share) < _SAME
+
+    def figures(self, between: str) -> str:
+        """`7 s ± 1 s instead of 10 s ± 1 s, sd over seeds`, without a standard deviation that rounds to nothing."""
+        texts: list[str] = []
+        for cost in (self.cost, self.full):
+            is_spread = cost.sd is not None and cost.sd > _SAME * cost.value
+            spread = f" ± {quantity(self.name, cost.sd)}" if cost.sd is not None and is_spread else ""
+            texts.append(quantity(self.name, cost.value) + spread)
+        return f"{texts[0]} {between} {texts[1]}" + (", sd over seeds" if any("±" in text for text in texts) else "")
+
+
+def saves(frontier: Frontier, row: Row, cost: CostName) -> bool | None:
+    """Whether a policy costs less than its uncut run; None where the difference is within rounding or seed noise."""
+    saving = _saving(frontier, row, cost)
+    if saving is None or saving.is_same or not saving.is_clear:
+        return None
+    return saving.share < 1
+
+
+def saved_text(frontier: Frontier, row: Row, cost: CostName) -> str:
+    """` and saved 48 % of the time (5.2 min instead of 10 min) and 50 % of the tokens (...)`.
+
+    The sentence adds tokens to every cost, and time to tokens where times can be compared. Where the policy does not
+    save the cost, or that is unclear, it adds FLOPs too.
+    """
+    chosen = _saving(frontier, row, cost)
+    saves_it = chosen is not None and chosen.is_clear and chosen.share < 1
+    names: tuple[CostName, ...] = (cost, "tokens" if cost != "tokens" else "seconds")
+    # Where this cost gives no reason to choose the policy, a reader wants to know whether another does.
+    names = names if saves_it else (*names, "tokens", "flops")
+    savings = [saving for name in dict.fromkeys(names) if (saving := _saving(frontier, row, name)) is not None]
+    # What is within rounding or seed noise is no saving, and is said apart.
+    clear = [saving for saving in savings if saving.is_clear and not saving.is_same]
+    changes: list[str] = []
+    for verb, moved in (("saved", [s for s in clear if s.share < 1]), ("added", [s for s in clear if s.share > 1])):
+        of_costs = [f"{percent(abs(1 - s.share))} of the {COST_WORDS[s.name]}" for s in moved]
+        texts = [f"{text} ({s.figures('instead of')})" for text, s in zip(of_costs, moved, strict=True)]
+        changes += [f"{verb} {' and '.join(texts)}"] if texts else []
+    text = f" and {', but '.join(changes)}" if changes else ""
+    same = [f"the same {COST_WORDS[s.name]} ({s.figures('and')})" for s in savings if s.is_same]
+    unclear = [
+        f"whether it saves {COST_WORDS[s.name]} is unclear ({s.figures('against')})"
+        for s in savings
+        if not s.is_clear and not s.is_same
+    ]
+    return "; ".join([f"{text}{' and took ' + ' and '.join(same) if same else ''}", *unclear])
+
+
+def _saving(frontier: Frontier, row: Row, name: CostName) -> _Saving | None:
+    if name == "seconds" and frontier.clock:
+        return None  # such times say more about the machine than about the policy
+    full = frontier.row(row.reference)
+    cost, of_full = ((side.costs or {}).get(name) if side else None for side in (row, full))
+    if cost is None or of_full is None or cost.of_full is None:
+        return None
+    return _Saving(name, cost, of_full, cost.of_full)
+
+
+MIN_SEEDS = 2
+"""One seed says nothing about the variation between seeds, so a plan has at least two."""
+
+
+def sample_size_needed(frontier: Frontier, row: Row, target: float) -> str:
+    """The problems and seeds that would show the target, with the assumptions; empty where nothing can be said."""
+    assert row.retention and row.retention.ratio, "the caller picks compared rows"
+    if row.retention.ratio.value <= target:
+        return (
+            f"At the {percent(row.retention.ratio.value)} measured, no number of problems or seeds will show "
+            f"{percent(target)}: keep more of the traces, or lower the target."
+        )
+    together = row.retention.simultaneous
+    level = together.level_alone if together else Claim().level
+    command = "`leadspan power`" if level == Claim().level else f"`leadspan power --level {level:.4g}`"
+    claim, assumed = _claim(frontier, row, {"claim": target, "level": level})
+    if claim is None:
+        return ""
+    samples, seeds = row.samples_per_problem, max(MIN_SEEDS, len(row.retention.seeds))
+    # As many seeds as now, then more: 20 is where Student's t is close to the normal, and more seeds gain little.
+    for number in dict.fromkeys((seeds, 2 * seeds, 4 * seeds, 20)):
+        problems = problems_needed(claim, samples, number)
+        # Nobody would run a plan of more than 20 times the problems.
+        if problems is not None and problems <= 20 * row.num_problems:
+            size = f"{problems:,} problems with {samples} sample{'s' * (samples > 1)} each and {number} seeds"
+            chance = f"with a probability of {percent(claim.power)} ({command})"
+            return f"If what was measured is true{assumed}, {size} would show it {chance}."
+    return f"If what was measured is true{assumed}, showing it takes many times more problems and seeds ({command})."
+
+
+def _claim(frontier: Frontier, row: Row, claim_settings: dict[str, float]) -> tuple[Claim | None, str]:
+    """The claim, None where the runs contradict it, and the assumptions in place of what the runs do not show."""
+    full = frontier.row(row.reference)
+    assert full is not None and row.retention and row.retention.ratio, "a compared row has a reference"
+    policy, reference = ([dict(result.correct) for result in side.evaluations] for side in (row, full))
+    measured = {"retention": row.retention.ratio.value, "accuracy": full.accuracy.value}
+    try:
+        claim = expected_from(policy, reference, claim_settings)
+        several = max(len(policy), len(reference)) > 1
+        return claim, "" if several else f", and if {_seed_sd(claim)} (assumed, as one seed does not show it)"
+    except EvaluationError:
+        pass  # the runs hold too little to estimate the spread from
+    except SettingsError:
+        return None, ""
+    try:
+        claim = validate(Claim, {**measured, **claim_settings}, "power")
+    except SettingsError:
+        return None, ""  # such as an accuracy of 1
+    spread = f"{percent(claim.between)} of the variance of answers lies between problems"
+    correlation = f"the two students' chances have a correlation of {claim.correlation:g} over problems"
+    return claim, f", and if {spread}, {correlation} and {_seed_sd(claim)} (assumed, as these runs do not show it)"
+
+
+def _seed_sd(claim: Claim) -> str:
+    points = 100 * claim.seed_sd
+    return f"accuracy has a standard deviation of {points:g} percentage point{'s' * (points != 1)} between seeds"
