@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from leadspan.report.inputs import read_inputs
     from leadspan.results import RunResult, load_run
     from leadspan.statistics.intervals import base_normalised_retention, retention
-    from leadspan.statistics.sign_flip import sign_flip_test
+    from leadspan.statistics.resampling import sign_flip_test
     from leadspan.worlds.files import write_world
     from leadspan.worlds.settings import WorldFiles
 
@@ -56,7 +56,7 @@ _HOMES = {
     "retention": "leadspan.statistics.intervals",
     "run": "leadspan.pipeline.run",
     "run_audit": "leadspan.audit.audit",
-    "sign_flip_test": "leadspan.statistics.sign_flip",
+    "sign_flip_test": "leadspan.statistics.resampling",
     "write_world": "leadspan.worlds.files",
 }
 

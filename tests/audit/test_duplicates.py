@@ -1,4 +1,4 @@
-from leadspan.audit.duplicates import find_duplicates, signature
+from leadspan.audit.overlap import find_duplicates, signature
 
 TEXT = " ".join(f"word{i} follows word{i - 1} in line {i % 7}" for i in range(60))
 

@@ -6,7 +6,7 @@ import pytest
 from datasets import Dataset
 
 from leadspan.audit.audit import run_audit
-from leadspan.audit.locate import Located, Locator, examine_all, settle
+from leadspan.audit.locate import BATCH, Located, Locator, settle
 from leadspan.audit.prepared import search_first_answers, with_first_answers
 from leadspan.audit.settings import AuditSettings
 from leadspan.data.prepare import prepare, sections_of
@@ -14,6 +14,7 @@ from leadspan.data.sections import Renderer
 from leadspan.data.settings import DataSettings, NoValidation, Rendering
 from leadspan.errors import CacheError
 from leadspan.models.loading import load_tokenizer
+from leadspan.processes import in_batches
 from leadspan.traces.read import read_traces
 from leadspan.traces.settings import TraceSource
 from leadspan.worlds.derive_and_verify import DeriveAndVerify
@@ -119,8 +120,8 @@ def test_traces_count_whole_or_not_at_all_where_comparisons_are_left(tmp_path: P
     path = tmp_path / "t.jsonl"
     rows, settings, renderer = stating(path, tmp_path / "cache")
     assert len(rows) == 20
-    examined = examine_all(read_traces(settings.train), Locator(renderer).examine, 1)
-    located = [one for one in examined if isinstance(one, Located)]
+    batches = in_batches(Locator(renderer).examine, read_traces(settings.train), BATCH, 1)
+    located = [one for batch in batches for one in batch if isinstance(one, Located)]
     assert all(not candidate.is_equal for one in located for candidate in one.candidates.candidates)
     assert settle(located, 1, deadline=time.monotonic()) == ([], 0)
     assert settle(located, 1, deadline=time.monotonic() + 1e6) == settle(located, 1)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from leadspan.audit.repetition import has_loop, repeated_share
+from leadspan.audit.overlap import has_loop, repeated_share
 
 
 def brute_force(ids: list[int], num_repeats: int, num_tokens: int) -> bool:

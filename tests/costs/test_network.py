@@ -1,8 +1,7 @@
 from dataclasses import replace
 
 from leadspan.costs.flops import ModelShape
-from leadspan.costs.memory import ActivationBytes, BatchSize, MemoryModel
-from leadspan.costs.network import traffic
+from leadspan.costs.memory import ActivationBytes, BatchSize, MemoryModel, traffic
 
 # A head of 10 * 8 weights, 400 in all; the teacher's has 10 * 16 of 900.
 STUDENT = ModelShape(200, (8,), (None,), hidden_size=8, vocab_size=10, num_params=400)

@@ -18,10 +18,10 @@ from leadspan.inputs import first_answers_of, prepare_data
 from leadspan.models.loading import load_model
 from leadspan.models.settings import Pretrained
 from leadspan.pipeline.run import run
+from leadspan.planning.fitting import what_would_fit
 from leadspan.planning.plan import Plan, calibration_of, plan_recipe
 from leadspan.planning.policies import parse_policy
 from leadspan.planning.prediction import cost_model_of, student_shape
-from leadspan.planning.ranks import what_would_fit
 from leadspan.planning.tables import disk_of_study, plan_tables, sentences
 from leadspan.planning.timing import Calibration
 from leadspan.recipe import Recipe

@@ -5,8 +5,14 @@ from scipy import stats
 from leadspan.errors import EvaluationError, SettingsError
 from leadspan.settings import validate
 from leadspan.statistics.intervals import retention
-from leadspan.statistics.power import Claim, chance_to_show, problems_needed, standard_error, variance_terms
-from leadspan.statistics.power_from_runs import expected_from
+from leadspan.statistics.power import (
+    Claim,
+    chance_to_show,
+    expected_from,
+    problems_needed,
+    standard_error,
+    variance_terms,
+)
 from leadspan.statistics.resampling import Bootstrap
 
 

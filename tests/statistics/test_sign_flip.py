@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from leadspan.errors import EvaluationError
-from leadspan.statistics.sign_flip import sign_flip_test
+from leadspan.statistics.resampling import sign_flip_test
 
 
 def by_problem(scores: list[float]) -> dict[str, list[float]]:

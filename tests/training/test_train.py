@@ -18,8 +18,7 @@ from transformers import AutoModelForCausalLM, TrainerControl, TrainerState, Tra
 import counted_traffic
 import keep_gradients
 import sharded_gradients
-from leadspan.costs.memory import ActivationBytes, BatchSize, MemoryModel, Sharding
-from leadspan.costs.network import traffic
+from leadspan.costs.memory import ActivationBytes, BatchSize, MemoryModel, Sharding, traffic
 from leadspan.data.packing import pack
 from leadspan.errors import ModelError, RunError, SettingsError
 from leadspan.inputs import end_ids, prepare_data

@@ -1,33 +1,109 @@
 """The audit of a trace source: its contents, what each cut would remove, and where a cut would start to hurt."""
 
+import itertools
 import logging
 import time
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from statistics import fmean
 
-from leadspan.audit.break_point import summarise_first_answers
-from leadspan.audit.contamination import index_tasks, summarise
-from leadspan.audit.distributions import distribution
-from leadspan.audit.duplicates import find_duplicates
-from leadspan.audit.examine import Examined, Examiner
-from leadspan.audit.findings import AuditResult, Distribution, Entailment, PolicyLoss, Repetition
-from leadspan.audit.locate import Answered, examine_all, settle
+import numpy as np
+
+from leadspan.answers.boxes import last_boxed
+from leadspan.answers.numbers import as_number, literal, numbers
+from leadspan.audit.break_point import distribution, summarise_first_answers
+from leadspan.audit.contamination import Question, TaskIndex, index_tasks, shared_with, summarise
+from leadspan.audit.findings import MOST_EXAMPLES, AuditResult, Distribution, Entailment, PolicyLoss, Repetition
+from leadspan.audit.locate import BATCH, Answered, Located, Locator, question_of, settle
+from leadspan.audit.overlap import find_duplicates, has_loop, repeated_share, shared_numbers, shared_words, signature
 from leadspan.audit.settings import AuditSettings
 from leadspan.data.examples import count_cuts
-from leadspan.data.sections import Renderer
+from leadspan.data.sections import Rendered, Renderer
 from leadspan.data.supervision import lay_out
 from leadspan.data.truncation import cut_example, with_ends
 from leadspan.errors import DataError
 from leadspan.models.loading import load_tokenizer
+from leadspan.processes import in_batches
 from leadspan.status import Progress, report_status
 from leadspan.traces.read import RefusalCounter, read_traces
-from leadspan.traces.records import Refusal
+from leadspan.traces.records import Refusal, Trace
 from leadspan.traces.turns import UNCLOSED
 
 logger = logging.getLogger(__name__)
-# Locations that the result names for each finding.
-_MOST_EXAMPLES = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Examined:
+    """The findings of one trace.
+
+    Attributes:
+        located: Its location, its sections, and where it states its answer or may do so.
+        numbers: Distinct numbers of the prompt, and those that the chain of thought repeats.
+        words: Distinct content words of the prompt, and those that the chain of thought repeats.
+        answer_stands: Whether its own final answer occurs in the chain of thought; None where it has none in a box.
+        has_loop: Whether the chain of thought loops.
+        repeated_sentences: Share of its sentences that repeat an earlier one.
+        signature: MinHash values of chain of thought and answer.
+        shared: Questions of tasks that share n-grams with the prompt.
+        gold_fault: Why the record has no reference answer, where it has a column for it.
+    """
+
+    located: Located
+    numbers: tuple[int, int]
+    words: tuple[int, int]
+    answer_stands: bool | None
+    has_loop: bool
+    repeated_sentences: float
+    signature: np.ndarray
+    shared: dict[Question, float]
+    gold_fault: str
+
+
+@dataclass(frozen=True)
+class Examiner:
+    """Examines traces, with the renderer, the settings and the tasks of an audit."""
+
+    renderer: Renderer
+    settings: AuditSettings
+    tasks: TaskIndex
+
+    def examine(self, batch: Sequence[Trace | Refusal]) -> list[Examined | Refusal]:
+        """Render, tokenise and examine a batch; refusals come first."""
+        located, refused = Locator(self.renderer).locate(batch)
+        return [*refused, *itertools.starmap(self._examine, located)]
+
+    def _examine(self, trace: Trace, rendered: Rendered, located: Located) -> Examined | Refusal:
+        # Training leaves the same traces aside for their length.
+        sections, limits = rendered.sections, self.settings
+        if sections.num_tokens < limits.data.min_tokens:
+            return Refusal(
+                f"shorter than {limits.data.min_tokens} tokens", f"{sections.num_tokens} tokens", trace.place
+            )
+        if limits.data.max_tokens is not None and sections.num_tokens > limits.data.max_tokens:
+            return Refusal(f"longer than {limits.data.max_tokens} tokens", f"{sections.num_tokens} tokens", trace.place)
+        prompt, cot_ids = question_of(trace), rendered.input_ids[sections.prompt_end : sections.cot_end]
+        # Its last box, or an answer that is one number.
+        stated = (last_boxed(trace.answer) or "").strip()
+        if not stated and as_number(trace.answer) is not None:
+            stated = trace.answer
+        value = as_number(stated)  # by value: 1,000 counts as 1000
+        if value is not None:
+            answer_stands = any(number.value == value for number in numbers(trace.cot))
+        else:
+            answer_stands = literal(stated).casefold() in literal(trace.cot).casefold() if stated else None
+        return Examined(
+            located=located,
+            numbers=shared_numbers(prompt, trace.cot),
+            words=shared_words(prompt, trace.cot),
+            answer_stands=answer_stands,
+            has_loop=has_loop(cot_ids, limits.loop_repeats, limits.loop_tokens),
+            repeated_sentences=repeated_share(trace.cot),
+            # Without the prompt: answers of one question that differ are no duplicates.
+            signature=signature(f"{trace.cot}\n{trace.answer}"),
+            shared=shared_with("\n".join(message["content"] for message in trace.messages), self.tasks),
+            gold_fault=trace.gold_fault,
+        )
 
 
 def run_audit(settings: AuditSettings, num_workers: int = 1) -> AuditResult:
@@ -45,7 +121,13 @@ def run_audit(settings: AuditSettings, num_workers: int = 1) -> AuditResult:
     source = settings.data.train
     renderer = Renderer(load_tokenizer(settings.tokenizer, settings.revision), settings.data.rendering)
     examiner = Examiner(renderer, settings, index_tasks(settings.tasks, settings.ngram_words))
-    traces, counter = _examine(settings, examiner, num_workers)
+    counter, progress = RefusalCounter(), Progress(f"reading {source.path}", None, "records")
+    traces: list[Examined] = []
+    for item in itertools.chain.from_iterable(in_batches(examiner.examine, read_traces(source), BATCH, num_workers)):
+        counter.add(item)
+        progress.report(counter.num_read)
+        if not isinstance(item, Refusal):
+            traces.append(item)
     if not traces:
         counter.check(1.0, source.path)  # always raises: nothing usable is left
     report_status("comparing answers")
@@ -71,7 +153,7 @@ def run_audit(settings: AuditSettings, num_workers: int = 1) -> AuditResult:
         policies=_policy_losses(settings, answered),
         repetition=Repetition(
             num_loops=len(looping),
-            examples=looping[:_MOST_EXAMPLES],
+            examples=looping[:MOST_EXAMPLES],
             repeated_sentences=fmean(trace.repeated_sentences for trace in traces),
         ),
         duplicates=find_duplicates(
@@ -84,17 +166,6 @@ def run_audit(settings: AuditSettings, num_workers: int = 1) -> AuditResult:
         contamination=summarise(examiner.tasks, (trace.shared for trace in traces), locations),
         seconds=time.perf_counter() - begun,
     )
-
-
-def _examine(settings: AuditSettings, examiner: Examiner, num_workers: int) -> tuple[list[Examined], RefusalCounter]:
-    counter, traces = RefusalCounter(), []
-    progress = Progress(f"reading {settings.data.train.path}", None, "records")
-    for item in examine_all(read_traces(settings.data.train), examiner.examine, num_workers):
-        counter.add(item)
-        progress.report(counter.num_read)
-        if not isinstance(item, Refusal):
-            traces.append(item)
-    return traces, counter
 
 
 def _why_training_stops(counter: RefusalCounter, settings: AuditSettings) -> str | None:

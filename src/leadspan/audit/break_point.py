@@ -10,42 +10,65 @@ Source: the project's own prediction, from the observation of Chen et al. (arXiv
 derivation falls near the middle of a trace.
 """
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-from leadspan.audit.distributions import distribution, mean_by_question
-from leadspan.audit.findings import CutShare, FirstAnswers
+import numpy as np
+
+from leadspan.audit.findings import CutShare, Distribution, FirstAnswers
 from leadspan.audit.locate import Answered
 from leadspan.data.truncation import Lead, Policy, cut_example
-from leadspan.statistics.intervals import Interval
+from leadspan.statistics.intervals import Interval, bootstrap_mean
+from leadspan.statistics.resampling import Bootstrap
+
+NUM_BINS = 20
+# Draws of a bootstrap (questions times resamples) at most, so that an audit of a million questions takes seconds; and
+# the fewest resamples that still give an interval.
+_MOST_DRAWS = 20_000_000
+_FEWEST_RESAMPLES = 200
+
+
+def distribution(values: Sequence[float], low: float | None = None, high: float | None = None) -> Distribution | None:
+    """Mean, percentiles and a histogram of 20 equal bins.
+
+    Args:
+        values: The values; nothing is returned for none.
+        low: Lower edge of the first bin; the smallest value when absent.
+        high: Upper edge of the last bin; the largest value when absent.
+    """
+    if not values:
+        return None
+    array = np.asarray(values, dtype=np.float64)
+    first = float(array.min()) if low is None else low
+    last = float(array.max()) if high is None else high
+    # 1e-9: values that are all equal still need a bin of some width.
+    counts, edges = np.histogram(array, bins=NUM_BINS, range=(first, max(last, first + 1e-9)))
+    p10, p50, p90, p99 = (float(value) for value in np.percentile(array, [10, 50, 90, 99]))
+    return Distribution(
+        count=len(values), mean=float(array.mean()), p10=p10, p50=p50, p90=p90, p99=p99,
+        edges=[float(edge) for edge in edges], counts=[int(count) for count in counts],
+    )  # fmt: skip
+
+
+def mean_by_question(values: Sequence[float], questions: Sequence[str], seed: int) -> Interval:
+    """Mean over questions of the mean over their traces, with a bootstrap interval over questions.
+
+    Traces of one question are not independent, so questions are resampled (`statistics.intervals.bootstrap_mean`).
+
+    Args:
+        values: One value in [0, 1] per trace; at least one.
+        questions: The question of each trace.
+        seed: Seed of the draws.
+    """
+    grouped: defaultdict[str, list[float]] = defaultdict(list)
+    for value, question in zip(values, questions, strict=True):
+        grouped[question].append(value)
+    num_resamples = max(_FEWEST_RESAMPLES, min(4000, _MOST_DRAWS // len(grouped)))
+    return bootstrap_mean(list(grouped.values()), Bootstrap(num_resamples=num_resamples, seed=seed))
+
 
 # Rounded, since 3 * 0.1 is not 0.3 in binary.
 PROPORTIONS = tuple(round(0.1 * step, 1) for step in range(1, 11))
-
-
-@dataclass(frozen=True, slots=True)
-class Stated:
-    """A trace whose chain of thought states the answer.
-
-    Attributes:
-        position: Token of the whole sequence at which it does.
-        trace: The trace.
-    """
-
-    position: int
-    trace: Answered
-
-    @property
-    def lsp_star(self) -> float:
-        """`(|P| + f |CoT|) / T`, which is the position as a share of the sequence."""
-        return self.position / self.trace.sections.num_tokens
-
-    @property
-    def share_of_cot(self) -> float:
-        """`f`: tokens of the chain of thought before the statement, as a share of it, tags included."""
-        sections = self.trace.sections
-        return (self.position - sections.prompt_end) / (sections.cot_end - sections.prompt_end)
 
 
 def summarise_first_answers(traces: Sequence[Answered], num_undecided: int, seed: int) -> FirstAnswers:
@@ -71,11 +94,14 @@ def summarise_first_answers(traces: Sequence[Answered], num_undecided: int, seed
         return counts
     cuts = [(p, without_derivation(Lead(p=p), traces, seed)) for p in PROPORTIONS]
     # Shares have bins from 0 to 1, so that the histograms of two audits compare.
+    before = [position - trace.sections.prompt_end for position, trace in stated]
+    cot_lengths = [trace.sections.cot_end - trace.sections.prompt_end for _, trace in stated]  # tags included
+    points = [position / trace.sections.num_tokens for position, trace in stated]
     shares = {
-        "position_tokens": distribution([s.position - s.trace.sections.prompt_end for s in stated]),
-        "share_of_cot": distribution([s.share_of_cot for s in stated], 0, 1),
-        "lsp_star": mean_by_question([s.lsp_star for s in stated], [s.trace.question_id for s in stated], seed),
-        "lsp_star_values": distribution([s.lsp_star for s in stated], 0, 1),
+        "position_tokens": distribution(before),
+        "share_of_cot": distribution([n / length for n, length in zip(before, cot_lengths, strict=True)], 0, 1),
+        "lsp_star": mean_by_question(points, [trace.question_id for _, trace in stated], seed),
+        "lsp_star_values": distribution(points, 0, 1),
         "cuts": [CutShare(p=p, without_derivation=share) for p, share in cuts if share is not None],
     }
     return counts.model_copy(update=shares)
@@ -92,14 +118,13 @@ def without_derivation(policy: Policy, traces: Sequence[Answered], seed: int) ->
     # 1 where a stage cuts the statement, else 0.
     lost: list[float] = []
     for stage in policy.stages:
-        cuts = [cut_example(stage, s.trace.sections, s.trace.example_id, seed) for s in stated]
-        lost += [
-            float(not any(start <= s.position < end for start, end in cut.spans))
-            for s, cut in zip(stated, cuts, strict=True)
-        ]
+        for position, trace in stated:
+            spans = cut_example(stage, trace.sections, trace.example_id, seed).spans
+            lost.append(float(not any(start <= position < end for start, end in spans)))
     # Stage after stage, as `lost` is.
-    return mean_by_question(lost, [s.trace.question_id for s in stated] * len(policy.stages), seed)
+    return mean_by_question(lost, [trace.question_id for _, trace in stated] * len(policy.stages), seed)
 
 
-def _stated(traces: Sequence[Answered]) -> list[Stated]:
-    return [Stated(trace.position, trace) for trace in traces if trace.position is not None]
+def _stated(traces: Sequence[Answered]) -> list[tuple[int, Answered]]:
+    """The traces whose chain of thought states the answer, each with the token at which it does."""
+    return [(trace.position, trace) for trace in traces if trace.position is not None]

@@ -10,13 +10,12 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from leadspan.audit.findings import Contamination, SharedQuestion
+from leadspan.audit.findings import MOST_EXAMPLES, Contamination, SharedQuestion
 from leadspan.audit.overlap import WORD, phrases, thirds_of_words
 from leadspan.data.questions import FEWEST_WORDS, words
 from leadspan.evaluation.settings import TaskSettings
 from leadspan.evaluation.tasks import load_task
 
-_MOST_EXAMPLES = 5
 _SHOWN_CHARS = 80
 
 Question = tuple[int, int]
@@ -115,7 +114,7 @@ def summarise(
                 problem_id=problems[q][0], start=problems[q][1][:_SHOWN_CHARS],
                 place=best[t, q].place, share=best[t, q].share,
             )
-            for _, q in of_task[:_MOST_EXAMPLES]
+            for _, q in of_task[:MOST_EXAMPLES]
         ]  # fmt: skip
         record = Contamination(
             task=name,

@@ -10,6 +10,8 @@ from leadspan.settings import Amount, Count, Settings, load_json
 from leadspan.statistics.intervals import Interval
 
 AUDIT_FILE = "audit.json"
+MOST_EXAMPLES = 5
+"""Locations that an audit names for each finding."""
 
 
 class Distribution(Settings):

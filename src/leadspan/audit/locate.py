@@ -1,17 +1,14 @@
 """Rendered traces with the tokens at which each states its right answer, or may do so; optionally in processes."""
 
-import itertools
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
 
 from leadspan.answers.first_answer import Candidates, GoldSource, find_candidates, gold_of, resolve
 from leadspan.answers.grading import MathGrader
 from leadspan.data.sections import Rendered, Renderer
 from leadspan.data.truncation import Sections
-from leadspan.processes import in_batches
 from leadspan.traces.records import Refusal, Trace
 
 BATCH = 32
@@ -20,47 +17,47 @@ ITEM_SECONDS = 2.0
 """Limit for comparing one candidate answer by algebra."""
 SETTLED_TOGETHER = 8
 """Traces settled at a time where there is a deadline: the most whose comparisons it can waste."""
-ResultT = TypeVar("ResultT")
 
 
 @dataclass(frozen=True, slots=True)
-class Located:
+class _Usable:
     """One usable trace.
 
     Attributes:
         place: Its file and line.
         example_id: Hash of its token ids.
         question_id: Hash of its question.
-        sections: Section borders.
-        candidates: Where the chain of thought states, or may state, the answer.
-        tokens: First and last token of each candidate, in the whole sequence.
+        sections: Section borders; of an `Answered`, with the last token of the first statement.
     """
 
     place: str
     example_id: str
     question_id: str
     sections: Sections
+
+
+@dataclass(frozen=True, slots=True)
+class Located(_Usable):
+    """A usable trace that was searched.
+
+    Attributes:
+        candidates: Where the chain of thought states, or may state, the answer.
+        tokens: First and last token of each candidate, in the whole sequence.
+    """
+
     candidates: Candidates
     tokens: tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Answered:
-    """One usable trace, and where it states its right answer.
+class Answered(_Usable):
+    """A usable trace, and where it states its right answer.
 
     Attributes:
-        place: Its file and line.
-        example_id: Hash of its token ids.
-        question_id: Hash of its question.
-        sections: Section borders, with the last token of the first statement.
         source: Where the right answer was taken from.
         position: First token of the first statement, in the whole sequence; None where there is none.
     """
 
-    place: str
-    example_id: str
-    question_id: str
-    sections: Sections
     source: GoldSource
     position: int | None
 
@@ -94,7 +91,7 @@ class Locator:
         return located, refused
 
     def examine(self, batch: Sequence[Trace | Refusal]) -> list[Located | Refusal]:
-        """Results of `locate` as one list, for `examine_all`."""
+        """Results of `locate` as one list, without the texts, to send between processes."""
         located, refused = self.locate(batch)
         return [*refused, *(trace for _, _, trace in located)]
 
@@ -131,21 +128,6 @@ def settle(
                 answered.append(Answered(*ids, sections, source, position))
             num_undecided += num_timeouts
     return answered, num_undecided
-
-
-def examine_all(
-    items: Iterable[Trace | Refusal],
-    examine: Callable[[Sequence[Trace | Refusal]], Sequence[ResultT]],
-    num_workers: int,
-) -> Iterator[ResultT]:
-    """Examine every trace.
-
-    Args:
-        items: Traces and refusals, in the order of the source.
-        examine: Results of a batch, refusals among them; it is sent to the processes.
-        num_workers: Processes; fewer traces than one batch for each are examined in this one.
-    """
-    return itertools.chain.from_iterable(in_batches(examine, items, BATCH, num_workers))
 
 
 def question_of(trace: Trace) -> str:

@@ -1,7 +1,11 @@
-"""Overlap of two texts: numbers, content words, n-grams of words.
+"""Text that occurs twice: numbers, words and n-grams of two texts, loops in one, duplicates among many.
 
 In scripts that set no spaces between words (Chinese, Japanese, Thai, Lao, Khmer, Burmese, Tibetan) every letter counts
 as a word.
+
+Source of the duplicates: Broder, On the resemblance and containment of documents (1997); shingles of five words (of
+five letters in scripts without spaces) and a Jaccard similarity of 0.8 as in Lee et al., arXiv 2107.06499. Hashing and
+look-up are datasketch's.
 """
 
 import re
@@ -9,8 +13,12 @@ from collections.abc import Iterator, Sequence
 from itertools import accumulate, pairwise
 from unicodedata import normalize
 
+import numpy as np
+from datasketch import MinHash, MinHashLSH
+
 from leadspan.answers.numbers import numbers, small_number_words
-from leadspan.data.questions import LETTER, UNSPACED
+from leadspan.audit.findings import MOST_EXAMPLES, Duplicates
+from leadspan.data.questions import LETTER, UNSPACED, words
 
 # A run of letters of a script without spaces.
 _RUN = re.compile(rf"(?:{LETTER.pattern})+")
@@ -90,3 +98,99 @@ def _stem(word: str) -> str:
         if word.endswith(ending) and len(word) - len(ending) >= 3:
             return word.removesuffix(ending)
     return word
+
+
+LONGEST_PERIOD = 256
+"""Longest period of a loop that is detected, in tokens."""
+_SENTENCE = re.compile("[.!?\n\u3002\uff0e\uff01\uff1f]+")  # Chinese full stop and full-width marks among them
+# Shorter sentences ("Wait.", "So x = 2.") occur more than once in sound traces.
+_FEWEST_WORDS = 5
+
+
+def has_loop(input_ids: np.ndarray, num_repeats: int, num_tokens: int) -> bool:
+    """Whether the same run of tokens comes many times in a row.
+
+    There is a period d for which ids[i] = ids[i + d] over a stretch long enough for `num_repeats` turns and for
+    `num_tokens` tokens. Runs of one single token (blanks, rules) count like any other.
+
+    Args:
+        input_ids: Token ids, shape [T].
+        num_repeats: Turns, at least 2.
+        num_tokens: Tokens that all turns together must cover.
+    """
+    for period in range(1, min(LONGEST_PERIOD, len(input_ids) // num_repeats) + 1):
+        # A loop of n tokens with period d has n - d positions at which ids[i] = ids[i + d].
+        needed = max(period * num_repeats, num_tokens) - period
+        if needed > len(input_ids) - period:
+            continue
+        differs = np.flatnonzero(input_ids[period:] != input_ids[:-period])
+        # Runs without a difference lie between neighbouring differences, and before the first and after the last one.
+        gaps = np.diff(differs, prepend=-1, append=len(input_ids) - period) - 1
+        if gaps.max() >= needed:
+            return True
+    return False
+
+
+def repeated_share(cot: str) -> float:
+    """Share of the sentences of at least five words that occurred before in the same text; 0 where there are none."""
+    sentences = (" ".join(part.split()).casefold() for part in _SENTENCE.split(cot))
+    lengths = ((part, max(WORD * part.count(" ") + WORD, thirds_of_words(words(part)))) for part in sentences)
+    sentences = [part for part, thirds in lengths if thirds >= WORD * _FEWEST_WORDS]
+    return 1 - len(set(sentences)) / len(sentences) if sentences else 0.0
+
+
+# 128 permutations estimate a similarity to about 0.04 (standard error of a mean of 128 matches at 0.8).
+NUM_PERM = 128
+SHINGLE_WORDS = 5
+_SCHEME = "affine32"
+# Its permutations are drawn once, for all signatures.
+_EMPTY = MinHash(num_perm=NUM_PERM, scheme=_SCHEME)
+
+
+def signature(text: str) -> np.ndarray:
+    """MinHash values of the word 5-grams of a text (of all its words where it has fewer), shape [128]."""
+    tokens = words(text)
+    shingles = set(ngrams(tokens, min(SHINGLE_WORDS, max(1, len(tokens)))))
+    values = _EMPTY.copy()
+    # Sorted, so that the order of a set does not matter.
+    values.update_batch([shingle.encode() for shingle in sorted(shingles)])
+    return values.hashvalues
+
+
+def find_duplicates(
+    example_ids: Sequence[str], questions: Sequence[str], signatures: Sequence[np.ndarray], locations: Sequence[str],
+    threshold: float,
+) -> Duplicates:  # fmt: skip
+    """Count traces that repeat an earlier one; of a group of equals all but the first are counted.
+
+    Args:
+        example_ids: Hash of the token ids of each trace.
+        questions: Hash of its question.
+        signatures: MinHash values of its chain of thought and answer.
+        locations: Its file and line.
+        threshold: Estimated Jaccard similarity from which two are near duplicates.
+    """
+    index = MinHashLSH(threshold=threshold, num_perm=NUM_PERM)
+    hashes: list[MinHash] = []
+    exact: dict[str, int] = {}
+    pairs: list[tuple[str, str]] = []
+    num_exact = num_near = 0
+    for i, example_id in enumerate(example_ids):
+        minhash = MinHash(num_perm=NUM_PERM, hashvalues=signatures[i], permutations=_EMPTY.permutations, scheme=_SCHEME)
+        hashes.append(minhash)
+        # An exact copy is no near duplicate too, so it is neither looked up nor indexed.
+        if example_id in exact:
+            num_exact += 1
+            pairs.append((locations[i], locations[exact[example_id]]))
+            continue
+        exact[example_id] = i
+        # The index returns candidates; the estimated similarity decides.
+        earlier = [int(str(key)) for key in index.query(minhash) if minhash.jaccard(hashes[int(str(key))]) >= threshold]
+        if earlier:
+            num_near += 1
+            pairs.append((locations[i], locations[min(earlier)]))
+        index.insert(str(i), minhash)
+    return Duplicates(
+        num_questions=len(set(questions)), num_exact=num_exact, num_near=num_near, threshold=threshold,
+        examples=pairs[:MOST_EXAMPLES],
+    )  # fmt: skip

@@ -22,7 +22,7 @@ from leadspan.answers import first_answer
 from leadspan.answers.first_answer import GoldSource
 from leadspan.audit.break_point import summarise_first_answers, without_derivation
 from leadspan.audit.findings import FirstAnswers
-from leadspan.audit.locate import Answered, Located, Locator, examine_all, settle
+from leadspan.audit.locate import BATCH, Answered, Located, Locator, settle
 from leadspan.data.prepare import cache_root, sections_of
 from leadspan.data.sections import Renderer
 from leadspan.data.settings import DataSettings
@@ -30,6 +30,7 @@ from leadspan.data.truncation import Policy
 from leadspan.digests import checked_line, with_checksum
 from leadspan.errors import CacheError
 from leadspan.files import write_atomically
+from leadspan.processes import in_batches
 from leadspan.settings import Settings
 from leadspan.statistics.intervals import Interval
 from leadspan.traces.read import read_traces
@@ -168,7 +169,8 @@ def _located(rows: Dataset, settings: DataSettings, renderer: Renderer, deadline
     items = itertools.takewhile(lambda _: time.monotonic() < deadline, read_traces(settings.train))
     # No others are rendered and searched, which is what takes the time.
     traces = (item for item in items if not isinstance(item, Refusal) and item.place in locations)
-    for located in examine_all(traces, Locator(renderer).examine, settings.num_workers):
+    batches = in_batches(Locator(renderer).examine, traces, BATCH, settings.num_workers)
+    for located in itertools.chain.from_iterable(batches):
         if isinstance(located, Located) and located.example_id in ids:
             by_id[located.example_id] = located
         if time.monotonic() >= deadline:

@@ -139,8 +139,7 @@ def _planned(study: "Study", study_file: "Path") -> "tuple[StudyRecord, list[str
 def power(options: argparse.Namespace) -> None:
     """Print how many problems are needed, and what plans of given size can show."""
     from leadspan.settings import validate
-    from leadspan.statistics.power import Claim, chance_to_show, problems_needed, standard_error
-    from leadspan.statistics.power_from_runs import expected_from
+    from leadspan.statistics.power import Claim, chance_to_show, expected_from, problems_needed, standard_error
     from leadspan.tables import Block, rich_table
 
     # What is not given is estimated from runs, or has its default.

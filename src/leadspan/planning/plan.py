@@ -13,21 +13,22 @@ from leadspan.data.truncation.policy import CutCounts, shows_few_ends
 from leadspan.errors import DataError
 from leadspan.inputs import PreparedData, checked_teacher, rollout_inputs, training_examples, training_inputs
 from leadspan.planning.calibration import calibrate
-from leadspan.planning.fitting import largest_batch, largest_budget
+from leadspan.planning.fitting import RankCost, largest_batch, largest_budget, rank_costs, what_would_fit
 from leadspan.planning.prediction import (
     CostModel,
+    StoreCost,
     break_point_fields,
     cost_model_of,
     planned,
+    planned_targets,
     predict,
     sizes_of,
+    store_cost,
     student_shape,
     with_store,
 )
-from leadspan.planning.ranks import RankCost, rank_costs, what_would_fit
 from leadspan.planning.rollouts import RolloutCost, cost_of_rollouts, measure_drawing
 from leadspan.planning.savings import Saving, Workload, flops_with, memory_with, saving
-from leadspan.planning.stores import StoreCost, planned_targets, store_cost
 from leadspan.planning.timing import Calibration
 from leadspan.recipe import Recipe
 from leadspan.results import Prediction

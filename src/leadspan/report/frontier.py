@@ -15,8 +15,7 @@ from leadspan.report.costs import clock_fault, costs_over
 from leadspan.report.rows import ControlComparison, Frontier, Row, RowRetention
 from leadspan.results import RunResult
 from leadspan.statistics.intervals import Interval, Retention, base_normalised_retention, retention, runs_mean
-from leadspan.statistics.resampling import Runs, Scores
-from leadspan.statistics.sign_flip import sign_flip_test
+from leadspan.statistics.resampling import Runs, Scores, sign_flip_test
 from leadspan.statistics.simultaneous import simultaneous_retention
 from leadspan.teacher.settings import Served, StoredTargets
 

@@ -16,8 +16,7 @@ from leadspan.errors import EvaluationError, SettingsError
 from leadspan.report.costs import COST_WORDS, Cost
 from leadspan.report.rows import Frontier, Row, by_cost
 from leadspan.settings import Settings, validate
-from leadspan.statistics.power import Claim, problems_needed
-from leadspan.statistics.power_from_runs import expected_from
+from leadspan.statistics.power import Claim, expected_from, problems_needed
 from leadspan.tables import CostName, percent, percent_interval, points, quantity
 
 _CONTROL_WORDS = {

@@ -1,8 +1,8 @@
 """A run or a report for its reader: in a terminal, or as one HTML page, Markdown, JSON or figures.
 
 The page begins with the answer and needs no network. A single file, unlike a notebook or a served dashboard, can be
-mailed, archived with the runs, printed, and opened in ten years. The part of plotly.js that draws points, lines and bars
-is embedded once, compressed; the content security policy of the page forbids it to load anything.
+mailed, archived with the runs, printed, and opened in ten years. The part of plotly.js that draws points, lines and
+bars is embedded once, compressed; the content security policy of the page forbids it to load anything.
 """
 
 import base64
