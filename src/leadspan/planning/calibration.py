@@ -12,7 +12,7 @@ from transformers import TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_utils import SaveStrategy, set_seed
 
-from leadspan.costs.flops import ExampleSize, training_flops
+from leadspan.costs.flops import ExampleSize
 from leadspan.costs.measure import PeakMemory
 from leadspan.costs.memory import BatchSize, highest
 from leadspan.data.examples import Examples
@@ -79,11 +79,7 @@ def calibrate(
 
     # Of the rising part every second step: the first of each side allocates.
     counted = [step for step in range(course.num_steps) if step >= num_rising or step % 2]
-    work: list[StepWork] = []
-    for batches in map(sizes, counted):
-        examples = [example for batch in batches for example in batch]
-        flops = training_flops(model.student, model.teacher, examples, model.training.gradient_checkpointing)
-        work.append(StepWork.of(flops, len(batches)))
+    work = [StepWork.of(model.flops(batches), len(batches)) for batches in map(sizes, counted)]
     rates, error = fit_rates(work, [laps.seconds_of[step] for step in counted])
     # The peak after the second step of each side; it never falls, hence the running maximum of the predictions.
     risen = range(1, num_rising, 2)

@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from leadspan.costs.flops import ExampleSize, training_flops
+from leadspan.costs.flops import ExampleSize
 from leadspan.costs.memory import (
     BatchSize,
     MemoryByPart,
@@ -137,14 +137,14 @@ def rank_costs(live: CostModel, examples: Examples) -> tuple[RankCost, ...]:
         for n in (ranks, *numbers):
             of_rank = [BatchSize.of(batch) for batch in step[::n]]
             sent[n] = traffic(replace(memory, num_ranks=n), teacher, placement or "store", of_rank)
-        flops, compute, bound = _step_flops(model, step), None, None
+        flops, compute, bound = model.flops(step).total, None, None
         if device is not None and machine.utilisation is not None:
             compute = flops / (ranks * device.peak_flops * machine.utilisation)
         seconds = {n: sent[n].total / (machine.bandwidth_gb * 1e9) for n in sent} if machine.bandwidth_gb else {}
         if compute is not None and seconds:
             bound = next((n for n in numbers if seconds[n] > compute * ranks / n), None)
         # The teacher's devices keep up where their passes last no longer than a step of the students.
-        teacher_ranks = math.ceil((_step_flops(live, step) - flops) * ranks / flops) if placement == "ranks" else 0
+        teacher_ranks = math.ceil((live.flops(step).total - flops) * ranks / flops) if placement == "ranks" else 0
         costs.append(
             RankCost(
                 sharding=sharding,
@@ -160,11 +160,6 @@ def rank_costs(live: CostModel, examples: Examples) -> tuple[RankCost, ...]:
             )
         )
     return tuple(costs)
-
-
-def _step_flops(model: CostModel, step: Sequence[Sequence[ExampleSize]]) -> int:
-    examples = [example for batch in step for example in batch]
-    return training_flops(model.student, model.teacher, examples, model.training.gradient_checkpointing).total
 
 
 def what_would_fit(recipe: Recipe, model: CostModel, examples: Examples, limit: int) -> str:

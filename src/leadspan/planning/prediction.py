@@ -4,6 +4,7 @@ No weights are read.
 """
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -72,6 +73,11 @@ class CostModel:
         selection = self.selection and self.selection.kind
         content = repr((asdict(memory), self.training.gradient_checkpointing, selection))
         return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+    def flops(self, batches: Iterable[Iterable[ExampleSize]]) -> FlopsByPart:
+        """Operations of training on micro-batches once."""
+        examples = (example for batch in batches for example in batch)
+        return training_flops(self.student, self.teacher, examples, self.training.gradient_checkpointing)
 
 
 def cost_model_of(recipe: Recipe, renderer: Renderer, num_ranks: int | None = None) -> CostModel:
@@ -149,10 +155,7 @@ def predict(model: CostModel, examples: Examples, calibration: Calibration | Non
     """
     plan, ranks = planned(model, examples), model.machine.num_ranks
     batches, per_step = sizes_of(model, plan, examples), plan.accumulation * ranks
-    steps: list[FlopsByPart] = []
-    for start in range(0, len(batches), per_step):
-        step = [example for batch in batches[start : start + per_step] for example in batch]
-        steps.append(training_flops(model.student, model.teacher, step, model.training.gradient_checkpointing))
+    steps = [model.flops(batches[start : start + per_step]) for start in range(0, len(batches), per_step)]
     flops = FlopsByPart.added(steps)
     memory = highest(model.memory, [BatchSize.of(batch) for batch in batches])
     seconds, source = None, None

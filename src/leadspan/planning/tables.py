@@ -15,8 +15,6 @@ from leadspan.planning.savings import MEASURES, Measure, Saving
 from leadspan.recipe import Recipe
 from leadspan.tables import MISSING, Block, percent, quantity
 
-_SAVED_BY: dict[Measure, str] = {"cut": "cut", "chunked_loss": "chunked loss", "store": "store", "packing": "packing"}
-
 
 def plan_tables(plan: Plan) -> list[Block]:
     """The tables to print, in order; the `sentences` go below them."""
@@ -207,6 +205,7 @@ def _ranks(plan: Plan, row: PlanRow) -> Block:
 def _savings(plan: Plan, cost: str, saving_of: Callable[[PlanRow], Saving]) -> Block:
     """Shares of a naive run's cost that each measure saves."""
     shown: list[Measure] = [measure for measure in MEASURES if measure != "store" or plan.knows_teacher]
+    names = [measure.replace("_", " ") for measure in shown]
     rows: list[tuple[str, ...]] = []
     for row in plan.rows:
         saving = saving_of(row)
@@ -214,7 +213,7 @@ def _savings(plan: Plan, cost: str, saving_of: Callable[[PlanRow], Saving]) -> B
         rows.append((row.label, *cells, percent(sum(saving.shares.values()))))
     return Block(
         title=f"{cost[0].upper()}{cost[1:]} saved against a naive run, by technique (alone, in brackets)",
-        header=("policy", *map(_SAVED_BY.__getitem__, shown), "all four" if plan.knows_teacher else "all three"),
+        header=("policy", *names, "all four" if plan.knows_teacher else "all three"),
         rows=tuple(rows),
         note="Naive: whole sequences padded to the longest of their batch, logits of all positions at once"
         + (", a live teacher" if plan.knows_teacher else "")

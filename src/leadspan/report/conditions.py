@@ -65,11 +65,6 @@ class Condition:
         has_rollouts = self.recipe is not None and self.recipe.rollout is not None
         return isinstance(self.runs[0].policy, Full) and not has_rollouts
 
-    @property
-    def has_whole_rollouts(self) -> bool:
-        """Whether all its rollouts may reach the full length."""
-        return self.recipe is not None and self.recipe.rollout is not None and self.recipe.rollout.is_whole
-
     def labels(self) -> list[str]:
         """A label for each run: the condition, with the seed where it has several."""
         # A lone run needs no seed in its label.
@@ -173,8 +168,10 @@ def find_references(conditions: Sequence[Condition]) -> dict[str, Condition | No
     """
     students = [condition for condition in conditions if condition.role == "student"]
     settings = {student.name: flat(student.recipe) for student in students}
-    fulls = [student for student in students if student.is_full and student.control is None]
-    fulls = fulls or [student for student in students if student.has_whole_rollouts and student.control is None]
+    policies = [student for student in students if student.control is None]
+    rollouts = [(student, student.recipe and student.recipe.rollout) for student in policies]
+    fulls = [student for student in policies if student.is_full]
+    fulls = fulls or [student for student, rollout in rollouts if rollout and rollout.is_whole]
     # Cross-entropy alone is the baseline of a study in which no run has a teacher.
     if any(student.has_teacher for student in students):
         fulls = [full for full in fulls if full.has_teacher]

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from statistics import fmean, stdev
 
-from leadspan.results import RunResult
+from leadspan.results import RunResult, predicted_and_measured
 from leadspan.settings import Settings
 from leadspan.tables import MISSING, CostName, percent, quantity
 from leadspan.training.result import TrainResult
@@ -56,17 +56,11 @@ def costs_over(
         full: The reference's runs of those seeds.
     """
     of_compared, of_full = _measured_by_all(compared), _measured_by_all(full)
-    predictions: list[dict[CostName, float | None]] = [
-        {
-            "seconds": prediction.seconds,
-            "peak_memory_bytes": prediction.memory.total,
-            "flops": prediction.flops.total,
-            "tokens": prediction.num_tokens,
-            "money": prediction.money,
-        }
-        for prediction in (run.prediction for run in runs)
-        if prediction is not None
-    ]
+    predictions: list[dict[CostName, float | None]] = []
+    for prediction, train in ((run.prediction, run.train) for run in runs):
+        if prediction is not None and train is not None:
+            predictions.append({"money": prediction.money})
+            predictions[-1] |= {name: value for name, (value, _) in predicted_and_measured(prediction, train).items()}
     costs: dict[CostName, Cost] = {}
     for name, values in _measured_by_all(runs).items():
         mean = fmean(values)

@@ -4,9 +4,9 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import TypeAdapter
+from pydantic import Field, TypeAdapter
 
 from leadspan.errors import RunError
 from leadspan.report.inputs import NamedRun
@@ -29,6 +29,7 @@ MAX_POINTS = 100
 MeasuredOn = Literal["training batches", "validation set"]
 _T = TypeVar("_T")
 _LINE = TypeAdapter(dict[str, Any])
+_STEP = TypeAdapter(Annotated[int, Field(strict=True, ge=0, lt=2**63)])
 # Such as `divergence/cot`, `eval_divergence/tenth_3`; all other keys of a log line are of no section.
 _KEY = re.compile(r"(?P<validation>eval_)?(?P<measure>[a-z_]+)/(?P<group>[a-z]+|tenth_\d)")
 
@@ -92,7 +93,7 @@ def read_metrics(path: Path) -> list[tuple[int, dict[str, float | None]]]:
             for number, line in enumerate(file, 1):  # noqa: B007  # the number of the line that fails
                 values = _LINE.validate_json(line)
                 figures = {key: _figure(value) for key, value in values.items() if _KEY.fullmatch(key)}
-                steps.append((_step(values["step"]), figures))
+                steps.append((_STEP.validate_python(values["step"]), figures))
     except OSError as error:
         raise RunError(f"{path}: cannot be read ({error.strerror}); {remedy}") from None
     except (ValueError, KeyError, OverflowError):
@@ -108,14 +109,8 @@ def thinned(lines: Sequence[_T], limit: int = MAX_POINTS) -> list[_T]:
     return [lines[round(i * (len(lines) - 1) / (limit - 1))] for i in range(limit)]
 
 
-def _step(value: Any) -> int:  # Any: log lines are plain JSON
+def _figure(value: Any) -> float | None:  # Any: log lines are plain JSON
     # `type`, not `isinstance`: JSON's true is an instance of int.
-    if type(value) is not int or not 0 <= value < 2**63:
-        raise ValueError("a step is a number of steps")
-    return value
-
-
-def _figure(value: Any) -> float | None:
     if value is None or (type(value) in (int, float) and math.isfinite(value)):
         return value
     if type(value) is float:

@@ -77,11 +77,25 @@ def _task(report: Report, task: TaskFigures, index: int, chart: Mapping[str, Any
     shares = "Costs are shares of the uncut student's, with the amounts in brackets."
     elements += [Prose(f"{measured_on} {shares}", "note"), *(Prose(caption, "note") for caption in task.captions)]
     if task.single_runs:
-        note = Prose("Each run is compared with the uncut run of its seed; intervals are over problems.", "note")
+        pairing = Prose("Each run is compared with the uncut run of its seed; intervals are over problems.", "note")
         block = rows_block(task, task.single_runs, f"Single runs on {task.task}")
-        elements.append(Fold(f"Every single run ({len(task.single_runs)})", (block, note)))
+        elements.append(Fold(f"Every single run ({len(task.single_runs)})", (block, pairing)))
     if task.break_points:
-        elements.append(_break_points_block(report, task, level))
+        rows: list[tuple[str, ...]] = []
+        for point in task.break_points:
+            # The reason stands in the cell, since an empty one would ask for it.
+            predicted = point.not_predicted or MISSING
+            if point.predicted:
+                predicted = f"{point.predicted.value:.2f} [{point.predicted.low:.2f}, {point.predicted.high:.2f}]"
+            rows.append((point.family, ", ".join(f"{p:g}" for p in point.tested), measured_text(point), predicted))
+        note = (
+            f"Measured: the smallest p from which on a family keeps {percent(report.target)} of the uncut accuracy, "
+            "with straight lines between the tested p. Predicted before training, for leads only: LSP* = (|P| + f "
+            "|CoT|) / T, where f is the share of the chain of thought before it first states the answer. Intervals of "
+            f"{level}."
+        )
+        header = ("Family", "Tested p", "Measured", "Predicted (LSP*)")
+        elements.append(Block(f"Break points on {task.task}", header, tuple(rows), note, num_text=4))
     if any(row.against_controls for row in task.rows):
         elements.append(_controls_block(task, level))
     bars = (
@@ -205,23 +219,6 @@ def _cost_cell(name: CostName, currency: str, is_page: bool) -> Callable[[Row], 
         return Cell(text, cost.value)
 
     return cell
-
-
-def _break_points_block(report: Report, task: TaskFigures, level: str) -> Block:
-    rows: list[tuple[str, ...]] = []
-    for point in task.break_points:
-        # The reason stands in the cell, since an empty one would ask for it.
-        predicted = point.not_predicted or MISSING
-        if point.predicted:
-            predicted = f"{point.predicted.value:.2f} [{point.predicted.low:.2f}, {point.predicted.high:.2f}]"
-        rows.append((point.family, ", ".join(f"{p:g}" for p in point.tested), measured_text(point), predicted))
-    note = (
-        f"Measured: the smallest p from which on a family keeps {percent(report.target)} of the uncut accuracy, with "
-        "straight lines between the tested p. Predicted before training, for leads only: LSP* = (|P| + f |CoT|) / T, "
-        f"where f is the share of the chain of thought before it first states the answer. Intervals of {level}."
-    )
-    header = ("Family", "Tested p", "Measured", "Predicted (LSP*)")
-    return Block(f"Break points on {task.task}", header, tuple(rows), note, num_text=4)
 
 
 def _controls_block(task: TaskFigures, level: str) -> Block:

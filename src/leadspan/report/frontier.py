@@ -226,7 +226,26 @@ def notes_on(rows: Sequence[Row], clock: str | None) -> list[str]:
         clock: Why times cannot be compared; None where they can.
     """
     students = [row for row in rows if row.role == "student"]
-    notes = [*_reference_notes(students), *_seed_notes(rows)]
+    seeds = {row.label: tuple(row.seeds) for row in rows}
+    # Comparisons that omit a run of the row's or of its reference's, or pair different seeds.
+    labels: dict[str, list[str]] = {}
+    for row in rows:
+        if row.retention is None or row.reference is None:
+            continue
+        compared, of_reference = row.retention.seeds, seeds[row.reference]
+        # All seeds were compared with their own: nothing to say.
+        if compared == seeds[row.label] == of_reference:
+            continue
+        listed = ", ".join(map(str, compared))
+        how = f"compared with {row.reference} over the shared seeds ({listed})."
+        if not set(compared) <= set(of_reference):
+            how = (
+                f"no seed is shared with {row.reference}, so its seeds ({listed}) are compared with those of "
+                f"{row.reference} ({', '.join(map(str, of_reference))})."
+            )
+        # Rows that share a reason share a sentence.
+        labels.setdefault(how, []).append(row.label)
+    notes = [*_reference_notes(students), *(f"{', '.join(names)}: {how}" for how, names in labels.items())]
     if clock:
         notes.append(f"Times are not compared, because {clock}; policies are ranked by FLOPs instead.")
     # A process counts what it holds, an allocator what it handed out.
@@ -258,26 +277,3 @@ def _reference_notes(students: Sequence[Row]) -> list[str]:
         rule = "each row is compared with the one whose recipe differs from its own in the fewest settings"
         notes.append(f"{len(references)} conditions are uncut ({', '.join(references)}): {rule}.")
     return notes
-
-
-def _seed_notes(rows: Sequence[Row]) -> list[str]:
-    """The rows whose comparison omits a run of theirs or of their reference's, or pairs different seeds."""
-    seeds = {row.label: tuple(row.seeds) for row in rows}
-    labels: dict[str, list[str]] = {}
-    for row in rows:
-        if row.retention is None or row.reference is None:
-            continue
-        compared, of_reference = row.retention.seeds, seeds[row.reference]
-        # All seeds were compared with their own: nothing to say.
-        if compared == seeds[row.label] == of_reference:
-            continue
-        if set(compared) <= set(of_reference):
-            how = f"compared with {row.reference} over the shared seeds ({', '.join(map(str, compared))})."
-        else:
-            how = (
-                f"no seed is shared with {row.reference}, so its seeds ({', '.join(map(str, compared))}) are compared "
-                f"with those of {row.reference} ({', '.join(map(str, of_reference))})."
-            )
-        # Rows that share a reason share a sentence.
-        labels.setdefault(how, []).append(row.label)
-    return [f"{', '.join(names)}: {how}" for how, names in labels.items()]

@@ -44,14 +44,12 @@ class NamedRun:
     Attributes:
         label: Unique among the runs: the policy, with the seed where several runs share it.
         policy: The condition, without the seed.
-        seed: Seed of the run.
         run: The run.
         directory: Its run directory.
     """
 
     label: str
     policy: str
-    seed: int
     run: RunResult
     directory: Path
 
@@ -150,7 +148,7 @@ def named_runs(inputs: ReportInputs) -> list[NamedRun]:
         for label, run in zip(condition.labels(), condition.runs, strict=True)
     }
     runs = zip(inputs.runs, inputs.directories, strict=True)
-    return [NamedRun(*names[id(run)], run.seed, run, directory) for run, directory in runs]
+    return [NamedRun(*names[id(run)], run, directory) for run, directory in runs]
 
 
 _IDENTITY = ("name", "output", "seed", "trial", "push")

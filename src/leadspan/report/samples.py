@@ -26,12 +26,8 @@ HEAD_CHARS, TAIL_CHARS = 3000, 2000
 """Characters shown of a longer text: the beginning, where two students diverge, and the end, where answers are."""
 Key = tuple[str, int]
 """Problem id and number of the sample."""
-_OUTCOME_OF: dict[tuple[bool, bool], Outcome] = {
-    (True, False): "only the uncut right",
-    (False, True): "only the cut right",
-    (False, False): "both wrong",
-    (True, True): "both right",
-}
+# Whether the uncut and the cut student were right, for each outcome in its order.
+_OUTCOME_OF = dict(zip([(True, False), (False, True), (False, False), (True, True)], OUTCOMES, strict=True))
 
 
 class Sample(Settings):

@@ -135,10 +135,19 @@ def score_tables(models: Mapping[str, Runs]) -> dict[str, list[NDArray[np.float6
                     f"{missing[:3]} and has {len(extra)} more {extra[:3]}; evaluate both on the same problems"
                 )
     # Problems in the order of the first run: draw i of every model then counts the same problems.
-    return {
-        name: [_score_table(name, {problem: scores[problem] for problem in first}) for scores in runs]
-        for name, runs in named.items()
-    }
+    tables: dict[str, list[NDArray[np.float64]]] = {name: [] for name in named}
+    for name, scores in ((name, scores) for name, runs in named.items() for scores in runs):
+        if not first:
+            raise EvaluationError(f"{name}: there are no problems; a mean needs at least one")
+        table = np.full((len(first), max(1, *map(len, scores.values()))), np.nan)
+        for row, problem in zip(table, first, strict=True):
+            samples = scores[problem]
+            if len(samples) == 0 or not all(0 <= score <= 1 for score in samples):
+                shown = f"{name}, problem {problem!r}: scores are {list(samples)[:8]}"
+                raise EvaluationError(f"{shown}; give at least one sample, each with a score from 0 to 1")
+            row[: len(samples)] = samples
+        tables[name].append(table)
+    return tables
 
 
 def drawn_means(values: NDArray[np.float64], bootstrap: Bootstrap) -> NDArray[np.float64]:
@@ -180,18 +189,6 @@ def _share_of_runs(means: NDArray[np.float64]) -> float:
     residual = float(((means - of_runs - of_problems + means.mean()) ** 2).sum())
     noise = residual / ((num_runs - 1) * (num_problems - 1)) / num_problems
     return max(0.0, 1 - noise / variance) ** 0.5
-
-
-def _score_table(name: str, scores: Scores) -> NDArray[np.float64]:
-    if not scores:
-        raise EvaluationError(f"{name}: there are no problems; a mean needs at least one")
-    table = np.full((len(scores), max(1, *map(len, scores.values()))), np.nan)
-    for row, (problem, samples) in zip(table, scores.items(), strict=True):
-        if len(samples) == 0 or not all(0 <= score <= 1 for score in samples):
-            shown = f"{name}, problem {problem!r}: scores are {list(samples)[:8]}"
-            raise EvaluationError(f"{shown}; give at least one sample, each with a score from 0 to 1")
-        row[: len(samples)] = samples
-    return table
 
 
 @dataclass(frozen=True, slots=True)
