@@ -86,6 +86,20 @@ def test_cross_entropy_alone_is_no_reference_where_a_run_has_a_teacher(make_run:
     assert references([unmarked, lead])["lead 0.5"] is None
 
 
+def test_with_a_teacher_and_without_each_cut_has_the_uncut_run_of_its_kind(make_run: MakeRun) -> None:
+    runs = [make_run("full", 30, FULL, settings=UNTAUGHT), make_run("lead 0.5", 15, settings=UNTAUGHT)]
+    runs += [make_run("full, teacher", 35, FULL, settings=TAUGHT), make_run("lead 0.5, teacher", 20, settings=TAUGHT)]
+    for order in (runs, runs[::-1]):
+        assert references(order) == {
+            "full": "full",
+            "lead 0.5": "full",
+            "full, teacher": "full, teacher",
+            "lead 0.5, teacher": "full, teacher",
+        }
+    # With no uncut run of its own kind, a student without a teacher is compared with one that had it.
+    assert references(runs[1:])["lead 0.5"] == "full, teacher"
+
+
 def test_in_a_study_without_any_teacher_the_uncut_run_is_the_reference(make_run: MakeRun) -> None:
     runs = [make_run("full", 30, FULL, settings=UNTAUGHT), make_run("lead 0.5", 15, settings=UNTAUGHT)]
     assert references(runs)["lead 0.5"] == "full"

@@ -159,11 +159,11 @@ _TEACHER = ("teacher", "targets", "loss.kl_weight")
 def find_references(conditions: Sequence[Condition]) -> dict[str, Condition | None]:
     """The uncut student that each condition is compared with, by the condition's name.
 
-    A candidate is trained on uncut traces or, where no run is, on rollouts that no horizon ends. It is no control, and
-    has learnt from a teacher, unless no run at all has one: cross-entropy alone, or a run of another length, is no
-    baseline for a distillation. A student is compared with a candidate of the same starting weights; among several,
-    with the one whose recipe differs in the fewest settings (the first of equals). A candidate that no cut is compared
-    with is no baseline either, and is compared like any other student; where there is no cut at all, the first
+    A candidate is trained on uncut traces or, where no run is, on rollouts that no horizon ends, and is no control: a
+    run of another length is no baseline. A student is compared with a candidate of the same starting weights, and one
+    that has learnt from a teacher only with another such: cross-entropy alone is no baseline for a distillation. Among
+    several it is the one whose recipe differs in the fewest settings (the first of equals). A candidate that no cut is
+    compared with is no baseline either, and is compared like any other student; where there is no cut at all, the first
     candidate stays the baseline. A base is compared with the uncut student that began from it, a teacher with none.
     """
     students = [condition for condition in conditions if condition.role == "student"]
@@ -172,23 +172,21 @@ def find_references(conditions: Sequence[Condition]) -> dict[str, Condition | No
     rollouts = [(student, student.recipe and student.recipe.rollout) for student in policies]
     fulls = [student for student in policies if student.is_full]
     fulls = fulls or [student for student, rollout in rollouts if rollout and rollout.is_whole]
-    # Cross-entropy alone is the baseline of a study in which no run has a teacher.
-    if any(student.has_teacher for student in students):
-        fulls = [full for full in fulls if full.has_teacher]
 
-    def nearest(condition: Condition, candidates: Sequence[Condition]) -> Condition:
-        return min(candidates, key=lambda full: num_differing(settings[condition.name], settings[full.name]))
+    def nearest(condition: Condition, candidates: Sequence[Condition]) -> Condition | None:
+        allowed = [full for full in candidates if full.has_teacher or not condition.has_teacher]
+        return min(allowed, key=lambda full: num_differing(settings[condition.name], settings[full.name]), default=None)
 
     references: dict[str, Condition | None] = {}
     # Students of other starting weights are other students, whatever their recipes share.
     for weights in dict.fromkeys(student.start for student in students):
         siblings = [student for student in students if student.start == weights]
         candidates = [full for full in fulls if full.start == weights]
-        names = {nearest(student, candidates).name for student in siblings if candidates and not student.is_full}
-        baselines = [full for full in candidates if full.name in names] or candidates[:1]
+        compared = [nearest(student, candidates) for student in siblings if not student.is_full]
+        baselines = [full for full in candidates if any(full is nearby for nearby in compared)] or candidates[:1]
         for student in siblings:
             is_baseline = any(student is full for full in baselines)
-            references[student.name] = student if is_baseline else nearest(student, baselines) if baselines else None
+            references[student.name] = student if is_baseline else nearest(student, baselines)
     for condition in conditions:
         if condition.role != "student":
             is_base = condition.role == "base"
