@@ -2,7 +2,7 @@
 
 Run it where the study was run. What stands between the page's two markers is replaced; the rest is written by hand.
 Every verdict is computed from paired intervals over problems and seeds and expects no outcome. Each is given twice: for
-accuracy, and for the derivation alone (`leadspan.study.derivations`), which needs no ending and no stop.
+accuracy, and for the derivation alone (`docs/derivations.py`), which needs no ending and no stop.
 """
 
 import sys
