@@ -18,7 +18,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineMod
 from huggingface_hub.utils import validate_repo_id
 
 from leadspan.data.truncation import Full
-from leadspan.data.truncation.policy import FEW_ENDS
+from leadspan.data.truncation.policy import shows_few_ends
 from leadspan.digests import DIGESTS_FILE, fault, renew
 from leadspan.errors import RunError, SettingsError
 from leadspan.evaluation.result import EvalResult
@@ -201,11 +201,11 @@ print(generate([{"role": "user", "content": "What is 7 times 8?"}], max_new_toke
 ```
 
 It can be served like any other Transformers model, for example with `vllm serve NAME`."""
-    cut = result.cut
+    has_rollouts = result.recipe is not None and result.recipe.rollout is not None
     budgets = [evaluation.sampling.get("thinking_budget") for evaluation in result.evaluations]
     budget = next((budget for budget in budgets if budget), None)
     # Where few examples end, the student may think on for ever; the warning of a report draws the same line.
-    if cut is not None and cut.num_kept - cut.lost_stop < FEW_ENDS * cut.num_kept:
+    if result.cut is not None and not has_rollouts and shows_few_ends(result.cut):
         text += (
             "\n\nFew of its examples showed where an answer ends, so give it a thinking budget, after which its "
             f"thinking is closed and it answers: `leadspan chat NAME --thinking-budget {budget or 512}`."

@@ -80,7 +80,7 @@ class RunResult(Settings):
     environment: dict[str, str]
     """Versions, commit, platform, date and seed."""
     cut: CutCounts | None = None
-    """Counts of the cut on the training set."""
+    """Counts of the cut on the training set; absent where the student learnt from no trace."""
     refused: dict[str, Count] = {}
     """Records of the trace source that could not be used, by reason."""
     prediction: Prediction | None = None

@@ -25,7 +25,7 @@ from leadspan.data.truncation import (
     Tail,
     cut_example,
 )
-from leadspan.data.truncation.policy import CutCounts, drop_warning, stop_warning
+from leadspan.data.truncation.policy import STATES_NO_ANSWER, CutCounts, drop_warning, stop_warning
 from leadspan.errors import SettingsError
 from leadspan.settings import Settings, validate
 
@@ -277,3 +277,12 @@ def test_cuts_that_drop_more_than_a_tenth_of_their_examples_are_warned_of_with_w
     warning = drop_warning(cuts)
     assert warning.startswith("lead 0.25 leaves 6 of 1,000 examples (994 x short).") and "lead_cot" in warning
     assert drop_warning({"lead 0.9": cuts["lead 0.9"]}) == ""
+
+
+def test_a_cut_that_drops_traces_for_their_answers_is_not_told_to_keep_more_tokens() -> None:
+    sizes = {"tokens_before": 90, "tokens_after": 9, "weighted_tokens": 9}
+    cut = CutCounts(num_examples=10, num_kept=6, dropped={STATES_NO_ANSWER: 4}, **sizes)
+    warning = drop_warning({"post_conclusion": cut})
+    assert "cut.if_absent" in warning and "lead_cot" not in warning
+    both = drop_warning({"post_conclusion": cut, "lead 0.1": cut.model_copy(update={"dropped": {"short": 4}})})
+    assert "cut.if_absent" in both and "lead_cot" in both

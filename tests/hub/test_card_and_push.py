@@ -73,6 +73,15 @@ def test_the_card_of_a_student_that_saw_its_ends_does_not_say_otherwise(trained:
     assert "Few of its examples" not in text and "closed after 48 tokens, too: `leadspan chat NAME --" in text
 
 
+def test_the_card_of_a_student_that_drew_what_it_learnt_from_says_nothing_of_traces(make_run: MakeRun) -> None:
+    """The cut of its recipe, a lead that keeps no end of turn, is of no example of its."""
+    rollout = {"rollout": {"horizon": {"kind": "fixed", "tokens": 8}}, "loss": {"kl_weight": 1}}
+    run = make_run("rollout 8", 9, settings=rollout)
+    assert run.cut is not None
+    lost = run.cut.model_copy(update={"lost_stop": run.cut.num_kept})
+    assert "Few of its examples" not in str(model_card(run.model_copy(update={"cut": lost})))
+
+
 @pytest.mark.slow
 def test_names_in_the_metadata_of_a_card_are_plain(trained: Path) -> None:
     hostile = load_run(trained / "run").model_copy(update={"name": "a\u202eb", "label": "c\x1b[2Jd"})

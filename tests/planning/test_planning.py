@@ -108,7 +108,10 @@ def test_a_plan_says_which_cuts_drop_examples(folder: Path) -> None:
     assert 0 < cut.num_kept < 0.9 * cut.num_examples
     shown = " ".join(sentences(plan))
     assert f"lead 0.89 leaves {cut.num_kept} of {cut.num_examples} examples" in shown
-    assert f"with {cut.num_examples - cut.num_kept} traces dropped" in shown and "full leaves" not in shown
+    assert (
+        f"with {cut.num_examples - cut.num_kept} of {cut.num_examples} examples dropped" in shown
+        and "full leaves" not in shown
+    )
 
 
 @pytest.mark.slow

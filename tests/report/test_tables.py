@@ -73,6 +73,14 @@ def test_a_cut_that_dropped_most_examples_is_said_on_the_page(several: list[RunR
     assert said in render_markdown(report_of(changed)) and said not in render_markdown(report_of(several))
 
 
+def test_a_cut_that_no_rollout_has_is_not_said_to_have_dropped_examples(make_run: MakeRun, report_of: ReportOf) -> None:
+    rollout = {"rollout": {"horizon": {"kind": "fixed", "tokens": 8}}, "loss": {"kl_weight": 1}}
+    run = make_run("rollout 8", 9, settings=rollout)
+    assert run.cut is not None  # as in results of earlier versions
+    few = run.cut.model_copy(update={"num_kept": 6, "dropped": {"no weighted position is left": 35}})
+    assert "leaves 6 of" not in render_markdown(report_of([run.model_copy(update={"cut": few})]))
+
+
 def test_the_text_of_the_page_is_as_it_was(several: list[RunResult], page_of: Callable) -> None:
     visible = re.sub(r"<(script|style|pre)\b.*?</\1>", "", page_of(several).source, flags=re.DOTALL)
     lines = (" ".join(unescape(re.sub(r"<[^>]+>", " ", line)).split()) for line in visible.splitlines())

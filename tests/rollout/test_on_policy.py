@@ -268,6 +268,7 @@ def test_old_rollouts_have_the_log_probabilities_with_which_they_were_drawn(tmp_
 def test_policy_gradient_learns_of_rollouts_alone_and_validates_by_cross_entropy(tmp_path: Path) -> None:
     loss = {"kl_weight": 1, "divergence": {"kind": "policy_gradient"}, "stop": "tokens"}
     result = run(on_policy(tmp_path, steps=1, loss=loss, learning_rate=1e-9))
+    assert result.cut is None  # the recipe's default cuts no rollout
     plain = toy_recipe(
         tmp_path / "plain", steps=1, keep="last", loss={"kl_weight": 0}, teacher=None, learning_rate=1e-9
     )

@@ -91,7 +91,7 @@ def _run(recipe: Recipe, tasks: Mapping[str, Sequence[Problem]], resume: bool) -
     with Trackers(recipe, prediction) as trackers:
         with full_disk_reported(directory, lambda: disk_bytes(student_shape(recipe))):
             trained = train(inputs, recipe.training, recipe.loss, begin, [trackers])
-        counts, left_out = data.examples.counts, data.splits.left_out
+        counts, left_out = data.examples.counts if recipe.has_traces else None, data.splits.left_out
         result = _result(recipe, recipe.label, cut=counts, refused=left_out, prediction=prediction, train=trained)
         if process_state().is_main_process:
             # The weights on disk are evaluated, not those in memory: they are what the user gets.

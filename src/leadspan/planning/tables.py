@@ -248,7 +248,8 @@ def _bills(plan: Plan, full: PlanRow) -> list[str]:
             )
             than = f": {once} a store saves on its first run, {shared} on later ones."
         dropped = row.cut.num_examples - row.cut.num_kept
-        with_traces = f", with {dropped:,} traces dropped," if dropped else ""
+        # Of a schedule every trace is an example of each stage.
+        with_traces = f", with {dropped:,} of {row.cut.num_examples:,} examples dropped," if dropped else ""
         cut = f"{row.label} cuts {percent(1 - _share_kept(row))} of the traces' tokens{with_traces}"
         bills.append(f"{cut} and saves {percent(saved / total)} of the FLOPs{than}")
     return bills

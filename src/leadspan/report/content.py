@@ -154,7 +154,10 @@ def build_report(
 def _task(frontier: Frontier, target: float, cost: CostName) -> TaskFigures:
     points = break_points(frontier, target)
     ranks_by = ranking_cost(frontier, cost)
-    counts = {row.label: row.runs[0].cut for row in frontier.rows if row.runs[0].cut is not None}
+    firsts = {row.label: row.runs[0] for row in frontier.rows}
+    # Where a student also draws what it learns from, its traces are not all of its examples.
+    on_traces = {label: run for label, run in firsts.items() if run.recipe is None or run.recipe.rollout is None}
+    counts = {label: run.cut for label, run in on_traces.items() if run.cut is not None}
     return TaskFigures(
         task=frontier.task,
         answers=recommend(frontier, target, cost),

@@ -86,6 +86,8 @@ def stop_warning(counts: Mapping[str, CutCounts]) -> str:
     )
 
 
+STATES_NO_ANSWER = "the chain of thought states no known answer"
+"""Why a cut at the first right answer drops a trace."""
 FEW_DROPPED = 0.1
 """Share of the examples that a cut may drop without a warning."""
 
@@ -100,9 +102,13 @@ def drop_warning(counts: Mapping[str, CutCounts]) -> str:
     ]
     if not left:
         return ""
+    reasons = {reason for cut in counts.values() for reason in cut.dropped}
+    remedies = ["keep more tokens, or cut the chain of thought alone (cut: {kind: lead_cot, p: ...})"]
+    if STATES_NO_ANSWER in reasons:
+        remedies = [*(remedies if len(reasons) > 1 else []), "keep traces without a known answer whole (cut.if_absent)"]
     return (
         f"{'; '.join(left)}. A run of as many steps repeats those that are left, so it differs from other cuts in its "
-        "examples too; keep more tokens, or cut the chain of thought alone (cut: {kind: lead_cot, p: ...})."
+        f"examples too; {'; '.join(remedies)}."
     )
 
 

@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from leadspan.data.truncation.policy import (
+    STATES_NO_ANSWER,
     Cut,
     EndsEarly,
     Policy,
@@ -169,7 +170,7 @@ class PostConclusion(Policy):
         """Apply the policy; append an end-of-turn token if the settings say so and it was lost."""
         spans = tidy(self.spans(sections, rng))
         if not spans:
-            return Cut((), dropped="the chain of thought states no known answer")
+            return Cut((), dropped=STATES_NO_ANSWER)
         return Cut(spans, append_stop=self.ending == "append_eos" and spans[-1][1] <= sections.stop)
 
 
