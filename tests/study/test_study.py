@@ -93,8 +93,8 @@ def test_a_failed_trial_is_shown_stops_no_other_and_is_tried_again(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     axes = {"cut": [{"kind": "lead", "p": 0.01}, {"kind": "full"}, {"kind": "lead", "p": 0.5}]}
-    place = write_study(tmp_path, axes=axes)
-    study, _ = toy_study(tmp_path, axes=axes)
+    place = write_study(tmp_path, axes=axes, settings=["training.keep_checkpoints=false"])
+    study, _ = toy_study(tmp_path, axes=axes, settings=["training.keep_checkpoints=false"])
     (full_disk,) = [trial for trial in plan_study(study, place).trials if trial.recipe.name == "lead 0.5"]
     written = full_disk.recipe.output / "student" / "config.json"
     written.parent.mkdir(parents=True)

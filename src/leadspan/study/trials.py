@@ -132,7 +132,10 @@ def placed(trial: Trial, study: Study, fingerprints: Fingerprints) -> Trial:
     directory = existing[0] if existing and not directory.exists() else directory
     # The run writes into run.json which trial it is, so that no reader has to take a name or a path apart.
     identity = TrialId(study=study.name, axes=list(trial.axes), control=trial.control)
-    recipe = trial.recipe.model_copy(update={"output": directory, "trial": identity, "push": None})
+    # Which checkpoints stay is the study's to say: it takes them away when it has recorded the run.
+    training = trial.recipe.training.model_copy(update={"keep_checkpoints": True})
+    changes = {"output": directory, "trial": identity, "push": None, "training": training}
+    recipe = trial.recipe.model_copy(update=changes)
     return replace(trial, recipe=recipe, fingerprint=fingerprint)
 
 
