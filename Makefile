@@ -14,9 +14,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 demo: .venv/installed
 	$(BIN)/leadspan demo
 
-# Both parts at once, which reads the tests once; the unit part comes first.
-test: .venv/installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto src tests
+test: test-unit test-slow
 
 test-unit: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto -m "not slow" src tests

@@ -25,16 +25,6 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
     monkeypatch.setenv("LEADSPAN_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
 
 
-def pytest_xdist_auto_num_workers() -> int:
-    """One worker more than cores: tests wait for processes, servers and disks."""
-    return (os.cpu_count() or 1) + 1
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The unit part first: what is wrong shows in the first minute."""
-    items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
-
-
 def pytest_collection_finish() -> None:
     """Leave what was imported out of every later collection: each run of the Trainer asks for a whole one."""
     gc.collect()
