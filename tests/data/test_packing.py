@@ -1,3 +1,5 @@
+import random
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -35,8 +37,15 @@ def test_a_step_has_the_same_examples_however_it_is_split(num: int, size: int, s
 
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=40), st.integers(1, 30), st.integers(0, 3))
 def test_one_stage_of_packs_is_the_plan_by_tokens(lengths: list[int], number: int, seed: int) -> None:
-    first_epoch = plan_by_tokens(lengths, 60, seed)
-    assert plan_staged(lengths, [number], seed, None, 60)[: len(first_epoch)] == first_epoch[:number]
+    expected: list[list[int]] = []
+    for epoch in range(number):  # at least one pack an epoch
+        order = list(range(len(lengths)))
+        random.Random(f"{seed}:{epoch}").shuffle(order)
+        packs = best_fit(lengths, 60, order)
+        random.Random(f"{seed}:{epoch}").shuffle(packs)
+        assert epoch or packs == plan_by_tokens(lengths, 60, seed)
+        expected += packs
+    assert plan_staged(lengths, [number], seed, None, 60) == expected[:number]
 
 
 @given(
