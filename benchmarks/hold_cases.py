@@ -62,8 +62,9 @@ def write_inputs(directory: Path) -> None:
     """A world, a model, recipes and studies; loads torch."""
     import torch
 
-    from leadspan.models.loading import load_model, load_tokenizer
+    from leadspan.models.loading import load_model
     from leadspan.models.settings import RandomInit
+    from leadspan.models.tokenizers import load_tokenizer
     from leadspan.settings import validate
     from leadspan.worlds.files import write_world
     from leadspan.worlds.settings import WorldFiles

@@ -20,11 +20,12 @@ from benchmarks.plans import model, ran, recipe, write_tokenizer
 from benchmarks.record import Figure, Outcome, Spread
 from leadspan.data.truncation import Full, Lead
 from leadspan.evaluation.sampling import batches_of_like_length
-from leadspan.inputs import prepare_data, rollout_inputs
+from leadspan.inputs import prepare_data
 from leadspan.models.loading import load_model
 from leadspan.planning.plan import calibration_of
 from leadspan.recipe import Recipe
 from leadspan.rollout.drawing import RolloutInputs, draw_rollouts, drawing_twin
+from leadspan.stages import rollout_inputs
 
 FULL, STEPS, ROUNDS = 320, 3, 3
 SHARES = (0.1, 1.0)

@@ -100,9 +100,10 @@ def main() -> None:
 
 
 def _leadspan(directory: Path, vocab_size: int, num_steps: int, watch: _Watch) -> list[float]:
-    from leadspan.inputs import checked_teacher, prepare_data, training_inputs
+    from leadspan.inputs import prepare_data
     from leadspan.recipe import Recipe
     from leadspan.settings import validate
+    from leadspan.stages import checked_teacher, training_inputs
     from leadspan.training.train import train
 
     tokenizer = train_tokenizer(vocab_size)

@@ -40,6 +40,18 @@ def test_help_loads_neither_torch_nor_transformers() -> None:
     assert done.stdout.splitlines()[-1] == "[]"
 
 
+@pytest.mark.parametrize("command", ["preview", "audit"])
+def test_what_reads_data_alone_loads_no_model_classes(command: str, tmp_path: Path) -> None:
+    path = write_recipe(toy_recipe(tmp_path), tmp_path / "r.yaml")
+    code = (
+        "import sys, leadspan.cli as c\n"
+        f"assert c.main({[command, str(path)]!r}) == 0\n"
+        "print([m for m in ('transformers.modeling_utils', 'transformers.trainer', 'peft') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
 def test_dry_run_prints_the_resolved_recipe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = write_recipe(toy_recipe(tmp_path), tmp_path / "r.yaml")
     assert main(["distill", str(path), "--dry-run", "cut.p=0.3"]) == 0

@@ -7,10 +7,11 @@ import torch
 
 from leadspan.doctor.doctor import _drawn, _look, rollouts
 from leadspan.doctor.fit_checks import Check, CheckInputs
-from leadspan.inputs import prepare_data, rollout_inputs
+from leadspan.inputs import prepare_data
 from leadspan.models.loading import load_model
 from leadspan.models.settings import RandomInit
 from leadspan.recipe import Recipe
+from leadspan.stages import rollout_inputs
 from leadspan.teacher.targets import freeze
 from recipes import toy_recipe
 from toys import tiny

@@ -5,15 +5,10 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from leadspan.errors import ModelError
-from leadspan.models.loading import (
-    check_vocabulary,
-    load_model,
-    load_tokenizer,
-    save_student,
-    weights_hash,
-)
+from leadspan.models.loading import load_model, save_student, weights_hash
 from leadspan.models.settings import Pretrained, RandomInit
 from leadspan.models.shapes import shape_of
+from leadspan.models.tokenizers import check_vocabulary, load_tokenizer
 from toys import ALPHABET, SPECIALS, TEMPLATE, VOCAB, character_tokenizer, tiny
 
 

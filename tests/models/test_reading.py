@@ -15,8 +15,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from leadspan.errors import ModelError
-from leadspan.models.loading import load_model, load_tokenizer, save_student
+from leadspan.models.loading import load_model, save_student
 from leadspan.models.settings import Pretrained, RandomInit
+from leadspan.models.tokenizers import load_tokenizer
 from leadspan.text import PlainFormatter
 from toys import TEMPLATE, character_tokenizer, tiny
 

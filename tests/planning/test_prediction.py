@@ -4,11 +4,12 @@ from typing import Any
 import pytest
 
 from leadspan.errors import SettingsError
-from leadspan.inputs import checked_teacher, prepare_data, training_inputs
+from leadspan.inputs import prepare_data
 from leadspan.pipeline.run import run
 from leadspan.planning.calibration import calibrate
 from leadspan.planning.prediction import check_calibration, cost_model_of
 from leadspan.results import Prediction
+from leadspan.stages import checked_teacher, training_inputs
 from leadspan.training.result import TrainResult
 from recipes import toy_recipe
 

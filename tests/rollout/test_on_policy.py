@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from leadspan.costs.flops import FlopsByPart
 from leadspan.data.packing import pack
 from leadspan.errors import DataError, RunError, SettingsError
-from leadspan.inputs import checked_teacher, prepare_data, training_inputs
+from leadspan.inputs import prepare_data
 from leadspan.losses.chunked import chunked_loss
 from leadspan.losses.objective import batch_loss
 from leadspan.losses.settings import LossSettings, PolicyGradient
@@ -26,6 +26,7 @@ from leadspan.pipeline.run import run
 from leadspan.recipe import Recipe
 from leadspan.results import RunResult, load_run
 from leadspan.rollout.source import Rollouts
+from leadspan.stages import checked_teacher, training_inputs
 from leadspan.teacher.targets import DenseTargets, SparseTargets
 from leadspan.training.result import StageCost
 from recipes import toy_recipe, without_times, write_recipe

@@ -14,9 +14,10 @@ from leadspan.data.packing import Batch, pack
 from leadspan.data.sections import Renderer
 from leadspan.data.settings import Rendering
 from leadspan.errors import LeadspanError, SettingsError, TargetsError
-from leadspan.inputs import prepare_data, teacher_source
+from leadspan.inputs import prepare_data
 from leadspan.models.loading import load_model
 from leadspan.settings import validate
+from leadspan.stages import teacher_source
 from leadspan.teacher import server as client
 from leadspan.teacher.codecs import decode, encode
 from leadspan.teacher.served import RemoteTeacher, check_tokenizer

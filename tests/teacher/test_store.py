@@ -14,13 +14,14 @@ from leadspan.data.packing import pack
 from leadspan.data.supervision import Supervision
 from leadspan.data.truncation import Full, Lead, Middle, Mix, Policy, RandomWindow, Tail
 from leadspan.errors import CacheError, TargetsError
-from leadspan.inputs import checked_teacher, prepare_data
+from leadspan.inputs import prepare_data
 from leadspan.losses.chunked import chunked_loss
 from leadspan.losses.defined import check_loss
 from leadspan.losses.settings import LossSettings, ReverseKl
 from leadspan.models.loading import load_model
 from leadspan.pipeline.capture import prepare_capture
 from leadspan.recipe import Recipe
+from leadspan.stages import checked_teacher
 from leadspan.teacher.capture import run_capture
 from leadspan.teacher.manifest import read_manifest
 from leadspan.teacher.merge import merge_stores

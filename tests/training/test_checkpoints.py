@@ -12,8 +12,9 @@ from leadspan.data.prepare import prepare
 from leadspan.digests import seal
 from leadspan.errors import LeadspanError, ModelError, RunError
 from leadspan.inputs import load_renderer
-from leadspan.models.loading import load_model, load_tokenizer
+from leadspan.models.loading import load_model
 from leadspan.models.settings import Pretrained
+from leadspan.models.tokenizers import load_tokenizer
 from leadspan.pipeline.run import run
 from leadspan.recipe import Recipe
 from leadspan.report.curves import read_metrics

@@ -21,13 +21,14 @@ import sharded_gradients
 from leadspan.costs.memory import ActivationBytes, BatchSize, MemoryModel, Sharding, traffic
 from leadspan.data.packing import pack
 from leadspan.errors import ModelError, RunError, SettingsError
-from leadspan.inputs import end_ids, prepare_data
+from leadspan.inputs import prepare_data
 from leadspan.models.loading import load_model
 from leadspan.models.shapes import shape_of
 from leadspan.pipeline.run import run
 from leadspan.recipe import Recipe
 from leadspan.results import load_run
 from leadspan.settings import validate
+from leadspan.stages import end_ids
 from leadspan.status import STATUS_SECONDS, StatusHandler
 from leadspan.teacher.source import NoTeacher
 from leadspan.teacher.targets import live_targets

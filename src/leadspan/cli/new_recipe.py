@@ -17,8 +17,9 @@ from leadspan.data.sections import RenderedText, Renderer
 from leadspan.data.settings import Rendering
 from leadspan.errors import ModelError
 from leadspan.evaluation.sampling import window_of
-from leadspan.models.loading import check_vocabulary, load_config, load_tokenizer
+from leadspan.models.loading import load_config
 from leadspan.models.settings import Pretrained
+from leadspan.models.tokenizers import check_vocabulary, load_tokenizer
 from leadspan.traces.detection import detect
 from leadspan.traces.files import Record
 from leadspan.traces.formats import Layout, parse

@@ -2,26 +2,20 @@
 
 from collections.abc import Iterator
 
-import torch
 from rich.console import Group
 from rich.panel import Panel
 from rich.text import Text
 from transformers import PreTrainedTokenizerBase
 
 from leadspan.data.examples import Examples
-from leadspan.data.packing import on_device, pack
 from leadspan.data.prepare import sections_of
 from leadspan.data.supervision import ANSWER, COT, PROMPT, SECTION_NAMES, Layout, Supervision
 from leadspan.data.truncation import Full, Sections
 from leadspan.data.truncation.policy import CutCounts
 from leadspan.inputs import PreparedData
-from leadspan.losses.objective import token_losses
-from leadspan.models.loading import load_model, name_of
 from leadspan.models.settings import ModelSettings
 from leadspan.recipe import Recipe
 from leadspan.tables import Block
-from leadspan.teacher.targets import freeze
-from leadspan.training.process import process_device
 
 _COLOURS = {PROMPT: "cyan", COT: "yellow", ANSWER: "green"}
 _WEIGHTED, _CONTEXT, _CUT = "bold", "", "dim strike"
@@ -80,6 +74,15 @@ def loss_panels(recipe: Recipe, data: PreparedData, model: ModelSettings, num_re
 
     Below each: the mean loss of its sections, and the tokens of highest loss. Nothing predicts the first token.
     """
+    # Here, since a preview without losses takes half the time when it imports no models.
+    import torch
+
+    from leadspan.data.packing import on_device, pack
+    from leadspan.losses.objective import token_losses
+    from leadspan.models.loading import load_model, name_of
+    from leadspan.teacher.targets import freeze
+    from leadspan.training.process import process_device
+
     device = process_device()
     # In float32: a few records need no speed.
     loaded = freeze(load_model(model, torch.float32), device)

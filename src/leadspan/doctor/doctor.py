@@ -27,7 +27,7 @@ from leadspan.doctor.fit_checks import (
     tokenizers,
 )
 from leadspan.evaluation.sampling import encode
-from leadspan.inputs import prepare_data, rollout_inputs
+from leadspan.inputs import prepare_data
 from leadspan.losses.objective import LossOutput, batch_loss
 from leadspan.losses.rows import ROW_COLUMNS
 from leadspan.losses.settings import LossSettings
@@ -37,6 +37,7 @@ from leadspan.recipe import Recipe
 from leadspan.rollout.course import Turn
 from leadspan.rollout.drawing import RolloutInputs, draw_rollouts, drawing_twin
 from leadspan.rollout.rows import Rollout, overlaps, to_rollout
+from leadspan.stages import rollout_inputs
 from leadspan.status import Progress, report_status
 from leadspan.teacher.settings import LiveTargets
 from leadspan.teacher.targets import freeze, live_targets, teacher_logits

@@ -15,13 +15,14 @@ from leadspan.data.examples import Example
 from leadspan.data.packing import pack
 from leadspan.data.truncation.policy import STOP_REMEDY
 from leadspan.errors import LeadspanError, ModelError
-from leadspan.inputs import PreparedData, check_served, checked_teacher, merged_ends
+from leadspan.inputs import PreparedData
 from leadspan.models.heads import head_of
 from leadspan.models.identity import end_ids_of, load_end_ids
-from leadspan.models.loading import check_vocabulary, load_tokenizer
 from leadspan.models.settings import ModelSettings, Pretrained
+from leadspan.models.tokenizers import check_vocabulary, load_tokenizer
 from leadspan.planning.prediction import cost_model_of, predict, student_shape
 from leadspan.recipe import Recipe
+from leadspan.stages import check_served, checked_teacher, merged_ends
 from leadspan.teacher.settings import Served
 from leadspan.teacher.targets import SparseTargets
 

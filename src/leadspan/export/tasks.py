@@ -21,7 +21,7 @@ from leadspan.evaluation.tasks import load_task, task_prompts
 from leadspan.export.configs import to_yaml
 from leadspan.export.harness import METRICS
 from leadspan.files import file_names
-from leadspan.models.loading import load_tokenizer
+from leadspan.models.tokenizers import load_tokenizer
 from leadspan.recipe import Recipe
 
 LIGHTEVAL_TASKS = {

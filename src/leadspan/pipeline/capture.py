@@ -13,13 +13,14 @@ from leadspan.data.supervision import Supervision
 from leadspan.data.truncation import Full, Policy
 from leadspan.errors import DataError, SettingsError
 from leadspan.evaluation.settings import Vllm
-from leadspan.inputs import prepare_data, prepare_splits, rollout_inputs, training_rows
+from leadspan.inputs import prepare_data, prepare_splits, training_rows
 from leadspan.losses.defined import check_loss
 from leadspan.models.loading import load_model
 from leadspan.models.precision import uses_bf16
 from leadspan.recipe import Recipe, check_capture
 from leadspan.rollout.settings import RolloutSettings
 from leadspan.rollout.stored import drawn_rollouts, rollout_rows, rollouts_so_far, stored_rollouts
+from leadspan.stages import rollout_inputs
 from leadspan.status import report_status
 from leadspan.teacher.capture import CaptureJob
 from leadspan.teacher.fill import Ranks, store_locked

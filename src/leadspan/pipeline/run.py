@@ -16,7 +16,7 @@ from leadspan.evaluation.sampling import window_of
 from leadspan.evaluation.tasks import Problem, load_task, warn_of_golds
 from leadspan.files import full_disk_reported
 from leadspan.hub import check_push, push_student, write_card
-from leadspan.inputs import PreparedData, checked_teacher, first_answers_of, prepare_data, training_inputs
+from leadspan.inputs import PreparedData, first_answers_of, prepare_data
 from leadspan.models.loading import load_config
 from leadspan.models.settings import Pretrained
 from leadspan.pipeline.directory import begin_evaluation, begin_run, check_identity, claimed, finished_run, identity_of
@@ -27,6 +27,7 @@ from leadspan.planning.timing import Calibration
 from leadspan.recipe import Recipe
 from leadspan.results import RUN_FILE, Prediction, RunResult, damage, save_run
 from leadspan.settings import load_json
+from leadspan.stages import checked_teacher, training_inputs
 from leadspan.status import report_status
 from leadspan.training.checkpoints import check_fresh, step_directories
 from leadspan.training.process import process_state

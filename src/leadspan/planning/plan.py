@@ -11,7 +11,7 @@ from leadspan.data.examples import Examples
 from leadspan.data.truncation import AnyPolicy, Full, Lead, Policy, with_ends
 from leadspan.data.truncation.policy import CutCounts, shows_few_ends
 from leadspan.errors import DataError
-from leadspan.inputs import PreparedData, checked_teacher, rollout_inputs, training_examples, training_inputs
+from leadspan.inputs import PreparedData, training_examples
 from leadspan.planning.calibration import calibrate
 from leadspan.planning.fitting import RankCost, largest_batch, largest_budget, rank_costs, what_would_fit
 from leadspan.planning.prediction import (
@@ -33,6 +33,7 @@ from leadspan.planning.timing import Calibration
 from leadspan.recipe import Recipe
 from leadspan.results import Prediction
 from leadspan.settings import load_json
+from leadspan.stages import checked_teacher, rollout_inputs, training_inputs
 from leadspan.statistics.intervals import Interval
 from leadspan.teacher.settings import Codec, Hidden, LiveTargets, Served
 from leadspan.training.settings import ByExamples

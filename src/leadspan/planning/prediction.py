@@ -27,7 +27,7 @@ from leadspan.data.examples import Examples
 from leadspan.data.sections import Renderer
 from leadspan.data.supervision import ScoredSelection
 from leadspan.errors import SettingsError, TargetsError
-from leadspan.inputs import PreparedData, scored_selection, teacher_source
+from leadspan.inputs import PreparedData
 from leadspan.losses.chunked import default_chunk
 from leadspan.models.activations import student_activations
 from leadspan.models.loading import build_untrained, load_config, name_of
@@ -36,6 +36,7 @@ from leadspan.models.shapes import shape_from
 from leadspan.planning.timing import Calibration, StepWork
 from leadspan.recipe import Recipe
 from leadspan.results import Prediction
+from leadspan.stages import scored_selection, teacher_source
 from leadspan.teacher.codecs import bytes_per_position
 from leadspan.teacher.settings import Hidden, KeptTargets, Sampled, TopK
 from leadspan.training.settings import TrainingSettings

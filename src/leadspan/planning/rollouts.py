@@ -18,7 +18,7 @@ from leadspan.costs.flops import ExampleSize, FlopsByPart, ModelShape, rollout_f
 from leadspan.costs.memory import BatchSize, highest
 from leadspan.data.truncation import kept_tokens
 from leadspan.evaluation.sampling import PORTION
-from leadspan.inputs import PreparedData, rollout_inputs
+from leadspan.inputs import PreparedData
 from leadspan.models.loading import load_model
 from leadspan.planning.prediction import CostModel, check_calibration
 from leadspan.planning.timing import Calibration, DrawingWork, StepWork, fit_drawing
@@ -27,6 +27,7 @@ from leadspan.results import Prediction
 from leadspan.rollout.course import Turn
 from leadspan.rollout.drawing import RolloutInputs, draw_rollouts
 from leadspan.rollout.rows import Rollout, to_rollout
+from leadspan.stages import rollout_inputs
 from leadspan.training.process import process_device
 
 _Step = Sequence[tuple[int, int, ExampleSize]]

@@ -19,7 +19,8 @@ from pathlib import Path
 from leadspan.data.sections import Renderer
 from leadspan.errors import CacheError, LeadspanError, SettingsError, TargetsError
 from leadspan.losses.defined import check_loss
-from leadspan.models.loading import load_tokenizer, name_of
+from leadspan.models.loading import name_of
+from leadspan.models.tokenizers import load_tokenizer
 from leadspan.pipeline.capture import prepare_capture
 from leadspan.recipe import Recipe
 from leadspan.settings import load_json, validate

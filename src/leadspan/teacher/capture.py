@@ -20,9 +20,10 @@ from leadspan.errors import ModelError, SettingsError
 from leadspan.files import write_atomically
 from leadspan.models.heads import head_shape, head_weight, transform_of
 from leadspan.models.identity import weights_id
-from leadspan.models.loading import check_vocabulary, load_config, load_model, load_own_tokenizer, name_of
+from leadspan.models.loading import load_config, load_model, name_of
 from leadspan.models.settings import ModelSettings, Pretrained
 from leadspan.models.shapes import shape_from
+from leadspan.models.tokenizers import check_vocabulary, load_own_tokenizer
 from leadspan.status import report_status
 from leadspan.teacher.engine import TransformersEngine, check_causal, head_file, hidden_dtype
 from leadspan.teacher.estimate import COMMON_CODECS, Estimate, estimate

@@ -23,9 +23,10 @@ from leadspan.errors import TargetsError
 from leadspan.models.activations import teacher_activations
 from leadspan.models.heads import head_of
 from leadspan.models.identity import weights_id
-from leadspan.models.loading import check_vocabulary, load_model, load_own_tokenizer
+from leadspan.models.loading import load_model
 from leadspan.models.settings import ModelSettings
 from leadspan.models.shapes import shape_from, shape_of
+from leadspan.models.tokenizers import check_vocabulary, load_own_tokenizer
 from leadspan.teacher.manifest import check_same, read_joined
 from leadspan.teacher.settings import AnyTeacher, Hidden, KeptTargets, Served
 from leadspan.teacher.store import TargetStore

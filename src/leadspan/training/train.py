@@ -24,10 +24,11 @@ from leadspan.digests import seal, unseal
 from leadspan.errors import ModelError
 from leadspan.losses.settings import LossSettings
 from leadspan.models.heads import head_of
-from leadspan.models.loading import check_vocabulary, load_model, load_own_tokenizer, save_student
+from leadspan.models.loading import load_model, save_student
 from leadspan.models.precision import uses_bf16
 from leadspan.models.settings import ModelSettings
 from leadspan.models.shapes import shape_of
+from leadspan.models.tokenizers import check_vocabulary, load_own_tokenizer
 from leadspan.processes import Terminated, deferred
 from leadspan.teacher.source import TeacherSource
 from leadspan.training.callbacks import Clock, EnergyMeter, MetricsFile, Milestones, ProgressCallback, StepProfiler
