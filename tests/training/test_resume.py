@@ -124,6 +124,25 @@ def test_samples_of_both_kinds_are_kept_for_a_resume(tmp_path: Path) -> None:
     assert not (recipe.output / "samples.old-1").exists()
 
 
+@pytest.mark.slow
+def test_a_kill_while_samples_are_rewritten_leaves_nothing_to_set_aside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = unfinished(tmp_path, evaluation={"tasks": [toy_task(tmp_path)], **EVALUATION})
+    replace = Path.replace
+
+    def killed(path: Path, target: Path) -> Path:
+        if target.name == "toy.jsonl":
+            raise KeyboardInterrupt
+        return replace(path, target)
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(Path, "replace", killed)
+        run(recipe, resume=True)
+    assert len(run(recipe, resume=True).evaluations) == 1
+    assert not (recipe.output / "samples.old-1").exists()
+
+
 def test_a_refused_new_run_leaves_no_directory(tmp_path: Path) -> None:
     recipe = toy_recipe(tmp_path, data={"train": {"path": str(tmp_path / "none.jsonl")}})
     with pytest.raises(ValueError, match="no such file"):

@@ -116,10 +116,7 @@ class SampleFile:
 
     def write_graded(self, samples: Iterable[StoredSample], verdicts: Iterable[Verdict]) -> None:
         """Rewrite the file with the same samples in order, and their verdicts."""
-        staged = self.path.with_suffix(".jsonl.tmp")
-        with staged.open("w", encoding="utf-8") as file:
-            file.writelines(self._line(*graded) for graded in zip(samples, verdicts, strict=True))
-        staged.replace(self.path)
+        write_atomically(self.path, "".join(self._line(*graded) for graded in zip(samples, verdicts, strict=True)))
 
     def _line(self, stored: StoredSample, verdict: Verdict | None = None) -> str:
         record = {

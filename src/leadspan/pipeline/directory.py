@@ -123,7 +123,8 @@ def _set_samples_aside(recipe: Recipe, keeps_alike: bool = True) -> None:
         if keeps_alike and (before.sampling, before.system) == (now.sampling, now.system):
             kept_tasks = {task.name for task in now.tasks if task in before.tasks}
     samples = recipe.output / "samples"
-    moved = [path for path in sorted(samples.glob("*")) if path.stem.removesuffix(SUFFIX) not in kept_tasks]
+    # A hidden file is what a kill has left of one that was being written.
+    moved = [path for path in sorted(samples.glob("[!.]*")) if path.stem.removesuffix(SUFFIX) not in kept_tasks]
     if not moved:
         return
     # Set aside, not deleted: samples of a large model cost hours.
