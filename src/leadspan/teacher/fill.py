@@ -79,7 +79,7 @@ def claimed(directory: Path, manifest: Manifest) -> Iterator[Manifest]:
         elif not all(
             path.name in (_LOCK_FILE, DRAWN_FILE) or _UNNAMED.fullmatch(path.name) for path in directory.iterdir()
         ):
-            raise TargetsError(f"{directory}: it is not empty and not a store; give another capture.path")
+            raise TargetsError(f"{directory}: it is not empty and not a store; give another directory")
         else:
             write_manifest(manifest, directory)
         (directory / SHARDS_DIR).mkdir(exist_ok=True)

@@ -30,7 +30,7 @@ def merge_stores(paths: Sequence[Path], output: Path) -> Manifest:
 
     Raises:
         TargetsError: They are not of one teacher, tokenizer, template and codec, their rollouts were drawn with other
-            settings, or the output is not empty.
+            settings, or the output holds anything but an interrupted join of them.
         CacheError: A source is damaged.
     """
     stores = [TargetStore(path) for path in paths]
@@ -38,9 +38,8 @@ def merge_stores(paths: Sequence[Path], output: Path) -> Manifest:
     for store in stores:
         check_same(store.manifest.identity(), first.identity(), f"{store.directory} and {stores[0].directory}")
         store.verify()
-    is_begun = (output / MANIFEST_FILE).exists() and not read_manifest(output).complete
-    if output.exists() and any(output.iterdir()) and not is_begun:
-        raise TargetsError(f"{output}: not empty; give a new directory")
+    if (output / MANIFEST_FILE).exists() and read_manifest(output).complete:
+        raise TargetsError(f"{output}: it holds a complete store; give a new directory")
     rollouts = _joined_rollouts([path / DRAWN_FILE for path in paths])
     plans = hashlib.sha256(" ".join(store.manifest.plan_hash for store in stores).encode()).hexdigest()[:32]
     with claimed(output, first.model_copy(update={"plan_hash": plans, "complete": False, "shards": []})) as manifest:
