@@ -119,6 +119,19 @@ def test_true_is_no_number(recipe: Path, override: str, path: str) -> None:
         load_settings(Recipe, recipe, [override])
 
 
+def test_an_empty_text_names_nothing(recipe: Path) -> None:
+    paths = ["name", "output", "data.train.path", "student.path", "evaluation.tasks.0.path"]
+    empty = [*(f"{path}=''" for path in paths[:3]), "student={kind: pretrained, path: ''}"]
+    with pytest.raises(SettingsError) as caught:
+        load_settings(
+            Recipe, recipe, [*empty, "evaluation.tasks=[{path: '', instruction: ''}]", "evaluation.system=''"]
+        )
+    lines = str(caught.value).splitlines()
+    assert lines[1:] == [
+        f"  {path} = '': an empty text; give a value, or leave it out where it has a default" for path in paths
+    ]
+
+
 @pytest.mark.parametrize(
     ("overrides", "messages"),
     [

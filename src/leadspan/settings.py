@@ -192,8 +192,9 @@ def validate(
         settings = faults.mended = kind.model_validate(values)
     except ValidationError as error:
         faults = all_faults(kind, values, error)
-    truths = [path for path in _truth_for_numbers(values, faults.mended) if not faults.involve(path)]
-    lines = [*earlier_faults, *faults.lines, *(f"{path}: true or false, where a number belongs" for path in truths)]
+    misread = {path: line for path, line in _misread(values, faults.mended) if not faults.involve(path)}
+    faults.keys |= {tuple(path.split(".")) for path in misread}
+    lines = [*earlier_faults, *faults.lines, *misread.values()]
     if more_faults is not None and faults.mended is not None:
         lines += more_faults(faults.mended, faults.involve)
     if settings is not None and not lines:
@@ -203,17 +204,24 @@ def validate(
     raise SettingsError("\n  ".join([head, *lines[:_MAX_SHOWN], *more]))
 
 
-def _truth_for_numbers(values: Any, settings: Any, path: str = "") -> Iterator[str]:
-    """Paths of true and false that were read as 1 and 0. Pydantic's strict mode would refuse text for a path, too."""
+def _misread(values: Any, settings: Any, path: str = "", may_be_empty: bool = True) -> Iterator[tuple[str, str]]:
+    """Paths and faults of values that are read as what nobody means.
+
+    Truth is read as a number (Pydantic's strict mode would refuse text for a path, too), and an empty text as a path.
+    """
     if isinstance(values, bool) and isinstance(settings, int | float) and not isinstance(settings, bool):
-        yield path
+        yield path, f"{path}: true or false, where a number belongs"
+    elif values == "" and settings is not None and not may_be_empty:
+        yield path, f"{path} = '': an empty text; give a value, or leave it out where it has a default"
     elif isinstance(values, Mapping):
+        fields = type(settings).model_fields if isinstance(settings, BaseModel) else {}
         for key, value in values.items():
             below = settings.get(key) if isinstance(settings, Mapping) else getattr(settings, str(key), None)
-            yield from _truth_for_numbers(value, below, f"{path}.{key}" if path else str(key))
+            below_path = f"{path}.{key}" if path else str(key)
+            yield from _misread(value, below, below_path, key not in fields or fields[key].default == "")
     elif isinstance(values, list) and isinstance(settings, list | tuple):
         for i, (value, below) in enumerate(zip(values, settings, strict=False)):
-            yield from _truth_for_numbers(value, below, f"{path}.{i}")
+            yield from _misread(value, below, f"{path}.{i}")
 
 
 def field_docstrings(kind: type[BaseModel]) -> dict[str, str]:

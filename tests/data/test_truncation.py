@@ -277,6 +277,10 @@ def test_cuts_that_drop_more_than_a_tenth_of_their_examples_are_warned_of_with_w
     warning = drop_warning(cuts)
     assert warning.startswith("lead 0.25 leaves 6 of 1,000 examples (994 x short).") and "lead_cot" in warning
     assert drop_warning({"lead 0.9": cuts["lead 0.9"]}) == ""
+    staged = cuts["lead 0.25"].model_copy(update={"num_examples": 4000, "num_kept": 3006, "num_stages": 4})
+    assert drop_warning({"schedule": staged}).startswith(
+        "schedule leaves 3,006 of 4,000 examples, 1,000 in each of its 4 stages (994 x short)."
+    )
 
 
 def test_a_cut_that_drops_traces_for_their_answers_is_not_told_to_keep_more_tokens() -> None:

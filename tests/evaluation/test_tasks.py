@@ -7,7 +7,7 @@ import pytest
 from leadspan.data.prompts import PromptRenderer
 from leadspan.data.settings import Rendering
 from leadspan.errors import DataError, EvaluationError, SettingsError
-from leadspan.evaluation.benchmarks import BENCHMARKS, BOXED
+from leadspan.evaluation.benchmarks import BENCHMARKS, BOXED, task_values
 from leadspan.evaluation.evaluate import check_evaluation
 from leadspan.evaluation.settings import EvaluationSettings, TaskSettings
 from leadspan.evaluation.tasks import load_task, task_prompts, warn_of_golds
@@ -149,6 +149,27 @@ def test_shuffled_choices_put_the_right_one_everywhere(tmp_path: Path) -> None:
 def test_broken_choices(tmp_path: Path, row: dict[str, object], message: str) -> None:
     with pytest.raises(DataError, match=message):
         load_task(task(tmp_path, row, benchmark="mmlu", name="m"))
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("a/short_test.jsonl", "short_test"),
+        ("my tasks (v2)+é.jsonl", "my tasks -v2--é"),
+        ("org/set", "set"),
+        ("..", ".."),
+    ],
+)
+def test_a_task_is_named_after_its_file(path: str, name: str) -> None:
+    assert TaskSettings.model_validate({"path": path}).name == name
+    assert validate(EvaluationSettings, {"tasks": [task_values(path)]}, "settings").tasks[0].name == name
+
+
+def test_tasks_of_one_name_are_refused_where_both_have_a_path() -> None:
+    with pytest.raises(SettingsError, match="two tasks are called 'x'"):
+        validate(EvaluationSettings, {"tasks": [{"path": "a/x.jsonl"}, {"path": "b/x.jsonl"}]}, "settings")
+    with pytest.raises(SettingsError, match=r"2 invalid settings\n  tasks.0.path: missing.*\n  tasks.1.path = 5"):
+        validate(EvaluationSettings, {"tasks": [{"grader": "exact"}, {"path": 5}]}, "settings")
 
 
 def test_every_known_benchmark_is_a_task() -> None:

@@ -108,10 +108,12 @@ def test_a_plan_says_which_cuts_drop_examples(folder: Path) -> None:
     assert 0 < cut.num_kept < 0.9 * cut.num_examples
     shown = " ".join(sentences(plan))
     assert f"lead 0.89 leaves {cut.num_kept} of {cut.num_examples} examples" in shown
+    share = f"{100 * (1 - cut.tokens_after / cut.tokens_before):.0f} %"
     assert (
-        f"with {cut.num_examples - cut.num_kept} of {cut.num_examples} examples dropped" in shown
-        and "full leaves" not in shown
+        f"lead 0.89 drops {cut.num_examples - cut.num_kept} of {cut.num_examples} examples whole and cuts the others, "
+        f"which takes away {share} of the traces' tokens and saves" in shown
     )
+    assert "full leaves" not in shown
 
 
 @pytest.mark.slow

@@ -128,6 +128,7 @@ def _settings(options: argparse.Namespace) -> "AuditSettings":
     if is_recipe:
         read_yaml_mapping(Path(options.data))  # a mistyped path is answered before the settings are imported
     from leadspan.audit.settings import AuditSettings
+    from leadspan.evaluation.settings import task_name
     from leadspan.settings import apply_overrides, validate
 
     further = [Source("--task", path, "dataset") for path in options.tasks]
@@ -160,11 +161,11 @@ def _settings(options: argparse.Namespace) -> "AuditSettings":
     if options.limit is not None:
         values["data"]["train"]["limit"] = options.limit
     tasks = values.setdefault("tasks", [])
-    for path in options.tasks:  # each is named after its file, with a number where the name is taken
-        # A task's name becomes a file's, so only letters that every file system takes.
-        stem = "".join(char if char.isalnum() or char in "_-. " else "-" for char in Path(path).stem) or "task"
+    # Each is named after its file, with a number where the name is taken.
+    for path in options.tasks if isinstance(tasks, list) else ():  # else `validate` refuses them
+        stem = task_name(path)
         candidates = (stem if number == 1 else f"{stem}-{number}" for number in itertools.count(1))
-        taken = {task["name"] for task in tasks}
+        taken = {task.get("name") for task in tasks if isinstance(task, dict)}
         tasks.append({"name": next(name for name in candidates if name not in taken), "path": path})
     apply_overrides(values, options.thresholds)
     settings = validate(AuditSettings, values, "audit")

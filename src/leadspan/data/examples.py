@@ -103,7 +103,7 @@ class Examples(Sequence[Example]):
                     self.teachers.append(sys.intern(names[i]))
                     for layouts, layout in zip(stages, of_row, strict=True):
                         layouts.append(layout)
-        self.counts = functools.reduce(CutCounts.plus, counts)
+        self.counts = functools.reduce(CutCounts.plus, counts).model_copy(update={"num_stages": self.num_stages})
         _check_counts(name, policy, supervision, counts, self.counts)
         self.rows = rows.select(usable_rows).with_format("numpy", columns=["input_ids", "example_id"])
         # Stage after stage, which is the order that `plan_staged` counts on.

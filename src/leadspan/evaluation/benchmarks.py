@@ -8,7 +8,6 @@ Sources: the data set cards of the Hub names below. Samples: 64 for the AIME set
 larger the set.
 """
 
-from pathlib import Path
 from typing import Any
 
 GENERATED = "reasoning-gym:"
@@ -121,8 +120,6 @@ def task_values(text: str, limit: int | None = None) -> dict[str, Any]:
     """
     name, equals, path = text.partition("=")
     first = {} if limit is None else {"limit": limit}
-    if text.startswith(GENERATED):
-        return {"path": text, **first}
-    if name in BENCHMARKS:
+    if name in BENCHMARKS and not text.startswith(GENERATED):
         return {"benchmark": name, **({"path": path} if equals else {}), **first}
-    return {"name": Path(text).stem, "path": text, **first}
+    return {"path": text, **first}

@@ -1,7 +1,9 @@
 """Settings of evaluation: tasks and sampling."""
 
 import difflib
+import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
@@ -30,18 +32,31 @@ class Choices(Settings):
             yield ("columns", "texts"), "name either the columns of the choices or their texts"
 
 
+_MAX_NAME = 100
+
+
+def task_name(path: str) -> str:
+    """Name of a task after the file of its problems, in letters that every file system takes.
+
+    >>> task_name("data/my tasks (2nd).jsonl")
+    'my tasks -2nd-'
+    """
+    return re.sub(r"[^\w. -]", "-", Path(path).stem)[:_MAX_NAME] or "task"
+
+
 class TaskSettings(Settings):
     """Problems with reference answers."""
 
-    # A known benchmark stands for the required name and path.
+    # A known benchmark stands for the required path.
     model_config = ConfigDict(
         json_schema_extra=lambda schema: schema.update(
             anyOf=[{"required": schema.pop("required")}, {"required": ["benchmark"]}]
         )
     )
 
-    name: str = Field(pattern=r"^[\w. -]+$", max_length=100)
-    """Name of the task in results, and of the file of its samples; the benchmark's when absent."""
+    name: str = Field(default="task", pattern=r"^[\w. -]+$", max_length=_MAX_NAME)
+    """Name of the task in results, and of the file of its samples; when absent the benchmark's, or that of the file of
+    problems without its ending."""
     benchmark: str | None = None
     """A known benchmark (see docs/evaluation.md): its settings stand for all that are not given here; its `split` and
     `subset` only where its `path` does."""
@@ -82,7 +97,8 @@ class TaskSettings(Settings):
             return {"name": name, "grader": "reasoning_gym", "instruction": BOXED, **values}
         name = values.get("benchmark") if isinstance(values, dict) else None
         if not isinstance(name, str):
-            return values
+            is_named = not isinstance(values, dict) or "path" not in values
+            return values if is_named else {"name": task_name(str(values["path"])), **values}
         if name not in BENCHMARKS:
             return {"name": str(name), "path": "unknown", **values}  # the field `benchmark` reports the fault
         defaults = BENCHMARKS[name]
@@ -174,5 +190,6 @@ class EvaluationSettings(Settings):
         # Samples and results are stored by name.
         names = [task.name for task in self.tasks]
         for name in sorted({name for name in names if names.count(name) > 1}):
-            fields = tuple(f"tasks.{number}.name" for number, task_name in enumerate(names) if task_name == name)
+            numbers = [number for number, other in enumerate(names) if other == name]
+            fields = tuple(f"tasks.{number}.{key}" for number in numbers for key in ("name", "path"))
             yield fields, f"two tasks are called {name!r}; give them different names (tasks.1.name)"

@@ -247,10 +247,10 @@ def _bills(plan: Plan, full: PlanRow) -> list[str]:
                 for by_store in (store.net_flops, store.saved_flops)
             )
             than = f": {once} a store saves on its first run, {shared} on later ones."
-        dropped = row.cut.num_examples - row.cut.num_kept
+        dropped, gone = row.cut.num_examples - row.cut.num_kept, percent(1 - _share_kept(row))
         # Of a schedule every trace is an example of each stage.
-        with_traces = f", with {dropped:,} of {row.cut.num_examples:,} examples dropped," if dropped else ""
-        cut = f"{row.label} cuts {percent(1 - _share_kept(row))} of the traces' tokens{with_traces}"
+        whole = f"drops {dropped:,} of {row.cut.num_examples:,} examples whole and cuts the others, which takes away"
+        cut = f"{row.label} {whole if dropped else 'cuts'} {gone} of the traces' tokens"
         bills.append(f"{cut} and saves {percent(saved / total)} of the FLOPs{than}")
     return bills
 

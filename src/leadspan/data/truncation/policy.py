@@ -21,6 +21,8 @@ class CutCounts(Settings):
 
     num_examples: Count
     """Examples before the cut."""
+    num_stages: Count = 1
+    """Stages of the policy, in each of which every trace is an example."""
     num_kept: Count
     """Examples left with at least one weighted position."""
     dropped: dict[str, Count] = {}
@@ -54,7 +56,8 @@ class CutCounts(Settings):
                 return {name: mine.get(name, 0) + theirs.get(name, 0) for name in {**mine, **theirs}}
             return mine + theirs
 
-        return CutCounts(**{name: summed(count, getattr(counts, name)) for name, count in self})
+        sums = {name: summed(count, getattr(counts, name)) for name, count in self}
+        return CutCounts(**{**sums, "num_stages": self.num_stages})
 
 
 FEW_ENDS = 0.05
@@ -95,8 +98,9 @@ FEW_DROPPED = 0.1
 def drop_warning(counts: Mapping[str, CutCounts]) -> str:
     """Which cuts (by label) drop more than `FEW_DROPPED` of their examples, and why; "" if none does."""
     left = [
-        f"{label} leaves {cut.num_kept:,} of {cut.num_examples:,} examples "
-        f"({', '.join(f'{number:,} x {reason}' for reason, number in cut.dropped.items())})"
+        f"{label} leaves {cut.num_kept:,} of {cut.num_examples:,} examples"
+        + (f", {cut.num_examples // cut.num_stages:,} in each of its {cut.num_stages} stages" * (cut.num_stages > 1))
+        + f" ({', '.join(f'{number:,} x {reason}' for reason, number in cut.dropped.items())})"
         for label, cut in counts.items()
         if cut.num_kept < (1 - FEW_DROPPED) * cut.num_examples
     ]
