@@ -12,9 +12,8 @@ from time import perf_counter
 import numpy as np
 
 from benchmarks.record import Figure, Outcome, Spread
-from leadspan.statistics.intervals import base_normalised_retention, retention, runs_mean
+from leadspan.statistics.intervals import base_normalised_retention, retention, runs_mean, simultaneous_retention
 from leadspan.statistics.resampling import Bootstrap
-from leadspan.statistics.simultaneous import simultaneous_retention
 
 STUDIES = 600
 RESAMPLES = 400

@@ -3,9 +3,8 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from leadspan.statistics.intervals import retention
+from leadspan.statistics.intervals import retention, simultaneous_retention
 from leadspan.statistics.resampling import Bootstrap, Runs, Scores
-from leadspan.statistics.simultaneous import simultaneous_retention
 
 POLICIES = ("a", "b", "c", "d", "e", "f")
 

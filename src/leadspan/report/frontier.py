@@ -14,9 +14,15 @@ from leadspan.report.conditions import Condition, base_of, counterparts, find_co
 from leadspan.report.costs import clock_fault, costs_over
 from leadspan.report.rows import ControlComparison, Frontier, Row, RowRetention
 from leadspan.results import RunResult
-from leadspan.statistics.intervals import Interval, Retention, base_normalised_retention, retention, runs_mean
+from leadspan.statistics.intervals import (
+    Interval,
+    Retention,
+    base_normalised_retention,
+    retention,
+    runs_mean,
+    simultaneous_retention,
+)
 from leadspan.statistics.resampling import Runs, Scores, sign_flip_test
-from leadspan.statistics.simultaneous import simultaneous_retention
 from leadspan.teacher.settings import Served, StoredTargets
 
 

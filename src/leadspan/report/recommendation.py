@@ -1,7 +1,7 @@
 """The answer of a study in one sentence: the cheapest policy shown to keep the target, or that none is.
 
 A policy is shown to keep the target where the lower end of its retention's interval reaches it. The intervals of all
-policies among which it was chosen hold together (`statistics.simultaneous`): the best of many looks better than it is,
+policies among which it was chosen hold together (`simultaneous_retention`): the best of many looks better than it is,
 and with separate intervals some policy would pass too often by chance. A policy that costs no less than its uncut run,
 or whose saving is unclear, is not recommended. The sentence states its evidence: problems, samples, seeds, both
 intervals, the saving, and how often the student ends its answers. Further sentences say how to read the retention of a

@@ -10,8 +10,7 @@ from leadspan.evaluation.result import EvalResult
 from leadspan.report.costs import COST_NAMES, RARE_COSTS, Cost, measured_costs
 from leadspan.results import RunResult
 from leadspan.settings import Settings
-from leadspan.statistics.intervals import Interval
-from leadspan.statistics.simultaneous import SimultaneousInterval
+from leadspan.statistics.intervals import Interval, SimultaneousInterval
 from leadspan.tables import CostName
 
 

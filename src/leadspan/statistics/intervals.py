@@ -1,12 +1,13 @@
-"""Intervals for mean scores, and retention: one model's score as a share of another's.
+"""Intervals for mean scores, and retention: one model's score as a share of another's, of one policy or of several.
 
 A score is a number in [0, 1] for one sample of one problem. A mean is over problems, each with the mean of
 its own samples; where a model was trained several times, also over its runs. All draws come from a seed: the
 same scores give the same interval. An interval from one run covers problems and samples, not the training seed.
 """
 
-from collections.abc import Sequence
-from math import hypot
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from math import ceil, hypot
 from statistics import NormalDist
 
 import numpy as np
@@ -32,20 +33,6 @@ class Interval(Settings):
     """How the interval was made."""
 
 
-NEAR_ZERO = 0.05
-"""Retention is refused where the lower bound of the full student's accuracy, or of its gain over the base, is at or
-below this: the ratio would be noise."""
-
-_BOOTSTRAP = "percentile bootstrap over problems, samples within"
-_PAIRED = f"paired {_BOOTSTRAP}"
-_WILSON = "Wilson score over problems, as all scores are equal"
-_RUNS = ", runs above (Student's t)"
-_RARE = ", what is rare by Wilson's score"
-FEW = 5
-"""Outcomes on fewer problems than this are rare: resamples hardly vary in them, so their intervals would be too
-narrow."""
-
-
 class Retention(Settings):
     """The score of a policy's student as a share of the full student's."""
 
@@ -55,6 +42,31 @@ class Retention(Settings):
     """Policy minus full, always given."""
     reason: str | None = None
     """Why the ratio is refused."""
+
+
+class SimultaneousInterval(Interval):
+    """The interval of one policy among several; all of them together hold at `level`."""
+
+    num_policies: int
+    """Policies that the level holds for together."""
+    level_alone: float
+    """Confidence level of this interval if it were the only one."""
+
+
+NEAR_ZERO = 0.05
+"""Retention is refused where the lower bound of the full student's accuracy, or of its gain over the base, is at or
+below this: the ratio would be noise."""
+FEW = 5
+"""Outcomes on fewer problems than this are rare: resamples hardly vary in them, so their intervals would be too
+narrow."""
+DRAWS_BEYOND = 16
+"""Fewest resamples beyond an end of the strictest of several intervals: fewer would leave that end too uncertain."""
+
+_BOOTSTRAP = "percentile bootstrap over problems, samples within"
+_PAIRED = f"paired {_BOOTSTRAP}"
+_WILSON = "Wilson score over problems, as all scores are equal"
+_RUNS = ", runs above (Student's t)"
+_RARE = ", what is rare by Wilson's score"
 
 
 def wilson(mean: float, num_trials: int, level: float = 0.95) -> Interval:
@@ -79,12 +91,11 @@ def wilson(mean: float, num_trials: int, level: float = 0.95) -> Interval:
 
 def runs_mean(scores: Runs, bootstrap: Bootstrap = USUAL) -> Interval:
     """Mean score over runs and problems, with runs as a level above both of `bootstrap_mean`; see `resample`."""
-    (model,) = resample({"scores": scores}, bootstrap)
-    return _mean_interval(model, bootstrap.level)
+    return _mean_interval(resample({"scores": scores}, bootstrap)[0], bootstrap.level)
 
 
 def bootstrap_mean(scores: Sequence[Sequence[float]], bootstrap: Bootstrap = USUAL) -> Interval:
-    """Mean score with a two-level bootstrap interval.
+    """Mean score with a two-level bootstrap interval, from the scores in [0, 1] of each problem's samples.
 
     Each resample draws P problems with replacement, each with its samples (see `resampling`), and takes the mean of
     the problems' means; the interval reaches from the (1-level)/2 to the (1+level)/2 quantile. Its variance is
@@ -97,10 +108,6 @@ def bootstrap_mean(scores: Sequence[Sequence[float]], bootstrap: Bootstrap = USU
 
     **Source**: Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapters 8 and 13.
 
-    Args:
-        scores: For each problem the scores of its samples, in [0, 1]; their numbers may differ.
-        bootstrap: Level, number of resamples and seed.
-
     Raises:
         EvaluationError: No problem, a problem without samples, or a score outside [0, 1].
     """
@@ -111,15 +118,8 @@ def bootstrap_share(hits: Sequence[float], trials: Sequence[float], bootstrap: B
     """Sum of the hits over the sum of the trials, with a bootstrap interval over problems.
 
     For a rate among some of the samples, such as accuracy among the finished ones: each problem gives how many of
-    its samples are trials, and how many of these are hits. Resamples without a trial are not used.
-
-    Args:
-        hits: For each problem a number from 0 to its trials.
-        trials: For each problem the number of samples that count.
-        bootstrap: Level, number of resamples and seed.
-
-    Returns:
-        None where no problem has a trial.
+    its samples are trials, and how many of these are hits. Resamples without a trial are not used; without any trial
+    there is no interval.
     """
     num_hits, num_trials = np.asarray(hits, dtype=float), np.asarray(trials, dtype=float)
     if num_trials.sum() == 0:
@@ -134,7 +134,7 @@ def bootstrap_share(hits: Sequence[float], trials: Sequence[float], bootstrap: B
 
 
 def retention(policy_scores: Runs, full_scores: Runs, bootstrap: Bootstrap = USUAL) -> Retention:
-    """The policy's mean score as a share of the full student's, m_policy / m_full.
+    """The policy's mean score as a share of that of the student trained on whole traces, m_policy / m_full.
 
     Paired bootstrap: each resample draws the same problems for both models (what is hard for one is hard for
     the other), each with its own samples of them. Refused where the lower end of the full student's own
@@ -151,11 +151,6 @@ def retention(policy_scores: Runs, full_scores: Runs, bootstrap: Bootstrap = USU
     **Source**: Efron and Tibshirani (1993), chapters 8 and 13; the combination of single intervals in squares: Zou and
     Donner, Stat. Med. 27 (2008), 1693-1702.
 
-    Args:
-        policy_scores: Scores of the policy's student.
-        full_scores: Scores of the student trained on whole traces, on the same problems.
-        bootstrap: Level, number of resamples and seed.
-
     Raises:
         EvaluationError: The problems differ, or the scores break a rule of `bootstrap_mean`.
     """
@@ -163,20 +158,32 @@ def retention(policy_scores: Runs, full_scores: Runs, bootstrap: Bootstrap = USU
     return resampled_retention(policy, full, bootstrap.level)
 
 
-def resampled_retention(policy: Model, full: Model, level: float) -> Retention:
-    """`retention` of models that are resampled on the same problems already."""
-    accuracy = _mean_interval(full, level)
+def resampled_retention(policy: Model, full: Model, level: float, base: Model | None = None) -> Retention:
+    """`retention`, or with a base `base_normalised_retention`, of models that are resampled on the same problems."""
+    below = _mean_interval(full, level) if base is None else _difference_interval(full, base, level)
     difference = _difference_interval(policy, full, level)
-    # Not the value: an accuracy that may be near zero gives a ratio that may be anything.
-    if accuracy.low <= NEAR_ZERO:
-        return _refuse(difference, "accuracy", accuracy.low)
-    # Draws of few runs may be negative, see `resample`; no accuracy is.
-    ratio = _ratio_interval(policy, full, np.maximum(policy.draws, 0), full.draws, accuracy, policy.mean / full.mean)
-    return Retention(ratio=_bounded(ratio, 0.0, 1 / accuracy.low), difference=difference)
+    # Not the value: an accuracy or a gain that may be near zero gives a ratio that may be anything.
+    if below.low <= NEAR_ZERO:
+        quantity = "accuracy" if base is None else "gain over the base"
+        reason = (
+            f"the full student's {quantity} has a lower bound of {below.low:z.3f}, not above {NEAR_ZERO:g}: "
+            "a share of so little is noise, so read the difference"
+        )
+        return Retention(ratio=None, difference=difference, reason=reason)
+    base_mean, base_draws = (0.0, 0.0) if base is None else (base.mean, base.draws)
+    # Draws of few runs may be negative, see `resample`; no accuracy is. A gain may be: a policy can be below its base.
+    ratios = drawn_ratios(np.maximum(policy.draws, 0) - base_draws, full.draws - base_draws)
+    ratio = _paired_interval((policy.mean - base_mean) / below.value, ratios, policy, full, level, below.value)
+    if base is None:
+        ratio = _bounded(ratio, 0.0, 1 / below.low)
+    return Retention(ratio=ratio, difference=difference)
 
 
 def drawn_ratios(top: NDArray[np.float64], bottom: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Quotients of draws; infinite where the bottom is not above 0."""
+    """Quotients of draws; infinite where the bottom is not above 0.
+
+    Too few are to reach the upper end of an interval, which is made only where the interval of the bottom is above 0.
+    """
     return np.divide(top, bottom, out=np.full_like(top, np.inf), where=bottom > 0)
 
 
@@ -185,43 +192,95 @@ def base_normalised_retention(
 ) -> Retention:
     """The share of the full student's gain over the base, (m_policy - m_base) / (m_full - m_base).
 
-    As `retention`, with the same problems drawn for all three. Refused where the lower end of the gain
-    m_full - m_base is at most `NEAR_ZERO`.
-
-    Args:
-        policy_scores: Scores of the policy's student.
-        full_scores: Scores of the student trained on whole traces, on the same problems.
-        base_scores: Scores of the student before training, on the same problems.
-        bootstrap: Level, number of resamples and seed.
+    As `retention`, with the same problems drawn for all three; the base is the student before training. Refused where
+    the lower end of the gain m_full - m_base is at most `NEAR_ZERO`.
 
     Raises:
-        EvaluationError: The problems differ, or the scores break a rule of `bootstrap_mean`.
+        EvaluationError: As `retention`.
     """
     models = {"full": full_scores, "policy": policy_scores, "base": base_scores}
     full, policy, base = resample(models, bootstrap)
-    full_gain = _difference_interval(full, base, bootstrap.level)
-    difference = _difference_interval(policy, full, bootstrap.level)
-    if full_gain.low <= NEAR_ZERO:
-        return _refuse(difference, "gain over the base", full_gain.low)
-    gains = np.maximum(policy.draws, 0) - base.draws  # may be negative: a policy can be worse than its base
-    value = (policy.mean - base.mean) / full_gain.value
-    ratio = _ratio_interval(policy, full, gains, full.draws - base.draws, full_gain, value)
-    return Retention(ratio=ratio, difference=difference)
+    return resampled_retention(policy, full, bootstrap.level, base)
 
 
-def _refuse(difference: Interval, quantity: str, low: float) -> Retention:
-    reason = (
-        f"the full student's {quantity} has a lower bound of {low:z.3f}, not above {NEAR_ZERO:g}: "
-        "a share of so little is noise, so read the difference"
-    )
-    return Retention(ratio=None, difference=difference, reason=reason)
+def simultaneous_retention(
+    pairs: Mapping[str, tuple[Runs, Runs]], bootstrap: Bootstrap = USUAL
+) -> dict[str, SimultaneousInterval]:
+    """Retention of several policies, with intervals that hold together at the level of the bootstrap.
+
+    The best of many policies looks better than it is: some interval of theirs misses the truth far more often than one
+    alone. Here each gets an interval of a stricter level, the same for all.
+
+    All policies are resampled on the same problems. With F_i the distribution of policy i's resampled retention, the
+    depth of a resample is min_i 2 min(F_i, 1 - F_i): how far out the most extreme policy lies in it. The (1 - level)
+    quantile of the depth is the share that every interval leaves out, half of it at each end, so that a share `level`
+    of the resamples lies within all intervals at once. This is the max-t method with quantiles in place of t, and
+    needs no symmetry. The share is never below Bonferroni's (1 - level) / m, and is that where some policy differs from
+    its full student on too few problems to resample, see `retention`.
+
+    **Source**: Beran, J. Am. Stat. Assoc. 83 (1988), 679-686 (balanced simultaneous sets); Mandel and Betensky, Comput.
+    Stat. Data Anal. 52 (2008), 2158-2165 (with percentiles); Westfall and Young, Resampling-Based Multiple Testing
+    (1993), section 2.6 (max-t).
+
+    Args:
+        pairs: For each policy its scores and those of its full student, on the same problems in all pairs.
+        bootstrap: Level, seed, and the least number of resamples; many policies take more.
+
+    Returns:
+        The intervals by policy, none narrower than that of the policy alone. A policy is left out where its ratio is
+        refused at its level, see `retention`.
+
+    Raises:
+        EvaluationError: As `retention`.
+    """
+    if not pairs:
+        return {}
+    enough = ceil(2 * DRAWS_BEYOND * len(pairs) / (1 - bootstrap.level))
+    bootstrap = replace(bootstrap, num_resamples=max(bootstrap.num_resamples, enough))
+    # The full student comes first: the order of its problems is then that of every pair, and resamples are shared.
+    models = {name: resample({"full": full, "policy": policy}, bootstrap) for name, (policy, full) in pairs.items()}
+    level_alone = _level_of_each(list(models.values()), bootstrap.level)
+    intervals: dict[str, SimultaneousInterval] = {}
+    for name, (full, policy) in models.items():
+        alone, wide = (resampled_retention(policy, full, level).ratio for level in (bootstrap.level, level_alone))
+        if alone is None or wide is None:
+            continue
+        intervals[name] = SimultaneousInterval(
+            value=wide.value,
+            low=min(alone.low, wide.low),  # rounding may put the level of all a hair below that of one
+            high=max(alone.high, wide.high),
+            level=bootstrap.level,
+            method=wide.method,
+            num_policies=len(pairs),
+            level_alone=level_alone,
+        )
+    return intervals
+
+
+def _level_of_each(models: Sequence[Sequence[Model]], level: float) -> float:
+    """The level of every interval alone at which the intervals of all pairs of full and policy hold together."""
+    beyond = 1 - level
+    strictest = beyond / len(models)  # Bonferroni
+    # Resamples say little of a side that few problems show, so their depths would be too optimistic there.
+    if any(_is_rare(amounts) for full, policy in models for _, amounts in _sides(policy, full)):
+        return 1 - strictest
+    # How far out every draw lies, from nearly 0 for the extremes to 1 for the median; equal draws lie equally far.
+    depths: list[NDArray[np.float64]] = []
+    for full, policy in models:
+        draws = drawn_ratios(np.maximum(policy.draws, 0), full.draws)
+        ordered = np.sort(draws)
+        at_most = np.searchsorted(ordered, draws, "right") / len(draws)
+        at_least = 1 - np.searchsorted(ordered, draws, "left") / len(draws)
+        depths.append(np.minimum(2 * np.minimum(at_most, at_least), 1))
+    share = float(np.quantile(np.min(depths, axis=0), beyond, method="inverted_cdf"))
+    return 1 - min(max(share, strictest), beyond)
 
 
 def _mean_interval(model: Model, level: float) -> Interval:
     if not _has_spread(model.draws):
         return wilson(model.mean, len(model.problem_means), level)
-    interval = _percentile(model.mean, model.draws, level, _BOOTSTRAP + _runs_note(model))
-    if min(_num_above_zero(model.problem_means), _num_above_zero(1 - model.problem_means)) < FEW:
+    interval = _percentile(model.mean, model.draws, level, _BOOTSTRAP, model)
+    if _is_rare(model.problem_means) or _is_rare(1 - model.problem_means):
         # Only ever wider: where resampling already covers Wilson's interval, its ends stay.
         rare = wilson(model.mean, len(model.problem_means), level)
         ends = {"low": min(interval.low, rare.low), "high": max(interval.high, rare.high)}
@@ -230,25 +289,18 @@ def _mean_interval(model: Model, level: float) -> Interval:
 
 
 def _difference_interval(first: Model, second: Model, level: float) -> Interval:
-    draws, method = first.draws - second.draws, _PAIRED + _runs_note(first, second)
-    interval = _percentile(first.mean - second.mean, draws, level, method)
-    return _bounded(_widened(interval, first, second), -1.0, 1.0)
+    interval = _paired_interval(first.mean - second.mean, first.draws - second.draws, first, second, level)
+    return _bounded(interval, -1.0, 1.0)
 
 
-def _ratio_interval(
-    policy: Model, full: Model, top: NDArray[np.float64], bottom: NDArray[np.float64], below: Interval, value: float
+def _paired_interval(
+    value: float, draws: NDArray[np.float64], first: Model, second: Model, level: float, unit: float = 1.0
 ) -> Interval:
-    """Interval of a ratio of means whose draws are top and bottom; `below` is the interval of the bottom, above 0."""
-    ratios = drawn_ratios(top, bottom)  # too few are infinite to reach the upper end: the bottom's interval is above 0
-    interval = _percentile(value, ratios, below.level, _PAIRED + _runs_note(policy, full))
-    return _widened(interval, policy, full, below.value)
-
-
-def _widened(interval: Interval, first: Model, second: Model, unit: float = 1.0) -> Interval:
     """The interval of a difference, in units, with the side that is seen on too few problems; see `retention`."""
+    interval = _percentile(value, draws, level, _PAIRED, first, second)
     down, up = 0.0, 0.0
     for side, amounts in _sides(first, second):
-        if _num_above_zero(amounts) >= FEW:
+        if not _is_rare(amounts):
             continue
         rare = wilson(float(amounts.mean()), len(amounts), interval.level)
         # What the resamples show of this side already; only the excess of Wilson's interval over it is added.
@@ -268,28 +320,22 @@ def _sides(first: Model, second: Model) -> list[tuple[int, NDArray[np.float64]]]
     return [(1, np.maximum(differences, 0)), (-1, np.maximum(-differences, 0))]
 
 
-def num_rare_sides(first: Model, second: Model) -> int:
-    """How many of the two sides, better and worse, occur on fewer than `FEW` problems."""
-    return sum(_num_above_zero(amounts) < FEW for _, amounts in _sides(first, second))
-
-
-def _num_above_zero(amounts: NDArray[np.float64]) -> int:
-    return int(np.count_nonzero(amounts > 1e-12))  # means of samples that are equal on paper differ by about 1e-16
+def _is_rare(amounts: NDArray[np.float64]) -> bool:
+    """Whether fewer than `FEW` problems show any of it."""
+    # Means of samples that are equal on paper differ by about 1e-16.
+    return int(np.count_nonzero(amounts > 1e-12)) < FEW
 
 
 def _bounded(interval: Interval, lowest: float, highest: float) -> Interval:
     return interval.model_copy(update={"low": max(interval.low, lowest), "high": min(interval.high, highest)})
 
 
-def _runs_note(*models: Model) -> str:
-    return _RUNS if any(len(model.tables) > 1 for model in models) else ""
-
-
 def _has_spread(draws: NDArray[np.float64]) -> bool:
     return bool(draws.max() - draws.min() > 1e-9)  # rounding alone makes about 1e-16
 
 
-def _percentile(value: float, draws: NDArray[np.float64], level: float, method: str) -> Interval:
+def _percentile(value: float, draws: NDArray[np.float64], level: float, method: str, *models: Model) -> Interval:
+    method += _RUNS if any(len(model.tables) > 1 for model in models) else ""
     # Each quantile is one of the draws, never a value between two of them; ratios may be infinite.
     low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2], method="inverted_cdf")
     return Interval(value=value, low=float(low), high=float(high), level=level, method=method)

@@ -27,7 +27,6 @@ Balakrishnan, Continuous Univariate Distributions 2 (1995), chapter 31 (noncentr
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache
 from math import inf, pi, sqrt
 from statistics import NormalDist, fmean
@@ -79,36 +78,22 @@ class Claim(Settings):
             yield ("retention", "accuracy"), text
 
 
-@dataclass(frozen=True, slots=True)
-class VarianceTerms:
-    """The three terms of a^2 SE^2, each before it is divided by the numbers of problems, samples and seeds."""
-
-    problems: float
-    answers: float
-    seeds: float
-
-
-def variance_terms(claim: Claim) -> VarianceTerms:
-    """B, W and R of a claim."""
+def variance_terms(claim: Claim) -> tuple[float, float, float]:
+    """B, W and R of a claim: the terms of a^2 SE^2, each before it is divided by the numbers below it."""
     full, policy, share = claim.accuracy, claim.retention * claim.accuracy, claim.between
     spread_full, spread_policy = full * (1 - full), policy * (1 - policy)
     covariance = claim.correlation * share * sqrt(spread_full * spread_policy)
     squared = claim.retention**2
-    between = share * (spread_policy + squared * spread_full) - 2 * claim.retention * covariance
-    return VarianceTerms(
-        problems=max(0.0, between),
-        answers=(1 - share) * (spread_policy + squared * spread_full),
-        seeds=claim.seed_sd**2 * (1 + squared),
-    )
+    problems = max(0.0, share * (spread_policy + squared * spread_full) - 2 * claim.retention * covariance)
+    answers = (1 - share) * (spread_policy + squared * spread_full)
+    return problems, answers, claim.seed_sd**2 * (1 + squared)
 
 
 def standard_error(claim: Claim, num_problems: int, num_samples: int, num_seeds: int) -> float:
     """Standard error of retention; with one seed, that of the trained models alone, as in `chance_to_show`."""
-    terms = variance_terms(claim)
-    draws = num_problems * num_samples * num_seeds
-    seeds = terms.seeds / num_seeds if num_seeds > 1 else 0.0
-    variance = terms.problems / num_problems + terms.answers / draws + seeds
-    return sqrt(variance) / claim.accuracy
+    problems, answers, seeds = variance_terms(claim)
+    variance = problems / num_problems + answers / (num_problems * num_samples * num_seeds)
+    return sqrt(variance + (seeds / num_seeds if num_seeds > 1 else 0.0)) / claim.accuracy
 
 
 def chance_to_show(claim: Claim, num_problems: int, num_samples: int, num_seeds: int) -> float:
@@ -120,9 +105,9 @@ def chance_to_show(claim: Claim, num_problems: int, num_samples: int, num_seeds:
     error = standard_error(claim, num_problems, num_samples, num_seeds)
     if error == 0:
         return 1.0
-    terms, tail = variance_terms(claim), (1 + claim.level) / 2
-    noise = terms.answers / (num_problems * num_samples)
-    normal = sqrt(terms.problems / num_problems + noise / num_seeds)
+    problems, answers, _ = variance_terms(claim)
+    tail, noise = (1 + claim.level) / 2, answers / (num_problems * num_samples)
+    normal = sqrt(problems / num_problems + noise / num_seeds)
     # Distances from the estimate to the interval's lower end, all equally probable: z for problems and answers, t for
     # the spread of runs, which differs with what the runs happen to show.
     if num_seeds == 1:
@@ -255,15 +240,15 @@ def expected_from(policy: Runs, full: Runs, stated: Mapping[str, float]) -> Clai
     both = {"policy": policy, "full": full}
     score_tables(both)  # refuses runs on different problems
     # The policy's chances in the order of the full student's: runs may list the same problems in different orders.
-    sides = [_moments(name, runs_of(runs)) for name, runs in both.items()]
-    of_policy, of_full = (np.array([side.chances[problem] for problem in sides[1].chances]) for side in sides)
-    spread = sqrt(sides[0].between * sides[1].between)
+    chances, between, within, seed_variances = zip(*(_moments(name, runs_of(both[name])) for name in both), strict=True)
+    of_policy, of_full = (np.array([side[problem] for problem in chances[1]]) for side in chances)
+    spread = sqrt(between[0] * between[1])
     correlation = float(np.cov(of_policy, of_full)[0, 1]) / spread if spread > 0 else 0.0
-    seeds = [side.seed_variance for side in sides if side.seed_variance is not None]
+    seeds = [variance for variance in seed_variances if variance is not None]
     values = {
         "retention": float(of_policy.mean() / of_full.mean()) if of_full.mean() > 0 else inf,
         "accuracy": float(of_full.mean()),
-        "between": float(np.mean([side.between / (side.between + side.within) for side in sides])),
+        "between": float(np.mean([b / (b + w) for b, w in zip(between, within, strict=True)])),
         "correlation": float(np.clip(correlation, -1, 1)),
         **({"seed_sd": sqrt(float(np.mean(seeds)))} if seeds else {}),
         **stated,
@@ -271,15 +256,8 @@ def expected_from(policy: Runs, full: Runs, stated: Mapping[str, float]) -> Clai
     return validate(Claim, values, "power: what the runs say")
 
 
-@dataclass(frozen=True, slots=True)
-class _Moments:
-    chances: dict[str, float]
-    between: float
-    within: float
-    seed_variance: float | None
-
-
-def _moments(name: str, runs: Sequence[Scores]) -> _Moments:
+def _moments(name: str, runs: Sequence[Scores]) -> tuple[dict[str, float], float, float, float | None]:
+    """Chances by problem, variances of chances and of single answers, and the variance from seed to seed, if seen."""
     pooled = {problem: np.concatenate([run[problem] for run in runs]) for problem in runs[0]}
     num_answers = np.array([len(answers) for answers in pooled.values()])
     if len(pooled) < 2 or num_answers.min() < 2:
@@ -299,4 +277,4 @@ def _moments(name: str, runs: Sequence[Scores]) -> _Moments:
         # The runs' means differ by the noise of their answers, even where seeds make no difference.
         noise = within.mean() / (num_answers.mean() / len(runs)) / len(pooled)
         seeds = max(0.0, float(np.var(means, ddof=1) - noise))
-    return _Moments(dict(zip(pooled, chances.tolist(), strict=True)), between, float(within.mean()), seeds)
+    return dict(zip(pooled, chances.tolist(), strict=True)), between, float(within.mean()), seeds
