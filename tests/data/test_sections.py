@@ -70,7 +70,7 @@ def test_a_straddling_token_belongs_to_the_earlier_section() -> None:
         pytest.param(
             TEMPLATE,
             Rendering(chat_template=Path("missing.jinja")),
-            "missing.jinja cannot be read",
+            "missing.jinja is no file; give a file",
             id="no such file",
         ),
         pytest.param(
@@ -79,6 +79,7 @@ def test_a_straddling_token_belongs_to_the_earlier_section() -> None:
             "not a prefix",
             id="another generation header",
         ),
+        pytest.param("hello", Rendering(), r"^chat template of \S+: the text of turn 1 \('user'\)", id="no messages"),
     ],
 )
 def test_templates_that_lie_are_refused(template: str | None, rendering: Rendering, message: str) -> None:

@@ -1,5 +1,10 @@
+import pytest
+
+from leadspan.data.settings import Rendering
 from leadspan.data.supervision import Supervision, lay_out
 from leadspan.data.truncation import Lead, Sections, cut_example
+from leadspan.errors import SettingsError
+from leadspan.settings import validate
 
 SECTIONS = Sections(prompt_end=40, think_end=60, cot_end=61, num_tokens=80, stop=79)
 
@@ -11,3 +16,20 @@ def test_a_stop_is_never_appended_inside_the_question() -> None:
     cut = cut_example(Lead(p=0.6, stop="append_eos"), SECTIONS, "id", 0)
     layout = lay_out(SECTIONS, cut, Supervision())
     assert layout.append_stop and layout.num_tokens == 49 and layout.num_weighted == 9
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"cot": 1e39}, r"cot = 1e\+39: Input should be less than or equal to 1000000"),
+        ({"cot": 1e-46, "answer": 0}, "cot = 1e-46: give 0, or 1e-06 and more"),
+    ],
+)
+def test_weights_that_float32_has_not_are_refused(values: dict[str, float], message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        validate(Supervision, values, "recipe")
+
+
+def test_think_tags_differ() -> None:
+    with pytest.raises(SettingsError, match="think_open and think_close are both 'X'; they must differ"):
+        validate(Rendering, {"think_open": "X", "think_close": "X"}, "recipe")

@@ -249,6 +249,11 @@ def test_a_policy_is_its_own_settings(policy: Policy) -> None:
             r"policy lead_answer 9 tokens has no p that could change",
             id="schedule without p",
         ),
+        pytest.param(
+            {"kind": "schedule", "policy": {"kind": "lead"}, "start": 0.1, "end": 0.5, "num_stages": 100_000},
+            r"cut.num_stages = 100000: Input should be less than or equal to 1000",
+            id="schedule of more stages than steps",
+        ),
         pytest.param({"kind": "mix", "policy": {"kind": "mix"}}, r"cut.policy.kind = 'mix'", id="mix of a mix"),
     ],
 )

@@ -237,7 +237,7 @@ class PromptRenderer:
             setting = f"data.rendering.chat_template: {path}"
             try:
                 if not path.is_file():  # a device or a pipe may never end
-                    raise ModelError(f"{setting} cannot be read (no such file)")
+                    raise ModelError(f"{setting} is no file; give a file of a Jinja template")
                 with path.open("rb") as file:
                     content = file.read(_TEMPLATE_BYTES + 1)
                 if len(content) > _TEMPLATE_BYTES:

@@ -131,7 +131,8 @@ class Renderer(PromptRenderer):
                 )
                 raise ModelError(f"{self._chat.name}: {fault}, {_ANOTHER_TEMPLATE}")
             # The fault of the usual form, text in tags, says most; the last form is tried for a few templates only.
-            fault, reason = (probe.detail if form != assistant_turn.FORMS[-1] else fault), probe.reason
+            detail = probe.detail.removeprefix(f"{self._chat.name}: ")
+            fault, reason = (detail if form != assistant_turn.FORMS[-1] else fault), probe.reason
         if rendering.assistant_turn == "append" or reason == _PROMPT_LOST:
             raise ModelError(f"{self._chat.name}: {fault}; {_ANOTHER_TEMPLATE}")
         remedy = assistant_turn.append_fault(turn, rendering) or _APPEND

@@ -66,7 +66,10 @@ class Rendering(Settings):
     them do not count."""
 
     def conflicts(self) -> Iterator[Rule]:
-        """Template variables are names that a template reads, and not those that leadspan gives it."""
+        """The tags differ; template variables are names that a template reads, and not those that leadspan gives it."""
+        if self.think_open == self.think_close:
+            text = f"think_open and think_close are both {self.think_open!r}; they must differ"
+            yield ("think_open", "think_close"), text
         for name in self.template_variables:
             if name in _GIVEN:
                 yield ("template_variables",), f"template_variables: {name!r} is given by leadspan; leave it out"

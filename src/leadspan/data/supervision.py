@@ -76,23 +76,30 @@ ScoredSelection = ByStudentEntropy | ByTeacherEntropy | ByGap | ByDivergence
 TokenSelection = Annotated[RandomTokens | ScoredSelection, Field(discriminator="kind")]
 
 
+_LARGEST = 1e6
+"""Largest weight, and inverse of the smallest one: far beyond these, float32 has none and the loss is not a number."""
+
+
 class Supervision(Settings):
     """Weight of the loss per section."""
 
-    prompt: float = Field(default=0.0, ge=0)
+    prompt: float = Field(default=0.0, ge=0, le=_LARGEST)
     """Weight of prompt tokens."""
-    cot: float = Field(default=1.0, ge=0)
+    cot: float = Field(default=1.0, ge=0, le=_LARGEST)
     """Weight of chain-of-thought tokens, think tags included."""
-    answer: float = Field(default=1.0, ge=0)
+    answer: float = Field(default=1.0, ge=0, le=_LARGEST)
     """Weight of answer tokens, end-of-turn included."""
     token_selection: TokenSelection | None = None
     """Which of the weighted positions get the loss; all of them when absent. Validation always counts all."""
 
     def conflicts(self) -> Iterator[Rule]:
-        """Something is learnt."""
+        """Something is learnt, with weights that do not vanish."""
         if not (self.prompt or self.cot or self.answer):
             text = "all weights are 0, so nothing would be learnt; give at least one section a weight"
             yield ("prompt", "cot", "answer"), text
+        for name in ("prompt", "cot", "answer"):
+            if 0 < getattr(self, name) < 1 / _LARGEST:
+                yield (name,), f"{name} = {getattr(self, name):g}: give 0, or {1 / _LARGEST:g} and more"
 
     def of(self, section: int) -> float:
         """Weight of a section id; an appended end-of-turn token weighs 1."""

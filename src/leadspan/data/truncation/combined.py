@@ -80,7 +80,7 @@ class Schedule(Policy):
     """`p` of the first stage."""
     end: Proportion
     """`p` of the last stage."""
-    num_stages: int = Field(default=4, ge=2)
+    num_stages: int = Field(default=4, ge=2, le=1000)
     """Stages; each has its own cut of every trace."""
 
     def conflicts(self) -> Iterator[Rule]:
