@@ -7,16 +7,18 @@ import json
 import logging
 import os
 import shutil
+from array import array
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset, Features, List, Value
+import numpy as np
+from datasets import Dataset, Features, List, Value, concatenate_datasets
 from datasets.arrow_writer import ArrowWriter
 
-from leadspan.data.questions import same_questions
+from leadspan.data.questions import column_blocks, same_questions
 from leadspan.data.sections import Renderer
 from leadspan.data.settings import DataSettings, HeldOutShare, HeldOutSource
 from leadspan.data.truncation import Sections
@@ -116,23 +118,26 @@ def split(settings: DataSettings, renderer: Renderer, seed: int) -> Splits:
     if isinstance(settings.validation, HeldOutShare):
         # By question: those with the lowest hash of (seed, question). So the order of the source does not matter, and
         # added traces move few questions.
-        first_ids = same_questions(_questions(train))
-        questions = [first_ids[question] for question in train["question_id"][:]]
-        ordered = sorted(set(questions), key=lambda q: hashlib.sha256(f"{seed}:{q}".encode()).digest())
+        questions = same_questions(train)
+        distinct = np.unique(questions)
+        hashes = array("Q")
+        for ids in column_blocks(train.select(distinct), "question_id"):
+            digests = (hashlib.sha256(f"{seed}:{question}".encode()).digest() for question in ids)
+            hashes.extend(int.from_bytes(digest[:8], "big") for digest in digests)
         # One question at least, however small the share.
-        lowest = set(ordered[: max(1, round(settings.validation.share * len(ordered)))])
-        validation = train.select([i for i, q in enumerate(questions) if q in lowest])
-        train = train.select([i for i, q in enumerate(questions) if q not in lowest])
+        number = max(1, round(settings.validation.share * len(distinct)))
+        is_held_out = np.isin(questions, distinct[np.argsort(np.frombuffer(hashes, dtype=np.uint64))[:number]])
+        validation = train.select(np.flatnonzero(is_held_out))
+        train = train.select(np.flatnonzero(~is_held_out))
     elif isinstance(settings.validation, HeldOutSource):
         prepared_validation = prepare(settings.validation.source, renderer, settings)
         held_out = dict(prepared_validation.refused)
         validation = _of_fitting_length(prepared_validation.rows, settings, held_out)
-        first_ids = same_questions(_questions(train) | _questions(validation))
-        in_train, questions = ({first_ids[i] for i in rows["question_id"][:]} for rows in (train, validation))
+        in_train, questions = np.split(same_questions(concatenate_datasets([train, validation])), [len(train)])
         # A loss on questions that are trained on is no validation loss.
-        if shared := len(questions & in_train):
-            path = settings.validation.source.path
-            logger.warning("%s: %d of its %d questions are in the training source too", path, shared, len(questions))
+        if shared := len(np.intersect1d(in_train, questions)):
+            path, number = settings.validation.source.path, len(np.unique(questions))
+            logger.warning("%s: %d of its %d questions are in the training source too", path, shared, number)
     train = _draw(train, settings.num_train, seed, "data.num_train", left_out)
     if validation is not None:
         validation = _draw(validation, settings.num_validation, seed, "data.num_validation", held_out)
@@ -197,16 +202,15 @@ def _render_batch(renderer: Renderer, batch: list[Trace | Refusal]) -> tuple[dic
 
 
 def _of_fitting_length(rows: Dataset, settings: DataSettings, left_out: dict[str, int]) -> Dataset:
-    lengths = rows["num_tokens"][:]
-    ceiling = settings.max_tokens or max(lengths)
-    short, long = sum(n < settings.min_tokens for n in lengths), sum(n > ceiling for n in lengths)
-    reasons = {f"shorter than {settings.min_tokens} tokens": short, f"longer than {ceiling} tokens": long}
+    lengths = np.fromiter((n for block in column_blocks(rows, "num_tokens") for n in block), dtype=np.int32)
+    ceiling = settings.max_tokens or int(lengths.max(initial=0))
+    is_short, is_long = lengths < settings.min_tokens, lengths > ceiling
+    reasons = {
+        f"shorter than {settings.min_tokens} tokens": int(is_short.sum()),
+        f"longer than {ceiling} tokens": int(is_long.sum()),
+    }
     left_out |= {reason: number for reason, number in reasons.items() if number}
-    return rows.select([i for i, n in enumerate(lengths) if settings.min_tokens <= n <= ceiling])
-
-
-def _questions(rows: Dataset) -> dict[str, str]:
-    return dict(zip(rows["question_id"][:], rows["question"][:], strict=True))
+    return rows.select(np.flatnonzero(~is_short & ~is_long))
 
 
 def _draw(rows: Dataset, number: int | None, seed: int, name: str, left_out: dict[str, int]) -> Dataset:

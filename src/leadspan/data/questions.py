@@ -6,10 +6,16 @@ question that another prompt contains as a whole is the same.
 """
 
 import re
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
-from itertools import pairwise
+from array import array
+from collections import defaultdict
+from collections.abc import Container, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, cast
 from unicodedata import name, normalize
+
+import numpy as np
+import pyarrow as pa
+from datasets import Dataset
 
 UNSPACED = (
     "\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff"  # Thai, Lao, Tibetan; Burmese; Khmer
@@ -41,9 +47,10 @@ _MOST_WORDINGS = 20
 """Prompts that ask one question at most: what more of them share is an example, or a phrase of generated prompts."""
 _BUCKET = 50
 """Questions that are looked up by the same words; a longer list would make the search quadratic."""
-
-Core = tuple[str, ...]
-"""The words of a question, without what many prompts have in common."""
+_SHARES = (0.0, 0.5, 1.0)
+"""Places of the run of words by which a question is looked up: the begin, unless many begin so; middle; end."""
+_FACTOR = np.uint64(0x9E3779B97F4A7C15)  # odd, so that a product modulo 2^64 loses no bit; 2^64 by the golden ratio
+_ROWS_AT_ONCE = 1_000
 
 
 def words(text: str) -> list[str]:
@@ -64,74 +71,192 @@ def folded_sentences(text: str) -> str:
     return "\n".join(filter(None, (" ".join(words(sentence)) for sentence in _SENTENCE.split(text))))
 
 
-def same_questions(texts: Mapping[str, str]) -> dict[str, str]:
-    """The questions of a source by groups that ask the same.
+def same_questions(rows: Dataset) -> np.ndarray:
+    """The rows of a source by groups that ask the same question.
+
+    Held are hashes of 64 bits, not texts, so that a million questions take 0.2 GB. Two questions of one hash, which are
+    3e-8 to be expected among a million, would be in one group.
 
     Args:
-        texts: Id of each question, and what the user asks, as `folded_sentences` writes it.
+        rows: Rows with `question_id`, 16 hexadecimal digits, and `question`, which `folded_sentences` wrote.
 
     Returns:
-        Of each id the first id of its group in the order of the alphabet.
+        Of each row the first row of the lowest id in its group, int64, shape [rows].
     """
-    ids_of_core: defaultdict[Core, list[str]] = defaultdict(list)
-    counts = Counter(sentence for text in texts.values() for sentence in set(text.split("\n")))
-    for question, text in texts.items():
-        # Without sentences that many prompts have, unless too little would be left.
-        rest = " ".join(sentence for sentence in text.split("\n") if counts[sentence] < _COMMON).split()
-        core = tuple(rest if len(rest) >= FEWEST_WORDS else text.split())
-        ids_of_core[core or (question,)].append(question)
-    first_of = {core: core for core in ids_of_core}
+    if not len(rows):
+        return np.empty(0, dtype=np.int64)
+    ids = np.fromiter((int(i, 16) for block in column_blocks(rows, "question_id") for i in block), dtype=np.uint64)
+    _, first_rows, number_of_row = np.unique(ids, return_index=True, return_inverse=True)
+    # Questions are numbered in the order of the rows, so that a file is read from its begin to its end.
+    order = np.argsort(first_rows)
+    first_rows, number_of_row = first_rows[order], np.argsort(order)[number_of_row]
+    ids, questions = ids[first_rows], rows.select(first_rows)
+    del order
+    sentences = array("q")
+    for texts in column_blocks(questions, "question"):
+        for text in texts:
+            sentences.extend(map(hash, set(text.split("\n"))))
+    distinct, counts = np.unique(sentences, return_counts=True)
+    common = set(distinct[counts >= _COMMON].tolist())
+    del sentences, distinct, counts
+    cores, wordings = np.empty(len(ids), np.int64), np.empty(len(ids), np.int64)
+    lengths, runs = np.empty(len(ids), np.int32), np.empty((len(_SHARES), len(ids)), np.uint64)
+    for start, texts, block in _word_blocks(questions, common):
+        for i, (text, core) in enumerate(zip(texts, block.cores, strict=True), start):
+            # A text without words is like no other.
+            cores[i], wordings[i] = hash(tuple(core) or i), hash(text.replace("\n", " ") or i)
+        end = start + len(texts)
+        lengths[start:end], runs[:, start:end] = np.diff(block.starts), block.indexed_runs()
+    _, firsts, numbers = np.unique(cores, return_index=True, return_inverse=True)
+    core_of = firsts[numbers]  # a core has the number of its first question
+    index = _index(lengths, runs, firsts)
+    del runs, firsts, numbers
+    parents: dict[int, int] = {}
 
-    def root(core: Core) -> Core:
-        while first_of[core] != core:
-            core = first_of[core] = first_of[first_of[core]]
+    def root(core: int) -> int:
+        while (parent := parents.get(core, core)) != core:
+            parents[core] = core = parents.get(parent, parent)
         return core
 
-    for core, holder in _contained(ids_of_core):
-        first_of[root(core)] = root(holder)
-    groups: defaultdict[Core, list[str]] = defaultdict(list)
-    for core, ids in ids_of_core.items():
-        groups[root(core)] += ids
-    first_ids: dict[str, str] = {}
-    for ids in groups.values():
-        by_words: defaultdict[str, list[str]] = defaultdict(list)
-        for question in ids:
-            by_words[texts[question].replace("\n", " ") or question].append(question)
-        for same in by_words.values() if len(by_words) > _MOST_WORDINGS else (ids,):
-            first_ids |= dict.fromkeys(same, min(same))
-    return first_ids
+    for core, holder in _contained(_word_blocks(questions, common), index, lengths, cores, core_of):
+        parents[root(core)] = root(holder)
+    groups = np.arange(len(ids))
+    for core in parents:
+        groups[core] = root(core)
+    return first_rows[_firsts_of_groups(groups[core_of], wordings, ids)][number_of_row]
 
 
-def _contained(cores: Iterable[Core]) -> Iterator[tuple[Core, Core]]:
-    """Pairs of a question and another one that contains all of it in a row."""
-    indexed = _index(core for core in cores if len(core) >= FEWEST_WORDS)
-    sizes = {len(run) for run in indexed}
-    pairs = {run[:2] for run in indexed}
-    holders: defaultdict[Core, set[Core]] = defaultdict(set)
-    for core in cores:
-        # Most words begin no indexed run, which the first two of them show at little cost.
-        for i in (i for i, pair in enumerate(pairwise(core)) if pair in pairs):
-            for inner, offset in (entry for size in sizes for entry in indexed.get(core[i : i + size], ())):
-                if i >= offset and inner != core and core[i - offset : i - offset + len(inner)] == inner:
-                    holders[inner].add(core)
+def column_blocks(rows: Dataset, column: str) -> Iterator[list[Any]]:
+    """A column, some rows at a time."""
+    for block in rows.select_columns(column).with_format("arrow").iter(_ROWS_AT_ONCE):
+        yield cast(pa.Table, block)[column].to_pylist()
+
+
+@dataclass(frozen=True)
+class _Words:
+    """Some questions without the sentences that many prompts have, and their words one after the other.
+
+    Attributes:
+        cores: Words of each question.
+        hashes: Hashes of all words, uint64, shape [words].
+        starts: Where each question begins in them, and the end of the last one, shape [questions + 1].
+    """
+
+    cores: list[Sequence[str]]
+    hashes: np.ndarray
+    starts: np.ndarray
+
+    def runs(self, size: int) -> np.ndarray:
+        """Polynomial hashes modulo 2^64 of all runs of `size` words, of those across a border too."""
+        total = np.zeros(max(0, len(self.hashes) - size + 1), dtype=np.uint64)
+        for i in range(size):
+            total = total * _FACTOR + self.hashes[i : i + len(total)]
+        return total
+
+    def indexed_runs(self) -> np.ndarray:
+        """The runs by which each question may be looked up, shape [shares, questions]; 0 where it is too short."""
+        lengths = np.diff(self.starts)
+        chosen = np.zeros((len(_SHARES), len(lengths)), dtype=np.uint64)
+        for size in range(FEWEST_WORDS, _INDEXED_WORDS + 1):
+            (which,) = np.nonzero(np.minimum(lengths, _INDEXED_WORDS) == size)
+            runs = self.runs(size)
+            for of_share, share in zip(chosen, _SHARES, strict=True):
+                of_share[which] = runs[self.starts[which] + _offsets(lengths[which], share)]
+        return chosen
+
+
+def _word_blocks(questions: Dataset, common: Container[int]) -> Iterator[tuple[int, list[str], _Words]]:
+    """Number of the first question, texts and words of some questions at a time."""
+    start = 0
+    for texts in column_blocks(questions, "question"):
+        cores: list[Sequence[str]] = []
+        for text in texts:
+            rest = " ".join(part for part in text.split("\n") if hash(part) not in common).split()
+            # All of it, where too little would be left.
+            cores.append(rest if len(rest) >= FEWEST_WORDS else text.split())
+        hashes = np.fromiter((hash(word) for core in cores for word in core), dtype=np.int64)
+        yield start, texts, _Words(cores, hashes.view(np.uint64), np.cumsum([0, *map(len, cores)]))
+        start += len(texts)
+
+
+def _offsets(lengths: np.ndarray, share: float) -> np.ndarray:
+    """Where the indexed run begins in questions of these lengths."""
+    return (share * np.maximum(0, lengths - _INDEXED_WORDS)).astype(np.int32)
+
+
+class _Index(NamedTuple):
+    """Questions by a run of their words: at the begin, if few begin so, else in the middle or at the end.
+
+    Attributes:
+        runs: Hashes of the runs in ascending order, shape [entries].
+        cores: The question of each run, shape [entries].
+        offsets: Where in it the run begins, shape [entries].
+    """
+
+    runs: np.ndarray
+    cores: np.ndarray
+    offsets: np.ndarray
+
+
+def _index(lengths: np.ndarray, runs: np.ndarray, cores: np.ndarray) -> _Index:
+    waiting = cores[lengths[cores] >= FEWEST_WORDS].astype(np.int32)
+    index = _Index(np.empty(0, np.uint64), np.empty(0, np.int32), np.empty(0, np.int32))
+    for share, of_share in zip(_SHARES, runs, strict=True):
+        distinct, inverse, counts = np.unique(of_share[waiting], return_inverse=True, return_counts=True)
+        present = np.searchsorted(index.runs, distinct, "right") - np.searchsorted(index.runs, distinct, "left")
+        fits = (counts + present <= _BUCKET)[inverse]
+        found, waiting = waiting[fits], waiting[~fits]
+        entries = (of_share[found], found, _offsets(lengths[found], share))
+        index = _Index(*map(np.concatenate, zip(index, entries, strict=True)))
+        order = np.argsort(index.runs)
+        index = _Index(*(column[order] for column in index))
+    return index
+
+
+def _contained(
+    blocks: Iterable[tuple[int, list[str], _Words]],
+    index: _Index,
+    lengths: np.ndarray,
+    cores: np.ndarray,
+    core_of: np.ndarray,
+) -> Iterator[tuple[int, int]]:
+    """Pairs of a core and another one that contains all of it in a row."""
+    holders: defaultdict[int, set[int]] = defaultdict(set)
+    sizes = np.unique(np.minimum(lengths[index.cores], _INDEXED_WORDS)).tolist()
+    for first, texts, block in blocks:
+        question_at = np.repeat(np.arange(len(texts)), np.diff(block.starts))
+        for size in sizes:
+            runs = block.runs(size)
+            low, high = (np.searchsorted(index.runs, runs, side) for side in ("left", "right"))
+            # Every entry of the index that begins like a run of this block, one after the other.
+            counts = high - low
+            entries = np.repeat(low - np.cumsum(counts) + counts, counts) + np.arange(counts.sum())
+            at = np.repeat(np.arange(len(runs)), counts)
+            inner, start, question = index.cores[entries], at - index.offsets[entries], question_at[at]
+            fits = (start >= block.starts[question]) & (start + lengths[inner] <= block.starts[question + 1])
+            fits &= inner != core_of[first + question]
+            for core, begin, number in zip(
+                *(column[fits].tolist() for column in (inner, start, question)), strict=True
+            ):
+                begin -= int(block.starts[number])
+                words = block.cores[number][begin : begin + int(lengths[core])]
+                if hash(tuple(words)) == cores[core] and len(holders[core]) < _MOST_WORDINGS:
+                    holders[core].add(int(core_of[first + number]))
     for core, of_core in holders.items():
         if len(of_core) < _MOST_WORDINGS:
             yield from ((core, holder) for holder in of_core)
 
 
-def _index(cores: Iterable[Core]) -> dict[Core, list[tuple[Core, int]]]:
-    """Questions, and where in them the run of words stands by which they are found: at the begin, if few begin so."""
-    indexed: dict[Core, list[tuple[Core, int]]] = {}
-    for share in (0.0, 0.5, 1.0):
-        buckets: defaultdict[Core, list[tuple[Core, int]]] = defaultdict(list)
-        for core in cores:
-            offset = int(share * max(0, len(core) - _INDEXED_WORDS))
-            buckets[core[offset : offset + _INDEXED_WORDS]].append((core, offset))
-        crowded: list[Core] = []
-        for run, entries in buckets.items():
-            if len(entries) + len(indexed.get(run, ())) <= _BUCKET:
-                indexed.setdefault(run, []).extend(entries)
-            else:
-                crowded += (core for core, _ in entries)
-        cores = crowded
-    return indexed
+def _firsts_of_groups(groups: np.ndarray, wordings: np.ndarray, ids: np.ndarray) -> np.ndarray:
+    """Of each question the one of the lowest id in its group; a group of too many wordings counts by wording."""
+    order = np.lexsort((wordings, groups))
+    sorted_groups, sorted_wordings = groups[order], wordings[order]
+    is_new = np.append(True, (np.diff(sorted_groups) != 0) | (np.diff(sorted_wordings) != 0))
+    is_crowded = np.bincount(sorted_groups[is_new], minlength=len(groups)) > _MOST_WORDINGS
+    labels = np.empty_like(groups)
+    labels[order] = np.where(is_crowded[sorted_groups], len(groups) + np.cumsum(is_new), sorted_groups)
+    order = np.lexsort((ids, labels))
+    is_first = np.append(True, np.diff(labels[order]) != 0)
+    firsts = np.empty_like(order)
+    firsts[order] = order[is_first][np.cumsum(is_first) - 1]
+    return firsts
