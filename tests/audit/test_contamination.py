@@ -1,7 +1,7 @@
 import json
 from pathlib import Path
 
-from leadspan.audit.contamination import TaskIndex, index_tasks, shared_with, summarise
+from leadspan.audit.overlap import TaskIndex, index_tasks, shared_with, summarise
 from leadspan.data.questions import words
 from leadspan.evaluation.settings import TaskSettings
 
@@ -40,6 +40,12 @@ def test_shared_ngrams_by_question(tmp_path: Path) -> None:
     (found,) = summarise(tasks, shared, [f"p:{i}" for i in range(5)])
     assert (found.num_questions, found.num_too_short, found.num_shared, found.num_traces) == (4, 1, 2, 3)
     assert [example.place for example in found.examples] == ["p:0", "p:3"]
+
+
+def test_equal_shares_are_shown_in_the_order_of_the_task(tmp_path: Path) -> None:
+    tasks = index(tmp_path / "task.jsonl")
+    (found,) = summarise(tasks, [{(0, 3): 1.0, (0, 0): 1.0, (0, 1): 1.0}], ["p"])
+    assert [example.problem_id for example in found.examples] == [tasks.problems[0][i][0] for i in (0, 1, 3)]
 
 
 def test_no_tasks_find_nothing() -> None:

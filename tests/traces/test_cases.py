@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from leadspan.audit.contamination import index_tasks, shared_with
+from leadspan.audit.overlap import index_tasks, shared_with
 from leadspan.data.prepare import split
 from leadspan.data.sections import Renderer
 from leadspan.data.settings import DataSettings, HeldOutShare, Rendering

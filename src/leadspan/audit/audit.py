@@ -1,7 +1,6 @@
 """The audit of a trace source: its contents, what each cut would remove, and where a cut would start to hurt."""
 
 import itertools
-import logging
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -12,14 +11,12 @@ import numpy as np
 
 from leadspan.answers.boxes import last_boxed
 from leadspan.answers.numbers import as_number, literal, numbers
-from leadspan.audit.break_point import distribution, summarise_first_answers
-from leadspan.audit.contamination import Question, TaskIndex, index_tasks, shared_with, summarise
+from leadspan.audit import overlap
 from leadspan.audit.findings import MOST_EXAMPLES, AuditResult, Distribution, Entailment, PolicyLoss, Repetition
-from leadspan.audit.locate import BATCH, Answered, Located, Locator, question_of, settle
-from leadspan.audit.overlap import find_duplicates, has_loop, repeated_share, shared_numbers, shared_words, signature
+from leadspan.audit.first_answers import BATCH, Answered, Located, Locator, distribution, question_of, settle, summarise
 from leadspan.audit.settings import AuditSettings
 from leadspan.data.examples import count_cuts
-from leadspan.data.sections import Rendered, Renderer
+from leadspan.data.sections import Renderer
 from leadspan.data.supervision import lay_out
 from leadspan.data.truncation import cut_example, with_ends
 from leadspan.errors import DataError
@@ -29,8 +26,6 @@ from leadspan.status import Progress, report_status
 from leadspan.traces.read import RefusalCounter, read_traces
 from leadspan.traces.records import Refusal, Trace
 from leadspan.traces.turns import UNCLOSED
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +51,7 @@ class Examined:
     has_loop: bool
     repeated_sentences: float
     signature: np.ndarray
-    shared: dict[Question, float]
+    shared: dict[overlap.Question, float]
     gold_fault: str
 
 
@@ -66,44 +61,44 @@ class Examiner:
 
     renderer: Renderer
     settings: AuditSettings
-    tasks: TaskIndex
+    tasks: overlap.TaskIndex
 
     def examine(self, batch: Sequence[Trace | Refusal]) -> list[Examined | Refusal]:
         """Render, tokenise and examine a batch; refusals come first."""
         located, refused = Locator(self.renderer).locate(batch)
-        return [*refused, *itertools.starmap(self._examine, located)]
-
-    def _examine(self, trace: Trace, rendered: Rendered, located: Located) -> Examined | Refusal:
-        # Training leaves the same traces aside for their length.
-        sections, limits = rendered.sections, self.settings
-        if sections.num_tokens < limits.data.min_tokens:
-            return Refusal(
-                f"shorter than {limits.data.min_tokens} tokens", f"{sections.num_tokens} tokens", trace.place
+        results: list[Examined | Refusal] = [*refused]
+        low, high = self.settings.data.min_tokens, self.settings.data.max_tokens
+        for trace, rendered, search in located:
+            sections = rendered.sections
+            # Training leaves the same traces aside for their length.
+            if sections.num_tokens < low or (high is not None and sections.num_tokens > high):
+                reason = f"shorter than {low} tokens" if sections.num_tokens < low else f"longer than {high} tokens"
+                results.append(Refusal(reason, f"{sections.num_tokens} tokens", trace.place))
+                continue
+            prompt, cot_ids = question_of(trace), rendered.input_ids[sections.prompt_end : sections.cot_end]
+            # Its last box, or an answer that is one number.
+            stated = (last_boxed(trace.answer) or "").strip()
+            if not stated and as_number(trace.answer) is not None:
+                stated = trace.answer
+            value = as_number(stated)  # by value: 1,000 counts as 1000
+            if value is not None:
+                answer_stands = any(number.value == value for number in numbers(trace.cot))
+            else:
+                answer_stands = literal(stated).casefold() in literal(trace.cot).casefold() if stated else None
+            examined = Examined(
+                located=search,
+                numbers=overlap.shared_numbers(prompt, trace.cot),
+                words=overlap.shared_words(prompt, trace.cot),
+                answer_stands=answer_stands,
+                has_loop=overlap.has_loop(cot_ids, self.settings.loop_repeats, self.settings.loop_tokens),
+                repeated_sentences=overlap.repeated_share(trace.cot),
+                # Without the prompt: answers of one question that differ are no duplicates.
+                signature=overlap.signature(f"{trace.cot}\n{trace.answer}"),
+                shared=overlap.shared_with("\n".join(message["content"] for message in trace.messages), self.tasks),
+                gold_fault=trace.gold_fault,
             )
-        if limits.data.max_tokens is not None and sections.num_tokens > limits.data.max_tokens:
-            return Refusal(f"longer than {limits.data.max_tokens} tokens", f"{sections.num_tokens} tokens", trace.place)
-        prompt, cot_ids = question_of(trace), rendered.input_ids[sections.prompt_end : sections.cot_end]
-        # Its last box, or an answer that is one number.
-        stated = (last_boxed(trace.answer) or "").strip()
-        if not stated and as_number(trace.answer) is not None:
-            stated = trace.answer
-        value = as_number(stated)  # by value: 1,000 counts as 1000
-        if value is not None:
-            answer_stands = any(number.value == value for number in numbers(trace.cot))
-        else:
-            answer_stands = literal(stated).casefold() in literal(trace.cot).casefold() if stated else None
-        return Examined(
-            located=located,
-            numbers=shared_numbers(prompt, trace.cot),
-            words=shared_words(prompt, trace.cot),
-            answer_stands=answer_stands,
-            has_loop=has_loop(cot_ids, limits.loop_repeats, limits.loop_tokens),
-            repeated_sentences=repeated_share(trace.cot),
-            # Without the prompt: answers of one question that differ are no duplicates.
-            signature=signature(f"{trace.cot}\n{trace.answer}"),
-            shared=shared_with("\n".join(message["content"] for message in trace.messages), self.tasks),
-            gold_fault=trace.gold_fault,
-        )
+            results.append(examined)
+        return results
 
 
 def run_audit(settings: AuditSettings, num_workers: int = 1) -> AuditResult:
@@ -120,7 +115,7 @@ def run_audit(settings: AuditSettings, num_workers: int = 1) -> AuditResult:
     begun = time.perf_counter()
     source = settings.data.train
     renderer = Renderer(load_tokenizer(settings.tokenizer, settings.revision), settings.data.rendering)
-    examiner = Examiner(renderer, settings, index_tasks(settings.tasks, settings.ngram_words))
+    examiner = Examiner(renderer, settings, overlap.index_tasks(settings.tasks, settings.ngram_words))
     counter, progress = RefusalCounter(), Progress(f"reading {source.path}", None, "records")
     traces: list[Examined] = []
     for item in itertools.chain.from_iterable(in_batches(examiner.examine, read_traces(source), BATCH, num_workers)):
@@ -134,7 +129,7 @@ def run_audit(settings: AuditSettings, num_workers: int = 1) -> AuditResult:
     answered, num_undecided = settle([trace.located for trace in traces], num_workers, settings.item_seconds)
     report_status("looking for duplicates")
     locations = [answer.place for answer in answered]
-    looping = [trace.located.place for trace in traces if trace.has_loop]
+    looping = [trace.located.trace.place for trace in traces if trace.has_loop]
     return AuditResult(
         source=source.path,
         tokenizer=renderer.name,
@@ -148,7 +143,7 @@ def run_audit(settings: AuditSettings, num_workers: int = 1) -> AuditResult:
         steps=distribution([len(answer.sections.steps) + 1 for answer in answered]),
         num_without_steps=sum(not answer.sections.steps for answer in answered),
         gold_faults=dict(Counter(trace.gold_fault for trace in traces if trace.gold_fault)),
-        first_answers=summarise_first_answers(answered, num_undecided, settings.seed),
+        first_answers=summarise(answered, num_undecided, settings.seed),
         entailment=_entailment(traces),
         policies=_policy_losses(settings, answered),
         repetition=Repetition(
@@ -156,14 +151,14 @@ def run_audit(settings: AuditSettings, num_workers: int = 1) -> AuditResult:
             examples=looping[:MOST_EXAMPLES],
             repeated_sentences=fmean(trace.repeated_sentences for trace in traces),
         ),
-        duplicates=find_duplicates(
+        duplicates=overlap.find_duplicates(
             [answer.example_id for answer in answered],
             [answer.question_id for answer in answered],
             [t.signature for t in traces],
             locations,
             settings.near_duplicate,
         ),
-        contamination=summarise(examiner.tasks, (trace.shared for trace in traces), locations),
+        contamination=overlap.summarise(examiner.tasks, (trace.shared for trace in traces), locations),
         seconds=time.perf_counter() - begun,
     )
 

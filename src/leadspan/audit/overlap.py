@@ -1,15 +1,22 @@
-"""Text that occurs twice: numbers, words and n-grams of two texts, loops in one, duplicates among many.
+"""Text that occurs twice: what two texts share, loops in one, duplicates among many, questions of tasks in prompts.
 
-In scripts that set no spaces between words (Chinese, Japanese, Thai, Lao, Khmer, Burmese, Tibetan) every letter counts
-as a word.
+Words are compared without case and punctuation. In scripts that set no spaces between words (Chinese, Japanese, Thai,
+Lao, Khmer, Burmese, Tibetan) every letter counts as a word; among n-grams as two thirds of one, so 13 words are 20
+Chinese characters.
 
 Source of the duplicates: Broder, On the resemblance and containment of documents (1997); shingles of five words (of
 five letters in scripts without spaces) and a Jaccard similarity of 0.8 as in Lee et al., arXiv 2107.06499. Hashing and
 look-up are datasketch's.
+
+Source of the questions of tasks: n-grams of 13 words as in Brown et al., arXiv 2005.14165, appendix C; a question with
+fewer words is searched for as a whole, and one with fewer than five not at all. Only prompts are searched: a trace
+is trained on with its question or not at all.
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from unicodedata import normalize
 
@@ -17,8 +24,10 @@ import numpy as np
 from datasketch import MinHash, MinHashLSH
 
 from leadspan.answers.numbers import numbers, small_number_words
-from leadspan.audit.findings import MOST_EXAMPLES, Duplicates
-from leadspan.data.questions import LETTER, UNSPACED, words
+from leadspan.audit.findings import MOST_EXAMPLES, Contamination, Duplicates, SharedQuestion
+from leadspan.data.questions import FEWEST_WORDS, LETTER, UNSPACED, words
+from leadspan.evaluation.settings import TaskSettings
+from leadspan.evaluation.tasks import load_task
 
 # A run of letters of a script without spaces.
 _RUN = re.compile(rf"(?:{LETTER.pattern})+")
@@ -194,3 +203,107 @@ def find_duplicates(
         num_questions=len(set(questions)), num_exact=num_exact, num_near=num_near, threshold=threshold,
         examples=pairs[:MOST_EXAMPLES],
     )  # fmt: skip
+
+
+# Characters of a question that is shown as an example.
+_SHOWN_CHARS = 80
+
+Question = tuple[int, int]
+"""Number of the task, number of its problem."""
+
+
+@dataclass(frozen=True)
+class TaskIndex:
+    """The n-grams of all tasks.
+
+    Attributes:
+        names: Tasks.
+        problems: Problem ids and texts of each task.
+        grams: By length in thirds of a word, n-gram to the questions that have it.
+        sizes: Distinct n-grams of each question; 0 for one that is too short.
+        ngram_words: Words of an n-gram.
+    """
+
+    names: tuple[str, ...]
+    problems: tuple[tuple[tuple[str, str], ...], ...]
+    grams: Mapping[int, Mapping[str, Sequence[Question]]]
+    sizes: Mapping[Question, int]
+    ngram_words: int
+
+
+def index_tasks(tasks: Sequence[TaskSettings], ngram_words: int) -> TaskIndex:
+    """Read tasks and index the n-grams of their questions, instructions left out.
+
+    Raises:
+        DataError: A task cannot be read.
+    """
+    # An instruction is common to all questions of a task, and would be found in many prompts.
+    loaded = [load_task(task.model_copy(update={"instruction": ""})) for task in tasks]
+    grams: dict[int, dict[str, list[Question]]] = {}
+    sizes: dict[Question, int] = {}
+    for t, problems in enumerate(loaded):
+        for q, problem in enumerate(problems):
+            tokens = words(problem.text)
+            # A question shorter than an n-gram is searched for as a whole.
+            size = min(WORD * ngram_words, thirds_of_words(tokens))
+            task_phrases = set(phrases(tokens, size)) if size >= WORD * FEWEST_WORDS else set()
+            sizes[t, q] = len(task_phrases)
+            for gram in task_phrases:
+                grams.setdefault(size, {}).setdefault(gram, []).append((t, q))
+    return TaskIndex(
+        names=tuple(task.name for task in tasks),
+        problems=tuple(tuple((p.problem_id, p.text) for p in problems) for problems in loaded),
+        grams=grams,
+        sizes=sizes,
+        ngram_words=ngram_words,
+    )
+
+
+def shared_with(prompt: str, index: TaskIndex) -> dict[Question, float]:
+    """The questions that share n-grams with a prompt, and the share of each question's n-grams."""
+    tokens = words(prompt)
+    counts: defaultdict[Question, int] = defaultdict(int)
+    for size, of_size in index.grams.items():
+        for gram in set(phrases(tokens, size)):
+            for question in of_size.get(gram, ()):
+                counts[question] += 1
+    return {question: count / index.sizes[question] for question, count in counts.items()}
+
+
+def summarise(
+    index: TaskIndex, shared: Iterable[Mapping[Question, float]], locations: Sequence[str]
+) -> list[Contamination]:
+    """One record per task, from the questions that each trace shares; of each question the trace that shares most.
+
+    Args:
+        index: The tasks.
+        shared: Result of `shared_with` for each trace.
+        locations: File and line of each trace.
+    """
+    sharing: defaultdict[Question, dict[int, float]] = defaultdict(dict)
+    for i, shares_of_trace in enumerate(shared):
+        for question, share in shares_of_trace.items():
+            sharing[question][i] = share
+    records: list[Contamination] = []
+    for t, (name, problems) in enumerate(zip(index.names, index.problems, strict=True)):
+        # In the order of the task among equals, since n-grams are looked up in no certain order.
+        of_task = sorted((q for q in sharing if q[0] == t), key=lambda q: (-max(sharing[q].values()), q))
+        examples: list[SharedQuestion] = []
+        for question in of_task[:MOST_EXAMPLES]:
+            (problem_id, text), shares = problems[question[1]], sharing[question]
+            nearest = max(shares, key=shares.__getitem__)
+            example = SharedQuestion(
+                problem_id=problem_id, start=text[:_SHOWN_CHARS], place=locations[nearest], share=shares[nearest]
+            )
+            examples.append(example)
+        record = Contamination(
+            task=name,
+            num_questions=len(problems),
+            num_too_short=sum(not index.sizes[t, q] for q in range(len(problems))),
+            num_shared=len(of_task),
+            num_traces=len({i for question in of_task for i in sharing[question]}),
+            ngram_words=index.ngram_words,
+            examples=examples,
+        )
+        records.append(record)
+    return records

@@ -20,9 +20,8 @@ from datasets import Dataset
 
 from leadspan.answers import first_answer
 from leadspan.answers.first_answer import GoldSource
-from leadspan.audit.break_point import summarise_first_answers, without_derivation
 from leadspan.audit.findings import FirstAnswers
-from leadspan.audit.locate import BATCH, Answered, Located, Locator, settle
+from leadspan.audit.first_answers import BATCH, Answered, Located, Locator, settle, summarise, without_derivation
 from leadspan.data.prepare import cache_root, sections_of
 from leadspan.data.sections import Renderer
 from leadspan.data.settings import DataSettings
@@ -117,18 +116,26 @@ def search_first_answers(
         # Sorted, so that rows are read in their order on disk.
         rows = rows.select(sorted(random.Random(seed).sample(range(number), SAMPLE)))
     traces, num_undecided = _answered(rows, settings, renderer, time.monotonic() + seconds)
-    return Searched(traces, number, len(rows) - len(traces), summarise_first_answers(traces, num_undecided, seed), seed)
+    return Searched(traces, number, len(rows) - len(traces), summarise(traces, num_undecided, seed), seed)
 
 
 def _answered(
     rows: Dataset, settings: DataSettings, renderer: Renderer, deadline: float = math.inf
 ) -> tuple[list[Answered], int]:
     """The rows with their first answers, from the cache or found now; and how many comparisons broke the limits."""
-    # The name of the file is the key, so another version of rows or rules is another file.
-    path = cache_root(settings) / "first_answers" / f"{_key(rows, renderer)}.json"
-    ids = set(rows["example_id"][:])
-    cached = _read(path, ids)
-    if cached is None:
+    # The name of the file is the hash of rows, right answers, renderer and the rules' own code: a rule that changed may
+    # find another answer.
+    files = [*Path(__file__).parent.glob("*.py"), *Path(first_answer.__file__).parent.glob("*.py")]
+    rules = hashlib.sha256(b"\0".join(file.read_bytes() for file in sorted(files))).hexdigest()
+    contents: Sequence[str] = (rules, renderer.fingerprint, *rows["example_id"][:], *map(str, rows["gold"][:]))
+    key = hashlib.sha256("\0".join(contents).encode()).hexdigest()[:32]
+    path, ids = cache_root(settings) / "first_answers" / f"{key}.json", set(rows["example_id"][:])
+    cached: _Known | None = None
+    try:
+        cached = _Known.model_validate(checked_line(path.read_bytes())) if path.exists() else None
+    except (OSError, ValueError) as error:
+        logger.warning("%s: damaged (%s), so it is computed again", path, type(error).__name__)
+    if cached is None or cached.found.keys() != ids:
         answered, num_undecided = settle(
             _located(rows, settings, renderer, deadline), settings.num_workers, deadline=deadline
         )
@@ -150,18 +157,6 @@ def _answered(
     return traces, cached.num_undecided
 
 
-def _read(path: Path, ids: set[str]) -> _Known | None:
-    """The first answers of rows in the cache; a damaged file counts as none, since they can be found again."""
-    if not path.exists():
-        return None
-    try:
-        cached = _Known.model_validate(checked_line(path.read_bytes()))
-    except (OSError, ValueError) as error:
-        logger.warning("%s: damaged (%s), so it is computed again", path, type(error).__name__)
-        return None
-    return cached if cached.found.keys() == ids else None
-
-
 def _located(rows: Dataset, settings: DataSettings, renderer: Renderer, deadline: float) -> list[Located]:
     """The rows' traces, searched, one for each distinct row; fewer where the deadline comes first."""
     ids, locations = set(rows["example_id"][:]), set(rows["place"][:])
@@ -171,8 +166,8 @@ def _located(rows: Dataset, settings: DataSettings, renderer: Renderer, deadline
     traces = (item for item in items if not isinstance(item, Refusal) and item.place in locations)
     batches = in_batches(Locator(renderer).examine, traces, BATCH, settings.num_workers)
     for located in itertools.chain.from_iterable(batches):
-        if isinstance(located, Located) and located.example_id in ids:
-            by_id[located.example_id] = located
+        if isinstance(located, Located) and located.trace.example_id in ids:
+            by_id[located.trace.example_id] = located
         if time.monotonic() >= deadline:
             break
     # Without a deadline every row must come up again.
@@ -182,12 +177,3 @@ def _located(rows: Dataset, settings: DataSettings, renderer: Renderer, deadline
             "the file has changed meanwhile, so start again"
         )
     return list(by_id.values())
-
-
-def _key(rows: Dataset, renderer: Renderer) -> str:
-    """Hash of rows, their right answers, the renderer and the rules' own code."""
-    # A rule that changed may find another answer, so the code is part of the key.
-    files = [*Path(__file__).parent.glob("*.py"), *Path(first_answer.__file__).parent.glob("*.py")]
-    rules = hashlib.sha256(b"\0".join(file.read_bytes() for file in sorted(files))).hexdigest()
-    contents: Sequence[str] = (rules, renderer.fingerprint, *rows["example_id"][:], *map(str, rows["gold"][:]))
-    return hashlib.sha256("\0".join(contents).encode()).hexdigest()[:32]
