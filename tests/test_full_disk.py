@@ -81,6 +81,8 @@ def test_a_failed_write_names_its_file_and_leaves_none(tmp_path: Path) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
         signal.signal(signal.SIGXFSZ, handler)
     assert not os.listdir(tmp_path)
+    with pytest.raises(OSError, match=r"'/proc/mine\.txt'"):  # not the staged file
+        write_atomically(Path("/proc/mine.txt"), "x")
 
 
 def test_a_pipe_or_a_device_is_written_to_and_not_replaced(tmp_path: Path) -> None:

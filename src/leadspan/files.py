@@ -105,7 +105,7 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     except OSError as error:
         with contextlib.suppress(OSError):
             staged.unlink()
-        error.filename = error.filename or str(path)  # a write does not know its file
+        error.filename = str(path)  # a write does not know its file, and nobody the staged one
         raise
     sync_directory(path.parent)
 

@@ -42,6 +42,11 @@ def test_a_store_that_does_not_serve_the_cut_fails(tmp_path: Path) -> None:
     assert check.verdict == "failed" and "shorter than what is needed" in check.figure
 
 
+def test_a_student_that_lacks_rows_for_tokens_is_not_run(tmp_path: Path) -> None:
+    [check] = examine(toy_recipe(tmp_path, student=tiny(vocab=3).model_dump()), 4)
+    assert (check.name, check.verdict) == ("vocabulary padding", "failed") and "student 3, teacher" in check.figure
+
+
 @pytest.mark.slow
 def test_a_teacher_of_another_template_or_vocabulary_is_found(tmp_path: Path) -> None:
     tokenizer = character_tokenizer(TEMPLATE.replace("\n", " "))

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from leadspan.cli.options import REGISTERED, STANDARD_OUTPUT
 from leadspan.errors import LeadspanError
@@ -52,8 +52,18 @@ _ELSEWHERE = {
 """Names of similar commands in other programs."""
 
 
+def _path(text: str) -> Path:
+    if not text:
+        raise argparse.ArgumentTypeError("an empty text is no path; . is the current directory")
+    return Path(text)
+
+
 class _Parser(argparse.ArgumentParser):
     """Reports faults of the arguments in plain text, with the command that was probably meant."""
+
+    def __init__(self, *arguments: Any, **options: Any):  # Any: those of the parser
+        super().__init__(*arguments, **options)
+        self.register("type", Path, _path)
 
     def error(self, message: str) -> NoReturn:
         if invalid := re.match(r"argument COMMAND: invalid choice: '(.*)' \(", message):

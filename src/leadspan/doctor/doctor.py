@@ -246,11 +246,11 @@ def _look(inputs: CheckInputs, made_of: RolloutInputs, rollout: Rollout) -> _Loo
 
 
 _CHECKS = (
+    padding,
     self_divergence,
     likelihoods,
     tokenizers,
     ends_of_turns,
-    padding,
     labels,
     end_of_turn,
     invariance,
@@ -289,4 +289,6 @@ def examine(recipe: Recipe, num_examples: int) -> list[Check]:
     for number, check in enumerate(_CHECKS):
         progress.report(number, f", {check.__name__.replace('_', ' ')}")
         checks += check(inputs)
+        if check is padding and checks[-1].verdict == "failed":
+            break  # a model cannot be run over ids that it has no rows for
     return checks
