@@ -69,6 +69,43 @@ def listening() -> Iterator[None]:
 
 
 @contextmanager
+def interrupt_kept() -> Iterator[None]:
+    """Raise `KeyboardInterrupt` at the end, too, where the code inside swallows it or makes another error of it.
+
+    Imports do: pydantic reports a class that it could not build. Python ignores what is raised in a `__del__` or a
+    callback: it is raised again behind that.
+    """
+    came: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> NoReturn:
+        came.append(number)
+        raise KeyboardInterrupt
+
+    def raise_again(ignored: "sys.UnraisableHookArgs") -> None:
+        if not came or not issubclass(ignored.exc_type, KeyboardInterrupt):
+            hook(ignored)
+            return
+        threading.Timer(0.01, os.kill, (os.getpid(), signal.SIGINT)).start()
+
+    is_main = threading.current_thread() is threading.main_thread()
+    if not is_main or signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        yield
+        return
+    before, hook = signal.signal(signal.SIGINT, note), sys.unraisablehook
+    sys.unraisablehook = raise_again
+    try:
+        yield
+    except Exception:
+        if not came:
+            raise
+    finally:
+        signal.signal(signal.SIGINT, before)
+        sys.unraisablehook = hook
+    if came:
+        raise KeyboardInterrupt
+
+
+@contextmanager
 def deferred() -> Iterator[None]:
     """Delay `Terminated` to the end of the context; the code inside checks `is_asked_to_end`."""
     _state.num_deferring += 1

@@ -12,10 +12,41 @@ import pytest
 from benchmarks import hold_process
 
 from leadspan.pipeline.run import run
-from leadspan.processes import Terminated, deferred, is_asked_to_end, listening
+from leadspan.processes import Terminated, deferred, interrupt_kept, is_asked_to_end, listening
 from recipes import metrics, toy_recipe, without_times, write_recipe
 
 SRC = str(Path(__file__).parents[2] / "src")
+
+
+class _Deleted:
+    def __del__(self) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(1)
+
+
+@pytest.mark.parametrize("reaction", ["swallows", "wraps", "leaves"])
+def test_ctrl_c_in_code_that_swallows_or_wraps_it_is_raised(reaction: str) -> None:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored behind a shell's &
+    try:
+        with pytest.raises(KeyboardInterrupt), interrupt_kept():
+            try:
+                os.kill(os.getpid(), signal.SIGINT)
+                time.sleep(10)
+            except KeyboardInterrupt:
+                if reaction == "wraps":
+                    raise ValueError("a class could not be built") from None
+                if reaction == "leaves":
+                    raise
+        with pytest.raises(KeyboardInterrupt), interrupt_kept():
+            objects = [_Deleted()]
+            objects.clear()
+            time.sleep(10)
+            pytest.fail("the code went on")
+        with pytest.raises(ValueError, match="of its own"), interrupt_kept():
+            raise ValueError("of its own")
+        assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_a_signal_raises_at_once_or_where_it_is_deferred_at_the_end() -> None:

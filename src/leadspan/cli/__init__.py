@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 from leadspan.cli.options import REGISTERED, STANDARD_OUTPUT
 from leadspan.errors import LeadspanError
 from leadspan.files import full_disk_reported
-from leadspan.processes import EXIT_CODE, Terminated, listening
+from leadspan.processes import EXIT_CODE, Terminated, interrupt_kept, listening
 from leadspan.sources import check_output
 from leadspan.text import LogFormatter, plain, print_plain
 
@@ -163,7 +163,7 @@ def _run(options: argparse.Namespace, arguments: list[str]) -> int:
         figures = getattr(options, "json", None)
         if figures is not None and str(figures) != STANDARD_OUTPUT:
             check_output("--json", figures, is_directory=False)
-        with full_disk_reported(Path(getattr(options, "output", None) or ".")):
+        with interrupt_kept(), full_disk_reported(Path(getattr(options, "output", None) or ".")):
             COMMANDS[options.command].run(options)
             sys.stdout.flush()
         _leave_ranks()

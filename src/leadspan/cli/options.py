@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from leadspan.errors import DataError, SettingsError
 from leadspan.files import write_atomically
+from leadspan.processes import interrupt_kept
 from leadspan.sources import Source, check_sources, output_fault, source_faults
 from leadspan.text import print_plain
 
@@ -262,7 +263,7 @@ def load_libraries() -> None:
     """Import torch and Transformers, which takes seconds, and say so; only once the input is known to be valid."""
     from leadspan.status import report_status
 
-    with status_line():
+    with status_line(), interrupt_kept():
         report_status("loading libraries")
         importlib.import_module("torch")
         importlib.import_module("transformers.generation")
