@@ -74,23 +74,20 @@ def folded_sentences(text: str) -> str:
 def same_questions(rows: Dataset) -> np.ndarray:
     """The rows of a source by groups that ask the same question.
 
-    Held are hashes of 64 bits, not texts, so that a million questions take 0.2 GB. Two questions of one hash, which are
+    Held are hashes of 64 bits, not texts, so that a million questions take 0.1 GB. Two questions of one hash, which are
     3e-8 to be expected among a million, would be in one group.
 
     Args:
         rows: Rows with `question_id`, 16 hexadecimal digits, and `question`, which `folded_sentences` wrote.
 
     Returns:
-        Of each row the first row of the lowest id in its group, int64, shape [rows].
+        Of each row the first row of the lowest id in its group, int32, shape [rows].
     """
-    if not len(rows):
-        return np.empty(0, dtype=np.int64)
-    ids = np.fromiter((int(i, 16) for block in column_blocks(rows, "question_id") for i in block), dtype=np.uint64)
-    _, first_rows, number_of_row = np.unique(ids, return_index=True, return_inverse=True)
+    _, first_rows, question_of = np.unique(_ids(rows), return_index=True, return_inverse=True)
     # Questions are numbered in the order of the rows, so that a file is read from its begin to its end.
-    order = np.argsort(first_rows)
-    first_rows, number_of_row = first_rows[order], np.argsort(order)[number_of_row]
-    ids, questions = ids[first_rows], rows.select(first_rows)
+    order = np.argsort(first_rows).astype(np.int32)
+    first_rows, question_of = first_rows[order].astype(np.int32), np.argsort(order).astype(np.int32)[question_of]
+    questions, number = rows.select(first_rows), len(first_rows)
     del order
     sentences = array("q")
     for texts in column_blocks(questions, "question"):
@@ -99,18 +96,18 @@ def same_questions(rows: Dataset) -> np.ndarray:
     distinct, counts = np.unique(sentences, return_counts=True)
     common = set(distinct[counts >= _COMMON].tolist())
     del sentences, distinct, counts
-    cores, wordings = np.empty(len(ids), np.int64), np.empty(len(ids), np.int64)
-    lengths, runs = np.empty(len(ids), np.int32), np.empty((len(_SHARES), len(ids)), np.uint64)
-    for start, texts, block in _word_blocks(questions, common):
-        for i, (text, core) in enumerate(zip(texts, block.cores, strict=True), start):
-            # A text without words is like no other.
-            cores[i], wordings[i] = hash(tuple(core) or i), hash(text.replace("\n", " ") or i)
-        end = start + len(texts)
-        lengths[start:end], runs[:, start:end] = np.diff(block.starts), block.indexed_runs()
-    _, firsts, numbers = np.unique(cores, return_index=True, return_inverse=True)
-    core_of = firsts[numbers]  # a core has the number of its first question
-    index = _index(lengths, runs, firsts)
-    del runs, firsts, numbers
+    keys, lengths, runs = np.empty(number, np.int64), np.empty(number, np.int32), np.empty(number, np.uint64)
+    for start, block in _word_blocks(questions, common):
+        end = start + len(block.cores)
+        # A text without words is like no other.
+        keys[start:end] = [hash(tuple(core) or i) for i, core in enumerate(block.cores, start)]
+        lengths[start:end], runs[start:end] = np.diff(block.starts), block.indexed_runs(0.0)
+    _, firsts, core_of = np.unique(keys, return_index=True, return_inverse=True)
+    # A core has the number of its first question.
+    firsts = firsts.astype(np.int32)
+    core_of = firsts[core_of]
+    index = _index(questions, common, lengths, runs, np.sort(firsts[lengths[firsts] >= FEWEST_WORDS]))
+    del runs, firsts
     parents: dict[int, int] = {}
 
     def root(core: int) -> int:
@@ -118,12 +115,17 @@ def same_questions(rows: Dataset) -> np.ndarray:
             parents[core] = core = parents.get(parent, parent)
         return core
 
-    for core, holder in _contained(_word_blocks(questions, common), index, lengths, cores, core_of):
+    for core, holder in _contained(_word_blocks(questions, common), index, lengths, keys, core_of):
         parents[root(core)] = root(holder)
-    groups = np.arange(len(ids))
+    del index, keys, lengths
+    groups = np.arange(number, dtype=np.int32)
     for core in parents:
         groups[core] = root(core)
-    return first_rows[_firsts_of_groups(groups[core_of], wordings, ids)][number_of_row]
+    return first_rows[_lowest_ids(groups[core_of], questions)][question_of]
+
+
+def _ids(rows: Dataset) -> np.ndarray:
+    return np.fromiter((int(i, 16) for block in column_blocks(rows, "question_id") for i in block), dtype=np.uint64)
 
 
 def column_blocks(rows: Dataset, column: str) -> Iterator[list[Any]]:
@@ -153,20 +155,18 @@ class _Words:
             total = total * _FACTOR + self.hashes[i : i + len(total)]
         return total
 
-    def indexed_runs(self) -> np.ndarray:
-        """The runs by which each question may be looked up, shape [shares, questions]; 0 where it is too short."""
+    def indexed_runs(self, share: float) -> np.ndarray:
+        """The run by which each question is looked up at a share of its length, shape [questions]; 0 for short ones."""
         lengths = np.diff(self.starts)
-        chosen = np.zeros((len(_SHARES), len(lengths)), dtype=np.uint64)
+        chosen = np.zeros(len(lengths), dtype=np.uint64)
         for size in range(FEWEST_WORDS, _INDEXED_WORDS + 1):
             (which,) = np.nonzero(np.minimum(lengths, _INDEXED_WORDS) == size)
-            runs = self.runs(size)
-            for of_share, share in zip(chosen, _SHARES, strict=True):
-                of_share[which] = runs[self.starts[which] + _offsets(lengths[which], share)]
+            chosen[which] = self.runs(size)[self.starts[which] + _offsets(lengths[which], share)]
         return chosen
 
 
-def _word_blocks(questions: Dataset, common: Container[int]) -> Iterator[tuple[int, list[str], _Words]]:
-    """Number of the first question, texts and words of some questions at a time."""
+def _word_blocks(questions: Dataset, common: Container[int]) -> Iterator[tuple[int, _Words]]:
+    """Number of the first question, and the words, of some questions at a time."""
     start = 0
     for texts in column_blocks(questions, "question"):
         cores: list[Sequence[str]] = []
@@ -175,7 +175,7 @@ def _word_blocks(questions: Dataset, common: Container[int]) -> Iterator[tuple[i
             # All of it, where too little would be left.
             cores.append(rest if len(rest) >= FEWEST_WORDS else text.split())
         hashes = np.fromiter((hash(word) for core in cores for word in core), dtype=np.int64)
-        yield start, texts, _Words(cores, hashes.view(np.uint64), np.cumsum([0, *map(len, cores)]))
+        yield start, _Words(cores, hashes.view(np.uint64), np.cumsum([0, *map(len, cores)]))
         start += len(texts)
 
 
@@ -198,33 +198,53 @@ class _Index(NamedTuple):
     offsets: np.ndarray
 
 
-def _index(lengths: np.ndarray, runs: np.ndarray, cores: np.ndarray) -> _Index:
-    waiting = cores[lengths[cores] >= FEWEST_WORDS].astype(np.int32)
+def _index(
+    questions: Dataset, common: Container[int], lengths: np.ndarray, runs: np.ndarray, cores: np.ndarray
+) -> _Index:
+    """Index cores, in ascending order, by their first runs, which are given, or by later ones."""
     index = _Index(np.empty(0, np.uint64), np.empty(0, np.int32), np.empty(0, np.int32))
-    for share, of_share in zip(_SHARES, runs, strict=True):
-        distinct, inverse, counts = np.unique(of_share[waiting], return_inverse=True, return_counts=True)
-        present = np.searchsorted(index.runs, distinct, "right") - np.searchsorted(index.runs, distinct, "left")
-        fits = (counts + present <= _BUCKET)[inverse]
-        found, waiting = waiting[fits], waiting[~fits]
-        entries = (of_share[found], found, _offsets(lengths[found], share))
-        index = _Index(*map(np.concatenate, zip(index, entries, strict=True)))
-        order = np.argsort(index.runs)
-        index = _Index(*(column[order] for column in index))
+    runs = runs[cores]
+    for share in _SHARES:
+        if share > 0:
+            crowded = _word_blocks(questions.select(cores), common)
+            runs = np.concatenate([block.indexed_runs(share) for _, block in crowded])
+        order = np.argsort(runs)
+        runs, cores = runs[order], cores[order]
+        del order
+        fits = _num_alike(runs, index.runs) <= _BUCKET
+        entries = _Index(runs[fits], cores[fits], _offsets(lengths[cores[fits]], share))
+        if len(index.runs):
+            index = _Index(*map(np.concatenate, zip(index, entries, strict=True)))
+            order = np.argsort(index.runs)
+            entries = _Index(*(column[order] for column in index))
+        index = entries
+        cores = np.sort(cores[~fits])
+        if not len(cores):
+            break
     return index
 
 
+def _num_alike(runs: np.ndarray, indexed: np.ndarray) -> np.ndarray:
+    """How many equal each run among these and those already indexed; both are in ascending order."""
+    _, counts = np.unique(runs, return_counts=True)
+    alike = np.repeat(counts, counts)
+    if len(indexed):
+        alike += np.searchsorted(indexed, runs, "right") - np.searchsorted(indexed, runs, "left")
+    return alike
+
+
 def _contained(
-    blocks: Iterable[tuple[int, list[str], _Words]],
+    blocks: Iterable[tuple[int, _Words]],
     index: _Index,
     lengths: np.ndarray,
-    cores: np.ndarray,
+    keys: np.ndarray,
     core_of: np.ndarray,
 ) -> Iterator[tuple[int, int]]:
     """Pairs of a core and another one that contains all of it in a row."""
     holders: defaultdict[int, set[int]] = defaultdict(set)
     sizes = np.unique(np.minimum(lengths[index.cores], _INDEXED_WORDS)).tolist()
-    for first, texts, block in blocks:
-        question_at = np.repeat(np.arange(len(texts)), np.diff(block.starts))
+    for first, block in blocks:
+        question_at = np.repeat(np.arange(len(block.cores)), np.diff(block.starts))
         for size in sizes:
             runs = block.runs(size)
             low, high = (np.searchsorted(index.runs, runs, side) for side in ("left", "right"))
@@ -240,23 +260,30 @@ def _contained(
             ):
                 begin -= int(block.starts[number])
                 words = block.cores[number][begin : begin + int(lengths[core])]
-                if hash(tuple(words)) == cores[core] and len(holders[core]) < _MOST_WORDINGS:
+                if hash(tuple(words)) == keys[core] and len(holders[core]) < _MOST_WORDINGS:
                     holders[core].add(int(core_of[first + number]))
     for core, of_core in holders.items():
         if len(of_core) < _MOST_WORDINGS:
             yield from ((core, holder) for holder in of_core)
 
 
-def _firsts_of_groups(groups: np.ndarray, wordings: np.ndarray, ids: np.ndarray) -> np.ndarray:
+def _lowest_ids(groups: np.ndarray, questions: Dataset) -> np.ndarray:
     """Of each question the one of the lowest id in its group; a group of too many wordings counts by wording."""
-    order = np.lexsort((wordings, groups))
-    sorted_groups, sorted_wordings = groups[order], wordings[order]
-    is_new = np.append(True, (np.diff(sorted_groups) != 0) | (np.diff(sorted_wordings) != 0))
-    is_crowded = np.bincount(sorted_groups[is_new], minlength=len(groups)) > _MOST_WORDINGS
-    labels = np.empty_like(groups)
-    labels[order] = np.where(is_crowded[sorted_groups], len(groups) + np.cumsum(is_new), sorted_groups)
-    order = np.lexsort((ids, labels))
-    is_first = np.append(True, np.diff(labels[order]) != 0)
-    firsts = np.empty_like(order)
-    firsts[order] = order[is_first][np.cumsum(is_first) - 1]
-    return firsts
+    (members,) = np.nonzero(np.bincount(groups)[groups] > _MOST_WORDINGS)
+    if len(members):
+        blocks = column_blocks(questions.select(members), "question")
+        texts = (text.replace("\n", " ") for block in blocks for text in block)
+        wordings = np.fromiter((hash(text or i) for i, text in enumerate(texts)), dtype=np.int64)
+        order = np.lexsort((wordings, groups[members]))
+        members, wordings, of_members = members[order], wordings[order], groups[members[order]]
+        is_new = np.append(True, (np.diff(of_members) != 0) | (np.diff(wordings) != 0))
+        is_crowded = np.bincount(of_members[is_new], minlength=len(groups)) > _MOST_WORDINGS
+        first_of_wording = members[is_new][np.cumsum(is_new) - 1]
+        groups[members] = np.where(is_crowded[of_members], first_of_wording, of_members)
+    ids = _ids(questions)
+    lowest = np.full(len(ids), np.iinfo(np.uint64).max, dtype=np.uint64)
+    np.minimum.at(lowest, groups, ids)
+    (firsts,) = np.nonzero(lowest[groups] == ids)
+    first_of_group = np.empty(len(ids), dtype=np.int32)
+    first_of_group[groups[firsts]] = firsts
+    return first_of_group[groups]
