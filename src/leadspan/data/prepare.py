@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from datasets import Dataset, Features, List, Value, concatenate_datasets
 from datasets.arrow_writer import ArrowWriter
 
@@ -36,6 +37,8 @@ logger = logging.getLogger(__name__)
 _SCHEMA = "8"
 # Traces that are rendered and tokenised in one call, and sent to a worker at once.
 _BATCH = 64
+# Arrow batches of the cache end at either: each takes 6 kB of memory wherever the cache is opened.
+_ROWS_PER_BATCH, _LARGE_BATCH = 1_000, 32 << 20
 FEATURES = Features(
     {
         "input_ids": List(Value("int32")),
@@ -169,12 +172,18 @@ def _write(source: TraceSource, renderer: Renderer, settings: DataSettings, dire
     try:
         progress = Progress(f"tokenising {source.path}", None, "records")
         with ArrowWriter(path=str(staged / "rows.arrow"), features=FEATURES) as writer:
-            render = functools.partial(_render_batch, renderer)
+            render, waiting = functools.partial(_render_batch, renderer), list[pa.Table]()
             for columns, refused in in_batches(render, read_traces(source), _BATCH, settings.num_workers):
                 for item in (*refused, *columns["place"]):  # a place for each record that can be used
                     counter.add(item)
-                writer.write_batch(columns)
+                waiting.append(pa.table(columns, schema=FEATURES.arrow_schema))
+                is_large = sum(table.nbytes for table in waiting) >= _LARGE_BATCH
+                if is_large or sum(table.num_rows for table in waiting) >= _ROWS_PER_BATCH:
+                    writer.write_table(pa.concat_tables(waiting))
+                    waiting.clear()
                 progress.report(counter.num_read)
+            if sum(table.num_rows for table in waiting):
+                writer.write_table(pa.concat_tables(waiting))
             writer.finalize()
         counter.check(settings.max_refused_share, source.path)
         examples = {reason: [refusal.detail, refusal.place] for reason, refusal in counter.examples.items()}

@@ -158,13 +158,13 @@ class Layout:
 
 
 class Layouts(Sequence[Layout]):
-    """Layouts in some 80 bytes each, where objects would take 800: a layout is made when it is asked for."""
+    """Layouts in some 60 bytes each, where objects would take 800: a layout is made when it is asked for."""
 
     def __init__(self) -> None:
         self._first = array("q", [0])  # the first segment of each layout, and one past the last
-        self._starts, self._ends, self._sections, self._weights = array("q"), array("q"), array("b"), array("d")
+        self._starts, self._ends, self._sections, self._weights = array("i"), array("i"), array("b"), array("d")
         self._append_stop, self._shares = array("b"), array("d")
-        self.lengths = array("q")
+        self.lengths = array("i")
 
     def append(self, layout: Layout) -> None:
         """Add one at the end."""
