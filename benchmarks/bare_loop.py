@@ -28,8 +28,8 @@ from leadspan.data.examples import Example
 from leadspan.data.supervision import COT, PROMPT
 from leadspan.losses.settings import LossSettings
 from leadspan.models.loading import load_model
-from leadspan.models.precision import cpu_has_bf16
 from leadspan.models.settings import RandomInit
+from leadspan.models.shapes import cpu_has_bf16
 from leadspan.teacher.source import NoTeacher
 from leadspan.training.process import freed_memory_reused
 from leadspan.training.trainer import DistillationTrainer, attach_objective

@@ -35,7 +35,7 @@ from leadspan.teacher.settings import Hidden, TopK
 from leadspan.teacher.source import LiveTeacher, NoTeacher, StoredTeacher, TeacherSource
 from leadspan.teacher.targets import freeze
 from leadspan.training.callbacks import Clock
-from leadspan.training.measured import peak_flops
+from leadspan.training.process import peak_flops
 from leadspan.training.steps import layout_sizes
 from leadspan.training.trainer import DistillationTrainer, attach_objective
 
@@ -270,7 +270,8 @@ def _figures(setting: Setting, name: str, side: Side, mfu: float | None) -> list
     target = None if mfu is None else setting.target(mfu)
     with tempfile.TemporaryDirectory() as output:
         options = step_options(output, 1) | {"use_cpu": setting.is_tiny}
-        reached = side.mfu(peak_flops(TrainingArguments(**options), None))
+        device = TrainingArguments(**options).device
+        reached = side.mfu(peak_flops(device, 1, None))
     figures = [
         Figure(f"{name}: tokens a second", side.tokens_per_second, None, "higher"),
         Figure(f"{name}: peak memory", statistics.median(side.peaks) / MIB, unit="MiB"),

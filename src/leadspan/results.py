@@ -98,7 +98,7 @@ class RunResult(Settings):
     def end_warning(self, label: str) -> str:
         """What was seen of students that learnt as this one did and did not end their answers; "" if nothing was."""
         if self.recipe is not None and self.recipe.rollout is not None:
-            return self.recipe.rollout.short_warning
+            return self.recipe.rollout.short_warning(self.train.num_steps if self.train else 1)
         return stop_warning({label: self.cut}) if self.cut is not None else ""
 
     @property

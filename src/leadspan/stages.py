@@ -9,15 +9,14 @@ from leadspan.evaluation.sampling import window_of
 from leadspan.evaluation.settings import Vllm
 from leadspan.inputs import PreparedData
 from leadspan.losses.defined import check_loss
-from leadspan.models.identity import load_end_ids
-from leadspan.models.loading import load_config
+from leadspan.models.loading import load_config, load_end_ids
 from leadspan.recipe import Recipe
 from leadspan.rollout.course import Course
 from leadspan.rollout.drawing import RolloutInputs
+from leadspan.rollout.record import stored_rollouts
 from leadspan.rollout.rows import RowMaker, rollout_prompts
 from leadspan.rollout.settings import RolloutSettings
 from leadspan.rollout.source import Rollouts
-from leadspan.rollout.stored import stored_rollouts
 from leadspan.rollout.vllm_engine import check_can_draw
 from leadspan.status import report_status
 from leadspan.teacher.manifest import DRAWN_FILE

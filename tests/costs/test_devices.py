@@ -1,7 +1,6 @@
 import pytest
 
-from leadspan.costs.devices import DEVICES, Device, find_device, recognise
-from leadspan.costs.settings import PlanSettings
+from leadspan.costs.settings import DEVICES, Device, PlanSettings, find_device, recognise
 from leadspan.errors import SettingsError
 from leadspan.settings import validate
 
@@ -31,6 +30,9 @@ def test_a_preset_by_name_or_own_figures() -> None:
         ("NVIDIA A10G", 22.1, "a10g"),
         ("NVIDIA GeForce RTX 4090", 23.5, "rtx-4090"),
         ("NVIDIA GeForce RTX 4090 Laptop GPU", 15.7, None),
+        ("NVIDIA GeForce RTX 4090 D", 23.5, None),
+        ("NVIDIA GeForce RTX 3090", 23.7, "rtx-3090"),
+        ("NVIDIA GeForce RTX 3090 Ti", 23.7, None),
         ("Tesla V100-SXM2-16GB", 15.8, None),
     ],
 )

@@ -16,7 +16,7 @@ from leadspan.models.shapes import shape_from, shape_of
 from leadspan.teacher.targets import freeze, live_targets
 from leadspan.training.settings import Lora
 from leadspan.training.steps import layout_sizes
-from leadspan.training.train import adapter_params, with_adapters
+from leadspan.training.train import with_adapters
 from toys import VOCAB, tiny, toy_examples
 
 ARCHITECTURES = {
@@ -142,7 +142,7 @@ def test_adapters_against_the_flop_counter(tmp_path_factory: pytest.TempPathFact
     batch, (length, weighted) = pack([examples[0]]), (examples.layouts[0].num_tokens, examples.layouts[0].num_weighted)
     model = load_model(tiny(hidden=64, layers=3), torch.float32)
     shape = shape_of(model)
-    adapters = adapter_params(with_adapters(model, Lora(r=4)))
+    adapters = with_adapters(model, Lora(r=4)).get_nb_trainable_parameters()[0]
     counter = FlopCounterMode(display=False, custom_mapping=IN_PLACE)
     with counter:
         batch_loss(model, batch, None, LossSettings(kl_weight=0)).loss_sum.backward()

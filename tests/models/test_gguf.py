@@ -8,8 +8,7 @@ import pytest
 import torch
 
 from leadspan.errors import ModelError, SettingsError
-from leadspan.models.identity import weights_id
-from leadspan.models.loading import load_model, save_student
+from leadspan.models.loading import load_model, save_student, weights_id
 from leadspan.models.settings import Pretrained
 from leadspan.models.shapes import shape_from
 from leadspan.models.tokenizers import load_tokenizer

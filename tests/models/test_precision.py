@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from leadspan.models.precision import MIN_CPU_PARAMS, Precision, cpu_has_bf16, products_of, uses_bf16
+from leadspan.models.heads import products_of
 from leadspan.models.settings import RandomInit
+from leadspan.models.shapes import MIN_CPU_PARAMS, Precision, cpu_has_bf16, uses_bf16
 from leadspan.pipeline.run import run
 from recipes import toy_recipe
 

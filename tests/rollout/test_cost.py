@@ -22,6 +22,8 @@ from leadspan.planning.tables import sentences
 from leadspan.planning.timing import Calibration, DrawingWork, fit_drawing
 from leadspan.report.write import run_summary
 from leadspan.results import RunResult
+from leadspan.rollout.settings import RolloutSettings
+from leadspan.settings import validate
 from toys import tiny
 
 
@@ -105,10 +107,20 @@ def test_a_calibration_draws_the_first_rollouts_of_the_run_for_their_lengths(tmp
 def test_short_rollouts_alone_are_warned_of_in_plan_and_summary(tmp_path: Path) -> None:
     recipe = on_policy(tmp_path, {"horizon": {"kind": "fixed", "tokens": 8}})
     assert recipe.rollout is not None
-    warning = recipe.rollout.short_warning
+    warning = recipe.rollout.short_warning(4)
     assert "beyond 8 tokens" in warning and warning in sentences(plan_recipe(recipe, prepare_data(recipe), []))
     result = RunResult(name="toy", label="rollout 8", seed=0, recipe=recipe, environment={})
     assert ("warning", warning) in run_summary(result).rows
     for remedy in ({"whole_share": 0.1}, {"trace_share": 0.5}, {"horizon": {"kind": "fixed", "tokens": 24}}):
         changed = on_policy(tmp_path, {"horizon": {"kind": "fixed", "tokens": 8}, **remedy}).rollout
-        assert changed is not None and changed.short_warning == ""
+        assert changed is not None and changed.short_warning(4) == ""
+
+
+def test_a_horizon_that_reaches_the_full_length_in_the_run_is_not_warned_of() -> None:
+    stairs = {"kind": "stairs", "start": 8, "rise": 8, "every": 2}
+    settings = validate(RolloutSettings, {"max_new_tokens": 24, "horizon": stairs}, "rollout")
+    assert settings.short_warning(5) == ""
+    assert "beyond 16 tokens" in settings.short_warning(4)
+    shrinking = {"kind": "linear", "start": 16, "end": 8, "multiple": 1}
+    settings = validate(RolloutSettings, {"max_new_tokens": 24, "horizon": shrinking}, "rollout")
+    assert "beyond 16 tokens" in settings.short_warning(4)

@@ -122,6 +122,14 @@ def test_samples_of_a_prompt_stand_together() -> None:
     assert [len({turn.prompt for turn in turns[i : i + 3]}) for i in (0, 3)] == [1, 1]
 
 
+def test_a_prompt_that_comes_twice_in_a_step_has_other_samples() -> None:
+    made = course(num_prompts=7, per_step=6, samples_per_prompt=1)  # two passes meet in the second step
+    for step in (made.step(number) for number in range(40)):
+        assert len({(turn.prompt, turn.sample) for turn in step.turns}) == 6
+    few = course(num_prompts=2, samples_per_prompt=2).step(0).turns
+    assert [turn.sample for turn in few] == [0, 1, 0, 1, 2, 3]  # both prompts, and one of them again
+
+
 def test_a_step_is_what_it_is_whichever_was_asked_for_before() -> None:
     one, other = course(trace_share=0.3, whole_share=0.2), course(trace_share=0.3, whole_share=0.2)
     forwards = [one.step(number) for number in range(40)]

@@ -30,7 +30,7 @@ from leadspan.stages import checked_teacher, training_inputs
 from leadspan.teacher.targets import DenseTargets, SparseTargets
 from leadspan.training.result import StageCost
 from recipes import toy_recipe, without_times, write_recipe
-from toys import tiny
+from toys import tiny, write_traces
 
 ROLLOUT = {"max_new_tokens": 24, "horizon": {"kind": "linear", "start": 2, "end": 8, "multiple": 2}}
 LOSS = {"kl_weight": 1, "divergence": {"kind": "reverse_kl"}}
@@ -149,9 +149,8 @@ def made(recipe: Recipe) -> list[tuple[str, int, str]]:
     student = load_model(recipe.student, torch.float32)
     inputs.steps.prepare((shape_of(student), None), 4, False, False)
     for step in range(2):
-        for batch in inputs.steps.batches(step, student):
-            inputs.steps.learn_of(torch.ones(len(batch["positions"])))
-        inputs.steps.end_step()
+        batches = inputs.steps.batches(step, student)
+        inputs.steps.end_step([torch.ones(len(batch["positions"])) for batch in batches])
     return [(line["prompt"], line["sample"], line["text"]) for line in lines(recipe.output)]
 
 
@@ -164,6 +163,19 @@ def test_what_is_drawn_does_not_depend_on_batches_and_is_another_in_every_sample
     assert texts[0] == texts[1] == texts[2]
     by_prompt = [[text for _, _, text in group] for _, group in itertools.groupby(texts[0], key=lambda x: x[0])]
     assert all(len(set(samples)) > 1 for samples in by_prompt)
+
+
+@pytest.mark.slow
+def test_a_prompt_that_comes_twice_in_a_step_is_drawn_twice_and_each_up_to_its_cap(tmp_path: Path) -> None:
+    write_traces(tmp_path / "few.jsonl", 5)
+    data = {"train": {"path": str(tmp_path / "few.jsonl")}, "validation": {"kind": "none"}}
+    rollout = {"whole_share": 0.5, "horizon": {"kind": "fixed", "tokens": 2}}
+    recipe = on_policy(tmp_path, rollout, steps=2, data={**data, "cache_dir": str(tmp_path / "cache")})
+    run(recipe)
+    drawn = lines(recipe.output)
+    assert len({line["seed"] for line in drawn}) == len(drawn) == 16
+    assert {line["sample"] for line in drawn} == {0, 1}
+    assert all(line["ending"] == "stop" or line["tokens"] == line["cap"] for line in drawn)
 
 
 @pytest.mark.slow
@@ -250,7 +262,7 @@ def test_old_rollouts_have_the_log_probabilities_with_which_they_were_drawn(tmp_
     assert all("drawn_log_probs" not in batch for batch in inputs.steps.batches(0, student))
     for parameter in student.parameters():  # another student asks for the second step, and gets the first one's draws
         parameter.data.mul_(0)
-    inputs.steps.restore(json.loads(json.dumps(inputs.steps.state())))
+    inputs.steps.restore(json.loads(json.dumps(inputs.steps.state()[0])))
     batches = inputs.steps.batches(1, student)
     fresh = load_model(recipe.student, torch.float32)
     for batch in batches:

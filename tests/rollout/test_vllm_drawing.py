@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 
-from leadspan import inputs
+from leadspan import stages
 from leadspan.errors import SettingsError
 from leadspan.evaluation.settings import SamplingSettings, Vllm
 from leadspan.models.loading import load_model, save_student
@@ -133,7 +133,7 @@ def test_what_is_drawn_is_of_the_weights_as_they_are(stand_in: None, tmp_path: P
 
 
 def test_a_run_draws_with_it_in_every_step(stand_in: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inputs, "check_can_draw", lambda: None)  # there is no GPU here
+    monkeypatch.setattr(stages, "check_can_draw", lambda: None)  # there is no GPU here
     engines: list[Engine] = []
     monkeypatch.setattr(sys.modules["vllm"], "LLM", lambda **options: engines.append(Engine(**options)) or engines[0])
     save_student(load_model(tiny(seed=1), torch.float32), character_tokenizer(), TEMPLATE, 0, tmp_path / "student")

@@ -1,6 +1,7 @@
 import gzip
 import json
 import math
+import re
 import signal
 import time
 import warnings
@@ -82,7 +83,10 @@ def test_a_run_learns_and_leaves_what_it_says(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_validation_is_on_full_sequences(tmp_path: Path) -> None:
-    cut = run(toy_recipe(tmp_path / "a", steps=1, learning_rate=1e-12))
+    shown: list[str] = []
+    with StatusHandler(shown.append):
+        cut = run(toy_recipe(tmp_path / "a", steps=1, learning_rate=1e-12))
+    assert any(re.fullmatch(r"validating: (\d+)/\1 batches", line) for line in shown)
     full = run(toy_recipe(tmp_path / "b", steps=1, learning_rate=1e-12, cut={"kind": "full"}))
     assert cut.train and full.train
     assert cut.train.validation_loss == full.train.validation_loss

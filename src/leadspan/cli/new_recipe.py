@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from leadspan.costs.devices import DEVICES, recognise
+from leadspan.costs.settings import DEVICES, recognise
 from leadspan.data.sections import RenderedText, Renderer
 from leadspan.data.settings import Rendering
 from leadspan.errors import ModelError

@@ -31,8 +31,17 @@ from leadspan.settings import Count, Settings
 _PER_STATE = 6  # an element of a state is decayed, added to by an outer product, and read by an inner one
 
 
-class FlopsByPart(Settings):
-    """Floating-point operations of a training run, as integers."""
+class ByPart(Settings):
+    """Integer amounts of the parts of one thing."""
+
+    @property
+    def total(self) -> int:
+        """Sum over the parts."""
+        return sum(self.model_dump().values())
+
+
+class FlopsByPart(ByPart):
+    """Floating-point operations of a training run."""
 
     student_body: Count = 0
     """Linear layers of the student, forward and backward."""
@@ -51,16 +60,11 @@ class FlopsByPart(Settings):
     rollout: Count = 0
     """Student: prompts and new tokens of rollouts, forward."""
 
-    @property
-    def total(self) -> int:
-        """Sum over the parts."""
-        return sum(self.model_dump().values())
-
     @classmethod
     def added(cls, several: Iterable["FlopsByPart"]) -> "FlopsByPart":
         """The sum of several, part by part."""
-        rows = [tuple(flops.model_dump().values()) for flops in several]
-        return cls(**dict(zip(cls.model_fields, map(sum, zip(*rows, strict=True)), strict=True))) if rows else cls()
+        rows = [flops.model_dump() for flops in several]
+        return cls(**{part: sum(row[part] for row in rows) for part in cls.model_fields})
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,14 +18,14 @@ The disk space of a run is that of its checkpoints and of its final student.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Literal
 
-from leadspan.costs.flops import ExampleSize, ModelShape
-from leadspan.settings import Count, Settings
+from leadspan.costs.flops import ByPart, ExampleSize, ModelShape
+from leadspan.settings import Count
 
 
-class MemoryByPart(Settings):
+class MemoryByPart(ByPart):
     """Memory of one rank at one moment, in bytes."""
 
     weights: Count = 0
@@ -42,11 +42,6 @@ class MemoryByPart(Settings):
     """Weights of a live teacher."""
     process: Count = 0
     """Memory beyond the tensors, as calibrated: libraries, and blocks that the allocator keeps; 0 uncalibrated."""
-
-    @property
-    def total(self) -> int:
-        """Sum over the parts."""
-        return sum(self.model_dump().values())
 
 
 Sharding = Literal["none", "ddp", "fsdp2"]
@@ -231,24 +226,15 @@ TeacherPlacement = Literal["beside", "ranks", "store"]
 hidden states. `store`: nowhere; its targets are read from files."""
 
 
-@dataclass(frozen=True, slots=True)
-class Traffic:
-    """Bytes that one rank sends in one optimiser step.
+class Traffic(ByPart):
+    """Bytes that one rank sends in one optimiser step."""
 
-    Attributes:
-        gradients: Of the trained weights, reduced or scattered.
-        weights: Of the student, gathered.
-        teacher: Weights of the teacher, gathered; or its hidden states, received.
-    """
-
-    gradients: int = 0
-    weights: int = 0
-    teacher: int = 0
-
-    @property
-    def total(self) -> int:
-        """Sum over the parts."""
-        return sum(getattr(self, field.name) for field in fields(self))
+    gradients: Count = 0
+    """Of the trained weights, reduced or scattered."""
+    weights: Count = 0
+    """Of the student, gathered."""
+    teacher: Count = 0
+    """Weights of the teacher, gathered; or its hidden states, received."""
 
 
 def traffic(
@@ -290,4 +276,6 @@ def traffic(
     weights = narrow * (student.num_params + student.adapter_params)
     if teacher is not None and placement == "beside":
         hidden = len(batches) * sent(narrow * (teacher.num_params + teacher.head_params))
-    return Traffic(sent(narrow * student.trained_params), 2 * len(batches) * sent(weights), hidden)
+    return Traffic(
+        gradients=sent(narrow * student.trained_params), weights=2 * len(batches) * sent(weights), teacher=hidden
+    )

@@ -17,7 +17,7 @@ from leadspan.data.truncation.policy import STOP_REMEDY
 from leadspan.errors import LeadspanError, ModelError
 from leadspan.inputs import PreparedData
 from leadspan.models.heads import head_of
-from leadspan.models.identity import end_ids_of, load_end_ids
+from leadspan.models.loading import end_ids_of, load_end_ids
 from leadspan.models.settings import ModelSettings, Pretrained
 from leadspan.models.tokenizers import check_vocabulary, load_tokenizer
 from leadspan.planning.prediction import cost_model_of, predict, student_shape
@@ -108,7 +108,7 @@ def tokenizers(inputs: CheckInputs) -> Iterator[Check]:
         remedy = "it was trained with another template; set tokenizer or data.rendering.chat_template"
         yield Check.of(f"{role}: template", same, "equal" if same else "differs", remedy)
         eos, stop = tokenizer.eos_token_id, renderer.stop_token_id
-        stops = set(end_ids_of(model)) or ({eos} if isinstance(eos, int) else set())
+        stops = set(end_ids_of(model.generation_config)) or ({eos} if isinstance(eos, int) else set())
         # A student that lacks it gets it: training writes its generation config.
         knows = stop in stops
         yield Check(

@@ -27,10 +27,9 @@ from leadspan.evaluation import sampling, vllm_engine
 from leadspan.evaluation.samples import Key, StoredSample
 from leadspan.evaluation.sampling import Generate, Request, encode, loop_end
 from leadspan.evaluation.settings import SamplingSettings, Vllm
-from leadspan.models.identity import end_ids_of
-from leadspan.models.loading import load_model, name_of, weights_hash
-from leadspan.models.precision import uses_bf16
+from leadspan.models.loading import end_ids_of, load_model, name_of, weights_hash
 from leadspan.models.settings import ModelSettings, Pretrained
+from leadspan.models.shapes import uses_bf16
 from leadspan.models.tokenizers import load_tokenizer
 
 SUFFIX = ", made to answer"
@@ -151,7 +150,7 @@ def open_subject(
     # Of the loaded weights, so that no other model's samples are resumed under the same path.
     weights = weights_hash(model)
     # Every id that ends a turn: the chat template's, the tokenizer's and the generation config's.
-    stops = list(dict.fromkeys([*renderer.end_of_turn_ids(), *end_ids_of(model)]))
+    stops = list(dict.fromkeys([*renderer.end_of_turn_ids(), *end_ids_of(model.generation_config)]))
     if not stops:
         raise EvaluationError(
             f"model {name_of(model_settings)}: neither chat template, tokenizer nor generation config names a token "

@@ -15,8 +15,7 @@ from torch.autograd.function import once_differentiable
 from leadspan.losses.dispatch import ChunkRows, chunk_rows
 from leadspan.losses.rows import ROW_COLUMNS, RowLosses
 from leadspan.losses.settings import LossSettings
-from leadspan.models.heads import LogitTransform
-from leadspan.models.precision import products_of
+from leadspan.models.heads import LogitTransform, products_of
 from leadspan.teacher.targets import DenseTargets, Targets
 
 # 64 MiB of logits keep a CPU's cores busy and leave room for the activations; 2048 rows fill a GPU's matrix units, and

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from leadspan.errors import ModelError
-from leadspan.models.heads import with_ones
+from leadspan.models.heads import head_of
 
 ATTENTION = "leadspan_packed"  # the name of `packed_attention` in Transformers
 
@@ -67,7 +67,8 @@ def final_hidden_states(
         hidden = output.last_hidden_state[0]
     else:
         hidden = _in_groups(model, input_ids, borders, groups_of(borders, layout))
-    return with_ones(model, hidden.index_select(0, positions))
+    hidden = hidden.index_select(0, positions)
+    return hidden if head_of(model).bias is None else torch.cat([hidden, hidden.new_ones(len(hidden), 1)], dim=1)
 
 
 def groups_of(borders: tuple[int, ...], layout: Layout) -> list[list[int]]:

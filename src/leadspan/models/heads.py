@@ -1,5 +1,7 @@
 """From hidden states to tokens: the head's weights, what a model does to their product, and draws of tokens."""
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -63,7 +65,7 @@ def head_shape(model: PreTrainedModel) -> tuple[int, int]:
 
 
 def head_weight(model: PreTrainedModel) -> Float[torch.Tensor, "V d"]:
-    """The head's weights, whole on every rank; a bias is one more column, as `with_ones` adds one to hidden states.
+    """The head's weights, whole on every rank; a bias is one more column, for which final hidden states have a 1.
 
     A head that FSDP has sharded is gathered; its gradient is averaged over the ranks and scattered back, as FSDP does
     with the parameters it gathers itself.
@@ -71,13 +73,6 @@ def head_weight(model: PreTrainedModel) -> Float[torch.Tensor, "V d"]:
     head = head_of(model)
     weight = _full_tensor(head.weight)
     return weight if head.bias is None else torch.cat([weight, _full_tensor(head.bias)[:, None]], dim=1)
-
-
-def with_ones(model: PreTrainedModel, hidden: Float[torch.Tensor, "m d"]) -> Float[torch.Tensor, "m d"]:
-    """Hidden states as `head_weight` takes them: with a 1 appended to each where the head has a bias."""
-    if head_of(model).bias is None:
-        return hidden
-    return torch.cat([hidden, hidden.new_ones(len(hidden), 1)], dim=1)
 
 
 def _full_tensor(parameter: torch.Tensor) -> torch.Tensor:
@@ -99,6 +94,26 @@ def transform_of(model: PreTrainedModel) -> LogitTransform:
     scale /= getattr(config, "logits_scaling", None) or 1.0
     caps = (getattr(config, name, None) for name in _CAPS)
     return LogitTransform(float(scale), next((cap for cap in caps if cap is not None), None))
+
+
+@contextlib.contextmanager
+def products_of(dtype: torch.dtype) -> Iterator[None]:
+    """Let a CPU multiply float32 matrices as what their values are: numbers of a narrower type.
+
+    Products of bfloat16 numbers are exact in float32 and are summed in it, so nothing is rounded that would not be
+    otherwise; with AVX512-BF16 they take half of the time. No operator of PyTorch has narrow factors and a wide result
+    on a CPU. Does nothing for another type, or where the processor does not multiply it.
+    **Source**: PyTorch, `torch.backends.mkldnn.matmul.fp32_precision`.
+    """
+    if dtype != torch.bfloat16:
+        yield
+        return
+    matmul = torch.backends.mkldnn.matmul  # pyright: ignore[reportAttributeAccessIssue]  # the module is replaced
+    before, matmul.fp32_precision = matmul.fp32_precision, "bf16"
+    try:
+        yield
+    finally:
+        matmul.fp32_precision = before
 
 
 BLOCK = 64

@@ -150,7 +150,8 @@ def _check_outputs(model: PreTrainedModel, name: str) -> None:
             "causal and would see the tokens it is to predict; use another model, or a config of it that is causal"
         )
     output: Any = model(input_ids=row[None], use_cache=False)
-    ours = transform_of(model).logits(hidden.to(_wide_type(hidden)) @ head_weight(model).to(_wide_type(hidden)).T)
+    wide = torch.promote_types(hidden.dtype, torch.float32)
+    ours = transform_of(model).logits(hidden.to(wide) @ head_weight(model).to(wide).T)
     apart = _difference(output.logits[0], ours)
     if not apart < _tolerance(model):
         raise ModelError(
@@ -166,12 +167,8 @@ def _tokens(model: PreTrainedModel, length: int, start: int) -> torch.Tensor:
 
 
 def _difference(actual: torch.Tensor, expected: torch.Tensor) -> float:
-    wide = _wide_type(expected)
+    wide = torch.promote_types(expected.dtype, torch.float32)
     return float((actual.to(wide) - expected.to(wide)).norm() / expected.to(wide).norm())
-
-
-def _wide_type(tensor: torch.Tensor) -> torch.dtype:
-    return torch.promote_types(tensor.dtype, torch.float32)
 
 
 def _tolerance(model: PreTrainedModel) -> float:

@@ -1,13 +1,14 @@
 """The shape of a model for FLOP and memory counts, read from its modules and from one forward pass without values.
 
 A model whose weights are not needed is built and run on PyTorch's meta device by its own Transformers class, so that
-whatever an architecture does to its config (tied heads, experts, windows, odd layers) is counted as it is.
+whatever an architecture does to its config (tied heads, experts, windows, odd layers) is counted as it is. Its size
+decides on the precision in which it computes, where a recipe leaves that open.
 """
 
 import contextlib
 import copy
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -211,3 +212,31 @@ def _attention_by_config(config: Any) -> list[AttentionCall]:
 
 def _first(config: Any, names: tuple[str, ...]) -> int:
     return next((value for name in names if (value := getattr(config, name, None))), 0)
+
+
+Precision = Literal["auto", "float32", "bfloat16"]
+
+MIN_CPU_PARAMS = 100_000_000
+"""Parameters from which a model computes in bfloat16 on a CPU. Measured with 135 million on two cores with AMX: 500
+tokens per second in training, against 200 in float32; smaller models were not measured."""
+
+
+def uses_bf16(precision: Precision, model: ModelSettings) -> bool:
+    """Whether a model computes in bfloat16 here: as set, else where the device supports it and the model is faster.
+
+    Training keeps float32 weights, and bfloat16 comes in by autocast; models that are only read have bfloat16 weights.
+
+    Raises:
+        ModelError: The size of the model decides, and its config cannot be read.
+    """
+    if precision != "auto":
+        return precision == "bfloat16"
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported()
+    return cpu_has_bf16() and shape_from(model).num_params >= MIN_CPU_PARAMS
+
+
+def cpu_has_bf16() -> bool:
+    """Whether the processor multiplies matrices of bfloat16: AMX-BF16, or AVX512-BF16."""
+    has = torch.cpu.get_capabilities()
+    return bool(has.get("amx_bf16", False) or has.get("avx512_bf16", False))

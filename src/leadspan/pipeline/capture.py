@@ -16,10 +16,10 @@ from leadspan.evaluation.settings import Vllm
 from leadspan.inputs import prepare_data, prepare_splits, training_rows
 from leadspan.losses.defined import check_loss
 from leadspan.models.loading import load_model
-from leadspan.models.precision import uses_bf16
+from leadspan.models.shapes import uses_bf16
 from leadspan.recipe import Recipe, check_capture
+from leadspan.rollout.record import drawn_rollouts, rollout_rows, rollouts_so_far, stored_rollouts
 from leadspan.rollout.settings import RolloutSettings
-from leadspan.rollout.stored import drawn_rollouts, rollout_rows, rollouts_so_far, stored_rollouts
 from leadspan.stages import rollout_inputs
 from leadspan.status import report_status
 from leadspan.teacher.capture import CaptureJob

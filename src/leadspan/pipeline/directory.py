@@ -20,7 +20,7 @@ from leadspan.errors import RunError, SettingsError
 from leadspan.evaluation.subject import SUFFIX
 from leadspan.files import full_disk_reported, locked, write_atomically
 from leadspan.inputs import load_renderer
-from leadspan.models.identity import content_id
+from leadspan.models.loading import content_id
 from leadspan.recipe import Recipe, load_recipe
 from leadspan.results import RunResult, load_run
 from leadspan.rollout.settings import TaskPrompts

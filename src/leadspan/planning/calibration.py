@@ -8,42 +8,34 @@ from pathlib import Path
 from typing import Any, cast
 
 from torch.utils.data import ConcatDataset
-from transformers import TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_utils import SaveStrategy, set_seed
 
 from leadspan.costs.flops import ExampleSize
-from leadspan.costs.measure import PeakMemory
 from leadspan.costs.memory import BatchSize, highest
 from leadspan.data.examples import Examples
 from leadspan.errors import SettingsError
 from leadspan.losses.settings import LossSettings
-from leadspan.models.precision import uses_bf16
 from leadspan.models.settings import ModelSettings
+from leadspan.models.shapes import uses_bf16
 from leadspan.planning.prediction import CostModel, planned
 from leadspan.planning.timing import Calibration, StepWork, fit_memory, fit_rates
 from leadspan.training.callbacks import Clock, ProgressCallback
-from leadspan.training.measured import device_name
-from leadspan.training.process import process_device, process_state
+from leadspan.training.process import PeakMemory, device_name, process_state
 from leadspan.training.steps import StepPlan, layout_sizes
-from leadspan.training.train import TrainingInputs, load_models, training_arguments, with_adapters
-from leadspan.training.trainer import DistillationTrainer, attach_objective
+from leadspan.training.train import TrainingInputs, load_models, training_arguments
+from leadspan.training.trainer import DistillationTrainer
 
 
-class _Laps(Clock):
-    """A clock that records the time of every step, and the peak of memory up to its end."""
+class _Peaks(TrainerCallback):
+    """Records the peak of memory up to the end of every step."""
 
-    def __init__(self, memory: PeakMemory) -> None:
-        super().__init__()
-        self.memory = memory
-        self.seconds_of: list[float] = []
-        self.peaks: list[int] = []
+    def __init__(self) -> None:
+        self.memory, self.peaks = PeakMemory(), list[int]()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Stop the clock, and read the peak."""
-        before = self.seconds
-        super().on_step_end(args, state, control, **kwargs)
-        self.seconds_of.append(self.seconds - before)
+        """Read the peak."""
         self.peaks.append(self.memory.read())
 
 
@@ -69,7 +61,7 @@ def calibrate(
     course, num_rising = _course(model, sides, num_rounds), 2 * len(sides)
     # The trainer asks for a directory; nothing is saved in it.
     with tempfile.TemporaryDirectory() as directory:
-        laps, device = _train(replace(inputs, directory=Path(directory)), model, loss, sides, course)
+        seconds, peaks, device = _train(replace(inputs, directory=Path(directory)), model, loss, sides, course)
     # Numbered as in the plan: the examples of all sides, one after the other.
     sizes_of_examples = [size for side in sides for size in layout_sizes(side.layouts, model.selection)]
 
@@ -80,12 +72,12 @@ def calibrate(
     # Of the rising part every second step: the first of each side allocates.
     counted = [step for step in range(course.num_steps) if step >= num_rising or step % 2]
     work = [StepWork.of(model.flops(batches), len(batches)) for batches in map(sizes, counted)]
-    rates, error = fit_rates(work, [laps.seconds_of[step] for step in counted])
+    rates, error = fit_rates(work, [seconds[step] for step in counted])
     # The peak after the second step of each side; it never falls, hence the running maximum of the predictions.
     risen = range(1, num_rising, 2)
     batches = ([BatchSize.of(batch) for batch in sizes(step - 1) + sizes(step)] for step in risen)
     predicted = [highest(model.memory, few).total for few in batches]
-    offset, factor = fit_memory(list(accumulate(predicted, max)), [laps.peaks[step] for step in risen])
+    offset, factor = fit_memory(list(accumulate(predicted, max)), [peaks[step] for step in risen])
     return Calibration(
         device=device,
         fingerprint=model.fingerprint,
@@ -132,14 +124,13 @@ def _course(model: CostModel, sides: Sequence[Examples], num_rounds: int) -> Ste
 
 def _train(
     inputs: TrainingInputs, model: CostModel, loss: LossSettings, sides: Sequence[Examples], course: StepPlan
-) -> tuple[_Laps, str]:
-    laps = _Laps(PeakMemory(process_device()))
+) -> tuple[list[float], list[int], str]:
+    """Wall time of every step, the peak of memory up to its end, and the name of the device."""
+    clock, peaks = Clock(), _Peaks()
     set_seed(inputs.seed)
     # A constant rate and no trackers: nothing but the cost of the steps is measured.
     settings = model.training.model_copy(update={"report_to": [], "schedule": "constant"})
-    student, vocab_size = load_models(inputs, model.memory.use_bf16)
-    attach_objective(student, loss, vocab_size, inputs.selection, inputs.end_ids)
-    trained = student if settings.lora is None else with_adapters(student, settings.lora)
+    trained, _ = load_models(inputs, settings, loss, model.memory.use_bf16)
     arguments = training_arguments(inputs.directory, settings, course, inputs.seed, False, model.memory.use_bf16)
     arguments.save_strategy = SaveStrategy.NO
     examples: Any = ConcatDataset(cast(Any, sides))
@@ -147,7 +138,8 @@ def _train(
         trained, inputs.teacher, examples, None, course.plan, [], arguments, selection=inputs.selection
     )
     trainer.remove_callback(PrinterCallback)  # it would print losses, which mean nothing here
-    trainer.add_callback(laps)
+    trainer.add_callback(clock)
+    trainer.add_callback(peaks)
     trainer.add_callback(ProgressCallback("calibrating"))
     trainer.train()
-    return laps, device_name(arguments.device, arguments.world_size)
+    return clock.durations, peaks.peaks, device_name(arguments.device, arguments.world_size)

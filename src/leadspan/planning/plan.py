@@ -5,8 +5,8 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from leadspan.audit.prepared import Searched
-from leadspan.costs.devices import Device
 from leadspan.costs.memory import disk_bytes
+from leadspan.costs.settings import Device
 from leadspan.data.examples import Examples
 from leadspan.data.truncation import AnyPolicy, Full, Lead, Policy, with_ends
 from leadspan.data.truncation.policy import CutCounts, shows_few_ends

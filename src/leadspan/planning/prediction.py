@@ -31,8 +31,7 @@ from leadspan.inputs import PreparedData
 from leadspan.losses.chunked import default_chunk
 from leadspan.models.activations import student_activations
 from leadspan.models.loading import build_untrained, load_config, name_of
-from leadspan.models.precision import uses_bf16
-from leadspan.models.shapes import shape_from
+from leadspan.models.shapes import shape_from, uses_bf16
 from leadspan.planning.timing import Calibration, StepWork
 from leadspan.recipe import Recipe
 from leadspan.results import Prediction
@@ -41,7 +40,7 @@ from leadspan.teacher.codecs import bytes_per_position
 from leadspan.teacher.settings import Hidden, KeptTargets, Sampled, TopK
 from leadspan.training.settings import TrainingSettings
 from leadspan.training.steps import StepPlan, layout_sizes, plan_steps
-from leadspan.training.train import adapter_params, with_adapters
+from leadspan.training.train import with_adapters
 
 
 @dataclass(frozen=True)
@@ -142,7 +141,7 @@ def student_shape(recipe: Recipe) -> ModelShape:
     with torch.device("meta"):
         untrained = build_untrained(load_config(recipe.student), f"model {name_of(recipe.student)}")
         wrapped = with_adapters(untrained, recipe.training.lora)
-    return replace(student, adapter_params=adapter_params(wrapped))
+    return replace(student, adapter_params=wrapped.get_nb_trainable_parameters()[0])
 
 
 def predict(model: CostModel, examples: Examples, calibration: Calibration | None = None) -> Prediction:

@@ -123,7 +123,7 @@ def cost_of_rollouts(
         mean_longest=fmean(max((new for _, new, _ in step), default=0) for step in steps),
         whole_flops=whole_flops.total,
         drawing_seconds=drawing_seconds,
-        warning=recipe.rollout.short_warning,
+        warning=recipe.rollout.short_warning(len(steps)),
     )
 
 

@@ -7,12 +7,12 @@ are of the kind.
 
 import functools
 import random
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
-from leadspan.rollout.horizon import AdaptiveHorizon
-from leadspan.rollout.settings import RolloutSettings
+from leadspan.rollout.settings import AdaptiveHorizon, RolloutSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,13 +34,7 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class StepCourse:
-    """The content of a step.
-
-    Attributes:
-        horizon: New tokens after which rollouts are ended, unless they are whole.
-        turns: Rollouts.
-        traces: Indices of training examples.
-    """
+    """The content of a step: rollouts, ended after `horizon` new tokens unless whole, and indices of traces."""
 
     horizon: int
     turns: tuple[Turn, ...]
@@ -53,10 +47,8 @@ class Course:
 
     Attributes:
         settings: Shares and horizon.
-        num_prompts: Number of prompts.
         traces: Indices of the training examples that may be mixed in.
         examples_per_step: Examples of a step, all ranks; a multiple of the samples of a prompt.
-        num_steps: Steps of the run.
         seed: Seed of the order.
     """
 
@@ -81,7 +73,7 @@ class Course:
         of_traces, before = self._trace_groups(number + 1), self._trace_groups(number)
         # Rollouts are numbered on from the steps before, so that the shares hold over the run and not step by step.
         first = number * per_step - before  # groups of rollouts in the steps before
-        turns = []
+        turns, num_samples = [], Counter[int]()  # of each prompt: at the border of two passes it may come twice
         for group in range(first, first + per_step - (of_traces - before)):
             prompt = _in_turn(self.num_prompts, group, f"{self.seed}:prompts")
             for sample in range(samples):
@@ -89,16 +81,12 @@ class Course:
                 # The one at which the count of whole rollouts goes up.
                 is_whole = _first(self.settings.whole_share, rollout + 1) > _first(self.settings.whole_share, rollout)
                 cap = self.settings.max_new_tokens if is_whole else horizon
-                turns.append(Turn(prompt, sample, cap, is_whole))
+                turns.append(Turn(prompt, num_samples[prompt], cap, is_whole))
+                num_samples[prompt] += 1
         # A group of traces has as many examples as a prompt has samples, so steps of any mix are equally large.
         indices = range(before * samples, of_traces * samples)
         traces = tuple(self.traces[_in_turn(len(self.traces), at, f"{self.seed}:traces")] for at in indices)
         return StepCourse(horizon, tuple(turns), traces)
-
-    @property
-    def stored_turns(self) -> list[tuple[int, int]]:
-        """Prompt and sample of every rollout that a store has: each once, whatever the step."""
-        return [(prompt, s) for prompt in range(self.num_prompts) for s in range(self.settings.samples_per_prompt)]
 
     def _trace_groups(self, num_steps: int) -> int:
         """Groups of traces in the first steps: all groups of a cold start, and a share of those after it."""

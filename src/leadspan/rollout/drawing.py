@@ -4,7 +4,7 @@ import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import cast
 
 import torch
 from peft import PeftModel
@@ -22,7 +22,7 @@ from leadspan.models.forward import LAYOUT
 from leadspan.models.loading import build_untrained, load_config, name_of
 from leadspan.models.settings import ModelSettings
 from leadspan.rollout.course import Course, Turn
-from leadspan.rollout.rows import Prompt, RowMaker, room
+from leadspan.rollout.rows import Drawn, Prompt, RowMaker, room
 from leadspan.rollout.vllm_engine import VllmDrawing
 from leadspan.status import report_detail
 
@@ -81,6 +81,14 @@ class RolloutInputs:
         """Key of a rollout's random stream."""
         return f"rollout:{step}:{self.prompts[turn.prompt].key}:{turn.sample}"
 
+    def stored_ids(self, turn: Turn) -> list[int] | None:
+        """New tokens of the whole rollout of a store; None where the student draws."""
+        if self.stored is None:
+            return None
+        # A prompt that comes twice in a step begins with its first sample again.
+        sample = turn.sample % self.course.settings.samples_per_prompt
+        return self.stored[self.prompts[turn.prompt].key, sample]
+
     def drawing_flops(self, student: ModelShape, rollouts: Sequence[tuple[int, int]]) -> int:
         """Operations of drawing, by tokens of the prompt and new tokens; those of a store were drawn before."""
         return 0 if self.stored is not None else rollout_flops(student, rollouts)
@@ -99,18 +107,6 @@ class RolloutInputs:
         flops = training_flops(student, teacher, examples, recompute)
         again = forward_head(student, sum(size.weighted for size in examples)) * self.is_stale(step)
         return flops.model_copy(update={"student_head": flops.student_head + again})
-
-
-class Drawn(NamedTuple):
-    """What was drawn for a turn.
-
-    Attributes:
-        ids: New token ids, up to the cap or beyond; tokens after an end of turn have no meaning.
-        log_probs: Log-probability with which each was drawn; empty where it was not requested.
-    """
-
-    ids: list[int]
-    log_probs: list[float]
 
 
 def draw_rollouts(
@@ -137,7 +133,7 @@ def draw_rollouts(
     )
     if isinstance(model, VllmDrawing):  # makes its own batches
         keys, texts = [inputs.key(*turn) for turn in turns], [prompt.ids for prompt in prompts]
-        return [Drawn(*fields) for fields in model.draw(texts, caps, keys, inputs.stop_ids, sampling, with_log_probs)]
+        return model.draw(texts, caps, keys, inputs.stop_ids, sampling, with_log_probs)
     # Batched by length for speed alone: every rollout has a random stream of its own.
     drawn: dict[int, Drawn] = {}
     for indices in batches_of_like_length([prompt.ids for prompt in prompts], settings.batch_size):

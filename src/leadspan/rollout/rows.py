@@ -8,7 +8,7 @@ import hashlib
 from bisect import bisect_left
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
 from datasets import Dataset
@@ -50,20 +50,24 @@ def rollout_prompts(
     Raises:
         DataError: A prompt leaves no room for a new token in the window, or the task cannot be read.
     """
-    candidates: list[Prompt] = []
+    candidates: list[tuple[Sequence[int], str, str]] = []  # token ids, where they come from, the teacher
     if isinstance(settings.prompts, TaskPrompts):
         task, system = settings.prompts.task, settings.prompts.system
         for number, text in enumerate(task_prompts(task.name, load_task(task), renderer, system), 1):
-            candidates.append(_prompt(encode(renderer.tokenizer, text), f"task {task.name}, problem {number}"))
+            candidates.append((encode(renderer.tokenizer, text), f"task {task.name}, problem {number}", ""))
     else:
         # The opening think tag, where the template writes it before the student does.
         opening = encode(renderer.tokenizer, renderer.opening)
         columns: Any = rows.select_columns(["input_ids", "prompt_end", "place", "teacher"]).with_format("numpy")
         for row in columns:
             ids = [*row["input_ids"][: row["prompt_end"]].tolist(), *opening]
-            candidates.append(_prompt(ids, str(row["place"]), str(row["teacher"])))
-    # Several traces may answer one prompt; each teacher scores its own rollouts of it.
-    prompts = list({(prompt.key, prompt.teacher): prompt for prompt in candidates}.values())
+            candidates.append((ids, str(row["place"]), str(row["teacher"])))
+    by_key: dict[tuple[str, str], Prompt] = {}
+    for ids, place, teacher in candidates:
+        key = hashlib.sha256(np.asarray(ids, dtype=np.int32).tobytes()).hexdigest()[:16]
+        # Several traces may answer one prompt; each teacher scores its own rollouts of it.
+        by_key[key, teacher] = Prompt(tuple(ids), key, place, teacher)
+    prompts = list(by_key.values())
     full = [prompt for prompt in prompts if window is not None and len(prompt.ids) >= window]
     if full:
         raise DataError(
@@ -72,11 +76,6 @@ def rollout_prompts(
             "or in the file, or take a student with a longer window"
         )
     return prompts
-
-
-def _prompt(ids: Sequence[int], place: str, teacher: str = "") -> Prompt:
-    key = hashlib.sha256(np.asarray(ids, dtype=np.int32).tobytes()).hexdigest()[:16]
-    return Prompt(tuple(ids), key, place, teacher)
 
 
 Ending = Literal["stop", "horizon", "budget", "window"]
@@ -102,6 +101,18 @@ class Rollout:
     log_probs: tuple[float, ...] = ()
 
 
+class Drawn(NamedTuple):
+    """What was drawn for a turn.
+
+    Attributes:
+        ids: New token ids, up to the cap or beyond; tokens after an end of turn have no meaning.
+        log_probs: Log-probability with which each was drawn; empty where it was not requested.
+    """
+
+    ids: list[int]
+    log_probs: list[float]
+
+
 def to_rollout(
     turn: Turn,
     prompt: Prompt,
@@ -122,15 +133,6 @@ def to_rollout(
     # The tightest of the three limits ended it.
     ending: Ending = "window" if cap < turn.cap else "horizon" if cap < budget else "budget"
     return Rollout(turn, prompt, tuple(drawn[:cap]), ending, tuple(log_probs[:cap]))
-
-
-def old_log_probs(example: Example, rollout: Rollout | None) -> np.ndarray:
-    """Log-probability with which the token of each weighted position was drawn; NaN of tokens that were not."""
-    if rollout is None:
-        return np.full(int((example.weights > 0).sum()), np.nan, np.float32)
-    # The prompt may have weights, but was not drawn.
-    drawn = [*[np.nan] * len(rollout.prompt.ids), *rollout.log_probs]
-    return np.array(drawn, np.float32)[example.weights > 0]
 
 
 def overlaps(
@@ -156,14 +158,7 @@ def room(turn: Turn, prompt: Prompt, window: int | None) -> int:
 
 @dataclass(frozen=True)
 class RowMaker:
-    """Makes examples of rollouts.
-
-    Attributes:
-        renderer: Tokenizer and think tags.
-        supervision: Weight per section, random selection of tokens.
-        budget: Full length; tenths of an example are of its prompt and this.
-        seed: Seed of the run.
-    """
+    """Makes examples of rollouts; the tenths of an example are of its prompt and the full length, `budget`."""
 
     renderer: Renderer
     supervision: Supervision
@@ -173,10 +168,23 @@ class RowMaker:
     def example(self, rollout: Rollout, captured: Sequence[int] | None = None) -> Example:
         """Prompt and new tokens; the new ones have weights, and the prompt where it is supervised.
 
+        The chain of thought includes its closing tag. It is all new tokens where thinking is not closed, and none where
+        it was never opened, neither by the prompt nor by the first characters, which in a short rollout may be only the
+        beginning of a tag.
+
         Targets are looked up by `captured`: the new tokens of the stored rollout that it is a prefix of.
         """
         prompt, new = rollout.prompt.ids, rollout.new_ids
-        cot = self.cot_tokens(new)
+        text, tags = self.text(new), self.renderer.rendering
+        if tags.think_close in text:
+            # The fewest tokens whose text has the tag, which may be split among tokens; all longer ones have it, too.
+            lengths = range(len(new) + 1)
+            cot = bisect_left(lengths, True, key=lambda length: tags.think_close in self.text(new[:length]))
+        else:
+            # A text that is still empty, or half a tag, may yet become a chain of thought.
+            start = text.strip()
+            opens = start.startswith(tags.think_open) or tags.think_open.startswith(start)
+            cot = len(new) if self.renderer.opening or opens else 0
         sections = np.repeat(np.array([PROMPT, COT, ANSWER], np.int8), [len(prompt), cot, len(new) - cot])
         by_section = np.array([self.supervision.of(section) for section in (PROMPT, COT, ANSWER)], np.float32)
         weights = by_section[sections]
@@ -201,23 +209,6 @@ class RowMaker:
         groups = np.unique(weights, return_counts=True)[1]
         selected = sum(kept_tokens(selection.share, int(number)) for number in groups)
         return ExampleSize(len(example.input_ids), selected, len(weights))
-
-    def cot_tokens(self, new_ids: Sequence[int]) -> int:
-        """How many of the new tokens are chain of thought, its closing tag included.
-
-        All of them where thinking is not closed; none where it was never opened, neither by the prompt nor by the first
-        characters, which in a short rollout may be only the beginning of a tag.
-        """
-        tags = self.renderer.rendering
-        text = self.text(new_ids)
-        if tags.think_close in text:
-            # The fewest tokens whose text has the tag, which may be split among tokens; all longer ones have it, too.
-            lengths = range(len(new_ids) + 1)
-            return bisect_left(lengths, True, key=lambda length: tags.think_close in self.text(new_ids[:length]))
-        # A text that is still empty, or half a tag, may yet become a chain of thought.
-        start = text.strip()
-        opens = bool(self.renderer.opening) or start.startswith(tags.think_open) or tags.think_open.startswith(start)
-        return len(new_ids) if opens else 0
 
     def text(self, ids: Sequence[int]) -> str:
         """Token ids as text, special tokens kept."""

@@ -6,7 +6,7 @@ A draw depends on the student's weights and on `(seed, step, prompt, sample)`, n
 import itertools
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import astuple, replace
 from typing import Any
 
 import numpy as np
@@ -21,11 +21,10 @@ from leadspan.data.supervision import RandomTokens
 from leadspan.errors import RunError
 from leadspan.evaluation.sampling import seed_of
 from leadspan.evaluation.settings import Vllm
-from leadspan.losses.settings import LossSettings
 from leadspan.rollout.course import StepCourse, Turn
-from leadspan.rollout.drawing import Drawn, RolloutInputs, Shapes, draw_rollouts, drawing_twin
+from leadspan.rollout.drawing import RolloutInputs, Shapes, draw_rollouts, drawing_twin
 from leadspan.rollout.record import ROLLOUTS_FILE, RolloutLine, RolloutRecord
-from leadspan.rollout.rows import Rollout, old_log_probs, overlaps, to_rollout
+from leadspan.rollout.rows import Drawn, Rollout, overlaps, to_rollout
 from leadspan.rollout.vllm_engine import VllmDrawing
 from leadspan.training.process import process_state
 from leadspan.training.steps import StepCounts, layout_sizes
@@ -38,20 +37,16 @@ class Rollouts:
         self.inputs = inputs
         self.num_examples = inputs.course.num_prompts * inputs.course.settings.samples_per_prompt
         self.num_cold_steps = inputs.course.settings.num_cold_steps
+        self.loss_at = inputs.loss_at
         self.counts: list[StepCounts] = []
         self._lines: list[list[RolloutLine]] = []
         self._overlaps: list[float | None] = []
-        self._drawn: dict[int, dict[str, Drawn]] = {}  # by step
+        self._drawn: dict[int, dict[Turn, Drawn]] = {}  # by step
         self._batches: list[list[tuple[Rollout | None, Example]]] = []
-        self._agreements: list[torch.Tensor] = []
         self._record = RolloutRecord(inputs.directory / ROLLOUTS_FILE)
         self._twin: PreTrainedModel | VllmDrawing | None = None
         self._shapes: Shapes | None = None
         self._recomputes = self._use_bf16 = self._is_recalled = False
-
-    def loss_at(self, step: int) -> LossSettings | None:
-        """The objective of a step; None where it is that of the run."""
-        return self.inputs.loss_at(step)
 
     def prepare(self, shapes: Shapes, num_steps: int, recompute: bool, use_bf16: bool) -> None:
         """Receive shapes, gradient checkpointing and precision, by which a step is drawn and its cost is counted."""
@@ -95,19 +90,19 @@ class Rollouts:
                 if isinstance(item, int):
                     batch.append((None, inputs.traces[item]))
                     continue
-                prompt, (new_ids, log_probs) = inputs.prompts[item.prompt], drawn[inputs.key(step, item)]
+                prompt, (new_ids, log_probs) = inputs.prompts[item.prompt], drawn[item]
                 rollout = to_rollout(item, prompt, new_ids, inputs.stop_ids, limits, log_probs)
-                captured = None if inputs.stored is None else inputs.stored[prompt.key, item.sample]
-                batch.append((rollout, inputs.rows.example(rollout, captured)))
-        self._agreements.clear()
+                batch.append((rollout, inputs.rows.example(rollout, inputs.stored_ids(item))))
         # The record and counts of the step, with the rollouts of all ranks.
-        lines = [self._line(step, rollout, example) for b in self._batches for rollout, example in b if rollout]
-        if process_state().num_processes > 1:
-            lines = gather_object(lines)
-        course = self._course(step)
-        turn_numbers = {inputs.key(step, turn): i for i, turn in enumerate(course.turns)}
+        rank_lines = [
+            (rollout.turn, self._line(step, rollout, example))
+            for batch in self._batches
+            for rollout, example in batch
+            if rollout is not None
+        ]
+        course, of_turns = self._course(step), dict(gather_object(rank_lines))
         # In the order of the turns, not by rank: any number of ranks writes the same record.
-        lines.sort(key=lambda line: turn_numbers[f"rollout:{step}:{line.prompt}:{line.sample}"])
+        lines = [of_turns[turn] for turn in course.turns]
         self._lines.append(lines)
         self.counts.append(self._count(step, course, lines))
         # Asked of all ranks' examples, so that all of them raise.
@@ -119,8 +114,14 @@ class Rollouts:
         packed = [inputs.collate([example for _, example in batch]) for batch in self._batches]
         if inputs.is_stale(step):
             for row, batch in zip(packed, self._batches, strict=True):
-                old = np.concatenate([old_log_probs(example, rollout) for rollout, example in batch])
-                row["drawn_log_probs"] = torch.from_numpy(old)
+                old = []
+                for rollout, example in batch:
+                    # Log-probability with which each token was drawn; NaN of those that were not: traces and prompts.
+                    drawn_from = np.full(len(example.input_ids), np.nan, np.float32)
+                    if rollout is not None:
+                        drawn_from[len(rollout.prompt.ids) :] = rollout.log_probs
+                    old.append(drawn_from[example.weights > 0])
+                row["drawn_log_probs"] = torch.from_numpy(np.concatenate(old))
         return packed
 
     def _course(self, step: int) -> StepCourse:
@@ -143,7 +144,7 @@ class Rollouts:
         if not turns:
             return
         if self.inputs.stored is not None:  # whole rollouts, of which each step takes the beginning
-            drawn = [Drawn(self.inputs.stored[self.inputs.prompts[t.prompt].key, t.sample], []) for _, t in turns]
+            drawn = [Drawn(self.inputs.stored_ids(turn) or [], []) for _, turn in turns]
         else:
             if self._twin is None:  # once a run: both kinds follow the student's weights
                 engine, origin = self.inputs.course.settings.engine, self.inputs.student
@@ -154,50 +155,42 @@ class Rollouts:
             # Only draws that are used after an update need their old probabilities.
             drawn = draw_rollouts(self._twin, self.inputs, turns, self._use_bf16, with_log_probs=len(steps) > 1)
         for (n, turn), sample in zip(turns, drawn, strict=True):
-            self._drawn[n][self.inputs.key(n, turn)] = sample
+            self._drawn[n][turn] = sample
 
-    def state(self) -> dict[str, dict[str, Drawn]]:
-        """Draws of all ranks for later steps."""
-        rank_states = [self._drawn]
-        if process_state().num_processes > 1:
-            rank_states = gather_object(rank_states)
-        return {str(n): {k: v for drawn in rank_states for k, v in drawn[n].items()} for n in self._drawn}
+    def state(self) -> tuple[dict[str, Any], tuple[str, int, str]]:
+        """Draws of all ranks for later steps; name, size and SHA-256 of the record as it stands."""
+        rank_states = gather_object([self._drawn])
+        made = {
+            str(n): [(astuple(turn), drawn) for state in rank_states for turn, drawn in state[n].items()]
+            for n in self._drawn
+        }
+        return made, self._record.written()
 
-    def recorded(self) -> tuple[str, int, str]:
-        """Name, size and SHA-256 of the record as it stands."""
-        return self._record.written()
+    def restore(self, made: Mapping[str, Any]) -> None:
+        """Restore the draws of a `state`, which may have passed through JSON."""
+        self._drawn = {int(n): {Turn(*turn): Drawn(*drawn) for turn, drawn in pairs} for n, pairs in made.items()}
 
-    def restore(self, state: Mapping[str, Mapping[str, Any]]) -> None:
-        """Restore a `state`, which may have passed through JSON."""
-        self._drawn = {int(n): {key: Drawn(*fields) for key, fields in drawn.items()} for n, drawn in state.items()}
-
-    def learn_of(self, agreement: torch.Tensor) -> None:
-        """Receive the agreement of the next micro-batch of the step.
+    def end_step(self, agreements: Sequence[torch.Tensor]) -> None:
+        """Write the rollouts of the step with their overlaps to the record.
 
         Args:
-            agreement: At its weighted positions 1 where the likeliest tokens of student and teacher were the same.
+            agreements: For each micro-batch of this rank, at its weighted positions, 1 where the likeliest tokens of
+                student and teacher were the same.
         """
-        self._agreements.append(agreement)
-
-    def end_step(self) -> None:
-        """Write the rollouts of the step with their overlaps to the record."""
         step, state = len(self._lines) - 1, process_state()
-        horizon = self._course(step).horizon
-        shown: dict[str, tuple[float | None, float | None]] = {}
-        for batch, agreement in zip(self._batches, self._agreements, strict=True):
+        course = self._course(step)
+        shown: dict[Turn, tuple[float | None, float | None]] = {}
+        for batch, agreement in zip(self._batches, agreements, strict=True):
             # Agreements come for the packed row; they are cut into those of its examples.
             ends = list(itertools.accumulate(int((example.weights > 0).sum()) for _, example in batch))[:-1]
             for (rollout, example), values in zip(batch, np.split(agreement.cpu().numpy(), ends), strict=True):
                 if rollout is not None:
-                    key = self.inputs.key(step, rollout.turn)
-                    shown[key] = overlaps(example, len(rollout.prompt.ids), values, horizon)
+                    shown[rollout.turn] = overlaps(example, len(rollout.prompt.ids), values, course.horizon)
         # Every process keeps all overlaps, since an adaptive horizon is decided on each.
-        if state.num_processes > 1:
-            shown = {key: value for of_rank in gather_object([shown]) for key, value in of_rank.items()}
-        keys = [self.inputs.key(step, turn) for turn in self._course(step).turns]  # the order of the lines
+        shown = dict(gather_object(list(shown.items())))
         self._lines[step] = [
-            replace(line, overlap=shown[key][0], end_overlap=shown[key][1])
-            for line, key in zip(self._lines[step], keys, strict=True)
+            replace(line, overlap=shown[turn][0], end_overlap=shown[turn][1])
+            for line, turn in zip(self._lines[step], course.turns, strict=True)
         ]
         self._overlaps.append(_mean(self._lines[step], "end_overlap"))
         if state.is_main_process:

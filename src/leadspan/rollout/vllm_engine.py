@@ -20,6 +20,7 @@ from leadspan.errors import ModelError, SettingsError
 from leadspan.evaluation.settings import SamplingSettings, Vllm
 from leadspan.evaluation.vllm_engine import sampling_fields
 from leadspan.models.settings import ModelSettings, Pretrained
+from leadspan.rollout.rows import Drawn
 from leadspan.training.process import process_device, process_state
 
 # The engine's process unpickles handles of the GPU's memory; they come from this process alone.
@@ -89,7 +90,7 @@ class VllmDrawing:
         stop_ids: Sequence[int],
         settings: SamplingSettings,
         with_log_probs: bool = False,
-    ) -> list[tuple[list[int], list[float]]]:
+    ) -> list[Drawn]:
         """New token ids for prompts from the student's weights as they are now, up to the cap of each.
 
         With their log-probabilities at temperature 1, or none. Each prompt has a random stream, which its key names.
@@ -107,11 +108,11 @@ class VllmDrawing:
         )
         if [len(output.outputs) for output in outputs] != [1] * len(prompts):
             raise ModelError(f"rollout.engine: vLLM returned {len(outputs)} outputs for {len(prompts)} prompts")
-        samples: list[tuple[list[int], list[float]]] = []
+        samples: list[Drawn] = []
         for drawn in (output.outputs[0] for output in outputs):
             ids = list(drawn.token_ids)
             entries = zip(drawn.logprobs, ids, strict=True) if with_log_probs else ()
-            samples.append((ids, [float(entry[token].logprob) for entry, token in entries]))
+            samples.append(Drawn(ids, [float(entry[token].logprob) for entry, token in entries]))
         return samples
 
 

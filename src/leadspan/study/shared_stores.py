@@ -6,7 +6,7 @@ needs, validation traces whole, and in addition each cut with another context (`
 When the study grows, what its store does not serve yet is captured into another part of it.
 
 Whole rollouts of the untrained student are drawn once for all trials that differ in horizon, shares, loss or training
-alone, and these learn from their beginnings (`rollout.stored`): there is a store for each seed and way of drawing, too.
+alone, and these learn from their beginnings (`rollout.record`): there is a store for each seed and way of drawing, too.
 """
 
 import hashlib

@@ -19,8 +19,7 @@ from leadspan.environment import environment
 from leadspan.errors import ModelError, SettingsError
 from leadspan.files import write_atomically
 from leadspan.models.heads import head_shape, head_weight, transform_of
-from leadspan.models.identity import weights_id
-from leadspan.models.loading import load_config, load_model, name_of
+from leadspan.models.loading import load_config, load_model, name_of, weights_id
 from leadspan.models.settings import ModelSettings, Pretrained
 from leadspan.models.shapes import shape_from
 from leadspan.models.tokenizers import check_vocabulary, load_own_tokenizer

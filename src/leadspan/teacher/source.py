@@ -22,8 +22,7 @@ from leadspan.data.sections import Renderer
 from leadspan.errors import TargetsError
 from leadspan.models.activations import teacher_activations
 from leadspan.models.heads import head_of
-from leadspan.models.identity import weights_id
-from leadspan.models.loading import load_model
+from leadspan.models.loading import load_model, weights_id
 from leadspan.models.settings import ModelSettings
 from leadspan.models.shapes import shape_from, shape_of
 from leadspan.models.tokenizers import check_vocabulary, load_own_tokenizer

@@ -14,8 +14,7 @@ from transformers import PreTrainedModel
 from leadspan.data.packing import Batch
 from leadspan.errors import TargetsError
 from leadspan.models.forward import final_hidden_states
-from leadspan.models.heads import LogitTransform, head_weight, transform_of
-from leadspan.models.precision import products_of
+from leadspan.models.heads import LogitTransform, head_weight, products_of, transform_of
 
 
 @dataclass(frozen=True, slots=True)

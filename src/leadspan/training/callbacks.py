@@ -4,8 +4,10 @@ import json
 import logging
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,6 @@ from torch.profiler import ProfilerActivity, profile, record_function
 from transformers import TrainerCallback, TrainerState
 from transformers.trainer_callback import ExportableState
 
-from leadspan.costs.measure import EnergyCounter
 from leadspan.errors import RunError
 from leadspan.files import write_atomically
 from leadspan.status import Progress
@@ -23,7 +24,11 @@ from leadspan.training.settings import Profile
 
 logger = logging.getLogger(__name__)
 
+NUM_PARTS = 10
+"""Rows of the table of a profile; its trace has every operation."""
 
+
+@dataclass(eq=False)
 class MetricsFile(TrainerCallback):
     """Appends every log line to `metrics.jsonl`, the record that trackers mirror.
 
@@ -31,8 +36,7 @@ class MetricsFile(TrainerCallback):
     written lines of later steps, and these steps are trained again.
     """
 
-    def __init__(self, path: Path):
-        self.path = path
+    path: Path
 
     def on_train_begin(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Write the lines up to the step training starts from."""
@@ -61,6 +65,7 @@ def _line(step: float, logs: dict[str, float]) -> str:
     return json.dumps({"step": step, **finite}, allow_nan=False) + "\n"
 
 
+@dataclass(eq=False)
 class Clock(TrainerCallback, ExportableState):
     """Wall time of all optimiser steps, without validation and checkpoints, and of their parts.
 
@@ -68,19 +73,14 @@ class Clock(TrainerCallback, ExportableState):
     so that measuring does not slow a step down. The state is kept in checkpoints and restored.
     """
 
-    def __init__(
-        self,
-        seconds: float = 0.0,
-        parts: dict[str, float] | None = None,
-        first_step: float | None = None,
-        num_cold_steps: int = 0,
-        cold_seconds: float = 0.0,
-        durations: list[float] | None = None,
-    ) -> None:
-        self.seconds, self.first_step = seconds, first_step
-        self.num_cold_steps, self.cold_seconds = num_cold_steps, cold_seconds
-        self.durations: list[float] = durations or []
-        self.parts: dict[str, float] = parts or {}
+    seconds: float = 0.0
+    parts: dict[str, float] = field(default_factory=dict)
+    first_step: float | None = None
+    num_cold_steps: int = 0
+    cold_seconds: float = 0.0
+    durations: list[float] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
         self._start = 0.0
         # Name, start and end of the parts of the step under way; their times are read once the step has ended.
         self._spans: list[tuple[str, Any, Any]] = []
@@ -89,8 +89,7 @@ class Clock(TrainerCallback, ExportableState):
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps."""
-        names = ("seconds", "parts", "first_step", "num_cold_steps", "cold_seconds", "durations")
-        return {"args": {name: getattr(self, name) for name in names}, "attributes": {}}
+        return {"args": {each.name: getattr(self, each.name) for each in fields(self)}, "attributes": {}}
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
@@ -156,12 +155,15 @@ class Clock(TrainerCallback, ExportableState):
 
 
 class EnergyMeter(TrainerCallback, ExportableState):
-    """Energy of this rank's GPU from the first step to the last, by NVML's counter; kept in checkpoints."""
+    """Energy of this rank's GPU from the first step to the last, by NVML's counter (Volta and later).
+
+    **Source**: NVML API reference, `nvmlDeviceGetTotalEnergyConsumption`, millijoules since the driver was loaded.
+    """
 
     def __init__(self, joules: float = 0.0) -> None:
         self.joules = joules  # of the processes before this one
-        self._counter: EnergyCounter | None = None
-        self._start = 0.0
+        self._read: Callable[[], int] | None = None
+        self._start = 0
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps: the energy up to now."""
@@ -169,28 +171,28 @@ class EnergyMeter(TrainerCallback, ExportableState):
 
     @property
     def total(self) -> float | None:
-        """Joules up to now; None where nothing can be read."""
-        return None if self._counter is None else self.joules + self._counter.read() - self._start
+        """Joules up to now; None on a CPU, without `nvidia-ml-py`, or where the GPU has no counter."""
+        return None if self._read is None else self.joules + self._read() / 1000 - self._start / 1000
 
     def on_train_begin(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
-        """Read the counter for the first time."""
-        self._counter = EnergyCounter.of(args.device)
-        self._start = 0.0 if self._counter is None else self._counter.read()
-
-
-class Milestones(TrainerCallback):
-    """Validates at the last step, and logs wherever a checkpoint is written.
-
-    A logged loss is a mean since the last log line; with a line at every checkpoint a resumed run takes its means over
-    the same steps as an uninterrupted one.
-    """
-
-    def on_step_end(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
-        """Ask for a validation at the last step, and for a log line before a checkpoint."""
-        # Transformers validates at multiples of `eval_steps` only, and the last step need not be one.
-        is_last = state.global_step == state.max_steps
-        control.should_evaluate |= is_last and args.eval_strategy != "no"
-        control.should_log |= is_last or control.should_evaluate or state.global_step % args.save_steps == 0
+        """Look for the counter of the device, and read it for the first time."""
+        if args.device.type != "cuda":
+            return
+        try:
+            import pynvml  # pyright: ignore[reportMissingImports]  # the extra `nvml`
+        except ImportError:
+            logger.info("energy is not measured: nvidia-ml-py is not installed (pip install 'leadspan[nvml]')")
+            return
+        try:
+            pynvml.nvmlInit()
+            # Visible devices may be numbered anew, ids are not.
+            uuid = torch.cuda.get_device_properties(args.device).uuid
+            read = partial(pynvml.nvmlDeviceGetTotalEnergyConsumption, pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}"))
+            self._start = read()
+        except pynvml.NVMLError as error:
+            logger.info("energy is not measured: NVML says %s", error)
+            return
+        self._read = read
 
 
 def _mark() -> Any:
@@ -210,13 +212,12 @@ def _wait_for_device() -> None:
 
 
 class ProgressCallback(TrainerCallback):
-    """Reports steps, time left, loss and speed on the status line, and the progress of a validation."""
+    """Reports steps, time left, loss and speed on the status line."""
 
     def __init__(self, stage: str = "training"):
         self.stage = stage
         self.figures: dict[str, float] = {}  # none is logged yet
         self._steps: Progress | None = None
-        self._validation: tuple[Progress, int] | None = None
 
     def on_log(self, args: Any, state: TrainerState, control: Any, logs: Any = None, **kwargs: Any) -> None:
         """Remember loss and speed."""
@@ -234,21 +235,13 @@ class ProgressCallback(TrainerCallback):
         if self._steps is not None:
             self._steps.report(state.global_step, detail)
 
-    def on_prediction_step(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
-        """Report batches of a validation."""
-        # Transformers calls this for every batch and has no event for the beginning of a validation.
-        progress, done = self._validation or (Progress("validating", len(kwargs["eval_dataloader"]), "batches"), 0)
-        progress.report(done + 1)
-        self._validation = None if done + 1 == progress.total else (progress, done + 1)
-
-
-logger = logging.getLogger(__name__)
-
-NUM_PARTS = 10  # rows of the table of a profile; the trace has every operation
-
 
 class StepProfiler(TrainerCallback):
-    """Profiles a few steps after the skipped ones, and writes `trace-RANK.json.gz` and `parts-RANK.md`."""
+    """Profiles a few steps after the skipped ones, and writes `trace-RANK.json.gz` and `parts-RANK.md`.
+
+    The latter is a table of the operations that took the most time: the device's where one was recorded, else the
+    processor's.
+    """
 
     def __init__(self, settings: Profile, directory: Path, rank: int):
         self.settings, self.directory, self.rank = settings, directory, rank
@@ -286,28 +279,20 @@ class StepProfiler(TrainerCallback):
         self._profile.stop()
         self.directory.mkdir(parents=True, exist_ok=True)
         self._profile.export_chrome_trace(str(self.directory / f"trace-{self.rank}.json.gz"))
-        table = dearest_parts(self._profile)
+        # Annotations, such as the clock's parts, span operations that are in the table already.
+        events = [event for event in self._profile.key_averages() if not event.is_user_annotation]
+        on_device = any(event.self_device_time_total for event in events)
+
+        def seconds(event: Any) -> float:  # without the operations that it called
+            return (event.self_device_time_total if on_device else event.self_cpu_time_total) / 1e6
+
+        total = sum(map(seconds, events)) or 1.0  # of nothing recorded, all shares are 0
+        clock = "device" if on_device else "processor"
+        lines = [f"| operation | {clock} s | share | calls |", "| --- | --- | --- | --- |"]
+        for event in sorted(events, key=seconds, reverse=True)[:NUM_PARTS]:
+            name, lasted = event.key.replace("|", " "), seconds(event)
+            lines.append(f"| {name} | {lasted:.4f} | {lasted / total:.1%} | {event.count:,} |")
+        table = "\n".join(lines) + "\n"
         write_atomically(self.directory / f"parts-{self.rank}.md", table)
         logger.info("profile of %d steps: %s\n%s", self.settings.steps, self.directory, table)
         self._profile = None
-
-
-def dearest_parts(recorded: profile) -> str:
-    """A Markdown table of the operations that took the most time, without the operations that they called.
-
-    The time is the device's where one was recorded, else the processor's; shares are of all operations.
-    """
-    # Annotations, such as the clock's parts, span operations that are in the table already.
-    events = [event for event in recorded.key_averages() if not event.is_user_annotation]
-    on_device = any(event.self_device_time_total for event in events)
-
-    def seconds(event: Any) -> float:
-        return (event.self_device_time_total if on_device else event.self_cpu_time_total) / 1e6
-
-    total = sum(map(seconds, events)) or 1.0  # of nothing recorded, all shares are 0
-    rows = [
-        f"| {event.key.replace('|', ' ')} | {seconds(event):.4f} | {seconds(event) / total:.1%} | {event.count:,} |"
-        for event in sorted(events, key=seconds, reverse=True)[:NUM_PARTS]
-    ]
-    where = "device" if on_device else "processor"
-    return "\n".join([f"| operation | {where} s | share | calls |", "| --- | --- | --- | --- |", *rows]) + "\n"

@@ -96,8 +96,17 @@ def checkpoint_to_resume(directory: Path, needs_best: bool) -> Path | None:
         shutil.rmtree(checkpoint)
     is_changed, is_used = bool(half_written), False
     for checkpoint in reversed([checkpoint for checkpoint in checkpoints if checkpoint not in half_written]):
-        # The best step that an earlier one names may have been replaced since.
-        wrong = _wrong(checkpoint) or _wrong_besides(checkpoint, needs_best and not is_used)
+        wrong = _wrong(checkpoint)
+        if wrong is None and (recorded := Handover.of(checkpoint).recorded) is not None:
+            name, size, digest = recorded
+            if beginning_hash(directory / name, size) != digest:
+                wrong = f"{name}, up to its step, is not as it was written"
+        # The best step that an earlier checkpoint names may have been replaced since.
+        if wrong is None and needs_best and not is_used:
+            state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+            best = state["best_global_step"]
+            if best and best != _step(checkpoint) and (gone := _wrong(checkpoint.with_name(f"checkpoint-{best}"))):
+                wrong = f"its best step is {best}, and of checkpoint-{best} {gone}"
         if wrong is None:
             is_used = True
             continue
@@ -177,19 +186,6 @@ def _wrong(checkpoint: Path) -> str | None:
     if not checkpoint.exists():
         return "it is gone"
     return fault(checkpoint) if is_sealed(checkpoint) else "it was not written to the end"
-
-
-def _wrong_besides(checkpoint: Path, needs_best: bool) -> str | None:
-    """What is wrong outside of a whole checkpoint: with the record of earlier steps, and the checkpoint of the best."""
-    if (recorded := Handover.of(checkpoint).recorded) is not None:
-        name, size, digest = recorded
-        if beginning_hash(checkpoint.parents[1] / name, size) != digest:
-            return f"{name}, up to its step, is not as it was written"
-    best = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))["best_global_step"]
-    if not needs_best or not best or best == _step(checkpoint):
-        return None
-    wrong = _wrong(checkpoint.with_name(f"checkpoint-{best}"))
-    return wrong and f"its best step is {best}, and of checkpoint-{best} {wrong}"
 
 
 def _step(checkpoint: Path) -> int:

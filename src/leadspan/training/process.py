@@ -1,16 +1,24 @@
-"""This process as a rank of a distributed run."""
+"""This process: its rank in a distributed run, its device, and its memory."""
 
 import contextlib
 import ctypes
 import gc
+import resource
 import sys
 from collections.abc import Iterator
 from datetime import timedelta
+from pathlib import Path
+from typing import Literal
 
+import psutil
 import torch
 import torch.distributed as dist
 from accelerate import PartialState
 
+from leadspan.costs.settings import Device, recognise
+
+MemorySource = Literal["cuda allocator", "process resident set"]
+_STATUS = Path("/proc/self/status")
 # Parameters of mallopt, from glibc's malloc.h.
 _MMAP_MAX = -4
 """How many tensors may have a mapping of their own."""
@@ -70,3 +78,50 @@ def freed_memory_reused() -> Iterator[None]:
         library.mallopt(_TOP_PAD, 0)
         gc.collect()  # models hold themselves in cycles
         library.malloc_trim(0)
+
+
+class PeakMemory:
+    """Peak memory since construction.
+
+    On CUDA it is the allocator's peak on the current device, everything counted. On the CPU it is the growth of the
+    process's peak resident set, so it is only meaningful in a process that has not held more before.
+    """
+
+    def __init__(self) -> None:
+        self.device = device = process_device()
+        self.source: MemorySource = "cuda allocator" if device.type == "cuda" else "process resident set"
+        # Interpreter and libraries do not belong to the run: only growth from here on counts.
+        self._before = psutil.Process().memory_info().rss
+        if _STATUS.exists():
+            Path("/proc/self/clear_refs").write_text("5")  # Linux: the peak starts anew from here
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+
+    def read(self) -> int:
+        """Bytes."""
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device)
+        if _STATUS.exists():
+            # VmHWM can be reset (clear_refs above); `ru_maxrss` cannot, and holds the peak of the whole process.
+            line = next(line for line in _STATUS.read_text().splitlines() if line.startswith("VmHWM"))
+            peak = int(line.split()[1]) * 1024
+        else:
+            unit = 1 if sys.platform == "darwin" else 1024
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+        return max(0, peak - self._before)
+
+
+def peak_flops(device: torch.device, num_ranks: int, stated: Device | None) -> float | None:
+    """Peak operations per second of all ranks' devices, as stated or by the name of the GPU; None where unknown."""
+    figures = stated
+    if figures is None and device.type == "cuda":
+        properties = torch.cuda.get_device_properties(device)
+        figures = recognise(properties.name, properties.total_memory)
+    return None if figures is None else figures.peak_flops * num_ranks
+
+
+def device_name(device: torch.device, num_ranks: int) -> str:
+    """Name of the training device and the number of ranks."""
+    if device.type == "cuda":
+        return f"{num_ranks} x {torch.cuda.get_device_name(device)}"
+    return f"{num_ranks} x {device.type} ({torch.get_num_threads()} threads)"

@@ -1,7 +1,9 @@
 """What one training run did and what it cost."""
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
+from statistics import median
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -121,3 +123,20 @@ class TrainResult(StepsCost):
 def remove_checkpoints(directory: Path) -> None:
     """Remove all checkpoints of a finished run."""
     shutil.rmtree(directory / CHECKPOINTS_DIR, ignore_errors=True)
+
+
+def typical_seconds(durations: Sequence[float], flops: Sequence[int]) -> float | None:
+    """Time of a run from the median time per operation of its steps; None where not all steps were timed.
+
+    The median of seconds / operations over the steps, times all operations. So steps of different lengths count by
+    their work, and a burst of other load on the machine, which slows a few steps, does not count. The first step,
+    which compiles and warms up, is left out where there are more.
+
+    >>> typical_seconds([9.0, 1.0, 2.0, 30.0], [1, 1, 2, 1])
+    5.0
+    """
+    if not durations or len(durations) != len(flops):
+        return None
+    pairs = [(seconds, number) for seconds, number in zip(durations, flops, strict=True) if number]
+    rates = [seconds / number for seconds, number in pairs[1:] or pairs]
+    return median(rates) * sum(flops) if rates else None

@@ -20,6 +20,28 @@ from leadspan.training.settings import ByExamples, TrainingSettings
 
 
 @dataclass(frozen=True, slots=True)
+class StepCounts:
+    """What one optimiser step does on all ranks.
+
+    Attributes:
+        examples: Examples.
+        tokens: Through the student's forward pass.
+        weighted: Positions with a loss.
+        flops: Operations.
+    """
+
+    examples: int
+    tokens: int
+    weighted: int
+    flops: FlopsByPart
+
+    @classmethod
+    def of(cls, sizes: Sequence[ExampleSize], flops: FlopsByPart) -> "StepCounts":
+        """Those of a step with examples of some sizes."""
+        return cls(len(sizes), sum(size.tokens for size in sizes), sum(size.weighted for size in sizes), flops)
+
+
+@dataclass(frozen=True, slots=True)
 class StepPlan:
     """The whole run, decided before it starts.
 
@@ -36,6 +58,21 @@ class StepPlan:
     plan: list[list[int]]
     validate_every: int
     checkpoint_every: int
+
+    def counts(
+        self,
+        sizes: Sequence[ExampleSize],
+        num_ranks: int,
+        shapes: tuple[ModelShape, ModelShape | None],
+        recompute: bool,
+    ) -> list[StepCounts]:
+        """Tokens and operations of every step on all ranks; the teacher's shape is that of a live one."""
+        counts, per_step = [], self.accumulation * num_ranks
+        for start in range(0, len(self.plan), per_step):
+            of_step = [sizes[i] for batch in self.plan[start : start + per_step] for i in batch]
+            # All ranks' examples: the peak that MFU divides by is that of all ranks, too.
+            counts.append(StepCounts.of(of_step, training_flops(*shapes, of_step, recompute)))
+        return counts
 
 
 def plan_steps(
@@ -89,81 +126,28 @@ def plan_steps(
     return StepPlan(num_steps, per_step // num_ranks, plan, validate_every, checkpoint_every)
 
 
-@dataclass(frozen=True, slots=True)
-class StepCounts:
-    """What one optimiser step does on all ranks.
+def speed_figures(steps: Sequence[StepCounts], seconds: float, peak_flops: float | None) -> dict[str, float]:
+    """Figures of some steps that took `seconds`, for a log line; none where there is no step.
 
-    Attributes:
-        examples: Examples.
-        tokens: Through the student's forward pass.
-        weighted: Positions with a loss.
-        flops: Operations.
+    `speed/mfu` is as in `TrainResult.mfu`: operations without recomputation, as a share of the operations that all
+    ranks' devices can do in that time; left out where their peak is not known.
     """
-
-    examples: int
-    tokens: int
-    weighted: int
-    flops: FlopsByPart
-
-    @classmethod
-    def of(cls, sizes: Sequence[ExampleSize], flops: FlopsByPart) -> "StepCounts":
-        """Those of a step with examples of some sizes."""
-        return cls(len(sizes), sum(size.tokens for size in sizes), sum(size.weighted for size in sizes), flops)
-
-
-@dataclass(frozen=True, slots=True)
-class Speed:
-    """Figures of the steps of a plan.
-
-    Attributes:
-        steps: All of them, in order.
-        peak_flops: Operations a second of all ranks' devices; None where that is not known.
-    """
-
-    steps: Sequence[StepCounts]
-    peak_flops: float | None
-
-    def figures(self, first: int, last: int, seconds: float) -> dict[str, float]:
-        """Figures of the steps from `first` up to `last`, which took `seconds`; none where there is no step.
-
-        `speed/mfu` is as in `TrainResult.mfu`: operations without recomputation, as a share of the peak.
-        """
-        done = self.steps[first:last]
-        if not done or seconds <= 0:
-            return {}
-        total = sum(step.flops.total for step in done)
-        figures = {
-            "speed/tokens_per_second": sum(step.tokens for step in done) / seconds,
-            "speed/flops_per_second": total / seconds,
-        }
-        if self.peak_flops is not None:
-            figures["speed/mfu"] = (total - sum(step.flops.recomputation for step in done)) / seconds / self.peak_flops
-        return figures
+    if not steps or seconds <= 0:
+        return {}
+    total = sum(step.flops.total for step in steps)
+    figures = {
+        "speed/tokens_per_second": sum(step.tokens for step in steps) / seconds,
+        "speed/flops_per_second": total / seconds,
+    }
+    if peak_flops is not None:
+        figures["speed/mfu"] = (total - sum(step.flops.recomputation for step in steps)) / seconds / peak_flops
+    return figures
 
 
 def layout_sizes(layouts: Iterable[Layout], selection: ScoredSelection | None) -> list[ExampleSize]:
     """Sizes of examples by their layouts; positions are scored where a selection goes by scores."""
     is_scored = selection is not None
     return [ExampleSize(each.num_tokens, each.num_weighted, each.num_scored * is_scored) for each in layouts]
-
-
-def step_counts(
-    sizes: Sequence[ExampleSize],
-    plan: Sequence[Sequence[int]],
-    batches_per_step: int,
-    shapes: tuple[ModelShape, ModelShape | None],
-    recompute: bool,
-) -> list[StepCounts]:
-    """Tokens and operations of every step.
-
-    `plan` and `batches_per_step` are of all ranks; the teacher's shape is that of a live one.
-    """
-    counts = []
-    for start in range(0, len(plan), batches_per_step):
-        of_step = [sizes[i] for batch in plan[start : start + batches_per_step] for i in batch]
-        # All ranks' examples: the peak that MFU divides by is that of all ranks, too.
-        counts.append(StepCounts.of(of_step, training_flops(*shapes, of_step, recompute)))
-    return counts
 
 
 class StepSource(Protocol):
@@ -193,28 +177,25 @@ class StepSource(Protocol):
         """Read back what the steps before this one were, when training resumes from a checkpoint."""
         ...
 
-    def state(self) -> dict[str, Any]:
-        """What was made for later steps, on all ranks, as JSON values."""
+    def state(self) -> tuple[dict[str, Any], tuple[str, int, str]]:
+        """What a checkpoint keeps.
+
+        Returns:
+            What was made for later steps, on all ranks, as JSON values; and of the file in the run directory that
+            `recall` reads, as it stands, the name, size and SHA-256.
+        """
         ...
 
-    def recorded(self) -> tuple[str, int, str]:
-        """Name, size and SHA-256 of the file in the run directory that `recall` reads, as it stands."""
-        ...
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Go on with a `state`."""
+    def restore(self, made: dict[str, Any]) -> None:
+        """Go on with what was made for later steps."""
         ...
 
     def batches(self, step: int, student: torch.nn.Module) -> list[Batch]:
         """This rank's micro-batches of a step, from 0."""
         ...
 
-    def learn_of(self, agreement: torch.Tensor) -> None:
-        """Receive the agreement of a micro-batch of the step (`losses.objective.LossOutput`)."""
-        ...
-
-    def end_step(self) -> None:
-        """Record the step, after all its micro-batches."""
+    def end_step(self, agreements: Sequence[torch.Tensor]) -> None:
+        """Record the step, with the agreement of each of its micro-batches (`losses.objective.LossOutput`)."""
         ...
 
     def figures(self, first: int, last: int) -> dict[str, float]:

@@ -1,6 +1,6 @@
 """One training run: load, plan, train, keep the best or the last weights, measure."""
 
-import logging
+import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -14,8 +14,8 @@ from transformers import PreTrainedModel, TrainerCallback, TrainingArguments, se
 from transformers.trainer_callback import PrinterCallback
 from transformers.utils import logging as transformers_logging
 
-from leadspan.costs.devices import Device
-from leadspan.costs.measure import PeakMemory
+from leadspan.costs.flops import FlopsByPart, ModelShape
+from leadspan.costs.settings import Device
 from leadspan.data.examples import Examples
 from leadspan.data.packing import plan_by_tokens
 from leadspan.data.sections import Renderer
@@ -25,22 +25,18 @@ from leadspan.errors import ModelError
 from leadspan.losses.settings import LossSettings
 from leadspan.models.heads import head_of
 from leadspan.models.loading import load_model, save_student
-from leadspan.models.precision import uses_bf16
 from leadspan.models.settings import ModelSettings
-from leadspan.models.shapes import shape_of
+from leadspan.models.shapes import shape_of, uses_bf16
 from leadspan.models.tokenizers import check_vocabulary, load_own_tokenizer
 from leadspan.processes import Terminated, deferred
 from leadspan.teacher.source import TeacherSource
-from leadspan.training.callbacks import Clock, EnergyMeter, MetricsFile, Milestones, ProgressCallback, StepProfiler
+from leadspan.training.callbacks import Clock, EnergyMeter, MetricsFile, ProgressCallback, StepProfiler
 from leadspan.training.checkpoints import check_best, checkpoint_to_resume, writing
-from leadspan.training.measured import measured, peak_flops
-from leadspan.training.process import freed_memory_reused, process_device, process_state
-from leadspan.training.result import ADAPTER_DIR, STUDENT_DIR, TrainResult
+from leadspan.training.process import PeakMemory, device_name, freed_memory_reused, peak_flops, process_state
+from leadspan.training.result import ADAPTER_DIR, CHECKPOINTS_DIR, STUDENT_DIR, StageCost, TrainResult, typical_seconds
 from leadspan.training.settings import ByTokens, Lora, TrainingSettings
-from leadspan.training.steps import Speed, StepPlan, StepSource, layout_sizes, plan_steps, step_counts
-from leadspan.training.trainer import DistillationTrainer, EndsSteps, TakesOver, attach_objective
-
-logger = logging.getLogger(__name__)
+from leadspan.training.steps import StepCounts, StepPlan, StepSource, layout_sizes, plan_steps, speed_figures
+from leadspan.training.trainer import DistillationTrainer, StepEvents, attach_objective
 
 
 @dataclass(frozen=True)
@@ -94,29 +90,25 @@ def train(
     transformers_logging.disable_progress_bar()
     checkpoint = checkpoint_to_resume(inputs.directory, settings.keep == "best")
     # Begins before the models are loaded: what the process holds by then is subtracted from the peak.
-    memory = PeakMemory(process_device())
+    memory = PeakMemory()
     # Before the models: adapters and randomly built weights are drawn with it.
     set_seed(inputs.seed)
     use_bf16 = uses_bf16(settings.precision, inputs.student)
-    student, vocab_size = load_models(inputs, use_bf16)
-    shapes = shape_of(student), inputs.teacher.shape()
-    attach_objective(student, loss, vocab_size, inputs.selection, inputs.end_ids)
-    model: torch.nn.Module = student
-    if settings.lora is not None:
-        model = with_adapters(student, settings.lora)
-        shapes = replace(shapes[0], adapter_params=adapter_params(model)), shapes[1]
-    plan = planned(inputs, settings)
-    trainer = _trainer(inputs, settings, plan, model, use_bf16, checkpoint, callbacks)
-    trainer.memory = memory
+    model, shapes = load_models(inputs, settings, loss, use_bf16)
+    num_ranks = process_state().num_processes
     if inputs.steps is None:
+        plan = plan_steps(settings, inputs.examples.lengths, num_ranks, inputs.seed, inputs.examples.num_stages)
         # Counted from the plan, not during training: it costs no time, and holds for a resumed run as well.
         sizes = layout_sizes(inputs.examples.layouts, inputs.selection)
-        batches = plan.accumulation * trainer.args.world_size
-        counts = step_counts(sizes, plan.plan, batches, shapes, settings.gradient_checkpointing)
+        counts = plan.counts(sizes, num_ranks, shapes, settings.gradient_checkpointing)
     else:
-        counts = inputs.steps.counts
+        # The examples have no length before they are made.
+        plan = plan_steps(settings, [1] * inputs.steps.num_examples, num_ranks, inputs.seed)
         inputs.steps.prepare(shapes, plan.num_steps, settings.gradient_checkpointing, use_bf16)
-    trainer.speed = Speed(counts, peak_flops(trainer.args, inputs.device))
+        counts = inputs.steps.counts
+    trainer = _trainer(inputs, settings, plan, model, use_bf16, checkpoint, callbacks)
+    trainer.memory, trainer.counts = memory, counts
+    trainer.peak_flops = peak_flops(trainer.args.device, num_ranks, inputs.device)
     before_first_step()
     # A signal to end is noted and takes effect after the step, when a checkpoint is written.
     with deferred():
@@ -125,26 +117,28 @@ def train(
             raise Terminated(f"step {trainer.state.global_step} of {plan.num_steps} is in a checkpoint")
     if inputs.steps is not None:
         inputs.steps.recall(plan.num_steps)  # where the checkpoint was of the last step
-    saved_step = _keep(trainer, settings, plan)
-    result = measured(trainer, trainer.speed, saved_step, memory.source)
+    saved_step, best_step = plan.num_steps, trainer.state.best_global_step
+    if settings.keep == "best" and best_step and best_step != saved_step:
+        saved_step, best = best_step, inputs.directory / CHECKPOINTS_DIR / f"checkpoint-{best_step}"
+        check_best(best)
+        trainer.state.best_model_checkpoint = str(best)
+        trainer._load_best_model()
+    result = _result(trainer, saved_step)
     with writing(inputs.directory / STUDENT_DIR):
         _write_student(trainer, inputs)
     return result
 
 
-def planned(inputs: TrainingInputs, settings: TrainingSettings) -> StepPlan:
-    """Steps and micro-batches of a run; where steps make their examples, these have no length yet."""
-    ranks, examples = process_state().num_processes, inputs.examples
-    if inputs.steps is not None:
-        return plan_steps(settings, [1] * inputs.steps.num_examples, ranks, inputs.seed)
-    return plan_steps(settings, examples.lengths, ranks, inputs.seed, examples.num_stages)
-
-
-def load_models(inputs: TrainingInputs, use_bf16: bool) -> tuple[PreTrainedModel, int | None]:
-    """Load the student in float32, and the teacher in the type of the run.
+def load_models(
+    inputs: TrainingInputs, settings: TrainingSettings, loss: LossSettings, use_bf16: bool
+) -> tuple[torch.nn.Module, tuple[ModelShape, ModelShape | None]]:
+    """Load the student in float32, with objective and adapters, and the teacher in the type of the run.
 
     Returns:
-        The student, and how many tokens the heads are compared on; None for all rows of the student's head.
+        The model to train, and the shapes of the student and of the part of the teacher that computes.
+
+    Raises:
+        ModelError: Student and teacher do not fit each other, the data or the adapters.
     """
     tokenizer = inputs.renderer.tokenizer
     # AdamW updates float32 weights; bfloat16 comes in by autocast. Updates of bfloat16 weights would round to
@@ -153,7 +147,13 @@ def load_models(inputs: TrainingInputs, use_bf16: bool) -> tuple[PreTrainedModel
     num_rows = head_of(student).weight.shape[0]
     check_vocabulary(tokenizer, "student", load_own_tokenizer(inputs.student), num_rows)
     inputs.teacher.load(torch.bfloat16 if use_bf16 else torch.float32, tokenizer)
-    return student, inputs.teacher.shared_tokens(num_rows, len(tokenizer))
+    vocab_size = inputs.teacher.shared_tokens(num_rows, len(tokenizer))
+    student_shape, teacher_shape = shape_of(student), inputs.teacher.shape()
+    attach_objective(student, loss, vocab_size, inputs.selection, inputs.end_ids)
+    if settings.lora is None:
+        return student, (student_shape, teacher_shape)
+    model = with_adapters(student, settings.lora)
+    return model, (replace(student_shape, adapter_params=model.get_nb_trainable_parameters()[0]), teacher_shape)
 
 
 def with_adapters(student: PreTrainedModel, settings: Lora) -> PeftModel:
@@ -182,11 +182,6 @@ def with_adapters(student: PreTrainedModel, settings: Lora) -> PeftModel:
     # "auto" would ask the Hub for the config of a directory that has a GGUF file alone. Embeddings are never resized.
     cast(Any, model).save_pretrained = partial(model.save_pretrained, save_embedding_layers=False)
     return model
-
-
-def adapter_params(model: torch.nn.Module) -> int:
-    """Number of trained weights of a model with adapters: those of the adapters alone."""
-    return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
 def _trainer(
@@ -219,31 +214,64 @@ def _trainer(
     # It prints every log line to the console; the status line and metrics.jsonl have them.
     trainer.remove_callback(PrinterCallback)
     # In the order in which they hear of every event.
-    trainer.add_callback(MetricsFile(inputs.directory / "metrics.jsonl"))
-    trainer.add_callback(EndsSteps(trainer))
-    trainer.add_callback(Clock(num_cold_steps=0 if inputs.steps is None else inputs.steps.num_cold_steps))
-    trainer.add_callback(EnergyMeter())
-    trainer.add_callback(Milestones())
-    trainer.add_callback(ProgressCallback())
+    clock = Clock(num_cold_steps=0 if inputs.steps is None else inputs.steps.num_cold_steps)
+    metrics, events = MetricsFile(inputs.directory / "metrics.jsonl"), StepEvents(trainer, checkpoint)
+    for callback in (metrics, events, clock, EnergyMeter(), ProgressCallback()):
+        trainer.add_callback(callback)
     if settings.profile is not None:
         trainer.add_callback(StepProfiler(settings.profile, inputs.directory / "profile", trainer.args.process_index))
-    if checkpoint is not None:
-        trainer.add_callback(TakesOver(trainer, checkpoint))
     for callback in callbacks:
         trainer.add_callback(callback)
     return trainer
 
 
-def _keep(trainer: DistillationTrainer, settings: TrainingSettings, plan: StepPlan) -> int:
-    """Load the best weights into the model, or leave the last ones; returns their step."""
-    best = trainer.state.best_global_step
-    if settings.keep == "last" or not best or best == plan.num_steps:
-        return plan.num_steps
-    directory = Path(trainer.args.output_dir or "") / f"checkpoint-{best}"
-    check_best(directory)
-    trainer.state.best_model_checkpoint = str(directory)
-    trainer._load_best_model()
-    return best
+def _result(trainer: DistillationTrainer, saved_step: int) -> TrainResult:
+    """What a run that has ended did and cost, from its counts, its clock and its meters."""
+    history = trainer.state.log_history  # restored from the checkpoint, so it is that of the whole run
+    losses = [line["loss"] for line in history if "loss" in line]
+    clock, memory, counts = trainer.clock, trainer.memory, trainer.counts
+    assert clock is not None and memory is not None, "every run has them"
+
+    def cost_of(steps: Sequence[StepCounts], seconds: float) -> dict[str, Any]:  # fields of `StepsCost`
+        return {
+            "num_steps": len(steps),
+            "num_examples": sum(step.examples for step in steps),
+            "num_tokens": sum(step.tokens for step in steps),
+            "num_weighted_tokens": sum(step.weighted for step in steps),
+            "seconds": seconds,
+            "flops": FlopsByPart.added(step.flops for step in steps),
+        }
+
+    num_cold, cold_seconds, stages = clock.num_cold_steps, clock.cold_seconds, []
+    if num_cold:
+        stages.append(StageCost(name="cold start", **cost_of(counts[:num_cold], cold_seconds)))
+        stages.append(StageCost(name="on-policy", **cost_of(counts[num_cold:], clock.seconds - cold_seconds)))
+    joules = next(c for c in trainer.callback_handler.callbacks if isinstance(c, EnergyMeter)).total
+    # NaN survives the sum over ranks: one rank without a counter makes the total unknown, not too small.
+    energy = torch.tensor(math.nan if joules is None else joules, device=trainer.args.device)
+    energy = float(cast(torch.Tensor, trainer.accelerator.reduce(energy, "sum")))
+    # Drawing takes time that follows no count of operations, so that such steps have no typical rate.
+    durations = [] if "rollout" in clock.parts else clock.durations
+    return TrainResult(
+        **cost_of(counts, clock.seconds),
+        stages=stages,
+        peak_memory_bytes=trainer.peak_memory_bytes,
+        memory_source=memory.source,
+        first_loss=losses[0],
+        final_loss=losses[-1],
+        validation_loss={str(line["step"]): line["eval_loss"] for line in history if "eval_loss" in line},
+        best_step=trainer.state.best_global_step,
+        saved_step=saved_step,
+        device=device_name(trainer.args.device, trainer.args.world_size),
+        precision="bfloat16" if trainer.args.bf16 else "float32",
+        num_ranks=trainer.args.world_size,
+        step_seconds=clock.by_part(),
+        first_step_seconds=clock.first_step,
+        typical_seconds=typical_seconds(durations, [step.flops.total for step in counts]),
+        # By convention MFU leaves recomputation out, unlike `flops`.
+        mfu=speed_figures(counts, clock.seconds, trainer.peak_flops).get("speed/mfu"),
+        energy_joules=None if math.isnan(energy) else energy,
+    )
 
 
 def _write_student(trainer: DistillationTrainer, inputs: TrainingInputs) -> None:

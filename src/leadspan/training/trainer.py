@@ -2,7 +2,9 @@
 
 import atexit
 import types
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,7 +13,6 @@ from torch.optim.lr_scheduler import OneCycleLR
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 
-from leadspan.costs.measure import PeakMemory
 from leadspan.data.examples import Examples
 from leadspan.data.packing import Batch, pack
 from leadspan.data.supervision import ScoredSelection
@@ -19,11 +20,13 @@ from leadspan.losses.objective import GROUPS, LossOutput, batch_loss, group_mean
 from leadspan.losses.rows import ROW_COLUMNS
 from leadspan.losses.settings import LossSettings, PolicyGradient
 from leadspan.processes import end_data_workers, is_asked_to_end, prepare_data_worker
+from leadspan.status import Progress
 from leadspan.teacher.source import TeacherSource
 from leadspan.teacher.targets import Targets
 from leadspan.training.callbacks import Clock
 from leadspan.training.checkpoints import Handover, complete, remove_old, writing
-from leadspan.training.steps import Speed, StepSource
+from leadspan.training.process import PeakMemory
+from leadspan.training.steps import StepCounts, StepSource, speed_figures
 
 
 def attach_objective(
@@ -94,10 +97,12 @@ class DistillationTrainer(Trainer):
             steps: Makes the examples of each step; the plan then says how many micro-batches there are, and no more.
         """
         self.selection, self.steps = selection, steps
-        self.speed: Speed | None = None  # with one, log lines have figures of it
+        self.counts: Sequence[StepCounts] = ()  # of all steps of the plan; with them, log lines have the speed
+        self.peak_flops: float | None = None  # operations a second of all ranks' devices, where known
         self.memory: PeakMemory | None = None
         self.earlier_peak = 0
         self.num_asked = torch.zeros(())
+        self.agreements: list[torch.Tensor] = []  # of the micro-batches of a step that was made for itself
         self.last_figures = 0
         self.plan, self.num_validation_batches = plan, len(validation_plan)
         super().__init__(
@@ -123,10 +128,6 @@ class DistillationTrainer(Trainer):
             num_batches = len(self.plan) // self.accelerator.num_processes
             return DataLoader(cast(Any, range(num_batches)), collate_fn=lambda _: {})
         return self._loader(self.train_dataset, self.plan)
-
-    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
-        """The planned validation batches."""
-        return self._loader(eval_dataset or self.eval_dataset, self.validation_plan)
 
     def _loader(self, dataset: Any, plan: list[list[int]]) -> DataLoader:
         """This rank's share of a plan; its length is a multiple of the number of ranks."""
@@ -163,7 +164,8 @@ class DistillationTrainer(Trainer):
         if self.steps is not None:
             for _ in zip(range(num_batches), epoch_iterator, strict=False):  # steps are counted by the loader
                 pass
-            with nullcontext() if self._clock is None else self._clock.before_step("rollout"):
+            self.agreements = []
+            with nullcontext() if self.clock is None else self.clock.before_step("rollout"):
                 student = self.accelerator.unwrap_model(cast(torch.nn.Module, self.model))
                 batches = self.steps.batches(self.state.global_step, student)
             if (loss := self.steps.loss_at(self.state.global_step)) is None or loss.kl_weight:
@@ -180,10 +182,11 @@ class DistillationTrainer(Trainer):
             return super().training_step(model, inputs, num_items_in_batch)
 
     def _timed(self, part: str) -> AbstractContextManager[None]:
-        return nullcontext() if self._clock is None else self._clock.part(part)
+        return nullcontext() if self.clock is None else self.clock.part(part)
 
     @property
-    def _clock(self) -> Clock | None:
+    def clock(self) -> Clock | None:
+        """The clock among the callbacks, which is another one after a resume."""
         return next((c for c in self.callback_handler.callbacks if isinstance(c, Clock)), None)
 
     def compute_loss(
@@ -201,7 +204,7 @@ class DistillationTrainer(Trainer):
         output = self._forward(model, inputs, loss)
         self.totals += output.totals.to(self.totals)
         if self.steps is not None:
-            self.steps.learn_of(output.agreement.detach())
+            self.agreements.append(output.agreement.detach())
         # `num_items_in_batch` is the weight sum of the whole step (`_get_num_items_in_batch`).
         loss = output.loss_sum * self.accelerator.num_processes / num_items_in_batch
         return (loss, output) if return_outputs else loss
@@ -215,8 +218,11 @@ class DistillationTrainer(Trainer):
         sums = torch.zeros(2, dtype=torch.float64, device=device)
         totals = torch.zeros_like(self.totals, device=device)
         with torch.no_grad(), self.compute_loss_context_manager():
-            for number, batch in enumerate(self.get_eval_dataloader(eval_dataset)):
+            loader = self._loader(eval_dataset or self.eval_dataset, self.validation_plan)
+            progress = Progress("validating", len(loader), "batches")
+            for number, batch in enumerate(loader):
                 output = self._forward(model, cast(Batch, self._prepare_inputs(batch)))
+                progress.report(number + 1)
                 if number * ranks + self.accelerator.process_index >= self.num_validation_batches:
                     continue  # a repeat, so that every rank runs as many forward passes
                 sums += torch.stack([output.loss_sum, output.weight_sum]).to(sums)
@@ -237,9 +243,9 @@ class DistillationTrainer(Trainer):
         if "train_runtime" in logs:
             return
         if "loss" in logs:
-            if self._clock is not None and self.speed is not None:
-                num_steps, seconds = self._clock.lap()
-                logs |= self.speed.figures(self.state.global_step - num_steps, self.state.global_step, seconds)
+            if self.clock is not None:
+                (num_steps, seconds), last = self.clock.lap(), self.state.global_step
+                logs |= speed_figures(self.counts[last - num_steps : last], seconds, self.peak_flops)
             if self.steps is not None:
                 logs |= self.steps.figures(self.last_figures, self.state.global_step)
                 self.last_figures = self.state.global_step
@@ -251,13 +257,14 @@ class DistillationTrainer(Trainer):
         """Write a checkpoint with the state that the next process needs, seal it, and remove those it replaces."""
         directory = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
         # On every rank, since the sums are collective calls; only the first rank writes.
+        made, recorded = ({}, None) if self.steps is None else self.steps.state()
         handover = Handover(
             loss=float(self._summed(self._tr_loss)) / self.args.world_size,
             last_logged=self._globalstep_last_logged,
             totals=self._summed(self.totals.to(self.args.device)).tolist(),
             peak_memory_bytes=self.peak_memory_bytes,
-            steps={} if self.steps is None else self.steps.state(),
-            recorded=None if self.steps is None else self.steps.recorded(),
+            steps=made,
+            recorded=recorded,
         )
         with writing(directory):
             super()._save_checkpoint(model, trial)
@@ -305,29 +312,17 @@ class DistillationTrainer(Trainer):
             return LossOutput(**model(batch=batch, targets=targets, loss=loss))
 
 
-class EndsSteps(TrainerCallback):
-    """Lets the source of a step record it, and ends training after the step once a signal asks for that."""
+@dataclass(eq=False)
+class StepEvents(TrainerCallback):
+    """Gives a trainer the state of its checkpoint, if there is one, and decides what follows each step."""
 
-    def __init__(self, trainer: DistillationTrainer):
-        self.trainer = trainer
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Record the step before any checkpoint of it; make the trainer save and stop where a signal asks for it."""
-        if self.trainer.steps is not None:
-            self.trainer.steps.end_step()
-        # With several ranks, whether any of them got a signal before the step: all end at the same one.
-        if is_asked_to_end() if args.world_size == 1 else bool(self.trainer.num_asked):
-            control.should_save = control.should_training_stop = True
-
-
-class TakesOver(TrainerCallback):
-    """Gives a trainer the state of its checkpoint, after the trainer has reset its own sums."""
-
-    def __init__(self, trainer: DistillationTrainer, checkpoint: Path):
-        self.trainer, self.checkpoint = trainer, checkpoint
+    trainer: DistillationTrainer
+    checkpoint: Path | None
 
     def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
-        """Restore the state; sums over all ranks go to the first rank."""
+        """Restore the state, after the trainer has reset its own sums; sums over all ranks go to the first rank."""
+        if self.checkpoint is None:
+            return
         trainer, handover = self.trainer, Handover.of(self.checkpoint)
         # Each rank gets the mean: Transformers averages the sums of the ranks when it logs.
         trainer._tr_loss.fill_(handover.loss)
@@ -337,3 +332,19 @@ class TakesOver(TrainerCallback):
             trainer.steps.restore(handover.steps)
         if trainer.is_world_process_zero():
             trainer.totals.copy_(torch.tensor(handover.totals, dtype=torch.float64))
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Record a step that was made for itself; ask for a log line, a validation, a checkpoint and the end.
+
+        A logged loss is a mean since the last log line; with a line at every checkpoint a resumed run takes its means
+        over the same steps as an uninterrupted one.
+        """
+        if self.trainer.steps is not None:  # before any checkpoint of the step
+            self.trainer.steps.end_step(self.trainer.agreements)
+        # Transformers validates at multiples of `eval_steps` only, and the last step need not be one.
+        is_last = state.global_step == state.max_steps
+        control.should_evaluate |= is_last and args.eval_strategy != "no"
+        control.should_log |= is_last or control.should_evaluate or state.global_step % args.save_steps == 0
+        # With several ranks, whether any of them got a signal before the step: all end at the same one.
+        if is_asked_to_end() if args.world_size == 1 else bool(self.trainer.num_asked):
+            control.should_save = control.should_training_stop = True
