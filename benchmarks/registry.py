@@ -29,6 +29,7 @@ NAMES = (
     "coverage",
     "cli_help",
     "start_up",
+    "scale",
     "hold",
     "hostile",
 )

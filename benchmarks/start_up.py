@@ -20,7 +20,13 @@ from benchmarks.traces import there
 
 ROUNDS = 5
 FIRST_LINE_TARGET, BEYOND_TORCH_TARGET = 1.0, 3.0
-IMPORTS = {"python -c pass": "pass", "import leadspan": "import leadspan", "import torch": "import torch"}
+IMPORTS = {
+    "python -c pass": "pass",
+    "import leadspan": "import leadspan",
+    "import torch": "import torch",
+    "import torch, Datasets, Transformers": "import torch, datasets; from transformers import AutoTokenizer",
+    "import torch, Datasets, Transformers' models": "import torch, datasets, transformers.modeling_utils",
+}
 BEYOND_TORCH = ("preview", "plan", "doctor")
 """Commands on a prepared recipe that the target is about."""
 
