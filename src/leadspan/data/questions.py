@@ -51,6 +51,9 @@ _SHARES = (0.0, 0.5, 1.0)
 """Places of the run of words by which a question is looked up: the begin, unless many begin so; middle; end."""
 _FACTOR = np.uint64(0x9E3779B97F4A7C15)  # odd, so that a product modulo 2^64 loses no bit; 2^64 by the golden ratio
 _ROWS_AT_ONCE = 1_000
+_PAIRS_AT_ONCE = (
+    1 << 20
+)  # of a run and a question that begins with it: texts of one word have one of each for any other
 
 
 def words(text: str) -> list[str]:
@@ -248,20 +251,25 @@ def _contained(
         for size in sizes:
             runs = block.runs(size)
             low, high = (np.searchsorted(index.runs, runs, side) for side in ("left", "right"))
-            # Every entry of the index that begins like a run of this block, one after the other.
-            counts = high - low
-            entries = np.repeat(low - np.cumsum(counts) + counts, counts) + np.arange(counts.sum())
-            at = np.repeat(np.arange(len(runs)), counts)
-            inner, start, question = index.cores[entries], at - index.offsets[entries], question_at[at]
-            fits = (start >= block.starts[question]) & (start + lengths[inner] <= block.starts[question + 1])
-            fits &= inner != core_of[first + question]
-            for core, begin, number in zip(
-                *(column[fits].tolist() for column in (inner, start, question)), strict=True
-            ):
-                begin -= int(block.starts[number])
-                words = block.cores[number][begin : begin + int(lengths[core])]
-                if hash(tuple(words)) == keys[core] and len(holders[core]) < _MOST_WORDINGS:
-                    holders[core].add(int(core_of[first + number]))
+            (matching,) = np.nonzero(high > low)
+            counts = (high - low)[matching]
+            for part in np.array_split(np.arange(len(matching)), 1 + counts.sum() // _PAIRS_AT_ONCE):
+                # Every entry of the index that begins like a run of this part, one after the other.
+                ends = np.cumsum(counts[part])
+                entries = np.repeat(low[matching[part]] - ends + counts[part], counts[part]) + np.arange(
+                    ends[-1:].sum()
+                )
+                at = np.repeat(matching[part], counts[part])
+                inner, start, question = index.cores[entries], at - index.offsets[entries], question_at[at]
+                fits = (start >= block.starts[question]) & (start + lengths[inner] <= block.starts[question + 1])
+                fits &= inner != core_of[first + question]
+                start -= block.starts[question]
+                for core, begin, number in zip(
+                    *(values[fits].tolist() for values in (inner, start, question)), strict=True
+                ):
+                    words = block.cores[number][begin : begin + int(lengths[core])]
+                    if len(holders[core]) < _MOST_WORDINGS and hash(tuple(words)) == keys[core]:
+                        holders[core].add(int(core_of[first + number]))
     for core, of_core in holders.items():
         if len(of_core) < _MOST_WORDINGS:
             yield from ((core, holder) for holder in of_core)
