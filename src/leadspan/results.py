@@ -140,17 +140,18 @@ def save_run(result: RunResult, directory: Path) -> Path:
     return path
 
 
-def load_run(directory: Path) -> RunResult:
+def load_run(directory: Path | str) -> RunResult:
     """Read the `run.json` of a run directory.
 
     Raises:
         RunError: There is none, it is damaged, or another version wrote it.
     """
+    path = Path(directory) / RUN_FILE
     # By its digest first: what is read from a damaged file may still be valid.
-    if (directory / RUN_FILE).exists():
-        check_written(directory / RUN_FILE)
+    if path.exists():
+        check_written(path)
     remedy = "give a directory that a finished `leadspan distill` or `evaluate` of this version wrote"
-    return load_json(RunResult, directory / RUN_FILE, remedy, RunError)
+    return load_json(RunResult, path, remedy, RunError)
 
 
 def damage(directory: Path) -> str | None:

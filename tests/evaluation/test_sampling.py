@@ -36,6 +36,15 @@ def test_seed_and_key_change_the_sample() -> None:
     assert draw([Request("add", "a")]) != draw([Request("add", "b")])
 
 
+@pytest.mark.parametrize("temperature", [0, 1])
+def test_weights_that_are_no_numbers_give_no_samples(temperature: float) -> None:
+    model = load_model(tiny(seed=4), torch.float32, for_training=False).eval()
+    torch.nn.init.constant_(model.model.norm.weight, float("nan"))
+    settings = SamplingSettings(max_new_tokens=4, temperature=temperature)
+    with pytest.raises(EvaluationError, match="the model's logits are not numbers"):
+        collect(model, REQUESTS, [STOP], settings)
+
+
 def test_greedy_is_the_argmax() -> None:
     model = load_model(tiny(seed=4), torch.float32, for_training=False).eval()
     tokenizer = character_tokenizer()

@@ -8,6 +8,7 @@ from transformers import AutoModelForCausalLM
 from architectures import tiny_config
 from leadspan.errors import ModelError
 from leadspan.models.forward import ATTENTION, body_of, final_hidden_states, groups_of, layout_of
+from leadspan.models.layout import settle_layout
 from leadspan.models.loading import load_model
 from leadspan.models.settings import Pretrained, RandomInit
 from toys import tiny
@@ -79,6 +80,13 @@ def test_every_example_of_a_row_is_what_it_is_by_itself(settings: RandomInit, la
 def test_a_model_that_looks_ahead_is_refused(settings: RandomInit) -> None:
     with pytest.raises(ModelError, match="a position changes with what follows it"):
         load_model(settings, torch.float32)
+
+
+def test_weights_that_are_no_numbers_are_not_taken_for_a_model_that_looks_ahead() -> None:
+    model = load_model(tiny(), torch.float32)
+    torch.nn.init.constant_(model.model.norm.weight, float("nan"))
+    with pytest.raises(ModelError, match="model x: its hidden states are not finite, so its weights are damaged"):
+        settle_layout(model, "packed", "model x")
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from leadspan.errors import RunError
 from leadspan.report.content import build_report
 from leadspan.report.inputs import named_runs, read_inputs, remarks
 from leadspan.report.write import render_page
-from leadspan.results import RunResult, save_run
+from leadspan.results import RunResult, load_run, save_run
 from leadspan.study.record import StudyRecord, TrialRecord, save_study
 from made_runs import made_study
 
@@ -87,6 +87,13 @@ def test_audits_are_found_beside_runs_and_taken_once(study: list[RunResult], tmp
     page = render_page(build_report(gathered))
     assert 'id="audit"' in page and "traces of the study, in tokens of toy" in page
     assert "sentences said before in their trace" in page and "25.0%" in page
+
+
+def test_paths_may_be_texts_and_there_must_be_one(make_run: MakeRun, tmp_path: Path) -> None:
+    save_run(make_run("full", 30, {"kind": "full"}), tmp_path / "full")
+    assert load_run(str(tmp_path / "full")).name == read_inputs([str(tmp_path)]).runs[0].name
+    with pytest.raises(RunError, match="no path was given"):
+        read_inputs([])
 
 
 def test_a_file_that_is_no_audit_is_refused(study: list[RunResult], tmp_path: Path) -> None:

@@ -203,6 +203,24 @@ class OnlyFirst(LogitsProcessor):
         return scores[:, : self.num_tokens]
 
 
+class RefuseNan(LogitsProcessor):
+    """Refuses a model whose first logits hold NaN, of which the largest is nobody's choice."""
+
+    def __init__(self) -> None:
+        self.is_checked = False
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """The scores, as they are."""
+        # Once in a batch: a look at every step would wait for the device.
+        if not self.is_checked and scores.isnan().any():
+            raise EvaluationError(
+                "the model's logits are not numbers, so its weights are damaged or overflow; take other weights, or "
+                "sample in float32 (sampling.precision)"
+            )
+        self.is_checked = True
+        return scores
+
+
 def generate(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -213,7 +231,8 @@ def generate(
     """Draw one sample per request from a model with Transformers' own attention, in batches of similar length.
 
     Raises:
-        EvaluationError: A prompt leaves no room for a new token in the model's window; nothing has been drawn.
+        EvaluationError: A prompt leaves no room for a new token in the model's window; nothing has been drawn. Or the
+            model computes NaN.
     """
     prompts = prompt_ids(tokenizer, requests)
     caps = budgets(requests, prompts, window_of(model.config), settings.max_new_tokens)
@@ -263,7 +282,7 @@ def draw(
     ids, mask = _padded_left(prompts, pad, model.device)
     sampling = SeededSampling(keys, settings, model.device, log_probs) if settings.temperature > 0 else None
     only_tokens = [] if num_tokens is None else [OnlyFirst(num_tokens)]
-    processors = LogitsProcessorList([*only_tokens, *([] if sampling is None else [sampling])])
+    processors = LogitsProcessorList([RefuseNan(), *only_tokens, *([] if sampling is None else [sampling])])
     new: list[list[int]] = [[] for _ in prompts]
     rows, cache, portion, start = list(range(len(prompts))), None, PORTION, time.perf_counter()
     window = window_of(model.config)

@@ -142,6 +142,11 @@ def _check_outputs(model: PreTrainedModel, name: str) -> None:
     """Refuse a model that looks ahead, or whose logits are not those of its hidden states and head."""
     row = _tokens(model, _LENGTHS[1], 0)
     hidden, start = (_in_layout(model, [tokens], "alone") for tokens in (row, row[: _LENGTHS[0]]))
+    if not hidden.isfinite().all():
+        raise ModelError(
+            f"{name}: its hidden states are not finite, so its weights are damaged or not those of its config.json; "
+            "save or download it again"
+        )
     ahead = _difference(hidden[: len(start)], start)
     # `not <`, here and below, so that NaN is refused as well.
     if not ahead < _tolerance(model):

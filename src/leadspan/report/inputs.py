@@ -96,7 +96,7 @@ def _stored_at(path: Path) -> _Stored:
     return _Stored(tuple(runs), tuple(refused), study)
 
 
-def read_inputs(paths: Sequence[Path], audits: Sequence[Path] = ()) -> ReportInputs:
+def read_inputs(paths: Sequence[Path | str], audits: Sequence[Path] = ()) -> ReportInputs:
     """Read runs, studies and audits.
 
     Args:
@@ -106,9 +106,11 @@ def read_inputs(paths: Sequence[Path], audits: Sequence[Path] = ()) -> ReportInp
         audits: Further files that `leadspan audit --json` wrote.
 
     Raises:
-        RunError: A path does not exist, none holds a readable run, or a file of `audits` is no audit.
+        RunError: There is no path, one does not exist, none holds a readable run, or a file of `audits` is no audit.
     """
-    stored = {path: _stored_at(path) for path in dict.fromkeys(paths)}
+    stored = {path: _stored_at(path) for path in dict.fromkeys(map(Path, paths))}
+    if not stored:
+        raise RunError("no path was given to read runs from; give a run directory or its parent")
     # Keyed by the resolved path: a study and one of its trials may both be given.
     runs = {directory.resolve(): (directory, run) for at in stored.values() for directory, run in at.runs}
     refused = list(dict.fromkeys(reason for at in stored.values() for reason in at.refused))
