@@ -75,7 +75,7 @@ def _drawn(point: BreakPoint, frontier: Frontier, target: float) -> NDArray[np.f
     scores = {row.label: [found.correct for found in row.evaluations] for row in rows if row is not None}
     draws = [np.maximum(model.draws, 0.0) for model in resample(scores, USUAL)]
     kept = np.stack([*(one / np.maximum(draws[-1], 1e-12) for one in draws[:-1]), np.ones_like(draws[-1])])
-    places = crossing(np.array([*point.tested, 1.0]), kept, target)
+    places, _, _ = crossing(np.array([*point.tested, 1.0]), kept, target)
     return np.where(np.isnan(places), point.tested[0], places)
 
 

@@ -4,6 +4,7 @@ A table is a `Block`. It has three renderings: `rich_table` for a terminal, `mar
 the report's templates for HTML.
 """
 
+import re
 from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING, Literal
@@ -21,14 +22,7 @@ MISSING = "\N{EN DASH}"
 _UNITS: dict[CostName, tuple[tuple[float, str], ...]] = {
     "seconds": ((3600.0, "h"), (60.0, "min"), (1.0, "s")),
     "peak_memory_bytes": ((2.0**30, "GiB"), (2.0**20, "MiB"), (2.0**10, "KiB"), (1.0, "B")),
-    "flops": (
-        (1e18, "EFLOP"),
-        (1e15, "PFLOP"),
-        (1e12, "TFLOP"),
-        (1e9, "GFLOP"),
-        (1e6, "MFLOP"),
-        (1.0, "FLOP"),
-    ),
+    "flops": ((1e18, "EFLOP"), (1e15, "PFLOP"), (1e12, "TFLOP"), (1e9, "GFLOP"), (1e6, "MFLOP"), (1.0, "FLOP")),
     "tokens": ((1e9, "B"), (1e6, "M"), (1e3, "k"), (1.0, "")),
     "energy_joules": ((3.6e6, "kWh"), (3.6e3, "Wh"), (1.0, "J")),
     "money": ((1.0, ""),),
@@ -119,6 +113,16 @@ def markdown_text(text: str) -> str:
     'a\\|b &lt;i&gt; [x]\\(y)'
     """
     return escape(" ".join(plain(text).split()), quote=False).replace("](", "]\\(").replace("|", "\\|")
+
+
+def short(label: str) -> str:
+    """A label with the paths in it shortened to their last two components.
+
+    >>> short("base 1: runs/study/before/base/student")
+    'base 1: \N{HORIZONTAL ELLIPSIS}/base/student'
+    """
+    # Two components tell runs apart; a whole path would fit beside no point of a figure.
+    return re.sub(r"(?<!\S)(?:[^\s/]*/){2,}([^\s/]+/[^\s/]+)", "\N{HORIZONTAL ELLIPSIS}/\\1", plain(label))
 
 
 def percent(share: float) -> str:

@@ -3,7 +3,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from leadspan.report.break_points import BreakPoint, bracket, break_points, crossing
+from leadspan.report.break_points import BreakPoint, break_points, crossing
 from leadspan.report.frontier import build_frontiers
 from leadspan.report.sentences import break_point_sentence, measured_text
 from leadspan.results import Prediction, RunResult
@@ -31,8 +31,8 @@ def only(runs: list[RunResult], target: float = 0.9) -> BreakPoint:
 def test_the_crossing_is_on_the_line_between_the_places_around_it() -> None:
     places = np.array([0.25, 0.5, 1.0])
     kept = np.array([[0.2, 0.95, 0.95, 0.5], [0.7, 0.95, 0.6, 0.9], [1.0, 1.0, 1.0, 1.0]])
-    assert crossing(places, kept, 0.9) == pytest.approx([0.5 + 0.5 * 0.2 / 0.3, np.nan, 0.875, 0.5], nan_ok=True)
-    low, high = bracket(places, kept, 0.9)
+    p, low, high = crossing(places, kept, 0.9)
+    assert p == pytest.approx([0.5 + 0.5 * 0.2 / 0.3, np.nan, 0.875, 0.5], nan_ok=True)
     assert (low.tolist(), high.tolist()) == ([0.5, 0.0, 0.5, 0.25], [1.0, 0.25, 1.0, 0.5])
 
 
@@ -65,6 +65,16 @@ def test_where_every_tested_place_keeps_the_target_the_break_point_is_refused(ma
 def test_it_is_refused_where_the_uncut_run_is_near_zero(make_run: MakeRun) -> None:
     found = only(runs_of(make_run, {0.25: 1, 0.5: 2}, full=3))
     assert found.measured is None and found.reason is not None and "lower bound" in found.reason
+
+
+def test_a_family_shares_all_but_seed_and_proportion(make_run: MakeRun) -> None:
+    runs = [make_run("full", 300, FULL, num_problems=400)]
+    for p, seed, rate in ((0.25, 1, 1e-3), (0.5, 0, 1e-3), (0.25, 0, 1e-4), (0.75, 0, 1e-4)):
+        settings = {"training": {"learning_rate": rate}}
+        cut = {"kind": "lead", "p": p}
+        runs.append(make_run(f"lead {p:g}", 240, cut, seed=seed, settings=settings, num_problems=400))
+    (frontier,) = build_frontiers(runs)
+    assert [point.tested for point in break_points(frontier)] == [(0.25, 0.5), (0.25, 0.75)]
 
 
 def test_one_tested_place_is_no_family(make_run: MakeRun) -> None:

@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from leadspan.report.conditions import base_of, counterparts, family_key, find_conditions, find_references
+from leadspan.report.conditions import base_of, counterparts, find_conditions, find_references
 from leadspan.results import RunResult
 from made_runs import UNTAUGHT, pretrained
 
@@ -162,7 +162,7 @@ def test_a_base_belongs_to_the_students_that_began_from_it(make_run: MakeRun) ->
         for name, path in (("small", "small"), ("own", "runs/base/student"), ("other", "elsewhere"))
     ]
     conditions = find_conditions([untrained("small"), untrained("large"), trained, *students])
-    found = [base_of(one, conditions) for one in conditions if one.role == "student"]
+    found = [base_of(one, conditions) for one in conditions if one.first.role == "student"]
     assert [base.name if base else None for base in found] == ["small", "base", None]
     base = next(one for one in conditions if one.name == "small")
     reference = find_references(conditions)[base.name]
@@ -201,14 +201,3 @@ def test_the_proportion_is_that_of_the_cut_or_of_its_mix(
 ) -> None:
     policy = make_run("x", 1, cut).policy
     assert policy is not None and policy.proportion == p
-
-
-def test_a_family_shares_all_but_seed_and_proportion(make_run: MakeRun) -> None:
-    rates = [{"training": {"learning_rate": rate}} for rate in (1e-3, 1e-3, 1e-4)]
-    cuts = [(0, 0.5), (1, 0.25), (0, 0.5)]
-    runs = [
-        make_run("x", 1, {"kind": "lead", "p": p}, seed=seed, settings=rate)
-        for (seed, p), rate in zip(cuts, rates, strict=True)
-    ]
-    keys = [family_key(run) for run in runs]
-    assert keys[0] == keys[1] != keys[2]

@@ -5,10 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from leadspan.report.charts import chart_data
 from leadspan.report.content import build_report
-from leadspan.report.curves import MAX_POINTS, run_curves, thinned
-from leadspan.report.inputs import ReportInputs, named_runs, read_inputs
+from leadspan.report.figures import chart_data
+from leadspan.report.inputs import MAX_POINTS, ReportInputs, named_runs, read_inputs, run_curves, thinned
 from leadspan.results import RunResult
 
 LINES = [

@@ -13,7 +13,7 @@ from leadspan.digests import unseal
 from leadspan.errors import RunError
 from leadspan.report.content import build_report
 from leadspan.report.inputs import ReportInputs, read_inputs
-from leadspan.report.write import print_report, render_markdown, render_page
+from leadspan.report.write import print_report, render_page, report_text
 from leadspan.results import RunResult, save_run
 from leadspan.status import PlainConsole
 from leadspan.study.record import StudyRecord, TrialRecord, save_study
@@ -72,7 +72,7 @@ def shown_everywhere(gathered: ReportInputs) -> str:
     """All renderings of a report; none may fail."""
     report = build_report(gathered)
     print_report(report, PlainConsole())
-    return render_page(report) + render_markdown(report) + report.model_dump_json()
+    return render_page(report) + report_text(report, "md") + report.model_dump_json()
 
 
 @pytest.mark.slow

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from leadspan.report.charts import short
 from leadspan.report.content import Report, build_report
 from leadspan.report.inputs import ReportInputs, read_inputs
-from leadspan.report.write import print_report, render_markdown, write_report
+from leadspan.report.write import print_report, report_text, write_report
 from leadspan.results import RunResult
 from leadspan.status import PlainConsole
 from leadspan.study.record import StudyRecord, TrialRecord, save_study
+from leadspan.tables import short
 from made_runs import made_study
 
 MakeRun = Callable[..., RunResult]
@@ -44,7 +44,7 @@ def report(hostile: ReportInputs) -> Report:
 
 
 def test_markdown_keeps_its_shape(report: Report) -> None:
-    text = render_markdown(report)
+    text = report_text(report, "md")
     assert not [code for code in FORBIDDEN if code in text]
     lines = text.splitlines()
     assert [line for line in lines if line.startswith("# ")] == [lines[0]]

@@ -6,10 +6,9 @@ import pytest
 from leadspan.costs.flops import FlopsByPart
 from leadspan.costs.memory import MemoryByPart
 from leadspan.errors import RunError
-from leadspan.report.charts import chart_data, policy_styles
 from leadspan.report.content import Report, build_report
 from leadspan.report.document import INTRODUCTION
-from leadspan.report.drawing import PALETTE
+from leadspan.report.figures import PALETTE, chart_data, policy_styles
 from leadspan.report.inputs import ReportInputs
 from leadspan.report.write import render_page, sorted_by
 from leadspan.results import RunResult

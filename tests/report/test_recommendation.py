@@ -4,6 +4,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from leadspan.costs.flops import FlopsByPart
 from leadspan.errors import SettingsError
 from leadspan.report.frontier import build_frontiers
 from leadspan.report.recommendation import Answer, recommend
@@ -78,6 +79,18 @@ def test_the_best_of_six_by_chance_is_not_shown(make_run: MakeRun) -> None:
     assert found.selection.startswith("lead 0.4 was chosen among 6 policies")
     alone = answer(only(runs[:2]), target)
     assert alone.recommended == "lead 0.4" and alone.selection == ""
+
+
+def test_a_saving_that_rounds_to_nothing_says_which_cost_is_saved(make_run: MakeRun) -> None:
+    runs = [make_run("full", 300, FULL, num_problems=400), make_run("lead 0.8", 300, lead(0.8), num_problems=400)]
+    assert runs[1].train is not None
+    update = {"seconds": 9.98, "flops": FlopsByPart(student_body=240, teacher_body=80)}
+    runs[1] = runs[1].model_copy(update={"train": runs[1].train.model_copy(update=update)})
+    found = answer(only(runs), 0.5)
+    assert found.recommended is None
+    assert " and saved 20 % of the FLOPs (320 FLOP instead of 400 FLOP) and took the same time (9.98 s and 10 s)" in (
+        found.sentence
+    )
 
 
 def test_the_cost_decides_which_is_the_cheapest(curve: list[RunResult]) -> None:

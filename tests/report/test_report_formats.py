@@ -11,8 +11,8 @@ from PIL import Image
 from leadspan.cli import main
 from leadspan.recipe import Recipe
 from leadspan.report.content import Report
-from leadspan.report.drawing import draw_figures
-from leadspan.report.write import render_markdown, write_report
+from leadspan.report.figures import draw_figures
+from leadspan.report.write import report_text, write_report
 from leadspan.results import RunResult
 from leadspan.tables import Block, markdown_table
 
@@ -20,7 +20,7 @@ DOCS = Path(__file__).parents[2] / "docs" / "report.md"
 
 
 def test_markdown_has_the_answer_and_whole_tables(study: list[RunResult], report_of: Callable[..., Report]) -> None:
-    text = render_markdown(report_of(study))
+    text = report_text(report_of(study), "md")
     assert "| lead 0.5 | 38 [32, 44] % | 53 [48, 58] % | 50 [" in text
     assert "| 50 % (5 s) | 50 % (100 B) | 50 % (200 FLOP) | 50 % (500) |" in text
     for table in re.findall(r"(?:^\|.*\|\n)+", text, re.MULTILINE):

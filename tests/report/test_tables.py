@@ -14,7 +14,7 @@ from leadspan.report.document import rows_block
 from leadspan.report.frontier import build_frontiers
 from leadspan.report.rows import Frontier
 from leadspan.report.sentences import captions, retention_text, stop_warnings, teacher_warnings
-from leadspan.report.write import print_report, render_markdown
+from leadspan.report.write import print_report, report_text
 from leadspan.results import RunResult
 from leadspan.statistics.intervals import Interval
 from leadspan.tables import Block, Cell, CostName, markdown_table, percent_interval, points, quantity, rich_table
@@ -61,7 +61,7 @@ def test_the_terminal_is_as_it_was(several: list[RunResult], report_of: ReportOf
 
 
 def test_markdown_is_as_it_was(several: list[RunResult], report_of: ReportOf) -> None:
-    check_snapshot("report.md", render_markdown(report_of(several)))
+    check_snapshot("report.md", report_text(report_of(several), "md"))
 
 
 def test_a_cut_that_dropped_most_examples_is_said_on_the_page(several: list[RunResult], report_of: ReportOf) -> None:
@@ -70,7 +70,7 @@ def test_a_cut_that_dropped_most_examples_is_said_on_the_page(several: list[RunR
     few = student.cut.model_copy(update={"num_kept": 6, "dropped": {"no weighted position is left": 35}})
     changed = [run.model_copy(update={"cut": few}) if run is student else run for run in several]
     said = f"{student.label} leaves 6 of 41 examples (35 x no weighted position is left)"
-    assert said in render_markdown(report_of(changed)) and said not in render_markdown(report_of(several))
+    assert said in report_text(report_of(changed), "md") and said not in report_text(report_of(several), "md")
 
 
 def test_a_cut_that_no_rollout_has_is_not_said_to_have_dropped_examples(make_run: MakeRun, report_of: ReportOf) -> None:
@@ -78,7 +78,7 @@ def test_a_cut_that_no_rollout_has_is_not_said_to_have_dropped_examples(make_run
     run = make_run("rollout 8", 9, settings=rollout)
     assert run.cut is not None  # as in results of earlier versions
     few = run.cut.model_copy(update={"num_kept": 6, "dropped": {"no weighted position is left": 35}})
-    assert "leaves 6 of" not in render_markdown(report_of([run.model_copy(update={"cut": few})]))
+    assert "leaves 6 of" not in report_text(report_of([run.model_copy(update={"cut": few})]), "md")
 
 
 def test_the_text_of_the_page_is_as_it_was(several: list[RunResult], page_of: Callable) -> None:

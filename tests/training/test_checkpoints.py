@@ -17,7 +17,7 @@ from leadspan.models.settings import Pretrained
 from leadspan.models.tokenizers import load_tokenizer
 from leadspan.pipeline.run import run
 from leadspan.recipe import Recipe
-from leadspan.report.curves import read_metrics
+from leadspan.report.inputs import read_metrics
 from leadspan.results import damage, load_run
 from leadspan.study.fingerprint import without_places
 from leadspan.training.checkpoints import check_best, checkpoint_to_resume, remove_old, step_directories

@@ -256,8 +256,8 @@ def _scores(paths: Sequence[Path], task: str | None) -> "list[Scores]":
 def report(options: argparse.Namespace) -> None:
     """Load the runs, print the tables, write the report."""
     from leadspan.report.content import build_report
-    from leadspan.report.costs import COST_OPTIONS
     from leadspan.report.inputs import read_inputs
+    from leadspan.report.rows import COST_OPTIONS
     from leadspan.report.write import print_report, report_text, write_report
 
     # Before the runs are read, which may take long.

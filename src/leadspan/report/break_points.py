@@ -26,8 +26,8 @@ measurement says from where on the target is reached: the two need not agree at 
 definition is the project's own.
 """
 
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from statistics import fmean
 
 import numpy as np
@@ -35,14 +35,11 @@ from numpy.typing import NDArray
 
 from leadspan.data.truncation import Lead, Policy
 from leadspan.errors import EvaluationError
-from leadspan.report.conditions import family_key
+from leadspan.report.conditions import flat, without
 from leadspan.report.rows import Frontier, Row
-from leadspan.results import RunResult
 from leadspan.settings import Settings
 from leadspan.statistics.intervals import Interval, drawn_ratios, retention
-from leadspan.statistics.resampling import USUAL, Bootstrap, Scores, resample
-
-METHOD = "paired bootstrap of the tested p between which retention reaches the target"
+from leadspan.statistics.resampling import USUAL, Bootstrap, resample
 
 
 class BreakPoint(Settings):
@@ -73,13 +70,6 @@ class BreakPoint(Settings):
     """Whether the uncut run is the family's cut at 1, see the module's docstring."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Measured:
-    value: Interval | None = None
-    reason: str | None = None
-    between: tuple[float, float] | None = None
-
-
 def break_points(frontier: Frontier, target: float = 0.9, bootstrap: Bootstrap = USUAL) -> list[BreakPoint]:
     """The break point of every family of a frontier, in the order of the rows.
 
@@ -92,7 +82,9 @@ def break_points(frontier: Frontier, target: float = 0.9, bootstrap: Bootstrap =
             continue
         # A cut of p = 1 that keeps the answer is the uncut run under another name.
         if row.p < 1 or not _policy(row).keeps_answer:
-            families.setdefault(family_key(row.runs[0]), []).append(row)
+            # Its members differ in nothing but the seed and `p`.
+            shared = without(flat(row.runs[0].recipe), ("cut.p", "cut.policy.p"))
+            families.setdefault(json.dumps(shared, sort_keys=True), []).append(row)
     tested = [sorted(rows, key=lambda row: row.p or 0.0) for rows in families.values() if len(rows) > 1]
     names: list[str] = []
     for rows in tested:
@@ -110,41 +102,57 @@ def break_points(frontier: Frontier, target: float = 0.9, bootstrap: Bootstrap =
 def _break_point(name: str, rows: Sequence[Row], frontier: Frontier, target: float, bootstrap: Bootstrap) -> BreakPoint:
     full = frontier.row(rows[0].reference)
     assert full is not None, "a reference has a row"
-    measured = _measured(rows, full, target, bootstrap)
-    predicted, not_predicted = _predicted([run for row in rows for run in row.runs])
+    measured, reason, between = _measured(rows, full, target, bootstrap)
+    predictions = [run.prediction for row in rows for run in row.runs if run.prediction]
+    predicted, not_predicted = None, None
+    if not isinstance(_policy(rows[0]).inner, Lead):
+        not_predicted = "LSP* is defined for leads only"
+    elif not predictions:
+        not_predicted = "it is part of the prediction of costs, which these runs lack"
+    elif points := [prediction.break_point for prediction in predictions if prediction.break_point]:
+        # Means of the ends too: seeds differ little, because they only split the same traces anew.
+        ends = {name: fmean(getattr(interval, name) for interval in points) for name in ("value", "low", "high")}
+        predicted = points[0].model_copy(update=ends)
+    # Not searched, and searched in vain, have different remedies.
+    elif all(prediction.break_point_traces is None for prediction in predictions):
+        not_predicted = "the traces of these runs were not searched for their first answer"
+    else:
+        not_predicted = "no trace was found to state its right answer in the chain of thought"
     return BreakPoint(
         family=name,
         target=target,
         tested=tuple(row.p for row in rows if row.p is not None),
         rows=tuple(row.label for row in rows),
-        measured=measured.value,
+        measured=measured,
         predicted=predicted,
-        reason=measured.reason,
+        reason=reason,
         reference=full.label,
-        between=measured.between,
+        between=between,
         not_predicted=not_predicted,
         is_continuous=_policy(rows[0]).nears_full,
     )
 
 
-def _measured(rows: Sequence[Row], full: Row, target: float, bootstrap: Bootstrap) -> _Measured:
+def _measured(
+    rows: Sequence[Row], full: Row, target: float, bootstrap: Bootstrap
+) -> tuple[Interval | None, str | None, tuple[float, float] | None]:
+    """The measured break point, else the reason why there is none, and the ends of its interval where there are any."""
     if not 0 < target <= 1:
-        return _Measured(
-            reason=f"a target of {target:g} is no share of the uncut run's accuracy; ask for more than 0, at most 1"
-        )
+        rule = "is no share of the uncut run's accuracy; ask for more than 0, at most 1"
+        return None, f"a target of {target:g} {rule}", None
     # Two points above one p would be no curve.
     if len({row.p for row in rows}) < len(rows):
-        return _Measured(reason=f"one p was tested twice ({', '.join(row.label for row in rows)}); give each once")
-    # A seed that one member lacks would break the pairing of the others.
+        return None, f"one p was tested twice ({', '.join(row.label for row in rows)}); give each once", None
+    # A seed that one member lacks would break the pairing of the others; without a shared seed all runs are taken.
     seeds = [seed for seed in full.seeds if all(seed in row.seeds for row in rows)]
-    scores = {row.label: _scores(row, seeds) for row in [full, *rows]}
+    scores = {row.label: row.scores(seeds or row.seeds) for row in [full, *rows]}
     try:
         refused = retention(scores[rows[0].label], scores[full.label], bootstrap).reason
         models = dict(zip(scores, resample(scores, bootstrap), strict=True))
     except EvaluationError as error:
-        return _Measured(reason=str(error))
+        return None, str(error), None
     if refused:
-        return _Measured(reason=refused)
+        return None, refused, None
     # The uncut run closes the curve at 1, where it keeps all of its own accuracy in every resample.
     cuts = np.array([*(row.p for row in rows), 1.0], dtype=float)
     of_full = models[full.label]
@@ -152,33 +160,43 @@ def _measured(rows: Sequence[Row], full: Row, target: float, bootstrap: Bootstra
     means = np.array([[models[row.label].mean / of_full.mean] for row in rows] + [[1.0]])
     # The resamples are paired: draw i of every policy and of the uncut run holds the same problems.
     ratios_drawn = [drawn_ratios(np.maximum(models[row.label].draws, 0), of_full.draws) for row in rows]
-    drawn = np.stack([*ratios_drawn, np.ones_like(of_full.draws)])
-    # `retention` widens its intervals where few problems separate the models, which resamples alone do not show.
-    ratios = (retention(scores[row.label], scores[full.label], bootstrap).ratio for row in rows)
+    _, lower_ends, upper_ends = crossing(cuts, np.stack([*ratios_drawn, np.ones_like(of_full.draws)]), target)
+    # `inverted_cdf` returns a tested cut or 0, where interpolation would return a p that nobody tested.
+    low = np.quantile(lower_ends, (1 - bootstrap.level) / 2, method="inverted_cdf")
+    high = np.quantile(upper_ends, (1 + bootstrap.level) / 2, method="inverted_cdf")
+    # `retention` widens its intervals where few problems separate the models, which resamples alone do not show: the
+    # ends reach at least to the nearest cuts whose own interval excludes the target, else to 0 and to the uncut run.
+    ratios = [retention(scores[row.label], scores[full.label], bootstrap).ratio for row in rows]
     alone = [ratio for ratio in ratios if ratio is not None]
     assert len(alone) == len(rows), "the uncut run refuses all ratios or none"
-    low, high = widen_to_significant(cuts, alone, target, bracket_interval(cuts, drawn, target, bootstrap.level))
-    reason = _why_not_measured(rows, full, means[:, 0], target)
+    below = [cut for cut, ratio in zip(cuts[:-1], alone, strict=True) if ratio.high < target]
+    unsure = [index for index, ratio in enumerate(alone) if ratio.low < target]
+    between = (
+        min(float(low), float(below[-1]) if below else 0.0),
+        max(float(high), float(cuts[unsure[-1] + 1]) if unsure else float(cuts[0])),
+    )
+    value, last_below = (float(of_curve[0]) for of_curve in crossing(cuts, means, target)[:2])
+    reason = _why_not_measured(rows, full, means[:-1, 0], target, None if np.isnan(value) else last_below)
     if reason:
-        return _Measured(reason=reason, between=(low, high))
-    (value,) = crossing(cuts, means, target)
-    measured = Interval(value=float(value), low=low, high=high, level=bootstrap.level, method=METHOD)
-    return _Measured(measured, between=(low, high))
+        return None, reason, between
+    method = "paired bootstrap of the tested p between which retention reaches the target"
+    return Interval(value=value, low=between[0], high=between[1], level=bootstrap.level, method=method), None, between
 
 
-def _why_not_measured(rows: Sequence[Row], full: Row, ratios: NDArray[np.float64], target: float) -> str | None:
-    """Why the tested p show no share from which on the target is reached; None where they do."""
-    (last,) = last_below(ratios[:, None], target)
+def _why_not_measured(
+    rows: Sequence[Row], full: Row, ratios: NDArray[np.float64], target: float, last_below: float | None
+) -> str | None:
+    """Why the tested p, of which `last_below` is the last below the target, show no break point; None where they do."""
     tested = [row.p or 0.0 for row in rows]
-    if last < 0:
+    if last_below is None:
         return (
             f"every tested p, from {tested[0]:g} on, keeps {target:.0%} of {full.label}'s accuracy: the break point is "
             f"at or below {tested[0]:g}; test smaller p"
         )
     # A tested p behind the last one below the target reaches it: the line between the two is measured.
-    if last < len(rows) - 1:
+    if last_below < tested[-1]:
         return None
-    reached = [f"{p:g}" for p, ratio in zip(tested, ratios, strict=False) if ratio >= target]
+    reached = [f"{p:g}" for p, ratio in zip(tested, ratios, strict=True) if ratio >= target]
     outcome = f"{', '.join(reached)} kept it, but {tested[-1]:g}, the largest tested p, does not"
     outcome = outcome if reached else f"no tested p up to {tested[-1]:g} keeps it"
     if _policy(rows[0]).nears_full:
@@ -195,106 +213,27 @@ def _policy(row: Row) -> Policy:
     return policy
 
 
-def _scores(row: Row, seeds: Sequence[int]) -> list[Scores]:
-    """Scores of the runs of these seeds; of all runs where there are none."""
-    runs = zip(row.seeds, row.evaluations, strict=True)
-    return [result.correct for seed, result in runs if not seeds or seed in seeds]
-
-
-def _predicted(runs: Sequence[RunResult]) -> tuple[Interval | None, str | None]:
-    """LSP* of the runs of a family, or why there is none."""
-    policy = runs[0].policy
-    if policy is None or not isinstance(policy.inner, Lead):
-        return None, "LSP* is defined for leads only"
-    predictions = [run.prediction for run in runs if run.prediction]
-    if not predictions:
-        return None, "it is part of the prediction of costs, which these runs lack"
-    points = [prediction.break_point for prediction in predictions if prediction.break_point]
-    if points:
-        # Means of the ends too: seeds differ little, because they only split the same traces anew.
-        ends = {name: fmean(getattr(interval, name) for interval in points) for name in ("value", "low", "high")}
-        return points[0].model_copy(update=ends), None
-    # Not searched, and searched in vain, have different remedies.
-    if all(prediction.break_point_traces is None for prediction in predictions):
-        return None, "the traces of these runs were not searched for their first answer"
-    return None, "no trace was found to state its right answer in the chain of thought"
-
-
-def crossing(cuts: NDArray[np.float64], ratios: NDArray[np.float64], target: float) -> NDArray[np.float64]:
-    """Where a piecewise linear curve reaches the target for the last time, and remains at or above it.
+def crossing(
+    cuts: NDArray[np.float64], ratios: NDArray[np.float64], target: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Where piecewise linear curves reach the target for the last time, and remain at or above it.
 
     Args:
         cuts: `[K]`, ascending.
-        ratios: `[K, curves]`; the last cut reaches the target.
+        ratios: `[K, curves]`; the last cut reaches the target in each.
         target: The height.
 
     Returns:
-        `[curves]`, NaN for a curve that is nowhere below the target.
+        The crossing of each curve, and the cuts on its left and on its right; NaN, 0 and the first cut for a curve that
+        is nowhere below the target.
     """
-    # All curves at once: a resample is a column.
-    last, columns = last_below(ratios, target), np.arange(ratios.shape[1])
-    below = np.maximum(last, 0)
-    low, high = ratios[below, columns], ratios[below + 1, columns]
+    # Ratios of means that are equal on paper differ by about 1e-16.
+    is_below = ratios < target - 1e-12
+    # `argmax` finds the first, so the rows are read from the end.
+    last = np.where(is_below.any(axis=0), len(ratios) - 1 - is_below[::-1].argmax(axis=0), -1)
+    left, columns = np.maximum(last, 0), np.arange(ratios.shape[1])
+    low, high = ratios[left, columns], ratios[left + 1, columns]
     # A curve that is nowhere below the target may divide by 0 here; the last line sets it to NaN.
     with np.errstate(divide="ignore", invalid="ignore"):
-        p = cuts[below] + (cuts[below + 1] - cuts[below]) * (target - low) / (high - low)
-    return np.where(last < 0, np.nan, p)
-
-
-def bracket(
-    cuts: NDArray[np.float64], ratios: NDArray[np.float64], target: float
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The neighbouring cuts between which each curve reaches the target for the last time.
-
-    They are 0 and the first cut for a curve that is nowhere below the target.
-    """
-    last = last_below(ratios, target)
-    return np.where(last < 0, 0.0, cuts[np.maximum(last, 0)]), cuts[last + 1]
-
-
-def bracket_interval(
-    cuts: NDArray[np.float64], drawn: NDArray[np.float64], target: float, level: float
-) -> tuple[float, float]:
-    """From the `(1 - level) / 2` quantile of the lower ends to the `(1 + level) / 2` quantile of the upper ends.
-
-    Args:
-        cuts: `[K]`, ascending.
-        drawn: `[K, resamples]`; the last cut reaches the target in each.
-        target: The height.
-        level: Coverage of the interval, e.g. 0.95.
-    """
-    low, high = bracket(cuts, drawn, target)
-    # `inverted_cdf` returns a tested cut or 0, where interpolation would return a p that nobody tested.
-    first = np.quantile(low, (1 - level) / 2, method="inverted_cdf")
-    last = np.quantile(high, (1 + level) / 2, method="inverted_cdf")
-    return float(first), float(last)
-
-
-def widen_to_significant(
-    cuts: NDArray[np.float64], ratios: Sequence[Interval], target: float, ends: tuple[float, float]
-) -> tuple[float, float]:
-    """Widen the bracket to the nearest cuts whose own interval excludes the target.
-
-    Args:
-        cuts: `[K]`, ascending; the last one is the uncut run.
-        ratios: Retention at the other cuts.
-        target: The height.
-        ends: The bracket from resampling.
-
-    Returns:
-        The lower end is at most the last cut whose interval lies below the target (0 without one); the upper end is
-        at least the first cut from which on every interval lies at or above it (the last cut without one).
-    """
-    # The uncut run, the last cut, has no interval of its own.
-    below = [cut for cut, ratio in zip(cuts, ratios, strict=False) if ratio.high < target]
-    unsure = [i for i, ratio in enumerate(ratios) if ratio.low < target]
-    first_sure = float(cuts[unsure[-1] + 1]) if unsure else float(cuts[0])
-    return min(ends[0], float(below[-1]) if below else 0.0), max(ends[1], first_sure)
-
-
-def last_below(ratios: NDArray[np.float64], target: float) -> NDArray[np.int64]:
-    """Index of the last cut below the target, for each curve; -1 where there is none."""
-    # Ratios of means that are equal on paper differ by about 1e-16.
-    below = ratios < target - 1e-12
-    # `argmax` finds the first, so the rows are read from the end.
-    return np.where(below.any(axis=0), len(ratios) - 1 - below[::-1].argmax(axis=0), -1)
+        p = cuts[left] + (cuts[left + 1] - cuts[left]) * (target - low) / (high - low)
+    return np.where(last < 0, np.nan, p), np.where(last < 0, 0.0, cuts[left]), cuts[last + 1]

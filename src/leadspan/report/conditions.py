@@ -7,7 +7,7 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from leadspan.data.truncation import Full, equal_window
 from leadspan.models.settings import Pretrained
@@ -34,43 +34,34 @@ class Condition:
     runs: tuple[RunResult, ...]
 
     @property
-    def role(self) -> Literal["student", "base", "teacher"]:
-        """The part that its models play in the comparison: distilled student, base or teacher."""
-        return self.runs[0].role
-
-    @property
-    def recipe(self) -> Recipe | None:
-        """The recipe of its first seed."""
-        return self.runs[0].recipe
+    def first(self) -> RunResult:
+        """The run of its first seed, whose role and recipe are those of all."""
+        return self.runs[0]
 
     @property
     def control(self) -> str | None:
         """Which control it is, see `control_of`."""
-        return control_of(self.runs[0])
+        return control_of(self.first)
 
     @property
     def has_teacher(self) -> bool:
         """Whether its students learnt from a teacher's targets."""
-        return self.recipe is not None and self.recipe.has_teacher
+        return self.first.recipe is not None and self.first.recipe.has_teacher
 
     @property
     def start(self) -> str:
         """The starting weights; for randomly initialised ones without their seed."""
-        model = self.runs[0].start
-        return model.model_dump_json(exclude={"seed"}) if model else ""
+        return self.first.start.model_dump_json(exclude={"seed"}) if self.first.start else ""
 
     @property
     def is_full(self) -> bool:
         """Whether its students were trained on uncut traces, and on no rollouts of theirs."""
-        has_rollouts = self.recipe is not None and self.recipe.rollout is not None
-        return isinstance(self.runs[0].policy, Full) and not has_rollouts
+        has_rollouts = self.first.recipe is not None and self.first.recipe.rollout is not None
+        return isinstance(self.first.policy, Full) and not has_rollouts
 
     def labels(self) -> list[str]:
         """A label for each run: the condition, with the seed where it has several."""
-        # A lone run needs no seed in its label.
-        if len(self.runs) == 1:
-            return [self.name]
-        return [f"{self.name} (seed {run.seed})" for run in self.runs]
+        return [f"{self.name} (seed {run.seed})" for run in self.runs] if len(self.runs) > 1 else [self.name]
 
 
 def find_conditions(runs: Sequence[RunResult]) -> list[Condition]:
@@ -102,11 +93,6 @@ def find_conditions(runs: Sequence[RunResult]) -> list[Condition]:
 def control_of(run: RunResult) -> str | None:
     """Which control a run is: what its study recorded, else `base` or `teacher` by its role, else None."""
     return run.control or (run.role if run.role != "student" else None)
-
-
-def family_key(run: RunResult) -> str:
-    """Equal for runs whose recipes differ in nothing but the seed and `p`."""
-    return json.dumps(without(flat(run.recipe), ("cut.p", "cut.policy.p")), sort_keys=True)
 
 
 def _names(groups: Sequence[tuple[RunResult, ...]]) -> list[str]:
@@ -153,9 +139,6 @@ def num_differing(first: Mapping[str, Any], second: Mapping[str, Any], ignored: 
     return sum(first.get(key) != second.get(key) for key in first.keys() | second.keys())
 
 
-_TEACHER = ("teacher", "targets", "loss.kl_weight")
-
-
 def find_references(conditions: Sequence[Condition]) -> dict[str, Condition | None]:
     """The uncut student that each condition is compared with, by the condition's name.
 
@@ -166,10 +149,10 @@ def find_references(conditions: Sequence[Condition]) -> dict[str, Condition | No
     compared with is no baseline either, and is compared like any other student; where there is no cut at all, the first
     candidate stays the baseline. A base is compared with the uncut student that began from it, a teacher with none.
     """
-    students = [condition for condition in conditions if condition.role == "student"]
-    settings = {student.name: flat(student.recipe) for student in students}
+    students = [condition for condition in conditions if condition.first.role == "student"]
+    settings = {student.name: flat(student.first.recipe) for student in students}
     policies = [student for student in students if student.control is None]
-    rollouts = [(student, student.recipe and student.recipe.rollout) for student in policies]
+    rollouts = [(student, student.first.recipe and student.first.recipe.rollout) for student in policies]
     fulls = [student for student in policies if student.is_full]
     fulls = fulls or [student for student, rollout in rollouts if rollout and rollout.is_whole]
 
@@ -188,8 +171,8 @@ def find_references(conditions: Sequence[Condition]) -> dict[str, Condition | No
             is_baseline = any(student is full for full in baselines)
             references[student.name] = student if is_baseline else nearest(student, baselines)
     for condition in conditions:
-        if condition.role != "student":
-            is_base = condition.role == "base"
+        if condition.first.role != "student":
+            is_base = condition.first.role == "base"
             of_base = (full for full in fulls if is_base and base_of(full, conditions) is condition)
             references[condition.name] = next((full for full in of_base if references[full.name] is full), None)
     return references
@@ -197,21 +180,21 @@ def find_references(conditions: Sequence[Condition]) -> dict[str, Condition | No
 
 def base_of(condition: Condition, conditions: Sequence[Condition]) -> Condition | None:
     """The evaluated starting weights of a student: those that its recipe names, or that a run of role `base` wrote."""
-    bases = [base for base in conditions if base.role == "base"]
-    start = condition.runs[0].start
+    bases = [base for base in conditions if base.first.role == "base"]
+    start = condition.first.start
     for base in bases:
         written = [str(run.recipe.student_directory) for run in base.runs if run.recipe]
         if base.start == condition.start or (isinstance(start, Pretrained) and start.path in written):
             return base
     # A lone base belongs to all students where all began from the same weights, whatever their path.
-    starts = {student.start for student in conditions if student.role == "student"}
+    starts = {student.start for student in conditions if student.first.role == "student"}
     return bases[0] if len(bases) == len(starts) == 1 else None
 
 
 def counterparts(condition: Condition, conditions: Sequence[Condition]) -> list[tuple[str, Condition]]:
     """The controls of a policy among the conditions: the same recipe except for what the control changes."""
-    recipe = condition.recipe
-    if recipe is None or condition.role != "student" or condition.control is not None or condition.is_full:
+    recipe = condition.first.recipe
+    if recipe is None or condition.first.role != "student" or condition.control is not None or condition.is_full:
         return []
     settings, window = flat(recipe), equal_window(recipe.cut)
     # What the recipe of each control looks like, and the settings that the control changes.
@@ -221,16 +204,16 @@ def counterparts(condition: Condition, conditions: Sequence[Condition]) -> list[
     }
     if window is not None:
         controls["random_window"] = flat(recipe.model_copy(update={"cut": window})), ()
-    controls["cross_entropy"] = settings, _TEACHER
+    controls["cross_entropy"] = settings, ("teacher", "targets", "loss.kl_weight")
     pairs: list[tuple[str, Condition]] = []
-    others = [candidate for candidate in conditions if candidate is not condition and candidate.role == "student"]
     for control, (expected, ignored) in controls.items():
-        for candidate in others:
-            if candidate.control is not None or control in ("equal_tokens", "equal_steps"):
-                is_control = candidate.control == control
-            else:
-                # A point of the study's axes may be the same as the control, without its name.
+        for candidate in conditions:
+            if candidate is condition or candidate.first.role != "student":
+                continue
+            is_control = candidate.control == control
+            # A point of the study's axes may be the same as one of these controls, without its name.
+            if candidate.control is None and control not in ("equal_tokens", "equal_steps"):
                 is_control = control == "random_window" or (condition.has_teacher and not candidate.has_teacher)
-            if is_control and num_differing(expected, flat(candidate.recipe), ignored) == 0:
+            if is_control and num_differing(expected, flat(candidate.first.recipe), ignored) == 0:
                 pairs.append((control, candidate))
     return pairs

@@ -3,18 +3,19 @@
 The page, Markdown, figures and JSON are made from it. Nothing is estimated here.
 """
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from leadspan.audit.findings import AuditResult
 from leadspan.data.truncation.policy import drop_warning
 from leadspan.report.break_points import BreakPoint, break_points
-from leadspan.report.curves import RunCurves, run_curves
+from leadspan.report.conditions import without
 from leadspan.report.frontier import build_frontiers
-from leadspan.report.inputs import Measured, ReportInputs, SettingsOverview, measured, named_runs, settings_overview
+from leadspan.report.inputs import NamedRun, ReportInputs, RunCurves, named_runs, run_curves
 from leadspan.report.recommendation import Answer, ranking_cost, recommend
 from leadspan.report.rows import Frontier, Row
-from leadspan.report.samples import Comparison, absent_samples, comparisons
+from leadspan.report.samples import Comparison, comparisons, lacks_samples
 from leadspan.report.sentences import (
     break_point_sentence,
     captions,
@@ -25,9 +26,48 @@ from leadspan.report.sentences import (
     teacher_warnings,
 )
 from leadspan.results import METRICS_FILE, RunResult
-from leadspan.settings import Settings
+from leadspan.settings import Settings, flat_settings
 from leadspan.study.record import StudyRecord
-from leadspan.tables import CostName
+from leadspan.tables import MISSING, CostName
+
+
+class Measured(Settings):
+    """The devices, dates, seeds and versions behind all numbers of a report."""
+
+    devices: list[str]
+    """Devices that trained the students, with the number of ranks."""
+    dates: list[str]
+    """First and last day of the runs, or the only one."""
+    seeds: list[int]
+    """Seeds of the students."""
+    versions: dict[str, list[str]]
+    """Package, commit or platform to the versions in the order in which runs name them."""
+
+    @property
+    def sentence(self) -> str:
+        """Devices, seeds, dates, and the versions of leadspan and its commit."""
+        seeds = f"seed{'s' * (len(self.seeds) > 1)} {', '.join(map(str, self.seeds))}" if self.seeds else ""
+        versions = [f"{k} {' and '.join(self.versions[k])}" for k in ("leadspan", "commit") if k in self.versions]
+        return ", ".join(filter(None, [" and ".join(self.devices), seeds, " to ".join(self.dates), *versions]))
+
+
+class SettingsOverview(Settings):
+    """The settings and versions of the students."""
+
+    differing: dict[str, dict[str, str]]
+    """The settings in which students differ: dotted name, or name of a version in parentheses, to label to value."""
+    common: dict[str, str]
+    """The settings that all students share."""
+
+    def by_policy(self, policy_of: Mapping[str, str]) -> dict[str, list[str]]:
+        """The differing settings as a row for each policy: the values of its runs, each once."""
+        labels: dict[str, list[str]] = {}
+        for label in next(iter(self.differing.values()), {}):
+            labels.setdefault(policy_of[label], []).append(label)
+        return {
+            policy: [", ".join(dict.fromkeys(map(values.__getitem__, runs))) for values in self.differing.values()]
+            for policy, runs in labels.items()
+        }
 
 
 class TaskFigures(Settings):
@@ -128,9 +168,15 @@ def build_report(
     frontiers = build_frontiers(inputs.runs)
     named = named_runs(inputs)
     curves, no_curves = run_curves(named)
-    pairs, no_pairs = comparisons(named, _references(frontiers), samples_per_policy) if samples_per_policy else ([], [])
     logless = [entry for entry in named if entry.run.train and not (entry.directory / METRICS_FILE).exists()]
     absent = [f"{entry.label}: no {METRICS_FILE}, so no curves" for entry in logless]
+    pairs: list[Comparison] = []
+    no_pairs: list[str] = []
+    if samples_per_policy:
+        pairs, no_pairs = comparisons(named, frontiers, samples_per_policy)
+        answered = [(entry, result) for entry in named for result in entry.run.evaluations]
+        sampleless = [(entry.label, result.task) for entry, result in answered if lacks_samples(entry, result)]
+        absent += [f"{label}: its samples on {task} are missing" for label, task in sampleless]
     policies = {row.label: row.policy for frontier in frontiers for row in frontier.rows}
     # Tasks with students come first: the others say nothing about cuts.
     tasks = sorted((_task(frontier, target, cost) for frontier in frontiers), key=lambda task: not task.has_students)
@@ -144,7 +190,7 @@ def build_report(
         audits=list(inputs.audits),
         comparisons=pairs,
         damaged=[*inputs.refused, *no_curves, *no_pairs],
-        absent=[*absent, *(absent_samples(named) if samples_per_policy else [])],
+        absent=absent,
         settings=settings_overview(named),
         policies=policies | {entry.label: entry.policy for entry in named},
         runs={entry.label: entry.run for entry in named},
@@ -176,17 +222,34 @@ def _task(frontier: Frontier, target: float, cost: CostName) -> TaskFigures:
     )
 
 
-def _references(frontiers: Sequence[Frontier]) -> dict[str, str]:
-    """Label of each run of a cut student to that of the uncut run with the same seed, else of the first uncut run."""
-    references: dict[str, str] = {}
-    for frontier in frontiers:
-        for row in frontier.students:
-            full = frontier.row(row.reference)
-            if full is None:
-                continue
-            # Samples of one number have the same seed in runs of one seed, so that only the students differ.
-            by_seed = {single.seeds[0]: single.label for single in full.single_runs}
-            first = next(iter(by_seed.values()))
-            # Without a partner of its seed it is compared with the first: any uncut run says more than none.
-            references |= {single.label: by_seed.get(single.seeds[0], first) for single in row.single_runs}
-    return references
+def measured(runs: Sequence[RunResult]) -> Measured:
+    """Devices, dates, seeds and versions as the runs recorded them."""
+    dates = sorted({run.environment["date"][:10] for run in runs if "date" in run.environment})
+    # The date and the seed are shown in their own right.
+    keys = dict.fromkeys(key for run in runs for key in run.environment if key not in ("date", "seed"))
+    return Measured(
+        devices=list(dict.fromkeys(run.train.device for run in runs if run.train)),
+        dates=dates[:: len(dates) - 1 or 1],  # the first and the last
+        seeds=sorted({run.seed for run in runs if run.role == "student"}),
+        versions={
+            key: list(dict.fromkeys(run.environment[key] for run in runs if key in run.environment)) for key in keys
+        },
+    )
+
+
+def settings_overview(named: Sequence[NamedRun]) -> SettingsOverview:
+    """The settings and versions of the students, without the names of runs."""
+    identity = ("name", "output", "seed", "trial", "push")  # which run it is and where it goes: no number depends on it
+    flat: dict[str, dict[str, str]] = {}
+    for label, run in ((entry.label, entry.run) for entry in named if entry.run.role == "student"):
+        settings = without(flat_settings(run.recipe), identity) if run.recipe else {}
+        shown = {name: value if isinstance(value, str) else json.dumps(value) for name, value in settings.items()}
+        # In parentheses, so that a package cannot be mistaken for a setting.
+        versions = {f"({key})": value for key, value in run.environment.items() if key not in ("date", "seed")}
+        flat[label] = shown | versions
+    keys = dict.fromkeys(key for values in flat.values() for key in values)
+    # A key that a run lacks, such as that of another kind of cut, counts as a difference.
+    table = {key: {label: values.get(key, MISSING) for label, values in flat.items()} for key in keys}
+    differing = {key: values for key, values in table.items() if len(set(values.values())) > 1}
+    common = {key: next(iter(values.values())) for key, values in table.items() if key not in differing}
+    return SettingsOverview(differing=differing, common=common)

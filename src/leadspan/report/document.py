@@ -1,15 +1,15 @@
-"""The sections of a report from top to bottom, built once for all formats: answers, rows of each task, evidence."""
+"""A report as a document, built once for all formats: its elements, and the sections with the answers and the rows.
 
-from collections.abc import Callable, Mapping, Sequence
+Markdown omits the figures, and the elements that only the page has. `evidence` has the other sections.
+"""
+
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
-from leadspan.report.charts import COST_TITLES, QUALITY_TITLES
 from leadspan.report.content import Report, TaskFigures
-from leadspan.report.costs import amount, relative_text
-from leadspan.report.elements import Bullets, Choice, Element, Fold, Heading, Plot, Prose, Section
-from leadspan.report.evidence import evidence_sections
-from leadspan.report.rows import Row
+from leadspan.report.figures import QUALITY_TITLES
+from leadspan.report.rows import COST_TITLES, Row, amount, relative_text
 from leadspan.report.sentences import measured_text, retention_text
 from leadspan.statistics.intervals import Interval
 from leadspan.tables import MISSING, Block, Cell, CostName, percent, percent_interval, points
@@ -23,18 +23,103 @@ NUM_FINDINGS = 6
 """Number of findings that are shown before the others are folded away."""
 
 
-def sections(report: Report, charts: Mapping[str, Any]) -> list[Section]:
-    """The sections of a report.
+@dataclass(frozen=True, slots=True)
+class Prose:
+    """A paragraph: the answer, plain text, a warning, or a note under a table or figure."""
 
-    Args:
-        report: Its content.
-        charts: The data of its figures, see `chart_data`.
+    text: str
+    style: Literal["lead", "text", "warning", "note"] = "text"
+
+
+@dataclass(frozen=True, slots=True)
+class Bullets:
+    """A list of sentences."""
+
+    texts: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Radio buttons above a figure.
+
+    Attributes:
+        name: Identifier of the buttons in the page's script.
+        title: What a reader chooses.
+        options: Value to words; the first one is chosen in a new page.
+        draws: Identifiers of the figures that are drawn again, separated by spaces.
     """
-    tasks = [_task(report, task, index, charts["tasks"][index]) for index, task in enumerate(report.tasks)]
-    return [_answer(report), *tasks, *evidence_sections(report, charts)]
+
+    name: str
+    title: str
+    options: Mapping[str, str]
+    draws: str
 
 
-def _answer(report: Report) -> Section:
+@dataclass(frozen=True, slots=True)
+class Plot:
+    """A figure of the page; its numbers are in a table of their own.
+
+    Attributes:
+        kind: Which figure, see `assets/figures.js`.
+        index: Which of that kind.
+        label: What it shows, for screen readers.
+        caption: How to read it, and what it was measured on.
+        choices: What a reader can choose.
+        group: Name of its legend; empty without one.
+        policies: Entries of the legend, in order.
+        num_shown: How many of them a new page draws.
+        bar_parts: Parts of stacked bars to their names, for a legend of their colours.
+    """
+
+    kind: str
+    index: int | str
+    label: str
+    caption: str
+    choices: tuple[Choice, ...] = ()
+    group: str = ""
+    policies: tuple[str, ...] = ()
+    num_shown: int = 1000  # more than any study has: all of them
+    bar_parts: Mapping[str, str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Heading:
+    """A heading within a section."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Fold:
+    """Elements behind a summary that a reader can open."""
+
+    summary: str
+    elements: "tuple[Element, ...]"
+    is_open: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class PageOnly:
+    """An element with its own template, which Markdown omits: `pairs` of samples, or all `runs`."""
+
+    template: Literal["pairs", "runs"]
+
+
+Element = Prose | Bullets | Plot | Heading | Block | Fold | PageOnly
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """A section of the page, with its entry in the table of contents; an empty entry is not listed."""
+
+    anchor: str
+    title: str
+    entry: str
+    elements: tuple[Element, ...]
+
+
+def answer_section(report: Report) -> Section:
+    """The answers of all tasks, with what makes them doubtful and the findings behind them."""
     # A task on which only bases and teachers were evaluated says nothing about cuts.
     answered = [task for task in report.tasks if task.has_students] or report.tasks
     elements: list[Element] = [Prose(INTRODUCTION)]
@@ -69,7 +154,8 @@ def _answer(report: Report) -> Section:
     return Section("answer", "Answer", "Answer", tuple(elements))
 
 
-def _task(report: Report, task: TaskFigures, index: int, chart: Mapping[str, Any]) -> Section:
+def task_section(report: Report, task: TaskFigures, index: int, chart: Mapping[str, Any]) -> Section:
+    """The frontier of a task, its rows, break points, controls and rates."""
     measured_on = f"Measured on {task.task}, {task.sample_size}; {report.measured.sentence}."
     level = percent(task.rows[0].accuracy.level)
     elements: list[Element] = [_frontier_plot(task, index, chart, level, measured_on)] if task.cost_names else []
@@ -143,15 +229,6 @@ def _frontier_plot(task: TaskFigures, index: int, chart: Mapping[str, Any], leve
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Column:
-    """A column of the table of rows, which a terminal narrower than `from_width` leaves out."""
-
-    header: str
-    cell: Callable[[Row], str]
-    from_width: int = 0
-
-
 def rows_block(task: TaskFigures, rows: Sequence[Row], title: str, width: int | None = None) -> Block:
     """Rows as a table.
 
@@ -163,30 +240,38 @@ def rows_block(task: TaskFigures, rows: Sequence[Row], title: str, width: int | 
             a page.
     """
     is_page = width is None
+    # Header and cells of each column, and the width of a terminal from which on it is shown.
+    columns: list[tuple[str, list[str], int]] = [
+        ("Policy", [row.label for row in rows], 0),
+        ("Accuracy", [_share(row.accuracy) for row in rows], 0),
+        ("Terminated", [_share(row.termination) for row in rows], 0),
+        ("Of the uncut\naccuracy", [_share(row.retention and row.retention.ratio, row) for row in rows], 0),
+        ("Of the uncut\ngain", [_share(row.gain and row.gain.ratio) for row in rows], 130),
+    ]
+    # Where every row is one run, the column would say 1 throughout.
+    if is_page and any(len(row.seeds) > 1 for row in rows):
+        columns.insert(1, ("Seeds", [str(len(row.seeds)) for row in rows], 0))
     # Below 110 columns a terminal shows only the evidence of the recommendation, so that names do not wrap.
     widths: dict[CostName, int] = {"tokens": 0, "seconds": 0, "peak_memory_bytes": 110, "flops": 110}
     if task.clock:  # times that cannot be compared make room for the operations that can
         widths |= {"seconds": 130, "flops": 0}
-    costs = dict.fromkeys(task.cost_names, 0) if is_page else widths
-    titles = COST_TITLES if is_page else _SHORT_TITLES
-    columns = [
-        _Column("Accuracy", lambda row: _share(row.accuracy)),
-        _Column("Terminated", lambda row: _share(row.termination)),
-        _Column("Of the uncut\naccuracy", lambda row: _share(row.retention and row.retention.ratio, row)),
-        _Column("Of the uncut\ngain", lambda row: _share(row.gain and row.gain.ratio), 130),
-        *(_Column(titles[name], _cost_cell(name, task.currency, is_page), costs[name]) for name in costs),
-        *([_Column("Cap hit", lambda row: Cell(percent(row.cap_hit_rate), row.cap_hit_rate))] if is_page else []),
-        _Column("Answer\ntokens", lambda row: Cell(f"{row.tokens_p50:,.0f}", row.tokens_p50), 110),
-    ]
-    # Where every row is one run, the column would say 1 throughout.
-    if is_page and any(len(row.seeds) > 1 for row in rows):
-        columns.insert(0, _Column("Seeds", lambda row: str(len(row.seeds))))
-    columns = [column for column in columns if width is None or width >= column.from_width]
-    header = ["Policy", *(column.header for column in columns)]
+    for name, from_width in dict.fromkeys(task.cost_names, 0).items() if is_page else widths.items():
+        cells: list[str] = []
+        for row in rows:
+            cost = (row.costs or {}).get(name)
+            text = amount(cost.value, name, task.currency) if cost else MISSING
+            if cost and cost.of_full is not None:
+                text = f"{relative_text(cost)} ({text})" if is_page else relative_text(cost)
+            cells.append(Cell(text, cost.value if cost else None))
+        columns.append((COST_TITLES[name] if is_page else _SHORT_TITLES[name], cells, from_width))
+    if is_page:
+        columns.append(("Cap hit", [Cell(percent(row.cap_hit_rate), row.cap_hit_rate) for row in rows], 0))
+    columns.append(("Answer\ntokens", [Cell(f"{row.tokens_p50:,.0f}", row.tokens_p50) for row in rows], 110))
+    shown = [(header, cells) for header, cells, from_width in columns if width is None or width >= from_width]
     return Block(
         title=title,
-        header=tuple(name.replace("\n", " ") if is_page else name for name in header),
-        rows=tuple((row.label, *(column.cell(row) for column in columns)) for row in rows),
+        header=tuple(header.replace("\n", " ") if is_page else header for header, _ in shown),
+        rows=tuple(zip(*(cells for _, cells in shown), strict=True)),
         policies=tuple(row.policy for row in rows),
     )
 
@@ -204,21 +289,6 @@ def _share(interval: Interval | None, row: Row | None = None) -> Cell:
     if interval is None:
         return Cell(retention_text(row) if row else MISSING)
     return Cell(percent_interval(interval), interval.value)
-
-
-def _cost_cell(name: CostName, currency: str, is_page: bool) -> Callable[[Row], Cell]:
-    """The mean as a share of the reference's, with the amount on a page."""
-
-    def cell(row: Row) -> Cell:
-        cost = (row.costs or {}).get(name)
-        if cost is None:
-            return Cell(MISSING)
-        text = amount(cost.value, name, currency)
-        if cost.of_full is not None:
-            text = f"{relative_text(cost)} ({text})" if is_page else relative_text(cost)
-        return Cell(text, cost.value)
-
-    return cell
 
 
 def _controls_block(task: TaskFigures, level: str) -> Block:

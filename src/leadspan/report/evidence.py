@@ -1,19 +1,30 @@
-"""The sections of a report below its answers: costs, curves, cuts, traces, samples, missing trials, settings."""
+"""The sections of a report, and those below its answers: costs, curves, cuts, traces, samples, trials, settings."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
 from leadspan.audit.rows import blocks
-from leadspan.report.charts import AXIS_TITLES, COST_TITLES, validation_losses
 from leadspan.report.content import Report
-from leadspan.report.costs import error_text, shares, speed_figures
-from leadspan.report.curves import MEASURES, NUM_TENTHS, RunCurves
-from leadspan.report.elements import Bullets, Choice, Element, Fold, Heading, PageOnly, Plot, Prose, Section
-from leadspan.report.inputs import remarks
+from leadspan.report.document import (
+    Bullets,
+    Choice,
+    Element,
+    Fold,
+    Heading,
+    PageOnly,
+    Plot,
+    Prose,
+    Section,
+    answer_section,
+    task_section,
+)
+from leadspan.report.figures import AXIS_TITLES
+from leadspan.report.inputs import MEASURES, NUM_TENTHS
+from leadspan.report.rows import COST_TITLES, error_text, shares
 from leadspan.report.samples import OUTCOMES
 from leadspan.results import predicted_and_measured
-from leadspan.study.record import StudyRecord
+from leadspan.study.settings import RayExecutor
 from leadspan.tables import MISSING, Block, Cell, CostName, percent, quantity
 
 _NO_RESULT = {"running": "still running, or interrupted", "waiting": "not run yet"}
@@ -27,24 +38,43 @@ _SPLITS = [
 ]
 
 
-def evidence_sections(report: Report, charts: Mapping[str, Any]) -> list[Section]:
-    """The sections that have something to show, in order."""
+def sections(report: Report, charts: Mapping[str, Any]) -> list[Section]:
+    """The sections of a report from top to bottom; evidence without content is left out.
+
+    Args:
+        report: Its content.
+        charts: The data of its figures, see `chart_data`.
+    """
     trained_on = f"Trained on {report.measured.sentence}."
-    sections = {
+    sizes = "; ".join(f"{task.task}: {task.sample_size}" for task in report.tasks)
+    samples = Block(
+        title="Pairs of samples by which student was right",
+        header=("Cut student", "Task", "Uncut student", *OUTCOMES.values()),
+        rows=tuple(
+            (pair.cut, pair.task, pair.uncut, *(Cell(f"{pair.counts[o]:,}", pair.counts[o]) for o in OUTCOMES.values()))
+            for pair in report.comparisons
+        ),
+        note="A pair is two samples with the same number on the same problem, by strict score: one of the first run of "
+        f"the policy, one of the uncut run of its seed. {sizes}.",
+        num_text=3,
+        policies=tuple(pair.policy for pair in report.comparisons),
+    )
+    evidence = {
         ("costs", "Where the cost went"): _cost_elements(report, charts, trained_on),
         ("divergence", "Divergence"): _curve_elements(report, trained_on) if report.curves else (),
-        ("validation", "Validation loss"): _validation_elements(report, trained_on),
+        ("validation", "Validation loss"): _validation_elements(charts["validation"], trained_on),
         ("cut", "What was cut"): _cut_elements(report),
         ("audit", "The traces"): chain.from_iterable(
             (Prose(f"{audit.source}, in tokens of {audit.tokenizer}", "note"), *blocks(audit))
             for audit in report.audits
         ),
-        ("samples", "Samples side by side"): _sample_elements(report) if report.comparisons else (),
-        ("missing", "Missing trials"): (part for study in report.studies for part in _study_elements(study)),
+        ("samples", "Samples side by side"): (samples, PageOnly("pairs")) if report.comparisons else (),
+        ("missing", "Missing trials"): _trial_elements(report),
         ("settings", "Settings and versions"): _settings_elements(report),
     }
-    all_sections = [Section(anchor, title, title, tuple(elements)) for (anchor, title), elements in sections.items()]
-    return [section for section in all_sections if section.elements]
+    tasks = [task_section(report, task, index, charts["tasks"][index]) for index, task in enumerate(report.tasks)]
+    below = [Section(anchor, title, title, tuple(elements)) for (anchor, title), elements in evidence.items()]
+    return [answer_section(report), *tasks, *(section for section in below if section.elements)]
 
 
 def _cost_elements(report: Report, charts: Mapping[str, Any], trained_on: str) -> Iterator[Element]:
@@ -56,19 +86,16 @@ def _cost_elements(report: Report, charts: Mapping[str, Any], trained_on: str) -
         if not chart:
             continue
         yield Heading(title)
-        is_predicted = any(bar["kind"] == "predicted" for bar in chart["bars"])
-        predicted = (
-            "The fainter bar below each was predicted before the run." if is_predicted else "Nothing was predicted."
-        )
+        predicted = "Nothing was predicted."
+        if any(bar["kind"] == "predicted" for bar in chart["bars"]):
+            predicted = "The fainter bar below each was predicted before the run."
         label = f"Stacked bars: {title} by part for each policy; a table of the numbers follows"
-        text = f"{caption} {predicted}{means} {trained_on}"
-        yield Plot("split", name, label, text, bar_parts=chart["parts"])
-        # Predicted shares have the same order of parts as measured ones, so one header serves both.
-        bars = [(bar, shares(bar["parts"])) for bar in chart["bars"]]
+        yield Plot("split", name, label, f"{caption} {predicted}{means} {trained_on}", bar_parts=chart["parts"])
         rows: list[tuple[str, ...]] = []
-        for bar, of_bar in bars:
-            values = [(bar["parts"][part], percent(share)) for part, share in of_bar.items()]
-            cells = [Cell(f"{value:.3g} ({share})", value) for value, share in values]
+        for bar in chart["bars"]:
+            # Predicted parts have the same order as measured ones, so one header serves both.
+            of_bar = shares(bar["parts"])
+            cells = [Cell(f"{value:.3g} ({percent(of_bar[part])})", value) for part, value in bar["parts"].items()]
             rows.append((bar["label"], bar["kind"], *cells))
         header = ("Policy", "Kind", *chart["parts"].values())
         policies = tuple(bar["policy"] for bar in chart["bars"])
@@ -76,10 +103,10 @@ def _cost_elements(report: Report, charts: Mapping[str, Any], trained_on: str) -
     yield from _run_costs(report, trained_on)
     for study in report.studies:
         rows = []
-        for capture in study.captures:
-            costs = (capture.seconds, capture.flops, capture.num_bytes)
-            cells = map(_amount, ("seconds", "flops", "peak_memory_bytes"), costs)
-            rows.append((capture.name, capture.state, str(capture.num_trials), *cells))
+        for store in study.captures:
+            time, operations = _amount("seconds", store.seconds), _amount("flops", store.flops)
+            size = _amount("peak_memory_bytes", store.num_bytes)
+            rows.append((store.name, store.state, str(store.num_trials), time, operations, size))
         if rows:
             note = "Captured once, before the trials that read them; the cost of no trial includes it."
             header = ("Store", "State", "Trials", "Time", "FLOPs", "Size")
@@ -92,43 +119,55 @@ def _amount(name: CostName, value: float | None) -> Cell:
 
 def _run_costs(report: Report, trained_on: str) -> Iterator[Element]:
     """Every run: predicted and measured costs, and speed."""
-    runs = [(label, report.policies[label], run) for label, run in report.runs.items() if run.train]
-    compared = [
-        (label, policy, predicted_and_measured(run.prediction, run.train))
-        for label, policy, run in runs
-        if run.prediction and run.train
-    ]
-    if compared:
-        titles = [COST_TITLES[name] for name in compared[0][2]]
-        rows: list[tuple[str, ...]] = []
-        for label, _, costs in compared:
+    titles: list[str] = []
+    compared: list[tuple[str, ...]] = []
+    speeds: dict[str, dict[str, str]] = {}
+    for label, run in report.runs.items():
+        train = run.train
+        if train is None:
+            continue
+        if run.prediction:
+            costs = predicted_and_measured(run.prediction, train)
+            titles = [f"{COST_TITLES[name]}, {word}" for name in costs for word in ("predicted", "measured", "error")]
             triples = [
                 (_amount(name, predicted), _amount(name, actual), error_text(predicted, actual))
                 for name, (predicted, actual) in costs.items()
             ]
-            rows.append((label, *chain.from_iterable(triples)))
+            compared.append((label, *chain.from_iterable(triples)))
+        if train.step_seconds is not None:
+            speeds[label] = {
+                "tokens/s": f"{train.tokens_per_second:,.0f}",
+                "FLOP/s": f"{quantity('flops', train.flops_per_second)}/s",
+                "MFU": MISSING if train.mfu is None else f"{100 * train.mfu:.1f} %",
+                # 3.6e6 J are 1 kWh.
+                "energy": MISSING if train.energy_joules is None else f"{train.energy_joules / 3.6e6:.3g} kWh",
+            }
+            # Shown apart, because it also compiles and allocates.
+            if train.first_step_seconds is not None:
+                speeds[label]["first step"] = quantity("seconds", train.first_step_seconds)
+            of_parts = shares(train.step_seconds).items()
+            speeds[label] |= {name.replace("_", " "): percent(share) for name, share in of_parts}
+    if compared:
         yield Block(
             title="Predicted and measured",
-            header=("Run", *(f"{title}, {word}" for title in titles for word in ("predicted", "measured", "error"))),
-            rows=tuple(rows),
+            header=("Run", *titles),
+            rows=tuple(compared),
             note="The error is predicted / measured - 1. Costs were predicted before the run, from the models' configs "
             "and the length of every example; time also needs a calibration, or a device and its utilisation, in the "
             "recipe. Neither time includes validation. Both count the first step, which compiles and warms up, as long "
             f"as an average step. {trained_on}",
-            policies=tuple(policy for _, policy, _ in compared),
+            policies=tuple(report.policies[label] for label, *_ in compared),
         )
-    speeds = [(label, policy, speed_figures(run.train)) for label, policy, run in runs if run.train]
-    speeds = [(label, policy, figures) for label, policy, figures in speeds if figures]
     if speeds:
-        names = tuple(dict.fromkeys(name for _, _, figures in speeds for name in figures))
+        names = tuple(dict.fromkeys(name for figures in speeds.values() for name in figures))
         yield Block(
             title="Speed",
             header=("Run", *names),
-            rows=tuple((label, *(figures.get(name, MISSING) for name in names)) for label, _, figures in speeds),
+            rows=tuple((label, *(figures.get(name, MISSING) for name in names)) for label, figures in speeds.items()),
             note="Parts are shares of the wall time of all steps on the first rank. The student's forward pass "
             "includes the gradients of the head, and its backward pass includes recomputation. The first step compiles "
             f"and warms up. MFU is missing where the peak of the device is unknown. {trained_on}",
-            policies=tuple(policy for _, policy, _ in speeds),
+            policies=tuple(report.policies[label] for label in speeds),
         )
 
 
@@ -162,8 +201,17 @@ def _curve_elements(report: Report, trained_on: str) -> Iterator[Element]:
         policies=policies,
         num_shown=MAX_LINES,
     )
+    tenths = ("Run", "On", *(f"{10 * i}-{10 * i + 10} %" for i in range(NUM_TENTHS)))
     for measure in measures:
-        yield from _tenths(curves, measure)
+        shown = [curve for curve in curves if any(value is not None for value in curve.tenths.get(measure, []))]
+        of_curves = [(curve.label, curve.measured_on, *map(_figure, curve.tenths[measure])) for curve in shown]
+        title = f"{MEASURES[measure]} by tenth of the conversation"
+        if shown:
+            by_tenth = Block(
+                title, tenths, tuple(of_curves), num_text=2, policies=tuple(curve.policy for curve in shown)
+            )
+            # Most readers look for these two, so they are open; the others repeat them in other units.
+            yield by_tenth if measure in ("divergence", "agreement") else Fold(title, (by_tenth,))
     yield Heading("By section, over training")
     named = {name: word for name, word in SECTION_WORDS.items() if name in sections}
     yield Plot(
@@ -173,59 +221,35 @@ def _curve_elements(report: Report, trained_on: str) -> Iterator[Element]:
         caption=f"Mean over the positions of the section since the previous log line. {words} {trained_on}",
         choices=(Choice("section", "Section", named, "sections-0"),),
     )
-    rows = tuple(
-        (
-            *(curve.label, curve.measured_on, MEASURES[measure]),
-            *(SECTION_WORDS.get(section, section), _series(curve.steps, values)),
-        )
-        for curve in curves
-        for measure in measures
-        for section, values in curve.sections.get(measure, {}).items()
-    )
     header = ("Run", "On", "Metric", "Section", "Step: value")
+    rows: list[tuple[str, ...]] = []
+    for curve in curves:
+        for measure in measures:
+            for section, values in curve.sections.get(measure, {}).items():
+                words = MEASURES[measure], SECTION_WORDS.get(section, section)
+                rows.append((curve.label, curve.measured_on, *words, _series(curve.steps, values)))
     # Folded: it repeats a figure, and is the longest table of a page.
-    yield Fold("All numbers by section", (Block("Metrics by section", header, rows, num_text=5),))
-
-
-def _tenths(curves: list[RunCurves], measure: str) -> Iterator[Element]:
-    shown = [curve for curve in curves if any(value is not None for value in curve.tenths.get(measure, []))]
-    rows = [(curve.label, curve.measured_on, *(_figure(value) for value in curve.tenths[measure])) for curve in shown]
-    header = ("Run", "On", *(f"{10 * i}-{10 * i + 10} %" for i in range(NUM_TENTHS)))
-    title = f"{MEASURES[measure]} by tenth of the conversation"
-    if rows:
-        block = Block(title, header, tuple(rows), num_text=2, policies=tuple(curve.policy for curve in shown))
-        # Most readers look for these two, so they are open; the others repeat them in other units.
-        yield block if measure in ("divergence", "agreement") else Fold(title, (block,))
+    yield Fold("All numbers by section", (Block("Metrics by section", header, tuple(rows), num_text=5),))
 
 
 def _figure(value: float | None) -> str:
     return MISSING if value is None else Cell(f"{value:.3g}", value)
 
 
-def _series(steps: list[int], values: list[float | None] | list[float]) -> str:
+def _series(steps: Sequence[int], values: Sequence[float | None]) -> str:
     return ", ".join(f"{step}: {_figure(value)}" for step, value in zip(steps, values, strict=True))
 
 
-def _validation_elements(report: Report, trained_on: str) -> Iterator[Element]:
-    losses = validation_losses(report)
-    policies = [report.policies[label] for label in losses]
-    if not losses:
+def _validation_elements(curves: Sequence[Mapping[str, Any]], trained_on: str) -> Iterator[Element]:
+    if not curves:
         return
-    yield Plot(
-        kind="validation",
-        index=0,
-        label="Lines of validation loss over training steps for each policy; a table of the numbers follows",
-        caption=f"Loss on full, uncut validation sequences at the optimiser steps with a validation. {trained_on}",
-        group="validation",
-        policies=tuple(dict.fromkeys(policies)),
-        num_shown=MAX_LINES,
-    )
-    # Steps are keys of JSON, and so strings: they are ordered as numbers.
-    rows = tuple(
-        (label, _series(sorted(map(int, of_run)), [of_run[step] for step in sorted(of_run, key=int)]))
-        for label, of_run in losses.items()
-    )
-    block = Block(AXIS_TITLES["validation"], ("Run", "Step: loss"), rows, num_text=2, policies=tuple(policies))
+    policies = tuple(curve["policy"] for curve in curves)
+    label = "Lines of validation loss over training steps for each policy; a table of the numbers follows"
+    text = f"Loss on full, uncut validation sequences at the optimiser steps with a validation. {trained_on}"
+    shown = tuple(dict.fromkeys(policies))
+    yield Plot("validation", 0, label, text, group="validation", policies=shown, num_shown=MAX_LINES)
+    rows = tuple((curve["label"], _series(curve["steps"], curve["losses"])) for curve in curves)
+    block = Block(AXIS_TITLES["validation"], ("Run", "Step: loss"), rows, num_text=2, policies=policies)
     yield Fold("All numbers", (block,))
 
 
@@ -280,33 +304,24 @@ def _kept_share(after: int, before: int, with_amount: bool = False) -> str:
     return Cell(percent(after / before) + text, after / before)
 
 
-def _sample_elements(report: Report) -> Iterator[Element]:
-    sizes = "; ".join(f"{task.task}: {task.sample_size}" for task in report.tasks)
-    rows = tuple(
-        (pair.cut, pair.task, pair.uncut, *(Cell(f"{pair.counts[o]:,}", pair.counts[o]) for o in OUTCOMES))
-        for pair in report.comparisons
-    )
-    yield Block(
-        title="Pairs of samples by which student was right",
-        header=("Cut student", "Task", "Uncut student", *OUTCOMES),
-        rows=rows,
-        note="A pair is two samples with the same number on the same problem, by strict score: one of the first run of "
-        f"the policy, one of the uncut run of its seed. {sizes}.",
-        num_text=3,
-        policies=tuple(pair.policy for pair in report.comparisons),
-    )
-    yield PageOnly("pairs")
-
-
-def _study_elements(study: StudyRecord) -> Iterator[Element]:
-    missing = [trial for trial in study.trials if trial.state != "done"]
-    if missing:
-        rows = tuple((trial.title, trial.state, trial.message or _NO_RESULT.get(trial.state, "")) for trial in missing)
-        yield Block(f"Trials of {study.name} without a result", ("Trial", "State", "Reason"), rows, num_text=3)
-    num_complete, nothing = len(study.of_state("done")), "" if missing else "; nothing is missing"
-    yield Prose(f"{study.name}: {num_complete} of {len(study.trials)} trials are complete{nothing}.", "note")
-    yield from (Prose(f"Not made: {note}", "note") for note in study.notes)
-    yield from (Prose(remark, "note") for remark in remarks(study))
+def _trial_elements(report: Report) -> Iterator[Element]:
+    """For each study the trials without a result, those that ran at the same time, and the notes on conditions."""
+    for study in report.studies:
+        missing = [trial for trial in study.trials if trial.state != "done"]
+        if missing:
+            reasons = [(trial, trial.message or _NO_RESULT.get(trial.state, "")) for trial in missing]
+            rows = tuple((trial.title, trial.state, reason) for trial, reason in reasons)
+            yield Block(f"Trials of {study.name} without a result", ("Trial", "State", "Reason"), rows, num_text=3)
+        num_complete, nothing = len(study.of_state("done")), "" if missing else "; nothing is missing"
+        notes = [f"{study.name}: {num_complete} of {len(study.trials)} trials are complete{nothing}."]
+        notes += [f"Not made: {note}" for note in study.notes]
+        is_ray = isinstance(study.study.executor, RayExecutor)
+        at_once = getattr(study.study.executor, "trials_at_once", 1)
+        if is_ray or at_once > 1:
+            where = "on a Ray cluster, where several may share a node" if is_ray else f"{at_once} at a time"
+            notes.append(f"Trials ran {where} and slowed each other down, so their times are too long.")
+        notes += dict.fromkeys(f"{trial.name}: {trial.note}" for trial in study.trials if trial.note)
+        yield from (Prose(note, "note") for note in notes)
 
 
 def _settings_elements(report: Report) -> Iterator[Element]:

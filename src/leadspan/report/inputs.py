@@ -1,19 +1,44 @@
-"""The inputs of a report: runs, studies and audits read from disk, and the origin of their numbers."""
+"""The inputs of a report, read from disk: runs, studies, audits, and the metrics of training.
 
-import json
-from collections.abc import Mapping, Sequence
+Metrics are shown by section and by tenth of the conversation; they come from the `metrics.jsonl` of the runs.
+"""
+
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import Field, TypeAdapter
 
 from leadspan.audit.findings import AUDIT_FILE, AuditResult, load_audit
 from leadspan.errors import RunError
 from leadspan.recipe import TrialId
-from leadspan.report.conditions import find_conditions, without
-from leadspan.results import RUN_FILE, RunResult, load_run
-from leadspan.settings import Settings, flat_settings
+from leadspan.report.conditions import find_conditions
+from leadspan.results import METRICS_FILE, RUN_FILE, RunResult, check_written, load_run
+from leadspan.settings import Settings
 from leadspan.study.record import STUDY_FILE, StudyRecord, TrialRecord, load_study
-from leadspan.study.settings import RayExecutor
-from leadspan.tables import MISSING
+
+MEASURES = {
+    "divergence": "Divergence (nat)",
+    "cross_entropy": "Cross-entropy (nat)",
+    "student_entropy": "Student's entropy (nat)",
+    "teacher_entropy": "Teacher's entropy (nat)",
+    "teacher_nll": "Teacher's NLL of the data (nat)",
+    "agreement": "Agreement (share of positions)",
+}
+"""Column of `metrics.jsonl` to its name on the page: means over positions, defined in docs/losses.md."""
+NUM_TENTHS = 10
+MAX_POINTS = 100
+"""Points that are drawn of a longer curve, evenly spaced, with the first and the last: they keep the page small."""
+
+MeasuredOn = Literal["training batches", "validation set"]
+_T = TypeVar("_T")
+_LINE = TypeAdapter(dict[str, Any])
+_STEP = TypeAdapter(Annotated[int, Field(strict=True, ge=0, lt=2**63)])
+# Such as `divergence/cot`, `eval_divergence/tenth_3`; all other keys of a log line are of no section.
+_KEY = re.compile(r"(?P<validation>eval_)?(?P<measure>[a-z_]+)/(?P<group>[a-z]+|tenth_\d)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,16 +79,30 @@ class NamedRun:
     directory: Path
 
 
-@dataclass(frozen=True, slots=True)
-class _Stored:
-    """The finished runs of a path with their directories, the reasons for refused files, and the study, if any."""
+class RunCurves(Settings):
+    """The metrics of one run by section and by tenth of the uncut conversation, on one kind of data.
 
-    runs: tuple[tuple[Path, RunResult], ...] = ()
-    refused: tuple[str, ...] = ()
-    study: StudyRecord | None = None
+    On training batches each value is a mean since the previous log line, over the tokens that the policy keeps; on the
+    validation set it is a mean over full sequences.
+    """
+
+    label: str
+    """Label of the run."""
+    policy: str
+    """The condition, without the seed."""
+    measured_on: MeasuredOn
+    """Training batches as cut, or uncut validation sequences."""
+    divergence_kind: str
+    """`loss.divergence.kind` of the recipe, in words: which divergence it is."""
+    steps: list[int]
+    """Optimiser steps of the log lines."""
+    sections: dict[str, dict[str, list[float | None]]]
+    """Metric to section to value at each step; null where no position of that section had a weight."""
+    tenths: dict[str, list[float | None]]
+    """Metric to its ten values at the last step, from the first tenth of the conversation to the last."""
 
 
-def _stored_at(path: Path) -> _Stored:
+def _stored_at(path: Path) -> ReportInputs:
     """The runs of a path: the complete trials of a study, the run in it, or those one level below."""
     study: StudyRecord | None = None
     trials: dict[Path, TrialRecord | None]
@@ -71,14 +110,14 @@ def _stored_at(path: Path) -> _Stored:
         try:
             study = load_study(path)
         except RunError as error:
-            return _Stored(refused=(str(error),))
+            return ReportInputs((), (), refused=(str(error),))
         trials = {path / trial.directory: trial for trial in study.of_state("done")}
     elif (path / RUN_FILE).exists():
         trials = {path: None}
     else:
         # Sorted, because the order of a directory differs between machines.
         trials = {file.parent: None for file in sorted(path.glob(f"*/{RUN_FILE}"))}
-    runs: list[tuple[Path, RunResult]] = []
+    runs: dict[Path, RunResult] = {}
     refused: list[str] = []
     for directory, trial in trials.items():
         try:
@@ -92,8 +131,8 @@ def _stored_at(path: Path) -> _Stored:
             identity = TrialId(study=study.name, axes=trial.axes, control=trial.control)
             recipe = run.recipe and run.recipe.model_copy(update={"trial": identity})
             run = run.model_copy(update={"name": trial.name, "control": trial.control, "recipe": recipe})
-        runs.append((directory, run))
-    return _Stored(tuple(runs), tuple(refused), study)
+        runs[directory] = run
+    return ReportInputs(tuple(runs.values()), tuple(runs), studies=(study,) if study else (), refused=tuple(refused))
 
 
 def read_inputs(paths: Sequence[Path | str], audits: Sequence[Path] = ()) -> ReportInputs:
@@ -112,15 +151,15 @@ def read_inputs(paths: Sequence[Path | str], audits: Sequence[Path] = ()) -> Rep
     if not stored:
         raise RunError("no path was given to read runs from; give a run directory or its parent")
     # Keyed by the resolved path: a study and one of its trials may both be given.
-    runs = {directory.resolve(): (directory, run) for at in stored.values() for directory, run in at.runs}
+    pairs = [pair for at in stored.values() for pair in zip(at.directories, at.runs, strict=True)]
+    runs = {directory.resolve(): (directory, run) for directory, run in pairs}
     refused = list(dict.fromkeys(reason for at in stored.values() for reason in at.refused))
     missing = [path for path in stored if not path.exists()]
     if missing or not runs:
         if refused and not missing:
             raise RunError("\n".join(refused))
         path = [*missing, *stored][0]
-        study = stored[path].study
-        if study is not None:
+        for study in stored[path].studies:
             raise RunError(f"{path}: none of the {len(study.trials)} trials of the study is complete; run the study")
         raise RunError(f"{path}: no {RUN_FILE} in it or one level below; give a run directory or its parent")
     directories = [directory for directory, _ in runs.values()]
@@ -134,7 +173,7 @@ def read_inputs(paths: Sequence[Path | str], audits: Sequence[Path] = ()) -> Rep
     return ReportInputs(
         runs=tuple(run for _, run in runs.values()),
         directories=tuple(directories),
-        studies=tuple(at.study for at in stored.values() if at.study),
+        studies=tuple(study for at in stored.values() for study in at.studies),
         audits=tuple(loaded.values()),
         skipped=tuple(path for path, at in stored.items() if not at.runs and not at.refused),
         refused=tuple(refused),
@@ -153,86 +192,91 @@ def named_runs(inputs: ReportInputs) -> list[NamedRun]:
     return [NamedRun(*names[id(run)], run, directory) for run, directory in runs]
 
 
-_IDENTITY = ("name", "output", "seed", "trial", "push")
-"""Settings that identify a run or say where it goes, and change no number."""
+def run_curves(named: Sequence[NamedRun]) -> tuple[list[RunCurves], list[str]]:
+    """The curves of every run that was trained against a teacher, and a sentence for each damaged file."""
+    curves: list[RunCurves] = []
+    refused: list[str] = []
+    for entry in named:
+        path = entry.directory / METRICS_FILE
+        if entry.run.train is None or not path.exists():
+            continue
+        try:
+            lines = read_metrics(path)
+        except RunError as error:
+            refused.append(f"{entry.label}: no curves: {error}")
+            continue
+        # Runs without a teacher log no divergence, and have nothing to compare here.
+        kinds: tuple[MeasuredOn, ...] = ("training batches", "validation set")
+        curves += [curve for kind in kinds if "divergence" in (curve := _curves(entry, lines, kind)).sections]
+    return curves, refused
 
 
-class Measured(Settings):
-    """The devices, dates, seeds and versions behind all numbers of a report."""
+def read_metrics(path: Path) -> list[tuple[int, dict[str, float | None]]]:
+    """The step and the values of every log line of a run; values that are not finite become null.
 
-    devices: list[str]
-    """Devices that trained the students, with the number of ranks."""
-    dates: list[str]
-    """First and last day of the runs, or the only one."""
-    seeds: list[int]
-    """Seeds of the students."""
-    versions: dict[str, list[str]]
-    """Package, commit or platform to the versions in the order in which runs name them."""
-
-    @property
-    def sentence(self) -> str:
-        """Devices, seeds, dates, and the versions of leadspan and its commit."""
-        seeds = f"seed{'s' * (len(self.seeds) > 1)} {', '.join(map(str, self.seeds))}" if self.seeds else ""
-        versions = [f"{k} {' and '.join(self.versions[k])}" for k in ("leadspan", "commit") if k in self.versions]
-        return ", ".join(filter(None, [" and ".join(self.devices), seeds, " to ".join(self.dates), *versions]))
-
-
-class SettingsOverview(Settings):
-    """The settings and versions of the students."""
-
-    differing: dict[str, dict[str, str]]
-    """The settings in which students differ: dotted name, or name of a version in parentheses, to label to value."""
-    common: dict[str, str]
-    """The settings that all students share."""
-
-    def by_policy(self, policy_of: Mapping[str, str]) -> dict[str, list[str]]:
-        """The differing settings as a row for each policy: the values of its runs, each once."""
-        labels: dict[str, list[str]] = {}
-        for label in next(iter(self.differing.values()), {}):
-            labels.setdefault(policy_of[label], []).append(label)
-        return {
-            policy: [", ".join(dict.fromkeys(map(values.__getitem__, runs))) for values in self.differing.values()]
-            for policy, runs in labels.items()
-        }
+    Raises:
+        RunError: The file is damaged or cannot be read, or a line is no log line.
+    """
+    check_written(path)  # a figure from a damaged file would look like any other
+    remedy = "repair the file, or remove it to report without it"
+    steps: list[tuple[int, dict[str, float | None]]] = []
+    number = 0
+    try:
+        if not path.is_file():
+            raise RunError(f"{path}: is not a file; {remedy}")
+        with path.open("rb") as file:
+            for number, line in enumerate(file, 1):  # noqa: B007  # the number of the line that fails
+                values = _LINE.validate_json(line)
+                figures = {key: _figure(value) for key, value in values.items() if _KEY.fullmatch(key)}
+                steps.append((_STEP.validate_python(values["step"]), figures))
+    except OSError as error:
+        raise RunError(f"{path}: cannot be read ({error.strerror}); {remedy}") from None
+    except (ValueError, KeyError, OverflowError):
+        raise RunError(f"{path}:{number}: no log line of a run; {remedy}") from None
+    return steps
 
 
-def measured(runs: Sequence[RunResult]) -> Measured:
-    """Devices, dates, seeds and versions as the runs recorded them."""
-    dates = sorted({run.environment["date"][:10] for run in runs if "date" in run.environment})
-    # The date and the seed are shown in their own right.
-    keys = dict.fromkeys(key for run in runs for key in run.environment if key not in ("date", "seed"))
-    return Measured(
-        devices=list(dict.fromkeys(run.train.device for run in runs if run.train)),
-        dates=dates[:: len(dates) - 1 or 1],  # the first and the last
-        seeds=sorted({run.seed for run in runs if run.role == "student"}),
-        versions={
-            key: list(dict.fromkeys(run.environment[key] for run in runs if key in run.environment)) for key in keys
-        },
+def thinned(lines: Sequence[_T]) -> list[_T]:
+    """At most `MAX_POINTS` lines, evenly spaced, with the first and the last."""
+    # Rounding the places of even steps keeps both ends exact.
+    if len(lines) <= MAX_POINTS:
+        return list(lines)
+    return [lines[round(i * (len(lines) - 1) / (MAX_POINTS - 1))] for i in range(MAX_POINTS)]
+
+
+def _figure(value: Any) -> float | None:  # Any: log lines are plain JSON
+    # `type`, not `isinstance`: JSON's true is an instance of int.
+    if value is None or (type(value) in (int, float) and math.isfinite(value)):
+        return value
+    if type(value) is float:
+        return None
+    raise ValueError("a figure is a number or null")
+
+
+def _curves(
+    entry: NamedRun, lines: Iterable[tuple[int, Mapping[str, float | None]]], measured_on: MeasuredOn
+) -> RunCurves:
+    parsed: list[tuple[int, dict[tuple[str, str], float | None]]] = []
+    for step, line in lines:
+        matches = [match for key in line if (match := _KEY.fullmatch(key)) and match["measure"] in MEASURES]
+        of_kind = [match for match in matches if bool(match["validation"]) == (measured_on == "validation set")]
+        # Lines of the other kind of data have no figures here, and would thin out those that do.
+        if of_kind:
+            parsed.append((step, {(match["measure"], match["group"]): line[match.string] for match in of_kind}))
+    shown = thinned(parsed)
+    sections: dict[str, dict[str, list[float | None]]] = {}
+    for measure, group in dict.fromkeys(pair for _, figures in shown for pair in figures):
+        if not group.startswith("tenth_"):
+            sections.setdefault(measure, {})[group] = [figures.get((measure, group)) for _, figures in shown]
+    kind = entry.run.recipe.loss.divergence.kind if entry.run.recipe else ""
+    # The tenths are compared at one moment of training; the last log line is the one that all runs have.
+    last = shown[-1][1] if shown else {}
+    return RunCurves(
+        label=entry.label,
+        policy=entry.policy,
+        measured_on=measured_on,
+        divergence_kind=kind.replace("_", " ").replace("kl", "KL"),
+        steps=[step for step, _ in shown],
+        sections=sections,
+        tenths={name: [last.get((name, f"tenth_{i}")) for i in range(NUM_TENTHS)] for name in sections},
     )
-
-
-def settings_overview(named: Sequence[NamedRun]) -> SettingsOverview:
-    """The settings and versions of the students, without the names of runs."""
-    flat: dict[str, dict[str, str]] = {}
-    for label, run in ((entry.label, entry.run) for entry in named if entry.run.role == "student"):
-        settings = without(flat_settings(run.recipe), _IDENTITY) if run.recipe else {}
-        shown = {name: value if isinstance(value, str) else json.dumps(value) for name, value in settings.items()}
-        # In parentheses, so that a package cannot be mistaken for a setting.
-        versions = {f"({key})": value for key, value in run.environment.items() if key not in ("date", "seed")}
-        flat[label] = shown | versions
-    keys = dict.fromkeys(key for values in flat.values() for key in values)
-    # A key that a run lacks, such as that of another kind of cut, counts as a difference.
-    table = {key: {label: values.get(key, MISSING) for label, values in flat.items()} for key in keys}
-    differing = {key: values for key, values in table.items() if len(set(values.values())) > 1}
-    common = {key: next(iter(values.values())) for key, values in table.items() if key not in differing}
-    return SettingsOverview(differing=differing, common=common)
-
-
-def remarks(record: StudyRecord) -> list[str]:
-    """Sentences on trials of a study that ran at the same time, and the notes on single conditions."""
-    executor = record.study.executor
-    is_ray, at_once = isinstance(executor, RayExecutor), getattr(executor, "trials_at_once", 1)
-    where = "on a Ray cluster, where several may share a node" if is_ray else f"{at_once} at a time"
-    shared = [f"Trials ran {where} and slowed each other down, so their times are too long."]
-    notes = dict.fromkeys(f"{trial.name}: {trial.note}" for trial in record.trials if trial.note)
-    return [*(shared if is_ray or at_once > 1 else []), *notes]

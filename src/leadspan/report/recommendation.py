@@ -11,10 +11,10 @@ chosen policy, how it compares with its controls, and, where nothing is shown, w
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import hypot, inf
+from typing import Literal
 
 from leadspan.errors import EvaluationError, SettingsError
-from leadspan.report.costs import COST_WORDS, Cost
-from leadspan.report.rows import Frontier, Row, by_cost
+from leadspan.report.rows import COST_WORDS, Cost, Frontier, Row, by_cost
 from leadspan.settings import Settings, validate
 from leadspan.statistics.power import Claim, expected_from, problems_needed
 from leadspan.tables import CostName, percent, percent_interval, points, quantity
@@ -100,7 +100,9 @@ def _answer(frontier: Frontier, policies: list[Row], target: float, cost: CostNa
         return _nothing(frontier, policies)
     bounds = [(row, row.retention.simultaneous) for row, _ in ratios if row.retention]
     shown = [row for row, together in bounds if together and together.low >= target]
-    chosen = next((row for row in shown if saves(frontier, row, cost)), None)
+    # How each policy changes the cost; a difference within rounding or seed noise is no saving.
+    savings = {row.label: saving.change for row in shown if (saving := _saving(frontier, row, cost))}
+    chosen = next((row for row in shown if savings.get(row.label) == "saved"), None)
     # A policy that is shown to keep the target but saves nothing is named before one that merely keeps the most.
     closest = chosen or (shown[0] if shown else max(ratios, key=lambda pair: pair[1])[0])
     word, share, outcome = COST_WORDS[cost], percent(target), _outcome(frontier, closest, target, cost)
@@ -109,7 +111,7 @@ def _answer(frontier: Frontier, policies: list[Row], target: float, cost: CostNa
         sentence = f"The cheapest policy by {word} shown to keep {share} of {full}'s accuracy is {chosen.label}: it "
     elif shown:
         saving = f"is shown to save {word} here"
-        if saves(frontier, closest, cost) is False:
+        if savings.get(closest.label) == "added":
             saving = f"saves {word} here, so {full} is the cheapest by {word}"
         sentence = f"No policy shown to keep {share} of {full}'s accuracy {saving}: {closest.label} "
     else:
@@ -199,15 +201,14 @@ class _Saving:
     share: float
 
     @property
-    def is_clear(self) -> bool:
-        """Whether the means differ by more than the standard deviation of the difference between two single runs."""
-        # Variances add: the spread of a difference is the root of the sum of squares.
-        return abs(self.cost.value - self.full.value) > hypot(self.cost.sd or 0.0, self.full.sd or 0.0)
-
-    @property
-    def is_same(self) -> bool:
-        """Whether both are the same when rounded to percent."""
-        return abs(1 - self.share) < _SAME
+    def change(self) -> Literal["saved", "added", "same", "unclear"]:
+        """What the policy does to the cost; `same` when rounded to percent, `unclear` within the noise of seeds."""
+        if abs(1 - self.share) < _SAME:
+            return "same"
+        # The noise is the standard deviation of the difference between two single runs: variances add.
+        if abs(self.cost.value - self.full.value) <= hypot(self.cost.sd or 0.0, self.full.sd or 0.0):
+            return "unclear"
+        return "saved" if self.share < 1 else "added"
 
     def figures(self, between: str) -> str:
         """`7 s ± 1 s instead of 10 s ± 1 s, sd over seeds`, without a standard deviation that rounds to nothing."""
@@ -219,14 +220,6 @@ class _Saving:
         return f"{texts[0]} {between} {texts[1]}" + (", sd over seeds" if any("±" in text for text in texts) else "")
 
 
-def saves(frontier: Frontier, row: Row, cost: CostName) -> bool | None:
-    """Whether a policy costs less than its uncut run; None where the difference is within rounding or seed noise."""
-    saving = _saving(frontier, row, cost)
-    if saving is None or saving.is_same or not saving.is_clear:
-        return None
-    return saving.share < 1
-
-
 def saved_text(frontier: Frontier, row: Row, cost: CostName) -> str:
     """` and saved 48 % of the time (5.2 min instead of 10 min) and 50 % of the tokens (...)`.
 
@@ -234,33 +227,34 @@ def saved_text(frontier: Frontier, row: Row, cost: CostName) -> str:
     save the cost, or that is unclear, it adds FLOPs too.
     """
     chosen = _saving(frontier, row, cost)
-    saves_it = chosen is not None and chosen.is_clear and chosen.share < 1
     names: tuple[CostName, ...] = (cost, "tokens" if cost != "tokens" else "seconds")
     # Where this cost gives no reason to choose the policy, a reader wants to know whether another does.
-    names = names if saves_it else (*names, "tokens", "flops")
+    names = names if chosen and chosen.change == "saved" else (*names, "tokens", "flops")
     savings = [saving for name in dict.fromkeys(names) if (saving := _saving(frontier, row, name)) is not None]
-    # What is within rounding or seed noise is no saving, and is said apart.
-    clear = [saving for saving in savings if saving.is_clear and not saving.is_same]
     changes: list[str] = []
-    for verb, moved in (("saved", [s for s in clear if s.share < 1]), ("added", [s for s in clear if s.share > 1])):
-        of_costs = [f"{percent(abs(1 - s.share))} of the {COST_WORDS[s.name]}" for s in moved]
-        texts = [f"{text} ({s.figures('instead of')})" for text, s in zip(of_costs, moved, strict=True)]
-        changes += [f"{verb} {' and '.join(texts)}"] if texts else []
+    for verb in ("saved", "added"):
+        moved = [s for s in savings if s.change == verb]
+        of_costs = [
+            f"{percent(abs(1 - s.share))} of the {COST_WORDS[s.name]} ({s.figures('instead of')})" for s in moved
+        ]
+        changes += [f"{verb} {' and '.join(of_costs)}"] if of_costs else []
     text = f" and {', but '.join(changes)}" if changes else ""
-    same = [f"the same {COST_WORDS[s.name]} ({s.figures('and')})" for s in savings if s.is_same]
+    # What is within rounding or seed noise is no saving, and is said apart.
+    same = [f"the same {COST_WORDS[s.name]} ({s.figures('and')})" for s in savings if s.change == "same"]
     unclear = [
         f"whether it saves {COST_WORDS[s.name]} is unclear ({s.figures('against')})"
         for s in savings
-        if not s.is_clear and not s.is_same
+        if s.change == "unclear"
     ]
     return "; ".join([f"{text}{' and took ' + ' and '.join(same) if same else ''}", *unclear])
 
 
 def _saving(frontier: Frontier, row: Row, name: CostName) -> _Saving | None:
-    if name == "seconds" and frontier.clock:
-        return None  # such times say more about the machine than about the policy
     full = frontier.row(row.reference)
-    cost, of_full = ((side.costs or {}).get(name) if side else None for side in (row, full))
+    # Times that cannot be compared say more about the machine than about the policy.
+    if full is None or (name == "seconds" and frontier.clock):
+        return None
+    cost, of_full = ((side.costs or {}).get(name) for side in (row, full))
     if cost is None or of_full is None or cost.of_full is None:
         return None
     return _Saving(name, cost, of_full, cost.of_full)
@@ -272,18 +266,39 @@ MIN_SEEDS = 2
 
 def sample_size_needed(frontier: Frontier, row: Row, target: float) -> str:
     """The problems and seeds that would show the target, with the assumptions; empty where nothing can be said."""
-    assert row.retention and row.retention.ratio, "the caller picks compared rows"
-    if row.retention.ratio.value <= target:
+    full = frontier.row(row.reference)
+    assert full is not None and row.retention and row.retention.ratio, "the caller picks compared rows"
+    ratio, together = row.retention.ratio.value, row.retention.simultaneous
+    if ratio <= target:
         return (
-            f"At the {percent(row.retention.ratio.value)} measured, no number of problems or seeds will show "
-            f"{percent(target)}: keep more of the traces, or lower the target."
+            f"At the {percent(ratio)} measured, no number of problems or seeds will show {percent(target)}: keep more "
+            "of the traces, or lower the target."
         )
-    together = row.retention.simultaneous
     level = together.level_alone if together else Claim().level
     command = "`leadspan power`" if level == Claim().level else f"`leadspan power --level {level:.4g}`"
-    claim, assumed = _claim(frontier, row, {"claim": target, "level": level})
-    if claim is None:
-        return ""
+    settings = {"claim": target, "level": level}
+    policy, reference = ([dict(result.correct) for result in side.evaluations] for side in (row, full))
+    try:
+        claim, is_estimated = expected_from(policy, reference, settings), True
+    except EvaluationError:
+        # The runs hold too little to estimate the spread from: what they do not show is assumed.
+        measured = {"retention": ratio, "accuracy": full.accuracy.value}
+        try:
+            claim, is_estimated = validate(Claim, {**measured, **settings}, "power"), False
+        except SettingsError:
+            return ""  # such as an accuracy of 1
+    except SettingsError:
+        return ""  # the runs contradict the claim
+    sd = 100 * claim.seed_sd
+    assumed = f"accuracy has a standard deviation of {sd:g} percentage point{'s' * (sd != 1)} between seeds"
+    if not is_estimated:
+        spread = f"{percent(claim.between)} of the variance of answers lies between problems"
+        correlation = f"the two students' chances have a correlation of {claim.correlation:g} over problems"
+        assumed = f", and if {spread}, {correlation} and {assumed} (assumed, as these runs do not show it)"
+    elif max(len(policy), len(reference)) == 1:
+        assumed = f", and if {assumed} (assumed, as one seed does not show it)"
+    else:
+        assumed = ""
     samples, seeds = row.samples_per_problem, max(MIN_SEEDS, len(row.retention.seeds))
     # As many seeds as now, then more: 20 is where Student's t is close to the normal, and more seeds gain little.
     for number in dict.fromkeys((seeds, 2 * seeds, 4 * seeds, 20)):
@@ -294,31 +309,3 @@ def sample_size_needed(frontier: Frontier, row: Row, target: float) -> str:
             chance = f"with a probability of {percent(claim.power)} ({command})"
             return f"If what was measured is true{assumed}, {size} would show it {chance}."
     return f"If what was measured is true{assumed}, showing it takes many times more problems and seeds ({command})."
-
-
-def _claim(frontier: Frontier, row: Row, claim_settings: dict[str, float]) -> tuple[Claim | None, str]:
-    """The claim, None where the runs contradict it, and the assumptions in place of what the runs do not show."""
-    full = frontier.row(row.reference)
-    assert full is not None and row.retention and row.retention.ratio, "a compared row has a reference"
-    policy, reference = ([dict(result.correct) for result in side.evaluations] for side in (row, full))
-    measured = {"retention": row.retention.ratio.value, "accuracy": full.accuracy.value}
-    try:
-        claim = expected_from(policy, reference, claim_settings)
-        several = max(len(policy), len(reference)) > 1
-        return claim, "" if several else f", and if {_seed_sd(claim)} (assumed, as one seed does not show it)"
-    except EvaluationError:
-        pass  # the runs hold too little to estimate the spread from
-    except SettingsError:
-        return None, ""
-    try:
-        claim = validate(Claim, {**measured, **claim_settings}, "power")
-    except SettingsError:
-        return None, ""  # such as an accuracy of 1
-    spread = f"{percent(claim.between)} of the variance of answers lies between problems"
-    correlation = f"the two students' chances have a correlation of {claim.correlation:g} over problems"
-    return claim, f", and if {spread}, {correlation} and {_seed_sd(claim)} (assumed, as these runs do not show it)"
-
-
-def _seed_sd(claim: Claim) -> str:
-    points = 100 * claim.seed_sd
-    return f"accuracy has a standard deviation of {points:g} percentage point{'s' * (points != 1)} between seeds"

@@ -1,17 +1,156 @@
-"""The rows of a frontier: one for each condition on one task. They are part of the report's schema."""
+"""The rows of a frontier, one for each condition on one task, and the costs of training in them.
 
+Rows and costs are part of the report's schema. A cost is a mean over seeds, also as a share of the uncut run's, and
+stands beside the prediction that was made before the runs.
+"""
+
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean, stdev
 from typing import Literal
 
 from pydantic import Field
 
 from leadspan.data.truncation import RandomWindow
 from leadspan.evaluation.result import EvalResult
-from leadspan.report.costs import COST_NAMES, RARE_COSTS, Cost, measured_costs
-from leadspan.results import RunResult
+from leadspan.results import RunResult, predicted_and_measured
 from leadspan.settings import Settings
 from leadspan.statistics.intervals import Interval, SimultaneousInterval
-from leadspan.tables import CostName
+from leadspan.statistics.resampling import Scores
+from leadspan.tables import MISSING, CostName, percent, quantity
+
+COST_OPTIONS: dict[str, CostName] = {
+    "time": "seconds",
+    "memory": "peak_memory_bytes",
+    "flops": "flops",
+    "tokens": "tokens",
+    "energy": "energy_joules",
+    "money": "money",
+}
+"""Names of the costs on the command line. Every training run has the first four; energy needs NVML, and money a price
+in the recipe (`plan.price_per_hour`)."""
+COST_WORDS: dict[CostName, str] = {**{name: word for word, name in COST_OPTIONS.items()}, "flops": "FLOPs"}
+"""Names of the costs in a sentence."""
+COST_TITLES: dict[CostName, str] = {
+    "seconds": "Training time",
+    "peak_memory_bytes": "Peak memory",
+    "flops": "FLOPs",
+    "tokens": "Training tokens",
+    "energy_joules": "Energy",
+    "money": "Price",
+}
+"""Names of the costs over an axis or a column."""
+
+
+class Cost(Settings):
+    """One cost of training a condition."""
+
+    values: tuple[float, ...]
+    """The measured cost of each run, in the order of the seeds: seconds, bytes, operations, tokens, joules, or units
+    of the recipe's currency."""
+    value: float
+    """Mean over the runs."""
+    sd: float | None
+    """Standard deviation over the runs, with n - 1; null for a single run."""
+    of_full: float | None
+    """The mean as a share of the reference's mean, both over the compared seeds; null without a reference."""
+    predicted: float | None
+    """Mean of the predictions made before the runs; null where a run has none."""
+    error: float | None
+    """Relative error of the prediction, predicted / measured - 1; null where there is none."""
+
+
+def costs_over(
+    runs: Sequence[RunResult], compared: Sequence[RunResult] = (), full: Sequence[RunResult] = ()
+) -> dict[CostName, Cost]:
+    """Costs of the runs of one condition; a cost that one run lacks is omitted.
+
+    Args:
+        runs: All runs of the condition; the values and the predictions are theirs.
+        compared: The runs that are compared with the reference: those of the seeds over which retention is computed.
+        full: The reference's runs of those seeds.
+    """
+    of_compared, of_full = _measured_by_all(compared), _measured_by_all(full)
+    predictions: list[dict[CostName, float | None]] = []
+    for run in runs:
+        if run.prediction and run.train:
+            pairs = predicted_and_measured(run.prediction, run.train)
+            predictions.append({"money": run.prediction.money, **{name: pair[0] for name, pair in pairs.items()}})
+    costs: dict[CostName, Cost] = {}
+    for name, values in _measured_by_all(runs).items():
+        mean = fmean(values)
+        of_runs = [value for prediction in predictions if (value := prediction.get(name)) is not None]
+        predicted = fmean(of_runs) if len(of_runs) == len(runs) else None  # a mean over other runs is no prediction
+        full_mean = fmean(of_full[name]) if name in of_full else 0.0
+        # A share needs the seeds that retention compares; value and spread are those of all runs.
+        costs[name] = Cost(
+            values=tuple(values),
+            value=mean,
+            sd=stdev(values) if len(values) > 1 else None,
+            of_full=fmean(of_compared[name]) / full_mean if full_mean else None,
+            predicted=predicted,
+            error=None if predicted is None or not mean else predicted / mean - 1,
+        )
+    return costs
+
+
+def _measured_by_all(runs: Sequence[RunResult]) -> dict[CostName, list[float]]:
+    """The measured costs that every run has, one value for each run."""
+    # A cost that some runs lack is left out, since a mean over the others would be one of other seeds.
+    by_run = [measured_costs(run) for run in runs]
+    names = by_run[0] if by_run else {}
+    return {name: [costs[name] for costs in by_run] for name in names if all(name in costs for costs in by_run)}
+
+
+def measured_costs(run: RunResult) -> dict[CostName, float]:
+    """The measured costs of a run; empty where nothing was trained.
+
+    Money is the price of an hour of one device, times ranks, times hours of the training loop.
+    """
+    train = run.train
+    if train is None:
+        return {}
+    costs: dict[CostName, float] = {
+        # Bursts of other work on the machine do not change the typical time; runs of earlier versions lack it.
+        "seconds": train.typical_seconds or train.seconds,
+        "peak_memory_bytes": train.peak_memory_bytes,
+        "flops": train.flops.total,
+        "tokens": train.num_tokens,
+    }
+    # Absent, not 0, where nothing measured it or no price is known: a mean would take 0 for a measurement.
+    if train.energy_joules is not None:
+        costs["energy_joules"] = train.energy_joules
+    price = run.recipe.plan.price_per_hour if run.recipe else None
+    if price is not None and train.num_ranks is not None:
+        costs["money"] = float(price) * train.num_ranks * train.seconds / 3600
+    return costs
+
+
+def shares(values: Settings | Mapping[str, float]) -> dict[str, float]:
+    """Part to its share of the sum of all parts."""
+    by_part = dict(values)
+    total = sum(by_part.values()) or 1.0
+    return {name: value / total for name, value in by_part.items()}
+
+
+def error_text(predicted: float | None, measured: float) -> str:
+    """The signed error of a prediction, as a share of the measurement."""
+    return MISSING if predicted is None or not measured else f"{100 * (predicted / measured - 1):+.0f} %"
+
+
+def amount(value: float, cost: CostName, currency: str = "") -> str:
+    """A cost with its unit; money with its currency."""
+    if cost != "money":
+        return quantity(cost, value)
+    number = f"{value:,.2f}" if value >= 1 else f"{value:.2g}"  # small runs cost fractions of a cent
+    return f"{number} {currency}".rstrip()
+
+
+def relative_text(cost: Cost) -> str:
+    """The mean as a share of the uncut run's, `50 ± 14 %`, with its standard deviation unless that rounds to 0."""
+    assert cost.of_full is not None, "the caller picks costs with a reference"
+    spread = 100 * cost.of_full * (cost.sd or 0.0) / cost.value if cost.value else 0.0
+    return percent(cost.of_full) if spread < 0.5 else f"{100 * cost.of_full:.0f} ± {spread:.0f} %"
 
 
 class RowRetention(Settings):
@@ -78,17 +217,17 @@ class Row(Settings):
     """Share of samples that ran into the cap on new tokens, mean over runs."""
     tokens_p50: float
     """Median number of new tokens, mean over runs."""
-    reference: str | None
+    reference: str | None = None
     """Label of the uncut condition that the row is compared with; null for that condition itself and for teachers."""
-    is_reference: bool
+    is_reference: bool = False
     """Whether other rows are compared with this one."""
-    retention: RowRetention | None
+    retention: RowRetention | None = None
     """Accuracy as a share of the reference's; null without a reference."""
-    base: str | None
+    base: str | None = None
     """Label of the base from which gains are measured; null without one."""
-    gain: RowRetention | None
+    gain: RowRetention | None = None
     """Base-normalised retention, (row - base) / (reference - base); null without a base."""
-    costs: dict[CostName, Cost] | None
+    costs: dict[CostName, Cost] | None = None
     """Costs of training by name; null for base and teacher."""
     against_controls: list[ControlComparison] = []
     """The policy against each of its controls."""
@@ -98,6 +237,10 @@ class Row(Settings):
     """Their results on the task; in a report file, under `runs`."""
     single_runs: tuple["Row", ...] = Field(default=(), exclude=True)
     """A row for every run; in a report file, under `single_runs` of the task."""
+
+    def scores(self, seeds: Sequence[int]) -> list[Scores]:
+        """Strict scores of the runs of some seeds."""
+        return [result.correct for run, result in zip(self.runs, self.evaluations, strict=True) if run.seed in seeds]
 
     @property
     def cut_kind(self) -> str | None:
@@ -139,7 +282,7 @@ class Frontier:
         """Costs that every trained row has; empty where no row was trained."""
         costs_of_rows = [row.costs for row in self.rows if row.costs]
         # A cost that one row lacks cannot rank the rows, nor be an axis.
-        names = (*COST_NAMES, *RARE_COSTS) if costs_of_rows else ()
+        names = COST_OPTIONS.values() if costs_of_rows else ()
         return tuple(name for name in names if all(name in costs for costs in costs_of_rows))
 
     @property

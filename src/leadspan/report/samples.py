@@ -6,28 +6,32 @@ whose answers differ most in length.
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 from pydantic import ConfigDict, ValidationError
 
 from leadspan.errors import RunError
 from leadspan.evaluation.result import EvalResult
 from leadspan.report.inputs import NamedRun
+from leadspan.report.rows import Frontier
 from leadspan.results import written_fault
 from leadspan.settings import Count, Settings
 
 Outcome = Literal["only the uncut right", "only the cut right", "both wrong", "both right"]
-OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
-"""The outcomes in the order in which pairs are chosen."""
+OUTCOMES: dict[tuple[bool, bool], Outcome] = {
+    (True, False): "only the uncut right",
+    (False, True): "only the cut right",
+    (False, False): "both wrong",
+    (True, True): "both right",
+}
+"""Whether the uncut and the cut student were right, to the outcome, in the order in which pairs are chosen."""
 HEAD_CHARS, TAIL_CHARS = 3000, 2000
 """Characters shown of a longer text: the beginning, where two students diverge, and the end, where answers are."""
 Key = tuple[str, int]
 """Problem id and number of the sample."""
-# Whether the uncut and the cut student were right, for each outcome in its order.
-_OUTCOME_OF = dict(zip([(True, False), (False, True), (False, False), (True, True)], OUTCOMES, strict=True))
 
 
 class Sample(Settings):
@@ -88,16 +92,26 @@ class Comparison(Settings):
 
 
 def comparisons(
-    named: Sequence[NamedRun], references: Mapping[str, str], per_policy: int
+    named: Sequence[NamedRun], frontiers: Sequence[Frontier], per_policy: int
 ) -> tuple[list[Comparison], list[str]]:
     """One comparison for each cut policy and task, of the first run that can be compared; and the damaged files.
 
+    A run is compared with the uncut run of its seed, else with the first uncut run.
+
     Args:
         named: All runs.
-        references: Label of each cut student to the label of the uncut one with which it is compared.
+        frontiers: The comparison of all runs, with the uncut run of each row.
         per_policy: Number of pairs to show of each policy.
     """
     by_label = {entry.label: entry for entry in named}
+    references: dict[str, str] = {}
+    for frontier in frontiers:
+        for row in frontier.students:
+            if full := frontier.row(row.reference):
+                # Samples of one number have the same seed in runs of one seed, so that only the students differ.
+                by_seed = {single.seeds[0]: single.label for single in full.single_runs}
+                first = next(iter(by_seed.values()))
+                references |= {single.label: by_seed.get(single.seeds[0], first) for single in row.single_runs}
     # Seeds of a policy would show much the same pairs, so the first that can be compared stands for all.
     compared: dict[tuple[str, str], Comparison] = {}
     refused: dict[Path, str] = {}
@@ -106,7 +120,7 @@ def comparisons(
         uncut_results = {result.task: result for result in uncut.run.evaluations}
         for result in cut.run.evaluations:
             key, of_uncut = (cut.policy, result.task), uncut_results.get(result.task)
-            if key in compared or of_uncut is None or _lacks_samples(uncut, of_uncut) or _lacks_samples(cut, result):
+            if key in compared or of_uncut is None or lacks_samples(uncut, of_uncut) or lacks_samples(cut, result):
                 continue
             sides = _Drawn(uncut, of_uncut), _Drawn(cut, result)
             # One damaged file of the uncut student would be named again for every policy.
@@ -119,18 +133,8 @@ def comparisons(
     return list(compared.values()), list(refused.values())
 
 
-def absent_samples(named: Sequence[NamedRun]) -> list[str]:
-    """One sentence for each run that lacks the samples of its results."""
-    return [
-        f"{entry.label}: its samples on {result.task} are missing"
-        for entry in named
-        for result in entry.run.evaluations
-        if _lacks_samples(entry, result)
-    ]
-
-
-def _lacks_samples(entry: NamedRun, result: EvalResult) -> bool:
-    # Samples are large, and often not copied along with a run.
+def lacks_samples(entry: NamedRun, result: EvalResult) -> bool:
+    """Whether the samples of a result are missing: they are large, and often not copied along with a run."""
     return result.samples_file is None or not os.path.isfile(entry.directory / result.samples_file)
 
 
@@ -210,15 +214,17 @@ def _comparison(uncut: _Drawn, cut: _Drawn, number: int) -> Comparison:
     # Both files are read in full here, so that damage anywhere in them is found before a pair is shown.
     of_uncut, of_cut = uncut.index(), cut.index()
     pairs = {key: (of_uncut[key], of_cut[key]) for key in of_uncut.keys() & of_cut.keys()}
-    kinds: dict[Outcome, list[Key]] = {outcome: [] for outcome in OUTCOMES}
+    kinds: dict[Outcome, list[Key]] = {outcome: [] for outcome in OUTCOMES.values()}
     for key, (first, second) in pairs.items():
-        kinds[_OUTCOME_OF[first.is_right, second.is_right]].append(key)
+        kinds[OUTCOMES[first.is_right, second.is_right]].append(key)
     difference = {key: abs(first.num_tokens - second.num_tokens) for key, (first, second) in pairs.items()}
     # By problem among equals: the same runs always show the same pairs.
-    ordered = {kind: sorted(keys, key=lambda key: (-difference[key], key)) for kind, keys in kinds.items()}
+    ordered: dict[Outcome, list[Key]] = {
+        kind: sorted(keys, key=lambda key: (-difference[key], key)) for kind, keys in kinds.items()
+    }
     turns = range(max(map(len, kinds.values())))
     chosen: list[tuple[Outcome, Key]] = [
-        (kind, key) for turn in turns for kind in OUTCOMES for key in ordered[kind][turn : turn + 1]
+        (kind, key) for turn in turns for kind, keys in ordered.items() for key in keys[turn : turn + 1]
     ]
     shown: list[Pair] = []
     for outcome, key in chosen[:number]:

@@ -10,8 +10,7 @@ from leadspan.data.truncation.policy import STOP_REMEDY
 from leadspan.errors import EvaluationError
 from leadspan.evaluation.result import EvalResult
 from leadspan.report.break_points import BreakPoint
-from leadspan.report.costs import relative_text
-from leadspan.report.rows import Frontier, Row
+from leadspan.report.rows import Frontier, Row, relative_text
 from leadspan.statistics.intervals import Interval, retention
 from leadspan.statistics.resampling import Scores
 from leadspan.tables import MISSING, CostName, percent, percent_interval, points
@@ -85,14 +84,10 @@ def captions(frontier: Frontier) -> list[str]:
     without_gain = dict.fromkeys(row.gain.reason for row in rows if row.gain and row.gain.reason)
     one_seed = [row.label for row in rows if row.role == "student" and len(row.seeds) == 1]
     level = percent(rows[0].accuracy.level)
-    above = ", runs above by Student's t"
-    if all(len(row.seeds) == 1 for row in rows):
-        above = ""
-        coverage = ", which do not cover the variation between seeds"
-    elif one_seed:
-        coverage = f", which for {', '.join(one_seed)} do not cover the variation between seeds"
-    else:
-        coverage = ", which cover the variation between seeds"
+    has_seeds = any(len(row.seeds) > 1 for row in rows)
+    above = ", runs above by Student's t" if has_seeds else ""
+    not_covered = f"for {', '.join(one_seed)} do not cover" if one_seed else "cover"
+    coverage = f", which {not_covered if has_seeds else 'do not cover'} the variation between seeds"
     return [
         # `Interval.method` in the JSON has the case of each figure.
         f"Intervals of {level}{coverage}: bootstrap over problems, samples within{above}, paired where two are "

@@ -18,18 +18,25 @@ from markupsafe import Markup, escape
 from rich.console import Console
 from rich.text import Text
 
-from leadspan.evaluation.result import EvalResult
 from leadspan.files import write_atomically
-from leadspan.report.charts import chart_data, policy_styles, short
 from leadspan.report.content import Report
-from leadspan.report.costs import error_text, shares
-from leadspan.report.document import rows_block, sections
-from leadspan.report.drawing import draw_figures
-from leadspan.report.elements import Bullets, Element, Fold, Heading, Prose
-from leadspan.report.rows import Row, by_cost
+from leadspan.report.document import Bullets, Element, Fold, Heading, Prose, rows_block
+from leadspan.report.evidence import sections
+from leadspan.report.figures import chart_data, draw_figures, policy_styles
+from leadspan.report.rows import Row, by_cost, error_text, shares
 from leadspan.results import Prediction, RunResult, predicted_and_measured
 from leadspan.settings import dump_yaml
-from leadspan.tables import Block, Cell, CostName, markdown_table, markdown_text, percent_interval, quantity, rich_table
+from leadspan.tables import (
+    Block,
+    Cell,
+    CostName,
+    markdown_table,
+    markdown_text,
+    percent_interval,
+    quantity,
+    rich_table,
+    short,
+)
 from leadspan.text import plain, plain_values, without_secrets
 from leadspan.training.result import TrainResult
 
@@ -71,14 +78,15 @@ def write_report(report: Report, path: Path, format: Format = "html") -> list[Pa
 
 
 def report_text(report: Report, format: Literal["html", "md", "json"]) -> str:
-    """A report as one text."""
-    match format:
-        case "html":
-            return render_page(report)
-        case "md":
-            return render_markdown(report)
-        case "json":
-            return without_secrets(report.model_dump_json(indent=1)) + "\n"
+    """A report as one text; Markdown has counts of the samples but no texts, and leaves the recipes to the JSON."""
+    if format == "html":
+        return render_page(report)
+    if format == "json":
+        return without_secrets(report.model_dump_json(indent=1)) + "\n"
+    lines = [f"# {_line(report.title)}", _line(f"Measured on {report.measured.sentence}.")]
+    for section in sections(report, chart_data(report)):
+        lines += [f"## {_line(section.title)}", *_rendered(section.elements)]
+    return "\n\n".join(line for line in lines if line) + "\n"
 
 
 def run_summary(result: RunResult) -> Block:
@@ -98,8 +106,26 @@ def run_summary(result: RunResult) -> Block:
         rows.append(("warning", warning))
     if result.train is not None:
         rows += _training(result.train, result.prediction)
-    for evaluation in result.evaluations:
-        rows += _evaluation(evaluation)
+    for on_task in result.evaluations:
+        size = f"{on_task.num_problems} problems x {on_task.samples_per_problem}"
+        figures = {
+            "accuracy (strict)": f"{percent_interval(on_task.accuracy_strict)} on {size}",
+            "accuracy (flexible)": percent_interval(on_task.accuracy_flexible),
+        }
+        if on_task.accuracy_finished is not None:
+            figures["accuracy given finished"] = percent_interval(on_task.accuracy_finished)
+        for name, values in (("pass", on_task.pass_at), ("maj", on_task.majority_at)):
+            # pass@1 and maj@1 are the accuracy above.
+            if shown := [f"@{k} {percent_interval(value)}" for k, value in values.items() if k != "1"]:
+                figures[name] = ", ".join(shown)
+        figures["terminated"] = percent_interval(on_task.termination_rate)
+        closed = f"{on_task.thinking_closed_rate:.1%}"
+        figures["hit the cap / closed thinking"] = f"{on_task.cap_hit_rate:.1%} / {closed}"
+        if on_task.loop_rate is not None and on_task.no_box_rate is not None:
+            figures["loops / no box"] = f"{on_task.loop_rate:.1%} / {on_task.no_box_rate:.1%}"
+        quantiles = f"median {on_task.tokens_p50:.0f}, 95th percentile {on_task.tokens_p95:.0f}"
+        figures["new tokens"] = f"mean {on_task.tokens_mean:.0f}, {quantiles}"
+        rows += [(f"{on_task.task}: {name}", text) for name, text in figures.items()]
     return Block(f"{result.name}: {result.label}", (), tuple(rows or [("nothing", "neither trained nor evaluated")]))
 
 
@@ -126,33 +152,6 @@ def _training(train: TrainResult, prediction: Prediction | None) -> Iterator[tup
     for step, loss in train.validation_loss.items():
         saved = " (saved)" if int(step) == train.saved_step else ""
         yield f"validation loss, step {step}", f"{loss:.4f}{saved}"
-
-
-def _evaluation(result: EvalResult) -> Iterator[tuple[str, str]]:
-    task, size = result.task, f"{result.num_problems} problems x {result.samples_per_problem}"
-    yield f"{task}: accuracy (strict)", f"{percent_interval(result.accuracy_strict)} on {size}"
-    yield f"{task}: accuracy (flexible)", percent_interval(result.accuracy_flexible)
-    if result.accuracy_finished is not None:
-        yield f"{task}: accuracy given finished", percent_interval(result.accuracy_finished)
-    for name, values in (("pass", result.pass_at), ("maj", result.majority_at)):
-        # pass@1 and maj@1 are the accuracy above.
-        shown = [f"@{k} {percent_interval(value)}" for k, value in values.items() if k != "1"]
-        if shown:
-            yield f"{task}: {name}", ", ".join(shown)
-    yield f"{task}: terminated", percent_interval(result.termination_rate)
-    yield f"{task}: hit the cap / closed thinking", f"{result.cap_hit_rate:.1%} / {result.thinking_closed_rate:.1%}"
-    if result.loop_rate is not None and result.no_box_rate is not None:
-        yield f"{task}: loops / no box", f"{result.loop_rate:.1%} / {result.no_box_rate:.1%}"
-    tokens = f"mean {result.tokens_mean:.0f}, median {result.tokens_p50:.0f}, 95th percentile {result.tokens_p95:.0f}"
-    yield f"{task}: new tokens", tokens
-
-
-def render_markdown(report: Report) -> str:
-    """The report as GitHub Markdown, with counts of the samples but no texts, and without the recipes (see JSON)."""
-    lines = [f"# {_line(report.title)}", _line(f"Measured on {report.measured.sentence}.")]
-    for section in sections(report, chart_data(report)):
-        lines += [f"## {_line(section.title)}", *_rendered(section.elements)]
-    return "\n\n".join(line for line in lines if line) + "\n"
 
 
 def _rendered(elements: Iterable[Element]) -> Iterator[str]:
