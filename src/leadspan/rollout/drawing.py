@@ -37,13 +37,9 @@ class RolloutInputs:
     """All that rollouts need besides the student's weights.
 
     Attributes:
-        course: The content of every step.
-        prompts: The prompts that the student continues.
         traces: Training examples that may be mixed in.
-        rows: Makes examples of rollouts.
         stop_ids: Tokens that end a turn, for student, teacher or data.
         student: Where the student comes from.
-        directory: Run directory.
         examples_per_batch: Examples of a micro-batch.
         window: Positions of the student, where it has a limit.
         cold_loss: The objective of a cold start; None without one.

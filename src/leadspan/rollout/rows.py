@@ -84,13 +84,10 @@ Ending = Literal["stop", "horizon", "budget", "window"]
 
 @dataclass(frozen=True, slots=True)
 class Rollout:
-    """A drawn rollout.
+    """What was drawn for a turn, up to its end.
 
     Attributes:
-        turn: The turn it was drawn for.
-        prompt: The prompt.
         new_ids: New token ids, the token that ended the turn included.
-        ending: What ended it.
         log_probs: Log-probability with which each of these tokens was drawn; empty where that is not needed.
     """
 

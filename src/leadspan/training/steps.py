@@ -21,14 +21,7 @@ from leadspan.training.settings import ByExamples, TrainingSettings
 
 @dataclass(frozen=True, slots=True)
 class StepCounts:
-    """What one optimiser step does on all ranks.
-
-    Attributes:
-        examples: Examples.
-        tokens: Through the student's forward pass.
-        weighted: Positions with a loss.
-        flops: Operations.
-    """
+    """What one optimiser step does on all ranks: tokens through the student, weighted positions, operations."""
 
     examples: int
     tokens: int
@@ -46,11 +39,8 @@ class StepPlan:
     """The whole run, decided before it starts.
 
     Attributes:
-        num_steps: Optimiser steps.
         accumulation: Micro-batches per optimiser step on one rank.
         plan: Micro-batches in order, all ranks; micro-batch `i` goes to rank `i % num_ranks`.
-        validate_every: Steps between validations.
-        checkpoint_every: Steps between checkpoints.
     """
 
     num_steps: int

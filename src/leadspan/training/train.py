@@ -45,11 +45,8 @@ class TrainingInputs:
 
     Attributes:
         student: Where the student's starting weights come from.
-        teacher: The teacher's side: live, stored or absent.
         renderer: Tokenizer and template of the data.
-        examples: Training examples.
         validation: Validation examples, never cut, or None.
-        directory: Run directory.
         seed: Seed of order, dropout and adapters.
         device: Figures of the device, when they are stated.
         selection: What the objective selects among the weighted positions by the models' scores, or None.
