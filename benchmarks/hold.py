@@ -200,7 +200,7 @@ def _flip(draw: random.Random, case: Path, place: Path) -> Path:
 
 def _is_named(case: Path, path: Path) -> bool:
     """Whether the check before a file is used finds a fault and names the file, or the list of digests."""
-    from leadspan.digests import DIGESTS_FILE, fault
+    from leadspan.files import DIGESTS_FILE, fault
     from leadspan.results import damage
 
     sealed = next(directory for directory in path.parents if (directory / DIGESTS_FILE).exists())

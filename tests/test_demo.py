@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from leadspan.demo import run_demo, write_recipes
+from leadspan.cli.starting import run_demo, write_recipes
 from leadspan.errors import RunError
 from leadspan.recipe import load_recipe
 from leadspan.results import load_run

@@ -5,7 +5,7 @@ import pytest
 from leadspan.errors import SettingsError
 from leadspan.models.settings import Pretrained
 from leadspan.settings import validate
-from leadspan.text import LogFormatter, PlainFormatter, places_of_secrets, plain, plain_values
+from leadspan.text import LogFormatter, places_of_secrets, plain, plain_values
 
 TOKEN = "hf_" + "aB3" * 11
 SECRETS = [
@@ -57,7 +57,7 @@ def test_no_control_code_is_left(code: str) -> None:
 
 def test_log_lines_are_plain() -> None:
     record = logging.LogRecord("x", logging.WARNING, "", 0, "%s", (f"{TOKEN} \x1b[2J",), None)
-    assert PlainFormatter("%(message)s").format(record) == "*** \N{REPLACEMENT CHARACTER}[2J"
+    assert LogFormatter().format(record) == "warning: x: *** \N{REPLACEMENT CHARACTER}[2J"
 
 
 @pytest.mark.parametrize(

@@ -64,13 +64,7 @@ class Faults:
 
 
 def all_faults(kind: type[BaseModel], values: Mapping[str, Any], error: ValidationError) -> Faults:
-    """Everything that is wrong with the values.
-
-    Args:
-        kind: The settings class that refused the values.
-        values: The values.
-        error: Its refusal.
-    """
+    """Everything that is wrong with values that a settings class has refused with an error."""
     mended: dict[str, Any] = copy.deepcopy(dict(values))
     section: Any = None
     paths = list(_paths(kind, values))
@@ -137,17 +131,17 @@ def _located(
     models, keys, node, follows_union = [kind], [], values, False
     final = len(fault["loc"]) - 1
     for number, part in enumerate(fault["loc"]):
-        below = [m for model in models if part in model.model_fields for m in _below(model, str(part))]
+        fields = [model.model_fields[str(part)] for model in models if part in model.model_fields]
+        below = [model for field in fields for model in models_in(field.annotation)]
         tagged = [model for model in models if part in (_tag_of(model), model.__name__)]
-        is_field = any(part in model.model_fields for model in models)
         # The last part of a missing or unknown key is a key, although no class or value shows it.
         is_new = number == final and fault["type"] in ("missing", "extra_forbidden")
         if tagged and follows_union:  # before fields: a class may have one that is called as its tag is
             models, follows_union = tagged, False
-        elif is_field or is_new or _holds(node, part):
+        elif fields or is_new or _holds(node, part):
             keys.append(part)
-            follows_union = len(below) > 1 if is_field else follows_union
-            models = below if is_field else models
+            follows_union = len(below) > 1 if fields else follows_union
+            models = below if fields else models
             node = _get(node, part)
         elif tagged:
             models = tagged
@@ -237,9 +231,9 @@ def _paths(model: type[BaseModel], values: Any, before: _Keys = ()) -> Iterator[
         inner = _get(values, name)
         default = field.get_default(call_default_factory=True) if not field.is_required() else None
         tag = _get(inner, "kind") if inner is not None else getattr(default, "kind", None)
-        members = _below(model, name)
+        members = models_in(field.annotation)
         for member in [m for m in members if _tag_of(m) == tag] or (members if len(members) == 1 else []):
-            if not _is_container(field):
+            if not _is_container(field.annotation):
                 yield from _paths(member, inner, keys)
 
 
@@ -248,22 +242,21 @@ def _mend(kind: type[BaseModel], mended: dict[Any, Any], keys: _Keys, near: str 
     models: list[type[BaseModel]] = [kind]
     node: Any = mended
     for number, key in enumerate(keys):
-        field = next((model.model_fields[str(key)] for model in models if key in model.model_fields), None)
-        below = _get(node, key)
-        inner = [m for model in models if key in model.model_fields for m in _below(model, str(key))]
+        fields = [model.model_fields[str(key)] for model in models if key in model.model_fields]
+        field, below = next(iter(fields), None), _get(node, key)
+        inner = [model for each in fields for model in models_in(each.annotation)]
         is_last = number == len(keys) - 1 or not isinstance(below, dict | list)
         # Settings of a misspelt kind are checked as the kind that was probably meant.
         if near and number == len(keys) - 1 and isinstance(below, dict):
             below["kind"] = near
             return
-        if is_last or (field is not None and _is_container(field) and not inner):
+        if is_last or (field is not None and _is_container(field.annotation) and not inner):
             _replace(node, key, field, models)
             return
-        if field is None or not _is_container(field):  # else the next key is a name or a number of the user's
+        models = inner
+        if field is None or not _is_container(field.annotation):  # else the next key is a name or number of the user's
             candidates = inner or models
             models = [m for m in candidates if _tag_of(m) == _get(below, "kind")] or candidates
-        else:
-            models = inner
         node = below
 
 
@@ -280,7 +273,7 @@ def _replace(node: Any, key: str | int, field: FieldInfo | None, models: list[ty
 def _stand_in(field: FieldInfo) -> Any:
     """A valid value of a field; for settings, an object that is not validated."""
     models = models_in(field.annotation)
-    if models and not _is_container(field):
+    if models and not _is_container(field.annotation):
         return _constructed(models[0])
     kind = field.annotation
     if field.metadata:
@@ -305,19 +298,10 @@ def _accepted(section: BaseModel) -> BaseModel:
     return section
 
 
-def _is_container(field: FieldInfo) -> bool:
-    """Whether what lies below a field has names or numbers of the user's."""
-    return any(origin in (list, dict, tuple) for origin in _origins(field.annotation))
-
-
-def _origins(annotation: Any) -> Iterator[Any]:
-    yield typing.get_origin(annotation)
-    for inner in typing.get_args(annotation):
-        yield from _origins(inner)
-
-
-def _below(model: type[BaseModel], name: str) -> list[type[BaseModel]]:
-    return models_in(model.model_fields[name].annotation)
+def _is_container(annotation: Any) -> bool:
+    """Whether what lies below a field of this type has names or numbers of the user's."""
+    is_one = typing.get_origin(annotation) in (list, dict, tuple)
+    return is_one or any(map(_is_container, typing.get_args(annotation)))
 
 
 def _tag_of(model: type[BaseModel]) -> object:

@@ -1,22 +1,30 @@
-"""Files that are complete or absent, even after a power cut; and locks that one process holds at a time."""
+"""Files that are complete or absent, even after a power cut; digests of them; locks that one process holds at a time.
+
+A directory is sealed when all its files are written: `digests.json` comes last, so a directory without it is not
+complete. By the digests a damaged or missing file is detected before it is used.
+"""
 
 import contextlib
 import errno
 import fcntl
+import functools
 import hashlib
+import json
 import os
 import re
 import shutil
 import socket
+import stat
 import threading
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from leadspan.errors import LeadspanError, RunError
 
+DIGESTS_FILE = "digests.json"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 # Messages of libraries for these errors: safetensors keeps the error number, PyTorch's archive writer does not.
 _FULL_TEXT = re.compile(
@@ -29,12 +37,9 @@ _FULL_TEXT = re.compile(
 def full_disk_reported(directory: Path, needed: Callable[[], int] | None = None) -> Iterator[None]:
     """Turn the error of a full or unwritable disk, whichever library raises it, into a `RunError`.
 
-    Args:
-        directory: Where files are written, unless the error names one.
-        needed: Computes the bytes that are needed in total.
-
     Raises:
-        RunError: Says how much space is free and needed, and that the work can be resumed.
+        RunError: Names the file of the error, or else the directory; says how much space is free there, how much is
+            `needed` in total, in bytes, and that the work can be resumed.
     """
     before = threading.excepthook
 
@@ -53,10 +58,7 @@ def full_disk_reported(directory: Path, needed: Callable[[], int] | None = None)
         if not reason:
             raise
         target = Path(path or directory)
-        # Free space is that of the nearest directory that exists.
-        existing = next(parent for parent in (target, *target.absolute().parents) if parent.exists())
-        free = shutil.disk_usage(existing).free
-        takes = ""
+        free, takes = free_bytes(target), ""
         if needed is not None:
             with contextlib.suppress(LeadspanError):  # a model that cannot be counted can still be trained
                 takes = f", and about {needed() / 1e9:.3g} GB are needed in all"
@@ -66,6 +68,12 @@ def full_disk_reported(directory: Path, needed: Callable[[], int] | None = None)
         ) from error
     finally:
         threading.excepthook = before
+
+
+def free_bytes(path: Path) -> int:
+    """Free space of the disk that a path lies on, or would lie on: that of its nearest directory that exists."""
+    existing = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
+    return shutil.disk_usage(existing).free
 
 
 def _of_disk(error: BaseException) -> tuple[str, str]:
@@ -125,6 +133,121 @@ def sync_directory(directory: Path) -> None:
         os.close(handle)
 
 
+def seal(directory: Path, names: Iterable[str] | None = None, later: Mapping[str, bytes] | None = None) -> None:
+    """Write the digests of files of a directory, at any depth, once they have reached the disk.
+
+    Without `names` all of its files are sealed; those of `later` are written after this, with the given content.
+    """
+    from concurrent.futures import ThreadPoolExecutor  # here, as it slows down the start of every command
+
+    if names is None:
+        paths = (path for path in directory.rglob("*") if path.is_file())
+        names = [str(path.relative_to(directory)) for path in paths if path.name != DIGESTS_FILE]
+    names = sorted(names)
+    with ThreadPoolExecutor() as pool:  # a checkpoint has few large files, and training waits for it
+        hashes = pool.map(lambda name: file_hash(directory / name, is_synced=True), names)
+        digests = dict(zip(names, hashes, strict=True))
+    digests |= {name: hashlib.sha256(content).hexdigest() for name, content in (later or {}).items()}
+    write_atomically(directory / DIGESTS_FILE, json.dumps(digests, indent=1) + "\n")
+
+
+def unseal(directory: Path) -> None:
+    """Remove the digests, before a file of the directory is rewritten or removed."""
+    (directory / DIGESTS_FILE).unlink(missing_ok=True)
+
+
+def renew(directory: Path, name: str, content: bytes) -> None:
+    """Rewrite one file of a directory; where that is sealed, its other files keep their digests."""
+    path, sealed = directory / DIGESTS_FILE, is_sealed(directory)
+    digests = json.loads(path.read_text(encoding="utf-8")) if sealed else {}
+    digests.pop(name, None)
+    if sealed:  # without a digest while it is written, so that a kill at any point leaves no contradiction
+        write_atomically(path, json.dumps(digests, indent=1) + "\n")
+    write_atomically(directory / name, content)
+    if sealed:
+        digests[name] = hashlib.sha256(content).hexdigest()
+        write_atomically(path, json.dumps(digests, indent=1) + "\n")
+
+
+def is_sealed(directory: Path) -> bool:
+    """Whether all files of a directory were written."""
+    return (directory / DIGESTS_FILE).exists()
+
+
+def fault(directory: Path, names: Iterable[str] | None = None) -> str | None:
+    """What is wrong with a sealed directory, in words: the first file that is missing or not as it was written.
+
+    A directory without digests, of an earlier version or another program, has no fault. Looks only at those of the
+    `names` that were sealed, where they are given.
+    """
+    if not is_sealed(directory):
+        return None
+    try:
+        digests = json.loads((directory / DIGESTS_FILE).read_text(encoding="utf-8"))
+        to_check = digests.keys() if names is None else digests.keys() & set(names)
+        # As text: a damaged file may hold anything.
+        expected = {str(name): str(digests[name]) for name in sorted(to_check)}
+    except (OSError, ValueError, AttributeError, RecursionError):
+        return f"{DIGESTS_FILE} is damaged"
+    for name, digest in expected.items():
+        try:
+            status = (directory / name).stat()
+            if not stat.S_ISREG(status.st_mode):  # a pipe would be waited for without end
+                return f"{name} is not a file"
+            known_hash = _known_hash(directory / name, status.st_ino, status.st_size, status.st_mtime_ns)
+        except (OSError, ValueError):  # ValueError: a damaged name
+            return f"{name} is missing or cannot be read"
+        if known_hash != digest:
+            return f"{name} is not as it was written, its digest differs"
+    return None
+
+
+def file_hash(path: Path, is_synced: bool = False) -> str:
+    """SHA-256 of a file, read in pieces; flushed to disk first if `is_synced`."""
+    with path.open("rb") as file:
+        if is_synced:
+            os.fsync(file.fileno())
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def beginning_hash(path: Path, size: int) -> str | None:
+    """SHA-256 of the first bytes of a file that grows; None where it cannot be read or has fewer."""
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb") as file:
+            while size and (piece := file.read(min(size, 1 << 20))):
+                digest.update(piece)
+                size -= len(piece)
+    except OSError:
+        return None
+    return None if size else digest.hexdigest()
+
+
+def checksum(values: Mapping[str, Any]) -> str:
+    """SHA-256 of plain JSON values, whatever their order."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def with_checksum(values: Mapping[str, Any]) -> str:
+    """One line of JSON of plain values, and the checksum of these."""
+    return json.dumps({**values, "checksum": checksum(values)}, ensure_ascii=False) + "\n"
+
+
+def checked_line(line: bytes) -> dict[str, Any] | None:
+    """The values of a line of `with_checksum`; None where they do not have the checksum that it states."""
+    try:
+        values = json.loads(line)
+        return values if values.pop("checksum") == checksum(values) else None
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
+        return None
+
+
+@functools.lru_cache(maxsize=4096)
+def _known_hash(path: Path, inode: int, size: int, modified: int) -> str:
+    """The hash of a file, read once while its state on disk stays the same."""
+    return file_hash(path)
+
+
 def file_names(names: Sequence[str], joint: str) -> list[str]:
     """File names of letters, digits and underscores; names that would collide end in a hash of the whole name.
 
@@ -133,51 +256,44 @@ def file_names(names: Sequence[str], joint: str) -> list[str]:
     >>> file_names(["long problems", "short", "long-problems"], "_")
     ['long_problems_ee71d6', 'short', 'long_problems_09b99c']
     """
+
+    def folded(names: Sequence[str]) -> list[str]:
+        return [unicodedata.normalize("NFKC", name).casefold() for name in names]
+
     simple = [re.sub(r"\W+", joint, name).strip(joint) for name in names]
     hashes = [hashlib.sha256(name.encode()).hexdigest()[:6] for name in names]
     hashed = [f"{name}{joint}{digits}".strip(joint) for name, digits in zip(simple, hashes, strict=True)]
-    number = Counter(map(_folded, simple))
-    chosen = [
-        name if name and number[_folded(name)] == 1 else other for name, other in zip(simple, hashed, strict=True)
-    ]
+    unique = {name for name, number in Counter(folded(simple)).items() if name and number == 1}
+    chosen = [a if key in unique else b for key, a, b in zip(folded(simple), simple, hashed, strict=True)]
     # A name may end in what is another one's hash.
-    return chosen if len(set(map(_folded, chosen))) == len(chosen) else hashed
+    return chosen if len(set(folded(chosen))) == len(chosen) else hashed
 
 
-def _folded(name: str) -> str:
-    return unicodedata.normalize("NFKC", name).casefold()
-
-
-# Locks of this process, which a forked child must close.
-_held: set[int] = set()
+# Handles of this process's locks, which a forked child must close.
+_locks: set[int] = set()
 # How often in a row another process may remove a directory between its creation and the opening of a file in it.
 _MOST_LOST = 100
 
 
-@contextmanager
+@contextlib.contextmanager
 def locked(path: Path, refusal: Callable[[str], LeadspanError]) -> Iterator[None]:
     """Hold a lock file, which names this process, inside the context; then remove it.
 
     The system releases the lock when the process ends, however it ends, so the lock file of a dead process is reused.
     Directories that were created for the lock and hold nothing else at the end are removed with it.
 
-    Args:
-        path: The lock file; its directory is made.
-        refusal: The error to raise, from the process id of the holder, and its host where that is another one.
-
     Raises:
-        LeadspanError: Another process holds it.
+        LeadspanError: Another process holds it; made by `refusal` from its id, and its host where that is another one.
         OSError: The file cannot be made, or its file system has no locks.
     """
-    missing = [directory for directory in path.parents if not directory.exists()]
-    handle = _acquired(path, refusal)
-    _held.add(handle)
+    missing, handle = [directory for directory in path.parents if not directory.exists()], _acquired(path, refusal)
+    _locks.add(handle)
     try:
         yield
     finally:
         with contextlib.suppress(OSError):
             path.unlink()
-        _held.discard(handle)
+        _locks.discard(handle)
         os.close(handle)
         with contextlib.suppress(OSError):  # not empty: it is the work that was done
             for directory in missing:
@@ -206,9 +322,8 @@ def _acquired(path: Path, refusal: Callable[[str], LeadspanError]) -> int:
         except BlockingIOError:
             pid, _, host = os.pread(handle, 300, 0).decode(errors="replace").partition(" ")
             os.close(handle)
-            raise refusal(
-                f"{pid or 'unknown'} on {host}" if host not in ("", socket.gethostname()) else pid or "unknown"
-            ) from None
+            elsewhere = f" on {host}" if host not in ("", socket.gethostname()) else ""
+            raise refusal(f"{pid or 'unknown'}{elsewhere}") from None
         except OSError as error:
             os.close(handle)
             raise OSError(error.errno, error.strerror, str(path)) from None
@@ -217,9 +332,9 @@ def _acquired(path: Path, refusal: Callable[[str], LeadspanError]) -> int:
 
 def _let_go_in_child() -> None:
     """A forked child must not hold on to the lock of a parent that has been killed."""
-    for handle in _held:
+    for handle in _locks:
         os.close(handle)
-    _held.clear()
+    _locks.clear()
 
 
 os.register_at_fork(after_in_child=_let_go_in_child)

@@ -7,6 +7,7 @@ names another server.
 """
 
 import logging
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,9 @@ from huggingface_hub.utils import validate_repo_id
 
 from leadspan.data.truncation import Full
 from leadspan.data.truncation.policy import shows_few_ends
-from leadspan.digests import DIGESTS_FILE, fault, renew
 from leadspan.errors import RunError, SettingsError
 from leadspan.evaluation.result import EvalResult
+from leadspan.files import DIGESTS_FILE, fault, renew
 from leadspan.models.settings import ModelSettings, Pretrained
 from leadspan.recipe import Recipe
 from leadspan.results import RUN_FILE, RunResult, load_run, predicted_and_measured
@@ -40,10 +41,7 @@ _COST_WORDS = {"tokens": "tokens", "flops": "FLOPs", "seconds": "time", "peak_me
 def write_card(result: RunResult, directory: Path, full: RunResult | None = None) -> Path:
     """Write the card of a run's student into its directory, and renew the digest of the card.
 
-    Args:
-        result: The run, with the evaluations that the card shows.
-        directory: Its run directory.
-        full: The run whose student learnt from uncut traces, for the retention; when absent, the one beside it.
+    `full` is the run whose student learnt from uncut traces, for the retention; when absent, the one beside it.
     """
     full = full or uncut_beside(result, directory)
     student = directory / STUDENT_DIR
@@ -59,16 +57,14 @@ def uncut_beside(result: RunResult, directory: Path) -> RunResult | None:
     if result.recipe is None or isinstance(result.policy, Full):
         return None
     ours = _but_for_the_cut(result.recipe)
-    for file in sorted(directory.absolute().parent.glob(f"*/{RUN_FILE}")):
-        if not (file.parent / STUDENT_DIR).is_dir():
-            continue  # an evaluation of a run, which repeats its recipe
+    runs = (file.parent for file in sorted(directory.absolute().parent.glob(f"*/{RUN_FILE}")))
+    for run in (run for run in runs if (run / STUDENT_DIR).is_dir()):  # others evaluate a run, and repeat its recipe
         try:
-            other = load_run(file.parent)
+            other = load_run(run)
+            if isinstance(other.policy, Full) and other.recipe and _but_for_the_cut(other.recipe) == ours:
+                return other
         except RunError as error:
             logger.warning("not looked at for the uncut run: %s", error)
-            continue
-        if isinstance(other.policy, Full) and other.recipe and _but_for_the_cut(other.recipe) == ours:
-            return other
     return None
 
 
@@ -84,20 +80,19 @@ def model_card(result: RunResult, full: RunResult | None = None) -> ModelCard:
     """The card of a run's student; `full` as in `write_card`."""
     recipe = result.recipe
     assert recipe is not None, "a student has a recipe"
-    results: list[CardResult] = []
-    for evaluation in result.evaluations:
-        # The Hub groups results by data set, so a task with a public source goes by the name of that.
-        task = next((task for task in recipe.evaluation.tasks if task.name == evaluation.task), None)
-        results.append(
-            CardResult(
-                task_type="text-generation",
-                dataset_type=task.path if task is not None and not _is_local(task.path) else evaluation.task,
-                dataset_name=evaluation.task,
-                metric_type="accuracy",
-                metric_name=f"avg@{evaluation.samples_per_problem}, {evaluation.answering}",
-                metric_value=round(evaluation.accuracy_strict.value, 4),
-            )
+    # The Hub groups results by data set, so a task with a public source goes by the name of that.
+    public = {task.name: task.path for task in recipe.evaluation.tasks if not _is_local(task.path)}
+    results = [
+        CardResult(
+            task_type="text-generation",
+            dataset_type=public.get(evaluation.task, evaluation.task),
+            dataset_name=evaluation.task,
+            metric_type="accuracy",
+            metric_name=f"avg@{evaluation.samples_per_problem}, {evaluation.answering}",
+            metric_value=round(evaluation.accuracy_strict.value, 4),
         )
+        for evaluation in result.evaluations
+    ]
     # Names are plain text on the Hub too: the metadata is YAML that others' programs read.
     data = ModelCardData(
         base_model=_hub_name(recipe.student),
@@ -116,14 +111,11 @@ def model_card(result: RunResult, full: RunResult | None = None) -> ModelCard:
 def _sections(result: RunResult, recipe: Recipe, full: RunResult | None) -> Iterator[str]:
     yield f"# {markdown_text(result.name)}"
     imitated = f"`{recipe.teacher.identity}`" if isinstance(recipe.teacher, Served) else "stored targets"
-    if recipe.local_teacher is not None:
-        imitated = _model_name(recipe.local_teacher)
+    imitated = imitated if recipe.local_teacher is None else _model_name(recipe.local_teacher)
     teacher = f" from {imitated}" if recipe.has_teacher else " from no teacher but the traces"
-    student = _model_name(recipe.student)
-    yield (
-        f"{student[0].upper()}{student[1:]}, distilled{teacher} on traces under the cut `{result.label}` with leadspan "
-        f"{result.environment.get('leadspan', '')}."
-    )
+    student, version = _model_name(recipe.student), result.environment.get("leadspan", "")
+    distilled = f"distilled{teacher} on traces under the cut `{result.label}` with leadspan {version}."
+    yield f"{student[0].upper()}{student[1:]}, {distilled}"
     yield "## Data and cut"
     source, cut = recipe.data.train.path, result.cut
     rows = [("traces", Path(source).name if _is_local(source) else source), ("cut", result.label)]
@@ -248,12 +240,9 @@ def check_push(name: str) -> None:
 
 
 def push_student(student: Path, name: str, private: bool | None = None) -> str:
-    """Upload a student's directory without its digests; creates the repository if it does not exist.
+    """Upload a student's directory without its digests to `USER/MODEL`, which is created if it does not exist.
 
-    Args:
-        student: Its directory.
-        name: `USER/MODEL`.
-        private: Whether a new repository is private; the account's default when None.
+    A new repository is private or public as the account's default says, unless `private` does.
 
     Returns:
         Address of the commit.
@@ -287,5 +276,5 @@ def push_student(student: Path, name: str, private: bool | None = None) -> str:
         reason = f"{api.endpoint} cannot be reached ({first_line(error)}); check the network and HF_ENDPOINT"
     else:
         return commit.commit_url
-    again = f"leadspan push {student.parent} {name}"
+    again = shlex.join(["leadspan", "push", str(student.parent), name])
     raise RunError(f"push {name}: {reason}; the local files are unchanged, try again with: {again}") from None

@@ -129,14 +129,11 @@ def prepare_data_worker(worker: int = 0) -> None:
     It prints no error where the process that it serves has ended; errors of its work are raised there.
     """
 
-    def end_next_time(number: int, frame: FrameType | None) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
     def show(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         if not isinstance(error, EOFError | ConnectionError):
             sys.__excepthook__(kind, error, trace)
 
-    signal.signal(signal.SIGTERM, end_next_time)
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.signal(signal.SIGTERM, signal.SIG_DFL))
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     sys.excepthook = show
 
@@ -187,8 +184,7 @@ os.register_at_fork(after_in_child=_leave_signals_to_parent)
 def fork_server(preload: Sequence[str] = ()) -> ForkServerContext:
     """Processes forked from a server that ignore SIGINT and SIGHUP of the terminal: this process ends them.
 
-    Args:
-        preload: Modules that the server imports once for all of them.
+    The server imports the modules of `preload` once for all of them.
     """
     context = multiprocessing.get_context("forkserver")
     if preload:
@@ -210,11 +206,8 @@ def in_batches(
 ) -> Iterator[ResultT]:
     """Results of a function over batches of items, in their order.
 
-    Args:
-        function: Sent to every process once.
-        items: Read a few batches ahead, never all at once.
-        batch_size: Items of a batch.
-        num_workers: Processes; fewer batches than one for each are computed in this process.
+    The function is sent to every process once; items are read a few batches ahead, never all at once. Fewer batches
+    than one for each process are computed in this one.
     """
     stream = iter(items)
     batches = iter(lambda: list(itertools.islice(stream, batch_size)), [])

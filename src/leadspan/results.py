@@ -12,10 +12,9 @@ from pydantic import Field, model_validator
 from leadspan.costs.flops import FlopsByPart
 from leadspan.costs.memory import MemoryByPart
 from leadspan.data.truncation.policy import CutCounts, Policy, stop_warning
-from leadspan.digests import DIGESTS_FILE, fault, seal
 from leadspan.errors import RunError
 from leadspan.evaluation.result import EvalResult
-from leadspan.files import write_atomically
+from leadspan.files import DIGESTS_FILE, fault, seal, write_atomically
 from leadspan.models.settings import ModelSettings, Pretrained
 from leadspan.recipe import Recipe
 from leadspan.settings import Amount, Count, Settings, load_json

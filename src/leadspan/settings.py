@@ -76,13 +76,7 @@ def load_settings(
     overrides: Sequence[str] = (),
     more_faults: MoreFaults[SettingsT] | None = None,
 ) -> SettingsT:
-    """Read a YAML file, apply `key.sub=value` overrides, and validate.
-
-    Args:
-        kind: The settings class of the whole file.
-        path: The file.
-        overrides: `dotted.key=value`; the value is parsed as YAML.
-        more_faults: Finds further faults of the settings.
+    """Read a YAML file, apply `key.sub=value` overrides, whose values are YAML too, and validate.
 
     Raises:
         SettingsError: The file is missing or not a mapping, or any value breaks a rule; names every fault.
@@ -102,13 +96,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 def load_json(
     kind: type[SettingsT], path: Path, remedy: str = "make it anew", error_type: type[LeadspanError] = SettingsError
 ) -> SettingsT:
-    """Read a settings object from the JSON file it was written to.
-
-    Args:
-        kind: Its class.
-        path: The file.
-        remedy: Remedy for the error message.
-        error_type: Type of the error.
+    """Read a settings object from the JSON file it was written to; an error names the `remedy`.
 
     Raises:
         LeadspanError: The file cannot be read, or is of another kind; of type `error_type`.

@@ -62,14 +62,9 @@ class Progress:
     """Reports the progress of a stage and the time left, a few times per second at most, and at its end."""
 
     def __init__(self, stage: str, total: int | None, unit: str, done: int = 0, are_alike: bool = True):
-        """Start the clock.
+        """Start the clock; `done` units were done before, and the total is None where it is unknown.
 
-        Args:
-            stage: Name of the stage.
-            total: Total number of units; None where it is unknown.
-            unit: What is counted.
-            done: Units that were done before.
-            are_alike: Whether they take about the same time each; else no time left is shown.
+        Units that are not alike take different times each, so no time left is shown.
         """
         self.stage, self.total, self.unit = stage, total, unit
         self._are_alike = are_alike

@@ -84,19 +84,11 @@ def print_plain(text: str = "", error: bool = False) -> None:
         sys.stderr.write(plain(text) + "\n")
 
 
-class PlainFormatter(logging.Formatter):
-    """Formats log lines as usual, and makes them plain."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """The line as plain text."""
-        return plain(super().format(record))
-
-
-class LogFormatter(PlainFormatter):
-    """Formats log lines for a reader: the level but for information, and the logger only of other libraries."""
+class LogFormatter(logging.Formatter):
+    """Formats log lines for a reader: plain, the level but for information, the logger only of other libraries."""
 
     def format(self, record: logging.LogRecord) -> str:
         """The line as plain text."""
         level = "" if record.levelno == logging.INFO else f"{record.levelname.lower()}: "
         library = "" if record.name.partition(".")[0] == "leadspan" else f"{record.name}: "
-        return f"{level}{plain(library)}{super().format(record)}"
+        return plain(f"{level}{library}{super().format(record)}")

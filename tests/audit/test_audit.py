@@ -9,7 +9,7 @@ from leadspan.audit.audit import run_audit
 from leadspan.audit.findings import AuditResult, load_audit
 from leadspan.audit.rows import blocks
 from leadspan.audit.settings import AuditSettings
-from leadspan.cli.options import write_json
+from leadspan.cli.options import show
 from leadspan.data.truncation import Budget, Lead
 from leadspan.errors import DataError, RunError
 from leadspan.settings import validate
@@ -95,7 +95,7 @@ def test_steps_and_reference_answers_that_are_none_are_counted(tmp_path: Path) -
 def test_results_are_kept_as_json(tmp_path: Path) -> None:
     found = audit(tmp_path, [ADD])
     path = tmp_path / "deep" / "audit.json"
-    write_json(found.model_dump(mode="json"), path)
+    show([], found.model_dump(mode="json"), path)
     assert load_audit(path) == found
     path.write_text("{}")
     with pytest.raises(RunError, match="holds no AuditResult"):

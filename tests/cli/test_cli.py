@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from leadspan.cli import is_out_of_memory, main, parse
-from leadspan.cli.runs import read_evaluation
+from leadspan.cli.students import read_evaluation
 from leadspan.errors import SettingsError
 from leadspan.evaluation.result import EvalResult
 from leadspan.models.settings import Pretrained, RandomInit
@@ -239,6 +239,8 @@ def test_preview_shows_sections_cuts_and_losses(tmp_path: Path, capsys: pytest.C
         "weighted positions",
     ):
         assert name in shown
+    assert main(["preview", str(path), "--records", "1", "--chars", "1"]) == 0
+    assert "step 1" in shown and "step 1" not in capsys.readouterr().out
 
 
 @pytest.mark.slow
@@ -361,7 +363,7 @@ def test_preview_warns_of_tags_that_no_record_has(
 
 def test_refusals_are_told_after_a_preview_as_before(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A module of the package has the name of what shows text."""
-    import leadspan.cli.show  # noqa: F401  # what the command preview imports
+    import leadspan.cli.first_look  # noqa: F401  # what the command preview imports
 
     assert main(["preview", str(tmp_path / "none.yaml")]) == 2
     assert "none.yaml: cannot be read" in capsys.readouterr().err

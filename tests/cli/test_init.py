@@ -1,4 +1,5 @@
 import json
+import shlex
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,13 @@ def test_a_recipe_is_written_for_what_traces_and_models_hold(words: list[str], t
     assert [(task.name, task.path, task.limit) for task in recipe.evaluation.tasks] == [("task", "task.jsonl", 100)]
     schema = (tmp_path / "new" / "mine.yaml").read_text().splitlines()[0].partition("$schema=")[2]
     assert json.loads((tmp_path / "new" / schema).read_text())["properties"].keys() == Recipe.model_fields.keys()
+
+
+def test_the_next_commands_can_be_copied_into_a_shell(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*words, "--output", "my runs/my first.yaml"]) == 0
+    steps = [shlex.split(line.partition("  # ")[0]) for line in capsys.readouterr().out.splitlines()[1:]]
+    assert steps[0] == ["leadspan", "audit", "my runs/my first.yaml"]
+    assert steps[-1] == ["leadspan", "report", "runs/my first", "runs/my first-full"]
 
 
 @pytest.mark.slow

@@ -14,11 +14,11 @@ from ruamel.yaml import YAML
 from leadspan.cli import main
 from leadspan.errors import SettingsError
 from leadspan.evaluation.settings import EvaluationSettings
-from leadspan.export.datasets import export_data
-from leadspan.export.harness import METRICS, exact_results, math_results
-from leadspan.export.tasks import export_tasks
+from leadspan.export.harness import METRICS, exact_results, export_tasks, math_results
+from leadspan.export.trainers import CONFIGS, Exported, export_data
 from leadspan.files import file_names
 from leadspan.inputs import prepare_data
+from leadspan.models.settings import Pretrained
 from leadspan.recipe import Recipe
 from leadspan.settings import validate
 from recipes import toy_recipe, write_recipe
@@ -99,6 +99,22 @@ def test_the_settings_name_the_data_and_cut_nothing_again(tmp_path: Path) -> Non
     script = (tmp_path / "out" / "trl_sft.py").read_text()
     assert f"max_length={longest}" in script and "no teacher takes part" in script
     compile(script, "trl_sft.py", "exec")
+
+
+def test_the_settings_name_the_revision_of_the_student_and_a_gguf_file(tmp_path: Path) -> None:
+    recipe = toy_recipe(tmp_path)
+    student = Pretrained(path="org/model", revision="v2")
+    exported = Exported(tmp_path, recipe.model_copy(update={"student": student, "tokenizer": None}), 8, True)
+    script, axolotl, factory = (
+        CONFIGS[name](exported) for name in ("trl_sft.py", "axolotl.yaml", "llama_factory.yaml")
+    )
+    assert "model_init_kwargs={'revision': 'v2'}" in script and "from_pretrained('org/model', revision='v2')" in script
+    assert YAML(typ="safe").load(axolotl)["revision_of_model"] == "v2"
+    assert YAML(typ="safe").load(factory)["model_revision"] == "v2"
+    packed = Pretrained(path="org/model", gguf_file="q8.gguf")
+    exported = Exported(tmp_path, recipe.model_copy(update={"student": packed}), 8, True)
+    assert 'the GGUF file "q8.gguf": convert it first' in CONFIGS["axolotl.yaml"](exported)
+    assert "revision" not in CONFIGS["axolotl.yaml"](exported)
 
 
 @pytest.mark.parametrize(

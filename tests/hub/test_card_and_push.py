@@ -7,7 +7,7 @@ import pytest
 from huggingface_hub import ModelCard
 
 from leadspan.cli import main
-from leadspan.digests import DIGESTS_FILE, fault
+from leadspan.files import DIGESTS_FILE, fault
 from leadspan.hub import model_card, uncut_beside, write_card
 from leadspan.pipeline.run import run
 from leadspan.results import RunResult, damage, load_run, save_run

@@ -18,7 +18,7 @@ from leadspan.errors import ModelError
 from leadspan.models.loading import load_model, save_student
 from leadspan.models.settings import Pretrained, RandomInit
 from leadspan.models.tokenizers import load_tokenizer
-from leadspan.text import PlainFormatter
+from leadspan.text import LogFormatter
 from toys import TEMPLATE, character_tokenizer, tiny
 
 
@@ -208,7 +208,7 @@ def test_names_of_tensors_reach_no_terminal_as_they_are(
     assert said.getvalue() == ""
     [record] = [record for record in caplog.records if record.name == "leadspan.models.loading"]
     assert (
-        PlainFormatter("%(message)s")
+        LogFormatter()
         .format(record)
         .endswith(
             "1 tensors of its files are not used, \N{REPLACEMENT CHARACTER}]0;title\N{REPLACEMENT CHARACTER} among them"

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from leadspan.audit.prepared import SAMPLE
 from leadspan.cli import main
+from leadspan.cli.before import parse_policy
 from leadspan.costs.memory import BatchSize
 from leadspan.data.truncation import Full, Lead
 from leadspan.data.truncation.policy import stop_warning
@@ -20,7 +21,6 @@ from leadspan.models.settings import Pretrained
 from leadspan.pipeline.run import run
 from leadspan.planning.fitting import what_would_fit
 from leadspan.planning.plan import Plan, calibration_of, plan_recipe
-from leadspan.planning.policies import parse_policy
 from leadspan.planning.prediction import cost_model_of, student_shape
 from leadspan.planning.tables import disk_of_study, plan_tables, sentences
 from leadspan.planning.timing import Calibration

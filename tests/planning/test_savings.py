@@ -4,7 +4,7 @@ import pytest
 
 from leadspan.costs.flops import ExampleSize, head_only, training_flops
 from leadspan.costs.memory import ActivationBytes, BatchSize
-from leadspan.planning.savings import MEASURES, On, Workload, flops_with, memory_with, saving
+from leadspan.planning.fitting import MEASURES, On, Workload, flops_with, memory_with, saving
 from toy_shapes import MODEL, SHAPE, TEACHER
 
 

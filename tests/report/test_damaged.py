@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from leadspan.cli import main
-from leadspan.digests import unseal
 from leadspan.errors import RunError
+from leadspan.files import unseal
 from leadspan.report.content import build_report
 from leadspan.report.inputs import ReportInputs, read_inputs
 from leadspan.report.write import print_report, render_page, report_text

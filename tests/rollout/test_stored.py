@@ -10,8 +10,8 @@ import torch
 from test_on_policy import lines, on_policy
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from leadspan.digests import with_checksum
 from leadspan.errors import CacheError, SettingsError, TargetsError
+from leadspan.files import with_checksum
 from leadspan.pipeline.capture import prepare_capture
 from leadspan.pipeline.run import run
 from leadspan.recipe import Recipe

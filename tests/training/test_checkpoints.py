@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from leadspan.data.prepare import prepare
-from leadspan.digests import seal
 from leadspan.errors import LeadspanError, ModelError, RunError
+from leadspan.files import seal
 from leadspan.inputs import load_renderer
 from leadspan.models.loading import load_model
 from leadspan.models.settings import Pretrained

@@ -15,9 +15,8 @@ import pytest
 import torch
 from benchmarks import hold_process
 
-from leadspan.digests import seal
 from leadspan.errors import EvaluationError, ModelError, RunError
-from leadspan.files import locked
+from leadspan.files import locked, seal
 from leadspan.models.loading import load_model
 from leadspan.pipeline.run import run
 from leadspan.recipe import Recipe

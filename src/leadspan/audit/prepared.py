@@ -26,9 +26,8 @@ from leadspan.data.prepare import cache_root, sections_of
 from leadspan.data.sections import Renderer
 from leadspan.data.settings import DataSettings
 from leadspan.data.truncation import Policy
-from leadspan.digests import checked_line, with_checksum
 from leadspan.errors import CacheError
-from leadspan.files import write_atomically
+from leadspan.files import checked_line, with_checksum, write_atomically
 from leadspan.processes import in_batches
 from leadspan.settings import Settings
 from leadspan.statistics.intervals import Interval

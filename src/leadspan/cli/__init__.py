@@ -28,7 +28,7 @@ power report schema completion
 """
 """Commands in the order of the help; each is a function of this name."""
 # A module registers its commands when it is imported.
-for _module in ("starting", "before", "targets", "runs", "asking", "comparing"):
+for _module in ("starting", "before", "runs", "students", "comparing"):
     importlib.import_module(f"leadspan.cli.{_module}")
 COMMANDS = {name: REGISTERED[name] for name in _NAMES.split()}
 GO_ON = {"distill": ("--resume",), "evaluate": (), "capture": (), "study": (), "demo": ()}

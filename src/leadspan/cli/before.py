@@ -17,8 +17,8 @@ from leadspan.cli.options import (
     read_recipe,
     recipe_file,
     setting,
+    show,
     status_line,
-    write_json,
 )
 from leadspan.errors import RunError, SettingsError
 from leadspan.sources import Source, check_sources
@@ -26,13 +26,13 @@ from leadspan.text import print_plain
 
 if TYPE_CHECKING:
     from leadspan.audit.settings import AuditSettings
+    from leadspan.data.truncation import AnyPolicy
     from leadspan.recipe import Part
 
 _COLOURS = {"ok": "green", "warning": "yellow", "failed": "red", "skipped": "dim"}
 
 
 @command(
-    "Show on real records what a recipe keeps and how it weighs it, before any training.",
     *recipe_file(),
     argument("--records", type=int, default=2, help="training records to show (2)"),
     argument("--chars", type=int, default=400, help="characters shown of a long run (400); 0 shows all"),
@@ -41,42 +41,31 @@ _COLOURS = {"ok": "green", "warning": "yellow", "failed": "red", "skipped": "dim
     JSON,
 )
 def preview(options: argparse.Namespace) -> None:
-    """Prepare the data of the recipe and print it."""
+    """Show on real records what a recipe keeps and how it weighs it, before any training."""
     if options.records < 0 or options.chars < 0:
         raise SettingsError(f"--records {options.records} --chars {options.chars}: give numbers from 0 upwards")
     recipe = read_recipe(options, ["data", "student"] if options.loss else ["data"])
     student = read_model(options.model).model if options.model else recipe.student
     load_libraries()
-    from leadspan.cli.show import counts_block, legend, loss_panels, record_panel
+    from leadspan.cli.first_look import counts_block, loss_panels, record_panels
     from leadspan.inputs import prepare_data
-    from leadspan.status import report_status
-    from leadspan.tables import rich_table
     from leadspan.traces.read import tags_warning
 
-    console = console_beside(options.json)
-    with status_line():
-        report_status("preparing data")
+    with status_line("preparing data"):
         data = prepare_data(recipe)
     form = recipe.data.rendering
     if warning := tags_warning(recipe.data.train, (form.think_open, form.think_close)):
         print_plain(f"warning: {warning}", error=True)
     counts = {"counts": data.examples.counts.model_dump(mode="json"), "left_out": data.splits.left_out}
     if options.loss:
-        for panel in loss_panels(recipe, data, student, options.records):
-            console.print(panel)
-        write_json(counts, options.json)
+        show(loss_panels(recipe, data, student, options.records), counts, options.json)
         return
-    has_styles = console.color_system is not None
-    console.print(legend(has_styles))
-    # The first records: what is shown must be found again in the file.
-    for index in range(min(options.records, len(data.examples))):
-        console.print(record_panel(data.examples, index, data.renderer.tokenizer, options.chars, has_styles))
-    console.print(rich_table(counts_block(recipe.cut.label, data.examples.counts, data.splits.left_out)))
-    write_json(counts, options.json)
+    has_styles = console_beside(options.json).color_system is not None
+    panels = record_panels(data, options.records, options.chars, has_styles)
+    show([*panels, counts_block(recipe.cut.label, data)], counts, options.json)
 
 
 @command(
-    "Audit traces before training: lengths, first answers, the predicted break point, losses per cut, duplicates.",
     argument("data", metavar="DATA", help="YAML recipe; or trace file, directory of trace files, or Hub name"),
     argument(
         "overrides",
@@ -100,7 +89,7 @@ def preview(options: argparse.Namespace) -> None:
     setting("a threshold: near_duplicate=0.7, ngram_words=8, loop_repeats=3, policies.0.p=0.4", "thresholds"),
 )
 def audit(options: argparse.Namespace) -> None:
-    """Resolve the settings, audit, print the page, write the JSON."""
+    """Audit traces before training: lengths, first answers, the predicted break point, losses per cut, duplicates."""
     if options.workers is not None and options.workers < 1:
         raise SettingsError(f"--workers {options.workers}: must be at least 1")
     workers = options.workers or min(8, os.cpu_count() or 1)
@@ -109,15 +98,11 @@ def audit(options: argparse.Namespace) -> None:
     load_libraries()
     from leadspan.audit.audit import run_audit
     from leadspan.audit.rows import blocks
-    from leadspan.tables import rich_table
 
     with status_line():
         result = run_audit(settings, workers)
-    console = console_beside(options.json)
-    console.print(f"{result.source}, tokens of {result.tokenizer}", highlight=False)
-    for block in blocks(result):
-        console.print(rich_table(block), highlight=False)
-    write_json(result.model_dump(mode="json"), options.json)
+    title = f"{result.source}, tokens of {result.tokenizer}"
+    show([title, *blocks(result)], result.model_dump(mode="json"), options.json)
 
 
 def _settings(options: argparse.Namespace) -> "AuditSettings":
@@ -173,8 +158,23 @@ def _settings(options: argparse.Namespace) -> "AuditSettings":
     return settings
 
 
+def parse_policy(text: str) -> "AnyPolicy":
+    """The policy of an option `--cut`, in YAML as a recipe's `cut`.
+
+    Raises:
+        SettingsError: It is none.
+    """
+    from leadspan.data.truncation import AnyPolicy
+    from leadspan.settings import Settings, validate
+    from leadspan.yaml_text import parse_yaml
+
+    class OnePolicy(Settings):
+        cut: AnyPolicy
+
+    return validate(OnePolicy, {"cut": parse_yaml(text, f"--cut {text}")}, f"--cut {text}").cut
+
+
 @command(
-    "Predict tokens, FLOPs, memory, time and money of a recipe under several policies, before any training.",
     *recipe_file("YAML recipe; its section `plan` names device and price"),
     argument(
         "--cut",
@@ -192,23 +192,19 @@ def _settings(options: argparse.Namespace) -> "AuditSettings":
     JSON,
 )
 def plan(options: argparse.Namespace) -> None:
-    """Read the data and the models' configs, and print the tables."""
+    """Predict tokens, FLOPs, memory, time and money of a recipe under several policies, before any training."""
     # With --calibrate the file of rates is written, so it need not exist.
     measured: list[Part] = [] if options.calibrate else ["calibration"]
     recipe = read_recipe(options, ["data", "student", "teacher", *measured])
-    from leadspan.planning.policies import parse_policy
-
     policies = [parse_policy(text) for text in options.cut or ()]
     load_libraries()
     from leadspan.inputs import first_answers_of, prepare_data
     from leadspan.planning.plan import GRID, calibration_of, plan_recipe
     from leadspan.planning.tables import plan_tables, sentences
     from leadspan.status import report_status
-    from leadspan.tables import rich_table
 
     policies = policies or GRID
-    with status_line():
-        report_status("preparing data")
+    with status_line("preparing data"):
         data = prepare_data(recipe)
         calibration = calibration_of(recipe, data, policies, options.calibrate)
         searched = None
@@ -217,22 +213,16 @@ def plan(options: argparse.Namespace) -> None:
             searched = first_answers_of(recipe, data)
         report_status("counting")
         plan = plan_recipe(recipe, data, policies, calibration, searched)
-    console = console_beside(options.json)
-    for block in plan_tables(plan):
-        console.print(rich_table(block))
-    for sentence in sentences(plan):
-        console.print(sentence, highlight=False, markup=False)
-    write_json(plan.as_json(), options.json)
+    show([*plan_tables(plan), *sentences(plan)], plan.as_json(), options.json)
 
 
 @command(
-    "Check a recipe by running parts of it: models, data, loss, store, disk and memory.",
     *recipe_file(),
     argument("--examples", type=int, default=8, help="training examples the models are run over (8)"),
     JSON,
 )
 def doctor(options: argparse.Namespace) -> None:
-    """Run the checks, print them, and fail if one of them failed."""
+    """Check a recipe by running parts of it: models, data, loss, store, disk and memory."""
     if options.examples < 2:
         raise SettingsError(f"--examples {options.examples}: give at least 2")
     recipe = read_recipe(options, ["data", "student", "teacher"])
@@ -250,8 +240,7 @@ def doctor(options: argparse.Namespace) -> None:
     for check in checks:
         verdict = Text(check.verdict, style=_COLOURS[check.verdict])
         table.add_row(check.name, verdict, check.figure, check.remedy)
-    console_beside(options.json).print(table)
-    write_json([asdict(check) for check in checks], options.json)
+    show([table], [asdict(check) for check in checks], options.json)
     # By its exit code, so that a script can stop before it trains.
     failed = sum(check.verdict == "failed" for check in checks)
     if failed:

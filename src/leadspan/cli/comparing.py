@@ -2,6 +2,7 @@
 
 import argparse
 import itertools
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,15 +17,13 @@ from leadspan.cli.options import (
     console_beside,
     load_libraries,
     recipe_file,
-    write_json,
+    show,
 )
 from leadspan.errors import RunError, SettingsError
 from leadspan.sources import check_output
 from leadspan.text import print_plain
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from leadspan.statistics.power import Claim
     from leadspan.statistics.resampling import Scores
     from leadspan.study.record import StudyRecord
@@ -37,13 +36,12 @@ _FROM_RUNS = "; estimated where runs are given"
 
 
 @command(
-    "Run a study: one recipe varied along axes, over seeds, with its controls; complete trials are skipped.",
     *recipe_file("YAML file of the study", "the study's", "STUDY"),
     argument("--dry-run", action="store_true", help="list trials and controls with their state, and stop"),
     JSON,
 )
 def study(options: argparse.Namespace) -> None:
-    """Plan the study, then list it or run it; failed trials are an error at the end."""
+    """Run a study: one recipe varied along axes, over seeds, with its controls; complete trials are skipped."""
     check_kind(options.recipe, "study")
     from leadspan.settings import load_settings
     from leadspan.study.settings import Study
@@ -55,7 +53,6 @@ def study(options: argparse.Namespace) -> None:
     load_libraries()
     from leadspan.study.keeper import trials_block
     from leadspan.study.study import run_study
-    from leadspan.tables import rich_table
 
     console = console_beside(options.json)
     lines: list[str] = []
@@ -71,10 +68,7 @@ def study(options: argparse.Namespace) -> None:
     failed = record.of_state("failed")
     lines += [f"not made: {note}" for note in record.notes]
     lines += [f"failed: {trial.title}: {trial.message}" for trial in failed]
-    console.print(rich_table(trials_block(record)))
-    for line in lines:
-        console.print(line, highlight=False, soft_wrap=True)
-    write_json(record.model_dump(mode="json"), options.json)
+    show([trials_block(record), *lines], record.model_dump(mode="json"), options.json, long_lines=True)
     # After table and JSON: a failed trial does not hold back the results of the others.
     if failed and not options.dry_run:
         raise RunError(
@@ -82,10 +76,10 @@ def study(options: argparse.Namespace) -> None:
             "them again and keeps what is complete"
         )
     if not options.dry_run:
-        console.print(f"leadspan report {study.output}", highlight=False, soft_wrap=True)
+        console.print(shlex.join(["leadspan", "report", str(study.output)]), highlight=False, soft_wrap=True)
 
 
-def _planned(study: "Study", study_file: "Path") -> "tuple[StudyRecord, list[str]]":
+def _planned(study: "Study", study_file: Path) -> "tuple[StudyRecord, list[str]]":
     """The trials of a dry run with their state, and what they need: disk, and stores to capture."""
     from leadspan.inputs import check_renderings
     from leadspan.planning.tables import disk_of_study
@@ -119,7 +113,6 @@ def _planned(study: "Study", study_file: "Path") -> "tuple[StudyRecord, list[str
 
 
 @command(
-    "Compute how many problems, samples and seeds a claim about retention needs.",
     argument("--claim", type=float, help="retention to show with the interval's lower end (0.91)"),
     argument("--retention", type=float, help="true retention that is expected (0.95)" + _FROM_RUNS),
     argument("--accuracy", type=float, help="accuracy of the full student (0.5)" + _FROM_RUNS),
@@ -137,10 +130,10 @@ def _planned(study: "Study", study_file: "Path") -> "tuple[StudyRecord, list[str
     JSON,
 )
 def power(options: argparse.Namespace) -> None:
-    """Print how many problems are needed, and what plans of given size can show."""
+    """Compute how many problems, samples and seeds a claim about retention needs."""
     from leadspan.settings import validate
     from leadspan.statistics.power import Claim, chance_to_show, expected_from, problems_needed, standard_error
-    from leadspan.tables import Block, rich_table
+    from leadspan.tables import Block
 
     # What is not given is estimated from runs, or has its default.
     stated = {name: getattr(options, name) for name in Claim.model_fields if getattr(options, name) is not None}
@@ -153,27 +146,28 @@ def power(options: argparse.Namespace) -> None:
     else:
         policy, full = (_scores(paths, options.task) for paths in (options.policy, options.full))
         claim = expected_from(policy, full, stated)
-    console = console_beside(options.json)
-    console.print(
+    stated_claim = (
         f"Claim: retention of at least {claim.claim:.0%}, with the lower end of a {claim.level:.0%} interval, shown "
         f"with a probability of {claim.power:.0%}.\n"
         f"Expected: retention {claim.retention:.1%}, accuracy of the full student {claim.accuracy:.1%}, "
         f"{claim.between:.0%} of the variance between problems, correlation {claim.correlation:.2f}, "
-        f"accuracy varies by {100 * claim.seed_sd:.1f} points from seed to seed.\n",
-        highlight=False,
+        f"accuracy varies by {100 * claim.seed_sd:.1f} points from seed to seed.\n"
     )
     rows = []
     for count in options.samples:
         sizes = [problems_needed(claim, count, number) for number in options.seeds]
         rows.append((str(count), *("no number" if size is None else f"{size:,}" for size in sizes)))
     seeds = ["1 seed *" if number == 1 else f"{number} seeds" for number in options.seeds]
-    console.print(rich_table(Block("Problems needed", ("samples a problem", *seeds), tuple(rows), num_text=0)))
-    console.print(
+    notes = (
         "* about the two trained models only; the spread between seeds is left out\n"
-        "no number: the seeds alone vary too much for the claim",
-        highlight=False,
+        "no number: the seeds alone vary too much for the claim"
     )
-    console.print(rich_table(_shown(claim, options.problems, options.samples, options.seeds)))
+    parts = [
+        stated_claim,
+        Block("Problems needed", ("samples a problem", *seeds), tuple(rows), num_text=0),
+        notes,
+        _shown(claim, options.problems, options.samples, options.seeds),
+    ]
     # All plans, while the printed table shows the extremes alone; null where no number of problems is enough.
     sides = list(itertools.product(options.samples, options.seeds))
     needed = [{"samples": n, "seeds": m, "problems": problems_needed(claim, n, m)} for n, m in sides]
@@ -185,7 +179,8 @@ def power(options: argparse.Namespace) -> None:
         }
         for plan in ((size, *side) for size in options.problems for side in sides)
     ]
-    write_json({"claim": claim.model_dump(mode="json"), "needed": needed, "plans": plans}, options.json)
+    values = {"claim": claim.model_dump(mode="json"), "needed": needed, "plans": plans}
+    show(parts, values, options.json)
 
 
 def _shown(claim: "Claim", problems: Sequence[int], samples: Sequence[int], seeds: Sequence[int]) -> "Block":
@@ -219,7 +214,6 @@ def _scores(paths: Sequence[Path], task: str | None) -> "list[Scores]":
 
 
 @command(
-    "Compare runs: one self-contained HTML page, or its tables, figures and data for a paper.",
     argument(
         "runs", nargs="+", type=Path, metavar="RUN", help="run directory, a directory of them, or a study's directory"
     ),
@@ -254,7 +248,7 @@ def _scores(paths: Sequence[Path], task: str | None) -> "list[Scores]":
     argument("--samples", type=int, default=4, help="problems shown side by side for each cut policy and task (4)"),
 )
 def report(options: argparse.Namespace) -> None:
-    """Load the runs, print the tables, write the report."""
+    """Compare runs: one self-contained HTML page, or its tables, figures and data for a paper."""
     from leadspan.report.content import build_report
     from leadspan.report.inputs import read_inputs
     from leadspan.report.rows import COST_OPTIONS

@@ -8,9 +8,10 @@ import contextlib
 import importlib
 import json
 import os
+import shlex
 import sys
 import typing
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,13 +23,16 @@ from leadspan.sources import Source, check_sources, output_fault, source_faults
 from leadspan.text import print_plain
 
 if TYPE_CHECKING:
-    from leadspan.data.settings import DataSettings, Rendering
+    from rich.console import RenderableType
+
+    from leadspan.data.settings import Rendering
     from leadspan.evaluation.settings import SamplingSettings, TaskSettings
     from leadspan.evaluation.subject import Subject
     from leadspan.models.settings import Pretrained
     from leadspan.recipe import Part, Recipe
     from leadspan.results import RunResult
-    from leadspan.status import PlainConsole, StatusLine
+    from leadspan.status import PlainConsole
+    from leadspan.tables import Block
 
 STANDARD_OUTPUT = "-"
 Run = Callable[[argparse.Namespace], None]
@@ -49,11 +53,11 @@ REGISTERED: dict[str, Command] = {}
 """Commands by name, as their modules are imported."""
 
 
-def command(summary: str, *arguments: Argument) -> Callable[[Run], Run]:
-    """Make a function the command of its name."""
+def command(*arguments: Argument) -> Callable[[Run], Run]:
+    """Make a function the command of its name; its docstring is the line in the help."""
 
     def register(run: Run) -> Run:
-        REGISTERED[run.__name__] = Command(summary, arguments, run)
+        REGISTERED[run.__name__] = Command(" ".join((run.__doc__ or "").split()), arguments, run)
         return run
 
     return register
@@ -82,11 +86,7 @@ def recipe_file(
 
 
 def check_kind(path: Path, kind: str) -> None:
-    """Refuse a file of settings that belongs to another command.
-
-    Args:
-        path: The file.
-        kind: `recipe`, `study` or `world`.
+    """Refuse a file of settings that is not of a kind (`recipe`, `study` or `world`), and belongs to another command.
 
     Raises:
         SettingsError: It cannot be read, or holds settings of another kind; names the command for these.
@@ -97,20 +97,17 @@ def check_kind(path: Path, kind: str) -> None:
     by_key = {"student": "recipe", "recipe": "study", "sets": "world"}  # of keys that only one kind has, the first
     written = next((of for key, of in by_key.items() if key in keys), kind)
     if written != kind:
-        run = {"recipe": "distill", "study": "study", "world": "world"}[written]
+        run = shlex.join(["leadspan", "distill" if written == "recipe" else written, str(path)])
         name = "; a study names it in `recipe:` (docs/study.md)" if (written, kind) == ("recipe", "study") else ""
-        raise SettingsError(f"{path}: is a {written}, no {kind}; run it with `leadspan {run} {path}`{name}")
+        raise SettingsError(f"{path}: is a {written}, no {kind}; run it with `{run}`{name}")
 
 
 def read_recipe(
     options: argparse.Namespace, required: "Sequence[Part] | None" = None, must_answer: bool = True
 ) -> "Recipe":
-    """The recipe of `options.recipe` and `options.overrides`.
+    """The recipe of `options.recipe` and `options.overrides`; the command reads its `required` parts, or all.
 
-    Args:
-        options: Of a command that takes a recipe.
-        required: Sections that the command reads; all of them when absent.
-        must_answer: Whether a name of the Hub is refused when the Hub cannot be reached.
+    With `must_answer` a name of the Hub is refused when the Hub cannot be reached.
 
     Raises:
         SettingsError: A setting breaks a rule, or names something that does not exist or is not installed; names every
@@ -119,6 +116,7 @@ def read_recipe(
     # A mistyped path, and the file of another command, are reported before the slow import of the settings.
     check_kind(options.recipe, "recipe")
     from leadspan.recipe import Part, load_recipe
+    from leadspan.traces.read import check_layout
     from leadspan.training.settings import tracker_faults
 
     checked: Sequence[Part] = typing.get_args(Part) if required is None else required
@@ -126,8 +124,14 @@ def read_recipe(
     def not_there(recipe: "Recipe", is_faulty: Callable[[str], bool]) -> Iterator[str]:
         absent = source_faults((s for s in recipe.sources(checked) if not is_faulty(s.key)), must_answer)
         yield from absent
-        if "data" in checked and not absent and not is_faulty("data"):
-            yield from layout_faults(recipe.data)
+        validation = recipe.data.validation
+        held_out = validation.source if validation.kind == "source" else None
+        for key, source in (("data.train", recipe.data.train), ("data.validation.source", held_out)):
+            if "data" in checked and not absent and not is_faulty("data") and source is not None:
+                try:
+                    check_layout(source)  # looks at some of its records
+                except DataError as error:
+                    yield f"{key}: {error}"
         if required is None and not is_faulty("training.report_to"):
             yield from tracker_faults(recipe.training)
         if required is None and not is_faulty("output") and (fault := output_fault("output", recipe.output)):
@@ -136,26 +140,8 @@ def read_recipe(
     return load_recipe(options.recipe, options.overrides, not_there)
 
 
-def layout_faults(data: "DataSettings") -> Iterator[str]:
-    """Why sources of traces cannot be read, after a look at some of their records."""
-    from leadspan.data.settings import HeldOutSource
-    from leadspan.traces.read import check_layout
-
-    held_out = data.validation.source if isinstance(data.validation, HeldOutSource) else None
-    for key, source in (("data.train", data.train), ("data.validation.source", held_out)):
-        try:
-            if source is not None:
-                check_layout(source)
-        except DataError as error:
-            yield f"{key}: {error}"
-
-
 def check_tasks(key: str, tasks: "Sequence[TaskSettings]") -> None:
-    """Refuse tasks whose problems cannot be read.
-
-    Args:
-        key: The option or argument that names them.
-        tasks: The tasks.
+    """Refuse tasks whose problems cannot be read; `key` is the option or argument that names them.
 
     Raises:
         SettingsError: Names each, and for a benchmark how to read it from a file.
@@ -178,15 +164,7 @@ def check_tasks(key: str, tasks: "Sequence[TaskSettings]") -> None:
 
 @dataclass(frozen=True)
 class ReadModel:
-    """A model that answers prompts.
-
-    Attributes:
-        name: As the user gave it.
-        model: Its weights.
-        tokenizer: Its tokenizer.
-        rendering: How its prompts are rendered: as in the run that trained it, if there was one.
-        run: The run that trained it, or None.
-    """
+    """A model by the name that the user gave it; its prompts are rendered as in the run that trained it, if any did."""
 
     name: str
     model: "Pretrained"
@@ -202,11 +180,7 @@ class ReadModel:
 
 
 def read_model(name: str, rendering: object = None) -> ReadModel:
-    """A run's student, or a model by directory or Hub name.
-
-    Args:
-        name: What the user gave.
-        rendering: Settings of the rendering that replace the run's.
+    """A run's student, or a model by directory or Hub name; `rendering` has settings that replace the run's.
 
     Raises:
         SettingsError: Neither exists.
@@ -252,19 +226,20 @@ def student_of(run: "RunResult", directory: Path) -> "Pretrained":
     return Pretrained(path=str(directory / STUDENT_DIR))
 
 
-def status_line() -> "StatusLine":
-    """A status line on standard error; under torchrun every rank runs the command, and the first one shows it."""
-    from leadspan.status import PlainConsole, StatusLine
+@contextlib.contextmanager
+def status_line(stage: str | None = None) -> Iterator[None]:
+    """Show on standard error what is being done; under torchrun every rank runs the command, and the first shows it."""
+    from leadspan.status import PlainConsole, StatusLine, report_status
 
-    return StatusLine(PlainConsole(stderr=True, quiet=os.environ.get("RANK", "0") != "0"))
+    with StatusLine(PlainConsole(stderr=True, quiet=os.environ.get("RANK", "0") != "0")):
+        if stage is not None:
+            report_status(stage)
+        yield
 
 
 def load_libraries() -> None:
     """Import torch and Transformers, which takes seconds, and say so; only once the input is known to be valid."""
-    from leadspan.status import report_status
-
-    with status_line(), interrupt_kept():
-        report_status("loading libraries")
+    with status_line("loading libraries"), interrupt_kept():
         importlib.import_module("torch")
         importlib.import_module("transformers.generation")
         if os.environ.get("WANDB_MODE") == "offline":
@@ -281,12 +256,23 @@ def console_beside(json_path: Path | None) -> "PlainConsole":
     return PlainConsole(stderr=str(json_path) == STANDARD_OUTPUT)
 
 
-def write_json(values: Any, path: Path | None) -> None:  # Any: plain values
-    """Write plain values as JSON to a file, creating its directory, or to standard output; no-op without a path."""
+def show(
+    parts: "Iterable[Block | RenderableType]", values: Any, json_path: Path | None, long_lines: bool = False
+) -> None:  # Any: plain values
+    """Print tables and text; with a path, write plain values as JSON to that file, or to standard output for `-`.
+
+    With `long_lines` text is not wrapped, so that a path in it stays whole.
+    """
+    from leadspan.tables import Block, rich_table
+
+    console = console_beside(json_path)
+    for part in parts:
+        shown = rich_table(part) if isinstance(part, Block) else part
+        console.print(shown, highlight=False, soft_wrap=long_lines and isinstance(part, str))
     # Not by `print_plain`: the JSON holds texts as they are, for programs.
     text = json.dumps(values, indent=1) + "\n"
-    if str(path) == STANDARD_OUTPUT:
+    if str(json_path) == STANDARD_OUTPUT:
         sys.stdout.write(text)
-    elif path is not None:
-        write_atomically(path, text)
-        print_plain(f"figures: {path}")
+    elif json_path is not None:
+        write_atomically(json_path, text)
+        print_plain(f"figures: {json_path}")

@@ -1,35 +1,163 @@
-"""A student and what is passed on of it: trained, evaluated, described, uploaded; its data for other programs."""
+"""What recipes make: the targets of a teacher, stored, shown and checked; a student; data for other programs."""
 
 import argparse
-import re
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from leadspan.cli.options import (
     JSON,
-    ReadModel,
     argument,
-    check_tasks,
     command,
-    console_beside,
     load_libraries,
-    read_model,
     read_recipe,
     recipe_file,
-    setting,
+    show,
     status_line,
-    write_json,
 )
-from leadspan.errors import ModelError, RunError, SettingsError
+from leadspan.errors import ModelError, SettingsError
 from leadspan.sources import check_output
 from leadspan.text import print_plain
 
 if TYPE_CHECKING:
-    from leadspan.evaluation.settings import EvaluationSettings
+    from leadspan.tables import Block
+    from leadspan.teacher.estimate import Estimate
 
 
 @command(
-    "Train a student from a recipe, evaluate it, and write a run directory.",
+    *recipe_file("YAML recipe; its `capture` section says what is stored and where"),
+    argument(
+        "--dry-run", action="store_true", help="print size, time and the KL lost to each codec on a sample, and stop"
+    ),
+    argument("--sample", type=int, default=1024, help="positions of the sample of a dry run (1024)"),
+    JSON,
+)
+def capture(options: argparse.Namespace) -> None:
+    """Run the teacher once over the traces of a recipe, and store its targets for every later run."""
+    from leadspan.recipe import check_capture
+
+    # One position has no standard error.
+    if options.sample < 2:
+        raise SettingsError(f"--sample {options.sample}: give at least 2 positions")
+    recipe = read_recipe(options, ["data", "student", "teacher"] if options.dry_run else ["data", "teacher"])
+    check_capture(recipe)
+    load_libraries()
+    from leadspan.pipeline.capture import prepare_capture
+    from leadspan.status import report_status
+    from leadspan.teacher.capture import estimate_capture, load_teacher, run_capture
+    from leadspan.training.process import process_state
+
+    state = process_state()
+    with status_line("preparing data"):
+        job = prepare_capture(recipe)
+        if options.dry_run:
+            report_status("measuring a sample")
+            estimate = estimate_capture(job, load_teacher(job), options.sample)
+            shown = _block(estimate, estimate.positions_per_second * state.num_processes)
+            codecs = [{**asdict(row), "codec": row.codec.model_dump(mode="json")} for row in estimate.codecs]
+            values = {**asdict(estimate), "codecs": codecs}
+        else:
+            manifest = run_capture(job)
+            values, size = manifest.model_dump(mode="json"), manifest.num_bytes
+            each = size / max(1, manifest.num_positions)
+            shown = (
+                f"store: {job.directory}: {manifest.codec.label}, {manifest.num_sequences:,} sequences, "
+                f"{manifest.num_positions:,} positions, {size:,} bytes ({each:.1f} a position)"
+            )
+    if state.is_main_process:
+        show([shown], values, options.json, long_lines=True)
+
+
+def _block(estimate: "Estimate", speed: float) -> "Block":
+    """Size and KL lost of each codec, at `speed` positions a second of all ranks."""
+    from leadspan.status import duration
+    from leadspan.tables import Block
+
+    title = (
+        f"{estimate.num_sequences:,} sequences, {estimate.num_positions:,} positions; about "
+        f"{duration(estimate.num_positions / speed)} at {speed:,.0f} tokens/s with {estimate.codecs[0].codec.label}"
+    )
+    note = (
+        f"KL lost: of {estimate.kl:.4g} nats per position between teacher and untrained student, at temperature 1, on "
+        f"{estimate.sample_positions:,} positions; ± one standard error. The first codec is capture.codec."
+    )
+    rows = tuple(
+        (
+            row.codec.label,
+            f"{row.support:,.1f}",
+            f"{row.bytes_per_position:,.1f}",
+            f"{row.num_bytes / 1e9:,.3g} GB",
+            f"{row.kl_lost:.2g} ± {row.standard_error:.1g}",
+        )
+        for row in estimate.codecs
+    )
+    return Block(title, ("codec", "entries", "bytes a position", "store", "KL lost"), rows, note)
+
+
+@command(
+    argument(
+        "action",
+        choices=("inspect", "verify", "merge"),
+        help="inspect: print the manifest of a store; verify: check every file, row and hash; "
+        "merge: join stores of one teacher and codec",
+    ),
+    argument("stores", nargs="+", type=Path, metavar="STORE", help="directory of a store"),
+    argument("--output", type=Path, help="directory of the joined store (merge)"),
+    JSON,
+)
+def store(options: argparse.Namespace) -> None:
+    """Show, check or join stores of teacher targets."""
+    from leadspan.tables import Block
+    from leadspan.teacher.manifest import read_joined
+
+    if (options.action == "merge") != (options.output is not None):
+        raise SettingsError(f"{options.action}: --output goes with merge, and merge needs it")
+    if options.json is not None and options.action != "inspect":
+        raise SettingsError(f"{options.action}: --json goes with inspect")
+    if options.action == "inspect":
+        manifests: dict[str, Any] = {}  # Any: plain values
+        blocks: list[Block] = []
+        for store in options.stores:
+            manifest = read_joined(store)
+            each = manifest.num_bytes / max(1, manifest.num_positions)
+            took = f"{manifest.seconds:,.0f} s" + (f", {manifest.flops:.3g} operations" if manifest.flops else "")
+            rows = {
+                "complete": "yes" if manifest.complete else "no: run `leadspan capture` again to continue",
+                "teacher": manifest.teacher + (f" at {manifest.teacher_revision}" if manifest.teacher_revision else ""),
+                "weights": manifest.weights_hash,
+                "tokenizer": manifest.tokenizer_hash,
+                "template": manifest.template_hash,
+                "codec": manifest.codec.model_dump_json(),
+                "engine": f"{manifest.engine}, {manifest.dtype}",
+                "temperatures": ", ".join(f"{t:g}" for t in manifest.temperatures),
+                "vocabulary": f"{manifest.num_tokens:,}",
+                "sequences": f"{manifest.num_sequences:,}",
+                "positions": f"{manifest.num_positions:,}",
+                "shards": f"{len(manifest.shards):,}",
+                "bytes": f"{manifest.num_bytes:,} ({each:.1f} a position)",
+                "capture": took,
+                "KL lost": "not measured" if manifest.kl_lost is None else f"{manifest.kl_lost:.3g} nats a position",
+                "versions": ", ".join(f"{name} {version}" for name, version in manifest.versions.items()),
+            }
+            manifests[str(store)] = manifest.model_dump(mode="json")
+            blocks.append(Block(str(store), (), tuple(rows.items())))
+        show(blocks, manifests, options.json)
+        return
+    # `inspect` needs no torch.
+    from leadspan.teacher.merge import merge_stores
+    from leadspan.teacher.store import TargetStore
+
+    if options.action == "verify":
+        for path in options.stores:
+            store = TargetStore(path)
+            shards = f"{len(store.manifest.shards):,} shard{'s' if len(store.manifest.shards) > 1 else ''}"
+            print_plain(f"{path}: {store.verify():,} rows in {shards} are whole")
+        return
+    merged = merge_stores(options.stores, options.output)
+    print_plain(f"store: {options.output}: {merged.num_sequences:,} sequences, {merged.num_positions:,} positions")
+
+
+@command(
     *recipe_file(),
     argument("--resume", action="store_true", help="continue from the last complete checkpoint"),
     argument(
@@ -40,7 +168,7 @@ if TYPE_CHECKING:
     JSON,
 )
 def distill(options: argparse.Namespace) -> None:
-    """Resolve the recipe, then train or print it."""
+    """Train a student from a recipe, evaluate it, and write a run directory."""
     from leadspan.settings import dump_yaml
 
     if options.dry_run and options.json is not None:
@@ -64,7 +192,7 @@ def distill(options: argparse.Namespace) -> None:
         return
     from leadspan.pipeline.run import run as run_recipe
     from leadspan.report.write import run_summary
-    from leadspan.tables import quantity, rich_table
+    from leadspan.tables import quantity
     from leadspan.training.process import process_state
     from leadspan.training.result import CHECKPOINTS_DIR
 
@@ -72,173 +200,15 @@ def distill(options: argparse.Namespace) -> None:
     with status_line():
         result = run_recipe(recipe, options.resume)
     if state.is_main_process:
-        console = console_beside(options.json)
-        console.print(rich_table(run_summary(result)))
         directory, checkpoints = f"run directory: {recipe.output}", recipe.output / CHECKPOINTS_DIR
         if num_bytes := sum(path.stat().st_size for path in checkpoints.rglob("*") if path.is_file()):
             size = quantity("peak_memory_bytes", num_bytes)
             directory += f", of which {checkpoints} takes {size}; training.keep_checkpoints=false leaves none behind "
             directory += "a finished run"
-        console.print(directory, highlight=False, soft_wrap=True)
-        write_json(result.model_dump(mode="json"), options.json)
+        show([run_summary(result), directory], result.model_dump(mode="json"), options.json, long_lines=True)
 
 
 @command(
-    "Evaluate a model on tasks: accuracy, termination, token counts; every sample is stored.",
-    argument("model", help="directory in Hugging Face form, Hub name, or a run directory"),
-    argument(
-        "tasks",
-        nargs="+",
-        metavar="TASK",
-        help="known benchmark (aime24, math500, gpqa, ...), BENCHMARK=FILE, file of problems, or Hub dataset name; "
-        "also a setting, as with --set",
-    ),
-    argument(
-        "--output",
-        type=Path,
-        required=True,
-        help="directory for run.json and samples; after an interruption, the same command resumes",
-    ),
-    argument("--limit", type=int, help="evaluate only this many problems of each task"),
-    JSON,
-    argument("--label", help="name of the model in tables"),
-    setting("a setting: sampling.temperature=0, tasks.0.instruction='...', rendering.assistant_turn=append"),
-)
-def evaluate(options: argparse.Namespace) -> None:
-    """Build the settings from the options, evaluate, write `run.json` and the card of a trained student."""
-    check_output("--output", options.output)
-    evaluated, settings = read_evaluation(options)
-    load_libraries()
-    from leadspan.environment import environment
-    from leadspan.evaluation.evaluate import evaluate_model
-    from leadspan.hub import write_card
-    from leadspan.pipeline.directory import claimed
-    from leadspan.report.write import run_summary
-    from leadspan.results import RUN_FILE, RunResult, save_run
-    from leadspan.tables import rich_table
-    from leadspan.training.result import STUDENT_DIR
-
-    trained = evaluated.run
-    with claimed(options.output):
-        # A finished evaluation is not resumed; an interrupted one has no run.json yet.
-        if (options.output / RUN_FILE).exists():
-            raise RunError(f"--output {options.output}: it holds a finished run; give another directory")
-        with status_line():
-            results = evaluate_model(
-                evaluated.model, evaluated.tokenizer, evaluated.rendering, settings, options.output
-            )
-        record = {"environment": environment(settings.sampling.seed), "evaluations": results}
-        if trained is not None:
-            result = trained.model_copy(update=record | ({"label": options.label} if options.label else {}))
-        else:
-            label = options.label or Path(options.model).name
-            seed = settings.sampling.seed
-            result = RunResult(name=label, label=label, role="base", seed=seed, recipe=None, **record)
-        save_run(result, options.output)
-        if trained is not None and (Path(options.model) / STUDENT_DIR).is_dir() and trained.train is not None:
-            # The card shows every task of the student, with its latest result.
-            names = {evaluation.task for evaluation in results}
-            before = [evaluation for evaluation in trained.evaluations if evaluation.task not in names]
-            card = write_card(trained.model_copy(update={"evaluations": [*before, *results]}), Path(options.model))
-            print_plain(f"model card: {card}", error=True)
-        console = console_beside(options.json)
-        console.print(rich_table(run_summary(result)))
-        console.print(f"samples: {options.output / 'samples'}", highlight=False, soft_wrap=True)
-        write_json(result.model_dump(mode="json"), options.json)
-
-
-def read_evaluation(options: argparse.Namespace) -> "tuple[ReadModel, EvaluationSettings]":
-    """The model and the settings that the options name, after a check that their files exist."""
-    from leadspan.evaluation.benchmarks import task_values
-    from leadspan.evaluation.settings import EvaluationSettings
-    from leadspan.settings import apply_overrides, validate
-
-    names = {*EvaluationSettings.model_fields, "rendering"}
-    overrides = [word for word in options.tasks if "=" in word and re.split("[.=]", word)[0] in names]
-    tasks = [task for task in options.tasks if task not in overrides]
-    if not tasks:
-        raise SettingsError(f"there is no task beside the settings {' '.join(overrides)}; name a benchmark or a file")
-    # Overrides change the tasks that the options name, so they come second.
-    values: dict[str, Any] = {"tasks": [task_values(task, options.limit) for task in tasks]}
-    apply_overrides(values, [*overrides, *options.overrides])
-    evaluated = read_model(options.model, values.pop("rendering", None))
-    # A student hears the system message that it was compared under in its own run.
-    recipe = evaluated.run.recipe if evaluated.run else None
-    settings = validate(
-        EvaluationSettings, {"system": recipe.evaluation.system if recipe else "", **values}, "settings"
-    )
-    check_tasks("TASK", settings.tasks)
-    return evaluated, settings
-
-
-@command(
-    "Rewrite the model card of a run's student, with further evaluations and its retention against the uncut student.",
-    argument("run", type=Path, metavar="RUN", help="run directory of a trained student"),
-    argument("--evaluated", type=Path, nargs="+", default=[], metavar="DIR", help="outputs of `leadspan evaluate RUN`"),
-    argument(
-        "--full",
-        type=Path,
-        metavar="RUN",
-        help="run of the same recipe without a cut, to compare with (one in the same directory)",
-    ),
-)
-def card(options: argparse.Namespace) -> None:
-    """Write the card, and print its path."""
-    from leadspan.data.truncation import Full
-    from leadspan.results import load_run
-
-    result = load_run(options.run)
-    if result.train is None or result.recipe is None:
-        raise RunError(f"{options.run}: it has trained no student; give the directory of a `leadspan distill`")
-    evaluations = {evaluation.task: evaluation for evaluation in result.evaluations}
-    for directory in options.evaluated:
-        reference = load_run(directory)
-        if reference.recipe != result.recipe:
-            raise RunError(
-                f"{directory}: it evaluates another run than {options.run}; give the output of `evaluate RUN`"
-            )
-        # A later evaluation of a task replaces the one at the end of training.
-        evaluations |= {evaluation.task: evaluation for evaluation in reference.evaluations}
-    full = load_run(options.full) if options.full else None
-    if full is not None and not isinstance(full.policy, Full):
-        raise RunError(
-            f"--full {options.full}: its student has not learnt from uncut traces; give one whose cut is full"
-        )
-    shown = result.model_copy(update={"evaluations": list(evaluations.values())})
-    # These import torch, which waits until the runs are known to be there.
-    from leadspan.hub import write_card
-    from leadspan.pipeline.directory import claimed
-
-    # A run that is being written must not get a second writer.
-    with claimed(options.run):
-        print_plain(f"model card: {write_card(shown, options.run, full)}")
-
-
-@command(
-    "Upload a run's student with its model card to the Hugging Face Hub.",
-    argument("run", type=Path, metavar="RUN", help="run directory of a trained student"),
-    argument("name", metavar="NAME", help="USER/MODEL on the Hub; created if it does not exist"),
-    argument("--private", action="store_true", help="make a new repository private"),
-)
-def push(options: argparse.Namespace) -> None:
-    """Upload, and print the address of the commit."""
-    from leadspan.hub import check_push, push_student
-    from leadspan.results import load_run
-    from leadspan.status import report_status
-    from leadspan.training.result import STUDENT_DIR
-
-    # Only a finished run is pushed: one that still trains has no student yet.
-    load_run(options.run)
-    check_push(options.name)
-    with status_line():
-        report_status(f"uploading {options.run / STUDENT_DIR} to {options.name}")
-        # Without --private the Hub's own default holds for a new repository.
-        commit = push_student(options.run / STUDENT_DIR, options.name, options.private or None)
-    print_plain(f"pushed: {commit}")
-
-
-@command(
-    "Write a recipe's truncated traces and tasks for other programs: TRL, Axolotl, LLaMA-Factory, lm-eval, lighteval.",
     *recipe_file(),
     argument("--output", type=Path, required=True, metavar="DIR", help="directory to write"),
     argument(
@@ -250,7 +220,9 @@ def push(options: argparse.Namespace) -> None:
     argument("--model", help="model that the evaluation commands name (the student of the recipe's run)"),
 )
 def export(options: argparse.Namespace) -> None:
-    """Write the requested files and print what they hold."""
+    """Write a recipe's truncated traces and tasks for other programs: TRL, Axolotl, LLaMA-Factory, lm-eval,
+    lighteval.
+    """  # noqa: D205  # the line of the help
     from leadspan.recipe import Part
 
     check_output("--output", options.output)
@@ -259,8 +231,8 @@ def export(options: argparse.Namespace) -> None:
     load_libraries()
     from datasets import disable_progress_bars
 
-    from leadspan.export.datasets import export_data
-    from leadspan.export.tasks import export_tasks
+    from leadspan.export.harness import export_tasks
+    from leadspan.export.trainers import export_data
 
     # Bars of the library would stand between the lines that say what was written.
     disable_progress_bars()

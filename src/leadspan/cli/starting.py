@@ -5,18 +5,42 @@ import difflib
 import itertools
 import json
 import re
+import shlex
+import string
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from leadspan.cli.options import argument, check_kind, check_tasks, command, load_libraries, recipe_file, status_line
-from leadspan.errors import SettingsError
+from leadspan.cli.options import (
+    argument,
+    check_kind,
+    check_tasks,
+    command,
+    load_libraries,
+    recipe_file,
+    show,
+    status_line,
+)
+from leadspan.errors import RunError, SettingsError
 from leadspan.files import write_atomically
 from leadspan.sources import Source, check_output, check_sources
 from leadspan.text import print_plain
 
+if TYPE_CHECKING:
+    from leadspan.study.record import StudyRecord
+
 SCHEMA_FILE = "recipe.schema.json"
 NUM_PROBLEMS = 100
+# Large enough that the teacher solves every problem and the base one in ten; small enough for minutes on two cores.
+SIZES = {
+    "num_traces": 8000,
+    "num_problems": 240,
+    "teacher_steps": 1000,
+    "student_steps": 300,
+    "max_new_tokens": 200,  # no right answer is longer than 140
+}
 # The next commands, in the order in which to run them, with what each shows.
 _STEPS = {
     "audit {}": "lengths, where answers come first, what each cut loses",
@@ -49,20 +73,98 @@ complete -o default -F _leadspan leadspan"""
 _ZSH_START = "autoload -U +X compinit && compinit -i\nautoload -U +X bashcompinit && bashcompinit\n"
 
 
+def run_demo(directory: Path, seed: int, **sizes: int) -> "StudyRecord":
+    """Distil reasoning students on cut traces, from nothing, on a CPU, in minutes; continues an interrupted demo.
+
+    It is a study of a generated world (`recipes/demo`): a teacher trained on long problems; a small base trained on
+    short ones, so that it knows how to finish; then one student for each policy, distilled from the teacher on long
+    traces. All are evaluated on the same held-out long problems. The demo prints only what it has measured.
+
+    Args:
+        directory: New directory for recipes, world, runs and `report.html`, or that of an interrupted demo.
+        seed: Seed of the world, the weights and the order of the examples.
+        sizes: Numbers that replace those of `SIZES`.
+
+    Raises:
+        RunError: The directory holds something else, or the teacher or the base could not be trained.
+    """
+    from rich.text import Text
+
+    from leadspan.report.content import build_report
+    from leadspan.report.inputs import read_inputs
+    from leadspan.report.write import print_report, write_report
+    from leadspan.settings import load_settings
+    from leadspan.status import PlainConsole
+    from leadspan.study.settings import Study
+    from leadspan.study.study import run_study
+    from leadspan.worlds.files import write_world
+    from leadspan.worlds.settings import WorldFiles
+
+    console = PlainConsole()
+    start = time.monotonic()
+    study_file = write_recipes(directory, seed, **sizes)
+    console.print(
+        "The demo generates small derivations: a prompt of assignments, a chain of thought that derives and verifies "
+        "line by line, and an answer. A teacher learns long problems from scratch, a base learns short ones, and then "
+        "one student for each cut is distilled from the teacher. It takes about 6 minutes on two free processors; the "
+        f"same command goes on where it was stopped. The recipes are in {study_file.parent}.\n",
+        highlight=False,
+    )
+    write_world(load_settings(WorldFiles, study_file.with_name("world.yaml"), []))
+    record = run_study(load_settings(Study, study_file, []), study_file, console)
+    report = build_report(read_inputs([directory]), "leadspan demo: what each cut kept, and what it cost")
+    # An empty line between the study's board and the report.
+    console.print()
+    print_report(report, console)
+    (path,) = write_report(report, directory / "report.html")
+    # The report shows complete runs alone.
+    for trial in record.of_state("failed"):
+        console.print(Text.assemble(("missing:", "red"), f" {trial.title}: {trial.message}"))
+    minutes = (time.monotonic() - start) / 60
+    console.print(
+        Text.assemble(f"\n{minutes:.1f} minutes. Report: ", (str(path), "bold"), " (one file, opens in any browser).")
+    )
+    return record
+
+
+def write_recipes(directory: Path, seed: int, **sizes: int) -> Path:
+    """Write the recipes of the demo into `recipes/` of a directory: new, empty, or that of the same demo.
+
+    Returns:
+        The file of the study.
+
+    Raises:
+        RunError: The directory holds something else.
+    """
+    # The base gets another seed, so that its first weights are not the teacher's.
+    quoted = json.dumps(str(directory), ensure_ascii=False)[1:-1]  # a path may hold what ends a string in YAML
+    values = {"directory": quoted, "seed": seed, "base_seed": seed + 1, **SIZES, **sizes}
+    recipes = {
+        directory / "recipes" / path.name: string.Template(path.read_text(encoding="utf-8")).substitute(values)
+        for path in sorted((RECIPES / "demo").glob("*.yaml"))
+    }
+    # An interrupted demo is continued only where every recipe is the same: other numbers would be another demo.
+    is_new = not directory.exists() or not any(directory.iterdir())
+    for path, text in recipes.items():
+        if not is_new and (not path.exists() or path.read_text(encoding="utf-8") != text):
+            raise RunError(
+                f"--output {directory}: it is not empty, and holds no demo of this seed; remove it, or give another"
+            )
+    for path, text in recipes.items():
+        write_atomically(path, text)
+    return directory / "recipes" / "study.yaml"
+
+
 @command(
-    "Train a teacher, a base model and six students on this machine, and show the retention of each cut.",
     argument("--output", type=Path, default=Path("runs/demo"), help="directory of the demo (runs/demo)"),
     argument("--seed", type=int, default=0, help="seed of world, weights and order (0)"),
 )
 def demo(options: argparse.Namespace) -> None:
-    """Run the demo."""
-    from leadspan.demo import run_demo
-
+    """Train a teacher, a base model and six students on this machine, and show the retention of each cut."""
     run_demo(options.output, options.seed)
 
 
 @command(
-    "Write a commented recipe for your own traces and models, after a look at them.",
     argument("traces", nargs="?", help="trace file, directory of trace files, or Hub data set; asked for if absent"),
     argument("--student", help="directory, Hub name or GGUF file of the model to train"),
     argument("--teacher", help="directory, Hub name or GGUF file of the model to imitate; optional"),
@@ -72,7 +174,7 @@ def demo(options: argparse.Namespace) -> None:
     argument("--force", action="store_true", help="replace an existing recipe"),
 )
 def init(options: argparse.Namespace) -> None:
-    """Ask for missing inputs, examine them, write recipe and schema, and print the next commands."""
+    """Write a commented recipe for your own traces and models, after a look at them."""
     from leadspan.evaluation.benchmarks import task_values
     from leadspan.evaluation.settings import TaskSettings
     from leadspan.models.settings import pretrained_at
@@ -94,11 +196,9 @@ def init(options: argparse.Namespace) -> None:
     check_layout(TraceSource(path=options.traces))
 
     load_libraries()
-    from leadspan.cli.new_recipe import RecipeChoices, recipe_text
-    from leadspan.status import report_status
+    from leadspan.cli.first_look import RecipeChoices, recipe_text
 
-    with status_line():
-        report_status(f"looking at {options.traces} and {options.student}")
+    with status_line(f"looking at {options.traces} and {options.student}"):
         teacher = pretrained_at(options.teacher) if options.teacher else None
         name = options.name or options.output.stem
         choices = RecipeChoices(options.traces, pretrained_at(options.student), teacher, task, name)
@@ -108,7 +208,9 @@ def init(options: argparse.Namespace) -> None:
     write_atomically(options.output, text)  # last, since it is what the command asks not to be there
     load_recipe(options.output)  # a recipe that is written is valid, or the command fails here
     print_plain(f"wrote {options.output}, and {schema} for editors; then")
-    steps = {f"leadspan {step.format(options.output, name=name)}": meaning for step, meaning in _STEPS.items()}
+    # Quoted, since they are copied into a shell.
+    path, name = shlex.quote(str(options.output)), shlex.quote(name)
+    steps = {f"leadspan {step.format(path, name=name)}": meaning for step, meaning in _STEPS.items()}
     width = max(map(len, steps))
     print_plain("\n".join(f"  {step:<{width}}  # {meaning}" for step, meaning in steps.items()))
 
@@ -129,12 +231,11 @@ def _ask(options: argparse.Namespace) -> None:
 
 
 @command(
-    "List the recipes that come with leadspan, print one, or copy it with the recipes that it names.",
     argument("name", nargs="?", metavar="NAME", help="recipe to print or copy; all are listed if absent"),
     argument("--output", type=Path, metavar="DIR", help="directory to copy it to, with the recipes it names"),
 )
 def recipes(options: argparse.Namespace) -> None:
-    """List, print or copy."""
+    """List the recipes that come with leadspan, print one, or copy it with the recipes that it names."""
     # The recipes below a folder belong to commands (init, demo), and are not for copying.
     texts = {path.stem: path.read_text(encoding="utf-8") for path in sorted(RECIPES.glob("*.yaml"))}
     if options.name is None:
@@ -170,15 +271,13 @@ def recipes(options: argparse.Namespace) -> None:
 
 
 @command(
-    "Write the files of a generated world: traces to train on, held-out problems, a tokenizer.",
     *recipe_file("YAML file of the world's sets of problems", "the file's", "WORLD"),
 )
 def world(options: argparse.Namespace) -> None:
-    """Write the world and show what was written."""
+    """Write the files of a generated world: traces to train on, held-out problems, a tokenizer."""
     check_kind(options.recipe, "world")
     from leadspan.settings import load_settings
-    from leadspan.status import PlainConsole
-    from leadspan.tables import Block, rich_table
+    from leadspan.tables import Block
     from leadspan.worlds.files import write_world
     from leadspan.worlds.settings import WorldFiles
 
@@ -191,17 +290,15 @@ def world(options: argparse.Namespace) -> None:
         after = "not in the chain of thought" if share is None else f"{share:.0%} of the chain of thought"
         rows.append((name, settings.world.kind, f"{settings.num_traces:,}", f"{settings.num_problems:,}", after))
     header = ("set", "world", "traces", "held out", "first answer after")
-    console = PlainConsole()
-    console.print(rich_table(Block(f"seed {record.seed}", header, tuple(rows), num_text=2)))
-    console.print(f"world: {files.output}", highlight=False, soft_wrap=True)
+    block = Block(f"seed {record.seed}", header, tuple(rows), num_text=2)
+    show([block, f"world: {files.output}"], None, None, long_lines=True)
 
 
 @command(
-    "Print the JSON schema of recipes, studies or worlds, with which editors complete keys and mark faults.",
     argument("file", nargs="?", choices=_FILES, default="recipe", help="kind of file (recipe)"),
 )
 def schema(options: argparse.Namespace) -> None:
-    """Print it on standard output."""
+    """Print the JSON schema of recipes, studies or worlds, with which editors complete keys and mark faults."""
     from leadspan.recipe import Recipe
     from leadspan.settings import Settings, json_schema
     from leadspan.study.settings import Study
@@ -212,11 +309,10 @@ def schema(options: argparse.Namespace) -> None:
 
 
 @command(
-    "Print a script for shell completion of commands and options: `source <(leadspan completion bash)`.",
     argument("shell", choices=_SHELLS, help="bash, zsh, or fish: leadspan completion fish | source"),
 )
 def completion(options: argparse.Namespace) -> None:
-    """Print the script."""
+    """Print a script for shell completion of commands and options: `source <(leadspan completion bash)`."""
     from leadspan.cli import build_parser
 
     actions = build_parser()._actions  # argparse has no public way to the commands of a parser

@@ -23,8 +23,8 @@ from leadspan.data.questions import column_blocks, same_questions
 from leadspan.data.sections import Renderer
 from leadspan.data.settings import DataSettings, HeldOutShare, HeldOutSource
 from leadspan.data.truncation import Sections
-from leadspan.digests import DIGESTS_FILE, fault, is_sealed, seal
 from leadspan.errors import DataError
+from leadspan.files import DIGESTS_FILE, fault, is_sealed, seal
 from leadspan.processes import in_batches
 from leadspan.status import Progress
 from leadspan.traces.read import RefusalCounter, fingerprint, read_traces

@@ -48,32 +48,29 @@ NUM_PACKED = 3
 """Examples that are packed and compared with each one alone: enough to show leaks, few enough for seconds on a CPU."""
 STRIDE = 4
 """Every how many positions a loss is computed: heads over a large vocabulary take most of the time."""
+# Rollouts and their most new tokens: enough that some of them end, few enough for a CPU.
+_NUM, _TOKENS = 32, 512
+# Probability or overlap below which the doctor warns.
+_LOW = 0.5
 
 
 @torch.no_grad()
-def self_divergence(inputs: CheckInputs) -> Iterator[Check]:
-    """KL of the teacher from itself, with the teacher as student, through packing, forward pass and loss."""
-    name = "KL(teacher, teacher) is 0"
+def teacher_losses(inputs: CheckInputs) -> Iterator[Check]:
+    """The teacher's KL from itself; and the traces, which it should find likelier than the student does."""
+    names = "KL(teacher, teacher) is 0", "teacher's NLL on the traces below the student's"
     if inputs.teacher is None:
-        yield Check(name, "skipped", "no teacher runs here")
+        yield from (Check(name, "skipped", "no teacher runs here") for name in names)
         return
+    # With the teacher as student, through packing, forward pass and loss.
     kl = _totals(_loss(inputs.teacher, inputs, _shortest(inputs), inputs.teacher))[1]
     remedy = "the loss or the forward pass of this architecture is wrong; please report it"
     # Far above the rounding of float32, far below what a wrong mask or position gives. NaN is below nothing: it fails.
-    yield Check.of(name, abs(kl) < 1e-5, f"{kl:.2g} nats per position", remedy, "failed")
-
-
-@torch.no_grad()
-def likelihoods(inputs: CheckInputs) -> Iterator[Check]:
-    """The traces should be likelier under the teacher than under the student, else it has nothing to teach."""
-    name = "teacher's NLL on the traces below the student's"
-    if inputs.teacher is None:
-        yield Check(name, "skipped", "no teacher runs here")
-        return
+    yield Check.of(names[0], abs(kl) < 1e-5, f"{kl:.2g} nats per position", remedy, "failed")
     ours, _, theirs = _totals(_loss(inputs.student, inputs, inputs.excerpts, inputs.teacher))
     figure = f"{theirs:.4g} and {ours:.4g} nats per token of the first {EXCERPT_TOKENS}"
+    # Else it has nothing to teach.
     remedy = "these traces are not this teacher's: use its own, or a teacher that knows them"
-    yield Check.of(name, not theirs >= ours, figure, remedy)
+    yield Check.of(names[1], not theirs >= ours, figure, remedy)
 
 
 @torch.no_grad()
@@ -140,12 +137,6 @@ def _totals(output: LossOutput) -> tuple[float, ...]:
     sums, counts = output.totals.double().sum(0).tensor_split(2)
     means = sums / counts
     return tuple(float(means[ROW_COLUMNS.index(name)]) for name in ("cross_entropy", "divergence", "teacher_nll"))
-
-
-# Rollouts and their most new tokens: enough that some of them end, few enough for a CPU.
-_NUM, _TOKENS = 32, 512
-# Probability or overlap below which the doctor warns.
-_LOW = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,8 +238,7 @@ def _look(inputs: CheckInputs, made_of: RolloutInputs, rollout: Rollout) -> _Loo
 
 _CHECKS = (
     padding,
-    self_divergence,
-    likelihoods,
+    teacher_losses,
     tokenizers,
     ends_of_turns,
     labels,

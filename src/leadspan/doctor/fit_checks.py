@@ -1,6 +1,5 @@
 """What checks read and say; and the checks that parts of a recipe fit together: tokenizers, ends, store, memory."""
 
-import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from leadspan.data.examples import Example
 from leadspan.data.packing import pack
 from leadspan.data.truncation.policy import STOP_REMEDY
 from leadspan.errors import LeadspanError, ModelError
+from leadspan.files import free_bytes
 from leadspan.inputs import PreparedData
 from leadspan.models.heads import head_of
 from leadspan.models.loading import end_ids_of, load_end_ids
@@ -31,13 +31,9 @@ Verdict = Literal["ok", "warning", "failed", "skipped"]
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """The result of one check.
+    """The result of one check: what was measured, and a remedy where the check did not pass.
 
-    Attributes:
-        name: What was checked.
-        verdict: `warning`: training runs, but its result may disappoint.
-        figure: The measured value.
-        remedy: What to do; empty where the check passed.
+    A `warning` means that training runs, but that its result may disappoint.
     """
 
     name: str
@@ -56,13 +52,10 @@ class CheckInputs:
     """Everything that the checks may read.
 
     Attributes:
-        recipe: The recipe.
-        data: Its data.
         student: The student in float32.
         teacher: The teacher in float32; None where there is none, or a server runs it.
         sample: A few training examples, whole, all positions weighted.
         excerpts: The beginnings of these, for faults that show at any length: long losses take minutes on a CPU.
-        device: Device of the models.
     """
 
     recipe: Recipe
@@ -110,17 +103,11 @@ def tokenizers(inputs: CheckInputs) -> Iterator[Check]:
         eos, stop = tokenizer.eos_token_id, renderer.stop_token_id
         stops = set(end_ids_of(model.generation_config)) or ({eos} if isinstance(eos, int) else set())
         # A student that lacks it gets it: training writes its generation config.
-        knows = stop in stops
-        yield Check(
-            f"{role}: stop token",
-            "ok" if knows or role == "student" else "warning",
-            f"data ends turns with {stop}, its generation config with {sorted(stops)}",
-            ""
-            if knows
-            else "all of them are written into the student's generation config"
-            if role == "student"
-            else "its traces may end with another token than the data's",
-        )
+        name, figure = f"{role}: stop token", f"data ends turns with {stop}, its generation config with {sorted(stops)}"
+        if stop not in stops and role == "student":
+            yield Check(name, "ok", figure, "all of them are written into the student's generation config")
+        else:
+            yield Check.of(name, stop in stops, figure, "its traces may end with another token than the data's")
 
 
 def ends_of_turns(inputs: CheckInputs) -> Iterator[Check]:
@@ -147,13 +134,11 @@ def padding(inputs: CheckInputs) -> Iterator[Check]:
     size = max(inputs.data.renderer.tokenizer.get_vocab().values()) + 1
     rows = {role: head_of(model).weight.shape[0] for role, _, model in models_of(inputs)}
     shown = ", ".join(f"{role} {count:,}" for role, count in rows.items())
-    if min(rows.values()) < size:
-        remedy = "take the tokenizer that belongs to the models, or resize the embeddings"
-        yield Check("vocabulary padding", "failed", f"heads have {shown} rows, the tokenizer {size:,} ids", remedy)
-        return
-    differ = len(set(rows.values())) > 1
-    note = f"; compared on the first {size:,}" if differ else ""
-    yield Check("vocabulary padding", "ok", f"heads have {shown} rows, the tokenizer {size:,} ids{note}")
+    fits = min(rows.values()) >= size
+    note = f"; compared on the first {size:,}" if fits and len(set(rows.values())) > 1 else ""
+    figure = f"heads have {shown} rows, the tokenizer {size:,} ids{note}"
+    remedy = "take the tokenizer that belongs to the models, or resize the embeddings"
+    yield Check.of("vocabulary padding", fits, figure, remedy, "failed")
 
 
 def end_of_turn(inputs: CheckInputs) -> Iterator[Check]:
@@ -223,8 +208,7 @@ def served_teacher(inputs: CheckInputs) -> Iterator[Check]:
 
 def disk_and_memory(inputs: CheckInputs) -> Iterator[Check]:
     """Disk for checkpoints; memory for the largest step of training, as `leadspan plan` predicts it."""
-    existing = next(p for p in (inputs.recipe.output, *inputs.recipe.output.absolute().parents) if p.exists())
-    free, disk = shutil.disk_usage(existing).free, disk_bytes(student_shape(inputs.recipe))
+    free, disk = free_bytes(inputs.recipe.output), disk_bytes(student_shape(inputs.recipe))
     remedy = "another output, or fewer other files there"
     yield _fits("disk", disk, free, f"{NUM_CHECKPOINTS} checkpoints and the student", remedy)
     try:

@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from leadspan.answers.grading import Verdict
-from leadspan.digests import checked_line, with_checksum
 from leadspan.errors import EvaluationError
 from leadspan.evaluation.sampling import Request, Sample
-from leadspan.files import write_atomically
+from leadspan.files import checked_line, with_checksum, write_atomically
 
 logger = logging.getLogger(__name__)
 

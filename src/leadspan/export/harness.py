@@ -1,22 +1,152 @@
-"""Grading inside EleutherAI's lm-evaluation-harness: the functions that the task files of `leadspan export` call.
+"""The tasks of a recipe for other evaluation programs: lm-evaluation-harness files, and a lighteval command.
 
-The harness draws the answers and calls one of the functions of this module for each problem, so that an exported task
-is graded as `leadspan evaluate` grades it. Two things differ. The harness does not pass on how an answer ended, so an
-answer that closes its thinking counts as finished even where the cap on new tokens cut it off later. And its random
-streams are not those of `SeededSampling`.
+An exported task holds the prompts, rendered by the recipe's template, and names the graders below: the harness sends
+the prompts that `leadspan evaluate` sends, draws the answers, and calls one of the graders for each problem. Two things
+differ. The harness does not pass on how an answer ended, so an answer that closes its thinking counts as finished even
+where the cap on new tokens cut it off later. And its random streams are not those of `SeededSampling`.
+
+For lighteval the command names lighteval's own versions of the tasks, so its numbers depend on its prompts and graders.
+It pins versions of packages that conflict with leadspan's, so install it in an environment of its own.
+
+**Source**: lm-evaluation-harness 0.4.13, `TaskConfig`; lighteval 0.13, `lighteval accelerate` and its task registry.
 """
 
 import atexit
+import json
+import shlex
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from leadspan.answers.boxes import is_thinking_closed, with_usual_tags
 from leadspan.answers.grading import GradeItem, MathGrader, Verdict, exact_grade, literal_grade
+from leadspan.data.prompts import PromptRenderer
+from leadspan.errors import SettingsError
 from leadspan.evaluation.choices import choice_grade
+from leadspan.evaluation.settings import SamplingSettings, TaskSettings
+from leadspan.evaluation.tasks import load_task, task_prompts
+from leadspan.export.trainers import to_yaml
+from leadspan.files import file_names
+from leadspan.models.tokenizers import load_tokenizer
+from leadspan.recipe import Recipe
 
 METRICS = ("accuracy_strict", "accuracy_flexible", "thinking_closed")
 """The metrics that the functions return for a problem: means over its samples."""
+LIGHTEVAL_TASKS = {
+    "aime24": "aime24",
+    "aime25": "aime25",
+    "math500": "math_500",
+    "gsm8k": "gsm8k",
+    "gpqa": "gpqa:diamond",
+    "mmlu_pro": "mmlu_pro",
+}
+"""Benchmarks for which lighteval generates answers, with its names for them."""
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenTasks:
+    """Task files with their problems, the tasks' names in the harness, and the commands that run them.
+
+    `lighteval` is None where it has none of the tasks; those that it lacks are in `without_lighteval`.
+    """
+
+    files: tuple[Path, ...]
+    names: tuple[str, ...]
+    harness: str
+    lighteval: str | None
+    without_lighteval: tuple[str, ...]
+
+
+def export_tasks(recipe: Recipe, directory: Path, model: str) -> WrittenTasks:
+    """Write the tasks of a recipe for the harness, and give the commands that evaluate a model on them.
+
+    Raises:
+        SettingsError: The recipe has no tasks.
+        LeadspanError: A task cannot be read, or the tokenizer has no template.
+    """
+    settings = recipe.evaluation
+    if not settings.tasks:
+        raise SettingsError("export: the recipe has no evaluation.tasks; add one")
+    renderer = PromptRenderer(load_tokenizer(recipe.tokenizer_path, recipe.tokenizer_revision), recipe.data.rendering)
+    directory.mkdir(parents=True, exist_ok=True)
+    files: list[Path] = []
+    names = [f"leadspan_{name}" for name in file_names([task.name for task in settings.tasks], "_")]
+    for name, task in zip(names, settings.tasks, strict=True):
+        # All that a task holds is written out, so that the harness reads no other version of a data set.
+        problems = load_task(task)
+        prompts = task_prompts(task.name, problems, renderer, settings.system)
+        rows = [
+            {
+                "problem_id": problem.problem_id,
+                "prompt": prompt,
+                "gold": problem.entry or problem.gold,
+                "choices": list(problem.choices),
+                "think_open": renderer.rendering.think_open,
+                "think_close": renderer.rendering.think_close,
+            }
+            for problem, prompt in zip(problems, prompts, strict=True)
+        ]
+        files += [directory / f"{name}.jsonl", directory / f"{name}.yaml"]
+        files[-2].write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+        files[-1].write_text(task_yaml(name, task, settings.sampling, files[-2]), encoding="utf-8")
+    # No chat template: the prompts are already rendered.
+    harness = [
+        *("lm_eval", "--model", "hf", "--model_args", f"pretrained={model},dtype=auto"),
+        *("--tasks", ",".join(names), "--include_path", str(directory)),
+        *("--batch_size", str(settings.sampling.batch_size), "--seed", str(settings.sampling.seed), "--log_samples"),
+        *("--output_path", str(directory / "results")),
+    ]
+    task_names = [LIGHTEVAL_TASKS[task.benchmark] for task in settings.tasks if task.benchmark in LIGHTEVAL_TASKS]
+    return WrittenTasks(
+        files=tuple(files),
+        names=tuple(names),
+        harness=shlex.join(harness),
+        lighteval=lighteval_command(task_names, model, settings.sampling) if task_names else None,
+        without_lighteval=tuple(task.name for task in settings.tasks if task.benchmark not in LIGHTEVAL_TASKS),
+    )
+
+
+def task_yaml(name: str, task: TaskSettings, sampling: SamplingSettings, problems: Path) -> str:
+    """The file of one task: its problems, the sampling settings and the grading function."""
+    repeats = sampling.samples_per_problem or task.samples_per_problem
+    drawn: dict[str, Any] = {"do_sample": sampling.temperature > 0, "max_gen_toks": sampling.max_new_tokens}
+    if sampling.temperature > 0:
+        drawn |= {"temperature": sampling.temperature, "top_p": sampling.top_p}
+        drawn |= {"top_k": sampling.top_k} if sampling.top_k is not None else {}
+    values: dict[str, Any] = {
+        "task": name,
+        "dataset_path": "json",
+        "dataset_kwargs": {"data_files": {"test": str(problems.resolve())}},
+        "test_split": "test",
+        "output_type": "generate_until",
+        "doc_to_text": "{{prompt}}",
+        "doc_to_target": "{{gold}}",
+        "generation_kwargs": {"until": [], **drawn},  # an empty list: only the end-of-turn token ends an answer
+        "num_fewshot": 0,
+        "repeats": repeats,
+        # Without a filter of its own the harness grades the first sample alone.
+        "filter_list": [{"name": "all", "filter": [{"function": "take_first_k", "k": repeats}]}],
+        "metric_list": [{"metric": name, "aggregation": "mean", "higher_is_better": True} for name in METRICS],
+        "metadata": {"version": 1.0},
+    }
+    # A tag of the harness, written as text because the YAML writer would quote it.
+    return to_yaml(values) + f"process_results: !function leadspan.export.harness.{task.grader}_results\n"
+
+
+def lighteval_command(tasks: list[str], model: str, sampling: SamplingSettings) -> str:
+    """The command for lighteval's own versions of some tasks, zero-shot, with the recipe's sampling."""
+    drawn = {
+        "temperature": f"{sampling.temperature:g}",
+        "top_p": f"{sampling.top_p:g}",
+        "max_new_tokens": str(sampling.max_new_tokens),
+        "seed": str(sampling.seed),
+    }
+    drawn |= {"top_k": str(sampling.top_k)} if sampling.top_k is not None else {}
+    generation = ",".join(f"{name}:{value}" for name, value in drawn.items())
+    arguments = f"model_name={model},generation_parameters={{{generation}}}"
+    return shlex.join(["lighteval", "accelerate", arguments, ",".join(f"{task}|0" for task in tasks)])
 
 
 def _by(grade: Callable[[list[GradeItem]], list[Verdict]]) -> Callable[..., dict[str, float]]:
@@ -34,13 +164,9 @@ def _by(grade: Callable[[list[GradeItem]], list[Verdict]]) -> Callable[..., dict
             for text, is_closed in zip(texts, closed, strict=True)
         ]
         verdicts = grade(items)
+        strict, flexible = ([getattr(v, rule) == "right" for v in verdicts] for rule in ("strict", "flexible"))
         # Booleans count as 0 and 1: the harness then averages the means of all problems.
-        sums = {
-            "accuracy_strict": sum(verdict.strict == "right" for verdict in verdicts),
-            "accuracy_flexible": sum(verdict.flexible == "right" for verdict in verdicts),
-            "thinking_closed": sum(closed),
-        }
-        return {name: sums[name] / len(texts) for name in METRICS}
+        return {name: sum(of) / len(texts) for name, of in zip(METRICS, (strict, flexible, closed), strict=True)}
 
     return results
 

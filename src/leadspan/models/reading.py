@@ -17,8 +17,8 @@ from transformers import CONFIG_MAPPING
 from transformers.models.auto.tokenization_auto import tokenizer_class_from_name
 from transformers.utils import logging as transformers_logging
 
-from leadspan.digests import DIGESTS_FILE, fault
 from leadspan.errors import LeadspanError, ModelError
+from leadspan.files import DIGESTS_FILE, fault
 
 _SETTINGS_FILES = ("config.json", "generation_config.json", "tokenizer_config.json", "special_tokens_map.json")
 _SETTINGS_FILES += ("added_tokens.json", "adapter_config.json")

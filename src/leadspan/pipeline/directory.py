@@ -15,10 +15,9 @@ from typing import Any
 
 from leadspan.data.sections import Renderer
 from leadspan.data.settings import HeldOutSource
-from leadspan.digests import checksum
 from leadspan.errors import RunError, SettingsError
 from leadspan.evaluation.subject import SUFFIX
-from leadspan.files import full_disk_reported, locked, write_atomically
+from leadspan.files import checksum, full_disk_reported, locked, write_atomically
 from leadspan.inputs import load_renderer
 from leadspan.models.loading import content_id
 from leadspan.recipe import Recipe, load_recipe

@@ -17,7 +17,6 @@ from leadspan.costs.memory import BatchSize, highest
 from leadspan.data.examples import Examples
 from leadspan.errors import SettingsError
 from leadspan.losses.settings import LossSettings
-from leadspan.models.settings import ModelSettings
 from leadspan.models.shapes import uses_bf16
 from leadspan.planning.prediction import CostModel, planned
 from leadspan.planning.timing import Calibration, StepWork, fit_memory, fit_rates
@@ -44,19 +43,22 @@ def calibrate(
 ) -> Calibration:
     """Train for a few steps and fit rates to their times; nothing is written, and the weights are discarded.
 
-    The first step of each side is not counted: it allocates, and the very first creates the optimiser's moments.
-
-    Args:
-        inputs: Models and data of the recipe, as for training.
-        model: Its counts.
-        loss: The objective.
-        sides: The same traces under policies of different length.
-        num_rounds: Steps of each side besides its first two.
+    The sides are the same traces under policies of different length. Of each, the first step is not counted: it
+    allocates, and the very first creates the optimiser's moments. `num_rounds` steps follow its first two.
 
     Raises:
         SettingsError: Several processes were started, or the machine's precision is not that of the plan.
     """
-    _check(model, inputs.student)
+    if process_state().num_processes > 1:
+        raise SettingsError("plan --calibrate: measures one rank; start it without torchrun")
+    use_bf16 = model.memory.use_bf16
+    if uses_bf16(model.training.precision, inputs.student) != use_bf16:
+        planned_type, own_type = ("bfloat16", "float32") if use_bf16 else ("float32", "bfloat16")
+        raise SettingsError(
+            f"plan --calibrate: plan.device = {model.machine.device!r} trains in {planned_type} and this machine in "
+            f"{own_type}; calibrate on the device itself, or set training.precision, or bfloat16 among the figures of "
+            "plan.device"
+        )
     sides = sorted(sides, key=lambda side: sum(side.lengths))
     course, num_rising = _course(model, sides, num_rounds), 2 * len(sides)
     # The trainer asks for a directory; nothing is saved in it.
@@ -87,19 +89,6 @@ def calibrate(
         memory_offset=offset,
         memory_factor=factor,
     )
-
-
-def _check(model: CostModel, student: ModelSettings) -> None:
-    if process_state().num_processes > 1:
-        raise SettingsError("plan --calibrate: measures one rank; start it without torchrun")
-    use_bf16 = model.memory.use_bf16
-    if uses_bf16(model.training.precision, student) != use_bf16:
-        planned_type, own_type = ("bfloat16", "float32") if use_bf16 else ("float32", "bfloat16")
-        raise SettingsError(
-            f"plan --calibrate: plan.device = {model.machine.device!r} trains in {planned_type} and this "
-            f"machine in {own_type}; calibrate on the device itself, or set "
-            "training.precision, or bfloat16 among the figures of plan.device"
-        )
 
 
 def _course(model: CostModel, sides: Sequence[Examples], num_rounds: int) -> StepPlan:

@@ -1,15 +1,22 @@
-"""What fits: the largest micro-batch of a device, and a rank of several by sharding and placement of the teacher.
+"""Other ways to run a recipe: what fits a device, a rank of several, and what each technique saves.
 
 The size of a step is fixed, so more ranks share its micro-batches: the work of a rank shrinks with their number, its
 traffic does not. Sending is assumed to overlap with computing, and to limit the step where it takes longer.
+
+A saving has four causes: the cut, the chunked loss, a store of the teacher's targets, packing. They are switched on one
+by one over a naive run: whole sequences, padded to the longest of each batch, logits of all positions of both models at
+once, a live teacher. What one of them saves depends on what is on already (a store saves less of what a cut has
+shortened), so its share is its Shapley value: the mean over all orders in which the four can be switched on. The shares
+add up to the whole saving. Source: Shapley, "A value for n-person games", 1953.
 """
 
 import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple
 
-from leadspan.costs.flops import ExampleSize
+from leadspan.costs.flops import ExampleSize, ModelShape, training_flops
 from leadspan.costs.memory import (
     BatchSize,
     MemoryByPart,
@@ -26,7 +33,12 @@ from leadspan.planning.prediction import CostModel, planned, sizes_of, with_stor
 from leadspan.recipe import Recipe
 from leadspan.training.steps import layout_sizes
 
+Measure = Literal["cut", "chunked_loss", "store", "packing"]
+MEASURES: tuple[Measure, ...] = ("cut", "chunked_loss", "store", "packing")
+On = frozenset[Measure]
 _MOST_TOKENS = 1 << 20  # no model has positions for more
+# Ranks to try where an example does not fit: powers of two, as devices are rented.
+_RANKS = (2, 4, 8, 16, 32, 64)
 
 
 def largest_batch(model: MemoryModel, examples: Sequence[ExampleSize], limit: int) -> int:
@@ -81,10 +93,6 @@ def _largest(high: int, does_fit: Callable[[int], bool]) -> int:
         middle = (low + high + 1) // 2
         low, high = (middle, high) if does_fit(middle) else (low, middle - 1)
     return low
-
-
-# Ranks to try where an example does not fit: powers of two, as devices are rented.
-_RANKS = (2, 4, 8, 16, 32, 64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,3 +189,84 @@ def what_would_fit(recipe: Recipe, model: CostModel, examples: Examples, limit: 
         f"the longest trace that does is of {longest:,} tokens (data.max_tokens)" if longest else "set training.lora"
     )
     return f"neither recomputing nor up to {_RANKS[-1]} ranks make it fit, since a trace is never split; {advice}"
+
+
+@dataclass(frozen=True, slots=True)
+class Saving:
+    """How much of one cost the measures save: its value in the naive run and with all four.
+
+    `alone` are the shares of the naive cost that each saves by itself, `shares` those that are each one's part in the
+    whole saving; they add up to it.
+    """
+
+    naive: float
+    all_on: float
+    alone: dict[Measure, float]
+    shares: dict[Measure, float]
+
+
+class Workload(NamedTuple):
+    """The micro-batches of a run, whole and cut: the size of each example in each batch."""
+
+    uncut: Sequence[Sequence[ExampleSize]]
+    cut: Sequence[Sequence[ExampleSize]]
+
+
+def saving(cost: Callable[[On], float]) -> Saving:
+    """Attribute a saving to the measures, from the cost with a set of them switched on."""
+    subsets = [On(measures) for size in range(5) for measures in itertools.combinations(MEASURES, size)]
+    costs = {on: cost(on) for on in subsets}
+    naive = costs[On()]
+    unit = naive or 1.0  # nothing can be saved of nothing
+    shares: dict[Measure, float] = dict.fromkeys(MEASURES, 0.0)
+    # 24 orders, 16 subsets: exact, and cheap because `costs` has every subset once.
+    for order in itertools.permutations(MEASURES):
+        for number, measure in enumerate(order):
+            before, after = costs[On(order[:number])], costs[On(order[: number + 1])]
+            shares[measure] += (before - after) / unit / math.factorial(len(MEASURES))
+    alone: dict[Measure, float] = {m: (naive - costs[On([m])]) / unit for m in MEASURES}
+    return Saving(naive, costs[On(MEASURES)], alone, shares)
+
+
+def flops_with(
+    on: On,
+    load: Workload,
+    student: ModelShape,
+    teacher: ModelShape | None,
+    recompute: bool,
+    stored_teacher: ModelShape | None = None,
+) -> int:
+    """Operations of a run with some of the measures; padding and positions without a loss count as they would.
+
+    `stored_teacher` is what a store leaves of the teacher: its head where hidden states are stored, else nothing.
+    """
+    examples = [example for batch in _shaped(on, load) for example in batch]
+    return training_flops(student, stored_teacher if "store" in on else teacher, examples, recompute).total
+
+
+def memory_with(on: On, load: Workload, model: MemoryModel, stored_teacher: ModelShape | None = None) -> int:
+    """Peak memory of a run with some of the measures.
+
+    Without the chunked loss, logits of all positions are there at once: in float32, the student's and their gradient,
+    and those of a live teacher. `stored_teacher` is as in `flops_with`.
+    """
+    if "store" in on:
+        model = replace(model, teacher=stored_teacher, teacher_activations=None)
+    peak = 0
+    for size in map(BatchSize.of, _shaped(on, load)):
+        # One chunk of all weighted positions is the unchunked loss.
+        of_batch = model if "chunked_loss" in on else replace(model, chunk_tokens=size.weighted)
+        peak = max(peak, of_batch.peak(size).total)
+    return peak
+
+
+def _shaped(on: On, load: Workload) -> list[list[ExampleSize]]:
+    """Batches as the measures leave them."""
+    shaped = []
+    for batch in load.cut if "cut" in on else load.uncut:
+        # Without packing all examples are as long as their batch's longest. Without the chunked loss every position is
+        # projected, once, so that a selection by scores needs no pass of its own.
+        longest = max(example.tokens for example in batch)
+        padded = [example if "packing" in on else example._replace(tokens=longest) for example in batch]
+        shaped.append(padded if "chunked_loss" in on else [ExampleSize(size.tokens, size.tokens) for size in padded])
+    return shaped

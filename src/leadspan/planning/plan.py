@@ -11,9 +11,21 @@ from leadspan.data.examples import Examples
 from leadspan.data.truncation import AnyPolicy, Full, Lead, Policy, with_ends
 from leadspan.data.truncation.policy import CutCounts, shows_few_ends
 from leadspan.errors import DataError
+from leadspan.files import write_atomically
 from leadspan.inputs import PreparedData, training_examples
 from leadspan.planning.calibration import calibrate
-from leadspan.planning.fitting import RankCost, largest_batch, largest_budget, rank_costs, what_would_fit
+from leadspan.planning.fitting import (
+    RankCost,
+    Saving,
+    Workload,
+    flops_with,
+    largest_batch,
+    largest_budget,
+    memory_with,
+    rank_costs,
+    saving,
+    what_would_fit,
+)
 from leadspan.planning.prediction import (
     CostModel,
     StoreCost,
@@ -28,7 +40,6 @@ from leadspan.planning.prediction import (
     with_store,
 )
 from leadspan.planning.rollouts import RolloutCost, cost_of_rollouts, measure_drawing
-from leadspan.planning.savings import Saving, Workload, flops_with, memory_with, saving
 from leadspan.planning.timing import Calibration
 from leadspan.recipe import Recipe
 from leadspan.results import Prediction
@@ -48,15 +59,10 @@ class PlanRow:
     """One policy.
 
     Attributes:
-        policy: How the traces are cut.
         is_recipes: Whether it is the recipe's own.
-        cut: What it does to the examples.
-        prediction: Its cost.
         fitting: Examples that fit into one micro-batch on the named device, whichever they are; None without a device.
         fitting_tokens: Token budget of a micro-batch that fits, whatever is packed; None without a device.
         longest: Tokens of its longest example.
-        flops_saving: Where saved operations come from.
-        memory_saving: Where saved memory comes from.
         store: Size of a store for it, and what it costs and saves; None where nothing is known of the teacher.
         without_derivation: Share of the searched traces whose first statement of the answer it cuts, of those that have
             one; None where none has, or none was searched.
@@ -89,16 +95,11 @@ class Plan:
     """All policies of a plan.
 
     Attributes:
-        name: The recipe's.
-        rows: One per policy.
-        device: The named device, or None.
-        num_ranks: Devices.
         examples_per_batch: Examples of a micro-batch; None when batches are filled with tokens.
         precision: `bfloat16` or `float32`, in which the planned run trains.
         codec: Codec for which the sizes of stores are computed.
         reads_store: Whether the recipe's targets come from a store.
         knows_teacher: Whether the costs of a live teacher are known, against which a store saves.
-        currency: Currency symbol.
         disk_bytes: Most bytes of the run directory: checkpoints and student.
         searched: Where traces first state the right answer; None when that was not searched for.
         left_out: Policies that leave nothing to learn, and why.
@@ -228,8 +229,7 @@ def calibration_of(recipe: Recipe, data: PreparedData, policies: Sequence[Policy
         drawing, lengths = measure_drawing(inputs, model.student, model.memory.use_bf16)
         calibration = calibration.model_copy(update={"drawing": drawing, "rollout_lengths": lengths})
     if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(calibration.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        write_atomically(path, calibration.model_dump_json(indent=1) + "\n")
     return calibration
 
 

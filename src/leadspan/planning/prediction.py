@@ -50,10 +50,6 @@ class CostModel:
     Attributes:
         student: Shape of the student for counting operations: its head has the rows that are compared.
         teacher: The same of a live teacher, or of the head that a store of hidden states has; or None.
-        memory: Memory of a step.
-        training: Batches and epochs.
-        machine: Devices, price, calibration.
-        seed: Seed of the order.
         selection: How tokens are selected by scores, or None.
     """
 

@@ -44,8 +44,6 @@ class RolloutCost:
 
     Attributes:
         prediction: Of the run; `prediction.is_bound` where every rollout is assumed to reach its cap.
-        num_rollouts: Rollouts.
-        new_tokens: Their new tokens.
         prefill_flops: Operations of the student on prompts, in drawing.
         decode_flops: Operations of the student on new tokens, in drawing.
         teacher_flops: Operations of the teacher.

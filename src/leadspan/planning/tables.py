@@ -1,6 +1,6 @@
 """A plan as text: tables for the terminal, and sentences on what the figures mean, all computed from the rows."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from leadspan.audit.prepared import Searched
 from leadspan.costs.flops import FlopsByPart, ModelShape
@@ -8,10 +8,10 @@ from leadspan.costs.memory import NUM_CHECKPOINTS, MemoryByPart, disk_bytes
 from leadspan.data.truncation import Full, Lead, with_ends
 from leadspan.data.truncation.policy import cut_warnings, shows_few_ends
 from leadspan.errors import ModelError
+from leadspan.planning.fitting import MEASURES, Measure, Saving
 from leadspan.planning.plan import Plan, PlanRow
 from leadspan.planning.prediction import student_shape
 from leadspan.planning.rollouts import RolloutCost
-from leadspan.planning.savings import MEASURES, Measure, Saving
 from leadspan.recipe import Recipe
 from leadspan.tables import MISSING, Block, percent, quantity
 
@@ -240,14 +240,14 @@ def _bills(plan: Plan, full: PlanRow) -> list[str]:
     for row in plan.rows:
         if row is full:
             continue
-        saved, than = total - row.prediction.flops.total, "."
+        saved, than, kept = total - row.prediction.flops.total, ".", row.cut.tokens_after / row.cut.tokens_before
         if store is not None:
             once, shared = (
                 "more than" if saved > by_store else "less than" if saved < by_store else "as much as"
                 for by_store in (store.net_flops, store.saved_flops)
             )
             than = f": {once} a store saves on its first run, {shared} on later ones."
-        dropped, gone = row.cut.num_examples - row.cut.num_kept, percent(1 - _share_kept(row))
+        dropped, gone = row.cut.num_examples - row.cut.num_kept, percent(1 - kept)
         # Of a schedule every trace is an example of each stage.
         whole = f"drops {dropped:,} of {row.cut.num_examples:,} examples whole and cuts the others, which takes away"
         cut = f"{row.label} {whole if dropped else 'cuts'} {gone} of the traces' tokens"
@@ -255,32 +255,25 @@ def _bills(plan: Plan, full: PlanRow) -> list[str]:
     return bills
 
 
-def _too_large(plan: Plan) -> Sequence[str]:
+def _too_large(plan: Plan) -> Iterator[str]:
     """Policies whose micro-batches do not fit the device."""
-    if plan.device is None:
-        return []
-    room = quantity("peak_memory_bytes", plan.device.memory_bytes)
-    lines = []
     for row in plan.rows:
         needed = row.prediction.memory.total
-        if needed <= plan.device.memory_bytes:
+        if plan.device is None or needed <= plan.device.memory_bytes:
             continue
-        size = quantity("peak_memory_bytes", needed)
-        text = f"{row.label} does not fit {plan.device.name}: its largest micro-batch needs {size} of {room}"
+        size, room = (quantity("peak_memory_bytes", n) for n in (needed, plan.device.memory_bytes))
         # No batch is small enough where even this does not fit.
         fixed = needed - row.prediction.memory.activations - row.prediction.memory.logits
-        if row.fitting:
-            remedy = (
-                f"tokens_per_batch: {row.fitting_tokens} fits"
-                if plan.examples_per_batch is None
-                else f"examples_per_batch: {row.fitting} fits"
-            )
+        if row.fitting and plan.examples_per_batch is None:
+            remedy = f"tokens_per_batch: {row.fitting_tokens} fits"
+        elif row.fitting:
+            remedy = f"examples_per_batch: {row.fitting} fits"
         elif fixed > plan.device.memory_bytes:
             remedy = f"weights, gradients and optimiser alone exceed it: {row.remedy}, or set training.lora"
         else:
             remedy = f"not one example fits: {row.remedy}, or cut more"
-        lines.append(f"{text}; {remedy}.")
-    return lines
+        text = f"{row.label} does not fit {plan.device.name}: its largest micro-batch needs {size} of {room}"
+        yield f"{text}; {remedy}."
 
 
 def _break_point(searched: Searched, rows: Sequence[PlanRow]) -> list[str]:
@@ -298,14 +291,11 @@ def _break_point(searched: Searched, rows: Sequence[PlanRow]) -> list[str]:
         return [f"No gold: none of {where} has a right answer to look for, so no break point LSP* can be predicted."]
     if point is None:
         return [f"No break point LSP*: of {where} none states its right answer in the chain of thought ({counts})."]
-    below = [row.label for row in rows if isinstance(row.policy, Lead) and _share_kept(row) < point.low]
+    leads = [row for row in rows if isinstance(row.policy, Lead)]
+    below = [row.label for row in leads if row.cut.tokens_after / row.cut.tokens_before < point.low]
     verdict = f"cuts that take derivations away: {', '.join(below)}" if below else "no lead cut here lies below it"
     return [
         f"Predicted break point LSP*: {point.value:.2f} [{point.low:.2f}, {point.high:.2f}]; {verdict}.",
         f"First answers of {where}: {counts}; right answers from: {sources}. "
         "Derivation cut: share of those found whose first statement of the answer is cut.",
     ]
-
-
-def _share_kept(row: PlanRow) -> float:
-    return row.cut.tokens_after / row.cut.tokens_before

@@ -22,14 +22,7 @@ from leadspan.settings import Settings
 
 
 class StepWork(NamedTuple):
-    """What one rank does in one optimiser step.
-
-    Attributes:
-        batches: Micro-batches.
-        linear: Operations of the linear layers of student and teacher, recomputation included.
-        attention: Operations of attention.
-        head: Operations of the heads.
-    """
+    """What one rank does in one optimiser step: micro-batches, and operations of both models, with recomputation."""
 
     batches: int
     linear: int
@@ -135,25 +128,19 @@ def _fit(rows: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, float]:
     scale[scale == 0] = 1.0
     # Divided by the measured times: the fit's residuals are then relative errors.
     relative = rows / scale / values[:, None]
-    best = min(_candidates(relative), key=lambda rates: float(np.abs(relative @ rates - 1).sum()))
-    return best / scale, float(np.abs(relative @ best - 1).max())
-
-
-def _candidates(relative: np.ndarray) -> list[np.ndarray]:
-    """Solutions of every choice of columns whose rates are all positive (31 choices of 5)."""
     num_terms, candidates = relative.shape[1], []
+    # Every choice of columns (31 of 5); those count whose rates are all positive.
     for size in range(1, num_terms + 1):
-        for terms in itertools.combinations(range(num_terms), size):
-            part = relative[:, terms]
+        for terms in map(list, itertools.combinations(range(num_terms), size)):
             # Steps that are all alike cannot tell two terms from each other.
-            if np.linalg.matrix_rank(part) < size:
+            if np.linalg.matrix_rank(relative[:, terms]) < size:
                 continue
-            rates = _least_absolute(part)
-            if (rates > 0).all():
-                all_rates = np.zeros(num_terms)
-                all_rates[list(terms)] = rates
-                candidates.append(all_rates)
-    return candidates
+            rates = np.zeros(num_terms)
+            rates[terms] = _least_absolute(relative[:, terms])
+            if (rates[terms] > 0).all():
+                candidates.append(rates)
+    best = min(candidates, key=lambda rates: float(np.abs(relative @ rates - 1).sum()))
+    return best / scale, float(np.abs(relative @ best - 1).max())
 
 
 def _least_absolute(rows: np.ndarray) -> np.ndarray:

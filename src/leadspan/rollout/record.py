@@ -21,9 +21,8 @@ from transformers import PreTrainedModel
 
 from leadspan.data.prepare import FEATURES
 from leadspan.data.supervision import ANSWER, COT
-from leadspan.digests import checked_line, with_checksum
 from leadspan.errors import CacheError, RunError, TargetsError
-from leadspan.files import write_atomically
+from leadspan.files import checked_line, with_checksum, write_atomically
 from leadspan.rollout.course import Turn
 from leadspan.rollout.drawing import RolloutInputs, WholeIds, draw_rollouts
 from leadspan.rollout.rows import Ending, room, to_rollout

@@ -14,10 +14,9 @@ from transformers import PreTrainedModel
 
 from leadspan.costs.flops import forward_attention, forward_body, forward_head
 from leadspan.data.sections import Renderer
-from leadspan.digests import file_hash
 from leadspan.environment import environment
 from leadspan.errors import ModelError, SettingsError
-from leadspan.files import write_atomically
+from leadspan.files import file_hash, write_atomically
 from leadspan.models.heads import head_shape, head_weight, transform_of
 from leadspan.models.loading import load_config, load_model, name_of, weights_id
 from leadspan.models.settings import ModelSettings, Pretrained

@@ -15,9 +15,8 @@ from pathlib import Path
 from typing import Protocol
 
 from leadspan.data.examples import Example
-from leadspan.digests import file_hash
 from leadspan.errors import CacheError, TargetsError
-from leadspan.files import locked
+from leadspan.files import file_hash, locked
 from leadspan.status import Progress
 from leadspan.teacher.codecs import Arrays
 from leadspan.teacher.manifest import (

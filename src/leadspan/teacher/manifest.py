@@ -6,9 +6,8 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from leadspan.digests import checksum
 from leadspan.errors import CacheError, TargetsError
-from leadspan.files import write_atomically
+from leadspan.files import checksum, write_atomically
 from leadspan.settings import Settings
 from leadspan.teacher.settings import Codec, Engine, Hidden, KeptTargets
 from leadspan.text import shortened

@@ -4,9 +4,8 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from leadspan.digests import checked_line
 from leadspan.errors import CacheError, TargetsError
-from leadspan.files import write_atomically
+from leadspan.files import checked_line, write_atomically
 from leadspan.teacher.fill import claimed
 from leadspan.teacher.manifest import (
     DRAWN_FILE,

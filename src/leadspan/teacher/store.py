@@ -16,8 +16,8 @@ from safetensors.torch import load_file
 
 from leadspan.data.examples import Example
 from leadspan.data.packing import SparseRows, StoredRows
-from leadspan.digests import file_hash
 from leadspan.errors import CacheError, TargetsError
+from leadspan.files import file_hash
 from leadspan.teacher.codecs import Arrays, decode, logsumexp_column, outside_column
 from leadspan.teacher.entries import at_positions
 from leadspan.teacher.manifest import HEAD_FILE, SHARDS_DIR, Manifest, read_joined, read_parts

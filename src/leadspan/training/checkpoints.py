@@ -14,8 +14,8 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from leadspan.digests import beginning_hash, fault, is_sealed, seal, unseal
 from leadspan.errors import RunError
+from leadspan.files import beginning_hash, fault, is_sealed, seal, unseal
 from leadspan.training.process import process_state
 from leadspan.training.result import CHECKPOINTS_DIR, IDENTITY_FILE
 

@@ -20,8 +20,8 @@ from leadspan.data.examples import Examples
 from leadspan.data.packing import plan_by_tokens
 from leadspan.data.sections import Renderer
 from leadspan.data.supervision import ScoredSelection
-from leadspan.digests import seal, unseal
 from leadspan.errors import ModelError
+from leadspan.files import seal, unseal
 from leadspan.losses.settings import LossSettings
 from leadspan.models.heads import head_of
 from leadspan.models.loading import load_model, save_student

@@ -1,0 +1,312 @@
+"""A first look at traces: a commented recipe for them (`init`), and their records with cut and losses (`preview`).
+
+The commands import this module when they have checked their options.
+"""
+
+import itertools
+import json
+import re
+import string
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Group
+from rich.panel import Panel
+from rich.text import Text
+
+from leadspan.costs.settings import DEVICES, recognise
+from leadspan.data.examples import Examples
+from leadspan.data.prepare import sections_of
+from leadspan.data.sections import RenderedText, Renderer
+from leadspan.data.settings import Rendering
+from leadspan.data.supervision import ANSWER, COT, PROMPT, SECTION_NAMES, Layout, Supervision
+from leadspan.data.truncation import Full, Sections
+from leadspan.errors import ModelError
+from leadspan.inputs import PreparedData
+from leadspan.models.settings import ModelSettings, Pretrained
+from leadspan.models.tokenizers import check_vocabulary, load_tokenizer
+from leadspan.recipe import Recipe
+from leadspan.tables import Block
+from leadspan.traces.detection import detect
+from leadspan.traces.files import Record
+from leadspan.traces.formats import Layout as TraceLayout
+from leadspan.traces.formats import parse
+from leadspan.traces.read import RefusalCounter, read_records
+from leadspan.traces.records import Refusal, Trace
+from leadspan.traces.settings import TraceSource
+
+NUM_SAMPLED = 256
+"""Records that are read for a first look: enough for a median, few enough for seconds."""
+_PLAIN = re.compile(r"[A-Za-z_./~][\w./~@-]*")
+_COLOURS = {PROMPT: "cyan", COT: "yellow", ANSWER: "green"}
+_WEIGHTED, _CONTEXT, _CUT = "bold", "", "dim strike"
+# Upper bounds in nats, which are probabilities of 90, 50, 10 and 1 per cent.
+_LOSS_STYLES = ((0.1, "dim"), (0.7, ""), (2.3, "yellow"), (4.6, "red"), (float("inf"), "bold white on red"))
+_MOST_SURPRISING = 8
+
+
+@dataclass(frozen=True, slots=True)
+class RecipeChoices:
+    """The user's choices for a recipe: traces by path or Hub name, models (no teacher: cross-entropy), a task."""
+
+    traces: str
+    student: Pretrained
+    teacher: Pretrained | None
+    task: dict[str, Any]  # Any: plain values
+    name: str
+
+
+def recipe_text(choices: RecipeChoices, schema: str) -> str:
+    """A recipe in YAML, with comments on the traces, the tokenizer and the machine; its first line names the schema.
+
+    Raises:
+        DataError: The traces cannot be read, or none of those looked at can be used.
+        ModelError: A model cannot be read, no chat template at hand keeps a chain of thought, or the two models have
+            different tokenizers.
+    """
+    from leadspan.evaluation.sampling import window_of
+    from leadspan.models.loading import load_config
+
+    traces, layout, counter = _read_sample(choices.traces)
+    renderer, whose = _renderer(choices)
+    if choices.teacher is not None:
+        teacher = load_tokenizer(choices.teacher.tokenizer_path)
+        try:
+            check_vocabulary(renderer.tokenizer, "teacher", teacher, None)
+        except ModelError as error:
+            raise ModelError(f"{error}; or leave the teacher out, and train on the traces alone") from None
+    rendered = [(text, trace) for trace in traces if isinstance(text := renderer.render(trace), RenderedText)]
+    texts, uncut = zip(*rendered, strict=True) if rendered else ((), ())
+    lengths = sorted(len(tokens.input_ids) for tokens in renderer.tokenise(texts, uncut))
+    if not lengths:
+        raise ModelError(f"{renderer.name}: its chat template can render none of the {len(traces):,} traces looked at")
+    window = window_of(load_config(choices.student))
+    # The power of two above the length of 95 % of the traces.
+    longest = 2 ** max(6, (lengths[int(0.95 * (len(lengths) - 1))] - 1).bit_length())
+    # No longer than the window: positions behind it were never trained.
+    max_tokens = min(longest, window or longest)
+    columns = ", ".join(f"{role} in {column!r}" for role, column in layout.columns.items())
+    about_records = [f"  # {counter.num_read:,} records looked at: {columns}."]
+    for reason, number in counter.counts.most_common():
+        place = counter.examples[reason].place
+        about_records.append(f"  # {number:,} of them cannot be used: {reason}, e.g. {place}.")
+    template = string.Template((Path(__file__).parents[1] / "recipes/init/recipe.yaml").read_text("utf-8"))
+    text = template.substitute(
+        schema=schema,
+        name=_quoted(choices.name),
+        output=_quoted(f"runs/{choices.name}"),
+        records="\n".join(about_records),
+        train=f"{{path: {_quoted(choices.traces)}, format: {layout.form.name}}}",
+        lengths=f"  # Of {len(lengths):,} traces the median has {lengths[len(lengths) // 2]:,} tokens, the longest "
+        f"{lengths[-1]:,}; longer ones than\n  # max_tokens are left out and counted"
+        + (f" (the student's window: {window:,})." if window else "."),
+        max_tokens=max_tokens,
+        task=_mapping(choices.task),
+        max_new_tokens=max_tokens,
+        thinking_budget=max_tokens // 2,
+        **_about(choices, renderer, whose),
+    )
+    return re.sub(r"\n{3,}", "\n\n", text)
+
+
+def _read_sample(path: str) -> tuple[list[Trace], TraceLayout, RefusalCounter]:
+    """The first traces of a source, their layout, and how many records were refused."""
+    source = TraceSource(path=path)
+    records = list(itertools.islice(read_records(source), NUM_SAMPLED))
+    rows = [record for record in records if isinstance(record, Record)]
+    # What is refused is shown in the recipe, with an example.
+    counter = RefusalCounter()
+    if not rows:
+        for refusal in records:
+            counter.add(refusal)
+        counter.check(0.0, path)  # always raises: nothing usable was read
+    # The most likely layout; the recipe names it, so that a user can correct it.
+    layout = detect(source, rows)[0]
+    items = (r if isinstance(r, Refusal) else parse(r.row, layout, r.place) for r in records)
+    traces = list(counter.usable(items))
+    if not traces:
+        counter.check(0.0, path)
+    return traces, layout, counter
+
+
+def _renderer(choices: RecipeChoices) -> tuple[Renderer, str]:
+    """The first of the models' tokenizers and of the ways to render that keeps a chain of thought, and whose it is."""
+    faults: list[ModelError] = []
+    models = {"student": choices.student} | ({"teacher": choices.teacher} if choices.teacher else {})
+    for (role, model), turn in itertools.product(models.items(), ("template", "append")):
+        try:
+            return Renderer(load_tokenizer(model.tokenizer_path), Rendering(assistant_turn=turn)), role
+        except ModelError as error:
+            faults.append(error)
+    raise faults[0]
+
+
+def _about(choices: RecipeChoices, renderer: Renderer, whose: str) -> dict[str, str]:
+    """What the template of a recipe says of the tokenizer, the models, the loss and this machine."""
+    import torch
+
+    form, tokenizer = renderer.rendering, renderer.tokenizer
+    sizes = [len(tokenizer(tag, add_special_tokens=False)["input_ids"]) for tag in (form.think_open, form.think_close)]  # pyright: ignore[reportArgumentType]  # a list of ids
+    rendering = (
+        f"  # Thinking stands between {form.think_open} and {form.think_close}, {sizes[0]} and {sizes[1]} tokens to "
+        f"this tokenizer; {tokenizer.convert_ids_to_tokens(renderer.stop_token_id)} ends a turn."
+    )
+    if form.assistant_turn == "append":
+        rendering += "\n  # The chat template drops a chain of thought, so that it renders the prompt alone."
+        rendering += "\n  rendering: {assistant_turn: append}"
+    models: list[str] = []
+    if whose == "teacher" and choices.teacher is not None:
+        models.append("# The student's tokenizer has no chat template that keeps a chain of thought.")
+        models.append(f"tokenizer: {_quoted(choices.teacher.tokenizer_path)}")
+    for role, model in (("student", choices.student), ("teacher", choices.teacher)):
+        if model is not None:
+            values = model.model_dump(exclude_unset=True, exclude_none=True)
+            models.append(f"{role}: {_mapping({'kind': 'pretrained', **values})}")
+    loss = "loss: {kl_weight: 0, temperature: 1}   # no teacher: cross-entropy"
+    if choices.teacher is not None:
+        loss = "loss: {kl_weight: 0.5, temperature: 1}   # half KL from the teacher, half cross-entropy"
+    if not torch.cuda.is_available():
+        # As a comment: without a GPU here, the machine to plan for is not known.
+        plan = (
+            "# This machine has no GPU: `leadspan plan --calibrate` measures the time of a few real steps here; for "
+            "another one:\n# plan: {device: rtx-4090, utilisation: 0.4}"
+        )
+    else:
+        name, memory = torch.cuda.get_device_name(), torch.cuda.get_device_properties(0).total_memory
+        device = recognise(name, memory)
+        key = next((key for key, preset in DEVICES.items() if preset == device), None)
+        plan = f"plan: {{device: {key}, utilisation: 0.4}}   # --calibrate measures it instead"
+        if key is None:  # described by what it says of itself; its speed is for the user to fill in
+            plan = f"# plan: {{device: {{name: {_quoted(name)}, peak_tflops: ..., memory_gb: {memory / 1e9:.0f}}}}}"
+    return {"rendering": rendering, "models": "\n".join(models), "loss": loss, "plan": plan}
+
+
+def _mapping(values: dict[str, Any]) -> str:
+    return "{" + ", ".join(f"{key}: {_quoted(value)}" for key, value in values.items()) + "}"
+
+
+def _quoted(value: object) -> str:
+    """A value as YAML has it in a flow mapping."""
+    text = str(value)
+    is_plain = _PLAIN.fullmatch(text) and text.lower() not in ("true", "false", "null", "~", ".inf", ".nan")
+    return text if is_plain else json.dumps(value, ensure_ascii=False)
+
+
+def record_panels(data: PreparedData, num_records: int, max_chars: int, has_styles: bool) -> Iterator[Panel | Text]:
+    """A legend, and the first training records: their whole text by section, with cut, kept and weighted parts marked.
+
+    Long runs show `max_chars` characters of their two ends; 0 shows all. Where the output has no styles, what is cut is
+    put in brackets.
+    """
+    legend = Text("[cut: ...] is what the policy cuts away; a terminal with colours shows sections and weights, too")
+    if has_styles:
+        legend = Text("sections: ")
+        for section, colour in _COLOURS.items():
+            legend.append(f"{SECTION_NAMES[section]} ", style=colour)
+        legend.append("   kept with a loss: ").append("bold", style=_WEIGHTED)
+        legend.append("   kept as context: plain   cut: ").append("struck out", style=_CUT)
+    yield legend
+    examples, tokenizer = data.examples, data.renderer.tokenizer
+    # The first records: what is shown must be found again in the file.
+    for index in range(min(num_records, len(examples))):
+        # Under a schedule there are several examples of each row, stage by stage.
+        row = examples.rows.with_format(None)[index % len(examples.rows)]
+        sections, layout = sections_of(row), examples.layouts[index]
+        body = Text()
+        for start, end, section, face in _runs(sections, layout):
+            text = str(tokenizer.decode(row["input_ids"][start:end]))
+            is_long = 0 < max_chars < len(text)
+            # Both ends of a run show its borders, which is what a preview is for.
+            half = max_chars // 2
+            shown = f"{text[:half]} [...] {text[len(text) - half :]}" if is_long else text
+            shown = f"[cut: {shown}]" if face == _CUT and not has_styles else shown
+            body.append(shown, style=f"{_COLOURS[section]} {face}")
+            if is_long:
+                body.append(f" [{end - start} tokens] ", style="reverse")
+        if layout.append_stop:
+            body.append(str(tokenizer.decode([examples.stop_token_id])), style="magenta bold")
+        kept = f"{layout.num_tokens} of {sections.num_tokens} tokens kept, {layout.num_weighted} weighted"
+        yield Panel(body, title=Text(f"{row['place']}: {kept}"), title_align="left")
+
+
+def loss_panels(recipe: Recipe, data: PreparedData, model: ModelSettings, num_records: int) -> list[Panel | Text]:
+    """A legend, and the first training records, whole, each token coloured by its negative log-likelihood.
+
+    Below each: the mean loss of its sections, and the tokens of highest loss. Nothing predicts the first token.
+    """
+    # Here, since a preview without losses takes half the time when it imports no models.
+    import torch
+
+    from leadspan.data.packing import on_device, pack
+    from leadspan.losses.objective import token_losses
+    from leadspan.models.loading import load_model, name_of
+    from leadspan.teacher.targets import freeze
+    from leadspan.training.process import process_device
+
+    device = process_device()
+    # In float32: a few records need no speed.
+    loaded = freeze(load_model(model, torch.float32), device)
+    everything = Supervision(prompt=1, cot=1, answer=1)
+    uncut = Examples(data.splits.train, Full(), everything, data.renderer.stop_token_id, recipe.seed, "training set")
+    legend = Text(f"-log likelihood of each token to {name_of(model)}, nats: ")
+    for bound, style in _LOSS_STYLES:
+        legend.append(f"below {bound:g}" if bound < float("inf") else "above", style=style).append("  ")
+    panels: list[Panel | Text] = [legend]
+    for index in range(min(num_records, len(uncut))):
+        example = uncut[index]
+        losses = token_losses(loaded, on_device(pack([example]), device)).tolist()
+        # Token by token: decoded together, a byte-pair tokenizer would join neighbours.
+        first, *texts = [str(data.renderer.tokenizer.decode([token])) for token in example.input_ids.tolist()]
+        body = Text(first, style="dim")
+        for text, loss in zip(texts, losses, strict=True):
+            body.append(text, style=next(style for bound, style in _LOSS_STYLES if loss < bound))
+        sections = example.section_ids[1:].tolist()
+        means = []
+        for number, name in enumerate(SECTION_NAMES):
+            values = [loss for section, loss in zip(sections, losses, strict=True) if section == number]
+            means += [f"{name} {sum(values) / len(values):.3f}"] if values else []
+        dearest = sorted(zip(losses, texts, strict=True), reverse=True)[:_MOST_SURPRISING]
+        shown = ", ".join(f"{text!r} {loss:.1f}" for loss, text in dearest)
+        summary = Text(f"mean by section: {', '.join(means)}\nmost surprising: {shown}", style="italic")
+        title = Text(str(uncut.rows.with_format(None)[index]["place"]))
+        panels.append(Panel(Group(body, summary), title=title, title_align="left"))
+    return panels
+
+
+def counts_block(label: str, data: PreparedData) -> Block:
+    """Tokens by section before and after the cut, what was lost, and which examples were not used."""
+    counts, rows = data.examples.counts, list[tuple[str, ...]]()
+    before, after = counts.section_tokens_before, counts.section_tokens_after
+    totals = {"all": (counts.tokens_before, counts.tokens_after)}
+    for name, (old, new) in ({name: (number, after.get(name, 0)) for name, number in before.items()} | totals).items():
+        rows.append((f"{name} tokens", f"{old:,}", f"{new:,}", f"{new / old:.1%}" if old else ""))
+    rows.append(("weighted positions", "", f"{counts.weighted_tokens:,}", ""))
+    for name in ("lost_question", "lost_think_end", "lost_answer", "lost_stop"):
+        lost = getattr(counts, name)
+        share = f"{lost / counts.num_kept:.1%}" if counts.num_kept else ""
+        words = name.replace("_", " ").replace("think end", "end of thinking")
+        rows.append((words, "", f"{lost:,} examples", share))
+    if counts.without_steps:
+        share = f"{counts.without_steps / counts.num_examples:.1%}"
+        rows.append(("chain of thought is one step", "", f"{counts.without_steps:,} examples", share))
+    for reason, number in {**counts.dropped, **data.splits.left_out}.items():
+        rows.append((f"left out: {reason}", "", f"{number:,} examples", ""))
+    title = f"{label} on {counts.num_examples} training examples"
+    return Block(title, ("", "before", "after", "kept"), tuple(rows))
+
+
+def _runs(sections: Sections, layout: Layout) -> Iterator[tuple[int, int, int, str]]:
+    """The whole sequence as runs of tokens with one section and one style."""
+    borders = (0, sections.prompt_end, sections.cot_end, sections.num_tokens)
+    at = 0
+    for segment in (*layout.segments, None):
+        end = sections.num_tokens if segment is None else segment.start
+        # What is cut before a segment, or behind the last one, may reach over several sections.
+        for section, first, last in zip((PROMPT, COT, ANSWER), borders, borders[1:], strict=False):
+            if max(at, first) < min(end, last):
+                yield max(at, first), min(end, last), section, _CUT
+        if segment is not None:
+            yield segment.start, segment.end, segment.section, _WEIGHTED if segment.weight > 0 else _CONTEXT
+            at = segment.end
