@@ -240,7 +240,7 @@ def test_preview_shows_sections_cuts_and_losses(tmp_path: Path, capsys: pytest.C
     ):
         assert name in shown
     assert main(["preview", str(path), "--records", "1", "--chars", "1"]) == 0
-    assert "step 1" in shown and "step 1" not in capsys.readouterr().out
+    assert "step 0" in shown and "step 0" not in capsys.readouterr().out
 
 
 @pytest.mark.slow
