@@ -104,7 +104,8 @@ def test_report_and_world(tmp_path: Path, study: list[RunResult]) -> None:
     )
     assert not page.exists()
     world = Path(__file__).parents[1] / "recipes" / "world_derive_and_verify_cpu.yaml"
-    one_error(run(tmp_path, ["world", str(world), f"output={tmp_path / 'world'}"], max_bytes=20_000))
+    error = one_error(run(tmp_path, ["world", str(world), f"output={tmp_path / 'world'}"], max_bytes=20_000))
+    assert error.startswith(f"leadspan world: {tmp_path / 'world'}")
 
 
 @pytest.mark.slow
@@ -130,9 +131,7 @@ def test_a_run_that_found_the_disk_full_resumes_to_the_same(tmp_path: Path) -> N
         ]
 
 
-@pytest.mark.parametrize(
-    "path, said", [("", "--json = '.': is a directory"), (".", "--json = '.': is a directory"), ("a\0b", "U+0000")]
-)
+@pytest.mark.parametrize("path, said", [(".", "--json = '.': is a directory"), ("a\0b", "U+0000")])
 def test_a_path_that_names_no_file_is_one_error(path: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["power", "--claim", "0.91", "--json", path]) == 2
     assert f"leadspan power: {'an argument holds ' if path[1:] else ''}{said}" in capsys.readouterr().err

@@ -100,6 +100,13 @@ def test_what_is_not_there_is_refused(folder: Path, name: str, kind: str, messag
         check_sources([Source("key", name, kind)], "recipe.yaml")  # type: ignore[arg-type]  # a Literal
 
 
+def test_a_link_to_nothing_is_not_proposed_in_its_own_place(folder: Path) -> None:
+    (folder / "dangling").symlink_to("nowhere")
+    with pytest.raises(SettingsError) as caught:
+        check_sources([Source("key", "./dangling", "dataset")], "recipe.yaml")
+    assert "no such file or directory; correct the path" in str(caught.value)
+
+
 @pytest.mark.parametrize("name", ["lab/small", "lab/gated", "lab/broken"])
 def test_what_the_hub_may_have_is_left_to_the_loaders(folder: Path, hub: None, name: str) -> None:
     assert refusal(name) == ""

@@ -165,7 +165,8 @@ def _hint(name: str, known_names: Sequence[str]) -> str:
             directory = Path(*path_parts[:number])
             if (directory / part).exists():
                 continue
-            close = difflib.get_close_matches(part, os.listdir(directory), n=1)
+            others = [other for other in os.listdir(directory) if other != part]  # a link to nothing is one itself
+            close = difflib.get_close_matches(part, others, n=1)
             if close:
                 return f"; did you mean {str(directory.joinpath(close[0], *path_parts[number + 1 :]))!r}?"
             break

@@ -122,13 +122,6 @@ def test_bad_input_is_one_message_and_exit_code_2(
     assert "Traceback" not in error
 
 
-@pytest.mark.parametrize("arguments", [["power", "--json", ""], ["export", "r.yaml", "--output", ""], ["report", ""]])
-def test_an_empty_text_is_no_path(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit, match="2"):
-        main(arguments)
-    assert "an empty text is no path" in capsys.readouterr().err
-
-
 def test_a_study_is_no_recipe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     study = tmp_path / "study.yaml"
     study.write_text("name: s\noutput: o\nrecipe: r.yaml\n")

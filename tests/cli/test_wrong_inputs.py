@@ -4,11 +4,13 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from leadspan.cli import main
+from leadspan.results import RunResult, save_run
 from leadspan.sources import output_fault
 from recipes import toy_recipe, write_recipe
 
@@ -129,3 +131,35 @@ def test_a_model_may_be_a_directory_of_one_packed_file(tmp_path: Path, capsys: p
     (tmp_path / "small.gguf").write_text("no model")
     assert main(["sample", str(tmp_path), "hello"]) == 2
     assert "gguf_file small.gguf is not a GGUF file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [["power", "--json", ""], ["export", "r.yaml", "--output", ""], ["report", ""]])
+def test_an_empty_text_is_no_path(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(arguments)
+    assert "an empty text is no path" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_terminal_of_another_encoding_gets_what_it_can_show(
+    make_run: Callable[..., RunResult], tmp_path: Path
+) -> None:
+    save_run(make_run("full", 30, {"kind": "full"}), tmp_path / "run")
+    command = [
+        sys.executable,
+        "-m",
+        "leadspan",
+        "report",
+        str(tmp_path / "run"),
+        "--output",
+        str(tmp_path / "rün.html"),
+    ]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert (done.returncode, done.stderr) == (0, "") and "r\\xfcn.html" in done.stdout
+
+
+def test_a_path_that_a_text_cannot_hold_is_one_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write_recipe(toy_recipe(tmp_path), tmp_path / "r.yaml")
+    assert main(["export", str(path), "--what", "data", "--output", str(tmp_path / "\udcff")]) == 2
+    assert "leadspan export: a path or a text holds U+DCFF, which utf-8 has not; rename it" in capsys.readouterr().err

@@ -4,6 +4,7 @@ import argparse
 import difflib
 import errno
 import importlib
+import io
 import logging
 import os
 import re
@@ -136,6 +137,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         SIGTERM or SIGHUP, with the command that resumes; 141 where nobody reads standard output.
     """
     options = parse(arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(
+            errors="backslashreplace"
+        )  # a terminal that is not UTF-8 lacks characters, as stderr may
     if not sys.stdout.isatty():
         os.environ.setdefault("COLUMNS", "140")  # tables in pipes and files are not squeezed into 80 characters
     os.environ.setdefault("TQDM_DISABLE", "1")  # bars of libraries, such as Transformers' of a GGUF file; ours say more
@@ -167,8 +172,8 @@ def _run(options: argparse.Namespace, arguments: list[str]) -> int:
             COMMANDS[options.command].run(options)
             sys.stdout.flush()
         _leave_ranks()
-    except LeadspanError as error:
-        return _refuse(options.command, str(error))
+    except (LeadspanError, UnicodeEncodeError) as error:
+        return _refuse(options.command, _in_words(error))
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
@@ -194,6 +199,13 @@ def _run(options: argparse.Namespace, arguments: list[str]) -> int:
         _leave_ranks()
         return EXIT_CODE
     return 0
+
+
+def _in_words(error: LeadspanError | UnicodeEncodeError) -> str:
+    if isinstance(error, LeadspanError):
+        return str(error)
+    character = f"U+{ord(error.object[error.start]):04X}"
+    return f"a path or a text holds {character}, which {error.encoding} has not; rename it"
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -24,7 +24,7 @@ from leadspan.cli.options import (
     status_line,
 )
 from leadspan.errors import RunError, SettingsError
-from leadspan.files import write_atomically
+from leadspan.files import full_disk_reported, write_atomically
 from leadspan.sources import Source, check_output, check_sources
 from leadspan.text import print_plain
 
@@ -282,7 +282,8 @@ def world(options: argparse.Namespace) -> None:
     from leadspan.worlds.settings import WorldFiles
 
     files = load_settings(WorldFiles, options.recipe, options.overrides)
-    record = write_world(files)
+    with full_disk_reported(files.output):
+        record = write_world(files)
     rows: list[tuple[str, ...]] = []
     for name, problem_set in record.sets.items():
         # Where traces first state their answer decides which cuts can work.
