@@ -133,7 +133,7 @@ class Plan:
             shown |= {"cut": row.cut.model_dump(), "prediction": row.prediction.model_dump()}
             shown |= {"label": row.label, "policy": row.policy.model_dump(mode="json")}
             for cost, placed in zip(row.ranks, shown["ranks"], strict=True):
-                placed["memory"] = cost.memory.model_dump()
+                placed |= {"memory": cost.memory.model_dump(), "traffic": cost.traffic.model_dump()}
             shown["without_derivation"] = row.without_derivation and row.without_derivation.model_dump()
             for part in ("flops", "memory"):
                 shown["prediction"][part]["total"] = getattr(row.prediction, part).total
