@@ -83,6 +83,12 @@ def test_axes_change_what_they_say_and_no_more(tmp_path: Path) -> None:
             r"no policy of axes.cut has a p",
             id="p without a policy in a mix",
         ),
+        pytest.param(
+            {"axes": {"settings": {"a": ["seed=3"]}}},
+            r"axes: settings.a: seed is set by the study",
+            id="seed as an axis",
+        ),
+        pytest.param({"settings": ["output=x"]}, r"settings: output is set by the study", id="output of all trials"),
         pytest.param({"seeds": []}, r"seeds is empty", id="no seeds"),
         pytest.param({"seeds": [1, 1]}, r"each may be given only once", id="a seed twice"),
         pytest.param({"controls": ["equal_time"]}, r"controls.0 = 'equal_time'", id="unknown control"),

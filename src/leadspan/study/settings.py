@@ -1,6 +1,6 @@
 """Settings of a study: one recipe varied along axes, over seeds, with the controls that a fair comparison needs."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,6 +16,13 @@ from leadspan.settings import Settings
 from leadspan.teacher.settings import CaptureSettings
 
 Changes = dict[str, Any]
+_OF_STUDY = {
+    "seed": "give `seeds`",
+    "output": "give the study's `output`",
+    "name": "leave it out",
+    "trial": "leave it out",
+}
+"""Settings that a study sets for each trial, with the remedy where they are given for all of them."""
 
 
 class Axes(Settings):
@@ -37,10 +44,19 @@ class Axes(Settings):
     """Any other settings by name, as on the command line: `{slow: [training.learning_rate=1e-6]}`."""
 
     def conflicts(self) -> Iterator[Rule]:
-        """Every proportion is used."""
+        """Every proportion and every setting is used."""
         # Proportions without such a policy would be ignored in silence.
         if self.p and not any(policy.proportion for policy in self.cut):
             yield ("p", "cut"), "axes.p is given, but no policy of axes.cut has a p; add one, such as {kind: lead}"
+        for name, overrides in self.settings.items():
+            for text in _set_by_study(overrides):
+                yield ("settings",), f"settings.{name}: {text}"
+
+
+def _set_by_study(overrides: Sequence[str]) -> Iterator[str]:
+    for key in (override.partition("=")[0] for override in overrides):
+        if key in _OF_STUDY:
+            yield f"{key} is set by the study for each trial; {_OF_STUDY[key]}"
 
 
 class LocalExecutor(Settings):
@@ -147,7 +163,9 @@ class Study(Settings):
         return values
 
     def conflicts(self) -> Iterator[Rule]:
-        """There are seeds."""
+        """There are seeds, and no setting is one that the study sets."""
+        for text in _set_by_study(self.settings):
+            yield ("settings",), f"settings: {text}"
         if not self.seeds:
             yield ("seeds",), "seeds is empty; give at least one, three or more for intervals over seeds"
 
