@@ -5,6 +5,7 @@ from pathlib import Path
 from statistics import fmean
 
 import numpy as np
+from derivations import problems_of
 from numpy.typing import NDArray
 
 from leadspan.data.truncation import Lead
@@ -15,7 +16,6 @@ from leadspan.report.rows import Row
 from leadspan.report.sentences import measured_text
 from leadspan.statistics.resampling import USUAL, resample
 from leadspan.tables import MISSING, percent
-from leadspan.worlds.files import problems_of
 
 
 def break_point_section(accuracy: list[Frontier], derivation: list[Frontier], target: float) -> str:

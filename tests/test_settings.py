@@ -261,6 +261,7 @@ def test_a_missing_file(tmp_path: Path) -> None:
 
 def test_yaml_1_2() -> None:
     assert parse_yaml("[1e-5, no, 010]", "here") == [1e-5, "no", 10]
+    assert parse_yaml("%YAML  1.2 # core schema\n---\n[no]", "here") == ["no"]
 
 
 def test_overrides_index_lists() -> None:

@@ -26,17 +26,11 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A file, model or data set that a setting names.
+    """A file, model or data set that a setting names."""
 
-    Attributes:
-        key: The setting, dotted.
-        name: Local path, or Hub name.
-        kind: Kind of the Hub repository; `path` is local only.
-    """
-
-    key: str
-    name: str
-    kind: Literal["model", "dataset", "path"]
+    key: str  # the setting, dotted
+    name: str  # local path, or Hub name
+    kind: Literal["model", "dataset", "path"]  # of the Hub repository; `path` is local only
 
 
 def check_sources(
@@ -67,8 +61,11 @@ def output_fault(key: str, path: Path, is_directory: bool = True) -> str | None:
         path: Where it goes; its directories need not exist.
         is_directory: Whether a directory is written there, else a file.
     """
+    try:
+        parents = path.expanduser().absolute()
+    except RuntimeError as error:  # no home directory
+        return f"{key} = {str(path)!r}: is not a path ({error}); give another path"
     # `exists` of pathlib raises where a directory on the way is closed to the user.
-    parents = path.expanduser().absolute()
     there = next(parent for parent in (parents, *parents.parents) if os.path.exists(parent))
     if there != parents and not there.is_dir():
         return f"{key} = {str(path)!r}: {there} is a file, so nothing can lie below it; give another path"
@@ -94,12 +91,21 @@ def source_faults(sources: Iterable[Source], must_answer: bool = True, known_nam
     """A line for each source that does not exist; see `check_sources`."""
     lines: dict[str, None] = {}
     for source in sources:
-        absence = _absence(source)
-        if absence is None:
-            continue
-        reason, is_certain = absence
+        name, reason, is_certain = source.name, "no such file or directory", True
+        try:
+            path = Path(name).expanduser()
+            if path.exists():
+                continue
+            # What ends like a file, or has too many parts, is no name of the Hub: it need not be asked.
+            may_be_hub_name = source.kind != "path" and path.suffix.lower() not in _FILE_SUFFIXES
+        except (OSError, ValueError, RuntimeError) as error:  # too long a name, a NUL byte in it, no home directory
+            reason, may_be_hub_name = f"is not a path ({error})", False
+        if may_be_hub_name and _HUB_NAME.fullmatch(name):
+            reason, is_certain = _hub_absence(name, source.kind)
+            if not reason:
+                continue
         remedy = "correct the path" if is_certain else "give a local path, or make the Hub reachable"
-        line = f"{source.key} = {source.name!r}: {reason}{_hint(source.name, known_names) or f'; {remedy}'}"
+        line = f"{source.key} = {name!r}: {reason}{_hint(name, known_names) or f'; {remedy}'}"
         if is_certain or must_answer:
             lines[line] = None
         else:
@@ -107,22 +113,9 @@ def source_faults(sources: Iterable[Source], must_answer: bool = True, known_nam
     return list(lines)
 
 
-def _absence(source: Source) -> tuple[str, bool] | None:
-    """Why a source cannot be read, and whether that is certain; None where it can, or where only reading shows."""
-    try:
-        path = Path(source.name).expanduser()
-        if path.exists():
-            return None
-    except (OSError, ValueError, RuntimeError) as error:  # too long a name, a NUL byte in it, no home directory
-        return f"is not a path ({error})", True
-    # What ends like a file, or has too many parts, is no name of the Hub: it need not be asked.
-    if source.kind == "path" or path.suffix.lower() in _FILE_SUFFIXES or not _HUB_NAME.fullmatch(source.name):
-        return "no such file or directory", True
-    return _hub_absence(source.name, source.kind)
-
-
 @cache
-def _hub_absence(name: str, kind: str) -> tuple[str, bool] | None:
+def _hub_absence(name: str, kind: str) -> tuple[str, bool]:
+    """Why the Hub's caches and the Hub have no such name, and whether that is certain; "" where only reading shows."""
     from huggingface_hub import HfApi, constants
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, OfflineModeIsEnabled, RepositoryNotFoundError
 
@@ -131,24 +124,24 @@ def _hub_absence(name: str, kind: str) -> tuple[str, bool] | None:
     caches = [Path(constants.HF_HUB_CACHE) / f"{kind}s--{name.replace('/', '--')}"]
     caches += [prepared / name.replace("/", "___")] if kind == "dataset" else []
     if any(cached.exists() for cached in caches):
-        return None
+        return "", True
     try:
         # One small request, which tells a missing or private name from a good one.
         HfApi().repo_info(name, repo_type=kind, timeout=_SECONDS)
     except GatedRepoError:
-        return None  # it exists; the error of loading says how to get access
+        return "", True  # it exists; the error of loading says how to get access
     except RepositoryNotFoundError:
         return f"no such local path, and the Hub shows no {_SHOWN_AS[kind]} of this name", True
     except HfHubHTTPError:
-        return None
+        return "", True
     except OfflineModeIsEnabled:
         return "no such local path, and not in the Hub's cache, with HF_HUB_OFFLINE set", False
     except Exception as error:  # a network error of whichever HTTP client the Hub's client is built on
         if "Timeout" in type(error).__name__:
-            return None
+            return "", True
         why = " ".join(str(error).split())[:200] or type(error).__name__
         return f"no such local path, and the Hub cannot be reached ({why})", False
-    return None
+    return "", True
 
 
 def _hint(name: str, known_names: Sequence[str]) -> str:

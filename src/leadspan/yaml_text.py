@@ -26,8 +26,7 @@ _OF_DATA = (".jsonl", ".parquet", ".arrow", ".gz", ".zst")
 MAX_CHARACTERS, MAX_VALUES, MAX_DEPTH, MAX_INTEGER_BITS = 200_000, 5_000, 40, 64
 # Tags of plain values; those of dates, sets or Python objects have no use in settings.
 _PLAIN_TAGS = frozenset(f"tag:yaml.org,2002:{name}" for name in ("str", "int", "float", "bool", "null", "seq", "map"))
-_OTHER_VERSION = re.compile(r"^%YAML\s+(?!1\.2\s*$).*", re.MULTILINE)
-_NAMES: dict[type, str] = {list: "list", str: "text", bool: "truth value"}
+_OTHER_VERSION = re.compile(r"^%YAML\s(?!\s*1\.2\s*(?:#.*)?$).*", re.MULTILINE)
 # No file name may hold NUL, and no encoding has half of a surrogate pair.
 _NO_TEXT = re.compile("[\x00\ud800-\udfff]")
 
@@ -114,11 +113,23 @@ def parse_yaml(text: str, source: str) -> Any:
     yaml.Composer, yaml.Constructor, yaml.Resolver = _BoundedComposer, _PlainConstructor, _CoreResolver
     try:
         values = yaml.load(text)
+    except ReaderError as error:
+        fault = f"character U+{error.character:04X} at position {error.position + 1:,}: {error.reason}"
+    except MarkedYAMLError as error:
+        # Without the parser's own advice on how to switch a check off.
+        mark = error.problem_mark or error.context_mark
+        at = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+        is_continued = str(error.problem).startswith("but ")
+        problem = f"{error.context} {error.problem}" if is_continued else error.problem or error.context
+        fault = at + " ".join(str(problem or "cannot be read").split())
+        fault += "; indent with spaces" if r"'\t'" in fault else ""
     except YAMLError as error:
-        raise SettingsError(f"{source}: not valid YAML: {_explained(error)}") from None
+        fault = " ".join(str(error).split()) or type(error).__name__
     except (ValueError, OverflowError):  # the scanner converts escapes to characters without a range check
-        raise SettingsError(f"{source}: not valid YAML: an escape such as \\U names no character") from None
-    return _plain(values, source, "")
+        fault = "an escape such as \\U names no character"
+    else:
+        return _plain(values, source, "")
+    raise SettingsError(f"{source}: not valid YAML: {fault}")
 
 
 def read_yaml_mapping(path: Path) -> dict[str, Any]:
@@ -138,15 +149,15 @@ def read_yaml_mapping(path: Path) -> dict[str, Any]:
             raise SettingsError(f"{path}: is not a regular file; {remedy}")
         with path.open("rb") as file:
             # UTF-8 has at most four bytes a character, and one more shows that the file is too long.
-            content = file.read(4 * MAX_CHARACTERS + 1)
-        text = content.decode("utf-8-sig")
+            text = file.read(4 * MAX_CHARACTERS + 1).decode("utf-8-sig")
     except OSError as error:
         raise SettingsError(f"{path}: cannot be read ({error.strerror}); {remedy}") from None
     except UnicodeDecodeError as error:
         raise SettingsError(f"{path}: is not UTF-8 text (byte {error.start + 1:,}); {remedy}") from None
     values = parse_yaml(text, str(path))
     if not isinstance(values, dict):
-        shown = "empty" if values is None else f"a {_NAMES.get(type(values), 'number')}"
+        kinds = {type(None): "empty", list: "a list", str: "a text", bool: "a truth value"}
+        shown = kinds.get(type(values), "a number")
         raise SettingsError(f"{path}: is {shown}; a recipe is a mapping of settings, as lines of `key: value`")
     return values
 
@@ -178,18 +189,3 @@ def _plain(value: Any, source: str, key: str) -> Any:
             f"settings have at most {MAX_INTEGER_BITS}"
         )
     return value
-
-
-def _explained(error: YAMLError) -> str:
-    """Line, column and what is wrong there; without the parser's own advice on how to switch a check off."""
-    if isinstance(error, ReaderError):
-        return f"character U+{error.character:04X} at position {error.position + 1:,}: {error.reason}"
-    if not isinstance(error, MarkedYAMLError):
-        return " ".join(str(error).split()) or type(error).__name__
-    mark = error.problem_mark or error.context_mark
-    at = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
-    is_continued = str(error.problem).startswith("but ")
-    problem = f"{error.context} {error.problem}" if is_continued else error.problem or error.context or "cannot be read"
-    problem = " ".join(str(problem).split())
-    hint = "; indent with spaces" if r"'\t'" in problem else ""
-    return f"{at}{problem}{hint}"

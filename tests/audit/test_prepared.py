@@ -17,7 +17,7 @@ from leadspan.models.tokenizers import load_tokenizer
 from leadspan.processes import in_batches
 from leadspan.traces.read import read_traces
 from leadspan.traces.settings import TraceSource
-from leadspan.worlds.derive_and_verify import DeriveAndVerify
+from leadspan.worlds.problems import DeriveAndVerify
 from toys import character_tokenizer
 
 

@@ -23,6 +23,10 @@ CASES = {
         ["distill", "{recipe}", "output={file}/run"],
         "output = '{file}/run': {file} is a file, so nothing can lie below it",
     ),
+    "a run in the home of nobody": (
+        ["distill", "{recipe}", "--dry-run", "output=~no_such_user/run"],
+        "output = '~no_such_user/run': is not a path (Could not determine home directory.); give another path",
+    ),
     "a file for a study": (["study", "{study}", "--dry-run", "output={file}"], "output = '{file}': is a file"),
     "a study without a recipe": (["study", "{study}", "recipe=none.yaml"], "none.yaml: cannot be read"),
     "a file for an export": (["export", "{recipe}", "--output", "{file}"], "--output = '{file}': is a file"),

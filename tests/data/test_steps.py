@@ -2,7 +2,7 @@ from itertools import pairwise
 
 import pytest
 
-from leadspan.data.steps import step_starts
+from leadspan.data.sections import step_starts
 
 STEPS = ["I note the numbers.", "Then I add.", "That is 7.", "So: 7."]
 

@@ -17,10 +17,8 @@ from leadspan.evaluation.settings import TaskSettings
 from leadspan.evaluation.tasks import load_task
 from leadspan.results import RunResult, save_run
 from leadspan.study.record import StudyRecord, TrialRecord, save_study
-from leadspan.worlds.derive_and_verify import DeriveAndVerify
 from leadspan.worlds.files import write_world
-from leadspan.worlds.multiplication import Multiplication
-from leadspan.worlds.problems import Problem, World
+from leadspan.worlds.problems import DeriveAndVerify, Multiplication, Problem, World
 from leadspan.worlds.settings import ProblemSet, WorldFiles
 from made_runs import made_study
 

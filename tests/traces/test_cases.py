@@ -11,14 +11,13 @@ import pytest
 
 from leadspan.audit.overlap import index_tasks, shared_with
 from leadspan.data.prepare import split
-from leadspan.data.sections import Renderer
+from leadspan.data.sections import Renderer, step_starts
 from leadspan.data.settings import DataSettings, HeldOutShare, Rendering
-from leadspan.data.steps import step_starts
 from leadspan.errors import DataError
 from leadspan.evaluation.settings import TaskSettings
 from leadspan.traces.directories import list_files
-from leadspan.traces.read import RefusalCounter, read_traces
-from leadspan.traces.records import Refusal, Trace
+from leadspan.traces.read import read_traces
+from leadspan.traces.records import Refusal, RefusalCounter, Trace
 from leadspan.traces.settings import TraceSource
 from toys import character_tokenizer
 

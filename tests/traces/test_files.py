@@ -10,8 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from leadspan.errors import DataError
-from leadspan.traces.files import Record, read_file
-from leadspan.traces.json_documents import LONGEST_RECORD
+from leadspan.traces.files import LONGEST_RECORD, Record, read_file
 from leadspan.traces.records import Refusal
 
 ROWS: list[dict[str, Any]] = [

@@ -4,9 +4,9 @@ import pytest
 from pydantic import ValidationError
 
 from leadspan.errors import DataError
-from leadspan.traces.detection import detect
 from leadspan.traces.files import Record
 from leadspan.traces.formats import FORMATS, parse
+from leadspan.traces.read import detect
 from leadspan.traces.records import Refusal, Trace
 from leadspan.traces.settings import TraceSource
 

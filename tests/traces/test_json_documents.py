@@ -7,7 +7,7 @@ from typing import Any, BinaryIO
 
 import pytest
 
-from leadspan.traces.json_documents import records_of
+from leadspan.traces.files import records_of
 
 ROWS: list[Any] = [
     {"prompt": 'q\u00e9\u4e2d\U0001f600 \\ " \u2028', "n": [1, -2.5e-3, True, None, {"a": {}}], "": ""},

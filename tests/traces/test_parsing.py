@@ -3,9 +3,9 @@ from typing import Any
 
 import pytest
 
-from leadspan.traces.detection import detect
 from leadspan.traces.files import Record
 from leadspan.traces.formats import parse
+from leadspan.traces.read import detect
 from leadspan.traces.records import Refusal, Trace, Unusable
 from leadspan.traces.settings import TraceSource
 from leadspan.traces.turns import split_reasoning
@@ -86,7 +86,7 @@ def test_both_tag_families_give_the_same_two_parts(text: str) -> None:
 def test_what_cannot_be_split_is_refused(text: str, reason: str, detail: str) -> None:
     with pytest.raises(Unusable, match=detail) as caught:
         split_reasoning(text)
-    assert caught.value.reason == reason
+    assert caught.value.args[0] == reason
 
 
 UNCLOSED = "chain of thought never closed"

@@ -13,8 +13,8 @@ from datasets.arrow_writer import ArrowWriter
 
 from leadspan.data.settings import DataSettings
 from leadspan.errors import DataError
-from leadspan.traces.read import RefusalCounter, fingerprint, read_traces, tags_warning
-from leadspan.traces.records import Refusal, Trace
+from leadspan.traces.read import fingerprint, read_traces, tags_warning
+from leadspan.traces.records import Refusal, RefusalCounter, Trace
 from leadspan.traces.settings import TraceSource
 
 UNCLOSED = "chain of thought never closed"

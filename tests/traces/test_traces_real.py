@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from leadspan.errors import DataError
-from leadspan.traces.read import RefusalCounter, read_traces
-from leadspan.traces.records import Trace
+from leadspan.traces.read import read_traces
+from leadspan.traces.records import RefusalCounter, Trace
 from leadspan.traces.settings import TraceSource
 from leadspan.traces.turns import THINK_TAGS
 

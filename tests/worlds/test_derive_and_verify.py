@@ -7,8 +7,7 @@ from hypothesis import strategies as st
 
 from leadspan.errors import SettingsError
 from leadspan.settings import validate
-from leadspan.worlds.derive_and_verify import DeriveAndVerify, evaluate
-from leadspan.worlds.problems import first_answer_share, split_of
+from leadspan.worlds.problems import DeriveAndVerify, evaluate, first_answer_share, split_of
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,7 @@ from hypothesis import strategies as st
 
 from leadspan.errors import SettingsError
 from leadspan.settings import validate
-from leadspan.worlds.multiplication import Multiplication, digits, lettered
-from leadspan.worlds.problems import Problem, first_answer_share
+from leadspan.worlds.problems import Multiplication, Problem, digits, first_answer_share, lettered
 
 STEP = re.compile(r"([a-z])(\d+)\*(\d)=(\d+)\+(\d+)=(\d+)")
 

@@ -9,8 +9,8 @@ from leadspan.evaluation.tasks import load_task
 from leadspan.traces.read import read_traces
 from leadspan.traces.records import Trace
 from leadspan.traces.settings import TraceSource
-from leadspan.worlds.derive_and_verify import DeriveAndVerify
 from leadspan.worlds.files import build_tokenizer, write_task, write_traces
+from leadspan.worlds.problems import DeriveAndVerify
 
 
 def test_problems_survive_disk_template_and_tokenizer(tmp_path: Path) -> None:

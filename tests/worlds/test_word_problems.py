@@ -2,12 +2,12 @@ import re
 from collections import Counter
 
 import pytest
+from derivations import is_derived_in
 
 from leadspan.errors import SettingsError
 from leadspan.settings import validate
-from leadspan.worlds import phrasings
 from leadspan.worlds.problems import Problem, first_answer_share
-from leadspan.worlds.word_problems import WordProblems
+from leadspan.worlds.word_problems import CHECKS, WordProblems
 
 STEP = re.compile(r"(\d+) ([-+*/]) (\d+) = (\d+)")
 NUMBER = re.compile(r"\d+")
@@ -58,7 +58,7 @@ def test_more_checks_move_the_first_answer_forward() -> None:
 def test_checks_are_of_all_kinds_and_nothing_has_one_phrasing() -> None:
     problems = WordProblems(num_checks=4, max_distractors=7).problems(400, 0, "train")
     cots = [problem.cot for problem in problems]
-    for texts in phrasings.CHECKS.values():
+    for texts in CHECKS.values():
         begins = [text.partition("{")[0] for text in texts]
         assert all(sum(begin in cot for begin in begins) == 1 for cot in cots)  # each kind once in every trace
         assert all(any(begin in cot for cot in cots) for begin in begins)
@@ -81,7 +81,7 @@ PROBLEM = Problem("p", "", "20", None, equations=("12 + 7 = 19", "19 + 1 = 20"))
     ],
 )
 def test_a_derivation_is_right_by_its_equations(text: str, is_derived: bool) -> None:
-    assert PROBLEM.is_derived_in(text) is is_derived
+    assert is_derived_in(PROBLEM, text) is is_derived
 
 
 def test_steps_ascend() -> None:

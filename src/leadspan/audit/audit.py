@@ -23,8 +23,8 @@ from leadspan.errors import DataError
 from leadspan.models.tokenizers import load_tokenizer
 from leadspan.processes import in_batches
 from leadspan.status import Progress, report_status
-from leadspan.traces.read import RefusalCounter, read_traces
-from leadspan.traces.records import Refusal, Trace
+from leadspan.traces.read import read_traces
+from leadspan.traces.records import Refusal, RefusalCounter, Trace
 from leadspan.traces.turns import UNCLOSED
 
 

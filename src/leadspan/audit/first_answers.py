@@ -98,12 +98,12 @@ class Locator:
             start = text.think_end - len(cot)
             marks.append([start + at for c in trace_results[-1].candidates for at in (c.start, c.end - 1)])
         # One call for the batch: the tokenizer spreads it over the cores.
-        tokens = self.renderer.tokenise_marked(texts, traces, marks)
+        tokens = self.renderer.tokenise(texts, traces, marks)
         located: list[tuple[Trace, Rendered, Located]] = []
-        for trace, (rendered, positions), candidates in zip(traces, tokens, trace_results, strict=True):
+        for trace, rendered, candidates in zip(traces, tokens, trace_results, strict=True):
             ids = (trace.place, rendered.example_id, rendered.question_id)
             usable = Answered(*ids, rendered.sections, candidates.gold.source)
-            ends = tuple(zip(positions[::2], positions[1::2], strict=True))
+            ends = tuple(zip(rendered.marked[::2], rendered.marked[1::2], strict=True))
             located.append((trace, rendered, Located(usable, candidates, ends)))
         return located, refused
 

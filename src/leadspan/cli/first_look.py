@@ -29,12 +29,11 @@ from leadspan.models.settings import ModelSettings, Pretrained
 from leadspan.models.tokenizers import check_vocabulary, load_tokenizer
 from leadspan.recipe import Recipe
 from leadspan.tables import Block
-from leadspan.traces.detection import detect
 from leadspan.traces.files import Record
 from leadspan.traces.formats import Layout as TraceLayout
 from leadspan.traces.formats import parse
-from leadspan.traces.read import RefusalCounter, read_records
-from leadspan.traces.records import Refusal, Trace
+from leadspan.traces.read import detect, read_records
+from leadspan.traces.records import Refusal, RefusalCounter, Trace
 from leadspan.traces.settings import TraceSource
 
 NUM_SAMPLED = 256

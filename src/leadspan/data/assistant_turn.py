@@ -5,8 +5,8 @@ or otherwise opens thinking, think tags that differ from the settings, and an en
 are detected here, before any trace is rendered.
 """
 
-import itertools
 import json
+import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -40,28 +40,20 @@ _SHOWN = 60
 
 @dataclass(frozen=True, slots=True)
 class AssistantTurn:
-    """What a template writes around the text of an assistant.
+    """What a template writes around the text of an assistant; None where it writes no such turn."""
 
-    Attributes:
-        user_end: Behind the user's text, where nothing follows.
-        header: Behind the user's text, where the assistant is to go on: `user_end` and the generation header.
-        history: Between the user's text and that of an earlier assistant turn; None where it writes no such turn.
-        next_turn: Between the text of an earlier assistant turn and that of the user who goes on; "" likewise.
-        ending: Behind the text of a last assistant turn; None where it writes no such turn.
-        thought: Before and after a chain of thought that is given apart from the answer; None where it drops that,
-            in turns with a tool call too.
-        switched: What a variable of the template that switches thinking adds to the header; "" if there is none.
-        named: Think tags that stand in the template's source, written or not.
-    """
-
-    user_end: str
-    header: str
-    history: str | None
-    next_turn: str
-    ending: str | None
+    user_end: str  # behind the user's text, where nothing follows
+    header: str  # behind the user's text, where the assistant is to go on: `user_end` and the generation header
+    history: str | None  # between the user's text and that of an earlier assistant turn
+    next_turn: (
+        str  # between the text of an earlier assistant turn and that of the user who goes on; "" if there is none
+    )
+    ending: str | None  # behind the text of a last assistant turn
+    # Before and after a chain of thought that is given apart from the answer; None where it drops that, in turns with a
+    # tool call too.
     thought: tuple[str, str] | None
-    switched: str
-    named: tuple[str, ...] = ()
+    switched: str  # what a variable that switches thinking adds to the header; "" if there is none
+    named: tuple[str, ...] = ()  # think tags that stand in the template's source, written or not
 
 
 def message_of(form: str, cot: str, answer: str, rendering: Rendering) -> dict[str, Any]:
@@ -102,6 +94,18 @@ def probe(template: ChatTemplate, rendering: Rendering, variants: Iterable[ChatT
     thoughts = (_rendered(template, [*before, message_of(form, COT, ANSWER, rendering)]) for form in _APART)
     around = ((_between(text, QUESTION, COT), _between(text, COT, ANSWER)) for text in thoughts)
     thought = next(((start, end) for start, end in around if start is not None and end is not None), None)
+    if thought is None:
+        # Some templates write a thought only in turns with a tool call (Gemma 4, Kimi K2), with the call behind it.
+        call = {"type": "function", "id": "call_0", "function": {"name": "addition", "arguments": {"first": 2}}}
+        turn = {**answered, "tool_calls": [call]}
+        without = _rendered(template, [*before, turn])
+        text = _rendered(template, [*before, {**turn, "reasoning_content": COT, "reasoning": COT}])
+        start, end = _between(text, QUESTION, COT), _between(text, COT, ANSWER)
+        if end is not None and "addition" in end:
+            rest, same = text.rpartition(COT)[2], len(_common_begin([text, without]))
+            shared_end = os.path.commonprefix([rest[::-1], without[same:][::-1]])  # noqa: RUF071  # of any text
+            end = rest[: len(rest) - len(shared_end)]
+        thought = (start, end) if start is not None and end else None
     headers = [_rendered(variant, before, is_prompt=True).rpartition(QUESTION)[2] for variant in variants]
     longest = max([header, *headers], key=len)
     # What a switch adds is what the longest header has beyond the shortest one that it begins with.
@@ -112,7 +116,7 @@ def probe(template: ChatTemplate, rendering: Rendering, variants: Iterable[ChatT
         history=_between(conversation, QUESTION, ANSWER),
         next_turn=_between(conversation, ANSWER, _NEXT["content"]) or "",
         ending=ending if is_written else None,
-        thought=thought or _thought_beside_a_call(template, before),
+        thought=thought,
         switched=longest.removeprefix(min(begins, key=len)).strip() if begins else "",
         named=tuple(dict.fromkeys(_NAMED_TAG.findall(template.text))),
     )
@@ -162,9 +166,7 @@ def tags_fault(turn: AssistantTurn, rendering: Rendering) -> str:
 
 
 def append_fault(turn: AssistantTurn, rendering: Rendering) -> str:
-    """What is wrong with writing chain of thought and answer after the generation header; "" if nothing is."""
-    if fault := header_fault(turn, rendering) or tags_fault(turn, rendering):
-        return fault
+    """What is wrong with writing chain of thought and answer after a generation header without a fault, or ""."""
     added, left_out = _beyond_the_begin(turn, rendering)
     if not left_out or rendering.think_close.endswith(left_out):
         return ""
@@ -258,22 +260,6 @@ def _rendered(template: ChatTemplate, messages: Sequence[Message], is_prompt: bo
         return ""
 
 
-def _thought_beside_a_call(template: ChatTemplate, before: Sequence[Message]) -> tuple[str, str] | None:
-    """The text around a thought that a template writes only in turns with a tool call (Gemma 4, Kimi K2)."""
-    call = {"type": "function", "id": "call_0", "function": {"name": "addition", "arguments": {"first": 2}}}
-    turn = {"role": "assistant", "content": ANSWER, "tool_calls": [call]}
-    without = _rendered(template, [*before, turn])
-    text = _rendered(template, [*before, {**turn, "reasoning_content": COT, "reasoning": COT}])
-    start, end = _between(text, QUESTION, COT), _between(text, COT, ANSWER)
-    if start is not None and end is not None and "addition" in end:  # the call is in between
-        rest, same = text.rpartition(COT)[2], len(_common_begin([text, without]))
-        alike = itertools.takewhile(
-            lambda pair: pair[0] == pair[1], zip(rest[::-1], without[same:][::-1], strict=False)
-        )
-        end = rest[: len(rest) - len(list(alike))]
-    return (start, end) if start is not None and end else None
-
-
 def _between(text: str, before: str, after: str) -> str | None:
     start = text.find(before)
     end = text.find(after, start + len(before))
@@ -282,8 +268,7 @@ def _between(text: str, before: str, after: str) -> str | None:
 
 def _common_begin(texts: list[str]) -> str:
     """What beginnings of a turn share, up to the end of a word or tag."""
-    columns = itertools.takewhile(lambda column: len(set(column)) == 1, zip(*texts, strict=False))
-    shared = "".join(column[0] for column in columns)
+    shared = os.path.commonprefix(texts)  # noqa: RUF071  # of any text
     # Cut back to a border: two tags that begin with the same letters do not share these letters.
     return shared if shared in texts else shared[: max(shared.rfind(end) for end in "\n >]") + 1]
 

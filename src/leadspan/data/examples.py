@@ -38,23 +38,14 @@ ROWS_AT_ONCE = 1_000
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One training example after cut and supervision.
+    """One training example of `n` tokens after cut and supervision."""
 
-    Attributes:
-        input_ids: Kept token ids, int64, shape [n].
-        weights: Weight of predicting each token from those before it, float32, shape [n]; `weights[0]` is 0.
-        section_ids: Section of each token, int8, shape [n].
-        tenths: Tenth of the uncut conversation each token stands in, 0 to 9, int8, shape [n].
-        example_id: Hash of the uncut token ids.
-        teacher: Which of several teachers it is learnt from; "" where the traces name none.
-    """
-
-    input_ids: np.ndarray
-    weights: np.ndarray
-    section_ids: np.ndarray
-    tenths: np.ndarray
-    example_id: str
-    teacher: str = ""
+    input_ids: np.ndarray  # int64, [n]
+    weights: np.ndarray  # of predicting each token from those before it, float32, [n]; `weights[0]` is 0
+    section_ids: np.ndarray  # int8, [n]
+    tenths: np.ndarray  # tenth of the uncut conversation each token stands in, 0 to 9, int8, [n]
+    example_id: str  # hash of the uncut token ids
+    teacher: str = ""  # which of several teachers it is learnt from; "" where the traces name none
 
 
 class Examples(Sequence[Example]):
@@ -67,10 +58,10 @@ class Examples(Sequence[Example]):
     def __init__(
         self, rows: Dataset, policy: Policy, supervision: Supervision, stop_token_id: int, seed: int, name: str
     ):
-        """Cut and weigh every row by its section borders alone.
+        """Cut and weigh every row, as `prepare` writes them, by its section borders alone.
 
         Args:
-            rows: Rows as `prepare` writes them.
+            rows: The rows.
             policy: What to keep.
             supervision: What to weigh.
             stop_token_id: The end-of-turn token a policy may append.
@@ -78,7 +69,7 @@ class Examples(Sequence[Example]):
             name: What the rows are, for messages: `training set`.
 
         Raises:
-            DataError: No example has a weighted position left.
+            DataError: A stage leaves no example a weighted position.
         """
         self.stop_token_id, self.seed = stop_token_id, seed
         selection = supervision.token_selection
@@ -89,7 +80,13 @@ class Examples(Sequence[Example]):
         # Row numbers in 8 bytes each; a list of int objects would take four times as much.
         usable_rows = array("q")
         self.teachers: list[str] = []
-        for start, ids, names, borders in _row_blocks(rows, policy.needs_first_answer):
+        columns = ["prompt_end", "think_end", "cot_end", "num_tokens", "stop", "steps", "example_id", "teacher"]
+        selected = rows.select_columns(columns + ["first_answer"] * policy.needs_first_answer)
+        # Some rows at a time: all borders take more memory than all layouts.
+        for start in range(0, len(rows), ROWS_AT_ONCE):
+            table = selected[start : start + ROWS_AT_ONCE]
+            ids, names = table.pop("example_id"), table.pop("teacher")
+            borders = [sections_of(dict(zip(table, row, strict=True))) for row in zip(*table.values(), strict=True)]
             laid_out: list[list[Layout]] = []
             for number, stage in enumerate(policy.stages):
                 cuts = [cut_example(stage, *row, seed) for row in zip(borders, ids, strict=True)]
@@ -150,17 +147,6 @@ class Examples(Sequence[Example]):
         tenths = (10 * np.concatenate(positions) // len(row["input_ids"])).astype(np.int8)
         all_ids = np.concatenate(ids).astype(np.int64)
         return Example(all_ids, weights, np.concatenate(section_ids), tenths, example_id, self.teachers[index])
-
-
-def _row_blocks(rows: Dataset, with_first_answers: bool) -> Iterator[tuple[int, list[str], list[str], list[Sections]]]:
-    """First row, ids, teachers and borders of some rows at a time: all borders take more memory than all layouts."""
-    columns = ["prompt_end", "think_end", "cot_end", "num_tokens", "stop", "steps", "example_id", "teacher"]
-    selected = rows.select_columns(columns + ["first_answer"] * with_first_answers)
-    for start in range(0, len(rows), ROWS_AT_ONCE):
-        table = selected[start : start + ROWS_AT_ONCE]
-        ids, names = table.pop("example_id"), table.pop("teacher")
-        borders = [sections_of(dict(zip(table, row, strict=True))) for row in zip(*table.values(), strict=True)]
-        yield start, ids, names, borders
 
 
 def _check_counts(

@@ -20,35 +20,21 @@ ItemT = TypeVar("ItemT")
 
 
 class HiddenRows(TypedDict):
-    """Stored final hidden states of the teacher at the `m` weighted positions of a batch.
+    """Stored final hidden states of the teacher at the `m` weighted positions of a batch."""
 
-    Keys:
-        hidden: [m, d_t].
-    """
-
-    hidden: torch.Tensor
+    hidden: torch.Tensor  # [m, d_t]
 
 
 class SparseRows(TypedDict):
-    """Stored supports of the teacher's distributions at the `m` weighted positions of a batch.
+    """Stored supports of the teacher's distributions at the `m` weighted positions of a batch."""
 
-    Keys:
-        token_ids: int64, [m, k].
-        log_probs: float32, [m, k].
-        sample_weights: float32, [m, k]; of drawn supports.
-        logsumexp: float32, [m], by temperature.
-        tail_mass: float32, [m], by temperature.
-        entropy: float32, [m]; where it was kept.
-        label_log_probs: float32, [m].
-    """
-
-    token_ids: torch.Tensor
-    log_probs: torch.Tensor
-    sample_weights: NotRequired[torch.Tensor]
-    logsumexp: dict[float, torch.Tensor]
-    tail_mass: dict[float, torch.Tensor]
-    entropy: NotRequired[torch.Tensor]
-    label_log_probs: torch.Tensor
+    token_ids: torch.Tensor  # int64, [m, k]
+    log_probs: torch.Tensor  # float32, [m, k]
+    sample_weights: NotRequired[torch.Tensor]  # float32, [m, k]; of drawn supports
+    logsumexp: dict[float, torch.Tensor]  # float32, [m], by temperature
+    tail_mass: dict[float, torch.Tensor]  # float32, [m], by temperature
+    entropy: NotRequired[torch.Tensor]  # float32, [m]; where it was kept
+    label_log_probs: torch.Tensor  # float32, [m]
 
 
 StoredRows = HiddenRows | SparseRows
@@ -57,31 +43,20 @@ StoredRows = HiddenRows | SparseRows
 class Batch(TypedDict):
     """A packed row of `n` tokens with `m` weighted positions.
 
-    Keys:
-        input_ids: int64, [1, n].
-        position_ids: int64, [1, n]; restart at 0 with every example.
-        borders: Example `i` is `[borders[i], borders[i + 1])` of the row; plain ints, so that no device is asked.
-        positions: int64, [m]; the position whose hidden state predicts the target.
-        labels: int64, [m]; the token to predict.
-        weights: float32, [m]; above 0.
-        section_ids: int64, [m]; section of the token to predict.
-        tenths: int64, [m]; tenth of the uncut conversation it stands in.
-        teachers: Of each example, which of several teachers it is learnt from.
-        stored: The stored targets of the weighted positions; None where the teacher is live or there is none.
-        drawn_log_probs: float32, [m]; of tokens that an earlier student drew, its log-probability, else NaN.
+    Example `i` is `[borders[i], borders[i + 1])` of the row: plain ints, so that no device is asked.
     """
 
-    input_ids: torch.Tensor
-    position_ids: torch.Tensor
+    input_ids: torch.Tensor  # int64, [1, n]
+    position_ids: torch.Tensor  # int64, [1, n]; restart at 0 with every example
     borders: tuple[int, ...]
-    positions: torch.Tensor
-    labels: torch.Tensor
-    weights: torch.Tensor
-    section_ids: torch.Tensor
-    tenths: torch.Tensor
-    teachers: tuple[str, ...]
-    stored: StoredRows | None
-    drawn_log_probs: NotRequired[torch.Tensor]
+    positions: torch.Tensor  # int64, [m]; the position whose hidden state predicts the target
+    labels: torch.Tensor  # int64, [m]; the token to predict
+    weights: torch.Tensor  # float32, [m]; above 0
+    section_ids: torch.Tensor  # int64, [m]; section of the token to predict
+    tenths: torch.Tensor  # int64, [m]; tenth of the uncut conversation it stands in
+    teachers: tuple[str, ...]  # of each example, which of several teachers it is learnt from
+    stored: StoredRows | None  # targets of the weighted positions; None where the teacher is live or there is none
+    drawn_log_probs: NotRequired[torch.Tensor]  # float32, [m]; by an earlier student, of tokens it drew, else NaN
 
 
 def pack(examples: Sequence[Example]) -> Batch:
@@ -107,15 +82,11 @@ def pack(examples: Sequence[Example]) -> Batch:
     )
 
 
-def on_device(batch: Batch, device: torch.device) -> Batch:
+def on_device(values: ItemT, device: torch.device) -> ItemT:
     """A batch whose tensors, those of its stored rows included, are on a device."""
-    return cast(Batch, _moved(batch, device))
-
-
-def _moved(value: object, device: torch.device) -> object:
-    if isinstance(value, dict):
-        return {name: _moved(inner, device) for name, inner in value.items()}
-    return value.to(device) if isinstance(value, torch.Tensor) else value
+    if isinstance(values, dict):
+        return cast(ItemT, {name: on_device(inner, device) for name, inner in values.items()})
+    return cast(ItemT, values.to(device)) if isinstance(values, torch.Tensor) else values
 
 
 def best_fit(lengths: Sequence[int], max_tokens: int, order: Sequence[int]) -> list[list[int]]:
@@ -155,11 +126,7 @@ def best_fit(lengths: Sequence[int], max_tokens: int, order: Sequence[int]) -> l
 
 
 def plan_by_tokens(lengths: Sequence[int], max_tokens: int, seed: int) -> list[list[int]]:
-    """Best-fit packs of the first epoch up to a token budget, in random order.
-
-    Raises:
-        SettingsError: An example is longer than the budget.
-    """
+    """Best-fit packs of the first epoch up to a token budget, in random order; see `best_fit`."""
     return _shuffled(best_fit(lengths, max_tokens, _shuffled(range(len(lengths)), seed, 0)), seed, 0)
 
 

@@ -27,8 +27,8 @@ from leadspan.errors import DataError
 from leadspan.files import DIGESTS_FILE, fault, is_sealed, seal
 from leadspan.processes import in_batches
 from leadspan.status import Progress
-from leadspan.traces.read import RefusalCounter, fingerprint, read_traces
-from leadspan.traces.records import Refusal, Trace
+from leadspan.traces.read import fingerprint, read_traces
+from leadspan.traces.records import Refusal, RefusalCounter, Trace
 from leadspan.traces.settings import TraceSource
 
 logger = logging.getLogger(__name__)
@@ -52,13 +52,7 @@ FEATURES = Features(
 
 @dataclass(frozen=True)
 class Prepared:
-    """Tokenised rows of one source.
-
-    Attributes:
-        rows: Arrow rows with the columns of `FEATURES`.
-        refused: Records that could not be used, by reason.
-        num_read: Records read.
-    """
+    """Tokenised rows of one source, with the columns of `FEATURES`, and how many records were read and refused why."""
 
     rows: Dataset
     refused: dict[str, int]
@@ -67,13 +61,7 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Splits:
-    """Training and validation rows, and what was left out on the way.
-
-    Attributes:
-        train: Training rows.
-        validation: Validation rows, or None.
-        left_out: Records and rows that are in neither, by reason.
-    """
+    """Training and validation rows, and how many records and rows were left out for which reason."""
 
     train: Dataset
     validation: Dataset | None

@@ -43,7 +43,16 @@ class LostText(TemplateRefusal):
 
 
 class PromptRenderer:
-    """Renders prompts for one tokenizer, and requires little of how its template writes finished assistant turns."""
+    """Renders prompts for one tokenizer, and requires little of how its template writes finished assistant turns.
+
+    Attributes:
+        tokenizer: The tokenizer.
+        rendering: How a trace becomes one conversation text.
+        name: Name of the tokenizer in messages.
+        template: The chat template.
+        turn: What the template writes around the text of an assistant.
+        reads_clock: Whether the template asks for the date of today.
+    """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, rendering: Rendering):
         """Find the chat template and try it on small conversations.
@@ -57,10 +66,16 @@ class PromptRenderer:
         self.template = self._read_template()
         self._chat = self._chat_template({})
         try:
-            self._names_read = self._chat.names_read()
-            # With each variable that may switch thinking set to each value worth trying.
-            switches = [name for name in sorted(self._own_variables) if _SWITCH.search(name)]
-            variants = [self._chat_template({name: value}) for name in switches for value in self._values_of(name)]
+            names_read = self._chat.names_read()
+            # The template's own variables with the values worth trying: both truths, and what it compares each with.
+            self._variables: dict[str, list[Any]] = {
+                name: [True, False, *texts][:_MAX_VALUES]
+                for name, texts in sorted(names_read.items())
+                if name not in _NOT_VARIABLES
+            }
+            # With each variable that may switch thinking set to each such value.
+            switches = [name for name in self._variables if _SWITCH.search(name)]
+            variants = [self._chat_template({name: value}) for name in switches for value in self._variables[name]]
             self.turn = assistant_turn.probe(self._chat, rendering, variants)
         except TemplateRefusal as error:
             variable = "if a variable is missing, set it with data.rendering.template_variables, else "
@@ -68,6 +83,7 @@ class PromptRenderer:
             raise ModelError(f"{error}; {variable if 'is undefined' in str(error) else ''}{remedy}") from None
         # By roles and order of the turns of a prompt, the first turn that the template drops for them, or None.
         self._dropped: dict[tuple[str, ...], int | None] = {}
+        self._names_read, self.reads_clock = names_read, _CLOCK in names_read
         if self.reads_clock and "date" not in rendering.model_fields_set:
             logger.warning(
                 "%s: it asks for the date and is given data.rendering.date: %s", self._chat.name, rendering.date
@@ -148,9 +164,9 @@ class PromptRenderer:
         """Why the generation header does not let a model think and the variable that would; "" where it does."""
         fault = assistant_turn.header_fault(self.turn, self.rendering)
         # By trial, variables that switch thinking first; those that the settings give stay as they are.
-        free = self._own_variables - self.rendering.template_variables.keys() if fault else set[str]()
+        free = self._variables.keys() - self.rendering.template_variables.keys() if fault else ()
         ordered = sorted(free, key=lambda variable: (not _SWITCH.search(variable), variable))
-        for name, value in [(variable, value) for variable in ordered for value in self._values_of(variable)]:
+        for name, value in [(variable, value) for variable in ordered for value in self._variables[variable]]:
             try:
                 turn = assistant_turn.probe(self._chat_template({name: value}), self.rendering)
             except TemplateRefusal:
@@ -163,7 +179,7 @@ class PromptRenderer:
 
     def unknown_variables(self) -> str:
         """Which variables of the settings the template does not read, and which it does; "" if it reads all."""
-        readable = sorted(self._own_variables)
+        readable = list(self._variables)
         unknown = [name for name in self.rendering.template_variables if name not in self._names_read]
         if not unknown:
             return ""
@@ -183,30 +199,15 @@ class PromptRenderer:
         )
         return "".join([*defaults, self.template])
 
-    @property
-    def reads_clock(self) -> bool:
-        """Whether the template asks for the date of today."""
-        return _CLOCK in self._names_read
-
     @cached_property
     def _special_texts(self) -> tuple[str, ...]:
         added = self.tokenizer.added_tokens_decoder  # pyright: ignore[reportAttributeAccessIssue]  # every tokenizer has it
-        return tuple(
-            {str(token) for token in added.values()} | {str(token) for token in self.tokenizer.all_special_tokens}
-        )
-
-    @property
-    def _own_variables(self) -> set[str]:
-        return set(self._names_read) - _NOT_VARIABLES
+        return tuple({str(token) for token in (*added.values(), *self.tokenizer.all_special_tokens)})
 
     def _chat_template(self, more_variables: dict[str, Any]) -> ChatTemplate:
         variables = {**self.tokenizer.special_tokens_map, **self.rendering.template_variables, **more_variables}
         name = f"chat template {self.rendering.chat_template or f'of {self.name}'}"
         return ChatTemplate(name, self.template, variables, self.rendering.date)
-
-    def _values_of(self, name: str) -> list[Any]:
-        """Values worth trying for a variable: both truths, and what the template compares it with."""
-        return [True, False, *self._names_read[name]][:_MAX_VALUES]
 
     def _texts_of_turn(self, message: Message) -> Iterator[str]:
         """What must be found of a turn: of an earlier assistant turn only what it says outside of think tags."""

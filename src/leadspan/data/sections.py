@@ -7,6 +7,7 @@ Templates are checked on a probe: some drop the chain of thought from assistant 
 
 import hashlib
 import json
+import re
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -16,14 +17,13 @@ from unicodedata import normalize
 
 import numpy as np
 from tokenizers.normalizers import NFC
-from transformers import BatchEncoding, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from leadspan.data import assistant_turn
 from leadspan.data.assistant_turn import ANSWER, COT, QUESTION
 from leadspan.data.prompts import LostText, PromptRenderer
 from leadspan.data.questions import folded_sentences
 from leadspan.data.settings import Rendering
-from leadspan.data.steps import step_starts
 from leadspan.data.templates import TemplateRefusal
 from leadspan.data.truncation import Sections
 from leadspan.errors import ModelError
@@ -33,21 +33,14 @@ from leadspan.traces.records import Refusal, Trace
 _PROBE = Trace(({"role": "user", "content": QUESTION},), COT, ANSWER)
 _APPEND = "set data.rendering.assistant_turn: append (the template renders the prompt only)"
 _PROMPT_LOST = "chat template drops part of the prompt"
+_LINE_END = r"(?>\r\n|[\n\r\x85\u2028\u2029])"  # atomic: \r\n is never two line ends
+_NO_SPACE = re.compile(r"\S")
 _ANOTHER_TEMPLATE = "or give a template that keeps the chain of thought with data.rendering.chat_template: FILE"
 
 
 @dataclass(frozen=True, slots=True)
 class RenderedText:
-    """A conversation as text, with section borders in characters.
-
-    Attributes:
-        text: The conversation, ending where the template ends it.
-        prompt_end: End of the prompt, assistant header included.
-        think_end: Start of the closing think tag.
-        cot_end: End of the closing think tag.
-        stop: Start of the end-of-turn token.
-        steps: Starts of the steps of the chain of thought after the first.
-    """
+    """A conversation as text, ending where the template ends it, with the borders of `Sections` in characters."""
 
     text: str
     prompt_end: int
@@ -59,21 +52,14 @@ class RenderedText:
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
-    """A conversation as token ids with its sections.
+    """A conversation as token ids with its sections."""
 
-    Attributes:
-        input_ids: Token ids, int32, shape [T].
-        sections: Section borders in tokens.
-        example_id: Hash of the token ids.
-        question_id: Hash of what the user asks.
-        question: What the user asks, as `folded_sentences` writes it, for splits by question.
-    """
-
-    input_ids: np.ndarray
+    input_ids: np.ndarray  # int32, [T]
     sections: Sections
-    example_id: str
-    question_id: str
-    question: str
+    example_id: str  # hash of the token ids
+    question_id: str  # hash of what the user asks
+    question: str  # what the user asks, as `folded_sentences` writes it, for splits by question
+    marked: tuple[int, ...] = ()  # the tokens that hold the marked characters
 
 
 class Renderer(PromptRenderer):
@@ -170,14 +156,13 @@ class Renderer(PromptRenderer):
         opening, closing = self.rendering.think_open, self.rendering.think_close
         at, marks = len(header), list[int]()
         for part in (opening, trace.cot.strip(), closing, trace.answer.strip()):
-            at = _skip_space(text, at)
+            at = len(text) - len(text[at:].lstrip())
             if not text.startswith(part, at):
-                shown = text[at : at + 40]
-                detail = f"after the assistant header it should say {part[:40]!r} but says {shown!r}"
+                detail = f"after the assistant header it should say {part[:40]!r} but says {text[at : at + 40]!r}"
                 return Refusal("chat template changes the chain of thought", detail, trace.place)
             marks.append(at)
             at += len(part)
-        stop = _skip_space(text, at)
+        stop = len(text) - len(text[at:].lstrip())
         if not text.startswith(self._special_texts, stop):
             return Refusal("no end-of-turn token", "no special token follows the answer", trace.place)
         steps = step_starts(text, marks[1], marks[2], self.rendering.step_delimiter)
@@ -194,28 +179,43 @@ class Renderer(PromptRenderer):
         refused = [refusal for _, refusal in rendered if isinstance(refusal, Refusal)]
         return [trace for trace, _ in usable], [text for _, text in usable], refused
 
-    def tokenise(self, rendered: Sequence[RenderedText], traces: Sequence[Trace]) -> list[Rendered]:
-        """Token ids and token sections of a batch of rendered texts; a straddling token goes to the earlier section."""
-        return [tokens for tokens, _ in self.tokenise_marked(rendered, traces, [()] * len(rendered))]
+    def tokenise(
+        self, rendered: Sequence[RenderedText], traces: Sequence[Trace], marks: Sequence[Sequence[int]] = ()
+    ) -> list[Rendered]:
+        """Token ids and token sections of a batch of rendered texts.
 
-    def tokenise_marked(
-        self, rendered: Sequence[RenderedText], traces: Sequence[Trace], marks: Sequence[Sequence[int]]
-    ) -> list[tuple[Rendered, tuple[int, ...]]]:
-        """Tokenise as `tokenise` does, and give for each text the indices of the tokens that hold marked characters.
-
-        Marks are positions of characters, none of them white space.
+        Args:
+            rendered: The texts.
+            traces: The traces that they were rendered from.
+            marks: Of each text, positions of characters, none of them white space, whose tokens are looked for.
         """
         if not rendered:
             return []
         batch = self.tokenizer(
             [r.text for r in rendered], add_special_tokens=False, return_attention_mask=False, verbose=False
         )
-        results: list[tuple[Rendered, tuple[int, ...]]] = []
-        for i, (text, trace, chars) in enumerate(zip(rendered, traces, marks, strict=True)):
+        results: list[Rendered] = []
+        for i, (text, trace, chars) in enumerate(zip(rendered, traces, marks or [()] * len(rendered), strict=True)):
+            input_ids = np.asarray(batch["input_ids"][i], dtype=np.int32)  # pyright: ignore[reportArgumentType, reportIndexIssue]
+            # A token that begins before a border and ends after it belongs to the earlier section.
+            prompt_end, think_end, cot_end, stop, *steps = (
+                bisect_left(range(len(input_ids)), char, key=lambda token: batch.token_to_chars(i, token).start)  # pyright: ignore[reportOptionalMemberAccess]  # every token has characters
+                for char in (text.prompt_end, text.think_end, text.cot_end, text.stop, *text.steps)
+            )
+            borders = (prompt_end, think_end, cot_end, len(input_ids), stop)
             # The token that holds a character, or the next one, where a tokenizer drops the character.
             holders = ((batch.char_to_token(i, at) for at in range(char, len(text.text))) for char in chars)
-            tokens = tuple(next(token for token in candidates if token is not None) for candidates in holders)
-            results.append((_to_tokens(batch, i, text, trace), tokens))
+            results.append(
+                Rendered(
+                    input_ids,
+                    Sections(*borders, steps=tuple(dict.fromkeys(steps))),
+                    # Of the token ids, so that a store recognises a sequence whatever file it came from.
+                    example_id=hashlib.sha256(input_ids.tobytes()).hexdigest()[:32],
+                    question_id=hashlib.sha256(trace.question.encode()).hexdigest()[:16],
+                    question=folded_sentences(trace.question),
+                    marked=tuple(next(token for token in tokens if token is not None) for tokens in holders),
+                )
+            )
         return results
 
     @cached_property
@@ -283,32 +283,28 @@ def _composed(value: Any) -> Any:
     return type(value)(_composed(inner) for inner in value) if isinstance(value, list | tuple) else value
 
 
-def _skip_space(text: str, at: int) -> int:
-    while at < len(text) and text[at].isspace():
-        at += 1
-    return at
-
-
 def _hash(*texts: str) -> str:
     return hashlib.sha256("\0".join(texts).encode()).hexdigest()
 
 
-def _to_tokens(batch: BatchEncoding, index: int, text: RenderedText, trace: Trace) -> Rendered:
-    input_ids = np.asarray(batch["input_ids"][index], dtype=np.int32)  # pyright: ignore[reportArgumentType, reportIndexIssue]
+def step_starts(text: str, start: int, end: int, delimiter: str) -> tuple[int, ...]:
+    r"""First character of every step after the first in a chain of thought, the part `[start, end)` of a text.
 
-    def first_token_at(char: int) -> int:
-        # A token that begins before the border and ends after it belongs to the earlier section.
-        return bisect_left(range(len(input_ids)), char, key=lambda token: batch.token_to_chars(index, token).start)  # pyright: ignore[reportOptionalMemberAccess]  # every token has characters
+    A line end in the delimiter stands for one of any system, and for blanks before it.
 
-    sections = Sections(
-        prompt_end=first_token_at(text.prompt_end),
-        think_end=first_token_at(text.think_end),
-        cot_end=first_token_at(text.cot_end),
-        num_tokens=len(input_ids),
-        stop=first_token_at(text.stop),
-        steps=tuple(dict.fromkeys(first_token_at(char) for char in text.steps)),
-    )
-    # Of the token ids, so that a store recognises a sequence whatever file it came from.
-    example_id = hashlib.sha256(input_ids.tobytes()).hexdigest()[:32]
-    question_id = hashlib.sha256(trace.question.encode()).hexdigest()[:16]
-    return Rendered(input_ids, sections, example_id, question_id, folded_sentences(trace.question))
+    >>> step_starts("a\r\n \r\nb\n\n\nc\n", 0, 11, "\n\n")
+    (6, 10)
+    """
+    starts: list[int] = []
+    lines = [re.escape(line) for line in re.split(_LINE_END, delimiter)]
+    # Blanks are allowed before a line end that follows another one: before the first they are not looked at, since a
+    # search would begin anew at each of them.
+    blanks = r"[^\S\n\r\x85\u2028\u2029]*"
+    pattern = re.compile(_LINE_END.join(lines[:2]) + "".join(f"{blanks}{_LINE_END}{line}" for line in lines[2:]))
+    while border := pattern.search(text, start, end):
+        step = _NO_SPACE.search(text, border.end(), end)
+        if step is None:
+            break
+        start = step.start()
+        starts.append(start)
+    return tuple(starts)

@@ -118,17 +118,11 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """The kept tokens of one example in order, nothing after the last weighted one.
+    """The kept tokens of one example in order, nothing after the last weighted one."""
 
-    Attributes:
-        segments: Kept runs; empty when no position has a weight.
-        append_stop: Whether an end-of-turn token follows.
-        share: Share of the positions of one weight that the token selection leaves with a loss.
-    """
-
-    segments: tuple[Segment, ...]
-    append_stop: bool
-    share: float = 1.0
+    segments: tuple[Segment, ...]  # kept runs; empty when no position has a weight
+    append_stop: bool  # whether an end-of-turn token follows
+    share: float = 1.0  # of the positions of one weight, what the token selection leaves with a loss
 
     @property
     def num_tokens(self) -> int:

@@ -29,19 +29,12 @@ class TemplateRefusal(ModelError):
 
 @dataclass(frozen=True, slots=True)
 class ChatTemplate:
-    """A chat template with everything that it reads, messages apart.
+    """A chat template with everything that it reads, messages apart."""
 
-    Attributes:
-        name: Its name in error messages.
-        text: The jinja source.
-        variables: Special tokens of the tokenizer, and the template's own variables.
-        date: The date that it reads as today's.
-    """
-
-    name: str
+    name: str  # in error messages
     text: str
-    variables: Mapping[str, Any]
-    date: date
+    variables: Mapping[str, Any]  # special tokens of the tokenizer, and the template's own variables
+    date: date  # what it reads as today's
 
     def render(self, conversations: Sequence[tuple[Sequence[Message], bool]]) -> list[str]:
         """Render conversations, each with or without the generation header.

@@ -4,6 +4,7 @@ No file that could hold records is skipped in silence: skipped files are listed 
 """
 
 import codecs
+import itertools
 import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -29,15 +30,10 @@ _DOCUMENT = re.compile(r"[._].*|(readme|licen[cs]e|notice|citation)\b.*|.*\.(md|
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """The files of a local path.
-
-    Attributes:
-        files: Those that are read, in reading order.
-        passed_over: What could hold records and is not read, each with the reason.
-    """
+    """The files of a local path that are read, in reading order."""
 
     files: tuple[Path, ...]
-    passed_over: tuple[str, ...] = ()
+    passed_over: tuple[str, ...] = ()  # what could hold records and is not read, each with the reason
 
 
 def list_files(path: Path, split: str | None = None, subset: str | None = None, usual: str = "train") -> Listing:
@@ -79,9 +75,8 @@ def list_files(path: Path, split: str | None = None, subset: str | None = None, 
                 raise DataError(f"{saved}: no such split; set `split` to the name of a directory beside it ({names})")
             return Listing(tuple(saved_files(saved)))
         passed_over: list[str] = []
-        gathered = _gather(path, passed_over)
-        chosen = _of_split(path, gathered, split, usual, passed_over)
-        return Listing(tuple(_each_once(path, chosen, passed_over)), tuple(passed_over))
+        files = _of_split(path, _gather(path, passed_over), split, usual, passed_over)
+        return Listing(files, tuple(passed_over))
 
 
 def _gather(path: Path, passed_over: list[str]) -> list[Path]:
@@ -122,8 +117,11 @@ def _holds_records(directory: Path, depth: int = 3) -> bool:
 
 def _of_split(
     path: Path, files: Sequence[Path], split: str | None, usual: str, passed_over: list[str]
-) -> Sequence[Path]:
-    """The files of a split; all of them where no name says one and none but the usual one is asked for."""
+) -> tuple[Path, ...]:
+    """The files of a split, refused where two of them may hold the same records in another form.
+
+    They are all the files where no name says a split and none but the usual one is asked for.
+    """
     by_split: defaultdict[str | None, list[Path]] = defaultdict(list)
     for file in files:
         by_split[_split_of(file.relative_to(path).with_name(_stem(file)).parts)].append(file)
@@ -144,30 +142,24 @@ def _of_split(
     for name, of_split in by_split.items():
         reason = f"split {name}" if name else "its name says no split"
         passed_over += [f"{file.relative_to(path)} ({reason})" for file in of_split if file not in chosen]
-    return chosen
-
-
-def _each_once(path: Path, files: Sequence[Path], passed_over: list[str]) -> Sequence[Path]:
-    """The files, refused where two of them may hold the same records in another form."""
-    json_files = [file for file in files if kind_of(file) == ".json"]
+    json_files = [file for file in chosen if kind_of(file) == ".json"]
     objects = [file for file in json_files if not head(file).removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"[")]
-    if len(objects) < len(files):  # settings and metadata have a name of their own in every tool
+    if len(objects) < len(chosen):  # settings and metadata have a name of their own in every tool
         passed_over += [f"{file.relative_to(path)} (a JSON object beside files of records)" for file in objects]
-        files = [file for file in files if file not in objects]
-    kinds = {kind_of(file) for file in files}
+        chosen = [file for file in chosen if file not in objects]
     remedy = "which may be the same records twice; give one file as the path, or move the others away"
-    if len(kinds) > 1:
-        raise DataError(f"{path}: holds files of several kinds ({_are(files)}), {remedy}")
+    if len({kind_of(file) for file in chosen}) > 1:
+        raise DataError(f"{path}: holds files of several kinds ({_are(chosen)}), {remedy}")
     # Heads first: hashing every file of a large data set would take minutes.
-    heads = {file: head(file) for file in files}
+    heads = {file: head(file) for file in chosen}
     num_with = Counter(heads.values())
     alike = [file for file, start in heads.items() if start and num_with[start] > 1]
     seen: dict[object, Path] = {}
-    for keyed in (((file.with_name(_stem(file)), file) for file in files), ((digest_file(f, True), f) for f in alike)):
-        for key, file in keyed:
-            if seen.setdefault(key, file) is not file:
-                raise DataError(f"{path}: holds {_are((seen[key], file))}, {remedy}")
-    return files
+    by_name = ((file.with_name(_stem(file)), file) for file in chosen)
+    for key, file in itertools.chain(by_name, ((digest_file(file, True), file) for file in alike)):
+        if seen.setdefault(key, file) is not file:
+            raise DataError(f"{path}: holds {_are((seen[key], file))}, {remedy}")
+    return tuple(chosen)
 
 
 def _split_of(names: Sequence[str]) -> str | None:

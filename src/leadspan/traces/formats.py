@@ -1,28 +1,156 @@
-"""Record layouts of reasoning data sets, as one table.
+"""Record layouts of reasoning data sets, as one table, and the readers of the five forms in which they store a trace.
 
 The table is tried from top to bottom, so a layout that contains another one comes before it: OpenR1-Math has
 `messages` too, and s1K an empty `cot`. A new data set is a new row here, and needs a new reader only if none of the
-five fits. The layout and columns of a source are detected from many of its rows, never from one.
+five fits.
+
+A reader takes a row, the columns of its roles and the think tags of its source, and raises `Unusable` where the row
+cannot become a trace. Whether an answer is right matters only where a data set offers several generations with its own
+verdicts.
 """
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from leadspan.traces import parsing
-from leadspan.traces.records import Columns, Refusal, Row, Trace, Unusable, value_of
+from leadspan.traces import records, turns
+from leadspan.traces.records import Columns, Refusal, Row, Trace, Unusable, text_of, value_of
 from leadspan.traces.settings import FormatName
-from leadspan.traces.turns import THINK_TAGS, Tags, check_prompt, check_record, holds_reply
+from leadspan.traces.turns import THINK_TAGS, Tags, holds_reply, read_prompt_turns
 
+Reader = Callable[[Row, Columns, Tags], Trace]
+Holds = Callable[[Any, Tags], bool]  # Any: whatever a row holds
+
+# Columns that belong to the question, and that only some data sets repeat in it.
+_OF_PROMPT = ("history", "context", "passage", "choices", "options", "starter_code")
+# GSM8K's annotations, such as `<<2*3=6>>`.
+_CALCULATOR = re.compile(r"<<[^<>]*>>")
 # Values of a column called `reasoning` or `thinking` that only turn it on or off.
 _SWITCHES = {"on", "off", "true", "false", "yes", "no"}
-Holds = Callable[[Any, Tags], bool]  # Any: whatever a row holds
+
+
+def read_columns(row: Row, columns: Columns, tags: Tags) -> Trace:
+    """Prompt, chain of thought and answer in columns of their own, without tags."""
+    cot = value_of(row, columns["cot"])
+    if isinstance(cot, list):  # s1K keeps its trajectory in a list, and joins it so
+        cot = "\n".join(text_of(part, columns["cot"]) for part in cot)
+    answer = records.text_or_number(value_of(row, columns["answer"]), columns["answer"])
+    names = (columns["cot"], columns["answer"])
+    return _trace(
+        _prompt(row, columns), *turns.separate(text_of(cot, columns["cot"]), answer, names, tags), row, columns
+    )
+
+
+def read_response(row: Row, columns: Columns, tags: Tags) -> Trace:
+    """A prompt, and a response with chain of thought and answer in it: one text, or turns that end with the reply."""
+    switch = columns.get("switch")
+    if switch is not None and row.get(switch) == "off":
+        raise Unusable("reasoning switched off", f"the column {switch!r} is 'off'")
+    name = columns["response"]
+    response = value_of(row, name)
+    if not isinstance(response, list):
+        return _trace(_prompt(row, columns), *turns.split_reasoning(text_of(response, name), tags), row, columns)
+    # An empty list has no reply either; `read_reply` says so.
+    *before, reply = response or [None]
+    prompt = [*_prompt(row, columns), *read_prompt_turns(before, name)]
+    return _trace(prompt, *turns.read_reply(reply, name, tags), row, columns)
+
+
+def read_generations(row: Row, columns: Columns, tags: Tags) -> Trace:
+    """The first complete generation that was verified: by rule, or if there is none, by a judging model."""
+    texts = records.list_of(row, columns["generations"])
+    complete = _flags(row, columns.get("complete"), len(texts), absent=True)
+    reasons = value_of(row, columns["finish"]) if "finish" in columns else None
+    if isinstance(reasons, list) and len(reasons) == len(texts):
+        complete = [
+            is_complete and not turns.is_cut_off(why) for is_complete, why in zip(complete, reasons, strict=True)
+        ]
+    records.list_of(row, columns["verified"])
+    # A rule's verdict is surer than that of a judging model.
+    for verdict in (columns["verified"], columns.get("judged")):
+        right = _flags(row, verdict, len(texts), absent=False)
+        text = next((text for text, *flags in zip(texts, right, complete, strict=True) if all(flags)), None)
+        if text is not None:
+            parts = turns.split_reasoning(text_of(text, columns["generations"]), tags)
+            return _trace(_prompt(row, columns), *parts, row, columns)
+    raise Unusable("no generation verified correct", f"none of {len(texts)} is both right and complete")
+
+
+def read_conversation(row: Row, columns: Columns, tags: Tags) -> Trace:
+    """Turns, the last one by the assistant; its chain of thought in tags, in a part, or under a key of its own."""
+    name = columns["conversation"]
+    conversation = records.list_of(row, name)
+    if not conversation:
+        raise Unusable("no assistant turn last", f"the last turn of {name!r} is missing")
+    prompt = _with_system(read_prompt_turns(conversation[:-1], name), row, columns)
+    return _trace(prompt, *turns.read_reply(conversation[-1], name, tags), row, columns)
+
+
+def read_worked_solution(row: Row, columns: Columns, tags: Tags) -> Trace:
+    """GSM8K: a worked solution, without its `<<...>>` calculator annotations, and its result after `####`."""
+    name = columns["response"]
+    cot, marker, answer = text_of(value_of(row, name), name).rpartition("####")
+    if not marker:
+        raise Unusable("no result after ####", f"{name!r} is {records.shown(answer)}")
+    cot, answer = turns.separate(_CALCULATOR.sub("", cot), answer, ("solution", "result"), tags)
+    return Trace(tuple(_prompt(row, columns)), cot, answer, gold=answer)
+
+
+def _trace(prompt: Sequence[dict[str, str]], cot: str, answer: str, row: Row, columns: Columns) -> Trace:
+    """A trace with its reference answer, or why it has none: a reference answer never refuses a record."""
+    if "gold" not in columns:
+        return Trace(tuple(prompt), cot, answer)
+    value = value_of(row, columns["gold"])
+    if isinstance(value, list) and len(value) == 1:
+        value = value[0]
+    gold, fault = "", "missing"
+    if isinstance(value, list | dict | bool) and (value is False or records.says_something(value)):
+        fault = {list: "a list of several", dict: "an object", bool: "true or false"}[type(value)]
+    elif records.says_something(value) or value == 0:
+        try:
+            gold = records.text_or_number(value, columns["gold"]).strip()
+            gold.encode()
+        except Unusable:
+            fault = "neither text nor a number"
+        except UnicodeEncodeError:
+            gold, fault = "", "not valid UTF-8"
+    return Trace(tuple(prompt), cot, answer, gold or None, gold_fault="" if gold else fault)
+
+
+def _prompt(row: Row, columns: Columns) -> list[dict[str, str]]:
+    name = columns["prompt"]
+    value = value_of(row, name)
+    if isinstance(value, list):
+        return _with_system(read_prompt_turns(value, name), row, columns)
+    text = text_of(value, name)
+    if name == "instruction" and records.says_something(row.get("input")):
+        text = f"{text}\n\n{text_of(row['input'], 'input')}"  # Alpaca's second column: what to apply it to
+    return _with_system([{"role": "user", "content": text}], row, columns)
+
+
+def _with_system(messages: list[dict[str, str]], row: Row, columns: Columns) -> list[dict[str, str]]:
+    name = columns.get("system")
+    text = None if name is None else value_of(row, name)
+    if name is None or text is None or (messages and messages[0]["role"] == "system"):
+        return messages
+    text = text_of(text, name)
+    return [{"role": "system", "content": text}, *messages] if text.strip() else messages
+
+
+def _flags(row: Row, column: str | None, number: int, absent: bool) -> list[bool]:
+    """Verdicts on generations; those of an optional column that is no list of as many are absent."""
+    values: Any = None if column is None else row.get(column)
+    if not isinstance(values, list) or len(values) != number:
+        return [absent] * number
+    return [isinstance(value, int | float) and value == 1 for value in values]  # a text "False" is no verdict
 
 
 def _is_turns(value: Any, _tags: Tags) -> bool:
-    return isinstance(value, list) or (
-        isinstance(value, dict) and bool(value) and all(isinstance(part, list) for part in value.values())
-    )
+    """Whether a value is turns, or one list per key of turns."""
+    if isinstance(value, dict):
+        return bool(value) and all(isinstance(part, list) for part in value.values())
+    return isinstance(value, list)
 
 
 def _ends_with_question(value: Any, _tags: Tags) -> bool:
@@ -38,24 +166,14 @@ def _is_no_switch(value: Any, _tags: Tags) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """One record layout.
-
-    Attributes:
-        name: Its name in `TraceSource.format`.
-        needs: Column of each role that every row must have; names in order of preference are separated by `|`.
-        read: Makes a trace, without its place, of a row, the columns of its roles and the think tags.
-        uses: Columns that are read from the rows that have them.
-        also: Other names of the same layout.
-        holds: Test of the content of a role's column that the format needs to be detected.
-        fits: Test of a whole row that the format needs to be detected, besides having the columns.
-        note: These tests in words, for messages.
-    """
+    """One record layout; of its columns, names in order of preference are separated by `|`."""
 
     name: FormatName
-    needs: Columns
-    read: parsing.Reader
-    uses: Columns = field(default_factory=dict)
-    also: tuple[FormatName, ...] = ()
+    needs: Columns  # column of each role that every row must have
+    read: Reader
+    uses: Columns = field(default_factory=dict)  # columns that are read from the rows that have them
+    also: tuple[FormatName, ...] = ()  # other names of the same layout
+    # Tests that the format needs to be detected: of the content of a role's column, and of a whole row; and in words.
     holds: Mapping[str, Holds] = field(default_factory=dict)
     fits: Callable[[Row], bool] = lambda _row: True
     note: str = ""
@@ -63,13 +181,7 @@ class Format:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """A format with the columns that a source has.
-
-    Attributes:
-        form: The format.
-        columns: Column of each role.
-        tags: Think tags of the source.
-    """
+    """A format with the column of each role in a source, and the think tags of the source."""
 
     form: Format
     columns: Columns
@@ -93,7 +205,7 @@ FORMATS = (
     Format(
         "openr1_math",
         {"prompt": "problem", "generations": "generations", "verified": "correctness_math_verify"},
-        parsing.read_generations,
+        read_generations,
         uses={
             "gold": "answer",
             "judged": "correctness_llama",
@@ -104,25 +216,25 @@ FORMATS = (
     Format(
         "s1k",
         {"prompt": "question", "cot": "deepseek_thinking_trajectory", "answer": "deepseek_attempt"},
-        parsing.read_columns,
+        read_columns,
         uses={"gold": "solution|answer"},
     ),
     Format(
         "s1k",
         {"prompt": "question", "cot": "thinking_trajectories", "answer": "attempt"},
-        parsing.read_columns,
+        read_columns,
         uses={"gold": "solution|answer"},
     ),
     Format(
         "synthetic_1",
         {"prompt": "prompt", "response": "llm_response"},
-        parsing.read_response,
+        read_response,
         uses={"gold": "gold_standard_solution"},
     ),
     Format(
         "llama_nemotron",
         {"prompt": "input", "response": "output"},
-        parsing.read_response,
+        read_response,
         uses={"system": "system_prompt", "switch": "reasoning"},
         # `input` is the whole prompt, where Alpaca has an `instruction` too, and `reasoning` is a mere switch.
         fits=lambda row: "instruction" not in row and row.get("reasoning") in (None, "on", "off"),
@@ -131,7 +243,7 @@ FORMATS = (
     Format(
         "openthoughts",
         {"conversation": "conversations"},
-        parsing.read_conversation,
+        read_conversation,
         uses=_CONVERSATION_USES,
         also=("bespoke_stratos",),
         # The last turn has the tags of this family, not `<think>`.
@@ -141,13 +253,13 @@ FORMATS = (
     Format(
         "openthoughts",
         {"prompt": "problem", "cot": "deepseek_reasoning", "answer": "deepseek_solution"},
-        parsing.read_columns,
+        read_columns,
         uses={"gold": "ground_truth_solution"},
     ),
     Format(
         "columns",
         {"prompt": "messages|conversations|conversation", "cot": _COT, "answer": "answer|response"},
-        parsing.read_columns,
+        read_columns,
         uses=_COLUMNS_USES,
         holds={"prompt": _ends_with_question, "cot": _is_no_switch},
         note=" (turns that end with the user's)",
@@ -155,7 +267,7 @@ FORMATS = (
     Format(
         "messages",
         {"conversation": "messages|conversations|conversation"},
-        parsing.read_conversation,
+        read_conversation,
         uses=_CONVERSATION_USES,
         holds={"conversation": _is_turns},
         note=" (a list of turns)",
@@ -167,7 +279,7 @@ FORMATS = (
             "cot": _COT,
             "answer": "answer|response|solution|final_answer|output|Response",
         },
-        parsing.read_columns,
+        read_columns,
         uses=_COLUMNS_USES,
         holds={"cot": _is_no_switch},
     ),
@@ -178,7 +290,7 @@ FORMATS = (
             "response": "response|completion|output|generated_solution|generation|generated_text|model_output"
             "|answer|solution",
         },
-        parsing.read_response,
+        read_response,
         uses={
             "gold": "gold|ground_truth|reference_answer|expected_answer|final_answer|answer",
             "system": "system|system_prompt",
@@ -189,7 +301,7 @@ FORMATS = (
     Format(
         "gsm8k",
         {"prompt": "question", "response": "answer"},
-        parsing.read_worked_solution,
+        read_worked_solution,
         holds={"response": lambda value, _: isinstance(value, str) and "####" in value},
         note=" (with ####)",
     ),
@@ -199,16 +311,23 @@ FORMATS = (
 def parse(row: Row, layout: Layout, location: str) -> Trace | Refusal:
     """Turn one row into a trace, or say why it cannot be one; its location stands in messages."""
     try:
-        check_record(row)
+        turns.check_text_only(row, turns.NOT_TEXT_OF_RECORD, "the record")
+        turns.check_finished(row)
         trace = layout.form.read(row, layout.columns, layout.tags)
         if not any(turn["role"] == "user" and turn["content"].strip() for turn in trace.messages):
             raise Unusable("empty prompt", "no user turn with text")
-        check_prompt(row, layout.columns.values(), "\n".join(turn["content"] for turn in trace.messages))
+        prompt = "\n".join(turn["content"] for turn in trace.messages)
+        for name in _OF_PROMPT:
+            is_used = name in layout.columns.values()
+            if not is_used and any(part not in prompt for part in turns.texts_of(row.get(name))):
+                reason = "a part of the question in a column of its own"
+                raise Unusable(reason, f"{name!r} is not in the prompt; join the two")
         text = "".join((trace.cot, trace.answer, *(part for turn in trace.messages for part in turn.values())))
         if b"\0" in text.encode():
             raise Unusable("NUL character in the text", "it is no text, or was damaged")
     except Unusable as fault:
-        return Refusal(fault.reason, fault.detail, location)
+        reason, detail = fault.args
+        return Refusal(reason, detail, location)
     except UnicodeEncodeError:
         return Refusal("not valid UTF-8", "the text has one half of a surrogate pair", location)
     except RecursionError:

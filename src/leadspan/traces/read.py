@@ -1,33 +1,39 @@
 """Traces of a source, one after the other: local files, a directory of them, or a data set on the Hub.
 
-Records are read lazily, and each becomes a trace or a refusal whose reason is counted.
+Records are read lazily, and each becomes a trace or a refusal whose reason is counted. A source that cannot be read, or
+whose columns fit no format, is a `DataError` of every function here, while iterating where it iterates.
+
+No single row decides on the layout of a source: the format is chosen that fits most of many rows, and its columns are
+those that most rows fill, in the order of preference. A row that lacks one of them is refused by itself. Rows that have
+none of the columns of the chosen layout, for example where files of several data sets lie together, may have another.
 """
 
 import hashlib
 import itertools
 import logging
 import re
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from leadspan.errors import DataError
-from leadspan.traces.detection import detect, layout_of
 from leadspan.traces.directories import Listing, list_files
 from leadspan.traces.files import Record, digest_file, kind_of, read_file
-from leadspan.traces.formats import parse
-from leadspan.traces.records import Refusal, Trace
+from leadspan.traces.formats import FORMATS, Format, Holds, Layout, parse
+from leadspan.traces.records import Columns, Refusal, RefusalCounter, Row, Trace, is_missing
 from leadspan.traces.settings import TraceSource
-from leadspan.traces.turns import THINK_TAGS, tags_in, texts_of
+from leadspan.traces.turns import THINK_TAGS, Tags, tags_in, texts_of
 
 if TYPE_CHECKING:
     import datasets
 
 logger = logging.getLogger(__name__)
 
+# Formats whose columns the settings may name; the others have fixed names.
+_MAPPABLE = ("columns", "prompt_response", "messages")
+_SHOWN_COLUMNS = 40  # columns that a message lists
 _SAMPLE = 512  # records from which the layouts of a source are detected
 _SAMPLED_FILES = 16  # files of a directory that the sample comes from
 _NAMED_FILES = 8  # files that a message names
@@ -35,69 +41,8 @@ _NAMED_FILES = 8  # files that a message names
 _HUB_NAME = re.compile(r"\w[\w.-]*(/[\w.-]+)?")
 
 
-@dataclass(slots=True)
-class RefusalCounter:
-    """How many records were read, how many were refused for which reason, and one example of each reason.
-
-    Attributes:
-        num_read: Records read, refused ones included.
-        counts: Refused records by reason.
-        examples: The first refusal of each reason.
-    """
-
-    num_read: int = 0
-    counts: Counter[str] = field(default_factory=Counter)
-    examples: dict[str, Refusal] = field(default_factory=dict)
-
-    def add(self, item: object) -> None:
-        """Count one record: refused if it is a `Refusal`, else usable."""
-        self.num_read += 1
-        if isinstance(item, Refusal):
-            self.counts[item.reason] += 1
-            self.examples.setdefault(item.reason, item)
-
-    def usable(self, items: Iterable[Trace | Refusal]) -> Iterator[Trace]:
-        """Count every item, and pass on the traces."""
-        for item in items:
-            self.add(item)
-            if isinstance(item, Trace):
-                yield item
-
-    def check(self, max_refused_share: float, name: str) -> None:
-        """Refuse a source with too few usable records.
-
-        Args:
-            max_refused_share: Largest accepted share of refused records, from 0 to 1.
-            name: Name of the source in messages.
-
-        Raises:
-            DataError: More than that share was refused, or nothing usable was read; names every reason.
-        """
-        if self.num_read == 0:
-            raise DataError(f"{name}: holds no records; give a file or data set with at least one")
-        num_refused = self.counts.total()
-        share = num_refused / self.num_read
-        if num_refused == self.num_read:
-            rule, remedy = "so nothing is left", "."
-        elif share > max_refused_share:
-            rule = f"more than data.max_refused_share = {max_refused_share:g}"
-            remedy = ", or raise data.max_refused_share to leave that many out."
-        else:
-            return
-        head = f"{name}: {num_refused} of {self.num_read} records ({share:.2%}) cannot be used, {rule}:"
-        layout = "their layout with `format` or `columns`, their tags with `think_open` and `think_close`"
-        remedy = f"Mend these records, or name {layout}{remedy}"
-        examples = [(count, self.examples[reason]) for reason, count in self.counts.most_common()]
-        reasons = [f"  {count} x {first.reason}, e.g. {first.place}: {first.detail}" for count, first in examples]
-        raise DataError("\n".join([head, *reasons, remedy]))
-
-
 def read_traces(source: TraceSource) -> Iterator[Trace | Refusal]:
-    """Read the traces of a source, in its order; the format is detected from the columns of many records.
-
-    Raises:
-        DataError: While iterating: the source cannot be read, or its columns fit no format.
-    """
+    """Read the traces of a source, in its order; the format is detected from the columns of many records."""
     layouts, teacher = None, source.columns.get("teacher")
     source = _without_teacher(source)
     for record in read_records(source):
@@ -105,18 +50,16 @@ def read_traces(source: TraceSource) -> Iterator[Trace | Refusal]:
             yield record
             continue
         layouts = layouts or detect(source, _sample(source) or [record])
-        trace = parse(record.row, layout_of(record.row, layouts), record.place)
+        # A row without any layout's columns goes by that of most rows, whose refusal says what the row lacks.
+        layout = next((layout for layout in layouts if layout.claims(record.row)), layouts[0])
+        trace = parse(record.row, layout, record.place)
         if teacher is not None and isinstance(trace, Trace):
             trace = replace(trace, teacher=str(record.row.get(teacher) or ""))
         yield trace
 
 
 def check_layout(source: TraceSource) -> None:
-    """Look at some records of a local source, so that what is no trace file is refused before anything large is loaded.
-
-    Raises:
-        DataError: The source cannot be read or is empty, or its columns fit no format.
-    """
+    """Look at some records of a local source, so that what is no trace file is refused before anything is loaded."""
     if _local_path(source) is None:
         return
     if next(read_records(source), None) is None:
@@ -129,9 +72,6 @@ def read_records(source: TraceSource, usual_split: str = "train") -> Iterator[Re
     """Read the rows of a source, at most `source.limit` of them, refusals included.
 
     Of a source that has splits and asks for none, the usual one is read.
-
-    Raises:
-        DataError: While iterating: the source cannot be read.
     """
     path = _local_path(source)
     if path is None:
@@ -145,11 +85,7 @@ def read_records(source: TraceSource, usual_split: str = "train") -> Iterator[Re
 
 
 def list_source(source: TraceSource) -> Listing | None:
-    """The files of a local source and what beside them is passed over; None of a source on the Hub.
-
-    Raises:
-        DataError: The source cannot be read.
-    """
+    """The files of a local source and what beside them is passed over; None of a source on the Hub."""
     path = _local_path(source)
     return None if path is None else list_files(path, source.split, source.subset)
 
@@ -160,9 +96,6 @@ def fingerprint(source: TraceSource) -> str:
     SHA-256 over the bytes of its files in reading order; for a Hub data set, the hash `datasets` makes of its
     name, configuration, revision and split. The names of files, and what is read of the content (`limit`,
     `format`, `columns`), are not part of it.
-
-    Raises:
-        DataError: The source cannot be read.
     """
     listing = list_source(source)
     if listing is None:
@@ -177,9 +110,6 @@ def tags_warning(source: TraceSource, rendered: tuple[str, str]) -> str | None:
     """A warning of think tags in the settings that are in no record that is looked at; None if there is none.
 
     `rendered` are the tags that the student will write.
-
-    Raises:
-        DataError: The source cannot be read.
     """
     if source.think_open is None and rendered in THINK_TAGS:
         return None
@@ -197,6 +127,119 @@ def tags_warning(source: TraceSource, rendered: tuple[str, str]) -> str | None:
         f"data.train.think_open: neither {source.think_open!r} nor {source.think_close!r} is in the first records of "
         f"{source.path}; where the chain of thought has a column of its own, leave both out"
     )
+
+
+def detect(source: TraceSource, records: Sequence[Record]) -> list[Layout]:
+    """The layouts of a source; the first one is that of most rows.
+
+    Args:
+        source: Its `format`, `columns` and think tags decide, where they are given.
+        records: Many of its rows, at least one.
+
+    Raises:
+        DataError: No format fits, or the named one lacks columns; lists the columns of the source and those needed.
+    """
+    formats = _candidates(source)
+    tags = THINK_TAGS if source.think_open is None else ((source.think_open, source.think_close or ""),)
+    rows = [record.row for record in records]
+    there = {name for row in rows for name in row}
+    # What the settings name is searched for in all rows, and its misfits are refused one by one.
+    is_named = source.format is not None or bool(source.columns)
+    layout = _best(formats, rows, tags, is_named) if there.issuperset(source.columns.values()) else None
+    if layout is None:
+        names = [name.encode("utf-8", "backslashreplace").decode()[:60] for name in rows[0]]
+        columns = ", ".join(names[:_SHOWN_COLUMNS]) + (", ..." if len(names) > _SHOWN_COLUMNS else "") or "(none)"
+        form_name = f"the format {source.format!r}" if source.format else "any known format"
+        lines = [f"{records[0].place}: the columns {columns} are not those of {form_name}; needed are ('|' means or)"]
+        lines += [f"  {form.name}: {', '.join(form.needs.values())}{form.note}" for form in formats]
+        lines += [f"  columns: {role} is to be {name!r}" for role, name in source.columns.items() if name not in there]
+        remedy = "Name the layout with `format`, or map it with `columns: {prompt: ..., cot: ..., answer: ...}`"
+        raise DataError("\n".join([*lines, f"{remedy}, `{{prompt: ..., response: ...}}` or `{{conversation: ...}}`."]))
+    layouts = []
+    while layout is not None:
+        layouts.append(layout)
+        rows = [] if is_named else [row for row in rows if not layouts[-1].claims(row)]
+        layout = _best(formats, rows, tags, is_named) if rows else None
+    return layouts
+
+
+def _candidates(source: TraceSource) -> list[Format]:
+    """The formats that the settings leave, with the columns that they name."""
+    format_name = source.format
+    columns: Columns = {**source.columns}
+    if columns and format_name is not None and format_name not in _MAPPABLE:
+        names = ", ".join(f"`format: {name}`" for name in _MAPPABLE)
+        raise DataError(f"{source.path}: `columns` belongs to {names}, not to `format: {format_name}`; drop one")
+    formats = [form for form in FORMATS if format_name is None or format_name in (form.name, *form.also)]
+    if columns:
+        names = _MAPPABLE if format_name is None else (format_name,)
+        formats = [form for form in formats if form.name in names and columns.keys() <= {*form.needs, *form.uses}]
+    if not formats:
+        layout = f"`format: {format_name}` has" if format_name else f"one of {', '.join(_MAPPABLE)} has"
+        raise DataError(f"{source.path}: no {layout} all the roles {', '.join(columns)} of `columns`; drop some")
+
+    return [
+        replace(
+            form,
+            needs={role: columns.get(role, names) for role, names in form.needs.items()},
+            uses={role: columns.get(role, names) for role, names in form.uses.items()},
+        )
+        for form in formats
+    ]
+
+
+def _best(formats: Sequence[Format], rows: Sequence[Row], tags: Tags, is_named: bool) -> Layout | None:
+    """The first format that fits at least half as many rows as the one that fits most, with its columns.
+
+    Where the settings name the layout, columns of other content, and in the end empty ones, are taken too: their rows
+    are refused, each with its reason.
+    """
+    # From the strictest rule to the laxest: what a lax rule alone accepts is taken only where the settings name it.
+    for needs_value, needs_content in ((True, True), (True, False), (False, True), (False, False)):
+        if not (needs_content or is_named):
+            continue
+        layouts: list[tuple[int, Layout]] = []
+        for form in formats:
+            holds = form.holds if needs_content else {}
+            columns = {
+                role: _fullest(rows, names.split("|"), holds.get(role), tags, needs_value)
+                for role, names in form.needs.items()
+            }
+            number = sum(
+                all(_fills(row, name, holds.get(role), tags, needs_value) for role, name in columns.items())
+                and (is_named or form.fits(row))
+                for row in rows
+            )
+            if number or (is_named and all(columns.values()) and not (needs_value or needs_content)):
+                needed = set(columns.values())
+                # Optional columns that the rows have, none of them a needed one.
+                for role, names in form.uses.items():
+                    free = [name for name in names.split("|") if name not in needed]
+                    if column := _fullest(rows, free, None, tags, needs_value=True):
+                        columns[role] = column
+                layouts.append((number, Layout(form, columns, tags)))
+        if layouts:
+            most = max(number for number, _ in layouts)
+            return next(layout for number, layout in layouts if 2 * number >= most)
+    return None
+
+
+def _fills(row: Row, column: str, holds: Holds | None, tags: Tags, needs_value: bool) -> bool:
+    """Whether a row has a column, where asked for a value in it, and content that a test accepts."""
+    if column not in row or (needs_value and is_missing(row[column])):
+        return False
+    try:
+        return holds is None or holds(row[column], tags)
+    except RecursionError:
+        return False
+
+
+def _fullest(rows: Sequence[Row], names: Sequence[str], holds: Holds | None, tags: Tags, needs_value: bool) -> str:
+    """The first column that at least half as many rows fill as the one that most rows fill; "" where none is."""
+    numbers = {name: sum(_fills(row, name, holds, tags, needs_value) for row in rows) for name in names}
+    # Half as many is enough for a preferred name: rows may leave a good column empty now and then.
+    most = max(numbers.values(), default=0)
+    return next((name for name, number in numbers.items() if number and 2 * number >= most), "")
 
 
 def _without_teacher(source: TraceSource) -> TraceSource:

@@ -2,11 +2,13 @@
 
 import math
 import reprlib
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from unicodedata import normalize
 
+from leadspan.errors import DataError
 from leadspan.text import shortened
 
 Row = Mapping[str, Any]  # Any: whatever JSON or Arrow holds
@@ -24,23 +26,17 @@ _REPR.maxstring = _REPR.maxother = _REPR.maxlong = 60
 class Trace:
     """One training example as text.
 
-    Attributes:
-        messages: The conversation up to the assistant turn that is learnt: `{"role": ..., "content": ...}` each, with
-            `name` and `reasoning_content` where a turn has them.
-        cot: Chain of thought, without its tags.
-        answer: Final answer text, without tags.
-        gold: Reference answer, when the source has one.
-        place: Where the record stands, e.g. `traces.jsonl:17`, for messages.
-        teacher: Name of the teacher to learn it from, where the source says one.
-        gold_fault: Why there is no reference answer although the source has a column for it, in a small set of phrases.
+    Its messages are the conversation up to the assistant turn that is learnt: `{"role": ..., "content": ...}` each,
+    with `name` and `reasoning_content` where a turn has them.
     """
 
     messages: tuple[dict[str, str], ...]
-    cot: str
-    answer: str
-    gold: str | None = None
-    place: str = ""
-    teacher: str = ""
+    cot: str  # without its tags
+    answer: str  # without tags
+    gold: str | None = None  # reference answer, when the source has one
+    place: str = ""  # where the record stands, e.g. `traces.jsonl:17`, for messages
+    teacher: str = ""  # to learn it from, where the source names one
+    # Why there is no reference answer although the source has a column for it, in a small set of phrases.
     gold_fault: str = field(default="", compare=False)
 
     @property
@@ -52,25 +48,65 @@ class Trace:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """A record that cannot be used.
+    """A record that cannot be used."""
 
-    Attributes:
-        reason: One of a small set of phrases, so that refusals can be counted.
-        detail: What is wrong with this record.
-        place: Where the record stands.
-    """
-
-    reason: str
-    detail: str
+    reason: str  # of a small set of phrases, so that refusals can be counted
+    detail: str  # what is wrong with this record
     place: str = ""
 
 
-class Unusable(Exception):
-    """A record that cannot become a trace, with the reason and the detail of its `Refusal`."""
+@dataclass(slots=True)
+class RefusalCounter:
+    """How many records were read, how many were refused for which reason, and the first refusal of each reason."""
 
-    def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(reason, detail)
-        self.reason, self.detail = reason, detail
+    num_read: int = 0  # refused ones included
+    counts: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, Refusal] = field(default_factory=dict)
+
+    def add(self, item: object) -> None:
+        """Count one record: refused if it is a `Refusal`, else usable."""
+        self.num_read += 1
+        if isinstance(item, Refusal):
+            self.counts[item.reason] += 1
+            self.examples.setdefault(item.reason, item)
+
+    def usable(self, items: Iterable[Trace | Refusal]) -> Iterator[Trace]:
+        """Count every item, and pass on the traces."""
+        for item in items:
+            self.add(item)
+            if isinstance(item, Trace):
+                yield item
+
+    def check(self, max_refused_share: float, name: str) -> None:
+        """Refuse a source with too few usable records.
+
+        Args:
+            max_refused_share: Largest accepted share of refused records, from 0 to 1.
+            name: Name of the source in messages.
+
+        Raises:
+            DataError: More than that share was refused, or nothing usable was read; names every reason.
+        """
+        if self.num_read == 0:
+            raise DataError(f"{name}: holds no records; give a file or data set with at least one")
+        num_refused = self.counts.total()
+        share = num_refused / self.num_read
+        if num_refused == self.num_read:
+            rule, remedy = "so nothing is left", "."
+        elif share > max_refused_share:
+            rule = f"more than data.max_refused_share = {max_refused_share:g}"
+            remedy = ", or raise data.max_refused_share to leave that many out."
+        else:
+            return
+        lines = [f"{name}: {num_refused} of {self.num_read} records ({share:.2%}) cannot be used, {rule}:"]
+        examples = ((count, self.examples[reason]) for reason, count in self.counts.most_common())
+        lines += [f"  {count} x {first.reason}, e.g. {first.place}: {first.detail}" for count, first in examples]
+        layout = "their layout with `format` or `columns`, their tags with `think_open` and `think_close`"
+        raise DataError("\n".join([*lines, f"Mend these records, or name {layout}{remedy}"]))
+
+
+class Unusable(Exception):
+    """A record that cannot become a trace; its arguments are the reason and the detail of its `Refusal`."""
 
 
 def value_of(row: Row, names: str) -> Any:
@@ -90,22 +126,14 @@ def says_something(value: Any) -> bool:
 
 
 def text_of(value: Any, column: str) -> str:
-    """The value, which has to be text; a byte order mark before it is dropped.
-
-    Raises:
-        Unusable: It is not.
-    """
+    """The value, which has to be text, else `Unusable`; a byte order mark before it is dropped."""
     if not isinstance(value, str):
         raise Unusable(MISTYPED, f"{column!r} is {kind_of_value(value)}, text is needed")
     return value.removeprefix(BYTE_ORDER_MARK)
 
 
 def text_or_number(value: Any, column: str) -> str:
-    """The value as text: text, or a finite number; `27.0` is 27, as where a column mixes whole numbers and fractions.
-
-    Raises:
-        Unusable: It is something else, true or false included.
-    """
+    """Text, or a finite number as text, else `Unusable`; `27.0` is 27: columns mix whole numbers and fractions."""
     if isinstance(value, float) and math.isfinite(value):
         is_whole = value.is_integer() and abs(value) < _EXACT_WHOLE
         return str(int(value) if is_whole else value)
@@ -115,13 +143,9 @@ def text_or_number(value: Any, column: str) -> str:
 
 
 def list_of(row: Row, column: str) -> list[Any]:
-    """The list in a column; turns stored as one list per key, as `datasets` does, become dictionaries.
-
-    Raises:
-        Unusable: It is no list.
-    """
+    """The list in a column, else `Unusable`."""
     value = row.get(column)
-    # One list per key, of equal lengths: turns stored column by column.
+    # One list per key, of equal lengths: turns stored column by column, as `datasets` does.
     if isinstance(value, dict) and value and all(isinstance(part, list) for part in value.values()):
         lengths = {len(part) for part in value.values()}
         if len(lengths) == 1:
@@ -129,28 +153,6 @@ def list_of(row: Row, column: str) -> list[Any]:
     if not isinstance(value, list):
         raise Unusable(MISTYPED, f"{column!r} is {kind_of_value(value)}, a list is needed")
     return value
-
-
-def gold_of_value(value: Any, column: str) -> tuple[str | None, str]:
-    """The reference answer that a value gives, or why it gives none. A reference answer never refuses a record.
-
-    Returns:
-        The answer and "", or None and one of a small set of phrases.
-    """
-    if isinstance(value, list) and len(value) == 1:
-        value = value[0]
-    if not says_something(value) and value not in (0, False):
-        return None, "missing"
-    if isinstance(value, list | dict | bool):
-        return None, {list: "a list of several", dict: "an object", bool: "true or false"}[type(value)]
-    try:
-        text = text_or_number(value, column).strip()
-        text.encode()
-    except Unusable:
-        return None, "neither text nor a number"
-    except UnicodeEncodeError:
-        return None, "not valid UTF-8"
-    return (text, "") if text else (None, "missing")
 
 
 def kind_of_value(value: Any) -> str:

@@ -1,11 +1,11 @@
 """Turns of a conversation: role and text, and the chain of thought of a reply, wherever it stands.
 
-What no chat template could render as text is refused and counted: a prompt that lost a tool or an image is another
-prompt.
+What no chat template could render as text is refused and counted, by an `Unusable` of every function that checks or
+reads: a prompt that lost a tool or an image is another prompt.
 """
 
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from leadspan.traces.records import MISTYPED, Row, Unusable, kind_of_value, says_something, shown, text_of, value_of
@@ -17,7 +17,6 @@ SOLUTION_TAGS = ("<|begin_of_solution|>", "<|end_of_solution|>")
 UNCLOSED = "chain of thought never closed"
 TAGS_TWICE = "think tags more than once"
 TEXT_BEFORE = "text before the chain of thought"
-PART_APART = "a part of the question in a column of its own"
 
 # Roles of OpenAI's chat format, and other programs' names for them.
 _ROLES = {name: name for name in ("system", "developer", "user", "assistant", "tool")}
@@ -26,7 +25,7 @@ _ROLES |= dict.fromkeys(("gpt", "chatgpt", "bot", "model"), "assistant") | {"hum
 _REASONING = "reasoning_content|reasoning|thinking"
 # Keys whose content no text can replace.
 _MEDIA = ("image", "images", "audio", "audios", "video", "videos", "documents")
-_NOT_TEXT_OF_RECORD = ("tools", "functions", *_MEDIA)
+NOT_TEXT_OF_RECORD = ("tools", "functions", *_MEDIA)
 _NOT_TEXT_OF_TURN = ("tool_calls", "function_call", "tools", "functions", *_MEDIA)
 # Types of the parts of a content, as servers call them; None for a part without a type.
 _TEXT_PARTS = (None, "text", "input_text", "output_text")
@@ -36,34 +35,22 @@ _FINISH = "finish_reason|stop_reason|finish_reasons"
 _CUT_OFF = re.compile(
     "length|max|limit|trunc|incomplete|abort|cancel|error|fail|timeout|filter|safety|recitation|refus|pause|tool|function"
 )
-# Flags, each with the value that says that a generation was cut off.
-_WHEN_CUT = {"finished": False, "is_finished": False, "completed": False, "is_complete": False} | dict.fromkeys(
-    ("truncated", "is_truncated"), True
-)
+# Flags, each with the values, as text where a data set stores all of its values so, that say that one was cut off.
+_WHEN_CUT = dict.fromkeys(("finished", "is_finished", "completed", "is_complete"), ("false", "0", "no"))
+_WHEN_CUT |= dict.fromkeys(("truncated", "is_truncated"), ("true", "1", "yes"))
 # Keys by which a turn is left out of training, with the values that do: OpenAI's and Mistral's, Axolotl's.
 _UNTRAINED = {"weight": (0, "0"), "train": (False, "false"), "training": (False, "false")}
-# Truth values as text, where a data set stores all of its values so.
-_TRUTHS = {"false": False, "0": False, "no": False, "true": True, "1": True, "yes": True}
-# Columns that belong to the question, and that only some data sets repeat in it.
-_OF_PROMPT = ("history", "context", "passage", "choices", "options", "starter_code")
 
 
-def check_record(row: Row) -> None:
-    """Refuse what a trace cannot carry.
-
-    Raises:
-        Unusable: The record has tools or media, or says that its generation was cut off.
-    """
-    _check_text_only(row, _NOT_TEXT_OF_RECORD, "the record")
-    check_finished(row)
+def check_text_only(row: Row, keys: Sequence[str], name: str) -> None:
+    """Refuse a record or a turn with something under one of the keys of tools and media."""
+    lost = next((key for key in keys if says_something(row.get(key))), None)
+    if lost is not None:
+        raise Unusable("tools or media, which no trace can carry", f"{name} has {lost!r}")
 
 
 def check_finished(row: Row) -> None:
-    """Refuse a record or a turn that says its generation was cut off.
-
-    Raises:
-        Unusable: It does.
-    """
+    """Refuse a record or a turn that says its generation was cut off."""
     reason = value_of(row, _FINISH)
     if isinstance(reason, list) and len(reason) == 1:
         reason = reason[0]
@@ -71,25 +58,14 @@ def check_finished(row: Row) -> None:
         raise Unusable(UNCLOSED, f"the finish reason is {reason!r}")
     if row.get("status") == "incomplete":
         raise Unusable(UNCLOSED, "'status' is 'incomplete'")
-    said = next((name for name, value in _WHEN_CUT.items() if _TRUTHS.get(str(row.get(name)).lower()) is value), None)
-    if said is not None:
-        raise Unusable(UNCLOSED, f"{said!r} is {str(_WHEN_CUT[said]).lower()}")
+    for name, values in _WHEN_CUT.items():
+        if str(row.get(name)).lower() in values:
+            raise Unusable(UNCLOSED, f"{name!r} is {values[0]}")
 
 
 def is_cut_off(reason: Any) -> bool:
     """Whether a finish reason says that the generation did not end by itself: at a limit, by a filter, for a tool."""
     return isinstance(reason, str) and _CUT_OFF.search(reason.lower()) is not None
-
-
-def check_prompt(row: Row, used: Collection[str], prompt: str) -> None:
-    """Refuse a record with a part of its question in a column that is not among the used ones.
-
-    Raises:
-        Unusable: The text of such a column is not in the prompt.
-    """
-    for name in _OF_PROMPT:
-        if name not in used and any(text not in prompt for text in texts_of(row.get(name))):
-            raise Unusable(PART_APART, f"{name!r} is not in the prompt; join the two")
 
 
 def texts_of(value: Any) -> Iterator[str]:
@@ -102,11 +78,7 @@ def texts_of(value: Any) -> Iterator[str]:
 
 
 def read_prompt_turns(turns: Sequence[Any], column: str) -> list[dict[str, str]]:
-    """The turns before a reply; the chain of thought of an earlier reply goes to the chat template with it.
-
-    Raises:
-        Unusable: A turn is none, or has something that is no text.
-    """
+    """The turns before a reply; the chain of thought of an earlier reply goes to the chat template with it."""
     messages: list[dict[str, str]] = []
     for turn in turns:
         message, reasoning = _read_turn(turn, column)
@@ -189,11 +161,7 @@ def split_reasoning(text: str, tags: Tags = THINK_TAGS) -> tuple[str, str]:
 
 
 def separate(cot: str, answer: str, names: tuple[str, str], tags: Tags) -> tuple[str, str]:
-    """Chain of thought and answer that stand apart, and so have no think tags.
-
-    Raises:
-        Unusable: One of the two has think tags, or is blank.
-    """
+    """Chain of thought and answer that stand apart, and so have no think tags."""
     for name, text in zip(names, (cot, answer), strict=True):
         if inside := tags_in(text, (*tags, *THINK_TAGS)):
             raise Unusable(TAGS_TWICE, f"{inside[0]} in {name!r}, although the two parts stand apart")
@@ -216,40 +184,34 @@ def _read_turn(turn: Any, column: str) -> tuple[dict[str, str], str | None]:
     """Role and text of a turn, and its chain of thought where that stands in a part or under a key of its own."""
     if not isinstance(turn, dict):
         raise Unusable(MISTYPED, f"a turn of {column!r} is {type(turn).__name__}, role and content are needed")
-    _check_text_only(turn, _NOT_TEXT_OF_TURN, f"a turn of {column!r}")
+    check_text_only(turn, _NOT_TEXT_OF_TURN, f"a turn of {column!r}")
     role = value_of(turn, "role|from")
     if not isinstance(role, str) or role not in _ROLES:
         raise Unusable("unknown role", f"{role!r} in {column!r}; known are {', '.join(_ROLES)}")
-    content, thoughts = _read_content(value_of(turn, "content|value|text|parts"), f"{column}[].content")
-    message = {"role": _ROLES[role], "content": content}
+    content, content_name = value_of(turn, "content|value|text|parts"), f"{column}[].content"
+    texts: list[str] = []
+    thoughts: list[str] = []
+    for part in content if isinstance(content, list) else ():
+        kind = part.get("type") if isinstance(part, dict) else None
+        if kind in _THOUGHT_PARTS:
+            if "".join(texts).strip():
+                raise Unusable(TEXT_BEFORE, f"{shown(texts[0])} stands before a part of the type {kind!r}")
+            thoughts.append(_joined(value_of(part, f"{kind}|text|content"), content_name))
+        elif kind in _TEXT_PARTS:
+            texts.append(_joined(part, content_name))
+        else:
+            raise Unusable("content that is no text", f"{content_name!r} has a part of the type {kind!r}")
+    text = "\n".join(texts) if isinstance(content, list) else _joined(content, content_name)
+    message = {"role": _ROLES[role], "content": text}
     name = turn.get("name")
     if isinstance(name, str) and name.strip():
         message["name"] = name  # whether the chat template writes it is seen when the prompt is rendered
     under_key = value_of(turn, _REASONING)
     if under_key is None:
-        return message, thoughts
-    if thoughts is not None:
+        return message, "\n".join(thoughts) if thoughts else None
+    if thoughts:
         raise Unusable(TAGS_TWICE, "a thinking part and a key of its own in one turn")
     return message, _joined(under_key, f"{column}[] reasoning")
-
-
-def _read_content(value: Any, column: str) -> tuple[str, str | None]:
-    """Text of a content, and of its thinking parts where it has any."""
-    if not isinstance(value, list):
-        return _joined(value, column), None
-    texts: list[str] = []
-    thoughts: list[str] = []
-    for part in value:
-        kind = part.get("type") if isinstance(part, dict) else None
-        if kind in _THOUGHT_PARTS:
-            if "".join(texts).strip():
-                raise Unusable(TEXT_BEFORE, f"{shown(texts[0])} stands before a part of the type {kind!r}")
-            thoughts.append(_joined(value_of(part, f"{kind}|text|content"), column))
-        elif kind in _TEXT_PARTS:
-            texts.append(_joined(part, column))
-        else:
-            raise Unusable("content that is no text", f"{column!r} has a part of the type {kind!r}")
-    return "\n".join(texts), "\n".join(thoughts) if thoughts else None
 
 
 def _joined(value: Any, column: str) -> str:
@@ -261,9 +223,3 @@ def _joined(value: Any, column: str) -> str:
     if isinstance(value, list):
         return "\n".join(_joined(part, column) for part in value)
     raise Unusable(MISTYPED, f"{column!r} is {kind_of_value(value)}, text is needed")
-
-
-def _check_text_only(row: Row, keys: Sequence[str], name: str) -> None:
-    lost = next((key for key in keys if says_something(row.get(key))), None)
-    if lost is not None:
-        raise Unusable("tools or media, which no trace can carry", f"{name} has {lost!r}")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from leadspan.errors import RunError
 from leadspan.settings import Settings, load_json
-from leadspan.worlds.problems import Problem, Split, first_answer_share
+from leadspan.worlds.problems import Problem, first_answer_share
 from leadspan.worlds.settings import ProblemSet, WorldFiles
 
 if TYPE_CHECKING:
@@ -73,34 +73,6 @@ def write_world(settings: WorldFiles) -> WorldRecord:
             write_task(held_out[name], settings.output / f"{name}_test.jsonl")
     build_tokenizer().save_pretrained(str(settings.output / "tokenizer"))
     return record
-
-
-def problems_of(directory: Path, name: str, split: Split) -> list[Problem]:
-    """The problems of a set of a world on disk, drawn again with their derivations.
-
-    Raises:
-        SettingsError: There is no world.
-        RunError: It has no such set, or the files hold other problems, as those that another version has drawn.
-    """
-    record = load_json(WorldRecord, directory / WORLD_FILE)
-    path = directory / (f"{name}.jsonl" if split == "train" else f"{name}_test.jsonl")
-    if name not in record.sets:
-        raise RunError(f"{directory / WORLD_FILE}: it has no set {name} ({', '.join(record.sets)})")
-    problem_set = record.sets[name].settings
-    number = problem_set.num_traces if split == "train" else problem_set.num_problems
-    # The files hold no derivations, so the problems are drawn again; that they are the same is seen by their prompts.
-    drawn = problem_set.world.problems(number, record.seed, split)
-    column = "prompt" if split == "train" else "problem"
-    try:
-        written = [json.loads(line)[column] for line in path.read_text(encoding="utf-8").splitlines()]
-    except (OSError, ValueError, KeyError):
-        raise RunError(f"{path}: cannot be read; write the world again with `leadspan world`") from None
-    if written != [problem.prompt for problem in drawn]:
-        raise RunError(
-            f"{path}: it holds other problems than this version draws; read it with the version that wrote it, or "
-            "write the world and run the study again"
-        )
-    return drawn
 
 
 def write_traces(problems: Iterable[Problem], path: Path) -> Path:

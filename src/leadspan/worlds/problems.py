@@ -1,11 +1,40 @@
-"""What a world is: problems drawn from a seed, each with a chain of thought that is right by construction."""
+"""What a world is: problems drawn from a seed, each with a chain of thought that is right by construction.
+
+The worlds over digits follow. World `derive_and_verify` has short programs, derived line by line, then verified: a list
+of assignments modulo a small number, of which the last variable is asked for. The chain of thought first derives: every
+line restates its equation, substitutes and evaluates it. The answer is first stated at the end of that. Then it
+verifies: every line again, the list of all values, and the value asked for. So the share of the chain of thought before
+the first correct answer is known, and with it where a lead cut should start to hurt.
+
+    prompt   c=3;d=c+4;f=d+d;f?
+    cot      c=3 / d=c+4=3+4=2 / f=d+d=2+2=4 / check / c=3. / d=c+4=3+4=2. / f=d+d=2+2=4. / c=3,d=2,f=4 / f=4
+    answer   4
+
+Source: that the first correct derivation falls near the middle of a trace is what Chen et al. (arXiv 2512.21002)
+observe of real traces; the world makes it a setting.
+
+World `multiplication` has long multiplication to a small base, place by place, whose last sum may stay out of the chain
+of thought. Digits are written from the lowest place up; those of the multiplier and of the product each follow the
+letter of their place. The step of a place multiplies by its digit and adds the running sum of the places before, of
+which the lowest digit is then settled: the digit of the product at that place. After the last place the settled digits
+and the last running sum are the product. So a step depends on its place, and the chain of thought holds all that is
+needed for the answer whether or not it states it.
+
+    prompt   34*a2b1?                     (base 5: 43 times 12 is 1121)
+    cot      a34*2=141+00=141 / b34*1=340+41=211 / =a1b2c1d1
+    answer   a1b2c1d1
+
+Source: Chen et al. find that supervising the chain of thought alone suffices where it contains what the answer says;
+with `answer_in_cot: false` it does not.
+"""
 
 import hashlib
 import random
-import re
+import string
 from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import gcd
 from typing import ClassVar, Literal
 
 from pydantic import Field
@@ -15,47 +44,23 @@ from leadspan.faults import Rule
 from leadspan.settings import Settings
 
 Split = Literal["train", "test"]
-_EQUATION = re.compile(r"\d+ *[-+*/] *\d+ *= *\d+")
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One problem with its trace.
-
-    Attributes:
-        prompt: The question.
-        cot: The chain of thought, lines separated by line feeds.
-        answer: The value asked for.
-        first_answer: Characters of the chain of thought through the first statement of the answer; None where it never
-            states it.
-        equations: What a right derivation has to say, in this order, where its words are free; else empty.
-        reply: What follows the chain of thought; the answer alone where empty.
-    """
+    """One problem with its trace."""
 
     prompt: str
-    cot: str
-    answer: str
-    first_answer: int | None
-    equations: tuple[str, ...] = ()
-    reply: str = ""
+    cot: str  # lines separated by line feeds
+    answer: str  # the value asked for
+    first_answer: int | None  # characters of `cot` through the first statement of the answer; None where there is none
+    equations: tuple[str, ...] = ()  # what a right derivation has to say, in this order, where its words are free
+    reply: str = ""  # what follows the chain of thought; the answer alone where empty
 
     @property
     def derivation(self) -> str:
         """The chain of thought through the first statement of the answer; all of it where it never states it."""
         return self.cot[: self.first_answer]
-
-    def is_derived_in(self, text: str) -> bool:
-        """Whether a text begins with the whole right derivation, whatever follows.
-
-        Where words are free, its first equations are the right ones; else it begins with the very lines.
-        """
-        # The tag is in the text where the prompt does not open the thinking.
-        lines = text.removeprefix("<think>").lstrip("\n")
-        if self.equations:
-            equations = [match.replace(" ", "") for match in _EQUATION.findall(lines)]
-            return equations[: len(self.equations)] == [equation.replace(" ", "") for equation in self.equations]
-        # The last line must end there: a derivation that ends in 4 is not one that ends in 42.
-        return lines.startswith(self.derivation) and lines[len(self.derivation) :][:1] in ("", "\n", "<")
 
 
 class World(Settings):
@@ -123,3 +128,134 @@ def first_answer_share(problems: list[Problem]) -> float | None:
     """
     shares = [p.first_answer / len(p.cot) for p in problems if p.first_answer is not None]
     return sum(shares) / len(shares) if shares else None
+
+
+class DeriveAndVerify(World):
+    """Short programs over digits."""
+
+    remedy = "widen min_variables, max_variables or num_names"
+    ascending = ("min_variables", "max_variables", "num_names")
+    kind: Literal["derive_and_verify"] = "derive_and_verify"
+    """Tag."""
+    min_variables: int = Field(default=2, ge=2)
+    """Fewest assignments."""
+    max_variables: int = Field(default=5, ge=2)
+    """Most assignments."""
+    modulus: int = Field(default=5, ge=2, le=10)
+    """Values are digits below this."""
+    num_names: int = Field(default=8, ge=2, le=26)
+    """Variables are drawn in order from so many letters."""
+
+    def draw(self, rng: random.Random) -> Problem:
+        """A list of assignments, each from the variable before."""
+        number = rng.randint(self.min_variables, self.max_variables)
+        names = sorted(rng.sample(string.ascii_lowercase[: self.num_names], number))
+        first = rng.randrange(self.modulus)
+        values, equations, lines = [first], [f"{names[0]}={first}"], [f"{names[0]}={first}"]
+        for name, before in zip(names[1:], names, strict=False):
+            operand = values[-1]
+            operator, digit = self._step(rng)
+            right = operand if digit is None else digit
+            values.append(evaluate(operand, operator, right, self.modulus))
+            equations.append(f"{name}={before}{operator}{before if digit is None else digit}")
+            lines.append(f"{equations[-1]}={operand}{operator}{right}={values[-1]}")
+        derivation = "\n".join(lines)
+        cot = [derivation]
+        for _ in range(self.num_checks):
+            cot += ["check", *(f"{line}." for line in lines)]
+        cot.append(",".join(f"{name}={value}" for name, value in zip(names, values, strict=True)))
+        cot.append(f"{names[-1]}={values[-1]}")
+        prompt = ";".join([*equations, f"{names[-1]}?"])
+        return Problem(prompt, "\n".join(cot), str(values[-1]), first_answer=len(derivation))
+
+    def _step(self, rng: random.Random) -> tuple[str, int | None]:
+        """An operator and a digit, or None for the variable itself, which give different values different results."""
+        # So all answers are equally frequent, and no line tells the answer by itself, as `x-x` and `x*0` would.
+        operator = rng.choice("+-*")
+        if operator == "*":
+            # Only what has an inverse keeps different values different.
+            return operator, rng.choice([n for n in range(1, self.modulus) if gcd(n, self.modulus) == 1])
+        # `x+x` does so modulo odd numbers alone.
+        if operator == "+" and self.modulus % 2 and rng.random() < 0.5:
+            return operator, None
+        return operator, rng.randrange(self.modulus)
+
+
+def evaluate(operand: int, operator: str, right: int, modulus: int) -> int:
+    """`operand operator right` modulo `modulus`.
+
+    >>> evaluate(1, "-", 3, 5)
+    3
+    """
+    return {"+": operand + right, "-": operand - right, "*": operand * right}[operator] % modulus
+
+
+class Multiplication(World):
+    """Long multiplication."""
+
+    remedy = "widen min_digits, max_digits, multiplicand_digits or base"
+    ascending = ("min_digits", "max_digits")
+    kind: Literal["multiplication"] = "multiplication"
+    """Tag."""
+    min_digits: int = Field(default=2, ge=1)
+    """Fewest digits of the multiplier; each is a step."""
+    max_digits: int = Field(default=4, ge=1, le=20)
+    """Most digits of the multiplier."""
+    multiplicand_digits: int = Field(default=2, ge=1, le=6)
+    """Digits of the number that is multiplied."""
+    base: int = Field(default=5, ge=2, le=10)
+    """Base of all numbers."""
+    num_checks: int = Field(default=0, ge=0)
+    """How often the chain of thought repeats its derivation; more of it moves the first answer forward in the trace."""
+    answer_in_cot: bool = True
+    """Whether the chain of thought ends with the product; otherwise only the answer states it."""
+
+    def draw(self, rng: random.Random) -> Problem:
+        """A multiplicand and a multiplier, neither with a leading zero."""
+        multiplicand = rng.randrange(self.base ** (self.multiplicand_digits - 1), self.base**self.multiplicand_digits)
+        num_digits = rng.randint(self.min_digits, self.max_digits)
+        return self._write(multiplicand, rng.randrange(self.base ** (num_digits - 1), self.base**num_digits))
+
+    def _write(self, multiplicand: int, multiplier: int) -> Problem:
+        lines: list[str] = []
+        carried, shown = 0, self._padded(multiplicand)
+        # One line for each place; its last number is the running sum, in units of that place.
+        for letter, digit in zip(string.ascii_lowercase, digits(multiplier, self.base), strict=False):
+            # Padded to one digit more than the multiplicand has: a product with one digit, and the sum, may carry.
+            partial = multiplicand * int(digit)
+            running = partial + carried
+            numbers = f"{self._padded(partial, 1)}+{self._padded(carried)}={self._padded(running, 1)}"
+            lines.append(f"{letter}{shown}*{digit}={numbers}")
+            carried = running // self.base
+        product = lettered(digits(multiplicand * multiplier, self.base))
+        derivation = "\n".join([*lines, f"={product}"] if self.answer_in_cot else lines)
+        # A check repeats the derivation, answer and all, so the answer is first stated before any check.
+        cot = "\n".join([derivation, *(f"check\n{derivation}" for _ in range(self.num_checks))])
+        prompt = f"{shown}*{lettered(digits(multiplier, self.base))}?"
+        return Problem(prompt, cot, product, first_answer=len(derivation) if self.answer_in_cot else None)
+
+    def _padded(self, number: int, more: int = 0) -> str:
+        # The lowest digit comes first, so zeros at the end do not change the number.
+        return digits(number, self.base).ljust(self.multiplicand_digits + more, "0")
+
+
+def digits(number: int, base: int) -> str:
+    """The digits of a number from the lowest up.
+
+    >>> digits(43, 5)
+    '331'
+    """
+    text = ""
+    while number or not text:
+        number, digit = divmod(number, base)
+        text += str(digit)
+    return text
+
+
+def lettered(text: str) -> str:
+    """Digits from the lowest up, each after the letter of its place.
+
+    >>> lettered("331")
+    'a3b3c1'
+    """
+    return "".join(letter + digit for letter, digit in zip(string.ascii_lowercase, text, strict=False))

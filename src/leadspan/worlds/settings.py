@@ -6,8 +6,7 @@ from typing import Annotated
 from pydantic import Field
 
 from leadspan.settings import Settings
-from leadspan.worlds.derive_and_verify import DeriveAndVerify
-from leadspan.worlds.multiplication import Multiplication
+from leadspan.worlds.problems import DeriveAndVerify, Multiplication
 from leadspan.worlds.word_problems import WordProblems
 
 AnyWorld = Annotated[DeriveAndVerify | Multiplication | WordProblems, Field(discriminator="kind")]

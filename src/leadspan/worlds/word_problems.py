@@ -19,8 +19,159 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from leadspan.worlds import phrasings
 from leadspan.worlds.problems import Problem, World
+
+# Many ways to say each thing, so that a student cannot learn one by heart. Fields in braces: `name`, `she`, `her`,
+# `She`, `Her` of the person, `things`, `n` a number of the text, `s` the amount at the start, `a` the answer.
+PEOPLE = [
+    *((name, "she", "her") for name in ("Maya", "Lena", "Amara", "Sofia", "Ruth", "Nadia", "Clara", "Priya")),
+    *((name, "he", "his") for name in ("Tom", "Ravi", "Omar", "Jonas", "Felix", "Diego", "Karim", "Hugo")),
+]
+THINGS = [
+    "shells",
+    "marbles",
+    "stickers",
+    "apples",
+    "coins",
+    "cards",
+    "buttons",
+    "pencils",
+    "beads",
+    "stamps",
+    "candles",
+    "tickets",
+]
+
+STARTS = [
+    "{name} has {n} {things}.",
+    "In the morning {name} counts {n} {things}.",
+    "{name} begins the week with {n} {things}.",
+    "There are {n} {things} in {name}'s box.",
+    "{name} owns {n} {things}.",
+]
+EVENTS = {
+    "+": [
+        "{She} finds {n} more.",
+        "Then {name} buys another {n} {things}.",
+        "A friend gives {name} {n} {things}.",
+        "Later {she} wins {n} {things} in a game.",
+        "{n} more {things} arrive by post.",
+        "{She} adds {n} that {she} had forgotten.",
+    ],
+    "-": [
+        "{She} gives {n} to a friend.",
+        "Then {name} loses {n} {things}.",
+        "{n} of them break.",
+        "{She} sells {n} {things} at the market.",
+        "{Her} brother takes {n}.",
+        "{She} leaves {n} {things} at school.",
+    ],
+    "*": [
+        "Then the number of {things} grows to {n} times what it was.",
+        "{She} trades them for {n} times as many {things}.",
+        "An uncle brings enough for {name} to have {n} times as many.",
+        "A lucky draw multiplies {her} {things} by {n}.",
+    ],
+}
+DISTRACTORS = [
+    "{Her} sister is {n} years old.",
+    "It is {n} degrees outside.",
+    "The walk home takes {n} minutes.",
+    "{n} children are watching.",
+    "A bag to keep things in costs {n} dollars.",
+    "{name} lives at number {n}.",
+    "There are {n} books on the shelf.",
+]
+QUESTIONS = [
+    "How many {things} does {name} have now?",
+    "How many {things} are there in the end?",
+    "What is the number of {things} that {name} ends with?",
+    "With how many {things} does {name} end?",
+]
+
+OPENINGS = [
+    "Okay, step by step.",
+    "Let me work it out.",
+    "Alright, I follow the {things}.",
+    "First, what is asked? The {things} at the end.",
+    "Let me see what happens.",
+    "Hmm, one change at a time.",
+]
+FIRST_AMOUNTS = [
+    "{name} starts with {s}.",
+    "At the start there are {s} {things}.",
+    "We begin at {s}.",
+    "The first amount is {s}.",
+]
+STEPS = {
+    "+": ["{She} gets {n}: ", "Plus {n}: ", "Then {n} come in, so ", "Add the {n}. Now ", "Next a gain of {n}. "],
+    "-": ["{She} gives up {n}: ", "Minus {n}: ", "Then {n} go away, so ", "Take off {n}. Now ", "Next a loss of {n}. "],
+    "*": ["Times {n}: ", "It grows {n} times: ", "Now {n} times as many, so ", "Multiply by {n}. "],
+}
+ANSWERS = [
+    "So the answer is {a}.",
+    "That makes {a} {things}.",
+    "So {name} ends with {a} {things}.",
+    "The result is {a}.",
+    "That leaves {a} in the end.",
+]
+
+CHECKS = {
+    "again": [
+        "Wait, let me go through it again.",
+        "Let me redo the sums to be sure.",
+        "Hmm, better to compute it once more.",
+        "Let me repeat the steps slowly.",
+    ],
+    "backwards": [
+        "Let me also check it backwards from {a}.",
+        "Going the other way, from {a}:",
+        "To verify, undo the steps, starting at {a}.",
+        "Does it come back to the start? From {a}:",
+    ],
+    "amounts": [
+        "Another look, at the amounts one after the other:",
+        "The amounts in a row are",
+        "As a list of what there was each time:",
+        "Writing down only the amounts:",
+    ],
+    "numbers": [
+        "Did I use the right numbers?",
+        "Let me reread the question for numbers that I missed.",
+        "Which numbers of the text count?",
+        "Wait, is every number accounted for?",
+    ],
+}
+VERDICTS = {
+    "again": ["It is {a} again.", "Same result, {a}.", "Still {a}.", "So {a} holds."],
+    "backwards": [
+        "That is the {s} from the start, so it fits.",
+        "Back at {s}, good.",
+        "And {s} is where we began.",
+        "It returns to {s}, as it should.",
+    ],
+    "amounts": ["The last one is {a}.", "It ends at {a}.", "So {a} is last.", "The end of it is {a}."],
+    "numbers": ["So {a} stands.", "The answer stays {a}.", "Nothing changes, {a}.", "Then {a} is right."],
+}
+USED = ["The ones that count are {used}", "I used {used}", "Those for the {things} are {used}"]
+UNUSED = [
+    "{unused} is about something else.",
+    "{unused} does not matter here.",
+    "{unused} has nothing to do with {things}.",
+]
+CONCLUSIONS = [
+    "I am sure now.",
+    "Everything agrees.",
+    "Good, all of it fits together.",
+    "That settles it.",
+    "No mistake that I can see.",
+]
+REPLIES = [
+    "{name} has \\boxed{{{a}}} {things}.",
+    "The answer is \\boxed{{{a}}}.",
+    "There are \\boxed{{{a}}} {things}.",
+    "In the end {name} has \\boxed{{{a}}} {things}.",
+]
 
 _BOX = "Give the number in \\boxed{}."
 _UNDO = {"+": "-", "-": "+", "*": "/"}
@@ -32,9 +183,7 @@ class _Step:
     operator: str
     number: int
     after: int
-
-    def __str__(self) -> str:
-        return f"{self.before} {self.operator} {self.number} = {self.after}"
+    equation: str
 
 
 class WordProblems(World):
@@ -58,21 +207,21 @@ class WordProblems(World):
     def draw(self, rng: random.Random) -> Problem:
         """A story, and one way to think about it."""
         steps = self._steps(rng)
-        name, she, her = rng.choice(phrasings.PEOPLE)
+        name, she, her = rng.choice(PEOPLE)
         words = {"name": name, "she": she, "her": her, "She": she.title(), "Her": her.title()}
-        words |= {"things": rng.choice(phrasings.THINGS), "s": steps[0].before, "a": steps[-1].after}
+        words |= {"things": rng.choice(THINGS), "s": steps[0].before, "a": steps[-1].after}
         # The numbers of distractors differ, so that each is named once.
         writer = _Writer(rng, words, steps, rng.sample(range(2, 20), rng.randint(0, self.max_distractors)))
         derivation = writer.derivation()
         checks = writer.checks(self.num_checks)
-        cot = "\n\n".join([derivation, *checks, *([writer.say(phrasings.CONCLUSIONS)] if checks else [])])
+        cot = "\n\n".join([derivation, *checks, *([writer.say(CONCLUSIONS)] if checks else [])])
         return Problem(
             prompt=writer.prompt(),
             cot=cot,
             answer=str(steps[-1].after),
             first_answer=len(derivation),
-            equations=tuple(map(str, steps)),
-            reply=writer.say(phrasings.REPLIES),
+            equations=tuple(step.equation for step in steps),
+            reply=writer.say(REPLIES),
         )
 
     def _steps(self, rng: random.Random) -> list[_Step]:
@@ -85,7 +234,7 @@ class WordProblems(World):
                 operator = rng.choice("+++---*")
                 number = rng.randint(2, 3) if operator == "*" else rng.randint(2, self.largest_change)
                 after = {"+": amount + number, "-": amount - number, "*": amount * number}[operator]
-                steps.append(_Step(amount, operator, number, after))
+                steps.append(_Step(amount, operator, number, after, f"{amount} {operator} {number} = {after}"))
                 amount = after
             # An amount on the way that equals the last one would state the answer too early.
             if all(1 <= step.after <= self.largest for step in steps) and amount not in {s.before for s in steps}:
@@ -105,30 +254,30 @@ class _Writer:
         return self.rng.choice(texts).format(**self.words, **values)
 
     def prompt(self) -> str:
-        events = [self.say(phrasings.EVENTS[step.operator], n=step.number) for step in self.steps]
-        for number, text in zip(self.unused, self.rng.sample(phrasings.DISTRACTORS, len(self.unused)), strict=True):
+        events = [self.say(EVENTS[step.operator], n=step.number) for step in self.steps]
+        for number, text in zip(self.unused, self.rng.sample(DISTRACTORS, len(self.unused)), strict=True):
             events.insert(self.rng.randint(0, len(events)), text.format(**self.words, n=number))
         # The box is asked for last, where instructions of real data sets stand.
-        start = self.say(phrasings.STARTS, n=self.steps[0].before)
-        return " ".join([start, *events, self.say(phrasings.QUESTIONS), _BOX])
+        start = self.say(STARTS, n=self.steps[0].before)
+        return " ".join([start, *events, self.say(QUESTIONS), _BOX])
 
     def derivation(self) -> str:
-        lines = [self.say(phrasings.OPENINGS), self.say(phrasings.FIRST_AMOUNTS)]
-        lines += [f"{self.say(phrasings.STEPS[step.operator], n=step.number)}{step}." for step in self.steps]
-        return "\n".join([*lines, self.say(phrasings.ANSWERS)])
+        lines = [self.say(OPENINGS), self.say(FIRST_AMOUNTS)]
+        lines += [f"{self.say(STEPS[step.operator], n=step.number)}{step.equation}." for step in self.steps]
+        return "\n".join([*lines, self.say(ANSWERS)])
 
     def checks(self, number: int) -> list[str]:
         """Checks of different kinds, as long as there are some."""
         # No kind comes again before all others have had their turn.
         kinds: list[str] = []
         while len(kinds) < number:
-            kinds += self.rng.sample(list(phrasings.CHECKS), len(phrasings.CHECKS))
+            kinds += self.rng.sample(list(CHECKS), len(CHECKS))
         texts: list[str] = []
         for kind in kinds[:number]:
-            sentences = [self.say(phrasings.CHECKS[kind])]
+            sentences = [self.say(CHECKS[kind])]
             match kind:
                 case "again":
-                    sentences.append(f"{', '.join(map(str, self.steps))}.")
+                    sentences.append(f"{', '.join(step.equation for step in self.steps)}.")
                 case "backwards":
                     undone = [f"{s.after} {_UNDO[s.operator]} {s.number} = {s.before}" for s in reversed(self.steps)]
                     sentences.append(f"{', '.join(undone)}.")
@@ -136,7 +285,7 @@ class _Writer:
                     sentences.append(f"{', '.join(str(step.before) for step in self.steps)}, {self.words['a']}.")
                 case _:  # which numbers count
                     numbers = (self.steps[0].before, *(step.number for step in self.steps))
-                    sentences.append(f"{self.say(phrasings.USED, used=', '.join(map(str, numbers)))}.")
-                    sentences += [f"The {self.say(phrasings.UNUSED, unused=number)}" for number in self.unused]
-            texts.append(" ".join([*sentences, self.say(phrasings.VERDICTS[kind])]))
+                    sentences.append(f"{self.say(USED, used=', '.join(map(str, numbers)))}.")
+                    sentences += [f"The {self.say(UNUSED, unused=number)}" for number in self.unused]
+            texts.append(" ".join([*sentences, self.say(VERDICTS[kind])]))
         return texts

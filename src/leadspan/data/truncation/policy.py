@@ -127,43 +127,27 @@ Proportion = Annotated[float, Field(gt=0, le=1)]
 
 @dataclass(frozen=True, slots=True)
 class Sections:
-    """Borders of the sections of one rendered conversation, in tokens.
+    """Borders of the sections of one rendered conversation, in tokens."""
 
-    Attributes:
-        prompt_end: PROMPT is `[0, prompt_end)`: everything through the assistant header.
-        think_end: First token of the closing think tag.
-        cot_end: COT is `[prompt_end, cot_end)`, from the opening think tag through the closing one.
-        num_tokens: ANSWER is `[cot_end, num_tokens)`, end-of-turn included.
-        stop: Index of the end-of-turn token.
-        steps: First token of every step of the chain of thought after the first, ascending.
-        first_answer: Last token of the chain of thought's first statement of the right answer; None where no
-            reference answer is known or none is stated.
-    """
-
-    prompt_end: int
-    think_end: int
-    cot_end: int
-    num_tokens: int
-    stop: int
-    steps: tuple[int, ...] = ()
+    prompt_end: int  # PROMPT is `[0, prompt_end)`: everything through the assistant header
+    think_end: int  # first token of the closing think tag
+    cot_end: int  # COT is `[prompt_end, cot_end)`, from the opening think tag through the closing one
+    num_tokens: int  # ANSWER is `[cot_end, num_tokens)`, end-of-turn included
+    stop: int  # index of the end-of-turn token
+    steps: tuple[int, ...] = ()  # first token of every step of the chain of thought after the first, ascending
+    # Last token of the chain of thought's first statement of the right answer; None where no reference answer is known
+    # or none is stated.
     first_answer: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """What a policy keeps of one sequence.
+    """What a policy keeps of one sequence."""
 
-    Attributes:
-        spans: Kept token ranges, ascending, not overlapping.
-        append_stop: Whether an end-of-turn token follows the last kept token, with a hard target only.
-        unweighted: A kept range that gets no loss whatever the supervision, or None.
-        dropped: Why the policy has no use for the sequence, where it keeps nothing for a reason of its own.
-    """
-
-    spans: tuple[Span, ...]
-    append_stop: bool = False
-    unweighted: Span | None = None
-    dropped: str | None = None
+    spans: tuple[Span, ...]  # kept token ranges, ascending, not overlapping
+    append_stop: bool = False  # whether an end-of-turn token follows the last kept token, with a hard target only
+    unweighted: Span | None = None  # a kept range that gets no loss whatever the supervision
+    dropped: str | None = None  # why the policy has no use for the sequence, where it keeps nothing for its own reason
 
 
 class Policy(Settings):
