@@ -60,6 +60,7 @@ def test_the_page_holds_no_code_and_no_secret(report: Report, tmp_path: Path) ->
     own = re.sub(r'<script type="application/gzip".*?</script>', "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
     assert not [code for code in FORBIDDEN if code in own]
     assert r"\u202e" not in own and r"\u001b" not in own
+    assert own.count('class="swatch policy-1"') > 5 and 'class="swatch muted"' not in own
 
 
 @pytest.mark.slow

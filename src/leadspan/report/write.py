@@ -22,7 +22,7 @@ from leadspan.files import write_atomically
 from leadspan.report.content import Report
 from leadspan.report.document import Bullets, Element, Fold, Heading, Prose, rows_block
 from leadspan.report.evidence import sections
-from leadspan.report.figures import chart_data, draw_figures, policy_styles
+from leadspan.report.figures import chart_data, draw_figures
 from leadspan.report.rows import Row, by_cost, error_text, shares
 from leadspan.results import Prediction, RunResult, predicted_and_measured
 from leadspan.settings import dump_yaml
@@ -199,6 +199,7 @@ def render_page(report: Report) -> str:
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
     environment.filters |= {
         "sentence": sentence,
+        "plain": plain,
         "name": lambda label: short(label).replace(" %", _NO_BREAK),
         "sorted_by": sorted_by,
         "interval": percent_interval,
@@ -213,7 +214,7 @@ def render_page(report: Report) -> str:
         report=report,
         sections=sections(report, data),
         chart_data=_rounded(data),
-        styles=policy_styles(report),
+        styles=data["styles"],
         policy_of=report.policies,
         style=Markup((_ASSETS / "style.css").read_text("utf-8")),
         script=Markup(script + "\n})();"),
