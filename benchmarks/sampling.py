@@ -10,6 +10,7 @@ against samples of as many tokens in one piece; few of either end before. On a G
 import statistics
 import time
 from collections.abc import Sequence
+from types import SimpleNamespace
 
 import torch
 from transformers import GenerationConfig, PreTrainedModel
@@ -17,6 +18,7 @@ from transformers import GenerationConfig, PreTrainedModel
 from benchmarks.record import Figure, Outcome, Spread
 from benchmarks.steps import device_and_gpu
 from benchmarks.timing import paired_ratio
+from leadspan.data.settings import Rendering
 from leadspan.evaluation import sampling
 from leadspan.evaluation.samples import StoredSample
 from leadspan.evaluation.sampling import Request, Sample
@@ -92,7 +94,8 @@ def _ratio(rates: dict[str, list[float]], above: str, below: str) -> float:
 def _made_to_answer(model: PreTrainedModel, requests: list[Request], thought: int, answer: int, seed: int) -> list[int]:
     """Tokens drawn of thoughts that are closed after so many, and of the answers behind them."""
     samples = _drawn(model, requests, thought + 1, seed, range(1))
-    budget = ThinkingBudget(thought, CLOSING, "<think>", "</think>", Ids())  # pyright: ignore[reportArgumentType]  # see `Ids`
+    renderer = SimpleNamespace(tokenizer=Ids(), rendering=Rendering())
+    budget = ThinkingBudget(thought, CLOSING, renderer)  # pyright: ignore[reportArgumentType]  # see `Ids`
     closed = budget.requests(
         StoredSample(f"p{i}", 0, request.prompt, sample, thinking_closed=False, seconds=0.0)
         for i, (request, sample) in enumerate(zip(requests, samples, strict=True))

@@ -19,7 +19,7 @@ import pytest
 import torch
 
 from leadspan.cli import main, parse
-from leadspan.evaluation.benchmarks import BENCHMARKS
+from leadspan.evaluation.settings import BENCHMARKS
 from leadspan.models.loading import load_model, save_student
 from leadspan.models.settings import Pretrained
 from leadspan.recipe import Recipe, load_recipe

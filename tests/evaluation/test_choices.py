@@ -2,7 +2,7 @@ import pytest
 
 from leadspan.answers.grading import GradeItem, Verdict, literal_grade
 from leadspan.errors import DataError
-from leadspan.evaluation.choices import choice_grade
+from leadspan.evaluation.tasks import choice_grade
 
 CHOICES = ("a red hat", "B", "12", "none of these")
 

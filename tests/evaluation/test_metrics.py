@@ -5,8 +5,7 @@ import pytest
 
 from leadspan.answers.equality import normalise
 from leadspan.answers.grading import Verdict
-from leadspan.evaluation.metrics import Graded, evaluation_result, majority_at, pass_at
-from leadspan.evaluation.samples import StoredSample
+from leadspan.evaluation.samples import Graded, StoredSample, evaluation_result, majority_at, pass_at
 from leadspan.evaluation.sampling import Sample
 from leadspan.evaluation.settings import SamplingSettings, TaskSettings
 

@@ -7,9 +7,8 @@ import pytest
 from leadspan.data.prompts import PromptRenderer
 from leadspan.data.settings import Rendering
 from leadspan.errors import DataError, EvaluationError, SettingsError
-from leadspan.evaluation.benchmarks import BENCHMARKS, BOXED, task_values
 from leadspan.evaluation.evaluate import check_evaluation
-from leadspan.evaluation.settings import EvaluationSettings, TaskSettings
+from leadspan.evaluation.settings import BENCHMARKS, BOXED, EvaluationSettings, TaskSettings, task_values
 from leadspan.evaluation.tasks import load_task, task_prompts, warn_of_golds
 from leadspan.settings import validate
 from toys import character_tokenizer
@@ -95,6 +94,8 @@ GPQA = {
             "mmlu", {"question": "q", "choices": ["x", "2", "z"], "answer": 2}, "C", ("x", "2", "z"), id="list"
         ),
         pytest.param("mmlu_pro", {"question": "q", "options": ["x", "y"], "answer": "B"}, "B", ("x", "y"), id="letter"),
+        pytest.param("mmlu", {"question": "q", "choices": ["9", "7"], "answer": "7"}, "B", ("9", "7"), id="a number"),
+        pytest.param("mmlu", {"question": "q", "choices": ["x", "²"], "answer": "²"}, "B", ("x", "²"), id="no number"),
         pytest.param("hellaswag", {"ctx": "c", "endings": ["x", "y"], "label": "0"}, "A", ("x", "y"), id="from zero"),
         pytest.param(
             "winogrande",

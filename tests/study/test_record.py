@@ -5,8 +5,17 @@ import pytest
 
 from leadspan.errors import RunError
 from leadspan.report.inputs import read_inputs
-from leadspan.study.keeper import headline, seconds_left, trials_block
-from leadspan.study.record import STUDY_FILE, State, StudyRecord, TrialRecord, load_study, save_study
+from leadspan.status import duration
+from leadspan.study.record import (
+    STUDY_FILE,
+    State,
+    StudyRecord,
+    TrialRecord,
+    headline,
+    load_study,
+    save_study,
+    trials_block,
+)
 from made_runs import made_study
 
 
@@ -41,7 +50,8 @@ def record(*trials: TrialRecord) -> StudyRecord:
     ],
 )
 def test_time_left(trials: list[TrialRecord], seconds: float | None) -> None:
-    assert seconds_left(record(*trials)) == seconds
+    shown = headline(record(*trials)).partition(", ")[2]
+    assert shown == ("" if seconds is None else f"about {duration(seconds)} left")
 
 
 def test_what_is_shown_names_every_condition_once() -> None:

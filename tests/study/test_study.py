@@ -14,9 +14,8 @@ from leadspan.files import locked
 from leadspan.report.frontier import build_frontiers
 from leadspan.report.inputs import read_inputs
 from leadspan.settings import dump_yaml
-from leadspan.study.keeper import planned_record
 from leadspan.study.record import load_study
-from leadspan.study.study import plan_study, run_study
+from leadspan.study.study import plan_study, planned_record, run_study
 from recipes import toy_recipe, write_recipe
 from studies import EVALUATION, toy_study, toy_task
 

@@ -6,12 +6,10 @@ import pytest
 from leadspan.errors import SettingsError
 from leadspan.recipe import TrialId, load_recipe
 from leadspan.study.controls import RunPlanner, controls
-from leadspan.study.executors.local import Event
-from leadspan.study.fingerprint import Fingerprints
-from leadspan.study.keeper import Keeper
-from leadspan.study.record import load_study
-from leadspan.study.study import plan_study
-from leadspan.study.trials import Trial, conditions, load_base, load_before, placed
+from leadspan.study.record import CaptureRecord, Event, StudyRecord, load_study, save_study
+from leadspan.study.study import Keeper, StudyPlan, plan_study, planned_record
+from leadspan.study.trials import Fingerprints, SharedStore, Trial, conditions, load_base, load_before, placed
+from leadspan.teacher.settings import CaptureSettings
 from recipes import toy_recipe
 from studies import toy_study
 
@@ -215,6 +213,28 @@ def test_a_directory_follows_from_settings_and_data(tmp_path: Path) -> None:
     assert Fingerprints({}).of(recipe) == first.fingerprint
 
 
+def test_every_split_of_a_directory_counts_by_what_is_read_of_it(tmp_path: Path) -> None:
+    directory = tmp_path / "records"
+    directory.mkdir()
+    task = {"name": "toy", "path": str(directory), "grader": "exact"}
+    data: dict[str, Any] = {"train": {"path": str(directory)}, "cache_dir": str(tmp_path / "cache")}
+    data["validation"] = {"kind": "source", "source": {"path": str(directory), "split": "validation"}}
+    prompts = {"kind": "task", "task": {**task, "path": str(tmp_path / "prompts.jsonl")}}
+    recipe = toy_recipe(
+        tmp_path, data=data, evaluation={"tasks": [task]}, rollout={"prompts": prompts}, loss={"kl_weight": 1}
+    )
+    files = [directory / f"{split}.jsonl" for split in ("train", "validation", "test")] + [tmp_path / "prompts.jsonl"]
+    for file in files:
+        file.write_text('{"problem": "1", "answer": "1"}\n')
+    first = Fingerprints({}).of(recipe)
+    for file in files:
+        before = file.read_bytes()
+        file.write_bytes(before.replace(b"1", b"2"))
+        assert Fingerprints({}).of(recipe) != first, file.name
+        file.write_bytes(before)
+    assert Fingerprints({}).of(recipe) == first
+
+
 def test_what_is_made_first_is_known_by_how_it_is_made(tmp_path: Path) -> None:
     student = {"kind": "pretrained", "path": str(tmp_path / "made" / "student")}
     made = toy_recipe(tmp_path, output=str(tmp_path / "made"))
@@ -244,6 +264,39 @@ def test_a_trial_that_fails_before_it_starts_is_a_failure(tmp_path: Path) -> Non
     keeper.note(plan.trials[0], Event(0, "failed", "all nodes must see the study's files"))
     first = load_study(study.output).trials[0]
     assert (first.state, first.message, first.seconds) == ("failed", "all nodes must see the study's files", None)
+
+
+def test_a_run_that_comes_first_is_not_taken_for_the_condition_of_its_recipe(tmp_path: Path) -> None:
+    changes = ["cut={kind: full}", f"output={tmp_path / 'first'}"]
+    study, place = toy_study(
+        tmp_path, axes={"cut": [{"kind": "full"}]}, before=[{"recipe": "recipe.yaml", "settings": changes}]
+    )
+    plan = plan_study(study, place)
+    assert plan.before[0].fingerprint == plan.trials[0].fingerprint
+    keeper = Keeper(study, plan)
+    keeper.note(plan.before[0], Event(0, "failed", "no memory"))
+    assert [(trial.control, trial.state) for trial in load_study(study.output).trials] == [
+        ("before", "failed"),
+        (None, "waiting"),
+    ]
+    assert [trial.state for trial in planned_record(study, plan).trials] == ["failed", "waiting"]
+
+
+def test_a_removed_store_keeps_its_counts_and_has_the_trials_of_today(tmp_path: Path) -> None:
+    study, place = toy_study(tmp_path)
+    trials = plan_study(study, place).trials
+    codec = {"kind": "top_k", "k": 8}
+    store = SharedStore(
+        directory=study.output / "store" / "gone",
+        fingerprint="abc",
+        settings=CaptureSettings.model_validate({"codec": codec}),
+        recipes=[trial.recipe for trial in trials],
+    )
+    earlier = CaptureRecord(name="old", directory="store/gone", state="failed", message="?", num_trials=9, num_bytes=5)
+    save_study(StudyRecord(name="toy", study=study, trials=[], captures=[earlier]), study.output)
+    (capture,) = planned_record(study, StudyPlan([], trials, stores=[store])).captures
+    assert (capture.name, capture.num_trials, capture.num_bytes) == (store.title, 2, 5)
+    assert (capture.state, capture.message) == ("waiting", "")
 
 
 def test_a_condition_that_gets_another_name_keeps_its_run_directory(tmp_path: Path) -> None:

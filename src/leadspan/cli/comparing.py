@@ -51,7 +51,7 @@ def study(options: argparse.Namespace) -> None:
     check_kind(options.recipe.parent / study.recipe, "recipe")
 
     load_libraries()
-    from leadspan.study.keeper import trials_block
+    from leadspan.study.record import trials_block
     from leadspan.study.study import run_study
 
     console = console_beside(options.json)
@@ -83,8 +83,8 @@ def _planned(study: "Study", study_file: Path) -> "tuple[StudyRecord, list[str]]
     """The trials of a dry run with their state, and what they need: disk, and stores to capture."""
     from leadspan.inputs import check_renderings
     from leadspan.planning.tables import disk_of_study
-    from leadspan.study.keeper import is_done, planned_record
-    from leadspan.study.study import plan_study
+    from leadspan.study.study import plan_study, planned_record
+    from leadspan.study.trials import is_done
 
     lines: list[str] = []
     plan = plan_study(study, study_file, is_dry_run=True)

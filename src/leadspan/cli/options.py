@@ -146,7 +146,7 @@ def check_tasks(key: str, tasks: "Sequence[TaskSettings]") -> None:
     Raises:
         SettingsError: Names each, and for a benchmark how to read it from a file.
     """
-    from leadspan.evaluation.benchmarks import BENCHMARKS
+    from leadspan.evaluation.settings import BENCHMARKS
 
     lines: list[str] = []
     for task in tasks:

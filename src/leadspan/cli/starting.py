@@ -175,8 +175,7 @@ def demo(options: argparse.Namespace) -> None:
 )
 def init(options: argparse.Namespace) -> None:
     """Write a commented recipe for your own traces and models, after a look at them."""
-    from leadspan.evaluation.benchmarks import task_values
-    from leadspan.evaluation.settings import TaskSettings
+    from leadspan.evaluation.settings import TaskSettings, task_values
     from leadspan.models.settings import pretrained_at
     from leadspan.recipe import Recipe, load_recipe
     from leadspan.settings import json_schema, validate

@@ -100,8 +100,7 @@ def evaluate(options: argparse.Namespace) -> None:
 
 def read_evaluation(options: argparse.Namespace) -> "tuple[ReadModel, EvaluationSettings]":
     """The model and the settings that the options name, after a check that their files exist."""
-    from leadspan.evaluation.benchmarks import task_values
-    from leadspan.evaluation.settings import EvaluationSettings
+    from leadspan.evaluation.settings import EvaluationSettings, task_values
     from leadspan.settings import apply_overrides, validate
 
     names = {*EvaluationSettings.model_fields, "rendering"}

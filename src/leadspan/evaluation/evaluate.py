@@ -3,6 +3,7 @@
 `ask` draws answers to single questions, outside of any task.
 """
 
+import importlib.util
 import logging
 import time
 from collections.abc import Mapping, Sequence
@@ -16,15 +17,13 @@ from leadspan.data.prompts import PromptRenderer
 from leadspan.data.settings import Rendering
 from leadspan.data.templates import Message
 from leadspan.errors import EvaluationError
-from leadspan.evaluation.choices import choice_grade
-from leadspan.evaluation.metrics import Graded, evaluation_result
 from leadspan.evaluation.result import EvalResult
-from leadspan.evaluation.samples import Key, SampleFile, StoredSample
+from leadspan.evaluation.samples import Graded, Key, SampleFile, StoredSample, evaluation_result
 from leadspan.evaluation.sampling import Request, Sample, budgets, encode, loop_end, prompt_ids
 from leadspan.evaluation.settings import EvaluationSettings, TaskSettings, Vllm
 from leadspan.evaluation.subject import SUFFIX, Subject, ThinkingBudget, open_subject
-from leadspan.evaluation.tasks import Problem, load_task, task_prompts, warn_of_golds
-from leadspan.evaluation.vllm_engine import check_installed
+from leadspan.evaluation.tasks import Problem, choice_grade, load_task, task_prompts, warn_of_golds
+from leadspan.evaluation.vllm_engine import VLLM_REMEDY
 from leadspan.models.settings import ModelSettings, Pretrained
 from leadspan.status import Progress
 
@@ -56,8 +55,31 @@ def evaluate_model(
     subject = open_subject(model_settings, tokenizer, rendering, settings.sampling)
     # Before the first task is drawn, since the last one may be refused.
     check_evaluation(settings, {task.name: problems for task, problems in tasks}, subject.renderer, subject.window)
-    by_task = (_evaluate_task(subject, task, problems, settings, directory) for task, problems in tasks)
-    return [result for results in by_task for result in results]
+    results: list[EvalResult] = []
+    for task, problems in tasks:
+        prompts = task_prompts(task.name, problems, subject.renderer, settings.system)
+        requests = {
+            (problem.problem_id, i): Request(prompt, f"{problem.problem_id}:{i}")
+            for problem, prompt in zip(problems, prompts, strict=True)
+            for i in range(settings.sampling.samples_per_problem or task.samples_per_problem)
+        }
+        golds = {problem.problem_id: problem.gold for problem in problems}
+        path = directory / "samples" / f"{task.name}.jsonl"
+        file = SampleFile(path, subject.weights_hash, subject.drawn_with, golds)
+        samples = _draw(subject, requests, file)
+        results.append(_grade_and_count(subject, task, problems, samples, file, settings))
+        if subject.thinking_budget is None:
+            continue
+        continued = subject.thinking_budget.requests(samples)
+        # Samples that closed their thinking themselves count in both results; their time counts in the first one only.
+        as_it_is = {stored.key: replace(stored, seconds=0.0) for stored in samples if stored.key not in continued}
+        path = path.with_name(f"{task.name}{SUFFIX}.jsonl")
+        file = SampleFile(path, subject.weights_hash, subject.answered_with, golds)
+        answered = _draw(subject, requests | continued, file, as_it_is)
+        result = _grade_and_count(subject, task, problems, answered, file, settings)
+        shares = {"answering": "made to answer", "closed_for_rate": len(continued) / len(answered)}
+        results.append(result.model_copy(update={"task": task.name + SUFFIX, **shares}))
+    return results
 
 
 def ask(subject: Subject, conversations: Sequence[Sequence[Message]]) -> list[tuple[StoredSample, StoredSample | None]]:
@@ -95,8 +117,8 @@ def check_evaluation(
     if sampling.thinking_budget is not None:
         budget = ThinkingBudget.of(sampling.thinking_budget, sampling.max_new_tokens, renderer)
         begun.append((*[0] * budget.num_tokens, *budget.closing))
-    if isinstance(sampling.engine, Vllm):
-        check_installed()
+    if isinstance(sampling.engine, Vllm) and importlib.util.find_spec("vllm") is None:
+        raise EvaluationError(f"sampling.engine: vllm is not installed; {VLLM_REMEDY}")
     for name, problems in tasks.items():
         prompts = task_prompts(name, problems, renderer, settings.system)
         for ids in begun:
@@ -104,39 +126,6 @@ def check_evaluation(
                 Request(prompt, problem.problem_id, ids) for problem, prompt in zip(problems, prompts, strict=True)
             ]
             budgets(requests, prompt_ids(renderer.tokenizer, requests), window, sampling.max_new_tokens)
-
-
-def _evaluate_task(
-    subject: Subject,
-    task: TaskSettings,
-    problems: Sequence[Problem],
-    settings: EvaluationSettings,
-    directory: Path,
-) -> list[EvalResult]:
-    """The result of the samples as drawn and, where a thinking budget is set, of those that are made to answer."""
-    number = settings.sampling.samples_per_problem or task.samples_per_problem
-    prompts = task_prompts(task.name, problems, subject.renderer, settings.system)
-    requests = {
-        (problem.problem_id, i): Request(prompt, f"{problem.problem_id}:{i}")
-        for problem, prompt in zip(problems, prompts, strict=True)
-        for i in range(number)
-    }
-    golds = {problem.problem_id: problem.gold for problem in problems}
-    path = directory / "samples" / f"{task.name}.jsonl"
-    file = SampleFile(path, subject.weights_hash, subject.drawn_with, golds)
-    samples = _draw(subject, requests, file)
-    results = [_grade_and_count(subject, task, problems, samples, file, settings)]
-    if subject.thinking_budget is not None:
-        continued = subject.thinking_budget.requests(samples)
-        # Samples that closed their thinking themselves count in both results; their time counts in the first one only.
-        as_it_is = {stored.key: replace(stored, seconds=0.0) for stored in samples if stored.key not in continued}
-        path = path.with_name(f"{task.name}{SUFFIX}.jsonl")
-        file = SampleFile(path, subject.weights_hash, subject.answered_with, golds)
-        answered = _draw(subject, requests | continued, file, as_it_is)
-        result = _grade_and_count(subject, task, problems, answered, file, settings)
-        shares = {"answering": "made to answer", "closed_for_rate": len(continued) / len(answered)}
-        results.append(result.model_copy(update={"task": task.name + SUFFIX, **shares}))
-    return [result.model_copy(update={"samples_file": f"samples/{result.task}.jsonl"}) for result in results]
 
 
 def _grade_and_count(
@@ -147,7 +136,7 @@ def _grade_and_count(
     file: SampleFile,
     settings: EvaluationSettings,
 ) -> EvalResult:
-    """Verdicts of all samples, written to their file, and the figures of a result."""
+    """Grade all samples, write them to their file with their verdicts, and count the figures of a result."""
     start, tags = time.perf_counter(), subject.renderer.rendering
     texts = [
         with_usual_tags(sample.drawn.text, sample.thinking_closed, tags.think_open, tags.think_close)
@@ -176,7 +165,7 @@ def _grade_and_count(
     sampling = settings.sampling.model_copy(update={"precision": subject.precision})
     result = evaluation_result(task, by_problem, sampling, subject.name, subject.weights_hash)
     seconds = sum(sample.seconds for sample in samples) + time.perf_counter() - start
-    return result.model_copy(update={"seconds": seconds})
+    return result.model_copy(update={"seconds": seconds, "samples_file": f"samples/{file.path.name}"})
 
 
 def _draw(

@@ -17,7 +17,6 @@ from functools import partial
 from typing import Any, Literal
 
 import torch
-from transformers import PreTrainedTokenizerBase
 
 from leadspan.data.assistant_turn import spaces
 from leadspan.data.prompts import PromptRenderer
@@ -43,16 +42,12 @@ class ThinkingBudget:
     Attributes:
         num_tokens: Most tokens of thinking.
         closing: Token ids from the end of a thought to the beginning of the answer.
-        think_open: The opening tag.
-        think_close: The closing tag.
-        tokenizer: The model's tokenizer.
+        renderer: Tokenizer and tags of the model.
     """
 
     num_tokens: int
     closing: tuple[int, ...]
-    think_open: str
-    think_close: str
-    tokenizer: PreTrainedTokenizerBase
+    renderer: PromptRenderer
 
     @classmethod
     def of(cls, num_tokens: int, max_new_tokens: int, renderer: PromptRenderer) -> "ThinkingBudget":
@@ -71,7 +66,7 @@ class ThinkingBudget:
                 f"sampling.thinking_budget: {num_tokens} tokens of thinking and {len(closing)} that close it leave "
                 f"no token of sampling.max_new_tokens {max_new_tokens} for the answer; raise the one or lower the other"
             )
-        return cls(num_tokens, closing, rendering.think_open, rendering.think_close, renderer.tokenizer)
+        return cls(num_tokens, closing, renderer)
 
     def requests(self, samples: Iterable[StoredSample]) -> dict[Key, Request]:
         """Requests that continue every sample whose thinking has to be closed for it.
@@ -79,14 +74,15 @@ class ThinkingBudget:
         Thinking that the model closed within the budget stays as it is, whatever follows.
         """
         requests: dict[Key, Request] = {}
+        tokenizer, tags = self.renderer.tokenizer, self.renderer.rendering
         for stored in samples:
             text = stored.drawn.text
             if stored.thinking_closed:
                 # The first closing tag behind the last opening one ends the thinking.
-                thinking = text[: text.find(self.think_close, max(text.rfind(self.think_open), 0))]
-                if self.think_close not in text or len(encode(self.tokenizer, thinking)) <= self.num_tokens:
+                thinking = text[: text.find(tags.think_close, max(text.rfind(tags.think_open), 0))]
+                if tags.think_close not in text or len(encode(tokenizer, thinking)) <= self.num_tokens:
                     continue
-            ids = encode(self.tokenizer, text)
+            ids = encode(tokenizer, text)
             # Whichever comes first: the budget, the end of the text, or the end of a loop's tenth run.
             length = min(self.num_tokens, len(ids), loop_end(ids) or self.num_tokens)
             key = f"{stored.problem_id}:{stored.sample}:answer"

@@ -1,4 +1,4 @@
-"""Tasks: problems with reference answers, read from local files or the Hub."""
+"""Tasks: problems with reference answers, read from local files or the Hub; and multiple choice, read and graded."""
 
 import hashlib
 import logging
@@ -9,15 +9,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from leadspan.answers.boxes import bare_gold, last_boxed
-from leadspan.answers.grading import MathGrader
+from leadspan.answers.boxes import bare_gold, last_boxed, text_after_thinking, thinks_to_the_end
+from leadspan.answers.equality import Outcome, chosen_letter, compact
+from leadspan.answers.grading import GradeItem, MathGrader, Verdict
 from leadspan.answers.numbers import as_number
+from leadspan.answers.spelling import respell
 from leadspan.answers.verifiers import generated_problems
 from leadspan.data.templates import TemplateRefusal
 from leadspan.errors import DataError
-from leadspan.evaluation.benchmarks import NUM_GENERATED
-from leadspan.evaluation.choices import read_choice
-from leadspan.evaluation.settings import TaskSettings
+from leadspan.evaluation.settings import NUM_GENERATED, Choices, TaskSettings
 from leadspan.traces.read import read_records
 from leadspan.traces.records import Refusal
 
@@ -31,6 +31,19 @@ _PROBLEM = ("problem", "question", "prompt", "Problem", "Question", "input")
 _ANSWER = ("gold", "answer", "final_answer", "Answer", "target", "expected_answer")
 _SOLUTION = "solution"
 _FIELD = re.compile(r"\{([^{}]+)\}")
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+# Characters of a box, and at the end of a text, that are searched for an answer: patterns over a long text are slow.
+_LONGEST = 2_000
+# One letter. `A` and `I` before a word in lower case are an article and a pronoun ("the answer is a number"), unless
+# that word gives a reason ("the answer is A because").
+_ONE = r"(?:[B-HJ-Z]|[AI](?! (?!(?:because|since|as|and|which|is|for|by|due|from|based)\b)[a-z]))(?![A-Za-z']|\.\d)"
+_OPENING = r"(?:[\s*$`(\[]|\\\(|\\(?:text|mathrm|mathbf|textbf)\{)*+"
+_STATED = re.compile(
+    rf"\b(?i:answer|choice|option|choose|chose|select|pick)\s*+(?i:is\b|would be\b|must be\b|should be\b)?+\s*+"
+    rf"(?:not\s++[A-Z]\s*+,?\s*+but\b)?+(?i:\s*+(?:option|choice)\b)?+\s*+:?+{_OPENING}({_ONE})"
+    rf"|:{_OPENING}([A-Z])[\s*$`)\]\}}.]*+\Z"
+)
+"""A letter behind what names the answer, or at the end behind a colon; `A` and `I` before a word are words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,18 +140,17 @@ def _read(row: dict[str, Any], where: str, settings: TaskSettings) -> Problem:
         texts = {column: _text(row[column], column, where) for column in columns}
         problem = _FIELD.sub(lambda match: texts[match[1]], settings.problem).strip()
     column, gold = _answer(row, where, settings)
-    choice = None
+    choices: tuple[str, ...] = ()
     if settings.choices is not None:
-        choice = read_choice(row, problem, gold, column, settings.choices, where)
-        gold = choice.letter
-    paragraphs = [problem, choice.prompt() if choice else "", settings.instruction]
-    statement = problem if choice is None else f"{problem}\n\n{choice.prompt()}"
+        choices, gold = _choices(row, problem, gold, column, settings.choices, where)
+    listed = "\n".join(f"{letter}. {text}" for letter, text in zip(LETTERS, choices, strict=False))
+    statement = f"{problem}\n\n{listed}" if choices else problem
     try:
         key = hashlib.sha256(f"{statement}\0{gold}".encode()).hexdigest()[:16]
     except UnicodeEncodeError as error:
         half = f"U+{ord(error.object[error.start]):04X}"
         raise DataError(f"{where}: {half} is half of a character, which is not text; correct the record") from None
-    return Problem(key, "\n\n".join(part for part in paragraphs if part), gold, choice.texts if choice else ())
+    return Problem(key, "\n\n".join(filter(None, (problem, listed, settings.instruction))), gold, choices)
 
 
 def _answer(row: dict[str, Any], where: str, settings: TaskSettings) -> tuple[str, str]:
@@ -190,3 +202,114 @@ def _text(value: Any, column: str, where: str) -> str:
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     return str(value).strip()
+
+
+def _choices(
+    row: dict[str, Any], problem: str, answer: str, answer_column: str, settings: Choices, where: str
+) -> tuple[tuple[str, ...], str]:
+    """The choices of a record in the order of the prompt, and the letter of the right one.
+
+    The answer may be a choice's label or letter, its number (from `settings.first`), the text of a choice, or, where
+    its column is one of the choices' own, that one.
+    """
+    # Labels may differ from letters: ARC has both `A` and `1`.
+    texts, labels = _texts(row, settings, where)
+    if not 2 <= len(texts) <= len(LETTERS):
+        raise DataError(f"{where}: {len(texts)} choices; multiple choice needs 2 to {len(LETTERS)}")
+    # A text of a larger number is that of no choice, and can be what one says.
+    is_text = isinstance(row.get(answer_column), str)
+    is_number = re.fullmatch(r"\d{1,9}", answer) is not None and (int(answer) <= len(texts) or not is_text)
+    # From the surest reading to the least: a column, a label, a truth value, a number, a text.
+    right: int | None = None
+    if len(settings.columns) > 1 and answer_column in settings.columns:
+        right = settings.columns.index(answer_column)
+    elif answer in labels:
+        right = labels.index(answer)
+    elif answer in ("True", "False"):
+        right = int(answer == "True")
+    elif is_number:
+        right = int(answer) - settings.first
+    elif answer in texts:
+        right = texts.index(answer)
+    # A digit may be both the number of one choice and the text of another.
+    is_index = right is not None and is_number and answer not in labels
+    if is_index and is_text and answer in texts and texts.index(answer) != right:
+        raise DataError(
+            f"{where}: the answer {answer!r} is the text of one choice and the number of another; give its letter, or "
+            "make its column one of numbers"
+        )
+    if right is None or not 0 <= right < len(texts):
+        raise DataError(
+            f"{where}: the answer {answer[:60]!r} is not one of the {len(texts)} choices "
+            f"({', '.join(labels)}; numbers from {settings.first}); correct the record, or set choices.first"
+        )
+    if not settings.shuffle:
+        return tuple(texts), LETTERS[right]
+    # By a hash and not by a seed: every model and every run sees the same order.
+    order = sorted(range(len(texts)), key=lambda i: hashlib.sha256(f"{problem}\0{texts[i]}".encode()).digest())
+    return tuple(texts[i] for i in order), LETTERS[order.index(right)]
+
+
+def _texts(row: dict[str, Any], settings: Choices, where: str) -> tuple[list[str], list[str]]:
+    """Choices and their labels."""
+    if settings.texts:
+        return list(settings.texts), list(LETTERS[: len(settings.texts)])
+    missing = [name for name in settings.columns if row.get(name) is None]
+    if missing:
+        raise DataError(f"{where}: no choice in column {missing[0]} (columns: {', '.join(row)}); set choices.columns")
+    if len(settings.columns) > 1:
+        return [str(row[name]).strip() for name in settings.columns], list(LETTERS[: len(settings.columns)])
+    value = row[settings.columns[0]]
+    if isinstance(value, dict) and isinstance(value.get("text"), list) and isinstance(value.get("label"), list):
+        return [str(text).strip() for text in value["text"]], [str(label).strip() for label in value["label"]]
+    if isinstance(value, list) and all(isinstance(text, str) for text in value):
+        return [text.strip() for text in value], list(LETTERS[: len(value)])
+    raise DataError(f"{where}: column {settings.columns[0]} is not a list of choices; set choices.columns")
+
+
+def choice_grade(item: GradeItem) -> Verdict:
+    r"""Grade the letter a text chooses.
+
+    Strict: the last box of a finished answer holds the letter (`B`, `(B)`, `Option B`, `B. text`, `B - text`) or the
+    text of one choice. Flexible: that box, finished or not; where it holds neither, the last "answer is B" of the
+    answer; else an answer that is nothing but the letter or the text of a choice.
+
+    Raises:
+        DataError: The gold is empty.
+    """
+    # An empty gold would equal an empty answer.
+    if not bare_gold(item.gold):
+        raise DataError(f"choice: gold is {item.gold!r}; grading needs the letter of the right choice")
+    text = text_after_thinking(item.text)
+    box = (last_boxed(text) or "").strip() or None
+    committed = box if item.finished and not thinks_to_the_end(item.text) else None
+    letter = None if box is None else _letter_of(box, item.choices)
+    strict = "no_answer" if committed is None else _judge(letter, item.gold)
+    if letter is None:
+        # The last statement counts: a text may weigh several choices first.
+        stated = [named or final for named, final in _STATED.findall(text[-_LONGEST:])]
+        letter = stated[-1] if stated else _letter_of(text, item.choices) if box is None else None
+    flexible = "no_answer" if letter is None and box is None else _judge(letter, item.gold)
+    return Verdict(strict, flexible, committed)
+
+
+def _judge(letter: str | None, gold: str) -> Outcome:
+    return "unparsed" if letter is None else "right" if letter == gold else "wrong"
+
+
+def _letter_of(answer: str, choices: Sequence[str]) -> str | None:
+    """The letter an answer stands for, by itself or as the text of exactly one choice."""
+    if len(answer) > _LONGEST:
+        return None
+    # The text may be that of several choices, and then names none.
+    letter, spelled = chosen_letter(answer), _spelled(answer)
+    same = [i for i, text in enumerate(choices) if _spelled(text) == spelled]
+    # A lone letter is a letter, even where it is the text of a choice; a longer answer is the choice with that text.
+    is_alone = len(re.sub(r"\W", "", spelled)) == 1
+    if letter is not None and letter in LETTERS[: len(choices)] and (is_alone or len(same) != 1):
+        return letter
+    return LETTERS[same[0]] if len(same) == 1 else None
+
+
+def _spelled(text: str) -> str:
+    return re.sub(r"\\text\{([^{}]*)\}|[{}]", r"\1", compact(respell(text))).casefold()

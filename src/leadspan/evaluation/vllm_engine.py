@@ -8,9 +8,8 @@ than with Transformers; results name the engine.
 (docs.vllm.ai, version 0.15 and later).
 """
 
-import importlib.util
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
@@ -19,35 +18,9 @@ from leadspan.evaluation.sampling import Request, Sample, budgets, prompt_ids, s
 from leadspan.evaluation.settings import SamplingSettings, Vllm
 from leadspan.models.settings import Pretrained
 
-
-class Completion(Protocol):
-    """What is read of `vllm.CompletionOutput`."""
-
-    token_ids: Sequence[int]
-    finish_reason: str | None
-
-
-class Output(Protocol):
-    """What is read of `vllm.RequestOutput`."""
-
-    outputs: Sequence[Completion]
-
-
-RunVllm = Callable[[list[list[int]], list[dict[str, Any]]], Sequence[Output]]
-"""Token ids of prompts and the fields of their `SamplingParams` to outputs, in order."""
-
-
-_REMEDY = "pip install 'leadspan[vllm]', or use sampling.engine.kind=transformers"
-
-
-def check_installed() -> None:
-    """Refuse vLLM where it is not installed, without starting it.
-
-    Raises:
-        EvaluationError: vLLM is not installed.
-    """
-    if importlib.util.find_spec("vllm") is None:
-        raise EvaluationError(f"sampling.engine: vllm is not installed; {_REMEDY}")
+RunVllm = Callable[[list[list[int]], list[dict[str, Any]]], Sequence[Any]]
+"""Token ids of prompts and the fields of their `SamplingParams` to `RequestOutput`s, in order."""
+VLLM_REMEDY = "pip install 'leadspan[vllm]', or use sampling.engine.kind=transformers"
 
 
 def open_vllm(
@@ -66,7 +39,7 @@ def open_vllm(
     try:
         from vllm import LLM, SamplingParams  # pyright: ignore[reportMissingImports]  # an extra
     except ImportError as error:
-        raise EvaluationError(f"sampling.engine: vLLM cannot be imported ({error}); {_REMEDY}") from None
+        raise EvaluationError(f"sampling.engine: vLLM cannot be imported ({error}); {VLLM_REMEDY}") from None
     # Precision, window and batch are ours; `options` may set anything else.
     llm = LLM(
         model=model.path,
@@ -78,7 +51,7 @@ def open_vllm(
         **engine.options,
     )
 
-    def run(prompts: list[list[int]], fields: list[dict[str, Any]]) -> Sequence[Output]:
+    def run(prompts: list[list[int]], fields: list[dict[str, Any]]) -> Sequence[Any]:
         # As token ids, so that vLLM's tokenizer adds nothing.
         inputs = [{"prompt_token_ids": prompt} for prompt in prompts]
         return llm.generate(inputs, [SamplingParams(**values) for values in fields], use_tqdm=False)

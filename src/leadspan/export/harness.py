@@ -24,9 +24,8 @@ from leadspan.answers.boxes import is_thinking_closed, with_usual_tags
 from leadspan.answers.grading import GradeItem, MathGrader, Verdict, exact_grade, literal_grade
 from leadspan.data.prompts import PromptRenderer
 from leadspan.errors import SettingsError
-from leadspan.evaluation.choices import choice_grade
 from leadspan.evaluation.settings import SamplingSettings, TaskSettings
-from leadspan.evaluation.tasks import load_task, task_prompts
+from leadspan.evaluation.tasks import choice_grade, load_task, task_prompts
 from leadspan.export.trainers import to_yaml
 from leadspan.files import file_names
 from leadspan.models.tokenizers import load_tokenizer

@@ -18,13 +18,10 @@ from leadspan.data.settings import HeldOutSource
 from leadspan.errors import RunError, SettingsError
 from leadspan.evaluation.subject import SUFFIX
 from leadspan.files import checksum, full_disk_reported, locked, write_atomically
-from leadspan.inputs import load_renderer
 from leadspan.models.loading import content_id
 from leadspan.recipe import Recipe, load_recipe
-from leadspan.results import RunResult, load_run
 from leadspan.rollout.settings import TaskPrompts
 from leadspan.settings import Settings, dump_yaml, flat
-from leadspan.status import report_status
 from leadspan.teacher.manifest import read_joined
 from leadspan.teacher.settings import NO_ACCESS, Served, StoredTargets
 from leadspan.text import shortened
@@ -69,69 +66,39 @@ def claimed(directory: Path) -> Iterator[None]:
         yield
 
 
-def finished_run(recipe: Recipe) -> RunResult:
-    """The result of a finished run of this recipe.
+def begin(recipe: Recipe, renderer: Renderer | None, is_resumed: bool) -> None:
+    """Write the recipe of a run; the first write into its directory. Samples of other settings move to `samples.old-N`.
 
-    Raises:
-        RunError: The directory holds the run of another recipe, or one that was evaluated with other settings.
+    Args:
+        recipe: The recipe.
+        renderer: Of a training, whose identity is written too; None for an evaluation without training.
+        is_resumed: Keep what is there of this run: its identity, and samples of tasks that would be drawn with the same
+            settings as when the directory was written. A new training keeps no samples: they belong to another model.
     """
-    directory = recipe.output
-    result = load_run(directory)
-    renderer = load_renderer(recipe)
     if process_state().is_main_process:
-        check_identity(identity_of(recipe, renderer), directory)
-    if result.recipe is None or result.recipe.evaluation != recipe.evaluation:
-        raise RunError(
-            f"{directory}: it holds a finished run that was evaluated with other settings; "
-            f"`leadspan evaluate {directory} TASK ... --output DIRECTORY` evaluates its student again"
-        )
-    report_status(f"{directory} is finished")
-    return result
-
-
-def begin_run(recipe: Recipe, renderer: Renderer, is_resumed: bool) -> None:
-    """Write the identity and the recipe of a run; the first write into its directory."""
-    if process_state().is_main_process:
-        # A new run keeps none: samples that are there belong to another model.
-        _set_samples_aside(recipe, keeps_alike=is_resumed)
+        now, kept_tasks = recipe.evaluation, set[str]()
+        with suppress(SettingsError):
+            before = load_recipe(recipe.output / RECIPE_FILE).evaluation
+            # These two are part of every draw, whatever the task.
+            if is_resumed and (before.sampling, before.system) == (now.sampling, now.system):
+                kept_tasks = {task.name for task in now.tasks if task in before.tasks}
+        samples = recipe.output / "samples"
+        # A hidden file is what a kill has left of one that was being written.
+        moved = [path for path in sorted(samples.glob("[!.]*")) if path.stem.removesuffix(SUFFIX) not in kept_tasks]
+        if moved:
+            # Set aside, not deleted: samples of a large model cost hours.
+            number = next(n for n in itertools.count(1) if not samples.with_name(f"samples.old-{n}").exists())
+            aside = samples.with_name(f"samples.old-{number}")
+            aside.mkdir()
+            for path in moved:
+                path.rename(aside / path.name)
         path = recipe.output / IDENTITY_FILE
-        if not is_resumed or not isinstance(_read(path), Identity):  # a resumed run may have it already
+        # A resumed run may have its identity already.
+        if renderer is not None and not (is_resumed and isinstance(_read(path), Identity)):
             values = identity_of(recipe, renderer).model_dump(mode="json")
             write_atomically(path, json.dumps(values | {"checksum": checksum(values)}, indent=1) + "\n")
         write_atomically(recipe.output / RECIPE_FILE, dump_yaml(recipe))
     process_state().wait_for_everyone()
-
-
-def begin_evaluation(recipe: Recipe) -> None:
-    """Write the recipe of an evaluation without training; samples of an interrupted one with equal settings remain."""
-    _set_samples_aside(recipe)
-    write_atomically(recipe.output / RECIPE_FILE, dump_yaml(recipe))
-
-
-def _set_samples_aside(recipe: Recipe, keeps_alike: bool = True) -> None:
-    """Move samples to a directory `samples.old-N`.
-
-    Args:
-        recipe: The recipe that is about to be written into its directory.
-        keeps_alike: Keep those of tasks that would be drawn with the same settings as when the directory was written.
-    """
-    now, kept_tasks = recipe.evaluation, set[str]()
-    with suppress(SettingsError):
-        before = load_recipe(recipe.output / RECIPE_FILE).evaluation
-        # These two are part of every draw, whatever the task.
-        if keeps_alike and (before.sampling, before.system) == (now.sampling, now.system):
-            kept_tasks = {task.name for task in now.tasks if task in before.tasks}
-    samples = recipe.output / "samples"
-    # A hidden file is what a kill has left of one that was being written.
-    moved = [path for path in sorted(samples.glob("[!.]*")) if path.stem.removesuffix(SUFFIX) not in kept_tasks]
-    if not moved:
-        return
-    # Set aside, not deleted: samples of a large model cost hours.
-    number = next(n for n in itertools.count(1) if not samples.with_name(f"samples.old-{n}").exists())
-    aside = samples.with_name(f"samples.old-{number}")
-    aside.mkdir()
-    for path in moved:
-        path.rename(aside / path.name)
 
 
 class Identity(Settings):
@@ -151,17 +118,13 @@ def identity_of(recipe: Recipe, renderer: Renderer) -> Identity:
         ModelError: A model cannot be read.
         TargetsError: There is no store where the recipe names one.
     """
-    sources, own_output = {"data.train": recipe.data.train}, ""
+    contents = {"data.train": fingerprint(recipe.data.train)}
     if isinstance(recipe.data.validation, HeldOutSource):
-        sources["data.validation"] = recipe.data.validation.source
+        contents["data.validation"] = fingerprint(recipe.data.validation.source)
     if recipe.rollout is not None and isinstance(recipe.rollout.prompts, TaskPrompts):
         task = recipe.rollout.prompts.task
-        if task.generated is None:
-            sources["rollout.prompts.task"] = task.source
-        else:
-            own_output = task.path  # its options are among the settings
-    contents = {name: fingerprint(source) for name, source in sources.items()}
-    contents |= {"rollout.prompts.task": own_output} if own_output else {}
+        # The options of generated problems are among the settings.
+        contents["rollout.prompts.task"] = task.path if task.generated else fingerprint(task.source, "test")
     contents |= {"tokenizer": renderer.tokenizer_hash, "data.rendering.chat_template": renderer.template_hash}
     contents["student"] = content_id(recipe.student)
     if isinstance(recipe.targets, StoredTargets):

@@ -16,16 +16,16 @@ from leadspan.evaluation.sampling import window_of
 from leadspan.evaluation.tasks import Problem, load_task, warn_of_golds
 from leadspan.files import full_disk_reported
 from leadspan.hub import check_push, push_student, write_card
-from leadspan.inputs import PreparedData, first_answers_of, prepare_data
+from leadspan.inputs import PreparedData, first_answers_of, load_renderer, prepare_data
 from leadspan.models.loading import load_config
 from leadspan.models.settings import Pretrained
-from leadspan.pipeline.directory import begin_evaluation, begin_run, check_identity, claimed, finished_run, identity_of
+from leadspan.pipeline.directory import begin, check_identity, claimed, identity_of
 from leadspan.pipeline.tracking import Trackers, outcome
 from leadspan.planning.prediction import break_point_fields, cost_model_of, predict, student_shape
 from leadspan.planning.rollouts import cost_of_rollouts
 from leadspan.planning.timing import Calibration
 from leadspan.recipe import Recipe
-from leadspan.results import RUN_FILE, Prediction, RunResult, damage, save_run
+from leadspan.results import RUN_FILE, Prediction, RunResult, damage, load_run, save_run
 from leadspan.settings import load_json
 from leadspan.stages import checked_teacher, training_inputs
 from leadspan.status import report_status
@@ -56,23 +56,32 @@ def run(recipe: Recipe, resume: bool = False) -> RunResult:
     tasks = {task.name: load_task(task) for task in recipe.evaluation.tasks}
     for task in recipe.evaluation.tasks:
         warn_of_golds(task, tasks[task.name])
-    with claimed(recipe.output):
-        return _run(recipe, tasks, resume)
+    directory = recipe.output
+    with claimed(directory):
+        if not (directory / RUN_FILE).exists():
+            if not resume:
+                check_fresh(directory)
+            return _run(recipe, tasks, resume)
+        if not resume:
+            raise RunError(f"{directory}: it holds a finished run; give another output, or remove it")
+        if wrong := damage(directory):
+            logger.warning("%s: %s; the run is repeated from the last complete checkpoint", directory, wrong)
+            return _run(recipe, tasks, resume)
+        result, renderer = load_run(directory), load_renderer(recipe)
+        if process_state().is_main_process:
+            check_identity(identity_of(recipe, renderer), directory)
+        if result.recipe is None or result.recipe.evaluation != recipe.evaluation:
+            raise RunError(
+                f"{directory}: it holds a finished run that was evaluated with other settings; "
+                f"`leadspan evaluate {directory} TASK ... --output DIRECTORY` evaluates its student again"
+            )
+        report_status(f"{directory} is finished")
+        _remove_unkept(recipe)  # of a run that was killed after its result was written
+    return result
 
 
 def _run(recipe: Recipe, tasks: Mapping[str, Sequence[Problem]], resume: bool) -> RunResult:
     directory = recipe.output
-    if (directory / RUN_FILE).exists():
-        if not resume:
-            raise RunError(f"{directory}: it holds a finished run; give another output, or remove it")
-        wrong = damage(directory)
-        if wrong is None:
-            result = finished_run(recipe)
-            _remove_unkept(recipe)  # of a run that was killed after its result was written
-            return result
-        logger.warning("%s: %s; the run is repeated from the last complete checkpoint", directory, wrong)
-    if not resume:
-        check_fresh(directory)
     teacher = checked_teacher(recipe)
     report_status("preparing data")
     data = prepare_data(recipe)
@@ -88,10 +97,10 @@ def _run(recipe: Recipe, tasks: Mapping[str, Sequence[Problem]], resume: bool) -
     is_resumed = resume and bool(step_directories(directory))
     if is_resumed and process_state().is_main_process:
         check_identity(identity_of(recipe, data.renderer), directory)
-    begin = partial(begin_run, recipe, data.renderer, is_resumed)
+    begin_run = partial(begin, recipe, data.renderer, is_resumed)
     with Trackers(recipe, prediction) as trackers:
         with full_disk_reported(directory, lambda: disk_bytes(student_shape(recipe))):
-            trained = train(inputs, recipe.training, recipe.loss, begin, [trackers])
+            trained = train(inputs, recipe.training, recipe.loss, begin_run, [trackers])
         counts, left_out = data.examples.counts if recipe.has_traces else None, data.splits.left_out
         result = _result(recipe, recipe.label, cut=counts, refused=left_out, prediction=prediction, train=trained)
         if process_state().is_main_process:
@@ -129,7 +138,7 @@ def run_untrained(recipe: Recipe) -> RunResult:
     with claimed(recipe.output):
         if (recipe.output / RUN_FILE).exists() and not damage(recipe.output):
             raise RunError(f"{recipe.output}: it holds a finished run; give another output, or remove it")
-        begin_evaluation(recipe)
+        begin(recipe, None, is_resumed=True)
         # Not the model's own: weights that are drawn at random come without a tokenizer.
         tokenizer = Pretrained(path=recipe.tokenizer_path, revision=recipe.tokenizer_revision)
         with Trackers(recipe) as trackers:

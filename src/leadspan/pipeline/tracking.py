@@ -4,6 +4,7 @@ import json
 import logging
 import os
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 from accelerate.tracking import GeneralTracker, MLflowTracker, TensorBoardTracker, TrackioTracker, WandBTracker
@@ -45,7 +46,7 @@ _HPARAMS = (
 _COSTS = ("cost/tokens", "cost/flops", "cost/seconds", "cost/peak_memory_bytes")
 
 
-class Trackers(TrainerCallback):
+class Trackers(TrainerCallback, AbstractContextManager["Trackers"]):
     """The trackers of one run, from its first step to its evaluation.
 
     The record of a run is `metrics.jsonl` and `run.json`. A tracker that cannot be opened ends the run before its first
@@ -59,9 +60,6 @@ class Trackers(TrainerCallback):
     def __init__(self, recipe: Recipe, prediction: Prediction | None = None) -> None:
         self.recipe, self.prediction = recipe, prediction
         self._open: dict[str, GeneralTracker] = {}
-
-    def __enter__(self) -> "Trackers":
-        return self
 
     def __exit__(self, _: object, error: BaseException | None, *__: object) -> None:
         """Close the trackers, and report a failure to those that show how a run ended."""

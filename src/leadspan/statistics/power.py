@@ -201,25 +201,22 @@ def _mixed_quantiles(freedom: int, tail: float) -> tuple[NDArray[np.float64], ND
     angles = np.linspace(0, pi / 2, 33)  # the quantile is smooth in the angle, so few suffice to interpolate between
     quantiles: list[float] = []
     for angle in angles:
-        spreads = np.sqrt(np.cos(angle) ** 2 + np.sin(angle) ** 2 / variances)
-        quantiles.append(_mixture_quantile(spreads.tolist(), weights.tolist(), tail))
+        spreads = np.sqrt(np.cos(angle) ** 2 + np.sin(angle) ** 2 / variances).tolist()
+        # The tail is above one half, so that the quantile is above 0.
+        low, high = 0.0, 1.0
+        while _mixture_cdf(high, spreads, weights.tolist()) < tail:
+            low, high = high, 2 * high
+        # 30 halvings reach 1e-9 of the bracket.
+        for _ in range(30):
+            middle = (low + high) / 2
+            low, high = (middle, high) if _mixture_cdf(middle, spreads, weights.tolist()) < tail else (low, middle)
+        quantiles.append(high)
     return angles, np.array(quantiles)
 
 
-def _mixture_quantile(spreads: Sequence[float], weights: Sequence[float], tail: float) -> float:
-    """Quantile above one half of a mixture of centred normals, by bisection."""
-
-    def below(end: float) -> float:
-        return sum(weight * _NORMAL.cdf(end / spread) for spread, weight in zip(spreads, weights, strict=True))
-
-    low, high = 0.0, 1.0
-    while below(high) < tail:
-        low, high = high, 2 * high
-    # 30 halvings reach 1e-9 of the bracket.
-    for _ in range(30):
-        middle = (low + high) / 2
-        low, high = (middle, high) if below(middle) < tail else (low, middle)
-    return high
+def _mixture_cdf(end: float, spreads: Sequence[float], weights: Sequence[float]) -> float:
+    """The chance that a mixture of centred normals is below an end."""
+    return sum(weight * _NORMAL.cdf(end / spread) for spread, weight in zip(spreads, weights, strict=True))
 
 
 def expected_from(policy: Runs, full: Runs, stated: Mapping[str, float]) -> Claim:

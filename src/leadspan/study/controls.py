@@ -15,7 +15,7 @@ from leadspan.data.truncation import Full, equal_window
 from leadspan.errors import SettingsError
 from leadspan.models.settings import Pretrained
 from leadspan.recipe import Control, Recipe
-from leadspan.settings import Settings, validate
+from leadspan.settings import validate
 from leadspan.study.settings import Study
 from leadspan.study.trials import Trial, over_seeds, without_teacher
 from leadspan.training.settings import ByTokens
@@ -91,9 +91,10 @@ def controls(
     trials: list[Trial] = []
     notes: list[str] = []
     for control in study.controls:
-        control_trials = _MAKERS[control](study, [*conditions, *more] if control in _OF_ALL else conditions, plan)
+        make, why_none = _MAKERS[control]
+        control_trials = make(study, [*conditions, *more] if control in _OF_ALL else conditions, plan)
         if not control_trials:
-            notes.append(f"{control}: {_NOTHING[control]}")
+            notes.append(f"{control}: {why_none}")
         trials += control_trials
     return trials, notes
 
@@ -104,17 +105,20 @@ def _equal_tokens(study: Study, conditions: Sequence[Trial], plan: RunPlanner) -
     cuts = (condition for condition in conditions if not isinstance(condition.recipe.cut, Full))
     for trial in (seeded for condition in cuts for seeded in over_seeds(study, condition)):
         recipe = trial.recipe
-        goal, planned = plan(_changed(recipe, cut=Full())), plan(recipe)
+        goal, planned = plan(recipe.model_copy(update={"cut": Full()})), plan(recipe)
         num_traces = planned.num_traces
         # More traces first, more steps then: a longer run on the same traces would be a different question.
         if recipe.data.num_train is not None:
             num_needed = math.ceil(planned.num_traces * goal.num_tokens / planned.num_tokens)
             num_traces = min(max(num_needed, planned.num_traces), planned.num_available)
-            recipe = _changed(recipe, data=recipe.data.model_copy(update={"num_train": num_traces}))
-        num_steps = _closest(goal.num_tokens, planned, lambda steps, r=recipe: plan(_of_length(r, steps)).num_tokens)
+            data = recipe.data.model_copy(update={"num_train": num_traces})
+            recipe = recipe.model_copy(update={"data": data})
+        num_steps = _closest(
+            goal.num_tokens, planned, lambda steps, r=recipe: plan(_of_length(r, steps, "equal tokens")).num_tokens
+        )
         if num_steps == planned.num_steps and num_traces == planned.num_traces:
             continue
-        longer = _changed(_of_length(recipe, num_steps), name=f"{recipe.name}, equal tokens")
+        longer = _of_length(recipe, num_steps, "equal tokens")
         note = f"{num_steps} steps on {num_traces:,} traces"
         times = plan(longer).num_examples / num_traces
         # 5 % more repeats than in the cut run itself are not worth a note.
@@ -145,8 +149,8 @@ def _equal_steps(study: Study, conditions: Sequence[Trial], plan: RunPlanner) ->
         if isinstance(condition.recipe.cut, Full) or training.steps or not isinstance(training.batching, ByTokens):
             continue
         for seeded in over_seeds(study, condition):
-            num_steps = plan(_changed(seeded.recipe, cut=Full())).num_steps
-            longer = _changed(_of_length(seeded.recipe, num_steps), name=f"{seeded.recipe.name}, equal steps")
+            num_steps = plan(seeded.recipe.model_copy(update={"cut": Full()})).num_steps
+            longer = _of_length(seeded.recipe, num_steps, "equal steps")
             trials.append(replace(seeded, recipe=longer, control="equal_steps", note=f"{num_steps} steps"))
     return trials
 
@@ -156,7 +160,8 @@ def _random_window(study: Study, conditions: Sequence[Trial], plan: RunPlanner) 
     for condition in conditions:
         window = equal_window(condition.recipe.cut)
         if window is not None:
-            changed = _changed(condition.recipe, cut=window, name=", ".join([window.label, *condition.axes]))
+            name = ", ".join([window.label, *condition.axes])
+            changed = condition.recipe.model_copy(update={"cut": window, "name": name})
             settings = changed.model_dump_json(exclude={"name"})
             windows.setdefault(settings, replace(condition, recipe=changed, control="random_window"))
     for condition in conditions:
@@ -191,7 +196,7 @@ def _evaluated(
         if not recipe.evaluation.tasks:
             raise SettingsError(f"controls: {role} is evaluated only, and the recipe has no evaluation.tasks; add one")
         # Nothing is trained, so that cuts must not make several runs of one model.
-        changed = _changed(recipe, student=model, role=role, cut=Full(), name=role)
+        changed = recipe.model_copy(update={"student": model, "role": role, "cut": Full(), "name": role})
         # All that decides the figures of a model that is not trained.
         by_model.setdefault(f"{model} {recipe.evaluation} {recipe.data.rendering} {recipe.tokenizer}", changed)
     trials: list[Trial] = []
@@ -204,31 +209,21 @@ def _evaluated(
             else:
                 shown = model.config.get("model_type")
             name = f"{role} {number}: {shown}"
-        trials.append(Trial(_changed(recipe, name=name), task="evaluate", control=role))
+        trials.append(Trial(recipe.model_copy(update={"name": name}), task="evaluate", control=role))
     return trials
 
 
-def _of_length(recipe: Recipe, num_steps: int) -> Recipe:
-    return _changed(recipe, training=recipe.training.model_copy(update={"epochs": None, "steps": num_steps}))
+def _of_length(recipe: Recipe, num_steps: int, suffix: str) -> Recipe:
+    training = recipe.training.model_copy(update={"epochs": None, "steps": num_steps})
+    return recipe.model_copy(update={"training": training, "name": f"{recipe.name}, {suffix}"})
 
 
-def _changed(recipe: Recipe, **changes: Settings | str) -> Recipe:
-    return recipe.model_copy(update=changes)
-
-
-_MAKERS: dict[Control, Callable[[Study, Sequence[Trial], RunPlanner], list[Trial]]] = {
-    "equal_tokens": _equal_tokens,
-    "equal_steps": _equal_steps,
-    "random_window": _random_window,
-    "cross_entropy": _cross_entropy,
-    "base": partial(_evaluated, "base"),
-    "teacher": partial(_evaluated, "teacher"),
-}
-_NOTHING: dict[Control, str] = {
-    "equal_tokens": "every condition trains on as many tokens as the uncut run already",
-    "equal_steps": "every condition has as many optimiser steps as the uncut run already",
-    "random_window": "no condition is cut by `lead`, or the windows are conditions already",
-    "cross_entropy": "no condition has a teacher",
-    "base": "there is no condition",
-    "teacher": "no condition has a teacher that runs here",
+# How each control is made, and why it may yield no trial.
+_MAKERS: dict[Control, tuple[Callable[[Study, Sequence[Trial], RunPlanner], list[Trial]], str]] = {
+    "equal_tokens": (_equal_tokens, "every condition trains on as many tokens as the uncut run already"),
+    "equal_steps": (_equal_steps, "every condition has as many optimiser steps as the uncut run already"),
+    "random_window": (_random_window, "no condition is cut by `lead`, or the windows are conditions already"),
+    "cross_entropy": (_cross_entropy, "no condition has a teacher"),
+    "base": (partial(_evaluated, "base"), "there is no condition"),
+    "teacher": (partial(_evaluated, "teacher"), "no condition has a teacher that runs here"),
 }

@@ -1,14 +1,24 @@
-"""The file of a study: all its trials, with the state and the run directory of each."""
+"""The record of a study: all its trials, with state and run directory of each; as a file, and as it is shown."""
 
 import hashlib
+import time
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from statistics import fmean
+from typing import Literal, Self
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.spinner import Spinner
+from rich.text import Text
 
 from leadspan.errors import RunError
 from leadspan.files import write_atomically
 from leadspan.recipe import TrialControl
 from leadspan.settings import Amount, Count, Settings, load_json
+from leadspan.status import LOG_SECONDS, duration
 from leadspan.study.settings import Study
+from leadspan.tables import Block
 
 STUDY_FILE = "study.json"
 
@@ -124,3 +134,105 @@ def load_study(directory: Path) -> StudyRecord:
     if record.digest and hashlib.sha256(written).hexdigest() != record.digest:
         raise RunError(f"{path}: it was changed after it was written (its digest differs); {remedy}")
     return record.model_copy(update={"digest": ""})
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happened to a trial.
+
+    Attributes:
+        trial: Index of the trial in the list of trials.
+        kind: `started`, `said` (a status line), `done`, or `failed`.
+        text: The status line, or why the trial failed.
+    """
+
+    trial: int
+    kind: Literal["started", "said", "done", "failed"]
+    text: str = ""
+
+
+class Board:
+    """A block of lines that moves on a terminal; a line per start and end of a trial elsewhere."""
+
+    def __init__(self, console: Console):
+        self.console = console
+        self.running: dict[str, str] = {}
+        self._printed_at = 0.0
+        # Transient: at the end the block leaves the terminal, and the lines printed above it stay.
+        self.live = Live(console=console, refresh_per_second=4, transient=True) if console.is_terminal else None
+
+    def __enter__(self) -> Self:
+        if self.live:
+            self.live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.live:
+            self.live.stop()
+
+    def show(self, record: StudyRecord, title: str, event: Event) -> None:
+        """Show that a trial started, reported its status, or ended."""
+        if event.kind == "said":
+            self.running[title] = event.text
+            if not self.live and time.monotonic() - self._printed_at >= LOG_SECONDS:
+                self._print("\n".join(f"  {running}  {doing}" for running, doing in self.running.items()))
+        elif event.kind == "started":
+            self.running[title] = "starting"
+            if not self.live:
+                self._print(Text.assemble((headline(record), "dim"), f"  {title}"))
+        else:
+            self.running.pop(title, None)
+            outcome = ("failed", "red") if event.kind == "failed" else ("done", "")
+            # The last line of a traceback is its message.
+            last = event.text.strip().splitlines()[-1:] or [""]
+            self._print(Text.assemble(outcome, f"  {title}  {last[0]}".rstrip()))
+        if self.live:
+            lines = [Spinner("dots", text=Text(f"{running}: {doing}")) for running, doing in self.running.items()]
+            self.live.update(Group(Text(headline(record), style="bold"), *lines))
+
+    def _print(self, text: str | Text) -> None:
+        self._printed_at = time.monotonic()
+        self.console.print(text, soft_wrap=True, highlight=False)
+
+
+def headline(record: StudyRecord) -> str:
+    """`3 of 12 done, 1 failed, about 8 min left`.
+
+    Each remaining trial is taken to need as long as complete ones of its condition, or else of all conditions, divided
+    by the number of trials that run at the same time; before the first trial is complete nothing is said of it.
+    """
+    counts = [f"{len(record.of_state('done'))} of {len(record.trials)} done"]
+    failed = len(record.of_state("failed"))
+    counts += [f"{failed} failed"] if failed else []
+    # By condition: cuts differ in time by design, seeds do not.
+    took: dict[str, list[float]] = {}
+    for trial in record.of_state("done"):
+        if trial.seconds is not None and trial.control != "before":
+            took.setdefault(trial.name, []).append(trial.seconds)
+    all_seconds = [seconds for of_name in took.values() for seconds in of_name]
+    running = record.of_state("running")
+    to_come = [*running, *record.of_state("waiting")]
+    if all_seconds and to_come:
+        total = sum(fmean(took.get(trial.name, all_seconds)) for trial in to_come)
+        # Trials at a time share the wall clock.
+        counts.append(f"about {duration(total / max(1, len(running)))} left")
+    return ", ".join(counts)
+
+
+def trials_block(record: StudyRecord) -> Block:
+    """Every trial with its state, condition by condition."""
+    # Seeds of one condition share a row.
+    groups: dict[tuple[str, str | None], list[TrialRecord]] = {}
+    for trial in record.trials:
+        groups.setdefault((trial.name, trial.control), []).append(trial)
+    rows: list[tuple[str, ...]] = []
+    for trials in groups.values():
+        first = trials[0]
+        states = [trial.state for trial in trials]
+        done, failed = states.count("done"), states.count("failed")
+        seeds = "" if first.title == first.name else ", ".join(str(trial.seed) for trial in trials)
+        notes = dict.fromkeys(trial.note for trial in trials if trial.note)
+        numbers = (str(number) if number else "" for number in (done, failed, len(states) - done - failed))
+        rows.append((first.name, seeds, first.control or "", "; ".join(notes), *numbers))
+    header = ("trial", "seeds", "control", "note", "done", "failed", "to do")
+    return Block(f"{record.name}: {headline(record)}", header, tuple(rows), num_text=4)

@@ -8,7 +8,6 @@ from pydantic import Field, GetJsonSchemaHandler, field_validator, model_validat
 from pydantic_core import CoreSchema
 
 from leadspan.data.truncation import AnyPolicy
-from leadspan.errors import SettingsError
 from leadspan.faults import Rule
 from leadspan.models.settings import ModelSettings
 from leadspan.recipe import Control
@@ -168,16 +167,3 @@ class Study(Settings):
             yield ("settings",), f"settings: {text}"
         if not self.seeds:
             yield ("seeds",), "seeds is empty; give at least one, three or more for intervals over seeds"
-
-    def check_needs(self) -> None:
-        """Refuse to continue without the files that the study needs.
-
-        Raises:
-            SettingsError: A file is missing; names the commands that make them.
-        """
-        # Each command is named once, although it may make several files.
-        missing = {path: command for path, command in self.needs.items() if not path.exists()}
-        if missing:
-            paths = ", ".join(str(path) for path in missing)
-            commands = ", ".join(f"`{command}`" for command in dict.fromkeys(missing.values()))
-            raise SettingsError(f"study {self.name}: {paths}: missing; run {commands} first")

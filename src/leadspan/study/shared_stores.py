@@ -13,6 +13,7 @@ import hashlib
 import re
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,9 +26,8 @@ from leadspan.pipeline.capture import prepare_capture
 from leadspan.recipe import Recipe
 from leadspan.settings import load_json, validate
 from leadspan.status import report_status
-from leadspan.study.fingerprint import Fingerprints
 from leadspan.study.settings import Study
-from leadspan.study.trials import SharedStore, Trial
+from leadspan.study.trials import Fingerprints, SharedStore, Trial
 from leadspan.teacher.capture import CaptureJob, run_capture
 from leadspan.teacher.fill import set_aside, set_aside_damaged
 from leadspan.teacher.manifest import MANIFEST_FILE, read_manifest
@@ -133,7 +133,11 @@ def capture_shared(store: SharedStore) -> None:
     if state.is_main_process:
         for path, part in _stores_in(store.directory).items():
             # A capture repairs the part that it continues, if it can read the manifest.
-            is_continued = job is not None and path == job.directory and _is_readable(path)
+            is_continued = False
+            if job is not None and path == job.directory:
+                with suppress(CacheError):
+                    read_manifest(path)
+                    is_continued = True
             if part is None and not is_continued:
                 report_status(f"{path}: damaged, set aside as {set_aside(path, store.directory)}")
     state.wait_for_everyone()
@@ -154,14 +158,6 @@ def _stores_in(directory: Path) -> dict[Path, TargetStore | None]:
         except CacheError:
             stores[path] = None
     return stores
-
-
-def _is_readable(part: Path) -> bool:
-    try:
-        read_manifest(part)
-    except CacheError:
-        return False
-    return True
 
 
 def _identity(

@@ -6,24 +6,70 @@ record, does not stop the others, and is tried again from its last checkpoint wh
 """
 
 import contextlib
-from collections.abc import Generator, Sequence
-from dataclasses import replace
+import logging
+import os
+import time
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from rich.console import Console
 
-from leadspan.errors import RunError, SettingsError
+from leadspan.errors import LeadspanError, RunError, SettingsError
 from leadspan.files import locked
 from leadspan.recipe import Recipe, TrialId
 from leadspan.sources import check_sources
 from leadspan.study.controls import NEED_A_PLAN, RunPlanner, controls
-from leadspan.study.executors.local import Event, run_local
-from leadspan.study.fingerprint import Fingerprints
-from leadspan.study.keeper import Board, Keeper, StudyPlan, is_done
-from leadspan.study.record import StudyRecord
+from leadspan.study.executors.local import run_local
+from leadspan.study.record import (
+    STUDY_FILE,
+    Board,
+    CaptureRecord,
+    Event,
+    State,
+    StudyRecord,
+    TrialRecord,
+    load_study,
+    save_study,
+)
 from leadspan.study.settings import Executor, LocalExecutor, RayExecutor, Study
-from leadspan.study.trials import SharedStore, Trial, conditions, load_base, load_before, over_seeds, placed
+from leadspan.study.trials import (
+    Fingerprints,
+    SharedStore,
+    Trial,
+    conditions,
+    is_done,
+    load_base,
+    load_before,
+    over_seeds,
+    placed,
+)
+from leadspan.teacher.manifest import read_joined
+from leadspan.teacher.settings import StoredTargets
 from leadspan.training.result import remove_checkpoints
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class StudyPlan:
+    """Everything that a study will run.
+
+    Attributes:
+        before: Runs that come first, one after the other.
+        trials: Conditions and controls, seed by seed.
+        notes: Controls that could not be made, and why.
+        stores: Stores that trials share.
+    """
+
+    before: list[Trial]
+    trials: list[Trial]
+    notes: list[str] = field(default_factory=list)
+    stores: list[SharedStore] = field(default_factory=list)
+
+    def readers(self, store: SharedStore) -> list[Trial]:
+        """The trials that read a store."""
+        return [trial for trial in self.trials if trial.recipe.targets == StoredTargets(path=store.directory)]
 
 
 def plan_study(study: Study, study_file: Path, is_dry_run: bool = False) -> StudyPlan:
@@ -36,7 +82,11 @@ def plan_study(study: Study, study_file: Path, is_dry_run: bool = False) -> Stud
     Raises:
         LeadspanError: A recipe cannot be read, a combination breaks a rule or has no task, or the data cannot be used.
     """
-    study.check_needs()
+    # Each command is named once, although it may make several files.
+    lacking = {path: command for path, command in study.needs.items() if not path.exists()}
+    if lacking:
+        commands = ", ".join(f"`{command}`" for command in dict.fromkeys(lacking.values()))
+        raise SettingsError(f"study {study.name}: {', '.join(map(str, lacking))}: missing; run {commands} first")
     before = _before(study, study_file)
     fingerprints = Fingerprints({trial.recipe.output: trial.fingerprint for trial in before})
     base = load_base(study, study_file)
@@ -101,6 +151,107 @@ def _check_sources(recipes: Sequence[Recipe], study: Study, study_file: Path, mu
     check_sources(outside, str(study_file), must_answer)
 
 
+def planned_record(study: Study, plan: StudyPlan) -> StudyRecord:
+    """The record before anything runs: which trials are complete, failed the last time, or wait.
+
+    Raises:
+        RunError: A run that comes first, or a trial, has a finished run of another recipe in its directory.
+    """
+    earlier: dict[tuple[str, bool], TrialRecord] = {}
+    captured: dict[str, CaptureRecord] = {}
+    if (study.output / STUDY_FILE).exists():
+        try:
+            record = load_study(study.output)
+            earlier = {_key(trial): trial for trial in record.trials}
+            captured = {capture.directory: capture for capture in record.captures}
+        except RunError as error:  # what is complete is read from the run directories
+            logger.warning("%s; it is written anew", str(error).partition(";")[0])
+    trials: list[TrialRecord] = []
+    for trial in [*plan.before, *plan.trials]:
+        record = TrialRecord(
+            name=trial.recipe.name,
+            seed=trial.recipe.seed,
+            control=trial.control,
+            axes=list(trial.axes),
+            note=trial.note,
+            directory=os.path.relpath(trial.recipe.output, study.output),
+            fingerprint=trial.fingerprint,
+            state="done" if is_done(trial) else "waiting",
+        )
+        before = earlier.get(_key(trial))
+        if before is not None and (before.state == "done") == (record.state == "done"):
+            state = before.state if before.state == "failed" else record.state
+            changes = {"state": state, "message": before.message, "seconds": before.seconds}
+            record = record.model_copy(update=changes)
+        trials.append(record)
+    captures = [capture_record(store, study.output, captured) for store in plan.stores]
+    return StudyRecord(name=study.name, study=study, trials=trials, captures=captures, notes=plan.notes)
+
+
+def capture_record(store: SharedStore, output: Path, earlier: Mapping[str, CaptureRecord]) -> CaptureRecord:
+    """The record of a store: `waiting` until it is checked, with the counts of what it holds already.
+
+    One that has been removed since has the counts of its earlier record, by directory relative to the study's.
+    """
+    directory = os.path.relpath(store.directory, output)
+    record = CaptureRecord(name=store.title, directory=directory, state="waiting", num_trials=len(store.recipes))
+    try:
+        counted = read_joined(store.directory)
+    except LeadspanError:
+        counted = earlier.get(directory, record)
+    counts = ("num_positions", "num_bytes", "seconds", "flops")
+    return record.model_copy(update={name: getattr(counted, name) for name in counts})
+
+
+def _key(trial: Trial | TrialRecord) -> tuple[str, bool]:
+    # A run that comes first may have the recipe of a trial, and is another run all the same.
+    return trial.fingerprint, trial.control == "before"
+
+
+class Keeper:
+    """Keeps the record of a study on disk."""
+
+    def __init__(self, study: Study, plan: StudyPlan):
+        """Write the record with what is complete."""
+        self.output = study.output
+        self.record = planned_record(study, plan)
+        self.indices = {_key(trial): index for index, trial in enumerate(self.record.trials)}
+        self.started: dict[tuple[str, bool], float] = {}
+        save_study(self.record, self.output)
+
+    def state(self, trial: Trial) -> State:
+        """The state of a trial; a capture waits until its store has been checked."""
+        return "waiting" if trial.store is not None else self.record.trials[self.indices[_key(trial)]].state
+
+    def note_capture(self, store: SharedStore, state: State, message: str = "") -> None:
+        """Record what happened to a store."""
+        capture = capture_record(store, self.output, {c.directory: c for c in self.record.captures})
+        capture = capture.model_copy(update={"state": state, "message": message})
+        captures = [capture if c.directory == capture.directory else c for c in self.record.captures]
+        self.record = self.record.model_copy(update={"captures": captures})
+        save_study(self.record, self.output)
+
+    def note(self, trial: Trial, event: Event) -> None:
+        """Record what happened to a trial."""
+        if trial.store is not None:
+            state: State = "running" if event.kind in ("started", "said") else event.kind
+            self.note_capture(trial.store, state, event.text)
+            return
+        # A trial that starts again forgets how it failed.
+        changes: dict[str, object] = {"state": "running", "message": "", "seconds": None}
+        if event.kind == "started":
+            self.started[_key(trial)] = time.monotonic()
+        else:
+            start = self.started.get(_key(trial))  # a node may fail before it starts one
+            seconds = None if start is None else round(time.monotonic() - start, 3)
+            changes = {"state": event.kind, "message": event.text, "seconds": seconds}
+        index = self.indices[_key(trial)]
+        trials = list(self.record.trials)
+        trials[index] = trials[index].model_copy(update=changes)
+        self.record = self.record.model_copy(update={"trials": trials})
+        save_study(self.record, self.output)
+
+
 def run_study(study: Study, study_file: Path, console: Console) -> StudyRecord:
     """Run the trials of a study that are not complete yet; the console shows which trial runs, and the time left.
 
@@ -124,7 +275,18 @@ def run_study(study: Study, study_file: Path, console: Console) -> StudyRecord:
                 raise RunError(f"{failed[0].name}, which the trials need, failed: {failed[0].message}")
             plan = plan_study(study, study_file)  # controls of equal length can be planned now
             keeper = Keeper(study, plan)
-        _capture(study, plan, keeper, console)
+        # Captures run one at a time, before any trial.
+        alone = study.model_copy(update={"executor": _whole_machine(study.executor)})
+        for store in plan.stores:
+            # Checked before the store is opened: a finished study needs no store any more.
+            if all(keeper.state(trial) == "done" for trial in plan.readers(store)):
+                keeper.note_capture(store, "done")
+                continue
+            _execute(alone, [Trial(store.recipes[0], task="capture", store=store)], keeper, console)
+            directory = os.path.relpath(store.directory, study.output)
+            (capture,) = (capture for capture in keeper.record.captures if capture.directory == directory)
+            if capture.state == "failed":
+                raise RunError(f"{capture.name}, which {capture.num_trials} trials need, failed: {capture.message}")
         _execute(study, plan.trials, keeper, console)
         return keeper.record
 
@@ -138,31 +300,6 @@ def _before(study: Study, study_file: Path) -> list[Trial]:
         identified = recipe.model_copy(update={"trial": TrialId(study=study.name, control="before"), "push": None})
         trials.append(Trial(identified, fingerprint, control="before"))
     return trials
-
-
-def _capture(study: Study, plan: StudyPlan, keeper: Keeper, console: Console) -> None:
-    """Capture the stores that trials read; one whose trials are all complete is not opened.
-
-    Raises:
-        RunError: A capture failed.
-    """
-    # Captures run one at a time, before any trial.
-    alone = study.model_copy(update={"executor": _whole_machine(study.executor)})
-    for number, store in enumerate(plan.stores):
-        # Checked before the store is opened: a finished study needs no store any more.
-        if all(keeper.state(trial) == "done" for trial in plan.readers(store)):
-            keeper.note_capture(number, store, "done")
-            continue
-        job = Trial(store.recipes[0], task="capture", store=store)
-        with Board(console) as board, contextlib.closing(_events(alone, [job])) as events:
-            for event in events:
-                if event.kind != "said":
-                    state = "running" if event.kind == "started" else event.kind
-                    keeper.note_capture(number, store, state, event.text)
-                board.show(keeper.record, job.title, event)
-        failed = keeper.record.captures[number]
-        if failed.state == "failed":
-            raise RunError(f"{failed.name}, which {failed.num_trials} trials need, failed: {failed.message}")
 
 
 def _whole_machine(executor: Executor) -> Executor:

@@ -84,22 +84,22 @@ def read_records(source: TraceSource, usual_split: str = "train") -> Iterator[Re
     yield from itertools.islice(records, source.limit)
 
 
-def list_source(source: TraceSource) -> Listing | None:
+def list_source(source: TraceSource, usual_split: str = "train") -> Listing | None:
     """The files of a local source and what beside them is passed over; None of a source on the Hub."""
     path = _local_path(source)
-    return None if path is None else list_files(path, source.split, source.subset)
+    return None if path is None else list_files(path, source.split, source.subset, usual_split)
 
 
-def fingerprint(source: TraceSource) -> str:
+def fingerprint(source: TraceSource, usual_split: str = "train") -> str:
     """A key that changes with the content of a source.
 
     SHA-256 over the bytes of its files in reading order; for a Hub data set, the hash `datasets` makes of its
     name, configuration, revision and split. The names of files, and what is read of the content (`limit`,
     `format`, `columns`), are not part of it.
     """
-    listing = list_source(source)
+    listing = list_source(source, usual_split)
     if listing is None:
-        return _load_from_hub(source)._fingerprint
+        return _load_from_hub(source, usual_split)._fingerprint
     digest = hashlib.sha256()
     for file in listing.files:
         digest.update(f"{kind_of(file)}{file.suffix.lower()}".encode() + digest_file(file))

@@ -21,7 +21,6 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Literal
 
 from leadspan.errors import LeadspanError, RunError
 from leadspan.processes import EXIT_CODE, Terminated, end_data_workers, fork_server, listening
@@ -29,26 +28,12 @@ from leadspan.recipe import Recipe
 from leadspan.results import RunResult, load_run
 from leadspan.settings import dump_yaml
 from leadspan.status import StatusHandler, report_status
+from leadspan.study.record import Event
 from leadspan.study.settings import LocalExecutor
 from leadspan.study.trials import Trial
 from leadspan.text import plain
 
 RANKS_LOG = "ranks.log"
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """Something that happened to a trial.
-
-    Attributes:
-        trial: Index of the trial in the list of trials.
-        kind: `started`, `said` (a status line), `done`, or `failed`.
-        text: The status line, or why the trial failed.
-    """
-
-    trial: int
-    kind: Literal["started", "said", "done", "failed"]
-    text: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,13 +51,6 @@ class Slot:
     ranks: int = 1
 
 
-@dataclass(frozen=True, slots=True)
-class _Running:
-    trial: int
-    slot: Slot
-    process: BaseProcess
-
-
 def run_local(trials: Sequence[Trial], executor: LocalExecutor) -> Generator[Event, None, None]:
     """Run trials on this machine, in order, and yield what happens to them.
 
@@ -81,7 +59,7 @@ def run_local(trials: Sequence[Trial], executor: LocalExecutor) -> Generator[Eve
     """
     waiting = deque(range(len(trials)))
     free = slots(executor)
-    running: dict[Connection, _Running] = {}
+    running: dict[Connection, tuple[int, Slot, BaseProcess]] = {}
     try:
         while waiting or running:
             while waiting and free:
@@ -92,18 +70,20 @@ def run_local(trials: Sequence[Trial], executor: LocalExecutor) -> Generator[Eve
                 process = context.Process(target=_work_in_process, args=(trials[number], slot, sender))
                 process.start()
                 sender.close()
-                running[receiver] = _Running(number, slot, process)
+                running[receiver] = number, slot, process
                 yield Event(number, "started")
             # A pipe that closes without `failed` is ready too: its process has ended or was killed.
             for receiver in wait(list(running)):
                 assert isinstance(receiver, Connection)
-                event = _next_event(receiver, running[receiver])
+                number, slot, process = running[receiver]
+                event = _next_event(receiver, number, process)
                 if event.kind != "said":
-                    free.append(running.pop(receiver).slot)
+                    del running[receiver]
+                    free.append(slot)
                     receiver.close()
                 yield event
     finally:
-        _end([unfinished.process for unfinished in running.values()])
+        _end([process for _, _, process in running.values()])
 
 
 def _end(processes: Sequence[BaseProcess]) -> None:
@@ -233,19 +213,18 @@ def explained(error: BaseException, directory: Path) -> str:
     return plain(text)
 
 
-def _next_event(receiver: Connection, running: _Running) -> Event:
+def _next_event(receiver: Connection, trial: int, process: BaseProcess) -> Event:
     try:
         kind, text = receiver.recv()
         if kind == "said":
-            return Event(running.trial, "said", text)
+            return Event(trial, "said", text)
     except (EOFError, OSError):
         kind, text = "ended", ""
-    running.process.join()
+    process.join()
     # A process that is killed sends nothing: its exit code is all that there is.
-    code = running.process.exitcode
-    if kind != "failed" and code:
-        kind, text = "failed", f"its process ended with exit code {code} (-9: killed, often for memory)"
-    return Event(running.trial, "failed" if kind == "failed" else "done", text)
+    if kind != "failed" and process.exitcode:
+        kind, text = "failed", f"its process ended with exit code {process.exitcode} (-9: killed, often for memory)"
+    return Event(trial, "failed" if kind == "failed" else "done", text)
 
 
 def _work_in_process(trial: Trial, slot: Slot, sender: Connection) -> None:

@@ -8,7 +8,8 @@ from typing import Any
 
 from leadspan.errors import RunError
 from leadspan.status import StatusHandler
-from leadspan.study.executors.local import Event, explained, run_in_process
+from leadspan.study.executors.local import explained, run_in_process
+from leadspan.study.record import Event
 from leadspan.study.settings import RayExecutor
 from leadspan.study.trials import Trial
 
