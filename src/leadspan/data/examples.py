@@ -77,8 +77,8 @@ class Examples(Sequence[Example]):
         self.num_stages = len(policy.stages)
         stages = [Layouts() for _ in policy.stages]
         counts = [NO_COUNTS for _ in policy.stages]
-        # Row numbers in 8 bytes each; a list of int objects would take four times as much.
-        usable_rows = array("q")
+        # Row numbers in 4 bytes each; a list of int objects would take eight times as much.
+        usable_rows = array("i")
         self.teachers: list[str] = []
         columns = ["prompt_end", "think_end", "cot_end", "num_tokens", "stop", "steps", "example_id", "teacher"]
         selected = rows.select_columns(columns + ["first_answer"] * policy.needs_first_answer)

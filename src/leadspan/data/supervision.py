@@ -152,11 +152,12 @@ class Layout:
 
 
 class Layouts(Sequence[Layout]):
-    """Layouts in some 60 bytes each, where objects would take 800: a layout is made when it is asked for."""
+    """Layouts in some 40 bytes each, where objects would take 800: a layout is made when it is asked for."""
 
     def __init__(self) -> None:
-        self._first = array("q", [0])  # the first segment of each layout, and one past the last
-        self._starts, self._ends, self._sections, self._weights = array("i"), array("i"), array("b"), array("d")
+        self._first = array("I", [0])  # the first segment of each layout, and one past the last
+        self._starts, self._ends, self._kinds = array("i"), array("i"), array("B")
+        self._number_of_kind: dict[tuple[int, float], int] = {}  # section and weight of a segment: there are few
         self._append_stop, self._shares = array("b"), array("d")
         self.lengths = array("i")
 
@@ -165,8 +166,8 @@ class Layouts(Sequence[Layout]):
         for segment in layout.segments:
             self._starts.append(segment.start)
             self._ends.append(segment.end)
-            self._sections.append(segment.section)
-            self._weights.append(segment.weight)
+            kind = segment.section, segment.weight
+            self._kinds.append(self._number_of_kind.setdefault(kind, len(self._number_of_kind)))
         self._first.append(len(self._starts))
         self._append_stop.append(layout.append_stop)
         self._shares.append(layout.share)
@@ -177,8 +178,9 @@ class Layouts(Sequence[Layout]):
 
     def __getitem__(self, index: int) -> Layout:  # pyright: ignore[reportIncompatibleMethodOverride]  # no slices
         index = range(len(self))[index]  # from the end where negative, and an error beyond it, as of a list
+        kinds = list(self._number_of_kind)
         segments = tuple(
-            Segment(self._starts[i], self._ends[i], self._sections[i], self._weights[i])
+            Segment(self._starts[i], self._ends[i], *kinds[self._kinds[i]])
             for i in range(self._first[index], self._first[index + 1])
         )
         return Layout(segments, bool(self._append_stop[index]), self._shares[index])
