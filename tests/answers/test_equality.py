@@ -8,7 +8,7 @@ import pytest
 
 from leadspan.answers.boxes import committed_boxes
 from leadspan.answers.equality import decide, normalise
-from leadspan.answers.expressions import stated_expressions, stated_words
+from leadspan.answers.first_answer import stated_expressions, stated_words
 from leadspan.answers.grading import GradeItem, MathGrader
 from leadspan.answers.numbers import as_number, literal, numbers
 from leadspan.answers.spelling import RULES, Rule, respell
@@ -91,6 +91,7 @@ def test_a_currency_in_text_is_one() -> None:
         ("0.11_2", "0.75", "right"),
         ("101_2 + 11_2", "8", "right"),
         ("9_2", "9", "unparsed"),  # no digit of base 2
+        ("12_0", "12", "unparsed"),  # no base
         ("3_x", "3", "unparsed"),
         ("E_1", "E_2", "wrong"),
         (r"\frac{E_1 + 2E_2}{3}", r"\frac{1}{3} E_{1}+\frac{2}{3} E_{2}", "right"),
@@ -137,6 +138,10 @@ def test_one_case_of_several_is_not_the_answer(answer: str, gold: str, outcome: 
         ("5 m", "5 s", "wrong"),
         ("100 g", r"0.1\text{ kg}", "right"),
         ("2 h", r"120 \text{ min}", "right"),
+        ("3.6 MJ", "3.6", "right"),
+        ("3.6 MJ", "1 kWh", "right"),
+        ("16 GB", "16", "right"),
+        ("16 GB", "32", "wrong"),
         ("5m", "5", "wrong"),  # a product
         ("5", "5m", "wrong"),
     ],

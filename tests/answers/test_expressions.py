@@ -1,6 +1,6 @@
 import pytest
 
-from leadspan.answers.expressions import stated_expressions, stated_words
+from leadspan.answers.first_answer import stated_expressions, stated_words
 
 
 def first(cot: str, gold: str, question: str = "Find it.") -> tuple[str, bool] | None:

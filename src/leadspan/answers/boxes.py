@@ -96,9 +96,8 @@ def last_boxed(text: str) -> str | None:
     '5'
     """
     boxes = _boxes(text)
-    if not boxes:
-        return None
-    return text[max((box for box in boxes if text[box].strip()), key=attrgetter("start"), default=boxes[-1])]
+    filled = [box for box in boxes if text[box].strip()]
+    return text[(filled or boxes)[-1]] if boxes else None
 
 
 def committed_boxes(text: str) -> str | None:
@@ -109,7 +108,7 @@ def committed_boxes(text: str) -> str | None:
     >>> committed_boxes(r"(a) \boxed{6} (b) The sum is \boxed{7}")
     '6, 7'
     """
-    boxes = sorted((box for box in _boxes(text) if text[box].strip()), key=attrgetter("start"))
+    boxes = [box for box in _boxes(text) if text[box].strip()]
     if not boxes:
         return last_boxed(text)
     run = [boxes.pop()]
@@ -129,7 +128,7 @@ def committed_boxes(text: str) -> str | None:
 
 
 def _boxes(text: str) -> list[slice]:
-    """Ranges of the contents of boxes, in the order in which they close."""
+    """Ranges of the contents of boxes, in the order in which they begin."""
     # Every brace is counted, not only those of boxes: `\frac{1}{2}` inside a box must not close it.
     opened: list[tuple[int, bool]] = []
     boxes: list[slice] = []
@@ -142,17 +141,7 @@ def _boxes(text: str) -> list[slice]:
             start, is_box = opened.pop()
             if is_box:
                 boxes.append(slice(start, mark.start()))
-    return boxes
-
-
-def without_boxes(text: str) -> str:
-    """The text with its boxes emptied."""
-    pieces, at = [], 0
-    for box in sorted(_boxes(text), key=attrgetter("start")):
-        if box.start >= at:
-            pieces.append(text[at : box.start])
-            at = box.stop
-    return "".join([*pieces, text[at:]])
+    return sorted(boxes, key=attrgetter("start"))
 
 
 def has_box(text: str) -> bool:
@@ -174,14 +163,20 @@ def bare_gold(gold: str) -> str:
 
 
 def stated_answers(text: str) -> Iterator[str]:
-    """Candidates in order: the content of a box that does not close, what a text calls its answer, Math-Verify's finds.
+    """Candidates outside boxes, in order: a box that does not close, what a text calls its answer, Math-Verify's finds.
 
     What a text calls its answer comes before Math-Verify's finds only where no number follows it.
 
     >>> next(stated_answers("First 4. So the answer is five."))
     '5'
     """
-    text = text[-LONGEST:]
+    pieces, at = list[str](), 0
+    for box in _boxes(text):
+        # Boxes within a box go with it.
+        if box.start >= at:
+            pieces.append(text[at : box.start])
+            at = box.stop
+    text = "".join([*pieces, text[at:]])[-LONGEST:]
     if broken := _BROKEN_BOX.findall(text):
         yield broken[-1].strip()
     statements = list(_STATED.finditer(text))

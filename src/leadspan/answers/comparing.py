@@ -38,7 +38,11 @@ def equal(answer: Value, gold: Value) -> bool:
     if isinstance(answer, Region) or isinstance(gold, Region):
         return _equal_regions(answer, gold)
     if isinstance(answer, Inequality) and isinstance(gold, Inequality):
-        return _match(answer.relations, gold.relations, _is_same_relation)
+        return _match(
+            answer.relations,
+            gold.relations,
+            lambda first, second: first[1] == second[1] and _proportional(first[0], second[0], first[1] == "!="),
+        )
     if isinstance(answer, Inequality) or isinstance(gold, Inequality):
         return False
     if isinstance(answer, Listing) and isinstance(gold, Listing):
@@ -69,12 +73,10 @@ def _equal_equations(answer: Equation, gold: Equation) -> bool:
     values = [side.value for side in sides if isinstance(side, Quantity)]
     first, second = values[0] - values[1], values[2] - values[3]
     # `2x = y` and `4x - 2y = 0` are the same line: both differences vanish at the same points.
-    return _proportional(first, second, may_change_sign=True) or _same_derivative(first, second)
-
-
-def _same_derivative(first: Any, second: Any) -> bool:
-    """Whether both differences, set to zero, give the same derivative: a differential equation times any factor."""
-    # Both are solved for each derivative that they have in common, where it occurs to the first power.
+    if _proportional(first, second, may_change_sign=True):
+        return True
+    # A differential equation may be multiplied by any factor: both are solved for each derivative that they have in
+    # common, where it occurs to the first power.
     for derivative in first.atoms(sympy.Derivative) & second.atoms(sympy.Derivative):
         symbol = sympy.Dummy()
         solved = []
@@ -123,10 +125,6 @@ def _is_same_part(first: Any, second: Any) -> bool:
     if isinstance(first, sympy.FiniteSet) and isinstance(second, sympy.FiniteSet):
         return _match(first.args, second.args, _equal_values)
     return str(first) == str(second)
-
-
-def _is_same_relation(first: tuple[Any, str], second: tuple[Any, str]) -> bool:
-    return first[1] == second[1] and _proportional(first[0], second[0], may_change_sign=first[1] == "!=")
 
 
 def _equal_listings(answer: Listing, gold: Listing) -> bool:

@@ -9,14 +9,12 @@ r"""Whether an answer has the same meaning as the gold.
 """
 
 import re
-from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal
 
-from leadspan.answers.boxes import committed_boxes, condition_of, last_boxed, stated_answers, without_boxes
-from leadspan.answers.notation import in_latex, unwrap_commands
+from leadspan.answers.boxes import committed_boxes, condition_of, last_boxed, stated_answers
 from leadspan.answers.numbers import as_number, unassigned
-from leadspan.answers.spelling import BASES, respell
+from leadspan.answers.spelling import BASES, in_latex, respell, unwrap_commands
 
 Outcome = Literal["right", "wrong", "no_answer", "unparsed", "timeout"]
 _TEXT = re.compile(r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mbox|emph)\s*+\{([^{}]*+)\}")
@@ -134,10 +132,8 @@ def _same_numerals(answer: str, gold: str) -> bool:
     answer = unassigned(answer)
     in_answer, in_gold = numeral(answer), numeral(gold)
     if in_gold is None:
-        return in_answer is not None and in_answer.value == as_number(gold)
-    if in_answer is None:
-        return in_gold.digits == re.sub(r"[ ,]", "", answer).lstrip("0").upper()
-    return in_answer == in_gold
+        return in_answer is not None and in_answer[0] == as_number(gold)
+    return (in_answer or numeral(f"{answer.upper()}_{in_gold[1]}")) == in_gold
 
 
 def can_read(gold: str) -> bool:
@@ -163,7 +159,7 @@ def decide_text(text: str, gold: str) -> Outcome:
     outcomes: list[Outcome] = [decide(box.strip(), gold) for box in boxes]
     if "right" in outcomes:
         return "right"
-    for stated in () if "wrong" in outcomes else stated_answers(without_boxes(text)):
+    for stated in () if "wrong" in outcomes else stated_answers(text):
         outcomes.append(decide(stated, gold))
         if outcomes[-1] in ("right", "wrong"):
             return outcomes[-1]
@@ -248,22 +244,13 @@ def time_of_day(text: str) -> tuple[int, int] | None:
     return (hour, int(match["minute"] or 0)) if int(match["hour"]) <= 12 else None
 
 
-@dataclass(frozen=True, slots=True)
-class Numeral:
-    """A numeral that states its base: sign and digits without leading zeros, its value, the base."""
-
-    digits: str
-    value: Fraction
-    base: int
-
-
-def numeral(text: str) -> Numeral | None:
-    r"""The numeral of a text that states a base and is nothing else; None where a digit is none of the base.
+def numeral(text: str) -> tuple[Fraction, int] | None:
+    r"""The value and the base of a numeral that states its base and is nothing else; None where a digit is too large.
 
     A letter alone is a digit in base 16 only, since `A_{12}` is a point.
 
-    >>> numeral("101_{2}").value, numeral(r"FF_{\text{base }16}").value, numeral("0.11 (base two)").value
-    (Fraction(5, 1), Fraction(255, 1), Fraction(3, 4))
+    >>> numeral("101_{2}"), numeral(r"FF_{\text{base }16}"), numeral("0.11 (base two)")
+    ((Fraction(5, 1), 2), (Fraction(255, 1), 16), (Fraction(3, 4), 2))
     """
     match = _NUMERAL.fullmatch(re.sub(r"\\(?:text|overline|underline)(?![A-Za-z])|[\s{}(),~]", "", text))
     if match is None:
@@ -277,8 +264,7 @@ def numeral(text: str) -> Numeral | None:
         value = Fraction(int(integer + (fraction or ""), base), base ** len(fraction or ""))
     except ValueError:
         return None
-    digits = f"{integer.lstrip('0')}.{fraction}" if fraction else integer.lstrip("0")
-    return Numeral(f"{sign}{digits}".upper(), -value if sign else value, base)
+    return (-value if sign else value), base
 
 
 def letter_of(gold: str) -> str | None:

@@ -198,10 +198,28 @@ def read_formula(text: str) -> tuple[Any, bool]:
     """
     if len(text) > LONGEST or _UNREADABLE.search(text) or not text.strip():
         raise UnreadableError(text)
+    # In this order: a numeral with a base looks like an index, and a symbol's name must not be rewritten again.
+    respelt = _BASED.sub(_in_decimal, text)
+    respelt = _CIS.sub(lambda m: f"(\\cos({m[m.lastindex or 0]})+i\\cdot \\sin({m[m.lastindex or 0]}))", respelt)
+    respelt = _DEGREES.sub(r"(\1\\cdot\\frac{\\pi}{180})", respelt)
+    respelt = _INDEX.sub(
+        lambda m: m[0] if _WITH_INDEX.match(m["base"]) else _symbol(f"{m['base']}sub{m['index']}"), respelt
+    )
+    respelt = _INVERSE.sub(lambda m: _symbol(m[1] + "inverse"), respelt)
+    respelt = _PRIME.sub(lambda m: _symbol(m[1] + "prime" * (m[2].count("'") + m[2].count("prime"))), respelt)
+    respelt = _UPRIGHT.sub(lambda m: m[1] if len(m[1]) == 1 else _symbol(m[1]), respelt)
+    respelt = _POWER_OF_T.sub(r"^{1\\cdot T}", respelt)
+    is_calculus = bool(_CALCULUS.search(respelt))  # elsewhere `d` is a letter, a differential to the grammar
+    respelt = _LETTER.sub(
+        lambda m: _symbol(m[0]) if m["letter"] or (m["differential"] and not is_calculus) else m[0], respelt
+    )
+    respelt = _JUXTAPOSED.sub(lambda m: f"{m[1] or m[2]}\\cdot ", respelt)
+    respelt = _FACTOR.sub(r"\1\\cdot ", respelt)
+    respelt = _DECIMAL.sub(lambda m: f"(\\frac{{{int(m[1] + m[2])}}}{{1{'0' * len(m[2])}}})", respelt)
     reading: dict[str, Any] = {"is_real": True, "convert_degrees": False, "normalization_config": None}
     reading["conversion_config"] = ConversionConfig(interpret_as_mixed_fractions=False, lowercase_symbols=False)
     try:
-        formula = _settled(latex2sympy(_grammatical(text), **reading), text)
+        formula = _settled(latex2sympy(respelt.strip(), **reading), text)
     except (MemoryError, RecursionError, UnreadableError):
         raise
     except Exception as error:  # the grammar raises bare exceptions, sympy all kinds
@@ -209,30 +227,11 @@ def read_formula(text: str) -> tuple[Any, bool]:
     return formula, bool(_DECIMAL.search(text))
 
 
-def _grammatical(text: str) -> str:
-    # In this order: a numeral with a base looks like an index, and a symbol's name must not be rewritten again.
-    text = _BASED.sub(_in_decimal, text)
-    text = _CIS.sub(lambda m: f"(\\cos({m[m.lastindex or 0]})+i\\cdot \\sin({m[m.lastindex or 0]}))", text)
-    text = _DEGREES.sub(r"(\1\\cdot\\frac{\\pi}{180})", text)
-    text = _INDEX.sub(lambda m: m[0] if _WITH_INDEX.match(m["base"]) else _symbol(f"{m['base']}sub{m['index']}"), text)
-    text = _INVERSE.sub(lambda m: _symbol(m[1] + "inverse"), text)
-    text = _PRIME.sub(lambda m: _symbol(m[1] + "prime" * (m[2].count("'") + m[2].count("prime"))), text)
-    text = _UPRIGHT.sub(lambda m: m[1] if len(m[1]) == 1 else _symbol(m[1]), text)
-    text = _POWER_OF_T.sub(r"^{1\\cdot T}", text)
-    is_calculus = bool(_CALCULUS.search(text))  # elsewhere `d` is a letter, a differential to the grammar
-    text = _LETTER.sub(
-        lambda m: _symbol(m[0]) if m["letter"] or (m["differential"] and not is_calculus) else m[0], text
-    )
-    text = _JUXTAPOSED.sub(lambda m: f"{m[1] or m[2]}\\cdot ", text)
-    text = _FACTOR.sub(r"\1\\cdot ", text)
-    text = _DECIMAL.sub(lambda m: f"(\\frac{{{int(m[1] + m[2])}}}{{1{'0' * len(m[2])}}})", text)
-    return text.strip()
-
-
 def _in_decimal(match: re.Match[str]) -> str:
     """The decimal number of a numeral with a base; other numbers have no index."""
     try:
-        return str(int(match[1], int(match[2])))
+        # Base 0 would be a Python literal to `int`; it refuses 1.
+        return str(int(match[1], int(match[2]) or 1))
     except ValueError:
         raise UnreadableError(match[0]) from None
 
@@ -247,23 +246,20 @@ def _settled(parsed: Any, text: str) -> Any:
     """The parsed object with `i` as the imaginary unit, unless it counts something or is a unit vector."""
     if isinstance(parsed, sympy.MatrixBase):
         return sympy.ImmutableMatrix(parsed.applyfunc(lambda entry: _settled(entry, text)))
-    if not isinstance(parsed, sympy.Basic):
-        raise UnreadableError(text)
-    if parsed.has(sympy.nan, sympy.zoo):
+    if not isinstance(parsed, sympy.Basic) or parsed.has(sympy.nan, sympy.zoo):
         raise UnreadableError(text)
     letter = next((symbol for symbol in parsed.free_symbols if str(symbol) == "i"), None)
     if letter is not None and not re.search(r"\\(?:sum|prod)\s*+_\s*+\{?\s*+i\b", text) and not _HATS.search(text):
         parsed = parsed.xreplace({letter: sympy.I})
     if not _CALCULUS.search(text):
         parsed = parsed.doit()
-    return _as_vector(parsed) if _HATS.search(text) else parsed
-
-
-def _as_vector(expression: Any) -> Any:
-    """The components of a sum of unit vectors."""
-    units = [next((s for s in expression.free_symbols if s.name == f"hat{{{name}}}"), None) for name in "ijk"]
-    components = [sympy.Integer(0) if unit is None else expression.expand().coeff(unit) for unit in units]
-    rest = expression - sum(c * u for c, u in zip(components, units, strict=True) if u is not None)
+    if not _HATS.search(text):
+        return parsed
+    # The components of a sum of unit vectors.
+    vector: Any = parsed
+    units = [next((s for s in vector.free_symbols if s.name == f"hat{{{name}}}"), None) for name in "ijk"]
+    components = [sympy.Integer(0) if unit is None else vector.expand().coeff(unit) for unit in units]
+    rest = vector - sum(c * u for c, u in zip(components, units, strict=True) if u is not None)
     if sympy.expand(rest) != 0:
-        return expression
+        return vector
     return sympy.ImmutableMatrix(components if units[2] is not None else components[:2])

@@ -1,32 +1,58 @@
-r"""Grading: a pool of Math-Verify workers, and exact match.
+r"""Grading: a pool of Math-Verify workers that can be killed, and exact match.
 
 Two scores. *Strict* grades the last `\boxed{...}` after the closing think tag of a finished answer: what the text
 commits itself to. *Flexible* grades whatever Math-Verify finds in the text after the thinking, finished or not, and in
 the whole text where thinking never closed; an answer that is right by the strict score is right by it too. `equality`
-decides what is equal; `pool` enforces limits of time and memory.
+decides what is equal.
+
+Math-Verify's own time limit is an alarm: it fails off the main thread and cannot interrupt C code such as the
+power of a huge integer. Here the kernel enforces a limit of processor time, so that no verdict depends on the load of
+the machine; a much longer limit of wall time is for a worker that waits. A worker that exceeds a limit, dies or runs
+out of memory is replaced, and its question counts as `timeout`.
+
+Workers are fresh interpreters rather than `multiprocessing` children, because those import the caller's main
+module once more, and torch with it. An idle worker ends with its pipe, a busy one whose parent is gone with its limit
+(docs/decisions/0010 says why no library does this).
 """
 
 import ast
 import contextlib
+import json
 import logging
 import math
 import os
 import queue
 import re
+import signal
+import subprocess
+import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Self
+from multiprocessing.connection import wait
+from typing import Literal, Self, get_args
 
 from leadspan.answers.boxes import bare_gold, committed_boxes, last_boxed, text_after_thinking, thinks_to_the_end
-from leadspan.answers.equality import Outcome
-from leadspan.answers.pool import Question, Worker
+from leadspan.answers.equality import Outcome, can_read, decide, decide_text
+from leadspan.answers.verifiers import verified
 from leadspan.errors import DataError, EvaluationError
 
 logger = logging.getLogger(__name__)
+
+START_SECONDS = 120.0
+"""How long a worker may take to import Math-Verify."""
+WALL_FACTOR, WALL_SECONDS = 20.0, 30.0
+"""Wall time of one question: so many times its processor time, and so much more. A machine loaded twenty times over
+still answers."""
+
+Question = tuple[Literal["answer", "text", "gold", "entry"], str, str]
+"""What is asked: whether an answer equals a gold, whether what a text states does, whether a gold can be read at all
+(`right` or `unparsed`), whether a verifier takes an answer to its entry; then the answer or text, and the gold."""
+
+_REPLIES: Mapping[bytes, Outcome] = {outcome.encode() + b"\n": outcome for outcome in get_args(Outcome)}
 
 
 @dataclass(frozen=True)
@@ -55,10 +81,88 @@ class Verdict:
     """The answer behind the strict outcome, as written."""
 
 
+def serve(item_seconds: float, memory_bytes: int) -> None:
+    """What a worker process does: one question a line in, one outcome a line out, until the pipe closes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)  # no handler: the kernel ends the process, C code or not
+    replies = os.fdopen(os.dup(1), "wb", buffering=0)
+    os.dup2(2, 1)  # whatever prints must not end up among the replies
+    logging.disable()
+    if sys.platform == "linux":
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
+    decide("x + 1", "2\\text{ cm}")  # loads sympy and the grammar, so that the first question does not pay for it
+    replies.write(b"ready\n")
+    deciders: dict[str, Callable[[str, str], Outcome]] = {"answer": decide, "text": decide_text, "entry": verified}
+    deciders["gold"] = lambda _, gold: "right" if can_read(gold) else "unparsed"
+    for line in sys.stdin.buffer:
+        signal.setitimer(signal.ITIMER_PROF, item_seconds)
+        try:
+            kind, text, gold = json.loads(line)
+            outcome = deciders[kind](text, gold)
+        except (MemoryError, RecursionError):
+            outcome = "timeout"
+        except Exception:  # a verifier that cannot read an answer raises whatever its parser does
+            outcome = "unparsed"
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        replies.write(outcome.encode() + b"\n")
+
+
+class Worker:
+    """One worker process, started by its first question and again after it was stopped."""
+
+    def __init__(self, item_seconds: float, memory_bytes: int) -> None:
+        self._limits = (item_seconds, memory_bytes)
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def ask(self, question: Question) -> Outcome:
+        """The outcome of a question, `timeout` where the worker overran or died over it."""
+        if self._process is None:
+            command = f"from leadspan.answers.grading import serve; serve{self._limits}"
+            self._process = subprocess.Popen(
+                [sys.executable, "-W", "ignore", "-c", command],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+            )
+            if self._exchange(b"", START_SECONDS) != b"ready\n":
+                self.stop()
+                raise EvaluationError(
+                    f"math grading: no worker got ready within {START_SECONDS:g} s and {self._limits[1]} bytes; "
+                    f"`{sys.executable} -c 'import math_verify'` must work within both"
+                )
+        wall_seconds = WALL_FACTOR * self._limits[0] + WALL_SECONDS
+        reply = self._exchange(json.dumps(question).encode() + b"\n", wall_seconds)
+        outcome = _REPLIES.get(reply, "timeout")
+        if outcome == "timeout":
+            self.stop()
+        return outcome
+
+    def stop(self) -> None:
+        """Kill the process and wait until it is gone."""
+        process, self._process = self._process, None
+        if process is not None:
+            process.kill()
+            process.communicate()
+
+    def _exchange(self, message: bytes, seconds: float) -> bytes:
+        """Send, and read one line; empty when the process died or the time is over."""
+        process = self._process
+        assert process is not None and process.stdin is not None and process.stdout is not None
+        try:
+            process.stdin.write(message)
+            process.stdin.flush()
+        except BrokenPipeError:
+            return b""
+        return process.stdout.readline() if wait([process.stdout.fileno()], seconds) else b""
+
+
 class MathGrader:
     """A pool of Math-Verify workers, started when first needed and ended with the `with` block.
 
-    May be used from any thread; calls take turns.
+    May be used from any thread.
     """
 
     def __init__(
@@ -116,10 +220,9 @@ class MathGrader:
         ]
         committed: list[Question] = [("answer", box, gold) for box, gold in zip(boxes, golds, strict=True)]
         stated: list[Question] = [("text", text, gold) for text, gold in zip(texts, golds, strict=True)]
-        with self._lock:
-            strict = self._decide_all(committed, [None if box else "no_answer" for box in boxes])
-            # What is right by the strict score is right by the flexible one.
-            flexible = self._decide_all(stated, ["right" if outcome == "right" else None for outcome in strict])
+        strict = self._decide_all(committed, [None if box else "no_answer" for box in boxes])
+        # What is right by the strict score is right by the flexible one.
+        flexible = self._decide_all(stated, ["right" if outcome == "right" else None for outcome in strict])
         return [Verdict(s, f, box or None) for s, f, box in zip(strict, flexible, boxes, strict=True)]
 
     def grade_by_verifier(self, items: Sequence[GradeItem]) -> list[Verdict]:
@@ -132,8 +235,7 @@ class MathGrader:
         """
         answers = [_last_box_or_all(item).strip() for item in items]
         questions: list[Question] = [("entry", answer, item.gold) for answer, item in zip(answers, items, strict=True)]
-        with self._lock:
-            outcomes = self._decide_all(questions, [None if answer else "no_answer" for answer in answers])
+        outcomes = self._decide_all(questions, [None if answer else "no_answer" for answer in answers])
         return [_verdict(*row) for row in zip(items, outcomes, answers, strict=True)]
 
     def grade_answers(self, answers: Sequence[str], golds: Sequence[str]) -> list[Outcome]:
@@ -143,8 +245,7 @@ class MathGrader:
             EvaluationError: A worker cannot start, or the grader is used outside its `with` block.
         """
         questions: list[Question] = [("answer", answer, gold) for answer, gold in zip(answers, golds, strict=True)]
-        with self._lock:
-            return self._decide_all(questions)
+        return self._decide_all(questions)
 
     def unreadable(self, golds: Sequence[str]) -> list[int]:
         """Which golds can be compared with answers as text alone, since they cannot be read as maths or words.
@@ -153,33 +254,34 @@ class MathGrader:
             EvaluationError: A worker cannot start, or the grader is used outside its `with` block.
         """
         questions: list[Question] = [("gold", "", bare_gold(gold)) for gold in golds]
-        with self._lock:
-            outcomes = self._decide_all(questions)
-        return [i for i, outcome in enumerate(outcomes) if outcome != "right"]
+        return [i for i, outcome in enumerate(self._decide_all(questions)) if outcome != "right"]
 
     def _decide_all(
         self, questions: Sequence[Question], decided: Sequence[Outcome | None] | None = None
     ) -> list[Outcome]:
-        """The outcome of every question; those that are decided already are not asked."""
-        if not self._is_open:
-            raise EvaluationError("MathGrader.grade: the pool is closed; call it within `with MathGrader() as grader:`")
+        """The outcome of every question; those that are decided already are not asked. Calls take turns."""
         decided = decided or [None] * len(questions)
         unique = list(dict.fromkeys(q for q, outcome in zip(questions, decided, strict=True) if outcome is None))
-        with ThreadPoolExecutor(len(self._workers)) as threads:
-            outcomes = list(threads.map(self._decide_one, unique))
+
+        def decide_one(question: Question) -> Outcome:
+            if time.monotonic() >= self._deadline:
+                return "timeout"
+            worker = self._idle.get()
+            try:
+                return worker.ask(question)
+            finally:
+                self._idle.put(worker)
+
+        with self._lock, ThreadPoolExecutor(len(self._workers)) as threads:
+            if not self._is_open:
+                raise EvaluationError(
+                    "MathGrader.grade: the pool is closed; call it within `with MathGrader() as grader:`"
+                )
+            outcomes = list(threads.map(decide_one, unique))
         if num_given_up := outcomes.count("timeout"):
             logger.warning("%d of %d comparisons broke the limits and count as timeout", num_given_up, len(unique))
         answers = dict(zip(unique, outcomes, strict=True))
         return [outcome or answers[question] for question, outcome in zip(questions, decided, strict=True)]
-
-    def _decide_one(self, question: Question) -> Outcome:
-        if time.monotonic() >= self._deadline:
-            return "timeout"
-        worker = self._idle.get()
-        try:
-            return worker.ask(question)
-        finally:
-            self._idle.put(worker)
 
 
 def exact_grade(item: GradeItem) -> Verdict:
@@ -192,7 +294,7 @@ def exact_grade(item: GradeItem) -> Verdict:
     Raises:
         DataError: The gold is empty.
     """
-    return _grade_by(lambda answer, gold: "right" if answer == gold else "wrong", item)
+    return _grade_by(item, lambda text: " ".join(text.split()), lambda answer, gold: "wrong")
 
 
 def literal_grade(item: GradeItem) -> Verdict:
@@ -201,17 +303,14 @@ def literal_grade(item: GradeItem) -> Verdict:
     White space within strings counts; where an answer is no literal, braces that LaTeX escapes (`\{`) are braces.
     Nothing is run.
     """
-    return _grade_by(_compare_literals, item, str.strip)
+    return _grade_by(item, str.strip, _compare_literals)
 
 
-def _fold(text: str) -> str:
-    return " ".join(text.split())
-
-
-def _grade_by(compare: Callable[[str, str], Outcome], item: GradeItem, spell: Callable[[str], str] = _fold) -> Verdict:
+def _grade_by(item: GradeItem, spell: Callable[[str], str], unequal: Callable[[str, str], Outcome]) -> Verdict:
     gold = spell(_checked_gold(item, "exact_grade"))
     answer = spell(_last_box_or_all(item))
-    return _verdict(item, compare(answer, gold) if answer else "no_answer", answer)
+    outcome: Outcome = "right" if answer == gold else unequal(answer, gold)
+    return _verdict(item, outcome if answer else "no_answer", answer)
 
 
 def _last_box_or_all(item: GradeItem) -> str:
@@ -227,25 +326,19 @@ def _verdict(item: GradeItem, outcome: Outcome, answer: str) -> Verdict:
 
 
 def _compare_literals(answer: str, gold: str) -> Outcome:
-    if answer == gold:
-        return "right"
-    try:
-        right = _literal(gold)
-        # Parsing is recursive, and a loop may have written megabytes.
-        answer = answer[:10_000]
-        for spelling in (answer, re.sub(r"\\([{}_%#$&])", r"\1", answer)):
-            with contextlib.suppress(ValueError, SyntaxError):
-                value = _literal(spelling)
-                return "right" if type(value) is type(right) and value == right else "wrong"
-    except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
-        pass
-    return "unparsed"
-
-
-def _literal(text: str) -> object:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SyntaxWarning)
-        return ast.literal_eval(text)
+        try:
+            right = ast.literal_eval(gold)
+            # Parsing is recursive, and a loop may have written megabytes.
+            answer = answer[:10_000]
+            for spelling in (answer, re.sub(r"\\([{}_%#$&])", r"\1", answer)):
+                with contextlib.suppress(ValueError, SyntaxError):
+                    value = ast.literal_eval(spelling)
+                    return "right" if type(value) is type(right) and value == right else "wrong"
+        except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
+            pass
+    return "unparsed"
 
 
 def _checked_gold(item: GradeItem, grader: str) -> str:

@@ -22,42 +22,32 @@ _BASE_UNITS = [
     for name in ("meter", "kilogram", "second", "ampere", "mole", "candela", "kelvin", "radian")
 ]
 _POWERS = {"square": 2, "sq": 2, "squared": 2, "cubic": 3, "cu": 3, "cubed": 3}
-# Names that sympy does not know, or reads as another unit.
-_MORE_NAMES = {
-    "metre": "meter", "metres": "meter", "centimetre": "centimeter", "centimetres": "centimeter",
-    "kilometre": "kilometer", "kilometres": "kilometer", "millimetre": "millimeter", "millimetres": "millimeter",
-    "litre": "liter", "litres": "liter", "in": "inch", "lb": "pound", "lbs": "pound", "mi": "mile",
-    "sec": "second", "secs": "second", "min": "minute", "mins": "minute", "hr": "hour", "hrs": "hour",
-    "kilometers": "kilometer", "kilograms": "kilogram", "grams": "gram", "milligrams": "milligram", "yd": "yard",
-    "kilos": "kilogram", "kilo": "kilogram", "ml": "milliliter", "mL": "milliliter", "l": "liter", "L": "liter",
-    "amps": "ampere", "amp": "ampere", "deg": "degree", "kgs": "kilogram", "gms": "gram",
-}  # fmt: skip
-# More units: a factor and another unit; a unit that sympy does not know stands for itself.
-_MORE_UNITS: dict[str, tuple[str, str]] = {
-    "dollar": ("1", "dollar"), "buck": ("1", "dollar"), "cent": ("1/100", "dollar"), "euro": ("1", "euro"),
-    "week": ("604800", "second"), "month": ("1", "month"), "fortnight": ("1209600", "second"),
-    "ms": ("1/1000", "second"),
-    "ounce": ("45359237/1600000000", "kilogram"), "oz": ("45359237/1600000000", "kilogram"), "ton": ("1", "ton"),
-    "gallon": ("1", "gallon"), "quart": ("1/4", "gallon"), "pint": ("1/8", "gallon"), "cup": ("1/16", "gallon"),
-    "degC": ("1", "degC"), "degF": ("1", "degF"), "mph": ("1397/3125", "meter/second"), "kph": ("5/18", "meter/second"),
-    "kmh": ("5/18", "meter/second"), "kmph": ("5/18", "meter/second"), "mm": ("1/1000", "meter"),
-    "kJ": ("1000", "joule"), "kN": ("1000", "newton"), "kW": ("1000", "watt"), "MW": ("1000000", "watt"),
-    "kPa": ("1000", "pascal"), "MHz": ("1000000", "hertz"), "kHz": ("1000", "hertz"), "GHz": ("1000000000", "hertz"),
-    "mA": ("1/1000", "ampere"), "kV": ("1000", "volt"), "mV": ("1/1000", "volt"), "nm": ("1/1000000000", "meter"),
-    "hertz": ("1", "hertz"), "Hz": ("1", "hertz"), "eV": ("1", "electronvolt"), "keV": ("1000", "electronvolt"),
-    "MeV": ("1000000", "electronvolt"), "GeV": ("1000000000", "electronvolt"), "mol": ("1", "mole"),
-    "cal": ("1", "cal"),
-    "kcal": ("1000", "cal"), "Wh": ("3600", "joule"), "kWh": ("3600000", "joule"), "MJ": ("1000000", "joule"),
-    "GJ": ("1000000000", "joule"), "mJ": ("1/1000", "joule"), "mW": ("1/1000", "watt"), "GW": ("1000000000", "watt"),
-    "MPa": ("1000000", "pascal"), "GPa": ("1000000000", "pascal"), "hPa": ("100", "pascal"),
-    "decade": ("120", "month"), "century": ("1200", "month"),
-    "year": ("12", "month"), "yr": ("12", "month"), "acre": ("1", "acre"),
+# Units by names that sympy does not know, or reads as another unit: a factor, where it is not 1, and another unit. One
+# that sympy does not know either stands for itself.
+_MORE_UNITS = {
+    **{f"{prefix}{symbol}": f"{factor} {unit}"
+       for prefix, factor in (("m", "1/1000"), ("k", "1000"), ("M", "1000000"), ("G", "1000000000"))
+       for symbol, unit in (("J", "joule"), ("N", "newton"), ("W", "watt"), ("Pa", "pascal"), ("Hz", "hertz"),
+                            ("A", "ampere"), ("V", "volt"), ("eV", "electronvolt"), ("cal", "cal"))},
+    "metre": "meter", "centimetre": "centimeter", "kilometre": "kilometer", "millimetre": "millimeter",
+    "kilometer": "1000 meter", "litre": "liter", "ml": "milliliter", "mL": "milliliter", "l": "liter", "L": "liter",
+    "in": "inch", "mi": "mile", "yd": "yard", "mm": "1/1000 meter", "nm": "1/1000000000 meter",
+    "gram": "1/1000 kilogram", "milligram": "1/1000000 kilogram", "kilo": "kilogram", "kg": "kilogram", "gm": "gram",
+    "lb": "pound", "ounce": "45359237/1600000000 kilogram", "oz": "45359237/1600000000 kilogram", "ton": "ton",
+    "ms": "1/1000 second", "sec": "second", "min": "minute", "hr": "hour", "week": "604800 second",
+    "fortnight": "1209600 second", "month": "month", "year": "12 month", "yr": "12 month", "decade": "120 month",
+    "century": "1200 month", "amp": "ampere", "mol": "mole", "hertz": "hertz", "Hz": "hertz", "eV": "electronvolt",
+    "hPa": "100 pascal", "cal": "cal", "Wh": "3600 joule", "kWh": "3600000 joule", "deg": "degree", "degC": "degC",
+    "degF": "degF", "mph": "1397/3125 meter/second", "kph": "5/18 meter/second", "kmh": "5/18 meter/second",
+    "kmph": "5/18 meter/second", "acre": "acre", "gallon": "gallon", "quart": "1/4 gallon", "pint": "1/8 gallon",
+    "cup": "1/16 gallon", "dollar": "dollar", "buck": "dollar", "cent": "1/100 dollar", "euro": "euro",
 }  # fmt: skip
 # Abbreviations of two letters or more that are units without `\text` too; `ab` or `cd` are products.
 _GLUED = frozenset((
     "km", "cm", "mm", "nm", "dm", "mi", "ft", "yd", "kg", "mg", "lb", "lbs", "oz", "ml", "mL", "kJ", "kN", "kW", "MW",
     "kPa", "Pa", "Hz", "kHz", "MHz", "GHz", "kV", "mV", "mA", "eV", "keV", "MeV", "GeV", "ms", "mph", "kph", "kmh",
-    "hr", "hrs", "min", "mins", "sec", "secs", "mol", "kcal", "in",
+    "hr", "hrs", "min", "mins", "sec", "secs", "mol", "kcal", "in", "mJ", "MJ", "GJ", "Wh", "mW", "GW", "ns",
+    "nF", "pF", "kB", "MB", "GB", "TB", "dB",
 ))  # fmt: skip
 # Units of one letter; they count only behind a space and a number, where the other answer is a number alone.
 _LETTERS = frozenset("mgshLNJWVAKCFl")
@@ -96,10 +86,10 @@ def _named(name: str) -> Any:
     """The sympy quantity of a name or symbol, None where there is none."""
     for spelling in (name, name.removesuffix("s"), name.removesuffix("es"), name.removesuffix("ies") + "y"):
         if spelling in _MORE_UNITS:
-            number, base = _MORE_UNITS[spelling]
+            factor, _, base = _MORE_UNITS[spelling].rpartition(" ")
             quantities = [getattr(sympy_units, part, None) or sympy_units.Quantity(part) for part in base.split("/")]
-            return sympy.Rational(number) * quantities[0] / (quantities[1] if len(quantities) > 1 else 1)
-    unit = None if name == "percent" else getattr(sympy_units, _MORE_NAMES.get(name, name), None)
+            return sympy.Rational(factor or 1) * quantities[0] / (quantities[1] if len(quantities) > 1 else 1)
+    unit = None if name == "percent" else getattr(sympy_units, name, None)
     return unit if isinstance(unit, sympy_units.Quantity) else None
 
 
@@ -243,8 +233,7 @@ def _is_word(word: str) -> bool:
 def _compound(text: str) -> Quantity:
     """Several quantities of one kind one after the other: 5 feet 6 inches."""
     matches = list(_PARTS.finditer(text))
-    rest = _PARTS.sub("", text)
-    if len(matches) < 2 or (not _BETWEEN.fullmatch(rest) and not all(map(_BETWEEN.fullmatch, _PARTS.split(text)[::3]))):
+    if len(matches) < 2 or not all(map(_BETWEEN.fullmatch, _PARTS.split(text)[::3])):
         raise UnreadableError(text)
     units = [unit_of(re.sub(r"\\text\s*+\{\s*+([^{}]*?)[\s,]*(?:\band)?\s*\}", r"\1", part[2])) for part in matches]
     if any(unit is None for unit in units):

@@ -161,18 +161,14 @@ def _item(text: str, depth: int) -> Value:
 def _bracketed(text: str, opening: str, inside: str, closing: str, depth: int) -> Value:
     pieces, cuts = split(inside, SEPARATORS)
     kind = {"\\{": "{", "\\langle": "<"}.get(opening, opening) + {"\\}": "}", "\\rangle": ">"}.get(closing, closing)
-    if kind == "{}" and not inside:
-        return read_set("\\emptyset")
     if len(pieces) > 1:
         return Listing(_items(pieces, cuts, depth), kind)
-    if kind in ("{}", "[]", "()"):
-        return _read(inside, depth + 1)
-    raise UnreadableError(text)
+    if kind not in ("{}", "[]", "()"):
+        raise UnreadableError(text)
+    return _read(inside, depth + 1) if inside or kind != "{}" else read_set("\\emptyset")
 
 
 def _as_value(quantity: Quantity) -> Value:
-    if isinstance(quantity.value, sympy.FiniteSet | sympy.Tuple):
-        return Listing(tuple(Quantity(value, quantity.has_decimal) for value in quantity.value.args), "")
     if isinstance(quantity.value, sympy.MatrixBase):
         if 1 in quantity.value.shape:  # a row or a column is a list
             return Listing(tuple(Quantity(entry, quantity.has_decimal) for entry in quantity.value), "<>")
@@ -197,16 +193,7 @@ def read_set(text: str) -> Region:
     numbers, _ = read_formula(text.replace("\\backslash", "\\setminus"))
     if not isinstance(numbers, sympy.Set):
         raise UnreadableError(text)
-    return Region(_real(numbers))
-
-
-def _real(numbers: Any) -> Any:
-    """The set as sympy's own; a pair in a union is an open interval."""
-    if isinstance(numbers, sympy.FiniteSet):
-        return sympy.FiniteSet(*numbers.args)
-    if isinstance(numbers, sympy.Union | sympy.Intersection | sympy.Complement):
-        return numbers.func(*[_real(part) for part in numbers.args])
-    return numbers
+    return Region(numbers)
 
 
 def read_inequality(pieces: list[str], cuts: list[str]) -> Value:
@@ -223,7 +210,18 @@ def read_inequality(pieces: list[str], cuts: list[str]) -> Value:
     """
     if not all(pieces):
         raise UnreadableError(", ".join(pieces))
-    chains = [_relations(part) for part in pieces]
+    # Of each inequality its relations: left side, operator, right side.
+    chains: list[list[tuple[Any, str, Any]]] = []
+    for part in pieces:
+        sides, operators = split(part, RELATIONS)
+        if not operators:
+            sides, operators = split(part, EQUALS)
+            operators = ["=="] * len(operators) if all(operator == "=" for operator in operators) else []
+        values = [read_formula(side)[0] for side in sides] if operators and all(sides) else []
+        if not values or not all(isinstance(value, sympy.Expr) for value in values):
+            raise UnreadableError(part)
+        kinds = [_OPERATORS.get(operator, operator) for operator in operators]
+        chains.append(list(zip(values, kinds, values[1:], strict=False)))
     names = {symbol for chain in chains for left, _, right in chain for symbol in (left - right).free_symbols}
     if len(names) != 1:
         if len(chains) > 1 and any("or" in cut for cut in cuts):
@@ -239,7 +237,7 @@ def read_inequality(pieces: list[str], cuts: list[str]) -> Value:
     symbol, regions = names.pop(), list[Any]()
     kinds = {"<": sympy.Lt, "<=": sympy.Le, "!=": sympy.Ne, ">": sympy.Gt, ">=": sympy.Ge, "==": sympy.Eq}
     for chain in chains:
-        solved = (_solution(kinds[operator](left, right), symbol) for left, operator, right in chain)
+        solved = (_solution(kinds[operator](left, right)) for left, operator, right in chain)
         regions.append(functools.reduce(and_, solved, sympy.S.Reals))
     solutions = regions[0]
     for region, cut in zip(regions[1:], cuts, strict=True):
@@ -248,36 +246,8 @@ def read_inequality(pieces: list[str], cuts: list[str]) -> Value:
     return Region(solutions, symbol.name)
 
 
-def _relations(text: str) -> list[tuple[Any, str, Any]]:
-    sides, operators = split(text, RELATIONS)
-    if not operators:
-        sides, operators = split(text, EQUALS)
-        operators = ["=="] * len(operators) if all(operator == "=" for operator in operators) else []
-    if not operators or not all(sides):
-        raise UnreadableError(text)
-    values = [read_formula(side)[0] for side in sides]
-    if not all(isinstance(value, sympy.Expr) for value in values):
-        raise UnreadableError(text)
-    kinds = [_OPERATORS.get(operator, operator) for operator in operators]
-    return list(zip(values, kinds, values[1:], strict=False))
-
-
-def _solution(relation: Any, symbol: Any) -> Any:
-    """The numbers that satisfy a relation; with the variable alone on one side no solver is needed."""
-    if relation in (True, False):
-        return sympy.S.Reals if relation else sympy.S.EmptySet
-    if relation.rhs == symbol and relation.lhs.is_number:
-        relation = relation.reversed
-    if relation.lhs == symbol and relation.rhs.is_number:
-        bound, infinity = relation.rhs, sympy.oo
-        return {
-            "<": sympy.Interval.open(-infinity, bound),
-            "<=": sympy.Interval(-infinity, bound),
-            ">": sympy.Interval.open(bound, infinity),
-            ">=": sympy.Interval(bound, infinity),
-            "==": sympy.FiniteSet(bound),
-            "!=": sympy.S.Reals - sympy.FiniteSet(bound),
-        }[relation.rel_op]
+def _solution(relation: Any) -> Any:
+    """The numbers that satisfy a relation."""
     try:
         return relation.as_set()
     except (MemoryError, RecursionError):

@@ -6,12 +6,134 @@ and answers of models to these benchmarks (`answers`).
 """
 
 import re
+import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
 
-from leadspan.answers.notation import in_latex, unwrap_commands
+_GREEK = (
+    "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi "
+    "pi rho sigma tau upsilon phi chi psi omega"
+)
+COMMANDS = {
+    **dict(zip("αβγδεζηθικλμνξπρστυφχψω", _GREEK.split(), strict=True)),
+    **{"Γ": "Gamma", "Δ": "Delta", "Θ": "Theta", "Λ": "Lambda", "Ξ": "Xi", "Π": "Pi", "Σ": "Sigma", "Φ": "Phi"},
+    **{"Ψ": "Psi", "Ω": "Omega", "ϕ": "varphi", "ϵ": "epsilon", "ℏ": "hbar"},
+    **{"∞": "infty", "∪": "cup", "∩": "cap", "≤": "le", "⩽": "le", "≥": "ge", "⩾": "ge", "≠": "neq", "∈": "in"},
+    **{"±": "pm", "∓": "mp", "×": "times", "·": "cdot", "⋅": "cdot", "∙": "cdot", "≈": "approx", "∅": "emptyset"},
+    **{"⌀": "emptyset", "…": "ldots", "⋯": "ldots", "∖": "setminus", "ℝ": "mathbb{R}", "∨": "lor", "∧": "land"},
+    **{"⌊": "lfloor", "⌋": "rfloor", "⌈": "lceil", "⌉": "rceil", "⟨": "langle", "⟩": "rangle", "∠": "angle"},
+}
+"""Characters and the LaTeX commands for them."""
+_PLAIN = {
+    **{"−": "-", "–": "-", "—": "-", "‐": "-", "‑": "-", "‒": "-", "﹣": "-"},
+    **{"÷": "/", "∕": "/", "⁄": "/", "′": "'", "’": "'", "‘": "'", "″": "''", "“": '"', "”": '"', "∣": "|"},
+    **{"\u00a0": " ", "\u2009": " ", "\u202f": " ", "\u2007": " ", "\u2002": " ", "\u2003": " ", "\u3000": " "},
+    **{"\u200b": "", "\ufeff": "", "\u2061": "", "\u2062": "", "℃": "°C", "℉": "°F", "º": "°", "˚": "°"},
+}
+_TABLE = str.maketrans(_PLAIN | {char: f"\\{command} " for char, command in COMMANDS.items()})
+_SCRIPTS = tuple(
+    (mark, str.maketrans(letters, plain), re.compile(f"[{re.escape(letters)}]+"))
+    for mark, letters, plain in (("^", "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁼⁽⁾ⁿⁱ", "0123456789+-=()ni"), ("_", "₀₁₂₃₄₅₆₇₈₉₊₋", "0123456789+-"))
+)
+# A root sign with its argument in brackets, in braces, or of one number or letter.
+_ROOT = re.compile(r"√\s*+(?:\(([^()]*+)\)|\{([^{}]*+)\}|(\d++(?:\.\d++)?|[A-Za-z]|\\[A-Za-z]++))")
+# Characters that are fractions, such as one half.
+_SLASH = re.compile("(.*)\u2044(.*)")
+_VULGAR = re.compile("[\u00bc-\u00be\u2150-\u215f\u2189]")
+# Full-width characters and mathematical alphabets.
+_COMPATIBLE = re.compile("[\uff01-\uff5e\U0001d400-\U0001d7ff]")
+
+
+def in_latex(text: str) -> str:
+    r"""A text with the characters of Unicode spelt as LaTeX commands, roots and scripts included.
+
+    >>> in_latex("√(5) π"), in_latex("2½"), in_latex("x²")
+    ('\\sqrt{5} \\pi ', '2\\frac{1}{2}', 'x^2')
+    """
+    if text.isascii():
+        return text
+    text = _COMPATIBLE.sub(lambda match: unicodedata.normalize("NFKC", match[0]), text)
+    # NFKC spells one half as a 1, a fraction slash and a 2.
+    text = _VULGAR.sub(lambda m: _SLASH.sub(r"\\frac{\1}{\2}", unicodedata.normalize("NFKC", m[0])), text)
+    text = text.translate(_TABLE)
+    for mark, table, pattern in _SCRIPTS:
+        # One character needs no braces.
+        text = pattern.sub(
+            lambda m, mark=mark, table=table: mark + (t if len(t := m[0].translate(table)) == 1 else f"{{{t}}}"), text
+        )
+    return _ROOT.sub(lambda match: f"\\sqrt{{{next(group for group in match.groups() if group is not None)}}}", text)
+
+
+# Commands that set words upright.
+_TEXT = "text|textrm|textnormal|textup|mbox|mathrm|operatorname|textsf|texttt|hbox|rm"
+# Commands that change only how their argument looks.
+_FONT = (
+    "textbf|textit|mathbf|mathbb|boldsymbol|bm|mathsf|mathtt|mathit|mathnormal|underline|emph|fbox|boxed|mathop|"
+    "ensuremath|underbrace|overbrace|bf|it|pmb|bold|cancel|framebox|Large|large|small|mathcal"
+)
+_COMMAND = re.compile(
+    rf"\\(?:(?P<text>{_TEXT})|(?P<font>{_FONT})|(?P<coloured>textcolor|colorbox)|(?P<colour>color))\*?\s*+\{{"
+)
+_NEXT_ARGUMENT = re.compile(r"\s*+\{")
+_TWO_LETTERS = re.compile(r"[A-Za-z]{2}")
+# The argument of a unit vector.
+_VECTORS = re.compile(r"\s*+(?:\\?[ijk](?:math)?)\s*+\}")
+# The argument of a set of numbers.
+_SETS = re.compile(r"\s*+[A-Z]\s*+\}")
+_NUMERIC = re.compile(r"[-+\s\d.,/:%()]+")
+
+
+def unwrap_commands(text: str) -> str:
+    r"""The text without formatting commands, and with `\text{}` for every command that sets words upright.
+
+    The hats and bold letters of unit vectors, and the letters of sets of numbers, stay.
+
+    >>> unwrap_commands(r"\boldsymbol{\frac{1}{2}}"), unwrap_commands(r"\textcolor{blue}{13}\mathrm{ cm}")
+    ('\\frac{1}{2}', '13\\text{ cm}')
+    """
+    closing = _closing_braces(text)
+    dropped: list[tuple[int, int, str]] = []
+    at = 0
+    while command := _COMMAND.search(text, at):
+        at = command.end()
+        end = closing.get(at - 1)
+        if end is None:
+            continue
+        # What stands instead of the command, its closing brace kept or dropped.
+        instead: str | None = None
+        if command["coloured"]:
+            again = _NEXT_ARGUMENT.match(text, end + 1)
+            at, end = (again.end(), closing.get(again.end() - 1)) if again else (at, None)
+            dropped += [] if end is None else [(command.start(), at, ""), (end, end + 1, "")]
+        elif command["colour"]:
+            dropped.append((command.start(), end + 1, " "))
+        elif command["text"]:
+            instead = "" if _NUMERIC.fullmatch(text, at, end) else "\\text{"
+        elif not (_VECTORS if command["font"] != "mathbb" else _SETS).match(text, at):
+            is_words = command["font"] in ("textbf", "textit", "emph") and _TWO_LETTERS.search(text, at, end)
+            instead = "\\text{" if is_words else ""
+        if instead is not None and end is not None:
+            dropped += [(command.start(), at, instead), *([] if instead else [(end, end + 1, "")])]
+    pieces, at = [], 0
+    for start, end, instead in sorted(dropped):
+        if start >= at:
+            pieces += [text[at:start], instead]
+            at = end
+    return "".join([*pieces, text[at:]])
+
+
+def _closing_braces(text: str) -> dict[int, int]:
+    """Position of the closing brace by that of the opening one; escaped braces do not count."""
+    opened, closing = list[int](), dict[int, int]()
+    for mark in re.finditer(r"\\.|[{}]", text, re.DOTALL):
+        if mark[0] == "{":
+            opened.append(mark.start())
+        elif mark[0] == "}" and opened:
+            closing[opened.pop()] = mark.start()
+    return closing
+
 
 SMALL_NUMBERS = (
     "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
@@ -20,7 +142,6 @@ MULTIPLES = {"dozen": "12", "hundred": "1e2", "thousand": "1e3", "million": "1e6
 _ORDINAL_END = r"(?:st|nd|rd|th)"
 _SPACE = r"(?:\s|~|\\[ ,;:!]|\\q?quad(?![A-Za-z]))"
 _GROUP_SEPARATOR = r"(?:,\\[!,]|\{,\}(?:\\!)?|\\[,;:! ]|~| )"
-_NUMBER = r"\d++(?:\.\d++)?"
 # Commands that mark a vector.
 _HAT = r"\\(?:mathbf|boldsymbol|bm|vec|hat|textbf|widehat)"
 _NOT_IN_WORD = r"(?<![A-Za-z\\])"
@@ -28,15 +149,7 @@ _NOT_IN_WORD = r"(?<![A-Za-z\\])"
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One spelling that is rewritten.
-
-    Attributes:
-        pattern: The spelling.
-        replacement: Its replacement, as `re.sub` takes it.
-        source: Where the spelling was seen.
-        example: An answer with it.
-        becomes: The example after all rules.
-    """
+    """A spelling that `re.sub` rewrites; where it was seen; an example, and what that becomes after all rules."""
 
     pattern: re.Pattern[str]
     replacement: str | Callable[[re.Match[str]], str]
@@ -45,39 +158,36 @@ class Rule:
     becomes: str
 
 
-def _digits_alone(match: re.Match[str]) -> str:
-    return re.sub(r"\D", "", match[0])
-
-
 def _written_out(match: re.Match[str]) -> str:
     integer, decimals, text, word, text_ends = match.groups()
     number = Decimal(re.sub(r"[{},]", "", integer) + (decimals or "")) * Decimal(MULTIPLES[word.lower()])
     return f"{number:f}{'' if text_ends else text or ''}"
 
 
+def _fraction(integer: str, fixed: str, period: str) -> str:
+    value = Fraction(int(integer + fixed), 10 ** len(fixed))
+    value += Fraction(int(period), 10 ** len(fixed) * (10 ** len(period) - 1))
+    return f"\\frac{{{value.numerator}}}{{{value.denominator}}}"
+
+
 def _repeated(match: re.Match[str]) -> str:
-    r"""The fraction of a repeating decimal: 0.1\overline{6} is 1/6."""
-    integer, fixed, period = (match[name] or "" for name in ("whole", "fixed", "period"))
+    r"""The fraction of a repeating decimal: 0.1\overline{6} or 0.1(6) is 1/6."""
+    period = match["period"] or match["bracketed"]
     if not period:  # 0.\dot{1}4285\dot{7}
         period = f"{match['first']}{match['between']}{match['last']}" if match["last"] else match["first"]
-    shift = 10 ** len(fixed)
-    value = Fraction(int(integer + fixed), shift) + Fraction(int(period), shift * (10 ** len(period) - 1))
-    return f"\\frac{{{value.numerator}}}{{{value.denominator}}}"
+    return _fraction(match["whole"], match["fixed"], period)
 
 
 def _continued(match: re.Match[str]) -> str:
     """The fraction of a decimal that goes on: `0.333...` repeats the shortest period its last digits show twice."""
-    integer, decimals = match["whole"], match["decimals"]
+    decimals = match["decimals"]
     for length in range(1, len(decimals) // 2 + 1):
         period = decimals[-length:]
         if decimals.endswith(period * (3 if length == 1 else 2)):
             start = len(decimals) - length
             while start >= length and decimals[start - length : start] == period:
                 start -= length
-            fixed = decimals[:start]
-            value = Fraction(int(integer + fixed), 10 ** len(fixed))
-            value += Fraction(int(period), 10 ** len(fixed) * (10**length - 1))
-            return f"\\frac{{{value.numerator}}}{{{value.denominator}}}"
+            return _fraction(match["whole"], decimals[:start], period)
     return match[0]
 
 
@@ -117,23 +227,20 @@ RULES: tuple[Rule, ...] = (
     # numbers
     _rule(r"\\num\s*+\{([^{}]*+)\}", r"\1", "siunitx", r"\num{5e3}", r"5\times 10^{3}"),
     _rule(rf"(?<![\d.,])\d{{1,3}}{_GROUP_SEPARATOR}\d{{3}}(?:(?:{_GROUP_SEPARATOR}|,)\d{{3}})*+(?![\d/])",
-          _digits_alone, "opencompass#2647", r"9\,500", "9500"),
-    _rule(r"(?<![\d.,])\d{1,3}(?:(?:\.\d{3}){2,4}+|(?:'\d{3}){1,4}+)(?![\d.,'])", _digits_alone, "answers", "1.234.567",
-          "1234567"),
+          lambda m: re.sub(r"\D", "", m[0]), "opencompass#2647", r"9\,500", "9500"),
+    _rule(r"(?<![\d.,])\d{1,3}(?:(?:\.\d{3}){2,4}+|(?:'\d{3}){1,4}+)(?![\d.,'])", lambda m: re.sub(r"\D", "", m[0]),
+          "answers", "1.234.567", "1234567"),
     _rule(rf"(\d)\s*+\^?\s*+(?:\{{\s*+\\text\{{\s*+{_ORDINAL_END}\s*+\}}\s*+\}}|\\text\{{\s*+{_ORDINAL_END}\s*+\}}"
           rf"|\{{\s*+{_ORDINAL_END}\s*+\}}|{_ORDINAL_END}\b)", r"\1 ", "MATH golds", r"12^{\text{th}}", "12"),
-    _rule(r"(?<![\d.])(?P<whole>\d++)\.(?P<fixed>\d*?)(?:\\(?:overline|bar)\{?(?P<period>\d++)\}?"
+    _rule(r"(?<![\d.])(?P<whole>\d++)\.(?P<fixed>\d*?)(?:\\(?:overline|bar)\{?(?P<period>\d++)\}?|\((?P<bracketed>\d++)\)"
           r"|\\dot\{?(?P<first>\d)\}?(?:(?P<between>\d*+)\\dot\{?(?P<last>\d)\}?)?)", _repeated, "MV#35",
           r"0.1\overline{6}", r"\frac{1}{6}"),
-    _rule(r"(?<![\d.])(?P<whole>\d++)\.(?P<fixed>\d*?)\((?P<period>\d++)\)(?P<first>)(?P<between>)(?P<last>)",
-          _repeated, "answers", "0.(3)", r"\frac{1}{3}"),
     _rule(r"(?<![\d.])(?P<whole>\d++)\.(?P<decimals>\d{3,40}?)(?:\.\.\.|\\[lc]?dots)", _continued, "answers",
           r"0.333\ldots", r"\frac{1}{3}"),
     _rule(r"(?<![\w.])(\d++(?:\.\d*+)?)[eE]([+-]?\d++)(?![\w.]*\d)", r"\1\\times 10^{\2}", "Minerva golds", "1.5e-3",
           r"1.5\times 10^{-3}"),
     _rule(r"(\d)\s*+(?:\*|x|\\cdot)\s*+10\s*+\^", r"\1\\times 10^", "answers", "3 x 10^8", r"3\times 10^8"),
-    _rule(r"(?<=[\^_])(-?\d\d++)", r"{\1}", "answers", "10^-34", "10^{-34}"),
-    _rule(r"(?<=\^)(-\d)", r"{\1}", "answers", "10^-4", "10^{-4}"),
+    _rule(r"(?<=[\^_])(-?\d\d++|-\d)", r"{\1}", "answers", "10^-34", "10^{-34}"),
     _rule(r"(?<=\d)\.(?=\s*+(?:[-+/*^)\]},;]|\\|$))", "", "Minerva golds", "-1./3", "-1/3"),
     _rule(r"(?<![\d.\w])(?=\.\d)", "0", "answers", "-.5", "-0.5"),
     _rule(
@@ -205,8 +312,6 @@ RULES: tuple[Rule, ...] = (
           r"\frac{5!}{(5-2)!}"),
     _rule(rf"{_HAT}\s*+\{{?\s*+(?:\\([ij])math|([ijk]))\s*+\}}?", r"\\hat{\1\2}", "MATH answers", r"2\mathbf{i}",
           r"2\hat{i}"),
-    _rule(r"\\(?:text|mathrm)\{\s*+([ied])\s*+\}|\\imath(?![A-Za-z])", lambda m: m[1] or "i", "answers", r"2\text{i}",
-          "2i"),
     _rule(r"\\(?:leq|leqslant|le)(?![A-Za-z])|<=", r"\\le ", "answers", r"x\leq 2", r"x\le 2"),
     _rule(r"\\(?:geq|geqslant|ge)(?![A-Za-z])|>=", r"\\ge ", "answers", r"x\geq 2", r"x\ge 2"),
     _rule(r"\\lt(?![A-Za-z])", "<", "answers", r"x\lt 2", "x< 2"),

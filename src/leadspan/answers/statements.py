@@ -2,9 +2,8 @@ r"""Where a chain of thought states a given value, rather than merely contains i
 
 A value is stated where it is a result: after `=`, after `is`, `gives`, `leaves` and the like, in a `\boxed{}`, in a
 sentence that concludes (`So 41 would be the answer`). It is not stated where it is an input: in a restated question, as
-a factor or a term, as the number of a step or of a list item, after `if` or `suppose`, or before a noun that the
-question does not ask for (`14 days` where candies are counted). A value that the question itself names needs more than
-`is`: a computation before it, or words that conclude.
+a factor or a term, as the number of a step or of a list item, after `if` or `suppose`. A value that the question itself
+names needs more than `is`: a computation before it, or words that conclude.
 """
 
 import re
@@ -70,31 +69,10 @@ _GOES_ON = re.compile(
 # The number is a coefficient or a part of a name.
 _GLUED = re.compile(r"(?:\\?[A-Za-z_(^'!]|\{\w| ?\\(?:sqrt|pi|alpha|theta|sin|cos|log|ln|frac)| ?√| ?[xyπ]\b|:\d)")
 _SENTENCE_END = re.compile(r"(?<![\d\s])[.!?](?=\s|$)|(?<=\d)[.!?](?=\s|$)|\n")
-# The noun that a number counts.
-_FOLLOWING = re.compile(r"\s*(?:\\?%|\\text\{\s*|\\?[)$]|\*\*)*\s*([^\W\d_]{3,})")
 # Further items of a list behind a number.
 _LISTED = re.compile(r"(?:\\?\$)?(?:\s?,\s?(?:and |or )?|\s(?:and|or)\s)(?:\\?\$)?[-−]?\d")
-# Items of a list before a number.
-_IN_LIST = re.compile(r"(?:\d,?|,) (?:and |or )?$")
-# The nouns that a question counts.
-_COUNTABLE = re.compile(
-    r"(?:\d|\b(?:an?|each|per|every|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve)) ([^\W\d_]{3,})",
-    re.IGNORECASE,
-)
-# Nouns of measures, which are no things that are counted.
-_UNIT = (
-    r"hours?|minutes?|seconds?|days?|weeks?|months?|years?|feet|foot|inch\w*|miles?|meters?|pounds?|"
-    r"dollars?|cents?|percent|degrees?"
-)
-_COUNTED = re.compile(
-    rf"\bhow many (?:more |fewer |less |total |other |additional )*(?!{_UNIT})|"
-    r"\bhow much (?:more|less) (?!time|money|weight|distance|water|than|in|does|did|do|will|is|are|was|would|"
-    r"should|can)",
-    re.IGNORECASE,
-)
 # The number is the last operand of something that began before it.
 _OPERAND_BEFORE = re.compile(r"(?:[-+*/×÷·−^]|\\times|\\cdot|\\div)\s*[\\($£€]*\s*$")
-_INFERS = re.compile(r"\b(?:therefore|thus|hence|indeed|verif\w+|confident|in conclusion|final)\b", re.IGNORECASE)
 _EQUATION = re.compile(rf"([^=≈⇒→,;:\n]*)=[-–—]?{_OPENERS}$")
 _VARIABLE = re.compile(r"(?<![A-Za-z\\])[A-Za-z](?![A-Za-z{])")
 _CLAUSE_END = re.compile(r"(?:\s[^\W\d_]+)?\W*(?:[.?!]|\n|$)")
@@ -135,24 +113,18 @@ class Question:
 
     Attributes:
         values: The numbers it names.
-        other_nouns: Nouns that it counts besides the one that it asks for; empty where it asks for no count.
         variable: The one variable whose value it asks for, or None.
     """
 
     values: frozenset[Fraction]
-    other_nouns: frozenset[str]
     variable: str | None = None
 
     @classmethod
     def of(cls, text: str) -> "Question":
         """Read a question."""
         values = frozenset(number.value for number in (*numbers(text), *small_number_words(text)))
-        sentences = _SENTENCE_END.split(text)
-        asking = " ".join(sentence for sentence in sentences if _COUNTED.search(sentence))
-        counted = frozenset(_stem(match[1]) for match in _COUNTABLE.finditer(text)) if asking else frozenset()
         variables = {match["formula"] or match["bare"] or match["last"] for match in _ASKED.finditer(text)}
-        other_nouns = counted - frozenset(map(_stem, re.findall(r"[^\W\d_]{3,}", asking)))
-        return cls(values, other_nouns, variables.pop() if len(variables) == 1 else None)
+        return cls(values, variables.pop() if len(variables) == 1 else None)
 
 
 def first_stated_number(cot: str, value: Fraction, question: Question) -> Number | None:
@@ -167,10 +139,13 @@ def first_stated_number(cot: str, value: Fraction, question: Question) -> Number
     if not statements and value not in question.values:
         statements = _graded(cot, small_number_words(cot), value, question)
     if question.variable is not None:
-        same = (number for number in numbers(cot) if number.value == value)
-        assigned = next((number for number in same if _is_given_to_it(cot, number, question)), None)
-        if assigned is not None:
-            return assigned
+        for number in (number for number in numbers(cot) if number.value == value):
+            sentence = _SENTENCE_END.split(cot[max(0, number.start - _REACH) : number.start])[-1]
+            # A value that the question names too needs a computation.
+            is_new = value not in question.values or _COMPUTED.search(sentence)
+            is_given = _given_to(cot, number) == question.variable and _is_result(cot, number)
+            if is_given and is_new and not _is_supposed(sentence):
+                return number
         statements = [statement for statement in statements if _given_to(cot, statement[0]) is None] or statements
     firm = [number for number, grade in statements if grade > _WEAK]
     if value.denominator != 1 and firm:  # a fraction hardly ever comes up by accident
@@ -185,15 +160,6 @@ def _given_to(cot: str, number: Number) -> str | None:
     """The variable at the head of the equations that end in a number: `x` in `x = 3 + 4 = 7`."""
     head = _GIVEN_TO.search(cot[max(0, number.start - _REACH) : number.start])
     return None if head is None else head[1]
-
-
-def _is_given_to_it(cot: str, number: Number, question: Question) -> bool:
-    """Whether it ends an equation of the requested variable; a value from the question needs a computation."""
-    if _given_to(cot, number) != question.variable or not _is_result(cot, number):
-        return False
-    before = cot[max(0, number.start - _REACH) : number.start]
-    sentence = before[_last_end(before) :]
-    return not _is_supposed(sentence) and (number.value not in question.values or bool(_COMPUTED.search(sentence)))
 
 
 def _graded(cot: str, candidates: Iterator[Number], value: Fraction, question: Question) -> list[tuple[Number, int]]:
@@ -215,11 +181,10 @@ def _first_of_passage(cot: str, resting: Number, firm: list[Number]) -> Number:
 def _comes_to_rest(cot: str, number: Number) -> bool:
     """Whether a check, a conclusion or the end follows a result before another result does."""
     after = cot[number.end : number.end + _AHEAD]
-    rest = _RESTS.search(after)
     next_result = next((n for n in numbers(after) if n.value != number.value and _is_result(after, n)), None)
-    if rest is None:
-        return next_result is None
-    return next_result is None or rest.start() < next_result.start
+    # The end of the text is a rest too.
+    rest = _RESTS.search(after)
+    return next_result is None or (rest is not None and rest.start() < next_result.start)
 
 
 def _is_result(text: str, number: Number) -> bool:
@@ -236,12 +201,11 @@ def _grade(cot: str, number: Number, question: Question) -> int:
         return _BOXED_GRADE
     if _GLUED.match(after) or _LISTED.match(after) or _GOES_ON.match(after) or _OPERAND_BEFORE.search(before):
         return _NOT_STATED
-    sentence = before[_last_end(before) :]
-    noun = _FOLLOWING.match(after)
-    if _is_supposed(sentence) or (noun is not None and _stem(noun[1]) in question.other_nouns):
+    sentence = _SENTENCE_END.split(before)[-1]
+    if _is_supposed(sentence):
         return _NOT_STATED
     is_result = bool(_EQUALS.search(before) or _VERB.search(before))
-    concludes = bool(_CONCLUDES.search(sentence)) and not _IN_LIST.search(before)
+    concludes = bool(_CONCLUDES.search(sentence))
     if number.value not in question.values:
         return _FIRM if is_result or concludes else _NOT_STATED
     if not is_result:
@@ -250,7 +214,7 @@ def _grade(cot: str, number: Number, question: Question) -> int:
     equation = _EQUATION.search(sentence)
     if equation is not None and re.search(r"\d", equation[1]) and _VARIABLE.search(equation[1]):
         return _NOT_STATED
-    if number.start > len(cot) - min(_CLOSING, len(cot) // 5) or _INFERS.search(sentence) or _ANSWER.search(sentence):
+    if number.start > len(cot) - min(_CLOSING, len(cot) // 5) or _ANSWER.search(sentence):
         return _FIRM
     # Computed from at least one other number.
     if _COMPUTED.search(sentence) and any(n.value != number.value for n in numbers(sentence)):
@@ -258,15 +222,6 @@ def _grade(cot: str, number: Number, question: Question) -> int:
     return _WEAK if concludes and _CLAUSE_END.match(after) else _NOT_STATED
 
 
-def _last_end(text: str) -> int:
-    ends = [m.end() for m in _SENTENCE_END.finditer(text)]
-    return ends[-1] if ends else 0
-
-
 def _is_supposed(sentence: str) -> bool:
     supposed = _SUPPOSES.search(sentence)
     return supposed is not None and not _CONSEQUENCE.search(supposed[0])
-
-
-def _stem(word: str) -> str:
-    return word.lower().removesuffix("s").removesuffix("e")
