@@ -169,6 +169,8 @@ def _bracketed(text: str, opening: str, inside: str, closing: str, depth: int) -
 
 
 def _as_value(quantity: Quantity) -> Value:
+    if isinstance(quantity.value, sympy.FiniteSet | sympy.Tuple):  # `(1,2)\text{ cm}`
+        return Listing(tuple(Quantity(value, quantity.has_decimal) for value in quantity.value.args), "")
     if isinstance(quantity.value, sympy.MatrixBase):
         if 1 in quantity.value.shape:  # a row or a column is a list
             return Listing(tuple(Quantity(entry, quantity.has_decimal) for entry in quantity.value), "<>")
