@@ -21,7 +21,7 @@ from leadspan.data.examples import Examples
 from leadspan.data.packing import on_device, pack
 from leadspan.data.supervision import Supervision
 from leadspan.data.truncation import Budget
-from leadspan.models.heads import head_shape, head_weight
+from leadspan.models.heads import LogitTransform, head_shape, head_weight
 from leadspan.models.loading import load_model
 from leadspan.models.settings import RandomInit
 from leadspan.settings import validate
@@ -30,7 +30,7 @@ from leadspan.teacher.fill import Ranks, claimed, fill_store
 from leadspan.teacher.manifest import HEAD_FILE, Manifest
 from leadspan.teacher.sequences import Sequences, longest_sequences, plan_capture
 from leadspan.teacher.settings import CaptureSettings, Hidden, Sampled, TopK
-from leadspan.teacher.targets import DenseTargets, freeze, live_targets, teacher_logits
+from leadspan.teacher.targets import freeze, live_targets, teacher_logits
 
 VOCAB, HIDDEN, LAYERS = 151_936, 1024, 8
 TARGETS = {"cpu": 0.95, "cuda": 0.9}
@@ -111,8 +111,7 @@ def fill(
     rows, width = head_shape(teacher)
     content, entry = b"", None
     if keeps_head and isinstance(codec, Hidden):
-        weight = head_weight(teacher)
-        content, entry = head_file(DenseTargets(weight.new_empty(0, width), weight), rows)
+        content, entry = head_file(head_weight(teacher), LogitTransform())
     manifest = Manifest(
         teacher="random",
         weights_hash="",

@@ -34,7 +34,7 @@ from leadspan.pipeline.run import run as run_recipe
 from leadspan.recipe import Recipe
 from leadspan.settings import validate
 from leadspan.teacher.capture import run_capture
-from leadspan.teacher.estimate import estimate
+from leadspan.teacher.engine import estimate
 from leadspan.teacher.settings import CaptureSettings
 from leadspan.teacher.source import StoredTeacher
 from leadspan.teacher.targets import freeze, live_targets

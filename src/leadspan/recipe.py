@@ -14,8 +14,7 @@ from leadspan.data.truncation import AnyPolicy, Lead, Schedule
 from leadspan.errors import SettingsError, TargetsError
 from leadspan.evaluation.settings import EvaluationSettings, TaskSettings
 from leadspan.faults import Rule
-from leadspan.losses.defined import check_loss
-from leadspan.losses.settings import LossSettings, PolicyGradient
+from leadspan.losses.settings import LossSettings, PolicyGradient, check_loss
 from leadspan.models.settings import ModelSettings, Pretrained
 from leadspan.rollout.settings import RolloutSettings, TaskPrompts
 from leadspan.settings import MoreFaults, Settings, load_settings

@@ -8,7 +8,7 @@ from leadspan.errors import SettingsError
 from leadspan.evaluation.sampling import window_of
 from leadspan.evaluation.settings import Vllm
 from leadspan.inputs import PreparedData
-from leadspan.losses.defined import check_loss
+from leadspan.losses.settings import check_loss
 from leadspan.models.loading import load_config, load_end_ids
 from leadspan.recipe import Recipe
 from leadspan.rollout.course import Course

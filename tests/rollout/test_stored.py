@@ -17,8 +17,7 @@ from leadspan.pipeline.run import run
 from leadspan.recipe import Recipe
 from leadspan.settings import validate
 from leadspan.teacher.capture import run_capture
-from leadspan.teacher.fill import store_locked
-from leadspan.teacher.merge import merge_stores
+from leadspan.teacher.fill import merge_stores, store_locked
 from toys import tiny
 
 HIDDEN = {"codec": {"kind": "hidden"}}

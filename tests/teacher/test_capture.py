@@ -27,9 +27,8 @@ from leadspan.planning.prediction import cost_model_of
 from leadspan.recipe import Recipe
 from leadspan.status import StatusHandler
 from leadspan.teacher.capture import run_capture
-from leadspan.teacher.fill import check_space
+from leadspan.teacher.fill import check_space, merge_stores
 from leadspan.teacher.manifest import write_manifest
-from leadspan.teacher.merge import merge_stores
 from leadspan.teacher.settings import TopK
 from leadspan.teacher.shards import ShardWriter
 from leadspan.teacher.store import TargetStore

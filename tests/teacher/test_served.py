@@ -20,7 +20,7 @@ from leadspan.settings import validate
 from leadspan.stages import teacher_source
 from leadspan.teacher import server as client
 from leadspan.teacher.codecs import decode, encode
-from leadspan.teacher.served import RemoteTeacher, check_tokenizer
+from leadspan.teacher.served import RemoteTeacher
 from leadspan.teacher.settings import ServedTeacher, ServedTeachers, TopK
 from leadspan.teacher.targets import SparseTargets, freeze, live_targets, teacher_logits
 from recipes import toy_recipe
@@ -228,13 +228,13 @@ def test_another_tokenizer_is_refused_with_or_without_tokenize(paths: tuple[str,
     renderer = Renderer(character_tokenizer(), Rendering())
     api = "sglang" if "/generate" in paths else "vllm"
     with serving(model, character_tokenizer(), paths) as server:
-        window = check_tokenizer(teacher(server, api=api).servers.of(""), renderer)
+        window = teacher(server, api=api).servers.check_tokenizers(renderer)
         assert window == (1024 if "/tokenize" in paths else None)
         other = character_tokenizer()
         other.add_tokens(["What"])
         server.tokenizer = other
         with pytest.raises(TargetsError, match="its tokenizer is not that of the data"):
-            check_tokenizer(teacher(server, api=api).servers.of(""), renderer)
+            teacher(server, api=api).servers.check_tokenizers(renderer)
 
 
 def test_another_template_is_refused_unless_that_is_meant() -> None:
@@ -242,8 +242,8 @@ def test_another_template_is_refused_unless_that_is_meant() -> None:
     renderer = Renderer(character_tokenizer(), Rendering())
     with serving(model, character_tokenizer(TEMPLATE.replace("<|im_end|>\n", "<|im_end|>"))) as server:
         with pytest.raises(TargetsError, match=r"chat template writes prompts differently .*check_template: false"):
-            check_tokenizer(teacher(server).servers.of(""), renderer)
-        check_tokenizer(teacher(server, check_template=False).servers.of(""), renderer)
+            teacher(server).servers.check_tokenizers(renderer)
+        teacher(server, check_template=False).servers.check_tokenizers(renderer)
 
 
 def test_an_example_beyond_the_servers_window_is_refused(loopback, tmp_path: Path) -> None:

@@ -16,15 +16,14 @@ from leadspan.data.truncation import Full, Lead, Middle, Mix, Policy, RandomWind
 from leadspan.errors import CacheError, TargetsError
 from leadspan.inputs import prepare_data
 from leadspan.losses.chunked import chunked_loss
-from leadspan.losses.defined import check_loss
-from leadspan.losses.settings import LossSettings, ReverseKl
+from leadspan.losses.settings import LossSettings, ReverseKl, check_loss
 from leadspan.models.loading import load_model
 from leadspan.pipeline.capture import prepare_capture
 from leadspan.recipe import Recipe
 from leadspan.stages import checked_teacher
 from leadspan.teacher.capture import run_capture
+from leadspan.teacher.fill import merge_stores
 from leadspan.teacher.manifest import read_manifest
-from leadspan.teacher.merge import merge_stores
 from leadspan.teacher.store import TargetStore
 from leadspan.teacher.targets import DenseTargets, SparseTargets, freeze, live_targets, teacher_logits
 from stores import captured, copy_of, stored
@@ -78,7 +77,7 @@ def test_cuts_that_change_the_context_are_refused_with_both_hashes(full, policy:
     recipe, store = full
     examples = under(recipe, policy)
     with pytest.raises(TargetsError, match=r"example [0-9a-f]{32}.*hash [0-9a-f]{32}.*hash [0-9a-f]{32}.*at token \d+"):
-        store.check_serves(examples, range(len(examples)))
+        store.find(examples[0])
 
 
 @pytest.mark.slow
@@ -327,6 +326,21 @@ def test_parts_of_a_store_are_read_as_one_and_must_belong_together(full, tmp_pat
     shutil.copytree(other.directory, tmp_path / "both" / "z")
     with pytest.raises(TargetsError, match="z: codec is"):
         TargetStore(tmp_path / "both")
+
+
+def test_a_join_keeps_both_of_two_traces_that_a_cut_makes_equal(tmp_path: Path) -> None:
+    rows = [{"prompt": "add 1 to itself", "cot": f"way {i}", "answer": "it is 2."} for i in range(2)]
+    (tmp_path / "pair.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = {"train": {"path": str(tmp_path / "pair.jsonl")}, "validation": {"kind": "none"}}
+    cut = {"kind": "lead_answer", "num_tokens": 3}
+    recipe, store = captured(tmp_path, data=data | {"cache_dir": str(tmp_path / "cache")}, cut=cut)
+    merge_stores([store.directory], tmp_path / "joined")
+    first, second = under(recipe, recipe.cut)
+    assert first.example_id != second.example_id and np.array_equal(first.input_ids, second.input_ids)
+    joined = TargetStore(tmp_path / "joined")
+    assert len(joined) == len(store) == 2
+    for example in (first, second):
+        joined.find(example)
 
 
 def test_the_manifest_says_what_it_is(full) -> None:

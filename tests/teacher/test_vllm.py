@@ -7,7 +7,7 @@ from leadspan.errors import SettingsError, TargetsError
 from leadspan.models.settings import Pretrained
 from leadspan.settings import validate
 from leadspan.teacher.codecs import decode
-from leadspan.teacher.prompt_logprobs import read_support
+from leadspan.teacher.server import read_support
 from leadspan.teacher.settings import CaptureSettings, TopK
 from leadspan.teacher.vllm_engine import VllmEngine
 

@@ -21,7 +21,7 @@ from leadspan.text import print_plain
 
 if TYPE_CHECKING:
     from leadspan.tables import Block
-    from leadspan.teacher.estimate import Estimate
+    from leadspan.teacher.engine import Estimate
 
 
 @command(
@@ -144,7 +144,7 @@ def store(options: argparse.Namespace) -> None:
         show(blocks, manifests, options.json)
         return
     # `inspect` needs no torch.
-    from leadspan.teacher.merge import merge_stores
+    from leadspan.teacher.fill import merge_stores
     from leadspan.teacher.store import TargetStore
 
     if options.action == "verify":

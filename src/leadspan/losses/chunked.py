@@ -68,8 +68,9 @@ def chunked_loss(
     hard, soft = hard_weights.to(wide) / normaliser, soft_weights.to(wide) / normaliser
     num_entries = vocab_size or head.shape[0]
     shape = settings.chunk_tokens or default_chunk(hidden.device, num_entries), num_entries
-    rows = chunk_rows(settings, transform or LogitTransform(), targets, shape, hidden.device, end_ids)
-    value, statistics = _ChunkedLoss.apply(hidden, head, targets, labels, hard, soft, settings.temperature, rows, shape)
+    rows, multiple = chunk_rows(settings, transform or LogitTransform(), targets, shape, hidden.device, end_ids)
+    weights, shape = (hard, soft, settings.temperature), (*shape, multiple)
+    value, statistics = _ChunkedLoss.apply(hidden, head, targets, labels, weights, rows, shape)
     return value, RowLosses(*statistics.unbind(1))
 
 
@@ -89,20 +90,18 @@ class _ChunkedLoss(torch.autograd.Function):
         head: torch.Tensor,
         targets: Targets | None,
         labels: torch.Tensor,
-        hard: torch.Tensor,
-        soft: torch.Tensor,
-        temperature: float,
+        weights: tuple[torch.Tensor, torch.Tensor, float],
         rows: ChunkRows,
-        shape: tuple[int, int],
+        shape: tuple[int, int, int],
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        size, num_entries = shape
+        (hard, soft, temperature), (size, num_entries, multiple) = weights, shape
         narrow = head.detach()[:num_entries].to(hidden.dtype)
         weight = _factor(narrow)
         # Sparse targets bring the teacher's probabilities with them; only dense ones need its logits here.
         teacher = (targets.hidden, targets.head) if isinstance(targets, DenseTargets) else None
         teacher_weight = None if teacher is None else _factor(teacher[1][:num_entries].to(teacher[0].dtype))
         # One buffer serves all chunks. It starts at 0 because compiled blocks also read the rows after the last one.
-        z_s = hard.new_zeros(rows.blocks.buffer_rows(min(size, len(labels))), num_entries)
+        z_s = hard.new_zeros(-(-min(size, len(labels)) // multiple) * multiple, num_entries)
         z_t = None if teacher is None else torch.zeros_like(z_s)
         # The head's gradient is summed over chunks, hence float32; each row of `d_hidden` is written once.
         d_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
@@ -112,9 +111,9 @@ class _ChunkedLoss(torch.autograd.Function):
             for start in range(0, len(labels), size):
                 part = slice(start, min(start + size, len(labels)))
                 length = part.stop - start
-                _project(hidden[part], weight, z_s[:length])
+                _multiply(hidden[part], weight.T, z_s[:length])
                 if teacher is not None and teacher_weight is not None and z_t is not None:
-                    _project(teacher[0][part], teacher_weight, z_t[:length])
+                    _multiply(teacher[0][part], teacher_weight.T, z_t[:length])
                 # From here on `z_s` holds the gradient of the logits: the row part overwrites it.
                 statistics[part] = rows(z_s, z_t, part, labels[part], hard[part], soft[part])
                 dz = z_s[:length]
@@ -125,7 +124,7 @@ class _ChunkedLoss(torch.autograd.Function):
                 if d_hidden is not None:
                     torch.mm(dz, narrow, out=d_hidden[part])
                 if d_head is not None:
-                    _accumulate(d_head[:num_entries], dz.T, hidden[part])
+                    _multiply(dz.T, hidden[part], d_head[:num_entries], is_added=True)
         ctx.gradients, ctx.head_dtype = (d_hidden, d_head), head.dtype
         ctx.mark_non_differentiable(statistics)  # metrics; autograd would ask `backward` for their gradient
         weighted = torch.stack([hard, soft * temperature**2], dim=1)
@@ -156,29 +155,25 @@ class _ChunkedLoss(torch.autograd.Function):
                 scaled.append((gradient.to(wide) * factor).to(gradient.dtype))
             else:
                 scaled.append(gradient * factor if keeps_graph else gradient.mul_(factor))
-        return scaled[0], None if scaled[1] is None else scaled[1].to(ctx.head_dtype), *(None,) * 7
+        return scaled[0], None if scaled[1] is None else scaled[1].to(ctx.head_dtype), *(None,) * 5
 
 
 def _factor(weight: torch.Tensor) -> torch.Tensor:
-    """A head as a factor of `_project`: on the CPU, where no product of narrow types has a wide result, it is wide."""
+    """A head as a factor of `_multiply`: on the CPU, where no product of narrow types has a wide result, it is wide."""
     return weight if weight.is_cuda else weight.to(torch.promote_types(weight.dtype, torch.float32))
 
 
-def _project(factor: torch.Tensor, weight: torch.Tensor, out: torch.Tensor) -> None:
-    """`out = factor @ weight.T` in the type of `out`, float32 or wider, however narrow the factors."""
-    if factor.is_cuda and factor.dtype != out.dtype:
-        torch.mm(factor, weight.T, out_dtype=out.dtype, out=out)
-    else:
-        with products_of(factor.dtype):
-            torch.mm(factor.to(out.dtype), weight.to(out.dtype).T, out=out)
-
-
-def _accumulate(total: torch.Tensor, left_factor: torch.Tensor, right_factor: torch.Tensor) -> None:
-    """`total += left_factor @ right_factor`, without rounding the product below the type of `total`."""
-    if left_factor.dtype == total.dtype:
-        total.addmm_(left_factor, right_factor)
-    elif left_factor.is_cuda:
-        torch.addmm(total, left_factor, right_factor, out_dtype=total.dtype, out=total)
-    else:
-        with products_of(left_factor.dtype):
-            total.addmm_(left_factor.to(total.dtype), right_factor.to(total.dtype))
+def _multiply(left: torch.Tensor, right: torch.Tensor, out: torch.Tensor, is_added: bool = False) -> None:
+    """`out = left @ right`, or `out += left @ right`, in the type of `out`, float32 or wider, however narrow the factors."""
+    if left.is_cuda and left.dtype != out.dtype:
+        if is_added:
+            torch.addmm(out, left, right, out_dtype=out.dtype, out=out)
+        else:
+            torch.mm(left, right, out_dtype=out.dtype, out=out)
+        return
+    with products_of(left.dtype):
+        left, right = left.to(out.dtype), right.to(out.dtype)
+        if is_added:
+            out.addmm_(left, right)
+        else:
+            torch.mm(left, right, out=out)

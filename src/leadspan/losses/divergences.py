@@ -44,36 +44,26 @@ def from_logits(
     student_logits: Float[torch.Tensor, "N V"],
     teacher_logits: Float[torch.Tensor, "N V"],
     temperature: float = 1.0,
+    end_ids: tuple[int, ...] = (),
 ) -> ValueAndGradient:
-    """A divergence of `softmax(z_t / T)` and `softmax(z_s / T)`, and its gradient with respect to `z_s`."""
-    value, gradient = divergence(
-        Distribution.of(student_logits / temperature), Distribution.of(teacher_logits / temperature)
-    )
-    return value, gradient / temperature
+    """A divergence of `softmax(z_t / T)` and `softmax(z_s / T)`, and its gradient with respect to `z_s`.
 
-
-def with_one_stop(
-    divergence: Divergence,
-    student_logits: Float[torch.Tensor, "N V"],
-    teacher_logits: Float[torch.Tensor, "N V"],
-    temperature: float,
-    end_ids: tuple[int, ...],
-) -> ValueAndGradient:
-    """A divergence in which some tokens, two or more, are one outcome, and its gradient with respect to `z_s`.
-
-    The outcome has the mass of its tokens, so its logit is `s = logsumexp` of theirs, and with `g` the gradient with
-    respect to `s` each of them gets `g exp(z_e / T - s)`. Merging outcomes never raises an f-divergence, by the
-    data-processing inequality (Csiszar, Studia Sci. Math. Hungarica 2, 1967).
+    The tokens of `end_ids`, two or more, are one outcome. It has the mass of its tokens, so its logit is `s = logsumexp`
+    of theirs, and with `g` the gradient with respect to `s` each of them gets `g exp(z_e / T - s)`. Merging outcomes
+    never raises an f-divergence, by the data-processing inequality (Csiszar, Studia Sci. Math. Hungarica 2, 1967).
     """
-    ends = torch.tensor(end_ids, device=student_logits.device)
+    student, teacher = student_logits / temperature, teacher_logits / temperature
+    if not end_ids:
+        value, gradient = divergence(Distribution.of(student), Distribution.of(teacher))
+        return value, gradient / temperature
+    ends = torch.tensor(end_ids, device=student.device)
 
     def merged(logits: torch.Tensor) -> Distribution:
-        """The merged outcome takes the column of the first token; the columns of the others get probability 0."""
+        # The merged outcome takes the column of the first token; the columns of the others get probability 0.
         stop = logits.index_select(1, ends).logsumexp(-1, keepdim=True)
         columns = torch.cat([stop, torch.full_like(logits[:, : len(end_ids) - 1], -torch.inf)], dim=1)
         return Distribution.of(logits.index_copy(1, ends, columns))
 
-    student, teacher = student_logits / temperature, teacher_logits / temperature
     value, gradient = divergence(merged(student), merged(teacher))
     # Where a support has none of the tokens their logits are -inf, and 0 / 0 is a share of nothing.
     of_ends = student.index_select(1, ends)

@@ -17,11 +17,7 @@ from jaxtyping import Bool, Float, Int
 from transformers import PreTrainedModel
 
 from leadspan.data.packing import Batch
-from leadspan.data.supervision import (
-    APPENDED,
-    SECTION_NAMES,
-    ScoredSelection,
-)
+from leadspan.data.supervision import APPENDED, SECTION_NAMES, ScoredSelection
 from leadspan.data.truncation import kept_tokens
 from leadspan.errors import TargetsError
 from leadspan.losses.chunked import chunked_loss

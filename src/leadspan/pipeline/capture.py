@@ -14,7 +14,7 @@ from leadspan.data.truncation import Full, Policy
 from leadspan.errors import DataError, SettingsError
 from leadspan.evaluation.settings import Vllm
 from leadspan.inputs import prepare_data, prepare_splits, training_rows
-from leadspan.losses.defined import check_loss
+from leadspan.losses.settings import check_loss
 from leadspan.models.loading import load_model
 from leadspan.models.shapes import uses_bf16
 from leadspan.recipe import Recipe, check_capture

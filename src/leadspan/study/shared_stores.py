@@ -19,7 +19,7 @@ from pathlib import Path
 
 from leadspan.data.sections import Renderer
 from leadspan.errors import CacheError, LeadspanError, SettingsError, TargetsError
-from leadspan.losses.defined import check_loss
+from leadspan.losses.settings import check_loss
 from leadspan.models.loading import name_of
 from leadspan.models.tokenizers import load_tokenizer
 from leadspan.pipeline.capture import prepare_capture

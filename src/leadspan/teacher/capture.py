@@ -23,15 +23,21 @@ from leadspan.models.settings import ModelSettings, Pretrained
 from leadspan.models.shapes import shape_from
 from leadspan.models.tokenizers import check_vocabulary, load_own_tokenizer
 from leadspan.status import report_status
-from leadspan.teacher.engine import TransformersEngine, check_causal, head_file, hidden_dtype
-from leadspan.teacher.estimate import COMMON_CODECS, Estimate, estimate
+from leadspan.teacher.engine import (
+    COMMON_CODECS,
+    Estimate,
+    TransformersEngine,
+    estimate,
+    head_file,
+    hidden_dtype,
+)
 from leadspan.teacher.fill import Engine, Ranks, check_space, claimed, fill_store, set_aside_damaged
 from leadspan.teacher.manifest import HEAD_FILE, MANIFEST_FILE, SHARDS_DIR, Manifest
 from leadspan.teacher.sequences import CapturePlan, Sequences
 from leadspan.teacher.served import ServedEngine
 from leadspan.teacher.settings import AnyTeacher, CaptureSettings, Codec, Hidden, Served, TopK
 from leadspan.teacher.shards import finished_shards
-from leadspan.teacher.targets import DenseTargets, freeze
+from leadspan.teacher.targets import freeze
 from leadspan.teacher.vllm_engine import VllmEngine
 
 KL_SAMPLE = 256
@@ -125,7 +131,8 @@ def load_teacher(job: CaptureJob) -> PreTrainedModel:
     """The frozen teacher on its device, checked against the data's vocabulary and for outputs that a prefix shares.
 
     Raises:
-        ModelError: It does not fit the data, or runs on a server.
+        ModelError: It does not fit the data or runs on a server; or its rotary frequencies change with the length of
+            the whole sequence, and a sequence is long enough for that.
     """
     if isinstance(job.teacher, Served):
         raise ModelError(
@@ -134,7 +141,18 @@ def load_teacher(job: CaptureJob) -> PreTrainedModel:
         )
     teacher = freeze(load_model(job.teacher, job.dtype, is_frozen=True), job.device)
     check_vocabulary(job.renderer.tokenizer, "teacher", load_own_tokenizer(job.teacher), head_shape(teacher)[0])
-    check_causal(teacher, max(job.plan.lengths), name_of(job.teacher))
+    longest, config = max(job.plan.lengths), teacher.config.get_text_config()
+    parameters = getattr(config, "rope_parameters", None) or {}
+    for rope in (parameters, *(value for value in parameters.values() if isinstance(value, dict))):  # or by layer type
+        original = rope.get("original_max_position_embeddings") or config.max_position_embeddings
+        # These types choose frequencies by the length of the whole sequence, so a prefix of the outputs is not the
+        # output of the prefix.
+        if rope.get("rope_type") in ("dynamic", "longrope") and longest > original:
+            raise ModelError(
+                f"teacher {name_of(job.teacher)}: its {rope['rope_type']} position embedding changes with sequences "
+                f"longer than {original} tokens (here up to {longest}), so the outputs of a prefix are not the prefix "
+                f"of the outputs; set data.max_tokens: {original}, or train with targets: {{kind: live}}"
+            )
     return teacher
 
 
@@ -154,9 +172,8 @@ def _describe(job: CaptureJob, teacher: PreTrainedModel | None) -> tuple[Manifes
         else:
             rows, width = head_shape(teacher)
     if teacher is not None and isinstance(settings.codec, Hidden):
-        weight, transform = head_weight(teacher), transform_of(teacher)
-        targets = DenseTargets(weight.new_empty(0, width), weight, transform.scale, transform.cap)
-        content, entry = head_file(targets, _num_tokens(job, rows))
+        # The first rows only, as in the distribution: what follows them is padding of the vocabulary.
+        content, entry = head_file(head_weight(teacher)[: _num_tokens(job, rows)], transform_of(teacher))
     flops = None
     with contextlib.suppress(ModelError):  # a shape that cannot be read is no reason not to capture
         if not isinstance(job.teacher, Served):

@@ -1,8 +1,14 @@
-"""Transformers as the engine of a capture: a packed forward pass, projected to the vocabulary chunk by chunk."""
+"""Transformers as the engine of a capture, and what each codec would take and lose, measured on a sample before one.
+
+A pack is one forward pass, projected to the vocabulary chunk by chunk.
+"""
 
 import hashlib
 import itertools
+import math
+import time
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -11,17 +17,18 @@ from transformers import PreTrainedModel
 
 from leadspan.data.examples import Example
 from leadspan.data.packing import on_device, pack
-from leadspan.errors import ModelError
-from leadspan.teacher.codecs import Arrays, encode
+from leadspan.models.heads import LogitTransform, head_of, head_shape
+from leadspan.teacher.codecs import Arrays, bytes_per_position, decode, encode
 from leadspan.teacher.manifest import HeadEntry
-from leadspan.teacher.settings import CaptureSettings, Codec, Hidden, Sampled
-from leadspan.teacher.shards import PER_ENTRY, sequence_hash
-from leadspan.teacher.targets import DenseTargets, live_targets, teacher_logits
+from leadspan.teacher.sequences import Sequences
+from leadspan.teacher.settings import CaptureSettings, Codec, Hidden, Sampled, SparseCodec, TopK, TopP
+from leadspan.teacher.shards import borders_of, sequence_hash
+from leadspan.teacher.targets import live_targets, teacher_logits
 
 _CPU_CHUNK_BYTES, _CUDA_CHUNK_TOKENS = 32 << 20, 2048
 _CPU_SLAB_BYTES = 4 << 20  # of logits, so that every pass over them reads from the cache
-# NumPy has no bfloat16: its bits travel as uint16.
-_NUMPY_OF = {torch.float32: np.float32, torch.float16: np.float16, torch.bfloat16: np.uint16}
+COMMON_CODECS: tuple[Codec, ...] = (TopK(k=20), TopK(k=50), TopK(k=100), TopP(), Sampled(), Hidden())
+"""Codecs that a dry run compares with that of the settings."""
 
 
 class TransformersEngine:
@@ -46,8 +53,8 @@ class TransformersEngine:
         num_positions = [len(example.input_ids) - 1 for example in sequences]
         if isinstance(codec, Hidden):
             hidden = targets.hidden.to(self.hidden_dtype).reshape(-1).cpu()
-            kind = _NUMPY_OF[hidden.dtype]
-            array = hidden.view(torch.int16).numpy().view(kind) if kind is np.uint16 else hidden.numpy()
+            # NumPy has no bfloat16: its bits travel as uint16.
+            array = (hidden.view(torch.uint16) if hidden.dtype == torch.bfloat16 else hidden).numpy()
             return _split_rows({"hidden": array.copy()}, num_positions)
         labels, offsets = batch["labels"], uniform_offsets(sequences, codec)
         size = self.settings.chunk_tokens or default_chunk(targets.head)
@@ -68,20 +75,12 @@ class TransformersEngine:
 
 def _split_rows(arrays: Arrays, num_positions: Sequence[int]) -> list[Arrays]:
     """Cut the columns of a pack, all positions one after the other, into those of its sequences."""
-    ends = [0, *itertools.accumulate(num_positions)]
-    sizes = arrays.get("num_entries")
-    entry_ends = ends
-    if sizes is not None:
-        running = [0, *itertools.accumulate(sizes.tolist())]
-        entry_ends = [running[end] for end in ends]
+    ends = np.cumsum([0, *num_positions])
     rows: list[Arrays] = [{} for _ in num_positions]
     for name, values in arrays.items():
-        by_entry = name in PER_ENTRY and sizes is not None
-        # All other columns have the same number of values at every position.
-        width = 1 if by_entry else len(values) // ends[-1]
-        marks = entry_ends if by_entry else ends
-        for row, (start, end) in zip(rows, itertools.pairwise(marks), strict=True):
-            row[name] = values[start * width : end * width]
+        borders = borders_of(arrays, name, ends[-1])[ends].tolist()
+        for row, (start, end) in zip(rows, itertools.pairwise(borders), strict=True):
+            row[name] = values[start:end]
     return rows
 
 
@@ -92,32 +91,10 @@ def hidden_dtype(codec: Codec, teacher: torch.dtype) -> torch.dtype:
     return teacher
 
 
-def head_file(targets: DenseTargets, num_tokens: int) -> tuple[bytes, HeadEntry]:
+def head_file(weight: torch.Tensor, transform: LogitTransform) -> tuple[bytes, HeadEntry]:
     """Content of the file of the teacher's head, and its entry in the manifest."""
-    # The first rows only, as in the distribution: what follows them is padding of the vocabulary.
-    content = save({"weight": targets.head.detach()[:num_tokens].cpu().contiguous()})
-    entry = HeadEntry(sha256=hashlib.sha256(content).hexdigest(), scale=targets.scale, softcap=targets.softcap)
-    return content, entry
-
-
-def check_causal(teacher: PreTrainedModel, longest: int, name: str) -> None:
-    """Refuse a teacher whose outputs on a prefix depend on how long the whole sequence is.
-
-    Raises:
-        ModelError: Its rotary frequencies change with the length, and a sequence is long enough for that.
-    """
-    config = teacher.config.get_text_config()
-    parameters = getattr(config, "rope_parameters", None) or {}
-    for rope in (parameters, *(value for value in parameters.values() if isinstance(value, dict))):  # or by layer type
-        original = rope.get("original_max_position_embeddings") or config.max_position_embeddings
-        # These types choose frequencies by the length of the whole sequence, so a prefix of the outputs is not the
-        # output of the prefix.
-        if rope.get("rope_type") in ("dynamic", "longrope") and longest > original:
-            raise ModelError(
-                f"teacher {name}: its {rope['rope_type']} position embedding changes with sequences longer than "
-                f"{original} tokens (here up to {longest}), so the outputs of a prefix are not the prefix of the "
-                f"outputs; set data.max_tokens: {original}, or train with targets: {{kind: live}}"
-            )
+    content = save({"weight": weight.detach().cpu().contiguous()})
+    return content, HeadEntry(sha256=hashlib.sha256(content).hexdigest(), scale=transform.scale, softcap=transform.cap)
 
 
 def default_chunk(head: torch.Tensor) -> int:
@@ -138,3 +115,163 @@ def uniform_offsets(sequences: Sequence[Example], codec: object) -> torch.Tensor
         for e in sequences
     ]
     return torch.from_numpy(np.concatenate(drawn))
+
+
+@dataclass(frozen=True, slots=True)
+class CodecEstimate:
+    """One codec on the sample.
+
+    Attributes:
+        codec: The codec.
+        bytes_per_position: Bytes.
+        num_bytes: Of the whole store.
+        support: Mean entries of a position; the vocabulary for `hidden`.
+        kl_lost: `KL(teacher || student)` less what the codec's targets give for it, nats per position.
+        standard_error: Of `kl_lost`, over positions.
+    """
+
+    codec: Codec
+    bytes_per_position: float
+    num_bytes: float
+    support: float
+    kl_lost: float
+    standard_error: float
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """Estimated size and speed of a capture.
+
+    Attributes:
+        num_sequences: Sequences.
+        num_positions: Positions.
+        positions_per_second: Of the sample, with the settings' own codec.
+        sample_positions: Positions of the sample.
+        kl: Mean `KL(teacher || student)` of the sample, the student at its start.
+        codecs: The settings' own codec first, then others to choose from.
+    """
+
+    num_sequences: int
+    num_positions: int
+    positions_per_second: float
+    sample_positions: int
+    kl: float
+    codecs: list[CodecEstimate]
+
+
+def estimate(
+    teacher: PreTrainedModel,
+    student: PreTrainedModel,
+    sequences: Sequences,
+    settings: CaptureSettings,
+    other_codecs: Sequence[Codec],
+    num_tokens: int,
+    sample_positions: int,
+    seed: int,
+) -> Estimate:
+    """Run teacher and student over a drawn sample, and encode the teacher's output with several codecs."""
+    sample: list[Example] = []
+    remaining = sample_positions
+    for index in np.random.default_rng(seed).permutation(len(sequences)).tolist():
+        example = sequences[index]
+        n = min(remaining + 1, len(example.input_ids))  # the last sequence is cut
+        arrays = {name: getattr(example, name)[:n] for name in ("input_ids", "weights", "section_ids", "tenths")}
+        sample.append(replace(example, **arrays))
+        remaining -= n - 1
+        if remaining <= 0:
+            break
+    engine = TransformersEngine(teacher, settings, num_tokens)
+    engine(sample[:1])  # warm-up: the first run of a model is slower than all others
+    start = time.perf_counter()
+    engine(sample)
+    seconds = time.perf_counter() - start
+    # The settings' own codec may be among the others: each is measured once.
+    codecs = list({codec.model_dump_json(): codec for codec in (settings.codec, *other_codecs)}.values())
+    losses, full, supports = _losses(teacher, student, sample, codecs, settings, num_tokens)
+    positions = sum(n - 1 for n in sequences.lengths)  # the last token of a sequence is only predicted
+    estimates = []
+    for codec, kl_lost, support in zip(codecs, losses, supports, strict=True):
+        # Where the data decides the size of a support (top-p, sampled), that of the sample is taken.
+        if isinstance(codec, Hidden):
+            # Token id, section, and the states; the head is stored once.
+            size = 4 + 1 + head_shape(teacher)[1] * hidden_dtype(codec, teacher.dtype).itemsize
+            once = math.prod(head_shape(teacher)) * head_of(teacher).weight.element_size()
+        else:
+            size, once = bytes_per_position(codec, len(settings.temperatures), num_tokens, support), 0
+        error = float(kl_lost.std(ddof=1) / len(kl_lost) ** 0.5) if len(kl_lost) > 1 else 0.0
+        estimates.append(CodecEstimate(codec, size, size * positions + once, support, float(kl_lost.mean()), error))
+    sampled = sum(len(e.input_ids) - 1 for e in sample)
+    return Estimate(len(sequences), positions, sampled / seconds, sampled, float(full.mean()), estimates)
+
+
+@torch.no_grad()
+def _losses(
+    teacher: PreTrainedModel,
+    student: PreTrainedModel,
+    sample: list[Example],
+    codecs: Sequence[Codec],
+    settings: CaptureSettings,
+    num_tokens: int,
+) -> tuple[list[np.ndarray], np.ndarray, list[float]]:
+    """Per codec the KL lost at every position; the full KL; per codec the mean size of the support."""
+    batch = on_device(pack(sample), teacher.device)
+    theirs, ours = live_targets(teacher, batch), live_targets(student, batch)
+    labels, full = batch["labels"], []
+    lost: list[list[np.ndarray]] = [[] for _ in codecs]
+    entries = [0.0 for _ in codecs]
+    size = max(1, default_chunk(theirs.head) // 4)  # float64, and several copies
+    # Heads may be padded to different sizes; the tokens that both have are compared.
+    shared = min(num_tokens, ours.head.shape[0])
+    for start in range(0, len(labels), size):
+        rows = slice(start, start + size)
+        logits = teacher_logits(theirs, rows, shared)
+        # float64: a codec may lose 1e-6 nats, the difference of two divergences of about one.
+        log_p = torch.log_softmax(logits.double(), dim=-1)
+        log_q = torch.log_softmax(teacher_logits(ours, rows, shared).double(), dim=-1)
+        kl = torch.linalg.vecdot(log_p.exp(), log_p - log_q)
+        full.append(kl.cpu().numpy())
+        for number, codec in enumerate(codecs):
+            if isinstance(codec, Hidden):
+                # Log-probabilities from hidden states rounded to the type they are stored in.
+                rounded_hidden = theirs.hidden[rows].to(hidden_dtype(codec, teacher.dtype)).to(theirs.hidden.dtype)
+                rounded_logits = teacher_logits(replace(theirs, hidden=rounded_hidden), slice(None), shared)
+                rounded = torch.log_softmax(rounded_logits.double(), dim=-1)
+                stored = torch.linalg.vecdot(rounded.exp(), rounded - log_q)
+                entries[number] += shared * len(kl)
+            else:
+                drawn = uniform_offsets(sample, codec)
+                stored, support = _sparse_kl(
+                    logits, log_q, labels[rows], codec, settings, None if drawn is None else drawn[rows]
+                )
+                entries[number] += support
+            lost[number].append((kl - stored).cpu().numpy())
+    return [np.concatenate(chunks) for chunks in lost], np.concatenate(full), [n / len(labels) for n in entries]
+
+
+def _sparse_kl(
+    logits: torch.Tensor,
+    log_q: torch.Tensor,
+    labels: torch.Tensor,
+    codec: SparseCodec,
+    settings: CaptureSettings,
+    offsets: torch.Tensor | None,
+) -> tuple[torch.Tensor, int]:
+    """The KL that a sparse codec's targets give, per position, and the entries they take.
+
+    A head of the distribution and its tail: `sum_K p log(p / q) + P log(P / Q)`, `P` and `Q` the masses outside; a
+    drawn support: `sum_i w_i log(p_i / q_i)`.
+    """
+    arrays = encode(logits, labels, codec, settings.temperatures, offsets)
+    decoded = {name: torch.from_numpy(a).to(logits.device) for name, a in decode(arrays, codec).items()}
+    log_p = decoded["log_probs"].double()
+    used = torch.isfinite(log_p)  # unused slots have -inf
+    ratio = torch.where(used, log_p - log_q.gather(1, decoded["token_ids"]), 0.0)
+    if isinstance(codec, Sampled):
+        return torch.linalg.vecdot(decoded["sample_weights"].double(), ratio), int(used.sum())
+    # The student's mass outside the support: its probabilities with those of the support subtracted in place, then
+    # summed, since 1 minus the support's sum would cancel.
+    off = log_q.exp()
+    off.scatter_add_(1, decoded["token_ids"], torch.where(used, -off.gather(1, decoded["token_ids"]), 0.0))
+    outside, rest = torch.from_numpy(arrays["outside"]).to(log_q), off.sum(1)
+    tail = torch.where(outside > 0, outside * (outside.clamp(min=1e-300) / rest.clamp(min=1e-300)).log(), 0.0)
+    return torch.linalg.vecdot(log_p.exp(), ratio) + tail, int(used.sum())

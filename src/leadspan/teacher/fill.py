@@ -1,26 +1,27 @@
-"""Writing a store: one process at a time claims it, and the teacher runs once over what it lacks, shard by shard.
+"""Writing a store: from a teacher that runs once over what it lacks, shard by shard, or from other stores.
 
 A shard is the unit of work, of a rank and of a resume; it appears under its own name, which holds its hash, only when
-it is whole. Finished shards are never computed again.
+it is whole. Finished shards are never computed again. One process at a time claims a store.
 """
 
+import hashlib
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from leadspan.data.examples import Example
 from leadspan.errors import CacheError, TargetsError
-from leadspan.files import file_hash, locked
+from leadspan.files import checked_line, file_hash, locked, write_atomically
 from leadspan.status import Progress
 from leadspan.teacher.codecs import Arrays
 from leadspan.teacher.manifest import (
     DRAWN_FILE,
+    HEAD_FILE,
     MANIFEST_FILE,
     SHARDS_DIR,
     Manifest,
@@ -31,27 +32,27 @@ from leadspan.teacher.manifest import (
 )
 from leadspan.teacher.sequences import CapturePlan, Sequences
 from leadspan.teacher.shards import ShardReader, ShardWriter, finished_shards, has_hash_of_name
+from leadspan.teacher.store import TargetStore
 
 _LOCK_FILE, _DAMAGED_DIR = "capture.lock", "damaged"
 # A file that was written, and whose process was killed before it gave it its name.
 _UNNAMED = re.compile(rf"\.({re.escape(MANIFEST_FILE)}|{re.escape(DRAWN_FILE)})\.\d+\.tmp")
+Engine = Callable[[Sequence[Example]], list[Arrays]]
+"""Runs the teacher over a pack: the stored columns of every sequence, besides `input_ids` and `section`."""
 
 
-@contextmanager
-def store_locked(directory: Path) -> Iterator[None]:
+def store_locked(directory: Path) -> AbstractContextManager[None]:
     """Lock a store, so that one process at a time writes into it.
 
     Raises:
         TargetsError: Another process captures into it.
     """
-
-    def refusal(holder: str) -> TargetsError:
-        return TargetsError(
+    return locked(
+        directory / _LOCK_FILE,
+        lambda holder: TargetsError(
             f"{directory}: another process (id {holder}) captures into it; wait, or give another capture.path"
-        )
-
-    with locked(directory / _LOCK_FILE, refusal):
-        yield
+        ),
+    )
 
 
 @contextmanager
@@ -112,14 +113,6 @@ def set_aside(path: Path, directory: Path) -> Path:
     return path.rename(directory / _DAMAGED_DIR / f"{number}-{path.name}")
 
 
-class Engine(Protocol):
-    """Runs the teacher over a pack."""
-
-    def __call__(self, sequences: Sequence[Example]) -> list[Arrays]:
-        """The stored columns of every sequence of a pack, besides `input_ids` and `section`."""
-        ...
-
-
 @dataclass(frozen=True, slots=True)
 class Ranks:
     """This process as one of those that capture together.
@@ -133,21 +126,6 @@ class Ranks:
     rank: int = 0
     number: int = 1
     wait: Callable[[], None] = lambda: None
-
-
-class CaptureRate:
-    """Positions done and tokens per second, reported as the status; assumes that all ranks are equally fast."""
-
-    def __init__(self, num_positions: int, num_ranks: int):
-        self.num_positions, self.num_ranks, self.num_done = num_positions, num_ranks, 0
-        self._start, self._progress = time.perf_counter(), Progress("capture", num_positions, "positions")
-
-    def add(self, num_positions: int) -> None:
-        """Count positions of this rank as done."""
-        self.num_done = min(self.num_positions, self.num_done + num_positions * self.num_ranks)
-        # 1e-9: on a coarse clock the first pack may take no time at all.
-        speed = self.num_done / max(time.perf_counter() - self._start, 1e-9)
-        self._progress.report(self.num_done, f", {speed:,.0f} tokens/s")
 
 
 def fill_store(
@@ -169,69 +147,66 @@ def fill_store(
     """
     # A store's seconds add up over its attempts; those of loading the teacher are part of them.
     clock, before = started or time.perf_counter(), manifest.seconds
+
+    def timed() -> Manifest:
+        return manifest.model_copy(update={"seconds": round(before + time.perf_counter() - clock, 3)})
+
     done = finished_shards(directory)
     missing = [number for number in range(len(plan.shards)) if number not in done]
     ranks.wait()  # all have seen the same shards before one of them adds to these
-    rate = CaptureRate(sum(plan.num_positions(n) for n in missing), ranks.number)
-    # One thread is enough: Arrow and SHA-256 release the interpreter lock, and shards are written in order.
-    with ThreadPoolExecutor(max_workers=1) as writing:
-        for number in missing[ranks.rank :: ranks.number]:
-            try:
-                _capture_shard(directory / SHARDS_DIR, number, manifest, plan, sequences, engine, rate, writing)
-                if ranks.rank == 0:
-                    manifest = _timed(manifest, before, clock)
-                    write_manifest(manifest, directory)
-            except OSError as error:
-                num_missing = sum(number not in finished_shards(directory) for number in missing)
-                raise CacheError(
-                    f"{directory}: cannot be written ({error.strerror}); {len(plan.shards) - num_missing} of "
-                    f"{len(plan.shards)} shards are complete; free space and run `leadspan capture` again, which "
-                    "continues with the others"
-                ) from None
+    total, num_done, begun = sum(plan.num_positions(n) for n in missing), 0, time.perf_counter()
+    progress = Progress("capture", total, "positions")
+
+    def count(num_positions: int) -> None:
+        nonlocal num_done
+        num_done = min(total, num_done + num_positions * ranks.number)  # as if all ranks were equally fast
+        # 1e-9: on a coarse clock the first pack may take no time at all.
+        speed = num_done / max(time.perf_counter() - begun, 1e-9)
+        progress.report(num_done, f", {speed:,.0f} tokens/s")
+
+    for number in missing[ranks.rank :: ranks.number]:
+        packs = ([sequences[i] for i in indices] for indices in plan.packs[slice(*plan.shards[number])])
+        try:
+            with ShardWriter(directory / SHARDS_DIR, number, manifest) as writer:
+                _capture_shard(writer, packs, engine, count)
+                writer.close()
+            if ranks.rank == 0:
+                manifest = timed()
+                write_manifest(manifest, directory)
+        except OSError as error:
+            raise CacheError(
+                f"{directory}: cannot be written ({error.strerror}); {len(finished_shards(directory))} of "
+                f"{len(plan.shards)} shards are complete; free space and run `leadspan capture` again, which "
+                "continues with the others"
+            ) from None
     ranks.wait()
     if ranks.rank == 0:
         finished = finished_shards(directory)
         # Read back from disk, not remembered: the manifest vouches for the files as they are.
         entries = [_entry(finished[number], manifest) for number in range(len(plan.shards))]
-        if missing:
-            manifest = _timed(manifest, before, clock)
-        manifest = manifest.model_copy(update={"complete": True, "shards": entries})
+        manifest = (timed() if missing else manifest).model_copy(update={"complete": True, "shards": entries})
         write_manifest(manifest, directory)
     ranks.wait()
     return manifest
 
 
-def _timed(manifest: Manifest, before: float, started: float) -> Manifest:
-    return manifest.model_copy(update={"seconds": round(before + time.perf_counter() - started, 3)})
-
-
 def _capture_shard(
-    directory: Path,
-    number: int,
-    manifest: Manifest,
-    plan: CapturePlan,
-    sequences: Sequences,
-    engine: Engine,
-    rate: CaptureRate,
-    writing: ThreadPoolExecutor,
+    writer: ShardWriter, packs: Iterable[list[Example]], engine: Engine, count: Callable[[int], None]
 ) -> None:
-    """Capture one shard; each pack is written while the teacher runs over the next one."""
+    """Capture the packs of a shard; each is written while the teacher runs over the next one."""
     pending: Future[None] | None = None
-    with ShardWriter(directory, number, manifest) as writer:
-        try:
-            # At most one pack waits to be written, so memory does not grow when the disk is slower than the teacher.
-            for indices in plan.packs[slice(*plan.shards[number])]:
-                pack = [sequences[i] for i in indices]
-                rows = engine(pack)
-                if pending is not None:
-                    pending.result()
-                pending = writing.submit(_write, writer, pack, rows)
-                rate.add(sum(len(example.input_ids) - 1 for example in pack))
-        finally:
-            # Also after an error: the writer must not be closed while a thread still writes.
+    # One thread is enough: Arrow and SHA-256 release the interpreter lock. Leaving its context waits for it, so that
+    # after an error too the shard is not closed while a pack is written.
+    with ThreadPoolExecutor(max_workers=1) as writing:
+        # At most one pack waits to be written, so memory does not grow when the disk is slower than the teacher.
+        for pack in packs:
+            rows = engine(pack)
             if pending is not None:
                 pending.result()
-        writer.close()
+            pending = writing.submit(_write, writer, pack, rows)
+            count(sum(len(example.input_ids) - 1 for example in pack))
+        if pending is not None:
+            pending.result()
 
 
 def _write(writer: ShardWriter, pack: Sequence[Example], rows: list[Arrays]) -> None:
@@ -245,12 +220,9 @@ def _write(writer: ShardWriter, pack: Sequence[Example], rows: list[Arrays]) -> 
 
 def _entry(path: Path, manifest: Manifest) -> ShardEntry:
     shard = ShardReader(path, manifest)
-    return ShardEntry(
-        name=path.name,
-        num_rows=len(shard.sequences()),
-        num_positions=sum(len(shard.input_ids(batch, row)) - 1 for batch, row, _ in shard.sequences()),
-        num_bytes=path.stat().st_size,
-    )
+    lengths = [len(shard.values(batch, row, "input_ids")) for batch, row, _ in shard.sequences()]
+    num_positions, size = sum(n - 1 for n in lengths), path.stat().st_size
+    return ShardEntry(name=path.name, num_rows=len(lengths), num_positions=num_positions, num_bytes=size)
 
 
 def check_space(directory: Path, num_bytes: float) -> None:
@@ -267,3 +239,69 @@ def check_space(directory: Path, num_bytes: float) -> None:
             f"{directory}: the store takes about {num_bytes / 1e9:.3g} GB, {free / 1e9:.3g} GB are free; "
             "free space, choose a smaller capture.codec, or another capture.path"
         )
+
+
+def merge_stores(paths: Sequence[Path], output: Path) -> Manifest:
+    """Write a new store with the rows of all, and their rollouts where they have any.
+
+    Every source is verified first; an interrupted join of the same stores is begun again. A shard of the result is a
+    shard of a source without the rows that came before.
+
+    Raises:
+        TargetsError: They are not of one teacher, tokenizer, template and codec, their rollouts were drawn with other
+            settings, or the output holds anything but an interrupted join of them.
+        CacheError: A source is damaged.
+    """
+    stores = [TargetStore(path) for path in paths]
+    first = stores[0].manifest
+    for store in stores:
+        check_same(store.manifest.identity(), first.identity(), f"{store.directory} and {stores[0].directory}")
+        store.verify()
+    if (output / MANIFEST_FILE).exists() and read_manifest(output).complete:
+        raise TargetsError(f"{output}: it holds a complete store; give a new directory")
+    rollouts = _joined_rollouts([path / DRAWN_FILE for path in paths])
+    plans = hashlib.sha256(" ".join(store.manifest.plan_hash for store in stores).encode()).hexdigest()[:32]
+    with claimed(output, first.model_copy(update={"plan_hash": plans, "complete": False, "shards": []})) as manifest:
+        if first.head is not None:
+            write_atomically(output / HEAD_FILE, (next(iter(stores[0].parts)) / HEAD_FILE).read_bytes())
+        if rollouts:
+            write_atomically(output / DRAWN_FILE, "".join(line + "\n" for line in rollouts))
+        seen: set[tuple[bytes, bytes]] = set()
+        entries = []
+        for shard in (shard for store in stores for shard in store.shards):
+            new_rows: dict[int, list[tuple[int, bytes]]] = {}  # by record batch
+            for batch, row, example_id in shard.sequences():
+                # A row is found by the id of its trace, and a cut may leave the same tokens of two traces.
+                if (key := (example_id, shard.key(batch, row, "sequence_hash"))) not in seen:
+                    seen.add(key)
+                    new_rows.setdefault(batch, []).append((row, example_id))
+            with ShardWriter(output / SHARDS_DIR, len(entries), manifest) as writer:
+                for batch, rows in new_rows.items():
+                    writer.write([example_id for _, example_id in rows], [shard.row(batch, row) for row, _ in rows])
+                entries.append(writer.close())
+        manifest = manifest.model_copy(
+            update={
+                "complete": True,
+                "shards": entries,
+                "num_sequences": sum(entry.num_rows for entry in entries),
+                "num_positions": sum(entry.num_positions for entry in entries),
+                "seconds": sum(store.manifest.seconds for store in stores),
+                "flops": None,
+            }
+        )
+        write_manifest(manifest, output)
+    return manifest
+
+
+def _joined_rollouts(paths: Sequence[Path]) -> list[str]:
+    """The header that all files of rollouts share, and their lines, each once; nothing where there is no file."""
+    files = {path: path.read_bytes().split(b"\n")[:-1] for path in paths if path.exists()}
+    for path, lines in files.items():
+        damaged = [number for number, line in enumerate(lines or [b""], 1) if checked_line(line) is None]
+        if damaged:
+            raise CacheError(f"{path}: line {damaged[0]} is damaged; run its `leadspan capture` again")
+    headers = {lines[0].decode(): path for path, lines in files.items()}
+    if len(headers) > 1:
+        different = "; ".join(f"{path}: {header}" for header, path in headers.items())
+        raise TargetsError(f"rollouts drawn with different settings cannot be joined: {different}")
+    return list(dict.fromkeys(line.decode() for lines in files.values() for line in lines))

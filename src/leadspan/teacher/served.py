@@ -3,21 +3,18 @@
 import itertools
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
-from typing import cast
 
 import numpy as np
 import torch
 from accelerate import Accelerator
-from transformers import PreTrainedTokenizerBase
 
 from leadspan.data.examples import Example, Examples
 from leadspan.data.packing import Batch
 from leadspan.data.sections import Renderer
 from leadspan.errors import TargetsError
 from leadspan.teacher.codecs import Arrays
-from leadspan.teacher.prompt_logprobs import PromptLogprobs, read_support
-from leadspan.teacher.server import TeacherServer
-from leadspan.teacher.settings import AnyTeacher, KeptTargets, Served, ServedTeacher, TopK
+from leadspan.teacher.server import PromptLogprobs, TeacherServer, read_support
+from leadspan.teacher.settings import AnyTeacher, Served, ServedTeacher, TopK
 from leadspan.teacher.source import TeacherSource
 from leadspan.teacher.targets import SparseTargets, Targets
 
@@ -30,7 +27,6 @@ class Servers:
     """The servers of a teacher: one for all examples, or one for each name that they have."""
 
     def __init__(self, settings: Served):
-        self.settings = settings
         by_name = {"": settings} if isinstance(settings, ServedTeacher) else settings.by_name
         self._by_name = {name: TeacherServer(teacher) for name, teacher in by_name.items()}
 
@@ -49,25 +45,56 @@ class Servers:
         return server
 
     def check_tokenizers(self, renderer: Renderer) -> int | None:
-        """Compare the tokenizer of each with the data's; returns the shortest window, where the servers report one."""
-        windows = [check_tokenizer(server, renderer) for server in self._by_name.values()]
-        return min((window for window in windows if window is not None), default=None)
+        """Compare the tokenizer of each with the data's; returns the shortest window, where the servers report one.
+
+        Both tokenise a text with every added token, and both chat templates render a conversation. A server without
+        `/tokenize` returns log-probabilities of the text instead, which name its tokens.
+
+        Raises:
+            TargetsError: Token ids differ, or there is no answer.
+        """
+        tokenizer, prompt, windows = renderer.tokenizer, renderer.prompt_text(_CHAT), []
+        added = sorted(map(str, tokenizer.added_tokens_decoder.values()))  # pyright: ignore[reportAttributeAccessIssue]  # every tokenizer has it
+        text = _TEXT + "".join(added) + prompt
+        ours = tokenizer.encode(text, add_special_tokens=False)
+        for server in self._by_name.values():
+            tokenized = server.tokenize(text)
+            if tokenized is None:
+                answer = server.score(text, 1)
+                same = len(answer) == len(ours) and all(
+                    entry is None or token in entry for entry, token in zip(answer, ours, strict=True)
+                )
+                theirs = ours if same else []
+            else:
+                theirs = tokenized[0]
+                windows += [] if tokenized[1] is None else [tokenized[1]]
+            if theirs != ours:
+                pairs = itertools.zip_longest(theirs, ours, fillvalue="none")
+                at, there, here = next((at, there, here) for at, (there, here) in enumerate(pairs) if there != here)
+                raise TargetsError(
+                    f"{server.name}: its tokenizer is not that of the data: token {at} of a text with the data's "
+                    f"special tokens is {there} there and {here} here; models distilled over the vocabulary need one "
+                    "tokenizer"
+                )
+            chat = server.tokenize(_CHAT) if tokenized is not None and server.settings.check_template else None
+            if chat is not None and chat[0] != tokenizer.encode(prompt, add_special_tokens=False):
+                raise TargetsError(
+                    f"{server.name}: its chat template writes prompts differently from the data's: "
+                    f"{tokenizer.decode(chat[0])!r} there, {prompt!r} here; set data.rendering.chat_template to the "
+                    "server's, or teacher.check_template: false where that is meant"
+                )
+        return min(windows, default=None)
 
 
 class RemoteTeacher(TeacherSource):
     """A teacher that runs on a server: `k` log-probabilities per position, requested batch by batch."""
 
     def __init__(self, settings: Served):
-        self.settings, self.servers = settings, Servers(settings)
+        self.settings, self.servers, self.kept_targets = settings, Servers(settings), settings.kept_targets
         self._window: int | None = None
         self._num_tokens = 0
         self._device = torch.device("cpu")
         self._pending: dict[tuple[str, bytes], Future[PromptLogprobs]] = {}
-
-    @property
-    def kept_targets(self) -> KeptTargets:
-        """The likeliest tokens at temperature 1."""
-        return self.settings.kept_targets
 
     def check_origin(self, renderer: Renderer, teacher: AnyTeacher | None) -> None:
         """Compare the server's tokenizer, and its chat template if it applies one, with those of the data."""
@@ -164,50 +191,6 @@ class ServedEngine:
                 )
             rows.append(support.columns(self.codec.precision))
         return rows
-
-
-def check_tokenizer(server: TeacherServer, renderer: Renderer) -> int | None:
-    """Compare a server's tokenizer with the data's; returns its window, where the server reports one.
-
-    Both tokenise a text with every added token, and both chat templates render a conversation. A server without
-    `/tokenize` returns log-probabilities of the text instead, which name its tokens.
-
-    Raises:
-        TargetsError: Token ids differ, or there is no answer.
-    """
-    tokenizer = renderer.tokenizer
-    added = sorted(map(str, tokenizer.added_tokens_decoder.values()))  # pyright: ignore[reportAttributeAccessIssue]  # every tokenizer has it
-    text = _TEXT + "".join(added) + renderer.prompt_text(_CHAT)
-    ours = _ids(tokenizer, text)
-    tokenized = server.tokenize(text)
-    if tokenized is None:
-        answer = server.score(text, 1)
-        same = len(answer) == len(ours) and all(
-            entry is None or token in entry for entry, token in zip(answer, ours, strict=True)
-        )
-        theirs = ours if same else []
-    else:
-        theirs = tokenized[0]
-    if theirs != ours:
-        pairs = itertools.zip_longest(theirs, ours, fillvalue="none")
-        at, there, here = next((at, there, here) for at, (there, here) in enumerate(pairs) if there != here)
-        raise TargetsError(
-            f"{server.name}: its tokenizer is not that of the data: token {at} of a text with the data's special "
-            f"tokens is {there} there and {here} here; models distilled over the vocabulary need one tokenizer"
-        )
-    if tokenized is not None and server.settings.check_template:
-        chat = server.tokenize(_CHAT)
-        if chat is not None and chat[0] != _ids(tokenizer, renderer.prompt_text(_CHAT)):
-            raise TargetsError(
-                f"{server.name}: its chat template writes prompts differently from the data's: "
-                f"{tokenizer.decode(chat[0])!r} there, {renderer.prompt_text(_CHAT)!r} here; set "
-                "data.rendering.chat_template to the server's, or teacher.check_template: false where that is meant"
-            )
-    return None if tokenized is None else tokenized[1]
-
-
-def _ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    return cast(list[int], tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
 def _sequences(batch: Batch) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:

@@ -5,10 +5,10 @@ A row has the columns `example_id` and `sequence_hash` (16 bytes each), `checksu
 """
 
 import hashlib
+import io
 import os
 import re
 import zlib
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -70,7 +70,15 @@ def sequence_hash(input_ids: np.ndarray) -> bytes:
     return hashlib.sha256(np.ascontiguousarray(input_ids, dtype="<i4").tobytes()).digest()[:16]
 
 
-def row_checksum(example_id: bytes, sequence: bytes, values: Mapping[str, np.ndarray], names: list[str]) -> int:
+def borders_of(columns: Arrays, name: str, num_positions: int) -> np.ndarray:
+    """Where in a column the values of each position begin, and where the last ones end, [num_positions + 1]."""
+    if name in PER_ENTRY and "num_entries" in columns:
+        return np.concatenate([[0], np.cumsum(columns["num_entries"], dtype=np.int64)])
+    # Columns of fixed width (hidden states, top-k entries) have as many values at every position.
+    return np.arange(num_positions + 1) * (len(columns[name]) // num_positions)
+
+
+def row_checksum(example_id: bytes, sequence: bytes, values: Arrays, names: list[str]) -> int:
     """CRC-32 over a row's keys and the bytes of its lists, in the order of the columns."""
     crc = zlib.crc32(sequence, zlib.crc32(example_id))
     for name in names:
@@ -88,7 +96,7 @@ class ShardWriter:
         self.num_rows = self.num_positions = 0
         # A hidden name with the process id: readers never take it for a shard, and two processes never share it.
         self._staged = directory / f".{number:05d}.{os.getpid()}.tmp"
-        self._file = _HashingFile(self._staged)
+        self._file = _HashingFile(io.FileIO(self._staged, "w"))
         self._writer = pa.ipc.new_file(pa.PythonFile(self._file, mode="w"), self.schema)
 
     def write(self, example_ids: list[bytes], rows: list[Arrays]) -> None:
@@ -113,8 +121,12 @@ class ShardWriter:
     def close(self) -> ShardEntry:
         """Finish the file, bring it to disk, and rename it after its content."""
         self._writer.close()
-        size, digest = self._file.finish()
-        name = f"{self.number:05d}-{digest[:32]}{SUFFIX}"
+        self._file.flush()
+        # On disk before the rename: after a power cut a complete name must not stand for an empty file.
+        os.fsync(self._file.fileno())
+        size = self._file.tell()
+        self._file.close()
+        name = f"{self.number:05d}-{self._file.digest.hexdigest()[:32]}{SUFFIX}"
         self._staged.replace(self.directory / name)
         sync_directory(self.directory)
         return ShardEntry(name=name, num_rows=self.num_rows, num_positions=self.num_positions, num_bytes=size)
@@ -124,46 +136,23 @@ class ShardWriter:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is not None:  # a shard that was not closed does not count
-            self._file.abandon()
+            try:
+                self._file.close()
+            except OSError:  # closing flushes, which fails again on a full disk
+                self._file.raw.close()
             self._staged.unlink(missing_ok=True)
 
 
-class _HashingFile:
+class _HashingFile(io.BufferedWriter):
     """A file that is hashed as it is written, so that a shard of gigabytes is not read again for its name."""
 
-    def __init__(self, path: Path):
-        self._file = path.open("wb")
-        self._digest = hashlib.sha256()
-        self.closed = False
+    def __init__(self, raw: io.FileIO):
+        super().__init__(raw)
+        self.digest = hashlib.sha256()
 
-    def write(self, data: Any) -> int:
-        view = memoryview(data)
-        self._digest.update(view)
-        self._file.write(view)
-        return view.nbytes
-
-    def tell(self) -> int:
-        return self._file.tell()
-
-    def flush(self) -> None:
-        self._file.flush()
-
-    def close(self) -> None:
-        self.closed = True
-
-    def finish(self) -> tuple[int, str]:
-        self._file.flush()
-        # On disk before the rename: after a power cut a complete name must not stand for an empty file.
-        os.fsync(self._file.fileno())
-        size = self._file.tell()
-        self._file.close()
-        return size, self._digest.hexdigest()
-
-    def abandon(self) -> None:
-        try:
-            self._file.close()
-        except OSError:  # closing flushes, which fails again on a full disk
-            self._file.raw.close()
+    def write(self, data: Any, /) -> int:
+        self.digest.update(data)
+        return super().write(data)
 
 
 class ShardReader:
@@ -194,16 +183,8 @@ class ShardReader:
         return sequences
 
     def row(self, batch: int, row: int) -> Arrays:
-        """The lists of a row, without a copy.
-
-        Raises:
-            CacheError: Its list borders are damaged.
-        """
-        return {name: self._values(batch, row, name) for name in self.names}
-
-    def input_ids(self, batch: int, row: int) -> np.ndarray:
-        """The captured token ids of a row."""
-        return self._values(batch, row, "input_ids")
+        """All lists of a row, as `values`."""
+        return {name: self.values(batch, row, name) for name in self.names}
 
     def check(self, batch: int, row: int) -> None:
         """Compare a row's content with its checksum.
@@ -211,13 +192,13 @@ class ShardReader:
         Raises:
             CacheError: They differ.
         """
-        keys = [self._batch(batch).column(name)[row].as_py() for name in KEY_COLUMNS]
-        if row_checksum(keys[0], keys[1], self.row(batch, row), self.names) != keys[2]:
+        example_id, sequence, stated = (self.key(batch, row, name) for name in KEY_COLUMNS)
+        if row_checksum(example_id, sequence, self.row(batch, row), self.names) != stated:
             raise damaged(self.path, f"row {row} of record batch {batch} does not have its checksum")
 
-    def sequence_hash(self, batch: int, row: int) -> bytes:
-        """The stored hash of a row's token ids."""
-        return self._batch(batch).column("sequence_hash")[row].as_py()
+    def key(self, batch: int, row: int, name: str) -> Any:
+        """What a row has in one of `KEY_COLUMNS`."""
+        return self._batch(batch).column(name)[row].as_py()
 
     def _batch(self, number: int) -> pa.RecordBatch:
         if number not in self._batches:
@@ -229,7 +210,12 @@ class ShardReader:
             self._batches[number] = batch
         return self._batches[number]
 
-    def _values(self, batch: int, row: int, name: str) -> np.ndarray:
+    def values(self, batch: int, row: int, name: str) -> np.ndarray:
+        """One of the lists of a row, without a copy.
+
+        Raises:
+            CacheError: Its borders are damaged.
+        """
         column = self._batch(batch).column(name)
         start, end = column.offsets[row].as_py(), column.offsets[row + 1].as_py()
         # The whole column maps to one array; slicing it copies nothing.

@@ -43,10 +43,8 @@ class TeacherSource:
     end_ids: tuple[int, ...] = ()
     """Tokens that are one outcome in the divergence; set before any target is asked for."""
 
-    @property
-    def kept_targets(self) -> KeptTargets | None:
-        """What is kept of each distribution, which limits the losses it serves; None where nothing is stored."""
-        return None
+    kept_targets: KeptTargets | None = None
+    """What is kept of each distribution, which limits the losses it serves; None where nothing is stored."""
 
     def shape(self) -> ModelShape | None:
         """Shape of the part that computes in training: a live teacher, or the head applied to stored hidden states.
@@ -164,6 +162,7 @@ class StoredTeacher(TeacherSource):
             CacheError: It is damaged.
         """
         self.manifest = read_joined(directory)
+        self.kept_targets = self.manifest.kept_targets
         self._directory = directory
         self._head: torch.Tensor | None = None
 
@@ -172,16 +171,12 @@ class StoredTeacher(TeacherSource):
         """The store itself, mapped into memory when it is first needed."""
         return TargetStore(self._directory)
 
-    @property
-    def kept_targets(self) -> KeptTargets:
-        """What the manifest says."""
-        return self.manifest.kept_targets
-
     def shape(self) -> ModelShape | None:
         """The head that is applied to stored hidden states; None for a sparse codec."""
         # Sparse targets hold probabilities already; hidden states need the head's weights and its products.
-        is_dense = isinstance(self.manifest.codec, Hidden)
-        return head_only(self.manifest.hidden_size, self.manifest.num_tokens) if is_dense else None
+        if not isinstance(self.manifest.codec, Hidden):
+            return None
+        return head_only(self.manifest.hidden_size, self.manifest.num_tokens)
 
     def check_origin(self, renderer: Renderer, teacher: AnyTeacher | None) -> None:
         """Compare the manifest with tokenizer, template and teacher of the run."""
@@ -193,7 +188,8 @@ class StoredTeacher(TeacherSource):
 
     def check_serves(self, examples: Examples, indices: Sequence[int]) -> None:
         """Look the examples up, and read the rows that serve them once."""
-        self.store.check_serves(examples, indices)
+        for index in indices:
+            self.store.find(examples[index])
 
     def load(self, dtype: torch.dtype, tokenizer: PreTrainedTokenizerBase) -> None:
         """Load the teacher's head of a `hidden` store, and log what the codec loses."""
@@ -212,7 +208,7 @@ class StoredTeacher(TeacherSource):
         if stored_tokens == student_rows:
             return None
         # Hidden states give logits of any rows; sparse log-probabilities are normalised over those of the capture.
-        if self.store.is_dense or stored_tokens == tokenizer_size:
+        if isinstance(self.manifest.codec, Hidden) or stored_tokens == tokenizer_size:
             return tokenizer_size
         raise TargetsError(
             f"{self._directory}: its distributions are over {stored_tokens} tokens, the student's head has "

@@ -5,7 +5,7 @@ alone, so a captured sequence serves every sequence that begins like it, and not
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
@@ -19,12 +19,13 @@ from leadspan.data.packing import SparseRows, StoredRows
 from leadspan.errors import CacheError, TargetsError
 from leadspan.files import file_hash
 from leadspan.teacher.codecs import Arrays, decode, logsumexp_column, outside_column
-from leadspan.teacher.entries import at_positions
 from leadspan.teacher.manifest import HEAD_FILE, SHARDS_DIR, Manifest, read_joined, read_parts
 from leadspan.teacher.settings import Hidden
-from leadspan.teacher.shards import PER_ENTRY, REMEDY, ShardReader, damaged, has_hash_of_name, sequence_hash
+from leadspan.teacher.shards import REMEDY, ShardReader, borders_of, damaged, has_hash_of_name, sequence_hash
 from leadspan.teacher.targets import DenseTargets, SparseTargets, Targets
 
+Location = tuple[ShardReader, int, int]
+"""A captured sequence: its shard, its record batch, and its row in that."""
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -43,16 +44,22 @@ class TargetStore:
         if not self.manifest.complete:
             raise TargetsError(f"{directory}: its capture is incomplete; run `leadspan capture` again to continue it")
         self.parts = read_parts(directory)
-        self._shards = [
-            ShardReader(path, manifest) for part, manifest in self.parts.items() for path in shard_paths(part, manifest)
-        ]
+        self.shards: list[ShardReader] = []
+        for part, manifest in self.parts.items():
+            for entry in manifest.shards:
+                path = part / SHARDS_DIR / entry.name
+                if not path.exists():
+                    raise CacheError(f"{path}: missing; {REMEDY}")
+                if path.stat().st_size != entry.num_bytes:
+                    raise damaged(path, f"{path.stat().st_size} bytes instead of {entry.num_bytes}")
+                self.shards.append(ShardReader(path, manifest))
         # Several rows of one trace: a cut that changes the context has a sequence of its own.
-        self._rows: dict[bytes, list[tuple[int, int, int]]] = defaultdict(list)
-        for number, shard in enumerate(self._shards):
+        self._rows: dict[bytes, list[Location]] = defaultdict(list)
+        for shard in self.shards:
             for batch, row, example_id in shard.sequences():
-                self._rows[example_id].append((number, batch, row))
+                self._rows[example_id].append((shard, batch, row))
         # Rows are read once an epoch; their checksum is compared the first time only.
-        self._checked: set[tuple[int, int, int]] = set()
+        self._checked: set[Location] = set()
         num_rows = sum(map(len, self._rows.values()))
         if num_rows != self.manifest.num_sequences:
             raise CacheError(
@@ -65,11 +72,6 @@ class TargetStore:
     def __len__(self) -> int:
         return self.manifest.num_sequences
 
-    @property
-    def is_dense(self) -> bool:
-        """Whether full distributions come back (`hidden`)."""
-        return isinstance(self.manifest.codec, Hidden)
-
     def read(self, example: Example, positions: np.ndarray) -> Arrays:
         """Stored columns of some positions of an example; views of the mapped file where positions are consecutive.
 
@@ -79,17 +81,16 @@ class TargetStore:
             TargetsError: No captured sequence begins with the example's tokens.
             CacheError: The row is damaged.
         """
-        location = self.find(example)
-        shard = self._shards[location[0]]
-        self._check(location)
-        row = shard.row(*location[1:])
+        shard, *location = self.find(example)
+        row = shard.row(*location)
         following = row.pop("input_ids")[1:]
-        num_positions = len(row["section"])
-        sizes = row.get("num_entries")
-        columns = {
-            name: at_positions(values, positions, num_positions, sizes if name in PER_ENTRY else None)
-            for name, values in row.items()
-        }
+        # Consecutive positions are one slice of each column.
+        runs = np.split(positions, np.flatnonzero(np.diff(positions) != 1) + 1) if len(positions) else []
+        columns: Arrays = {}
+        for name, values in row.items():
+            borders = borders_of(row, name, len(following))
+            slices = [values[borders[run[0]] : borders[run[-1] + 1]] for run in runs] or [values[:0]]
+            columns[name] = slices[0] if len(slices) == 1 else np.concatenate(slices)
         if "label_log_prob" in columns:
             # The stored value is that of the token that followed in the capture. Where a cut appends an end of turn,
             # the label is another token, whose log-probability is not known.
@@ -97,15 +98,21 @@ class TargetStore:
             columns["label_log_prob"] = np.where(is_same, columns["label_log_prob"], np.float32(np.nan))
         return columns
 
-    def find(self, example: Example) -> tuple[int, int, int]:
-        """Shard, record batch and row whose sequence begins with all of an example's tokens but the last.
+    def find(self, example: Example) -> Location:
+        """The sequence that begins with all of an example's tokens but the last.
 
-        The last token is only predicted: it is not the context of any position with a loss.
+        The last token is only predicted: it is not the context of any position with a loss. The row is checked against
+        its checksum when it is first found.
 
         Raises:
             TargetsError: There is none; names the example and both hashes.
+            CacheError: The row is damaged.
         """
         if (location := self.location(example)) is not None:
+            if location not in self._checked:
+                shard, batch, row = location
+                shard.check(batch, row)
+                self._checked.add(location)
             return location
         context, locations = example.input_ids[:-1], self._rows.get(bytes.fromhex(example.example_id), [])
         what = f"{self.directory}: example {example.example_id}, first {len(context)} tokens"
@@ -116,10 +123,10 @@ class TargetStore:
                 "from these traces with this tokenizer and template"
             )
         shard, batch, row = locations[0]
-        captured = self._shards[shard].input_ids(batch, row)
+        captured = shard.values(batch, row, "input_ids")
         common = min(len(captured), len(context))
         differ = np.flatnonzero(captured[:common] != context[:common])
-        length = f"{len(captured)} tokens, hash {self._shards[shard].sequence_hash(batch, row).hex()}"
+        length = f"{len(captured)} tokens, hash {shard.key(batch, row, 'sequence_hash').hex()}"
         rule = "is shorter than what is needed"
         if len(differ):
             rule = (
@@ -128,53 +135,33 @@ class TargetStore:
             )
         raise TargetsError(f"{what} {digest}: the captured sequence ({length}) {rule}; {remedy}")
 
-    def location(self, example: Example) -> tuple[int, int, int] | None:
+    def location(self, example: Example) -> Location | None:
         """As `find`; None where there is none."""
         context = example.input_ids[:-1]
-        for location in self._rows.get(bytes.fromhex(example.example_id), []):
-            captured = self._shards[location[0]].input_ids(*location[1:])
+        for shard, batch, row in self._rows.get(bytes.fromhex(example.example_id), []):
+            captured = shard.values(batch, row, "input_ids")
             # Longer by one at least: the last token of a captured sequence has no position of its own.
             if len(captured) > len(context) and np.array_equal(captured[: len(context)], context):
-                return location
+                return shard, batch, row
         return None
-
-    def check_serves(self, examples: Sequence[Example], indices: Iterable[int]) -> None:
-        """Look up some examples, and check each row that serves them against its checksum.
-
-        Raises:
-            TargetsError: One of them is not served.
-            CacheError: A row that serves one of them is damaged.
-        """
-        for index in indices:
-            self._check(self.find(examples[index]))
-
-    def _check(self, location: tuple[int, int, int]) -> None:
-        if location not in self._checked:
-            self._shards[location[0]].check(*location[1:])
-            self._checked.add(location)
 
     def collate(self, examples: Sequence[Example]) -> StoredRows:
         """Stored targets at the weighted positions of a batch, as tensors in the order of `pack`."""
         # Position t predicts token t + 1, so a weighted token is looked up one position before it.
         rows = [self.read(example, np.flatnonzero(example.weights > 0) - 1) for example in examples]
         columns = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
-        if self.is_dense:
+        manifest, codec = self.manifest, self.manifest.codec
+        if isinstance(codec, Hidden):
             # bfloat16 was written as its bits; the view gives them their type back.
-            hidden = torch.from_numpy(columns["hidden"]).view(_DTYPES[str(self.manifest.hidden_dtype)])
-            return {"hidden": hidden.view(-1, self.manifest.hidden_size)}
-        assert not isinstance(self.manifest.codec, Hidden), "dense above"
-        normalisers = {t: columns.get(logsumexp_column(t)) for t in self.manifest.temperatures}
-        decoded = decode(columns, self.manifest.codec)
-        tensors = cast(SparseRows, {name: torch.from_numpy(array) for name, array in decoded.items()})
-        num_rows = len(columns["label_log_prob"])
+            hidden = torch.from_numpy(columns["hidden"]).view(_DTYPES[str(manifest.hidden_dtype)])
+            return {"hidden": hidden.view(-1, manifest.hidden_size)}
+        tensors = cast(SparseRows, {name: torch.from_numpy(a) for name, a in decode(columns, codec).items()})
         # An engine that returns log p only leaves the logits free up to a constant: log p serves as logits, with a
         # normaliser of 0.
-        tensors["logsumexp"] = {
-            t: torch.zeros(num_rows) if values is None else torch.from_numpy(values)
-            for t, values in normalisers.items()
-        }
-        tail_temperatures = self.manifest.tail_temperatures
-        tensors["tail_mass"] = {t: torch.from_numpy(columns[outside_column(t)]) for t in tail_temperatures}
+        zeros = np.zeros(len(columns["label_log_prob"]), np.float32)
+        normalisers = {t: columns.get(logsumexp_column(t), zeros) for t in manifest.temperatures}
+        tensors["logsumexp"] = {t: torch.from_numpy(values) for t, values in normalisers.items()}
+        tensors["tail_mass"] = {t: torch.from_numpy(columns[outside_column(t)]) for t in manifest.tail_temperatures}
         if "entropy" in columns:
             tensors["entropy"] = torch.from_numpy(columns["entropy"].astype(np.float32))
         tensors["label_log_probs"] = torch.from_numpy(columns["label_log_prob"].astype(np.float32))
@@ -194,7 +181,9 @@ class TargetStore:
         Raises:
             CacheError: Its file is missing or damaged.
         """
-        return next(read_head(*part) for part in self.parts.items()) if self.is_dense else None
+        if not isinstance(self.manifest.codec, Hidden):
+            return None
+        return next(read_head(*part) for part in self.parts.items())
 
     def verify(self) -> int:
         """Hash every file and check every row against its checksum and its sequence hash.
@@ -206,20 +195,20 @@ class TargetStore:
             CacheError: Names every damaged file.
         """
         faults: list[str] = []
-        for shard in self._shards:
+        for shard in self.shards:
             if not has_hash_of_name(shard.path, file_hash(shard.path)):
                 faults.append(str(damaged(shard.path, "its SHA-256 is not that of its name")))
                 continue
             try:
                 for batch, row, _ in shard.sequences():
                     shard.check(batch, row)
-                    if sequence_hash(shard.input_ids(batch, row)) != shard.sequence_hash(batch, row):
+                    if sequence_hash(shard.values(batch, row, "input_ids")) != shard.key(batch, row, "sequence_hash"):
                         raise damaged(
                             shard.path, f"row {row} of record batch {batch}: its token ids do not have their hash"
                         )
             except CacheError as error:
                 faults.append(str(error))
-        for part, manifest in self.parts.items() if self.is_dense else ():
+        for part, manifest in self.parts.items() if isinstance(self.manifest.codec, Hidden) else ():
             try:
                 read_head(part, manifest)
             except CacheError as error:
@@ -227,21 +216,6 @@ class TargetStore:
         if faults:
             raise CacheError("\n  ".join([f"{self.directory}: {len(faults)} damaged", *faults]))
         return len(self)
-
-
-def shard_paths(directory: Path, manifest: Manifest) -> list[Path]:
-    """The shards of a complete store.
-
-    Raises:
-        CacheError: One is missing or has another size.
-    """
-    paths = [directory / SHARDS_DIR / shard.name for shard in manifest.shards]
-    for path, shard in zip(paths, manifest.shards, strict=True):
-        if not path.exists():
-            raise CacheError(f"{path}: missing; {REMEDY}")
-        if path.stat().st_size != shard.num_bytes:
-            raise damaged(path, f"{path.stat().st_size} bytes instead of {shard.num_bytes}")
-    return paths
 
 
 def read_head(directory: Path, manifest: Manifest) -> torch.Tensor:

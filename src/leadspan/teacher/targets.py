@@ -4,7 +4,7 @@ A live teacher is frozen, in eval mode, and runs in the training process on the 
 """
 
 import types
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, cast
 
 import torch
@@ -68,16 +68,13 @@ class SparseTargets:
 
     def select(self, keep: Bool[torch.Tensor, "m"]) -> "SparseTargets":
         """The targets at some of the positions."""
-        return replace(
-            self,
-            token_ids=self.token_ids[keep],
-            log_probs=self.log_probs[keep],
-            logsumexp={temperature: values[keep] for temperature, values in self.logsumexp.items()},
-            sample_weights=None if self.sample_weights is None else self.sample_weights[keep],
-            tail_mass={temperature: values[keep] for temperature, values in self.tail_mass.items()},
-            entropy=None if self.entropy is None else self.entropy[keep],
-            label_log_probs=None if self.label_log_probs is None else self.label_log_probs[keep],
-        )
+
+        def selected(values: Any) -> Any:
+            if isinstance(values, dict):
+                return {temperature: of_one[keep] for temperature, of_one in values.items()}
+            return None if values is None else values[keep]
+
+        return SparseTargets(*(selected(getattr(self, column.name)) for column in fields(self)))
 
     def tempered(self, temperature: float) -> Float[torch.Tensor, "m k"]:
         """`log p` of the support at a temperature.

@@ -10,7 +10,7 @@ from leadspan.data.examples import Example
 from leadspan.errors import SettingsError
 from leadspan.models.settings import Pretrained
 from leadspan.teacher.codecs import Arrays
-from leadspan.teacher.prompt_logprobs import read_support
+from leadspan.teacher.server import read_support
 from leadspan.teacher.settings import TopK
 
 
