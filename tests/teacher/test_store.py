@@ -23,7 +23,7 @@ from leadspan.recipe import Recipe
 from leadspan.stages import checked_teacher
 from leadspan.teacher.capture import run_capture
 from leadspan.teacher.fill import merge_stores
-from leadspan.teacher.manifest import read_manifest
+from leadspan.teacher.manifest import read_manifest, write_manifest
 from leadspan.teacher.store import TargetStore
 from leadspan.teacher.targets import DenseTargets, SparseTargets, freeze, live_targets, teacher_logits
 from stores import captured, copy_of, stored
@@ -328,13 +328,16 @@ def test_parts_of_a_store_are_read_as_one_and_must_belong_together(full, tmp_pat
         TargetStore(tmp_path / "both")
 
 
-def test_a_join_keeps_both_of_two_traces_that_a_cut_makes_equal(tmp_path: Path) -> None:
+def test_a_join_keeps_both_of_two_traces_that_a_cut_makes_equal_and_the_mean_loss(tmp_path: Path) -> None:
     rows = [{"prompt": "add 1 to itself", "cot": f"way {i}", "answer": "it is 2."} for i in range(2)]
     (tmp_path / "pair.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     data = {"train": {"path": str(tmp_path / "pair.jsonl")}, "validation": {"kind": "none"}}
     cut = {"kind": "lead_answer", "num_tokens": 3}
     recipe, store = captured(tmp_path, data=data | {"cache_dir": str(tmp_path / "cache")}, cut=cut)
-    merge_stores([store.directory], tmp_path / "joined")
+    other = copy_of(store, tmp_path / "other")
+    write_manifest(store.manifest.model_copy(update={"kl_lost": 0.25}), other)
+    write_manifest(store.manifest.model_copy(update={"kl_lost": 0.05}), store.directory)
+    assert merge_stores([store.directory, other], tmp_path / "joined").kl_lost == pytest.approx(0.15)
     first, second = under(recipe, recipe.cut)
     assert first.example_id != second.example_id and np.array_equal(first.input_ids, second.input_ids)
     joined = TargetStore(tmp_path / "joined")

@@ -27,6 +27,7 @@ from leadspan.teacher.manifest import (
     Manifest,
     ShardEntry,
     check_same,
+    joined,
     read_manifest,
     write_manifest,
 )
@@ -253,19 +254,29 @@ def merge_stores(paths: Sequence[Path], output: Path) -> Manifest:
         CacheError: A source is damaged.
     """
     stores = [TargetStore(path) for path in paths]
-    first = stores[0].manifest
     for store in stores:
-        check_same(store.manifest.identity(), first.identity(), f"{store.directory} and {stores[0].directory}")
+        where = f"{store.directory} and {stores[0].directory}"
+        check_same(store.manifest.identity(), stores[0].manifest.identity(), where)
         store.verify()
     if (output / MANIFEST_FILE).exists() and read_manifest(output).complete:
         raise TargetsError(f"{output}: it holds a complete store; give a new directory")
-    rollouts = _joined_rollouts([path / DRAWN_FILE for path in paths])
+    files = {path: path.read_bytes().split(b"\n")[:-1] for path in (p / DRAWN_FILE for p in paths) if path.exists()}
+    for path, lines in files.items():
+        damaged = [number for number, line in enumerate(lines or [b""], 1) if checked_line(line) is None]
+        if damaged:
+            raise CacheError(f"{path}: line {damaged[0]} is damaged; run its `leadspan capture` again")
+    headers = {lines[0].decode(): path for path, lines in files.items()}
+    if len(headers) > 1:
+        different = "; ".join(f"{path}: {header}" for header, path in headers.items())
+        raise TargetsError(f"rollouts drawn with different settings cannot be joined: {different}")
     plans = hashlib.sha256(" ".join(store.manifest.plan_hash for store in stores).encode()).hexdigest()[:32]
-    with claimed(output, first.model_copy(update={"plan_hash": plans, "complete": False, "shards": []})) as manifest:
-        if first.head is not None:
+    changes = {"plan_hash": plans, "complete": False, "shards": [], "flops": None}
+    with claimed(output, joined([store.manifest for store in stores]).model_copy(update=changes)) as manifest:
+        if manifest.head is not None:
             write_atomically(output / HEAD_FILE, (next(iter(stores[0].parts)) / HEAD_FILE).read_bytes())
-        if rollouts:
-            write_atomically(output / DRAWN_FILE, "".join(line + "\n" for line in rollouts))
+        if files:  # the header that all share, and their lines, each once
+            rollouts = dict.fromkeys(line for lines in files.values() for line in lines)
+            write_atomically(output / DRAWN_FILE, b"".join(line + b"\n" for line in rollouts))
         seen: set[tuple[bytes, bytes]] = set()
         entries = []
         for shard in (shard for store in stores for shard in store.shards):
@@ -279,29 +290,10 @@ def merge_stores(paths: Sequence[Path], output: Path) -> Manifest:
                 for batch, rows in new_rows.items():
                     writer.write([example_id for _, example_id in rows], [shard.row(batch, row) for row, _ in rows])
                 entries.append(writer.close())
-        manifest = manifest.model_copy(
-            update={
-                "complete": True,
-                "shards": entries,
-                "num_sequences": sum(entry.num_rows for entry in entries),
-                "num_positions": sum(entry.num_positions for entry in entries),
-                "seconds": sum(store.manifest.seconds for store in stores),
-                "flops": None,
-            }
-        )
+        counts = {
+            "num_sequences": sum(entry.num_rows for entry in entries),
+            "num_positions": sum(entry.num_positions for entry in entries),
+        }
+        manifest = manifest.model_copy(update={"complete": True, "shards": entries, **counts})
         write_manifest(manifest, output)
     return manifest
-
-
-def _joined_rollouts(paths: Sequence[Path]) -> list[str]:
-    """The header that all files of rollouts share, and their lines, each once; nothing where there is no file."""
-    files = {path: path.read_bytes().split(b"\n")[:-1] for path in paths if path.exists()}
-    for path, lines in files.items():
-        damaged = [number for number, line in enumerate(lines or [b""], 1) if checked_line(line) is None]
-        if damaged:
-            raise CacheError(f"{path}: line {damaged[0]} is damaged; run its `leadspan capture` again")
-    headers = {lines[0].decode(): path for path, lines in files.items()}
-    if len(headers) > 1:
-        different = "; ".join(f"{path}: {header}" for header, path in headers.items())
-        raise TargetsError(f"rollouts drawn with different settings cannot be joined: {different}")
-    return list(dict.fromkeys(line.decode() for lines in files.values() for line in lines))

@@ -1,6 +1,7 @@
 """The manifest of a store: one JSON file that names the teacher, the data's tokenizer, the codec and the shards."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -182,17 +183,21 @@ def read_joined(directory: Path) -> Manifest:
         TargetsError: There is none, or the parts are not of one teacher, tokenizer, template and codec.
         CacheError: One is damaged, or of another version of the format.
     """
-    manifests_of = read_parts(directory)
-    manifests = list(manifests_of.values())
+    manifests = read_parts(directory)
     # Parts of one store differ in their sequences only, so the first one's description is that of all.
-    first = manifests[0]
-    for path, manifest in manifests_of.items():
+    first = next(iter(manifests.values()))
+    for path, manifest in manifests.items():
         check_same(manifest.identity(), first.identity(), str(path))
+    return joined(list(manifests.values()))
+
+
+def joined(manifests: Sequence[Manifest]) -> Manifest:
+    """The first of the manifests of equal stores, with the counts of all added up."""
     if len(manifests) == 1:
-        return first
+        return manifests[0]
     losses = [(m.kl_lost, m.num_positions) for m in manifests if m.kl_lost is not None]
     measured = sum(number for _, number in losses)
-    return first.model_copy(
+    return manifests[0].model_copy(
         update={
             "shards": [shard for m in manifests for shard in m.shards],
             "num_sequences": sum(m.num_sequences for m in manifests),
