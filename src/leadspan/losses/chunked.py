@@ -164,7 +164,7 @@ def _factor(weight: torch.Tensor) -> torch.Tensor:
 
 
 def _multiply(left: torch.Tensor, right: torch.Tensor, out: torch.Tensor, is_added: bool = False) -> None:
-    """`out = left @ right`, or `out += left @ right`, in the type of `out`, float32 or wider, however narrow the factors."""
+    """`out = left @ right`, or `out +=` it, in the type of `out`, float32 or wider, however narrow the factors."""
     if left.is_cuda and left.dtype != out.dtype:
         if is_added:
             torch.addmm(out, left, right, out_dtype=out.dtype, out=out)

@@ -32,9 +32,9 @@ _BLOCKS_PER_CHUNK = 32
 # Of `torch._dynamo` and `torch._inductor`, whose import takes seconds.
 _COMPILER_FAILED = "BackendCompilerFailed", "InductorError"
 Blocks = Callable[[Sequence[Tensor], Sequence[Tensor]], Tensor]
-"""A row part over a chunk of `n` rows, from buffers of logits [>= n, ...] and from what belongs to each row [n, ...]."""
+"""A row part over a chunk of `n` rows, from buffers of logits [>= n, ..] and from what belongs to each row [n, ..]."""
 ChunkRows = Callable[..., Tensor]
-"""From `z_s`, `z_t`, the positions of a chunk among all, and its labels, hard and soft weights [n] to statistics [n, ..].
+"""From `z_s`, `z_t`, the positions of a chunk among all, its labels, hard and soft weights [n] to statistics [n, ..].
 
 `z_s` and, with dense targets, `z_t` are buffers of a whole chunk with the raw logits of student and teacher. The first
 `n` rows of `z_s` are overwritten by their gradient; what follows them is scratch.
@@ -86,8 +86,8 @@ def chunk_rows(
     if isinstance(targets, SparseTargets):
         return _of_support(blocks, settings, transform, targets, ends), multiple
     of_teacher = LogitTransform(targets.scale, targets.softcap)
-    # Triton's kernel is a compiled row part too. It walks each row by itself and needs no scratch, so the whole chunk is
-    # one block.
+    # Triton's kernel is a compiled row part too. It walks each row by itself and needs no scratch, so the whole chunk
+    # is one block.
     if device.type == "cuda" and settings.compiled is not False and is_triton_available() and not ends:
         from leadspan.losses.triton_rows import KERNEL_DIVERGENCES, triton_dense_rows  # needs Triton
 
@@ -156,8 +156,8 @@ def _of_support(
         if likeliest is not None:
             per_row.append(z.gather(1, likeliest[at]))
         is_used = log_p > -torch.inf
-        # An unused slot points to a used token of its row, if there is one, so that -inf put there a second time changes
-        # nothing. In a row of which all is tail every slot points to the same token, and puts it back.
+        # An unused slot points to a used token of its row, if there is one, so that -inf put there a second time
+        # changes nothing. In a row of which all is tail every slot points to the same token, and puts it back.
         ids = token_ids[at]
         ids = torch.where(is_used, ids, ids.gather(1, is_used.int().argmax(1, keepdim=True)))
         support = z.gather(1, ids)

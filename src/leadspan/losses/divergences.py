@@ -48,9 +48,10 @@ def from_logits(
 ) -> ValueAndGradient:
     """A divergence of `softmax(z_t / T)` and `softmax(z_s / T)`, and its gradient with respect to `z_s`.
 
-    The tokens of `end_ids`, two or more, are one outcome. It has the mass of its tokens, so its logit is `s = logsumexp`
-    of theirs, and with `g` the gradient with respect to `s` each of them gets `g exp(z_e / T - s)`. Merging outcomes
-    never raises an f-divergence, by the data-processing inequality (Csiszar, Studia Sci. Math. Hungarica 2, 1967).
+    The tokens of `end_ids`, two or more, are one outcome. It has the mass of its tokens, so its logit is
+    `s = logsumexp` of theirs, and with `g` the gradient with respect to `s` each of them gets `g exp(z_e / T - s)`.
+    Merging outcomes never raises an f-divergence, by the data-processing inequality (Csiszar, Studia Sci. Math.
+    Hungarica 2, 1967).
     """
     student, teacher = student_logits / temperature, teacher_logits / temperature
     if not end_ids:

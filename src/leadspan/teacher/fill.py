@@ -260,23 +260,14 @@ def merge_stores(paths: Sequence[Path], output: Path) -> Manifest:
         store.verify()
     if (output / MANIFEST_FILE).exists() and read_manifest(output).complete:
         raise TargetsError(f"{output}: it holds a complete store; give a new directory")
-    files = {path: path.read_bytes().split(b"\n")[:-1] for path in (p / DRAWN_FILE for p in paths) if path.exists()}
-    for path, lines in files.items():
-        damaged = [number for number, line in enumerate(lines or [b""], 1) if checked_line(line) is None]
-        if damaged:
-            raise CacheError(f"{path}: line {damaged[0]} is damaged; run its `leadspan capture` again")
-    headers = {lines[0].decode(): path for path, lines in files.items()}
-    if len(headers) > 1:
-        different = "; ".join(f"{path}: {header}" for header, path in headers.items())
-        raise TargetsError(f"rollouts drawn with different settings cannot be joined: {different}")
+    rollouts = _joined_rollouts([path / DRAWN_FILE for path in paths])
     plans = hashlib.sha256(" ".join(store.manifest.plan_hash for store in stores).encode()).hexdigest()[:32]
     changes = {"plan_hash": plans, "complete": False, "shards": [], "flops": None}
     with claimed(output, joined([store.manifest for store in stores]).model_copy(update=changes)) as manifest:
         if manifest.head is not None:
             write_atomically(output / HEAD_FILE, (next(iter(stores[0].parts)) / HEAD_FILE).read_bytes())
-        if files:  # the header that all share, and their lines, each once
-            rollouts = dict.fromkeys(line for lines in files.values() for line in lines)
-            write_atomically(output / DRAWN_FILE, b"".join(line + b"\n" for line in rollouts))
+        if rollouts:
+            write_atomically(output / DRAWN_FILE, rollouts)
         seen: set[tuple[bytes, bytes]] = set()
         entries = []
         for shard in (shard for store in stores for shard in store.shards):
@@ -297,3 +288,17 @@ def merge_stores(paths: Sequence[Path], output: Path) -> Manifest:
         manifest = manifest.model_copy(update={"complete": True, "shards": entries, **counts})
         write_manifest(manifest, output)
     return manifest
+
+
+def _joined_rollouts(paths: Sequence[Path]) -> bytes:
+    """The header that all files of rollouts share, and their lines, each once; nothing where there is no file."""
+    files = {path: path.read_bytes().split(b"\n")[:-1] for path in paths if path.exists()}
+    for path, lines in files.items():
+        damaged = [number for number, line in enumerate(lines or [b""], 1) if checked_line(line) is None]
+        if damaged:
+            raise CacheError(f"{path}: line {damaged[0]} is damaged; run its `leadspan capture` again")
+    headers = {lines[0].decode(): path for path, lines in files.items()}
+    if len(headers) > 1:
+        different = "; ".join(f"{path}: {header}" for header, path in headers.items())
+        raise TargetsError(f"rollouts drawn with different settings cannot be joined: {different}")
+    return b"".join(line + b"\n" for line in dict.fromkeys(line for lines in files.values() for line in lines))
