@@ -194,7 +194,7 @@ def test_teachers_have_stores_of_their_own_and_students_share_one(tmp_path: Path
     another = f"teacher={json.dumps(tiny(hidden=48, seed=5).model_dump())}"
     axes = {
         "cut": [{"kind": "full"}],
-        "settings": {"one": ["name=x"], "two": [another]},
+        "settings": {"one": ["training.log_every=9"], "two": [another]},
         "student": {"small": tiny(seed=1).model_dump(), "large": tiny(hidden=40, seed=1).model_dump()},
     }
     study, place = with_store(tmp_path, axes=axes)
