@@ -123,7 +123,7 @@ def test_a_stop_is_one_event_with_a_server_as_with_the_teacher_run_here(
     loopback: TeacherOnLoopback, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, api: str
 ) -> None:
     """With all tokens listed it is the live teacher's loss; with all ends and most tokens it is little below that."""
-    monkeypatch.setattr("leadspan.inputs.load_end_ids", lambda settings: [5, 9])  # of models that have none
+    monkeypatch.setattr("leadspan.stages.load_end_ids", lambda settings: [5, 9])  # of models that have none
     changes: dict[str, Any] = {
         "loss": {"kl_weight": 1, "divergence": {"kind": "reverse_kl"}},
         "rollout": {"max_new_tokens": 8, "trace_share": 0.25, "horizon": {"kind": "fixed", "tokens": 4}},
