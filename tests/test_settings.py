@@ -5,6 +5,7 @@ import jsonschema
 import pytest
 from pydantic import BaseModel
 
+from leadspan.cli import parse
 from leadspan.errors import SettingsError
 from leadspan.evaluation.settings import EvaluationSettings
 from leadspan.faults import models_in
@@ -60,6 +61,16 @@ def test_every_world_is_valid(path: Path, tmp_path: Path) -> None:
     world = load_settings(WorldFiles, path)
     (tmp_path / "again.yaml").write_text(dump_yaml(world))
     assert load_settings(WorldFiles, tmp_path / "again.yaml") == world
+
+
+def test_a_path_below_the_users_home_is_there(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    changes = ["output=~/runs/a", "tokenizer=~/tokenizer", "data.cache_dir=~/cache", "data.train.path=~/a.jsonl"]
+    read = load_settings(Recipe, recipe, changes)
+    paths = read.output, read.tokenizer, read.data.cache_dir, read.data.train.path
+    assert list(map(str, paths)) == [str(tmp_path / name) for name in ("runs/a", "tokenizer", "cache", "a.jsonl")]
+    options = parse(["report", "~/runs", "--output=~/page.html"])
+    assert (options.runs, options.output) == ([tmp_path / "runs"], tmp_path / "page.html")
 
 
 def test_there_are_recipes() -> None:

@@ -21,6 +21,8 @@ from pydantic import (
     GetJsonSchemaHandler,
     PrivateAttr,
     ValidationError,
+    ValidationInfo,
+    field_validator,
     model_validator,
 )
 from pydantic_core import CoreSchema
@@ -47,6 +49,15 @@ class Settings(BaseModel):
         for name, text in field_docstrings(cls).items():
             properties[name].setdefault("description", text)
         return schema
+
+    @field_validator("*")
+    @classmethod
+    def _below_home(cls, value: Any, info: ValidationInfo) -> Any:
+        """`~/runs` is below the user's home, as a shell has it."""
+        if isinstance(value, Path) and value.parts[:1] == ("~",):
+            return value.expanduser()
+        is_location = info.field_name in ("path", "tokenizer") and isinstance(value, str)
+        return str(Path(value).expanduser()) if is_location and value.startswith("~/") else value
 
     def conflicts(self) -> Iterator[Rule]:
         """Rules between settings of this section that they break: the settings, and why, with the remedy."""

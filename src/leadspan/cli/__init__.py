@@ -56,7 +56,8 @@ _ELSEWHERE = {
 def _path(text: str) -> Path:
     if not text:
         raise argparse.ArgumentTypeError("an empty text is no path; . is the current directory")
-    return Path(text)
+    # bash expands it in `--output ~/runs`, not in `--output=~/runs`.
+    return Path(text).expanduser() if text.startswith("~/") else Path(text)
 
 
 class _Parser(argparse.ArgumentParser):
