@@ -56,8 +56,9 @@ class Settings(BaseModel):
         """`~/runs` is below the user's home, as a shell has it."""
         if isinstance(value, Path) and value.parts[:1] == ("~",):
             return value.expanduser()
-        is_location = info.field_name in ("path", "tokenizer") and isinstance(value, str)
-        return str(Path(value).expanduser()) if is_location and value.startswith("~/") else value
+        if info.field_name in ("path", "tokenizer") and isinstance(value, str) and value.startswith("~/"):
+            return str(Path(value).expanduser())
+        return value
 
     def conflicts(self) -> Iterator[Rule]:
         """Rules between settings of this section that they break: the settings, and why, with the remedy."""
