@@ -96,9 +96,11 @@ def same_questions(rows: Dataset) -> np.ndarray:
     for texts in column_blocks(questions, "question"):
         for text in texts:
             sentences.extend(map(hash, set(text.split("\n"))))
-    distinct, counts = np.unique(sentences, return_counts=True)
-    common = set(distinct[counts >= _COMMON].tolist())
-    del sentences, distinct, counts
+    hashes = np.frombuffer(sentences, dtype=np.int64)
+    hashes.sort()
+    is_common = hashes[_COMMON - 1 :] == hashes[: 1 - _COMMON]
+    common = set(hashes[_COMMON - 1 :][is_common].tolist())
+    del sentences, hashes, is_common
     keys, lengths, runs = np.empty(number, np.int64), np.empty(number, np.int32), np.empty(number, np.uint64)
     for start, block in _word_blocks(questions, common):
         end = start + len(block.cores)

@@ -152,13 +152,13 @@ class Layout:
 
 
 class Layouts(Sequence[Layout]):
-    """Layouts in some 40 bytes each, where objects would take 800: a layout is made when it is asked for."""
+    """Layouts in some 35 bytes each, where objects would take 800: a layout is made when it is asked for."""
 
     def __init__(self) -> None:
         self._first = array("I", [0])  # the first segment of each layout, and one past the last
         self._starts, self._ends, self._kinds = array("i"), array("i"), array("B")
         self._number_of_kind: dict[tuple[int, float], int] = {}  # section and weight of a segment: there are few
-        self._append_stop, self._shares = array("b"), array("d")
+        self._tails, self._number_of_tail = array("B"), dict[tuple[bool, float], int]()  # end of turn, share
         self.lengths = array("i")
 
     def append(self, layout: Layout) -> None:
@@ -169,8 +169,8 @@ class Layouts(Sequence[Layout]):
             kind = segment.section, segment.weight
             self._kinds.append(self._number_of_kind.setdefault(kind, len(self._number_of_kind)))
         self._first.append(len(self._starts))
-        self._append_stop.append(layout.append_stop)
-        self._shares.append(layout.share)
+        tail = layout.append_stop, layout.share
+        self._tails.append(self._number_of_tail.setdefault(tail, len(self._number_of_tail)))
         self.lengths.append(layout.num_tokens)
 
     def __len__(self) -> int:
@@ -183,7 +183,7 @@ class Layouts(Sequence[Layout]):
             Segment(self._starts[i], self._ends[i], *kinds[self._kinds[i]])
             for i in range(self._first[index], self._first[index + 1])
         )
-        return Layout(segments, bool(self._append_stop[index]), self._shares[index])
+        return Layout(segments, *list(self._number_of_tail)[self._tails[index]])
 
 
 def lay_out(sections: Sections, cut: Cut, supervision: Supervision) -> Layout:
