@@ -146,6 +146,15 @@ def test_worker_processes_give_the_same_rows(tmp_path: Path) -> None:
     assert alone[:] == shared[:]
 
 
+def test_the_cache_has_few_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_traces(tmp_path / "t.jsonl", 150)
+    renderer = Renderer(character_tokenizer(), Rendering())
+    monkeypatch.setattr("leadspan.data.prepare._ROWS_PER_BATCH", 100)  # of 64 at a time: 128 and 22
+    rows = prepare(TraceSource(path=str(path)), renderer, settings_for(path)).rows
+    assert [len(batch) for batch in rows.data.to_batches()] == [128, 22]
+    assert [len(ids) for ids in rows["input_ids"][:]] == rows["num_tokens"][:]
+
+
 def test_refused_share_is_checked_again_on_reuse(tmp_path: Path) -> None:
     path = write_traces(tmp_path / "t.jsonl")
     with path.open("a") as file:

@@ -1,7 +1,7 @@
 import pytest
 
 from leadspan.data.settings import Rendering
-from leadspan.data.supervision import Supervision, lay_out
+from leadspan.data.supervision import ANSWER, COT, PROMPT, Layout, Layouts, Segment, Supervision, lay_out
 from leadspan.data.truncation import Lead, Sections, cut_example
 from leadspan.errors import SettingsError
 from leadspan.settings import validate
@@ -33,3 +33,24 @@ def test_weights_that_float32_has_not_are_refused(values: dict[str, float], mess
 def test_think_tags_differ() -> None:
     with pytest.raises(SettingsError, match="think_open and think_close are both 'X'; they must differ"):
         validate(Rendering, {"think_open": "X", "think_close": "X"}, "recipe")
+
+
+def test_layouts_come_back_as_they_were_put_in() -> None:
+    segments = (
+        Segment(0, 3, PROMPT, 0.0),
+        Segment(3, 7, COT, 1.0),
+        Segment(9, 12, ANSWER, 0.1),
+        Segment(3, 4, COT, 0.1),
+    )
+    layouts = [
+        Layout(segments[:2], False),
+        Layout(segments[:3], True),
+        Layout((), False),
+        Layout(segments[3:], True, 0.25),
+        Layout(segments, False, 0.25),
+    ]
+    stored = Layouts()
+    for layout in layouts:
+        stored.append(layout)
+    assert list(stored) == layouts and stored[-1] == layouts[-1]
+    assert list(stored.lengths) == [layout.num_tokens for layout in layouts]
