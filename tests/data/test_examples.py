@@ -266,6 +266,8 @@ def test_a_stage_may_lack_some_traces_but_not_all(tmp_path: Path) -> None:
     examples, _ = toy_examples(tmp_path, policy, answer_only)
     missing = examples.lengths.count(0)
     assert examples.counts.dropped == {NO_WEIGHT: missing} and 0 < missing < 12 and 0 not in examples.lengths[12:]
+    first = {"number": 1, "num_examples": 12, "num_kept": 12 - missing, "dropped": {NO_WEIGHT: missing}}
+    assert examples.counts.worst_stage is not None and examples.counts.worst_stage.model_dump() == first
     with pytest.raises(DataError, match=r"lead 0.1 leaves no weighted position in any of 12 examples"):
         toy_examples(tmp_path, Schedule(policy=Lead(), start=0.1, end=1.0), answer_only)
 

@@ -25,7 +25,7 @@ from leadspan.data.truncation import (
     Tail,
     cut_example,
 )
-from leadspan.data.truncation.policy import STATES_NO_ANSWER, CutCounts, drop_warning, stop_warning
+from leadspan.data.truncation.policy import STATES_NO_ANSWER, CutCounts, drop_warning, of_stages, stop_warning
 from leadspan.errors import SettingsError
 from leadspan.settings import Settings, validate
 
@@ -46,7 +46,12 @@ class _Holder(Settings):
         pytest.param(Lead(p=0.01), ((0, 1),), id="lead keeps at least one"),
         pytest.param(Lead(p=0.45, align="step"), ((0, 7),), id="lead back to a step"),
         pytest.param(Lead(p=0.3, align="step"), ((0, 4),), id="lead inside the first step keeps the prompt"),
+        pytest.param(Lead(p=0.6, align="step"), ((0, 12),), id="lead that ends with the last step keeps it"),
+        pytest.param(Lead(p=0.65, align="step"), ((0, 12),), id="lead inside the closing tag keeps the last step"),
+        pytest.param(Lead(p=0.55, align="step"), ((0, 10),), id="lead inside the last step goes back to its border"),
+        pytest.param(Lead(p=0.7, align="step"), ((0, 14),), id="lead that ends with the closing tag keeps it"),
         pytest.param(Lead(p=0.8, align="step"), ((0, 16),), id="lead in the answer is not aligned"),
+        pytest.param(LeadAnswer(num_tokens=8, align="step"), ((0, 20),), id="lead_answer of all steps is whole"),
         pytest.param(LeadCot(p=0.5), ((0, 9),), id="lead_cot"),
         pytest.param(LeadCot(p=1.0), ((0, 14),), id="lead_cot whole ends with the closing tag"),
         pytest.param(LeadAnswer(p=0.5), ((0, 9), (12, 20)), id="lead_answer keeps the closing tag"),
@@ -282,10 +287,24 @@ def test_cuts_that_drop_more_than_a_tenth_of_their_examples_are_warned_of_with_w
     warning = drop_warning(cuts)
     assert warning.startswith("lead 0.25 leaves 6 of 1,000 examples (994 x short).") and "lead_cot" in warning
     assert drop_warning({"lead 0.9": cuts["lead 0.9"]}) == ""
-    staged = cuts["lead 0.25"].model_copy(update={"num_examples": 4000, "num_kept": 3006, "num_stages": 4})
-    assert drop_warning({"schedule": staged}).startswith(
-        "schedule leaves 3,006 of 4,000 examples, 1,000 in each of its 4 stages (994 x short)."
-    )
+    assert "if_absent" not in drop_warning({**cuts, "few": counts(999, **{STATES_NO_ANSWER: 1})})
+
+
+def test_the_worst_stage_of_a_schedule_is_warned_of_not_a_sum_of_stages() -> None:
+    def counts(num_kept: int) -> CutCounts:
+        sizes = {"tokens_before": 9000, "tokens_after": 900, "weighted_tokens": 90}
+        dropped = {"short": 1000 - num_kept} if num_kept < 1000 else {}
+        return CutCounts(num_examples=1000, num_kept=num_kept, dropped=dropped, **sizes)
+
+    # In all 5 stages together 4,206 of 5,000 are left, and in 20 of the last kind beside them 24,206 of 25,000.
+    stages = [counts(n) for n in (1000, 600, 606, 1000, 1000)]
+    for more in (0, 20):
+        together = of_stages([*stages, *[counts(1000)] * more])
+        assert (together.num_examples, together.num_kept) == (1000 * (5 + more), 1000 * more + 4206)
+        warning = drop_warning({"schedule": together})
+        assert warning.startswith(f"schedule leaves 600 of 1,000 examples in stage 2 of {5 + more} (400 x short).")
+    assert drop_warning({"schedule": of_stages([counts(900), counts(1000)])}) == ""
+    assert of_stages([counts(5)]) == counts(5)
 
 
 def test_a_cut_that_drops_traces_for_their_answers_is_not_told_to_keep_more_tokens() -> None:

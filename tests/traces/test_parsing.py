@@ -221,8 +221,12 @@ def test_a_generation_that_was_cut_off_is_passed_over() -> None:
 
 @pytest.mark.parametrize(
     "flag",
-    [{"weight": 0}, {"weight": 0.0}, {"weight": "0"}, {"train": False}, {"training": "false"}],
-    ids=lambda flag: str(flag),
+    [
+        *[{"weight": value} for value in (0, 0.0, "0", "0.0", False)],
+        *[{"train": value} for value in (False, 0, 0.0, "False", " no")],
+        {"training": "false"},
+    ],
+    ids=str,
 )
 def test_a_reply_that_is_not_to_be_learnt_is_refused(flag: dict[str, object]) -> None:
     turns = [{"role": "user", "content": "2 + 2?"}, {"role": "assistant", "content": THINK, **flag}]
@@ -231,6 +235,20 @@ def test_a_reply_that_is_not_to_be_learnt_is_refused(flag: dict[str, object]) ->
     assert isinstance(read({"messages": [turns[0], {**turns[1], next(iter(flag)): 1}]}), Trace)
     earlier = [turns[0], {"role": "assistant", "content": "four", **flag}, turns[0], {**turns[1], next(iter(flag)): 1}]
     assert isinstance(read({"messages": earlier}), Trace)
+
+
+@pytest.mark.parametrize("value", [1, 1.0, "1", "1.0", True, "True", None, float("nan")], ids=repr)
+def test_a_reply_of_weight_1_or_of_none_is_learnt(value: object) -> None:
+    turns = [{"role": "user", "content": "2 + 2?"}, {"role": "assistant", "content": THINK, "weight": value}]
+    assert isinstance(read({"messages": turns}), Trace)
+
+
+@pytest.mark.parametrize("value", [0.5, 2, -1, "0.5", "high", "", [1], {"cot": 1}], ids=repr)
+def test_a_weight_that_no_trace_can_carry_is_refused(value: object) -> None:
+    turns = [{"role": "user", "content": "2 + 2?"}, {"role": "assistant", "content": THINK, "weight": value}]
+    refused = read({"messages": turns})
+    assert isinstance(refused, Refusal) and refused.reason == "weight that is neither 0 nor 1"
+    assert refused.detail == f"the last turn of 'messages' has 'weight' {value!r}"
 
 
 def test_what_is_nested_without_end_is_refused() -> None:

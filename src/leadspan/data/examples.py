@@ -1,6 +1,5 @@
 """Examples: a row under a policy and a supervision, as arrays ready for a batch."""
 
-import functools
 import itertools
 import logging
 import sys
@@ -24,7 +23,7 @@ from leadspan.data.supervision import (
     lay_out,
 )
 from leadspan.data.truncation import Cut, Policy, Sections, cut_example
-from leadspan.data.truncation.policy import CutCounts
+from leadspan.data.truncation.policy import CutCounts, of_stages
 from leadspan.errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -100,7 +99,7 @@ class Examples(Sequence[Example]):
                     self.teachers.append(sys.intern(names[i]))
                     for layouts, layout in zip(stages, of_row, strict=True):
                         layouts.append(layout)
-        self.counts = functools.reduce(CutCounts.plus, counts).model_copy(update={"num_stages": self.num_stages})
+        self.counts = of_stages(counts)
         _check_counts(name, policy, supervision, counts, self.counts)
         self.rows = rows.select(usable_rows).with_format("numpy", columns=["input_ids", "example_id"])
         # Stage after stage, which is the order that `plan_staged` counts on.

@@ -125,6 +125,16 @@ def says_something(value: Any) -> bool:
     return not is_missing(value) and bool(value) and value not in ("[]", "{}", "null")
 
 
+def flag_of(value: Any) -> bool | None:
+    """What a flag says, also as a number or as text, as tables store it; None where it says neither yes nor no.
+
+    >>> flag_of("False"), flag_of(1.0), flag_of("0.0"), flag_of("yes"), flag_of(0.5)
+    (False, True, False, True, None)
+    """
+    text = str(value).strip().lower()
+    return True if text in ("true", "1", "1.0", "yes") else False if text in ("false", "0", "0.0", "no") else None
+
+
 def text_of(value: Any, column: str) -> str:
     """The value, which has to be text, else `Unusable`; a byte order mark before it is dropped."""
     if not isinstance(value, str):

@@ -8,7 +8,18 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from leadspan.traces.records import MISTYPED, Row, Unusable, kind_of_value, says_something, shown, text_of, value_of
+from leadspan.traces.records import (
+    MISTYPED,
+    Row,
+    Unusable,
+    flag_of,
+    is_missing,
+    kind_of_value,
+    says_something,
+    shown,
+    text_of,
+    value_of,
+)
 
 Tags = Sequence[tuple[str, str]]
 
@@ -35,11 +46,11 @@ _FINISH = "finish_reason|stop_reason|finish_reasons"
 _CUT_OFF = re.compile(
     "length|max|limit|trunc|incomplete|abort|cancel|error|fail|timeout|filter|safety|recitation|refus|pause|tool|function"
 )
-# Flags, each with the values, as text where a data set stores all of its values so, that say that one was cut off.
-_WHEN_CUT = dict.fromkeys(("finished", "is_finished", "completed", "is_complete"), ("false", "0", "no"))
-_WHEN_CUT |= dict.fromkeys(("truncated", "is_truncated"), ("true", "1", "yes"))
-# Keys by which a turn is left out of training, with the values that do: OpenAI's and Mistral's, Axolotl's.
-_UNTRAINED = {"weight": (0, "0"), "train": (False, "false"), "training": (False, "false")}
+# Flags, each with what it says of a generation that was cut off.
+_WHEN_CUT = dict.fromkeys(("finished", "is_finished", "completed", "is_complete"), False)
+_WHEN_CUT |= dict.fromkeys(("truncated", "is_truncated"), True)
+# Flags that say whether a turn is learnt: OpenAI's and Mistral's, Axolotl's.
+_TRAINED = ("weight", "train", "training")
 
 
 def check_text_only(row: Row, keys: Sequence[str], name: str) -> None:
@@ -58,9 +69,18 @@ def check_finished(row: Row) -> None:
         raise Unusable(UNCLOSED, f"the finish reason is {reason!r}")
     if row.get("status") == "incomplete":
         raise Unusable(UNCLOSED, "'status' is 'incomplete'")
-    for name, values in _WHEN_CUT.items():
-        if str(row.get(name)).lower() in values:
-            raise Unusable(UNCLOSED, f"{name!r} is {values[0]}")
+    for name, when_cut in _WHEN_CUT.items():
+        if flag_of(row.get(name)) is when_cut:
+            raise Unusable(UNCLOSED, f"{name!r} is {str(when_cut).lower()}")
+
+
+def check_learnt(turn: Row, column: str) -> None:
+    """Refuse a reply that is not to be learnt, or by a part: what a token weighs is set by section, for all records."""
+    for name in _TRAINED:
+        value = turn.get(name)
+        if not is_missing(value) and (flag := flag_of(value)) is not True:
+            reason = "turn that is not to be learnt" if flag is False else "weight that is neither 0 nor 1"
+            raise Unusable(reason, f"the last turn of {column!r} has {name!r} {value!r}")
 
 
 def is_cut_off(reason: Any) -> bool:
@@ -100,8 +120,7 @@ def read_reply(turn: Any, column: str, tags: Tags) -> tuple[str, str]:
     if message["role"] != "assistant":
         raise Unusable("no assistant turn last", f"the last turn of {column!r} is {message['role']!r}")
     check_finished(turn)
-    if value := next((name for name in _UNTRAINED if turn.get(name) in _UNTRAINED[name]), None):
-        raise Unusable("turn that is not to be learnt", f"the last turn of {column!r} has {value!r} {turn[value]!r}")
+    check_learnt(turn, column)
     # An empty reasoning key beside think tags in the text is a server's default.
     text = message["content"]
     if reasoning is None or (reasoning == "" and tags_in(text, tags)):

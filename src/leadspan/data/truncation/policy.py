@@ -1,9 +1,10 @@
 """What every policy is: section borders in, kept token ranges out."""
 
+import functools
 import math
 import random
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Annotated, Any, ClassVar, Literal
@@ -11,6 +12,19 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from leadspan.settings import Count, Settings
+
+
+class StageCounts(Settings):
+    """What one stage of a policy that changes over training leaves of the examples."""
+
+    number: Count
+    """Which stage it is, from 1."""
+    num_examples: Count
+    """Examples before its cut."""
+    num_kept: Count
+    """Examples left with at least one weighted position."""
+    dropped: dict[str, Count]
+    """Examples dropped, by reason."""
 
 
 class CutCounts(Settings):
@@ -23,6 +37,8 @@ class CutCounts(Settings):
     """Examples before the cut."""
     num_stages: Count = 1
     """Stages of the policy, in each of which every trace is an example."""
+    worst_stage: StageCounts | None = None
+    """Of several stages the one that leaves the fewest examples, the first of such."""
     num_kept: Count
     """Examples left with at least one weighted position."""
     dropped: dict[str, Count] = {}
@@ -56,8 +72,17 @@ class CutCounts(Settings):
                 return {name: mine.get(name, 0) + theirs.get(name, 0) for name in {**mine, **theirs}}
             return mine + theirs
 
-        sums = {name: summed(count, getattr(counts, name)) for name, count in self}
-        return CutCounts(**{**sums, "num_stages": self.num_stages})
+        names = CutCounts.model_fields.keys() - {"num_stages", "worst_stage"}
+        sums = {name: summed(getattr(self, name), getattr(counts, name)) for name in names}
+        return CutCounts(**sums, num_stages=self.num_stages)
+
+
+def of_stages(counts: Sequence[CutCounts]) -> CutCounts:
+    """The counts of all stages of a policy together, and the worst of several stages by itself."""
+    total = functools.reduce(CutCounts.plus, counts)
+    number, worst = min(enumerate(counts, 1), key=lambda stage: stage[1].num_kept)
+    stage = StageCounts(number=number, num_examples=worst.num_examples, num_kept=worst.num_kept, dropped=worst.dropped)
+    return total.model_copy(update={"num_stages": len(counts), "worst_stage": stage if len(counts) > 1 else None})
 
 
 FEW_ENDS = 0.05
@@ -96,17 +121,20 @@ FEW_DROPPED = 0.1
 
 
 def drop_warning(counts: Mapping[str, CutCounts]) -> str:
-    """Which cuts (by label) drop more than `FEW_DROPPED` of their examples, and why; "" if none does."""
-    left = [
-        f"{label} leaves {cut.num_kept:,} of {cut.num_examples:,} examples"
-        + (f", {cut.num_examples // cut.num_stages:,} in each of its {cut.num_stages} stages" * (cut.num_stages > 1))
-        + f" ({', '.join(f'{number:,} x {reason}' for reason, number in cut.dropped.items())})"
-        for label, cut in counts.items()
-        if cut.num_kept < (1 - FEW_DROPPED) * cut.num_examples
-    ]
+    """Which cuts (by label) drop more than `FEW_DROPPED` of their examples, and why; "" if none does.
+
+    Of a policy that changes over training, its worst stage counts: a sum over stages is what no stage shows.
+    """
+    left, reasons = list[str](), set[str]()
+    for label, cut in counts.items():
+        worst = cut.worst_stage or cut
+        if worst.num_kept < (1 - FEW_DROPPED) * worst.num_examples:
+            stage = f" in stage {cut.worst_stage.number} of {cut.num_stages}" if cut.worst_stage else ""
+            why = ", ".join(f"{number:,} x {reason}" for reason, number in worst.dropped.items())
+            left.append(f"{label} leaves {worst.num_kept:,} of {worst.num_examples:,} examples{stage} ({why})")
+            reasons |= worst.dropped.keys()
     if not left:
         return ""
-    reasons = {reason for cut in counts.values() for reason in cut.dropped}
     remedies = ["keep more tokens, or cut the chain of thought alone (cut: {kind: lead_cot, p: ...})"]
     if STATES_NO_ANSWER in reasons:
         remedies = [*(remedies if len(reasons) > 1 else []), "keep traces without a known answer whole (cut.if_absent)"]
@@ -243,10 +271,14 @@ def kept_tokens(p: float, num_tokens: int) -> int:
 
 
 def align_end(end: int, sections: Sections, align: Literal["token", "step"]) -> int:
-    """Move a cut inside the chain of thought back to a step border, or to the end of the prompt."""
+    """Move a cut inside the chain of thought back to a step border, or to the end of the prompt.
+
+    The last step ends where the closing tag begins.
+    """
     if align == "token" or not sections.prompt_end < end < sections.cot_end:
         return end
-    return max((step for step in sections.steps if step <= end), default=sections.prompt_end)
+    borders = (sections.prompt_end, *sections.steps, sections.think_end)
+    return max(border for border in borders if border <= end)
 
 
 def tidy(spans: tuple[Span, ...]) -> tuple[Span, ...]:
