@@ -11,6 +11,7 @@ from rich.console import Console
 from leadspan.audit.prepared import SAMPLE
 from leadspan.cli import main
 from leadspan.cli.before import parse_policy
+from leadspan.costs.flops import ExampleSize, training_flops
 from leadspan.costs.memory import BatchSize
 from leadspan.data.truncation import Full, Lead
 from leadspan.data.truncation.policy import stop_warning
@@ -22,6 +23,7 @@ from leadspan.pipeline.run import run
 from leadspan.planning.fitting import what_would_fit
 from leadspan.planning.plan import Plan, calibration_of, plan_recipe
 from leadspan.planning.prediction import cost_model_of, student_shape
+from leadspan.planning.prediction import planned as step_plan
 from leadspan.planning.tables import disk_of_study, plan_tables, sentences
 from leadspan.planning.timing import Calibration
 from leadspan.recipe import Recipe
@@ -98,6 +100,27 @@ def test_a_policy_that_leaves_nothing_is_left_out_and_said_unless_it_is_the_reci
     assert any(text.startswith("Left out: training set: lead 0.01 leaves no weighted") for text in sentences(plan))
     with pytest.raises(DataError, match="leaves no weighted position"):
         plan_recipe(recipe.model_copy(update={"cut": Lead(p=0.01)}), data, (Full(), Lead(p=0.01)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("drops", [False, True])
+def test_the_naive_run_of_a_cut_that_changes_has_the_same_rows_uncut(folder: Path, drops: bool) -> None:
+    ends = {"start": 0.88, "end": 0.89} if drops else {"start": 0.6, "end": 1.0}
+    weights = {"prompt": 0, "cot": 0 if drops else 1, "answer": 1}
+    cut = {"kind": "schedule", "policy": {"kind": "lead"}, "num_stages": 3, **ends}
+    one_by_one = {"kind": "examples", "examples_per_batch": 1, "examples_per_step": 2}
+    recipe = toy_recipe(folder, cut=cut, supervision=weights, batching=one_by_one)
+    data = prepare_data(recipe)
+    row = plan_recipe(recipe, data, ()).rows[0]
+    examples = data.examples
+    assert (row.cut.num_kept < row.cut.num_examples) == drops  # in some stage
+    assert (len(examples.rows) < len(data.splits.train)) == drops  # in all of them
+    model = cost_model_of(recipe, data.renderer)
+    rows = examples.rows.with_format(None)
+    uncut = [len(rows[i % len(rows)]["input_ids"]) for batch in step_plan(model, examples).plan for i in batch]
+    naive = training_flops(model.student, model.teacher, [ExampleSize(length, length) for length in uncut], False)
+    assert row.flops_saving.naive == naive.total
+    assert row.flops_saving.all_on < row.prediction.flops.total < naive.total
 
 
 @pytest.mark.slow

@@ -51,7 +51,8 @@ class Examples(Sequence[Example]):
     """The rows of a split under one policy and one supervision; arrays are made when an example is asked for.
 
     Under a policy that changes over training every row has a cut for each of `num_stages` stages: row `i` in stage `k`
-    is example `k * len(rows) + i`, of length 0 where that stage leaves it no weighted position.
+    is example `k * len(rows) + i`, of length 0 where that stage leaves it no weighted position. `row_numbers` are
+    those of the given rows that are left in `rows`.
     """
 
     def __init__(
@@ -77,7 +78,7 @@ class Examples(Sequence[Example]):
         stages = [Layouts() for _ in policy.stages]
         counts = [NO_COUNTS for _ in policy.stages]
         # Row numbers in 4 bytes each; a list of int objects would take eight times as much.
-        usable_rows = array("i")
+        self.row_numbers = array("i")
         self.teachers: list[str] = []
         columns = ["prompt_end", "think_end", "cot_end", "num_tokens", "stop", "steps", "example_id", "teacher"]
         selected = rows.select_columns(columns + ["first_answer"] * policy.needs_first_answer)
@@ -94,14 +95,14 @@ class Examples(Sequence[Example]):
             for i, of_row in enumerate(zip(*laid_out, strict=True)):
                 # A row stays if any stage trains on it, so that row `i` has the same index in every stage.
                 if any(layout.segments for layout in of_row):
-                    usable_rows.append(start + i)
+                    self.row_numbers.append(start + i)
                     # Interned: millions of rows name a few teachers.
                     self.teachers.append(sys.intern(names[i]))
                     for layouts, layout in zip(stages, of_row, strict=True):
                         layouts.append(layout)
         self.counts = of_stages(counts)
         _check_counts(name, policy, supervision, counts, self.counts)
-        self.rows = rows.select(usable_rows).with_format("numpy", columns=["input_ids", "example_id"])
+        self.rows = rows.select(self.row_numbers).with_format("numpy", columns=["input_ids", "example_id"])
         # Stage after stage, which is the order that `plan_staged` counts on.
         self.layouts = stages[0]
         for layout in itertools.chain.from_iterable(stages[1:]):

@@ -5,10 +5,13 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from leadspan.audit.prepared import Searched
+from leadspan.costs.flops import ExampleSize
 from leadspan.costs.memory import disk_bytes
 from leadspan.costs.settings import Device
 from leadspan.data.examples import Examples
-from leadspan.data.truncation import AnyPolicy, Full, Lead, Policy, with_ends
+from leadspan.data.prepare import sections_of
+from leadspan.data.supervision import ScoredSelection, lay_out
+from leadspan.data.truncation import AnyPolicy, Cut, Full, Lead, Policy, with_ends
 from leadspan.data.truncation.policy import CutCounts, shows_few_ends
 from leadspan.errors import DataError
 from leadspan.files import write_atomically
@@ -34,7 +37,6 @@ from leadspan.planning.prediction import (
     planned,
     planned_targets,
     predict,
-    sizes_of,
     store_cost,
     student_shape,
     with_store,
@@ -166,12 +168,13 @@ def plan_recipe(
     elif recipe.local_teacher is not None:
         stored = with_store(model, isinstance(recipe.capture.codec, Hidden))
     models = model, live, stored
+    uncut = _uncut_sizes(recipe, data, model.selection)
     left_out: list[str] = []
 
     def rows_of(compared: Sequence[Policy]) -> list[PlanRow]:
         # Made one after the other: the examples of all policies together would take too much memory.
         sides = _sides(recipe, data, compared, left_out)
-        return [_row(recipe, data, models, side, policy, calibration, searched) for policy, side in sides]
+        return [_row(recipe, data, models, uncut, side, policy, calibration, searched) for policy, side in sides]
 
     rows = rows_of(policies if recipe.cut in policies else [recipe.cut, *policies])
     # With rollouts the student also learns to end its turns from what it writes itself.
@@ -210,6 +213,15 @@ def _sides(
             left_out.append(str(error))
 
 
+def _uncut_sizes(recipe: Recipe, data: PreparedData, selection: ScoredSelection | None) -> list[ExampleSize]:
+    """Sizes of all training rows, uncut: what a naive run would train on."""
+    columns = ["prompt_end", "think_end", "cot_end", "num_tokens", "stop", "steps"]
+    rows: Any = data.splits.train.select_columns(columns)
+    borders = (sections_of(row) for row in rows)
+    uncut = (lay_out(row, Cut(((0, row.num_tokens),)), recipe.supervision) for row in borders)
+    return layout_sizes(uncut, selection)
+
+
 def calibration_of(recipe: Recipe, data: PreparedData, policies: Sequence[Policy], measure: bool) -> Calibration | None:
     """Rates of the recipe's models: read from `plan.calibration`, or measured now in a few steps of each policy.
 
@@ -237,6 +249,7 @@ def _row(
     recipe: Recipe,
     data: PreparedData,
     models: tuple[CostModel, CostModel, CostModel],
+    uncut: Sequence[ExampleSize],
     examples: Examples,
     policy: Policy,
     calibration: Calibration | None,
@@ -244,17 +257,20 @@ def _row(
 ) -> PlanRow:
     """The row of one policy, by the costs of the recipe as it is, with a live teacher if one is named, and a store."""
     device, (model, live, stored) = recipe.plan.found_device, models
-    same_rows = examples.rows.with_format(None)  # all columns: a cut needs the borders of the sections
-    uncut = Examples(same_rows, Full(), recipe.supervision, examples.stop_token_id, recipe.seed, "training set, uncut")
-    plan, recompute = planned(live, examples), live.training.gradient_checkpointing
-    load = Workload(uncut=sizes_of(live, plan, uncut), cut=sizes_of(live, plan, examples))
+    recompute = live.training.gradient_checkpointing
+    sizes, batches = layout_sizes(examples.layouts, live.selection), planned(live, examples).plan
+    rows = examples.row_numbers
+    load = Workload(
+        # In every stage of a cut that changes, an example is of the same row.
+        uncut=[[uncut[rows[i % len(rows)]] for i in batch] for batch in batches],
+        cut=[[sizes[i] for i in batch] for batch in batches],
+    )
     prediction = predict(model, examples, calibration)
     if searched is not None:
         prediction = prediction.model_copy(update=break_point_fields(searched))
     is_recipes = policy == recipe.cut
     fitting, fitting_tokens, remedy = None, None, ""
     if device is not None:
-        sizes = layout_sizes(examples.layouts, model.selection)
         fitting = largest_batch(model.memory, sizes, device.memory_bytes)
         fitting_tokens = largest_budget(model.memory, sizes, device.memory_bytes)
         remedy = "" if fitting else what_would_fit(recipe, model, examples, device.memory_bytes)
