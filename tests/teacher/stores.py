@@ -4,6 +4,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import pyarrow.ipc
+
 from leadspan.pipeline.capture import prepare_capture
 from leadspan.recipe import Recipe
 from leadspan.teacher.capture import run_capture
@@ -15,7 +17,7 @@ SHARDS = {"positions_per_shard": 800, "tokens_per_batch": 400}
 
 def capture_recipe(directory: Path, **changes: Any) -> Recipe:
     """The toy recipe with a capture of several shards; `codec`, `cuts` and others go into its `capture` section."""
-    names = ("codec", "cuts", "temperatures", "vocabulary", "path", "positions_per_shard", "tokens_per_batch")
+    names = ("codec", "cuts", "temperatures", "vocabulary", "engine", "path", *SHARDS)
     capture = {"path": str(directory / "store"), "codec": {"kind": "hidden"}, **SHARDS}
     capture |= {name: changes.pop(name) for name in names if name in changes}
     return toy_recipe(directory, capture=capture, **changes)
@@ -26,6 +28,12 @@ def captured(directory: Path, **changes: Any) -> tuple[Recipe, TargetStore]:
     run_capture(prepare_capture(recipe))
     assert recipe.capture.path is not None
     return recipe, TargetStore(recipe.capture.path)
+
+
+def bytes_in_shards(directory: Path) -> int:
+    """Keys, offsets and values of all rows, without what frames them in the files."""
+    files = [pyarrow.ipc.open_file(str(shard)) for shard in directory.rglob("*.arrow")]
+    return sum(file.get_batch(number).nbytes for file in files for number in range(file.num_record_batches))
 
 
 def copy_of(store: TargetStore, to: Path) -> Path:

@@ -36,8 +36,8 @@ from leadspan.planning.timing import Calibration, StepWork
 from leadspan.recipe import Recipe
 from leadspan.results import Prediction
 from leadspan.stages import scored_selection, teacher_source
-from leadspan.teacher.codecs import bytes_per_position
-from leadspan.teacher.settings import Hidden, KeptTargets, Sampled, TopK
+from leadspan.teacher.settings import Hidden, KeptTargets, Sampled, TopK, TopP
+from leadspan.teacher.shards import bytes_of
 from leadspan.training.settings import TrainingSettings
 from leadspan.training.steps import StepPlan, layout_sizes, plan_steps
 from leadspan.training.train import with_adapters
@@ -228,9 +228,9 @@ class StoreCost:
     """A store of the teacher's targets at every position that training passes through, each trace once.
 
     Attributes:
-        num_bytes: Its rows as `teacher.shards` writes them, and the head where hidden states are stored; keys, offsets
-            and the validation set come on top. Of `top_p` and `sampled`, whose supports the data decides, the most that
-            it can be.
+        num_bytes: Its rows as `teacher.shards` writes them, those of the uncut validation set included, and the head
+            where hidden states are stored; what frames an Arrow file comes on top. Of `top_p` and `sampled`, whose
+            supports the data decides, the most that it can be.
         capture_flops: One forward pass of the teacher over these traces and the uncut validation set; 0 where the
             teacher is not known.
         validation_flops: Part of `capture_flops` that is the validation set.
@@ -272,19 +272,17 @@ def store_cost(
     # A policy that changes over training needs of every trace the longest stage; shorter ones are its prefixes.
     lengths = [max(by_stage[row::num_rows]) for row in range(num_rows)]
     kept_targets = planned_targets(recipe)
-    codec, is_hidden, tokens = kept_targets.codec, isinstance(kept_targets.codec, Hidden), teacher.vocab_size
-    positions = sum(length - 1 for length in lengths)  # the last token predicts nothing that is trained
-    if isinstance(codec, Hidden):
-        # Stored as the run computes, unless the codec names a type; the head always is.
-        width_of_run = 2 if model.memory.use_bf16 else 4
-        width = {"teacher": width_of_run, "float32": 4, "bfloat16": 2}[codec.dtype]
-        # 4 bytes of token id, 1 of section, then the hidden state.
-        num_bytes = positions * (4 + 1 + width * teacher.hidden_size) + width_of_run * teacher.head_params
-    else:
-        most = 0 if isinstance(codec, TopK) else codec.num_samples if isinstance(codec, Sampled) else codec.max_tokens
-        per_position = bytes_per_position(codec, len(kept_targets.temperatures), tokens, min(most, tokens))
-        num_bytes = round(positions * per_position)
-    of_validation = [] if data.validation is None else data.validation.lengths
+    of_validation = [] if data.validation is None else list(data.validation.lengths)
+    # Stored as the run computes, unless the codec names a type; the head always is.
+    run_dtype, dtype, once = "bfloat16" if model.memory.use_bf16 else "float32", None, 0
+    match codec := kept_targets.codec:
+        case Hidden():
+            num_values, dtype = teacher.hidden_size, run_dtype if codec.dtype == "teacher" else codec.dtype
+            once = (2 if run_dtype == "bfloat16" else 4) * teacher.head_params
+        case TopK(k=most) | TopP(max_tokens=most) | Sampled(num_samples=most):
+            num_values = min(most, teacher.vocab_size)
+    num_bytes = round(bytes_of(kept_targets, num_values, lengths + of_validation, dtype)[1]) + once
+    is_hidden = isinstance(codec, Hidden)
     trained, validated = (
         sum(
             forward_body(teacher, length)

@@ -178,25 +178,6 @@ def decode(arrays: Arrays, codec: SparseCodec) -> Arrays:
     return {"token_ids": ids, "log_probs": log_probs}
 
 
-def bytes_per_position(codec: SparseCodec, num_temperatures: int, num_tokens: int, support: float) -> float:
-    """Bytes a position takes, id of the data's token and section included.
-
-    Args:
-        codec: What is kept.
-        num_temperatures: Normalisers kept.
-        num_tokens: Size of the vocabulary.
-        support: Mean entries of a position; ignored for `top_k`.
-    """
-    entry = (4 if codec.precision == "packed" else 8) + isinstance(codec, Sampled)
-    # Token id, section, outside mass, entropy (float16), log-probability of the label, normalisers.
-    fixed = 4 + 1 + 4 + 2 + 4 + 4 * num_temperatures
-    if not isinstance(codec, Sampled):
-        fixed += 4 * (num_temperatures - 1)  # outside masses at the other temperatures
-    if isinstance(codec, TopK):
-        return fixed + min(codec.k, num_tokens) * entry
-    return fixed + 2 + support * entry  # 2: the number of entries
-
-
 def _largest(logits: torch.Tensor, k: int) -> torch.Tensor:
     """Ids of the `k` largest logits, largest first: the `k` blocks of 64 with the largest maxima hold them."""
     num_tokens = logits.shape[1]

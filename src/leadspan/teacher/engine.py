@@ -5,7 +5,6 @@ A pack is one forward pass, projected to the vocabulary chunk by chunk.
 
 import hashlib
 import itertools
-import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -18,11 +17,11 @@ from transformers import PreTrainedModel
 from leadspan.data.examples import Example
 from leadspan.data.packing import on_device, pack
 from leadspan.models.heads import LogitTransform, head_of, head_shape
-from leadspan.teacher.codecs import Arrays, bytes_per_position, decode, encode
+from leadspan.teacher.codecs import Arrays, decode, encode
 from leadspan.teacher.manifest import HeadEntry
 from leadspan.teacher.sequences import Sequences
-from leadspan.teacher.settings import CaptureSettings, Codec, Hidden, Sampled, SparseCodec, TopK, TopP
-from leadspan.teacher.shards import borders_of, sequence_hash
+from leadspan.teacher.settings import CaptureSettings, Codec, Hidden, KeptTargets, Sampled, SparseCodec, TopK, TopP
+from leadspan.teacher.shards import borders_of, bytes_of, sequence_hash
 from leadspan.teacher.targets import live_targets, teacher_logits
 
 _CPU_CHUNK_BYTES, _CUDA_CHUNK_TOKENS = 32 << 20, 2048
@@ -188,18 +187,22 @@ def estimate(
     # The settings' own codec may be among the others: each is measured once.
     codecs = list({codec.model_dump_json(): codec for codec in (settings.codec, *other_codecs)}.values())
     losses, full, supports = _losses(teacher, student, sample, codecs, settings, num_tokens)
-    positions = sum(n - 1 for n in sequences.lengths)  # the last token of a sequence is only predicted
+    lengths = sequences.lengths
+    positions = sum(n - 1 for n in lengths)  # the last token of a sequence is only predicted
     estimates = []
     for codec, kl_lost, support in zip(codecs, losses, supports, strict=True):
+        # Other codecs than top-k need whole distributions, which Transformers alone returns.
+        engine_name = settings.engine if isinstance(codec, TopK) else "transformers"
+        kept, width = KeptTargets(codec, tuple(settings.temperatures), engine_name), head_shape(teacher)[1]
         # Where the data decides the size of a support (top-p, sampled), that of the sample is taken.
-        if isinstance(codec, Hidden):
-            # Token id, section, and the states; the head is stored once.
-            size = 4 + 1 + head_shape(teacher)[1] * hidden_dtype(codec, teacher.dtype).itemsize
-            once = math.prod(head_shape(teacher)) * head_of(teacher).weight.element_size()
-        else:
-            size, once = bytes_per_position(codec, len(settings.temperatures), num_tokens, support), 0
+        num_values = min(codec.k, num_tokens) if isinstance(codec, TopK) else support
+        once, dtype = 0, None
+        if isinstance(codec, Hidden):  # the head is stored once
+            num_values, dtype = width, str(hidden_dtype(codec, teacher.dtype)).removeprefix("torch.")
+            once = num_tokens * width * head_of(teacher).weight.element_size()
+        size, num_bytes = bytes_of(kept, num_values, lengths, dtype)
         error = float(kl_lost.std(ddof=1) / len(kl_lost) ** 0.5) if len(kl_lost) > 1 else 0.0
-        estimates.append(CodecEstimate(codec, size, size * positions + once, support, float(kl_lost.mean()), error))
+        estimates.append(CodecEstimate(codec, size, num_bytes + once, support, float(kl_lost.mean()), error))
     sampled = sum(len(e.input_ids) - 1 for e in sample)
     return Estimate(len(sequences), positions, sampled / seconds, sampled, float(full.mean()), estimates)
 

@@ -105,11 +105,6 @@ class Manifest(Settings):
         return sum(shard.num_bytes for shard in self.shards)
 
     @property
-    def tail_temperatures(self) -> list[float]:
-        """Temperatures at which the mass outside the support is kept; a drawn support has no use for it."""
-        return [1.0] if self.codec.kind == "sampled" else self.temperatures
-
-    @property
     def kept_targets(self) -> KeptTargets:
         """What is kept of a distribution; hidden states with the type they were written in."""
         codec = self.codec

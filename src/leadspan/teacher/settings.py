@@ -122,6 +122,11 @@ class KeptTargets:
     temperatures: tuple[float, ...]
     engine: Engine
 
+    @property
+    def tail_temperatures(self) -> tuple[float, ...]:
+        """Temperatures at which the mass outside the support is kept; a drawn support has no use for it."""
+        return (1.0,) if self.codec.kind == "sampled" else self.temperatures
+
 
 class ServedTeacher(Settings):
     """A teacher behind an HTTP server that returns log-probabilities of the prompt's tokens: vLLM or SGLang."""

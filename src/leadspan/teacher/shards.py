@@ -9,6 +9,7 @@ import io
 import os
 import re
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -19,7 +20,7 @@ from leadspan.errors import CacheError
 from leadspan.files import sync_directory
 from leadspan.teacher.codecs import Arrays, logsumexp_column, outside_column
 from leadspan.teacher.manifest import SHARDS_DIR, Manifest, ShardEntry
-from leadspan.teacher.settings import Hidden, TopK
+from leadspan.teacher.settings import Hidden, KeptTargets, TopK
 
 KEY_COLUMNS = ("example_id", "sequence_hash", "checksum")
 PER_ENTRY = frozenset({"entries", "token_ids", "log_probs", "counts"})
@@ -34,12 +35,12 @@ REMEDY = (
 _HIDDEN_TYPES = {"float32": pa.float32(), "float16": pa.float16(), "bfloat16": pa.uint16()}
 
 
-def columns_of(manifest: Manifest) -> dict[str, pa.DataType]:
-    """The list columns of a store and the type of their values."""
+def columns_of(kept: KeptTargets, hidden_dtype: str | None = None) -> dict[str, pa.DataType]:
+    """The list columns of a store and the type of their values; hidden states have one of their own."""
     columns: dict[str, pa.DataType] = {"input_ids": pa.int32(), "section": pa.uint8()}
-    codec = manifest.codec
+    codec = kept.codec
     if isinstance(codec, Hidden):
-        return columns | {"hidden": _HIDDEN_TYPES[str(manifest.hidden_dtype)]}
+        return columns | {"hidden": _HIDDEN_TYPES[str(hidden_dtype)]}
     if codec.precision == "packed":
         columns["entries"] = pa.uint32()
     else:
@@ -49,11 +50,29 @@ def columns_of(manifest: Manifest) -> dict[str, pa.DataType]:
     if not isinstance(codec, TopK):
         columns["num_entries"] = pa.uint16()
     columns |= {"outside": pa.float32(), "label_log_prob": pa.float32()}
-    if manifest.engine != "transformers":  # log-probabilities alone
+    if kept.engine != "transformers":  # log-probabilities alone
         return columns
-    normalisers = {logsumexp_column(t): pa.float32() for t in manifest.temperatures}
-    tails = {outside_column(t): pa.float32() for t in manifest.tail_temperatures if t != 1.0}
+    normalisers = {logsumexp_column(t): pa.float32() for t in kept.temperatures}
+    tails = {outside_column(t): pa.float32() for t in kept.tail_temperatures if t != 1.0}
     return columns | {"entropy": pa.float16()} | normalisers | tails
+
+
+def bytes_of(
+    kept: KeptTargets, num_values: float, lengths: Sequence[int], hidden_dtype: str | None = None
+) -> tuple[float, float]:
+    """Bytes of a position, and of all rows of sequences of these lengths, without what frames an Arrow file.
+
+    `num_values` is the mean number of entries of a position or, of hidden states, their width.
+    """
+    columns = columns_of(kept, hidden_dtype)
+    per_position = sum(
+        kind.bit_width // 8 * (num_values if name in PER_ENTRY or name == "hidden" else 1)
+        for name, kind in columns.items()
+    )
+    # A sequence has two keys, a checksum, an offset into each list, and one token more than positions.
+    per_sequence = 16 + 16 + 4 + 8 * len(columns) + columns["input_ids"].bit_width // 8
+    sizes = [per_sequence + (length - 1) * per_position for length in lengths if length > 1]
+    return per_position, sum(sizes)
 
 
 def schema_of(manifest: Manifest) -> pa.Schema:
@@ -61,7 +80,7 @@ def schema_of(manifest: Manifest) -> pa.Schema:
     key = pa.binary(16)
     fields = [pa.field("example_id", key), pa.field("sequence_hash", key), pa.field("checksum", pa.uint32())]
     # Large lists: the hidden states of a record batch may be more than the 2^31 values that 32-bit offsets reach.
-    fields += [pa.field(name, pa.large_list(kind)) for name, kind in columns_of(manifest).items()]
+    fields += [pa.field(name, pa.large_list(kind)) for name, kind in _columns_of(manifest).items()]
     return pa.schema(fields, {"leadspan": manifest.model_dump_json(include={"format_version", "codec"})})
 
 
@@ -92,7 +111,7 @@ class ShardWriter:
     def __init__(self, directory: Path, number: int, manifest: Manifest):
         self.directory, self.number = directory, number
         self.schema = schema_of(manifest)
-        self.names = list(columns_of(manifest))
+        self.names = list(_columns_of(manifest))
         self.num_rows = self.num_positions = 0
         # A hidden name with the process id: readers never take it for a shard, and two processes never share it.
         self._staged = directory / f".{number:05d}.{os.getpid()}.tmp"
@@ -164,7 +183,7 @@ class ShardReader:
         Raises:
             CacheError: It is not an Arrow file of this store.
         """
-        self.path, self.names = path, list(columns_of(manifest))
+        self.path, self.names = path, list(_columns_of(manifest))
         try:
             self._file = pa.ipc.open_file(pa.memory_map(str(path)))
             schema = self._file.schema
@@ -241,6 +260,10 @@ def has_hash_of_name(path: Path, digest: str) -> bool:
 def damaged(path: Path, fault: str) -> CacheError:
     """The error of a damaged file."""
     return CacheError(f"{path}: damaged ({fault}); `leadspan store verify` names all damaged files; {REMEDY}")
+
+
+def _columns_of(manifest: Manifest) -> dict[str, pa.DataType]:
+    return columns_of(manifest.kept_targets, manifest.hidden_dtype)
 
 
 def _first_line(error: Exception) -> str:

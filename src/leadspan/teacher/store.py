@@ -161,7 +161,9 @@ class TargetStore:
         zeros = np.zeros(len(columns["label_log_prob"]), np.float32)
         normalisers = {t: columns.get(logsumexp_column(t), zeros) for t in manifest.temperatures}
         tensors["logsumexp"] = {t: torch.from_numpy(values) for t, values in normalisers.items()}
-        tensors["tail_mass"] = {t: torch.from_numpy(columns[outside_column(t)]) for t in manifest.tail_temperatures}
+        tensors["tail_mass"] = {
+            t: torch.from_numpy(columns[outside_column(t)]) for t in manifest.kept_targets.tail_temperatures
+        }
         if "entropy" in columns:
             tensors["entropy"] = torch.from_numpy(columns["entropy"].astype(np.float32))
         tensors["label_log_probs"] = torch.from_numpy(columns["label_log_prob"].astype(np.float32))
