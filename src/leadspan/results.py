@@ -14,7 +14,7 @@ from leadspan.costs.memory import MemoryByPart
 from leadspan.data.truncation.policy import CutCounts, Policy, stop_warning
 from leadspan.errors import RunError
 from leadspan.evaluation.result import EvalResult
-from leadspan.files import DIGESTS_FILE, fault, seal, write_atomically
+from leadspan.files import DIGESTS_FILE, fault, is_sealed, seal, write_atomically
 from leadspan.models.settings import ModelSettings, Pretrained
 from leadspan.recipe import Recipe
 from leadspan.settings import Amount, Count, Settings, load_json
@@ -181,6 +181,6 @@ def check_written(path: Path) -> None:
 
 def written_fault(path: Path) -> str | None:
     """What is wrong with a file of a finished run by its digest, as a sentence; None where it is undamaged."""
-    # Samples lie one level below the digests of their run.
-    directory = path.parents[1] if path.parent.name == SAMPLES_DIR else path.parent
+    # Samples lie one level below the digests of their run, whose own name may be that of their directory.
+    directory = path.parents[1] if path.parent.name == SAMPLES_DIR and not is_sealed(path.parent) else path.parent
     return fault(directory, [str(path.relative_to(directory))])

@@ -112,7 +112,9 @@ def markdown_text(text: str) -> str:
     >>> markdown_text("a|b <i> [x](y)")
     'a\\|b &lt;i&gt; [x]\\(y)'
     """
-    return escape(" ".join(plain(text).split()), quote=False).replace("](", "]\\(").replace("|", "\\|")
+    # Backslashes first: one before a bar would escape its backslash, and the bar end the cell.
+    line = escape(" ".join(plain(text).split()), quote=False).replace("\\", "\\\\")
+    return line.replace("](", "]\\(").replace("|", "\\|")
 
 
 def short(label: str) -> str:

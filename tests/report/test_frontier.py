@@ -7,6 +7,7 @@ from leadspan.costs.flops import FlopsByPart
 from leadspan.costs.memory import MemoryByPart
 from leadspan.errors import RunError
 from leadspan.report.conditions import find_conditions
+from leadspan.report.content import Report
 from leadspan.report.frontier import build_frontiers
 from leadspan.report.inputs import read_inputs
 from leadspan.report.rows import Frontier, Row, by_cost
@@ -188,6 +189,15 @@ def test_a_seed_on_other_problems_is_left_out_and_said(make_run: MakeRun) -> Non
     frontier = only(runs)
     assert frontier.rows[0].seeds == [0]
     assert frontier.notes[0] == "full (seed 1) was evaluated on other problems than its other seeds, and is left out."
+
+
+def test_seeds_that_were_evaluated_on_different_tasks_are_reported(
+    make_run: MakeRun, report_of: Callable[..., Report]
+) -> None:
+    runs = [make_run("full", 30, FULL), make_run("full", 20, FULL, seed=1, tasks=("other",)), make_run("lead 0.5", 15)]
+    toy, other = report_of(runs).tasks
+    assert [(row.label, row.seeds) for row in toy.rows] == [("full", [0]), ("lead 0.5", [0])]
+    assert [(row.label, row.seeds, row.accuracy.value) for row in other.rows] == [("full", [1], 0.5)]
 
 
 def test_costs_are_beside_their_predictions_and_energy_and_money_where_known(make_run: MakeRun) -> None:

@@ -30,6 +30,18 @@ def test_markdown_has_the_answer_and_whole_tables(study: list[RunResult], report
 def test_markdown_cells_cannot_break_a_table() -> None:
     table = markdown_table(Block("", ("a", "b"), (("x|y\nz", "<b>"),)))
     assert table.splitlines()[2] == r"| x\|y z | &lt;b&gt; |"
+    # Of `\\|` a reader of Markdown would take the bar for the end of a cell.
+    assert markdown_table(Block("", ("a", "b"), ((r"x\|y", r"\{"),))).splitlines()[2] == r"| x\\\|y | \\{ |"
+
+
+@pytest.mark.parametrize(
+    ("title", "line"),
+    [("1. Study", r"# 1\. Study"), ("12) Runs", r"# 12\) Runs"), ("- x", r"# \- x"), ("1.5", "# 1.5")],
+)
+def test_a_title_that_looks_like_a_list_is_a_title(
+    study: list[RunResult], report_of: Callable[..., Report], title: str, line: str
+) -> None:
+    assert report_text(report_of(study, title=title), "md").splitlines()[0] == line
 
 
 def test_json_is_the_whole_report(study: list[RunResult], report_of: Callable[..., Report], tmp_path: Path) -> None:

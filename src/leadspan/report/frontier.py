@@ -104,7 +104,8 @@ def _evaluated(task: str, condition: Condition) -> tuple[list[Row], list[str]]:
             else:
                 runs.append((label, run, result))
     groups = [(condition.name, runs)] if runs else []
-    groups += [(single[0], [single]) for single in runs if len(runs) > 1]
+    # A lone run that was evaluated keeps its seed in its label, by which its samples and its recipe are found.
+    groups += [(single[0], [single]) for single in runs if len(condition.runs) > 1]
     rows: list[Row] = []
     for label, of_label in groups:
         _, same_runs, evaluations = zip(*of_label, strict=True)

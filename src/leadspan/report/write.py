@@ -174,7 +174,8 @@ def _rendered(elements: Iterable[Element]) -> Iterator[str]:
 
 def _line(text: str) -> str:
     """A line of text, escaped so that it begins no list, heading, quote, code or table."""
-    return re.sub(r"^(?=[-+*#>=~|]|\d+[.)]\s|```)", r"\\", markdown_text(text))
+    # A number begins a list with its dot: a digit cannot be escaped.
+    return re.sub(r"^(?:(?=[-+*#>=~|]|```)|(\d+)(?=[.)](?:\s|$)))", r"\1\\", markdown_text(text))
 
 
 _ASSETS = resources.files("leadspan.report") / "assets"
