@@ -4,12 +4,11 @@ import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from datasets import Dataset
-
-from leadspan.audit.prepared import Searched, search_first_answers, with_first_answers
+from leadspan.audit.prepared import Searched, first_statements, search_first_answers
 from leadspan.data.examples import Examples
 from leadspan.data.prepare import Splits, split
 from leadspan.data.sections import Renderer
+from leadspan.data.supervision import Supervision
 from leadspan.data.truncation import Full, Policy
 from leadspan.models.tokenizers import load_tokenizer
 from leadspan.recipe import Recipe
@@ -75,18 +74,16 @@ def check_renderings(recipes: Iterable[Recipe]) -> None:
             load_renderer(recipe)
 
 
-def training_examples(recipe: Recipe, splits: Splits, renderer: Renderer, policy: Policy) -> Examples:
-    """The training rows of a recipe under a policy, its own or another."""
-    rows = training_rows(recipe, splits, renderer, policy)
-    return Examples(rows, policy, recipe.supervision, renderer.stop_token_id, recipe.seed, "training set")
-
-
-def training_rows(recipe: Recipe, splits: Splits, renderer: Renderer, policy: Policy) -> Dataset:
-    """The training rows, with their first answers where a policy cuts at them."""
-    if not policy.needs_first_answer:
-        return splits.train
-    with process_state().main_process_first():
-        return with_first_answers(splits.train, recipe.data, renderer)
+def training_examples(
+    recipe: Recipe, splits: Splits, renderer: Renderer, policy: Policy, supervision: Supervision | None = None
+) -> Examples:
+    """The training rows of a recipe under a policy and a supervision, its own or others."""
+    first_answers = None
+    if policy.needs_first_answer:
+        with process_state().main_process_first():
+            first_answers = first_statements(splits.train, recipe.data, renderer)
+    stop, weights = renderer.stop_token_id, supervision or recipe.supervision
+    return Examples(splits.train, policy, weights, stop, recipe.seed, "training set", first_answers)
 
 
 def first_answers_of(recipe: Recipe, data: PreparedData) -> Searched:

@@ -10,7 +10,7 @@ from leadspan.audit.findings import AuditResult, load_audit
 from leadspan.audit.rows import blocks
 from leadspan.audit.settings import AuditSettings
 from leadspan.cli.options import show
-from leadspan.data.truncation import Budget, Lead
+from leadspan.data.truncation import Budget, Lead, PostConclusion, Schedule
 from leadspan.errors import DataError, RunError
 from leadspan.settings import validate
 from toys import character_tokenizer
@@ -58,6 +58,29 @@ def test_a_policy_that_leaves_nothing_is_shown_not_refused(tmp_path: Path) -> No
     found = audit(tmp_path, [ADD, WRONG], policies=[Budget(num_tokens=3).model_dump()])
     assert found.policies[0].counts.num_kept == 0
     assert any("100%" in cell for block in blocks(found) for row in block.rows for cell in row)
+
+
+def test_a_recipes_cut_is_counted_as_it_is_beside_one_of_the_same_label(tmp_path: Path) -> None:
+    cut, plain = Lead(p=0.5, stop="append_eos"), Lead(p=0.5)
+    found = audit(tmp_path, [ADD, LOOP], cut=cut.model_dump(), policies=[plain.model_dump(), cut.model_dump()])
+    lost = [(policy.label, policy.is_own, policy.counts.lost_stop) for policy in found.policies]
+    assert lost[0] == ("lead 0.5", True, 0) and lost[-1] == ("lead 0.5", False, 2) and len(lost) == 4
+    (table,) = [block for block in blocks(found) if block.title == "Traces that lose, per policy"]
+    assert [row[0] for row in table.rows] == ["lead 0.5 *", "mix 0.75 lead 0.5", "lead_answer 0.5", "lead 0.5"]
+    assert table.note.splitlines()[1].startswith("lead 0.5: hardly a training example")
+
+
+def test_every_stage_of_a_schedule_is_counted(tmp_path: Path) -> None:
+    cut = Schedule(policy=Lead(), start=0.5, end=1, num_stages=3)
+    counts = audit(tmp_path, [ADD, LOOP], cut=cut.model_dump()).policies[0].counts
+    assert (counts.num_stages, counts.num_examples) == (3, 6)
+
+
+def test_a_cut_at_the_first_answer_needs_one_of_the_record_as_in_training(tmp_path: Path) -> None:
+    own = {**ADD, "gold": None}
+    found = audit(tmp_path, [ADD, own, own], cut=PostConclusion().model_dump())
+    assert found.first_answers.outcomes["found"] == 3
+    assert found.policies[0].counts.dropped == {"the chain of thought states no known answer": 2}
 
 
 def test_a_source_without_a_usable_trace_is_an_error(tmp_path: Path) -> None:

@@ -7,11 +7,12 @@ from datasets import Dataset
 
 from leadspan.audit.audit import run_audit
 from leadspan.audit.first_answers import BATCH, Located, Locator, settle
-from leadspan.audit.prepared import search_first_answers, with_first_answers
+from leadspan.audit.prepared import first_statements, search_first_answers
 from leadspan.audit.settings import AuditSettings
 from leadspan.data.prepare import prepare, sections_of
 from leadspan.data.sections import Renderer
 from leadspan.data.settings import DataSettings, NoValidation, Rendering
+from leadspan.data.truncation import PostConclusion
 from leadspan.errors import CacheError
 from leadspan.models.tokenizers import load_tokenizer
 from leadspan.processes import in_batches
@@ -42,10 +43,9 @@ def test_every_generated_problem_states_its_answer_where_it_says(tmp_path: Path)
         path = write(tmp_path / f"{num_checks}.jsonl", rows)
         settings, renderer = settings_for(path, tmp_path / "cache"), Renderer(character_tokenizer(), Rendering())
         prepared = prepare(settings.train, renderer, settings).rows
-        found = with_first_answers(prepared, settings, renderer)
-        for row, problem in zip(found, problems, strict=True):
-            sections = sections_of(row)
-            assert sections.first_answer == sections.prompt_end + 1 + problem.first_answer  # a tag and a line break
+        found = first_statements(prepared, settings, renderer)
+        for row, last, problem in zip(prepared, found, problems, strict=True):
+            assert last == sections_of(row).prompt_end + 1 + problem.first_answer  # a tag and a line break
 
 
 def test_what_was_found_is_kept_and_goes_with_the_rows(tmp_path: Path) -> None:
@@ -55,11 +55,11 @@ def test_what_was_found_is_kept_and_goes_with_the_rows(tmp_path: Path) -> None:
     path = write(tmp_path / "t.jsonl", rows)
     settings, renderer = settings_for(path, tmp_path / "cache"), Renderer(character_tokenizer(), Rendering())
     prepared = prepare(settings.train, renderer, settings).rows
-    first = with_first_answers(prepared, settings, renderer)["first_answer"][:]
+    first = first_statements(prepared, settings, renderer)
     assert None not in first
+    assert first_statements(prepared.select([3, 1]), settings, renderer) == [first[3], first[1]]
     path.unlink()  # what is known needs no source
-    shuffled = with_first_answers(prepared, settings, renderer).select([3, 1])
-    assert shuffled["first_answer"][:] == [first[3], first[1]]
+    assert first_statements(prepared, settings, renderer) == first
     write(path, rows[:2])
     with pytest.raises(CacheError, match="2 of 3 prepared rows are not in it; the file has changed meanwhile"):
         search_first_answers(prepared.select([1, 2, 3]), settings, renderer, 0)
@@ -70,9 +70,37 @@ def test_an_answer_of_the_traces_own_is_no_reference(tmp_path: Path) -> None:
     settings = settings_for(write(tmp_path / "t.jsonl", [row]), tmp_path / "cache")
     renderer = Renderer(character_tokenizer(), Rendering())
     prepared = prepare(settings.train, renderer, settings).rows
-    assert with_first_answers(prepared, settings, renderer)["first_answer"][:] == [None]
+    assert first_statements(prepared, settings, renderer) == [None]
+    assert search_first_answers(prepared, settings, renderer, 0).without_derivation(PostConclusion()).value == 1
     found = search_first_answers(prepared, settings, renderer, 0)
     assert found.summary.outcomes["found"] == 1 and found.summary.gold_sources == {"own boxed answer": 1}
+
+
+@pytest.mark.parametrize("golds", [("7", None), (None, "7"), ("7", "8"), ("8", "7")])
+def test_rows_of_the_same_tokens_have_answers_of_their_own(tmp_path: Path, golds: tuple[str | None, ...]) -> None:
+    rows: list[dict[str, object]] = [
+        {"prompt": "q", "cot": "so it is 7. check. no: it is 8.", "answer": "it depends", "gold": gold}
+        for gold in golds
+    ]
+    settings = settings_for(write(tmp_path / "t.jsonl", rows), tmp_path / "cache")
+    renderer = Renderer(character_tokenizer(), Rendering())
+    prepared = prepare(settings.train, renderer, settings).rows
+    start = prepared["prompt_end"][0] + 2
+    at = {"7": start + len("so it is "), "8": start + len("so it is 7. check. no: it is "), None: None}
+    assert first_statements(prepared, settings, renderer) == [at[gold] for gold in golds]
+    sources = search_first_answers(prepared, settings, renderer, 0).summary.gold_sources
+    assert sources == {"record": 2} or (None in golds and sources == {"record": 1, "none": 1})
+
+
+def test_rows_of_a_directory_whose_file_has_another_name_now(tmp_path: Path) -> None:
+    row: dict[str, object] = {"prompt": "q", "cot": "so it is 7. check.", "answer": "7", "gold": "7"}
+    (tmp_path / "traces").mkdir()
+    file = write(tmp_path / "traces" / "a.jsonl", [row])
+    settings, renderer = settings_for(file.parent, tmp_path / "cache"), Renderer(character_tokenizer(), Rendering())
+    assert prepare(settings.train, renderer, settings).rows["place"][:] == ["a.jsonl:1"]
+    file.rename(file.with_name("b.jsonl"))
+    prepared = prepare(settings.train, renderer, settings).rows
+    assert prepared["place"][:] == ["b.jsonl:1"] and None not in first_statements(prepared, settings, renderer)
 
 
 @pytest.mark.shared
@@ -145,4 +173,4 @@ def test_a_cache_that_cannot_be_written_is_one_error(tmp_path: Path) -> None:
     rows, settings, renderer = stating(tmp_path / "t.jsonl", tmp_path / "cache", 3)
     (tmp_path / "cache" / "first_answers").write_text("in the way")
     with pytest.raises(CacheError, match=r"cannot be written .*; make room there, or set data\.cache_dir"):
-        with_first_answers(rows, settings, renderer)
+        first_statements(rows, settings, renderer)

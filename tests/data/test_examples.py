@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from leadspan.audit.prepared import with_first_answers
+from leadspan.audit.prepared import first_statements
 from leadspan.data.examples import NO_WEIGHT, Examples
 from leadspan.data.prepare import prepare, sections_of, split
 from leadspan.data.sections import Renderer
@@ -220,6 +220,20 @@ def test_lengths_and_numbers_are_counted(tmp_path: Path) -> None:
         split(settings_for(path, max_tokens=5), renderer, seed=0)
 
 
+def test_traces_that_are_drawn_leave_nothing_beside_the_checked_rows(tmp_path: Path) -> None:
+    path = write_traces(tmp_path / "t.jsonl", 12)
+    settings = settings_for(path, num_train=5)
+    renderer = Renderer(character_tokenizer(), Rendering())
+    train = split(settings, renderer, 3).train
+    everything = prepare(settings.train, renderer, settings).rows
+    order = np.random.default_rng(3).permutation(12)[:5]
+    assert train["place"][:] == [f"t.jsonl:{row + 1}" for row in order]
+    first_statements(train, settings, renderer)
+    (rows,) = everything.cache_files
+    names = {file.name for file in Path(rows["filename"]).parent.iterdir()}
+    assert names == {"rows.arrow", "summary.json", "digests.json"}
+
+
 def test_rows_keep_their_sections(tmp_path: Path) -> None:
     examples, renderer = toy_examples(tmp_path)
     row = examples.rows.with_format(None)[3]
@@ -285,8 +299,8 @@ def test_post_conclusion_finds_the_answer_of_each_trace(tmp_path: Path) -> None:
     settings = settings_for(path)
     renderer = Renderer(character_tokenizer(), Rendering())
     prepared = prepare(settings.train, renderer, settings).rows
-    prepared = with_first_answers(prepared, settings, renderer)
-    examples = Examples(prepared, PostConclusion(), Supervision(), renderer.stop_token_id, 0, "training set")
+    stated = first_statements(prepared, settings, renderer)
+    examples = Examples(prepared, PostConclusion(), Supervision(), renderer.stop_token_id, 0, "training set", stated)
     texts = [renderer.tokenizer.decode(examples[i].input_ids) for i in range(len(examples))]
     assert [text.partition("<think>")[2] for text in texts] == [
         "\nwe add.\n\nso it is 12.\n\n</think>\n\n12<|im_end|>\n",

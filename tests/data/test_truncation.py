@@ -113,6 +113,11 @@ def test_a_schedule_goes_from_start_to_end_in_equal_steps() -> None:
     assert (up.label, down.label) == ("schedule lead 0.25-1", "schedule mix 0.75 lead 0.75-0.5")
 
 
+def test_a_stage_keeps_as_many_tokens_as_the_policy_of_its_label() -> None:
+    middle = Schedule(policy=Lead(), start=0.1, end=0.7, num_stages=3).stages[1]  # (0.1 + 0.7) / 2 < 0.4 in binary
+    assert middle == Lead(p=0.4) and cut_example(middle, SECTIONS, "id", 0).spans == ((0, 8),)
+
+
 def test_appended_stop_only_where_it_was_cut() -> None:
     assert cut_example(Lead(p=0.5, stop="append_eos"), SECTIONS, "id", 0).append_stop
     assert not cut_example(Lead(p=1.0, stop="append_eos"), SECTIONS, "id", 0).append_stop

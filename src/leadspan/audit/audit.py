@@ -201,14 +201,13 @@ def _entailment(traces: Sequence[Examined]) -> Entailment:
 def _policy_losses(settings: AuditSettings, traces: Sequence[Answered]) -> list[PolicyLoss]:
     recipe_cut = settings.cut
     of_recipe = [] if recipe_cut is None else [recipe_cut, *with_ends(recipe_cut)]
-    # By label, so that the recipe's own policy is counted once, where it comes first.
-    policies = {policy.label: policy for policy in [*of_recipe, *settings.policies]}
-    own_label = None if recipe_cut is None else recipe_cut.label
     losses: list[PolicyLoss] = []
-    for label, policy in policies.items():
+    # Each once. Not by label: that leaves out settings such as `stop` and `align`.
+    for policy in dict.fromkeys([*of_recipe, *settings.policies]):
         of_stages = [(stage, trace) for stage in policy.stages for trace in traces]
         borders = [trace.sections for _, trace in of_stages]
         cuts = [cut_example(stage, t.sections, t.example_id, settings.seed) for stage, t in of_stages]
         layouts = [lay_out(sections, cut, settings.supervision) for sections, cut in zip(borders, cuts, strict=True)]
-        losses.append(PolicyLoss(label=label, is_own=label == own_label, counts=count_cuts(borders, cuts, layouts)))
+        counts = count_cuts(borders, cuts, layouts).model_copy(update={"num_stages": len(policy.stages)})
+        losses.append(PolicyLoss(label=policy.label, is_own=policy == recipe_cut, counts=counts))
     return losses

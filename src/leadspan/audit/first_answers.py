@@ -50,7 +50,8 @@ class Answered:
         place: Its file and line.
         example_id: Hash of its token ids.
         question_id: Hash of its question.
-        sections: Section borders, with the last token of the first statement once that is settled.
+        sections: Section borders, with the last token of the first statement of the record's answer once that is
+            settled.
         source: Where the right answer was taken from.
         position: First token of the first statement, in the whole sequence; None where there is none.
     """
@@ -140,6 +141,8 @@ def settle(
                 break  # some comparisons of these traces may be missing, and a trace counts fully or not at all
             for searched, candidate in zip(together, first, strict=True):
                 position, last = (None, None) if candidate is None else searched.tokens[candidate]
+                # An answer that only the trace itself gives is not taken for right where a policy cuts at it.
+                last = last if searched.trace.source == "record" else None
                 sections = replace(searched.trace.sections, first_answer=last)
                 answered.append(replace(searched.trace, sections=sections, position=position))
             num_undecided += num_timeouts

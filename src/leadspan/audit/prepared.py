@@ -11,7 +11,7 @@ import logging
 import math
 import random
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -64,17 +64,21 @@ class Searched:
         return without_derivation(policy, self.traces, self.seed)
 
 
+_Found = tuple[GoldSource, int | None, int | None]
+
+
 class _Known(Settings):
     """A file of the cache: first answers of some rows."""
 
-    found: dict[str, tuple[GoldSource, int | None, int | None]]
-    """By the row's hash: where its right answer is from, first and last token of the statement."""
+    found: list[_Found | None]
+    """Of each row: where its right answer is from, first token of the statement, and its last one where the answer is
+    the record's; null where the time was spent before."""
     num_undecided: int
     """Comparisons that broke the limits."""
 
 
-def with_first_answers(rows: Dataset, settings: DataSettings, renderer: Renderer) -> Dataset:
-    """Rows with the column `first_answer`: last token of the first statement of the record's answer, or None.
+def first_statements(rows: Dataset, settings: DataSettings, renderer: Renderer) -> list[int | None]:
+    """Of each row the last token of the first statement of the record's answer, or None.
 
     An answer that only the trace itself gives is not taken for right here.
 
@@ -88,10 +92,7 @@ def with_first_answers(rows: Dataset, settings: DataSettings, renderer: Renderer
         CacheError: It is not what the rows were made of.
     """
     traces, _ = _answered(rows, settings, renderer)
-    ends = [trace.sections.first_answer if trace.source == "record" else None for trace in traces]
-    # Rows that were searched before have the column already.
-    without_column = rows.remove_columns("first_answer") if "first_answer" in rows.column_names else rows
-    return without_column.add_column("first_answer", ends)  # pyright: ignore[reportCallIssue]  # a decorator gives the last argument
+    return [trace.sections.first_answer for trace in traces]
 
 
 def search_first_answers(
@@ -128,51 +129,53 @@ def _answered(
     rules = hashlib.sha256(b"\0".join(file.read_bytes() for file in sorted(files))).hexdigest()
     contents: Sequence[str] = (rules, renderer.fingerprint, *rows["example_id"][:], *map(str, rows["gold"][:]))
     key = hashlib.sha256("\0".join(contents).encode()).hexdigest()[:32]
-    path, ids = cache_root(settings) / "first_answers" / f"{key}.json", set(rows["example_id"][:])
+    path = cache_root(settings) / "first_answers" / f"{key}.json"
     cached: _Known | None = None
     try:
         cached = _Known.model_validate(checked_line(path.read_bytes())) if path.exists() else None
     except (OSError, ValueError) as error:
         logger.warning("%s: damaged (%s), so it is computed again", path, type(error).__name__)
-    if cached is None or cached.found.keys() != ids:
-        answered, num_undecided = settle(
-            _located(rows, settings, renderer, deadline), settings.num_workers, deadline=deadline
-        )
-        answers: dict[str, tuple[GoldSource, int | None, int | None]] = {
-            answer.example_id: (answer.source, answer.position, answer.sections.first_answer) for answer in answered
+    if cached is None:
+        # By location too: of two rows with the same tokens one may have another right answer.
+        keys = list(zip(rows["place"][:], rows["example_id"][:], strict=True))
+        located = _located(set(keys), settings, renderer, deadline)
+        answered, num_undecided = settle(located, settings.num_workers, deadline=deadline)
+        by_key: dict[tuple[str, str], _Found] = {
+            (a.place, a.example_id): (a.source, a.position, a.sections.first_answer) for a in answered
         }
-        cached = _Known(found=answers, num_undecided=num_undecided)
+        cached = _Known(found=[by_key.get(key) for key in keys], num_undecided=num_undecided)
         try:
-            if answers.keys() == ids:  # a search that the deadline ended is not worth reading again
+            if None not in cached.found:  # a search that the deadline ended is not worth reading again
                 write_atomically(path, with_checksum(cached.model_dump(mode="json")))
         except OSError as error:
             raise CacheError(f"{path}: cannot be written ({error}); make room there, or set data.cache_dir") from None
     traces: list[Answered] = []
-    for row in cast(Iterable[Any], rows.remove_columns("input_ids").with_format(None)):  # Any: Arrow rows
-        if row["example_id"] in cached.found:
-            source, position, last = cached.found[row["example_id"]]
+    plain_rows = cast(Iterable[Any], rows.remove_columns("input_ids").with_format(None))  # Any: Arrow rows
+    for row, found in zip(plain_rows, cached.found, strict=True):
+        if found is not None:
+            source, position, last = found
             sections = replace(sections_of(row), first_answer=last)
             traces.append(Answered(row["place"], row["example_id"], row["question_id"], sections, source, position))
     return traces, cached.num_undecided
 
 
-def _located(rows: Dataset, settings: DataSettings, renderer: Renderer, deadline: float) -> list[Located]:
-    """The rows' traces, searched, one for each distinct row; fewer where the deadline comes first."""
-    ids, locations = set(rows["example_id"][:]), set(rows["place"][:])
-    by_id: dict[str, Located] = {}
+def _located(keys: Set[tuple[str, str]], settings: DataSettings, renderer: Renderer, deadline: float) -> list[Located]:
+    """The traces with these locations and hashes of their tokens, searched; fewer where the deadline comes first."""
+    locations = {location for location, _ in keys}
+    by_key: dict[tuple[str, str], Located] = {}
     items = itertools.takewhile(lambda _: time.monotonic() < deadline, read_traces(settings.train))
     # No others are rendered and searched, which is what takes the time.
     traces = (item for item in items if not isinstance(item, Refusal) and item.place in locations)
     batches = in_batches(Locator(renderer).examine, traces, BATCH, settings.num_workers)
     for located in itertools.chain.from_iterable(batches):
-        if isinstance(located, Located) and located.trace.example_id in ids:
-            by_id[located.trace.example_id] = located
+        if isinstance(located, Located) and (key := (located.trace.place, located.trace.example_id)) in keys:
+            by_key[key] = located
         if time.monotonic() >= deadline:
             break
     # Without a deadline every row must come up again.
-    if len(by_id) < len(ids) and time.monotonic() < deadline:
+    if len(by_key) < len(keys) and time.monotonic() < deadline:
         raise CacheError(
-            f"{settings.train.path}: {len(ids) - len(by_id)} of {len(ids)} prepared rows are not in it; "
+            f"{settings.train.path}: {len(keys) - len(by_key)} of {len(keys)} prepared rows are not in it; "
             "the file has changed meanwhile, so start again"
         )
-    return list(by_id.values())
+    return list(by_key.values())

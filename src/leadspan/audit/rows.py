@@ -13,7 +13,7 @@ _BARS = " ▁▂▃▄▅▆▇█"
 def blocks(result: AuditResult) -> list[Block]:
     """All blocks, top to bottom, without those that have no figures."""
     has_own = any(policy.is_own for policy in result.policies)
-    counts = {policy.label: policy.counts for policy in result.policies}
+    counts = {_shown_label(policy): policy.counts for policy in result.policies}
     answers = result.first_answers
     reading = "LSP* = (|P| + f |CoT|) / T: a lead cut below it is predicted to remove derivations and to hurt"
     if answers.lsp_star is None:
@@ -113,14 +113,17 @@ def _policy(policy: PolicyLoss) -> tuple[str, ...]:
     # Shares of the examples that keep any weight; the others are in the last column.
     lost = (counts.lost_question, counts.lost_think_end, counts.lost_answer, counts.lost_stop)
     shares = (f"{count / counts.num_kept:.0%}" if counts.num_kept else "" for count in lost)
-    label = f"{policy.label} *" if policy.is_own else policy.label
     unweighted = counts.num_examples - counts.num_kept
     return (
-        label,
+        _shown_label(policy),
         f"{counts.tokens_after / counts.tokens_before:.0%}" if counts.tokens_before else "",
         *shares,
         f"{unweighted / counts.num_examples:.0%}" if counts.num_examples else "",
     )
+
+
+def _shown_label(policy: PolicyLoss) -> str:
+    return f"{policy.label} *" if policy.is_own else policy.label
 
 
 def _hygiene(result: AuditResult) -> Iterator[tuple[str, ...]]:

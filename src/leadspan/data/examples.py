@@ -56,7 +56,14 @@ class Examples(Sequence[Example]):
     """
 
     def __init__(
-        self, rows: Dataset, policy: Policy, supervision: Supervision, stop_token_id: int, seed: int, name: str
+        self,
+        rows: Dataset,
+        policy: Policy,
+        supervision: Supervision,
+        stop_token_id: int,
+        seed: int,
+        name: str,
+        first_answers: Sequence[int | None] | None = None,
     ):
         """Cut and weigh every row, as `prepare` writes them, by its section borders alone.
 
@@ -67,10 +74,12 @@ class Examples(Sequence[Example]):
             stop_token_id: The end-of-turn token a policy may append.
             seed: Seed of random policies.
             name: What the rows are, for messages: `training set`.
+            first_answers: Of each row `Sections.first_answer`, for a policy that needs it.
 
         Raises:
             DataError: A stage leaves no example a weighted position.
         """
+        assert first_answers is not None or not policy.needs_first_answer, "it would take every answer for absent"
         self.stop_token_id, self.seed = stop_token_id, seed
         selection = supervision.token_selection
         self.drawn = selection if isinstance(selection, RandomTokens) else None
@@ -81,11 +90,13 @@ class Examples(Sequence[Example]):
         self.row_numbers = array("i")
         self.teachers: list[str] = []
         columns = ["prompt_end", "think_end", "cot_end", "num_tokens", "stop", "steps", "example_id", "teacher"]
-        selected = rows.select_columns(columns + ["first_answer"] * policy.needs_first_answer)
+        selected = rows.select_columns(columns)
         # Some rows at a time: all borders take more memory than all layouts.
         for start in range(0, len(rows), ROWS_AT_ONCE):
             table = selected[start : start + ROWS_AT_ONCE]
             ids, names = table.pop("example_id"), table.pop("teacher")
+            if first_answers is not None:
+                table["first_answer"] = first_answers[start : start + ROWS_AT_ONCE]
             borders = [sections_of(dict(zip(table, row, strict=True))) for row in zip(*table.values(), strict=True)]
             laid_out: list[list[Layout]] = []
             for number, stage in enumerate(policy.stages):

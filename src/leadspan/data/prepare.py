@@ -27,7 +27,7 @@ from leadspan.errors import DataError
 from leadspan.files import DIGESTS_FILE, fault, is_sealed, seal
 from leadspan.processes import in_batches
 from leadspan.status import Progress
-from leadspan.traces.read import fingerprint, read_traces
+from leadspan.traces.read import fingerprint, list_source, read_traces
 from leadspan.traces.records import Refusal, RefusalCounter, Trace
 from leadspan.traces.settings import TraceSource
 
@@ -74,9 +74,11 @@ def prepare(source: TraceSource, renderer: Renderer, settings: DataSettings) -> 
     Raises:
         DataError: The source cannot be read, or more than `settings.max_refused_share` of it is unusable.
     """
-    key = hashlib.sha256(
-        "\0".join((_SCHEMA, fingerprint(source), source.model_dump_json(), renderer.fingerprint)).encode()
-    ).hexdigest()[:32]
+    # The names of files, too: rows say where their records stand.
+    listing = list_source(source)
+    names = [] if listing is None else [os.fsencode(file.name).hex() for file in listing.files]
+    decisive = (_SCHEMA, fingerprint(source), *names, source.model_dump_json(), renderer.fingerprint)
+    key = hashlib.sha256("\0".join(decisive).encode()).hexdigest()[:32]
     directory = cache_root(settings) / "traces" / key
     # Checked before each use: a disk that lost bytes would otherwise change tokens in silence.
     if directory.exists() and (wrong := fault(directory) if is_sealed(directory) else f"{DIGESTS_FILE} is missing"):
@@ -147,7 +149,7 @@ def cache_root(settings: DataSettings) -> Path:
     """Directory of everything that is derived from traces and can be derived again."""
     if settings.cache_dir is not None:
         return settings.cache_dir
-    return Path(os.environ.get("LEADSPAN_CACHE") or Path.home() / ".cache" / "leadspan")
+    return Path(os.environ.get("LEADSPAN_CACHE") or "~/.cache/leadspan").expanduser()
 
 
 def _write(source: TraceSource, renderer: Renderer, settings: DataSettings, directory: Path) -> None:
@@ -223,4 +225,5 @@ def _draw(rows: Dataset, number: int | None, seed: int, name: str, left_out: dic
         raise DataError(f"{name} = {number}: only {len(rows)} traces can be used; lower it or give more traces")
     if len(rows) > number:
         left_out["not drawn"] = left_out.get("not drawn", 0) + len(rows) - number
-    return rows.shuffle(seed=seed).select(range(number))
+    # As `Dataset.shuffle` draws, which would keep the order in a file beside the rows that no digest protects.
+    return rows.select(np.random.default_rng(seed).permutation(len(rows))[:number])

@@ -13,7 +13,7 @@ from leadspan.data.supervision import Supervision
 from leadspan.data.truncation import Full, Policy
 from leadspan.errors import DataError, SettingsError
 from leadspan.evaluation.settings import Vllm
-from leadspan.inputs import prepare_data, prepare_splits, training_rows
+from leadspan.inputs import prepare_data, prepare_splits, training_examples
 from leadspan.losses.settings import check_loss
 from leadspan.models.loading import load_model
 from leadspan.models.shapes import uses_bf16
@@ -152,17 +152,17 @@ def _sources(needs: Sequence[tuple[Recipe, Policy]]) -> tuple[Renderer, list[Exa
                 raise SettingsError(
                     f"{recipe.name}: its {name} is not that of {first.name}; capture a store of its own"
                 )
-        stop, seed = renderer.stop_token_id, recipe.seed
         for cut in policies:
             try:
-                rows = training_rows(recipe, splits, renderer, cut)
-                sources.append(Examples(rows, cut, _EVERYTHING, stop, seed, "training set"))
+                sources.append(training_examples(recipe, splits, renderer, cut, _EVERYTHING))
             except DataError:
                 # One cut among several that leaves nothing is skipped: its own trial fails, and the others need theirs.
                 if len(needs) == 1:
                     raise
         if splits.validation is not None:
-            sources.append(Examples(splits.validation, Full(), _EVERYTHING, stop, seed, "validation set"))
+            sources.append(
+                Examples(splits.validation, Full(), _EVERYTHING, renderer.stop_token_id, recipe.seed, "validation set")
+            )
     return renderers[0], sources
 
 

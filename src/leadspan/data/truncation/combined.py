@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Iterator
+from fractions import Fraction
 from typing import Annotated, Literal, TypeVar
 
 from pydantic import Field
@@ -105,10 +106,10 @@ class Schedule(Policy):
     def stages(self) -> tuple[Policy, ...]:
         """One policy per stage."""
         last = self.num_stages - 1
-        # Weighted and not stepped, so that the last stage has `end` itself.
-        return tuple(
-            with_proportion(self.policy, (self.start * (last - k) + self.end * k) / last) for k in range(last + 1)
-        )
+        # In fractions of what was written, and not in binary, which loses a token where `p T` is whole (`kept_tokens`).
+        start, end = Fraction(repr(self.start)), Fraction(repr(self.end))
+        proportions = [float((start * (last - k) + end * k) / last) for k in range(last + 1)]
+        return tuple(with_proportion(self.policy, p) for p in proportions)
 
     def spans(self, sections: Sections, rng: random.Random) -> tuple[Span, ...]:
         """All that is kept at any stage."""
