@@ -32,7 +32,16 @@ def test_problem_answer_and_instruction(tmp_path: Path) -> None:
         pytest.param(
             [{"text": "x"}], {}, r"t.jsonl:1: no problem in column .*columns: text.*`problem: COLUMN`", id="no problem"
         ),
-        pytest.param([{"problem": "x", "answer": " "}], {}, "reference answer is empty", id="empty answer"),
+        pytest.param(
+            [{"problem": "x", "answer": " "}], {}, "no answer in column .* leave an empty record out", id="blank"
+        ),
+        pytest.param([{"problem": " ", "answer": "2"}], {}, "t.jsonl:1: no problem in column", id="empty problem"),
+        pytest.param(
+            [{"a": "", "b": None, "answer": "2"}],
+            {"problem": "{a}: {b}"},
+            "no problem in column a or b",
+            id="all empty",
+        ),
         pytest.param([{"problem": "x"}], {"answer": "key"}, "no answer in column key", id="named column missing"),
         pytest.param([{"problem": "x", "answer": [1, 2]}], {}, "column answer is list", id="list"),
         pytest.param([{"problem": "x", "answer": float("nan")}], {}, "column answer is nan", id="NaN"),
@@ -61,6 +70,14 @@ def test_the_box_of_a_solution_is_the_answer_where_there_is_no_other(tmp_path: P
     assert problem.gold == "\\frac{1}{2}"
     with pytest.raises(DataError, match="no box in column solution"):
         load_task(task(tmp_path, {"problem": "x", "solution": "so 1."}))
+
+
+def test_an_empty_column_gives_way_to_the_next(tmp_path: Path) -> None:
+    rows = (
+        {"problem": "", "question": "x", "gold": "", "answer": "2"},
+        {"problem": "x", "answer": "", "solution": "\\boxed{3}"},
+    )
+    assert [(problem.text, problem.gold) for problem in load_task(task(tmp_path, *rows))] == [("x", "2"), ("x", "3")]
 
 
 def test_a_problem_of_several_columns(tmp_path: Path) -> None:
@@ -107,6 +124,15 @@ GPQA = {
         pytest.param("piqa", {"goal": "g", "sol1": "x", "sol2": "y", "label": 1}, "B", ("x", "y"), id="columns"),
         pytest.param("boolq", {"question": "q", "passage": "p", "answer": True}, "B", ("no", "yes"), id="yes or no"),
         pytest.param("gpqa", GPQA, None, None, id="shuffled"),
+        pytest.param(
+            "mmlu",
+            {"question": "q", "choices": ["True", "False"], "answer": "True"},
+            "A",
+            ("True", "False"),
+            id="truth",
+        ),
+        pytest.param("mmlu", {"question": "q", "choices": ["yes", "no"], "answer": True}, "A", ("yes", "no"), id="yes"),
+        pytest.param("mmlu", {"question": "q", "choices": ["x", "y"], "answer": False}, "A", ("x", "y"), id="false"),
     ],
 )
 def test_multiple_choice(
@@ -159,6 +185,9 @@ def test_broken_choices(tmp_path: Path, row: dict[str, object], message: str) ->
         ("my tasks (v2)+é.jsonl", "my tasks -v2--é"),
         ("org/set", "set"),
         ("..", ".."),
+        ("x².jsonl", "x²"),
+        ("问" * 80 + ".jsonl", "问" * 66),
+        ("reasoning-gym:../legs", "legs"),
     ],
 )
 def test_a_task_is_named_after_its_file(path: str, name: str) -> None:
@@ -209,6 +238,13 @@ def test_a_directory_with_splits_is_a_task_by_its_test_files(tmp_path: Path) -> 
         pytest.param({"name": "x", "path": "y", "grader": "choice"}, "go together", id="no choices"),
         pytest.param({"name": "x", "path": "y", "grader": "choice", "choices": {}}, "name either", id="empty choices"),
         pytest.param({"name": "x"}, "path: missing", id="no path"),
+        pytest.param({"name": "问" * 80, "path": "y"}, "at most 200 bytes", id="long name"),
+        pytest.param({"name": "x\n", "path": "y"}, "give one line", id="line end"),
+        pytest.param(
+            {"path": "reasoning-gym:legs", "split": "train", "benchmark": "gsm8k"},
+            "leave out benchmark, split",
+            id="made",
+        ),
     ],
 )
 def test_task_settings_that_do_not_fit(values: dict[str, object], message: str) -> None:

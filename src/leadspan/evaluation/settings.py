@@ -140,7 +140,8 @@ class Choices(Settings):
             yield ("columns", "texts"), "name either the columns of the choices or their texts"
 
 
-_MAX_NAME = 100
+# Characters of a task's name, and bytes: file systems take 255, of which endings and the name of a copy need 50.
+_MAX_NAME, _MAX_BYTES = 100, 200
 
 
 def task_name(path: str) -> str:
@@ -149,17 +150,19 @@ def task_name(path: str) -> str:
     >>> task_name("data/my tasks (2nd).jsonl")
     'my tasks -2nd-'
     """
-    return re.sub(r"[^\w. -]", "-", Path(path).stem)[:_MAX_NAME] or "task"
+    name = re.sub(r"[^\w. -]", "-", Path(path).stem)[:_MAX_NAME]
+    return name.encode()[:_MAX_BYTES].decode(errors="ignore") or "task"
 
 
 class TaskSettings(Settings):
     """Problems with reference answers."""
 
-    # A known benchmark stands for the required path.
+    # A known benchmark stands for the required path. Letters of names are those of Python, which writes the files.
     model_config = ConfigDict(
+        regex_engine="python-re",
         json_schema_extra=lambda schema: schema.update(
             anyOf=[{"required": schema.pop("required")}, {"required": ["benchmark"]}]
-        )
+        ),
     )
 
     name: str = Field(default="task", pattern=r"^[\w. -]+$", max_length=_MAX_NAME)
@@ -202,7 +205,7 @@ class TaskSettings(Settings):
         # Defaults come first and the user's values last, so that each default can be replaced.
         if isinstance(values, dict) and str(values.get("path")).startswith(GENERATED):
             name = values["path"].removeprefix(GENERATED)
-            return {"name": name, "grader": "reasoning_gym", "instruction": BOXED, **values}
+            return {"name": task_name(name), "grader": "reasoning_gym", "instruction": BOXED, **values}
         name = values.get("benchmark") if isinstance(values, dict) else None
         if not isinstance(name, str):
             is_named = not isinstance(values, dict) or "path" not in values
@@ -213,6 +216,13 @@ class TaskSettings(Settings):
         if values.get("path", defaults["path"]) != defaults["path"]:  # names of another data set's parts
             defaults = {key: value for key, value in defaults.items() if key not in ("split", "subset")}
         return {"name": name, **defaults, **values}
+
+    @field_validator("name")
+    @classmethod
+    def _is_a_file_name(cls, name: str) -> str:
+        if len(name.encode()) > _MAX_BYTES or name.endswith("\n"):
+            raise ValueError(f"no name of a file: give one line of at most {_MAX_BYTES} bytes")
+        return name
 
     @field_validator("benchmark")
     @classmethod
@@ -234,9 +244,12 @@ class TaskSettings(Settings):
         return self.path.removeprefix(GENERATED) if self.path.startswith(GENERATED) else None
 
     def conflicts(self) -> Iterator[Rule]:
-        """Choices go with their grader, options and a verifier with generated problems."""
+        """Choices go with their grader, options and a verifier with generated problems, columns with read ones."""
         if self.generated is None and (self.options or self.grader == "reasoning_gym"):
             yield ("path", "options", "grader"), f"options and `grader: reasoning_gym` go with path: {GENERATED}DATASET"
+        read = ("benchmark", "split", "subset", "problem", "answer", "choices")
+        if self.generated is not None and (given := [name for name in read if getattr(self, name) is not None]):
+            yield ("path", *given), f"problems of {GENERATED}DATASET are made, not read: leave out {', '.join(given)}"
         if (self.grader == "choice") != (self.choices is not None):
             yield ("grader", "choices"), "`grader: choice` and `choices` go together; give both or neither"
 

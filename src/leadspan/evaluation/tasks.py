@@ -30,6 +30,7 @@ logger = logging.getLogger(__name__)
 _PROBLEM = ("problem", "question", "prompt", "Problem", "Question", "input")
 _ANSWER = ("gold", "answer", "final_answer", "Answer", "target", "expected_answer")
 _SOLUTION = "solution"
+_TRUTHS = {"True": ("true", "yes"), "False": ("false", "no")}
 _FIELD = re.compile(r"\{([^{}]+)\}")
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 # Characters of a box, and at the end of a text, that are searched for an answer: patterns over a long text are slow.
@@ -139,6 +140,8 @@ def _read(row: dict[str, Any], where: str, settings: TaskSettings) -> Problem:
                 raise _missing(row, where, "problem", column)
         texts = {column: _text(row[column], column, where) for column in columns}
         problem = _FIELD.sub(lambda match: texts[match[1]], settings.problem).strip()
+        if not any(texts.values()):
+            raise _missing(row, where, "problem", " or ".join(columns))
     column, gold = _answer(row, where, settings)
     choices: tuple[str, ...] = ()
     if settings.choices is not None:
@@ -155,7 +158,7 @@ def _read(row: dict[str, Any], where: str, settings: TaskSettings) -> Problem:
 
 def _answer(row: dict[str, Any], where: str, settings: TaskSettings) -> tuple[str, str]:
     """Column and reference answer."""
-    usual = [name for name in _ANSWER if row.get(name) is not None]
+    usual = [name for name in _ANSWER if row.get(name) not in (None, "")]
     if settings.answer is None and not usual and row.get(_SOLUTION) is not None:
         box = last_boxed(str(row[_SOLUTION]))
         if box is None:
@@ -176,16 +179,15 @@ def _answer(row: dict[str, Any], where: str, settings: TaskSettings) -> tuple[st
 def _value(row: dict[str, Any], named: str | None, usual: tuple[str, ...], where: str, role: str) -> tuple[str, str]:
     """The first of the columns that holds something, and its text."""
     names = (named,) if named is not None else usual
-    column = next((name for name in names if row.get(name) is not None), None)
-    if column is None:
-        raise _missing(row, where, role, " or ".join(names))
-    return column, _text(row[column], column, where)
+    for name in names:
+        if text := _text(row.get(name), name, where):
+            return name, text
+    raise _missing(row, where, role, " or ".join(names))
 
 
 def _missing(row: dict[str, Any], where: str, role: str, columns: str) -> DataError:
-    return DataError(
-        f"{where}: no {role} in column {columns} (columns: {', '.join(row)}); name the right one with `{role}: COLUMN`"
-    )
+    remedy = f"name the right one with `{role}: COLUMN`, or leave an empty record out"
+    return DataError(f"{where}: no {role} in column {columns} (columns: {', '.join(row)}); {remedy}")
 
 
 def _text(value: Any, column: str, where: str) -> str:
@@ -209,8 +211,8 @@ def _choices(
 ) -> tuple[tuple[str, ...], str]:
     """The choices of a record in the order of the prompt, and the letter of the right one.
 
-    The answer may be a choice's label or letter, its number (from `settings.first`), the text of a choice, or, where
-    its column is one of the choices' own, that one.
+    The answer may be a choice's label or letter, its number (from `settings.first`), the text of a choice, a truth
+    value, or, where its column is one of the choices' own, that one.
     """
     # Labels may differ from letters: ARC has both `A` and `1`.
     texts, labels = _texts(row, settings, where)
@@ -219,18 +221,20 @@ def _choices(
     # A text of a larger number is that of no choice, and can be what one says.
     is_text = isinstance(row.get(answer_column), str)
     is_number = re.fullmatch(r"\d{1,9}", answer) is not None and (int(answer) <= len(texts) or not is_text)
-    # From the surest reading to the least: a column, a label, a truth value, a number, a text.
+    # From the surest reading to the least: a column, a label, a number, a text, a truth value.
     right: int | None = None
     if len(settings.columns) > 1 and answer_column in settings.columns:
         right = settings.columns.index(answer_column)
     elif answer in labels:
         right = labels.index(answer)
-    elif answer in ("True", "False"):
-        right = int(answer == "True")
     elif is_number:
         right = int(answer) - settings.first
     elif answer in texts:
         right = texts.index(answer)
+    elif words := _TRUTHS.get(answer):
+        # The one choice that says so; where none does, false comes before true.
+        said = [position for position, text in enumerate(texts) if text.casefold() in words]
+        right = said[0] if len(said) == 1 else int(answer == "True")
     # A digit may be both the number of one choice and the text of another.
     is_index = right is not None and is_number and answer not in labels
     if is_index and is_text and answer in texts and texts.index(answer) != right:
