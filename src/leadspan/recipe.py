@@ -99,7 +99,9 @@ class Recipe(Settings):
             yield from self._policy_gradient_conflicts()
         # A rule names the settings it involves: it is not checked where one of them is wrong by itself.
         is_stored = isinstance(self.targets, StoredTargets)
-        if isinstance(self.student, Pretrained) and self.student.quantization is not None:
+        # A study evaluates models as they are, such as a quantised teacher.
+        is_trained = self.trial is None or self.trial.control not in ("base", "teacher")
+        if isinstance(self.student, Pretrained) and self.student.quantization is not None and is_trained:
             text = (
                 f"student.quantization is {self.student.quantization}: quantised weights cannot be trained; "
                 "leave it out, or quantise the teacher"

@@ -1,19 +1,22 @@
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from leadspan.errors import SettingsError
-from leadspan.recipe import TrialId, load_recipe
+from leadspan.recipe import Recipe, TrialId, load_recipe
+from leadspan.settings import validate
 from leadspan.study.controls import RunPlanner, controls
 from leadspan.study.record import CaptureRecord, Event, StudyRecord, load_study, save_study
 from leadspan.study.study import Keeper, StudyPlan, plan_study, planned_record
 from leadspan.study.trials import Fingerprints, SharedStore, Trial, conditions, load_base, load_before, placed
 from leadspan.teacher.settings import CaptureSettings
-from recipes import toy_recipe
+from recipes import toy_recipe, write_recipe
 from studies import toy_study
 
 LEAD = {"kind": "lead", "p": 0.5}
+SCHEDULE: dict[str, Any] = {"kind": "schedule", "policy": LEAD, "start": 1, "end": 0.5}
 
 
 def names(directory: Path, **changes: Any) -> list[str]:
@@ -38,6 +41,11 @@ def names(directory: Path, **changes: Any) -> list[str]:
             id="cuts that differ in what labels leave out",
         ),
         pytest.param(
+            {"cut": [SCHEDULE, {**SCHEDULE, "num_stages": 2}]},
+            ["schedule lead 1-0.5", "schedule lead 1-0.5 (num_stages 2)"],
+            id="schedules of more and of fewer stages",
+        ),
+        pytest.param(
             {"cut": [LEAD], "supervision": {"CoT": {"answer": 0}, "all": {"prompt": 1}}, "loss": {"soft": {}}},
             ["lead 0.5, CoT, soft", "lead 0.5, all, soft"],
             id="every combination",
@@ -49,6 +57,33 @@ def names(directory: Path, **changes: Any) -> list[str]:
 )
 def test_conditions(tmp_path: Path, axes: dict[str, Any], expected: list[str]) -> None:
     assert names(tmp_path, axes=axes) == expected
+
+
+def test_two_conditions_of_one_name_are_refused(tmp_path: Path) -> None:
+    axes = {"cut": [LEAD], "supervision": {"other": {"prompt": 1}}}
+    more = {"cut": [LEAD], "loss": {"other": {"temperature": 2}}}
+    assert names(tmp_path, axes=axes, more_axes=[axes]) == ["lead 0.5, other"]
+    with pytest.raises(SettingsError, match=r"1 names stand for several conditions each.*'lead 0.5, other'"):
+        names(tmp_path, axes=axes, more_axes=[more])
+
+
+def test_windows_of_cuts_that_differ_in_their_stop_have_names_of_their_own(tmp_path: Path) -> None:
+    axes = {"cut": [{"kind": "full"}, LEAD, {**LEAD, "stop": "append_eos"}]}
+    study, place = toy_study(tmp_path, axes=axes, controls=["random_window"], seeds=[0])
+    windows = [trial.recipe.name for trial in plan_study(study, place).trials if trial.control == "random_window"]
+    assert windows == ["random_window 0.5", "random_window 0.5 (stop append_eos)"]
+
+
+def test_a_quantised_teacher_is_evaluated_as_it_is(tmp_path: Path) -> None:
+    teacher = {"kind": "pretrained", "path": str(tmp_path / "big"), "quantization": "bitsandbytes_8bit"}
+    study, place = toy_study(tmp_path, settings=["teacher=" + json.dumps(teacher)], controls=["teacher"])
+    varied = conditions(study, load_base(study, place))
+    [trial], _ = controls(study, varied, RunPlanner())
+    recipe = placed(trial, study, Fingerprints({})).recipe
+    assert load_recipe(write_recipe(recipe, tmp_path / "written.yaml")) == recipe  # as a run writes and reads it
+    trained = recipe.model_dump(mode="json") | {"trial": None}
+    with pytest.raises(SettingsError, match="quantised weights cannot be trained"):
+        validate(Recipe, trained, "trained")
 
 
 def test_axes_change_what_they_say_and_no_more(tmp_path: Path) -> None:
@@ -233,6 +268,8 @@ def test_every_split_of_a_directory_counts_by_what_is_read_of_it(tmp_path: Path)
         assert Fingerprints({}).of(recipe) != first, file.name
         file.write_bytes(before)
     assert Fingerprints({}).of(recipe) == first
+    moved = {**prompts, "task": {**task, "path": str(files[-1].rename(tmp_path / "moved.jsonl"))}}
+    assert Fingerprints({}).of(recipe.model_validate(recipe.model_dump() | {"rollout": {"prompts": moved}})) == first
 
 
 def test_what_is_made_first_is_known_by_how_it_is_made(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from leadspan.models.settings import Pretrained
 from leadspan.recipe import Control, Recipe
 from leadspan.settings import validate
 from leadspan.study.settings import Study
-from leadspan.study.trials import Trial, over_seeds, without_teacher
+from leadspan.study.trials import Trial, named, over_seeds, without_teacher
 from leadspan.training.settings import ByTokens
 
 if TYPE_CHECKING:
@@ -160,14 +160,13 @@ def _random_window(study: Study, conditions: Sequence[Trial], plan: RunPlanner) 
     for condition in conditions:
         window = equal_window(condition.recipe.cut)
         if window is not None:
-            name = ", ".join([window.label, *condition.axes])
-            changed = condition.recipe.model_copy(update={"cut": window, "name": name})
+            changed = condition.recipe.model_copy(update={"cut": window})
             settings = changed.model_dump_json(exclude={"name"})
             windows.setdefault(settings, replace(condition, recipe=changed, control="random_window"))
     for condition in conditions:
         # A window that is a condition of the study already is not run twice.
         windows.pop(condition.recipe.model_dump_json(exclude={"name"}), None)
-    return [trial for window in windows.values() for trial in over_seeds(study, window)]
+    return [trial for window in named(study, list(windows.values())) for trial in over_seeds(study, window)]
 
 
 def _cross_entropy(study: Study, conditions: Sequence[Trial], plan: RunPlanner) -> list[Trial]:

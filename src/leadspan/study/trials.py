@@ -11,14 +11,14 @@ import itertools
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from leadspan.data.settings import HeldOutSource
 from leadspan.data.truncation import Policy, with_proportion
-from leadspan.errors import RunError
+from leadspan.errors import RunError, SettingsError
 from leadspan.models.settings import Pretrained
 from leadspan.recipe import Recipe, TrialControl, TrialId, load_recipe
 from leadspan.results import RUN_FILE, damage, load_run
@@ -44,6 +44,7 @@ _PLACES: dict[str, Any] = {
     "data": {"cache_dir": True, "train": {"path"}, "validation": {"source": {"path"}}, "rendering": {"chat_template"}},
     "training": {"keep_checkpoints"},
     "evaluation": {"tasks": {"__all__": {"path"}}},
+    "rollout": {"prompts": {"task": {"path"}}},
 }
 
 
@@ -143,7 +144,7 @@ class Fingerprints:
             is_read = Path(task.path).is_dir() and has_parts
             contents.append(self._records(task.source, "test") if is_read else self._content(Path(task.path)))
         prompts = recipe.rollout and recipe.rollout.prompts
-        if isinstance(prompts, TaskPrompts) and Path(prompts.task.path).exists():
+        if isinstance(prompts, TaskPrompts):
             contents.append(self._records(prompts.task.source, "test"))
         if recipe.data.rendering.chat_template:
             contents.append(self._content(Path(recipe.data.rendering.chat_template)))
@@ -217,7 +218,7 @@ def conditions(study: Study, base: dict[str, Any]) -> list[Trial]:
     Those of `axes` come first, then those of each set in `more_axes`.
 
     Raises:
-        SettingsError: A combination breaks a rule; names it and every fault.
+        SettingsError: A combination breaks a rule (names it and every fault), or two that differ have one name.
     """
     by_values: dict[str, Trial] = {}
     combinations = (combination for axes in (study.axes, *study.more_axes) for combination in _combinations(axes, base))
@@ -226,17 +227,33 @@ def conditions(study: Study, base: dict[str, Any]) -> list[Trial]:
         values["seed"] = study.seeds[0]
         recipe = validate(Recipe, values, ", ".join([f"study {study.name}", str(values.get("cut", "")), *names]))
         by_values.setdefault(recipe.model_dump_json(), Trial(recipe, axes=tuple(names)))
-    num_alike = Counter((trial.recipe.cut.label, trial.axes) for trial in by_values.values())
-    named: list[Trial] = []
-    for trial in by_values.values():
+    return named(study, list(by_values.values()))
+
+
+def named(study: Study, trials: Sequence[Trial]) -> list[Trial]:
+    """Conditions, or controls of one kind, under names that say what is varied.
+
+    Raises:
+        SettingsError: Two that differ have one name.
+    """
+    num_alike = Counter((trial.recipe.cut.label, trial.axes) for trial in trials)
+    renamed: list[Trial] = []
+    for trial in trials:
         cut, shown = trial.recipe.cut, ""
         if num_alike[cut.label, trial.axes] > 1:
-            # A label leaves out the usual values of `stop` and `align`; two cuts that share it differ in unusual ones.
-            unusual = cut.inner.model_dump(include={"stop", "align"}, exclude_defaults=True)
+            # A label leaves out the usual values of these; two cuts that share it differ in unusual ones.
+            unusual = cut.model_dump(include={"num_stages"}, exclude_defaults=True)
+            unusual |= cut.inner.model_dump(include={"stop", "align"}, exclude_defaults=True)
             shown = ", ".join(f"{key} {value}" for key, value in unusual.items())
         name = ", ".join([f"{cut.label} ({shown})" if shown else cut.label, *trial.axes])
-        named.append(replace(trial, recipe=trial.recipe.model_copy(update={"name": name})))
-    return named
+        renamed.append(replace(trial, recipe=trial.recipe.model_copy(update={"name": name})))
+    repeated = [name for name, number in Counter(trial.recipe.name for trial in renamed).items() if number > 1]
+    if repeated:
+        raise SettingsError(
+            f"study {study.name}: axes, more_axes: {len(repeated)} names stand for several conditions each, which "
+            f"tables would show as one ({repeated[0]!r}); give what differs another name"
+        )
+    return renamed
 
 
 def over_seeds(study: Study, trial: Trial) -> list[Trial]:
