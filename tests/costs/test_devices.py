@@ -25,6 +25,7 @@ def test_a_preset_by_name_or_own_figures() -> None:
         ("NVIDIA H100 PCIe", 79.2, "h100-pcie"),
         ("NVIDIA H100 NVL", 93.1, "h100-nvl"),
         ("NVIDIA H200", 139.8, "h200"),
+        ("NVIDIA H200 NVL", 139.8, "h200-nvl"),
         ("NVIDIA L4", 22.0, "l4"),
         ("NVIDIA L40S", 44.4, "l40s"),
         ("NVIDIA A10G", 22.1, "a10g"),
@@ -58,5 +59,8 @@ def test_settings_that_make_no_sense_are_refused(values: dict[str, object], mess
 
 def test_ranks_share_unless_told_otherwise() -> None:
     assert PlanSettings().shared == "none"
+    assert PlanSettings(sharding="fsdp2").shared == PlanSettings(sharding="ddp").shared == "none"
+    assert PlanSettings(sharding="none").model_copy(update={"num_ranks": 2}).shared == "ddp"
+    assert PlanSettings(sharding="fsdp2", num_ranks=2).shared == "fsdp2"
     assert PlanSettings(num_ranks=2).shared == "ddp"
     assert PlanSettings(num_ranks=2, sharding="fsdp2").shared == "fsdp2"

@@ -7,7 +7,7 @@ import torch
 from leadspan.cli import main
 from leadspan.doctor import doctor, fit_checks
 from leadspan.doctor.doctor import examine
-from leadspan.doctor.fit_checks import Check
+from leadspan.doctor.fit_checks import Check, CheckInputs
 from leadspan.inputs import prepare_data
 from leadspan.losses.objective import batch_loss
 from leadspan.models.loading import load_model, save_student
@@ -83,6 +83,19 @@ def test_memory_is_that_of_the_largest_step_as_planned(tmp_path: Path) -> None:
     planned = predict(cost_model_of(recipe, data.renderer), data.examples).memory
     assert figure.startswith(f"{planned.total / 1e9:.3g} GB for the largest step")
     assert planned.activations + planned.logits > planned.weights  # what a count of parameters leaves out
+
+
+def test_the_ends_of_a_supervised_prompt_do_not_teach_to_stop(tmp_path: Path) -> None:
+    def ends(**changes: object) -> Check:
+        recipe = toy_recipe(tmp_path, supervision={"prompt": 1}, **changes)
+        inputs = CheckInputs(recipe, prepare_data(recipe), None, None, [], [], torch.device("cpu"))  # pyright: ignore[reportArgumentType]  # no model is read
+        [check] = fit_checks.end_of_turn(inputs)
+        return check
+
+    assert (ends().verdict, ends().figure) == ("warning", "0.0% of 32 training examples")  # each question has one
+    assert (ends(cut={"kind": "full"}).verdict, ends(cut={"kind": "full"}).figure[:6]) == ("ok", "100.0%")
+    few = {"kind": "mix", "policy": {"kind": "lead"}, "whole_share": 0.02}  # of 32 examples none or one
+    assert ends(cut=few).verdict == "warning"
 
 
 def test_too_little_disk_or_memory_fails() -> None:

@@ -1,17 +1,24 @@
 """What the doctor says of the rollouts of a student."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from leadspan.doctor.doctor import _drawn, _look, rollouts
-from leadspan.doctor.fit_checks import Check, CheckInputs
+from leadspan.doctor.fit_checks import Check, CheckInputs, disk_and_memory, end_of_turn, stored_targets
 from leadspan.inputs import prepare_data
 from leadspan.models.loading import load_model
 from leadspan.models.settings import RandomInit
+from leadspan.pipeline.capture import prepare_capture
+from leadspan.planning.prediction import cost_model_of, predict
+from leadspan.planning.rollouts import predict_run
 from leadspan.recipe import Recipe
+from leadspan.rollout.settings import RolloutSettings
 from leadspan.stages import rollout_inputs
+from leadspan.teacher.capture import run_capture
+from leadspan.teacher.settings import StoredTargets
 from leadspan.teacher.targets import freeze
 from recipes import toy_recipe
 from toys import tiny
@@ -54,3 +61,21 @@ def test_probabilities_at_the_first_token_and_where_the_student_stops(tmp_path: 
     before = teacher[-2]
     expected = float(before[list(made_of.stop_ids)].sum()), float(before[rollout.new_ids[-1]])
     assert look.stop == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_store_of_rollouts_alone_serves_no_traces_and_memory_is_that_of_rollouts(tmp_path: Path) -> None:
+    capture = {"path": str(tmp_path / "store"), "codec": {"kind": "hidden"}}
+    inputs = check_inputs(tmp_path, tiny(hidden=48, seed=2), capture=capture)
+    run_capture(prepare_capture(inputs.recipe))
+    targets = StoredTargets(path=tmp_path / "store")
+    stored = replace(inputs, recipe=inputs.recipe.model_copy(update={"targets": targets}))
+    [check] = stored_targets(stored)
+    assert check.verdict == "ok" and check.figure.startswith("8 examples served by")  # those of validation alone
+    [ends] = end_of_turn(inputs)
+    assert ends.verdict == "skipped"
+    recipe = inputs.recipe.model_copy(update={"rollout": RolloutSettings(max_new_tokens=800)})
+    model = cost_model_of(recipe, inputs.data.renderer)
+    _, memory = disk_and_memory(replace(inputs, recipe=recipe))
+    needed = predict_run(recipe, inputs.data, model).memory.total
+    assert needed > 2 * predict(model, inputs.data.examples).memory.total
+    assert memory.figure.startswith(f"{needed / 1e9:.3g} GB for the largest step")

@@ -1,5 +1,6 @@
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,16 +12,18 @@ from leadspan.cli import main
 from leadspan.cli.before import parse_policy
 from leadspan.costs.flops import ExampleSize, training_flops
 from leadspan.costs.memory import BatchSize
+from leadspan.costs.settings import PlanSettings
+from leadspan.data.examples import Examples
 from leadspan.data.truncation import Full, Lead
 from leadspan.data.truncation.policy import stop_warning
 from leadspan.errors import CacheError, DataError, SettingsError
-from leadspan.inputs import first_answers_of, prepare_data
+from leadspan.inputs import first_answers_of, prepare_data, training_examples
 from leadspan.models.loading import load_model
 from leadspan.models.settings import Pretrained
 from leadspan.pipeline.run import run
 from leadspan.planning.fitting import what_would_fit
 from leadspan.planning.plan import Plan, calibration_of, plan_recipe
-from leadspan.planning.prediction import cost_model_of, student_shape
+from leadspan.planning.prediction import CostModel, cost_model_of, student_shape
 from leadspan.planning.prediction import planned as step_plan
 from leadspan.planning.tables import disk_of_study, plan_tables, sentences
 from leadspan.planning.timing import Calibration
@@ -30,6 +33,7 @@ from leadspan.status import StatusHandler
 from leadspan.tables import percent, quantity, rich_table
 from leadspan.training.steps import layout_sizes
 from recipes import toy_recipe, write_recipe
+from stores import captured, stored
 from toys import VOCAB, tiny
 
 POLICIES = (Full(), Lead(p=0.5))
@@ -157,8 +161,20 @@ def test_ranks_are_planned_by_sharding_and_place_of_the_teacher(folder: Path) ->
         assert ranks.network_seconds == pytest.approx(ranks.traffic.total / 1e6)
         assert store.network_bound_from == 2  # a megabyte a second is slower than any of these steps
     assert cost["ddp", "store"].memory.total > cost["fsdp2", "store"].memory.total
+    # A store of hidden states leaves the teacher's head on every rank.
+    hidden = planned(folder, machine, batching=batching, capture={"codec": {"kind": "hidden"}}).rows[0]
+    stored = next(rank for rank in hidden.ranks if (rank.sharding, rank.placement) == ("ddp", "store"))
+    head = 2 * 48 * VOCAB
+    assert (cost["ddp", "store"].memory.teacher, stored.memory.teacher) == (0, head)
+    assert stored.memory.total > cost["ddp", "store"].memory.total and hidden.ranks[1].memory.teacher == head
     json.dumps(plan.as_json())
     assert "A rank of 2 under lead 0.7" in text_of(plan)
+
+
+def highest_alone(model: CostModel, examples: Examples, num_ranks: int) -> int:
+    """Memory of the largest example by itself on one of several ranks under FSDP2."""
+    memory = replace(model.memory, num_ranks=num_ranks, sharding="fsdp2" if num_ranks > 1 else "none")
+    return memory.peak(BatchSize.of(sorted(layout_sizes(examples.layouts, None))[-1:])).total
 
 
 @pytest.mark.slow
@@ -169,6 +185,14 @@ def test_a_trace_that_does_not_fit_is_told_what_would_let_it(folder: Path) -> No
     alone = model.memory.peak(BatchSize.of(sorted(layout_sizes(data.examples.layouts, None))[-1:])).total
     assert what_would_fit(recipe, model, data.examples, alone - 1) == "training.gradient_checkpointing: true fits"
     assert what_would_fit(recipe, model, data.examples, 1).endswith("set training.lora")
+    deep = tiny(hidden=64, layers=12).model_dump()
+    recomputing = toy_recipe(folder, student=deep, gradient_checkpointing=True)  # two batches in a step
+    model = cost_model_of(recomputing, data.renderer)
+    least = {n: highest_alone(model, data.examples, n) for n in (1, 2, 4)}
+    assert least[1] > least[2] > least[4]
+    said = [what_would_fit(recomputing, model, data.examples, least[n]) for n in (2, 4)]
+    assert said[0] == "plan.num_ranks=2 plan.sharding=fsdp2 fits"
+    assert said[1] == "plan.num_ranks=4 plan.sharding=fsdp2 with a multiple of 4 batches in a step fits"
 
 
 @pytest.mark.slow
@@ -201,7 +225,55 @@ def test_a_device_too_small_for_the_batch_names_the_batch_that_fits(folder: Path
     plan = planned(folder, {"device": {"peak_tflops": 1, "memory_gb": 0.8 * needed / 1e9}})
     full = plan.rows[1]
     assert full.fitting is not None and 0 < full.fitting < 4
-    assert any(f"examples_per_batch: {full.fitting} fits" in line for line in sentences(plan))
+    divisor = {1: 1, 2: 2, 3: 2}[full.fitting]  # of a step of 8
+    assert any(f"examples_per_batch: {divisor} fits" in line for line in sentences(plan))
+    several = replace(plan, num_ranks=4, rows=(replace(full, fitting=3, is_recipes=True),))  # 2 examples for each rank
+    assert any("examples_per_batch: 2 fits" in line for line in sentences(several))
+    several = replace(several, num_ranks=8)
+    assert any("examples_per_batch: 1 fits" in line for line in sentences(several))
+
+
+@pytest.mark.slow
+def test_what_a_calibration_adds_is_part_of_what_must_fit(folder: Path) -> None:
+    recipe = toy_recipe(folder, plan={"device": {"peak_tflops": 1, "memory_gb": 1}})
+    data = prepare_data(recipe)
+    model = cost_model_of(recipe, data.renderer)
+    uncut = training_examples(recipe, data.splits, data.renderer, Full())
+    four = model.memory.peak(BatchSize.of(sorted(layout_sizes(uncut.layouts, None))[-4:])).total
+    machine = {"device": {"peak_tflops": 1, "memory_gb": (four + 100) / 1e9}}
+    rates = {"device": "here", "num_steps": 1, "rates": {"step": 1.0}, "largest_error": 0}
+    calibration = Calibration(fingerprint=model.fingerprint, memory_offset=four // 3, **rates)
+    tight = recipe.model_copy(update={"plan": PlanSettings.model_validate(machine)})
+    tensors = plan_recipe(tight, data, POLICIES).rows[1]
+    plan = plan_recipe(tight, data, POLICIES, calibration)
+    assert plan.rows[1].prediction.memory.total == tensors.prediction.memory.total + four // 3
+    assert tensors.fitting == 4 and plan.rows[1].fitting in (1, 2, 3)
+    assert "full does not fit own device" in text_of(plan) and "examples_per_batch: 4 fits" not in text_of(plan)
+
+
+@pytest.mark.slow
+def test_shares_are_of_the_first_row_where_the_uncut_run_is_not_compared(folder: Path) -> None:
+    recipe = toy_recipe(folder)
+    plan = plan_recipe(recipe, prepare_data(recipe), [Lead(p=0.5)])
+    assert "shares are of lead 0.7." in text_of(plan) and "of full" not in text_of(plan)
+    assert "shares are of full." in text_of(planned(folder, {}))
+
+
+@pytest.mark.slow
+def test_a_calibration_measures_what_can_be_trained(
+    folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    recipe = toy_recipe(folder)
+    nothing = calibration_of(recipe, prepare_data(recipe), [Lead(p=0.01)], True)
+    assert nothing is not None and nothing.num_steps == 1 + 4  # the recipe's own cut alone
+    live, _ = captured(tmp_path, codec={"kind": "hidden"})
+    reading = stored(live, tmp_path / "run")
+    calibration = calibration_of(reading, prepare_data(reading), [Full(), Lead(p=0.5)], True)
+    assert calibration is not None and calibration.num_steps == 1 + 4  # the store has no uncut traces
+    assert "not measured: full" in caplog.text and "not measured: lead" not in caplog.text
+    directory = recipe.model_copy(update={"plan": PlanSettings(calibration=tmp_path)})
+    with pytest.raises(SettingsError, match=r"plan\.calibration = .* is a directory, and a file is to be written"):
+        calibration_of(directory, prepare_data(directory), POLICIES, True)
 
 
 @pytest.mark.slow
@@ -215,6 +287,11 @@ def test_a_recipe_of_token_budgets_is_told_the_budget_that_fits(folder: Path) ->
     full, told = plan.rows[1], " ".join(sentences(plan))
     assert full.fitting_tokens is not None and full.longest <= full.fitting_tokens < 800
     assert f"tokens_per_batch: {full.fitting_tokens} fits" in told and "examples_per_batch" not in told
+    shorter = replace(full, fitting_tokens=full.longest - 1)
+    assert (
+        f"tokens_per_batch: {full.longest - 1} fits, for which no example may be longer (data.max_tokens"
+        in " ".join(sentences(replace(plan, rows=(replace(shorter, is_recipes=True),))))
+    )
     again = of(memory_gb, full.fitting_tokens)
     assert again.rows[1].prediction.memory.total <= memory_gb * 1e9 and "full does not fit" not in text_of(again)
 

@@ -63,3 +63,19 @@ def test_a_step_that_compiled_does_not_bend_the_rates() -> None:
     rates, largest = fit_rates(steps, [*seconds[:2], 5.0, *seconds[3:]])
     found = Calibration(device="", fingerprint="", num_steps=7, rates=rates, largest_error=largest)
     assert found.seconds(steps) == pytest.approx(sum(seconds), rel=0.01) and largest > 0.5
+
+
+@pytest.mark.parametrize(
+    ("offset", "factor", "limit", "room"),
+    [(0, 1, 500, 500), (100, 1, 500, 400), (100, 2, 500, 200), (100, 0.5, 500, 500), (600, 1, 500, -100), (9, 0, 8, 0)],
+)
+def test_the_room_of_tensors_is_what_a_calibration_leaves(offset: float, factor: float, limit: int, room: int) -> None:
+    values = {"device": "here", "fingerprint": "", "num_steps": 1, "rates": {}, "largest_error": 0}
+    calibration = Calibration(memory_offset=offset, memory_factor=factor, **values)
+    assert calibration.room(limit) == room
+    if room > 0:
+        assert (
+            calibration.memory(MemoryByPart(weights=room)).total
+            <= limit
+            < (calibration.memory(MemoryByPart(weights=room + 3)).total)
+        )

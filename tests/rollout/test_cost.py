@@ -9,6 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from leadspan.costs.flops import head_only, rollout_flops
 from leadspan.data.truncation.policy import stop_warning
+from leadspan.errors import SettingsError
 from leadspan.evaluation.sampling import draw
 from leadspan.evaluation.settings import SamplingSettings
 from leadspan.inputs import prepare_data
@@ -17,7 +18,7 @@ from leadspan.models.shapes import shape_of
 from leadspan.pipeline.run import run
 from leadspan.planning.plan import calibration_of, plan_recipe
 from leadspan.planning.prediction import cost_model_of
-from leadspan.planning.rollouts import batch_work
+from leadspan.planning.rollouts import batch_work, cost_of_rollouts
 from leadspan.planning.tables import sentences
 from leadspan.planning.timing import Calibration, DrawingWork, fit_drawing
 from leadspan.report.write import run_summary
@@ -75,6 +76,7 @@ def test_the_bound_is_met_where_no_rollout_ends_before_its_cap(tmp_path: Path) -
     timed = plan_recipe(recipe, data, [], Calibration(device="here", fingerprint=fingerprint, num_steps=1, **rates))
     assert timed.rollouts is not None  # in every step the longest is a whole one of 24 tokens, at half a second each
     assert (timed.rollouts.drawing_seconds, timed.rollouts.prediction.seconds) == (4 * 12, 4 * 12 + 4 * 3)
+    assert timed.rollouts.prediction.money is None and cost.prediction.memory.process == 0
     rates["rollout_lengths"] = [3, None]
     expected = plan_recipe(recipe, data, [], Calibration(device="here", fingerprint=fingerprint, num_steps=1, **rates))
     assert expected.rollouts is not None and cost.prediction.is_bound and not expected.rollouts.prediction.is_bound
@@ -92,6 +94,33 @@ def test_the_bound_is_met_where_no_rollout_ends_before_its_cap(tmp_path: Path) -
     assert result.train.flops.rollout <= cost.prediction.flops.rollout
     lengths = [min(line["cap"], (3, 24)[index % 2]) for index, line in enumerate(drawn)]
     assert expected.rollouts.new_tokens == sum(lengths)
+
+
+def test_a_calibration_adds_price_and_process_and_is_of_the_same_models(tmp_path: Path) -> None:
+    priced = on_policy(tmp_path, {}, plan={"break_point_seconds": 0, "price_per_hour": 7200})
+    data = prepare_data(priced)
+    model = cost_model_of(priced, data.renderer)
+    values = {"device": "here", "num_steps": 1, "rates": {"step": 3.0}, "largest_error": 0, "memory_offset": 1e6}
+    calibration = Calibration(fingerprint=model.fingerprint, drawing={"passes": 0.5}, **values)
+    prediction = cost_of_rollouts(priced, data, model, calibration).prediction
+    assert prediction.seconds is not None and prediction.money == pytest.approx(2 * prediction.seconds)
+    assert prediction.memory.process == 1_000_000
+    foreign = calibration.model_copy(update={"fingerprint": "another", "rollout_lengths": [3]})
+    two = on_policy(tmp_path, {}, plan={"num_ranks": 2})
+    for recipe in (priced, two):
+        with pytest.raises(SettingsError, match="measured on here with other models"):
+            cost_of_rollouts(recipe, data, cost_model_of(recipe, data.renderer), foreign)
+
+
+def test_a_selection_by_scores_costs_the_heads_once_more(tmp_path: Path) -> None:
+    def head(kind: str) -> int:
+        by = {"token_selection": {"kind": kind, "share": 0.5}}
+        recipe = on_policy(tmp_path, {"trace_share": 0.25}, supervision=by)
+        data = prepare_data(recipe)
+        return cost_of_rollouts(recipe, data, cost_model_of(recipe, data.renderer)).prediction.flops.student_head
+
+    # Forward over all positions, then forward and backward over half of them: (2 + 3) / 3.
+    assert head("student_entropy") / head("random") == pytest.approx(5 / 3, rel=0.02)
 
 
 @pytest.mark.slow

@@ -53,6 +53,7 @@ _GPUS = {
     "h100-pcie": ("NVIDIA H100 PCIe", 756, 80),
     "h100-nvl": ("NVIDIA H100 NVL", 835, 94),
     "h200": ("NVIDIA H200", 989, 141),
+    "h200-nvl": ("NVIDIA H200 NVL", 835, 141),
     "b200": ("NVIDIA B200", 2250, 180),
     "l4": ("NVIDIA L4", 121, 24),
     "l40s": ("NVIDIA L40S", 362, 48),
@@ -152,8 +153,17 @@ class PlanSettings(Settings):
 
     @property
     def shared(self) -> Sharding:
-        """How the ranks share the model."""
-        return self.sharding or ("ddp" if self.num_ranks > 1 else "none")
+        """How the ranks share the model; one rank shares nothing, whatever is set for several."""
+        if self.num_ranks == 1:
+            return "none"
+        # `none` is set for one rank, and the run has been started with several.
+        return "ddp" if self.sharding in (None, "none") else self.sharding
+
+    def money(self, seconds: float | None) -> float | None:
+        """Price of a time on all ranks; None without a time or a price."""
+        if seconds is None or self.price_per_hour is None:
+            return None
+        return self.price_per_hour * self.num_ranks * seconds / 3600
 
     @property
     def found_device(self) -> Device | None:

@@ -12,7 +12,8 @@ from transformers import PreTrainedModel
 from leadspan.costs.memory import NUM_CHECKPOINTS, disk_bytes
 from leadspan.data.examples import Example
 from leadspan.data.packing import pack
-from leadspan.data.truncation.policy import STOP_REMEDY
+from leadspan.data.supervision import PROMPT
+from leadspan.data.truncation.policy import FEW_ENDS, STOP_REMEDY
 from leadspan.errors import LeadspanError, ModelError
 from leadspan.files import free_bytes
 from leadspan.inputs import PreparedData
@@ -20,7 +21,8 @@ from leadspan.models.heads import head_of
 from leadspan.models.loading import end_ids_of, load_end_ids
 from leadspan.models.settings import ModelSettings, Pretrained
 from leadspan.models.tokenizers import check_vocabulary, load_tokenizer
-from leadspan.planning.prediction import cost_model_of, predict, student_shape
+from leadspan.planning.prediction import cost_model_of, student_shape
+from leadspan.planning.rollouts import predict_run
 from leadspan.recipe import Recipe
 from leadspan.stages import check_served, checked_teacher, merged_ends
 from leadspan.teacher.settings import Served
@@ -143,12 +145,18 @@ def padding(inputs: CheckInputs) -> Iterator[Check]:
 
 def end_of_turn(inputs: CheckInputs) -> Iterator[Check]:
     """How many examples teach the student to stop, after cut and supervision."""
-    examples, stop = inputs.data.examples, inputs.data.renderer.stop_token_id
+    name, examples, stop = "end of turn is supervised", inputs.data.examples, inputs.data.renderer.stop_token_id
+    if inputs.recipe.rollout is not None:
+        yield Check(name, "skipped", "the student learns from its own rollouts where a turn ends")
+        return
     usable = examples.usable[:1000]  # enough for a share; the arrays of each are built for it
-    number = len(usable)
-    taught = sum(bool((e.input_ids[e.weights > 0] == stop).any()) for e in (examples[i] for i in usable))
+    number, taught = len(usable), 0
+    for example in (examples[i] for i in usable):
+        # The turns of a supervised prompt end with the same token.
+        is_learnt = (example.weights > 0) & (example.section_ids != PROMPT)
+        taught += bool((example.input_ids[is_learnt] == stop).any())
     figure = f"{taught / number:.1%} of {number:,} training examples"
-    yield Check.of("end of turn is supervised", taught > 0, figure, f"it may never stop: {STOP_REMEDY}")
+    yield Check.of(name, taught >= FEW_ENDS * number, figure, f"it may never stop: {STOP_REMEDY}")
 
 
 def stored_targets(inputs: CheckInputs) -> Iterator[Check]:
@@ -161,7 +169,9 @@ def stored_targets(inputs: CheckInputs) -> Iterator[Check]:
             return
         check_served(teacher, inputs.recipe, inputs.data)
         served = 0
-        for examples in (inputs.data.examples, inputs.data.validation):
+        # Without traces among the rollouts none of them was captured, nor is one read.
+        traces = inputs.data.examples if inputs.recipe.has_traces else None
+        for examples in (traces, inputs.data.validation):
             if examples is not None:
                 teacher.collator([examples[examples.usable[0]]])
                 served += len(examples)
@@ -213,7 +223,7 @@ def disk_and_memory(inputs: CheckInputs) -> Iterator[Check]:
     yield _fits("disk", disk, free, f"{NUM_CHECKPOINTS} checkpoints and the student", remedy)
     try:
         model = cost_model_of(inputs.recipe, inputs.data.renderer)
-        needed = predict(model, inputs.data.examples).memory.total
+        needed = predict_run(inputs.recipe, inputs.data, model).memory.total
     except LeadspanError as error:  # of a store, or of a model that cannot be traced
         yield Check("memory is enough", "skipped", str(error))
         return

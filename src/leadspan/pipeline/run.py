@@ -21,8 +21,8 @@ from leadspan.models.loading import load_config
 from leadspan.models.settings import Pretrained
 from leadspan.pipeline.directory import begin, check_identity, claimed, identity_of
 from leadspan.pipeline.tracking import Trackers, outcome
-from leadspan.planning.prediction import break_point_fields, cost_model_of, predict, student_shape
-from leadspan.planning.rollouts import cost_of_rollouts
+from leadspan.planning.prediction import break_point_fields, cost_model_of, student_shape
+from leadspan.planning.rollouts import predict_run
 from leadspan.planning.timing import Calibration
 from leadspan.recipe import Recipe
 from leadspan.results import RUN_FILE, Prediction, RunResult, damage, load_run, save_run
@@ -170,11 +170,9 @@ def _predict(recipe: Recipe, data: PreparedData) -> Prediction | None:
     except ModelError as error:
         logger.warning("no prediction: %s", error)
         return None
-    # Rollouts have no lengths yet, and the break point of the traces says nothing of them.
-    if recipe.rollout is not None:
-        return cost_of_rollouts(recipe, data, model, calibration).prediction
-    prediction = predict(model, data.examples, calibration)
-    if not recipe.plan.break_point_seconds:
+    prediction = predict_run(recipe, data, model, calibration)
+    # The break point of the traces says nothing of rollouts.
+    if recipe.rollout is not None or not recipe.plan.break_point_seconds:
         return prediction
     report_status("looking for first answers")
     try:

@@ -41,7 +41,7 @@ _MOST_TOKENS = 1 << 20  # no model has positions for more
 _RANKS = (2, 4, 8, 16, 32, 64)
 
 
-def largest_batch(model: MemoryModel, examples: Sequence[ExampleSize], limit: int) -> int:
+def largest_batch(model: MemoryModel, examples: Sequence[ExampleSize], limit: float) -> int:
     """How many examples fit into one micro-batch of `limit` bytes, whichever they are: the most expensive are assumed.
 
     At most the number of the examples; 0 when not even the most expensive one fits.
@@ -51,7 +51,7 @@ def largest_batch(model: MemoryModel, examples: Sequence[ExampleSize], limit: in
     return _largest(len(ordered), lambda number: model.peak(BatchSize.of(ordered[:number])).total <= limit)
 
 
-def largest_budget(model: MemoryModel, examples: Sequence[ExampleSize], limit: int) -> int:
+def largest_budget(model: MemoryModel, examples: Sequence[ExampleSize], limit: float) -> int:
     """The largest token budget of a micro-batch that fits, whatever is packed into it.
 
     Assumes packs of examples as long as the longest, with as many weighted and scored positions per token as the
@@ -74,7 +74,7 @@ def largest_budget(model: MemoryModel, examples: Sequence[ExampleSize], limit: i
     return num_tokens if largest_batch(model, examples, limit) else 0
 
 
-def longest_example(model: MemoryModel, examples: Sequence[ExampleSize], limit: int) -> int:
+def longest_example(model: MemoryModel, examples: Sequence[ExampleSize], limit: float) -> int:
     """Tokens of the longest example that fits by itself, with as many positions per token as the densest; or 0."""
     weighted, scored = (max(example[i] / max(1, example.tokens) for example in examples) for i in (1, 2))
 
@@ -125,8 +125,11 @@ class RankCost:
     longest: int | None
 
 
-def rank_costs(live: CostModel, examples: Examples) -> tuple[RankCost, ...]:
-    """Every sharding with every placement of a live teacher, where one is known, on the ranks of the plan."""
+def rank_costs(live: CostModel, examples: Examples, stored: CostModel) -> tuple[RankCost, ...]:
+    """Every sharding with every placement of a live teacher, where one is known, on the ranks of the plan.
+
+    `stored` has the costs with a store: of hidden states every rank holds the teacher's head.
+    """
     machine, ranks, device = live.machine, live.machine.num_ranks, live.machine.found_device
     has_teacher = live.memory.teacher is not None and live.memory.teacher_activations is not None
     placements: tuple[TeacherPlacement | None, ...] = ("beside", "ranks", "store") if has_teacher else (None,)
@@ -137,9 +140,10 @@ def rank_costs(live: CostModel, examples: Examples) -> tuple[RankCost, ...]:
     # A step is shared by as many ranks as it has micro-batches, at most.
     numbers = [2**i for i in range(1, len(step).bit_length())]
     costs: list[RankCost] = []
+    # A student whose teacher runs on other ranks receives its hidden states and holds its head, as with a store.
+    apart = {"ranks": with_store(live, keeps_head=True), "store": stored}
     for sharding, placement in itertools.product(shardings, placements):
-        # A student whose teacher runs on other ranks receives its hidden states and holds its head, as with a store.
-        model = live if placement in ("beside", None) else with_store(live, keeps_head=placement == "ranks")
+        model = apart.get(placement or "", live)
         memory, teacher = replace(model.memory, sharding=sharding), None if placement is None else live.memory.teacher
         sent: dict[int, Traffic] = {}
         for n in (ranks, *numbers):
@@ -170,7 +174,7 @@ def rank_costs(live: CostModel, examples: Examples) -> tuple[RankCost, ...]:
     return tuple(costs)
 
 
-def what_would_fit(recipe: Recipe, model: CostModel, examples: Examples, limit: int) -> str:
+def what_would_fit(recipe: Recipe, model: CostModel, examples: Examples, limit: float) -> str:
     """Settings with which the longest example fits a device of `limit` bytes; if none do, the length that would fit."""
     sizes = layout_sizes(examples.layouts, model.selection)
     memories = {"": model.memory}
@@ -179,7 +183,9 @@ def what_would_fit(recipe: Recipe, model: CostModel, examples: Examples, limit: 
         memories["training.gradient_checkpointing: true"] = replace(model.memory, student_activations=recomputed)
     # Fewer ranks first, and the cheaper setting: recomputing costs a forward pass, ranks cost money.
     for ranks in (model.memory.num_ranks, *(n for n in _RANKS if n > model.memory.num_ranks)):
-        sharded = f"plan={{num_ranks: {ranks}, sharding: fsdp2}}" if ranks > 1 else ""
+        sharded = f"plan.num_ranks={ranks} plan.sharding=fsdp2" if ranks > 1 else ""
+        if model.training.batching.batches_per_step % ranks:
+            sharded += f" with a multiple of {ranks} batches in a step"
         for setting, memory in memories.items():
             spread = replace(memory, num_ranks=ranks, sharding="fsdp2" if ranks > 1 else memory.sharding)
             if largest_batch(spread, sizes, limit):

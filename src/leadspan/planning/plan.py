@@ -1,5 +1,6 @@
 """The plan: what each policy would cost, before anything is trained."""
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -13,7 +14,7 @@ from leadspan.data.prepare import sections_of
 from leadspan.data.supervision import ScoredSelection, lay_out
 from leadspan.data.truncation import AnyPolicy, Cut, Full, Lead, Policy, with_ends
 from leadspan.data.truncation.policy import CutCounts, shows_few_ends
-from leadspan.errors import DataError
+from leadspan.errors import DataError, TargetsError
 from leadspan.files import write_atomically
 from leadspan.inputs import PreparedData, training_examples
 from leadspan.planning.calibration import calibrate
@@ -46,11 +47,14 @@ from leadspan.planning.timing import Calibration
 from leadspan.recipe import Recipe
 from leadspan.results import Prediction
 from leadspan.settings import load_json
+from leadspan.sources import check_output
 from leadspan.stages import checked_teacher, rollout_inputs, training_inputs
 from leadspan.statistics.intervals import Interval
 from leadspan.teacher.settings import Codec, Hidden, LiveTargets, Served
 from leadspan.training.settings import ByExamples
 from leadspan.training.steps import layout_sizes
+
+logger = logging.getLogger(__name__)
 
 GRID: tuple[AnyPolicy, ...] = (Full(), *(Lead(p=p) for p in (0.75, 0.5, 0.25, 0.1)))
 """Policies a plan compares with the recipe's own."""
@@ -98,6 +102,7 @@ class Plan:
 
     Attributes:
         examples_per_batch: Examples of a micro-batch; None when batches are filled with tokens.
+        examples_per_step: Examples of an optimiser step over all ranks; None as well.
         precision: `bfloat16` or `float32`, in which the planned run trains.
         codec: Codec for which the sizes of stores are computed.
         reads_store: Whether the recipe's targets come from a store.
@@ -114,6 +119,7 @@ class Plan:
     device: Device | None
     num_ranks: int
     examples_per_batch: int | None
+    examples_per_step: int | None
     precision: str
     codec: Codec
     reads_store: bool
@@ -187,6 +193,7 @@ def plan_recipe(
         device=recipe.plan.found_device,
         num_ranks=recipe.plan.num_ranks,
         examples_per_batch=batching.examples_per_batch if isinstance(batching, ByExamples) else None,
+        examples_per_step=batching.examples_per_step if isinstance(batching, ByExamples) else None,
         precision="bfloat16" if model.memory.use_bf16 else "float32",
         codec=planned_targets(recipe).codec,
         reads_store=recipe.store_path is not None,
@@ -225,20 +232,30 @@ def _uncut_sizes(recipe: Recipe, data: PreparedData, selection: ScoredSelection 
 def calibration_of(recipe: Recipe, data: PreparedData, policies: Sequence[Policy], measure: bool) -> Calibration | None:
     """Rates of the recipe's models: read from `plan.calibration`, or measured now in a few steps of each policy.
 
-    Measured rates are written to `plan.calibration`, if it is set; None where there is nothing to read.
+    Policies that leave nothing to learn, or whose targets a store lacks, are not measured; the recipe's own is where
+    none of them can be. Measured rates are written to `plan.calibration`, if it is set; None where there is nothing to
+    read.
 
     Raises:
-        LeadspanError: The models cannot be trained, or the file is not one of rates.
+        LeadspanError: The models cannot be trained, or the file is not one of rates, or cannot be written.
     """
     path = recipe.plan.calibration
     if not measure:
         return None if path is None else load_json(Calibration, path)
-    model = cost_model_of(recipe, data.renderer)
-    sides = [examples for _, examples in _sides(recipe, data, policies, [])]
-    calibration = calibrate(training_inputs(recipe, data, checked_teacher(recipe)), model, recipe.loss, sides)
+    if path is not None:
+        check_output("plan.calibration", path, is_directory=False)
+    model, teacher = cost_model_of(recipe, data.renderer), checked_teacher(recipe)
+    inputs, sides = training_inputs(recipe, data, teacher), list[Examples]()
+    for policy, examples in _sides(recipe, data, policies, []):
+        try:
+            teacher.check_serves(examples, examples.usable)
+            sides.append(examples)
+        except TargetsError as error:
+            logger.warning("not measured: %s: %s", policy.label, error)
+    calibration = calibrate(inputs, model, recipe.loss, sides or [data.examples])
     if recipe.rollout is not None and recipe.store_path is None:
-        inputs = rollout_inputs(recipe, data, recipe.rollout)
-        drawing, lengths = measure_drawing(inputs, model.student, model.memory.use_bf16)
+        drawn = rollout_inputs(recipe, data, recipe.rollout)
+        drawing, lengths = measure_drawing(drawn, model.student, model.memory.use_bf16)
         calibration = calibration.model_copy(update={"drawing": drawing, "rollout_lengths": lengths})
     if path is not None:
         write_atomically(path, calibration.model_dump_json(indent=1) + "\n")
@@ -271,9 +288,10 @@ def _row(
     is_recipes = policy == recipe.cut
     fitting, fitting_tokens, remedy = None, None, ""
     if device is not None:
-        fitting = largest_batch(model.memory, sizes, device.memory_bytes)
-        fitting_tokens = largest_budget(model.memory, sizes, device.memory_bytes)
-        remedy = "" if fitting else what_would_fit(recipe, model, examples, device.memory_bytes)
+        room = device.memory_bytes if calibration is None else calibration.room(device.memory_bytes)
+        fitting = largest_batch(model.memory, sizes, room)
+        fitting_tokens = largest_budget(model.memory, sizes, room)
+        remedy = "" if fitting else what_would_fit(recipe, model, examples, room)
     return PlanRow(
         policy=policy,
         is_recipes=is_recipes,
@@ -287,5 +305,5 @@ def _row(
         store=store_cost(recipe, live, data, examples, prediction.flops),
         without_derivation=searched and searched.without_derivation(policy),
         remedy=remedy,
-        ranks=rank_costs(live, examples) if is_recipes and recipe.plan.num_ranks > 1 else (),
+        ranks=rank_costs(live, examples, stored) if is_recipes and recipe.plan.num_ranks > 1 else (),
     )

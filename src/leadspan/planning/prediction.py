@@ -166,7 +166,6 @@ def predict(model: CostModel, examples: Examples, calibration: Calibration | Non
         # Without measured rates the time is a roofline with a stated share of the peak.
         seconds = flops.total / (device.peak_flops * utilisation * ranks)
         source = f"{utilisation:.0%} of the peak of {ranks} x {device.name}"
-    price = model.machine.price_per_hour  # of one device
     return Prediction(
         num_steps=plan.num_steps,
         num_tokens=sum(example.tokens for batch in batches for example in batch),
@@ -175,7 +174,7 @@ def predict(model: CostModel, examples: Examples, calibration: Calibration | Non
         memory=memory if calibration is None else calibration.memory(memory),
         seconds=seconds,
         seconds_source=source,
-        money=None if seconds is None or price is None else price * ranks * seconds / 3600,
+        money=model.machine.money(seconds),
     )
 
 

@@ -16,11 +16,12 @@ from transformers import PreTrainedModel
 
 from leadspan.costs.flops import ExampleSize, FlopsByPart, ModelShape, rollout_flops
 from leadspan.costs.memory import BatchSize, highest
+from leadspan.data.supervision import RandomTokens
 from leadspan.data.truncation import kept_tokens
 from leadspan.evaluation.sampling import PORTION
 from leadspan.inputs import PreparedData
 from leadspan.models.loading import load_model
-from leadspan.planning.prediction import CostModel, check_calibration
+from leadspan.planning.prediction import CostModel, check_calibration, predict
 from leadspan.planning.timing import Calibration, DrawingWork, StepWork, fit_drawing
 from leadspan.recipe import Recipe
 from leadspan.results import Prediction
@@ -67,6 +68,15 @@ class RolloutCost:
     warning: str
 
 
+def predict_run(
+    recipe: Recipe, data: PreparedData, model: CostModel, calibration: Calibration | None = None
+) -> Prediction:
+    """The predicted cost of a recipe's own run, on its traces or with rollouts; raises as `predict` and these do."""
+    if recipe.rollout is None:
+        return predict(model, data.examples, calibration)
+    return cost_of_rollouts(recipe, data, model, calibration).prediction
+
+
 def cost_of_rollouts(
     recipe: Recipe, data: PreparedData, model: CostModel, calibration: Calibration | None = None
 ) -> RolloutCost:
@@ -80,6 +90,8 @@ def cost_of_rollouts(
         ModelError: The config of a model cannot be read.
     """
     assert recipe.rollout is not None, "the caller checks this"
+    if calibration is not None:
+        check_calibration(calibration, model)
     inputs = rollout_inputs(recipe, data, recipe.rollout)
     lengths = calibration.rollout_lengths if calibration is not None and inputs.stored is None else []
     numbers = range(inputs.course.num_steps)
@@ -93,21 +105,22 @@ def cost_of_rollouts(
     sizes, per_batch = [[size for *_, size in step] for step in steps], inputs.examples_per_batch
     drawing_seconds, seconds = None, None
     if calibration is not None and model.machine.num_ranks == 1 and (calibration.drawing or not flops.rollout):
-        check_calibration(calibration, model)
         drawing_seconds, work = calibration.drawing_seconds(_batches(model.student, inputs, steps)), []
         for step, of_step in zip(steps, trained, strict=True):
             work.append(StepWork.of(of_step, -(-len(step) // per_batch)))
         seconds = drawing_seconds + calibration.seconds(work)
     longest = [[size for *_, size in _examples(inputs, number, [])] for number in numbers]
     batches = [step[i : i + per_batch] for step in longest for i in range(0, len(step), per_batch)]
+    memory = highest(model.memory, [BatchSize.of(batch) for batch in batches])
     prediction = Prediction(
         num_steps=len(steps),
         num_tokens=sum(size.tokens for step in sizes for size in step),
         num_weighted_tokens=sum(size.weighted for step in sizes for size in step),
         flops=flops,
-        memory=highest(model.memory, [BatchSize.of(batch) for batch in batches]),
+        memory=memory if calibration is None else calibration.memory(memory),
         seconds=seconds,
         seconds_source=None if seconds is None else "calibration of training and drawing",
+        money=model.machine.money(seconds),
         is_bound=not lengths,
     )
     return RolloutCost(
@@ -191,6 +204,7 @@ def _examples(
     # An adaptive horizon is at most what it is where every step lets it grow.
     course, supervision = inputs.course.step(number, [1.0] * number), inputs.rows.supervision
     selection = supervision.token_selection
+    is_scored = selection is not None and not isinstance(selection, RandomTokens)
     for index, turn in enumerate(course.turns, number * len(course.turns)):
         prompt = inputs.prompts[turn.prompt]
         new = inputs.rows.budget if is_whole else turn.cap
@@ -199,10 +213,10 @@ def _examples(
         new = new if length is None else min(new, length)
         weighted = new + (len(prompt.ids) - 1) * (supervision.prompt > 0)
         selected = weighted if selection is None else kept_tokens(selection.share, weighted)
-        yield len(prompt.ids), new, ExampleSize(len(prompt.ids) + new, selected)
+        yield len(prompt.ids), new, ExampleSize(len(prompt.ids) + new, selected, weighted if is_scored else 0)
     for index in course.traces:
         layout = inputs.traces.layouts[index]
-        yield 0, 0, ExampleSize(layout.num_tokens, layout.num_weighted)
+        yield 0, 0, ExampleSize(layout.num_tokens, layout.num_weighted, layout.num_scored if is_scored else 0)
 
 
 def _flops(model: CostModel, inputs: RolloutInputs, steps: Sequence[_Step]) -> tuple[list[FlopsByPart], FlopsByPart]:

@@ -131,7 +131,8 @@ def _costs(plan: Plan) -> Block:
     # Headers of two lines keep the table as narrow as a terminal.
     header = ["policy", "tokens", "", "FLOPs", "", "peak\nmemory", "time", "money", "largest\nbatch", store]
     header += ["deriv-\nation\ncut"] if plan.searched else []
-    reference = next((row for row in plan.rows if isinstance(row.policy, Full)), plan.rows[0]).prediction
+    first = next((row for row in plan.rows if isinstance(row.policy, Full)), plan.rows[0])
+    reference = first.prediction
     rows: list[tuple[str, ...]] = []
     for row in plan.rows:
         prediction = row.prediction
@@ -150,7 +151,7 @@ def _costs(plan: Plan) -> Block:
         cut_share = MISSING if row.without_derivation is None else percent(row.without_derivation.value)
         rows.append((*cells, cut_share) if plan.searched else cells)
     shown = [column for column in range(len(header)) if any(row[column] != MISSING for row in rows)]
-    note = "* the recipe's own; shares are of full."
+    note = f"* the recipe's own; shares are of {first.label}."
     if header.index("largest\nbatch") in shown:
         note += " Largest batch: examples per micro-batch that fit the device, even the longest."
     rows = [tuple(row[column] for column in shown) for row in rows]
@@ -264,10 +265,14 @@ def _too_large(plan: Plan) -> Iterator[str]:
         size, room = (quantity("peak_memory_bytes", n) for n in (needed, plan.device.memory_bytes))
         # No batch is small enough where even this does not fit.
         fixed = needed - row.prediction.memory.activations - row.prediction.memory.logits
-        if row.fitting and plan.examples_per_batch is None:
+        if row.fitting and plan.examples_per_step is None:
             remedy = f"tokens_per_batch: {row.fitting_tokens} fits"
-        elif row.fitting:
-            remedy = f"examples_per_batch: {row.fitting} fits"
+            if row.fitting_tokens is not None and row.fitting_tokens < row.longest:  # training refuses longer examples
+                remedy += ", for which no example may be longer (data.max_tokens, or cut more)"
+        elif row.fitting and plan.examples_per_step is not None:
+            # A step is a whole number of batches on every rank.
+            number, share = row.fitting, plan.examples_per_step // plan.num_ranks
+            remedy = f"examples_per_batch: {next(n for n in range(min(number, share), 0, -1) if share % n == 0)} fits"
         elif fixed > plan.device.memory_bytes:
             remedy = f"weights, gradients and optimiser alone exceed it: {row.remedy}, or set training.lora"
         else:

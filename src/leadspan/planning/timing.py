@@ -94,6 +94,13 @@ class Calibration(Settings):
         measured = self.memory_offset + self.memory_factor * predicted.total
         return predicted.model_copy(update={"process": max(0, round(measured - predicted.total))})
 
+    def room(self, limit: int) -> float:
+        """Bytes that the tensors may take where `memory` is to be at most a limit."""
+        rest = limit - self.memory_offset
+        if not self.memory_factor:
+            return limit if rest >= 0 else 0
+        return min(limit, rest / self.memory_factor)
+
 
 def fit_rates(steps: Sequence[StepWork], seconds: Sequence[float]) -> tuple[dict[str, float], float]:
     """Non-negative rates that fit measured steps, by term, and their largest relative error on these."""
