@@ -239,6 +239,11 @@ def test_what_an_alias_stands_for_is_a_copy(recipe: Path) -> None:
             id="stop event without a teacher",
         ),
         pytest.param(
+            ["teacher=null", "targets={kind: store, path: store}", "rollout={}", "loss.kl_weight=1"],
+            r"loss\.stop is event, as it is with a rollout unless said otherwise, with no teacher to say",
+            id="rollouts of a store without a teacher",
+        ),
+        pytest.param(
             ["supervision.token_selection={kind: gap, share: 0.2}", "teacher=null", "loss.kl_weight=0"],
             "token_selection.kind is gap with no teacher",
             id="a gap to nobody",

@@ -117,9 +117,11 @@ class Recipe(Settings):
                 "give a teacher or targets: {kind: store, path: ...}, or set loss.kl_weight: 0 without a teacher"
             )
             yield ("teacher", "targets", "loss.kl_weight"), text
-        if self.loss.stop == "event" and (self.teacher is None or self.loss.kl_weight == 0):
+        is_event = self.loss.stop == "event" or (is_stored and self.merges_stops)
+        if is_event and (self.teacher is None or self.loss.kl_weight == 0):
+            default = "" if self.loss.stop else ", as it is with a rollout unless said otherwise,"
             text = (
-                "loss.stop is event with no teacher to say which tokens end its turns: name the teacher "
+                f"loss.stop is event{default} with no teacher to say which tokens end its turns: name the teacher "
                 "(with a store, too), or set loss.stop: tokens"
             )
             yield ("loss.stop", "teacher"), text

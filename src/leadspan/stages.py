@@ -105,9 +105,7 @@ def end_ids(recipe: Recipe, renderer: Renderer) -> tuple[int, ...]:
     of_models = [token for model in models for token in load_end_ids(model)]
     of_server = recipe.teacher.end_ids if isinstance(recipe.teacher, Served) else []
     ids = dict.fromkeys([*renderer.end_of_turn_ids(), *of_models, *of_server])
-    return tuple(
-        token for token in ids if token < len(renderer.tokenizer)
-    )  # ids beyond the tokenizer's take part in no loss
+    return tuple(token for token in ids if token < renderer.num_ids)  # others take part in no loss
 
 
 def merged_ends(recipe: Recipe, renderer: Renderer) -> tuple[int, ...]:

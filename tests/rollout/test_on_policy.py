@@ -26,11 +26,11 @@ from leadspan.pipeline.run import run
 from leadspan.recipe import Recipe
 from leadspan.results import RunResult, load_run
 from leadspan.rollout.source import Rollouts
-from leadspan.stages import checked_teacher, training_inputs
+from leadspan.stages import checked_teacher, end_ids, training_inputs
 from leadspan.teacher.targets import DenseTargets, SparseTargets
 from leadspan.training.result import StageCost
 from recipes import toy_recipe, without_times, write_recipe
-from toys import tiny, write_traces
+from toys import VOCAB, tiny, write_traces
 
 ROLLOUT = {"max_new_tokens": 24, "horizon": {"kind": "linear", "start": 2, "end": 8, "multiple": 2}}
 LOSS = {"kl_weight": 1, "divergence": {"kind": "reverse_kl"}}
@@ -69,6 +69,24 @@ def test_a_run_records_every_rollout_and_counts_what_it_did(tmp_path: Path) -> N
     assert all((line["end_overlap"] is None) == (line["tokens"] < 1.5 * (line["step"] + 1)) for line in drawn)
     shown = [sum(line["overlap"] for line in drawn[i : i + 6]) / 6 for i in range(0, 24, 6)]
     assert [line["rollout/overlap"] for line in without_times(recipe.output) if "loss" in line] == pytest.approx(shown)
+
+
+@pytest.mark.slow
+def test_a_token_beyond_a_gap_in_the_ids_is_learnt_drawn_and_ends_turns(tmp_path: Path) -> None:
+    beyond = VOCAB + 10
+    # Heads padded differently: what both have of the tokenizer is compared, which is more than its number of tokens.
+    models = {"student": tiny(vocab=100, seed=1).model_dump(), "teacher": tiny(vocab=112, seed=2).model_dump()}
+    recipe = on_policy(tmp_path, {"trace_share": 0.5, "whole_share": 1.0}, **models, cut={"kind": "full"})
+    path = tmp_path / "tokenizer" / "tokenizer.json"
+    values = json.loads(path.read_text())
+    values["model"]["vocab"]["<|im_end|>"] = values["added_tokens"][0]["id"] = beyond
+    path.write_text(json.dumps(values))
+    data = prepare_data(recipe)
+    assert len(data.renderer.tokenizer) == VOCAB and data.renderer.num_ids == beyond + 1
+    assert end_ids(recipe, data.renderer)[0] == beyond
+    result = run(recipe)
+    assert result.train is not None and 0 < result.train.final_loss < 10
+    assert any(line["text"].endswith("<|im_end|>") for line in lines(recipe.output) if line["ending"] == "stop")
 
 
 @pytest.mark.slow

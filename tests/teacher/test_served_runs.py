@@ -1,5 +1,6 @@
 """Captures, runs and checks with a served teacher, held against the same teacher run here."""
 
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -115,6 +116,39 @@ def test_rollouts_learn_from_a_server_and_go_on_when_it_has_come_back(
     other = recipe.model_copy(update={"teacher": recipe.teacher.model_copy(update={"model": "bigger"})})
     with pytest.raises(RunError, match=r"teacher\.model was \"big\", is \"bigger\""):
         run(other, resume=True)
+
+
+@pytest.mark.slow
+def test_stored_rollouts_of_one_prompt_keep_to_the_teacher_of_their_trace(
+    loopback: TeacherOnLoopback, tmp_path: Path
+) -> None:
+    toy_recipe(tmp_path)
+    rows = [json.loads(line) for line in (tmp_path / "traces.jsonl").read_text().splitlines()[:8]]
+    both = [{**row, "answer": f"{row['answer']} {by}", "by": by} for by in ("one", "two") for row in rows]
+    (tmp_path / "both.jsonl").write_text("".join(json.dumps(row) + "\n" for row in both))
+    other = load_model(tiny(hidden=32, seed=7), torch.float32, for_training=False)
+    with serving(other, character_tokenizer()) as server:
+        by_name = {name: {"url": each.url, "model": name, "k": 12} for name, each in (("one", loopback), ("two", server))}
+        live = toy_recipe(
+            tmp_path,
+            teacher={"kind": "servers", "by_name": by_name},
+            loss={"kl_weight": 1, "divergence": {"kind": "reverse_kl"}},
+            rollout={"max_new_tokens": 8, "horizon": {"kind": "fixed", "tokens": 8}},
+            data={
+                "train": {"path": str(tmp_path / "both.jsonl"), "columns": {"teacher": "by"}},
+                "validation": {"kind": "none"},
+                "cache_dir": str(tmp_path / "cache"),
+            },
+            capture={"path": str(tmp_path / "store"), "codec": CODEC, "engine": "server"},
+            batching={"kind": "examples", "examples_per_step": 16, "examples_per_batch": 4},
+            steps=1,
+        )
+        assert run_capture(prepare_capture(live)).num_sequences == 16  # eight prompts of each teacher
+        expected = run(live).train
+    found = run(stored(live, tmp_path / "from-store")).train
+    assert found is not None and expected is not None
+    # One step over all prompts, by the student that drew what was stored.
+    assert found.final_loss == pytest.approx(expected.final_loss, rel=1e-4)
 
 
 @pytest.mark.slow

@@ -364,6 +364,21 @@ def test_infinite_values_are_written_as_null(tmp_path: Path) -> None:
     assert json.loads(path.read_text().splitlines()[1]) == {"step": 0, "loss": None}
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("validation", "message"),
+    [({"kind": "share", "share": 0.2}, "step 1: the validation loss is nan"), ({"kind": "none"}, "step 1 has left ")],
+)
+def test_a_last_step_after_which_the_student_is_no_longer_finite_writes_none(
+    tmp_path: Path, validation: dict[str, Any], message: str
+) -> None:
+    data = {**toy_recipe(tmp_path).data.model_dump(mode="json"), "validation": validation}
+    recipe = toy_recipe(tmp_path, data=data, steps=1, learning_rate=1e38, warmup_share=0)
+    with pytest.raises(RunError, match=message):
+        run(recipe)
+    assert not (recipe.output / "student").exists()
+
+
 def test_no_loss_is_shown_before_one_is_known() -> None:
     shown: list[str] = []
     callback, state, control = ProgressCallback(), TrainerState(global_step=1, max_steps=9), TrainerControl()

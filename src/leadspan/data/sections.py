@@ -219,6 +219,11 @@ class Renderer(PromptRenderer):
         return results
 
     @cached_property
+    def num_ids(self) -> int:
+        """Token ids up to the largest; more than the tokenizer has tokens where ids have gaps."""
+        return max(self.tokenizer.get_vocab().values()) + 1
+
+    @cached_property
     def opening(self) -> str:
         """What the generation header writes of a chain of thought: its opening tag and the space after it; else ""."""
         return self.turn.header[len(self._without_opening(self.turn.header)) :]

@@ -125,7 +125,7 @@ def _loss(
     batch = on_device(pack(thinned), inputs.device)
     targets = None if teacher is None else live_targets(teacher, batch)
     rows = {head_of(model).weight.shape[0] for model in (student, teacher) if model is not None}
-    shared = len(inputs.data.renderer.tokenizer) if len(rows) > 1 else None
+    shared = inputs.data.renderer.num_ids if len(rows) > 1 else None
     # On a CPU compiling would take longer than the losses; on a GPU the kernel of training is what is checked.
     settings = LossSettings(kl_weight=0.5, compiled=None if inputs.device.type == "cuda" else False)
     return batch_loss(student, batch, targets, settings, shared)
@@ -218,7 +218,7 @@ def _look(inputs: CheckInputs, made_of: RolloutInputs, rollout: Rollout) -> _Loo
     # Every new token and no other, whatever the recipe gives a weight.
     is_new = np.arange(len(example.weights)) >= start
     example = replace(example, weights=is_new.astype(np.float32))
-    batch, size = on_device(pack([example]), inputs.device), len(renderer.tokenizer)
+    batch, size = on_device(pack([example]), inputs.device), renderer.num_ids
     teacher = live_targets(inputs.teacher, batch)
     agreement = batch_loss(inputs.student, batch, teacher, LossSettings(kl_weight=1), size).agreement
     # The positions that predict the first new token, and the one that ends the turn.

@@ -132,8 +132,7 @@ def ends_of_turns(inputs: CheckInputs) -> Iterator[Check]:
 
 def padding(inputs: CheckInputs) -> Iterator[Check]:
     """Compare the rows of each head with the tokenizer's ids."""
-    # Ids may have gaps, so that the largest one decides and not their number.
-    size = max(inputs.data.renderer.tokenizer.get_vocab().values()) + 1
+    size = inputs.data.renderer.num_ids
     rows = {role: head_of(model).weight.shape[0] for role, _, model in models_of(inputs)}
     shown = ", ".join(f"{role} {count:,}" for role, count in rows.items())
     fits = min(rows.values()) >= size
@@ -189,7 +188,7 @@ def served_teacher(inputs: CheckInputs) -> Iterator[Check]:
     try:
         source = checked_teacher(recipe)
         check_served(source, recipe, inputs.data)
-        source.shared_tokens(head_of(inputs.student).weight.shape[0], len(inputs.data.renderer.tokenizer))
+        source.shared_tokens(head_of(inputs.student).weight.shape[0], inputs.data.renderer.num_ids)
         source.end_ids = merged_ends(recipe, inputs.data.renderer)
         started = time.perf_counter()
         targets = source.targets(pack(inputs.sample))

@@ -142,7 +142,7 @@ def draw_rollouts(
                 [inputs.key(*turns[i]) for i in indices],
                 inputs.stop_ids,
                 sampling,
-                len(inputs.rows.renderer.tokenizer),
+                inputs.rows.renderer.num_ids,
                 log_probs if with_log_probs else None,
             )
         drawn |= {i: Drawn(ids, likely) for i, ids, likely in zip(indices, new, log_probs, strict=True)}

@@ -39,7 +39,7 @@ class RolloutLine:
 
     Attributes:
         step: Optimiser step, from 0.
-        prompt: Hash of the prompt's token ids.
+        prompt: Hash of the prompt's token ids and its teacher.
         sample: Number of the sample of the prompt in the step.
         seed: Seed of its random stream.
         prompt_tokens: Tokens of the prompt.

@@ -31,7 +31,7 @@ class Prompt:
 
     Attributes:
         ids: Token ids, including the generation header and an opening think tag in it.
-        key: Hash of the ids.
+        key: Hash of the ids and the teacher.
         place: Where it comes from, for messages.
         teacher: Name of the teacher that scores its rollouts, where there are several.
     """
@@ -62,11 +62,11 @@ def rollout_prompts(
         for row in columns:
             ids = [*row["input_ids"][: row["prompt_end"]].tolist(), *opening]
             candidates.append((ids, str(row["place"]), str(row["teacher"])))
-    by_key: dict[tuple[str, str], Prompt] = {}
+    by_key: dict[str, Prompt] = {}
     for ids, place, teacher in candidates:
-        key = hashlib.sha256(np.asarray(ids, dtype=np.int32).tobytes()).hexdigest()[:16]
         # Several traces may answer one prompt; each teacher scores its own rollouts of it.
-        by_key[key, teacher] = Prompt(tuple(ids), key, place, teacher)
+        key = _hash_of(ids, teacher)[:16]
+        by_key[key] = Prompt(tuple(ids), key, place, teacher)
     prompts = list(by_key.values())
     full = [prompt for prompt in prompts if window is not None and len(prompt.ids) >= window]
     if full:
@@ -76,6 +76,11 @@ def rollout_prompts(
             "or in the file, or take a student with a longer window"
         )
     return prompts
+
+
+def _hash_of(ids: Sequence[int], teacher: str) -> str:
+    """SHA-256 of token ids and, where it has one, the name of their teacher."""
+    return hashlib.sha256(np.asarray(ids, dtype=np.int32).tobytes() + teacher.encode()).hexdigest()
 
 
 Ending = Literal["stop", "horizon", "budget", "window"]
@@ -121,10 +126,13 @@ def to_rollout(
     """Take drawn ids up to the first that ends the turn, or to the cap.
 
     `limits` are the full length, and the model's window where it has one. Ids after an end of turn have no meaning.
+    What is shorter than its cap has ended its turn, also where the token that did is not among `stop_ids`.
     """
     budget, window = limits
     cap = room(turn, prompt, window)
     end = next((i + 1 for i, token in enumerate(drawn[:cap]) if token in stop_ids), None)
+    if end is None and len(drawn) < cap:  # of a store, whose teacher this recipe need not name
+        end = len(drawn)
     if end is not None:
         return Rollout(turn, prompt, tuple(drawn[:end]), "stop", tuple(log_probs[:end]))
     # The tightest of the three limits ended it.
@@ -190,8 +198,8 @@ class RowMaker:
         # Of the full length, so that a tenth is the same part of a rollout whatever its horizon.
         tenths = (10 * np.arange(len(ids)) // (len(prompt) + self.budget)).astype(np.int8)
         # A store knows a rollout by the hash of its full length, of which this one may be a prefix.
-        uncut = np.array([*prompt, *(new if captured is None else captured)], dtype=np.int32)
-        example_id = hashlib.sha256(uncut.tobytes()).hexdigest()[:32]
+        uncut = [*prompt, *(new if captured is None else captured)]
+        example_id = _hash_of(uncut, rollout.prompt.teacher)[:32]
         selection = self.supervision.token_selection
         if isinstance(selection, RandomTokens):
             weights = draw_tokens(weights, selection, example_id, self.seed)

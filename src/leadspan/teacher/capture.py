@@ -216,7 +216,7 @@ def _engine(job: CaptureJob, teacher: PreTrainedModel | None) -> Engine:
 
 
 def _num_tokens(job: CaptureJob, head_rows: int) -> int:
-    return head_rows if job.settings.vocabulary == "head" else len(job.renderer.tokenizer)
+    return head_rows if job.settings.vocabulary == "head" else job.renderer.num_ids
 
 
 def _pretrained(job: CaptureJob) -> Pretrained:

@@ -50,12 +50,12 @@ class MetricsFile(TrainerCallback):
         # The line comes before the error, so that the record shows where the loss diverged.
         with self.path.open("a") as file:
             file.write(_line(state.global_step, logs))
-        loss = logs.get("loss", 0.0)
-        if not math.isfinite(loss):
-            raise RunError(
-                f"step {state.global_step}: the training loss is {loss}; lower training.learning_rate or "
-                "look at the examples of these steps with `leadspan preview`"
-            )
+        for name, loss in (("training", logs.get("loss", 0.0)), ("validation", logs.get("eval_loss", 0.0))):
+            if not math.isfinite(loss):
+                raise RunError(
+                    f"step {state.global_step}: the {name} loss is {loss}; lower training.learning_rate or "
+                    "look at the examples of these steps with `leadspan preview`"
+                )
 
 
 def _line(step: float, logs: dict[str, float]) -> str:

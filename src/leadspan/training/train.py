@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel, TrainerCallback, TrainingArguments, set_seed
 from transformers.trainer_callback import PrinterCallback
 from transformers.utils import logging as transformers_logging
@@ -20,7 +21,7 @@ from leadspan.data.examples import Examples
 from leadspan.data.packing import plan_by_tokens
 from leadspan.data.sections import Renderer
 from leadspan.data.supervision import ScoredSelection
-from leadspan.errors import ModelError
+from leadspan.errors import ModelError, RunError
 from leadspan.files import seal, unseal
 from leadspan.losses.settings import LossSettings
 from leadspan.models.heads import head_of
@@ -82,6 +83,7 @@ def train(
 
     Raises:
         ModelError: Student and teacher do not fit each other or the data.
+        RunError: A loss, or a weight of the student, is not finite.
     """
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
@@ -120,6 +122,7 @@ def train(
         check_best(best)
         trainer.state.best_model_checkpoint = str(best)
         trainer._load_best_model()
+    _check_finite(trainer, saved_step)
     result = _result(trainer, saved_step)
     with writing(inputs.directory / STUDENT_DIR):
         _write_student(trainer, inputs)
@@ -144,7 +147,7 @@ def load_models(
     num_rows = head_of(student).weight.shape[0]
     check_vocabulary(tokenizer, "student", load_own_tokenizer(inputs.student), num_rows)
     inputs.teacher.load(torch.bfloat16 if use_bf16 else torch.float32, tokenizer)
-    vocab_size = inputs.teacher.shared_tokens(num_rows, len(tokenizer))
+    vocab_size = inputs.teacher.shared_tokens(num_rows, inputs.renderer.num_ids)
     student_shape, teacher_shape = shape_of(student), inputs.teacher.shape()
     attach_objective(student, loss, vocab_size, inputs.selection, inputs.end_ids)
     if settings.lora is None:
@@ -220,6 +223,15 @@ def _trainer(
     for callback in callbacks:
         trainer.add_callback(callback)
     return trainer
+
+
+def _check_finite(trainer: DistillationTrainer, step: int) -> None:
+    """Refuse weights that are not finite: the loss of the last step is that of the weights before it."""
+    weights = cast(torch.nn.Module, trainer.model).parameters()
+    shards = (weight.to_local() if isinstance(weight, DTensor) else weight for weight in weights)
+    num_broken = sum((~shard.isfinite().all()).float() for shard in shards)
+    if trainer._summed(cast(torch.Tensor, num_broken)):  # over the ranks, so that all of them raise
+        raise RunError(f"step {step} has left weights that are not finite; lower training.learning_rate")
 
 
 def _result(trainer: DistillationTrainer, saved_step: int) -> TrainResult:
