@@ -128,7 +128,8 @@ def test_stored_rollouts_of_one_prompt_keep_to_the_teacher_of_their_trace(
     (tmp_path / "both.jsonl").write_text("".join(json.dumps(row) + "\n" for row in both))
     other = load_model(tiny(hidden=32, seed=7), torch.float32, for_training=False)
     with serving(other, character_tokenizer()) as server:
-        by_name = {name: {"url": each.url, "model": name, "k": 12} for name, each in (("one", loopback), ("two", server))}
+        urls = {"one": loopback.url, "two": server.url}
+        by_name = {name: {"url": url, "model": name, "k": 12} for name, url in urls.items()}
         live = toy_recipe(
             tmp_path,
             teacher={"kind": "servers", "by_name": by_name},
