@@ -43,7 +43,7 @@ def rollout(rows: RowMaker, text: str, prompt: str = "<|im_start|>user\nadd<|im_
 
 @pytest.mark.parametrize(("cap", "ids", "ending"), [(2, (5, 6), "horizon"), (16, (5, 6, 7), "stop")])
 def test_a_stored_rollout_that_is_shorter_than_its_cap_has_ended_its_turn(cap: int, ids: object, ending: str) -> None:
-    """With 7, say, by which the teacher of the capture ends turns, and which a recipe without a teacher does not know."""
+    """With 7, say: an end of the teacher of the capture, which a recipe without a teacher does not know."""
     made = to_rollout(Turn(0, 0, cap, False), Prompt((1, 2), "key", "line 1"), [5, 6, 7], {END}, (64, None))
     assert (made.new_ids, made.ending) == (ids, ending)
 
