@@ -73,6 +73,32 @@ def test_a_path_below_the_users_home_is_there(recipe: Path, tmp_path: Path, monk
     assert (options.runs, options.output) == ([tmp_path / "runs"], tmp_path / "page.html")
 
 
+def test_every_path_of_a_study_and_every_option_may_begin_with_the_users_home(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    values = {"name": "s", "output": "~/s", "recipe": "~/r.yaml", "before": ["~/a.yaml", {"recipe": "~/b.yaml"}]}
+    study = validate(Study, values | {"needs": {"~/teacher": "make it"}, "store": {"path": "~"}}, "study")
+    paths = [study.output, study.recipe, *(before.recipe for before in study.before), *study.needs]
+    assert paths == [tmp_path / name for name in ("s", "r.yaml", "a.yaml", "b.yaml", "teacher")]
+    assert study.store is not None and study.store.path == tmp_path
+    evaluated = parse(["evaluate", "~/run", "gsm8k", "~/tasks", "--output=~/out"])
+    assert (evaluated.model, evaluated.tasks) == (f"{tmp_path}/run", ["gsm8k", f"{tmp_path}/tasks"])
+    audited = parse(["audit", "~/r.yaml", "--tokenizer=~/t", "--task=~/a", "--task=~/b"])
+    assert (audited.data, audited.tokenizer, audited.tasks) == (
+        *(f"{tmp_path}/{name}" for name in ("r.yaml", "t")),
+        [f"{tmp_path}/a", f"{tmp_path}/b"],
+    )
+    asked = parse(["sample", "~/run", "~/ is home", "--against=~/other"])
+    assert (asked.model, asked.prompts, asked.against) == (f"{tmp_path}/run", ["~/ is home"], [f"{tmp_path}/other"])
+    begun = parse(["init", "~/traces", "--student=~/s", "--teacher=~/t", "--task=~/p"])
+    assert [begun.traces, begun.student, begun.teacher, begun.task] == [
+        f"{tmp_path}/{name}" for name in ("traces", "s", "t", "p")
+    ]
+    assert parse(["preview", "r.yaml", "--model=~/run"]).model == f"{tmp_path}/run"
+    assert parse(["report", "~nobody-at-all/x"]).runs == [Path("~nobody-at-all/x")]  # as a shell has it
+
+
 def test_there_are_recipes() -> None:
     worlds = {f"{name}_{size}" for name in ("derive_and_verify", "multiplication") for size in ("cpu", "gpu")}
     studies = {path.stem.removeprefix("study_") for path in STUDIES}

@@ -5,10 +5,11 @@
 'lead 0.5'
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
-
+# As `typing` has it, for type checkers; without its import, Ctrl-C finds less time before `__main__` can handle it.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from leadspan.audit.audit import run_audit
     from leadspan.audit.settings import AuditSettings
     from leadspan.data.supervision import Supervision
@@ -95,8 +96,10 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> "Any":
     """Load a public name when it is first used, so that importing leadspan loads no torch."""
+    import importlib
+
     if name not in __all__:
         raise AttributeError(f"module 'leadspan' has no attribute {name!r}")
     return getattr(importlib.import_module(_HOMES.get(name, "leadspan.data.truncation")), name)

@@ -1,7 +1,8 @@
 """Exceptions a caller may catch.
 
 Each one is also the standard-library error it stands for, so `except ValueError` keeps working. The command line prints
-them without a traceback and exits with code 2. A message gives the place, the value, the rule and the remedy.
+them without a traceback and exits with code 2. A message gives the place, the value, the rule and the remedy. Settings
+that are built in Python raise pydantic's `ValidationError`, which is a `ValueError` as `SettingsError` is.
 """
 
 

@@ -8,6 +8,7 @@ import ast
 import inspect
 import io
 import itertools
+import os
 import re
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -53,12 +54,12 @@ class Settings(BaseModel):
     @field_validator("*")
     @classmethod
     def _below_home(cls, value: Any, info: ValidationInfo) -> Any:
-        """`~/runs` is below the user's home, as a shell has it."""
-        if isinstance(value, Path) and value.parts[:1] == ("~",):
-            return value.expanduser()
-        if info.field_name in ("path", "tokenizer") and isinstance(value, str) and value.startswith("~/"):
-            return str(Path(value).expanduser())
-        return value
+        """`~/runs` is below the user's home, and `~name/runs` below another's, as a shell has it."""
+        if isinstance(value, Path):
+            return Path(os.path.expanduser(value))
+        if isinstance(value, dict):
+            return {cls._below_home(key, info) if isinstance(key, Path) else key: value[key] for key in value}
+        return os.path.expanduser(value) if info.field_name in ("path", "tokenizer") and value else value
 
     def conflicts(self) -> Iterator[Rule]:
         """Rules between settings of this section that they break: the settings, and why, with the remedy."""

@@ -74,12 +74,19 @@ def test_a_terminal_that_closes_ends_a_process_in_order_unless_it_is_told_to_ign
             signal.signal(signal.SIGHUP, before)
 
 
-def test_ctrl_c_while_the_program_is_read_prints_no_traceback() -> None:
+@pytest.mark.parametrize("module", ["signal", "difflib", "pathlib"])
+def test_ctrl_c_while_the_program_is_read_ends_it_without_a_traceback(module: str) -> None:
+    """From its first module on; even where an import, as some do, swallows the exception."""
     code = (
-        "import builtins, sys\nfrom leadspan.__main__ import main\nread = builtins.__import__\n"
-        "def interrupted(name, *rest):\n"
-        "    if name == 'difflib':\n        raise KeyboardInterrupt\n    return read(name, *rest)\n"
-        "builtins.__import__ = interrupted\nsys.exit(main())"
+        "import builtins, os, runpy, sys, time\nread, sys.argv = builtins.__import__, ['leadspan', '--version']\n"
+        "def interrupted(name, *rest, **named):\n"
+        f"    if name == '{module}':\n"
+        "        builtins.__import__ = read\n"
+        "        if name == 'signal':\n            raise KeyboardInterrupt\n"
+        "        try:\n            os.kill(os.getpid(), 2)\n            time.sleep(0.01)\n"
+        "        except KeyboardInterrupt:\n            pass\n"
+        "    return read(name, *rest, **named)\n"
+        "builtins.__import__ = interrupted\nrunpy.run_module('leadspan', run_name='__main__')"
     )
     ended = subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": SRC}, capture_output=True, text=True)
     assert (ended.returncode, ended.stderr) == (130, "")

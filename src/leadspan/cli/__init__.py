@@ -57,7 +57,7 @@ def _path(text: str) -> Path:
     if not text:
         raise argparse.ArgumentTypeError("an empty text is no path; . is the current directory")
     # bash expands it in `--output ~/runs`, not in `--output=~/runs`.
-    return Path(text).expanduser() if text.startswith("~/") else Path(text)
+    return Path(os.path.expanduser(text))
 
 
 class _Parser(argparse.ArgumentParser):

@@ -13,6 +13,7 @@ from leadspan.cli.options import (
     command,
     console_beside,
     load_libraries,
+    local_or_hub,
     read_model,
     read_recipe,
     recipe_file,
@@ -37,7 +38,7 @@ _COLOURS = {"ok": "green", "warning": "yellow", "failed": "red", "skipped": "dim
     argument("--records", type=int, default=2, help="training records to show (2)"),
     argument("--chars", type=int, default=400, help="characters shown of a long run (400); 0 shows all"),
     argument("--loss", action="store_true", help="show the loss of every token of the uncut records"),
-    argument("--model", metavar="RUN", help="run or model that computes the loss (the recipe's student)"),
+    local_or_hub("--model", metavar="RUN", help="run or model that computes the loss (the recipe's student)"),
     JSON,
 )
 def preview(options: argparse.Namespace) -> None:
@@ -66,7 +67,7 @@ def preview(options: argparse.Namespace) -> None:
 
 
 @command(
-    argument("data", metavar="DATA", help="YAML recipe; or trace file, directory of trace files, or Hub name"),
+    local_or_hub("data", metavar="DATA", help="YAML recipe; or trace file, directory of trace files, or Hub name"),
     argument(
         "overrides",
         nargs="*",
@@ -74,8 +75,8 @@ def preview(options: argparse.Namespace) -> None:
         metavar="key.sub=value",
         help="settings that replace those of the recipe, or the defaults for the data",
     ),
-    argument("--tokenizer", help="tokenizer that counts the tokens (needed for traces without a recipe)"),
-    argument(
+    local_or_hub("--tokenizer", help="tokenizer that counts the tokens (needed for traces without a recipe)"),
+    local_or_hub(
         "--task",
         dest="tasks",
         action="append",

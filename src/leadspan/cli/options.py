@@ -77,6 +77,11 @@ def setting(what: str, name: str = "overrides") -> Argument:
     return argument("--set", dest=name, action="append", default=[], metavar="key=value", help=what)
 
 
+def local_or_hub(*names: str, **options: Any) -> Argument:  # Any: as argparse has them
+    """An argument that names a local path or something on the Hub."""
+    return argument(*names, type=os.path.expanduser, **options)
+
+
 def recipe_file(
     meaning: str = "YAML recipe", of: str = "the recipe's", metavar: str | None = None
 ) -> tuple[Argument, Argument]:

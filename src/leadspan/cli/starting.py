@@ -19,6 +19,7 @@ from leadspan.cli.options import (
     check_tasks,
     command,
     load_libraries,
+    local_or_hub,
     recipe_file,
     show,
     status_line,
@@ -165,10 +166,12 @@ def demo(options: argparse.Namespace) -> None:
 
 
 @command(
-    argument("traces", nargs="?", help="trace file, directory of trace files, or Hub data set; asked for if absent"),
-    argument("--student", help="directory, Hub name or GGUF file of the model to train"),
-    argument("--teacher", help="directory, Hub name or GGUF file of the model to imitate; optional"),
-    argument("--task", help="known benchmark, BENCHMARK=FILE, or file of problems (gsm8k)"),
+    local_or_hub(
+        "traces", nargs="?", help="trace file, directory of trace files, or Hub data set; asked for if absent"
+    ),
+    local_or_hub("--student", help="directory, Hub name or GGUF file of the model to train"),
+    local_or_hub("--teacher", help="directory, Hub name or GGUF file of the model to imitate; optional"),
+    local_or_hub("--task", help="known benchmark, BENCHMARK=FILE, or file of problems (gsm8k)"),
     argument("--name", help="name of the run (that of the recipe's file)"),
     argument("--output", type=Path, default=Path("recipe.yaml"), help="recipe to write (recipe.yaml)"),
     argument("--force", action="store_true", help="replace an existing recipe"),

@@ -14,6 +14,7 @@ from leadspan.cli.options import (
     check_tasks,
     command,
     load_libraries,
+    local_or_hub,
     read_model,
     setting,
     show,
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 # Far fewer than in an evaluation: someone waits for the answer.
 MAX_NEW_TOKENS = 1024
 _SAMPLING = (
-    argument("--against", action="append", default=[], metavar="RUN", help="further model to compare with"),
+    local_or_hub("--against", action="append", default=[], metavar="RUN", help="further model to compare with"),
     argument("--thinking-budget", type=int, metavar="N", help="also answer with thinking closed after N tokens"),
     argument("--max-new-tokens", type=int, default=MAX_NEW_TOKENS, metavar="N", help="cap (1024)"),
     argument("--system", default="", help="system message before every prompt"),
@@ -39,8 +40,8 @@ _SAMPLING = (
 
 
 @command(
-    argument("model", help="directory in Hugging Face form, Hub name, or a run directory"),
-    argument(
+    local_or_hub("model", help="directory in Hugging Face form, Hub name, or a run directory"),
+    local_or_hub(
         "tasks",
         nargs="+",
         metavar="TASK",
@@ -122,7 +123,7 @@ def read_evaluation(options: argparse.Namespace) -> "tuple[ReadModel, Evaluation
 
 
 @command(
-    argument("model", metavar="RUN", help="run directory, model directory or Hub name"),
+    local_or_hub("model", metavar="RUN", help="run directory, model directory or Hub name"),
     argument("prompts", nargs="+", metavar="PROMPT", help="prompt to answer"),
     *_SAMPLING,
     JSON,
@@ -190,7 +191,7 @@ def how_it_ended(sample: "StoredSample") -> str:
 
 
 @command(
-    argument("model", metavar="RUN", help="run directory, model directory or Hub name"),
+    local_or_hub("model", metavar="RUN", help="run directory, model directory or Hub name"),
     *_SAMPLING,
 )
 def chat(options: argparse.Namespace) -> None:
