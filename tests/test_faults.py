@@ -11,6 +11,7 @@ from leadspan.cli import main
 from leadspan.errors import SettingsError
 from leadspan.recipe import Recipe
 from leadspan.settings import validate
+from leadspan.study.settings import Study
 
 RIGHT = {
     "name": "right",
@@ -76,6 +77,31 @@ def test_a_name_that_two_tasks_share_is_no_rule_on_a_faulty_name() -> None:
         "evaluation: two tasks are called 'a'; give them different names (tasks.1.name)",
         "evaluation.tasks.0.limit = 0: Input should be greater than or equal to 1",
     }
+
+
+@pytest.mark.parametrize(
+    ("cut", "expected"),
+    [
+        (
+            {"kind": "schedule", "policy": {"kind": "lead"}, "start": 0, "end": 0.5},
+            ".start = 0: Input should be greater",
+        ),
+        ({"kind": "schedule", "policy": {"kind": "lead"}}, ".start: missing, and it has no default"),
+        ({"kind": "mix", "policy": "lead"}, ".policy = 'lead': settings are a mapping; write {kind: lead}"),
+        ({}, ".kind: missing; one of full, lead,"),
+        ("lead", " = 'lead': settings are a mapping; write {kind: lead}"),
+    ],
+)
+def test_a_fault_in_a_list_within_a_list_is_told_by_its_path(cut: Any, expected: str) -> None:
+    right = [{"kind": "full"}, {"kind": "lead", "p": 0.5}]
+    values = {"name": "s", "output": "o", "recipe": "r.yaml"}
+    for axes, where in (
+        ({"axes": {"cut": [*right, cut]}}, "axes.cut.2"),
+        ({"more_axes": [{"cut": right}, {"cut": [*right, cut]}]}, "more_axes.1.cut.2"),
+    ):
+        with pytest.raises(SettingsError) as caught:
+            validate(Study, {**values, **axes}, "s")
+        assert f"  {where}{expected}" in str(caught.value)
 
 
 def test_settings_and_what_they_name_and_overrides(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -253,10 +253,9 @@ def _mend(kind: type[BaseModel], mended: dict[Any, Any], keys: _Keys, near: str 
         if is_last or (field is not None and _is_container(field.annotation) and not inner):
             _replace(node, key, field, models)
             return
-        models = inner
-        if field is None or not _is_container(field.annotation):  # else the next key is a name or number of the user's
-            candidates = inner or models
-            models = [m for m in candidates if _tag_of(m) == _get(below, "kind")] or candidates
+        candidates = inner or models  # below a name or number of the user's: those of its container
+        is_tagged = field is None or not _is_container(field.annotation)
+        models = [m for m in candidates if is_tagged and _tag_of(m) == _get(below, "kind")] or candidates
         node = below
 
 
