@@ -2,6 +2,8 @@
 
 import json
 from pathlib import Path
+from typing import Any
+from unicodedata import normalize
 
 import pytest
 
@@ -81,6 +83,28 @@ def test_a_cut_at_the_first_answer_needs_one_of_the_record_as_in_training(tmp_pa
     found = audit(tmp_path, [ADD, own, own], cut=PostConclusion().model_dump())
     assert found.first_answers.outcomes["found"] == 3
     assert found.policies[0].counts.dropped == {"the chain of thought states no known answer": 2}
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_a_reference_answer_may_have_letters_of_several_characters(tmp_path: Path, form: Any) -> None:
+    row = {
+        "prompt": "Who?",
+        "cot": "so the answer is José. check.",
+        "answer": "he is it",
+        "gold": normalize(form, "José"),
+    }
+    assert audit(tmp_path, [row]).first_answers.outcomes["found"] == 1
+
+
+def test_an_answer_of_letters_stands_in_a_thought_as_a_word_alone(tmp_path: Path) -> None:
+    def row(answer: str) -> dict[str, object]:
+        cot = "A cube is beside it, so option C. It is in east London.\n\nYes, $x + 1$."
+        return {"prompt": "Which?", "cot": cot, "answer": f"\\boxed{{{answer}}}"}
+
+    for answer in ("C", "(C)", "\\text{East}", "east london", "x+1", "x"):
+        assert audit(tmp_path, [row(answer)]).entailment.answer_stands == 1, answer
+    for answer in ("B", "a", "\\text{eas}", "ast London", "d", "x+2"):
+        assert audit(tmp_path, [row(answer)]).entailment.answer_stands == 0, answer
 
 
 def test_a_source_without_a_usable_trace_is_an_error(tmp_path: Path) -> None:

@@ -1,3 +1,5 @@
+import pytest
+
 from leadspan.audit.overlap import find_duplicates, signature
 
 TEXT = " ".join(f"word{i} follows word{i - 1} in line {i % 7}" for i in range(60))
@@ -23,6 +25,13 @@ def test_estimated_similarity_follows_the_threshold() -> None:
     signatures = [signature(TEXT), signature(other)]
     counts = [find_duplicates(["a", "b"], ["q", "r"], signatures, ["x", "y"], t).num_near for t in (0.15, 0.9)]
     assert counts == [1, 0]
+
+
+@pytest.mark.parametrize("threshold", [1, 0.97, 1e-6])
+def test_thresholds_at_either_end(threshold: float) -> None:
+    texts = [TEXT, TEXT.upper(), " ".join(f"{i}-{i}" for i in range(80))]
+    found = find_duplicates(list("abc"), list("qrs"), [signature(t) for t in texts], ["x", "y", "z"], threshold)
+    assert (found.num_near, found.examples) == (1, [("y", "x")])
 
 
 def test_near_duplicates_without_spaces_between_words() -> None:

@@ -130,6 +130,16 @@ def test_a_control_token_in_the_text_is_refused(prompt: str, cot: str, answer: s
     assert isinstance(renderer.render(Trace(TRACE.messages, "ab < b | c", "im_end", place="f:4")), RenderedText)
 
 
+@pytest.mark.parametrize("tag", ["(begin)", "(end)"])
+def test_a_tag_that_the_student_writes_is_no_text_of_its_own(tag: str) -> None:
+    renderer = Renderer(character_tokenizer(), Rendering(think_open="(begin)", think_close="(end)"))
+    for cot, answer in ((f"a {tag} b", "c"), ("a", f"b {tag}")):
+        refused = renderer.render(Trace(TRACE.messages, cot, answer, place="f:3"))
+        assert refused == Refusal("control token in the text", f"the text contains {tag!r}", "f:3")
+    in_prompt = Trace(({"role": "user", "content": f"what is {tag}?"},), "a", "b")
+    assert isinstance(renderer.render(in_prompt), RenderedText)
+
+
 def test_a_question_is_what_the_user_asks() -> None:
     def question(*turns: tuple[str, str]) -> str:
         renderer = Renderer(character_tokenizer(), Rendering())

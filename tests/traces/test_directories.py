@@ -39,9 +39,19 @@ def names_of(directory: Path, **source: str) -> list[str]:
 
 
 def test_a_directory_is_read_in_the_order_of_its_names(tmp_path: Path) -> None:
-    names = ["b.jsonl", "a.jsonl", "README.md", "LICENSE", ".hidden.jsonl", "_cache.jsonl", "sub/c.jsonl", "notes.txt"]
+    names = [
+        "b.jsonl",
+        "a.jsonl",
+        "citation.jsonl",
+        "README.md",
+        "LICENSE",
+        ".hidden.jsonl",
+        "_cache.jsonl",
+        "sub/c.jsonl",
+        "notes.txt",
+    ]
     listing = list_files(fill(tmp_path, names))
-    assert listing.files == (tmp_path / "a.jsonl", tmp_path / "b.jsonl")
+    assert listing.files == tuple(tmp_path / name for name in ("a.jsonl", "b.jsonl", "citation.jsonl"))
     assert listing.passed_over == (
         "notes.txt (none of .jsonl, .json, .parquet, .arrow, .jsonl.gz, .json.gz, .jsonl.zst, .json.zst)",
         "sub/ (a directory)",
@@ -95,6 +105,7 @@ def test_the_files_of_the_split_are_read(tmp_path: Path, names: list[str], sourc
             ["train.jsonl"], {"split": "nosuch"}, r"no file of the split nosuch \(train: train", id="no split"
         ),
         pytest.param(["test.jsonl"], {}, r"no file of the split train \(test: test\.jsonl\)", id="only test data"),
+        pytest.param(["a.jsonl"], {"split": "easy"}, r"no file of the split easy \(no split: a", id="no file of it"),
         pytest.param(["a.jsonl"], {"split": "validation"}, "no file of the split validation", id="no name says it"),
         pytest.param(["en/a.jsonl"], {"subset": "fr"}, "no directory 'fr' in it .* there are en", id="no subset"),
         pytest.param(["en/a.jsonl", "de/a.jsonl"], {}, r"set `subset` to one .* \(de, en\)", id="several subsets"),

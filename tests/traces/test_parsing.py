@@ -1,4 +1,5 @@
 import sys
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -271,6 +272,11 @@ def test_what_is_nested_without_end_is_refused() -> None:
         pytest.param(None, None, id="null"),
         pytest.param("", None, id="blank"),
         pytest.param(float("nan"), None, id="nan, as pandas writes null"),
+        pytest.param(Decimal("60.00"), "60", id="decimal of a table"),
+        pytest.param(
+            Decimal("-1.2345678901234567890123456789012340"), "-1.234567890123456789012345678901234", id="long"
+        ),
+        pytest.param(Decimal("1E+2"), "100", id="decimal with an exponent"),
     ],
 )
 def test_reference_answers_of_mixed_types(value: object, gold: str | None) -> None:

@@ -101,6 +101,28 @@ def test_what_a_directory_holds_beside_the_split_is_told(
     assert message.endswith("test.jsonl (split test)")
 
 
+@pytest.mark.parametrize(
+    ("value", "teacher"),
+    [
+        pytest.param("large", "large", id="text"),
+        pytest.param(2.0, "2", id="a whole number beside missing ones"),
+        pytest.param(float("nan"), "", id="nan, as pandas writes null"),
+        pytest.param(None, "", id="null"),
+        pytest.param("\ud800", Refusal("not valid UTF-8", "the text has one half of a surrogate pair", "toy.jsonl:1")),
+        pytest.param(
+            ["large"],
+            Refusal("missing or mistyped column", "'by' is list (['large']), text is needed", "toy.jsonl:1"),
+        ),
+    ],
+)
+def test_the_teacher_of_a_trace(write: Callable[..., str], value: object, teacher: str | Refusal) -> None:
+    path = write(good(1) | {"by": value})
+    (read,) = read_traces(TraceSource(path=path, columns={"teacher": "by"}))
+    assert (read.teacher if isinstance(read, Trace) else read) == teacher
+    with pytest.raises(DataError, match="columns: teacher is to be 'from'"):
+        list(read_traces(TraceSource(path=path, columns={"teacher": "from"})))
+
+
 def test_limit_counts_records_read(write: Callable[..., str]) -> None:
     path = write(good(1), "", "{", good(2), good(3))
     for limit, expected in ((1, (1, 1)), (2, (1, 2)), (3, (2, 3)), (9, (3, 4)), (None, (3, 4))):

@@ -1,3 +1,4 @@
+import random
 import re
 from collections import Counter
 
@@ -82,6 +83,13 @@ PROBLEM = Problem("p", "", "20", None, equations=("12 + 7 = 19", "19 + 1 = 20"))
 )
 def test_a_derivation_is_right_by_its_equations(text: str, is_derived: bool) -> None:
     assert is_derived_in(PROBLEM, text) is is_derived
+
+
+def test_settings_that_hardly_a_story_fits_are_refused() -> None:
+    with pytest.raises(
+        SettingsError, match=r"100,000 drawn stories of 20 to 20 steps .*; raise largest, or lower min_"
+    ):
+        WordProblems(min_steps=20, max_steps=20, largest=20, largest_change=10_000).draw(random.Random(0))
 
 
 def test_steps_ascend() -> None:

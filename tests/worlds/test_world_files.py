@@ -22,6 +22,16 @@ def rows(path: Path) -> list[dict[str, str]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
+def test_two_files_of_one_name_are_refused(tmp_path: Path) -> None:
+    values = {"output": tmp_path, "sets": {name: {"world": {"kind": "multiplication"}} for name in ("a", "a_test")}}
+    validate(WorldFiles, values, "world")
+    values["sets"]["a"]["num_problems"] = 1
+    with pytest.raises(
+        SettingsError, match=r"a_test\.jsonl is the file of a's held-out problems, and of the set a_test"
+    ):
+        validate(WorldFiles, values, "world")
+
+
 def test_a_world_by_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file, output = tmp_path / "world.yaml", tmp_path / "world"
     file.write_text(WORLD.format(output=output))

@@ -1,6 +1,7 @@
 """The audit of a trace source: its contents, what each cut would remove, and where a cut would start to hurt."""
 
 import itertools
+import re
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -16,9 +17,11 @@ from leadspan.audit.findings import MOST_EXAMPLES, AuditResult, Distribution, En
 from leadspan.audit.first_answers import BATCH, Answered, Located, Locator, distribution, question_of, settle, summarise
 from leadspan.audit.settings import AuditSettings
 from leadspan.data.examples import count_cuts
+from leadspan.data.questions import words
 from leadspan.data.sections import Renderer
 from leadspan.data.supervision import lay_out
 from leadspan.data.truncation import cut_example, with_ends
+from leadspan.data.truncation.policy import CutCounts, of_stages
 from leadspan.errors import DataError
 from leadspan.models.tokenizers import load_tokenizer
 from leadspan.processes import in_batches
@@ -80,16 +83,11 @@ class Examiner:
             stated = (last_boxed(trace.answer) or "").strip()
             if not stated and as_number(trace.answer) is not None:
                 stated = trace.answer
-            value = as_number(stated)  # by value: 1,000 counts as 1000
-            if value is not None:
-                answer_stands = any(number.value == value for number in numbers(trace.cot))
-            else:
-                answer_stands = literal(stated).casefold() in literal(trace.cot).casefold() if stated else None
             examined = Examined(
                 located=search,
                 numbers=overlap.shared_numbers(prompt, trace.cot),
                 words=overlap.shared_words(prompt, trace.cot),
-                answer_stands=answer_stands,
+                answer_stands=_occurs(stated, trace.cot) if stated else None,
                 has_loop=overlap.has_loop(cot_ids, self.settings.loop_repeats, self.settings.loop_tokens),
                 repeated_sentences=overlap.repeated_share(trace.cot),
                 # Without the prompt: answers of one question that differ are no duplicates.
@@ -175,6 +173,19 @@ def _why_training_stops(counter: RefusalCounter, settings: AuditSettings) -> str
     return None
 
 
+def _occurs(answer: str, cot: str) -> bool:
+    """Whether an answer stands in a chain of thought: a number by its value, else as whole words or in its spelling."""
+    value = as_number(answer)  # 1,000 counts as 1000
+    if value is not None:
+        return any(number.value == value for number in numbers(cot))
+    form = literal(answer)
+    if not (letters := form.strip("()")).isalpha():
+        return form.casefold() in literal(cot).casefold()
+    if len(letters) == 1:  # of a choice: `A` is no article
+        return re.search(rf"\b{letters}\b", cot) is not None
+    return f" {' '.join(words(answer))} " in f" {' '.join(words(cot))} "
+
+
 def _section_lengths(traces: Sequence[Answered]) -> dict[str, Distribution]:
     borders = [trace.sections for trace in traces]
     lengths: dict[str, list[float]] = {
@@ -201,13 +212,14 @@ def _entailment(traces: Sequence[Examined]) -> Entailment:
 def _policy_losses(settings: AuditSettings, traces: Sequence[Answered]) -> list[PolicyLoss]:
     recipe_cut = settings.cut
     of_recipe = [] if recipe_cut is None else [recipe_cut, *with_ends(recipe_cut)]
+    borders = [trace.sections for trace in traces]
     losses: list[PolicyLoss] = []
     # Each once. Not by label: that leaves out settings such as `stop` and `align`.
     for policy in dict.fromkeys([*of_recipe, *settings.policies]):
-        of_stages = [(stage, trace) for stage in policy.stages for trace in traces]
-        borders = [trace.sections for _, trace in of_stages]
-        cuts = [cut_example(stage, t.sections, t.example_id, settings.seed) for stage, t in of_stages]
-        layouts = [lay_out(sections, cut, settings.supervision) for sections, cut in zip(borders, cuts, strict=True)]
-        counts = count_cuts(borders, cuts, layouts).model_copy(update={"num_stages": len(policy.stages)})
-        losses.append(PolicyLoss(label=policy.label, is_own=policy == recipe_cut, counts=counts))
+        counts: list[CutCounts] = []
+        for stage in policy.stages:
+            cuts = [cut_example(stage, t.sections, t.example_id, settings.seed) for t in traces]
+            layouts = [lay_out(*row, settings.supervision) for row in zip(borders, cuts, strict=True)]
+            counts.append(count_cuts(borders, cuts, layouts))
+        losses.append(PolicyLoss(label=policy.label, is_own=policy == recipe_cut, counts=of_stages(counts)))
     return losses

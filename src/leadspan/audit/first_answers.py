@@ -15,6 +15,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from unicodedata import normalize
 
 import numpy as np
 
@@ -94,7 +95,10 @@ class Locator:
         for trace, text in zip(traces, texts, strict=True):
             start = text.text.index(think_open, text.prompt_end) + len(think_open)
             cot = text.text[start : text.think_end].lstrip()
-            trace_results.append(find_candidates(cot.rstrip(), question_of(trace), gold_of(trace)))
+            gold, question = gold_of(trace), normalize("NFC", question_of(trace))
+            # Letters of the record may be composed of several characters, those of the rendered text of one.
+            gold = replace(gold, text=normalize("NFC", gold.text))
+            trace_results.append(find_candidates(cot.rstrip(), question, gold))
             # First and last character of each candidate, whose tokens are looked for.
             start = text.think_end - len(cot)
             marks.append([start + at for c in trace_results[-1].candidates for at in (c.start, c.end - 1)])

@@ -179,7 +179,8 @@ def find_duplicates(
         locations: Its file and line.
         threshold: Estimated Jaccard similarity from which two are near duplicates.
     """
-    index = MinHashLSH(threshold=threshold, num_perm=NUM_PERM)
+    # It returns candidates, more than enough: none of its tables fits a threshold of 1.
+    index = MinHashLSH(threshold=min(threshold, 0.95), num_perm=NUM_PERM)
     hashes: list[MinHash] = []
     exact: dict[str, int] = {}
     pairs: list[tuple[str, str]] = []
@@ -193,11 +194,12 @@ def find_duplicates(
             pairs.append((locations[i], locations[exact[example_id]]))
             continue
         exact[example_id] = i
-        # The index returns candidates; the estimated similarity decides.
-        earlier = [int(str(key)) for key in index.query(minhash) if minhash.jaccard(hashes[int(str(key))]) >= threshold]
-        if earlier:
+        # The estimated similarity decides; the first that is like it is enough, since all traces may be alike.
+        candidates = sorted(int(str(key)) for key in index.query(minhash))
+        earlier = next((key for key in candidates if minhash.jaccard(hashes[key]) >= threshold), None)
+        if earlier is not None:
             num_near += 1
-            pairs.append((locations[i], locations[min(earlier)]))
+            pairs.append((locations[i], locations[earlier]))
         index.insert(str(i), minhash)
     return Duplicates(
         num_questions=len(set(questions)), num_exact=num_exact, num_near=num_near, threshold=threshold,

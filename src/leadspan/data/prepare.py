@@ -34,7 +34,7 @@ from leadspan.traces.settings import TraceSource
 logger = logging.getLogger(__name__)
 
 # Part of the cache key: raised whenever the meaning of a column changes, so that older caches are not read.
-_SCHEMA = "9"
+_SCHEMA = "10"
 # Traces that are rendered and tokenised in one call, and sent to a worker at once.
 _BATCH = 64
 # Arrow batches of the cache end at either: each takes 6 kB of memory wherever the cache is opened.

@@ -137,7 +137,8 @@ class Renderer(PromptRenderer):
         if isinstance(self._backend.normalizer, NFC):
             trace = replace(trace, **{name: _composed(getattr(trace, name)) for name in ("messages", "cot", "answer")})
         learnt = f"{trace.cot}\n{trace.answer}"
-        in_learnt = (token for token in (*self._stop_texts, *self.control_texts) if token in learnt)
+        opening, closing = self.rendering.think_open, self.rendering.think_close
+        in_learnt = (token for token in (opening, closing, *self._stop_texts, *self.control_texts) if token in learnt)
         # A think tag may stand in a prompt.
         if (token := next(in_learnt, None) or self.control_token_in(trace.messages)) is not None:
             return Refusal("control token in the text", f"the text contains {token!r}", trace.place)
@@ -153,7 +154,6 @@ class Renderer(PromptRenderer):
             return Refusal("chat template changes the prompt", detail, trace.place)
         # The four texts must follow each other, with nothing but white space between them: anything else means that
         # the template changed the trace.
-        opening, closing = self.rendering.think_open, self.rendering.think_close
         at, marks = len(header), list[int]()
         for part in (opening, trace.cot.strip(), closing, trace.answer.strip()):
             at = len(text) - len(text[at:].lstrip())

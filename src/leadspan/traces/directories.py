@@ -25,7 +25,7 @@ _NAMED = {split: re.compile(rf"(?<![^\W\d_])(?:{words})(?![^\W\d_])", re.I) for 
 # Names that `datasets` writes, and files that lie in data sets without being data.
 _SHARD = re.compile(r"-\d{5}-of-\d{5}")
 _METADATA = {"dataset_dict.json", "dataset_info.json", "dataset_infos.json", "state.json", "croissant.json"}
-_DOCUMENT = re.compile(r"[._].*|(readme|licen[cs]e|notice|citation)\b.*|.*\.(md|py|ya?ml)", re.I)
+_DOCUMENT = re.compile(r"(readme|licen[cs]e|notice|citation)\b.*|.*\.(md|py|ya?ml)", re.I)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,10 +85,11 @@ def _gather(path: Path, passed_over: list[str]) -> list[Path]:
         return list(saved_files(path))
     files: list[Path] = []
     for entry in sorted(path.iterdir()):
-        if entry.is_dir() or entry.name in _METADATA or _DOCUMENT.fullmatch(entry.name):
+        if entry.is_dir() or entry.name in _METADATA or entry.name.startswith((".", "_")):
             continue
         if kind_of(entry) is None:
-            passed_over.append(f"{entry.name} (none of {', '.join(SUFFIXES)})")
+            if not _DOCUMENT.fullmatch(entry.name):
+                passed_over.append(f"{entry.name} (none of {', '.join(SUFFIXES)})")
         elif entry.is_file():
             files.append(entry)
         else:
@@ -129,7 +130,9 @@ def _of_split(
         # A split of exactly this name first, e.g. `test_hard`; else files whose name only contains a word for it.
         names = [(_SHARD.sub("", _stem(file)), *file.relative_to(path).parts[:-1]) for file in files]
         exact = [file for file, own_names in zip(files, names, strict=True) if split in own_names]
-        chosen = exact or by_split.get(_split_of((split,)), [])
+        usual_name = _split_of((split,))
+        # Files whose name says no split are not of one that is none of the usual: it may be a name misspelt.
+        chosen = exact or (by_split.get(usual_name, []) if usual_name else [])
         if not chosen and by_split.keys() == {None} and split == usual:
             chosen = files
     else:

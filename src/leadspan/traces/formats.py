@@ -308,8 +308,11 @@ FORMATS = (
 )
 
 
-def parse(row: Row, layout: Layout, location: str) -> Trace | Refusal:
-    """Turn one row into a trace, or say why it cannot be one; its location stands in messages."""
+def parse(row: Row, layout: Layout, location: str, teacher: str | None = None) -> Trace | Refusal:
+    """Turn one row into a trace, or say why it cannot be one; its location stands in messages.
+
+    `teacher` is the column that names the teacher of a trace, if there is one.
+    """
     try:
         turns.check_text_only(row, turns.NOT_TEXT_OF_RECORD, "the record")
         turns.check_finished(row)
@@ -322,7 +325,10 @@ def parse(row: Row, layout: Layout, location: str) -> Trace | Refusal:
             if not is_used and any(part not in prompt for part in turns.texts_of(row.get(name))):
                 reason = "a part of the question in a column of its own"
                 raise Unusable(reason, f"{name!r} is not in the prompt; join the two")
-        text = "".join((trace.cot, trace.answer, *(part for turn in trace.messages for part in turn.values())))
+        if teacher is not None and (name := value_of(row, teacher)) is not None:
+            trace = replace(trace, teacher=records.text_or_number(name, teacher))
+        turn_texts = (part for turn in trace.messages for part in turn.values())
+        text = "".join((trace.cot, trace.answer, trace.teacher, *turn_texts))
         if b"\0" in text.encode():
             raise Unusable("NUL character in the text", "it is no text, or was damaged")
     except Unusable as fault:

@@ -44,7 +44,6 @@ _HUB_NAME = re.compile(r"\w[\w.-]*(/[\w.-]+)?")
 def read_traces(source: TraceSource) -> Iterator[Trace | Refusal]:
     """Read the traces of a source, in its order; the format is detected from the columns of many records."""
     layouts, teacher = None, source.columns.get("teacher")
-    source = _without_teacher(source)
     for record in read_records(source):
         if isinstance(record, Refusal):
             yield record
@@ -52,10 +51,7 @@ def read_traces(source: TraceSource) -> Iterator[Trace | Refusal]:
         layouts = layouts or detect(source, _sample(source) or [record])
         # A row without any layout's columns goes by that of most rows, whose refusal says what the row lacks.
         layout = next((layout for layout in layouts if layout.claims(record.row)), layouts[0])
-        trace = parse(record.row, layout, record.place)
-        if teacher is not None and isinstance(trace, Trace):
-            trace = replace(trace, teacher=str(record.row.get(teacher) or ""))
-        yield trace
+        yield parse(record.row, layout, record.place, teacher)
 
 
 def check_layout(source: TraceSource) -> None:
@@ -65,7 +61,7 @@ def check_layout(source: TraceSource) -> None:
     if next(read_records(source), None) is None:
         RefusalCounter().check(0, source.path)  # always raises: nothing was read
     if records := _sample(source):
-        detect(_without_teacher(source), records)
+        detect(source, records)
 
 
 def read_records(source: TraceSource, usual_split: str = "train") -> Iterator[Record | Refusal]:
@@ -144,7 +140,7 @@ def detect(source: TraceSource, records: Sequence[Record]) -> list[Layout]:
     rows = [record.row for record in records]
     there = {name for row in rows for name in row}
     # What the settings name is searched for in all rows, and its misfits are refused one by one.
-    is_named = source.format is not None or bool(source.columns)
+    is_named = source.format is not None or bool(source.columns.keys() - {"teacher"})
     layout = _best(formats, rows, tags, is_named) if there.issuperset(source.columns.values()) else None
     if layout is None:
         names = [name.encode("utf-8", "backslashreplace").decode()[:60] for name in rows[0]]
@@ -166,7 +162,8 @@ def detect(source: TraceSource, records: Sequence[Record]) -> list[Layout]:
 def _candidates(source: TraceSource) -> list[Format]:
     """The formats that the settings leave, with the columns that they name."""
     format_name = source.format
-    columns: Columns = {**source.columns}
+    # The column of teachers belongs to any layout, so it takes no part in detecting one.
+    columns: Columns = {role: name for role, name in source.columns.items() if role != "teacher"}
     if columns and format_name is not None and format_name not in _MAPPABLE:
         names = ", ".join(f"`format: {name}`" for name in _MAPPABLE)
         raise DataError(f"{source.path}: `columns` belongs to {names}, not to `format: {format_name}`; drop one")
@@ -240,11 +237,6 @@ def _fullest(rows: Sequence[Row], names: Sequence[str], holds: Holds | None, tag
     # Half as many is enough for a preferred name: rows may leave a good column empty now and then.
     most = max(numbers.values(), default=0)
     return next((name for name, number in numbers.items() if number and 2 * number >= most), "")
-
-
-def _without_teacher(source: TraceSource) -> TraceSource:
-    # The column of teachers belongs to any layout, so it takes no part in detecting one.
-    return source.model_copy(update={"columns": {k: v for k, v in source.columns.items() if k != "teacher"}})
 
 
 def _sample(source: TraceSource) -> list[Record]:

@@ -5,6 +5,7 @@ import reprlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any
 from unicodedata import normalize
 
@@ -144,6 +145,9 @@ def text_of(value: Any, column: str) -> str:
 
 def text_or_number(value: Any, column: str) -> str:
     """Text, or a finite number as text, else `Unusable`; `27.0` is 27: columns mix whole numbers and fractions."""
+    if isinstance(value, Decimal) and value.is_finite():
+        digits = f"{value:f}"
+        return digits.rstrip("0").rstrip(".") if "." in digits else digits
     if isinstance(value, float) and math.isfinite(value):
         is_whole = value.is_integer() and abs(value) < _EXACT_WHOLE
         return str(int(value) if is_whole else value)

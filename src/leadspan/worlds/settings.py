@@ -1,10 +1,12 @@
 """Settings of a world's files: the sets of problems and where they are written."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field
 
+from leadspan.faults import Rule
 from leadspan.settings import Settings
 from leadspan.worlds.problems import DeriveAndVerify, Multiplication
 from leadspan.worlds.word_problems import WordProblems
@@ -34,3 +36,10 @@ class WorldFiles(Settings):
     """Seed of the draw; no problem of it or of any other seed is in both a `NAME.jsonl` and a `NAME_test.jsonl`."""
     sets: dict[SetName, ProblemSet] = Field(min_length=1)
     """Sets of problems by name."""
+
+    def conflicts(self) -> Iterator[Rule]:
+        """No two files have one name."""
+        for name, problem_set in self.sets.items():
+            if problem_set.num_problems and f"{name}_test" in self.sets:
+                text = f"sets: {name}_test.jsonl is the file of {name}'s held-out problems, and of the set {name}_test"
+                yield ("sets",), f"{text}; give that set another name"

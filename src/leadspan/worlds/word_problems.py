@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from leadspan.errors import SettingsError
 from leadspan.worlds.problems import Problem, World
 
 # Many ways to say each thing, so that a student cannot learn one by heart. Fields in braces: `name`, `she`, `her`,
@@ -174,6 +175,8 @@ REPLIES = [
 ]
 
 _BOX = "Give the number in \\boxed{}."
+# Stories that are drawn for one that fits: seconds, where real settings need some ten.
+_MOST_DRAWS = 100_000
 _UNDO = {"+": "-", "-": "+", "*": "/"}
 
 
@@ -205,7 +208,11 @@ class WordProblems(World):
     """No step adds or takes more than this; smaller sums are easier."""
 
     def draw(self, rng: random.Random) -> Problem:
-        """A story, and one way to think about it."""
+        """A story, and one way to think about it.
+
+        Raises:
+            SettingsError: Hardly a story fits the settings.
+        """
         steps = self._steps(rng)
         name, she, her = rng.choice(PEOPLE)
         words = {"name": name, "she": she, "her": her, "She": she.title(), "Her": her.title()}
@@ -226,7 +233,7 @@ class WordProblems(World):
 
     def _steps(self, rng: random.Random) -> list[_Step]:
         """Changes that stay between 1 and the largest amount, whose last amount has not been there before."""
-        while True:
+        for _ in range(_MOST_DRAWS):
             amount = rng.randint(4, 20)
             steps: list[_Step] = []
             for _ in range(rng.randint(self.min_steps, self.max_steps)):
@@ -239,6 +246,10 @@ class WordProblems(World):
             # An amount on the way that equals the last one would state the answer too early.
             if all(1 <= step.after <= self.largest for step in steps) and amount not in {s.before for s in steps}:
                 return steps
+        raise SettingsError(
+            f"{self.kind}: {_MOST_DRAWS:,} drawn stories of {self.min_steps} to {self.max_steps} steps have amounts "
+            f"above {self.largest}, below 1, or twice; raise largest, or lower min_steps or largest_change"
+        )
 
 
 @dataclass(frozen=True, slots=True)
