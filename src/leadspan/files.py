@@ -198,7 +198,7 @@ def fault(directory: Path, names: Iterable[str] | None = None) -> str | None:
         except (OSError, ValueError):  # ValueError: a damaged name
             return f"{name} is missing or cannot be read"
         if known_hash != digest:
-            return f"{name} is not as it was written, its digest differs"
+            return f"{name} has changed since it was written (its digest differs)"
     return None
 
 

@@ -140,7 +140,7 @@ def read_yaml_mapping(path: Path) -> dict[str, Any]:
     """
     remedy = "give the path of a recipe file"
     if path.suffix.lower() in _OF_DATA and path.is_file():
-        raise SettingsError(f"{path}: holds data, no recipe; `leadspan init {path}` writes a recipe for traces")
+        raise SettingsError(f"{path}: holds data, not a recipe; `leadspan init {path}` writes a recipe for traces")
     try:
         mode = os.stat(path).st_mode
         if stat.S_ISDIR(mode):

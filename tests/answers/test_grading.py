@@ -242,7 +242,7 @@ def test_memory_limit_is_set(grader: MathGrader) -> None:
 
 
 def test_worker_that_cannot_start_is_an_error() -> None:
-    message = r"no worker got ready .* 16777216 bytes; .*math_verify"
+    message = r"no worker was ready .* 16777216 bytes of memory; .*math_verify"
     with (
         MathGrader(num_workers=1, memory_bytes=16 << 20) as pool,
         pytest.raises(EvaluationError, match=message),

@@ -96,9 +96,9 @@ def test_a_template_variable_that_is_not_read_is_refused_before_training(
         pytest.param(["distill", "{recipe}", "--dry-run", "training.report_to=[trackio]"], "report_to", id="tracker"),
         pytest.param(["distill", "{recipe}", "cut=kind:lead", "cut=p:0.3"], "quote a mapping", id="split by the shell"),
         pytest.param(["report", "{folder}", "--output", "-", "--format", "png"], "figures are files", id="png to -"),
-        pytest.param(["preview", "{folder}/traces.jsonl"], "holds data, no recipe; `leadspan init ", id="traces"),
+        pytest.param(["preview", "{folder}/traces.jsonl"], "holds data, not a recipe; `leadspan init ", id="traces"),
         pytest.param(["preview", "{recipe}", "--records", "-1"], "give numbers from 0 upwards", id="no records"),
-        pytest.param(["study", "{recipe}"], "is a recipe, no study; run it with", id="recipe as a study"),
+        pytest.param(["study", "{recipe}"], "is a recipe, not a study; run it with", id="recipe as a study"),
         pytest.param(["power", "--claim", "91"], "the claim 91 (a share: 0.91 is 91 %)", id="per cent"),
         pytest.param(["power", "--samples", "0"], "are numbers from 1 upwards", id="no samples"),
         pytest.param(["power", "--full", "{folder}"], "--full and --policy go together", id="one side only"),
@@ -126,7 +126,7 @@ def test_a_study_is_no_recipe(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     study = tmp_path / "study.yaml"
     study.write_text("name: s\noutput: o\nrecipe: r.yaml\n")
     assert main(["plan", str(study)]) == 2
-    assert f"is a study, no recipe; run it with `leadspan study {study}`" in capsys.readouterr().err
+    assert f"is a study, not a recipe; run it with `leadspan study {study}`" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -171,7 +171,7 @@ def test_words_that_are_no_settings_are_no_tasks_either(tmp_path: Path, capsys: 
     with pytest.raises(SystemExit, match="2"):
         parse(["evaluate", "m", "t", "--output", "e", "--set", "a=1", "b"])
     assert "unrecognized arguments: b" in capsys.readouterr().err
-    with pytest.raises(SettingsError, match="there is no task beside the settings tasks"):
+    with pytest.raises(SettingsError, match=r"only settings are given \(tasks"):
         read_evaluation(parse(["evaluate", str(tmp_path), "tasks.0.limit=3", "--output", "e"]))
 
 

@@ -28,7 +28,7 @@ def test_an_inspected_store_as_json_is_its_manifest(tmp_path: Path, capsys: pyte
     shown, written = json.loads(capsys.readouterr().out)[store], (tmp_path / "store" / "manifest.json").read_text()
     assert {**shown, "checksum": json.loads(written)["checksum"]} == json.loads(written)
     assert main(["store", "verify", store, "--json", "-"]) == 2
-    assert "verify: --json goes with inspect" in capsys.readouterr().err
+    assert "verify: --json works with inspect only" in capsys.readouterr().err
 
 
 @pytest.mark.slow

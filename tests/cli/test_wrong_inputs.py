@@ -73,7 +73,7 @@ CASES = {
         "exactly one of epochs and steps, and set",
     ),
     "a recipe for a world": (["world", "{recipe}"], "is a recipe, no world; run it with `leadspan distill "),
-    "a world for a recipe": (["distill", "{world}"], "is a world, no recipe; run it with `leadspan world "),
+    "a world for a recipe": (["distill", "{world}"], "is a world, not a recipe; run it with `leadspan world "),
     "a store without an output": (["store", "merge", "{empty}"], "leadspan store: merge: --output goes with merge"),
     "a card of no run": (["card", "{empty}"], "run.json: not found"),
 }
@@ -141,7 +141,7 @@ def test_a_model_may_be_a_directory_of_one_packed_file(tmp_path: Path, capsys: p
 def test_an_empty_text_is_no_path(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         main(arguments)
-    assert "an empty text is no path" in capsys.readouterr().err
+    assert "a path must not be empty" in capsys.readouterr().err
 
 
 @pytest.mark.slow

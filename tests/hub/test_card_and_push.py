@@ -107,7 +107,7 @@ def test_a_card_is_made_anew_with_evaluations_and_a_reference(trained: Path, tmp
     assert main(["card", str(trained / "run"), "--full", str(trained / "run")]) == 2
     assert damage(trained / "run") is None
     (student / "README.md").write_text("changed by hand")
-    assert "README.md is not as it was written" in (damage(trained / "run") or "")
+    assert "README.md has changed since it was written" in (damage(trained / "run") or "")
     assert main(["card", str(trained / "run")]) == 0
     assert damage(trained / "run") is None
 

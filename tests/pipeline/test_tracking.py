@@ -176,7 +176,7 @@ def test_a_tracker_that_cannot_be_opened_ends_the_run_and_one_that_fails_later_d
         wandb.finish()  # as a callback of somebody else's might
         trackers.log({"loss": 1.0}, 1)
         trackers.log({"loss": 2.0}, 2)
-    (warning,) = [record.getMessage() for record in caplog.records if "gets nothing more" in record.getMessage()]
+    (warning,) = [record.getMessage() for record in caplog.records if "receives nothing more" in record.getMessage()]
     assert warning.startswith("training.report_to: wandb: ") and "finished" in warning
     assert tensorboard_record(tmp_path).scalars["loss"] == {1: 1.0, 2: 2.0}
     wandb.teardown()  # so that it reads its settings anew

@@ -120,7 +120,7 @@ def test_a_run_that_is_killed_goes_on_with_the_same_rollouts_and_weights(
     (recipe.output / "rollouts.jsonl").write_text(f"{text[:number]}9{text[number + 1 :]}")
     run(recipe, resume=True)
     assert (recipe.output / "rollouts.jsonl").read_text() == text
-    said = "rollouts.jsonl, up to its step, is not as it was written; set aside as checkpoint-4.damaged"
+    said = "rollouts.jsonl, up to its step, has changed since it was written; set aside as checkpoint-4.damaged"
     assert said in caplog.text and "going on from the start: no checkpoint is whole" in caplog.text
 
 

@@ -116,7 +116,7 @@ def test_samples_that_are_not_there_or_of_another_task_are_refused(tmp_path: Pat
     file = tmp_path / "full-0" / "samples" / "checked.jsonl"
     whole_file = file.read_bytes()
     file.write_bytes(whole_file[:-2] + b" \n")
-    with pytest.raises(RunError, match=r"checked\.jsonl is not as it was written"):
+    with pytest.raises(RunError, match=r"checked\.jsonl has changed since it was written"):
         with_derivations([run])
     (tmp_path / "full-0" / "digests.json").unlink()
     file.write_text(json.dumps({"problem_id": "someone else's", "text": ""}) + "\n")

@@ -259,7 +259,7 @@ def test_whole_rollouts_are_drawn_once_for_every_horizon(tmp_path: Path, capsys:
     place.write_text(dump_yaml(study))
     assert main(["study", str(place), "--dry-run"]) == 0
     shown = " ".join(capsys.readouterr().out.split())
-    assert "32 rollouts are to be drawn, at most" in shown and shown.count("serves 2 trials") == 3
+    assert "32 rollouts to draw, with at most" in shown and shown.count("serves 2 trials") == 3
     assert not (tmp_path / "study").exists()
     plan = plan_study(study, place)
     drawing = [store for store in plan.stores if store.recipes[0].rollout]
@@ -275,7 +275,7 @@ def test_whole_rollouts_are_drawn_once_for_every_horizon(tmp_path: Path, capsys:
     assert part is not None and 0 < len(part.undrawn) < 32
     assert {trial.state for trial in run_study(study, place, QUIET).trials} == {"done"}
     assert (drawing[0].directory / "rollouts.jsonl").read_text() == drawn
-    assert main(["study", str(place), "--dry-run"]) == 0 and "nothing is to be captured" in capsys.readouterr().out
+    assert main(["study", str(place), "--dry-run"]) == 0 and "nothing to capture" in capsys.readouterr().out
     for trial in plan.trials:
         if trial.recipe.rollout is None:
             continue

@@ -138,7 +138,7 @@ def test_metadata_beside_data_is_not_read(tmp_path: Path) -> None:
     (tmp_path / "settings.json").write_text('{"tags": ["not", "records"]}')
     listing = list_files(tmp_path)
     assert listing.files == (tmp_path / "a.json",)
-    assert listing.passed_over == ("settings.json (a JSON object beside files of records)",)
+    assert listing.passed_over == ("settings.json (a JSON object among files of records)",)
 
 
 def test_objects_with_a_list_are_read_where_there_is_nothing_else(tmp_path: Path) -> None:
@@ -181,7 +181,7 @@ def test_a_link_to_nowhere_is_named(tmp_path: Path) -> None:
     fill(tmp_path, ["a.jsonl"])
     (tmp_path / "b.jsonl").symlink_to(tmp_path / "gone.jsonl")
     (tmp_path / "loop").symlink_to(tmp_path)
-    assert list_files(tmp_path).passed_over == ("b.jsonl (no regular file)", "loop/ (a directory)")
+    assert list_files(tmp_path).passed_over == ("b.jsonl (not a regular file)", "loop/ (a directory)")
 
 
 def test_a_saved_data_set_is_read_without_its_caches(tmp_path: Path) -> None:

@@ -192,7 +192,7 @@ def test_the_message_has_every_reason_with_its_count_and_first_example(write: Ca
         "  1 x no think tags, e.g. toy.jsonl:2: none of <think>, </think>, <|begin_of_thought|>, "
         "<|end_of_thought|> in '4'",
         "  1 x think tags more than once, e.g. toy.jsonl:5: 2 x <think>, 2 x </think>",
-        "Mend these records, or name their layout with `format` or `columns`, their tags with `think_open` and "
+        "Correct these records, or name their layout with `format` or `columns`, their tags with `think_open` and "
         "`think_close`, or raise data.max_refused_share to leave that many out.",
     ]
 
@@ -266,7 +266,7 @@ def test_a_hub_data_set_is_read_by_name(offline_hub: Path) -> None:
 @pytest.mark.parametrize("source", [{"path": "toy-lab/nothing"}, {"path": "toy-lab/sums", "split": "test"}])
 def test_what_the_hub_raises_is_one_message(offline_hub: Path, source: dict[str, str]) -> None:
     keep_download(offline_hub, "aaaa", [good(1)])
-    message = "no such local path, and the Hub could not be read because of .*; mend the path, `subset`"
+    message = "no such local path, and the Hub could not be read because of .*; correct the path, `subset`"
     with pytest.raises(DataError, match=f"{source['path']}: {message}"):
         counted(**source)
 

@@ -63,7 +63,7 @@ def test_a_checkpoint_with_a_damaged_or_missing_file_is_named_and_the_one_before
     assert set(STATE) < {path.name for path in last.iterdir()}
     whole = (last / name).read_bytes()
     flip(last / name)
-    for text in (f"{last}: {name} is not as it was written", f"{last}: {name} is missing"):
+    for text in (f"{last}: {name} has changed since it was written", f"{last}: {name} is missing"):
         taken = checkpoint_to_resume(copied.output, needs_best=True)
         assert taken is not None and taken.name == "checkpoint-4"
         assert text in caplog.text and "set aside as checkpoint-6.damaged" in caplog.text
@@ -92,11 +92,11 @@ def test_a_checkpoint_whose_best_step_is_gone_is_not_gone_on_from(
     check_best(best)
     flip(best / "model.safetensors")
     with pytest.raises(
-        RunError, match=r"checkpoint-4: model\.safetensors is not as it was written.*training\.keep=last"
+        RunError, match=r"checkpoint-4: model\.safetensors has changed since it was written.*training\.keep=last"
     ):
         check_best(best)
     assert checkpoint_to_resume(copied.output, needs_best=False) == last
-    assert "checkpoint-4: model.safetensors is not as it was written" in caplog.text
+    assert "checkpoint-4: model.safetensors has changed since it was written" in caplog.text
     assert steps(copied) == ["checkpoint-6"]
     assert checkpoint_to_resume(copied.output, needs_best=True) is None
     assert "its best step is 4, and of checkpoint-4 it is gone" in caplog.text
@@ -131,7 +131,7 @@ def test_every_damaged_checkpoint_is_named_and_where_nothing_is_said_none_is(
     assert checkpoint_to_resume(copied.output, needs_best=True) == last and not caplog.text
     flip(earlier / "scheduler.pt")
     assert checkpoint_to_resume(copied.output, needs_best=True) == last
-    assert "checkpoint-4: scheduler.pt is not as it was written" in caplog.text
+    assert "checkpoint-4: scheduler.pt has changed since it was written" in caplog.text
     assert "going on from step 6" in caplog.text and steps(copied) == ["checkpoint-6"]
 
 
@@ -180,7 +180,7 @@ def test_a_damaged_file_of_a_finished_run_is_named_and_a_resume_makes_it_anew(
 ) -> None:
     path = copied.output / name
     flip(path)
-    with pytest.raises(error, match=rf"{path.name} is not as it was written"):
+    with pytest.raises(error, match=rf"{path.name} has changed since it was written"):
         load_run(copied.output)
         read_metrics(copied.output / "metrics.jsonl")
         load_tokenizer(str(copied.output / "student"))

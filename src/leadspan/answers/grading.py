@@ -130,8 +130,8 @@ class Worker:
             if self._exchange(b"", START_SECONDS) != b"ready\n":
                 self.stop()
                 raise EvaluationError(
-                    f"math grading: no worker got ready within {START_SECONDS:g} s and {self._limits[1]} bytes; "
-                    f"`{sys.executable} -c 'import math_verify'` must work within both"
+                    f"math grading: no worker was ready within {START_SECONDS:g} s and {self._limits[1]} bytes "
+                    f"of memory; `{sys.executable} -c 'import math_verify'` must run within both"
                 )
         wall_seconds = WALL_FACTOR * self._limits[0] + WALL_SECONDS
         reply = self._exchange(json.dumps(question).encode() + b"\n", wall_seconds)
@@ -279,7 +279,7 @@ class MathGrader:
                 )
             outcomes = list(threads.map(decide_one, unique))
         if num_given_up := outcomes.count("timeout"):
-            logger.warning("%d of %d comparisons broke the limits and count as timeout", num_given_up, len(unique))
+            logger.warning("%d of %d comparisons exceeded the limits and count as timeouts", num_given_up, len(unique))
         answers = dict(zip(unique, outcomes, strict=True))
         return [outcome or answers[question] for question, outcome in zip(questions, decided, strict=True)]
 
@@ -344,5 +344,5 @@ def _compare_literals(answer: str, gold: str) -> Outcome:
 def _checked_gold(item: GradeItem, grader: str) -> str:
     gold = bare_gold(item.gold)
     if not gold:
-        raise DataError(f"{grader}: gold is {item.gold!r}; grading needs a right answer, so leave this problem out")
+        raise DataError(f"{grader}: gold is {item.gold!r}; grading needs a reference answer, so leave this problem out")
     return gold

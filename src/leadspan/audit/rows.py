@@ -23,7 +23,7 @@ def blocks(result: AuditResult) -> list[Block]:
         "numbers of the prompt that it repeats": result.entailment.prompt_numbers,
         "traces that repeat every number": result.entailment.all_prompt_numbers,
         "content words of the prompt that it repeats": result.entailment.prompt_words,
-        "traces whose final answer stands in it": result.entailment.answer_stands,
+        "traces whose final answer it contains": result.entailment.answer_stands,
     }
     # All are built, and those without figures are dropped at the end.
     blocks_shown = [
@@ -93,7 +93,7 @@ def _first_answers(answers: FirstAnswers) -> Iterator[tuple[str, ...]]:
     yield "outcome", ", ".join(f"{name} {_of(count, total)}" for name, count in answers.outcomes.items())
     yield "right answer from", ", ".join(f"{source} {count:,}" for source, count in answers.gold_sources.items())
     if answers.num_undecided:
-        yield "comparisons given up", f"{answers.num_undecided:,} candidates broke the limits and count as different"
+        yield "comparisons given up", f"{answers.num_undecided:,} candidates exceeded the limits and count as different"
     if answers.position_tokens is not None:
         yield "tokens of CoT before it", _quantiles(answers.position_tokens, ",.0f")
     if answers.share_of_cot is not None:
@@ -130,7 +130,7 @@ def _hygiene(result: AuditResult) -> Iterator[tuple[str, ...]]:
     loops, copies = result.repetition, result.duplicates
     yield "thinking never closed", f"{_of(result.num_unclosed, result.num_read)} of the records, refused"
     yield "loops", _of(loops.num_loops, result.num_traces) + _examples(loops.examples)
-    yield "sentences said before in their trace", f"{loops.repeated_sentences:.1%}"
+    yield "sentences repeated within their trace", f"{loops.repeated_sentences:.1%}"
     yield "questions", f"{copies.num_questions:,} distinct in {result.num_traces:,} traces"
     yield "exact duplicates", _of(copies.num_exact, result.num_traces)
     near = _of(copies.num_near, result.num_traces) + f" at Jaccard {copies.threshold:g} or more"
@@ -142,7 +142,7 @@ def _hygiene(result: AuditResult) -> Iterator[tuple[str, ...]]:
             example = f", e.g. {task.examples[0].place}: {task.examples[0].start!r}" if task.examples else ""
             text += f" ({task.num_traces:,} traces{example})"
         if task.num_too_short:
-            text += f"; {task.num_too_short:,} too short to look for"
+            text += f"; {task.num_too_short:,} too short to search for"
         yield f"task {task.task}", text
 
 

@@ -55,7 +55,7 @@ _ELSEWHERE = {
 
 def _path(text: str) -> Path:
     if not text:
-        raise argparse.ArgumentTypeError("an empty text is no path; . is the current directory")
+        raise argparse.ArgumentTypeError("a path must not be empty; write . for the current directory")
     # bash expands it in `--output ~/runs`, not in `--output=~/runs`.
     return Path(os.path.expanduser(text))
 
@@ -153,7 +153,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.getLogger("leadspan").setLevel(logging.INFO if int(os.environ.get("RANK", "0")) == 0 else logging.ERROR)
     written = list(sys.argv[1:] if arguments is None else arguments)
     if any("\0" in word for word in written):  # no shell passes one on, Python does
-        return _refuse(options.command, "an argument holds U+0000, which no text and no path has; leave it out")
+        return _refuse(options.command, "an argument contains the character U+0000; remove it")
     with listening():
         code = _run(options, written)
     for stream in (sys.stdout, sys.stderr):

@@ -101,14 +101,14 @@ def _planned(study: "Study", study_file: Path) -> "tuple[StudyRecord, list[str]]
         job = None if all(map(is_done, plan.readers(store))) else missing(store, draws=False)
         lines.append(f"{store.title}: serves {len(store.recipes)} trials; ")
         if job is None:
-            lines[-1] += "nothing is to be captured"
+            lines[-1] += "nothing to capture"
             continue
         apart, positions = job.sequences.num_apart, sum(n - 1 for n in job.plan.lengths)
         whose = f", {apart:,} of them for cuts that change the context" if apart else ""
         if job.undrawn:
             number, most = len(job.undrawn), sum(job.undrawn)
-            lines[-1] += f"{number:,} rollouts are to be drawn, at most {most:,} positions to capture; besides "
-        lines[-1] += f"{len(job.sequences):,} sequences, {positions:,} positions are to be captured{whose}"
+            lines[-1] += f"{number:,} rollouts to draw, with at most {most:,} positions to capture; also "
+        lines[-1] += f"{len(job.sequences):,} sequences, {positions:,} positions to capture{whose}"
     return record, lines
 
 
@@ -208,7 +208,7 @@ def _scores(paths: Sequence[Path], task: str | None) -> "list[Scores]":
         # With one task in the run there is no need to name it.
         results = [result for result in load_run(path).evaluations if task in (None, result.task)]
         if len(results) != 1:
-            raise RunError(f"{path}: {len(results)} evaluations fit; name the task with --task")
+            raise RunError(f"{path}: {len(results)} evaluations match; name the task with --task")
         scores.append(results[0].correct)
     return scores
 

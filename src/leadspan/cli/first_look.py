@@ -98,8 +98,8 @@ def recipe_text(choices: RecipeChoices, schema: str) -> str:
         output=_quoted(f"runs/{choices.name}"),
         records="\n".join(about_records),
         train=f"{{path: {_quoted(choices.traces)}, format: {layout.form.name}}}",
-        lengths=f"  # Of {len(lengths):,} traces the median has {lengths[len(lengths) // 2]:,} tokens, the longest "
-        f"{lengths[-1]:,}; longer ones than\n  # max_tokens are left out and counted"
+        lengths=f"  # The median of {len(lengths):,} traces is {lengths[len(lengths) // 2]:,} tokens, the longest is "
+        f"{lengths[-1]:,}; traces longer\n  # than max_tokens are left out and counted"
         + (f" (the student's window: {window:,})." if window else "."),
         max_tokens=max_tokens,
         task=_mapping(choices.task),
@@ -149,8 +149,8 @@ def _about(choices: RecipeChoices, renderer: Renderer, whose: str) -> dict[str, 
     form, tokenizer = renderer.rendering, renderer.tokenizer
     sizes = [len(tokenizer(tag, add_special_tokens=False)["input_ids"]) for tag in (form.think_open, form.think_close)]  # pyright: ignore[reportArgumentType]  # a list of ids
     rendering = (
-        f"  # Thinking stands between {form.think_open} and {form.think_close}, {sizes[0]} and {sizes[1]} tokens to "
-        f"this tokenizer; {tokenizer.convert_ids_to_tokens(renderer.stop_token_id)} ends a turn."
+        f"  # Thinking is written between {form.think_open} and {form.think_close}, {sizes[0]} and {sizes[1]} tokens "
+        f"in this tokenizer; {tokenizer.convert_ids_to_tokens(renderer.stop_token_id)} ends a turn."
     )
     if form.assistant_turn == "append":
         rendering += "\n  # The chat template drops a chain of thought, so that it renders the prompt alone."

@@ -104,7 +104,7 @@ def check_kind(path: Path, kind: str) -> None:
     if written != kind:
         run = shlex.join(["leadspan", "distill" if written == "recipe" else written, str(path)])
         name = "; a study names it in `recipe:` (docs/study.md)" if (written, kind) == ("recipe", "study") else ""
-        raise SettingsError(f"{path}: is a {written}, no {kind}; run it with `{run}`{name}")
+        raise SettingsError(f"{path}: is a {written}, not a {kind}; run it with `{run}`{name}")
 
 
 def read_recipe(
@@ -159,7 +159,7 @@ def check_tasks(key: str, tasks: "Sequence[TaskSettings]") -> None:
             continue
         source = [Source(key, task.path, "dataset")]
         if task.benchmark is not None and task.path == BENCHMARKS[task.benchmark]["path"]:
-            remedy = f"; a file of its problems is named as {task.benchmark}=FILE"
+            remedy = f"; for a local file of its problems write {task.benchmark}=FILE"
             lines += [f"{line}{remedy}" for line in source_faults(source)]
         else:
             lines += source_faults(source, known_names=tuple(BENCHMARKS))

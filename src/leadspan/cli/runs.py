@@ -113,7 +113,7 @@ def store(options: argparse.Namespace) -> None:
     if (options.action == "merge") != (options.output is not None):
         raise SettingsError(f"{options.action}: --output goes with merge, and merge needs it")
     if options.json is not None and options.action != "inspect":
-        raise SettingsError(f"{options.action}: --json goes with inspect")
+        raise SettingsError(f"{options.action}: --json works with inspect only")
     if options.action == "inspect":
         manifests: dict[str, Any] = {}  # Any: plain values
         blocks: list[Block] = []
@@ -256,6 +256,6 @@ def export(options: argparse.Namespace) -> None:
                 f"lighteval, in an environment of its own, with its own prompts and graders:\n  {tasks.lighteval}"
             )
         if recipe.evaluation.sampling.thinking_budget is not None:
-            print_plain("neither can close thinking after sampling.thinking_budget: their figures are by itself")
+            print_plain("neither closes thinking after sampling.thinking_budget; their figures are without one")
         if tasks.without_lighteval:
             print_plain(f"not among lighteval's tasks: {', '.join(tasks.without_lighteval)}")

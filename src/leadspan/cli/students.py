@@ -108,7 +108,7 @@ def read_evaluation(options: argparse.Namespace) -> "tuple[ReadModel, Evaluation
     overrides = [word for word in options.tasks if "=" in word and re.split("[.=]", word)[0] in names]
     tasks = [task for task in options.tasks if task not in overrides]
     if not tasks:
-        raise SettingsError(f"there is no task beside the settings {' '.join(overrides)}; name a benchmark or a file")
+        raise SettingsError(f"only settings are given ({' '.join(overrides)}), and no task; name a benchmark or a file")
     # Overrides change the tasks that the options name, so they come second.
     values: dict[str, Any] = {"tasks": [task_values(task, options.limit) for task in tasks]}
     apply_overrides(values, [*overrides, *options.overrides])
@@ -264,14 +264,14 @@ def card(options: argparse.Namespace) -> None:
         reference = load_run(directory)
         if reference.recipe != result.recipe:
             raise RunError(
-                f"{directory}: it evaluates another run than {options.run}; give the output of `evaluate RUN`"
+                f"{directory}: it evaluates a run other than {options.run}; give the output of `evaluate RUN`"
             )
         # A later evaluation of a task replaces the one at the end of training.
         evaluations |= {evaluation.task: evaluation for evaluation in reference.evaluations}
     full = load_run(options.full) if options.full else None
     if full is not None and not isinstance(full.policy, Full):
         raise RunError(
-            f"--full {options.full}: its student has not learnt from uncut traces; give one whose cut is full"
+            f"--full {options.full}: its student was not trained on uncut traces; give one whose cut is full"
         )
     shown = result.model_copy(update={"evaluations": list(evaluations.values())})
     # These import torch, which waits until the runs are known to be there.

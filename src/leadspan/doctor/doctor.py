@@ -69,7 +69,7 @@ def teacher_losses(inputs: CheckInputs) -> Iterator[Check]:
     ours, _, theirs = _totals(_loss(inputs.student, inputs, inputs.excerpts, inputs.teacher))
     figure = f"{theirs:.4g} and {ours:.4g} nats per token of the first {EXCERPT_TOKENS}"
     # Else it has nothing to teach.
-    remedy = "these traces are not this teacher's: use its own, or a teacher that knows them"
+    remedy = "the teacher finds these traces unlikely: use the teacher that wrote them, or its own traces"
     yield Check.of(names[1], not theirs >= ours, figure, remedy)
 
 
@@ -82,7 +82,7 @@ def labels(inputs: CheckInputs) -> Iterator[Check]:
     plain = freeze(load_model(inputs.recipe.student, torch.float32, for_training=False), inputs.device)
     theirs = float(plain(input_ids=ids, labels=ids).loss)
     figure = f"cross-entropy {ours:.6g}, Transformers' own {theirs:.6g}"
-    remedy = "labels and positions do not belong together for this architecture; please report it"
+    remedy = "labels and positions do not match for this architecture; please report it"
     # Labels that are shifted twice or not at all change it by far more than a thousandth.
     is_equal = abs(ours - theirs) < 1e-3 * max(1.0, theirs)
     yield Check.of("labels are shifted once", is_equal, figure, remedy, "failed")
@@ -169,7 +169,7 @@ def rollouts(inputs: CheckInputs) -> Iterator[Check]:
     if not made_of.rows.renderer.opening:  # else the prompt opens the thinking of both
         figure = f"probability {student:.2g} for the student, {teacher:.2g} for the teacher"
         yield Check.of(
-            "student and teacher think alike",
+            "student and teacher begin to think equally often",
             not abs(student - teacher) > _LOW,
             f"a rollout begins with a think tag with {figure}",
             "take a chat template that opens or closes the thinking of both (data.rendering.chat_template)",
@@ -186,7 +186,7 @@ def rollouts(inputs: CheckInputs) -> Iterator[Check]:
 def _ends(looks: list[_Look], merges_stops: bool) -> Check:
     name, stops = "the teacher ends turns where the student does", [look.stop for look in looks if look.stop]
     if not stops:
-        remedy = "it is not taught to end by prefixes: set a whole_share, a trace_share, or rollout.cold_start"
+        remedy = "prefixes do not teach it to end: set a whole_share, a trace_share, or rollout.cold_start"
         return Check(name, "warning", f"none of {len(looks)} rollouts ends within {_TOKENS} tokens", remedy)
     of_any, of_token = (float(np.mean([stop[i] for stop in stops])) for i in (0, 1))
     figure = (

@@ -125,7 +125,7 @@ def warn_of_golds(settings: TaskSettings, problems: Sequence[Problem]) -> None:
     if unreadable:
         shown = ", ".join(repr(gold[:60]) for gold in unreadable[:3])
         logger.warning(
-            "task %s: %d reference answers cannot be read as maths or words, so that only the same text is right: %s",
+            "task %s: %d reference answers cannot be read as maths or words; only identical text is right: %s",
             settings.name, len(unreadable), shown,
         )  # fmt: skip
 
@@ -152,7 +152,7 @@ def _read(row: dict[str, Any], where: str, settings: TaskSettings) -> Problem:
         key = hashlib.sha256(f"{statement}\0{gold}".encode()).hexdigest()[:16]
     except UnicodeEncodeError as error:
         half = f"U+{ord(error.object[error.start]):04X}"
-        raise DataError(f"{where}: {half} is half of a character, which is not text; correct the record") from None
+        raise DataError(f"{where}: {half} is half of a surrogate pair, which is not text; correct the record") from None
     return Problem(key, "\n\n".join(filter(None, (problem, listed, settings.instruction))), gold, choices)
 
 

@@ -249,6 +249,6 @@ def _close(tracker: GeneralTracker, has_failed: bool) -> None:
 
 def _warn(name: str, error: Exception) -> None:
     logger.warning(
-        "training.report_to: %s: %s; it gets nothing more, metrics.jsonl and run.json have all",
+        "training.report_to: %s: %s; it receives nothing more; metrics.jsonl and run.json are complete",
         name, first_line(error),
     )  # fmt: skip

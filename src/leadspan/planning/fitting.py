@@ -191,9 +191,7 @@ def what_would_fit(recipe: Recipe, model: CostModel, examples: Examples, limit: 
             if largest_batch(spread, sizes, limit):
                 return f"{' and '.join(filter(None, (setting, sharded)))} fits"
     longest = longest_example(list(memories.values())[-1], sizes, limit)
-    advice = (
-        f"the longest trace that does is of {longest:,} tokens (data.max_tokens)" if longest else "set training.lora"
-    )
+    advice = f"the longest trace that fits has {longest:,} tokens (data.max_tokens)" if longest else "set training.lora"
     return f"neither recomputing nor up to {_RANKS[-1]} ranks make it fit, since a trace is never split; {advice}"
 
 

@@ -196,9 +196,9 @@ def _ranks(plan: Plan, row: PlanRow) -> Block:
         title=f"A rank of {plan.num_ranks} under {row.label}, by sharding and place of the teacher",
         header=("student", "teacher", "memory", "longest\ntrace", "sent a step", "computing", "sending", "limit"),
         rows=tuple(rows),
-        note="Longest trace: that fits the device by itself. Limit: ranks from which sending takes longer than "
-        "computing a step that all share; no: none that can share it. More ranks of a teacher are on paper only, as "
-        "many as keep up.",
+        note="Longest trace: the longest that fits the device by itself. Limit: the number of ranks from which sending "
+        "takes longer than computing, where all share a step; no: sending never takes longer. A teacher on ranks of "
+        "its own is calculated only, with as many ranks as keep up.",
         num_text=2,
     )
 

@@ -114,7 +114,7 @@ def plan_study(study: Study, study_file: Path, is_dry_run: bool = False) -> Stud
         located = placed(trial, study, fingerprints)
         first = different.setdefault(located.fingerprint, located)
         if trial.control is not None and first.control != trial.control:
-            note = f"it is what {trial.recipe.name} would be, and stands for it"
+            note = f"it is the same run as {trial.recipe.name}, and is used for both"
             different[located.fingerprint] = replace(first, note="; ".join(filter(None, (first.note, note))))
     # Evaluation-only trials first, then seed by seed, so that early results compare all policies.
     ordered = sorted(

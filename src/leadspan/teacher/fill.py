@@ -73,7 +73,7 @@ def claimed(directory: Path, manifest: Manifest) -> Iterator[Manifest]:
             if existing.plan_hash != manifest.plan_hash:
                 raise TargetsError(
                     f"{directory}: it holds other sequences (plan {existing.plan_hash}, now {manifest.plan_hash}): "
-                    "traces, cuts, seed and sizes of packs and shards must stay; give another capture.path"
+                    "traces, cuts, seed and sizes of packs and shards must stay the same; give another capture.path"
                 )
             manifest = existing
         # The lock is there already, and rollouts may have been drawn before the capture.

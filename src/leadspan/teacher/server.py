@@ -245,7 +245,7 @@ def read_support(
             has = "with" if entry and token in entry else "without"
             remedy = f"it must return them all: lower {setting} or raise what the server allows (vLLM: --max-logprobs)"
             if len(likeliest) == k:  # it always returns the text's own token
-                remedy = "it answers for another text: look at what lies between, and at what it serves"
+                remedy = "it scored another text: check which model it serves, and any proxy in between"
             raise TargetsError(
                 f"{who} returned {len(likeliest)} of {k} tokens at position {t}, {has} the data's token {token}; "
                 f"{remedy}"

@@ -54,7 +54,7 @@ def list_files(path: Path, split: str | None = None, subset: str | None = None, 
                 kinds = ", ".join(SUFFIXES)
                 raise DataError(f"{path}: the suffix {path.suffix!r} is none of {kinds}; convert the file")
             if path.exists() and not path.is_file():
-                raise DataError(f"{path}: is no regular file; write the records to one")
+                raise DataError(f"{path}: is not a regular file; write the records to one")
             if subset is not None:
                 raise DataError(f"{path}: `subset: {subset}` is the name of a directory, this is a file; drop `subset`")
             named = _split_of((_stem(path),))
@@ -66,7 +66,7 @@ def list_files(path: Path, split: str | None = None, subset: str | None = None, 
         if subset is not None:
             if not (path / subset).is_dir():
                 names = _are(_directories(path))
-                raise DataError(f"{path}: no directory {subset!r} in it for `subset`; there are {names}; mend `subset`")
+                raise DataError(f"{path}: no directory {subset!r} in it; there are {names}; correct `subset`")
             path /= subset
         if (path / "dataset_dict.json").is_file():  # what `DatasetDict` wrote, a directory for each split
             saved = path / (split or usual)
@@ -93,7 +93,7 @@ def _gather(path: Path, passed_over: list[str]) -> list[Path]:
         elif entry.is_file():
             files.append(entry)
         else:
-            passed_over.append(f"{entry.name} (no regular file)")
+            passed_over.append(f"{entry.name} (not a regular file)")
     below = [directory for directory in _directories(path) if _holds_records(directory)]
     if files:
         passed_over += [f"{directory.name}/ (a directory)" for directory in below]
@@ -105,7 +105,7 @@ def _gather(path: Path, passed_over: list[str]) -> list[Path]:
             f"{path}: has no file of records itself; set `subset` to one of its directories ({_are(below)})"
         )
     if not below:
-        raise DataError(f"{path}: holds no {', '.join(SUFFIXES)} file; mend the path")
+        raise DataError(f"{path}: holds no {', '.join(SUFFIXES)} file; correct the path")
     return [file for directory in below for file in _gather(directory, passed_over)]
 
 
@@ -148,7 +148,7 @@ def _of_split(
     json_files = [file for file in chosen if kind_of(file) == ".json"]
     objects = [file for file in json_files if not head(file).removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"[")]
     if len(objects) < len(chosen):  # settings and metadata have a name of their own in every tool
-        passed_over += [f"{file.relative_to(path)} (a JSON object beside files of records)" for file in objects]
+        passed_over += [f"{file.relative_to(path)} (a JSON object among files of records)" for file in objects]
         chosen = [file for file in chosen if file not in objects]
     remedy = "which may be the same records twice; give one file as the path, or move the others away"
     if len({kind_of(file) for file in chosen}) > 1:

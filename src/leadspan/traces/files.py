@@ -77,10 +77,10 @@ def read_file(path: Path) -> Iterator[Record | Refusal]:
             except UnicodeDecodeError:
                 raise  # as of any file that is broken; it is a ValueError, too
             except ValueError as error:
-                why = f"{_reason(error)}; mend it, or name it .jsonl if every line is a record"
+                why = f"{_reason(error)}; correct it, or name it .jsonl if every line is a record"
                 raise DataError(f"{path}: {why}") from None
             except RecursionError:
-                raise DataError(f"{path}: a record is nested too deeply; mend it, or leave the record out") from None
+                raise DataError(f"{path}: a record is nested too deeply; correct it, or leave the record out") from None
         elif kind == ".parquet":
             with pq.ParquetFile(path, memory_map=True) as table:
                 yield from _rows(table.iter_batches(batch_size=_ROWS_AT_ONCE), path)
@@ -128,7 +128,7 @@ def reading(path: Path) -> Iterator[None]:
     # pyarrow raises ValueError and OverflowError for values that Python has no type for, as dates after the year 9999
     except (OSError, EOFError, ValueError, OverflowError, MemoryError, pa.ArrowException) as error:
         why = " ".join(str(error).split())[:300]
-        raise DataError(f"{path}: cannot be read ({type(error).__name__}: {why}); mend or rewrite the file") from error
+        raise DataError(f"{path}: cannot be read ({type(error).__name__}: {why}); repair the file") from error
 
 
 def _open(path: Path) -> io.BufferedReader:

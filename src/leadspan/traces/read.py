@@ -271,10 +271,10 @@ def _local_path(source: TraceSource) -> Path | None:
         if path.exists():
             return path
     except (OSError, ValueError, RuntimeError) as error:  # too long a name, a NUL byte in it, no home directory
-        raise DataError(f"{source.path!r}: is no path ({error}); mend it") from None
+        raise DataError(f"{source.path!r}: is not a path ({error}); correct it") from None
     if kind_of(path) is not None or not _HUB_NAME.fullmatch(source.path):
         raise DataError(
-            f"{source.path}: no such file or directory, and no name a Hub data set could have; mend the path"
+            f"{source.path}: no such file or directory, and not a possible name of a Hub data set; correct the path"
         )
     return None
 
@@ -288,7 +288,7 @@ def _load_from_hub(source: TraceSource, usual_split: str = "train") -> "datasets
         why = " ".join(str(error).split())[:300]
         raise DataError(
             f"{source.path}: no such local path, and the Hub could not be read because of "
-            f"{type(error).__name__}: {why}; mend the path, `subset` or `split`, or save it as a local file"
+            f"{type(error).__name__}: {why}; correct the path, `subset` or `split`, or save it as a local file"
         ) from error
     assert isinstance(loaded, datasets.Dataset)
     return loaded

@@ -103,7 +103,7 @@ class RefusalCounter:
         examples = ((count, self.examples[reason]) for reason, count in self.counts.most_common())
         lines += [f"  {count} x {first.reason}, e.g. {first.place}: {first.detail}" for count, first in examples]
         layout = "their layout with `format` or `columns`, their tags with `think_open` and `think_close`"
-        raise DataError("\n".join([*lines, f"Mend these records, or name {layout}{remedy}"]))
+        raise DataError("\n".join([*lines, f"Correct these records, or name {layout}{remedy}"]))
 
 
 class Unusable(Exception):

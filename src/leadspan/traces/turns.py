@@ -165,10 +165,10 @@ def split_reasoning(text: str, tags: Tags = THINK_TAGS) -> tuple[str, str]:
         raise Unusable(UNCLOSED, f"{opening} without {closing}")
     head, _, answer = text.partition(closing)
     if opening in answer:
-        raise Unusable("think tags out of order", f"{closing} stands before {opening}")
+        raise Unusable("think tags out of order", f"{closing} comes before {opening}")
     before, _, cot = head.rpartition(opening)
     if before.strip():
-        raise Unusable(TEXT_BEFORE, f"{shown(before)} stands before {opening}")
+        raise Unusable(TEXT_BEFORE, f"{shown(before)} comes before {opening}")
     cot = _filled(cot, "chain of thought")
     opening, closing = SOLUTION_TAGS
     if opening in answer and closing not in answer:
@@ -183,7 +183,7 @@ def separate(cot: str, answer: str, names: tuple[str, str], tags: Tags) -> tuple
     """Chain of thought and answer that stand apart, and so have no think tags."""
     for name, text in zip(names, (cot, answer), strict=True):
         if inside := tags_in(text, (*tags, *THINK_TAGS)):
-            raise Unusable(TAGS_TWICE, f"{inside[0]} in {name!r}, although the two parts stand apart")
+            raise Unusable(TAGS_TWICE, f"{inside[0]} in {name!r}, although the two parts are given separately")
     return _filled(cot, "chain of thought"), _filled(answer, "answer")
 
 
@@ -214,7 +214,7 @@ def _read_turn(turn: Any, column: str) -> tuple[dict[str, str], str | None]:
         kind = part.get("type") if isinstance(part, dict) else None
         if kind in _THOUGHT_PARTS:
             if "".join(texts).strip():
-                raise Unusable(TEXT_BEFORE, f"{shown(texts[0])} stands before a part of the type {kind!r}")
+                raise Unusable(TEXT_BEFORE, f"{shown(texts[0])} comes before a part of the type {kind!r}")
             thoughts.append(_joined(value_of(part, f"{kind}|text|content"), content_name))
         elif kind in _TEXT_PARTS:
             texts.append(_joined(part, content_name))

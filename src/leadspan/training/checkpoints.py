@@ -100,7 +100,7 @@ def checkpoint_to_resume(directory: Path, needs_best: bool) -> Path | None:
         if wrong is None and (recorded := Handover.of(checkpoint).recorded) is not None:
             name, size, digest = recorded
             if beginning_hash(directory / name, size) != digest:
-                wrong = f"{name}, up to its step, is not as it was written"
+                wrong = f"{name}, up to its step, has changed since it was written"
         # The best step that an earlier checkpoint names may have been replaced since.
         if wrong is None and needs_best and not is_used:
             state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
