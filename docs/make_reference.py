@@ -1,5 +1,6 @@
 """Write docs/cli.md from `--help` and docs/settings.md from the settings' docstrings; `--check` fails when stale."""
 
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,9 @@ def _type_name(annotation: Any) -> str:
     )
     for prefix in ("typing.", "pathlib.", "leadspan.data.settings."):
         text = text.replace(prefix, "")
+    # The limits of an element: Pydantic's own way to write them says nothing to a reader.
+    text = re.sub(r"Annotated\[(\w+), FieldInfo\(.*?\]\)\]", r"\1", text)
+    text = re.sub(r"^Optional\[(.*)\]$", r"\1 | None", text)
     return f"`{text}`".replace("|", "\\|")
 
 
