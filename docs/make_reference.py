@@ -61,7 +61,7 @@ def _summary(model: type[BaseModel]) -> list[str]:
 def _shown(value: Any) -> str:
     if isinstance(value, BaseModel):
         return value.model_dump_json(exclude_defaults=True) if value.model_dump(exclude_defaults=True) else "defaults"
-    return str(value)
+    return str(value).replace("\n", "\\n")  # a line end would break the row of the table
 
 
 def _type_name(annotation: Any) -> str:
