@@ -160,16 +160,16 @@ def _answer(question: Question, study: Study) -> str:
 
 
 def _judge(claim: Claim, rows: dict[str, Row]) -> tuple[bool | None, str]:
-    """Whether a claim holds (None: cannot be told), and the difference in words."""
+    """Whether a claim holds (None: unclear), and the difference in words."""
     left, right = rows[claim.left], rows[claim.right]
     if claim.kind == "keeps more than":
         difference = _difference_of_kept(left, right, {row.label: row for row in rows.values()})
         if difference is None:
-            return None, "cannot be told, as an uncut run may score near 0"
+            return None, "unclear, as an uncut run may score near 0"
     else:
         difference = retention(_scores(left), _scores(right)).difference
     holds = _is_alike(difference) if claim.kind == "like" else _is_better(difference)
-    return holds, f"{ {True: 'yes', False: 'no', None: 'cannot be told'}[holds] }, {points(difference)}"
+    return holds, f"{ {True: 'yes', False: 'no', None: 'unclear'}[holds] }, {points(difference)}"
 
 
 def _difference_of_kept(left: Row, right: Row, by_label: dict[str, Row]) -> Interval | None:

@@ -422,6 +422,12 @@ def test_the_break_point_of_the_traces_is_shown_and_written(folder: Path, tmp_pa
     told = " ".join(sentences(found["late"]))
     assert "cuts that take derivations away: lead 0.7, lead 0.5." in told
     assert "First answers of 40 of 40 training traces: found 40, not found 0, no gold 0" in told
+    found_late = found["late"].searched
+    assert found_late is not None and found_late.summary.lsp_star is not None
+    wide = found_late.summary.lsp_star.model_copy(update={"low": 0.6})
+    summary = found_late.summary.model_copy(update={"lsp_star": wide})
+    told = " ".join(sentences(replace(found["late"], searched=replace(found_late, summary=summary))))
+    assert "take derivations away: lead 0.5; cuts within its interval, which may: lead 0.7." in told
     shown = json.loads(json.dumps(found["late"].as_json()))
     assert shown["searched"]["outcomes"]["found"] == shown["searched"]["num_rows"] == 40
     assert shown["rows"][0]["without_derivation"]["value"] == 1

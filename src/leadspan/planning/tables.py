@@ -42,8 +42,8 @@ def sentences(plan: Plan) -> list[str]:
     if None in times:
         missing = "plan.device and plan.utilisation" if plan.device is None else "plan.utilisation, such as 0.4"
         lines.append(
-            f"No time: run with --calibrate on this machine, or state {missing}. "
-            "No money without a time and plan.price_per_hour."
+            f"No time: run with --calibrate on this machine, or set {missing}. "
+            "Money needs a time and plan.price_per_hour."
         )
     lines.append(disk_of_run(plan.disk_bytes))
     lines += _too_large(plan)
@@ -70,7 +70,7 @@ def disk_of_run(num_bytes: int) -> str:
     size = quantity("peak_memory_bytes", num_bytes)
     return (
         f"Disk: up to {size} in the run directory, for {NUM_CHECKPOINTS} checkpoints and the student; with "
-        "training.keep_checkpoints=false the checkpoints go when the run is finished."
+        "training.keep_checkpoints=false the checkpoints are deleted when the run is finished."
     )
 
 
@@ -247,7 +247,8 @@ def _bills(plan: Plan, full: PlanRow) -> list[str]:
                 "more than" if saved > by_store else "less than" if saved < by_store else "as much as"
                 for by_store in (store.net_flops, store.saved_flops)
             )
-            than = f": {once} a store saves on its first run, {shared} on later ones."
+            later = "and on later ones" if shared == once else f"{shared} on later ones"
+            than = f": {once} a store saves on its first run, {later}."
         dropped, gone = row.cut.num_examples - row.cut.num_kept, percent(1 - kept)
         # Of a schedule every trace is an example of each stage.
         whole = f"drops {dropped:,} of {row.cut.num_examples:,} examples whole and cuts the others, which takes away"
@@ -296,9 +297,11 @@ def _break_point(searched: Searched, rows: Sequence[PlanRow]) -> list[str]:
         return [f"No gold: none of {where} has a right answer to look for, so no break point LSP* can be predicted."]
     if point is None:
         return [f"No break point LSP*: of {where} none states its right answer in the chain of thought ({counts})."]
-    leads = [row for row in rows if isinstance(row.policy, Lead)]
-    below = [row.label for row in leads if row.cut.tokens_after / row.cut.tokens_before < point.low]
-    verdict = f"cuts that take derivations away: {', '.join(below)}" if below else "no lead cut here lies below it"
+    shares = {row.label: row.cut.tokens_after / row.cut.tokens_before for row in rows if isinstance(row.policy, Lead)}
+    below = [label for label, share in shares.items() if share < point.low]
+    within = [label for label, share in shares.items() if point.low <= share < point.high]
+    verdict = f"cuts that take derivations away: {', '.join(below)}" if below else "no lead cut here is below it"
+    verdict += f"; cuts within its interval, which may: {', '.join(within)}" if within else ""
     return [
         f"Predicted break point LSP*: {point.value:.2f} [{point.low:.2f}, {point.high:.2f}]; {verdict}.",
         f"First answers of {where}: {counts}; right answers from: {sources}. "
