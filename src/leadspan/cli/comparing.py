@@ -121,9 +121,9 @@ def _planned(study: "Study", study_file: Path) -> "tuple[StudyRecord, list[str]]
     argument("--seed-sd", type=float, help="standard deviation of accuracy between training seeds (0.01)" + _FROM_RUNS),
     argument("--level", type=float, help="confidence level of the interval (0.95)"),
     argument("--power", type=float, help="probability of showing the claim (0.8)"),
-    argument("--samples", type=int, nargs="+", default=[1, 4, 16, 64], help="samples a problem (1 4 16 64)"),
-    argument("--seeds", type=int, nargs="+", default=[1, 3, 5, 10, 20], help="seeds a student (1 3 5 10 20)"),
-    argument("--problems", type=int, nargs="+", default=[30, 60, 500, 1319], help="sizes to judge (30 60 500 1319)"),
+    argument("--samples", type=int, nargs="+", default=[1, 4, 16, 64], help="samples per problem (1 4 16 64)"),
+    argument("--seeds", type=int, nargs="+", default=[1, 3, 5, 10, 20], help="seeds per student (1 3 5 10 20)"),
+    argument("--problems", type=int, nargs="+", default=[30, 60, 500, 1319], help="problems to judge (30 60 500 1319)"),
     argument("--full", type=Path, nargs="+", metavar="RUN", help="finished runs of the full student"),
     argument("--policy", type=Path, nargs="+", metavar="RUN", help="finished runs of the policy's student"),
     argument("--task", help="task of the runs, where they have several"),
@@ -164,7 +164,7 @@ def power(options: argparse.Namespace) -> None:
     )
     parts = [
         stated_claim,
-        Block("Problems needed", ("samples a problem", *seeds), tuple(rows), num_text=0),
+        Block("Problems needed", ("samples per problem", *seeds), tuple(rows), num_text=0),
         notes,
         _shown(claim, options.problems, options.samples, options.seeds),
     ]

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 @command(
-    *recipe_file("YAML recipe; its `capture` section says what is stored and where"),
+    *recipe_file("YAML recipe; its section `capture` says what is stored and where"),
     argument(
         "--dry-run", action="store_true", help="print size, time and the KL lost to each codec on a sample, and stop"
     ),

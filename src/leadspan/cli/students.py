@@ -33,7 +33,9 @@ MAX_NEW_TOKENS = 1024
 _SAMPLING = (
     local_or_hub("--against", action="append", default=[], metavar="RUN", help="further model to compare with"),
     argument("--thinking-budget", type=int, metavar="N", help="also answer with thinking closed after N tokens"),
-    argument("--max-new-tokens", type=int, default=MAX_NEW_TOKENS, metavar="N", help="cap (1024)"),
+    argument(
+        "--max-new-tokens", type=int, default=MAX_NEW_TOKENS, metavar="N", help="tokens of an answer, at most (1024)"
+    ),
     argument("--system", default="", help="system message before every prompt"),
     setting("a setting of sampling: temperature=0, seed=1, top_p=0.9"),
 )
