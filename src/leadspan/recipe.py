@@ -177,7 +177,7 @@ class Recipe(Settings):
         if self.loss.kl_weight != 1:
             text = (
                 f"loss.kl_weight is {self.loss.kl_weight:g}, and the rest of the loss would teach the student the "
-                "tokens that it drew itself, which says nothing of the teacher: set loss.kl_weight: 1"
+                "tokens that it drew itself, which says nothing about the teacher: set loss.kl_weight: 1"
             )
             yield ("rollout", "loss.kl_weight"), text
         # Prompts are dealt to the steps before anything is drawn, so a step has a number of examples, not of tokens.
