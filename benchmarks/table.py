@@ -26,7 +26,7 @@ python -m benchmarks all         # all of them, each in a process of its own, an
 ```
 
 `prepare`, `audit`, `packing`, `cut_step`, `plan_time` and `plan_memory` read real traces and the Qwen3 tokenizer from
-`../shared/data` beside the checkout.
+`../shared/data` next to the checkout.
 `cut_step` and `gkd_step` take a GPU when there is one. All of a GPU, in nine minutes at most:
 
 ```

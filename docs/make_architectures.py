@@ -28,23 +28,23 @@ _LAYOUTS = {"packed": "packed", "padded": "padded batches", "alone": "one by one
 
 _HEADER = f"""# Architectures
 
-What becomes of a small model of every causal architecture of Transformers {transformers.__version__}, by
-`python docs/make_architectures.py`: each is built from its own default config with every size made small, and loaded
-as a student is. So a row says what was found by running it, of that config; another config of the same architecture (a
-window, scaled positions, other kinds of layers) is looked at anew whenever a model is loaded.
+How leadspan trains each causal architecture of Transformers {transformers.__version__}, as found by
+`python docs/make_architectures.py`, which builds a small model of each from its own default config and loads it as a
+student. A row is about that config; for another one of the same architecture (a window, scaled positions, other kinds
+of layers) the same is decided again whenever a model is loaded.
 
 - **packed**: examples share a row without padding; attention goes example by example.
-- **padded batches**: examples of nearly one length side by side through the model's own attention, at most a tenth of
-  padding. For layers that carry a state along a row (Mamba, linear attention, convolutions), and attention of the
-  model's own making.
+- **padded batches**: examples of nearly equal length go together through the model's own attention, with at most a
+  tenth of padding. For layers that carry a state along a row (Mamba, linear attention, convolutions), and for attention
+  that the model computes in its own way.
 - **one by one**: a state depends on the longest example of a batch.
-- **refused**: with the message that a user gets. One about values that do not fit is about the small config made here;
-  the architecture may well be trained with its own.
+- **refused**: with the message that a user gets. A message about values that do not fit is about the small config made
+  here; the architecture may well train with its real one.
 
 Attention: the implementation that then runs (`leadspan_packed` is ours, `sdpa` and `eager` are Transformers').
 State: elements that layers carry from one token to the next. Mixtures of experts are trained without their router loss.
-With flash attention, rows are packed where they are packed here. `tests/models/test_architectures.py` holds loss and
-gradient of seventeen of them against plain Transformers in float64, to 1e-5.
+With flash attention, rows are packed where they are packed here. `tests/models/test_architectures.py` compares loss and
+gradient of seventeen of them with plain Transformers in float64, to 1e-5.
 
 """
 

@@ -235,7 +235,7 @@ def test_a_horizon_of_one_token_trains_and_adapters_draw_under_checkpointing_too
             "learns from tokens of the student, which traces are not",
         ),
         ({"rollout": {"steps_per_draw": 2}, "supervision": {"answer": 0}}, "weighed by all tokens drawn before them"),
-        ({"loss": {"kl_weight": 0.5}}, "tokens that it drew itself, which says nothing about the teacher: set loss.kl_w"),
+        ({"loss": {"kl_weight": 0.5}}, "tokens that it drew itself, which says nothing about the teacher: set loss."),
         ({"targets": {"kind": "store", "path": "s"}, "rollout": {"steps_per_draw": 2}}, "set steps_per_draw: 1"),
         ({"batching": {"kind": "tokens"}}, "lengths of rollouts are not known before they are drawn: set kind: exam"),
         (
