@@ -211,6 +211,12 @@ def test_a_source_without_records_is_an_error(write: Callable[..., str]) -> None
         counter.check(1.0, "toy.jsonl")
 
 
+def test_objects_in_a_record_are_named_as_not_looked_into(write: Callable[..., str]) -> None:
+    body = {"choices": [{"message": {"role": "assistant", "content": "<think>a</think>b"}}]}
+    with pytest.raises(DataError, match=r"objects are not looked into: response; write their texts"):
+        list(read_traces(TraceSource(path=write({"custom_id": "r0", "response": {"body": body}, "error": None}))))
+
+
 def test_unknown_columns_stop_the_reading(write: Callable[..., str]) -> None:
     with pytest.raises(DataError, match=r"toy\.jsonl:1: the columns a, b are not those of any known format"):
         counted(write({"a": 1, "b": 2}))
@@ -219,7 +225,7 @@ def test_unknown_columns_stop_the_reading(write: Callable[..., str]) -> None:
 @pytest.mark.parametrize("path", ["gone.jsonl", "./gone", "/gone/for/good", "one/two/three", ""])
 def test_a_missing_path_is_told_from_a_hub_name(path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    message = "no such file or directory, and no name" if path else "holds no .jsonl"
+    message = "no such file or directory, and not a possible name" if path else "holds no .jsonl"
     for action in (counted, lambda missing: fingerprint(TraceSource(path=missing))):
         with pytest.raises(DataError, match=message):
             action(path)
