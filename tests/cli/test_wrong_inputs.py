@@ -72,7 +72,7 @@ CASES = {
         ["distill", "{recipe}", "training.epochs=2"],
         "exactly one of epochs and steps, and set",
     ),
-    "a recipe for a world": (["world", "{recipe}"], "is a recipe, no world; run it with `leadspan distill "),
+    "a recipe for a world": (["world", "{recipe}"], "is a recipe, not a world; run it with `leadspan distill "),
     "a world for a recipe": (["distill", "{world}"], "is a world, not a recipe; run it with `leadspan world "),
     "a store without an output": (["store", "merge", "{empty}"], "leadspan store: merge: --output goes with merge"),
     "a card of no run": (["card", "{empty}"], "run.json: not found"),

@@ -107,7 +107,7 @@ def test_the_files_of_the_split_are_read(tmp_path: Path, names: list[str], sourc
         pytest.param(["test.jsonl"], {}, r"no file of the split train \(test: test\.jsonl\)", id="only test data"),
         pytest.param(["a.jsonl"], {"split": "easy"}, r"no file of the split easy \(no split: a", id="no file of it"),
         pytest.param(["a.jsonl"], {"split": "validation"}, "no file of the split validation", id="no name says it"),
-        pytest.param(["en/a.jsonl"], {"subset": "fr"}, "no directory 'fr' in it .* there are en", id="no subset"),
+        pytest.param(["en/a.jsonl"], {"subset": "fr"}, "no directory 'fr' in it; there are en", id="no subset"),
         pytest.param(["en/a.jsonl", "de/a.jsonl"], {}, r"set `subset` to one .* \(de, en\)", id="several subsets"),
         pytest.param(["a.jsonl", "a.jsonl.gz"], {}, "a.jsonl, a.jsonl.gz, which may be the same", id="packed beside"),
         pytest.param(["a.jsonl", "a.json"], {}, "files of several kinds .* the same records twice", id="two kinds"),
