@@ -256,7 +256,7 @@ def test_a_policy_is_its_own_settings(policy: Policy) -> None:
         ),
         pytest.param(
             {"kind": "schedule", "policy": {"kind": "lead_answer", "num_tokens": 9}, "start": 0.1, "end": 0.5},
-            r"policy lead_answer 9 tokens has no p that could change",
+            r"policy lead_answer has no p that could change; give it a p",
             id="schedule without p",
         ),
         pytest.param(

@@ -25,11 +25,12 @@ from leadspan.pipeline.capture import prepare_capture
 from leadspan.pipeline.run import run
 from leadspan.planning.prediction import cost_model_of
 from leadspan.recipe import Recipe
+from leadspan.settings import validate
 from leadspan.status import StatusHandler
 from leadspan.teacher.capture import run_capture
 from leadspan.teacher.fill import check_space, merge_stores
 from leadspan.teacher.manifest import write_manifest
-from leadspan.teacher.settings import TopK
+from leadspan.teacher.settings import CaptureSettings, TopK
 from leadspan.teacher.shards import ShardWriter
 from leadspan.teacher.store import TargetStore
 from recipes import metrics, toy_recipe, write_recipe
@@ -109,6 +110,15 @@ def test_top_k_of_the_whole_vocabulary_gives_the_run_of_the_live_teacher(tmp_pat
     other = Recipe.model_validate(stored(recipe, tmp_path / "other").model_dump() | {"loss": {"temperature": 3.0}})
     with pytest.raises(TargetsError, match=r"loss\.temperature is 3, .*capture\.temperatures: \[1\.0, 3\]"):
         run(other)
+
+
+@pytest.mark.parametrize(
+    ("temperatures", "fault"),
+    [([2.0], "1.0 is missing"), ([1.0, 1.0], "only once"), ([1.0, 2.0, 2.0000001], "only once")],
+)
+def test_a_store_has_the_normalisers_of_each_temperature_once(temperatures: list[float], fault: str) -> None:
+    with pytest.raises(SettingsError, match=rf"  temperatures \[.*\]: .*{fault}"):
+        validate(CaptureSettings, {"temperatures": temperatures}, "capture")
 
 
 @pytest.mark.slow

@@ -257,6 +257,9 @@ class CaptureSettings(Settings):
         if 1.0 not in self.temperatures:
             text = f"temperatures {self.temperatures}: 1.0 is missing, at which log-probabilities are kept"
             yield ("temperatures",), text
+        # Columns of a store are named by six digits.
+        if len({f"{temperature:g}" for temperature in self.temperatures}) < len(self.temperatures):
+            yield ("temperatures",), f"temperatures {self.temperatures}: each may be given only once"
         is_plain = self.codec.kind == "top_k" and self.temperatures == [1.0] and self.vocabulary == "head"
         if self.engine != "transformers" and not is_plain:
             text = (

@@ -87,7 +87,7 @@ class Schedule(Policy):
     def conflicts(self) -> Iterator[Rule]:
         """Something changes."""
         if self.policy.proportion is None:
-            yield ("policy",), f"policy {self.policy.inner.label} has no p that could change; schedule one that has"
+            yield ("policy",), f"policy {self.policy.family} has no p that could change; give it a p, or take another"
         if self.start == self.end:
             text = f"start and end are both {self.start:g}, so nothing changes; use the policy itself as cut"
             yield ("start", "end"), text
