@@ -292,6 +292,19 @@ def test_a_refused_ratio_recommends_nothing_and_gives_the_difference(make_run: M
     assert "Difference in accuracy: lead 0.5 +10 [" in found.sentence
 
 
+def test_policies_whose_ratio_was_refused_are_not_passed_over(make_run: MakeRun) -> None:
+    # With two seeds, whose spread says little, full's lower bound is near zero; with three it is not.
+    runs = [make_run("full", right, FULL, num_problems=40, seed=seed) for seed, right in enumerate((20, 24, 22))]
+    runs += [make_run("lead 0.5", 0, cost=0.5, num_problems=40, seed=seed) for seed in range(3)]
+    runs += [make_run("lead 0.7", 26, lead(0.7), cost=0.7, num_problems=40, seed=seed) for seed in range(2)]
+    found = answer(only(runs))
+    assert (
+        found.closest == "lead 0.5"
+        and "lead 0.5 comes closest of those with a retention: it kept 0 [" in found.sentence
+    )
+    assert "No retention could be computed for others. Difference in accuracy: lead 0.7 +10 [" in found.sentence
+
+
 def test_controls_are_no_candidates_and_stand_beside(make_run: MakeRun) -> None:
     runs = [make_run("full", 300, FULL, num_problems=400), make_run("lead 0.5", 290, num_problems=400, cost=0.5)]
     window = {"kind": "random_window", "p": 0.5}

@@ -106,6 +106,8 @@ def _answer(frontier: Frontier, policies: list[Row], target: float, cost: CostNa
     # A policy that is shown to keep the target but saves nothing is named before one that merely keeps the most.
     closest = chosen or (shown[0] if shown else max(ratios, key=lambda pair: pair[1])[0])
     word, share, outcome = COST_WORDS[cost], percent(target), _outcome(frontier, closest, target, cost)
+    # They may have kept more than the closest one, so the answer does not pass over them.
+    refused = _differences(policies)
     full = closest.reference
     if chosen:
         sentence = f"The cheapest policy by {word} shown to keep {share} of {full}'s accuracy is {chosen.label}: it "
@@ -115,7 +117,8 @@ def _answer(frontier: Frontier, policies: list[Row], target: float, cost: CostNa
             saving = f"saves {word} here, so {full} is the cheapest by {word}"
         sentence = f"No policy shown to keep {share} of {full}'s accuracy {saving}: {closest.label} "
     else:
-        sentence = f"No policy is shown to keep {share} of {full}'s accuracy; {closest.label} comes closest: it "
+        among = " of those with a retention" if refused else ""
+        sentence = f"No policy is shown to keep {share} of {full}'s accuracy; {closest.label} comes closest{among}: it "
     together = closest.retention and closest.retention.simultaneous
     selection = ""
     if len(ratios) > 1 and together:
@@ -137,7 +140,7 @@ def _answer(frontier: Frontier, policies: list[Row], target: float, cost: CostNa
     return Answer(
         recommended=chosen.label if chosen else None,
         closest=closest.label,
-        sentence=f"{sentence}{outcome}.",
+        sentence=f"{sentence}{outcome}.{f' No retention could be computed for others. {refused}' if refused else ''}",
         selection=selection,
         needed="" if shown else sample_size_needed(frontier, closest, target),
         against_controls=controls or [f"No control of {closest.label} was run."],
@@ -150,13 +153,18 @@ def _nothing(frontier: Frontier, policies: Sequence[Row]) -> Answer:
     is_cut = any(row.cut_kind != "full" for row in frontier.students)
     untrained = "the only cuts are controls" if is_cut else "no cut was trained"
     reason = refused or ("none was compared with an uncut run" if policies else untrained)
+    text = " ".join(filter(None, (f"No policy can be recommended: {reason}.", _differences(policies))))
+    return Answer(recommended=None, closest=None, sentence=text)
+
+
+def _differences(policies: Sequence[Row]) -> str:
+    """The differences in accuracy of policies whose ratio was refused; "" where there is none."""
     differences = ", ".join(
         f"{row.label} {points(row.retention.difference)}"
         for row in policies
         if row.retention and row.retention.difference and not row.retention.ratio
     )
-    text = f" Difference in accuracy: {differences}." if differences else ""
-    return Answer(recommended=None, closest=None, sentence=f"No policy can be recommended: {reason}.{text}")
+    return f"Difference in accuracy: {differences}." if differences else ""
 
 
 def _outcome(frontier: Frontier, row: Row, target: float, cost: CostName) -> str:
