@@ -67,7 +67,7 @@ def test_a_teacher_of_another_template_or_vocabulary_is_found(tmp_path: Path) ->
     assert (ends.verdict, ends.figure) == ("warning", "data <|im_end|> (0); teacher <|endoftext|> (2)")
     merged = recipe.model_copy(update={"loss": recipe.loss.model_copy(update={"stop": "event"})})
     ends = examined(merged)["end-of-turn tokens"]
-    assert ends.verdict == "ok" and ends.figure.endswith("(2); one outcome in the divergence")
+    assert ends.verdict == "ok" and ends.figure.endswith("(2); the divergence treats them as one outcome")
     file = tmp_path / "teacher" / "tokenizer.json"
     values = json.loads(file.read_text())
     vocabulary = values["model"]["vocab"]

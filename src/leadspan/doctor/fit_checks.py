@@ -98,7 +98,7 @@ def tokenizers(inputs: CheckInputs) -> Iterator[Check]:
         except ModelError as error:
             yield Check(f"{role}: tokenizer", "failed", str(error), "take models of one tokenizer")
             continue
-        yield Check(f"{role}: tokenizer", "ok", f"{len(tokenizer):,} tokens, those of the data equal")
+        yield Check(f"{role}: tokenizer", "ok", f"{len(tokenizer):,} tokens, equal to the data's")
         same = tokenizer.chat_template == renderer.template
         remedy = "it was trained with another template; set tokenizer or data.rendering.chat_template"
         yield Check.of(f"{role}: template", same, "equal" if same else "differs", remedy)
@@ -124,7 +124,7 @@ def ends_of_turns(inputs: CheckInputs) -> Iterator[Check]:
         for role, ids in by_role.items()
     )
     if recipe.merges_stops:
-        yield Check(name, "ok", f"{shown}; one outcome in the divergence")
+        yield Check(name, "ok", f"{shown}; the divergence treats them as one outcome")
         return
     remedy = "a teacher with another end-of-turn token teaches the student not to end its turns: set loss.stop: event"
     yield Check.of(name, recipe.teacher is None or len(set(by_role.values())) == 1, shown, remedy)
@@ -137,7 +137,7 @@ def padding(inputs: CheckInputs) -> Iterator[Check]:
     shown = ", ".join(f"{role} {count:,}" for role, count in rows.items())
     fits = min(rows.values()) >= size
     note = f"; compared on the first {size:,}" if fits and len(set(rows.values())) > 1 else ""
-    figure = f"heads have {shown} rows, the tokenizer {size:,} ids{note}"
+    figure = f"rows of the heads: {shown}; ids of the tokenizer: {size:,}{note}"
     remedy = "take the tokenizer that belongs to the models, or resize the embeddings"
     yield Check.of("vocabulary padding", fits, figure, remedy, "failed")
 
