@@ -156,11 +156,11 @@ def power(options: argparse.Namespace) -> None:
     rows = []
     for count in options.samples:
         sizes = [problems_needed(claim, count, number) for number in options.seeds]
-        rows.append((str(count), *("no number" if size is None else f"{size:,}" for size in sizes)))
+        rows.append((str(count), *("none" if size is None else f"{size:,}" for size in sizes)))
     seeds = ["1 seed *" if number == 1 else f"{number} seeds" for number in options.seeds]
     notes = (
         "* about the two trained models only; the spread between seeds is left out\n"
-        "no number: the seeds alone vary too much for the claim"
+        "none: no number of problems is enough, because accuracy varies too much from seed to seed"
     )
     parts = [
         stated_claim,
