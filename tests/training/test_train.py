@@ -141,7 +141,9 @@ def test_adapters_are_merged_into_the_student(tmp_path: Path) -> None:
     recipe = toy_recipe(tmp_path, lora={"r": 4})
     result = run(recipe)
     assert result.train is not None and result.train.final_loss < result.train.first_loss
-    assert (recipe.output / "adapter" / "adapter_model.safetensors").exists()
+    assert {path.name for path in (recipe.output / "adapter").iterdir()} == {
+        "adapter_config.json", "adapter_model.safetensors", "digests.json"
+    }  # fmt: skip
     merged = weights(recipe.output)
     assert not any("lora" in name for name in merged)
     start = weights_of_start(recipe)

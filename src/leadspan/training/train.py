@@ -292,6 +292,7 @@ def _write_student(trainer: DistillationTrainer, inputs: TrainingInputs) -> None
         adapter = inputs.directory / ADAPTER_DIR
         unseal(adapter)
         model.save_pretrained(str(adapter))
+        (adapter / "README.md").unlink(missing_ok=True)  # PEFT's card is an empty form; the student's is the run's
         seal(adapter)
         model = model.merge_and_unload()
     renderer = inputs.renderer
