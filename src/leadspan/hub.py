@@ -26,6 +26,8 @@ from leadspan.files import DIGESTS_FILE, fault, renew
 from leadspan.models.settings import ModelSettings, Pretrained
 from leadspan.recipe import Recipe
 from leadspan.results import RUN_FILE, RunResult, load_run, predicted_and_measured
+from leadspan.rollout.settings import TaskPrompts
+from leadspan.sources import may_be_hub_name
 from leadspan.statistics.intervals import retention
 from leadspan.tables import Block, markdown_table, markdown_text, percent, percent_interval, points, quantity
 from leadspan.teacher.settings import Served
@@ -70,10 +72,15 @@ def uncut_beside(result: RunResult, directory: Path) -> RunResult | None:
 
 def _but_for_the_cut(recipe: Recipe) -> dict[str, Any]:
     """The settings that two students of one comparison share."""
-    # Names and places change no weight; the cut is what the comparison is about.
-    values = recipe.model_dump(mode="json", exclude={"name", "output", "cut", "evaluation", "plan", "push", "trial"})
-    del values["training"]["report_to"]
-    return values
+    # Names, places, logs and processes change no weight; the cut is what the comparison is about.
+    return recipe.model_dump(
+        mode="json",
+        exclude={
+            **dict.fromkeys(("name", "output", "cut", "evaluation", "plan", "push", "trial", "capture"), True),
+            "data": {"cache_dir", "num_workers"},
+            "training": {"report_to", "keep_checkpoints", "checkpoint_every", "log_every", "num_workers", "profile"},
+        },
+    )
 
 
 def model_card(result: RunResult, full: RunResult | None = None) -> ModelCard:
@@ -81,7 +88,9 @@ def model_card(result: RunResult, full: RunResult | None = None) -> ModelCard:
     recipe = result.recipe
     assert recipe is not None, "a student has a recipe"
     # The Hub groups results by data set, so a task with a public source goes by the name of that.
-    public = {task.name: task.path for task in recipe.evaluation.tasks if not _is_local(task.path)}
+    tasks = recipe.evaluation.tasks
+    public = {task.name: task.path for task in tasks if not (task.generated or _is_local(task.path))}
+    source = _source(recipe)
     results = [
         CardResult(
             task_type="text-generation",
@@ -96,7 +105,7 @@ def model_card(result: RunResult, full: RunResult | None = None) -> ModelCard:
     # Names are plain text on the Hub too: the metadata is YAML that others' programs read.
     data = ModelCardData(
         base_model=_hub_name(recipe.student),
-        datasets=None if _is_local(recipe.data.train.path) else [recipe.data.train.path],
+        datasets=None if _is_local(source) else [source],
         eval_results=results or None,
         library_name="transformers",
         model_name=plain(result.name),
@@ -113,12 +122,17 @@ def _sections(result: RunResult, recipe: Recipe, full: RunResult | None) -> Iter
     imitated = f"`{recipe.teacher.identity}`" if isinstance(recipe.teacher, Served) else "stored targets"
     imitated = imitated if recipe.local_teacher is None else _model_name(recipe.local_teacher)
     teacher = f" from {imitated}" if recipe.has_teacher else " from no teacher but the traces"
-    student, version = _model_name(recipe.student), result.environment.get("leadspan", "")
-    distilled = f"distilled{teacher} on traces under the cut `{result.label}` with leadspan {version}."
-    yield f"{student[0].upper()}{student[1:]}, {distilled}"
+    on = f"traces under the cut `{result.label}`"
+    if recipe.rollout is not None:
+        on = f"its own rollouts{' and on traces' if recipe.has_traces else ''} (`{result.label}`)"
+    version = result.environment.get("leadspan", "")
+    yield f"This is {_model_name(recipe.student)}, distilled{teacher} on {on} with leadspan {version}."
     yield "## Data and cut"
-    source, cut = recipe.data.train.path, result.cut
-    rows = [("traces", Path(source).name if _is_local(source) else source), ("cut", result.label)]
+    source, cut = _source(recipe), result.cut
+    rows = [
+        ("traces" if recipe.has_traces else "prompts", Path(source).name if _is_local(source) else source),
+        ("cut" if recipe.rollout is None else "learnt from", result.label),
+    ]
     if cut is not None:
         share = f" ({percent(cut.tokens_after / cut.tokens_before)})" if cut.tokens_before else ""
         rows += [
@@ -147,6 +161,12 @@ def _sections(result: RunResult, recipe: Recipe, full: RunResult | None) -> Iter
     yield _use(result)
     yield "## Versions"
     yield ", ".join(f"{name} {markdown_text(value)}" for name, value in result.environment.items() if name != "seed")
+
+
+def _source(recipe: Recipe) -> str:
+    """Where the traces that a student learns from are read, or else the prompts of its rollouts."""
+    prompts = None if recipe.rollout is None or recipe.has_traces else recipe.rollout.prompts
+    return prompts.task.path if isinstance(prompts, TaskPrompts) else recipe.data.train.path
 
 
 def _evaluations(result: RunResult, full: RunResult | None) -> str:
@@ -221,8 +241,8 @@ def _model_name(model: ModelSettings) -> str:
 
 
 def _is_local(path: str) -> bool:
-    # A path that exists no longer, or not here, is still known by how it begins.
-    return Path(path).expanduser().exists() or path.startswith((".", "/", "~"))
+    # A path that exists no longer, or not here, is mostly still known by how it looks.
+    return Path(path).expanduser().exists() or not may_be_hub_name(path)
 
 
 def check_push(name: str) -> None:

@@ -96,11 +96,10 @@ def source_faults(sources: Iterable[Source], must_answer: bool = True, known_nam
             path = Path(name).expanduser()
             if path.exists():
                 continue
-            # What ends like a file, or has too many parts, is no name of the Hub: it need not be asked.
-            may_be_hub_name = source.kind != "path" and path.suffix.lower() not in _FILE_SUFFIXES
+            is_asked = source.kind != "path" and may_be_hub_name(name)
         except (OSError, ValueError, RuntimeError) as error:  # too long a name, a NUL byte in it, no home directory
-            reason, may_be_hub_name = f"is not a path ({error})", False
-        if may_be_hub_name and _HUB_NAME.fullmatch(name):
+            reason, is_asked = f"is not a path ({error})", False
+        if is_asked:
             reason, is_certain = _hub_absence(name, source.kind)
             if not reason:
                 continue
@@ -111,6 +110,11 @@ def source_faults(sources: Iterable[Source], must_answer: bool = True, known_nam
         else:
             logger.warning("not checked: %s", line)
     return list(lines)
+
+
+def may_be_hub_name(name: str) -> bool:
+    """Whether a name can be one of the Hub, which needs no answer for what ends like a file or has many parts."""
+    return Path(name).suffix.lower() not in _FILE_SUFFIXES and _HUB_NAME.fullmatch(name) is not None
 
 
 @cache

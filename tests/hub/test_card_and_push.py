@@ -82,6 +82,36 @@ def test_the_card_of_a_student_that_drew_what_it_learnt_from_says_nothing_of_tra
     assert "Few of its examples" not in str(model_card(run.model_copy(update={"cut": lost})))
 
 
+def test_a_card_says_what_an_on_policy_student_learnt_from(make_run: MakeRun) -> None:
+    def text(**rollout: object) -> str:
+        settings = {"rollout": {"horizon": {"kind": "fixed", "tokens": 8}, **rollout}, "loss": {"kl_weight": 1}}
+        run = make_run("rollout 8", 9, settings=settings)
+        return str(model_card(run.model_copy(update={"cut": None})))
+
+    task = {"path": "org/problems", "name": "toy"}
+    alone = text(prompts={"kind": "task", "task": task})
+    assert "distilled from taught on its own rollouts (`rollout 8`) with" in alone and "under the cut" not in alone
+    assert "| prompts | org/problems |" in alone and "datasets:\n- org/problems\n" in alone
+    mixed = text(trace_share=0.5)
+    assert "on its own rollouts and on traces (`rollout 8`)" in mixed and "| traces | traces |" in mixed
+
+
+def test_what_is_not_on_the_hub_is_not_called_so(make_run: MakeRun) -> None:
+    """Relative paths of a directory in which the card is not written."""
+    generated = {"path": "reasoning-gym:chain_sum", "grader": "reasoning_gym", "name": "toy"}
+    settings = {
+        "data": {"train": {"path": "data/traces.jsonl"}},
+        "student": {"kind": "pretrained", "path": "runs/base/student"},
+        "evaluation": {"tasks": [generated]},
+    }
+    card = model_card(make_run("lead 0.5", 5, settings=settings))
+    assert card.data.base_model is card.data.datasets is None
+    assert "This is `student`, distilled" in card.text and "| traces | traces.jsonl |" in card.text
+    assert [result.dataset_type for result in card.data.eval_results] == ["toy"]
+    settings["student"] = {"kind": "pretrained", "path": "deepseek-ai/model"}
+    assert "This is deepseek-ai/model, distilled" in model_card(make_run("lead 0.5", 5, settings=settings)).text
+
+
 @pytest.mark.slow
 def test_names_in_the_metadata_of_a_card_are_plain(trained: Path) -> None:
     hostile = load_run(trained / "run").model_copy(update={"name": "a\u202eb", "label": "c\x1b[2Jd"})
@@ -167,7 +197,8 @@ def test_the_uncut_run_beside_a_run_is_compared_with_by_itself(
     write(make_run("lead 0.25", 5, {"kind": "lead", "p": 0.25}), "cut_deeper")
     assert uncut_beside(cut, tmp_path / "cut") is None
     assert "No uncut student is known" in write_card(cut, tmp_path / "cut").read_text()
-    full = write(make_run("full", 30, FULL, name="whole", tasks=["toy"]), "whole")
+    weightless = {"training": {"keep_checkpoints": False, "log_every": 3}, "data": {"num_workers": 2}}
+    full = write(make_run("full", 30, FULL, name="whole", tasks=["toy"], settings=weightless), "whole")
     assert uncut_beside(cut, tmp_path / "cut") == full
     assert uncut_beside(full, tmp_path / "whole") is None
     assert "ncut student" not in write_card(full, tmp_path / "whole").read_text()
