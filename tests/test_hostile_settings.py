@@ -47,6 +47,7 @@ DOCUMENTS: dict[str, tuple[str | bytes, str]] = {
     "deep keys": ("? " * 3000, "nested more than"),
     "many values": ("name: [" + "1," * 2 * MAX_VALUES + "]", "more than 5,000 values"),
     "long": ("# \n" * MAX_CHARACTERS, "settings have at most"),
+    "long, and cut within a character": ("#a" + "é" * 2 * MAX_CHARACTERS, "settings have at most"),
     "date out of range": ("name: 2020-13-45", "missing"),
     "offset out of range": ("name: 2001-12-14t21:59:43.10-99:99", "missing"),
     "escape out of range": ('name: "\\UFFFFFFFF"', "names no character"),

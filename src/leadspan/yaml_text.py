@@ -149,7 +149,13 @@ def read_yaml_mapping(path: Path) -> dict[str, Any]:
             raise SettingsError(f"{path}: is not a regular file; {remedy}")
         with path.open("rb") as file:
             # UTF-8 has at most four bytes a character, and one more shows that the file is too long.
-            text = file.read(4 * MAX_CHARACTERS + 1).decode("utf-8-sig")
+            content = file.read(4 * MAX_CHARACTERS + 1)
+        if len(content) > 4 * MAX_CHARACTERS:  # which may end within a character
+            raise SettingsError(
+                f"{path}: {4 * MAX_CHARACTERS:,} bytes and more; settings have at most "
+                f"{MAX_CHARACTERS:,} characters; {remedy}"
+            )
+        text = content.decode("utf-8-sig")
     except OSError as error:
         raise SettingsError(f"{path}: cannot be read ({error.strerror}); {remedy}") from None
     except UnicodeDecodeError as error:

@@ -7,11 +7,13 @@ from benchmarks.hold_process import run
 from transformers import AutoConfig
 
 from leadspan.cli import main
+from leadspan.cli.first_look import _quoted
 from leadspan.cli.starting import RECIPES
 from leadspan.recipe import Recipe, load_recipe
 from leadspan.settings import load_settings
 from leadspan.study.settings import Study
 from leadspan.worlds.settings import WorldFiles
+from leadspan.yaml_text import parse_yaml
 from toys import DROPS_COT, TEMPLATE, character_tokenizer, tiny, write_traces
 
 
@@ -44,6 +46,11 @@ def test_a_recipe_is_written_for_what_traces_and_models_hold(words: list[str], t
     assert [(task.name, task.path, task.limit) for task in recipe.evaluation.tasks] == [("task", "task.jsonl", 100)]
     schema = (tmp_path / "new" / "mine.yaml").read_text().splitlines()[0].partition("$schema=")[2]
     assert json.loads((tmp_path / "new" / schema).read_text())["properties"].keys() == Recipe.model_fields.keys()
+
+
+@pytest.mark.parametrize("name", [".5", "null", "NO", "._5", "a: b", "-", "1e3", "half"])
+def test_a_name_that_yaml_reads_as_something_else_is_quoted(name: str) -> None:
+    assert parse_yaml(f"{{name: {_quoted(name)}}}", "") == {"name": name}
 
 
 def test_the_next_commands_can_be_copied_into_a_shell(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:

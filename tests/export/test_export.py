@@ -101,6 +101,19 @@ def test_the_settings_name_the_data_and_cut_nothing_again(tmp_path: Path) -> Non
     compile(script, "trl_sft.py", "exec")
 
 
+def test_the_settings_say_what_they_leave_out_of_the_recipe(tmp_path: Path) -> None:
+    def comments(**rollout: object) -> str:
+        recipe = toy_recipe(tmp_path, rollout=rollout, loss={"kl_weight": 1})
+        texts = [text(Exported(tmp_path, recipe, 8, False)) for text in CONFIGS.values()]
+        [shared] = {"\n".join(line for line in text.splitlines() if line.startswith("# ")) for text in texts}
+        return shared
+
+    alone, mixed = comments(), comments(trace_share=0.5)
+    assert "# The recipe's student learns from its own rollouts, which cannot be exported." in alone
+    assert "# The recipe's student also learns from its own rollouts" in mixed
+    assert "# A step has 8 examples on one device" in alone
+
+
 def test_the_settings_name_the_revision_of_the_student_and_a_gguf_file(tmp_path: Path) -> None:
     recipe = toy_recipe(tmp_path)
     student = Pretrained(path="org/model", revision="v2")

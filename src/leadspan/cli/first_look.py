@@ -35,6 +35,7 @@ from leadspan.traces.formats import parse
 from leadspan.traces.read import detect, read_records
 from leadspan.traces.records import Refusal, RefusalCounter, Trace
 from leadspan.traces.settings import TraceSource
+from leadspan.yaml_text import parse_yaml
 
 NUM_SAMPLED = 256
 """Records that are read for a first look: enough for a median, few enough for seconds."""
@@ -189,7 +190,8 @@ def _mapping(values: dict[str, Any]) -> str:
 def _quoted(value: object) -> str:
     """A value as YAML has it in a flow mapping."""
     text = str(value)
-    is_plain = _PLAIN.fullmatch(text) and text.lower() not in ("true", "false", "null", "~", ".inf", ".nan")
+    # Some words and numbers look like text: `null`, `.5`.
+    is_plain = _PLAIN.fullmatch(text) and parse_yaml(text, "a value") == text
     return text if is_plain else json.dumps(value, ensure_ascii=False)
 
 

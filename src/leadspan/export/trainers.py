@@ -289,12 +289,16 @@ def _comment(exported: Exported) -> str:
     lines = [
         f"Written by `leadspan export` from the recipe {json.dumps(recipe.name)}, cut {recipe.cut.label}.",
         "Cross-entropy on the truncated traces alone: no teacher takes part.",
+        f"A step has {exported.examples_per_step} examples on one device: on several, divide the accumulation by them.",
     ]
     # Each of these would go unseen: the trainer would run, and train something else.
     if exported.model == _NO_MODEL:
         lines.append(f"The recipe builds its student from a config: save it, and write its path for {_NO_MODEL}.")
     if isinstance(recipe.student, Pretrained) and recipe.student.gguf_file is not None:
         lines.append(f"The recipe's student is the GGUF file {json.dumps(recipe.student.gguf_file)}: convert it first.")
+    if recipe.rollout is not None:
+        also = "also learns" if recipe.has_traces else "learns"
+        lines.append(f"The recipe's student {also} from its own rollouts, which cannot be exported.")
     if training.lora is not None:
         lines.append("The recipe trains LoRA adapters; these settings train all weights.")
     if not isinstance(training.batching, ByExamples):
