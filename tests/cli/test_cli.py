@@ -233,7 +233,10 @@ def test_preview_shows_sections_cuts_and_losses(tmp_path: Path, capsys: pytest.C
     ):
         assert name in shown
     assert main(["preview", str(path), "--records", "1", "--chars", "1"]) == 0
-    assert "step 0" in shown and "step 0" not in capsys.readouterr().out
+    assert "step 0" in shown and "step 0" not in (one := capsys.readouterr().out) and "appended" not in one
+    assert main(["preview", str(path), "--records", "0", "cut={kind: lead, stop: append_eos}"]) == 0
+    [appended] = (line.split() for line in capsys.readouterr().out.splitlines() if "appended" in line)
+    assert appended == ["appended", "tokens", "0", "32"]  # one for each example: sections add up to all tokens
 
 
 @pytest.mark.slow

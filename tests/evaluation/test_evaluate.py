@@ -174,13 +174,15 @@ def test_killed_and_started_again_it_draws_the_same(tmp_path: Path) -> None:
 
 @pytest.mark.shared
 def test_a_known_benchmark_from_the_command_line(
-    tmp_path: Path, shared: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, shared: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = write_model(tmp_path / "m")
+    monkeypatch.chdir(write_model(tmp_path / "m"))
     known = f"aime25={shared / 'benchmarks' / 'aime25.jsonl'}"
     options = ["--set=sampling.max_new_tokens=3", "--set=sampling.samples_per_problem=2", "--set=tasks.0.limit=4"]
-    assert main(["evaluate", str(model), known, "--output", str(tmp_path / "out"), *options]) == 0
-    (found,) = load_run(tmp_path / "out").evaluations
+    assert main(["evaluate", ".", known, "--output", str(tmp_path / "out"), *options]) == 0
+    result = load_run(tmp_path / "out")
+    (found,) = result.evaluations
+    assert result.name == result.label == "m"
     assert (found.task, found.num_problems, found.samples_per_problem) == ("aime25", 4, 2)
     assert "aime25: pass" in capsys.readouterr().out
     assert (

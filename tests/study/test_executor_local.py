@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import pytest
@@ -44,12 +45,16 @@ def test_a_crash_is_told_with_its_place(tmp_path: Path) -> None:
             id="GPUs of its own",
         ),
         pytest.param({"gpus_per_trial": 0}, [Slot(None, "")], id="no GPU"),
+        pytest.param({"ranks_per_trial": 4, "threads_per_trial": 8}, [Slot(2, None, 4)], id="threads of ranks"),
+        pytest.param({"trials_at_once": 2, "ranks_per_trial": 2}, [Slot(3, None, 2)] * 2, id="of 12 cores"),
+        pytest.param({"ranks_per_trial": 3}, [Slot(4, None, 3)], id="all cores for the ranks of one"),
     ],
 )
 def test_resources_are_shared_out(
     executor: dict[str, int], expected: list[Slot], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6,7")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(12)))
     assert slots(LocalExecutor(**executor)) == expected
 
 

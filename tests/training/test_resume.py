@@ -119,6 +119,8 @@ def test_samples_of_both_kinds_are_kept_for_a_resume(tmp_path: Path) -> None:
     recipe = unfinished(tmp_path, evaluation={"tasks": [toy_task(tmp_path)], "sampling": sampling})
     names = {path.name for path in (recipe.output / "samples").iterdir()}
     assert names == {"toy.jsonl", "toy, made to answer.jsonl"}
+    smaller = recipe.evaluation.sampling.model_copy(update={"batch_size": 2})  # as where memory ran out
+    recipe = recipe.model_copy(update={"evaluation": recipe.evaluation.model_copy(update={"sampling": smaller})})
     assert [result.task for result in run(recipe, resume=True).evaluations] == ["toy", "toy, made to answer"]
     assert not (recipe.output / "samples.old-1").exists()
 

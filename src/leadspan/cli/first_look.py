@@ -281,7 +281,8 @@ def counts_block(label: str, data: PreparedData) -> Block:
     counts, rows = data.examples.counts, list[tuple[str, ...]]()
     before, after = counts.section_tokens_before, counts.section_tokens_after
     totals = {"all": (counts.tokens_before, counts.tokens_after)}
-    for name, (old, new) in ({name: (number, after.get(name, 0)) for name, number in before.items()} | totals).items():
+    by_section = {name: (before.get(name, 0), after.get(name, 0)) for name in {**before, **after}}
+    for name, (old, new) in (by_section | totals).items():
         rows.append((f"{name} tokens", f"{old:,}", f"{new:,}", f"{new / old:.1%}" if old else ""))
     rows.append(("weighted positions", "", f"{counts.weighted_tokens:,}", ""))
     for name in ("lost_question", "lost_think_end", "lost_answer", "lost_stop"):

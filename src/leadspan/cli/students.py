@@ -87,7 +87,7 @@ def evaluate(options: argparse.Namespace) -> None:
         if trained is not None:
             result = trained.model_copy(update=record | ({"label": options.label} if options.label else {}))
         else:
-            label = options.label or Path(options.model).name
+            label = options.label or Path(options.model).name or Path(options.model).resolve().name  # `.` has no name
             seed = settings.sampling.seed
             result = RunResult(name=label, label=label, role="base", seed=seed, recipe=None, **record)
         save_run(result, options.output)

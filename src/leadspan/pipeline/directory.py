@@ -79,8 +79,9 @@ def begin(recipe: Recipe, renderer: Renderer | None, is_resumed: bool) -> None:
         now, kept_tasks = recipe.evaluation, set[str]()
         with suppress(SettingsError):
             before = load_recipe(recipe.output / RECIPE_FILE).evaluation
-            # These two are part of every draw, whatever the task.
-            if is_resumed and (before.sampling, before.system) == (now.sampling, now.system):
+            # These two are part of every draw, whatever the task; how many are drawn at a time is of none.
+            drawn = [each.sampling.model_copy(update={"batch_size": 1}) for each in (before, now)]
+            if is_resumed and drawn[0] == drawn[1] and before.system == now.system:
                 kept_tasks = {task.name for task in now.tasks if task in before.tasks}
         samples = recipe.output / "samples"
         # A hidden file is what a kill has left of one that was being written.

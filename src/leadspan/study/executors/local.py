@@ -41,7 +41,7 @@ class Slot:
     """The share of the machine that a trial may use.
 
     Attributes:
-        threads: CPU threads; None leaves them as they are.
+        threads: CPU threads of each of its processes; None leaves them as they are.
         gpus: Value of `CUDA_VISIBLE_DEVICES`; None leaves it as it is.
         ranks: Processes that train together.
     """
@@ -120,13 +120,15 @@ def slots(executor: LocalExecutor) -> list[Slot]:
     Raises:
         RunError: There are fewer GPUs than the slots need.
     """
-    number, each = executor.trials_at_once, executor.gpus_per_trial
+    number, each, ranks = executor.trials_at_once, executor.gpus_per_trial, executor.ranks_per_trial
     threads = executor.threads_per_trial
-    if threads is None and number > 1:
-        threads = max(1, len(os.sched_getaffinity(0)) // number)
+    if threads is None and number * ranks > 1:
+        threads = len(os.sched_getaffinity(0)) // number
+    # torchrun gives a rank one thread unless it is told.
+    threads = None if threads is None else max(1, threads // ranks)
     # GPUs are not shared out: every trial sees all of them.
     if each is None:
-        return [Slot(threads, None, executor.ranks_per_trial)] * number
+        return [Slot(threads, None, ranks)] * number
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     devices = [device for device in (visible or "").split(",") if device]
     if each and visible is None:
@@ -139,7 +141,7 @@ def slots(executor: LocalExecutor) -> list[Slot]:
             "visible here; lower trials_at_once or gpus_per_trial"
         )
     devices_of = [",".join(devices[i * each : (i + 1) * each]) for i in range(number)]
-    return [Slot(threads, gpus, executor.ranks_per_trial) for gpus in devices_of]
+    return [Slot(threads, gpus, ranks) for gpus in devices_of]
 
 
 def run_in_process(trial: Trial, num_ranks: int = 1) -> None:
