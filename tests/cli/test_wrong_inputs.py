@@ -48,6 +48,14 @@ CASES = {
         ["evaluate", "{columns}", "{empty}", "--output", "{folder}/e"],
         "MODEL = '{columns}': is a file; the model comes first",
     ),
+    "an audit of a number": (
+        ["audit", "{columns}", "--tokenizer", "{empty}", "data.train=3", "--limit", "2"],
+        "data.train is 3, which has no keys to set",
+    ),
+    "a bare rendering": (
+        ["evaluate", "{empty}", "{columns}", "--output", "{folder}/e", "--set", "rendering=3"],
+        "rendering = 3: settings are a mapping; write rendering.KEY=VALUE",
+    ),
     "a directory without a model": (["chat", "{empty}"], "MODEL = '{empty}': holds no run.json of a finished run"),
     "a capture without a teacher": (["capture", "{recipe}", "loss.kl_weight=0", "teacher=null"], "teacher: missing;"),
     "a bare cut to compare": (

@@ -101,6 +101,21 @@ def test_a_policy_that_leaves_nothing_is_left_out_and_said_unless_it_is_the_reci
 
 
 @pytest.mark.slow
+def test_a_policy_whose_traces_exceed_the_budget_of_a_batch_is_left_out_too(folder: Path) -> None:
+    longest = max(prepare_data(toy_recipe(folder)).examples.lengths)
+    recipe = toy_recipe(folder, batching={"kind": "tokens", "tokens_per_batch": longest})
+    data = prepare_data(recipe)
+    plan = plan_recipe(recipe, data, POLICIES)
+    assert [row.label for row in plan.rows] == ["lead 0.7", "lead 0.5"]
+    said = next(line for line in sentences(plan) if line.startswith("Left out: full: "))
+    assert f"training.batching.tokens_per_batch = {longest}: the longest example has" in said
+    with pytest.raises(SettingsError, match="tokens_per_batch"):
+        plan_recipe(recipe.model_copy(update={"cut": Full()}), data, POLICIES)
+    calibration = calibration_of(recipe, data, POLICIES, True)
+    assert calibration is not None and calibration.num_steps == 1 + 4  # of lead 0.5 alone
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("drops", [False, True])
 def test_the_naive_run_of_a_cut_that_changes_has_the_same_rows_uncut(folder: Path, drops: bool) -> None:
     ends = {"start": 0.88, "end": 0.89} if drops else {"start": 0.6, "end": 1.0}

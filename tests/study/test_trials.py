@@ -8,9 +8,10 @@ from leadspan.errors import SettingsError
 from leadspan.recipe import Recipe, TrialId, load_recipe
 from leadspan.settings import validate
 from leadspan.study.controls import RunPlanner, controls
+from leadspan.study.fingerprints import Fingerprints
 from leadspan.study.record import CaptureRecord, Event, StudyRecord, load_study, save_study
 from leadspan.study.study import Keeper, StudyPlan, plan_study, planned_record
-from leadspan.study.trials import Fingerprints, SharedStore, Trial, conditions, load_base, load_before, placed
+from leadspan.study.trials import SharedStore, Trial, conditions, load_base, load_before, placed
 from leadspan.teacher.settings import CaptureSettings
 from recipes import toy_recipe, write_recipe
 from studies import toy_study
@@ -57,6 +58,12 @@ def names(directory: Path, **changes: Any) -> list[str]:
 )
 def test_conditions(tmp_path: Path, axes: dict[str, Any], expected: list[str]) -> None:
     assert names(tmp_path, axes=axes) == expected
+
+
+def test_a_cut_for_all_trials_of_a_set_without_cuts_is_no_fault(tmp_path: Path) -> None:
+    more = {"loss": {"soft": {"temperature": 2}}}
+    changed = names(tmp_path, settings=["cut.p=0.3"], axes={"cut": [LEAD]}, more_axes=[more])
+    assert changed == ["lead 0.5", "lead 0.3, soft"]
 
 
 def test_two_conditions_of_one_name_are_refused(tmp_path: Path) -> None:
@@ -122,6 +129,11 @@ def test_axes_change_what_they_say_and_no_more(tmp_path: Path) -> None:
             id="seed as an axis",
         ),
         pytest.param({"settings": ["output=x"]}, r"settings: output is set by the study", id="output of all trials"),
+        pytest.param(
+            {"settings": ["cut.p=0.3"], "more_axes": [{"cut": [LEAD]}]},
+            r"settings: every value of axes.cut replaces cut; change it there",
+            id="a cut that no trial has",
+        ),
         pytest.param({"seeds": []}, r"seeds is empty", id="no seeds"),
         pytest.param({"seeds": [1, 1]}, r"each may be given only once", id="a seed twice"),
         pytest.param({"controls": ["equal_time"]}, r"controls.0 = 'equal_time'", id="unknown control"),

@@ -145,7 +145,7 @@ def _settings(options: argparse.Namespace) -> "AuditSettings":
         sources = [Source("DATA", options.data, "dataset")]
         apply_overrides(values, options.overrides)
     if options.limit is not None:
-        values["data"]["train"]["limit"] = options.limit
+        apply_overrides(values, [f"data.train.limit={options.limit}"])
     tasks = values.setdefault("tasks", [])
     # Each is named after its file, with a number where the name is taken.
     for path in options.tasks if isinstance(tasks, list) else ():  # else `validate` refuses them

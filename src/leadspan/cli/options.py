@@ -203,7 +203,9 @@ def read_model(name: str, rendering: object = None) -> ReadModel:
     run = load_run(directory) if (directory / RUN_FILE).exists() else None
     recipe = run.recipe if run else None
     values: dict[str, Any] = recipe.data.rendering.model_dump(mode="json") if recipe else {}
-    values |= rendering if isinstance(rendering, dict) else {}
+    if not isinstance(rendering, dict | None):
+        raise SettingsError(f"rendering = {rendering!r}: settings are a mapping; write rendering.KEY=VALUE")
+    values |= rendering or {}
     model = student_of(run, directory) if run else pretrained_at(name)
     if not run and directory.is_dir() and model.gguf_file is None and not (directory / "config.json").exists():
         raise SettingsError(

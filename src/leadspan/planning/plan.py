@@ -14,7 +14,7 @@ from leadspan.data.prepare import sections_of
 from leadspan.data.supervision import ScoredSelection, lay_out
 from leadspan.data.truncation import AnyPolicy, Cut, Full, Lead, Policy, with_ends
 from leadspan.data.truncation.policy import CutCounts, shows_few_ends
-from leadspan.errors import DataError, TargetsError
+from leadspan.errors import DataError, SettingsError, TargetsError
 from leadspan.files import write_atomically
 from leadspan.inputs import PreparedData, training_examples
 from leadspan.planning.calibration import calibrate
@@ -178,9 +178,16 @@ def plan_recipe(
     left_out: list[str] = []
 
     def rows_of(compared: Sequence[Policy]) -> list[PlanRow]:
-        # Made one after the other: the examples of all policies together would take too much memory.
-        sides = _sides(recipe, data, compared, left_out)
-        return [_row(recipe, data, models, uncut, side, policy, calibration, searched) for policy, side in sides]
+        made: list[PlanRow] = []
+        # One after the other: the examples of all policies together would take too much memory.
+        for policy, side in _sides(recipe, data, compared, left_out):
+            try:
+                made.append(_row(recipe, data, models, uncut, side, policy, calibration, searched))
+            except SettingsError as error:  # such as of a budget of tokens that an uncut trace exceeds
+                if policy == recipe.cut:
+                    raise
+                left_out.append(f"{policy.label}: {error}")
+        return made
 
     rows = rows_of(policies if recipe.cut in policies else [recipe.cut, *policies])
     # With rollouts the student also learns to end its turns from what it writes itself.
@@ -232,8 +239,8 @@ def _uncut_sizes(recipe: Recipe, data: PreparedData, selection: ScoredSelection 
 def calibration_of(recipe: Recipe, data: PreparedData, policies: Sequence[Policy], measure: bool) -> Calibration | None:
     """Rates of the recipe's models: read from `plan.calibration`, or measured now in a few steps of each policy.
 
-    Policies that leave nothing to learn, or whose targets a store lacks, are not measured; the recipe's own is where
-    none of them can be. Measured rates are written to `plan.calibration`, if it is set; None where there is nothing to
+    Policies that cannot be trained, or whose targets a store lacks, are not measured; the recipe's own is where none
+    can be. Measured rates are written to `plan.calibration`, if it is set; None where there is nothing to
     read.
 
     Raises:
@@ -248,9 +255,10 @@ def calibration_of(recipe: Recipe, data: PreparedData, policies: Sequence[Policy
     inputs, sides = training_inputs(recipe, data, teacher), list[Examples]()
     for policy, examples in _sides(recipe, data, policies, []):
         try:
+            planned(model, examples)
             teacher.check_serves(examples, examples.usable)
             sides.append(examples)
-        except TargetsError as error:
+        except (SettingsError, TargetsError) as error:
             logger.warning("not measured: %s: %s", policy.label, error)
     calibration = calibrate(inputs, model, recipe.loss, sides or [data.examples])
     if recipe.rollout is not None and recipe.store_path is None:

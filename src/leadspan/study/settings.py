@@ -1,5 +1,6 @@
 """Settings of a study: one recipe varied along axes, over seeds, with the controls that a fair comparison needs."""
 
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -162,8 +163,12 @@ class Study(Settings):
         return values
 
     def conflicts(self) -> Iterator[Rule]:
-        """There are seeds, and no setting is one that the study sets."""
+        """There are seeds, and no setting is one that the study or every value of an axis sets."""
         for text in _set_by_study(self.settings):
             yield ("settings",), f"settings: {text}"
+        for section in ("cut", "student"):
+            has_no_effect = all(getattr(axes, section) for axes in (self.axes, *self.more_axes))
+            if has_no_effect and any(re.match(rf"{section}[.=]", override) for override in self.settings):
+                yield ("settings",), f"settings: every value of axes.{section} replaces {section}; change it there"
         if not self.seeds:
             yield ("seeds",), "seeds is empty; give at least one, three or more for intervals over seeds"

@@ -21,6 +21,7 @@ from leadspan.recipe import Recipe, TrialId
 from leadspan.sources import check_sources
 from leadspan.study.controls import NEED_A_PLAN, RunPlanner, controls
 from leadspan.study.executors.local import run_local
+from leadspan.study.fingerprints import Fingerprints
 from leadspan.study.record import (
     STUDY_FILE,
     Board,
@@ -33,17 +34,7 @@ from leadspan.study.record import (
     save_study,
 )
 from leadspan.study.settings import Executor, LocalExecutor, RayExecutor, Study
-from leadspan.study.trials import (
-    Fingerprints,
-    SharedStore,
-    Trial,
-    conditions,
-    is_done,
-    load_base,
-    load_before,
-    over_seeds,
-    placed,
-)
+from leadspan.study.trials import SharedStore, Trial, conditions, is_done, load_base, load_before, over_seeds, placed
 from leadspan.teacher.manifest import read_joined
 from leadspan.teacher.settings import StoredTargets
 from leadspan.training.result import remove_checkpoints
