@@ -342,5 +342,7 @@ def test_share_of_some_samples() -> None:
     found = bootstrap_share([3, 0, 1, 2], [4, 0, 2, 4])
     assert found is not None and found.value == 0.6 and found.low < 0.6 < found.high
     assert bootstrap_share([0, 0], [0, 0]) is None
+    rare, mean = bootstrap_share([1] + [0] * 39, [1] * 40), bootstrap_mean([[1]] + [[0]] * 39)
+    assert rare is not None and (rare.low, rare.high) == (mean.low, mean.high)
     certain = bootstrap_share([2, 2, 0], [2, 2, 0])
     assert certain is not None and certain.value == 1 and certain.low == pytest.approx(wilson(1, 2).low)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 from operator import attrgetter
 
-from leadspan.answers.spelling import SMALL_NUMBERS, respell
+from leadspan.answers.spelling import respell
 
 # A box with its opening brace or its bare content, any other escaped character, or a brace.
 _BOX = re.compile(
@@ -168,7 +168,7 @@ def stated_answers(text: str) -> Iterator[str]:
     What a text calls its answer comes before Math-Verify's finds only where no number follows it.
 
     >>> next(stated_answers("First 4. So the answer is five."))
-    '5'
+    'five'
     """
     pieces, at = list[str](), 0
     for box in _boxes(text):
@@ -183,7 +183,6 @@ def stated_answers(text: str) -> Iterator[str]:
     answer = _END.split(statements[-1]["stated"])[0].strip(" *$:") if statements else ""
     # A number behind the statement may be a correction of it.
     is_last = bool(answer) and not re.search(r"\d", text[statements[-1].start("stated") + len(answer) :])
-    answer = str(SMALL_NUMBERS.index(answer.lower())) if answer.lower() in SMALL_NUMBERS else answer
     if is_last:
         yield answer
     from math_verify import parse  # sympy takes a second to import; only workers pay for it

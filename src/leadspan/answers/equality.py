@@ -13,8 +13,9 @@ from fractions import Fraction
 from typing import Literal
 
 from leadspan.answers.boxes import committed_boxes, condition_of, last_boxed, stated_answers
+from leadspan.answers.number_words import BASES
 from leadspan.answers.numbers import as_number, unassigned
-from leadspan.answers.spelling import BASES, in_latex, respell, unwrap_commands
+from leadspan.answers.spelling import in_latex, respell, unwrap_commands
 
 Outcome = Literal["right", "wrong", "no_answer", "unparsed", "timeout"]
 _TEXT = re.compile(r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mbox|emph)\s*+\{([^{}]*+)\}")
@@ -28,13 +29,35 @@ _BARE_WORDS = re.compile(r"(?=[^\W\d_ ]*+(?: [^\W\d_]*+)*+$)(?=.*[^\W\d_]{3})[^\
 _ARTICLE = re.compile(r"^(?:an?|the)\s++(?=\w\w)")
 # Each row means one thing; words are folded as `_fold` does.
 _SYNONYMS = (
-    frozenset(("no solution", "no real solution", "none", "empty set", "the empty set", r"\emptyset", r"\{\}")),
+    frozenset(
+        (
+            "no solution",
+            "no real solution",
+            "no solution exist",
+            "no solutions exist",
+            "there is no solution",
+            "there are no solution",
+            "none",
+            "empty set",
+            "the empty set",
+            r"\emptyset",
+            r"\{\}",
+        )
+    ),
     frozenset(("does not exist", "dne", "undefined", "not defined", "doesn't exist")),
-    frozenset(("infinity", r"\infty", "infinite", "infinitely many")),
+    frozenset(("infinity", r"\infty", "infinite", "infinitely many", "infinitely many solution")),
     frozenset(("all real number", "all real", "real number", r"\mathbb{R}", r"(-\infty,\infty)", "the real number")),
     frozenset(("yes", "true")),
     frozenset(("no", "false")),
 )
+# Words that turn a number into another answer where each side has one of a pair.
+_OPPOSITES = tuple(
+    tuple(re.compile(rf"(?<![\\A-Za-z])(?:{words})", re.IGNORECASE) for words in pair)
+    for pair in (
+        ("left", "right"), ("north", "south"), ("east", "west"),
+        ("increas|gain|profit|ris(?:e|ing)", "decreas|loss|lost|fall"),
+    )
+)  # fmt: skip
 _TIME = re.compile(
     r"(?P<hour>\d{1,2})(?::(?P<minute>[0-5]\d))?\s*+(?:\\text\s*+\{)?\s*+(?P<half>[AaPp])\.?\s?[Mm]\.?\s*+\}?\.?"
 )
@@ -73,13 +96,19 @@ def decide(answer: str, gold: str) -> Outcome:
     if plain_text(answer) == plain_text(gold) != "" or compact(answer) == compact(gold) != "":
         return "right"
     letter = letter_of(gold)
-    if is_words(gold) or (has_synonyms(gold) and same_words(answer, gold)):
+    # A gold such as `five` is a number.
+    if (is_words(gold) and not re.search(r"\d", respell(gold))) or (has_synonyms(gold) and same_words(answer, gold)):
         return _either(same_words(answer, gold) or (letter is not None and chosen_letter(answer) == letter))
     if letter is not None and chosen_letter(answer) == letter:
         return "right"
     labels = _LABEL.match(answer), _LABEL.match(gold)
     if labels[0] and labels[1] and labels[0]["letter"] != labels[1]["letter"]:
         return "wrong"
+    for pair in _OPPOSITES:
+        # Which words of the pair each side has.
+        said = [{word for word in pair if word.search(text)} for text in (answer, gold)]
+        if len(said[0]) == len(said[1]) == 1 and said[0] != said[1]:
+            return "wrong"
     times = time_of_day(answer), time_of_day(gold)
     if None not in times:
         return _either(times[0] == times[1])
@@ -279,6 +308,6 @@ def chosen_letter(answer: str) -> str | None:
     >>> chosen_letter(r"\textbf{(B) }12"), chosen_letter("Option B"), chosen_letter("B - 12"), chosen_letter("Bx")
     ('B', 'B', 'B', None)
     """
-    text = re.sub(r"^[*`$]+|[*`$]+$", "", " ".join(_TEXT.sub(r" \1 ", unwrap_commands(answer)).split()))
+    text = re.sub(r"^[*`$]+|[*`$]+$", "", " ".join(_TEXT.sub(r" \1 ", unwrap_commands(in_latex(answer))).split()))
     match = _CHOSEN.fullmatch(text)
     return match[1].upper() if match and (match[1].isupper() or len(text) == 1) else None

@@ -15,20 +15,16 @@ module once more, and torch with it. An idle worker ends with its pipe, a busy o
 (docs/decisions/0010 says why no library does this).
 """
 
-import ast
-import contextlib
 import json
 import logging
 import math
 import os
 import queue
-import re
 import signal
 import subprocess
 import sys
 import threading
 import time
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -37,6 +33,7 @@ from typing import Literal, Self, get_args
 
 from leadspan.answers.boxes import bare_gold, committed_boxes, last_boxed, text_after_thinking, thinks_to_the_end
 from leadspan.answers.equality import Outcome, can_read, decide, decide_text
+from leadspan.answers.literals import compare_literals
 from leadspan.answers.verifiers import verified
 from leadspan.errors import DataError, EvaluationError
 
@@ -298,12 +295,11 @@ def exact_grade(item: GradeItem) -> Verdict:
 
 
 def literal_grade(item: GradeItem) -> Verdict:
-    r"""As `exact_grade`, but equal as Python literals, so that quotes and spacing between values do not matter.
+    """As `exact_grade`, but equal as Python literals, so that quotes and spacing between values do not matter.
 
-    White space within strings counts; where an answer is no literal, braces that LaTeX escapes (`\{`) are braces.
-    Nothing is run.
+    White space within strings counts. See `compare_literals`.
     """
-    return _grade_by(item, str.strip, _compare_literals)
+    return _grade_by(item, str.strip, compare_literals)
 
 
 def _grade_by(item: GradeItem, spell: Callable[[str], str], unequal: Callable[[str, str], Outcome]) -> Verdict:
@@ -323,22 +319,6 @@ def _last_box_or_all(item: GradeItem) -> str:
 def _verdict(item: GradeItem, outcome: Outcome, answer: str) -> Verdict:
     """One outcome for both scores; the strict one needs a finished text."""
     return Verdict(outcome, outcome, answer or None) if item.finished else Verdict("no_answer", outcome, None)
-
-
-def _compare_literals(answer: str, gold: str) -> Outcome:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", SyntaxWarning)
-        try:
-            right = ast.literal_eval(gold)
-            # Parsing is recursive, and a loop may have written megabytes.
-            answer = answer[:10_000]
-            for spelling in (answer, re.sub(r"\\([{}_%#$&])", r"\1", answer)):
-                with contextlib.suppress(ValueError, SyntaxError):
-                    value = ast.literal_eval(spelling)
-                    return "right" if type(value) is type(right) and value == right else "wrong"
-        except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
-            pass
-    return "unparsed"
 
 
 def _checked_gold(item: GradeItem, grader: str) -> str:

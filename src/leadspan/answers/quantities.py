@@ -11,6 +11,7 @@ from sympy.physics import units as sympy_units
 from sympy.physics.units import convert_to
 
 from leadspan.answers.formulas import Quantity, UnreadableError, read_formula
+from leadspan.answers.number_words import CARDINALS
 
 # A factor of a unit: its name and its power, in words, digits or braces.
 _FACTOR = re.compile(
@@ -93,13 +94,9 @@ def _named(name: str) -> Any:
     return unit if isinstance(unit, sympy_units.Quantity) else None
 
 
-_CARDINALS = (
-    "one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|thirteen|fourteen|fifteen|sixteen|seventeen"
-    "|eighteen|nineteen|twenty|thirty|forty|fifty|sixty|seventy|eighty|ninety"
-)
 # Words that may not stand around a number without changing what it says.
 _CHANGES_VALUE = re.compile(
-    rf"(?i:\b(?:(?:dozen|hundred|thousand|million|billion|trillion|{_CARDINALS}|half|halves|third|quarter|fourth|fifth"
+    rf"(?i:\b(?:(?:dozen|hundred|thousand|million|billion|trillion|{'|'.join(list(CARDINALS)[1:])}|half|halves|third|quarter|fourth|fifth"
     r"|sixth|seventh|eighth|ninth|tenth|hundredth|thousandth|millionth|billionth)s?|percent|sqrt|root|sin|cos|tan|cot"
     r"|csc|log|exp|plus|minus|mod|modulo|times|divided|multiplied|factorial|infinity|alpha|beta|gamma|delta|epsilon"
     r"|theta|lambda|sigma|phi|omega|pi|or|and|not|nor|no|none|than|least|most|between|negative|positive|under|above"

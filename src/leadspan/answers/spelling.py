@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
 
+from leadspan.answers.number_words import BASES, MULTIPLES, WORDS, in_digits
+
 _GREEK = (
     "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi "
     "pi rho sigma tau upsilon phi chi psi omega"
@@ -135,10 +137,6 @@ def _closing_braces(text: str) -> dict[int, int]:
     return closing
 
 
-SMALL_NUMBERS = (
-    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
-)  # fmt: skip
-MULTIPLES = {"dozen": "12", "hundred": "1e2", "thousand": "1e3", "million": "1e6", "billion": "1e9", "trillion": "1e12"}
 _ORDINAL_END = r"(?:st|nd|rd|th)"
 _SPACE = r"(?:\s|~|\\[ ,;:!]|\\q?quad(?![A-Za-z]))"
 _GROUP_SEPARATOR = r"(?:,\\[!,]|\{,\}(?:\\!)?|\\[,;:! ]|~| )"
@@ -198,10 +196,6 @@ def _mixed(match: re.Match[str]) -> str:
     return f"({integer}+\\frac{{{above}}}{{{below}}})"
 
 
-BASES = {word: base for base, word in enumerate(SMALL_NUMBERS) if base > 1} | {"sixteen": 16}
-"""Bases by the words for them."""
-
-
 def _rule(
     pattern: str, replacement: str | Callable[[re.Match[str]], str], source: str, example: str, becomes: str
 ) -> Rule:
@@ -214,8 +208,7 @@ RULES: tuple[Rule, ...] = (
     _rule(r"^\\text\{ ?[Yy]es ?[,.]? ?\}[,.]?(?=.)|^[Yy]es, ", "", "Minerva answers", r"\text{Yes, }n=4", "n=4"),
     _rule(r"^\*\*(.+)\*\*$|^\*([^*]+)\*$|^`([^`]+)`$", lambda m: m[m.lastindex or 0], "answers", "**13**", "13"),
     _rule(r"^(?:\\text\{ ?)?\([A-E]\)[.:]?(?: ?\}|\\?[ ~])(?=.)", "", "AMC answers", r"\textbf{(C) }12", "12"),
-    _rule(rf"^(?:\\text\{{ ?)?({'|'.join(SMALL_NUMBERS)})(?: ?\}})?$", lambda m: str(SMALL_NUMBERS.index(m[1])),
-          "answers", r"\text{five}", "5"),
+    _rule(WORDS, in_digits, "answers", r"\text{Twenty-one}", "21"),
     _rule(r"\\(?:left|right|[bB]igg?[lrm]?)(?![A-Za-z])\.?", "", "MATH golds", r"\left( 1, 2 \right)", "( 1, 2 )"),
     _rule(r"\\(?:[lr]vert|vert|mid)(?![A-Za-z])|\\\|", "|", "OlympiadBench golds", r"\lvert x\rvert", "| x|"),
     _rule(r"\\(?:displaystyle|textstyle|limits|small|large|Large|normalsize|strut|null|checkmark|square|blacksquare"
@@ -239,7 +232,7 @@ RULES: tuple[Rule, ...] = (
           r"0.333\ldots", r"\frac{1}{3}"),
     _rule(r"(?<![\w.])(\d++(?:\.\d*+)?)[eE]([+-]?\d++)(?![\w.]*\d)", r"\1\\times 10^{\2}", "Minerva golds", "1.5e-3",
           r"1.5\times 10^{-3}"),
-    _rule(r"(\d)\s*+(?:\*|x|\\cdot)\s*+10\s*+\^", r"\1\\times 10^", "answers", "3 x 10^8", r"3\times 10^8"),
+    _rule(r"(\d)\s*+(?:\*|x|\\cdot|\\times)\s*+10\s*+\^", r"\1\\times 10^", "answers", "3 x 10^8", r"3\times 10^8"),
     _rule(r"(?<=[\^_])(-?\d\d++|-\d)", r"{\1}", "answers", "10^-34", "10^{-34}"),
     _rule(r"(?<=\d)\.(?=\s*+(?:[-+/*^)\]},;]|\\|$))", "", "Minerva golds", "-1./3", "-1/3"),
     _rule(r"(?<![\d.\w])(?=\.\d)", "0", "answers", "-.5", "-0.5"),
@@ -254,6 +247,9 @@ RULES: tuple[Rule, ...] = (
           r"(?P<above>\d++)\s*+/\s*+(?P<below>\d++)(?![\d/.])", _mixed, "MV#34", "2 1/2", r"(2+\frac{1}{2})"),
     _rule(r"(?<![\w.}])(?P<whole>\d++)(?:\s|\\[,;! ]|~)*+\\frac\{(?P<above>\d++)\}"
           r"\{(?P<below>\d++)\}", _mixed, "MATH golds", r"2\frac{1}{2}", r"(2+\frac{1}{2})"),
+    # a fraction before a factor: a slope is one half, and not one over 2x
+    _rule(r"(?<![\w.}/^)\\])(\d++)/(\d++)(?=\s*+(?:[A-Za-z]|\\(?!end)[a-z]))", r"\\frac{\1}{\2}", "answers", "1/2x+3",
+          r"\frac{1}{2}x+3"),
     _rule(r"\(?\b(\d[0-9A-F]*+)\)?\s*+_\s*+\{?\s*+(?:\\text\{)?\s*+(" + "|".join(BASES) + r")\s*+\}*+",
           lambda m: f"{m[1]}_{{{BASES[m[2]]}}}", "MATH golds", r"101_{\text{two}}", "101_{2}"),
     _rule(r"\((\d[0-9A-F]*+)\)\s*+_\s*+\{?(\d++)\}?", r"\1_{\2}", "MATH golds", "(101)_2", "101_{2}"),
@@ -300,6 +296,8 @@ RULES: tuple[Rule, ...] = (
     _rule(r"\*", r"\\cdot ", "Minerva golds", "2*x", r"2\cdot x"),
     _rule(r"\\sqrt\s*+\(([^()]*+)\)", r"\\sqrt{\1}", "MV#41", r"4\sqrt(2)", r"4\sqrt{2}"),
     _rule(r"\\sqrt\s*+(\d|[A-Za-z](?![A-Za-z]))", r"\\sqrt{\1}", "MATH golds", r"\sqrt2", r"\sqrt{2}"),
+    _rule(r"\\sqrt\s*+\[(\d*[13579])\]\s*+\{\s*+-\s*+([^{}+-]++)\}", r"(-\\sqrt[\1]{\2})", "answers", r"\sqrt[3]{-8}",
+          r"(-\sqrt[3]{8})"),
     _rule(r"(\\(?:arc)?(?:sin|cos|tan|cot|sec|csc|sinh|cosh|tanh|log|ln))\s*+\^\s*+(\d)", r"\1^{\2}", "answers",
           r"\sin^2 30^\circ", r"\sin^{2} 30\deg"),
     _rule(r"\\log\s*+_\s*+(\d++|[A-Za-z])(?=[\s(\\])", r"\\log_{\1}", "MATH answers", r"\log_2 8", r"\log_{2} 8"),
@@ -330,7 +328,7 @@ RULES: tuple[Rule, ...] = (
     _rule(r"(?:^|(?<=\\cup)|(?<=\\cup ))\s*+\]([^\]\[(){},]++,[^\]\[(){},]++)(?=[\]\[)])", r" (\1", "answers", "]2,3]",
           "(2,3]"),
     _rule(r"([\[(][^\]\[(){},]++,[^\]\[(){},]++)\[(?=\s*+(?:$|\\cup|\\cap))", r"\1)", "answers", "[2,3[", "[2,3)"),
-    _rule(r"^\s*+(?:\\approx(?![A-Za-z])|\\sim(?![A-Za-z])|≈)\s*+", "", "answers", r"\approx 13", "13"),
+    _rule(r"^\s*+(?:\\(?:approx|sim|therefore)(?![A-Za-z])|=)\s*+", "", "answers", r"\approx 13", "13"),
     _rule(r"[\s.,;:?]+$", "", "MV#37", "13;", "13"),
 )  # fmt: skip
 """The rules in the order in which they are applied."""

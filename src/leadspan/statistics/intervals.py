@@ -119,7 +119,8 @@ def bootstrap_share(hits: Sequence[float], trials: Sequence[float], bootstrap: B
 
     For a rate among some of the samples, such as accuracy among the finished ones: each problem gives how many of
     its samples are trials, and how many of these are hits. Resamples without a trial are not used; without any trial
-    there is no interval.
+    there is no interval. Where fewer than `FEW` problems have a hit, or a miss, the interval is widened to the Wilson
+    interval over the problems with trials, as in `bootstrap_mean`.
     """
     num_hits, num_trials = np.asarray(hits, dtype=float), np.asarray(trials, dtype=float)
     if num_trials.sum() == 0:
@@ -127,10 +128,12 @@ def bootstrap_share(hits: Sequence[float], trials: Sequence[float], bootstrap: B
     drawn = drawn_means(num_trials, bootstrap)  # the same problems as the hits': both use the seed of the bootstrap
     shares = drawn_means(num_hits, bootstrap)[drawn > 0] / drawn[drawn > 0]
     value = float(num_hits.sum() / num_trials.sum())
+    # Problems are the independent trials; samples of one problem are not.
+    rare = wilson(value, int(np.count_nonzero(num_trials)), bootstrap.level)
     if not _has_spread(shares):
-        # Problems are the independent trials; samples of one problem are not.
-        return wilson(value, int(np.count_nonzero(num_trials)), bootstrap.level)
-    return _percentile(value, shares, bootstrap.level, "percentile bootstrap over problems")
+        return rare
+    interval = _percentile(value, shares, bootstrap.level, "percentile bootstrap over problems")
+    return _widened(interval, rare) if _is_rare(num_hits) or _is_rare(num_trials - num_hits) else interval
 
 
 def retention(policy_scores: Runs, full_scores: Runs, bootstrap: Bootstrap = USUAL) -> Retention:
@@ -281,11 +284,14 @@ def _mean_interval(model: Model, level: float) -> Interval:
         return wilson(model.mean, len(model.problem_means), level)
     interval = _percentile(model.mean, model.draws, level, _BOOTSTRAP, model)
     if _is_rare(model.problem_means) or _is_rare(1 - model.problem_means):
-        # Only ever wider: where resampling already covers Wilson's interval, its ends stay.
-        rare = wilson(model.mean, len(model.problem_means), level)
-        ends = {"low": min(interval.low, rare.low), "high": max(interval.high, rare.high)}
-        interval = interval.model_copy(update={**ends, "method": interval.method + _RARE})
+        interval = _widened(interval, wilson(model.mean, len(model.problem_means), level))
     return _bounded(interval, 0.0, 1.0)
+
+
+def _widened(interval: Interval, rare: Interval) -> Interval:
+    # Only ever wider: where resampling already covers Wilson's interval, its ends stay.
+    ends = {"low": min(interval.low, rare.low), "high": max(interval.high, rare.high)}
+    return interval.model_copy(update={**ends, "method": interval.method + _RARE})
 
 
 def _difference_interval(first: Model, second: Model, level: float) -> Interval:
