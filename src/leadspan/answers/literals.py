@@ -26,7 +26,7 @@ def compare_literals(answer: str, gold: str) -> Outcome:
     bare = answer if wrapped is None else wrapped[1]
     outcome: Outcome = "unparsed"
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", SyntaxWarning)
+        warnings.simplefilter("ignore")  # of escapes that Python does not know, each version by another name
         for spelling in dict.fromkeys((answer, bare, _ESCAPED.sub(r"\1", bare))):
             with contextlib.suppress(ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
                 if _with_types(ast.literal_eval(spelling)) == _with_types(ast.literal_eval(gold)):
