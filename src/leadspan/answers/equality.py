@@ -55,7 +55,7 @@ _OPPOSITES = tuple(
     tuple(re.compile(rf"(?<![\\A-Za-z])(?:{words})", re.IGNORECASE) for words in pair)
     for pair in (
         ("left", "right"), ("north", "south"), ("east", "west"),
-        ("increas|gain|profit|ris(?:e|ing)", "decreas|loss|lost|fall"),
+        ("increase|increasing|gain|profit|rise|rising", "decrease|decreasing|loss|lost|fall"),
     )
 )  # fmt: skip
 _TIME = re.compile(
