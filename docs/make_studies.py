@@ -254,7 +254,7 @@ def _kept(study: Study) -> list[str]:
             lines.append(f"| {' | '.join(cells)} |")
     text = (
         "Shares of what the student of uncut traces reaches by the same measure. Made to answer: thinking that has not "
-        "ended after the budget, or that loops, is closed, and the answer is generated behind it."
+        "ended after the budget, or that loops, is closed, and the answer is generated after it."
     )
     return ["## What is kept, by which measure?", text, "\n".join(lines)]
 

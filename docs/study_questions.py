@@ -84,7 +84,7 @@ WHOLE_TRACES = Question(
     ("full", "base"),
 )
 ANSWERS = Question(
-    "Does an answer behind the cut replace whole traces?",
+    "Does an answer after the cut replace whole traces?",
     _better((("lead_answer 0.5", "lead 0.5"), ("lead_answer 0.5", "mix 0.9 lead 0.5"))),
     ("full",),
 )

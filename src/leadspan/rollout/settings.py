@@ -290,8 +290,8 @@ class RolloutSettings(Settings):
         if longest >= self.max_new_tokens:
             return ""
         return (
-            f"No rollout goes beyond {longest} tokens, and students of such horizons have been seen to lose what lies "
-            "behind: later reasoning, answer, and end; leave a tenth of the rollouts whole (rollout.whole_share: "
+            f"No rollout goes beyond {longest} tokens, and students of such horizons have been seen to lose what comes "
+            "later: reasoning, answer, and end; leave a tenth of the rollouts whole (rollout.whole_share: "
             "0.1) or take traces among them (rollout.trace_share: 0.5)."
         )
 

@@ -90,7 +90,7 @@ FEW_ENDS = 0.05
 that saw 10 % of such examples ended its answers."""
 STOP_REMEDY = (
     "leave a share of the traces whole (cut: {kind: mix, policy: ..., whole_share: 0.25}; 0.1 was too little for "
-    "two of three pre-trained students) or keep the answer behind the cut (cut: {kind: lead_answer, p: ...}), and "
+    "two of three pre-trained students) or keep the answer after the cut (cut: {kind: lead_answer, p: ...}), and "
     "see with sampling.thinking_budget what a student answers where its thinking is closed for it"
 )
 
