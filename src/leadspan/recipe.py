@@ -43,7 +43,7 @@ class TrialId(Settings):
     study: str
     """Name of the study."""
     axes: list[str] = []
-    """What the condition varies besides the cut, in the words of the study's axes."""
+    """What the condition varies apart from the cut, in the words of the study's axes."""
     control: TrialControl | None
     """The control that the run is, or `before` for a run that the trials need; null for a condition of the axes."""
 

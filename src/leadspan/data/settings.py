@@ -62,8 +62,8 @@ class Rendering(Settings):
     end_of_turn: str | None = Field(default=None, min_length=1)
     """Special token that ends the assistant turn, for templates that write none."""
     step_delimiter: str = Field(default="\n\n", min_length=1)
-    """Text that separates steps of the chain of thought; its line ends stand for those of any system, and blanks before
-    them do not count."""
+    """Text that separates steps of the chain of thought; its line ends match those of any system, and blanks before
+    them are ignored."""
 
     def conflicts(self) -> Iterator[Rule]:
         """The tags differ; template variables are names that a template reads, and not those that leadspan gives it."""

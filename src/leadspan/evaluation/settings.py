@@ -169,10 +169,10 @@ class TaskSettings(Settings):
     """Name of the task in results, and of the file of its samples; when absent the benchmark's, or that of the file of
     problems without its ending."""
     benchmark: str | None = None
-    """A known benchmark (see docs/evaluation.md): its settings stand for all that are not given here; its `split` and
-    `subset` only where its `path` does."""
+    """A known benchmark (see docs/evaluation.md): it gives every setting that is not given here, its `split` and
+    `subset` only along with its `path`."""
     path: str
-    """Local file or directory of records, a Hub dataset name, or `reasoning-gym:DATASET`, whose problems are made."""
+    """Local file or directory of records, a Hub dataset name, or `reasoning-gym:DATASET`, which generates problems."""
     options: dict[str, bool | int | float | str | list[Any] | dict[str, Any]] = {}
     """Of `reasoning-gym:DATASET`: `seed` (0 when absent) and the data set's own, e.g. `{min_animals: 5}`."""
     split: str | None = None

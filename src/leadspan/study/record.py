@@ -35,7 +35,7 @@ class TrialRecord(Settings):
     control: TrialControl | None = None
     """The control it belongs to; absent for a condition of the axes; `before` for a run the trials need."""
     axes: list[str] = []
-    """What the condition varies besides the cut, in the words of the study's axes."""
+    """What the condition varies apart from the cut, in the words of the study's axes."""
     note: str = ""
     """Remark that reports show."""
     directory: str

@@ -55,7 +55,7 @@ class Trial:
         fingerprint: Identifies settings and data; the run directory ends in its first 8 digits.
         task: `evaluate` trains nothing: the starting weights are evaluated as they are. `capture` fills a store.
         control: The control it belongs to; None for a condition of the axes.
-        axes: What the condition varies besides the cut, in the words of the study's axes.
+        axes: What the condition varies apart from the cut, in the words of the study's axes.
         note: Remark for readers of results.
         store: The store to capture.
     """

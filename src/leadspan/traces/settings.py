@@ -36,8 +36,8 @@ class TraceSource(Settings):
     columns: dict[Role, str] = {}
     """Names of the columns, where they differ from the usual ones: `prompt`, `cot` and `answer`, each in a column of
     its own; or `prompt` and a `response` with think tags inside; or a `conversation`, a list of turns; and `gold`,
-    `system`. Besides, with records of any format, `teacher`: which of several (`teacher.kind: servers`) a trace is
-    learnt from."""
+    `system`. With records of any format also `teacher`: which of several (`teacher.kind: servers`) a trace is learnt
+    from."""
     think_open: str | None = Field(default=None, min_length=1)
     """Opening tag of the chain of thought in the records, where it is neither `<think>` nor `<|begin_of_thought|>`."""
     think_close: str | None = Field(default=None, min_length=1)
