@@ -22,6 +22,7 @@ from leadspan.sources import Source
 from leadspan.teacher.settings import (
     AnyTeacher,
     CaptureSettings,
+    KeptTargets,
     LiveTargets,
     Served,
     ServedTeachers,
@@ -119,11 +120,9 @@ class Recipe(Settings):
             yield ("teacher", "targets", "loss.kl_weight"), text
         is_event = self.loss.stop == "event" or (is_stored and self.merges_stops)
         if is_event and (self.teacher is None or self.loss.kl_weight == 0):
-            default = "" if self.loss.stop else ", as it is with a rollout unless said otherwise,"
-            text = (
-                f"loss.stop is event{default} with no teacher to say which tokens end its turns: name the teacher "
-                "(with a store, too), or set loss.stop: tokens"
-            )
+            text = "loss.stop is event" + ("" if self.loss.stop else ", as it is with a rollout unless said otherwise,")
+            text += " with no teacher to say which tokens end its turns: name the teacher "
+            text += "(with a store, too), or set loss.stop: tokens"
             yield ("loss.stop", "teacher"), text
         if isinstance(self.teacher, Served) and not is_stored:
             yield from self._served_conflicts(self.teacher)
@@ -159,11 +158,7 @@ class Recipe(Settings):
                 f"teacher.kind is {teacher.kind}, and the problems of a task name none: take prompts: {{kind: traces}}"
             )
             yield ("teacher", "rollout.prompts"), text
-        # A cold start learns from the same teacher with a divergence of its own.
-        losses, cold = {"loss": self.loss}, None if self.rollout is None else self.rollout.cold_start
-        if cold is not None and cold.kl_weight:
-            losses["rollout.cold_start"] = self.loss.model_copy(update={"divergence": cold.divergence})
-        for name, loss in losses.items():
+        for name, loss in self.losses.items():
             try:
                 check_loss(loss, selection, teacher.kept_targets, where)
             except TargetsError as error:
@@ -239,9 +234,18 @@ class Recipe(Settings):
         return self.loss.stop == "event" or (self.loss.stop is None and self.rollout is not None)
 
     @property
-    def loss_with_stop(self) -> LossSettings:
-        """The loss with its `stop` resolved."""
-        return self.loss.model_copy(update={"stop": "event" if self.merges_stops else "tokens"})
+    def losses(self) -> dict[str, LossSettings]:
+        """The losses that learn from the teacher, `stop` resolved, by their place in the recipe."""
+        loss = self.loss.model_copy(update={"stop": "event" if self.merges_stops else "tokens"})
+        if self.rollout is None or (cold := self.rollout.cold_start) is None or not cold.kl_weight:
+            return {"loss": loss}
+        return {"loss": loss, "rollout.cold_start": loss.model_copy(update={"divergence": cold.divergence})}
+
+    def check_losses(self, kept_targets: KeptTargets | None, where: str) -> None:
+        """As `losses.settings.check_loss`, of all losses, with their error."""
+        for name, loss in self.losses.items():
+            origin = where if name == "loss" else f"{where}, {name}"
+            check_loss(loss, self.supervision.token_selection, kept_targets, origin)
 
     @property
     def has_traces(self) -> bool:

@@ -8,7 +8,6 @@ from leadspan.errors import SettingsError
 from leadspan.evaluation.sampling import window_of
 from leadspan.evaluation.settings import Vllm
 from leadspan.inputs import PreparedData
-from leadspan.losses.settings import check_loss
 from leadspan.models.loading import load_config, load_end_ids
 from leadspan.recipe import Recipe
 from leadspan.rollout.course import Course
@@ -149,8 +148,7 @@ def checked_teacher(recipe: Recipe) -> TeacherSource:
     # The recipe's own rules cover live and served teachers; what a store keeps shows in its manifest.
     source = teacher_source(recipe)
     if recipe.store_path is not None:  # of a served teacher the recipe has been checked by itself
-        selection = recipe.supervision.token_selection
-        check_loss(recipe.loss_with_stop, selection, source.kept_targets, str(recipe.store_path))
+        recipe.check_losses(source.kept_targets, str(recipe.store_path))
     return source
 
 

@@ -4,11 +4,12 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from leadspan.errors import ModelError
+from leadspan.errors import ModelError, SettingsError
 from leadspan.models.loading import load_model, save_student, weights_hash
-from leadspan.models.settings import Pretrained, RandomInit
+from leadspan.models.settings import Pretrained, RandomInit, pretrained_at
 from leadspan.models.shapes import shape_of
 from leadspan.models.tokenizers import check_vocabulary, load_tokenizer
+from leadspan.settings import validate
 from toys import ALPHABET, SPECIALS, TEMPLATE, VOCAB, character_tokenizer, tiny
 
 
@@ -59,6 +60,21 @@ def test_a_model_that_transforms_its_logits_in_its_own_way_is_refused() -> None:
     config = {**tiny().config, "model_type": "hyperclovax", "logits_scaling": 4.0}  # multiplies where Granite divides
     with pytest.raises(ModelError, match="its logits are not those of its hidden states and head"):
         load_model(RandomInit(config=config), torch.float32)
+
+
+@pytest.mark.parametrize("seed", [2**64, -(2**64)])
+def test_a_seed_that_torch_does_not_take_is_refused(seed: int) -> None:
+    with pytest.raises(SettingsError, match="seed"):
+        validate(RandomInit, {"config": {"model_type": "qwen3"}, "seed": seed}, "student")
+
+
+def test_of_several_gguf_files_none_is_taken_unasked(tmp_path: Path) -> None:
+    (tmp_path / "a-Q4.gguf").touch()
+    assert pretrained_at(str(tmp_path)).gguf_file == "a-Q4.gguf"
+    (tmp_path / "a-Q8.gguf").touch()
+    with pytest.raises(ModelError, match=r"it has 2 GGUF files, a-Q4\.gguf, a-Q8\.gguf; name one, as .*/a-Q4\.gguf"):
+        pretrained_at(str(tmp_path))
+    assert pretrained_at(str(tmp_path / "a-Q8.gguf")).gguf_file == "a-Q8.gguf"
 
 
 def test_vocabularies() -> None:

@@ -136,3 +136,20 @@ def test_a_store_is_shared_by_recipes_that_draw_alike(tmp_path: Path) -> None:
         with pytest.raises(SettingsError, match="recipes of one store draw the same rollouts"):
             prepare_capture(recipe, other_recipes=[with_changes(recipe, **changes)])
     assert not (tmp_path / "store").exists()
+
+
+@pytest.mark.slow
+def test_a_divergence_of_a_cold_start_that_a_store_does_not_define_is_refused_before_models_are_loaded(
+    tmp_path: Path,
+) -> None:
+    sparse = {"path": str(tmp_path / "store"), "codec": {"kind": "top_k", "k": 10}}
+    plain = on_policy(tmp_path, {"cold_start": {"steps": 1}}, capture=sparse)
+    run_capture(prepare_capture(plain))
+    cold = {"steps": 1, "divergence": {"kind": "alpha_beta"}}
+    other = with_changes(plain, rollout={**plain.model_dump(mode="json")["rollout"], "cold_start": cold})
+    message = r", rollout\.cold_start: loss\.divergence is alpha_beta, which is not defined with the tail"
+    with pytest.raises(TargetsError, match="capture.codec top_k 10" + message):
+        prepare_capture(other)
+    with pytest.raises(TargetsError, match="store" + message):
+        run(with_changes(other, targets={"kind": "store", "path": str(tmp_path / "store")}))
+    assert not (tmp_path / "run").exists()

@@ -154,7 +154,7 @@ def shorter(answer: Any) -> Any:
 @pytest.mark.parametrize(
     ("fault", "message"),
     [
-        (without_own, r"12 of 12 tokens at position 2, without the data's token \d+; it answers for another text"),
+        (without_own, r"12 of 12 tokens at position 2, without the data's token \d+; it scored another text"),
         (fewer, "returned 8 of 12 tokens at position 1"),
         (valued(float("nan")), "no log-probabilities at position 3: their exponentials add up to nan"),
         (valued(3.0), "no log-probabilities at position 3"),
@@ -184,6 +184,7 @@ def late(answer: Any) -> Any:
     [
         lambda answer: (503, "busy"),
         lambda answer: (429, "slow down"),
+        lambda answer: (529, "overloaded"),
         late,
         lambda answer: json.dumps(answer).encode()[:100],  # dies in its answer
         lambda answer: (200, json.dumps(answer)[:100]),  # ends its answer early
@@ -285,6 +286,12 @@ def test_what_a_server_cannot_give_is_refused_in_the_recipe(tmp_path: Path, chan
     assert toy_recipe(tmp_path, teacher={**served, "url": "http://localhost:8000/v1/"}).teacher.url.endswith(":8000")
     with pytest.raises(LeadspanError, match=message):
         toy_recipe(tmp_path, teacher=served, **changes)
+
+
+def test_a_teacher_without_a_name_would_be_that_of_all_traces_and_is_refused() -> None:
+    one = {"url": "http://localhost:8000", "model": "big"}
+    with pytest.raises(SettingsError, match=r"by_name\. = '': String should have at least 1 char"):
+        validate(ServedTeachers, {"by_name": {"": one, "code": one}}, "teacher")
 
 
 def test_a_column_of_the_traces_names_the_teacher_of_each(loopback, tmp_path: Path) -> None:

@@ -1,7 +1,11 @@
 """Prompt log-probabilities as engines return them, and vLLM's adapter where vLLM is missing."""
 
+import sys
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
+import torch
 
 from leadspan.errors import SettingsError, TargetsError
 from leadspan.models.settings import Pretrained
@@ -58,4 +62,12 @@ def test_without_vllm_the_extra_is_named() -> None:
         import vllm  # noqa: F401
     except ImportError:
         with pytest.raises(SettingsError, match=r"pip install 'leadspan\[vllm\]'"):
-            VllmEngine(Pretrained(path="any"), TopK(), 10)
+            VllmEngine(Pretrained(path="any"), TopK(), 10, torch.float32)
+
+
+def test_vllm_computes_in_the_type_that_the_manifest_states(monkeypatch: pytest.MonkeyPatch) -> None:
+    options: dict[str, object] = {}
+    stand_in = SimpleNamespace(LLM=lambda **given: options.update(given), SamplingParams=lambda **given: None)
+    monkeypatch.setitem(sys.modules, "vllm", stand_in)
+    VllmEngine(Pretrained(path="any"), TopK(k=7), 10, torch.float32)
+    assert (options["dtype"], options["max_logprobs"], options["max_model_len"]) == ("float32", 7, 11)

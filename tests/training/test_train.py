@@ -33,10 +33,10 @@ from leadspan.stages import end_ids
 from leadspan.status import STATUS_SECONDS, StatusHandler
 from leadspan.teacher.source import NoTeacher
 from leadspan.teacher.targets import live_targets
-from leadspan.training.callbacks import MetricsFile, ProgressCallback
+from leadspan.training.adapters import with_adapters
+from leadspan.training.callbacks import EnergyMeter, MetricsFile, ProgressCallback
 from leadspan.training.settings import Lora, TrainingSettings
 from leadspan.training.steps import plan_steps
-from leadspan.training.train import with_adapters
 from leadspan.training.trainer import DistillationTrainer
 from recipes import metrics, toy_recipe, write_recipe
 from toys import tiny
@@ -381,6 +381,20 @@ def test_a_last_step_after_which_the_student_is_no_longer_finite_writes_none(
     assert not (recipe.output / "student").exists()
 
 
+def test_energy_is_unknown_where_a_process_of_the_run_could_not_measure_it() -> None:
+    def total_after(*readings: int | None) -> float | None:
+        """Joules after some processes, each with its reading in millijoules, or without a counter."""
+        meter = EnergyMeter()
+        for number, reading in enumerate(readings):
+            meter = EnergyMeter(**meter.state()["args"]) if number else meter
+            meter._read = None if reading is None else lambda value=reading: value
+        return meter.total
+
+    assert total_after(3000, 5000) == 8.0
+    assert total_after(None, 5000) is None and total_after(3000, None) is None
+    assert total_after(3000, None, 5000) is None
+
+
 def test_no_loss_is_shown_before_one_is_known() -> None:
     shown: list[str] = []
     callback, state, control = ProgressCallback(), TrainerState(global_step=1, max_steps=9), TrainerControl()
@@ -417,6 +431,15 @@ def test_adapters_are_saved_without_a_look_at_the_hub(tmp_path: Path) -> None:
         warnings.simplefilter("error")
         model.save_pretrained(str(tmp_path))
     assert (tmp_path / "adapter_model.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("modules", "message"),
+    [(["q_proj", "gate"], r"target_modules: the model has no module 'gate'"), ("[", "unterminated character set")],
+)
+def test_adapters_on_modules_that_the_model_does_not_have_are_refused(modules: Any, message: str) -> None:
+    with pytest.raises(ModelError, match=rf"training\.lora.*{message}"):
+        with_adapters(load_model(tiny(), torch.float32), Lora(target_modules=modules))
 
 
 def test_the_config_of_adapters_is_written_alike_by_every_process(tmp_path: Path) -> None:

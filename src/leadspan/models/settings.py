@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from leadspan.errors import ModelError
 from leadspan.settings import Settings
 
 
@@ -36,10 +37,17 @@ class Pretrained(_Model):
 
 
 def pretrained_at(path: str) -> Pretrained:
-    """A model by a directory, Hub name or GGUF file, also where this is the only file of weights in the directory."""
+    """A model by a directory, Hub name or GGUF file, also where this is the only file of weights in the directory.
+
+    Raises:
+        ModelError: The directory has several GGUF files, and no other weights.
+    """
     if path.endswith(".gguf"):
         return Pretrained(path=str(Path(path).parent), gguf_file=Path(path).name)
     packed = [] if (Path(path) / "config.json").exists() else sorted(Path(path).glob("*.gguf"))
+    if len(packed) > 1:
+        names = ", ".join(file.name for file in packed)
+        raise ModelError(f"model {path}: it has {len(packed)} GGUF files, {names}; name one, as {packed[0]}")
     return Pretrained(path=path, gguf_file=packed[0].name if packed else None)
 
 
@@ -49,7 +57,7 @@ class RandomInit(_Model):
     kind: Literal["random_init"] = "random_init"
     config: dict[str, Any]
     """Fields of the Transformers config; `model_type` names the architecture."""
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, lt=2**32)
     """Seed of the weights."""
 
 

@@ -14,7 +14,6 @@ from leadspan.data.truncation import Full, Policy
 from leadspan.errors import DataError, SettingsError
 from leadspan.evaluation.settings import Vllm
 from leadspan.inputs import prepare_data, prepare_splits, training_examples
-from leadspan.losses.settings import check_loss
 from leadspan.models.loading import load_model
 from leadspan.models.shapes import uses_bf16
 from leadspan.recipe import Recipe, check_capture
@@ -63,8 +62,7 @@ def prepare_capture(
             "samples_per_prompt, temperature and max_new_tokens must be equal; capture one for each"
         )
     for served in (recipe, *other_recipes):
-        codec = f"capture.codec {settings.codec.label}"
-        check_loss(served.loss_with_stop, served.supervision.token_selection, settings.kept_targets, codec)
+        served.check_losses(settings.kept_targets, f"capture.codec {settings.codec.label}")
     needs = [(recipe, policy) for policy in cuts or settings.cuts or [recipe.cut]]
     needs += [(other_recipe, other_recipe.cut) for other_recipe in other_recipes]
     directory = settings.path or recipe.store_path

@@ -19,7 +19,6 @@ from pathlib import Path
 
 from leadspan.data.sections import Renderer
 from leadspan.errors import CacheError, LeadspanError, SettingsError, TargetsError
-from leadspan.losses.settings import check_loss
 from leadspan.models.loading import name_of
 from leadspan.models.tokenizers import load_tokenizer
 from leadspan.pipeline.capture import prepare_capture
@@ -73,7 +72,7 @@ def share_stores(
             shared.append(trial)
             continue
         where = f"store.codec {settings.codec.label}, {trial.title}"
-        check_loss(recipe.loss_with_stop, recipe.supervision.token_selection, settings.kept_targets, where)
+        recipe.check_losses(settings.kept_targets, where)
         fingerprint = _identity(recipe, settings, fingerprints, renderers)
         name = recipe.teacher.identity if isinstance(recipe.teacher, Served) else name_of(recipe.teacher)
         slug = re.sub(r"[^\w.+-]+", "-", Path(name).name).strip("-").lower()[:40]

@@ -212,7 +212,7 @@ def _engine(job: CaptureJob, teacher: PreTrainedModel | None) -> Engine:
     assert isinstance(settings.codec, TopK), "the settings refuse others"
     if isinstance(job.teacher, Served):
         return ServedEngine(job.teacher, settings.codec, shape_from(job.student).vocab_size, job.renderer)
-    return VllmEngine(_pretrained(job), settings.codec, max(job.plan.lengths))
+    return VllmEngine(_pretrained(job), settings.codec, max(job.plan.lengths), job.dtype)
 
 
 def _num_tokens(job: CaptureJob, head_rows: int) -> int:

@@ -33,7 +33,7 @@ from leadspan.teacher.settings import Precision, ServedTeacher
 logger = logging.getLogger(__name__)
 
 # Statuses of a server that is busy, restarting or behind a proxy that lost it: the same request may succeed later.
-_MAY_PASS = frozenset({408, 425, 429, 500, 502, 503, 504})
+_MAY_PASS = frozenset({408, 425, 429, *range(500, 600)} - {501, 505})
 _FIRST_WAIT, _LONGEST_WAIT = 0.5, 30.0  # seconds
 _SHOWN = 300  # characters of an error page in a message
 PromptLogprobs = Sequence[Mapping[int, float] | None]

@@ -188,7 +188,7 @@ class ServedTeachers(Settings):
     """Several served teachers of one tokenizer; `data.train.columns.teacher` names the one of every trace."""
 
     kind: Literal["servers"] = "servers"
-    by_name: dict[str, ServedTeacher] = Field(min_length=1)
+    by_name: dict[Annotated[str, Field(min_length=1)], ServedTeacher] = Field(min_length=1)
     """The teachers, by the names in that column."""
 
     def conflicts(self) -> Iterator[Rule]:

@@ -6,6 +6,8 @@ nothing of the rest of the distribution: entropy and the normalisers of other te
 
 from collections.abc import Sequence
 
+import torch
+
 from leadspan.data.examples import Example
 from leadspan.errors import SettingsError
 from leadspan.models.settings import Pretrained
@@ -17,8 +19,8 @@ from leadspan.teacher.settings import TopK
 class VllmEngine:
     """Runs a teacher under vLLM over packs of sequences."""
 
-    def __init__(self, teacher: Pretrained, codec: TopK, max_tokens: int):
-        """Start the engine.
+    def __init__(self, teacher: Pretrained, codec: TopK, max_tokens: int, dtype: torch.dtype):
+        """Start the engine, which computes in a type.
 
         Raises:
             SettingsError: vLLM is not installed.
@@ -31,6 +33,7 @@ class VllmEngine:
         self._model = LLM(
             model=teacher.path,
             revision=teacher.revision,
+            dtype=str(dtype).removeprefix("torch."),
             max_logprobs=codec.k,
             max_model_len=max_tokens + 1,
             enable_prefix_caching=False,  # a cached prefix has no prompt log-probabilities

@@ -160,19 +160,21 @@ class EnergyMeter(TrainerCallback, ExportableState):
     **Source**: NVML API reference, `nvmlDeviceGetTotalEnergyConsumption`, millijoules since the driver was loaded.
     """
 
-    def __init__(self, joules: float = 0.0) -> None:
-        self.joules = joules  # of the processes before this one
+    def __init__(self, joules: float | None = 0.0) -> None:
+        self.joules = joules  # of the processes before this one; None where one of them could not measure
         self._read: Callable[[], int] | None = None
         self._start = 0
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps: the energy up to now."""
-        return {"args": {"joules": self.total or 0.0}, "attributes": {}}
+        return {"args": {"joules": self.total}, "attributes": {}}
 
     @property
     def total(self) -> float | None:
-        """Joules up to now; None on a CPU, without `nvidia-ml-py`, or where the GPU has no counter."""
-        return None if self._read is None else self.joules + self._read() / 1000 - self._start / 1000
+        """Joules up to now; None on a CPU, without `nvidia-ml-py`, or where the GPU has no counter, at any time."""
+        if self._read is None or self.joules is None:
+            return None
+        return self.joules + self._read() / 1000 - self._start / 1000
 
     def on_train_begin(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Look for the counter of the device, and read it for the first time."""

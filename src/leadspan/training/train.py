@@ -1,17 +1,15 @@
 """One training run: load, plan, train, keep the best or the last weights, measure."""
 
 import math
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import PeftModel
 from torch.distributed.tensor import DTensor
-from transformers import PreTrainedModel, TrainerCallback, TrainingArguments, set_seed
+from transformers import TrainerCallback, TrainingArguments, set_seed
 from transformers.trainer_callback import PrinterCallback
 from transformers.utils import logging as transformers_logging
 
@@ -21,7 +19,7 @@ from leadspan.data.examples import Examples
 from leadspan.data.packing import plan_by_tokens
 from leadspan.data.sections import Renderer
 from leadspan.data.supervision import ScoredSelection
-from leadspan.errors import ModelError, RunError
+from leadspan.errors import RunError
 from leadspan.files import seal, unseal
 from leadspan.losses.settings import LossSettings
 from leadspan.models.heads import head_of
@@ -31,11 +29,12 @@ from leadspan.models.shapes import shape_of, uses_bf16
 from leadspan.models.tokenizers import check_vocabulary, load_own_tokenizer
 from leadspan.processes import Terminated, deferred
 from leadspan.teacher.source import TeacherSource
+from leadspan.training.adapters import with_adapters
 from leadspan.training.callbacks import Clock, EnergyMeter, MetricsFile, ProgressCallback, StepProfiler
 from leadspan.training.checkpoints import check_best, checkpoint_to_resume, writing
 from leadspan.training.process import PeakMemory, device_name, freed_memory_reused, peak_flops, process_state
 from leadspan.training.result import ADAPTER_DIR, CHECKPOINTS_DIR, STUDENT_DIR, StageCost, TrainResult, typical_seconds
-from leadspan.training.settings import ByTokens, Lora, TrainingSettings
+from leadspan.training.settings import ByTokens, TrainingSettings
 from leadspan.training.steps import StepCounts, StepPlan, StepSource, layout_sizes, plan_steps, speed_figures
 from leadspan.training.trainer import DistillationTrainer, StepEvents, attach_objective
 
@@ -154,34 +153,6 @@ def load_models(
         return student, (student_shape, teacher_shape)
     model = with_adapters(student, settings.lora)
     return model, (replace(student_shape, adapter_params=model.get_nb_trainable_parameters()[0]), teacher_shape)
-
-
-def with_adapters(student: PreTrainedModel, settings: Lora) -> PeftModel:
-    """The student wrapped with low-rank adapters, its own weights frozen.
-
-    Raises:
-        ModelError: The settings name no module of the model.
-    """
-    config = LoraConfig(
-        r=settings.r,
-        lora_alpha=cast(int, settings.alpha),  # annotated as int, used as a factor
-        lora_dropout=settings.dropout,
-        target_modules=settings.target_modules,
-        task_type="CAUSAL_LM",
-    )
-    try:
-        with warnings.catch_warnings():
-            # PEFT asks for a name that Transformers deprecates.
-            warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
-            model = cast(PeftModel, get_peft_model(student, config))
-    except ValueError as error:
-        raise ModelError(f"training.lora: {error}") from None
-    resolved = cast(LoraConfig, model.peft_config["default"])
-    if isinstance(resolved.target_modules, set):
-        resolved.target_modules = sorted(resolved.target_modules)  # a set is saved in another order by every process
-    # "auto" would ask the Hub for the config of a directory that has a GGUF file alone. Embeddings are never resized.
-    cast(Any, model).save_pretrained = partial(model.save_pretrained, save_embedding_layers=False)
-    return model
 
 
 def _trainer(
