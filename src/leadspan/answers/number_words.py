@@ -1,6 +1,7 @@
 """Numbers in words: small numbers, multiples, bases and parts."""
 
 import re
+from decimal import Decimal
 
 SMALL_NUMBERS = (
     "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
@@ -35,3 +36,10 @@ def in_digits(match: re.Match[str]) -> str:
         return f"\\frac{{{CARDINALS.get(match['count'].lower(), 1)}}}{{{_PARTS[match['part'].lower()]}}}"
     tens, ones = CARDINALS.get((match["tens"] or "zero").lower(), 0), CARDINALS[match["ones"].lower()]
     return match[0] if match["tens"] and not (tens and 0 < ones < 10) else str(tens + ones)
+
+
+def written_out(match: re.Match[str]) -> str:
+    """Digits and a multiple behind them, such as `5 million`, as one number."""
+    integer, decimals, text, word, text_ends = match.groups()
+    number = Decimal(re.sub(r"[{},]", "", integer) + (decimals or "")) * Decimal(MULTIPLES[word.lower()])
+    return f"{number:f}{'' if text_ends else text or ''}"

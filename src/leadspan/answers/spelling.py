@@ -9,10 +9,9 @@ import re
 import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
-from decimal import Decimal
 from fractions import Fraction
 
-from leadspan.answers.number_words import BASES, MULTIPLES, WORDS, in_digits
+from leadspan.answers.number_words import BASES, MULTIPLES, WORDS, in_digits, written_out
 
 _GREEK = (
     "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi "
@@ -156,12 +155,6 @@ class Rule:
     becomes: str
 
 
-def _written_out(match: re.Match[str]) -> str:
-    integer, decimals, text, word, text_ends = match.groups()
-    number = Decimal(re.sub(r"[{},]", "", integer) + (decimals or "")) * Decimal(MULTIPLES[word.lower()])
-    return f"{number:f}{'' if text_ends else text or ''}"
-
-
 def _fraction(integer: str, fixed: str, period: str) -> str:
     value = Fraction(int(integer + fixed), 10 ** len(fixed))
     value += Fraction(int(period), 10 ** len(fixed) * (10 ** len(period) - 1))
@@ -234,11 +227,14 @@ RULES: tuple[Rule, ...] = (
           r"1.5\times 10^{-3}"),
     _rule(r"(\d)\s*+(?:\*|x|\\cdot|\\times)\s*+10\s*+\^", r"\1\\times 10^", "answers", "3 x 10^8", r"3\times 10^8"),
     _rule(r"(?<=[\^_])(-?\d\d++|-\d)", r"{\1}", "answers", "10^-34", "10^{-34}"),
+    # behind a function an order of derivation
+    _rule(r"(?<![fghy])\^\s*+\(([^()]*+(?:\([^()]*+\)[^()]*+)*+)\)", r"^{\1}", "answers", "2^(n-1)", "2^{n-1}"),
+    _rule(r"^<([^<>=,]++,[^<>=]++)>$", r"\\langle \1\\rangle", "answers", "<1,2>", r"\langle 1,2\rangle"),
     _rule(r"(?<=\d)\.(?=\s*+(?:[-+/*^)\]},;]|\\|$))", "", "Minerva golds", "-1./3", "-1/3"),
     _rule(r"(?<![\d.\w])(?=\.\d)", "0", "answers", "-.5", "-0.5"),
     _rule(
           rf"(?<![\w.,/^}}])(\d{{1,3}}(?:(?:,|\{{,\}})\d{{3}}){{1,4}}|\d{{1,15}})(\.\d{{1,9}})?{_SPACE}*+(\\text\{{)?{_SPACE}*+"
-          rf"((?i:{'|'.join(MULTIPLES)}))(?i:s?)\b(?(3)(\s*+\}})?)", _written_out, "GSM8K answers", "5 million km",
+          rf"((?i:{'|'.join(MULTIPLES)}))(?i:s?)\b(?(3)(\s*+\}})?)", written_out, "GSM8K answers", "5 million km",
           "5000000 km"),
     _rule(r"\\frac\s*+(\{[^{}]*+\}|\\[A-Za-z]++|\w)\s*+(\{[^{}]*+\}|\\[A-Za-z]++|\w)",
           lambda m: f"\\frac{{{m[1].strip('{} ')}}}{{{m[2].strip('{} ')}}}", "MATH golds", r"\frac\pi2",
@@ -290,7 +286,8 @@ RULES: tuple[Rule, ...] = (
     _rule(r"\\text\{\s*+(arc(?:sin|cos|tan)|sin|cos|tan|cot|sec|csc|log|ln|exp|gcd|lcm|sinh|cosh|tanh"
           r"|(?:max|min)(?=\s*+\}\s*+(?:[({_]|\\\{)))\s*+\}", r"\\\1 ", "answers", r"\text{sin} x", r"\sin x"),
     _rule(
-          rf"{_NOT_IN_WORD}(arc(?:sin|cos|tan)|sin|cos|tan|cot|sec|csc|log|ln|exp|sqrt|pi|sinh|cosh|tanh)(?=\s*+[({{\d]|\b)"
+          rf"{_NOT_IN_WORD}(arc(?:sin|cos|tan)|sin|cos|tan|cot|sec|csc|log|ln|exp|sqrt|pi|sinh|cosh|tanh"
+          r"|alpha|beta|gamma|delta|epsilon|theta|lambda|sigma|omega|phi|rho)(?=\s*+[({{\d]|\b)"
           r"(?![A-Za-z])", r"\\\1", "answers", "sqrt(2)", r"\sqrt{2}"),
     _rule(r"\*\*", "^", "Minerva golds", "x**2", "x^2"),
     _rule(r"\*", r"\\cdot ", "Minerva golds", "2*x", r"2\cdot x"),
