@@ -272,8 +272,8 @@ def _at_points(first: Any, second: Any) -> list[tuple[Any, Any]] | None:
     generator, pairs = random.Random(0), list[tuple[Any, Any]]()
     for i in range(_POINTS):
         # Positive numbers at every second point: roots and logarithms have a value there. Fractions over a prime avoid
-        # points at which formulas agree by accident, such as 0 and 1. As decimals: powers of fractions would be worked out
-        # exactly, for minutes.
+        # points at which formulas agree by accident, such as 0 and 1. As decimals: powers of fractions would be worked
+        # out exactly, for minutes.
         point = {
             name: sympy.Rational(generator.randint(100, 3000), 997).evalf(_DIGITS)
             * (1 if i % 2 == 0 else generator.choice((1, -1)))
