@@ -90,7 +90,7 @@ def model_card(result: RunResult, full: RunResult | None = None) -> ModelCard:
     # The Hub groups results by data set, so a task with a public source goes by the name of that.
     tasks = recipe.evaluation.tasks
     public = {task.name: task.path for task in tasks if not (task.generated or _is_local(task.path))}
-    source = _source(recipe)
+    source, student = _source(recipe), recipe.student
     results = [
         CardResult(
             task_type="text-generation",
@@ -104,7 +104,7 @@ def model_card(result: RunResult, full: RunResult | None = None) -> ModelCard:
     ]
     # Names are plain text on the Hub too: the metadata is YAML that others' programs read.
     data = ModelCardData(
-        base_model=_hub_name(recipe.student),
+        base_model=student.path if isinstance(student, Pretrained) and not _is_local(student.path) else None,
         datasets=None if _is_local(source) else [source],
         eval_results=results or None,
         library_name="transformers",
@@ -230,13 +230,9 @@ It can be served like any other Transformers model, for example with `vllm serve
     return text
 
 
-def _hub_name(model: ModelSettings) -> str | None:
-    return model.path if isinstance(model, Pretrained) and not _is_local(model.path) else None
-
-
 def _model_name(model: ModelSettings) -> str:
     if isinstance(model, Pretrained):
-        return _hub_name(model) or f"`{Path(model.path).name}`"
+        return f"`{Path(model.path).name}`" if _is_local(model.path) else model.path
     return f"a {model.config.get('model_type', '')} model from random weights"
 
 

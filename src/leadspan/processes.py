@@ -150,23 +150,19 @@ def _on_signal(number: int, frame: FrameType | None) -> None:
     if _state.asked_at is not None:
         # A second SIGTERM ends at once, unless it is torchrun's copy of the first.
         is_echo = "TORCHELASTIC_RUN_ID" in os.environ and now - _state.asked_at < _ECHO_SECONDS
-        if number == signal.SIGTERM and not is_echo:
-            _end_at_once()
-        return
+        if number != signal.SIGTERM or is_echo:
+            return
+        # Without any cleaning up but that of named semaphores, which would be reported as leaked.
+        with contextlib.suppress(Exception):
+            util: Any = importlib.import_module("multiprocessing.util")  # these names are in no type stubs
+            synchronize: Any = importlib.import_module("multiprocessing.synchronize")
+            for finalizer in list(util._finalizer_registry.values()):
+                if finalizer._callback is synchronize.SemLock._cleanup:
+                    finalizer()
+        os._exit(EXIT_CODE)
     _state.asked_at = now
     if not _state.num_deferring:
         raise Terminated
-
-
-def _end_at_once() -> NoReturn:
-    """End without any cleaning up but that of named semaphores, which would be told of as leaked."""
-    with contextlib.suppress(Exception):
-        util: Any = importlib.import_module("multiprocessing.util")  # these names are in no type stubs
-        synchronize: Any = importlib.import_module("multiprocessing.synchronize")
-        for finalizer in list(util._finalizer_registry.values()):
-            if finalizer._callback is synchronize.SemLock._cleanup:
-                finalizer()
-    os._exit(EXIT_CODE)
 
 
 def _leave_signals_to_parent() -> None:

@@ -173,8 +173,12 @@ def _run(options: argparse.Namespace, arguments: list[str]) -> int:
             COMMANDS[options.command].run(options)
             sys.stdout.flush()
         _leave_ranks()
-    except (LeadspanError, UnicodeEncodeError) as error:
-        return _refuse(options.command, _in_words(error))
+    except LeadspanError as error:
+        return _refuse(options.command, str(error))
+    except UnicodeEncodeError as error:
+        character = f"U+{ord(error.object[error.start]):04X}"
+        text = f"a path or a text holds {character}, which {error.encoding} has not; rename it"
+        return _refuse(options.command, text)
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
@@ -200,13 +204,6 @@ def _run(options: argparse.Namespace, arguments: list[str]) -> int:
         _leave_ranks()
         return EXIT_CODE
     return 0
-
-
-def _in_words(error: LeadspanError | UnicodeEncodeError) -> str:
-    if isinstance(error, LeadspanError):
-        return str(error)
-    character = f"U+{ord(error.object[error.start]):04X}"
-    return f"a path or a text holds {character}, which {error.encoding} has not; rename it"
 
 
 def is_out_of_memory(error: BaseException) -> bool:

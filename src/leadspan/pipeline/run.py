@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from leadspan.costs.memory import disk_bytes
@@ -11,7 +10,6 @@ from leadspan.data.truncation.policy import cut_warnings
 from leadspan.environment import environment
 from leadspan.errors import LeadspanError, ModelError, RunError
 from leadspan.evaluation.evaluate import check_evaluation, evaluate_model
-from leadspan.evaluation.result import EvalResult
 from leadspan.evaluation.sampling import window_of
 from leadspan.evaluation.tasks import Problem, load_task, warn_of_golds
 from leadspan.files import full_disk_reported
@@ -105,7 +103,9 @@ def _run(recipe: Recipe, tasks: Mapping[str, Sequence[Problem]], resume: bool) -
         result = _result(recipe, recipe.label, cut=counts, refused=left_out, prediction=prediction, train=trained)
         if process_state().is_main_process:
             # The weights on disk are evaluated, not those in memory: they are what the user gets.
-            evaluations = evaluate(recipe, Pretrained(path=str(recipe.student_directory)), directory)
+            student, evaluations = Pretrained(path=str(recipe.student_directory)), []
+            if tasks:  # with the student's own tokenizer and template
+                evaluations = evaluate_model(student, student, recipe.data.rendering, recipe.evaluation, directory)
             result = result.model_copy(update={"evaluations": evaluations})
             write_card(result, directory)
             save_run(result, directory)
@@ -150,13 +150,6 @@ def run_untrained(recipe: Recipe) -> RunResult:
             save_run(result, recipe.output)
             trackers.log(outcome(result), 0)
     return result
-
-
-def evaluate(recipe: Recipe, model: Pretrained, directory: Path) -> list[EvalResult]:
-    """Evaluate a model on the tasks of a recipe, with the model's own tokenizer and template."""
-    if not recipe.evaluation.tasks:
-        return []
-    return evaluate_model(model, model, recipe.data.rendering, recipe.evaluation, directory)
 
 
 def _predict(recipe: Recipe, data: PreparedData) -> Prediction | None:

@@ -9,7 +9,7 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -311,7 +311,15 @@ def _execute(study: Study, trials: Sequence[Trial], keeper: Keeper, console: Con
         for trial in trials:
             if keeper.state(trial) == "done":  # a study that was killed may have left some
                 remove_checkpoints(trial.recipe.output)
-    with Board(console) as board, contextlib.closing(_events(study, to_run)) as events:
+    if not to_run:
+        return
+    if isinstance(study.executor, LocalExecutor):
+        running = run_local(to_run, study.executor)
+    else:
+        from leadspan.study.executors.ray import run_on_ray
+
+        running = run_on_ray(to_run, study.executor)
+    with Board(console) as board, contextlib.closing(running) as events:
         for event in events:
             trial = to_run[event.trial]
             if event.kind != "said":
@@ -319,14 +327,3 @@ def _execute(study: Study, trials: Sequence[Trial], keeper: Keeper, console: Con
             if event.kind == "done" and not study.keep_checkpoints:
                 remove_checkpoints(trial.recipe.output)
             board.show(keeper.record, trial.title, event)
-
-
-def _events(study: Study, trials: Sequence[Trial]) -> Generator[Event, None, None]:
-    if not trials:
-        return
-    if isinstance(study.executor, LocalExecutor):
-        yield from run_local(trials, study.executor)
-        return
-    from leadspan.study.executors.ray import run_on_ray
-
-    yield from run_on_ray(trials, study.executor)
