@@ -1,3 +1,6 @@
+import itertools
+
+import numpy as np
 import pytest
 
 from leadspan.costs.flops import FlopsByPart
@@ -32,6 +35,22 @@ def test_rates_of_made_up_steps_are_found_again() -> None:
     unseen = [work(200, 2), work(700, 1)]
     expected = sum(0.02 + 0.005 * s.batches + 2e-9 * s.linear + 7e-9 * s.attention for s in unseen)
     assert predicted.seconds(unseen) == pytest.approx(expected, rel=1e-3)
+
+
+def test_no_other_rates_have_a_smaller_absolute_error() -> None:
+    draws = np.random.default_rng(0)
+    steps = [work(int(tokens), int(batches)) for tokens, batches in draws.integers((10, 1), (900, 5), (12, 2))]
+    seconds = [(0.02 + 2e-9 * s.linear) * noise for s, noise in zip(steps, draws.lognormal(0, 0.3, 12), strict=True)]
+    rates, _ = fit_rates(steps, seconds)
+    rows = np.array([(1, *step) for step in steps]) / np.array(seconds)[:, None]
+    fitted = np.array([rates.get(term, 0.0) for term in ("step", "batch", "linear", "attention", "head")])
+    least = np.abs(rows @ fitted - 1).sum()
+    # The error is convex in the rates: where no small step along an axis or between two lowers it, none does by much.
+    for first, second in itertools.product(range(5), repeat=2):
+        for sign, share in itertools.product((-1, 1), (0.0, 0.5, 1.0)):
+            moved = fitted + sign * 1e-3 * (share * np.eye(5)[first] / rows.mean(0)[first])
+            moved -= sign * 1e-3 * (1 - share) * np.eye(5)[second] / rows.mean(0)[second]
+            assert np.abs(rows @ np.maximum(moved, 0) - 1).sum() >= least - 1e-9
 
 
 def test_no_rate_is_negative_whatever_the_noise() -> None:

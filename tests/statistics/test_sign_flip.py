@@ -18,6 +18,9 @@ def test_five_wins_of_five_are_one_in_sixteen() -> None:
 def test_no_difference_is_no_evidence() -> None:
     same = by_problem([1.0, 0.0, 1.0])
     assert sign_flip_test(same, same).p_value == 1
+    one_more = sign_flip_test(by_problem([1.0, 1.0, 1.0]), same)  # either sign is as likely
+    assert (one_more.p_value, one_more.num_flips, one_more.is_exact) == (1, 2, True)
+    assert one_more.difference == pytest.approx(1 / 3)
 
 
 def test_random_flips_agree_with_the_binomial() -> None:

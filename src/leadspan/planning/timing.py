@@ -1,20 +1,19 @@
 """Predicts the time of optimiser steps from measured ones.
 
 The model is a sum of non-negative terms, each a count times a rate: steps, micro-batches, operations of the linear
-layers, of attention, and of the head. A term whose rate would be negative is left out; among all choices of terms the
-one with the least absolute relative error over the measured steps is taken: relative, so that short steps count as much
-as long ones; absolute and not squared, so that an outlier (a step that compiled, or ran under other load) does not bend
-the rates.
+layers, of attention, and of the head. The rates have the least absolute relative error over the measured steps:
+relative, so that short steps count as much as long ones; absolute and not squared, so that an outlier (a step that
+compiled, or ran under other load) does not bend them.
 The head has a rate of its own because its products are large and its rows stream through memory; steps have one because
 of the optimiser, micro-batches because of what a forward pass costs before its first token.
 """
 
-import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from pydantic import Field
+from scipy.optimize import linprog
 
 from leadspan.costs.flops import FlopsByPart
 from leadspan.costs.memory import MemoryByPart
@@ -51,8 +50,6 @@ class DrawingWork(NamedTuple):
     operations: int
 
 
-# A residual below _FLAT counts as _FLAT, so that a step that fits exactly does not get all of the weight.
-_REWEIGHTINGS, _FLAT = 20, 1e-3
 # The step itself, which costs the same whatever is in it, then the fields of `StepWork`.
 _TERMS = ("step", "batch", "linear", "attention", "head")
 
@@ -129,35 +126,20 @@ def fit_memory(predicted: Sequence[int], measured: Sequence[int]) -> tuple[float
 
 
 def _fit(rows: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, float]:
-    """Non-negative rates with the least absolute relative error, and the largest relative error."""
-    # Columns differ by many orders of magnitude (1 step, 1e15 operations): scaled, least squares is well conditioned.
+    """Non-negative rates with the least absolute relative error, and the largest relative error.
+
+    `min sum t` over rates and errors `t >= 0` with `-t <= rows @ rates / values - 1 <= t`, a linear program.
+
+    Source: Charnes, Cooper and Ferguson, Optimal estimation of executive compensation by linear programming (1955).
+    """
+    # Columns differ by many orders of magnitude (1 step, 1e15 operations): scaled, the program is well conditioned.
     scale = rows.max(axis=0)
     scale[scale == 0] = 1.0
     # Divided by the measured times: the fit's residuals are then relative errors.
     relative = rows / scale / values[:, None]
-    num_terms, candidates = relative.shape[1], []
-    # Every choice of columns (31 of 5); those count whose rates are all positive.
-    for size in range(1, num_terms + 1):
-        for terms in map(list, itertools.combinations(range(num_terms), size)):
-            # Steps that are all alike cannot tell two terms from each other.
-            if np.linalg.matrix_rank(relative[:, terms]) < size:
-                continue
-            rates = np.zeros(num_terms)
-            rates[terms] = _least_absolute(relative[:, terms])
-            if (rates[terms] > 0).all():
-                candidates.append(rates)
-    best = min(candidates, key=lambda rates: float(np.abs(relative @ rates - 1).sum()))
-    return best / scale, float(np.abs(relative @ best - 1).max())
-
-
-def _least_absolute(rows: np.ndarray) -> np.ndarray:
-    """Rates with the least `sum |rows @ rates - 1|`: by least squares, reweighted by the residuals.
-
-    Source: Schlossmacher, An iterative technique for absolute deviations curve fitting (1973).
-    """
-    weights = np.ones(len(rows))
-    rates = np.zeros(rows.shape[1])
-    for _ in range(_REWEIGHTINGS):
-        rates, *_ = np.linalg.lstsq(rows * weights[:, None], weights, rcond=None)
-        weights = 1 / np.sqrt(np.maximum(np.abs(rows @ rates - 1), _FLAT))
-    return rates
+    num_rows, num_terms = relative.shape
+    costs = np.concatenate([np.zeros(num_terms), np.ones(num_rows)])
+    bounds = np.block([[relative, -np.eye(num_rows)], [-relative, -np.eye(num_rows)]])
+    ends = np.concatenate([np.ones(num_rows), -np.ones(num_rows)])
+    rates = linprog(costs, A_ub=bounds, b_ub=ends).x[:num_terms]
+    return rates / scale, float(np.abs(relative @ rates - 1).max())
