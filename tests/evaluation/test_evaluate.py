@@ -133,15 +133,17 @@ def test_damaged_lines_are_named_and_drawn_again(tmp_path: Path, caplog: pytest.
     assert file.with_name("toy.jsonl.damaged").read_bytes() == flipped.splitlines(keepends=True)[0] + b"{}\n"
 
 
-def test_the_number_of_samples_is_the_tasks_own_unless_told(tmp_path: Path) -> None:
+def test_the_number_of_samples_is_the_tasks_own_unless_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     model, path = write_model(tmp_path / "m"), str(write_task(tmp_path, 1))
     tasks = [{"name": "two", "path": path, "grader": "exact", "samples_per_problem": 2}]
     tasks.append({"name": "one", "path": path, "grader": "exact"})
-    settings = EvaluationSettings.model_validate({"tasks": tasks, "sampling": {"max_new_tokens": 4}})
+    settings = EvaluationSettings.model_validate({"tasks": tasks, "sampling": {"max_new_tokens": 4, "temperature": 0}})
     found = evaluate_model(
         Pretrained(path=str(model)), Pretrained(path=str(model)), Rendering(), settings, tmp_path / "out"
     )
     assert [result.samples_per_problem for result in found] == [2, 1]
+    # A greedy answer again and again is one answer.
+    assert "2 samples of a problem say no more than one" in caplog.text
 
 
 @pytest.mark.slow

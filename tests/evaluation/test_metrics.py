@@ -49,6 +49,13 @@ def test_majority_of_all_samples() -> None:
     assert majority_at([problem((None, False), (None, False))])["2"].value == 0
 
 
+def test_votes_for_one_letter_are_counted_together() -> None:
+    votes = problem(("B", True), (r"\text{(B)}", True), ("B. green", True), ("A", False), ("A", False))
+    assert majority_at([votes], has_choices=True)["5"].value == 1
+    assert majority_at([votes[1:]])["4"].value == 0  # without choices `B. green` is another answer
+    assert majority_at([[*votes[:2], votes[3]]])["3"].value == 1
+
+
 def test_majority_of_fewer_is_the_mean_over_subsets() -> None:
     votes = problem(("5", True), ("5", True), ("6", False), ("7", False))
     # pairs: 5-5 wins (1 of 6), 5-6 and 5-7 are ties of half (4 of 6), 6-7 loses

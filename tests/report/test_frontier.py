@@ -5,11 +5,12 @@ import pytest
 
 from leadspan.costs.flops import FlopsByPart
 from leadspan.costs.memory import MemoryByPart
-from leadspan.errors import RunError
+from leadspan.errors import RunError, SettingsError
 from leadspan.report.conditions import find_conditions
 from leadspan.report.content import Report
 from leadspan.report.frontier import build_frontiers
 from leadspan.report.inputs import read_inputs
+from leadspan.report.recommendation import recommend
 from leadspan.report.rows import Frontier, Row, by_cost
 from leadspan.results import Prediction, RunResult, save_run
 from made_runs import UNTAUGHT
@@ -200,6 +201,20 @@ def test_seeds_that_were_evaluated_on_different_tasks_are_reported(
     assert [(row.label, row.seeds, row.accuracy.value) for row in other.rows] == [("full", [1], 0.5)]
 
 
+def test_prices_in_two_currencies_are_not_compared(make_run: MakeRun) -> None:
+    runs: list[RunResult] = []
+    for label, cut, currency in (("full", FULL, "EUR"), ("lead 0.5", LEAD, "USD")):
+        run = make_run(label, 30, cut, settings={"plan": {"price_per_hour": 3.6, "currency": currency}})
+        assert run.train is not None
+        runs.append(run.model_copy(update={"train": run.train.model_copy(update={"num_ranks": 1})}))
+    frontier = only(runs)
+    assert "Prices are in different currencies (EUR, USD) and are not compared." in frontier.notes
+    costs = row_of(runs, "lead 0.5").costs
+    assert costs is not None and costs["money"].of_full is None and costs["flops"].of_full == 1
+    with pytest.raises(SettingsError, match="in one currency"):
+        recommend(frontier, cost="money")
+
+
 def test_costs_are_beside_their_predictions_and_energy_and_money_where_known(make_run: MakeRun) -> None:
     prediction = Prediction(
         num_steps=5,
@@ -219,7 +234,7 @@ def test_costs_are_beside_their_predictions_and_energy_and_money_where_known(mak
             update={"train": run.train.model_copy(update={"num_ranks": 2, "energy_joules": 7200.0 / (place + 1)})}
         )
     frontier = only(runs)
-    assert frontier.currency == "EUR"
+    assert frontier.currencies == ["EUR"]
     assert frontier.cost_names == ("seconds", "peak_memory_bytes", "flops", "tokens", "energy_joules", "money")
     costs = row_of(runs, "lead 0.5").costs
     assert costs is not None

@@ -14,7 +14,7 @@ from leadspan.report.document import rows_block
 from leadspan.report.frontier import build_frontiers
 from leadspan.report.rows import Frontier
 from leadspan.report.sentences import captions, retention_text, stop_warnings, teacher_warnings
-from leadspan.report.write import print_report, report_text
+from leadspan.report.write import print_report, report_text, run_summary
 from leadspan.results import RunResult
 from leadspan.statistics.intervals import Interval
 from leadspan.tables import Block, Cell, CostName, markdown_table, percent_interval, points, quantity, rich_table
@@ -220,3 +220,14 @@ def test_ten_points_that_may_be_chance_are_no_warning(make_run: MakeRun) -> None
         for run in runs
     ]
     assert len(stop_warnings(only(bare))) == 1  # single answers are not known
+
+
+def test_a_summary_has_the_loops_of_a_task_without_boxes(make_run: MakeRun) -> None:
+    run = make_run("full", 30)
+    rates = {"loop_rate": 0.25, "no_box_rate": None}
+    loops, both = (
+        run.model_copy(update={"evaluations": [run.evaluations[0].model_copy(update=update)]})
+        for update in (rates, {**rates, "no_box_rate": 0.5})
+    )
+    assert ("toy: loops", "25.0%") in run_summary(loops).rows
+    assert ("toy: loops / no box", "25.0% / 50.0%") in run_summary(both).rows

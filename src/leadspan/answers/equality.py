@@ -203,13 +203,16 @@ def normalise(answer: str) -> str:
     r"""One spelling for answers that are plainly the same, for counting votes; quick, without any algebra.
 
     Numbers, number words behind digits, fractions and decimals become a reduced fraction; LaTeX spacing, text wrappers,
-    `x =`, ordinals, thousands separators, bare units and letter case go. What only algebra can equate stays apart.
+    `x =`, ordinals, thousands separators, bare units, brackets around a letter and letter case go. What only algebra
+    can equate stays apart.
 
     >>> normalise(r"x = \frac{2}{4}"), normalise("0.50"), normalise("1{,}000"), normalise(r"\text{East}")
     ('1/2', '1/2', '1000', 'east')
     """
     if len(answer) > _LONGEST:
         return " ".join(answer.split()).casefold()
+    if letter := letter_of(answer):
+        return letter.casefold()
     plain = re.sub(r"^[A-Za-z]=", "", plain_text(respell(answer)))
     number = plain.replace(",", "") if re.fullmatch(r"-?\d{1,3}(?:,\d{3})++(?:\.\d+)?", plain) else plain
     number = re.sub(r"^(-?)\\frac\{?(\d+)\}?\{?(\d+)\}?$", r"\1\2/\3", number)

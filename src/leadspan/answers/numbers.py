@@ -19,7 +19,7 @@ from leadspan.answers.spelling import COMMANDS, in_latex
 _DIGITS = r"\d{1,3}(?:(?:,|\{,\}|,\\!|\\,|\\!)\d{3}){1,100}(?!\d)(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+"
 _POWER_OF_TEN = (
     r"\s*+(?:\\times|\\cdot|×|·|\*|x)\s*+10\s*+\^\s*+\{?+\s*+(?P<power>[-−]?\d+)\s*+\}?"
-    r"|[eE](?P<exponent>[-+−]?\d+)(?![\w.])"
+    r"|[eE](?P<exponent>[-+−]?\d+)(?!\w|\.\d)"
 )
 _NUMBER = re.compile(
     rf"(?<![\w.\\^_])(?P<sign>[-−–])?(?:\\?\$|[£€]|\\text\{{\s*\\?\$\s*\}})?\s?"

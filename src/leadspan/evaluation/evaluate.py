@@ -48,6 +48,12 @@ def evaluate_model(
         DataError: A task cannot be read.
         EvaluationError: A prompt does not fit the model's window, or the samples there belong to another evaluation.
     """
+    numbers = {settings.sampling.samples_per_problem or task.samples_per_problem for task in settings.tasks}
+    if settings.sampling.temperature == 0 and max(numbers, default=1) > 1:
+        logger.warning(
+            "sampling.temperature 0 draws the same answer every time: %d samples of a problem say no more than one "
+            "(sampling.samples_per_problem=1)", max(numbers),
+        )  # fmt: skip
     tasks = [(task, load_task(task)) for task in settings.tasks]
     for task, problems in tasks:
         warn_of_golds(task, problems)

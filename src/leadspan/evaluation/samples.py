@@ -15,7 +15,7 @@ from statistics import fmean
 
 import numpy as np
 
-from leadspan.answers.equality import normalise
+from leadspan.answers.equality import chosen_letter, normalise
 from leadspan.answers.grading import Verdict
 from leadspan.errors import EvaluationError
 from leadspan.evaluation.result import EvalResult, Marks
@@ -204,7 +204,7 @@ def evaluation_result(
         accuracy_flexible=bootstrap_mean([[int(g.verdict.flexible == "right") for g in drawn] for drawn in problems]),
         accuracy_finished=bootstrap_share([sum(scores) for scores in correct.values()], finished),
         pass_at=pass_at(list(correct.values())),
-        majority_at=majority_at(problems),
+        majority_at=majority_at(problems, has_choices=task.grader == "choice"),
         termination_rate=bootstrap_mean(list(terminated.values())),
         cap_hit_rate=fmean(drawing.finish_reason == "length" for drawing in drawings),
         thinking_closed_rate=fmean(graded.stored.thinking_closed for graded in flat),
@@ -235,10 +235,11 @@ def pass_at(correct: Sequence[Sequence[int]]) -> dict[str, Interval]:
     }
 
 
-def majority_at(problems: Sequence[Sequence[Graded]]) -> dict[str, Interval]:
+def majority_at(problems: Sequence[Sequence[Graded]], has_choices: bool = False) -> dict[str, Interval]:
     """maj@k for k = 2, 4, ... and the number of samples: how often the answer that most of k samples give is right.
 
-    Answers count as the same when `normalise` writes them alike; the gold has no part in that. Samples without a strict
+    Answers count as the same when `normalise` writes them alike, or where there are choices when they name the same
+    letter; the gold has no part in that. Samples without a strict
     answer have no vote, a tie counts by the share of the tied answers that are right, and k samples without any vote
     are wrong. For k below the number of samples it is the mean over `MAJORITY_DRAWS` subsets drawn from a fixed seed.
     Intervals are over problems.
@@ -250,7 +251,10 @@ def majority_at(problems: Sequence[Sequence[Graded]]) -> dict[str, Interval]:
     for drawn in problems:
         # The class of each sample's answer, -1 without one; and how right each class is.
         voting = [g.verdict.extracted if g.stored.is_finished else None for g in drawn]
-        answers = [normalise(answer) if answer else None for answer in voting]
+        letters = [chosen_letter(answer) if answer and has_choices else None for answer in voting]
+        answers = [
+            letter or (normalise(answer) if answer else None) for letter, answer in zip(letters, voting, strict=True)
+        ]
         class_of = {answer: number for number, answer in enumerate(dict.fromkeys(a for a in answers if a is not None))}
         classes = np.array([-1 if answer is None else class_of[answer] for answer in answers])
         is_right = np.array([graded.verdict.strict == "right" for graded in drawn], dtype=float)

@@ -216,7 +216,7 @@ def _task(frontier: Frontier, target: float, cost: CostName) -> TaskFigures:
         captions=captions(frontier),
         clock=frontier.clock,
         cost_names=sorted(frontier.cost_names, key=lambda name: name != ranks_by),
-        currency=frontier.currency,
+        currency=frontier.currencies[0] if "money" in frontier.cost_names else "",
         rows=list(frontier.rows),
         single_runs=[single for row in frontier.rows if len(row.seeds) > 1 for single in row.single_runs],
     )

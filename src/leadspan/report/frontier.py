@@ -10,7 +10,7 @@ from statistics import fmean
 from leadspan.errors import EvaluationError, RunError
 from leadspan.evaluation.result import EvalResult
 from leadspan.report.conditions import Condition, base_of, counterparts, find_conditions, find_references
-from leadspan.report.rows import ControlComparison, Frontier, Row, RowRetention, costs_over
+from leadspan.report.rows import ControlComparison, Frontier, Row, RowRetention, costs_over, currencies_of
 from leadspan.results import RunResult
 from leadspan.statistics.intervals import (
     Interval,
@@ -263,6 +263,9 @@ def notes_on(rows: Sequence[Row], clock: str | None) -> list[str]:
     sources = dict.fromkeys(run.train.memory_source for row in students for run in row.runs if run.train)
     if len(sources) > 1:
         notes.append(f"Peak memory was measured in different ways ({'; '.join(sources)}) and cannot be compared.")
+    currencies = currencies_of(run for row in rows for run in row.runs)
+    if len(currencies) > 1:
+        notes.append(f"Prices are in different currencies ({', '.join(currencies)}) and are not compared.")
     of_students = [recipe for row in students if (recipe := row.runs[0].recipe)]
     if any(isinstance(recipe.targets, StoredTargets) for recipe in of_students):
         notes.append("Targets came from a store; no row's cost includes its capture, which ran once for all students.")

@@ -88,7 +88,7 @@ def ranking_cost(frontier: Frontier, cost: CostName) -> CostName:
     """
     if frontier.cost_names and cost not in frontier.cost_names:
         names = ", ".join(COST_WORDS[name] for name in frontier.cost_names)
-        remedy = "money needs plan.price_per_hour in every recipe, energy a GPU with NVML"
+        remedy = "money needs plan.price_per_hour in every recipe, in one currency, energy a GPU with NVML"
         raise SettingsError(f"cost {COST_WORDS[cost]}: not known for every run ({names} are); {remedy}")
     return "flops" if cost == "seconds" and frontier.clock else cost
 

@@ -4,7 +4,7 @@ Rows and costs are part of the report's schema. A cost is a mean over seeds, als
 stands beside the prediction that was made before the runs.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Literal
@@ -71,6 +71,8 @@ def costs_over(
         full: The reference's runs of those seeds.
     """
     of_compared, of_full = _measured_by_all(compared), _measured_by_all(full)
+    if len(currencies_of([*compared, *full])) > 1:
+        of_full.pop("money", None)  # no share of another currency
     predictions: list[dict[CostName, float | None]] = []
     for run in runs:
         if run.prediction and run.train:
@@ -124,6 +126,12 @@ def measured_costs(run: RunResult) -> dict[CostName, float]:
     if price is not None and train.num_ranks is not None:
         costs["money"] = float(price) * train.num_ranks * train.seconds / 3600
     return costs
+
+
+def currencies_of(runs: Iterable[RunResult]) -> list[str]:
+    """Currencies of the costs in money, each once."""
+    signs = [run.recipe.plan.currency for run in runs if run.recipe and "money" in measured_costs(run)]
+    return list(dict.fromkeys(signs))
 
 
 def shares(values: Settings | Mapping[str, float]) -> dict[str, float]:
@@ -281,16 +289,14 @@ class Frontier:
     def cost_names(self) -> tuple[CostName, ...]:
         """Costs that every trained row has; empty where no row was trained."""
         costs_of_rows = [row.costs for row in self.rows if row.costs]
-        # A cost that one row lacks cannot rank the rows, nor be an axis.
-        names = COST_OPTIONS.values() if costs_of_rows else ()
-        return tuple(name for name in names if all(name in costs for costs in costs_of_rows))
+        # A cost that one row lacks, or that is in several currencies, cannot rank the rows, nor be an axis.
+        names = [name for name in COST_OPTIONS.values() if name != "money" or len(self.currencies) == 1]
+        return tuple(name for name in names if costs_of_rows and all(name in costs for costs in costs_of_rows))
 
     @property
-    def currency(self) -> str:
-        """Currency of the costs in money, or all their currencies, joined by a slash; empty where there are none."""
-        runs = [run for row in self.rows for run in row.runs]
-        signs = [run.recipe.plan.currency for run in runs if run.recipe and "money" in measured_costs(run)]
-        return "/".join(dict.fromkeys(signs))
+    def currencies(self) -> list[str]:
+        """Currencies of the costs in money."""
+        return currencies_of(run for row in self.rows for run in row.runs)
 
     def row(self, label: str | None) -> Row | None:
         """The row of that label, if there is one."""

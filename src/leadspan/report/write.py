@@ -121,8 +121,10 @@ def run_summary(result: RunResult) -> Block:
         figures["terminated"] = percent_interval(on_task.termination_rate)
         closed = f"{on_task.thinking_closed_rate:.1%}"
         figures["hit the cap / closed thinking"] = f"{on_task.cap_hit_rate:.1%} / {closed}"
-        if on_task.loop_rate is not None and on_task.no_box_rate is not None:
-            figures["loops / no box"] = f"{on_task.loop_rate:.1%} / {on_task.no_box_rate:.1%}"
+        # A task whose answers need no box has no share of answers without one.
+        rates = {"loops": on_task.loop_rate, "no box": on_task.no_box_rate}
+        if known := {name: f"{rate:.1%}" for name, rate in rates.items() if rate is not None}:
+            figures[" / ".join(known)] = " / ".join(known.values())
         quantiles = f"median {on_task.tokens_p50:.0f}, 95th percentile {on_task.tokens_p95:.0f}"
         figures["new tokens"] = f"mean {on_task.tokens_mean:.0f}, {quantiles}"
         rows += [(f"{on_task.task}: {name}", text) for name, text in figures.items()]
