@@ -24,7 +24,7 @@ from leadspan.data.truncation import (
     Schedule,
     Tail,
 )
-from leadspan.errors import DataError
+from leadspan.errors import CacheError, DataError
 from leadspan.traces.settings import TraceSource
 from toys import character_tokenizer, toy_examples, write_traces
 
@@ -176,6 +176,20 @@ def test_held_out_questions_are_on_one_side(tmp_path: Path) -> None:
     train, held = set(splits.train["question_id"]), set(splits.validation["question_id"])
     assert len(held) == 2 and len(train) == 8 and not train & held
     assert len(splits.train) + len(splits.validation) == 40
+
+
+def test_when_all_questions_are_held_out_the_error_says_so(tmp_path: Path) -> None:
+    path = write_traces(tmp_path / "t.jsonl", 1)
+    with pytest.raises(DataError, match=r"the 1 questions of 1 traces are held out.*validation: \{kind: none\}"):
+        split(settings_for(path, validation=HeldOutShare(share=0.1)), Renderer(character_tokenizer(), Rendering()), 0)
+
+
+def test_a_cache_that_cannot_be_written_is_one_error(tmp_path: Path) -> None:
+    settings = settings_for(write_traces(tmp_path / "t.jsonl", 3), cache_dir=tmp_path / "t.jsonl" / "cache")
+    with pytest.raises(
+        CacheError, match=r"t\.jsonl/cache/traces/.*cannot be written \(Not a directory\).*data.cache_dir"
+    ):
+        prepare(settings.train, Renderer(character_tokenizer(), Rendering()), settings)
 
 
 def test_a_held_out_question_is_not_trained_on_under_another_system_prompt(tmp_path: Path) -> None:

@@ -316,6 +316,7 @@ def test_think_tags_of_the_source_can_be_named(tags: tuple[str, str]) -> None:
         pytest.param({"think_open": "<a>", "think_close": "<a>"}, "must differ", id="equal tags"),
         pytest.param({"columns": {"response": "a", "cot": "b"}}, "response holds what cot", id="response and cot"),
         pytest.param({"columns": {"conversation": "a", "prompt": "b"}}, "conversation holds", id="turns and prompt"),
+        pytest.param({"columns": {"cot": "a", "answer": "a", "gold": "a"}}, "cot and answer are all 'a'", id="twice"),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(source: dict[str, Any], message: str) -> None:

@@ -41,7 +41,7 @@ class CutShare(Settings):
     p: float
     """Lead-span proportion."""
     without_derivation: Interval
-    """Share of traces whose first statement of the answer is cut, of those that have one."""
+    """Share of traces whose first statement of the answer is cut, of those that have one; mean over questions."""
 
 
 class FirstAnswers(Settings):
@@ -58,7 +58,7 @@ class FirstAnswers(Settings):
     share_of_cot: Distribution | None = None
     """The same as a share f of the chain of thought."""
     lsp_star: Interval | None = None
-    """Predicted break point of a lead cut, mean over traces of (|P| + f |CoT|) / T."""
+    """Predicted break point of a lead cut: (|P| + f |CoT|) / T, mean over questions of that of their traces."""
     lsp_star_values: Distribution | None = None
     """The same for every trace."""
     cuts: list[CutShare] = []

@@ -23,7 +23,7 @@ from leadspan.data.questions import column_blocks, same_questions
 from leadspan.data.sections import Renderer
 from leadspan.data.settings import DataSettings, HeldOutShare, HeldOutSource
 from leadspan.data.truncation import Sections
-from leadspan.errors import DataError
+from leadspan.errors import CacheError, DataError
 from leadspan.files import DIGESTS_FILE, fault, is_sealed, seal
 from leadspan.processes import in_batches
 from leadspan.status import Progress
@@ -73,6 +73,7 @@ def prepare(source: TraceSource, renderer: Renderer, settings: DataSettings) -> 
 
     Raises:
         DataError: The source cannot be read, or more than `settings.max_refused_share` of it is unusable.
+        CacheError: The result cannot be written.
     """
     # The names of files, too: rows say where their records stand.
     listing = list_source(source)
@@ -89,8 +90,12 @@ def prepare(source: TraceSource, renderer: Renderer, settings: DataSettings) -> 
         with contextlib.suppress(FileNotFoundError):  # another process was faster
             directory.rename(doomed)
         shutil.rmtree(doomed, ignore_errors=True)
-    if not directory.exists():
-        _write(source, renderer, settings, directory)
+    try:
+        if not directory.exists():
+            _write(source, renderer, settings, directory)
+    except OSError as error:  # those of the source are DataErrors
+        why = error.strerror or error
+        raise CacheError(f"{directory}: cannot be written ({why}); make room there, or set data.cache_dir") from error
     summary = json.loads((directory / "summary.json").read_text())
     rows = Dataset.from_file(str(directory / "rows.arrow"))
     counter = RefusalCounter(summary["num_read"], Counter(summary["refused"]))
@@ -104,6 +109,7 @@ def split(settings: DataSettings, renderer: Renderer, seed: int) -> Splits:
 
     Raises:
         DataError: A part is empty or has fewer traces than requested.
+        CacheError: What was tokenised cannot be written.
     """
     prepared = prepare(settings.train, renderer, settings)
     left_out, held_out = dict(prepared.refused), dict[str, int]()
@@ -120,6 +126,11 @@ def split(settings: DataSettings, renderer: Renderer, seed: int) -> Splits:
         # One question at least, however small the share.
         number = max(1, round(settings.validation.share * len(distinct)))
         is_held_out = np.isin(questions, distinct[np.argsort(np.frombuffer(hashes, dtype=np.uint64))[:number]])
+        if is_held_out.size and is_held_out.all():
+            raise DataError(
+                f"data.validation: the {len(distinct)} questions of {len(train)} traces are held out, so that none is "
+                "left to train on; give more traces, a smaller share, or data.validation: {kind: none}"
+            )
         validation = train.select(np.flatnonzero(is_held_out))
         train = train.select(np.flatnonzero(~is_held_out))
     elif isinstance(settings.validation, HeldOutSource):
@@ -217,7 +228,7 @@ def _draw(rows: Dataset, number: int | None, seed: int, name: str, left_out: dic
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in left_out.items())
         raise DataError(
             f"{name.replace('num_', '')}: no trace is left; left out so far: {reasons or 'nothing'}; "
-            "give more traces, or widen data.min_tokens and data.max_tokens, or a smaller data.validation.share"
+            "give more traces, or widen data.min_tokens and data.max_tokens"
         )
     if number is None:
         return rows

@@ -65,3 +65,9 @@ class TraceSource(Settings):
             if role in self.columns and (double := [name for name in excluded if name in self.columns]):
                 text = f"columns: {role} holds what {' and '.join(double)} would hold; name one of them"
                 yield ("columns",), text
+        # A reference answer may be the answer, and a teacher's name anything.
+        parts = {role: name for role, name in self.columns.items() if role not in ("gold", "teacher")}
+        for name in dict.fromkeys(parts.values()):
+            roles = [role for role in parts if parts[role] == name]
+            if len(roles) > 1:
+                yield ("columns",), f"columns: {' and '.join(roles)} are all {name!r}; name the column of each"
