@@ -51,6 +51,21 @@ def test_the_recipes_of_the_demo_name_its_directory(name: str, tmp_path: Path) -
     assert recipes["teacher"].student.config["vocab_size"] == len(build_tokenizer())
 
 
+def test_a_demo_whose_recipes_were_being_written_goes_on(tmp_path: Path) -> None:
+    study_file = write_recipes(tmp_path, seed=0)
+    texts = {path: path.read_text() for path in study_file.parent.iterdir()}
+    study_file.unlink()
+    study_file.with_name(".study.yaml.7.tmp").write_text("name: a st")  # as a kill leaves it
+    with pytest.raises(RunError, match="holds no demo of this seed"):
+        write_recipes(tmp_path, seed=1)
+    assert write_recipes(tmp_path, seed=0) == study_file
+    assert {path: path.read_text() for path in texts} == texts
+    study_file.unlink()
+    (tmp_path / "world").mkdir()
+    with pytest.raises(RunError, match="it is not empty"):
+        write_recipes(tmp_path, seed=0)
+
+
 def test_a_directory_of_something_else_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").touch()
     with pytest.raises(RunError, match="it is not empty"):

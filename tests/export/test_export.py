@@ -1,5 +1,6 @@
 import json
 import shlex
+import signal
 import subprocess
 import sys
 import unicodedata
@@ -8,15 +9,15 @@ from typing import Any
 
 import pytest
 import torch
-from datasets import load_dataset, load_from_disk
+from datasets import DatasetDict, load_dataset, load_from_disk
 from ruamel.yaml import YAML
 
 from leadspan.cli import main
-from leadspan.errors import SettingsError
+from leadspan.errors import RunError, SettingsError
 from leadspan.evaluation.settings import EvaluationSettings
 from leadspan.export.harness import METRICS, exact_results, export_tasks, math_results
 from leadspan.export.trainers import CONFIGS, Exported, export_data
-from leadspan.files import file_names
+from leadspan.files import file_names, locked
 from leadspan.inputs import prepare_data
 from leadspan.models.settings import Pretrained
 from leadspan.recipe import Recipe
@@ -78,6 +79,22 @@ def test_validation_is_exported_uncut(tmp_path: Path) -> None:
     assert full is not None and written.num_validation == len(saved) == len(full)
     assert [len(row) for row in saved["input_ids"]] == list(full.lengths)
     assert not list((tmp_path / "out").glob(".*.arrow"))
+
+
+def test_an_export_that_is_interrupted_leaves_nothing_under_the_names_of_the_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, output = toy_recipe(tmp_path / "in"), tmp_path / "out"
+    with monkeypatch.context() as context, pytest.raises(KeyboardInterrupt):
+        context.setattr(DatasetDict, "save_to_disk", lambda *_: signal.raise_signal(signal.SIGINT))
+        export_data(recipe, output)
+    assert not list(output.glob("[!.]*"))
+    export_data(recipe, output)
+    alone = toy_recipe(tmp_path / "in", data=recipe.data.model_dump() | {"validation": {"kind": "none"}})
+    written = export_data(alone, output)
+    assert {*output.iterdir()} == {*written.files} and not (output / "validation.parquet").exists()
+    with locked(output / ".lock", RunError), pytest.raises(RunError, match=r"another process .* writes into it"):
+        export_data(recipe, output)
 
 
 def test_the_settings_name_the_data_and_cut_nothing_again(tmp_path: Path) -> None:

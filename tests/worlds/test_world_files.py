@@ -59,6 +59,30 @@ def test_the_same_world_again_is_the_same_and_another_is_refused(tmp_path: Path)
     assert (tmp_path / "a.jsonl").read_bytes() == before
 
 
+def test_a_world_that_is_interrupted_has_whole_files_and_no_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sets = {"a": {"world": {"kind": "multiplication", "base": 4}, "num_traces": 9, "num_problems": 2}}
+    wanted = WorldFiles.model_validate({"output": tmp_path / "w", "sets": sets})
+    renamed = Path.replace
+    for number in range(6):  # a file of traces, one of problems, three of the tokenizer, the record
+        left = [number]
+
+        def stopped(staged: Path, target: Path, left: list[int] = left) -> Path:
+            if not left[0]:
+                raise KeyboardInterrupt
+            left[0] -= 1
+            return renamed(staged, target)
+
+        with monkeypatch.context() as context, pytest.raises(KeyboardInterrupt):
+            context.setattr(Path, "replace", stopped)
+            write_world(wanted)
+        assert not (wanted.output / WORLD_FILE).exists()
+        assert len([path for path in wanted.output.rglob("[!.]*") if path.is_file()]) == number
+    write_world(wanted)
+    assert load_json(WorldRecord, wanted.output / WORLD_FILE).seed == 0 and len(rows(wanted.output / "a.jsonl")) == 9
+
+
 def test_a_set_that_cannot_be_drawn_leaves_nothing_behind(tmp_path: Path) -> None:
     small = {"kind": "multiplication", "base": 2, "min_digits": 1, "max_digits": 1}
     sets = {"a": {"world": {"kind": "derive_and_verify"}, "num_traces": 50}, "b": {"world": small, "num_traces": 50}}

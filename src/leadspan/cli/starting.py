@@ -145,9 +145,11 @@ def write_recipes(directory: Path, seed: int, **sizes: int) -> Path:
         for path in sorted((RECIPES / "demo").glob("*.yaml"))
     }
     # An interrupted demo is continued only where every recipe is the same: other numbers would be another demo.
-    is_new = not directory.exists() or not any(directory.iterdir())
+    # What a kill may have left while they were written: some of them, and a hidden file.
+    ours = {directory / "recipes", *recipes}
+    is_new = all(path in ours or path.match("recipes/.*.tmp") for path in directory.rglob("*"))
     for path, text in recipes.items():
-        if not is_new and (not path.exists() or path.read_text(encoding="utf-8") != text):
+        if path.read_text(encoding="utf-8") != text if path.exists() else not is_new:
             raise RunError(
                 f"--output {directory}: it is not empty, and holds no demo of this seed; remove it, or give another"
             )

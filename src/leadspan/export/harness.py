@@ -27,7 +27,7 @@ from leadspan.errors import SettingsError
 from leadspan.evaluation.settings import SamplingSettings, TaskSettings
 from leadspan.evaluation.tasks import choice_grade, load_task, task_prompts
 from leadspan.export.trainers import to_yaml
-from leadspan.files import file_names
+from leadspan.files import file_names, write_atomically
 from leadspan.models.tokenizers import load_tokenizer
 from leadspan.recipe import Recipe
 
@@ -69,7 +69,6 @@ def export_tasks(recipe: Recipe, directory: Path, model: str) -> WrittenTasks:
     if not settings.tasks:
         raise SettingsError("export: the recipe has no evaluation.tasks; add one")
     renderer = PromptRenderer(load_tokenizer(recipe.tokenizer_path, recipe.tokenizer_revision), recipe.data.rendering)
-    directory.mkdir(parents=True, exist_ok=True)
     files: list[Path] = []
     names = [f"leadspan_{name}" for name in file_names([task.name for task in settings.tasks], "_")]
     for name, task in zip(names, settings.tasks, strict=True):
@@ -88,8 +87,8 @@ def export_tasks(recipe: Recipe, directory: Path, model: str) -> WrittenTasks:
             for problem, prompt in zip(problems, prompts, strict=True)
         ]
         files += [directory / f"{name}.jsonl", directory / f"{name}.yaml"]
-        files[-2].write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-        files[-1].write_text(task_yaml(name, task, settings.sampling, files[-2]), encoding="utf-8")
+        write_atomically(files[-2], "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+        write_atomically(files[-1], task_yaml(name, task, settings.sampling, files[-2]))
     # No chat template: the prompts are already rendered.
     harness = [
         *("lm_eval", "--model", "hf", "--model_args", f"pretrained={model},dtype=auto"),

@@ -17,6 +17,7 @@ data/loader.py.
 
 import io
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,9 +28,11 @@ from datasets import Dataset, DatasetDict, Features, Sequence, Value
 from datasets.arrow_writer import ArrowWriter
 from ruamel.yaml import YAML
 
+from leadspan.data.examples import Examples
 from leadspan.data.supervision import RandomTokens
 from leadspan.data.truncation.policy import CutCounts
-from leadspan.errors import SettingsError
+from leadspan.errors import RunError, SettingsError
+from leadspan.files import locked
 from leadspan.inputs import prepare_data
 from leadspan.models.settings import Pretrained
 from leadspan.recipe import Recipe
@@ -79,38 +82,34 @@ def export_data(recipe: Recipe, directory: Path) -> Written:
     Raises:
         SettingsError: The recipe asks for something that labels cannot hold.
         DataError: The data cannot be used.
+        RunError: Another process writes into the directory.
     """
     check_exportable(recipe)
     data = prepare_data(recipe)
     sets = {"train": data.examples} | ({"validation": data.validation} if data.validation is not None else {})
-    # After the data, so that a recipe at fault leaves no directory behind.
-    directory.mkdir(parents=True, exist_ok=True)
-    splits: dict[str, Dataset] = {}
-    for name, examples in sets.items():
-        # Through a memory-mapped file: `Dataset.from_list` would hold all rows in memory, as Python integers.
-        with ArrowWriter(path=str(directory / f".{name}.arrow"), features=_FEATURES) as writer:
-            for example in (examples[index] for index in examples.usable):
-                ids = example.input_ids
-                labels = np.where(example.weights > 0, ids, IGNORED)
-                mask = np.ones(len(ids), dtype=np.int8)
-                writer.write({"input_ids": ids.astype(np.int32), "attention_mask": mask, "labels": labels})
-            writer.finalize()
-        splits[name] = Dataset.from_file(str(directory / f".{name}.arrow"))
-    DatasetDict({**splits}).save_to_disk(directory / "dataset")
-    files = [directory / "dataset"]
-    for name, rows in splits.items():
-        files.append(directory / f"{name}.parquet")
-        rows.to_parquet(files[-1])
-        (directory / f".{name}.arrow").unlink()
     # The tokens of validation count too: a trainer would cut them at the same limit.
     longest = max(max(examples.lengths) for examples in sets.values())
     exported = Exported(directory, recipe, longest, has_validation="validation" in sets)
-    for file, text in CONFIGS.items():
-        files.append(directory / file)
-        files[-1].write_text(text(exported), encoding="utf-8")
+    refusal = "{}: another process (id {}) writes into it; wait for it, or give another directory"
+    staged = directory / ".being-written"
+    # After the data, so that a recipe at fault leaves no directory behind.
+    with locked(directory / ".lock", lambda holder: RunError(refusal.format(directory, holder))):
+        shutil.rmtree(staged, ignore_errors=True)  # of a process that was killed
+        staged.mkdir()
+        splits = {name: _write_rows(examples, name, staged) for name, examples in sets.items()}
+        DatasetDict({**splits}).save_to_disk(staged / "dataset")
+        for file, text in CONFIGS.items():
+            (staged / file).write_text(text(exported), encoding="utf-8")
+        # Under their names only when all are whole, and never beside those of another export.
+        names = ["dataset", *(f"{name}.parquet" for name in splits), *CONFIGS]
+        for old in (directory / name for name in ("dataset", "train.parquet", "validation.parquet", *CONFIGS)):
+            shutil.rmtree(old) if old.is_dir() else old.unlink(missing_ok=True)
+        for name in names:
+            (staged / name).rename(directory / name)
+        shutil.rmtree(staged)
     counts, num_validation = data.examples.counts, len(splits.get("validation", ()))
     return Written(
-        files=tuple(files),
+        files=tuple(directory / name for name in names),
         num_train=len(splits["train"]),
         num_validation=num_validation,
         num_tokens=sum(data.examples.lengths),
@@ -118,6 +117,22 @@ def export_data(recipe: Recipe, directory: Path) -> Written:
         counts=counts,
         left_out=data.splits.left_out,
     )
+
+
+def _write_rows(examples: Examples, name: str, directory: Path) -> Dataset:
+    """The rows of a split, in a file that is mapped into memory and in one of Parquet."""
+    path = directory / f"{name}.arrow"
+    # `Dataset.from_list` would hold all rows in memory, as Python integers.
+    with ArrowWriter(path=str(path), features=_FEATURES) as writer:
+        for example in (examples[index] for index in examples.usable):
+            ids = example.input_ids
+            labels = np.where(example.weights > 0, ids, IGNORED)
+            mask = np.ones(len(ids), dtype=np.int8)
+            writer.write({"input_ids": ids.astype(np.int32), "attention_mask": mask, "labels": labels})
+        writer.finalize()
+    rows = Dataset.from_file(str(path))
+    rows.to_parquet(directory / f"{name}.parquet")
+    return rows
 
 
 def check_exportable(recipe: Recipe) -> None:

@@ -4,9 +4,11 @@ import json
 import string
 from collections.abc import Iterable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from leadspan.errors import RunError
+from leadspan.files import write_atomically
 from leadspan.settings import Settings, load_json
 from leadspan.worlds.problems import Problem, first_answer_share
 from leadspan.worlds.settings import ProblemSet, WorldFiles
@@ -65,13 +67,14 @@ def write_world(settings: WorldFiles) -> WorldRecord:
     # A study may have been run on the world that is there, so only an equal one is written again.
     if path.exists() and load_json(WorldRecord, path) != record:
         raise RunError(f"{path}: the directory holds a world of other settings; give another output, or remove it")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(record.model_dump_json(indent=1) + "\n", encoding="utf-8")
     for name in sets:
         write_traces(traces[name], settings.output / f"{name}.jsonl")
         if held_out[name]:
             write_task(held_out[name], settings.output / f"{name}_test.jsonl")
-    build_tokenizer().save_pretrained(str(settings.output / "tokenizer"))
+    with TemporaryDirectory() as directory:
+        for file in map(Path, build_tokenizer().save_pretrained(directory)):
+            write_atomically(settings.output / "tokenizer" / file.name, file.read_bytes())
+    write_atomically(path, record.model_dump_json(indent=1) + "\n")  # last: a world with a record is complete
     return record
 
 
@@ -87,10 +90,7 @@ def write_task(problems: Iterable[Problem], path: Path) -> Path:
 
 
 def _write(path: Path, rows: Iterable[dict[str, str]]) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", encoding="utf-8") as file:
-        for row in rows:
-            file.write(json.dumps(row) + "\n")
+    write_atomically(path, "".join(json.dumps(row) + "\n" for row in rows))
     return path
 
 
