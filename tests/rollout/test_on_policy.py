@@ -27,7 +27,7 @@ from leadspan.recipe import Recipe
 from leadspan.results import RunResult, load_run
 from leadspan.rollout.source import Rollouts
 from leadspan.stages import checked_teacher, end_ids, training_inputs
-from leadspan.teacher.targets import DenseTargets, SparseTargets
+from leadspan.teacher.targets import DenseTargets, SparseTargets, freeze, live_targets
 from leadspan.training.result import StageCost
 from recipes import toy_recipe, without_times, write_recipe
 from toys import VOCAB, tiny, write_traces
@@ -269,6 +269,21 @@ def test_a_step_without_a_position_to_learn_is_told(tmp_path: Path) -> None:
     recipe = on_policy(tmp_path, {"horizon": {"kind": "fixed", "tokens": 2}}, supervision={"cot": 1, "answer": 0})
     with pytest.raises(RunError, match=r"step \d: no example has a position with a loss; give the sections"):
         run(recipe)
+
+
+def test_rollouts_of_an_unchanged_student_have_the_ratio_1_whatever_pads_its_head(tmp_path: Path) -> None:
+    models = {"student": tiny(vocab=VOCAB + 15, seed=1).model_dump(), "teacher": tiny(vocab=VOCAB + 15).model_dump()}
+    recipe = on_policy(tmp_path, {"steps_per_draw": 2, "horizon": {"kind": "fixed", "tokens": 8}}, **models)
+    inputs = training_inputs(recipe, prepare_data(recipe), checked_teacher(recipe))
+    assert isinstance(inputs.steps, Rollouts)
+    student, teacher = load_model(recipe.student, torch.float32), freeze(load_model(recipe.teacher, torch.float32))
+    inputs.steps.prepare((shape_of(student), None), 4, False, False)
+    inputs.steps.batches(0, student)
+    for batch in inputs.steps.batches(1, student):
+        targets, loss = live_targets(teacher, batch), LossSettings(kl_weight=1)
+        with_ratios = batch_loss(student, batch, targets, loss).loss_sum
+        del batch["drawn_log_probs"]
+        assert float(with_ratios) == pytest.approx(float(batch_loss(student, batch, targets, loss).loss_sum), rel=1e-4)
 
 
 def test_old_rollouts_have_the_log_probabilities_with_which_they_were_drawn(tmp_path: Path) -> None:

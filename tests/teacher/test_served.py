@@ -247,10 +247,11 @@ def test_another_template_is_refused_unless_that_is_meant() -> None:
         teacher(server, check_template=False).servers.check_tokenizers(renderer)
 
 
-def test_an_example_beyond_the_servers_window_is_refused(loopback, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", [int, str])
+def test_an_example_beyond_the_servers_window_is_refused(loopback, tmp_path: Path, kind: type) -> None:
     examples, renderer = toy_examples(tmp_path)
     remote = teacher(loopback)
-    loopback.model.config.max_position_embeddings = max(examples.lengths)
+    vars(loopback.model.config)["max_position_embeddings"] = kind(max(examples.lengths))  # a server may send text
     try:
         remote.check_origin(renderer, None)
         with pytest.raises(TargetsError, match=f"set data.max_tokens: {max(examples.lengths) - 1}"):

@@ -255,6 +255,7 @@ def test_ranks_must_divide_a_step() -> None:
 
 
 def test_epochs_count_examples() -> None:
+    assert plan_steps(TrainingSettings(epochs=1e-12), [5] * 20, num_ranks=2, seed=0).num_steps == 1
     plan = plan_steps(TrainingSettings(epochs=2, num_validations=2), [5] * 20, num_ranks=2, seed=0)
     assert (plan.num_steps, plan.accumulation, plan.validate_every) == (5, 4, 3)
     assert sorted(i for batch in plan.plan for i in batch) == sorted(2 * list(range(20)))

@@ -57,6 +57,7 @@ class Batch(TypedDict):
     teachers: tuple[str, ...]  # of each example, which of several teachers it is learnt from
     stored: StoredRows | None  # targets of the weighted positions; None where the teacher is live or there is none
     drawn_log_probs: NotRequired[torch.Tensor]  # float32, [m]; by an earlier student, of tokens it drew, else NaN
+    drawn_from: NotRequired[int | None]  # the first entries of its head that it drew among; None for all
 
 
 def pack(examples: Sequence[Example]) -> Batch:

@@ -79,7 +79,9 @@ def batch_loss(
     options = {"transform": transform_of(student), "vocab_size": vocab_size, "end_ids": end_ids}
     old = batch.get("drawn_log_probs")
     if old is not None:
-        now = _row_losses(hidden, head, None, labels, settings, **options)
+        # The distribution that was drawn from, which padding of the head need not be part of.
+        drawn = options | {"vocab_size": batch.get("drawn_from")}
+        now = _row_losses(hidden, head, None, labels, settings, **drawn)
         soft = soft * drawn_ratios(-now.cross_entropy, old, batch, settings)
     if selection is None:
         loss_sum, rows = chunked_loss(hidden, head, targets, labels, hard, soft, settings, **options)

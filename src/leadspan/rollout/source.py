@@ -122,6 +122,8 @@ class Rollouts:
                         drawn_from[len(rollout.prompt.ids) :] = rollout.log_probs
                     old.append(drawn_from[example.weights > 0])
                 row["drawn_log_probs"] = torch.from_numpy(np.concatenate(old))
+                is_vllm = isinstance(inputs.course.settings.engine, Vllm)
+                row["drawn_from"] = None if is_vllm else inputs.rows.renderer.num_ids
         return packed
 
     def _course(self, step: int) -> StepCourse:

@@ -113,7 +113,10 @@ class TeacherServer:
         # What servers without the path, or without a chat template, answer with.
         answer = self._post("/tokenize", body, unless=(400, 404, 405, 422, 501))
         try:
-            return None if answer is None else ([int(i) for i in answer["tokens"]], answer.get("max_model_len"))
+            if answer is None:
+                return None
+            window = answer.get("max_model_len")
+            return [int(i) for i in answer["tokens"]], None if window is None else int(window)
         except (KeyError, TypeError, ValueError, AttributeError):
             return None
 

@@ -95,7 +95,7 @@ def plan_steps(
             "choose a multiple of the number of ranks"
         )
     # 1e-9: in floating point 1.1 epochs of 50 steps are a little more than 55, and would be rounded up to 56.
-    num_steps = settings.steps or math.ceil((settings.epochs or 0) * steps_per_epoch - 1e-9)
+    num_steps = settings.steps or max(1, math.ceil((settings.epochs or 0) * steps_per_epoch - 1e-9))
     if settings.schedule == "one_cycle" and num_steps < 2:
         raise SettingsError("training.schedule: one_cycle needs at least 2 steps; take another one")
     if num_steps < num_stages:
