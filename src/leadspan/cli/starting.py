@@ -75,7 +75,7 @@ _ZSH_START = "autoload -U +X compinit && compinit -i\nautoload -U +X bashcompini
 
 
 def run_demo(directory: Path, seed: int, **sizes: int) -> "StudyRecord":
-    """Distil reasoning students on cut traces, from nothing, on a CPU, in minutes; continues an interrupted demo.
+    """Distil reasoning students on cut traces, from scratch, on a CPU, in minutes; continues an interrupted demo.
 
     It is a study of a generated world (`recipes/demo`): a teacher trained on long problems; a small base trained on
     short ones, so that it knows how to finish; then one student for each policy, distilled from the teacher on long

@@ -103,7 +103,7 @@ def shows_few_ends(counts: CutCounts) -> bool:
 def stop_warning(counts: Mapping[str, CutCounts]) -> str:
     """What happened to students of cuts (by label) that hardly show an end of turn, and the remedy; "" if none does.
 
-    Source: `leadspan demo` and docs/studies: none of a plain lead cut ever ended, trained from nothing or pre-trained.
+    Source: `leadspan demo` and docs/studies: none of a plain lead cut ever ended, trained from scratch or pre-trained.
     """
     few = [label for label, of_cut in counts.items() if shows_few_ends(of_cut)]
     if not few:
