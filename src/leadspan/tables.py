@@ -127,9 +127,9 @@ def short(label: str) -> str:
     return re.sub(r"(?<!\S)(?:[^\s/]*/){2,}([^\s/]+/[^\s/]+)", "\N{HORIZONTAL ELLIPSIS}/\\1", plain(label))
 
 
-def percent(share: float) -> str:
-    """A share as a whole percentage, `46 %`."""
-    return f"{share * 100:z.0f} %"  # z: no minus before a zero
+def percent(share: float, digits: int = 0) -> str:
+    """A share as a percentage, `46 %`, or `45.6 %` with one digit."""
+    return f"{share * 100:z.{digits}f} %"  # z: no minus before a zero
 
 
 def percent_interval(interval: Interval, digits: int = 0) -> str:

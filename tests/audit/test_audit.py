@@ -59,7 +59,7 @@ def test_position_and_break_point_in_tokens(tmp_path: Path) -> None:
 def test_a_policy_that_leaves_nothing_is_shown_not_refused(tmp_path: Path) -> None:
     found = audit(tmp_path, [ADD, WRONG], policies=[Budget(num_tokens=3).model_dump()])
     assert found.policies[0].counts.num_kept == 0
-    assert any("100%" in cell for block in blocks(found) for row in block.rows for cell in row)
+    assert any("100 %" in cell for block in blocks(found) for row in block.rows for cell in row)
 
 
 def test_a_recipes_cut_is_counted_as_it_is_beside_one_of_the_same_label(tmp_path: Path) -> None:
@@ -135,8 +135,8 @@ def test_steps_and_reference_answers_that_are_none_are_counted(tmp_path: Path) -
     assert found.num_without_steps == 1 and found.steps is not None
     assert (found.steps.mean, found.steps.p50) == (9 / 5, 2)
     said = {row[0]: row[1] for row in blocks(found)[0].rows}
-    assert said["steps of a chain of thought"].endswith("only one in 1 (20.0%)")
-    assert "an object 1 (20.0%)" in said["no reference answer in its column"]
+    assert said["steps of a chain of thought"].endswith("only one in 1 (20.0 %)")
+    assert "an object 1 (20.0 %)" in said["no reference answer in its column"]
 
 
 def test_results_are_kept_as_json(tmp_path: Path) -> None:

@@ -277,7 +277,7 @@ def test_power_tells_what_a_claim_needs(capsys: pytest.CaptureFixture[str]) -> N
     plan = ["--samples", "1", "4", "--seeds", "1", "3", "--problems", "30", "500"]
     assert main(["power", "--claim", "0.8", "--retention", "0.95", "--seed-sd", "0.02", *plan]) == 0
     shown = capsys.readouterr().out
-    assert "retention of at least 80%" in shown and "Problems needed" in shown and "What a plan can show" in shown
+    assert "retention of at least 80 %" in shown and "Problems needed" in shown and "What a plan can show" in shown
     rows = [re.split(r"\s{2,}", line.strip()) for line in shown.splitlines() if re.match(r"\s*\d+ ", line)]
     needed = {row[0]: int(row[1].replace(",", "")) for row in rows if len(row) == 3}
     assert needed["1"] > needed["4"] > 30

@@ -92,8 +92,8 @@ def test_the_ends_of_a_supervised_prompt_do_not_teach_to_stop(tmp_path: Path) ->
         [check] = fit_checks.end_of_turn(inputs)
         return check
 
-    assert (ends().verdict, ends().figure) == ("warning", "0.0% of 32 training examples")  # each question has one
-    assert (ends(cut={"kind": "full"}).verdict, ends(cut={"kind": "full"}).figure[:6]) == ("ok", "100.0%")
+    assert (ends().verdict, ends().figure) == ("warning", "0.0 % of 32 training examples")  # each question has one
+    assert (ends(cut={"kind": "full"}).verdict, ends(cut={"kind": "full"}).figure[:7]) == ("ok", "100.0 %")
     few = {"kind": "mix", "policy": {"kind": "lead"}, "whole_share": 0.02}  # of 32 examples none or one
     assert ends(cut=few).verdict == "warning"
 

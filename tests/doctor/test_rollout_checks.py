@@ -39,7 +39,7 @@ def checks(inputs: CheckInputs) -> dict[str, Check]:
 
 def test_a_teacher_that_is_the_student_agrees_and_another_does_not(tmp_path: Path) -> None:
     same, other = (checks(check_inputs(tmp_path, teacher)) for teacher in (tiny(seed=1), tiny(hidden=48, seed=2)))
-    assert same["rollouts"].verdict == same["alike"].verdict == "ok" and "at 100.0%" in same["rollouts"].figure
+    assert same["rollouts"].verdict == same["alike"].verdict == "ok" and "at 100.0 %" in same["rollouts"].figure
     assert other["rollouts"].verdict == "warning" and "cold_start" in other["rollouts"].remedy
     assert same["does"].verdict == "warning"  # it ends by chance, and would as soon have gone on
 

@@ -81,7 +81,7 @@ def test_the_recipes_own_policy_comes_first_and_shares_are_of_full(folder: Path)
         f"lead_answer 0.7 shows {percent(1)} of its examples' ends at {answered.flops.total / own.flops.total:.2f} x",
     ):
         assert text in " ".join(shown.split())
-    assert "lead 0.7 *" in shown and "Time: 50% of the peak of 1 x NVIDIA L4" in shown
+    assert "lead 0.7 *" in shown and "Time: 50 % of the peak of 1 x NVIDIA L4" in shown
     for row in plan.rows:
         assert sum(row.flops_saving.shares.values()) == pytest.approx(
             1 - row.flops_saving.all_on / row.flops_saving.naive

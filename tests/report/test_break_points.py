@@ -59,7 +59,7 @@ def test_a_dip_behind_a_good_place_moves_the_break_point_behind_the_dip(make_run
 def test_where_every_tested_place_keeps_the_target_the_break_point_is_refused(make_run: MakeRun) -> None:
     found = only(runs_of(make_run, {0.25: 299, 0.5: 299}))
     assert found.measured is None and found.reason is not None
-    assert "every tested p, from 0.25 on, keeps 90%" in found.reason and "test smaller p" in found.reason
+    assert "every tested p, from 0.25 on, keeps 90 %" in found.reason and "test smaller p" in found.reason
 
 
 def test_it_is_refused_where_the_uncut_run_is_near_zero(make_run: MakeRun) -> None:

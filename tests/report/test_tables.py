@@ -229,5 +229,5 @@ def test_a_summary_has_the_loops_of_a_task_without_boxes(make_run: MakeRun) -> N
         run.model_copy(update={"evaluations": [run.evaluations[0].model_copy(update=update)]})
         for update in (rates, {**rates, "no_box_rate": 0.5})
     )
-    assert ("toy: loops", "25.0%") in run_summary(loops).rows
-    assert ("toy: loops / no box", "25.0% / 50.0%") in run_summary(both).rows
+    assert ("toy: loops", "25.0 %") in run_summary(loops).rows
+    assert ("toy: loops / no box", "25.0 % / 50.0 %") in run_summary(both).rows

@@ -187,7 +187,7 @@ def test_the_message_has_every_reason_with_its_count_and_first_example(write: Ca
     with pytest.raises(DataError) as caught:
         counter.check(0.5, "toy")
     assert str(caught.value).split("\n") == [
-        "toy: 4 of 5 records (80.00%) cannot be used, more than data.max_refused_share = 0.5:",
+        "toy: 4 of 5 records (80.00 %) cannot be used, more than data.max_refused_share = 0.5:",
         "  2 x chain of thought never closed, e.g. toy.jsonl:3: <think> without </think>",
         "  1 x no think tags, e.g. toy.jsonl:2: none of <think>, </think>, <|begin_of_thought|>, "
         "<|end_of_thought|> in '4'",

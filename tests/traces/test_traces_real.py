@@ -54,7 +54,7 @@ def test_the_students_that_never_stop_thinking_are_too_many() -> None:
     with pytest.raises(DataError) as caught:
         counter.check(0.05, "sky_t1_students.jsonl")
     head, unclosed, twice, _ = str(caught.value).split("\n")
-    assert head.startswith("sky_t1_students.jsonl: 192 of 800 records (24.00%) cannot be used")
+    assert head.startswith("sky_t1_students.jsonl: 192 of 800 records (24.00 %) cannot be used")
     assert unclosed == f"  191 x {UNCLOSED}, e.g. sky_t1_students.jsonl:5: 'finished' is false"
     assert twice.startswith(f"  1 x {TWICE}, e.g. sky_t1_students.jsonl:506: <|begin_of_thought|> in 'answer'")
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from leadspan.audit.findings import AuditResult, Distribution, FirstAnswers, PolicyLoss
 from leadspan.data.truncation.policy import cut_warnings
-from leadspan.tables import Block
+from leadspan.tables import Block, percent
 
 # From an empty bin to a full one.
 _BARS = " ▁▂▃▄▅▆▇█"
@@ -42,7 +42,7 @@ def blocks(result: AuditResult) -> list[Block]:
         Block(
             "Does the chain of thought say what prompt and answer say?",
             (),
-            tuple((name, f"{share:.1%}") for name, share in entailment.items() if share is not None),
+            tuple((name, percent(share, 1)) for name, share in entailment.items() if share is not None),
         ),
         Block(
             "Traces that lose, per policy",
@@ -100,7 +100,7 @@ def _first_answers(answers: FirstAnswers) -> Iterator[tuple[str, ...]]:
         yield "share f of the CoT", f"{_quantiles(answers.share_of_cot, '.2f')}   0 {sparkline(answers.share_of_cot)} 1"
     if answers.lsp_star is not None and answers.lsp_star_values is not None:
         point = answers.lsp_star
-        interval = f"{point.value:.2f} [{point.low:.2f}, {point.high:.2f}] at {point.level:.0%}"
+        interval = f"{point.value:.2f} [{point.low:.2f}, {point.high:.2f}] at {percent(point.level)}"
         yield "predicted break point LSP*", interval
         yield (
             "LSP* of the traces",
@@ -112,13 +112,13 @@ def _policy(policy: PolicyLoss) -> tuple[str, ...]:
     counts = policy.counts
     # Shares of the examples that keep any weight; the others are in the last column.
     lost = (counts.lost_question, counts.lost_think_end, counts.lost_answer, counts.lost_stop)
-    shares = (f"{count / counts.num_kept:.0%}" if counts.num_kept else "" for count in lost)
+    shares = (percent(count / counts.num_kept) if counts.num_kept else "" for count in lost)
     unweighted = counts.num_examples - counts.num_kept
     return (
         _shown_label(policy),
-        f"{counts.tokens_after / counts.tokens_before:.0%}" if counts.tokens_before else "",
+        percent(counts.tokens_after / counts.tokens_before) if counts.tokens_before else "",
         *shares,
-        f"{unweighted / counts.num_examples:.0%}" if counts.num_examples else "",
+        percent(unweighted / counts.num_examples) if counts.num_examples else "",
     )
 
 
@@ -130,7 +130,7 @@ def _hygiene(result: AuditResult) -> Iterator[tuple[str, ...]]:
     loops, copies = result.repetition, result.duplicates
     yield "thinking never closed", f"{_of(result.num_unclosed, result.num_read)} of the records, refused"
     yield "loops", _of(loops.num_loops, result.num_traces) + _examples(loops.examples)
-    yield "sentences repeated within their trace", f"{loops.repeated_sentences:.1%}"
+    yield "sentences repeated within their trace", percent(loops.repeated_sentences, 1)
     yield "questions", f"{copies.num_questions:,} distinct in {result.num_traces:,} traces"
     yield "exact duplicates", _of(copies.num_exact, result.num_traces)
     near = _of(copies.num_near, result.num_traces) + f" at Jaccard {copies.threshold:g} or more"
@@ -147,7 +147,7 @@ def _hygiene(result: AuditResult) -> Iterator[tuple[str, ...]]:
 
 
 def _of(count: int, total: int) -> str:
-    return f"{count:,} ({count / total:.1%})" if total else f"{count:,}"
+    return f"{count:,} ({percent(count / total, 1)})" if total else f"{count:,}"
 
 
 def _examples(locations: list[str]) -> str:

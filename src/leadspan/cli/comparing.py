@@ -133,7 +133,7 @@ def power(options: argparse.Namespace) -> None:
     """Compute how many problems, samples and seeds a claim about retention needs."""
     from leadspan.settings import validate
     from leadspan.statistics.power import Claim, chance_to_show, expected_from, problems_needed, standard_error
-    from leadspan.tables import Block
+    from leadspan.tables import Block, percent
 
     # What is not given is estimated from runs, or has its default.
     stated = {name: getattr(options, name) for name in Claim.model_fields if getattr(options, name) is not None}
@@ -147,11 +147,11 @@ def power(options: argparse.Namespace) -> None:
         policy, full = (_scores(paths, options.task) for paths in (options.policy, options.full))
         claim = expected_from(policy, full, stated)
     stated_claim = (
-        f"Claim: retention of at least {claim.claim:.0%}, with the lower end of a {claim.level:.0%} interval, shown "
-        f"with a probability of {claim.power:.0%}.\n"
-        f"Expected: retention {claim.retention:.1%}, accuracy of the full student {claim.accuracy:.1%}, "
-        f"{claim.between:.0%} of the variance between problems, correlation {claim.correlation:.2f}, "
-        f"accuracy varies by {100 * claim.seed_sd:.1f} points from seed to seed.\n"
+        f"Claim: retention of at least {percent(claim.claim)}, with the lower end of a {percent(claim.level)} "
+        f"interval, shown with a probability of {percent(claim.power)}.\n"
+        f"Expected: retention {percent(claim.retention, 1)}, accuracy of the full student "
+        f"{percent(claim.accuracy, 1)}, {percent(claim.between)} of the variance between problems, "
+        f"correlation {claim.correlation:.2f}, accuracy varies by {100 * claim.seed_sd:.1f} points from seed to seed.\n"
     )
     rows = []
     for count in options.samples:
@@ -186,7 +186,7 @@ def power(options: argparse.Namespace) -> None:
 def _shown(claim: "Claim", problems: Sequence[int], samples: Sequence[int], seeds: Sequence[int]) -> "Block":
     """What plans can show, for the fewest and the most samples, one seed and the fewest of several."""
     from leadspan.statistics.power import chance_to_show, standard_error
-    from leadspan.tables import Block
+    from leadspan.tables import Block, percent
 
     # One seed leaves the spread between seeds out, so a plan with several is shown beside it.
     few, many = min(seeds), min((number for number in seeds if number > 1), default=min(seeds))
@@ -195,7 +195,7 @@ def _shown(claim: "Claim", problems: Sequence[int], samples: Sequence[int], seed
     for size, count, number in itertools.product(problems, counts, dict.fromkeys((few, many))):
         error, chance = standard_error(claim, size, count, number), chance_to_show(claim, size, count, number)
         mark = " *" if number == 1 else ""
-        rows.append((f"{size:,}", str(count), f"{number}{mark}", f"{error:.3f}", f"{chance:.0%}"))
+        rows.append((f"{size:,}", str(count), f"{number}{mark}", f"{error:.3f}", percent(chance)))
     header = ("problems", "samples", "seeds", "standard error of retention", "probability of showing the claim")
     return Block("\nWhat a plan can show", header, tuple(rows), num_text=0)
 

@@ -28,7 +28,7 @@ from leadspan.inputs import PreparedData
 from leadspan.models.settings import ModelSettings, Pretrained
 from leadspan.models.tokenizers import check_vocabulary, load_tokenizer
 from leadspan.recipe import Recipe
-from leadspan.tables import Block
+from leadspan.tables import Block, percent
 from leadspan.traces.files import Record
 from leadspan.traces.formats import Layout as TraceLayout
 from leadspan.traces.formats import parse
@@ -283,15 +283,15 @@ def counts_block(label: str, data: PreparedData) -> Block:
     totals = {"all": (counts.tokens_before, counts.tokens_after)}
     by_section = {name: (before.get(name, 0), after.get(name, 0)) for name in {**before, **after}}
     for name, (old, new) in (by_section | totals).items():
-        rows.append((f"{name} tokens", f"{old:,}", f"{new:,}", f"{new / old:.1%}" if old else ""))
+        rows.append((f"{name} tokens", f"{old:,}", f"{new:,}", percent(new / old, 1) if old else ""))
     rows.append(("weighted positions", "", f"{counts.weighted_tokens:,}", ""))
     for name in ("lost_question", "lost_think_end", "lost_answer", "lost_stop"):
         lost = getattr(counts, name)
-        share = f"{lost / counts.num_kept:.1%}" if counts.num_kept else ""
+        share = percent(lost / counts.num_kept, 1) if counts.num_kept else ""
         words = name.replace("_", " ").replace("think end", "end of thinking")
         rows.append((words, "", f"{lost:,} examples", share))
     if counts.without_steps:
-        share = f"{counts.without_steps / counts.num_examples:.1%}"
+        share = percent(counts.without_steps / counts.num_examples, 1)
         rows.append(("chain of thought is one step", "", f"{counts.without_steps:,} examples", share))
     for reason, number in {**counts.dropped, **data.splits.left_out}.items():
         rows.append((f"left out: {reason}", "", f"{number:,} examples", ""))

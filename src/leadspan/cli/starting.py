@@ -281,7 +281,7 @@ def world(options: argparse.Namespace) -> None:
     """Write the files of a generated world: traces to train on, held-out problems, a tokenizer."""
     check_kind(options.recipe, "world")
     from leadspan.settings import load_settings
-    from leadspan.tables import Block
+    from leadspan.tables import Block, percent
     from leadspan.worlds.files import write_world
     from leadspan.worlds.settings import WorldFiles
 
@@ -292,7 +292,7 @@ def world(options: argparse.Namespace) -> None:
     for name, problem_set in record.sets.items():
         # Where traces first state their answer decides which cuts can work.
         settings, share = problem_set.settings, problem_set.first_answer
-        after = "not in the chain of thought" if share is None else f"{share:.0%} of the chain of thought"
+        after = "not in the chain of thought" if share is None else f"{percent(share)} of the chain of thought"
         rows.append((name, settings.world.kind, f"{settings.num_traces:,}", f"{settings.num_problems:,}", after))
     header = ("set", "world", "traces", "held out", "first answer after")
     block = Block(f"seed {record.seed}", header, tuple(rows), num_text=2)

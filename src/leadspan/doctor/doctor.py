@@ -39,6 +39,7 @@ from leadspan.rollout.drawing import RolloutInputs, draw_rollouts, drawing_twin
 from leadspan.rollout.rows import Rollout, overlaps, to_rollout
 from leadspan.stages import rollout_inputs
 from leadspan.status import Progress, report_status
+from leadspan.tables import percent
 from leadspan.teacher.settings import LiveTargets
 from leadspan.teacher.targets import freeze, live_targets, teacher_logits
 from leadspan.training.process import process_device
@@ -178,7 +179,7 @@ def rollouts(inputs: CheckInputs) -> Iterator[Check]:
     yield Check.of(
         "student and teacher agree on the likeliest tokens of rollouts",
         overlap >= _LOW,
-        f"at {overlap:.1%} of the positions of {len(looks)} rollouts",
+        f"at {percent(overlap, 1)} of the positions of {len(looks)} rollouts",
         "the teacher would hardly write such text: begin with rollout.cold_start",
     )
 

@@ -25,6 +25,7 @@ from leadspan.planning.prediction import cost_model_of, student_shape
 from leadspan.planning.rollouts import predict_run
 from leadspan.recipe import Recipe
 from leadspan.stages import check_served, checked_teacher, merged_ends
+from leadspan.tables import percent
 from leadspan.teacher.settings import Served
 from leadspan.teacher.targets import SparseTargets
 
@@ -154,7 +155,7 @@ def end_of_turn(inputs: CheckInputs) -> Iterator[Check]:
         # The turns of a supervised prompt end with the same token.
         is_learnt = (example.weights > 0) & (example.section_ids != PROMPT)
         taught += bool((example.input_ids[is_learnt] == stop).any())
-    figure = f"{taught / number:.1%} of {number:,} training examples"
+    figure = f"{percent(taught / number, 1)} of {number:,} training examples"
     yield Check.of(name, taught >= FEW_ENDS * number, figure, f"it may never stop: {STOP_REMEDY}")
 
 
@@ -200,7 +201,7 @@ def served_teacher(inputs: CheckInputs) -> Iterator[Check]:
     tail, nll = float(targets.tail_mass[1.0].mean()), -float(targets.label_log_probs.mean())
     figure = (
         f"{len(targets.label_log_probs):,} positions in {seconds:.2g} s, {nll:.4g} nats per token on the traces; "
-        f"{tail:.2%} of the mass is beyond its {recipe.teacher.k} likeliest tokens"
+        f"{percent(tail, 2)} of the mass is beyond its {recipe.teacher.k} likeliest tokens"
     )
     yield Check.of(name, not tail > _MUCH_TAIL, figure, "raise teacher.k, as far as the server allows")
     if source.end_ids:

@@ -36,6 +36,7 @@ from leadspan.planning.timing import Calibration, StepWork
 from leadspan.recipe import Recipe
 from leadspan.results import Prediction
 from leadspan.stages import scored_selection, teacher_source
+from leadspan.tables import percent
 from leadspan.teacher.settings import Hidden, KeptTargets, Sampled, TopK, TopP
 from leadspan.teacher.shards import bytes_of
 from leadspan.training.adapters import with_adapters
@@ -165,7 +166,7 @@ def predict(model: CostModel, examples: Examples, calibration: Calibration | Non
     elif device is not None and utilisation is not None:
         # Without measured rates the time is a roofline with a stated share of the peak.
         seconds = flops.total / (device.peak_flops * utilisation * ranks)
-        source = f"{utilisation:.0%} of the peak of {ranks} x {device.name}"
+        source = f"{percent(utilisation)} of the peak of {ranks} x {device.name}"
     return Prediction(
         num_steps=plan.num_steps,
         num_tokens=sum(example.tokens for batch in batches for example in batch),

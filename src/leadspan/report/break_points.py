@@ -40,6 +40,7 @@ from leadspan.report.rows import Frontier, Row
 from leadspan.settings import Settings
 from leadspan.statistics.intervals import Interval, drawn_ratios, retention
 from leadspan.statistics.resampling import USUAL, Bootstrap, resample
+from leadspan.tables import percent
 
 
 class BreakPoint(Settings):
@@ -190,8 +191,8 @@ def _why_not_measured(
     tested = [row.p or 0.0 for row in rows]
     if last_below is None:
         return (
-            f"every tested p, from {tested[0]:g} on, keeps {target:.0%} of {full.label}'s accuracy: the break point is "
-            f"at or below {tested[0]:g}; test smaller p"
+            f"every tested p, from {tested[0]:g} on, keeps {percent(target)} of {full.label}'s accuracy: the break "
+            f"point is at or below {tested[0]:g}; test smaller p"
         )
     # A tested p behind the last one below the target reaches it: the line between the two is measured.
     if last_below < tested[-1]:

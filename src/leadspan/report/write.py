@@ -32,6 +32,7 @@ from leadspan.tables import (
     CostName,
     markdown_table,
     markdown_text,
+    percent,
     percent_interval,
     quantity,
     rich_table,
@@ -94,7 +95,7 @@ def run_summary(result: RunResult) -> Block:
     rows: list[tuple[str, str]] = []
     cut = result.cut
     if cut is not None:
-        share = f" ({cut.tokens_after / cut.tokens_before:.1%})" if cut.tokens_before else ""
+        share = f" ({percent(cut.tokens_after / cut.tokens_before, 1)})" if cut.tokens_before else ""
         rows += [
             ("tokens kept", f"{cut.tokens_after:,} of {cut.tokens_before:,}{share}, {cut.num_kept} examples"),
             ("lost question / end of thinking", f"{cut.lost_question} / {cut.lost_think_end} examples"),
@@ -119,11 +120,11 @@ def run_summary(result: RunResult) -> Block:
             if shown := [f"@{k} {percent_interval(value)}" for k, value in values.items() if k != "1"]:
                 figures[name] = ", ".join(shown)
         figures["terminated"] = percent_interval(on_task.termination_rate)
-        closed = f"{on_task.thinking_closed_rate:.1%}"
-        figures["hit the cap / closed thinking"] = f"{on_task.cap_hit_rate:.1%} / {closed}"
+        closed = percent(on_task.thinking_closed_rate, 1)
+        figures["hit the cap / closed thinking"] = f"{percent(on_task.cap_hit_rate, 1)} / {closed}"
         # A task whose answers need no box has no share of answers without one.
         rates = {"loops": on_task.loop_rate, "no box": on_task.no_box_rate}
-        if known := {name: f"{rate:.1%}" for name, rate in rates.items() if rate is not None}:
+        if known := {name: percent(rate, 1) for name, rate in rates.items() if rate is not None}:
             figures[" / ".join(known)] = " / ".join(known.values())
         quantiles = f"median {on_task.tokens_p50:.0f}, 95th percentile {on_task.tokens_p95:.0f}"
         figures["new tokens"] = f"mean {on_task.tokens_mean:.0f}, {quantiles}"
@@ -143,11 +144,14 @@ def _training(train: TrainResult, prediction: Prediction | None) -> Iterator[tup
     yield "time", f"{texts['seconds']} ({train.tokens_per_second:,.0f} tokens/s on {train.device})"
     if train.step_seconds is not None:
         by_part = shares(train.step_seconds).items()
-        yield "time by part", ", ".join(f"{name.replace('_', ' ')} {share:.0%}" for name, share in by_part if share)
+        yield (
+            "time by part",
+            ", ".join(f"{name.replace('_', ' ')} {percent(share)}" for name, share in by_part if share),
+        )
     yield "peak memory", f"{texts['peak_memory_bytes']} ({train.memory_source})"
     yield "FLOPs", f"{texts['flops']}, {quantity('flops', train.flops_per_second)}/s"
     if train.mfu is not None:
-        yield "model FLOPs utilisation", f"{train.mfu:.1%}"
+        yield "model FLOPs utilisation", percent(train.mfu, 1)
     if train.energy_joules is not None:
         yield "energy", f"{train.energy_joules / 3.6e6:.3g} kWh"
     yield "training loss", f"{train.first_loss:.4f} -> {train.final_loss:.4f}"

@@ -10,6 +10,7 @@ from typing import Any
 from unicodedata import normalize
 
 from leadspan.errors import DataError
+from leadspan.tables import percent
 from leadspan.text import shortened
 
 Row = Mapping[str, Any]  # Any: whatever JSON or Arrow holds
@@ -99,7 +100,7 @@ class RefusalCounter:
             remedy = ", or raise data.max_refused_share to leave that many out."
         else:
             return
-        lines = [f"{name}: {num_refused} of {self.num_read} records ({share:.2%}) cannot be used, {rule}:"]
+        lines = [f"{name}: {num_refused} of {self.num_read} records ({percent(share, 2)}) cannot be used, {rule}:"]
         examples = ((count, self.examples[reason]) for reason, count in self.counts.most_common())
         lines += [f"  {count} x {first.reason}, e.g. {first.place}: {first.detail}" for count, first in examples]
         layout = "their layout with `format` or `columns`, their tags with `think_open` and `think_close`"

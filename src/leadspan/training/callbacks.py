@@ -19,6 +19,7 @@ from transformers.trainer_callback import ExportableState
 from leadspan.errors import RunError
 from leadspan.files import write_atomically
 from leadspan.status import Progress
+from leadspan.tables import percent
 from leadspan.training.result import StepSeconds
 from leadspan.training.settings import Profile
 
@@ -293,7 +294,7 @@ class StepProfiler(TrainerCallback):
         lines = [f"| operation | {clock} s | share | calls |", "| --- | --- | --- | --- |"]
         for event in sorted(events, key=seconds, reverse=True)[:NUM_PARTS]:
             name, lasted = event.key.replace("|", " "), seconds(event)
-            lines.append(f"| {name} | {lasted:.4f} | {lasted / total:.1%} | {event.count:,} |")
+            lines.append(f"| {name} | {lasted:.4f} | {percent(lasted / total, 1)} | {event.count:,} |")
         table = "\n".join(lines) + "\n"
         write_atomically(self.directory / f"parts-{self.rank}.md", table)
         logger.info("profile of %d steps: %s\n%s", self.settings.steps, self.directory, table)
