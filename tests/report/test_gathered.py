@@ -86,7 +86,7 @@ def test_audits_are_found_beside_runs_and_taken_once(study: list[RunResult], tmp
     assert len(gathered.audits) == 2
     page = render_page(build_report(gathered))
     assert 'id="audit"' in page and "traces of the study, in tokens of toy" in page
-    assert "sentences repeated within their trace" in page and "25.0 %" in page
+    assert "sentences repeated within their trace" in page and "25.0\N{NO-BREAK SPACE}%" in page
 
 
 def test_paths_may_be_texts_and_there_must_be_one(make_run: MakeRun, tmp_path: Path) -> None:

@@ -170,7 +170,7 @@ def rollouts(inputs: CheckInputs) -> Iterator[Check]:
     if not made_of.rows.renderer.opening:  # else the prompt opens the thinking of both
         figure = f"probability {student:.2g} for the student, {teacher:.2g} for the teacher"
         yield Check.of(
-            "student and teacher begin to think equally often",
+            "student and teacher think alike",
             not abs(student - teacher) > _LOW,
             f"a rollout begins with a think tag with {figure}",
             "take a chat template that opens or closes the thinking of both (data.rendering.chat_template)",
