@@ -7,6 +7,7 @@ from array import array
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from datasets import Dataset
@@ -33,6 +34,31 @@ NO_WEIGHT = "no weighted position is left"
 NO_COUNTS = CutCounts(num_examples=0, num_kept=0, tokens_before=0, tokens_after=0, weighted_tokens=0)
 ROWS_AT_ONCE = 1_000
 """Rows whose borders are in memory at once."""
+
+
+class BorderBlock(NamedTuple):
+    """Some rows of a split: the number of the first, and of each the section borders, the hash, and the teacher."""
+
+    start: int
+    borders: list[Sections]
+    ids: list[str]
+    teachers: list[str]
+
+
+def border_blocks(rows: Dataset, first_answers: Sequence[int | None] | None = None) -> Iterator[BorderBlock]:
+    """All rows, some at a time: all borders take more memory than all layouts.
+
+    `first_answers` are `Sections.first_answer` of each row.
+    """
+    columns = ["prompt_end", "think_end", "cot_end", "num_tokens", "stop", "steps", "example_id", "teacher"]
+    selected = rows.select_columns(columns)
+    for start in range(0, len(rows), ROWS_AT_ONCE):
+        table = selected[start : start + ROWS_AT_ONCE]
+        ids, teachers = table.pop("example_id"), table.pop("teacher")
+        if first_answers is not None:
+            table["first_answer"] = first_answers[start : start + ROWS_AT_ONCE]
+        borders = [sections_of(dict(zip(table, row, strict=True))) for row in zip(*table.values(), strict=True)]
+        yield BorderBlock(start, borders, ids, teachers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,26 +115,18 @@ class Examples(Sequence[Example]):
         # Row numbers in 4 bytes each; a list of int objects would take eight times as much.
         self.row_numbers = array("i")
         self.teachers: list[str] = []
-        columns = ["prompt_end", "think_end", "cot_end", "num_tokens", "stop", "steps", "example_id", "teacher"]
-        selected = rows.select_columns(columns)
-        # Some rows at a time: all borders take more memory than all layouts.
-        for start in range(0, len(rows), ROWS_AT_ONCE):
-            table = selected[start : start + ROWS_AT_ONCE]
-            ids, names = table.pop("example_id"), table.pop("teacher")
-            if first_answers is not None:
-                table["first_answer"] = first_answers[start : start + ROWS_AT_ONCE]
-            borders = [sections_of(dict(zip(table, row, strict=True))) for row in zip(*table.values(), strict=True)]
+        for block in border_blocks(rows, first_answers):
             laid_out: list[list[Layout]] = []
             for number, stage in enumerate(policy.stages):
-                cuts = [cut_example(stage, *row, seed) for row in zip(borders, ids, strict=True)]
-                laid_out.append([lay_out(*row, supervision) for row in zip(borders, cuts, strict=True)])
-                counts[number] = counts[number].plus(count_cuts(borders, cuts, laid_out[-1]))
+                cuts = [cut_example(stage, *row, seed) for row in zip(block.borders, block.ids, strict=True)]
+                laid_out.append([lay_out(*row, supervision) for row in zip(block.borders, cuts, strict=True)])
+                counts[number] = counts[number].plus(count_cuts(block.borders, cuts, laid_out[-1]))
             for i, of_row in enumerate(zip(*laid_out, strict=True)):
                 # A row stays if any stage trains on it, so that row `i` has the same index in every stage.
                 if any(layout.segments for layout in of_row):
-                    self.row_numbers.append(start + i)
+                    self.row_numbers.append(block.start + i)
                     # Interned: millions of rows name a few teachers.
-                    self.teachers.append(sys.intern(names[i]))
+                    self.teachers.append(sys.intern(block.teachers[i]))
                     for layouts, layout in zip(stages, of_row, strict=True):
                         layouts.append(layout)
         self.counts = of_stages(counts)

@@ -9,8 +9,7 @@ from leadspan.audit.prepared import Searched
 from leadspan.costs.flops import ExampleSize
 from leadspan.costs.memory import disk_bytes
 from leadspan.costs.settings import Device
-from leadspan.data.examples import Examples
-from leadspan.data.prepare import sections_of
+from leadspan.data.examples import Examples, border_blocks
 from leadspan.data.supervision import ScoredSelection, lay_out
 from leadspan.data.truncation import AnyPolicy, Cut, Full, Lead, Policy, with_ends
 from leadspan.data.truncation.policy import CutCounts, shows_few_ends
@@ -160,12 +159,10 @@ def plan_recipe(
     """Predict the cost of a recipe under its own policy and under others.
 
     The recipe's own policy comes first, unless it is among those it is compared with. Where hardly an example of it
-    keeps its end of turn, policies that show the student ends are added (`with_ends`). A break point needs the first
-    answers of the traces (`inputs.first_answers_of`).
+    keeps its end, policies that show ends are added (`with_ends`). `inputs.first_answers_of` makes `searched`.
 
     Raises:
-        LeadspanError: A model's config cannot be read, the recipe's own policy leaves nothing to learn, or the
-            calibration is of other models.
+        LeadspanError: A config cannot be read, the recipe's own policy leaves nothing, or a calibration is of others.
     """
     model = live = stored = cost_model_of(recipe, data.renderer)
     if recipe.local_teacher is not None and recipe.store_path is not None:
@@ -173,7 +170,6 @@ def plan_recipe(
         live = cost_model_of(recipe.model_copy(update={"targets": LiveTargets()}), data.renderer)
     elif recipe.local_teacher is not None:
         stored = with_store(model, isinstance(recipe.capture.codec, Hidden))
-    models = model, live, stored
     uncut = _uncut_sizes(recipe, data, model.selection)
     left_out: list[str] = []
 
@@ -182,6 +178,7 @@ def plan_recipe(
         # One after the other: the examples of all policies together would take too much memory.
         for policy, side in _sides(recipe, data, compared, left_out):
             try:
+                models = model, live, stored
                 made.append(_row(recipe, data, models, uncut, side, policy, calibration, searched))
             except SettingsError as error:  # such as of a budget of tokens that an uncut trace exceeds
                 if policy == recipe.cut:
@@ -193,14 +190,14 @@ def plan_recipe(
     # With rollouts the student also learns to end its turns from what it writes itself.
     if recipe.rollout is None and any(row.is_recipes and shows_few_ends(row.cut) for row in rows):
         rows += rows_of([policy for policy in with_ends(recipe.cut) if policy not in policies])
-    batching = recipe.training.batching
+    by_examples = recipe.training.batching if isinstance(recipe.training.batching, ByExamples) else None
     return Plan(
         name=recipe.name,
         rows=tuple(rows),
         device=recipe.plan.found_device,
         num_ranks=recipe.plan.num_ranks,
-        examples_per_batch=batching.examples_per_batch if isinstance(batching, ByExamples) else None,
-        examples_per_step=batching.examples_per_step if isinstance(batching, ByExamples) else None,
+        examples_per_batch=by_examples and by_examples.examples_per_batch,
+        examples_per_step=by_examples and by_examples.examples_per_step,
         precision="bfloat16" if model.memory.use_bf16 else "float32",
         codec=planned_targets(recipe).codec,
         reads_store=recipe.store_path is not None,
@@ -229,10 +226,8 @@ def _sides(
 
 def _uncut_sizes(recipe: Recipe, data: PreparedData, selection: ScoredSelection | None) -> list[ExampleSize]:
     """Sizes of all training rows, uncut: what a naive run would train on."""
-    columns = ["prompt_end", "think_end", "cot_end", "num_tokens", "stop", "steps"]
-    rows: Any = data.splits.train.select_columns(columns)
-    borders = (sections_of(row) for row in rows)
-    uncut = (lay_out(row, Cut(((0, row.num_tokens),)), recipe.supervision) for row in borders)
+    rows = (sections for block in border_blocks(data.splits.train) for sections in block.borders)
+    uncut = (lay_out(row, Cut(((0, row.num_tokens),)), recipe.supervision) for row in rows)
     return layout_sizes(uncut, selection)
 
 
