@@ -290,8 +290,9 @@ class Frontier:
         """Costs that every trained row has; empty where no row was trained."""
         costs_of_rows = [row.costs for row in self.rows if row.costs]
         # A cost that one row lacks, or that is in several currencies, cannot rank the rows, nor be an axis.
-        names = [name for name in COST_OPTIONS.values() if name != "money" or len(self.currencies) == 1]
-        return tuple(name for name in names if costs_of_rows and all(name in costs for costs in costs_of_rows))
+        unusable = "money" if len(self.currencies) > 1 else None
+        names = COST_OPTIONS.values() if costs_of_rows else ()
+        return tuple(name for name in names if name != unusable and all(name in costs for costs in costs_of_rows))
 
     @property
     def currencies(self) -> list[str]:
