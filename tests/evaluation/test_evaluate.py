@@ -102,7 +102,10 @@ def test_an_interrupted_evaluation_goes_on(tmp_path: Path) -> None:
         pytest.param({"sampling": {**SETTINGS["sampling"], "seed": 1}}, False, "other sampling settings", id="seed"),
         pytest.param({"system": "Hm."}, False, "another task or prompt", id="prompt"),
         pytest.param(
-            {"sampling": {**SETTINGS["sampling"], "samples_per_problem": 1}}, False, "another task", id="fewer samples"
+            {"sampling": {**SETTINGS["sampling"], "samples_per_problem": 1}},
+            False,
+            "is sample 2 of its problem, of which fewer",
+            id="fewer samples",
         ),
     ],
 )

@@ -12,8 +12,8 @@ from leadspan.data.truncation.policy import STOP_REMEDY
 from leadspan.report.content import Report
 from leadspan.report.document import rows_block
 from leadspan.report.frontier import build_frontiers
-from leadspan.report.rows import Frontier
-from leadspan.report.sentences import captions, retention_text, stop_warnings, teacher_warnings
+from leadspan.report.rows import Frontier, error_text
+from leadspan.report.sentences import captions, retention_text, sample_size, stop_warnings, teacher_warnings
 from leadspan.report.write import print_report, report_text, run_summary
 from leadspan.results import RunResult
 from leadspan.statistics.intervals import Interval
@@ -220,6 +220,12 @@ def test_ten_points_that_may_be_chance_are_no_warning(make_run: MakeRun) -> None
         for run in runs
     ]
     assert len(stop_warnings(only(bare))) == 1  # single answers are not known
+
+
+def test_one_problem_is_no_problems_and_a_small_error_has_no_minus(make_run: MakeRun) -> None:
+    (frontier,) = build_frontiers([make_run("full", 1, num_problems=1)])
+    assert sample_size(frontier) == "1 problem x 1 sample"
+    assert (error_text(998, 1000), error_text(980, 1000), error_text(None, 1000)) == ("+0 %", "-2 %", "\N{EN DASH}")
 
 
 def test_a_summary_has_the_loops_of_a_task_without_boxes(make_run: MakeRun) -> None:

@@ -109,6 +109,9 @@ class SampleFile:
             if drawn_with != self.drawn_with:
                 raise self._refusal(number, "it was drawn with other sampling settings, stop tokens or another engine")
             request = requests.get(stored.key)
+            if request is None and (stored.problem_id, 0) in requests:
+                many = f"it is sample {stored.sample + 1} of its problem, of which fewer are to be drawn now"
+                raise self._refusal(number, f"{many} (samples_per_problem)")
             if request is None or request.prompt != stored.prompt:
                 raise self._refusal(number, f"it belongs to another task or prompt (problem {stored.problem_id})")
             samples[stored.key] = stored

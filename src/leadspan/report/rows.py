@@ -143,7 +143,7 @@ def shares(values: Settings | Mapping[str, float]) -> dict[str, float]:
 
 def error_text(predicted: float | None, measured: float) -> str:
     """The signed error of a prediction, as a share of the measurement."""
-    return MISSING if predicted is None or not measured else f"{100 * (predicted / measured - 1):+.0f} %"
+    return MISSING if predicted is None or not measured else f"{100 * (predicted / measured - 1):+z.0f} %"
 
 
 def amount(value: float, cost: CostName, currency: str = "") -> str:

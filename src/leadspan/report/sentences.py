@@ -26,7 +26,9 @@ MAX_EXAMPLES = 2
 def sample_size(frontier: Frontier) -> str:
     """The problems, samples and seeds behind the rows, `240 problems x 1 sample x 3 seeds`; all sizes are named."""
     sizes = dict.fromkeys((row.num_problems, row.samples_per_problem) for row in frontier.rows)
-    text = " or ".join(f"{problems:,} problems x {num} sample{'s' * (num > 1)}" for problems, num in sizes)
+    text = " or ".join(
+        f"{problems:,} problem{'s' * (problems > 1)} x {num} sample{'s' * (num > 1)}" for problems, num in sizes
+    )
     numbers = sorted({len(row.seeds) for row in frontier.students} or {1})
     few_to_many = " to ".join(str(number) for number in dict.fromkeys((numbers[0], numbers[-1])))
     return f"{text} x {few_to_many} seeds" if numbers[-1] > 1 else text
