@@ -30,7 +30,7 @@ from leadspan.recipe import Recipe
 from leadspan.results import load_run
 from leadspan.settings import validate
 from leadspan.stages import end_ids
-from leadspan.status import STATUS_SECONDS, StatusHandler
+from leadspan.status import STATUS_SECONDS, StatusHandler, report_detail, report_status
 from leadspan.teacher.source import NoTeacher
 from leadspan.teacher.targets import live_targets
 from leadspan.training.adapters import with_adapters
@@ -394,6 +394,16 @@ def test_energy_is_unknown_where_a_process_of_the_run_could_not_measure_it() -> 
     assert total_after(3000, 5000) == 8.0
     assert total_after(None, 5000) is None and total_after(3000, None) is None
     assert total_after(3000, None, 5000) is None
+
+
+def test_what_the_first_step_reports_is_shown_as_training() -> None:
+    shown: list[str] = []
+    arguments: Any = None  # the callback does not look at them
+    with StatusHandler(shown.append):
+        report_status("loading models")
+        ProgressCallback().on_train_begin(arguments, TrainerState(), TrainerControl())
+        report_detail("2/2 rollouts")
+    assert shown == ["loading models", "training", "training; 2/2 rollouts"]
 
 
 def test_no_loss_is_shown_before_one_is_known() -> None:

@@ -18,7 +18,7 @@ from transformers.trainer_callback import ExportableState
 
 from leadspan.errors import RunError
 from leadspan.files import write_atomically
-from leadspan.status import Progress
+from leadspan.status import Progress, report_status
 from leadspan.tables import percent
 from leadspan.training.result import StepSeconds
 from leadspan.training.settings import Profile
@@ -225,6 +225,10 @@ class ProgressCallback(TrainerCallback):
     def on_log(self, args: Any, state: TrainerState, control: Any, logs: Any = None, **kwargs: Any) -> None:
         """Remember loss and speed."""
         self.figures |= logs or {}
+
+    def on_train_begin(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
+        """Name the stage: a first step may draw rollouts, whose progress is shown after it, or compile for long."""
+        report_status(self.stage)
 
     def on_step_begin(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Start to count at the step where this process starts to train."""
