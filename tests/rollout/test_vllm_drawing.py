@@ -22,7 +22,9 @@ from leadspan.evaluation.settings import SamplingSettings, Vllm
 from leadspan.models.loading import load_model, save_student
 from leadspan.models.settings import Pretrained
 from leadspan.pipeline.run import run
+from leadspan.rollout.settings import RolloutSettings
 from leadspan.rollout.vllm_engine import VllmDrawing, check_can_draw
+from leadspan.settings import validate
 from recipes import toy_recipe
 from toys import TEMPLATE, character_tokenizer, tiny
 
@@ -130,6 +132,20 @@ def test_what_is_drawn_is_of_the_weights_as_they_are(stand_in: None, tmp_path: P
                     parameter += torch.randn(parameter.shape, generator=generator)
     assert draws[0] != draws[1]
     assert engine.calls == [("init", {"packed": False}), *["start", "finish", "reset"] * 2]
+
+
+@pytest.mark.parametrize(
+    ("settings", "options", "message"),
+    [
+        (RolloutSettings, {"max_model_len": 64}, "engine.options has max_model_len, which training sets itself"),
+        (RolloutSettings, {"dtype": "half"}, "options has dtype, which the model and the setting of precision give"),
+        (SamplingSettings, {"revision": "x"}, "options has revision"),
+        (SamplingSettings, {"max_num_seqs": 8}, "engine.options has max_num_seqs, which is batch_size: set that"),
+    ],
+)
+def test_options_that_are_given_to_vllm_anyway_are_refused(settings: Any, options: Any, message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        validate(settings, {"engine": {"kind": "vllm", "options": options}}, "engine")
 
 
 def test_a_run_draws_with_it_in_every_step(stand_in: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -267,6 +267,15 @@ class Vllm(Settings):
     options: dict[str, bool | int | float | str] = {}
     """Passed on to `vllm.LLM`, e.g. `{tensor_parallel_size: 8, gpu_memory_utilization: 0.9}`."""
 
+    def conflicts(self) -> Iterator[Rule]:
+        """What the model and the precision decide is no option."""
+        taken = self.options.keys() & {"model", "revision", "tokenizer", "tokenizer_revision", "dtype"}
+        if taken:
+            text = (
+                f"options has {', '.join(sorted(taken))}, which the model and the setting of precision give: leave out"
+            )
+            yield ("options",), text
+
 
 class SamplingSettings(Settings):
     """How answers are drawn. Defaults are the paper's (arXiv 2512.21002, evaluation), one sample each."""
@@ -292,6 +301,11 @@ class SamplingSettings(Settings):
     """Seed; every sample draws from its own stream, keyed by seed, problem and sample number."""
     engine: Annotated[Batched | Vllm, Field(discriminator="kind")] = Batched()
     """What generates."""
+
+    def conflicts(self) -> Iterator[Rule]:
+        """The batch size is given once."""
+        if isinstance(self.engine, Vllm) and "max_num_seqs" in self.engine.options:
+            yield ("engine", "batch_size"), "engine.options has max_num_seqs, which is batch_size: set that"
 
 
 class EvaluationSettings(Settings):

@@ -21,6 +21,8 @@ from leadspan.losses.settings import AnyDivergence, ForwardKl, Share
 from leadspan.settings import Settings
 
 Tokens = Annotated[int, Field(ge=1)]
+# Arguments of `vllm.LLM` that the drawing of a training gives.
+_SET_IN_TRAINING = {"skip_tokenizer_init", "load_format", "max_model_len", "weight_transfer_config"}
 
 
 class FixedHorizon(Settings):
@@ -249,13 +251,16 @@ class RolloutSettings(Settings):
     place before every step."""
 
     def conflicts(self) -> Iterator[Rule]:
-        """The horizon lies within the full length; draws of several steps are at temperature 1."""
+        """The horizon lies within the full length; draws of several steps are at temperature 1; no option is ours."""
         if self.steps_per_draw > 1 and self.temperature != 1:
             text = (
                 f"steps_per_draw is {self.steps_per_draw} and temperature {self.temperature:g}: the ratio of new to "
                 "old probabilities is taken at temperature 1; set one of the two to 1"
             )
             yield ("steps_per_draw", "temperature"), text
+        taken = _SET_IN_TRAINING & self.engine.options.keys() if isinstance(self.engine, Vllm) else ()
+        if taken:
+            yield ("engine",), f"engine.options has {', '.join(sorted(taken))}, which training sets itself: leave out"
         # The lengths that a horizon names; a share is always within the full length, which bounds what grows, too.
         longest = max(self.horizon.model_dump(include={"tokens", "start", "end"}).values(), default=0)
         if longest > self.max_new_tokens:
