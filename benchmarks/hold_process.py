@@ -8,6 +8,7 @@ import atexit
 import contextlib
 import functools
 import gc
+import math
 import os
 import pickle
 import re
@@ -68,14 +69,25 @@ def run(directory: Path, work: Work, moment: Moment | None = None, max_bytes: in
     return wait(pid, directory, started)
 
 
-def run_ranks(directory: Path, work: Work, num_ranks: int) -> list[Ended]:
-    """Run a command as the ranks of one group, as torchrun would start them on one machine."""
+def run_ranks(directory: Path, work: Work, num_ranks: int, patience: float = 60) -> list[Ended]:
+    """Run a command as the ranks of one group, as torchrun would start them on one machine.
+
+    When one has failed, the others get some seconds of patience: they may wait for it in a collective.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
     sizes = dict.fromkeys(("WORLD_SIZE", "LOCAL_WORLD_SIZE"), str(num_ranks))
     ranks = [group | sizes | dict.fromkeys(("RANK", "LOCAL_RANK"), str(rank)) for rank in range(num_ranks)]
     pids, started = [start(directory, work, environment=environment) for environment in ranks], time.monotonic()
+    failed_at = math.inf
+    while None in (codes := [_code_so_far(pid) for pid in pids]):
+        failed_at = min(failed_at, time.monotonic()) if any(codes) else failed_at
+        if time.monotonic() > failed_at + patience:
+            for pid, code in zip(pids, codes, strict=True):
+                if code is None:
+                    os.killpg(pid, signal.SIGKILL)
+        time.sleep(0.01)
     return [wait(pid, directory, started) for pid in pids]
 
 
@@ -93,7 +105,11 @@ def start(
 
 def has_ended(pid: int) -> bool:
     """Whether a command has ended; it is still to be waited for."""
-    return _ask(_Question(pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)) is not None
+    return _code_so_far(pid) is not None
+
+
+def _code_so_far(pid: int) -> int | None:
+    return _ask(_Question(pid, os.WEXITED | os.WNOHANG | os.WNOWAIT))
 
 
 def wait(pid: int, directory: Path, started: float) -> Ended:

@@ -1,7 +1,10 @@
 """The harness of `python -m benchmarks hold`: it sees what differs, and what does not hold."""
 
 import json
+import os
 import random
+import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -40,3 +43,15 @@ def test_a_killed_run_is_held_and_another_run_is_not(tmp_path: Path) -> None:
     command = bench.known["distill"]
     bench.known["distill"] = hold.Command(command.arguments, (*command.again, "training.steps=6"), command.result)
     assert not bench.is_held("distill", bench.case(), "other steps")
+
+
+def fail_on_the_second_rank() -> None:
+    if os.environ["RANK"] == "1":
+        raise SystemExit(3)
+    time.sleep(600)
+
+
+@pytest.mark.slow
+def test_ranks_that_wait_for_one_that_failed_are_ended(tmp_path: Path) -> None:
+    first, second = hold_process.run_ranks(tmp_path, fail_on_the_second_rank, 2, patience=0.2)
+    assert (first.code, second.code) == (-signal.SIGKILL, 3)

@@ -1,4 +1,5 @@
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ from leadspan.data.truncation import (
     Tail,
 )
 from leadspan.errors import CacheError, DataError
+from leadspan.traces.read import read_traces
+from leadspan.traces.records import Refusal, Trace
 from leadspan.traces.settings import TraceSource
 from toys import character_tokenizer, toy_examples, write_traces
 
@@ -134,6 +137,24 @@ def test_rows_are_reused_until_something_changes(tmp_path: Path) -> None:
     assert prepare(settings.train, renderer, settings).rows.cache_files != first
     steps = Renderer(character_tokenizer(), Rendering(step_delimiter="\n"))
     assert prepare(settings.train, steps, settings).rows.cache_files != first
+
+
+def test_traces_that_change_while_they_are_read_are_refused_and_kept_nowhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_traces(tmp_path / "t.jsonl")
+    content, settings, renderer = path.read_text(), settings_for(path), Renderer(character_tokenizer(), Rendering())
+
+    def growing(source: TraceSource) -> Iterator[Trace | Refusal]:
+        yield from read_traces(source)
+        path.write_text(content + content.splitlines(keepends=True)[0])
+
+    with monkeypatch.context() as context, pytest.raises(DataError, match="changed while it was read"):
+        context.setattr("leadspan.data.prepare.read_traces", growing)
+        prepare(settings.train, renderer, settings)
+    assert not list((tmp_path / "cache" / "traces").iterdir())
+    path.write_text(content)
+    assert prepare(settings.train, renderer, settings).num_read == 12
 
 
 @pytest.mark.slow

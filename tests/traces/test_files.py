@@ -1,6 +1,9 @@
 import codecs
 import gzip
 import json
+import random
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -198,3 +201,15 @@ def test_an_empty_table_has_no_rows(tmp_path: Path) -> None:
     schema = pa.schema({"problem": pa.string()})
     pq.write_table(schema.empty_table(), tmp_path / "a.parquet")
     assert records(tmp_path / "a.parquet") == []
+
+
+def test_a_parquet_file_that_shrinks_while_it_is_read_ends_no_process(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    write_parquet(path, [{"n": n, "text": random.Random(n).randbytes(5000).hex()} for n in range(1000)])
+    # In a process of its own: a mapped page behind the end of a file is a bus error.
+    code = (
+        "import os, sys\nfrom pathlib import Path\nfrom leadspan.errors import DataError\n"
+        "from leadspan.traces.files import read_file\npath = Path(sys.argv[1])\ntry:\n"
+        "    for record in read_file(path):\n        os.truncate(path, 100_000)\nexcept DataError:\n    pass"
+    )
+    subprocess.run([sys.executable, "-c", code, path], check=True)

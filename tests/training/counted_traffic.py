@@ -42,6 +42,18 @@ class SentBytes(TorchDispatchMode):
 
 def main(path: Path, sharding: str) -> None:
     dist.init_process_group("gloo")
+    sent = sent_in_a_step(sharding)
+    if dist.get_rank() == 0:
+        path.write_text(json.dumps(sent))
+    leave_ranks()
+
+
+def sent_in_a_step(sharding: str) -> Counter[str]:
+    """Nothing of the models is left when it returns: freed behind the group, DDP would end the group itself.
+
+    It holds the interpreter's lock then and joins gloo's threads, which may wait for that lock to release the dispatch
+    mode that their work was started under.
+    """
     student, teacher = sharded_gradients.models("packed")
     wrapped: torch.nn.Module = student
     if sharding == "ddp":
@@ -54,6 +66,4 @@ def main(path: Path, sharding: str) -> None:
     batch = pack(sharded_gradients.rows()[dist.get_rank()])
     with SentBytes() as counted:
         wrapped(batch=batch, targets=live_targets(teacher, batch))["loss_sum"].backward()
-    if dist.get_rank() == 0:
-        path.write_text(json.dumps(counted.sent))
-    leave_ranks()
+    return counted.sent

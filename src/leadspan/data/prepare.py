@@ -78,7 +78,8 @@ def prepare(source: TraceSource, renderer: Renderer, settings: DataSettings) -> 
     # The names of files, too: rows say where their records stand.
     listing = list_source(source)
     names = [] if listing is None else [os.fsencode(file.name).hex() for file in listing.files]
-    decisive = (_SCHEMA, fingerprint(source), *names, source.model_dump_json(), renderer.fingerprint)
+    content = fingerprint(source)
+    decisive = (_SCHEMA, content, *names, source.model_dump_json(), renderer.fingerprint)
     key = hashlib.sha256("\0".join(decisive).encode()).hexdigest()[:32]
     directory = cache_root(settings) / "traces" / key
     # Checked before each use: a disk that lost bytes would otherwise change tokens in silence.
@@ -92,7 +93,7 @@ def prepare(source: TraceSource, renderer: Renderer, settings: DataSettings) -> 
         shutil.rmtree(doomed, ignore_errors=True)
     try:
         if not directory.exists():
-            _write(source, renderer, settings, directory)
+            _write(source, content, renderer, settings, directory)
     except OSError as error:  # those of the source are DataErrors
         why = error.strerror or error
         raise CacheError(f"{directory}: cannot be written ({why}); make room there, or set data.cache_dir") from error
@@ -163,8 +164,8 @@ def cache_root(settings: DataSettings) -> Path:
     return Path(os.environ.get("LEADSPAN_CACHE") or "~/.cache/leadspan").expanduser()
 
 
-def _write(source: TraceSource, renderer: Renderer, settings: DataSettings, directory: Path) -> None:
-    """Fill a cache directory; it appears under its name only when complete."""
+def _write(source: TraceSource, content: str, renderer: Renderer, settings: DataSettings, directory: Path) -> None:
+    """Fill a cache directory; it appears under its name only when complete, and of the content that named it."""
     # With the process id in its name, so that two processes may fill the same cache at once; the first one wins.
     staged = directory.with_name(f"{directory.name}.{os.getpid()}")
     shutil.rmtree(staged, ignore_errors=True)
@@ -186,6 +187,8 @@ def _write(source: TraceSource, renderer: Renderer, settings: DataSettings, dire
             if sum(table.num_rows for table in waiting):
                 writer.write_table(pa.concat_tables(waiting))
             writer.finalize()
+        if fingerprint(source) != content:
+            raise DataError(f"{source.path}: changed while it was read; run the command again when it is complete")
         counter.check(settings.max_refused_share, source.path)
         examples = {reason: [refusal.detail, refusal.place] for reason, refusal in counter.examples.items()}
         summary = {"num_read": counter.num_read, "refused": dict(counter.counts), "examples": examples}

@@ -82,7 +82,7 @@ def read_file(path: Path) -> Iterator[Record | Refusal]:
             except RecursionError:
                 raise DataError(f"{path}: a record is nested too deeply; correct it, or leave the record out") from None
         elif kind == ".parquet":
-            with pq.ParquetFile(path, memory_map=True) as table:
+            with pq.ParquetFile(path) as table:
                 yield from _rows(table.iter_batches(batch_size=_ROWS_AT_ONCE), path)
         else:
             with pa.memory_map(str(path)) as source:
