@@ -1,9 +1,10 @@
 """An audit as rows of text: the same blocks for the terminal, for Markdown and for the report. Loads no torch."""
 
 from collections.abc import Iterator
+from itertools import starmap
 
-from leadspan.audit.findings import AuditResult, Distribution, FirstAnswers, PolicyLoss
-from leadspan.data.truncation.policy import cut_warnings
+from leadspan.audit.findings import AuditResult, Distribution, FirstAnswers
+from leadspan.data.truncation.policy import CutCounts, cut_warnings
 from leadspan.tables import Block, percent
 
 # From an empty bin to a full one.
@@ -13,7 +14,8 @@ _BARS = " ▁▂▃▄▅▆▇█"
 def blocks(result: AuditResult) -> list[Block]:
     """All blocks, top to bottom, without those that have no figures."""
     has_own = any(policy.is_own for policy in result.policies)
-    counts = {_shown_label(policy): policy.counts for policy in result.policies}
+    # A label leaves out some settings, so that another policy may have that of the recipe's own.
+    counts = [(f"{policy.label} *" if policy.is_own else policy.label, policy.counts) for policy in result.policies]
     answers = result.first_answers
     reading = "LSP* = (|P| + f |CoT|) / T: a lead cut below it is predicted to remove derivations and to hurt"
     if answers.lsp_star is None:
@@ -47,8 +49,8 @@ def blocks(result: AuditResult) -> list[Block]:
         Block(
             "Traces that lose, per policy",
             ("policy", "tokens kept", "question", "end of thinking", "answer", "stop", "every weighted position"),
-            tuple(map(_policy, result.policies)),
-            "\n".join([*(["* the policy of the recipe"] if has_own else []), *cut_warnings(counts)]),
+            tuple(starmap(_policy, counts)),
+            "\n".join([*(["* the policy of the recipe"] if has_own else []), *cut_warnings(dict(counts))]),
         ),
         Block("Repetition, duplicates, contamination", (), tuple(_hygiene(result))),
     ]
@@ -108,22 +110,17 @@ def _first_answers(answers: FirstAnswers) -> Iterator[tuple[str, ...]]:
         )
 
 
-def _policy(policy: PolicyLoss) -> tuple[str, ...]:
-    counts = policy.counts
+def _policy(label: str, counts: CutCounts) -> tuple[str, ...]:
     # Shares of the examples that keep any weight; the others are in the last column.
     lost = (counts.lost_question, counts.lost_think_end, counts.lost_answer, counts.lost_stop)
     shares = (percent(count / counts.num_kept) if counts.num_kept else "" for count in lost)
     unweighted = counts.num_examples - counts.num_kept
     return (
-        _shown_label(policy),
+        label,
         percent(counts.tokens_after / counts.tokens_before) if counts.tokens_before else "",
         *shares,
         percent(unweighted / counts.num_examples) if counts.num_examples else "",
     )
-
-
-def _shown_label(policy: PolicyLoss) -> str:
-    return f"{policy.label} *" if policy.is_own else policy.label
 
 
 def _hygiene(result: AuditResult) -> Iterator[tuple[str, ...]]:

@@ -216,7 +216,11 @@ def _index(
         order = np.argsort(runs)
         runs, cores = runs[order], cores[order]
         del order
-        fits = _num_alike(runs, index.runs) <= _BUCKET
+        # How many equal each run among these and those already indexed; both are in ascending order.
+        _, counts = np.unique(runs, return_counts=True)
+        num_alike = np.repeat(counts, counts)
+        num_alike += np.searchsorted(index.runs, runs, "right") - np.searchsorted(index.runs, runs, "left")
+        fits = num_alike <= _BUCKET
         entries = _Index(runs[fits], cores[fits], _offsets(lengths[cores[fits]], share))
         if len(index.runs):
             index = _Index(*map(np.concatenate, zip(index, entries, strict=True)))
@@ -227,15 +231,6 @@ def _index(
         if not len(cores):
             break
     return index
-
-
-def _num_alike(runs: np.ndarray, indexed: np.ndarray) -> np.ndarray:
-    """How many equal each run among these and those already indexed; both are in ascending order."""
-    _, counts = np.unique(runs, return_counts=True)
-    alike = np.repeat(counts, counts)
-    if len(indexed):
-        alike += np.searchsorted(indexed, runs, "right") - np.searchsorted(indexed, runs, "left")
-    return alike
 
 
 def _contained(

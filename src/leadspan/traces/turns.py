@@ -74,15 +74,6 @@ def check_finished(row: Row) -> None:
             raise Unusable(UNCLOSED, f"{name!r} is {str(when_cut).lower()}")
 
 
-def check_learnt(turn: Row, column: str) -> None:
-    """Refuse a reply that is not to be learnt, or by a part: what a token weighs is set by section, for all records."""
-    for name in _TRAINED:
-        value = turn.get(name)
-        if not is_missing(value) and (flag := flag_of(value)) is not True:
-            reason = "turn that is not to be learnt" if flag is False else "weight that is neither 0 nor 1"
-            raise Unusable(reason, f"the last turn of {column!r} has {name!r} {value!r}")
-
-
 def is_cut_off(reason: Any) -> bool:
     """Whether a finish reason says that the generation did not end by itself: at a limit, by a filter, for a tool."""
     return isinstance(reason, str) and _CUT_OFF.search(reason.lower()) is not None
@@ -114,13 +105,18 @@ def read_reply(turn: Any, column: str, tags: Tags) -> tuple[str, str]:
     """Chain of thought and answer of an assistant turn: in tags, in a part or under a key of its own.
 
     Raises:
-        Unusable: It is no assistant turn, is cut off, or lacks one of the two.
+        Unusable: It is no assistant turn, is cut off or not to be learnt, or lacks one of the two.
     """
     message, reasoning = _read_turn(turn, column)
     if message["role"] != "assistant":
         raise Unusable("no assistant turn last", f"the last turn of {column!r} is {message['role']!r}")
     check_finished(turn)
-    check_learnt(turn, column)
+    # Learnt as a whole or not at all: what a token weighs is set by section, for all records.
+    for name in _TRAINED:
+        value = turn.get(name)
+        if not is_missing(value) and (flag := flag_of(value)) is not True:
+            reason = "turn that is not to be learnt" if flag is False else "weight that is neither 0 nor 1"
+            raise Unusable(reason, f"the last turn of {column!r} has {name!r} {value!r}")
     # An empty reasoning key beside think tags in the text is a server's default.
     text = message["content"]
     if reasoning is None or (reasoning == "" and tags_in(text, tags)):
