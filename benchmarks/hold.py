@@ -1,7 +1,7 @@
-"""Results held under kill -9, flipped bits, second writers, a full disk and signals, beside runs left alone.
+"""Results under kill -9, flipped bits, second writers, a full disk and signals, compared with undisturbed runs.
 
 Small commands run in processes forked from one that has torch loaded. A case is held where the command, given again,
-ends with what an uninterrupted one leaves, bit for bit but for clocks and meters; and where what is damaged is named.
+ends with what an uninterrupted one leaves, bit for bit but for times and measurements; and where damage is named.
 `python -m benchmarks hold/kills` (flips, writers, disk, signals) measures one part and records nothing.
 """
 
@@ -239,7 +239,7 @@ def disk(bench: Bench, seconds: float) -> list[Figure]:
             fault = f"{name}, files of at most {size} bytes: exit {ended.code}: {ended.said[-400:]}"
             told.append(bench.note(ended.code in (0, 2) and ended.is_clean, fault))
             held.append(bench.is_held(name, directory, f"files of at most {size} bytes, then room"))
-        figures += [bench.share(f"{name}, full disk told in one error", told), bench.share(f"{name}, then room", held)]
+        figures += [bench.share(f"{name}, full disk reported in one error", told), bench.share(f"{name}, then room", held)]
     return figures
 
 
