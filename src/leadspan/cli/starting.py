@@ -44,7 +44,7 @@ SIZES = {
 }
 # The next commands, in the order in which to run them, with what each shows.
 _STEPS = {
-    "audit {}": "lengths, where answers come first, what each cut loses",
+    "audit {}": "lengths, where answers first appear, what each cut loses",
     "preview {}": "sections, cut and weights on real records",
     "plan {}": "tokens, FLOPs, memory",
     "doctor {}": "checks, each with a remedy",
