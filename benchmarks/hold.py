@@ -239,7 +239,7 @@ def disk(bench: Bench, seconds: float) -> list[Figure]:
             fault = f"{name}, files of at most {size} bytes: exit {ended.code}: {ended.said[-400:]}"
             told.append(bench.note(ended.code in (0, 2) and ended.is_clean, fault))
             held.append(bench.is_held(name, directory, f"files of at most {size} bytes, then room"))
-        figures += [bench.share(f"{name}, full disk reported in one error", told), bench.share(f"{name}, then room", held)]
+        figures += [bench.share(f"{name}, full disk is one error", told), bench.share(f"{name}, then room", held)]
     return figures
 
 
