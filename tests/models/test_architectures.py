@@ -12,7 +12,7 @@ from leadspan.data.examples import Example
 from leadspan.data.packing import pack
 from leadspan.losses.objective import batch_loss
 from leadspan.losses.settings import LossSettings
-from leadspan.models.forward import layout_of
+from leadspan.models.forward import LAYOUT
 from leadspan.models.loading import load_model
 from leadspan.models.settings import RandomInit
 
@@ -78,7 +78,7 @@ def _check(kind: str) -> str:
     for name, gradient in gradients.items():
         difference = float((ours[name] - gradient).norm())
         assert difference < 1e-5 * max(float(gradient.norm()), 1e-3 * float(whole)), name
-    return layout_of(model)
+    return getattr(model, LAYOUT)
 
 
 UNIT = [("gpt_oss", "packed"), ("gemma2", "packed"), ("phi", "packed"), ("qwen3_next", "padded"), ("lfm2", "padded")]

@@ -7,7 +7,7 @@ from transformers import AutoModelForCausalLM
 
 from architectures import tiny_config
 from leadspan.errors import ModelError
-from leadspan.models.forward import ATTENTION, body_of, final_hidden_states, groups_of, layout_of
+from leadspan.models.forward import ATTENTION, LAYOUT, body_of, final_hidden_states, groups_of
 from leadspan.models.layout import settle_layout
 from leadspan.models.loading import load_model
 from leadspan.models.settings import Pretrained, RandomInit
@@ -56,7 +56,7 @@ def _own(settings: RandomInit, length: int) -> torch.Tensor:
 @torch.no_grad()
 def test_every_example_of_a_row_is_what_it_is_by_itself(settings: RandomInit, layout: str) -> None:
     model = load_model(settings, torch.float64)
-    assert layout_of(model) == layout
+    assert getattr(model, LAYOUT) == layout
     assert (model.config._attn_implementation == ATTENTION) == (layout == "packed")
     lengths = [90, 7, 88, 33, 31, 70] if layout == "alone" else [40, 7, 38, 20]  # around what the configs name
     row = torch.cat([_ids(n) for n in lengths], dim=1)
@@ -114,7 +114,7 @@ def test_a_config_that_cannot_be_trained_is_one_error(settings: RandomInit, mess
 def test_own_attention_can_be_asked_for() -> None:
     settings = RandomInit(config=tiny().config, attention="own")
     model = load_model(settings, torch.float32)
-    assert (layout_of(model), model.config._attn_implementation) == ("padded", "sdpa")
+    assert (getattr(model, LAYOUT), model.config._attn_implementation) == ("padded", "sdpa")
 
 
 def test_the_layout_is_said_and_the_model_is_left_as_it_was(caplog: pytest.LogCaptureFixture) -> None:
@@ -149,6 +149,6 @@ def test_a_saved_student_keeps_nothing_of_the_layout(tmp_path: Any) -> None:
     model.save_pretrained(tmp_path)
     assert "leadspan" not in (tmp_path / "config.json").read_text()
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path)
-    assert layout_of(load_model(Pretrained(path=str(tmp_path)), torch.float32)) == "padded"
+    assert getattr(load_model(Pretrained(path=str(tmp_path)), torch.float32), LAYOUT) == "padded"
     ids = _ids(9)
     torch.testing.assert_close(loaded(input_ids=ids).logits, model(input_ids=ids).logits)

@@ -254,10 +254,19 @@ def test_ranks_must_divide_a_step() -> None:
         )
 
 
+@pytest.mark.parametrize(
+    ("number", "steps"),
+    [(1, {10}), (3, {4, 7, 10}), (4, {3, 5, 8, 10}), (6, {2, 4, 5, 7, 9, 10}), (30, {*range(1, 11)})],
+)
+def test_validations_are_as_many_as_are_set_and_evenly_spaced(number: int, steps: set[int]) -> None:
+    settings = TrainingSettings(steps=10, num_validations=number)
+    assert plan_steps(settings, [5] * 20, num_ranks=1, seed=0).validations == steps
+
+
 def test_epochs_count_examples() -> None:
     assert plan_steps(TrainingSettings(epochs=1e-12), [5] * 20, num_ranks=2, seed=0).num_steps == 1
     plan = plan_steps(TrainingSettings(epochs=2, num_validations=2), [5] * 20, num_ranks=2, seed=0)
-    assert (plan.num_steps, plan.accumulation, plan.validate_every) == (5, 4, 3)
+    assert (plan.num_steps, plan.accumulation, plan.validations) == (5, 4, {3, 5})
     assert sorted(i for batch in plan.plan for i in batch) == sorted(2 * list(range(20)))
 
 

@@ -30,11 +30,6 @@ LAYOUT = "leadspan_layout"  # attribute of a loaded model that holds its layout
 _MAX_PADDING = 0.1  # of a padded batch's tokens: above it, more passes are cheaper than more padding
 
 
-def layout_of(model: nn.Module) -> Layout:
-    """How rows go through a model."""
-    return getattr(model, LAYOUT, "packed")
-
-
 def final_hidden_states(
     model: PreTrainedModel,
     input_ids: Int[torch.Tensor, "1 n"],
@@ -49,7 +44,7 @@ def final_hidden_states(
     Returns:
         As `head_weight` takes them: with a 1 appended to each where the head has a bias.
     """
-    layout = layout_of(model)
+    layout: Layout = getattr(model, LAYOUT, "packed")
     if layout == "packed":
         longest = max(end - start for start, end in itertools.pairwise(borders))
         # Flash attention takes borders as tensors (`cu_seq_lens_*`), `packed_attention` as `example_borders`.

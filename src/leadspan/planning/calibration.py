@@ -107,8 +107,8 @@ def _course(model: CostModel, sides: Sequence[Examples], num_rounds: int) -> Ste
     # Then the sides take turns, so that machine load that drifts affects all of them equally.
     order += [(side, 2 + number) for number in range(num_rounds) for side in range(len(sides))]
     batches = [batch for side, number in order for batch in step(side, number)]
-    # Validation and checkpoints come after the last step, so that no step's time has them in it.
-    return StepPlan(len(order), accumulation, batches, validate_every=len(order), checkpoint_every=len(order))
+    # Checkpoints come after the last step, so that no step's time has them in it.
+    return StepPlan(len(order), accumulation, batches, validations=frozenset(), checkpoint_every=len(order))
 
 
 def _train(

@@ -100,7 +100,8 @@ class TrainingSettings(Settings):
     lora: Lora | None = None
     """Train adapters instead of all weights."""
     num_validations: int = Field(default=1, ge=1)
-    """Validations on full sequences, evenly spaced, the last one at the end; each also writes a checkpoint."""
+    """Validations on full sequences, evenly spaced, the last one at the end; each also writes a checkpoint. At most one
+    a step."""
     checkpoint_every: int | None = Field(default=None, ge=1)
     """Steps between checkpoints to resume from; a tenth of the run when absent. The last and the best are kept."""
     keep_checkpoints: bool = True

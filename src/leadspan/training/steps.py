@@ -41,12 +41,13 @@ class StepPlan:
     Attributes:
         accumulation: Micro-batches per optimiser step on one rank.
         plan: Micro-batches in order, all ranks; micro-batch `i` goes to rank `i % num_ranks`.
+        validations: Numbers of steps, from 1, after which the student is validated.
     """
 
     num_steps: int
     accumulation: int
     plan: list[list[int]]
-    validate_every: int
+    validations: frozenset[int]
     checkpoint_every: int
 
     def counts(
@@ -110,10 +111,11 @@ def plan_steps(
         plan = plan_staged(lengths, batches, seed, batching.examples_per_batch)
     else:
         plan = plan_staged(lengths, batches, seed, None, batching.tokens_per_batch)
-    validate_every = math.ceil(num_steps / settings.num_validations)
+    parts = settings.num_validations
+    validations = frozenset(-(-number * num_steps // parts) for number in range(1, parts + 1))
     # Ten checkpoints a run: a kill costs at most a tenth of it.
     checkpoint_every = settings.checkpoint_every or math.ceil(num_steps / 10)
-    return StepPlan(num_steps, per_step // num_ranks, plan, validate_every, checkpoint_every)
+    return StepPlan(num_steps, per_step // num_ranks, plan, validations, checkpoint_every)
 
 
 def speed_figures(steps: Sequence[StepCounts], seconds: float, peak_flops: float | None) -> dict[str, float]:

@@ -186,7 +186,7 @@ def _trainer(
     trainer.remove_callback(PrinterCallback)
     # In the order in which they hear of every event.
     clock = Clock(num_cold_steps=0 if inputs.steps is None else inputs.steps.num_cold_steps)
-    metrics, events = MetricsFile(inputs.directory / "metrics.jsonl"), StepEvents(trainer, checkpoint)
+    metrics, events = MetricsFile(inputs.directory / "metrics.jsonl"), StepEvents(trainer, checkpoint, plan.validations)
     for callback in (metrics, events, clock, EnergyMeter(), ProgressCallback()):
         trainer.add_callback(callback)
     if settings.profile is not None:
@@ -303,7 +303,7 @@ def training_arguments(
         # A loss that is not finite must be seen, not replaced by the mean of the losses before it.
         logging_nan_inf_filter=False,
         eval_strategy="steps" if has_validation else "no",
-        eval_steps=plan.validate_every,
+        eval_steps=plan.num_steps,  # and before by `StepEvents`
         save_strategy="steps",
         save_steps=plan.checkpoint_every,
         metric_for_best_model="loss" if has_validation else None,

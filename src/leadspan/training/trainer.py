@@ -318,6 +318,7 @@ class StepEvents(TrainerCallback):
 
     trainer: DistillationTrainer
     checkpoint: Path | None
+    validations: frozenset[int]
 
     def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
         """Restore the state, after the trainer has reset its own sums; sums over all ranks go to the first rank."""
@@ -341,9 +342,8 @@ class StepEvents(TrainerCallback):
         """
         if self.trainer.steps is not None:  # before any checkpoint of the step
             self.trainer.steps.end_step(self.trainer.agreements)
-        # Transformers validates at multiples of `eval_steps` only, and the last step need not be one.
         is_last = state.global_step == state.max_steps
-        control.should_evaluate |= is_last and args.eval_strategy != "no"
+        control.should_evaluate |= state.global_step in self.validations and args.eval_strategy != "no"
         control.should_log |= is_last or control.should_evaluate or state.global_step % args.save_steps == 0
         # With several ranks, whether any of them got a signal before the step: all end at the same one.
         if is_asked_to_end() if args.world_size == 1 else bool(self.trainer.num_asked):
