@@ -90,6 +90,14 @@ def test_tasks_whose_names_differ_in_case_have_figures_of_their_own(
     )
     assert len({path.name.casefold() for path in paths}) == len(paths)
     assert sum(path.name.startswith("rates-") for path in paths) == 2
+    captions: dict[str, str] = {}
+    for path in paths:
+        with Image.open(path) as image:
+            captions[path.stem] = image.info["Description"]
+    # Each names its own task; costs and curves are of none.
+    assert sorted("TOY, " in text for name, text in captions.items() if name.startswith("rates-")) == [False, True]
+    assert sorted("toy, " in text for name, text in captions.items() if name.startswith("rates-")) == [False, True]
+    assert captions["cost-flops"].startswith("Measured on cpu, 1 rank")
 
 
 @pytest.mark.slow

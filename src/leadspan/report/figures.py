@@ -197,27 +197,25 @@ def draw_figures(report: Report, directory: Path) -> list[Path]:
         raise RunError("--format png needs matplotlib: pip install 'leadspan[figures]'") from None
     data = plain_values(chart_data(report))
     directory.mkdir(parents=True, exist_ok=True)
-    figures: dict[str, Figure] = {}
+    figures: dict[str, tuple[Figure, str]] = {}  # with captions
     names = [name.lower() for name in file_names([task["task"] for task in data["tasks"]], "-")]
     level = f"{percent(report.tasks[0].rows[0].accuracy.level)} intervals"
-    notes = {"frontier": f"Bars: {level} of accuracy; one standard deviation of the cost over seeds. "}
-    notes["rates"] = f"Bars: {level}. "
-    sizes = "; ".join(f"{task.task}, {task.sample_size}" for task in report.tasks)
     paths: list[Path] = []
     with rc_context({"text.parse_math": False}):  # a dollar sign in a name is a dollar sign
-        for name, task in zip(names, data["tasks"], strict=True):
+        for name, task, of_task in zip(names, data["tasks"], report.tasks, strict=True):
+            measured = f"Measured on {of_task.task}, {of_task.sample_size}; {report.measured.sentence}"
+            text = f"Bars: {level} of accuracy; one standard deviation of the cost over seeds. {measured}"
             for cost in task["axes"]:
-                figures[f"frontier-{name}-{COST_WORDS[cost].lower()}"] = _frontier(task, cost, data)
-            figures[f"rates-{name}"] = _rates(task, data)
-        figures |= {f"cost-{name}": _split(chart) for name, chart in data["splits"].items()}
-        figures |= _curves(data)
-        for name, figure in figures.items():
-            text = f"{notes.get(name.split('-')[0], '')}Measured on {sizes}; {report.measured.sentence}"
+                figures[f"frontier-{name}-{COST_WORDS[cost].lower()}"] = _frontier(task, cost, data), text
+            figures[f"rates-{name}"] = _rates(task, data), f"Bars: {level}. {measured}"
+        of_training = {f"cost-{name}": _split(chart) for name, chart in data["splits"].items()} | _curves(data)
+        figures |= {name: (figure, f"Measured on {report.measured.sentence}") for name, figure in of_training.items()}
+        for name, (figure, text) in figures.items():
             figure.supxlabel("\n".join(wrap(plain(text), 110)), fontsize=6, color=PALETTE["muted"])
             figure.axes[0].legend(loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False, fontsize=8)
             paths.append(directory / f"{name}.png")
             # 200 dots an inch are sharp in print at the width of a column.
-            metadata = {"Title": report.title}
+            metadata = {"Title": report.title, "Description": text}
             figure.savefig(paths[-1], dpi=200, bbox_inches="tight", facecolor="white", metadata=metadata)
     return paths
 
