@@ -211,10 +211,25 @@ def _equal_values(answer: Any, gold: Any, has_decimal: bool = False) -> bool:
     answer, gold = _with_one_imaginary_unit(answer, gold), _with_one_imaginary_unit(gold, answer)
     if not answer.free_symbols and not gold.free_symbols:
         return _equal_numbers(answer, gold, has_decimal)
-    pairs = _at_points(answer, gold)
-    if pairs is None:
+    has_steps, counts = _steps(answer, gold)
+    samples = [] if counts else [_at_points(answer, gold)]
+    samples += [_at_points(answer, gold, at_integers=True)] if has_steps or counts else []
+    if None in samples:
         return _equal_by_algebra(answer, gold)
-    return all(abs(a - b) <= 1e-20 * max(abs(a), abs(b), 1e-10) for a, b in pairs)
+    return all(abs(a - b) <= 1e-20 * max(abs(a), abs(b), 1e-10) for pairs in samples for a, b in pairs or ())
+
+
+def _steps(answer: Any, gold: Any) -> tuple[bool, bool]:
+    """Whether formulas round, so that integers are points of their own; whether their variables count something.
+
+    They do where a rounded value is no integer at integers, as n / 2, and in the exponent of a negative number.
+    """
+    formulas = (answer, gold)
+    rounded = [part.args[0] for formula in formulas for part in formula.atoms(sympy.floor, sympy.ceiling)]
+    is_rounded = any(sympy.denom(sympy.together(value)) != 1 for value in rounded)
+    powers = [power for formula in formulas for power in formula.atoms(sympy.Pow)]
+    alternates = any(power.base.is_number and power.base.is_negative and power.exp.free_symbols for power in powers)
+    return bool(rounded), is_rounded or alternates
 
 
 def _with_rates(value: Any) -> Any:
@@ -265,7 +280,7 @@ def _rational(value: Any) -> Any:
     return computed if isinstance(computed, sympy.Rational) else None
 
 
-def _at_points(first: Any, second: Any) -> list[tuple[Any, Any]] | None:
+def _at_points(first: Any, second: Any, at_integers: bool = False) -> list[tuple[Any, Any]] | None:
     """The values of two formulas at points drawn from a fixed seed; None where too few points have one."""
     names = sorted(first.free_symbols | second.free_symbols, key=lambda symbol: symbol.name)
     may_be_complex = first.has(sympy.I) or second.has(sympy.I)
@@ -275,7 +290,9 @@ def _at_points(first: Any, second: Any) -> list[tuple[Any, Any]] | None:
         # points at which formulas agree by accident, such as 0 and 1. As decimals: powers of fractions would be worked
         # out exactly, for minutes.
         point = {
-            name: sympy.Rational(generator.randint(100, 3000), 997).evalf(_DIGITS)
+            name: sympy.Integer(generator.randint(2, 25))
+            if at_integers
+            else sympy.Rational(generator.randint(100, 3000), 997).evalf(_DIGITS)
             * (1 if i % 2 == 0 else generator.choice((1, -1)))
             for name in names
         }

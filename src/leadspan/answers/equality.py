@@ -13,9 +13,9 @@ from fractions import Fraction
 from typing import Literal
 
 from leadspan.answers.boxes import committed_boxes, condition_of, last_boxed, stated_answers
-from leadspan.answers.number_words import BASES
 from leadspan.answers.numbers import as_number, unassigned
 from leadspan.answers.spelling import in_latex, respell, unwrap_commands
+from leadspan.answers.written_numbers import BASES
 
 Outcome = Literal["right", "wrong", "no_answer", "unparsed", "timeout"]
 _TEXT = re.compile(r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mbox|emph)\s*+\{([^{}]*+)\}")

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from leadspan.answers.boxes import bare_gold
-from leadspan.answers.number_words import SMALL_NUMBERS
 from leadspan.answers.spelling import COMMANDS, in_latex
+from leadspan.answers.written_numbers import SMALL_NUMBERS
 
 # Digits with separators of thousands in any LaTeX spelling, or without, and a decimal part.
 _DIGITS = r"\d{1,3}(?:(?:,|\{,\}|,\\!|\\,|\\!)\d{3}){1,100}(?!\d)(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+"

@@ -11,7 +11,7 @@ from sympy.physics import units as sympy_units
 from sympy.physics.units import convert_to
 
 from leadspan.answers.formulas import Quantity, UnreadableError, read_formula
-from leadspan.answers.number_words import CARDINALS
+from leadspan.answers.written_numbers import CARDINALS
 
 # A factor of a unit: its name and its power, in words, digits or braces.
 _FACTOR = re.compile(

@@ -9,9 +9,17 @@ import re
 import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
-from fractions import Fraction
 
-from leadspan.answers.number_words import BASES, MULTIPLES, WORDS, in_digits, written_out
+from leadspan.answers.written_numbers import (
+    BASES,
+    MULTIPLES,
+    WORDS,
+    continued,
+    in_digits,
+    mixed,
+    repeated,
+    written_out,
+)
 
 _GREEK = (
     "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi "
@@ -155,40 +163,6 @@ class Rule:
     becomes: str
 
 
-def _fraction(integer: str, fixed: str, period: str) -> str:
-    value = Fraction(int(integer + fixed), 10 ** len(fixed))
-    value += Fraction(int(period), 10 ** len(fixed) * (10 ** len(period) - 1))
-    return f"\\frac{{{value.numerator}}}{{{value.denominator}}}"
-
-
-def _repeated(match: re.Match[str]) -> str:
-    r"""The fraction of a repeating decimal: 0.1\overline{6} or 0.1(6) is 1/6."""
-    period = match["period"] or match["bracketed"]
-    if not period:  # 0.\dot{1}4285\dot{7}
-        period = f"{match['first']}{match['between']}{match['last']}" if match["last"] else match["first"]
-    return _fraction(match["whole"], match["fixed"], period)
-
-
-def _continued(match: re.Match[str]) -> str:
-    """The fraction of a decimal that goes on: `0.333...` repeats the shortest period its last digits show twice."""
-    decimals = match["decimals"]
-    for length in range(1, len(decimals) // 2 + 1):
-        period = decimals[-length:]
-        if decimals.endswith(period * (3 if length == 1 else 2)):
-            start = len(decimals) - length
-            while start >= length and decimals[start - length : start] == period:
-                start -= length
-            return _fraction(match["whole"], decimals[:start], period)
-    return match[0]
-
-
-def _mixed(match: re.Match[str]) -> str:
-    integer, above, below = match["whole"], match["above"], match["below"]
-    if int(above) >= int(below) and int(above):
-        return match[0]
-    return f"({integer}+\\frac{{{above}}}{{{below}}})"
-
-
 def _rule(
     pattern: str, replacement: str | Callable[[re.Match[str]], str], source: str, example: str, becomes: str
 ) -> Rule:
@@ -207,7 +181,7 @@ RULES: tuple[Rule, ...] = (
     _rule(r"\\(?:displaystyle|textstyle|limits|small|large|Large|normalsize|strut|null|checkmark|square|blacksquare"
           r"|scriptstyle|LARGE|[hH]uge|footnotesize|boldmath|bf|rm|it|cal|tiny|noindent)(?![A-Za-z])|\\(?:hspace|vspace|phantom|mathstrut|label|tag)\*?"
           r"\{[^{}]*+\}", " ", "MV#37", r"13\hspace{1em}", "13"),
-    _rule(r"\\[dtc]frac(?![A-Za-z])", r"\\frac", "MATH golds", r"\dfrac{1}{2}", r"\frac{1}{2}"),
+    _rule(r"\\(?:[dtcs]|nice)frac(?![A-Za-z])", r"\\frac", "MATH golds", r"\dfrac{1}{2}", r"\frac{1}{2}"),
     _rule(r"(?<=[\d.]) ?\\text\{ ?([eE]) ?\}(?=[-+]?\d)", r"\1", "answers", r"3\text{e}8", r"3\times 10^{8}"),
     _rule(r"\\text\{([^{}]*\d[^{}]*)\}", r" \1 ", "MV#37", r"\text{7 apples}", "7 apples"),
     # numbers
@@ -219,9 +193,9 @@ RULES: tuple[Rule, ...] = (
     _rule(rf"(\d)\s*+\^?\s*+(?:\{{\s*+\\text\{{\s*+{_ORDINAL_END}\s*+\}}\s*+\}}|\\text\{{\s*+{_ORDINAL_END}\s*+\}}"
           rf"|\{{\s*+{_ORDINAL_END}\s*+\}}|{_ORDINAL_END}\b)", r"\1 ", "MATH golds", r"12^{\text{th}}", "12"),
     _rule(r"(?<![\d.])(?P<whole>\d++)\.(?P<fixed>\d*?)(?:\\(?:overline|bar)\{?(?P<period>\d++)\}?|\((?P<bracketed>\d++)\)"
-          r"|\\dot\{?(?P<first>\d)\}?(?:(?P<between>\d*+)\\dot\{?(?P<last>\d)\}?)?)", _repeated, "MV#35",
+          r"|\\dot\{?(?P<first>\d)\}?(?:(?P<between>\d*+)\\dot\{?(?P<last>\d)\}?)?)", repeated, "MV#35",
           r"0.1\overline{6}", r"\frac{1}{6}"),
-    _rule(r"(?<![\d.])(?P<whole>\d++)\.(?P<decimals>\d{3,40}?)(?:\.\.\.|\\[lc]?dots)", _continued, "answers",
+    _rule(r"(?<![\d.])(?P<whole>\d++)\.(?P<decimals>\d{3,40}?)(?:\.\.\.|\\[lc]?dots)", continued, "answers",
           r"0.333\ldots", r"\frac{1}{3}"),
     _rule(r"(?<![\w.])(\d++(?:\.\d*+)?)[eE]([+-]?\d++)(?![\w.]*\d)", r"\1\\times 10^{\2}", "Minerva golds", "1.5e-3",
           r"1.5\times 10^{-3}"),
@@ -240,9 +214,9 @@ RULES: tuple[Rule, ...] = (
           lambda m: f"\\frac{{{m[1].strip('{} ')}}}{{{m[2].strip('{} ')}}}", "MATH golds", r"\frac\pi2",
           r"\frac{\pi}{2}"),
     _rule(rf"(?<![\w.}}])(?P<whole>\d++){_SPACE}++"
-          r"(?P<above>\d++)\s*+/\s*+(?P<below>\d++)(?![\d/.])", _mixed, "MV#34", "2 1/2", r"(2+\frac{1}{2})"),
+          r"(?P<above>\d++)\s*+/\s*+(?P<below>\d++)(?![\d/.])", mixed, "MV#34", "2 1/2", r"(2+\frac{1}{2})"),
     _rule(r"(?<![\w.}])(?P<whole>\d++)(?:\s|\\[,;! ]|~)*+\\frac\{(?P<above>\d++)\}"
-          r"\{(?P<below>\d++)\}", _mixed, "MATH golds", r"2\frac{1}{2}", r"(2+\frac{1}{2})"),
+          r"\{(?P<below>\d++)\}", mixed, "MATH golds", r"2\frac{1}{2}", r"(2+\frac{1}{2})"),
     # a fraction before a factor: a slope is one half, and not one over 2x
     _rule(r"(?<![\w.}/^)\\])(\d++)/(\d++)(?=\s*+(?:[A-Za-z]|\\(?!end)[a-z]))", r"\\frac{\1}{\2}", "answers", "1/2x+3",
           r"\frac{1}{2}x+3"),
@@ -293,6 +267,9 @@ RULES: tuple[Rule, ...] = (
     _rule(r"\*", r"\\cdot ", "Minerva golds", "2*x", r"2\cdot x"),
     _rule(r"\\sqrt\s*+\(([^()]*+)\)", r"\\sqrt{\1}", "MV#41", r"4\sqrt(2)", r"4\sqrt{2}"),
     _rule(r"\\sqrt\s*+(\d|[A-Za-z](?![A-Za-z]))", r"\\sqrt{\1}", "MATH golds", r"\sqrt2", r"\sqrt{2}"),
+    _rule(r"(\d++|[A-Za-z]|\([^()]*+\))\s*+!\s*+\^", r"(\1!)^", "answers", "n!^2", "(n!)^2"),
+    _rule(r"\\(max|min|gcd|lcm)\s*+\\\{([^{}\\]*+)\\\}", r"\\\1(\2)", "answers", r"\max\{a,b\}", r"\max(a,b)"),
+    _rule(r"\\mathbb\{R\}\s*+\^\s*+(?:\{\s*+\+\s*+\}|\+)", r"(0,\\infty)", "answers", r"\mathbb{R}^+", r"(0,\infty)"),
     _rule(r"\\sqrt\s*+\[(\d*[13579])\]\s*+\{\s*+-\s*+([^{}+-]++)\}", r"(-\\sqrt[\1]{\2})", "answers", r"\sqrt[3]{-8}",
           r"(-\sqrt[3]{8})"),
     _rule(r"(\\(?:arc)?(?:sin|cos|tan|cot|sec|csc|sinh|cosh|tanh|log|ln))\s*+\^\s*+(\d)", r"\1^{\2}", "answers",

@@ -1,7 +1,8 @@
-"""Numbers in words: small numbers, multiples, bases and parts."""
+"""Numbers that `spelling` rewrites: in words, with a multiple, repeating, mixed."""
 
 import re
 from decimal import Decimal
+from fractions import Fraction
 
 SMALL_NUMBERS = (
     "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
@@ -43,3 +44,38 @@ def written_out(match: re.Match[str]) -> str:
     integer, decimals, text, word, text_ends = match.groups()
     number = Decimal(re.sub(r"[{},]", "", integer) + (decimals or "")) * Decimal(MULTIPLES[word.lower()])
     return f"{number:f}{'' if text_ends else text or ''}"
+
+
+def _fraction(integer: str, fixed: str, period: str) -> str:
+    value = Fraction(int(integer + fixed), 10 ** len(fixed))
+    value += Fraction(int(period), 10 ** len(fixed) * (10 ** len(period) - 1))
+    return f"\\frac{{{value.numerator}}}{{{value.denominator}}}"
+
+
+def repeated(match: re.Match[str]) -> str:
+    r"""The fraction of a repeating decimal: 0.1\overline{6} or 0.1(6) is 1/6."""
+    period = match["period"] or match["bracketed"]
+    if not period:  # 0.\dot{1}4285\dot{7}
+        period = f"{match['first']}{match['between']}{match['last']}" if match["last"] else match["first"]
+    return _fraction(match["whole"], match["fixed"], period)
+
+
+def continued(match: re.Match[str]) -> str:
+    """The fraction of a decimal that goes on: `0.333...` repeats the shortest period its last digits show twice."""
+    decimals = match["decimals"]
+    for length in range(1, len(decimals) // 2 + 1):
+        period = decimals[-length:]
+        if decimals.endswith(period * (3 if length == 1 else 2)):
+            start = len(decimals) - length
+            while start >= length and decimals[start - length : start] == period:
+                start -= length
+            return _fraction(match["whole"], decimals[:start], period)
+    return match[0]
+
+
+def mixed(match: re.Match[str]) -> str:
+    """A whole number and a fraction behind it as their sum; the text itself where the fraction is not below 1."""
+    integer, above, below = match["whole"], match["above"], match["below"]
+    if int(above) >= int(below) and int(above):
+        return match[0]
+    return f"({integer}+\\frac{{{above}}}{{{below}}})"
