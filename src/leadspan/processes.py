@@ -25,6 +25,8 @@ from multiprocessing.context import ForkServerContext
 from types import FrameType, TracebackType
 from typing import Any, NoReturn, TypeVar
 
+from leadspan.errors import RunError
+
 ItemT = TypeVar("ItemT")
 ResultT = TypeVar("ResultT")
 EXIT_CODE = 128 + signal.SIGTERM
@@ -204,6 +206,9 @@ def in_batches(
 
     The function is sent to every process once; items are read a few batches ahead, never all at once. Fewer batches
     than one for each process are computed in this one.
+
+    Raises:
+        RunError: A process has ended before its work, such as one that the system killed for its memory.
     """
     stream = iter(items)
     batches = iter(lambda: list(itertools.islice(stream, batch_size)), [])
@@ -211,16 +216,37 @@ def in_batches(
     if num_workers == 1 or len(group) < num_workers:
         yield from map(function, itertools.chain(group, batches))
         return
-    with fork_server().Pool(num_workers, initializer=_begin, initargs=(function,)) as pool:
+    from concurrent.futures.process import BrokenProcessPool, ProcessPoolExecutor  # here, as other commands need none
+
+    pool = ProcessPoolExecutor(num_workers, fork_server(), _begin, (function,))
+    try:
         while group:
-            yield from pool.imap(_compute, group)
-            group = list(itertools.islice(batches, 8 * num_workers))  # bounded: imap would read the whole source
+            yield from pool.map(_compute, group)
+            group = list(itertools.islice(batches, 8 * num_workers))  # bounded: map would read the whole source
+    except BrokenProcessPool:
+        if is_asked_to_end():  # by a signal to all processes
+            raise Terminated from None
+        raise RunError(
+            "a worker process has ended, which often means that memory ran out; start fewer: data.num_workers, or "
+            "--workers of an audit (a script must do its work below `if __name__ == '__main__':`)"
+        ) from None
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def end_with_parent() -> None:
+    """Wait for the process that started this one to end, however it does, and end at once."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "called in processes that another one has started"
+    parent.join()
+    os._exit(1)
 
 
 _worker_function: list[Callable[[Any], Any]] = []
 
 
 def _begin(function: Callable[[Any], Any]) -> None:
+    threading.Thread(target=end_with_parent, daemon=True).start()
     # The worker processes share the cores already.
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     _worker_function[:] = [function]

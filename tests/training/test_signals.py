@@ -8,11 +8,13 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 from benchmarks import hold_process
 
+from leadspan.errors import RunError
 from leadspan.pipeline.run import run
-from leadspan.processes import Terminated, deferred, interrupt_kept, is_asked_to_end, listening
+from leadspan.processes import Terminated, deferred, in_batches, interrupt_kept, is_asked_to_end, listening
 from recipes import metrics, toy_recipe, without_times, write_recipe
 
 SRC = str(Path(__file__).parents[2] / "src")
@@ -177,3 +179,30 @@ def test_a_fork_server_ends_with_its_process_although_it_still_imports() -> None
     ended = subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": SRC}, capture_output=True, text=True)
     with pytest.raises(ProcessLookupError):
         os.kill(int(ended.stdout), 0)
+
+
+def killed_at_17(items: list[int]) -> int:
+    if 17 in items:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return sum(items)
+
+
+def test_a_worker_that_the_system_kills_ends_the_work_and_is_not_waited_for() -> None:
+    with pytest.raises(RunError, match=r"memory ran out; start fewer: data\.num_workers"):
+        list(in_batches(killed_at_17, range(40), 2, 2))
+    assert list(in_batches(killed_at_17, range(16), 3, 2)) == [3, 12, 21, 30, 39, 15]
+
+
+def test_workers_end_with_a_process_that_is_killed() -> None:
+    code = (
+        "import os, psutil, time\nfrom leadspan.processes import in_batches\n"
+        "results = in_batches(sum, range(99), 1, 2)\nnext(results)\n"
+        "print(*(child.pid for child in psutil.Process().children(recursive=True)), flush=True)\n"
+        "os.kill(os.getpid(), 9)"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": SRC}, capture_output=True, text=True)
+    started = time.monotonic()
+    while any(map(psutil.pid_exists, map(int, ended.stdout.split()))):
+        assert time.monotonic() < started + 60
+        time.sleep(0.05)
+    assert len(ended.stdout.split()) >= 3  # the server and its workers

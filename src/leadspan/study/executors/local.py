@@ -23,7 +23,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from leadspan.errors import LeadspanError, RunError
-from leadspan.processes import EXIT_CODE, Terminated, end_data_workers, fork_server, listening
+from leadspan.processes import EXIT_CODE, Terminated, end_data_workers, end_with_parent, fork_server, listening
 from leadspan.recipe import Recipe
 from leadspan.results import RunResult, load_run
 from leadspan.settings import dump_yaml
@@ -230,8 +230,9 @@ def _next_event(receiver: Connection, trial: int, process: BaseProcess) -> Event
 
 
 def _work_in_process(trial: Trial, slot: Slot, sender: Connection) -> None:
-    # Nothing tells a child on every system that its parent has died, so a thread waits for it.
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    # Nothing tells a child on every system that its parent has died, so a thread waits for it: a trial that outlives
+    # its study would write into the directory of its successor.
+    threading.Thread(target=end_with_parent, daemon=True).start()
     # As in a process of its own. Locks of a fork server's children have names, which a kill would leave behind.
     multiprocessing.set_start_method("fork", force=True)
     gc.freeze()  # the Trainer asks for whole collections: of what the server has imported they would take half a second
@@ -253,11 +254,3 @@ def _work_in_process(trial: Trial, slot: Slot, sender: Connection) -> None:
         sender.send(("failed", explained(error, trial.recipe.output)))
     finally:
         sender.close()
-
-
-def _end_with_parent() -> None:
-    """End with the study: a trial that outlives it would write into the directory of its successor."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None, "trials are started by a study"
-    parent.join()
-    os._exit(1)
