@@ -57,6 +57,16 @@ def test_a_chat_keeps_its_turns_until_it_begins_again(
     assert answers[0].split("\n")[-1] == answers[2].split("\n")[-1]  # as at the start
 
 
+def test_a_line_that_fills_the_window_is_left_out_of_the_conversation(
+    models: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"add 1\n{'a' * 2000}\nadd 1\n"))
+    assert main(["chat", models[0], "--max-new-tokens", "8", "--set", "temperature=0"]) == 0
+    shown = capsys.readouterr()
+    assert shown.out.count(" tokens, ") == 2
+    assert "the model's window 1024" in shown.err and "; or begin anew with /new" in shown.err
+
+
 def test_the_loss_of_every_token_is_that_of_transformers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     recipe = toy_recipe(tmp_path)
     path = write_recipe(recipe, tmp_path / "r.yaml")

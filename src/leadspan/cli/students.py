@@ -20,7 +20,7 @@ from leadspan.cli.options import (
     show,
     status_line,
 )
-from leadspan.errors import RunError, SettingsError
+from leadspan.errors import EvaluationError, RunError, SettingsError
 from leadspan.sources import check_output
 from leadspan.text import print_plain
 
@@ -213,9 +213,14 @@ def chat(options: argparse.Namespace) -> None:
             continue
         for name, subject in subjects.items():
             turns[name].append({"role": "user", "content": line})
-            with status_line("answering"):
-                # With a budget the closed answer is what a user would see, so it is the one shown and remembered.
-                [(by_itself, closed)] = ask(subject, [turns[name]])
+            try:
+                with status_line("answering"):
+                    [(by_itself, closed)] = ask(subject, [turns[name]])
+            except EvaluationError as error:  # the conversation fills the model's window
+                turns[name].pop()
+                print_plain(f"{error}; or begin anew with /new", error=True)
+                continue
+            # With a budget the closed answer is what a user would see, so it is the one shown and remembered.
             answer = closed or by_itself
             if len(subjects) > 1:
                 console.print(name, style="bold", highlight=False)
