@@ -81,6 +81,19 @@ def test_windows_of_cuts_that_differ_in_their_stop_have_names_of_their_own(tmp_p
     assert windows == ["random_window 0.5", "random_window 0.5 (stop append_eos)"]
 
 
+def test_students_that_learn_from_rollouts_alone_have_no_controls_of_their_cut(tmp_path: Path) -> None:
+    on_policy = ["rollout={horizon: {kind: fixed, tokens: 8}}", "loss={kl_weight: 1}"]
+    wanted: list[Any] = ["equal_tokens", "random_window"]
+
+    def made(*more: str) -> list[str]:
+        study, place = toy_study(tmp_path, axes={"cut": [LEAD]}, settings=[*on_policy, *more], controls=wanted)
+        trials, notes = controls(study, conditions(study, load_base(study, place)), RunPlanner())
+        return [*(trial.recipe.name for trial in trials), *(note.partition(":")[0] for note in notes)]
+
+    assert made() == ["equal_tokens", "random_window"]  # which notes say
+    assert made("rollout.trace_share=0.5") == ["random_window 0.5", "equal_tokens"]
+
+
 def test_a_quantised_teacher_is_evaluated_as_it_is(tmp_path: Path) -> None:
     teacher = {"kind": "pretrained", "path": str(tmp_path / "big"), "quantization": "bitsandbytes_8bit"}
     study, place = toy_study(tmp_path, settings=["teacher=" + json.dumps(teacher)], controls=["teacher"])

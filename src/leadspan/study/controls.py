@@ -102,7 +102,9 @@ def controls(
 def _equal_tokens(study: Study, conditions: Sequence[Trial], plan: RunPlanner) -> list[Trial]:
     """Each cut with traces and steps for as many tokens as the uncut run; none where it has them already."""
     trials: list[Trial] = []
-    cuts = (condition for condition in conditions if not isinstance(condition.recipe.cut, Full))
+    # Rollouts are as long as they are, whatever the cut of the traces.
+    on_traces = [condition for condition in conditions if condition.recipe.rollout is None]
+    cuts = (condition for condition in on_traces if not isinstance(condition.recipe.cut, Full))
     for trial in (seeded for condition in cuts for seeded in over_seeds(study, condition)):
         recipe = trial.recipe
         goal, planned = plan(recipe.model_copy(update={"cut": Full()})), plan(recipe)
@@ -159,7 +161,7 @@ def _random_window(study: Study, conditions: Sequence[Trial], plan: RunPlanner) 
     windows: dict[str, Trial] = {}
     for condition in conditions:
         window = equal_window(condition.recipe.cut)
-        if window is not None:
+        if window is not None and condition.recipe.has_traces:
             changed = condition.recipe.model_copy(update={"cut": window})
             settings = changed.model_dump_json(exclude={"name"})
             windows.setdefault(settings, replace(condition, recipe=changed, control="random_window"))
@@ -219,9 +221,12 @@ def _of_length(recipe: Recipe, num_steps: int, suffix: str) -> Recipe:
 
 # How each control is made, and why it may yield no trial.
 _MAKERS: dict[Control, tuple[Callable[[Study, Sequence[Trial], RunPlanner], list[Trial]], str]] = {
-    "equal_tokens": (_equal_tokens, "every condition trains on as many tokens as the uncut run already"),
+    "equal_tokens": (
+        _equal_tokens,
+        "every condition trains on as many tokens as the uncut run, or on rollouts",
+    ),
     "equal_steps": (_equal_steps, "every condition has as many optimiser steps as the uncut run already"),
-    "random_window": (_random_window, "no condition is cut by `lead`, or the windows are conditions already"),
+    "random_window": (_random_window, "no condition's traces are cut by `lead`, or the windows are conditions already"),
     "cross_entropy": (_cross_entropy, "no condition has a teacher"),
     "base": (partial(_evaluated, "base"), "there is no condition"),
     "teacher": (partial(_evaluated, "teacher"), "no condition has a teacher that runs here"),
