@@ -85,7 +85,9 @@ def test_trials_from_one_capture_are_those_of_a_live_teacher(
 @pytest.mark.slow
 def test_a_capture_is_made_once_mended_and_added_to(tmp_path: Path) -> None:
     study, place = with_store(tmp_path)
-    assert [t.state for t in run_study(study, place, QUIET).trials] == ["done", "done"]
+    beside = study.output / "checkpoints" / "of another run"  # below the directory that the recipe names
+    beside.mkdir(parents=True)
+    assert [t.state for t in run_study(study, place, QUIET).trials] == ["done", "done"] and beside.exists()
     before = shards(study.output)
     runs = {path: path.stat().st_mtime_ns for path in study.output.glob("trials/*/run.json")}
     assert len(before) > 2

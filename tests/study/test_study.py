@@ -179,6 +179,10 @@ def test_runs_that_come_first(tmp_path: Path) -> None:
     assert [(t.name, t.state) for t in record.trials] == [
         ("the base", "done"), ("full", "done"), ("lead 0.5", "done"), ("lead 0.5, equal tokens", "done")
     ]  # fmt: skip
+    assert not (made.output / "checkpoints").exists()
+    (made.output / "checkpoints").mkdir()  # as of a run that the study has found there
+    run_study(study, place, QUIET)
+    assert (made.output / "checkpoints").exists()
     write_recipe(made.model_copy(update={"seed": 7}), tmp_path / "base.yaml")
     with pytest.raises(RunError, match=r"base: it holds a finished run of another recipe \(its seed differ\)"):
         run_study(study, place, QUIET)

@@ -309,7 +309,8 @@ def _execute(study: Study, trials: Sequence[Trial], keeper: Keeper, console: Con
     to_run = [trial for trial in trials if keeper.state(trial) != "done"]
     if not study.keep_checkpoints:
         for trial in trials:
-            if keeper.state(trial) == "done":  # a study that was killed may have left some
+            # A study that was killed may have left some; those of a run that was there before are the user's.
+            if keeper.state(trial) == "done" and trial.control != "before":
                 remove_checkpoints(trial.recipe.output)
     if not to_run:
         return
@@ -324,6 +325,6 @@ def _execute(study: Study, trials: Sequence[Trial], keeper: Keeper, console: Con
             trial = to_run[event.trial]
             if event.kind != "said":
                 keeper.note(trial, event)
-            if event.kind == "done" and not study.keep_checkpoints:
+            if event.kind == "done" and not study.keep_checkpoints and trial.store is None:  # a capture has none
                 remove_checkpoints(trial.recipe.output)
             board.show(keeper.record, trial.title, event)
