@@ -23,7 +23,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.context import ForkServerContext
 from types import FrameType, TracebackType
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar, cast
 
 from leadspan.errors import RunError
 
@@ -230,6 +230,10 @@ def in_batches(
             "a worker process has ended, which often means that memory ran out; start fewer: data.num_workers, or "
             "--workers of an audit (a script must do its work below `if __name__ == '__main__':`)"
         ) from None
+    except BaseException:  # not after their batches, which may take long
+        for process in list(cast(Any, pool)._processes.values()):
+            process.kill()
+        raise
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
 

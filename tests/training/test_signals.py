@@ -14,7 +14,15 @@ from benchmarks import hold_process
 
 from leadspan.errors import RunError
 from leadspan.pipeline.run import run
-from leadspan.processes import Terminated, deferred, in_batches, interrupt_kept, is_asked_to_end, listening
+from leadspan.processes import (
+    Terminated,
+    deferred,
+    fork_server,
+    in_batches,
+    interrupt_kept,
+    is_asked_to_end,
+    listening,
+)
 from recipes import metrics, toy_recipe, without_times, write_recipe
 
 SRC = str(Path(__file__).parents[2] / "src")
@@ -191,6 +199,21 @@ def test_a_worker_that_the_system_kills_ends_the_work_and_is_not_waited_for() ->
     with pytest.raises(RunError, match=r"memory ran out; start fewer: data\.num_workers"):
         list(in_batches(killed_at_17, range(40), 2, 2))
     assert list(in_batches(killed_at_17, range(16), 3, 2)) == [3, 12, 21, 30, 39, 15]
+
+
+def slept(seconds: list[float]) -> None:
+    time.sleep(sum(seconds))
+
+
+def test_work_that_nobody_waits_for_ends_at_once() -> None:
+    fork_server()
+    before = set(psutil.Process().children(recursive=True))
+    results = in_batches(slept, [0, 600], 1, 2)
+    next(results)
+    workers = set(psutil.Process().children(recursive=True)) - before
+    results.close()
+    _, alive = psutil.wait_procs(workers, timeout=100)
+    assert workers and not alive
 
 
 def test_workers_end_with_a_process_that_is_killed() -> None:
