@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from leadspan.errors import TargetsError
-from leadspan.teacher.codecs import decode, encode, moments, pack_entries, unpack_entries
+from leadspan.teacher.codecs import decode, encode, entropies, normalise, pack_entries, unpack_entries
 from leadspan.teacher.settings import Sampled, TopK, TopP
 
 QWEN3 = 151_936
@@ -148,4 +148,14 @@ def test_the_entropy_of_a_large_vocabulary_keeps_four_digits() -> None:
     logits = torch.randn(20, 151_936, generator=torch.Generator().manual_seed(0)) * 3
     log_probs = logits.double().log_softmax(-1)
     expected = -(log_probs.exp() * log_probs).sum(-1)
-    torch.testing.assert_close(moments(logits)[3].double(), expected, rtol=0, atol=4e-4)
+    torch.testing.assert_close(entropies(logits, *normalise(logits)).double(), expected, rtol=0, atol=4e-4)
+
+
+@pytest.mark.parametrize("scale", [0.0, 1.0, 8.0, 40.0])
+def test_normalisers_and_masses_of_a_large_vocabulary_are_those_of_float64(scale: float) -> None:
+    logits = torch.randn(20, 151_936, generator=torch.Generator().manual_seed(0)) * scale
+    masses, total, logsumexp = normalise(logits)
+    expected = logits.double().softmax(-1)
+    torch.testing.assert_close(logsumexp.double(), logits.double().logsumexp(-1), rtol=2e-7, atol=1e-6)
+    shares = masses.double() / total[:, None]
+    torch.testing.assert_close(shares[expected > 1e-12], expected[expected > 1e-12], rtol=4e-6, atol=0)
