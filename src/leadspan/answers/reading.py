@@ -53,6 +53,8 @@ _NAME = re.compile(
 )
 # A set by its condition, such as the x with x > 2.
 _RADIX = re.compile(r"\\?\{(?P<name>[^:|,]*?)(?::|\|)(?P<condition>.+?)\\?\}", re.DOTALL)
+# A variable among all real numbers.
+_REAL = re.compile(r"[A-Za-z]\s*+\\in\s*+\\mathbb\{R\}")
 # Letters that stand for a number, and so name nothing.
 _VALUE_NAMES = re.compile(r"\\(?:pi|infty|emptyset|hbar)\b|e\b|i\b")
 _MATRIX = re.compile(r"\\begin\{[pbvB]?(?:matrix|array)\}")
@@ -83,7 +85,7 @@ def _read(text: str, depth: int = 0) -> Value:
         raise UnreadableError(text)
     pieces, cuts = split(text, SEPARATORS)
     if any(_is_inequality(part) for part in pieces):
-        return read_inequality(pieces, cuts)
+        return read_inequality(*_written_out(pieces, cuts))
     if len(pieces) == 1:
         return _item(text, depth)
     # A quantity in two units may contain a separator: 2 hours and 30 minutes.
@@ -93,6 +95,20 @@ def _read(text: str, depth: int = 0) -> Value:
             if len(quantity.units) > 1:
                 return quantity
     return Listing(_items(pieces, cuts, depth), "")
+
+
+def _written_out(pieces: list[str], cuts: list[str]) -> tuple[list[str], list[str]]:
+    r"""Inequalities with the left side of each: `x \neq 1, 2` is two. That a variable is real says nothing."""
+    whole, between, left = list[str](), list[str](), ""
+    for part, cut in zip(pieces, ["", *cuts], strict=True):
+        if _REAL.fullmatch(part):
+            continue
+        sides, operators = split(part, RELATIONS)
+        is_bare = left and not operators and len(split(part, EQUALS)[0]) == 1
+        left = sides[0] if operators == ["\\neq"] else left if is_bare else ""
+        between += [cut] if whole else []
+        whole.append(f"{left}\\neq {part}" if is_bare and part else part)
+    return whole, between
 
 
 def _is_inequality(text: str) -> bool:

@@ -173,6 +173,8 @@ RULES: tuple[Rule, ...] = (
     _rule(r"\\\\(?=[a-zA-Z])(?!(?:[^\\]|\\[^e]|\\e[^n])*+\\end)", r"\\", "MV normalize_latex", r"\\frac{1}{2}",
           r"\frac{1}{2}"),
     _rule(r"^\\text\{ ?[Yy]es ?[,.]? ?\}[,.]?(?=.)|^[Yy]es, ", "", "Minerva answers", r"\text{Yes, }n=4", "n=4"),
+    _rule(r"^\\text\{ ?(?:for )?(?:all|any|every)(?: real(?: numbers?)?)? ?\}(?=[A-Za-z ]*(?:\\[lg]e|[<>]))", "",
+          "answers", r"\text{all } n>2", "n>2"),
     _rule(r"^\*\*(.+)\*\*$|^\*([^*]+)\*$|^`([^`]+)`$", lambda m: m[m.lastindex or 0], "answers", "**13**", "13"),
     _rule(r"^(?:\\text\{ ?)?\([A-E]\)[.:]?(?: ?\}|\\?[ ~])(?=.)", "", "AMC answers", r"\textbf{(C) }12", "12"),
     _rule(WORDS, in_digits, "answers", r"\text{Twenty-one}", "21"),
