@@ -206,8 +206,7 @@ class OnlyFirst(LogitsProcessor):
 class RefuseNan(LogitsProcessor):
     """Refuses a model whose first logits hold NaN, of which the largest is nobody's choice."""
 
-    def __init__(self) -> None:
-        self.is_checked = False
+    is_checked = False
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         """The scores, as they are."""
