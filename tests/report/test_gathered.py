@@ -45,6 +45,9 @@ def test_a_study_stands_for_its_complete_trials_and_says_what_is_missing(make_ru
     assert [(entry.label, entry.run.control, entry.directory.name) for entry in named_runs(gathered)] == [
         ("full", None, "full"), ("lead", "equal_tokens", "lead")
     ]  # fmt: skip
+    # A trial that is named besides its study is the trial that the study recorded.
+    for paths in ([tmp_path, tmp_path / "lead"], [tmp_path / "lead", tmp_path]):
+        assert sorted(str(run.control) for run in read_inputs(paths).runs) == ["None", "equal_tokens"]
     (study,) = build_report(gathered).studies
     assert (len(study.trials), len(study.of_state("done")), study.notes) == (5, 2, ["base: none"])
     page = render_page(build_report(gathered))

@@ -150,9 +150,12 @@ def read_inputs(paths: Sequence[Path | str], audits: Sequence[Path] = ()) -> Rep
     stored = {path: _stored_at(path) for path in dict.fromkeys(map(Path, paths))}
     if not stored:
         raise RunError("no path was given to read runs from; give a run directory or its parent")
-    # Keyed by the resolved path: a study and one of its trials may both be given.
-    pairs = [pair for at in stored.values() for pair in zip(at.directories, at.runs, strict=True)]
-    runs = {directory.resolve(): (directory, run) for directory, run in pairs}
+    # Keyed by the resolved path: a study and one of its trials may both be given, and the study's record counts.
+    runs: dict[Path, tuple[Path, RunResult]] = {}
+    for at in stored.values():
+        for directory, run in zip(at.directories, at.runs, strict=True):
+            if at.studies or directory.resolve() not in runs:
+                runs[directory.resolve()] = directory, run
     refused = list(dict.fromkeys(reason for at in stored.values() for reason in at.refused))
     missing = [path for path in stored if not path.exists()]
     if missing or not runs:
