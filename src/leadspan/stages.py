@@ -36,7 +36,11 @@ def training_inputs(recipe: Recipe, data: PreparedData, teacher: TeacherSource) 
     teacher.end_ids = merged_ends(recipe, data.renderer)
     steps = None
     if recipe.rollout is not None:
-        steps = Rollouts(replace(rollout_inputs(recipe, data, recipe.rollout), collate=teacher.collator))
+        inputs = replace(rollout_inputs(recipe, data, recipe.rollout), collate=teacher.collator)
+        longest = max(len(prompt.ids) for prompt in inputs.prompts) + recipe.rollout.longest(inputs.course.num_steps)
+        remedy = "set rollout.max_new_tokens so low that the longest prompt and new tokens are {}"
+        teacher.check_window(longest if inputs.window is None else min(longest, inputs.window), remedy)
+        steps = Rollouts(inputs)
     return TrainingInputs(
         student=recipe.student,
         teacher=teacher,

@@ -18,6 +18,7 @@ from leadspan.pipeline.capture import prepare_capture
 from leadspan.pipeline.run import run
 from leadspan.planning.prediction import cost_model_of
 from leadspan.recipe import Recipe
+from leadspan.stages import checked_teacher, training_inputs
 from leadspan.teacher import server as client
 from leadspan.teacher.capture import run_capture
 from leadspan.teacher.store import TargetStore
@@ -116,6 +117,27 @@ def test_rollouts_learn_from_a_server_and_go_on_when_it_has_come_back(
     other = recipe.model_copy(update={"teacher": recipe.teacher.model_copy(update={"model": "bigger"})})
     with pytest.raises(RunError, match=r"teacher\.model was \"big\", is \"bigger\""):
         run(other, resume=True)
+
+
+def test_rollouts_and_captures_beyond_the_servers_window_are_refused_before_training(
+    loopback: TeacherOnLoopback, tmp_path: Path
+) -> None:
+    changes: dict[str, Any] = {"loss": {"kl_weight": 1}, "cut": {"kind": "full"}, "teacher": of_server(loopback)}
+
+    def checked(rollout: dict[str, Any]) -> None:
+        recipe = toy_recipe(tmp_path, rollout={"max_new_tokens": 500, **rollout}, **changes)
+        training_inputs(recipe, prepare_data(recipe), checked_teacher(recipe))
+
+    vars(loopback.model.config)["max_position_embeddings"] = 300  # more than any trace has
+    short = {"horizon": {"kind": "fixed", "tokens": 16}}
+    checked(short)
+    for longer in ({**short, "whole_share": 0.1}, {"horizon": {"kind": "fixed", "tokens": 300}}):
+        with pytest.raises(TargetsError, match=r"window has 300 tokens, .*longest prompt and new tokens are 299, or"):
+            checked(longer)
+    vars(loopback.model.config)["max_position_embeddings"] = 60
+    served = toy_recipe(tmp_path, **changes, capture={"path": str(tmp_path / "s"), "codec": CODEC, "engine": "server"})
+    with pytest.raises(TargetsError, match=r"window has 60 tokens, and an example up to \d+ .* have 59: data\.max_tok"):
+        run_capture(prepare_capture(served))
 
 
 @pytest.mark.slow

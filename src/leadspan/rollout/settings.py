@@ -282,17 +282,20 @@ class RolloutSettings(Settings):
             return False
         return min(self.horizon.at(step, 2, self.max_new_tokens) for step in (0, 1)) >= self.max_new_tokens
 
+    def longest(self, num_steps: int) -> int:
+        """Most new tokens of a rollout in a run of so many optimiser steps."""
+        if self.horizon.kind == "adaptive" or self.whole_share:
+            return self.max_new_tokens
+        num_steps = max(1, num_steps - self.num_cold_steps)
+        # Horizons only grow or only shrink.
+        return max(self.horizon.at(step, num_steps, self.max_new_tokens) for step in (0, num_steps - 1))
+
     def short_warning(self, num_steps: int) -> str:
         """What happened to students of which every example ended at the horizon, with the remedy; "" for other runs.
 
         `num_steps` are those of the run. Source: docs/studies/on_policy.md.
         """
-        if self.horizon.kind == "adaptive" or self.whole_share or self.trace_share:
-            return ""
-        num_steps = max(1, num_steps - self.num_cold_steps)
-        # Horizons only grow or only shrink.
-        longest = max(self.horizon.at(step, num_steps, self.max_new_tokens) for step in (0, num_steps - 1))
-        if longest >= self.max_new_tokens:
+        if self.trace_share or (longest := self.longest(num_steps)) >= self.max_new_tokens:
             return ""
         return (
             f"No rollout goes beyond {longest} tokens, and students of such horizons have been seen to lose what comes "

@@ -210,9 +210,10 @@ def _engine(job: CaptureJob, teacher: PreTrainedModel | None) -> Engine:
     if teacher is not None:
         return TransformersEngine(teacher, settings, _num_tokens(job, head_shape(teacher)[0]))
     assert isinstance(settings.codec, TopK), "the settings refuse others"
+    longest = max(job.plan.lengths)
     if isinstance(job.teacher, Served):
-        return ServedEngine(job.teacher, settings.codec, shape_from(job.student).vocab_size, job.renderer)
-    return VllmEngine(_pretrained(job), settings.codec, max(job.plan.lengths), job.dtype)
+        return ServedEngine(job.teacher, settings.codec, shape_from(job.student).vocab_size, job.renderer, longest)
+    return VllmEngine(_pretrained(job), settings.codec, longest, job.dtype)
 
 
 def _num_tokens(job: CaptureJob, head_rows: int) -> int:

@@ -29,6 +29,7 @@ class Servers:
     def __init__(self, settings: Served):
         by_name = {"": settings} if isinstance(settings, ServedTeacher) else settings.by_name
         self._by_name = {name: TeacherServer(teacher) for name, teacher in by_name.items()}
+        self._identity, self.window = settings.identity, None
 
     def of(self, name: str) -> TeacherServer:
         """The server for examples that name this teacher.
@@ -83,7 +84,22 @@ class Servers:
                     f"{tokenizer.decode(chat[0])!r} there, {prompt!r} here; set data.rendering.chat_template to the "
                     "server's, or teacher.check_template: false where that is meant"
                 )
-        return min(windows, default=None)
+        self.window = min(windows, default=None)
+        return self.window
+
+    def check_window(self, num_tokens: int, remedy: str) -> None:
+        """Compare the longest sequence with the window; `remedy` has `{}` for the most tokens that it may have.
+
+        Raises:
+            TargetsError: The window of a server is shorter.
+        """
+        # The server must generate at least one token after the prompt.
+        if self.window is not None and num_tokens >= self.window:
+            raise TargetsError(
+                f"teacher {self._identity}: its window has {self.window} tokens, and an example up to {num_tokens} "
+                f"besides the one that a server must draw; {remedy.format(self.window - 1)}, or serve it with a "
+                "longer window"
+            )
 
 
 class RemoteTeacher(TeacherSource):
@@ -91,27 +107,24 @@ class RemoteTeacher(TeacherSource):
 
     def __init__(self, settings: Served):
         self.settings, self.servers, self.kept_targets = settings, Servers(settings), settings.kept_targets
-        self._window: int | None = None
         self._num_tokens = 0
         self._device = torch.device("cpu")
         self._pending: dict[tuple[str, bytes], Future[PromptLogprobs]] = {}
 
     def check_origin(self, renderer: Renderer, teacher: AnyTeacher | None) -> None:
         """Compare the server's tokenizer, and its chat template if it applies one, with those of the data."""
-        self._window = self.servers.check_tokenizers(renderer)
+        self.servers.check_tokenizers(renderer)
 
     def check_serves(self, examples: Examples, indices: Sequence[int]) -> None:
         """Look for the server of every example, and compare the longest with the window."""
         for name in {examples.teachers[i] for i in indices}:
             self.servers.of(name)
         longest = max((examples.lengths[i] for i in indices), default=0)
-        # The server must generate at least one token after the prompt.
-        if self._window is not None and longest >= self._window:
-            raise TargetsError(
-                f"teacher {self.settings.identity}: its window has {self._window} tokens, and an example {longest} "
-                f"besides the one that a server must draw; set data.max_tokens: {self._window - 1}, or serve it with a "
-                "longer window"
-            )
+        self.check_window(longest, "set data.max_tokens: {}")
+
+    def check_window(self, num_tokens: int, remedy: str) -> None:
+        """As `Servers.check_window`."""
+        self.servers.check_window(num_tokens, remedy)
 
     def shared_tokens(self, student_rows: int, tokenizer_size: int) -> int | None:
         """None, so all rows of the student's head: tokens outside the teacher's support are one outcome for both."""
@@ -170,10 +183,11 @@ class RemoteTeacher(TeacherSource):
 class ServedEngine:
     """Requests packs of sequences from a served teacher, for a capture."""
 
-    def __init__(self, settings: Served, codec: TopK, num_tokens: int, renderer: Renderer):
-        """Compare the server's tokenizer with the data's; the distributions are over `num_tokens` tokens."""
+    def __init__(self, settings: Served, codec: TopK, num_tokens: int, renderer: Renderer, longest: int):
+        """Compare the server with the data and the longest sequence; the distributions are over `num_tokens` tokens."""
         self.codec, self.num_tokens, self.servers = codec, num_tokens, Servers(settings)
         self.servers.check_tokenizers(renderer)
+        self.servers.check_window(longest, "let the longest sequence have {}: data.max_tokens, rollout.max_new_tokens")
 
     def __call__(self, sequences: Sequence[Example]) -> list[Arrays]:
         """The stored columns of every sequence."""

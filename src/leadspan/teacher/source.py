@@ -77,6 +77,13 @@ class TeacherSource:
             CacheError: The row that serves one of them is damaged.
         """
 
+    def check_window(self, num_tokens: int, remedy: str) -> None:
+        """Check that a sequence of so many tokens, not made yet, can be scored; `remedy` is for the error.
+
+        Raises:
+            TargetsError: It is too long for a server.
+        """
+
     def load(self, dtype: torch.dtype, tokenizer: PreTrainedTokenizerBase) -> None:
         """Load what training needs of it; a live teacher's weights have the type, and its token ids are the data's.
 
