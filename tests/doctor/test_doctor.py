@@ -12,6 +12,7 @@ from leadspan.inputs import prepare_data
 from leadspan.losses.objective import batch_loss
 from leadspan.models.loading import load_model, save_student
 from leadspan.planning.prediction import cost_model_of, predict
+from leadspan.teacher.targets import freeze
 from recipes import toy_recipe, write_recipe
 from stores import captured, stored
 from toys import TEMPLATE, character_tokenizer, tiny
@@ -83,6 +84,17 @@ def test_memory_is_that_of_the_largest_step_as_planned(tmp_path: Path) -> None:
     planned = predict(cost_model_of(recipe, data.renderer), data.examples).memory
     assert figure.startswith(f"{planned.total / 1e9:.3g} GB for the largest step")
     assert planned.activations + planned.logits > planned.weights  # what a count of parameters leaves out
+
+
+def test_a_student_whose_losses_are_no_numbers_passes_no_check_of_them(tmp_path: Path) -> None:
+    recipe = toy_recipe(tmp_path)
+    data = prepare_data(recipe)
+    student, teacher = (freeze(load_model(model, torch.float32)) for model in (tiny(seed=1), tiny(hidden=48, seed=2)))
+    torch.nn.init.constant_(student.get_input_embeddings().weight, torch.nan)
+    excerpts = [data.examples[i] for i in range(3)]
+    inputs = CheckInputs(recipe, data, student, teacher, excerpts, excerpts, torch.device("cpu"))
+    alike, below = doctor.teacher_losses(inputs)
+    assert (alike.verdict, below.verdict) == ("ok", "warning") and "nan nats per token" in below.figure
 
 
 def test_the_ends_of_a_supervised_prompt_do_not_teach_to_stop(tmp_path: Path) -> None:

@@ -273,6 +273,14 @@ def test_a_directory_follows_from_settings_and_data(tmp_path: Path) -> None:
     assert Fingerprints({}).of(recipe) == first.fingerprint
 
 
+def test_a_name_in_any_script_gives_a_directory_that_can_be_made(tmp_path: Path) -> None:
+    recipe = toy_recipe(tmp_path, name="\N{CJK UNIFIED IDEOGRAPH-20000}" * 90)
+    study, _ = toy_study(tmp_path)
+    directory = placed(Trial(recipe), study, Fingerprints({})).recipe.output
+    directory.mkdir(parents=True)
+    assert len(directory.name.encode()) <= 255
+
+
 def test_every_split_of_a_directory_counts_by_what_is_read_of_it(tmp_path: Path) -> None:
     directory = tmp_path / "records"
     directory.mkdir()

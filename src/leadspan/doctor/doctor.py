@@ -71,7 +71,7 @@ def teacher_losses(inputs: CheckInputs) -> Iterator[Check]:
     figure = f"{theirs:.4g} and {ours:.4g} nats per token of the first {EXCERPT_TOKENS}"
     # Else it has nothing to teach.
     remedy = "the teacher finds these traces unlikely: use the teacher that wrote them, or its own traces"
-    yield Check.of(names[1], not theirs >= ours, figure, remedy)
+    yield Check.of(names[1], theirs < ours, figure, remedy)
 
 
 @torch.no_grad()
@@ -171,7 +171,7 @@ def rollouts(inputs: CheckInputs) -> Iterator[Check]:
         figure = f"probability {student:.2g} for the student, {teacher:.2g} for the teacher"
         yield Check.of(
             "student and teacher think alike",
-            not abs(student - teacher) > _LOW,
+            abs(student - teacher) <= _LOW,
             f"a rollout begins with a think tag with {figure}",
             "take a chat template that opens or closes the thinking of both (data.rendering.chat_template)",
         )

@@ -203,7 +203,7 @@ def served_teacher(inputs: CheckInputs) -> Iterator[Check]:
         f"{len(targets.label_log_probs):,} positions in {seconds:.2g} s, {nll:.4g} nats per token on the traces; "
         f"{percent(tail, 2)} of the mass is beyond its {recipe.teacher.k} likeliest tokens"
     )
-    yield Check.of(name, not tail > _MUCH_TAIL, figure, "raise teacher.k, as far as the server allows")
+    yield Check.of(name, tail <= _MUCH_TAIL, figure, "raise teacher.k, as far as the server allows")
     if source.end_ids:
         # Where a stop is an outcome of its own (`losses.sparse_rows.ends_apart`).
         is_end = torch.isin(targets.token_ids, torch.tensor(source.end_ids)) & (targets.log_probs > -torch.inf)

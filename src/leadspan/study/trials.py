@@ -147,8 +147,8 @@ def placed(trial: Trial, study: Study, fingerprints: Fingerprints) -> Trial:
     Changed settings or data give another directory, so that one run is never mistaken for another.
     """
     fingerprint = fingerprints.of(trial.recipe)
-    # 80 characters keep the directory below the file systems' limit of 255 with seed and fingerprint.
-    slug = re.sub(r"[^\w.+-]+", "-", trial.recipe.name).strip("-").lower()[:80]
+    # 200 bytes keep the directory below the file systems' limit of 255 with seed and fingerprint.
+    slug = re.sub(r"[^\w.+-]+", "-", trial.recipe.name).strip("-").lower()[:80].encode()[:200].decode(errors="ignore")
     seed = "" if trial.task == "evaluate" else f"-seed{trial.recipe.seed}"
     directory = study.output / "trials" / f"{slug}{seed}-{fingerprint[:8]}"
     # The fingerprint identifies the run; the rest of the name is for readers.
