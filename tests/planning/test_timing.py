@@ -74,6 +74,9 @@ def test_memory_of_the_process_is_added_as_its_own_part() -> None:
 def test_peaks_that_did_not_grow_tell_nothing_of_memory() -> None:
     assert fit_memory([100, 200], [0, 0]) == (0.0, 1.0)
     assert fit_memory([100, 200, 300], [0, 500, 700]) == pytest.approx((100, 2))
+    # Of one size alone: what the process adds stays, and the tensors grow.
+    assert fit_memory([100, 200], [0, 500]) == (300, 1) and fit_memory([200, 200], [500, 520]) == (320, 1)
+    assert fit_memory([200], [150]) == (0, 1)
 
 
 def test_a_step_that_compiled_does_not_bend_the_rates() -> None:

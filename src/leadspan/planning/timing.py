@@ -115,11 +115,13 @@ def fit_memory(predicted: Sequence[int], measured: Sequence[int]) -> tuple[float
     """Offset and factor, neither negative, from predicted to measured peaks.
 
     A peak of 0, where the process already had enough memory, says nothing and is left out; without any other peak, the
-    prediction is that of the tensors alone.
+    prediction is that of the tensors alone. Peaks of one size do not show what grows with it: the tensors do.
     """
     pairs = [(size, peak) for size, peak in zip(predicted, measured, strict=True) if peak > 0]
     if not pairs:
         return 0.0, 1.0
+    if len({size for size, _ in pairs}) == 1:
+        return float(max(0, *(peak - size for size, peak in pairs))), 1.0
     rows = np.array([[1, size] for size, _ in pairs], dtype=np.float64)
     (offset, factor), _ = _fit(rows, np.array([peak for _, peak in pairs], dtype=np.float64))
     return float(offset), float(factor)
