@@ -17,7 +17,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 from architectures import tiny_config  # noqa: E402
 from leadspan.errors import LeadspanError  # noqa: E402
-from leadspan.models.forward import layout_of  # noqa: E402
+from leadspan.models.forward import LAYOUT  # noqa: E402
 from leadspan.models.heads import head_of  # noqa: E402
 from leadspan.models.loading import load_model  # noqa: E402
 from leadspan.models.settings import RandomInit  # noqa: E402
@@ -70,7 +70,7 @@ def main() -> None:
             continue
         attention = model.config.get_text_config()._attn_implementation
         bias = "yes" if head_of(model).bias is not None else ""
-        rows.append((kind, _LAYOUTS[layout_of(model)], attention, bias, shape_of(model).state_size or ""))
+        rows.append((kind, _LAYOUTS[getattr(model, LAYOUT)], attention, bias, shape_of(model).state_size or ""))
     page = _HEADER + _table(("architecture", "rows", "attention", "head with bias", "state"), rows)
     page += f"\n{len(rows)} are trained, {len(refused)} are not:\n\n" + _table(("architecture", "why not"), refused)
     (ROOT / "docs" / "architectures.md").write_text(page)
