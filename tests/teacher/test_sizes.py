@@ -23,7 +23,7 @@ from toys import character_tokenizer, tiny
     ("codec", "more"),
     [
         ({"kind": "top_k", "k": 5}, {}),
-        ({"kind": "top_k", "k": 99, "precision": "float32"}, {"temperatures": [2.0, 1.0, 0.5, 2.0]}),
+        ({"kind": "top_k", "k": 99, "precision": "float32"}, {"temperatures": [2.0, 1.0, 0.5]}),
         ({"kind": "top_p", "p": 0.9}, {}),
         ({"kind": "sampled", "num_samples": 8}, {"temperatures": [1.0, 2.0]}),
         ({"kind": "hidden"}, {}),
