@@ -175,3 +175,12 @@ def test_a_path_that_a_text_cannot_hold_is_one_error(tmp_path: Path, capsys: pyt
     path = write_recipe(toy_recipe(tmp_path), tmp_path / "r.yaml")
     assert main(["export", str(path), "--what", "data", "--output", str(tmp_path / "\udcff")]) == 2
     assert "leadspan export: a path or a text holds U+DCFF, which utf-8 has not; rename it" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_python_without_docstrings_is_refused_before_transformers_fails(tmp_path: Path) -> None:
+    path = write_recipe(toy_recipe(tmp_path), tmp_path / "r.yaml")
+    command = [sys.executable, "-OO", "-m", "leadspan", "plan", str(path)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 2 and done.stderr.startswith("leadspan plan: python -OO, or PYTHONOPTIMIZE=2: "), done

@@ -236,6 +236,14 @@ def test_a_store_of_another_format_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_manifest_that_cannot_be_read_is_not_called_missing(tmp_path: Path) -> None:
+    with pytest.raises(TargetsError, match=r"manifest\.json: not found; give the directory of a store"):
+        TargetStore(tmp_path)
+    (tmp_path / "manifest.json").mkdir()
+    with pytest.raises(TargetsError, match=r"manifest\.json: cannot be read \(Is a directory\)"):
+        TargetStore(tmp_path)
+
+
 def test_a_loss_that_a_store_does_not_define_is_refused_from_its_manifest_alone(tmp_path: Path) -> None:
     recipe, _ = captured(tmp_path, codec={"kind": "top_k", "k": 5}, temperatures=[1.0, 2.0])
     for loss, message in (

@@ -344,6 +344,15 @@ def test_two_processes_have_the_losses_of_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_what_the_first_rank_refuses_is_one_error_and_no_traceback_of_the_others(tmp_path: Path) -> None:
+    path = write_recipe(toy_recipe(tmp_path), tmp_path / "recipe.yaml")
+    first, *others = run_ranks(tmp_path, ["distill", str(path)], 3)
+    assert "2 batches per step do not divide among 3 ranks" in first.said and first.code == 2
+    for other in others:
+        assert other.code == 2 and other.is_clean and "another rank has ended; its message says why" in other.said
+
+
+@pytest.mark.slow
 def test_a_killed_run_resumes_with_the_same_losses(tmp_path: Path) -> None:
     changes = {"steps": 60, "num_validations": 2, "checkpoint_every": 5, "keep": "last", "log_every": 7}
     whole = toy_recipe(tmp_path / "whole", **changes)

@@ -180,6 +180,8 @@ def _run(options: argparse.Namespace, arguments: list[str]) -> int:
         text = f"a path or a text holds {character}, which {error.encoding} has not; rename it"
         return _refuse(options.command, text)
     except (MemoryError, RuntimeError) as error:
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1 and "Connection closed by peer" in str(error):
+            return _refuse(options.command, "another rank has ended; its message says why")  # of gloo's collectives
         if not is_out_of_memory(error):
             raise
         remedy = _LESS_MEMORY.get(

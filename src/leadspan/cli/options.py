@@ -245,7 +245,13 @@ def status_line(stage: str | None = None) -> Iterator[None]:
 
 
 def load_libraries() -> None:
-    """Import torch and Transformers, which takes seconds, and say so; only once the input is known to be valid."""
+    """Import torch and Transformers, which takes seconds, and say so; only once the input is known to be valid.
+
+    Raises:
+        SettingsError: Python was started without docstrings, which Transformers builds classes from.
+    """
+    if sys.flags.optimize > 1:
+        raise SettingsError("python -OO, or PYTHONOPTIMIZE=2: Transformers needs docstrings; use -O, or leave it out")
     with status_line("loading libraries"), interrupt_kept():
         importlib.import_module("torch")
         importlib.import_module("transformers.generation")

@@ -137,9 +137,10 @@ def read_manifest(directory: Path) -> Manifest:
     try:
         values = json.loads(path.read_bytes())
         stated = values.pop("checksum")
-    except OSError:
+    except OSError as error:
+        reason = "not found" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror})"
         raise TargetsError(
-            f"{path}: not found; give the directory of a store that `leadspan capture` has written"
+            f"{path}: {reason}; give the directory of a store that `leadspan capture` has written"
         ) from None
     except (ValueError, KeyError, AttributeError, TypeError):
         raise CacheError(f"{path}: damaged (no JSON object with a checksum); {_ANEW}") from None
