@@ -246,9 +246,10 @@ def is_words(gold: str) -> bool:
 
 
 def same_words(answer: str, gold: str) -> bool:
-    """Whether two answers are the same words, or synonyms for a set, a limit or a truth value."""
+    """Whether two answers are the same words, in any order around `and`, or synonyms of a set, limit or truth."""
     folded = [_fold(text) for text in (answer, gold)]
-    return folded[0] == folded[1] or any(folded[0] in group and folded[1] in group for group in _SYNONYMS)
+    pairs = [sorted(map(_fold, text.split(" and "))) for text in folded]
+    return pairs[0] == pairs[1] or any(folded[0] in group and folded[1] in group for group in _SYNONYMS)
 
 
 def has_synonyms(gold: str) -> bool:
