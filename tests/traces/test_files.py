@@ -213,3 +213,15 @@ def test_a_parquet_file_that_shrinks_while_it_is_read_ends_no_process(tmp_path: 
         "    for record in read_file(path):\n        os.truncate(path, 100_000)\nexcept DataError:\n    pass"
     )
     subprocess.run([sys.executable, "-c", code, path], check=True)
+
+
+@pytest.mark.parametrize("name", ["t.parquet", "t.arrow"])
+def test_two_columns_of_one_name_are_an_error(tmp_path: Path, name: str) -> None:
+    table = pa.Table.from_arrays([pa.array(["a"]), pa.array(["b"])], names=["answer", "answer"])
+    if name == "t.parquet":
+        pq.write_table(table, tmp_path / name)
+    else:
+        with pa.ipc.new_stream(str(tmp_path / name), table.schema) as writer:
+            writer.write_table(table)
+    with pytest.raises(DataError, match=r"has two columns 'answer'; rename one, or leave it out"):
+        list(read_file(tmp_path / name))

@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from leadspan.errors import DataError
-from leadspan.traces.records import BYTE_ORDER_MARK, Refusal
+from leadspan.traces.records import BYTE_ORDER_MARK, Refusal, shown
 
 # Rows of an Arrow batch that are converted to Python at a time: long traces take much memory as objects.
 _ROWS_AT_ONCE = 64
@@ -189,6 +189,9 @@ def _rows(batches: Iterable[pa.RecordBatch], path: Path) -> Iterator[Record]:
     numbers = itertools.count(1)
     for batch in batches:
         batch.validate(full=True)  # a damaged offset would be followed to wherever it points
+        names = batch.schema.names
+        if twice := next((name for name in names if names.count(name) > 1), None):  # a row would have one of the two
+            raise DataError(f"{path}: has two columns {shown(twice)}; rename one, or leave it out")
         for start in range(0, batch.num_rows, _ROWS_AT_ONCE):
             for row in batch.slice(start, _ROWS_AT_ONCE).to_pylist():
                 yield Record(row, _location(path, next(numbers)))
