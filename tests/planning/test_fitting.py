@@ -1,3 +1,4 @@
+from dataclasses import replace
 from itertools import combinations
 
 import pytest
@@ -32,3 +33,11 @@ def test_every_pack_within_the_largest_budget_fits(limit: int) -> None:
         size = BatchSize.of(pack)
         assert size.tokens > budget or MODEL.peak(size).total <= limit
     assert budget in (0, sum(e.tokens for e in examples)) or MODEL.peak(BatchSize(budget + 1, budget + 1)).total > limit
+
+
+def test_a_batch_fits_whichever_examples_are_in_it() -> None:
+    examples = [ExampleSize(100, 1), ExampleSize(99, 90), ExampleSize(98, 95)]
+    model = replace(MODEL, chunk_tokens=1000)
+    needs = [model.peak(BatchSize.of(pair)).total for pair in combinations(examples, 2)]
+    assert needs[0] < needs[2]  # the two longest take less than two others
+    assert largest_batch(model, examples, needs[2] - 1) < 2 <= largest_batch(model, examples, 2 * needs[2])

@@ -189,7 +189,8 @@ def test_ranks_are_planned_by_sharding_and_place_of_the_teacher(folder: Path) ->
 def highest_alone(model: CostModel, examples: Examples, num_ranks: int) -> int:
     """Memory of the largest example by itself on one of several ranks under FSDP2."""
     memory = replace(model.memory, num_ranks=num_ranks, sharding="fsdp2" if num_ranks > 1 else "none")
-    return memory.peak(BatchSize.of(sorted(layout_sizes(examples.layouts, None))[-1:])).total
+    tokens, weighted, _ = map(max, zip(*layout_sizes(examples.layouts, None), strict=True))
+    return memory.peak(BatchSize(tokens, weighted)).total
 
 
 @pytest.mark.slow
@@ -254,7 +255,8 @@ def test_what_a_calibration_adds_is_part_of_what_must_fit(folder: Path) -> None:
     data = prepare_data(recipe)
     model = cost_model_of(recipe, data.renderer)
     uncut = training_examples(recipe, data.splits, data.renderer, Full())
-    four = model.memory.peak(BatchSize.of(sorted(layout_sizes(uncut.layouts, None))[-4:])).total
+    tokens, weighted, _ = (sorted(sizes)[-4:] for sizes in zip(*layout_sizes(uncut.layouts, None), strict=True))
+    four = model.memory.peak(BatchSize(sum(tokens), sum(weighted), lengths=tuple(tokens))).total
     machine = {"device": {"peak_tflops": 1, "memory_gb": (four + 100) / 1e9}}
     rates = {"device": "here", "num_steps": 1, "rates": {"step": 1.0}, "largest_error": 0}
     calibration = Calibration(fingerprint=model.fingerprint, memory_offset=four // 3, **rates)

@@ -42,21 +42,27 @@ _RANKS = (2, 4, 8, 16, 32, 64)
 
 
 def largest_batch(model: MemoryModel, examples: Sequence[ExampleSize], limit: float) -> int:
-    """How many examples fit into one micro-batch of `limit` bytes, whichever they are: the most expensive are assumed.
+    """How many examples fit into one micro-batch of `limit` bytes, whichever they are.
 
-    At most the number of the examples; 0 when not even the most expensive one fits.
+    Of `n` examples as many tokens are assumed as the `n` longest have, and as many weighted and scored positions as
+    those with most of them have. At most the number of the examples; 0 when not even one fits.
     """
-    # Sizes compare by their tokens first, and the longest examples take most.
-    ordered = sorted(examples, reverse=True)
-    return _largest(len(ordered), lambda number: model.peak(BatchSize.of(ordered[:number])).total <= limit)
+    # Each for itself: a short example may have more positions with a loss than a long one.
+    tokens, weighted, scored = (sorted(sizes, reverse=True) for sizes in zip(*examples, strict=True))
+
+    def does_fit(number: int) -> bool:
+        sums = (sum(sizes[:number]) for sizes in (tokens, weighted, scored))
+        return model.peak(BatchSize(*sums, lengths=tuple(tokens[:number]))).total <= limit
+
+    return _largest(len(tokens), does_fit)
 
 
 def largest_budget(model: MemoryModel, examples: Sequence[ExampleSize], limit: float) -> int:
     """The largest token budget of a micro-batch that fits, whatever is packed into it.
 
     Assumes packs of examples as long as the longest, with as many weighted and scored positions per token as the
-    densest example. An example longer than the budget is a pack by itself. The budget is at most the tokens of all
-    examples; 0 when the most expensive one does not fit into `limit` bytes alone.
+    densest example. Training refuses examples that are longer than the budget. The budget is at most the tokens of all
+    examples; 0 when not one fits into `limit` bytes alone.
     """
     used = [example for example in examples if example.tokens]
     # The worst density of any example: a pack may consist of such examples alone.
