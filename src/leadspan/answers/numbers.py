@@ -174,7 +174,7 @@ def _value_of(match: re.Match[str]) -> Fraction | None:
     if len(match[0]) > _LONGEST:
         return None
     if match["digits"] is not None:
-        value = _decimal(match["digits"])
+        value = Fraction(_SEPARATORS.sub("", match["digits"]))
         power = match["power"] or match["exponent"]
         if power is not None:
             size = int(power.replace("−", "-"))
@@ -187,8 +187,5 @@ def _value_of(match: re.Match[str]) -> Fraction | None:
     above, below = match["above"] or match["one"], match["below"] or match["other"]
     if not int(below):
         return None
-    return (_decimal(match["whole"]) if match["whole"] else 0) + Fraction(int(above), int(below))
-
-
-def _decimal(digits: str) -> Fraction:
-    return Fraction(_SEPARATORS.sub("", digits))
+    whole = Fraction(_SEPARATORS.sub("", match["whole"] or "0"))
+    return whole + Fraction(int(above), int(below))

@@ -30,8 +30,10 @@ def generated_problems(name: str, options: Mapping[str, Any], number: int, where
         remedy = "pip install 'leadspan[reasoning-gym]'"
         raise SettingsError(f"{where}: reasoning-gym:{name} needs a package that is not installed; {remedy}") from None
     except KeyError:
-        near = difflib.get_close_matches(name, _names(), n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(_names())}"
+        from reasoning_gym.factory import DATASETS  # pyright: ignore[reportMissingImports]  # an extra
+
+        near = difflib.get_close_matches(name, DATASETS, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(sorted(DATASETS))}"
         raise SettingsError(f"{where}: reasoning-gym has no data set {name!r}; {hint}") from None
     except (TypeError, AssertionError, ValueError) as error:
         text = str(error).strip() or "they break one of its rules"
@@ -57,9 +59,3 @@ def _data_set(name: str, values: str) -> Any:  # Any: a package without types
     config = config_kind(**json.loads(values))
     config.validate()
     return kind(config=config)
-
-
-def _names() -> list[str]:
-    from reasoning_gym.factory import DATASETS  # pyright: ignore[reportMissingImports]  # an extra
-
-    return sorted(DATASETS)
