@@ -159,7 +159,7 @@ def test_signals_to_a_run_with_data_workers_and_all_its_processes(
     ended = hold_process.wait(pid, tmp_path, started)
     error = ended.said
     assert ended.code == code
-    assert ended.is_clean and error.endswith(f"go on with: leadspan distill {path} --resume\n")
+    assert ended.is_clean and error.endswith(f"continue with: leadspan distill {path} --resume\n")
     assert last in error.splitlines()[-1] and len(error.splitlines()[-1]) < 400
     with pytest.raises(ProcessLookupError):  # nobody of its session is left
         os.killpg(pid, 0)

@@ -238,7 +238,7 @@ def test_a_finished_or_started_run_is_not_overwritten(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="started with another recipe"):
         run(recipe.model_copy(update={"seed": 9}), resume=True)
     (recipe.output / "run.json").unlink()
-    with pytest.raises(RunError, match=r"checkpoints of an earlier run up to step 2; go on with --resume"):
+    with pytest.raises(RunError, match=r"checkpoints of an earlier run up to step 2; continue with --resume"):
         run(recipe)
     with pytest.raises(RunError, match="started with another recipe"):
         run(toy_recipe(tmp_path, steps=3), resume=True)

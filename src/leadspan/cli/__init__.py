@@ -220,4 +220,4 @@ def _how_to_go_on(command: str, arguments: list[str]) -> str:
     if command not in GO_ON:
         return ""
     flags = [flag for flag in GO_ON[command] if flag not in arguments]
-    return f"; go on with: {shlex.join(['leadspan', *arguments, *flags])}"
+    return f"; continue with: {shlex.join(['leadspan', *arguments, *flags])}"

@@ -301,7 +301,7 @@ def draw(
         for row, tokens in zip(rows, drawn.tolist(), strict=True):
             new[row] += tokens
         speed = sum(map(len, new)) / (time.perf_counter() - start)
-        report_detail(f"{max(map(len, new)):,} tokens, {len(rows)} of {len(new)} go on, {speed:,.0f} tokens/s")
+        report_detail(f"{max(map(len, new)):,} tokens, {len(rows)} of {len(new)} unfinished, {speed:,.0f} tokens/s")
         going = [i for i, row in enumerate(rows) if len(new[row]) < caps[row] and stops.isdisjoint(new[row])]
         ids, mask = output.sequences[going], torch.cat([mask, torch.ones_like(drawn)], dim=1)[going]
         cache = getattr(output, _CACHE)

@@ -77,7 +77,7 @@ def check_fresh(directory: Path) -> None:
     if steps:
         raise RunError(
             f"{directory}: it holds checkpoints of an earlier run up to step {steps[-1]}; "
-            "go on with --resume, or give another output"
+            "continue with --resume, or give another output"
         )
 
 
@@ -153,7 +153,7 @@ def writing(directory: Path) -> Iterator[None]:
         free = shutil.disk_usage(directory.parent).free
         raise RunError(
             f"{directory}: cannot be written to its end ({str(error).splitlines()[0]}; {free / 1e9:.3g} GB are free "
-            "there); make room, then go on with --resume"
+            "there); make room, then continue with --resume"
         ) from None
 
 
