@@ -299,3 +299,11 @@ def test_a_config_that_cannot_be_is_one_error(name: str) -> None:
     with pytest.raises(ModelError, match=message) as error:
         load_model(RandomInit(config=config), torch.float32)
     assert "\n" not in str(error.value)
+
+
+def test_a_directory_of_gguf_files_alone_says_how_to_name_one(tmp_path: Path) -> None:
+    (tmp_path / "m.gguf").write_bytes(b"GGUF")
+    with pytest.raises(ModelError, match=rf"tokenizer .*: it holds GGUF files alone; give {tmp_path}/m.gguf"):
+        load_tokenizer(str(tmp_path))
+    with pytest.raises(ModelError, match=r"model .*: it holds GGUF files alone; set gguf_file: m\.gguf"):
+        load_model(Pretrained(path=str(tmp_path)), torch.float32)

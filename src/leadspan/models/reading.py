@@ -100,6 +100,9 @@ def check_directory(path: str, role: str, gguf_file: str | None = None) -> None:
     if gguf_file is not None:
         _check_gguf(directory / gguf_file, f"{role} {path}")
         return
+    if (ggufs := sorted(directory.glob("*.gguf"))) and not any(directory.glob("*.json")):
+        remedy = f"set gguf_file: {ggufs[0].name}" if role == "model" else f"give {ggufs[0]}"
+        raise ModelError(f"{role} {path}: it holds GGUF files alone; {remedy}")
     with reading(f"{role} {path}"):
         for name in _OTHER_FILES:
             _size_of(directory / name, f"{role} {path}", _MAX_TOKENIZER_BYTES)
