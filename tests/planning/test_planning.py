@@ -94,7 +94,7 @@ def test_a_policy_that_leaves_nothing_is_left_out_and_said_unless_it_is_the_reci
     data = prepare_data(recipe)
     plan = plan_recipe(recipe, data, (Full(), Lead(p=0.01)))
     assert [row.label for row in plan.rows] == ["lead 0.7", "full", "mix 0.75 lead 0.7", "lead_answer 0.7"]
-    assert stop_warning({"lead 0.7": plan.rows[0].cut}) in sentences(plan)  # and full is not among them
+    assert stop_warning({"lead 0.7 *": plan.rows[0].cut}) in sentences(plan)  # and full is not among them
     assert any(text.startswith("Left out: training set: lead 0.01 leaves no weighted") for text in sentences(plan))
     with pytest.raises(DataError, match="leaves no weighted position"):
         plan_recipe(recipe.model_copy(update={"cut": Lead(p=0.01)}), data, (Full(), Lead(p=0.01)))
@@ -134,6 +134,15 @@ def test_the_naive_run_of_a_cut_that_changes_has_the_same_rows_uncut(folder: Pat
     naive = training_flops(model.student, model.teacher, [ExampleSize(length, length) for length in uncut], False)
     assert row.flops_saving.naive == naive.total
     assert row.flops_saving.all_on < row.prediction.flops.total < naive.total
+
+
+@pytest.mark.slow
+def test_cuts_of_one_label_are_warned_of_each(folder: Path) -> None:
+    recipe = toy_recipe(folder, cut={"kind": "lead", "p": 0.5, "stop": "append_eos"})
+    plan = plan_recipe(recipe, prepare_data(recipe), POLICIES)
+    usual = next(row for row in plan.rows if row.policy == Lead(p=0.5))
+    assert usual.label == plan.rows[0].label
+    assert stop_warning({"lead 0.5": usual.cut}) in sentences(plan)  # and the recipe's, which shows ends, is not in it
 
 
 @pytest.mark.slow
