@@ -134,7 +134,7 @@ def test_a_run_that_found_the_disk_full_resumes_to_the_same(tmp_path: Path) -> N
 @pytest.mark.parametrize("path, said", [(".", "--json = '.': is a directory"), ("a\0b", "U+0000")])
 def test_a_path_that_names_no_file_is_one_error(path: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["power", "--claim", "0.91", "--json", path]) == 2
-    assert f"leadspan power: {'an argument holds ' if path[1:] else ''}{said}" in capsys.readouterr().err
+    assert said in capsys.readouterr().err
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")

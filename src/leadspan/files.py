@@ -34,12 +34,12 @@ _FULL_TEXT = re.compile(
 
 
 @contextlib.contextmanager
-def full_disk_reported(directory: Path, needed: Callable[[], int] | None = None) -> Iterator[None]:
+def full_disk_reported(directory: Path | None, needed: Callable[[], int] | None = None) -> Iterator[None]:
     """Turn the error of a full or unwritable disk, whichever library raises it, into a `RunError`.
 
     Raises:
         RunError: Names the file of the error, or else the directory; says how much space is free there, how much is
-            `needed` in total, in bytes, and that the work can be resumed.
+            `needed` in total, in bytes, and that the work can be resumed. Without either, it was standard output.
     """
     before = threading.excepthook
 
@@ -57,7 +57,9 @@ def full_disk_reported(directory: Path, needed: Callable[[], int] | None = None)
         reason, path = _of_disk(error)
         if not reason:
             raise
-        target = Path(path or directory)
+        if not path and directory is None:
+            raise RunError(f"standard output: cannot be written ({reason}); make room, or write elsewhere") from error
+        target = Path(path or str(directory))
         free, takes = free_bytes(target), ""
         if needed is not None:
             with contextlib.suppress(LeadspanError):  # a model that cannot be counted can still be trained

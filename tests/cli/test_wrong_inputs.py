@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -175,6 +176,25 @@ def test_a_path_that_a_text_cannot_hold_is_one_error(tmp_path: Path, capsys: pyt
     path = write_recipe(toy_recipe(tmp_path), tmp_path / "r.yaml")
     assert main(["export", str(path), "--what", "data", "--output", str(tmp_path / "\udcff")]) == 2
     assert "leadspan export: a path or a text holds U+DCFF, which utf-8 has not; rename it" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("redirection", "code", "said"),
+    [
+        (
+            ">/dev/full",
+            2,
+            "leadspan schema: standard output: cannot be written (No space left on device)",
+        ),
+        (">&-", 0, ""),
+        ("<&- >&- 2>&-", 0, ""),
+    ],
+)
+def test_a_standard_output_that_is_full_or_closed(redirection: str, code: int, said: str) -> None:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = f"{shlex.quote(sys.executable)} -m leadspan schema {redirection}"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, env=environment)
+    assert (done.returncode, done.stderr.partition(";")[0]) == (code, said)
 
 
 @pytest.mark.slow

@@ -137,6 +137,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0; 2 when the user's input or a file is at fault, with one message on standard error; 130 on Ctrl-C and 143 on
         SIGTERM or SIGHUP, with the command that resumes; 141 where nobody reads standard output.
     """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:  # closed by what started this; the next file would get its number
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115  # as long as the process
     options = parse(arguments)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(
@@ -169,7 +172,7 @@ def _run(options: argparse.Namespace, arguments: list[str]) -> int:
         figures = getattr(options, "json", None)
         if figures is not None and str(figures) != STANDARD_OUTPUT:
             check_output("--json", figures, is_directory=False)
-        with interrupt_kept(), full_disk_reported(Path(getattr(options, "output", None) or ".")):
+        with interrupt_kept(), full_disk_reported(getattr(options, "output", None)):
             COMMANDS[options.command].run(options)
             sys.stdout.flush()
         _leave_ranks()

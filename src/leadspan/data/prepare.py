@@ -24,7 +24,7 @@ from leadspan.data.sections import Renderer
 from leadspan.data.settings import DataSettings, HeldOutShare, HeldOutSource
 from leadspan.data.truncation import Sections
 from leadspan.errors import CacheError, DataError
-from leadspan.files import DIGESTS_FILE, fault, is_sealed, seal
+from leadspan.files import DIGESTS_FILE, fault, full_disk_reported, is_sealed, seal
 from leadspan.processes import in_batches
 from leadspan.status import Progress
 from leadspan.traces.read import fingerprint, list_source, read_traces
@@ -74,6 +74,7 @@ def prepare(source: TraceSource, renderer: Renderer, settings: DataSettings) -> 
     Raises:
         DataError: The source cannot be read, or more than `settings.max_refused_share` of it is unusable.
         CacheError: The result cannot be written.
+        RunError: The disk is full.
     """
     # The names of files, too: rows say where their records stand.
     listing = list_source(source)
@@ -93,10 +94,10 @@ def prepare(source: TraceSource, renderer: Renderer, settings: DataSettings) -> 
         shutil.rmtree(doomed, ignore_errors=True)
     try:
         if not directory.exists():
-            _write(source, content, renderer, settings, directory)
+            with full_disk_reported(directory):
+                _write(source, content, renderer, settings, directory)
     except OSError as error:  # those of the source are DataErrors
-        why = error.strerror or error
-        raise CacheError(f"{directory}: cannot be written ({why}); make room there, or set data.cache_dir") from error
+        raise CacheError(f"{directory}: cannot be written ({error.strerror or error}); set data.cache_dir") from error
     summary = json.loads((directory / "summary.json").read_text())
     rows = Dataset.from_file(str(directory / "rows.arrow"))
     counter = RefusalCounter(summary["num_read"], Counter(summary["refused"]))
