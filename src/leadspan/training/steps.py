@@ -5,7 +5,7 @@
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -143,32 +143,53 @@ def layout_sizes(layouts: Iterable[Layout], selection: ScoredSelection | None) -
 
 
 class StepSource(Protocol):
-    """Makes the examples of a step when the step begins, with the student as it is then; steps count from 0.
+    """Makes the examples of a step when the step begins, with the student as it is then.
 
     Attributes:
         num_examples: Examples of an epoch, for the length of a run.
         counts: Counts of the steps that were made or recalled so far.
         num_cold_steps: Steps of a first stage; 0 where there is one stage.
-        loss_at: The objective of a step; None where it is that of the run.
-        prepare: Receives shapes of student and teacher, number of steps, gradient checkpointing and bfloat16, by which
-            the cost of a step is counted.
-        recall: Reads back what the steps before one were, when training resumes from a checkpoint.
-        state: What a checkpoint keeps: what was made for later steps, on all ranks, as JSON values; and of the file in
-            the run directory that `recall` reads, as it stands, name, size and SHA-256.
-        restore: Goes on with what was made for later steps.
-        batches: This rank's micro-batches of a step.
-        end_step: Records the step, with the agreement of each micro-batch (`losses.objective.LossOutput`).
-        figures: Of the steps from the first up to the last, for a log line.
     """
 
     num_examples: int
     counts: list[StepCounts]
     num_cold_steps: int
-    loss_at: Callable[[int], LossSettings | None]
-    prepare: Callable[[tuple[ModelShape, ModelShape | None], int, bool, bool], None]
-    recall: Callable[[int], None]
-    state: Callable[[], tuple[dict[str, Any], tuple[str, int, str]]]
-    restore: Callable[[Mapping[str, Any]], None]
-    batches: Callable[[int, torch.nn.Module], list[Batch]]
-    end_step: Callable[[Sequence[torch.Tensor]], None]
-    figures: Callable[[int, int], dict[str, float]]
+
+    def loss_at(self, step: int) -> LossSettings | None:
+        """The objective of a step; None where it is that of the run."""
+        ...
+
+    def prepare(
+        self, shapes: tuple[ModelShape, ModelShape | None], num_steps: int, recompute: bool, use_bf16: bool
+    ) -> None:
+        """Receive the shapes and options by which the cost of a step is counted."""
+        ...
+
+    def recall(self, step: int) -> None:
+        """Read back what the steps before this one were, when training resumes from a checkpoint."""
+        ...
+
+    def state(self) -> tuple[dict[str, Any], tuple[str, int, str]]:
+        """What a checkpoint keeps.
+
+        Returns:
+            What was made for later steps, on all ranks, as JSON values; and of the file in the run directory that
+            `recall` reads, as it stands, the name, size and SHA-256.
+        """
+        ...
+
+    def restore(self, made: dict[str, Any]) -> None:
+        """Go on with what was made for later steps."""
+        ...
+
+    def batches(self, step: int, student: torch.nn.Module) -> list[Batch]:
+        """This rank's micro-batches of a step, from 0."""
+        ...
+
+    def end_step(self, agreements: Sequence[torch.Tensor]) -> None:
+        """Record the step, with the agreement of each of its micro-batches (`losses.objective.LossOutput`)."""
+        ...
+
+    def figures(self, first: int, last: int) -> dict[str, float]:
+        """Of the steps from `first` up to `last`, for a log line."""
+        ...
