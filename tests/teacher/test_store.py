@@ -1,4 +1,5 @@
 import json
+import os
 import pickle
 import shutil
 from dataclasses import replace
@@ -239,8 +240,12 @@ def test_a_store_of_another_format_is_refused(tmp_path: Path) -> None:
 def test_a_manifest_that_cannot_be_read_is_not_called_missing(tmp_path: Path) -> None:
     with pytest.raises(TargetsError, match=r"manifest\.json: not found; give the directory of a store"):
         TargetStore(tmp_path)
-    (tmp_path / "manifest.json").mkdir()
-    with pytest.raises(TargetsError, match=r"manifest\.json: cannot be read \(Is a directory\)"):
+    os.mkfifo(tmp_path / "manifest.json")
+    with pytest.raises(TargetsError, match=r"manifest\.json: cannot be read \(not a regular file\)"):
+        TargetStore(tmp_path)
+    (tmp_path / "manifest.json").unlink()
+    (tmp_path / "manifest.json").write_text("[" * 100_000)
+    with pytest.raises(CacheError, match=r"manifest\.json: damaged \(no JSON object"):
         TargetStore(tmp_path)
 
 

@@ -1,5 +1,6 @@
 """The manifest of a store: one JSON file that names the teacher, the data's tokenizer, the codec and the shards."""
 
+import errno
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -135,6 +136,8 @@ def read_manifest(directory: Path) -> Manifest:
     """
     path = directory / MANIFEST_FILE
     try:
+        if path.exists() and not path.is_file():
+            raise OSError(errno.EINVAL, "not a regular file")  # a pipe would be waited for without end
         values = json.loads(path.read_bytes())
         stated = values.pop("checksum")
     except OSError as error:
@@ -142,7 +145,7 @@ def read_manifest(directory: Path) -> Manifest:
         raise TargetsError(
             f"{path}: {reason}; give the directory of a store that `leadspan capture` has written"
         ) from None
-    except (ValueError, KeyError, AttributeError, TypeError):
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
         raise CacheError(f"{path}: damaged (no JSON object with a checksum); {_ANEW}") from None
     if values.get("format_version") != _FORMAT:
         raise CacheError(f"{path}: format {values.get('format_version')}, this version reads {_FORMAT}; capture again")
