@@ -197,6 +197,17 @@ def test_a_standard_output_that_is_full_or_closed(redirection: str, code: int, s
     assert (done.returncode, done.stderr.partition(";")[0]) == (code, said)
 
 
+def test_a_current_directory_that_was_removed_is_one_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_recipe(toy_recipe(tmp_path), tmp_path / "r.yaml")
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert main(["distill", str(path), "output=runs/x"]) == 2
+    assert capsys.readouterr().err == ("leadspan distill: the current directory has been removed; change to another\n")
+
+
 @pytest.mark.slow
 def test_python_without_docstrings_is_refused_before_transformers_fails(tmp_path: Path) -> None:
     path = write_recipe(toy_recipe(tmp_path), tmp_path / "r.yaml")

@@ -196,9 +196,11 @@ def _run(options: argparse.Namespace, arguments: list[str]) -> int:
     except OSError as error:
         if error.filename is None and error.errno in (errno.EPIPE, errno.EIO):
             return 128 + signal.SIGPIPE  # nobody reads standard output any more
-        if error.filename is None:
+        if error.filename is None and error.errno != errno.ENOENT:
             raise  # not about one of the user's files
-        return _refuse(options.command, f"{error.filename}: {error.strerror}; correct the path")
+        fault = f"{error.filename}: {error.strerror}; correct the path"
+        removed = "the current directory has been removed; change to another"  # os.getcwd names no file
+        return _refuse(options.command, removed if error.filename is None else fault)
     except KeyboardInterrupt:
         print_plain(f"leadspan {options.command}: interrupted{_how_to_go_on(options.command, arguments)}", error=True)
         return 130
