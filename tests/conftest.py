@@ -1,10 +1,13 @@
 import gc
 import os
+import signal
 from pathlib import Path
 
 import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as for a job in the background, whose children inherit it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 pytest_plugins = ["made_runs"]  # runs made by hand, for the tests of studies and reports
 SHARED = Path(__file__).parents[1].parent / "shared" / "data"
 
