@@ -25,7 +25,7 @@ from leadspan.teacher.shards import borders_of, bytes_of, sequence_hash
 from leadspan.teacher.targets import live_targets, teacher_logits
 
 _CPU_CHUNK_BYTES, _CUDA_CHUNK_TOKENS = 32 << 20, 2048
-_CPU_SLAB_BYTES = 4 << 20  # of logits, so that every pass over them reads from the cache
+_CPU_SLAB_BYTES = 8 << 20  # of logits, so that every pass over them reads from the cache
 COMMON_CODECS: tuple[Codec, ...] = (TopK(k=20), TopK(k=50), TopK(k=100), TopP(), Sampled(), Hidden())
 """Codecs that a dry run compares with that of the settings."""
 
