@@ -17,10 +17,10 @@ demo: .venv/installed
 test: test-unit test-slow
 
 test-unit: .venv/installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto -m "not slow" src tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal -m "not slow" src tests
 
 test-slow: .venv/installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto -m slow tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal -m slow tests
 
 lint: .venv/installed
 	$(BIN)/ruff check .
