@@ -18,8 +18,8 @@ def test_full_against_lead_on_real_traces(
     shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(RECIPE.parents[1])
-    few = ["data.num_train=8", "data.num_validation=2", f"data.cache_dir={tmp_path / 'cache'}"]
-    few.append("plan.break_point_seconds=0")  # first answers have tests of their own
+    few = ["data.num_train=4", "data.num_validation=1", f"data.cache_dir={tmp_path / 'cache'}"]
+    few += ["training.batching.examples_per_step=2", "plan.break_point_seconds=0"]  # which other tests search for
     recipes = [
         load_settings(Recipe, RECIPE, [*few, f"output={tmp_path / name}", f"cut={cut}"])
         for name, cut in (("full", "{kind: full}"), ("lead", "{kind: lead, p: 0.5}"))
@@ -41,6 +41,6 @@ def test_full_against_lead_on_real_traces(
     assert 0.49 < lead.num_tokens / full.num_tokens < 0.51
     assert lead.num_examples == full.num_examples
     assert 0.4 < lead.flops.total / full.flops.total < 0.52
-    assert runs[1].cut is not None and runs[1].cut.lost_question == 0 and runs[1].cut.lost_stop == 8
+    assert runs[1].cut is not None and runs[1].cut.lost_question == 0 and runs[1].cut.lost_stop == 4
     assert list(full.validation_loss) == list(lead.validation_loss)
     assert (tmp_path / "lead" / "student" / "generation_config.json").exists()
