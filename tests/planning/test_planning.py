@@ -138,11 +138,12 @@ def test_the_naive_run_of_a_cut_that_changes_has_the_same_rows_uncut(folder: Pat
 
 @pytest.mark.slow
 def test_cuts_of_one_label_are_warned_of_each(folder: Path) -> None:
-    recipe = toy_recipe(folder, cut={"kind": "lead", "p": 0.5, "stop": "append_eos"})
-    plan = plan_recipe(recipe, prepare_data(recipe), POLICIES)
-    usual = next(row for row in plan.rows if row.policy == Lead(p=0.5))
-    assert usual.label == plan.rows[0].label
-    assert stop_warning({"lead 0.5": usual.cut}) in sentences(plan)  # and the recipe's, which shows ends, is not in it
+    recipe = toy_recipe(folder, cut={"kind": "lead", "p": 0.5})
+    shows_ends = Lead(p=0.5, stop="append_eos")
+    plan = plan_recipe(recipe, prepare_data(recipe), (Full(), shows_ends))
+    recipes = next(row for row in plan.rows if row.is_recipes)
+    assert recipes.label == shows_ends.label
+    assert stop_warning({"lead 0.5 *": recipes.cut}) in sentences(plan)
 
 
 @pytest.mark.slow
