@@ -13,6 +13,7 @@ from leadspan.errors import RunError, SettingsError
 from leadspan.files import locked
 from leadspan.report.frontier import build_frontiers
 from leadspan.report.inputs import read_inputs
+from leadspan.report.rows import measured_costs
 from leadspan.settings import dump_yaml
 from leadspan.study.record import load_study
 from leadspan.study.study import plan_study, planned_record, run_study
@@ -85,6 +86,12 @@ def test_a_changed_study_makes_new_trials_and_keeps_the_others(tmp_path: Path) -
     assert before.items() < after.items() and len(after) == 3
     assert not list((tmp_path / "study").rglob("checkpoint-*"))  # of finished trials
     assert [run.label for run in read_inputs([study.output]).runs] == ["full", "lead 0.6"]
+    # A price trains nothing anew, and reports use it.
+    study, place = toy_study(tmp_path, axes=study.axes.model_dump(mode="json"), settings=["plan.price_per_hour=36000"])
+    run_study(study, place, QUIET)
+    assert finished(tmp_path) == after
+    for run in read_inputs([study.output]).runs:
+        assert run.train is not None and measured_costs(run)["money"] == pytest.approx(10 * run.train.seconds)
 
 
 @pytest.mark.slow

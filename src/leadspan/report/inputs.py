@@ -127,9 +127,10 @@ def _stored_at(path: Path) -> ReportInputs:
             refused.append(str(error))
             continue
         if study and trial:
-            # The record has the last word on a trial's identity: a study that was changed may have renamed a condition.
-            identity = TrialId(study=study.name, axes=trial.axes, control=trial.control)
-            recipe = run.recipe and run.recipe.model_copy(update={"trial": identity})
+            # The record has the last word on identity and price: a study that was changed may have renamed a condition.
+            changes = {"trial": TrialId(study=study.name, axes=trial.axes, control=trial.control)}
+            changes |= {"plan": trial.plan} if trial.plan else {}
+            recipe = run.recipe and run.recipe.model_copy(update=changes)
             run = run.model_copy(update={"name": trial.name, "control": trial.control, "recipe": recipe})
         runs[directory] = run
     return ReportInputs(tuple(runs.values()), tuple(runs), studies=(study,) if study else (), refused=tuple(refused))

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from leadspan.costs.settings import PlanSettings
 from leadspan.data.settings import HeldOutSource
 from leadspan.models.settings import Pretrained
 from leadspan.recipe import Recipe
@@ -18,9 +19,9 @@ from leadspan.traces.settings import TraceSource
 
 # 4 MiB a file: training changes every part of a weights file, so samples show it, at a fraction of the time.
 _SAMPLE_BYTES, _NUM_SAMPLES = 1 << 16, 64
-# Names and paths change no number; what lies at the paths enters by its content, in `Fingerprints.of`.
+# Names, paths and prices change no number; what lies at the paths enters by its content, in `Fingerprints.of`.
 _PLACES: dict[str, Any] = {
-    **dict.fromkeys(("name", "output", "tokenizer", "trial", "push"), True),
+    **dict.fromkeys(("name", "output", "tokenizer", "trial", "push", "plan"), True),
     "student": {"path"},
     "teacher": {"path": True, **NO_ACCESS},
     "targets": {"path"},
@@ -32,7 +33,7 @@ _PLACES: dict[str, Any] = {
 
 
 def without_places(recipe: Recipe) -> dict[str, Any]:
-    """The settings of a recipe without its name and without the paths that it writes to and reads from."""
+    """The settings of a recipe without its name, its plan, and the paths that it writes to and reads from."""
     return recipe.model_dump(mode="json", exclude=_PLACES)
 
 
@@ -50,7 +51,7 @@ class Fingerprints:
         self._known: dict[str, str] = {}
 
     def of(self, recipe: Recipe) -> str:
-        """SHA-256 over a recipe without names and paths, and over the local data, models and tokenizers that it names.
+        """SHA-256 over a recipe without names, plan and paths, and over the local data, models and tokenizers that it names.
 
         Files on disk enter by their content, so that a study can be moved; anything else enters by its name. A store
         enters by the teacher, tokenizer, template and codec of its manifest; models and tokenizers by the names, sizes
@@ -68,6 +69,8 @@ class Fingerprints:
         store, settings = recipe.store_path, without_places(recipe)
         if store is not None:
             del settings["targets"]
+        # The plan of a new recipe, so that the fingerprints of studies without settings of a plan stay what they were.
+        settings["plan"] = PlanSettings().model_dump(mode="json")
         contents = [json.dumps(settings, sort_keys=True)]
         if store is not None:
             contents.append(self.made_before.get(store) or json.dumps(read_joined(store).identity(), sort_keys=True))

@@ -12,6 +12,7 @@ from rich.live import Live
 from rich.spinner import Spinner
 from rich.text import Text
 
+from leadspan.costs.settings import PlanSettings
 from leadspan.errors import RunError
 from leadspan.files import write_atomically
 from leadspan.recipe import TrialControl
@@ -42,6 +43,9 @@ class TrialRecord(Settings):
     """Run directory, relative to the study's."""
     fingerprint: str
     """Identifies settings and data."""
+    plan: PlanSettings | None = None
+    """Machine and price of the study as it is now, which reports use: a trial may have been run before the price was
+    known. Absent in records of earlier versions."""
     state: State
     """Its state; `running` in a study that is not being run means that it was interrupted."""
     message: str = ""

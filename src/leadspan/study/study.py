@@ -167,6 +167,7 @@ def planned_record(study: Study, plan: StudyPlan) -> StudyRecord:
             note=trial.note,
             directory=os.path.relpath(trial.recipe.output, study.output),
             fingerprint=trial.fingerprint,
+            plan=trial.recipe.plan,
             state="done" if is_done(trial) else "waiting",
         )
         before = earlier.get(_key(trial))
