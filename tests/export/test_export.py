@@ -271,15 +271,36 @@ def test_mathematics_is_graded_in_the_harness_too() -> None:
     assert math_results({**BOXED, "gold": "\\frac{1}{2}"}, ["\\boxed{0.5}"])["accuracy_strict"] == 1.0
 
 
+def test_adapters_have_each_trainer_s_names_and_are_said_to_no_trainer_of_all_weights(tmp_path: Path) -> None:
+    def written(**training: object) -> tuple[str, dict[str, Any], dict[str, Any]]:
+        exported = Exported(tmp_path, toy_recipe(tmp_path, **training), 8, False)
+        script, axolotl, factory = (CONFIGS[name](exported) for name in CONFIGS)
+        return script, *(YAML(typ="safe").load(text) for text in (axolotl, factory))
+
+    script, axolotl, factory = written(lora={"r": 4, "alpha": 8, "dropout": 0.1})
+    compile(script, "trl_sft.py", "exec")
+    assert "{'r': 4, 'lora_alpha': 8.0, 'lora_dropout': 0.1, 'target_modules': 'all-linear'}" in script
+    expected = {"adapter": "lora", "lora_r": 4, "lora_alpha": 8, "lora_dropout": 0.1, "lora_target_linear": True}
+    assert expected.items() <= axolotl.items() and "lora_target_modules" not in axolotl
+    expected = {"finetuning_type": "lora", "lora_rank": 4, "lora_alpha": 8, "lora_dropout": 0.1, "lora_target": "all"}
+    assert expected.items() <= factory.items()
+    _, axolotl, factory = written(lora={"target_modules": ["q_proj", "v_proj"]})
+    assert axolotl["lora_target_modules"] == ["q_proj", "v_proj"] and "lora_target_linear" not in axolotl
+    assert factory["lora_target"] == "q_proj,v_proj"
+    script, axolotl, factory = written()
+    assert "peft" not in script and "adapter" not in axolotl and factory["finetuning_type"] == "full"
+
+
 @pytest.mark.slow
-def test_trl_trains_on_the_exported_rows_as_they_are(tmp_path: Path) -> None:
+@pytest.mark.parametrize("training", [{}, {"lora": {"r": 2}}], ids=["all weights", "LoRA"])
+def test_trl_trains_on_the_exported_rows_as_they_are(tmp_path: Path, training: dict[str, Any]) -> None:
     """The script that is written runs, and `SFTTrainer` keeps every id and label."""
     pytest.importorskip("trl")
     from transformers import AutoModelForCausalLM
 
     from leadspan.models.loading import load_model
 
-    recipe = toy_recipe(tmp_path / "in")
+    recipe = toy_recipe(tmp_path / "in", **training)
     export_data(recipe, tmp_path / "out")
     model = load_model(recipe.student, torch.float32)
     model.save_pretrained(tmp_path / "student")
@@ -297,6 +318,10 @@ def test_trl_trains_on_the_exported_rows_as_they_are(tmp_path: Path) -> None:
     expected = rows_of(recipe)
     assert [row["input_ids"] for row in seen] == [row["input_ids"] for row in expected]
     assert [row["labels"] for row in seen] == [row["labels"] for row in expected]
+    if training:
+        settings = json.loads((tmp_path / "trained" / "adapter_config.json").read_text())
+        assert (settings["r"], settings["lora_alpha"]) == (2, 32)
+        return
     before = AutoModelForCausalLM.from_pretrained(tmp_path / "student").state_dict()
     after = AutoModelForCausalLM.from_pretrained(tmp_path / "trained").state_dict()
     assert any(not (before[name] == after[name]).all() for name in before)

@@ -179,6 +179,13 @@ class Exported:
         return {name: student.revision} if isinstance(student, Pretrained) and student.revision else {}
 
     @property
+    def lora(self) -> dict[str, Any]:
+        """Rank, scale, dropout and modules of the recipe's adapters, under PEFT's names; empty without adapters."""
+        lora = self.recipe.training.lora
+        renamed = {"alpha": "lora_alpha", "dropout": "lora_dropout"}
+        return {renamed.get(name, name): value for name, value in lora or ()}
+
+    @property
     def examples_per_step(self) -> int:
         """Examples of an optimiser step; 8 where the recipe packs to a token budget."""
         batching = self.recipe.training.batching
@@ -204,17 +211,22 @@ def trl_script(exported: Exported) -> str:
     revision = exported.recipe.tokenizer_revision
     tokenizer = repr(exported.recipe.tokenizer_path) + (f", revision={revision!r}" if revision else "")
     evaluated = ', eval_dataset=data["validation"]' if exported.has_validation else ""
+    peft = adapters = ""
+    if exported.lora:
+        peft = "from peft import LoraConfig\n"
+        adapters = f'    peft_config=LoraConfig(task_type="CAUSAL_LM", **{exported.lora!r}),\n'
     return (
         f"{_comment(exported)}"
         "import torch\n"
         "from datasets import load_from_disk\n"
+        f"{peft}"
         "from transformers import AutoTokenizer\n"
         "from trl import SFTConfig, SFTTrainer\n\n"
         f"data = load_from_disk({str(exported.directory / 'dataset')!r})\n"
         f"tokenizer = AutoTokenizer.from_pretrained({tokenizer})\n"
         f"settings = SFTConfig(\n{lines}\n)\n"
         f"trainer = SFTTrainer(\n    {exported.model!r}, args=settings, processing_class=tokenizer, "
-        f'train_dataset=data["train"]{evaluated}\n)\n'
+        f'train_dataset=data["train"]{evaluated},\n{adapters})\n'
         "trainer.train()\n"
     )
 
@@ -242,6 +254,10 @@ def axolotl_yaml(exported: Exported) -> str:
         "bf16": "auto" if training.precision != "float32" else False,
         "seed": exported.recipe.seed,
     }
+    if exported.lora:
+        rank, alpha, dropout, modules = exported.lora.values()
+        values |= {"adapter": "lora", "lora_r": rank, "lora_alpha": alpha, "lora_dropout": dropout}
+        values |= {"lora_target_linear": True} if modules == "all-linear" else {"lora_target_modules": modules}
     return _comment(exported) + to_yaml(values)
 
 
@@ -262,6 +278,11 @@ def llama_factory_yaml(exported: Exported) -> str:
         "bf16": exported.recipe.training.precision != "float32",
         "seed": exported.recipe.seed,
     }
+    if exported.lora:
+        rank, alpha, dropout, modules = exported.lora.values()
+        names = "all" if modules == "all-linear" else modules if isinstance(modules, str) else ",".join(modules)
+        values |= {"finetuning_type": "lora", "lora_rank": rank, "lora_alpha": alpha, "lora_dropout": dropout}
+        values["lora_target"] = names
     return _comment(exported) + to_yaml(values)
 
 
@@ -314,8 +335,6 @@ def _comment(exported: Exported) -> str:
     if recipe.rollout is not None:
         also = "also learns" if recipe.has_traces else "learns"
         lines.append(f"The recipe's student {also} from its own rollouts, which cannot be exported.")
-    if training.lora is not None:
-        lines.append("The recipe trains LoRA adapters; these settings train all weights.")
     if not isinstance(training.batching, ByExamples):
         lines.append("The recipe packs to a token budget; a step here has 8 examples instead.")
     if training.schedule == "one_cycle":

@@ -51,7 +51,7 @@ class Fingerprints:
         self._known: dict[str, str] = {}
 
     def of(self, recipe: Recipe) -> str:
-        """SHA-256 over a recipe without names, plan and paths, and over the local data, models and tokenizers that it names.
+        """SHA-256 over a recipe without names, plan and paths, and over the local data, models and tokenizers it names.
 
         Files on disk enter by their content, so that a study can be moved; anything else enters by its name. A store
         enters by the teacher, tokenizer, template and codec of its manifest; models and tokenizers by the names, sizes
