@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
+import leadspan.losses.rows as losses_rows
 from leadspan.errors import RunError
-from leadspan.losses import dispatch
 from leadspan.losses.chunked import RowLosses, chunked_loss
 from leadspan.losses.divergences import DIVERGENCES, from_logits
 from leadspan.losses.settings import AdaptiveKl, ForwardKl, JensenShannon, LossSettings, ReverseKl
@@ -321,7 +321,7 @@ def test_a_compiler_that_fails_is_one_error(kind: str, said: str, shown: str, mo
         raise type(kind, (RuntimeError,), {})(said)
 
     monkeypatch.setattr(torch, "compile", lambda part, **_: failing)
-    part = dispatch.compiled.__wrapped__(lambda: None)
+    part = losses_rows.compiled.__wrapped__(lambda: None)
     with pytest.raises(RunError, match=re.escape(shown)) as caught:
         part(torch.zeros(1))
     assert "set loss.compiled: false" in str(caught.value) and "\n" not in str(caught.value)

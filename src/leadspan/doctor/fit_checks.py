@@ -205,7 +205,7 @@ def served_teacher(inputs: CheckInputs) -> Iterator[Check]:
     )
     yield Check.of(name, tail <= _MUCH_TAIL, figure, "raise teacher.k, as far as the server allows")
     if source.end_ids:
-        # Where a stop is an outcome of its own (`losses.sparse_rows.ends_apart`).
+        # Where a stop is an outcome of its own (`losses.chunked.ends_apart`).
         is_end = torch.isin(targets.token_ids, torch.tensor(source.end_ids)) & (targets.log_probs > -torch.inf)
         number, all_ends = is_end.sum(1), len(source.end_ids)  # a token is in the support of a position once
         some, every = int((number > 0).sum()), int((number == all_ends).sum())

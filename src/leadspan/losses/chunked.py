@@ -6,37 +6,47 @@ operations in all; one less with a frozen head, one less without a teacher's hea
 one chunk of logits for each of student and teacher, whatever `N`.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.nn.functional as F  # the field's name
 from jaxtyping import Float, Int
+from torch import Tensor
 from torch.autograd.function import once_differentiable
+from transformers.utils.import_utils import is_triton_available
 
-from leadspan.losses.dispatch import ChunkRows, chunk_rows
-from leadspan.losses.rows import ROW_COLUMNS, RowLosses
-from leadspan.losses.settings import LossSettings
+from leadspan.errors import TargetsError
+from leadspan.losses.rows import ROW_COLUMNS, Blocks, RowLosses, dense_rows, sparse_rows, token_rows
+from leadspan.losses.settings import LossSettings, PolicyGradient, check_defined, needs_probabilities
 from leadspan.models.heads import LogitTransform, products_of
-from leadspan.teacher.targets import DenseTargets, Targets
+from leadspan.teacher.targets import DenseTargets, SparseTargets, Targets
 
 # 64 MiB of logits keep a CPU's cores busy and leave room for the activations; 2048 rows fill a GPU's matrix units, and
 # more rows only cost memory.
 _CPU_CHUNK_BYTES = 64 << 20
 _CUDA_CHUNK_TOKENS = 2048
+ChunkRows = Callable[..., Tensor]
+"""From `z_s`, `z_t`, the positions of a chunk among all, its labels, hard and soft weights [n] to statistics [n, ..].
+
+`z_s` and, with dense targets, `z_t` are buffers of a whole chunk with the raw logits of student and teacher. The first
+`n` rows of `z_s` are overwritten by their gradient; what follows them is scratch.
+"""
 
 
 def chunked_loss(
-    hidden: Float[torch.Tensor, "N d_s"],
-    head: Float[torch.Tensor, "V d_s"],
+    hidden: Float[Tensor, "N d_s"],
+    head: Float[Tensor, "V d_s"],
     targets: Targets | None,
-    labels: Int[torch.Tensor, "N"],
-    hard_weights: Float[torch.Tensor, "N"],
-    soft_weights: Float[torch.Tensor, "N"],
+    labels: Int[Tensor, "N"],
+    hard_weights: Float[Tensor, "N"],
+    soft_weights: Float[Tensor, "N"],
     settings: LossSettings,
     transform: LogitTransform | None = None,
     vocab_size: int | None = None,
-    normaliser: float | Float[torch.Tensor, ""] = 1.0,
+    normaliser: float | Float[Tensor, ""] = 1.0,
     end_ids: tuple[int, ...] = (),
-) -> tuple[Float[torch.Tensor, ""], RowLosses]:
+) -> tuple[Float[Tensor, ""], RowLosses]:
     """`sum_i (hard_i CE_i + soft_i T^2 D_i) / normaliser`, logits in float32 or wider.
 
     Args:
@@ -67,9 +77,10 @@ def chunked_loss(
     # Dividing the weights divides loss and gradients at once, before anything is rounded to a narrow type.
     hard, soft = hard_weights.to(wide) / normaliser, soft_weights.to(wide) / normaliser
     num_entries = vocab_size or head.shape[0]
-    shape = settings.chunk_tokens or default_chunk(hidden.device, num_entries), num_entries
-    rows, multiple = chunk_rows(settings, transform or LogitTransform(), targets, shape, hidden.device, end_ids)
-    weights, shape = (hard, soft, settings.temperature), (*shape, multiple)
+    size = settings.chunk_tokens or default_chunk(hidden.device, num_entries)
+    blocks = Blocks(settings.compiled, size, num_entries, hidden.device)
+    rows, multiple = _chunk_rows(settings, transform or LogitTransform(), targets, blocks, hidden.device, end_ids)
+    weights, shape = (hard, soft, settings.temperature), (size, num_entries, multiple)
     value, statistics = _ChunkedLoss.apply(hidden, head, targets, labels, weights, rows, shape)
     return value, RowLosses(*statistics.unbind(1))
 
@@ -82,24 +93,156 @@ def default_chunk(device: torch.device, num_entries: int) -> int:
     return max(16, _CPU_CHUNK_BYTES // (4 * num_entries))
 
 
+def _chunk_rows(
+    settings: LossSettings,
+    transform: LogitTransform,
+    targets: Targets | None,
+    blocks: Blocks,
+    device: torch.device,
+    end_ids: tuple[int, ...],
+) -> tuple[ChunkRows, int]:
+    """The row part of a loss, by the kind of the teacher's targets and by what the device offers.
+
+    Also returns the number of which the rows of its buffers must be a multiple.
+    """
+    ends = end_ids if len(end_ids) > 1 else ()
+    if targets is None:
+        part = blocks(token_rows, transform)
+        return lambda z_s, z_t, at, *per_row: part((z_s,), per_row), blocks.multiple
+    is_drawn = isinstance(settings.divergence, PolicyGradient)
+    if is_drawn and ends:
+        raise TargetsError("divergence policy_gradient knows the probability of one token: set loss.stop: tokens")
+    if isinstance(targets, SparseTargets):
+        if not is_drawn:
+            return _support_rows(blocks, settings, transform, targets, ends), blocks.multiple
+        if (log_probs := targets.label_log_probs) is None:
+            raise TargetsError(
+                "loss.divergence is policy_gradient, and the targets keep no probability of the tokens drawn"
+            )
+        part = blocks(token_rows, transform)
+        return lambda z_s, z_t, at, *per_row: part((z_s,), (*per_row, log_probs[at].to(z_s.dtype))), blocks.multiple
+    of_teacher = LogitTransform(targets.scale, targets.softcap)
+    if is_drawn:
+        part = blocks(token_rows, transform)
+
+        def rows(z_s: Tensor, z_t: Tensor, at: slice, labels: Tensor, *weights: Tensor) -> Tensor:
+            log_p = of_teacher.logits(z_t[: len(labels)]).log_softmax(-1)
+            return part((z_s,), (labels, *weights, log_p.gather(1, labels[:, None]).squeeze(1)))
+
+        return rows, blocks.multiple
+    # Triton's kernel is a compiled row part too. It walks each row by itself and needs no scratch, so the whole chunk
+    # is one block.
+    if device.type == "cuda" and settings.compiled is not False and is_triton_available() and not ends:
+        from leadspan.losses.triton_rows import KERNEL_DIVERGENCES, triton_dense_rows  # needs Triton
+
+        if settings.divergence.kind in KERNEL_DIVERGENCES:
+            kernel = triton_dense_rows(transform, of_teacher, settings.divergence.kind, settings.temperature)
+            return lambda z_s, z_t, at, *per_row: kernel(z_s[: len(per_row[0])], z_t, *per_row), 1
+    part = blocks(dense_rows, transform, of_teacher, settings.divergence, settings.temperature, ends)
+    return lambda z_s, z_t, at, *per_row: part((z_s, z_t), per_row), blocks.multiple
+
+
+def _support_rows(
+    blocks: Blocks, settings: LossSettings, transform: LogitTransform, targets: SparseTargets, ends: tuple[int, ...]
+) -> ChunkRows:
+    """A support of a few tokens: its logits are taken out, compared, and replaced by their gradient."""
+    temperature, weights = settings.temperature, targets.sample_weights
+    check_defined(weights is not None, targets.tail_mass, settings.divergence, temperature)
+    if weights is not None and ends:
+        raise TargetsError(needs_probabilities("the store"))
+    token_ids, log_probs, likeliest = targets.token_ids, targets.tempered(temperature), None
+    if weights is None:
+        # Before the ends are set apart: the likeliest token may be one of them.
+        likeliest = token_ids.gather(1, log_probs.argmax(-1, keepdim=True))
+        mass = targets.tail_mass.get(temperature)
+        if mass is None:
+            # Rounded log-probabilities may sum to above 1.
+            mass = (1 - log_probs.double().exp().sum(-1)).clamp_min(0).to(log_probs.dtype)
+        if ends:
+            token_ids, log_probs, mass = ends_apart(token_ids, log_probs, mass, ends)
+        part = blocks(sparse_rows, transform, temperature, settings.divergence, len(ends))
+    else:
+        mass = weights
+        if temperature != 1.0:
+            # Drawn at temperature 1 and used at another: importance weights p_T / p_1 keep the estimate unbiased.
+            mass = torch.where(mass == 0, 0.0, mass * (log_probs - targets.log_probs).exp())
+        part = blocks(sparse_rows, transform, temperature, None)
+
+    def rows(z_s: Tensor, z_t: Tensor, at: slice, labels: Tensor, hard: Tensor, soft: Tensor) -> Tensor:
+        z, log_p = z_s[: len(labels)], log_probs[at].to(z_s.dtype)
+        label_logits = z.gather(1, labels[:, None]).squeeze(1)
+        per_row = [log_p, mass[at].to(z.dtype), label_logits, hard, soft]
+        if likeliest is not None:
+            per_row.append(z.gather(1, likeliest[at]))
+        is_used = log_p > -torch.inf
+        # An unused slot points to a used token of its row, if there is one, so that -inf put there a second time
+        # changes nothing. In a row of which all is tail every slot points to the same token, and puts it back.
+        ids = token_ids[at]
+        ids = torch.where(is_used, ids, ids.gather(1, is_used.int().argmax(1, keepdim=True)))
+        support = z.gather(1, ids)
+        z.scatter_(1, ids, torch.where(is_used.any(1, keepdim=True), -torch.inf, support))
+        # Compiled blocks read whole blocks of every buffer, the support's rows included.
+        support = F.pad(support, (0, 0, 0, len(z_s) - len(z)))
+        statistics = part((z_s, support), per_row)
+        # The label may lie in the support or in the tail, so its part of the gradient is added after both are back.
+        onehot = transform.chain(-hard, transform.logits(label_logits))
+        z.scatter_add_(1, ids, support[: len(z)]).scatter_add_(1, labels[:, None], onehot[:, None])
+        if targets.entropy is not None:
+            # Column 3 of ROW_COLUMNS, the teacher's entropy: a support alone does not give it.
+            statistics[:, 3] = targets.entropy[at]
+        if targets.label_log_probs is not None:
+            # Column 5, the teacher's loss on the data's token, which need not be in the support.
+            statistics[:, 5] = -targets.label_log_probs[at]
+        return statistics
+
+    return rows
+
+
+def ends_apart(
+    token_ids: Int[Tensor, "m k"],
+    log_probs: Float[Tensor, "m k"],
+    tail: Float[Tensor, "m"],  # a dimension name
+    end_ids: tuple[int, ...],
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Give the tokens that end a turn the last columns of the support, where all of them are in it.
+
+    In a row that lacks one of them, those that it has join the tail, where the others are: what is known of a stop
+    there is its mass with the tail's. Both are sums of known masses over a partition that is coarser than that with
+    one stop and single tokens, so that an f-divergence over it is a lower bound of the one over that.
+
+    `tail` is the mass of all tokens that are not in the support.
+
+    Returns:
+        The three with the end tokens apart, [m, k + len(end_ids)] and [m].
+    """
+    ends = torch.tensor(end_ids, device=token_ids.device)
+    is_end = (token_ids[..., None] == ends) & (log_probs > -torch.inf)[..., None]
+    of_ends = torch.where(is_end, log_probs[..., None], -torch.inf).amax(1)
+    has_all = (of_ends > -torch.inf).all(-1, keepdim=True)
+    tail = tail + torch.where(has_all, 0.0, of_ends.exp()).sum(-1)
+    others = torch.where(is_end.any(-1), -torch.inf, log_probs)
+    log_probs = torch.cat([others, torch.where(has_all, of_ends, -torch.inf)], dim=1)
+    return torch.cat([token_ids, ends.expand(len(token_ids), -1)], dim=1), log_probs, tail
+
+
 class _ChunkedLoss(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
-        hidden: torch.Tensor,
-        head: torch.Tensor,
+        hidden: Tensor,
+        head: Tensor,
         targets: Targets | None,
-        labels: torch.Tensor,
-        weights: tuple[torch.Tensor, torch.Tensor, float],
+        labels: Tensor,
+        weights: tuple[Tensor, Tensor, float],
         rows: ChunkRows,
         shape: tuple[int, int, int],
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    ) -> tuple[Tensor, Tensor]:
         (hard, soft, temperature), (size, num_entries, multiple) = weights, shape
         narrow = head.detach()[:num_entries].to(hidden.dtype)
         weight = _factor(narrow)
         # Sparse targets bring the teacher's probabilities with them; only dense ones need its logits here.
-        teacher = (targets.hidden, targets.head) if isinstance(targets, DenseTargets) else None
-        teacher_weight = None if teacher is None else _factor(teacher[1][:num_entries].to(teacher[0].dtype))
+        teacher = targets if isinstance(targets, DenseTargets) else None
+        teacher_weight = None if teacher is None else _factor(teacher.head[:num_entries].to(teacher.hidden.dtype))
         # One buffer serves all chunks. It starts at 0 because compiled blocks also read the rows after the last one.
         z_s = hard.new_zeros(-(-min(size, len(labels)) // multiple) * multiple, num_entries)
         z_t = None if teacher is None else torch.zeros_like(z_s)
@@ -113,7 +256,7 @@ class _ChunkedLoss(torch.autograd.Function):
                 length = part.stop - start
                 _multiply(hidden[part], weight.T, z_s[:length])
                 if teacher is not None and teacher_weight is not None and z_t is not None:
-                    _multiply(teacher[0][part], teacher_weight.T, z_t[:length])
+                    _multiply(teacher.hidden[part], teacher_weight.T, z_t[:length])
                 # From here on `z_s` holds the gradient of the logits: the row part overwrites it.
                 statistics[part] = rows(z_s, z_t, part, labels[part], hard[part], soft[part])
                 dz = z_s[:length]
@@ -134,7 +277,7 @@ class _ChunkedLoss(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         if ctx.gradients is None:
             raise RuntimeError(
                 "a second backward pass through the loss; keep the first one's graph (retain_graph=True)"
@@ -143,27 +286,26 @@ class _ChunkedLoss(torch.autograd.Function):
         keeps_graph = torch._C._autograd._get_current_graph_task_keep_graph()  # pyright: ignore[reportAttributeAccessIssue]
         if not keeps_graph:  # kept, as by gradcheck: another backward pass needs them
             ctx.gradients = None
-        scaled: list[torch.Tensor | None] = []
+        scaled: list[Tensor | None] = []
         for gradient in (d_hidden, d_head):
-            if gradient is None:
-                scaled.append(None)
-                continue
-            # The factor is not rounded to a narrow type of the gradient.
-            wide = torch.promote_types(gradient.dtype, torch.float32)
-            factor = d_total.to(wide)
-            if gradient.dtype != wide:
-                scaled.append((gradient.to(wide) * factor).to(gradient.dtype))
-            else:
-                scaled.append(gradient * factor if keeps_graph else gradient.mul_(factor))
+            if gradient is not None:
+                # The factor is not rounded to a narrow type of the gradient.
+                wide = torch.promote_types(gradient.dtype, torch.float32)
+                factor = d_total.to(wide)
+                if gradient.dtype != wide:
+                    gradient = (gradient.to(wide) * factor).to(gradient.dtype)
+                else:
+                    gradient = gradient * factor if keeps_graph else gradient.mul_(factor)
+            scaled.append(gradient)
         return scaled[0], None if scaled[1] is None else scaled[1].to(ctx.head_dtype), *(None,) * 5
 
 
-def _factor(weight: torch.Tensor) -> torch.Tensor:
+def _factor(weight: Tensor) -> Tensor:
     """A head as a factor of `_multiply`: on the CPU, where no product of narrow types has a wide result, it is wide."""
     return weight if weight.is_cuda else weight.to(torch.promote_types(weight.dtype, torch.float32))
 
 
-def _multiply(left: torch.Tensor, right: torch.Tensor, out: torch.Tensor, is_added: bool = False) -> None:
+def _multiply(left: Tensor, right: Tensor, out: Tensor, is_added: bool = False) -> None:
     """`out = left @ right`, or `out +=` it, in the type of `out`, float32 or wider, however narrow the factors."""
     if left.is_cuda and left.dtype != out.dtype:
         if is_added:

@@ -1,6 +1,6 @@
-"""The row part of the loss: from the logits of a chunk of positions to losses and gradients, in place.
+"""The row part of the loss: from the logits of a chunk of positions to losses and gradients, in place and in blocks.
 
-Every function here takes the student's raw logits `z_s` [C, V], *overwrites them with the gradient* of
+Every row part takes the student's raw logits `z_s` [C, V], *overwrites them with the gradient* of
 `sum_i hard_i CE_i + soft_i T^2 D_i`, and returns the rows' statistics [C, len(ROW_COLUMNS)]. The code is plain PyTorch
 over rows that do not know each other.
 
@@ -16,20 +16,37 @@ with gradient `q sum_i w_i - w` (Anshumann et al., arXiv 2503.16870, section 4);
 """
 
 import functools
-from collections.abc import Callable
+import logging
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F  # the field's name
 from jaxtyping import Float
 from torch import Tensor
 
+from leadspan.errors import RunError
 from leadspan.losses.divergences import DIVERGENCES, Distribution, from_logits
 from leadspan.losses.settings import AnyDivergence
 from leadspan.models.heads import LogitTransform
 
+logger = logging.getLogger(__name__)
+
+# Below this vocabulary a run ends before the compiler has paid for itself.
+_COMPILED_VOCABULARY = 1024
+# Uncompiled blocks: 1 MiB of float32 stays in a core's cache; on a GPU large blocks make launches negligible.
+_BLOCK_ELEMENTS = {"cpu": 1 << 18, "cuda": 1 << 26}
+# Compiled blocks on a CPU: small enough for the cache, few enough that calls do not show.
+_BLOCKS_PER_CHUNK = 32
+# Of `torch._dynamo` and `torch._inductor`, whose import takes seconds.
+_COMPILER_FAILED = "BackendCompilerFailed", "InductorError"
 Logits = Float[Tensor, "C V"]
 Rows = Float[Tensor, "C"]  # a dimension name
 RowPart = Callable[..., Tensor]
+BlockedPart = Callable[[Sequence[Tensor], Sequence[Tensor]], Tensor]
+"""A row part over a chunk of `n` rows, from buffers of logits [>= n, ..] and from what belongs to each row [n, ..]."""
 
 
 class RowLosses(NamedTuple):
@@ -209,3 +226,81 @@ def _logsumexps(tail: Tensor, head: Tensor, temperature: float) -> tuple[Tensor,
 def _softmax(logits: Tensor, lse: Tensor) -> Tensor:
     """`exp(logits - lse)`, 0 where the logits are -inf."""
     return torch.where(logits > -torch.inf, (logits - lse).exp(), 0.0)
+
+
+class Blocks:
+    """Runs row parts over blocks of a chunk's rows, so small that their temporaries stay in the cache.
+
+    Attributes:
+        multiple: The number of which the rows of a chunk's buffers must be a multiple: compiled code knows one size.
+    """
+
+    def __init__(self, is_compiled: bool | None, num_rows: int, num_entries: int, device: torch.device):
+        """Choose the size of a block, and whether to compile where that is not given, for a chunk and a device."""
+        if is_compiled is None:
+            is_compiled = num_entries >= _COMPILED_VOCABULARY and has_compiler(device.type)
+        if not is_compiled:
+            self.size = max(1, _BLOCK_ELEMENTS.get(device.type, 1 << 26) // num_entries)
+        elif device.type == "cpu":
+            # One row per thread at least: the compiled code runs in parallel over rows.
+            self.size = min(num_rows, max(torch.get_num_threads(), num_rows // _BLOCKS_PER_CHUNK))
+        else:
+            self.size = num_rows
+        self.is_compiled, self.multiple = is_compiled, self.size if is_compiled else 1
+
+    def __call__(self, build: Callable[..., RowPart], *arguments: object) -> BlockedPart:
+        """Build a row part, compiled where blocks are."""
+        part = compiled(build, *arguments) if self.is_compiled else build(*arguments)
+
+        def run(buffers: Sequence[Tensor], per_row: Sequence[Tensor]) -> Tensor:
+            length, statistics = len(per_row[0]), []
+            for start in range(0, length, self.size):
+                stop = min(start + self.size, length)
+                filled = start + self.size if self.is_compiled else stop
+                rows = [
+                    # Rows of weight 0 fill the last block.
+                    F.pad(v[start:stop], (0, 0) * (v.dim() - 1) + (0, filled - stop))
+                    if stop < filled
+                    else v[start:stop]
+                    for v in per_row
+                ]
+                statistics.append(part(*(buffer[start:filled] for buffer in buffers), *rows)[: stop - start])
+            return torch.cat(statistics)
+
+        return run
+
+
+@functools.lru_cache(maxsize=32)
+def compiled(build: Callable[..., RowPart], *arguments: object) -> RowPart:
+    """A row part, compiled for one shape of chunk; kept, so that a run compiles once.
+
+    Raises:
+        RunError: When it is called and the compiler fails: a full disk, headers that are missing.
+    """
+    part = torch.compile(  # pyright: ignore[reportCallIssue]  # the stubs lack the last two options
+        build(*arguments), fullgraph=True, dynamic=False, isolate_recompiles=True, recompile_limit=64
+    )
+
+    def rows(*tensors: Tensor) -> Tensor:
+        try:
+            return part(*tensors)
+        except RuntimeError as error:
+            if type(error).__name__ not in _COMPILER_FAILED:
+                raise
+            # The compiler's own message comes after its command, which fills a screen.
+            message = (str(error).partition("Output:\n")[2] or str(error)).strip().splitlines()[0]
+            raise RunError(
+                f"the loss cannot be compiled ({message[:200]}); set loss.compiled: false, or see "
+                f"that the C++ compiler works and {tempfile.gettempdir()} has room"
+            ) from error
+
+    return rows
+
+
+@functools.cache
+def has_compiler(device: str) -> bool:
+    """Whether the kind of device has a compiler; warns once where it has none."""
+    if device == "cuda" or any(map(shutil.which, ("g++", "clang++", "c++"))):
+        return True
+    logger.warning("no C++ compiler found: the loss runs uncompiled, with the same figures, several times slower")
+    return False
