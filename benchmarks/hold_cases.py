@@ -66,8 +66,7 @@ def write_inputs(directory: Path) -> None:
     from leadspan.models.settings import RandomInit
     from leadspan.models.tokenizers import load_tokenizer
     from leadspan.settings import validate
-    from leadspan.worlds.files import write_world
-    from leadspan.worlds.settings import WorldFiles
+    from leadspan.worlds.files import WorldFiles, write_world
 
     world = {"world": {"kind": "derive_and_verify"}, "num_traces": 48, "num_problems": 6}
     write_world(validate(WorldFiles, {"output": str(directory / "world"), "sets": {"short": world}}, "hold"))

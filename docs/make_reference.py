@@ -12,7 +12,7 @@ from leadspan.faults import models_in
 from leadspan.recipe import Recipe
 from leadspan.settings import field_docstrings
 from leadspan.study.settings import Study
-from leadspan.worlds.settings import WorldFiles
+from leadspan.worlds.files import WorldFiles
 
 HERE = Path(__file__).parent
 

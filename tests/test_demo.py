@@ -8,8 +8,7 @@ from leadspan.recipe import load_recipe
 from leadspan.results import load_run
 from leadspan.settings import load_settings
 from leadspan.study.settings import Study
-from leadspan.worlds.files import build_tokenizer
-from leadspan.worlds.settings import WorldFiles
+from leadspan.worlds.files import WorldFiles, build_tokenizer
 
 SIZES = {"num_traces": 200, "num_problems": 20, "teacher_steps": 2, "student_steps": 2, "max_new_tokens": 20}
 

@@ -27,7 +27,7 @@ from leadspan.results import RunResult, save_run
 from leadspan.settings import Settings, load_settings, validate
 from leadspan.study.settings import Study
 from leadspan.study.trials import conditions
-from leadspan.worlds.settings import WorldFiles
+from leadspan.worlds.files import WorldFiles
 from leadspan.yaml_text import parse_yaml
 from servers import serving
 from toys import TEMPLATE, character_tokenizer, tiny, write_traces

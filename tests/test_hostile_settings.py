@@ -9,7 +9,7 @@ from leadspan.cli import main
 from leadspan.errors import RunError, SettingsError
 from leadspan.files import locked
 from leadspan.settings import dump_yaml, load_settings, validate
-from leadspan.worlds.settings import WorldFiles
+from leadspan.worlds.files import WorldFiles
 from leadspan.yaml_text import MAX_CHARACTERS, MAX_DEPTH, MAX_VALUES
 
 VALID = """

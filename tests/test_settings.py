@@ -14,7 +14,7 @@ from leadspan.recipe import Recipe
 from leadspan.settings import apply_overrides, dump_yaml, json_schema, load_settings, validate
 from leadspan.study.settings import Study
 from leadspan.study.trials import conditions, load_base, load_before
-from leadspan.worlds.settings import WorldFiles
+from leadspan.worlds.files import WorldFiles
 from leadspan.yaml_text import parse_yaml
 
 FOUND = sorted((Path(__file__).parents[1] / "recipes").glob("*.yaml"))

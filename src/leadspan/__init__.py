@@ -37,8 +37,7 @@ if TYPE_CHECKING:
     from leadspan.results import RunResult, load_run
     from leadspan.statistics.intervals import base_normalised_retention, retention
     from leadspan.statistics.resampling import sign_flip_test
-    from leadspan.worlds.files import write_world
-    from leadspan.worlds.settings import WorldFiles
+    from leadspan.worlds.files import WorldFiles, write_world
 
 # A table and not imports, which would load torch; every other public name is a truncation policy.
 _HOMES = {
@@ -46,7 +45,7 @@ _HOMES = {
     "Supervision": "leadspan.data.supervision",
     "Recipe": "leadspan.recipe",
     "RunResult": "leadspan.results",
-    "WorldFiles": "leadspan.worlds.settings",
+    "WorldFiles": "leadspan.worlds.files",
     "base_normalised_retention": "leadspan.statistics.intervals",
     "build_report": "leadspan.report.content",
     "load_recipe": "leadspan.recipe",

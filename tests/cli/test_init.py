@@ -12,7 +12,7 @@ from leadspan.cli.starting import RECIPES
 from leadspan.recipe import Recipe, load_recipe
 from leadspan.settings import load_settings
 from leadspan.study.settings import Study
-from leadspan.worlds.settings import WorldFiles
+from leadspan.worlds.files import WorldFiles
 from leadspan.yaml_text import parse_yaml
 from toys import DROPS_COT, TEMPLATE, character_tokenizer, tiny, write_traces
 

@@ -17,9 +17,8 @@ from leadspan.evaluation.settings import TaskSettings
 from leadspan.evaluation.tasks import load_task
 from leadspan.results import RunResult, save_run
 from leadspan.study.record import StudyRecord, TrialRecord, save_study
-from leadspan.worlds.files import write_world
+from leadspan.worlds.files import ProblemSet, WorldFiles, write_world
 from leadspan.worlds.problems import DeriveAndVerify, Multiplication, Problem, World
-from leadspan.worlds.settings import ProblemSet, WorldFiles
 from made_runs import made_study
 
 MakeRun = Callable[..., RunResult]

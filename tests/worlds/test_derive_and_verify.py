@@ -1,3 +1,4 @@
+import hashlib
 import re
 from collections import Counter
 
@@ -7,14 +8,14 @@ from hypothesis import strategies as st
 
 from leadspan.errors import SettingsError
 from leadspan.settings import validate
-from leadspan.worlds.problems import DeriveAndVerify, evaluate, first_answer_share, split_of
+from leadspan.worlds.problems import DeriveAndVerify, evaluate, first_answer_share
 
 
 @pytest.mark.parametrize(
     ("left", "operator", "right", "value"), [(3, "+", 4, 2), (1, "-", 3, 3), (2, "*", 4, 3), (0, "-", 0, 0)]
 )
 def test_arithmetic_modulo_five_by_hand(left: int, operator: str, right: int, value: int) -> None:
-    assert evaluate(left, operator, right, 5) == value
+    assert evaluate(left, operator, right) % 5 == value
 
 
 @given(st.integers(2, 4), st.integers(0, 2), st.integers(2, 10), st.integers(0, 3), st.integers(0, 99))
@@ -57,7 +58,8 @@ def test_splits_are_disjoint_distinct_and_deterministic() -> None:
     assert train == world.problems(800, 0, "train") != world.problems(800, 1, "train")
     prompts = [p.prompt for p in train + test + world.problems(800, 1, "train")]
     assert len({p.prompt for p in train}) == 800 and len({p.prompt for p in test}) == 200
-    assert all(split_of(p.prompt) == "test" for p in test) and not set(prompts[:800]) & {p.prompt for p in test}
+    assert all(hashlib.sha256(p.prompt.encode()).digest()[0] < 26 for p in test)
+    assert not set(prompts[:800]) & {p.prompt for p in test}
 
 
 @pytest.mark.parametrize("modulus", [5, 8])

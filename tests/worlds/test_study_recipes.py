@@ -10,7 +10,7 @@ from leadspan.settings import load_settings
 from leadspan.study.settings import Study
 from leadspan.study.study import plan_study
 from leadspan.study.trials import conditions, load_base
-from leadspan.worlds.settings import WorldFiles
+from leadspan.worlds.files import WorldFiles
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 TASKS = {"derive_and_verify": "checked", "multiplication": "stated"}

@@ -7,8 +7,7 @@ from transformers import AutoTokenizer
 from leadspan.cli import main
 from leadspan.errors import RunError, SettingsError
 from leadspan.settings import load_json, validate
-from leadspan.worlds.files import WORLD_FILE, WorldRecord, write_world
-from leadspan.worlds.settings import WorldFiles
+from leadspan.worlds.files import WORLD_FILE, WorldFiles, WorldRecord, write_world
 
 WORLD = """
 output: {output}

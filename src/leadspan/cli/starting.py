@@ -98,8 +98,7 @@ def run_demo(directory: Path, seed: int, **sizes: int) -> "StudyRecord":
     from leadspan.status import PlainConsole
     from leadspan.study.settings import Study
     from leadspan.study.study import run_study
-    from leadspan.worlds.files import write_world
-    from leadspan.worlds.settings import WorldFiles
+    from leadspan.worlds.files import WorldFiles, write_world
 
     console = PlainConsole()
     start = time.monotonic()
@@ -282,8 +281,7 @@ def world(options: argparse.Namespace) -> None:
     check_kind(options.recipe, "world")
     from leadspan.settings import load_settings
     from leadspan.tables import Block, percent
-    from leadspan.worlds.files import write_world
-    from leadspan.worlds.settings import WorldFiles
+    from leadspan.worlds.files import WorldFiles, write_world
 
     files = load_settings(WorldFiles, options.recipe, options.overrides)
     with full_disk_reported(files.output):
@@ -307,7 +305,7 @@ def schema(options: argparse.Namespace) -> None:
     from leadspan.recipe import Recipe
     from leadspan.settings import Settings, json_schema
     from leadspan.study.settings import Study
-    from leadspan.worlds.settings import WorldFiles
+    from leadspan.worlds.files import WorldFiles
 
     kinds: dict[str, type[Settings]] = dict(zip(_FILES, (Recipe, Study, WorldFiles), strict=True))
     print(json.dumps(json_schema(kinds[options.file]), indent=1))

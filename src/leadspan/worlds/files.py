@@ -1,17 +1,20 @@
-"""A world on disk: traces and tasks in common formats, and a real fast tokenizer, only small."""
+"""A world on disk: the sets of problems, traces and tasks in common formats, and a real fast tokenizer, only small."""
 
 import json
 import string
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field
 
 from leadspan.errors import RunError
+from leadspan.faults import Rule
 from leadspan.files import write_atomically
 from leadspan.settings import Settings, load_json
-from leadspan.worlds.problems import Problem, first_answer_share
-from leadspan.worlds.settings import ProblemSet, WorldFiles
+from leadspan.worlds.problems import DeriveAndVerify, Multiplication, Problem, first_answer_share
+from leadspan.worlds.word_problems import WordProblems
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -28,6 +31,39 @@ _TEMPLATE = (
     "{{ '' if loop.last else '\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '\n<|im_start|>assistant\n' }}{% endif %}"
 )
+
+AnyWorld = Annotated[DeriveAndVerify | Multiplication | WordProblems, Field(discriminator="kind")]
+# A set's name is that of its files, with `_test` behind it for those held out.
+SetName = Annotated[str, Field(pattern=r"^[a-z0-9_]+$")]
+
+
+class ProblemSet(Settings):
+    """Problems of one shape: traces to train on, and problems that are held out."""
+
+    world: AnyWorld
+    """The world and the shape of its problems."""
+    num_traces: int = Field(default=8000, ge=1, le=10_000_000)
+    """Traces, written to `NAME.jsonl` with the columns prompt, cot, answer and gold."""
+    num_problems: int = Field(default=0, ge=0, le=10_000_000)
+    """Held-out problems, written to `NAME_test.jsonl` with the columns problem and answer; 0 writes none."""
+
+
+class WorldFiles(Settings):
+    """A world on disk."""
+
+    output: Path
+    """Directory of the files."""
+    seed: int = Field(default=0, ge=0)
+    """Seed of the draw; no problem of it or of any other seed is in both a `NAME.jsonl` and a `NAME_test.jsonl`."""
+    sets: dict[SetName, ProblemSet] = Field(min_length=1)
+    """Sets of problems by name."""
+
+    def conflicts(self) -> Iterator[Rule]:
+        """No two files have one name."""
+        for name, problem_set in self.sets.items():
+            if problem_set.num_problems and f"{name}_test" in self.sets:
+                text = f"sets: {name}_test.jsonl is the file of {name}'s held-out problems, and of the set {name}_test"
+                yield ("sets",), f"{text}; give that set another name"
 
 
 class SetRecord(Settings):
@@ -68,9 +104,9 @@ def write_world(settings: WorldFiles) -> WorldRecord:
     if path.exists() and load_json(WorldRecord, path) != record:
         raise RunError(f"{path}: the directory holds a world of other settings; give another output, or remove it")
     for name in sets:
-        write_traces(traces[name], settings.output / f"{name}.jsonl")
+        write_problems(traces[name], settings.output / f"{name}.jsonl")
         if held_out[name]:
-            write_task(held_out[name], settings.output / f"{name}_test.jsonl")
+            write_problems(held_out[name], settings.output / f"{name}_test.jsonl", is_task=True)
     with TemporaryDirectory() as directory:
         for file in map(Path, build_tokenizer().save_pretrained(directory)):
             write_atomically(settings.output / "tokenizer" / file.name, file.read_bytes())
@@ -78,20 +114,15 @@ def write_world(settings: WorldFiles) -> WorldRecord:
     return record
 
 
-def write_traces(problems: Iterable[Problem], path: Path) -> Path:
-    """Traces as JSON lines with the columns prompt, cot, answer and gold."""
-    rows = ({"prompt": p.prompt, "cot": p.cot, "answer": p.reply or p.answer, "gold": p.answer} for p in problems)
-    return _write(path, rows)
-
-
-def write_task(problems: Iterable[Problem], path: Path) -> Path:
-    """Problems as JSON lines with the columns problem and answer."""
-    return _write(path, ({"problem": p.prompt, "answer": p.answer} for p in problems))
-
-
-def _write(path: Path, rows: Iterable[dict[str, str]]) -> Path:
+def write_problems(problems: Iterable[Problem], path: Path, is_task: bool = False) -> None:
+    """Write JSON lines: traces with the columns prompt, cot, answer and gold, or a task with problem and answer."""
+    rows = (
+        {"problem": p.prompt, "answer": p.answer}
+        if is_task
+        else {"prompt": p.prompt, "cot": p.cot, "answer": p.reply or p.answer, "gold": p.answer}
+        for p in problems
+    )
     write_atomically(path, "".join(json.dumps(row) + "\n" for row in rows))
-    return path
 
 
 def build_tokenizer() -> "PreTrainedTokenizerFast":

@@ -94,7 +94,9 @@ class World(Settings):
             if len(by_prompt) == number:
                 return list(by_prompt.values())
             problem = self.draw(rng)
-            is_new = problem.prompt not in by_prompt and split_of(problem.prompt) == split
+            # The first byte is below 26 of 256: a tenth.
+            is_test = hashlib.sha256(problem.prompt.encode()).digest()[0] < 26
+            is_new = problem.prompt not in by_prompt and is_test == (split == "test")
             if is_new:
                 by_prompt[problem.prompt] = problem
             num_in_vain = 0 if is_new else num_in_vain + 1
@@ -113,12 +115,6 @@ class World(Settings):
     @abstractmethod
     def draw(self, rng: random.Random) -> Problem:
         """One problem."""
-
-
-def split_of(prompt: str) -> Split:
-    """The split a prompt belongs to."""
-    # 26 of 256: a tenth.
-    return "test" if hashlib.sha256(prompt.encode()).digest()[0] < 26 else "train"
 
 
 def first_answer_share(problems: list[Problem]) -> float | None:
@@ -156,7 +152,7 @@ class DeriveAndVerify(World):
             operand = values[-1]
             operator, digit = self._step(rng)
             right = operand if digit is None else digit
-            values.append(evaluate(operand, operator, right, self.modulus))
+            values.append(evaluate(operand, operator, right) % self.modulus)
             equations.append(f"{name}={before}{operator}{before if digit is None else digit}")
             lines.append(f"{equations[-1]}={operand}{operator}{right}={values[-1]}")
         derivation = "\n".join(lines)
@@ -181,13 +177,13 @@ class DeriveAndVerify(World):
         return operator, rng.randrange(self.modulus)
 
 
-def evaluate(operand: int, operator: str, right: int, modulus: int) -> int:
-    """`operand operator right` modulo `modulus`.
+def evaluate(operand: int, operator: str, right: int) -> int:
+    """`operand operator right` for `+`, `-` and `*`.
 
-    >>> evaluate(1, "-", 3, 5)
-    3
+    >>> evaluate(1, "-", 3)
+    -2
     """
-    return {"+": operand + right, "-": operand - right, "*": operand * right}[operator] % modulus
+    return {"+": operand + right, "-": operand - right, "*": operand * right}[operator]
 
 
 class Multiplication(World):

@@ -20,7 +20,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from leadspan.errors import SettingsError
-from leadspan.worlds.problems import Problem, World
+from leadspan.worlds.problems import Problem, World, evaluate
 
 # Many ways to say each thing, so that a student cannot learn one by heart. Fields in braces: `name`, `she`, `her`,
 # `She`, `Her` of the person, `things`, `n` a number of the text, `s` the amount at the start, `a` the answer.
@@ -218,18 +218,41 @@ class WordProblems(World):
         words = {"name": name, "she": she, "her": her, "She": she.title(), "Her": her.title()}
         words |= {"things": rng.choice(THINGS), "s": steps[0].before, "a": steps[-1].after}
         # The numbers of distractors differ, so that each is named once.
-        writer = _Writer(rng, words, steps, rng.sample(range(2, 20), rng.randint(0, self.max_distractors)))
-        derivation = writer.derivation()
-        checks = writer.checks(self.num_checks)
-        cot = "\n\n".join([derivation, *checks, *([writer.say(CONCLUSIONS)] if checks else [])])
-        return Problem(
-            prompt=writer.prompt(),
-            cot=cot,
-            answer=str(steps[-1].after),
-            first_answer=len(derivation),
-            equations=tuple(step.equation for step in steps),
-            reply=writer.say(REPLIES),
-        )
+        unused = rng.sample(range(2, 20), rng.randint(0, self.max_distractors))
+
+        def say(texts: list[str], **values: Any) -> str:
+            return rng.choice(texts).format(**words, **values)
+
+        lines = [say(OPENINGS), say(FIRST_AMOUNTS)]
+        lines += [f"{say(STEPS[step.operator], n=step.number)}{step.equation}." for step in steps]
+        derivation = "\n".join([*lines, say(ANSWERS)])
+        numbers = [str(steps[0].before), *(str(step.number) for step in steps)]
+        checked = {
+            "again": ", ".join(step.equation for step in steps),
+            "backwards": ", ".join(f"{s.after} {_UNDO[s.operator]} {s.number} = {s.before}" for s in reversed(steps)),
+            "amounts": ", ".join(str(amount) for amount in (*(step.before for step in steps), steps[-1].after)),
+        }
+        # No kind of check comes again before all others have had their turn.
+        kinds: list[str] = []
+        while len(kinds) < self.num_checks:
+            kinds += rng.sample(list(CHECKS), len(CHECKS))
+        checks: list[str] = []
+        for kind in kinds[: self.num_checks]:
+            sentences = [say(CHECKS[kind])]
+            if kind == "numbers":
+                sentences.append(f"{say(USED, used=', '.join(numbers))}.")
+                sentences += [f"The {say(UNUSED, unused=number)}" for number in unused]
+            else:
+                sentences.append(f"{checked[kind]}.")
+            checks.append(" ".join([*sentences, say(VERDICTS[kind])]))
+        cot = "\n\n".join([derivation, *checks, *([say(CONCLUSIONS)] if checks else [])])
+        events = [say(EVENTS[step.operator], n=step.number) for step in steps]
+        for number, text in zip(unused, rng.sample(DISTRACTORS, len(unused)), strict=True):
+            events.insert(rng.randint(0, len(events)), text.format(**words, n=number))
+        # The box is asked for last, where instructions of real data sets stand.
+        prompt = " ".join([say(STARTS, n=steps[0].before), *events, say(QUESTIONS), _BOX])
+        equations = tuple(step.equation for step in steps)
+        return Problem(prompt, cot, str(steps[-1].after), len(derivation), equations, reply=say(REPLIES))
 
     def _steps(self, rng: random.Random) -> list[_Step]:
         """Changes that stay between 1 and the largest amount, whose last amount has not been there before."""
@@ -240,7 +263,7 @@ class WordProblems(World):
                 # Products grow fast, so they are drawn once in seven.
                 operator = rng.choice("+++---*")
                 number = rng.randint(2, 3) if operator == "*" else rng.randint(2, self.largest_change)
-                after = {"+": amount + number, "-": amount - number, "*": amount * number}[operator]
+                after = evaluate(amount, operator, number)
                 steps.append(_Step(amount, operator, number, after, f"{amount} {operator} {number} = {after}"))
                 amount = after
             # An amount on the way that equals the last one would state the answer too early.
@@ -250,53 +273,3 @@ class WordProblems(World):
             f"{self.kind}: {_MOST_DRAWS:,} drawn stories of {self.min_steps} to {self.max_steps} steps have amounts "
             f"above {self.largest}, below 1, or twice; raise largest, or lower min_steps or largest_change"
         )
-
-
-@dataclass(frozen=True, slots=True)
-class _Writer:
-    """Puts one problem into words."""
-
-    rng: random.Random
-    words: dict[str, Any]
-    steps: list[_Step]
-    unused: list[int]
-
-    def say(self, texts: list[str], **values: Any) -> str:
-        return self.rng.choice(texts).format(**self.words, **values)
-
-    def prompt(self) -> str:
-        events = [self.say(EVENTS[step.operator], n=step.number) for step in self.steps]
-        for number, text in zip(self.unused, self.rng.sample(DISTRACTORS, len(self.unused)), strict=True):
-            events.insert(self.rng.randint(0, len(events)), text.format(**self.words, n=number))
-        # The box is asked for last, where instructions of real data sets stand.
-        start = self.say(STARTS, n=self.steps[0].before)
-        return " ".join([start, *events, self.say(QUESTIONS), _BOX])
-
-    def derivation(self) -> str:
-        lines = [self.say(OPENINGS), self.say(FIRST_AMOUNTS)]
-        lines += [f"{self.say(STEPS[step.operator], n=step.number)}{step.equation}." for step in self.steps]
-        return "\n".join([*lines, self.say(ANSWERS)])
-
-    def checks(self, number: int) -> list[str]:
-        """Checks of different kinds, as long as there are some."""
-        # No kind comes again before all others have had their turn.
-        kinds: list[str] = []
-        while len(kinds) < number:
-            kinds += self.rng.sample(list(CHECKS), len(CHECKS))
-        texts: list[str] = []
-        for kind in kinds[:number]:
-            sentences = [self.say(CHECKS[kind])]
-            match kind:
-                case "again":
-                    sentences.append(f"{', '.join(step.equation for step in self.steps)}.")
-                case "backwards":
-                    undone = [f"{s.after} {_UNDO[s.operator]} {s.number} = {s.before}" for s in reversed(self.steps)]
-                    sentences.append(f"{', '.join(undone)}.")
-                case "amounts":
-                    sentences.append(f"{', '.join(str(step.before) for step in self.steps)}, {self.words['a']}.")
-                case _:  # which numbers count
-                    numbers = (self.steps[0].before, *(step.number for step in self.steps))
-                    sentences.append(f"{self.say(USED, used=', '.join(map(str, numbers)))}.")
-                    sentences += [f"The {self.say(UNUSED, unused=number)}" for number in self.unused]
-            texts.append(" ".join([*sentences, self.say(VERDICTS[kind])]))
-        return texts
