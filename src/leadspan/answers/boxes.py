@@ -38,11 +38,13 @@ LONGEST = 20_000
 _BROKEN_BOX = re.compile(r"\\?\b(?:f|frame)?box(?:ed)?+\s*+[\[{(]?\s*+([^\[\](){}\n]{1,200})")
 # What a text calls its answer, to the end of the line.
 _STATED = re.compile(
-    r"\b(?i:answer|result)\b(?i: (?:is|was|equals|to be|(?:would|must|will|should) be))?+"
-    r"(?i: indeed| thus| simply| just| not [^\s,]{1,40},? but)?+[ \t]*+:?+[ \t*]*+(?P<stated>[^\n]{1,200})"
+    r"(?:\b(?i:answer|result)\b|答案[是为]?)(?i: (?:is|was|equals|to be|(?:would|must|will|should) be))?+"
+    r"(?i: indeed| thus| simply| just| not [^\s,]{1,40},? but)?+[ \t]*+[:：]?+[ \t*]*+(?P<stated>[^\n]{1,200})"
 )
+# An answer between tags, as prompts of R1-Zero ask for it.
+_TAGGED = re.compile(r"<answer>\s*+([^<>]{1,200}?)\s*+</answer>")
 # Where a stated answer ends: at a full stop that is no decimal point, or before a reason.
-_END = re.compile(r"(?<=[^\d\s])[.!?](?=\s|$)|(?<=\d)[.!?](?=\s|$)|\s(?:because|since|which|I hope)\b")
+_END = re.compile(r"。|(?<=[^\d\s])[.!?](?=\s|$)|(?<=\d)[.!?](?=\s|$)|\s(?:because|since|which|I hope)\b")
 
 # Where a condition begins: a word for one, a congruence, a wide space, or a variable in a set of numbers.
 _CONDITION = re.compile(
@@ -163,7 +165,7 @@ def bare_gold(gold: str) -> str:
 
 
 def stated_answers(text: str) -> Iterator[str]:
-    """Candidates outside boxes, in order: a box that does not close, what a text calls its answer, Math-Verify's finds.
+    """Candidates outside boxes: a box that does not close, `<answer>` tags, what it calls its answer, Math-Verify's.
 
     What a text calls its answer comes before Math-Verify's finds only where no number follows it.
 
@@ -177,8 +179,8 @@ def stated_answers(text: str) -> Iterator[str]:
             pieces.append(text[at : box.start])
             at = box.stop
     text = "".join([*pieces, text[at:]])[-LONGEST:]
-    if broken := _BROKEN_BOX.findall(text):
-        yield broken[-1].strip()
+    for marked in (_BROKEN_BOX.findall(text), _TAGGED.findall(text)):
+        yield from map(str.strip, marked[-1:])
     statements = list(_STATED.finditer(text))
     answer = _END.split(statements[-1]["stated"])[0].strip(" *$:") if statements else ""
     # A number behind the statement may be a correction of it.

@@ -9,6 +9,7 @@ import sympy
 from math_verify import verify
 
 from leadspan.answers.formulas import Equation, Inequality, Listing, Quantity, Region, Value
+from leadspan.answers.letters import with_same_letters
 from leadspan.answers.quantities import ratio_of
 
 FRACTION_TOLERANCE = 1.0001e-6
@@ -57,9 +58,19 @@ def equal(answer: Value, gold: Value) -> bool:
 
 def _gives_its_right_side(equation: Equation) -> bool:
     """Whether it names what its right side is, or its left side is a number that equals it, as in `2 + 3 = 5`."""
-    if equation.name or not isinstance(equation.left, Quantity):
+    left, right = equation.left, equation.right
+    if equation.name or not isinstance(left, Quantity):
         return bool(equation.name)
-    return not getattr(equation.left.value, "free_symbols", True) and equal(equation.left, equation.right)
+    return not getattr(left.value, "free_symbols", True) and (equal(left, right) or _is_rounded(right, left))
+
+
+def _is_rounded(value: Value, number: Quantity) -> bool:
+    """Whether a value is a decimal to which a number rounds."""
+    rational = _rational(value.value) if isinstance(value, Quantity) and value.has_decimal else None
+    if rational is None or not number.value.is_number:
+        return False
+    num_digits = next((n for n in range(1, 20) if 10**n % int(rational.q) == 0), None)
+    return num_digits is not None and bool(abs((rational - number.value).evalf(_DIGITS)) <= 0.5 / 10**num_digits)
 
 
 def _equal_equations(answer: Equation, gold: Equation) -> bool:
@@ -136,13 +147,21 @@ def _equal_listings(answer: Listing, gold: Listing) -> bool:
         or answer.brackets == gold.brackets == "{}"
         or (answer.brackets, gold.brackets) == ("", "{}")
     ):
-        return answer.brackets in ("", "{}", "()", "[]") and _match(items, gold_items, equal)
+        return answer.brackets in ("", "{}", "()", "[]") and _match(items, gold_items, _same_item(items, gold_items))
     if "{}" in (answer.brackets, gold.brackets):
         return False
     # Brackets of vectors are alike from three items on; two items in `[]` may be an interval.
     vectors = {"<>", "()", "[]"}
     same = answer.brackets in ("", gold.brackets) or (len(items) > 2 and {answer.brackets, gold.brackets} <= vectors)
     return (same or {answer.brackets, gold.brackets} == {"<>", "()"}) and all(map(equal, items, gold_items))
+
+
+def _same_item(items: Sequence[Value], gold_items: Sequence[Value]) -> Any:
+    """When two items are the same: with the same words too, where both sides have the same words, a value for each."""
+    words = [[item.words if isinstance(item, Quantity) else "" for item in side] for side in (items, gold_items)]
+    if not all(words[0]) or sorted(words[0]) != sorted(words[1]):
+        return equal
+    return lambda item, gold: item.words == gold.words and equal(item, gold)
 
 
 def _items(listing: Listing) -> list[Value]:
@@ -207,8 +226,7 @@ def _equal_values(answer: Any, gold: Any, has_decimal: bool = False) -> bool:
         )
     if not (isinstance(answer, sympy.Expr) and isinstance(gold, sympy.Expr)):
         return False
-    answer, gold = _with_rates(answer), _with_rates(gold)
-    answer, gold = _with_one_imaginary_unit(answer, gold), _with_one_imaginary_unit(gold, answer)
+    answer, gold = with_same_letters(answer, gold)
     if not answer.free_symbols and not gold.free_symbols:
         return _equal_numbers(answer, gold, has_decimal)
     has_steps, counts = _steps(answer, gold)
@@ -230,18 +248,6 @@ def _steps(answer: Any, gold: Any) -> tuple[bool, bool]:
     powers = [power for formula in formulas for power in formula.atoms(sympy.Pow)]
     alternates = any(power.base.is_number and power.base.is_negative and power.exp.free_symbols for power in powers)
     return bool(rounded), is_rounded or alternates
-
-
-def _with_rates(value: Any) -> Any:
-    """The value with a symbol for each dy/dx, which sympy would evaluate to 0, as if y were a constant."""
-    rates = (part for part in value.atoms(sympy.Derivative) if part.expr.is_Symbol and part.expr not in part.variables)
-    return value.xreplace({rate: sympy.Symbol(str(rate)) for rate in rates})
-
-
-def _with_one_imaginary_unit(value: Any, other: Any) -> Any:
-    """The value with the engineers' `j` as the imaginary unit, where the other one has that unit and it has not."""
-    is_given = value.has(sympy.I) or not other.has(sympy.I) or any(symbol.name == "j" for symbol in other.free_symbols)
-    return value if is_given else value.xreplace({name: sympy.I for name in value.free_symbols if name.name == "j"})
 
 
 def _equal_numbers(first: Any, second: Any, has_decimal: bool) -> bool:

@@ -50,12 +50,18 @@ _SYNONYMS = (
     frozenset(("yes", "true")),
     frozenset(("no", "false")),
 )
-# Words that turn a number into another answer where each side has one of a pair.
+# Words that turn a number into another answer where each side has another one of a group.
 _OPPOSITES = tuple(
     tuple(re.compile(rf"(?<![\\A-Za-z])(?:{words})", re.IGNORECASE) for words in pair)
     for pair in (
-        ("left", "right"), ("north", "south"), ("east", "west"),
-        ("increase|increasing|gain|profit|rise|rising", "decrease|decreasing|loss|lost|fall"),
+        ("left", "right"), ("north", "south"), ("east", "west"), ("before", "after"), ("older", "younger"),
+        ("longer|taller|higher", "shorter|lower"), ("faster|early|earlier", "slower|late"), (r"odd\b", r"even\b"),
+        ("minimum", "maximum"), ("heads", "tails"), ("(?<!counter-)(?<!anti-)clockwise", "(?:counter|anti)-?clockwise"),
+        (r"increase|increasing|gain|profit|rise|rising|wins?\b", "decrease|decreasing|loss|lost|fall"),
+        tuple(rf"{month[:3]}(?:{month[3:]})?\b" for month in (
+            "january", "february", "march", "april", "may", "june", "july", "august", "september", "october",
+            "november", "december",
+        )),
     )
 )  # fmt: skip
 _TIME = re.compile(
@@ -78,7 +84,7 @@ _CHOSEN = re.compile(
 )
 _NAME_OF_POINTS = re.compile("[A-Z]{2,}")
 # Three digits behind a comma would be a thousand.
-_DECIMAL_COMMA = re.compile(r"-?\d+,\d{1,2}")
+_DECIMAL_COMMA = re.compile(r"(-?\d+),(\d{1,2}(?:\s*+(?:\\text\{[^{}]*\}|\\%))?)")
 # Characters of an answer or a gold that is read as maths; longer ones are compared as text.
 _LONGEST = 2_000
 
@@ -95,6 +101,9 @@ def decide(answer: str, gold: str) -> Outcome:
     """
     if plain_text(answer) == plain_text(gold) != "" or compact(answer) == compact(gold) != "":
         return "right"
+    times = time_of_day(answer), time_of_day(gold)
+    if None not in times:
+        return _either(times[0] == times[1])
     letter = letter_of(gold)
     # A gold such as `five` is a number.
     if (is_words(gold) and not re.search(r"\d", respell(gold))) or (has_synonyms(gold) and same_words(answer, gold)):
@@ -109,13 +118,10 @@ def decide(answer: str, gold: str) -> Outcome:
         said = [{word for word in pair if word.search(text)} for text in (answer, gold)]
         if len(said[0]) == len(said[1]) == 1 and said[0] != said[1]:
             return "wrong"
-    times = time_of_day(answer), time_of_day(gold)
-    if None not in times:
-        return _either(times[0] == times[1])
     if max(len(answer), len(gold)) > _LONGEST:
         return "unparsed"
     spelled, gold_spelled = respell(answer), respell(gold)
-    if spelled == gold_spelled != "":
+    if spelled == gold_spelled != "" or compact(spelled) == compact(gold_spelled) != "":
         return "right"
     # AB and BA as products of letters would be equal; as names of points they were compared as text above.
     if _NAME_OF_POINTS.fullmatch(spelled) and _NAME_OF_POINTS.fullmatch(gold_spelled):
@@ -144,7 +150,7 @@ def _decide_as_maths(answer: str, gold: str, spelled: str) -> Outcome:
     ):
         values += units
         if _DECIMAL_COMMA.fullmatch(spelled) and not any(isinstance(value, Listing) for value in gold_values):
-            values += readings(spelled.replace(",", "."))
+            values += readings(_DECIMAL_COMMA.sub(r"\1.\2", spelled))
     if not values:
         return "unparsed" if gold_values else "wrong"
     (condition, is_one_case), (gold_condition, _) = condition_of(answer), condition_of(gold)
@@ -259,7 +265,7 @@ def has_synonyms(gold: str) -> bool:
 
 def _fold(text: str) -> str:
     text = text.replace(r"\varnothing", r"\emptyset").replace(r"\left", "").replace(r"\right", "")
-    text = plain_text(unwrap_commands(in_latex(text))).strip().rstrip(".!,;")
+    text = plain_text(unwrap_commands(in_latex(text))).strip(' "').rstrip(".!,;")
     text = text[1:-1] if re.fullmatch(r"\([\w ]+\)", text) else text
     folded = _ARTICLE.sub("", text if text.startswith("\\") else text.casefold())
     # The plural of a short word or of one in -ss is not formed by its last letter alone.
@@ -268,6 +274,7 @@ def _fold(text: str) -> str:
 
 def time_of_day(text: str) -> tuple[int, int] | None:
     """Hour (of 24) and minute; None where the text states neither a half of the day nor an hour beyond twelve."""
+    text = {"noon": "12 p.m.", "midnight": "12 a.m."}.get(_fold(text).removeprefix("12 "), text)
     text = " ".join(text.replace("{:}", ":").replace("\\,", " ").replace("\\ ", " ").replace("~", " ").split())
     match = _TIME.fullmatch(text)
     if match is None:

@@ -27,12 +27,14 @@ class Quantity:
         units: Units it may be in, as `units.unit_of` returns them: several for a compound such as 5 feet 6 inches,
             whose value is in the first; empty without a unit, or where only words follow it.
         is_percent: Whether a percent sign follows it.
+        words: The words behind it that are no unit.
     """
 
     value: Any
     has_decimal: bool = False
     units: tuple[Any, ...] = ()
     is_percent: bool = False
+    words: str = ""
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class Listing:
 
     Attributes:
         items: The values in order.
-        brackets: What encloses them: `()`, `[]`, `(]`, `[)`, `{}`, `<>` for vectors, or nothing.
+        brackets: What encloses them: `()`, `[]`, `(]`, `[)`, `{}`, `<>` for vectors, `:` for a ratio, or nothing.
     """
 
     items: "tuple[Value, ...]"
@@ -105,6 +107,7 @@ def _scanner(cut: str) -> re.Pattern[str]:
 SEPARATORS = _scanner(_SEPARATOR)
 RELATIONS = _scanner(_RELATION)
 EQUALS = _scanner(_EQUALS)
+RATIOS = _scanner(":")
 
 
 def split(text: str, scanner: re.Pattern[str]) -> tuple[list[str], list[str]]:

@@ -123,7 +123,7 @@ _LETTER_TAIL = re.compile(
 _FUNCTION = re.compile(r"\\(?:arc)?(?:sin|cos|tan|cot|sec|csc|cis)(?![A-Za-z])")
 # A number with its unit, one of several in a compound.
 _PARTS = re.compile(
-    r"(-?\d++(?:\.\d++)?|-?\d*+\s*+\\frac\{\d++\}\{\d++\})\s*+(\\text\s*+\{[^{}]*+\}|[A-Za-z]{2,}|\\deg)"
+    r"(-?\d++(?:\.\d++)?|-?\d*+\s*+\\frac\{\d++\}\{\d++\})\s*+(\\text\s*+\{[^{}]*+\}|[A-Za-z]{2,}|\\deg|[hms](?![A-Za-z]))"
 )
 _BETWEEN = re.compile(r"\s*+(?:,|and\b|\\text\s*+\{\s*+(?:,|and|,\s*+and)\s*+\})?\s*+")
 _NUMBER = re.compile(
@@ -191,7 +191,8 @@ def _sentence_or_formula(text: str) -> Quantity:
         return Quantity(*read_formula(text))
     value, has_decimal = read_formula(numbers[0][0])
     unit = unit_of(re.sub(r"\\text\s*+\{([^{}]*+)\}", r"\1", after).strip(" ."))
-    return Quantity(value, has_decimal, () if unit is None else (unit,), "\\%" in after)
+    units = () if unit is None else (unit,)
+    return Quantity(value, has_decimal, units, "\\%" in after, "" if units else _folded(words))
 
 
 def _with_unit(text: str) -> Quantity:
@@ -204,8 +205,14 @@ def _with_unit(text: str) -> Quantity:
             raise UnreadableError(text)
         value = re.sub(r"\\cdot\s*+$|(?<=\d)\s++an?$", "", value)
         unit = unit_of(words.strip().removesuffix("."))
-        return replace(_sentence_or_formula(value), units=() if unit is None else (unit,))
+        units = () if unit is None else (unit,)
+        return replace(_sentence_or_formula(value), units=units, words="" if units else _folded(words))
     raise UnreadableError(text)
+
+
+def _folded(words: str) -> str:
+    """Words without case, marks and the ends of plurals."""
+    return " ".join(word.removesuffix("s") for word in re.findall(rf"{_WORD}+", words.casefold()))
 
 
 def _is_unit(words: str, tail: str, value: str, is_glued: bool) -> bool:
@@ -222,7 +229,7 @@ def _is_unit(words: str, tail: str, value: str, is_glued: bool) -> bool:
 
 def _is_word(word: str) -> bool:
     if len(word) == 2:
-        return word in _GLUED or word in _SHORT_WORDS
+        return word in _GLUED or word in _SHORT_WORDS or word in _POWERS
     codes = [ord(char) for char in word.lower()]
     return any(after - before != 1 for before, after in itertools.pairwise(codes))  # abc, xyz are products
 

@@ -15,6 +15,7 @@ import sympy
 from leadspan.answers.boxes import without_condition
 from leadspan.answers.formulas import (
     EQUALS,
+    RATIOS,
     RELATIONS,
     SEPARATORS,
     Equation,
@@ -33,12 +34,16 @@ from leadspan.answers.spelling import respell
 
 MOST_ITEMS = 200
 """Items of one list, and numbers that an ellipsis may stand for."""
-# Groups of three digits, which are thousands or items of a list.
-_GROUPED = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})++(?![\d])")
+# Groups of three digits, which are thousands or items of a list; alone in brackets they are items.
+_GROUPED = re.compile(
+    r"(?<![\d.,])(?!(?:(?<=[(\[])(?<![\w)}][(\[])|(?<=\\\{))[\d,]++\s*+\\?[)\]}])\d{1,3}(?:,\d{3})++(?![\d])"
+)
 # A whole number and a fraction, which are a mixed number or a list.
 _AND_FRACTION = re.compile(
     r"(?<![\d.,])(\d++)\s*+(?:\\text\s*+\{\s*+and\s*+\}|and)\s*+(\\frac\{\d++\}\{\d++\}|\d++/\d++)(?!\d)"
 )
+# A decimal with a unit or words.
+_ROUNDED = re.compile(r"\s*+-?\d++\.\d++(?:\s*+(?:\\text\{[^{}]*+\}|\\%))?")
 # Groups of two digits before the last three, as in India.
 _INDIAN = re.compile(r"^-?\d{1,2}(?:,\d{2})+,\d{3}$")
 # The left side of an equation that only names what is computed.
@@ -48,8 +53,9 @@ _NAME = re.compile(
     r"(?:\s*+(?:'|\^\s*+\{?(?:\\prime|\*|-1)\}?))*+(?:\s*+(?:\((?:[^()=<>]|\([^()=<>]*+\))*+\)|\[[A-Z][^\[\]=<>]*+\]))?"
     r"|(?:\\Pr|\\mathbb\{P\}|P)\s*+\([^()]*+\)|\(\s*+[A-Za-z]\s*+\\circ\s*+[A-Za-z]\s*+\)\s*+\([A-Za-z]\)"
     r"|\|\s*+[A-Z]{1,2}\s*+\||\[[A-Z]{3,}\]"
+    r"|[A-Za-z]{1,2}(?:\s*+:\s*+[A-Za-z]{1,2})++"
     r"|\(\s*+[A-Za-z]\s*+(?:,\s*+[A-Za-z]\s*+)++\)|\\overline\{\s*+[A-Z]{1,3}\s*+\}|[A-Za-z]{3,}(?: [A-Za-z]++)*+"
-    r"|\\frac\s*+\{\s*+(?:d|\\partial)?\s*+\w*+\s*+\}\s*+\{\s*+(?:d|\\partial)?\s*+\w*+\s*+\}"
+    r"|\\frac\s*+\{\s*+(?:\\partial|[A-Za-z])\s*+\w*+\s*+\}\s*+\{\s*+(?:\\partial|[A-Za-z])\s*+\w*+\s*+\}"
 )
 # A set by its condition, such as the x with x > 2.
 _RADIX = re.compile(r"\\?\{(?P<name>[^:|,]*?)(?::|\|)(?P<condition>.+?)\\?\}", re.DOTALL)
@@ -70,7 +76,10 @@ def readings(answer: str) -> list[Value]:
     if _INDIAN.match(text):
         joined = text.replace(",", "")
     values: list[Value] = []
-    for spelling in dict.fromkeys((joined, text, _AND_FRACTION.sub(r"(\1+\2)", joined))):
+    # `\frac{1}{6} \approx 0.167` is the exact number too.
+    exact, _, rounded = joined.rpartition("\\approx")
+    exact = exact if _ROUNDED.fullmatch(rounded) else ""
+    for spelling in filter(None, dict.fromkeys((joined, text, exact, _AND_FRACTION.sub(r"(\1+\2)", joined)))):
         try:
             values.append(_read(spelling))
         except UnreadableError:
@@ -167,6 +176,9 @@ def _item(text: str, depth: int) -> Value:
         return _bracketed(text, *brackets, depth)
     if _MATRIX.match(text):
         return _as_value(Quantity(*read_formula(text)))  # a determinant is a number
+    terms, _ = split(text, RATIOS)
+    if len(terms) > 2:
+        return _ratio(text, [_read(term, depth + 1) for term in terms])
     signs = re.findall(r"\\pm|\\mp", text)
     if len(signs) > 2:
         raise UnreadableError(text)
@@ -174,6 +186,14 @@ def _item(text: str, depth: int) -> Value:
         upper, lower = text.replace("\\pm", "+").replace("\\mp", "-"), text.replace("\\pm", "-").replace("\\mp", "+")
         return Listing((_read(upper.lstrip("+ "), depth + 1), _read(lower, depth + 1)), "")
     return _as_value(read_quantity(text))
+
+
+def _ratio(text: str, terms: list[Value]) -> Value:
+    """A ratio of several terms, each over the first, so that `1:2:3` is `2:4:6`."""
+    values = [term.value for term in terms if isinstance(term, Quantity) and not term.units]
+    if len(values) != len(terms) or values[0] == 0:
+        raise UnreadableError(text)
+    return Listing(tuple(Quantity(value / values[0]) for value in values), ":")
 
 
 def _bracketed(text: str, opening: str, inside: str, closing: str, depth: int) -> Value:

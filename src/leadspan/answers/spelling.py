@@ -39,7 +39,18 @@ _PLAIN = {
     **{"−": "-", "–": "-", "—": "-", "‐": "-", "‑": "-", "‒": "-", "﹣": "-"},
     **{"÷": "/", "∕": "/", "⁄": "/", "′": "'", "’": "'", "‘": "'", "″": "''", "“": '"', "”": '"', "∣": "|"},
     **{"\u00a0": " ", "\u2009": " ", "\u202f": " ", "\u2007": " ", "\u2002": " ", "\u2003": " ", "\u3000": " "},
-    **{"\u200b": "", "\ufeff": "", "\u2061": "", "\u2062": "", "℃": "°C", "℉": "°F", "º": "°", "˚": "°"},
+    **{
+        "\u200b": "",
+        "\ufeff": "",
+        "\u2061": "",
+        "\u2062": "",
+        "。": ".",
+        "、": ",",
+        "℃": "°C",
+        "℉": "°F",
+        "º": "°",
+        "˚": "°",
+    },
 }
 _TABLE = str.maketrans(_PLAIN | {char: f"\\{command} " for char, command in COMMANDS.items()})
 _SCRIPTS = tuple(
@@ -175,7 +186,8 @@ RULES: tuple[Rule, ...] = (
     _rule(r"^\\text\{ ?[Yy]es ?[,.]? ?\}[,.]?(?=.)|^[Yy]es, ", "", "Minerva answers", r"\text{Yes, }n=4", "n=4"),
     _rule(r"^\\text\{ ?(?:for )?(?:all|any|every)(?: real(?: numbers?)?)? ?\}(?=[A-Za-z ]*(?:\\[lg]e|[<>]))", "",
           "answers", r"\text{all } n>2", "n>2"),
-    _rule(r"^\*\*(.+)\*\*$|^\*([^*]+)\*$|^`([^`]+)`$", lambda m: m[m.lastindex or 0], "answers", "**13**", "13"),
+    _rule(r"^\*\*(.+)\*\*$|^\*([^*]+)\*$|^`([^`]+)`$|^\"([^\"]+)\"$|^'([^']+)'$",
+          lambda m: m[m.lastindex or 0], "answers", "**13**", "13"),
     _rule(r"^(?:\\text\{ ?)?\([A-E]\)[.:]?(?: ?\}|\\?[ ~])(?=.)", "", "AMC answers", r"\textbf{(C) }12", "12"),
     _rule(WORDS, in_digits, "answers", r"\text{Twenty-one}", "21"),
     _rule(r"\\(?:left|right|[bB]igg?[lrm]?)(?![A-Za-z])\.?", "", "MATH golds", r"\left( 1, 2 \right)", "( 1, 2 )"),
@@ -185,6 +197,11 @@ RULES: tuple[Rule, ...] = (
           r"\{[^{}]*+\}", " ", "MV#37", r"13\hspace{1em}", "13"),
     _rule(r"\\(?:[dtcs]|nice)frac(?![A-Za-z])", r"\\frac", "MATH golds", r"\dfrac{1}{2}", r"\frac{1}{2}"),
     _rule(r"(?<=[\d.]) ?\\text\{ ?([eE]) ?\}(?=[-+]?\d)", r"\1", "answers", r"3\text{e}8", r"3\times 10^{8}"),
+    _rule(r"\\text\{[^{}]*\^\{-?\d\}(?:[^{}]|\^\{-?\d\})*\}",
+          lambda m: re.sub(r"\^(\{-?\d\})", r"}^\1\\text{", m[0]).replace("\\text{}", ""), "answers",
+          r"9.8\mathrm{ m/s^{2}}", r"9.8\text{ m/s}^{2}"),
+    _rule(r"^(\d++)\s*+'\s*+(\d++(?:\.\d++)?)\s*+(?:''|\")$", r"\1\\text{ feet }\2\\text{ inches}", "answers", "5'6\"",
+          r"5\text{ feet }6\text{ inches}"),
     _rule(r"\\text\{([^{}]*\d[^{}]*)\}", r" \1 ", "MV#37", r"\text{7 apples}", "7 apples"),
     # numbers
     _rule(r"\\num\s*+\{([^{}]*+)\}", r"\1", "siunitx", r"\num{5e3}", r"5\times 10^{3}"),
@@ -192,6 +209,8 @@ RULES: tuple[Rule, ...] = (
           lambda m: re.sub(r"\D", "", m[0]), "opencompass#2647", r"9\,500", "9500"),
     _rule(r"(?<![\d.,])\d{1,3}(?:(?:\.\d{3}){2,4}+|(?:'\d{3}){1,4}+)(?![\d.,'])", lambda m: re.sub(r"\D", "", m[0]),
           "answers", "1.234.567", "1234567"),
+    _rule(r"(?<![\d.,(\[])(\d{1,3}(?:\.\d{3})++),(\d{1,2})(?![\d.,])",
+          lambda m: f"{m[1].replace('.', '')}.{m[2]}", "answers", "1.234,56", "1234.56"),
     _rule(rf"(\d)\s*+\^?\s*+(?:\{{\s*+\\text\{{\s*+{_ORDINAL_END}\s*+\}}\s*+\}}|\\text\{{\s*+{_ORDINAL_END}\s*+\}}"
           rf"|\{{\s*+{_ORDINAL_END}\s*+\}}|{_ORDINAL_END}\b)", r"\1 ", "MATH golds", r"12^{\text{th}}", "12"),
     _rule(r"(?<![\d.])(?P<whole>\d++)\.(?P<fixed>\d*?)(?:\\(?:overline|bar)\{?(?P<period>\d++)\}?|\((?P<bracketed>\d++)\)"
