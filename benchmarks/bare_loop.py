@@ -30,8 +30,8 @@ from leadspan.losses.settings import LossSettings
 from leadspan.models.loading import load_model
 from leadspan.models.settings import RandomInit
 from leadspan.models.shapes import cpu_has_bf16
+from leadspan.ranks import freed_memory_reused
 from leadspan.teacher.source import NoTeacher
-from leadspan.training.process import freed_memory_reused
 from leadspan.training.trainer import DistillationTrainer, attach_objective
 
 ROWS, LENGTH, NUM_PROMPT, WARM_UP, STEPS, ROUNDS = 4, 286, 114, 2, 6, 2

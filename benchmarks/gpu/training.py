@@ -21,6 +21,7 @@ from leadspan.costs.flops import ExampleSize, ModelShape, training_flops
 from leadspan.costs.memory import BatchSize, MemoryModel
 from leadspan.data.examples import Example, Examples
 from leadspan.data.packing import on_device, pack
+from leadspan.data.supervision import layout_sizes
 from leadspan.data.truncation import Full, Lead, Policy
 from leadspan.losses.chunked import default_chunk
 from leadspan.losses.settings import LossSettings
@@ -30,13 +31,12 @@ from leadspan.models.loading import load_model
 from leadspan.models.settings import RandomInit
 from leadspan.models.shapes import shape_of
 from leadspan.planning.timing import Calibration, StepWork, fit_rates
+from leadspan.ranks import peak_flops
 from leadspan.teacher.sequences import longest_sequences
 from leadspan.teacher.settings import Hidden, TopK
 from leadspan.teacher.source import LiveTeacher, NoTeacher, StoredTeacher, TeacherSource
 from leadspan.teacher.targets import freeze
 from leadspan.training.callbacks import Clock
-from leadspan.training.process import peak_flops
-from leadspan.training.steps import layout_sizes
 from leadspan.training.trainer import DistillationTrainer, attach_objective
 
 CUTS: tuple[Policy, ...] = (Full(), Lead(p=0.5), Lead(p=0.25), Lead(p=0.1))

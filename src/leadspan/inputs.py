@@ -11,9 +11,9 @@ from leadspan.data.sections import Renderer
 from leadspan.data.supervision import Supervision
 from leadspan.data.truncation import Full, Policy
 from leadspan.models.tokenizers import load_tokenizer
+from leadspan.ranks import process_state
 from leadspan.recipe import Recipe
 from leadspan.sources import Source, source_faults
-from leadspan.training.process import process_state
 
 logger = logging.getLogger(__name__)
 

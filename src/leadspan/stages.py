@@ -9,6 +9,7 @@ from leadspan.evaluation.sampling import window_of
 from leadspan.evaluation.settings import Vllm
 from leadspan.inputs import PreparedData
 from leadspan.models.loading import load_config, load_end_ids
+from leadspan.ranks import process_state
 from leadspan.recipe import Recipe
 from leadspan.rollout.course import Course
 from leadspan.rollout.drawing import RolloutInputs
@@ -22,7 +23,6 @@ from leadspan.teacher.manifest import DRAWN_FILE
 from leadspan.teacher.served import RemoteTeacher
 from leadspan.teacher.settings import Served
 from leadspan.teacher.source import LiveTeacher, NoTeacher, StoredTeacher, TeacherSource
-from leadspan.training.process import process_state
 from leadspan.training.settings import ByExamples
 from leadspan.training.steps import plan_steps
 from leadspan.training.train import TrainingInputs

@@ -6,7 +6,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from leadspan.costs.flops import ExampleSize, FlopsByPart, ModelShape, positions_seen, training_flops
 from leadspan.data.packing import Batch, pack
-from leadspan.data.supervision import ByGap, ScoredSelection, Supervision
+from leadspan.data.supervision import ByGap, ScoredSelection, Supervision, layout_sizes
 from leadspan.data.truncation import Full, Lead, LeadAnswer, Policy, Tail
 from leadspan.losses.objective import batch_loss
 from leadspan.losses.settings import LossSettings
@@ -16,7 +16,6 @@ from leadspan.models.shapes import shape_from, shape_of
 from leadspan.teacher.targets import freeze, live_targets
 from leadspan.training.adapters import with_adapters
 from leadspan.training.settings import Lora
-from leadspan.training.steps import layout_sizes
 from toys import VOCAB, tiny, toy_examples
 
 ARCHITECTURES = {

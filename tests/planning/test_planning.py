@@ -14,6 +14,7 @@ from leadspan.costs.flops import ExampleSize, training_flops
 from leadspan.costs.memory import BatchSize
 from leadspan.costs.settings import PlanSettings
 from leadspan.data.examples import Examples
+from leadspan.data.supervision import layout_sizes
 from leadspan.data.truncation import Full, Lead
 from leadspan.data.truncation.policy import stop_warning
 from leadspan.errors import CacheError, DataError, SettingsError
@@ -31,7 +32,6 @@ from leadspan.recipe import Recipe
 from leadspan.results import load_run, predicted_and_measured
 from leadspan.status import StatusHandler
 from leadspan.tables import percent, quantity, rich_table
-from leadspan.training.steps import layout_sizes
 from recipes import toy_recipe, write_recipe
 from stores import captured, stored
 from toys import VOCAB, tiny

@@ -18,8 +18,8 @@ from torch.utils._pytree import tree_leaves
 
 import sharded_gradients
 from leadspan.data.packing import pack
+from leadspan.ranks import leave_ranks
 from leadspan.teacher.targets import live_targets
-from leadspan.training.process import leave_ranks
 
 PASSES = {"allgather": 1, "all_gather": 1, "reduce_scatter": 1, "allreduce": 2}
 

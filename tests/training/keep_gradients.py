@@ -8,9 +8,9 @@ from transformers import TrainerCallback, TrainingArguments
 
 from leadspan.inputs import prepare_data
 from leadspan.models.loading import load_model
+from leadspan.ranks import leave_ranks, process_state
 from leadspan.recipe import Recipe
 from leadspan.teacher.source import LiveTeacher
-from leadspan.training.process import leave_ranks, process_state
 from leadspan.training.steps import plan_steps
 from leadspan.training.trainer import DistillationTrainer, attach_objective
 

@@ -16,8 +16,8 @@ from leadspan.data.examples import Example
 from leadspan.data.packing import pack
 from leadspan.losses.settings import LossSettings
 from leadspan.models.loading import load_model
+from leadspan.ranks import leave_ranks
 from leadspan.teacher.targets import freeze, live_targets
-from leadspan.training.process import leave_ranks
 from leadspan.training.trainer import attach_objective
 from toys import VOCAB, tiny
 

@@ -120,7 +120,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def _leave_ranks() -> None:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        from leadspan.training.process import leave_ranks
+        from leadspan.ranks import leave_ranks
 
         leave_ranks()
 

@@ -243,8 +243,8 @@ def loss_panels(recipe: Recipe, data: PreparedData, model: ModelSettings, num_re
     from leadspan.data.packing import on_device, pack
     from leadspan.losses.objective import token_losses
     from leadspan.models.loading import load_model, name_of
+    from leadspan.ranks import process_device
     from leadspan.teacher.targets import freeze
-    from leadspan.training.process import process_device
 
     device = process_device()
     # In float32: a few records need no speed.

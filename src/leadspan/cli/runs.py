@@ -43,9 +43,9 @@ def capture(options: argparse.Namespace) -> None:
     check_capture(recipe)
     load_libraries()
     from leadspan.pipeline.capture import prepare_capture
+    from leadspan.ranks import process_state
     from leadspan.status import report_status
     from leadspan.teacher.capture import estimate_capture, load_teacher, run_capture
-    from leadspan.training.process import process_state
 
     state = process_state()
     with status_line("preparing data"):
@@ -191,9 +191,9 @@ def distill(options: argparse.Namespace) -> None:
         print_plain("".join(f"# {line}\n" for line in disk.splitlines()).rstrip("\n"))  # what is printed stays a recipe
         return
     from leadspan.pipeline.run import run as run_recipe
+    from leadspan.ranks import process_state
     from leadspan.report.write import run_summary
     from leadspan.tables import quantity
-    from leadspan.training.process import process_state
     from leadspan.training.result import CHECKPOINTS_DIR
 
     state = process_state()

@@ -22,7 +22,7 @@ arXiv 2205.14135, section 3.1). Causal pairs are `T (T + 1) / 2`.
 """
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -209,3 +209,18 @@ def training_flops(
             flops["teacher_attention"] += forward_attention(teacher, length)
             flops["teacher_head"] += forward_head(teacher, weighted + scored)
     return FlopsByPart(**flops)
+
+
+@dataclass(frozen=True, slots=True)
+class StepCounts:
+    """What one optimiser step does on all ranks: tokens through the student, weighted positions, operations."""
+
+    examples: int
+    tokens: int
+    weighted: int
+    flops: FlopsByPart
+
+    @classmethod
+    def of(cls, sizes: Sequence[ExampleSize], flops: FlopsByPart) -> "StepCounts":
+        """Those of a step with examples of some sizes."""
+        return cls(len(sizes), sum(size.tokens for size in sizes), sum(size.weighted for size in sizes), flops)

@@ -13,13 +13,14 @@ import itertools
 import random
 from array import array
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import numpy as np
 from pydantic import Field
 
+from leadspan.costs.flops import ExampleSize
 from leadspan.data.truncation import Cut, Sections, kept_tokens
 from leadspan.faults import Rule
 from leadspan.settings import Settings
@@ -214,6 +215,12 @@ def lay_out(sections: Sections, cut: Cut, supervision: Supervision) -> Layout:
     selection = supervision.token_selection
     layout = Layout(tuple(segments), append_stop, 1.0 if selection is None else selection.share)
     return layout if layout.num_weighted > 0 else Layout((), False)
+
+
+def layout_sizes(layouts: Iterable[Layout], selection: ScoredSelection | None) -> list[ExampleSize]:
+    """Sizes of examples by their layouts; positions are scored where a selection goes by scores."""
+    is_scored = selection is not None
+    return [ExampleSize(each.num_tokens, each.num_weighted, each.num_scored * is_scored) for each in layouts]
 
 
 def draw_tokens(weights: np.ndarray, selection: RandomTokens, example_id: str, seed: int) -> np.ndarray:

@@ -33,6 +33,7 @@ from leadspan.losses.rows import ROW_COLUMNS
 from leadspan.losses.settings import LossSettings
 from leadspan.models.heads import head_of
 from leadspan.models.loading import load_model
+from leadspan.ranks import process_device
 from leadspan.recipe import Recipe
 from leadspan.rollout.course import Turn
 from leadspan.rollout.drawing import RolloutInputs, draw_rollouts, drawing_twin
@@ -42,7 +43,6 @@ from leadspan.status import Progress, report_status
 from leadspan.tables import percent
 from leadspan.teacher.settings import LiveTargets
 from leadspan.teacher.targets import freeze, live_targets, teacher_logits
-from leadspan.training.process import process_device
 
 EXCERPT_TOKENS = 256
 NUM_PACKED = 3

@@ -16,6 +16,7 @@ from leadspan.evaluation.settings import Vllm
 from leadspan.inputs import prepare_data, prepare_splits, training_examples
 from leadspan.models.loading import load_model
 from leadspan.models.shapes import uses_bf16
+from leadspan.ranks import process_device, process_state
 from leadspan.recipe import Recipe, check_capture
 from leadspan.rollout.record import drawn_rollouts, rollout_rows, rollouts_so_far, stored_rollouts
 from leadspan.rollout.settings import RolloutSettings
@@ -27,7 +28,6 @@ from leadspan.teacher.manifest import DRAWN_FILE
 from leadspan.teacher.sequences import longest_sequences, plan_capture
 from leadspan.teacher.settings import LiveTargets
 from leadspan.teacher.store import TargetStore
-from leadspan.training.process import process_device, process_state
 
 # A store serves every supervision: all positions of its sequences are captured.
 _EVERYTHING = Supervision(prompt=1, cot=1, answer=1)

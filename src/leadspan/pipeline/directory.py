@@ -19,6 +19,7 @@ from leadspan.errors import RunError, SettingsError
 from leadspan.evaluation.subject import SUFFIX
 from leadspan.files import checksum, full_disk_reported, locked, write_atomically
 from leadspan.models.loading import content_id
+from leadspan.ranks import process_state
 from leadspan.recipe import Recipe, load_recipe
 from leadspan.rollout.settings import TaskPrompts
 from leadspan.settings import Settings, dump_yaml, flat
@@ -27,7 +28,6 @@ from leadspan.teacher.settings import NO_ACCESS, Served, StoredTargets
 from leadspan.text import shortened
 from leadspan.traces.read import fingerprint
 from leadspan.training.checkpoints import identity_files
-from leadspan.training.process import process_state
 from leadspan.training.result import IDENTITY_FILE
 
 logger = logging.getLogger(__name__)

@@ -22,13 +22,13 @@ from leadspan.pipeline.tracking import Trackers, outcome
 from leadspan.planning.prediction import break_point_fields, cost_model_of, student_shape
 from leadspan.planning.rollouts import predict_run
 from leadspan.planning.timing import Calibration
+from leadspan.ranks import process_state
 from leadspan.recipe import Recipe
 from leadspan.results import RUN_FILE, Prediction, RunResult, damage, load_run, save_run
 from leadspan.settings import load_json
 from leadspan.stages import checked_teacher, training_inputs
 from leadspan.status import report_status
 from leadspan.training.checkpoints import check_fresh, step_directories
-from leadspan.training.process import process_state
 from leadspan.training.result import remove_checkpoints
 from leadspan.training.settings import check_trackers
 from leadspan.training.train import train

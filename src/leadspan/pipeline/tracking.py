@@ -13,11 +13,11 @@ from transformers.integrations.integration_utils import rewrite_logs
 
 from leadspan.errors import RunError
 from leadspan.files import write_atomically
+from leadspan.ranks import process_state
 from leadspan.recipe import Recipe
 from leadspan.results import Prediction, RunResult, predicted_and_measured
 from leadspan.settings import dump_yaml, flat
 from leadspan.text import first_line
-from leadspan.training.process import process_state
 
 logger = logging.getLogger(__name__)
 

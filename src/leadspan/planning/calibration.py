@@ -15,14 +15,15 @@ from transformers.trainer_utils import SaveStrategy, set_seed
 from leadspan.costs.flops import ExampleSize
 from leadspan.costs.memory import BatchSize, highest
 from leadspan.data.examples import Examples
+from leadspan.data.supervision import layout_sizes
 from leadspan.errors import SettingsError
 from leadspan.losses.settings import LossSettings
 from leadspan.models.shapes import uses_bf16
 from leadspan.planning.prediction import CostModel, planned
 from leadspan.planning.timing import Calibration, StepWork, fit_memory, fit_rates
+from leadspan.ranks import PeakMemory, device_name, process_state
 from leadspan.training.callbacks import Clock, ProgressCallback
-from leadspan.training.process import PeakMemory, device_name, process_state
-from leadspan.training.steps import StepPlan, layout_sizes
+from leadspan.training.steps import StepPlan
 from leadspan.training.train import TrainingInputs, load_models, training_arguments
 from leadspan.training.trainer import DistillationTrainer
 

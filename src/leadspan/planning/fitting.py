@@ -28,10 +28,10 @@ from leadspan.costs.memory import (
     traffic,
 )
 from leadspan.data.examples import Examples
+from leadspan.data.supervision import layout_sizes
 from leadspan.models.activations import student_activations
 from leadspan.planning.prediction import CostModel, planned, sizes_of, with_store
 from leadspan.recipe import Recipe
-from leadspan.training.steps import layout_sizes
 
 Measure = Literal["cut", "chunked_loss", "store", "packing"]
 MEASURES: tuple[Measure, ...] = ("cut", "chunked_loss", "store", "packing")

@@ -10,7 +10,7 @@ from leadspan.costs.flops import ExampleSize
 from leadspan.costs.memory import disk_bytes
 from leadspan.costs.settings import Device
 from leadspan.data.examples import Examples, border_blocks
-from leadspan.data.supervision import ScoredSelection, lay_out
+from leadspan.data.supervision import ScoredSelection, lay_out, layout_sizes
 from leadspan.data.truncation import AnyPolicy, Cut, Full, Lead, Policy, with_ends
 from leadspan.data.truncation.policy import CutCounts, shows_few_ends
 from leadspan.errors import DataError, SettingsError, TargetsError
@@ -51,7 +51,6 @@ from leadspan.stages import checked_teacher, rollout_inputs, training_inputs
 from leadspan.statistics.intervals import Interval
 from leadspan.teacher.settings import Codec, Hidden, LiveTargets, Served
 from leadspan.training.settings import ByExamples
-from leadspan.training.steps import layout_sizes
 
 logger = logging.getLogger(__name__)
 

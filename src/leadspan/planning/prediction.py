@@ -25,7 +25,7 @@ from leadspan.costs.memory import BatchSize, MemoryModel, highest
 from leadspan.costs.settings import PlanSettings
 from leadspan.data.examples import Examples
 from leadspan.data.sections import Renderer
-from leadspan.data.supervision import ScoredSelection
+from leadspan.data.supervision import ScoredSelection, layout_sizes
 from leadspan.errors import SettingsError, TargetsError
 from leadspan.inputs import PreparedData
 from leadspan.losses.chunked import default_chunk
@@ -41,7 +41,7 @@ from leadspan.teacher.settings import Hidden, KeptTargets, Sampled, TopK, TopP
 from leadspan.teacher.shards import bytes_of
 from leadspan.training.adapters import with_adapters
 from leadspan.training.settings import TrainingSettings
-from leadspan.training.steps import StepPlan, layout_sizes, plan_steps
+from leadspan.training.steps import StepPlan, plan_steps
 
 
 @dataclass(frozen=True)

@@ -23,13 +23,13 @@ from leadspan.inputs import PreparedData
 from leadspan.models.loading import load_model
 from leadspan.planning.prediction import CostModel, check_calibration, predict
 from leadspan.planning.timing import Calibration, DrawingWork, StepWork, fit_drawing
+from leadspan.ranks import process_device
 from leadspan.recipe import Recipe
 from leadspan.results import Prediction
 from leadspan.rollout.course import Turn
 from leadspan.rollout.drawing import RolloutInputs, draw_rollouts
 from leadspan.rollout.rows import Rollout, to_rollout
 from leadspan.stages import rollout_inputs
-from leadspan.training.process import process_device
 
 _Step = Sequence[tuple[int, int, ExampleSize]]
 """Tokens of the prompt, new tokens, and size of every example of a step; a trace has no new token."""

@@ -14,24 +14,23 @@ import torch
 from accelerate.utils import gather_object
 from transformers import PreTrainedModel
 
-from leadspan.costs.flops import ExampleSize
+from leadspan.costs.flops import ExampleSize, StepCounts
 from leadspan.data.examples import Example
 from leadspan.data.packing import Batch
-from leadspan.data.supervision import RandomTokens
+from leadspan.data.supervision import RandomTokens, layout_sizes
 from leadspan.errors import RunError
 from leadspan.evaluation.sampling import seed_of
 from leadspan.evaluation.settings import Vllm
+from leadspan.ranks import process_state
 from leadspan.rollout.course import StepCourse, Turn
 from leadspan.rollout.drawing import RolloutInputs, Shapes, draw_rollouts, drawing_twin
 from leadspan.rollout.record import ROLLOUTS_FILE, RolloutLine, RolloutRecord
 from leadspan.rollout.rows import Drawn, Rollout, overlaps, to_rollout
 from leadspan.rollout.vllm_engine import VllmDrawing
-from leadspan.training.process import process_state
-from leadspan.training.steps import StepCounts, layout_sizes
 
 
 class Rollouts:
-    """Makes the micro-batches of a run step by step (`training.steps.StepSource`)."""
+    """Makes the micro-batches of a run step by step."""
 
     def __init__(self, inputs: RolloutInputs):
         self.inputs = inputs

@@ -20,8 +20,8 @@ from leadspan.errors import ModelError, SettingsError
 from leadspan.evaluation.settings import SamplingSettings, Vllm
 from leadspan.evaluation.vllm_engine import sampling_fields
 from leadspan.models.settings import ModelSettings, Pretrained
+from leadspan.ranks import process_device, process_state
 from leadspan.rollout.rows import Drawn
-from leadspan.training.process import process_device, process_state
 
 # The engine's process unpickles handles of the GPU's memory; they come from this process alone.
 _UNPICKLES = "VLLM_ALLOW_INSECURE_SERIALIZATION"

@@ -22,6 +22,7 @@ from leadspan.errors import CacheError, LeadspanError, SettingsError, TargetsErr
 from leadspan.models.loading import name_of
 from leadspan.models.tokenizers import load_tokenizer
 from leadspan.pipeline.capture import prepare_capture
+from leadspan.ranks import leave_ranks, process_state
 from leadspan.recipe import Recipe
 from leadspan.settings import load_json, validate
 from leadspan.status import report_status
@@ -33,7 +34,6 @@ from leadspan.teacher.fill import set_aside, set_aside_damaged
 from leadspan.teacher.manifest import MANIFEST_FILE, read_manifest
 from leadspan.teacher.settings import CaptureSettings, Served, StoredTargets
 from leadspan.teacher.store import TargetStore
-from leadspan.training.process import leave_ranks, process_state
 
 # 8 hex digits distinguish four billion stores; a study has a handful.
 _ID_DIGITS = 8

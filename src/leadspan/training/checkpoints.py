@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 
 from leadspan.errors import RunError
 from leadspan.files import beginning_hash, fault, is_sealed, seal, unseal
-from leadspan.training.process import process_state
+from leadspan.ranks import process_state
 from leadspan.training.result import CHECKPOINTS_DIR, IDENTITY_FILE
 
 logger = logging.getLogger(__name__)
@@ -40,8 +40,8 @@ class Handover:
         last_logged: Step of the last log line.
         totals: Row quantities by section and tenth since the last log line, over all ranks.
         peak_memory_bytes: Peak memory of training up to the checkpoint, on the first rank.
-        steps: State of a `StepSource`: what it has made for later steps.
-        recorded: Name, size and SHA-256 of what a `StepSource` had recorded beside the checkpoints; None without one.
+        steps: State of `Rollouts`: what they have drawn for later steps.
+        recorded: Name, size and SHA-256 of the record of rollouts beside the checkpoints; None without one.
     """
 
     loss: float

@@ -1,37 +1,14 @@
-"""The steps of a run: how many they are, which examples are in each, and what each of them counts.
-
-`plan_steps` decides them before the run starts; a `StepSource` makes the examples of a step when it begins.
-"""
+"""The steps of a run, decided before it starts: how many they are, and which examples are in each."""
 
 import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
 
-import torch
-
-from leadspan.costs.flops import ExampleSize, FlopsByPart, ModelShape, training_flops
-from leadspan.data.packing import Batch, best_fit, plan_staged
-from leadspan.data.supervision import Layout, ScoredSelection
+from leadspan.costs.flops import ExampleSize, ModelShape, StepCounts, training_flops
+from leadspan.data.packing import best_fit, plan_staged
 from leadspan.errors import SettingsError
-from leadspan.losses.settings import LossSettings
 from leadspan.training.settings import ByExamples, TrainingSettings
-
-
-@dataclass(frozen=True, slots=True)
-class StepCounts:
-    """What one optimiser step does on all ranks: tokens through the student, weighted positions, operations."""
-
-    examples: int
-    tokens: int
-    weighted: int
-    flops: FlopsByPart
-
-    @classmethod
-    def of(cls, sizes: Sequence[ExampleSize], flops: FlopsByPart) -> "StepCounts":
-        """Those of a step with examples of some sizes."""
-        return cls(len(sizes), sum(size.tokens for size in sizes), sum(size.weighted for size in sizes), flops)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,62 +111,3 @@ def speed_figures(steps: Sequence[StepCounts], seconds: float, peak_flops: float
     if peak_flops is not None:
         figures["speed/mfu"] = (total - sum(step.flops.recomputation for step in steps)) / seconds / peak_flops
     return figures
-
-
-def layout_sizes(layouts: Iterable[Layout], selection: ScoredSelection | None) -> list[ExampleSize]:
-    """Sizes of examples by their layouts; positions are scored where a selection goes by scores."""
-    is_scored = selection is not None
-    return [ExampleSize(each.num_tokens, each.num_weighted, each.num_scored * is_scored) for each in layouts]
-
-
-class StepSource(Protocol):
-    """Makes the examples of a step when the step begins, with the student as it is then.
-
-    Attributes:
-        num_examples: Examples of an epoch, for the length of a run.
-        counts: Counts of the steps that were made or recalled so far.
-        num_cold_steps: Steps of a first stage; 0 where there is one stage.
-    """
-
-    num_examples: int
-    counts: list[StepCounts]
-    num_cold_steps: int
-
-    def loss_at(self, step: int) -> LossSettings | None:
-        """The objective of a step; None where it is that of the run."""
-        ...
-
-    def prepare(
-        self, shapes: tuple[ModelShape, ModelShape | None], num_steps: int, recompute: bool, use_bf16: bool
-    ) -> None:
-        """Receive the shapes and options by which the cost of a step is counted."""
-        ...
-
-    def recall(self, step: int) -> None:
-        """Read back what the steps before this one were, when training resumes from a checkpoint."""
-        ...
-
-    def state(self) -> tuple[dict[str, Any], tuple[str, int, str]]:
-        """What a checkpoint keeps.
-
-        Returns:
-            What was made for later steps, on all ranks, as JSON values; and of the file in the run directory that
-            `recall` reads, as it stands, the name, size and SHA-256.
-        """
-        ...
-
-    def restore(self, made: dict[str, Any]) -> None:
-        """Go on with what was made for later steps."""
-        ...
-
-    def batches(self, step: int, student: torch.nn.Module) -> list[Batch]:
-        """This rank's micro-batches of a step, from 0."""
-        ...
-
-    def end_step(self, agreements: Sequence[torch.Tensor]) -> None:
-        """Record the step, with the agreement of each of its micro-batches (`losses.objective.LossOutput`)."""
-        ...
-
-    def figures(self, first: int, last: int) -> dict[str, float]:
-        """Of the steps from `first` up to `last`, for a log line."""
-        ...

@@ -13,12 +13,12 @@ from transformers import TrainerCallback, TrainingArguments, set_seed
 from transformers.trainer_callback import PrinterCallback
 from transformers.utils import logging as transformers_logging
 
-from leadspan.costs.flops import FlopsByPart, ModelShape
+from leadspan.costs.flops import FlopsByPart, ModelShape, StepCounts
 from leadspan.costs.settings import Device
 from leadspan.data.examples import Examples
 from leadspan.data.packing import plan_by_tokens
 from leadspan.data.sections import Renderer
-from leadspan.data.supervision import ScoredSelection
+from leadspan.data.supervision import ScoredSelection, layout_sizes
 from leadspan.errors import RunError
 from leadspan.files import seal, unseal
 from leadspan.losses.settings import LossSettings
@@ -28,14 +28,15 @@ from leadspan.models.settings import ModelSettings
 from leadspan.models.shapes import shape_of, uses_bf16
 from leadspan.models.tokenizers import check_vocabulary, load_own_tokenizer
 from leadspan.processes import Terminated, deferred
+from leadspan.ranks import PeakMemory, device_name, freed_memory_reused, peak_flops, process_state
+from leadspan.rollout.source import Rollouts
 from leadspan.teacher.source import TeacherSource
 from leadspan.training.adapters import with_adapters
 from leadspan.training.callbacks import Clock, EnergyMeter, MetricsFile, ProgressCallback, StepProfiler
 from leadspan.training.checkpoints import check_best, checkpoint_to_resume, writing
-from leadspan.training.process import PeakMemory, device_name, freed_memory_reused, peak_flops, process_state
 from leadspan.training.result import ADAPTER_DIR, CHECKPOINTS_DIR, STUDENT_DIR, StageCost, TrainResult, typical_seconds
 from leadspan.training.settings import ByTokens, TrainingSettings
-from leadspan.training.steps import StepCounts, StepPlan, StepSource, layout_sizes, plan_steps, speed_figures
+from leadspan.training.steps import StepPlan, plan_steps, speed_figures
 from leadspan.training.trainer import DistillationTrainer, StepEvents, attach_objective
 
 
@@ -64,7 +65,7 @@ class TrainingInputs:
     device: Device | None = None
     selection: ScoredSelection | None = None
     end_ids: tuple[int, ...] = ()
-    steps: StepSource | None = None
+    steps: Rollouts | None = None
 
 
 @freed_memory_reused()

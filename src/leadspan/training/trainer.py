@@ -13,6 +13,7 @@ from torch.optim.lr_scheduler import OneCycleLR
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 
+from leadspan.costs.flops import StepCounts
 from leadspan.data.examples import Examples
 from leadspan.data.packing import Batch, pack
 from leadspan.data.supervision import ScoredSelection
@@ -20,13 +21,14 @@ from leadspan.losses.objective import GROUPS, LossOutput, batch_loss, group_mean
 from leadspan.losses.rows import ROW_COLUMNS
 from leadspan.losses.settings import LossSettings, PolicyGradient
 from leadspan.processes import end_data_workers, is_asked_to_end, prepare_data_worker
+from leadspan.ranks import PeakMemory
+from leadspan.rollout.source import Rollouts
 from leadspan.status import Progress
 from leadspan.teacher.source import TeacherSource
 from leadspan.teacher.targets import Targets
 from leadspan.training.callbacks import Clock
 from leadspan.training.checkpoints import Handover, complete, remove_old, writing
-from leadspan.training.process import PeakMemory
-from leadspan.training.steps import StepCounts, StepSource, speed_figures
+from leadspan.training.steps import speed_figures
 
 
 def attach_objective(
@@ -80,7 +82,7 @@ class DistillationTrainer(Trainer):
         arguments: TrainingArguments,
         one_cycle: bool = False,
         selection: ScoredSelection | None = None,
-        steps: StepSource | None = None,
+        steps: Rollouts | None = None,
     ):
         """Wire the parts.
 

@@ -1,4 +1,4 @@
-"""This process: its rank in a distributed run, its device, and its memory."""
+"""This process of a run: its rank in a distributed run, its device, and its memory."""
 
 import contextlib
 import ctypes

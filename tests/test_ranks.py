@@ -8,7 +8,7 @@ MIB = 2**20
 SCRIPT = """
 from pathlib import Path
 import torch
-from leadspan.training.process import freed_memory_reused
+from leadspan.ranks import freed_memory_reused
 
 def resident():
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
