@@ -89,7 +89,7 @@ def drawing_rates(made: Recipe) -> dict[str, list[float]]:
         turns = [(step, turn) for turn in inputs.course.step(step).turns]
         start = time.perf_counter()
         drawn = draw_rollouts(student, inputs, turns, use_bf16=False)
-        new = [_up_to_stop(one.ids, inputs.stop_ids) for one in drawn]
+        new = [_up_to_stop(list(one.new_ids), inputs.stop_ids) for one in drawn]
         rates["drawing in training"].append(sum(new) / (time.perf_counter() - start))
         prompts = [list(inputs.prompts[turn.prompt].ids) for _, turn in turns]
         start = time.perf_counter()

@@ -11,10 +11,9 @@ from leadspan.inputs import PreparedData
 from leadspan.models.loading import load_config, load_end_ids
 from leadspan.ranks import process_state
 from leadspan.recipe import Recipe
-from leadspan.rollout.course import Course
 from leadspan.rollout.drawing import RolloutInputs
 from leadspan.rollout.record import stored_rollouts
-from leadspan.rollout.rows import RowMaker, rollout_prompts
+from leadspan.rollout.rows import Course, RowMaker, rollout_prompts
 from leadspan.rollout.settings import RolloutSettings
 from leadspan.rollout.source import Rollouts
 from leadspan.rollout.vllm_engine import check_can_draw

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from leadspan.errors import SettingsError
-from leadspan.rollout.course import Course
+from leadspan.rollout.rows import Course
 from leadspan.rollout.settings import RolloutSettings
 from leadspan.settings import validate
 

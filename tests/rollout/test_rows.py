@@ -18,8 +18,7 @@ from leadspan.evaluation.sampling import encode
 from leadspan.losses.objective import batch_loss
 from leadspan.losses.settings import LossSettings, ReverseKl
 from leadspan.models.loading import load_model
-from leadspan.rollout.course import Turn
-from leadspan.rollout.rows import Prompt, Rollout, RowMaker, overlaps, rollout_prompts, to_rollout
+from leadspan.rollout.rows import Prompt, Rollout, RowMaker, Turn, overlaps, rollout_prompts, to_rollout
 from leadspan.rollout.settings import RolloutSettings, TaskPrompts
 from leadspan.teacher.targets import freeze, live_targets
 from leadspan.traces.settings import TraceSource

@@ -35,9 +35,8 @@ from leadspan.models.heads import head_of
 from leadspan.models.loading import load_model
 from leadspan.ranks import process_device
 from leadspan.recipe import Recipe
-from leadspan.rollout.course import Turn
 from leadspan.rollout.drawing import RolloutInputs, draw_rollouts, drawing_twin
-from leadspan.rollout.rows import Rollout, overlaps, to_rollout
+from leadspan.rollout.rows import Rollout, Turn, overlaps
 from leadspan.stages import rollout_inputs
 from leadspan.status import Progress, report_status
 from leadspan.tables import percent
@@ -204,12 +203,7 @@ def _drawn(inputs: CheckInputs, made_of: RolloutInputs) -> list[Rollout]:
     cap = min(_TOKENS, made_of.course.settings.max_new_tokens)
     turns = [Turn(prompt, 0, cap, True) for prompt in range(min(_NUM, len(made_of.prompts)))]
     twin = drawing_twin(inputs.student, inputs.recipe.student)
-    drawn = draw_rollouts(twin, made_of, [(0, turn) for turn in turns], use_bf16=False)
-    limits = cap, made_of.window
-    return [
-        to_rollout(turn, made_of.prompts[turn.prompt], sample.ids, made_of.stop_ids, limits)
-        for turn, sample in zip(turns, drawn, strict=True)
-    ]
+    return draw_rollouts(twin, made_of, [(0, turn) for turn in turns], use_bf16=False)
 
 
 def _look(inputs: CheckInputs, made_of: RolloutInputs, rollout: Rollout) -> _Look:

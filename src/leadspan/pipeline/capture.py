@@ -18,7 +18,7 @@ from leadspan.models.loading import load_model
 from leadspan.models.shapes import uses_bf16
 from leadspan.ranks import process_device, process_state
 from leadspan.recipe import Recipe, check_capture
-from leadspan.rollout.record import drawn_rollouts, rollout_rows, rollouts_so_far, stored_rollouts
+from leadspan.rollout.record import drawn_rollouts, rollout_rows, stored_rollouts
 from leadspan.rollout.settings import RolloutSettings
 from leadspan.stages import rollout_inputs
 from leadspan.status import report_status
@@ -117,10 +117,10 @@ def _rollouts(
     path, use_bf16, lacking = directory / DRAWN_FILE, uses_bf16(recipe.training.precision, recipe.student), []
     with process_state().main_process_first():
         if not draws:
-            new_ids, lacking = rollouts_so_far(inputs, path)
+            new_ids, lacking = drawn_rollouts(inputs, path, None, use_bf16)
         elif process_state().is_main_process:
             with store_locked(directory):
-                new_ids = drawn_rollouts(inputs, path, load_student, use_bf16)
+                new_ids, _ = drawn_rollouts(inputs, path, load_student, use_bf16)
         else:
             new_ids = stored_rollouts(inputs, path)
     if not new_ids:  # in a dry run

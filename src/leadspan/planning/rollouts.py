@@ -26,9 +26,8 @@ from leadspan.planning.timing import Calibration, DrawingWork, StepWork, fit_dra
 from leadspan.ranks import process_device
 from leadspan.recipe import Recipe
 from leadspan.results import Prediction
-from leadspan.rollout.course import Turn
 from leadspan.rollout.drawing import RolloutInputs, draw_rollouts
-from leadspan.rollout.rows import Rollout, to_rollout
+from leadspan.rollout.rows import Rollout, Turn
 from leadspan.stages import rollout_inputs
 
 _Step = Sequence[tuple[int, int, ExampleSize]]
@@ -173,12 +172,7 @@ def measure_drawing(
     def draw(turns: Sequence[Turn], cap: int) -> tuple[list[Rollout], float]:
         begun = time.perf_counter()
         drawn = draw_rollouts(model, inputs, [(0, replace(turn, cap=cap)) for turn in turns], use_bf16)
-        lasted = time.perf_counter() - begun
-        rollouts = [
-            to_rollout(turn, inputs.prompts[turn.prompt], rollout.ids, inputs.stop_ids, (cap, inputs.window))
-            for turn, rollout in zip(turns, drawn, strict=True)
-        ]
-        return rollouts, lasted
+        return drawn, time.perf_counter() - begun
 
     course, cold = inputs.course, inputs.course.settings.num_cold_steps
     turns = [turn for n in range(cold, course.num_steps) for turn in course.step(n, [1.0] * n).turns]

@@ -21,8 +21,7 @@ from leadspan.losses.settings import LossSettings
 from leadspan.models.forward import LAYOUT
 from leadspan.models.loading import build_untrained, load_config, name_of
 from leadspan.models.settings import ModelSettings
-from leadspan.rollout.course import Course, Turn
-from leadspan.rollout.rows import Drawn, Prompt, RowMaker, room
+from leadspan.rollout.rows import Course, Prompt, Rollout, RowMaker, Turn, room, to_rollout
 from leadspan.rollout.vllm_engine import VllmDrawing
 from leadspan.status import report_detail
 
@@ -77,6 +76,11 @@ class RolloutInputs:
         """Key of a rollout's random stream."""
         return f"rollout:{step}:{self.prompts[turn.prompt].key}:{turn.sample}"
 
+    def rollout(self, turn: Turn, drawn: Sequence[int], log_probs: Sequence[float] = ()) -> Rollout:
+        """What was drawn for a turn, up to its end (`to_rollout`)."""
+        limits = self.course.settings.max_new_tokens, self.window
+        return to_rollout(turn, self.prompts[turn.prompt], drawn, self.stop_ids, limits, log_probs)
+
     def stored_ids(self, turn: Turn) -> list[int] | None:
         """New tokens of the whole rollout of a store; None where the student draws."""
         if self.stored is None:
@@ -111,14 +115,15 @@ def draw_rollouts(
     turns: Sequence[tuple[int, Turn]],
     use_bf16: bool,
     with_log_probs: bool = False,
-) -> list[Drawn]:
+) -> list[Rollout]:
     """Draw the rollouts of some turns, in their order.
 
     Each turn comes with its step. A student has Transformers' own attention; a vLLM engine has the student's weights.
     """
-    settings, window = inputs.course.settings, inputs.window
-    prompts = [inputs.prompts[turn.prompt] for _, turn in turns]
-    caps = [room(turn, prompt, window) for (_, turn), prompt in zip(turns, prompts, strict=True)]
+    settings = inputs.course.settings
+    prompts, keys = [inputs.prompts[turn.prompt] for _, turn in turns], [inputs.key(*turn) for turn in turns]
+    texts = [prompt.ids for prompt in prompts]
+    caps = [room(turn, prompt, inputs.window) for (_, turn), prompt in zip(turns, prompts, strict=True)]
     sampling = SamplingSettings(
         temperature=settings.temperature,
         # No nucleus and no top-k: the rollouts must be draws from the student's own distribution.
@@ -128,24 +133,25 @@ def draw_rollouts(
         seed=inputs.course.seed,
     )
     if isinstance(model, VllmDrawing):  # makes its own batches
-        keys, texts = [inputs.key(*turn) for turn in turns], [prompt.ids for prompt in prompts]
-        return model.draw(texts, caps, keys, inputs.stop_ids, sampling, with_log_probs)
+        samples = model.draw(texts, caps, keys, inputs.stop_ids, sampling, with_log_probs)
+        return [inputs.rollout(turn, *sample) for (_, turn), sample in zip(turns, samples, strict=True)]
     # Batched by length for speed alone: every rollout has a random stream of its own.
-    drawn: dict[int, Drawn] = {}
-    for indices in batches_of_like_length([prompt.ids for prompt in prompts], settings.batch_size):
+    drawn: dict[int, Rollout] = {}
+    for indices in batches_of_like_length(texts, settings.batch_size):
         log_probs: list[list[float]] = [[] for _ in indices]
         with torch.autocast(model.device.type, torch.bfloat16, enabled=use_bf16):
             new = draw(
                 model,
-                [list(prompts[i].ids) for i in indices],
+                [list(texts[i]) for i in indices],
                 [caps[i] for i in indices],
-                [inputs.key(*turns[i]) for i in indices],
+                [keys[i] for i in indices],
                 inputs.stop_ids,
                 sampling,
                 inputs.rows.renderer.num_ids,
                 log_probs if with_log_probs else None,
             )
-        drawn |= {i: Drawn(ids, likely) for i, ids, likely in zip(indices, new, log_probs, strict=True)}
+        for i, ids, likely in zip(indices, new, log_probs, strict=True):
+            drawn[i] = inputs.rollout(turns[i][1], ids, likely)
         report_detail(f"{len(drawn)}/{len(turns)} rollouts")
     return [drawn[i] for i in range(len(turns))]
 

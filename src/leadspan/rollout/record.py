@@ -11,7 +11,7 @@ horizon. Training from it is the offline form of on-policy distillation (Lightni
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,9 +23,8 @@ from leadspan.data.prepare import FEATURES
 from leadspan.data.supervision import ANSWER, COT
 from leadspan.errors import CacheError, RunError, TargetsError
 from leadspan.files import checked_line, with_checksum, write_atomically
-from leadspan.rollout.course import Turn
 from leadspan.rollout.drawing import RolloutInputs, WholeIds, draw_rollouts
-from leadspan.rollout.rows import Ending, room, to_rollout
+from leadspan.rollout.rows import Ending, Turn, room, to_rollout
 
 logger = logging.getLogger(__name__)
 
@@ -129,47 +128,49 @@ _BATCHES = 8  # drawn between two writes to the file: the most that a kill loses
 
 
 def drawn_rollouts(
-    inputs: RolloutInputs, path: Path, load_student: Callable[[], PreTrainedModel], use_bf16: bool
-) -> WholeIds:
+    inputs: RolloutInputs, path: Path, load_student: Callable[[], PreTrainedModel] | None, use_bf16: bool
+) -> tuple[WholeIds, list[int]]:
     """Draw the rollouts that a file lacks or has damaged: `samples_per_prompt` whole ones of every prompt.
 
     The student is loaded only where one is missing, and has Transformers' own attention.
 
+    Args:
+        inputs: What the rollouts are made of.
+        path: The file.
+        load_student: Loads the student; None where nothing is to be drawn or written.
+        use_bf16: Whether the student draws in bfloat16.
+
+    Returns:
+        The rollouts, and the most positions of each that is not drawn yet.
+
     Raises:
         TargetsError: The rollouts of the file were drawn with other settings.
     """
-    header = _header(inputs)
-    before, new_ids, damaged = _read(path) if path.exists() else (None, {}, [])
+    header, turns = _header(inputs), _whole_turns(inputs)
+    before, new_ids, damaged = _read(path)
     if before and before != header:
         raise TargetsError(f"{path}: drawn with {before}, now {header}; give another capture.path")
+    # Step 0 in the key of every random stream.
+    lacking = [(0, turn) for key, turn in turns.items() if key not in new_ids]
+    if load_student is None:
+        prompts = [(turn, inputs.prompts[turn.prompt]) for _, turn in lacking]
+        return new_ids, [room(turn, prompt, inputs.window) + len(prompt.ids) - 1 for turn, prompt in prompts]
     if damaged:
         logger.warning("%s: damaged in %d lines, first line %d; drawn again", path, len(damaged), damaged[0])
     # Written again without a half-written last line; the new rollouts are appended to it.
-    write_atomically(path, "".join([with_checksum(header), *_lines(new_ids)]))
-    # Step 0 in the key of every random stream.
-    turns = [(0, turn) for key, turn in _whole_turns(inputs) if key not in new_ids]
-    student, size = load_student() if turns else None, _BATCHES * inputs.course.settings.batch_size
-    for start in range(0, len(turns), size):
+    write_atomically(path, "".join([with_checksum(header), *map(_line, new_ids.items())]))
+    student, size = load_student() if lacking else None, _BATCHES * inputs.course.settings.batch_size
+    for start in range(0, len(lacking), size):
         assert student is not None, "loaded above"
-        portion = turns[start : start + size]
         with path.open("a", encoding="utf-8") as file:
-            for (_, turn), drawn in zip(portion, draw_rollouts(student, inputs, portion, use_bf16), strict=True):
-                prompt = inputs.prompts[turn.prompt]
-                ids = to_rollout(turn, prompt, drawn.ids, inputs.stop_ids, (turn.cap, inputs.window)).new_ids
-                new_ids[prompt.key, turn.sample] = list(ids)
-                file.writelines(_lines({(prompt.key, turn.sample): ids}))
+            for rollout in draw_rollouts(student, inputs, lacking[start : start + size], use_bf16):
+                key = rollout.prompt.key, rollout.turn.sample
+                new_ids[key] = list(rollout.new_ids)
+                file.write(_line((key, new_ids[key])))
     if damaged:  # as if they had been drawn in their turn
-        new_ids = {key: new_ids[key] for key, _ in _whole_turns(inputs)} | new_ids
-        write_atomically(path, "".join([with_checksum(header), *_lines(new_ids)]))
-    return new_ids
-
-
-def rollouts_so_far(inputs: RolloutInputs, path: Path) -> tuple[WholeIds, list[int]]:
-    """The rollouts of a file that a capture would go on with, and the most positions of each that it would draw."""
-    header, new_ids, _ = _read(path) if path.exists() else (None, {}, [])
-    new_ids = new_ids if header == _header(inputs) else {}
-    turns = [(turn, inputs.prompts[turn.prompt]) for key, turn in _whole_turns(inputs) if key not in new_ids]
-    return new_ids, [room(turn, prompt, inputs.window) + len(prompt.ids) - 1 for turn, prompt in turns]
+        new_ids = {key: new_ids[key] for key in turns} | new_ids
+        write_atomically(path, "".join([with_checksum(header), *map(_line, new_ids.items())]))
+    return new_ids, []
 
 
 def stored_rollouts(inputs: RolloutInputs, path: Path) -> WholeIds:
@@ -179,24 +180,22 @@ def stored_rollouts(inputs: RolloutInputs, path: Path) -> WholeIds:
         TargetsError: There is none, or its rollouts are of other prompts, shorter, or of another temperature.
         CacheError: It is damaged.
     """
-    if not path.exists():
-        raise TargetsError(f"{path}: not found; run `leadspan capture` with the rollout of this recipe")
     header, new_ids, damaged = _read(path)
-    if header is None or damaged:
+    if damaged:
         raise CacheError(
             f"{path}: damaged in {len(damaged)} lines, first line {damaged[0]}; run `leadspan capture` again, which "
             "draws them again"
         )
-    needed = _header(inputs)
+    if header is None:
+        raise TargetsError(f"{path}: not found; run `leadspan capture` with the rollout of this recipe")
+    needed, needed_turns = _header(inputs), _whole_turns(inputs)
     if header["temperature"] != needed["temperature"] or header["max_new_tokens"] < needed["max_new_tokens"]:
         raise TargetsError(
             f"{path}: drawn with {header}, and rollout asks for {needed}: the temperature must be the same and "
             "max_new_tokens no greater; change rollout, or capture again"
         )
     # The seed may differ: any draws from the same distribution will do.
-    needed_turns = _whole_turns(inputs)
-    missing = sum(key not in new_ids for key, _ in needed_turns)
-    if missing:
+    if missing := sum(key not in new_ids for key in needed_turns):
         raise TargetsError(
             f"{path}: {missing} of {len(needed_turns)} rollouts are not there; capture with these prompts and "
             "rollout.samples_per_prompt"
@@ -207,7 +206,7 @@ def stored_rollouts(inputs: RolloutInputs, path: Path) -> WholeIds:
 def rollout_rows(inputs: RolloutInputs, new_ids: WholeIds) -> Dataset:
     """Whole rollouts as rows, as `data.prepare` writes those of traces."""
     rows = []
-    for key, turn in _whole_turns(inputs):
+    for key, turn in _whole_turns(inputs).items():
         if (ids := new_ids.get(key)) is None:  # not drawn yet, in a dry run
             continue
         prompt, turn = inputs.prompts[turn.prompt], replace(turn, cap=len(ids))
@@ -228,26 +227,28 @@ def _header(inputs: RolloutInputs) -> dict[str, Any]:
     return {"temperature": settings.temperature, "max_new_tokens": settings.max_new_tokens, "seed": inputs.course.seed}
 
 
-def _whole_turns(inputs: RolloutInputs) -> list[tuple[tuple[str, int], Turn]]:
-    """The rollouts of a store, each once whatever the step: key of the prompt and sample, and the turn."""
+def _whole_turns(inputs: RolloutInputs) -> dict[tuple[str, int], Turn]:
+    """The rollouts of a store, each once whatever the step, by key of the prompt and number of the sample."""
     settings = inputs.course.settings
-    return [
-        ((prompt.key, sample), Turn(number, sample, settings.max_new_tokens, True))
+    return {
+        (prompt.key, sample): Turn(number, sample, settings.max_new_tokens, True)
         for number, prompt in enumerate(inputs.prompts)
         for sample in range(settings.samples_per_prompt)
-    ]
+    }
 
 
-def _lines(new_ids: Mapping[tuple[str, int], Sequence[int]]) -> Iterator[str]:
-    for (prompt, sample), ids in new_ids.items():
-        yield with_checksum({"prompt": prompt, "sample": sample, "ids": list(ids)})
+def _line(rollout: tuple[tuple[str, int], list[int]]) -> str:
+    (prompt, sample), ids = rollout
+    return with_checksum({"prompt": prompt, "sample": sample, "ids": ids})
 
 
 def _read(path: Path) -> tuple[dict[str, Any] | None, WholeIds, list[int]]:
     """Header, rollouts and numbers of damaged lines; without a whole header, nothing of the file counts.
 
-    A last line that a killed process has left half written is passed over.
+    A last line that a killed process has left half written is passed over. There is no header where there is no file.
     """
+    if not path.exists():
+        return None, {}, []
     lines = [checked_line(line) for line in path.read_bytes().split(b"\n")[:-1]]
     header = lines[0] if lines else None
     if header is None:

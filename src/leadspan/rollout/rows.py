@@ -1,14 +1,21 @@
-"""From prompts to rows: prompts as token ids, and a rollout of one as an ordinary example with sections and weights.
+"""What a step has, and as which rows: prompts, traces and lengths by its number alone, and rollouts as examples.
+
+Only overlaps carry over from step to step: an adaptive horizon follows them, and the record stores them. So a resumed
+run has the same steps as one without a break. Shares are exact over the run: of the first `n` items, `floor(share * n)`
+are of the kind.
 
 A row that was ended by its horizon, the full length or the window has no end-of-turn target: its last token is an
 ordinary one, and the row never counts as ended.
 """
 
+import functools
 import hashlib
+import random
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 from datasets import Dataset
@@ -21,8 +28,94 @@ from leadspan.data.truncation import kept_tokens
 from leadspan.errors import DataError
 from leadspan.evaluation.sampling import encode
 from leadspan.evaluation.tasks import load_task, task_prompts
-from leadspan.rollout.course import Turn
-from leadspan.rollout.settings import RolloutSettings, TaskPrompts
+from leadspan.rollout.settings import AdaptiveHorizon, RolloutSettings, TaskPrompts, first_of
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One rollout to draw.
+
+    Attributes:
+        prompt: Number of the prompt.
+        sample: Number of the sample among those of the prompt in this step.
+        cap: Most new tokens.
+        is_whole: Whether it may reach the full length, whatever the horizon.
+    """
+
+    prompt: int
+    sample: int
+    cap: int
+    is_whole: bool
+
+
+@dataclass(frozen=True, slots=True)
+class StepCourse:
+    """The content of a step: rollouts, ended after `horizon` new tokens unless whole, and indices of traces."""
+
+    horizon: int
+    turns: tuple[Turn, ...]
+    traces: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Course:
+    """The steps of a run.
+
+    Attributes:
+        settings: Shares and horizon.
+        traces: Indices of the training examples that may be mixed in.
+        examples_per_step: Examples of a step, all ranks; a multiple of the samples of a prompt.
+        seed: Seed of the order.
+    """
+
+    settings: RolloutSettings
+    num_prompts: int
+    traces: Sequence[int]
+    examples_per_step: int
+    num_steps: int
+    seed: int
+
+    def step(self, number: int, overlaps: Sequence[float | None] = ()) -> StepCourse:
+        """The content of a step.
+
+        `overlaps` are those of the steps before; an adaptive horizon follows them.
+        """
+        settings, seed, cold = self.settings, self.seed, self.settings.num_cold_steps
+        rule, budget, samples = settings.horizon, settings.max_new_tokens, settings.samples_per_prompt
+        if isinstance(rule, AdaptiveHorizon):
+            horizon = rule.after(overlaps, budget)
+        else:
+            horizon = rule.at(max(0, number - cold), self.num_steps - cold, budget)
+        # A group of traces has as many examples as a prompt has samples, so steps of any mix are equally large.
+        per_step = self.examples_per_step // samples
+        # Groups of traces in the first steps: all groups of a cold start, and a share of those after it.
+        before, of_traces = (
+            min(n, cold) * per_step + first_of(settings.trace_share, max(0, n - cold) * per_step)
+            for n in (number, number + 1)
+        )
+        # Rollouts are numbered on from the steps before, so that the shares hold over the run and not step by step.
+        first = number * per_step - before  # groups of rollouts in the steps before
+        turns, num_samples = [], Counter[int]()  # of each prompt: at the border of two passes it may come twice
+        for group in range(first, first + per_step - (of_traces - before)):
+            prompt = _pass(self.num_prompts, f"{seed}:prompts:{group // self.num_prompts}")[group % self.num_prompts]
+            for rollout in range(group * samples, (group + 1) * samples):
+                # The one at which the count of whole rollouts goes up.
+                is_whole = first_of(settings.whole_share, rollout + 1) > first_of(settings.whole_share, rollout)
+                turns.append(Turn(prompt, num_samples[prompt], budget if is_whole else horizon, is_whole))
+                num_samples[prompt] += 1
+        traces, total = [], len(self.traces)
+        for at in range(before * samples, of_traces * samples):
+            traces.append(self.traces[_pass(total, f"{seed}:traces:{at // total}")[at % total]])
+        return StepCourse(horizon, tuple(turns), tuple(traces))
+
+
+# Prompts and traces, each at the border of two passes: four orders are in use at a time.
+@functools.lru_cache(maxsize=4)
+def _pass(number: int, seed: str) -> tuple[int, ...]:
+    """The order of one pass over `number` items."""
+    order = list(range(number))
+    random.Random(seed).shuffle(order)
+    return tuple(order)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,18 +194,6 @@ class Rollout:
     new_ids: tuple[int, ...]
     ending: Ending
     log_probs: tuple[float, ...] = ()
-
-
-class Drawn(NamedTuple):
-    """What was drawn for a turn.
-
-    Attributes:
-        ids: New token ids, up to the cap or beyond; tokens after an end of turn have no meaning.
-        log_probs: Log-probability with which each was drawn; empty where it was not requested.
-    """
-
-    ids: list[int]
-    log_probs: list[float]
 
 
 def to_rollout(

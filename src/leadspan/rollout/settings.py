@@ -21,8 +21,22 @@ from leadspan.losses.settings import AnyDivergence, ForwardKl, Share
 from leadspan.settings import Settings
 
 Tokens = Annotated[int, Field(ge=1)]
+_LABELS = {
+    "fixed": "{tokens}",
+    "share": "share {share:g}",
+    "linear": "{start}-{end}",
+    "stairs": "{start} + {rise} every {every} steps",
+    "adaptive": "adaptive from {start}, overlap {low:g}-{high:g}",
+}
+"""Short names of horizons by kind, of their settings."""
 # Arguments of `vllm.LLM` that the drawing of a training gives.
 _SET_IN_TRAINING = {"skip_tokenizer_init", "load_format", "max_model_len", "weight_transfer_config"}
+
+
+def first_of(share: float, number: int) -> int:
+    """How many of the first `number` items are of a kind with this share: `floor(share * number)`."""
+    # The decimal as written: 0.29 * 100 is below 29 in binary.
+    return int(Fraction(str(share)) * number)
 
 
 class FixedHorizon(Settings):
@@ -31,11 +45,6 @@ class FixedHorizon(Settings):
     kind: Literal["fixed"] = "fixed"
     tokens: Tokens = 256
     """New tokens."""
-
-    @property
-    def label(self) -> str:
-        """The tokens."""
-        return f"{self.tokens}"
 
     def at(self, step: int, num_steps: int, budget: int) -> int:
         """New tokens of a rollout.
@@ -58,19 +67,13 @@ class ShareHorizon(Settings):
     share: float = Field(default=0.1, gt=0, le=1)
     """Of `rollout.max_new_tokens`."""
 
-    @property
-    def label(self) -> str:
-        """The share."""
-        return f"share {self.share:g}"
-
     def at(self, step: int, num_steps: int, budget: int) -> int:
         """`max(1, floor(share * budget))`.
 
         >>> ShareHorizon(share=0.1).at(0, 10, 2048)
         204
         """
-        # The decimal as written: 0.29 * 100 is below 29 in binary.
-        return max(1, int(Fraction(str(self.share)) * budget))
+        return max(1, first_of(self.share, budget))
 
 
 class LinearHorizon(Settings):
@@ -91,11 +94,6 @@ class LinearHorizon(Settings):
         """The horizon changes."""
         if self.start == self.end:
             yield ("start", "end"), f"start and end are both {self.start}, so nothing changes; take kind: fixed"
-
-    @property
-    def label(self) -> str:
-        """From where to where."""
-        return f"{self.start}-{self.end}"
 
     def at(self, step: int, num_steps: int, budget: int) -> int:
         """New tokens of a rollout.
@@ -119,11 +117,6 @@ class StairsHorizon(Settings):
     """More new tokens with every stair."""
     every: Tokens = 10
     """Steps on one stair."""
-
-    @property
-    def label(self) -> str:
-        """Start, rise, and width of a stair."""
-        return f"{self.start} + {self.rise} every {self.every} steps"
 
     def at(self, step: int, num_steps: int, budget: int) -> int:
         """New tokens of a rollout.
@@ -160,11 +153,6 @@ class AdaptiveHorizon(Settings):
             yield ("least", "start"), f"least is {self.least} and start {self.start}: raise start or lower least"
         if self.low > self.high:
             yield ("low", "high"), f"low is {self.low:g} and high {self.high:g}: lower the one or raise the other"
-
-    @property
-    def label(self) -> str:
-        """Where it begins, and between which overlaps it stays."""
-        return f"adaptive from {self.start}, overlap {self.low:g}-{self.high:g}"
 
     def after(self, overlaps: Sequence[float | None], budget: int) -> int:
         """New tokens of a rollout after some steps.
@@ -315,4 +303,5 @@ class RolloutSettings(Settings):
         # Shares of 0 are left out: a name says what differs from the plain rollout.
         cold = [f"from step {self.num_cold_steps}"] if self.cold_start is not None else []
         shown = [f"{share:g} {name}" for name, share in shares if share]
-        return ", ".join([f"rollout {self.horizon.label}", *cold, *shown])
+        horizon = _LABELS[self.horizon.kind].format_map(self.horizon.model_dump())
+        return ", ".join([f"rollout {horizon}", *cold, *shown])

@@ -22,10 +22,9 @@ from leadspan.errors import RunError
 from leadspan.evaluation.sampling import seed_of
 from leadspan.evaluation.settings import Vllm
 from leadspan.ranks import process_state
-from leadspan.rollout.course import StepCourse, Turn
 from leadspan.rollout.drawing import RolloutInputs, Shapes, draw_rollouts, drawing_twin
 from leadspan.rollout.record import ROLLOUTS_FILE, RolloutLine, RolloutRecord
-from leadspan.rollout.rows import Drawn, Rollout, overlaps, to_rollout
+from leadspan.rollout.rows import Rollout, StepCourse, Turn, overlaps
 from leadspan.rollout.vllm_engine import VllmDrawing
 
 
@@ -40,7 +39,7 @@ class Rollouts:
         self.counts: list[StepCounts] = []
         self._lines: list[list[RolloutLine]] = []
         self._overlaps: list[float | None] = []
-        self._drawn: dict[int, dict[Turn, Drawn]] = {}  # by step
+        self._drawn: dict[int, dict[Turn, Rollout]] = {}  # by step
         self._batches: list[list[tuple[Rollout | None, Example]]] = []
         self._record = RolloutRecord(inputs.directory / ROLLOUTS_FILE)
         self._twin: PreTrainedModel | VllmDrawing | None = None
@@ -80,18 +79,15 @@ class Rollouts:
         self.recall(step)
         if step not in self._drawn:  # drawn with an earlier step, or restored from a checkpoint
             self._draw(step, student)
-        groups, drawn = self._groups(step), self._drawn.pop(step)
-        inputs = self.inputs
-        limits = inputs.course.settings.max_new_tokens, inputs.window
-        self._batches = [[] for _ in groups]
-        for group, batch in zip(groups, self._batches, strict=True):
+        inputs, drawn, self._batches = self.inputs, self._drawn.pop(step), []
+        for group in self._groups(step):
+            self._batches.append([])
             for item in group:
                 if isinstance(item, int):
-                    batch.append((None, inputs.traces[item]))
-                    continue
-                prompt, (new_ids, log_probs) = inputs.prompts[item.prompt], drawn[item]
-                rollout = to_rollout(item, prompt, new_ids, inputs.stop_ids, limits, log_probs)
-                batch.append((rollout, inputs.rows.example(rollout, inputs.stored_ids(item))))
+                    rollout, example = None, inputs.traces[item]
+                else:
+                    rollout, example = drawn[item], inputs.rows.example(drawn[item], inputs.stored_ids(item))
+                self._batches[-1].append((rollout, example))
         # The record and counts of the step, with the rollouts of all ranks.
         rank_lines = [
             (rollout.turn, self._line(step, rollout, example))
@@ -142,11 +138,9 @@ class Rollouts:
         steps = self.inputs.drawn_with(step)
         turns = [(n, item) for n in steps for group in self._groups(n) for item in group if isinstance(item, Turn)]
         self._drawn = {n: {} for n in steps}
-        if not turns:
-            return
         if self.inputs.stored is not None:  # whole rollouts, of which each step takes the beginning
-            drawn = [Drawn(self.inputs.stored_ids(turn) or [], []) for _, turn in turns]
-        else:
+            drawn = [self.inputs.rollout(turn, self.inputs.stored_ids(turn) or []) for _, turn in turns]
+        elif turns:
             if self._twin is None:  # once a run: both kinds follow the student's weights
                 engine, origin = self.inputs.course.settings.engine, self.inputs.student
                 if isinstance(engine, Vllm):
@@ -155,21 +149,30 @@ class Rollouts:
                     self._twin = drawing_twin(student, origin)
             # Only draws that are used after an update need their old probabilities.
             drawn = draw_rollouts(self._twin, self.inputs, turns, self._use_bf16, with_log_probs=len(steps) > 1)
-        for (n, turn), sample in zip(turns, drawn, strict=True):
-            self._drawn[n][turn] = sample
+        else:
+            drawn = []
+        for (n, turn), rollout in zip(turns, drawn, strict=True):
+            self._drawn[n][turn] = rollout
 
     def state(self) -> tuple[dict[str, Any], tuple[str, int, str]]:
         """Draws of all ranks for later steps; name, size and SHA-256 of the record as it stands."""
-        rank_states = gather_object([self._drawn])
-        made = {
-            str(n): [(astuple(turn), drawn) for state in rank_states for turn, drawn in state[n].items()]
-            for n in self._drawn
-        }
+        rank_draws = gather_object([
+            (str(n), (astuple(turn), (rollout.new_ids, rollout.log_probs)))
+            for n, drawn in self._drawn.items()
+            for turn, rollout in drawn.items()
+        ])  # fmt: skip
+        made: dict[str, Any] = {str(n): [] for n in self._drawn}
+        for n, drawn in rank_draws:
+            made[n].append(drawn)
         return made, self._record.written()
 
     def restore(self, made: Mapping[str, Any]) -> None:
         """Restore the draws of a `state`, which may have passed through JSON."""
-        self._drawn = {int(n): {Turn(*turn): Drawn(*drawn) for turn, drawn in pairs} for n, pairs in made.items()}
+        self._drawn = {int(n): {} for n in made}
+        for n, pairs in made.items():
+            for values, drawn in pairs:
+                turn = Turn(*values)
+                self._drawn[int(n)][turn] = self.inputs.rollout(turn, *drawn)
 
     def end_step(self, agreements: Sequence[torch.Tensor]) -> None:
         """Write the rollouts of the step with their overlaps to the record.

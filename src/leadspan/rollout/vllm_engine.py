@@ -12,6 +12,7 @@ import importlib.util
 import os
 import pickle
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -21,7 +22,6 @@ from leadspan.evaluation.settings import SamplingSettings, Vllm
 from leadspan.evaluation.vllm_engine import sampling_fields
 from leadspan.models.settings import ModelSettings, Pretrained
 from leadspan.ranks import process_device, process_state
-from leadspan.rollout.rows import Drawn
 
 # The engine's process unpickles handles of the GPU's memory; they come from this process alone.
 _UNPICKLES = "VLLM_ALLOW_INSECURE_SERIALIZATION"
@@ -78,8 +78,25 @@ class VllmDrawing:
             weight_transfer_config=WeightTransferConfig(backend="ipc"),
             **engine.options,
         )
+        llm = self._llm
+
+        def update_weights(update_info: dict[str, Any]) -> None:
+            # The handles of GPU memory pickled, as by vLLM's own HTTP client: a message holds plain values only.
+            if (handles := update_info.get("ipc_handles")) is not None:
+                pickled = base64.b64encode(pickle.dumps(handles)).decode()
+                update_info = {name: value for name, value in update_info.items() if name != "ipc_handles"}
+                update_info["ipc_handles_pickled"] = pickled
+            llm.update_weights({"update_info": update_info})
+
+        # `VLLMWeightSyncClient` of an engine in a process of its own on this machine.
+        client = SimpleNamespace(
+            init_weight_transfer_engine=lambda init_info: llm.init_weight_transfer_engine({"init_info": init_info}),
+            start_weight_update=llm.start_weight_update,
+            update_weights=update_weights,
+            finish_weight_update=lambda weight_version=None: llm.finish_weight_update(),
+        )
         self._sender: Any = WeightTransferTrainerFactory.trainer_init(
-            init_info=IPCTrainerInitInfo(rank=0), client=_Client(self._llm), source=ModuleSource(model)
+            init_info=IPCTrainerInitInfo(rank=0), client=client, source=ModuleSource(model)
         )
 
     def draw(
@@ -90,7 +107,7 @@ class VllmDrawing:
         stop_ids: Sequence[int],
         settings: SamplingSettings,
         with_log_probs: bool = False,
-    ) -> list[Drawn]:
+    ) -> list[tuple[list[int], list[float]]]:
         """New token ids for prompts from the student's weights as they are now, up to the cap of each.
 
         With their log-probabilities at temperature 1, or none. Each prompt has a random stream, which its key names.
@@ -108,34 +125,9 @@ class VllmDrawing:
         )
         if [len(output.outputs) for output in outputs] != [1] * len(prompts):
             raise ModelError(f"rollout.engine: vLLM returned {len(outputs)} outputs for {len(prompts)} prompts")
-        samples: list[Drawn] = []
+        samples: list[tuple[list[int], list[float]]] = []
         for drawn in (output.outputs[0] for output in outputs):
             ids = list(drawn.token_ids)
             entries = zip(drawn.logprobs, ids, strict=True) if with_log_probs else ()
-            samples.append(Drawn(ids, [float(entry[token].logprob) for entry, token in entries]))
+            samples.append((ids, [float(entry[token].logprob) for entry, token in entries]))
         return samples
-
-
-class _Client:
-    """`VLLMWeightSyncClient` of an engine in a process of its own on this machine."""
-
-    def __init__(self, llm: Any):
-        self._llm = llm
-
-    def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
-        self._llm.init_weight_transfer_engine({"init_info": init_info})
-
-    def start_weight_update(self) -> None:
-        self._llm.start_weight_update()
-
-    def update_weights(self, update_info: dict[str, Any]) -> None:
-        """Pickle the handles of GPU memory, as vLLM's own HTTP client does: a message holds plain values only."""
-        handles = update_info.get("ipc_handles")
-        if handles is not None:
-            pickled = base64.b64encode(pickle.dumps(handles)).decode()
-            update_info = {name: value for name, value in update_info.items() if name != "ipc_handles"}
-            update_info["ipc_handles_pickled"] = pickled
-        self._llm.update_weights({"update_info": update_info})
-
-    def finish_weight_update(self, weight_version: str | None = None) -> None:
-        self._llm.finish_weight_update()
