@@ -130,7 +130,7 @@ def test_the_naive_run_of_a_cut_that_changes_has_the_same_rows_uncut(folder: Pat
     assert (len(examples.rows) < len(data.splits.train)) == drops  # in all of them
     model = cost_model_of(recipe, data.renderer)
     rows = examples.rows.with_format(None)
-    uncut = [len(rows[i % len(rows)]["input_ids"]) for batch in step_plan(model, examples).plan for i in batch]
+    uncut = [len(rows[i % len(rows)]["input_ids"]) for batch in step_plan(model, examples)[0].plan for i in batch]
     naive = training_flops(model.student, model.teacher, [ExampleSize(length, length) for length in uncut], False)
     assert row.flops_saving.naive == naive.total
     assert row.flops_saving.all_on < row.prediction.flops.total < naive.total

@@ -20,7 +20,7 @@ from leadspan.planning.plan import calibration_of, plan_recipe
 from leadspan.planning.prediction import cost_model_of
 from leadspan.planning.rollouts import batch_work, cost_of_rollouts
 from leadspan.planning.tables import sentences
-from leadspan.planning.timing import Calibration, DrawingWork, fit_drawing
+from leadspan.planning.timing import Calibration, DrawingWork, fit_rates
 from leadspan.report.write import run_summary
 from leadspan.results import RunResult
 from leadspan.rollout.settings import RolloutSettings
@@ -56,7 +56,7 @@ def test_time_of_drawing_is_of_passes_of_their_rows_and_of_operations() -> None:
     calibration = Calibration(device="here", fingerprint="", num_steps=1, rates={}, largest_error=0, drawing=rates)
     assert calibration.drawing_seconds([work, work]) == 2 * (2 * 128 + 320 / 2)
     several = [DrawingWork(8, 8, 900), DrawingWork(8, 64, 7000), DrawingWork(64, 64, 8000), DrawingWork(64, 512, 9)]
-    fitted = fit_drawing(several, [calibration.drawing_seconds([one]) for one in several])
+    fitted, _ = fit_rates(several, [calibration.drawing_seconds([one]) for one in several])
     assert fitted == pytest.approx(rates)
 
 

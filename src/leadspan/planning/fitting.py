@@ -30,7 +30,7 @@ from leadspan.costs.memory import (
 from leadspan.data.examples import Examples
 from leadspan.data.supervision import layout_sizes
 from leadspan.models.activations import student_activations
-from leadspan.planning.prediction import CostModel, planned, sizes_of, with_store
+from leadspan.planning.prediction import CostModel, planned, with_store
 from leadspan.recipe import Recipe
 
 Measure = Literal["cut", "chunked_loss", "store", "packing"]
@@ -48,13 +48,13 @@ def largest_batch(model: MemoryModel, examples: Sequence[ExampleSize], limit: fl
     those with most of them have. At most the number of the examples; 0 when not even one fits.
     """
     # Each for itself: a short example may have more positions with a loss than a long one.
-    tokens, weighted, scored = (sorted(sizes, reverse=True) for sizes in zip(*examples, strict=True))
+    columns = [sorted(sizes, reverse=True) for sizes in zip(*examples, strict=True)]
 
-    def does_fit(number: int) -> bool:
-        sums = (sum(sizes[:number]) for sizes in (tokens, weighted, scored))
-        return model.peak(BatchSize(*sums, lengths=tuple(tokens[:number]))).total <= limit
+    def batch_of(number: int) -> BatchSize:
+        tokens, weighted, scored = (sizes[:number] for sizes in columns)
+        return BatchSize(sum(tokens), sum(weighted), sum(scored), lengths=tuple(tokens))
 
-    return _largest(len(tokens), does_fit)
+    return _largest(model, limit, len(examples), batch_of)
 
 
 def largest_budget(model: MemoryModel, examples: Sequence[ExampleSize], limit: float) -> int:
@@ -69,35 +69,31 @@ def largest_budget(model: MemoryModel, examples: Sequence[ExampleSize], limit: f
     weighted, scored = (max(example[i] / example.tokens for example in used) for i in (1, 2))
     longest = max(example.tokens for example in used)
 
-    def does_fit(budget: int) -> bool:
+    def batch_of(budget: int) -> BatchSize:
         num_longest, rest = divmod(budget, longest)
         lengths = (rest,) * (rest > 0) + (longest,) * num_longest
-        size = BatchSize(budget, math.ceil(weighted * budget), math.ceil(scored * budget), lengths)
-        return model.peak(size).total <= limit
+        return BatchSize(budget, math.ceil(weighted * budget), math.ceil(scored * budget), lengths)
 
-    num_tokens = _largest(sum(example.tokens for example in used), does_fit)
     # An example is never split, so the most expensive one must fit whatever the budget.
-    return num_tokens if largest_batch(model, examples, limit) else 0
+    if not largest_batch(model, examples, limit):
+        return 0
+    return _largest(model, limit, sum(example.tokens for example in used), batch_of)
 
 
 def longest_example(model: MemoryModel, examples: Sequence[ExampleSize], limit: float) -> int:
     """Tokens of the longest example that fits by itself, with as many positions per token as the densest; or 0."""
     weighted, scored = (max(example[i] / max(1, example.tokens) for example in examples) for i in (1, 2))
-
-    def does_fit(tokens: int) -> bool:
-        size = BatchSize(tokens, math.ceil(weighted * tokens), math.ceil(scored * tokens))
-        return model.peak(size).total <= limit
-
-    return _largest(_MOST_TOKENS, does_fit)
+    return _largest(model, limit, _MOST_TOKENS, lambda n: BatchSize(n, math.ceil(weighted * n), math.ceil(scored * n)))
 
 
-def _largest(high: int, does_fit: Callable[[int], bool]) -> int:
-    """The largest number up to `high` that fits, 0 where none does."""
+def _largest(model: MemoryModel, limit: float, high: int, batch_of: Callable[[int], BatchSize]) -> int:
+    """The largest number up to `high` whose batch fits into `limit` bytes, 0 where none does."""
     # Bisection is right because the peak grows with the batch.
     low = 0
     while low < high:
         middle = (low + high + 1) // 2
-        low, high = (middle, high) if does_fit(middle) else (low, middle - 1)
+        does_fit = model.peak(batch_of(middle)).total <= limit
+        low, high = (middle, high) if does_fit else (low, middle - 1)
     return low
 
 
@@ -140,8 +136,7 @@ def rank_costs(live: CostModel, examples: Examples, stored: CostModel) -> tuple[
     has_teacher = live.memory.teacher is not None and live.memory.teacher_activations is not None
     placements: tuple[TeacherPlacement | None, ...] = ("beside", "ranks", "store") if has_teacher else (None,)
     shardings: tuple[Sharding, ...] = ("ddp", "fsdp2")
-    plan, sizes = planned(live, examples), layout_sizes(examples.layouts, live.selection)
-    batches = sizes_of(live, plan, examples)
+    (plan, batches), sizes = planned(live, examples), layout_sizes(examples.layouts, live.selection)
     step = batches[: plan.accumulation * ranks]
     # A step is shared by as many ranks as it has micro-batches, at most.
     numbers = [2**i for i in range(1, len(step).bit_length())]

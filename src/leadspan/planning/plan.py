@@ -2,21 +2,23 @@
 
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
+
+from pydantic_core import to_jsonable_python
 
 from leadspan.audit.prepared import Searched
 from leadspan.costs.flops import ExampleSize
 from leadspan.costs.memory import disk_bytes
 from leadspan.costs.settings import Device
 from leadspan.data.examples import Examples, border_blocks
-from leadspan.data.supervision import ScoredSelection, lay_out, layout_sizes
+from leadspan.data.supervision import lay_out, layout_sizes
 from leadspan.data.truncation import AnyPolicy, Cut, Full, Lead, Policy, with_ends
 from leadspan.data.truncation.policy import CutCounts, shows_few_ends
 from leadspan.errors import DataError, SettingsError, TargetsError
 from leadspan.files import write_atomically
 from leadspan.inputs import PreparedData, training_examples
-from leadspan.planning.calibration import calibrate
+from leadspan.planning.calibration import calibrate, measure_drawing
 from leadspan.planning.fitting import (
     RankCost,
     Saving,
@@ -41,7 +43,7 @@ from leadspan.planning.prediction import (
     student_shape,
     with_store,
 )
-from leadspan.planning.rollouts import RolloutCost, cost_of_rollouts, measure_drawing
+from leadspan.planning.rollouts import RolloutCost, cost_of_rollouts
 from leadspan.planning.timing import Calibration
 from leadspan.recipe import Recipe
 from leadspan.results import Prediction
@@ -132,20 +134,14 @@ class Plan:
     def as_json(self) -> dict[str, Any]:
         """Everything, for a file."""
         # Without the traces of the search, which are thousands of rows; its summary is added below.
-        values = asdict(replace(self, searched=None))
-        if self.rollouts is not None:
-            values["rollouts"]["prediction"] = self.rollouts.prediction.model_dump()
+        values = to_jsonable_python(replace(self, searched=None))
         for row, shown in zip(self.rows, values["rows"], strict=True):
-            shown |= {"cut": row.cut.model_dump(), "prediction": row.prediction.model_dump()}
-            shown |= {"label": row.label, "policy": row.policy.model_dump(mode="json")}
-            for cost, placed in zip(row.ranks, shown["ranks"], strict=True):
-                placed |= {"memory": cost.memory.model_dump(), "traffic": cost.traffic.model_dump()}
-            shown["without_derivation"] = row.without_derivation and row.without_derivation.model_dump()
+            shown["label"] = row.label
             for part in ("flops", "memory"):
                 shown["prediction"][part]["total"] = getattr(row.prediction, part).total
-        searched = self.searched and {"num_rows": self.searched.num_rows, **self.searched.summary.model_dump()}
-        values["codec"] = self.codec.model_dump()
-        return values | {"device": self.device and self.device.model_dump(), "searched": searched}
+        if self.searched is not None:
+            values["searched"] = {"num_rows": self.searched.num_rows, **self.searched.summary.model_dump()}
+        return values
 
 
 def plan_recipe(
@@ -169,16 +165,17 @@ def plan_recipe(
         live = cost_model_of(recipe.model_copy(update={"targets": LiveTargets()}), data.renderer)
     elif recipe.local_teacher is not None:
         stored = with_store(model, isinstance(recipe.capture.codec, Hidden))
-    uncut = _uncut_sizes(recipe, data, model.selection)
-    left_out: list[str] = []
+    # What a naive run would train on: all training rows, uncut.
+    rows_of_data = (sections for block in border_blocks(data.splits.train) for sections in block.borders)
+    layouts = (lay_out(row, Cut(((0, row.num_tokens),)), recipe.supervision) for row in rows_of_data)
+    uncut, left_out = layout_sizes(layouts, model.selection), list[str]()
 
     def rows_of(compared: Sequence[Policy]) -> list[PlanRow]:
         made: list[PlanRow] = []
         # One after the other: the examples of all policies together would take too much memory.
         for policy, side in _sides(recipe, data, compared, left_out):
             try:
-                models = model, live, stored
-                made.append(_row(recipe, data, models, uncut, side, policy, calibration, searched))
+                made.append(_row(recipe, data, (model, live, stored), uncut, side, policy, calibration, searched))
             except SettingsError as error:  # such as of a budget of tokens that an uncut trace exceeds
                 if policy == recipe.cut:
                     raise
@@ -189,7 +186,8 @@ def plan_recipe(
     # With rollouts the student also learns to end its turns from what it writes itself.
     if recipe.rollout is None and any(row.is_recipes and shows_few_ends(row.cut) for row in rows):
         rows += rows_of([policy for policy in with_ends(recipe.cut) if policy not in policies])
-    by_examples = recipe.training.batching if isinstance(recipe.training.batching, ByExamples) else None
+    batching = recipe.training.batching
+    by_examples = batching if isinstance(batching, ByExamples) else None
     return Plan(
         name=recipe.name,
         rows=tuple(rows),
@@ -221,13 +219,6 @@ def _sides(
             if policy == recipe.cut:
                 raise
             left_out.append(str(error))
-
-
-def _uncut_sizes(recipe: Recipe, data: PreparedData, selection: ScoredSelection | None) -> list[ExampleSize]:
-    """Sizes of all training rows, uncut: what a naive run would train on."""
-    rows = (sections for block in border_blocks(data.splits.train) for sections in block.borders)
-    uncut = (lay_out(row, Cut(((0, row.num_tokens),)), recipe.supervision) for row in rows)
-    return layout_sizes(uncut, selection)
 
 
 def calibration_of(recipe: Recipe, data: PreparedData, policies: Sequence[Policy], measure: bool) -> Calibration | None:
@@ -277,19 +268,16 @@ def _row(
     """The row of one policy, by the costs of the recipe as it is, with a live teacher if one is named, and a store."""
     device, (model, live, stored) = recipe.plan.found_device, models
     recompute = live.training.gradient_checkpointing
-    sizes, batches = layout_sizes(examples.layouts, live.selection), planned(live, examples).plan
-    rows = examples.row_numbers
-    load = Workload(
-        # In every stage of a cut that changes, an example is of the same row.
-        uncut=[[uncut[rows[i % len(rows)]] for i in batch] for batch in batches],
-        cut=[[sizes[i] for i in batch] for batch in batches],
-    )
+    (plan, batches), rows = planned(live, examples), examples.row_numbers
+    # In every stage of a cut that changes, an example is of the same row.
+    load = Workload([[uncut[rows[i % len(rows)]] for i in batch] for batch in plan.plan], batches)
     prediction = predict(model, examples, calibration)
     if searched is not None:
         prediction = prediction.model_copy(update=break_point_fields(searched))
     is_recipes = policy == recipe.cut
     fitting, fitting_tokens, remedy = None, None, ""
     if device is not None:
+        sizes = layout_sizes(examples.layouts, live.selection)
         room = device.memory_bytes if calibration is None else calibration.room(device.memory_bytes)
         fitting = largest_batch(model.memory, sizes, room)
         fitting_tokens = largest_budget(model.memory, sizes, room)

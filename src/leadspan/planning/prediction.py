@@ -141,6 +141,18 @@ def student_shape(recipe: Recipe) -> ModelShape:
     return replace(student, adapter_params=wrapped.get_nb_trainable_parameters()[0])
 
 
+def planned(model: CostModel, examples: Examples) -> tuple[StepPlan, list[list[ExampleSize]]]:
+    """Steps of a run over examples, and the size of each example of each micro-batch, all ranks.
+
+    Raises:
+        SettingsError: The examples cannot be shared out among steps and ranks (`training.steps.plan_steps`).
+    """
+    lengths, ranks = examples.lengths, model.machine.num_ranks
+    plan = plan_steps(model.training, lengths, ranks, model.seed, examples.num_stages)
+    sizes = layout_sizes(examples.layouts, model.selection)
+    return plan, [[sizes[i] for i in batch] for batch in plan.plan]
+
+
 def predict(model: CostModel, examples: Examples, calibration: Calibration | None = None) -> Prediction:
     """Predict the cost of training on examples.
 
@@ -150,12 +162,10 @@ def predict(model: CostModel, examples: Examples, calibration: Calibration | Non
     Raises:
         SettingsError: The calibration is of other models or another setting.
     """
-    plan, ranks = planned(model, examples), model.machine.num_ranks
-    batches, per_step = sizes_of(model, plan, examples), plan.accumulation * ranks
+    (plan, batches), ranks = planned(model, examples), model.machine.num_ranks
+    per_step = plan.accumulation * ranks
     steps = [model.flops(batches[start : start + per_step]) for start in range(0, len(batches), per_step)]
-    flops = FlopsByPart.added(steps)
-    memory = highest(model.memory, [BatchSize.of(batch) for batch in batches])
-    seconds, source = None, None
+    flops, seconds, source = FlopsByPart.added(steps), None, None
     device, utilisation = model.machine.found_device, model.machine.utilisation
     if calibration is not None:
         check_calibration(calibration, model)
@@ -167,38 +177,17 @@ def predict(model: CostModel, examples: Examples, calibration: Calibration | Non
         # Without measured rates the time is a roofline with a stated share of the peak.
         seconds = flops.total / (device.peak_flops * utilisation * ranks)
         source = f"{percent(utilisation)} of the peak of {ranks} x {device.name}"
+    memory = highest(model.memory, [BatchSize.of(batch) for batch in batches])
     return Prediction(
         num_steps=plan.num_steps,
-        num_tokens=sum(example.tokens for batch in batches for example in batch),
-        num_weighted_tokens=sum(example.weighted for batch in batches for example in batch),
+        num_tokens=sum(size.tokens for batch in batches for size in batch),
+        num_weighted_tokens=sum(size.weighted for batch in batches for size in batch),
         flops=flops,
         memory=memory if calibration is None else calibration.memory(memory),
         seconds=seconds,
         seconds_source=source,
         money=model.machine.money(seconds),
     )
-
-
-def with_store(model: CostModel, keeps_head: bool) -> CostModel:
-    """The costs with a store in place of the teacher; with stored hidden states, the teacher's head remains."""
-    # Two heads: that of memory has all rows, that of the operations only those that are compared.
-    in_memory, counted = (
-        head_only(teacher.hidden_size, teacher.vocab_size) if keeps_head and teacher is not None else None
-        for teacher in (model.memory.teacher, model.teacher)
-    )
-    memory = replace(model.memory, teacher=in_memory, teacher_activations=None)
-    return replace(model, teacher=counted, memory=memory)
-
-
-def planned(model: CostModel, examples: Examples) -> StepPlan:
-    """Steps and micro-batches of a run over examples."""
-    return plan_steps(model.training, examples.lengths, model.machine.num_ranks, model.seed, examples.num_stages)
-
-
-def sizes_of(model: CostModel, plan: StepPlan, examples: Examples) -> list[list[ExampleSize]]:
-    """Size of each example of each micro-batch, all ranks."""
-    sizes = layout_sizes(examples.layouts, model.selection)
-    return [[sizes[i] for i in batch] for batch in plan.plan]
 
 
 def check_calibration(calibration: Calibration, model: CostModel) -> None:
@@ -221,6 +210,17 @@ def break_point_fields(search: Searched) -> dict[str, Any]:
         "break_point_traces": search.summary.num_traces,
         "break_point_left": search.num_left,
     }
+
+
+def with_store(model: CostModel, keeps_head: bool) -> CostModel:
+    """The costs with a store in place of the teacher; with stored hidden states, the teacher's head remains."""
+    # Two heads: that of memory has all rows, that of the operations only those that are compared.
+    in_memory, counted = (
+        head_only(teacher.hidden_size, teacher.vocab_size) if keeps_head and teacher is not None else None
+        for teacher in (model.memory.teacher, model.teacher)
+    )
+    memory = replace(model.memory, teacher=in_memory, teacher_activations=None)
+    return replace(model, teacher=counted, memory=memory)
 
 
 @dataclass(frozen=True, slots=True)

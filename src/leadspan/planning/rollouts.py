@@ -5,37 +5,26 @@ a calibration has drawn some from the student as it begins, and lengths are take
 either way, and leaves out the cache of keys and values that a batch of rollouts needs.
 """
 
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
-from typing import cast
-
-import torch
-from transformers import PreTrainedModel
 
 from leadspan.costs.flops import ExampleSize, FlopsByPart, ModelShape, rollout_flops
 from leadspan.costs.memory import BatchSize, highest
-from leadspan.data.supervision import RandomTokens
+from leadspan.data.supervision import RandomTokens, layout_sizes
 from leadspan.data.truncation import kept_tokens
 from leadspan.evaluation.sampling import PORTION
 from leadspan.inputs import PreparedData
-from leadspan.models.loading import load_model
 from leadspan.planning.prediction import CostModel, check_calibration, predict
-from leadspan.planning.timing import Calibration, DrawingWork, StepWork, fit_drawing
-from leadspan.ranks import process_device
+from leadspan.planning.timing import Calibration, DrawingWork, StepWork
 from leadspan.recipe import Recipe
 from leadspan.results import Prediction
-from leadspan.rollout.drawing import RolloutInputs, draw_rollouts
-from leadspan.rollout.rows import Rollout, Turn
+from leadspan.rollout.drawing import RolloutInputs
+from leadspan.rollout.rows import room
 from leadspan.stages import rollout_inputs
 
 _Step = Sequence[tuple[int, int, ExampleSize]]
 """Tokens of the prompt, new tokens, and size of every example of a step; a trace has no new token."""
-# Measured draws: share of the rows of a batch (at least one row), and new tokens. Few and many rows, short and long,
-# so that the rates per pass, row and operation can be separated.
-_DRAWS = ((0.0, 64), (1.0, 8), (1.0, 64), (0.5, 32))
-_NUM_LENGTHS = 32  # rollouts drawn for their lengths: their mean is then known to about a tenth
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,32 +82,31 @@ def cost_of_rollouts(
         check_calibration(calibration, model)
     inputs = rollout_inputs(recipe, data, recipe.rollout)
     lengths = calibration.rollout_lengths if calibration is not None and inputs.stored is None else []
-    numbers = range(inputs.course.num_steps)
-    steps = [list(_examples(inputs, number, lengths)) for number in numbers]
+    numbers, per_batch = range(inputs.course.num_steps), inputs.examples_per_batch
+    steps = [_examples(inputs, number, lengths) for number in numbers]
     trained, flops = _flops(model, inputs, steps)
-    _, whole_flops = _flops(model, inputs, [list(_examples(inputs, n, lengths, is_whole=True)) for n in numbers])
+    _, whole_flops = _flops(model, inputs, [_examples(inputs, n, lengths, is_whole=True) for n in numbers])
     drawn = [(prompt, new) for step in steps for prompt, new, _ in step if new]
     # A prompt by itself is a rollout of one token, less that token's place in the head.
     prefill = inputs.drawing_flops(model.student, [(prompt, 1) for prompt, _ in drawn])
     teacher = flops.teacher_body + flops.teacher_attention + flops.teacher_head
-    sizes, per_batch = [[size for *_, size in step] for step in steps], inputs.examples_per_batch
-    drawing_seconds, seconds = None, None
+    drawing_seconds, seconds, source = None, None, None
     if calibration is not None and model.machine.num_ranks == 1 and (calibration.drawing or not flops.rollout):
-        drawing_seconds, work = calibration.drawing_seconds(_batches(model.student, inputs, steps)), []
-        for step, of_step in zip(steps, trained, strict=True):
-            work.append(StepWork.of(of_step, -(-len(step) // per_batch)))
-        seconds = drawing_seconds + calibration.seconds(work)
+        drawing_seconds = calibration.drawing_seconds(_batches(model.student, inputs, steps))
+        of_step = zip(steps, trained, strict=True)
+        work = [StepWork.of(step_flops, -(-len(step) // per_batch)) for step, step_flops in of_step]
+        seconds, source = drawing_seconds + calibration.seconds(work), "calibration of training and drawing"
     longest = [[size for *_, size in _examples(inputs, number, [])] for number in numbers]
     batches = [step[i : i + per_batch] for step in longest for i in range(0, len(step), per_batch)]
     memory = highest(model.memory, [BatchSize.of(batch) for batch in batches])
     prediction = Prediction(
         num_steps=len(steps),
-        num_tokens=sum(size.tokens for step in sizes for size in step),
-        num_weighted_tokens=sum(size.weighted for step in sizes for size in step),
+        num_tokens=sum(size.tokens for step in steps for *_, size in step),
+        num_weighted_tokens=sum(size.weighted for step in steps for *_, size in step),
         flops=flops,
         memory=memory if calibration is None else calibration.memory(memory),
         seconds=seconds,
-        seconds_source=None if seconds is None else "calibration of training and drawing",
+        seconds_source=source,
         money=model.machine.money(seconds),
         is_bound=not lengths,
     )
@@ -135,6 +123,41 @@ def cost_of_rollouts(
         drawing_seconds=drawing_seconds,
         warning=recipe.rollout.short_warning(len(steps)),
     )
+
+
+def _examples(inputs: RolloutInputs, number: int, lengths: Sequence[int | None], is_whole: bool = False) -> _Step:
+    """The examples of a step, as the course orders them, with rollouts of some lengths in turn; none given: at the cap.
+
+    Whole: with every rollout at full length, unless it ends before.
+    """
+    # An adaptive horizon is at most what it is where every step lets it grow.
+    course, supervision = inputs.course.step(number, [1.0] * number), inputs.rows.supervision
+    selection = supervision.token_selection
+    scored = None if isinstance(selection, RandomTokens) else selection
+    examples: list[tuple[int, int, ExampleSize]] = []
+    for index, turn in enumerate(course.turns, number * len(course.turns)):
+        prompt = inputs.prompts[turn.prompt]
+        new = room(replace(turn, cap=inputs.rows.budget) if is_whole else turn, prompt, inputs.window)
+        length = lengths[index % len(lengths)] if lengths else None
+        new = new if length is None else min(new, length)
+        weighted = new + (len(prompt.ids) - 1) * (supervision.prompt > 0)
+        selected = weighted if selection is None else kept_tokens(selection.share, weighted)
+        size = ExampleSize(len(prompt.ids) + new, selected, weighted * (scored is not None))
+        examples.append((len(prompt.ids), new, size))
+    traces = layout_sizes((inputs.traces.layouts[index] for index in course.traces), scored)
+    return examples + [(0, 0, size) for size in traces]
+
+
+def _flops(model: CostModel, inputs: RolloutInputs, steps: Sequence[_Step]) -> tuple[list[FlopsByPart], FlopsByPart]:
+    """Operations of training on each of some steps from the first on, and of all together with drawing."""
+    shapes, recompute = (model.student, model.teacher), model.training.gradient_checkpointing
+    trained = [
+        inputs.training_flops(number, shapes, [size for *_, size in step], recompute)
+        for number, step in enumerate(steps)
+    ]
+    drawn = [(prompt, new) for step in steps for prompt, new, _ in step if new]
+    drawing = inputs.drawing_flops(model.student, drawn)
+    return trained, FlopsByPart.added(trained).model_copy(update={"rollout": drawing})
 
 
 def _batches(student: ModelShape, inputs: RolloutInputs, steps: Sequence[_Step]) -> list[DrawingWork]:
@@ -154,72 +177,3 @@ def batch_work(student: ModelShape, rows: Sequence[tuple[int, int]]) -> DrawingW
     passes = max(new for _, new in rows)
     stay = sum(min(passes, -(-new // PORTION) * PORTION) for _, new in rows)
     return DrawingWork(passes, stay, rollout_flops(student, rows))
-
-
-def measure_drawing(
-    inputs: RolloutInputs, student: ModelShape, use_bf16: bool
-) -> tuple[dict[str, float], list[int | None]]:
-    """Rates of this machine, and lengths of the run's first rollouts.
-
-    Rates are those of draws of few and many rows, short and long; the first of each kind is not counted.
-
-    Returns:
-        Rates by term, and new tokens of some rollouts up to the longest cap of the run; None: not ended by then.
-    """
-    plain = load_model(inputs.student, torch.float32, for_training=False)
-    model = cast(PreTrainedModel, cast(torch.nn.Module, plain).to(process_device())).eval()
-
-    def draw(turns: Sequence[Turn], cap: int) -> tuple[list[Rollout], float]:
-        begun = time.perf_counter()
-        drawn = draw_rollouts(model, inputs, [(0, replace(turn, cap=cap)) for turn in turns], use_bf16)
-        return drawn, time.perf_counter() - begun
-
-    course, cold = inputs.course, inputs.course.settings.num_cold_steps
-    turns = [turn for n in range(cold, course.num_steps) for turn in course.step(n, [1.0] * n).turns]
-    together = turns[: min(course.settings.batch_size, len(course.step(cold).turns))]
-    work, seconds = [], []
-    for tries, (share, cap) in enumerate(_DRAWS * 3):
-        rollouts, lasted = draw(together[: max(1, round(share * len(together)))], cap)
-        if tries >= len(_DRAWS):  # the first draw of each kind allocates its memory
-            work.append(batch_work(student, [(len(rollout.prompt.ids), len(rollout.new_ids)) for rollout in rollouts]))
-            seconds.append(lasted)
-    rollouts, _ = draw(turns[:_NUM_LENGTHS], max(turn.cap for turn in turns))
-    lengths = [len(rollout.new_ids) if rollout.ending == "stop" else None for rollout in rollouts]
-    return fit_drawing(work, seconds), lengths
-
-
-def _examples(
-    inputs: RolloutInputs, number: int, lengths: Sequence[int | None], is_whole: bool = False
-) -> Iterator[tuple[int, int, ExampleSize]]:
-    """The examples of a step, as the course orders them, with rollouts of some lengths in turn; none given: at the cap.
-
-    Whole: with every rollout at full length, unless it ends before.
-    """
-    # An adaptive horizon is at most what it is where every step lets it grow.
-    course, supervision = inputs.course.step(number, [1.0] * number), inputs.rows.supervision
-    selection = supervision.token_selection
-    is_scored = selection is not None and not isinstance(selection, RandomTokens)
-    for index, turn in enumerate(course.turns, number * len(course.turns)):
-        prompt = inputs.prompts[turn.prompt]
-        new = inputs.rows.budget if is_whole else turn.cap
-        new = new if inputs.window is None else min(new, inputs.window - len(prompt.ids))
-        length = lengths[index % len(lengths)] if lengths else None
-        new = new if length is None else min(new, length)
-        weighted = new + (len(prompt.ids) - 1) * (supervision.prompt > 0)
-        selected = weighted if selection is None else kept_tokens(selection.share, weighted)
-        yield len(prompt.ids), new, ExampleSize(len(prompt.ids) + new, selected, weighted if is_scored else 0)
-    for index in course.traces:
-        layout = inputs.traces.layouts[index]
-        yield 0, 0, ExampleSize(layout.num_tokens, layout.num_weighted, layout.num_scored if is_scored else 0)
-
-
-def _flops(model: CostModel, inputs: RolloutInputs, steps: Sequence[_Step]) -> tuple[list[FlopsByPart], FlopsByPart]:
-    """Operations of training on each of some steps from the first on, and of all together with drawing."""
-    shapes, recompute = (model.student, model.teacher), model.training.gradient_checkpointing
-    trained = [
-        inputs.training_flops(number, shapes, [size for *_, size in step], recompute)
-        for number, step in enumerate(steps)
-    ]
-    drawn = [(prompt, new) for step in steps for prompt, new, _ in step if new]
-    drawing = inputs.drawing_flops(model.student, drawn)
-    return trained, FlopsByPart.added(trained).model_copy(update={"rollout": drawing})

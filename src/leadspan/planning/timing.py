@@ -99,16 +99,14 @@ class Calibration(Settings):
         return min(limit, rest / self.memory_factor)
 
 
-def fit_rates(steps: Sequence[StepWork], seconds: Sequence[float]) -> tuple[dict[str, float], float]:
-    """Non-negative rates that fit measured steps, by term, and their largest relative error on these."""
-    rates, largest = _fit(np.array([(1, *step) for step in steps], dtype=np.float64), np.array(seconds))
-    return {term: float(rate) for term, rate in zip(_TERMS, rates, strict=True) if rate}, largest
-
-
-def fit_drawing(batches: Sequence[DrawingWork], seconds: Sequence[float]) -> dict[str, float]:
-    """Non-negative rates that fit measured draws, by term."""
-    rates, _ = _fit(np.array(batches, dtype=np.float64), np.array(seconds))
-    return {term: float(rate) for term, rate in zip(DrawingWork._fields, rates, strict=True) if rate}
+def fit_rates(
+    work: Sequence[StepWork] | Sequence[DrawingWork], seconds: Sequence[float]
+) -> tuple[dict[str, float], float]:
+    """Non-negative rates that fit measured steps or draws, by term, and their largest relative error on these."""
+    terms = _TERMS if isinstance(work[0], StepWork) else DrawingWork._fields
+    rows = [(1, *each) if isinstance(each, StepWork) else each for each in work]
+    rates, largest = _fit(np.array(rows, dtype=np.float64), np.array(seconds))
+    return {term: float(rate) for term, rate in zip(terms, rates, strict=True) if rate}, largest
 
 
 def fit_memory(predicted: Sequence[int], measured: Sequence[int]) -> tuple[float, float]:
