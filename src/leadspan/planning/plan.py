@@ -168,26 +168,23 @@ def plan_recipe(
     # What a naive run would train on: all training rows, uncut.
     rows_of_data = (sections for block in border_blocks(data.splits.train) for sections in block.borders)
     layouts = (lay_out(row, Cut(((0, row.num_tokens),)), recipe.supervision) for row in rows_of_data)
-    uncut, left_out = layout_sizes(layouts, model.selection), list[str]()
+    uncut, left_out, rows = layout_sizes(layouts, model.selection), list[str](), list[PlanRow]()
 
-    def rows_of(compared: Sequence[Policy]) -> list[PlanRow]:
-        made: list[PlanRow] = []
+    def compare(compared: Sequence[Policy]) -> None:
         # One after the other: the examples of all policies together would take too much memory.
         for policy, side in _sides(recipe, data, compared, left_out):
             try:
-                made.append(_row(recipe, data, (model, live, stored), uncut, side, policy, calibration, searched))
+                rows.append(_row(recipe, data, (model, live, stored), uncut, side, policy, calibration, searched))
             except SettingsError as error:  # such as of a budget of tokens that an uncut trace exceeds
                 if policy == recipe.cut:
                     raise
                 left_out.append(f"{policy.label}: {error}")
-        return made
 
-    rows = rows_of(policies if recipe.cut in policies else [recipe.cut, *policies])
+    compare(policies if recipe.cut in policies else [recipe.cut, *policies])
     # With rollouts the student also learns to end its turns from what it writes itself.
     if recipe.rollout is None and any(row.is_recipes and shows_few_ends(row.cut) for row in rows):
-        rows += rows_of([policy for policy in with_ends(recipe.cut) if policy not in policies])
-    batching = recipe.training.batching
-    by_examples = batching if isinstance(batching, ByExamples) else None
+        compare([policy for policy in with_ends(recipe.cut) if policy not in policies])
+    by_examples = recipe.training.batching if isinstance(recipe.training.batching, ByExamples) else None
     return Plan(
         name=recipe.name,
         rows=tuple(rows),

@@ -1,14 +1,14 @@
 """A plan as text: tables for the terminal, and sentences on what the figures mean, all computed from the rows."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from leadspan.audit.prepared import Searched
-from leadspan.costs.flops import FlopsByPart, ModelShape
-from leadspan.costs.memory import NUM_CHECKPOINTS, MemoryByPart, disk_bytes
+from leadspan.costs.flops import ByPart, ModelShape
+from leadspan.costs.memory import NUM_CHECKPOINTS, disk_bytes
 from leadspan.data.truncation import Full, Lead, with_ends
 from leadspan.data.truncation.policy import cut_warnings, shows_few_ends
 from leadspan.errors import ModelError
-from leadspan.planning.fitting import MEASURES, Measure, Saving
+from leadspan.planning.fitting import MEASURES, Saving
 from leadspan.planning.plan import Plan, PlanRow
 from leadspan.planning.prediction import student_shape
 from leadspan.planning.rollouts import RolloutCost
@@ -18,13 +18,14 @@ from leadspan.tables import MISSING, Block, percent, quantity
 
 def plan_tables(plan: Plan) -> list[Block]:
     """The tables to print, in order; the `sentences` go below them."""
+    labels = [row.label for row in plan.rows]
     return [
         _costs(plan),
-        _by_part(plan, "FLOPs by part", FlopsByPart, lambda row: row.prediction.flops),
-        _by_part(plan, "Peak memory by part", MemoryByPart, lambda row: row.prediction.memory),
+        _by_part("FLOPs by part", labels, [row.prediction.flops for row in plan.rows]),
+        _by_part("Peak memory by part", labels, [row.prediction.memory for row in plan.rows]),
         *(_ranks(plan, row) for row in plan.rows if row.ranks),
-        _savings(plan, "FLOPs", lambda row: row.flops_saving),
-        _savings(plan, "peak memory", lambda row: row.memory_saving),
+        _savings(plan, "FLOPs", labels, [row.flops_saving for row in plan.rows]),
+        _savings(plan, "Peak memory", labels, [row.memory_saving for row in plan.rows]),
     ]
 
 
@@ -32,8 +33,8 @@ def sentences(plan: Plan) -> list[str]:
     """What the figures mean for these models and traces."""
     full = next((row for row in plan.rows if isinstance(row.policy, Full)), None)
     lines = [] if full is None else _bills(plan, full)
-    lines += [] if plan.rollouts is None else [_rollouts(plan.rollouts)]
-    lines += [plan.rollouts.warning] if plan.rollouts is not None and plan.rollouts.warning else []
+    if plan.rollouts is not None:
+        lines += filter(None, (_rollouts(plan.rollouts), plan.rollouts.warning))
     if plan.served is not None:
         lines.append(f"The teacher is {plan.served}: no figure here has its memory, its operations or its time.")
     # Each source once, in the order of the rows.
@@ -164,18 +165,12 @@ def _costs(plan: Plan) -> Block:
     return Block(title, tuple(header[column] for column in shown), tuple(rows), note)
 
 
-def _by_part(
-    plan: Plan,
-    title: str,
-    kind: type[FlopsByPart] | type[MemoryByPart],
-    parts_of: Callable[[PlanRow], FlopsByPart | MemoryByPart],
-) -> Block:
+def _by_part(title: str, labels: Sequence[str], amounts: Sequence[ByPart]) -> Block:
     """Shares of a total by part; parts that are zero everywhere are not shown."""
-    names = [name for name in kind.model_fields if any(getattr(parts_of(row), name) for row in plan.rows)]
+    names = [name for name in type(amounts[0]).model_fields if any(getattr(amount, name) for amount in amounts)]
     rows: list[tuple[str, ...]] = []
-    for row in plan.rows:
-        total = parts_of(row).total or 1
-        rows.append((row.label, *(percent(getattr(parts_of(row), name) / total) for name in names)))
+    for label, amount in zip(labels, amounts, strict=True):
+        rows.append((label, *(percent(getattr(amount, name) / (amount.total or 1)) for name in names)))
     return Block(title, ("policy", *(name.replace("_", "\n") for name in names)), tuple(rows))
 
 
@@ -208,17 +203,16 @@ def _ranks(plan: Plan, row: PlanRow) -> Block:
     )
 
 
-def _savings(plan: Plan, cost: str, saving_of: Callable[[PlanRow], Saving]) -> Block:
+def _savings(plan: Plan, cost: str, labels: Sequence[str], savings: Sequence[Saving]) -> Block:
     """Shares of a naive run's cost that each measure saves."""
-    shown: list[Measure] = [measure for measure in MEASURES if measure != "store" or plan.knows_teacher]
-    names = [measure.replace("_", " ") for measure in shown]
+    shown = [measure for measure in MEASURES if measure != "store" or plan.knows_teacher]
     rows: list[tuple[str, ...]] = []
-    for row in plan.rows:
-        saving = saving_of(row)
+    for label, saving in zip(labels, savings, strict=True):
         cells = (f"{percent(saving.shares[measure])} ({percent(saving.alone[measure])})" for measure in shown)
-        rows.append((row.label, *cells, percent(sum(saving.shares.values()))))
+        rows.append((label, *cells, percent(sum(saving.shares.values()))))
+    names = (measure.replace("_", " ") for measure in shown)
     return Block(
-        title=f"{cost[0].upper()}{cost[1:]} saved against a naive run, by technique (alone, in brackets)",
+        title=f"{cost} saved against a naive run, by technique (alone, in brackets)",
         header=("policy", *names, "all four" if plan.knows_teacher else "all three"),
         rows=tuple(rows),
         note="Naive: whole sequences padded to the longest of their batch, logits of all positions at once"

@@ -51,9 +51,13 @@ class Handover:
     steps: dict[str, Any]
     recorded: tuple[str, int, str] | None = None
 
-    def write(self, checkpoint: Path) -> None:
-        """Add it to a checkpoint."""
+    def complete(self, checkpoint: Path) -> None:
+        """Add it to a checkpoint, with a copy of the identity of the run, and seal that."""
         (checkpoint / _HANDOVER_FILE).write_text(json.dumps(asdict(self)), encoding="utf-8")
+        identity = checkpoint.parents[1] / IDENTITY_FILE
+        if identity.exists():
+            shutil.copyfile(identity, checkpoint / IDENTITY_FILE)
+        seal(checkpoint)  # last, since it vouches for all files
 
     @classmethod
     def of(cls, checkpoint: Path) -> "Handover":
@@ -155,14 +159,6 @@ def writing(directory: Path) -> Iterator[None]:
             f"{directory}: cannot be written to its end ({str(error).splitlines()[0]}; {free / 1e9:.3g} GB are free "
             "there); make room, then continue with --resume"
         ) from None
-
-
-def complete(checkpoint: Path) -> None:
-    """Seal a checkpoint, with a copy of the identity of its run."""
-    identity = checkpoint.parents[1] / IDENTITY_FILE
-    if identity.exists():
-        shutil.copyfile(identity, checkpoint / IDENTITY_FILE)
-    seal(checkpoint)
 
 
 def identity_files(directory: Path) -> list[Path]:

@@ -27,7 +27,7 @@ from leadspan.status import Progress
 from leadspan.teacher.source import TeacherSource
 from leadspan.teacher.targets import Targets
 from leadspan.training.callbacks import Clock
-from leadspan.training.checkpoints import Handover, complete, remove_old, writing
+from leadspan.training.checkpoints import Handover, remove_old, writing
 from leadspan.training.steps import speed_figures
 
 
@@ -272,8 +272,7 @@ class DistillationTrainer(Trainer):
             super()._save_checkpoint(model, trial)
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
-            handover.write(directory)
-            complete(directory)  # last, since it vouches for all files
+            handover.complete(directory)
             remove_old(directory.parents[1], self.state.best_global_step)
         self.accelerator.wait_for_everyone()
 
