@@ -130,6 +130,17 @@ def test_a_control_token_in_the_text_is_refused(prompt: str, cot: str, answer: s
     assert isinstance(renderer.render(Trace(TRACE.messages, "ab < b | c", "im_end", place="f:4")), RenderedText)
 
 
+@pytest.mark.parametrize(
+    "token", ["<\uff5cend\u2581of\u2581sentence\uff5c>", "<|eot_id|>", "<|return|>", "</s>", "<end_of_turn>"]
+)
+def test_an_end_of_turn_of_another_model_is_no_text_to_learn(token: str) -> None:
+    renderer = Renderer(character_tokenizer(), Rendering())
+    refused = renderer.render(Trace(TRACE.messages, "a", f"b{token}\n", place="f:3"))
+    assert isinstance(refused, Refusal)
+    assert refused.reason == "control token of another model" and repr(token) in refused.detail
+    assert isinstance(renderer.render(Trace(TRACE.messages, f"a{token} b", "b <c|d>")), RenderedText)
+
+
 @pytest.mark.parametrize("tag", ["(begin)", "(end)"])
 def test_a_tag_that_the_student_writes_is_no_text_of_its_own(tag: str) -> None:
     renderer = Renderer(character_tokenizer(), Rendering(think_open="(begin)", think_close="(end)"))

@@ -201,6 +201,12 @@ ACCEPTED = [
         {"Question": QUESTION, "Complex_CoT": COT, "Response": ANSWER}, "columns", trace(USER_TURN), id="medical-o1"
     ),
     pytest.param(
+        {"input": QUESTION, "reasoning_content": COT, "content": ANSWER, "score": 10},
+        "columns",
+        trace(USER_TURN),
+        id="what DeepSeek's API returns",
+    ),
+    pytest.param(
         {"query": QUESTION, "rationale": COT, "response": ANSWER}, "columns", trace(USER_TURN), id="query and rationale"
     ),
     pytest.param(
@@ -341,6 +347,7 @@ def test_unknown_columns_are_answered_with_what_each_format_needs() -> None:
     assert "  synthetic_1: prompt, llm_response\n" in message
     assert "  gsm8k: question, answer (with ####)\n" in message
     assert "Name the layout with `format`, or map it with `columns:" in message
+    assert "think tags other than <think> and <|begin_of_thought|> are set with `think_open`" in message
 
 
 @pytest.mark.parametrize(

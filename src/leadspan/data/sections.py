@@ -35,6 +35,8 @@ _APPEND = "set data.rendering.assistant_turn: append (the template renders the p
 _PROMPT_LOST = "chat template drops part of the prompt"
 _LINE_END = r"(?>\r\n|[\n\r\x85\u2028\u2029])"  # atomic: \r\n is never two line ends
 _NO_SPACE = re.compile(r"\S")
+# How models of other families end a turn; a tokenizer without the token reads it as text.
+_FOREIGN_END = re.compile(r"(?:<[|\uff5c][^|\uff5c<>\s]{1,40}[|\uff5c]>|</s>|<eos>|<end_of_turn>)\s*$")
 _ANOTHER_TEMPLATE = "or give a template that keeps the chain of thought with data.rendering.chat_template: FILE"
 
 
@@ -142,6 +144,9 @@ class Renderer(PromptRenderer):
         # A think tag may stand in a prompt.
         if (token := next(in_learnt, None) or self.control_token_in(trace.messages)) is not None:
             return Refusal("control token in the text", f"the text contains {token!r}", trace.place)
+        if foreign := _FOREIGN_END.search(trace.answer):
+            detail = f"the answer ends in {foreign[0].strip()!r}, which the student would learn to write as text"
+            return Refusal("control token of another model", detail, trace.place)
         try:
             header, text = self._texts(trace)
         except LostText as error:

@@ -275,9 +275,9 @@ FORMATS = (
     Format(
         "columns",
         {
-            "prompt": "prompt|problem|question|instruction|query|Question",
+            "prompt": "prompt|problem|question|instruction|query|Question|input",
             "cot": _COT,
-            "answer": "answer|response|solution|final_answer|output|Response",
+            "answer": "answer|response|solution|final_answer|output|Response|content",
         },
         read_columns,
         uses=_COLUMNS_USES,

@@ -152,7 +152,9 @@ def detect(source: TraceSource, records: Sequence[Record]) -> list[Layout]:
         if objects := [name for name, value in zip(names, rows[0].values(), strict=True) if isinstance(value, dict)]:
             lines.append(f"  objects are not looked into: {', '.join(objects)}; write their texts or turns as columns")
         remedy = "Name the layout with `format`, or map it with `columns: {prompt: ..., cot: ..., answer: ...}`"
-        raise DataError("\n".join([*lines, f"{remedy}, `{{prompt: ..., response: ...}}` or `{{conversation: ...}}`."]))
+        remedy = f"{remedy}, `{{prompt: ..., response: ...}}` or `{{conversation: ...}}`; think tags other than"
+        tag_names = " and ".join(opening for opening, _ in tags)
+        raise DataError("\n".join([*lines, f"{remedy} {tag_names} are set with `think_open` and `think_close`."]))
     layouts = []
     while layout is not None:
         layouts.append(layout)
