@@ -4,13 +4,14 @@ import functools
 import math
 import random
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from leadspan.faults import Rule
 from leadspan.settings import Count, Settings
 
 
@@ -185,6 +186,16 @@ class Policy(Settings):
     _keeps_answer: ClassVar[bool] = True
     _needs_first_answer: ClassVar[bool] = False
     _needs_steps: ClassVar[bool] = False
+    # Settings that say in different ways how much is kept.
+    _amounts: ClassVar[tuple[str, ...]] = ()
+
+    def conflicts(self) -> Iterator[Rule]:
+        """Exactly one amount is given, where there are several ways to give it."""
+        names = self._amounts
+        given = [name for name in names if getattr(self, name) is not None]
+        if names and len(given) != 1:
+            shown = " and ".join(names) if len(names) == 2 else ", ".join(names)
+            yield names, f"give exactly one of {shown} (given: {', '.join(given) or 'none'})"
 
     @abstractmethod
     def spans(self, sections: Sections, rng: random.Random) -> tuple[Span, ...]:
@@ -208,8 +219,9 @@ class Policy(Settings):
 
     @property
     def inner(self) -> "Policy":
-        """The policy that cuts: the inner one of a mix or a schedule, else itself."""
-        return self
+        """The policy that cuts: the innermost one of a mix or a schedule, else itself."""
+        policy: Policy | None = getattr(self, "policy", None)
+        return self if policy is None else policy.inner
 
     @property
     def keeps_answer(self) -> bool:

@@ -80,12 +80,11 @@ class LeadAnswer(Policy):
     """`mask_think_end`: where the chain of thought was cut, its closing tag has no loss, so that the student
     is not taught to end thinking early."""
 
+    _amounts: ClassVar[tuple[str, ...]] = ("p", "num_tokens", "p_range")
+
     def conflicts(self) -> Iterator[Rule]:
         """Exactly one amount is given, and a range ascends."""
-        names = ("p", "num_tokens", "p_range")
-        amounts = [name for name in names if getattr(self, name) is not None]
-        if len(amounts) != 1:
-            yield names, f"give exactly one of p, num_tokens, p_range (given: {', '.join(amounts) or 'none'})"
+        yield from super().conflicts()
         if self.p_range is not None and self.p_range[0] > self.p_range[1]:
             yield ("p_range",), f"p_range {self.p_range}: the first must not exceed the second"
 
@@ -244,11 +243,7 @@ class Endpoints(Policy):
     """Steps kept from the beginning and from the end."""
 
     _needs_steps: ClassVar[bool] = True
-
-    def conflicts(self) -> Iterator[Rule]:
-        """Exactly one amount is given."""
-        if (self.p is None) == (self.num_steps is None):
-            yield ("p", "num_steps"), "give exactly one of p and num_steps"
+    _amounts: ClassVar[tuple[str, ...]] = ("p", "num_steps")
 
     @property
     def label(self) -> str:
