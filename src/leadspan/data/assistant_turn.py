@@ -138,33 +138,6 @@ def header_fault(turn: AssistantTurn, rendering: Rendering) -> str:
     )
 
 
-def tags_fault(turn: AssistantTurn, rendering: Rendering) -> str:
-    """What is wrong with the think tags of the settings, where the template writes its own."""
-    if turn.thought is not None:
-        if _fits(turn, rendering):
-            return ""
-        before, behind = turn.thought
-        begin = _common_begin([turn.header, before, *([] if turn.history is None else [turn.history])])
-        opening, closing = before[len(begin) :].strip(), behind.strip()
-        fault = f"it writes the chain of thought between {opening!r} and {closing!r}, {_NOT_THE_TAGS}"
-        if not closing or COT in closing:
-            return fault
-        if not opening:
-            return (
-                f"{fault}; set data.rendering.think_open to the end of its generation header, {_shown(turn.header)}, "
-                f"that opens thinking, and think_close: {_quoted(closing)}"
-            )
-    else:
-        if not turn.switched or rendering.think_open in turn.switched or rendering.think_close in turn.switched:
-            return ""
-        # An empty thought is an opening and a closing tag; the last bracket is where the closing one begins.
-        border = max(turn.switched.rfind("<"), turn.switched.rfind("["), 0)
-        opening, closing = turn.switched[:border].strip(), turn.switched[border:].strip()
-        fault = f"a variable of it writes {turn.switched!r} into the generation header, {_NOT_THE_TAGS}"
-        opening, closing = opening or closing, closing if opening else "the tag that belongs to it"
-    return f"{fault}; set data.rendering.think_open: {_quoted(opening)} and think_close: {_quoted(closing)}"
-
-
 def append_fault(turn: AssistantTurn, rendering: Rendering) -> str:
     """What is wrong with writing chain of thought and answer after a generation header without a fault, or ""."""
     added, left_out = _beyond_the_begin(turn, rendering)
@@ -192,21 +165,44 @@ def spaces(turn: AssistantTurn, rendering: Rendering) -> tuple[str, str, str]:
     return after_opening if after_opening.startswith(opened) else opened, start, end
 
 
-def border_fault(
+def turn_fault(
     turn: AssistantTurn, rendering: Rendering, end: str | None, special_texts: Iterable[str], eos: str | None
 ) -> str:
-    """What is wrong with the borders of a turn, where its header and its think tags show no fault; "" if nothing is.
+    """What is wrong with the tags or the borders of a turn whose header shows no fault; "" if nothing is.
 
     `end` is the special token that ends a turn, `eos` the one that ends a text for the tokenizer, if there is one.
     """
+    is_append, tags = rendering.assistant_turn == "append", (rendering.think_open, rendering.think_close)
+    fault = opening = closing = ""
+    if turn.thought is not None and not _fits(turn, rendering):
+        before, behind = turn.thought
+        begin = _common_begin([turn.header, before, *([] if turn.history is None else [turn.history])])
+        opening, closing = before[len(begin) :].strip(), behind.strip()
+        fault = f"it writes the chain of thought between {opening!r} and {closing!r}, {_NOT_THE_TAGS}"
+        if not closing or COT in closing:
+            return fault
+        if not opening:
+            return (
+                f"{fault}; set data.rendering.think_open to the end of its generation header, {_shown(turn.header)}, "
+                f"that opens thinking, and think_close: {_quoted(closing)}"
+            )
+    elif turn.thought is None and turn.switched and not any(tag in turn.switched for tag in tags):
+        # An empty thought is an opening and a closing tag; the last bracket is where the closing one begins.
+        border = max(turn.switched.rfind("<"), turn.switched.rfind("["), 0)
+        opening, closing = turn.switched[:border].strip(), turn.switched[border:].strip()
+        fault = f"a variable of it writes {turn.switched!r} into the generation header, {_NOT_THE_TAGS}"
+        opening, closing = opening or closing, closing if opening else "the tag that belongs to it"
+    if fault:
+        return f"{fault}; set data.rendering.think_open: {_quoted(opening)} and think_close: {_quoted(closing)}"
+    if is_append and (fault := append_fault(turn, rendering)):
+        return fault
     # No thought was shown, so the tags in the template's source are all that there is to compare.
-    tags = rendering.think_open + rendering.think_close
-    if not turn.thought and turn.named and not any(tag in tags for tag in turn.named):
+    if not turn.thought and turn.named and not any(tag in "".join(tags) for tag in turn.named):
         return (
             f"its source has {', '.join(map(repr, turn.named))}, {_NOT_THE_TAGS}; set "
             "data.rendering.think_open and think_close to what its model writes around a chain of thought"
         )
-    is_append, begin = rendering.assistant_turn == "append", (turn.history or "").strip()
+    begin = (turn.history or "").strip()
     names_a_role = any(role in begin.lower() for role in ("assistant", "model"))  # and is no end of turn alone
     if not is_append and names_a_role and turn.ending is not None and turn.ending.strip().endswith(begin):
         return f"it writes its generation header after finished conversations too, which end with {_shown(turn.ending)}"

@@ -220,11 +220,10 @@ def count_cuts(borders: Sequence[Sections], cuts: Sequence[Cut], layouts: Sequen
         for part, (start, end) in parts.items() if layout.segments else ():
             num_present = sum(max(0, min(end, s.end) - max(start, s.start)) for s in layout.segments)
             lost[part] += num_present != end - start
-    num_kept = sum(1 for layout in layouts if layout.segments)
     reasons = [cut.dropped or NO_WEIGHT for cut, layout in zip(cuts, layouts, strict=True) if not layout.segments]
     return CutCounts(
         num_examples=len(layouts),
-        num_kept=num_kept,
+        num_kept=len(layouts) - len(reasons),
         dropped=dict(Counter(reasons)),
         tokens_before=before.total(),
         tokens_after=after.total(),

@@ -113,8 +113,17 @@ class PromptRenderer:
         Raises:
             LostText: The text of a turn, or of one of its keys, is not in the rendering.
         """
+        opening, closing = self.rendering.think_open, self.rendering.think_close
         for number, message in enumerate(messages):
-            for part in self._texts_of_turn(message):
+            turn = dict(message)
+            if message["role"] == "assistant":
+                # Of an earlier reply only what it says outside of think tags; the opening one may stand in the prompt.
+                turn = {key: value for key, value in message.items() if key not in _THOUGHT}
+                if isinstance(said := turn.get("content"), str):
+                    if opening not in said.partition(closing)[0] and closing in said:
+                        said = said.partition(closing)[2]
+                    turn["content"] = re.split(rf"(?s){re.escape(opening)}.*?(?:{re.escape(closing)}|\Z)", said)
+            for part in texts_of(turn):
                 # Templates write tool calls as JSON, escaped or not; the slice takes the quotation marks off.
                 spellings = (part, json.dumps(part, ensure_ascii=False)[1:-1], json.dumps(part)[1:-1])
                 if not any(spelling in text for spelling in spellings):
@@ -208,23 +217,6 @@ class PromptRenderer:
         variables = {**self.tokenizer.special_tokens_map, **self.rendering.template_variables, **more_variables}
         name = f"chat template {self.rendering.chat_template or f'of {self.name}'}"
         return ChatTemplate(name, self.template, variables, self.rendering.date)
-
-    def _texts_of_turn(self, message: Message) -> Iterator[str]:
-        """What must be found of a turn: of an earlier assistant turn only what it says outside of think tags."""
-        is_assistant = message["role"] == "assistant"
-        opening, closing = self.rendering.think_open, self.rendering.think_close
-        for key, value in message.items():
-            if is_assistant and key == "content" and isinstance(value, str):
-                # The opening tag may stand in the prompt before.
-                if opening not in value.partition(closing)[0] and closing in value:
-                    value = value.partition(closing)[2]
-                while opening in value:
-                    before, _, rest = value.partition(opening)
-                    yield before.strip()
-                    value = rest.partition(closing)[2]
-                yield value.strip()
-            elif key not in _WITHOUT_TEXT and not (is_assistant and key in _THOUGHT):
-                yield from texts_of(value)
 
     def _lost(self, number: int, message: Message, part: Any) -> LostText:
         return LostText(

@@ -113,20 +113,28 @@ def same_questions(rows: Dataset) -> np.ndarray:
     core_of = firsts[core_of]
     index = _index(questions, common, lengths, runs, np.sort(firsts[lengths[firsts] >= FEWEST_WORDS]))
     del runs, firsts
-    parents: dict[int, int] = {}
-
-    def root(core: int) -> int:
-        while (parent := parents.get(core, core)) != core:
-            parents[core] = core = parents.get(parent, parent)
-        return core
-
-    for core, holder in _contained(_word_blocks(questions, common), index, lengths, keys, core_of):
-        parents[root(core)] = root(holder)
+    groups = _united(_word_blocks(questions, common), index, lengths, keys, core_of)[core_of]
     del index, keys, lengths
-    groups = np.arange(number, dtype=np.int32)
-    for core in parents:
-        groups[core] = root(core)
-    return first_rows[_lowest_ids(groups[core_of], questions)][question_of]
+    # A group of too many wordings counts by wording.
+    (members,) = np.nonzero(np.bincount(groups)[groups] > _MOST_WORDINGS)
+    if len(members):
+        blocks = column_blocks(questions.select(members), "question")
+        texts = (text.replace("\n", " ") for block in blocks for text in block)
+        wordings = np.fromiter((hash(text or i) for i, text in enumerate(texts)), dtype=np.int64)
+        order = np.lexsort((wordings, groups[members]))
+        members, wordings, of_members = members[order], wordings[order], groups[members[order]]
+        is_new = np.append(True, (np.diff(of_members) != 0) | (np.diff(wordings) != 0))
+        is_crowded = np.bincount(of_members[is_new], minlength=len(groups)) > _MOST_WORDINGS
+        first_of_wording = members[is_new][np.cumsum(is_new) - 1]
+        groups[members] = np.where(is_crowded[of_members], first_of_wording, of_members)
+    # Of each question the one of the lowest id in its group.
+    ids = _ids(questions)
+    lowest = np.full(len(ids), np.iinfo(np.uint64).max, dtype=np.uint64)
+    np.minimum.at(lowest, groups, ids)
+    (firsts,) = np.nonzero(lowest[groups] == ids)
+    first_of_group = np.empty(len(ids), dtype=np.int32)
+    first_of_group[groups[firsts]] = firsts
+    return first_rows[first_of_group[groups]][question_of]
 
 
 def _ids(rows: Dataset) -> np.ndarray:
@@ -233,14 +241,10 @@ def _index(
     return index
 
 
-def _contained(
-    blocks: Iterable[tuple[int, _Words]],
-    index: _Index,
-    lengths: np.ndarray,
-    keys: np.ndarray,
-    core_of: np.ndarray,
-) -> Iterator[tuple[int, int]]:
-    """Pairs of a core and another one that contains all of it in a row."""
+def _united(
+    blocks: Iterable[tuple[int, _Words]], index: _Index, lengths: np.ndarray, keys: np.ndarray, core_of: np.ndarray
+) -> np.ndarray:
+    """The group of each core, int32: a core and another one that contains all of it in a row are in one."""
     holders: defaultdict[int, set[int]] = defaultdict(set)
     sizes = np.unique(np.minimum(lengths[index.cores], _INDEXED_WORDS)).tolist()
     for first, block in blocks:
@@ -267,28 +271,18 @@ def _contained(
                     words = block.cores[number][begin : begin + int(lengths[core])]
                     if len(holders[core]) < _MOST_WORDINGS and hash(tuple(words)) == keys[core]:
                         holders[core].add(int(core_of[first + number]))
+    parents: dict[int, int] = {}
+
+    def root(core: int) -> int:
+        while (parent := parents.get(core, core)) != core:
+            parents[core] = core = parents.get(parent, parent)
+        return core
+
     for core, of_core in holders.items():
         if len(of_core) < _MOST_WORDINGS:
-            yield from ((core, holder) for holder in of_core)
-
-
-def _lowest_ids(groups: np.ndarray, questions: Dataset) -> np.ndarray:
-    """Of each question the one of the lowest id in its group; a group of too many wordings counts by wording."""
-    (members,) = np.nonzero(np.bincount(groups)[groups] > _MOST_WORDINGS)
-    if len(members):
-        blocks = column_blocks(questions.select(members), "question")
-        texts = (text.replace("\n", " ") for block in blocks for text in block)
-        wordings = np.fromiter((hash(text or i) for i, text in enumerate(texts)), dtype=np.int64)
-        order = np.lexsort((wordings, groups[members]))
-        members, wordings, of_members = members[order], wordings[order], groups[members[order]]
-        is_new = np.append(True, (np.diff(of_members) != 0) | (np.diff(wordings) != 0))
-        is_crowded = np.bincount(of_members[is_new], minlength=len(groups)) > _MOST_WORDINGS
-        first_of_wording = members[is_new][np.cumsum(is_new) - 1]
-        groups[members] = np.where(is_crowded[of_members], first_of_wording, of_members)
-    ids = _ids(questions)
-    lowest = np.full(len(ids), np.iinfo(np.uint64).max, dtype=np.uint64)
-    np.minimum.at(lowest, groups, ids)
-    (firsts,) = np.nonzero(lowest[groups] == ids)
-    first_of_group = np.empty(len(ids), dtype=np.int32)
-    first_of_group[groups[firsts]] = firsts
-    return first_of_group[groups]
+            for holder in of_core:
+                parents[root(core)] = root(holder)
+    groups = np.arange(len(lengths), dtype=np.int32)
+    for core in parents:
+        groups[core] = root(core)
+    return groups

@@ -92,39 +92,32 @@ class Renderer(PromptRenderer):
         if fault:
             raise ModelError(f"data.rendering.end_of_turn = {self._end!r}: {fault}")
         self._stop_texts = tuple({str(text) for text in (tokenizer.eos_token, self._end) if text})
-        self._form = "text"
-        self._probe = self._check_template()
-
-    def _check_template(self) -> RenderedText:
-        """Render the probe in the form in which the template writes a chain of thought."""
+        eos = tokenizer.eos_token if isinstance(tokenizer.eos_token, str) else None
         # What is wrong with the form in which turns would be written, with the setting that corrects it.
-        turn, rendering, eos = self.turn, self.rendering, self.tokenizer.eos_token
-        fault, reason = self.header_fault() or assistant_turn.tags_fault(turn, rendering), ""
-        if not fault and rendering.assistant_turn == "append":
-            fault = assistant_turn.append_fault(turn, rendering)
-        if not fault:
-            eos = eos if isinstance(eos, str) else None
-            fault = assistant_turn.border_fault(turn, rendering, self._end, self._special_texts, eos)
+        fault, reason = self.header_fault(), ""
+        fault = fault or assistant_turn.turn_fault(self.turn, rendering, self._end, self._special_texts, eos)
         if fault:
             raise ModelError(f"{self._chat.name}: {fault}; {_ANOTHER_TEMPLATE}")
+        # The form in which the template writes a chain of thought is the first in which the probe is rendered.
         for form in assistant_turn.FORMS:
             self._form = form
             probe = self.render(_PROBE)
             if isinstance(probe, RenderedText):
-                asked = self.prompt_text(_PROBE.messages)
-                if probe.text.startswith(asked):
-                    return probe
-                fault = (
-                    f"its generation header ends with {asked[-20:]!r}, and a turn does not go on from there; {_APPEND}"
-                )
-                raise ModelError(f"{self._chat.name}: {fault}, {_ANOTHER_TEMPLATE}")
+                break
             # The fault of the usual form, text in tags, says most; the last form is tried for a few templates only.
             detail = probe.detail.removeprefix(f"{self._chat.name}: ")
             fault, reason = (detail if form != assistant_turn.FORMS[-1] else fault), probe.reason
-        if rendering.assistant_turn == "append" or reason == _PROMPT_LOST:
-            raise ModelError(f"{self._chat.name}: {fault}; {_ANOTHER_TEMPLATE}")
-        remedy = assistant_turn.append_fault(turn, rendering) or _APPEND
-        raise ModelError(f"{self._chat.name}: {fault}; {remedy}, {_ANOTHER_TEMPLATE}")
+        else:
+            if rendering.assistant_turn != "append" and reason != _PROMPT_LOST:
+                fault += f"; {assistant_turn.append_fault(self.turn, rendering) or _APPEND}, {_ANOTHER_TEMPLATE}"
+            else:
+                fault += f"; {_ANOTHER_TEMPLATE}"
+            raise ModelError(f"{self._chat.name}: {fault}")
+        asked = self.prompt_text(_PROBE.messages)
+        if not probe.text.startswith(asked):
+            fault = f"its generation header ends with {asked[-20:]!r}, and a turn does not go on from there; {_APPEND}"
+            raise ModelError(f"{self._chat.name}: {fault}, {_ANOTHER_TEMPLATE}")
+        self._probe = probe
 
     def render(self, trace: Trace) -> RenderedText | Refusal:
         """Render one trace and find its sections by character.

@@ -102,10 +102,6 @@ class Supervision(Settings):
             if 0 < getattr(self, name) < 1 / _LARGEST:
                 yield (name,), f"{name} = {getattr(self, name):g}: give 0, or {1 / _LARGEST:g} and more"
 
-    def of(self, section: int) -> float:
-        """Weight of a section id; an appended end-of-turn token weighs 1."""
-        return (self.prompt, self.cot, self.answer, 1.0)[section]
-
 
 @dataclass(frozen=True, slots=True)
 class Segment:
@@ -195,20 +191,20 @@ def lay_out(sections: Sections, cut: Cut, supervision: Supervision) -> Layout:
     inside the prompt: that would teach to end before the question is asked.
     """
     borders = (
-        (PROMPT, 0, sections.prompt_end),
-        (COT, sections.prompt_end, sections.cot_end),
-        (ANSWER, sections.cot_end, sections.num_tokens),
+        (PROMPT, 0, sections.prompt_end, supervision.prompt),
+        (COT, sections.prompt_end, sections.cot_end, supervision.cot),
+        (ANSWER, sections.cot_end, sections.num_tokens, supervision.answer),
     )
     no_loss = cut.unweighted or (0, 0)
     segments: list[Segment] = []
-    for span, (section, section_start, section_end) in itertools.product(cut.spans, borders):
+    for span, (section, section_start, section_end, weight) in itertools.product(cut.spans, borders):
         start, end = max(span[0], section_start), min(span[1], section_end)
         if start < end:
             # Split around the range without a loss.
             marks = sorted({start, end, *(mark for mark in no_loss if start < mark < end)})
             for first, last in itertools.pairwise(marks):
                 is_masked = no_loss[0] <= first and last <= no_loss[1]
-                segments.append(Segment(first, last, section, 0.0 if is_masked else supervision.of(section)))
+                segments.append(Segment(first, last, section, 0.0 if is_masked else weight))
     append_stop = cut.append_stop and bool(segments) and segments[-1].section != PROMPT
     while segments and segments[-1].weight == 0 and not append_stop:
         segments.pop()

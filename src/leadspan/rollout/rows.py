@@ -272,8 +272,8 @@ class RowMaker:
             opens = start.startswith(tags.think_open) or tags.think_open.startswith(start)
             cot = len(new) if self.renderer.opening or opens else 0
         sections = np.repeat(np.array([PROMPT, COT, ANSWER], np.int8), [len(prompt), cot, len(new) - cot])
-        by_section = np.array([self.supervision.of(section) for section in (PROMPT, COT, ANSWER)], np.float32)
-        weights = by_section[sections]
+        supervision = self.supervision
+        weights = np.array([supervision.prompt, supervision.cot, supervision.answer], np.float32)[sections]
         weights[0] = 0.0  # nothing predicts the first token
         ids = np.array([*prompt, *new], dtype=np.int64)
         # Of the full length, so that a tenth is the same part of a rollout whatever its horizon.
@@ -281,7 +281,7 @@ class RowMaker:
         # A store knows a rollout by the hash of its full length, of which this one may be a prefix.
         uncut = [*prompt, *(new if captured is None else captured)]
         example_id = _hash_of(uncut, rollout.prompt.teacher)[:32]
-        selection = self.supervision.token_selection
+        selection = supervision.token_selection
         if isinstance(selection, RandomTokens):
             weights = draw_tokens(weights, selection, example_id, self.seed)
         return Example(ids, weights, sections, tenths, example_id, rollout.prompt.teacher)
