@@ -227,8 +227,11 @@ def measured(runs: Sequence[RunResult]) -> Measured:
     dates = sorted({run.environment["date"][:10] for run in runs if "date" in run.environment})
     # The date and the seed are shown in their own right.
     keys = dict.fromkeys(key for run in runs for key in run.environment if key not in ("date", "seed"))
+    trained = [run for run in runs if run.train]
+    # Bases and teachers that a study trained first may come from another machine, which none of the costs is of.
+    trained = [run for run in trained if run.role == "student"] or trained
     return Measured(
-        devices=list(dict.fromkeys(run.train.device for run in runs if run.train)),
+        devices=list(dict.fromkeys(run.train.device for run in trained if run.train)),
         dates=dates[:: len(dates) - 1 or 1],  # the first and the last
         seeds=sorted({run.seed for run in runs if run.role == "student"}),
         versions={
