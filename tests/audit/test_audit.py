@@ -121,7 +121,7 @@ def test_traces_without_gold_have_no_break_point(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_processes_change_no_figure(tmp_path: Path) -> None:
-    rows = [ADD | {"prompt": f"What is 2 + 3? ({i})"} for i in range(70)]
+    rows = [ADD | {"prompt": f"What is 2 + 3? ({i})"} for i in range(230)]
     one, two = audit(tmp_path, rows, 1), audit(tmp_path, rows, 2)
     assert one.model_copy(update={"seconds": 0.0}) == two.model_copy(update={"seconds": 0.0})
 

@@ -159,7 +159,7 @@ def test_traces_that_change_while_they_are_read_are_refused_and_kept_nowhere(
 
 @pytest.mark.slow
 def test_worker_processes_give_the_same_rows(tmp_path: Path) -> None:
-    path = write_traces(tmp_path / "t.jsonl", 150)
+    path = write_traces(tmp_path / "t.jsonl", 460)
     renderer = Renderer(character_tokenizer(), Rendering())
     alone = prepare(TraceSource(path=str(path)), renderer, settings_for(path)).rows
     settings = settings_for(path, num_workers=2, cache_dir=tmp_path / "other")

@@ -208,7 +208,7 @@ def slept(seconds: list[float]) -> None:
 def test_work_that_nobody_waits_for_ends_at_once() -> None:
     fork_server()
     before = set(psutil.Process().children(recursive=True))
-    results = in_batches(slept, [0, 600], 1, 2)
+    results = in_batches(slept, [0, 600, *[0] * 6], 1, 2)
     next(results)
     workers = set(psutil.Process().children(recursive=True)) - before
     results.close()
