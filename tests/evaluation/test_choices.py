@@ -53,6 +53,10 @@ def test_long_runs_of_blanks_leave_the_letter() -> None:
         ("\\boxed{c}", "right", "right"),
         ("\\boxed{\\text{The answer is C}}", "right", "right"),
         ("\\fbox{C}", "right", "right"),
+        ("\\boxed{\\text{C}.}", "right", "right"),
+        ("答案\N{FULLWIDTH COLON}C", "no_answer", "right"),
+        ("答案是C。", "no_answer", "right"),
+        ("答案是B。", "no_answer", "wrong"),
         ("\\boxed{x \\ll y}\n\n**Answer: C**", "unparsed", "right"),
         ("So I choose C", "no_answer", "right"),
         ("The answer is \\(C\\).", "no_answer", "right"),
@@ -96,3 +100,8 @@ def test_choice_needs_a_gold() -> None:
 )
 def test_literal_grade(answer: str, gold: str, outcome: str) -> None:
     assert literal_grade(GradeItem(f"<think>a</think>\\boxed{{{answer}}}", gold, True)).strict == outcome
+
+
+def test_a_literal_in_a_block_of_code() -> None:
+    outcomes = [literal_grade(GradeItem(f"```python\n{text}\n```", "[1,2]", True)).strict for text in ("[1, 2]", "[2]")]
+    assert outcomes == ["right", "wrong"]

@@ -319,6 +319,7 @@ def chosen_letter(answer: str) -> str | None:
     >>> chosen_letter(r"\textbf{(B) }12"), chosen_letter("Option B"), chosen_letter("B - 12"), chosen_letter("Bx")
     ('B', 'B', 'B', None)
     """
-    text = re.sub(r"^[*`$]+|[*`$]+$", "", " ".join(_TEXT.sub(r" \1 ", unwrap_commands(in_latex(answer))).split()))
+    text = " ".join(_TEXT.sub(r" \1 ", unwrap_commands(in_latex(answer))).split())
+    text = re.sub(r"^[*`$]+|[*`$]+$| (?=[.:]$)", "", text)
     match = _CHOSEN.fullmatch(text)
     return match[1].upper() if match and (match[1].isupper() or len(text) == 1) else None

@@ -7,8 +7,8 @@ import warnings
 
 from leadspan.answers.equality import Outcome
 
-# Backticks or a text command around all of a literal, and the characters that LaTeX escapes.
-_WRAPPED = re.compile(r"(?:`+|\\text(?:tt)?\{)(.*?)(?:`+|\})", re.DOTALL)
+# Backticks, as of a block of code, or a text command around all of a literal, and the characters that LaTeX escapes.
+_WRAPPED = re.compile(r"(?:`+(?:[a-z]+\n)?|\\text(?:tt)?\{)(.*?)\s*(?:`+|\})", re.DOTALL)
 _ESCAPED = re.compile(r"\\([{}_%#$&])")
 
 

@@ -40,8 +40,9 @@ _LONGEST = 2_000
 _ONE = r"(?:[B-HJ-Z]|[AI](?! (?!(?:because|since|as|and|which|is|for|by|due|from|based)\b)[a-z]))(?![A-Za-z']|\.\d)"
 _OPENING = r"(?:[\s*$`(\[]|\\\(|\\(?:text|mathrm|mathbf|textbf)\{)*+"
 _STATED = re.compile(
-    rf"\b(?i:answer|choice|option|choose|chose|select|pick)\s*+(?i:is\b|would be\b|must be\b|should be\b)?+\s*+"
-    rf"(?:not\s++[A-Z]\s*+,?\s*+but\b)?+(?i:\s*+(?:option|choice)\b)?+\s*+:?+{_OPENING}({_ONE})"
+    rf"(?:\b(?i:answer|choice|option|choose|chose|select|pick)|答案[是为]?)\s*+"
+    rf"(?i:is\b|would be\b|must be\b|should be\b)?+\s*+"
+    rf"(?:not\s++[A-Z]\s*+,?\s*+but\b)?+(?i:\s*+(?:option|choice)\b)?+\s*+[:\uff1a]?+{_OPENING}({_ONE})"
     rf"|:{_OPENING}([A-Z])[\s*$`)\]\}}.]*+\Z"
 )
 """A letter behind what names the answer, or at the end behind a colon; `A` and `I` before a word are words."""
