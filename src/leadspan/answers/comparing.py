@@ -140,6 +140,11 @@ def _is_same_part(first: Any, second: Any) -> bool:
 
 def _equal_listings(answer: Listing, gold: Listing) -> bool:
     items, gold_items = _items(answer), _items(gold)
+    # Against a tuple, x, y and z have their order by name.
+    items, gold_items = (
+        _by_name(mine) if other.brackets in ("()", "<>", "[]") else mine
+        for mine, other in ((items, gold), (gold_items, answer))
+    )
     if len(items) != len(gold_items):
         return False
     if (
@@ -154,6 +159,14 @@ def _equal_listings(answer: Listing, gold: Listing) -> bool:
     vectors = {"<>", "()", "[]"}
     same = answer.brackets in ("", gold.brackets) or (len(items) > 2 and {answer.brackets, gold.brackets} <= vectors)
     return (same or {answer.brackets, gold.brackets} == {"<>", "()"}) and all(map(equal, items, gold_items))
+
+
+def _by_name(items: list[Value]) -> list[Value]:
+    """Values of neighbouring letters of the alphabet in their order; the items as they are where they are none."""
+    names = [item.name if isinstance(item, Equation) else "" for item in items]
+    first = min(names)
+    letters = [chr(ord(first) + i) for i in range(len(names))] if len(first) == 1 else []
+    return [items[names.index(letter)] for letter in letters] if sorted(names) == letters else items
 
 
 def _same_item(items: Sequence[Value], gold_items: Sequence[Value]) -> Any:

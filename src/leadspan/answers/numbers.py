@@ -16,7 +16,7 @@ from leadspan.answers.spelling import COMMANDS, in_latex
 from leadspan.answers.written_numbers import SMALL_NUMBERS
 
 # Digits with separators of thousands in any LaTeX spelling, or without, and a decimal part.
-_DIGITS = r"\d{1,3}(?:(?:,|\{,\}|,\\!|\\,|\\!)\d{3}){1,100}(?!\d)(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+"
+_DIGITS = r"\d{1,3}(?:(?:,|\{,\}|,\\! ?|\\,|\\!)\d{3}){1,100}(?!\d)(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+"
 _POWER_OF_TEN = (
     r"\s*+(?:\\times|\\cdot|×|·|\*|x)\s*+10\s*+\^\s*+\{?+\s*+(?P<power>[-−]?\d+)\s*+\}?"
     r"|[eE](?P<exponent>[-+−]?\d+)(?!\w|\.\d)"

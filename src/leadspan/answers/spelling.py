@@ -157,7 +157,7 @@ def _closing_braces(text: str) -> dict[int, int]:
 
 _ORDINAL_END = r"(?:st|nd|rd|th)"
 _SPACE = r"(?:\s|~|\\[ ,;:!]|\\q?quad(?![A-Za-z]))"
-_GROUP_SEPARATOR = r"(?:,\\[!,]|\{,\}(?:\\!)?|\\[,;:! ]|~| )"
+_GROUP_SEPARATOR = r"(?:,\\[!,] ?|\{,\}(?:\\!)?|\\[,;:! ]|~| )"
 # Commands that mark a vector.
 _HAT = r"\\(?:mathbf|boldsymbol|bm|vec|hat|textbf|widehat)"
 _NOT_IN_WORD = r"(?<![A-Za-z\\])"
@@ -270,6 +270,8 @@ RULES: tuple[Rule, ...] = (
           r"60\,\frac{\text{miles}}{\text{hour}}", r"60 \text{miles}/\text{hour}"),
     _rule(r"\\(?:SI|qty)\s*+\{([^{}]*+)\}\s*+\{([^{}]*+)\}", r"\1\\text{ \2}", "answers", r"\SI{5}{cm}",
           r"5\text{ cm}"),
+    _rule(r"(?<=[\d}\s,])(?:\\text\{[\s~]*+)?[LMR](?:\s*+\})?\s*+_\s*+\{?\s*+\\odot\s*+\}?$", r"\\text{ solar}",
+          "Minerva answers", r"2.75\,M_\odot", r"2.75 \text{ solar}"),
     _rule(r"\\ang\s*+\{([^{};]*+)\}", r"\1\\deg ", "siunitx", r"\ang{30}", r"30\deg"),
     _rule(r"\\(?:unit|si)\s*+\{([^{}]*+)\}", r"\\text{ \1}", "answers", r"5\unit{cm}", r"5\text{ cm}"),
     # functions and operators
