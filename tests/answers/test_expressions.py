@@ -49,6 +49,10 @@ def test_an_expression_of_the_question_is_restated_unless_it_is_concluded() -> N
         ("It is not east. If east is right, fine.", "east", "Does she face north, south, east or west?", None),
         ("Line A meets C. The answer is (C).", "C", "Which?", "C)."),
         ("A is a set and C is empty.", "C", "Which?", None),
+        ("Option B: 11, no. Option C: 12, it works. So the answer is C.", "C", "Which?", "C."),
+        ("Let's check option C. It says 12. So it must be option C.", "C", "Which?", "C."),
+        ("Option C says 12. Option C matches the sum.", "C", "Which?", "C matches "),
+        ("If the answer is C, it is 12. The answer is not C.", "C", "Which?", None),
     ],
 )  # fmt: skip
 def test_words_count_where_they_are_named_as_the_answer(cot: str, gold: str, question: str, at: str | None) -> None:

@@ -76,8 +76,14 @@ _NAMING = re.compile(
 _SENTENCE_START = re.compile(r"(?<=[.!?])\s|\n")
 _DOUBTS = re.compile(r"\b(?:if|suppose|whether|not|isn't)\b", re.IGNORECASE)
 _LETTER = re.compile(
-    r"(?:answer|option|choice|boxed\s*\{|correct|select|choose)(?:\W|is|be|text|would|should|the)*$", re.IGNORECASE
+    r"(?:answer|boxed\s*\{|correct|select|choose)(?:\W|is|be|text|would|should|the|option|choice)*$", re.IGNORECASE
 )
+# The name of a choice, which is also named to weigh it; and that name where it is concluded.
+_OPTION = re.compile(r"\b(?:option|choice)\W*$", re.IGNORECASE)
+_CONCLUDED_OPTION = re.compile(
+    r"\b(?:is|be|so|therefore|thus|hence|it's|that's)\W+(?:the\W+)?(?:option|choice)\W*$", re.IGNORECASE
+)
+_CLAUSE_END = re.compile(r"\W*(?:[.,;!\n)}*\"']|$)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,10 +254,21 @@ def stated_words(cot: str, gold: str, question: str) -> Iterator[tuple[int, int]
     for match in pattern.finditer(cot):
         before = cot[max(0, match.start() - 160) : match.start()]
         if len(word) == 1:
-            if _LETTER.search(before):
+            if _states_letter(before, cot[match.end() : match.end() + 80]):
                 yield match.span()
         elif match.start() > len(cot) - min(_CLOSING, len(cot) // 5) or _names(cot, match, before, competing):
             yield match.span()
+
+
+def _states_letter(before: str, after: str) -> bool:
+    """Whether the letter between two texts is named as the answer, and not as a choice that is weighed."""
+    clause = re.split(r"[.!?\n,]", after)[0]
+    if _DOUBTS.search(_SENTENCE_START.split(before)[-1]) or _DOUBTS.search(clause):
+        return False
+    if _LETTER.search(before):
+        return True
+    is_concluded = _CONCLUDED_OPTION.search(before) and _CLAUSE_END.match(after)
+    return bool(_OPTION.search(before) and (is_concluded or _SUPERLATIVE.search(clause)))
 
 
 def _equations(cot: str, target: str, symbols: frozenset[str]) -> Iterator[Candidate]:
