@@ -29,7 +29,7 @@ from leadspan.data.supervision import COT, PROMPT
 from leadspan.losses.settings import LossSettings
 from leadspan.models.loading import load_model
 from leadspan.models.settings import RandomInit
-from leadspan.models.shapes import cpu_has_bf16
+from leadspan.models.shapes import uses_bf16
 from leadspan.ranks import freed_memory_reused
 from leadspan.teacher.source import NoTeacher
 from leadspan.training.trainer import DistillationTrainer, attach_objective
@@ -52,7 +52,7 @@ TARGET, LOSS_TARGET = 0.95, 1e-2
 def run() -> Outcome:
     sides: dict[str, Spread] = {}
     figures: list[Figure] = []
-    for precision in ("float32", "bfloat16") if cpu_has_bf16() else ("float32",):
+    for precision in ("float32", "bfloat16") if uses_bf16("auto", RandomInit(config=SHAPE)) else ("float32",):
         runs: dict[str, list[dict[str, Any]]] = {"bare": [], "leadspan": []}
         for _ in range(ROUNDS):
             for side, measured in runs.items():

@@ -6,10 +6,12 @@ the same with encoding, checksums and hashes, and the shard on disk, whose fixed
 fewer positions here than in a shard of a real capture. Ratios are of throughputs, median over rounds.
 """
 
+import hashlib
 import tempfile
 from pathlib import Path
 
 import torch
+from safetensors.torch import save
 from transformers import PreTrainedModel
 
 from benchmarks.record import Figure, Outcome, Spread
@@ -21,14 +23,14 @@ from leadspan.data.examples import Examples
 from leadspan.data.packing import on_device, pack
 from leadspan.data.supervision import Supervision
 from leadspan.data.truncation import Budget
-from leadspan.models.heads import LogitTransform, head_shape, head_weight
+from leadspan.models.heads import head_shape, head_weight
 from leadspan.models.loading import load_model
 from leadspan.models.settings import RandomInit
 from leadspan.settings import validate
-from leadspan.teacher.engine import TransformersEngine, default_chunk, head_file
+from leadspan.teacher.capture_plan import Sequences, longest_sequences, plan_capture
+from leadspan.teacher.engine import TransformersEngine, default_chunk
 from leadspan.teacher.fill import Ranks, claimed, fill_store
-from leadspan.teacher.manifest import HEAD_FILE, Manifest
-from leadspan.teacher.sequences import Sequences, longest_sequences, plan_capture
+from leadspan.teacher.manifest import HEAD_FILE, HeadEntry, Manifest
 from leadspan.teacher.settings import CaptureSettings, Hidden, Sampled, TopK
 from leadspan.teacher.targets import freeze, live_targets, teacher_logits
 
@@ -111,7 +113,8 @@ def fill(
     rows, width = head_shape(teacher)
     content, entry = b"", None
     if keeps_head and isinstance(codec, Hidden):
-        content, entry = head_file(head_weight(teacher), LogitTransform())
+        content = save({"weight": head_weight(teacher).detach().cpu().contiguous()})
+        entry = HeadEntry(sha256=hashlib.sha256(content).hexdigest())
     manifest = Manifest(
         teacher="random",
         weights_hash="",

@@ -63,8 +63,8 @@ def write_inputs(directory: Path) -> None:
     import torch
 
     from leadspan.models.loading import load_model
+    from leadspan.models.reading import load_tokenizer
     from leadspan.models.settings import RandomInit
-    from leadspan.models.tokenizers import load_tokenizer
     from leadspan.settings import validate
     from leadspan.worlds.files import WorldFiles, write_world
 

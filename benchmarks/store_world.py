@@ -32,7 +32,7 @@ def qwen3(hidden: int, layers: int, vocab: int, seed: int, **more: Any) -> dict[
 
 def write_tokenizer(directory: Path, vocab: int = VOCAB) -> tuple[Path, int]:
     """Qwen3's tokenizer and template with about `vocab` entries trained anew on the traces; its path and size."""
-    from leadspan.models.tokenizers import load_tokenizer
+    from leadspan.models.reading import load_tokenizer
 
     lines = (there("traces/deepseek_r1.jsonl")).read_text(encoding="utf-8").splitlines()[:_TEXTS]
     texts = [f"{row['problem']}\n{row['cot']}\n{row['answer']}" for row in map(json.loads, lines)]

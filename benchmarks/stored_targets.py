@@ -34,7 +34,8 @@ from leadspan.pipeline.run import run as run_recipe
 from leadspan.recipe import Recipe
 from leadspan.settings import validate
 from leadspan.teacher.capture import run_capture
-from leadspan.teacher.engine import estimate
+from leadspan.teacher.capture_plan import estimate
+from leadspan.teacher.engine import TransformersEngine
 from leadspan.teacher.settings import CaptureSettings
 from leadspan.teacher.source import StoredTeacher
 from leadspan.teacher.targets import freeze, live_targets
@@ -137,7 +138,8 @@ def _lost(made: Recipe) -> dict[str, tuple[float, float]]:
     teacher = freeze(load_model(made.teacher, torch.float32))
     rows = head_of(teacher).weight.shape[0]
     codecs = [validate(CaptureSettings, {"codec": codec}, name).codec for name, codec in CODECS.items()]
-    found = estimate(teacher, student, job.sequences, made.capture, codecs, rows, SAMPLE, made.seed)
+    engine = TransformersEngine(teacher, made.capture, rows)
+    found = estimate(engine, student, job.sequences, codecs, SAMPLE, made.seed)
     return {row.codec.label: (row.kl_lost, row.standard_error) for row in found.codecs}
 
 

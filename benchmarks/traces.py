@@ -11,7 +11,7 @@ from leadspan.data.sections import Renderer
 from leadspan.data.settings import DataSettings, NoValidation, Rendering
 from leadspan.data.supervision import Supervision
 from leadspan.data.truncation import Policy
-from leadspan.models.tokenizers import load_tokenizer
+from leadspan.models.reading import load_tokenizer
 from leadspan.traces.settings import TraceSource
 
 ItemT = TypeVar("ItemT")

@@ -9,7 +9,7 @@ from derivations import problems_of
 from numpy.typing import NDArray
 
 from leadspan.data.truncation import Lead
-from leadspan.models.tokenizers import load_tokenizer
+from leadspan.models.reading import load_tokenizer
 from leadspan.report.break_points import BreakPoint, break_points, crossing
 from leadspan.report.frontier import Frontier
 from leadspan.report.rows import Row

@@ -11,7 +11,7 @@ from benchmarks import capture as capturing
 from benchmarks import gkd_step, sampling
 from benchmarks.gpu.setting import Setting, built, mixed_lengths, qwen3, random_examples
 from benchmarks.record import ROOT, Figure, Outcome, RecordError, Spread
-from leadspan.teacher.sequences import longest_sequences
+from leadspan.teacher.capture_plan import longest_sequences
 from leadspan.teacher.targets import freeze
 
 MARK = "@pytest.mark.gpu"

@@ -25,14 +25,14 @@ from leadspan.data.supervision import layout_sizes
 from leadspan.data.truncation import Full, Lead, Policy
 from leadspan.losses.chunked import default_chunk
 from leadspan.losses.settings import LossSettings
-from leadspan.models.activations import student_activations, teacher_activations
+from leadspan.models.activations import activation_bytes
 from leadspan.models.forward import ATTENTION, final_hidden_states
 from leadspan.models.loading import load_model
 from leadspan.models.settings import RandomInit
 from leadspan.models.shapes import shape_of
 from leadspan.planning.timing import Calibration, StepWork, fit_rates
 from leadspan.ranks import peak_flops
-from leadspan.teacher.sequences import longest_sequences
+from leadspan.teacher.capture_plan import longest_sequences
 from leadspan.teacher.settings import Hidden, TopK
 from leadspan.teacher.source import LiveTeacher, NoTeacher, StoredTeacher, TeacherSource
 from leadspan.teacher.targets import freeze
@@ -103,8 +103,8 @@ def training(setting: Setting) -> Outcome:
     memory = MemoryModel(
         student=shape_of(student),
         teacher=teacher.shape(),
-        student_activations=student_activations(settings[0], not setting.is_tiny, False),
-        teacher_activations=teacher_activations(settings[1], not setting.is_tiny),
+        student_activations=activation_bytes(settings[0], not setting.is_tiny, False),
+        teacher_activations=activation_bytes(settings[1], not setting.is_tiny, None),
         use_bf16=not setting.is_tiny,
         chunk_tokens=default_chunk(setting.device, sizes.vocabulary),
     )

@@ -10,7 +10,7 @@ from leadspan.data.prepare import Splits, split
 from leadspan.data.sections import Renderer
 from leadspan.data.supervision import Supervision
 from leadspan.data.truncation import Full, Policy
-from leadspan.models.tokenizers import load_tokenizer
+from leadspan.models.reading import load_tokenizer
 from leadspan.ranks import process_state
 from leadspan.recipe import Recipe
 from leadspan.sources import Source, source_faults

@@ -19,9 +19,8 @@ from leadspan.rollout.source import Rollouts
 from leadspan.rollout.vllm_engine import check_can_draw
 from leadspan.status import report_status
 from leadspan.teacher.manifest import DRAWN_FILE
-from leadspan.teacher.served import RemoteTeacher
 from leadspan.teacher.settings import Served
-from leadspan.teacher.source import LiveTeacher, NoTeacher, StoredTeacher, TeacherSource
+from leadspan.teacher.source import LiveTeacher, NoTeacher, RemoteTeacher, StoredTeacher, TeacherSource
 from leadspan.training.settings import ByExamples
 from leadspan.training.steps import plan_steps
 from leadspan.training.train import TrainingInputs

@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from leadspan.answers.first_answer import Candidates, Gold, find_candidates, gold_of, resolve
 from leadspan.answers.grading import MathGrader
-from leadspan.models.tokenizers import load_tokenizer
+from leadspan.models.reading import load_tokenizer
 from leadspan.traces.read import read_traces
 from leadspan.traces.records import Trace
 from leadspan.traces.settings import TraceSource

@@ -14,7 +14,7 @@ from leadspan.data.sections import Renderer
 from leadspan.data.settings import DataSettings, NoValidation, Rendering
 from leadspan.data.truncation import PostConclusion
 from leadspan.errors import CacheError
-from leadspan.models.tokenizers import load_tokenizer
+from leadspan.models.reading import load_tokenizer
 from leadspan.processes import in_batches
 from leadspan.traces.read import read_traces
 from leadspan.traces.settings import TraceSource

@@ -1,18 +1,20 @@
 import pytest
 
-from leadspan.costs.settings import DEVICES, Device, PlanSettings, find_device, recognise
+from leadspan.costs.settings import DEVICES, Device, PlanSettings, recognise
 from leadspan.errors import SettingsError
 from leadspan.settings import validate
 
 
 def test_a_preset_by_name_or_own_figures() -> None:
-    assert find_device("H100-SXM") is DEVICES["h100-sxm"]
+    assert PlanSettings(device="H100-SXM").found_device is DEVICES["h100-sxm"]
     own = Device(peak_tflops=1.5, memory_gb=8)
-    assert find_device(own) is own and own.memory_bytes == 8_000_000_000 and own.peak_flops == 1.5e12
+    assert (
+        PlanSettings(device=own).found_device is own and own.memory_bytes == 8_000_000_000 and own.peak_flops == 1.5e12
+    )
     with pytest.raises(SettingsError, match="'h1000': no preset of this name; take one of a100-40gb"):
-        find_device("h1000")
+        validate(PlanSettings, {"device": "h1000"}, "plan")
     with pytest.raises(SettingsError, match=r"did you mean 'rtx-4090'\? Else take one of"):
-        find_device("rtx4090")
+        validate(PlanSettings, {"device": "rtx4090"}, "plan")
 
 
 @pytest.mark.parametrize(

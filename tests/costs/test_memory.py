@@ -1,6 +1,6 @@
 from dataclasses import replace
 
-from leadspan.costs.memory import ActivationBytes, BatchSize, highest
+from leadspan.costs.memory import ActivationBytes, BatchSize
 from toy_shapes import MODEL, SHAPE, TEACHER
 
 
@@ -34,12 +34,11 @@ def test_scored_positions_are_held_beside_copies_of_the_selected() -> None:
 def test_masks_by_hand() -> None:
     layers = ActivationBytes(retained=100, peak=130, window=4, retained_pair=2, peak_pair=2, masked=90, masked_pair=5)
     short, mixed = BatchSize(8, 8, 0, (4, 4)), BatchSize(13, 13, 0, (3, 10))
-    assert (layers.retained_by(short), layers.peak_of(short)) == (800, 1040)
-    assert layers.retained_by(mixed) == 1300 + 2 * 100
-    assert layers.peak_of(mixed) == max(130 * 13 + 2 * 100, 90 * 13 + 5 * 100)
+    assert layers.of_batch(short) == (800, 1040)
+    assert layers.of_batch(mixed) == (1300 + 2 * 100, max(130 * 13 + 2 * 100, 90 * 13 + 5 * 100))
     two = BatchSize(30, 30, 0, (10, 20))  # the masks of both are held, that of the longer is being made
-    assert layers.peak_of(two) == max(130 * 30 + 2 * 500, 90 * 30 + 2 * 500 + 3 * 400)
-    assert layers.retained_by(BatchSize(13, 13)) == 1300 + 2 * 169  # lengths not given: one example
+    assert layers.of_batch(two)[1] == max(130 * 30 + 2 * 500, 90 * 30 + 2 * 500 + 3 * 400)
+    assert layers.of_batch(BatchSize(13, 13))[0] == 1300 + 2 * 169  # lengths not given: one example
 
 
 def test_gradients_that_are_kept_stand_beside_everything() -> None:
@@ -80,4 +79,4 @@ def test_ranks_share() -> None:
 
 def test_highest_is_the_largest_micro_batch() -> None:
     small, large = BatchSize(5, 5), BatchSize(50, 50)
-    assert highest(MODEL, [small, large, small]) == MODEL.peak(large)
+    assert MODEL.peak(small, large, small) == MODEL.peak(large)

@@ -9,7 +9,7 @@ from benchmarks.memory import SavedBytes, allocated
 
 from leadspan.costs.memory import BatchSize
 from leadspan.errors import ModelError
-from leadspan.models.activations import student_activations, teacher_activations
+from leadspan.models.activations import activation_bytes
 from leadspan.models.forward import final_hidden_states
 from leadspan.models.loading import load_model
 from leadspan.models.settings import RandomInit
@@ -74,7 +74,7 @@ def test_what_is_held_and_the_peak(name: str, use_bf16: bool, checkpointing: boo
     _, held = allocated(forward, torch.device("cpu"))
     peak, gradients = allocated(lambda: forward().sum().backward(), torch.device("cpu"))
     casts = 2 * sum(p.numel() for p in model.parameters() if p.dim() == 2) if use_bf16 else 0
-    traced = student_activations(wide(name), use_bf16, checkpointing)
+    traced = activation_bytes(wide(name), use_bf16, checkpointing)
     assert traced.retained * TOKENS == pytest.approx(held, rel=0.1, abs=casts)
     assert traced.peak * TOKENS <= peak * 1.05
     assert traced.peak * TOKENS + gradients + casts >= peak * 0.95
@@ -89,8 +89,8 @@ def test_scores_that_exist_grow_with_the_square_of_an_example() -> None:
     positions = torch.cat([torch.arange(length) for length in lengths])[None]
     ids, kept = torch.zeros(1, 800, dtype=torch.long), torch.arange(800)
     _, held = allocated(lambda: final_hidden_states(model, ids, positions, borders, kept), torch.device("cpu"))
-    traced = student_activations(settings, False, False)
-    assert traced.retained_by(BatchSize(800, 800, 0, lengths)) == pytest.approx(held, rel=0.05)
+    traced = activation_bytes(settings, False, False)
+    assert traced.of_batch(BatchSize(800, 800, 0, lengths))[0] == pytest.approx(held, rel=0.05)
 
 
 @pytest.mark.slow
@@ -114,10 +114,10 @@ def test_masks_of_sliding_windows_grow_with_the_square_of_an_example(
 
     _, held = allocated(forward, torch.device("cpu"))
     peak, gradients = allocated(lambda: forward().sum().backward(), torch.device("cpu"))
-    traced, batch = student_activations(settings, False, checkpointing), BatchSize(tokens, tokens, 0, lengths)
+    traced, batch = activation_bytes(settings, False, checkpointing), BatchSize(tokens, tokens, 0, lengths)
     assert traced.window == window
-    assert traced.retained_by(batch) == pytest.approx(held, rel=0.05)
-    assert peak * 0.95 - gradients <= traced.peak_of(batch) <= peak * 1.05
+    assert traced.of_batch(batch)[0] == pytest.approx(held, rel=0.05)
+    assert peak * 0.95 - gradients <= traced.of_batch(batch)[1] <= peak * 1.05
 
 
 @pytest.mark.slow
@@ -125,7 +125,7 @@ def test_a_teacher_takes_one_layer_at_a_time() -> None:
     model = freeze(load_model(wide("qwen3"), torch.float32))
     with torch.no_grad():
         peak, left = allocated(lambda: run(model), torch.device("cpu"))
-    traced = teacher_activations(wide("qwen3"), use_bf16=False)
+    traced = activation_bytes(wide("qwen3"), use_bf16=False, checkpointing=None)
     assert traced.peak * TOKENS == pytest.approx(peak, rel=0.1)
     assert traced.retained * TOKENS == pytest.approx(left, rel=0.05)
 
@@ -135,7 +135,7 @@ def test_adapters_hold_nearly_what_all_weights_do() -> None:
     with_adapters(model, Lora(r=4))
     with SavedBytes(model.parameters()).watching() as saved:
         run(model)
-    traced = student_activations(wide("qwen3"), use_bf16=False, checkpointing=False)
+    traced = activation_bytes(wide("qwen3"), use_bf16=False, checkpointing=False)
     assert 1.0 < traced.retained * TOKENS / saved.activations < 1.25
 
 
@@ -148,7 +148,7 @@ def test_a_model_that_cannot_be_traced_is_one_error(fault: float) -> None:
     logger.addHandler(listener)
     try:
         with pytest.raises(ModelError, match=r"model random qwen3 \(seed 0\): .*std"):
-            student_activations(RandomInit(config={**tiny().config, "initializer_range": fault}), False, False)
+            activation_bytes(RandomInit(config={**tiny().config, "initializer_range": fault}), False, False)
     finally:
         logger.removeHandler(listener)
     assert not records

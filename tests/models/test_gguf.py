@@ -9,9 +9,9 @@ import torch
 
 from leadspan.errors import ModelError, SettingsError
 from leadspan.models.loading import load_model, save_student, weights_id
+from leadspan.models.reading import load_tokenizer
 from leadspan.models.settings import Pretrained
 from leadspan.models.shapes import shape_from
-from leadspan.models.tokenizers import load_tokenizer
 from leadspan.recipe import Recipe
 from recipes import toy_recipe
 from toys import TEMPLATE

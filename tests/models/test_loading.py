@@ -4,11 +4,12 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from architectures import tiny_config
 from leadspan.errors import ModelError, SettingsError
 from leadspan.models.loading import load_model, save_student, weights_hash
+from leadspan.models.reading import check_vocabulary, load_tokenizer
 from leadspan.models.settings import Pretrained, RandomInit, pretrained_at
 from leadspan.models.shapes import shape_of
-from leadspan.models.tokenizers import check_vocabulary, load_tokenizer
 from leadspan.settings import validate
 from toys import ALPHABET, SPECIALS, TEMPLATE, VOCAB, character_tokenizer, tiny
 
@@ -19,6 +20,13 @@ def test_random_init_depends_on_its_seed_only() -> None:
     torch.manual_seed(6)
     assert weights_hash(load_model(tiny(seed=1), torch.float32)) == first
     assert weights_hash(load_model(tiny(seed=2), torch.float32)) != first
+
+
+def test_a_weight_without_a_dimension_is_part_of_the_hash() -> None:
+    model = load_model(RandomInit(config=tiny_config("apertus")), torch.float32)
+    before = weights_hash(model)
+    next(tensor for tensor in model.state_dict().values() if tensor.dim() == 0).add_(1)
+    assert weights_hash(model) != before
 
 
 def test_a_saved_student_loads_and_stops(tmp_path: Path) -> None:

@@ -16,8 +16,8 @@ from safetensors.torch import load_file, save_file
 
 from leadspan.errors import ModelError
 from leadspan.models.loading import load_model, save_student
+from leadspan.models.reading import load_tokenizer
 from leadspan.models.settings import Pretrained, RandomInit
-from leadspan.models.tokenizers import load_tokenizer
 from leadspan.text import LogFormatter
 from toys import TEMPLATE, character_tokenizer, tiny
 

@@ -78,7 +78,7 @@ def test_trials_from_one_capture_are_those_of_a_live_teacher(
     (capture,) = load_study(study.output).captures
     assert capture.state == "done" and capture.num_trials == 6 and capture.seconds and capture.flops
     store = TargetStore(study.output / capture.directory)
-    assert store.verify() == len(store) and capture.num_positions == store.manifest.num_positions
+    assert store.verify() == store.manifest.num_sequences and capture.num_positions == store.manifest.num_positions
     assert load_study(live.output).captures == []
 
 
@@ -107,7 +107,7 @@ def test_a_capture_is_made_once_mended_and_added_to(tmp_path: Path) -> None:
     assert {name for name, time in shards(study.output).items() if time != before[name]} == {gone}
     record = run_study(study, place, QUIET)
     assert {t.state for t in record.trials} == {"done"} and before.keys() < shards(study.output).keys()
-    assert TargetStore(store.directory).verify() == len(TargetStore(store.directory))
+    assert TargetStore(store.directory).verify() == TargetStore(store.directory).manifest.num_sequences
     assert len(TargetStore(store.directory).parts) == 2
     assert runs.items() <= {path: path.stat().st_mtime_ns for path in study.output.glob("trials/*/run.json")}.items()
     assert missing(store) is None

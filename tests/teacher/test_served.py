@@ -20,8 +20,8 @@ from leadspan.settings import validate
 from leadspan.stages import teacher_source
 from leadspan.teacher import server as client
 from leadspan.teacher.codecs import decode, encode
-from leadspan.teacher.served import RemoteTeacher
 from leadspan.teacher.settings import ServedTeacher, ServedTeachers, TopK
+from leadspan.teacher.source import RemoteTeacher
 from leadspan.teacher.targets import SparseTargets, freeze, live_targets, teacher_logits
 from recipes import toy_recipe
 from servers import TeacherOnLoopback, serving
@@ -217,6 +217,11 @@ def test_a_key_comes_from_the_environment_and_is_in_no_error(loopback, single: B
     with pytest.raises(TargetsError) as refused:
         teacher(loopback, api_key_env="TEACHER_KEY").targets(single)
     assert "sesame" not in str(refused.value) and "***" in str(refused.value)
+    for filling in range(290, 325, 5):  # the page is cut within the key
+        loopback.faults[:] = [lambda answer, filling=filling: (401, "x" * filling + "sesame-4711")]
+        with pytest.raises(TargetsError, match="refused with status 401: xxx") as refused:
+            teacher(loopback, api_key_env="TEACHER_KEY").targets(single)
+        assert "s" not in str(refused.value).rpartition("xxx")[2]
     assert {key for _, _, key in loopback.asked} == {"Bearer sesame-4711"}
     with pytest.raises(SettingsError) as told:
         validate(ServedTeacher, {"url": "http://h", "model": "m", "api_key_env": "sesame-4711"}, "teacher")
@@ -229,13 +234,14 @@ def test_another_tokenizer_is_refused_with_or_without_tokenize(paths: tuple[str,
     renderer = Renderer(character_tokenizer(), Rendering())
     api = "sglang" if "/generate" in paths else "vllm"
     with serving(model, character_tokenizer(), paths) as server:
-        window = teacher(server, api=api).servers.check_tokenizers(renderer)
-        assert window == (1024 if "/tokenize" in paths else None)
+        remote = teacher(server, api=api)
+        remote.check_origin(renderer)
+        assert remote.window == (1024 if "/tokenize" in paths else None)
         other = character_tokenizer()
         other.add_tokens(["What"])
         server.tokenizer = other
         with pytest.raises(TargetsError, match="its tokenizer is not that of the data"):
-            teacher(server, api=api).servers.check_tokenizers(renderer)
+            teacher(server, api=api).check_origin(renderer)
 
 
 def test_another_template_is_refused_unless_that_is_meant() -> None:
@@ -243,8 +249,8 @@ def test_another_template_is_refused_unless_that_is_meant() -> None:
     renderer = Renderer(character_tokenizer(), Rendering())
     with serving(model, character_tokenizer(TEMPLATE.replace("<|im_end|>\n", "<|im_end|>"))) as server:
         with pytest.raises(TargetsError, match=r"chat template writes prompts differently .*check_template: false"):
-            teacher(server).servers.check_tokenizers(renderer)
-        teacher(server, check_template=False).servers.check_tokenizers(renderer)
+            teacher(server).check_origin(renderer)
+        teacher(server, check_template=False).check_origin(renderer)
 
 
 @pytest.mark.parametrize("kind", [int, str])

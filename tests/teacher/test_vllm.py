@@ -11,9 +11,9 @@ from leadspan.errors import SettingsError, TargetsError
 from leadspan.models.settings import Pretrained
 from leadspan.settings import validate
 from leadspan.teacher.codecs import decode
+from leadspan.teacher.engine import VllmEngine
 from leadspan.teacher.server import read_support
 from leadspan.teacher.settings import CaptureSettings, TopK
-from leadspan.teacher.vllm_engine import VllmEngine
 
 IDS = np.array([5, 9, 151_935], dtype=np.int32)
 ANSWER = [None, {9: -0.1, 7: -2.5}, {3: -0.2, 151_935: -6.0, 8: -2.0}]  # the data's token besides the two likeliest

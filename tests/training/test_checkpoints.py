@@ -13,8 +13,8 @@ from leadspan.errors import LeadspanError, ModelError, RunError
 from leadspan.files import seal
 from leadspan.inputs import load_renderer
 from leadspan.models.loading import load_model
+from leadspan.models.reading import load_tokenizer
 from leadspan.models.settings import Pretrained
-from leadspan.models.tokenizers import load_tokenizer
 from leadspan.pipeline.run import run
 from leadspan.recipe import Recipe
 from leadspan.report.inputs import read_metrics

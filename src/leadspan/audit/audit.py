@@ -23,7 +23,7 @@ from leadspan.data.supervision import lay_out
 from leadspan.data.truncation import cut_example, with_ends
 from leadspan.data.truncation.policy import CutCounts, of_stages
 from leadspan.errors import DataError
-from leadspan.models.tokenizers import load_tokenizer
+from leadspan.models.reading import load_tokenizer
 from leadspan.processes import in_batches
 from leadspan.status import Progress, report_status
 from leadspan.traces.read import read_traces

@@ -25,8 +25,8 @@ from leadspan.data.supervision import ANSWER, COT, PROMPT, SECTION_NAMES, Layout
 from leadspan.data.truncation import Full, Sections
 from leadspan.errors import ModelError
 from leadspan.inputs import PreparedData
+from leadspan.models.reading import check_vocabulary, load_tokenizer
 from leadspan.models.settings import ModelSettings, Pretrained
-from leadspan.models.tokenizers import check_vocabulary, load_tokenizer
 from leadspan.recipe import Recipe
 from leadspan.tables import Block, percent
 from leadspan.traces.files import Record

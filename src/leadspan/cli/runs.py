@@ -21,7 +21,7 @@ from leadspan.text import print_plain
 
 if TYPE_CHECKING:
     from leadspan.tables import Block
-    from leadspan.teacher.engine import Estimate
+    from leadspan.teacher.capture_plan import Estimate
 
 
 @command(

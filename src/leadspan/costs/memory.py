@@ -75,24 +75,18 @@ class ActivationBytes:
     masked: int = 0
     masked_pair: float = 0.0
 
-    def retained_by(self, batch: "BatchSize") -> int:
-        """Bytes a micro-batch holds at the end of the forward pass."""
-        return self.retained * batch.tokens + round(self.retained_pair * sum(self._pairs(batch)))
-
-    def peak_of(self, batch: "BatchSize") -> int:
-        """Bytes of a micro-batch at the highest moment: attention makes the mask of one example at a time."""
-        pairs = self._pairs(batch)
-        moments = [(self.peak, self.peak_pair), (self.masked, self.masked_pair)]
-        return max(
-            token * batch.tokens
-            + round(self.retained_pair * sum(pairs) + (pair - self.retained_pair) * max(pairs, default=0))
-            for token, pair in moments
-        )
-
-    def _pairs(self, batch: "BatchSize") -> list[int]:
+    def of_batch(self, batch: "BatchSize") -> tuple[int, int]:
+        """Bytes of a micro-batch at the end of the forward pass, and at the highest moment."""
         # A causal mask is implicit; only examples longer than a sliding window get a mask in memory, T x T.
         lengths = batch.lengths or (batch.tokens,)
-        return [n * n for n in lengths if self.window is not None and n > self.window]
+        pairs = [n * n for n in lengths if self.window is not None and n > self.window]
+        # Attention makes the mask of one example at a time.
+        all_masks, one_mask = self.retained_pair * sum(pairs), max(pairs, default=0)
+        peak = max(
+            token * batch.tokens + round(all_masks + (pair - self.retained_pair) * one_mask)
+            for token, pair in ((self.peak, self.peak_pair), (self.masked, self.masked_pair))
+        )
+        return self.retained * batch.tokens + round(all_masks), peak
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,9 +138,10 @@ class MemoryModel:
     num_ranks: int = 1
     sharding: Sharding = "none"
 
-    def peak(self, batch: BatchSize) -> MemoryByPart:
-        """Memory by part at the moment of a step at which it is highest."""
-        return max(self.by_phase(batch).values(), key=lambda memory: memory.total)
+    def peak(self, *batches: BatchSize) -> MemoryByPart:
+        """Memory by part at the moment of a step at which it is highest, of the micro-batch that needs most."""
+        phases = [memory for batch in dict.fromkeys(batches) for memory in self.by_phase(batch).values()]
+        return max(phases, key=lambda memory: memory.total)
 
     def by_phase(self, batch: BatchSize) -> dict[str, MemoryByPart]:
         """Memory by part in each phase of a step that can hold the peak."""
@@ -157,7 +152,7 @@ class MemoryModel:
         earlier = gradients if self.accumulates else 0  # of the micro-batches before
         # The chunked loss forms it in the forward pass; a frozen head has none.
         of_head = 0 if student.adapter_params else _WIDE * student.head_params
-        retained, peak = self.student_activations.retained_by(batch), self.student_activations.peak_of(batch)
+        retained, peak = self.student_activations.of_batch(batch)
         # With a selection by scores: the states of all scored positions, and copies of the selected.
         states = batch.scored + batch.weighted
         # The states of all positions, and the gradient of those with a loss.
@@ -180,7 +175,7 @@ class MemoryModel:
             "optimizer": self._always(gradients),
         }
         if self.teacher_activations is not None:
-            phases["teacher"] = self._always(earlier, self.teacher_activations.peak_of(batch))
+            phases["teacher"] = self._always(earlier, self.teacher_activations.of_batch(batch)[1])
         return phases
 
     def _always(self, gradients: int, activations: int = 0, logits: int = 0, casts: int = 0) -> MemoryByPart:
@@ -191,11 +186,10 @@ class MemoryModel:
             # The root's weights (embedding and head) stay gathered, the next layer is prefetched, and one layer's
             # gradient is reduced at a time.
             gathered = _WIDE * (student.head_params * (1 if student.is_tied else 2) + 3 * student.layer_params)
-        # A stored head is whole on every rank.
-        if teacher is not None and self.sharding == "fsdp2" and not teacher.is_head_only:
-            # As of the student, without a gradient.
-            root = teacher.head_params * (1 if teacher.is_tied else 2)
-            teacher_bytes = self._share(teacher_bytes) + width * (root + 2 * teacher.layer_params)
+            # As of the student, without a gradient; a stored head is whole on every rank.
+            if teacher is not None and not teacher.is_head_only:
+                root = teacher.head_params * (1 if teacher.is_tied else 2)
+                teacher_bytes = self._share(teacher_bytes) + width * (root + 2 * teacher.layer_params)
         return MemoryByPart(
             # float32 weights are sharded; what FSDP gathers and what autocast casts come on top.
             weights=self._share(_WIDE * (student.num_params + student.adapter_params)) + casts + gathered,
@@ -209,11 +203,6 @@ class MemoryModel:
 
     def _share(self, size: int) -> int:
         return math.ceil(size / self.num_ranks) if self.sharding == "fsdp2" else size
-
-
-def highest(model: MemoryModel, batches: Sequence[BatchSize]) -> MemoryByPart:
-    """Memory by part of the micro-batch that needs most."""
-    return max((model.peak(batch) for batch in set(batches)), key=lambda memory: memory.total)
 
 
 def disk_bytes(student: ModelShape, num_checkpoints: int = NUM_CHECKPOINTS) -> int:
@@ -256,10 +245,8 @@ def traffic(
         placement: Where it is.
         batches: The rank's micro-batches of the step.
     """
-    student, ranks = memory.student, memory.num_ranks
-    # Bytes of a number in the type of the run.
-    narrow = 2 if memory.use_bf16 else 4
-    hidden = 0
+    student, ranks, hidden = memory.student, memory.num_ranks, 0
+    narrow = _NARROW if memory.use_bf16 else _WIDE  # bytes of a number in the type of the run
     if teacher is not None and placement == "ranks":
         # A token goes there as an id of 8 bytes, and a hidden state comes back for every position with a loss.
         hidden = sum(8 * batch.tokens + narrow * teacher.hidden_size * batch.weighted for batch in batches)
@@ -271,7 +258,7 @@ def traffic(
 
     if memory.sharding == "ddp":
         # An all-reduce is a reduce-scatter and an all-gather.
-        return Traffic(gradients=2 * sent(4 * student.trained_params), teacher=hidden)
+        return Traffic(gradients=2 * sent(_WIDE * student.trained_params), teacher=hidden)
     # accelerate lets FSDP2 gather and reduce in the type of the run.
     weights = narrow * (student.num_params + student.adapter_params)
     if teacher is not None and placement == "beside":

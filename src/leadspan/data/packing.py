@@ -7,7 +7,7 @@ loss and the gradients of its examples one by one.
 import bisect
 import itertools
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NotRequired, TypedDict, TypeVar, cast
 
 import numpy as np
@@ -60,8 +60,8 @@ class Batch(TypedDict):
     drawn_from: NotRequired[int | None]  # the first entries of its head that it drew among; None for all
 
 
-def pack(examples: Sequence[Example]) -> Batch:
-    """Lay examples end to end and list the weighted positions with their labels."""
+def pack(examples: Sequence[Example], stored: Callable[[Sequence[Example]], StoredRows] | None = None) -> Batch:
+    """Lay examples end to end and list the weighted positions with their labels, and what a store has of them."""
     input_ids = np.concatenate([e.input_ids for e in examples])
     weights = np.concatenate([e.weights for e in examples])
     section_ids = np.concatenate([e.section_ids for e in examples])
@@ -79,7 +79,7 @@ def pack(examples: Sequence[Example]) -> Batch:
         section_ids=torch.from_numpy(section_ids[targets].astype(np.int64)),
         tenths=torch.from_numpy(tenths[targets].astype(np.int64)),
         teachers=tuple(e.teacher for e in examples),
-        stored=None,
+        stored=None if stored is None else stored(examples),
     )
 
 

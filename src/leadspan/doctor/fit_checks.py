@@ -19,8 +19,8 @@ from leadspan.files import free_bytes
 from leadspan.inputs import PreparedData
 from leadspan.models.heads import head_of
 from leadspan.models.loading import end_ids_of, load_end_ids
+from leadspan.models.reading import check_vocabulary, load_tokenizer
 from leadspan.models.settings import ModelSettings, Pretrained
-from leadspan.models.tokenizers import check_vocabulary, load_tokenizer
 from leadspan.planning.prediction import cost_model_of, student_shape
 from leadspan.planning.rollouts import predict_run
 from leadspan.recipe import Recipe

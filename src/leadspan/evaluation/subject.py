@@ -27,9 +27,9 @@ from leadspan.evaluation.samples import Key, StoredSample
 from leadspan.evaluation.sampling import Generate, Request, encode, loop_end
 from leadspan.evaluation.settings import SamplingSettings, Vllm
 from leadspan.models.loading import end_ids_of, load_model, name_of, weights_hash
+from leadspan.models.reading import load_tokenizer
 from leadspan.models.settings import ModelSettings, Pretrained
 from leadspan.models.shapes import uses_bf16
-from leadspan.models.tokenizers import load_tokenizer
 
 SUFFIX = ", made to answer"
 """Follows the name of a task in the results of such samples."""

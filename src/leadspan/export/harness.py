@@ -28,7 +28,7 @@ from leadspan.evaluation.settings import SamplingSettings, TaskSettings
 from leadspan.evaluation.tasks import choice_grade, load_task, task_prompts
 from leadspan.export.trainers import to_yaml
 from leadspan.files import file_names, write_atomically
-from leadspan.models.tokenizers import load_tokenizer
+from leadspan.models.reading import load_tokenizer
 from leadspan.recipe import Recipe
 
 METRICS = ("accuracy_strict", "accuracy_flexible", "thinking_closed")

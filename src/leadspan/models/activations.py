@@ -42,30 +42,21 @@ _MIN_UNIT = 64  # chunks of a gated delta rule, which no config names
 _TRACED: dict[tuple[str, bool, bool | None], ActivationBytes] = {}
 
 
-def student_activations(settings: ModelSettings, use_bf16: bool, checkpointing: bool) -> ActivationBytes:
-    """Activation bytes per token of a training step, without the head and the loss.
+def activation_bytes(settings: ModelSettings, use_bf16: bool, checkpointing: bool | None) -> ActivationBytes:
+    """Activation bytes per token, without the head and the loss: of a student's training step, or of a teacher.
 
     Assumes that all weights are trained. Low-rank adapters keep the same inputs of linear layers, their own narrow
     outputs, and less of the norms, so the prediction for them is a few per cent too high.
 
     Args:
-        settings: The student; its weights are not read.
-        use_bf16: Autocast to bfloat16 over float32 weights; else float32.
-        checkpointing: Whether layers are recomputed in the backward pass.
+        settings: The model; its weights are not read.
+        use_bf16: A student autocasts to bfloat16 over float32 weights, a teacher has weights of it; else float32.
+        checkpointing: Whether a student's layers are recomputed in the backward pass. None for a frozen teacher, which
+            has a forward pass alone, and retains the final hidden states.
 
     Raises:
         ModelError: The model's code cannot run without values.
     """
-    return _traced(settings, use_bf16, checkpointing)
-
-
-def teacher_activations(settings: ModelSettings, use_bf16: bool) -> ActivationBytes:
-    """Bytes per token of a frozen teacher's forward pass: at its peak, and of the final hidden states."""
-    return _traced(settings, use_bf16, None)
-
-
-def _traced(settings: ModelSettings, use_bf16: bool, checkpointing: bool | None) -> ActivationBytes:
-    """Those of a student; of a teacher where `checkpointing` is None."""
     config, is_teacher = load_config(settings), checkpointing is None
     key = (config_key(config), use_bf16, checkpointing)
     if key in _TRACED:

@@ -61,7 +61,7 @@ def final_hidden_states(
         )
         hidden = output.last_hidden_state[0]
     else:
-        hidden = _in_groups(model, input_ids, borders, groups_of(borders, layout))
+        hidden = _in_groups(model, input_ids, borders, layout)
     hidden = hidden.index_select(0, positions)
     return hidden if head_of(model).bias is None else torch.cat([hidden, hidden.new_ones(len(hidden), 1)], dim=1)
 
@@ -97,13 +97,14 @@ def body_of(model: PreTrainedModel) -> nn.Module:
 
 
 def _in_groups(
-    model: PreTrainedModel, input_ids: torch.Tensor, borders: tuple[int, ...], groups: list[list[int]]
+    model: PreTrainedModel, input_ids: torch.Tensor, borders: tuple[int, ...], layout: Layout
 ) -> torch.Tensor:
     """Hidden states of a row whose examples go through the model's own attention, group by group.
 
     Padding comes after an example, where no causal layer sees it: neither attention, which looks back, nor a state,
     which is carried forward. So there is no mask.
     """
+    groups = groups_of(borders, layout)
     num_passes = len(groups)
     # Sharded weights are gathered by all ranks together, so every rank makes as many passes as any. Reduced before the
     # first pass, so that all ranks reduce at the same point.
@@ -111,10 +112,18 @@ def _in_groups(
         most = torch.tensor(num_passes, device=next(model.parameters()).device)
         torch.distributed.all_reduce(most, torch.distributed.ReduceOp.MAX)
         num_passes = int(most)
+    # `dynamic` frequencies grow with the longest example seen so far: before each pass they are as in the beginning.
+    dynamic = [module for module in model.modules() if "dynamic" in str(getattr(module, "rope_type", ""))]
     hidden_of: dict[int, torch.Tensor] = {}
     for group in groups:
         rows = [input_ids[0, borders[i] : borders[i + 1]] for i in group]
-        _restart_rotary(model)
+        for module in dynamic:
+            for name, frequencies in list(module.named_buffers(recurse=False)):
+                if name.endswith("original_inv_freq"):
+                    restarted = name.removesuffix("original_inv_freq") + "inv_freq"
+                    module.register_buffer(restarted, frequencies.clone(), persistent=False)
+            for name in [name for name in vars(module) if name.endswith("max_seq_len_cached")]:
+                setattr(module, name, module.original_max_seq_len)
         hidden = body_of(model)(
             input_ids=nn.utils.rnn.pad_sequence(rows, batch_first=True), use_cache=False
         ).last_hidden_state
@@ -124,19 +133,6 @@ def _in_groups(
     for _ in range(num_passes - len(groups)):  # passes that add 0
         states = states + 0 * body_of(model)(input_ids=input_ids[:, :1], use_cache=False).last_hidden_state.sum()
     return states
-
-
-def _restart_rotary(model: nn.Module) -> None:
-    """Forget the lengths of earlier examples: `dynamic` frequencies grow with the longest example seen so far."""
-    for module in model.modules():
-        if "dynamic" not in str(getattr(module, "rope_type", "")):
-            continue
-        for name, frequencies in list(module.named_buffers(recurse=False)):
-            prefix = name.removesuffix("original_inv_freq")
-            if prefix != name:
-                module.register_buffer(f"{prefix}inv_freq", frequencies.clone(), persistent=False)
-        for name in [name for name in vars(module) if name.endswith("max_seq_len_cached")]:
-            setattr(module, name, module.original_max_seq_len)
 
 
 def packed_attention(

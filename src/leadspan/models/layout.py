@@ -42,15 +42,34 @@ def settle_layout(model: PreTrainedModel, attention: str, name: str) -> None:
         ModelError: The model is not causal, does not run, or computes logits that the loss does not know.
     """
     head_of(model)
-    with torch.no_grad(), reading(f"{name}: {_UNFIT}"):
-        probe = _probe(model)
-        was_training = probe.training
-        probe.eval()
-        with _wide(probe):
-            own_attention = _own_attention(probe)
-            _check_outputs(probe, name)
-            layout = _first_exact(probe, ("packed", "padded") if attention != "own" else ("padded",), own_attention)
-        probe.train(was_training)
+    with torch.no_grad(), reading(f"{name}: {_UNFIT}"), _probe(model) as probe:
+        own_attention = _own_attention(probe)
+        row = _tokens(probe, _LENGTHS[1], 0)
+        hidden, start = (_in_layout(probe, [tokens], "alone") for tokens in (row, row[: _LENGTHS[0]]))
+        if not hidden.isfinite().all():
+            raise ModelError(
+                f"{name}: its hidden states are not finite, so its weights are damaged or not those of its "
+                "config.json; save or download it again"
+            )
+        ahead = _difference(hidden[: len(start)], start)
+        # `not <`, here and below, so that NaN is refused as well.
+        if not ahead < _tolerance(probe):
+            raise ModelError(
+                f"{name}: a position changes with what follows it (relative difference {ahead:.2g}), so the model is "
+                "not causal and would see the tokens it is to predict; use another model, or a config of it that is "
+                "causal"
+            )
+        output: Any = probe(input_ids=row[None], use_cache=False)
+        wide = torch.promote_types(hidden.dtype, torch.float32)
+        ours = transform_of(probe).logits(hidden.to(wide) @ head_weight(probe).to(wide).T)
+        apart = _difference(output.logits[0], ours)
+        if not apart < _tolerance(probe):
+            raise ModelError(
+                f"{name}: its logits are not those of its hidden states and head (relative difference {apart:.2g}), "
+                "so its architecture transforms them in a way the loss does not know; use another model"
+            )
+        layouts: tuple[Layout, ...] = ("packed", "padded") if attention != "own" else ("padded",)
+        layout = next((layout for layout in layouts if _is_exact(probe, layout, own_attention)), "alone")
     if layout != "packed" and attention.startswith("flash"):
         raise ModelError(
             f"{name}: its examples depend on each other in a packed row whatever the attention; leave out attention: "
@@ -64,51 +83,58 @@ def settle_layout(model: PreTrainedModel, attention: str, name: str) -> None:
         logger.info("%s: examples go through it %s, since a packed row would mix them", name, _WORDS[layout])
 
 
-def _probe(model: PreTrainedModel) -> PreTrainedModel:
+@contextlib.contextmanager
+def _probe(model: PreTrainedModel) -> Iterator[PreTrainedModel]:
     """The model to run: the model itself, or for a small one a copy whose weights make every layer matter.
 
     With the usual initial weights, the layers of a small model add too little to the embeddings to show what leaks
-    through one of them, and some layers are zero. Large models come trained.
+    through one of them, and some layers are zero. Large models come trained. Inside the block it evaluates, and
+    computes in float32 where memory allows: bfloat16 would hide errors below a few per cent.
     """
-    if model.device.type != "cpu" or sum(p.numel() for p in model.parameters()) > _MAX_PROBE_WEIGHTS:
-        return model
-    probe = copy.deepcopy(model)
-    generator = torch.Generator().manual_seed(0)
-    for parameter in probe.parameters():
-        if parameter.dim() > 1 and parameter.is_floating_point():
-            parameter.normal_(std=parameter.shape[-1] ** -0.5, generator=generator)
-    return probe
+    probe, on_cpu = model, model.device.type == "cpu"
+    if on_cpu and sum(p.numel() for p in model.parameters()) <= _MAX_PROBE_WEIGHTS:
+        probe, generator = copy.deepcopy(model), torch.Generator().manual_seed(0)
+        for parameter in probe.parameters():
+            if parameter.dim() > 1 and parameter.is_floating_point():
+                parameter.normal_(std=parameter.shape[-1] ** -0.5, generator=generator)
+    narrow = [t for t in (*probe.parameters(), *probe.buffers()) if t.is_floating_point() and t.dtype.itemsize < 4]
+    needed = 2 * sum(t.nbytes for t in narrow)
+    if getattr(probe, "is_quantized", False) or not on_cpu or needed > psutil.virtual_memory().available:
+        narrow = []
+    was_training, dtypes = probe.training, [t.dtype for t in narrow]
+    for tensor in narrow:
+        tensor.data = tensor.data.float()
+    probe.eval()
+    try:
+        yield probe
+    finally:
+        for tensor, dtype in zip(narrow, dtypes, strict=True):
+            tensor.data = tensor.data.to(dtype)  # nothing is lost: each value came from that type
+        probe.train(was_training)
 
 
 _WORDS = {"packed": "in one row", "padded": "in padded batches", "alone": "one at a time"}
 
 
-def _first_exact(model: PreTrainedModel, layouts: tuple[Layout, ...], own_attention: str) -> Layout:
-    for layout in layouts:
-        with contextlib.suppress(Exception):  # a layout that the model cannot run does not fit it
-            if _is_exact(model, layout, own_attention, _LENGTHS):
-                with _shortened(model):
-                    if _is_exact(model, layout, own_attention, _LENGTHS_AROUND):
-                        return layout
-    model.set_attn_implementation(own_attention)
-    return "alone"
-
-
-def _is_exact(model: PreTrainedModel, layout: Layout, own_attention: str, lengths: tuple[int, ...]) -> bool:
+def _is_exact(model: PreTrainedModel, layout: Layout, own_attention: str) -> bool:
     """Whether every example of a row has the hidden states that it has alone, through the model's own attention."""
-    rows = [_tokens(model, length, start) for start, length in enumerate(lengths)]
-    model.set_attn_implementation(own_attention)
-    try:
-        expected = torch.cat([_in_layout(model, [row], "alone") for row in rows])
-    except (RuntimeError, IndexError, ValueError):
-        if lengths is _LENGTHS:
-            raise
-        return True  # the lowered length is a limit of the model, not a threshold
-    if layout == "packed":
-        model.set_attn_implementation(ATTENTION)
-        if model.config._attn_implementation != ATTENTION:
-            return False  # its attention cannot be set
-    return _difference(_in_layout(model, rows, layout), expected) < _tolerance(model)
+    with contextlib.suppress(Exception):  # a layout that the model cannot run does not fit it
+        for lengths, lowered in ((_LENGTHS, contextlib.nullcontext()), (_LENGTHS_AROUND, _shortened(model))):
+            rows = [_tokens(model, length, start) for start, length in enumerate(lengths)]
+            with lowered:
+                model.set_attn_implementation(own_attention)
+                try:
+                    expected = torch.cat([_in_layout(model, [row], "alone") for row in rows])
+                except (RuntimeError, IndexError, ValueError):
+                    return lengths is not _LENGTHS  # a lowered length may be a limit of the model, not a threshold
+                if layout == "packed":
+                    model.set_attn_implementation(ATTENTION)
+                    if model.config._attn_implementation != ATTENTION:
+                        return False  # its attention cannot be set
+                if not _difference(_in_layout(model, rows, layout), expected) < _tolerance(model):
+                    return False
+        return True
+    return False
 
 
 def _in_layout(model: PreTrainedModel, rows: list[torch.Tensor], layout: Layout) -> torch.Tensor:
@@ -129,40 +155,12 @@ def _own_attention(model: PreTrainedModel) -> str:
             model.set_attn_implementation(attention)
             with _shortened(model):
                 hidden[attention] = _in_layout(model, [_tokens(model, _LENGTHS_AROUND[1], 0)], "alone")
+    is_same = len(hidden) == 2 and _difference(hidden["sdpa"], hidden["eager"]) < _tolerance(model)
+    chosen = "sdpa" if is_same else "eager"
+    model.set_attn_implementation(chosen)
     if "eager" not in hidden:
-        model.set_attn_implementation("eager")
         _in_layout(model, [_tokens(model, _LENGTHS[1], 0)], "alone")  # raises the error that was suppressed above
-        return "eager"
-    same = "sdpa" in hidden and _difference(hidden["sdpa"], hidden["eager"]) < _tolerance(model)
-    model.set_attn_implementation("sdpa" if same else "eager")
-    return "sdpa" if same else "eager"
-
-
-def _check_outputs(model: PreTrainedModel, name: str) -> None:
-    """Refuse a model that looks ahead, or whose logits are not those of its hidden states and head."""
-    row = _tokens(model, _LENGTHS[1], 0)
-    hidden, start = (_in_layout(model, [tokens], "alone") for tokens in (row, row[: _LENGTHS[0]]))
-    if not hidden.isfinite().all():
-        raise ModelError(
-            f"{name}: its hidden states are not finite, so its weights are damaged or not those of its config.json; "
-            "save or download it again"
-        )
-    ahead = _difference(hidden[: len(start)], start)
-    # `not <`, here and below, so that NaN is refused as well.
-    if not ahead < _tolerance(model):
-        raise ModelError(
-            f"{name}: a position changes with what follows it (relative difference {ahead:.2g}), so the model is not "
-            "causal and would see the tokens it is to predict; use another model, or a config of it that is causal"
-        )
-    output: Any = model(input_ids=row[None], use_cache=False)
-    wide = torch.promote_types(hidden.dtype, torch.float32)
-    ours = transform_of(model).logits(hidden.to(wide) @ head_weight(model).to(wide).T)
-    apart = _difference(output.logits[0], ours)
-    if not apart < _tolerance(model):
-        raise ModelError(
-            f"{name}: its logits are not those of its hidden states and head (relative difference {apart:.2g}), "
-            "so its architecture transforms them in a way the loss does not know; use another model"
-        )
+    return chosen
 
 
 def _tokens(model: PreTrainedModel, length: int, start: int) -> torch.Tensor:
@@ -178,28 +176,6 @@ def _difference(actual: torch.Tensor, expected: torch.Tensor) -> float:
 
 def _tolerance(model: PreTrainedModel) -> float:
     return _TOLERANCE if model.dtype.itemsize >= 4 else _NARROW_TOLERANCE
-
-
-@contextlib.contextmanager
-def _wide(model: PreTrainedModel) -> Iterator[None]:
-    """Compute in float32 inside the block, where memory allows: bfloat16 would hide errors below a few per cent."""
-    narrow = [t for t in (*model.parameters(), *model.buffers()) if t.is_floating_point() and t.dtype.itemsize < 4]
-    needed = 2 * sum(t.nbytes for t in narrow)
-    if (
-        getattr(model, "is_quantized", False)
-        or model.device.type != "cpu"
-        or needed > psutil.virtual_memory().available
-    ):
-        yield
-        return
-    dtypes = [t.dtype for t in narrow]
-    for tensor in narrow:
-        tensor.data = tensor.data.float()
-    try:
-        yield
-    finally:
-        for tensor, dtype in zip(narrow, dtypes, strict=True):
-            tensor.data = tensor.data.to(dtype)  # nothing is lost: each value came from that type
 
 
 @contextlib.contextmanager

@@ -1,5 +1,6 @@
 """Causal language models: loading, checks, the identity of their weights, and writing a student back."""
 
+import contextlib
 import copy
 import functools
 import hashlib
@@ -26,8 +27,9 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING
 
 from leadspan.errors import ModelError
+from leadspan.files import file_hash
 from leadspan.models.layout import settle_layout
-from leadspan.models.reading import check_directory, check_values, check_written, reading, weight_shapes
+from leadspan.models.reading import check_directory, check_values, check_written, count_tensors, reading
 from leadspan.models.settings import ModelSettings, Pretrained, RandomInit
 
 logger = logging.getLogger(__name__)
@@ -104,7 +106,8 @@ def weights_hash(model: PreTrainedModel) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().contiguous().cpu().view(torch.uint8).numpy().data)
+        # Flat first: a tensor without a dimension has no view as bytes.
+        digest.update(tensor.detach().reshape(-1).cpu().view(torch.uint8).numpy().data)
     return digest.hexdigest()[:32]
 
 
@@ -139,8 +142,7 @@ def weights_id(settings: ModelSettings) -> str:
         digest.update(f"{settings.quantization};".encode())
     # Names without directories: a model is the same in any directory.
     for path in files:
-        with path.open("rb") as file:
-            digest.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()};".encode())
+        digest.update(f"{path.name} {file_hash(path)};".encode())
     return digest.hexdigest()[:32]
 
 
@@ -162,13 +164,10 @@ def load_end_ids(settings: ModelSettings) -> list[int]:
         ModelError: The config cannot be read.
     """
     config = load_config(settings)
-    if isinstance(settings, Pretrained):
-        with reading(f"model {settings.path}"):
-            try:
-                return end_ids_of(GenerationConfig.from_pretrained(settings.path, revision=settings.revision or "main"))
-            except OSError:  # there is none, as with many base models
-                pass
     with reading(f"model {name_of(settings)}"):
+        if isinstance(settings, Pretrained):
+            with contextlib.suppress(OSError):  # there is none, as with many base models
+                return end_ids_of(GenerationConfig.from_pretrained(settings.path, revision=settings.revision or "main"))
         return end_ids_of(GenerationConfig.from_model_config(config))
 
 
@@ -187,6 +186,7 @@ def load_config(settings: ModelSettings) -> PreTrainedConfig:
         ModelError: It cannot be read, or its values are refused.
     """
     if isinstance(settings, Pretrained):
+        name = f"model {settings.path}"
         check_directory(settings.path, "model", settings.gguf_file)
         if settings.gguf_file is not None:
             file = Path(settings.path) / settings.gguf_file
@@ -194,29 +194,16 @@ def load_config(settings: ModelSettings) -> PreTrainedConfig:
             changed = file.stat().st_mtime_ns if file.exists() else 0
             config = copy.deepcopy(_gguf_config(settings.path, settings.gguf_file, settings.revision, changed))
         else:
-            with reading(f"model {settings.path}"):
+            with reading(name):
                 config = AutoConfig.from_pretrained(settings.path, revision=settings.revision, trust_remote_code=False)
-        _check_kind(config, f"model {settings.path}")
-        return config
-    values = dict(settings.config)
-    kind = values.pop("model_type", None)
-    if kind is None:
-        raise ModelError("random_init.config: model_type is missing; name a Transformers architecture, e.g. qwen3")
-    check_values(values, "random_init.config")
-    with reading(f"random_init.config ({kind})"):
-        config = AutoConfig.for_model(kind, **values)
-    _check_kind(config, "random_init.config")
-    return config
-
-
-@functools.lru_cache(maxsize=8)
-def _gguf_config(path: str, file: str, revision: str | None, changed: int) -> PreTrainedConfig:
-    """The config in a GGUF file, kept as long as the file does not change: its header takes seconds to read."""
-    with reading(f"model {path}, {file}"):
-        return AutoConfig.from_pretrained(path, revision=revision, gguf_file=file, trust_remote_code=False)
-
-
-def _check_kind(config: PreTrainedConfig, name: str) -> None:
+    else:
+        name, values = "random_init.config", dict(settings.config)
+        kind = values.pop("model_type", None)
+        if kind is None:
+            raise ModelError(f"{name}: model_type is missing; name a Transformers architecture, e.g. qwen3")
+        check_values(values, name)
+        with reading(f"{name} ({kind})"):
+            config = AutoConfig.for_model(kind, **values)
     if config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         raise ModelError(f"{name}: model_type {config.model_type} is not a causal language model of Transformers")
     if config.is_encoder_decoder and not hasattr(config, "decoder_layers"):  # the decoder of Bart and its like loads
@@ -227,6 +214,14 @@ def _check_kind(config: PreTrainedConfig, name: str) -> None:
         raise ModelError(
             f"{name}: quantization_config.quant_method {method!r} is none of {sorted(AUTO_QUANTIZER_MAPPING)}"
         )
+    return config
+
+
+@functools.lru_cache(maxsize=8)
+def _gguf_config(path: str, file: str, revision: str | None, changed: int) -> PreTrainedConfig:
+    """The config in a GGUF file, kept as long as the file does not change: its header takes seconds to read."""
+    with reading(f"model {path}, {file}"):
+        return AutoConfig.from_pretrained(path, revision=revision, gguf_file=file, trust_remote_code=False)
 
 
 def build_untrained(config: PreTrainedConfig, name: str, **options: Any) -> PreTrainedModel:
@@ -244,10 +239,10 @@ def _read(settings: Pretrained, dtype: torch.dtype, is_frozen: bool) -> PreTrain
     weights = Path(settings.path).glob("*.safetensors")
     check_written(Path(settings.path), (path.name for path in weights), name)
     options = _quantized(settings, dtype, is_frozen)
-    shapes = weight_shapes(Path(settings.path), name) if settings.gguf_file is None else None
+    num_tensors = count_tensors(Path(settings.path), name) if settings.gguf_file is None else None
     layers = getattr(config.get_text_config(), "num_hidden_layers", 0)
-    if shapes is not None and layers > len(shapes):
-        raise ModelError(f"{name}: config.json has {layers} layers, and the weights {len(shapes)} tensors in all")
+    if num_tensors is not None and layers > num_tensors:
+        raise ModelError(f"{name}: config.json has {layers} layers, and the weights {num_tensors} tensors in all")
     _check_fit(config, settings, dtype)
     with reading(name):
         loaded: Any = AutoModelForCausalLM.from_pretrained(

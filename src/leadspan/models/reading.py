@@ -1,6 +1,8 @@
-"""Checks of a directory in Hugging Face form before a library reads it.
+"""What is read of a directory in Hugging Face form without its weights: checks of its files, and its tokenizer.
 
-No code of such a directory runs, and a fault in it is one error that names the file.
+The checks come before a library reads the files: no code of such a directory runs, and a fault in it is one error that
+names the file. Apart from `loading`, which imports Transformers' models: that takes two seconds, and data are prepared
+without a model.
 """
 
 import contextlib
@@ -13,12 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import safe_open
-from transformers import CONFIG_MAPPING
+from transformers import CONFIG_MAPPING, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.models.auto.tokenization_auto import tokenizer_class_from_name
 from transformers.utils import logging as transformers_logging
 
 from leadspan.errors import LeadspanError, ModelError
 from leadspan.files import DIGESTS_FILE, fault
+from leadspan.models.settings import ModelSettings, Pretrained
+from leadspan.text import shortened
 
 _SETTINGS_FILES = ("config.json", "generation_config.json", "tokenizer_config.json", "special_tokens_map.json")
 _SETTINGS_FILES += ("added_tokens.json", "adapter_config.json")
@@ -70,7 +74,7 @@ def reason(error: BaseException) -> str:
     # Some messages begin with a line such as "Errors:", and the second line says which.
     line = lines[1] if len(lines) > 1 and lines[0].endswith(":") else lines[0]
     line = " ".join(lines) if line.startswith("(1)") else line  # Transformers lists what a tokenizer may be made from
-    line = line if len(line) <= 300 else f"{line[:300]}..."
+    line = shortened(line, 303)
     if isinstance(error, OSError | ValueError) and " " in line:
         return line
     return f"{type(error).__name__} ({line})" if line else f"{type(error).__name__} while Transformers read it"
@@ -89,34 +93,38 @@ def check_directory(path: str, role: str, gguf_file: str | None = None) -> None:
     Raises:
         ModelError: Names the file and what is wrong with it.
     """
-    directory = Path(path)
+    directory, what = Path(path), f"{role} {path}"
     # A Hub name has one slash at most.
-    is_local = path.count("/") > 1 or path.startswith((".", "/", "~")) or directory.exists()
-    if not is_local:
+    if not (path.count("/") > 1 or path.startswith((".", "/", "~")) or directory.exists()):
         return
     if not directory.is_dir():
-        raise ModelError(f"{role} {path}: no such directory; give a directory in Hugging Face form, or a Hub name")
-    check_written(directory, _SETTINGS_FILES + _OTHER_FILES, f"{role} {path}")
+        raise ModelError(f"{what}: no such directory; give a directory in Hugging Face form, or a Hub name")
+    check_written(directory, _SETTINGS_FILES + _OTHER_FILES, what)
     if gguf_file is not None:
-        _check_gguf(directory / gguf_file, f"{role} {path}")
+        _check_gguf(directory / gguf_file, what)
         return
     if (ggufs := sorted(directory.glob("*.gguf"))) and not any(directory.glob("*.json")):
         remedy = f"set gguf_file: {ggufs[0].name}" if role == "model" else f"give {ggufs[0]}"
-        raise ModelError(f"{role} {path}: it holds GGUF files alone; {remedy}")
-    with reading(f"{role} {path}"):
+        raise ModelError(f"{what}: it holds GGUF files alone; {remedy}")
+    with reading(what):
         for name in _OTHER_FILES:
-            _size_of(directory / name, f"{role} {path}", _MAX_TOKENIZER_BYTES)
+            _size_of(directory / name, what, _MAX_TOKENIZER_BYTES)
         for name in _SETTINGS_FILES:
-            values = read_json_object(directory / name, f"{role} {path}")
-            if name == "config.json" and role == "model":
-                if values is None:
-                    raise ModelError(f"model {path}: it has no config.json; give a directory in Hugging Face form")
-                kind = values.get("model_type")
-                _refuse_code(values, f"model {path}", name, isinstance(kind, str) and kind in CONFIG_MAPPING)
-                check_values(values, f"model {path}: config.json")
-            elif values is not None and name == "tokenizer_config.json":
-                has_class = isinstance(kind := values.get("tokenizer_class"), str) and tokenizer_class_from_name(kind)
-                _refuse_code(values, f"{role} {path}", name, bool(has_class))
+            values, is_config = read_json_object(directory / name, what), (name, role) == ("config.json", "model")
+            if values is None and is_config:
+                raise ModelError(f"{what}: it has no config.json; give a directory in Hugging Face form")
+            if values is None or not (is_config or name == "tokenizer_config.json"):
+                continue
+            kind = values.get("model_type" if is_config else "tokenizer_class")
+            # Where Transformers has the class too, that one is used, and the code stays unread.
+            has_class = isinstance(kind, str) and (
+                kind in CONFIG_MAPPING if is_config else tokenizer_class_from_name(kind)
+            )
+            if "auto_map" in values and not has_class:
+                asked = f"code that comes with it ({values['auto_map']})"
+                raise ModelError(f"{what}: auto_map in {name} asks for {asked}, and {_NEVER}")
+            if is_config:
+                check_values(values, f"{what}: {name}")
 
 
 def check_written(directory: Path, names: Iterable[str], what: str) -> None:
@@ -190,8 +198,8 @@ def _wrong(name: str, value: Any) -> str | None:  # Any: a plain value of JSON
     return "is below 1; no model has so few" if name in _AT_LEAST_ONE and value < 1 else None
 
 
-def weight_shapes(directory: Path, what: str) -> dict[str, tuple[int, ...]] | None:
-    """Shapes of a directory's tensors by name, from the headers of its safetensors files; None where it has none.
+def count_tensors(directory: Path, what: str) -> int | None:
+    """How many tensors the safetensors files of a directory hold, by their headers; None where it has no such file.
 
     Raises:
         ModelError: A header cannot be read, or the index names a file that is not there.
@@ -204,15 +212,15 @@ def weight_shapes(directory: Path, what: str) -> dict[str, tuple[int, ...]] | No
         if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()):
             raise ModelError(f"{what}: model.safetensors.index.json has no weight_map of tensor names to files")
         names = sorted(set(shards.values()))
-    shapes: dict[str, tuple[int, ...]] = {}
+    tensors: set[str] = set()
     for name in names:
         if _size_of(directory / name, what) is None:
             raise ModelError(
                 f"{what}: {name}, which model.safetensors.index.json names, is not there; download it again"
             )
-        with reading(f"{what}: {name} is damaged"), safe_open(directory / name, framework="pt") as tensors:
-            shapes |= {key: tuple(tensors.get_slice(key).get_shape()) for key in tensors.keys()}  # noqa: SIM118
-    return shapes if names else None
+        with reading(f"{what}: {name} is damaged"), safe_open(directory / name, framework="pt") as file:
+            tensors.update(file.keys())
+    return len(tensors) if names else None
 
 
 def _check_gguf(file: Path, what: str) -> None:
@@ -224,15 +232,6 @@ def _check_gguf(file: Path, what: str) -> None:
     with file.open("rb") as content:
         if content.read(4) != b"GGUF":
             raise ModelError(f"{what}: gguf_file {file.name} is not a GGUF file; download it again")
-
-
-def _refuse_code(values: dict[str, Any], what: str, name: str, is_known: bool) -> None:
-    """Refuse a model that only its own code could read; where Transformers has the class too, that class is used."""
-    if "auto_map" not in values or is_known:
-        return
-    raise ModelError(
-        f"{what}: auto_map in {name} asks for code that comes with it ({values['auto_map']}), and {_NEVER}"
-    )
 
 
 def _size_of(path: Path, what: str, most: int | None = None) -> int | None:
@@ -248,3 +247,73 @@ def _size_of(path: Path, what: str, most: int | None = None) -> int | None:
     if most is not None and status.st_size > most:
         raise ModelError(f"{what}: {path.name} has {status.st_size} bytes, above {most}; save or download it again")
     return status.st_size
+
+
+def load_tokenizer(path: str, revision: str | None = None) -> PreTrainedTokenizerBase:
+    """The tokenizer of a local directory, Hub name, or GGUF file in either.
+
+    Raises:
+        ModelError: There is none, or it cannot be read.
+    """
+    directory, file = path, None
+    if path.endswith(".gguf"):
+        directory, _, name = path.rpartition("/")
+        file = None if (Path(directory) / "tokenizer.json").exists() else name
+    check_directory(directory, "tokenizer", file)
+    options = {} if file is None else {"gguf_file": file}
+    with reading(f"tokenizer {path}"):
+        tokenizer = AutoTokenizer.from_pretrained(directory, revision=revision, trust_remote_code=False, **options)
+    if not isinstance(tokenizer.model_max_length, int | float):
+        shown = repr(tokenizer.model_max_length)[:60]
+        raise ModelError(
+            f"tokenizer {path}: tokenizer_config.json: model_max_length = {shown} is not a number; leave it out"
+        )
+    if file is not None:
+        return tokenizer
+    files = {*tokenizer.vocab_files_names.values(), "tekken.json"}
+    if Path(directory).is_dir() and not any((Path(directory) / name).exists() for name in files):
+        raise ModelError(f"tokenizer {path}: it has none of {', '.join(sorted(files))}; give a tokenizer's directory")
+    return tokenizer
+
+
+def load_own_tokenizer(settings: ModelSettings) -> PreTrainedTokenizerBase | None:
+    """The tokenizer that a model comes with; None for one that is built from a config.
+
+    Raises:
+        ModelError: It cannot be read.
+    """
+    return load_tokenizer(settings.tokenizer_path, settings.revision) if isinstance(settings, Pretrained) else None
+
+
+def check_vocabulary(
+    data: PreTrainedTokenizerBase, role: str, own_tokenizer: PreTrainedTokenizerBase | None, num_rows: int | None
+) -> None:
+    """Check that every token id means the same to a model and the data, and that the model's head has a row for it.
+
+    Args:
+        data: Tokenizer that renders the data.
+        role: What the model is, for messages: `student` or `teacher`.
+        own_tokenizer: The model's own tokenizer, or None when it has none.
+        num_rows: Rows of the model's head; None where they are not known.
+
+    Raises:
+        ModelError: Names the first token that differs, or the head that is too small.
+    """
+    ours = data.get_vocab()
+    needed = max(ours.values()) + 1  # ids may have gaps, so the number of tokens is not enough
+    if num_rows is not None and num_rows < needed:
+        raise ModelError(
+            f"{role}: its head has {num_rows} rows, the tokenizer {needed} token ids; "
+            "take the tokenizer that belongs to the models, or resize the embeddings"
+        )
+    theirs = ours if own_tokenizer is None else own_tokenizer.get_vocab()
+    if theirs == ours:
+        return
+    # The model may know more tokens than the data: only those of the data must agree.
+    by_id = {index: token for token, index in theirs.items()}
+    for token, index in sorted(ours.items(), key=lambda item: item[1]):
+        if by_id.get(index) != token:
+            raise ModelError(
+                f"the {role}'s vocabulary is not that of the data: token id {index} is {token!r} in the data and "
+                f"{by_id.get(index)!r} for the {role}; models distilled over the vocabulary need one tokenizer"
+            )

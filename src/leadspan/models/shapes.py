@@ -165,7 +165,18 @@ def shape_of(model: PreTrainedModel) -> ModelShape:
     # The decoder layers are the longest list of modules.
     layers = max((m for m in model.modules() if isinstance(m, nn.ModuleList)), key=len, default=())
     traced = traced_layers(model.config)
-    attention = _attention_by_config(config) if traced is None else traced.attention
+    attention = () if traced is None else traced.attention
+    heads: int | None = getattr(config, "num_attention_heads", None)  # None of xLSTM, whose heads are of its cells
+    if traced is None and heads is not None:
+        # Every layer that the config calls attention; without kinds of layers, a window is that of all.
+        head_dim: int = getattr(config, "head_dim", None) or config.hidden_size // heads
+        window = getattr(config, "sliding_window", None) or None
+        kinds = getattr(config, "layer_types", None) or ["sliding_attention"] * config.num_hidden_layers
+        attention = tuple(
+            AttentionCall(heads * head_dim, window if kind == "sliding_attention" else None, is_explicit=False)
+            for kind in kinds
+            if "attention" in kind and "linear" not in kind
+        )
     outside = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)} | {id(head.weight)}
     inside = [p for p in model.parameters() if id(p) not in outside]
     convolutions = {id(m.weight) for m in model.modules() if isinstance(m, nn.Conv1d)}
@@ -194,22 +205,6 @@ def shape_of(model: PreTrainedModel) -> ModelShape:
     )
 
 
-def _attention_by_config(config: Any) -> list[AttentionCall]:
-    """For a model whose layers cannot be traced: every layer that its config calls attention."""
-    heads: int | None = getattr(config, "num_attention_heads", None)
-    if heads is None:
-        return []  # xLSTM's heads are of its cells
-    head_dim: int = getattr(config, "head_dim", None) or config.hidden_size // heads
-    window = getattr(config, "sliding_window", None) or None
-    # Without kinds of layers, a window is that of all.
-    kinds = getattr(config, "layer_types", None) or ["sliding_attention"] * config.num_hidden_layers
-    return [
-        AttentionCall(heads * head_dim, window if kind == "sliding_attention" else None, is_explicit=False)
-        for kind in kinds
-        if "attention" in kind and "linear" not in kind
-    ]
-
-
 def _first(config: Any, names: tuple[str, ...]) -> int:
     return next((value for name in names if (value := getattr(config, name, None))), 0)
 
@@ -233,10 +228,7 @@ def uses_bf16(precision: Precision, model: ModelSettings) -> bool:
         return precision == "bfloat16"
     if torch.cuda.is_available():
         return torch.cuda.is_bf16_supported()
-    return cpu_has_bf16() and shape_from(model).num_params >= MIN_CPU_PARAMS
-
-
-def cpu_has_bf16() -> bool:
-    """Whether the processor multiplies matrices of bfloat16: AMX-BF16, or AVX512-BF16."""
+    # A processor that multiplies matrices of bfloat16 has AMX-BF16 or AVX512-BF16.
     has = torch.cpu.get_capabilities()
-    return bool(has.get("amx_bf16", False) or has.get("avx512_bf16", False))
+    has_bf16 = has.get("amx_bf16", False) or has.get("avx512_bf16", False)
+    return bool(has_bf16) and shape_from(model).num_params >= MIN_CPU_PARAMS

@@ -23,9 +23,9 @@ from leadspan.rollout.settings import RolloutSettings
 from leadspan.stages import rollout_inputs
 from leadspan.status import report_status
 from leadspan.teacher.capture import CaptureJob
+from leadspan.teacher.capture_plan import longest_sequences, plan_capture
 from leadspan.teacher.fill import Ranks, store_locked
 from leadspan.teacher.manifest import DRAWN_FILE
-from leadspan.teacher.sequences import longest_sequences, plan_capture
 from leadspan.teacher.settings import LiveTargets
 from leadspan.teacher.store import TargetStore
 

@@ -15,7 +15,7 @@ from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_utils import SaveStrategy, set_seed
 
 from leadspan.costs.flops import ExampleSize, ModelShape
-from leadspan.costs.memory import BatchSize, highest
+from leadspan.costs.memory import BatchSize
 from leadspan.data.examples import Examples
 from leadspan.errors import SettingsError
 from leadspan.losses.settings import LossSettings
@@ -83,7 +83,7 @@ def calibrate(
     # The peak after the second step of each side; it never falls, hence the running maximum of the predictions.
     risen = range(1, num_rising, 2)
     batches = ([BatchSize.of(batch) for batch in sizes[step - 1] + sizes[step]] for step in risen)
-    predicted = [highest(model.memory, few).total for few in batches]
+    predicted = [model.memory.peak(*few).total for few in batches]
     offset, factor = fit_memory(list(accumulate(predicted, max)), [peaks[step] for step in risen])
     return Calibration(
         device=device,

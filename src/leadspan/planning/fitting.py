@@ -24,12 +24,11 @@ from leadspan.costs.memory import (
     Sharding,
     TeacherPlacement,
     Traffic,
-    highest,
     traffic,
 )
 from leadspan.data.examples import Examples
 from leadspan.data.supervision import layout_sizes
-from leadspan.models.activations import student_activations
+from leadspan.models.activations import activation_bytes
 from leadspan.planning.prediction import CostModel, planned, with_store
 from leadspan.recipe import Recipe
 
@@ -163,7 +162,7 @@ def rank_costs(live: CostModel, examples: Examples, stored: CostModel) -> tuple[
                 sharding=sharding,
                 placement=placement,
                 num_ranks=ranks,
-                memory=highest(memory, [BatchSize.of(batch) for batch in batches]),
+                memory=memory.peak(*(BatchSize.of(batch) for batch in batches)),
                 traffic=sent[ranks],
                 compute_seconds=compute,
                 network_seconds=seconds.get(ranks),
@@ -180,7 +179,7 @@ def what_would_fit(recipe: Recipe, model: CostModel, examples: Examples, limit: 
     sizes = layout_sizes(examples.layouts, model.selection)
     memories = {"": model.memory}
     if not model.training.gradient_checkpointing:
-        recomputed = student_activations(recipe.student, model.memory.use_bf16, True)
+        recomputed = activation_bytes(recipe.student, model.memory.use_bf16, True)
         memories["training.gradient_checkpointing: true"] = replace(model.memory, student_activations=recomputed)
     # Fewer ranks first, and the cheaper setting: recomputing costs a forward pass, ranks cost money.
     for ranks in (model.memory.num_ranks, *(n for n in _RANKS if n > model.memory.num_ranks)):

@@ -21,7 +21,7 @@ from leadspan.costs.flops import (
     head_only,
     training_flops,
 )
-from leadspan.costs.memory import BatchSize, MemoryModel, highest
+from leadspan.costs.memory import BatchSize, MemoryModel
 from leadspan.costs.settings import PlanSettings
 from leadspan.data.examples import Examples
 from leadspan.data.sections import Renderer
@@ -29,7 +29,7 @@ from leadspan.data.supervision import ScoredSelection, layout_sizes
 from leadspan.errors import SettingsError, TargetsError
 from leadspan.inputs import PreparedData
 from leadspan.losses.chunked import default_chunk
-from leadspan.models.activations import student_activations
+from leadspan.models.activations import activation_bytes
 from leadspan.models.loading import build_untrained, load_config, name_of
 from leadspan.models.shapes import shape_from, uses_bf16
 from leadspan.planning.timing import Calibration, StepWork
@@ -110,7 +110,7 @@ def cost_model_of(recipe: Recipe, renderer: Renderer, num_ranks: int | None = No
     memory = MemoryModel(
         student=student,
         teacher=teacher,
-        student_activations=student_activations(recipe.student, use_bf16, training.gradient_checkpointing),
+        student_activations=activation_bytes(recipe.student, use_bf16, training.gradient_checkpointing),
         teacher_activations=None if source is None else source.activations(use_bf16),
         use_bf16=use_bf16,
         chunk_tokens=chunk,
@@ -177,7 +177,7 @@ def predict(model: CostModel, examples: Examples, calibration: Calibration | Non
         # Without measured rates the time is a roofline with a stated share of the peak.
         seconds = flops.total / (device.peak_flops * utilisation * ranks)
         source = f"{percent(utilisation)} of the peak of {ranks} x {device.name}"
-    memory = highest(model.memory, [BatchSize.of(batch) for batch in batches])
+    memory = model.memory.peak(*(BatchSize.of(batch) for batch in batches))
     return Prediction(
         num_steps=plan.num_steps,
         num_tokens=sum(size.tokens for batch in batches for size in batch),

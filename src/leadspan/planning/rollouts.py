@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 
 from leadspan.costs.flops import ExampleSize, FlopsByPart, ModelShape, rollout_flops
-from leadspan.costs.memory import BatchSize, highest
+from leadspan.costs.memory import BatchSize
 from leadspan.data.supervision import RandomTokens, layout_sizes
 from leadspan.data.truncation import kept_tokens
 from leadspan.evaluation.sampling import PORTION
@@ -98,7 +98,7 @@ def cost_of_rollouts(
         seconds, source = drawing_seconds + calibration.seconds(work), "calibration of training and drawing"
     longest = [[size for *_, size in _examples(inputs, number, [])] for number in numbers]
     batches = [step[i : i + per_batch] for step in longest for i in range(0, len(step), per_batch)]
-    memory = highest(model.memory, [BatchSize.of(batch) for batch in batches])
+    memory = model.memory.peak(*(BatchSize.of(batch) for batch in batches))
     prediction = Prediction(
         num_steps=len(steps),
         num_tokens=sum(size.tokens for step in steps for *_, size in step),

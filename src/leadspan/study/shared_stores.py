@@ -20,7 +20,7 @@ from pathlib import Path
 from leadspan.data.sections import Renderer
 from leadspan.errors import CacheError, LeadspanError, SettingsError, TargetsError
 from leadspan.models.loading import name_of
-from leadspan.models.tokenizers import load_tokenizer
+from leadspan.models.reading import load_tokenizer
 from leadspan.pipeline.capture import prepare_capture
 from leadspan.ranks import leave_ranks, process_state
 from leadspan.recipe import Recipe

@@ -4,41 +4,34 @@ A `CaptureJob` holds plain settings and the sequences; it knows nothing of the r
 """
 
 import contextlib
+import hashlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors.torch import save
 from transformers import PreTrainedModel
 
 from leadspan.costs.flops import forward_attention, forward_body, forward_head
 from leadspan.data.sections import Renderer
 from leadspan.environment import environment
-from leadspan.errors import ModelError, SettingsError
-from leadspan.files import file_hash, write_atomically
+from leadspan.errors import CacheError, ModelError, SettingsError
+from leadspan.files import file_hash, free_bytes, write_atomically
 from leadspan.models.heads import head_shape, head_weight, transform_of
 from leadspan.models.loading import load_config, load_model, name_of, weights_id
+from leadspan.models.reading import check_vocabulary, load_own_tokenizer
 from leadspan.models.settings import ModelSettings, Pretrained
 from leadspan.models.shapes import shape_from
-from leadspan.models.tokenizers import check_vocabulary, load_own_tokenizer
 from leadspan.status import report_status
-from leadspan.teacher.engine import (
-    COMMON_CODECS,
-    Estimate,
-    TransformersEngine,
-    estimate,
-    head_file,
-    hidden_dtype,
-)
-from leadspan.teacher.fill import Engine, Ranks, check_space, claimed, fill_store, set_aside_damaged
-from leadspan.teacher.manifest import HEAD_FILE, MANIFEST_FILE, SHARDS_DIR, Manifest
-from leadspan.teacher.sequences import CapturePlan, Sequences
-from leadspan.teacher.served import ServedEngine
+from leadspan.teacher.capture_plan import COMMON_CODECS, CapturePlan, Estimate, Sequences, estimate
+from leadspan.teacher.engine import ServedEngine, TransformersEngine, VllmEngine, hidden_dtype
+from leadspan.teacher.fill import Engine, Ranks, claimed, fill_store, set_aside_damaged
+from leadspan.teacher.manifest import HEAD_FILE, MANIFEST_FILE, SHARDS_DIR, HeadEntry, Manifest
 from leadspan.teacher.settings import AnyTeacher, CaptureSettings, Codec, Hidden, Served, TopK
 from leadspan.teacher.shards import finished_shards
 from leadspan.teacher.targets import freeze
-from leadspan.teacher.vllm_engine import VllmEngine
 
 KL_SAMPLE = 256
 """Positions on which the codec of a store is measured before its capture: it takes seconds, for one manifest field."""
@@ -83,7 +76,7 @@ def run_capture(job: CaptureJob) -> Manifest:
     Raises:
         SettingsError: The job names no store.
         TargetsError: Another process captures into it, or it holds another capture.
-        CacheError: It cannot be written.
+        CacheError: It cannot be written, or the disk has less free space than it will take.
     """
     started, directory, ranks = time.perf_counter(), job.directory, job.ranks
     if directory is None:
@@ -93,29 +86,43 @@ def run_capture(job: CaptureJob) -> Manifest:
     report_status("loading the teacher")
     teacher = load_teacher(job) if job.settings.engine == "transformers" else None
     manifest, head = _describe(job, teacher)
-    if ranks.rank:
-        ranks.wait()  # until the first rank has claimed the store and set damaged shards aside
-        return fill_store(directory, manifest, job.plan, job.sequences, _engine(job, teacher), ranks, started)
     # A new store only: one that is resumed has its measurement in the manifest.
-    if teacher is not None and not (directory / MANIFEST_FILE).exists():
+    if ranks.rank == 0 and teacher is not None and not (directory / MANIFEST_FILE).exists():
         report_status("measuring the codec")
         measured = estimate_capture(job, teacher, KL_SAMPLE, (job.settings.codec,)).codecs[0]
-        check_space(directory, measured.num_bytes)
+        if (free := free_bytes(directory)) < measured.num_bytes:
+            raise CacheError(
+                f"{directory}: the store takes about {measured.num_bytes / 1e9:.3g} GB, {free / 1e9:.3g} GB are free; "
+                "free space, choose a smaller capture.codec, or another capture.path"
+            )
         manifest = manifest.model_copy(update={"kl_lost": measured.kl_lost})
-    with claimed(directory, manifest) as manifest:
-        head_path = directory / HEAD_FILE
-        # Gigabytes for a large vocabulary, so a head that is there and whole is not written again.
-        if manifest.head is not None and not (head_path.exists() and file_hash(head_path) == manifest.head.sha256):
-            write_atomically(head_path, head)
-        for path in sorted({*(directory / SHARDS_DIR).iterdir()} - {*finished_shards(directory).values()}):
-            report_status(f"{path}: not a shard, ignored")
-        for path in (directory / SHARDS_DIR / shard.name for shard in manifest.shards):
-            if not path.exists():
-                report_status(f"{path}: missing, captured again")
-        for path in set_aside_damaged(directory):
-            report_status(f"{path}: damaged, moved aside and captured again")
-        ranks.wait()
-        return fill_store(directory, manifest, job.plan, job.sequences, _engine(job, teacher), ranks, started)
+    with contextlib.ExitStack() as claim:
+        if ranks.rank == 0:
+            manifest = claim.enter_context(claimed(directory, manifest))
+            head_path = directory / HEAD_FILE
+            # Gigabytes for a large vocabulary, so a head that is there and whole is not written again.
+            if manifest.head is not None and not (head_path.exists() and file_hash(head_path) == manifest.head.sha256):
+                write_atomically(head_path, head)
+            for path in sorted({*(directory / SHARDS_DIR).iterdir()} - {*finished_shards(directory).values()}):
+                report_status(f"{path}: not a shard, ignored")
+            for path in (directory / SHARDS_DIR / shard.name for shard in manifest.shards):
+                if not path.exists():
+                    report_status(f"{path}: missing, captured again")
+            for path in set_aside_damaged(directory):
+                report_status(f"{path}: damaged, moved aside and captured again")
+        ranks.wait()  # until the first rank has claimed the store and set damaged shards aside
+        codec, longest, num_tokens = job.settings.codec, max(job.plan.lengths), manifest.num_tokens
+        engine: Engine
+        if teacher is not None:
+            engine = TransformersEngine(teacher, job.settings, num_tokens)
+        else:
+            assert isinstance(codec, TopK), "the settings refuse others"
+            if isinstance(job.teacher, Served):
+                engine = ServedEngine(job.teacher, codec, num_tokens, job.renderer, longest)
+            else:
+                assert isinstance(job.teacher, Pretrained), "checked for the manifest"
+                engine = VllmEngine(job.teacher, codec, longest, job.dtype)
+        return fill_store(directory, manifest, job.plan, job.sequences, engine, ranks, started)
 
 
 def estimate_capture(
@@ -123,8 +130,9 @@ def estimate_capture(
 ) -> Estimate:
     """Size and loss of codecs on a sample; the KL is against the recipe's student before training."""
     student = freeze(load_model(job.student, job.dtype), job.device)
-    num_tokens = _num_tokens(job, head_shape(teacher)[0])
-    return estimate(teacher, student, job.sequences, job.settings, codecs, num_tokens, sample_positions, job.seed)
+    num_tokens = head_shape(teacher)[0] if job.settings.vocabulary == "head" else job.renderer.num_ids
+    engine = TransformersEngine(teacher, job.settings, num_tokens)
+    return estimate(engine, student, job.sequences, codecs, sample_positions, job.seed)
 
 
 def load_teacher(job: CaptureJob) -> PreTrainedModel:
@@ -158,7 +166,7 @@ def load_teacher(job: CaptureJob) -> PreTrainedModel:
 
 def _describe(job: CaptureJob, teacher: PreTrainedModel | None) -> tuple[Manifest, bytes]:
     """The manifest of a capture, and the content of the head's file."""
-    settings, content, entry = job.settings, b"", None
+    settings, content, entry, flops = job.settings, b"", None, None
     dtype = str(job.dtype).removeprefix("torch.")
     if isinstance(job.teacher, Served):
         name = identity = job.teacher.identity
@@ -166,22 +174,30 @@ def _describe(job: CaptureJob, teacher: PreTrainedModel | None) -> tuple[Manifes
         rows, width, dtype = shape_from(job.student).vocab_size, 0, "that of the server"
     else:
         name, identity = name_of(job.teacher), weights_id(job.teacher)
-        if teacher is None:
-            config = load_config(_pretrained(job)).get_text_config()
-            rows, width = config.vocab_size, config.hidden_size
-        else:
+        if teacher is not None:
             rows, width = head_shape(teacher)
-    if teacher is not None and isinstance(settings.codec, Hidden):
-        # The first rows only, as in the distribution: what follows them is padding of the vocabulary.
-        content, entry = head_file(head_weight(teacher)[: _num_tokens(job, rows)], transform_of(teacher))
-    flops = None
-    with contextlib.suppress(ModelError):  # a shape that cannot be read is no reason not to capture
-        if not isinstance(job.teacher, Served):
+        elif not isinstance(job.teacher, Pretrained):
+            raise ModelError("capture.engine: vllm loads weights from a directory or the Hub; the teacher has none")
+        elif job.teacher.gguf_file is not None or job.teacher.quantization is not None:
+            raise ModelError(
+                "capture.engine: vllm supports neither gguf_file nor quantization here; set capture.engine=transformers"
+            )
+        else:
+            config = load_config(job.teacher).get_text_config()
+            rows, width = config.vocab_size, config.hidden_size
+        with contextlib.suppress(ModelError):  # a shape that cannot be read is no reason not to capture
             shape, lengths = shape_from(job.teacher), job.plan.lengths
             flops = sum(forward_body(shape, n) + forward_attention(shape, n) for n in lengths)
             # Hidden states are stored before the head, so nothing is projected.
             if not isinstance(settings.codec, Hidden):
                 flops += sum(forward_head(shape, n - 1) for n in lengths)
+    num_tokens = rows if settings.vocabulary == "head" else job.renderer.num_ids
+    if teacher is not None and isinstance(settings.codec, Hidden):
+        # The first rows only, as in the distribution: what follows them is padding of the vocabulary.
+        head, transform = head_weight(teacher)[:num_tokens], transform_of(teacher)
+        content = save({"weight": head.detach().cpu().contiguous()})
+        digest = hashlib.sha256(content).hexdigest()
+        entry = HeadEntry(sha256=digest, scale=transform.scale, softcap=transform.cap)
     manifest = Manifest(
         teacher=name,
         teacher_revision=job.teacher.revision if isinstance(job.teacher, Pretrained) else None,
@@ -193,7 +209,7 @@ def _describe(job: CaptureJob, teacher: PreTrainedModel | None) -> tuple[Manifes
         codec=settings.codec,
         hidden_dtype=str(hidden_dtype(settings.codec, job.dtype)).removeprefix("torch.") if entry else None,
         temperatures=sorted(set(settings.temperatures)),
-        num_tokens=_num_tokens(job, rows),
+        num_tokens=num_tokens,
         hidden_size=width,
         head=entry,
         plan_hash=job.plan.content_hash,
@@ -203,28 +219,3 @@ def _describe(job: CaptureJob, teacher: PreTrainedModel | None) -> tuple[Manifes
         versions=environment(job.seed),
     )
     return manifest, content
-
-
-def _engine(job: CaptureJob, teacher: PreTrainedModel | None) -> Engine:
-    settings = job.settings
-    if teacher is not None:
-        return TransformersEngine(teacher, settings, _num_tokens(job, head_shape(teacher)[0]))
-    assert isinstance(settings.codec, TopK), "the settings refuse others"
-    longest = max(job.plan.lengths)
-    if isinstance(job.teacher, Served):
-        return ServedEngine(job.teacher, settings.codec, shape_from(job.student).vocab_size, job.renderer, longest)
-    return VllmEngine(_pretrained(job), settings.codec, longest, job.dtype)
-
-
-def _num_tokens(job: CaptureJob, head_rows: int) -> int:
-    return head_rows if job.settings.vocabulary == "head" else job.renderer.num_ids
-
-
-def _pretrained(job: CaptureJob) -> Pretrained:
-    if not isinstance(job.teacher, Pretrained):
-        raise ModelError("capture.engine: vllm loads weights from a directory or the Hub; the teacher has none")
-    if job.teacher.gguf_file is not None or job.teacher.quantization is not None:
-        raise ModelError(
-            "capture.engine: vllm supports neither gguf_file nor quantization here; set capture.engine=transformers"
-        )
-    return job.teacher

@@ -141,11 +141,6 @@ def pack_entries(ids: np.ndarray, log_probs: np.ndarray, precision: Precision) -
     return {"entries": ids.astype(np.uint32) << np.uint32(_CODE_BITS) | code}
 
 
-def unpack_entries(entries: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Ids and log-probabilities of packed entries; inverse of `pack_entries` up to the rounding of the code."""
-    return (entries >> np.uint32(_CODE_BITS)).astype(np.int64), _LOG_PROBS[entries & np.uint32(_TOP_CODE)]
-
-
 def decode(arrays: Arrays, codec: SparseCodec) -> Arrays:
     """Entries of some positions as rectangles: `token_ids`, `log_probs` and, for drawn supports, `sample_weights`.
 
@@ -158,7 +153,8 @@ def decode(arrays: Arrays, codec: SparseCodec) -> Arrays:
     """
     num_positions = len(arrays["label_log_prob"])
     if "entries" in arrays:
-        flat_ids, flat = unpack_entries(arrays["entries"])
+        entries = arrays["entries"]
+        flat_ids, flat = (entries >> np.uint32(_CODE_BITS)).astype(np.int64), _LOG_PROBS[entries & np.uint32(_TOP_CODE)]
     else:
         flat_ids, flat = arrays["token_ids"].astype(np.int64), arrays["log_probs"]
     if isinstance(codec, TopK):

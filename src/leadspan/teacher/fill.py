@@ -6,18 +6,19 @@ it is whole. Finished shards are never computed again. One process at a time cla
 
 import hashlib
 import re
-import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from leadspan.data.examples import Example
 from leadspan.errors import CacheError, TargetsError
 from leadspan.files import checked_line, file_hash, locked, write_atomically
 from leadspan.status import Progress
+from leadspan.teacher.capture_plan import CapturePlan, Sequences
 from leadspan.teacher.codecs import Arrays
 from leadspan.teacher.manifest import (
     DRAWN_FILE,
@@ -25,13 +26,11 @@ from leadspan.teacher.manifest import (
     MANIFEST_FILE,
     SHARDS_DIR,
     Manifest,
-    ShardEntry,
     check_same,
-    joined,
+    read_joined,
     read_manifest,
     write_manifest,
 )
-from leadspan.teacher.sequences import CapturePlan, Sequences
 from leadspan.teacher.shards import ShardReader, ShardWriter, finished_shards, has_hash_of_name
 from leadspan.teacher.store import TargetStore
 
@@ -147,32 +146,30 @@ def fill_store(
         CacheError: The disk is full, or a file cannot be written.
     """
     # A store's seconds add up over its attempts; those of loading the teacher are part of them.
-    clock, before = started or time.perf_counter(), manifest.seconds
-
-    def timed() -> Manifest:
-        return manifest.model_copy(update={"seconds": round(before + time.perf_counter() - clock, 3)})
-
+    clock = (started or time.perf_counter()) - manifest.seconds
     done = finished_shards(directory)
     missing = [number for number in range(len(plan.shards)) if number not in done]
     ranks.wait()  # all have seen the same shards before one of them adds to these
     total, num_done, begun = sum(plan.num_positions(n) for n in missing), 0, time.perf_counter()
     progress = Progress("capture", total, "positions")
-
-    def count(num_positions: int) -> None:
-        nonlocal num_done
-        num_done = min(total, num_done + num_positions * ranks.number)  # as if all ranks were equally fast
-        # 1e-9: on a coarse clock the first pack may take no time at all.
-        speed = num_done / max(time.perf_counter() - begun, 1e-9)
-        progress.report(num_done, f", {speed:,.0f} tokens/s")
-
     for number in missing[ranks.rank :: ranks.number]:
-        packs = ([sequences[i] for i in indices] for indices in plan.packs[slice(*plan.shards[number])])
         try:
             with ShardWriter(directory / SHARDS_DIR, number, manifest) as writer:
-                _capture_shard(writer, packs, engine, count)
+                for indices in plan.packs[slice(*plan.shards[number])]:
+                    pack = [sequences[i] for i in indices]
+                    rows = [
+                        {"input_ids": e.input_ids.astype("<i4"), "section": e.section_ids[1:].astype("u1"), **columns}
+                        for e, columns in zip(pack, engine(pack), strict=True)
+                    ]
+                    writer.write([bytes.fromhex(e.example_id) for e in pack], rows)
+                    # As if all ranks were equally fast.
+                    num_done = min(total, num_done + ranks.number * sum(len(e.input_ids) - 1 for e in pack))
+                    # 1e-9: on a coarse clock the first pack may take no time at all.
+                    speed = num_done / max(time.perf_counter() - begun, 1e-9)
+                    progress.report(num_done, f", {speed:,.0f} tokens/s")
                 writer.close()
             if ranks.rank == 0:
-                manifest = timed()
+                manifest = manifest.model_copy(update={"seconds": round(time.perf_counter() - clock, 3)})
                 write_manifest(manifest, directory)
         except OSError as error:
             raise CacheError(
@@ -184,62 +181,13 @@ def fill_store(
     if ranks.rank == 0:
         finished = finished_shards(directory)
         # Read back from disk, not remembered: the manifest vouches for the files as they are.
-        entries = [_entry(finished[number], manifest) for number in range(len(plan.shards))]
-        manifest = (timed() if missing else manifest).model_copy(update={"complete": True, "shards": entries})
+        entries = [ShardReader(finished[number], manifest).entry() for number in range(len(plan.shards))]
+        changes: dict[str, Any] = {"complete": True, "shards": entries}
+        changes |= {"seconds": round(time.perf_counter() - clock, 3)} if missing else {}
+        manifest = manifest.model_copy(update=changes)
         write_manifest(manifest, directory)
     ranks.wait()
     return manifest
-
-
-def _capture_shard(
-    writer: ShardWriter, packs: Iterable[list[Example]], engine: Engine, count: Callable[[int], None]
-) -> None:
-    """Capture the packs of a shard; each is written while the teacher runs over the next one."""
-    pending: Future[None] | None = None
-    # One thread is enough: Arrow and SHA-256 release the interpreter lock. Leaving its context waits for it, so that
-    # after an error too the shard is not closed while a pack is written.
-    with ThreadPoolExecutor(max_workers=1) as writing:
-        # At most one pack waits to be written, so memory does not grow when the disk is slower than the teacher.
-        for pack in packs:
-            rows = engine(pack)
-            if pending is not None:
-                pending.result()
-            pending = writing.submit(_write, writer, pack, rows)
-            count(sum(len(example.input_ids) - 1 for example in pack))
-        if pending is not None:
-            pending.result()
-
-
-def _write(writer: ShardWriter, pack: Sequence[Example], rows: list[Arrays]) -> None:
-    ids = [bytes.fromhex(example.example_id) for example in pack]
-    named = [
-        {"input_ids": example.input_ids.astype("<i4"), "section": example.section_ids[1:].astype("u1"), **row}
-        for example, row in zip(pack, rows, strict=True)
-    ]
-    writer.write(ids, named)
-
-
-def _entry(path: Path, manifest: Manifest) -> ShardEntry:
-    shard = ShardReader(path, manifest)
-    lengths = [len(shard.values(batch, row, "input_ids")) for batch, row, _ in shard.sequences()]
-    num_positions, size = sum(n - 1 for n in lengths), path.stat().st_size
-    return ShardEntry(name=path.name, num_rows=len(lengths), num_positions=num_positions, num_bytes=size)
-
-
-def check_space(directory: Path, num_bytes: float) -> None:
-    """Refuse a capture that cannot fit.
-
-    Raises:
-        CacheError: The disk has less free space than the store will take.
-    """
-    # The directory itself may not be there yet: its nearest parent is on the same disk.
-    existing = next(path for path in (directory, *directory.absolute().parents) if path.exists())
-    free = shutil.disk_usage(existing).free
-    if free < num_bytes:
-        raise CacheError(
-            f"{directory}: the store takes about {num_bytes / 1e9:.3g} GB, {free / 1e9:.3g} GB are free; "
-            "free space, choose a smaller capture.codec, or another capture.path"
-        )
 
 
 def merge_stores(paths: Sequence[Path], output: Path) -> Manifest:
@@ -254,20 +202,30 @@ def merge_stores(paths: Sequence[Path], output: Path) -> Manifest:
         CacheError: A source is damaged.
     """
     stores = [TargetStore(path) for path in paths]
+    joined = read_joined(*paths)
     for store in stores:
-        where = f"{store.directory} and {stores[0].directory}"
-        check_same(store.manifest.identity(), stores[0].manifest.identity(), where)
         store.verify()
     if (output / MANIFEST_FILE).exists() and read_manifest(output).complete:
         raise TargetsError(f"{output}: it holds a complete store; give a new directory")
-    rollouts = _joined_rollouts([path / DRAWN_FILE for path in paths])
+    drawn = [path / DRAWN_FILE for path in paths if (path / DRAWN_FILE).exists()]
+    lines_of = {path: path.read_bytes().split(b"\n")[:-1] for path in drawn}
+    for path, lines in lines_of.items():
+        damaged = [number for number, line in enumerate(lines or [b""], 1) if checked_line(line) is None]
+        if damaged:
+            raise CacheError(f"{path}: line {damaged[0]} is damaged; run its `leadspan capture` again")
+    headers = {lines[0].decode(): path for path, lines in lines_of.items()}
+    if len(headers) > 1:
+        different = "; ".join(f"{path}: {header}" for header, path in headers.items())
+        raise TargetsError(f"rollouts drawn with different settings cannot be joined: {different}")
+    # The header that all share, and their lines, each once.
+    rollouts = dict.fromkeys(line for lines in lines_of.values() for line in lines)
     plans = hashlib.sha256(" ".join(store.manifest.plan_hash for store in stores).encode()).hexdigest()[:32]
     changes = {"plan_hash": plans, "complete": False, "shards": [], "flops": None}
-    with claimed(output, joined([store.manifest for store in stores]).model_copy(update=changes)) as manifest:
+    with claimed(output, joined.model_copy(update=changes)) as manifest:
         if manifest.head is not None:
             write_atomically(output / HEAD_FILE, (next(iter(stores[0].parts)) / HEAD_FILE).read_bytes())
         if rollouts:
-            write_atomically(output / DRAWN_FILE, rollouts)
+            write_atomically(output / DRAWN_FILE, b"".join(line + b"\n" for line in rollouts))
         seen: set[tuple[bytes, bytes]] = set()
         entries = []
         for shard in (shard for store in stores for shard in store.shards):
@@ -288,17 +246,3 @@ def merge_stores(paths: Sequence[Path], output: Path) -> Manifest:
         manifest = manifest.model_copy(update={"complete": True, "shards": entries, **counts})
         write_manifest(manifest, output)
     return manifest
-
-
-def _joined_rollouts(paths: Sequence[Path]) -> bytes:
-    """The header that all files of rollouts share, and their lines, each once; nothing where there is no file."""
-    files = {path: path.read_bytes().split(b"\n")[:-1] for path in paths if path.exists()}
-    for path, lines in files.items():
-        damaged = [number for number, line in enumerate(lines or [b""], 1) if checked_line(line) is None]
-        if damaged:
-            raise CacheError(f"{path}: line {damaged[0]} is damaged; run its `leadspan capture` again")
-    headers = {lines[0].decode(): path for path, lines in files.items()}
-    if len(headers) > 1:
-        different = "; ".join(f"{path}: {header}" for header, path in headers.items())
-        raise TargetsError(f"rollouts drawn with different settings cannot be joined: {different}")
-    return b"".join(line + b"\n" for line in dict.fromkeys(line for lines in files.values() for line in lines))

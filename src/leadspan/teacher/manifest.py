@@ -2,7 +2,6 @@
 
 import errno
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,22 +18,20 @@ DRAWN_FILE = "rollouts.jsonl"
 """Whole rollouts of the student, in a store of the teacher's targets on them."""
 # A format is read by the version that wrote it, or refused: a store is cheap to make again, wrong targets are not.
 _FORMAT: Literal[2] = 2
-# Fields that change while a capture goes on, or between equal captures: they are not part of what a store is.
-_PROGRESS = {"complete", "shards", "versions", "kl_lost", "seconds", "flops"}
-_PROGRESS |= {"plan_hash", "num_sequences", "num_positions"}
+# Not part of what a store is: fields that change while a capture goes on, or between equal captures, and the name of
+# the teacher, which is its weights, in any directory.
+_NOT_COMPARED = {"complete", "shards", "versions", "kl_lost", "seconds", "flops", "plan_hash", "num_sequences"}
+_NOT_COMPARED |= {"num_positions", "teacher", "teacher_revision"}
 _ANEW = "what its shards are is not known, so remove the store and capture again, or give another capture.path"
-_NAMES = {"teacher", "teacher_revision"}  # a teacher is its weights, in any directory
 
 
 class HeadEntry(Settings):
     """The teacher's head, for hidden states: `z = softcap tanh(scale h W^T / softcap)`."""
 
     sha256: str
-    """SHA-256 of the file."""
     scale: float = 1.0
     """Factor on the product."""
     softcap: float | None = None
-    """Cap of the logits, or None."""
 
 
 class ShardEntry(Settings):
@@ -45,20 +42,16 @@ class ShardEntry(Settings):
     num_rows: int
     """Captured sequences in it."""
     num_positions: int
-    """Positions in it."""
     num_bytes: int
-    """Size of the file."""
 
 
 class Manifest(Settings):
     """The store's own description."""
 
     format_version: Literal[2] = _FORMAT
-    """Version of the format."""
     teacher: str
     """Path, Hub name or description of the teacher."""
     teacher_revision: str | None = None
-    """Hub revision."""
     weights_hash: str
     """Hash of the teacher's weight files and config."""
     tokenizer_hash: str
@@ -66,13 +59,10 @@ class Manifest(Settings):
     template_hash: str
     """Hash of the chat template and the rendering settings."""
     engine: Engine
-    """What ran the teacher."""
     dtype: str
     """Type the teacher computed in."""
     codec: Codec
-    """What is kept of a distribution."""
     hidden_dtype: str | None = None
-    """Type of stored hidden states."""
     temperatures: list[float]
     """Temperatures whose normalisers are kept."""
     num_tokens: int
@@ -84,9 +74,7 @@ class Manifest(Settings):
     plan_hash: str
     """Hash of all sequences to capture, their packs and shards."""
     num_sequences: int
-    """Sequences."""
     num_positions: int
-    """Positions."""
     complete: bool = False
     """Whether all shards are there."""
     shards: list[ShardEntry] = []
@@ -116,7 +104,7 @@ class Manifest(Settings):
 
     def identity(self) -> dict[str, Any]:
         """The fields that identify a store, without its progress and the location of its teacher."""
-        return self.model_dump(mode="json", exclude=_PROGRESS | _NAMES)
+        return self.model_dump(mode="json", exclude=_NOT_COMPARED)
 
 
 def write_manifest(manifest: Manifest, directory: Path) -> None:
@@ -175,28 +163,24 @@ def read_parts(directory: Path) -> dict[Path, Manifest]:
     return complete or {directory: read_manifest(directory)}
 
 
-def read_joined(directory: Path) -> Manifest:
-    """One manifest for all parts of a store, their counts added up.
+def read_joined(*directories: Path) -> Manifest:
+    """One manifest for all parts of one store or of several, their counts added up.
 
     Raises:
         TargetsError: There is none, or the parts are not of one teacher, tokenizer, template and codec.
         CacheError: One is damaged, or of another version of the format.
     """
-    manifests = read_parts(directory)
-    # Parts of one store differ in their sequences only, so the first one's description is that of all.
-    first = next(iter(manifests.values()))
-    for path, manifest in manifests.items():
-        check_same(manifest.identity(), first.identity(), str(path))
-    return joined(list(manifests.values()))
-
-
-def joined(manifests: Sequence[Manifest]) -> Manifest:
-    """The first of the manifests of equal stores, with the counts of all added up."""
+    parts = {path: manifest for directory in directories for path, manifest in read_parts(directory).items()}
+    # The parts differ in their sequences only, so the first one's description is that of all.
+    (first_path, first), manifests = next(iter(parts.items())), list(parts.values())
+    for path, manifest in parts.items():
+        where = str(path) if len(directories) == 1 else f"{path} and {first_path}"
+        check_same(manifest.identity(), first.identity(), where)
     if len(manifests) == 1:
-        return manifests[0]
+        return first
     losses = [(m.kl_lost, m.num_positions) for m in manifests if m.kl_lost is not None]
     measured = sum(number for _, number in losses)
-    return manifests[0].model_copy(
+    return first.model_copy(
         update={
             "shards": [shard for m in manifests for shard in m.shards],
             "num_sequences": sum(m.num_sequences for m in manifests),
@@ -215,15 +199,11 @@ def check_same(actual: dict[str, Any], expected: dict[str, Any], where: str) -> 
     Raises:
         TargetsError: Names every field that differs, with both values.
     """
-    differing = [
-        f"{name} is {_shown(actual.get(name))}, expected {_shown(value)}"
-        for name, value in expected.items()
-        if actual.get(name) != value
-    ]
+    differing = []
+    for name, value in expected.items():
+        if actual.get(name) != value:
+            # A codec or a list of temperatures fits; a long text would hide the other fields.
+            there, here = (shortened(json.dumps(either), 120) for either in (actual.get(name), value))
+            differing.append(f"{name} is {there}, expected {here}")
     if differing:
         raise TargetsError(f"{where}: {'; '.join(differing)}; use a store of these settings, or capture a new one")
-
-
-def _shown(value: Any) -> str:
-    # A codec or a list of temperatures fits; a long text would hide the other fields.
-    return shortened(json.dumps(value), 120)

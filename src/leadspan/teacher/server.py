@@ -13,6 +13,7 @@ answer `meta_info.input_token_logprobs` and `.input_top_logprobs`, entries `[log
 """
 
 import http.client
+import itertools
 import json
 import logging
 import os
@@ -26,16 +27,17 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
+from leadspan.data.sections import Renderer
 from leadspan.errors import LeadspanError, SettingsError, TargetsError
 from leadspan.teacher.codecs import Arrays, pack_entries
-from leadspan.teacher.settings import Precision, ServedTeacher
+from leadspan.teacher.settings import AnyTeacher, Precision, Served, ServedTeacher
 
 logger = logging.getLogger(__name__)
 
 # Statuses of a server that is busy, restarting or behind a proxy that lost it: the same request may succeed later.
 _MAY_PASS = frozenset({408, 425, 429, *range(500, 600)} - {501, 505})
 _FIRST_WAIT, _LONGEST_WAIT = 0.5, 30.0  # seconds
-_SHOWN = 300  # characters of an error page in a message
+_SHOWN = 320  # characters of a failure in a message
 PromptLogprobs = Sequence[Mapping[int, float] | None]
 """Nothing for the first token, then for each token of the prompt a mapping from token id to log-probability, of the
 likeliest tokens and of the token itself."""
@@ -43,6 +45,9 @@ likeliest tokens and of the token itself."""
 # logarithm.
 _LEAST_TAIL = 2.0**-24
 _MASS_TOLERANCE = 1e-3  # log-probabilities that a server computed in bfloat16 may add up to a little more than 1
+# Texts on which tokenizers commonly differ: digits, spaces, punctuation, characters of two and more bytes, code.
+_CHAT = ({"role": "user", "content": "What is 17 + 25?"},)
+_TEXT = "What is 17 + 25?\n\nLet x = 3.5e-2, so f(x) \u2264 \u00e9\u4e16\u754c;\tthen\n    return {x: [1, 2]}"
 
 
 class TeacherServer:
@@ -51,13 +56,9 @@ class TeacherServer:
     def __init__(self, settings: ServedTeacher):
         self.settings = settings
         self.name = f"teacher {settings.model} at {settings.url}"
-        self._pool = ThreadPoolExecutor(max_workers=settings.concurrency, thread_name_prefix="teacher")
+        self.pool = ThreadPoolExecutor(max_workers=settings.concurrency, thread_name_prefix="teacher")
         self._has_failed = threading.Event()
         self._failure: LeadspanError | None = None
-
-    def ask(self, input_ids: Sequence[int], k: int, others: Sequence[int] = ()) -> "Future[PromptLogprobs]":
-        """Request the `k` likeliest tokens at every position of a sequence, in a thread."""
-        return self._pool.submit(self.score, input_ids, k, others)
 
     def score(self, prompt: Sequence[int] | str, k: int, others: Sequence[int] = ()) -> PromptLogprobs:
         """Log-probabilities of a prompt: of the `k` likeliest tokens of every position, and of the prompt's own.
@@ -123,37 +124,38 @@ class TeacherServer:
     def _post(self, path: str, body: dict[str, Any], unless: Sequence[int] = ()) -> Any:
         """The server's answer as JSON; None for a status in `unless`."""
         number, wait = self.settings.retries + 1, _FIRST_WAIT
-        failure = ""
-        for attempt in range(1, number + 1):
+        for attempt in itertools.count(1):
             if self._failure is not None:
                 raise self._failure
             try:
                 answer, failure = self._attempt(path, json.dumps(body).encode(), unless)
+                if failure and attempt == number:
+                    raise TargetsError(
+                        f"{self.name}: {path} failed {number} times, at last with {failure}; start the server again, "
+                        "or raise teacher.timeout or teacher.retries, and resume"
+                    )
             except LeadspanError as error:
-                raise self._failed(error) from None
+                self._failure = self._failure or error  # all requests end with the first
+                self._has_failed.set()
+                raise self._failure from None
             if not failure:
                 return answer
-            if attempt < number:
-                logger.warning("%s: %s (%d of %d); again in %g s", self.name, failure, attempt, number, wait)
-                # Not `time.sleep`: this wait ends as soon as another request has failed for good.
-                self._has_failed.wait(wait)
-                wait = min(_LONGEST_WAIT, 2 * wait)
-        raise self._failed(
-            TargetsError(
-                f"{self.name}: {path} failed {number} times, at last with {failure}; start the server again, or raise "
-                "teacher.timeout or teacher.retries, and resume"
-            )
-        )
+            logger.warning("%s: %s (%d of %d); again in %g s", self.name, failure, attempt, number, wait)
+            # Not `time.sleep`: this wait ends as soon as another request has failed for good.
+            self._has_failed.wait(wait)
+            wait = min(_LONGEST_WAIT, 2 * wait)
 
     def _attempt(self, path: str, content: bytes, unless: Sequence[int]) -> tuple[Any, str]:
         """An answer, or the reason why there is none where another attempt may succeed."""
+        name, may_pass = self.settings.api_key_env, True
+        key = os.environ.get(name or "", "").strip()
+        if name is not None and not key:
+            raise SettingsError(f"teacher.api_key_env: the environment has no {name}; export it, or leave it out")
+        headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
         try:
             # http.client follows no redirect, so the key goes to the named host alone.
             url = urlsplit(self.settings.url)
             kind = http.client.HTTPSConnection if url.scheme == "https" else http.client.HTTPConnection
-            headers = {"Content-Type": "application/json"}
-            if self.settings.api_key_env is not None:
-                headers["Authorization"] = f"Bearer {self._key}"
             with closing(kind(url.hostname or "", url.port, timeout=self.settings.timeout)) as connection:
                 connection.request("POST", f"{url.path}{path}", content, headers)
                 response = connection.getresponse()
@@ -162,37 +164,107 @@ class TeacherServer:
                 return json.loads(text), ""
             if status in unless:
                 return None, ""
-            failure = f"status {status}: {' '.join(text.decode(errors='replace').split())[:_SHOWN]}"
-            if status not in _MAY_PASS:
-                failure = self._without_key(failure)
-                raise TargetsError(f"{self.name}: {path} is refused with {failure}")
-        except LeadspanError:
-            raise
+            failure = f"status {status}: {' '.join(text.decode(errors='replace').split())}"
+            may_pass = status in _MAY_PASS
         except RecursionError:
             raise TargetsError(f"{self.name}: {path} answers with JSON that is nested too deeply") from None
         except TimeoutError:
             failure = f"no answer in {self.settings.timeout:g} s"
         except (OSError, http.client.HTTPException, ValueError) as error:  # dead, dying, or cut off in its JSON
             failure = f"{type(error).__name__}: {error}"
-        return None, self._without_key(failure)
+        # A server or proxy may repeat the request in its error page. Cut afterwards: a part of a key is not recognised.
+        failure = (failure.replace(key, "***") if key else failure)[:_SHOWN]
+        if not may_pass:
+            raise TargetsError(f"{self.name}: {path} is refused with {failure}")
+        return None, failure
 
-    def _failed(self, error: LeadspanError) -> LeadspanError:
-        """The error that all requests end with: the first."""
-        self._failure = self._failure or error
-        self._has_failed.set()
-        return self._failure
 
-    @property
-    def _key(self) -> str:
-        name = self.settings.api_key_env
-        key = os.environ.get(name or "", "").strip()
-        if name is not None and not key:
-            raise SettingsError(f"teacher.api_key_env: the environment has no {name}; export it, or leave it out")
-        return key
+class Servers:
+    """The servers of a teacher: one for all examples, or one for each name that they have."""
 
-    def _without_key(self, text: str) -> str:
-        # A server or proxy may repeat the request in its error page.
-        return text.replace(self._key, "***") if self.settings.api_key_env is not None else text
+    def __init__(self, settings: Served):
+        by_name = {"": settings} if isinstance(settings, ServedTeacher) else settings.by_name
+        self._by_name = {name: TeacherServer(teacher) for name, teacher in by_name.items()}
+        self._identity = settings.identity
+        self.window: int | None = None
+
+    def of(self, name: str) -> TeacherServer:
+        """The server for examples that name this teacher.
+
+        Raises:
+            TargetsError: There is none.
+        """
+        server = self._by_name.get("") or self._by_name.get(name)
+        if server is None:
+            raise TargetsError(
+                f"a trace names the teacher {name!r}, and teacher.by_name has {', '.join(self._by_name)}: add it, or "
+                "leave such traces out"
+            )
+        return server
+
+    def ask(self, name: str, input_ids: np.ndarray, k: int, others: Sequence[int] = ()) -> "Future[PromptLogprobs]":
+        """Request the `k` likeliest tokens at every position of a sequence from the server of a teacher, in a thread.
+
+        Raises:
+            TargetsError: There is no such server.
+        """
+        server = self.of(name)
+        return server.pool.submit(server.score, input_ids.tolist(), k, others)
+
+    def check_origin(self, renderer: Renderer, teacher: AnyTeacher | None = None) -> None:
+        """Compare the tokenizer of each with the data's, and note the shortest `window`, where they report one.
+
+        Both tokenise a text with every added token, and both chat templates render a conversation. A server without
+        `/tokenize` returns log-probabilities of the text instead, which name its tokens.
+
+        Raises:
+            TargetsError: Token ids differ, or there is no answer.
+        """
+        tokenizer, prompt, windows = renderer.tokenizer, renderer.prompt_text(_CHAT), []
+        added = sorted(map(str, tokenizer.added_tokens_decoder.values()))  # pyright: ignore[reportAttributeAccessIssue]  # every tokenizer has it
+        text = _TEXT + "".join(added) + prompt
+        ours = tokenizer.encode(text, add_special_tokens=False)
+        for server in self._by_name.values():
+            tokenized = server.tokenize(text)
+            if tokenized is None:
+                answer = server.score(text, 1)
+                same = len(answer) == len(ours) and all(
+                    entry is None or token in entry for entry, token in zip(answer, ours, strict=True)
+                )
+                theirs = ours if same else []
+            else:
+                theirs = tokenized[0]
+                windows += [] if tokenized[1] is None else [tokenized[1]]
+            if theirs != ours:
+                pairs = itertools.zip_longest(theirs, ours, fillvalue="none")
+                at, there, here = next((at, there, here) for at, (there, here) in enumerate(pairs) if there != here)
+                raise TargetsError(
+                    f"{server.name}: its tokenizer is not that of the data: token {at} of a text with the data's "
+                    f"special tokens is {there} there and {here} here; models distilled over the vocabulary need one "
+                    "tokenizer"
+                )
+            chat = server.tokenize(_CHAT) if tokenized is not None and server.settings.check_template else None
+            if chat is not None and chat[0] != tokenizer.encode(prompt, add_special_tokens=False):
+                raise TargetsError(
+                    f"{server.name}: its chat template writes prompts differently from the data's: "
+                    f"{tokenizer.decode(chat[0])!r} there, {prompt!r} here; set data.rendering.chat_template to the "
+                    "server's, or teacher.check_template: false where that is meant"
+                )
+        self.window = min(windows, default=None)
+
+    def check_window(self, num_tokens: int, remedy: str) -> None:
+        """Compare the longest sequence with the window; `remedy` has `{}` for the most tokens that it may have.
+
+        Raises:
+            TargetsError: The window of a server is shorter.
+        """
+        # The server must generate at least one token after the prompt.
+        if self.window is not None and num_tokens >= self.window:
+            raise TargetsError(
+                f"teacher {self._identity}: its window has {self.window} tokens, and an example up to {num_tokens} "
+                f"besides the one that a server must draw; {remedy.format(self.window - 1)}, or serve it with a "
+                "longer window"
+            )
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator
@@ -34,24 +34,30 @@ class StoredTargets(Settings):
 TargetSource = Annotated[LiveTargets | StoredTargets, Field(discriminator="kind")]
 
 
-class TopK(Settings):
+class _Codec(Settings):
+    shown_as: ClassVar[str]
+
+    @property
+    def label(self) -> str:
+        """The kind and what sets the size, such as `top_k 50`, for tables and messages."""
+        return self.shown_as.format(self).removesuffix(" teacher")
+
+
+class TopK(_Codec):
     """The `k` likeliest tokens of every position; all others are one bucket, the tail."""
 
+    shown_as = "top_k {0.k}"
     kind: Literal["top_k"] = "top_k"
     k: int = Field(default=50, ge=1)
     """Tokens kept; the whole vocabulary gives the exact divergence."""
     precision: Precision = "packed"
     """`packed`: 4 bytes an entry (18 bits of id, 14 of log-probability). `float32`: 8 bytes an entry, exact."""
 
-    @property
-    def label(self) -> str:
-        """`top_k k`."""
-        return f"top_k {self.k}"
 
-
-class TopP(Settings):
+class TopP(_Codec):
     """The fewest likeliest tokens whose mass reaches `p` (Holtzman et al., arXiv 1904.09751); others are the tail."""
 
+    shown_as = "top_p {0.p:g}"
     kind: Literal["top_p"] = "top_p"
     p: float = Field(default=0.98, gt=0, le=1)
     """Mass to reach."""
@@ -61,13 +67,8 @@ class TopP(Settings):
     precision: Precision = "packed"
     """As of `top_k`."""
 
-    @property
-    def label(self) -> str:
-        """`top_p p`."""
-        return f"top_p {self.p:g}"
 
-
-class Sampled(Settings):
+class Sampled(_Codec):
     """Tokens drawn from the teacher's distribution, with their counts: `E[sum_i count_i / n f(i)] = sum_j p_j f(j)`.
 
     Source: Anshumann et al., arXiv 2503.16870, section 4 (importance sampling where top-k is biased). Draws are
@@ -75,6 +76,7 @@ class Sampled(Settings):
     `n p` rounded down or up, without bias and with less variance than independent draws.
     """
 
+    shown_as = "sampled {0.num_samples}"
     kind: Literal["sampled"] = "sampled"
     # A count is stored in one byte.
     num_samples: int = Field(default=50, ge=1, le=255)
@@ -84,23 +86,14 @@ class Sampled(Settings):
     precision: Precision = "packed"
     """As of `top_k`; one byte more an entry for the count."""
 
-    @property
-    def label(self) -> str:
-        """`sampled n`."""
-        return f"sampled {self.num_samples}"
 
-
-class Hidden(Settings):
+class Hidden(_Codec):
     """Final hidden states, and once the teacher's head: the full distribution, without the teacher's body."""
 
+    shown_as = "hidden {0.dtype}"
     kind: Literal["hidden"] = "hidden"
     dtype: Literal["teacher", "float32", "bfloat16"] = "teacher"
     """Type of the hidden states; `teacher`: the one the teacher computes in."""
-
-    @property
-    def label(self) -> str:
-        """`hidden`."""
-        return "hidden" if self.dtype == "teacher" else f"hidden {self.dtype}"
 
 
 SparseCodec = TopK | TopP | Sampled

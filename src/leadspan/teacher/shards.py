@@ -10,8 +10,10 @@ import os
 import re
 import zlib
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +23,7 @@ from leadspan.files import sync_directory
 from leadspan.teacher.codecs import Arrays, logsumexp_column, outside_column
 from leadspan.teacher.manifest import SHARDS_DIR, Manifest, ShardEntry
 from leadspan.teacher.settings import Hidden, KeptTargets, TopK
+from leadspan.text import first_line
 
 KEY_COLUMNS = ("example_id", "sequence_hash", "checksum")
 PER_ENTRY = frozenset({"entries", "token_ids", "log_probs", "counts"})
@@ -77,10 +80,10 @@ def bytes_of(
 
 def schema_of(manifest: Manifest) -> pa.Schema:
     """The Arrow schema of a store's shards."""
-    key = pa.binary(16)
+    key, columns = pa.binary(16), columns_of(manifest.kept_targets, manifest.hidden_dtype)
     fields = [pa.field("example_id", key), pa.field("sequence_hash", key), pa.field("checksum", pa.uint32())]
     # Large lists: the hidden states of a record batch may be more than the 2^31 values that 32-bit offsets reach.
-    fields += [pa.field(name, pa.large_list(kind)) for name, kind in _columns_of(manifest).items()]
+    fields += [pa.field(name, pa.large_list(kind)) for name, kind in columns.items()]
     return pa.schema(fields, {"leadspan": manifest.model_dump_json(include={"format_version", "codec"})})
 
 
@@ -105,21 +108,33 @@ def row_checksum(example_id: bytes, sequence: bytes, values: Arrays, names: list
     return crc
 
 
-class ShardWriter:
-    """Writes one shard under a temporary name; `close` gives it its own."""
+class ShardWriter(AbstractContextManager["ShardWriter"]):
+    """Writes one shard under a temporary name, in a thread; `close` gives it its own."""
 
     def __init__(self, directory: Path, number: int, manifest: Manifest):
         self.directory, self.number = directory, number
         self.schema = schema_of(manifest)
-        self.names = list(_columns_of(manifest))
+        self.names = self.schema.names[len(KEY_COLUMNS) :]
         self.num_rows = self.num_positions = 0
         # A hidden name with the process id: readers never take it for a shard, and two processes never share it.
         self._staged = directory / f".{number:05d}.{os.getpid()}.tmp"
         self._file = _HashingFile(io.FileIO(self._staged, "w"))
         self._writer = pa.ipc.new_file(pa.PythonFile(self._file, mode="w"), self.schema)
+        # One thread is enough: Arrow and SHA-256 release the interpreter lock.
+        self._thread = ThreadPoolExecutor(max_workers=1)
+        self._pending: Future[None] = self._thread.submit(lambda: None)
 
     def write(self, example_ids: list[bytes], rows: list[Arrays]) -> None:
-        """Append one record batch with a row per sequence."""
+        """Append one record batch with a row per sequence, while the caller makes the next one.
+
+        Raises:
+            OSError: The batch before could not be written.
+        """
+        # At most one batch waits to be written, so memory does not grow when the disk is slower than the caller.
+        self._pending.result()
+        self._pending = self._thread.submit(self._append, example_ids, rows)
+
+    def _append(self, example_ids: list[bytes], rows: list[Arrays]) -> None:
         hashes = [sequence_hash(row["input_ids"]) for row in rows]
         # A checksum per row lets a reader check what it uses, without hashing the file of several GB.
         checks = [row_checksum(i, h, row, self.names) for i, h, row in zip(example_ids, hashes, rows, strict=True)]
@@ -139,6 +154,7 @@ class ShardWriter:
 
     def close(self) -> ShardEntry:
         """Finish the file, bring it to disk, and rename it after its content."""
+        self._pending.result()
         self._writer.close()
         self._file.flush()
         # On disk before the rename: after a power cut a complete name must not stand for an empty file.
@@ -150,10 +166,8 @@ class ShardWriter:
         sync_directory(self.directory)
         return ShardEntry(name=name, num_rows=self.num_rows, num_positions=self.num_positions, num_bytes=size)
 
-    def __enter__(self) -> Self:
-        return self
-
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._thread.shutdown()  # waits, so that after an error too the file is not closed while a batch is written
         if kind is not None:  # a shard that was not closed does not count
             try:
                 self._file.close()
@@ -183,13 +197,14 @@ class ShardReader:
         Raises:
             CacheError: It is not an Arrow file of this store.
         """
-        self.path, self.names = path, list(_columns_of(manifest))
+        schema = schema_of(manifest)
+        self.path, self.names = path, schema.names[len(KEY_COLUMNS) :]
         try:
             self._file = pa.ipc.open_file(pa.memory_map(str(path)))
-            schema = self._file.schema
+            is_same = self._file.schema.equals(schema)
         except (OSError, pa.ArrowException) as error:
-            raise damaged(path, _first_line(error)) from None
-        if not schema.equals(schema_of(manifest)):
+            raise damaged(path, first_line(error)) from None
+        if not is_same:
             raise damaged(path, "its columns are not those of the manifest")
         self._batches: dict[int, pa.RecordBatch] = {}
 
@@ -200,6 +215,12 @@ class ShardReader:
             ids = self._batch(number).column("example_id").to_pylist()
             sequences += [(number, row, example_id) for row, example_id in enumerate(ids)]
         return sequences
+
+    def entry(self) -> ShardEntry:
+        """What a manifest says of the file, as it is on disk."""
+        lengths = [len(self.values(batch, row, "input_ids")) for batch, row, _ in self.sequences()]
+        num_positions, size = sum(n - 1 for n in lengths), self.path.stat().st_size
+        return ShardEntry(name=self.path.name, num_rows=len(lengths), num_positions=num_positions, num_bytes=size)
 
     def row(self, batch: int, row: int) -> Arrays:
         """All lists of a row, as `values`."""
@@ -225,7 +246,7 @@ class ShardReader:
                 batch = self._file.get_batch(number)
                 batch.validate()  # lengths and buffers, in constant time; checksums see the values
             except (OSError, pa.ArrowException) as error:
-                raise damaged(self.path, f"record batch {number}: {_first_line(error)}") from None
+                raise damaged(self.path, f"record batch {number}: {first_line(error)}") from None
             self._batches[number] = batch
         return self._batches[number]
 
@@ -260,11 +281,3 @@ def has_hash_of_name(path: Path, digest: str) -> bool:
 def damaged(path: Path, fault: str) -> CacheError:
     """The error of a damaged file."""
     return CacheError(f"{path}: damaged ({fault}); `leadspan store verify` names all damaged files; {REMEDY}")
-
-
-def _columns_of(manifest: Manifest) -> dict[str, pa.DataType]:
-    return columns_of(manifest.kept_targets, manifest.hidden_dtype)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,4 +1,4 @@
-"""Sources of the teacher's targets in training: a live teacher, a store of its targets, or none.
+"""Sources of the teacher's targets in training: a live teacher, a store of its targets, a server, or none.
 
 A source can be asked what it serves and what it costs before anything is loaded. Training then calls `load` and
 `prepare` once, and `targets` on every batch that `collator` made.
@@ -6,10 +6,13 @@ A source can be asked what it serves and what it costs before anything is loaded
 
 import functools
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -20,16 +23,17 @@ from leadspan.data.examples import Example, Examples
 from leadspan.data.packing import Batch, pack
 from leadspan.data.sections import Renderer
 from leadspan.errors import TargetsError
-from leadspan.models.activations import teacher_activations
+from leadspan.models.activations import activation_bytes
 from leadspan.models.heads import head_of
 from leadspan.models.loading import load_model, weights_id
+from leadspan.models.reading import check_vocabulary, load_own_tokenizer
 from leadspan.models.settings import ModelSettings
 from leadspan.models.shapes import shape_from, shape_of
-from leadspan.models.tokenizers import check_vocabulary, load_own_tokenizer
 from leadspan.teacher.manifest import check_same, read_joined
+from leadspan.teacher.server import PromptLogprobs, Servers, read_support
 from leadspan.teacher.settings import AnyTeacher, Hidden, KeptTargets, Served
 from leadspan.teacher.store import TargetStore
-from leadspan.teacher.targets import Targets, freeze, live_targets
+from leadspan.teacher.targets import SparseTargets, Targets, freeze, live_targets
 
 logger = logging.getLogger(__name__)
 
@@ -120,12 +124,17 @@ class NoTeacher(TeacherSource):
     """A recipe without a teacher: cross-entropy only."""
 
 
+@dataclass(eq=False)
 class LiveTeacher(TeacherSource):
-    """A frozen teacher that runs in the training process on the same packed rows as the student."""
+    """A frozen teacher that runs in the training process on the same packed rows as the student.
 
-    def __init__(self, settings: ModelSettings, model: PreTrainedModel | None = None):
-        """Take a teacher; where its frozen model is given, `load` need not be called."""
-        self.settings, self.model = settings, model
+    Attributes:
+        settings: Where it comes from.
+        model: The frozen model; where it is given, `load` need not be called.
+    """
+
+    settings: ModelSettings
+    model: PreTrainedModel | None = None
 
     def shape(self) -> ModelShape | None:
         """All of the model; from its config alone while it is not loaded."""
@@ -133,7 +142,7 @@ class LiveTeacher(TeacherSource):
 
     def activations(self, use_bf16: bool) -> ActivationBytes | None:
         """Of the forward pass up to the final hidden states, traced without weights."""
-        return teacher_activations(self.settings, use_bf16)
+        return activation_bytes(self.settings, use_bf16, None)
 
     def load(self, dtype: torch.dtype, tokenizer: PreTrainedTokenizerBase) -> None:
         """Load and freeze the model, and compare its vocabulary with the data's."""
@@ -232,7 +241,7 @@ class StoredTeacher(TeacherSource):
     def collator(self) -> Callable[[Sequence[Example]], Batch]:
         """Packs examples with their stored rows; the head stays out of the processes that load data."""
         # A partial pickles, and the store in it pickles as its path: worker processes map the files themselves.
-        return functools.partial(_pack_with_rows, self.store)
+        return functools.partial(pack, stored=self.store.collate)
 
     def targets(self, batch: Batch) -> Targets | None:
         """The stored rows of the batch, with the head."""
@@ -241,7 +250,81 @@ class StoredTeacher(TeacherSource):
         return self.store.targets(rows, self._head)
 
 
-def _pack_with_rows(store: TargetStore, examples: Sequence[Example]) -> Batch:
-    batch = pack(examples)
-    batch["stored"] = store.collate(examples)
-    return batch
+class RemoteTeacher(Servers, TeacherSource):
+    """A teacher that runs on a server: `k` log-probabilities per position, requested batch by batch."""
+
+    def __init__(self, settings: Served):
+        super().__init__(settings)
+        self.settings, self.kept_targets = settings, settings.kept_targets
+        self._num_tokens = 0
+        self._device = torch.device("cpu")
+        self._pending: dict[tuple[str, bytes], Future[PromptLogprobs]] = {}
+
+    def check_serves(self, examples: Examples, indices: Sequence[int]) -> None:
+        """Look for the server of every example, and compare the longest with the window."""
+        for name in {examples.teachers[i] for i in indices}:
+            self.of(name)
+        longest = max((examples.lengths[i] for i in indices), default=0)
+        self.check_window(longest, "set data.max_tokens: {}")
+
+    def shared_tokens(self, student_rows: int, tokenizer_size: int) -> int | None:
+        """None, so all rows of the student's head: tokens outside the teacher's support are one outcome for both."""
+        self._num_tokens = student_rows
+        return None
+
+    def prepare(self, accelerator: Accelerator) -> None:
+        """Targets go where training runs."""
+        self._device = accelerator.device
+
+    def ask_ahead(self, batches: Sequence[Batch]) -> None:
+        """Request the targets of later batches, so that the server works while the student does."""
+        for batch in batches:
+            for name, input_ids, _ in _sequences(batch):
+                if (key := (name, input_ids.tobytes())) not in self._pending:
+                    self._pending[key] = self.ask(name, input_ids, self.settings.k, self.end_ids)
+
+    def targets(self, batch: Batch) -> Targets:
+        """The likeliest tokens at the weighted positions of a batch, with the mass of all others.
+
+        Where the tokens that end a turn are one outcome, those of them that the server names are in the support too.
+
+        Raises:
+            TargetsError: The server does not answer, or its answer is unusable.
+        """
+        k, ends, sequences = self.settings.k, self.end_ids, list(_sequences(batch))
+        # Requested ahead in training; a validation asks for the first time here.
+        futures = [
+            self._pending.pop((name, ids.tobytes()), None) or self.ask(name, ids, k, ends) for name, ids, _ in sequences
+        ]
+        supports = [
+            (read_support(future.result(), ids, k, self.of(name).name, "teacher.k", ends), positions)
+            for future, (name, ids, positions) in zip(futures, sequences, strict=True)
+        ]
+
+        def joined(column: str) -> torch.Tensor:
+            rows = np.concatenate([getattr(support, column)[positions] for support, positions in supports])
+            return torch.from_numpy(rows).to(self._device)
+
+        token_ids, log_probs = joined("token_ids"), joined("log_probs")
+        # Tokens of the teacher's head that the student's head lacks join the tail.
+        is_beyond, outside = token_ids >= self._num_tokens, joined("outside")
+        outside += torch.where(is_beyond, log_probs.exp(), 0.0).sum(1)
+        return SparseTargets(
+            token_ids=torch.where(is_beyond, 0, token_ids),
+            log_probs=torch.where(is_beyond, -torch.inf, log_probs),
+            # The server returns log p and no logits, so the normaliser is that of log p: 0.
+            logsumexp={1.0: torch.zeros_like(outside)},
+            tail_mass={1.0: outside},
+            label_log_probs=joined("label_log_probs"),
+        )
+
+
+def _sequences(batch: Batch) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    """Of each example with weighted positions: its teacher, its tokens to the last that is predicted, the positions."""
+    input_ids, positions = batch["input_ids"][0].cpu().numpy(), batch["positions"].cpu().numpy()
+    borders = np.searchsorted(positions, batch["borders"])
+    for name, start, first, end in zip(batch["teachers"], batch["borders"], borders, borders[1:], strict=False):
+        if first < end:
+            weighted = positions[first:end] - start
+            # Up to the token that the last weighted position predicts.
+            yield name, input_ids[start : start + weighted[-1] + 2], weighted

@@ -19,14 +19,13 @@ from leadspan.data.packing import SparseRows, StoredRows
 from leadspan.errors import CacheError, TargetsError
 from leadspan.files import file_hash
 from leadspan.teacher.codecs import Arrays, decode, logsumexp_column, outside_column
-from leadspan.teacher.manifest import HEAD_FILE, SHARDS_DIR, Manifest, read_joined, read_parts
+from leadspan.teacher.manifest import HEAD_FILE, SHARDS_DIR, read_joined, read_parts
 from leadspan.teacher.settings import Hidden
 from leadspan.teacher.shards import REMEDY, ShardReader, borders_of, damaged, has_hash_of_name, sequence_hash
 from leadspan.teacher.targets import DenseTargets, SparseTargets, Targets
 
 Location = tuple[ShardReader, int, int]
 """A captured sequence: its shard, its record batch, and its row in that."""
-_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
 class TargetStore:
@@ -68,9 +67,6 @@ class TargetStore:
 
     def __reduce__(self) -> tuple[type["TargetStore"], tuple[Path]]:
         return TargetStore, (self.directory,)
-
-    def __len__(self) -> int:
-        return self.manifest.num_sequences
 
     def read(self, example: Example, positions: np.ndarray) -> Arrays:
         """Stored columns of some positions of an example; views of the mapped file where positions are consecutive.
@@ -153,7 +149,7 @@ class TargetStore:
         manifest, codec = self.manifest, self.manifest.codec
         if isinstance(codec, Hidden):
             # bfloat16 was written as its bits; the view gives them their type back.
-            hidden = torch.from_numpy(columns["hidden"]).view(_DTYPES[str(manifest.hidden_dtype)])
+            hidden = torch.from_numpy(columns["hidden"]).view(getattr(torch, str(manifest.hidden_dtype)))
             return {"hidden": hidden.view(-1, manifest.hidden_size)}
         tensors = cast(SparseRows, {name: torch.from_numpy(a) for name, a in decode(columns, codec).items()})
         # An engine that returns log p only leaves the logits free up to a constant: log p serves as logits, with a
@@ -177,15 +173,21 @@ class TargetStore:
             return DenseTargets(stored["hidden"].to(head.dtype), head, entry.scale, entry.softcap)
         return SparseTargets(**stored)
 
-    def load_head(self) -> torch.Tensor | None:
-        """The teacher's head, [V, d]; None for sparse codecs.
+    def load_head(self, part: Path | None = None) -> torch.Tensor | None:
+        """The teacher's head, [V, d], from the first part of the store or a named one; None for sparse codecs.
 
         Raises:
             CacheError: Its file is missing or damaged.
         """
         if not isinstance(self.manifest.codec, Hidden):
             return None
-        return next(read_head(*part) for part in self.parts.items())
+        path = (next(iter(self.parts)) if part is None else part) / HEAD_FILE
+        try:
+            if self.manifest.head is None or file_hash(path) != self.manifest.head.sha256:
+                raise CacheError(f"{path}: damaged (its SHA-256 is not that of the manifest); capture again")
+            return load_file(path)["weight"]
+        except (OSError, SafetensorError, KeyError) as error:
+            raise CacheError(f"{path}: cannot be read ({error}); capture again") from None
 
     def verify(self) -> int:
         """Hash every file and check every row against its checksum and its sequence hash.
@@ -210,26 +212,11 @@ class TargetStore:
                         )
             except CacheError as error:
                 faults.append(str(error))
-        for part, manifest in self.parts.items() if isinstance(self.manifest.codec, Hidden) else ():
+        for part in self.parts:
             try:
-                read_head(part, manifest)
+                self.load_head(part)
             except CacheError as error:
                 faults.append(str(error))
         if faults:
             raise CacheError("\n  ".join([f"{self.directory}: {len(faults)} damaged", *faults]))
-        return len(self)
-
-
-def read_head(directory: Path, manifest: Manifest) -> torch.Tensor:
-    """The teacher's head of a `hidden` store.
-
-    Raises:
-        CacheError: Its file is missing or damaged.
-    """
-    path = directory / HEAD_FILE
-    try:
-        if manifest.head is None or file_hash(path) != manifest.head.sha256:
-            raise CacheError(f"{path}: damaged (its SHA-256 is not that of the manifest); capture again")
-        return load_file(path)["weight"]
-    except (OSError, SafetensorError, KeyError) as error:
-        raise CacheError(f"{path}: cannot be read ({error}); capture again") from None
+        return self.manifest.num_sequences

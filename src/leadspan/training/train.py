@@ -24,9 +24,9 @@ from leadspan.files import seal, unseal
 from leadspan.losses.settings import LossSettings
 from leadspan.models.heads import head_of
 from leadspan.models.loading import load_model, save_student
+from leadspan.models.reading import check_vocabulary, load_own_tokenizer
 from leadspan.models.settings import ModelSettings
 from leadspan.models.shapes import shape_of, uses_bf16
-from leadspan.models.tokenizers import check_vocabulary, load_own_tokenizer
 from leadspan.processes import Terminated, deferred
 from leadspan.ranks import PeakMemory, device_name, freed_memory_reused, peak_flops, process_state
 from leadspan.rollout.source import Rollouts
