@@ -63,6 +63,8 @@ class PromptRenderer:
         self.tokenizer = tokenizer
         self.rendering = rendering
         self.name = tokenizer.name_or_path or type(tokenizer).__name__
+        self._added: dict[int, Any] = tokenizer.added_tokens_decoder  # pyright: ignore[reportAttributeAccessIssue]  # every tokenizer has it
+        self._special_texts = tuple({str(token) for token in (*self._added.values(), *tokenizer.all_special_tokens)})
         self.template = self._read_template()
         self._chat = self._chat_template({})
         try:
@@ -153,8 +155,7 @@ class PromptRenderer:
     @cached_property
     def control_texts(self) -> tuple[str, ...]:
         """Text that the tokenizer reads as a control token: what it calls special, and what is written `<|...|>`."""
-        added = self.tokenizer.added_tokens_decoder  # pyright: ignore[reportAttributeAccessIssue]  # every tokenizer has it
-        shaped = {str(token) for token in added.values() if token.special or _CONTROL.fullmatch(str(token))}
+        shaped = {str(token) for token in self._added.values() if token.special or _CONTROL.fullmatch(str(token))}
         return tuple(sorted(shaped | set(self.tokenizer.all_special_tokens)))
 
     def end_of_turn_ids(self) -> list[int]:
@@ -165,7 +166,7 @@ class PromptRenderer:
         """
         behind = (self.turn.ending or "") + (self.rendering.end_of_turn or "")
         ids = self.tokenizer(behind, add_special_tokens=False)["input_ids"] if behind else []
-        special = set(self.tokenizer.all_special_ids) | set(self.tokenizer.added_tokens_decoder)  # pyright: ignore[reportAttributeAccessIssue]  # every tokenizer has it
+        special = set(self.tokenizer.all_special_ids) | set(self._added)
         first = next((i for i in ids if i in special), None)  # pyright: ignore[reportGeneralTypeIssues]  # ids are integers
         return list(dict.fromkeys(int(i) for i in (first, self.tokenizer.eos_token_id) if isinstance(i, int)))
 
@@ -207,11 +208,6 @@ class PromptRenderer:
             for name, value in self.rendering.template_variables.items()
         )
         return "".join([*defaults, self.template])
-
-    @cached_property
-    def _special_texts(self) -> tuple[str, ...]:
-        added = self.tokenizer.added_tokens_decoder  # pyright: ignore[reportAttributeAccessIssue]  # every tokenizer has it
-        return tuple({str(token) for token in (*added.values(), *self.tokenizer.all_special_tokens)})
 
     def _chat_template(self, more_variables: dict[str, Any]) -> ChatTemplate:
         variables = {**self.tokenizer.special_tokens_map, **self.rendering.template_variables, **more_variables}

@@ -86,10 +86,12 @@ def same_questions(rows: Dataset) -> np.ndarray:
     Returns:
         Of each row the first row of the lowest id in its group, int32, shape [rows].
     """
-    _, first_rows, question_of = np.unique(_ids(rows), return_index=True, return_inverse=True)
+    ids = np.fromiter((int(i, 16) for block in column_blocks(rows, "question_id") for i in block), dtype=np.uint64)
+    ids, first_rows, question_of = np.unique(ids, return_index=True, return_inverse=True)
     # Questions are numbered in the order of the rows, so that a file is read from its begin to its end.
     order = np.argsort(first_rows).astype(np.int32)
-    first_rows, question_of = first_rows[order].astype(np.int32), np.argsort(order).astype(np.int32)[question_of]
+    ids, first_rows = ids[order], first_rows[order].astype(np.int32)
+    question_of = np.argsort(order).astype(np.int32)[question_of]
     questions, number = rows.select(first_rows), len(first_rows)
     del order
     sentences = array("q")
@@ -128,17 +130,12 @@ def same_questions(rows: Dataset) -> np.ndarray:
         first_of_wording = members[is_new][np.cumsum(is_new) - 1]
         groups[members] = np.where(is_crowded[of_members], first_of_wording, of_members)
     # Of each question the one of the lowest id in its group.
-    ids = _ids(questions)
     lowest = np.full(len(ids), np.iinfo(np.uint64).max, dtype=np.uint64)
     np.minimum.at(lowest, groups, ids)
     (firsts,) = np.nonzero(lowest[groups] == ids)
     first_of_group = np.empty(len(ids), dtype=np.int32)
     first_of_group[groups[firsts]] = firsts
     return first_rows[first_of_group[groups]][question_of]
-
-
-def _ids(rows: Dataset) -> np.ndarray:
-    return np.fromiter((int(i, 16) for block in column_blocks(rows, "question_id") for i in block), dtype=np.uint64)
 
 
 def column_blocks(rows: Dataset, column: str) -> Iterator[list[Any]]:

@@ -238,11 +238,14 @@ class _ChunkedLoss(torch.autograd.Function):
         shape: tuple[int, int, int],
     ) -> tuple[Tensor, Tensor]:
         (hard, soft, temperature), (size, num_entries, multiple) = weights, shape
-        narrow = head.detach()[:num_entries].to(hidden.dtype)
-        weight = _factor(narrow)
+        weight = narrow = head.detach()[:num_entries].to(hidden.dtype)
         # Sparse targets bring the teacher's probabilities with them; only dense ones need its logits here.
         teacher = targets if isinstance(targets, DenseTargets) else None
-        teacher_weight = None if teacher is None else _factor(teacher.head[:num_entries].to(teacher.hidden.dtype))
+        teacher_weight = None if teacher is None else teacher.head[:num_entries].to(teacher.hidden.dtype)
+        if not hidden.is_cuda:
+            # No product of narrow types has a wide result there, so the heads as factors are wide.
+            weight = weight.to(hard.dtype)
+            teacher_weight = None if teacher_weight is None else teacher_weight.to(hard.dtype)
         # One buffer serves all chunks. It starts at 0 because compiled blocks also read the rows after the last one.
         z_s = hard.new_zeros(-(-min(size, len(labels)) // multiple) * multiple, num_entries)
         z_t = None if teacher is None else torch.zeros_like(z_s)
@@ -298,11 +301,6 @@ class _ChunkedLoss(torch.autograd.Function):
                     gradient = gradient * factor if keeps_graph else gradient.mul_(factor)
             scaled.append(gradient)
         return scaled[0], None if scaled[1] is None else scaled[1].to(ctx.head_dtype), *(None,) * 5
-
-
-def _factor(weight: Tensor) -> Tensor:
-    """A head as a factor of `_multiply`: on the CPU, where no product of narrow types has a wide result, it is wide."""
-    return weight if weight.is_cuda else weight.to(torch.promote_types(weight.dtype, torch.float32))
 
 
 def _multiply(left: Tensor, right: Tensor, out: Tensor, is_added: bool = False) -> None:

@@ -132,7 +132,6 @@ class DeriveAndVerify(World):
     remedy = "widen min_variables, max_variables or num_names"
     ascending = ("min_variables", "max_variables", "num_names")
     kind: Literal["derive_and_verify"] = "derive_and_verify"
-    """Tag."""
     min_variables: int = Field(default=2, ge=2)
     """Fewest assignments."""
     max_variables: int = Field(default=5, ge=2)
@@ -192,7 +191,6 @@ class Multiplication(World):
     remedy = "widen min_digits, max_digits, multiplicand_digits or base"
     ascending = ("min_digits", "max_digits")
     kind: Literal["multiplication"] = "multiplication"
-    """Tag."""
     min_digits: int = Field(default=2, ge=1)
     """Fewest digits of the multiplier; each is a step."""
     max_digits: int = Field(default=4, ge=1, le=20)

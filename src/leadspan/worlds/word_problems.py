@@ -195,7 +195,6 @@ class WordProblems(World):
     remedy = "widen min_steps, max_steps, largest or largest_change"
     ascending = ("min_steps", "max_steps")
     kind: Literal["word_problems"] = "word_problems"
-    """Tag."""
     min_steps: int = Field(default=2, ge=1)
     """Fewest changes of the amount."""
     max_steps: int = Field(default=3, ge=1, le=20)
