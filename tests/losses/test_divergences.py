@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from leadspan.losses.divergences import DIVERGENCES, forward_kl, from_logits, reverse_kl
-from leadspan.losses.settings import AlphaBeta
+from leadspan.losses.settings import AlphaBeta, LossSettings
 
 TEMPERATURES = [0.5, 1.0, 2.0]
 CASES = [
@@ -94,6 +94,29 @@ def test_value_and_gradient_against_autograd_of_the_definition(name: str, option
     close = {"rtol": 1e-3, "atol": 1e-4} if 0.0 in options.values() and name == "alpha_beta" else {}
     torch.testing.assert_close(value, oracle.detach(), **close)
     torch.testing.assert_close(gradient, expected, **close)
+
+
+NEAREST = [
+    ("alpha_beta", {"alpha": 0.001, "beta": 1.0}, {"alpha": 1e-8, "beta": 1.0}),
+    ("alpha_beta", {"alpha": 1.0, "beta": 0.001}, {"alpha": 1.0, "beta": 1e-8}),
+    ("jensen_shannon", {"beta": 0.001}, {"beta": 1e-6}),
+    ("skew_forward_kl", {"alpha": 0.999}, {"alpha": 0.999999}),
+    ("skew_reverse_kl", {"alpha": 0.999}, {"alpha": 0.999999}),
+]
+
+
+@pytest.mark.parametrize(("name", "options", "nearer"), NEAREST, ids=[f"{n}-{min(o.values())}" for n, o, _ in NEAREST])
+def test_settings_stop_where_float32_runs_out_of_digits(name: str, options: dict, nearer: dict) -> None:
+    student, teacher = (rows.detach() for rows in logits(4, 5000))
+    for settings, is_right in ((options, True), (nearer, False)):
+        expected, of_expected = from_logits(bound(name, settings), student, teacher)
+        value, gradient = from_logits(bound(name, settings), student.float(), teacher.float())
+        of_value = (value - expected).abs().max() / expected.abs().max()
+        error = max(of_value, (gradient - of_expected).norm() / of_expected.norm())
+        assert (error < 1e-3) == is_right
+    assert LossSettings.model_validate({"divergence": {"kind": name, **options}}).divergence.kind == name
+    with pytest.raises(ValueError, match=r"too near to 0|less than or equal to 0\.999"):
+        LossSettings.model_validate({"divergence": {"kind": name, **nearer}})
 
 
 @pytest.mark.parametrize(("name", "options"), CASES, ids=IDS)

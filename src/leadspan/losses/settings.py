@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterator
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from leadspan.data.supervision import ByTeacherEntropy, TokenSelection
 from leadspan.errors import TargetsError
@@ -13,8 +13,19 @@ from leadspan.teacher.settings import Hidden, KeptTargets, Sampled
 
 # f-divergences: with the tail as one outcome they are lower bounds of the full ones (data-processing inequality).
 _OVER_A_TAIL = ("forward_kl", "reverse_kl", "jensen_shannon", "skew_forward_kl", "skew_reverse_kl", "total_variation")
-Share = Annotated[float, Field(ge=0, le=1)]
-SkewShare = Annotated[float, Field(ge=0, lt=1)]
+
+
+def _clear_of_zero(value: float) -> float:
+    # These divergences divide differences by the value, of which float32 leaves four digits at 0.001, none at 1e-7.
+    if 0 < value < 0.001:
+        raise ValueError("too near to 0 for the digits of float32; give 0, which is defined by its limit, or 0.001")
+    return value
+
+
+Share = Annotated[float, Field(ge=0, le=1), AfterValidator(_clear_of_zero)]
+Exponent = Annotated[float, Field(ge=0), AfterValidator(_clear_of_zero)]
+# Nearer to 1 the mixture is the distribution itself to the digits of float32.
+SkewShare = Annotated[float, Field(ge=0, le=0.999)]
 
 
 class ForwardKl(Settings):
@@ -63,9 +74,9 @@ class AlphaBeta(Settings):
     """The alpha-beta divergence (Wang et al., arXiv 2505.04560): (1, 0) is forward, (0, 1) reverse KL."""
 
     kind: Literal["alpha_beta"] = "alpha_beta"
-    alpha: float = Field(default=0.2, ge=0)
+    alpha: Exponent = 0.2
     """Exponent of the teacher."""
-    beta: float = Field(default=0.7, ge=0)
+    beta: Exponent = 0.7
     """Exponent of the student."""
 
     def conflicts(self) -> Iterator[Rule]:
