@@ -13,6 +13,7 @@ import numpy as np
 from datasets import Dataset
 
 from leadspan.data.prepare import sections_of
+from leadspan.data.questions import column_blocks
 from leadspan.data.supervision import (
     APPENDED,
     SECTION_NAMES,
@@ -32,8 +33,7 @@ logger = logging.getLogger(__name__)
 _MISSING_STEPS = "set data.rendering.step_delimiter to what stands between the steps of a chain of thought"
 NO_WEIGHT = "no weighted position is left"
 NO_COUNTS = CutCounts(num_examples=0, num_kept=0, tokens_before=0, tokens_after=0, weighted_tokens=0)
-ROWS_AT_ONCE = 1_000
-"""Rows whose borders are in memory at once."""
+_ROWS_AT_ONCE = 1_000  # whose borders are in memory
 
 
 class BorderBlock(NamedTuple):
@@ -52,11 +52,11 @@ def border_blocks(rows: Dataset, first_answers: Sequence[int | None] | None = No
     """
     columns = ["prompt_end", "think_end", "cot_end", "num_tokens", "stop", "steps", "example_id", "teacher"]
     selected = rows.select_columns(columns)
-    for start in range(0, len(rows), ROWS_AT_ONCE):
-        table = selected[start : start + ROWS_AT_ONCE]
+    for start in range(0, len(rows), _ROWS_AT_ONCE):
+        table = selected[start : start + _ROWS_AT_ONCE]
         ids, teachers = table.pop("example_id"), table.pop("teacher")
         if first_answers is not None:
-            table["first_answer"] = first_answers[start : start + ROWS_AT_ONCE]
+            table["first_answer"] = first_answers[start : start + _ROWS_AT_ONCE]
         borders = [sections_of(dict(zip(table, row, strict=True))) for row in zip(*table.values(), strict=True)]
         yield BorderBlock(start, borders, ids, teachers)
 
@@ -142,10 +142,9 @@ class Examples(Sequence[Example]):
     @property
     def example_ids(self) -> Iterator[str]:
         """Hash of the uncut token ids of every example."""
-        ids = self.rows.with_format(None).select_columns("example_id")
         for _ in range(self.num_stages):
-            for start in range(0, len(ids), ROWS_AT_ONCE):
-                yield from ids[start : start + ROWS_AT_ONCE]["example_id"]
+            for block in column_blocks(self.rows, "example_id"):
+                yield from block
 
     def __len__(self) -> int:
         return len(self.layouts)
