@@ -9,7 +9,7 @@ from leadspan.data.prepare import prepare
 from leadspan.data.prompts import PromptRenderer
 from leadspan.data.sections import RenderedText, Renderer
 from leadspan.data.settings import DataSettings, NoValidation, Rendering
-from leadspan.errors import ModelError
+from leadspan.errors import ModelError, SettingsError
 from leadspan.settings import validate
 from leadspan.traces.records import Refusal, Trace
 from leadspan.traces.settings import TraceSource
@@ -140,6 +140,20 @@ def test_the_setting_gives_the_templates_form(template: str, rendering: dict[str
     start = START.replace("<|im_end|>\n", "") if "<|im_end|>" not in template else START
     start = START.replace("<|im_end|>", "<|endoftext|>") if template is ENDS_OTHERWISE else start
     assert rendered(template, **rendering) == start + turn
+
+
+@pytest.mark.parametrize("turn", ["template", "append"])
+@pytest.mark.parametrize("template", [TEMPLATE, TEMPLATE.replace(HEADER, HEADER + "<think>\n")], ids=["usual", "opens"])
+def test_white_space_around_the_tags_is_the_templates(template: str, turn: str) -> None:
+    given = rendered(template, assistant_turn=turn, think_open="<think>\n", think_close="\n</think>\n\n")
+    assert (
+        given
+        == rendered(template, assistant_turn=turn)
+        == START + ("<think>\none\n\ntwo\n</think>\n\nyes.<|im_end|>" + ("\n" if turn == "template" else ""))
+    )
+    assert Rendering(think_close="</think>\n\n") == Rendering()
+    with pytest.raises(SettingsError, match="think_open = ' '"):
+        validate(Rendering, {"think_open": " "}, "recipe")
 
 
 def test_append_is_refused_where_the_template_has_parts_that_it_would_leave_out() -> None:

@@ -156,11 +156,11 @@ def spaces(turn: AssistantTurn, rendering: Rendering) -> tuple[str, str, str]:
     """
     # White space with which a generation header ends that opens thinking: a model goes on after it.
     bare = turn.header.rstrip()
-    opened = turn.header[len(bare) :] if bare.endswith(rendering.think_open.strip()) else ""
+    opened = turn.header[len(bare) :] if bare.endswith(rendering.think_open) else ""
     if turn.thought is None or not _fits(turn, rendering):
         return opened or "\n", "\n", "\n\n"
     before, behind = turn.thought
-    start, end = behind.split(rendering.think_close.strip())
+    start, end = behind.split(rendering.think_close)
     after_opening = before[len(before.rstrip()) :]
     return after_opening if after_opening.startswith(opened) else opened, start, end
 
@@ -222,7 +222,7 @@ def _fits(turn: AssistantTurn, rendering: Rendering) -> bool:
         return False
     before, behind = turn.thought
     begin = _without_opening(turn.header, rendering)
-    opening, closing = rendering.think_open.strip(), rendering.think_close.strip()
+    opening, closing = rendering.think_open, rendering.think_close
     openings = {opening, "" if turn.header.rstrip().endswith(opening) else opening}  # Apriel leaves it to the header
     return before.startswith(begin) and before[len(begin) :].strip() in openings and behind.strip() == closing
 
@@ -237,13 +237,13 @@ def _beyond_the_begin(turn: AssistantTurn, rendering: Rendering) -> tuple[str, s
 
 
 def _without_opening(header: str, rendering: Rendering) -> str:
-    return header.rstrip().removesuffix(rendering.think_open.strip()).rstrip()
+    return header.rstrip().removesuffix(rendering.think_open).rstrip()
 
 
 def _without_tags(text: str, rendering: Rendering) -> str:
     """Less the think tags that some templates write in turns without a thought."""
     text = text.strip()
-    for tag in (rendering.think_open.strip(), rendering.think_close.strip()):
+    for tag in (rendering.think_open, rendering.think_close):
         text = text.removeprefix(tag).strip()
     return text
 

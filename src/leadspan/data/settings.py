@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, StringConstraints
 
 from leadspan.faults import Rule
 from leadspan.settings import Settings
@@ -39,6 +39,8 @@ Validation = Annotated[HeldOutShare | HeldOutSource | NoValidation, Field(discri
 
 # Names under which every template gets its input; no setting may replace them.
 _GIVEN = {"messages", "tools", "documents", "add_generation_prompt"}
+# Without the white space around it, which the template writes, and of which a model may write less.
+ThinkTag = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 
 
 class Rendering(Settings):
@@ -55,10 +57,11 @@ class Rendering(Settings):
     date: datetime.date = datetime.date(2025, 1, 1)
     """Date for a template that reads today's date; the clock is never read, so that data, stores and
     evaluations are the same on every day."""
-    think_open: str = Field(default="<think>", min_length=1)
+    think_open: ThinkTag = "<think>"
     """Opening tag of the chain of thought in the rendered conversation: the one that the template writes."""
-    think_close: str = Field(default="</think>", min_length=1)
-    """Closing tag, including all that the template writes between chain of thought and answer."""
+    think_close: ThinkTag = "</think>"
+    """Closing tag, including all that the template writes between chain of thought and answer. White space around a tag
+    does not count."""
     end_of_turn: str | None = Field(default=None, min_length=1)
     """Special token that ends the assistant turn, for templates that write none."""
     step_delimiter: str = Field(default="\n\n", min_length=1)
