@@ -1,4 +1,5 @@
 import ctypes
+import os
 import subprocess
 import sys
 
@@ -31,3 +32,20 @@ def test_freed_tensors_stay_for_the_next_step_and_are_returned_in_the_end() -> N
     before, inside, after = map(int, done.stdout.split())
     assert 390 * MIB < inside - before < 1300 * MIB  # ten tensors of 400 MiB, each freed before the next
     assert after - before < 50 * MIB
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        ({"WORLD_SIZE": "2", "RANK": "0"}, "(WORLD_SIZE=2 RANK=0): "),
+        ({"WORLD_SIZE": "2", "RANK": "abc"}, "(WORLD_SIZE=2 RANK=abc): "),
+    ],
+    ids=["no address", "no number"],
+)
+def test_variables_of_ranks_that_cannot_join_are_one_error(variables: dict[str, str], message: str) -> None:
+    code = (
+        "from leadspan.ranks import process_state\ntry: process_state()\nexcept Exception as error: print(repr(error))"
+    )
+    bare = {name: value for name, value in os.environ.items() if name not in ("MASTER_ADDR", "MASTER_PORT")}
+    run = subprocess.run([sys.executable, "-c", code], env=bare | variables, capture_output=True, text=True, check=True)
+    assert run.stdout.startswith("RunError(") and message in run.stdout and "torchrun" in run.stdout

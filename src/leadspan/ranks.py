@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import gc
+import os
 import resource
 import sys
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ import torch.distributed as dist
 from accelerate import PartialState
 
 from leadspan.costs.settings import Device, recognise
+from leadspan.errors import RunError
 
 MemorySource = Literal["cuda allocator", "process resident set"]
 _STATUS = Path("/proc/self/status")
@@ -33,8 +35,18 @@ def process_state() -> PartialState:
 
     On a CPU accelerate does not join ranks by itself, so the group is set up here. Ranks wait for each other up to a
     day, because the first one tokenises alone.
+
+    Raises:
+        RunError: The environment announces several ranks (`WORLD_SIZE`, `RANK`, ...) and lacks what joins them.
     """
-    return PartialState(cpu=not torch.accelerator.is_available(), timeout=timedelta(days=1))
+    try:
+        return PartialState(cpu=not torch.accelerator.is_available(), timeout=timedelta(days=1))
+    except ValueError as error:
+        given = " ".join(f"{name}={os.environ[name]}" for name in ("WORLD_SIZE", "RANK") if name in os.environ)
+        raise RunError(
+            f"environment variables of a run on several ranks cannot be used ({given}): {error}; start it with "
+            "torchrun, which sets all of them, or unset them"
+        ) from None
 
 
 def leave_ranks() -> None:
