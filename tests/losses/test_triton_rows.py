@@ -24,6 +24,28 @@ def test_the_kernel_is_the_plain_row_part() -> None:
         assert difference < (1e-3 if case.endswith("extreme") else 2e-5), case
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is installed on Linux only")
+@pytest.mark.parametrize("is_reverse", [False, True])
+def test_the_kernel_compiles_for_an_h100_where_there_is_none(is_reverse: bool) -> None:
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    from leadspan.losses.triton_rows import rows_kernel
+
+    constants = {"NUM_COLUMNS": 6, "BLOCK": 4096, "IS_REVERSE": is_reverse, "S_HAS_CAP": True, "T_HAS_CAP": False}
+    types = dict.fromkeys(rows_kernel.arg_names, "fp32") | dict.fromkeys(constants, "constexpr")
+    types |= {"s_ptr": "*bf16", "t_ptr": "*bf16", "label_ptr": "*i64", "hard_ptr": "*fp32", "soft_ptr": "*fp32"}
+    types |= {"out_ptr": "*fp32", "s_stride": "i32", "t_stride": "i32", "num_entries": "i32"}
+    source = ASTSource(
+        rows_kernel, types, {(rows_kernel.arg_names.index(name),): constants[name] for name in constants}
+    )
+    compute_capability, threads_per_warp = 90, 32
+    compiled = triton.compile(source, target=GPUTarget("cuda", compute_capability, threads_per_warp))
+    assert ".target sm_90" in compiled.asm["ptx"] and compiled.asm["cubin"]
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("divergence", [None, ReverseKl(), JensenShannon()])

@@ -38,7 +38,7 @@ def triton_dense_rows(
         z_s: torch.Tensor, z_t: torch.Tensor, labels: torch.Tensor, hard: torch.Tensor, soft: torch.Tensor
     ) -> torch.Tensor:
         statistics = torch.empty(len(labels), len(ROW_COLUMNS), dtype=torch.float32, device=z_s.device)
-        launch: Any = _rows_kernel[(len(labels),)]
+        launch: Any = rows_kernel[(len(labels),)]
         launch(
             z_s, z_t, z_s.stride(0), z_t.stride(0), labels, hard, soft, statistics, z_s.shape[1],
             NUM_COLUMNS=len(ROW_COLUMNS), BLOCK=_BLOCK, num_warps=_WARPS, **options,
@@ -70,24 +70,17 @@ def _rescaled(old, new):
 
 
 @triton.jit
-def _rows_kernel(
-    s_ptr, t_ptr, s_stride, t_stride, label_ptr, hard_ptr, soft_ptr, out_ptr, num_entries,
-    temperature, s_scale, s_cap, t_scale, t_cap,
-    NUM_COLUMNS: tl.constexpr, BLOCK: tl.constexpr, IS_REVERSE: tl.constexpr,
-    S_HAS_CAP: tl.constexpr, T_HAS_CAP: tl.constexpr,
+def _statistics(
+    s_row, t_row, columns, num_entries, temperature, s_scale, s_cap, t_scale, t_cap,
+    BLOCK: tl.constexpr, IS_REVERSE: tl.constexpr, S_HAS_CAP: tl.constexpr, T_HAS_CAP: tl.constexpr,
 ):  # fmt: skip
-    """Statistics and gradient of one row."""
-    # 64 bits: row times stride can exceed 2^31.
-    row = tl.program_id(0).to(tl.int64)
-    s_row, t_row = s_ptr + row * s_stride, t_ptr + row * t_stride
-    label = tl.load(label_ptr + row)
-    s_label = _logits(tl.load(s_row + label), s_scale, s_cap, S_HAS_CAP)
-    t_label = _logits(tl.load(t_row + label), t_scale, t_cap, T_HAS_CAP)
-    hard, soft = tl.load(hard_ptr + row), tl.load(soft_ptr + row)
-    columns = tl.arange(0, BLOCK)
+    """First walk over a row: maxima and sums in one pass, each sum rescaled whenever its maximum grows.
 
-    # First walk over the row: maxima and sums in one pass, each sum rescaled whenever its maximum grows (online
-    # softmax).
+    `..T` is at the loss's temperature, the others at 1, where cross-entropy, entropy and agreement are taken.
+
+    Returns:
+        Maxima, log-sum-exps, tempered log-sum-exps and mean logits of student and teacher, and the divergence.
+    """
     s_max, t_max = float("-inf"), float("-inf")
     s_sum, t_sum, s_tempered, t_tempered, s_mean, t_mean, gap = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
     for start in range(0, num_entries, BLOCK):
@@ -114,13 +107,35 @@ def _rows_kernel(
             gap = gap * t_oldT + tl.sum(_weighted(t_eT, (t - s) / temperature), 0)
         s_max, t_max = s_new, t_new
 
-    # `..T` is at the loss's temperature, the others at 1, where cross-entropy, entropy and agreement are taken.
     s_lse, t_lse = s_max + tl.log(s_sum), t_max + tl.log(t_sum)
     s_lseT, t_lseT = s_max / temperature + tl.log(s_tempered), t_max / temperature + tl.log(t_tempered)
     if IS_REVERSE:
         value = gap / s_tempered - s_lseT + t_lseT
     else:
         value = gap / t_tempered - t_lseT + s_lseT
+    return s_max, t_max, s_lse, t_lse, s_lseT, t_lseT, s_mean / s_sum, t_mean / t_sum, value
+
+
+@triton.jit
+def rows_kernel(
+    s_ptr, t_ptr, s_stride, t_stride, label_ptr, hard_ptr, soft_ptr, out_ptr, num_entries,
+    temperature, s_scale, s_cap, t_scale, t_cap,
+    NUM_COLUMNS: tl.constexpr, BLOCK: tl.constexpr, IS_REVERSE: tl.constexpr,
+    S_HAS_CAP: tl.constexpr, T_HAS_CAP: tl.constexpr,
+):  # fmt: skip
+    """Statistics and gradient of one row."""
+    # 64 bits: row times stride can exceed 2^31.
+    row = tl.program_id(0).to(tl.int64)
+    s_row, t_row = s_ptr + row * s_stride, t_ptr + row * t_stride
+    label = tl.load(label_ptr + row)
+    s_label = _logits(tl.load(s_row + label), s_scale, s_cap, S_HAS_CAP)
+    t_label = _logits(tl.load(t_row + label), t_scale, t_cap, T_HAS_CAP)
+    hard, soft = tl.load(hard_ptr + row), tl.load(soft_ptr + row)
+    columns = tl.arange(0, BLOCK)
+    s_max, t_max, s_lse, t_lse, s_lseT, t_lseT, s_mean, t_mean, value = _statistics(
+        s_row, t_row, columns, num_entries, temperature, s_scale, s_cap, t_scale, t_cap,
+        BLOCK, IS_REVERSE, S_HAS_CAP, T_HAS_CAP,
+    )  # fmt: skip
 
     # Second walk: the gradient needs the normalisers of the whole row. It overwrites the logits.
     agreement = 0.0
@@ -148,7 +163,7 @@ def _rows_kernel(
     out = out_ptr + row * NUM_COLUMNS
     tl.store(out, s_lse - s_label)
     tl.store(out + 1, value)
-    tl.store(out + 2, s_lse - s_mean / s_sum)
-    tl.store(out + 3, t_lse - t_mean / t_sum)
+    tl.store(out + 2, s_lse - s_mean)
+    tl.store(out + 3, t_lse - t_mean)
     tl.store(out + 4, agreement)
     tl.store(out + 5, t_lse - t_label)
