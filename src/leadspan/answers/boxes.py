@@ -51,8 +51,17 @@ _CONDITION = re.compile(
     r"\s*+,?\s*+(?:\\text\s*+\{[\s,(]*+(?:for|where|if|when|whenever|provided|with|such that|as long as)\b|"
     r"(?<![A-Za-z\\])(?:for|where|if|when|provided|with)\s|\(?\s*\\pmod|\\quad|(?<![A-Za-z\\])[A-Za-z]\s*+\\in\s*+\\mathbb)"
 )
+# A number that a variable must not be, behind a formula without a relation of its own.
+_EXCLUDED = re.compile(
+    r"(?:(?!\\(?:neq|[lg]e|in|mathbb|cup|infty|text)(?![a-z])|[<>]).)+?(?P<condition>\s*+[,(]\s*+\(?\s*+[A-Za-z]\s*+\\neq[^<>=\\]++)",
+    re.DOTALL,
+)
 # A further case behind the first condition.
-_CASES = re.compile(r"(?:[,;]|\band\b|\\quad).*?\b(?:if|for|when|whenever)\b|\b(?:otherwise|else)\b", re.DOTALL)
+_CASES = re.compile(
+    r"(?:[,;]|\band\b|\\quad).*?\b(?:if|for|when|whenever)\b|\b(?:otherwise|else)\b"
+    r"|(?:[,;]\s*+|\\text\s*+\{\s*+)or\b(?!.*(?:[=<>]|\\(?:in|neq|[lg]e|equiv)(?![a-z])))",
+    re.DOTALL,
+)
 # Conditions that leave out most values of a variable: what holds under them is one case of several.
 _ONE_CASE = re.compile(
     r"\b(?:even|odd|divisible|multiples?|only|non-?integers?)\b|\\equiv|\\mid\b|^(?!.*\bwhere\b).*\b(?:prime|composite|perfect)\b"
@@ -207,10 +216,10 @@ def condition_of(answer: str) -> tuple[str, bool]:
     (('forevenn', True), ('whenx=5', False))
     """
     text = respell(answer)
-    match = _CONDITION.search(text)
-    if match is None:
+    start = _condition_start(text)
+    if start is None:
         return "", False
-    before, condition = text[: match.start()], text[match.start() :]
+    before, condition = text[:start], text[start:]
     bare = re.sub(r"\s|\\text|[{}]", "", condition)
     value = re.search(r"(?:for|if|when)\b[\s{}]*+([A-Za-z])[\s{}]*+=", condition)
     is_one_value = value is not None and re.search(rf"(?<![A-Za-z\\]){value[1]}(?![A-Za-z])", before) is not None
@@ -222,9 +231,17 @@ def condition_of(answer: str) -> tuple[str, bool]:
 
 def without_condition(text: str) -> str | None:
     """The text before a condition; None where another one follows, so that it is one case of several."""
-    match = _CONDITION.search(text)
-    if match is None or match.start() == 0:
+    start = _condition_start(text)
+    if not start:
         return text
-    if _CASES.search(text[match.start() :]):
+    if _CASES.search(text[start:]):
         return None
-    return text[: match.start()].strip(" ,.;")
+    return text[:start].strip(" ,.;")
+
+
+def _condition_start(text: str) -> int | None:
+    """Where a condition begins, None where there is none."""
+    if match := _CONDITION.search(text):
+        return match.start()
+    excluded = _EXCLUDED.fullmatch(text)
+    return None if excluded is None else excluded.start("condition")

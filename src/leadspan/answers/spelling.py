@@ -188,6 +188,8 @@ RULES: tuple[Rule, ...] = (
           "answers", r"\text{all } n>2", "n>2"),
     _rule(r"^\*\*(.+)\*\*$|^\*([^*]+)\*$|^`([^`]+)`$|^\"([^\"]+)\"$|^'([^']+)'$",
           lambda m: m[m.lastindex or 0], "answers", "**13**", "13"),
+    _rule(r"^\(?(?:[aA]|i)\)\s++(\S.*?)[,;]?\s++\(?(?:[bB]|ii)\)\s++(\S.*?)(?:[,;]?\s++\(?(?:[cC]|iii)\)\s++(\S.*?))?$",
+          lambda m: f"({', '.join(filter(None, m.groups()))})", "answers", "(a) 3 (b) 4", "(3, 4)"),
     _rule(r"^(?:\\text\{ ?)?\([A-E]\)[.:]?(?: ?\}|\\?[ ~])(?=.)", "", "AMC answers", r"\textbf{(C) }12", "12"),
     _rule(WORDS, in_digits, "answers", r"\text{Twenty-one}", "21"),
     _rule(r"\\(?:left|right|[bB]igg?[lrm]?)(?![A-Za-z])\.?", "", "MATH golds", r"\left( 1, 2 \right)", "( 1, 2 )"),
@@ -261,6 +263,9 @@ RULES: tuple[Rule, ...] = (
           r"\2\\text{ \1}", "GSM8K golds", r"\$1,000 dollars", r"1,000\text{ dollars}"),
     _rule(r"\\currency\{(\w++)\}", r"\\text{ \1}", "answers", r"5\$", r"5\text{ dollars}"),
     _rule(r"(?<!\\)\$|\\[()\[\]](?=\s*+(?:[-\w\\(\[.]|$))", " ", "OlympiadBench golds", "$69$,$84$", "69 , 84"),
+    # no multiples, bounds or negations
+    _rule(r"(?<=[\d}])\s*+((?![^$]*[万亿億兆千百十以未超过過余餘多几上下内外或和至到不非负負割成折半双雙打对對倍])[\u4e00-\u9fff]{1,4})$",
+          r"\\text{ \1}", "answers", "42元", r"42\text{ 元}"),
     _rule(r"\\text\{\s*+(?:per ?cent|percentage|pct)\s*+\}|(?<=\d)\s*+(?i:per ?cent|percentage|pct)\b|(?<!\\)%",
           r"\\%", "MV parser", "12 percent", r"12\%"),
     _rule(r"\^\s*+\{?\s*+\\(?:circ|degree)(?![A-Za-z])\s*+\}?|\\degree(?![A-Za-z])|°|\\text\{\s*+deg(?:ree)?s?\s*+\}"
