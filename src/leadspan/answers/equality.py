@@ -50,6 +50,8 @@ _SYNONYMS = (
     frozenset(("yes", "true")),
     frozenset(("no", "false")),
 )
+# A truth with a sentence behind it that does not take it back.
+_TRUTH = re.compile(r"(yes|no)[,.;:](?!.*\b(?:yes|no|but|wait|not sure)\b)")
 # Words that turn a number into another answer where each side has another one of a group.
 _OPPOSITES = tuple(
     tuple(re.compile(rf"(?<![\\A-Za-z])(?:{words})", re.IGNORECASE) for words in pair)
@@ -254,6 +256,9 @@ def is_words(gold: str) -> bool:
 def same_words(answer: str, gold: str) -> bool:
     """Whether two answers are the same words, in any order around `and`, or synonyms of a set, limit or truth."""
     folded = [_fold(text) for text in (answer, gold)]
+    # `Yes, it is` says yes.
+    if folded[1] in ("yes", "no") and (said := _TRUTH.match(folded[0])):
+        folded[0] = said[1]
     pairs = [sorted(map(_fold, text.split(" and "))) for text in folded]
     return pairs[0] == pairs[1] or any(folded[0] in group and folded[1] in group for group in _SYNONYMS)
 

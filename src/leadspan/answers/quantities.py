@@ -11,7 +11,7 @@ from sympy.physics import units as sympy_units
 from sympy.physics.units import convert_to
 
 from leadspan.answers.formulas import Quantity, UnreadableError, read_formula
-from leadspan.answers.written_numbers import CARDINALS
+from leadspan.answers.written_numbers import CARDINALS, LETTERS
 
 # A factor of a unit: its name and its power, in words, digits or braces.
 _FACTOR = re.compile(
@@ -136,7 +136,6 @@ _SHORT_WORDS = frozenset((
     "of", "to", "in", "is", "it", "at", "on", "by", "he", "we", "me", "my", "as", "an", "be", "so", "us", "am", "do",
     "go", "if",
 ))  # fmt: skip
-_MULTIPLES = {"k": 1000, "K": 1000, "M": 10**6, "B": 10**9}
 
 
 def read_quantity(text: str) -> Quantity:
@@ -166,7 +165,7 @@ def letter_readings(text: str) -> list[Quantity]:
         return []
     value, has_decimal = read_formula(match["value"])
     if match["multiple"]:
-        return [Quantity(value * sympy.Integer(_MULTIPLES[match["multiple"]]), has_decimal)]
+        return [Quantity(value * sympy.Integer(LETTERS[match["multiple"]]), has_decimal)]
     if re.findall(_WORD + "+", match["unit"])[0] not in _LETTERS:
         return []
     unit = unit_of(match["unit"])

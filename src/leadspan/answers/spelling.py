@@ -14,6 +14,7 @@ from leadspan.answers.written_numbers import (
     BASES,
     MULTIPLES,
     WORDS,
+    amount,
     continued,
     in_digits,
     mixed,
@@ -36,21 +37,11 @@ COMMANDS = {
 }
 """Characters and the LaTeX commands for them."""
 _PLAIN = {
+    **{"。": ".", "、": ",", "\u066b": ".", "\u066c": ",", "\u066a": "%"},  # of Chinese and Arabic
     **{"−": "-", "–": "-", "—": "-", "‐": "-", "‑": "-", "‒": "-", "﹣": "-"},
     **{"÷": "/", "∕": "/", "⁄": "/", "′": "'", "’": "'", "‘": "'", "″": "''", "“": '"', "”": '"', "∣": "|"},
     **{"\u00a0": " ", "\u2009": " ", "\u202f": " ", "\u2007": " ", "\u2002": " ", "\u2003": " ", "\u3000": " "},
-    **{
-        "\u200b": "",
-        "\ufeff": "",
-        "\u2061": "",
-        "\u2062": "",
-        "。": ".",
-        "、": ",",
-        "℃": "°C",
-        "℉": "°F",
-        "º": "°",
-        "˚": "°",
-    },
+    **{"\u200b": "", "\ufeff": "", "\u2061": "", "\u2062": "", "℃": "°C", "℉": "°F", "º": "°", "˚": "°"},
 }
 _TABLE = str.maketrans(_PLAIN | {char: f"\\{command} " for char, command in COMMANDS.items()})
 _SCRIPTS = tuple(
@@ -63,6 +54,7 @@ _ROOT = re.compile(r"√\s*+(?:\(([^()]*+)\)|\{([^{}]*+)\}|(\d++(?:\.\d++)?|[A-Z
 _SLASH = re.compile("(.*)\u2044(.*)")
 _VULGAR = re.compile("[\u00bc-\u00be\u2150-\u215f\u2189]")
 # Full-width characters and mathematical alphabets.
+_DIGIT = re.compile(r"(?![0-9])\d")  # of other scripts
 _COMPATIBLE = re.compile("[\uff01-\uff5e\U0001d400-\U0001d7ff]")
 
 
@@ -77,7 +69,7 @@ def in_latex(text: str) -> str:
     text = _COMPATIBLE.sub(lambda match: unicodedata.normalize("NFKC", match[0]), text)
     # NFKC spells one half as a 1, a fraction slash and a 2.
     text = _VULGAR.sub(lambda m: _SLASH.sub(r"\\frac{\1}{\2}", unicodedata.normalize("NFKC", m[0])), text)
-    text = text.translate(_TABLE)
+    text = _DIGIT.sub(lambda match: str(unicodedata.digit(match[0])), text.translate(_TABLE))
     for mark, table, pattern in _SCRIPTS:
         # One character needs no braces.
         text = pattern.sub(
@@ -190,6 +182,8 @@ RULES: tuple[Rule, ...] = (
           lambda m: m[m.lastindex or 0], "answers", "**13**", "13"),
     _rule(r"^\(?(?:[aA]|i)\)\s++(\S.*?)[,;]?\s++\(?(?:[bB]|ii)\)\s++(\S.*?)(?:[,;]?\s++\(?(?:[cC]|iii)\)\s++(\S.*?))?$",
           lambda m: f"({', '.join(filter(None, m.groups()))})", "answers", "(a) 3 (b) 4", "(3, 4)"),
+    _rule(r"^(?:an?|the) (?=\d)", "", "answers", "a 15\\% discount", r"15\% discount"),
+    _rule(r"(?<=\d)( ?h(?:ours?|rs?)? ?\d++ ?)m$", r"\1min", "answers", "5h 30m", "5h 30min"),
     _rule(r"^(?:\\text\{ ?)?\([A-E]\)[.:]?(?: ?\}|\\?[ ~])(?=.)", "", "AMC answers", r"\textbf{(C) }12", "12"),
     _rule(WORDS, in_digits, "answers", r"\text{Twenty-one}", "21"),
     _rule(r"\\(?:left|right|[bB]igg?[lrm]?)(?![A-Za-z])\.?", "", "MATH golds", r"\left( 1, 2 \right)", "( 1, 2 )"),
@@ -209,8 +203,8 @@ RULES: tuple[Rule, ...] = (
     _rule(r"\\num\s*+\{([^{}]*+)\}", r"\1", "siunitx", r"\num{5e3}", r"5\times 10^{3}"),
     _rule(rf"(?<![\d.,])\d{{1,3}}{_GROUP_SEPARATOR}\d{{3}}(?:(?:{_GROUP_SEPARATOR}|,)\d{{3}})*+(?![\d/])",
           lambda m: re.sub(r"\D", "", m[0]), "opencompass#2647", r"9\,500", "9500"),
-    _rule(r"(?<![\d.,])\d{1,3}(?:(?:\.\d{3}){2,4}+|(?:'\d{3}){1,4}+)(?![\d.,'])", lambda m: re.sub(r"\D", "", m[0]),
-          "answers", "1.234.567", "1234567"),
+    _rule(r"(?<![\d.,])\d{1,3}(?:(?:\.\d{3}){2,4}+(?![\d.,'])|(?:'\d{3}){1,4}+(?![\d,']))",
+          lambda m: re.sub(r"\D", "", m[0]), "answers", "1.234.567", "1234567"),
     _rule(r"(?<![\d.,(\[])(\d{1,3}(?:\.\d{3})++),(\d{1,2})(?![\d.,])",
           lambda m: f"{m[1].replace('.', '')}.{m[2]}", "answers", "1.234,56", "1234.56"),
     _rule(rf"(\d)\s*+\^?\s*+(?:\{{\s*+\\text\{{\s*+{_ORDINAL_END}\s*+\}}\s*+\}}|\\text\{{\s*+{_ORDINAL_END}\s*+\}}"
@@ -259,6 +253,8 @@ RULES: tuple[Rule, ...] = (
     _rule(r"£|\\pounds(?![A-Za-z])|\bGBP\b", r"\\currency{pounds}", "answers", "£5", r"5\text{ pounds}"),
     _rule(r"\\text\{\s*+¢\s*+\}|¢|\\cent(?![A-Za-z])", r"\\text{ cents}", "GSM8K answers", "15¢", r"15\text{ cents}"),
     _rule(r"[¥₹₩₽]|\\textdollar(?![A-Za-z])|\\text\{ ?Rs\.? ?\}|\bRs\b\.?", " ", "answers", "₹5", "5"),
+    _rule(r"\\currency\{(\w++)\}\s*+(-?\d++(?:\.\d++)?)([kKMB])(?![A-Za-z])", amount, "answers", r"\$1.2M",
+          r"1200000\text{ dollars}"),
     _rule(r"\\currency\{(\w++)\}\s*+(-?[\d,]++(?:\.\d++)?(?:\\text\{ ?\1\})?)(?:\s*+\b(?:dollars?|euros?|pounds?)\b)?",
           r"\2\\text{ \1}", "GSM8K golds", r"\$1,000 dollars", r"1,000\text{ dollars}"),
     _rule(r"\\currency\{(\w++)\}", r"\\text{ \1}", "answers", r"5\$", r"5\text{ dollars}"),

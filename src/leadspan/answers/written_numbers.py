@@ -14,6 +14,8 @@ CARDINALS = {
 }  # fmt: skip
 """Numbers of one word."""
 MULTIPLES = {"dozen": "12", "hundred": "1e2", "thousand": "1e3", "million": "1e6", "billion": "1e9", "trillion": "1e12"}
+LETTERS = {"k": 1000, "K": 1000, "M": 10**6, "B": 10**9}
+"""Multiples by the letters for them."""
 BASES = {word: base for base, word in enumerate(SMALL_NUMBERS) if base > 1} | {"sixteen": 16}
 """Bases by the words for them."""
 _PARTS = {
@@ -37,6 +39,12 @@ def in_digits(match: re.Match[str]) -> str:
         return f"\\frac{{{CARDINALS.get(match['count'].lower(), 1)}}}{{{_PARTS[match['part'].lower()]}}}"
     tens, ones = CARDINALS.get((match["tens"] or "zero").lower(), 0), CARDINALS[match["ones"].lower()]
     return match[0] if match["tens"] and not (tens and 0 < ones < 10) else str(tens + ones)
+
+
+def amount(match: re.Match[str]) -> str:
+    """An amount of money with the letter of a multiple, such as 1.2M, in full."""
+    number = Decimal(match[2]) * LETTERS[match[3]]
+    return f"{number.normalize():f}\\text{{ {match[1]}}}"
 
 
 def written_out(match: re.Match[str]) -> str:
