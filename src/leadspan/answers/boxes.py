@@ -49,7 +49,8 @@ _END = re.compile(r"。|(?<=[^\d\s])[.!?](?=\s|$)|(?<=\d)[.!?](?=\s|$)|\s(?:beca
 # Where a condition begins: a word for one, a congruence, a wide space, or a variable in a set of numbers.
 _CONDITION = re.compile(
     r"\s*+,?\s*+(?:\\text\s*+\{[\s,(]*+(?:for|where|if|when|whenever|provided|with|such that|as long as)\b|"
-    r"(?<![A-Za-z\\])(?:for|where|if|when|provided|with)\s|\(?\s*\\pmod|\\quad|(?<![A-Za-z\\])[A-Za-z]\s*+\\in\s*+\\mathbb)"
+    r"(?<![A-Za-z\\])(?:for|where|if|when|provided|with)\s|\(?\s*\\pmod|\\quad|"
+    r"(?<![A-Za-z\\])(?<!\\\{)(?<!\\\{ )[A-Za-z]\s*+\\in\s*+\\mathbb)"
 )
 # A number that a variable must not be, behind a formula without a relation of its own.
 _EXCLUDED = re.compile(

@@ -5,6 +5,9 @@ from typing import Any
 
 import sympy
 
+# Letters for a constant of integration by that of the gold; two lower letters may be different parameters.
+_CONSTANTS = {"C": "cKk", "c": "C", "K": "C"}
+
 
 def with_same_letters(answer: Any, gold: Any) -> tuple[Any, Any]:
     """An answer and a gold in which letters that mean the same are the same.
@@ -38,8 +41,7 @@ def _with_constants_of(gold: Any, answer: Any) -> Any:
         if indexed := re.search(r"\b([Cc])(sub\d)", constant.name):
             other = constant.name.replace(indexed[0], indexed[1].swapcase() + indexed[2])
             others = [symbol for symbol, name in names.items() if name == other]
-        elif constant.name in ("C", "c") and constant in sympy.Add.make_args(gold):
-            letters = "cKk" if constant.name == "C" else "C"
+        elif (letters := _CONSTANTS.get(constant.name)) and constant in sympy.Add.make_args(gold):
             terms = sympy.Add.make_args(answer)
             others = [symbol for symbol, name in names.items() if name in letters and symbol in terms]
         else:

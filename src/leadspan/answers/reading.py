@@ -167,12 +167,13 @@ def _item(text: str, depth: int) -> Value:
             return Equation("", _read(sides[0], depth + 1), right)
         left = _read(name, depth + 1) if len(name) == 1 else None
         return Equation(re.sub(r"[\s{}]|\\text|\\mathrm", "", name), left, right)
-    if any(command in text for command in ("\\cup", "\\cap", "\\setminus", "\\mathbb", "\\emptyset")):
-        return read_set(text)
-    builder = _RADIX.fullmatch(text)
+    brackets = enclosed(text)
+    builder = _RADIX.fullmatch(text) if brackets else None
     if builder and _is_inequality(builder["condition"]):
         return _read(builder["condition"], depth + 1)
-    if brackets := enclosed(text):
+    if any(command in text for command in ("\\cup", "\\cap", "\\setminus", "\\mathbb", "\\emptyset")):
+        return read_set(text)
+    if brackets:
         return _bracketed(text, *brackets, depth)
     if _MATRIX.match(text):
         return _as_value(Quantity(*read_formula(text)))  # a determinant is a number
