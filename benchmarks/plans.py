@@ -9,11 +9,14 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from benchmarks.traces import trace_source
-from leadspan.errors import LeadspanError
+from leadspan.errors import LeadspanError, RunError
 from leadspan.recipe import Recipe
-from leadspan.results import Prediction, RunResult
+from leadspan.results import Prediction, RunResult, load_run
 from leadspan.settings import validate
-from leadspan.study.executors.local import run_trial
+from leadspan.status import report_status
+from leadspan.study.executors.local import run_local
+from leadspan.study.settings import LocalExecutor
+from leadspan.study.trials import Trial
 from leadspan.training.result import TrainResult
 
 TEMPLATE = (
@@ -77,10 +80,24 @@ def recipe(directory: Path, tokenizer: Path, name: str, **settings: Any) -> Reci
     return validate(Recipe, {**values, **settings, "data": data}, name)
 
 
+def run_trial(recipe: Recipe) -> RunResult:
+    """Run one recipe in its own process.
+
+    Raises:
+        RunError: The trial failed; with its message, or its traceback when that is a defect of leadspan.
+    """
+    for event in run_local([Trial(recipe)], LocalExecutor()):
+        if event.kind == "said":
+            report_status(event.text)
+        elif event.kind == "failed":
+            raise RunError(f"{recipe.name}: {event.text}")
+    return load_run(recipe.output)
+
+
 def ran(recipe: Recipe) -> tuple[Prediction, TrainResult]:
     """Run a recipe in a process of its own; what was predicted and what was measured."""
     try:
-        result: RunResult = run_trial(recipe)
+        result = run_trial(recipe)
     except LeadspanError as error:
         raise RuntimeError(f"{recipe.name}: {error}") from error
     assert result.prediction is not None and result.train is not None, json.dumps(result.label)

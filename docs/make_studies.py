@@ -18,10 +18,9 @@ from study_questions import QUESTIONS, Claim, Question
 from leadspan.data.supervision import Supervision
 from leadspan.errors import LeadspanError, RunError
 from leadspan.evaluation.subject import SUFFIX
-from leadspan.report.frontier import build_frontiers
+from leadspan.report.frontier import build_frontiers, retention_text
 from leadspan.report.inputs import read_inputs
 from leadspan.report.rows import Cost, Frontier, Row
-from leadspan.report.sentences import retention_text
 from leadspan.results import RunResult
 from leadspan.statistics.intervals import NEAR_ZERO, Interval, retention, runs_mean
 from leadspan.statistics.resampling import USUAL, Scores, resample

@@ -10,10 +10,9 @@ from numpy.typing import NDArray
 
 from leadspan.data.truncation import Lead
 from leadspan.models.reading import load_tokenizer
-from leadspan.report.break_points import BreakPoint, break_points, crossing
+from leadspan.report.break_points import BreakPoint, break_points, crossing, measured_text
 from leadspan.report.frontier import Frontier
 from leadspan.report.rows import Row
-from leadspan.report.sentences import measured_text
 from leadspan.statistics.resampling import USUAL, resample
 from leadspan.tables import MISSING, percent
 

@@ -3,10 +3,10 @@
 from pathlib import Path
 
 import pytest
+from benchmarks.plans import run_trial
 
 from leadspan.recipe import Recipe
 from leadspan.settings import load_settings
-from leadspan.study.executors.local import run_trial
 from leadspan.tables import quantity
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "qwen3_r1_traces.yaml"

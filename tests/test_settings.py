@@ -10,10 +10,10 @@ from leadspan.errors import SettingsError
 from leadspan.evaluation.settings import EvaluationSettings
 from leadspan.faults import models_in
 from leadspan.other_tools import OTHER_NAMES
-from leadspan.recipe import Recipe
+from leadspan.recipe import Recipe, load_recipe
 from leadspan.settings import apply_overrides, dump_yaml, json_schema, load_settings, validate
 from leadspan.study.settings import Study
-from leadspan.study.trials import conditions, load_base, load_before
+from leadspan.study.trials import conditions, load_base
 from leadspan.worlds.files import WorldFiles
 from leadspan.yaml_text import parse_yaml
 
@@ -53,7 +53,8 @@ def test_every_study_is_valid_with_all_its_conditions(path: Path, tmp_path: Path
     (tmp_path / "again.yaml").write_text(dump_yaml(study))
     assert load_settings(Study, tmp_path / "again.yaml") == study
     assert len(conditions(study, load_base(study, path))) > 1
-    assert len(load_before(study, path)) == len(study.before)
+    for before in study.before:
+        load_recipe(path.parent / before.recipe, before.settings)
 
 
 @pytest.mark.parametrize("path", WORLDS, ids=lambda p: p.stem)

@@ -3,9 +3,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from leadspan.report.break_points import BreakPoint, break_points, crossing
+from leadspan.report.break_points import BreakPoint, break_point_sentence, break_points, crossing, measured_text
 from leadspan.report.frontier import build_frontiers
-from leadspan.report.sentences import break_point_sentence, measured_text
 from leadspan.results import Prediction, RunResult
 from leadspan.statistics.intervals import Interval
 

@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from leadspan.report.conditions import base_of, counterparts, find_conditions, find_references
+from leadspan.report.inputs import base_of, counterparts, find_conditions, find_references
 from leadspan.results import RunResult
 from made_runs import UNTAUGHT, pretrained
 

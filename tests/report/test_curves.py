@@ -7,7 +7,8 @@ import pytest
 
 from leadspan.report.content import build_report
 from leadspan.report.figures import chart_data
-from leadspan.report.inputs import MAX_POINTS, ReportInputs, named_runs, read_inputs, run_curves, thinned
+from leadspan.report.inputs import ReportInputs, named_runs, read_inputs
+from leadspan.report.samples import MAX_POINTS, run_curves, thinned
 from leadspan.results import RunResult
 
 LINES = [

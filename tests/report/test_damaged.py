@@ -13,7 +13,7 @@ from leadspan.errors import RunError
 from leadspan.files import unseal
 from leadspan.report.content import build_report
 from leadspan.report.inputs import ReportInputs, read_inputs
-from leadspan.report.write import print_report, render_page, report_text
+from leadspan.report.write import print_report, report_text
 from leadspan.results import RunResult, save_run
 from leadspan.status import PlainConsole
 from leadspan.study.record import StudyRecord, TrialRecord, save_study
@@ -72,7 +72,7 @@ def shown_everywhere(gathered: ReportInputs) -> str:
     """All renderings of a report; none may fail."""
     report = build_report(gathered)
     print_report(report, PlainConsole())
-    return render_page(report) + report_text(report, "md") + report.model_dump_json()
+    return report_text(report, "html") + report_text(report, "md") + report.model_dump_json()
 
 
 @pytest.mark.slow

@@ -6,12 +6,11 @@ import pytest
 from leadspan.costs.flops import FlopsByPart
 from leadspan.costs.memory import MemoryByPart
 from leadspan.errors import RunError, SettingsError
-from leadspan.report.conditions import find_conditions
 from leadspan.report.content import Report
 from leadspan.report.frontier import build_frontiers
-from leadspan.report.inputs import read_inputs
+from leadspan.report.inputs import find_conditions, read_inputs
 from leadspan.report.recommendation import recommend
-from leadspan.report.rows import Frontier, Row, by_cost
+from leadspan.report.rows import Frontier, Row, by_cost, currencies_of
 from leadspan.results import Prediction, RunResult, save_run
 from made_runs import UNTAUGHT
 
@@ -234,7 +233,7 @@ def test_costs_are_beside_their_predictions_and_energy_and_money_where_known(mak
             update={"train": run.train.model_copy(update={"num_ranks": 2, "energy_joules": 7200.0 / (place + 1)})}
         )
     frontier = only(runs)
-    assert frontier.currencies == ["EUR"]
+    assert currencies_of(run for row in frontier.rows for run in row.runs) == ["EUR"]
     assert frontier.cost_names == ("seconds", "peak_memory_bytes", "flops", "tokens", "energy_joules", "money")
     costs = row_of(runs, "lead 0.5").costs
     assert costs is not None

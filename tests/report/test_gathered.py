@@ -8,7 +8,7 @@ from leadspan.audit.findings import AuditResult
 from leadspan.errors import RunError
 from leadspan.report.content import build_report
 from leadspan.report.inputs import named_runs, read_inputs
-from leadspan.report.write import render_page
+from leadspan.report.write import report_text
 from leadspan.results import RunResult, load_run, save_run
 from leadspan.study.record import StudyRecord, TrialRecord, save_study
 from made_runs import made_study
@@ -50,7 +50,7 @@ def test_a_study_stands_for_its_complete_trials_and_says_what_is_missing(make_ru
         assert sorted(str(run.control) for run in read_inputs(paths).runs) == ["None", "equal_tokens"]
     (study,) = build_report(gathered).studies
     assert (len(study.trials), len(study.of_state("done")), study.notes) == (5, 2, ["base: none"])
-    page = render_page(build_report(gathered))
+    page = report_text(build_report(gathered), "html")
     assert '<p class="note">lead: seen twice</p>' in page and "slowed each other down" not in page
     for cells in (
         ("tail, seed 0", "failed", "out of memory"),
@@ -87,7 +87,7 @@ def test_audits_are_found_beside_runs_and_taken_once(study: list[RunResult], tmp
     assert len(read_inputs([tmp_path]).audits) == 1
     gathered = read_inputs([tmp_path / "full"], [beside, other])
     assert len(gathered.audits) == 2
-    page = render_page(build_report(gathered))
+    page = report_text(build_report(gathered), "html")
     assert 'id="audit"' in page and "traces of the study, in tokens of toy" in page
     assert "sentences repeated within their trace" in page and "25.0\N{NO-BREAK SPACE}%" in page
 

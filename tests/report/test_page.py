@@ -8,9 +8,9 @@ from leadspan.costs.memory import MemoryByPart
 from leadspan.errors import RunError
 from leadspan.report.content import Report, build_report
 from leadspan.report.document import INTRODUCTION
-from leadspan.report.figures import PALETTE, chart_data, policy_styles
+from leadspan.report.figures import PALETTE, chart_data
 from leadspan.report.inputs import ReportInputs
-from leadspan.report.write import render_page, sorted_by
+from leadspan.report.write import report_text, sorted_by
 from leadspan.results import RunResult
 from leadspan.study.record import CaptureRecord, StudyRecord, TrialRecord
 from leadspan.tables import Cell
@@ -192,7 +192,7 @@ def test_a_policy_has_one_colour_and_marker_on_the_page_and_in_files(
     make_run: MakeRun, report_of: Callable[..., Report]
 ) -> None:
     cuts = [make_run(f"lead 0.{p:02}", 9, {"kind": "lead", "p": p / 100}) for p in range(1, 8)]
-    styles = policy_styles(report_of([make_run("base", 6, role="base"), make_run("full", 30, FULL), *cuts]))
+    styles = chart_data(report_of([make_run("base", 6, role="base"), make_run("full", 30, FULL), *cuts]))["styles"]
     assert styles["base"] == {"colour": "muted", "marker": 0} and styles["full"] == {"colour": "ink", "marker": 0}
     assert styles["lead 0.06"] == {"colour": "policy-6", "marker": 0}
     assert styles["lead 0.07"] == {"colour": "policy-1", "marker": 1}
@@ -203,7 +203,7 @@ def test_a_policy_keeps_its_colour_over_seeds(make_run: MakeRun, report_of: Call
     for seed in (0, 1):
         runs += [make_run("lead 0.5", 9, seed=seed), make_run("full", 30, FULL, seed=seed)]
         runs += [make_run("b", 9, {"kind": "tail", "p": 0.5}, seed=seed)]
-    colours = {policy: style["colour"] for policy, style in policy_styles(report_of(runs)).items()}
+    colours = {policy: style["colour"] for policy, style in chart_data(report_of(runs))["styles"].items()}
     assert colours == {"base": "muted", "full": "ink", "lead 0.5": "policy-1", "b": "policy-2"}
 
 
@@ -242,7 +242,7 @@ def test_captures_and_missing_trials_are_shown(study: list[RunResult], report_of
     ]
     store = CaptureRecord(name="store hidden", directory="store", state="done", num_trials=3, seconds=150.0, flops=2)
     record = StudyRecord(name="s", study=made_study(), trials=trials, notes=["no full"], captures=[store])
-    page = render_page(report_of(study).model_copy(update={"studies": [record]}))
+    page = report_text(report_of(study).model_copy(update={"studies": [record]}), "html")
     assert page.index("1 of 2 trials of the study s are complete") < page.index('id="frontier"')
     assert page.index("store hidden") < page.index("2.5 min</td>")
     assert "out of &lt;memory&gt;" in page and "no full" in page

@@ -8,7 +8,7 @@ import pytest
 from leadspan.report.content import build_report
 from leadspan.report.inputs import ReportInputs, read_inputs
 from leadspan.report.samples import HEAD_CHARS, TAIL_CHARS, Comparison
-from leadspan.report.write import render_page
+from leadspan.report.write import report_text
 from leadspan.results import RunResult
 
 MakeRun = Callable[..., RunResult]
@@ -79,7 +79,7 @@ def test_samples_and_metrics_that_are_not_there_are_told(pair: ReportInputs) -> 
         "lead 0.5: no metrics.jsonl, so no curves",
         "lead 0.5: its samples on toy are missing",
     ]
-    assert "Files that are missing (3)" in render_page(report)
+    assert "Files that are missing (3)" in report_text(report, "html")
 
 
 def test_long_texts_keep_both_ends_and_say_what_is_left_out(pair: ReportInputs) -> None:
@@ -89,13 +89,13 @@ def test_long_texts_keep_both_ends_and_say_what_is_left_out(pair: ReportInputs) 
     answer = compared(pair).pairs[0].uncut
     assert (set(answer.text), len(answer.text)) == ({"x"}, HEAD_CHARS)
     assert (set(answer.end), answer.num_left_out) == ({"z"}, 1234)
-    assert "1,234 characters left out" in render_page(build_report(pair))
+    assert "1,234 characters left out" in report_text(build_report(pair), "html")
 
 
 def test_what_students_wrote_is_escaped(pair: ReportInputs) -> None:
     with_samples(pair, 0, FULL_ROWS, text="<img src=x onerror=alert(1)>", extracted="<b>")
     with_samples(pair, 1, CUT_ROWS, prompt="</pre><script>alert(2)</script>")
-    page = render_page(build_report(pair))
+    page = report_text(build_report(pair), "html")
     assert "<img" not in page and "<script>alert(2)" not in page
     assert "&lt;img src=x onerror=alert(1)&gt;" in page.replace('<span class="same"></span>', "")
 

@@ -9,11 +9,10 @@ import pytest
 from rich.console import Console
 
 from leadspan.data.truncation.policy import STOP_REMEDY
-from leadspan.report.content import Report
+from leadspan.report.content import Report, warnings_on
 from leadspan.report.document import rows_block
-from leadspan.report.frontier import build_frontiers
+from leadspan.report.frontier import build_frontiers, captions, retention_text, sample_size
 from leadspan.report.rows import Frontier, error_text
-from leadspan.report.sentences import captions, retention_text, sample_size, stop_warnings, teacher_warnings
 from leadspan.report.write import print_report, report_text, run_summary
 from leadspan.results import RunResult
 from leadspan.statistics.intervals import Interval
@@ -160,11 +159,11 @@ def test_a_refused_retention_shows_the_difference_and_the_reason(make_run: MakeR
 @pytest.mark.parametrize(("num_right", "is_warned"), [(290, True), (300, False), (360, False)])
 def test_a_teacher_below_its_student_is_warned_about(make_run: MakeRun, num_right: int, is_warned: bool) -> None:
     teacher = make_run("oracle", num_right, role="teacher", num_problems=400)
-    warnings = teacher_warnings(only([teacher, make_run("full", 300, FULL, num_problems=400)]))
+    warnings = warnings_on(only([teacher, make_run("full", 300, FULL, num_problems=400)]))
     assert bool(warnings) == is_warned
     if is_warned:
         assert "oracle 72 [66, 78] %" in warnings[0] and "full 75 [" in warnings[0]
-    assert teacher_warnings(only([teacher, make_run("lead 0.5", 400, num_problems=400)])) == []  # nothing is uncut
+    assert warnings_on(only([teacher, make_run("lead 0.5", 400, num_problems=400)])) == []  # nothing is uncut
 
 
 def test_students_that_do_not_stop_are_named_with_two_mixes_that_do(make_run: MakeRun, study: list[RunResult]) -> None:
@@ -173,38 +172,38 @@ def test_students_that_do_not_stop_are_named_with_two_mixes_that_do(make_run: Ma
         make_run(f"mix 0.9 lead {p}", 28, {**MIX, "policy": {"kind": "lead", "p": p}}, ended=rate)
         for p, rate in ended.items()
     ]
-    (warning,) = stop_warnings(only([*study, *mixes]))
+    (warning,) = warnings_on(only([*study, *mixes]))
     labels = ["lead 0.5 (53 %)", "full (99 %)", "mix 0.9 lead 0.75 ended 100 %", "mix 0.9 lead 0.5 ended 99 %"]
     positions = [warning.index(label) for label in labels]
     assert positions == sorted(positions) and "lead 0.25" not in warning
 
 
 def test_each_kind_of_run_gets_its_remedy(make_run: MakeRun, study: list[RunResult]) -> None:
-    assert STOP_REMEDY in stop_warnings(only(study))[0]
+    assert STOP_REMEDY in warnings_on(only(study))[0]
     mix = make_run("mix", 10, MIX, ended=0.5)
     supervision = {"supervision": {"answer": 0.0, "cot": 1.0}}
     other = make_run("full", 10, FULL, name="full, CoT", settings=supervision, ended=0.1)
-    (warning,) = stop_warnings(only([study[2], mix, other, make_run("tail 0.5", 20, {"kind": "tail", "p": 0.5})]))
+    (warning,) = warnings_on(only([study[2], mix, other, make_run("tail 0.5", 20, {"kind": "tail", "p": 0.5})]))
     assert "mix (50 %), full, CoT (10 %)" in warning and "append_eos" not in warning
     assert "(cut.whole_share)" in warning and "(supervision.answer)" in warning
 
 
 def test_students_that_end_as_often_as_their_uncut_run_are_not_warned_about(make_run: MakeRun) -> None:
     runs = [make_run("full", 30, FULL, ended=0.6), make_run("lead 0.5", 15, ended=0.55)]
-    (warning,) = stop_warnings(only([*runs, make_run("base", 5, role="base", ended=0.1)]))
+    (warning,) = warnings_on(only([*runs, make_run("base", 5, role="base", ended=0.1)]))
     assert "full" in warning and "60 %" in warning and "40 %" in warning and "max_new_tokens" in warning
     assert "lead 0.5" not in warning
-    assert stop_warnings(only([make_run("full", 30, FULL, ended=0.9)])) == []
+    assert warnings_on(only([make_run("full", 30, FULL, ended=0.9)])) == []
 
 
 def test_a_cut_without_ends_explains_that_a_student_compared_with_none_does_not_end(make_run: MakeRun) -> None:
     run = make_run("lead 0.5", 3, ended=0.0)
     assert run.cut is not None
     without = run.cut.model_copy(update={"num_kept": 40, "lost_stop": 39})
-    (warning,) = stop_warnings(only([run.model_copy(update={"cut": without})]))
+    (warning,) = warnings_on(only([run.model_copy(update={"cut": without})]))
     assert "ended 0 % of its answers" in warning and STOP_REMEDY in warning
     with_some = run.cut.model_copy(update={"num_kept": 40, "lost_stop": 38})
-    assert STOP_REMEDY not in stop_warnings(only([run.model_copy(update={"cut": with_some})]))[0]
+    assert STOP_REMEDY not in warnings_on(only([run.model_copy(update={"cut": with_some})]))[0]
 
 
 def test_ten_points_that_may_be_chance_are_no_warning(make_run: MakeRun) -> None:
@@ -214,12 +213,12 @@ def test_ten_points_that_may_be_chance_are_no_warning(make_run: MakeRun) -> None
         terminated = {f"p{i}": [int(i not in lost)] for i in range(10)}
         result = run.evaluations[0].model_copy(update={"terminated": terminated})
         runs.append(run.model_copy(update={"evaluations": [result]}))
-    assert stop_warnings(only(runs)) == []
+    assert warnings_on(only(runs)) == []
     bare = [
         run.model_copy(update={"evaluations": [run.evaluations[0].model_copy(update={"terminated": {}})]})
         for run in runs
     ]
-    assert len(stop_warnings(only(bare))) == 1  # single answers are not known
+    assert len(warnings_on(only(bare))) == 1  # single answers are not known
 
 
 def test_one_problem_is_no_problems_and_a_small_error_has_no_minus(make_run: MakeRun) -> None:

@@ -2,11 +2,12 @@ import os
 from pathlib import Path
 
 import pytest
+from benchmarks.plans import run_trial
 
 from leadspan.errors import RunError
 from leadspan.results import load_run
 from leadspan.status import StatusHandler
-from leadspan.study.executors.local import Slot, run_local, run_trial, slots
+from leadspan.study.executors.local import Slot, run_local, slots
 from leadspan.study.settings import LocalExecutor
 from leadspan.study.trials import Trial
 from recipes import toy_recipe

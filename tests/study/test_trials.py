@@ -8,10 +8,9 @@ from leadspan.errors import SettingsError
 from leadspan.recipe import Recipe, TrialId, load_recipe
 from leadspan.settings import validate
 from leadspan.study.controls import RunPlanner, controls
-from leadspan.study.fingerprints import Fingerprints
 from leadspan.study.record import CaptureRecord, Event, StudyRecord, load_study, save_study
-from leadspan.study.study import Keeper, StudyPlan, plan_study, planned_record
-from leadspan.study.trials import SharedStore, Trial, conditions, load_base, load_before, placed
+from leadspan.study.study import Keeper, StudyPlan, load_before, plan_study, planned_record
+from leadspan.study.trials import Fingerprints, SharedStore, Trial, conditions, load_base, placed
 from leadspan.teacher.settings import CaptureSettings
 from recipes import toy_recipe, write_recipe
 from studies import toy_study
@@ -184,8 +183,9 @@ def test_what_comes_first_may_have_settings_of_its_own(tmp_path: Path) -> None:
     toy_study(tmp_path)  # writes recipe.yaml
     changed = {"recipe": "recipe.yaml", "settings": [f"output={tmp_path}/other", "role=base"]}
     study, place = toy_study(tmp_path, before=["recipe.yaml", changed])
-    first, second = load_before(study, place)
-    assert first == load_recipe(tmp_path / "recipe.yaml") and first.role == "student"
+    first, second = (trial.recipe for trial in load_before(study, place))
+    assert first.model_copy(update={"trial": None}) == load_recipe(tmp_path / "recipe.yaml")
+    assert first.role == "student"
     assert (second.output, second.role) == (tmp_path / "other", "base")
     with pytest.raises(SettingsError, match="unknown key; did you mean 'role'"):
         load_before(toy_study(tmp_path, before=[{"recipe": "recipe.yaml", "settings": ["rol=base"]}])[0], place)
@@ -303,6 +303,14 @@ def test_every_split_of_a_directory_counts_by_what_is_read_of_it(tmp_path: Path)
     assert Fingerprints({}).of(recipe) == first
     moved = {**prompts, "task": {**task, "path": str(files[-1].rename(tmp_path / "moved.jsonl"))}}
     assert Fingerprints({}).of(recipe.model_validate(recipe.model_dump() | {"rollout": {"prompts": moved}})) == first
+
+
+def test_a_fingerprint_does_not_depend_on_the_recipes_before_it(tmp_path: Path) -> None:
+    tasks = {"tasks": [{"name": "toy", "path": str(tmp_path / "traces.jsonl"), "grader": "exact"}]}
+    on_traces, on_others = toy_recipe(tmp_path), toy_recipe(tmp_path / "others", evaluation=tasks)
+    for recipes in ((on_traces, on_others), (on_others, on_traces)):
+        fingerprints = Fingerprints({})
+        assert [fingerprints.of(recipe) for recipe in recipes] == [Fingerprints({}).of(recipe) for recipe in recipes]
 
 
 def test_what_is_made_first_is_known_by_how_it_is_made(tmp_path: Path) -> None:

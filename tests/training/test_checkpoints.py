@@ -17,9 +17,9 @@ from leadspan.models.reading import load_tokenizer
 from leadspan.models.settings import Pretrained
 from leadspan.pipeline.run import run
 from leadspan.recipe import Recipe
-from leadspan.report.inputs import read_metrics
+from leadspan.report.samples import read_metrics
 from leadspan.results import damage, load_run
-from leadspan.study.fingerprints import without_places
+from leadspan.study.trials import without_places
 from leadspan.training.checkpoints import check_best, checkpoint_to_resume, remove_old, step_directories
 from recipes import toy_recipe, without_times
 from studies import EVALUATION, toy_task

@@ -82,7 +82,7 @@ _MUCH_TAIL = 0.1
 
 
 def tokenizers(inputs: CheckInputs) -> Iterator[Check]:
-    """Tokenizer, chat template and end of turn of each model against those that render the data."""
+    """Tokenizer, chat template and ends of turns of each model against those that render the data."""
     recipe, renderer = inputs.recipe, inputs.data.renderer
     of_data = recipe.tokenizer_path, recipe.tokenizer_revision
     form, stop_text = renderer.rendering, renderer.tokenizer.convert_ids_to_tokens(renderer.stop_token_id)
@@ -111,24 +111,19 @@ def tokenizers(inputs: CheckInputs) -> Iterator[Check]:
             yield Check(name, "ok", figure, "all of them are written into the student's generation config")
         else:
             yield Check.of(name, stop in stops, figure, "its traces may end with another token than the data's")
-
-
-def ends_of_turns(inputs: CheckInputs) -> Iterator[Check]:
-    """Compare the tokens that end a turn for data, student and teacher."""
-    name, recipe, tokenizer = "end-of-turn tokens", inputs.recipe, inputs.data.renderer.tokenizer
-    of_models = {role: frozenset(load_end_ids(settings)) for role, settings, _ in models_of(inputs)}
+    ends = {"data": renderer.end_of_turn_ids(), **{role: load_end_ids(model) for role, model, _ in models_of(inputs)}}
     if isinstance(recipe.teacher, Served):
-        of_models["teacher"] = frozenset(recipe.teacher.end_ids)
-    by_role = {"data": frozenset(inputs.data.renderer.end_of_turn_ids()), **{k: v for k, v in of_models.items() if v}}
+        ends["teacher"] = recipe.teacher.end_ids
+    by_role = {role: frozenset(ids) for role, ids in ends.items() if ids or role == "data"}
     shown = "; ".join(
-        f"{role} {', '.join(f'{tokenizer.convert_ids_to_tokens(i)} ({i})' for i in sorted(ids))}"
+        f"{role} {', '.join(f'{renderer.tokenizer.convert_ids_to_tokens(i)} ({i})' for i in sorted(ids))}"
         for role, ids in by_role.items()
     )
-    if recipe.merges_stops:
-        yield Check(name, "ok", f"{shown}; the divergence treats them as one outcome")
-        return
+    is_same, name = recipe.teacher is None or len(set(by_role.values())) == 1, "end-of-turn tokens"
     remedy = "a teacher with another end-of-turn token teaches the student not to end its turns: set loss.stop: event"
-    yield Check.of(name, recipe.teacher is None or len(set(by_role.values())) == 1, shown, remedy)
+    if recipe.merges_stops:
+        is_same, shown = True, f"{shown}; the divergence treats them as one outcome"
+    yield Check.of(name, is_same, shown, remedy)
 
 
 def padding(inputs: CheckInputs) -> Iterator[Check]:

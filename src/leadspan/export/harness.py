@@ -65,7 +65,7 @@ def export_tasks(recipe: Recipe, directory: Path, model: str) -> WrittenTasks:
         SettingsError: The recipe has no tasks.
         LeadspanError: A task cannot be read, or the tokenizer has no template.
     """
-    settings = recipe.evaluation
+    settings, sampling = recipe.evaluation, recipe.evaluation.sampling
     if not settings.tasks:
         raise SettingsError("export: the recipe has no evaluation.tasks; add one")
     renderer = PromptRenderer(load_tokenizer(recipe.tokenizer_path, recipe.tokenizer_revision), recipe.data.rendering)
@@ -88,20 +88,27 @@ def export_tasks(recipe: Recipe, directory: Path, model: str) -> WrittenTasks:
         ]
         files += [directory / f"{name}.jsonl", directory / f"{name}.yaml"]
         write_atomically(files[-2], "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-        write_atomically(files[-1], task_yaml(name, task, settings.sampling, files[-2]))
+        write_atomically(files[-1], task_yaml(name, task, sampling, files[-2]))
     # No chat template: the prompts are already rendered.
     harness = [
         *("lm_eval", "--model", "hf", "--model_args", f"pretrained={model},dtype=auto"),
         *("--tasks", ",".join(names), "--include_path", str(directory)),
-        *("--batch_size", str(settings.sampling.batch_size), "--seed", str(settings.sampling.seed), "--log_samples"),
+        *("--batch_size", str(sampling.batch_size), "--seed", str(sampling.seed), "--log_samples"),
         *("--output_path", str(directory / "results")),
     ]
-    task_names = [LIGHTEVAL_TASKS[task.benchmark] for task in settings.tasks if task.benchmark in LIGHTEVAL_TASKS]
+    # Its own versions of the tasks, zero-shot, with the recipe's sampling.
+    drawn = {"temperature": f"{sampling.temperature:g}", "top_p": f"{sampling.top_p:g}"}
+    drawn |= {"max_new_tokens": str(sampling.max_new_tokens), "seed": str(sampling.seed)}
+    drawn |= {"top_k": str(sampling.top_k)} if sampling.top_k is not None else {}
+    generation = ",".join(f"{name}:{value}" for name, value in drawn.items())
+    tasks = [f"{LIGHTEVAL_TASKS[task.benchmark]}|0" for task in settings.tasks if task.benchmark in LIGHTEVAL_TASKS]
+    arguments = f"model_name={model},generation_parameters={{{generation}}}"
+    lighteval = ["lighteval", "accelerate", arguments, ",".join(tasks)]
     return WrittenTasks(
         files=tuple(files),
         names=tuple(names),
         harness=shlex.join(harness),
-        lighteval=lighteval_command(task_names, model, settings.sampling) if task_names else None,
+        lighteval=shlex.join(lighteval) if tasks else None,
         without_lighteval=tuple(task.name for task in settings.tasks if task.benchmark not in LIGHTEVAL_TASKS),
     )
 
@@ -131,20 +138,6 @@ def task_yaml(name: str, task: TaskSettings, sampling: SamplingSettings, problem
     }
     # A tag of the harness, written as text because the YAML writer would quote it.
     return to_yaml(values) + f"process_results: !function leadspan.export.harness.{task.grader}_results\n"
-
-
-def lighteval_command(tasks: list[str], model: str, sampling: SamplingSettings) -> str:
-    """The command for lighteval's own versions of some tasks, zero-shot, with the recipe's sampling."""
-    drawn = {
-        "temperature": f"{sampling.temperature:g}",
-        "top_p": f"{sampling.top_p:g}",
-        "max_new_tokens": str(sampling.max_new_tokens),
-        "seed": str(sampling.seed),
-    }
-    drawn |= {"top_k": str(sampling.top_k)} if sampling.top_k is not None else {}
-    generation = ",".join(f"{name}:{value}" for name, value in drawn.items())
-    arguments = f"model_name={model},generation_parameters={{{generation}}}"
-    return shlex.join(["lighteval", "accelerate", arguments, ",".join(f"{task}|0" for task in tasks)])
 
 
 def _by(grade: Callable[[list[GradeItem]], list[Verdict]]) -> Callable[..., dict[str, float]]:

@@ -80,11 +80,26 @@ def export_data(recipe: Recipe, directory: Path) -> Written:
     (Axolotl). The recipe's cut, supervision and tokenizer decide what is written.
 
     Raises:
-        SettingsError: The recipe asks for something that labels cannot hold.
+        SettingsError: The recipe asks for something that labels cannot hold: a weight that is neither 0 nor 1, tokens
+            that a model selects, or a cut that changes over training.
         DataError: The data cannot be used.
         RunError: Another process writes into the directory.
     """
-    check_exportable(recipe)
+    weights = {name: getattr(recipe.supervision, name) for name in ("prompt", "cot", "answer")}
+    fractions = [f"supervision.{name}={weight:g}" for name, weight in weights.items() if weight not in (0, 1)]
+    if fractions:
+        raise SettingsError(f"export: {', '.join(fractions)}: a label is learnt or not; set the weights to 0 or 1")
+    selection = recipe.supervision.token_selection
+    if selection is not None and not isinstance(selection, RandomTokens):
+        raise SettingsError(
+            f"export: supervision.token_selection.kind={selection.kind} asks a model at every step; "
+            "export without it, or with kind: random"
+        )
+    if len(recipe.cut.stages) > 1:
+        raise SettingsError(
+            f"export: cut {recipe.cut.label} changes over training, and a data set does not; "
+            "export each of its proportions by itself (cut.kind=lead cut.p=...)"
+        )
     data = prepare_data(recipe)
     sets = {"train": data.examples} | ({"validation": data.validation} if data.validation is not None else {})
     # The tokens of validation count too: a trainer would cut them at the same limit.
@@ -107,14 +122,13 @@ def export_data(recipe: Recipe, directory: Path) -> Written:
         for name in names:
             (staged / name).rename(directory / name)
         shutil.rmtree(staged)
-    counts, num_validation = data.examples.counts, len(splits.get("validation", ()))
     return Written(
         files=tuple(directory / name for name in names),
         num_train=len(splits["train"]),
-        num_validation=num_validation,
+        num_validation=len(splits.get("validation", ())),
         num_tokens=sum(data.examples.lengths),
-        num_labels=counts.weighted_tokens,
-        counts=counts,
+        num_labels=data.examples.counts.weighted_tokens,
+        counts=data.examples.counts,
         left_out=data.splits.left_out,
     )
 
@@ -133,30 +147,6 @@ def _write_rows(examples: Examples, name: str, directory: Path) -> Dataset:
     rows = Dataset.from_file(str(path))
     rows.to_parquet(directory / f"{name}.parquet")
     return rows
-
-
-def check_exportable(recipe: Recipe) -> None:
-    """Refuse recipes that labels alone cannot express.
-
-    Raises:
-        SettingsError: A weight is neither 0 nor 1, a model selects the tokens, or the cut changes over training.
-    """
-    # A label can be ignored or learnt, and nothing between.
-    weights = {name: getattr(recipe.supervision, name) for name in ("prompt", "cot", "answer")}
-    fractions = [f"supervision.{name}={weight:g}" for name, weight in weights.items() if weight not in (0, 1)]
-    if fractions:
-        raise SettingsError(f"export: {', '.join(fractions)}: a label is learnt or not; set the weights to 0 or 1")
-    selection = recipe.supervision.token_selection
-    if selection is not None and not isinstance(selection, RandomTokens):
-        raise SettingsError(
-            f"export: supervision.token_selection.kind={selection.kind} asks a model at every step; "
-            "export without it, or with kind: random"
-        )
-    if len(recipe.cut.stages) > 1:
-        raise SettingsError(
-            f"export: cut {recipe.cut.label} changes over training, and a data set does not; "
-            "export each of its proportions by itself (cut.kind=lead cut.p=...)"
-        )
 
 
 @dataclass(frozen=True, slots=True)

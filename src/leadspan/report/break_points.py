@@ -35,12 +35,12 @@ from numpy.typing import NDArray
 
 from leadspan.data.truncation import Lead, Policy
 from leadspan.errors import EvaluationError
-from leadspan.report.conditions import flat, without
+from leadspan.report.inputs import flat, without
 from leadspan.report.rows import Frontier, Row
 from leadspan.settings import Settings
 from leadspan.statistics.intervals import Interval, drawn_ratios, retention
 from leadspan.statistics.resampling import USUAL, Bootstrap, resample
-from leadspan.tables import percent
+from leadspan.tables import MISSING, percent
 
 
 class BreakPoint(Settings):
@@ -238,3 +238,39 @@ def crossing(
     with np.errstate(divide="ignore", invalid="ignore"):
         p = cuts[left] + (cuts[left + 1] - cuts[left]) * (target - low) / (high - low)
     return np.where(last < 0, np.nan, p), np.where(last < 0, 0.0, cuts[left]), cuts[last + 1]
+
+
+def measured_text(point: BreakPoint) -> str:
+    """The measured break point with its interval, `0.36 (95 % interval: from 0.25 to uncut)`, or why there is none."""
+    if point.measured is None:
+        return point.reason or MISSING
+    level, ends = percent(point.measured.level), _ends_text(point, point.measured.low, point.measured.high)
+    return f"{point.measured.value:.2f} ({level} interval: {ends})"
+
+
+def break_point_sentence(point: BreakPoint) -> str:
+    """From where on a family keeps the target, and what was predicted."""
+    if point.measured is None:
+        target = f"{percent(point.target)} of {point.reference}'s accuracy"
+        text = f"{point.family}: no break point for {target}: {point.reason}"
+        text += f" (interval: {_ends_text(point, *point.between)})" if point.between else ""
+    else:
+        measured = f"p = {measured_text(point)}"
+        text = f"{point.family}: keeps {percent(point.target)} of {point.reference}'s accuracy from {measured} on"
+    if point.predicted is None:
+        return f"{text}; not predicted: {point.not_predicted}." if point.not_predicted else f"{text}."
+    ends = f"{point.predicted.value:.2f} [{point.predicted.low:.2f}, {point.predicted.high:.2f}]"
+    return f"{text}; derivations were predicted to be complete from {ends} on."
+
+
+def _ends_text(point: BreakPoint, low: float, high: float) -> str:
+    """The ends of the interval; where one is 0 or 1, beyond the tested p, that nothing there was tried."""
+    # 0 and 1 are no measurements but the ends of what can be tried.
+    untried = [f"nothing below {point.tested[0]:g} was tried"] if low == 0 else []
+    if high == 1 and not point.is_continuous:
+        untried += [f"nothing above {point.tested[-1]:g} was tried"] if point.tested[-1] < 1 else []
+        ends = f"from {low:.2f} on" if low else "anywhere"
+    else:
+        upper = "uncut" if high == 1 else f"{high:.2f}"
+        ends = f"from {low:.2f} to {upper}" if low else f"up to {upper}"
+    return "; ".join([ends, *untried])

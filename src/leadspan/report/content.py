@@ -4,31 +4,25 @@ The page, Markdown, figures and JSON are made from it. Nothing is estimated here
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 from leadspan.audit.findings import AuditResult
-from leadspan.data.truncation.policy import drop_warning
-from leadspan.report.break_points import BreakPoint, break_points
-from leadspan.report.conditions import without
-from leadspan.report.frontier import build_frontiers
-from leadspan.report.inputs import NamedRun, ReportInputs, RunCurves, named_runs, run_curves
+from leadspan.data.truncation.policy import STOP_REMEDY, drop_warning
+from leadspan.errors import EvaluationError
+from leadspan.evaluation.result import EvalResult
+from leadspan.report.break_points import BreakPoint, break_point_sentence, break_points
+from leadspan.report.frontier import build_frontiers, captions, sample_size
+from leadspan.report.inputs import NamedRun, ReportInputs, named_runs, without
 from leadspan.report.recommendation import Answer, ranking_cost, recommend
-from leadspan.report.rows import Frontier, Row
-from leadspan.report.samples import Comparison, comparisons, lacks_samples
-from leadspan.report.sentences import (
-    break_point_sentence,
-    captions,
-    cuts_explained,
-    findings,
-    sample_size,
-    stop_warnings,
-    teacher_warnings,
-)
+from leadspan.report.rows import Frontier, Row, currencies_of, cuts_explained, relative_text
+from leadspan.report.samples import Comparison, RunCurves, comparisons, run_curves
 from leadspan.results import METRICS_FILE, RunResult
 from leadspan.settings import Settings, flat_settings
+from leadspan.statistics.intervals import Interval, retention
+from leadspan.statistics.resampling import Scores
 from leadspan.study.record import StudyRecord
-from leadspan.tables import MISSING, CostName
+from leadspan.tables import MISSING, CostName, percent, percent_interval, points
 
 
 class Measured(Settings):
@@ -102,11 +96,6 @@ class TaskFigures(Settings):
     single_runs: list[Row]
     """One row for each run of a condition with several seeds."""
 
-    @property
-    def has_students(self) -> bool:
-        """Whether a student was evaluated on the task, and not only bases and teachers."""
-        return any(row.role == "student" for row in self.rows)
-
 
 class Report(Settings):
     """All content of a report."""
@@ -142,6 +131,13 @@ class Report(Settings):
     settings."""
 
 
+MIN_TERMINATION_RATE = 0.9
+"""An uncut run that ends a smaller share of its answers gets a warning: it cannot show that a cut ends fewer."""
+MUCH_LESS = 0.1
+"""A student has not learnt to end its answers if it ends a share of them that is this much below its uncut run's."""
+MAX_EXAMPLES = 2
+"""Number of mixes that are named as examples of students that end their answers."""
+_CHECK_END = "check that the end of the answer is supervised (supervision.answer)"
 TITLE = "What the cut kept, and what it cost"
 
 
@@ -175,16 +171,15 @@ def build_report(
     if samples_per_policy:
         pairs, no_pairs = comparisons(named, frontiers, samples_per_policy)
         answered = [(entry, result) for entry in named for result in entry.run.evaluations]
-        sampleless = [(entry.label, result.task) for entry, result in answered if lacks_samples(entry, result)]
-        absent += [f"{label}: its samples on {task} are missing" for label, task in sampleless]
+        sampleless = [(entry, result) for entry, result in answered if entry.samples_of(result) is None]
+        absent += [f"{entry.label}: its samples on {result.task} are missing" for entry, result in sampleless]
     policies = {row.label: row.policy for frontier in frontiers for row in frontier.rows}
-    # Tasks with students come first: the others say nothing about cuts.
-    tasks = sorted((_task(frontier, target, cost) for frontier in frontiers), key=lambda task: not task.has_students)
     return Report(
         title=title,
         target=target,
         measured=measured(inputs.runs),
-        tasks=tasks,
+        # Tasks with students come first: the others say nothing about cuts.
+        tasks=[_task(frontier, target, cost) for frontier in sorted(frontiers, key=lambda task: not task.students)],
         studies=list(inputs.studies),
         curves=curves,
         audits=list(inputs.audits),
@@ -200,6 +195,7 @@ def build_report(
 def _task(frontier: Frontier, target: float, cost: CostName) -> TaskFigures:
     points = break_points(frontier, target)
     ranks_by = ranking_cost(frontier, cost)
+    currencies = currencies_of(run for row in frontier.rows for run in row.runs)
     firsts = {row.label: row.runs[0] for row in frontier.rows}
     # Where a student also draws what it learns from, its traces are not all of its examples.
     on_traces = {label: run for label, run in firsts.items() if run.recipe is None or run.recipe.rollout is None}
@@ -208,7 +204,7 @@ def _task(frontier: Frontier, target: float, cost: CostName) -> TaskFigures:
         task=frontier.task,
         answers=recommend(frontier, target, cost),
         cuts_explained=cuts_explained(frontier.rows),
-        warnings=[*teacher_warnings(frontier), *stop_warnings(frontier), *filter(None, [drop_warning(counts)])],
+        warnings=[*warnings_on(frontier), *filter(None, [drop_warning(counts)])],
         findings=findings(frontier),
         break_points=points,
         break_point_sentences=[break_point_sentence(point) for point in points],
@@ -216,7 +212,7 @@ def _task(frontier: Frontier, target: float, cost: CostName) -> TaskFigures:
         captions=captions(frontier),
         clock=frontier.clock,
         cost_names=sorted(frontier.cost_names, key=lambda name: name != ranks_by),
-        currency=frontier.currencies[0] if "money" in frontier.cost_names else "",
+        currency=currencies[0] if "money" in frontier.cost_names else "",
         rows=list(frontier.rows),
         single_runs=[single for row in frontier.rows if len(row.seeds) > 1 for single in row.single_runs],
     )
@@ -256,3 +252,99 @@ def settings_overview(named: Sequence[NamedRun]) -> SettingsOverview:
     differing = {key: values for key, values in table.items() if len(set(values.values())) > 1}
     common = {key: next(iter(values.values())) for key, values in table.items() if key not in differing}
     return SettingsOverview(differing=differing, common=common)
+
+
+def findings(frontier: Frontier) -> list[str]:
+    """One sentence for each student compared with an uncut run; without an uncut run, for each student."""
+    students = {row.label: row for row in frontier.students}
+    compared = [row for row in students.values() if row.retention] or list(students.values())
+    # Times that cannot be compared are replaced by the operations, which can.
+    costs: dict[CostName, str] = {"tokens": "tokens", **({"flops": "FLOPs"} if frontier.clock else {"seconds": "time"})}
+    sentences: list[str] = []
+    for row in compared:
+        full = students.get(row.reference or "")
+        ended = f"it ended {percent(row.termination.value)} of its answers"
+        outcome = f"reached an accuracy of {percent_interval(row.accuracy)}"
+        if row.retention is None or full is None:
+            sentences.append(f"{row.label} {outcome}; {ended}.")
+            continue
+        if row.retention.ratio:
+            outcome = f"kept {percent_interval(row.retention.ratio)} of {full.policy}'s accuracy"
+        elif row.retention.difference:
+            outcome = f"scored {points(row.retention.difference)} against {full.policy} (retention refused)"
+        else:
+            outcome += f" (not comparable with {full.policy})"
+        shares = [
+            f"{relative_text(row.costs[name])} of the {word}"
+            for name, word in costs.items()
+            if row.costs and row.costs[name].of_full is not None
+        ]
+        at_costs = f" at {' and '.join(shares)}" if shares else ""
+        sentences.append(
+            f"{row.label} {outcome}{at_costs}; {ended} ({full.policy}: {percent(full.termination.value)})."
+        )
+    return sentences
+
+
+def warnings_on(frontier: Frontier) -> list[str]:
+    """What makes the findings doubtful.
+
+    That is a teacher that is shown to be worse than an uncut student, uncut runs that end few of their answers, and
+    students that end far fewer.
+    """
+    students = frontier.students
+    warnings: list[str] = []
+    for teacher in (row for row in frontier.rows if row.role == "teacher"):
+        for full in (row for row in students if row.is_reference):
+            gap = _difference(teacher, full, lambda result: result.correct)
+            if gap is not None and gap.high < 0:
+                warnings.append(
+                    f"The teacher solves fewer problems of {frontier.task} than its student: {teacher.label} "
+                    f"{percent_interval(teacher.accuracy)}, {full.label} {percent_interval(full.accuracy)} "
+                    f"({points(gap)}). Check the teacher's weights, chat template and max_new_tokens before comparing "
+                    "cuts."
+                )
+                break
+    alone = [row for row in students if row.reference is None]
+    for row in (row for row in alone if row.termination.value < MIN_TERMINATION_RATE):
+        ended, capped = percent(row.termination.value), percent(row.cap_hit_rate)
+        if warning := row.runs[0].end_warning(row.label):
+            warnings.append(f"{row.label} ended {ended} of its answers. {warning}")
+        else:
+            warnings.append(
+                f"{row.label} ended only {ended} of its answers, and {capped} ran into the cap on new tokens: raise "
+                "max_new_tokens if they are cut short; until then cuts cannot be judged by how many answers end."
+            )
+    for full in alone:
+        compared = [row for row in students if row.reference == full.label]
+        fewer = [row for row in compared if row.termination.value <= full.termination.value - MUCH_LESS]
+        # Only what is no chance; results without single answers have no interval, and their rates have to do.
+        gaps = [_difference(row, full, lambda result: result.terminated) for row in fewer]
+        behind = [row for row, gap in zip(fewer, gaps, strict=True) if gap is None or gap.high < 0]
+        if behind:
+            rates = ", ".join(f"{row.label} ({percent(row.termination.value)})" for row in behind)
+            full_rate = f"{full.label} ({percent(full.termination.value)})"
+            # A mix of this study that does end is better advice than a rule.
+            mixes = [row for row in compared if row.cut_kind == "mix" and row.control is None and row not in behind]
+            best = sorted(mixes, key=lambda row: -row.termination.value)[:MAX_EXAMPLES]
+            examples = [f"{row.label} ended {percent(row.termination.value)} of its answers" for row in best]
+            kinds = {row.cut_kind for row in behind}
+            advice = {
+                ", ".join(examples) or STOP_REMEDY: bool(kinds - {"mix", "full"}),
+                "give the mixes more whole traces (cut.whole_share) or more steps": "mix" in kinds,
+                f"for students of uncut traces, {_CHECK_END}": "full" in kinds,
+            }
+            remedies = "; ".join(text for text, helps in advice.items() if helps)
+            warnings.append(f"{rates} ended far fewer answers than {full_rate}; {remedies}.")
+    return warnings
+
+
+def _difference(first: Row, second: Row, scores: Callable[[EvalResult], Scores]) -> Interval | None:
+    """Mean score of one row minus another's, paired by problem; None where single answers are not known of both."""
+    of_first, of_second = ([scores(result) for result in row.evaluations] for row in (first, second))
+    if not all([*of_first, *of_second]):
+        return None
+    try:
+        return retention(of_first, of_second).difference
+    except EvaluationError:  # other problems
+        return None

@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from leadspan.report.break_points import measured_text
 from leadspan.report.content import Report, TaskFigures
 from leadspan.report.figures import QUALITY_TITLES
+from leadspan.report.frontier import retention_text
 from leadspan.report.rows import COST_TITLES, Row, amount, relative_text
-from leadspan.report.sentences import measured_text, retention_text
 from leadspan.statistics.intervals import Interval
 from leadspan.tables import MISSING, Block, Cell, CostName, percent, percent_interval, points
 
@@ -25,10 +26,10 @@ NUM_FINDINGS = 6
 
 @dataclass(frozen=True, slots=True)
 class Prose:
-    """A paragraph: the answer, plain text, a warning, or a note under a table or figure."""
+    """A paragraph: the answer, plain text, a warning, a note under a table or figure; or a heading in a section."""
 
     text: str
-    style: Literal["lead", "text", "warning", "note"] = "text"
+    style: Literal["lead", "text", "warning", "note", "heading"] = "text"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,13 +84,6 @@ class Plot:
 
 
 @dataclass(frozen=True, slots=True)
-class Heading:
-    """A heading within a section."""
-
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
 class Fold:
     """Elements behind a summary that a reader can open."""
 
@@ -105,7 +99,7 @@ class PageOnly:
     template: Literal["pairs", "runs"]
 
 
-Element = Prose | Bullets | Plot | Heading | Block | Fold | PageOnly
+Element = Prose | Bullets | Plot | Block | Fold | PageOnly
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,10 +115,10 @@ class Section:
 def answer_section(report: Report) -> Section:
     """The answers of all tasks, with what makes them doubtful and the findings behind them."""
     # A task on which only bases and teachers were evaluated says nothing about cuts.
-    answered = [task for task in report.tasks if task.has_students] or report.tasks
+    answered = [task for task in report.tasks if task.findings] or report.tasks
     elements: list[Element] = [Prose(INTRODUCTION)]
     for task in answered:
-        elements += [Heading(task.task)] if len(answered) > 1 else []
+        elements += [Prose(task.task, "heading")] if len(answered) > 1 else []
         for answer in task.answers:
             rest = " ".join(filter(None, [answer.selection, answer.needed, *answer.against_controls]))
             elements += [Prose(answer.sentence, "lead"), *([Prose(rest)] if rest else [])]
@@ -182,15 +176,34 @@ def task_section(report: Report, task: TaskFigures, index: int, chart: Mapping[s
         )
         header = ("Family", "Tested p", "Measured", "Predicted (LSP*)")
         elements.append(Block(f"Break points on {task.task}", header, tuple(rows), note, num_text=4))
-    if any(row.against_controls for row in task.rows):
-        elements.append(_controls_block(task, level))
+    against = [(row, control) for row in task.rows for control in row.against_controls]
+    if against:
+        rows = [
+            (
+                row.label,
+                control.control.replace("_", " "),
+                control.label,
+                control.outcome,
+                Cell(points(control.difference), control.difference.value) if control.difference else MISSING,
+                MISSING if control.p_value is None else Cell(f"{control.p_value:.2g}", control.p_value),
+            )
+            for row, control in against
+        ]
+        header = ("Policy", "Control", "Its row", "Outcome", "Accuracy, policy minus control", "p")
+        note = (
+            f"Paired differences on the same problems, with {level} intervals; the outcome is unclear where the "
+            "interval holds 0. p: sign-flip test over problems, which is about these runs and not about other seeds."
+        )
+        policies, title = tuple(row.policy for row, _ in against), f"Against the controls on {task.task}"
+        elements.append(Block(title, header, tuple(rows), note, num_text=4, policies=policies))
     bars = (
         f"Share of right answers, and of samples that ended with an end-of-turn token, with {level} intervals. A "
         "student that is seldom right and seldom ends may know more than it finishes saying. The numbers are in the "
         "table above."
     )
     rates_label = "Bars of strict accuracy and termination rate for each policy"
-    elements += [Heading("Accuracy and termination"), Plot("rates", index, rates_label, f"{bars} {measured_on}")]
+    elements += [Prose("Accuracy and termination", "heading")]
+    elements.append(Plot("rates", index, rates_label, f"{bars} {measured_on}"))
     # Of several tasks the first alone is in the table of contents, which is one line.
     title = "Quality and cost" + (f": {task.task}" if len(report.tasks) > 1 else "")
     return Section("frontier" if index == 0 else f"frontier-of-{index}", title, "" if index else title, tuple(elements))
@@ -203,23 +216,20 @@ def _frontier_plot(task: TaskFigures, index: int, chart: Mapping[str, Any], leve
         del qualities["retention"]
     assert set(qualities) <= set(QUALITY_TITLES), "every quality has an axis"
     students = [row for row in task.rows if row.role == "student"]
-    caption = [
-        f"Quality against the measured cost of training, with {level} intervals; up and to the left is better.",
-        "The dotted line joins the policies that no cheaper policy beats.",
-    ]
-    if task.clock:
-        caption.append(f"Times cannot be compared, because {task.clock}.")
-    if task.single_runs:
-        caption.append("Small points are single runs; horizontal bars are one standard deviation of the cost.")
-    if any(row.control for row in students):
-        caption.append("Hollow points are controls.")
-    if len(students) < len(task.rows):
-        caption.append("Base and teacher are drawn as lines, because their training is no cost of a cut.")
+    notes = {
+        f"Quality against the measured cost of training, with {level} intervals; up and to the left is better.": True,
+        "The dotted line joins the policies that no cheaper policy beats.": True,
+        f"Times cannot be compared, because {task.clock}.": task.clock,
+        "Small points are single runs; horizontal bars are one standard deviation of the cost.": task.single_runs,
+        "Hollow points are controls.": any(row.control for row in students),
+        "Base and teacher are drawn as lines, because their training is no cost of a cut.": students != task.rows,
+        measured_on: True,
+    }
     return Plot(
         kind="frontier",
         index=index,
         label="Scatter plot of quality against training cost, one point for each policy; a table of them follows",
-        caption=" ".join([*caption, measured_on]),
+        caption=" ".join(note for note, holds in notes.items() if holds),
         choices=(
             Choice(f"cost-{index}", "Cost", {name: COST_TITLES[name] for name in task.cost_names}, f"frontier-{index}"),
             Choice(f"quality-{index}", "Quality", qualities, f"frontier-{index}"),
@@ -289,27 +299,3 @@ def _share(interval: Interval | None, row: Row | None = None) -> Cell:
     if interval is None:
         return Cell(retention_text(row) if row else MISSING)
     return Cell(percent_interval(interval), interval.value)
-
-
-def _controls_block(task: TaskFigures, level: str) -> Block:
-    pairs = [(row, control) for row in task.rows for control in row.against_controls]
-    rows = [
-        (
-            row.label,
-            control.control.replace("_", " "),
-            control.label,
-            control.outcome,
-            Cell(points(control.difference), control.difference.value) if control.difference else MISSING,
-            MISSING if control.p_value is None else Cell(f"{control.p_value:.2g}", control.p_value),
-        )
-        for row, control in pairs
-    ]
-    return Block(
-        title=f"Against the controls on {task.task}",
-        header=("Policy", "Control", "Its row", "Outcome", "Accuracy, policy minus control", "p"),
-        rows=tuple(rows),
-        note=f"Paired differences on the same problems, with {level} intervals; the outcome is unclear where the "
-        "interval holds 0. p: sign-flip test over problems, which is about these runs and not about other seeds.",
-        num_text=4,
-        policies=tuple(row.policy for row, _ in pairs),
-    )

@@ -11,7 +11,6 @@ from leadspan.report.document import (
     Choice,
     Element,
     Fold,
-    Heading,
     PageOnly,
     Plot,
     Prose,
@@ -20,9 +19,8 @@ from leadspan.report.document import (
     task_section,
 )
 from leadspan.report.figures import AXIS_TITLES
-from leadspan.report.inputs import MEASURES, NUM_TENTHS
 from leadspan.report.rows import COST_TITLES, error_text, shares
-from leadspan.report.samples import OUTCOMES
+from leadspan.report.samples import MEASURES, NUM_TENTHS, OUTCOMES
 from leadspan.results import predicted_and_measured
 from leadspan.study.settings import RayExecutor
 from leadspan.tables import MISSING, Block, Cell, CostName, percent, quantity
@@ -59,10 +57,20 @@ def sections(report: Report, charts: Mapping[str, Any]) -> list[Section]:
         num_text=3,
         policies=tuple(pair.policy for pair in report.comparisons),
     )
+    losses: tuple[Element, ...] = ()
+    if charts["validation"]:
+        policies = tuple(curve["policy"] for curve in charts["validation"])
+        label = "Lines of validation loss over training steps for each policy; a table of the numbers follows"
+        text = f"Loss on full, uncut validation sequences at the optimiser steps with a validation. {trained_on}"
+        entries = tuple(dict.fromkeys(policies))
+        plot = Plot("validation", 0, label, text, group="validation", policies=entries, num_shown=MAX_LINES)
+        rows = tuple((curve["label"], _series(curve["steps"], curve["losses"])) for curve in charts["validation"])
+        block = Block(AXIS_TITLES["validation"], ("Run", "Step: loss"), rows, num_text=2, policies=policies)
+        losses = plot, Fold("All numbers", (block,))
     evidence = {
         ("costs", "Where the cost went"): _cost_elements(report, charts, trained_on),
         ("divergence", "Divergence"): _curve_elements(report, trained_on) if report.curves else (),
-        ("validation", "Validation loss"): _validation_elements(charts["validation"], trained_on),
+        ("validation", "Validation loss"): losses,
         ("cut", "What was cut"): _cut_elements(report),
         ("audit", "The traces"): chain.from_iterable(
             (Prose(f"{audit.source}, in tokens of {audit.tokenizer}", "note"), *blocks(audit))
@@ -85,7 +93,7 @@ def _cost_elements(report: Report, charts: Mapping[str, Any], trained_on: str) -
         chart = charts["splits"].get(name)
         if not chart:
             continue
-        yield Heading(title)
+        yield Prose(title, "heading")
         predicted = "Nothing was predicted."
         if any(bar["kind"] == "predicted" for bar in chart["bars"]):
             predicted = "The fainter bar below each was predicted before the run."
@@ -189,7 +197,7 @@ def _curve_elements(report: Report, trained_on: str) -> Iterator[Element]:
         Choice("measure", "Metric", titles, both),
         Choice("measured_on", "Measured on", {kind: kind.capitalize() for kind in measured_on}, both),
     )
-    yield Heading("By tenth of the conversation")
+    yield Prose("By tenth of the conversation", "heading")
     yield Plot(
         kind="tenths",
         index=0,
@@ -212,7 +220,7 @@ def _curve_elements(report: Report, trained_on: str) -> Iterator[Element]:
             )
             # Most readers look for these two, so they are open; the others repeat them in other units.
             yield by_tenth if measure in ("divergence", "agreement") else Fold(title, (by_tenth,))
-    yield Heading("By section, over training")
+    yield Prose("By section, over training", "heading")
     named = {name: word for name, word in SECTION_WORDS.items() if name in sections}
     yield Plot(
         kind="sections",
@@ -238,19 +246,6 @@ def _figure(value: float | None) -> str:
 
 def _series(steps: Sequence[int], values: Sequence[float | None]) -> str:
     return ", ".join(f"{step}: {_figure(value)}" for step, value in zip(steps, values, strict=True))
-
-
-def _validation_elements(curves: Sequence[Mapping[str, Any]], trained_on: str) -> Iterator[Element]:
-    if not curves:
-        return
-    policies = tuple(curve["policy"] for curve in curves)
-    label = "Lines of validation loss over training steps for each policy; a table of the numbers follows"
-    text = f"Loss on full, uncut validation sequences at the optimiser steps with a validation. {trained_on}"
-    shown = tuple(dict.fromkeys(policies))
-    yield Plot("validation", 0, label, text, group="validation", policies=shown, num_shown=MAX_LINES)
-    rows = tuple((curve["label"], _series(curve["steps"], curve["losses"])) for curve in curves)
-    block = Block(AXIS_TITLES["validation"], ("Run", "Step: loss"), rows, num_text=2, policies=policies)
-    yield Fold("All numbers", (block,))
 
 
 def _cut_elements(report: Report) -> Iterator[Element]:

@@ -16,11 +16,10 @@ from leadspan.costs.flops import FlopsByPart
 from leadspan.errors import RunError
 from leadspan.files import file_names
 from leadspan.report.content import Report, TaskFigures
-from leadspan.report.inputs import MEASURES
+from leadspan.report.frontier import retention_text
 from leadspan.report.rows import COST_TITLES, COST_WORDS, Cost, Row, amount
-from leadspan.report.sentences import retention_text
+from leadspan.report.samples import MEASURES
 from leadspan.settings import Settings
-from leadspan.statistics.intervals import Interval
 from leadspan.tables import CostName, percent, short, unit_for
 from leadspan.text import plain, plain_values
 
@@ -51,7 +50,7 @@ AXIS_TITLES = {
 
 
 def chart_data(report: Report) -> dict[str, Any]:
-    """The data of all figures."""
+    """The data of all figures, and the colour, a name in style.css, and number of the marker of each policy."""
     # How a base or a teacher was trained says nothing about cuts.
     students = [(report.policies[label], run) for label, run in report.runs.items() if run.role == "student"]
     trained = [(policy, run.train, run.prediction) for policy, run in students if run.train]
@@ -76,8 +75,18 @@ def chart_data(report: Report) -> dict[str, Any]:
             by_step = sorted((int(step), loss) for step, loss in run.train.validation_loss.items())
             steps, losses = [step for step, _ in by_step], [loss for _, loss in by_step]
             validation.append({"label": label, "policy": report.policies[label], "steps": steps, "losses": losses})
+    rows_of_tasks = [row for task in report.tasks for row in task.rows]
+    roles = {row.policy: row.role for row in rows_of_tasks}
+    roles |= {report.policies[label]: run.role for label, run in report.runs.items() if run.train}
+    # Ink on every figure: a reader finds the baseline at once. Bases and teachers are muted.
+    reference = next((row.reference for row in rows_of_tasks if row.reference), None)
+    styles = {policy: {"colour": "ink" if policy == reference else "muted", "marker": 0} for policy in roles}
+    coloured = [policy for policy, role in roles.items() if role == "student" and policy != reference]
+    for number, policy in enumerate(coloured):
+        marker, colour = divmod(number, NUM_COLOURS)
+        styles[policy] = {"colour": f"policy-{colour + 1}", "marker": marker % len(MARKERS)}
     return {
-        "styles": policy_styles(report),
+        "styles": styles,
         "titles": {**QUALITY_TITLES, **AXIS_TITLES, **MEASURES},
         "log_factor": LOG_FACTOR,
         "tasks": [_task_chart(task) for task in report.tasks],
@@ -85,24 +94,6 @@ def chart_data(report: Report) -> dict[str, Any]:
         "curves": [curve.model_dump(exclude={"divergence_kind"}) for curve in report.curves],
         "validation": validation,
     }
-
-
-def policy_styles(report: Report) -> dict[str, dict[str, Any]]:
-    """Colour, a name in style.css, and number of the marker of each policy, for the page and for PNG files.
-
-    Bases and teachers are muted, the first uncut reference is in ink, and the others take the colours in turn.
-    """
-    rows = [row for task in report.tasks for row in task.rows]
-    roles = {row.policy: row.role for row in rows}
-    roles |= {report.policies[label]: run.role for label, run in report.runs.items() if run.train}
-    # Ink on every figure: a reader finds the baseline at once.
-    reference = next((row.reference for row in rows if row.reference), None)
-    students = [policy for policy, role in roles.items() if role == "student" and policy != reference]
-    styles = {policy: {"colour": "ink" if policy == reference else "muted", "marker": 0} for policy in roles}
-    for number, policy in enumerate(students):
-        marker, colour = divmod(number, NUM_COLOURS)
-        styles[policy] = {"colour": f"policy-{colour + 1}", "marker": marker % len(MARKERS)}
-    return styles
 
 
 def _task_chart(task: TaskFigures) -> dict[str, Any]:
@@ -139,18 +130,15 @@ def _task_chart(task: TaskFigures) -> dict[str, Any]:
 
 def _point(row: Row, units: Mapping[CostName, tuple[float, str]]) -> dict[str, Any]:
     """What is drawn of a single run, and of every row: no more, since a page may have many runs."""
-    return {
-        "label": short(row.label),
-        "accuracy": _percentages(row.accuracy),
-        "termination": _percentages(row.termination),
-        "retention": _percentages(row.retention.ratio) if row.retention and row.retention.ratio else None,
-        "costs": {name: row.costs[name].value / units[name][0] for name in units if row.costs and name in row.costs},
+    retention = row.retention and row.retention.ratio
+    intervals = {"accuracy": row.accuracy, "termination": row.termination, "retention": retention}
+    # In percent; three decimals are more than a figure shows, and keep the page small.
+    ends = {
+        name: interval and [round(100 * end, 3) for end in (interval.value, interval.low, interval.high)]
+        for name, interval in intervals.items()
     }
-
-
-def _percentages(interval: Interval) -> list[float]:
-    # Three decimals are more than a figure shows, and keep the page small.
-    return [round(100 * end, 3) for end in (interval.value, interval.low, interval.high)]
+    costs = {name: row.costs[name].value / units[name][0] for name in units if row.costs and name in row.costs}
+    return {"label": short(row.label), **ends, "costs": costs}
 
 
 _Parts = Settings | Mapping[str, float] | None

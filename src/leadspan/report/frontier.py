@@ -9,7 +9,7 @@ from statistics import fmean
 
 from leadspan.errors import EvaluationError, RunError
 from leadspan.evaluation.result import EvalResult
-from leadspan.report.conditions import Condition, base_of, counterparts, find_conditions, find_references
+from leadspan.report.inputs import Condition, base_of, counterparts, find_conditions, find_references
 from leadspan.report.rows import ControlComparison, Frontier, Row, RowRetention, costs_over, currencies_of
 from leadspan.results import RunResult
 from leadspan.statistics.intervals import (
@@ -20,7 +20,7 @@ from leadspan.statistics.intervals import (
     simultaneous_retention,
 )
 from leadspan.statistics.resampling import Runs, Scores, sign_flip_test
-from leadspan.tables import quantity
+from leadspan.tables import MISSING, percent, percent_interval, points, quantity
 from leadspan.teacher.settings import Served, StoredTargets
 
 MAX_RATE_RATIO = 1.5
@@ -84,7 +84,7 @@ def _frontier(task: str, conditions: Sequence[Condition]) -> Frontier:
                 rows[index] = row.model_copy(update={"retention": widened})
     # Base and teacher were trained for another purpose, or elsewhere: nothing is compared with their times.
     clock = clock_fault([run for row in rows if row.role == "student" for run in row.runs])
-    return Frontier(task, tuple(rows), (*notes, *notes_on(rows, clock)), clock)
+    return Frontier(task, tuple(rows), (*notes, *_notes(rows, clock)), clock)
 
 
 def _evaluated(task: str, condition: Condition) -> tuple[list[Row], list[str]]:
@@ -228,15 +228,22 @@ def clock_fault(runs: Sequence[RunResult]) -> str | None:
     return None
 
 
-def notes_on(rows: Sequence[Row], clock: str | None) -> list[str]:
-    """One sentence for each reason not to compare some rows, and for each choice behind the comparison.
-
-    Args:
-        rows: All rows of a task.
-        clock: Why times cannot be compared; None where they can.
-    """
+def _notes(rows: Sequence[Row], clock: str | None) -> list[str]:
+    """One sentence for each reason not to compare some rows, and for each choice behind the comparison."""
     students = [row for row in rows if row.role == "student"]
-    notes = _reference_notes(students)
+    fulls = [row for row in students if row.cut_kind == "full"]
+    notes = ["No student was trained on uncut traces (cut.kind: full), so nothing can be compared with one."]
+    if fulls:
+        references = list(dict.fromkeys(row.reference for row in students if row.reference))
+        recipes = {row.label: row.runs[0].recipe for row in fulls if row.control is None}
+        candidates = {label for label, recipe in recipes.items() if recipe is not None and recipe.has_teacher}
+        alone = [row.label for row in students if row.reference is None and row.label not in {*references, *candidates}]
+        why = "because none of the same student was distilled from a teacher and is no control"
+        notes = [f"Compared with no uncut run, {why}: {', '.join(alone)}."] if alone else []
+        # A reader has to know which of several baselines a row has.
+        if len(references) > 1:
+            rule = "each row is compared with the one whose recipe differs from its own in the fewest settings"
+            notes.append(f"{len(references)} conditions are uncut ({', '.join(references)}): {rule}.")
     seeds = {row.label: tuple(row.seeds) for row in rows}
     # Comparisons that omit a run of the row's or of its reference's, or pair different seeds.
     labels: dict[str, list[str]] = {}
@@ -257,37 +264,58 @@ def notes_on(rows: Sequence[Row], clock: str | None) -> list[str]:
         # Rows that share a reason share a sentence.
         labels.setdefault(how, []).append(row.label)
     notes += [f"{', '.join(names)}: {how}" for how, names in labels.items()]
-    if clock:
-        notes.append(f"Times are not compared, because {clock}; policies are ranked by FLOPs instead.")
     # A process counts what it holds, an allocator what it handed out.
     sources = dict.fromkeys(run.train.memory_source for row in students for run in row.runs if run.train)
-    if len(sources) > 1:
-        notes.append(f"Peak memory was measured in different ways ({'; '.join(sources)}) and cannot be compared.")
     currencies = currencies_of(run for row in rows for run in row.runs)
-    if len(currencies) > 1:
-        notes.append(f"Prices are in different currencies ({', '.join(currencies)}) and are not compared.")
-    of_students = [recipe for row in students if (recipe := row.runs[0].recipe)]
-    if any(isinstance(recipe.targets, StoredTargets) for recipe in of_students):
-        notes.append("Targets came from a store; no row's cost includes its capture, which ran once for all students.")
-    if any(isinstance(recipe.teacher, Served) and recipe.store_path is None for recipe in of_students):
-        notes.append("A server ran the teacher; costs include the time spent waiting for it, not its memory and FLOPs.")
-    return notes
+    trained = [recipe for row in students if (recipe := row.runs[0].recipe)]
+    is_stored = any(isinstance(recipe.targets, StoredTargets) for recipe in trained)
+    is_served = any(isinstance(recipe.teacher, Served) and recipe.store_path is None for recipe in trained)
+    of_all = {
+        f"Times are not compared, because {clock}; policies are ranked by FLOPs instead.": clock is not None,
+        f"Peak memory was measured in different ways ({'; '.join(sources)}) and cannot be compared.": len(sources) > 1,
+        f"Prices are in different currencies ({', '.join(currencies)}) and are not compared.": len(currencies) > 1,
+        "Targets came from a store; no row's cost includes its capture, which ran once for all students.": is_stored,
+        "A server ran the teacher; costs include the time spent waiting for it, not its memory and FLOPs.": is_served,
+    }
+    return notes + [note for note, holds in of_all.items() if holds]
 
 
-def _reference_notes(students: Sequence[Row]) -> list[str]:
-    fulls = [row for row in students if row.cut_kind == "full"]
-    if not fulls:
-        return ["No student was trained on uncut traces (cut.kind: full), so nothing can be compared with one."]
-    references = list(dict.fromkeys(row.reference for row in students if row.reference))
-    recipes = {row.label: row.runs[0].recipe for row in fulls if row.control is None}
-    candidates = {label for label, recipe in recipes.items() if recipe is not None and recipe.has_teacher}
-    alone = [row.label for row in students if row.reference is None and row.label not in {*references, *candidates}]
-    notes: list[str] = []
-    if alone:
-        rule = "of the same student was distilled from a teacher and is no control"
-        notes.append(f"Compared with no uncut run, because none {rule}: {', '.join(alone)}.")
-    # A reader has to know which of several baselines a row has.
-    if len(references) > 1:
-        rule = "each row is compared with the one whose recipe differs from its own in the fewest settings"
-        notes.append(f"{len(references)} conditions are uncut ({', '.join(references)}): {rule}.")
-    return notes
+def sample_size(frontier: Frontier) -> str:
+    """The problems, samples and seeds behind the rows, `240 problems x 1 sample x 3 seeds`; all sizes are named."""
+    sizes = dict.fromkeys((row.num_problems, row.samples_per_problem) for row in frontier.rows)
+    text = " or ".join(
+        f"{problems:,} problem{'s' * (problems > 1)} x {num} sample{'s' * (num > 1)}" for problems, num in sizes
+    )
+    numbers = sorted({len(row.seeds) for row in frontier.students} or {1})
+    few_to_many = " to ".join(str(number) for number in dict.fromkeys((numbers[0], numbers[-1])))
+    return f"{text} x {few_to_many} seeds" if numbers[-1] > 1 else text
+
+
+def retention_text(row: Row) -> str:
+    """Retention; the difference where it was refused; `reference` for a row with which others are compared."""
+    if row.retention is None:
+        return "reference" if row.is_reference else MISSING
+    if row.retention.ratio:
+        return percent_interval(row.retention.ratio)
+    return points(row.retention.difference) if row.retention.difference else MISSING
+
+
+def captions(frontier: Frontier) -> list[str]:
+    """The sentences under a table of the rows: how the intervals were made, refused retentions, the notes."""
+    rows = frontier.rows
+    refused = dict.fromkeys(row.retention.reason for row in rows if row.retention and row.retention.reason)
+    without_gain = dict.fromkeys(row.gain.reason for row in rows if row.gain and row.gain.reason)
+    one_seed = [row.label for row in rows if row.role == "student" and len(row.seeds) == 1]
+    level = percent(rows[0].accuracy.level)
+    has_seeds = any(len(row.seeds) > 1 for row in rows)
+    above = ", runs above by Student's t" if has_seeds else ""
+    not_covered = f"for {', '.join(one_seed)} do not cover" if one_seed else "cover"
+    coverage = f", which {not_covered if has_seeds else 'do not cover'} the variation between seeds"
+    return [
+        # `Interval.method` in the JSON has the case of each figure.
+        f"Intervals of {level}{coverage}: bootstrap over problems, samples within{above}, paired where two are "
+        "compared; Wilson's score where outcomes are all equal or rare.",
+        *(f"Retention was refused: {reason}." for reason in refused),
+        *(f"The share of the gain was refused: {reason}." for reason in without_gain),
+        *frontier.notes,
+    ]

@@ -1,44 +1,31 @@
-"""The inputs of a report, read from disk: runs, studies, audits, and the metrics of training.
+"""The runs of a report: read from disk with studies and audits, grouped by condition, and what each is compared with.
 
-Metrics are shown by section and by tenth of the conversation; they come from the `metrics.jsonl` of the runs.
+Which runs are seeds of one condition and what it is compared with is read from the recipes that the runs carry:
+renaming a run or moving its directory changes no number.
 """
 
-import math
-import re
-from collections.abc import Iterable, Mapping, Sequence
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
-
-from pydantic import Field, TypeAdapter
+from typing import Any
 
 from leadspan.audit.findings import AUDIT_FILE, AuditResult, load_audit
+from leadspan.data.truncation import Full, equal_window
 from leadspan.errors import RunError
-from leadspan.recipe import TrialId
-from leadspan.report.conditions import find_conditions
-from leadspan.results import METRICS_FILE, RUN_FILE, RunResult, check_written, load_run
-from leadspan.settings import Settings
+from leadspan.evaluation.result import EvalResult
+from leadspan.models.settings import Pretrained
+from leadspan.recipe import Recipe, TrialId
+from leadspan.results import RUN_FILE, RunResult, load_run
+from leadspan.settings import flat_settings
 from leadspan.study.record import STUDY_FILE, StudyRecord, TrialRecord, load_study
 
-MEASURES = {
-    "divergence": "Divergence (nat)",
-    "cross_entropy": "Cross-entropy (nat)",
-    "student_entropy": "Student's entropy (nat)",
-    "teacher_entropy": "Teacher's entropy (nat)",
-    "teacher_nll": "Teacher's NLL of the data (nat)",
-    "agreement": "Agreement (share of positions)",
-}
-"""Column of `metrics.jsonl` to its name on the page: means over positions, defined in docs/losses.md."""
-NUM_TENTHS = 10
-MAX_POINTS = 100
-"""Points that are drawn of a longer curve, evenly spaced, with the first and the last: they keep the page small."""
-
-MeasuredOn = Literal["training batches", "validation set"]
-_T = TypeVar("_T")
-_LINE = TypeAdapter(dict[str, Any])
-_STEP = TypeAdapter(Annotated[int, Field(strict=True, ge=0, lt=2**63)])
-# Such as `divergence/cot`, `eval_divergence/tenth_3`; all other keys of a log line are of no section.
-_KEY = re.compile(r"(?P<validation>eval_)?(?P<measure>[a-z_]+)/(?P<group>[a-z]+|tenth_\d)")
+_NOT_COMPARED = ("name", "seed", "output", "plan", "capture", "student.seed", "trial", "push")
+"""Settings in which the seeds of one condition may differ: they change the student only by chance, or not at all."""
+OF_LENGTH = ("equal_tokens", "equal_steps")
+LENGTH = ("training.steps", "training.epochs", "data.num_train")
+"""Settings that the controls of equal length choose separately for each seed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,28 +65,10 @@ class NamedRun:
     run: RunResult
     directory: Path
 
-
-class RunCurves(Settings):
-    """The metrics of one run by section and by tenth of the uncut conversation, on one kind of data.
-
-    On training batches each value is a mean since the previous log line, over the tokens that the policy keeps; on the
-    validation set it is a mean over full sequences.
-    """
-
-    label: str
-    """Label of the run."""
-    policy: str
-    """The condition, without the seed."""
-    measured_on: MeasuredOn
-    """Training batches as cut, or uncut validation sequences."""
-    divergence_kind: str
-    """`loss.divergence.kind` of the recipe, in words: which divergence it is."""
-    steps: list[int]
-    """Optimiser steps of the log lines."""
-    sections: dict[str, dict[str, list[float | None]]]
-    """Metric to section to value at each step; null where no position of that section had a weight."""
-    tenths: dict[str, list[float | None]]
-    """Metric to its ten values at the last step, from the first tenth of the conversation to the last."""
+    def samples_of(self, result: EvalResult) -> Path | None:
+        """Samples of one of its results; None where they are missing: they are large, and often not copied along."""
+        path = self.directory / (result.samples_file or "")
+        return path if result.samples_file is not None and path.is_file() else None
 
 
 def _stored_at(path: Path) -> ReportInputs:
@@ -166,9 +135,9 @@ def read_inputs(paths: Sequence[Path | str], audits: Sequence[Path] = ()) -> Rep
         for study in stored[path].studies:
             raise RunError(f"{path}: none of the {len(study.trials)} trials of the study is complete; run the study")
         raise RunError(f"{path}: no {RUN_FILE} in it or one level below; give a run directory or its parent")
-    directories = [directory for directory, _ in runs.values()]
     loaded = {path.resolve(): load_audit(path) for path in audits}
-    for path in (directory / AUDIT_FILE for directory in [*stored, *directories]):
+    directories = tuple(directory for directory, _ in runs.values())
+    for path in (directory / AUDIT_FILE for directory in (*stored, *directories)):
         if path.exists() and path.resolve() not in loaded:
             try:
                 loaded[path.resolve()] = load_audit(path)
@@ -176,7 +145,7 @@ def read_inputs(paths: Sequence[Path | str], audits: Sequence[Path] = ()) -> Rep
                 refused.append(str(error))
     return ReportInputs(
         runs=tuple(run for _, run in runs.values()),
-        directories=tuple(directories),
+        directories=directories,
         studies=tuple(study for at in stored.values() for study in at.studies),
         audits=tuple(loaded.values()),
         skipped=tuple(path for path, at in stored.items() if not at.runs and not at.refused),
@@ -192,95 +161,189 @@ def named_runs(inputs: ReportInputs) -> list[NamedRun]:
         for condition in find_conditions(inputs.runs)
         for label, run in zip(condition.labels(), condition.runs, strict=True)
     }
-    runs = zip(inputs.runs, inputs.directories, strict=True)
-    return [NamedRun(*names[id(run)], run, directory) for run, directory in runs]
+    return [NamedRun(*names[id(run)], run, at) for run, at in zip(inputs.runs, inputs.directories, strict=True)]
 
 
-def run_curves(named: Sequence[NamedRun]) -> tuple[list[RunCurves], list[str]]:
-    """The curves of every run that was trained against a teacher, and a sentence for each damaged file."""
-    curves: list[RunCurves] = []
-    refused: list[str] = []
-    for entry in named:
-        path = entry.directory / METRICS_FILE
-        if entry.run.train is None or not path.exists():
-            continue
-        try:
-            lines = read_metrics(path)
-        except RunError as error:
-            refused.append(f"{entry.label}: no curves: {error}")
-            continue
-        # Runs without a teacher log no divergence, and have nothing to compare here.
-        kinds: tuple[MeasuredOn, ...] = ("training batches", "validation set")
-        curves += [curve for kind in kinds if "divergence" in (curve := _curves(entry, lines, kind)).sections]
-    return curves, refused
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """Runs that differ in nothing but their seed.
 
-
-def read_metrics(path: Path) -> list[tuple[int, dict[str, float | None]]]:
-    """The step and the values of every log line of a run; values that are not finite become null.
-
-    Raises:
-        RunError: The file is damaged or cannot be read, or a line is no log line.
+    Attributes:
+        name: Unique among the conditions.
+        runs: One for each seed, in the order of the seeds.
+        control: Which control it is: what its study recorded, else `base` or `teacher` by its role, else None.
     """
-    check_written(path)  # a figure from a damaged file would look like any other
-    remedy = "repair the file, or remove it to report without it"
-    steps: list[tuple[int, dict[str, float | None]]] = []
-    number = 0
-    try:
-        if not path.is_file():
-            raise RunError(f"{path}: is not a file; {remedy}")
-        with path.open("rb") as file:
-            for number, line in enumerate(file, 1):  # noqa: B007  # the number of the line that fails
-                values = _LINE.validate_json(line)
-                figures = {key: _figure(value) for key, value in values.items() if _KEY.fullmatch(key)}
-                steps.append((_STEP.validate_python(values["step"]), figures))
-    except OSError as error:
-        raise RunError(f"{path}: cannot be read ({error.strerror}); {remedy}") from None
-    except (ValueError, KeyError, OverflowError):
-        raise RunError(f"{path}:{number}: no log line of a run; {remedy}") from None
-    return steps
+
+    name: str
+    runs: tuple[RunResult, ...]
+    control: str | None
+
+    @property
+    def first(self) -> RunResult:
+        """The run of its first seed, whose role and recipe are those of all."""
+        return self.runs[0]
+
+    @property
+    def has_teacher(self) -> bool:
+        """Whether its students learnt from a teacher's targets."""
+        return self.first.recipe is not None and self.first.recipe.has_teacher
+
+    @property
+    def start(self) -> str:
+        """The starting weights; for randomly initialised ones without their seed."""
+        return self.first.start.model_dump_json(exclude={"seed"}) if self.first.start else ""
+
+    @property
+    def is_full(self) -> bool:
+        """Whether its students were trained on uncut traces, and on no rollouts of theirs."""
+        has_rollouts = self.first.recipe is not None and self.first.recipe.rollout is not None
+        return isinstance(self.first.policy, Full) and not has_rollouts
+
+    def labels(self) -> list[str]:
+        """A label for each run: the condition, with the seed where it has several."""
+        return [f"{self.name} (seed {run.seed})" for run in self.runs] if len(self.runs) > 1 else [self.name]
 
 
-def thinned(lines: Sequence[_T]) -> list[_T]:
-    """At most `MAX_POINTS` lines, evenly spaced, with the first and the last."""
-    # Rounding the places of even steps keeps both ends exact.
-    if len(lines) <= MAX_POINTS:
-        return list(lines)
-    return [lines[round(i * (len(lines) - 1) / (MAX_POINTS - 1))] for i in range(MAX_POINTS)]
+def find_conditions(runs: Sequence[RunResult]) -> list[Condition]:
+    """Group runs by their recipes, in the order in which they first appear.
+
+    Two runs of one recipe with the same seed are separate conditions, named apart where their names differ.
+    """
+    keys: list[str] = []
+    controls: dict[str, str | None] = {}
+    for run in runs:
+        control = run.control or (run.role if run.role != "student" else None)
+        # Such a control trains as long as the uncut run of its seed does, which differs a little from seed to seed.
+        settings = without(flat(run.recipe), LENGTH if control in OF_LENGTH else ())
+        keys.append(json.dumps([run.role, control, run.label, settings], sort_keys=True))
+        controls[keys[-1]] = control
+    num_runs = Counter((key, run.seed) for key, run in zip(keys, runs, strict=True))
+    repeated_keys = {key for (key, _), number in num_runs.items() if number > 1}
+    groups: dict[tuple[str, str, int], list[RunResult]] = {}
+    repeats: Counter[tuple[str, str, int]] = Counter()
+    for key, run in zip(keys, runs, strict=True):
+        # A recipe that was run twice with one seed: the names may say what the recipes do not.
+        name = run.name if key in repeated_keys else ""
+        number = repeats[key, name, run.seed]
+        repeats[key, name, run.seed] += 1
+        groups.setdefault((key, name, number), []).append(run)
+    # By seed, since models with equally many runs are paired run by run.
+    ordered = [tuple(sorted(group, key=lambda run: run.seed)) for group in groups.values()]
+    named = zip(_names(ordered), ordered, groups, strict=True)
+    return [Condition(name, group, controls[key]) for name, group, (key, _, _) in named]
 
 
-def _figure(value: Any) -> float | None:  # Any: log lines are plain JSON
-    # `type`, not `isinstance`: JSON's true is an instance of int.
-    if value is None or (type(value) in (int, float) and math.isfinite(value)):
-        return value
-    if type(value) is float:
-        return None
-    raise ValueError("a figure is a number or null")
+def _names(groups: Sequence[tuple[RunResult, ...]]) -> list[str]:
+    """The name that a study gave the trial; else the label, with the run's name where conditions share the label.
+
+    Numbered where they share that too.
+    """
+    shared = Counter(runs[0].label for runs in groups)
+    names: list[str] = []
+    for runs in groups:
+        name, label = runs[0].name, runs[0].label
+        # A study gives all seeds of a condition one name; runs outside a study are named one by one.
+        are_trials = all(run.control is not None or (run.recipe and run.recipe.trial) is not None for run in runs)
+        is_condition = are_trials and len({run.name for run in runs}) == 1
+        # A run's name that begins with the label says all that the label says.
+        full_name = name if is_condition or name.startswith(label) else f"{label} ({name})"
+        names.append(full_name if is_condition or shared[label] > 1 else label)
+    repeated, seen = Counter(names), Counter[str]()
+    for index, name in enumerate(names):
+        seen[name] += 1
+        names[index] = f"{name} #{seen[name]}" if repeated[name] > 1 else name
+    return names
 
 
-def _curves(
-    entry: NamedRun, lines: Iterable[tuple[int, Mapping[str, float | None]]], measured_on: MeasuredOn
-) -> RunCurves:
-    parsed: list[tuple[int, dict[tuple[str, str], float | None]]] = []
-    for step, line in lines:
-        matches = [match for key in line if (match := _KEY.fullmatch(key)) and match["measure"] in MEASURES]
-        of_kind = [match for match in matches if bool(match["validation"]) == (measured_on == "validation set")]
-        # Lines of the other kind of data have no figures here, and would thin out those that do.
-        if of_kind:
-            parsed.append((step, {(match["measure"], match["group"]): line[match.string] for match in of_kind}))
-    shown = thinned(parsed)
-    sections: dict[str, dict[str, list[float | None]]] = {}
-    for measure, group in dict.fromkeys(pair for _, figures in shown for pair in figures):
-        if not group.startswith("tenth_"):
-            sections.setdefault(measure, {})[group] = [figures.get((measure, group)) for _, figures in shown]
-    kind = entry.run.recipe.loss.divergence.kind if entry.run.recipe else ""
-    # The tenths are compared at one moment of training; the last log line is the one that all runs have.
-    last = shown[-1][1] if shown else {}
-    return RunCurves(
-        label=entry.label,
-        policy=entry.policy,
-        measured_on=measured_on,
-        divergence_kind=kind.replace("_", " ").replace("kl", "KL"),
-        steps=[step for step, _ in shown],
-        sections=sections,
-        tenths={name: [last.get((name, f"tenth_{i}")) for i in range(NUM_TENTHS)] for name in sections},
-    )
+def flat(recipe: Recipe | None) -> dict[str, Any]:
+    """Dotted setting to value, without those in which the seeds of a condition may differ; empty without a recipe."""
+    return without(flat_settings(recipe), _NOT_COMPARED) if recipe else {}
+
+
+def without(settings: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """All settings except those named and those nested in them."""
+    return {
+        key: value
+        for key, value in settings.items()
+        if not any(key == name or key.startswith(f"{name}.") for name in names)
+    }
+
+
+def num_differing(first: Mapping[str, Any], second: Mapping[str, Any], ignored: Sequence[str] = ()) -> int:
+    """The number of settings in which two flat recipes differ, not counting the ignored ones."""
+    # A setting that one of them lacks differs too, unless the other has null there.
+    first, second = without(first, ignored), without(second, ignored)
+    return sum(first.get(key) != second.get(key) for key in first.keys() | second.keys())
+
+
+def find_references(conditions: Sequence[Condition]) -> dict[str, Condition | None]:
+    """The uncut student that each condition is compared with, by the condition's name.
+
+    A candidate is trained on uncut traces or, where no run is, on rollouts that no horizon ends, and is no control: a
+    run of another length is no baseline. A student is compared with a candidate of the same starting weights, and one
+    that has learnt from a teacher only with another such: cross-entropy alone is no baseline for a distillation. Among
+    several it is the one whose recipe differs in the fewest settings (the first of equals). A candidate that no cut is
+    compared with is no baseline either, and is compared like any other student; where there is no cut at all, the first
+    candidate stays the baseline. A base is compared with the uncut student that began from it, a teacher with none.
+    """
+    students = [condition for condition in conditions if condition.first.role == "student"]
+    settings = {student.name: flat(student.first.recipe) for student in students}
+    policies = [student for student in students if student.control is None]
+    rollouts = [(student, student.first.recipe and student.first.recipe.rollout) for student in policies]
+    fulls = [student for student in policies if student.is_full]
+    fulls = fulls or [student for student, rollout in rollouts if rollout and rollout.is_whole]
+
+    def nearest(condition: Condition, candidates: Sequence[Condition]) -> Condition | None:
+        allowed = [full for full in candidates if full.has_teacher or not condition.has_teacher]
+        return min(allowed, key=lambda full: num_differing(settings[condition.name], settings[full.name]), default=None)
+
+    references: dict[str, Condition | None] = {}
+    # Students of other starting weights are other students, whatever their recipes share.
+    for weights in dict.fromkeys(student.start for student in students):
+        siblings = [student for student in students if student.start == weights]
+        candidates = [full for full in fulls if full.start == weights]
+        compared = [nearest(student, candidates) for student in siblings if not student.is_full]
+        baselines = [full for full in candidates if full in compared] or candidates[:1]
+        for student in siblings:
+            references[student.name] = student if student in baselines else nearest(student, baselines)
+    for condition in conditions:
+        if condition.first.role != "student":
+            began = (full for full in fulls if base_of(full, conditions) is condition)
+            references[condition.name] = next((full for full in began if references[full.name] is full), None)
+    return references
+
+
+def base_of(condition: Condition, conditions: Sequence[Condition]) -> Condition | None:
+    """The evaluated starting weights of a student: those that its recipe names, or that a run of role `base` wrote."""
+    bases = [base for base in conditions if base.first.role == "base"]
+    start = condition.first.start
+    for base in bases:
+        written = [str(run.recipe.student_directory) for run in base.runs if run.recipe]
+        if base.start == condition.start or (isinstance(start, Pretrained) and start.path in written):
+            return base
+    # A lone base belongs to all students where all began from the same weights, whatever their path.
+    starts = {student.start for student in conditions if student.first.role == "student"}
+    return bases[0] if len(bases) == len(starts) == 1 else None
+
+
+def counterparts(condition: Condition, conditions: Sequence[Condition]) -> list[tuple[str, Condition]]:
+    """The controls of a policy among the conditions: the same recipe except for what the control changes."""
+    recipe = condition.first.recipe
+    if recipe is None or condition.first.role != "student" or condition.control is not None or condition.is_full:
+        return []
+    settings, window = flat(recipe), equal_window(recipe.cut)
+    # What the recipe of each control looks like, and the settings that the control changes.
+    controls: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = dict.fromkeys(OF_LENGTH, (settings, LENGTH))
+    if window is not None:
+        controls["random_window"] = flat(recipe.model_copy(update={"cut": window})), ()
+    controls["cross_entropy"] = settings, ("teacher", "targets", "loss.kl_weight")
+    pairs: list[tuple[str, Condition]] = []
+    for control, (expected, ignored) in controls.items():
+        for candidate in (other for other in conditions if other is not condition and other.first.role == "student"):
+            is_control = candidate.control == control
+            # A point of the study's axes may be the same as one of these controls, without its name.
+            if candidate.control is None and control not in OF_LENGTH:
+                is_control = control == "random_window" or (condition.has_teacher and not candidate.has_teacher)
+            if is_control and num_differing(expected, flat(candidate.first.recipe), ignored) == 0:
+                pairs.append((control, candidate))
+    return pairs

@@ -14,7 +14,7 @@ from math import hypot, inf
 from typing import Literal
 
 from leadspan.errors import EvaluationError, SettingsError
-from leadspan.report.rows import COST_WORDS, Cost, Frontier, Row, by_cost
+from leadspan.report.rows import COST_WORDS, Frontier, Row, by_cost
 from leadspan.settings import Settings, validate
 from leadspan.statistics.power import Claim, expected_from, problems_needed
 from leadspan.tables import CostName, percent, percent_interval, points, quantity
@@ -168,7 +168,10 @@ def _differences(policies: Sequence[Row]) -> str:
 
 
 def _outcome(frontier: Frontier, row: Row, target: float, cost: CostName) -> str:
-    """The retention of a policy with its evidence, the saving, and the share of its answers that ended."""
+    """The retention of a policy with its evidence, the saving, and the share of its answers that ended.
+
+    `kept 95 [90, 99] % (95 % interval; ...) and saved 48 % of the time (5.2 min instead of 10 min); it ended 99 % ...`.
+    """
     assert row.retention and row.retention.ratio, "the caller picks compared rows"
     ratio, together = row.retention.ratio, row.retention.simultaneous
     # Intervals say little without the numbers that they rest on.
@@ -187,12 +190,27 @@ def _outcome(frontier: Frontier, row: Row, target: float, cost: CostName) -> str
     shown = together or ratio
     # One decimal more where the lower end would otherwise read as the target itself.
     digits = 1 if round(100 * shown.low) == round(100 * target) else 0
+    saving = _saving(frontier, row, cost)
+    # The sentence adds tokens to every cost, and time to tokens where times can be compared.
+    names: tuple[CostName, ...] = (cost, "tokens" if cost != "tokens" else "seconds")
+    # Where this cost gives no reason to choose the policy, a reader wants to know whether another does.
+    names = names if saving and saving.change == "saved" else (*names, "tokens", "flops")
+    savings = [saving for name in dict.fromkeys(names) if (saving := _saving(frontier, row, name)) is not None]
+    changes: list[str] = []
+    for verb in ("saved", "added"):
+        moved = [s for s in savings if s.change == verb]
+        texts = [f"{percent(abs(1 - s.share))} of the {COST_WORDS[s.name]} ({s.figures})" for s in moved]
+        changes += [f"{verb} {' and '.join(texts)}"] if texts else []
+    saved = f" and {', but '.join(changes)}" if changes else ""
+    # What is within rounding or seed noise is no saving, and is said apart.
+    same = [f"the same {COST_WORDS[s.name]} ({s.figures})" for s in savings if s.change == "same"]
+    saved += f" and took {' and '.join(same)}" if same else ""
+    for s in (s for s in savings if s.change == "unclear"):
+        saved += f"; whether it saves {COST_WORDS[s.name]} is unclear ({s.figures})"
     full = frontier.row(row.reference)
     of_full = f" ({full.label}: {percent(full.termination.value)})" if full else ""
-    return (
-        f"kept {percent_interval(shown, digits)} ({interval}; {size})"
-        f"{saved_text(frontier, row, cost)}; it ended {percent(row.termination.value)} of its answers{of_full}"
-    )
+    ended = f"it ended {percent(row.termination.value)} of its answers{of_full}"
+    return f"kept {percent_interval(shown, digits)} ({interval}; {size}){saved}; {ended}"
 
 
 _SAME = 0.005
@@ -201,60 +219,16 @@ _SAME = 0.005
 
 @dataclass(frozen=True, slots=True)
 class _Saving:
-    """One cost of a policy and of its uncut run; `share` is the ratio of their means."""
+    """What a policy does to one cost of its uncut run.
+
+    `share` is the ratio of their means; `change` is `same` where it rounds to 100 %, and `unclear` within the noise of
+    seeds. `figures` reads `7 s ± 1 s instead of 10 s ± 1 s, sd over seeds`.
+    """
 
     name: CostName
-    cost: Cost
-    full: Cost
     share: float
-
-    @property
-    def change(self) -> Literal["saved", "added", "same", "unclear"]:
-        """What the policy does to the cost; `same` when rounded to percent, `unclear` within the noise of seeds."""
-        if abs(1 - self.share) < _SAME:
-            return "same"
-        # The noise is the standard deviation of the difference between two single runs: variances add.
-        if abs(self.cost.value - self.full.value) <= hypot(self.cost.sd or 0.0, self.full.sd or 0.0):
-            return "unclear"
-        return "saved" if self.share < 1 else "added"
-
-    def figures(self, between: str) -> str:
-        """`7 s ± 1 s instead of 10 s ± 1 s, sd over seeds`, without a standard deviation that rounds to nothing."""
-        texts: list[str] = []
-        for cost in (self.cost, self.full):
-            is_spread = cost.sd is not None and cost.sd > _SAME * cost.value
-            spread = f" ± {quantity(self.name, cost.sd)}" if cost.sd is not None and is_spread else ""
-            texts.append(quantity(self.name, cost.value) + spread)
-        return f"{texts[0]} {between} {texts[1]}" + (", sd over seeds" if any("±" in text for text in texts) else "")
-
-
-def saved_text(frontier: Frontier, row: Row, cost: CostName) -> str:
-    """` and saved 48 % of the time (5.2 min instead of 10 min) and 50 % of the tokens (...)`.
-
-    The sentence adds tokens to every cost, and time to tokens where times can be compared. Where the policy does not
-    save the cost, or that is unclear, it adds FLOPs too.
-    """
-    chosen = _saving(frontier, row, cost)
-    names: tuple[CostName, ...] = (cost, "tokens" if cost != "tokens" else "seconds")
-    # Where this cost gives no reason to choose the policy, a reader wants to know whether another does.
-    names = names if chosen and chosen.change == "saved" else (*names, "tokens", "flops")
-    savings = [saving for name in dict.fromkeys(names) if (saving := _saving(frontier, row, name)) is not None]
-    changes: list[str] = []
-    for verb in ("saved", "added"):
-        moved = [s for s in savings if s.change == verb]
-        of_costs = [
-            f"{percent(abs(1 - s.share))} of the {COST_WORDS[s.name]} ({s.figures('instead of')})" for s in moved
-        ]
-        changes += [f"{verb} {' and '.join(of_costs)}"] if of_costs else []
-    text = f" and {', but '.join(changes)}" if changes else ""
-    # What is within rounding or seed noise is no saving, and is said apart.
-    same = [f"the same {COST_WORDS[s.name]} ({s.figures('and')})" for s in savings if s.change == "same"]
-    unclear = [
-        f"whether it saves {COST_WORDS[s.name]} is unclear ({s.figures('against')})"
-        for s in savings
-        if s.change == "unclear"
-    ]
-    return "; ".join([f"{text}{' and took ' + ' and '.join(same) if same else ''}", *unclear])
+    change: Literal["saved", "added", "same", "unclear"]
+    figures: str
 
 
 def _saving(frontier: Frontier, row: Row, name: CostName) -> _Saving | None:
@@ -265,7 +239,18 @@ def _saving(frontier: Frontier, row: Row, name: CostName) -> _Saving | None:
     cost, of_full = ((side.costs or {}).get(name) for side in (row, full))
     if cost is None or of_full is None or cost.of_full is None:
         return None
-    return _Saving(name, cost, of_full, cost.of_full)
+    share = cost.of_full
+    if abs(1 - share) < _SAME:
+        change, between = "same", "and"
+    # The noise is the standard deviation of the difference between two single runs: variances add.
+    elif abs(cost.value - of_full.value) <= hypot(cost.sd or 0.0, of_full.sd or 0.0):
+        change, between = "unclear", "against"
+    else:
+        change, between = "saved" if share < 1 else "added", "instead of"
+    # Without a standard deviation that rounds to nothing.
+    spreads = [f" ± {quantity(name, c.sd)}" if c.sd and c.sd > _SAME * c.value else "" for c in (cost, of_full)]
+    figures = f"{quantity(name, cost.value)}{spreads[0]} {between} {quantity(name, of_full.value)}{spreads[1]}"
+    return _Saving(name, share, change, figures + (", sd over seeds" if any(spreads) else ""))
 
 
 MIN_SEEDS = 2

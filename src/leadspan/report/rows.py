@@ -11,7 +11,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from leadspan.data.truncation import RandomWindow
+from leadspan.data.truncation import Budget, Full, Lead, LeadAnswer, LeadCot, Mix, Policy, RandomWindow, Tail
 from leadspan.evaluation.result import EvalResult
 from leadspan.results import RunResult, predicted_and_measured
 from leadspan.settings import Settings
@@ -290,14 +290,9 @@ class Frontier:
         """Costs that every trained row has; empty where no row was trained."""
         costs_of_rows = [row.costs for row in self.rows if row.costs]
         # A cost that one row lacks, or that is in several currencies, cannot rank the rows, nor be an axis.
-        unusable = "money" if len(self.currencies) > 1 else None
+        unusable = "money" if len(currencies_of(run for row in self.rows for run in row.runs)) > 1 else None
         names = COST_OPTIONS.values() if costs_of_rows else ()
         return tuple(name for name in names if name != unusable and all(name in costs for costs in costs_of_rows))
-
-    @property
-    def currencies(self) -> list[str]:
-        """Currencies of the costs in money."""
-        return currencies_of(run for row in self.rows for run in row.runs)
 
     def row(self, label: str | None) -> Row | None:
         """The row of that label, if there is one."""
@@ -307,3 +302,34 @@ class Frontier:
 def by_cost(rows: list[Row], cost: CostName) -> list[Row]:
     """The rows, cheapest first, and rows without that cost last."""
     return sorted(rows, key=lambda row: row.costs[cost].value if row.costs and cost in row.costs else float("inf"))
+
+
+def cuts_explained(rows: Sequence[Row]) -> list[str]:
+    """One sentence on the meaning of its name for the first student of each kind of cut."""
+    sentences: dict[str, str] = {}
+    for row in rows:
+        policy = row.runs[0].policy
+        if row.role == "student" and policy is not None:
+            # Students of one kind differ in their share alone, which the first sentence explains.
+            kind = f"{getattr(policy, 'kind', '')} {getattr(policy.inner, 'kind', '')}"
+            sentences.setdefault(kind, f"`{row.label}` learnt from {_cut_words(policy)}.")
+    return list(sentences.values())
+
+
+def _cut_words(policy: Policy) -> str:
+    """The part of a trace that a cut keeps, for a reader who does not know the names of policies."""
+    if isinstance(policy, Mix):
+        return f"{_cut_words(policy.policy)}; {percent(policy.whole_share)} of the traces were left whole"
+    if isinstance(policy, Budget):
+        return f"the first {policy.num_tokens:,} tokens of each trace"
+    share = "" if policy.proportion is None else percent(policy.proportion)
+    words: dict[type[Policy], str] = {
+        Full: "whole traces: prompt, chain of thought and answer",
+        Lead: f"the first {share} of the tokens of each trace, prompt included",
+        LeadCot: f"the prompt and the first {share} of each chain of thought, without an answer",
+        LeadAnswer: f"the prompt, the first {share or 'part'} of each chain of thought, and the answer",
+        Tail: f"the last {share} of the tokens of each trace",
+        RandomWindow: "the prompt and a random window of each chain of thought, as long as a lead of "
+        f"{share} would keep",
+    }
+    return words.get(type(policy), f"the part of each trace that the policy `{policy.label}` keeps (see docs/cuts.md)")

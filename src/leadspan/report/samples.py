@@ -1,24 +1,154 @@
-"""The uncut student and a cut student on the same problems, from the samples that the runs stored.
+"""What the files of runs show: the curves of their training, and samples of the uncut and a cut student side by side.
 
-Few pairs are shown, chosen by a rule that favours no outcome: in turn one on which only the uncut student was right,
-one on which only the cut student was, one on which neither was, one on which both were; of each kind first the pair
-whose answers differ most in length.
+Curves come from `metrics.jsonl`. Of the samples few pairs are shown, chosen by a rule that favours no outcome: in turn
+one on which only the uncut student was right, one on which only the cut student was, one on which neither was, one on
+which both were; of each kind first the pair whose answers differ most in length.
 """
 
+import math
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
-from pydantic import ConfigDict, ValidationError
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
 from leadspan.errors import RunError
 from leadspan.evaluation.result import EvalResult
 from leadspan.report.inputs import NamedRun
 from leadspan.report.rows import Frontier
-from leadspan.results import written_fault
+from leadspan.results import METRICS_FILE, check_written, written_fault
 from leadspan.settings import Count, Settings
+
+MEASURES = {
+    "divergence": "Divergence (nat)",
+    "cross_entropy": "Cross-entropy (nat)",
+    "student_entropy": "Student's entropy (nat)",
+    "teacher_entropy": "Teacher's entropy (nat)",
+    "teacher_nll": "Teacher's NLL of the data (nat)",
+    "agreement": "Agreement (share of positions)",
+}
+"""Column of `metrics.jsonl` to its name on the page: means over positions, defined in docs/losses.md."""
+NUM_TENTHS = 10
+MAX_POINTS = 100
+"""Points that are drawn of a longer curve, evenly spaced, with the first and the last: they keep the page small."""
+
+MeasuredOn = Literal["training batches", "validation set"]
+_T = TypeVar("_T")
+_LINE = TypeAdapter(dict[str, Any])
+_STEP = TypeAdapter(Annotated[int, Field(strict=True, ge=0, lt=2**63)])
+# No truth value, although JSON's true is an int of Python; what is not finite is shown as missing.
+_FINITE = AfterValidator(lambda value: value if value is None or math.isfinite(value) else None)
+_FIGURE = TypeAdapter(Annotated[float | None, Field(strict=True), _FINITE])
+# Such as `divergence/cot`, `eval_divergence/tenth_3`; all other keys of a log line are of no section.
+_KEY = re.compile(r"(?P<validation>eval_)?(?P<measure>[a-z_]+)/(?P<group>[a-z]+|tenth_\d)")
+
+
+class RunCurves(Settings):
+    """The metrics of one run by section and by tenth of the uncut conversation, on one kind of data.
+
+    On training batches each value is a mean since the previous log line, over the tokens that the policy keeps; on the
+    validation set it is a mean over full sequences.
+    """
+
+    label: str
+    """Label of the run."""
+    policy: str
+    """The condition, without the seed."""
+    measured_on: MeasuredOn
+    """Training batches as cut, or uncut validation sequences."""
+    divergence_kind: str
+    """`loss.divergence.kind` of the recipe, in words: which divergence it is."""
+    steps: list[int]
+    """Optimiser steps of the log lines."""
+    sections: dict[str, dict[str, list[float | None]]]
+    """Metric to section to value at each step; null where no position of that section had a weight."""
+    tenths: dict[str, list[float | None]]
+    """Metric to its ten values at the last step, from the first tenth of the conversation to the last."""
+
+
+def run_curves(named: Sequence[NamedRun]) -> tuple[list[RunCurves], list[str]]:
+    """The curves of every run that was trained against a teacher, and a sentence for each damaged file."""
+    curves: list[RunCurves] = []
+    refused: list[str] = []
+    for entry in named:
+        path = entry.directory / METRICS_FILE
+        if entry.run.train is None or not path.exists():
+            continue
+        try:
+            lines = read_metrics(path)
+        except RunError as error:
+            refused.append(f"{entry.label}: no curves: {error}")
+            continue
+        # Runs without a teacher log no divergence, and have nothing to compare here.
+        of_run = [_curves(entry, lines, kind) for kind in get_args(MeasuredOn)]
+        curves += [curve for curve in of_run if "divergence" in curve.sections]
+    return curves, refused
+
+
+def read_metrics(path: Path) -> list[tuple[int, dict[str, float | None]]]:
+    """The step and the values of every log line of a run; values that are not finite become null.
+
+    Raises:
+        RunError: The file is damaged or cannot be read, or a line is no log line.
+    """
+    check_written(path)  # a figure from a damaged file would look like any other
+    remedy = "repair the file, or remove it to report without it"
+    steps, number = list[tuple[int, dict[str, float | None]]](), 0
+    try:
+        if not path.is_file():
+            raise RunError(f"{path}: is not a file; {remedy}")
+        with path.open("rb") as file:
+            for number, line in enumerate(file, 1):  # noqa: B007  # the number of the line that fails
+                values = _LINE.validate_json(line)
+                figures = {key: _FIGURE.validate_python(value) for key, value in values.items() if _KEY.fullmatch(key)}
+                steps.append((_STEP.validate_python(values["step"]), figures))
+    except OSError as error:
+        raise RunError(f"{path}: cannot be read ({error.strerror}); {remedy}") from None
+    except (ValueError, KeyError, OverflowError):
+        raise RunError(f"{path}:{number}: no log line of a run; {remedy}") from None
+    return steps
+
+
+def thinned(lines: Sequence[_T]) -> list[_T]:
+    """At most `MAX_POINTS` lines, evenly spaced, with the first and the last."""
+    # Rounding the places of even steps keeps both ends exact.
+    if len(lines) <= MAX_POINTS:
+        return list(lines)
+    return [lines[round(i * (len(lines) - 1) / (MAX_POINTS - 1))] for i in range(MAX_POINTS)]
+
+
+def _curves(
+    entry: NamedRun, lines: Iterable[tuple[int, Mapping[str, float | None]]], measured_on: MeasuredOn
+) -> RunCurves:
+    parsed: list[tuple[int, dict[tuple[str, str], float | None]]] = []
+    for step, line in lines:
+        matches = [match for match in map(_KEY.fullmatch, line) if match and match["measure"] in MEASURES]
+        of_kind = [match for match in matches if bool(match["validation"]) == (measured_on == "validation set")]
+        # Lines of the other kind of data have no figures here, and would thin out those that do.
+        if of_kind:
+            parsed.append((step, {(match["measure"], match["group"]): line[match.string] for match in of_kind}))
+    shown = thinned(parsed)
+    sections: dict[str, dict[str, list[float | None]]] = {}
+    for measure, group in dict.fromkeys(pair for _, figures in shown for pair in figures):
+        if not group.startswith("tenth_"):
+            sections.setdefault(measure, {})[group] = [figures.get((measure, group)) for _, figures in shown]
+    kind = entry.run.recipe.loss.divergence.kind if entry.run.recipe else ""
+    # The tenths are compared at one moment of training; the last log line is the one that all runs have.
+    last = shown[-1][1] if shown else {}
+    return RunCurves(
+        label=entry.label,
+        policy=entry.policy,
+        measured_on=measured_on,
+        divergence_kind=kind.replace("_", " ").replace("kl", "KL"),
+        steps=[step for step, _ in shown],
+        sections=sections,
+        tenths={name: [last.get((name, f"tenth_{i}")) for i in range(NUM_TENTHS)] for name in sections},
+    )
+
 
 Outcome = Literal["only the uncut right", "only the cut right", "both wrong", "both right"]
 OUTCOMES: dict[tuple[bool, bool], Outcome] = {
@@ -30,8 +160,6 @@ OUTCOMES: dict[tuple[bool, bool], Outcome] = {
 """Whether the uncut and the cut student were right, to the outcome, in the order in which pairs are chosen."""
 HEAD_CHARS, TAIL_CHARS = 3000, 2000
 """Characters shown of a longer text: the beginning, where two students diverge, and the end, where answers are."""
-Key = tuple[str, int]
-"""Problem id and number of the sample."""
 
 
 class Sample(Settings):
@@ -96,12 +224,7 @@ def comparisons(
 ) -> tuple[list[Comparison], list[str]]:
     """One comparison for each cut policy and task, of the first run that can be compared; and the damaged files.
 
-    A run is compared with the uncut run of its seed, else with the first uncut run.
-
-    Args:
-        named: All runs.
-        frontiers: The comparison of all runs, with the uncut run of each row.
-        per_policy: Number of pairs to show of each policy.
+    A run is compared with the uncut run of its seed, else with the first uncut run; `per_policy` pairs are shown.
     """
     by_label = {entry.label: entry for entry in named}
     references: dict[str, str] = {}
@@ -109,41 +232,23 @@ def comparisons(
         for row in frontier.students:
             if full := frontier.row(row.reference):
                 # Samples of one number have the same seed in runs of one seed, so that only the students differ.
-                by_seed = {single.seeds[0]: single.label for single in full.single_runs}
-                first = next(iter(by_seed.values()))
-                references |= {single.label: by_seed.get(single.seeds[0], first) for single in row.single_runs}
+                by_seed, first = {run.seeds[0]: run.label for run in full.single_runs}, full.single_runs[0].label
+                references |= {run.label: by_seed.get(run.seeds[0], first) for run in row.single_runs}
     # Seeds of a policy would show much the same pairs, so the first that can be compared stands for all.
     compared: dict[tuple[str, str], Comparison] = {}
-    refused: dict[Path, str] = {}
+    refused: list[str] = []
     for label, reference in references.items():
         cut, uncut = by_label[label], by_label[reference]
         uncut_results = {result.task: result for result in uncut.run.evaluations}
         for result in cut.run.evaluations:
             key, of_uncut = (cut.policy, result.task), uncut_results.get(result.task)
-            if key in compared or of_uncut is None or lacks_samples(uncut, of_uncut) or lacks_samples(cut, result):
-                continue
-            sides = _Drawn(uncut, of_uncut), _Drawn(cut, result)
-            # One damaged file of the uncut student would be named again for every policy.
-            if any(side.path in refused for side in sides):
+            if key in compared or of_uncut is None or not (uncut.samples_of(of_uncut) and cut.samples_of(result)):
                 continue
             try:
-                compared[key] = _comparison(*sides, per_policy)
-            except DamagedSamples as error:
-                refused[error.path] = str(error)
-    return list(compared.values()), list(refused.values())
-
-
-def lacks_samples(entry: NamedRun, result: EvalResult) -> bool:
-    """Whether the samples of a result are missing: they are large, and often not copied along with a run."""
-    return result.samples_file is None or not os.path.isfile(entry.directory / result.samples_file)
-
-
-class DamagedSamples(RunError):
-    """A file of samples that cannot be read, or that belongs to other results."""
-
-    def __init__(self, path: Path, reason: str):
-        self.path = path
-        super().__init__(f"{path}: {reason}; evaluate it again, or report with --samples 0")
+                compared[key] = _comparison(uncut, of_uncut, cut, result, per_policy)
+            except RunError as error:
+                refused.append(f"{error}; evaluate it again, or report with --samples 0")
+    return list(compared.values()), list(dict.fromkeys(refused))  # that of an uncut student is met for every policy
 
 
 class _Line(Settings):
@@ -165,70 +270,53 @@ class _Line(Settings):
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
-    """One line of a file of samples."""
+    """One line of a file of samples, whose text is read again where it is shown: files may be large."""
 
     is_right: bool
     num_tokens: int
+    path: Path
     offset: int
 
-
-@dataclass(frozen=True, slots=True)
-class _Drawn:
-    """The samples of one run on one task; files may be large, so texts are read only where they are shown."""
-
-    entry: NamedRun
-    result: EvalResult
-
-    @property
-    def path(self) -> Path:
-        return self.entry.directory / str(self.result.samples_file)
-
-    def index(self) -> dict[Key, _Entry]:
-        wrong = written_fault(self.path)
-        if wrong:
-            raise DamagedSamples(self.path, wrong)
-        weights, entries, offset, number = self.result.weights_hash, {}, 0, 0
-        try:
-            with self.path.open("rb") as file:
-                for number, line in enumerate(file, 1):  # noqa: B007  # named in the error below
-                    row = _Line.model_validate_json(line)
-                    if row.weights_hash != weights:
-                        whose = f"the results of {self.entry.label} are of weights {weights}"
-                        raise DamagedSamples(self.path, f"drawn from weights {row.weights_hash}, but {whose}")
-                    entries[row.problem_id, row.sample] = _Entry(row.strict == "right", row.num_tokens, offset)
-                    offset += len(line)
-        except OSError as error:
-            raise DamagedSamples(self.path, f"cannot be read ({error.strerror})") from None
-        except ValidationError:
-            raise DamagedSamples(self.path, f"line {number} is no graded sample of this version") from None
-        return entries
-
-    def at(self, offset: int) -> _Line:
-        # The first pass recorded the offset of each line, so that this pass reads only the chosen lines.
+    def line(self) -> _Line:
         with self.path.open("rb") as file:
-            file.seek(offset)
+            file.seek(self.offset)
             return _Line.model_validate_json(file.readline())
 
 
-def _comparison(uncut: _Drawn, cut: _Drawn, number: int) -> Comparison:
+def _index(entry: NamedRun, result: EvalResult) -> dict[tuple[str, int], _Entry]:
+    path, weights, entries, offset, number = entry.directory / str(result.samples_file), result.weights_hash, {}, 0, 0
+    if wrong := written_fault(path):
+        raise RunError(f"{path}: {wrong}")
+    try:
+        with path.open("rb") as file:
+            for number, line in enumerate(file, 1):  # noqa: B007  # named in the error below
+                row = _Line.model_validate_json(line)
+                if row.weights_hash != weights:
+                    whose = f"the results of {entry.label} are of weights {weights}"
+                    raise RunError(f"{path}: drawn from weights {row.weights_hash}, but {whose}")
+                entries[row.problem_id, row.sample] = _Entry(row.strict == "right", row.num_tokens, path, offset)
+                offset += len(line)
+    except OSError as error:
+        raise RunError(f"{path}: cannot be read ({error.strerror})") from None
+    except ValidationError:
+        raise RunError(f"{path}: line {number} is no graded sample of this version") from None
+    return entries
+
+
+def _comparison(uncut: NamedRun, of_uncut: EvalResult, cut: NamedRun, of_cut: EvalResult, number: int) -> Comparison:
     # Both files are read in full here, so that damage anywhere in them is found before a pair is shown.
-    of_uncut, of_cut = uncut.index(), cut.index()
-    pairs = {key: (of_uncut[key], of_cut[key]) for key in of_uncut.keys() & of_cut.keys()}
-    kinds: dict[Outcome, list[Key]] = {outcome: [] for outcome in OUTCOMES.values()}
-    for key, (first, second) in pairs.items():
-        kinds[OUTCOMES[first.is_right, second.is_right]].append(key)
-    difference = {key: abs(first.num_tokens - second.num_tokens) for key, (first, second) in pairs.items()}
+    first_index, second_index = _index(uncut, of_uncut), _index(cut, of_cut)
+    pairs = {key: (first_index[key], second_index[key]) for key in first_index.keys() & second_index.keys()}
+    longer = {key: abs(first.num_tokens - second.num_tokens) for key, (first, second) in pairs.items()}
+    kinds: dict[Outcome, list[tuple[str, int]]] = {outcome: [] for outcome in OUTCOMES.values()}
     # By problem among equals: the same runs always show the same pairs.
-    ordered: dict[Outcome, list[Key]] = {
-        kind: sorted(keys, key=lambda key: (-difference[key], key)) for kind, keys in kinds.items()
-    }
-    turns = range(max(map(len, kinds.values())))
-    chosen: list[tuple[Outcome, Key]] = [
-        (kind, key) for turn in turns for kind, keys in ordered.items() for key in keys[turn : turn + 1]
-    ]
+    for key in sorted(pairs, key=lambda key: (-longer[key], key)):
+        first, second = pairs[key]
+        kinds[OUTCOMES[first.is_right, second.is_right]].append(key)
+    chosen = [key for keys in zip_longest(*kinds.values()) for key in keys if key is not None]
     shown: list[Pair] = []
-    for outcome, key in chosen[:number]:
-        first, second = uncut.at(pairs[key][0].offset), cut.at(pairs[key][1].offset)
+    for entries in (pairs[key] for key in chosen[:number]):
+        first, second = (entry.line() for entry in entries)
         shared = len(os.path.commonprefix([first.text, second.text]))  # noqa: RUF071  # texts, not paths
         shown.append(
             Pair(
@@ -236,19 +324,13 @@ def _comparison(uncut: _Drawn, cut: _Drawn, number: int) -> Comparison:
                 sample=second.sample,
                 prompt=second.prompt[-HEAD_CHARS:],  # the end, where the problem is: a system prompt comes before it
                 gold=second.gold,
-                outcome=outcome,
+                outcome=OUTCOMES[entries[0].is_right, entries[1].is_right],
                 uncut=_sample(first, shared),
                 cut=_sample(second, shared),
             )
         )
-    return Comparison(
-        task=cut.result.task,
-        uncut=uncut.entry.label,
-        cut=cut.entry.label,
-        policy=cut.entry.policy,
-        counts={outcome: len(keys) for outcome, keys in kinds.items()},
-        pairs=shown,
-    )
+    counts: dict[Outcome, int] = {outcome: len(keys) for outcome, keys in kinds.items()}
+    return Comparison(task=of_cut.task, uncut=uncut.label, cut=cut.label, policy=cut.policy, counts=counts, pairs=shown)
 
 
 def _sample(row: _Line, shared: int) -> Sample:

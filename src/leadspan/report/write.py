@@ -20,7 +20,7 @@ from rich.text import Text
 
 from leadspan.files import write_atomically
 from leadspan.report.content import Report
-from leadspan.report.document import Bullets, Element, Fold, Heading, Prose, rows_block
+from leadspan.report.document import Bullets, Element, Fold, Prose, rows_block
 from leadspan.report.evidence import sections
 from leadspan.report.figures import chart_data, draw_figures
 from leadspan.report.rows import Row, by_cost, error_text, shares
@@ -42,6 +42,10 @@ from leadspan.text import plain, plain_values, without_secrets
 from leadspan.training.result import TrainResult
 
 Format = Literal["html", "md", "json", "png"]
+_ASSETS = resources.files("leadspan.report") / "assets"
+# labels.js defines what figures.js uses; page.js draws as soon as it runs, so it comes last.
+_SCRIPTS = ("labels.js", "figures.js", "page.js")
+_NO_BREAK = "\N{NO-BREAK SPACE}%"
 
 
 def print_report(report: Report, console: Console) -> None:
@@ -80,14 +84,48 @@ def write_report(report: Report, path: Path, format: Format = "html") -> list[Pa
 
 def report_text(report: Report, format: Literal["html", "md", "json"]) -> str:
     """A report as one text; Markdown has counts of the samples but no texts, and leaves the recipes to the JSON."""
-    if format == "html":
-        return render_page(report)
     if format == "json":
         return without_secrets(report.model_dump_json(indent=1)) + "\n"
-    lines = [f"# {_line(report.title)}", _line(f"Measured on {report.measured.sentence}.")]
-    for section in sections(report, chart_data(report)):
-        lines += [f"## {_line(section.title)}", *_rendered(section.elements)]
-    return "\n\n".join(line for line in lines if line) + "\n"
+    if format == "md":
+        lines = [f"# {_line(report.title)}", _line(f"Measured on {report.measured.sentence}.")]
+        for section in sections(report, chart_data(report)):
+            lines += [f"## {_line(section.title)}", *_rendered(section.elements)]
+        return "\n\n".join(line for line in lines if line) + "\n"
+    environment = Environment(
+        # Names and texts are others' words: everything is escaped, and a mistyped name in a template raises.
+        loader=PackageLoader("leadspan.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        # Markup was made from plain text already, and escaping it again would show its tags.
+        finalize=lambda value: plain(value) if isinstance(value, str) and not isinstance(value, Markup) else value,
+    )
+    # Jinja sorts keys by default, but parts have an order of their own; spaces would be a tenth of the figures' data.
+    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
+    environment.filters |= {
+        "sentence": sentence,
+        "plain": plain,
+        "name": lambda label: short(label).replace(" %", _NO_BREAK),
+        "sorted_by": sorted_by,
+        "interval": percent_interval,
+        "count": "{:,.0f}".format,
+        "yaml": dump_yaml,
+        "type_name": lambda part: type(part).__name__,
+    }
+    # The script shows these texts unchanged, so control codes and secrets are removed here.
+    data = plain_values(chart_data(report))
+    script = "\n".join(['"use strict";', "(async () => {", *((_ASSETS / name).read_text("utf-8") for name in _SCRIPTS)])
+    return environment.get_template("page.html.jinja").render(
+        report=report,
+        sections=sections(report, data),
+        chart_data=_rounded(data),
+        styles=data["styles"],
+        policy_of=report.policies,
+        style=Markup((_ASSETS / "style.css").read_text("utf-8")),
+        script=Markup(script + "\n})();"),
+        plotly=base64.b64encode((_ASSETS / "plotly-basic.min.js.gz").read_bytes()).decode(),
+    )
 
 
 def run_summary(result: RunResult) -> Block:
@@ -165,15 +203,13 @@ def _rendered(elements: Iterable[Element]) -> Iterator[str]:
         match element:
             # A quote is the nearest that Markdown has to a warning.
             case Prose():
-                yield ("> " if element.style == "warning" else "") + _line(element.text)
+                yield {"warning": "> ", "heading": "### "}.get(element.style, "") + _line(element.text)
             case Bullets():
                 yield "\n".join(f"- {_line(text)}" for text in element.texts)
             case Block():
                 yield from (f"### {_line(element.title)}", markdown_table(element), _line(element.note))
             case Fold():
                 yield from _rendered(element.elements)
-            case Heading():
-                yield f"### {_line(element.text)}"
             case _:
                 pass  # figures, samples and recipes are on the page alone
 
@@ -182,51 +218,6 @@ def _line(text: str) -> str:
     """A line of text, escaped so that it begins no list, heading, quote, code or table."""
     # A number begins a list with its dot: a digit cannot be escaped.
     return re.sub(r"^(?:(?=[-+*#>=~|]|```)|(\d+)(?=[.)](?:\s|$)))", r"\1\\", markdown_text(text))
-
-
-_ASSETS = resources.files("leadspan.report") / "assets"
-# labels.js defines what figures.js uses; page.js draws as soon as it runs, so it comes last.
-_SCRIPTS = ("labels.js", "figures.js", "page.js")
-_NO_BREAK = "\N{NO-BREAK SPACE}%"
-
-
-def render_page(report: Report) -> str:
-    """The page as HTML."""
-    environment = Environment(
-        # Names and texts are others' words: everything is escaped, and a mistyped name in a template raises.
-        loader=PackageLoader("leadspan.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        # Markup was made from plain text already, and escaping it again would show its tags.
-        finalize=lambda value: plain(value) if isinstance(value, str) and not isinstance(value, Markup) else value,
-    )
-    # Jinja sorts keys by default, but parts have an order of their own; spaces would be a tenth of the figures' data.
-    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
-    environment.filters |= {
-        "sentence": sentence,
-        "plain": plain,
-        "name": lambda label: short(label).replace(" %", _NO_BREAK),
-        "sorted_by": sorted_by,
-        "interval": percent_interval,
-        "count": "{:,.0f}".format,
-        "yaml": dump_yaml,
-        "type_name": lambda part: type(part).__name__,
-    }
-    # The script shows these texts unchanged, so control codes and secrets are removed here.
-    data = plain_values(chart_data(report))
-    script = "\n".join(['"use strict";', "(async () => {", *((_ASSETS / name).read_text("utf-8") for name in _SCRIPTS)])
-    return environment.get_template("page.html.jinja").render(
-        report=report,
-        sections=sections(report, data),
-        chart_data=_rounded(data),
-        styles=data["styles"],
-        policy_of=report.policies,
-        style=Markup((_ASSETS / "style.css").read_text("utf-8")),
-        script=Markup(script + "\n})();"),
-        plotly=base64.b64encode((_ASSETS / "plotly-basic.min.js.gz").read_bytes()).decode(),
-    )
 
 
 def _rounded(value: Any) -> Any:  # Any: plain JSON

@@ -6,9 +6,9 @@ whether the teacher does; `base` what the student could do before.
 """
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 from leadspan.data.truncation import Full, equal_window
@@ -25,22 +25,13 @@ if TYPE_CHECKING:
 
 NEED_A_PLAN: frozenset[Control] = frozenset({"equal_tokens", "equal_steps"})
 """Controls that need the data of the recipe."""
-_OF_ALL: frozenset[Control] = frozenset({"base", "teacher"})
 # Recipes whose data stay in memory: a cut and the uncut run that it is compared with.
 _NUM_PREPARED = 2
 
 
 @dataclass(frozen=True, slots=True)
 class PlannedRun:
-    """A run as it would be planned.
-
-    Attributes:
-        num_tokens: Tokens through the student's forward pass.
-        num_steps: Optimiser steps.
-        num_examples: Examples drawn, repeats counted.
-        num_traces: Traces in use.
-        num_available: Traces that could be in use.
-    """
+    """A run as it would be planned: examples are counted with repeats, available traces with those in use."""
 
     num_tokens: int
     num_steps: int
@@ -49,11 +40,11 @@ class PlannedRun:
     num_available: int
 
 
+@dataclass
 class RunPlanner:
     """Predicts the steps and tokens of runs; keeps the prepared data of recent recipes in memory."""
 
-    def __init__(self) -> None:
-        self._prepared: dict[str, PreparedData] = {}
+    prepared: "dict[str, PreparedData]" = field(default_factory=dict)
 
     def __call__(self, recipe: Recipe) -> PlannedRun:
         """Prepare the data of a recipe (or reuse it) and plan its run, as training would on one rank."""
@@ -61,12 +52,12 @@ class RunPlanner:
         from leadspan.training.steps import plan_steps
 
         key = recipe.model_dump_json(include={"seed", "data", "tokenizer", "student", "cut", "supervision"})
-        if key not in self._prepared:
+        if key not in self.prepared:
             # Dictionaries keep their order, so the first key is the oldest.
-            while len(self._prepared) >= _NUM_PREPARED:
-                del self._prepared[next(iter(self._prepared))]
-            self._prepared[key] = prepare_data(recipe)
-        data = self._prepared[key]
+            while len(self.prepared) >= _NUM_PREPARED:
+                del self.prepared[next(iter(self.prepared))]
+            self.prepared[key] = prepare_data(recipe)
+        data = self.prepared[key]
         examples, not_drawn = data.examples, data.splits.left_out.get("not drawn", 0)
         plan = plan_steps(recipe.training, examples.lengths, 1, recipe.seed, examples.num_stages)
         num_tokens = sum(examples.lengths[i] for batch in plan.plan for i in batch)
@@ -91,103 +82,80 @@ def controls(
     trials: list[Trial] = []
     notes: list[str] = []
     for control in study.controls:
-        make, why_none = _MAKERS[control]
-        control_trials = make(study, [*conditions, *more] if control in _OF_ALL else conditions, plan)
-        if not control_trials:
-            notes.append(f"{control}: {why_none}")
-        trials += control_trials
+        of_control: list[Trial] = []
+        if control in ("base", "teacher"):
+            of_control = _evaluated(control, [*conditions, *more])
+        elif control == "random_window":
+            windows: dict[str, Trial] = {}
+            for condition in conditions:
+                window = equal_window(condition.recipe.cut)
+                if window is not None and condition.recipe.has_traces:
+                    recipe = condition.recipe.model_copy(update={"cut": window})
+                    windows.setdefault(recipe.model_dump_json(exclude={"name"}), replace(condition, recipe=recipe))
+            # A window that is a condition of the study already is not run twice.
+            settings = {condition.recipe.model_dump_json(exclude={"name"}) for condition in conditions}
+            new = [window for key, window in windows.items() if key not in settings]
+            of_control = [trial for window in named(study, new) for trial in over_seeds(study, window)]
+        elif control == "cross_entropy":
+            for condition in (condition for condition in conditions if condition.recipe.teacher is not None):
+                values = condition.recipe.model_dump(mode="json") | {"name": f"{condition.recipe.name}, cross-entropy"}
+                # By values, since the recipe is validated anew without its teacher.
+                without_teacher(values)
+                recipe = validate(Recipe, values, f"study {study.name}, control cross_entropy")
+                of_control += over_seeds(study, replace(condition, recipe=recipe))
+        else:
+            seeded = (trial for condition in conditions for trial in over_seeds(study, condition))
+            of_control = list(filter(None, (_of_equal_length(control, trial, plan) for trial in seeded)))
+        if not of_control:
+            notes.append(f"{control}: {_WHY_NONE[control]}")
+        trials += [replace(trial, control=control) for trial in of_control]
     return trials, notes
 
 
-def _equal_tokens(study: Study, conditions: Sequence[Trial], plan: RunPlanner) -> list[Trial]:
-    """Each cut with traces and steps for as many tokens as the uncut run; none where it has them already."""
-    trials: list[Trial] = []
+def _of_equal_length(control: Control, trial: Trial, plan: RunPlanner) -> Trial | None:
+    """A cut with the tokens, or the steps, of the uncut run; None where it has them already, or cannot be compared."""
+    recipe, training, uncut = trial.recipe, trial.recipe.training, trial.recipe.model_copy(update={"cut": Full()})
+    if isinstance(recipe.cut, Full):
+        return None
+    if control == "equal_steps":
+        # Batches of so many examples, and a number of steps, give every cut as many steps as the uncut run.
+        if training.steps or not isinstance(training.batching, ByTokens):
+            return None
+        num_steps = plan(uncut).num_steps
+        return replace(trial, recipe=_of_length(recipe, num_steps, "equal steps"), note=f"{num_steps} steps")
     # Rollouts are as long as they are, whatever the cut of the traces.
-    on_traces = [condition for condition in conditions if condition.recipe.rollout is None]
-    cuts = (condition for condition in on_traces if not isinstance(condition.recipe.cut, Full))
-    for trial in (seeded for condition in cuts for seeded in over_seeds(study, condition)):
-        recipe = trial.recipe
-        goal, planned = plan(recipe.model_copy(update={"cut": Full()})), plan(recipe)
-        num_traces = planned.num_traces
-        # More traces first, more steps then: a longer run on the same traces would be a different question.
-        if recipe.data.num_train is not None:
-            num_needed = math.ceil(planned.num_traces * goal.num_tokens / planned.num_tokens)
-            num_traces = min(max(num_needed, planned.num_traces), planned.num_available)
-            data = recipe.data.model_copy(update={"num_train": num_traces})
-            recipe = recipe.model_copy(update={"data": data})
-        num_steps = _closest(
-            goal.num_tokens, planned, lambda steps, r=recipe: plan(_of_length(r, steps, "equal tokens")).num_tokens
-        )
-        if num_steps == planned.num_steps and num_traces == planned.num_traces:
-            continue
-        longer = _of_length(recipe, num_steps, "equal tokens")
-        note = f"{num_steps} steps on {num_traces:,} traces"
-        times = plan(longer).num_examples / num_traces
-        # 5 % more repeats than in the cut run itself are not worth a note.
-        if times > 1.05 * max(1.0, planned.num_examples / planned.num_traces):
-            all_there_are = ", which are all there are" if num_traces == planned.num_available else ""
-            note += f"{all_there_are}: each is seen {times:.2g} times"
-        trials.append(replace(trial, recipe=longer, control="equal_tokens", note=note))
-    return trials
+    if recipe.rollout is not None:
+        return None
+    goal, planned = plan(uncut).num_tokens, plan(recipe)
+    num_traces = planned.num_traces
+    # More traces first, more steps then: a longer run on the same traces would be a different question.
+    if recipe.data.num_train is not None:
+        num_needed = math.ceil(planned.num_traces * goal / planned.num_tokens)
+        num_traces = min(max(num_needed, planned.num_traces), planned.num_available)
+        recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"num_train": num_traces})})
 
+    def tokens_of(num_steps: int) -> int:
+        return plan(_of_length(recipe, num_steps, "equal tokens")).num_tokens
 
-def _closest(goal: int, start: PlannedRun, tokens_of: Callable[[int], int]) -> int:
-    """The number of steps whose tokens come closest to the goal; assumes that more steps have more tokens."""
-    low, high = 1, max(2, start.num_steps)
+    low, high = 1, max(2, planned.num_steps)
     # Doubling, then bisection: a plan of a large data set takes seconds, and its length is not known.
     while tokens_of(high) < goal:
         low, high = high, 2 * high
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if tokens_of(middle) < goal else (low, middle)
-    return min((low, high), key=lambda steps: abs(tokens_of(steps) - goal))
+    high = low + 1 + bisect_left(range(low + 1, high), goal, key=tokens_of)
+    num_steps = min((high - 1, high), key=lambda steps: abs(tokens_of(steps) - goal))
+    if num_steps == planned.num_steps and num_traces == planned.num_traces:
+        return None
+    longer = _of_length(recipe, num_steps, "equal tokens")
+    note = f"{num_steps} steps on {num_traces:,} traces"
+    times = plan(longer).num_examples / num_traces
+    # 5 % more repeats than in the cut run itself are not worth a note.
+    if times > 1.05 * max(1.0, planned.num_examples / planned.num_traces):
+        all_there_are = ", which are all there are" if num_traces == planned.num_available else ""
+        note += f"{all_there_are}: each is seen {times:.2g} times"
+    return replace(trial, recipe=longer, note=note)
 
 
-def _equal_steps(study: Study, conditions: Sequence[Trial], plan: RunPlanner) -> list[Trial]:
-    trials: list[Trial] = []
-    for condition in conditions:
-        training = condition.recipe.training
-        # Batches of so many examples, and a number of steps, give every cut as many steps as the uncut run.
-        if isinstance(condition.recipe.cut, Full) or training.steps or not isinstance(training.batching, ByTokens):
-            continue
-        for seeded in over_seeds(study, condition):
-            num_steps = plan(seeded.recipe.model_copy(update={"cut": Full()})).num_steps
-            longer = _of_length(seeded.recipe, num_steps, "equal steps")
-            trials.append(replace(seeded, recipe=longer, control="equal_steps", note=f"{num_steps} steps"))
-    return trials
-
-
-def _random_window(study: Study, conditions: Sequence[Trial], plan: RunPlanner) -> list[Trial]:
-    windows: dict[str, Trial] = {}
-    for condition in conditions:
-        window = equal_window(condition.recipe.cut)
-        if window is not None and condition.recipe.has_traces:
-            changed = condition.recipe.model_copy(update={"cut": window})
-            settings = changed.model_dump_json(exclude={"name"})
-            windows.setdefault(settings, replace(condition, recipe=changed, control="random_window"))
-    for condition in conditions:
-        # A window that is a condition of the study already is not run twice.
-        windows.pop(condition.recipe.model_dump_json(exclude={"name"}), None)
-    return [trial for window in named(study, list(windows.values())) for trial in over_seeds(study, window)]
-
-
-def _cross_entropy(study: Study, conditions: Sequence[Trial], plan: RunPlanner) -> list[Trial]:
-    trials: list[Trial] = []
-    for condition in conditions:
-        recipe = condition.recipe
-        if recipe.teacher is None:
-            continue
-        values = recipe.model_dump(mode="json") | {"name": f"{recipe.name}, cross-entropy"}
-        # By values, since the recipe is validated anew without its teacher.
-        without_teacher(values)
-        taught_by_traces = validate(Recipe, values, f"study {study.name}, control cross_entropy")
-        trials += over_seeds(study, replace(condition, recipe=taught_by_traces, control="cross_entropy"))
-    return trials
-
-
-def _evaluated(
-    role: Literal["base", "teacher"], study: Study, conditions: Sequence[Trial], plan: RunPlanner
-) -> list[Trial]:
+def _evaluated(role: Literal["base", "teacher"], conditions: Sequence[Trial]) -> list[Trial]:
     """Every distinct student, or teacher, evaluated without training."""
     by_model: dict[str, Recipe] = {}
     for recipe in (condition.recipe for condition in conditions):
@@ -210,7 +178,7 @@ def _evaluated(
             else:
                 shown = model.config.get("model_type")
             name = f"{role} {number}: {shown}"
-        trials.append(Trial(recipe.model_copy(update={"name": name}), task="evaluate", control=role))
+        trials.append(Trial(recipe.model_copy(update={"name": name}), task="evaluate"))
     return trials
 
 
@@ -219,15 +187,12 @@ def _of_length(recipe: Recipe, num_steps: int, suffix: str) -> Recipe:
     return recipe.model_copy(update={"training": training, "name": f"{recipe.name}, {suffix}"})
 
 
-# How each control is made, and why it may yield no trial.
-_MAKERS: dict[Control, tuple[Callable[[Study, Sequence[Trial], RunPlanner], list[Trial]], str]] = {
-    "equal_tokens": (
-        _equal_tokens,
-        "every condition trains on as many tokens as the uncut run, or on rollouts",
-    ),
-    "equal_steps": (_equal_steps, "every condition has as many optimiser steps as the uncut run already"),
-    "random_window": (_random_window, "no condition's traces are cut by `lead`, or the windows are conditions already"),
-    "cross_entropy": (_cross_entropy, "no condition has a teacher"),
-    "base": (partial(_evaluated, "base"), "there is no condition"),
-    "teacher": (partial(_evaluated, "teacher"), "no condition has a teacher that runs here"),
+_WHY_NONE: dict[Control, str] = {
+    "equal_tokens": "every condition trains on as many tokens as the uncut run, or on rollouts",
+    "equal_steps": "every condition has as many optimiser steps as the uncut run already",
+    "random_window": "no condition's traces are cut by `lead`, or the windows are conditions already",
+    "cross_entropy": "no condition has a teacher",
+    "base": "there is no condition",
+    "teacher": "no condition has a teacher that runs here",
 }
+"""Why a control may yield no trial."""

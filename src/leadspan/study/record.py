@@ -5,7 +5,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Literal, Self
+from typing import Literal
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -142,13 +142,7 @@ def load_study(directory: Path) -> StudyRecord:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Something that happened to a trial.
-
-    Attributes:
-        trial: Index of the trial in the list of trials.
-        kind: `started`, `said` (a status line), `done`, or `failed`.
-        text: The status line, or why the trial failed.
-    """
+    """Something that happened to a trial, given by its index; `text` is its status line, or why it failed."""
 
     trial: int
     kind: Literal["started", "said", "done", "failed"]
@@ -156,7 +150,7 @@ class Event:
 
 
 class Board:
-    """A block of lines that moves on a terminal; a line per start and end of a trial elsewhere."""
+    """A block of lines that moves on a terminal while `live` runs; a line per start and end of a trial elsewhere."""
 
     def __init__(self, console: Console):
         self.console = console
@@ -164,15 +158,6 @@ class Board:
         self._printed_at = 0.0
         # Transient: at the end the block leaves the terminal, and the lines printed above it stay.
         self.live = Live(console=console, refresh_per_second=4, transient=True) if console.is_terminal else None
-
-    def __enter__(self) -> Self:
-        if self.live:
-            self.live.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.live:
-            self.live.stop()
 
     def show(self, record: StudyRecord, title: str, event: Event) -> None:
         """Show that a trial started, reported its status, or ended."""

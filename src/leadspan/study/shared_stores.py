@@ -26,9 +26,8 @@ from leadspan.ranks import leave_ranks, process_state
 from leadspan.recipe import Recipe
 from leadspan.settings import load_json, validate
 from leadspan.status import report_status
-from leadspan.study.fingerprints import Fingerprints
 from leadspan.study.settings import Study
-from leadspan.study.trials import SharedStore, Trial
+from leadspan.study.trials import Fingerprints, SharedStore, Trial
 from leadspan.teacher.capture import CaptureJob, run_capture
 from leadspan.teacher.fill import set_aside, set_aside_damaged
 from leadspan.teacher.manifest import MANIFEST_FILE, read_manifest

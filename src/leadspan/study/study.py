@@ -17,11 +17,10 @@ from rich.console import Console
 
 from leadspan.errors import LeadspanError, RunError, SettingsError
 from leadspan.files import locked
-from leadspan.recipe import Recipe, TrialId
+from leadspan.recipe import Recipe, TrialId, load_recipe
 from leadspan.sources import check_sources
 from leadspan.study.controls import NEED_A_PLAN, RunPlanner, controls
 from leadspan.study.executors.local import run_local
-from leadspan.study.fingerprints import Fingerprints
 from leadspan.study.record import (
     STUDY_FILE,
     Board,
@@ -34,7 +33,7 @@ from leadspan.study.record import (
     save_study,
 )
 from leadspan.study.settings import Executor, LocalExecutor, RayExecutor, Study
-from leadspan.study.trials import SharedStore, Trial, conditions, is_done, load_base, load_before, over_seeds, placed
+from leadspan.study.trials import Fingerprints, SharedStore, Trial, conditions, is_done, load_base, over_seeds, placed
 from leadspan.teacher.manifest import read_joined
 from leadspan.teacher.settings import StoredTargets
 from leadspan.training.result import remove_checkpoints
@@ -78,7 +77,7 @@ def plan_study(study: Study, study_file: Path, is_dry_run: bool = False) -> Stud
     if lacking:
         commands = ", ".join(f"`{command}`" for command in dict.fromkeys(lacking.values()))
         raise SettingsError(f"study {study.name}: {', '.join(map(str, lacking))}: missing; run {commands} first")
-    before = _before(study, study_file)
+    before = load_before(study, study_file)
     fingerprints = Fingerprints({trial.recipe.output: trial.fingerprint for trial in before})
     base = load_base(study, study_file)
     varied = conditions(study, base)
@@ -90,15 +89,18 @@ def plan_study(study: Study, study_file: Path, is_dry_run: bool = False) -> Stud
     _check_sources([trial.recipe for trial in [*before, *varied]], study, study_file, must_answer=not is_dry_run)
     # Controls are made for the conditions of `axes` alone; those of `more_axes` come behind them in the list.
     num_of_axes = len(conditions(study.model_copy(update={"more_axes": []}), base))
-    notes: list[str] = []
-    plannable = study
-    if not all(is_done(trial) for trial in before):
-        later = [control for control in study.controls if control in NEED_A_PLAN]
-        notes += [f"{control}: planned when the runs that come first are complete" for control in later]
-        plannable = study.model_copy(update={"controls": [c for c in study.controls if c not in later]})
-    control_trials, missing = controls(plannable, varied[:num_of_axes], RunPlanner(), varied[num_of_axes:])
+    # These are planned on what the runs that come first make.
+    late: list[str] = [control for control in study.controls if control in NEED_A_PLAN]
+    late += ["store"] if study.store is not None else []
+    later = [] if all(is_done(trial) for trial in before) else late
+    plannable = study.model_copy(update={"controls": [c for c in study.controls if c not in later]})
+    control_trials, not_made = controls(plannable, varied[:num_of_axes], RunPlanner(), varied[num_of_axes:])
     trials = [trial for condition in varied for trial in over_seeds(study, condition)] + control_trials
-    trials, stores = _shared(study, trials, fingerprints, before, notes)
+    stores: list[SharedStore] = []
+    if study.store is not None and "store" not in later:
+        from leadspan.study.shared_stores import share_stores  # loads torch, for studies that have a store
+
+        trials, stores = share_stores(study, trials, fingerprints)
     # Trials of equal fingerprint are one run; the first keeps its name, and notes for which control it also stands.
     different: dict[str, Trial] = {}
     for trial in trials:
@@ -112,33 +114,31 @@ def plan_study(study: Study, study_file: Path, is_dry_run: bool = False) -> Stud
         different.values(),
         key=lambda trial: (0, 0) if trial.task == "evaluate" else (1, study.seeds.index(trial.recipe.seed)),
     )
-    return StudyPlan(before, ordered, notes + missing, stores)
+    notes = [f"{name}: planned when the runs that come first are complete" for name in later]
+    return StudyPlan(before, ordered, notes + not_made, stores)
 
 
-def _shared(
-    study: Study, trials: list[Trial], fingerprints: Fingerprints, before: Sequence[Trial], notes: list[str]
-) -> tuple[list[Trial], list[SharedStore]]:
-    """The trials, reading the study's stores if it has any, and these stores."""
-    if study.store is None:
-        return trials, []
-    if not all(is_done(trial) for trial in before):
-        notes.append("store: planned when the runs that come first are complete")
-        return trials, []
-    from leadspan.study.shared_stores import share_stores  # loads torch, for studies that have a store
+def load_before(study: Study, study_file: Path) -> list[Trial]:
+    """The runs that come first; each may build on those before it.
 
-    return share_stores(study, trials, fingerprints)
+    Raises:
+        SettingsError: A recipe cannot be read or breaks a rule.
+    """
+    trials: list[Trial] = []
+    for first in study.before:
+        recipe = load_recipe(study_file.parent / first.recipe, first.settings)
+        fingerprint = Fingerprints({trial.recipe.output: trial.fingerprint for trial in trials}).of(recipe)
+        identified = recipe.model_copy(update={"trial": TrialId(study=study.name, control="before"), "push": None})
+        trials.append(Trial(identified, fingerprint, control="before"))
+    return trials
 
 
 def _check_sources(recipes: Sequence[Recipe], study: Study, study_file: Path, must_answer: bool) -> None:
     """Refuse recipes that read files which neither exist nor are made by the study."""
     outputs = [recipe.output.absolute() for recipe in recipes]
-    stores = [(study.store.path or study.output).absolute()] if study.store is not None else []
+    outputs += [(study.store.path or study.output).absolute()] if study.store is not None else []
     sources = dict.fromkeys(source for recipe in recipes for source in recipe.sources())
-    outside = [
-        source
-        for source in sources
-        if not any(Path(source.name).absolute().is_relative_to(d) for d in outputs + stores)
-    ]
+    outside = [s for s in sources if not any(Path(s.name).absolute().is_relative_to(path) for path in outputs)]
     check_sources(outside, str(study_file), must_answer)
 
 
@@ -283,17 +283,6 @@ def run_study(study: Study, study_file: Path, console: Console) -> StudyRecord:
         return keeper.record
 
 
-def _before(study: Study, study_file: Path) -> list[Trial]:
-    """The runs that come first; each may build on those before it."""
-    trials: list[Trial] = []
-    for recipe in load_before(study, study_file):
-        made_before = {trial.recipe.output: trial.fingerprint for trial in trials}
-        fingerprint = Fingerprints(made_before).of(recipe)
-        identified = recipe.model_copy(update={"trial": TrialId(study=study.name, control="before"), "push": None})
-        trials.append(Trial(identified, fingerprint, control="before"))
-    return trials
-
-
 def _whole_machine(executor: Executor) -> Executor:
     """The executor of a capture, which may use as much as all concurrent trials together."""
     if isinstance(executor, RayExecutor):
@@ -321,7 +310,8 @@ def _execute(study: Study, trials: Sequence[Trial], keeper: Keeper, console: Con
         from leadspan.study.executors.ray import run_on_ray
 
         running = run_on_ray(to_run, study.executor)
-    with Board(console) as board, contextlib.closing(running) as events:
+    board = Board(console)
+    with board.live or contextlib.nullcontext(), contextlib.closing(running) as events:
         for event in events:
             trial = to_run[event.trial]
             if event.kind != "said":

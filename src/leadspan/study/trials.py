@@ -1,29 +1,36 @@
 """From a study to its trials: every combination of the axes, for every seed, as a resolved recipe with a directory.
 
-A trial is identified by its resolved settings and the content of the local files that it reads; its directory is named
-after both.
+A trial is identified by its settings without names and paths, and by the content of the local files that it reads; its
+directory is named after both.
 """
 
 import contextlib
 import copy
+import hashlib
 import itertools
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from leadspan.costs.settings import PlanSettings
+from leadspan.data.settings import HeldOutSource
 from leadspan.data.truncation import Policy, with_proportion
 from leadspan.errors import RunError, SettingsError
-from leadspan.recipe import Recipe, TrialControl, TrialId, load_recipe
+from leadspan.models.settings import Pretrained
+from leadspan.recipe import Recipe, TrialControl, TrialId
 from leadspan.results import RUN_FILE, damage, load_run
+from leadspan.rollout.settings import TaskPrompts
 from leadspan.settings import Settings, apply_overrides, validate
-from leadspan.study.fingerprints import Fingerprints, without_places
-from leadspan.study.settings import Axes, Study
-from leadspan.teacher.settings import CaptureSettings
+from leadspan.study.settings import Study
+from leadspan.teacher.manifest import read_joined
+from leadspan.teacher.settings import NO_ACCESS, AnyTeacher, CaptureSettings
+from leadspan.traces.files import digest_file
 from leadspan.traces.read import fingerprint as fingerprint_traces
+from leadspan.traces.settings import TraceSource
 from leadspan.training.result import IDENTITY_FILE
 from leadspan.yaml_text import read_yaml_mapping
 
@@ -76,6 +83,116 @@ class Trial:
         return self.recipe.name if self.task == "evaluate" else f"{self.recipe.name}, seed {self.recipe.seed}"
 
 
+# 4 MiB a file: training changes every part of a weights file, so samples show it, at a fraction of the time.
+_SAMPLE_BYTES, _NUM_SAMPLES = 1 << 16, 64
+# Names, paths and prices change no number; what lies at the paths enters by its content, in `Fingerprints.of`.
+_PLACES: dict[str, Any] = {
+    **dict.fromkeys(("name", "output", "tokenizer", "trial", "push", "plan"), True),
+    "student": {"path"},
+    "teacher": {"path": True, **NO_ACCESS},
+    "targets": {"path"},
+    "data": {"cache_dir": True, "train": {"path"}, "validation": {"source": {"path"}}, "rendering": {"chat_template"}},
+    "training": {"keep_checkpoints"},
+    "evaluation": {"tasks": {"__all__": {"path"}}},
+    "rollout": {"prompts": {"task": {"path"}}},
+}
+
+
+def without_places(recipe: Recipe) -> dict[str, Any]:
+    """The settings of a recipe without its name, its plan, and the paths that it writes to and reads from."""
+    return recipe.model_dump(mode="json", exclude=_PLACES)
+
+
+@dataclass
+class Fingerprints:
+    """Fingerprints of recipes; each file is read once.
+
+    Attributes:
+        made_before: Run directories of recipes that the study runs first, and stores it captures, with their
+            fingerprints. Files below one of them are identified by the recipe that makes them, whether they exist yet
+            or not.
+        hashes: Hash by what has been read: a path, or the split and subset of one.
+    """
+
+    made_before: dict[Path, str]
+    hashes: dict[str, str] = field(default_factory=dict)
+
+    def of(self, recipe: Recipe) -> str:
+        """SHA-256 over a recipe without names, plan and paths, and over the local data, models and tokenizers it names.
+
+        Files on disk enter by their content, so that a study can be moved; anything else enters by its name. A store
+        enters by the teacher, tokenizer, template and codec of its manifest; models and tokenizers by the names, sizes
+        and evenly spaced samples (4 MiB in all) of their files: any training changes every part of them.
+
+        Raises:
+            DataError: A trace file cannot be read.
+            TargetsError: There is no store where the recipe names one.
+        """
+        sources = [recipe.data.train]
+        if isinstance(recipe.data.validation, HeldOutSource):
+            sources.append(recipe.data.validation.source)
+        paths = [recipe.tokenizer, *(m.path for m in (recipe.student, recipe.teacher) if isinstance(m, Pretrained))]
+        # A store counts by what its manifest says, wherever it lies.
+        store, settings = recipe.store_path, without_places(recipe)
+        if store is not None:
+            del settings["targets"]
+        # The plan of a new recipe, so that the fingerprints of studies without settings of a plan stay what they were.
+        settings["plan"] = PlanSettings().model_dump(mode="json")
+        contents = [json.dumps(settings, sort_keys=True)]
+        if store is not None:
+            contents.append(self.made_before.get(store) or json.dumps(read_joined(store).identity(), sort_keys=True))
+        contents += [self._records(source) for source in sources]
+        contents += [self._content(Path(path)) for path in paths if path]
+        for task in recipe.evaluation.tasks:
+            # Of a directory with splits or subsets, those that the task reads.
+            has_parts = task.subset is not None and Path(task.path).is_dir()
+            is_read = has_parts or task.path in {source.path for source in sources}
+            contents.append(self._records(task.source, "test") if is_read else self._content(Path(task.path)))
+        prompts = recipe.rollout and recipe.rollout.prompts
+        if isinstance(prompts, TaskPrompts):
+            contents.append(self._records(prompts.task.source, "test"))
+        if recipe.data.rendering.chat_template:
+            contents.append(self._content(Path(recipe.data.rendering.chat_template)))
+        return hashlib.sha256("\0".join(contents).encode()).hexdigest()
+
+    def of_model(self, model: AnyTeacher) -> str:
+        """A hash of a model's settings and, of one on disk, of its files."""
+        path = model.path if isinstance(model, Pretrained) else None
+        return model.model_dump_json(exclude={"path": True, **NO_ACCESS}) + (self._content(Path(path)) if path else "")
+
+    def _records(self, source: TraceSource, usual_split: str = "train") -> str:
+        """A hash of the records that are read of a source; a name on the Hub itself."""
+        path = Path(source.path)
+        # A directory may hold several splits. Not the path alone, which is the key of the content of a file.
+        key = f"{path} {source.split or usual_split} {source.subset}"
+        if key not in self.hashes:
+            self.hashes[key] = fingerprint_traces(source, usual_split) if path.exists() else source.path
+        return self.hashes[key]
+
+    def _content(self, path: Path) -> str:
+        """A hash of what is there, or of how it will be made; a name on the Hub itself."""
+        # Trained weights may differ in their last bits from machine to machine; the recipe that makes them does not.
+        for directory, fingerprint in self.made_before.items():
+            if path.absolute().is_relative_to(directory.absolute()):
+                return fingerprint
+        key = str(path)
+        if key not in self.hashes and path.is_dir():
+            digest = hashlib.sha256()
+            for file in (file for file in sorted(path.iterdir()) if file.is_file()):
+                size = file.stat().st_size
+                # Size and samples; a small file is read whole.
+                samples = hashlib.sha256(str(size).encode())
+                with file.open("rb") as opened:
+                    for number in range(_NUM_SAMPLES):
+                        opened.seek(max(0, size - _SAMPLE_BYTES) * number // (_NUM_SAMPLES - 1))
+                        samples.update(opened.read(_SAMPLE_BYTES))
+                digest.update(file.name.encode() + samples.digest())
+            self.hashes[key] = digest.hexdigest()
+        elif key not in self.hashes:
+            self.hashes[key] = digest_file(path).hex() if path.is_file() else key
+        return self.hashes[key]
+
+
 def load_base(study: Study, study_file: Path) -> dict[str, Any]:
     """Values of the recipe that is varied, with the study's changes for all trials; not validated yet.
 
@@ -101,12 +218,31 @@ def conditions(study: Study, base: dict[str, Any]) -> list[Trial]:
         SettingsError: A combination breaks a rule (names it and every fault), or two that differ have one name.
     """
     by_values: dict[str, Trial] = {}
-    combinations = (combination for axes in (study.axes, *study.more_axes) for combination in _combinations(axes, base))
-    for names, values in combinations:
-        # Names, rules and equality of conditions do not depend on the seed, so one seed stands for all.
-        values["seed"] = study.seeds[0]
-        recipe = validate(Recipe, values, ", ".join([f"study {study.name}", str(values.get("cut", "")), *names]))
-        by_values.setdefault(recipe.model_dump_json(), Trial(recipe, axes=tuple(names)))
+    for axes in (study.axes, *study.more_axes):
+        policies: list[Policy] = []
+        for policy in axes.cut:
+            has_p = policy.proportion is not None
+            policies += [with_proportion(policy, p) for p in axes.p] if has_p and axes.p else [policy]
+        changes: list[list[tuple[str, str, Any]]] = [[("", "cut", policy) for policy in policies]]
+        # In this order, `settings` last: they may change what the other axes have set.
+        for section in ("supervision", "loss", "student", "data", "settings"):
+            changes.append([(name, section, value) for name, value in getattr(axes, section).items()])
+        for combination in itertools.product(*filter(None, changes)):
+            # Each combination changes values of its own. Names and rules do not depend on the seed: one stands for all.
+            values = copy.deepcopy(base) | {"seed": study.seeds[0]}
+            for _, section, value in combination:
+                if section == "settings":
+                    apply_overrides(values, value)
+                elif section in ("cut", "student"):
+                    values[section] = value.model_dump(mode="json")
+                else:
+                    values[section] = _merged(values.get(section) or {}, value)
+            loss = values.get("loss")
+            if isinstance(loss, dict) and loss.get("kl_weight") == 0:
+                without_teacher(values)
+            names = tuple(name for name, _, _ in combination if name)
+            recipe = validate(Recipe, values, ", ".join([f"study {study.name}", str(values.get("cut", "")), *names]))
+            by_values.setdefault(recipe.model_dump_json(), Trial(recipe, axes=names))
     return named(study, list(by_values.values()))
 
 
@@ -163,47 +299,11 @@ def placed(trial: Trial, study: Study, fingerprints: Fingerprints) -> Trial:
     return replace(trial, recipe=recipe, fingerprint=fingerprint)
 
 
-def load_before(study: Study, study_file: Path) -> list[Recipe]:
-    """The recipes that are run before the trials.
-
-    Raises:
-        SettingsError: One cannot be read or breaks a rule.
-    """
-    return [load_recipe(study_file.parent / before.recipe, before.settings) for before in study.before]
-
-
 def without_teacher(values: dict[str, Any]) -> None:
     """Remove the teacher, in place: the student learns from the cross-entropy of the traces alone."""
     values["loss"] = {**(values.get("loss") or {}), "kl_weight": 0}
     values["teacher"] = None
     values["targets"] = {"kind": "live"}
-
-
-def _combinations(axes: Axes, base: dict[str, Any]) -> Iterator[tuple[list[str], dict[str, Any]]]:
-    """Names and recipe values of every combination of the axes; its policy is not among the names."""
-    policies: list[Policy] = []
-    for policy in axes.cut:
-        has_p = policy.proportion is not None
-        policies += [with_proportion(policy, p) for p in axes.p] if has_p and axes.p else [policy]
-    changes: list[list[tuple[str, str, Any]]] = [[("", "cut", policy) for policy in policies]]
-    for section in ("supervision", "loss", "student", "data", "settings"):
-        changes.append([(name, section, value) for name, value in getattr(axes, section).items()])
-    # In this order, `settings` last: they may change what the other axes have set.
-    for combination in itertools.product(*filter(None, changes)):
-        # Each combination changes values of its own.
-        values = copy.deepcopy(base)
-        for _, section, value in combination:
-            new: Any = value.model_dump(mode="json") if isinstance(value, Settings) else value
-            if section == "settings":
-                apply_overrides(values, new)
-            elif section in ("cut", "student"):
-                values[section] = new
-            else:
-                values[section] = _merged(values.get(section) or {}, new)
-        loss = values.get("loss")
-        if isinstance(loss, dict) and loss.get("kl_weight") == 0:
-            without_teacher(values)
-        yield [name for name, _, _ in combination if name], values
 
 
 def _merged(old: Any, new: Any) -> Any:

@@ -24,8 +24,6 @@ from pathlib import Path
 
 from leadspan.errors import LeadspanError, RunError
 from leadspan.processes import EXIT_CODE, Terminated, end_data_workers, end_with_parent, fork_server, listening
-from leadspan.recipe import Recipe
-from leadspan.results import RunResult, load_run
 from leadspan.settings import dump_yaml
 from leadspan.status import StatusHandler, report_status
 from leadspan.study.record import Event
@@ -38,12 +36,9 @@ RANKS_LOG = "ranks.log"
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """The share of the machine that a trial may use.
+    """The share of the machine that a trial may use: CPU threads of each of its ranks, and `CUDA_VISIBLE_DEVICES`.
 
-    Attributes:
-        threads: CPU threads of each of its processes; None leaves them as they are.
-        gpus: Value of `CUDA_VISIBLE_DEVICES`; None leaves it as it is.
-        ranks: Processes that train together.
+    None leaves threads, or GPUs, as they are.
     """
 
     threads: int | None = None
@@ -76,12 +71,20 @@ def run_local(trials: Sequence[Trial], executor: LocalExecutor) -> Generator[Eve
             for receiver in wait(list(running)):
                 assert isinstance(receiver, Connection)
                 number, slot, process = running[receiver]
-                event = _next_event(receiver, number, process)
-                if event.kind != "said":
+                try:
+                    kind, text = receiver.recv()
+                except (EOFError, OSError):
+                    kind, text = "done", ""
+                if kind != "said":
+                    process.join()
+                    # A process that is killed sends nothing: its exit code is all that there is.
+                    if kind == "done" and process.exitcode:
+                        kind = "failed"
+                        text = f"its process ended with exit code {process.exitcode} (-9: killed, often for memory)"
                     del running[receiver]
                     free.append(slot)
                     receiver.close()
-                yield event
+                yield Event(number, kind, text)
     finally:
         _end([process for _, _, process in running.values()])
 
@@ -98,20 +101,6 @@ def _end(processes: Sequence[BaseProcess]) -> None:
         for process in processes:
             process.kill()
             process.join()
-
-
-def run_trial(recipe: Recipe) -> RunResult:
-    """Run one recipe in its own process.
-
-    Raises:
-        RunError: The trial failed; with its message, or its traceback when that is a defect of leadspan.
-    """
-    for event in run_local([Trial(recipe)], LocalExecutor()):
-        if event.kind == "said":
-            report_status(event.text)
-        elif event.kind == "failed":
-            raise RunError(f"{recipe.name}: {event.text}")
-    return load_run(recipe.output)
 
 
 def slots(executor: LocalExecutor) -> list[Slot]:
@@ -213,20 +202,6 @@ def explained(error: BaseException, directory: Path) -> str:
     else:
         text = "".join(traceback.format_exception(error))
     return plain(text)
-
-
-def _next_event(receiver: Connection, trial: int, process: BaseProcess) -> Event:
-    try:
-        kind, text = receiver.recv()
-        if kind == "said":
-            return Event(trial, "said", text)
-    except (EOFError, OSError):
-        kind, text = "ended", ""
-    process.join()
-    # A process that is killed sends nothing: its exit code is all that there is.
-    if kind != "failed" and process.exitcode:
-        kind, text = "failed", f"its process ended with exit code {process.exitcode} (-9: killed, often for memory)"
-    return Event(trial, "failed" if kind == "failed" else "done", text)
 
 
 def _work_in_process(trial: Trial, slot: Slot, sender: Connection) -> None:
