@@ -27,6 +27,17 @@ def test_runs_that_differ_in_more_than_the_seed_are_no_seeds_of_each_other(make_
     assert found == [("lead 0.5 (a)", [0, 1]), ("lead 0.5, slow", [2])]
 
 
+def test_models_that_were_evaluated_alone_are_seeds_of_each_other_by_their_weights(make_run: MakeRun) -> None:
+    def evaluated(seed: int, weights: str) -> RunResult:
+        run = make_run("student", 10, role="base", seed=seed)
+        results = [result.model_copy(update={"weights_hash": weights}) for result in run.evaluations]
+        return run.model_copy(update={"recipe": None, "evaluations": results})
+
+    runs = [evaluated(0, "a"), evaluated(1, "b"), evaluated(2, "a")]
+    found = [(one.name, [run.seed for run in one.runs]) for one in find_conditions(runs)]
+    assert found == [("student #1", [0, 2]), ("student #2", [1])]
+
+
 def test_a_condition_of_a_study_is_called_by_its_whole_name_though_no_other_shares_the_label(make_run: MakeRun) -> None:
     trial = {"study": "toy", "axes": ["unchecked"], "control": None}
     unchecked = {"data": {"train": {"path": "unchecked"}}, "trial": trial}

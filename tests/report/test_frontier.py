@@ -1,5 +1,6 @@
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -198,6 +199,20 @@ def test_seeds_that_were_evaluated_on_different_tasks_are_reported(
     toy, other = report_of(runs).tasks
     assert [(row.label, row.seeds) for row in toy.rows] == [("full", [0]), ("lead 0.5", [0])]
     assert [(row.label, row.seeds, row.accuracy.value) for row in other.rows] == [("full", [1], 0.5)]
+
+
+def test_answers_sampled_with_different_settings_are_noted(make_run: MakeRun) -> None:
+    def sampled(label: str, cut: dict[str, Any], **settings: Any) -> RunResult:
+        run = make_run(label, 20, cut)
+        sampling = {"temperature": 0.6, "max_new_tokens": 300, "batch_size": 8, **settings}
+        results = [result.model_copy(update={"sampling": sampling}) for result in run.evaluations]
+        return run.model_copy(update={"evaluations": results})
+
+    full, alike = sampled("full", {"kind": "full"}), sampled("lead 0.5", {"kind": "lead"}, batch_size=4)
+    other = sampled("tail 0.5", {"kind": "tail", "p": 0.5}, max_new_tokens=900)
+    assert not [note for note in build_frontiers([full, alike])[0].notes if "sampled" in note]
+    note = "Answers were sampled with different settings (max_new_tokens 300 or 900) and cannot be compared."
+    assert note in build_frontiers([full, alike, other])[0].notes
 
 
 def test_prices_in_two_currencies_are_not_compared(make_run: MakeRun) -> None:

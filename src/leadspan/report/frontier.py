@@ -23,6 +23,7 @@ from leadspan.statistics.resampling import Runs, Scores, sign_flip_test
 from leadspan.tables import MISSING, percent, percent_interval, points, quantity
 from leadspan.teacher.settings import Served, StoredTargets
 
+_SAMPLING = ("temperature", "top_p", "top_k", "max_new_tokens", "thinking_budget")
 MAX_RATE_RATIO = 1.5
 """Similar runs whose operations per second differ by more than this factor shared their device with other work."""
 
@@ -267,12 +268,17 @@ def _notes(rows: Sequence[Row], clock: str | None) -> list[str]:
     # A process counts what it holds, an allocator what it handed out.
     sources = dict.fromkeys(run.train.memory_source for row in students for run in row.runs if run.train)
     currencies = currencies_of(run for row in rows for run in row.runs)
+    # Under another cap or temperature a student has other answers, whatever it was trained on.
+    samplings = [result.sampling for row in rows for result in row.evaluations]
+    values = {key: dict.fromkeys(str(s[key]) for s in samplings if key in s) for key in _SAMPLING}
+    sampled = "; ".join(f"{key} {' or '.join(texts)}" for key, texts in values.items() if len(texts) > 1)
     trained = [recipe for row in students if (recipe := row.runs[0].recipe)]
     is_stored = any(isinstance(recipe.targets, StoredTargets) for recipe in trained)
     is_served = any(isinstance(recipe.teacher, Served) and recipe.store_path is None for recipe in trained)
     of_all = {
         f"Times are not compared, because {clock}; policies are ranked by FLOPs instead.": clock is not None,
         f"Peak memory was measured in different ways ({'; '.join(sources)}) and cannot be compared.": len(sources) > 1,
+        f"Answers were sampled with different settings ({sampled}) and cannot be compared.": bool(sampled),
         f"Prices are in different currencies ({', '.join(currencies)}) and are not compared.": len(currencies) > 1,
         "Targets came from a store; no row's cost includes its capture, which ran once for all students.": is_stored,
         "A server ran the teacher; costs include the time spent waiting for it, not its memory and FLOPs.": is_served,

@@ -56,8 +56,6 @@ class NamedRun:
     Attributes:
         label: Unique among the runs: the policy, with the seed where several runs share it.
         policy: The condition, without the seed.
-        run: The run.
-        directory: Its run directory.
     """
 
     label: str
@@ -215,7 +213,9 @@ def find_conditions(runs: Sequence[RunResult]) -> list[Condition]:
         control = run.control or (run.role if run.role != "student" else None)
         # Such a control trains as long as the uncut run of its seed does, which differs a little from seed to seed.
         settings = without(flat(run.recipe), LENGTH if control in OF_LENGTH else ())
-        keys.append(json.dumps([run.role, control, run.label, settings], sort_keys=True))
+        # A model that was not trained here is known by its weights: two of one name are no seeds of each other.
+        weights = run.evaluations[0].weights_hash if run.recipe is None and run.evaluations else None
+        keys.append(json.dumps([run.role, control, run.label, weights, settings], sort_keys=True))
         controls[keys[-1]] = control
     num_runs = Counter((key, run.seed) for key, run in zip(keys, runs, strict=True))
     repeated_keys = {key for (key, _), number in num_runs.items() if number > 1}
@@ -262,11 +262,8 @@ def flat(recipe: Recipe | None) -> dict[str, Any]:
 
 def without(settings: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
     """All settings except those named and those nested in them."""
-    return {
-        key: value
-        for key, value in settings.items()
-        if not any(key == name or key.startswith(f"{name}.") for name in names)
-    }
+    nested = tuple(f"{name}." for name in names)
+    return {key: value for key, value in settings.items() if key not in names and not key.startswith(nested)}
 
 
 def num_differing(first: Mapping[str, Any], second: Mapping[str, Any], ignored: Sequence[str] = ()) -> int:
