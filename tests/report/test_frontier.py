@@ -348,5 +348,8 @@ def test_times_are_compared_where_like_runs_have_like_rates(make_run: MakeRun, s
     train = lead.train.model_copy(update={"seconds": slow * lead.train.seconds})
     frontier = only([make_run("full", 30, FULL), lead.model_copy(update={"train": train})])
     assert (frontier.clock is None) == is_fair
+    drawn = {"rollout": {"horizon": {"kind": "fixed", "tokens": 16}}, "loss": {"kl_weight": 1}}
+    rollouts = make_run("full", 30, FULL, name="full, drawn", settings=drawn).model_copy(update={"train": train})
+    assert only([make_run("full", 30, FULL), rollouts]).clock is None  # it is slow by nature
     typical = train.model_copy(update={"typical_seconds": lead.train.seconds})  # a burst of load, and half of the steps
     assert only([make_run("full", 30, FULL), lead.model_copy(update={"train": typical})]).clock is None

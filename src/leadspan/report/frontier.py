@@ -206,7 +206,8 @@ def clock_fault(runs: Sequence[RunResult]) -> str | None:
 
     Runs are similar if they train the same student on the same device, and all have a live teacher or none has. Their
     operations per second differ by how well short sequences fill the device, but by no more than `MAX_RATE_RATIO`.
-    Where they differ by more, or the devices differ, times say more about the machine than about the cuts.
+    Where they differ by more, or the devices differ, times say more about the machine than about the cuts. Runs with
+    rollouts are left out: a token takes longer to draw than to train on, so their rates follow from their horizons.
     """
     trained = [(run, run.train) for run in runs if run.train is not None]
     devices = list(dict.fromkeys(train.device for _, train in trained))
@@ -216,7 +217,7 @@ def clock_fault(runs: Sequence[RunResult]) -> str | None:
     for run, train in trained:
         seconds = train.typical_seconds or train.steady_seconds
         student = run.start.model_dump_json(exclude={"seed"}) if run.start else ""
-        if seconds:
+        if seconds and not (run.recipe and run.recipe.rollout):
             groups.setdefault((student, train.flops.teacher_body > 0), []).append(train.flops.total / seconds)
     # Seeds and cuts are in one group: the greatest difference between them is the length of their sequences.
     for rates in groups.values():
