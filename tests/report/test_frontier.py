@@ -204,14 +204,15 @@ def test_seeds_that_were_evaluated_on_different_tasks_are_reported(
 def test_answers_sampled_with_different_settings_are_noted(make_run: MakeRun) -> None:
     def sampled(label: str, cut: dict[str, Any], **settings: Any) -> RunResult:
         run = make_run(label, 20, cut)
-        sampling = {"temperature": 0.6, "max_new_tokens": 300, "batch_size": 8, **settings}
+        sampling = {"temperature": 0.6, "max_new_tokens": 300, "thinking_budget": None, "batch_size": 8, **settings}
         results = [result.model_copy(update={"sampling": sampling}) for result in run.evaluations]
         return run.model_copy(update={"evaluations": results})
 
     full, alike = sampled("full", {"kind": "full"}), sampled("lead 0.5", {"kind": "lead"}, batch_size=4)
-    other = sampled("tail 0.5", {"kind": "tail", "p": 0.5}, max_new_tokens=900)
+    other = sampled("tail 0.5", {"kind": "tail", "p": 0.5}, max_new_tokens=900, thinking_budget=800)
     assert not [note for note in build_frontiers([full, alike])[0].notes if "sampled" in note]
-    note = "Answers were sampled with different settings (max_new_tokens 300 or 900) and cannot be compared."
+    shown = "max_new_tokens 300 or 900; thinking_budget none or 800"
+    note = f"Answers were sampled with different settings ({shown}) and cannot be compared."
     assert note in build_frontiers([full, alike, other])[0].notes
 
 

@@ -271,7 +271,7 @@ def _notes(rows: Sequence[Row], clock: str | None) -> list[str]:
     currencies = currencies_of(run for row in rows for run in row.runs)
     # Under another cap or temperature a student has other answers, whatever it was trained on.
     samplings = [result.sampling for row in rows for result in row.evaluations]
-    values = {key: dict.fromkeys(str(s[key]) for s in samplings if key in s) for key in _SAMPLING}
+    values = {key: dict.fromkeys(str(s[key]).lower() for s in samplings if key in s) for key in _SAMPLING}
     sampled = "; ".join(f"{key} {' or '.join(texts)}" for key, texts in values.items() if len(texts) > 1)
     trained = [recipe for row in students if (recipe := row.runs[0].recipe)]
     is_stored = any(isinstance(recipe.targets, StoredTargets) for recipe in trained)
